@@ -1,0 +1,1 @@
+"""hsmkms: a key management service on the operator's own HSM."""

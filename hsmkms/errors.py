@@ -1,0 +1,342 @@
+"""Every error that hsmkms raises on purpose, in one tree.
+
+::
+
+    HsmKmsError                     code, fault; str() is the sentence for the user
+    ├── ApiError                    what an API caller can cause or must handle; the leaf's name is AWS's code
+    │   ├── AlreadyExistsException
+    │   ├── ConflictException
+    │   ├── DisabledException
+    │   ├── DryRunOperationException
+    │   ├── ExpiredImportTokenException
+    │   ├── IncorrectKeyException
+    │   ├── IncorrectKeyMaterialException
+    │   ├── InvalidAliasNameException
+    │   ├── InvalidArnException
+    │   ├── InvalidCiphertextException
+    │   ├── InvalidGrantIdException
+    │   ├── InvalidGrantTokenException
+    │   ├── InvalidImportTokenException
+    │   ├── InvalidKeyUsageException
+    │   ├── InvalidMarkerException
+    │   ├── KMSInvalidMacException
+    │   ├── KMSInvalidSignatureException
+    │   ├── KMSInvalidStateException
+    │   ├── LimitExceededException
+    │   ├── MalformedPolicyDocumentException
+    │   ├── NotFoundException
+    │   ├── TagException
+    │   ├── UnsupportedOperationException
+    │   ├── AccessDeniedException
+    │   ├── ThrottlingException
+    │   ├── ValidationException
+    │   ├── SerializationException
+    │   ├── DependencyTimeoutException
+    │   ├── KeyUnavailableException
+    │   └── KMSInternalException
+    ├── SetupError                  the operator must act: configuration, token or database
+    │   ├── ConfigurationError      a setting is missing or wrong
+    │   ├── ModuleError             the PKCS#11 module cannot be loaded or is shared in an unsafe way
+    │   ├── TokenNotFoundError      no token, or more than one, fits the configured choice
+    │   ├── TokenUnfitError         the token cannot do what hsmkms needs, or ignored an attribute
+    │   ├── PinError                there is no PIN, or the token refused it, or it must not be tried
+    │   ├── BindingError            database and token do not belong together
+    │   ├── MigrationError          the database is older or newer than this program
+    │   └── StoreError              the database is missing, read-only, full, damaged or locked
+    ├── TokenError                  the token answered a call with a fault (see hsmkms/hsm/faults.py)
+    │   ├── TokenUnavailableError   gone, failing, or too slow
+    │   ├── SessionLostError        this session is dead; a fresh one may work
+    │   ├── ObjectLostError         this object handle is dead; a search may find the object again
+    │   ├── TokenFullError          no room for another object
+    │   └── RejectedDataError       the token found the data, signature or key material wrong
+    └── MisuseError                 a bug of the calling program: never caused by a request
+        ├── ForkedProcessError      an object of the parent process was used after a fork
+        ├── ClosedError             an object was used after close()
+        └── PermitError             a device procedure was called without a fitting permit
+
+No HTTP status here: the edge chooses it from ``fault``. Names and meaning of the API leaves: the exception
+shapes of botocore's KMS model, and the common errors of the AWS KMS API Reference.
+"""
+
+from typing import ClassVar, Literal
+
+Fault = Literal["client", "server"]
+
+
+class HsmKmsError(Exception):
+    """Base of all errors of this package.
+
+    ``code`` is what an AWS client sees; ``fault`` says on whose side the cause lies.
+    """
+
+    code: ClassVar[str] = "KMSInternalException"
+    fault: ClassVar[Fault] = "server"
+
+
+class ApiError(HsmKmsError):
+    """An error of the KMS API; the class name of each leaf is its AWS code."""
+
+    def __init_subclass__(cls) -> None:
+        cls.code = cls.__name__
+        super().__init_subclass__()
+
+
+class AlreadyExistsException(ApiError):
+    """The name is taken."""
+
+    fault = "client"
+
+
+class ConflictException(ApiError):
+    """Another operation on the key is under way."""
+
+    fault = "client"
+
+
+class DisabledException(ApiError):
+    """The KMS key is not enabled."""
+
+    fault = "client"
+
+
+class DryRunOperationException(ApiError):
+    """The request would have succeeded; DryRun was set."""
+
+    fault = "client"
+
+
+class ExpiredImportTokenException(ApiError):
+    """The import token is older than 24 hours."""
+
+    fault = "client"
+
+
+class IncorrectKeyException(ApiError):
+    """The named KMS key is not the one of the ciphertext."""
+
+    fault = "client"
+
+
+class IncorrectKeyMaterialException(ApiError):
+    """The key material is not what this KMS key takes."""
+
+    fault = "client"
+
+
+class InvalidAliasNameException(ApiError):
+    """The alias name is not one that a user may choose."""
+
+    fault = "client"
+
+
+class InvalidArnException(ApiError):
+    """The ARN cannot be read."""
+
+    fault = "client"
+
+
+class InvalidCiphertextException(ApiError):
+    """The ciphertext is damaged, of another context, or not ours; one error for all faults."""
+
+    fault = "client"
+
+
+class InvalidGrantIdException(ApiError):
+    """No such grant."""
+
+    fault = "client"
+
+
+class InvalidGrantTokenException(ApiError):
+    """No such grant token."""
+
+    fault = "client"
+
+
+class InvalidImportTokenException(ApiError):
+    """The import token is damaged or belongs to another KMS key."""
+
+    fault = "client"
+
+
+class InvalidKeyUsageException(ApiError):
+    """The KMS key cannot do this kind of operation."""
+
+    fault = "client"
+
+
+class InvalidMarkerException(ApiError):
+    """The pagination marker did not come from this installation."""
+
+    fault = "client"
+
+
+class KMSInvalidMacException(ApiError):
+    """The MAC does not verify."""
+
+    fault = "client"
+
+
+class KMSInvalidSignatureException(ApiError):
+    """The signature does not verify."""
+
+    fault = "client"
+
+
+class KMSInvalidStateException(ApiError):
+    """The state of the KMS key does not admit the operation."""
+
+    fault = "client"
+
+
+class LimitExceededException(ApiError):
+    """A quota is used up."""
+
+    fault = "client"
+
+
+class MalformedPolicyDocumentException(ApiError):
+    """The key policy cannot be read."""
+
+    fault = "client"
+
+
+class NotFoundException(ApiError):
+    """The named thing does not exist."""
+
+    fault = "client"
+
+
+class TagException(ApiError):
+    """A tag breaks a rule."""
+
+    fault = "client"
+
+
+class UnsupportedOperationException(ApiError):
+    """The operation does not apply to this key, or this token cannot do it."""
+
+    fault = "client"
+
+
+class AccessDeniedException(ApiError):
+    """The caller may not do this."""
+
+    fault = "client"
+
+
+class ThrottlingException(ApiError):
+    """Too many requests; try again later."""
+
+    fault = "client"
+
+
+class ValidationException(ApiError):
+    """A member of the request breaks a constraint."""
+
+    fault = "client"
+
+
+class SerializationException(ApiError):
+    """The request cannot be read."""
+
+    fault = "client"
+
+
+class DependencyTimeoutException(ApiError):
+    """The token, or the store, did not answer in time; try again."""
+
+
+class KeyUnavailableException(ApiError):
+    """The backing key is not on the token now."""
+
+
+class KMSInternalException(ApiError):
+    """Something failed that the caller cannot mend."""
+
+
+class SetupError(HsmKmsError):
+    """The operator must act before hsmkms can work."""
+
+
+class ConfigurationError(SetupError):
+    """A setting is missing or wrong."""
+
+
+class ModuleError(SetupError):
+    """The PKCS#11 module cannot be loaded or is shared in an unsafe way."""
+
+
+class TokenNotFoundError(SetupError):
+    """No token, or more than one, fits the configured choice."""
+
+
+class TokenUnfitError(SetupError):
+    """The token cannot do what hsmkms needs, or ignored an attribute."""
+
+    code = "UnsupportedOperationException"
+
+
+class PinError(SetupError):
+    """There is no PIN, or the token refused it, or it must not be tried."""
+
+
+class BindingError(SetupError):
+    """The database and the token do not belong together."""
+
+
+class MigrationError(SetupError):
+    """The database is older or newer than this program."""
+
+
+class StoreError(SetupError):
+    """The database is missing, read-only, full, damaged or locked."""
+
+
+class TokenError(HsmKmsError):
+    """The token answered a call with a fault; ``__cause__`` holds the PKCS#11 error."""
+
+
+class TokenUnavailableError(TokenError):
+    """The token is gone, failing, or too slow."""
+
+    code = "DependencyTimeoutException"
+
+
+class SessionLostError(TokenUnavailableError):
+    """This session is dead; a fresh one may work."""
+
+
+class ObjectLostError(TokenError):
+    """This object handle is dead, or the object is not on the token."""
+
+    code = "KeyUnavailableException"
+
+
+class TokenFullError(TokenError):
+    """There is no room on the token for another object."""
+
+    code = "LimitExceededException"
+
+
+class RejectedDataError(TokenError):
+    """The token found the data, the signature or the key material wrong."""
+
+    code = "InvalidCiphertextException"
+    fault = "client"
+
+
+class MisuseError(HsmKmsError):
+    """The calling program has a bug; no request can cause this."""
+
+
+class ForkedProcessError(MisuseError):
+    """An object of the parent process was used after a fork; open a new Kms in the child."""
+
+
+class ClosedError(MisuseError):
+    """An object was used after it had been closed."""
+
+
+class PermitError(MisuseError):
+    """A device procedure was called without a fitting permit."""

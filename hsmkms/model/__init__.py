@@ -1,0 +1,1 @@
+"""Ids, ARNs, enumerations, and the request and response types of every operation."""

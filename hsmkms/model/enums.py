@@ -1,0 +1,279 @@
+"""The words of the API: enumerations whose values go on the wire.
+
+Source: botocore's KMS model (service 2014-11-01), shape by shape; ``Operation`` holds its operation names.
+"""
+
+from enum import StrEnum
+
+
+class KeyState(StrEnum):
+    """State of a KMS key in one region (AWS KMS Developer Guide, "Key states")."""
+
+    CREATING = "Creating"
+    ENABLED = "Enabled"
+    DISABLED = "Disabled"
+    PENDING_DELETION = "PendingDeletion"
+    PENDING_IMPORT = "PendingImport"
+    PENDING_REPLICA_DELETION = "PendingReplicaDeletion"
+    UNAVAILABLE = "Unavailable"
+    UPDATING = "Updating"
+
+
+class KeySpec(StrEnum):
+    """Kind of key material. SM2 (China regions only) is left out."""
+
+    RSA_2048 = "RSA_2048"
+    RSA_3072 = "RSA_3072"
+    RSA_4096 = "RSA_4096"
+    ECC_NIST_P256 = "ECC_NIST_P256"
+    ECC_NIST_P384 = "ECC_NIST_P384"
+    ECC_NIST_P521 = "ECC_NIST_P521"
+    ECC_SECG_P256K1 = "ECC_SECG_P256K1"
+    SYMMETRIC_DEFAULT = "SYMMETRIC_DEFAULT"
+    HMAC_224 = "HMAC_224"
+    HMAC_256 = "HMAC_256"
+    HMAC_384 = "HMAC_384"
+    HMAC_512 = "HMAC_512"
+    ML_DSA_44 = "ML_DSA_44"
+    ML_DSA_65 = "ML_DSA_65"
+    ML_DSA_87 = "ML_DSA_87"
+    ECC_NIST_EDWARDS25519 = "ECC_NIST_EDWARDS25519"
+    ML_KEM_512 = "ML_KEM_512"
+    ML_KEM_768 = "ML_KEM_768"
+    ML_KEM_1024 = "ML_KEM_1024"
+
+
+class KeyUsage(StrEnum):
+    """The one use that a KMS key has for life."""
+
+    SIGN_VERIFY = "SIGN_VERIFY"
+    ENCRYPT_DECRYPT = "ENCRYPT_DECRYPT"
+    GENERATE_VERIFY_MAC = "GENERATE_VERIFY_MAC"
+    KEY_AGREEMENT = "KEY_AGREEMENT"
+    ENCAPSULATE_DECAPSULATE = "ENCAPSULATE_DECAPSULATE"
+
+
+class Origin(StrEnum):
+    """Where key material comes from."""
+
+    AWS_KMS = "AWS_KMS"
+    EXTERNAL = "EXTERNAL"
+    AWS_CLOUDHSM = "AWS_CLOUDHSM"
+    EXTERNAL_KEY_STORE = "EXTERNAL_KEY_STORE"
+
+
+class KeyManager(StrEnum):
+    """``CUSTOMER``, or ``AWS`` for a service-managed key."""
+
+    AWS = "AWS"
+    CUSTOMER = "CUSTOMER"
+
+
+class EncryptionAlgorithm(StrEnum):
+    """Algorithms of Encrypt, Decrypt and ReEncrypt."""
+
+    SYMMETRIC_DEFAULT = "SYMMETRIC_DEFAULT"
+    RSAES_OAEP_SHA_1 = "RSAES_OAEP_SHA_1"
+    RSAES_OAEP_SHA_256 = "RSAES_OAEP_SHA_256"
+
+
+class SigningAlgorithm(StrEnum):
+    """Algorithms of Sign and Verify."""
+
+    RSASSA_PSS_SHA_256 = "RSASSA_PSS_SHA_256"
+    RSASSA_PSS_SHA_384 = "RSASSA_PSS_SHA_384"
+    RSASSA_PSS_SHA_512 = "RSASSA_PSS_SHA_512"
+    RSASSA_PKCS1_V1_5_SHA_256 = "RSASSA_PKCS1_V1_5_SHA_256"
+    RSASSA_PKCS1_V1_5_SHA_384 = "RSASSA_PKCS1_V1_5_SHA_384"
+    RSASSA_PKCS1_V1_5_SHA_512 = "RSASSA_PKCS1_V1_5_SHA_512"
+    ECDSA_SHA_256 = "ECDSA_SHA_256"
+    ECDSA_SHA_384 = "ECDSA_SHA_384"
+    ECDSA_SHA_512 = "ECDSA_SHA_512"
+    ML_DSA_SHAKE_256 = "ML_DSA_SHAKE_256"
+    ED25519_SHA_512 = "ED25519_SHA_512"
+    ED25519_PH_SHA_512 = "ED25519_PH_SHA_512"
+
+
+class MacAlgorithm(StrEnum):
+    """Algorithms of GenerateMac and VerifyMac."""
+
+    HMAC_SHA_224 = "HMAC_SHA_224"
+    HMAC_SHA_256 = "HMAC_SHA_256"
+    HMAC_SHA_384 = "HMAC_SHA_384"
+    HMAC_SHA_512 = "HMAC_SHA_512"
+
+
+class KeyAgreementAlgorithm(StrEnum):
+    """Algorithms of DeriveSharedSecret."""
+
+    ECDH = "ECDH"
+
+
+class EncapsulationAlgorithm(StrEnum):
+    """Algorithms of Encapsulate and Decapsulate."""
+
+    ML_KEM = "ML_KEM"
+
+
+class DataKeySpec(StrEnum):
+    """Lengths of data keys by name."""
+
+    AES_256 = "AES_256"
+    AES_128 = "AES_128"
+
+
+class MessageType(StrEnum):
+    """What Sign and Verify are given."""
+
+    RAW = "RAW"
+    DIGEST = "DIGEST"
+    EXTERNAL_MU = "EXTERNAL_MU"
+
+
+class ExpirationModel(StrEnum):
+    """Whether imported key material expires."""
+
+    KEY_MATERIAL_EXPIRES = "KEY_MATERIAL_EXPIRES"
+    KEY_MATERIAL_DOES_NOT_EXPIRE = "KEY_MATERIAL_DOES_NOT_EXPIRE"
+
+
+class ImportType(StrEnum):
+    """Whether an import brings new or known key material."""
+
+    NEW_KEY_MATERIAL = "NEW_KEY_MATERIAL"
+    EXISTING_KEY_MATERIAL = "EXISTING_KEY_MATERIAL"
+
+
+class ImportState(StrEnum):
+    """Whether imported key material is present."""
+
+    IMPORTED = "IMPORTED"
+    PENDING_IMPORT = "PENDING_IMPORT"
+
+
+class MaterialState(StrEnum):
+    """Place of a key material in the life of its KMS key."""
+
+    NON_CURRENT = "NON_CURRENT"
+    CURRENT = "CURRENT"
+    PENDING_ROTATION = "PENDING_ROTATION"
+    PENDING_MULTI_REGION_IMPORT_AND_ROTATION = "PENDING_MULTI_REGION_IMPORT_AND_ROTATION"
+
+
+class RotationType(StrEnum):
+    """What caused a rotation."""
+
+    AUTOMATIC = "AUTOMATIC"
+    ON_DEMAND = "ON_DEMAND"
+
+
+class IncludeKeyMaterial(StrEnum):
+    """What ListKeyRotations lists."""
+
+    ALL_KEY_MATERIAL = "ALL_KEY_MATERIAL"
+    ROTATIONS_ONLY = "ROTATIONS_ONLY"
+
+
+class MultiRegionKeyType(StrEnum):
+    """Role of a multi-Region key."""
+
+    PRIMARY = "PRIMARY"
+    REPLICA = "REPLICA"
+
+
+class WrappingAlgorithm(StrEnum):
+    """Algorithms that wrap key material for import."""
+
+    RSAES_PKCS1_V1_5 = "RSAES_PKCS1_V1_5"
+    RSAES_OAEP_SHA_1 = "RSAES_OAEP_SHA_1"
+    RSAES_OAEP_SHA_256 = "RSAES_OAEP_SHA_256"
+    RSA_AES_KEY_WRAP_SHA_1 = "RSA_AES_KEY_WRAP_SHA_1"
+    RSA_AES_KEY_WRAP_SHA_256 = "RSA_AES_KEY_WRAP_SHA_256"
+
+
+class WrappingKeySpec(StrEnum):
+    """Sizes of wrapping keys."""
+
+    RSA_2048 = "RSA_2048"
+    RSA_3072 = "RSA_3072"
+    RSA_4096 = "RSA_4096"
+
+
+class DryRunModifier(StrEnum):
+    """What a DryRun leaves out."""
+
+    IGNORE_CIPHERTEXT = "IGNORE_CIPHERTEXT"
+
+
+class KeyEncryptionMechanism(StrEnum):
+    """Algorithm of a Recipient."""
+
+    RSAES_OAEP_SHA_256 = "RSAES_OAEP_SHA_256"
+
+
+class ResourceOwner(StrEnum):
+    """Whose keys ListKeys lists."""
+
+    SELF = "SELF"
+    OTHER_ACCOUNTS_VIA_RAM = "OTHER_ACCOUNTS_VIA_RAM"
+
+
+class Operation(StrEnum):
+    """Names of all operations of the KMS API."""
+
+    CANCEL_KEY_DELETION = "CancelKeyDeletion"
+    CONNECT_CUSTOM_KEY_STORE = "ConnectCustomKeyStore"
+    CREATE_ALIAS = "CreateAlias"
+    CREATE_CUSTOM_KEY_STORE = "CreateCustomKeyStore"
+    CREATE_GRANT = "CreateGrant"
+    CREATE_KEY = "CreateKey"
+    DECAPSULATE = "Decapsulate"
+    DECRYPT = "Decrypt"
+    DELETE_ALIAS = "DeleteAlias"
+    DELETE_CUSTOM_KEY_STORE = "DeleteCustomKeyStore"
+    DELETE_IMPORTED_KEY_MATERIAL = "DeleteImportedKeyMaterial"
+    DERIVE_SHARED_SECRET = "DeriveSharedSecret"
+    DESCRIBE_CUSTOM_KEY_STORES = "DescribeCustomKeyStores"
+    DESCRIBE_KEY = "DescribeKey"
+    DISABLE_KEY = "DisableKey"
+    DISABLE_KEY_ROTATION = "DisableKeyRotation"
+    DISCONNECT_CUSTOM_KEY_STORE = "DisconnectCustomKeyStore"
+    ENABLE_KEY = "EnableKey"
+    ENABLE_KEY_ROTATION = "EnableKeyRotation"
+    ENCAPSULATE = "Encapsulate"
+    ENCRYPT = "Encrypt"
+    GENERATE_DATA_KEY = "GenerateDataKey"
+    GENERATE_DATA_KEY_PAIR = "GenerateDataKeyPair"
+    GENERATE_DATA_KEY_PAIR_WITHOUT_PLAINTEXT = "GenerateDataKeyPairWithoutPlaintext"
+    GENERATE_DATA_KEY_WITHOUT_PLAINTEXT = "GenerateDataKeyWithoutPlaintext"
+    GENERATE_MAC = "GenerateMac"
+    GENERATE_RANDOM = "GenerateRandom"
+    GET_KEY_LAST_USAGE = "GetKeyLastUsage"
+    GET_KEY_POLICY = "GetKeyPolicy"
+    GET_KEY_ROTATION_STATUS = "GetKeyRotationStatus"
+    GET_PARAMETERS_FOR_IMPORT = "GetParametersForImport"
+    GET_PUBLIC_KEY = "GetPublicKey"
+    IMPORT_KEY_MATERIAL = "ImportKeyMaterial"
+    LIST_ALIASES = "ListAliases"
+    LIST_GRANTS = "ListGrants"
+    LIST_KEY_POLICIES = "ListKeyPolicies"
+    LIST_KEY_ROTATIONS = "ListKeyRotations"
+    LIST_KEYS = "ListKeys"
+    LIST_RESOURCE_TAGS = "ListResourceTags"
+    LIST_RETIRABLE_GRANTS = "ListRetirableGrants"
+    PUT_KEY_POLICY = "PutKeyPolicy"
+    RE_ENCRYPT = "ReEncrypt"
+    REPLICATE_KEY = "ReplicateKey"
+    RETIRE_GRANT = "RetireGrant"
+    REVOKE_GRANT = "RevokeGrant"
+    ROTATE_KEY_ON_DEMAND = "RotateKeyOnDemand"
+    SCHEDULE_KEY_DELETION = "ScheduleKeyDeletion"
+    SIGN = "Sign"
+    TAG_RESOURCE = "TagResource"
+    UNTAG_RESOURCE = "UntagResource"
+    UPDATE_ALIAS = "UpdateAlias"
+    UPDATE_CUSTOM_KEY_STORE = "UpdateCustomKeyStore"
+    UPDATE_KEY_DESCRIPTION = "UpdateKeyDescription"
+    UPDATE_PRIMARY_REGION = "UpdatePrimaryRegion"
+    VERIFY = "Verify"
+    VERIFY_MAC = "VerifyMac"

@@ -1,0 +1,90 @@
+"""What the store knows of a KMS key, as immutable values.
+
+A record is one KMS key in one region: the properties shared by all regions of a multi-Region key, those of the
+region, and the key's materials. ``version`` grows with every change of the record; all datetimes are aware and UTC.
+"""
+
+from datetime import datetime
+
+from msgspec import Struct
+
+from hsmkms.model.enums import (
+    ExpirationModel,
+    KeyManager,
+    KeySpec,
+    KeyState,
+    KeyUsage,
+    MaterialState,
+    Origin,
+    RotationType,
+)
+
+
+class MaterialRecord(Struct, frozen=True, kw_only=True):
+    """One backing key: a version of a KMS key's material, and the token object that holds it.
+
+    ``material_id`` is its public name (64 lower-case hex digits), ``sequence`` counts from 1 in the order of
+    creation, ``cka_id`` is the CKA_ID of the object (16 bytes) on the token ``token_id``.
+    """
+
+    material_id: str
+    sequence: int
+    state: MaterialState
+    created_at: datetime
+    token_id: str
+    cka_id: bytes
+    present: bool = True
+    expiration_model: ExpirationModel | None = None
+    valid_to: datetime | None = None
+    rotation_date: datetime | None = None
+    rotation_type: RotationType | None = None
+
+
+class KeyRecord(Struct, frozen=True, kw_only=True):
+    """A KMS key in one region.
+
+    ``state`` is the stored state; what holds at an instant is told by ``rules.states.effective_state``.
+    """
+
+    key_id: str
+    region: str
+    arn: str
+    spec: KeySpec
+    usage: KeyUsage
+    origin: Origin
+    manager: KeyManager
+    multi_region: bool
+    state: KeyState
+    description: str
+    policy: str
+    creation_date: datetime
+    version: int
+    deletion_date: datetime | None = None
+    pending_window_days: int | None = None
+    materials: tuple[MaterialRecord, ...] = ()
+
+    @property
+    def current(self) -> MaterialRecord | None:
+        """The material that encrypts now, or None before the first import."""
+        for material in reversed(self.materials):
+            if material.state is MaterialState.CURRENT:
+                return material
+        return None
+
+    def material(self, material_id: str) -> MaterialRecord | None:
+        """The material of that public name, or None."""
+        for material in self.materials:
+            if material.material_id == material_id:
+                return material
+        return None
+
+
+class AliasRecord(Struct, frozen=True, kw_only=True):
+    """An alias in one region. ``name`` begins with ``alias/``."""
+
+    name: str
+    region: str
+    arn: str
+    target_key_id: str
+    creation_date: datetime
+    last_updated_date: datetime

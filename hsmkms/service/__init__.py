@@ -1,0 +1,1 @@
+"""The façade `Kms` and the procedures behind it."""

@@ -1,0 +1,1 @@
+"""Metadata only: SQLAlchemy Core on SQLite, Alembic migrations."""
