@@ -1,0 +1,21 @@
+"""Keys by handle: an object of one session used in another.
+
+PKCS#11 object handles are valid in every session of the process, but python-pkcs11 binds its key objects to the
+session that found them, and searching again costs a walk over the whole token. These classes carry a session and a
+handle into python-pkcs11's own operations.
+"""
+
+from pkcs11._pkcs11 import DecryptMixin, EncryptMixin, SignMixin, VerifyMixin  # type: ignore[attr-defined]
+from pkcs11.mechanisms import KeyType
+from pkcs11.types import Session
+
+
+class BorrowedKey(EncryptMixin, DecryptMixin, SignMixin, VerifyMixin):  # type: ignore[misc]
+    """A secret key, known by its handle, in a session of the caller's."""
+
+    __slots__ = ("handle", "key_type", "session")
+
+    def __init__(self, session: Session, handle: int, key_type: KeyType = KeyType.AES) -> None:
+        self.session = session
+        self.handle = handle
+        self.key_type = key_type

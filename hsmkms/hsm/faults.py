@@ -1,0 +1,81 @@
+"""The one place where PKCS#11 return codes become errors of this package.
+
+python-pkcs11 raises a class per CKR code; the table below says what each means here. A code that is not in it is an
+internal error: the user gets one sentence, the detail goes to the log.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from pkcs11 import exceptions as ckr
+
+from hsmkms.errors import (
+    HsmKmsError,
+    ObjectLostError,
+    RejectedDataError,
+    SessionLostError,
+    TokenError,
+    TokenFullError,
+    TokenUnavailableError,
+    UnsupportedOperationException,
+)
+
+log = logging.getLogger("hsmkms.hsm")
+
+SESSION_LOST: Final = (
+    "the session with the token was lost: try again; if it goes on, check the HSM with `hsmkms token-info`"
+)
+OBJECT_LOST: Final = "the backing key is not on the token now: check the token with `hsmkms reconcile`"
+AWAY: Final = "the token does not answer: check that the HSM is connected and running, then try again"
+FULL: Final = "the token has no room for another object: free memory on it, or use a larger token"
+REJECTED: Final = "the token refused the data"
+UNSUPPORTED: Final = "this token cannot do the operation: `hsmkms token-check` prints what it can"
+
+FAULTS: Final[dict[type[ckr.PKCS11Error], tuple[type[HsmKmsError], str]]] = {
+    ckr.SessionHandleInvalid: (SessionLostError, SESSION_LOST),
+    ckr.SessionClosed: (SessionLostError, SESSION_LOST),
+    ckr.UserNotLoggedIn: (SessionLostError, SESSION_LOST),
+    ckr.OperationActive: (SessionLostError, SESSION_LOST),
+    ckr.OperationNotInitialized: (SessionLostError, SESSION_LOST),
+    ckr.DeviceRemoved: (SessionLostError, AWAY),
+    ckr.TokenNotPresent: (SessionLostError, AWAY),
+    ckr.KeyHandleInvalid: (ObjectLostError, OBJECT_LOST),
+    ckr.ObjectHandleInvalid: (ObjectLostError, OBJECT_LOST),
+    ckr.DeviceError: (TokenUnavailableError, AWAY),
+    ckr.TokenNotRecognised: (TokenUnavailableError, AWAY),
+    ckr.GeneralError: (TokenUnavailableError, AWAY),
+    ckr.FunctionFailed: (TokenUnavailableError, AWAY),
+    ckr.FunctionCancelled: (TokenUnavailableError, AWAY),
+    ckr.SessionCount: (TokenUnavailableError, "the token has no free session: lower token.max_sessions"),
+    ckr.DeviceMemory: (TokenFullError, FULL),
+    ckr.EncryptedDataInvalid: (RejectedDataError, REJECTED),
+    ckr.EncryptedDataLenRange: (RejectedDataError, REJECTED),
+    ckr.SignatureInvalid: (RejectedDataError, REJECTED),
+    ckr.SignatureLenRange: (RejectedDataError, REJECTED),
+    ckr.MechanismInvalid: (UnsupportedOperationException, UNSUPPORTED),
+    ckr.FunctionNotSupported: (UnsupportedOperationException, UNSUPPORTED),
+}
+
+RETRY_WITH_NEW_SESSION: Final = SessionLostError
+"""Worth one repetition of an idempotent call with a fresh session; nothing else is ever repeated."""
+
+
+def translate(error: ckr.PKCS11Error) -> HsmKmsError:
+    """Return the error of this package for a PKCS#11 error; the caller raises it ``from`` the original."""
+    for cls in type(error).__mro__:
+        if cls in FAULTS:
+            kind, sentence = FAULTS[cls]
+            return kind(sentence)
+    log.error("unexpected PKCS#11 fault %s", type(error).__name__, exc_info=error)
+    return TokenError("the token answered with an unexpected fault; the log has its name")
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn every PKCS#11 error of the block into one of this package."""
+    try:
+        yield
+    except ckr.PKCS11Error as exc:
+        raise translate(exc) from exc

@@ -1,0 +1,73 @@
+"""Where each backing key is: CKA_ID to object handle, for the whole process.
+
+C_FindObjects walks the whole token on SoftHSM (15 µs an object), while an operation by handle costs the same however
+many objects there are. So a key is searched for once in a process; and who asks for many keys gets them all by one
+enumeration.
+"""
+
+import threading
+from collections import Counter
+from typing import Final
+
+from pkcs11.constants import ObjectClass
+from pkcs11.types import Session
+
+from hsmkms.errors import ObjectLostError
+from hsmkms.hsm.faults import OBJECT_LOST
+from hsmkms.hsm.objects import find, handle_of, list_keys
+
+ENUMERATE_AFTER: Final = 4
+"""Single searches before the whole token is enumerated once: a command needs one key, a server all."""
+
+
+class HandleIndex:
+    """Handles of this process's secret keys. ``lookup`` is one dictionary access for a known key."""
+
+    def __init__(self) -> None:
+        self._handles: dict[bytes, int] = {}
+        self._searching = threading.Lock()
+        self._searches = 0
+
+    def lookup(self, cka_id: bytes) -> int | None:
+        """The handle, if it is known."""
+        return self._handles.get(cka_id)
+
+    def remember(self, cka_id: bytes, handle: int) -> None:
+        """Note an object that was just made."""
+        self._handles[cka_id] = handle
+
+    def forget(self, cka_id: bytes, handle: int | None = None) -> None:
+        """Drop a handle that the token called dead (only if it is still the one given)."""
+        if handle is None or self._handles.get(cka_id) == handle:
+            self._handles.pop(cka_id, None)
+
+    def forget_all(self) -> None:
+        """Drop every handle: the sessions or the token changed."""
+        self._handles.clear()
+
+    def search(self, session: Session, cka_id: bytes) -> int:
+        """Find a key on the token; raises ObjectLostError if it is not there."""
+        with self._searching:
+            handle = self._handles.get(cka_id)
+            if handle is not None:
+                return handle
+            self._searches += 1
+            if self._searches == ENUMERATE_AFTER:
+                self._enumerate(session)
+            handle = self._handles.get(cka_id)
+            if handle is None:
+                handle = self._find(session, cka_id)
+            return handle
+
+    def _find(self, session: Session, cka_id: bytes) -> int:
+        found = find(session, ObjectClass.SECRET_KEY, cka_id)
+        if found is None:
+            raise ObjectLostError(OBJECT_LOST)
+        handle = self._handles[cka_id] = handle_of(found)
+        return handle
+
+    def _enumerate(self, session: Session) -> None:
+        secrets = [each for each in list_keys(session) if each.object_class is ObjectClass.SECRET_KEY]
+        count = Counter(each.cka_id for each in secrets)
+        # A CKA_ID that stands twice is left to find(), which names the trouble.
+        self._handles.update((each.cka_id, each.handle) for each in secrets if count[each.cka_id] == 1)

@@ -1,0 +1,164 @@
+"""Logging in: at most one refused PIN, whoever asks and however many processes start at once.
+
+A token locks after a few wrong PINs, and a server that starts its workers, or a unit that restarts, would use up the
+tries within a second. So every login goes through one gate per installation: an exclusive file lock, then the mark
+that an earlier refusal left, then the token's own counters; a refusal leaves the mark before the lock is let go.
+Only ``hsmkms doctor --retry-pin`` takes the mark away. The mark says token and time, nothing of the PIN.
+"""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+from pkcs11.constants import TokenFlag
+from pkcs11.exceptions import (
+    GeneralError,
+    PinExpired,
+    PinIncorrect,
+    PinInvalid,
+    PinLenRange,
+    PinLocked,
+    PKCS11Error,
+    UserAlreadyLoggedIn,
+    UserPinNotInitialized,
+)
+from pkcs11.types import Session, Token
+
+from hsmkms.errors import PinError, TokenUnavailableError
+from hsmkms.hsm.attributes import MAPPER
+from hsmkms.hsm.faults import AWAY, translate
+
+PinReader = Callable[[], str]
+
+REFUSALS: Final = (PinIncorrect, PinInvalid, PinLenRange, PinExpired, PinLocked, UserPinNotInitialized)
+"""Answers that repeat, and may cost a try, if the same PIN is given again."""
+
+START_ATTEMPTS: Final = 4
+START_PAUSE_SECONDS: Final = 0.15
+"""Two processes that open one SoftHSM token at the same instant: one of them may see CKR_GENERAL_ERROR, once."""
+
+
+class PinMark(Struct, frozen=True, kw_only=True):
+    """What a refused PIN left behind."""
+
+    label: str
+    serial: str
+    refused_at: str
+
+
+class LoginGate:
+    """The lock and the mark of one installation, as two files in ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._lock_path = folder / "login.lock"
+        self._mark_path = folder / "pin-refused.json"
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Let one process at a time try a PIN."""
+        descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def mark(self) -> PinMark | None:
+        """The mark of an earlier refusal, if there is one; an unreadable one counts."""
+        try:
+            told = json.loads(self._mark_path.read_text())
+            return PinMark(label=told["label"], serial=told["serial"], refused_at=told["refused_at"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            return PinMark(label="?", serial="?", refused_at="an unknown time")
+
+    def leave_mark(self, token: Token) -> None:
+        """Write the mark so that it survives a crash."""
+        told = {
+            "label": token.label,
+            "serial": token.serial.decode("utf-8", "replace"),
+            "refused_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        descriptor = os.open(self._mark_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(told, file)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def remove_mark(self) -> bool:
+        """Take the mark away; True if there was one."""
+        try:
+            self._mark_path.unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+
+def open_session(token: Token) -> Session:
+    """Open a read-write session that shares the process's login."""
+    return token.open(rw=True, attribute_mapper=MAPPER)
+
+
+def log_in(
+    find_token: Callable[[], Token], read_pin: PinReader, gate: LoginGate, *, accept_final_try: bool = False
+) -> Session:
+    """Open the session that holds this process's login, and log in with it; at most one PIN is tried.
+
+    ``find_token`` is asked again after a fault at start. Raises PinError (refused now or before, or too risky) or
+    TokenUnavailableError. ``accept_final_try`` is for ``doctor --retry-pin``.
+    """
+    with gate.exclusive():
+        mark = gate.mark()
+        if mark is not None:
+            raise PinError(
+                f"the token {mark.label!r} (serial {mark.serial}) refused the PIN at {mark.refused_at}: "
+                "correct the PIN, then run `hsmkms doctor --retry-pin`"
+            )
+        return _first_answer(lambda: _try_pin(find_token(), read_pin, gate, accept_final_try=accept_final_try))
+
+
+def _first_answer(attempt: Callable[[], Session]) -> Session:
+    for remaining in reversed(range(START_ATTEMPTS)):
+        try:
+            return attempt()
+        except GeneralError as exc:
+            if not remaining:
+                raise TokenUnavailableError(AWAY) from exc
+            time.sleep(START_PAUSE_SECONDS)
+        except PKCS11Error as exc:
+            raise translate(exc) from exc
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _try_pin(token: Token, read_pin: PinReader, gate: LoginGate, *, accept_final_try: bool) -> Session:
+    _check_counters(token, accept_final_try=accept_final_try)
+    try:
+        return token.open(rw=True, user_pin=read_pin(), attribute_mapper=MAPPER)
+    except UserAlreadyLoggedIn:
+        return open_session(token)
+    except REFUSALS as exc:
+        gate.leave_mark(token)
+        raise PinError(
+            f"the token {token.label!r} refused the PIN ({type(exc).__name__}); it will not be tried again: "
+            "correct the PIN, then run `hsmkms doctor --retry-pin`"
+        ) from exc
+
+
+def _check_counters(token: Token, *, accept_final_try: bool) -> None:
+    if token.flags & TokenFlag.USER_PIN_LOCKED:
+        raise PinError(f"the user PIN of token {token.label!r} is locked: its security officer must unlock it")
+    if token.flags & TokenFlag.USER_PIN_FINAL_TRY and not accept_final_try:
+        raise PinError(
+            f"one more wrong PIN locks token {token.label!r}, so none is tried: "
+            "make sure that the PIN is right, then run `hsmkms doctor --retry-pin`"
+        )
+    if not token.flags & TokenFlag.USER_PIN_INITIALIZED:
+        raise PinError(f"token {token.label!r} has no user PIN yet: set one with the token's own tool")

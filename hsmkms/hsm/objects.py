@@ -1,0 +1,119 @@
+"""Objects on the token: making, finding, reading back, listing, destroying."""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from msgspec import Struct
+from pkcs11.constants import Attribute, ObjectClass
+from pkcs11.exceptions import PKCS11Error
+from pkcs11.types import Object, Session
+
+from hsmkms.errors import TokenError, TokenUnfitError
+from hsmkms.hsm.attributes import HARDENED, SecretTemplate
+from hsmkms.hsm.faults import translated
+
+MAY_BE_SILENT: Final = frozenset({Attribute.VALUE_LEN})
+"""Attributes that a token may keep to itself without being refused."""
+
+_KEY_CLASSES: Final = (ObjectClass.SECRET_KEY, ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY)
+
+
+class TokenObject(Struct, frozen=True, kw_only=True):
+    """A key object as the token lists it; foreign ones too. ``handle`` holds for this process only."""
+
+    object_class: ObjectClass
+    cka_id: bytes
+    label: str
+    handle: int
+
+
+def find(session: Session, object_class: ObjectClass, cka_id: bytes) -> Object | None:
+    """Return the one token object of that class and CKA_ID, or None.
+
+    Two objects with one CKA_ID are an error: nothing tells which of them holds the key.
+    """
+    wanted = {Attribute.CLASS: object_class, Attribute.ID: cka_id, Attribute.TOKEN: True}
+    with translated():
+        found = list(session.get_objects(wanted))
+    if len(found) > 1:
+        raise TokenError(
+            f"the token holds {len(found)} objects with CKA_ID {cka_id.hex()}: remove the one that is not its"
+        )
+    return found[0] if found else None
+
+
+def handle_of(found: Object) -> int:
+    """The object's handle: good in every session of this process, for as long as the object lives."""
+    handle = found.handle
+    if handle is None:
+        raise TokenError("the token returned an object without a handle")
+    return handle
+
+
+def list_keys(session: Session) -> Iterator[TokenObject]:
+    """All key objects on the token that can be read; one that cannot is left out."""
+    for object_class in _KEY_CLASSES:
+        wanted = {Attribute.CLASS: object_class, Attribute.TOKEN: True}
+        with translated():
+            found = list(session.get_objects(wanted))
+        for each in found:
+            told = _tell(each, (Attribute.ID, Attribute.LABEL))
+            if told[Attribute.ID]:
+                yield TokenObject(
+                    object_class=object_class,
+                    cka_id=told[Attribute.ID],
+                    label=told[Attribute.LABEL] or "",
+                    handle=handle_of(each),
+                )
+
+
+def generate(session: Session, template: SecretTemplate, cka_id: bytes, label: str, *, store: bool = True) -> Object:
+    """Generate a secret key on the token, read its attributes back and compare; an object that differs is destroyed.
+
+    Raises TokenUnfitError naming the attributes that the token ignored.
+    """
+    with translated():
+        made = session.generate_key(
+            template.key_type,
+            template.bits,
+            id=cka_id,
+            label=label,
+            store=store,
+            capabilities=template.capabilities,
+            mechanism=template.mechanism,
+            template=dict(HARDENED),
+        )
+    expected = template.expected(cka_id, label) | {Attribute.TOKEN: store}
+    wrong = differences(made, expected)
+    if wrong:
+        with translated():
+            made.destroy()
+        raise TokenUnfitError(f"the token made a key that is not as ordered ({'; '.join(wrong)}), so it was destroyed")
+    return made
+
+
+def differences(made: Object, expected: dict[Attribute, Any]) -> list[str]:
+    """What the token reports otherwise than ``expected``, as one phrase each."""
+    told = _tell(made, tuple(expected))
+    return [
+        f"CKA_{attribute.name} is {told[attribute]!r} instead of {wanted!r}"
+        for attribute, wanted in expected.items()
+        if told[attribute] != wanted and not (attribute in MAY_BE_SILENT and told[attribute] is None)
+    ]
+
+
+def read_back(found: Object, template: SecretTemplate) -> dict[str, Any]:
+    """The attributes that decide, as the token reports them now; None where it does not tell."""
+    names = (*template.expected(b"", ""), Attribute.DESTROYABLE, Attribute.KEY_GEN_MECHANISM)
+    return {f"CKA_{name.name}": value for name, value in _tell(found, names).items()}
+
+
+def _tell(found: Object, names: tuple[Attribute, ...]) -> dict[Attribute, Any]:
+    """Read attributes one by one, since a token that knows one of them not may refuse them all."""
+    told: dict[Attribute, Any] = {}
+    for name in names:
+        try:
+            told[name] = found[name]
+        except (PKCS11Error, IndexError, ValueError):
+            told[name] = None
+    return told
