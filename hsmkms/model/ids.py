@@ -1,0 +1,121 @@
+"""Key ids, ARNs, and the four ways to name a KMS key in a request.
+
+A key id is a UUID in lower case, or ``mrk-`` and 32 hex digits for a multi-Region key; both are 36 characters.
+Source: AWS KMS Developer Guide, "Key identifiers (KeyId)".
+"""
+
+import re
+import uuid
+from enum import Enum
+from typing import Final
+
+from msgspec import Struct
+
+from hsmkms.errors import InvalidArnException, NotFoundException
+
+PARTITION: Final = "aws"
+ALIAS_PREFIX: Final = "alias/"
+
+_match_key_id: Final = re.compile(
+    r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|mrk-[0-9a-f]{32}"
+).fullmatch
+_match_alias_name: Final = re.compile(r"alias/[a-zA-Z0-9/_-]{1,250}").fullmatch
+_match_arn: Final = re.compile(
+    rf"arn:{PARTITION}:kms:(?P<region>[a-z0-9-]+):(?P<account>[0-9]{{12}}):(?:key/(?P<key>.+)|(?P<alias>alias/.+))",
+    re.DOTALL,
+).fullmatch
+
+
+class RefKind(Enum):
+    """What a ``KeyRef`` names."""
+
+    KEY = "key"
+    ALIAS = "alias"
+
+
+class KeyRef(Struct, frozen=True):
+    """A key as a request names it: ``name`` is a bare key id, or an alias name with its prefix."""
+
+    kind: RefKind
+    region: str
+    name: str
+
+
+_KEY: Final = RefKind.KEY
+_ALIAS: Final = RefKind.ALIAS
+
+
+def new_key_id(*, multi_region: bool) -> str:
+    """A random key id that was never used before."""
+    fresh = uuid.uuid4()
+    return f"mrk-{fresh.hex}" if multi_region else str(fresh)
+
+
+def is_key_id(text: str) -> bool:
+    """True if the text has the form of a key id, which says nothing about its existence."""
+    return _match_key_id(text) is not None
+
+
+def is_alias_name(text: str) -> bool:
+    """True if the text has the form of an alias name, with its prefix: at most 256 characters in all."""
+    return _match_alias_name(text) is not None
+
+
+def key_arn(account: str, region: str, key_id: str) -> str:
+    """The ARN of a key."""
+    return f"arn:{PARTITION}:kms:{region}:{account}:key/{key_id}"
+
+
+def alias_arn(account: str, region: str, alias_name: str) -> str:
+    """The ARN of an alias; ``alias_name`` has its prefix."""
+    return f"arn:{PARTITION}:kms:{region}:{account}:{alias_name}"
+
+
+def root_arn(account: str) -> str:
+    """The principal that stands for the account."""
+    return f"arn:{PARTITION}:iam::{account}:root"
+
+
+def unknown(ref: KeyRef, account: str) -> NotFoundException:
+    """The error for a well-formed name that nothing here has; AWS shows the ARN even for a bare id."""
+    if ref.kind is _KEY:
+        return NotFoundException(f"Key '{key_arn(account, ref.region, ref.name)}' does not exist")
+    return NotFoundException(f"Alias {alias_arn(account, ref.region, ref.name)} is not found.")
+
+
+def parse_key_ref(value: str, *, account: str, region: str, aliases: bool) -> KeyRef:
+    """Read a KeyId: key id or key ARN, and with ``aliases`` also alias name or alias ARN.
+
+    Raises NotFoundException for what names nothing here, and InvalidArnException for a malformed ARN.
+    """
+    if _match_key_id(value):
+        return KeyRef(_KEY, region, value)
+    if value.startswith("arn:"):
+        return _parse_arn(value, account, region, aliases=aliases)
+    if aliases and _match_alias_name(value):
+        return KeyRef(_ALIAS, region, value)
+    raise _invalid_key_id(value)
+
+
+def _parse_arn(value: str, account: str, region: str, *, aliases: bool) -> KeyRef:
+    match = _match_arn(value)
+    if match is None:
+        raise InvalidArnException(
+            f"Invalid arn '{value}': expected arn:{PARTITION}:kms:<region>:<account>:key/<key id>"
+        )
+    arn_region, arn_account, key_id, alias_name = match.groups()
+    if arn_region != region:
+        raise NotFoundException(f"Invalid arn {arn_region}")
+    if key_id is not None and _match_key_id(key_id):
+        ref = KeyRef(_KEY, region, key_id)
+    elif aliases and alias_name is not None and _match_alias_name(alias_name):
+        ref = KeyRef(_ALIAS, region, alias_name)
+    else:
+        raise _invalid_key_id(value)
+    if arn_account != account:
+        raise unknown(ref, arn_account)
+    return ref
+
+
+def _invalid_key_id(value: str) -> NotFoundException:
+    return NotFoundException(f"Invalid keyId '{value}'")

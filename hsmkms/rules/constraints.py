@@ -1,0 +1,43 @@
+"""Violated constraints of single members, in AWS's wording (AWS KMS API Reference, "Common errors").
+
+``path`` is the member's place in the request in lower camel case: ``keySpec``, ``tags.1.member.tagKey``.
+"""
+
+from enum import StrEnum
+from typing import TypeVar
+
+from hsmkms.errors import ValidationException
+
+Word = TypeVar("Word", bound=StrEnum)
+
+
+def violation(path: str, value: object, constraint: str) -> ValidationException:
+    """The error for one member that breaks one constraint."""
+    return ValidationException(
+        f"1 validation error detected: Value '{value}' at '{path}' failed to satisfy constraint: {constraint}"
+    )
+
+
+def word(words: type[Word], value: str, path: str) -> Word:
+    """The member of the enumeration with that wire word."""
+    try:
+        return words(value)
+    except ValueError as exc:
+        known = ", ".join(words)
+        raise violation(path, value, f"Member must satisfy enum value set: [{known}]") from exc
+
+
+def check_range(value: int, path: str, lowest: int, highest: int) -> None:
+    """A number must lie between both ends, which belong to the range."""
+    if value < lowest:
+        raise violation(path, value, f"Member must have value greater than or equal to {lowest}")
+    if value > highest:
+        raise violation(path, value, f"Member must have value less than or equal to {highest}")
+
+
+def check_length(value: str, path: str, shortest: int, longest: int) -> None:
+    """A text must have a number of characters between both ends, which belong to the range."""
+    if len(value) < shortest:
+        raise violation(path, value, f"Member must have length greater than or equal to {shortest}")
+    if len(value) > longest:
+        raise violation(path, value, f"Member must have length less than or equal to {longest}")

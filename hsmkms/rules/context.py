@@ -1,0 +1,37 @@
+"""The canonical form of an encryption context, which goes into the additional authenticated data.
+
+Number of pairs, then for each pair, sorted by the UTF-8 bytes of its key: length and UTF-8 bytes of the key, length
+and UTF-8 bytes of the value. Numbers are 4 bytes, big-endian. The lengths make the form unambiguous: no two different
+contexts have the same bytes. An absent context equals an empty one.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from hsmkms.errors import ValidationException
+
+MAX_BYTES: Final = 8192
+"""Limit of the canonical form. AWS names none; the proxies of its external key stores must accept this much AAD."""
+
+EMPTY: Final = bytes(4)
+
+
+def canonical(context: Mapping[str, str] | None) -> bytes:
+    """The bytes that stand for this context. ValidationException if it is too long or is no Unicode text."""
+    if not context:
+        return EMPTY
+    try:
+        pairs = sorted((key.encode("utf-8"), value.encode("utf-8")) for key, value in context.items())
+    except UnicodeEncodeError as exc:
+        raise ValidationException("EncryptionContext holds a lone surrogate, which is no Unicode character.") from exc
+    parts = [_number(len(pairs))]
+    for key, value in pairs:
+        parts += (_number(len(key)), key, _number(len(value)), value)
+    form = b"".join(parts)
+    if len(form) > MAX_BYTES:
+        raise ValidationException(f"EncryptionContext is {len(form)} bytes long; at most {MAX_BYTES} are possible.")
+    return form
+
+
+def _number(value: int) -> bytes:
+    return value.to_bytes(4, "big")

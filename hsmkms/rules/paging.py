@@ -1,0 +1,79 @@
+"""Pages of list operations: their sizes, and the opaque markers between them.
+
+A marker holds the name of its operation and the last key of the page, under a check sum that finds damage. It is no
+secret and no authority: the next page is authorised like the first. Sizes: AWS KMS API Reference, ``Limit`` of each
+operation.
+"""
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from typing import Final
+
+from msgspec import Struct
+
+from hsmkms.errors import InvalidMarkerException
+from hsmkms.model.enums import Operation
+from hsmkms.rules.constraints import check_range
+
+
+class PageLimits(Struct, frozen=True):
+    """Items on one page."""
+
+    default: int
+    maximum: int
+
+
+LIMITS: Final[Mapping[Operation, PageLimits]] = {
+    Operation.LIST_KEYS: PageLimits(100, 1000),
+    Operation.LIST_ALIASES: PageLimits(50, 100),
+    Operation.LIST_RESOURCE_TAGS: PageLimits(50, 50),
+    Operation.LIST_KEY_ROTATIONS: PageLimits(100, 1000),
+    Operation.LIST_GRANTS: PageLimits(50, 100),
+    Operation.LIST_RETIRABLE_GRANTS: PageLimits(50, 100),
+    Operation.LIST_KEY_POLICIES: PageLimits(100, 1000),
+}
+
+_SUM_LENGTH: Final = 8
+_SEPARATOR: Final = b"\x00"
+
+
+def page_size(operation: Operation, limit: int | None) -> int:
+    """Items on the page that was asked for."""
+    limits = LIMITS[operation]
+    if limit is None:
+        return limits.default
+    check_range(limit, "limit", 1, limits.maximum)
+    return limit
+
+
+def encode_marker(operation: Operation, last_key: str) -> str:
+    """The marker that continues after ``last_key``: letters, digits, ``-``, ``_`` and ``=``."""
+    payload = operation.encode("ascii") + _SEPARATOR + last_key.encode("utf-8")
+    return base64.urlsafe_b64encode(_check_sum(payload) + payload).decode("ascii")
+
+
+def decode_marker(operation: Operation, marker: str) -> str:
+    """The last key of the page before. InvalidMarkerException if the marker is not one of this operation."""
+    try:
+        last_key = _payload(marker).removeprefix(operation.encode("ascii") + _SEPARATOR).decode("utf-8")
+    except ValueError as exc:
+        raise _invalid(operation) from exc
+    # Only the exact text that encode_marker gives is taken: this settles operation, check sum and base64 at once.
+    if encode_marker(operation, last_key) != marker:
+        raise _invalid(operation)
+    return last_key
+
+
+def _payload(marker: str) -> bytes:
+    return base64.urlsafe_b64decode(marker)[_SUM_LENGTH:]
+
+
+def _check_sum(payload: bytes) -> bytes:
+    return hashlib.sha256(payload).digest()[:_SUM_LENGTH]
+
+
+def _invalid(operation: Operation) -> InvalidMarkerException:
+    return InvalidMarkerException(
+        f"The marker is damaged or belongs to another operation: pass NextMarker of the last {operation} unchanged."
+    )

@@ -1,0 +1,35 @@
+"""Which tags a key may have. Source: AWS KMS API Reference, TagResource and CreateKey."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from hsmkms.errors import TagException
+from hsmkms.rules.constraints import check_length
+
+MAX_TAGS: Final = 50
+MAX_KEY_LENGTH: Final = 128
+MAX_VALUE_LENGTH: Final = 256
+RESERVED_PREFIX: Final = "aws:"
+
+
+def check_new(tags: Sequence[tuple[str, str]]) -> None:
+    """Raise if these pairs of key and value cannot be set together."""
+    for number, (key, value) in enumerate(tags, start=1):
+        check_length(key, f"tags.{number}.member.tagKey", 1, MAX_KEY_LENGTH)
+        check_length(value, f"tags.{number}.member.tagValue", 0, MAX_VALUE_LENGTH)
+    keys = {key for key, _ in tags}
+    if len(keys) != len(tags):
+        raise TagException("Duplicate tag keys")
+    if len(keys) > MAX_TAGS:
+        raise TagException("Too many tags")
+    if any(key.lower().startswith(RESERVED_PREFIX) for key in keys):
+        raise TagException("Tags beginning with aws: are reserved")
+
+
+def merge(existing: Mapping[str, str], new: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """All tags of a key after the new ones were set; a new value replaces that of the same tag key."""
+    check_new(new)
+    merged = {**existing, **dict(new)}
+    if len(merged) > MAX_TAGS:
+        raise TagException("Too many tags")
+    return merged

@@ -1,0 +1,73 @@
+"""Tags of a key."""
+
+import pytest
+
+from hsmkms.errors import TagException, ValidationException
+from hsmkms.rules.tags import check_new, merge
+
+FIFTY = [(f"key{number}", "") for number in range(50)]
+
+
+@pytest.mark.parametrize("tags", [[], [("k", "")], [("k" * 128, "v" * 256)], FIFTY, [("awsome", "aws:")]])
+def test_good_tags(tags: list[tuple[str, str]]) -> None:
+    """Up to 50 different tags within the lengths are accepted."""
+    check_new(tags)
+
+
+@pytest.mark.parametrize(
+    ("tags", "message"),
+    [
+        ([("a", "1"), ("a", "2")], "Duplicate tag keys"),
+        ([*FIFTY, ("one more", "")], "Too many tags"),
+        ([("aws:x", "")], "Tags beginning with aws: are reserved"),
+        ([("ok", ""), ("AwS:x", "")], "Tags beginning with aws: are reserved"),
+    ],
+)
+def test_refused_tags(tags: list[tuple[str, str]], message: str) -> None:
+    """Repeated, too many and reserved tag keys are refused in AWS's words."""
+    with pytest.raises(TagException) as caught:
+        check_new(tags)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("tag", "at", "constraint"),
+    [
+        (("", "v"), "tagKey", "greater than or equal to 1"),
+        (("k" * 129, "v"), "tagKey", "less than or equal to 128"),
+        (("k", "v" * 257), "tagValue", "less than or equal to 256"),
+    ],
+)
+def test_lengths(tag: tuple[str, str], at: str, constraint: str) -> None:
+    """A key or value of a wrong length is refused with its place in the list."""
+    value = tag[0] if at == "tagKey" else tag[1]
+    with pytest.raises(ValidationException) as caught:
+        check_new([("first", ""), tag])
+    assert str(caught.value) == (
+        f"1 validation error detected: Value '{value}' at 'tags.2.member.{at}' failed to satisfy constraint: "
+        f"Member must have length {constraint}"
+    )
+
+
+def test_merge_replaces_by_key() -> None:
+    """A new value replaces the old one of its tag key, others stay, and the given mapping is not changed."""
+    existing = {"a": "1", "b": "2"}
+    assert merge(existing, [("b", "3"), ("c", "4")]) == {"a": "1", "b": "3", "c": "4"}
+    assert existing == {"a": "1", "b": "2"}
+
+
+def test_merge_counts_all_tags() -> None:
+    """A key keeps at most 50 tags; one of them can still get a new value."""
+    existing = dict(FIFTY)
+    assert len(merge(existing, [("key7", "new")])) == 50
+    with pytest.raises(TagException) as caught:
+        merge(existing, [("one more", "")])
+    assert str(caught.value) == "Too many tags"
+    assert existing == dict(FIFTY)
+
+
+def test_merge_checks_the_new_tags() -> None:
+    """The rules for new tags hold in a merge as well."""
+    with pytest.raises(TagException) as caught:
+        merge({}, [("aws:x", "")])
+    assert str(caught.value) == "Tags beginning with aws: are reserved"
