@@ -30,7 +30,7 @@ from hsmkms.hsm.handles import HandleIndex
 from hsmkms.hsm.iv import IvSource
 from hsmkms.hsm.login import LoginGate, PinReader, log_in, open_session
 from hsmkms.hsm.module import Module
-from hsmkms.hsm.objects import TokenObject, find, generate, handle_of, list_keys, read_back
+from hsmkms.hsm.objects import TokenObject, attest, find, generate, handle_of, list_keys
 from hsmkms.hsm.pool import SessionPool
 from hsmkms.hsm.profile import TokenProfile, mechanism_name, probe
 from hsmkms.model.enums import Operation
@@ -201,14 +201,17 @@ class Device:
 
         return self._repeatable(attempt)
 
-    def attributes(self, cka_id: bytes, template: SecretTemplate = AES_256_BACKING_KEY) -> dict[str, Any]:
-        """The attributes of a key as the token reports them now; raises ObjectLostError if it is not there."""
+    def attest(self, cka_id: bytes) -> tuple[dict[str, Any], list[str]]:
+        """A backing key's attributes as the token reports them now, and how they differ from what was ordered.
 
-        def attempt(session: Session) -> dict[str, Any]:
+        Raises ObjectLostError if the key is not there.
+        """
+
+        def attempt(session: Session) -> tuple[dict[str, Any], list[str]]:
             found = find(session, ObjectClass.SECRET_KEY, cka_id)
             if found is None:
                 raise ObjectLostError(OBJECT_LOST)
-            return read_back(found, template)
+            return attest(found, AES_256_BACKING_KEY)
 
         return self._repeatable(attempt)
 

@@ -1,11 +1,13 @@
 """Objects on the token: making, finding, reading back, listing, destroying."""
 
 from collections.abc import Iterator
-from typing import Any, Final
+from enum import IntEnum
+from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
 from pkcs11.constants import Attribute, ObjectClass
 from pkcs11.exceptions import PKCS11Error
+from pkcs11.mechanisms import KeyType, Mechanism
 from pkcs11.types import Object, Session
 
 from hsmkms.errors import TokenError, TokenUnfitError
@@ -14,6 +16,18 @@ from hsmkms.hsm.faults import translated
 
 MAY_BE_SILENT: Final = frozenset({Attribute.VALUE_LEN})
 """Attributes that a token may keep to itself without being refused."""
+
+
+class _Words(NamedTuple):
+    prefix: str
+    words: type[IntEnum]
+
+
+_NAMES: Final = {
+    Attribute.CLASS: _Words("O", ObjectClass),
+    Attribute.KEY_TYPE: _Words("K", KeyType),
+    Attribute.KEY_GEN_MECHANISM: _Words("M", Mechanism),
+}
 
 _KEY_CLASSES: Final = (ObjectClass.SECRET_KEY, ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY)
 
@@ -102,10 +116,28 @@ def differences(made: Object, expected: dict[Attribute, Any]) -> list[str]:
     ]
 
 
-def read_back(found: Object, template: SecretTemplate) -> dict[str, Any]:
-    """The attributes that decide, as the token reports them now; None where it does not tell."""
-    names = (*template.expected(b"", ""), Attribute.DESTROYABLE, Attribute.KEY_GEN_MECHANISM)
-    return {f"CKA_{name.name}": value for name, value in _tell(found, names).items()}
+def attest(found: Object, template: SecretTemplate) -> tuple[dict[str, Any], list[str]]:
+    """The attributes that decide, as the token reports them now (None where it does not), and what is not as made."""
+    expected = template.expected(b"", "")
+    names = (*expected, Attribute.DESTROYABLE, Attribute.KEY_GEN_MECHANISM)
+    told = {f"CKA_{name.name}": _readable(name, value) for name, value in _tell(found, names).items()}
+    decisive: dict[Attribute, Any] = {
+        name: value for name, value in expected.items() if name not in (Attribute.ID, Attribute.LABEL)
+    }
+    return told, differences(found, decisive)
+
+
+def _readable(name: Attribute, value: Any) -> Any:  # noqa: ANN401 - attributes have many types
+    """Numbers of classes, key types and mechanisms by name, bytes in hex."""
+    if isinstance(value, bytes):
+        return value.hex()
+    kind = _NAMES.get(name)
+    if kind is None or value is None:
+        return value
+    try:
+        return f"CK{kind.prefix}_{kind.words(value).name}"
+    except ValueError:
+        return f"0x{value:08x}"
 
 
 def _tell(found: Object, names: tuple[Attribute, ...]) -> dict[Attribute, Any]:
