@@ -1,0 +1,98 @@
+"""Aliases, by region and name. Every change is noted in the change log under the name."""
+
+import sqlite3
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, func, select, true
+
+from hsmkms.errors import AlreadyExistsException, NotFoundException
+from hsmkms.model.ids import alias_arn
+from hsmkms.model.records import AliasRecord
+from hsmkms.store import changes, faults
+from hsmkms.store.schema import alias, installation
+
+
+def insert(tx: Connection, region: str, name: str, key_id: str, now: datetime) -> None:
+    """Write a new alias of a key in the region.
+
+    Raises AlreadyExistsException if the name is taken, and NotFoundException if there is no such key.
+    """
+    with faults.constraints(
+        {
+            sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY: AlreadyExistsException(
+                f"An alias with the name {name} already exists in {region}"
+            ),
+            sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY: _no_key(region, key_id),
+        }
+    ):
+        tx.execute(
+            alias.insert().values(region=region, name=name, key_id=key_id, creation_date=now, last_updated_date=now)
+        )
+    changes.note(tx, region, name)
+
+
+def update(tx: Connection, region: str, name: str, key_id: str, now: datetime) -> bool:
+    """Move an alias to a key of the region; False if there is no such alias. NotFoundException: no such key."""
+    statement = alias.update().where(alias.c.region == region, alias.c.name == name)
+    with faults.constraints({sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY: _no_key(region, key_id)}):
+        changed = tx.execute(statement.values(key_id=key_id, last_updated_date=now))
+    return _noted(tx, region, name, changed.rowcount)
+
+
+def delete(tx: Connection, region: str, name: str) -> bool:
+    """Remove an alias; False if there is no such alias."""
+    removed = tx.execute(alias.delete().where(alias.c.region == region, alias.c.name == name))
+    return _noted(tx, region, name, removed.rowcount)
+
+
+def fetch(conn: Connection, region: str, name: str) -> AliasRecord | None:
+    """The alias, or None."""
+    row = conn.execute(_select().where(alias.c.region == region, alias.c.name == name)).one_or_none()
+    return None if row is None else _record(row)
+
+
+def page(conn: Connection, region: str, key_id: str | None, after: str | None, limit: int) -> list[AliasRecord]:
+    """At most ``limit`` aliases of the region, or of one of its keys, that follow ``after``, in the order of names."""
+    query = _select().where(alias.c.region == region, alias.c.name > (after or ""))
+    if key_id is not None:
+        query = query.where(alias.c.key_id == key_id)
+    return [_record(row) for row in conn.execute(query.order_by(alias.c.name).limit(limit))]
+
+
+def count(conn: Connection, region: str, key_id: str) -> int:
+    """How many aliases a key has in the region."""
+    query = select(func.count(alias.c.name)).where(alias.c.region == region, alias.c.key_id == key_id)
+    return conn.scalar(query) or 0
+
+
+def _select() -> Select[Any]:
+    return select(
+        alias.c.region,
+        alias.c.name,
+        alias.c.key_id,
+        alias.c.creation_date,
+        alias.c.last_updated_date,
+        installation.c.account,
+    ).select_from(alias.join(installation, true()))
+
+
+def _record(row: Row[Any]) -> AliasRecord:
+    return AliasRecord(
+        name=row.name,
+        region=row.region,
+        arn=alias_arn(row.account, row.region, row.name),
+        target_key_id=row.key_id,
+        creation_date=row.creation_date,
+        last_updated_date=row.last_updated_date,
+    )
+
+
+def _noted(tx: Connection, region: str, name: str, rows: int) -> bool:
+    if rows:
+        changes.note(tx, region, name)
+    return rows > 0
+
+
+def _no_key(region: str, key_id: str) -> NotFoundException:
+    return NotFoundException(f"Key '{key_id}' does not exist in {region}")

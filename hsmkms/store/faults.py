@@ -1,0 +1,60 @@
+"""The one place where SQLite's errors become errors of this package, by their codes and never by their text."""
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from hsmkms.errors import DependencyTimeoutException, HsmKmsError, StoreError
+
+_CODE_BITS: Final = 0xFF
+"""An extended result code holds the primary one in its low byte."""
+
+_BUSY: Final = "{file} is locked by another process for too long: try again"
+
+SENTENCES: Final = {
+    sqlite3.SQLITE_READONLY: "{file} cannot be written: check its owner and mode, and that the disk is not read-only",
+    sqlite3.SQLITE_FULL: "the disk of {file} is full: free some space; nothing was changed",
+    sqlite3.SQLITE_CORRUPT: "{file} is damaged: stop all hsmkms processes and restore a backup",
+    sqlite3.SQLITE_NOTADB: "{file} is no hsmkms database: restore a backup, or correct data_dir",
+    sqlite3.SQLITE_CANTOPEN: "{file} cannot be opened: check that its folder exists and may be written",
+    sqlite3.SQLITE_PERM: "{file} may not be opened: check its owner and mode",
+    sqlite3.SQLITE_IOERR: "the disk of {file} fails: check it; nothing was changed",
+}
+
+
+def translate(error: sqlite3.Error, file: Path) -> HsmKmsError:
+    """Return the error of this package for one of SQLite's; the caller raises it ``from`` the original."""
+    code = getattr(error, "sqlite_errorcode", 0) & _CODE_BITS
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return DependencyTimeoutException(_BUSY.format(file=file))
+    sentence = SENTENCES.get(code, "{file} failed in an unexpected way (SQLite code {code}): check it and its disk")
+    return StoreError(sentence.format(file=file, code=code))
+
+
+@contextmanager
+def translated(file: Path) -> Iterator[None]:
+    """Turn every error of SQLite in the block into one of this package."""
+    try:
+        yield
+    except DBAPIError as exc:
+        if isinstance(exc.orig, sqlite3.Error):
+            raise translate(exc.orig, file) from exc
+        raise
+    except sqlite3.Error as exc:
+        raise translate(exc, file) from exc
+
+
+@contextmanager
+def constraints(errors: Mapping[int, HsmKmsError]) -> Iterator[None]:
+    """Raise the given error where the block breaks the constraint with that extended SQLite code."""
+    try:
+        yield
+    except IntegrityError as exc:
+        error = errors.get(getattr(exc.orig, "sqlite_errorcode", 0))
+        if error is None:
+            raise
+        raise error from exc

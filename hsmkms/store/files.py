@@ -1,0 +1,135 @@
+"""The two database files: names, modes, connections, and the revision that each says it has."""
+
+import os
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from stat import S_IMODE
+from typing import Final
+
+from msgspec import Struct
+
+from hsmkms.errors import MigrationError, StoreError
+from hsmkms.store import faults
+from hsmkms.store.schema import LOG_REVISIONS, META_REVISIONS
+
+FOLDER_MODE: Final = 0o700
+FILE_MODE: Final = 0o600
+_OTHERS: Final = 0o077
+
+BUSY_TIMEOUT_SECONDS: Final = 10.0
+"""How long a write waits for one of another process or thread."""
+
+
+class DatabaseFile(Struct, frozen=True):
+    """One of the databases: file name, known revisions (oldest first), folder of its migrations."""
+
+    name: str
+    revisions: Sequence[str]
+    migrations: str
+
+
+META: Final = DatabaseFile("meta.db", META_REVISIONS, "meta")
+LOG: Final = DatabaseFile("log.db", LOG_REVISIONS, "log")
+DATABASES: Final = (LOG, META)
+"""In the order of their making: where meta.db is, the other one is too."""
+
+
+def exists(folder: Path) -> bool:
+    """True if the folder has both databases."""
+    return all((folder / database.name).exists() for database in DATABASES)
+
+
+def connect(path: Path, busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> sqlite3.Connection:
+    """Open an existing database in autocommit mode, durable and with foreign keys; raises sqlite3.Error, StoreError.
+
+    The connection may move between threads; two threads must not use it at once.
+    """
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=rw",
+        uri=True,
+        timeout=busy_timeout_seconds,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    try:
+        _set_wal(connection, path)
+        connection.execute("PRAGMA foreign_keys=ON")
+        # FULL: what was answered is on the disk, whatever happens to the power.
+        connection.execute("PRAGMA synchronous=FULL")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _set_wal(connection: sqlite3.Connection, path: Path) -> None:
+    (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+    if mode != "wal":
+        raise StoreError(f"the file system of {path} does not let SQLite share memory: use a local disk")
+
+
+def check(folder: Path, database: DatabaseFile) -> None:
+    """Raise unless the file is there, private, and of the revision that this program works with.
+
+    StoreError: missing, readable by others, or no database of hsmkms. MigrationError: older or newer.
+    """
+    path = folder / database.name
+    check_private(path)
+    with faults.translated(path), closing(connect(path)) as connection:
+        revision = read_revision(connection, path)
+    check_known(path, revision, database.revisions)
+    if revision != database.revisions[-1]:
+        raise MigrationError(f"the database {path} is older than this program: run `hsmkms migrate`")
+
+
+def check_private(path: Path) -> None:
+    """Raise StoreError if the database is missing, or if others than its owner may read or write it."""
+    if not path.is_file():
+        raise StoreError(f"the database {path} is missing: run `hsmkms init`, or correct the data folder")
+    for each in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+        try:
+            mode = S_IMODE(each.stat().st_mode)
+        except FileNotFoundError:
+            continue
+        if mode & _OTHERS:
+            raise StoreError(f"{each} is open to other users (mode {mode:04o}): run `chmod 600 {each}`")
+
+
+def check_known(path: Path, revision: str, known: Sequence[str]) -> None:
+    """Raise MigrationError for a revision that this program has never heard of."""
+    if revision not in known:
+        raise MigrationError(
+            f"the database {path} is newer than this program (its revision is {revision}): use the version of hsmkms "
+            "that migrated it, or a later one"
+        )
+
+
+def read_revision(connection: sqlite3.Connection, path: Path) -> str:
+    """The revision that the database says it has; StoreError if it says none."""
+    table = "SELECT count(name) FROM sqlite_master WHERE type = 'table' AND name = 'alembic_version'"
+    (found,) = connection.execute(table).fetchone()
+    row = connection.execute("SELECT version_num FROM alembic_version").fetchone() if found else None
+    if row is None:
+        raise StoreError(f"{path} is not a database of hsmkms: move it away and run `hsmkms init`")
+    return str(row[0])
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder for its owner alone; one that is there stays as it is."""
+    if folder.is_dir():
+        return
+    try:
+        folder.mkdir(mode=FOLDER_MODE, parents=True)
+    except OSError as exc:
+        raise StoreError(f"the data folder {folder} cannot be made: {exc.strerror}") from exc
+
+
+def make_empty(path: Path) -> None:
+    """Make a new, empty file for its owner alone, whatever the umask; SQLite gives -wal and -shm its mode."""
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, FILE_MODE)
+    try:
+        os.fchmod(descriptor, FILE_MODE)
+    finally:
+        os.close(descriptor)

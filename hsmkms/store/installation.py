@@ -1,0 +1,148 @@
+"""Who this installation is: its id and account, the tokens that it knows, and its own keys on them."""
+
+from datetime import datetime
+
+from msgspec import Struct
+from sqlalchemy import Connection, select
+
+from hsmkms.store import schema
+
+
+class InstallationRow(Struct, frozen=True, kw_only=True):
+    """The installation: ``id`` is 32 hex digits, ``account`` 12 digits, ``restored_at`` the last restore."""
+
+    id: str
+    account: str
+    created_at: datetime
+    restored_at: datetime | None = None
+
+
+class TokenRow(Struct, frozen=True, kw_only=True):
+    """A token that the installation has keys on.
+
+    It is recognised by ``response``, its installation key's answer to ``challenge``: serial numbers change with
+    clones and restores. Both are None until `hsmkms init` has come that far.
+    """
+
+    id: str
+    label: str
+    serial: str
+    manufacturer: str
+    model: str
+    created_at: datetime
+    challenge: bytes | None = None
+    response: bytes | None = None
+
+
+class InstallationKeyRow(Struct, frozen=True, kw_only=True):
+    """A key of the installation itself on a token; ``version`` counts from 1 within its purpose."""
+
+    purpose: str
+    version: int
+    token_id: str
+    cka_id: bytes
+    created_at: datetime
+
+
+def insert(tx: Connection, installation_id: str, account: str, now: datetime) -> InstallationRow:
+    """Write the one row; StoreError (out of ``atomic``) if there is one."""
+    tx.execute(schema.installation.insert().values(only=1, id=installation_id, account=account, created_at=now))
+    return InstallationRow(id=installation_id, account=account, created_at=now)
+
+
+def fetch(conn: Connection) -> InstallationRow | None:
+    """The installation, or None before `hsmkms init` got that far."""
+    table = schema.installation.c
+    row = conn.execute(select(table.id, table.account, table.created_at, table.restored_at)).one_or_none()
+    if row is None:
+        return None
+    return InstallationRow(id=row.id, account=row.account, created_at=row.created_at, restored_at=row.restored_at)
+
+
+def set_restored(tx: Connection, restored_at: datetime) -> None:
+    """Note that the database was restored from a backup."""
+    tx.execute(schema.installation.update().values(restored_at=restored_at))
+
+
+def insert_token(
+    tx: Connection, token_id: str, label: str, serial: str, manufacturer: str, model: str, now: datetime
+) -> TokenRow:
+    """Write a token that is not bound yet."""
+    tx.execute(
+        schema.token.insert().values(
+            id=token_id, label=label, serial=serial, manufacturer=manufacturer, model=model, created_at=now
+        )
+    )
+    return TokenRow(id=token_id, label=label, serial=serial, manufacturer=manufacturer, model=model, created_at=now)
+
+
+def bind_token(tx: Connection, token_id: str, challenge: bytes, response: bytes) -> None:
+    """Write the challenge and the answer by which the token is recognised."""
+    tx.execute(
+        schema.token.update().where(schema.token.c.id == token_id).values(challenge=challenge, response=response)
+    )
+
+
+def tokens(conn: Connection) -> list[TokenRow]:
+    """All tokens, in the order in which they were added."""
+    table = schema.token.c
+    query = select(
+        table.id,
+        table.label,
+        table.serial,
+        table.manufacturer,
+        table.model,
+        table.created_at,
+        table.challenge,
+        table.response,
+    ).order_by(table.created_at, table.id)
+    return [
+        TokenRow(
+            id=row.id,
+            label=row.label,
+            serial=row.serial,
+            manufacturer=row.manufacturer,
+            model=row.model,
+            created_at=row.created_at,
+            challenge=row.challenge,
+            response=row.response,
+        )
+        for row in conn.execute(query)
+    ]
+
+
+def insert_installation_key(
+    tx: Connection, purpose: str, version: int, token_id: str, cka_id: bytes, now: datetime
+) -> None:
+    """Write an installation key; ``cka_id`` has 16 bytes."""
+    tx.execute(
+        schema.installation_key.insert().values(
+            purpose=purpose, version=version, token_id=token_id, cka_id=cka_id, created_at=now
+        )
+    )
+
+
+def installation_key(conn: Connection, purpose: str, token_id: str) -> InstallationKeyRow | None:
+    """The newest version of the installation key for a purpose on a token, or None."""
+    versions = [each for each in installation_keys(conn, token_id) if each.purpose == purpose]
+    return versions[-1] if versions else None
+
+
+def installation_keys(conn: Connection, token_id: str) -> list[InstallationKeyRow]:
+    """The installation keys on a token, by purpose and then by version."""
+    table = schema.installation_key.c
+    query = (
+        select(table.purpose, table.version, table.token_id, table.cka_id, table.created_at)
+        .where(table.token_id == token_id)
+        .order_by(table.purpose, table.version)
+    )
+    return [
+        InstallationKeyRow(
+            purpose=row.purpose,
+            version=row.version,
+            token_id=row.token_id,
+            cka_id=row.cka_id,
+            created_at=row.created_at,
+        )
+        for row in conn.execute(query)
+    ]

@@ -1,0 +1,326 @@
+"""KMS keys: intent and result of their making, reading, and changes.
+
+Every change gives the record a new version, which is the epoch of its row in the change log. A setter takes the
+version that the caller decided upon and returns False, without a trace, if the record has moved on since: read it
+again, decide again. (Inside one ``atomic`` a record that was read there cannot move on.)
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from sqlalchemy import Connection, Row, Select, case, exists, select, true
+
+from hsmkms.model.enums import (
+    ExpirationModel,
+    KeyManager,
+    KeySpec,
+    KeyState,
+    KeyUsage,
+    MaterialState,
+    Origin,
+    RotationType,
+)
+from hsmkms.model.ids import key_arn
+from hsmkms.model.records import KeyRecord, MaterialRecord
+from hsmkms.store import changes
+from hsmkms.store.schema import (
+    Lifecycle,
+    ObjectPurpose,
+    ObjectStatus,
+    installation,
+    key,
+    material,
+    material_presence,
+    regional_key,
+    tag,
+    token_object,
+)
+
+_SHARED: Final = ("spec", "usage", "origin", "manager", "multi_region")
+_REGIONAL: Final = (
+    "key_id",
+    "region",
+    "state",
+    "description",
+    "policy",
+    "creation_date",
+    "version",
+    "deletion_date",
+    "pending_window_days",
+)
+_MATERIAL: Final = ("id", "material_id", "sequence", "state", "created_at", "rotation_date", "rotation_type")
+
+
+# -- making a key -----------------------------------------------------------------------------------------------
+
+
+def insert_intent(tx: Connection, record: KeyRecord, tags: Mapping[str, str], label: str) -> None:
+    """Write a new key, its materials and their token objects as intent: nobody sees them before ``complete``.
+
+    ``label`` is the CKA_LABEL of the token objects; ``record.version`` is not used.
+    """
+    tx.execute(
+        key.insert().values(
+            key_id=record.key_id,
+            spec=record.spec,
+            usage=record.usage,
+            origin=record.origin,
+            manager=record.manager,
+            multi_region=record.multi_region,
+            creation_date=record.creation_date,
+        )
+    )
+    tx.execute(
+        regional_key.insert().values(
+            key_id=record.key_id,
+            region=record.region,
+            lifecycle=Lifecycle.INTENDED,
+            state=record.state,
+            description=record.description,
+            policy=record.policy,
+            creation_date=record.creation_date,
+            deletion_date=record.deletion_date,
+            pending_window_days=record.pending_window_days,
+            version=changes.note(tx, record.region, record.key_id),
+        )
+    )
+    for each in record.materials:
+        _insert_material(tx, record.key_id, record.region, each, label, ObjectStatus.INTENDED)
+    if tags:
+        rows = [
+            {"key_id": record.key_id, "region": record.region, "tag_key": name, "tag_value": value}
+            for name, value in tags.items()
+        ]
+        tx.execute(tag.insert(), rows)
+
+
+def complete(tx: Connection, key_id: str, region: str) -> None:
+    """Write the result of an intent: the key is live, its intended objects are on the token."""
+    tx.execute(_of(regional_key.update(), key_id, region).values(lifecycle=Lifecycle.LIVE))
+    tx.execute(
+        token_object.update()
+        .where(token_object.c.material.in_(_materials_of(key_id)), token_object.c.status == ObjectStatus.INTENDED)
+        .values(status=ObjectStatus.PRESENT)
+    )
+    touch(tx, key_id, region)
+
+
+def drop_intent(tx: Connection, key_id: str, region: str) -> bool:
+    """Remove all rows of an intent that came to nothing; False if there is none (a live key stays as it is)."""
+    query = select(regional_key.c.lifecycle).where(regional_key.c.key_id == key_id, regional_key.c.region == region)
+    if tx.scalar(query) != Lifecycle.INTENDED:
+        return False
+    changes.note(tx, region, key_id)
+    for table in (tag, material_presence, regional_key):
+        tx.execute(table.delete().where(table.c.key_id == key_id, table.c.region == region))
+    if not tx.scalar(select(exists().where(regional_key.c.key_id == key_id))):
+        tx.execute(token_object.delete().where(token_object.c.material.in_(_materials_of(key_id))))
+        tx.execute(material.delete().where(material.c.key_id == key_id))
+        tx.execute(key.delete().where(key.c.key_id == key_id))
+    return True
+
+
+def insert_material(
+    tx: Connection,
+    key_id: str,
+    region: str,
+    new: MaterialRecord,
+    label: str,
+    status: ObjectStatus = ObjectStatus.INTENDED,
+) -> None:
+    """Add a material and its token object to a key that is there."""
+    _insert_material(tx, key_id, region, new, label, status)
+    touch(tx, key_id, region)
+
+
+def _insert_material(
+    tx: Connection, key_id: str, region: str, new: MaterialRecord, label: str, status: ObjectStatus
+) -> None:
+    result = tx.execute(
+        material.insert().values(
+            key_id=key_id,
+            material_id=new.material_id,
+            sequence=new.sequence,
+            state=new.state,
+            created_at=new.created_at,
+            rotation_date=new.rotation_date,
+            rotation_type=new.rotation_type,
+        )
+    )
+    row_id: int = result.lastrowid
+    tx.execute(
+        material_presence.insert().values(
+            key_id=key_id,
+            region=region,
+            material=row_id,
+            present=new.present,
+            expiration_model=new.expiration_model,
+            valid_to=new.valid_to,
+        )
+    )
+    tx.execute(
+        token_object.insert().values(
+            token_id=new.token_id,
+            cka_id=new.cka_id,
+            material=row_id,
+            purpose=ObjectPurpose.BACKING_KEY,
+            status=status,
+            label=label,
+            created_at=new.created_at,
+        )
+    )
+
+
+# -- reading ----------------------------------------------------------------------------------------------------
+
+
+def fetch(conn: Connection, region: str, key_id: str, token_id: str | None = None) -> KeyRecord | None:
+    """A live key with its materials in the order of their sequence, or None.
+
+    Of several objects of a material the one shown is present before any other, then on ``token_id`` before any
+    other, then the oldest. A material whose objects are all still intended is left out.
+    """
+    query: Select[Any] = (
+        select(
+            *(regional_key.c[name] for name in _REGIONAL),
+            *(key.c[name] for name in _SHARED),
+            installation.c.account,
+        )
+        .select_from(regional_key.join(key).join(installation, true()))
+        .where(
+            regional_key.c.key_id == key_id,
+            regional_key.c.region == region,
+            regional_key.c.lifecycle == Lifecycle.LIVE,
+        )
+    )
+    row = conn.execute(query).one_or_none()
+    return None if row is None else _record(row, _fetch_materials(conn, region, key_id, token_id))
+
+
+def exists_anywhere(conn: Connection, key_id: str) -> bool:
+    """True if the key id is taken: in any region, by an intent, a live key, or a deleted one."""
+    return bool(conn.scalar(select(exists().where(key.c.key_id == key_id))))
+
+
+def page(conn: Connection, region: str, after: str | None, limit: int) -> list[str]:
+    """At most ``limit`` ids of live keys in the region that follow ``after``, in their order."""
+    query = (
+        select(regional_key.c.key_id)
+        .where(
+            regional_key.c.region == region,
+            regional_key.c.key_id > (after or ""),
+            regional_key.c.lifecycle == Lifecycle.LIVE,
+        )
+        .order_by(regional_key.c.key_id)
+        .limit(limit)
+    )
+    return list(conn.scalars(query))
+
+
+def _fetch_materials(conn: Connection, region: str, key_id: str, token_id: str | None) -> tuple[MaterialRecord, ...]:
+    query: Select[Any] = (
+        select(
+            *(material.c[name] for name in _MATERIAL),
+            material_presence.c.present,
+            material_presence.c.expiration_model,
+            material_presence.c.valid_to,
+            token_object.c.token_id,
+            token_object.c.cka_id,
+            token_object.c.status,
+        )
+        .select_from(material.join(material_presence).join(token_object, token_object.c.material == material.c.id))
+        .where(
+            material.c.key_id == key_id,
+            material_presence.c.region == region,
+            token_object.c.status != ObjectStatus.INTENDED,
+        )
+        .order_by(
+            # The first row of each material is the one that is kept.
+            material.c.sequence,
+            case((token_object.c.status == ObjectStatus.PRESENT, 0), else_=1),
+            case((token_object.c.token_id == token_id, 0), else_=1),
+            token_object.c.created_at,
+            token_object.c.cka_id,
+        )
+    )
+    chosen: dict[int, MaterialRecord] = {}
+    for row in conn.execute(query):
+        if row.id not in chosen:
+            chosen[row.id] = _material(row)
+    return tuple(chosen.values())
+
+
+def _record(row: Row[Any], materials: tuple[MaterialRecord, ...]) -> KeyRecord:
+    return KeyRecord(
+        key_id=row.key_id,
+        region=row.region,
+        arn=key_arn(row.account, row.region, row.key_id),
+        spec=KeySpec(row.spec),
+        usage=KeyUsage(row.usage),
+        origin=Origin(row.origin),
+        manager=KeyManager(row.manager),
+        multi_region=row.multi_region,
+        state=KeyState(row.state),
+        description=row.description,
+        policy=row.policy,
+        creation_date=row.creation_date,
+        version=row.version,
+        deletion_date=row.deletion_date,
+        pending_window_days=row.pending_window_days,
+        materials=materials,
+    )
+
+
+def _material(row: Row[Any]) -> MaterialRecord:
+    return MaterialRecord(
+        material_id=row.material_id,
+        sequence=row.sequence,
+        state=MaterialState(row.state),
+        created_at=row.created_at,
+        token_id=row.token_id,
+        cka_id=row.cka_id,
+        present=row.present and row.status == ObjectStatus.PRESENT,
+        expiration_model=ExpirationModel(row.expiration_model) if row.expiration_model else None,
+        valid_to=row.valid_to,
+        rotation_date=row.rotation_date,
+        rotation_type=RotationType(row.rotation_type) if row.rotation_type else None,
+    )
+
+
+# -- changing ---------------------------------------------------------------------------------------------------
+
+
+def set_state(tx: Connection, key_id: str, region: str, state: KeyState, expected_version: int) -> bool:
+    """Replace the stored state; False if the record is not live in that version."""
+    return _set(tx, key_id, region, expected_version, state=state)
+
+
+def set_description(tx: Connection, key_id: str, region: str, description: str, expected_version: int) -> bool:
+    """Replace the description; False if the record is not live in that version."""
+    return _set(tx, key_id, region, expected_version, description=description)
+
+
+def touch(tx: Connection, key_id: str, region: str) -> None:
+    """Give the record a new version, after a change of something that belongs to it."""
+    epoch = changes.note(tx, region, key_id)
+    tx.execute(_of(regional_key.update(), key_id, region).values(version=epoch))
+
+
+def _set(tx: Connection, key_id: str, region: str, expected_version: int, **values: object) -> bool:
+    changed = tx.execute(
+        _of(regional_key.update(), key_id, region)
+        .where(regional_key.c.version == expected_version, regional_key.c.lifecycle == Lifecycle.LIVE)
+        .values(**values)
+    )
+    if not changed.rowcount:
+        return False
+    touch(tx, key_id, region)
+    return True
+
+
+def _of(statement: Any, key_id: str, region: str) -> Any:  # noqa: ANN401 - an update or a delete
+    return statement.where(regional_key.c.key_id == key_id, regional_key.c.region == region)
+
+
+def _materials_of(key_id: str) -> Any:  # noqa: ANN401 - a subquery
+    return select(material.c.id).where(material.c.key_id == key_id)

@@ -1,0 +1,43 @@
+"""Counts of encryptions per material, in ``log.db``. They outlive the key: a re-imported material is the same key."""
+
+from collections.abc import Callable
+
+from sqlalchemy import select, update
+from sqlalchemy.dialects.sqlite import insert
+
+from hsmkms.store.engine import Store
+from hsmkms.store.schema import encryption_count
+
+_reserved = encryption_count.c.reserved
+
+
+def reserve(store: Store, material_id: str, count_of: Callable[[int], int]) -> tuple[int, int]:
+    """Count encryptions as used before they happen: returns (used before, granted).
+
+    ``count_of`` is told what is used already and says how many to grant, 0 for none.
+    """
+    with store.log.atomic() as tx:
+        used = tx.execute(select(_reserved).where(encryption_count.c.material_id == material_id)).scalar() or 0
+        granted = count_of(used)
+        if granted:
+            added = insert(encryption_count).values(material_id=material_id, reserved=granted)
+            tx.execute(added.on_conflict_do_update(set_={_reserved: _reserved + granted}))
+    return used, granted
+
+
+def give_back(store: Store, material_id: str, unused: int) -> None:
+    """Return what was reserved and certainly not used."""
+    with store.log.atomic() as tx:
+        counted = update(encryption_count).where(encryption_count.c.material_id == material_id)
+        tx.execute(counted.values(reserved=_reserved - unused))
+
+
+def total(store: Store, material_id: str) -> int:
+    """Encryptions counted so far: at least as many as were made."""
+    with store.log.reading() as conn:
+        return conn.execute(select(_reserved).where(encryption_count.c.material_id == material_id)).scalar() or 0
+
+
+def at_least(store: Store, material_id: str, count: int) -> None:
+    """Raise the count of a material whose history is not known."""
+    reserve(store, material_id, lambda used: max(count - used, 0))

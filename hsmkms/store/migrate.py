@@ -1,0 +1,132 @@
+"""Making the databases and bringing them to this program's revision.
+
+Alembic is imported only when a migration runs: reading a revision does not need it.
+"""
+
+import os
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import Connection, NullPool, create_engine
+
+from hsmkms.errors import StoreError
+from hsmkms.store import faults, files, schema
+from hsmkms.store.files import DatabaseFile
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+_METADATA: Final = {files.META.name: schema.meta, files.LOG.name: schema.log}
+
+
+def create(folder: Path) -> None:
+    """Make both databases, empty but for their tables; the folder too, if it is not there.
+
+    Each appears in its place complete or not at all. A ``log.db`` that is there is kept, for its counts outlive
+    everything. Raises StoreError if there is a ``meta.db``.
+    """
+    if (folder / files.META.name).exists():
+        raise StoreError(f"there is a database {folder / files.META.name} already: it was left as it is")
+    files.make_folder(folder)
+    for database in files.DATABASES:
+        if not (folder / database.name).exists():
+            _make(folder, database)
+
+
+def upgrade(folder: Path) -> list[str]:
+    """Bring both databases to this program's revision, each in one transaction; returns the revisions applied.
+
+    Raises StoreError, and MigrationError for a database that is newer than this program.
+    """
+    applied: list[str] = []
+    for database in files.DATABASES:
+        path = folder / database.name
+        files.check_private(path)
+        applied += _upgrade(path, database)
+    return applied
+
+
+def current(folder: Path) -> dict[str, str]:
+    """The revision of each database, by file name."""
+    found = {}
+    for database in files.DATABASES:
+        path = folder / database.name
+        files.check_private(path)
+        with faults.translated(path), closing(files.connect(path)) as connection:
+            found[database.name] = files.read_revision(connection, path)
+    return found
+
+
+def alembic_config(database: DatabaseFile) -> "Config":
+    """What Alembic has to know about a database's migrations; they travel with the package."""
+    from alembic.config import Config  # noqa: PLC0415 - see the module's docstring
+
+    config = Config()
+    location = Path(__file__).with_name("migrations") / database.migrations
+    config.set_main_option("script_location", str(location).replace("%", "%%"))
+    config.attributes["metadata"] = _METADATA[database.name]
+    return config
+
+
+def _make(folder: Path, database: DatabaseFile) -> None:
+    target = folder / database.name
+    try:
+        with TemporaryDirectory(prefix=f".{database.name}-", dir=folder) as workplace:
+            draft = Path(workplace) / database.name
+            files.make_empty(draft)
+            _run(draft, database, [])
+            os.link(draft, target)  # unlike a rename, it never replaces a database that somebody else made meanwhile
+        _sync(folder)
+    except OSError as exc:
+        raise StoreError(f"the database {target} cannot be made: {exc.strerror}") from exc
+
+
+def _upgrade(path: Path, database: DatabaseFile) -> Sequence[str]:
+    with faults.translated(path), closing(files.connect(path)) as connection:
+        revision = files.read_revision(connection, path)
+    files.check_known(path, revision, database.revisions)
+    missing = database.revisions[database.revisions.index(revision) + 1 :]
+    if missing:
+        _run(path, database, missing)
+    return missing
+
+
+def _run(path: Path, database: DatabaseFile, expected: Sequence[str]) -> None:
+    """Run all migrations that the database lacks; none of them is kept unless all succeed."""
+    from alembic import command  # noqa: PLC0415 - see the module's docstring
+
+    config = alembic_config(database)
+    engine = create_engine("sqlite://", creator=lambda: _connect(path), poolclass=NullPool)
+    with faults.translated(path), engine.connect() as connection:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        config.attributes["connection"] = connection
+        command.upgrade(config, expected[-1] if expected else "head")
+        _check_references(connection, path)
+        connection.exec_driver_sql("COMMIT")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """A connection without foreign keys: SQLite alters a table by making it anew."""
+    connection = files.connect(path)
+    connection.execute("PRAGMA foreign_keys=OFF")
+    return connection
+
+
+def _check_references(connection: Connection, path: Path) -> None:
+    broken = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
+    if broken is not None:
+        raise StoreError(
+            f"the migration of {path} would leave rows of {broken[0]} without what they refer to: nothing was changed"
+        )
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

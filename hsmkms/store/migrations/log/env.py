@@ -1,0 +1,10 @@
+"""Runs the migrations of log.db on the connection that hsmkms.store.migrate hands over, in its transaction."""
+
+from alembic import context
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=context.config.attributes["metadata"],
+)
+with context.begin_transaction():
+    context.run_migrations()

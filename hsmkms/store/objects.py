@@ -1,0 +1,149 @@
+"""What should be on the tokens, and what was seen there without being acknowledged."""
+
+from datetime import datetime
+from typing import Any
+
+from msgspec import Struct
+from sqlalchemy import Connection, Row, Select, func, select
+from sqlalchemy.dialects.sqlite import insert
+
+from hsmkms.store import keys
+from hsmkms.store.schema import (
+    Lifecycle,
+    ObjectPurpose,
+    ObjectStatus,
+    key,
+    material,
+    orphan,
+    regional_key,
+    token_object,
+)
+
+
+class BackingObject(Struct, frozen=True, kw_only=True):
+    """The row of a backing key's token object.
+
+    ``region`` is one of the key's regions (the only one of a single-Region key), ``lifecycle`` the key's there, and
+    ``status`` what was last recorded about the object.
+    """
+
+    token_id: str
+    cka_id: bytes
+    status: ObjectStatus
+    label: str
+    created_at: datetime
+    key_id: str
+    region: str
+    lifecycle: Lifecycle
+    sequence: int
+    material_id: str
+
+    @property
+    def acknowledged(self) -> bool:
+        """True once the making of the object was recorded as done."""
+        return self.status is not ObjectStatus.INTENDED
+
+
+def intents(conn: Connection, token_id: str, before: datetime) -> list[BackingObject]:
+    """The objects of a token whose making was begun before an instant and not ended, oldest first."""
+    query = _select(token_id).where(token_object.c.status == ObjectStatus.INTENDED, token_object.c.created_at < before)
+    return [_object(row) for row in conn.execute(query)]
+
+
+def all_of_token(conn: Connection, token_id: str) -> dict[bytes, BackingObject]:
+    """Every row of a token by CKA_ID, whatever its status, oldest first."""
+    return {row.cka_id: _object(row) for row in conn.execute(_select(token_id))}
+
+
+def present(conn: Connection, token_id: str) -> dict[bytes, BackingObject]:
+    """The objects that should be on a token, by CKA_ID, oldest first."""
+    query = _select(token_id).where(token_object.c.status == ObjectStatus.PRESENT)
+    return {row.cka_id: _object(row) for row in conn.execute(query)}
+
+
+def fetch(conn: Connection, token_id: str, cka_id: bytes) -> BackingObject | None:
+    """The row of an object, whatever its status, or None."""
+    row = conn.execute(_select(token_id).where(token_object.c.cka_id == cka_id)).one_or_none()
+    return None if row is None else _object(row)
+
+
+def set_status(tx: Connection, token_id: str, cka_id: bytes, status: ObjectStatus) -> bool:
+    """Record what became of an object; the key gets a new version in all its regions. False: no such row."""
+    this = (token_object.c.token_id == token_id) & (token_object.c.cka_id == cka_id)
+    if not tx.execute(token_object.update().where(this).values(status=status)).rowcount:
+        return False
+    users = (
+        select(regional_key.c.key_id, regional_key.c.region)
+        .select_from(
+            token_object.join(material, material.c.id == token_object.c.material).join(
+                regional_key, regional_key.c.key_id == material.c.key_id
+            )
+        )
+        .where(this)
+    )
+    for row in tx.execute(users).all():
+        keys.touch(tx, row.key_id, row.region)
+    return True
+
+
+# -- objects seen and not acknowledged----------------------------------------------------------------------------
+
+
+def note_seen(tx: Connection, token_id: str, cka_id: bytes, now: datetime) -> datetime:
+    """Note an unacknowledged object on the token, and return when it was first seen."""
+    statement = insert(orphan).values(token_id=token_id, cka_id=cka_id, first_seen=now)
+    tx.execute(statement.on_conflict_do_nothing())
+    query = select(orphan.c.first_seen).where(orphan.c.token_id == token_id, orphan.c.cka_id == cka_id)
+    since: datetime = tx.execute(query).scalar_one()
+    return since
+
+
+def first_seen(conn: Connection, token_id: str) -> dict[bytes, datetime]:
+    """When each unacknowledged object was first seen on a token, by CKA_ID."""
+    query = select(orphan.c.cka_id, orphan.c.first_seen).where(orphan.c.token_id == token_id)
+    return {row.cka_id: row.first_seen for row in conn.execute(query.order_by(orphan.c.first_seen))}
+
+
+def forget_seen(tx: Connection, token_id: str, cka_id: bytes) -> None:
+    """The object is gone, or is acknowledged now."""
+    tx.execute(orphan.delete().where(orphan.c.token_id == token_id, orphan.c.cka_id == cka_id))
+
+
+def _select(token_id: str) -> Select[Any]:
+    one_region = select(func.min(regional_key.c.region)).where(regional_key.c.key_id == key.c.key_id).scalar_subquery()
+    return (
+        select(
+            token_object.c.token_id,
+            token_object.c.cka_id,
+            token_object.c.status,
+            token_object.c.label,
+            token_object.c.created_at,
+            key.c.key_id,
+            regional_key.c.region,
+            regional_key.c.lifecycle,
+            material.c.sequence,
+            material.c.material_id,
+        )
+        .select_from(
+            token_object.join(material, material.c.id == token_object.c.material)
+            .join(key, key.c.key_id == material.c.key_id)
+            .join(regional_key, (regional_key.c.key_id == key.c.key_id) & (regional_key.c.region == one_region))
+        )
+        .where(token_object.c.token_id == token_id, token_object.c.purpose == ObjectPurpose.BACKING_KEY)
+        .order_by(token_object.c.created_at, token_object.c.cka_id)
+    )
+
+
+def _object(row: Row[Any]) -> BackingObject:
+    return BackingObject(
+        token_id=row.token_id,
+        cka_id=row.cka_id,
+        status=ObjectStatus(row.status),
+        label=row.label,
+        created_at=row.created_at,
+        key_id=row.key_id,
+        region=row.region,
+        lifecycle=Lifecycle(row.lifecycle),
+        sequence=row.sequence,
+        material_id=row.material_id,
+    )

@@ -1,0 +1,264 @@
+"""The tables, as this version of the program reads and writes them.
+
+``meta.db`` holds what control-plane acts change; ``log.db`` what use alone changes, so that the change signal of
+``meta.db`` stays quiet under load. Instants are INTEGER microseconds since 1970 in the database and aware UTC
+datetimes outside it. A change here needs a migration; a test compares the two.
+"""
+
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Dialect,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+
+from hsmkms.model.enums import (
+    ExpirationModel,
+    KeyManager,
+    KeySpec,
+    KeyState,
+    KeyUsage,
+    MaterialState,
+    Origin,
+    RotationType,
+)
+
+META_REVISIONS: Final = ("meta_0001",)
+"""Every revision of meta.db that this program knows, oldest first; the last is the one that it works with."""
+
+LOG_REVISIONS: Final = ("log_0001",)
+"""The same for log.db."""
+
+
+class Lifecycle(StrEnum):
+    """Whether a key in a region exists for its users. Only LIVE ones are ever shown."""
+
+    INTENDED = "INTENDED"
+    LIVE = "LIVE"
+    DELETED = "DELETED"
+
+
+class ObjectStatus(StrEnum):
+    """What was last recorded about a token object: intent, then result."""
+
+    INTENDED = "INTENDED"
+    PRESENT = "PRESENT"
+    DESTROYING = "DESTROYING"
+    DESTROYED = "DESTROYED"
+
+
+class ObjectPurpose(StrEnum):
+    """What a token object is for."""
+
+    BACKING_KEY = "BACKING_KEY"
+    WRAPPING_KEY = "WRAPPING_KEY"
+
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_WIDE: Final = BigInteger().with_variant(Integer(), "sqlite")
+
+
+class Instant(TypeDecorator[datetime]):
+    """An aware datetime, stored as whole microseconds since 1970; a naive one raises TypeError."""
+
+    impl = _WIDE
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:  # noqa: ARG002
+        """From the program to the database."""
+        return None if value is None else (value - _EPOCH) // _MICROSECOND
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """From the database to the program."""
+        return None if value is None else _EPOCH + value * _MICROSECOND
+
+
+def _one_of(column: str, words: type[StrEnum]) -> CheckConstraint:
+    listed = ", ".join(f"'{word}'" for word in words)
+    return CheckConstraint(f"{column} IN ({listed})", name=column)
+
+
+NAMES: Final = {
+    "pk": "pk_%(table_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+}
+"""Every constraint has a name, so that a later migration can change it."""
+
+meta: Final = MetaData(naming_convention=NAMES)
+log: Final = MetaData(naming_convention=NAMES)
+
+installation: Final = Table(
+    "installation",
+    meta,
+    Column("only", Integer, CheckConstraint("only = 1", name="only"), primary_key=True, autoincrement=False),
+    Column("id", Text, nullable=False),
+    Column("account", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("restored_at", Instant),
+)
+
+token: Final = Table(
+    "token",
+    meta,
+    Column("id", Text, primary_key=True),
+    Column("label", Text, nullable=False),
+    Column("serial", Text, nullable=False),
+    Column("manufacturer", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("challenge", LargeBinary),
+    Column("response", LargeBinary),
+    CheckConstraint("(challenge IS NULL) = (response IS NULL)", name="bound"),
+)
+
+installation_key: Final = Table(
+    "installation_key",
+    meta,
+    Column("purpose", Text, primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("token_id", Text, ForeignKey("token.id"), primary_key=True),
+    Column("cka_id", LargeBinary, CheckConstraint("length(cka_id) = 16", name="cka_id"), nullable=False),
+    Column("created_at", Instant, nullable=False),
+)
+
+key: Final = Table(
+    "key",
+    meta,
+    Column("key_id", Text, primary_key=True),
+    Column("spec", Text, nullable=False),
+    Column("usage", Text, nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("manager", Text, nullable=False),
+    Column("multi_region", Boolean, nullable=False),
+    Column("creation_date", Instant, nullable=False),
+    _one_of("spec", KeySpec),
+    _one_of("usage", KeyUsage),
+    _one_of("origin", Origin),
+    _one_of("manager", KeyManager),
+)
+
+regional_key: Final = Table(
+    "regional_key",
+    meta,
+    Column("key_id", Text, ForeignKey("key.key_id"), primary_key=True),
+    Column("region", Text, primary_key=True),
+    Column("lifecycle", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("policy", Text, nullable=False),
+    Column("creation_date", Instant, nullable=False),
+    Column("deletion_date", Instant),
+    Column("pending_window_days", Integer),
+    Column("version", Integer, nullable=False),
+    _one_of("lifecycle", Lifecycle),
+    _one_of("state", KeyState),
+    Index("ix_regional_key_region", "region", "key_id"),
+)
+
+material: Final = Table(
+    "material",
+    meta,
+    Column("id", Integer, primary_key=True),
+    Column("key_id", Text, ForeignKey("key.key_id"), nullable=False),
+    Column("material_id", Text, nullable=False, unique=True),
+    Column("sequence", Integer, CheckConstraint("sequence >= 1", name="sequence"), nullable=False),
+    Column("state", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("rotation_date", Instant),
+    Column("rotation_type", Text),
+    UniqueConstraint("key_id", "sequence"),
+    _one_of("state", MaterialState),
+    _one_of("rotation_type", RotationType),
+)
+
+material_presence: Final = Table(
+    "material_presence",
+    meta,
+    Column("key_id", Text, primary_key=True),
+    Column("region", Text, primary_key=True),
+    Column("material", Integer, ForeignKey("material.id"), primary_key=True),
+    Column("present", Boolean, nullable=False),
+    Column("expiration_model", Text),
+    Column("valid_to", Instant),
+    ForeignKeyConstraint(["key_id", "region"], ["regional_key.key_id", "regional_key.region"]),
+    _one_of("expiration_model", ExpirationModel),
+)
+
+token_object: Final = Table(
+    "token_object",
+    meta,
+    Column("token_id", Text, ForeignKey("token.id"), primary_key=True),
+    Column("cka_id", LargeBinary, CheckConstraint("length(cka_id) = 16", name="cka_id"), primary_key=True),
+    Column("material", Integer, ForeignKey("material.id"), index=True),
+    Column("purpose", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("label", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    _one_of("purpose", ObjectPurpose),
+    _one_of("status", ObjectStatus),
+)
+
+orphan: Final = Table(
+    "orphan",
+    meta,
+    Column("token_id", Text, ForeignKey("token.id"), primary_key=True),
+    Column("cka_id", LargeBinary, primary_key=True),
+    Column("first_seen", Instant, nullable=False),
+)
+
+alias: Final = Table(
+    "alias",
+    meta,
+    Column("region", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("key_id", Text, nullable=False),
+    Column("creation_date", Instant, nullable=False),
+    Column("last_updated_date", Instant, nullable=False),
+    ForeignKeyConstraint(["key_id", "region"], ["regional_key.key_id", "regional_key.region"]),
+    Index("ix_alias_key_id", "key_id", "region"),
+)
+
+tag: Final = Table(
+    "tag",
+    meta,
+    Column("key_id", Text, primary_key=True),
+    Column("region", Text, primary_key=True),
+    Column("tag_key", Text, primary_key=True),
+    Column("tag_value", Text, nullable=False),
+    ForeignKeyConstraint(["key_id", "region"], ["regional_key.key_id", "regional_key.region"]),
+)
+
+# AUTOINCREMENT: an epoch is never given twice, even after the newest rows were removed.
+change_log: Final = Table(
+    "change_log",
+    meta,
+    Column("epoch", Integer, primary_key=True),
+    Column("region", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+encryption_count: Final = Table(
+    "encryption_count",
+    log,
+    Column("material_id", Text, primary_key=True),
+    Column("reserved", _WIDE, CheckConstraint("reserved >= 0", name="reserved"), nullable=False),
+)
