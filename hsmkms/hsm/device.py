@@ -87,7 +87,9 @@ class MechanismInfo(Struct, frozen=True, kw_only=True):
 class Device:
     """A logged-in token. Thread-safe; of no use in a forked child. Open with ``Device.open``."""
 
-    def __init__(self, settings: DeviceSettings, module: Module, read_pin: PinReader) -> None:
+    def __init__(
+        self, settings: DeviceSettings, module: Module, read_pin: PinReader, *, accept_final_try: bool = False
+    ) -> None:
         self._settings = settings
         self._module = module
         self._read_pin = read_pin
@@ -96,7 +98,7 @@ class Device:
         self._recovering = threading.Lock()
         self._ivs = IvSource()
         self._handles = HandleIndex()
-        self._log_in()
+        self._log_in(accept_final_try=accept_final_try)
         self._pool = SessionPool(lambda: open_session(self._token), self._pool_size(), settings.session_wait_seconds)
         try:
             with self._pool.session() as session:
@@ -106,13 +108,14 @@ class Device:
             raise
 
     @classmethod
-    def open(cls, settings: DeviceSettings, read_pin: PinReader) -> "Device":
+    def open(cls, settings: DeviceSettings, read_pin: PinReader, *, accept_final_try: bool = False) -> "Device":
         """Load the module, choose the token, log in once, and probe what it can do.
 
         A token that this process has open already is shared: the login state is one for the whole process.
+        ``accept_final_try``: try the PIN even if one more wrong one would lock the token.
         Raises ModuleError, TokenNotFoundError, PinError, TokenUnfitError or TokenUnavailableError.
         """
-        return _open_devices.acquire(settings, read_pin)
+        return _open_devices.acquire(settings, read_pin, accept_final_try=accept_final_try)
 
     def close(self) -> None:
         """Give the device back; its last user closes the sessions, logs out and finalises the module."""
@@ -183,6 +186,10 @@ class Device:
             return found is not None
 
         return self._repeatable(attempt)
+
+    def holds(self, cka_id: bytes) -> bool:
+        """True if a secret key with this CKA_ID is on the token now."""
+        return self._repeatable(lambda session: find(session, ObjectClass.SECRET_KEY, cka_id) is not None)
 
     # -- what the token says of itself --------------------------------------------------------------------------
 
@@ -305,12 +312,12 @@ class Device:
                 self._handles.forget_all()
                 self._log_in()
 
-    def _log_in(self) -> None:
+    def _log_in(self, *, accept_final_try: bool = False) -> None:
         def find_token() -> Token:
             self._token = choose(self._module, self._settings.choice)
             return self._token
 
-        self._login = log_in(find_token, self._read_pin, self._gate)
+        self._login = log_in(find_token, self._read_pin, self._gate, accept_final_try=accept_final_try)
         self._login_handle: int = self._login.handle  # type: ignore[attr-defined]  # the stub leaves it out
 
     def _pool_size(self) -> int:
@@ -343,19 +350,24 @@ class _OpenDevices:
         self._lock = threading.Lock()
         self._users: dict[tuple[Path, str, str], tuple[Device, int]] = {}
 
-    def acquire(self, settings: DeviceSettings, read_pin: PinReader) -> Device:
+    def acquire(self, settings: DeviceSettings, read_pin: PinReader, *, accept_final_try: bool) -> Device:
         module = modules.acquire(settings.module, environment=settings.environment, reserved=settings.init_reserved)
         try:
-            return self._share_or_open(settings, module, read_pin)
+            return self._share_or_open(settings, module, read_pin, accept_final_try=accept_final_try)
         except BaseException:
             module.release()
             raise
 
-    def _share_or_open(self, settings: DeviceSettings, module: Module, read_pin: PinReader) -> Device:
+    def _share_or_open(
+        self, settings: DeviceSettings, module: Module, read_pin: PinReader, *, accept_final_try: bool
+    ) -> Device:
         token = choose(module, settings.choice)
         key = (module.path, token.label, token.serial.decode("utf-8", "replace"))
         with self._lock:
-            device, users = self._users.get(key) or (Device(settings, module, read_pin), 0)
+            device, users = self._users.get(key) or (
+                Device(settings, module, read_pin, accept_final_try=accept_final_try),
+                0,
+            )
             self._users[key] = (device, users + 1)
             return device
 

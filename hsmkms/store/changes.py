@@ -10,6 +10,7 @@ from typing import Final
 from sqlalchemy import Connection, func, insert, select
 
 from hsmkms.process import ForkGuard
+from hsmkms.store import files
 from hsmkms.store.engine import Store
 from hsmkms.store.faults import translated
 from hsmkms.store.schema import change_log
@@ -46,12 +47,16 @@ class ChangeSignal:
         self._file = store.meta.file
         self._guard = ForkGuard()
         with translated(self._file):
-            self._connection = sqlite3.connect(self._file, check_same_thread=False, isolation_level=None)
+            self._connection = files.connect(self._file)
             self._execute = self._connection.execute
             self._seen = self._version()
 
     def moved(self) -> bool:
-        """True if another connection has committed since the last call."""
+        """True if another connection has committed since the last call, or since the signal was made.
+
+        Raises StoreError, and ForkedProcessError in a forked child.
+        """
+        self._guard.check()
         try:
             version = self._execute(_DATA_VERSION).fetchone()
         except sqlite3.Error:

@@ -46,8 +46,9 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A consistent view of the database for one block."""
-        with faults.translated(self.file), self._connect() as conn, conn.begin():
+        """A consistent view of the database for one block, taken at the first query."""
+        with faults.translated(self.file), self._connect() as conn:
+            conn.begin()  # never committed: what is written in a reading is lost
             yield conn
 
     def close(self) -> None:

@@ -94,15 +94,22 @@ def insert_intent(tx: Connection, record: KeyRecord, tags: Mapping[str, str], la
         tx.execute(tag.insert(), rows)
 
 
-def complete(tx: Connection, key_id: str, region: str) -> None:
-    """Write the result of an intent: the key is live, its intended objects are on the token."""
-    tx.execute(_of(regional_key.update(), key_id, region).values(lifecycle=Lifecycle.LIVE))
+def complete(tx: Connection, key_id: str, region: str, state: KeyState | None = None) -> bool:
+    """Write the result of an intent: the key is live, its intended objects are on the token.
+
+    False if there is no such intent (any more). ``state`` replaces the one that was intended.
+    """
+    values = {"lifecycle": Lifecycle.LIVE} | ({"state": state} if state is not None else {})
+    intended = _of(regional_key.update(), key_id, region).where(regional_key.c.lifecycle == Lifecycle.INTENDED)
+    if not tx.execute(intended.values(**values)).rowcount:
+        return False
     tx.execute(
         token_object.update()
         .where(token_object.c.material.in_(_materials_of(key_id)), token_object.c.status == ObjectStatus.INTENDED)
         .values(status=ObjectStatus.PRESENT)
     )
     touch(tx, key_id, region)
+    return True
 
 
 def drop_intent(tx: Connection, key_id: str, region: str) -> bool:
@@ -131,6 +138,15 @@ def insert_material(
     """Add a material and its token object to a key that is there."""
     _insert_material(tx, key_id, region, new, label, status)
     touch(tx, key_id, region)
+
+
+def retire_materials(tx: Connection, key_id: str) -> None:
+    """Make the current material of a key a former one; its successor is written in the same transaction."""
+    tx.execute(
+        material.update()
+        .where(material.c.key_id == key_id, material.c.state == MaterialState.CURRENT)
+        .values(state=MaterialState.NON_CURRENT)
+    )
 
 
 def _insert_material(

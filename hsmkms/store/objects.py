@@ -86,7 +86,7 @@ def set_status(tx: Connection, token_id: str, cka_id: bytes, status: ObjectStatu
     return True
 
 
-# -- objects seen and not acknowledged----------------------------------------------------------------------------
+# -- objects seen and not acknowledged --------------------------------------------------------------------------
 
 
 def note_seen(tx: Connection, token_id: str, cka_id: bytes, now: datetime) -> datetime:

@@ -1,0 +1,280 @@
+"""The commands of the API, made from its model: one for each operation, with the options of `aws kms`.
+
+A command's options are the members of its request, read as the aws CLI reads them. So an operation that is added to
+``OPERATIONS`` needs one row in ``COMMANDS`` here, and no code.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
+
+import msgspec
+import typer
+from msgspec import Struct
+
+from hsmkms.cli import values
+from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, RegionOption, outer_options
+from hsmkms.model.constraints import required_members
+from hsmkms.model.enums import Operation
+from hsmkms.model.operations import OPERATIONS
+from hsmkms.model.wire import to_wire
+
+KEYS: Final = "Keys"
+ALIASES: Final = "Aliases"
+TAGS: Final = "Tags"
+CRYPTOGRAPHY: Final = "Cryptography"
+
+
+class Command(Struct, frozen=True):
+    """How an operation looks on the command line."""
+
+    operation: Operation
+    panel: str
+    summary: str
+    example: str
+
+
+COMMANDS: Final = (
+    Command(
+        Operation.CREATE_KEY, KEYS, "Make a KMS key; its backing key never leaves the token.", "--description photos"
+    ),
+    Command(Operation.DESCRIBE_KEY, KEYS, "Tell the metadata of a key.", "--key-id alias/photos"),
+    Command(Operation.LIST_KEYS, KEYS, "List the keys of the region.", "--output text --query 'Keys[].KeyId'"),
+    Command(
+        Operation.UPDATE_KEY_DESCRIPTION,
+        KEYS,
+        "Replace a key's description.",
+        "--key-id KEY_ID --description 'old photos'",
+    ),
+    Command(Operation.ENABLE_KEY, KEYS, "Make a disabled key usable again.", "--key-id KEY_ID"),
+    Command(Operation.DISABLE_KEY, KEYS, "Make a key unusable, at once and everywhere.", "--key-id KEY_ID"),
+    Command(Operation.CREATE_ALIAS, ALIASES, "Give a key a name.", "--alias-name alias/photos --target-key-id KEY_ID"),
+    Command(
+        Operation.UPDATE_ALIAS,
+        ALIASES,
+        "Move a name to another key: manual rotation.",
+        "--alias-name alias/photos --target-key-id NEW_KEY_ID",
+    ),
+    Command(Operation.DELETE_ALIAS, ALIASES, "Take a name away; the key stays.", "--alias-name alias/photos"),
+    Command(Operation.LIST_ALIASES, ALIASES, "List the aliases of the region or of a key.", "--key-id KEY_ID"),
+    Command(
+        Operation.TAG_RESOURCE, TAGS, "Add or replace tags of a key.", "--key-id KEY_ID --tags TagKey=team,TagValue=red"
+    ),
+    Command(Operation.UNTAG_RESOURCE, TAGS, "Remove tags of a key.", "--key-id KEY_ID --tag-keys team"),
+    Command(Operation.LIST_RESOURCE_TAGS, TAGS, "List the tags of a key.", "--key-id KEY_ID"),
+    Command(
+        Operation.ENCRYPT,
+        CRYPTOGRAPHY,
+        "Encrypt 1 to 4,096 bytes.",
+        "--key-id alias/photos --plaintext fileb://secret.txt --query CiphertextBlob --output text",
+    ),
+    Command(
+        Operation.DECRYPT,
+        CRYPTOGRAPHY,
+        "Decrypt what encrypt, re-encrypt or generate-data-key gave.",
+        "--ciphertext-blob fileb://secret.bin --query Plaintext --output text",
+    ),
+    Command(
+        Operation.RE_ENCRYPT,
+        CRYPTOGRAPHY,
+        "Move a ciphertext to another key or context; the plaintext stays inside.",
+        "--ciphertext-blob fileb://secret.bin --destination-key-id alias/new",
+    ),
+    Command(
+        Operation.GENERATE_DATA_KEY,
+        CRYPTOGRAPHY,
+        "Make a data key: in the clear, and encrypted.",
+        "--key-id alias/photos --key-spec AES_256",
+    ),
+    Command(
+        Operation.GENERATE_DATA_KEY_WITHOUT_PLAINTEXT,
+        CRYPTOGRAPHY,
+        "Make a data key, encrypted only.",
+        "--key-id alias/photos --key-spec AES_256",
+    ),
+    Command(
+        Operation.GENERATE_RANDOM,
+        CRYPTOGRAPHY,
+        "Draw random bytes from the token.",
+        "--number-of-bytes 32 --query Plaintext --output text",
+    ),
+)
+
+HELP: Final = {
+    "alias_name": "Alias; the prefix alias/ may be left out.",
+    "bypass_policy_lockout_safety_check": "Accept a policy that locks its maker out.",
+    "ciphertext_blob": "base64, fileb://FILE, or - for standard input.",
+    "custom_key_store_id": "Not available: there are no custom key stores.",
+    "customer_master_key_spec": "Older name of --key-spec.",
+    "description": "Words for people.",
+    "destination_encryption_algorithm": "Algorithm of the new ciphertext.",
+    "destination_encryption_context": "Context of the new ciphertext.",
+    "destination_key_id": "Key of the new ciphertext.",
+    "dry_run": "Only say whether it would succeed.",
+    "dry_run_modifiers": "IGNORE_CIPHERTEXT: check the permission only.",
+    "encryption_algorithm": "Algorithm; default SYMMETRIC_DEFAULT.",
+    "encryption_context": "name=value,... or JSON; needed again to decrypt.",
+    "grant_tokens": "Grant tokens.",
+    "key_id": "Key id, key ARN, alias or alias ARN.",
+    "key_spec": "SYMMETRIC_DEFAULT for keys; AES_128 or AES_256 for data keys.",
+    "key_usage": "ENCRYPT_DECRYPT for symmetric keys.",
+    "limit": "Entries on one page; all pages if left out.",
+    "marker": "NextMarker of the page before.",
+    "multi_region": "Make a multi-Region key.",
+    "number_of_bytes": "How many bytes, 1 to 1,024.",
+    "origin": "AWS_KMS: generated on the token.",
+    "plaintext": "base64, fileb://FILE, or - for standard input.",
+    "policy": "Key policy: JSON, or file://FILE.",
+    "recipient": "Not available: Nitro attestations cannot be verified.",
+    "resource_owners": "SELF; there is one account.",
+    "source_encryption_algorithm": "Algorithm of the ciphertext.",
+    "source_encryption_context": "Context of the ciphertext.",
+    "source_key_id": "Key of the ciphertext, if it must be a certain one.",
+    "tag_keys": "Keys of the tags.",
+    "tags": "TagKey=...,TagValue=... for each tag, or JSON.",
+    "target_key_id": "Key id or key ARN.",
+    "xks_key_id": "Not available: there are no custom key stores.",
+}
+
+_KEY_NAMES: Final = frozenset({"key_id", "source_key_id", "destination_key_id"})
+_COMMON: Final = {"config": ConfigOption, "region": RegionOption, "output": OutputOption, "query": QueryOption}
+
+
+def register(app: typer.Typer) -> None:
+    """Add a command for every operation of the API."""
+    for command in COMMANDS:
+        name = option_name(command.operation)
+        app.command(
+            name,
+            help=f"{command.summary}\n\nExample: hsmkms {name} {command.example}",
+            rich_help_panel=command.panel,
+        )(_function(command.operation))
+
+
+def option_name(name: str) -> str:
+    """``key_id`` or ``CreateKey`` as an option or command is written: ``key-id``, ``create-key``."""
+    spaced = "".join(f"-{each.lower()}" if each.isupper() else each for each in name)
+    return spaced.replace("_", "-").strip("-")
+
+
+def list_options() -> frozenset[str]:
+    """The options that take several words in a row, as in ``--tag-keys a b``."""
+    return frozenset(
+        f"--{option_name(name)}"
+        for command in COMMANDS
+        for name, kind in _members(command.operation).items()
+        if get_origin(kind) is list
+    )
+
+
+def _function(operation: Operation) -> Callable[..., None]:
+    """The function behind a command, with the signature that typer reads its options from."""
+    members = _members(operation)
+    required = required_members(OPERATIONS[operation].request)
+
+    def command(
+        context: typer.Context,
+        config: Any,  # noqa: ANN401 - typer reads the signature below, not this one
+        region: Any,  # noqa: ANN401
+        output: Any,  # noqa: ANN401
+        query: Any,  # noqa: ANN401
+        **given: Any,  # noqa: ANN401
+    ) -> None:
+        common = Common(config=config, region=region, output=output, query=query).over(outer_options(context))
+        _run(operation, common, {name: value for name, value in given.items() if value is not None})
+
+    options = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            annotation=_annotation(name, kind, required=name in required),
+            default=inspect.Parameter.empty if name in required else None,
+        )
+        for name, kind in members.items()
+    ]
+    common = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=None)
+        for name, kind in _COMMON.items()
+    ]
+    context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    command.__signature__ = inspect.Signature([context, *options, *common])  # type: ignore[attr-defined]
+    return command
+
+
+def _members(operation: Operation) -> dict[str, Any]:
+    """The members of an operation's request with their bare types, in the order of the model."""
+    request = OPERATIONS[operation].request
+    return {name: _bare(kind) for name, kind in get_type_hints(request).items() if name in request.__struct_fields__}
+
+
+def _bare(kind: Any) -> Any:  # noqa: ANN401 - types of many kinds
+    """``str`` for ``str | None``: every option may be left out or be required, whatever its type says."""
+    choices = [each for each in get_args(kind) if each is not type(None)]
+    return choices[0] if type(None) in get_args(kind) else kind
+
+
+def _annotation(name: str, kind: Any, *, required: bool) -> Any:  # noqa: ANN401 - types of many kinds
+    option = f"--{option_name(name)}"
+    if kind is bool:
+        option += f"/--no-{option_name(name)}"
+    python_type, metavar = _OPTION_TYPES.get(get_origin(kind) or kind, (str, "JSON"))
+    described = typer.Option(option, help=HELP[name], metavar=metavar, show_default=False)
+    return Annotated[python_type if required else python_type | None, described]
+
+
+_OPTION_TYPES: Final[dict[Any, tuple[Any, str | None]]] = {
+    str: (str, "TEXT"),
+    int: (int, "NUMBER"),
+    bool: (bool, None),
+    bytes: (str, "BLOB"),
+    dict: (str, "MAP"),
+    list: (list[str], "LIST"),
+}
+
+
+def _read(name: str, kind: Any, value: Any) -> Any:  # noqa: ANN401 - values of many kinds
+    option = f"--{option_name(name)}"
+    if name == "alias_name":
+        return values.alias_name(value)
+    if name in _KEY_NAMES:
+        return values.key_name(value)
+    if kind is bytes:
+        return values.blob(option, value)
+    if kind is str:
+        return values.text(option, value)
+    if get_origin(kind) is dict:
+        return values.mapping(option, value)
+    if get_origin(kind) is list:
+        return values.items(option, value, get_args(kind)[0])
+    if isinstance(kind, type) and issubclass(kind, Struct):
+        return values.structure(option, value, kind)
+    return value
+
+
+def _run(operation: Operation, common: Common, given: dict[str, Any]) -> None:
+    kinds = _members(operation)
+    shape = OPERATIONS[operation]
+    # typer gives an empty list for a list option that was not used
+    members = {name: _read(name, kinds[name], value) for name, value in given.items() if value != []}
+    request = shape.request(**members)
+    with common.open() as kms:
+        caller = common.caller(kms)
+        method = getattr(kms, option_name(operation).replace("-", "_"))
+        answer = method(request, caller)
+        if answer is None:
+            return
+        shown = to_wire(answer)
+        if "marker" in kinds and "marker" not in members and "limit" not in members:
+            _add_pages(shown, lambda marker: to_wire(method(msgspec.structs.replace(request, marker=marker), caller)))
+    common.show(shown)
+
+
+def _add_pages(shown: dict[str, Any], next_page: Callable[[str], dict[str, Any]]) -> None:
+    """Append all further pages of a list to its first one, as the aws CLI does."""
+    while shown.pop("Truncated", False):
+        page = next_page(shown.pop("NextMarker"))
+        for name, value in page.items():
+            if isinstance(value, list):
+                shown[name] += value
+            else:
+                shown[name] = value

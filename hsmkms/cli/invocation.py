@@ -1,0 +1,75 @@
+"""One run of a command: its common options, its answer, its errors."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from msgspec import Struct
+
+from hsmkms.cli.output import OutputFormat, Plain, default_format, show
+
+if TYPE_CHECKING:
+    from hsmkms.model.caller import Caller
+    from hsmkms.service.kms import Kms
+
+COMMON: Final = "Common options"
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Configuration file.", show_default=False, rich_help_panel=COMMON),
+]
+RegionOption = Annotated[
+    str | None,
+    typer.Option("--region", help="Region; default: the configured one.", show_default=False, rich_help_panel=COMMON),
+]
+OutputOption = Annotated[
+    OutputFormat | None,
+    typer.Option(
+        "--output", help="Default: table at a terminal, else json.", show_default=False, rich_help_panel=COMMON
+    ),
+]
+QueryOption = Annotated[
+    str | None,
+    typer.Option("--query", metavar="JMESPATH", help="Show a part.", show_default=False, rich_help_panel=COMMON),
+]
+
+
+class Common(Struct, kw_only=True):
+    """What every command takes, before or after its name; the nearer one wins."""
+
+    config: Path | None = None
+    region: str | None = None
+    output: OutputFormat | None = None
+    query: str | None = None
+
+    def over(self, outer: "Common") -> "Common":
+        """These options, and the outer ones where these say nothing."""
+        mine = {name: getattr(self, name) for name in self.__struct_fields__}
+        return Common(**{name: getattr(outer, name) if value is None else value for name, value in mine.items()})
+
+    def open(self) -> "Kms":
+        """Open the installation."""
+        from hsmkms.service.kms import Kms  # noqa: PLC0415 - help must not pay for the database and the token
+
+        return Kms.open(self.config)
+
+    def caller(self, kms: "Kms") -> "Caller | None":
+        """The account's root in the region that was asked for."""
+        return kms.caller(self.region) if self.region is not None else None
+
+    def show(self, answer: Plain) -> None:
+        """Print an answer as was asked for."""
+        show(answer, self.output or default_format(), self.query)
+
+
+def fail(sentence: str, *, status: int = 1) -> "typer.Exit":
+    """Say in one line what went wrong; raise what is returned."""
+    print(f"hsmkms: {sentence}", file=sys.stderr)
+    return typer.Exit(status)
+
+
+def outer_options(context: typer.Context) -> Common:
+    """The options that stood before the command's name."""
+    held: Any = context.obj
+    return held if isinstance(held, Common) else Common()

@@ -1,0 +1,92 @@
+"""The command line's entry point: the application, its common options, and the one place that prints errors."""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Final
+
+import typer
+
+from hsmkms.cli import api, repair, setup, token
+from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, RegionOption
+from hsmkms.errors import ApiError, HsmKmsError
+
+DEBUG_VARIABLE: Final = "HSMKMS_DEBUG"
+
+app = typer.Typer(
+    name="hsmkms",
+    help="A key management service on your own HSM, with the life cycle and the API of AWS KMS.\n\n"
+    "Commands of the API carry the names and options of `aws kms`.\n\n"
+    "Example: hsmkms init --data-dir ./hsmkms-data --create-softhsm-token",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def common_options(
+    context: typer.Context,
+    config: ConfigOption = None,
+    region: RegionOption = None,
+    output: OutputOption = None,
+    query: QueryOption = None,
+) -> None:
+    """Keep the options that stand before the command's name."""
+    context.obj = Common(config=config, region=region, output=output, query=query)
+
+
+setup.register(app)
+api.register(app)
+token.register(app)
+repair.register(app)
+
+
+def main() -> None:
+    """Run the command line: status 0, 1 for an error, 2 for wrong usage."""
+    try:
+        app(args=_repeat_list_options(sys.argv[1:]), prog_name="hsmkms")
+    except HsmKmsError as exc:
+        _end(describe(exc))
+    except BrokenPipeError:
+        # The reader of our output has gone; there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as exc:  # noqa: BLE001 - the edge: whatever is left ends here, without a traceback
+        _end(f"internal error ({type(exc).__name__}); set {DEBUG_VARIABLE}=1 to see where")
+
+
+def describe(error: HsmKmsError) -> str:
+    """An error in one line: its name and its sentence. Names of the API are AWS's codes."""
+    name = error.code if isinstance(error, ApiError) else type(error).__name__
+    # Some errors of the API have no message on purpose; people get what the class says of itself.
+    sentence = str(error) or (type(error).__doc__ or "").strip().splitlines()[0]
+    return f"{name}: {' '.join(sentence.split())}"
+
+
+def _end(sentence: str) -> None:
+    if os.environ.get(DEBUG_VARIABLE):
+        traceback.print_exc()
+    print(f"hsmkms: {sentence}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _repeat_list_options(arguments: Sequence[str]) -> list[str]:
+    """``--tag-keys a b`` as ``--tag-keys a --tag-keys b``: the aws CLI takes several words after such an option."""
+    lists = api.list_options()
+    repeated: list[str] = []
+    current: str | None = None
+    fresh = False
+    for argument in arguments:
+        if argument.startswith("--"):
+            current = argument if argument in lists else None
+            fresh = True
+        elif current is not None and not fresh:
+            repeated.append(current)
+            fresh = False
+        else:
+            fresh = False
+        repeated.append(argument)
+    return repeated

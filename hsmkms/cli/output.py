@@ -1,0 +1,141 @@
+"""Rendering answers: json (the API's own members), text (tabs, as the aws CLI does), table (for people)."""
+
+import base64
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final
+
+Plain = None | bool | int | float | str | list[Any] | dict[str, Any]
+"""What an answer is made of on the wire."""
+
+_DATE_SUFFIXES: Final = ("Date", "ValidTo")
+
+
+class OutputFormat(StrEnum):
+    """The value of ``--output``."""
+
+    JSON = "json"
+    TABLE = "table"
+    TEXT = "text"
+
+
+def default_format() -> OutputFormat:
+    """Tables for people at a terminal, json for programs."""
+    return OutputFormat.TABLE if sys.stdout.isatty() else OutputFormat.JSON
+
+
+def show(answer: Plain, output: OutputFormat, query: str | None = None) -> None:
+    """Print an answer, or what ``query`` (JMESPath) picks from it."""
+    if query is not None:
+        answer = _pick(answer, query)
+    _PRINTERS[output](answer)
+
+
+def _pick(answer: Plain, query: str) -> Plain:
+    import jmespath  # noqa: PLC0415 - only who asks pays for it
+
+    picked: Plain = jmespath.search(query, answer)
+    return picked
+
+
+def _print_json(answer: Plain) -> None:
+    print(json.dumps(answer, indent=4, ensure_ascii=False))
+
+
+def _print_text(answer: Plain) -> None:
+    for line in _text_lines(answer, None):
+        print(line)
+
+
+def _text_lines(value: Plain, label: str | None) -> list[str]:
+    """Scalars of one object on one line in the order of their names, nested ones below under their name."""
+    if isinstance(value, Mapping):
+        scalars = [_word(each) for _, each in sorted(value.items()) if not isinstance(each, dict | list)]
+        nested = [(name, each) for name, each in sorted(value.items()) if isinstance(each, dict | list)]
+        head = ["\t".join(([label] if label else []) + scalars)] if scalars else []
+        return head + [line for name, each in nested for line in _text_lines(each, name.upper())]
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if all(not isinstance(each, dict | list) for each in value):
+            if label is None:
+                return ["\t".join(map(_word, value))] if value else []
+            return [f"{label}\t{_word(each)}" for each in value]
+        return [line for each in value for line in _text_lines(each, label)]
+    return [_word(value)]
+
+
+def _word(value: Plain) -> str:
+    return "None" if value is None else str(value)
+
+
+def _print_table(answer: Plain) -> None:
+    from rich.console import Console  # noqa: PLC0415 - only who prints tables pays for it
+
+    console = Console(soft_wrap=False)
+    if answer is None or answer == {}:
+        return
+    if isinstance(answer, dict) and len(answer) == 1 and isinstance(next(iter(answer.values())), dict | list):
+        answer = next(iter(answer.values()))
+    if isinstance(answer, list) and answer and all(isinstance(each, dict) for each in answer):
+        console.print(rows_table(answer))
+    elif isinstance(answer, dict) and any(_is_rows(each) for each in answer.values()):
+        for name, each in answer.items():
+            if _is_rows(each):
+                console.print(rows_table(each, title=name))
+            elif each not in (False, None, []):
+                console.print(f"{name}: {_cell(name, each)}", highlight=False)
+    elif isinstance(answer, dict):
+        console.print(_pairs_table(answer))
+    else:
+        console.print(_cell("", answer), highlight=False, markup=False)
+
+
+def _is_rows(value: Plain) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(each, dict) for each in value)
+
+
+def rows_table(rows: Sequence[Mapping[str, Plain]], title: str | None = None) -> Any:  # noqa: ANN401 - rich is lazy
+    """A rich table with a column for each member that any row has."""
+    from rich.table import Table  # noqa: PLC0415 - see above
+
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    table = Table(*names, title=title)
+    for row in rows:
+        table.add_row(*(_cell(name, row.get(name, "")) for name in names))
+    return table
+
+
+def _pairs_table(pairs: Mapping[str, Plain]) -> Any:  # noqa: ANN401 - rich is lazy
+    from rich.table import Table  # noqa: PLC0415 - see above
+
+    table = Table(show_header=False)
+    for name, value in pairs.items():
+        table.add_row(name, _cell(name, value))
+    return table
+
+
+def _cell(name: str, value: Plain) -> str:
+    """A value as people read it: dates as dates, lists on lines; square brackets are no markup."""
+    from rich.markup import escape  # noqa: PLC0415 - see above
+
+    if isinstance(value, int | float) and not isinstance(value, bool) and name.endswith(_DATE_SUFFIXES):
+        return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    if isinstance(value, list):
+        return "\n".join(_cell("", each) for each in value)
+    if isinstance(value, dict):
+        return "\n".join(f"{key}: {_cell(key, each)}" for key, each in value.items())
+    return escape("-" if value is None else str(value))
+
+
+def encode_blob(data: bytes) -> str:
+    """Bytes as they stand in an answer."""
+    return base64.b64encode(data).decode("ascii")
+
+
+_PRINTERS: Final = {
+    OutputFormat.JSON: _print_json,
+    OutputFormat.TEXT: _print_text,
+    OutputFormat.TABLE: _print_table,
+}

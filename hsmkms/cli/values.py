@@ -1,0 +1,110 @@
+"""Reading option values as the aws CLI does: blobs, files, maps, lists and structures."""
+
+import base64
+import binascii
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from hsmkms.errors import ValidationException
+from hsmkms.model.ids import ALIAS_PREFIX, is_key_id
+
+_BINARY_FILE: Final = "fileb://"
+_TEXT_FILE: Final = "file://"
+KEY_HELP: Final = "Key id, key ARN, alias or alias ARN."
+
+_JSON_STARTS: Final = ("{", "[")
+
+
+def blob(option: str, value: str) -> bytes:
+    """Bytes from base64, from ``fileb://FILE``, or from standard input for ``-``."""
+    if value == "-":
+        return sys.stdin.buffer.read()
+    if value.startswith(_BINARY_FILE):
+        return _read(option, value.removeprefix(_BINARY_FILE))
+    if value.startswith(_TEXT_FILE):
+        raise ValidationException(f"{option} takes bytes: write fileb:// instead of file://.")
+    try:
+        return base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError) as exc:
+        raise ValidationException(
+            f"{option} is not base64: pass base64, fileb://FILE for the bytes of a file, or - for standard input."
+        ) from exc
+
+
+def text(option: str, value: str) -> str:
+    """A string, or the text of ``file://FILE``."""
+    if not value.startswith(_TEXT_FILE):
+        return value
+    try:
+        return _read(option, value.removeprefix(_TEXT_FILE)).decode("utf-8")
+    except UnicodeDecodeError as exc:
+        raise ValidationException(f"{option}: {value} is not UTF-8 text.") from exc
+
+
+def mapping(option: str, value: str) -> dict[str, str]:
+    """``key=value,key=value`` or a JSON object of strings."""
+    value = text(option, value)
+    if value.lstrip().startswith(_JSON_STARTS):
+        decoded: dict[str, str] = _json(option, value, dict[str, str])
+        return decoded
+    pairs: dict[str, str] = {}
+    for part in value.split(","):
+        key, separator, held = part.partition("=")
+        if not separator:
+            raise ValidationException(f"{option}: {part!r} is not key=value (or pass a JSON object).")
+        pairs[key] = held
+    return pairs
+
+
+def items(option: str, values: list[str], kind: Any) -> list[Any]:  # noqa: ANN401 - a type for msgspec to read
+    """A list: plain values, ``Member=value,Member=value`` for structures, or one JSON list."""
+    values = [text(option, each) for each in values]
+    if len(values) == 1 and values[0].lstrip().startswith("["):
+        decoded: list[Any] = _json(option, values[0], list[kind])
+        return decoded
+    if kind is str:
+        return values
+    return [_structure(option, each, kind) for each in values]
+
+
+def structure(option: str, value: str, kind: Any) -> Any:  # noqa: ANN401 - see items
+    """One structure: JSON, or ``Member=value,Member=value``."""
+    return _structure(option, text(option, value), kind)
+
+
+def key_name(value: str) -> str:
+    """A key as people write it: an alias may stand without its prefix."""
+    if is_key_id(value) or value.startswith(("arn:", ALIAS_PREFIX)):
+        return value
+    return alias_name(value)
+
+
+def alias_name(value: str) -> str:
+    """An alias as people write it: with or without its prefix."""
+    return value if value.startswith(ALIAS_PREFIX) else ALIAS_PREFIX + value
+
+
+def _structure(option: str, value: str, kind: Any) -> Any:  # noqa: ANN401 - see items
+    if value.lstrip().startswith("{"):
+        return _json(option, value, kind)
+    try:
+        return msgspec.convert(mapping(option, value), kind)
+    except msgspec.ValidationError as exc:
+        raise ValidationException(f"{option}: {exc}") from exc
+
+
+def _json(option: str, value: str, kind: Any) -> Any:  # noqa: ANN401 - see items
+    try:
+        return msgspec.json.decode(value, type=kind)
+    except (msgspec.DecodeError, UnicodeError) as exc:
+        raise ValidationException(f"{option} is not the JSON that is expected there: {exc}") from exc
+
+
+def _read(option: str, path: str) -> bytes:
+    try:
+        return Path(path).expanduser().read_bytes()
+    except OSError as exc:
+        raise ValidationException(f"{option}: {path} cannot be read ({exc.strerror}).") from exc

@@ -1,0 +1,220 @@
+"""Constraints of the API's members, and the check that reports all that a request breaks at once.
+
+Request types carry Python types; what the API demands beyond them stands beside the type as ``Annotated`` metadata.
+``validate`` compiles it once per type. Wording: AWS KMS API Reference, "Common errors", and answers of the service.
+"""
+
+import re
+from collections.abc import Callable
+from enum import StrEnum
+from functools import cache
+from types import UnionType
+from typing import Annotated, Any, Final, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Struct
+
+from hsmkms.errors import ValidationException
+
+SHOWN: Final = 256
+"""Characters of a wrong value that a message repeats."""
+
+MUST_NOT_BE_NULL: Final = "Member must not be null"
+
+Report = Callable[[str, Any, str], None]
+"""Takes the path of a member, its value, and the constraint that it breaks."""
+Check = Callable[[Any, str, Report], None]
+"""Takes a value, its path, and where to report."""
+
+
+class Length(Struct, frozen=True):
+    """Number of characters, bytes or entries, both ends included."""
+
+    shortest: int
+    longest: int
+
+    def check(self, value: Any, path: str, report: Report) -> None:  # noqa: ANN401 - anything that has a length
+        """Report a value that is too short or too long."""
+        if len(value) < self.shortest:
+            report(path, value, f"Member must have length greater than or equal to {self.shortest}")
+        elif len(value) > self.longest:
+            report(path, value, f"Member must have length less than or equal to {self.longest}")
+
+
+class Range(Struct, frozen=True):
+    """A number, both ends included."""
+
+    lowest: int
+    highest: int
+
+    def check(self, value: int, path: str, report: Report) -> None:
+        """Report a number that is too small or too large."""
+        if value < self.lowest:
+            report(path, value, f"Member must have value greater than or equal to {self.lowest}")
+        elif value > self.highest:
+            report(path, value, f"Member must have value less than or equal to {self.highest}")
+
+
+class Pattern(Struct, frozen=True):
+    """A regular expression that the whole text must match."""
+
+    expression: str
+
+    def check(self, value: str, path: str, report: Report) -> None:
+        """Report a text that does not match."""
+        if _compiled(self.expression).fullmatch(value) is None:
+            report(path, value, f"Member must satisfy regular expression pattern: {self.expression}")
+
+
+class OneOf(Struct, frozen=True):
+    """A word of an enumeration."""
+
+    words: type[StrEnum]
+
+    def check(self, value: str, path: str, report: Report) -> None:
+        """Report a word that is not one of them."""
+        if value not in _values(self.words):
+            report(path, value, f"Member must satisfy enum value set: [{', '.join(self.words)}]")
+
+
+Constraint = Length | Range | Pattern | OneOf
+
+
+class Sensitive(Struct, frozen=True):
+    """Marks a member whose value no message may show. Bytes never are shown."""
+
+
+def validate(request: Struct) -> None:
+    """Raise one ValidationException that names every constraint which the request breaks."""
+    broken: list[str] = []
+
+    def report(path: str, value: object, constraint: str) -> None:
+        broken.append(_sentence(path, value, constraint))
+
+    for name, path, required, check in _compile(type(request)):
+        value = getattr(request, name)
+        if value is None:
+            if required:
+                broken.append(f"Value null at '{path}' failed to satisfy constraint: {MUST_NOT_BE_NULL}")
+        elif check is not None:
+            check(value, path, report)
+    if broken:
+        raise ValidationException(_message(broken))
+
+
+def violation(path: str, value: object, constraint: str) -> ValidationException:
+    """The error for one member that breaks one constraint; for checks that no type can carry."""
+    return ValidationException(_message([_sentence(path, value, constraint)]))
+
+
+def required_members(request: type[Struct]) -> frozenset[str]:
+    """Attribute names of the members that must be there."""
+    return frozenset(name for name, _, required, _ in _compile(request) if required)
+
+
+def wire_path(wire_name: str) -> str:
+    """A member's name as messages write it: ``KeyId`` is ``keyId``."""
+    return wire_name[:1].lower() + wire_name[1:]
+
+
+def _message(broken: list[str]) -> str:
+    errors = "error" if len(broken) == 1 else "errors"
+    return f"{len(broken)} validation {errors} detected: {'; '.join(broken)}"
+
+
+def _sentence(path: str, value: object, constraint: str) -> str:
+    shown = "" if value is None or isinstance(value, bytes) else f" '{str(value)[:SHOWN]}'"
+    return f"Value{shown} at '{path}' failed to satisfy constraint: {constraint}"
+
+
+@cache
+def _compiled(expression: str) -> re.Pattern[str]:
+    return re.compile(expression, re.ASCII)  # Java's \\w, which the model means, is ASCII
+
+
+@cache
+def _values(words: type[StrEnum]) -> frozenset[str]:
+    return frozenset(words)
+
+
+@cache
+def _compile(kind: type[Struct]) -> tuple[tuple[str, str, bool, Check | None], ...]:
+    """For each member: attribute, path, whether it must be there, and its check if it has one."""
+    hints = get_type_hints(kind, include_extras=True)
+    return tuple(
+        (
+            field.name,
+            wire_path(field.encode_name),
+            not _optional(hints[field.name]),
+            _check_of(hints[field.name]),
+        )
+        for field in msgspec.structs.fields(kind)
+    )
+
+
+def _optional(hint: Any) -> bool:  # noqa: ANN401 - a type
+    return get_origin(hint) in (Union, UnionType) and type(None) in get_args(hint)
+
+
+def _check_of(hint: Any) -> Check | None:  # noqa: ANN401 - a type
+    """The check of a member, an entry of a list, or a whole structure; None if there is nothing to check."""
+    if get_origin(hint) in (Union, UnionType):
+        hint = next(each for each in get_args(hint) if each is not type(None))
+    constraints: tuple[Any, ...] = ()
+    if get_origin(hint) is Annotated:
+        hint, *metadata = get_args(hint)
+        constraints = tuple(metadata)
+    checks: list[Check] = [each.check for each in constraints if isinstance(each, Constraint)]
+    inner = _inner_check(hint)
+    if inner is not None:
+        checks.append(inner)
+    if any(isinstance(each, Sensitive) for each in constraints):
+        checks = [_hiding(each) for each in checks]
+    if not checks:
+        return None
+    return checks[0] if len(checks) == 1 else _all_of(checks)
+
+
+def _inner_check(hint: Any) -> Check | None:  # noqa: ANN401 - a type
+    if get_origin(hint) is list:
+        entry = _check_of(get_args(hint)[0])
+        return None if entry is None else _each(entry)
+    if isinstance(hint, type) and issubclass(hint, Struct):
+        return _structure(hint)
+    return None
+
+
+def _each(entry: Check) -> Check:
+    def check(value: list[Any], path: str, report: Report) -> None:
+        for number, each in enumerate(value, start=1):
+            entry(each, f"{path}.{number}.member", report)
+
+    return check
+
+
+def _structure(kind: type[Struct]) -> Check:
+    def check(value: Struct, path: str, report: Report) -> None:
+        for name, inner_path, required, inner in _compile(kind):
+            held = getattr(value, name)
+            if held is None:
+                if required:
+                    report(f"{path}.{inner_path}", None, MUST_NOT_BE_NULL)
+            elif inner is not None:
+                inner(held, f"{path}.{inner_path}", report)
+
+    return check
+
+
+def _all_of(checks: list[Check]) -> Check:
+    def check(value: Any, path: str, report: Report) -> None:  # noqa: ANN401 - as the checks take it
+        for each in checks:
+            each(value, path, report)
+
+    return check
+
+
+def _hiding(inner: Check) -> Check:
+    def check(value: Any, path: str, report: Report) -> None:  # noqa: ANN401 - as the check takes it
+        inner(value, path, lambda where, _, constraint: report(where, b"", constraint))
+
+    return check

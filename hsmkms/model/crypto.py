@@ -1,0 +1,142 @@
+"""Requests and responses of the cryptographic operations. Source: botocore's KMS model, shape by shape."""
+
+from hsmkms.model.shapes import (
+    REQUIRED,
+    Ciphertext,
+    CustomKeyStoreId,
+    DataKeySpecWord,
+    DryRunModifiers,
+    EncryptionAlgorithmWord,
+    EncryptionContext,
+    GrantTokens,
+    KeyId,
+    NumberOfBytes,
+    Plaintext,
+    Recipient,
+    Shape,
+)
+
+
+class EncryptRequest(Shape, frozen=True, kw_only=True):
+    """Encrypt ``plaintext`` (1 to 4,096 bytes)."""
+
+    key_id: KeyId = REQUIRED
+    plaintext: Plaintext = REQUIRED
+    encryption_context: EncryptionContext | None = None
+    grant_tokens: GrantTokens | None = None
+    encryption_algorithm: EncryptionAlgorithmWord | None = None
+    dry_run: bool | None = None
+
+
+class EncryptResponse(Shape, frozen=True, kw_only=True):
+    """The ciphertext, and the ARN of the key that made it."""
+
+    ciphertext_blob: bytes
+    key_id: str
+    encryption_algorithm: str
+
+
+class DecryptRequest(Shape, frozen=True, kw_only=True):
+    """Decrypt ``ciphertext_blob``; a symmetric one names its key itself."""
+
+    ciphertext_blob: Ciphertext | None = None
+    encryption_context: EncryptionContext | None = None
+    grant_tokens: GrantTokens | None = None
+    key_id: KeyId | None = None
+    encryption_algorithm: EncryptionAlgorithmWord | None = None
+    recipient: Recipient | None = None
+    dry_run: bool | None = None
+    dry_run_modifiers: DryRunModifiers | None = None
+
+
+class DecryptResponse(Shape, frozen=True, kw_only=True):
+    """The plaintext, and which key and material opened it."""
+
+    key_id: str
+    plaintext: bytes | None = None
+    encryption_algorithm: str
+    ciphertext_for_recipient: bytes | None = None
+    key_material_id: str | None = None
+
+
+class ReEncryptRequest(Shape, frozen=True, kw_only=True):
+    """Decrypt under one key and encrypt under another."""
+
+    ciphertext_blob: Ciphertext | None = None
+    source_encryption_context: EncryptionContext | None = None
+    source_key_id: KeyId | None = None
+    destination_key_id: KeyId = REQUIRED
+    destination_encryption_context: EncryptionContext | None = None
+    source_encryption_algorithm: EncryptionAlgorithmWord | None = None
+    destination_encryption_algorithm: EncryptionAlgorithmWord | None = None
+    grant_tokens: GrantTokens | None = None
+    dry_run: bool | None = None
+    dry_run_modifiers: DryRunModifiers | None = None
+
+
+class ReEncryptResponse(Shape, frozen=True, kw_only=True):
+    """The new ciphertext, and keys and materials of both sides."""
+
+    ciphertext_blob: bytes
+    source_key_id: str
+    key_id: str
+    source_encryption_algorithm: str
+    destination_encryption_algorithm: str
+    source_key_material_id: str | None = None
+    destination_key_material_id: str | None = None
+
+
+class GenerateDataKeyRequest(Shape, frozen=True, kw_only=True):
+    """Make a data key; its length is given by ``key_spec`` or by ``number_of_bytes``."""
+
+    key_id: KeyId = REQUIRED
+    encryption_context: EncryptionContext | None = None
+    number_of_bytes: NumberOfBytes | None = None
+    key_spec: DataKeySpecWord | None = None
+    grant_tokens: GrantTokens | None = None
+    recipient: Recipient | None = None
+    dry_run: bool | None = None
+
+
+class GenerateDataKeyResponse(Shape, frozen=True, kw_only=True):
+    """The data key in the clear and encrypted."""
+
+    ciphertext_blob: bytes
+    plaintext: bytes | None = None
+    key_id: str
+    ciphertext_for_recipient: bytes | None = None
+    key_material_id: str | None = None
+
+
+class GenerateDataKeyWithoutPlaintextRequest(Shape, frozen=True, kw_only=True):
+    """Make a data key and return its encryption only."""
+
+    key_id: KeyId = REQUIRED
+    encryption_context: EncryptionContext | None = None
+    key_spec: DataKeySpecWord | None = None
+    number_of_bytes: NumberOfBytes | None = None
+    grant_tokens: GrantTokens | None = None
+    dry_run: bool | None = None
+
+
+class GenerateDataKeyWithoutPlaintextResponse(Shape, frozen=True, kw_only=True):
+    """The encrypted data key."""
+
+    ciphertext_blob: bytes
+    key_id: str
+    key_material_id: str | None = None
+
+
+class GenerateRandomRequest(Shape, frozen=True, kw_only=True):
+    """Draw ``number_of_bytes`` (1 to 1,024; AWS demands it although its model does not)."""
+
+    number_of_bytes: NumberOfBytes | None = None
+    custom_key_store_id: CustomKeyStoreId | None = None
+    recipient: Recipient | None = None
+
+
+class GenerateRandomResponse(Shape, frozen=True, kw_only=True):
+    """The random bytes."""
+
+    plaintext: bytes | None = None
+    ciphertext_for_recipient: bytes | None = None

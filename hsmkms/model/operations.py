@@ -1,0 +1,41 @@
+"""The operations that are built: which request each takes and which response it gives."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from msgspec import Struct
+
+from hsmkms.model import aliases, crypto, keys, tags
+from hsmkms.model.enums import Operation
+
+
+class OperationShape(Struct, frozen=True):
+    """Types of an operation; ``response`` is None where the API answers nothing."""
+
+    request: type[Struct]
+    response: type[Struct] | None
+
+
+OPERATIONS: Final[Mapping[Operation, OperationShape]] = {
+    Operation.CREATE_ALIAS: OperationShape(aliases.CreateAliasRequest, None),
+    Operation.CREATE_KEY: OperationShape(keys.CreateKeyRequest, keys.CreateKeyResponse),
+    Operation.DECRYPT: OperationShape(crypto.DecryptRequest, crypto.DecryptResponse),
+    Operation.DELETE_ALIAS: OperationShape(aliases.DeleteAliasRequest, None),
+    Operation.DESCRIBE_KEY: OperationShape(keys.DescribeKeyRequest, keys.DescribeKeyResponse),
+    Operation.DISABLE_KEY: OperationShape(keys.DisableKeyRequest, None),
+    Operation.ENABLE_KEY: OperationShape(keys.EnableKeyRequest, None),
+    Operation.ENCRYPT: OperationShape(crypto.EncryptRequest, crypto.EncryptResponse),
+    Operation.GENERATE_DATA_KEY: OperationShape(crypto.GenerateDataKeyRequest, crypto.GenerateDataKeyResponse),
+    Operation.GENERATE_DATA_KEY_WITHOUT_PLAINTEXT: OperationShape(
+        crypto.GenerateDataKeyWithoutPlaintextRequest, crypto.GenerateDataKeyWithoutPlaintextResponse
+    ),
+    Operation.GENERATE_RANDOM: OperationShape(crypto.GenerateRandomRequest, crypto.GenerateRandomResponse),
+    Operation.LIST_ALIASES: OperationShape(aliases.ListAliasesRequest, aliases.ListAliasesResponse),
+    Operation.LIST_KEYS: OperationShape(keys.ListKeysRequest, keys.ListKeysResponse),
+    Operation.LIST_RESOURCE_TAGS: OperationShape(tags.ListResourceTagsRequest, tags.ListResourceTagsResponse),
+    Operation.RE_ENCRYPT: OperationShape(crypto.ReEncryptRequest, crypto.ReEncryptResponse),
+    Operation.TAG_RESOURCE: OperationShape(tags.TagResourceRequest, None),
+    Operation.UNTAG_RESOURCE: OperationShape(tags.UntagResourceRequest, None),
+    Operation.UPDATE_ALIAS: OperationShape(aliases.UpdateAliasRequest, None),
+    Operation.UPDATE_KEY_DESCRIPTION: OperationShape(keys.UpdateKeyDescriptionRequest, None),
+}

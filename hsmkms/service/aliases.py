@@ -1,0 +1,102 @@
+"""Aliases: friendly names in a region, each for one key, that can move to another."""
+
+from hsmkms.errors import AlreadyExistsException, LimitExceededException
+from hsmkms.model.aliases import (
+    AliasListEntry,
+    CreateAliasRequest,
+    DeleteAliasRequest,
+    ListAliasesRequest,
+    ListAliasesResponse,
+    UpdateAliasRequest,
+)
+from hsmkms.model.enums import Operation
+from hsmkms.model.ids import KeyRef, RefKind, unknown
+from hsmkms.model.records import AliasRecord
+from hsmkms.rules import aliases as rules
+from hsmkms.rules import paging
+from hsmkms.service.pipeline import Call
+from hsmkms.store import aliases, keys
+from hsmkms.store.engine import Connection
+
+
+def create_alias(call: Call, request: CreateAliasRequest) -> None:
+    """Give a key a name that is free in the region."""
+    rules.check_new_name(request.alias_name)
+    arn = call.alias(request.alias_name)
+    with call.changing(request.target_key_id) as (tx, record):
+        if aliases.fetch(tx, call.region, request.alias_name) is not None:
+            raise AlreadyExistsException(f"An alias with the name {arn} already exists")
+        _check_room(tx, call, record.key_id)
+        aliases.insert(tx, call.region, request.alias_name, record.key_id, call.now)
+
+
+def update_alias(call: Call, request: UpdateAliasRequest) -> None:
+    """Move a name to another key of the same kind: manual rotation."""
+    arn = call.alias(request.alias_name)
+    old, _ = call.key(_existing(call, request.alias_name).target_key_id)
+    with call.changing(request.target_key_id) as (tx, record):
+        alias = aliases.fetch(tx, call.region, request.alias_name)
+        if alias is None:
+            raise _not_found(call, request.alias_name)
+        rules.check_retarget(arn, keys.fetch(tx, call.region, alias.target_key_id) or old.record, record)
+        if alias.target_key_id != record.key_id:
+            _check_room(tx, call, record.key_id)
+        aliases.update(tx, call.region, request.alias_name, record.key_id, call.now)
+
+
+def delete_alias(call: Call, request: DeleteAliasRequest) -> None:
+    """Take a name away; the key stays as it is."""
+    rules.check_new_name(request.alias_name)
+    call.alias(request.alias_name)
+    alias = _existing(call, request.alias_name)
+    with call.changing(alias.target_key_id) as (tx, _record):
+        if not aliases.delete(tx, call.region, request.alias_name):
+            raise _not_found(call, request.alias_name)
+
+
+def list_aliases(call: Call, request: ListAliasesRequest) -> ListAliasesResponse:
+    """List the aliases of the region, or of one key, in the order of their names."""
+    key_id = None
+    if request.key_id is not None:
+        key, _ = call.key(request.key_id)
+        key_id = key.record.key_id
+    else:
+        call.account()
+    size = paging.page_size(Operation.LIST_ALIASES, request.limit)
+    after = paging.decode_marker(Operation.LIST_ALIASES, request.marker) if request.marker is not None else None
+    with call.core.store.reading() as conn:
+        found = aliases.page(conn, call.region, key_id, after, size + 1)
+    more = len(found) > size
+    return ListAliasesResponse(
+        aliases=[_entry(each) for each in found[:size]],
+        truncated=more,
+        next_marker=paging.encode_marker(Operation.LIST_ALIASES, found[size - 1].name) if more else None,
+    )
+
+
+def _entry(alias: AliasRecord) -> AliasListEntry:
+    return AliasListEntry(
+        alias_name=alias.name,
+        alias_arn=alias.arn,
+        target_key_id=alias.target_key_id,
+        creation_date=alias.creation_date,
+        last_updated_date=alias.last_updated_date,
+    )
+
+
+def _existing(call: Call, name: str) -> AliasRecord:
+    alias = call.core.cache.alias(call.region, name)
+    if alias is None:
+        raise _not_found(call, name)
+    return alias
+
+
+def _not_found(call: Call, name: str) -> Exception:
+    return unknown(KeyRef(RefKind.ALIAS, call.region, name), call.core.installation.account)
+
+
+def _check_room(tx: Connection, call: Call, key_id: str) -> None:
+    if aliases.count(tx, call.region, key_id) >= rules.MAX_ALIASES_PER_KEY:
+        raise LimitExceededException(
+            f"The key {key_id} has {rules.MAX_ALIASES_PER_KEY} aliases, the most that a key can have."
+        )

@@ -1,0 +1,92 @@
+"""What ties a database to its token: a challenge that only the token's own installation key can answer.
+
+Serials change with clones and restores and labels repeat, so neither proves anything. At ``init`` the token makes an
+HMAC key; the database keeps a random challenge and the token's answer. A token that answers otherwise, or that has no
+such key, is not the one of this database. The steps of ``init`` can be repeated after an interruption at any point.
+"""
+
+import hmac
+import time
+import uuid
+from typing import Final
+
+from hsmkms.errors import BindingError, ObjectLostError
+from hsmkms.hsm.device import Device
+from hsmkms.model.permit import LIFETIME_SECONDS, OperatorAct, Permit
+from hsmkms.service.core import Checkpoint, Clock, no_checkpoint
+from hsmkms.store import installation as stored
+from hsmkms.store.engine import Connection, Store
+from hsmkms.store.installation import InstallationRow, TokenRow
+
+MAC_PURPOSE: Final = "mac"
+FIRST_VERSION: Final = 1
+CHALLENGE_BYTES: Final = 32
+
+
+def initialise(
+    store: Store, device: Device, account: str, clock: Clock, reached: Checkpoint = no_checkpoint
+) -> InstallationRow:
+    """Bind an empty database to a token; repeatable, and without effect where it is bound already."""
+    # 1. The installation and the name of its key, before the key exists.
+    with store.atomic() as tx:
+        row = stored.fetch(tx) or stored.insert(tx, uuid.uuid4().hex, account, clock())
+        token = stored.tokens(tx)[0] if stored.tokens(tx) else _insert_token(tx, device, clock)
+        key = stored.installation_key(tx, MAC_PURPOSE, token.id)
+        cka_id = key.cka_id if key else uuid.uuid4().bytes
+        if key is None:
+            stored.insert_installation_key(tx, MAC_PURPOSE, FIRST_VERSION, token.id, cka_id, clock())
+    reached("init 1: intent")
+    if token.response is not None:
+        return row
+
+    # 2. The key on the token, unless an interrupted attempt has made it.
+    if not device.holds(cka_id):
+        label = f"hsmkms/{row.id[:8]}/{MAC_PURPOSE}/{FIRST_VERSION}"
+        device.generate_mac_key(_permit(OperatorAct.INITIALISE, cka_id), cka_id, label[: device.profile.label_bytes])
+    reached("init 2: device")
+
+    # 3. The challenge and its answer: from here on database and token belong together.
+    permit = _permit(OperatorAct.INITIALISE, cka_id)
+    challenge = device.random(permit, CHALLENGE_BYTES)
+    response = device.mac(permit, cka_id, challenge)
+    with store.atomic() as tx:
+        stored.bind_token(tx, token.id, challenge, response)
+    reached("init 3: result")
+    return row
+
+
+def prove(store: Store, device: Device) -> tuple[InstallationRow, TokenRow, bytes]:
+    """Return the installation, the token's row and its key's CKA_ID; raises BindingError for a wrong pair."""
+    with store.reading() as conn:
+        row = stored.fetch(conn)
+        tokens = stored.tokens(conn)
+        key = stored.installation_key(conn, MAC_PURPOSE, tokens[0].id) if tokens else None
+    if row is None or key is None or tokens[0].challenge is None or tokens[0].response is None:
+        raise BindingError("`hsmkms init` was interrupted here: run it again with the same --data-dir")
+    token = tokens[0]
+    try:
+        answer = device.mac(_permit(OperatorAct.OPEN, key.cka_id), key.cka_id, token.challenge or b"")
+    except ObjectLostError as exc:
+        raise _wrong_pair(device, token) from exc
+    if not hmac.compare_digest(answer, token.response or b""):
+        raise _wrong_pair(device, token)
+    return row, token, key.cka_id
+
+
+def _wrong_pair(device: Device, token: TokenRow) -> BindingError:
+    return BindingError(
+        f"this database belongs to the token {token.label!r} (serial {token.serial} when it was made), but the token "
+        f"{device.profile.label!r} (serial {device.profile.serial}) does not hold its key: "
+        "correct [token] in the configuration, or restore the database that belongs to this token"
+    )
+
+
+def _insert_token(tx: Connection, device: Device, clock: Clock) -> TokenRow:
+    profile = device.profile
+    return stored.insert_token(
+        tx, str(uuid.uuid4()), profile.label, profile.serial, profile.manufacturer, profile.model, clock()
+    )
+
+
+def _permit(act: OperatorAct, cka_id: bytes) -> Permit:
+    return Permit(act, frozenset((cka_id,)), 0, time.monotonic() + LIFETIME_SECONDS)

@@ -1,0 +1,212 @@
+"""`Kms`: one short method for each operation of the API."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from msgspec import Struct
+
+from hsmkms.errors import ClosedError
+from hsmkms.model.aliases import (
+    CreateAliasRequest,
+    DeleteAliasRequest,
+    ListAliasesRequest,
+    ListAliasesResponse,
+    UpdateAliasRequest,
+)
+from hsmkms.model.caller import Caller, local_root
+from hsmkms.model.crypto import (
+    DecryptRequest,
+    DecryptResponse,
+    EncryptRequest,
+    EncryptResponse,
+    GenerateDataKeyRequest,
+    GenerateDataKeyResponse,
+    GenerateDataKeyWithoutPlaintextRequest,
+    GenerateDataKeyWithoutPlaintextResponse,
+    GenerateRandomRequest,
+    GenerateRandomResponse,
+    ReEncryptRequest,
+    ReEncryptResponse,
+)
+from hsmkms.model.enums import Operation
+from hsmkms.model.keys import (
+    CreateKeyRequest,
+    CreateKeyResponse,
+    DescribeKeyRequest,
+    DescribeKeyResponse,
+    DisableKeyRequest,
+    EnableKeyRequest,
+    ListKeysRequest,
+    ListKeysResponse,
+    UpdateKeyDescriptionRequest,
+)
+from hsmkms.model.tags import (
+    ListResourceTagsRequest,
+    ListResourceTagsResponse,
+    TagResourceRequest,
+    UntagResourceRequest,
+)
+from hsmkms.service import aliases, crypto, keys, tags
+from hsmkms.service.core import Core
+from hsmkms.service.operator import Operator
+from hsmkms.service.pipeline import Procedure, run
+
+Request = TypeVar("Request", bound=Struct)
+Response = TypeVar("Response")
+
+
+class Kms:
+    """A key management service on one token.
+
+    Open one for each process and share it among threads::
+
+        from hsmkms import Kms
+        from hsmkms.model.crypto import EncryptRequest
+
+        with Kms.open("hsmkms.toml") as kms:
+            sealed = kms.encrypt(EncryptRequest(key_id="alias/photos", plaintext=b"...")).ciphertext_blob
+
+    Methods carry the names of the API's operations, take its request and return its response (None where the API
+    answers nothing); their rules are those of the AWS KMS API Reference. ``caller`` says for whom and for which
+    region; without one the account's root calls in the default region. Every error that a request can cause is an
+    ``hsmkms.errors.HsmKmsError`` with the AWS error code. A forked child must open its own ``Kms``.
+    """
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._root = local_root(core.installation.account, core.installation.default_region)
+        self._closed = False
+        self.operator = Operator(core)
+        """What the operator may do besides the API: attest, reconcile, look at the token."""
+
+    @classmethod
+    def open(cls, config: Path | str | None = None) -> Self:
+        """Open the installation that a configuration file describes.
+
+        Without a path the file is looked for as the command line does: ``$HSMKMS_CONFIG``, ``./hsmkms.toml``, the
+        user's and the system's place. Raises SetupError (configuration, token, PIN, database) or TokenError.
+        """
+        from hsmkms.wiring import open_core  # noqa: PLC0415 - wiring knows every layer, this one included
+
+        return cls(open_core(Path(config) if config is not None else None))
+
+    def close(self) -> None:
+        """Return unused leases, log out, and let database and token go. A second call does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._core.leases.give_back()
+            self._core.cache.close()
+            self._core.store.close()
+            self._core.device.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def caller(self, region: str) -> Caller:
+        """The account's root, calling in ``region``."""
+        return local_root(self._core.installation.account, region)
+
+    # -- keys ---------------------------------------------------------------------------------------------------
+
+    def create_key(self, request: CreateKeyRequest, caller: Caller | None = None) -> CreateKeyResponse:
+        """Make a KMS key with a backing key on the token."""
+        return self._run(Operation.CREATE_KEY, keys.create_key, request, caller)
+
+    def describe_key(self, request: DescribeKeyRequest, caller: Caller | None = None) -> DescribeKeyResponse:
+        """Tell the metadata of a key."""
+        return self._run(Operation.DESCRIBE_KEY, keys.describe_key, request, caller)
+
+    def list_keys(self, request: ListKeysRequest, caller: Caller | None = None) -> ListKeysResponse:
+        """List the keys of the region."""
+        return self._run(Operation.LIST_KEYS, keys.list_keys, request, caller)
+
+    def update_key_description(self, request: UpdateKeyDescriptionRequest, caller: Caller | None = None) -> None:
+        """Replace a key's description."""
+        return self._run(Operation.UPDATE_KEY_DESCRIPTION, keys.update_key_description, request, caller)
+
+    def enable_key(self, request: EnableKeyRequest, caller: Caller | None = None) -> None:
+        """Make a disabled key usable again."""
+        return self._run(Operation.ENABLE_KEY, keys.enable_key, request, caller)
+
+    def disable_key(self, request: DisableKeyRequest, caller: Caller | None = None) -> None:
+        """Make a key unusable at the next call of every process."""
+        return self._run(Operation.DISABLE_KEY, keys.disable_key, request, caller)
+
+    # -- aliases ------------------------------------------------------------------------------------------------
+
+    def create_alias(self, request: CreateAliasRequest, caller: Caller | None = None) -> None:
+        """Give a key a name."""
+        return self._run(Operation.CREATE_ALIAS, aliases.create_alias, request, caller)
+
+    def update_alias(self, request: UpdateAliasRequest, caller: Caller | None = None) -> None:
+        """Move a name to another key."""
+        return self._run(Operation.UPDATE_ALIAS, aliases.update_alias, request, caller)
+
+    def delete_alias(self, request: DeleteAliasRequest, caller: Caller | None = None) -> None:
+        """Take a name away."""
+        return self._run(Operation.DELETE_ALIAS, aliases.delete_alias, request, caller)
+
+    def list_aliases(self, request: ListAliasesRequest, caller: Caller | None = None) -> ListAliasesResponse:
+        """List the aliases of the region or of one key."""
+        return self._run(Operation.LIST_ALIASES, aliases.list_aliases, request, caller)
+
+    # -- tags ---------------------------------------------------------------------------------------------------
+
+    def tag_resource(self, request: TagResourceRequest, caller: Caller | None = None) -> None:
+        """Add or replace tags of a key."""
+        return self._run(Operation.TAG_RESOURCE, tags.tag_resource, request, caller)
+
+    def untag_resource(self, request: UntagResourceRequest, caller: Caller | None = None) -> None:
+        """Remove tags of a key."""
+        return self._run(Operation.UNTAG_RESOURCE, tags.untag_resource, request, caller)
+
+    def list_resource_tags(
+        self, request: ListResourceTagsRequest, caller: Caller | None = None
+    ) -> ListResourceTagsResponse:
+        """List the tags of a key."""
+        return self._run(Operation.LIST_RESOURCE_TAGS, tags.list_resource_tags, request, caller)
+
+    # -- cryptography -------------------------------------------------------------------------------------------
+
+    def encrypt(self, request: EncryptRequest, caller: Caller | None = None) -> EncryptResponse:
+        """Encrypt 1 to 4,096 bytes."""
+        return self._run(Operation.ENCRYPT, crypto.encrypt, request, caller)
+
+    def decrypt(self, request: DecryptRequest, caller: Caller | None = None) -> DecryptResponse:
+        """Decrypt what Encrypt, ReEncrypt or GenerateDataKey returned."""
+        return self._run(Operation.DECRYPT, crypto.decrypt, request, caller)
+
+    def re_encrypt(self, request: ReEncryptRequest, caller: Caller | None = None) -> ReEncryptResponse:
+        """Move a ciphertext to another key, to the newest material, or to another encryption context."""
+        return self._run(Operation.RE_ENCRYPT, crypto.re_encrypt, request, caller)
+
+    def generate_data_key(
+        self, request: GenerateDataKeyRequest, caller: Caller | None = None
+    ) -> GenerateDataKeyResponse:
+        """Make a data key: in the clear, and encrypted under a KMS key."""
+        return self._run(Operation.GENERATE_DATA_KEY, crypto.generate_data_key, request, caller)
+
+    def generate_data_key_without_plaintext(
+        self, request: GenerateDataKeyWithoutPlaintextRequest, caller: Caller | None = None
+    ) -> GenerateDataKeyWithoutPlaintextResponse:
+        """Make a data key, encrypted only."""
+        return self._run(
+            Operation.GENERATE_DATA_KEY_WITHOUT_PLAINTEXT, crypto.generate_data_key_without_plaintext, request, caller
+        )
+
+    def generate_random(self, request: GenerateRandomRequest, caller: Caller | None = None) -> GenerateRandomResponse:
+        """Draw 1 to 1,024 bytes from the token's random generator."""
+        return self._run(Operation.GENERATE_RANDOM, crypto.generate_random, request, caller)
+
+    def _run(
+        self, operation: Operation, procedure: Procedure[Request, Response], request: Request, caller: Caller | None
+    ) -> Response:
+        if self._closed:
+            raise ClosedError("this Kms has been closed: open a new one")
+        return run(self._core, operation, procedure, request, caller or self._root)

@@ -1,0 +1,69 @@
+"""Counting encryptions per material without writing for each of them.
+
+AES-GCM with random IVs allows 2^32 encryptions per key (NIST SP 800-38D, section 8.3), so they are counted, over all
+processes and for ever. A process reserves some in advance: the store counts them as used at once, so a crash loses
+budget and never count; a clean exit gives the rest back. Reservations start at 1 and double to 65,536, so that a
+command line call costs one and a busy server writes seldom.
+"""
+
+import threading
+
+from hsmkms.errors import LimitExceededException
+from hsmkms.process import ForkGuard
+from hsmkms.rules import budget
+from hsmkms.store import leases as stored
+from hsmkms.store.engine import Store
+
+
+class _Lease:
+    """What one process may still encrypt under one material before it asks the store again."""
+
+    __slots__ = ("last_grant", "lock", "remaining")
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.remaining = 0
+        self.last_grant = 0
+
+
+class LeaseBook:
+    """The leases of this process, by material id. Thread-safe; of no use in a forked child."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._leases: dict[str, _Lease] = {}
+        self._guard = ForkGuard()
+
+    def spend(self, material_id: str) -> None:
+        """Count one encryption, before it happens.
+
+        Raises LimitExceededException when the material's 2^32 are used up.
+        """
+        self._guard.check()
+        lease = self._leases.get(material_id)
+        if lease is None:
+            lease = self._leases.setdefault(material_id, _Lease())
+        with lease.lock:
+            if not lease.remaining:
+                self._renew(material_id, lease)
+            lease.remaining -= 1
+
+    def give_back(self) -> None:
+        """Return what was reserved and not used: for a clean exit, after the last encryption."""
+        if self._guard.foreign:
+            return
+        for material_id, lease in self._leases.items():
+            with lease.lock:
+                unused, lease.remaining = lease.remaining, 0
+            if unused:
+                stored.give_back(self._store, material_id, unused)
+
+    def _renew(self, material_id: str, lease: _Lease) -> None:
+        want = budget.next_lease(lease.last_grant)
+        _, granted = stored.reserve(self._store, material_id, lambda used: budget.grant(used, want))
+        if not granted:
+            raise LimitExceededException(
+                "this key material has made all 2^32 encryptions that AES-GCM allows: rotate the key, "
+                "or create a new one and move the alias to it"
+            )
+        lease.last_grant = lease.remaining = granted

@@ -1,0 +1,92 @@
+"""What the operator of an installation may do besides the API: look at the token, attest, reconcile."""
+
+from typing import Any
+
+from msgspec import Struct
+
+from hsmkms.errors import ObjectLostError
+from hsmkms.hsm.check import Check
+from hsmkms.hsm.cryptoki import TokenLimits
+from hsmkms.hsm.device import MechanismInfo
+from hsmkms.hsm.profile import TokenProfile
+from hsmkms.model.caller import local_root
+from hsmkms.model.enums import Operation
+from hsmkms.model.records import MaterialRecord
+from hsmkms.service import reconcile
+from hsmkms.service.core import Core
+from hsmkms.service.pipeline import Call
+from hsmkms.service.reconcile import Finding, Mended
+
+
+class TokenInfo(Struct, frozen=True, kw_only=True):
+    """The token as it presents itself now."""
+
+    profile: TokenProfile
+    limits: TokenLimits | None
+    mechanisms: list[MechanismInfo]
+
+
+class Attestation(Struct, frozen=True, kw_only=True):
+    """One backing key as the token reports it now. ``attributes`` is empty where the object is not there.
+
+    ``as_made`` is true if everything that decides is still as hsmkms ordered it; ``deviations`` says what is not.
+    """
+
+    key_id: str
+    key_material_id: str
+    sequence: int
+    cka_id: str
+    present: bool
+    as_made: bool
+    deviations: list[str]
+    attributes: dict[str, Any]
+
+
+class Operator:
+    """Operator's acts on an open installation. Get it as ``kms.operator``."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def token_info(self) -> TokenInfo:
+        """Profile, session and memory counts, and mechanisms of the token."""
+        device = self._core.device
+        return TokenInfo(profile=device.profile, limits=device.limits(), mechanisms=device.mechanisms())
+
+    def token_check(self) -> list[Check]:
+        """Try on the token everything that hsmkms needs."""
+        return self._core.device.checks()
+
+    def attest(self, key_id: str, region: str | None = None) -> list[Attestation]:
+        """Read every backing key of a KMS key back from the token, oldest first.
+
+        ``key_id`` in any of its four forms. Raises NotFoundException.
+        """
+        installation = self._core.installation
+        root = local_root(installation.account, region or installation.default_region)
+        key, _ = Call(self._core, Operation.DESCRIBE_KEY, root).key(key_id, aliases=True)
+        return [self._attest_one(key.record.key_id, each) for each in key.record.materials]
+
+    def find_differences(self) -> list[Finding]:
+        """What differs between database and token, and what mending it would do; nothing is changed."""
+        return reconcile.find(self._core)
+
+    def mend(self, finding: Finding, *, remove: bool = False, region: str | None = None) -> Mended:
+        """Mend one difference. Nothing is removed from the token unless ``remove`` says so for this finding."""
+        return reconcile.mend(self._core, finding, remove=remove, region=region)
+
+    def _attest_one(self, key_id: str, material: MaterialRecord) -> Attestation:
+        try:
+            attributes, deviations = self._core.device.attest(material.cka_id)
+        except ObjectLostError as exc:
+            attributes, deviations = {}, [str(exc)]
+        return Attestation(
+            key_id=key_id,
+            key_material_id=material.material_id,
+            sequence=material.sequence,
+            cka_id=material.cka_id.hex(),
+            present=bool(attributes),
+            as_made=not deviations,
+            deviations=deviations,
+            attributes=attributes,
+        )

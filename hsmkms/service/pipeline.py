@@ -1,0 +1,167 @@
+"""The one way in: resolve the key, authorise, state, permit; then act; then record.
+
+A ``Call`` is one request on that way. Procedures get it instead of a caller, so none can act for somebody who was not
+judged, and the permits that the device asks for are made here and nowhere else.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Final, TypeVar
+
+from msgspec import Struct
+
+from hsmkms.errors import (
+    AccessDeniedException,
+    DryRunOperationException,
+    HsmKmsError,
+    NotFoundException,
+    ValidationException,
+)
+from hsmkms.model.caller import Caller
+from hsmkms.model.constraints import validate
+from hsmkms.model.enums import Operation, Origin
+from hsmkms.model.ids import KeyRef, RefKind, alias_arn, parse_key_ref, root_arn, unknown
+from hsmkms.model.permit import LIFETIME_SECONDS, Permit
+from hsmkms.model.records import KeyRecord
+from hsmkms.rules import states
+from hsmkms.service.cache import CachedKey
+from hsmkms.service.core import Core
+from hsmkms.store import keys
+from hsmkms.store.engine import Connection
+
+Request = TypeVar("Request", bound=Struct)
+Response = TypeVar("Response")
+Procedure = Callable[["Call", Request], Response]
+
+UNKNOWN_CIPHERTEXT_KEY: Final = (
+    "The ciphertext refers to a customer master key that does not exist, does not exist in this region, "
+    "or you are not allowed to access."
+)
+DRY_RUN: Final = "The request would have succeeded, but the DryRun option is set."
+_NOTHING: Final[frozenset[bytes]] = frozenset()
+_ALIAS: Final = RefKind.ALIAS
+_EXTERNAL: Final = Origin.EXTERNAL
+
+
+class Call:
+    """One request of one caller. ``now`` is the instant at which everything about it is judged."""
+
+    __slots__ = ("caller", "core", "now", "operation", "region", "resources")
+
+    def __init__(self, core: Core, operation: Operation, caller: Caller) -> None:
+        self.core = core
+        self.operation = operation
+        self.caller = caller
+        self.region = caller.region
+        self.now: datetime = core.clock()
+        self.resources: list[str] = []
+
+    # -- resolve, authorise, state, permit ----------------------------------------------------------------------
+
+    def key(self, key_id: str, *, aliases: bool = False, action: str | None = None) -> tuple[CachedKey, Permit]:
+        """The key that ``KeyId`` names and leave to use it, or the error that the caller gets.
+
+        ``aliases``: alias names and alias ARNs are taken too. ``action``: what is authorised, if not the operation.
+        """
+        core = self.core
+        ref = parse_key_ref(key_id, account=core.installation.account, region=self.region, aliases=aliases)
+        return self._admit(self.find(ref), action)
+
+    def key_of_ciphertext(self, key_id: str, *, action: str | None = None) -> tuple[CachedKey, Permit]:
+        """The key that a ciphertext names; an unknown one is not told from a forbidden one."""
+        cached = self.core.cache.key(self.region, key_id)
+        if cached is None:
+            raise AccessDeniedException(UNKNOWN_CIPHERTEXT_KEY)
+        return self._admit(cached, action)
+
+    def find(self, ref: KeyRef) -> CachedKey:
+        """The key behind a name, without judging anything; NotFoundException if there is none."""
+        cache = self.core.cache
+        key_id = ref.name
+        if ref.kind is _ALIAS:
+            alias = cache.alias(ref.region, ref.name)
+            if alias is None:
+                raise unknown(ref, self.core.installation.account)
+            key_id = alias.target_key_id
+        cached = cache.key(ref.region, key_id)
+        if cached is None:
+            raise unknown(ref, self.core.installation.account)
+        return cached
+
+    def account(self) -> Permit:
+        """Leave for an operation that is about no key."""
+        self._authorise(f"kms:{self.operation}", root_arn(self.core.installation.account))
+        return self._permit(_NOTHING, 0, LIFETIME_SECONDS)
+
+    def new_object(self, cka_id: bytes) -> Permit:
+        """Leave to make one object on the token, for an operation that ``account`` has admitted."""
+        return self._permit(frozenset((cka_id,)), 0, LIFETIME_SECONDS)
+
+    def alias(self, name: str) -> str:
+        """Authorise the operation on an alias, and return its ARN."""
+        arn = alias_arn(self.core.installation.account, self.region, name)
+        self._authorise(f"kms:{self.operation}", arn)
+        return arn
+
+    @contextmanager
+    def changing(self, key_id: str) -> Iterator[tuple[Connection, KeyRecord]]:
+        """A write transaction on a key that admits the operation now, whatever changed since it was last seen."""
+        cached, _ = self.key(key_id)
+        with self.core.store.atomic() as tx:
+            record = keys.fetch(tx, self.region, cached.record.key_id)
+            if record is None:
+                raise NotFoundException(f"Key '{cached.record.arn}' does not exist")
+            states.admit(self.operation, record, self.now)
+            yield tx, record
+
+    # -- what operations have in common -------------------------------------------------------------------------
+
+    def stop_if(self, *, dry_run: bool | None) -> None:
+        """The last check before an operation acts."""
+        if dry_run:
+            raise DryRunOperationException(DRY_RUN)
+
+    def _admit(self, cached: CachedKey, action: str | None) -> tuple[CachedKey, Permit]:
+        record = cached.record
+        self._authorise(action or f"kms:{self.operation}", record.arn)
+        states.admit(self.operation, record, self.now)
+        return cached, self._permit(cached.covers, record.version, self._seconds_left(record))
+
+    def _seconds_left(self, record: KeyRecord) -> float:
+        """How long a permit for the key may hold: never beyond the expiry of imported material."""
+        if record.origin is not _EXTERNAL:
+            return LIFETIME_SECONDS
+        expiries = [each.valid_to for each in record.materials if each.valid_to is not None]
+        return min([LIFETIME_SECONDS, *((expiry - self.now).total_seconds() for expiry in expiries)])
+
+    def _permit(self, covers: frozenset[bytes], version: int, seconds: float) -> Permit:
+        return Permit(self.operation, covers, version, time.monotonic() + seconds)
+
+    def _authorise(self, action: str, resource: str) -> None:
+        self.resources.append(resource)
+        self.core.authorise(self.caller, action, resource)
+
+
+def run(
+    core: Core,
+    operation: Operation,
+    procedure: Procedure[Request, Response],
+    request: Request,
+    caller: Caller,
+) -> Response:
+    """Take a request through the pipeline and record how it ended."""
+    call = Call(core, operation, caller)
+    try:
+        validate(request)
+        if call.region not in core.installation.regions:
+            raise ValidationException(
+                f"The region {call.region} is not served here; served: {', '.join(core.installation.regions)}"
+            )
+        response = procedure(call, request)
+    except HsmKmsError as exc:
+        core.record(caller, operation, call.resources, exc)
+        raise
+    core.record(caller, operation, call.resources, None)
+    return response

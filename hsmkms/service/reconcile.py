@@ -1,0 +1,284 @@
+"""Reconcile: what differs between the database and the token, and how it is mended.
+
+An interrupted operation leaves an intent without an object, or an object that was never reported; a restored older
+database makes keys in daily use look like orphans. So adoption comes before removal: whatever hsmkms itself has
+labelled can be rebuilt from its label and CKA_ID, as a Disabled key. Removal needs the operator's word for each
+object and a grace period since it was first seen, and is refused for what was first seen after a restore. Absence
+counts only in a session that shows the installation's own key.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
+
+from msgspec import Struct
+
+from hsmkms.errors import KMSInvalidStateException, ValidationException
+from hsmkms.hsm.objects import TokenObject
+from hsmkms.model.enums import KeyManager, KeySpec, KeyState, KeyUsage, MaterialState, Origin
+from hsmkms.model.ids import key_arn
+from hsmkms.model.permit import LIFETIME_SECONDS, OperatorAct, Permit
+from hsmkms.model.records import KeyRecord, MaterialRecord
+from hsmkms.rules import policies
+from hsmkms.rules.material import LabelParts, material_id, parse_label
+from hsmkms.service.core import Core
+from hsmkms.store import installation, keys, leases, objects
+from hsmkms.store.engine import Connection
+from hsmkms.store.objects import BackingObject
+from hsmkms.store.schema import Lifecycle, ObjectStatus
+
+UNKNOWN_USE: Final = 2**31
+"""Encryptions assumed of an adopted material: nobody knows its count, so half of its budget is taken as used."""
+
+
+class Kind(StrEnum):
+    """What can differ."""
+
+    UNFINISHED = "unfinished"
+    """A creation was interrupted before its object was made. Nobody was told of the key."""
+    UNACKNOWLEDGED = "unacknowledged"
+    """A creation was interrupted after its object was made. Nobody was told of the key."""
+    ORPHAN = "orphan"
+    """An object of this installation has no row: the database is older than the token."""
+    MISSING = "missing"
+    """A backing key in use is not on the token."""
+    DUPLICATE = "duplicate"
+    """Several objects carry one CKA_ID: nothing tells which is the key."""
+
+
+REMEDIES: Final = {
+    Kind.UNFINISHED: "forget the intent: nothing is on the token",
+    Kind.UNACKNOWLEDGED: "adopt it as a Disabled key, or remove it",
+    Kind.ORPHAN: "adopt it as a Disabled key, or remove it",
+    Kind.MISSING: "none here: restore the token's own backup",
+    Kind.DUPLICATE: "none here: remove the wrong object with the token's own tool",
+}
+MENDABLE: Final = frozenset({Kind.UNFINISHED, Kind.UNACKNOWLEDGED, Kind.ORPHAN})
+REMOVABLE: Final = frozenset({Kind.UNACKNOWLEDGED, Kind.ORPHAN})
+
+
+_ENDED: Final = frozenset({ObjectStatus.DESTROYING, ObjectStatus.DESTROYED})
+
+
+class Finding(Struct, frozen=True, kw_only=True):
+    """One difference. ``cka_id`` in hex; ``first_seen`` is when a reconcile first met an object without a live key."""
+
+    kind: Kind
+    key_id: str
+    region: str | None
+    sequence: int
+    cka_id: str
+    label: str
+    first_seen: datetime | None
+    remedy: str
+
+
+class Mended(StrEnum):
+    """What was done about a finding."""
+
+    FORGOTTEN = "intent forgotten"
+    ADOPTED = "adopted as a Disabled key"
+    REMOVED = "removed from the token"
+    GONE = "nothing to do any more"
+
+
+class _Object(Struct, frozen=True):
+    """An object on the token that carries this installation's label."""
+
+    cka_id: bytes
+    label: str
+    parts: LabelParts
+
+
+# -- finding ----------------------------------------------------------------------------------------------------
+
+
+def find(core: Core) -> list[Finding]:
+    """Compare database and token. Objects without a live key are noted as seen; nothing else is changed.
+
+    Raises TokenUnavailableError if the token does not show the installation's own key: then nothing is known.
+    """
+    # Rows first: a key that is created meanwhile is then on the token as well.
+    token_id = core.installation.token_id
+    with core.store.reading() as conn:
+        rows = objects.all_of_token(conn, token_id)
+    inventory = core.device.inventory(core.installation.mac_key)
+    ours = [each for each in (_ours(core, found) for found in inventory) if each is not None]
+    with core.store.atomic() as tx:
+        known = objects.all_of_token(tx, token_id)
+        first_seen = {
+            each.cka_id: objects.note_seen(tx, token_id, each.cka_id, core.clock())
+            for each in ours
+            if not _is_live(known.get(each.cka_id))
+        }
+    return [*_of_objects(ours, known, first_seen), *_of_rows(rows, inventory)]
+
+
+def _ours(core: Core, found: TokenObject) -> _Object | None:
+    parts = parse_label(found.label)
+    if parts is None or parts.installation != core.installation.short_id:
+        return None
+    return _Object(found.cka_id, found.label, parts)
+
+
+def _is_live(row: BackingObject | None) -> bool:
+    return row is not None and row.status is ObjectStatus.PRESENT and row.lifecycle is Lifecycle.LIVE
+
+
+def _of_objects(
+    ours: list[_Object], known: Mapping[bytes, BackingObject], first_seen: Mapping[bytes, datetime]
+) -> Iterator[Finding]:
+    """What is on the token and has no live key."""
+    for each in ours:
+        if each.cka_id in first_seen:
+            kind = Kind.UNACKNOWLEDGED if each.cka_id in known else Kind.ORPHAN
+            yield Finding(
+                kind=kind,
+                key_id=each.parts.key_id,
+                region=each.parts.region,
+                sequence=each.parts.sequence,
+                cka_id=each.cka_id.hex(),
+                label=each.label,
+                first_seen=first_seen[each.cka_id],
+                remedy=REMEDIES[kind],
+            )
+
+
+def _of_rows(rows: Mapping[bytes, BackingObject], inventory: list[TokenObject]) -> Iterator[Finding]:
+    """What has a row and is not on the token once."""
+    count = Counter(each.cka_id for each in inventory)
+    for cka_id, row in rows.items():
+        if count[cka_id] == 1 or row.status in _ENDED:
+            continue
+        kind = Kind.DUPLICATE if count[cka_id] else Kind.MISSING
+        if kind is Kind.MISSING and row.status is ObjectStatus.INTENDED:
+            kind = Kind.UNFINISHED
+        yield Finding(
+            kind=kind,
+            key_id=row.key_id,
+            region=row.region,
+            sequence=row.sequence,
+            cka_id=cka_id.hex(),
+            label=row.label,
+            first_seen=None,
+            remedy=REMEDIES[kind],
+        )
+
+
+# -- mending ----------------------------------------------------------------------------------------------------
+
+
+def mend(core: Core, finding: Finding, *, remove: bool, region: str | None) -> Mended:
+    """Mend one difference, if it is still there.
+
+    ``remove`` takes the object from the token instead of adopting it: KMSInvalidStateException before its grace
+    period is over, or if it may have come with a restore. ``region`` is for labels that have no room for it.
+    """
+    if finding not in find(core):
+        return Mended.GONE
+    if finding.kind not in MENDABLE or (remove and finding.kind not in REMOVABLE):
+        raise ValidationException(f"a finding of kind {finding.kind} cannot be mended here: {finding.remedy}")
+    if remove:
+        return _remove(core, finding)
+    if finding.kind is Kind.UNFINISHED:
+        return _forget(core, finding)
+    return _adopt(core, finding, region)
+
+
+def _forget(core: Core, finding: Finding) -> Mended:
+    with core.store.atomic() as tx:
+        dropped = keys.drop_intent(tx, finding.key_id, finding.region or "")
+    return Mended.FORGOTTEN if dropped else Mended.GONE
+
+
+def _remove(core: Core, finding: Finding) -> Mended:
+    _check_grace(core, finding)
+    cka_id = bytes.fromhex(finding.cka_id)
+    # The rows go last: as long as the object is there, it must not look like an orphan of unknown origin.
+    permit = Permit(OperatorAct.RECONCILE, frozenset((cka_id,)), 0, time.monotonic() + LIFETIME_SECONDS)
+    core.device.destroy(permit, cka_id)
+    with core.store.atomic() as tx:
+        row = objects.fetch(tx, core.installation.token_id, cka_id)
+        if row is not None:
+            keys.drop_intent(tx, row.key_id, row.region)
+        objects.forget_seen(tx, core.installation.token_id, cka_id)
+    return Mended.REMOVED
+
+
+def _check_grace(core: Core, finding: Finding) -> None:
+    first_seen = finding.first_seen or core.clock()
+    with core.store.reading() as conn:
+        row = installation.fetch(conn)
+    if row is not None and row.restored_at is not None and first_seen >= row.restored_at:
+        raise KMSInvalidStateException(
+            f"the object {finding.cka_id} was first seen after the database was restored, so it may be a key in use: "
+            "adopt it instead"
+        )
+    until = first_seen + timedelta(hours=core.grace_hours)
+    if core.clock() < until:
+        raise KMSInvalidStateException(
+            f"the object {finding.cka_id} was first seen at {first_seen:%Y-%m-%d %H:%M:%S} UTC and may be removed from "
+            f"{until:%Y-%m-%d %H:%M:%S} UTC on (reconcile.grace_hours): adopt it, or wait"
+        )
+
+
+def _adopt(core: Core, finding: Finding, region: str | None) -> Mended:
+    cka_id = bytes.fromhex(finding.cka_id)
+    where = finding.region or region or core.installation.default_region
+    with core.store.atomic() as tx:
+        row = objects.fetch(tx, core.installation.token_id, cka_id)
+        if row is not None:
+            keys.complete(tx, row.key_id, row.region, KeyState.DISABLED)
+        else:
+            _adopt_orphan(tx, core, finding, cka_id, where)
+        objects.forget_seen(tx, core.installation.token_id, cka_id)
+    if row is None:
+        leases.at_least(core.store, material_id(finding.key_id, cka_id), UNKNOWN_USE)
+    return Mended.ADOPTED
+
+
+def _adopt_orphan(tx: Connection, core: Core, finding: Finding, cka_id: bytes, region: str) -> None:
+    """Rebuild the row of a backing key from its label and CKA_ID: a new key, or one more material of a known key.
+
+    The highest sequence is the newest material, so it is the one that encrypts.
+    """
+    known = keys.fetch(tx, region, finding.key_id)
+    newest = max((each.sequence for each in known.materials), default=0) if known else 0
+    adopted = MaterialRecord(
+        material_id=material_id(finding.key_id, cka_id),
+        sequence=finding.sequence,
+        state=MaterialState.CURRENT if finding.sequence > newest else MaterialState.NON_CURRENT,
+        created_at=core.clock(),
+        token_id=core.installation.token_id,
+        cka_id=cka_id,
+    )
+    if known is not None:
+        if adopted.state is MaterialState.CURRENT:
+            keys.retire_materials(tx, finding.key_id)
+        keys.insert_material(tx, finding.key_id, region, adopted, finding.label, ObjectStatus.PRESENT)
+        return
+    keys.insert_intent(tx, _rebuilt(core, finding.key_id, region, adopted), {}, finding.label)
+    keys.complete(tx, finding.key_id, region)
+
+
+def _rebuilt(core: Core, key_id: str, region: str, first: MaterialRecord) -> KeyRecord:
+    account = core.installation.account
+    return KeyRecord(
+        key_id=key_id,
+        region=region,
+        arn=key_arn(account, region, key_id),
+        spec=KeySpec.SYMMETRIC_DEFAULT,
+        usage=KeyUsage.ENCRYPT_DECRYPT,
+        origin=Origin.AWS_KMS,
+        manager=KeyManager.CUSTOMER,
+        multi_region=False,
+        state=KeyState.DISABLED,
+        description=f"adopted from the token at {core.clock():%Y-%m-%d %H:%M:%S} UTC",
+        policy=policies.default_policy(account),
+        creation_date=core.clock(),
+        version=0,
+        materials=(first,),
+    )

@@ -1,0 +1,117 @@
+"""Building a `Kms` from settings: the only place where store, device and service meet."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from hsmkms import config
+from hsmkms.config import Settings
+from hsmkms.errors import ConfigurationError
+from hsmkms.hsm.choice import TokenChoice
+from hsmkms.hsm.device import Device, DeviceSettings
+from hsmkms.service import binding
+from hsmkms.service.cache import RecordCache
+from hsmkms.service.core import Clock, Core, Installation
+from hsmkms.service.leases import LeaseBook
+from hsmkms.store import files, migrate
+from hsmkms.store.engine import Store
+from hsmkms.store.installation import InstallationRow
+
+
+def utc_now() -> datetime:
+    """The clock of every entry point."""
+    return datetime.now(UTC)
+
+
+def open_core(path: Path | None = None, clock: Clock = utc_now) -> Core:
+    """Open the installation that a configuration file describes; see ``Kms.open``."""
+    return core_of(load_settings(path), clock)
+
+
+def load_settings(path: Path | None = None) -> Settings:
+    """Find and read the configuration as every entry point does."""
+    return config.load(config.find(path, os.environ))
+
+
+def core_of(settings: Settings, clock: Clock = utc_now) -> Core:
+    """Open database and token, and prove that they belong together."""
+    store = Store.open(settings.data_dir)
+    try:
+        device = open_device(settings)
+    except BaseException:
+        store.close()
+        raise
+    try:
+        return Core(
+            installation=_installation(settings, store, device),
+            store=store,
+            device=device,
+            cache=RecordCache(store),
+            leases=LeaseBook(store),
+            clock=clock,
+            grace_hours=settings.reconcile.grace_hours,
+        )
+    except BaseException:
+        device.close()
+        store.close()
+        raise
+
+
+def open_device(settings: Settings, *, accept_final_try: bool = False) -> Device:
+    """Open the token of the settings, without the database."""
+    return Device.open(
+        device_settings(settings), lambda: config.read_pin(settings.token.pin), accept_final_try=accept_final_try
+    )
+
+
+def device_settings(settings: Settings) -> DeviceSettings:
+    """What the token's layer has to know of the settings."""
+    token = settings.token
+    uri = config.parse_uri(token.uri) if token.uri else config.TokenUri(label=token.label, serial=token.serial)
+    if token.module is None:
+        raise ConfigurationError("token.module is missing")
+    return DeviceSettings(
+        module=token.module,
+        choice=TokenChoice(
+            label=uri.label, serial=uri.serial, manufacturer=uri.manufacturer, model=uri.model, slot_id=uri.slot_id
+        ),
+        state_dir=settings.data_dir,
+        environment=token.environment,
+        init_reserved=token.init_reserved,
+        max_sessions=token.max_sessions,
+        session_wait_seconds=token.session_wait_seconds,
+    )
+
+
+def initialise(settings: Settings, clock: Clock = utc_now) -> InstallationRow:
+    """Make the databases and the installation's own key on the token; an interrupted attempt is carried on.
+
+    The configuration file must be there. Raises SetupError or TokenError.
+    """
+    device = open_device(settings)
+    try:
+        if not files.exists(settings.data_dir):
+            migrate.create(settings.data_dir)
+        store = Store.open(settings.data_dir)
+        try:
+            return binding.initialise(store, device, settings.account_id, clock)
+        finally:
+            store.close()
+    finally:
+        device.close()
+
+
+def _installation(settings: Settings, store: Store, device: Device) -> Installation:
+    row, token, mac_key = binding.prove(store, device)
+    if row.account != settings.account_id:
+        raise ConfigurationError(
+            f"account_id is {settings.account_id}, but this installation was made for {row.account}: correct it"
+        )
+    return Installation(
+        id=row.id,
+        account=row.account,
+        regions=tuple(settings.regions),
+        default_region=settings.default_region,
+        token_id=token.id,
+        mac_key=mac_key,
+    )

@@ -1,0 +1,127 @@
+"""The count of encryptions: never too low, whoever reserves at the same time."""
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from hsmkms.errors import StoreError
+from hsmkms.store import leases
+from hsmkms.store.engine import Store
+
+MATERIAL = "ab" * 32
+
+
+def test_reserving_counts_at_once(store: Store) -> None:
+    """Each reservation starts where the last one ended; what is given back may be reserved again."""
+    assert leases.total(store, MATERIAL) == 0
+    assert leases.reserve(store, MATERIAL, lambda used: used + 1) == (0, 1)
+    assert leases.reserve(store, MATERIAL, lambda used: used + 1) == (1, 2)
+    leases.give_back(store, MATERIAL, 2)
+    assert leases.reserve(store, MATERIAL, lambda _: 4) == (1, 4)
+    assert leases.total(store, MATERIAL) == 5
+
+
+def test_nothing_is_granted_when_nothing_is_left(store: Store) -> None:
+    """A grant of 0 leaves the count as it is, even where there is none yet."""
+    assert leases.reserve(store, MATERIAL, lambda _: 0) == (0, 0)
+    leases.reserve(store, MATERIAL, lambda _: 2**32)
+    assert leases.reserve(store, MATERIAL, lambda used: 2**32 - used) == (2**32, 0)
+
+
+def test_materials_are_counted_apart(store: Store) -> None:
+    """One material's use is none of another's."""
+    leases.reserve(store, MATERIAL, lambda _: 7)
+    assert leases.total(store, "cd" * 32) == 0
+
+
+def test_no_more_comes_back_than_was_taken(store: Store) -> None:
+    """The count never falls below nothing: the database refuses, and keeps what it has."""
+    leases.reserve(store, MATERIAL, lambda _: 3)
+    with pytest.raises(StoreError):
+        leases.give_back(store, MATERIAL, 4)
+    assert leases.total(store, MATERIAL) == 3
+
+
+def test_at_least_only_raises(store: Store) -> None:
+    """An unknown history is taken as that much used; a known longer one stays."""
+    leases.at_least(store, MATERIAL, 10)
+    leases.at_least(store, MATERIAL, 5)
+    assert leases.total(store, MATERIAL) == 10
+
+
+def test_an_error_while_granting_reserves_nothing(store: Store) -> None:
+    """The decision is part of the write."""
+
+    def fail(_: int) -> int:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        leases.reserve(store, MATERIAL, fail)
+    assert leases.total(store, MATERIAL) == 0
+
+
+WORK = """
+import sys, threading
+from pathlib import Path
+from hsmkms.store import leases
+from hsmkms.store.engine import Store
+
+store = Store.open(Path(sys.argv[1]), busy_timeout_seconds=60)
+ranges = []
+
+def work():
+    for size in range(1, 26):
+        used, granted = leases.reserve(store, sys.argv[2], lambda used: size)
+        ranges.append((used, used + granted))
+
+threads = [threading.Thread(target=work) for _ in range(4)]
+for each in threads:
+    each.start()
+for each in threads:
+    each.join()
+store.close()
+print(*(f"{first}-{last}" for first, last in ranges))
+"""
+
+
+def test_threads_and_processes_never_share_a_reservation(folder: Path) -> None:
+    """Two processes of four threads each get ranges that follow on each other without overlap or gap."""
+    running = [
+        subprocess.Popen([sys.executable, "-c", WORK, str(folder), MATERIAL], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    ranges = []
+    for each in running:
+        out, _ = each.communicate(timeout=120)
+        assert each.returncode == 0
+        ranges += [tuple(map(int, pair.split("-"))) for pair in out.split()]
+    ranges.sort()
+    assert len(ranges) == 2 * 4 * 25
+    assert ranges[0][0] == 0
+    assert all(one[1] == other[0] for one, other in zip(ranges, ranges[1:], strict=False))
+    store = Store.open(folder)
+    assert leases.total(store, MATERIAL) == ranges[-1][1] == 2 * 4 * sum(range(1, 26))
+    store.close()
+
+
+def test_eight_threads_that_reserve_and_give_back_end_even(folder: Path) -> None:
+    """What is left after everybody has given back the unused part is exactly what was used."""
+    store = Store.open(folder, busy_timeout_seconds=60)
+    used: list[int] = []
+
+    def work() -> None:
+        for size in range(1, 21):
+            _, granted = leases.reserve(store, MATERIAL, lambda _: size * 2)  # noqa: B023 - called at once
+            used.append(granted - size)
+            leases.give_back(store, MATERIAL, size)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert leases.total(store, MATERIAL) == sum(used) == 8 * sum(range(1, 21))
+    store.close()

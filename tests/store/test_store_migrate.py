@@ -1,0 +1,176 @@
+"""Migrations: complete, in order, in agreement with the tables that the program uses."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import MetaData, create_engine, inspect
+from store_samples import a_key, write
+
+from hsmkms.errors import StoreError
+from hsmkms.store import files, migrate, schema
+from hsmkms.store.engine import Store
+
+DATABASES = [(files.META, schema.meta), (files.LOG, schema.log)]
+
+
+@pytest.mark.parametrize(("database", "metadata"), DATABASES)
+def test_tables_and_migrations_agree(folder: Path, database: files.DatabaseFile, metadata: MetaData) -> None:
+    """Alembic finds no difference between the migrated database and the tables of schema.py."""
+    engine = create_engine(f"sqlite:///{folder / database.name}")
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    engine.dispose()
+
+
+@pytest.mark.parametrize(("database", "metadata"), DATABASES)
+def test_rules_and_migrations_agree(folder: Path, database: files.DatabaseFile, metadata: MetaData) -> None:
+    """What Alembic does not compare: checks and references, by name and content, and AUTOINCREMENT."""
+
+    def rules(url: str, *, make: bool) -> dict[str, object]:
+        engine = create_engine(url)
+        with engine.begin() as connection:
+            if make:
+                metadata.create_all(connection)
+            seen = inspect(connection)
+            found: dict[str, object] = {
+                name: (
+                    sorted((each["name"], each["sqltext"]) for each in seen.get_check_constraints(name)),
+                    sorted((each["name"], each["constrained_columns"]) for each in seen.get_foreign_keys(name)),
+                    sorted((each["name"], each["column_names"]) for each in seen.get_unique_constraints(name)),
+                    seen.get_pk_constraint(name),
+                )
+                for name in metadata.tables
+            }
+            query = "SELECT name FROM sqlite_master WHERE sql LIKE '%AUTOINCREMENT%'"
+            found["autoincrement"] = list(connection.exec_driver_sql(query).scalars())
+        engine.dispose()
+        return found
+
+    assert rules(f"sqlite:///{folder / database.name}", make=False) == rules("sqlite://", make=True)
+
+
+@pytest.mark.parametrize("database", files.DATABASES, ids=lambda each: each.name)
+def test_known_revisions_are_those_that_exist(database: files.DatabaseFile) -> None:
+    """The constants, which spare reading the folder, name the migrations from the first to the head."""
+    script = ScriptDirectory.from_config(migrate.alembic_config(database))
+    assert tuple(each.revision for each in script.walk_revisions())[::-1] == database.revisions
+
+
+def test_create_makes_current_databases_and_keeps_what_is_there(tmp_path: Path) -> None:
+    """Fresh databases need no upgrade; a second ``create`` is refused and changes nothing."""
+    folder = tmp_path / "new" / "data"
+    migrate.create(folder)
+    assert sorted(each.name for each in folder.iterdir()) == ["log.db", "meta.db"]
+    assert migrate.upgrade(folder) == []
+    assert migrate.current(folder) == {"meta.db": schema.META_REVISIONS[-1], "log.db": schema.LOG_REVISIONS[-1]}
+    before = (folder / "meta.db").read_bytes()
+    with pytest.raises(StoreError, match="already"):
+        migrate.create(folder)
+    assert (folder / "meta.db").read_bytes() == before
+
+
+def test_create_after_an_interruption_keeps_the_counts(folder: Path) -> None:
+    """Where only log.db is there, its rows outlive the making of meta.db."""
+    with closing(sqlite3.connect(folder / "log.db")) as connection, connection:
+        connection.execute("INSERT INTO encryption_count (material_id, reserved) VALUES ('m', 5)")
+    (folder / "meta.db").unlink()
+    migrate.create(folder)
+    with closing(sqlite3.connect(folder / "log.db")) as connection:
+        assert connection.execute("SELECT reserved FROM encryption_count").fetchall() == [(5,)]
+    Store.open(folder).close()
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    """The error names the folder."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot be made"):
+        migrate.create(tmp_path / "file" / "data")
+
+
+SECOND = """
+import sqlalchemy as sa
+from alembic import op
+revision = "meta_0002"
+down_revision = "meta_0001"
+
+def upgrade():
+    with op.batch_alter_table("key") as table:
+        table.add_column(sa.Column("colour", sa.Text))
+    if {fail}:
+        op.execute("DELETE FROM {table}")
+        if {crash}:
+            raise ZeroDivisionError
+"""
+
+
+@pytest.fixture
+def second(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the migrations of meta.db with a place for a second one; the database has a key."""
+    store = Store.open(folder)
+    write(store, a_key())
+    store.close()
+    copy = tmp_path / "migrations" / "meta"
+    (copy / "versions").mkdir(parents=True)
+    source = Path(migrate.__file__).with_name("migrations") / "meta"
+    for name in ("env.py", "versions/meta_0001.py"):
+        (copy / name).write_text((source / name).read_text())
+    newer = files.DatabaseFile(files.META.name, ("meta_0001", "meta_0002"), str(copy))
+    monkeypatch.setattr("hsmkms.store.files.DATABASES", (files.LOG, newer))
+    return copy / "versions" / "meta_0002.py"
+
+
+def columns(folder: Path) -> list[str]:
+    """The columns of the table ``key``."""
+    with closing(sqlite3.connect(folder / "meta.db")) as connection:
+        return [row[1] for row in connection.execute("PRAGMA table_info(key)")]
+
+
+def test_upgrade_applies_what_is_missing(folder: Path, second: Path) -> None:
+    """A table that others refer to is made anew without losing them, and the revision is reported."""
+    second.write_text(SECOND.format(fail=False, table="", crash=False))
+    assert migrate.upgrade(folder) == ["meta_0002"]
+    assert "colour" in columns(folder)
+    assert migrate.upgrade(folder) == []
+    with closing(sqlite3.connect(folder / "meta.db")) as connection:
+        assert connection.execute("SELECT count(key_id) FROM key").fetchone() == (1,)
+
+
+def test_an_interrupted_upgrade_changes_nothing(folder: Path, second: Path) -> None:
+    """A migration that fails half-way leaves tables, rows and revision as they were."""
+    second.write_text(SECOND.format(fail=True, table="tag", crash=True))
+    with pytest.raises(ZeroDivisionError):
+        migrate.upgrade(folder)
+    assert "colour" not in columns(folder)
+    assert migrate.current(folder)["meta.db"] == "meta_0001"
+
+
+def test_an_upgrade_that_breaks_references_is_refused(folder: Path, second: Path) -> None:
+    """Foreign keys are off during a migration, so they are checked before it is kept."""
+    second.write_text(SECOND.format(fail=True, table="key", crash=False))
+    with pytest.raises(StoreError, match="nothing was changed"):
+        migrate.upgrade(folder)
+    assert migrate.current(folder)["meta.db"] == "meta_0001"
+
+
+def test_opening_needs_no_alembic_and_no_working_directory(folder: Path, tmp_path: Path) -> None:
+    """The slow import is left to the commands that migrate; the migrations are found from anywhere."""
+    code = (
+        "import sys; from pathlib import Path; from hsmkms.store import migrate; from hsmkms.store.engine import Store;"
+        "Store.open(Path(sys.argv[1])).close(); assert 'alembic' not in sys.modules;"
+        "migrate.create(Path(sys.argv[2])); assert 'alembic' in sys.modules"
+    )
+    root = Path(migrate.__file__).parents[2]
+    subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, str(folder), str(tmp_path / "other")],
+        cwd="/",
+        env={**os.environ, "PYTHONPATH": str(root)},
+        check=True,
+    )
