@@ -1,32 +1,42 @@
 """Settings: one TOML file, read strictly, and the sources that a PIN may come from.
 
 A setting that is unknown or misspelt is refused, so that nothing is silently left at its default. A PIN never stands
-in the file: the file says where it comes from.
+in the file: the file says where it comes from. ``conf/hsmkms.toml`` describes every setting; it is what ``init_text``
+writes, so that an installation's own file carries the same comments.
 """
 
 import getpass
+import json
 import os
 import re
 import stat
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from hsmkms.errors import ConfigurationError, PinError
 
 FILE_NAME: Final = "hsmkms.toml"
 CONFIG_VARIABLE: Final = "HSMKMS_CONFIG"
 SYSTEM_FILE: Final = Path("/etc/hsmkms") / FILE_NAME
+
 PIN_COMMAND_SECONDS: Final = 30
-_REGION: Final = re.compile(r"([a-z]+-){2,3}\d+").fullmatch
-_ACCOUNT: Final = re.compile(r"[0-9]{12}").fullmatch
-_OTHERS_MAY: Final = stat.S_IRWXG | stat.S_IRWXO
+PIN_BYTES: Final = 4096
+"""More than any token takes; the end of a PIN file that is something else."""
+
+MAX_WAIT_SECONDS: Final = 3600
+MAX_GRACE_HOURS: Final = 10 * 365 * 24
+
+_ACCOUNT: Final = re.compile(r"[0-9]{12}")
+_REGION: Final = re.compile(r"([a-z]+-){2,3}[0-9]+")
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
 class PinSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -34,22 +44,50 @@ class PinSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     file: Path | None = None
     environment: str | None = None
-    command: list[str] | None = None
+    command: tuple[str, ...] | None = None
     prompt: bool = False
+
+    @property
+    def named(self) -> list[str]:
+        """The sources that are named."""
+        return [name for name, value in asdict(self).items() if value not in (None, False)]
+
+
+class WantedToken(Struct, frozen=True, kw_only=True):
+    """What the wanted token must say of itself; None means "anything"."""
+
+    label: str | None = None
+    serial: str | None = None
+    manufacturer: str | None = None
+    model: str | None = None
+    slot_id: int | None = None
+
+
+class TokenUri(Struct, frozen=True, kw_only=True):
+    """What an RFC 7512 ``pkcs11:`` URI says of a token, its module and the place of its PIN."""
+
+    wanted: WantedToken
+    module: Path | None = None
+    pin_file: Path | None = None
 
 
 class TokenSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Which token, and how it is reached. ``environment`` is set before the module is loaded."""
 
-    module: Path | None = None
+    module: Path = Path()
     label: str | None = None
     serial: str | None = None
     uri: str | None = None
-    pin: PinSettings = field(default_factory=PinSettings)
-    environment: dict[str, str] = field(default_factory=dict)
+    pin: PinSettings = PinSettings()
+    environment: dict[str, str] = {}
     init_reserved: str | None = None
     max_sessions: int = 16
     session_wait_seconds: float = 5.0
+
+    @property
+    def wanted(self) -> WantedToken:
+        """The choice that label and serial, or the URI, make."""
+        return parse_uri(self.uri).wanted if self.uri else WantedToken(label=self.label, serial=self.serial)
 
 
 class ReconcileSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -59,212 +97,403 @@ class ReconcileSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One installation: one account on one token, with one or more regions."""
+    """One installation: one account on one token, with one or more regions.
+
+    As ``load`` returns it: paths are absolute, ``default_region`` is one of ``regions``, the module is named, and the
+    PIN has exactly one source.
+    """
 
     account_id: str
-    regions: list[str]
+    regions: tuple[str, ...]
     token: TokenSettings
     data_dir: Path = Path()
     default_region: str = ""
-    reconcile: ReconcileSettings = field(default_factory=ReconcileSettings)
-
-
-class TokenUri(Struct, frozen=True, kw_only=True):
-    """What an RFC 7512 ``pkcs11:`` URI says of a token, its module and its PIN's place."""
-
-    label: str | None = None
-    serial: str | None = None
-    manufacturer: str | None = None
-    model: str | None = None
-    slot_id: int | None = None
-    module: Path | None = None
-    pin_file: Path | None = None
+    reconcile: ReconcileSettings = ReconcileSettings()
 
 
 # -- finding and reading the file -------------------------------------------------------------------------------
 
 
-def find(explicit: Path | None, environment: Mapping[str, str]) -> Path:
+def find(explicit: Path | None, environ: Mapping[str, str]) -> Path:
     """The configuration file: the one named, else $HSMKMS_CONFIG, ./hsmkms.toml, the user's, the system's.
 
-    Raises ConfigurationError if there is none.
+    A named file need not exist (``load`` says so). Raises ConfigurationError if none is named and none is found.
     """
     if explicit is not None:
         return explicit
-    named = environment.get(CONFIG_VARIABLE)
-    if named:
-        return Path(named)
-    home = environment.get("XDG_CONFIG_HOME")
-    user = Path(home) if home else Path.home() / ".config"
-    places = (Path.cwd() / FILE_NAME, user / "hsmkms" / FILE_NAME, SYSTEM_FILE)
+    if environ.get(CONFIG_VARIABLE):
+        return Path(environ[CONFIG_VARIABLE])
+    places = [Path(FILE_NAME), *_user_files(environ), SYSTEM_FILE]
     for place in places:
-        if place.is_file():
+        # Not Path.is_file: that raises where a folder may not be read.
+        if os.path.isfile(place):  # noqa: PTH113
             return place
     raise ConfigurationError(
-        f"there is no configuration (looked for {', '.join(map(str, places))}): "
-        "run `hsmkms init --data-dir DIR`, or name one with --config FILE"
+        f"there is no configuration (looked for --config, ${CONFIG_VARIABLE}, {', '.join(map(str, places))}): "
+        "run `hsmkms init --data-dir DIR`"
     )
+
+
+def _user_files(environ: Mapping[str, str]) -> list[Path]:
+    # XDG Base Directory Specification: a relative path there counts as none.
+    told = environ.get("XDG_CONFIG_HOME", "")
+    folder = told if told.startswith("/") else os.path.join(environ.get("HOME", ""), ".config")  # noqa: PTH118
+    return [Path(folder) / "hsmkms" / FILE_NAME] if folder.startswith("/") else []
 
 
 def load(path: Path) -> Settings:
-    """Read and check a configuration file; paths in it count from its folder. Raises ConfigurationError."""
+    """Read and check a configuration file; relative paths in it count from its folder. Raises ConfigurationError."""
     try:
-        settings = msgspec.toml.decode(path.read_bytes(), type=Settings, dec_hook=_path)
+        settings = msgspec.toml.decode(path.read_bytes(), type=Settings, dec_hook=_decode_path)
+        return _resolved(path.absolute().parent, settings)
     except OSError as exc:
         raise ConfigurationError(f"the configuration {path} cannot be read: {exc.strerror}") from exc
-    except (msgspec.DecodeError, ValueError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, ConfigurationError) as exc:
         raise ConfigurationError(f"the configuration {path} is wrong: {exc}") from exc
-    return _checked(path, settings)
 
 
-def _path(kind: type, value: Any) -> Any:  # noqa: ANN401 - msgspec's hook
-    if kind is Path and isinstance(value, str):
-        return Path(value).expanduser()
-    raise NotImplementedError(f"no setting has the type {kind}")
+def _decode_path(kind: type, value: Any) -> Any:  # noqa: ANN401 - the signature of msgspec's hook
+    if kind is Path and isinstance(value, str) and value:
+        return Path(os.path.expanduser(value))  # noqa: PTH111 - Path.expanduser raises for an unknown user
+    raise ValueError(f"expected a path, got {value!r}")
 
 
-def _checked(path: Path, settings: Settings) -> Settings:
-    folder = path.absolute().parent
-    token = settings.token
-    default_region = settings.default_region or (settings.regions[0] if settings.regions else "")
-    faults = {
-        "account_id must have 12 digits": not _ACCOUNT(settings.account_id),
-        "regions must name at least one region": not settings.regions,
-        "default_region must be one of regions": bool(settings.regions) and default_region not in settings.regions,
-        "regions look like us-east-1": not all(map(_REGION, settings.regions)),
-        "token needs label, serial or uri": not (token.label or token.serial or token.uri),
-        "token.uri goes without label and serial": bool(token.uri and (token.label or token.serial)),
-        "token.max_sessions must be at least 1": token.max_sessions < 1,
-        "token.session_wait_seconds must not be negative": token.session_wait_seconds < 0,
-        "reconcile.grace_hours must not be negative": settings.reconcile.grace_hours < 0,
-    }
-    for sentence, wrong in faults.items():
-        if wrong:
-            raise ConfigurationError(f"the configuration {path} is wrong: {sentence}")
-    return msgspec.structs.replace(
+def _resolved(folder: Path, settings: Settings) -> Settings:
+    default_region = settings.default_region or next(iter(settings.regions), "")
+    _check(replace(settings, default_region=default_region))
+    return replace(
         settings,
         data_dir=folder / settings.data_dir,
         default_region=default_region,
-        token=_resolved(path, folder, token),
+        token=_resolved_token(folder, settings.token),
     )
 
 
-def _resolved(path: Path, folder: Path, token: TokenSettings) -> TokenSettings:
+def _check(settings: Settings) -> None:
+    token, regions, grace = settings.token, settings.regions, settings.reconcile.grace_hours
+    wait = token.session_wait_seconds
+    bad_region = next((region for region in regions if not _REGION.fullmatch(region)), None)
+    faults = {
+        f"account_id = {settings.account_id!r} must have 12 digits": not _ACCOUNT.fullmatch(settings.account_id),
+        "regions must name at least one": not regions,
+        f"regions: {bad_region!r} does not look like 'eu-central-1'": bad_region is not None,
+        "regions must name each region once": len(set(regions)) < len(regions),
+        f"default_region = {settings.default_region!r} must be one of regions": settings.default_region not in regions,
+        "token.label must not be empty": token.label == "",
+        "token.serial must not be empty": token.serial == "",
+        "token.label, token.serial or token.uri must say which token": not (token.label or token.serial or token.uri),
+        "token.uri goes without token.label and token.serial": bool(token.uri and (token.label or token.serial)),
+        f"token.max_sessions = {token.max_sessions} must be at least 1": token.max_sessions < 1,
+        f"token.session_wait_seconds = {wait} must be from 0 to {MAX_WAIT_SECONDS}": not 0 <= wait <= MAX_WAIT_SECONDS,
+        f"reconcile.grace_hours = {grace} must be from 0 to {MAX_GRACE_HOURS}": not 0 <= grace <= MAX_GRACE_HOURS,
+    }
+    for sentence, wrong in faults.items():
+        if wrong:
+            raise ConfigurationError(sentence)
+
+
+def _resolved_token(folder: Path, token: TokenSettings) -> TokenSettings:
     """The token's settings with absolute paths, and with what its URI says of module and PIN."""
-    uri = parse_uri(token.uri) if token.uri else TokenUri()
-    module = token.module or uri.module
-    if module is None:
-        raise ConfigurationError(f"the configuration {path} is wrong: token.module is missing")
-    pin = token.pin
-    if uri.pin_file is not None and pin == PinSettings():
-        pin = PinSettings(file=uri.pin_file)
-    sources = sum((pin.file is not None, pin.environment is not None, pin.command is not None, pin.prompt))
-    if sources != 1:
+    uri = parse_uri(token.uri) if token.uri else TokenUri(wanted=WantedToken())
+    modules = [path for path in (token.module, uri.module) if path not in (None, Path())]
+    if len(modules) != 1:
+        raise ConfigurationError("the module must be named once: by token.module, or by module-path in token.uri")
+    pins = [pin for pin in (token.pin, PinSettings(file=uri.pin_file)) if pin.named]
+    if len(pins) != 1 or len(pins[0].named) != 1:
         raise ConfigurationError(
-            f"the configuration {path} is wrong: token.pin needs exactly one of file, environment, command and prompt"
+            "the PIN needs exactly one source: file, environment, command or prompt in [token.pin], "
+            "or pin-source in token.uri"
         )
-    if pin.file is not None:
-        pin = msgspec.structs.replace(pin, file=folder / pin.file)
-    return msgspec.structs.replace(token, module=folder / module, pin=pin)
+    return replace(token, module=folder / str(modules[0]), pin=_resolved_pin(folder, pins[0]))
+
+
+def _resolved_pin(folder: Path, pin: PinSettings) -> PinSettings:
+    if pin.command is not None:
+        if not pin.command or not pin.command[0]:
+            raise ConfigurationError("token.pin.command must name a program")
+        program = pin.command[0]
+        return replace(pin, command=(str(folder / program) if "/" in program else program, *pin.command[1:]))
+    return replace(pin, file=folder / pin.file) if pin.file is not None else pin
 
 
 # -- RFC 7512 ---------------------------------------------------------------------------------------------------
 
-_URI_PATH: Final = {
-    "token": "label",
-    "serial": "serial",
-    "manufacturer": "manufacturer",
-    "model": "model",
-    "slot-id": "slot_id",
-}
+_URI_PATH: Final = {"token": "label", "serial": "serial", "manufacturer": "manufacturer", "model": "model"}
+_URI_SLOT: Final = "slot-id"
+_URI_QUERY: Final = ("module-path", "pin-source")
+_BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
 def parse_uri(uri: str) -> TokenUri:
-    """Read a ``pkcs11:`` URI that names a token. Raises ConfigurationError; a PIN in the URI is refused."""
-    scheme, _, rest = uri.partition(":")
-    if scheme.lower() != "pkcs11":
-        raise ConfigurationError(f"token.uri must begin with pkcs11:, not {scheme!r}")
+    """Read a ``pkcs11:`` URI that names a token (RFC 7512, sections 2.3 and 2.4).
+
+    Raises ConfigurationError for an attribute that does not choose a token, and for a PIN in the URI; no message
+    repeats a value.
+    """
+    if "pin-value" in unquote_to_bytes(uri).decode("utf-8", "replace").lower():
+        raise ConfigurationError("token.uri holds a PIN (pin-value): keep it in a file and name that in [token.pin]")
+    scheme, colon, rest = uri.partition(":")
+    if scheme.lower() != "pkcs11" or not colon:
+        raise ConfigurationError("token.uri must begin with pkcs11:")
     path, _, query = rest.partition("?")
-    told: dict[str, Any] = {}
-    for name, value in _attributes(path, ";"):
-        if name not in _URI_PATH:
-            raise ConfigurationError(f"token.uri has the attribute {name!r}; known: {', '.join(_URI_PATH)}")
-        told[_URI_PATH[name]] = value
-    for name, value in _attributes(query, "&"):
-        if name == "module-path":
-            told["module"] = Path(value)
-        elif name == "pin-source":
-            told["pin_file"] = Path(unquote(urlsplit(value).path)) if value.startswith("file:") else Path(value)
-        elif name == "pin-value":
-            raise ConfigurationError("token.uri holds a PIN (pin-value): keep it in a file and name it in token.pin")
-        else:
-            raise ConfigurationError(f"token.uri has the query {name!r}; known: module-path, pin-source")
-    return msgspec.convert(told, TokenUri, strict=False, dec_hook=_path)
+    told = _attributes(path, ";", (*_URI_PATH, _URI_SLOT))
+    asked = _attributes(query, "&", _URI_QUERY)
+    if not told:
+        raise ConfigurationError("token.uri chooses no token: name its token, serial, manufacturer, model or slot-id")
+    return TokenUri(
+        wanted=WantedToken(
+            **{field: told[name] for name, field in _URI_PATH.items() if name in told},
+            slot_id=_slot_number(told[_URI_SLOT]) if _URI_SLOT in told else None,
+        ),
+        module=Path(asked["module-path"]) if "module-path" in asked else None,
+        pin_file=_pin_source(asked["pin-source"]) if "pin-source" in asked else None,
+    )
 
 
-def _attributes(text: str, separator: str) -> list[tuple[str, str]]:
-    parts = [part.partition("=") for part in text.split(separator) if part]
-    return [(name, unquote(value)) for name, _, value in parts]
+def _attributes(text: str, separator: str, known: tuple[str, ...]) -> dict[str, str]:
+    told: dict[str, str] = {}
+    for part in filter(None, text.split(separator)):
+        name, _, value = part.partition("=")
+        if name not in known:
+            raise ConfigurationError(f"token.uri: unknown attribute {name!r}; here stand {', '.join(known)}")
+        if name in told:
+            raise ConfigurationError(f"token.uri names {name} twice")
+        told[name] = _percent_decoded(name, value)
+    return told
+
+
+def _percent_decoded(name: str, value: str) -> str:
+    try:
+        text = unquote_to_bytes(value).decode()
+    except UnicodeDecodeError as exc:
+        raise ConfigurationError(f"token.uri: {name} is not UTF-8 when percent-decoded") from exc
+    if not text or _BAD_ESCAPE.search(value):
+        raise ConfigurationError(f"token.uri: {name} is empty, or has a % that no two hex digits follow")
+    return text
+
+
+def _slot_number(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,19}", text):
+        raise ConfigurationError("token.uri: slot-id must be a number")
+    return int(text)
+
+
+def _pin_source(source: str) -> Path:
+    told = urlsplit(source)
+    if source.startswith("|") or told.scheme not in ("", "file") or told.netloc not in ("", "localhost"):
+        raise ConfigurationError("token.uri: pin-source must be a file; for a program use token.pin.command")
+    return Path(_percent_decoded("pin-source", told.path)) if told.scheme else Path(source)
 
 
 # -- the PIN ----------------------------------------------------------------------------------------------------
 
 
-def read_pin(pin: PinSettings) -> str:
-    """Fetch the PIN from its one source. Raises PinError, which never holds anything of the PIN."""
+class Secret:
+    """A text that no repr, message or traceback with local variables shows."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The text itself; pass it on at once and keep it nowhere."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret(...)"
+
+
+def terminal_prompt() -> Callable[[], str] | None:
+    """A way to ask the person at the terminal for the PIN, without echo; None where there is no terminal."""
+    return (lambda: getpass.getpass("PIN of the token: ")) if sys.stdin.isatty() else None
+
+
+def read_pin(pin: PinSettings, *, interactive: Callable[[], str] | None = None) -> str:
+    """Fetch the PIN from its one source; ``interactive`` asks a person. Raises PinError, which holds nothing of it."""
     if pin.file is not None:
-        return _pin_of_file(pin.file)
+        return _pin_of_file(pin.file).reveal()
     if pin.environment is not None:
-        return _pin_of_environment(pin.environment)
+        return _pin_of_environment(pin.environment).reveal()
     if pin.command is not None:
-        return _pin_of_command(pin.command)
-    return _pin_of_person()
+        return _pin_of_command(pin.command).reveal()
+    if interactive is None:
+        raise PinError("token.pin.prompt needs a terminal: use a file, an environment variable or a command")
+    return _one_line(Secret(interactive()), "the answer").reveal()
 
 
-def _pin_of_file(path: Path) -> str:
+def _pin_of_file(path: Path) -> Secret:
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open("rb") as file:
             told = os.fstat(file.fileno())
-            if told.st_mode & _OTHERS_MAY:
-                raise PinError(f"the PIN file {path} is open to other users: run `chmod 600 {path}`")
             if told.st_uid not in (os.geteuid(), 0):
-                raise PinError(f"the PIN file {path} belongs to somebody else: run `chown {os.geteuid()} {path}`")
-            return _not_empty(file.read(), f"the PIN file {path}")
+                raise PinError(f"the PIN file {path} belongs to another user: run `chown {os.geteuid()} {path}`")
+            if told.st_mode & _OTHERS:
+                raise PinError(f"the PIN file {path} is open to other users: run `chmod 600 {path}`")
+            return _one_line(_decoded(file.read(PIN_BYTES)), f"the PIN file {path}")
     except OSError as exc:
         raise PinError(f"the PIN file {path} cannot be read: {exc.strerror}") from exc
-    except UnicodeDecodeError:
-        raise PinError(f"the PIN file {path} is not UTF-8 text") from None  # the cause would show the bytes
 
 
-def _pin_of_environment(name: str) -> str:
+def _pin_of_environment(name: str) -> Secret:
     if name not in os.environ:
         raise PinError(f"the environment variable {name} (token.pin.environment) is not set")
-    return _not_empty(os.environ[name], f"the environment variable {name}")
+    return _one_line(Secret(os.environ[name]), f"the environment variable {name}")
 
 
-def _pin_of_command(command: list[str]) -> str:
-    shown = command[0] if command else "(empty)"
+def _pin_of_command(command: tuple[str, ...]) -> Secret:
     try:
         done = subprocess.run(
-            command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, timeout=PIN_COMMAND_SECONDS, check=False
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=PIN_COMMAND_SECONDS,
+            check=False,
         )
-    except (OSError, IndexError, subprocess.TimeoutExpired) as exc:
-        raise PinError(
-            f"the PIN command {shown} did not run ({type(exc).__name__}): correct token.pin.command"
-        ) from None
-    if done.returncode:
-        raise PinError(f"the PIN command {shown} ended with status {done.returncode}")
-    return _not_empty(done.stdout.decode("utf-8", "replace").split("\n", 1)[0], f"the PIN command {shown}")
+        fault = f"ended with status {done.returncode}" if done.returncode else ""
+    except subprocess.TimeoutExpired:
+        fault = f"took longer than {PIN_COMMAND_SECONDS} seconds"
+    except (OSError, ValueError) as exc:
+        fault = f"could not be started ({type(exc).__name__})"
+    # Raised out here: the exceptions above hold what the program printed.
+    if fault:
+        raise PinError(f"the PIN command {command[0]} {fault}: run it by hand to see why")
+    return _one_line(_decoded(done.stdout.partition(b"\n")[0]), f"the PIN command {command[0]}")
 
 
-def _pin_of_person() -> str:
-    if not sys.stdin.isatty():
-        raise PinError("token.pin.prompt needs a terminal: use a file, an environment variable or a command")
-    return _not_empty(getpass.getpass("PIN of the token: "), "the answer")
+def _decoded(raw: bytes) -> Secret | None:
+    try:
+        return Secret(raw.decode())
+    except UnicodeDecodeError:  # it would carry the bytes, so the caller raises an error of its own
+        return None
 
 
-def _not_empty(text: str, source: str) -> str:
-    pin = text.removesuffix("\n").removesuffix("\r")
-    if not pin:
+def _one_line(text: Secret | None, source: str) -> Secret:
+    """Without one line end. A text that cannot be a PIN is refused here, before it costs a try on the token."""
+    if text is None:
+        raise PinError(f"{source} is not UTF-8 text")
+    pin = Secret(text.reveal().removesuffix("\n").removesuffix("\r"))
+    if not pin.reveal():
         raise PinError(f"{source} holds no PIN")
+    if not pin.reveal().isprintable():
+        raise PinError(f"{source} holds more than one line, or control characters")
     return pin
+
+
+# -- writing the file -------------------------------------------------------------------------------------------
+
+_TEMPLATE: Final = """\
+# Settings of one hsmkms installation. An unknown or misspelt setting is refused.
+# Found by: --config FILE, else $HSMKMS_CONFIG, ./hsmkms.toml, $XDG_CONFIG_HOME/hsmkms/hsmkms.toml (else under
+# ~/.config), /etc/hsmkms/hsmkms.toml. A line after a single # shows a default, or what may be set instead.
+# Relative paths count from the folder of this file; ~ is the home folder.
+
+# The account in every ARN: 12 digits of your choice. Do not change it once there are keys.
+{account_id}
+
+# The regions served: name spaces of keys and aliases, named as AWS names its own.
+{regions}
+
+# The region of a request that names none. Default: the first of regions.
+{default_region}
+
+# Where the databases meta.db and log.db are: a folder that only this user may open. Default: the folder of this file.
+{data_dir}
+
+[token]
+# The PKCS#11 module (shared library) of the HSM. Required, unless uri has module-path.
+{module}
+
+# Which token: label, serial or both. Labels may repeat; with a choice that fits two tokens nothing starts.
+{label}
+{serial}
+
+# Or an RFC 7512 URI instead: token, serial, manufacturer, model, slot-id, then module-path and pin-source (a file).
+{uri}
+
+# Sessions that one process opens at most; the token's own limit counts too.
+{max_sessions}
+
+# How long a request waits for a free session before it is answered with ThrottlingException.
+{session_wait_seconds}
+
+# The string for pReserved of C_Initialize, for modules that take their parameters there (NSS). Default: none.
+{init_reserved}
+
+# The PIN of the token's user: exactly one of these four. It never stands in this file itself.
+[token.pin]
+# A file with the PIN in one line, of this user or root and open to nobody else (mode 600 or 400).
+{file}
+
+# A variable of the environment.
+{environment}
+
+# A program and its arguments, started without a shell: the first line that it prints within 30 seconds.
+{command}
+
+# Ask at the terminal.
+{prompt}
+
+# Variables that the vendor's library wants, set before it is loaded. Nothing else must be exported.
+[token.environment]
+{variables}
+
+[reconcile]
+# How long an object on the token that belongs to no key is kept before `hsmkms reconcile` may offer to remove it.
+{grace_hours}
+"""
+
+_EXAMPLES: Final[dict[str, Any]] = {
+    "default_region": "eu-central-1",
+    "data_dir": ".",
+    "module": "/usr/lib/softhsm/libsofthsm2.so",
+    "label": "hsmkms",
+    "serial": "1c2e0a58b4a1e9d3",
+    "uri": "pkcs11:token=hsmkms;serial=1c2e0a58b4a1e9d3?pin-source=file:/etc/hsmkms/pin",
+    "init_reserved": "configdir='/etc/pki/nssdb'",
+    "file": "pin",
+    "environment": "HSMKMS_PIN",
+    "command": ["systemd-creds", "cat", "hsm-pin"],
+    "prompt": True,
+    "SOFTHSM2_CONF": "/etc/hsmkms/softhsm2.conf",
+}
+"""What a commented line shows where there is no default."""
+
+
+def init_text(settings: Settings) -> str:
+    """The commented file that ``load`` reads as these settings; what has its default is a comment.
+
+    Paths are written as they are: relative ones count from the folder in which the file will be.
+    """
+    lines = {
+        **_lines(settings, "account_id", "regions", "default_region", "data_dir"),
+        **_lines(settings.token, "module", "label", "serial", "uri", "init_reserved"),
+        **_lines(settings.token, "max_sessions", "session_wait_seconds"),
+        **_lines(settings.token.pin, "file", "environment", "command", "prompt"),
+        **_lines(settings.reconcile, "grace_hours"),
+    }
+    told = [f"{_toml_key(name)} = {_toml(value)}" for name, value in settings.token.environment.items()]
+    variables = told or [f"# SOFTHSM2_CONF = {_toml(_EXAMPLES['SOFTHSM2_CONF'])}"]
+    return _TEMPLATE.format(**lines, variables="\n".join(variables))
+
+
+def _lines(section: Struct, *names: str) -> dict[str, str]:
+    """One line for each setting: in force, or as a comment where it has its default."""
+    defaults = {each.name: each.default for each in msgspec.structs.fields(section)}
+    values = {name: getattr(section, name) for name in names}
+    return {
+        name: f"# {name} = {_toml(_EXAMPLES.get(name, value))}"
+        if value == defaults[name]
+        else f"{name} = {_toml(value)}"
+        for name, value in values.items()
+    }
+
+
+def _toml(value: Any) -> str:  # noqa: ANN401 - any setting
+    # JSON is TOML for strings (but for DEL, which TOML wants escaped), numbers, booleans and lists of strings.
+    return json.dumps(value, ensure_ascii=False, default=str).replace("\x7f", "\\u007f")
+
+
+def _toml_key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)

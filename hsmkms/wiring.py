@@ -7,8 +7,12 @@ from pathlib import Path
 from hsmkms import config
 from hsmkms.config import Settings
 from hsmkms.errors import ConfigurationError
-from hsmkms.hsm.choice import TokenChoice
+from hsmkms.hsm import module as modules
+from hsmkms.hsm import softhsm
+from hsmkms.hsm.choice import TokenChoice, choose
 from hsmkms.hsm.device import Device, DeviceSettings
+from hsmkms.hsm.login import LoginGate
+from hsmkms.hsm.softhsm import SoftToken
 from hsmkms.service import binding
 from hsmkms.service.cache import RecordCache
 from hsmkms.service.core import Clock, Core, Installation
@@ -99,6 +103,51 @@ def initialise(settings: Settings, clock: Clock = utc_now) -> InstallationRow:
             store.close()
     finally:
         device.close()
+
+
+def is_initialised(settings: Settings) -> bool:
+    """True if ``initialise`` has been completed for these settings."""
+    store = Store.open(settings.data_dir)
+    try:
+        return binding.is_bound(store)
+    finally:
+        store.close()
+
+
+def migrate_databases(settings: Settings) -> tuple[list[str], dict[str, str]]:
+    """Bring both databases to this program's revision; returns what was applied, and where they are now."""
+    applied = migrate.upgrade(settings.data_dir)
+    return applied, migrate.current(settings.data_dir)
+
+
+def database_revisions(settings: Settings) -> dict[str, str]:
+    """The revisions of both databases; raises StoreError or MigrationError unless this program can work with them."""
+    Store.open(settings.data_dir).close()
+    return migrate.current(settings.data_dir)
+
+
+def make_softhsm_token(
+    module: Path | None, folder: Path, *, label: str, user_pin: str, so_pin: str
+) -> tuple[Path, SoftToken]:
+    """Make a SoftHSM token in a folder of its own; returns the module that was used, and the token."""
+    used = module or softhsm.find_module()
+    return used, softhsm.create(used, folder, label=label, user_pin=user_pin, so_pin=so_pin)
+
+
+def serial_of(module: Path, environment: dict[str, str], label: str, serial: str | None) -> str:
+    """The serial of the one token that fits; raises TokenNotFoundError for none or several."""
+    loaded = modules.acquire(module, environment=environment)
+    try:
+        return choose(loaded, TokenChoice(label=label, serial=serial)).serial.decode("utf-8", "replace")
+    finally:
+        loaded.release()
+
+
+def retry_pin(settings: Settings) -> bool:
+    """Forget an earlier refusal of the PIN and try it once; True if there was one. Raises PinError if it is refused."""
+    had_mark = LoginGate(settings.data_dir).remove_mark()
+    open_device(settings, accept_final_try=True).close()
+    return had_mark
 
 
 def _installation(settings: Settings, store: Store, device: Device) -> Installation:

@@ -136,7 +136,6 @@ HELP: Final = {
     "xks_key_id": "Not available: there are no custom key stores.",
 }
 
-_KEY_NAMES: Final = frozenset({"key_id", "source_key_id", "destination_key_id"})
 _COMMON: Final = {"config": ConfigOption, "region": RegionOption, "output": OutputOption, "query": QueryOption}
 
 
@@ -233,22 +232,30 @@ _OPTION_TYPES: Final[dict[Any, tuple[Any, str | None]]] = {
 
 
 def _read(name: str, kind: Any, value: Any) -> Any:  # noqa: ANN401 - values of many kinds
+    """The value of an option as the request wants it: by the member's name, by its type, or as typer gave it."""
     option = f"--{option_name(name)}"
-    if name == "alias_name":
-        return values.alias_name(value)
-    if name in _KEY_NAMES:
-        return values.key_name(value)
-    if kind is bytes:
-        return values.blob(option, value)
-    if kind is str:
-        return values.text(option, value)
-    if get_origin(kind) is dict:
-        return values.mapping(option, value)
-    if get_origin(kind) is list:
-        return values.items(option, value, get_args(kind)[0])
+    if name in _BY_NAME:
+        return _BY_NAME[name](value)
+    read = _BY_TYPE.get(get_origin(kind) or kind)
+    if read is not None:
+        return read(option, value, kind)
     if isinstance(kind, type) and issubclass(kind, Struct):
         return values.structure(option, value, kind)
     return value
+
+
+_BY_NAME: Final[dict[str, Callable[[str], str]]] = {
+    "alias_name": values.alias_name,
+    "key_id": values.key_name,
+    "source_key_id": values.key_name,
+    "destination_key_id": values.key_name,
+}
+_BY_TYPE: Final[dict[Any, Callable[[str, Any, Any], Any]]] = {
+    bytes: lambda option, value, _: values.blob(option, value),
+    str: lambda option, value, _: values.text(option, value),
+    dict: lambda option, value, _: values.mapping(option, value),
+    list: lambda option, value, kind: values.items(option, value, get_args(kind)[0]),
+}
 
 
 def _run(operation: Operation, common: Common, given: dict[str, Any]) -> None:

@@ -1,10 +1,10 @@
-"""The six Cryptoki calls that python-pkcs11 does not make as we need them, through ctypes.
+"""The seven Cryptoki calls that python-pkcs11 does not make as we need them, through ctypes.
 
 ``C_Initialize`` with CKF_OS_LOCKING_OK (python-pkcs11 passes NULL, which permits a module to be unsafe with threads,
 and SoftHSM then crashes), its counterpart ``C_Finalize``, the whole of ``C_GetTokenInfo`` (session counts, memory),
 ``C_GetMechanismInfo`` (into zeroed memory), ``C_GetSessionInfo`` (a lost login shows an empty token without any
-error), and ``C_InitToken``. Everything is reached through the module's function list, since some modules export
-nothing else.
+error), ``C_CloseSession`` without the logout that python-pkcs11 puts before it, and ``C_InitToken``. Everything is
+reached through the module's function list, since some modules export nothing else.
 
 Source: PKCS #11 Cryptographic Token Interface Base Specification 2.40, sections 3.4, 3.7 and 5.4 to 5.6.
 """
@@ -99,6 +99,7 @@ _Finalize = CFUNCTYPE(c_ulong, c_void_p)
 _GetTokenInfo = CFUNCTYPE(c_ulong, c_ulong, POINTER(_TokenInfo))
 _GetMechanismInfo = CFUNCTYPE(c_ulong, c_ulong, c_ulong, POINTER(_MechanismInfo))
 _GetSessionInfo = CFUNCTYPE(c_ulong, c_ulong, POINTER(_SessionInfo))
+_CloseSession = CFUNCTYPE(c_ulong, c_ulong)
 _InitToken = CFUNCTYPE(c_ulong, c_ulong, c_char_p, c_ulong, c_char_p)
 
 
@@ -157,6 +158,10 @@ class Cryptoki:
         info = _SessionInfo()
         code = _GetSessionInfo(self._functions.get_session_info)(session_handle, byref(info))
         return bool(code == CKR_OK and info.state == CKS_RW_USER_FUNCTIONS)
+
+    def close_session(self, session_handle: int) -> int:
+        """C_CloseSession alone; the process stays logged in as long as it has another session."""
+        return int(_CloseSession(self._functions.close_session)(session_handle))
 
     def init_token(self, slot_id: int, so_pin: str, label: str) -> int:
         """C_InitToken: makes a new token in an empty slot. danger: on a token in use it destroys every object."""

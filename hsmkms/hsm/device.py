@@ -15,7 +15,7 @@ from msgspec import Struct
 from pkcs11.constants import MechanismFlag, ObjectClass
 from pkcs11.exceptions import PKCS11Error
 from pkcs11.mechanisms import KeyType, Mechanism
-from pkcs11.types import Session, Token
+from pkcs11.types import Object, Session, Token
 
 from hsmkms.errors import HsmKmsError, ObjectLostError, SessionLostError
 from hsmkms.hsm import module as modules
@@ -24,7 +24,7 @@ from hsmkms.hsm.borrowed import BorrowedKey
 from hsmkms.hsm.check import Check, run_checks
 from hsmkms.hsm.choice import TokenChoice, choose
 from hsmkms.hsm.cryptoki import TokenLimits
-from hsmkms.hsm.faults import OBJECT_LOST, translate, translated
+from hsmkms.hsm.faults import OBJECT_LOST, SESSION_LOST, translate, translated
 from hsmkms.hsm.gcm import explain_refusal, open_sealed, seal
 from hsmkms.hsm.handles import HandleIndex
 from hsmkms.hsm.iv import IvSource
@@ -179,7 +179,7 @@ class Device:
         self._handles.forget(cka_id)
 
         def attempt(session: Session) -> bool:
-            found = find(session, ObjectClass.SECRET_KEY, cka_id)
+            found = self._find(session, cka_id)
             if found is not None:
                 with translated():
                     found.destroy()
@@ -189,7 +189,7 @@ class Device:
 
     def holds(self, cka_id: bytes) -> bool:
         """True if a secret key with this CKA_ID is on the token now."""
-        return self._repeatable(lambda session: find(session, ObjectClass.SECRET_KEY, cka_id) is not None)
+        return self._repeatable(lambda session: self._find(session, cka_id) is not None)
 
     # -- what the token says of itself --------------------------------------------------------------------------
 
@@ -201,6 +201,7 @@ class Device:
         """
 
         def attempt(session: Session) -> list[TokenObject]:
+            self._require_login(session)
             found = list(list_keys(session))
             if not any(each.cka_id == witness for each in found):
                 raise SessionLostError("the token does not show the installation's own key: nothing is known about it")
@@ -215,7 +216,7 @@ class Device:
         """
 
         def attempt(session: Session) -> tuple[dict[str, Any], list[str]]:
-            found = find(session, ObjectClass.SECRET_KEY, cka_id)
+            found = self._find(session, cka_id)
             if found is None:
                 raise ObjectLostError(OBJECT_LOST)
             return attest(found, AES_256_BACKING_KEY)
@@ -224,11 +225,13 @@ class Device:
 
     def checks(self) -> list[Check]:
         """Try everything that hsmkms needs of a token, step by step; nothing is left on it."""
+        self._recover()
         with self._pool.session() as session:
             return run_checks(self._token, session)
 
     def mechanisms(self) -> list[MechanismInfo]:
         """The token's mechanisms with their key sizes and uses, as it tells them."""
+        self._guard.check()
         slot = self._token.slot
         with translated():
             present = slot.get_mechanisms()
@@ -237,11 +240,13 @@ class Device:
 
     def limits(self) -> TokenLimits | None:
         """Session counts and memory as the token tells them now."""
+        self._guard.check()
         return self._module.cryptoki.token_limits(self._token.slot.slot_id)
 
     # -- sessions -----------------------------------------------------------------------------------------------
 
     def _generate(self, template: SecretTemplate, cka_id: bytes, label: str) -> None:
+        self._recover()  # what is never repeated must not meet a lost login
         session = self._pool.take()
         try:
             made = generate(session, template, cka_id, label)
@@ -268,6 +273,7 @@ class Device:
         try:
             handle = self._handles.lookup(cka_id)
             if handle is None:
+                self._require_login(session)
                 handle = self._handles.search(session, cka_id)
             result = attempt(session, handle)
         except PKCS11Error as exc:
@@ -305,11 +311,31 @@ class Device:
         else:
             self._pool.put(session)
 
+    def _find(self, session: Session, cka_id: bytes) -> Object | None:
+        """A secret key, or None: absence counts only if one login held from before the search until after it."""
+        login = self._login_handle
+        self._require_login(session)
+        found = find(session, ObjectClass.SECRET_KEY, cka_id)
+        if found is None:
+            self._require_login(session)
+            if login != self._login_handle:
+                raise SessionLostError(SESSION_LOST)
+        return found
+
+    def _require_login(self, session: Session) -> None:
+        """Raise SessionLostError unless the session is logged in; without a login a search shows an empty token."""
+        if not self._module.cryptoki.logged_in(_handle(session)):
+            raise SessionLostError(SESSION_LOST)
+
     def _recover(self) -> None:
         """Log in again if the login was lost; one thread does it, the others find it done."""
+        self._guard.check()
         with self._recovering:
-            if not self._module.cryptoki.logged_in(self._login_handle):
+            lost = self._login_handle
+            if not self._module.cryptoki.logged_in(lost):
+                self._pool.discard_idle()
                 self._handles.forget_all()
+                self._module.cryptoki.close_session(lost)  # it may live, logged out; Session.close() fails then
                 self._log_in()
 
     def _log_in(self, *, accept_final_try: bool = False) -> None:
@@ -318,7 +344,7 @@ class Device:
             return self._token
 
         self._login = log_in(find_token, self._read_pin, self._gate, accept_final_try=accept_final_try)
-        self._login_handle: int = self._login.handle  # type: ignore[attr-defined]  # the stub leaves it out
+        self._login_handle = _handle(self._login)
 
     def _pool_size(self) -> int:
         """What the settings allow, within what the token allows besides the login session."""
@@ -332,6 +358,10 @@ class Device:
         self._pool.close()
         with suppress(PKCS11Error):  # a token that is gone cannot be logged out of
             self._login.close()
+
+
+def _handle(session: Session) -> int:
+    return int(session.handle)  # type: ignore[attr-defined]  # the stub leaves it out
 
 
 def _mechanism_info(name: str, told: tuple[int, int, int] | None) -> MechanismInfo:

@@ -44,6 +44,7 @@ class HandleIndex:
     def forget_all(self) -> None:
         """Drop every handle: the sessions or the token changed."""
         self._handles.clear()
+        self._searches = 0
 
     def search(self, session: Session, cka_id: bytes) -> int:
         """Find a key on the token; raises ObjectLostError if it is not there."""

@@ -31,7 +31,7 @@ from pkcs11.exceptions import (
 )
 from pkcs11.types import Session, Token
 
-from hsmkms.errors import PinError, TokenUnavailableError
+from hsmkms.errors import ConfigurationError, PinError, TokenUnavailableError
 from hsmkms.hsm.attributes import MAPPER
 from hsmkms.hsm.faults import AWAY, translate
 
@@ -63,7 +63,12 @@ class LoginGate:
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Let one process at a time try a PIN."""
-        descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as exc:
+            raise ConfigurationError(
+                f"no PIN is tried, since {self._lock_path} cannot be written ({exc.strerror}): make its folder writable"
+            ) from exc
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield

@@ -1,12 +1,14 @@
 """Objects on the token: making, finding, reading back, listing, destroying."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
+from pkcs11._pkcs11 import SearchIter  # type: ignore[attr-defined]
 from pkcs11.constants import Attribute, ObjectClass
-from pkcs11.exceptions import PKCS11Error
+from pkcs11.exceptions import FunctionFailed, ObjectHandleInvalid, PKCS11Error
 from pkcs11.mechanisms import KeyType, Mechanism
 from pkcs11.types import Object, Session
 
@@ -67,10 +69,7 @@ def handle_of(found: Object) -> int:
 def list_keys(session: Session) -> Iterator[TokenObject]:
     """All key objects on the token that can be read; one that cannot is left out."""
     for object_class in _KEY_CLASSES:
-        wanted = {Attribute.CLASS: object_class, Attribute.TOKEN: True}
-        with translated():
-            found = list(session.get_objects(wanted))
-        for each in found:
+        for each in _readable_objects(session, {Attribute.CLASS: object_class, Attribute.TOKEN: True}):
             told = _tell(each, (Attribute.ID, Attribute.LABEL))
             if told[Attribute.ID]:
                 yield TokenObject(
@@ -79,6 +78,20 @@ def list_keys(session: Session) -> Iterator[TokenObject]:
                     label=told[Attribute.LABEL] or "",
                     handle=handle_of(each),
                 )
+
+
+def _readable_objects(session: Session, wanted: dict[Attribute, Any]) -> list[Object]:
+    """All objects that fit, found one by one.
+
+    python-pkcs11 reads attributes of what it finds, and fails for the whole batch if another process has destroyed
+    one of them since: a batch of one loses that one alone.
+    """
+    found: list[Object] = []
+    with translated(), SearchIter(session, wanted, 1) as search:
+        for batch in search:
+            with suppress(ObjectHandleInvalid, FunctionFailed):
+                found.extend(batch)
+    return found
 
 
 def generate(session: Session, template: SecretTemplate, cka_id: bytes, label: str, *, store: bool = True) -> Object:

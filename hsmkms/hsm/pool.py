@@ -65,8 +65,14 @@ class SessionPool:
 
     def discard(self, session: Session) -> None:
         """Drop a dead session, and all idle ones: they died with it."""
+        self._drop([session])
+
+    def discard_idle(self) -> None:
+        """Drop all idle sessions: the login that they shared is gone."""
+        self._drop([])
+
+    def _drop(self, dead: list[Session]) -> None:
         with self._changed:
-            dead = [session]
             with suppress(IndexError):
                 while True:
                     dead.append(self._idle.pop())

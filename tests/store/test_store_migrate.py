@@ -11,12 +11,18 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import MetaData, create_engine, inspect
+from sqlalchemy import URL, MetaData, create_engine, inspect
 from store_samples import a_key, write
 
 from hsmkms.errors import StoreError
 from hsmkms.store import files, migrate, schema
 from hsmkms.store.engine import Store
+
+
+def url_of(path: Path) -> URL:
+    """What SQLAlchemy opens a file by; a text would give some characters of the path a meaning."""
+    return URL.create("sqlite", database=str(path))
+
 
 DATABASES = [(files.META, schema.meta), (files.LOG, schema.log)]
 
@@ -24,7 +30,7 @@ DATABASES = [(files.META, schema.meta), (files.LOG, schema.log)]
 @pytest.mark.parametrize(("database", "metadata"), DATABASES)
 def test_tables_and_migrations_agree(folder: Path, database: files.DatabaseFile, metadata: MetaData) -> None:
     """Alembic finds no difference between the migrated database and the tables of schema.py."""
-    engine = create_engine(f"sqlite:///{folder / database.name}")
+    engine = create_engine(url_of(folder / database.name))
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
     engine.dispose()
@@ -34,7 +40,7 @@ def test_tables_and_migrations_agree(folder: Path, database: files.DatabaseFile,
 def test_rules_and_migrations_agree(folder: Path, database: files.DatabaseFile, metadata: MetaData) -> None:
     """What Alembic does not compare: checks and references, by name and content, and AUTOINCREMENT."""
 
-    def rules(url: str, *, make: bool) -> dict[str, object]:
+    def rules(url: URL, *, make: bool) -> dict[str, object]:
         engine = create_engine(url)
         with engine.begin() as connection:
             if make:
@@ -54,7 +60,7 @@ def test_rules_and_migrations_agree(folder: Path, database: files.DatabaseFile, 
         engine.dispose()
         return found
 
-    assert rules(f"sqlite:///{folder / database.name}", make=False) == rules("sqlite://", make=True)
+    assert rules(url_of(folder / database.name), make=False) == rules(URL.create("sqlite"), make=True)
 
 
 @pytest.mark.parametrize("database", files.DATABASES, ids=lambda each: each.name)

@@ -1,0 +1,191 @@
+"""Commands that make an installation and bring it up to date: init, migrate."""
+
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+from msgspec import Struct
+
+from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, outer_options
+from hsmkms.cli.template import configuration
+from hsmkms.errors import ConfigurationError, PinError, StoreError
+
+if TYPE_CHECKING:
+    from hsmkms.config import Settings
+
+PANEL: Final = "Installation"
+CONFIG_FILE: Final = "hsmkms.toml"
+DEFAULT_ACCOUNT: Final = "000000000000"
+DEFAULT_REGION: Final = "us-east-1"
+DEFAULT_LABEL: Final = "hsmkms"
+PIN_BYTES: Final = 24
+MODULE_VARIABLES: Final = ("SOFTHSM2_CONF",)
+"""What a module may need: if init had it, the configuration keeps it, so that nothing must be exported."""
+
+
+class TokenAnswers(Struct, frozen=True, kw_only=True):
+    """Which token to use, completely."""
+
+    module: Path
+    label: str
+    serial: str
+    pin_source: tuple[str, object]
+    environment: dict[str, str]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("init", rich_help_panel=PANEL)(init)
+    app.command("migrate", rich_help_panel=PANEL)(migrate)
+
+
+def init(
+    context: typer.Context,
+    *,
+    data_dir: Annotated[Path, typer.Option("--data-dir", help="Folder to make the installation in.")],
+    module: Annotated[Path | None, typer.Option("--module", metavar="SO", help="The PKCS#11 module.")] = None,
+    token_label: Annotated[str | None, typer.Option("--token-label", help="Label of the token.")] = None,
+    token_serial: Annotated[str | None, typer.Option("--token-serial", help="Serial of the token.")] = None,
+    pin_file: Annotated[Path | None, typer.Option("--pin-file", help="File with the user PIN, mode 0600.")] = None,
+    create_softhsm_token: Annotated[
+        bool, typer.Option("--create-softhsm-token", help="Make a SoftHSM token in the data folder.")
+    ] = False,
+    account_id: Annotated[str, typer.Option("--account-id", help="Account of all ARNs: 12 digits.")] = DEFAULT_ACCOUNT,
+    region: Annotated[
+        list[str] | None, typer.Option("--region", help=f"Region to serve; repeat for more. Default: {DEFAULT_REGION}.")
+    ] = None,
+    output: OutputOption = None,
+    query: QueryOption = None,
+) -> None:
+    """Make an installation: configuration, databases, and its own key on the token.
+
+    What is missing is asked for at a terminal. An interrupted init is carried on by the same command.
+
+    Example: hsmkms init --data-dir ./hsmkms-data --create-softhsm-token
+    """
+    from hsmkms import config, wiring  # noqa: PLC0415 - help must not pay for the database and the token
+
+    common = Common(output=output, query=query).over(outer_options(context))
+    folder = data_dir.expanduser().absolute()
+    file = folder / CONFIG_FILE
+    if not file.exists():
+        _make_folder(folder)
+        if create_softhsm_token:
+            token = _new_softhsm_token(folder, module, token_label or DEFAULT_LABEL)
+        else:
+            token = _existing_token(module, token_label, token_serial, pin_file)
+        _write_configuration(file, account_id, region or [DEFAULT_REGION], token)
+    elif (folder / "meta.db").exists() and _complete(config.load(file)):
+        raise ConfigurationError(f"{folder} holds an installation already; nothing was changed")
+    settings = config.load(file)
+    row = wiring.initialise(settings)
+    common.show(
+        {
+            "Installation": row.id,
+            "Account": settings.account_id,
+            "Regions": settings.regions,
+            "Configuration": str(file),
+            "Databases": [str(folder / "meta.db"), str(folder / "log.db")],
+            "Module": str(settings.token.module),
+            "TokenLabel": settings.token.label or "",
+            "TokenSerial": settings.token.serial or "",
+            "PinFile": str(settings.token.pin.file or ""),
+        }
+    )
+
+
+def migrate(
+    context: typer.Context, config: ConfigOption = None, output: OutputOption = None, query: QueryOption = None
+) -> None:
+    """Bring the databases to this program's version. Make a backup first.
+
+    Example: hsmkms migrate
+    """
+    from hsmkms import wiring  # noqa: PLC0415 - help must not pay for the database
+
+    common = Common(config=config, output=output, query=query).over(outer_options(context))
+    applied, revisions = wiring.migrate_databases(wiring.load_settings(common.config))
+    common.show({"Applied": list(applied), "Revisions": dict(revisions)})
+
+
+def _complete(settings: "Settings") -> bool:
+    from hsmkms import wiring  # noqa: PLC0415 - see init
+
+    return wiring.is_initialised(settings)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise ConfigurationError(f"{folder} is not empty and holds no {CONFIG_FILE}: choose another folder")
+    except OSError as exc:
+        raise StoreError(f"{folder} cannot be made or read: {exc.strerror}") from exc
+
+
+def _new_softhsm_token(folder: Path, module: Path | None, label: str) -> TokenAnswers:
+    from hsmkms import wiring  # noqa: PLC0415 - see init
+
+    user_pin, so_pin = (secrets.token_urlsafe(PIN_BYTES) for _ in range(2))
+    _write_private(folder / "pin", f"{user_pin}\n")
+    _write_private(folder / "so-pin", f"{so_pin}\n")
+    used, made = wiring.make_softhsm_token(module, folder / "softhsm", label=label, user_pin=user_pin, so_pin=so_pin)
+    return TokenAnswers(
+        module=used, label=label, serial=made.serial, pin_source=("file", "pin"), environment=made.environment
+    )
+
+
+def _existing_token(module: Path | None, label: str | None, serial: str | None, pin_file: Path | None) -> TokenAnswers:
+    """The token that the options name; a person at a terminal is asked for what they leave out."""
+    missing = [
+        option
+        for option, value in {"--module": module, "--token-label": label, "--pin-file": pin_file}.items()
+        if value is None
+    ]
+    if missing and not sys.stdin.isatty():
+        raise typer.BadParameter(
+            f"missing {', '.join(missing)} (or --create-softhsm-token): there is no terminal to ask at"
+        )
+    from hsmkms import wiring  # noqa: PLC0415 - see init
+
+    module = (module or Path(typer.prompt("Path of the PKCS#11 module"))).expanduser().absolute()
+    label = label or typer.prompt("Label of the token")
+    pin_file = (pin_file or Path(typer.prompt("File with the user PIN (mode 0600)"))).expanduser().absolute()
+    if not pin_file.is_file():
+        raise PinError(f"there is no PIN file {pin_file}: write the user PIN into it and run `chmod 600 {pin_file}`")
+    environment = {name: os.environ[name] for name in MODULE_VARIABLES if name in os.environ}
+    return TokenAnswers(
+        module=module,
+        label=label,
+        serial=wiring.serial_of(module, environment, label, serial),
+        pin_source=("file", str(pin_file)),
+        environment=environment,
+    )
+
+
+def _write_configuration(file: Path, account: str, regions: list[str], token: TokenAnswers) -> None:
+    text = configuration(
+        account=account,
+        regions=regions,
+        module=token.module,
+        label=token.label,
+        serial=token.serial,
+        pin_source=token.pin_source,
+        environment=token.environment,
+    )
+    _write_private(file, text)
+
+
+def _write_private(file: Path, text: str) -> None:
+    """Write a new file that only its owner can read."""
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
+            opened.write(text)
+            opened.flush()
+            os.fsync(opened.fileno())
+    except OSError as exc:
+        raise StoreError(f"{file} cannot be written: {exc.strerror}") from exc
