@@ -1,80 +1,56 @@
-"""Settings: one TOML file, read strictly, and the sources that a PIN may come from.
+"""Settings: one TOML file, read strictly.
 
 A setting that is unknown or misspelt is refused, so that nothing is silently left at its default. A PIN never stands
-in the file: the file says where it comes from. ``conf/hsmkms.toml`` describes every setting; it is what ``init_text``
-writes, so that an installation's own file carries the same comments.
+in the file: the file says where it comes from (``hsmkms/pins.py``). ``conf/hsmkms.toml`` describes every setting; it is
+what ``init_text`` writes, so that an installation's own file can carry the same comments.
 """
 
-import getpass
 import json
 import os
 import re
-import stat
-import subprocess
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote_to_bytes, urlsplit
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
-from hsmkms.errors import ConfigurationError, PinError
+from hsmkms.errors import ConfigurationError
+from hsmkms.pins import PinSettings, Secret, read_pin, terminal_prompt
+from hsmkms.token_uri import TokenUri, parse_uri
+
+__all__ = [
+    "PinSettings",
+    "ReconcileSettings",
+    "Secret",
+    "Settings",
+    "TokenSettings",
+    "TokenUri",
+    "find",
+    "init_text",
+    "load",
+    "parse_uri",
+    "read_pin",
+    "terminal_prompt",
+]
 
 FILE_NAME: Final = "hsmkms.toml"
 CONFIG_VARIABLE: Final = "HSMKMS_CONFIG"
 SYSTEM_FILE: Final = Path("/etc/hsmkms") / FILE_NAME
-
-PIN_COMMAND_SECONDS: Final = 30
-PIN_BYTES: Final = 4096
-"""More than any token takes; the end of a PIN file that is something else."""
 
 MAX_WAIT_SECONDS: Final = 3600
 MAX_GRACE_HOURS: Final = 10 * 365 * 24
 
 _ACCOUNT: Final = re.compile(r"[0-9]{12}")
 _REGION: Final = re.compile(r"([a-z]+-){2,3}[0-9]+")
-_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
-
-
-class PinSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where the PIN comes from: exactly one of these."""
-
-    file: Path | None = None
-    environment: str | None = None
-    command: tuple[str, ...] | None = None
-    prompt: bool = False
-
-    @property
-    def named(self) -> list[str]:
-        """The sources that are named."""
-        return [name for name, value in asdict(self).items() if value not in (None, False)]
-
-
-class WantedToken(Struct, frozen=True, kw_only=True):
-    """What the wanted token must say of itself; None means "anything"."""
-
-    label: str | None = None
-    serial: str | None = None
-    manufacturer: str | None = None
-    model: str | None = None
-    slot_id: int | None = None
-
-
-class TokenUri(Struct, frozen=True, kw_only=True):
-    """What an RFC 7512 ``pkcs11:`` URI says of a token, its module and the place of its PIN."""
-
-    wanted: WantedToken
-    module: Path | None = None
-    pin_file: Path | None = None
+_VARIABLE: Final = re.compile(r"[^=\0]+")
 
 
 class TokenSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Which token, and how it is reached. ``environment`` is set before the module is loaded."""
 
-    module: Path = Path()
+    module: Path | None = None
     label: str | None = None
     serial: str | None = None
     uri: str | None = None
@@ -83,11 +59,6 @@ class TokenSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     init_reserved: str | None = None
     max_sessions: int = 16
     session_wait_seconds: float = 5.0
-
-    @property
-    def wanted(self) -> WantedToken:
-        """The choice that label and serial, or the URI, make."""
-        return parse_uri(self.uri).wanted if self.uri else WantedToken(label=self.label, serial=self.serial)
 
 
 class ReconcileSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -153,7 +124,7 @@ def load(path: Path) -> Settings:
 
 
 def _decode_path(kind: type, value: Any) -> Any:  # noqa: ANN401 - the signature of msgspec's hook
-    if kind is Path and isinstance(value, str) and value:
+    if kind is Path and isinstance(value, str) and value and "\0" not in value:
         return Path(os.path.expanduser(value))  # noqa: PTH111 - Path.expanduser raises for an unknown user
     raise ValueError(f"expected a path, got {value!r}")
 
@@ -182,6 +153,7 @@ def _check(settings: Settings) -> None:
         "token.label must not be empty": token.label == "",
         "token.serial must not be empty": token.serial == "",
         "token.label, token.serial or token.uri must say which token": not (token.label or token.serial or token.uri),
+        "token.environment has a name that cannot be one": not all(map(_VARIABLE.fullmatch, token.environment)),
         "token.uri goes without token.label and token.serial": bool(token.uri and (token.label or token.serial)),
         f"token.max_sessions = {token.max_sessions} must be at least 1": token.max_sessions < 1,
         f"token.session_wait_seconds = {wait} must be from 0 to {MAX_WAIT_SECONDS}": not 0 <= wait <= MAX_WAIT_SECONDS,
@@ -194,8 +166,8 @@ def _check(settings: Settings) -> None:
 
 def _resolved_token(folder: Path, token: TokenSettings) -> TokenSettings:
     """The token's settings with absolute paths, and with what its URI says of module and PIN."""
-    uri = parse_uri(token.uri) if token.uri else TokenUri(wanted=WantedToken())
-    modules = [path for path in (token.module, uri.module) if path not in (None, Path())]
+    uri = parse_uri(token.uri) if token.uri else TokenUri()
+    modules = [path for path in (token.module, uri.module) if path is not None]
     if len(modules) != 1:
         raise ConfigurationError("the module must be named once: by token.module, or by module-path in token.uri")
     pins = [pin for pin in (token.pin, PinSettings(file=uri.pin_file)) if pin.named]
@@ -204,7 +176,7 @@ def _resolved_token(folder: Path, token: TokenSettings) -> TokenSettings:
             "the PIN needs exactly one source: file, environment, command or prompt in [token.pin], "
             "or pin-source in token.uri"
         )
-    return replace(token, module=folder / str(modules[0]), pin=_resolved_pin(folder, pins[0]))
+    return replace(token, module=folder / modules[0], pin=_resolved_pin(folder, pins[0]))
 
 
 def _resolved_pin(folder: Path, pin: PinSettings) -> PinSettings:
@@ -214,171 +186,6 @@ def _resolved_pin(folder: Path, pin: PinSettings) -> PinSettings:
         program = pin.command[0]
         return replace(pin, command=(str(folder / program) if "/" in program else program, *pin.command[1:]))
     return replace(pin, file=folder / pin.file) if pin.file is not None else pin
-
-
-# -- RFC 7512 ---------------------------------------------------------------------------------------------------
-
-_URI_PATH: Final = {"token": "label", "serial": "serial", "manufacturer": "manufacturer", "model": "model"}
-_URI_SLOT: Final = "slot-id"
-_URI_QUERY: Final = ("module-path", "pin-source")
-_BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
-
-
-def parse_uri(uri: str) -> TokenUri:
-    """Read a ``pkcs11:`` URI that names a token (RFC 7512, sections 2.3 and 2.4).
-
-    Raises ConfigurationError for an attribute that does not choose a token, and for a PIN in the URI; no message
-    repeats a value.
-    """
-    if "pin-value" in unquote_to_bytes(uri).decode("utf-8", "replace").lower():
-        raise ConfigurationError("token.uri holds a PIN (pin-value): keep it in a file and name that in [token.pin]")
-    scheme, colon, rest = uri.partition(":")
-    if scheme.lower() != "pkcs11" or not colon:
-        raise ConfigurationError("token.uri must begin with pkcs11:")
-    path, _, query = rest.partition("?")
-    told = _attributes(path, ";", (*_URI_PATH, _URI_SLOT))
-    asked = _attributes(query, "&", _URI_QUERY)
-    if not told:
-        raise ConfigurationError("token.uri chooses no token: name its token, serial, manufacturer, model or slot-id")
-    return TokenUri(
-        wanted=WantedToken(
-            **{field: told[name] for name, field in _URI_PATH.items() if name in told},
-            slot_id=_slot_number(told[_URI_SLOT]) if _URI_SLOT in told else None,
-        ),
-        module=Path(asked["module-path"]) if "module-path" in asked else None,
-        pin_file=_pin_source(asked["pin-source"]) if "pin-source" in asked else None,
-    )
-
-
-def _attributes(text: str, separator: str, known: tuple[str, ...]) -> dict[str, str]:
-    told: dict[str, str] = {}
-    for part in filter(None, text.split(separator)):
-        name, _, value = part.partition("=")
-        if name not in known:
-            raise ConfigurationError(f"token.uri: unknown attribute {name!r}; here stand {', '.join(known)}")
-        if name in told:
-            raise ConfigurationError(f"token.uri names {name} twice")
-        told[name] = _percent_decoded(name, value)
-    return told
-
-
-def _percent_decoded(name: str, value: str) -> str:
-    try:
-        text = unquote_to_bytes(value).decode()
-    except UnicodeDecodeError as exc:
-        raise ConfigurationError(f"token.uri: {name} is not UTF-8 when percent-decoded") from exc
-    if not text or _BAD_ESCAPE.search(value):
-        raise ConfigurationError(f"token.uri: {name} is empty, or has a % that no two hex digits follow")
-    return text
-
-
-def _slot_number(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,19}", text):
-        raise ConfigurationError("token.uri: slot-id must be a number")
-    return int(text)
-
-
-def _pin_source(source: str) -> Path:
-    told = urlsplit(source)
-    if source.startswith("|") or told.scheme not in ("", "file") or told.netloc not in ("", "localhost"):
-        raise ConfigurationError("token.uri: pin-source must be a file; for a program use token.pin.command")
-    return Path(_percent_decoded("pin-source", told.path)) if told.scheme else Path(source)
-
-
-# -- the PIN ----------------------------------------------------------------------------------------------------
-
-
-class Secret:
-    """A text that no repr, message or traceback with local variables shows."""
-
-    __slots__ = ("_text",)
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def reveal(self) -> str:
-        """The text itself; pass it on at once and keep it nowhere."""
-        return self._text
-
-    def __repr__(self) -> str:
-        return "Secret(...)"
-
-
-def terminal_prompt() -> Callable[[], str] | None:
-    """A way to ask the person at the terminal for the PIN, without echo; None where there is no terminal."""
-    return (lambda: getpass.getpass("PIN of the token: ")) if sys.stdin.isatty() else None
-
-
-def read_pin(pin: PinSettings, *, interactive: Callable[[], str] | None = None) -> str:
-    """Fetch the PIN from its one source; ``interactive`` asks a person. Raises PinError, which holds nothing of it."""
-    if pin.file is not None:
-        return _pin_of_file(pin.file).reveal()
-    if pin.environment is not None:
-        return _pin_of_environment(pin.environment).reveal()
-    if pin.command is not None:
-        return _pin_of_command(pin.command).reveal()
-    if interactive is None:
-        raise PinError("token.pin.prompt needs a terminal: use a file, an environment variable or a command")
-    return _one_line(Secret(interactive()), "the answer").reveal()
-
-
-def _pin_of_file(path: Path) -> Secret:
-    try:
-        with path.open("rb") as file:
-            told = os.fstat(file.fileno())
-            if told.st_uid not in (os.geteuid(), 0):
-                raise PinError(f"the PIN file {path} belongs to another user: run `chown {os.geteuid()} {path}`")
-            if told.st_mode & _OTHERS:
-                raise PinError(f"the PIN file {path} is open to other users: run `chmod 600 {path}`")
-            return _one_line(_decoded(file.read(PIN_BYTES)), f"the PIN file {path}")
-    except OSError as exc:
-        raise PinError(f"the PIN file {path} cannot be read: {exc.strerror}") from exc
-
-
-def _pin_of_environment(name: str) -> Secret:
-    if name not in os.environ:
-        raise PinError(f"the environment variable {name} (token.pin.environment) is not set")
-    return _one_line(Secret(os.environ[name]), f"the environment variable {name}")
-
-
-def _pin_of_command(command: tuple[str, ...]) -> Secret:
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=PIN_COMMAND_SECONDS,
-            check=False,
-        )
-        fault = f"ended with status {done.returncode}" if done.returncode else ""
-    except subprocess.TimeoutExpired:
-        fault = f"took longer than {PIN_COMMAND_SECONDS} seconds"
-    except (OSError, ValueError) as exc:
-        fault = f"could not be started ({type(exc).__name__})"
-    # Raised out here: the exceptions above hold what the program printed.
-    if fault:
-        raise PinError(f"the PIN command {command[0]} {fault}: run it by hand to see why")
-    return _one_line(_decoded(done.stdout.partition(b"\n")[0]), f"the PIN command {command[0]}")
-
-
-def _decoded(raw: bytes) -> Secret | None:
-    try:
-        return Secret(raw.decode())
-    except UnicodeDecodeError:  # it would carry the bytes, so the caller raises an error of its own
-        return None
-
-
-def _one_line(text: Secret | None, source: str) -> Secret:
-    """Without one line end. A text that cannot be a PIN is refused here, before it costs a try on the token."""
-    if text is None:
-        raise PinError(f"{source} is not UTF-8 text")
-    pin = Secret(text.reveal().removesuffix("\n").removesuffix("\r"))
-    if not pin.reveal():
-        raise PinError(f"{source} holds no PIN")
-    if not pin.reveal().isprintable():
-        raise PinError(f"{source} holds more than one line, or control characters")
-    return pin
 
 
 # -- writing the file -------------------------------------------------------------------------------------------

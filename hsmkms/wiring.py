@@ -64,16 +64,18 @@ def core_of(settings: Settings, clock: Clock = utc_now) -> Core:
 def open_device(settings: Settings, *, accept_final_try: bool = False) -> Device:
     """Open the token of the settings, without the database."""
     return Device.open(
-        device_settings(settings), lambda: config.read_pin(settings.token.pin), accept_final_try=accept_final_try
+        device_settings(settings),
+        lambda: config.read_pin(settings.token.pin, interactive=config.terminal_prompt()),
+        accept_final_try=accept_final_try,
     )
 
 
 def device_settings(settings: Settings) -> DeviceSettings:
     """What the token's layer has to know of the settings."""
     token = settings.token
-    uri = config.parse_uri(token.uri) if token.uri else config.TokenUri(label=token.label, serial=token.serial)
     if token.module is None:
         raise ConfigurationError("token.module is missing")
+    uri = config.parse_uri(token.uri) if token.uri else config.TokenUri(label=token.label, serial=token.serial)
     return DeviceSettings(
         module=token.module,
         choice=TokenChoice(

@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from msgspec import Struct
 
 from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, outer_options
-from hsmkms.cli.template import configuration
 from hsmkms.errors import ConfigurationError, PinError, StoreError
 
 if TYPE_CHECKING:
-    from hsmkms.config import Settings
+    from hsmkms.config import Settings, TokenSettings
 
 PANEL: Final = "Installation"
 CONFIG_FILE: Final = "hsmkms.toml"
@@ -24,16 +22,6 @@ DEFAULT_LABEL: Final = "hsmkms"
 PIN_BYTES: Final = 24
 MODULE_VARIABLES: Final = ("SOFTHSM2_CONF",)
 """What a module may need: if init had it, the configuration keeps it, so that nothing must be exported."""
-
-
-class TokenAnswers(Struct, frozen=True, kw_only=True):
-    """Which token to use, completely."""
-
-    module: Path
-    label: str
-    serial: str
-    pin_source: tuple[str, object]
-    environment: dict[str, str]
 
 
 def register(app: typer.Typer) -> None:
@@ -77,7 +65,9 @@ def init(
             token = _new_softhsm_token(folder, module, token_label or DEFAULT_LABEL)
         else:
             token = _existing_token(module, token_label, token_serial, pin_file)
-        _write_configuration(file, account_id, region or [DEFAULT_REGION], token)
+        regions = tuple(region or [DEFAULT_REGION])
+        wanted = config.Settings(account_id=account_id, regions=regions, default_region=regions[0], token=token)
+        _write_private(file, config.init_text(wanted))
     elif (folder / "meta.db").exists() and _complete(config.load(file)):
         raise ConfigurationError(f"{folder} holds an installation already; nothing was changed")
     settings = config.load(file)
@@ -86,7 +76,7 @@ def init(
         {
             "Installation": row.id,
             "Account": settings.account_id,
-            "Regions": settings.regions,
+            "Regions": list(settings.regions),
             "Configuration": str(file),
             "Databases": [str(folder / "meta.db"), str(folder / "log.db")],
             "Module": str(settings.token.module),
@@ -126,19 +116,25 @@ def _make_folder(folder: Path) -> None:
         raise StoreError(f"{folder} cannot be made or read: {exc.strerror}") from exc
 
 
-def _new_softhsm_token(folder: Path, module: Path | None, label: str) -> TokenAnswers:
-    from hsmkms import wiring  # noqa: PLC0415 - see init
+def _new_softhsm_token(folder: Path, module: Path | None, label: str) -> "TokenSettings":
+    from hsmkms import config, wiring  # noqa: PLC0415 - see init
 
     user_pin, so_pin = (secrets.token_urlsafe(PIN_BYTES) for _ in range(2))
     _write_private(folder / "pin", f"{user_pin}\n")
     _write_private(folder / "so-pin", f"{so_pin}\n")
     used, made = wiring.make_softhsm_token(module, folder / "softhsm", label=label, user_pin=user_pin, so_pin=so_pin)
-    return TokenAnswers(
-        module=used, label=label, serial=made.serial, pin_source=("file", "pin"), environment=made.environment
+    return config.TokenSettings(
+        module=used,
+        label=label,
+        serial=made.serial,
+        pin=config.PinSettings(file=Path("pin")),
+        environment=made.environment,
     )
 
 
-def _existing_token(module: Path | None, label: str | None, serial: str | None, pin_file: Path | None) -> TokenAnswers:
+def _existing_token(
+    module: Path | None, label: str | None, serial: str | None, pin_file: Path | None
+) -> "TokenSettings":
     """The token that the options name; a person at a terminal is asked for what they leave out."""
     missing = [
         option
@@ -149,7 +145,7 @@ def _existing_token(module: Path | None, label: str | None, serial: str | None, 
         raise typer.BadParameter(
             f"missing {', '.join(missing)} (or --create-softhsm-token): there is no terminal to ask at"
         )
-    from hsmkms import wiring  # noqa: PLC0415 - see init
+    from hsmkms import config, wiring  # noqa: PLC0415 - see init
 
     module = (module or Path(typer.prompt("Path of the PKCS#11 module"))).expanduser().absolute()
     label = label or typer.prompt("Label of the token")
@@ -157,26 +153,13 @@ def _existing_token(module: Path | None, label: str | None, serial: str | None, 
     if not pin_file.is_file():
         raise PinError(f"there is no PIN file {pin_file}: write the user PIN into it and run `chmod 600 {pin_file}`")
     environment = {name: os.environ[name] for name in MODULE_VARIABLES if name in os.environ}
-    return TokenAnswers(
+    return config.TokenSettings(
         module=module,
         label=label,
         serial=wiring.serial_of(module, environment, label, serial),
-        pin_source=("file", str(pin_file)),
+        pin=config.PinSettings(file=pin_file),
         environment=environment,
     )
-
-
-def _write_configuration(file: Path, account: str, regions: list[str], token: TokenAnswers) -> None:
-    text = configuration(
-        account=account,
-        regions=regions,
-        module=token.module,
-        label=token.label,
-        serial=token.serial,
-        pin_source=token.pin_source,
-        environment=token.environment,
-    )
-    _write_private(file, text)
 
 
 def _write_private(file: Path, text: str) -> None:

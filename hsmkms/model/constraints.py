@@ -81,11 +81,14 @@ Constraint = Length | Range | Pattern | OneOf
 
 
 class Sensitive(Struct, frozen=True):
-    """Marks a member whose value no message may show. Bytes never are shown."""
+    """Marks a member whose value no message may show. Bytes, lists, maps and structures never are shown."""
 
 
 def validate(request: Struct) -> None:
-    """Raise one ValidationException that names every constraint which the request breaks."""
+    """Raise one ValidationException that names every constraint which the request breaks.
+
+    Responses can be checked in the same way.
+    """
     broken: list[str] = []
 
     def report(path: str, value: object, constraint: str) -> None:
@@ -95,7 +98,7 @@ def validate(request: Struct) -> None:
         value = getattr(request, name)
         if value is None:
             if required:
-                broken.append(f"Value null at '{path}' failed to satisfy constraint: {MUST_NOT_BE_NULL}")
+                broken.append(_sentence(path, None, MUST_NOT_BE_NULL))
         elif check is not None:
             check(value, path, report)
     if broken:
@@ -123,8 +126,13 @@ def _message(broken: list[str]) -> str:
 
 
 def _sentence(path: str, value: object, constraint: str) -> str:
-    shown = "" if value is None or isinstance(value, bytes) else f" '{str(value)[:SHOWN]}'"
-    return f"Value{shown} at '{path}' failed to satisfy constraint: {constraint}"
+    return f"Value{_shown(value)} at '{path}' failed to satisfy constraint: {constraint}"
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return " null"
+    return f" '{str(value)[:SHOWN]}'" if isinstance(value, str | int) else ""
 
 
 @cache
@@ -179,6 +187,9 @@ def _inner_check(hint: Any) -> Check | None:  # noqa: ANN401 - a type
     if get_origin(hint) is list:
         entry = _check_of(get_args(hint)[0])
         return None if entry is None else _each(entry)
+    if get_origin(hint) is dict:
+        key, value = (_check_of(each) for each in get_args(hint))
+        return None if key is None and value is None else _each_pair(key, value)
     if isinstance(hint, type) and issubclass(hint, Struct):
         return _structure(hint)
     return None
@@ -188,6 +199,16 @@ def _each(entry: Check) -> Check:
     def check(value: list[Any], path: str, report: Report) -> None:
         for number, each in enumerate(value, start=1):
             entry(each, f"{path}.{number}.member", report)
+
+    return check
+
+
+def _each_pair(key: Check | None, value: Check | None) -> Check:
+    def check(held: dict[Any, Any], path: str, report: Report) -> None:
+        for number, pair in enumerate(held.items(), start=1):
+            for part, inner, each in zip(("key", "value"), (key, value), pair, strict=True):
+                if inner is not None:
+                    inner(each, f"{path}.{number}.{part}", report)
 
     return check
 

@@ -4,29 +4,36 @@ Blobs are base64, instants are seconds since 1970 (with a fraction only if there
 out, and unknown members of a request are ignored.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any, Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, inspect
 
 from hsmkms.errors import SerializationException
 from hsmkms.model.enums import Operation
 from hsmkms.model.operations import OPERATIONS
 
-UNREADABLE: Final = "The request body is not the JSON object that this operation takes."
+NOT_JSON: Final = "The request body is not valid JSON."
+NOT_THE_SHAPE: Final = "The request body does not fit the operation"
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def decode_request(operation: Operation, body: bytes) -> Struct:
     """Read a request; an empty body is ``{}``, and a member that is null counts as absent.
 
-    Raises SerializationException, which repeats nothing of the body. Constraints are checked later.
+    Raises SerializationException, which names the wrong member and repeats nothing of the body. Constraints are
+    checked later.
     """
+    body = body or b"{}"
     try:
-        request: Struct = _decoder(operation).decode(body or b"{}")
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        request: Struct = _decoder(operation).decode(body)
+    except msgspec.ValidationError:
         return _decode_with_nulls(operation, body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise SerializationException(NOT_JSON) from exc
     return request
 
 
@@ -48,21 +55,40 @@ def _decoder(operation: Operation) -> msgspec.json.Decoder[Any]:
 
 def _decode_with_nulls(operation: Operation, body: bytes) -> Struct:
     """The slow way: a request may say null where it could have said nothing."""
+    kind = OPERATIONS[operation].request
     try:
-        plain = msgspec.json.decode(body)
-        kept = {name: value for name, value in plain.items() if value is not None}
-        request: Struct = msgspec.convert(kept, OPERATIONS[operation].request)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, AttributeError) as exc:
-        raise SerializationException(UNREADABLE) from exc
+        kept = _without_nulls(msgspec.json.decode(body), inspect.type_info(kind))
+        request: Struct = msgspec.convert(kept, kind)
+    except msgspec.ValidationError as exc:
+        raise SerializationException(f"{NOT_THE_SHAPE}: {exc}.") from exc  # it tells types and the path only
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise SerializationException(NOT_JSON) from exc
     return request
+
+
+def _without_nulls(value: Any, kind: inspect.Type) -> Any:  # noqa: ANN401 - any JSON value
+    """The value without members that are null; a null in a list or a map stays, and is wrong there."""
+    if isinstance(kind, inspect.UnionType):
+        kind = next(each for each in kind.types if not isinstance(each, inspect.NoneType))
+    if isinstance(kind, inspect.StructType) and isinstance(value, dict):
+        members = ((each.encode_name, each.type) for each in kind.fields)
+        return {name: _without_nulls(value[name], member) for name, member in members if value.get(name) is not None}
+    if isinstance(kind, inspect.ListType) and isinstance(value, list):
+        return [_without_nulls(each, kind.item_type) for each in value]
+    return value
 
 
 def _without_datetimes(value: Any) -> Any:  # noqa: ANN401 - any JSON value
     if isinstance(value, datetime):
-        seconds = round(value.timestamp(), 3)
-        return int(seconds) if seconds.is_integer() else seconds
+        return _epoch_seconds(value)
     if isinstance(value, dict):
         return {name: _without_datetimes(each) for name, each in value.items()}
     if isinstance(value, list):
         return [_without_datetimes(each) for each in value]
     return value
+
+
+def _epoch_seconds(moment: datetime) -> int | float:
+    """Seconds to the nearest millisecond. A datetime without a zone raises TypeError."""
+    milliseconds = round((moment - _EPOCH) / timedelta(milliseconds=1))
+    return milliseconds / 1000 if milliseconds % 1000 else milliseconds // 1000

@@ -41,6 +41,7 @@ class RecordCache:
         self._guard = ForkGuard()
         self._signal = changes.ChangeSignal(store)
         self._lock = threading.Lock()
+        self._owed = False
         self._keys: dict[tuple[str, str], CachedKey] = {}
         self._aliases: dict[tuple[str, str], AliasRecord] = {}
         with store.reading() as conn:
@@ -65,8 +66,11 @@ class RecordCache:
     def _freshen(self) -> None:
         self._guard.check()
         with self._lock:
-            if self._signal.moved():
+            # Owed until it is done: a signal that was heard is not given a second time.
+            self._owed = self._signal.moved() or self._owed
+            if self._owed:
                 self._drop_changed()
+                self._owed = False
 
     def _drop_changed(self) -> None:
         with self._store.reading() as conn:

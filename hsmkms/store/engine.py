@@ -4,6 +4,7 @@ SQLite in WAL mode: readers do not wait for writers, and every commit is on the 
 transaction takes the write lock at its beginning (BEGIN IMMEDIATE), so what it reads cannot change before it writes.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Final, Self
 
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
 
-from hsmkms.errors import ClosedError
+from hsmkms.errors import ClosedError, MisuseError
 from hsmkms.process import ForkGuard
 from hsmkms.store import faults, files
 
@@ -25,6 +26,8 @@ class Database:
     def __init__(self, file: Path, *, busy_timeout_seconds: float = files.BUSY_TIMEOUT_SECONDS) -> None:
         self.file = file
         self._guard = ForkGuard()
+        self._writing = threading.Lock()
+        self._writer: int | None = None
         self._engine: Engine | None = create_engine(
             "sqlite://",
             creator=lambda: files.connect(file, busy_timeout_seconds),
@@ -36,8 +39,13 @@ class Database:
 
     @contextmanager
     def atomic(self) -> Iterator[Connection]:
-        """A write transaction: committed at the end of the block, rolled back if it raises."""
+        """A write transaction: committed at the end of the block, rolled back if it raises.
+
+        Threads of one process queue here, which is fairer and faster than SQLite's waiting. MisuseError if the
+        thread has one open already: it would wait for itself.
+        """
         with (
+            self._one_writer(),
             faults.translated(self.file),
             self._connect().execution_options(**{_WRITES: True}) as conn,
             conn.begin(),
@@ -56,6 +64,18 @@ class Database:
         engine, self._engine = self._engine, None
         if engine is not None:
             engine.dispose(close=not self._guard.foreign)
+
+    @contextmanager
+    def _one_writer(self) -> Iterator[None]:
+        self._guard.check()  # before the lock: a forked child may have inherited it taken
+        if self._writer == threading.get_ident():
+            raise MisuseError("a write transaction was begun inside another one")
+        with self._writing:
+            self._writer = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._writer = None
 
     def _connect(self) -> Connection:
         self._guard.check()

@@ -1,5 +1,6 @@
 """The one place where SQLite's errors become errors of this package, by their codes and never by their text."""
 
+import logging
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,10 +11,14 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from hsmkms.errors import DependencyTimeoutException, HsmKmsError, StoreError
 
+log = logging.getLogger("hsmkms.store")
+
 _CODE_BITS: Final = 0xFF
 """An extended result code holds the primary one in its low byte."""
 
-_BUSY: Final = "{file} is locked by another process for too long: try again"
+_BUSY: Final = "the database is locked by another process for too long: try again"
+
+UNEXPECTED: Final = "{file} failed in an unexpected way: check it and its disk; the log has the details"
 
 SENTENCES: Final = {
     sqlite3.SQLITE_READONLY: "{file} cannot be written: check its owner and mode, and that the disk is not read-only",
@@ -30,9 +35,10 @@ def translate(error: sqlite3.Error, file: Path) -> HsmKmsError:
     """Return the error of this package for one of SQLite's; the caller raises it ``from`` the original."""
     code = getattr(error, "sqlite_errorcode", 0) & _CODE_BITS
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return DependencyTimeoutException(_BUSY.format(file=file))
-    sentence = SENTENCES.get(code, "{file} failed in an unexpected way (SQLite code {code}): check it and its disk")
-    return StoreError(sentence.format(file=file, code=code))
+        return DependencyTimeoutException(_BUSY)
+    if code not in SENTENCES:
+        log.error("unexpected fault of %s (SQLite code %d)", file, code, exc_info=error)
+    return StoreError(SENTENCES.get(code, UNEXPECTED).format(file=file))
 
 
 @contextmanager

@@ -1,0 +1,137 @@
+"""The sources that a token's PIN may come from: file, environment, command, or the person at the terminal.
+
+No error, repr or log of this module holds anything of a PIN.
+"""
+
+import getpass
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import asdict
+
+from hsmkms.errors import PinError
+
+COMMAND_SECONDS: Final = 30
+MAX_BYTES: Final = 4096
+"""More than any token takes. What is longer is not a PIN, and not all of it is read."""
+
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+
+
+class PinSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where the PIN comes from: exactly one of these."""
+
+    file: Path | None = None
+    environment: str | None = None
+    command: tuple[str, ...] | None = None
+    prompt: bool = False
+
+    @property
+    def named(self) -> list[str]:
+        """The sources that are named."""
+        return [name for name, value in asdict(self).items() if value not in (None, False)]
+
+
+class Secret:
+    """A text that no repr, message or traceback with local variables shows."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The text itself; pass it on at once and keep it nowhere."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret(...)"
+
+
+def terminal_prompt() -> Callable[[], str] | None:
+    """A way to ask the person at the terminal for the PIN, without echo; None where there is no terminal."""
+    return (lambda: getpass.getpass("PIN of the token: ")) if sys.stdin.isatty() else None
+
+
+def read_pin(pin: PinSettings, *, interactive: Callable[[], str] | None = None) -> str:
+    """Fetch the PIN from its one source. Raises PinError, which holds nothing of it.
+
+    ``interactive`` is how a person is asked; without it, at the terminal if there is one.
+    """
+    if pin.file is not None:
+        return _pin_of_file(pin.file).reveal()
+    if pin.environment is not None:
+        return _pin_of_environment(pin.environment).reveal()
+    if pin.command is not None:
+        return _pin_of_command(pin.command).reveal()
+    ask = interactive or terminal_prompt()
+    if ask is None:
+        raise PinError("token.pin.prompt needs a terminal: use a file, an environment variable or a command")
+    return _one_line(Secret(ask()), "the answer").reveal()
+
+
+def _pin_of_file(path: Path) -> Secret:
+    try:
+        with path.open("rb") as file:
+            told = os.fstat(file.fileno())
+            if told.st_uid not in (os.geteuid(), 0):
+                raise PinError(f"the PIN file {path} belongs to another user: run `chown {os.geteuid()} {path}`")
+            if told.st_mode & _OTHERS:
+                raise PinError(f"the PIN file {path} is open to other users: run `chmod 600 {path}`")
+            return _one_line(_decoded(file.read(MAX_BYTES)), f"the PIN file {path}")
+    except OSError as exc:
+        raise PinError(f"the PIN file {path} cannot be read: {exc.strerror}") from exc
+
+
+def _pin_of_environment(name: str) -> Secret:
+    if name not in os.environ:
+        raise PinError(f"the environment variable {name} (token.pin.environment) is not set")
+    return _one_line(Secret(os.environ[name]), f"the environment variable {name}")
+
+
+def _pin_of_command(command: tuple[str, ...]) -> Secret:
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+        fault = f"ended with status {done.returncode}" if done.returncode else ""
+    except subprocess.TimeoutExpired:
+        fault = f"took longer than {COMMAND_SECONDS} seconds"
+    except (OSError, ValueError) as exc:
+        fault = f"could not be started ({type(exc).__name__})"
+    # Raised out here: the exceptions above hold what the program printed.
+    if fault:
+        raise PinError(f"the PIN command {command[0]} {fault}: run it by hand to see why")
+    return _one_line(_decoded(done.stdout.partition(b"\n")[0]), f"the PIN command {command[0]}")
+
+
+def _decoded(raw: bytes) -> Secret | None:
+    try:
+        return Secret(raw.decode())
+    except UnicodeDecodeError:  # it would carry the bytes, so the caller raises an error of its own
+        return None
+
+
+def _one_line(text: Secret | None, source: str) -> Secret:
+    """Without one line end. A text that cannot be a PIN is refused here, before it costs a try on the token."""
+    if text is None:
+        raise PinError(f"{source} is not UTF-8 text")
+    pin = Secret(text.reveal().removesuffix("\n").removesuffix("\r"))
+    if not pin.reveal():
+        raise PinError(f"{source} holds no PIN")
+    if not pin.reveal().isprintable():
+        raise PinError(f"{source} holds more than one line, or control characters")
+    if len(pin.reveal().encode()) >= MAX_BYTES:
+        raise PinError(f"{source} holds {MAX_BYTES} bytes or more, which is no PIN")
+    return pin
