@@ -216,7 +216,8 @@ _TEMPLATE: Final = """\
 {label}
 {serial}
 
-# Or an RFC 7512 URI instead: token, serial, manufacturer, model, slot-id, then module-path and pin-source (a file).
+# Or an RFC 7512 URI instead, of token, serial, manufacturer, model and slot-id. It may say module-path and pin-source
+# (a file), which then stand nowhere else.
 {uri}
 
 # Sessions that one process opens at most; the token's own limit counts too.
@@ -228,8 +229,9 @@ _TEMPLATE: Final = """\
 # The string for pReserved of C_Initialize, for modules that take their parameters there (NSS). Default: none.
 {init_reserved}
 
-# The PIN of the token's user: exactly one of these four. It never stands in this file itself.
 [token.pin]
+# Where the PIN of the token's user is: exactly one of these four. It never stands in this file.
+
 # A file with the PIN in one line, of this user or root and open to nobody else (mode 600 or 400).
 {file}
 
@@ -242,8 +244,8 @@ _TEMPLATE: Final = """\
 # Ask at the terminal.
 {prompt}
 
-# Variables that the vendor's library wants, set before it is loaded. Nothing else must be exported.
 [token.environment]
+# Variables that the vendor's library reads, set before it is loaded: nothing else must be exported.
 {variables}
 
 [reconcile]

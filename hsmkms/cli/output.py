@@ -1,6 +1,5 @@
 """Rendering answers: json (the API's own members), text (tabs, as the aws CLI does), table (for people)."""
 
-import base64
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,9 @@ from typing import Any, Final
 
 Plain = None | bool | int | float | str | list[Any] | dict[str, Any]
 """What an answer is made of on the wire."""
+
+MOST_COLUMNS: Final = 4
+"""A row with more members than these, or with nested ones, is shown as a table of its own."""
 
 _DATE_SUFFIXES: Final = ("Date", "ValidTo")
 
@@ -73,44 +75,60 @@ def _word(value: Plain) -> str:
 def _print_table(answer: Plain) -> None:
     from rich.console import Console  # noqa: PLC0415 - only who prints tables pays for it
 
-    console = Console(soft_wrap=False)
-    if answer is None or answer == {}:
-        return
-    if isinstance(answer, dict) and len(answer) == 1 and isinstance(next(iter(answer.values())), dict | list):
+    console = Console(highlight=False)
+    if isinstance(answer, dict):
+        for name, value in _members(answer).items():
+            console.print(_section(name, value))
+    elif answer is not None:
+        console.print(_section(None, answer))
+
+
+def _members(answer: dict[str, Any]) -> dict[str | None, Any]:
+    """An answer cut into what is shown one below the other: its structures by name, and all its scalars together."""
+    if len(answer) == 1 and isinstance(next(iter(answer.values())), dict):
         answer = next(iter(answer.values()))
-    if isinstance(answer, list) and answer and all(isinstance(each, dict) for each in answer):
-        console.print(rows_table(answer))
-    elif isinstance(answer, dict) and any(_is_rows(each) for each in answer.values()):
-        for name, each in answer.items():
-            if _is_rows(each):
-                console.print(rows_table(each, title=name))
-            elif each not in (False, None, []):
-                console.print(f"{name}: {_cell(name, each)}", highlight=False)
-    elif isinstance(answer, dict):
-        console.print(_pairs_table(answer))
-    else:
-        console.print(_cell("", answer), highlight=False, markup=False)
+    sections = {name: value for name, value in answer.items() if _is_rows(value) or isinstance(value, dict)}
+    scalars = {name: value for name, value in answer.items() if name not in sections and value is not False}
+    return ({None: scalars} if scalars else {}) | sections
+
+
+def _section(name: str | None, value: Plain) -> Any:  # noqa: ANN401 - rich is lazy
+    from rich.console import Group  # noqa: PLC0415 - see above
+
+    if isinstance(value, dict):
+        return _pairs_table(value, name)
+    if not _is_rows(value):
+        return _cell("", value)
+    rows: list[dict[str, Any]] = value  # type: ignore[assignment]  # _is_rows says so
+    names = list(dict.fromkeys(member for row in rows for member in row))
+    if len(names) > MOST_COLUMNS or any(isinstance(each, dict) for row in rows for each in row.values()):
+        return Group(*(_pairs_table(row, name) for row in rows))
+    return _rows_table(rows, names, name)
 
 
 def _is_rows(value: Plain) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(each, dict) for each in value)
 
 
-def rows_table(rows: Sequence[Mapping[str, Plain]], title: str | None = None) -> Any:  # noqa: ANN401 - rich is lazy
-    """A rich table with a column for each member that any row has."""
+def _rows_table(rows: Sequence[Mapping[str, Plain]], names: list[str], title: str | None) -> Any:  # noqa: ANN401
+    """A table with a line for each row; what is too long is folded, never cut: ids must be whole to be of use."""
     from rich.table import Table  # noqa: PLC0415 - see above
 
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    table = Table(*names, title=title)
+    table = Table(title=title, title_justify="left")
+    for name in names:
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(_cell(name, row.get(name, "")) for name in names))
     return table
 
 
-def _pairs_table(pairs: Mapping[str, Plain]) -> Any:  # noqa: ANN401 - rich is lazy
+def _pairs_table(pairs: Mapping[str, Plain], title: str | None) -> Any:  # noqa: ANN401 - rich is lazy
+    """A table with a line for each member."""
     from rich.table import Table  # noqa: PLC0415 - see above
 
-    table = Table(show_header=False)
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column(overflow="fold")
+    table.add_column(overflow="fold")
     for name, value in pairs.items():
         table.add_row(name, _cell(name, value))
     return table
@@ -123,15 +141,10 @@ def _cell(name: str, value: Plain) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool) and name.endswith(_DATE_SUFFIXES):
         return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     if isinstance(value, list):
-        return "\n".join(_cell("", each) for each in value)
+        return ", ".join(_cell("", each) for each in value)
     if isinstance(value, dict):
         return "\n".join(f"{key}: {_cell(key, each)}" for key, each in value.items())
     return escape("-" if value is None else str(value))
-
-
-def encode_blob(data: bytes) -> str:
-    """Bytes as they stand in an answer."""
-    return base64.b64encode(data).decode("ascii")
 
 
 _PRINTERS: Final = {

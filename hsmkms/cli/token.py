@@ -80,5 +80,5 @@ def _members(value: msgspec.Struct) -> dict[str, Any]:
     """A struct with its members' names as the API would write them."""
     return {
         "".join(word.capitalize() for word in name.split("_")): held
-        for name, held in msgspec.to_builtins(value).items()
+        for name, held in msgspec.json.decode(msgspec.json.encode(value)).items()
     }

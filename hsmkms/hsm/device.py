@@ -6,6 +6,7 @@ repeated at most once, and only after a lost session or a dead handle.
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from pkcs11.exceptions import PKCS11Error
 from pkcs11.mechanisms import KeyType, Mechanism
 from pkcs11.types import Object, Session, Token
 
-from hsmkms.errors import HsmKmsError, ObjectLostError, SessionLostError
+from hsmkms.errors import HsmKmsError, ObjectLostError, SessionLostError, TokenNotFoundError
 from hsmkms.hsm import module as modules
 from hsmkms.hsm.attributes import AES_256_BACKING_KEY, INSTALLATION_MAC_KEY, SecretTemplate
 from hsmkms.hsm.borrowed import BorrowedKey
@@ -28,7 +29,7 @@ from hsmkms.hsm.faults import OBJECT_LOST, SESSION_LOST, translate, translated
 from hsmkms.hsm.gcm import explain_refusal, open_sealed, seal
 from hsmkms.hsm.handles import HandleIndex
 from hsmkms.hsm.iv import IvSource
-from hsmkms.hsm.login import LoginGate, PinReader, log_in, open_session
+from hsmkms.hsm.login import START_ATTEMPTS, START_PAUSE_SECONDS, LoginGate, PinReader, log_in, open_session
 from hsmkms.hsm.module import Module
 from hsmkms.hsm.objects import TokenObject, attest, find, generate, handle_of, list_keys
 from hsmkms.hsm.pool import SessionPool
@@ -381,6 +382,14 @@ class _OpenDevices:
         self._users: dict[tuple[Path, str, str], tuple[Device, int]] = {}
 
     def acquire(self, settings: DeviceSettings, read_pin: PinReader, *, accept_final_try: bool) -> Device:
+        # SoftHSM writes to a token at each login, and a module that loads the token at that instant never shows it.
+        for _ in range(START_ATTEMPTS - 1):
+            with suppress(TokenNotFoundError):
+                return self._acquire_now(settings, read_pin, accept_final_try=accept_final_try)
+            time.sleep(START_PAUSE_SECONDS)
+        return self._acquire_now(settings, read_pin, accept_final_try=accept_final_try)
+
+    def _acquire_now(self, settings: DeviceSettings, read_pin: PinReader, *, accept_final_try: bool) -> Device:
         module = modules.acquire(settings.module, environment=settings.environment, reserved=settings.init_reserved)
         try:
             return self._share_or_open(settings, module, read_pin, accept_final_try=accept_final_try)

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from hsmkms.model.shapes import REQUIRED, AliasName, KeyId, Limit, Marker, Shape
+from hsmkms.model.shapes import REQUIRED, AliasName, Arn, KeyId, Limit, Marker, Shape
 
 
 class CreateAliasRequest(Shape, frozen=True, kw_only=True):
@@ -36,9 +36,9 @@ class ListAliasesRequest(Shape, frozen=True, kw_only=True):
 class AliasListEntry(Shape, frozen=True, kw_only=True):
     """One alias of a list."""
 
-    alias_name: str
-    alias_arn: str
-    target_key_id: str | None = None
+    alias_name: AliasName
+    alias_arn: Arn
+    target_key_id: KeyId | None = None
     creation_date: datetime | None = None
     last_updated_date: datetime | None = None
 
@@ -47,5 +47,5 @@ class ListAliasesResponse(Shape, frozen=True, kw_only=True):
     """A page of aliases; ``next_marker`` continues where ``truncated`` is true."""
 
     aliases: list[AliasListEntry]
-    next_marker: str | None = None
+    next_marker: Marker | None = None
     truncated: bool

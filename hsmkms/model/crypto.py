@@ -10,6 +10,7 @@ from hsmkms.model.shapes import (
     EncryptionContext,
     GrantTokens,
     KeyId,
+    KeyMaterialId,
     NumberOfBytes,
     Plaintext,
     Recipient,
@@ -31,9 +32,9 @@ class EncryptRequest(Shape, frozen=True, kw_only=True):
 class EncryptResponse(Shape, frozen=True, kw_only=True):
     """The ciphertext, and the ARN of the key that made it."""
 
-    ciphertext_blob: bytes
-    key_id: str
-    encryption_algorithm: str
+    ciphertext_blob: Ciphertext
+    key_id: KeyId
+    encryption_algorithm: EncryptionAlgorithmWord
 
 
 class DecryptRequest(Shape, frozen=True, kw_only=True):
@@ -52,11 +53,11 @@ class DecryptRequest(Shape, frozen=True, kw_only=True):
 class DecryptResponse(Shape, frozen=True, kw_only=True):
     """The plaintext, and which key and material opened it."""
 
-    key_id: str
-    plaintext: bytes | None = None
-    encryption_algorithm: str
-    ciphertext_for_recipient: bytes | None = None
-    key_material_id: str | None = None
+    key_id: KeyId
+    plaintext: Plaintext | None = None
+    encryption_algorithm: EncryptionAlgorithmWord
+    ciphertext_for_recipient: Ciphertext | None = None
+    key_material_id: KeyMaterialId | None = None
 
 
 class ReEncryptRequest(Shape, frozen=True, kw_only=True):
@@ -77,13 +78,13 @@ class ReEncryptRequest(Shape, frozen=True, kw_only=True):
 class ReEncryptResponse(Shape, frozen=True, kw_only=True):
     """The new ciphertext, and keys and materials of both sides."""
 
-    ciphertext_blob: bytes
-    source_key_id: str
-    key_id: str
-    source_encryption_algorithm: str
-    destination_encryption_algorithm: str
-    source_key_material_id: str | None = None
-    destination_key_material_id: str | None = None
+    ciphertext_blob: Ciphertext
+    source_key_id: KeyId
+    key_id: KeyId
+    source_encryption_algorithm: EncryptionAlgorithmWord
+    destination_encryption_algorithm: EncryptionAlgorithmWord
+    source_key_material_id: KeyMaterialId | None = None
+    destination_key_material_id: KeyMaterialId | None = None
 
 
 class GenerateDataKeyRequest(Shape, frozen=True, kw_only=True):
@@ -101,11 +102,11 @@ class GenerateDataKeyRequest(Shape, frozen=True, kw_only=True):
 class GenerateDataKeyResponse(Shape, frozen=True, kw_only=True):
     """The data key in the clear and encrypted."""
 
-    ciphertext_blob: bytes
-    plaintext: bytes | None = None
-    key_id: str
-    ciphertext_for_recipient: bytes | None = None
-    key_material_id: str | None = None
+    ciphertext_blob: Ciphertext
+    plaintext: Plaintext | None = None
+    key_id: KeyId
+    ciphertext_for_recipient: Ciphertext | None = None
+    key_material_id: KeyMaterialId | None = None
 
 
 class GenerateDataKeyWithoutPlaintextRequest(Shape, frozen=True, kw_only=True):
@@ -122,9 +123,9 @@ class GenerateDataKeyWithoutPlaintextRequest(Shape, frozen=True, kw_only=True):
 class GenerateDataKeyWithoutPlaintextResponse(Shape, frozen=True, kw_only=True):
     """The encrypted data key."""
 
-    ciphertext_blob: bytes
-    key_id: str
-    key_material_id: str | None = None
+    ciphertext_blob: Ciphertext
+    key_id: KeyId
+    key_material_id: KeyMaterialId | None = None
 
 
 class GenerateRandomRequest(Shape, frozen=True, kw_only=True):
@@ -138,5 +139,5 @@ class GenerateRandomRequest(Shape, frozen=True, kw_only=True):
 class GenerateRandomResponse(Shape, frozen=True, kw_only=True):
     """The random bytes."""
 
-    plaintext: bytes | None = None
-    ciphertext_for_recipient: bytes | None = None
+    plaintext: Plaintext | None = None
+    ciphertext_for_recipient: Ciphertext | None = None

@@ -1,26 +1,38 @@
 """Requests and responses about KMS keys. Source: botocore's KMS model, shape by shape."""
 
 from datetime import datetime
-from typing import Annotated
 
 from msgspec import field
 
-from hsmkms.model.constraints import OneOf
-from hsmkms.model.enums import KeySpec
 from hsmkms.model.shapes import (
     REQUIRED,
+    Arn,
+    CloudHsmClusterId,
+    CustomerMasterKeySpecWord,
     CustomKeyStoreId,
     Description,
+    EncapsulationAlgorithmWord,
+    EncryptionAlgorithmWord,
+    ExpirationModelWord,
     GrantTokens,
+    KeyAgreementAlgorithmWord,
     KeyId,
+    KeyManagerWord,
+    KeyMaterialId,
     KeySpecWord,
+    KeyStateWord,
     KeyUsageWord,
     Limit,
+    MacAlgorithmWord,
     Marker,
+    MultiRegionKeyTypeWord,
     OriginWord,
+    PendingWindowInDays,
     Policy,
+    Region,
     ResourceOwners,
     Shape,
+    SigningAlgorithmWord,
     Tag,
     XksKeyId,
 )
@@ -29,14 +41,14 @@ from hsmkms.model.shapes import (
 class MultiRegionKey(Shape, frozen=True, kw_only=True):
     """A member of a set of multi-Region keys."""
 
-    arn: str
-    region: str
+    arn: Arn
+    region: Region
 
 
 class MultiRegionConfiguration(Shape, frozen=True, kw_only=True):
     """A set of multi-Region keys, as one of them tells it."""
 
-    multi_region_key_type: str
+    multi_region_key_type: MultiRegionKeyTypeWord
     primary_key: MultiRegionKey
     replica_keys: list[MultiRegionKey]
 
@@ -44,39 +56,42 @@ class MultiRegionConfiguration(Shape, frozen=True, kw_only=True):
 class XksKeyConfiguration(Shape, frozen=True, kw_only=True):
     """A key in an external key store (XksKeyConfigurationType)."""
 
-    id: str
+    id: XksKeyId
 
 
 class KeyMetadata(Shape, frozen=True, kw_only=True):
-    """What DescribeKey tells. Of the algorithm lists exactly the one of the key's usage is there."""
+    """What DescribeKey tells. Of the algorithm lists exactly the one of the key's usage is there.
+
+    ``customer_master_key_spec`` repeats ``key_spec``, also for specs that are newer than its own list.
+    """
 
     aws_account_id: str = field(name="AWSAccountId")
-    key_id: str
-    arn: str
+    key_id: KeyId
+    arn: Arn
     creation_date: datetime
     enabled: bool
-    description: str
-    key_usage: str
-    key_state: str
+    description: Description
+    key_usage: KeyUsageWord
+    key_state: KeyStateWord
     deletion_date: datetime | None = None
     valid_to: datetime | None = None
-    origin: str
-    custom_key_store_id: str | None = None
-    cloud_hsm_cluster_id: str | None = None
-    expiration_model: str | None = None
-    key_manager: str
-    customer_master_key_spec: str
-    key_spec: str
-    encryption_algorithms: list[str] | None = None
-    signing_algorithms: list[str] | None = None
-    key_agreement_algorithms: list[str] | None = None
-    encapsulation_algorithms: list[str] | None = None
+    origin: OriginWord
+    custom_key_store_id: CustomKeyStoreId | None = None
+    cloud_hsm_cluster_id: CloudHsmClusterId | None = None
+    expiration_model: ExpirationModelWord | None = None
+    key_manager: KeyManagerWord
+    customer_master_key_spec: KeySpecWord
+    key_spec: KeySpecWord
+    encryption_algorithms: list[EncryptionAlgorithmWord] | None = None
+    signing_algorithms: list[SigningAlgorithmWord] | None = None
+    key_agreement_algorithms: list[KeyAgreementAlgorithmWord] | None = None
+    encapsulation_algorithms: list[EncapsulationAlgorithmWord] | None = None
     multi_region: bool
     multi_region_configuration: MultiRegionConfiguration | None = None
-    pending_deletion_window_in_days: int | None = None
-    mac_algorithms: list[str] | None = None
+    pending_deletion_window_in_days: PendingWindowInDays | None = None
+    mac_algorithms: list[MacAlgorithmWord] | None = None
     xks_key_configuration: XksKeyConfiguration | None = None
-    current_key_material_id: str | None = None
+    current_key_material_id: KeyMaterialId | None = None
 
 
 class CreateKeyRequest(Shape, frozen=True, kw_only=True):
@@ -85,7 +100,7 @@ class CreateKeyRequest(Shape, frozen=True, kw_only=True):
     policy: Policy | None = None
     description: Description | None = None
     key_usage: KeyUsageWord | None = None
-    customer_master_key_spec: Annotated[str, OneOf(KeySpec)] | None = None
+    customer_master_key_spec: CustomerMasterKeySpecWord | None = None
     key_spec: KeySpecWord | None = None
     origin: OriginWord | None = None
     custom_key_store_id: CustomKeyStoreId | None = None
@@ -125,15 +140,15 @@ class ListKeysRequest(Shape, frozen=True, kw_only=True):
 class KeyListEntry(Shape, frozen=True, kw_only=True):
     """One key of a list."""
 
-    key_id: str
-    key_arn: str
+    key_id: KeyId
+    key_arn: Arn
 
 
 class ListKeysResponse(Shape, frozen=True, kw_only=True):
     """A page of keys; ``next_marker`` continues where ``truncated`` is true."""
 
     keys: list[KeyListEntry]
-    next_marker: str | None = None
+    next_marker: Marker | None = None
     truncated: bool
 
 

@@ -1,5 +1,6 @@
 """Members that many operations share, each with the constraints of botocore's model (the shape's name beside it)."""
 
+from enum import StrEnum
 from typing import Annotated, Any, Final
 
 from msgspec import Struct
@@ -8,17 +9,45 @@ from hsmkms.model.constraints import Length, OneOf, Pattern, Range, Sensitive
 from hsmkms.model.enums import (
     DataKeySpec,
     DryRunModifier,
+    EncapsulationAlgorithm,
     EncryptionAlgorithm,
+    ExpirationModel,
+    KeyAgreementAlgorithm,
     KeyEncryptionMechanism,
+    KeyManager,
     KeySpec,
+    KeyState,
     KeyUsage,
+    MacAlgorithm,
+    MultiRegionKeyType,
     Origin,
     ResourceOwner,
+    SigningAlgorithm,
 )
 
 REQUIRED: Final[Any] = None
 """Default of a member that must be there: ``validate`` reports it, together with everything else that is wrong."""
 
+
+class CustomerMasterKeySpec(StrEnum):
+    """The older list of key specs, closed before ML-DSA, ML-KEM and Ed25519 came."""
+
+    RSA_2048 = "RSA_2048"
+    RSA_3072 = "RSA_3072"
+    RSA_4096 = "RSA_4096"
+    ECC_NIST_P256 = "ECC_NIST_P256"
+    ECC_NIST_P384 = "ECC_NIST_P384"
+    ECC_NIST_P521 = "ECC_NIST_P521"
+    ECC_SECG_P256K1 = "ECC_SECG_P256K1"
+    SYMMETRIC_DEFAULT = "SYMMETRIC_DEFAULT"
+    HMAC_224 = "HMAC_224"
+    HMAC_256 = "HMAC_256"
+    HMAC_384 = "HMAC_384"
+    HMAC_512 = "HMAC_512"
+
+
+Arn = Annotated[str, Length(20, 2048)]  # ArnType
+Region = Annotated[str, Length(1, 32), Pattern(r"^([a-z]+-){2,3}\d+$")]  # RegionType
 KeyId = Annotated[str, Length(1, 2048)]  # KeyIdType
 AliasName = Annotated[str, Length(1, 256), Pattern(r"^[a-zA-Z0-9:/_-]+$")]  # AliasNameType
 Description = Annotated[str, Length(0, 8192)]  # DescriptionType
@@ -31,15 +60,27 @@ Limit = Annotated[int, Range(1, 1000)]  # LimitType
 Marker = Annotated[str, Length(1, 1024), Pattern(r"[\u0020-\u00FF]*")]  # MarkerType
 NumberOfBytes = Annotated[int, Range(1, 1024)]  # NumberOfBytesType
 CustomKeyStoreId = Annotated[str, Length(1, 64)]  # CustomKeyStoreIdType
+CloudHsmClusterId = Annotated[str, Length(19, 24), Pattern(r"cluster-[2-7a-zA-Z]{11,16}")]  # CloudHsmClusterIdType
 XksKeyId = Annotated[str, Length(1, 128), Pattern(r"^[a-zA-Z0-9-_.]+$")]  # XksKeyIdType
+KeyMaterialId = Annotated[str, Length(64, 64), Pattern(r"^[a-f0-9]+$")]  # BackingKeyIdType
+PendingWindowInDays = Annotated[int, Range(1, 365)]  # PendingWindowInDaysType
 TagKey = Annotated[str, Length(1, 128)]  # TagKeyType
 TagValue = Annotated[str, Length(0, 256)]  # TagValueType
 
 KeySpecWord = Annotated[str, OneOf(KeySpec)]
+CustomerMasterKeySpecWord = Annotated[str, OneOf(CustomerMasterKeySpec)]
 KeyUsageWord = Annotated[str, OneOf(KeyUsage)]
 OriginWord = Annotated[str, OneOf(Origin)]
+KeyStateWord = Annotated[str, OneOf(KeyState)]
+KeyManagerWord = Annotated[str, OneOf(KeyManager)]
+ExpirationModelWord = Annotated[str, OneOf(ExpirationModel)]
+MultiRegionKeyTypeWord = Annotated[str, OneOf(MultiRegionKeyType)]
 DataKeySpecWord = Annotated[str, OneOf(DataKeySpec)]
 EncryptionAlgorithmWord = Annotated[str, OneOf(EncryptionAlgorithm)]
+SigningAlgorithmWord = Annotated[str, OneOf(SigningAlgorithm)]
+MacAlgorithmWord = Annotated[str, OneOf(MacAlgorithm)]
+KeyAgreementAlgorithmWord = Annotated[str, OneOf(KeyAgreementAlgorithm)]
+EncapsulationAlgorithmWord = Annotated[str, OneOf(EncapsulationAlgorithm)]
 DryRunModifiers = list[Annotated[str, OneOf(DryRunModifier)]]
 ResourceOwners = Annotated[list[Annotated[str, OneOf(ResourceOwner)]], Length(1, 2)]
 

@@ -29,7 +29,7 @@ class ListResourceTagsResponse(Shape, frozen=True, kw_only=True):
     """A page of tags; ``next_marker`` continues where ``truncated`` is true."""
 
     tags: list[Tag]
-    next_marker: str | None = None
+    next_marker: Marker | None = None
     truncated: bool
 
 
