@@ -46,13 +46,11 @@ def token_check(
 
     Example: hsmkms token-check
     """
-    from hsmkms.hsm.check import Outcome  # noqa: PLC0415 - help must not pay for PKCS#11
-
     common = Common(config=config, output=output, query=query).over(outer_options(context))
     with common.open() as kms:
         checks = kms.operator.token_check()
     common.show({"Checks": [_members(each) for each in checks]})
-    if any(each.outcome is Outcome.FAILED for each in checks):
+    if any(each.failed for each in checks):
         sys.exit(1)
 
 

@@ -51,6 +51,11 @@ class Check(Struct, frozen=True, kw_only=True):
     outcome: Outcome
     detail: str
 
+    @property
+    def failed(self) -> bool:
+        """True if the token is unfit for this reason."""
+        return self.outcome is Outcome.FAILED
+
 
 def run_checks(token: Token, session: Session) -> list[Check]:
     """Run every check, also after one has failed; nothing is left on the token."""

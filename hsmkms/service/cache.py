@@ -42,6 +42,8 @@ class RecordCache:
         self._signal = changes.ChangeSignal(store)
         self._lock = threading.Lock()
         self._owed = False
+        self._begun = 0
+        self._done = 0
         self._keys: dict[tuple[str, str], CachedKey] = {}
         self._aliases: dict[tuple[str, str], AliasRecord] = {}
         with store.reading() as conn:
@@ -64,13 +66,22 @@ class RecordCache:
         self._signal.close()
 
     def _freshen(self) -> None:
+        """Drop what others have changed before this call.
+
+        Threads that wait for the lock share one look at the signal: any that began after they came is as good.
+        """
         self._guard.check()
+        begun_before = self._begun
         with self._lock:
+            if self._done > begun_before:
+                return
+            self._begun += 1
             # Owed until it is done: a signal that was heard is not given a second time.
             self._owed = self._signal.moved() or self._owed
             if self._owed:
                 self._drop_changed()
                 self._owed = False
+            self._done = self._begun
 
     def _drop_changed(self) -> None:
         with self._store.reading() as conn:

@@ -1,0 +1,232 @@
+"""Performance of the façade next to bare python-pkcs11 on the same token, in the same run.
+
+Ratios are what counts: machines differ, and one machine differs from minute to minute. So the contenders take turns,
+and the median of the rounds is printed.
+"""
+
+import argparse
+import cProfile
+import os
+import platform
+import pstats
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+
+from pkcs11.constants import Attribute, ObjectClass
+from pkcs11.mechanisms import GCMParams, Mechanism
+
+from hsmkms import Kms, config, wiring
+from hsmkms.config import PinSettings, Settings, TokenSettings
+from hsmkms.model.crypto import DecryptRequest, EncryptRequest
+from hsmkms.model.keys import CreateKeyRequest, ListKeysRequest
+
+PLAINTEXT = bytes(64)
+CONTEXT = {"purpose": "bench"}
+AAD = bytes(99)
+"""As long as the header and the canonical context that the façade authenticates."""
+ROUNDS = 5
+
+
+def make_installation(folder: Path) -> Settings:
+    """A SoftHSM token and an installation on it, both in ``folder``."""
+    pin = folder / "pin"
+    pin.touch(mode=0o600)
+    pin.write_text("bench-user-pin\n")
+    module, made = wiring.make_softhsm_token(
+        None, folder / "softhsm", label="bench", user_pin="bench-user-pin", so_pin="bench-so-pin"
+    )
+    token = TokenSettings(
+        module=module, label="bench", serial=made.serial, pin=PinSettings(file=pin), environment=made.environment
+    )
+    file = folder / "hsmkms.toml"
+    file.write_text(config.init_text(Settings(account_id="000000000000", regions=("us-east-1",), token=token)))
+    settings = config.load(file)
+    wiring.initialise(settings)
+    return settings
+
+
+def rate(act: Callable[[], object], threads: int, seconds: float) -> float:
+    """Calls a second of ``act`` from ``threads`` threads together."""
+    counts = [0] * threads
+    barrier = threading.Barrier(threads + 1)
+    end = [0.0]
+
+    def work(slot: int) -> None:
+        barrier.wait()
+        done = 0
+        while time.perf_counter() < end[0]:
+            for _ in range(20):
+                act()
+            done += 20
+        counts[slot] = done
+
+    workers = [threading.Thread(target=work, args=(slot,)) for slot in range(threads)]
+    for worker in workers:
+        worker.start()
+    started = time.perf_counter()
+    end[0] = started + seconds
+    barrier.wait()
+    for worker in workers:
+        worker.join()
+    return sum(counts) / (time.perf_counter() - started)
+
+
+def medians(contenders: dict[str, Callable[[], float]]) -> dict[str, float]:
+    """The median of each contender's rates over rounds in which they take turns."""
+    rounds = [{name: measure() for name, measure in contenders.items()} for _ in range(ROUNDS)]
+    return {name: statistics.median(each[name] for each in rounds) for name in contenders}
+
+
+class Bare:
+    """python-pkcs11 with nothing around it: one session and one key object for each thread, IVs from the token."""
+
+    def __init__(self, kms: Kms, cka_id: bytes) -> None:
+        self._device = kms.operator._core.device
+        self._cka_id = cka_id
+        self._local = threading.local()
+        self._iv_of_sealed = self._iv()
+        self._sealed = self._key().encrypt(
+            PLAINTEXT, mechanism=Mechanism.AES_GCM, mechanism_param=self._params(self._iv_of_sealed)
+        )
+
+    def encrypt(self) -> object:
+        """One AES-GCM encryption of 64 bytes with a fresh IV."""
+        return self._key().encrypt(PLAINTEXT, mechanism=Mechanism.AES_GCM, mechanism_param=self._params(self._iv()))
+
+    def decrypt(self) -> object:
+        """One AES-GCM decryption of 64 bytes."""
+        return self._key().decrypt(
+            self._sealed, mechanism=Mechanism.AES_GCM, mechanism_param=self._params(self._iv_of_sealed)
+        )
+
+    def _params(self, iv: bytes) -> GCMParams:
+        return GCMParams(
+            iv,
+            b"additional authenticated data of about a hundred bytes, as hsmkms has it, header and context.....",
+            128,
+        )
+
+    def _iv(self) -> bytes:
+        ready = getattr(self._local, "ivs", None)
+        if not ready:
+            block = self._session().generate_random(64 * 12 * 8)
+            ready = self._local.ivs = [block[at : at + 12] for at in range(0, len(block), 12)]
+        iv: bytes = ready.pop()
+        return iv
+
+    def _session(self):
+        if not hasattr(self._local, "session"):
+            self._local.session = self._device._token.open(rw=True)
+        return self._local.session
+
+    def _key(self):
+        if not hasattr(self._local, "key"):
+            wanted = {Attribute.CLASS: ObjectClass.SECRET_KEY, Attribute.ID: self._cka_id}
+            (self._local.key,) = self._session().get_objects(wanted)
+        return self._local.key
+
+
+def facade(kms: Kms, key_id: str) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Encrypt and Decrypt of 64 bytes through `Kms`, with an encryption context."""
+    encrypt = EncryptRequest(key_id=key_id, plaintext=PLAINTEXT, encryption_context=CONTEXT)
+    blob = kms.encrypt(encrypt).ciphertext_blob
+    decrypt = DecryptRequest(ciphertext_blob=blob, encryption_context=CONTEXT)
+    return (lambda: kms.encrypt(encrypt)), (lambda: kms.decrypt(decrypt))
+
+
+def bench_facade(kms: Kms, seconds: float) -> None:
+    """Façade next to bare python-pkcs11 on 1, 2 and 8 threads."""
+    key_id = kms.create_key(CreateKeyRequest(description="bench")).key_metadata.key_id
+    bare = Bare(kms, bytes.fromhex(kms.operator.attest(key_id)[0].cka_id))
+    encrypt, decrypt = facade(kms, key_id)
+    print("| threads | operation | façade/s | bare python-pkcs11/s | ratio |\n|---|---|---|---|---|")
+    for threads in (1, 2, 8):
+        for name, ours, theirs in (("Encrypt", encrypt, bare.encrypt), ("Decrypt", decrypt, bare.decrypt)):
+            found = medians(
+                {"ours": partial(rate, ours, threads, seconds), "theirs": partial(rate, theirs, threads, seconds)}
+            )
+            ratio = found["ours"] / found["theirs"]
+            print(f"| {threads} | {name} | {found['ours']:,.0f} | {found['theirs']:,.0f} | {ratio:.2f} |")
+
+
+def bench_keys(kms: Kms, seconds: float, most: int) -> None:
+    """Encrypt under one key, and under all keys in turn, while the installation has few and many keys."""
+    print("\n| KMS keys | Encrypt/s, one key | Encrypt/s, every key in turn | create-key, ms each |\n|---|---|---|---|")
+    made: list[str] = []
+    for count in (10, most):
+        started = time.perf_counter()
+        fresh = count - len(made)
+        made += [kms.create_key(CreateKeyRequest()).key_metadata.key_id for _ in range(fresh)]
+        milliseconds = (time.perf_counter() - started) / fresh * 1000
+        one, _ = facade(kms, made[0])
+        requests = [EncryptRequest(key_id=key_id, plaintext=PLAINTEXT) for key_id in made]
+        for request in requests:  # each key's record and handle are looked up once
+            kms.encrypt(request)
+        found = medians(
+            {"one": partial(rate, one, 1, seconds), "all": partial(rate, in_turn(kms, requests), 1, seconds)}
+        )
+        print(f"| {count:,} | {found['one']:,.0f} | {found['all']:,.0f} | {milliseconds:.1f} |")
+
+
+def in_turn(kms: Kms, requests: list[EncryptRequest]) -> Callable[[], object]:
+    """Encrypt with the next request at each call, and with the first again after the last."""
+    endless = cycle(requests)
+    return lambda: kms.encrypt(next(endless))
+
+
+def bench_open(settings: Settings) -> None:
+    """How long a new process needs to open the installation and encrypt once."""
+    started = time.perf_counter()
+    with Kms(wiring.core_of(settings)) as kms:
+        opened = time.perf_counter()
+        key_id = kms.list_keys(ListKeysRequest(limit=1)).keys[0].key_id
+        kms.encrypt(EncryptRequest(key_id=key_id, plaintext=PLAINTEXT))
+        print(
+            f"\nOpened in {opened - started:.2f} s, first encryption after {time.perf_counter() - opened:.2f} s more, "
+            "with all these keys on the token."
+        )
+
+
+def profile(kms: Kms) -> None:
+    """Where the façade's own time goes."""
+    key_id = kms.create_key(CreateKeyRequest()).key_metadata.key_id
+    encrypt, _ = facade(kms, key_id)
+    profiler = cProfile.Profile()
+    profiler.enable()
+    for _ in range(20_000):
+        encrypt()
+    profiler.disable()
+    pstats.Stats(profiler).sort_stats("tottime").print_stats(25)
+
+
+def main() -> None:
+    """Parse the arguments and run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of one measurement")
+    parser.add_argument("--keys", type=int, default=10_000, help="keys of the large installation; 0 leaves it out")
+    parser.add_argument("--profile", action="store_true", help="profile Encrypt instead")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="hsmkms-bench-") as folder:
+        settings = make_installation(Path(folder))
+        with Kms(wiring.core_of(settings)) as kms:
+            print(
+                f"Python {platform.python_version()}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}; 64 bytes\n"
+            )
+            if arguments.profile:
+                profile(kms)
+                return
+            bench_facade(kms, arguments.seconds)
+            if arguments.keys:
+                bench_keys(kms, arguments.seconds, arguments.keys)
+        if arguments.keys:
+            bench_open(settings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Fixtures for everything that needs a token: see devices.py for how SoftHSM is used here."""
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from devices import SoftHsm, close_everything
+
+from hsmkms.hsm import softhsm
+from hsmkms.hsm.device import Device
+
+MakeToken = Callable[..., SoftHsm]
+
+SPY_PATHS = (
+    "/usr/lib/x86_64-linux-gnu/pkcs11-spy.so",
+    "/usr/lib/aarch64-linux-gnu/pkcs11-spy.so",
+    "/usr/lib64/pkcs11-spy.so",
+    "/usr/lib/pkcs11-spy.so",
+)
+
+
+@pytest.fixture(scope="session")
+def scratch() -> Iterator[Path]:
+    """This worker's folder for tokens: in memory where possible, since SoftHSM syncs a file for every object."""
+    memory = Path("/dev/shm")  # noqa: S108 - only as the place of a fresh folder with a random name
+    place = memory if memory.is_dir() and os.access(memory, os.W_OK) else None
+    folder = Path(tempfile.mkdtemp(prefix="hsmkms-test-", dir=place))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def module_path() -> Path:
+    """SoftHSM's module."""
+    return softhsm.find_module()
+
+
+@pytest.fixture(scope="session")
+def spy_path() -> Path:
+    """The spy, which logs every call to a module (Debian: opensc-pkcs11)."""
+    for path in map(Path, SPY_PATHS):
+        if path.is_file():
+            return path
+    pytest.skip("pkcs11-spy.so is not installed (package opensc-pkcs11)")
+
+
+@pytest.fixture(scope="session")
+def _numbers() -> Iterator[int]:
+    return itertools.count()
+
+
+@pytest.fixture
+def make_token(scratch: Path, _numbers: Iterator[int]) -> Iterator[MakeToken]:
+    """Make fresh SoftHSM tokens: ``make_token(label=…, configuration=…)``. Close one's devices before the next.
+
+    Whatever the test leaves open is closed after it, and the environment is as before.
+    """
+    before = os.environ.pop("SOFTHSM2_CONF", None)
+    folders: list[Path] = []
+
+    def make(label: str = "hsmkms test", configuration: str = "") -> SoftHsm:
+        folder = scratch / f"token-{next(_numbers)}"
+        folder.mkdir(mode=0o700)
+        folders.append(folder)
+        return SoftHsm.make(folder, label, configuration)
+
+    yield make
+    close_everything()
+    os.environ.pop("SOFTHSM2_CONF", None)
+    if before is not None:
+        os.environ["SOFTHSM2_CONF"] = before
+    for folder in folders:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def token(make_token: MakeToken) -> SoftHsm:
+    """A fresh token, not opened."""
+    return make_token()
+
+
+@pytest.fixture
+def device(token: SoftHsm) -> Iterator[Device]:
+    """An opened fresh token; closed after the test."""
+    device = token.open()
+    yield device
+    device.close()

@@ -1,0 +1,168 @@
+"""SoftHSM tokens for tests, and programs that need a process of their own.
+
+A PKCS#11 module has one state and one configuration per process. SoftHSM reads SOFTHSM2_CONF again at each
+C_Initialize, so one process may use token after token, each with a configuration of its own, as long as every device
+is closed before the next token is made or opened. ``make_token`` of conftest.py sees to that.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+from msgspec import Struct
+
+from hsmkms.hsm import device as devices
+from hsmkms.hsm import module as modules
+from hsmkms.hsm import softhsm
+from hsmkms.hsm.choice import TokenChoice
+from hsmkms.hsm.device import Device, DeviceSettings
+from hsmkms.model.enums import Operation
+from hsmkms.model.permit import OperatorAct, Permit
+
+TESTS = Path(__file__).parent
+PIN = "correct horse"
+SO_PIN = "battery staple"
+
+
+class SoftHsm(Struct, frozen=True, kw_only=True):
+    """A SoftHSM token in a folder of its own, which is also the state folder of its devices."""
+
+    module: Path
+    folder: Path
+    label: str
+    serial: str
+    environment: dict[str, str]
+    pin: str = PIN
+    so_pin: str = SO_PIN
+
+    @classmethod
+    def make(cls, folder: Path, label: str = "hsmkms test", configuration: str = "") -> Self:
+        """Make a token; ``configuration`` is appended to SoftHSM's configuration file afterwards."""
+        module = softhsm.find_module()
+        made = softhsm.create(module, folder, label=label, user_pin=PIN, so_pin=SO_PIN)
+        with Path(made.environment["SOFTHSM2_CONF"]).open("a") as file:
+            file.write(configuration)
+        return cls(module=module, folder=folder, label=label, serial=made.serial, environment=made.environment)
+
+    def settings(self, **changes: Any) -> DeviceSettings:
+        """How to reach this token; ``changes`` are members of DeviceSettings."""
+        usual = DeviceSettings(
+            module=self.module,
+            choice=TokenChoice(label=self.label, serial=self.serial),
+            state_dir=self.folder,
+            environment=self.environment,
+        )
+        return msgspec.structs.replace(usual, **changes)
+
+    def open(self, **changes: Any) -> Device:
+        """Open the token; the caller closes it."""
+        return Device.open(self.settings(**changes), lambda: self.pin)
+
+    def spied(self, spy: Path, log: Path) -> Self:
+        """The same token through ``pkcs11-spy``, which writes each call to ``log``. For processes of their own only."""
+        watched = {"PKCS11SPY": str(self.module), "PKCS11SPY_OUTPUT": str(log)}
+        return msgspec.structs.replace(self, module=spy, environment=self.environment | watched)
+
+    def add_token(self, label: str) -> None:
+        """Make a second token beside this one, with SoftHSM's own tool."""
+        command = ["softhsm2-util", "--init-token", "--free", "--label", label, "--so-pin", SO_PIN, "--pin", PIN]
+        subprocess.run(command, check=True, capture_output=True, timeout=30, env=os.environ | self.environment)
+
+
+def permit(operation: Operation | OperatorAct, *cka_ids: bytes, seconds: float = 60) -> Permit:
+    """What the pipeline would give for ``operation`` on these objects, for ``seconds`` from now."""
+    return Permit(operation, frozenset(cka_ids), 1, time.monotonic() + seconds)
+
+
+def new_key(device: Device, label: str = "hsmkms test key") -> bytes:
+    """Make a backing key; its CKA_ID."""
+    cka_id = os.urandom(16)
+    device.generate_backing_key(permit(Operation.CREATE_KEY, cka_id), cka_id, label)
+    return cka_id
+
+
+def close_everything() -> None:
+    """Close every device and module that this process has open, also those that a failed test left."""
+    for device, users in list(devices._open_devices._users.values()):
+        for _ in range(users):
+            device.close()
+    for module in list(modules._registry._open.values()):
+        for _ in range(module.users):
+            module.release()
+
+
+# -- programs: the test's side --------------------------------------------------------------------------------------
+
+
+def start(program: Path, token: SoftHsm, **arguments: Any) -> "subprocess.Popen[str]":
+    """Start a program in a process of its own; ``arguments`` are JSON values."""
+    passed = json.dumps({"token": msgspec.to_builtins(token, enc_hook=str), **arguments})
+    return subprocess.Popen(
+        [sys.executable, "-X", "faulthandler", str(program), passed],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(TESTS)},
+    )
+
+
+def finish(process: "subprocess.Popen[str]", seconds: float = 60) -> Any:
+    """Wait for a program that was started; what it reported. It must end well and write nothing to stderr."""
+    try:
+        output, errors = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        output, errors = process.communicate()
+        raise AssertionError(f"the program did not end in {seconds} s: {output}{errors}") from None
+    assert process.returncode == 0, f"the program ended with {process.returncode}: {output}{errors}"
+    assert not errors, errors
+    return json.loads(output.splitlines()[-1])
+
+
+def run(program: Path, token: SoftHsm, *, seconds: float = 60, **arguments: Any) -> Any:
+    """Run a program; what it reported."""
+    return finish(start(program, token, **arguments), seconds)
+
+
+def run_together(
+    program: Path, tokens: list[SoftHsm], *, seconds: float = 60, **arguments: Any
+) -> list[Any]:
+    """Run a program once per token, let go at the same instant at its ``wait_for_start``; what each reported."""
+    processes = [start(program, token, **arguments) for token in tokens]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n", finish(process, 5)
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    return [finish(process, seconds) for process in processes]
+
+
+# -- programs: their own side ---------------------------------------------------------------------------------------
+
+
+def arguments() -> tuple[SoftHsm, dict[str, Any]]:
+    """What the test passed to this program: the token, and the rest by name."""
+    passed = json.loads(sys.argv[1])
+    token = msgspec.convert(passed.pop("token"), SoftHsm, dec_hook=lambda kind, value: kind(value))
+    return token, passed
+
+
+def wait_for_start() -> None:
+    """Tell the test that everything is loaded, and wait for its word."""
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    sys.stdin.readline()
+
+
+def report(value: Any) -> None:
+    """Tell the test the outcome, as JSON."""
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()

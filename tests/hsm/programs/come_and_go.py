@@ -1,0 +1,27 @@
+"""Another application on the same token, which makes and destroys keys all the time."""
+
+import time
+
+from devices import arguments, new_key, permit, report, wait_for_start
+
+from hsmkms.model.permit import OperatorAct
+
+
+def main() -> None:
+    """Go on for some seconds; report how many keys came and went."""
+    token, passed = arguments()
+    device = token.open()
+    wait_for_start()
+    until = time.monotonic() + passed["seconds"]
+    count = 0
+    while time.monotonic() < until:
+        keys = [new_key(device, "foreign") for _ in range(6)]
+        for key in keys:
+            device.destroy(permit(OperatorAct.RECONCILE, key), key)
+        count += len(keys)
+    device.close()
+    report(count)
+
+
+if __name__ == "__main__":
+    main()

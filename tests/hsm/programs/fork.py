@@ -1,0 +1,84 @@
+"""Fork a process that has a device open, and see what the child can do with it."""
+
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+from devices import SoftHsm, arguments, new_key, permit, report
+
+from hsmkms.hsm.device import Device
+from hsmkms.hsm.iv import IvSource
+from hsmkms.model.enums import Operation
+from hsmkms.model.permit import OperatorAct
+
+
+def outcome(act: Callable[[], object]) -> str:
+    """Name of the error that was raised, or "done"."""
+    try:
+        act()
+    except Exception as exc:  # noqa: BLE001 - the test compares the name
+        return type(exc).__name__
+    return "done"
+
+
+def in_child(token: SoftHsm, device: Device, ivs: IvSource, key: bytes) -> dict[str, Any]:
+    """Use what the parent made, then a device of the child's own."""
+    other = os.urandom(16)
+    session = None
+    inherited = {
+        "encrypt": lambda: device.encrypt(permit(Operation.ENCRYPT, key), key, b"x", b""),
+        "decrypt": lambda: device.decrypt(permit(Operation.DECRYPT, key), key, bytes(12), bytes(20), b""),
+        "random": lambda: device.random(permit(Operation.GENERATE_RANDOM), 4),
+        "generate": lambda: device.generate_backing_key(permit(Operation.CREATE_KEY, other), other, "child"),
+        "generate_mac_key": lambda: device.generate_mac_key(permit(OperatorAct.INITIALISE, other), other, "child"),
+        "mac": lambda: device.mac(permit(OperatorAct.OPEN, key), key, b""),
+        "destroy": lambda: device.destroy(permit(OperatorAct.RECONCILE, key), key),
+        "holds": lambda: device.holds(key),
+        "inventory": lambda: device.inventory(key),
+        "attest": lambda: device.attest(key),
+        "checks": device.checks,
+        "mechanisms": device.mechanisms,
+        "limits": device.limits,
+        "pool": device._pool.take,
+        "slots": device._module.slots,
+        "ivs": lambda: ivs.next(session),
+    }
+    told: dict[str, Any] = {name: outcome(act) for name, act in inherited.items()}
+    told["close"] = outcome(device.close)
+    own = token.open()
+    told["own"] = [own.encrypt(permit(Operation.ENCRYPT, key), key, b"x", b"")[0].hex() for _ in range(100)]
+    own.close()
+    return told
+
+
+def main() -> None:
+    """Report what the child could do, and the IVs that the parent used before and after."""
+    token, _ = arguments()
+    device = token.open()
+    key = new_key(device)
+    ivs = IvSource()
+    with device._pool.session() as session:
+        ivs.next(session)
+
+    def encrypt(times: int) -> list[str]:
+        return [device.encrypt(permit(Operation.ENCRYPT, key), key, b"x", b"")[0].hex() for _ in range(times)]
+
+    used = encrypt(3)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with os.fdopen(writing, "w") as pipe:
+            json.dump(in_child(token, device, ivs, key), pipe)
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        told = json.load(pipe)
+    _, status = os.waitpid(child, 0)
+    used += encrypt(100)
+    device.close()
+    report({"child": told, "status": status, "parent": used})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Threads that encrypt, decrypt and draw random bytes on one device, all at once."""
+
+import sys
+import threading
+from itertools import cycle, islice
+
+from devices import arguments, new_key, permit, report
+
+from hsmkms.hsm.device import Device
+from hsmkms.model.enums import Operation
+
+
+def work(device: Device, keys: list[bytes], rounds: int, failures: list[str]) -> None:
+    """Do ``rounds`` operations of mixed kinds; note the first failure."""
+    try:
+        for turn, key in enumerate(islice(cycle(keys), rounds // 4)):
+            plaintext = turn.to_bytes(4) * (1 + turn % 200)
+            iv, body = device.encrypt(permit(Operation.ENCRYPT, key), key, plaintext, b"aad")
+            opened = device.decrypt(permit(Operation.DECRYPT, key), key, iv, body, b"aad")
+            again = device.decrypt(permit(Operation.RE_ENCRYPT, key), key, iv, body, b"aad")
+            drawn = device.random(permit(Operation.GENERATE_RANDOM), 32)
+            if not opened == again == plaintext or len(drawn) != 32:
+                failures.append("a wrong answer")
+    except Exception as exc:  # noqa: BLE001 - whatever it is, the test must see it
+        failures.append(repr(exc))
+
+
+def main() -> None:
+    """Report the failures, and how many sessions were opened."""
+    token, passed = arguments()
+    sys.setswitchinterval(1e-4)
+    device = token.open(max_sessions=passed["sessions"])
+    keys = [new_key(device) for _ in range(3)]
+    failures: list[str] = []
+    threads = [
+        threading.Thread(target=work, args=(device, keys, passed["rounds"], failures)) for _ in range(passed["threads"])
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    opened = device._pool._opened
+    device.close()
+    report({"failures": failures, "sessions": opened})
+
+
+if __name__ == "__main__":
+    main()

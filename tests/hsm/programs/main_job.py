@@ -1,0 +1,31 @@
+"""The main job, to be watched by the spy: make a key, encrypt, decrypt, attest, authenticate, destroy."""
+
+from devices import arguments, new_key, permit, report
+
+from hsmkms.model.enums import Operation
+from hsmkms.model.permit import OperatorAct
+
+PLAINTEXT = b"a line of a real file"
+AAD = b"purpose=test"
+
+
+def main() -> None:
+    """Do it once; report the CKA_ID and what decryption gave."""
+    token, _ = arguments()
+    device = token.open()
+    key = new_key(device, "hsmkms spied key")
+    iv, body = device.encrypt(permit(Operation.ENCRYPT, key), key, PLAINTEXT, AAD)
+    opened = device.decrypt(permit(Operation.DECRYPT, key), key, iv, body, AAD)
+    mac_key = bytes(16)
+    device.generate_mac_key(permit(OperatorAct.INITIALISE, mac_key), mac_key, "hsmkms spied installation key")
+    device.mac(permit(OperatorAct.OPEN, mac_key), mac_key, b"challenge")
+    device.random(permit(Operation.GENERATE_RANDOM), 32)
+    _, deviations = device.attest(key)
+    device.inventory(key)
+    device.destroy(permit(OperatorAct.RECONCILE, key), key)
+    device.close()
+    report({"key": key.hex(), "opened": opened.decode(), "deviations": deviations})
+
+
+if __name__ == "__main__":
+    main()

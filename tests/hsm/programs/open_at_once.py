@@ -1,0 +1,21 @@
+"""Open the token at the same instant as others do, again and again, and use it."""
+
+from devices import arguments, permit, report, wait_for_start
+
+from hsmkms.model.enums import Operation
+
+
+def main() -> None:
+    """Report how often it worked."""
+    token, passed = arguments()
+    key = bytes.fromhex(passed["key"])
+    wait_for_start()
+    device = token.open()
+    iv, body = device.encrypt(permit(Operation.ENCRYPT, key), key, b"at once", b"")
+    opened = device.decrypt(permit(Operation.DECRYPT, key), key, iv, body, b"")
+    device.close()
+    report(opened.decode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+"""Another process that destroys a key, and makes one with the same CKA_ID again if told so."""
+
+from devices import arguments, permit, report
+
+from hsmkms.model.enums import Operation
+from hsmkms.model.permit import OperatorAct
+
+
+def main() -> None:
+    """Report whether the key was there."""
+    token, passed = arguments()
+    key = bytes.fromhex(passed["key"])
+    device = token.open()
+    there = device.destroy(permit(OperatorAct.RECONCILE, key), key)
+    if passed["again"]:
+        device.generate_backing_key(permit(Operation.CREATE_KEY, key), key, "made again")
+    device.close()
+    report(there)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+"""Use several keys in turn, to be watched by the spy."""
+
+from devices import arguments, permit, report
+
+from hsmkms.model.enums import Operation
+
+
+def main() -> None:
+    """Report when everything was encrypted."""
+    token, passed = arguments()
+    device = token.open()
+    for _ in range(3):
+        for key in map(bytes.fromhex, passed["keys"]):
+            device.encrypt(permit(Operation.ENCRYPT, key), key, b"x", b"")
+    device.close()
+    report("done")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+"""Open the token with the PIN given; several of these are started at once."""
+
+from devices import arguments, report, wait_for_start
+
+from hsmkms.errors import HsmKmsError
+from hsmkms.hsm.device import Device
+
+
+def main() -> None:
+    """Report the error's name, or that it opened."""
+    token, passed = arguments()
+    wait_for_start()
+    try:
+        Device.open(token.settings(), lambda: passed["pin"]).close()
+    except HsmKmsError as exc:
+        report(type(exc).__name__)
+    else:
+        report("opened")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""Encrypt many times with one key and write every IV that was used to a file."""
+
+from pathlib import Path
+
+from devices import arguments, permit, report, wait_for_start
+
+from hsmkms.model.enums import Operation
+
+
+def main() -> None:
+    """Report how many there were."""
+    token, passed = arguments()
+    key = bytes.fromhex(passed["key"])
+    device = token.open()
+    wait_for_start()
+    leave = permit(Operation.ENCRYPT, key)
+    ivs = [device.encrypt(leave, key, b"x", b"")[0] for _ in range(passed["count"])]
+    device.close()
+    with Path(passed["folder"], f"{ivs[0].hex()}.ivs").open("wb") as file:
+        file.write(b"".join(ivs))
+    report(len(ivs))
+
+
+if __name__ == "__main__":
+    main()

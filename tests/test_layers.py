@@ -1,0 +1,188 @@
+"""Who may import whom: the layers of the package, as a table that is checked against the source."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "hsmkms"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+MAX_LINES = 450
+
+BELOW_CLI = {"errors", "process", "pins", "token_uri", "config", "model", "rules", "store", "hsm", "service"}
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "process": {"errors"},
+    "pins": {"errors"},
+    "token_uri": {"errors"},
+    "config": {"errors", "pins", "token_uri"},
+    "model": {"errors", "model"},
+    "rules": {"errors", "model", "rules"},
+    "store": {"errors", "model", "process", "store"},
+    "hsm": {"errors", "model", "process", "hsm"},
+    "service": {"errors", "model", "process", "rules", "store", "hsm", "service"},
+    "wiring": BELOW_CLI,
+    "__init__": {"service"},
+    "cli": {"errors", "model", "config", "service", "wiring", "__init__", "cli"},
+}
+"""A layer, and the layers that it may import. ``__init__`` is the package itself, which offers ``Kms``."""
+
+EXCEPTIONS = {("service/kms.py", "wiring")}
+"""``Kms.open`` is where a library user comes in; everything else gets its parts handed."""
+
+OWNERS = {
+    "pkcs11": "hsm",
+    "ctypes": "hsm",
+    "sqlalchemy": "store",
+    "alembic": "store",
+    "sqlite3": "store",
+    "typer": "cli",
+    "rich": "cli",
+    "jmespath": "cli",
+}
+"""A foreign package, and the one layer that may import it."""
+
+PURE = {
+    "base64",
+    "collections",
+    "datetime",
+    "enum",
+    "functools",
+    "hashlib",
+    "itertools",
+    "json",
+    "math",
+    "msgspec",
+    "operator",
+    "re",
+    "struct",
+    "types",
+    "typing",
+}
+"""All that rules may import from outside: none of it does I/O, draws random numbers or (but for CLOCKS) tells time."""
+
+CLOCKS = {"now", "utcnow", "today"}
+IMPURE_CALLS = {"open", "print", "input", "__import__", "exec", "eval"}
+
+
+def layer_of(module: Path) -> str:
+    """The layer of a module: its top folder, or its own name."""
+    return module.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """The dotted names of all modules that a source imports, wherever the statement stands."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: a relative import"
+            # `from hsmkms import config` imports a module, `from hsmkms import Kms` a name of the package itself.
+            names = [alias.name for alias in node.names] if node.module == "hsmkms" else []
+            yield from (f"hsmkms.{name}" for name in names)
+            if not names:
+                yield str(node.module)
+
+
+def layer_imports(tree: ast.AST) -> Iterator[str]:
+    """The layers of this package that a source imports."""
+    for name in imports(tree):
+        first, _, rest = name.partition(".")
+        if first == "hsmkms":
+            layer = rest.partition(".")[0]
+            yield layer if layer in ALLOWED else "__init__"
+
+
+def foreign_imports(tree: ast.AST) -> Iterator[str]:
+    """The top-level names of other packages that a source imports."""
+    yield from (name.partition(".")[0] for name in imports(tree) if name.partition(".")[0] != "hsmkms")
+
+
+def breaches(module: Path, source: str) -> list[str]:
+    """Every import, and in rules every call, that a module must not have."""
+    tree = ast.parse(source)
+    layer, name = layer_of(module), str(module.relative_to(PACKAGE))
+    found = [
+        f"{name} imports {other}"
+        for other in layer_imports(tree)
+        if other not in ALLOWED[layer] and (name, other) not in EXCEPTIONS
+    ]
+    found += [
+        f"{name} imports {package}, which belongs to {OWNERS[package]}"
+        for package in foreign_imports(tree)
+        if OWNERS.get(package, layer) != layer
+    ]
+    return found + [f"{name} {reason}" for reason in impurities(tree)] if layer == "rules" else found
+
+
+def impurities(tree: ast.AST) -> Iterator[str]:
+    """What a pure module must not do: import anything that could do I/O, read a clock, print."""
+    yield from (f"imports {package}, which may be impure" for package in foreign_imports(tree) if package not in PURE)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in CLOCKS:
+            yield f"reads a clock in line {node.lineno}"
+        elif isinstance(node, ast.Name) and node.id in IMPURE_CALLS:
+            yield f"uses {node.id} in line {node.lineno}"
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_layers(module: Path) -> None:
+    """Every import of a module is one that the table allows."""
+    assert layer_of(module) in ALLOWED, "a new layer: give it a row in ALLOWED"
+    assert breaches(module, module.read_text()) == []
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_size(module: Path) -> None:
+    """A module stays short enough to be read in one go."""
+    assert len(module.read_text().splitlines()) < MAX_LINES
+
+
+def test_no_dead_rows() -> None:
+    """Every row and every exception of the tables stands for something that exists."""
+    assert set(ALLOWED) == {layer_of(module) for module in MODULES}
+    for name, other in EXCEPTIONS:
+        assert other in layer_imports(ast.parse((PACKAGE / name).read_text()))
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("store/keys.py", "from hsmkms.hsm.device import Device"),
+        ("store/keys.py", "from hsmkms import rules"),
+        ("hsm/device.py", "import hsmkms.store.engine"),
+        ("hsm/device.py", "def f():\n    from hsmkms.service.core import Core"),
+        ("service/keys.py", "from pkcs11 import lib"),
+        ("service/keys.py", "from hsmkms import wiring"),
+        ("service/kms.py", "from hsmkms.cli import main"),
+        ("rules/states.py", "import time"),
+        ("rules/states.py", "from pathlib import Path"),
+        ("rules/states.py", "from os import urandom"),
+        ("rules/states.py", "from datetime import datetime\nx = datetime.now()"),
+        ("rules/states.py", "open('x')"),
+        ("model/ids.py", "from hsmkms.rules import states"),
+        ("cli/api.py", "from hsmkms.store.engine import Store"),
+        ("cli/api.py", "if TYPE_CHECKING:\n    from hsmkms.hsm.device import Device"),
+        ("cli/api.py", "import sqlalchemy.exc"),
+        ("config.py", "from hsmkms.model import ids"),
+        ("errors.py", "from hsmkms import config"),
+    ],
+)
+def test_breach_is_seen(name: str, source: str) -> None:
+    """The check finds a breach in each of its forms."""
+    assert len(breaches(PACKAGE / name, source)) >= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("rules/states.py", "from datetime import datetime, timedelta\nx = datetime(2026, 1, 1)"),
+        ("service/kms.py", "from hsmkms.wiring import open_core"),
+        ("cli/api.py", "from hsmkms import Kms, config, wiring"),
+        ("hsm/module.py", "import ctypes\nfrom pkcs11._pkcs11 import lib"),
+    ],
+)
+def test_no_false_alarm(name: str, source: str) -> None:
+    """The check lets pass what is allowed."""
+    assert breaches(PACKAGE / name, source) == []
