@@ -1,0 +1,62 @@
+"""The README is true: its generated parts are current, and nothing that exists is missing from it or from the samples."""
+
+import importlib.machinery
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import typer
+
+from hsmkms.cli.main import app
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def load_script(name: str) -> ModuleType:
+    """A script without an ending, as a module."""
+    loader = importlib.machinery.SourceFileLoader(name, str(ROOT / "scripts" / name))
+    spec = importlib.util.spec_from_loader(name, loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+def commands() -> dict[str, str]:
+    """Every command's name and help."""
+    return {each.name or "": each.help or "" for each in typer.main.get_group(app).commands.values()}
+
+
+def test_the_compatibility_table_is_current() -> None:
+    """Writing the generated part again changes nothing."""
+    assert load_script("readme").rewritten(README) == README
+
+
+def test_every_operator_command_is_in_the_readme() -> None:
+    """Each command that is no operation of the API is explained somewhere in the README."""
+    script = load_script("readme")
+    table = script.table()
+    api = {re.sub(r"(?<=[a-z])(?=[A-Z])", "-", each).lower() for each in re.findall(r"[A-Z][A-Za-z]+", table)}
+    missing = [name for name in commands() if name not in api and f"hsmkms {name}" not in README]
+    assert missing == []
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_every_command_has_an_example(name: str) -> None:
+    """The help of each command ends with an example that begins with the command itself."""
+    helped = commands()[name] or (typer.main.get_group(app).commands[name].callback.__doc__ or "")
+    assert f"Example: hsmkms {name}" in helped
+
+
+def test_commands_in_the_readme_exist() -> None:
+    """The README shows no command that there is not."""
+    shown = set(re.findall(r"\$ hsmkms ([a-z-]+)", README))
+    assert shown <= set(commands())
+
+
+def test_no_placeholder_is_left() -> None:
+    """Every number in the README was measured."""
+    assert "BENCH_" not in README
