@@ -136,7 +136,7 @@ class InvalidArnException(ApiError):
 
 
 class InvalidCiphertextException(ApiError):
-    """The ciphertext is damaged, of another context, or not ours; one error for all faults."""
+    """Check the ciphertext and the encryption context: together they are not what encrypt gave (one error for all)."""
 
     fault = "client"
 

@@ -1,4 +1,4 @@
-"""Violated constraints of single members, in AWS's wording (AWS KMS API Reference, "Common errors").
+"""Constraints that depend on more than a member's type, for rules to check; the wording is that of ``validate``.
 
 ``path`` is the member's place in the request in lower camel case: ``keySpec``, ``tags.1.member.tagKey``.
 """
@@ -6,16 +6,9 @@
 from enum import StrEnum
 from typing import TypeVar
 
-from hsmkms.errors import ValidationException
+from hsmkms.model.constraints import violation
 
 Word = TypeVar("Word", bound=StrEnum)
-
-
-def violation(path: str, value: object, constraint: str) -> ValidationException:
-    """The error for one member that breaks one constraint."""
-    return ValidationException(
-        f"1 validation error detected: Value '{value}' at '{path}' failed to satisfy constraint: {constraint}"
-    )
 
 
 def word(words: type[Word], value: str, path: str) -> Word:
