@@ -26,11 +26,3 @@ def check_range(value: int, path: str, lowest: int, highest: int) -> None:
         raise violation(path, value, f"Member must have value greater than or equal to {lowest}")
     if value > highest:
         raise violation(path, value, f"Member must have value less than or equal to {highest}")
-
-
-def check_length(value: str, path: str, shortest: int, longest: int) -> None:
-    """A text must have a number of characters between both ends, which belong to the range."""
-    if len(value) < shortest:
-        raise violation(path, value, f"Member must have length greater than or equal to {shortest}")
-    if len(value) > longest:
-        raise violation(path, value, f"Member must have length less than or equal to {longest}")

@@ -4,19 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from hsmkms.errors import TagException
-from hsmkms.rules.constraints import check_length
 
 MAX_TAGS: Final = 50
-MAX_KEY_LENGTH: Final = 128
-MAX_VALUE_LENGTH: Final = 256
 RESERVED_PREFIX: Final = "aws:"
 
 
 def check_new(tags: Sequence[tuple[str, str]]) -> None:
-    """Raise if these pairs of key and value cannot be set together."""
-    for number, (key, value) in enumerate(tags, start=1):
-        check_length(key, f"tags.{number}.member.tagKey", 1, MAX_KEY_LENGTH)
-        check_length(value, f"tags.{number}.member.tagValue", 0, MAX_VALUE_LENGTH)
+    """Raise if these pairs of key and value cannot be set together; their lengths are the request type's matter."""
     keys = {key for key, _ in tags}
     if len(keys) != len(tags):
         raise TagException("Duplicate tag keys")

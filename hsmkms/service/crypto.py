@@ -13,6 +13,7 @@ from hsmkms.errors import (
     UnsupportedOperationException,
     ValidationException,
 )
+from hsmkms.model.constraints import MUST_NOT_BE_NULL, violation
 from hsmkms.model.crypto import (
     DecryptRequest,
     DecryptResponse,
@@ -35,7 +36,6 @@ from hsmkms.service.pipeline import Call
 WRONG_KEY: Final = "The key ID in the request does not identify a CMK that can perform this operation."
 NO_RECIPIENT: Final = "Recipient needs an AWS Nitro attestation, which hsmkms cannot verify: leave it out."
 NO_CUSTOM_STORE: Final = "hsmkms has no custom key stores: leave CustomKeyStoreId out."
-MISSING: Final = "1 validation error detected: Value null at '{}' failed to satisfy constraint: Member must not be null"
 
 
 def encrypt(call: Call, request: EncryptRequest) -> EncryptResponse:
@@ -153,7 +153,7 @@ def _find_source(
 ) -> tuple[CachedKey, Permit, blob.Blob]:
     """The key of a ciphertext, which must be the one that the caller named, if any was named."""
     if ciphertext is None:
-        raise ValidationException(MISSING.format("ciphertextBlob"))
+        raise violation("ciphertextBlob", None, MUST_NOT_BE_NULL)
     if named is None:
         parsed = blob.parse(ciphertext)
         key, permit = call.key_of_ciphertext(parsed.key_id, action=action)
@@ -190,6 +190,6 @@ def _ignores_ciphertext(request: DecryptRequest | ReEncryptRequest) -> bool:
 
 def _check_named_key(call: Call, key_id: str | None, member: str, action: str) -> None:
     if key_id is None:
-        raise ValidationException(MISSING.format(member))
+        raise violation(member, None, MUST_NOT_BE_NULL)
     key, _ = call.key(key_id, aliases=True, action=action)
     specs.require_usage(key.record, call.operation)

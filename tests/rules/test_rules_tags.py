@@ -2,7 +2,7 @@
 
 import pytest
 
-from hsmkms.errors import TagException, ValidationException
+from hsmkms.errors import TagException
 from hsmkms.rules.tags import check_new, merge
 
 FIFTY = [(f"key{number}", "") for number in range(50)]
@@ -28,25 +28,6 @@ def test_refused_tags(tags: list[tuple[str, str]], message: str) -> None:
     with pytest.raises(TagException) as caught:
         check_new(tags)
     assert str(caught.value) == message
-
-
-@pytest.mark.parametrize(
-    ("tag", "at", "constraint"),
-    [
-        (("", "v"), "tagKey", "greater than or equal to 1"),
-        (("k" * 129, "v"), "tagKey", "less than or equal to 128"),
-        (("k", "v" * 257), "tagValue", "less than or equal to 256"),
-    ],
-)
-def test_lengths(tag: tuple[str, str], at: str, constraint: str) -> None:
-    """A key or value of a wrong length is refused with its place in the list."""
-    value = tag[0] if at == "tagKey" else tag[1]
-    with pytest.raises(ValidationException) as caught:
-        check_new([("first", ""), tag])
-    assert str(caught.value) == (
-        f"1 validation error detected: Value '{value}' at 'tags.2.member.{at}' failed to satisfy constraint: "
-        f"Member must have length {constraint}"
-    )
 
 
 def test_merge_replaces_by_key() -> None:
