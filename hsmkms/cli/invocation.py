@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from msgspec import Struct
 
-from hsmkms.cli.output import OutputFormat, Plain, default_format, show
+from hsmkms.cli.output import OutputFormat, Plain, check_query, default_format, show
 
 if TYPE_CHECKING:
     from hsmkms.model.caller import Caller
@@ -46,7 +46,11 @@ class Common(Struct, kw_only=True):
     def over(self, outer: "Common") -> "Common":
         """These options, and the outer ones where these say nothing."""
         mine = {name: getattr(self, name) for name in self.__struct_fields__}
-        return Common(**{name: getattr(outer, name) if value is None else value for name, value in mine.items()})
+        merged = Common(**{name: getattr(outer, name) if value is None else value for name, value in mine.items()})
+        if merged.query is not None:
+            # Before anything is done: an answer that cannot be shown may be the only one.
+            check_query(merged.query)
+        return merged
 
     def open(self) -> "Kms":
         """Open the installation."""

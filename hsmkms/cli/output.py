@@ -7,6 +7,10 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
 
+import typer
+
+from hsmkms.errors import ValidationException
+
 Plain = None | bool | int | float | str | list[Any] | dict[str, Any]
 """What an answer is made of on the wire."""
 
@@ -36,10 +40,23 @@ def show(answer: Plain, output: OutputFormat, query: str | None = None) -> None:
     _PRINTERS[output](answer)
 
 
-def _pick(answer: Plain, query: str) -> Plain:
+def check_query(query: str) -> None:
+    """Raise a usage error for what is no JMESPath expression."""
     import jmespath  # noqa: PLC0415 - only who asks pays for it
 
-    picked: Plain = jmespath.search(query, answer)
+    try:
+        jmespath.compile(query)
+    except jmespath.exceptions.JMESPathError as exc:
+        raise typer.BadParameter(f"--query is not JMESPath: {str(exc).splitlines()[0]}") from exc
+
+
+def _pick(answer: Plain, query: str) -> Plain:
+    import jmespath  # noqa: PLC0415 - see check_query
+
+    try:
+        picked: Plain = jmespath.search(query, answer)
+    except jmespath.exceptions.JMESPathError as exc:
+        raise ValidationException(f"--query does not fit the answer: {str(exc).splitlines()[0]}") from exc
     return picked
 
 

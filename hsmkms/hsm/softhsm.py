@@ -61,7 +61,8 @@ def create(module: Path, folder: Path, *, label: str, user_pin: str, so_pin: str
 
 def _write_configuration(folder: Path) -> Path:
     tokens = folder.resolve() / "tokens"
-    tokens.mkdir(mode=0o700, parents=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    tokens.mkdir(mode=0o700)
     configuration = folder.resolve() / "softhsm2.conf"
     configuration.touch(mode=0o600, exist_ok=False)
     configuration.write_text(_CONFIGURATION.format(tokens=tokens))

@@ -27,7 +27,7 @@ SENTENCES: Final = {
     sqlite3.SQLITE_NOTADB: "{file} is no hsmkms database: restore a backup, or correct data_dir",
     sqlite3.SQLITE_CANTOPEN: "{file} cannot be opened: check that its folder exists and may be written",
     sqlite3.SQLITE_PERM: "{file} may not be opened: check its owner and mode",
-    sqlite3.SQLITE_IOERR: "the disk of {file} fails: check it; nothing was changed",
+    sqlite3.SQLITE_IOERR: "the disk of {file} fails or is full: check it; nothing was changed",
 }
 
 
