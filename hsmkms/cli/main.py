@@ -1,10 +1,12 @@
 """The command line's entry point: the application, its common options, and the one place that prints errors."""
 
+import logging
 import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Final
+from importlib import metadata
+from typing import Annotated, Final
 
 import typer
 
@@ -26,15 +28,26 @@ app = typer.Typer(
 )
 
 
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer passes the option's value
+    if wanted:
+        print(f"hsmkms {metadata.version('hsmkms')}")
+        raise typer.Exit
+
+
 @app.callback()
 def common_options(
     context: typer.Context,
+    *,
     config: ConfigOption = None,
     region: RegionOption = None,
     output: OutputOption = None,
     query: QueryOption = None,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and end.", callback=_show_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Keep the options that stand before the command's name."""
+    del version  # shown by its callback
     context.obj = Common(config=config, region=region, output=output, query=query)
 
 
@@ -46,6 +59,7 @@ repair.register(app)
 
 def main() -> None:
     """Run the command line: status 0, 1 for an error, 2 for wrong usage."""
+    _log_to_stderr()
     try:
         app(args=_repeat_list_options(sys.argv[1:]), prog_name="hsmkms")
     except HsmKmsError as exc:
@@ -64,6 +78,22 @@ def describe(error: HsmKmsError) -> str:
     # Some errors of the API have no message on purpose; people get what the class says of itself.
     sentence = str(error) or (type(error).__doc__ or "").strip().splitlines()[0]
     return f"{name}: {' '.join(sentence.split())}"
+
+
+class _OneLine(logging.Formatter):
+    """A log record in one line; its traceback is for those who ask for it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message, without what happened before it."""
+        if not os.environ.get(DEBUG_VARIABLE):
+            record.exc_info = record.exc_text = None
+        return super().format(record)
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine("hsmkms: log: %(message)s"))
+    logging.getLogger("hsmkms").addHandler(handler)
 
 
 def _end(sentence: str) -> None:

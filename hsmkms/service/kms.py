@@ -1,5 +1,6 @@
 """`Kms`: one short method for each operation of the API."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -95,10 +96,11 @@ class Kms:
         """Return unused leases, log out, and let database and token go. A second call does nothing."""
         if not self._closed:
             self._closed = True
-            self._core.leases.give_back()
-            self._core.cache.close()
-            self._core.store.close()
-            self._core.device.close()
+            with ExitStack() as rest:  # whatever fails on the way, the token is logged out of
+                rest.callback(self._core.device.close)
+                rest.callback(self._core.store.close)
+                rest.callback(self._core.cache.close)
+                self._core.leases.give_back()
 
     def __enter__(self) -> Self:
         return self

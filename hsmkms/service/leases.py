@@ -52,7 +52,7 @@ class LeaseBook:
         """Return what was reserved and not used: for a clean exit, after the last encryption."""
         if self._guard.foreign:
             return
-        for material_id, lease in self._leases.items():
+        for material_id, lease in list(self._leases.items()):  # a late call may add one
             with lease.lock:
                 unused, lease.remaining = lease.remaining, 0
             if unused:
