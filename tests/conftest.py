@@ -4,16 +4,14 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from devices import SoftHsm, close_everything
+from devices import MakeToken, SoftHsm, close_everything
 
 from hsmkms.hsm import softhsm
 from hsmkms.hsm.device import Device
-
-MakeToken = Callable[..., SoftHsm]
 
 SPY_PATHS = (
     "/usr/lib/x86_64-linux-gnu/pkcs11-spy.so",

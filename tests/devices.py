@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,6 +26,7 @@ from hsmkms.model.enums import Operation
 from hsmkms.model.permit import OperatorAct, Permit
 
 TESTS = Path(__file__).parent
+MakeToken = Callable[..., "SoftHsm"]
 PIN = "correct horse"
 SO_PIN = "battery staple"
 
@@ -49,7 +51,7 @@ class SoftHsm(Struct, frozen=True, kw_only=True):
             file.write(configuration)
         return cls(module=module, folder=folder, label=label, serial=made.serial, environment=made.environment)
 
-    def settings(self, **changes: Any) -> DeviceSettings:
+    def settings(self, **changes: object) -> DeviceSettings:
         """How to reach this token; ``changes`` are members of DeviceSettings."""
         usual = DeviceSettings(
             module=self.module,
@@ -59,7 +61,7 @@ class SoftHsm(Struct, frozen=True, kw_only=True):
         )
         return msgspec.structs.replace(usual, **changes)
 
-    def open(self, **changes: Any) -> Device:
+    def open(self, **changes: object) -> Device:
         """Open the token; the caller closes it."""
         return Device.open(self.settings(**changes), lambda: self.pin)
 
@@ -99,7 +101,7 @@ def close_everything() -> None:
 # -- programs: the test's side --------------------------------------------------------------------------------------
 
 
-def start(program: Path, token: SoftHsm, **arguments: Any) -> "subprocess.Popen[str]":
+def start(program: Path, token: SoftHsm, **arguments: object) -> "subprocess.Popen[str]":
     """Start a program in a process of its own; ``arguments`` are JSON values."""
     passed = json.dumps({"token": msgspec.to_builtins(token, enc_hook=str), **arguments})
     return subprocess.Popen(
@@ -108,11 +110,11 @@ def start(program: Path, token: SoftHsm, **arguments: Any) -> "subprocess.Popen[
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(TESTS)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join((str(TESTS), os.environ.get("PYTHONPATH", "")))},
     )
 
 
-def finish(process: "subprocess.Popen[str]", seconds: float = 60) -> Any:
+def finish(process: "subprocess.Popen[str]", seconds: float = 60) -> Any:  # noqa: ANN401 - JSON
     """Wait for a program that was started; what it reported. It must end well and write nothing to stderr."""
     try:
         output, errors = process.communicate(timeout=seconds)
@@ -125,14 +127,12 @@ def finish(process: "subprocess.Popen[str]", seconds: float = 60) -> Any:
     return json.loads(output.splitlines()[-1])
 
 
-def run(program: Path, token: SoftHsm, *, seconds: float = 60, **arguments: Any) -> Any:
+def run(program: Path, token: SoftHsm, *, seconds: float = 60, **arguments: object) -> Any:  # noqa: ANN401 - JSON
     """Run a program; what it reported."""
     return finish(start(program, token, **arguments), seconds)
 
 
-def run_together(
-    program: Path, tokens: list[SoftHsm], *, seconds: float = 60, **arguments: Any
-) -> list[Any]:
+def run_together(program: Path, tokens: list[SoftHsm], *, seconds: float = 60, **arguments: object) -> list[Any]:
     """Run a program once per token, let go at the same instant at its ``wait_for_start``; what each reported."""
     processes = [start(program, token, **arguments) for token in tokens]
     for process in processes:
@@ -162,7 +162,7 @@ def wait_for_start() -> None:
     sys.stdin.readline()
 
 
-def report(value: Any) -> None:
+def report(value: object) -> None:
     """Tell the test the outcome, as JSON."""
     sys.stdout.write(json.dumps(value) + "\n")
     sys.stdout.flush()

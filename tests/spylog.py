@@ -27,7 +27,7 @@ class SpyCall(Struct, frozen=True, kw_only=True):
     @property
     def attributes(self) -> dict[str, str]:
         """The attributes named in the call, with what the log shows of their values."""
-        return {name: value for name, value in _ATTRIBUTE.findall(self.text)}
+        return dict(_ATTRIBUTE.findall(self.text))
 
 
 def read(log: Path) -> list[SpyCall]:
@@ -41,3 +41,12 @@ def read(log: Path) -> list[SpyCall]:
 def named(calls: list[SpyCall], *names: str) -> list[SpyCall]:
     """The calls of these functions."""
     return [call for call in calls if call.name in names]
+
+
+class MainJob(Struct, frozen=True, kw_only=True):
+    """What the main job reported, and what the spy saw of it."""
+
+    key: str
+    opened: str
+    deviations: list[str]
+    calls: list[SpyCall]

@@ -133,4 +133,5 @@ def label_bytes(session: Session) -> int:
 
 def mechanism_name(mechanism: Mechanism | int) -> str:
     """The mechanism's name in the standard, or its number where a vendor made it."""
-    return mechanism.name if isinstance(mechanism, Mechanism) else f"0x{mechanism:08x}"
+    # python-pkcs11 marks weak ones (MD5, DES) with an underscore.
+    return mechanism.name.removeprefix("_") if isinstance(mechanism, Mechanism) else f"0x{mechanism:08x}"

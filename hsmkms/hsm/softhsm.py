@@ -12,7 +12,7 @@ from msgspec import Struct
 from pkcs11.constants import TokenFlag
 from pkcs11.types import Slot
 
-from hsmkms.errors import ModuleError, TokenError, TokenNotFoundError
+from hsmkms.errors import ConfigurationError, ModuleError, TokenError, TokenNotFoundError
 from hsmkms.hsm import module as modules
 from hsmkms.hsm.choice import TokenChoice, choose
 from hsmkms.hsm.cryptoki import CKR_OK
@@ -27,6 +27,9 @@ MODULE_PATHS: Final = (
     "/usr/local/lib/softhsm/libsofthsm2.so",
     "/opt/homebrew/lib/softhsm/libsofthsm2.so",
 )
+
+LABEL_BYTES: Final = 32
+"""Room for a label in CK_TOKEN_INFO; a longer one would be cut, and the token not found again."""
 
 _CONFIGURATION: Final = """\
 # SoftHSM's configuration for the token of this folder; hsmkms points SOFTHSM2_CONF here.
@@ -53,7 +56,9 @@ def find_module() -> Path:
 
 
 def create(module: Path, folder: Path, *, label: str, user_pin: str, so_pin: str) -> SoftToken:
-    """Make a new SoftHSM token in ``folder``, which must not hold one yet."""
+    """Make a new SoftHSM token in ``folder``, which holds none yet. Raises ConfigurationError for a bad label."""
+    if not 0 < len(label.encode()) <= LABEL_BYTES:
+        raise ConfigurationError(f"the token label {label!r} must have 1 to {LABEL_BYTES} bytes: choose another")
     environment = {"SOFTHSM2_CONF": str(_write_configuration(folder))}
     _initialise(module, environment, label, so_pin)
     return SoftToken(serial=_set_user_pin(module, environment, label, user_pin, so_pin), environment=environment)

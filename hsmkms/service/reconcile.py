@@ -246,10 +246,12 @@ def _adopt_orphan(tx: Connection, core: Core, finding: Finding, cka_id: bytes, r
     The highest sequence is the newest material, so it is the one that encrypts.
     """
     known = keys.fetch(tx, region, finding.key_id)
-    newest = max((each.sequence for each in known.materials), default=0) if known else 0
+    taken = {each.sequence for each in known.materials} if known else set()
+    newest = max(taken, default=0)
     adopted = MaterialRecord(
         material_id=material_id(finding.key_id, cka_id),
-        sequence=finding.sequence,
+        # Taken: the key was rotated, its database restored, and rotated again. Both materials are needed.
+        sequence=newest + 1 if finding.sequence in taken else finding.sequence,
         state=MaterialState.CURRENT if finding.sequence > newest else MaterialState.NON_CURRENT,
         created_at=core.clock(),
         token_id=core.installation.token_id,

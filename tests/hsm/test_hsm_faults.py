@@ -1,0 +1,102 @@
+"""Translation of CKR codes: a table, and one sentence for what is not in it."""
+
+import logging
+
+import pytest
+from pkcs11 import exceptions as ckr
+
+from hsmkms import errors
+from hsmkms.hsm.faults import FAULTS, RETRY_WITH_NEW_SESSION, translate, translated
+
+EXPECTED = {
+    "SessionHandleInvalid": "SessionLostError",
+    "SessionClosed": "SessionLostError",
+    "UserNotLoggedIn": "SessionLostError",
+    "OperationActive": "SessionLostError",
+    "OperationNotInitialized": "SessionLostError",
+    "DeviceRemoved": "SessionLostError",
+    "TokenNotPresent": "SessionLostError",
+    "KeyHandleInvalid": "ObjectLostError",
+    "ObjectHandleInvalid": "ObjectLostError",
+    "DeviceError": "TokenUnavailableError",
+    "TokenNotRecognised": "TokenUnavailableError",
+    "GeneralError": "TokenUnavailableError",
+    "FunctionFailed": "TokenUnavailableError",
+    "FunctionCancelled": "TokenUnavailableError",
+    "SessionCount": "TokenUnavailableError",
+    "DeviceMemory": "TokenFullError",
+    "EncryptedDataInvalid": "RejectedDataError",
+    "EncryptedDataLenRange": "RejectedDataError",
+    "SignatureInvalid": "RejectedDataError",
+    "SignatureLenRange": "RejectedDataError",
+    "MechanismInvalid": "UnsupportedOperationException",
+    "FunctionNotSupported": "UnsupportedOperationException",
+}
+"""Typed by hand from the meaning of each code in PKCS #11 2.40, section 5.1."""
+
+CODES = {
+    "SessionLostError": "DependencyTimeoutException",
+    "TokenUnavailableError": "DependencyTimeoutException",
+    "ObjectLostError": "KeyUnavailableException",
+    "TokenFullError": "LimitExceededException",
+    "RejectedDataError": "InvalidCiphertextException",
+    "UnsupportedOperationException": "UnsupportedOperationException",
+    "TokenError": "KMSInternalException",
+}
+
+
+def test_table_is_complete() -> None:
+    """Every row of the table is in the table of this test."""
+    assert {fault.__name__ for fault in FAULTS} == EXPECTED.keys()
+
+
+@pytest.mark.parametrize(("fault", "expected"), EXPECTED.items())
+def test_fault_becomes_its_error(fault: str, expected: str) -> None:
+    """Each code becomes its own error, with the AWS code of that error, a sentence for people, and its cause."""
+    original = getattr(ckr, fault)("detail of the vendor")
+    with pytest.raises(errors.HsmKmsError) as caught, translated():
+        raise original
+    assert type(caught.value).__name__ == expected
+    assert caught.value.code == CODES[expected]
+    assert caught.value.__cause__ is original
+    assert "detail of the vendor" not in str(caught.value)
+    assert len(str(caught.value)) > 20
+
+
+@pytest.mark.parametrize("fault", [ckr.ArgumentsBad, ckr.HostMemory, ckr.PinIncorrect, ckr.PKCS11Error])
+def test_other_faults_are_internal(fault: type[ckr.PKCS11Error], caplog: pytest.LogCaptureFixture) -> None:
+    """A code outside the table becomes an internal error that tells nothing, while the log has name and detail."""
+    with caplog.at_level(logging.ERROR, logger="hsmkms.hsm"):
+        error = translate(fault("detail of the vendor"))
+    assert type(error) is errors.TokenError
+    assert error.code == "KMSInternalException"
+    assert str(error) == "the token answered with an unexpected fault; the log has its name"
+    assert fault.__name__ in caplog.text
+    assert "detail of the vendor" in caplog.text
+
+
+def test_known_faults_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """What is in the table goes to the caller only."""
+    translate(ckr.GeneralError())
+    assert caplog.text == ""
+
+
+def test_subclasses_are_translated_as_their_base() -> None:
+    """A more special error of python-pkcs11 is translated as the code that it stands for."""
+
+    class Special(ckr.DeviceMemory):
+        pass
+
+    assert isinstance(translate(Special()), errors.TokenFullError)
+
+
+def test_other_errors_pass() -> None:
+    """Only PKCS#11 errors are translated."""
+    with pytest.raises(ZeroDivisionError), translated():
+        _ = 1 // 0
+
+
+def test_what_is_worth_a_second_try() -> None:
+    """Of all errors of the token only the lost session is worth a repetition; an unavailable token is not."""
+    assert RETRY_WITH_NEW_SESSION is errors.SessionLostError
+    assert not issubclass(errors.TokenUnavailableError, RETRY_WITH_NEW_SESSION)

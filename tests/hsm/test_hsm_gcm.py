@@ -1,0 +1,207 @@
+"""AES-GCM on the token: the standard's own answers, and nothing accepted that was changed."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import cryptography_vectors
+import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from devices import new_key, permit
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pkcs11.constants import Attribute, ObjectClass
+from pkcs11.exceptions import GeneralError, PKCS11Error
+from pkcs11.mechanisms import KeyType
+from pkcs11.types import Session
+
+from hsmkms.errors import ObjectLostError, RejectedDataError
+from hsmkms.hsm.device import Device
+from hsmkms.hsm.gcm import TAG_BYTES, explain_refusal, open_sealed, seal
+from hsmkms.hsm.known_answers import expected_gcm
+from hsmkms.hsm.objects import handle_of
+from hsmkms.model.enums import Operation
+
+VECTORS = Path(cryptography_vectors.__file__).parent / "ciphers" / "AES" / "GCM"
+"""NIST CAVP, gcmtestvectors.zip of 2012 (GCMVS), as cryptography_vectors ships it."""
+
+Vector = dict[str, bytes]
+
+
+def vectors(name: str) -> dict[tuple[int, int], list[Vector]]:
+    """The vectors of a file with 96-bit IV and 128-bit tag, by bits of plaintext and of AAD.
+
+    Numbers are bytes here; FAIL, which stands instead of a plaintext, leaves PT out.
+    """
+    sizes: dict[str, int] = {}
+    found: dict[tuple[int, int], list[Vector]] = defaultdict(list)
+    for line in (VECTORS / name).read_text().splitlines():
+        member, _, value = (part.strip() for part in line.strip("[]").partition("="))
+        wanted = (sizes.get("IVlen"), sizes.get("Taglen")) == (96, 128)
+        if line.startswith("["):
+            sizes[member] = int(value)
+        elif member == "Count" and wanted:
+            found[sizes["PTlen"], sizes["AADlen"]].append({})
+        elif member in {"Key", "IV", "PT", "AAD", "CT", "Tag"} and wanted:
+            found[sizes["PTlen"], sizes["AADlen"]][-1][member] = bytes.fromhex(value)
+    return found
+
+
+ENCRYPTIONS = vectors("gcmEncryptExtIV256.rsp")
+DECRYPTIONS = vectors("gcmDecrypt256.rsp")
+
+
+def load(session: Session, key: bytes) -> int:
+    """Load a known key as a session object of this test; its handle."""
+    made = session.create_object(
+        {
+            Attribute.CLASS: ObjectClass.SECRET_KEY,
+            Attribute.KEY_TYPE: KeyType.AES,
+            Attribute.TOKEN: False,
+            Attribute.ENCRYPT: True,
+            Attribute.DECRYPT: True,
+            Attribute.VALUE: key,
+        }
+    )
+    return handle_of(made)
+
+
+def test_vectors_are_all_there() -> None:
+    """The files hold five sizes of plaintext times five of AAD, fifteen vectors each; some decryptions must fail."""
+    for file in (ENCRYPTIONS, DECRYPTIONS):
+        assert [len(each) for each in file.values()] == [15] * 25
+    refused = [each for group in DECRYPTIONS.values() for each in group if "PT" not in each]
+    assert 100 < len(refused) < 275
+
+
+@pytest.mark.parametrize("sizes", ENCRYPTIONS, ids=str)
+def test_nist_encryptions(session: Session, sizes: tuple[int, int]) -> None:
+    """The token's ciphertext and tag are NIST's, and decrypt to NIST's plaintext."""
+    for vector in ENCRYPTIONS[sizes]:
+        handle = load(session, vector["Key"])
+        sealed = seal(session, handle, vector["IV"], vector["PT"], vector["AAD"])
+        assert sealed == vector["CT"] + vector["Tag"]
+        assert open_sealed(session, handle, vector["IV"], sealed, vector["AAD"]) == vector["PT"]
+
+
+@pytest.mark.parametrize("sizes", DECRYPTIONS, ids=str)
+def test_nist_decryptions(session: Session, sizes: tuple[int, int]) -> None:
+    """What NIST says to fail is refused as bad data; the rest decrypts."""
+    for vector in DECRYPTIONS[sizes]:
+        handle = load(session, vector["Key"])
+        body = vector["CT"] + vector["Tag"]
+        if "PT" in vector:
+            assert open_sealed(session, handle, vector["IV"], body, vector["AAD"]) == vector["PT"]
+            continue
+        with pytest.raises(PKCS11Error) as caught:
+            open_sealed(session, handle, vector["IV"], body, vector["AAD"])
+        assert isinstance(explain_refusal(caught.value, session, handle), RejectedDataError)
+
+
+@given(key=st.binary(min_size=32, max_size=32), iv=st.binary(min_size=12, max_size=12), plaintext=st.binary(), aad=...)
+def test_expected_answer(key: bytes, iv: bytes, plaintext: bytes, aad: bytes) -> None:
+    """The computation that the probe compares with is AES-GCM as another library has it."""
+    block = Cipher(algorithms.AES(key), modes.ECB()).encryptor().update  # noqa: S305 - single blocks
+    assert expected_gcm(block, iv, plaintext, aad) == AESGCM(key).encrypt(iv, plaintext, aad)
+
+
+@pytest.fixture(scope="module")
+def known_key() -> bytes:
+    """A key that both sides know."""
+    return os.urandom(32)
+
+
+@pytest.mark.parametrize("size", [0, 1, 15, 16, 17, 4095, 4096])
+def test_sizes(session: Session, known_key: bytes, size: int) -> None:
+    """From nothing to 4,096 bytes, with and without AAD, the token answers as another library does."""
+    handle = load(session, known_key)
+    for aad in (b"", os.urandom(20), os.urandom(9000)):
+        iv, plaintext = os.urandom(12), os.urandom(size)
+        sealed = seal(session, handle, iv, plaintext, aad)
+        assert sealed == AESGCM(known_key).encrypt(iv, plaintext, aad)
+        assert open_sealed(session, handle, iv, sealed, aad) == plaintext
+
+
+# -- through the device ---------------------------------------------------------------------------------------------
+
+
+def flips(data: bytes) -> Iterator[bytes]:
+    """``data`` with each of its bits changed in turn."""
+    for bit in range(len(data) * 8):
+        changed = bytearray(data)
+        changed[bit // 8] ^= 1 << bit % 8
+        yield bytes(changed)
+
+
+def refused(device: Device, key: bytes, iv: bytes, body: bytes, aad: bytes) -> None:
+    """Decrypt, and see it refused as bad data with the one sentence for all faults."""
+    with pytest.raises(RejectedDataError) as caught:
+        device.decrypt(permit(Operation.DECRYPT, key), key, iv, body, aad)
+    assert str(caught.value) == "the token refused the data"
+
+
+def test_every_bit_counts(device: Device) -> None:
+    """A change of any one bit of IV, ciphertext, tag or AAD is refused."""
+    key, aad = new_key(device), b"a=b"
+    iv, body = device.encrypt(permit(Operation.ENCRYPT, key), key, b"abc", aad)
+    assert len(iv) == 12
+    assert len(body) == 3 + TAG_BYTES
+    for changed in flips(iv):
+        refused(device, key, changed, body, aad)
+    for changed in flips(body):
+        refused(device, key, iv, changed, aad)
+    for changed in flips(aad):
+        refused(device, key, iv, body, changed)
+    assert device.decrypt(permit(Operation.DECRYPT, key), key, iv, body, aad) == b"abc"
+
+
+def test_wrong_lengths(device: Device) -> None:
+    """Bodies and AAD that were cut or lengthened are refused, down to nothing, and cost no session."""
+    key, aad = new_key(device), b"context"
+    iv, body = device.encrypt(permit(Operation.ENCRYPT, key), key, b"a plaintext of 24 bytes.", aad)
+    opened = device._pool._opened
+    for length in range(len(body)):
+        refused(device, key, iv, body[:length], aad)
+    for changed in (body + b"\0", body[1:], body[-16:], bytes(16), bytes(5000)):
+        refused(device, key, iv, changed, aad)
+    for changed in (b"", aad[:-1], aad + b"\0", aad * 1000):
+        refused(device, key, iv, body, changed)
+    assert device._pool._opened == opened == 1
+
+
+def test_another_key(device: Device) -> None:
+    """What one key made is refused by another."""
+    first, second = new_key(device), new_key(device)
+    iv, body = device.encrypt(permit(Operation.ENCRYPT, first), first, b"mine", b"")
+    refused(device, second, iv, body, b"")
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(plaintext=st.binary(min_size=1, max_size=4096), aad=st.binary(max_size=300))
+def test_round_trip(device: Device, plaintext: bytes, aad: bytes) -> None:
+    """Whatever goes in comes out with the same AAD, and the same plaintext twice looks different each time."""
+    key = new_key(device)
+    leave = permit(Operation.ENCRYPT, key)
+    first, second = (device.encrypt(leave, key, plaintext, aad) for _ in range(2))
+    assert first[0] != second[0]
+    assert first[1] != second[1]
+    for iv, body in (first, second):
+        assert device.decrypt(permit(Operation.DECRYPT, key), key, iv, body, aad) == plaintext
+
+
+def test_largest_plaintext(device: Device) -> None:
+    """4,096 bytes, the most that Encrypt takes, go through the device."""
+    key, plaintext = new_key(device), os.urandom(4096)
+    iv, body = device.encrypt(permit(Operation.ENCRYPT, key), key, plaintext, b"")
+    assert len(body) == 4096 + TAG_BYTES
+    assert device.decrypt(permit(Operation.DECRYPT, key), key, iv, body, b"") == plaintext
+
+
+def test_trouble_of_the_token_is_no_bad_data(device: Device, session: Session) -> None:
+    """CKR_GENERAL_ERROR means bad data only if the key still works; else it is the device's own trouble."""
+    good = load(session, os.urandom(32))
+    assert isinstance(explain_refusal(GeneralError(), session, good), RejectedDataError)
+    assert isinstance(explain_refusal(GeneralError(), session, 123456), ObjectLostError)
+    assert device.holds(new_key(device))

@@ -1,0 +1,215 @@
+"""Logging in: one refused PIN at most, whoever asks and however many start at once."""
+
+import json
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import devices
+import pytest
+import spylog
+from devices import PIN, MakeToken, SoftHsm, new_key, permit
+from pkcs11.constants import TokenFlag
+
+from hsmkms.errors import ClosedError, ConfigurationError, PinError
+from hsmkms.hsm import module as modules
+from hsmkms.hsm.choice import TokenChoice, choose
+from hsmkms.hsm.device import Device
+from hsmkms.hsm.login import LoginGate, _check_counters
+from hsmkms.model.enums import Operation
+
+WRONG = "not the horse"
+
+
+class Reader:
+    """A PIN source that counts how often it is asked."""
+
+    def __init__(self, *pins: str) -> None:
+        self.pins = list(pins)
+        self.asked = 0
+
+    def __call__(self) -> str:
+        """The next PIN; the last one again and again."""
+        self.asked += 1
+        return self.pins.pop(0) if len(self.pins) > 1 else self.pins[0]
+
+
+def mode(path: Path) -> int:
+    """Permission bits of a file."""
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("pin", [WRONG, "", "1", "x" * 300, "pässwörter"])
+def test_refused_pin_is_not_tried_again(token: SoftHsm, pin: str) -> None:
+    """A refusal of any kind leaves a mark, and then not even the right PIN is read."""
+    with pytest.raises(PinError, match="refused the PIN"):
+        Device.open(token.settings(), Reader(pin))
+    right = Reader(PIN)
+    with pytest.raises(PinError, match=r"hsmkms doctor --retry-pin"):
+        Device.open(token.settings(), right)
+    assert right.asked == 0
+
+
+def test_mark_says_nothing_of_the_pin(token: SoftHsm) -> None:
+    """The mark names token and time; neither it nor the error says anything of the PIN; both files are private."""
+    with pytest.raises(PinError) as caught:
+        Device.open(token.settings(), Reader(WRONG))
+    mark = token.folder / "pin-refused.json"
+    told = json.loads(mark.read_text())
+    assert told.keys() == {"label", "serial", "refused_at"}
+    assert (told["label"], told["serial"]) == (token.label, token.serial)
+    assert WRONG not in mark.read_text()
+    assert WRONG not in str(caught.value)
+    assert mode(mark) == 0o600
+    assert mode(token.folder / "login.lock") == 0o600
+
+
+def test_mark_removed_lets_in(token: SoftHsm) -> None:
+    """After the mark is taken away the right PIN opens the token; without a mark there is none to take."""
+    gate = LoginGate(token.folder)
+    assert not gate.remove_mark()
+    with pytest.raises(PinError):
+        Device.open(token.settings(), Reader(WRONG))
+    assert gate.remove_mark()
+    token.open().close()
+    assert gate.mark() is None
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '"text"', "null"])
+def test_unreadable_mark_counts(token: SoftHsm, content: str) -> None:
+    """A mark that was cut off by a crash or a full disk still keeps everybody from trying."""
+    (token.folder / "pin-refused.json").write_text(content)
+    reader = Reader(PIN)
+    with pytest.raises(PinError):
+        Device.open(token.settings(), reader)
+    assert reader.asked == 0
+
+
+def test_no_second_login_on_the_token(token: SoftHsm, spy_path: Path, programs: Path) -> None:
+    """The spy sees one C_Login with the wrong PIN, and none in the process that comes after it."""
+    counts = []
+    for pin in (WRONG, PIN):
+        log = token.folder / f"{len(counts)}.log"
+        process = devices.start(programs / "try_pin.py", token.spied(spy_path, log), pin=pin)
+        process.stdin.write("go\n")
+        assert devices.finish(process) == "PinError"
+        counts.append(len(spylog.named(spylog.read(log), "C_Login")))
+    assert counts == [1, 0]
+
+
+def test_many_processes_try_one_pin(token: SoftHsm, spy_path: Path, programs: Path) -> None:
+    """Six processes started at once with a wrong PIN make exactly one C_Login between them."""
+    logs = [token.folder / f"{number}.log" for number in range(6)]
+    spied = [token.spied(spy_path, log) for log in logs]
+    assert devices.run_together(programs / "try_pin.py", spied, pin=WRONG) == ["PinError"] * 6
+    assert sum(len(spylog.named(spylog.read(log), "C_Login")) for log in logs) == 1
+
+
+def test_right_pin_leaves_no_mark(token: SoftHsm) -> None:
+    """A login that works writes no mark."""
+    token.open().close()
+    assert LoginGate(token.folder).mark() is None
+
+
+def test_failing_pin_source(token: SoftHsm) -> None:
+    """Trouble with the PIN's source is no refusal: it leaves no mark."""
+
+    def broken() -> str:
+        raise PinError("the PIN file is empty")
+
+    with pytest.raises(PinError, match="empty"):
+        Device.open(token.settings(), broken)
+    token.open().close()
+
+
+def test_unwritable_state_folder(token: SoftHsm) -> None:
+    """Where no mark could be written, no PIN is read."""
+    reader = Reader(PIN)
+    with pytest.raises(ConfigurationError, match="no PIN is tried"):
+        Device.open(token.settings(state_dir=token.folder / "missing"), reader)
+    assert reader.asked == 0
+
+
+INITIALISED = TokenFlag.USER_PIN_INITIALIZED
+LOCKED = INITIALISED | TokenFlag.USER_PIN_LOCKED
+FINAL = INITIALISED | TokenFlag.USER_PIN_FINAL_TRY
+
+
+@pytest.mark.parametrize(
+    ("flags", "accept_final_try", "sentence"),
+    [
+        (INITIALISED, False, None),
+        (INITIALISED | TokenFlag.USER_PIN_COUNT_LOW, False, None),
+        (FINAL, True, None),
+        (FINAL, False, "one more wrong PIN locks token 'T'"),
+        (LOCKED, False, "the user PIN of token 'T' is locked"),
+        (LOCKED, True, "the user PIN of token 'T' is locked"),
+        (LOCKED | FINAL, True, "the user PIN of token 'T' is locked"),
+        (TokenFlag(0), False, "token 'T' has no user PIN yet"),
+    ],
+)
+def test_counters(flags: TokenFlag, accept_final_try: bool, sentence: str | None) -> None:  # noqa: FBT001
+    """The token's own counters decide before a PIN is read; only the operator's word spends the last try.
+
+    SoftHSM never locks, so the decision is tested on the flags alone.
+    """
+    token = SimpleNamespace(flags=flags, label="T")
+    if sentence is None:
+        _check_counters(token, accept_final_try=accept_final_try)
+        return
+    with pytest.raises(PinError, match=sentence):
+        _check_counters(token, accept_final_try=accept_final_try)
+
+
+def test_token_without_user_pin(make_token: MakeToken) -> None:
+    """A token whose user PIN was never set is refused before a PIN is read."""
+    token = make_token()
+    module = modules.acquire(token.module, environment=token.environment)
+    free = next(slot for slot in module.slots() if not slot.get_token().flags & TokenFlag.TOKEN_INITIALIZED)
+    assert module.cryptoki.init_token(free.slot_id, "12345678", "bare") == 0
+    module.release()
+    reader = Reader(PIN)
+    with pytest.raises(PinError, match="has no user PIN yet"):
+        Device.open(token.settings(choice=TokenChoice(label="bare")), reader)
+    assert reader.asked == 0
+
+
+def test_second_opening_shares_the_login(device: Device, token: SoftHsm) -> None:
+    """A token that is open in this process is shared without another login, until its last user closes it."""
+    reader = Reader(WRONG)
+    second = Device.open(token.settings(), reader)
+    assert second is device
+    assert reader.asked == 0
+    second.close()
+    key = new_key(device)
+    device.close()
+    with pytest.raises(ClosedError):
+        device.encrypt(permit(Operation.ENCRYPT, key), key, b"x", b"")
+    device.close()
+
+
+def test_login_of_others_is_shared(token: SoftHsm) -> None:
+    """If another part of the process is logged in already, its login is used and left standing."""
+    module = modules.acquire(token.module, environment=token.environment)
+    others = choose(module, token.settings().choice).open(rw=True, user_pin=PIN)
+    device = token.open()
+    assert device.holds(new_key(device))
+    device.close()
+    assert module.cryptoki.logged_in(others.handle)
+
+
+def test_lost_login_reads_the_pin_once(token: SoftHsm, lose: Callable[[Device], None]) -> None:
+    """After a lost login the PIN is read and tried once more; if it is refused then, never again."""
+    reader = Reader(PIN, PIN, WRONG)
+    device = Device.open(token.settings(), reader)
+    key = new_key(device)
+    leave = permit(Operation.ENCRYPT, key)
+    lose(device)
+    device.encrypt(leave, key, b"x", b"")
+    assert reader.asked == 2
+    lose(device)
+    for _ in range(3):
+        with pytest.raises(PinError):
+            device.encrypt(leave, key, b"x", b"")
+    assert reader.asked == 3

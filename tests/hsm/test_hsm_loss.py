@@ -1,0 +1,196 @@
+"""Lost logins, lost sessions and dead handles: replaced once, and never taken for an empty token."""
+
+import ctypes
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import devices
+import pytest
+from devices import SoftHsm, new_key, permit
+from pkcs11.constants import ObjectClass
+from pkcs11.types import Session
+
+from hsmkms.errors import ObjectLostError, RejectedDataError, SessionLostError, TokenError, TokenUnavailableError
+from hsmkms.hsm.check import Outcome
+from hsmkms.hsm.device import Device
+from hsmkms.hsm.objects import find
+from hsmkms.model.enums import Operation
+from hsmkms.model.permit import OperatorAct
+
+Lose = Callable[[Device], None]
+OTHER = bytes(15) + b"\1"
+
+
+def encrypt(device: Device, key: bytes, plaintext: bytes = b"x") -> tuple[bytes, bytes]:
+    """Encrypt with the key and no AAD."""
+    return device.encrypt(permit(Operation.ENCRYPT, key), key, plaintext, b"")
+
+
+def decrypt(device: Device, key: bytes, sealed: tuple[bytes, bytes]) -> bytes:
+    """Decrypt what ``encrypt`` gave."""
+    return device.decrypt(permit(Operation.DECRYPT, key), key, *sealed, b"")
+
+
+def destroy(device: Device, key: bytes) -> bool:
+    """Destroy the key as reconcile does."""
+    return device.destroy(permit(OperatorAct.RECONCILE, key), key)
+
+
+@pytest.fixture
+def key(device: Device) -> bytes:
+    """A backing key whose handle is known."""
+    key = new_key(device)
+    encrypt(device, key)
+    return key
+
+
+@pytest.fixture
+def mac_key(device: Device) -> bytes:
+    """An installation key."""
+    mac_key = os.urandom(16)
+    device.generate_mac_key(permit(OperatorAct.INITIALISE, mac_key), mac_key, "hsmkms test installation")
+    return mac_key
+
+
+def test_encrypt_and_decrypt_go_on(device: Device, key: bytes, lose: Lose) -> None:
+    """After a loss the next encryption and the next decryption succeed."""
+    sealed = encrypt(device, key, b"before")
+    lose(device)
+    assert decrypt(device, key, sealed) == b"before"
+    lose(device)
+    assert decrypt(device, key, encrypt(device, key, b"after")) == b"after"
+
+
+@pytest.mark.parametrize("warm", [True, False], ids=["with a warm pool", "with an empty pool"])
+def test_every_procedure_goes_on(device: Device, key: bytes, mac_key: bytes, lose: Lose, *, warm: bool) -> None:
+    """After a loss every other procedure gives the same answer as before it."""
+    attested = device.attest(key)
+    answer = device.mac(permit(OperatorAct.OPEN, mac_key), mac_key, b"challenge")
+    listed = {each.cka_id for each in device.inventory(mac_key)}
+    steps: list[Callable[[], bool]] = [
+        lambda: device.holds(key),
+        lambda: not device.holds(OTHER),
+        lambda: device.attest(key) == attested,
+        lambda: device.mac(permit(OperatorAct.OPEN, mac_key), mac_key, b"challenge") == answer,
+        lambda: {each.cka_id for each in device.inventory(mac_key)} == listed,
+        lambda: len(device.random(permit(Operation.GENERATE_RANDOM), 9)) == 9,
+        lambda: {each.outcome for each in device.checks()} == {Outcome.WORKS},
+        lambda: device.limits() is not None,
+        lambda: len(device.mechanisms()) > 10,
+        lambda: new_key(device) != key,
+        lambda: destroy(device, key),
+        lambda: not destroy(device, key),
+    ]
+    for number, step in enumerate(steps):
+        if not warm:
+            device._pool.discard_idle()
+        lose(device)
+        assert step(), number
+
+
+def test_lost_login_is_not_an_empty_token(device: Device, key: bytes, lose: Lose) -> None:
+    """Nothing says "absent" of a key that is there but hidden by a lost login, while the login can't be mended."""
+    lose(device)
+    device._recover = lambda: None  # type: ignore[method-assign]  # as if the token refused a new login for now
+    for act in (device.holds, device.attest, device.inventory):
+        with pytest.raises(TokenUnavailableError):
+            act(key)
+    with pytest.raises(TokenUnavailableError):
+        destroy(device, key)
+    with pytest.raises(TokenUnavailableError):
+        encrypt(device, key)
+
+
+def test_repeated_exactly_once(device: Device, key: bytes, lose: Lose, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that meets a loss each time is tried twice, not more; its error says that the session was lost."""
+    tries = []
+    take = device._pool.take
+
+    def take_and_lose() -> Session:
+        session = take()
+        tries.append(session)
+        lose(device)
+        return session
+
+    monkeypatch.setattr(device._pool, "take", take_and_lose)
+    for act in (
+        lambda: encrypt(device, key),
+        lambda: decrypt(device, key, (bytes(12), bytes(20))),
+        lambda: device.holds(key),
+        lambda: device.inventory(key),
+        lambda: destroy(device, key),
+    ):
+        tries.clear()
+        with pytest.raises(TokenError):
+            act()
+        assert len(tries) == 2
+
+
+def test_generation_is_never_repeated(device: Device, key: bytes, lose: Lose, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A generation that meets a loss is tried once; nothing is on the token, and the next one succeeds."""
+    tries = []
+    take = device._pool.take
+
+    def take_and_lose() -> Session:
+        session = take()
+        tries.append(session)
+        lose(device)
+        return session
+
+    with monkeypatch.context() as patch:
+        patch.setattr(device._pool, "take", take_and_lose)
+        with pytest.raises(SessionLostError):
+            device.generate_backing_key(permit(Operation.CREATE_KEY, OTHER), OTHER, "never")
+    assert len(tries) == 1
+    assert not device.holds(OTHER)
+    assert device.holds(key)
+    assert device.holds(new_key(device))
+
+
+def test_losses_leak_no_sessions(device: Device, key: bytes, module_path: Path, lose: Lose) -> None:
+    """However often the login is lost, no dead login session stays open."""
+    library = ctypes.CDLL(str(module_path))
+    information = (ctypes.c_ulong * 4)()
+
+    def living() -> int:
+        return sum(library.C_GetSessionInfo(ctypes.c_ulong(handle), information) == 0 for handle in range(1, 500))
+
+    before = living()
+    for _ in range(10):
+        lose(device)
+        encrypt(device, key)
+    assert living() == before
+
+
+def test_destroyed_in_another_session(device: Device, key: bytes) -> None:
+    """A key that was destroyed behind the device's back is ObjectLostError, for a known handle and for an unknown."""
+    sealed = encrypt(device, key)
+    with device._pool.session() as session:
+        found = find(session, ObjectClass.SECRET_KEY, key)
+        assert found is not None
+        found.destroy()
+    for _ in range(2):
+        with pytest.raises(ObjectLostError, match="not on the token now"):
+            decrypt(device, key, sealed)
+        with pytest.raises(ObjectLostError):
+            encrypt(device, key)
+    assert not device.holds(key)
+    assert device.holds(new_key(device))
+
+
+def test_destroyed_by_another_process(device: Device, key: bytes, token: SoftHsm, programs: Path) -> None:
+    """The same when another process destroyed it."""
+    assert devices.run(programs / "remake_key.py", token, key=key.hex(), again=False)
+    with pytest.raises(ObjectLostError):
+        encrypt(device, key)
+    assert not device.holds(key)
+
+
+def test_made_again_by_another_process(device: Device, key: bytes, token: SoftHsm, programs: Path) -> None:
+    """A key that was destroyed and made again is found again by its CKA_ID, under its new handle."""
+    old = encrypt(device, key, b"old")
+    assert devices.run(programs / "remake_key.py", token, key=key.hex(), again=True)
+    assert decrypt(device, key, encrypt(device, key, b"new")) == b"new"
+    with pytest.raises(RejectedDataError):
+        decrypt(device, key, old)

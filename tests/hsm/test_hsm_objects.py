@@ -1,0 +1,270 @@
+"""Objects on the token: made as ordered, read back, compared, destroyed."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import spylog
+from devices import new_key, permit
+from pkcs11.constants import Attribute, MechanismFlag, ObjectClass
+from pkcs11.mechanisms import KeyType, Mechanism
+from pkcs11.types import Session
+
+from hsmkms.errors import ObjectLostError, TokenError, TokenUnfitError
+from hsmkms.hsm.attributes import AES_256_BACKING_KEY, INSTALLATION_MAC_KEY, SecretTemplate
+from hsmkms.hsm.device import Device
+from hsmkms.hsm.objects import attest, differences, find, generate, list_keys
+from hsmkms.model.enums import Operation
+from hsmkms.model.permit import OperatorAct
+
+BACKING_KEY = {
+    "CKA_CLASS": "CKO_SECRET_KEY",
+    "CKA_KEY_TYPE": "CKK_AES",
+    "CKA_VALUE_LEN": 32,
+    "CKA_TOKEN": True,
+    "CKA_PRIVATE": True,
+    "CKA_SENSITIVE": True,
+    "CKA_ALWAYS_SENSITIVE": True,
+    "CKA_EXTRACTABLE": False,
+    "CKA_NEVER_EXTRACTABLE": True,
+    "CKA_MODIFIABLE": False,
+    "CKA_COPYABLE": False,
+    "CKA_DESTROYABLE": True,
+    "CKA_LOCAL": True,
+    "CKA_KEY_GEN_MECHANISM": "CKM_AES_KEY_GEN",
+    "CKA_ENCRYPT": True,
+    "CKA_DECRYPT": True,
+    "CKA_SIGN": False,
+    "CKA_VERIFY": False,
+    "CKA_WRAP": False,
+    "CKA_UNWRAP": False,
+    "CKA_DERIVE": False,
+}
+"""Typed by hand from design decision 4: a backing key can encrypt and decrypt, and nothing else."""
+
+MAC_KEY = BACKING_KEY | {
+    "CKA_KEY_TYPE": "CKK_GENERIC_SECRET",
+    "CKA_KEY_GEN_MECHANISM": "CKM_GENERIC_SECRET_KEY_GEN",
+    "CKA_ENCRYPT": False,
+    "CKA_DECRYPT": False,
+    "CKA_SIGN": True,
+    "CKA_VERIFY": True,
+}
+COPYABLE = "CKA_? (0x00000171)"
+"""How the spy, older than PKCS#11 2.40, writes CKA_COPYABLE."""
+
+
+def test_backing_key_is_as_ordered(device: Device) -> None:
+    """A backing key reports exactly the attributes that design decision 4 orders, and no deviation."""
+    key = new_key(device, "a label")
+    attributes, deviations = device.attest(key)
+    assert attributes == BACKING_KEY | {"CKA_ID": key.hex(), "CKA_LABEL": "a label"}
+    assert deviations == []
+
+
+def test_installation_key_is_as_ordered(device: Device, session: Session) -> None:
+    """An installation key signs and verifies, and nothing else."""
+    key = os.urandom(16)
+    device.generate_mac_key(permit(OperatorAct.INITIALISE, key), key, "own")
+    found = find(session, ObjectClass.SECRET_KEY, key)
+    assert found is not None
+    attributes, deviations = attest(found, INSTALLATION_MAC_KEY)
+    assert attributes == MAC_KEY | {"CKA_ID": key.hex(), "CKA_LABEL": "own"}
+    assert deviations == []
+
+
+def on_token(call: spylog.SpyCall) -> bool:
+    """True if the call makes an object that stays."""
+    return ("CKA_TOKEN", "True") in call.attributes.items()
+
+
+def test_template_on_the_wire(main_job: spylog.MainJob) -> None:
+    """As the spy sees it, the backing key is ordered sensitive, not extractable, and for two usages only."""
+    made = [each for each in spylog.named(main_job.calls, "C_GenerateKey") if "CKM_AES_KEY_GEN" in each.text]
+    (stored,) = filter(on_token, made)
+    told = stored.attributes
+    assert {name for name, value in told.items() if value == "True"} == {
+        "CKA_TOKEN",
+        "CKA_PRIVATE",
+        "CKA_SENSITIVE",
+        "CKA_ENCRYPT",
+        "CKA_DECRYPT",
+    }
+    assert {name for name, value in told.items() if value == "False"} == {
+        "CKA_EXTRACTABLE",
+        "CKA_MODIFIABLE",
+        "CKA_SIGN",
+        "CKA_VERIFY",
+        "CKA_WRAP",
+        "CKA_UNWRAP",
+        "CKA_DERIVE",
+    }
+    assert COPYABLE in told
+    assert stored.returned == "CKR_OK"
+
+
+def test_probe_leaves_session_objects_only(main_job: spylog.MainJob) -> None:
+    """What the probe makes at start are session objects, destroyed at once."""
+    made = spylog.named(main_job.calls, "C_GenerateKey")
+    assert sum(map(on_token, made)) == 2
+    temporary = len(made) - 2
+    assert len(spylog.named(main_job.calls, "C_DestroyObject")) == temporary + 1
+
+
+def test_material_stays_on_the_token(main_job: spylog.MainJob) -> None:
+    """In the whole main job no object is created from bytes, none wrapped, and CKA_VALUE is never asked for."""
+    assert main_job.opened == "a line of a real file"
+    assert main_job.deviations == []
+    forbidden = ("C_CreateObject", "C_CopyObject", "C_WrapKey", "C_UnwrapKey", "C_DeriveKey", "C_SetAttributeValue")
+    assert spylog.named(main_job.calls, *forbidden) == []
+    read = {name for each in spylog.named(main_job.calls, "C_GetAttributeValue") for name in each.attributes}
+    assert "CKA_ID" in read
+    assert "CKA_VALUE" not in read
+
+
+def test_encryption_is_done_by_the_token(main_job: spylog.MainJob) -> None:
+    """The plaintext goes to the token by C_Encrypt and comes back by C_Decrypt, with AES-GCM, IV of 96, tag of 128."""
+    encrypted = [each for each in spylog.named(main_job.calls, "C_Encrypt") if " a line of a real" in each.text]
+    decrypted = [each for each in spylog.named(main_job.calls, "C_Decrypt") if " a line of a real" in each.text]
+    assert encrypted
+    assert decrypted
+    assert {each.returned for each in (*encrypted, *decrypted)} == {"CKR_OK"}
+    started = [each for each in spylog.named(main_job.calls, "C_EncryptInit") if "purpose=test" in each.text]
+    assert len(started) == 1
+    for expected in ("CKM_AES_GCM", "ulIvBits = 0x60", "ulTagBits = 128"):
+        assert expected in started[0].text
+
+
+def by_hand(session: Session, **changes: object) -> bytes:
+    """Make a key as another tool would, ours but for ``changes``; its CKA_ID."""
+    cka_id = os.urandom(16)
+    template = {
+        Attribute.SENSITIVE: True,
+        Attribute.EXTRACTABLE: False,
+        Attribute.MODIFIABLE: False,
+        Attribute.COPYABLE: False,
+    }
+    arguments: dict[str, Any] = {"bits": 256, "key_type": KeyType.AES, "capabilities": AES_256_BACKING_KEY.capabilities}
+    arguments |= {name: value for name, value in changes.items() if name in arguments}
+    template |= {Attribute[name]: value for name, value in changes.items() if name not in arguments}
+    bits, key_type = arguments.pop("bits"), arguments.pop("key_type")
+    session.generate_key(key_type, bits, id=cka_id, label="made by hand", store=True, template=template, **arguments)
+    return cka_id
+
+
+@pytest.mark.parametrize(
+    ("changes", "wrong"),
+    [
+        ({}, set()),
+        ({"SENSITIVE": False}, {"CKA_SENSITIVE is False", "CKA_ALWAYS_SENSITIVE is False"}),
+        ({"EXTRACTABLE": True}, {"CKA_EXTRACTABLE is True", "CKA_NEVER_EXTRACTABLE is False"}),
+        ({"MODIFIABLE": True}, {"CKA_MODIFIABLE is True"}),
+        ({"COPYABLE": True}, {"CKA_COPYABLE is True"}),
+        ({"PRIVATE": False}, {"CKA_PRIVATE is False"}),
+        ({"bits": 128}, {"CKA_VALUE_LEN is 16"}),
+        ({"WRAP": True, "UNWRAP": True}, {"CKA_WRAP is True", "CKA_UNWRAP is True"}),
+        ({"capabilities": MechanismFlag.ENCRYPT}, {"CKA_DECRYPT is False"}),
+        ({"capabilities": AES_256_BACKING_KEY.capabilities | MechanismFlag.DERIVE}, {"CKA_DERIVE is True"}),
+        ({"key_type": KeyType.GENERIC_SECRET}, {"CKA_KEY_TYPE is 16"}),
+    ],
+)
+def test_deviations_are_named(device: Device, session: Session, changes: dict[str, Any], wrong: set[str]) -> None:
+    """Each attribute that is not as ordered is named with what it is, and nothing else is named."""
+    key = by_hand(session, **changes)
+    _, deviations = device.attest(key)
+    assert {each.partition(" instead of ")[0] for each in deviations} == wrong
+
+
+def test_label_and_id_count_at_generation(session: Session) -> None:
+    """Compared in full, CKA_ID and CKA_LABEL count too."""
+    key = by_hand(session)
+    found = find(session, ObjectClass.SECRET_KEY, key)
+    assert found is not None
+    assert differences(found, AES_256_BACKING_KEY.expected(key, "made by hand")) == []
+    assert differences(found, AES_256_BACKING_KEY.expected(key, "another")) == [
+        "CKA_LABEL is 'made by hand' instead of 'another'"
+    ]
+    (phrase,) = differences(found, AES_256_BACKING_KEY.expected(b"x", "made by hand"))
+    assert phrase == f"CKA_ID is {key!r} instead of b'x'"
+
+
+class Pretending(SecretTemplate):
+    """Expects something that no token makes, as if the token had ignored an attribute."""
+
+    def expected(self, cka_id: bytes, label: str) -> dict[Attribute, Any]:
+        """What the token must report."""
+        return super().expected(cka_id, label) | {Attribute.DERIVE: True, Attribute.VALUE_LEN: 64}
+
+
+def test_ignored_attribute(session: Session) -> None:
+    """If the token ignored an attribute, the key is destroyed and the error names every such attribute."""
+    template = Pretending(KeyType.AES, 256, Mechanism.AES_KEY_GEN, AES_256_BACKING_KEY.capabilities)
+    key = os.urandom(16)
+    with pytest.raises(TokenUnfitError) as caught:
+        generate(session, template, key, "never")
+    assert "CKA_DERIVE is False instead of True" in str(caught.value)
+    assert "CKA_VALUE_LEN is 32 instead of 64" in str(caught.value)
+    assert find(session, ObjectClass.SECRET_KEY, key) is None
+    assert list(list_keys(session)) == []
+
+
+def test_ignored_attribute_through_the_device(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same through the device: no key is left, none is known, and the session is given back."""
+    template = Pretending(KeyType.AES, 256, Mechanism.AES_KEY_GEN, AES_256_BACKING_KEY.capabilities)
+    monkeypatch.setattr("hsmkms.hsm.device.AES_256_BACKING_KEY", template)
+    key = os.urandom(16)
+    for _ in range(3):
+        with pytest.raises(TokenUnfitError):
+            device.generate_backing_key(permit(Operation.CREATE_KEY, key), key, "never")
+    assert not device.holds(key)
+    assert device._handles.lookup(key) is None
+    assert device._pool._opened == 1
+
+
+def test_destroy(device: Device) -> None:
+    """Destroying tells whether the key was there; afterwards it is gone, and its neighbour is not."""
+    key, neighbour = new_key(device), new_key(device)
+    assert device.holds(key)
+    assert device.destroy(permit(OperatorAct.RECONCILE, key), key)
+    assert not device.holds(key)
+    assert device._handles.lookup(key) is None
+    assert not device.destroy(permit(OperatorAct.RECONCILE, key), key)
+    assert device.holds(neighbour)
+
+
+@pytest.mark.parametrize("look", [Device.attest, Device.holds])
+def test_missing_key(device: Device, look: Callable[[Device, bytes], Any]) -> None:
+    """A key that is not there is ObjectLostError for attest and False for holds."""
+    if look is Device.holds:
+        assert look(device, bytes(16)) is False
+        return
+    with pytest.raises(ObjectLostError):
+        look(device, bytes(16))
+
+
+def test_attest_counts_keys(device: Device, session: Session) -> None:
+    """Two keys with one CKA_ID can't be attested: nothing tells which is meant."""
+    key = new_key(device)
+    generate(session, AES_256_BACKING_KEY, key, "again")
+    with pytest.raises(TokenError, match="2 objects with CKA_ID"):
+        device.attest(key)
+
+
+def test_mac(device: Device) -> None:
+    """The installation key's MAC is 32 bytes, the same for the same message, another for another message or key."""
+    keys = [os.urandom(16) for _ in range(2)]
+    for key in keys:
+        device.generate_mac_key(permit(OperatorAct.INITIALISE, key), key, "own")
+    answers = {device.mac(permit(OperatorAct.OPEN, key), key, message) for key in keys for message in (b"a", b"b", b"")}
+    assert len(answers) == 6
+    assert {len(each) for each in answers} == {32}
+    assert device.mac(permit(OperatorAct.INITIALISE, keys[0]), keys[0], b"a") in answers
+
+
+@pytest.mark.parametrize("count", [1, 32, 1024])
+def test_random(device: Device, count: int) -> None:
+    """As many random bytes as asked for, new ones each time."""
+    drawn = [device.random(permit(Operation.GENERATE_RANDOM), count) for _ in range(2)]
+    assert [len(each) for each in drawn] == [count] * 2
+    assert count == 1 or drawn[0] != drawn[1]

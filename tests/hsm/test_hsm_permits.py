@@ -1,0 +1,227 @@
+"""Permits: no procedure of the device does anything without a fitting one."""
+
+import ast
+import inspect
+import os
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from devices import new_key, permit
+
+import hsmkms
+from hsmkms.errors import PermitError
+from hsmkms.hsm import device as device_module
+from hsmkms.hsm.device import Device
+from hsmkms.model.enums import Operation
+from hsmkms.model.permit import LIFETIME_SECONDS, OperatorAct, Permit
+
+SOURCE = Path(hsmkms.__file__).parent
+EVERY_ACT: tuple[Operation | OperatorAct, ...] = (*Operation, *OperatorAct)
+
+DATA_KEYS = {Operation.GENERATE_DATA_KEY, Operation.GENERATE_DATA_KEY_WITHOUT_PLAINTEXT}
+ADMITTED: dict[str, set[Operation | OperatorAct]] = {
+    "encrypt": {Operation.ENCRYPT, Operation.RE_ENCRYPT, *DATA_KEYS},
+    "decrypt": {Operation.DECRYPT, Operation.RE_ENCRYPT},
+    "random": {Operation.GENERATE_RANDOM, OperatorAct.INITIALISE, *DATA_KEYS},
+    "generate_backing_key": {Operation.CREATE_KEY},
+    "generate_mac_key": {OperatorAct.INITIALISE},
+    "mac": {OperatorAct.INITIALISE, OperatorAct.OPEN},
+    "destroy": {OperatorAct.RECONCILE},
+}
+"""For what each procedure is there, typed by hand."""
+
+ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "encrypt": (b"plaintext", b"aad"),
+    "decrypt": (bytes(12), bytes(20), b"aad"),
+    "random": (),
+    "generate_backing_key": ("label",),
+    "generate_mac_key": ("label",),
+    "mac": (b"message",),
+    "destroy": (),
+}
+NEEDS_NO_OBJECT = {"random"}
+
+
+def procedures() -> set[str]:
+    """Names of the device's public procedures that take a permit."""
+    return {
+        name
+        for name, member in inspect.getmembers(Device, inspect.isfunction)
+        if not name.startswith("_") and "permit" in inspect.signature(member).parameters
+    }
+
+
+def call(device: Device, name: str, shown: Permit, key: bytes) -> object:
+    """Call a procedure on ``key``."""
+    first = 16 if name in NEEDS_NO_OBJECT else key
+    return getattr(device, name)(shown, first, *ARGUMENTS[name])
+
+
+@pytest.fixture
+def key(device: Device, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """A key; from here on, whoever borrows a session of the device fails the test."""
+    key = new_key(device)
+
+    def forbidden() -> NoReturn:
+        raise AssertionError("a session was borrowed")
+
+    monkeypatch.setattr(device._pool, "take", forbidden)
+    return key
+
+
+def test_every_procedure_is_in_the_tables() -> None:
+    """No procedure is missing from the tables of this file."""
+    assert procedures() == set(ADMITTED) == set(ARGUMENTS)
+
+
+@pytest.mark.parametrize("name", sorted(ADMITTED))
+def test_operations_that_do_not_fit(device: Device, key: bytes, name: str) -> None:
+    """A permit for any operation that the procedure is not there for is refused before the token is touched."""
+    for act in set(EVERY_ACT) - ADMITTED[name]:
+        with pytest.raises(PermitError, match=f"a permit for {act} was shown where one of"):
+            call(device, name, permit(act, key), key)
+
+
+@pytest.mark.parametrize("name", sorted(set(ADMITTED) - NEEDS_NO_OBJECT))
+def test_objects_that_are_not_covered(device: Device, key: bytes, name: str) -> None:
+    """A permit for other objects, or for none, is refused before the token is touched."""
+    for act in ADMITTED[name]:
+        for others in ((), (bytes(16),), (key[:-1],), (key.hex().encode(),)):
+            with pytest.raises(PermitError, match=f"does not cover the object {key.hex()}"):
+                call(device, name, permit(act, *others), key)
+
+
+@pytest.mark.parametrize("name", sorted(ADMITTED))
+def test_permits_run_out(device: Device, key: bytes, name: str) -> None:
+    """A permit that has run out is refused before the token is touched."""
+    for act in ADMITTED[name]:
+        with pytest.raises(PermitError, match="has run out"):
+            call(device, name, permit(act, key, seconds=-0.001), key)
+
+
+@pytest.mark.parametrize("name", sorted(ADMITTED))
+def test_fitting_permits_reach_the_token(device: Device, key: bytes, name: str) -> None:
+    """A fitting permit is let through to the token: the refusals above are no blanket refusal."""
+    for act in ADMITTED[name]:
+        with pytest.raises(AssertionError, match="a session was borrowed"):
+            call(device, name, permit(act, key), key)
+
+
+def test_refusal_changes_nothing(device: Device) -> None:
+    """After every kind of refusal the token holds what it held."""
+    key, other = new_key(device), os.urandom(16)
+    held = {each.cka_id for each in device.inventory(key)}
+    for name, acts in ADMITTED.items():
+        unfit = next(act for act in EVERY_ACT if act not in acts)
+        for shown in (permit(unfit, key, other), *(permit(act, key, other, seconds=-1) for act in acts)):
+            for target in (key, other):
+                with pytest.raises(PermitError):
+                    call(device, name, shown, target)
+    assert {each.cka_id for each in device.inventory(key)} == held
+
+
+def test_permit_covers_several() -> None:
+    """A permit for several objects holds for each of them, and for one operation only."""
+    shown = permit(Operation.RE_ENCRYPT, b"a", b"b")
+    for cka_id in (b"a", b"b", None):
+        shown.require(frozenset({Operation.RE_ENCRYPT}), cka_id)
+    with pytest.raises(PermitError):
+        shown.require(frozenset({Operation.RE_ENCRYPT}), b"c")
+    assert LIFETIME_SECONDS == 60
+
+
+# -- by reading the source ------------------------------------------------------------------------------------------
+
+ACTS_ON_THE_TOKEN = {"seal", "open_sealed", "generate", "destroy", "sign", "generate_random", "create_object"}
+"""Names of calls that use, make or destroy an object on the token, or draw from its generator."""
+
+SHOWS_THE_TOKEN_ONLY = {"checks"}
+"""Makes session objects of its own and destroys them: the probe, at the operator's request."""
+
+
+def methods(node: ast.ClassDef) -> dict[str, ast.FunctionDef]:
+    """The methods of a class by name."""
+    return {each.name: each for each in node.body if isinstance(each, ast.FunctionDef)}
+
+
+def called(node: ast.AST) -> set[str]:
+    """Names of everything that is called in a piece of source."""
+    return {
+        each.func.attr if isinstance(each.func, ast.Attribute) else each.func.id
+        for each in ast.walk(node)
+        if isinstance(each, ast.Call) and isinstance(each.func, ast.Attribute | ast.Name)
+    }
+
+
+def device_methods() -> dict[str, ast.FunctionDef]:
+    """The methods of Device, as they are written."""
+    tree = ast.parse(Path(device_module.__file__).read_text())
+    (device,) = (each for each in tree.body if isinstance(each, ast.ClassDef) and each.name == "Device")
+    return methods(device)
+
+
+def reaching() -> set[str]:
+    """Names of the device's methods that act on the token, themselves or through another method of the device."""
+    found = device_methods()
+    reach = {name for name, node in found.items() if called(node) & (ACTS_ON_THE_TOKEN | {"run_checks"})}
+    reach |= {name for name, node in found.items() if {"self", "_ivs"} <= _names(node) and "next" in called(node)}
+    while more := {name for name, node in found.items() if called(node) & reach} - reach:
+        reach |= more
+    return reach
+
+
+def _names(node: ast.AST) -> set[str]:
+    names = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+    return names | {each.attr for each in ast.walk(node) if isinstance(each, ast.Attribute)}
+
+
+def test_whoever_acts_on_the_token_takes_a_permit() -> None:
+    """Every public procedure that acts on the token takes a permit, and asks it before it does anything else."""
+    public = {name for name in reaching() if not name.startswith("_")}
+    assert public - SHOWS_THE_TOKEN_ONLY == procedures()
+    for name in procedures():
+        _docstring, first, *_ = device_methods()[name].body
+        assert ast.unparse(first).startswith("permit.require(MAY_"), name
+
+
+def test_the_reading_finds_what_it_looks_for() -> None:
+    """The reading of the source above sees private helpers too, so it would see a new procedure."""
+    assert {"encrypt", "decrypt", "destroy", "_generate", "generate_backing_key", "checks"} <= reaching()
+    assert "holds" not in reaching()
+
+
+MAY_MAKE_PERMITS = {
+    "service/pipeline.py",
+    "service/initialise.py",
+    "service/binding.py",
+    "service/reconcile.py",
+}
+
+
+def test_permits_are_made_in_few_places() -> None:
+    """Only the pipeline and the operator's own acts make permits."""
+    makers = {
+        path.relative_to(SOURCE).as_posix()
+        for path in SOURCE.rglob("*.py")
+        for each in ast.walk(ast.parse(path.read_text()))
+        if isinstance(each, ast.Call) and _is_permit(each.func)
+    }
+    assert makers
+    assert makers <= MAY_MAKE_PERMITS
+
+
+def _is_permit(function: ast.expr) -> bool:
+    return (isinstance(function, ast.Name) and function.id == "Permit") or (
+        isinstance(function, ast.Attribute) and function.attr == "Permit"
+    )
+
+
+def test_permits_are_not_imported_under_another_name() -> None:
+    """Nobody imports Permit under another name, or changes one with ``replace``, past the test above."""
+    for path in SOURCE.rglob("*.py"):
+        for each in ast.walk(ast.parse(path.read_text())):
+            if isinstance(each, ast.ImportFrom):
+                assert not any(name.name == "Permit" and name.asname for name in each.names), path
+            if isinstance(each, ast.Call) and called(each) & {"replace"}:
+                assert not any("permit" in ast.unparse(argument).lower() for argument in each.args), path

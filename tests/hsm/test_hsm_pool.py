@@ -1,0 +1,226 @@
+"""The pool of sessions: bounded, waiting for a limited time, fair enough, and closed for good."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from devices import SoftHsm
+from pkcs11.constants import TokenFlag
+from pkcs11.exceptions import GeneralError, SessionCount
+from pkcs11.types import Session
+
+from hsmkms.errors import ClosedError, ThrottlingException, TokenUnavailableError
+from hsmkms.hsm import module as modules
+from hsmkms.hsm.choice import choose
+from hsmkms.hsm.login import open_session
+from hsmkms.hsm.pool import SessionPool
+
+MakePool = Callable[..., SessionPool]
+
+
+@pytest.fixture
+def opened() -> list[Session]:
+    """Every session that the pool opened."""
+    return []
+
+
+@pytest.fixture
+def make_pool(token: SoftHsm, opened: list[Session]) -> Iterator[MakePool]:
+    """Make pools of sessions on a token: ``make_pool(size, wait_seconds)``."""
+    module = modules.acquire(token.module, environment=token.environment)
+    chosen = choose(module, token.settings().choice)
+    assert chosen.flags & TokenFlag.TOKEN_INITIALIZED
+
+    def opener() -> Session:
+        session = open_session(chosen)
+        opened.append(session)
+        return session
+
+    yield lambda size, wait_seconds=5.0: SessionPool(opener, size, wait_seconds)
+    module.release()
+
+
+def test_sessions_open_when_needed(make_pool: MakePool, opened: list[Session]) -> None:
+    """No session is opened before it is needed, and an idle one is lent before another is opened."""
+    pool = make_pool(4)
+    assert not opened
+    for _ in range(10):
+        pool.put(pool.take())
+    assert len(opened) == 1
+
+
+def test_last_in_first_out(make_pool: MakePool) -> None:
+    """The last session given back is the next one lent."""
+    pool = make_pool(3)
+    sessions = [pool.take() for _ in range(3)]
+    for session in sessions:
+        pool.put(session)
+    assert [pool.take() for _ in range(3)] == sessions[::-1]
+
+
+def test_never_more_than_size(make_pool: MakePool, opened: list[Session]) -> None:
+    """Sixteen threads on three sessions: never more than three are open, none is lent twice, everybody gets on."""
+    pool = make_pool(3)
+    lent: set[int] = set()
+    faults: list[str] = []
+    turns = [0] * 16
+
+    def borrow(number: int) -> None:
+        for _ in range(300):
+            session = pool.take()
+            if session.handle in lent:
+                faults.append("lent twice")
+            lent.add(session.handle)
+            if len(lent) > 3:
+                faults.append("too many")
+            session.generate_random(64)
+            lent.discard(session.handle)
+            pool.put(session)
+            turns[number] += 1
+
+    threads = [threading.Thread(target=borrow, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert faults == []
+    assert turns == [300] * 16
+    assert len(opened) <= 3
+
+
+def test_waiting_ends(make_pool: MakePool) -> None:
+    """Who finds no free session waits as long as configured, then gets ThrottlingException, not earlier or later."""
+    pool = make_pool(1, 0.3)
+    pool.take()
+    start = time.monotonic()
+    with pytest.raises(ThrottlingException, match=r"all 1 sessions .* token\.max_sessions"):
+        pool.take()
+    assert 0.3 <= time.monotonic() - start < 2
+
+
+def test_waiter_is_woken(make_pool: MakePool) -> None:
+    """A session given back goes to a waiting thread at once."""
+    pool = make_pool(1, 30)
+    held = pool.take()
+    got: list[Session] = []
+    thread = threading.Thread(target=lambda: got.append(pool.take()))
+    thread.start()
+    while not pool._waiting:
+        time.sleep(0.001)
+    pool.put(held)
+    thread.join(5)
+    assert got == [held]
+
+
+def test_discard_frees_a_place(make_pool: MakePool, opened: list[Session]) -> None:
+    """A discarded session makes room for a fresh one, also for a thread that waits."""
+    pool = make_pool(1, 30)
+    dead = pool.take()
+    got: list[Session] = []
+    thread = threading.Thread(target=lambda: got.append(pool.take()))
+    thread.start()
+    while not pool._waiting:
+        time.sleep(0.001)
+    pool.discard(dead)
+    thread.join(5)
+    assert len(opened) == 2
+    assert got == [opened[1]]
+    assert got[0] != dead
+
+
+def test_discard_drops_idle_sessions(make_pool: MakePool, opened: list[Session]) -> None:
+    """Idle sessions died with the dead one: none of them is lent again, and as many places are free as before."""
+    pool = make_pool(3)
+    sessions = [pool.take() for _ in range(3)]
+    pool.put(sessions[0])
+    pool.put(sessions[1])
+    pool.discard(sessions[2])
+    fresh = [pool.take() for _ in range(3)]
+    assert not set(map(id, fresh)) & set(map(id, sessions))
+    assert len(opened) == 6
+
+
+def test_discard_idle_spares_the_borrowed(make_pool: MakePool, opened: list[Session]) -> None:
+    """Dropping the idle sessions leaves a borrowed one alone and its place taken."""
+    pool = make_pool(2, 0.05)
+    borrowed, idle = pool.take(), pool.take()
+    pool.put(idle)
+    pool.discard_idle()
+    assert pool.take() is opened[2]
+    with pytest.raises(ThrottlingException):
+        pool.take()
+    assert len(borrowed.generate_random(64)) == 8
+
+
+def test_context_manager_gives_back(make_pool: MakePool) -> None:
+    """A session borrowed for a block comes back, whatever happens in it."""
+    pool = make_pool(1, 0.05)
+
+    def fail() -> None:
+        with pool.session():
+            raise ZeroDivisionError
+
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError):
+            fail()
+    assert pool._opened == 1
+
+
+def test_closed_pool(make_pool: MakePool) -> None:
+    """A closed pool lends nothing more, and who waits for it learns so at once."""
+    pool = make_pool(1, 30)
+    pool.take()
+    errors: list[str] = []
+
+    def wait() -> None:
+        try:
+            pool.take()
+        except ClosedError as exc:
+            errors.append(str(exc))
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    while not pool._waiting:
+        time.sleep(0.001)
+    pool.close()
+    thread.join(5)
+    assert len(errors) == 1
+    with pytest.raises(ClosedError):
+        pool.take()
+
+
+def test_token_with_fewer_sessions(make_pool: MakePool, opened: list[Session]) -> None:
+    """If the token runs out of sessions before the pool does, the pool goes on with those that it got."""
+    pool = make_pool(5, 0.05)
+    real = pool._open_session
+
+    def limited() -> Session:
+        if len(opened) == 2:
+            raise SessionCount
+        return real()
+
+    pool._open_session = limited
+    first, second = pool.take(), pool.take()
+    with pytest.raises(ThrottlingException, match="all 2 sessions"):
+        pool.take()
+    pool.put(first)
+    assert pool.take() is first
+    assert second in opened
+
+
+@pytest.mark.parametrize("fault", [SessionCount, GeneralError])
+def test_no_session_at_all(make_pool: MakePool, fault: type[Exception]) -> None:
+    """If the token gives not even one session, the answer is TokenUnavailableError, and the next try is free again."""
+    pool = make_pool(2, 0.05)
+    real = pool._open_session
+
+    def failing() -> Session:
+        raise fault
+
+    pool._open_session = failing
+    with pytest.raises(TokenUnavailableError):
+        pool.take()
+    pool._open_session = real
+    pool.take()
+    pool.take()

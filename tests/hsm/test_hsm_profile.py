@@ -1,0 +1,137 @@
+"""The probe at start, and token-check."""
+
+from collections.abc import Callable
+
+import pytest
+from devices import MakeToken, SoftHsm
+from pkcs11.constants import Attribute
+from pkcs11.mechanisms import KeyType
+
+from hsmkms.errors import TokenUnfitError
+from hsmkms.hsm import module as modules
+from hsmkms.hsm import profile as profiles
+from hsmkms.hsm.check import GCM_VECTOR, Outcome
+from hsmkms.hsm.device import Device
+
+
+def without(*mechanisms: str) -> str:
+    """SoftHSM configuration that hides mechanisms. SoftHSM 2.6.1 overlooks the first name after the minus."""
+    return f"slots.mechanisms = -,{','.join(mechanisms)}\n"
+
+
+def objects(device: Device) -> int:
+    """How many objects a session sees, of the token and of sessions."""
+    with device._pool.session() as session:
+        return len(list(session.get_objects({})))
+
+
+def test_profile(device: Device, token: SoftHsm) -> None:
+    """The probe tells what this token is and can do; AES-GCM was compared with an independent computation."""
+    told = device.profile
+    assert (told.label, told.serial) == (token.label, token.serial)
+    assert (told.manufacturer, told.model) == ("SoftHSM project", "SoftHSM v2")
+    assert told.gcm_checked
+    assert told.label_bytes >= 128
+    assert {"AES_GCM", "AES_KEY_GEN", "SHA256_HMAC", "RSA_PKCS_OAEP"} <= told.mechanisms
+    assert told.quirks == ()
+
+
+def test_checks(device: Device) -> None:
+    """Everything that hsmkms needs works on SoftHSM, each by name and with a detail for people."""
+    told = {each.name: each for each in device.checks()}
+    assert list(told) == [
+        "mechanisms",
+        "random numbers",
+        "AES-256 backing key",
+        "AES-GCM, computed answer",
+        "AES-GCM, published vector",
+        "installation key",
+        "HMAC-SHA-256",
+        "object labels",
+    ]
+    assert {each.outcome for each in told.values()} == {Outcome.WORKS}
+    assert all(each.detail for each in told.values())
+
+
+def test_nothing_is_left(device: Device) -> None:
+    """Neither the probe nor the checks leave an object, on the token or in the session."""
+    assert objects(device) == 0
+    device.checks()
+    assert objects(device) == 0
+
+
+@pytest.mark.parametrize("missing", ["AES_GCM", "AES_KEY_GEN", "GENERIC_SECRET_KEY_GEN", "SHA256_HMAC"])
+def test_token_without_a_needed_mechanism(make_token: MakeToken, missing: str) -> None:
+    """A token that lacks what hsmkms needs is refused by name of the mechanism, and nothing stays open."""
+    token = make_token(configuration=without(f"CKM_{missing}"))
+    with pytest.raises(TokenUnfitError, match=f"the token has no {missing}:"):
+        token.open()
+    assert not modules._registry._open
+
+
+def test_token_without_aes_ecb(make_token: MakeToken) -> None:
+    """Without AES-ECB there is no computed answer: the profile says so, and the check is limited, not failed."""
+    device = make_token(configuration=without("CKM_AES_ECB")).open()
+    assert not device.profile.gcm_checked
+    assert len(device.profile.quirks) == 1
+    assert "AES-ECB" in device.profile.quirks[0]
+    told = {each.name: each.outcome for each in device.checks()}
+    assert told.pop("AES-GCM, computed answer") is Outcome.LIMITED
+    assert set(told.values()) == {Outcome.WORKS}
+
+
+@pytest.mark.parametrize(
+    ("name", "spoiled"),
+    [
+        ("expected_gcm", lambda *_: bytes(56)),
+        ("open_sealed", lambda *_: b"another plaintext"),
+        ("open_sealed", lambda _session, _handle, _iv, _body, _aad: profiles._PLAINTEXT),
+    ],
+    ids=["wrong answer", "lost plaintext", "changed data accepted"],
+)
+def test_token_with_wrong_gcm(
+    token: SoftHsm, monkeypatch: pytest.MonkeyPatch, name: str, spoiled: Callable[..., bytes]
+) -> None:
+    """A token whose AES-GCM gives another answer, loses plaintext, or accepts changed data is refused at start."""
+    monkeypatch.setattr(profiles, name, spoiled)
+    with pytest.raises(TokenUnfitError, match="AES-GCM"):
+        token.open()
+    assert not modules._registry._open
+    monkeypatch.undo()
+    assert objects(token.open()) == 0
+
+
+def test_failed_check_is_told(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check that fails says so, and the others are made all the same."""
+    monkeypatch.setitem(GCM_VECTOR, "sealed", "00" * 76)
+    told = {each.name: each.outcome for each in device.checks()}
+    assert told.pop("AES-GCM, published vector") is Outcome.FAILED
+    assert set(told.values()) == {Outcome.WORKS}
+
+
+def test_mechanisms(device: Device) -> None:
+    """Mechanisms are told in order of their names, with key sizes and uses."""
+    told = {each.name: each for each in device.mechanisms()}
+    assert list(told) == sorted(told)
+    assert {"ENCRYPT", "DECRYPT"} <= set(told["AES_GCM"].uses)
+    assert (told["AES_GCM"].min_key_size, told["AES_GCM"].max_key_size) == (16, 32)
+    assert "GENERATE" in told["AES_KEY_GEN"].uses
+    assert told.keys() == device.profile.mechanisms
+    assert "MD5" in told
+
+
+def test_limits(device: Device) -> None:
+    """SoftHSM tells no limits: each is None rather than a number that means "unknown"."""
+    limits = device.limits()
+    assert limits is not None
+    assert limits.max_sessions is None
+    assert limits.free_private_memory is None
+
+
+def test_labels(device: Device) -> None:
+    """As long a label as the profile promises is kept whole."""
+    label = "é" * (device.profile.label_bytes // 2)
+    with device._pool.session() as session:
+        session.generate_key(KeyType.AES, 256, label=label, store=False)
+        (found,) = session.get_objects({Attribute.LABEL: label})
+        assert found[Attribute.LABEL] == label

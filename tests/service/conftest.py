@@ -1,0 +1,56 @@
+"""Fixtures for the tests of the service: real SoftHSM tokens and real databases, one installation open at a time."""
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from service_sites import Site, StoppedClock, close_everything
+
+from hsmkms.service.kms import Kms
+
+NewFolder = Callable[[], Path]
+NewSite = Callable[..., Site]
+
+
+@pytest.fixture(scope="session")
+def new_folder() -> Iterator[NewFolder]:
+    """Names folders that are not there yet: in memory where possible, as SoftHSM and SQLite sync every write."""
+    memory = Path("/dev/shm")  # noqa: S108 - only as the place of a fresh folder with a random name
+    place = memory if memory.is_dir() and os.access(memory, os.W_OK) else None
+    root = Path(tempfile.mkdtemp(prefix="hsmkms-service-", dir=place))
+    numbers = itertools.count()
+    yield lambda: root / f"site-{next(numbers)}"
+    shutil.rmtree(root)
+
+
+@pytest.fixture(scope="module")
+def kms(new_folder: NewFolder) -> Iterator[Kms]:
+    """An installation that the tests of a module share; it serves REGION (the default) and OTHER_REGION."""
+    with Site.make(new_folder()).open() as opened:
+        yield opened
+
+
+@pytest.fixture
+def new_site(new_folder: NewFolder) -> Iterator[NewSite]:
+    """Makes fresh installations that are not open. Not for modules that use ``kms``.
+
+    What a failed test left open is closed after it, so that the next one finds a clean process.
+    """
+    yield lambda **changes: Site.make(new_folder(), **changes)
+    close_everything()
+
+
+@pytest.fixture
+def site(new_site: NewSite) -> Site:
+    """A fresh installation that is not open. Not for modules that use ``kms``."""
+    return new_site()
+
+
+@pytest.fixture
+def clock() -> StoppedClock:
+    """A clock that moves only when it is told to."""
+    return StoppedClock()

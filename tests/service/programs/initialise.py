@@ -1,0 +1,26 @@
+"""Makes databases and installation key, and is killed at a step of it."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from hsmkms import config, wiring
+from hsmkms.service import binding
+from hsmkms.store import migrate
+from hsmkms.store.engine import Store
+
+_, file, step = sys.argv
+settings = config.load(Path(file))
+
+
+def die_at(reached: str) -> None:
+    """Take no step beyond that one."""
+    if reached.startswith(step):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+device = wiring.open_device(settings)
+migrate.create(settings.data_dir)
+store = Store.open(settings.data_dir)
+binding.initialise(store, device, settings.account_id, wiring.utc_now, die_at)

@@ -1,0 +1,170 @@
+"""Installations for the tests of the service: a SoftHSM token, databases and a configuration in a folder of their own.
+
+A PKCS#11 module has one state and one configuration per process, so at most one of them is open in a process at a
+time: close the ``Kms`` of one before another is made or opened.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+from msgspec import Struct
+
+from hsmkms import config, wiring
+from hsmkms.config import PinSettings, Settings, TokenSettings
+from hsmkms.hsm import device as devices
+from hsmkms.hsm import module as modules
+from hsmkms.model.aliases import CreateAliasRequest
+from hsmkms.model.caller import Caller
+from hsmkms.model.crypto import DecryptRequest, EncryptRequest
+from hsmkms.model.keys import CreateKeyRequest, KeyMetadata
+from hsmkms.service.core import Clock
+from hsmkms.service.kms import Kms
+
+ACCOUNT = "111122223333"
+REGION = "eu-central-1"
+OTHER_REGION = "us-east-1"
+PIN = "correct horse"
+SO_PIN = "battery staple"
+LABEL = "hsmkms service test"
+START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+HERE = Path(__file__).parent
+PROGRAMS = HERE / "programs"
+
+
+class StoppedClock:
+    """A clock that moves only when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, **amount: float) -> None:
+        """Move on by a time delta: ``advance(hours=24)``."""
+        self.now += timedelta(**amount)
+
+
+class Site(Struct, frozen=True, kw_only=True):
+    """One installation that is set up, and its settings."""
+
+    folder: Path
+    settings: Settings
+
+    @classmethod
+    def new_token(cls, folder: Path, **changes: Any) -> Self:
+        """Make token and configuration in ``folder``, and no databases yet. ``changes`` are members of Settings."""
+        folder.mkdir(mode=0o700, parents=True)
+        pin = folder / "pin"
+        pin.touch(mode=0o600)
+        pin.write_text(f"{PIN}\n")
+        module, made = wiring.make_softhsm_token(None, folder / "softhsm", label=LABEL, user_pin=PIN, so_pin=SO_PIN)
+        token = TokenSettings(
+            module=module,
+            label=LABEL,
+            serial=made.serial,
+            pin=PinSettings(file=Path("pin")),
+            environment=made.environment,
+        )
+        wanted = {"account_id": ACCOUNT, "regions": (REGION, OTHER_REGION), "token": token} | changes
+        return cls.written(folder, Settings(**wanted), "hsmkms.toml")
+
+    @classmethod
+    def make(cls, folder: Path, **changes: Any) -> Self:
+        """Make a whole installation in ``folder``."""
+        site = cls.new_token(folder, **changes)
+        wiring.initialise(site.settings)
+        return site
+
+    @classmethod
+    def written(cls, folder: Path, wanted: Settings, name: str) -> Self:
+        """The installation that a configuration file in ``folder``, written now, describes."""
+        (folder / name).write_text(config.init_text(wanted))
+        return cls(folder=folder, settings=config.load(folder / name))
+
+    def varied(self, name: str, **changes: Any) -> Self:
+        """The same databases with other settings, in a second configuration file."""
+        return self.written(self.folder, msgspec.structs.replace(self.settings, **changes), name)
+
+    def open(self, clock: Clock = wiring.utc_now) -> Kms:
+        """Open it in this process; the caller closes it."""
+        return Kms(wiring.core_of(self.settings, clock))
+
+
+def close_everything() -> None:
+    """Close every device and module that this process has open."""
+    for device, users in list(devices._open_devices._users.values()):
+        for _ in range(users):
+            device.close()
+    for module in list(modules._registry._open.values()):
+        for _ in range(module.users):
+            module.release()
+
+
+# -- programs in processes of their own -----------------------------------------------------------------------------
+
+
+def start(program: str, config_file: Path, *arguments: str) -> "subprocess.Popen[str]":
+    """Start one of the programs in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-X", "faulthandler", str(PROGRAMS / f"{program}.py"), str(config_file), *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(HERE)},
+    )
+
+
+def finish(process: "subprocess.Popen[str]", *, seconds: float = 120, status: int = 0) -> list[Any]:
+    """Wait for a program; the JSON lines that it printed. It must end with ``status`` and not complain."""
+    try:
+        output, errors = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        output, errors = process.communicate()
+        raise AssertionError(f"the program did not end in {seconds} s: {output[-2000:]}{errors}") from None
+    assert process.returncode == status, f"ended with {process.returncode}: {output[-2000:]}{errors}"
+    assert not errors, errors
+    return [json.loads(line) for line in output.splitlines() if line != "ready"]
+
+
+def run(program: str, config_file: Path, *arguments: str, status: int = 0) -> list[Any]:
+    """Run a program; the JSON lines that it printed."""
+    return finish(start(program, config_file, *arguments), status=status)
+
+
+def report(value: Any) -> None:
+    """A program's word to the test: one JSON line, out at once."""
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()
+
+
+# -- the usual requests ---------------------------------------------------------------------------------------------
+
+
+def new_key(kms: Kms, caller: Caller | None = None, **members: Any) -> KeyMetadata:
+    """Create a key; its metadata."""
+    return kms.create_key(CreateKeyRequest(**members), caller).key_metadata
+
+
+def new_alias(kms: Kms, name: str, key_id: str, caller: Caller | None = None) -> None:
+    """Create an alias."""
+    kms.create_alias(CreateAliasRequest(alias_name=name, target_key_id=key_id), caller)
+
+
+def seal(kms: Kms, key_id: str, plaintext: bytes = b"secret", caller: Caller | None = None, **members: Any) -> bytes:
+    """Encrypt; the ciphertext."""
+    return kms.encrypt(EncryptRequest(key_id=key_id, plaintext=plaintext, **members), caller).ciphertext_blob
+
+
+def unseal(kms: Kms, ciphertext: bytes, caller: Caller | None = None, **members: Any) -> bytes | None:
+    """Decrypt; the plaintext."""
+    return kms.decrypt(DecryptRequest(ciphertext_blob=ciphertext, **members), caller).plaintext

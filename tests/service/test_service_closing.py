@@ -1,0 +1,86 @@
+"""The life of a ``Kms``: opening by its configuration file, closing, and what a closed one does."""
+
+import inspect
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from service_sites import Site, new_key, seal, unseal
+
+from hsmkms import Kms as PublicKms
+from hsmkms.errors import ClosedError, ConfigurationError, StoreError
+from hsmkms.model.operations import OPERATIONS
+from hsmkms.service.kms import Kms
+
+
+def test_closed_kms_refuses_everything(site: Site) -> None:
+    """Every operation of a closed Kms raises ClosedError; a second close does nothing."""
+    kms = site.open()
+    kms.close()
+    kms.close()
+    for operation, shape in OPERATIONS.items():
+        with pytest.raises(ClosedError, match="closed"):
+            getattr(kms, operation.name.lower())(shape.request())
+
+
+def test_context_manager_closes(site: Site) -> None:
+    """The block's end closes, also after an error, and what was made is there for the next one."""
+    with pytest.raises(LookupError), site.open() as kms:
+        made = new_key(kms)
+        sealed = seal(kms, made.key_id)
+        raise LookupError
+    with pytest.raises(ClosedError):
+        unseal(kms, sealed)
+    with site.open() as kms:
+        assert unseal(kms, sealed, key_id=made.key_id) == b"secret"
+
+
+def test_open_by_file(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``Kms.open`` takes a configuration file by path, or finds the one that the environment names."""
+    file = site.folder / "hsmkms.toml"
+    for named in (file, str(file)):
+        with PublicKms.open(named) as kms:
+            made = new_key(kms)
+    monkeypatch.setenv("HSMKMS_CONFIG", str(file))
+    with PublicKms.open() as kms:
+        assert kms.operator.attest(made.key_id)[0].as_made
+
+
+def test_open_without_configuration(tmp_path: Path) -> None:
+    """A configuration that is not there is named."""
+    with pytest.raises(ConfigurationError, match=r"nowhere\.toml"):
+        PublicKms.open(tmp_path / "nowhere.toml")
+
+
+def test_failed_close_still_lets_go(site: Site) -> None:
+    """Where unused leases cannot be returned, close says so, and database and token are let go all the same."""
+    kms = site.open()
+    made = new_key(kms)
+    for _ in range(4):
+        sealed = seal(kms, made.key_id)
+    kms._core.store.log.close()
+    with pytest.raises(ClosedError):
+        kms.close()
+    with site.open() as again:
+        assert again._core.device is not kms._core.device
+        assert unseal(again, sealed) == b"secret"
+
+
+def test_failed_open_lets_go(site: Site) -> None:
+    """A database that cannot be read is refused, and the next attempt after its repair works."""
+    meta = site.settings.data_dir / "meta.db"
+    with closing(sqlite3.connect(meta)) as conn:
+        conn.execute("ALTER TABLE change_log RENAME TO elsewhere")
+    with pytest.raises(StoreError):
+        site.open()
+    with closing(sqlite3.connect(meta)) as conn:
+        conn.execute("ALTER TABLE elsewhere RENAME TO change_log")
+    with site.open() as kms:
+        assert new_key(kms).enabled
+
+
+def test_every_operation_is_documented() -> None:
+    """Every public method of Kms has a docstring."""
+    methods = [each for name, each in inspect.getmembers(Kms, callable) if not name.startswith("_")]
+    assert all(inspect.getdoc(each) for each in methods)

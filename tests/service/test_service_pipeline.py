@@ -1,0 +1,378 @@
+"""The pipeline cannot be walked around: every operation is authorised, judged by state, and recorded."""
+
+import ast
+import inspect
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import Struct
+from service_sites import ACCOUNT, OTHER_REGION, REGION, Site, new_alias, new_key, seal
+
+import hsmkms
+from hsmkms.errors import (
+    AccessDeniedException,
+    ClosedError,
+    DisabledException,
+    HsmKmsError,
+    PermitError,
+    ValidationException,
+)
+from hsmkms.model import aliases, crypto, keys, tags
+from hsmkms.model.caller import Caller
+from hsmkms.model.enums import Operation
+from hsmkms.model.ids import alias_arn, root_arn
+from hsmkms.model.operations import OPERATIONS
+from hsmkms.model.permit import Permit
+from hsmkms.model.shapes import Tag
+from hsmkms.service.core import everybody_may, record_nothing
+from hsmkms.service.kms import Kms
+from hsmkms.service.pipeline import Call
+from hsmkms.store import changes
+
+PACKAGE = Path(hsmkms.__file__).parent
+NO_OPERATION = {"open", "close", "caller"}
+UNKNOWN = "12345678-1234-4123-8123-123456789012"
+
+Heard = list[tuple[str, str]]
+Recorded = list[tuple[Operation, list[str], HsmKmsError | None]]
+
+
+# -- the source ---------------------------------------------------------------------------------------------------
+
+
+def _methods() -> list[ast.FunctionDef]:
+    tree = ast.parse((PACKAGE / "service" / "kms.py").read_text())
+    (kms,) = (each for each in tree.body if isinstance(each, ast.ClassDef) and each.name == "Kms")
+    functions = [each for each in kms.body if isinstance(each, ast.FunctionDef)]
+    return [each for each in functions if not each.name.startswith("_") and each.name not in NO_OPERATION]
+
+
+def _operation_of(method: ast.FunctionDef) -> str:
+    """The operation that a method passes to the pipeline; the method may do nothing else."""
+    _docstring, *rest = method.body
+    (statement,) = rest
+    assert isinstance(statement, ast.Return), method.name
+    call = statement.value
+    assert isinstance(call, ast.Call), method.name
+    assert ast.unparse(call.func) == "self._run", method.name
+    operation, _procedure, *others = map(ast.unparse, call.args)
+    assert others == ["request", "caller"], method.name
+    return operation.removeprefix("Operation.")
+
+
+def test_every_method_is_the_pipeline() -> None:
+    """Every public method of Kms does nothing but to hand its request to the pipeline, under its own name."""
+    methods = _methods()
+    assert [_operation_of(each) for each in methods] == [each.name.upper() for each in methods]
+    assert {_operation_of(each) for each in methods} == {each.name for each in OPERATIONS}
+
+
+def test_run_is_the_pipeline() -> None:
+    """The one private way of Kms ends in ``pipeline.run``."""
+    returned = [node for node in ast.walk(ast.parse(inspect.getsource(Kms._run).strip())) if isinstance(node, ast.Return)]
+    assert [ast.unparse(each.value.func) for each in returned if isinstance(each.value, ast.Call)] == ["run"]
+    assert len(returned) == 1
+
+
+def _makers_of(name: str) -> set[str]:
+    """The modules of the package that call something of that name."""
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        calls = (node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+        if any(ast.unparse(func).split(".")[-1] == name for func in calls):
+            found.add(str(path.relative_to(PACKAGE)))
+    return found
+
+
+def test_permits_are_made_in_three_places() -> None:
+    """Leave to act on the token comes from the pipeline, or from the operator's own acts, and from nowhere else."""
+    assert _makers_of("Permit") == {"service/pipeline.py", "service/binding.py", "service/reconcile.py"}
+
+
+def test_calls_are_made_in_two_places() -> None:
+    """A ``Call`` is made by the pipeline, and by attest, which only reads."""
+    assert _makers_of("Call") == {"service/pipeline.py", "service/operator.py"}
+
+
+def test_every_device_procedure_on_objects_takes_a_permit() -> None:
+    """What uses, makes or destroys an object on the token asks for a permit first."""
+    tree = ast.parse((PACKAGE / "hsm" / "device.py").read_text())
+    (device,) = (each for each in tree.body if isinstance(each, ast.ClassDef) and each.name == "Device")
+    acting = {"encrypt", "decrypt", "random", "generate_backing_key", "generate_mac_key", "mac", "destroy"}
+    asking = {
+        each.name
+        for each in device.body
+        if isinstance(each, ast.FunctionDef) and len(each.args.args) > 1 and each.args.args[1].arg == "permit"
+    }
+    assert asking == acting
+    for each in device.body:
+        if isinstance(each, ast.FunctionDef) and each.name in acting:
+            assert ast.unparse(each.body[1]).startswith("permit.require("), each.name
+
+
+# -- authorise and record -----------------------------------------------------------------------------------------
+
+
+class Scene(Struct, frozen=True):
+    """A key, another one, an alias of the key, and a ciphertext of it."""
+
+    key: keys.KeyMetadata
+    other: keys.KeyMetadata
+    alias: str
+    sealed: bytes
+
+    @property
+    def alias_arn(self) -> str:
+        """The ARN of the alias."""
+        return alias_arn(ACCOUNT, REGION, self.alias)
+
+
+Request = Callable[[Scene], Any]
+ROOT = root_arn(ACCOUNT)
+
+CASES: dict[Operation, tuple[Request, Callable[[Scene], Heard]]] = {
+    Operation.CREATE_KEY: (lambda _: keys.CreateKeyRequest(), lambda _: [("kms:CreateKey", ROOT)]),
+    Operation.LIST_KEYS: (lambda _: keys.ListKeysRequest(), lambda _: [("kms:ListKeys", ROOT)]),
+    Operation.DESCRIBE_KEY: (
+        lambda s: keys.DescribeKeyRequest(key_id=s.alias),
+        lambda s: [("kms:DescribeKey", s.key.arn)],
+    ),
+    Operation.ENABLE_KEY: (
+        lambda s: keys.EnableKeyRequest(key_id=s.key.key_id),
+        lambda s: [("kms:EnableKey", s.key.arn)],
+    ),
+    Operation.DISABLE_KEY: (
+        lambda s: keys.DisableKeyRequest(key_id=s.key.key_id),
+        lambda s: [("kms:DisableKey", s.key.arn)],
+    ),
+    Operation.UPDATE_KEY_DESCRIPTION: (
+        lambda s: keys.UpdateKeyDescriptionRequest(key_id=s.key.key_id, description="new"),
+        lambda s: [("kms:UpdateKeyDescription", s.key.arn)],
+    ),
+    Operation.CREATE_ALIAS: (
+        lambda s: aliases.CreateAliasRequest(alias_name=f"{s.alias}-2", target_key_id=s.key.key_id),
+        lambda s: [("kms:CreateAlias", f"{s.alias_arn}-2"), ("kms:CreateAlias", s.key.arn)],
+    ),
+    Operation.UPDATE_ALIAS: (
+        lambda s: aliases.UpdateAliasRequest(alias_name=s.alias, target_key_id=s.other.key_id),
+        lambda s: [
+            ("kms:UpdateAlias", s.alias_arn),
+            ("kms:UpdateAlias", s.key.arn),
+            ("kms:UpdateAlias", s.other.arn),
+        ],
+    ),
+    Operation.DELETE_ALIAS: (
+        lambda s: aliases.DeleteAliasRequest(alias_name=s.alias),
+        lambda s: [("kms:DeleteAlias", s.alias_arn), ("kms:DeleteAlias", s.key.arn)],
+    ),
+    Operation.LIST_ALIASES: (lambda _: aliases.ListAliasesRequest(), lambda _: [("kms:ListAliases", ROOT)]),
+    Operation.TAG_RESOURCE: (
+        lambda s: tags.TagResourceRequest(key_id=s.key.key_id, tags=[Tag(tag_key="a", tag_value="1")]),
+        lambda s: [("kms:TagResource", s.key.arn)],
+    ),
+    Operation.UNTAG_RESOURCE: (
+        lambda s: tags.UntagResourceRequest(key_id=s.key.key_id, tag_keys=["first"]),
+        lambda s: [("kms:UntagResource", s.key.arn)],
+    ),
+    Operation.LIST_RESOURCE_TAGS: (
+        lambda s: tags.ListResourceTagsRequest(key_id=s.key.key_id),
+        lambda s: [("kms:ListResourceTags", s.key.arn)],
+    ),
+    Operation.ENCRYPT: (
+        lambda s: crypto.EncryptRequest(key_id=s.alias, plaintext=b"p"),
+        lambda s: [("kms:Encrypt", s.key.arn)],
+    ),
+    Operation.DECRYPT: (
+        lambda s: crypto.DecryptRequest(ciphertext_blob=s.sealed),
+        lambda s: [("kms:Decrypt", s.key.arn)],
+    ),
+    Operation.RE_ENCRYPT: (
+        lambda s: crypto.ReEncryptRequest(ciphertext_blob=s.sealed, destination_key_id=s.other.key_id),
+        lambda s: [("kms:ReEncryptTo", s.other.arn), ("kms:ReEncryptFrom", s.key.arn)],
+    ),
+    Operation.GENERATE_DATA_KEY: (
+        lambda s: crypto.GenerateDataKeyRequest(key_id=s.key.key_id, key_spec="AES_256"),
+        lambda s: [("kms:GenerateDataKey", s.key.arn)],
+    ),
+    Operation.GENERATE_DATA_KEY_WITHOUT_PLAINTEXT: (
+        lambda s: crypto.GenerateDataKeyWithoutPlaintextRequest(key_id=s.key.key_id, key_spec="AES_256"),
+        lambda s: [("kms:GenerateDataKeyWithoutPlaintext", s.key.arn)],
+    ),
+    Operation.GENERATE_RANDOM: (
+        lambda _: crypto.GenerateRandomRequest(number_of_bytes=8),
+        lambda _: [("kms:GenerateRandom", ROOT)],
+    ),
+}
+"""For every operation a request, and what must be authorised for it, in this order."""
+
+
+class Untouchable:
+    """In place of the device, where nothing may reach it."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"the device was reached: {name}")
+
+
+@pytest.fixture
+def scene(kms: Kms) -> Iterator[Scene]:
+    """What the operations work on; afterwards the stages of the pipeline are as they were."""
+    key = new_key(kms, tags=[Tag(tag_key="first", tag_value="")])
+    alias = f"alias/p-{key.key_id}"
+    new_alias(kms, alias, key.key_id)
+    device = kms._core.device
+    yield Scene(key, new_key(kms), alias, seal(kms, key.key_id))
+    kms._core.device = device
+    kms._core.authorise = everybody_may
+    kms._core.record = record_nothing
+
+
+def call(kms: Kms, operation: Operation, scene: Scene, caller: Caller | None = None) -> Any:
+    """Call the method of an operation with its request of ``CASES``."""
+    return getattr(kms, operation.name.lower())(CASES[operation][0](scene), caller)
+
+
+def epoch(kms: Kms) -> int:
+    """The number of the last change to the control plane."""
+    with kms._core.store.reading() as conn:
+        return changes.latest(conn)
+
+
+def test_cases_are_complete() -> None:
+    """The table above has every operation."""
+    assert set(CASES) == set(OPERATIONS)
+
+
+@pytest.mark.parametrize("operation", CASES)
+def test_authorised_and_recorded(kms: Kms, scene: Scene, operation: Operation) -> None:
+    """Every operation asks for its actions on its resources, for its caller, and is recorded with them once."""
+    heard: Heard = []
+    recorded: Recorded = []
+    callers: set[str] = set()
+
+    def authorise(caller: Caller, action: str, resource: str) -> None:
+        callers.add(caller.request_id)
+        heard.append((action, resource))
+
+    def record(caller: Caller, done: Operation, resources: list[str], error: HsmKmsError | None) -> None:
+        callers.add(caller.request_id)
+        recorded.append((done, list(resources), error))
+
+    kms._core.authorise, kms._core.record = authorise, record
+    caller = kms.caller(REGION)
+    answer = call(kms, operation, scene, caller)
+    expected = CASES[operation][1](scene)
+    assert heard == expected
+    made = [answer.key_metadata.arn] if operation is Operation.CREATE_KEY else []
+    assert recorded == [(operation, [resource for _, resource in expected] + made, None)]
+    assert callers == {caller.request_id}
+
+
+def _refusals() -> list[tuple[Operation, int]]:
+    nobody = keys.KeyMetadata
+    blank: Any = Scene(*[_blank_key(nobody)] * 2, "alias/x", b"")
+    return [(operation, number) for operation, (_, expected) in CASES.items() for number in range(len(expected(blank)))]
+
+
+def _blank_key(kind: type[keys.KeyMetadata]) -> keys.KeyMetadata:
+    words = dict.fromkeys((name for name in kind.__struct_fields__), "")
+    return kind(**words)  # type: ignore[arg-type]  # never validated: only its ARN is asked for
+
+
+@pytest.mark.parametrize(("operation", "number"), _refusals())
+def test_refusal_stops_everything(kms: Kms, scene: Scene, operation: Operation, number: int) -> None:
+    """A refusal of any of an operation's actions stops it: nothing reaches the token, nothing changes, it is recorded."""
+    asked: Heard = []
+    recorded: Recorded = []
+    refusal = AccessDeniedException("no")
+
+    def authorise(_caller: Caller, action: str, resource: str) -> None:
+        asked.append((action, resource))
+        if len(asked) == number + 1:
+            raise refusal
+
+    kms._core.authorise = authorise
+    kms._core.record = lambda _caller, done, resources, error: recorded.append((done, list(resources), error))
+    kms._core.device = Untouchable()  # type: ignore[assignment]
+    before = epoch(kms)
+    with pytest.raises(AccessDeniedException, match="no"):
+        call(kms, operation, scene)
+    expected = CASES[operation][1](scene)[: number + 1]
+    assert asked == expected
+    assert recorded == [(operation, [resource for _, resource in expected], refusal)]
+    assert epoch(kms) == before
+
+
+@pytest.mark.parametrize(
+    ("caller_region", "request_", "error"),
+    [
+        (REGION, crypto.EncryptRequest(key_id=UNKNOWN, plaintext=b""), "ValidationException"),
+        (REGION, crypto.EncryptRequest(key_id=UNKNOWN, plaintext=b"p"), "NotFoundException"),
+        ("us-west-2", crypto.EncryptRequest(key_id=UNKNOWN, plaintext=b"p"), "ValidationException"),
+    ],
+)
+def test_refused_requests_are_recorded(
+    kms: Kms, scene: Scene, caller_region: str, request_: crypto.EncryptRequest, error: str
+) -> None:
+    """A request that is refused before any key is found is recorded as well, with its error."""
+    del scene  # restores the stages
+    recorded: Recorded = []
+    kms._core.record = lambda _caller, done, resources, fault: recorded.append((done, list(resources), fault))
+    with pytest.raises(HsmKmsError):
+        kms.encrypt(request_, kms.caller(caller_region))
+    ((done, resources, fault),) = recorded
+    assert (done, resources, fault.code if fault else None) == (Operation.ENCRYPT, [], error)
+
+
+def test_validation_comes_before_the_key(kms: Kms) -> None:
+    """A request that is wrong in itself is refused before its key is looked up."""
+    with pytest.raises(ValidationException, match="'plaintext'"):
+        kms.encrypt(crypto.EncryptRequest(key_id=UNKNOWN, plaintext=b""))
+
+
+# -- permits ------------------------------------------------------------------------------------------------------
+
+
+def _call(kms: Kms, operation: Operation) -> Call:
+    return Call(kms._core, operation, kms.caller(REGION))
+
+
+@pytest.mark.parametrize("operation", [Operation.ENCRYPT, Operation.DECRYPT, Operation.GENERATE_DATA_KEY])
+def test_no_permit_for_a_disabled_key(kms: Kms, scene: Scene, operation: Operation) -> None:
+    """There is no leave to use a disabled key, whether it is named by the request or by a ciphertext."""
+    kms.disable_key(keys.DisableKeyRequest(key_id=scene.key.key_id))
+    with pytest.raises(DisabledException):
+        _call(kms, operation).key(scene.key.key_id)
+    with pytest.raises(DisabledException):
+        _call(kms, operation).key_of_ciphertext(scene.key.key_id)
+
+
+def test_permit_is_for_one_key(kms: Kms, scene: Scene) -> None:
+    """A permit covers the materials of its own key only, and its own operation."""
+    cached, permit = _call(kms, Operation.ENCRYPT).key(scene.key.key_id)
+    other, _ = _call(kms, Operation.ENCRYPT).key(scene.other.key_id)
+    assert permit.version == cached.record.version
+    device = kms._core.device
+    device.encrypt(permit, cached.current_cka_id, b"p", b"")
+    with pytest.raises(PermitError, match="does not cover"):
+        device.encrypt(permit, other.current_cka_id, b"p", b"")
+    with pytest.raises(PermitError, match="Encrypt was shown"):
+        device.destroy(permit, cached.current_cka_id)
+    spent = Permit(permit.operation, permit.covers, permit.version, time.monotonic() - 1)
+    with pytest.raises(PermitError, match="run out"):
+        device.encrypt(spent, cached.current_cka_id, b"p", b"")
+
+
+def test_describing_gives_no_leave_to_encrypt(kms: Kms, scene: Scene) -> None:
+    """The permit of an operation that reads cannot be used to encrypt."""
+    cached, permit = _call(kms, Operation.DESCRIBE_KEY).key(scene.key.key_id)
+    with pytest.raises(PermitError, match="DescribeKey was shown"):
+        kms._core.device.encrypt(permit, cached.current_cka_id, b"p", b"")
+
+
+def test_refusal_in_the_other_region(kms: Kms, scene: Scene) -> None:
+    """The caller's region decides: a permit for a key of another region cannot be had."""
+    with pytest.raises(AccessDeniedException):
+        Call(kms._core, Operation.DECRYPT, kms.caller(OTHER_REGION)).key_of_ciphertext(scene.key.key_id)

@@ -1,0 +1,132 @@
+"""The shell scripts: they are well formed, can be started, and continuous integration runs what people run."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BASH = [
+    path
+    for path in sorted([*(ROOT / "scripts").iterdir(), *(ROOT / ".ci").iterdir()])
+    if path.is_file() and path.read_bytes().startswith(b"#!/usr/bin/env bash\n")
+]
+
+
+def names(paths: list[Path]) -> set[str]:
+    """Paths as they are in the checkout."""
+    return {str(path.relative_to(ROOT)) for path in paths}
+
+
+def commands(path: Path) -> str:
+    """A script without its comments."""
+    return re.sub(r"^\s*#.*$", "", path.read_text(), flags=re.MULTILINE)
+
+
+def test_all_are_found() -> None:
+    """The scripts that people and continuous integration start are among those that are tested here."""
+    assert names(BASH) >= {"scripts/setup", "scripts/quickstart", "scripts/test", "scripts/check", ".ci/run"}
+
+
+@pytest.mark.parametrize("script", BASH, ids=lambda path: path.name)
+def test_scripts(script: Path) -> None:
+    """Each script can be executed, is valid bash, and stops at its first error."""
+    assert os.access(script, os.X_OK)
+    subprocess.run(["bash", "-n", script], check=True)
+    assert re.search(r"^set -euo pipefail$", script.read_text(), re.MULTILINE)
+
+
+def test_continuous_integration() -> None:
+    """Continuous integration runs the checks and the tests, without a terminal or an input."""
+    run = commands(ROOT / ".ci/run")
+    assert '"$root/scripts/check" </dev/null' in run
+    assert '"$root/scripts/test" </dev/null' in run
+
+
+@pytest.mark.parametrize("name", ["test", "check", "quickstart"])
+def test_setup_comes_first(name: str) -> None:
+    """Each script makes the machine ready before it does anything else."""
+    script = commands(ROOT / "scripts" / name)
+    others = [script.find(word) for word in (".venv/bin", "hsmkms init") if word in script]
+    assert 0 < script.find('"$root/scripts/setup"') < min(others)
+
+
+def test_nothing_of_the_person_is_touched() -> None:
+    """Tests and quickstart forget whatever installation or token the environment points at."""
+    for name in ("test", "quickstart"):
+        assert "unset HSMKMS_CONFIG SOFTHSM2_CONF" in commands(ROOT / "scripts" / name)
+
+
+def checkout(folder: Path) -> Path:
+    """A checkout as far as scripts/setup looks at it, with an environment that is complete."""
+    (folder / "scripts").mkdir(parents=True)
+    shutil.copy(ROOT / "scripts/setup", folder / "scripts/setup")
+    (folder / "pyproject.toml").write_text("")
+    python = folder / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(
+        f'#!/bin/sh\nif [ "$1" = -m ]; then echo "$@" >>"{folder}/log"; else exec {sys.executable} "$@"; fi\n'
+    )
+    python.chmod(0o755)
+    return folder
+
+
+def setup(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run scripts/setup of a checkout; never as root's package manager, so without packages."""
+    return subprocess.run(
+        [folder / "scripts/setup", *arguments], capture_output=True, text=True, check=False, cwd="/", timeout=60
+    )
+
+
+def installs(folder: Path) -> int:
+    """How often the package was installed."""
+    log = folder / "log"
+    return log.read_text().count("pip install") if log.exists() else 0
+
+
+def test_setup_installs_once(tmp_path: Path) -> None:
+    """A second run is quiet and does nothing; the tools are added when asked for, and have the base in them."""
+    folder = checkout(tmp_path / "a b")
+    assert setup(folder).returncode == 0
+    assert installs(folder) == 1
+    again = setup(folder)
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+    assert installs(folder) == 1
+    setup(folder, "--dev")
+    assert installs(folder) == 2
+    setup(folder)
+    assert installs(folder) == 2
+    assert "[dev]" in (folder / "log").read_text()
+
+
+def test_setup_installs_again(tmp_path: Path) -> None:
+    """Another pyproject.toml, or another place, makes it install again."""
+    folder = checkout(tmp_path / "one")
+    setup(folder)
+    (folder / "pyproject.toml").write_text("[project]")
+    setup(folder)
+    assert installs(folder) == 2
+    moved = folder.rename(tmp_path / "two")
+    (tmp_path / "one").mkdir()
+    setup(moved)
+    assert (moved / ".venv/.hsmkms-installed").read_text().count(str(moved)) == 2
+
+
+def test_setup_refusals(tmp_path: Path) -> None:
+    """An unknown option, and a Python that does not fit, are refused by name."""
+    folder = checkout(tmp_path)
+    assert "unknown option --fast" in setup(folder, "--fast").stderr
+    shutil.rmtree(folder / ".venv")
+    done = subprocess.run(
+        [folder / "scripts/setup"],
+        env={**os.environ, "PYTHON": "/bin/true"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "PYTHON=/bin/true is no Python 3.11 or newer" in done.stderr
