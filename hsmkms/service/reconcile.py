@@ -114,7 +114,9 @@ def find(core: Core) -> list[Finding]:
             for each in ours
             if not _is_live(known.get(each.cka_id))
         }
-    return [*_of_objects(ours, known, first_seen), *_of_rows(rows, inventory)]
+    count = Counter(each.cka_id for each in inventory)
+    others = {cka_id: row for cka_id, row in rows.items() if cka_id not in first_seen}
+    return [*_of_objects(ours, count, known, first_seen), *_of_rows(others, count)]
 
 
 def _ours(core: Core, found: TokenObject) -> _Object | None:
@@ -129,12 +131,16 @@ def _is_live(row: BackingObject | None) -> bool:
 
 
 def _of_objects(
-    ours: list[_Object], known: Mapping[bytes, BackingObject], first_seen: Mapping[bytes, datetime]
+    ours: list[_Object],
+    count: Mapping[bytes, int],
+    known: Mapping[bytes, BackingObject],
+    first_seen: Mapping[bytes, datetime],
 ) -> Iterator[Finding]:
     """What is on the token and has no live key."""
-    for each in ours:
+    for each in {each.cka_id: each for each in ours}.values():
         if each.cka_id in first_seen:
             kind = Kind.UNACKNOWLEDGED if each.cka_id in known else Kind.ORPHAN
+            kind = kind if count[each.cka_id] == 1 else Kind.DUPLICATE
             yield Finding(
                 kind=kind,
                 key_id=each.parts.key_id,
@@ -147,9 +153,8 @@ def _of_objects(
             )
 
 
-def _of_rows(rows: Mapping[bytes, BackingObject], inventory: list[TokenObject]) -> Iterator[Finding]:
+def _of_rows(rows: Mapping[bytes, BackingObject], count: Mapping[bytes, int]) -> Iterator[Finding]:
     """What has a row and is not on the token once."""
-    count = Counter(each.cka_id for each in inventory)
     for cka_id, row in rows.items():
         if count[cka_id] == 1 or row.status in _ENDED:
             continue

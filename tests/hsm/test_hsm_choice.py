@@ -1,5 +1,7 @@
 """Choosing a token: by what it says of itself, and never one of two."""
 
+import threading
+
 import pytest
 from devices import SoftHsm, new_key
 from msgspec.structs import replace
@@ -54,6 +56,21 @@ def test_two_with_one_label(token: SoftHsm) -> None:
         device = token.open(choice=TokenChoice(label=token.label, serial=serial))
         assert device.profile.serial == serial
         device.close()
+
+
+def test_token_that_was_not_shown_at_first(token: SoftHsm) -> None:
+    """A token that a module could not read when it was loaded is found all the same: the module is loaded anew.
+
+    SoftHSM writes to a token at each login; a process that loads it at this instant never sees it.
+    """
+    tokens_folder = token.folder / "tokens"
+    (stored,) = tokens_folder.iterdir()
+    hidden = token.folder / "hidden"
+    stored.rename(hidden)
+    timer = threading.Timer(0.1, lambda: hidden.rename(stored))
+    timer.start()
+    assert token.open().profile.serial == token.serial
+    timer.join()
 
 
 def test_slots_move(token: SoftHsm) -> None:

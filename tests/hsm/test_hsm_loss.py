@@ -4,6 +4,7 @@ import ctypes
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import devices
 import pytest
@@ -100,6 +101,29 @@ def test_lost_login_is_not_an_empty_token(device: Device, key: bytes, lose: Lose
         destroy(device, key)
     with pytest.raises(TokenUnavailableError):
         encrypt(device, key)
+
+
+@pytest.mark.parametrize("mended", [False, True], ids=["still lost", "mended by another thread"])
+def test_login_lost_during_a_search(
+    device: Device, key: bytes, module_path: Path, monkeypatch: pytest.MonkeyPatch, *, mended: bool
+) -> None:
+    """A login that is lost in the midst of a search, even if it is back at its end, makes no key look absent."""
+    library = ctypes.CDLL(str(module_path))
+    searched = []
+
+    def find_logged_out(*arguments: Any) -> object:  # noqa: ANN401 - what find takes
+        searched.append(arguments)
+        if len(searched) > 1:
+            return find(*arguments)
+        assert library.C_Logout(ctypes.c_ulong(device._login_handle)) == 0
+        found = find(*arguments)
+        if mended:
+            device._recover()
+        return found
+
+    monkeypatch.setattr("hsmkms.hsm.device.find", find_logged_out)
+    assert device.holds(key)
+    assert len(searched) == 2
 
 
 def test_repeated_exactly_once(device: Device, key: bytes, lose: Lose, monkeypatch: pytest.MonkeyPatch) -> None:

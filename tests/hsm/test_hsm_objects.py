@@ -91,7 +91,7 @@ def test_template_on_the_wire(main_job: spylog.MainJob) -> None:
         "CKA_ENCRYPT",
         "CKA_DECRYPT",
     }
-    assert {name for name, value in told.items() if value == "False"} == {
+    assert {name for name, value in told.items() if value == "False"} - {"CKA_COPYABLE"} == {
         "CKA_EXTRACTABLE",
         "CKA_MODIFIABLE",
         "CKA_SIGN",
@@ -100,7 +100,8 @@ def test_template_on_the_wire(main_job: spylog.MainJob) -> None:
         "CKA_UNWRAP",
         "CKA_DERIVE",
     }
-    assert COPYABLE in told
+    # Newer spies know the attribute by its name.
+    assert COPYABLE in told or told["CKA_COPYABLE"] == "False"
     assert stored.returned == "CKR_OK"
 
 

@@ -370,18 +370,27 @@ def test_duplicates(site: Site) -> None:
 
 
 def test_duplicate_orphans(site: Site, clock: StoppedClock) -> None:
-    """Two objects with one CKA_ID and no row are reported; neither is removed, as nothing tells them apart."""
+    """Two objects with one CKA_ID and no row are one duplicate, and neither is adopted or removed."""
     with site.open(clock) as kms:
         label = label_for(kms, "12345678-1234-4123-8123-123456789012", 1)
         make_object(kms, b"d" * 16, label)
         make_object(kms, b"d" * 16, label)
-        findings = kms.operator.find_differences()
-        assert {each.cka_id for each in findings} == {(b"d" * 16).hex()}
+        (finding,) = kms.operator.find_differences()
+        assert (finding.kind, finding.cka_id) == (Kind.DUPLICATE, (b"d" * 16).hex())
         clock.advance(days=2)
-        for finding in findings:
-            with pytest.raises(HsmKmsError):
-                kms.operator.mend(finding, remove=True)
+        for remove in (False, True):
+            with pytest.raises(ValidationException, match="cannot be mended"):
+                kms.operator.mend(finding, remove=remove)
         assert on_token(kms, b"d" * 16) == 2
+
+
+def test_duplicate_of_an_interrupted_creation(site: Site) -> None:
+    """A second object beside one that was never acknowledged makes both a duplicate, told once."""
+    interrupt(site, "create-key 2")
+    with site.open() as kms:
+        (finding,) = kms.operator.find_differences()
+        make_object(kms, bytes.fromhex(finding.cka_id), finding.label)
+        assert kinds(kms) == [Kind.DUPLICATE]
 
 
 def test_foreign_objects(site: Site, clock: StoppedClock) -> None:

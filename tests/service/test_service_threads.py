@@ -1,0 +1,55 @@
+"""Many threads, many processes, and forks: no failure, and no IV twice."""
+
+from pathlib import Path
+from typing import Any
+
+from service_sites import Site, finish, new_key, run, seal, start, unseal
+
+
+def hammer(file: Path, processes: int, threads: int, operations: int) -> list[dict[str, Any]]:
+    """Start several processes, let them go at one instant, and return what each of them told."""
+    started = [
+        start("hammer", file, str(threads), str(operations), f"alias/hammer-{number}") for number in range(processes)
+    ]
+    for each in started:
+        assert each.stdout is not None
+        assert each.stdout.readline() == "ready\n", finish(each)
+    for each in started:
+        assert each.stdin is not None
+        each.stdin.write("go\n")
+        each.stdin.flush()
+    return [finish(each)[0] for each in started]
+
+
+def test_eight_threads(site: Site) -> None:
+    """8 threads do 2,000 mixed operations each in one process, without a failure and without an IV twice."""
+    (told,) = hammer(site.folder / "hsmkms.toml", 1, 8, 2000)
+    assert told["failures"] == []
+    assert told["done"] == 16_000
+    assert len(told["ivs"]) > 6000
+    assert len(set(told["ivs"])) == len(told["ivs"])
+
+
+def test_four_processes(site: Site) -> None:
+    """4 processes that start at one instant do 500 mixed operations each on one token and database."""
+    told = hammer(site.folder / "hsmkms.toml", 4, 2, 250)
+    assert [each["failures"] for each in told] == [[]] * 4
+    assert [each["done"] for each in told] == [500] * 4
+    ivs = [iv for each in told for iv in each["ivs"]]
+    assert len(ivs) > 4 * 150
+    assert len(set(ivs)) == len(ivs)
+    with site.open() as kms:
+        assert kms.operator.find_differences() == []
+        assert unseal(kms, seal(kms, "alias/hammer-0")) == b"secret"
+
+
+def test_fork(site: Site) -> None:
+    """A forked child cannot use its parent's Kms, works with its own, and neither disturbs the other."""
+    (told,) = run("fork", site.folder / "hsmkms.toml")
+    assert told.pop("inherited") == dict.fromkeys(
+        ("encrypt", "decrypt", "data key", "random", "describe", "list", "create", "differences", "attest"),
+        "ForkedProcessError",
+    )
+    assert told == {"closing": "no error", "own": True, "status": 0, "parent": True, "from child": True, "ivs": 210}
+    with site.open() as kms:
+        assert new_key(kms).enabled
