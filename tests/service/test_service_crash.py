@@ -110,7 +110,12 @@ def test_unfinished_is_forgotten(site: Site) -> None:
     interrupt(site, "create-key 1")
     with site.open() as kms:
         (finding,) = kms.operator.find_differences()
-        assert (finding.kind, finding.region, finding.sequence, finding.first_seen) == (Kind.UNFINISHED, REGION, 1, None)
+        assert (finding.kind, finding.region, finding.sequence, finding.first_seen) == (
+            Kind.UNFINISHED,
+            REGION,
+            1,
+            None,
+        )
         with pytest.raises(ValidationException, match="cannot be mended"):
             kms.operator.mend(finding, remove=True)
         assert kms.operator.mend(finding) is Mended.FORGOTTEN

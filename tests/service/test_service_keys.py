@@ -20,6 +20,7 @@ from hsmkms.errors import (
     UnsupportedOperationException,
     ValidationException,
 )
+from hsmkms.model.enums import Operation
 from hsmkms.model.keys import (
     DescribeKeyRequest,
     DisableKeyRequest,
@@ -30,7 +31,6 @@ from hsmkms.model.keys import (
 from hsmkms.model.shapes import Tag
 from hsmkms.model.tags import ListResourceTagsRequest, TagResourceRequest
 from hsmkms.rules import paging
-from hsmkms.model.enums import Operation
 from hsmkms.service.kms import Kms
 from hsmkms.store import keys as stored
 
@@ -213,9 +213,7 @@ def test_key_id_constraints(kms: Kms, key_id: Any) -> None:
         lambda kms, key_id: kms.enable_key(EnableKeyRequest(key_id=key_id)),
         lambda kms, key_id: kms.disable_key(DisableKeyRequest(key_id=key_id)),
         lambda kms, key_id: kms.update_key_description(UpdateKeyDescriptionRequest(key_id=key_id, description="")),
-        lambda kms, key_id: kms.tag_resource(
-            TagResourceRequest(key_id=key_id, tags=[Tag(tag_key="a", tag_value="")])
-        ),
+        lambda kms, key_id: kms.tag_resource(TagResourceRequest(key_id=key_id, tags=[Tag(tag_key="a", tag_value="")])),
         lambda kms, key_id: kms.list_resource_tags(ListResourceTagsRequest(key_id=key_id)),
     ],
 )

@@ -7,7 +7,15 @@ from typing import Any, Final
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
 from msgspec import Struct
 from service_sites import new_alias, new_key, seal, unseal
 
@@ -220,7 +228,6 @@ class KmsMachine(RuleBasedStateMachine):
 
 
 def _nothing() -> Any:
-
 
     return multiple()
 

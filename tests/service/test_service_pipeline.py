@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 from msgspec import Struct
-from service_sites import ACCOUNT, OTHER_REGION, REGION, Site, new_alias, new_key, seal
+from service_sites import ACCOUNT, OTHER_REGION, REGION, new_alias, new_key, seal
 
 import hsmkms
 from hsmkms.errors import (
     AccessDeniedException,
-    ClosedError,
     DisabledException,
     HsmKmsError,
     PermitError,
@@ -72,7 +71,9 @@ def test_every_method_is_the_pipeline() -> None:
 
 def test_run_is_the_pipeline() -> None:
     """The one private way of Kms ends in ``pipeline.run``."""
-    returned = [node for node in ast.walk(ast.parse(inspect.getsource(Kms._run).strip())) if isinstance(node, ast.Return)]
+    returned = [
+        node for node in ast.walk(ast.parse(inspect.getsource(Kms._run).strip())) if isinstance(node, ast.Return)
+    ]
     assert [ast.unparse(each.value.func) for each in returned if isinstance(each.value, ast.Call)] == ["run"]
     assert len(returned) == 1
 
