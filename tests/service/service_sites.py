@@ -45,6 +45,7 @@ class StoppedClock:
         self.now = START
 
     def __call__(self) -> datetime:
+        """Tell the present instant."""
         return self.now
 
     def advance(self, **amount: float) -> None:
@@ -59,7 +60,7 @@ class Site(Struct, frozen=True, kw_only=True):
     settings: Settings
 
     @classmethod
-    def new_token(cls, folder: Path, **changes: Any) -> Self:
+    def new_token(cls, folder: Path, **changes: object) -> Self:
         """Make token and configuration in ``folder``, and no databases yet. ``changes`` are members of Settings."""
         folder.mkdir(mode=0o700, parents=True)
         pin = folder / "pin"
@@ -77,7 +78,7 @@ class Site(Struct, frozen=True, kw_only=True):
         return cls.written(folder, Settings(**wanted), "hsmkms.toml")
 
     @classmethod
-    def make(cls, folder: Path, **changes: Any) -> Self:
+    def make(cls, folder: Path, **changes: object) -> Self:
         """Make a whole installation in ``folder``."""
         site = cls.new_token(folder, **changes)
         wiring.initialise(site.settings)
@@ -89,7 +90,7 @@ class Site(Struct, frozen=True, kw_only=True):
         (folder / name).write_text(config.init_text(wanted))
         return cls(folder=folder, settings=config.load(folder / name))
 
-    def varied(self, name: str, **changes: Any) -> Self:
+    def varied(self, name: str, **changes: object) -> Self:
         """The same databases with other settings, in a second configuration file."""
         return self.written(self.folder, msgspec.structs.replace(self.settings, **changes), name)
 
@@ -141,7 +142,7 @@ def run(program: str, config_file: Path, *arguments: str, status: int = 0) -> li
     return finish(start(program, config_file, *arguments), status=status)
 
 
-def report(value: Any) -> None:
+def report(value: object) -> None:
     """A program's word to the test: one JSON line, out at once."""
     sys.stdout.write(json.dumps(value) + "\n")
     sys.stdout.flush()
@@ -150,7 +151,7 @@ def report(value: Any) -> None:
 # -- the usual requests ---------------------------------------------------------------------------------------------
 
 
-def new_key(kms: Kms, caller: Caller | None = None, **members: Any) -> KeyMetadata:
+def new_key(kms: Kms, caller: Caller | None = None, **members: object) -> KeyMetadata:
     """Create a key; its metadata."""
     return kms.create_key(CreateKeyRequest(**members), caller).key_metadata
 
@@ -160,11 +161,11 @@ def new_alias(kms: Kms, name: str, key_id: str, caller: Caller | None = None) ->
     kms.create_alias(CreateAliasRequest(alias_name=name, target_key_id=key_id), caller)
 
 
-def seal(kms: Kms, key_id: str, plaintext: bytes = b"secret", caller: Caller | None = None, **members: Any) -> bytes:
+def seal(kms: Kms, key_id: str, plaintext: bytes = b"secret", caller: Caller | None = None, **members: object) -> bytes:
     """Encrypt; the ciphertext."""
     return kms.encrypt(EncryptRequest(key_id=key_id, plaintext=plaintext, **members), caller).ciphertext_blob
 
 
-def unseal(kms: Kms, ciphertext: bytes, caller: Caller | None = None, **members: Any) -> bytes | None:
+def unseal(kms: Kms, ciphertext: bytes, caller: Caller | None = None, **members: object) -> bytes | None:
     """Decrypt; the plaintext."""
     return kms.decrypt(DecryptRequest(ciphertext_blob=ciphertext, **members), caller).plaintext

@@ -93,7 +93,7 @@ def test_create_alias_on_disabled_key(kms: Kms) -> None:
         (None, ValidationException, "'aliasName'"),
     ],
 )
-def test_create_alias_bad_names(kms: Kms, name: Any, error: type[HsmKmsError], said: str) -> None:
+def test_create_alias_bad_names(kms: Kms, name: str | None, error: type[HsmKmsError], said: str) -> None:
     """A name outside the rules is refused and not made."""
     made = new_key(kms)
     with pytest.raises(error) as caught:

@@ -1,7 +1,7 @@
 """The record cache: what anybody changes acts at the very next call, and nothing stale is kept."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import NoReturn
 
 import pytest
 from service_sites import REGION, Site, new_alias, new_key, run, seal, unseal
@@ -131,7 +131,7 @@ def test_stale_key_is_not_kept(opened: Kms, elsewhere: Store, monkeypatch: pytes
     cache = opened._core.cache
     fetch = keys.fetch
 
-    def overtaken(*arguments: Any) -> Any:
+    def overtaken(*arguments: object) -> object:
         record = fetch(*arguments)
         monkeypatch.undo()
         switch(elsewhere, made.key_id, KeyState.DISABLED)
@@ -154,7 +154,7 @@ def test_stale_alias_is_not_kept(opened: Kms, elsewhere: Store, monkeypatch: pyt
     cache = opened._core.cache
     fetch = aliases.fetch
 
-    def overtaken(*arguments: Any) -> Any:
+    def overtaken(*arguments: object) -> object:
         record = fetch(*arguments)
         monkeypatch.undo()
         with elsewhere.atomic() as tx:
@@ -168,12 +168,12 @@ def test_stale_alias_is_not_kept(opened: Kms, elsewhere: Store, monkeypatch: pyt
 
 
 def test_failed_invalidation_is_made_up_for(opened: Kms, elsewhere: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the change log cannot be read the call fails, and the next one drops what changed although no signal comes."""
+    """Where the change log cannot be read the call fails, and the next drops what changed, without a signal."""
     made = new_key(opened)
     seal(opened, made.key_id)
     switch(elsewhere, made.key_id, KeyState.DISABLED)
 
-    def locked(*_: Any) -> Any:
+    def locked(*_: object) -> NoReturn:
         raise StoreError("locked")
 
     with monkeypatch.context() as patch:

@@ -9,7 +9,7 @@ import pytest
 from service_sites import Site, new_key, seal, unseal
 
 from hsmkms import Kms as PublicKms
-from hsmkms.errors import ClosedError, ConfigurationError, StoreError
+from hsmkms.errors import ClosedError, ConfigurationError, NotFoundException, StoreError
 from hsmkms.model.operations import OPERATIONS
 from hsmkms.service.kms import Kms
 
@@ -26,10 +26,10 @@ def test_closed_kms_refuses_everything(site: Site) -> None:
 
 def test_context_manager_closes(site: Site) -> None:
     """The block's end closes, also after an error, and what was made is there for the next one."""
-    with pytest.raises(LookupError), site.open() as kms:
+    with pytest.raises(NotFoundException), site.open() as kms:  # noqa: PT012 - the block's end is what is tested
         made = new_key(kms)
         sealed = seal(kms, made.key_id)
-        raise LookupError
+        seal(kms, "alias/nowhere")
     with pytest.raises(ClosedError):
         unseal(kms, sealed)
     with site.open() as kms:

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from pkcs11.constants import Attribute, ObjectClass
@@ -23,11 +23,13 @@ from hsmkms.errors import (
 )
 from hsmkms.hsm.attributes import AES_256_BACKING_KEY
 from hsmkms.hsm.objects import find, generate
-from hsmkms.model.keys import DescribeKeyRequest, EnableKeyRequest, ListKeysRequest
+from hsmkms.model.keys import DescribeKeyRequest, EnableKeyRequest, KeyMetadata, ListKeysRequest
 from hsmkms.rules.material import object_label, short_label
 from hsmkms.service.kms import Kms
 from hsmkms.service.reconcile import UNKNOWN_USE, Kind, Mended
 from hsmkms.store import installation, keys, leases
+
+Done = TypeVar("Done")
 
 STEPS = {"create-key 1": Kind.UNFINISHED, "create-key 2": Kind.UNACKNOWLEDGED, "create-key 3": None}
 """Where a creation is killed, and what it leaves."""
@@ -43,7 +45,7 @@ def key_ids(kms: Kms, region: str = REGION) -> set[str]:
     return {each.key_id for each in kms.list_keys(ListKeysRequest(limit=1000), kms.caller(region)).keys}
 
 
-def described(kms: Kms, key_id: str) -> Any:
+def described(kms: Kms, key_id: str) -> KeyMetadata:
     """The metadata of a key."""
     return kms.describe_key(DescribeKeyRequest(key_id=key_id)).key_metadata
 
@@ -174,7 +176,7 @@ def test_grace_is_configured(new_site: Callable[..., Site], clock: StoppedClock)
 
 @pytest.mark.parametrize(("restored", "removable"), [(-1, False), (0, False), (1, True)])
 def test_never_removed_when_newer_than_a_restore(
-    site: Site, clock: StoppedClock, restored: int, removable: bool
+    site: Site, clock: StoppedClock, restored: int, *, removable: bool
 ) -> None:
     """An object first seen at or after a restore may be a key in use, so it is not removed, however long it waits."""
     interrupt(site, "create-key 2")
@@ -195,7 +197,7 @@ def test_never_removed_when_newer_than_a_restore(
 # -- an older database --------------------------------------------------------------------------------------------
 
 
-def restored_copy(site: Site, work: Callable[[Kms], Any]) -> Any:
+def restored_copy(site: Site, work: Callable[[Kms], Done]) -> Done:
     """Do ``work``, and then put the database back to what it was before."""
     meta = site.settings.data_dir / "meta.db"
     copy = site.folder / "copy.db"
@@ -211,7 +213,7 @@ def restored_copy(site: Site, work: Callable[[Kms], Any]) -> Any:
 def test_orphan_is_adopted(site: Site) -> None:
     """A key that an older database does not know is rebuilt from the token, and its old ciphertexts open again."""
 
-    def work(kms: Kms) -> Any:
+    def work(kms: Kms) -> tuple[KeyMetadata, bytes]:
         made = new_key(kms, description="lost")
         return made, seal(kms, made.key_id, encryption_context={"a": "1"})
 
@@ -287,7 +289,7 @@ def test_orphan_is_removed_only_on_a_word_and_after_grace(site: Site, clock: Sto
 
 
 @pytest.mark.parametrize(("sequence", "becomes_current"), [(2, True), (7, True), (1, False)])
-def test_orphaned_material_of_a_known_key(site: Site, sequence: int, becomes_current: bool) -> None:
+def test_orphaned_material_of_a_known_key(site: Site, sequence: int, *, becomes_current: bool) -> None:
     """A further material of a known key joins it: the newest encrypts, and what the others made still opens.
 
     The same number twice means that the key was rotated on both sides of a restore: the known one goes on encrypting.

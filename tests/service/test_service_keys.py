@@ -25,6 +25,7 @@ from hsmkms.model.keys import (
     DescribeKeyRequest,
     DisableKeyRequest,
     EnableKeyRequest,
+    KeyMetadata,
     ListKeysRequest,
     UpdateKeyDescriptionRequest,
 )
@@ -37,7 +38,7 @@ from hsmkms.store import keys as stored
 UNKNOWN = "12345678-1234-4123-8123-123456789012"
 
 
-def describe(kms: Kms, key_id: str) -> Any:
+def describe(kms: Kms, key_id: str) -> KeyMetadata:
     """The metadata of a key."""
     return kms.describe_key(DescribeKeyRequest(key_id=key_id)).key_metadata
 
@@ -201,7 +202,7 @@ def test_malformed_arn(kms: Kms) -> None:
 
 
 @pytest.mark.parametrize("key_id", ["", "k" * 2049, None])
-def test_key_id_constraints(kms: Kms, key_id: Any) -> None:
+def test_key_id_constraints(kms: Kms, key_id: str | None) -> None:
     """A KeyId that is empty, over-long or absent is a validation error of that member."""
     with pytest.raises(ValidationException, match="'keyId'"):
         describe(kms, key_id)

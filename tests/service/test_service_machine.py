@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
+    MultipleResults,
     RuleBasedStateMachine,
     consumes,
     invariant,
@@ -53,6 +54,9 @@ class Sealed(Struct, frozen=True):
     key_id: str
     plaintext: bytes
     context: dict[str, str]
+
+
+SealedOrNothing = Sealed | MultipleResults[Sealed]
 
 
 class KmsMachine(RuleBasedStateMachine):
@@ -129,17 +133,17 @@ class KmsMachine(RuleBasedStateMachine):
             seal(self.kms, name)
 
     @rule(target=sealed, key_id=key_ids, plaintext=st.binary(min_size=1, max_size=64), context=CONTEXTS)
-    def encrypt(self, key_id: str, plaintext: bytes, context: dict[str, str]) -> Any:
+    def encrypt(self, key_id: str, plaintext: bytes, context: dict[str, str]) -> SealedOrNothing:
         """An enabled key encrypts, a disabled one refuses."""
         return self._sealed(key_id, key_id, plaintext, context)
 
     @rule(target=sealed, name=names, plaintext=st.binary(min_size=1, max_size=64), context=CONTEXTS)
-    def encrypt_by_name(self, name: str, plaintext: bytes, context: dict[str, str]) -> Any:
+    def encrypt_by_name(self, name: str, plaintext: bytes, context: dict[str, str]) -> SealedOrNothing:
         """A name encrypts under the key that it leads to now."""
         return self._sealed(name, self.aliases[name], plaintext, context)
 
     @rule(target=sealed, key_id=key_ids, length=st.integers(1, 64), context=CONTEXTS)
-    def data_key(self, key_id: str, length: int, context: dict[str, str]) -> Any:
+    def data_key(self, key_id: str, length: int, context: dict[str, str]) -> SealedOrNothing:
         """A data key is a ciphertext like any other."""
         request = GenerateDataKeyRequest(key_id=key_id, number_of_bytes=length, encryption_context=context)
         if not self.keys[key_id].enabled:
@@ -151,7 +155,7 @@ class KmsMachine(RuleBasedStateMachine):
         return Sealed(made.ciphertext_blob, key_id, made.plaintext, context)
 
     @rule(target=sealed, old=sealed, key_id=key_ids, context=CONTEXTS)
-    def re_encrypt(self, old: Sealed, key_id: str, context: dict[str, str]) -> Any:
+    def re_encrypt(self, old: Sealed, key_id: str, context: dict[str, str]) -> SealedOrNothing:
         """A ciphertext moves if both keys are enabled."""
         request = ReEncryptRequest(
             ciphertext_blob=old.ciphertext,
@@ -207,7 +211,7 @@ class KmsMachine(RuleBasedStateMachine):
             assert unseal(self.kms, each.ciphertext, encryption_context=each.context) == each.plaintext
         assert self.kms.operator.find_differences() == []
 
-    def _sealed(self, named: str, key_id: str, plaintext: bytes, context: dict[str, str]) -> Any:
+    def _sealed(self, named: str, key_id: str, plaintext: bytes, context: dict[str, str]) -> SealedOrNothing:
         if not self.keys[key_id].enabled:
             with pytest.raises(DisabledException):
                 seal(self.kms, named, plaintext, encryption_context=context)
@@ -227,8 +231,7 @@ class KmsMachine(RuleBasedStateMachine):
         return [value for value in self.names_to_values.values() if isinstance(value, Sealed)]
 
 
-def _nothing() -> Any:
-
+def _nothing() -> MultipleResults[Sealed]:
     return multiple()
 
 

@@ -5,7 +5,7 @@ import inspect
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from msgspec import Struct
@@ -213,7 +213,7 @@ CASES: dict[Operation, tuple[Request, Callable[[Scene], Heard]]] = {
 class Untouchable:
     """In place of the device, where nothing may reach it."""
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> NoReturn:
         raise AssertionError(f"the device was reached: {name}")
 
 
@@ -230,7 +230,7 @@ def scene(kms: Kms) -> Iterator[Scene]:
     kms._core.record = record_nothing
 
 
-def call(kms: Kms, operation: Operation, scene: Scene, caller: Caller | None = None) -> Any:
+def call(kms: Kms, operation: Operation, scene: Scene, caller: Caller | None = None) -> Any:  # noqa: ANN401 - a response of any type
     """Call the method of an operation with its request of ``CASES``."""
     return getattr(kms, operation.name.lower())(CASES[operation][0](scene), caller)
 
@@ -284,7 +284,7 @@ def _blank_key(kind: type[keys.KeyMetadata]) -> keys.KeyMetadata:
 
 @pytest.mark.parametrize(("operation", "number"), _refusals())
 def test_refusal_stops_everything(kms: Kms, scene: Scene, operation: Operation, number: int) -> None:
-    """A refusal of any of an operation's actions stops it: nothing reaches the token, nothing changes, it is recorded."""
+    """A refusal of any of an operation's actions stops it: the token is not reached, nothing changes, it is recorded."""
     asked: Heard = []
     recorded: Recorded = []
     refusal = AccessDeniedException("no")

@@ -75,7 +75,7 @@ def test_tag_quota(kms: Kms) -> None:
         (None, ValidationException, "'tags'"),
     ],
 )
-def test_bad_tags(kms: Kms, tags: Any, error: type[HsmKmsError], said: str) -> None:
+def test_bad_tags(kms: Kms, tags: list[Tag] | None, error: type[HsmKmsError], said: str) -> None:
     """Tags outside the rules are refused in AWS's words, all of them."""
     made = new_key(kms)
     with pytest.raises(error) as caught:

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hsmkms.rules import blob
 _, file = sys.argv
 
 
-def outcome(call: Any) -> str:
+def outcome(call: Callable[[], object]) -> str:
     """The name of the error that a call raised, or that it raised none."""
     try:
         call()

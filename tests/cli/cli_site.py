@@ -1,0 +1,134 @@
+"""Running the real `hsmkms` in processes of its own, against copies of one real installation.
+
+An installation is made once and copied for each test that wants its own: only two of its files name their folder.
+"""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+HERE = Path(__file__).parent
+BIN = Path(sys.executable).parent
+PROGRAMS = HERE / "programs"
+ACCOUNT = "111122223333"
+REGION = "eu-central-1"
+OTHER_REGION = "us-east-1"
+WIDTH = "100"
+SECONDS = 60
+
+
+class Result(Struct, frozen=True, kw_only=True):
+    """What a command printed, and how it ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> Any:  # noqa: ANN401 - JSON
+        """The answer of a command that must have succeeded without a word of complaint."""
+        assert (self.status, self.stderr) == (0, ""), self
+        return json.loads(self.stdout)
+
+    @property
+    def error(self) -> str:
+        """The one line of a command that must have failed with status 1 and printed nothing else."""
+        assert self.status == 1, self
+        assert self.stdout == "", self
+        assert self.stderr.startswith("hsmkms: "), self
+        assert self.stderr.count("\n") == 1, self
+        return self.stderr.removeprefix("hsmkms: ").rstrip("\n")
+
+
+class Site(Struct, frozen=True, kw_only=True):
+    """A folder to work in, with an installation in its subfolder ``data`` (which some tests still have to make)."""
+
+    folder: Path
+
+    @property
+    def data(self) -> Path:
+        """The data folder of the installation."""
+        return self.folder / "data"
+
+    @property
+    def config(self) -> Path:
+        """The installation's configuration file."""
+        return self.data / "hsmkms.toml"
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """Only what a command needs: nothing of the user who runs the tests."""
+        return {
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "HOME": str(self.folder),
+            "LANG": "C.UTF-8",
+            "COLUMNS": WIDTH,
+            "HSMKMS_CONFIG": str(self.config),
+        } | more
+
+    def run(self, *arguments: object, stdin: bytes = b"", cwd: Path | None = None, **environment: str) -> Result:
+        """Run `hsmkms` without a terminal."""
+        done = subprocess.run(
+            [BIN / "hsmkms", *map(str, arguments)],
+            input=stdin,
+            capture_output=True,
+            check=False,
+            timeout=SECONDS,
+            cwd=cwd or self.folder,
+            env=self.environment(**environment),
+        )
+        return Result(status=done.returncode, stdout=done.stdout.decode(), stderr=done.stderr.decode())
+
+    def program(self, name: str, *arguments: object, status: int = 0) -> str:
+        """Run one of the programs, which use the library; what it printed."""
+        done = subprocess.run(
+            [sys.executable, PROGRAMS / f"{name}.py", *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            timeout=SECONDS,
+            cwd=self.folder,
+            env=self.environment(),
+            text=True,
+        )
+        assert done.returncode == status, done
+        return done.stdout
+
+    def new_key(self, *arguments: object) -> str:
+        """Create a key; its id."""
+        return str(self.run("create-key", *arguments).json["KeyMetadata"]["KeyId"])
+
+    def checksum(self) -> dict[str, str]:
+        """Each file of the data folder with its contents' checksum and mode; what SQLite makes anew is left out."""
+        return {
+            str(each.relative_to(self.data)): f"{each.stat().st_mode:o} {sha256(each.read_bytes()).hexdigest()}"
+            for each in sorted(self.data.rglob("*"))
+            if each.is_file() and not each.name.endswith(("-wal", "-shm", ".lock"))
+        }
+
+    def copy(self, folder: Path) -> "Site":
+        """The same installation in another place."""
+        shutil.copytree(self.folder, folder)
+        for name in ("hsmkms.toml", "softhsm/softhsm2.conf"):
+            file = folder / "data" / name
+            file.write_text(file.read_text().replace(str(self.folder), str(folder)))
+        return Site(folder=folder)
+
+
+def processor_seconds(site: Site, *arguments: object) -> float:
+    """The processor time of one successful command: the best of three."""
+
+    def once() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert site.run(*arguments).status == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    return min(once() for _ in range(3))

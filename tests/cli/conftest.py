@@ -1,0 +1,56 @@
+"""Fixtures for the tests of the command line: a fresh copy of one real installation wherever it is asked for."""
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from cli_site import ACCOUNT, OTHER_REGION, REGION, Site
+
+NewFolder = Callable[[], Path]
+NewSite = Callable[[], Site]
+
+
+@pytest.fixture(scope="session")
+def new_folder() -> Iterator[NewFolder]:
+    """Names folders that are not there yet: in memory where possible, as SoftHSM and SQLite sync every write."""
+    memory = Path("/dev/shm")  # noqa: S108 - only as the place of a fresh folder with a random name
+    place = memory if memory.is_dir() and os.access(memory, os.W_OK) else None
+    root = Path(tempfile.mkdtemp(prefix="hsmkms-cli-", dir=place))
+    numbers = itertools.count()
+    yield lambda: root / f"site-{next(numbers)}"
+    shutil.rmtree(root)
+
+
+@pytest.fixture(scope="session")
+def pristine(new_folder: NewFolder) -> Site:
+    """The installation that all others are copies of; nobody else uses it."""
+    site = Site(folder=new_folder())
+    site.folder.mkdir()
+    regions = ("--region", REGION, "--region", OTHER_REGION)
+    made = site.run("init", "--data-dir", site.data, "--create-softhsm-token", "--account-id", ACCOUNT, *regions)
+    assert made.json["Account"] == ACCOUNT
+    return site
+
+
+@pytest.fixture
+def site(pristine: Site, new_folder: NewFolder) -> Site:
+    """An installation of the test's own, without keys."""
+    return pristine.copy(new_folder())
+
+
+@pytest.fixture(scope="module")
+def shared(pristine: Site, new_folder: NewFolder) -> Site:
+    """An installation that the tests of a module share."""
+    return pristine.copy(new_folder())
+
+
+@pytest.fixture
+def bare(new_folder: NewFolder) -> Site:
+    """A folder to work in, without an installation."""
+    site = Site(folder=new_folder())
+    site.folder.mkdir()
+    return site

@@ -1,0 +1,150 @@
+"""Transcripts: each command, and everything that it prints.
+
+A transcript is a file of lines ``$ COMMAND``, each followed by what the command prints on both streams and, unless it
+is 0, ``[status N]``. ``#`` starts a comment. Commands go through a shell in a folder of their own. ``<UUID>`` and the
+other names of PATTERNS stand for what differs from run to run; ``<NAME:UUID>`` remembers it, and ``<NAME>`` in a later
+line, or in a command, is what was remembered.
+"""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from cli_site import HERE, SECONDS, Site
+from msgspec import Struct
+
+TRANSCRIPTS = sorted((HERE / "transcripts").glob("*.txt"))
+PATTERNS = {
+    "UUID": r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}",
+    "HEX8": r"[0-9a-f]{8}",
+    "HEX32": r"[0-9a-f]{32}",
+    "HEX64": r"[0-9a-f]{64}",
+    "HEX": r"(?:[0-9a-f]{2})+",
+    "TIME": r"\d{10}(?:\.\d{1,3})?",
+    "DATE": r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d",
+    "NUMBER": r"\d+",
+    "BASE64": r"[A-Za-z0-9+/]+={0,2}",
+}
+PLACEHOLDER = re.compile(r"<([A-Z0-9_]+)(?::([A-Z0-9]+))?>")
+LETTER = "Dear Ada,\n\nthe engine\x00 is yours. \N{SNOWMAN}\n".encode()
+
+
+class Step(Struct, frozen=True, kw_only=True):
+    """One command of a transcript, and what must come of it."""
+
+    line: int
+    command: str
+    output: list[str]
+    status: int
+
+
+def parse(text: str) -> list[Step]:
+    """The steps of a transcript."""
+    steps: list[Step] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.startswith("$ "):
+            steps.append(Step(line=number, command=line.removeprefix("$ "), output=[], status=0))
+        elif line.startswith("#") or (not line and not steps):
+            continue
+        else:
+            steps[-1].output.append(line)
+    return [_finished(step) for step in steps]
+
+
+def _finished(step: Step) -> Step:
+    output = list(step.output)
+    while output and not output[-1]:
+        output.pop()
+    told = re.fullmatch(r"\[status (\d+)\]", output[-1]) if output else None
+    return Step(
+        line=step.line,
+        command=step.command,
+        output=output[:-1] if told else output,
+        status=int(told.group(1)) if told else 0,
+    )
+
+
+class Memory:
+    """What the placeholders of one transcript stand for."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, str] = {}
+
+    def filled(self, text: str) -> str:
+        """A command with every remembered value in its place; a name that nobody has seen yet is a mistake."""
+        return PLACEHOLDER.sub(lambda found: self._known[found.group(1)], text)
+
+    def read(self, expected: str, printed: str) -> str:
+        """The printed line if it is as expected, with its values remembered; else the expected line."""
+        groups: dict[str, str] = {}
+        pattern = "".join(
+            re.escape(part) if index % 3 == 0 else self._pattern(part, kind, groups)
+            for index, part, kind in _parts(expected)
+        )
+        found = re.fullmatch(pattern, printed)
+        if found is None:
+            return expected
+        self._known |= {name: found.group(group) for group, name in groups.items()}
+        return printed
+
+    def _pattern(self, name: str, kind: str | None, groups: dict[str, str]) -> str:
+        if kind is not None:
+            groups[f"g{len(groups)}"] = name
+            return f"(?P<g{len(groups) - 1}>{PATTERNS[kind]})"
+        return re.escape(self._known[name]) if name in self._known else PATTERNS[name]
+
+
+def _parts(expected: str) -> list[tuple[int, str, str | None]]:
+    """The texts (index 0) and placeholders (index 1, with their kind) of a line."""
+    pieces = PLACEHOLDER.split(expected)
+    return [
+        (index % 3, piece, pieces[index + 1] if index % 3 == 1 else None)
+        for index, piece in enumerate(pieces)
+        if index % 3 != 2
+    ]
+
+
+def run(site: Site, command: str) -> tuple[list[str], int]:
+    """Run one command in the work folder; all its lines, and its status."""
+    done = subprocess.run(
+        ["sh", "-c", command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+        timeout=SECONDS,
+        cwd=site.folder,
+        env=site.environment(),
+    )
+    return done.stdout.decode().splitlines(), done.returncode
+
+
+@pytest.mark.parametrize("transcript", TRANSCRIPTS, ids=lambda path: path.stem)
+def test_transcript(site: Site, transcript: Path) -> None:
+    """Every command of the transcript prints what is written below it, and nothing else."""
+    (site.folder / "letter.txt").write_bytes(LETTER)
+    (site.folder / "long.bin").write_bytes(bytes(4097))
+    memory = Memory()
+    for step in parse(transcript.read_text()):
+        printed, status = run(site, memory.filled(step.command))
+        lines = zip(step.output, printed, strict=False)
+        read = [memory.read(expected, given) for expected, given in lines] + step.output[len(printed) :]
+        assert (printed, status) == (read, step.status), f"{transcript.name}, line {step.line}: {step.command}"
+
+
+def test_runner_notices() -> None:
+    """The runner tells a wrong line, a wrong remembered value and a missing line from right ones."""
+    memory = Memory()
+    assert memory.read("id <A:HEX8>.", "id 0123abcd.") == "id 0123abcd."
+    assert memory.read("<A> and <HEX8>", "0123abcd and ffffffff") == "0123abcd and ffffffff"
+    assert memory.read("<A>", "ffffffff") == "<A>"
+    assert memory.read("id.", "idx") == "id."
+    assert memory.filled("$ use <A>") == "$ use 0123abcd"
+    (step,) = parse("# said before\n$ false\nno\n[status 1]\n\n")
+    assert (step.command, step.output, step.status) == ("false", ["no"], 1)
+
+
+def test_transcripts_are_there() -> None:
+    """The folder of transcripts has been found."""
+    assert len(TRANSCRIPTS) >= 8
