@@ -1,4 +1,4 @@
-"""The README is true: its generated parts are current, and nothing that exists is missing from it or from the samples."""
+"""The README is true: its generated parts are current, and no command is missing from it."""
 
 import importlib.machinery
 import importlib.util

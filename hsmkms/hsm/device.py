@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from msgspec import Struct
 from pkcs11.constants import MechanismFlag, ObjectClass
@@ -20,6 +20,15 @@ from pkcs11.types import Object, Session, Token
 
 from hsmkms.errors import HsmKmsError, ObjectLostError, SessionLostError, TokenNotFoundError
 from hsmkms.hsm import module as modules
+from hsmkms.hsm.acts import (
+    MAY_AUTHENTICATE,
+    MAY_DECRYPT,
+    MAY_DESTROY,
+    MAY_DRAW_RANDOM,
+    MAY_ENCRYPT,
+    MAY_GENERATE,
+    MAY_INITIALISE,
+)
 from hsmkms.hsm.attributes import AES_256_BACKING_KEY, INSTALLATION_MAC_KEY, SecretTemplate
 from hsmkms.hsm.borrowed import BorrowedKey
 from hsmkms.hsm.check import Check, run_checks
@@ -34,34 +43,10 @@ from hsmkms.hsm.module import Module
 from hsmkms.hsm.objects import TokenObject, attest, find, generate, handle_of, list_keys
 from hsmkms.hsm.pool import SessionPool
 from hsmkms.hsm.profile import TokenProfile, mechanism_name, probe
-from hsmkms.model.enums import Operation
-from hsmkms.model.permit import OperatorAct, Permit
+from hsmkms.model.permit import Permit
 from hsmkms.process import ForkGuard
 
 Result = TypeVar("Result")
-_Acts = frozenset[Operation | OperatorAct]
-
-MAY_ENCRYPT: Final[_Acts] = frozenset(
-    {
-        Operation.ENCRYPT,
-        Operation.RE_ENCRYPT,
-        Operation.GENERATE_DATA_KEY,
-        Operation.GENERATE_DATA_KEY_WITHOUT_PLAINTEXT,
-    }
-)
-MAY_DECRYPT: Final[_Acts] = frozenset({Operation.DECRYPT, Operation.RE_ENCRYPT})
-MAY_DRAW_RANDOM: Final[_Acts] = frozenset(
-    {
-        Operation.GENERATE_RANDOM,
-        Operation.GENERATE_DATA_KEY,
-        Operation.GENERATE_DATA_KEY_WITHOUT_PLAINTEXT,
-        OperatorAct.INITIALISE,
-    }
-)
-MAY_GENERATE: Final[_Acts] = frozenset({Operation.CREATE_KEY})
-MAY_INITIALISE: Final[_Acts] = frozenset({OperatorAct.INITIALISE})
-MAY_DESTROY: Final[_Acts] = frozenset({OperatorAct.RECONCILE})
-MAY_AUTHENTICATE: Final[_Acts] = frozenset({OperatorAct.INITIALISE, OperatorAct.OPEN})
 
 
 class DeviceSettings(Struct, frozen=True, kw_only=True):

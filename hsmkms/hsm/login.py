@@ -8,6 +8,7 @@ Only ``hsmkms doctor --retry-pin`` takes the mark away. The mark says token and 
 
 import fcntl
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +35,8 @@ from pkcs11.types import Session, Token
 from hsmkms.errors import ConfigurationError, PinError, TokenUnavailableError
 from hsmkms.hsm.attributes import MAPPER
 from hsmkms.hsm.faults import AWAY, translate
+
+log = logging.getLogger("hsmkms.hsm")
 
 PinReader = Callable[[], str]
 
@@ -92,11 +95,18 @@ class LoginGate:
             "serial": token.serial.decode("utf-8", "replace"),
             "refused_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        descriptor = os.open(self._mark_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(told, file)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            descriptor = os.open(self._mark_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                json.dump(told, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as exc:
+            # An empty mark counts too. Without any, the operator has to be the one who stops the next try.
+            raise PinError(
+                f"the token {token.label!r} refused the PIN, and {self._mark_path} cannot be written ({exc.strerror}): "
+                "let nothing try again before the PIN is corrected"
+            ) from exc
 
     def remove_mark(self) -> bool:
         """Take the mark away; True if there was one."""
@@ -165,5 +175,7 @@ def _check_counters(token: Token, *, accept_final_try: bool) -> None:
             f"one more wrong PIN locks token {token.label!r}, so none is tried: "
             "make sure that the PIN is right, then run `hsmkms doctor --retry-pin`"
         )
+    if token.flags & TokenFlag.USER_PIN_COUNT_LOW:
+        log.warning("somebody gave a wrong PIN for token %r since the last login", token.label)
     if not token.flags & TokenFlag.USER_PIN_INITIALIZED:
         raise PinError(f"token {token.label!r} has no user PIN yet: set one with the token's own tool")

@@ -67,6 +67,8 @@ def create(module: Path, folder: Path, *, label: str, user_pin: str, so_pin: str
 def _write_configuration(folder: Path) -> Path:
     tokens = folder.resolve() / "tokens"
     folder.mkdir(mode=0o700, exist_ok=True)
+    if tokens.exists():
+        raise ConfigurationError(f"{tokens} is there already, so no token is made in it: choose another folder")
     tokens.mkdir(mode=0o700)
     configuration = folder.resolve() / "softhsm2.conf"
     configuration.touch(mode=0o600, exist_ok=False)

@@ -27,7 +27,7 @@ def test_token_in_use_is_left_alone(token: SoftHsm) -> None:
     device = token.open()
     key = new_key(device)
     device.close()
-    with pytest.raises(FileExistsError):
+    with pytest.raises(ConfigurationError, match="there already"):
         softhsm.create(token.module, token.folder, label="x", user_pin="12345678", so_pin="12345678")
     device = token.open()
     assert device.holds(key)

@@ -272,19 +272,19 @@ def test_authorised_and_recorded(kms: Kms, scene: Scene, operation: Operation) -
 
 
 def _refusals() -> list[tuple[Operation, int]]:
-    nobody = keys.KeyMetadata
-    blank: Any = Scene(*[_blank_key(nobody)] * 2, "alias/x", b"")
+    key = _blank_key()
+    blank = Scene(key, key, "alias/x", b"")
     return [(operation, number) for operation, (_, expected) in CASES.items() for number in range(len(expected(blank)))]
 
 
-def _blank_key(kind: type[keys.KeyMetadata]) -> keys.KeyMetadata:
-    words = dict.fromkeys((name for name in kind.__struct_fields__), "")
-    return kind(**words)  # type: ignore[arg-type]  # never validated: only its ARN is asked for
+def _blank_key() -> keys.KeyMetadata:
+    words = dict.fromkeys(keys.KeyMetadata.__struct_fields__, "")
+    return keys.KeyMetadata(**words)  # type: ignore[arg-type]  # only its ARN is asked for
 
 
 @pytest.mark.parametrize(("operation", "number"), _refusals())
 def test_refusal_stops_everything(kms: Kms, scene: Scene, operation: Operation, number: int) -> None:
-    """A refusal of any of an operation's actions stops it: the token is not reached, nothing changes, it is recorded."""
+    """A refusal of any of its actions stops an operation: no token call, no change, but a record of it."""
     asked: Heard = []
     recorded: Recorded = []
     refusal = AccessDeniedException("no")
