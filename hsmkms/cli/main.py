@@ -61,13 +61,12 @@ def main() -> None:
     """Run the command line: status 0, 1 for an error, 2 for wrong usage."""
     _log_to_stderr()
     try:
-        app(args=_repeat_list_options(sys.argv[1:]), prog_name="hsmkms")
+        try:
+            app(args=_repeat_list_options(sys.argv[1:]), prog_name="hsmkms")
+        finally:
+            _flush()
     except HsmKmsError as exc:
         _end(describe(exc))
-    except BrokenPipeError:
-        # The reader of our output has gone; there is nobody to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
     except Exception as exc:  # noqa: BLE001 - the edge: whatever is left ends here, without a traceback
         _end(f"internal error ({type(exc).__name__}); set {DEBUG_VARIABLE}=1 to see where")
 
@@ -94,6 +93,18 @@ def _log_to_stderr() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine("hsmkms: log: %(message)s"))
     logging.getLogger("hsmkms").addHandler(handler)
+
+
+def _flush() -> None:
+    """Write what is left of the answer; the interpreter would do it too late to be told of a failure."""
+    try:
+        sys.stdout.flush()
+    except OSError as exc:
+        # Nowhere, or the interpreter tries it again and complains in its own way.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(exc, BrokenPipeError):
+            sys.exit(1)  # the reader has gone; there is nobody to tell
+        _end(f"the answer cannot be written: {exc.strerror}")
 
 
 def _end(sentence: str) -> None:

@@ -1,0 +1,20 @@
+"""Makes SoftHSM tokens in one folder, each with the label and the PIN of the arguments; prints module and variable."""
+
+import json
+import sys
+from pathlib import Path
+
+from hsmkms.errors import TokenNotFoundError
+from hsmkms.hsm import softhsm
+
+folder, label, pin = sys.argv[1:4]
+module = softhsm.find_module()
+made = softhsm.create(module, Path(folder), label=label, user_pin=pin, so_pin="battery staple")
+if sys.argv[4:]:
+    # A second one of the same label, which nothing could tell from the first by its label.
+    softhsm._initialise(module, made.environment, label, "battery staple")
+    try:
+        softhsm._set_user_pin(module, made.environment, label, pin, "battery staple")
+    except TokenNotFoundError:
+        pass
+print(json.dumps({"module": str(module), **made.environment}))  # noqa: T201

@@ -1,0 +1,166 @@
+"""An installation in trouble: every command says in one line what is wrong and what to do, and changes nothing."""
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+
+import pytest
+from cli_site import Site
+
+
+def missing_database(site: Site) -> None:
+    """Both databases are gone."""
+    for each in site.data.glob("*.db*"):
+        each.unlink()
+
+
+def missing_log(site: Site) -> None:
+    """Only the second database is gone."""
+    (site.data / "log.db").unlink()
+
+
+def corrupt_database(site: Site) -> None:
+    """The pages after the first are rubbish."""
+    with (site.data / "meta.db").open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xa5" * (file.seek(0, 2) - 4096)) if file.seek(4096) else None
+
+
+def no_database(site: Site) -> None:
+    """The database is something else."""
+    (site.data / "meta.db").write_bytes(b"dear diary, " * 1000)
+
+
+def set_revision(site: Site, revision: str) -> None:
+    """Let the database say that it is of another revision."""
+    with closing(sqlite3.connect(site.data / "meta.db")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+
+
+def open_database(site: Site) -> None:
+    """Others may read the database."""
+    (site.data / "meta.db").chmod(0o644)
+
+
+def missing_module(site: Site) -> None:
+    """The module is gone."""
+    text = site.config.read_text()
+    line = next(each for each in text.splitlines() if each.startswith("module = "))
+    site.config.write_text(text.replace(line, 'module = "/nowhere/libhsm.so"'))
+
+
+def missing_token(site: Site) -> None:
+    """The configuration names a token that is not there."""
+    site.config.write_text(site.config.read_text().replace('serial = "', 'serial = "0'))
+
+
+def missing_pin(site: Site) -> None:
+    """The PIN file is gone."""
+    (site.data / "pin").unlink()
+
+
+def open_pin(site: Site) -> None:
+    """Others may read the PIN file."""
+    (site.data / "pin").chmod(0o644)
+
+
+FAULTS: list[tuple[Callable[[Site], None], str, str]] = [
+    (missing_database, "StoreError", "log.db is missing: run `hsmkms init`, or correct the data folder"),
+    (missing_log, "StoreError", "log.db is missing"),
+    (corrupt_database, "StoreError", "meta.db is damaged: stop all hsmkms processes and restore a backup"),
+    (no_database, "StoreError", "meta.db is no hsmkms database: restore a backup, or correct data_dir"),
+    (lambda site: set_revision(site, "meta_9999"), "MigrationError", "is newer than this program"),
+    (open_database, "StoreError", "chmod 600"),
+    (missing_module, "ModuleError", "/nowhere/libhsm.so"),
+    (missing_token, "TokenNotFoundError", "hsmkms"),
+    (missing_pin, "PinError", "pin cannot be read: No such file or directory"),
+    (open_pin, "PinError", "is open to other users: run `chmod 600"),
+]
+
+
+@pytest.mark.parametrize(("break_it", "name", "words"), FAULTS, ids=lambda each: getattr(each, "__name__", None))
+def test_fault(site: Site, break_it: Callable[[Site], None], name: str, words: str) -> None:
+    """The error is named in one line with what to do; doctor sees it too; no file is changed by either."""
+    break_it(site)
+    before = site.checksum()
+    told = site.run("create-key").error
+    assert told.startswith(f"{name}: ")
+    assert words in told
+    doctor = site.run("doctor", "--query", "Checks[?Outcome=='wrong'].Detail | [0]", "--output", "text")
+    assert (doctor.status, doctor.stderr) == (1, "")
+    assert doctor.stdout.startswith(f"{name}: ")
+    assert words in doctor.stdout
+    assert site.checksum() == before
+
+
+def test_older_database(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database of an earlier program is refused until it is migrated."""
+    del monkeypatch
+    set_revision(site, "meta_0000")
+    before = site.checksum()
+    told = site.run("list-keys").error
+    assert told.startswith("MigrationError: ")
+    assert site.checksum() == before
+
+
+def test_another_token(site: Site, bare: Site) -> None:
+    """A database and a token that do not belong together are refused."""
+    assert bare.run("init", "--data-dir", "data", "--create-softhsm-token").status == 0
+    for name in ("meta.db", "log.db"):
+        (site.data / name).write_bytes((bare.data / name).read_bytes())
+    told = site.run("create-key").error
+    assert told.startswith("BindingError: this database belongs to the token 'hsmkms'")
+
+
+def test_another_account(site: Site) -> None:
+    """The account of an installation cannot be changed afterwards."""
+    site.config.write_text(site.config.read_text().replace("111122223333", "222233334444"))
+    told = site.run("list-keys").error
+    assert told == (
+        "ConfigurationError: account_id is 222233334444, but this installation was made for 111122223333: correct it"
+    )
+
+
+def test_another_installations_ciphertext(site: Site, bare: Site) -> None:
+    """A ciphertext of another installation is an invalid one, and nothing more is said."""
+    assert bare.run("init", "--data-dir", "data", "--create-softhsm-token").status == 0
+    key = bare.new_key()
+    sealed = bare.run("encrypt", "--key-id", key, "--plaintext", "aGVsbG8=").json["CiphertextBlob"]
+    assert site.run("decrypt", "--ciphertext-blob", sealed).error.startswith("InvalidCiphertextException: ")
+
+
+def test_wrong_pin(site: Site) -> None:
+    """A wrong PIN is tried once; then nobody tries again, not even with the right one, until doctor is told to."""
+    right = (site.data / "pin").read_text()
+    (site.data / "pin").write_text("wrong horse\n")
+    first = site.run("list-keys").error
+    assert first == (
+        "PinError: the token 'hsmkms' refused the PIN (PinIncorrect); it will not be tried again: "
+        "correct the PIN, then run `hsmkms doctor --retry-pin`"
+    )
+    mark = (site.data / "pin-refused.json").read_text()
+    assert "horse" not in mark
+    for _ in range(2):
+        assert "correct the PIN, then run `hsmkms doctor --retry-pin`" in site.run("list-keys").error
+    assert site.run("doctor").status == 1
+    assert (site.data / "pin-refused.json").read_text() == mark
+
+    # Still wrong: tried once more, and the mark is there again.
+    assert site.run("doctor", "--retry-pin").error.startswith("PinError: the token 'hsmkms' refused the PIN")
+    assert (site.data / "pin-refused.json").exists()
+
+    (site.data / "pin").write_text(right)
+    assert "hsmkms doctor --retry-pin" in site.run("list-keys").error
+    assert [each["Outcome"] for each in site.run("doctor", "--retry-pin").json["Checks"]] == ["ok", "ok", "ok"]
+    assert site.new_key()
+
+
+def test_no_traceback_of_the_unexpected(site: Site) -> None:
+    """What nobody foresaw is one line with a name; the traceback is for those who ask for it."""
+    (site.data / "login.lock").unlink()
+    (site.data / "login.lock").mkdir()
+    told = site.run("list-keys").error
+    assert "Traceback" not in told
+    asked = site.run("list-keys", HSMKMS_DEBUG="1")
+    assert asked.status == 1
+    assert "Traceback" in asked.stderr

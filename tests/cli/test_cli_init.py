@@ -1,0 +1,246 @@
+"""init: what it makes, what it refuses without a change, and how an interrupted one is carried on."""
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from cli_site import Site
+
+LABEL = "house token"
+PIN = "correct horse"
+
+
+def modes(folder: Path) -> dict[str, set[str]]:
+    """The modes of all folders and of all files below a folder, itself included."""
+    found: dict[str, set[str]] = {"folder": set(), "file": set()}
+    for each in (folder, *folder.rglob("*")):
+        found["folder" if each.is_dir() else "file"].add(f"{stat.S_IMODE(each.stat().st_mode):04o}")
+    return found
+
+
+def write_pin(site: Site, pin: str = PIN, mode: int = 0o600) -> Path:
+    """A file with the PIN beside the data folder."""
+    file = site.folder / "token.pin"
+    file.write_text(f"{pin}\n")
+    file.chmod(mode)
+    return file
+
+
+def existing_token(site: Site, *more: str) -> tuple[str, dict[str, str]]:
+    """Make a token, or with ``more`` two of one label; its module, and the environment that the module needs."""
+    told = json.loads(site.program("make_token", site.folder / "elsewhere", LABEL, PIN, *more))
+    return told.pop("module"), told
+
+
+def test_new_softhsm_token(bare: Site) -> None:
+    """A token of the installation's own: everything private, nothing to export, and it works at once."""
+    old = os.umask(0)
+    try:
+        made = bare.run("init", "--data-dir", "data", "--create-softhsm-token").json
+    finally:
+        os.umask(old)
+    assert modes(bare.data) == {"folder": {"0700"}, "file": {"0600"}}
+    assert made["Configuration"] == str(bare.config)
+    assert made["Databases"] == [str(bare.data / "meta.db"), str(bare.data / "log.db")]
+    assert (made["Account"], made["Regions"], made["TokenLabel"]) == ("000000000000", ["us-east-1"], "hsmkms")
+    pins = {(bare.data / name).read_text().strip() for name in ("pin", "so-pin")}
+    assert len(pins) == 2
+    assert all(len(pin) >= 32 for pin in pins)
+    assert not any(pin in bare.config.read_text() or pin in json.dumps(made) for pin in pins)
+    assert bare.run("create-key", HSMKMS_CONFIG="", cwd=bare.data).json["KeyMetadata"]["Enabled"]
+
+
+def test_pin_is_on_no_command_line(bare: Site) -> None:
+    """No command has an option for a PIN itself, and init starts no other program, whose arguments all could see."""
+    assert bare.run("init", "--data-dir", "data", "--create-softhsm-token", "--pin", "1234").status == 2
+    # A folder of programs that would betray themselves, and nothing else on the search path.
+    traps = bare.folder / "traps"
+    traps.mkdir()
+    for name in ("softhsm2-util", "pkcs11-tool", "sh"):
+        (traps / name).write_text(f"#!/bin/sh\necho started > {bare.folder}/started\nexit 1\n")
+        (traps / name).chmod(0o755)
+    assert bare.run("init", "--data-dir", "data", "--create-softhsm-token", PATH=str(traps)).status == 0
+    assert not (bare.folder / "started").exists()
+
+
+def test_existing_token(bare: Site) -> None:
+    """A token that is there is named by module, label and PIN file; what its module needs is kept, not to be exported."""
+    module, environment = existing_token(bare)
+    pin = write_pin(bare)
+    asked = ("--module", module, "--token-label", LABEL, "--pin-file", pin, "--account-id", "999988887777")
+    made = bare.run("init", "--data-dir", "data", *asked, "--region", "eu-west-1", **environment).json
+    assert (made["Module"], made["TokenLabel"], made["PinFile"]) == (module, LABEL, str(pin))
+    assert PIN not in bare.config.read_text()
+    metadata = bare.run("create-key").json["KeyMetadata"]
+    assert metadata["Arn"].startswith("arn:aws:kms:eu-west-1:999988887777:key/")
+    assert modes(bare.data) == {"folder": {"0700"}, "file": {"0600"}}
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ((), "--module, --token-label, --pin-file"),
+        (("--module", "x.so", "--token-label", "y"), "--pin-file"),
+        (("--token-label", "y", "--pin-file", "z"), "--module"),
+    ],
+)
+def test_missing_options(bare: Site, given: tuple[str, ...], named: str) -> None:
+    """Without a terminal nothing is asked: what is missing is named, and nothing is made."""
+    refused = bare.run("init", "--data-dir", "data", *given)
+    assert (refused.status, refused.stdout) == (2, "")
+    told = " ".join(refused.stderr.replace("│", " ").split())
+    assert f"missing {named} (or --create-softhsm-token): there is no terminal to ask at" in told
+    assert bare.run("init", "--create-softhsm-token").status == 2
+    assert not bare.data.exists()
+
+
+def test_existing_installation(site: Site) -> None:
+    """An installation is not made twice; nothing of the first one changes."""
+    before = site.checksum()
+    told = site.run("init", "--data-dir", "data", "--create-softhsm-token").error
+    assert told == f"ConfigurationError: {site.data} holds an installation already; nothing was changed"
+    assert site.checksum() == before
+
+
+def test_folder_in_use(bare: Site) -> None:
+    """A folder that holds something else is left as it is."""
+    bare.data.mkdir()
+    (bare.data / "diary.txt").write_text("dear diary")
+    before = bare.checksum()
+    told = bare.run("init", "--data-dir", "data", "--create-softhsm-token").error
+    assert told == f"ConfigurationError: {bare.data} is not empty and holds no hsmkms.toml: choose another folder"
+    assert bare.checksum() == before
+
+
+def test_folder_that_cannot_be_made(bare: Site) -> None:
+    """A folder in a place where none can be made is named with the reason."""
+    (bare.folder / "file").write_text("")
+    told = bare.run("init", "--data-dir", "file/data", "--create-softhsm-token").error
+    assert told == f"StoreError: {bare.folder}/file/data cannot be made or read: Not a directory"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
+def test_read_only_folder(bare: Site) -> None:
+    """A folder that may not be written is named with the reason."""
+    bare.data.mkdir(mode=0o500)
+    told = bare.run("init", "--data-dir", "data", "--create-softhsm-token").error
+    assert told.startswith(f"StoreError: {bare.data}")
+    assert "Permission denied" in told
+
+
+def test_kernel_file_system(bare: Site) -> None:
+    """A file system that takes no folders, for root neither, is named with the reason."""
+    told = bare.run("init", "--data-dir", "/proc/hsmkms", "--create-softhsm-token").error
+    assert told.startswith("StoreError: /proc/hsmkms cannot be made or read: ")
+
+
+@pytest.mark.parametrize("step", ["init 1", "init 2"])
+def test_interrupted(bare: Site, pristine: Site, step: str) -> None:
+    """A killed init is said at every use, and carried on by the same command, with the same token."""
+    pristine.copy(bare.folder / "half")
+    half = Site(folder=bare.folder / "half")
+    for each in half.data.glob("*.db*"):
+        each.unlink()
+    half.program("interrupt_init", half.config, step, status=-9)
+    assert half.run("list-keys").error == (
+        "BindingError: `hsmkms init` was interrupted here: run it again with the same --data-dir"
+    )
+    assert half.run("init", "--data-dir", half.data, "--create-softhsm-token").json["Account"] == "111122223333"
+    assert half.new_key()
+    assert half.run("reconcile").json == {"Findings": [], "Left": 0}
+
+
+def test_interrupted_before_the_databases(pristine: Site, bare: Site) -> None:
+    """An init that ended after the configuration is carried on."""
+    half = pristine.copy(bare.folder / "half")
+    for each in half.data.glob("*.db*"):
+        each.unlink()
+    assert half.run("init", "--data-dir", half.data, "--create-softhsm-token").status == 0
+    assert half.new_key()
+
+
+def test_missing_module(bare: Site) -> None:
+    """A module that is not there is named; neither configuration nor database is left behind."""
+    asked = ("--module", "/nowhere/libhsm.so", "--token-label", LABEL, "--pin-file", write_pin(bare))
+    told = bare.run("init", "--data-dir", "data", *asked).error
+    assert told.startswith("ModuleError: ")
+    assert "/nowhere/libhsm.so" in told
+    assert not any(bare.data.iterdir())
+
+
+def test_missing_token(bare: Site) -> None:
+    """A label that no token has is named; with the right one the same folder can be used."""
+    module, environment = existing_token(bare)
+    asked = ("--data-dir", "data", "--module", module, "--pin-file", write_pin(bare))
+    told = bare.run("init", *asked, "--token-label", "other", **environment).error
+    assert told.startswith("TokenNotFoundError: ")
+    assert "other" in told
+    assert not any(bare.data.iterdir())
+    assert bare.run("init", *asked, "--token-label", LABEL, **environment).status == 0
+
+
+def test_ambiguous_token(bare: Site) -> None:
+    """With two tokens of one label neither is taken."""
+    module, environment = existing_token(bare, "twice")
+    asked = ("--module", module, "--token-label", LABEL, "--pin-file", write_pin(bare))
+    told = bare.run("init", "--data-dir", "data", *asked, **environment).error
+    assert told.startswith("TokenNotFoundError: ")
+    assert "serial" in told
+    assert not any(bare.data.iterdir())
+
+
+def test_missing_pin_file(bare: Site) -> None:
+    """A PIN file that is not there is named, with what to do."""
+    asked = ("--module", "/nowhere/libhsm.so", "--token-label", LABEL, "--pin-file", "no.pin")
+    told = bare.run("init", "--data-dir", "data", *asked).error
+    pin = bare.folder / "no.pin"
+    assert told == f"PinError: there is no PIN file {pin}: write the user PIN into it and run `chmod 600 {pin}`"
+
+
+def test_open_pin_file(bare: Site) -> None:
+    """A PIN file that others may read is refused; after chmod the same init is carried on."""
+    module, environment = existing_token(bare)
+    pin = write_pin(bare, mode=0o644)
+    asked = ("--data-dir", "data", "--module", module, "--token-label", LABEL, "--pin-file", pin)
+    told = bare.run("init", *asked, **environment).error
+    assert told == f"PinError: the PIN file {pin} is open to other users: run `chmod 600 {pin}`"
+    pin.chmod(0o600)
+    assert bare.run("init", *asked, **environment).status == 0
+
+
+def test_wrong_pin(bare: Site) -> None:
+    """A wrong PIN is tried once, by init and by all that follow; doctor tries the corrected one and init goes on."""
+    module, environment = existing_token(bare)
+    pin = write_pin(bare, pin="wrong horse")
+    asked = ("--data-dir", "data", "--module", module, "--token-label", LABEL, "--pin-file", pin)
+    first = bare.run("init", *asked, **environment).error
+    assert first.startswith(f"PinError: the token '{LABEL}' refused the PIN")
+    assert "hsmkms doctor --retry-pin" in first
+    mark = (bare.data / "pin-refused.json").read_text()
+    write_pin(bare)
+    again = bare.run("init", *asked, **environment).error
+    assert "hsmkms doctor --retry-pin" in again
+    assert (bare.data / "pin-refused.json").read_text() == mark
+    bare.run("doctor", "--retry-pin")
+    assert bare.run("init", *asked, **environment).status == 0
+    assert bare.new_key()
+
+
+def test_bad_label(bare: Site) -> None:
+    """A label that a token cannot keep whole is refused."""
+    told = bare.run("init", "--data-dir", "data", "--create-softhsm-token", "--token-label", "x" * 33).error
+    assert told.startswith("ConfigurationError: the token label")
+    assert bare.run("init", "--data-dir", "data", "--create-softhsm-token").status == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "named"), [("--account-id", "12", "account_id"), ("--region", "Mars", "'Mars'")]
+)
+def test_bad_settings(bare: Site, option: str, value: str, named: str) -> None:
+    """An account or a region that cannot be one is refused before anything is made, so the next try begins afresh."""
+    told = bare.run("init", "--data-dir", "data", "--create-softhsm-token", option, value).error
+    assert told.startswith("ConfigurationError: ")
+    assert named in told
+    assert bare.run("init", "--data-dir", "data", "--create-softhsm-token").status == 0
