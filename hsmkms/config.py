@@ -27,6 +27,7 @@ __all__ = [
     "Settings",
     "TokenSettings",
     "TokenUri",
+    "check",
     "find",
     "init_text",
     "load",
@@ -131,7 +132,7 @@ def _decode_path(kind: type, value: Any) -> Any:  # noqa: ANN401 - the signature
 
 def _resolved(folder: Path, settings: Settings) -> Settings:
     default_region = settings.default_region or next(iter(settings.regions), "")
-    _check(replace(settings, default_region=default_region))
+    check(replace(settings, default_region=default_region))
     return replace(
         settings,
         data_dir=folder / settings.data_dir,
@@ -140,7 +141,8 @@ def _resolved(folder: Path, settings: Settings) -> Settings:
     )
 
 
-def _check(settings: Settings) -> None:
+def check(settings: Settings) -> None:
+    """Raise ConfigurationError for what no file may say; ``load`` does this by itself."""
     token, regions, grace = settings.token, settings.regions, settings.reconcile.grace_hours
     wait = token.session_wait_seconds
     bad_region = next((region for region in regions if not _REGION.fullmatch(region)), None)

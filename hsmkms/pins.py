@@ -73,7 +73,11 @@ def read_pin(pin: PinSettings, *, interactive: Callable[[], str] | None = None) 
     ask = interactive or terminal_prompt()
     if ask is None:
         raise PinError("token.pin.prompt needs a terminal: use a file, an environment variable or a command")
-    return _one_line(Secret(ask()), "the answer").reveal()
+    try:
+        answer = Secret(ask())
+    except EOFError as exc:
+        raise PinError("no PIN was given") from exc
+    return _one_line(answer, "the answer").reveal()
 
 
 def _pin_of_file(path: Path) -> Secret:
@@ -96,6 +100,15 @@ def _pin_of_environment(name: str) -> Secret:
 
 
 def _pin_of_command(command: tuple[str, ...]) -> Secret:
+    # Raised out here, where no local variable and no earlier exception holds what the program printed.
+    printed, fault = _first_line_of(command)
+    if fault:
+        raise PinError(f"the PIN command {command[0]} {fault}: run it by hand to see why")
+    return _one_line(printed, f"the PIN command {command[0]}")
+
+
+def _first_line_of(command: tuple[str, ...]) -> tuple[Secret | None, str]:
+    """What a program prints (None if that is no text), and what went wrong with it."""
     try:
         done = subprocess.run(
             command,
@@ -105,15 +118,12 @@ def _pin_of_command(command: tuple[str, ...]) -> Secret:
             timeout=COMMAND_SECONDS,
             check=False,
         )
-        fault = f"ended with status {done.returncode}" if done.returncode else ""
     except subprocess.TimeoutExpired:
-        fault = f"took longer than {COMMAND_SECONDS} seconds"
+        return None, f"took longer than {COMMAND_SECONDS} seconds"
     except (OSError, ValueError) as exc:
-        fault = f"could not be started ({type(exc).__name__})"
-    # Raised out here: the exceptions above hold what the program printed.
-    if fault:
-        raise PinError(f"the PIN command {command[0]} {fault}: run it by hand to see why")
-    return _one_line(_decoded(done.stdout.partition(b"\n")[0]), f"the PIN command {command[0]}")
+        return None, f"could not be started ({type(exc).__name__})"
+    fault = f"ended with status {done.returncode}" if done.returncode else ""
+    return _decoded(done.stdout.partition(b"\n")[0]), fault
 
 
 def _decoded(raw: bytes) -> Secret | None:

@@ -1,13 +1,21 @@
-"""One guard against objects that outlive a fork.
+"""Processes: a guard against objects that outlive a fork, and a lock that only one of them has.
 
 A PKCS#11 module is undefined in a forked child, and everything that was fetched ahead (IVs, leases, connections)
 would be used twice: SoftHSM even goes on encrypting there, with the parent's IVs. So whatever holds such state takes
 a ``ForkGuard`` when it is made and asks it before each use.
 """
 
+import fcntl
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
 
-from hsmkms.errors import ForkedProcessError
+from hsmkms.errors import ConfigurationError, DependencyTimeoutException, ForkedProcessError
+
+_PAUSE_SECONDS: Final = 0.01
 
 
 class _Generation:
@@ -46,3 +54,35 @@ class ForkGuard:
                 "this object was made before a fork and must not be used in the child: "
                 "open a new Kms in the child process"
             )
+
+
+@contextmanager
+def exclusive(path: Path, seconds: float) -> Iterator[None]:
+    """Let one process (and thread) at a time into the block; the lock ends with its process.
+
+    Raises ConfigurationError if the lock's file cannot be written, DependencyTimeoutException if another one has it
+    for longer than ``seconds``.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise ConfigurationError(f"{path} cannot be written ({exc.strerror}): make its folder writable") from exc
+    try:
+        _wait_for(descriptor, path, time.monotonic() + seconds)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _wait_for(descriptor: int, path: Path, deadline: float) -> None:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            if time.monotonic() > deadline:
+                raise DependencyTimeoutException(
+                    f"another process has held {path.name} for too long: see what it waits for"
+                ) from exc
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            return

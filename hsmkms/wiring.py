@@ -3,23 +3,28 @@
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from hsmkms import config
 from hsmkms.config import Settings
-from hsmkms.errors import ConfigurationError
+from hsmkms.errors import ConfigurationError, StoreError
 from hsmkms.hsm import module as modules
 from hsmkms.hsm import softhsm
 from hsmkms.hsm.choice import TokenChoice, choose
 from hsmkms.hsm.device import Device, DeviceSettings
 from hsmkms.hsm.login import LoginGate
 from hsmkms.hsm.softhsm import SoftToken
+from hsmkms.process import exclusive
 from hsmkms.service import binding
 from hsmkms.service.cache import RecordCache
 from hsmkms.service.core import Clock, Core, Installation
 from hsmkms.service.leases import LeaseBook
-from hsmkms.store import files, migrate
+from hsmkms.store import files, leases, migrate
 from hsmkms.store.engine import Store
 from hsmkms.store.installation import InstallationRow
+
+INIT_LOCK: Final = "init.lock"
+INIT_LOCK_SECONDS: Final = 60.0
 
 
 def utc_now() -> datetime:
@@ -92,11 +97,21 @@ def device_settings(settings: Settings) -> DeviceSettings:
 def initialise(settings: Settings, clock: Clock = utc_now) -> InstallationRow:
     """Make the databases and the installation's own key on the token; an interrupted attempt is carried on.
 
-    The configuration file must be there. Raises SetupError or TokenError.
+    The configuration file must be there. Several at once make one. Raises SetupError or TokenError.
     """
+    with exclusive(settings.data_dir / INIT_LOCK, INIT_LOCK_SECONDS):
+        return _initialise(settings, clock)
+
+
+def _initialise(settings: Settings, clock: Clock) -> InstallationRow:
     device = open_device(settings)
     try:
         if not files.exists(settings.data_dir):
+            if leases.counted(settings.data_dir):
+                raise StoreError(
+                    f"{settings.data_dir} has a log.db with counts of encryptions but no meta.db: restore that one. "
+                    "To give its keys up and begin afresh, choose another --data-dir"
+                )
             migrate.create(settings.data_dir)
         store = Store.open(settings.data_dir)
         try:

@@ -2,10 +2,12 @@
 
 import os
 import secrets
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
+import msgspec
 import typer
 
 from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, outer_options
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 PANEL: Final = "Installation"
 CONFIG_FILE: Final = "hsmkms.toml"
+ATTEMPT_FILE: Final = ".init-unfinished"
+"""There from the first file of an init to its configuration, so that an interrupted one can begin afresh."""
 DEFAULT_ACCOUNT: Final = "000000000000"
 DEFAULT_REGION: Final = "us-east-1"
 DEFAULT_LABEL: Final = "hsmkms"
@@ -60,17 +64,24 @@ def init(
     folder = data_dir.expanduser().absolute()
     file = folder / CONFIG_FILE
     if not file.exists():
-        _make_folder(folder)
-        if create_softhsm_token:
-            token = _new_softhsm_token(folder, module, token_label or DEFAULT_LABEL)
-        else:
-            token = _existing_token(module, token_label, token_serial, pin_file)
         regions = tuple(region or [DEFAULT_REGION])
-        wanted = config.Settings(account_id=account_id, regions=regions, default_region=regions[0], token=token)
-        _write_private(file, config.init_text(wanted))
+        label = token_label or DEFAULT_LABEL
+        draft = config.Settings(
+            account_id=account_id,
+            regions=regions,
+            default_region=regions[0],
+            token=config.TokenSettings(label=label),
+        )
+        config.check(draft)
+        _check_folder(folder)
+        existing = None if create_softhsm_token else _existing_token(module, token_label, token_serial, pin_file)
+        _make_folder(folder)
+        token = existing or _new_softhsm_token(folder, module, label)
+        _write_private(file, config.init_text(msgspec.structs.replace(draft, token=token)))
     elif (folder / "meta.db").exists() and _complete(config.load(file)):
         raise ConfigurationError(f"{folder} holds an installation already; nothing was changed")
     settings = config.load(file)
+    _forget_attempt(folder)
     row = wiring.initialise(settings)
     common.show(
         {
@@ -107,18 +118,39 @@ def _complete(settings: "Settings") -> bool:
     return wiring.is_initialised(settings)
 
 
-def _make_folder(folder: Path) -> None:
+def _check_folder(folder: Path) -> None:
+    """Raise unless the folder is missing, empty, or what an attempt of ours has left."""
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if any(folder.iterdir()):
+        ours = (folder / ATTEMPT_FILE).exists() and not (folder / "meta.db").exists()
+        if folder.exists() and any(folder.iterdir()) and not ours:
             raise ConfigurationError(f"{folder} is not empty and holds no {CONFIG_FILE}: choose another folder")
     except OSError as exc:
         raise StoreError(f"{folder} cannot be made or read: {exc.strerror}") from exc
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as exc:
+        raise StoreError(f"{folder} cannot be made or read: {exc.strerror}") from exc
+
+
+def _forget_attempt(folder: Path) -> None:
+    """Before the token is used: from now on nobody may begin afresh."""
+    (folder / ATTEMPT_FILE).unlink(missing_ok=True)
+
+
 def _new_softhsm_token(folder: Path, module: Path | None, label: str) -> "TokenSettings":
     from hsmkms import config, wiring  # noqa: PLC0415 - see init
 
+    # As long as there is no configuration nothing has used the token, so an attempt that ended here begins afresh.
+    # The file is the proof that the folder was empty before: whatever has these names is ours.
+    if (folder / ATTEMPT_FILE).exists():
+        for name in ("pin", "so-pin"):
+            (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / "softhsm", ignore_errors=True)
+    else:
+        _write_private(folder / ATTEMPT_FILE, "hsmkms init was interrupted: run it again, it begins afresh\n")
     user_pin, so_pin = (secrets.token_urlsafe(PIN_BYTES) for _ in range(2))
     _write_private(folder / "pin", f"{user_pin}\n")
     _write_private(folder / "so-pin", f"{so_pin}\n")

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import os
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -105,6 +106,6 @@ def _json(option: str, value: str, kind: Any) -> Any:  # noqa: ANN401 - see item
 
 def _read(option: str, path: str) -> bytes:
     try:
-        return Path(path).expanduser().read_bytes()
+        return Path(os.path.expanduser(path)).read_bytes()  # noqa: PTH111 - Path.expanduser raises for unknown users
     except OSError as exc:
         raise ValidationException(f"{option}: {path} cannot be read ({exc.strerror}).") from exc

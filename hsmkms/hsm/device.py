@@ -70,6 +70,10 @@ class MechanismInfo(Struct, frozen=True, kw_only=True):
     uses: tuple[str, ...]
 
 
+def _uncounted() -> None:
+    """For keys whose encryptions nobody counts."""
+
+
 class Device:
     """A logged-in token. Thread-safe; of no use in a forked child. Open with ``Device.open``."""
 
@@ -82,6 +86,7 @@ class Device:
         self._gate = LoginGate(settings.state_dir)
         self._guard = ForkGuard()
         self._recovering = threading.Lock()
+        self._login_handle = 0
         self._ivs = IvSource()
         self._handles = HandleIndex()
         self._log_in(accept_final_try=accept_final_try)
@@ -109,11 +114,17 @@ class Device:
 
     # -- what an operation of the API does on the token ---------------------------------------------------------
 
-    def encrypt(self, permit: Permit, cka_id: bytes, plaintext: bytes, aad: bytes) -> tuple[bytes, bytes]:
-        """AES-256-GCM under a backing key: returns (96-bit IV from the token, ciphertext || 128-bit tag)."""
+    def encrypt(
+        self, permit: Permit, cka_id: bytes, plaintext: bytes, aad: bytes, count: Callable[[], None] = _uncounted
+    ) -> tuple[bytes, bytes]:
+        """AES-256-GCM under a backing key: returns (96-bit IV from the token, ciphertext || 128-bit tag).
+
+        ``count`` is called before each encryption on the token, so also before a repeated one.
+        """
         permit.require(MAY_ENCRYPT, cka_id)
 
         def attempt(session: Session, handle: int) -> tuple[bytes, bytes]:
+            count()
             iv = self._ivs.next(session)
             return iv, seal(session, handle, iv, plaintext, aad)
 
@@ -233,6 +244,7 @@ class Device:
 
     def _generate(self, template: SecretTemplate, cka_id: bytes, label: str) -> None:
         self._recover()  # what is never repeated must not meet a lost login
+        login = self._login_handle
         session = self._pool.take()
         try:
             made = generate(session, template, cka_id, label)
@@ -242,8 +254,10 @@ class Device:
         except BaseException:
             self._pool.put(session)
             raise
-        self._handles.remember(cka_id, handle_of(made))
         self._pool.put(session)
+        with self._recovering:
+            if login == self._login_handle:
+                self._handles.remember(cka_id, handle_of(made))
 
     def _use(self, cka_id: bytes, attempt: Callable[[Session, int], Result]) -> Result:
         """Run an idempotent call on a key; once more after a lost session or a dead handle."""
@@ -319,9 +333,11 @@ class Device:
         with self._recovering:
             lost = self._login_handle
             if not self._module.cryptoki.logged_in(lost):
+                if lost:
+                    self._login_handle = 0  # closed once: a module may give its number to somebody else
+                    self._module.cryptoki.close_session(lost)  # it may live, logged out; Session.close() fails then
                 self._pool.discard_idle()
                 self._handles.forget_all()
-                self._module.cryptoki.close_session(lost)  # it may live, logged out; Session.close() fails then
                 self._log_in()
 
     def _log_in(self, *, accept_final_try: bool = False) -> None:

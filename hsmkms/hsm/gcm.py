@@ -21,6 +21,9 @@ from hsmkms.hsm.faults import REJECTED, translate
 TAG_BYTES: Final = 16
 _BUFFER_SLACK: Final = 32
 
+_PROBE: Final = (b"hsmkms probe", b"?", b"is the device well?")
+"""IV, plaintext and AAD of the one encryption that is not counted: always the same, so it adds at most one."""
+
 _REFUSALS: Final = (EncryptedDataInvalid, EncryptedDataLenRange, SignatureInvalid, DataInvalid, DataLenRange)
 _MECHANISM: Final = Mechanism.AES_GCM
 
@@ -57,7 +60,7 @@ def explain_refusal(error: PKCS11Error, session: Session, handle: int) -> Except
         return RejectedDataError(REJECTED)
     if isinstance(error, GeneralError):
         try:
-            seal(session, handle, session.generate_random(96), b"\0", b"")
+            seal(session, handle, *_PROBE)
         except PKCS11Error as exc:
             return translate(exc)
         return RejectedDataError(REJECTED)

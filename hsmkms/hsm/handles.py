@@ -42,33 +42,34 @@ class HandleIndex:
             self._handles.pop(cka_id, None)
 
     def forget_all(self) -> None:
-        """Drop every handle: the sessions or the token changed."""
-        self._handles.clear()
+        """Drop every handle: the sessions or the token changed. A search that is under way fills the old index."""
+        self._handles = {}
         self._searches = 0
 
     def search(self, session: Session, cka_id: bytes) -> int:
         """Find a key on the token; raises ObjectLostError if it is not there."""
         with self._searching:
-            handle = self._handles.get(cka_id)
+            handles = self._handles
+            handle = handles.get(cka_id)
             if handle is not None:
                 return handle
             self._searches += 1
             if self._searches == ENUMERATE_AFTER:
-                self._enumerate(session)
-            handle = self._handles.get(cka_id)
-            if handle is None:
-                handle = self._find(session, cka_id)
-            return handle
+                _enumerate(session, handles)
+            if cka_id not in handles:
+                handles[cka_id] = _find(session, cka_id)
+            return handles[cka_id]
 
-    def _find(self, session: Session, cka_id: bytes) -> int:
-        found = find(session, ObjectClass.SECRET_KEY, cka_id)
-        if found is None:
-            raise ObjectLostError(OBJECT_LOST)
-        handle = self._handles[cka_id] = handle_of(found)
-        return handle
 
-    def _enumerate(self, session: Session) -> None:
-        secrets = [each for each in list_keys(session) if each.object_class is ObjectClass.SECRET_KEY]
-        count = Counter(each.cka_id for each in secrets)
-        # A CKA_ID that stands twice is left to find(), which names the trouble.
-        self._handles.update((each.cka_id, each.handle) for each in secrets if count[each.cka_id] == 1)
+def _find(session: Session, cka_id: bytes) -> int:
+    found = find(session, ObjectClass.SECRET_KEY, cka_id)
+    if found is None:
+        raise ObjectLostError(OBJECT_LOST)
+    return handle_of(found)
+
+
+def _enumerate(session: Session, handles: dict[bytes, int]) -> None:
+    secrets = [each for each in list_keys(session) if each.is_secret_key]
+    count = Counter(each.cka_id for each in secrets)
+    # A CKA_ID that stands twice is left to find(), which names the trouble.
+    handles.update((each.cka_id, each.handle) for each in secrets if count[each.cka_id] == 1)

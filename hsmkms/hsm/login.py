@@ -6,13 +6,12 @@ that an earlier refusal left, then the token's own counters; a refusal leaves th
 Only ``hsmkms doctor --retry-pin`` takes the mark away. The mark says token and time, nothing of the PIN.
 """
 
-import fcntl
 import json
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -35,6 +34,7 @@ from pkcs11.types import Session, Token
 from hsmkms.errors import ConfigurationError, PinError, TokenUnavailableError
 from hsmkms.hsm.attributes import MAPPER
 from hsmkms.hsm.faults import AWAY, translate
+from hsmkms.process import exclusive
 
 log = logging.getLogger("hsmkms.hsm")
 
@@ -42,6 +42,8 @@ PinReader = Callable[[], str]
 
 REFUSALS: Final = (PinIncorrect, PinInvalid, PinLenRange, PinExpired, PinLocked, UserPinNotInitialized)
 """Answers that repeat, and may cost a try, if the same PIN is given again."""
+
+LOCK_SECONDS: Final = 30.0
 
 START_ATTEMPTS: Final = 4
 START_PAUSE_SECONDS: Final = 0.15
@@ -63,20 +65,9 @@ class LoginGate:
         self._lock_path = folder / "login.lock"
         self._mark_path = folder / "pin-refused.json"
 
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
+    def exclusive(self) -> AbstractContextManager[None]:
         """Let one process at a time try a PIN."""
-        try:
-            descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as exc:
-            raise ConfigurationError(
-                f"no PIN is tried, since {self._lock_path} cannot be written ({exc.strerror}): make its folder writable"
-            ) from exc
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+        return exclusive(self._lock_path, LOCK_SECONDS)
 
     def mark(self) -> PinMark | None:
         """The mark of an earlier refusal, if there is one; an unreadable one counts."""
@@ -85,28 +76,45 @@ class LoginGate:
             return PinMark(label=told["label"], serial=told["serial"], refused_at=told["refused_at"])
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError):
             return PinMark(label="?", serial="?", refused_at="an unknown time")
 
-    def leave_mark(self, token: Token) -> None:
-        """Write the mark so that it survives a crash."""
+    def refuse_if_marked(self) -> None:
+        """Raise PinError if there is a mark."""
+        mark = self.mark()
+        if mark is not None:
+            raise PinError(
+                f"the token {mark.label!r} (serial {mark.serial}) refused the PIN at {mark.refused_at}: "
+                "correct the PIN, then run `hsmkms doctor --retry-pin`"
+            )
+
+    @contextmanager
+    def mark_at_hand(self, token: Token) -> Iterator[Callable[[], None]]:
+        """Have the mark ready on the disk while a PIN is tried; the function that is lent puts it in its place.
+
+        A mark that could not be written after the refusal would let the next process try again. ConfigurationError
+        if it cannot be prepared: then no PIN is tried.
+        """
         told = {
             "label": token.label,
             "serial": token.serial.decode("utf-8", "replace"),
             "refused_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
+        prepared = self._mark_path.with_suffix(".prepared")
         try:
-            descriptor = os.open(self._mark_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(prepared, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             with os.fdopen(descriptor, "w") as file:
                 json.dump(told, file)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as exc:
-            # An empty mark counts too. Without any, the operator has to be the one who stops the next try.
-            raise PinError(
-                f"the token {token.label!r} refused the PIN, and {self._mark_path} cannot be written ({exc.strerror}): "
-                "let nothing try again before the PIN is corrected"
+            raise ConfigurationError(
+                f"no PIN is tried, since {prepared} cannot be written ({exc.strerror}): make its folder writable"
             ) from exc
+        try:
+            yield lambda: _move(prepared, self._mark_path)
+        finally:
+            prepared.unlink(missing_ok=True)
 
     def remove_mark(self) -> bool:
         """Take the mark away; True if there was one."""
@@ -127,44 +135,58 @@ def log_in(
 ) -> Session:
     """Open the session that holds this process's login, and log in with it; at most one PIN is tried.
 
-    ``find_token`` is asked again after a fault at start. Raises PinError (refused now or before, or too risky) or
-    TokenUnavailableError. ``accept_final_try`` is for ``doctor --retry-pin``.
+    ``find_token`` is asked again after a fault at start; the PIN itself is sent once. Raises PinError (refused now or
+    before, or too risky) or TokenUnavailableError. ``accept_final_try`` is for ``doctor --retry-pin``.
     """
+
+    def ready_token() -> Token:
+        gate.refuse_if_marked()
+        token = _first_answer(find_token)
+        _check_counters(token, accept_final_try=accept_final_try)
+        return token
+
     with gate.exclusive():
-        mark = gate.mark()
-        if mark is not None:
-            raise PinError(
-                f"the token {mark.label!r} (serial {mark.serial}) refused the PIN at {mark.refused_at}: "
-                "correct the PIN, then run `hsmkms doctor --retry-pin`"
-            )
-        return _first_answer(lambda: _try_pin(find_token(), read_pin, gate, accept_final_try=accept_final_try))
+        ready_token()  # nobody is asked for a PIN that would not be tried
+    pin = read_pin()  # not under the lock: a person may take long over it
+    with gate.exclusive():
+        return _try_pin(ready_token(), pin, gate)
 
 
-def _first_answer(attempt: Callable[[], Session]) -> Session:
+def _first_answer(find_token: Callable[[], Token]) -> Token:
+    """The token, once it opens a session without a fault."""
     for remaining in reversed(range(START_ATTEMPTS)):
         try:
-            return attempt()
+            token = find_token()
+            open_session(token).close()
         except GeneralError as exc:
             if not remaining:
                 raise TokenUnavailableError(AWAY) from exc
             time.sleep(START_PAUSE_SECONDS)
         except PKCS11Error as exc:
             raise translate(exc) from exc
+        else:
+            return token
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-def _try_pin(token: Token, read_pin: PinReader, gate: LoginGate, *, accept_final_try: bool) -> Session:
-    _check_counters(token, accept_final_try=accept_final_try)
-    try:
-        return token.open(rw=True, user_pin=read_pin(), attribute_mapper=MAPPER)
-    except UserAlreadyLoggedIn:
-        return open_session(token)
-    except REFUSALS as exc:
-        gate.leave_mark(token)
-        raise PinError(
-            f"the token {token.label!r} refused the PIN ({type(exc).__name__}); it will not be tried again: "
-            "correct the PIN, then run `hsmkms doctor --retry-pin`"
-        ) from exc
+def _try_pin(token: Token, pin: str, gate: LoginGate) -> Session:
+    with gate.mark_at_hand(token) as leave_mark:
+        try:
+            return token.open(rw=True, user_pin=pin, attribute_mapper=MAPPER)
+        except UserAlreadyLoggedIn:
+            return open_session(token)
+        except REFUSALS as exc:
+            leave_mark()
+            raise PinError(
+                f"the token {token.label!r} refused the PIN ({type(exc).__name__}); it will not be tried again: "
+                "correct the PIN, then run `hsmkms doctor --retry-pin`"
+            ) from exc
+        except PKCS11Error as exc:
+            raise translate(exc) from exc
+
+
+def _move(source: Path, target: Path) -> None:
+    source.replace(target)
 
 
 def _check_counters(token: Token, *, accept_final_try: bool) -> None:

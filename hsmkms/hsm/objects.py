@@ -42,6 +42,11 @@ class TokenObject(Struct, frozen=True, kw_only=True):
     label: str
     handle: int
 
+    @property
+    def is_secret_key(self) -> bool:
+        """True for what a backing key is made of."""
+        return self.object_class is ObjectClass.SECRET_KEY
+
 
 def find(session: Session, object_class: ObjectClass, cka_id: bytes) -> Object | None:
     """Return the one token object of that class and CKA_ID, or None.
@@ -113,10 +118,19 @@ def generate(session: Session, template: SecretTemplate, cka_id: bytes, label: s
     expected = template.expected(cka_id, label) | {Attribute.TOKEN: store}
     wrong = differences(made, expected)
     if wrong:
-        with translated():
-            made.destroy()
+        _destroy_unfit(made, wrong)
         raise TokenUnfitError(f"the token made a key that is not as ordered ({'; '.join(wrong)}), so it was destroyed")
     return made
+
+
+def _destroy_unfit(made: Object, wrong: list[str]) -> None:
+    try:
+        made.destroy()
+    except PKCS11Error as exc:
+        # Not the fault's own class: it may say that nothing was made, and that would not be true.
+        raise TokenError(
+            f"the token made a key that is not as ordered ({'; '.join(wrong)}) and keeps it: remove it by hand"
+        ) from exc
 
 
 def differences(made: Object, expected: dict[Attribute, Any]) -> list[str]:

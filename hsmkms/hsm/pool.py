@@ -42,6 +42,8 @@ class SessionPool:
         Raises ThrottlingException after ``wait_seconds`` without a free one.
         """
         self._guard.check()
+        if self._closed:
+            raise ClosedError("this Kms has been closed: open a new one")
         try:
             return self._idle.pop()
         except IndexError:
@@ -49,6 +51,9 @@ class SessionPool:
 
     def put(self, session: Session) -> None:
         """Give a borrowed session back."""
+        if self._closed:
+            _close_quietly(session)
+            return
         self._idle.append(session)
         if self._waiting:
             with self._changed:
@@ -107,7 +112,8 @@ class SessionPool:
                     remaining = deadline - time.monotonic()
                     if remaining <= 0:
                         raise ThrottlingException(
-                            f"all {self._size} sessions with the token are busy: try again, or raise token.max_sessions"
+                            f"all {self._opened} sessions with the token are busy: "
+                            "try again, or raise token.max_sessions"
                         )
                     self._changed.wait(remaining)
             finally:
@@ -119,8 +125,7 @@ class SessionPool:
         except SessionCount as exc:
             if not self._opened:
                 raise translate(exc) from exc
-            self._size = self._opened  # the token has fewer than it told; go on with those that we got
-            return None
+            return None  # the token has no more just now: wait for one of those that we have
         except PKCS11Error as exc:
             raise translate(exc) from exc
         self._opened += 1

@@ -19,6 +19,9 @@ from hsmkms.errors import ValidationException
 SHOWN: Final = 256
 """Characters of a wrong value that a message repeats."""
 
+SHOWN_BITS: Final = 64
+"""Larger numbers are not repeated."""
+
 MUST_NOT_BE_NULL: Final = "Member must not be null"
 
 Report = Callable[[str, Any, str], None]
@@ -77,7 +80,16 @@ class OneOf(Struct, frozen=True):
             report(path, value, f"Member must satisfy enum value set: [{', '.join(self.words)}]")
 
 
-Constraint = Length | Range | Pattern | OneOf
+class Text(Struct, frozen=True):
+    """Every string: characters that Unicode has, so no lone surrogates."""
+
+    def check(self, value: str, path: str, report: Report) -> None:
+        """Report a text that no encoding can carry, without repeating it."""
+        if not _is_text(value):
+            report(path, value, "Member must hold Unicode characters only")
+
+
+Constraint = Length | Range | Pattern | OneOf | Text
 
 
 class Sensitive(Struct, frozen=True):
@@ -132,7 +144,19 @@ def _sentence(path: str, value: object, constraint: str) -> str:
 def _shown(value: object) -> str:
     if value is None:
         return " null"
-    return f" '{str(value)[:SHOWN]}'" if isinstance(value, str | int) else ""
+    if isinstance(value, int):
+        return f" '{value}'" if value.bit_length() <= SHOWN_BITS else ""
+    return f" '{value[:SHOWN]}'" if isinstance(value, str) and _is_text(value) else ""
+
+
+def _is_text(value: str) -> bool:
+    if value.isascii():
+        return True
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @cache
@@ -172,6 +196,8 @@ def _check_of(hint: Any) -> Check | None:  # noqa: ANN401 - a type
     if get_origin(hint) is Annotated:
         hint, *metadata = get_args(hint)
         constraints = tuple(metadata)
+    if hint is str:
+        constraints = (*constraints, Text())
     checks: list[Check] = [each.check for each in constraints if isinstance(each, Constraint)]
     inner = _inner_check(hint)
     if inner is not None:

@@ -88,6 +88,20 @@ ResourceOwners = Annotated[list[Annotated[str, OneOf(ResourceOwner)]], Length(1,
 class Shape(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
     """Base of all requests, responses and structures: the API's member names on the wire, absent members left out."""
 
+    def __repr__(self) -> str:
+        """Show all members but bytes: they may be plaintext or a data key, and a repr ends in logs and tracebacks."""
+        members = ((name, getattr(self, name)) for name in self.__struct_fields__)
+        shown = (f"{name}={_shown(value)}" for name, value in members if value is not None)
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """The same for rich, which shows local variables in its tracebacks."""
+        return [(name, _shown(getattr(self, name))) for name in self.__struct_fields__]
+
+
+def _shown(value: object) -> str:
+    return f"<{len(value)} bytes>" if isinstance(value, bytes) else repr(value)
+
 
 class Tag(Shape, frozen=True, kw_only=True):
     """A tag of a key."""

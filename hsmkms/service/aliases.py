@@ -11,7 +11,7 @@ from hsmkms.model.aliases import (
 )
 from hsmkms.model.enums import Operation
 from hsmkms.model.ids import KeyRef, RefKind, unknown
-from hsmkms.model.records import AliasRecord
+from hsmkms.model.records import AliasRecord, KeyRecord
 from hsmkms.rules import aliases as rules
 from hsmkms.rules import paging
 from hsmkms.service.pipeline import Call
@@ -32,14 +32,12 @@ def create_alias(call: Call, request: CreateAliasRequest) -> None:
 
 def update_alias(call: Call, request: UpdateAliasRequest) -> None:
     """Move a name to another key of the same kind: manual rotation."""
+    rules.check_new_name(request.alias_name)
     arn = call.alias(request.alias_name)
-    old, _ = call.key(_existing(call, request.alias_name).target_key_id)
     with call.changing(request.target_key_id) as (tx, record):
-        alias = aliases.fetch(tx, call.region, request.alias_name)
-        if alias is None:
-            raise _not_found(call, request.alias_name)
-        rules.check_retarget(arn, keys.fetch(tx, call.region, alias.target_key_id) or old.record, record)
-        if alias.target_key_id != record.key_id:
+        old = _judged_target(tx, call, request.alias_name)
+        rules.check_retarget(arn, old, record)
+        if old.key_id != record.key_id:
             _check_room(tx, call, record.key_id)
         aliases.update(tx, call.region, request.alias_name, record.key_id, call.now)
 
@@ -48,10 +46,9 @@ def delete_alias(call: Call, request: DeleteAliasRequest) -> None:
     """Take a name away; the key stays as it is."""
     rules.check_new_name(request.alias_name)
     call.alias(request.alias_name)
-    alias = _existing(call, request.alias_name)
-    with call.changing(alias.target_key_id) as (tx, _record):
-        if not aliases.delete(tx, call.region, request.alias_name):
-            raise _not_found(call, request.alias_name)
+    with call.core.store.atomic() as tx:
+        _judged_target(tx, call, request.alias_name)
+        aliases.delete(tx, call.region, request.alias_name)
 
 
 def list_aliases(call: Call, request: ListAliasesRequest) -> ListAliasesResponse:
@@ -84,11 +81,14 @@ def _entry(alias: AliasRecord) -> AliasListEntry:
     )
 
 
-def _existing(call: Call, name: str) -> AliasRecord:
-    alias = call.core.cache.alias(call.region, name)
-    if alias is None:
+def _judged_target(tx: Connection, call: Call, name: str) -> KeyRecord:
+    """The key that an alias points at now, judged like one that the request names."""
+    alias = aliases.fetch(tx, call.region, name)
+    record = keys.fetch(tx, call.region, alias.target_key_id) if alias else None
+    if record is None:
         raise _not_found(call, name)
-    return alias
+    call.judge(record)
+    return record
 
 
 def _not_found(call: Call, name: str) -> Exception:

@@ -143,8 +143,10 @@ def _data_key(
 
 
 def _seal(call: Call, key: CachedKey, permit: Permit, plaintext: bytes, aad: bytes) -> bytes:
-    call.core.leases.spend(key.current_material_id)
-    iv, body = call.core.device.encrypt(permit, key.current_cka_id, plaintext, aad)
+    leases, material_id = call.core.leases, key.current_material_id
+    iv, body = call.core.device.encrypt(
+        permit, key.current_cka_id, plaintext, aad, count=lambda: leases.spend(material_id)
+    )
     return blob.assemble(key.current_header, iv, body)
 
 

@@ -4,8 +4,12 @@ import uuid
 from typing import Final
 
 from hsmkms.errors import (
+    ConfigurationError,
     KMSInternalException,
+    PinError,
+    ThrottlingException,
     TokenFullError,
+    TokenNotFoundError,
     TokenUnfitError,
     UnsupportedOperationException,
     ValidationException,
@@ -32,8 +36,16 @@ from hsmkms.service.core import Core
 from hsmkms.service.pipeline import Call
 from hsmkms.store import keys
 
-NOTHING_WAS_MADE: Final = (TokenFullError, TokenUnfitError, UnsupportedOperationException)
-"""Faults after which no object can have stayed on the token; after any other one nobody knows."""
+NOTHING_WAS_MADE: Final = (
+    ConfigurationError,
+    PinError,
+    ThrottlingException,
+    TokenFullError,
+    TokenNotFoundError,
+    TokenUnfitError,
+    UnsupportedOperationException,
+)
+"""Faults after which no object can have stayed on the token; after any other one ``reconcile`` has to look."""
 
 NO_CUSTOM_STORE: Final = (
     "hsmkms has no custom key stores: use Origin AWS_KMS, and leave CustomKeyStoreId and XksKeyId out."

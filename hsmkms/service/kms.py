@@ -1,5 +1,6 @@
 """`Kms`: one short method for each operation of the API."""
 
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -78,6 +79,7 @@ class Kms:
         self._core = core
         self._root = local_root(core.installation.account, core.installation.default_region)
         self._closed = False
+        self._closing = threading.Lock()
         self.operator = Operator(core)
         """What the operator may do besides the API: attest, reconcile, look at the token."""
 
@@ -94,8 +96,9 @@ class Kms:
 
     def close(self) -> None:
         """Return unused leases, log out, and let database and token go. A second call does nothing."""
-        if not self._closed:
-            self._closed = True
+        with self._closing:
+            closed_before, self._closed = self._closed, True
+        if not closed_before:
             with ExitStack() as rest:  # whatever fails on the way, the token is logged out of
                 rest.callback(self._core.device.close)
                 rest.callback(self._core.store.close)

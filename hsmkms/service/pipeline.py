@@ -123,10 +123,14 @@ class Call:
         if dry_run:
             raise DryRunOperationException(DRY_RUN)
 
-    def _admit(self, cached: CachedKey, action: str | None) -> tuple[CachedKey, Permit]:
-        record = cached.record
+    def judge(self, record: KeyRecord, action: str | None = None) -> None:
+        """Authorise the operation on a key and check that the key's state admits it."""
         self._authorise(action or f"kms:{self.operation}", record.arn)
         states.admit(self.operation, record, self.now)
+
+    def _admit(self, cached: CachedKey, action: str | None) -> tuple[CachedKey, Permit]:
+        record = cached.record
+        self.judge(record, action)
         return cached, self._permit(cached.covers, record.version, self._seconds_left(record))
 
     def _seconds_left(self, record: KeyRecord) -> float:

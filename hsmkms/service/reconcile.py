@@ -81,6 +81,7 @@ class Mended(StrEnum):
 
     FORGOTTEN = "intent forgotten"
     ADOPTED = "adopted as a Disabled key"
+    ADDED = "added to its key as a further backing key"
     REMOVED = "removed from the token"
     GONE = "nothing to do any more"
 
@@ -109,11 +110,12 @@ def find(core: Core) -> list[Finding]:
     ours = [each for each in (_ours(core, found) for found in inventory) if each is not None]
     with core.store.atomic() as tx:
         known = objects.all_of_token(tx, token_id)
-        first_seen = {
-            each.cka_id: objects.note_seen(tx, token_id, each.cka_id, core.clock())
-            for each in ours
-            if not _is_live(known.get(each.cka_id))
-        }
+        first_seen = {}
+        for each in ours:
+            if _is_live(known.get(each.cka_id)):
+                objects.forget_seen(tx, token_id, each.cka_id)
+            else:
+                first_seen[each.cka_id] = objects.note_seen(tx, token_id, each.cka_id, core.clock())
     count = Counter(each.cka_id for each in inventory)
     others = {cka_id: row for cka_id, row in rows.items() if cka_id not in first_seen}
     return [*_of_objects(ours, count, known, first_seen), *_of_rows(others, count)]
@@ -121,7 +123,7 @@ def find(core: Core) -> list[Finding]:
 
 def _ours(core: Core, found: TokenObject) -> _Object | None:
     parts = parse_label(found.label)
-    if parts is None or parts.installation != core.installation.short_id:
+    if parts is None or parts.installation != core.installation.short_id or not found.is_secret_key:
         return None
     return _Object(found.cka_id, found.label, parts)
 
@@ -156,11 +158,10 @@ def _of_objects(
 def _of_rows(rows: Mapping[bytes, BackingObject], count: Mapping[bytes, int]) -> Iterator[Finding]:
     """What has a row and is not on the token once."""
     for cka_id, row in rows.items():
-        if count[cka_id] == 1 or row.status in _ENDED:
+        unfinished = row.lifecycle is Lifecycle.INTENDED or row.status is ObjectStatus.INTENDED
+        if count[cka_id] == 1 or (row.status in _ENDED and not unfinished):
             continue
-        kind = Kind.DUPLICATE if count[cka_id] else Kind.MISSING
-        if kind is Kind.MISSING and row.status is ObjectStatus.INTENDED:
-            kind = Kind.UNFINISHED
+        kind = Kind.DUPLICATE if count[cka_id] else Kind.UNFINISHED if unfinished else Kind.MISSING
         yield Finding(
             kind=kind,
             key_id=row.key_id,
@@ -201,15 +202,28 @@ def _forget(core: Core, finding: Finding) -> Mended:
 
 def _remove(core: Core, finding: Finding) -> Mended:
     _check_grace(core, finding)
-    cka_id = bytes.fromhex(finding.cka_id)
-    # The rows go last: as long as the object is there, it must not look like an orphan of unknown origin.
+    cka_id, token_id = bytes.fromhex(finding.cka_id), core.installation.token_id
+
+    # 1. Intent: from here on nobody can adopt or complete it.
+    with core.store.atomic() as tx:
+        row = objects.fetch(tx, token_id, cka_id)
+        if _is_live(row):
+            return Mended.GONE
+        objects.doom(tx, token_id, cka_id, finding.label, core.clock())
+    core.reached("remove 1: intent")
+
+    # 2. Device.
     permit = Permit(OperatorAct.RECONCILE, frozenset((cka_id,)), 0, time.monotonic() + LIFETIME_SECONDS)
     core.device.destroy(permit, cka_id)
+    core.reached("remove 2: device")
+
+    # 3. Result.
     with core.store.atomic() as tx:
-        row = objects.fetch(tx, core.installation.token_id, cka_id)
         if row is not None:
             keys.drop_intent(tx, row.key_id, row.region)
-        objects.forget_seen(tx, core.installation.token_id, cka_id)
+        objects.forget_doomed(tx, token_id, cka_id)
+        objects.forget_seen(tx, token_id, cka_id)
+    core.reached("remove 3: result")
     return Mended.REMOVED
 
 
@@ -231,26 +245,51 @@ def _check_grace(core: Core, finding: Finding) -> None:
 
 
 def _adopt(core: Core, finding: Finding, region: str | None) -> Mended:
-    cka_id = bytes.fromhex(finding.cka_id)
+    cka_id, token_id = bytes.fromhex(finding.cka_id), core.installation.token_id
+    _check_genuine(core, finding, cka_id)
     where = finding.region or region or core.installation.default_region
-    with core.store.atomic() as tx:
-        row = objects.fetch(tx, core.installation.token_id, cka_id)
-        if row is not None:
-            keys.complete(tx, row.key_id, row.region, KeyState.DISABLED)
-        else:
-            _adopt_orphan(tx, core, finding, cka_id, where)
-        objects.forget_seen(tx, core.installation.token_id, cka_id)
-    if row is None:
+    if finding.kind is Kind.ORPHAN:
+        # Before the key can be used: a crash in between must not leave it with a count of nothing.
         leases.at_least(core.store, material_id(finding.key_id, cka_id), UNKNOWN_USE)
-    return Mended.ADOPTED
+    with core.store.atomic() as tx:
+        if objects.is_doomed(tx, token_id, cka_id):
+            raise KMSInvalidStateException(
+                f"the removal of the object {finding.cka_id} was begun and interrupted: finish it with --remove"
+            )
+        row = objects.fetch(tx, token_id, cka_id)
+        if row is None:
+            mended = _adopt_orphan(tx, core, finding, cka_id, where)
+        elif keys.complete(tx, row.key_id, row.region, KeyState.DISABLED):
+            mended = Mended.ADOPTED
+        else:
+            mended = Mended.GONE
+        objects.forget_seen(tx, token_id, cka_id)
+    return mended
 
 
-def _adopt_orphan(tx: Connection, core: Core, finding: Finding, cka_id: bytes, region: str) -> None:
+def _check_genuine(core: Core, finding: Finding, cka_id: bytes) -> None:
+    """Refuse what hsmkms cannot have made: a label can be written by anybody who has the PIN.
+
+    That the token made it (LOCAL) and that it was never extractable cannot be forged.
+    """
+    _, deviations = core.device.attest(cka_id)
+    if deviations:
+        raise KMSInvalidStateException(
+            f"the object {finding.cka_id} is not as hsmkms makes keys ({'; '.join(deviations)}), so it is not adopted"
+        )
+
+
+def _adopt_orphan(tx: Connection, core: Core, finding: Finding, cka_id: bytes, region: str) -> Mended:
     """Rebuild the row of a backing key from its label and CKA_ID: a new key, or one more material of a known key.
 
     The highest sequence is the newest material, so it is the one that encrypts.
     """
     known = keys.fetch(tx, region, finding.key_id)
+    if known is None and keys.exists_anywhere(tx, finding.key_id):
+        raise KMSInvalidStateException(
+            f"the key {finding.key_id} of the object {finding.cka_id} is known, but not as a key of {region}: "
+            "name its region with --region, or mend its other findings first"
+        )
     taken = {each.sequence for each in known.materials} if known else set()
     newest = max(taken, default=0)
     adopted = MaterialRecord(
@@ -266,9 +305,10 @@ def _adopt_orphan(tx: Connection, core: Core, finding: Finding, cka_id: bytes, r
         if adopted.state is MaterialState.CURRENT:
             keys.retire_materials(tx, finding.key_id)
         keys.insert_material(tx, finding.key_id, region, adopted, finding.label, ObjectStatus.PRESENT)
-        return
+        return Mended.ADDED
     keys.insert_intent(tx, _rebuilt(core, finding.key_id, region, adopted), {}, finding.label)
     keys.complete(tx, finding.key_id, region)
+    return Mended.ADOPTED
 
 
 def _rebuilt(core: Core, key_id: str, region: str, first: MaterialRecord) -> KeyRecord:

@@ -25,7 +25,8 @@ def tag_resource(call: Call, request: TagResourceRequest) -> None:
 def untag_resource(call: Call, request: UntagResourceRequest) -> None:
     """Remove tags; one that is not there is no error."""
     with call.changing(request.key_id) as (tx, record):
-        tags.remove(tx, record.key_id, record.region, request.tag_keys)
+        held = tags.fetch(tx, record.key_id, record.region)
+        tags.remove(tx, record.key_id, record.region, held.keys() & set(request.tag_keys))
 
 
 def list_resource_tags(call: Call, request: ListResourceTagsRequest) -> ListResourceTagsResponse:

@@ -87,7 +87,9 @@ def check(folder: Path, database: DatabaseFile) -> None:
 def check_private(path: Path) -> None:
     """Raise StoreError if the database is missing, or if others than its owner may read or write it."""
     if not path.is_file():
-        raise StoreError(f"the database {path} is missing: run `hsmkms init`, or correct the data folder")
+        raise StoreError(
+            f"the database {path} is missing: restore it, correct data_dir, or run `hsmkms init` for a new one"
+        )
     for each in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
         try:
             mode = S_IMODE(each.stat().st_mode)

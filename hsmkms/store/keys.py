@@ -97,10 +97,14 @@ def insert_intent(tx: Connection, record: KeyRecord, tags: Mapping[str, str], la
 def complete(tx: Connection, key_id: str, region: str, state: KeyState | None = None) -> bool:
     """Write the result of an intent: the key is live, its intended objects are on the token.
 
-    False if there is no such intent (any more). ``state`` replaces the one that was intended.
+    False if there is no such intent (any more), or if its object is being removed. ``state`` replaces the one that
+    was intended.
     """
     values = {"lifecycle": Lifecycle.LIVE} | ({"state": state} if state is not None else {})
-    intended = _of(regional_key.update(), key_id, region).where(regional_key.c.lifecycle == Lifecycle.INTENDED)
+    doomed = exists().where(
+        token_object.c.material.in_(_materials_of(key_id)), token_object.c.status == ObjectStatus.DESTROYING
+    )
+    intended = _of(regional_key.update(), key_id, region).where(regional_key.c.lifecycle == Lifecycle.INTENDED, ~doomed)
     if not tx.execute(intended.values(**values)).rowcount:
         return False
     tx.execute(

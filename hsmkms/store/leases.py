@@ -1,11 +1,13 @@
 """Counts of encryptions per material, in ``log.db``. They outlive the key: a re-imported material is the same key."""
 
 from collections.abc import Callable
+from pathlib import Path
 
-from sqlalchemy import select, update
+from sqlalchemy import exists, select, update
 from sqlalchemy.dialects.sqlite import insert
 
-from hsmkms.store.engine import Store
+from hsmkms.store import files
+from hsmkms.store.engine import Database, Store
 from hsmkms.store.schema import encryption_count
 
 _reserved = encryption_count.c.reserved
@@ -36,6 +38,19 @@ def total(store: Store, material_id: str) -> int:
     """Encryptions counted so far: at least as many as were made."""
     with store.log.reading() as conn:
         return conn.execute(select(_reserved).where(encryption_count.c.material_id == material_id)).scalar() or 0
+
+
+def counted(folder: Path) -> bool:
+    """True if the folder's ``log.db`` has counted any encryption; False if there is no such file."""
+    file = folder / files.LOG.name
+    if not file.exists():
+        return False
+    log = Database(file)
+    try:
+        with log.reading() as conn:
+            return conn.scalar(select(exists().where(encryption_count.c.reserved > 0))) or False
+    finally:
+        log.close()
 
 
 def at_least(store: Store, material_id: str, count: int) -> None:

@@ -86,6 +86,38 @@ def set_status(tx: Connection, token_id: str, cka_id: bytes, status: ObjectStatu
     return True
 
 
+# -- objects that are to be removed ------------------------------------------------------------------------------
+
+
+def doom(tx: Connection, token_id: str, cka_id: bytes, label: str, now: datetime) -> None:
+    """Write down that an object will be destroyed; one that has no row gets one without a key."""
+    this = (token_object.c.token_id == token_id) & (token_object.c.cka_id == cka_id)
+    if tx.execute(token_object.update().where(this).values(status=ObjectStatus.DESTROYING)).rowcount:
+        return
+    tx.execute(
+        token_object.insert().values(
+            token_id=token_id,
+            cka_id=cka_id,
+            purpose=ObjectPurpose.BACKING_KEY,
+            status=ObjectStatus.DESTROYING,
+            label=label,
+            created_at=now,
+        )
+    )
+
+
+def is_doomed(conn: Connection, token_id: str, cka_id: bytes) -> bool:
+    """True if the destruction of the object was begun."""
+    query = select(token_object.c.status).where(token_object.c.token_id == token_id, token_object.c.cka_id == cka_id)
+    return conn.scalar(query) == ObjectStatus.DESTROYING
+
+
+def forget_doomed(tx: Connection, token_id: str, cka_id: bytes) -> None:
+    """Remove the row that an object without a key got for its destruction."""
+    this = (token_object.c.token_id == token_id) & (token_object.c.cka_id == cka_id)
+    tx.execute(token_object.delete().where(this, token_object.c.material.is_(None)))
+
+
 # -- objects seen and not acknowledged --------------------------------------------------------------------------
 
 

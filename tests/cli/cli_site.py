@@ -5,6 +5,7 @@ An installation is made once and copied for each test that wants its own: only t
 
 import json
 import os
+import pty
 import resource
 import shutil
 import subprocess
@@ -106,11 +107,11 @@ class Site(Struct, frozen=True, kw_only=True):
         return str(self.run("create-key", *arguments).json["KeyMetadata"]["KeyId"])
 
     def checksum(self) -> dict[str, str]:
-        """Each file of the data folder with its contents' checksum and mode; what SQLite makes anew is left out."""
+        """Mode and checksum of each file in the data folder, but for what a mere look changes."""
         return {
             str(each.relative_to(self.data)): f"{each.stat().st_mode:o} {sha256(each.read_bytes()).hexdigest()}"
             for each in sorted(self.data.rglob("*"))
-            if each.is_file() and not each.name.endswith(("-wal", "-shm", ".lock"))
+            if each.is_file() and not each.name.endswith(("-wal", "-shm", ".lock", "token.object", "generation"))
         }
 
     def copy(self, folder: Path) -> "Site":
@@ -132,3 +133,28 @@ def processor_seconds(site: Site, *arguments: object) -> float:
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     return min(once() for _ in range(3))
+
+
+def at_terminal(site: Site, *arguments: str, columns: str = "200", answer: str = "") -> tuple[str, int]:
+    """What a command prints at a terminal, where ``answer`` has been typed already, and its status."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [BIN / "hsmkms", *arguments],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        cwd=site.folder,
+        env=site.environment(COLUMNS=columns, TERM="dumb"),
+    )
+    os.close(theirs)
+    if answer:
+        os.write(ours, f"{answer}\n".encode())
+    printed = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            printed += chunk
+    except OSError:  # Linux says so when the other end has been closed
+        pass
+    finally:
+        os.close(ours)
+    return printed.decode().replace("\r\n", "\n"), process.wait(SECONDS)

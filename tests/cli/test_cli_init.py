@@ -66,7 +66,7 @@ def test_pin_is_on_no_command_line(bare: Site) -> None:
 
 
 def test_existing_token(bare: Site) -> None:
-    """A token that is there is named by module, label and PIN file; what its module needs is kept, not to be exported."""
+    """A token that is there is named by module, label and PIN file; what its module needs is kept."""
     module, environment = existing_token(bare)
     pin = write_pin(bare)
     asked = ("--module", module, "--token-label", LABEL, "--pin-file", pin, "--account-id", "999988887777")
@@ -161,13 +161,46 @@ def test_interrupted_before_the_databases(pristine: Site, bare: Site) -> None:
     assert half.new_key()
 
 
+@pytest.mark.parametrize("left", [("pin",), ("pin", "so-pin"), ("pin", "so-pin", "softhsm")])
+def test_interrupted_before_the_configuration(pristine: Site, bare: Site, left: tuple[str, ...]) -> None:
+    """An init that was killed while it made its token begins afresh, also after a half-made token."""
+    whole = pristine.copy(bare.folder / "whole")
+    bare.data.mkdir(mode=0o700)
+    (bare.data / ".init-unfinished").touch(0o600)
+    for name in left:
+        (whole.data / name).rename(bare.data / name)
+    assert bare.run("init", "--data-dir", "data", "--create-softhsm-token").status == 0
+    assert bare.new_key()
+    assert not (bare.data / ".init-unfinished").exists()
+
+
+def test_a_used_token_is_never_begun_afresh(site: Site) -> None:
+    """A lost configuration does not let init replace the token of an installation, whatever lies beside it."""
+    site.new_key()
+    site.config.unlink()
+    (site.data / ".init-unfinished").touch(0o600)
+    before = site.checksum()
+    told = site.run("init", "--data-dir", "data", "--create-softhsm-token").error
+    assert told.startswith(f"ConfigurationError: {site.data} is not empty")
+    assert site.checksum() == before
+
+
+def test_wrong_module_for_a_new_token(bare: Site) -> None:
+    """An init that could make no token can be repeated with the right module."""
+    asked = ("init", "--data-dir", "data", "--create-softhsm-token")
+    assert bare.run(*asked, "--module", "/nowhere/libsofthsm2.so").error.startswith("ModuleError: ")
+    assert not bare.config.exists()
+    assert bare.run(*asked).status == 0
+    assert bare.new_key()
+
+
 def test_missing_module(bare: Site) -> None:
     """A module that is not there is named; neither configuration nor database is left behind."""
     asked = ("--module", "/nowhere/libhsm.so", "--token-label", LABEL, "--pin-file", write_pin(bare))
     told = bare.run("init", "--data-dir", "data", *asked).error
     assert told.startswith("ModuleError: ")
     assert "/nowhere/libhsm.so" in told
-    assert not any(bare.data.iterdir())
+    assert not bare.data.exists()
 
 
 def test_missing_token(bare: Site) -> None:
@@ -177,7 +210,7 @@ def test_missing_token(bare: Site) -> None:
     told = bare.run("init", *asked, "--token-label", "other", **environment).error
     assert told.startswith("TokenNotFoundError: ")
     assert "other" in told
-    assert not any(bare.data.iterdir())
+    assert not bare.data.exists()
     assert bare.run("init", *asked, "--token-label", LABEL, **environment).status == 0
 
 
@@ -188,7 +221,7 @@ def test_ambiguous_token(bare: Site) -> None:
     told = bare.run("init", "--data-dir", "data", *asked, **environment).error
     assert told.startswith("TokenNotFoundError: ")
     assert "serial" in told
-    assert not any(bare.data.iterdir())
+    assert not bare.data.exists()
 
 
 def test_missing_pin_file(bare: Site) -> None:
@@ -239,8 +272,8 @@ def test_bad_label(bare: Site) -> None:
     ("option", "value", "named"), [("--account-id", "12", "account_id"), ("--region", "Mars", "'Mars'")]
 )
 def test_bad_settings(bare: Site, option: str, value: str, named: str) -> None:
-    """An account or a region that cannot be one is refused before anything is made, so the next try begins afresh."""
+    """An account or a region that cannot be one is refused before anything is made."""
     told = bare.run("init", "--data-dir", "data", "--create-softhsm-token", option, value).error
     assert told.startswith("ConfigurationError: ")
     assert named in told
-    assert bare.run("init", "--data-dir", "data", "--create-softhsm-token").status == 0
+    assert not bare.data.exists()

@@ -1,13 +1,11 @@
 """What answers look like: json, text and table, parts of them, and which of them is the default."""
 
 import json
-import os
-import pty
 import re
 import subprocess
 
 import pytest
-from cli_site import BIN, SECONDS, Site
+from cli_site import SECONDS, Site, at_terminal
 
 
 @pytest.fixture(scope="module")
@@ -16,29 +14,6 @@ def key(shared: Site) -> str:
     made = shared.new_key("--description", "[bold]x[/bold] ü", "--tags", "TagKey=a,TagValue=1", "TagKey=b,TagValue=2")
     assert shared.run("create-alias", "--alias-name", "photos", "--target-key-id", made).status == 0
     return made
-
-
-def at_terminal(site: Site, *arguments: str, columns: str = "200") -> tuple[str, int]:
-    """What a command prints at a terminal, and its status."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [BIN / "hsmkms", *arguments],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        cwd=site.folder,
-        env=site.environment(COLUMNS=columns, TERM="dumb"),
-    )
-    os.close(theirs)
-    printed = b""
-    try:
-        while chunk := os.read(ours, 65536):
-            printed += chunk
-    except OSError:  # Linux says so when the other end has been closed
-        pass
-    finally:
-        os.close(ours)
-    return printed.decode().replace("\r\n", "\n"), process.wait(SECONDS)
 
 
 def test_json_is_the_wire_form(shared: Site, key: str) -> None:
@@ -112,7 +87,9 @@ def test_wrong_query_is_told_before_anything_is_done(site: Site) -> None:
 @pytest.mark.parametrize("output", ["json", "text", "table"])
 def test_nothing_is_printed_without_an_answer(shared: Site, key: str, output: str) -> None:
     """An operation that answers nothing prints nothing."""
-    done = shared.run("update-key-description", "--key-id", key, "--description", "[bold]x[/bold] ü", "--output", output)
+    done = shared.run(
+        "update-key-description", "--key-id", key, "--description", "[bold]x[/bold] ü", "--output", output
+    )
     assert (done.status, done.stdout, done.stderr) == (0, "", "")
 
 

@@ -126,7 +126,7 @@ def test_failing_pin_source(token: SoftHsm) -> None:
 def test_unwritable_state_folder(token: SoftHsm) -> None:
     """Where no mark could be written, no PIN is read."""
     reader = Reader(PIN)
-    with pytest.raises(ConfigurationError, match="no PIN is tried"):
+    with pytest.raises(ConfigurationError, match="cannot be written"):
         Device.open(token.settings(state_dir=token.folder / "missing"), reader)
     assert reader.asked == 0
 

@@ -4,16 +4,13 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from service_sites import Site, StoppedClock, close_everything
+from service_sites import NewFolder, NewSite, Site, StoppedClock, close_everything
 
 from hsmkms.service.kms import Kms
-
-NewFolder = Callable[[], Path]
-NewSite = Callable[..., Site]
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -169,3 +170,10 @@ def seal(kms: Kms, key_id: str, plaintext: bytes = b"secret", caller: Caller | N
 def unseal(kms: Kms, ciphertext: bytes, caller: Caller | None = None, **members: object) -> bytes | None:
     """Decrypt; the plaintext."""
     return kms.decrypt(DecryptRequest(ciphertext_blob=ciphertext, **members), caller).plaintext
+
+
+NewFolder = Callable[[], Path]
+"""Names a folder that is not there yet."""
+
+NewSite = Callable[..., Site]
+"""Makes an installation in a folder of its own."""

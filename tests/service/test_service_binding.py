@@ -1,8 +1,9 @@
 """Database and token belong together, and ``init`` can be repeated after an interruption at any step."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
-from conftest import NewFolder, NewSite
-from service_sites import Site, StoppedClock, new_key, run, seal, unseal
+from service_sites import NewFolder, NewSite, Site, StoppedClock, new_key, run, seal, unseal
 
 from hsmkms import wiring
 from hsmkms.errors import BindingError, ConfigurationError, StoreError, ValidationException
@@ -123,3 +124,14 @@ def test_regions_may_change(site: Site) -> None:
         assert kms.operator.find_differences() == []
     with site.open() as kms:
         assert unseal(kms, sealed) == b"secret"
+
+
+def test_several_inits_at_once(new_folder: NewFolder) -> None:
+    """Three inits of one folder at the same instant make one installation, with one key on the token."""
+    site = Site.new_token(new_folder())
+    with ThreadPoolExecutor(3) as pool:
+        made = list(pool.map(lambda _: wiring.initialise(site.settings), range(3)))
+    assert len({each.id for each in made}) == 1
+    with site.open() as kms:
+        witness = kms._core.installation.mac_key
+        assert [each.cka_id for each in kms._core.device.inventory(witness)] == [witness]

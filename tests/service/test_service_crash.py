@@ -300,7 +300,7 @@ def test_orphaned_material_of_a_known_key(site: Site, sequence: int, *, becomes_
         make_object(kms, b"n" * 16, label_for(kms, made.key_id, sequence))
         (finding,) = kms.operator.find_differences()
         assert (finding.kind, finding.key_id, finding.sequence) == (Kind.ORPHAN, made.key_id, sequence)
-        assert kms.operator.mend(finding) is Mended.ADOPTED
+        assert kms.operator.mend(finding) is Mended.ADDED
         assert kinds(kms) == []
         shown = described(kms, made.key_id)
         assert (shown.current_key_material_id != made.current_key_material_id) == becomes_current

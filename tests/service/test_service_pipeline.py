@@ -161,8 +161,8 @@ CASES: dict[Operation, tuple[Request, Callable[[Scene], Heard]]] = {
         lambda s: aliases.UpdateAliasRequest(alias_name=s.alias, target_key_id=s.other.key_id),
         lambda s: [
             ("kms:UpdateAlias", s.alias_arn),
-            ("kms:UpdateAlias", s.key.arn),
             ("kms:UpdateAlias", s.other.arn),
+            ("kms:UpdateAlias", s.key.arn),
         ],
     ),
     Operation.DELETE_ALIAS: (

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from hsmkms.errors import TokenNotFoundError
@@ -13,8 +14,6 @@ made = softhsm.create(module, Path(folder), label=label, user_pin=pin, so_pin="b
 if sys.argv[4:]:
     # A second one of the same label, which nothing could tell from the first by its label.
     softhsm._initialise(module, made.environment, label, "battery staple")
-    try:
+    with suppress(TokenNotFoundError):
         softhsm._set_user_pin(module, made.environment, label, pin, "battery staple")
-    except TokenNotFoundError:
-        pass
 print(json.dumps({"module": str(module), **made.environment}))  # noqa: T201

@@ -1,0 +1,145 @@
+"""Help: an example for everything, every operation, every option; and how fast it and an operation are."""
+
+import os
+import subprocess
+
+import pytest
+import typer
+from cli_site import BIN, SECONDS, Site, processor_seconds
+from typer.core import TyperCommand
+
+from hsmkms.cli.api import COMMANDS, option_name
+from hsmkms.cli.main import app
+from hsmkms.model.constraints import required_members
+from hsmkms.model.operations import OPERATIONS
+
+PANELS = ("Installation", "Keys", "Aliases", "Tags", "Cryptography", "Token", "Repair")
+OPERATOR_COMMANDS = {"init", "migrate", "token-info", "token-check", "attest", "reconcile", "doctor"}
+MANY = 1000
+
+
+def all_commands() -> dict[str, TyperCommand]:
+    """Every command by its name."""
+    group = typer.main.get_command(app)
+    return dict(group.commands)  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def crowded(shared: Site) -> Site:
+    """An installation with MANY keys."""
+    shared.program("make_keys", MANY)
+    return shared
+
+
+def test_help_is_grouped(bare: Site) -> None:
+    """--help lists every command in a panel of its subject, with an example; -h, and nothing at all, are the same."""
+    shown = bare.run("--help")
+    assert (shown.status, shown.stderr) == (0, "")
+    places = [shown.stdout.index(f"─ {panel} ─") for panel in PANELS]
+    assert places == sorted(places)
+    assert all(f"│ {name} " in shown.stdout for name in all_commands())
+    assert "Example: hsmkms init" in shown.stdout
+    assert bare.run("-h").stdout == shown.stdout
+    assert "Usage: hsmkms" in bare.run().stdout + bare.run().stderr
+
+
+def test_command_help_as_printed(bare: Site) -> None:
+    """A command's help shows its summary, an example, its own options and the common ones, in panels."""
+    shown = bare.run("create-alias", "--help").stdout
+    assert "Give a key a name." in shown
+    assert "Example: hsmkms create-alias --alias-name alias/photos --target-key-id KEY_ID" in shown
+    assert "--target-key-id" in shown
+    assert "─ Common options ─" in shown
+
+
+@pytest.mark.parametrize("name", sorted(all_commands()))
+def test_help_of_each_command(name: str) -> None:
+    """Each command has an example of itself, and a help text for each of its options."""
+    command = all_commands()[name]
+    assert f"Example: hsmkms {name}" in (command.help or "")
+    assert command.rich_help_panel in PANELS
+    for option in command.params:
+        assert getattr(option, "help", None), f"{name} {option.opts}"
+
+
+def test_every_operation_has_a_command() -> None:
+    """The commands are those of the operations and the operator's own, and no other."""
+    operations = {option_name(each) for each in OPERATIONS}
+    assert {each.operation for each in COMMANDS} == set(OPERATIONS)
+    assert set(all_commands()) == operations | OPERATOR_COMMANDS
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: option_name(command.operation))
+def test_examples_are_complete(command: object) -> None:
+    """Each example of an operation names every option that the operation requires, and only options that exist."""
+    required = {f"--{option_name(name)}" for name in required_members(OPERATIONS[command.operation].request)}  # type: ignore[attr-defined]
+    words = [word for word in command.example.split() if word.startswith("--")]  # type: ignore[attr-defined]
+    known = {word for option in all_commands()[option_name(command.operation)].params for word in option.opts}  # type: ignore[attr-defined]
+    assert required <= set(words) <= known
+
+
+def test_version(bare: Site) -> None:
+    """--version needs no installation."""
+    shown = bare.run("--version")
+    assert (shown.status, shown.stdout.split()[0]) == (0, "hsmkms")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_script(bare: Site, shell: str) -> None:
+    """The shell's completion script can be shown."""
+    shown = bare.run(
+        "--show-completion", shell, SHELL=f"/bin/{shell}", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1"
+    )
+    assert (shown.status, shown.stderr) == (0, "")
+    assert "_HSMKMS_COMPLETE=complete_" in shown.stdout
+
+
+def test_completion_works(bare: Site) -> None:
+    """The shell is told the commands, and the options of a command, that begin with what was typed."""
+
+    def offered(line: str) -> set[str]:
+        words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1)}
+        return set(bare.run(_HSMKMS_COMPLETE="complete_bash", **words).stdout.split())
+
+    assert offered("hsmkms list-") == {"list-keys", "list-aliases", "list-resource-tags"}
+    assert "--target-key-id" in offered("hsmkms create-alias --tar")
+
+
+def test_help_does_not_need_the_token(bare: Site) -> None:
+    """Help imports neither the database's library nor the token's, nor anything of alembic."""
+    code = "import sys\nfrom hsmkms.cli.main import app\n"
+    code += "print([each for each in ('sqlalchemy', 'pkcs11', 'alembic', 'rich.table') if each in sys.modules])"
+    done = subprocess.run(
+        [BIN / "python", "-c", code],
+        capture_output=True,
+        check=True,
+        timeout=SECONDS,
+        cwd=bare.folder,
+        env=bare.environment(),
+        text=True,
+    )
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.skipif("COVERAGE_RUN" in os.environ, reason="counting branches takes its time")
+def test_help_is_fast(bare: Site) -> None:
+    """--help answers within 0.3 s of processor time."""
+    assert processor_seconds(bare, "--help") < 0.3
+    assert processor_seconds(bare, "encrypt", "--help") < 0.3
+
+
+def test_operations_are_fast(crowded: Site) -> None:
+    """An operation takes at most 0.75 s of processor time with a thousand objects on the token."""
+    key = crowded.new_key()
+    assert processor_seconds(crowded, "encrypt", "--key-id", key, "--plaintext", "aGVsbG8=") < 0.75
+    assert processor_seconds(crowded, "describe-key", "--key-id", key) < 0.75
+
+
+def test_all_pages(crowded: Site) -> None:
+    """A list longer than a page of the API is shown whole, each key once, unless one page was asked for."""
+    told = crowded.run("list-keys").json
+    assert list(told) == ["Keys"]
+    keys = [each["KeyId"] for each in told["Keys"]]
+    assert len(set(keys)) == len(keys) >= MANY
+    page = crowded.run("list-keys", "--limit", "700").json
+    assert ([each["KeyId"] for each in page["Keys"]], page["Truncated"]) == (keys[:700], True)
