@@ -67,7 +67,7 @@ def open_pin(site: Site) -> None:
 
 
 FAULTS: list[tuple[Callable[[Site], None], str, str]] = [
-    (missing_database, "StoreError", "log.db is missing: run `hsmkms init`, or correct the data folder"),
+    (missing_database, "StoreError", "log.db is missing: "),
     (missing_log, "StoreError", "log.db is missing"),
     (corrupt_database, "StoreError", "meta.db is damaged: stop all hsmkms processes and restore a backup"),
     (no_database, "StoreError", "meta.db is no hsmkms database: restore a backup, or correct data_dir"),

@@ -24,6 +24,7 @@ PATTERNS = {
     "TIME": r"\d{10}(?:\.\d{1,3})?",
     "DATE": r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d",
     "NUMBER": r"\d+",
+    "URLSAFE": r"[A-Za-z0-9_-]+={0,2}",
     "BASE64": r"[A-Za-z0-9+/]+={0,2}",
 }
 PLACEHOLDER = re.compile(r"<([A-Z0-9_]+)(?::([A-Z0-9]+))?>")
