@@ -158,7 +158,7 @@ def _cell(name: str, value: Plain) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool) and name.endswith(_DATE_SUFFIXES):
         return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     if isinstance(value, list):
-        return ", ".join(_cell("", each) for each in value)
+        return ", ".join(_cell("", each) for each in value) or "-"
     if isinstance(value, dict):
         return "\n".join(f"{key}: {_cell(key, each)}" for key, each in value.items())
     return escape("-" if value is None else str(value))

@@ -170,6 +170,8 @@ def _first_answer(find_token: Callable[[], Token]) -> Token:
 
 
 def _try_pin(token: Token, pin: str, gate: LoginGate) -> Session:
+    if token.flags & TokenFlag.USER_PIN_COUNT_LOW:
+        log.warning("somebody gave a wrong PIN for token %r since the last login", token.label)
     with gate.mark_at_hand(token) as leave_mark:
         try:
             return token.open(rw=True, user_pin=pin, attribute_mapper=MAPPER)
@@ -197,7 +199,5 @@ def _check_counters(token: Token, *, accept_final_try: bool) -> None:
             f"one more wrong PIN locks token {token.label!r}, so none is tried: "
             "make sure that the PIN is right, then run `hsmkms doctor --retry-pin`"
         )
-    if token.flags & TokenFlag.USER_PIN_COUNT_LOW:
-        log.warning("somebody gave a wrong PIN for token %r since the last login", token.label)
     if not token.flags & TokenFlag.USER_PIN_INITIALIZED:
         raise PinError(f"token {token.label!r} has no user PIN yet: set one with the token's own tool")
