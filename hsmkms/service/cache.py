@@ -46,8 +46,12 @@ class RecordCache:
         self._done = 0
         self._keys: dict[tuple[str, str], CachedKey] = {}
         self._aliases: dict[tuple[str, str], AliasRecord] = {}
-        with store.reading() as conn:
-            self._epoch = changes.latest(conn)
+        try:
+            with store.reading() as conn:
+                self._epoch = changes.latest(conn)
+        except BaseException:
+            self._signal.close()
+            raise
 
     def key(self, region: str, key_id: str) -> CachedKey | None:
         """The KMS key as it is now, or None."""
