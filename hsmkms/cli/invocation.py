@@ -1,9 +1,9 @@
 """One run of a command: its common options, its answer, its errors."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
+import msgspec
 import typer
 from msgspec import Struct
 
@@ -67,10 +67,10 @@ class Common(Struct, kw_only=True):
         show(answer, self.output or default_format(), self.query)
 
 
-def fail(sentence: str, *, status: int = 1) -> "typer.Exit":
-    """Say in one line what went wrong; raise what is returned."""
-    print(f"hsmkms: {sentence}", file=sys.stderr)
-    return typer.Exit(status)
+def named(value: Struct) -> dict[str, Any]:
+    """A struct of ours as an answer: its members' names as the API would write them."""
+    members: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(value))
+    return {"".join(word.capitalize() for word in name.split("_")): held for name, held in members.items()}
 
 
 def outer_options(context: typer.Context) -> Common:

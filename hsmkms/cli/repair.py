@@ -2,12 +2,19 @@
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
-import msgspec
 import typer
 
-from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, RegionOption, outer_options
+from hsmkms.cli.invocation import (
+    Common,
+    ConfigOption,
+    OutputOption,
+    QueryOption,
+    RegionOption,
+    named,
+    outer_options,
+)
 from hsmkms.errors import HsmKmsError, StoreError
 
 if TYPE_CHECKING:
@@ -46,7 +53,7 @@ def reconcile(
     common = Common(config=config, region=region, output=output, query=query).over(outer_options(context))
     with common.open() as kms:
         found = kms.operator.find_differences()
-        rows = [_row(each) for each in found]
+        rows = [named(each) for each in found]
         if mend or remove:
             for row, finding in zip(rows, found, strict=True):
                 row["Outcome"] = _mend(kms, finding, remove=remove, yes=yes, region=common.region)
@@ -54,11 +61,6 @@ def reconcile(
     common.show({"Findings": rows, "Left": left})
     if left:
         sys.exit(1)
-
-
-def _row(finding: "Finding") -> dict[str, Any]:
-    plain = msgspec.to_builtins(finding)
-    return {"".join(word.capitalize() for word in name.split("_")): value for name, value in plain.items()}
 
 
 def _mend(kms: "Kms", finding: "Finding", *, remove: bool, yes: bool, region: str | None) -> str:

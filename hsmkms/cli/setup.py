@@ -61,18 +61,11 @@ def init(
     from hsmkms import config, wiring  # noqa: PLC0415 - help must not pay for the database and the token
 
     common = Common(output=output, query=query).over(outer_options(context))
-    folder = data_dir.expanduser().absolute()
+    folder = Path(os.path.expanduser(data_dir)).absolute()  # noqa: PTH111 - Path.expanduser raises for unknown users
     file = folder / CONFIG_FILE
     if not file.exists():
-        regions = tuple(region or [DEFAULT_REGION])
         label = token_label or DEFAULT_LABEL
-        draft = config.Settings(
-            account_id=account_id,
-            regions=regions,
-            default_region=regions[0],
-            token=config.TokenSettings(label=label),
-        )
-        config.check(draft)
+        draft = _draft(account_id, tuple(region or [DEFAULT_REGION]), label)
         _check_folder(folder)
         existing = None if create_softhsm_token else _existing_token(module, token_label, token_serial, pin_file)
         _make_folder(folder)
@@ -110,6 +103,17 @@ def migrate(
     common = Common(config=config, output=output, query=query).over(outer_options(context))
     applied, revisions = wiring.migrate_databases(wiring.load_settings(common.config))
     common.show({"Applied": list(applied), "Revisions": dict(revisions)})
+
+
+def _draft(account_id: str, regions: tuple[str, ...], label: str) -> "Settings":
+    """The settings that the options say, checked before anything is made; the token is filled in later."""
+    from hsmkms import config  # noqa: PLC0415 - see init
+
+    draft = config.Settings(
+        account_id=account_id, regions=regions, default_region=regions[0], token=config.TokenSettings(label=label)
+    )
+    config.check(draft)
+    return draft
 
 
 def _complete(settings: "Settings") -> bool:

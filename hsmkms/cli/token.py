@@ -1,13 +1,20 @@
 """Commands that look at the token: token-info, token-check, attest."""
 
 import sys
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
-import msgspec
 import typer
 
 from hsmkms.cli import values
-from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, RegionOption, outer_options
+from hsmkms.cli.invocation import (
+    Common,
+    ConfigOption,
+    OutputOption,
+    QueryOption,
+    RegionOption,
+    named,
+    outer_options,
+)
 
 PANEL: Final = "Token"
 
@@ -29,12 +36,12 @@ def token_info(
     common = Common(config=config, output=output, query=query).over(outer_options(context))
     with common.open() as kms:
         info = kms.operator.token_info()
-    profile = _members(info.profile)
+    profile = named(info.profile)
     common.show(
         {
             "Profile": {name: value for name, value in profile.items() if name != "Mechanisms"},
-            "Limits": _members(info.limits) if info.limits is not None else {},
-            "Mechanisms": [_members(each) for each in info.mechanisms],
+            "Limits": named(info.limits) if info.limits is not None else {},
+            "Mechanisms": [named(each) for each in info.mechanisms],
         }
     )
 
@@ -49,7 +56,7 @@ def token_check(
     common = Common(config=config, output=output, query=query).over(outer_options(context))
     with common.open() as kms:
         checks = kms.operator.token_check()
-    common.show({"Checks": [_members(each) for each in checks]})
+    common.show({"Checks": [named(each) for each in checks]})
     if any(each.failed for each in checks):
         sys.exit(1)
 
@@ -69,14 +76,6 @@ def attest(
     common = Common(config=config, region=region, output=output, query=query).over(outer_options(context))
     with common.open() as kms:
         attestations = kms.operator.attest(values.key_name(key_id), common.region)
-    common.show({"BackingKeys": [_members(each) for each in attestations]})
+    common.show({"BackingKeys": [named(each) for each in attestations]})
     if not all(each.as_made for each in attestations):
         sys.exit(1)
-
-
-def _members(value: msgspec.Struct) -> dict[str, Any]:
-    """A struct with its members' names as the API would write them."""
-    return {
-        "".join(word.capitalize() for word in name.split("_")): held
-        for name, held in msgspec.json.decode(msgspec.json.encode(value)).items()
-    }

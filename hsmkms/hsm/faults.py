@@ -58,9 +58,6 @@ FAULTS: Final[dict[type[ckr.PKCS11Error], tuple[type[HsmKmsError], str]]] = {
     ckr.FunctionNotSupported: (UnsupportedOperationException, UNSUPPORTED),
 }
 
-RETRY_WITH_NEW_SESSION: Final = SessionLostError
-"""Worth one repetition of an idempotent call with a fresh session; nothing else is ever repeated."""
-
 
 def translate(error: ckr.PKCS11Error) -> HsmKmsError:
     """Return the error of this package for a PKCS#11 error; the caller raises it ``from`` the original."""

@@ -12,7 +12,6 @@ from hsmkms.errors import LimitExceededException, MalformedPolicyDocumentExcepti
 from hsmkms.model.ids import root_arn
 
 MAX_BYTES: Final = 32_768
-DEFAULT_NAME: Final = "default"
 
 
 def default_policy(account: str) -> str:
