@@ -135,7 +135,9 @@ def processor_seconds(site: Site, *arguments: object) -> float:
     return min(once() for _ in range(3))
 
 
-def at_terminal(site: Site, *arguments: str, columns: str = "200", answer: str = "") -> tuple[str, int]:
+def at_terminal(
+    site: Site, *arguments: str, columns: str = "200", answer: str = "", **environment: str
+) -> tuple[str, int]:
     """What a command prints at a terminal, where ``answer`` has been typed already, and its status."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
@@ -144,7 +146,7 @@ def at_terminal(site: Site, *arguments: str, columns: str = "200", answer: str =
         stdout=theirs,
         stderr=theirs,
         cwd=site.folder,
-        env=site.environment(COLUMNS=columns, TERM="dumb"),
+        env=site.environment(COLUMNS=columns, TERM="dumb", **environment),
     )
     os.close(theirs)
     if answer:

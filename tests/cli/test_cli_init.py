@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from cli_site import Site
+from cli_site import Site, at_terminal
 
 LABEL = "house token"
 PIN = "correct horse"
@@ -76,6 +76,17 @@ def test_existing_token(bare: Site) -> None:
     metadata = bare.run("create-key").json["KeyMetadata"]
     assert metadata["Arn"].startswith("arn:aws:kms:eu-west-1:999988887777:key/")
     assert modes(bare.data) == {"folder": {"0700"}, "file": {"0600"}}
+
+
+def test_questions_at_a_terminal(bare: Site) -> None:
+    """At a terminal a person is asked for module, label and PIN file, and nothing else must be exported later."""
+    module, environment = existing_token(bare)
+    answers = "\n".join((module, LABEL, str(write_pin(bare))))
+    shown, status = at_terminal(bare, "init", "--data-dir", "data", answer=answers, **environment)
+    assert status == 0, shown
+    for question in ("Path of the PKCS#11 module", "Label of the token", "File with the user PIN"):
+        assert question in shown
+    assert bare.run("create-key").json["KeyMetadata"]["KeyState"] == "Enabled"
 
 
 @pytest.mark.parametrize(
