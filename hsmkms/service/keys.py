@@ -65,6 +65,8 @@ def create_key(call: Call, request: CreateKeyRequest) -> CreateKeyResponse:
     policy = request.policy if request.policy is not None else policies.default_policy(core.installation.account)
     policies.check_text(policy)
     call.account()
+    if new_tags:
+        call.account("kms:TagResource")
     record = _new_record(call, spec, usage, request.description or "", policy)
     backing_key = record.materials[0]
     label = label_of(core, record, backing_key.sequence)

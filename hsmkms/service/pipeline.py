@@ -16,6 +16,7 @@ from hsmkms.errors import (
     AccessDeniedException,
     DryRunOperationException,
     HsmKmsError,
+    KMSInternalException,
     NotFoundException,
     ValidationException,
 )
@@ -90,9 +91,9 @@ class Call:
             raise unknown(ref, self.core.installation.account)
         return cached
 
-    def account(self) -> Permit:
-        """Leave for an operation that is about no key."""
-        self._authorise(f"kms:{self.operation}", root_arn(self.core.installation.account))
+    def account(self, action: str | None = None) -> Permit:
+        """Leave for an operation that is about no key. ``action``: what is authorised, if not the operation."""
+        self._authorise(action or f"kms:{self.operation}", root_arn(self.core.installation.account))
         return self._permit(_NOTHING, 0, LIFETIME_SECONDS)
 
     def new_object(self, cka_id: bytes) -> Permit:
@@ -159,13 +160,21 @@ def run(
     call = Call(core, operation, caller)
     try:
         validate(request)
-        if call.region not in core.installation.regions:
-            raise ValidationException(
-                f"The region {call.region} is not served here; served: {', '.join(core.installation.regions)}"
-            )
+        _check_region(core, caller.region)
         response = procedure(call, request)
     except HsmKmsError as exc:
         core.record(caller, operation, call.resources, exc)
         raise
+    except Exception as exc:
+        # A bug of ours: the caller gets it as it is, and the record shows that there was a request.
+        core.record(caller, operation, call.resources, KMSInternalException(type(exc).__name__))
+        raise
     core.record(caller, operation, call.resources, None)
     return response
+
+
+def _check_region(core: Core, region: str) -> None:
+    if region not in core.installation.regions:
+        raise ValidationException(
+            f"The region {region} is not served here; served: {', '.join(core.installation.regions)}"
+        )

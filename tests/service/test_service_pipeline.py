@@ -377,3 +377,25 @@ def test_refusal_in_the_other_region(kms: Kms, scene: Scene) -> None:
     """The caller's region decides: a permit for a key of another region cannot be had."""
     with pytest.raises(AccessDeniedException):
         Call(kms._core, Operation.DECRYPT, kms.caller(OTHER_REGION)).key_of_ciphertext(scene.key.key_id)
+
+
+def test_tags_of_a_new_key_are_authorised_too(kms: Kms, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CreateKey with tags wants the permission to tag as well."""
+    asked: list[str] = []
+    monkeypatch.setattr(kms._core, "authorise", lambda *judged: asked.append(judged[1]))
+    kms.create_key(keys.CreateKeyRequest(tags=[Tag(tag_key="team", tag_value="red")]))
+    assert asked == ["kms:CreateKey", "kms:TagResource"]
+
+
+def test_a_bug_is_recorded(kms: Kms, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that ends in an error of ours that nobody foresaw is recorded all the same."""
+    told: list[tuple[Operation, str]] = []
+
+    def broken(*_: object, **__: object) -> bytes:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(kms._core, "record", lambda *heard: told.append((heard[1], type(heard[3]).__name__)))
+    monkeypatch.setattr(kms._core.device, "random", broken)
+    with pytest.raises(ZeroDivisionError):
+        kms.generate_random(crypto.GenerateRandomRequest(number_of_bytes=1))
+    assert told == [(Operation.GENERATE_RANDOM, "KMSInternalException")]
