@@ -499,8 +499,10 @@ def test_commented_settings(tmp_path: Path, setting: str) -> None:
     for other in ALTERNATIVES.get(setting, ()):
         text = re.sub(rf"^{other} = .*$", "", text, flags=re.MULTILINE)
     file = tmp_path / "hsmkms.toml"
-    file.write_text(re.sub(rf"^# {setting} = ", f"{setting} = ", text, flags=re.MULTILINE))
-    load(file)
+    in_force, lines = re.subn(rf"^# {setting} = ", f"{setting} = ", text, flags=re.MULTILINE)
+    file.write_text(in_force)
+    assert lines == 1
+    assert isinstance(load(file), Settings)
 
 
 texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)

@@ -18,7 +18,7 @@ from pkcs11.exceptions import PKCS11Error
 from pkcs11.mechanisms import KeyType, Mechanism
 from pkcs11.types import Object, Session, Token
 
-from hsmkms.errors import HsmKmsError, ObjectLostError, SessionLostError, TokenNotFoundError
+from hsmkms.errors import HsmKmsError, ObjectLostError, SessionLostError, TokenNotFoundError, TokenUnavailableError
 from hsmkms.hsm import module as modules
 from hsmkms.hsm.acts import (
     MAY_AUTHENTICATE,
@@ -34,7 +34,7 @@ from hsmkms.hsm.borrowed import BorrowedKey
 from hsmkms.hsm.check import Check, run_checks
 from hsmkms.hsm.choice import TokenChoice, choose
 from hsmkms.hsm.cryptoki import TokenLimits
-from hsmkms.hsm.faults import OBJECT_LOST, SESSION_LOST, translate, translated
+from hsmkms.hsm.faults import AWAY, OBJECT_LOST, SESSION_LOST, translate, translated
 from hsmkms.hsm.gcm import explain_refusal, open_sealed, seal
 from hsmkms.hsm.handles import HandleIndex
 from hsmkms.hsm.iv import IvSource
@@ -183,6 +183,10 @@ class Device:
             return found is not None
 
         return self._repeatable(attempt)
+
+    def ready(self) -> None:
+        """Make sure that the token answers and that the login holds, before something is begun that needs both."""
+        self._recover()
 
     def holds(self, cka_id: bytes) -> bool:
         """True if a secret key with this CKA_ID is on the token now."""
@@ -338,7 +342,11 @@ class Device:
                     self._module.cryptoki.close_session(lost)  # it may live, logged out; Session.close() fails then
                 self._pool.discard_idle()
                 self._handles.forget_all()
-                self._log_in()
+                try:
+                    self._log_in()
+                except TokenNotFoundError as exc:
+                    # It was there when this device was opened: not a wrong choice, but a token that is away.
+                    raise TokenUnavailableError(AWAY) from exc
 
     def _log_in(self, *, accept_final_try: bool = False) -> None:
         def find_token() -> Token:

@@ -9,7 +9,6 @@ from hsmkms.errors import (
     PinError,
     ThrottlingException,
     TokenFullError,
-    TokenNotFoundError,
     TokenUnfitError,
     UnsupportedOperationException,
     ValidationException,
@@ -41,7 +40,6 @@ NOTHING_WAS_MADE: Final = (
     PinError,
     ThrottlingException,
     TokenFullError,
-    TokenNotFoundError,
     TokenUnfitError,
     UnsupportedOperationException,
 )
@@ -70,6 +68,8 @@ def create_key(call: Call, request: CreateKeyRequest) -> CreateKeyResponse:
     record = _new_record(call, spec, usage, request.description or "", policy)
     backing_key = record.materials[0]
     label = label_of(core, record, backing_key.sequence)
+
+    core.device.ready()  # no intent that a token which is away would leave behind
 
     # 1. Intent: the row that will be the key, invisible until it is complete.
     with core.store.atomic() as tx:

@@ -38,27 +38,10 @@ class BackingObject(Struct, frozen=True, kw_only=True):
     sequence: int
     material_id: str
 
-    @property
-    def acknowledged(self) -> bool:
-        """True once the making of the object was recorded as done."""
-        return self.status is not ObjectStatus.INTENDED
-
-
-def intents(conn: Connection, token_id: str, before: datetime) -> list[BackingObject]:
-    """The objects of a token whose making was begun before an instant and not ended, oldest first."""
-    query = _select(token_id).where(token_object.c.status == ObjectStatus.INTENDED, token_object.c.created_at < before)
-    return [_object(row) for row in conn.execute(query)]
-
 
 def all_of_token(conn: Connection, token_id: str) -> dict[bytes, BackingObject]:
     """Every row of a token by CKA_ID, whatever its status, oldest first."""
     return {row.cka_id: _object(row) for row in conn.execute(_select(token_id))}
-
-
-def present(conn: Connection, token_id: str) -> dict[bytes, BackingObject]:
-    """The objects that should be on a token, by CKA_ID, oldest first."""
-    query = _select(token_id).where(token_object.c.status == ObjectStatus.PRESENT)
-    return {row.cka_id: _object(row) for row in conn.execute(query)}
 
 
 def fetch(conn: Connection, token_id: str, cka_id: bytes) -> BackingObject | None:

@@ -176,6 +176,7 @@ def test_another_key(device: Device) -> None:
     first, second = new_key(device), new_key(device)
     iv, body = device.encrypt(permit(Operation.ENCRYPT, first), first, b"mine", b"")
     refused(device, second, iv, body, b"")
+    assert device.decrypt(permit(Operation.DECRYPT, first), first, iv, body, b"") == b"mine"
 
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -4,7 +4,7 @@ import ctypes
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import devices
 import pytest
@@ -12,7 +12,14 @@ from devices import SoftHsm, new_key, permit
 from pkcs11.constants import ObjectClass
 from pkcs11.types import Session
 
-from hsmkms.errors import ObjectLostError, RejectedDataError, SessionLostError, TokenError, TokenUnavailableError
+from hsmkms.errors import (
+    ObjectLostError,
+    RejectedDataError,
+    SessionLostError,
+    TokenError,
+    TokenNotFoundError,
+    TokenUnavailableError,
+)
 from hsmkms.hsm.check import Outcome
 from hsmkms.hsm.device import Device
 from hsmkms.hsm.objects import find
@@ -218,3 +225,19 @@ def test_made_again_by_another_process(device: Device, key: bytes, token: SoftHs
     assert decrypt(device, key, encrypt(device, key, b"new")) == b"new"
     with pytest.raises(RejectedDataError):
         decrypt(device, key, old)
+
+
+def test_token_that_is_away(device: Device, key: bytes, lose: Lose, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that was there and does not come back is unavailable, for every kind of call, until it does."""
+
+    def away(*_: object) -> NoReturn:
+        raise TokenNotFoundError("no token fits")
+
+    sealed = encrypt(device, key)
+    with monkeypatch.context() as patch:
+        patch.setattr("hsmkms.hsm.device.choose", away)
+        lose(device)
+        for act in (lambda: decrypt(device, key, sealed), device.ready, lambda: device.holds(key)):
+            with pytest.raises(TokenUnavailableError):
+                act()
+    assert decrypt(device, key, sealed)

@@ -113,16 +113,10 @@ def test_an_intent_is_seen_by_nobody(store: Store) -> None:
         assert keys.fetch(conn, REGION, record.key_id) is None
         assert keys.page(conn, REGION, None, 10) == []
         assert keys.exists_anywhere(conn, record.key_id)
-        (intent,) = objects.intents(conn, TOKEN, LATER)
-        assert objects.intents(conn, TOKEN, NOW) == []
-        assert objects.present(conn, TOKEN) == {}
+        (intent,) = objects.all_of_token(conn, TOKEN).values()
     assert (intent.key_id, intent.region, intent.label) == (record.key_id, REGION, "the label")
     assert (intent.cka_id, intent.sequence) == (record.materials[0].cka_id, 1)
-    assert (intent.status, intent.lifecycle, intent.acknowledged) == (
-        ObjectStatus.INTENDED,
-        Lifecycle.INTENDED,
-        False,
-    )
+    assert (intent.status, intent.lifecycle) == (ObjectStatus.INTENDED, Lifecycle.INTENDED)
 
 
 def test_completing_makes_it_live_once(store: Store) -> None:
@@ -132,10 +126,9 @@ def test_completing_makes_it_live_once(store: Store) -> None:
     with store.atomic() as tx:
         assert not keys.complete(tx, record.key_id, REGION)
         assert not keys.complete(tx, "nowhere", REGION)
-        found = objects.present(tx, TOKEN)[record.materials[0].cka_id]
-        assert objects.fetch(tx, TOKEN, found.cka_id) == found
-        assert objects.intents(tx, TOKEN, LATER) == []
-    assert found.acknowledged
+        (found,) = objects.all_of_token(tx, TOKEN).values()
+        assert objects.fetch(tx, TOKEN, record.materials[0].cka_id) == found
+    assert (found.status, found.lifecycle) == (ObjectStatus.PRESENT, Lifecycle.LIVE)
     assert found.material_id == record.materials[0].material_id
 
 
@@ -392,9 +385,9 @@ def test_the_rows_of_a_token(store: Store) -> None:
     with store.atomic() as tx:
         keys.insert_intent(tx, intended, {}, "label")
         found = objects.all_of_token(tx, TOKEN)
-        assert {each: found[each].acknowledged for each in found} == {
-            live.materials[0].cka_id: True,
-            intended.materials[0].cka_id: False,
+        assert {each: found[each].status for each in found} == {
+            live.materials[0].cka_id: ObjectStatus.PRESENT,
+            intended.materials[0].cka_id: ObjectStatus.INTENDED,
         }
         assert objects.all_of_token(tx, OTHER_TOKEN) == {}
 
