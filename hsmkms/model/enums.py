@@ -199,6 +199,25 @@ class WrappingKeySpec(StrEnum):
     RSA_4096 = "RSA_4096"
 
 
+class TrackedOperation(StrEnum):
+    """Operations that count as a use of their key in GetKeyLastUsage."""
+
+    DECRYPT = "Decrypt"
+    DERIVE_SHARED_SECRET = "DeriveSharedSecret"
+    ENCRYPT = "Encrypt"
+    GENERATE_DATA_KEY = "GenerateDataKey"
+    GENERATE_DATA_KEY_PAIR = "GenerateDataKeyPair"
+    GENERATE_DATA_KEY_PAIR_WITHOUT_PLAINTEXT = "GenerateDataKeyPairWithoutPlaintext"
+    GENERATE_DATA_KEY_WITHOUT_PLAINTEXT = "GenerateDataKeyWithoutPlaintext"
+    GENERATE_MAC = "GenerateMac"
+    RE_ENCRYPT = "ReEncrypt"
+    SIGN = "Sign"
+    VERIFY = "Verify"
+    VERIFY_MAC = "VerifyMac"
+    ENCAPSULATE = "Encapsulate"
+    DECAPSULATE = "Decapsulate"
+
+
 class DryRunModifier(StrEnum):
     """What a DryRun leaves out."""
 

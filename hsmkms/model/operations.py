@@ -5,7 +5,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from hsmkms.model import aliases, crypto, keys, tags
+from hsmkms.model import aliases, crypto, deletion, importing, keys, rotation, tags
 from hsmkms.model.enums import Operation
 
 
@@ -17,23 +17,48 @@ class OperationShape(Struct, frozen=True):
 
 
 OPERATIONS: Final[Mapping[Operation, OperationShape]] = {
+    Operation.CANCEL_KEY_DELETION: OperationShape(
+        deletion.CancelKeyDeletionRequest, deletion.CancelKeyDeletionResponse
+    ),
     Operation.CREATE_ALIAS: OperationShape(aliases.CreateAliasRequest, None),
     Operation.CREATE_KEY: OperationShape(keys.CreateKeyRequest, keys.CreateKeyResponse),
     Operation.DECRYPT: OperationShape(crypto.DecryptRequest, crypto.DecryptResponse),
     Operation.DELETE_ALIAS: OperationShape(aliases.DeleteAliasRequest, None),
+    Operation.DELETE_IMPORTED_KEY_MATERIAL: OperationShape(
+        importing.DeleteImportedKeyMaterialRequest, importing.DeleteImportedKeyMaterialResponse
+    ),
     Operation.DESCRIBE_KEY: OperationShape(keys.DescribeKeyRequest, keys.DescribeKeyResponse),
     Operation.DISABLE_KEY: OperationShape(keys.DisableKeyRequest, None),
+    Operation.DISABLE_KEY_ROTATION: OperationShape(rotation.DisableKeyRotationRequest, None),
     Operation.ENABLE_KEY: OperationShape(keys.EnableKeyRequest, None),
+    Operation.ENABLE_KEY_ROTATION: OperationShape(rotation.EnableKeyRotationRequest, None),
     Operation.ENCRYPT: OperationShape(crypto.EncryptRequest, crypto.EncryptResponse),
     Operation.GENERATE_DATA_KEY: OperationShape(crypto.GenerateDataKeyRequest, crypto.GenerateDataKeyResponse),
     Operation.GENERATE_DATA_KEY_WITHOUT_PLAINTEXT: OperationShape(
         crypto.GenerateDataKeyWithoutPlaintextRequest, crypto.GenerateDataKeyWithoutPlaintextResponse
     ),
     Operation.GENERATE_RANDOM: OperationShape(crypto.GenerateRandomRequest, crypto.GenerateRandomResponse),
+    Operation.GET_KEY_LAST_USAGE: OperationShape(deletion.GetKeyLastUsageRequest, deletion.GetKeyLastUsageResponse),
+    Operation.GET_KEY_ROTATION_STATUS: OperationShape(
+        rotation.GetKeyRotationStatusRequest, rotation.GetKeyRotationStatusResponse
+    ),
+    Operation.GET_PARAMETERS_FOR_IMPORT: OperationShape(
+        importing.GetParametersForImportRequest, importing.GetParametersForImportResponse
+    ),
+    Operation.IMPORT_KEY_MATERIAL: OperationShape(
+        importing.ImportKeyMaterialRequest, importing.ImportKeyMaterialResponse
+    ),
     Operation.LIST_ALIASES: OperationShape(aliases.ListAliasesRequest, aliases.ListAliasesResponse),
     Operation.LIST_KEYS: OperationShape(keys.ListKeysRequest, keys.ListKeysResponse),
+    Operation.LIST_KEY_ROTATIONS: OperationShape(rotation.ListKeyRotationsRequest, rotation.ListKeyRotationsResponse),
     Operation.LIST_RESOURCE_TAGS: OperationShape(tags.ListResourceTagsRequest, tags.ListResourceTagsResponse),
     Operation.RE_ENCRYPT: OperationShape(crypto.ReEncryptRequest, crypto.ReEncryptResponse),
+    Operation.ROTATE_KEY_ON_DEMAND: OperationShape(
+        rotation.RotateKeyOnDemandRequest, rotation.RotateKeyOnDemandResponse
+    ),
+    Operation.SCHEDULE_KEY_DELETION: OperationShape(
+        deletion.ScheduleKeyDeletionRequest, deletion.ScheduleKeyDeletionResponse
+    ),
     Operation.TAG_RESOURCE: OperationShape(tags.TagResourceRequest, None),
     Operation.UNTAG_RESOURCE: OperationShape(tags.UntagResourceRequest, None),
     Operation.UPDATE_ALIAS: OperationShape(aliases.UpdateAliasRequest, None),

@@ -12,6 +12,9 @@ from hsmkms.model.enums import (
     EncapsulationAlgorithm,
     EncryptionAlgorithm,
     ExpirationModel,
+    ImportState,
+    ImportType,
+    IncludeKeyMaterial,
     KeyAgreementAlgorithm,
     KeyEncryptionMechanism,
     KeyManager,
@@ -19,10 +22,15 @@ from hsmkms.model.enums import (
     KeyState,
     KeyUsage,
     MacAlgorithm,
+    MaterialState,
     MultiRegionKeyType,
     Origin,
     ResourceOwner,
+    RotationType,
     SigningAlgorithm,
+    TrackedOperation,
+    WrappingAlgorithm,
+    WrappingKeySpec,
 )
 
 REQUIRED: Final[Any] = None
@@ -63,6 +71,8 @@ CustomKeyStoreId = Annotated[str, Length(1, 64)]  # CustomKeyStoreIdType
 CloudHsmClusterId = Annotated[str, Length(19, 24), Pattern(r"cluster-[2-7a-zA-Z]{11,16}")]  # CloudHsmClusterIdType
 XksKeyId = Annotated[str, Length(1, 128), Pattern(r"^[a-zA-Z0-9-_.]+$")]  # XksKeyIdType
 KeyMaterialId = Annotated[str, Length(64, 64), Pattern(r"^[a-f0-9]+$")]  # BackingKeyIdType
+KeyMaterialDescription = Annotated[str, Length(0, 256), Pattern(r"^[a-zA-Z0-9:/_\s.-]+$")]  # KeyMaterialDescriptionType
+RotationPeriodInDays = Annotated[int, Range(90, 2560)]  # RotationPeriodInDaysType
 PendingWindowInDays = Annotated[int, Range(1, 365)]  # PendingWindowInDaysType
 TagKey = Annotated[str, Length(1, 128)]  # TagKeyType
 TagValue = Annotated[str, Length(0, 256)]  # TagValueType
@@ -74,6 +84,14 @@ OriginWord = Annotated[str, OneOf(Origin)]
 KeyStateWord = Annotated[str, OneOf(KeyState)]
 KeyManagerWord = Annotated[str, OneOf(KeyManager)]
 ExpirationModelWord = Annotated[str, OneOf(ExpirationModel)]
+ImportTypeWord = Annotated[str, OneOf(ImportType)]
+ImportStateWord = Annotated[str, OneOf(ImportState)]
+IncludeKeyMaterialWord = Annotated[str, OneOf(IncludeKeyMaterial)]
+MaterialStateWord = Annotated[str, OneOf(MaterialState)]
+RotationTypeWord = Annotated[str, OneOf(RotationType)]
+WrappingAlgorithmWord = Annotated[str, OneOf(WrappingAlgorithm)]
+WrappingKeySpecWord = Annotated[str, OneOf(WrappingKeySpec)]
+TrackedOperationWord = Annotated[str, OneOf(TrackedOperation)]
 MultiRegionKeyTypeWord = Annotated[str, OneOf(MultiRegionKeyType)]
 DataKeySpecWord = Annotated[str, OneOf(DataKeySpec)]
 EncryptionAlgorithmWord = Annotated[str, OneOf(EncryptionAlgorithm)]

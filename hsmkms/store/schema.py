@@ -36,12 +36,13 @@ from hsmkms.model.enums import (
     MaterialState,
     Origin,
     RotationType,
+    TrackedOperation,
 )
 
-META_REVISIONS: Final = ("meta_0001",)
+META_REVISIONS: Final = ("meta_0001", "meta_0002")
 """Every revision of meta.db that this program knows, oldest first; the last is the one that it works with."""
 
-LOG_REVISIONS: Final = ("log_0001",)
+LOG_REVISIONS: Final = ("log_0001", "log_0002")
 """The same for log.db."""
 
 
@@ -174,6 +175,15 @@ regional_key: Final = Table(
     Index("ix_regional_key_region", "region", "key_id"),
 )
 
+rotation: Final = Table(
+    "rotation",
+    meta,
+    Column("key_id", Text, ForeignKey("key.key_id"), primary_key=True),
+    Column("anchor", Instant, nullable=False),
+    Column("period_days", Integer, CheckConstraint("period_days > 0", name="period_days")),
+)
+"""Keys whose automatic rotation is on. Without ``period_days`` the installation's period holds."""
+
 material: Final = Table(
     "material",
     meta,
@@ -185,6 +195,8 @@ material: Final = Table(
     Column("created_at", Instant, nullable=False),
     Column("rotation_date", Instant),
     Column("rotation_type", Text),
+    Column("description", Text),
+    Column("host_unwrapped", Boolean, nullable=False, server_default="0"),
     UniqueConstraint("key_id", "sequence"),
     _one_of("state", MaterialState),
     _one_of("rotation_type", RotationType),
@@ -216,6 +228,21 @@ token_object: Final = Table(
     _one_of("purpose", ObjectPurpose),
     _one_of("status", ObjectStatus),
 )
+
+wrapping_key: Final = Table(
+    "wrapping_key",
+    meta,
+    Column("token_id", Text, primary_key=True),
+    Column("cka_id", LargeBinary, primary_key=True),
+    Column("key_id", Text, nullable=False),
+    Column("region", Text, nullable=False),
+    Column("valid_to", Instant, nullable=False),
+    Column("used_at", Instant),
+    ForeignKeyConstraint(["token_id", "cka_id"], ["token_object.token_id", "token_object.cka_id"]),
+    ForeignKeyConstraint(["key_id", "region"], ["regional_key.key_id", "regional_key.region"]),
+    Index("ix_wrapping_key_key_id", "key_id", "region"),
+)
+"""What a token object of purpose WRAPPING_KEY is for; the row goes when the object is destroyed."""
 
 orphan: Final = Table(
     "orphan",
@@ -263,3 +290,31 @@ encryption_count: Final = Table(
     Column("material_id", Text, primary_key=True),
     Column("reserved", _WIDE, CheckConstraint("reserved >= 0", name="reserved"), nullable=False),
 )
+
+last_use: Final = Table(
+    "last_use",
+    log,
+    Column("key_id", Text, primary_key=True),
+    Column("region", Text, primary_key=True),
+    Column("operation", Text, nullable=False),
+    Column("used_at", Instant, nullable=False),
+    Column("request_id", Text, nullable=False),
+    _one_of("operation", TrackedOperation),
+)
+
+use_tracking: Final = Table(
+    "use_tracking",
+    log,
+    Column("only", Integer, CheckConstraint("only = 1", name="only"), primary_key=True, autoincrement=False),
+    Column("since", Instant, nullable=False),
+)
+"""Since when uses are noted: what was used before that may show no use."""
+
+sweeper: Final = Table(
+    "sweeper",
+    log,
+    Column("only", Integer, CheckConstraint("only = 1", name="only"), primary_key=True, autoincrement=False),
+    Column("holder", Text, nullable=False),
+    Column("until", Instant, nullable=False),
+)
+"""Whose turn it is to do what is due. Here and not in meta.db, so that the change signal stays quiet."""

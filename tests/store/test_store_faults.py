@@ -86,7 +86,7 @@ def test_a_newer_database_is_left_alone(path: Path) -> None:
 
 def test_an_older_database_sends_to_migrate(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A revision that is known and not the last one."""
-    newer = META.__class__(META.name, (*META.revisions, "meta_0002"), META.migrations)
+    newer = META.__class__(META.name, (*META.revisions, "meta_9999"), META.migrations)
     monkeypatch.setattr("hsmkms.store.files.DATABASES", (LOG, newer))
     assert "run `hsmkms migrate`" in refused(folder, MigrationError)
 

@@ -104,8 +104,8 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 SECOND = """
 import sqlalchemy as sa
 from alembic import op
-revision = "meta_0002"
-down_revision = "meta_0001"
+revision = "meta_9999"
+down_revision = "{last}"
 
 def upgrade():
     with op.batch_alter_table("key") as table:
@@ -126,11 +126,11 @@ def second(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     copy = tmp_path / "migrations" / "meta"
     (copy / "versions").mkdir(parents=True)
     source = Path(migrate.__file__).with_name("migrations") / "meta"
-    for name in ("env.py", "versions/meta_0001.py"):
+    for name in ("env.py", *(f"versions/{revision}.py" for revision in files.META.revisions)):
         (copy / name).write_text((source / name).read_text())
-    newer = files.DatabaseFile(files.META.name, ("meta_0001", "meta_0002"), str(copy))
+    newer = files.DatabaseFile(files.META.name, (*files.META.revisions, "meta_9999"), str(copy))
     monkeypatch.setattr("hsmkms.store.files.DATABASES", (files.LOG, newer))
-    return copy / "versions" / "meta_0002.py"
+    return copy / "versions" / "meta_9999.py"
 
 
 def columns(folder: Path) -> list[str]:
@@ -141,8 +141,8 @@ def columns(folder: Path) -> list[str]:
 
 def test_upgrade_applies_what_is_missing(folder: Path, second: Path) -> None:
     """A table that others refer to is made anew without losing them, and the revision is reported."""
-    second.write_text(SECOND.format(fail=False, table="", crash=False))
-    assert migrate.upgrade(folder) == ["meta_0002"]
+    second.write_text(SECOND.format(last=files.META.revisions[-1], fail=False, table="", crash=False))
+    assert migrate.upgrade(folder) == ["meta_9999"]
     assert "colour" in columns(folder)
     assert migrate.upgrade(folder) == []
     with closing(sqlite3.connect(folder / "meta.db")) as connection:
@@ -151,19 +151,19 @@ def test_upgrade_applies_what_is_missing(folder: Path, second: Path) -> None:
 
 def test_an_interrupted_upgrade_changes_nothing(folder: Path, second: Path) -> None:
     """A migration that fails half-way leaves tables, rows and revision as they were."""
-    second.write_text(SECOND.format(fail=True, table="tag", crash=True))
+    second.write_text(SECOND.format(last=files.META.revisions[-1], fail=True, table="tag", crash=True))
     with pytest.raises(ZeroDivisionError):
         migrate.upgrade(folder)
     assert "colour" not in columns(folder)
-    assert migrate.current(folder)["meta.db"] == "meta_0001"
+    assert migrate.current(folder)["meta.db"] == files.META.revisions[-1]
 
 
 def test_an_upgrade_that_breaks_references_is_refused(folder: Path, second: Path) -> None:
     """Foreign keys are off during a migration, so they are checked before it is kept."""
-    second.write_text(SECOND.format(fail=True, table="key", crash=False))
+    second.write_text(SECOND.format(last=files.META.revisions[-1], fail=True, table="key", crash=False))
     with pytest.raises(StoreError, match="nothing was changed"):
         migrate.upgrade(folder)
-    assert migrate.current(folder)["meta.db"] == "meta_0001"
+    assert migrate.current(folder)["meta.db"] == files.META.revisions[-1]
 
 
 def test_opening_needs_no_alembic_and_no_working_directory(folder: Path, tmp_path: Path) -> None:
