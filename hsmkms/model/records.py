@@ -24,7 +24,8 @@ class MaterialRecord(Struct, frozen=True, kw_only=True):
     """One backing key: a version of a KMS key's material, and the token object that holds it.
 
     ``material_id`` is its public name (64 lower-case hex digits), ``sequence`` counts from 1 in the order of
-    creation, ``cka_id`` is the CKA_ID of the object (16 bytes) on the token ``token_id``.
+    creation, ``cka_id`` is the CKA_ID of the object (16 bytes) on the token ``token_id``. ``description`` and
+    ``host_unwrapped`` (it once passed through a process of ours in the clear) are of imported material only.
     """
 
     material_id: str
@@ -38,6 +39,15 @@ class MaterialRecord(Struct, frozen=True, kw_only=True):
     valid_to: datetime | None = None
     rotation_date: datetime | None = None
     rotation_type: RotationType | None = None
+    description: str | None = None
+    host_unwrapped: bool = False
+
+
+class RotationSetting(Struct, frozen=True, kw_only=True):
+    """Automatic rotation is on, and counts from ``anchor``. Without ``period_days`` the operator's period holds."""
+
+    anchor: datetime
+    period_days: int | None = None
 
 
 class KeyRecord(Struct, frozen=True, kw_only=True):
@@ -61,6 +71,7 @@ class KeyRecord(Struct, frozen=True, kw_only=True):
     version: int
     deletion_date: datetime | None = None
     pending_window_days: int | None = None
+    rotation: RotationSetting | None = None
     materials: tuple[MaterialRecord, ...] = ()
 
     @property

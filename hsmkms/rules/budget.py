@@ -9,6 +9,8 @@ from typing import Final, Literal
 
 LIMIT: Final = 2**32
 LARGEST_LEASE: Final = 65_536
+ROTATE_AT: Final = LIMIT // 2
+"""Generated material is followed by new material from here on, so that it never comes near the limit."""
 
 
 def next_lease(previous: int) -> int:
@@ -22,7 +24,7 @@ def grant(used: int, want: int) -> int:
 
 
 def warning(used: int) -> Literal[50, 90] | None:
-    """The share of the budget, in percent, that deserves a warning by now."""
+    """The share of the budget, in percent, that deserves a warning by now: of imported material, which stays."""
     if used * 10 >= LIMIT * 9:
         return 90
     return 50 if used * 2 >= LIMIT else None

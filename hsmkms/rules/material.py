@@ -20,6 +20,7 @@ _GENERATED: Final = b"hsmkms generated material v1"
 _SEPARATOR: Final = b"\x00"
 
 _match_long: Final = re.compile(r"hsmkms/([0-9a-f]{8})/([a-z0-9-]+)/([^/]{36})/([1-9][0-9]{0,6})").fullmatch
+_WRAPPING_PREFIX: Final = "hsmkms wrapping key/"
 _match_installation: Final = re.compile(r"[0-9a-f]{8}").fullmatch
 
 # The short label: marker (1), installation (4), key id (16), sequence (3), in base64url: 24 bytes, 32 characters.
@@ -61,6 +62,11 @@ def short_label(installation: str, key_id: str, sequence: int) -> str:
         + (sequence | _MULTI_REGION_BIT * multi_region).to_bytes(3, "big")
     )
     return base64.urlsafe_b64encode(packed).decode("ascii")
+
+
+def wrapping_label(installation: str) -> str:
+    """The CKA_LABEL of a wrapping key: whose it is. Which key it belongs to is in the database alone."""
+    return f"{_WRAPPING_PREFIX}{installation}"
 
 
 def parse_label(label: str) -> LabelParts | None:

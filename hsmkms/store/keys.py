@@ -6,6 +6,7 @@ again, decide again. (Inside one ``atomic`` a record that was read there cannot 
 """
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, Select, case, exists, select, true
@@ -21,7 +22,7 @@ from hsmkms.model.enums import (
     RotationType,
 )
 from hsmkms.model.ids import key_arn
-from hsmkms.model.records import KeyRecord, MaterialRecord
+from hsmkms.model.records import KeyRecord, MaterialRecord, RotationSetting
 from hsmkms.store import changes
 from hsmkms.store.schema import (
     Lifecycle,
@@ -32,6 +33,7 @@ from hsmkms.store.schema import (
     material,
     material_presence,
     regional_key,
+    rotation,
     tag,
     token_object,
 )
@@ -48,7 +50,17 @@ _REGIONAL: Final = (
     "deletion_date",
     "pending_window_days",
 )
-_MATERIAL: Final = ("id", "material_id", "sequence", "state", "created_at", "rotation_date", "rotation_type")
+_MATERIAL: Final = (
+    "id",
+    "material_id",
+    "sequence",
+    "state",
+    "created_at",
+    "rotation_date",
+    "rotation_type",
+    "description",
+    "host_unwrapped",
+)
 
 
 # -- making a key -----------------------------------------------------------------------------------------------
@@ -165,6 +177,8 @@ def _insert_material(
             created_at=new.created_at,
             rotation_date=new.rotation_date,
             rotation_type=new.rotation_type,
+            description=new.description,
+            host_unwrapped=new.host_unwrapped,
         )
     )
     row_id: int = result.lastrowid
@@ -205,8 +219,12 @@ def fetch(conn: Connection, region: str, key_id: str, token_id: str | None = Non
             *(regional_key.c[name] for name in _REGIONAL),
             *(key.c[name] for name in _SHARED),
             installation.c.account,
+            rotation.c.anchor,
+            rotation.c.period_days,
         )
-        .select_from(regional_key.join(key).join(installation, true()))
+        .select_from(
+            regional_key.join(key).join(installation, true()).outerjoin(rotation, rotation.c.key_id == key.c.key_id)
+        )
         .where(
             regional_key.c.key_id == key_id,
             regional_key.c.region == region,
@@ -287,6 +305,7 @@ def _record(row: Row[Any], materials: tuple[MaterialRecord, ...]) -> KeyRecord:
         version=row.version,
         deletion_date=row.deletion_date,
         pending_window_days=row.pending_window_days,
+        rotation=RotationSetting(anchor=row.anchor, period_days=row.period_days) if row.anchor else None,
         materials=materials,
     )
 
@@ -304,6 +323,8 @@ def _material(row: Row[Any]) -> MaterialRecord:
         valid_to=row.valid_to,
         rotation_date=row.rotation_date,
         rotation_type=RotationType(row.rotation_type) if row.rotation_type else None,
+        description=row.description,
+        host_unwrapped=row.host_unwrapped,
     )
 
 
@@ -313,6 +334,19 @@ def _material(row: Row[Any]) -> MaterialRecord:
 def set_state(tx: Connection, key_id: str, region: str, state: KeyState, expected_version: int) -> bool:
     """Replace the stored state; False if the record is not live in that version."""
     return _set(tx, key_id, region, expected_version, state=state)
+
+
+def schedule_deletion(
+    tx: Connection, key_id: str, region: str, date: datetime, window_days: int, expected_version: int
+) -> bool:
+    """The key is PendingDeletion until that date; False if the record is not live in that version."""
+    state = KeyState.PENDING_DELETION
+    return _set(tx, key_id, region, expected_version, state=state, deletion_date=date, pending_window_days=window_days)
+
+
+def cancel_deletion(tx: Connection, key_id: str, region: str, state: KeyState, expected_version: int) -> bool:
+    """The key has no deletion date any more; False if the record is not live in that version."""
+    return _set(tx, key_id, region, expected_version, state=state, deletion_date=None, pending_window_days=None)
 
 
 def set_description(tx: Connection, key_id: str, region: str, description: str, expected_version: int) -> bool:

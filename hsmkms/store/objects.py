@@ -96,7 +96,7 @@ def is_doomed(conn: Connection, token_id: str, cka_id: bytes) -> bool:
 
 
 def forget_doomed(tx: Connection, token_id: str, cka_id: bytes) -> None:
-    """Remove the row that an object without a key got for its destruction."""
+    """Remove the row of a destroyed object that belongs to no key."""
     this = (token_object.c.token_id == token_id) & (token_object.c.cka_id == cka_id)
     tx.execute(token_object.delete().where(this, token_object.c.material.is_(None)))
 

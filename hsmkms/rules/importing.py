@@ -1,0 +1,199 @@
+"""Imported key material: what may be imported into which key, for how long, and under which name.
+
+The first material that a key gets is tied to it for life: the same bytes may come again at any time, others never
+replace them. Where the operator has set ``rotation.imported_on_demand`` (today's AWS), further materials may be added,
+one at a time, each waiting for its rotation. Source: AWS KMS API Reference, ImportKeyMaterial.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from msgspec import Struct
+
+from hsmkms.errors import (
+    ExpiredImportTokenException,
+    IncorrectKeyMaterialException,
+    InvalidImportTokenException,
+    KMSInvalidStateException,
+    UnsupportedOperationException,
+    ValidationException,
+)
+from hsmkms.model.enums import (
+    ExpirationModel,
+    ImportType,
+    MaterialState,
+    Origin,
+    WrappingAlgorithm,
+    WrappingKeySpec,
+)
+from hsmkms.model.records import KeyRecord, MaterialRecord
+from hsmkms.rules import rotation
+from hsmkms.rules.import_token import Claims
+
+VALID_FOR: Final = timedelta(hours=24)
+"""Life of a wrapping key and its import token."""
+
+MAX_LIVE_PER_KEY: Final = 4
+MAX_LIVE: Final = 64
+"""Wrapping keys on the token for one KMS key, and for all together: nobody may fill it."""
+
+WRAPPING_KEY_BITS: Final = {
+    WrappingKeySpec.RSA_2048: 2048,
+    WrappingKeySpec.RSA_3072: 3072,
+    WrappingKeySpec.RSA_4096: 4096,
+}
+
+_IMPORTED: Final = b"hsmkms imported material v1"
+_SEPARATOR: Final = b"\x00"
+_DOES_NOT_EXPIRE: Final = ExpirationModel.KEY_MATERIAL_DOES_NOT_EXPIRE
+
+TIED: Final = (
+    "The key material is not the one that was imported into {arn} before, and no other may replace it: "
+    "import the same bytes again, or create a new key for these."
+)
+
+
+class ImportPolicy(Struct, frozen=True, kw_only=True):
+    """What the operator has set. ``valid_to_within_days``: how far ahead ValidTo may lie; None for any distance."""
+
+    valid_to_within_days: int | None = None
+
+
+class Expiry(Struct, frozen=True):
+    """When material ceases to work; ``valid_to`` is None if it does not."""
+
+    model: ExpirationModel
+    valid_to: datetime | None
+
+
+class Choice(Struct, frozen=True):
+    """What an import does: bring ``known`` back (or change its expiry), or add a material in the given state."""
+
+    material_id: str
+    known: MaterialRecord | None
+    state: MaterialState
+
+
+def material_id(prf: str, key_id: str, output: bytes) -> str:
+    """The public name of imported material: 64 hex digits that tell nothing of it.
+
+    ``output`` is what the named PRF under the material itself made of the key id, on the token; so it is the same
+    after every import of the same bytes into the same key, on every token.
+    """
+    parts = (_IMPORTED, prf.encode("ascii"), key_id.encode("ascii"), output)
+    return hashlib.sha256(_SEPARATOR.join(parts)).hexdigest()
+
+
+# -- what may be asked ------------------------------------------------------------------------------------------
+
+
+def check_origin(key: KeyRecord) -> None:
+    """Raise UnsupportedOperationException for keys whose material is generated."""
+    if key.origin is not Origin.EXTERNAL:
+        raise UnsupportedOperationException(f"{key.arn} origin is {key.origin} which is not valid for this operation.")
+
+
+def check_algorithm(algorithm: WrappingAlgorithm, possible: Sequence[WrappingAlgorithm]) -> None:
+    """Raise UnsupportedOperationException for an algorithm that is never done, or not by this token."""
+    if algorithm in possible:
+        return
+    words = ", ".join(possible) or "none of them"
+    if algorithm is WrappingAlgorithm.RSAES_PKCS1_V1_5:
+        raise UnsupportedOperationException(f"{algorithm} is not safe and is not done any more: use one of {words}.")
+    raise UnsupportedOperationException(f"This token cannot unwrap {algorithm} by itself: it can do {words}.")
+
+
+def expiry(model: str | None, valid_to: datetime | None, policy: ImportPolicy, now: datetime) -> Expiry:
+    """The expiry that an import asks for. ValidationException if model and date do not fit together."""
+    if model == _DOES_NOT_EXPIRE:
+        if valid_to is not None:
+            raise ValidationException(f"A validTo date must not be set if the ExpirationModel is {_DOES_NOT_EXPIRE}")
+        return Expiry(_DOES_NOT_EXPIRE, None)
+    expires = ExpirationModel.KEY_MATERIAL_EXPIRES
+    if valid_to is None:
+        raise ValidationException(f"A validTo date must be set if the ExpirationModel is {expires}")
+    if valid_to.tzinfo is None:
+        raise ValidationException("The validTo date must have a time zone: pass an aware datetime.")
+    if valid_to <= now:
+        raise ValidationException(f"The validTo date {valid_to:%Y-%m-%d %H:%M:%S} UTC must be in the future")
+    within = policy.valid_to_within_days
+    if within is not None and valid_to > now + timedelta(days=within):
+        raise ValidationException(f"The validTo date must be at most {within} days from now")
+    return Expiry(expires, valid_to)
+
+
+def check_claims(claims: Claims, key: KeyRecord, now: datetime) -> None:
+    """Raise unless the import token, whose MAC is right, is one of this key and still good."""
+    if (claims.key_id, claims.region) != (key.key_id, key.region):
+        raise InvalidImportTokenException(
+            f"The import token belongs to another key than {key.arn}: get one with GetParametersForImport for this key."
+        )
+    if claims.valid_to <= now:
+        raise ExpiredImportTokenException(
+            f"The import token was valid until {claims.valid_to:%Y-%m-%d %H:%M:%S} UTC: get new parameters with "
+            "GetParametersForImport, wrap the key material again, and import that."
+        )
+
+
+# -- which material it is ---------------------------------------------------------------------------------------
+
+
+def choose(
+    key: KeyRecord,
+    names: Sequence[str],
+    import_type: str | None,
+    wanted: str | None,
+    rotation_policy: rotation.RotationPolicy,
+) -> Choice:
+    """Decide what the import of a material does, or raise what the caller gets.
+
+    ``names`` are the material's ids, one for each PRF of the token, the preferred one first; ``wanted`` is the
+    KeyMaterialId of the request.
+    """
+    known = next((each for each in map(key.material, names) if each is not None), None)
+    new = (import_type or _default_type(key)) == ImportType.NEW_KEY_MATERIAL
+    if wanted is not None:
+        _check_wanted(key, known, wanted, new=new)
+    if new:
+        return Choice(names[0], None, _state_of_new(key, known, names[0], rotation_policy))
+    if known is None:
+        raise IncorrectKeyMaterialException(TIED.format(arn=key.arn) if key.materials else _nothing_yet(key))
+    return Choice(known.material_id, known, known.state)
+
+
+def _default_type(key: KeyRecord) -> ImportType:
+    return ImportType.EXISTING_KEY_MATERIAL if key.materials else ImportType.NEW_KEY_MATERIAL
+
+
+def _check_wanted(key: KeyRecord, known: MaterialRecord | None, wanted: str, *, new: bool) -> None:
+    if new:
+        raise ValidationException("KeyMaterialId names material of an earlier import: leave it out for new material.")
+    if known is None or known.material_id != wanted:
+        raise IncorrectKeyMaterialException(f"The key material is not {wanted} of {key.arn}: import those bytes.")
+
+
+def _state_of_new(
+    key: KeyRecord, known: MaterialRecord | None, name: str, policy: rotation.RotationPolicy
+) -> MaterialState:
+    if known is not None:
+        raise IncorrectKeyMaterialException(
+            f"The key material {known.material_id} belongs to {key.arn} already: "
+            "import it with ImportType EXISTING_KEY_MATERIAL."
+        )
+    if not key.materials:
+        return MaterialState.CURRENT
+    if not policy.imported_on_demand:
+        raise IncorrectKeyMaterialException(TIED.format(arn=key.arn))
+    waiting = rotation.pending(key)
+    if waiting is not None:
+        raise KMSInvalidStateException(
+            f"New key material (id: {name}) cannot be imported into KMS key {key.arn}, because another key material "
+            f"(id: {waiting.material_id}) is pending rotation."
+        )
+    return MaterialState.PENDING_ROTATION
+
+
+def _nothing_yet(key: KeyRecord) -> str:
+    return f"No key material was ever imported into {key.arn}: import it with ImportType NEW_KEY_MATERIAL."

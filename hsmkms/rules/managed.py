@@ -1,0 +1,60 @@
+"""Keys of services: ``alias/aws/NAME``.
+
+They belong to the account and to nobody in it: everybody uses them through their alias, and nobody manages them. AWS
+does this by a key policy that no user can change, so what a user may not do is an AccessDeniedException.
+Source: AWS KMS Developer Guide, "AWS managed keys".
+"""
+
+from typing import Final
+
+from hsmkms.errors import AccessDeniedException
+from hsmkms.model.caller import Caller
+from hsmkms.model.enums import KeyManager, Operation
+from hsmkms.model.records import KeyRecord
+from hsmkms.rules.aliases import RESERVED_PREFIX
+
+USABLE: Final = frozenset(
+    {
+        Operation.DECRYPT,
+        Operation.DESCRIBE_KEY,
+        Operation.ENCRYPT,
+        Operation.GENERATE_DATA_KEY,
+        Operation.GENERATE_DATA_KEY_PAIR,
+        Operation.GENERATE_DATA_KEY_PAIR_WITHOUT_PLAINTEXT,
+        Operation.GENERATE_DATA_KEY_WITHOUT_PLAINTEXT,
+        Operation.GET_KEY_LAST_USAGE,
+        Operation.GET_KEY_POLICY,
+        Operation.GET_KEY_ROTATION_STATUS,
+        Operation.LIST_ALIASES,
+        Operation.LIST_GRANTS,
+        Operation.LIST_KEY_POLICIES,
+        Operation.LIST_KEY_ROTATIONS,
+        Operation.LIST_RESOURCE_TAGS,
+        Operation.RE_ENCRYPT,
+    }
+)
+"""What users may do with a key of a service."""
+
+
+def alias_of(service: str) -> str:
+    """The alias of a service's key."""
+    return RESERVED_PREFIX + service
+
+
+def service_of(alias_name: str) -> str | None:
+    """The service that an alias belongs to, or None for one of a user's."""
+    return alias_name.removeprefix(RESERVED_PREFIX) if alias_name.startswith(RESERVED_PREFIX) else None
+
+
+def check_use(operation: Operation, key: KeyRecord, caller: Caller) -> None:
+    """Raise AccessDeniedException for the management of a service's key."""
+    if key.manager is KeyManager.AWS and operation not in USABLE:
+        raise denied(operation, key.arn, caller)
+
+
+def denied(operation: Operation, arn: str, caller: Caller) -> AccessDeniedException:
+    """The error for whoever tries to manage a service's key or its alias."""
+    return AccessDeniedException(
+        f"User: {caller.principal} is not authorized to perform: kms:{operation} on resource: {arn}: it belongs to a "
+        "service, and only hsmkms itself manages it. For a key of your own use create-key."
+    )

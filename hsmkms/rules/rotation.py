@@ -1,0 +1,173 @@
+"""When a KMS key gets a new backing key.
+
+One rule for all: a key whose rotation is on has an anchor (the instant of enabling; for keys of services their
+creation) and a period. It is due at anchor + period, anchor + 2 periods, and so on, a day being 24 hours of UTC. The
+next date is the first of these after the last automatic rotation. So a rotation that comes late, because the key was
+disabled or nothing swept, moves no later date, and several missed dates make one rotation. A rotation on demand moves
+nothing. Source: AWS KMS Developer Guide, "Rotate AWS KMS keys"; where the mission differs, its rule is the default.
+"""
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from msgspec import Struct
+
+from hsmkms.errors import (
+    ConflictException,
+    KMSInvalidStateException,
+    LimitExceededException,
+    UnsupportedOperationException,
+    ValidationException,
+)
+from hsmkms.model.enums import KeyManager, KeySpec, KeyState, MaterialState, Origin, RotationType
+from hsmkms.model.records import KeyRecord, MaterialRecord, RotationSetting
+from hsmkms.rules.states import effective_state
+
+SHORTEST_PERIOD_DAYS: Final = 90
+LONGEST_PERIOD_DAYS: Final = 2560
+MAX_ON_DEMAND: Final = 25
+"""Rotations on demand in the life of a key."""
+
+NOT_WITHIN: Final = timedelta(minutes=20)
+"""A rotation on demand is refused when an automatic one is due within that time."""
+
+UNDER_WAY: Final = timedelta(minutes=10)
+"""A rotation that was begun longer ago was interrupted, and may be carried on by anybody."""
+
+_DELETION: Final = frozenset({KeyState.PENDING_DELETION, KeyState.PENDING_REPLICA_DELETION})
+
+
+class RotationPolicy(Struct, frozen=True, kw_only=True):
+    """What the operator has set: periods in days, and which of today's AWS rules hold."""
+
+    period_days: int = 365
+    custom_period: bool = False
+    managed_period_days: int = 1095
+    imported_on_demand: bool = False
+
+
+# -- dates ------------------------------------------------------------------------------------------------------
+
+
+def period_days(key: KeyRecord, policy: RotationPolicy) -> int | None:
+    """The key's period, or None if automatic rotation is off."""
+    if key.manager is KeyManager.AWS:
+        return policy.managed_period_days
+    if key.rotation is None:
+        return None
+    return key.rotation.period_days or policy.period_days
+
+
+def next_rotation(key: KeyRecord, policy: RotationPolicy) -> datetime | None:
+    """When the next automatic rotation is due, which may be in the past; None if automatic rotation is off."""
+    days = period_days(key, policy)
+    if days is None:
+        return None
+    anchor = key.rotation.anchor if key.rotation is not None else key.creation_date
+    return next_date(anchor, days, last_automatic(key))
+
+
+def next_date(anchor: datetime, days: int, last: datetime | None) -> datetime:
+    """The first of the dates that are whole periods after the anchor that follows ``last``, if there was one."""
+    period = timedelta(days=days)
+    done = max((last - anchor) // period, 0) if last is not None else 0
+    return anchor + (done + 1) * period
+
+
+def is_due(key: KeyRecord, policy: RotationPolicy, now: datetime) -> bool:
+    """True if the key must be rotated now. Keys that are not Enabled wait."""
+    due = next_rotation(key, policy)
+    return due is not None and due <= now and key.state is KeyState.ENABLED
+
+
+def last_automatic(key: KeyRecord) -> datetime | None:
+    """The date of the last automatic rotation, or None."""
+    dates = [each.rotation_date for each in key.materials if each.rotation_type is RotationType.AUTOMATIC]
+    return max((date for date in dates if date is not None), default=None)
+
+
+def shown_status(key: KeyRecord, policy: RotationPolicy, now: datetime) -> tuple[int, datetime] | None:
+    """Period in days and next date as GetKeyRotationStatus tells them; None where the status reads false."""
+    days, due = period_days(key, policy), next_rotation(key, policy)
+    if days is None or due is None or effective_state(key, now) in _DELETION:
+        return None
+    return days, max(due, now)
+
+
+# -- the setting ------------------------------------------------------------------------------------------------
+
+
+def check_rotatable(key: KeyRecord) -> None:
+    """Raise UnsupportedOperationException for asymmetric and HMAC keys: nothing about rotation applies to them."""
+    if key.spec is not KeySpec.SYMMETRIC_DEFAULT:
+        raise UnsupportedOperationException(
+            f"{key.arn} is of KeySpec {key.spec}, and only symmetric encryption keys rotate: "
+            "create a new key and move the alias to it."
+        )
+
+
+def check_automatic(key: KeyRecord) -> None:
+    """Raise UnsupportedOperationException for keys that never rotate automatically."""
+    check_rotatable(key)
+    if key.origin is not Origin.AWS_KMS:
+        raise UnsupportedOperationException(f"{key.arn} origin is {key.origin} which is not valid for this operation.")
+
+
+def enabled(key: KeyRecord, policy: RotationPolicy, requested_days: int | None, now: datetime) -> RotationSetting:
+    """The setting after EnableKeyRotation with that RotationPeriodInDays.
+
+    Of a key that rotates already only the period changes: it counts from the last rotation, else from the enabling.
+    """
+    days = _chosen_period(policy, requested_days)
+    if key.rotation is None:
+        return RotationSetting(anchor=now, period_days=days)
+    if (days or policy.period_days) == period_days(key, policy):
+        return key.rotation
+    last = last_automatic(key)
+    anchor = key.rotation.anchor if last is None else max(key.rotation.anchor, last)
+    return RotationSetting(anchor=anchor, period_days=days)
+
+
+def _chosen_period(policy: RotationPolicy, requested_days: int | None) -> int | None:
+    """The period to store; None stands for the installation's own."""
+    if requested_days is None or requested_days == policy.period_days:
+        return None
+    if not policy.custom_period:
+        raise ValidationException(
+            f"RotationPeriodInDays {requested_days} cannot be chosen: keys rotate every {policy.period_days} days "
+            "here. Leave it out; the operator's setting rotation.custom_period lets users choose."
+        )
+    return requested_days
+
+
+# -- rotating ---------------------------------------------------------------------------------------------------
+
+
+def check_on_demand(key: KeyRecord, policy: RotationPolicy, now: datetime) -> None:
+    """Raise if the key may not be rotated on demand now."""
+    check_rotatable(key)
+    if key.origin is not Origin.AWS_KMS and not policy.imported_on_demand:
+        raise UnsupportedOperationException(f"{key.arn} origin is {key.origin} which is not valid for this operation.")
+    if sum(each.rotation_type is RotationType.ON_DEMAND for each in key.materials) >= MAX_ON_DEMAND:
+        raise LimitExceededException(
+            "The on-demand rotations limit has been reached for the given keyId. "
+            f"No more on-demand rotations can be performed for this key: {key.arn}"
+        )
+    due = next_rotation(key, policy)
+    if due is not None and due - now <= NOT_WITHIN:
+        raise ConflictException(
+            f"{key.arn} is due for its automatic rotation within {NOT_WITHIN.seconds // 60} minutes: "
+            "wait for that one, or try again after it."
+        )
+    if key.origin is not Origin.AWS_KMS and pending(key) is None:
+        raise KMSInvalidStateException(f"No available key material pending rotation for the key: {key.arn}.")
+
+
+def pending(key: KeyRecord) -> MaterialRecord | None:
+    """The imported material that waits for a rotation, or None."""
+    return next((each for each in key.materials if each.state is MaterialState.PENDING_ROTATION), None)
+
+
+def under_way(key: KeyRecord) -> ConflictException:
+    """The error for a key that is being rotated by somebody else."""
+    return ConflictException(f"A rotation of {key.arn} is under way: try again when it is done.")

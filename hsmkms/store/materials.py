@@ -1,0 +1,218 @@
+"""Imported material: its coming, its loss, and the wrapping keys that carry it.
+
+A material row stays for the life of its key: it is what a later import must equal. What comes and goes is its
+presence, and a token object of its own each time.
+"""
+
+from datetime import datetime
+
+from msgspec import Struct
+from sqlalchemy import Connection, func, select
+
+from hsmkms.model.enums import ExpirationModel
+from hsmkms.store import keys
+from hsmkms.store.schema import (
+    Lifecycle,
+    ObjectPurpose,
+    ObjectStatus,
+    material,
+    material_presence,
+    regional_key,
+    token_object,
+    wrapping_key,
+)
+
+
+class WrappingKeyRow(Struct, frozen=True, kw_only=True):
+    """A wrapping key of a KMS key. ``status`` is what was last recorded about its token object."""
+
+    token_id: str
+    cka_id: bytes
+    key_id: str
+    region: str
+    created_at: datetime
+    valid_to: datetime
+    used_at: datetime | None
+    status: ObjectStatus
+
+
+# -- material ---------------------------------------------------------------------------------------------------
+
+
+def insert_object(
+    tx: Connection, key_id: str, region: str, material_id: str, token_id: str, cka_id: bytes, label: str, now: datetime
+) -> None:
+    """Write the intent of one more token object for a material that is known already."""
+    tx.execute(
+        token_object.insert().values(
+            token_id=token_id,
+            cka_id=cka_id,
+            material=select(material.c.id).where(material.c.material_id == material_id).scalar_subquery(),
+            purpose=ObjectPurpose.BACKING_KEY,
+            status=ObjectStatus.INTENDED,
+            label=label,
+            created_at=now,
+        )
+    )
+    keys.touch(tx, key_id, region)
+
+
+def arrive(tx: Connection, token_id: str, cka_id: bytes) -> bool:
+    """The intended object of an import is on the token; False if it is not intended any more."""
+    return bool(
+        tx.execute(
+            token_object.update()
+            .where(
+                token_object.c.token_id == token_id,
+                token_object.c.cka_id == cka_id,
+                token_object.c.status == ObjectStatus.INTENDED,
+            )
+            .values(status=ObjectStatus.PRESENT)
+        ).rowcount
+    )
+
+
+def set_present(
+    tx: Connection,
+    key_id: str,
+    region: str,
+    material_id: str,
+    model: ExpirationModel,
+    valid_to: datetime | None,
+    description: str | None,
+    *,
+    host_unwrapped: bool,
+) -> None:
+    """The material is there, until ``valid_to`` if that is given; a description of None leaves the old one.
+
+    Material that once passed through this process in the clear stays marked for ever.
+    """
+    of_this = material.c.material_id == material_id
+    tx.execute(
+        material_presence.update()
+        .where(
+            material_presence.c.key_id == key_id,
+            material_presence.c.region == region,
+            material_presence.c.material == select(material.c.id).where(of_this).scalar_subquery(),
+        )
+        .values(present=True, expiration_model=model, valid_to=valid_to)
+    )
+    if description is not None:
+        tx.execute(material.update().where(of_this).values(description=description))
+    if host_unwrapped:
+        tx.execute(material.update().where(of_this).values(host_unwrapped=True))
+    keys.touch(tx, key_id, region)
+
+
+def lose(tx: Connection, key_id: str, region: str, material_id: str) -> None:
+    """The material is gone for the key in this region; its objects are to be destroyed if no other region uses it."""
+    row_id = select(material.c.id).where(material.c.material_id == material_id).scalar_subquery()
+    of_this = material_presence.c.material == row_id
+    tx.execute(
+        material_presence.update()
+        .where(of_this, material_presence.c.key_id == key_id, material_presence.c.region == region)
+        .values(present=False, expiration_model=None, valid_to=None)
+    )
+    if not tx.scalar(select(func.count()).where(of_this, material_presence.c.present)):
+        tx.execute(
+            token_object.update()
+            .where(token_object.c.material == row_id, token_object.c.status == ObjectStatus.PRESENT)
+            .values(status=ObjectStatus.DESTROYING)
+        )
+    keys.touch(tx, key_id, region)
+
+
+def forget_pending(tx: Connection, key_id: str, material_id: str) -> None:
+    """Remove a material that waited for its rotation and never was current: another one may be imported instead.
+
+    Its object stays on record without it until it is destroyed.
+    """
+    row_id = tx.scalar(select(material.c.id).where(material.c.material_id == material_id))
+    tx.execute(token_object.update().where(token_object.c.material == row_id).values(material=None))
+    tx.execute(material_presence.delete().where(material_presence.c.material == row_id))
+    tx.execute(material.delete().where(material.c.id == row_id, material.c.key_id == key_id))
+
+
+def expired(conn: Connection, now: datetime) -> list[tuple[str, str]]:
+    """Keys, as (key id, region), that have material whose time is over and that still counts as present."""
+    query = (
+        select(material_presence.c.key_id, material_presence.c.region)
+        .select_from(material_presence.join(regional_key))
+        .where(
+            material_presence.c.present,
+            material_presence.c.valid_to <= now,
+            regional_key.c.lifecycle == Lifecycle.LIVE,
+        )
+        .distinct()
+        .order_by(material_presence.c.key_id, material_presence.c.region)
+    )
+    return [(row.key_id, row.region) for row in conn.execute(query)]
+
+
+# -- wrapping keys ----------------------------------------------------------------------------------------------
+
+
+def insert_wrapping_key(tx: Connection, row: WrappingKeyRow, label: str) -> None:
+    """Write a wrapping key and its token object with the status of ``row``."""
+    tx.execute(
+        token_object.insert().values(
+            token_id=row.token_id,
+            cka_id=row.cka_id,
+            purpose=ObjectPurpose.WRAPPING_KEY,
+            status=row.status,
+            label=label,
+            created_at=row.created_at,
+        )
+    )
+    tx.execute(
+        wrapping_key.insert().values(
+            token_id=row.token_id,
+            cka_id=row.cka_id,
+            key_id=row.key_id,
+            region=row.region,
+            valid_to=row.valid_to,
+            used_at=row.used_at,
+        )
+    )
+
+
+def wrapping_keys(conn: Connection) -> list[WrappingKeyRow]:
+    """All wrapping keys that are, or may be, on a token, oldest first."""
+    query = (
+        select(
+            wrapping_key.c.token_id,
+            wrapping_key.c.cka_id,
+            wrapping_key.c.key_id,
+            wrapping_key.c.region,
+            token_object.c.created_at,
+            wrapping_key.c.valid_to,
+            wrapping_key.c.used_at,
+            token_object.c.status,
+        )
+        .select_from(wrapping_key.join(token_object))
+        .order_by(token_object.c.created_at, wrapping_key.c.cka_id)
+    )
+    return [WrappingKeyRow(**row._mapping) for row in conn.execute(query)]  # noqa: SLF001 - SQLAlchemy's public name
+
+
+def set_wrapping_status(tx: Connection, row: WrappingKeyRow, status: ObjectStatus) -> bool:
+    """Record what became of a wrapping key; False if it is not on record any more."""
+    return bool(
+        tx.execute(
+            token_object.update()
+            .where(token_object.c.token_id == row.token_id, token_object.c.cka_id == row.cka_id)
+            .values(status=status)
+        ).rowcount
+    )
+
+
+def set_used(tx: Connection, token_id: str, cka_id: bytes, now: datetime) -> None:
+    """Note that a wrapping key has carried material: it is the first to go when room is needed."""
+    this = (wrapping_key.c.token_id == token_id) & (wrapping_key.c.cka_id == cka_id)
+    tx.execute(wrapping_key.update().where(this).values(used_at=now))
+
+
+def forget_wrapping_key(tx: Connection, token_id: str, cka_id: bytes) -> None:
+    """Remove the rows of a wrapping key that is not on the token any more."""
+    for table in (wrapping_key, token_object):
+        tx.execute(table.delete().where(table.c.token_id == token_id, table.c.cka_id == cka_id))

@@ -1,0 +1,170 @@
+"""Rotation in the database: the setting, the intent and the result of a new backing key, and what may be due.
+
+A rotation's intent is a material in state PENDING_ROTATION whose token object is INTENDED. No record shows it before
+``switch`` makes it the current one.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from msgspec import Struct
+from sqlalchemy import Connection, Select, func, select
+
+from hsmkms.model.enums import KeyManager, KeyState, MaterialState, RotationType
+from hsmkms.model.records import RotationSetting
+from hsmkms.store import keys
+from hsmkms.store.schema import (
+    Lifecycle,
+    ObjectPurpose,
+    ObjectStatus,
+    key,
+    material,
+    material_presence,
+    regional_key,
+    rotation,
+    token_object,
+)
+
+
+class Unfinished(Struct, frozen=True, kw_only=True):
+    """A backing key of a live key that was begun, and whose making has not been reported: rotation or import."""
+
+    key_id: str
+    region: str
+    token_id: str
+    cka_id: bytes
+    label: str
+    material_id: str
+    created_at: datetime
+    rotation_type: RotationType | None
+
+
+class Candidate(Struct, frozen=True, kw_only=True):
+    """What decides whether a key may be due. ``anchor`` is None for keys of services, which count from creation."""
+
+    key_id: str
+    region: str
+    creation_date: datetime
+    anchor: datetime | None
+    period_days: int | None
+    last_automatic: datetime | None
+
+
+def set_setting(tx: Connection, key_id: str, region: str, setting: RotationSetting | None) -> None:
+    """Switch automatic rotation on (or change it), or off."""
+    tx.execute(rotation.delete().where(rotation.c.key_id == key_id))
+    if setting is not None:
+        tx.execute(rotation.insert().values(key_id=key_id, anchor=setting.anchor, period_days=setting.period_days))
+    keys.touch(tx, key_id, region)
+
+
+def candidates(conn: Connection) -> list[Candidate]:
+    """All Enabled keys whose automatic rotation is on, in all regions."""
+    last = (
+        select(func.max(material.c.rotation_date))
+        .where(material.c.key_id == key.c.key_id, material.c.rotation_type == RotationType.AUTOMATIC)
+        .scalar_subquery()
+    )
+    query = (
+        select(
+            key.c.key_id,
+            regional_key.c.region,
+            key.c.creation_date,
+            rotation.c.anchor,
+            rotation.c.period_days,
+            last.label("last_automatic"),
+        )
+        .select_from(key.join(regional_key).outerjoin(rotation, rotation.c.key_id == key.c.key_id))
+        .where(
+            regional_key.c.lifecycle == Lifecycle.LIVE,
+            regional_key.c.state == KeyState.ENABLED,
+            rotation.c.anchor.is_not(None) | (key.c.manager == KeyManager.AWS),
+        )
+        .order_by(key.c.key_id)
+    )
+    return [Candidate(**row._mapping) for row in conn.execute(query)]  # noqa: SLF001 - SQLAlchemy's public name
+
+
+def unfinished(conn: Connection, key_id: str | None = None) -> list[Unfinished]:
+    """Backing keys of live keys (or of one key) that were begun and not finished, oldest first."""
+    query: Select[Any] = (
+        select(
+            material.c.key_id,
+            regional_key.c.region,
+            token_object.c.token_id,
+            token_object.c.cka_id,
+            token_object.c.label,
+            material.c.material_id,
+            token_object.c.created_at,
+            material.c.rotation_type,
+        )
+        .select_from(
+            token_object.join(material, material.c.id == token_object.c.material).join(
+                regional_key, regional_key.c.key_id == material.c.key_id
+            )
+        )
+        .where(
+            token_object.c.status == ObjectStatus.INTENDED,
+            token_object.c.purpose == ObjectPurpose.BACKING_KEY,
+            regional_key.c.lifecycle == Lifecycle.LIVE,
+        )
+        .order_by(token_object.c.created_at)
+    )
+    if key_id is not None:
+        query = query.where(material.c.key_id == key_id)
+    return [
+        Unfinished(
+            key_id=row.key_id,
+            region=row.region,
+            token_id=row.token_id,
+            cka_id=row.cka_id,
+            label=row.label,
+            material_id=row.material_id,
+            created_at=row.created_at,
+            rotation_type=RotationType(row.rotation_type) if row.rotation_type else None,
+        )
+        for row in conn.execute(query)
+    ]
+
+
+def next_sequence(conn: Connection, key_id: str) -> int:
+    """The sequence of the next material, intents counted."""
+    return (conn.scalar(select(func.max(material.c.sequence)).where(material.c.key_id == key_id)) or 0) + 1
+
+
+def switch(tx: Connection, key_id: str, region: str, material_id: str, kind: RotationType, now: datetime) -> bool:
+    """Make a material that waits, or whose object was just made, the current one; False if it does not wait."""
+    waiting = (material.c.key_id == key_id) & (material.c.material_id == material_id)
+    row_id = tx.scalar(select(material.c.id).where(waiting, material.c.state == MaterialState.PENDING_ROTATION))
+    if row_id is None:
+        return False
+    keys.retire_materials(tx, key_id)
+    tx.execute(
+        material.update()
+        .where(material.c.id == row_id)
+        .values(state=MaterialState.CURRENT, rotation_date=now, rotation_type=kind)
+    )
+    tx.execute(
+        token_object.update()
+        .where(token_object.c.material == row_id, token_object.c.status == ObjectStatus.INTENDED)
+        .values(status=ObjectStatus.PRESENT)
+    )
+    keys.touch(tx, key_id, region)
+    return True
+
+
+def drop(tx: Connection, found: Unfinished) -> bool:
+    """Forget a backing key that was begun and of which nothing is on the token; False if it is not intended any more.
+
+    A material that has no other object goes as well.
+    """
+    this = (token_object.c.token_id == found.token_id) & (token_object.c.cka_id == found.cka_id)
+    row_id = tx.scalar(select(token_object.c.material).where(this, token_object.c.status == ObjectStatus.INTENDED))
+    if row_id is None:
+        return False
+    tx.execute(token_object.delete().where(this))
+    if tx.scalar(select(func.count()).where(token_object.c.material == row_id)) == 0:
+        tx.execute(material_presence.delete().where(material_presence.c.material == row_id))
+        tx.execute(material.delete().where(material.c.id == row_id))
+    keys.touch(tx, found.key_id, found.region)
+    return True

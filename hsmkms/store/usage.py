@@ -1,0 +1,64 @@
+"""When each key was last used, in ``log.db``."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from msgspec import Struct
+from sqlalchemy import select
+from sqlalchemy.dialects.sqlite import insert
+
+from hsmkms.model.enums import TrackedOperation
+from hsmkms.store.engine import Store
+from hsmkms.store.schema import last_use, use_tracking
+
+
+class LastUse(Struct, frozen=True, kw_only=True):
+    """The last successful cryptographic operation with a key in a region."""
+
+    key_id: str
+    region: str
+    operation: TrackedOperation
+    used_at: datetime
+    request_id: str
+
+
+def note(store: Store, uses: Sequence[LastUse]) -> None:
+    """Write down uses, unless later ones are there already."""
+    with store.log.atomic() as tx:
+        for each in uses:
+            fresh = {"operation": each.operation, "used_at": each.used_at, "request_id": each.request_id}
+            added = insert(last_use).values(key_id=each.key_id, region=each.region, **fresh)
+            tx.execute(added.on_conflict_do_update(set_=fresh, where=last_use.c.used_at <= each.used_at))
+
+
+def fetch(store: Store, key_id: str, region: str) -> LastUse | None:
+    """The last use of a key that was written down, or None."""
+    return fetch_all(store, key_id, region).get((key_id, region))
+
+
+def fetch_all(store: Store, key_id: str | None = None, region: str | None = None) -> dict[tuple[str, str], LastUse]:
+    """The last uses by (key id, region): all of them, or that of one key."""
+    query = select(
+        last_use.c.key_id, last_use.c.region, last_use.c.operation, last_use.c.used_at, last_use.c.request_id
+    )
+    if key_id is not None:
+        query = query.where(last_use.c.key_id == key_id, last_use.c.region == region)
+    with store.log.reading() as conn:
+        rows = conn.execute(query).all()
+    return {
+        (row.key_id, row.region): LastUse(
+            key_id=row.key_id,
+            region=row.region,
+            operation=TrackedOperation(row.operation),
+            used_at=row.used_at,
+            request_id=row.request_id,
+        )
+        for row in rows
+    }
+
+
+def tracked_since(store: Store) -> datetime:
+    """Since when uses are written down at all."""
+    with store.log.reading() as conn:
+        since: datetime = conn.execute(select(use_tracking.c.since)).scalar_one()
+    return since
