@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from hsmkms.errors import ConfigurationError
@@ -21,8 +21,10 @@ from hsmkms.pins import PinSettings, Secret, read_pin, terminal_prompt
 from hsmkms.token_uri import TokenUri, parse_uri
 
 __all__ = [
+    "ImportSettings",
     "PinSettings",
     "ReconcileSettings",
+    "RotationSettings",
     "Secret",
     "Settings",
     "TokenSettings",
@@ -45,6 +47,9 @@ MAX_GRACE_HOURS: Final = 10 * 365 * 24
 
 _ACCOUNT: Final = re.compile(r"[0-9]{12}")
 _REGION: Final = re.compile(r"([a-z]+-){2,3}[0-9]+")
+_SERVICE: Final = re.compile(r"[A-Za-z0-9/_-]{1,100}")
+_PERIODS: Final = range(90, 2561)
+_PERIOD: Final = "from 90 to 2560"
 _VARIABLE: Final = re.compile(r"[^=\0]+")
 
 
@@ -68,6 +73,22 @@ class ReconcileSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only
     grace_hours: float = 24.0
 
 
+class RotationSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How often keys rotate, in days, and which of today's AWS rules hold."""
+
+    period_days: int = 365
+    custom_period: bool = False
+    managed_period_days: int = 1095
+    imported_on_demand: bool = False
+
+
+class ImportSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``valid_to_within_days``: how far ahead ValidTo may lie. ``host_unwrap``: for development only."""
+
+    valid_to_within_days: int | None = None
+    host_unwrap: bool = False
+
+
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One installation: one account on one token, with one or more regions.
 
@@ -80,6 +101,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     token: TokenSettings
     data_dir: Path = Path()
     default_region: str = ""
+    services: tuple[str, ...] = ()
+    rotation: RotationSettings = RotationSettings()
+    imports: ImportSettings = field(name="import", default=ImportSettings())
     reconcile: ReconcileSettings = ReconcileSettings()
 
 
@@ -144,7 +168,8 @@ def _resolved(folder: Path, settings: Settings) -> Settings:
 def check(settings: Settings) -> None:
     """Raise ConfigurationError for what no file may say; ``load`` does this by itself."""
     token, regions, grace = settings.token, settings.regions, settings.reconcile.grace_hours
-    wait = token.session_wait_seconds
+    rotation, within, wait = settings.rotation, settings.imports.valid_to_within_days, token.session_wait_seconds
+    bad_service = next((name for name in settings.services if not _SERVICE.fullmatch(name)), None)
     bad_region = next((region for region in regions if not _REGION.fullmatch(region)), None)
     faults = {
         f"account_id = {settings.account_id!r} must have 12 digits": not _ACCOUNT.fullmatch(settings.account_id),
@@ -159,6 +184,12 @@ def check(settings: Settings) -> None:
         "token.uri goes without token.label and token.serial": bool(token.uri and (token.label or token.serial)),
         f"token.max_sessions = {token.max_sessions} must be at least 1": token.max_sessions < 1,
         f"token.session_wait_seconds = {wait} must be from 0 to {MAX_WAIT_SECONDS}": not 0 <= wait <= MAX_WAIT_SECONDS,
+        f"services: {bad_service!r} must be 1 to 100 letters, digits, '/', '_' or '-'": bad_service is not None,
+        "services must name each service once": len(set(settings.services)) < len(settings.services),
+        f"rotation.period_days = {rotation.period_days} must be {_PERIOD}": rotation.period_days not in _PERIODS,
+        f"rotation.managed_period_days = {rotation.managed_period_days} must be {_PERIOD}": rotation.managed_period_days
+        not in _PERIODS,
+        f"import.valid_to_within_days = {within} must be at least 1": within is not None and within < 1,
         f"reconcile.grace_hours = {grace} must be from 0 to {MAX_GRACE_HOURS}": not 0 <= grace <= MAX_GRACE_HOURS,
     }
     for sentence, wrong in faults.items():
@@ -210,6 +241,10 @@ _TEMPLATE: Final = """\
 # Where the databases meta.db and log.db are: a folder that only this user may open. Default: the folder of this file.
 {data_dir}
 
+# The services that have a key of their own, made at the first use of its alias: alias/aws/NAME. Users use these keys
+# and cannot manage them.
+{services}
+
 [token]
 # The PKCS#11 module (shared library) of the HSM. Required, unless uri has module-path.
 {module}
@@ -250,6 +285,28 @@ _TEMPLATE: Final = """\
 # Variables that the vendor's library reads, set before it is loaded: nothing else must be exported.
 {variables}
 
+[rotation]
+# After how many days a key gets a new backing key, where automatic rotation is switched on for it: 90 to 2560.
+{period_days}
+
+# Let users choose the period of each key (RotationPeriodInDays, 90 to 2560 days), as today's AWS does.
+{custom_period}
+
+# The same for the keys of services, which always rotate. Today's AWS: 365.
+{managed_period_days}
+
+# Let RotateKeyOnDemand move keys with imported material to a second, newly imported one, as today's AWS does.
+# Otherwise no other material ever replaces the one that was imported first.
+{imported_on_demand}
+
+[import]
+# How many days ahead the ValidTo of imported material may lie. Default: any number. Today's AWS: 365.
+{valid_to_within_days}
+
+# For development only: where the token cannot unwrap RSAES_OAEP_SHA_256 or RSA_AES_KEY_WRAP_SHA_256 by itself, let this
+# program remove the padding. Key material then passes through its memory in the clear, and such keys stay marked.
+{host_unwrap}
+
 [reconcile]
 # How long an object on the token that belongs to no key is kept before `hsmkms reconcile` may offer to remove it.
 {grace_hours}
@@ -262,6 +319,8 @@ _EXAMPLES: Final[dict[str, Any]] = {
     "label": "hsmkms",
     "serial": "1c2e0a58b4a1e9d3",
     "uri": "pkcs11:token=hsmkms;serial=1c2e0a58b4a1e9d3?pin-source=file:/etc/hsmkms/pin",
+    "services": ["s3"],
+    "valid_to_within_days": 365,
     "init_reserved": "configdir='/etc/pki/nssdb'",
     "file": "pin",
     "environment": "HSMKMS_PIN",
@@ -278,10 +337,12 @@ def init_text(settings: Settings) -> str:
     Paths are written as they are: relative ones count from the folder in which the file will be.
     """
     lines = {
-        **_lines(settings, "account_id", "regions", "default_region", "data_dir"),
+        **_lines(settings, "account_id", "regions", "default_region", "data_dir", "services"),
         **_lines(settings.token, "module", "label", "serial", "uri", "init_reserved"),
         **_lines(settings.token, "max_sessions", "session_wait_seconds"),
         **_lines(settings.token.pin, "file", "environment", "command", "prompt"),
+        **_lines(settings.rotation, "period_days", "custom_period", "managed_period_days", "imported_on_demand"),
+        **_lines(settings.imports, "valid_to_within_days", "host_unwrap"),
         **_lines(settings.reconcile, "grace_hours"),
     }
     told = [f"{_toml_key(name)} = {_toml(value)}" for name, value in settings.token.environment.items()]

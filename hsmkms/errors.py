@@ -48,7 +48,8 @@
     │   ├── SessionLostError        this session is dead; a fresh one may work
     │   ├── ObjectLostError         this object handle is dead; a search may find the object again
     │   ├── TokenFullError          no room for another object
-    │   └── RejectedDataError       the token found the data, signature or key material wrong
+    │   ├── RejectedDataError       the token found the data, signature or key material wrong
+    │   └── RejectedMaterialError   imported key material does not have the length that the key needs
     └── MisuseError                 a bug of the calling program: never caused by a request
         ├── ForkedProcessError      an object of the parent process was used after a fork
         ├── ClosedError             an object was used after close()
@@ -323,6 +324,13 @@ class RejectedDataError(TokenError):
     """The token found the data, the signature or the key material wrong."""
 
     code = "InvalidCiphertextException"
+    fault = "client"
+
+
+class RejectedMaterialError(TokenError):
+    """Imported key material could be unwrapped, but does not have the length that the key needs."""
+
+    code = "IncorrectKeyMaterialException"
     fault = "client"
 
 

@@ -1,27 +1,36 @@
 """Building a `Kms` from settings: the only place where store, device and service meet."""
 
 import os
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from hsmkms import config
 from hsmkms.config import Settings
-from hsmkms.errors import ConfigurationError, StoreError
+from hsmkms.errors import ConfigurationError, HsmKmsError, StoreError, TokenNotFoundError, TokenUnavailableError
 from hsmkms.hsm import module as modules
 from hsmkms.hsm import softhsm
+from hsmkms.hsm.away import AwayDevice
 from hsmkms.hsm.choice import TokenChoice, choose
 from hsmkms.hsm.device import Device, DeviceSettings
 from hsmkms.hsm.login import LoginGate
 from hsmkms.hsm.softhsm import SoftToken
 from hsmkms.process import exclusive
+from hsmkms.rules.importing import ImportPolicy
+from hsmkms.rules.rotation import RotationPolicy
 from hsmkms.service import binding
 from hsmkms.service.cache import RecordCache
-from hsmkms.service.core import Clock, Core, Installation
+from hsmkms.service.clock import DriftWatch
+from hsmkms.service.core import Clock, Core, Installation, never_drifted
 from hsmkms.service.leases import LeaseBook
+from hsmkms.service.usage import UsageBook
 from hsmkms.store import files, leases, migrate
 from hsmkms.store.engine import Store
-from hsmkms.store.installation import InstallationRow
+from hsmkms.store.installation import InstallationRow, TokenRow
+
+Monotonic = Callable[[], float]
 
 INIT_LOCK: Final = "init.lock"
 INIT_LOCK_SECONDS: Final = 60.0
@@ -32,9 +41,23 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def boot_time() -> float:
+    """Seconds since the machine was started, also of those in which it slept: a clock that nobody can set."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def open_core(path: Path | None = None, clock: Clock = utc_now) -> Core:
     """Open the installation that a configuration file describes; see ``Kms.open``."""
-    return core_of(load_settings(path), clock)
+    return core_of(load_settings(path), clock, boot_time if clock is utc_now else None)
+
+
+def open_core_for_maintenance(path: Path | None = None) -> Core:
+    """The same, also while the token is away: then everything that needs it is refused by ``TokenUnavailableError``."""
+    settings = load_settings(path)
+    try:
+        return core_of(settings, monotonic=boot_time)
+    except (TokenUnavailableError, TokenNotFoundError) as exc:
+        return core_without_token(settings, TokenUnavailableError(str(exc)))
 
 
 def load_settings(path: Path | None = None) -> Settings:
@@ -42,8 +65,11 @@ def load_settings(path: Path | None = None) -> Settings:
     return config.load(config.find(path, os.environ))
 
 
-def core_of(settings: Settings, clock: Clock = utc_now) -> Core:
-    """Open database and token, and prove that they belong together."""
+def core_of(settings: Settings, clock: Clock = utc_now, monotonic: Monotonic | None = None) -> Core:
+    """Open database and token, and prove that they belong together.
+
+    ``monotonic`` (seconds, not to be set by anybody) is what the clock is watched with; without one it is not.
+    """
     store = Store.open(settings.data_dir)
     try:
         device = open_device(settings)
@@ -51,19 +77,52 @@ def core_of(settings: Settings, clock: Clock = utc_now) -> Core:
         store.close()
         raise
     try:
-        return Core(
-            installation=_installation(settings, store, device),
-            store=store,
-            device=device,
-            cache=RecordCache(store),
-            leases=LeaseBook(store),
-            clock=clock,
-            grace_hours=settings.reconcile.grace_hours,
-        )
+        return _core(settings, store, device, _installation(settings, store, device), clock, monotonic)
     except BaseException:
         device.close()
         store.close()
         raise
+
+
+def core_without_token(settings: Settings, fault: HsmKmsError, clock: Clock = utc_now) -> Core:
+    """An installation whose token cannot be reached, for what needs the database alone; ``fault`` says why."""
+    store = Store.open(settings.data_dir)
+    try:
+        installation = _described(settings, *binding.told(store), mac_key=b"")
+        return _core(settings, store, AwayDevice(fault), installation, clock, None)
+    except BaseException:
+        store.close()
+        raise
+
+
+def _core(
+    settings: Settings,
+    store: Store,
+    device: Device,
+    installation: Installation,
+    clock: Clock,
+    monotonic: Monotonic | None,
+) -> Core:
+    rotation, imports = settings.rotation, settings.imports
+    return Core(
+        installation=installation,
+        store=store,
+        device=device,
+        cache=RecordCache(store),
+        leases=LeaseBook(store),
+        uses=UsageBook(store),
+        clock=clock,
+        rotation=RotationPolicy(
+            period_days=rotation.period_days,
+            custom_period=rotation.custom_period,
+            managed_period_days=rotation.managed_period_days,
+            imported_on_demand=rotation.imported_on_demand,
+        ),
+        imports=ImportPolicy(valid_to_within_days=imports.valid_to_within_days),
+        services=settings.services,
+        grace_hours=settings.reconcile.grace_hours,
+        drifted=DriftWatch(clock, monotonic) if monotonic is not None else never_drifted,
+    )
 
 
 def open_device(settings: Settings, *, accept_final_try: bool = False) -> Device:
@@ -91,6 +150,7 @@ def device_settings(settings: Settings) -> DeviceSettings:
         init_reserved=token.init_reserved,
         max_sessions=token.max_sessions,
         session_wait_seconds=token.session_wait_seconds,
+        host_unwrap=settings.imports.host_unwrap,
     )
 
 
@@ -173,6 +233,10 @@ def _installation(settings: Settings, store: Store, device: Device) -> Installat
         raise ConfigurationError(
             f"account_id is {settings.account_id}, but this installation was made for {row.account}: correct it"
         )
+    return _described(settings, row, token, mac_key)
+
+
+def _described(settings: Settings, row: InstallationRow, token: TokenRow, mac_key: bytes) -> Installation:
     return Installation(
         id=row.id,
         account=row.account,

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 from hsmkms import config, pins
 from hsmkms.config import (
+    ImportSettings,
     PinSettings,
     ReconcileSettings,
+    RotationSettings,
     Secret,
     Settings,
     TokenSettings,
@@ -439,12 +441,19 @@ REFERENCE = Settings(
 )
 
 
-@pytest.mark.parametrize("sample", sorted(CONF.rglob("hsmkms.toml")), ids=str)
+@pytest.mark.parametrize("sample", sorted(CONF.rglob("*.toml")), ids=str)
 def test_samples(sample: Path) -> None:
     """Every sample loads."""
     settings = load(sample)
     assert settings.account_id == "111122223333"
     assert settings.token.module is not None
+
+
+def test_sample_of_todays_aws() -> None:
+    """The sample turns every rule that differs from today's AWS, and nothing else of its tables."""
+    settings = load(CONF / "aws-today.toml")
+    assert settings.rotation == RotationSettings(custom_period=True, managed_period_days=365, imported_on_demand=True)
+    assert settings.imports == ImportSettings(valid_to_within_days=365)
 
 
 def test_softhsm_sample() -> None:
@@ -465,7 +474,7 @@ def settings_of(section: type[msgspec.Struct], table: str = "") -> list[tuple[st
     """(table, setting) of a section and those below; for a table of free names only the table."""
     found = []
     for each in msgspec.structs.fields(section):
-        inner = f"{table}.{each.name}".lstrip(".")
+        inner = f"{table}.{each.encode_name}".lstrip(".")
         if isinstance(each.type, type) and issubclass(each.type, msgspec.Struct):
             found += settings_of(each.type, inner)
         else:
@@ -530,10 +539,23 @@ pin_settings = st.one_of(
         session_wait_seconds=st.floats(0, 3600),
     ),
     st.builds(ReconcileSettings, grace_hours=st.floats(0, 1000)),
+    st.builds(
+        RotationSettings,
+        period_days=st.integers(90, 2560),
+        custom_period=st.booleans(),
+        managed_period_days=st.integers(90, 2560),
+        imported_on_demand=st.booleans(),
+    ),
+    st.builds(ImportSettings, valid_to_within_days=st.none() | st.integers(1, 10_000), host_unwrap=st.booleans()),
     paths,
 )
 def test_round_trip(
-    tmp_path_factory: pytest.TempPathFactory, token: TokenSettings, reconcile: ReconcileSettings, data_dir: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    token: TokenSettings,
+    reconcile: ReconcileSettings,
+    rotation: RotationSettings,
+    imports: ImportSettings,
+    data_dir: Path,
 ) -> None:
     """What ``init_text`` writes, ``load`` reads as the same settings, whatever characters are in them."""
     file = tmp_path_factory.getbasetemp() / "round-trip.toml"
@@ -543,6 +565,9 @@ def test_round_trip(
         default_region="us-gov-west-1",
         token=token,
         data_dir=data_dir,
+        services=("s3", "my/own-service_1"),
+        rotation=rotation,
+        imports=imports,
         reconcile=reconcile,
     )
     file.write_text(init_text(settings), encoding="utf-8")

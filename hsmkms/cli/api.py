@@ -6,6 +6,7 @@ A command's options are the members of its request, read as the aws CLI reads th
 
 import inspect
 from collections.abc import Callable
+from datetime import datetime
 from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -20,6 +21,9 @@ from hsmkms.model.operations import OPERATIONS
 from hsmkms.model.wire import to_wire
 
 KEYS: Final = "Keys"
+ROTATION: Final = "Rotation"
+IMPORT: Final = "Imported key material"
+DELETION: Final = "Deletion"
 ALIASES: Final = "Aliases"
 TAGS: Final = "Tags"
 CRYPTOGRAPHY: Final = "Cryptography"
@@ -48,6 +52,50 @@ COMMANDS: Final = (
     ),
     Command(Operation.ENABLE_KEY, KEYS, "Make a disabled key usable again.", "--key-id KEY_ID"),
     Command(Operation.DISABLE_KEY, KEYS, "Make a key unusable, at once and everywhere.", "--key-id KEY_ID"),
+    Command(Operation.ENABLE_KEY_ROTATION, ROTATION, "Rotate a key automatically, from now on.", "--key-id KEY_ID"),
+    Command(Operation.DISABLE_KEY_ROTATION, ROTATION, "Rotate a key automatically no more.", "--key-id KEY_ID"),
+    Command(
+        Operation.GET_KEY_ROTATION_STATUS, ROTATION, "Tell whether a key rotates, and when next.", "--key-id KEY_ID"
+    ),
+    Command(Operation.ROTATE_KEY_ON_DEMAND, ROTATION, "Rotate a key now.", "--key-id KEY_ID"),
+    Command(
+        Operation.LIST_KEY_ROTATIONS,
+        ROTATION,
+        "List a key's rotations, or all its key materials.",
+        "--key-id KEY_ID --include-key-material ALL_KEY_MATERIAL",
+    ),
+    Command(
+        Operation.GET_PARAMETERS_FOR_IMPORT,
+        IMPORT,
+        "Get a wrapping key and an import token, good for 24 hours.",
+        "--key-id KEY_ID --wrapping-algorithm RSA_AES_KEY_WRAP_SHA_1 --wrapping-key-spec RSA_4096",
+    ),
+    Command(
+        Operation.IMPORT_KEY_MATERIAL,
+        IMPORT,
+        "Bring wrapped key material in, or change its expiry.",
+        "--key-id KEY_ID --import-token fileb://token.bin --encrypted-key-material fileb://wrapped.bin "
+        "--expiration-model KEY_MATERIAL_DOES_NOT_EXPIRE",
+    ),
+    Command(
+        Operation.DELETE_IMPORTED_KEY_MATERIAL,
+        IMPORT,
+        "Destroy imported key material at once; it can be imported again.",
+        "--key-id KEY_ID",
+    ),
+    Command(
+        Operation.SCHEDULE_KEY_DELETION,
+        DELETION,
+        "Delete a key after a waiting period; what it encrypted is then lost.",
+        "--key-id KEY_ID --pending-window-in-days 30",
+    ),
+    Command(
+        Operation.CANCEL_KEY_DELETION,
+        DELETION,
+        "Keep a key whose deletion is scheduled; it is Disabled.",
+        "--key-id KEY_ID",
+    ),
+    Command(Operation.GET_KEY_LAST_USAGE, DELETION, "Tell when a key was last used.", "--key-id KEY_ID"),
     Command(Operation.CREATE_ALIAS, ALIASES, "Give a key a name.", "--alias-name alias/photos --target-key-id KEY_ID"),
     Command(
         Operation.UPDATE_ALIAS,
@@ -112,27 +160,39 @@ HELP: Final = {
     "destination_key_id": "Key of the new ciphertext.",
     "dry_run": "Only say whether it would succeed.",
     "dry_run_modifiers": "IGNORE_CIPHERTEXT: check the permission only.",
+    "encrypted_key_material": "Wrapped key material: base64, or fileb://FILE.",
     "encryption_algorithm": "Algorithm; default SYMMETRIC_DEFAULT.",
     "encryption_context": "name=value,... or JSON; needed again to decrypt.",
+    "expiration_model": "KEY_MATERIAL_DOES_NOT_EXPIRE, or KEY_MATERIAL_EXPIRES (the default).",
     "grant_tokens": "Grant tokens.",
+    "import_token": "Import token: base64, or fileb://FILE.",
+    "import_type": "NEW_KEY_MATERIAL or EXISTING_KEY_MATERIAL.",
+    "include_key_material": "ROTATIONS_ONLY (the default) or ALL_KEY_MATERIAL.",
     "key_id": "Key id, key ARN, alias or alias ARN.",
+    "key_material_description": "Words about the key material.",
+    "key_material_id": "Which key material; default: the current one.",
     "key_spec": "SYMMETRIC_DEFAULT for keys; AES_128 or AES_256 for data keys.",
     "key_usage": "ENCRYPT_DECRYPT for symmetric keys.",
     "limit": "Entries on one page; all pages if left out.",
     "marker": "NextMarker of the page before.",
     "multi_region": "Make a multi-Region key.",
     "number_of_bytes": "How many bytes, 1 to 1,024.",
-    "origin": "AWS_KMS: generated on the token.",
+    "origin": "AWS_KMS: generated on the token. EXTERNAL: to be imported.",
+    "pending_window_in_days": "Waiting period, 7 to 30 days; default 30.",
     "plaintext": "base64, fileb://FILE, or - for standard input.",
     "policy": "Key policy: JSON, or file://FILE.",
     "recipient": "Not available: Nitro attestations cannot be verified.",
     "resource_owners": "SELF; there is one account.",
+    "rotation_period_in_days": "Period, where the operator lets users choose it.",
     "source_encryption_algorithm": "Algorithm of the ciphertext.",
     "source_encryption_context": "Context of the ciphertext.",
     "source_key_id": "Key of the ciphertext, if it must be a certain one.",
     "tag_keys": "Keys of the tags.",
     "tags": "TagKey=...,TagValue=... for each tag, or JSON.",
     "target_key_id": "Key id or key ARN.",
+    "valid_to": "When the material expires: 2027-01-31T12:00:00Z, or seconds since 1970.",
+    "wrapping_algorithm": "Such as RSA_AES_KEY_WRAP_SHA_1; token-check shows what the token does.",
+    "wrapping_key_spec": "RSA_2048, RSA_3072 or RSA_4096.",
     "xks_key_id": "Not available: there are no custom key stores.",
 }
 
@@ -228,6 +288,7 @@ _OPTION_TYPES: Final[dict[Any, tuple[Any, str | None]]] = {
     bytes: (str, "BLOB"),
     dict: (str, "MAP"),
     list: (list[str], "LIST"),
+    datetime: (str, "INSTANT"),
 }
 
 
@@ -253,6 +314,7 @@ _BY_NAME: Final[dict[str, Callable[[str], str]]] = {
 _BY_TYPE: Final[dict[Any, Callable[[str, Any, Any], Any]]] = {
     bytes: lambda option, value, _: values.blob(option, value),
     str: lambda option, value, _: values.text(option, value),
+    datetime: lambda option, value, _: values.instant(option, value),
     dict: lambda option, value, _: values.mapping(option, value),
     list: lambda option, value, kind: values.items(option, value, get_args(kind)[0]),
 }

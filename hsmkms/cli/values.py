@@ -3,7 +3,9 @@
 import base64
 import binascii
 import os
+import re
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,6 +45,19 @@ def text(option: str, value: str) -> str:
         return _read(option, value.removeprefix(_TEXT_FILE)).decode("utf-8")
     except UnicodeDecodeError as exc:
         raise ValidationException(f"{option}: {value} is not UTF-8 text.") from exc
+
+
+def instant(option: str, value: str) -> datetime:
+    """An instant: seconds since 1970, or ISO 8601, which means UTC where it names no zone."""
+    try:
+        if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
+            return datetime.fromtimestamp(float(value), UTC)
+        read = datetime.fromisoformat(value)
+        return (read if read.tzinfo is not None else read.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError, OSError) as exc:
+        raise ValidationException(
+            f"{option}: {value!r} is no instant: write 2027-01-31T12:00:00Z, or seconds since 1970."
+        ) from exc
 
 
 def mapping(option: str, value: str) -> dict[str, str]:

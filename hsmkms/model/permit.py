@@ -24,6 +24,7 @@ class OperatorAct(StrEnum):
     INITIALISE = "init"
     OPEN = "open"
     RECONCILE = "reconcile"
+    MAINTAIN = "maintain"
 
 
 class Permit(Struct, frozen=True):

@@ -19,14 +19,19 @@ _DELETION: Final = frozenset({KeyState.PENDING_DELETION, KeyState.PENDING_REPLIC
 
 def check_new_name(name: str) -> None:
     """Raise if a user may not create an alias of that name."""
+    if name.startswith(RESERVED_PREFIX):
+        raise InvalidAliasNameException(
+            f'Alias names that begin with "{RESERVED_PREFIX}" are reserved for service-managed keys: {name}'
+        )
+    check_name(name)
+
+
+def check_name(name: str) -> None:
+    """Raise if no alias can have that name."""
     if not name.startswith(ALIAS_PREFIX):
         raise ValidationException(
             'Alias must start with the prefix "alias/". Please see '
             "https://docs.aws.amazon.com/kms/latest/developerguide/kms-alias.html"
-        )
-    if name.startswith(RESERVED_PREFIX):
-        raise InvalidAliasNameException(
-            f'Alias names that begin with "{RESERVED_PREFIX}" are reserved for service-managed keys: {name}'
         )
     if not is_alias_name(name):
         raise InvalidAliasNameException(

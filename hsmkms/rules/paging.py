@@ -65,6 +65,14 @@ def decode_marker(operation: Operation, marker: str) -> str:
     return last_key
 
 
+def decode_number(operation: Operation, marker: str) -> int:
+    """The last key of the page before, for lists whose keys are numbers."""
+    last_key = decode_marker(operation, marker)
+    if not (last_key.isascii() and last_key.isdigit()):
+        raise _invalid(operation)
+    return int(last_key)
+
+
 def _payload(marker: str) -> bytes:
     return base64.urlsafe_b64decode(marker)[_SUM_LENGTH:]
 

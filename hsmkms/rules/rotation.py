@@ -165,7 +165,8 @@ def check_on_demand(key: KeyRecord, policy: RotationPolicy, now: datetime) -> No
 
 def pending(key: KeyRecord) -> MaterialRecord | None:
     """The imported material that waits for a rotation, or None."""
-    return next((each for each in key.materials if each.state is MaterialState.PENDING_ROTATION), None)
+    waiting = (each for each in key.materials if each.state is MaterialState.PENDING_ROTATION and each.present)
+    return next(waiting, None)
 
 
 def under_way(key: KeyRecord) -> ConflictException:

@@ -238,18 +238,24 @@ def lapsed(material: MaterialRecord, now: datetime) -> bool:
     return not material.present or (material.valid_to is not None and material.valid_to <= now)
 
 
+def unwritten_lapses(key: KeyRecord, now: datetime) -> list[MaterialRecord]:
+    """Materials whose time is over, and which the record still shows as present."""
+    return [each for each in key.materials if each.present and lapsed(each, now)]
+
+
 def effective_state(key: KeyRecord, now: datetime) -> KeyState:
     """The state that holds at ``now``.
 
     An EXTERNAL key is usable only while it has a current material and all its permanently associated ones are there.
     So a key that never had material is PendingImport, also when the cancelling of a deletion stored Disabled.
     """
-    if key.origin is _EXTERNAL and key.state in _LAPSING and _lacks_material(key, now):
+    if key.origin is _EXTERNAL and key.state in _LAPSING and lacks_material(key, now):
         return KeyState.PENDING_IMPORT
     return key.state
 
 
-def _lacks_material(key: KeyRecord, now: datetime) -> bool:
+def lacks_material(key: KeyRecord, now: datetime) -> bool:
+    """True if an EXTERNAL key has no current material, or if one that ever was current is not there."""
     associated = [material for material in key.materials if material.state in _ASSOCIATED]
     has_current = any(material.state is _CURRENT for material in associated)
     return not has_current or any(lapsed(material, now) for material in associated)

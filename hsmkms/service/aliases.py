@@ -10,10 +10,10 @@ from hsmkms.model.aliases import (
     UpdateAliasRequest,
 )
 from hsmkms.model.enums import Operation
-from hsmkms.model.ids import KeyRef, RefKind, unknown
+from hsmkms.model.ids import KeyRef, RefKind, alias_arn, unknown
 from hsmkms.model.records import AliasRecord, KeyRecord
 from hsmkms.rules import aliases as rules
-from hsmkms.rules import paging
+from hsmkms.rules import managed, paging
 from hsmkms.service.pipeline import Call
 from hsmkms.store import aliases, keys
 from hsmkms.store.engine import Connection
@@ -32,8 +32,7 @@ def create_alias(call: Call, request: CreateAliasRequest) -> None:
 
 def update_alias(call: Call, request: UpdateAliasRequest) -> None:
     """Move a name to another key of the same kind: manual rotation."""
-    rules.check_new_name(request.alias_name)
-    arn = call.alias(request.alias_name)
+    arn = _own_alias(call, request.alias_name)
     with call.changing(request.target_key_id) as (tx, record):
         old = _judged_target(tx, call, request.alias_name)
         rules.check_retarget(arn, old, record)
@@ -44,8 +43,7 @@ def update_alias(call: Call, request: UpdateAliasRequest) -> None:
 
 def delete_alias(call: Call, request: DeleteAliasRequest) -> None:
     """Take a name away; the key stays as it is."""
-    rules.check_new_name(request.alias_name)
-    call.alias(request.alias_name)
+    _own_alias(call, request.alias_name)
     with call.core.store.atomic() as tx:
         _judged_target(tx, call, request.alias_name)
         aliases.delete(tx, call.region, request.alias_name)
@@ -63,12 +61,34 @@ def list_aliases(call: Call, request: ListAliasesRequest) -> ListAliasesResponse
     after = paging.decode_marker(Operation.LIST_ALIASES, request.marker) if request.marker is not None else None
     with call.core.store.reading() as conn:
         found = aliases.page(conn, call.region, key_id, after, size + 1)
-    more = len(found) > size
+        reserved = [] if key_id is not None else _unused_service_aliases(conn, call, after)
+    entries = sorted([*map(_entry, found), *reserved], key=lambda entry: entry.alias_name)
+    more = len(entries) > size
     return ListAliasesResponse(
-        aliases=[_entry(each) for each in found[:size]],
+        aliases=entries[:size],
         truncated=more,
-        next_marker=paging.encode_marker(Operation.LIST_ALIASES, found[size - 1].name) if more else None,
+        next_marker=paging.encode_marker(Operation.LIST_ALIASES, entries[size - 1].alias_name) if more else None,
     )
+
+
+def _unused_service_aliases(conn: Connection, call: Call, after: str | None) -> list[AliasListEntry]:
+    """The aliases of services whose keys have not come into being yet: without a key id, and without dates."""
+    names = [managed.alias_of(service) for service in call.core.services]
+    account = call.core.installation.account
+    return [
+        AliasListEntry(alias_name=name, alias_arn=alias_arn(account, call.region, name))
+        for name in names
+        if name > (after or "") and aliases.fetch(conn, call.region, name) is None
+    ]
+
+
+def _own_alias(call: Call, name: str) -> str:
+    """Authorise the operation on an alias that must not be a service's, and return its ARN."""
+    rules.check_name(name)
+    arn = call.alias(name)
+    if managed.service_of(name) is not None:
+        raise managed.denied(call.operation, arn, call.caller)
+    return arn
 
 
 def _entry(alias: AliasRecord) -> AliasListEntry:

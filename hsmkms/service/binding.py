@@ -6,14 +6,14 @@ such key, is not the one of this database. The steps of ``init`` can be repeated
 """
 
 import hmac
-import time
 import uuid
 from typing import Final
 
 from hsmkms.errors import BindingError, ObjectLostError
 from hsmkms.hsm.device import Device
-from hsmkms.model.permit import LIFETIME_SECONDS, OperatorAct, Permit
+from hsmkms.model.permit import OperatorAct
 from hsmkms.service.core import Checkpoint, Clock, no_checkpoint
+from hsmkms.service.permits import own_permit
 from hsmkms.store import installation as stored
 from hsmkms.store.engine import Connection, Store
 from hsmkms.store.installation import InstallationRow, TokenRow
@@ -21,6 +21,7 @@ from hsmkms.store.installation import InstallationRow, TokenRow
 MAC_PURPOSE: Final = "mac"
 FIRST_VERSION: Final = 1
 CHALLENGE_BYTES: Final = 32
+INTERRUPTED: Final = "`hsmkms init` was interrupted here: run it again with the same --data-dir"
 
 
 def initialise(
@@ -42,11 +43,11 @@ def initialise(
     # 2. The key on the token, unless an interrupted attempt has made it.
     if not device.holds(cka_id):
         label = f"hsmkms/{row.id[:8]}/{MAC_PURPOSE}/{FIRST_VERSION}"
-        device.generate_mac_key(_permit(OperatorAct.INITIALISE, cka_id), cka_id, label[: device.profile.label_bytes])
+        device.generate_mac_key(own_permit(OperatorAct.INITIALISE, cka_id), cka_id, label[: device.profile.label_bytes])
     reached("init 2: device")
 
     # 3. The challenge and its answer: from here on database and token belong together.
-    permit = _permit(OperatorAct.INITIALISE, cka_id)
+    permit = own_permit(OperatorAct.INITIALISE, cka_id)
     challenge = device.random(permit, CHALLENGE_BYTES)
     response = device.mac(permit, cka_id, challenge)
     with store.atomic() as tx:
@@ -57,20 +58,28 @@ def initialise(
 
 def prove(store: Store, device: Device) -> tuple[InstallationRow, TokenRow, bytes]:
     """Return the installation, the token's row and its key's CKA_ID; raises BindingError for a wrong pair."""
+    row, token = told(store)
     with store.reading() as conn:
-        row = stored.fetch(conn)
-        tokens = stored.tokens(conn)
-        key = stored.installation_key(conn, MAC_PURPOSE, tokens[0].id) if tokens else None
-    if row is None or key is None or tokens[0].challenge is None or tokens[0].response is None:
-        raise BindingError("`hsmkms init` was interrupted here: run it again with the same --data-dir")
-    token = tokens[0]
+        key = stored.installation_key(conn, MAC_PURPOSE, token.id)
+    if key is None or token.challenge is None:
+        raise BindingError(INTERRUPTED)
     try:
-        answer = device.mac(_permit(OperatorAct.OPEN, key.cka_id), key.cka_id, token.challenge or b"")
+        answer = device.mac(own_permit(OperatorAct.OPEN, key.cka_id), key.cka_id, token.challenge)
     except ObjectLostError as exc:
         raise _wrong_pair(device, token) from exc
     if not hmac.compare_digest(answer, token.response or b""):
         raise _wrong_pair(device, token)
     return row, token, key.cka_id
+
+
+def told(store: Store) -> tuple[InstallationRow, TokenRow]:
+    """The installation and its token as the database tells of them, which proves nothing."""
+    with store.reading() as conn:
+        row = stored.fetch(conn)
+        tokens = stored.tokens(conn)
+    if row is None or not tokens or tokens[0].response is None:
+        raise BindingError(INTERRUPTED)
+    return row, tokens[0]
 
 
 def is_bound(store: Store) -> bool:
@@ -92,7 +101,3 @@ def _insert_token(tx: Connection, device: Device, clock: Clock) -> TokenRow:
     return stored.insert_token(
         tx, str(uuid.uuid4()), profile.label, profile.serial, profile.manufacturer, profile.model, clock()
     )
-
-
-def _permit(act: OperatorAct, cka_id: bytes) -> Permit:
-    return Permit(act, frozenset((cka_id,)), 0, time.monotonic() + LIFETIME_SECONDS)

@@ -10,8 +10,11 @@ from hsmkms.errors import HsmKmsError
 from hsmkms.hsm.device import Device
 from hsmkms.model.caller import Caller
 from hsmkms.model.enums import Operation
+from hsmkms.rules.importing import ImportPolicy
+from hsmkms.rules.rotation import RotationPolicy
 from hsmkms.service.cache import RecordCache
 from hsmkms.service.leases import LeaseBook
+from hsmkms.service.usage import UsageBook
 from hsmkms.store.engine import Store
 
 Clock = Callable[[], datetime]
@@ -47,6 +50,11 @@ def no_checkpoint(step: str) -> None:
     """Go on."""
 
 
+def never_drifted() -> bool:
+    """For clocks that stand alone."""
+    return False
+
+
 class Installation(Struct, frozen=True, kw_only=True):
     """One account on one token: its id (32 hex digits), account (12 digits), regions, and its own key's CKA_ID."""
 
@@ -66,8 +74,9 @@ class Installation(Struct, frozen=True, kw_only=True):
 class Core(Struct, kw_only=True):
     """The parts of an open installation.
 
-    ``grace_hours``: how long an object without a key stays before it may be removed. ``reached`` is told of each
-    completed step.
+    ``rotation`` and ``imports``: what the operator has set. ``services``: those that have a key of their own.
+    ``grace_hours``: how long an object without a key stays before it may be removed. ``drifted``: true once the clock
+    was moved under this process. ``reached`` is told of each completed step.
     """
 
     installation: Installation
@@ -75,8 +84,13 @@ class Core(Struct, kw_only=True):
     device: Device
     cache: RecordCache
     leases: LeaseBook
+    uses: UsageBook
     clock: Clock
+    rotation: RotationPolicy
+    imports: ImportPolicy
+    services: tuple[str, ...]
     grace_hours: float
+    drifted: Callable[[], bool] = never_drifted
     authorise: Authoriser = everybody_may
     record: Recorder = record_nothing
     reached: Checkpoint = no_checkpoint

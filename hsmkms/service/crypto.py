@@ -4,6 +4,7 @@ Every procedure goes the same way: the call admits the key, the rules check usag
 here, and then the device acts under the permit. Source: AWS KMS API Reference, operation by operation.
 """
 
+import logging
 from typing import Final
 
 from hsmkms.errors import (
@@ -28,10 +29,14 @@ from hsmkms.model.crypto import (
     ReEncryptRequest,
     ReEncryptResponse,
 )
+from hsmkms.model.enums import Origin
 from hsmkms.model.permit import Permit
 from hsmkms.rules import blob, context, specs
+from hsmkms.service import rotating
 from hsmkms.service.cache import CachedKey
 from hsmkms.service.pipeline import Call
+
+log = logging.getLogger("hsmkms.service")
 
 WRONG_KEY: Final = "The key ID in the request does not identify a CMK that can perform this operation."
 NO_RECIPIENT: Final = "Recipient needs an AWS Nitro attestation, which hsmkms cannot verify: leave it out."
@@ -45,8 +50,9 @@ def encrypt(call: Call, request: EncryptRequest) -> EncryptResponse:
     algorithm = specs.check_encryption_algorithm(key.record, request.encryption_algorithm)
     aad = key.current_header + context.canonical(request.encryption_context)
     call.stop_if(dry_run=request.dry_run)
+    sealed = _seal(call, key, permit, request.plaintext, aad)
     return EncryptResponse(
-        ciphertext_blob=_seal(call, key, permit, request.plaintext, aad),
+        ciphertext_blob=sealed,
         key_id=key.record.arn,
         encryption_algorithm=algorithm,
     )
@@ -63,6 +69,7 @@ def decrypt(call: Call, request: DecryptRequest) -> DecryptResponse:
     algorithm = specs.check_encryption_algorithm(key.record, request.encryption_algorithm)
     plaintext = _open(call, key, permit, parsed, request.encryption_context)
     call.stop_if(dry_run=request.dry_run)
+    call.used(key)
     return DecryptResponse(
         key_id=key.record.arn,
         plaintext=plaintext,
@@ -84,8 +91,10 @@ def re_encrypt(call: Call, request: ReEncryptRequest) -> ReEncryptResponse:
     source_algorithm = specs.check_encryption_algorithm(source.record, request.source_encryption_algorithm)
     plaintext = _open(call, source, permit, parsed, request.source_encryption_context)
     call.stop_if(dry_run=request.dry_run)
+    sealed = _seal(call, target, target_permit, plaintext, aad)
+    call.used(source)
     return ReEncryptResponse(
-        ciphertext_blob=_seal(call, target, target_permit, plaintext, aad),
+        ciphertext_blob=sealed,
         source_key_id=source.record.arn,
         key_id=target.record.arn,
         source_encryption_algorithm=source_algorithm,
@@ -147,7 +156,24 @@ def _seal(call: Call, key: CachedKey, permit: Permit, plaintext: bytes, aad: byt
     iv, body = call.core.device.encrypt(
         permit, key.current_cka_id, plaintext, aad, count=lambda: leases.spend(material_id)
     )
+    call.used(key)
+    if material_id in leases.nearly_spent:
+        _follow_up(call, key)
     return blob.assemble(key.current_header, iv, body)
+
+
+def _follow_up(call: Call, key: CachedKey) -> None:
+    """Material has made so many encryptions that generated keys rotate, and of imported ones the operator is told."""
+    record, material_id = key.record, key.current_material_id
+    share = call.core.leases.nearly_spent.pop(material_id, None)
+    if record.origin is Origin.AWS_KMS:
+        rotating.rotate_early(call.core, record.key_id, record.region, material_id)
+    elif share is not None and share.crossed:
+        log.warning(
+            "the imported material %s of key %s has used %d %% of the encryptions that AES-GCM allows: "
+            "create a new key and move the alias to it",
+            *(material_id, record.key_id, share.percent),
+        )
 
 
 def _find_source(

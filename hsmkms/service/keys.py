@@ -1,20 +1,10 @@
 """Making KMS keys, and what may be said and changed about them."""
 
-import uuid
 from typing import Final
 
-from hsmkms.errors import (
-    ConfigurationError,
-    KMSInternalException,
-    PinError,
-    ThrottlingException,
-    TokenFullError,
-    TokenUnfitError,
-    UnsupportedOperationException,
-    ValidationException,
-)
-from hsmkms.model.enums import KeyManager, KeySpec, KeyState, KeyUsage, MaterialState, Operation, Origin
-from hsmkms.model.ids import key_arn, new_key_id
+from hsmkms.errors import UnsupportedOperationException, ValidationException
+from hsmkms.model.enums import KeySpec, KeyState, KeyUsage, Operation, Origin
+from hsmkms.model.ids import key_arn
 from hsmkms.model.keys import (
     CreateKeyRequest,
     CreateKeyResponse,
@@ -28,22 +18,13 @@ from hsmkms.model.keys import (
     ListKeysResponse,
     UpdateKeyDescriptionRequest,
 )
-from hsmkms.model.records import KeyRecord, MaterialRecord
-from hsmkms.rules import material, paging, policies, specs, states, tags
+from hsmkms.model.records import KeyRecord
+from hsmkms.rules import paging, policies, specs, states, tags
+from hsmkms.rules.constraints import word
 from hsmkms.rules.states import Event
-from hsmkms.service.core import Core
+from hsmkms.service import creation, rotating
 from hsmkms.service.pipeline import Call
 from hsmkms.store import keys
-
-NOTHING_WAS_MADE: Final = (
-    ConfigurationError,
-    PinError,
-    ThrottlingException,
-    TokenFullError,
-    TokenUnfitError,
-    UnsupportedOperationException,
-)
-"""Faults after which no object can have stayed on the token; after any other one ``reconcile`` has to look."""
 
 NO_CUSTOM_STORE: Final = (
     "hsmkms has no custom key stores: use Origin AWS_KMS, and leave CustomKeyStoreId and XksKeyId out."
@@ -51,13 +32,9 @@ NO_CUSTOM_STORE: Final = (
 
 
 def create_key(call: Call, request: CreateKeyRequest) -> CreateKeyResponse:
-    """Make a KMS key whose backing key is generated on the token and never leaves it.
-
-    The token and the database share no transaction, so: intent, device, result. After a crash between the steps
-    ``reconcile`` finds the intent and what became of it; a key that was reported as created has all three.
-    """
+    """Make a KMS key: its backing key is generated on the token and never leaves it, or is imported later."""
     core = call.core
-    spec, usage = _check_new(request)
+    spec, usage, origin = _check_new(request)
     new_tags = [(each.tag_key, each.tag_value) for each in request.tags or []]
     tags.check_new(new_tags)
     policy = request.policy if request.policy is not None else policies.default_policy(core.installation.account)
@@ -65,32 +42,19 @@ def create_key(call: Call, request: CreateKeyRequest) -> CreateKeyResponse:
     call.account()
     if new_tags:
         call.account("kms:TagResource")
-    record = _new_record(call, spec, usage, request.description or "", policy)
-    backing_key = record.materials[0]
-    label = label_of(core, record, backing_key.sequence)
-
-    core.device.ready()  # no intent that a token which is away would leave behind
-
-    # 1. Intent: the row that will be the key, invisible until it is complete.
-    with core.store.atomic() as tx:
-        keys.insert_intent(tx, record, dict(new_tags), label)
-    core.reached("create-key 1: intent")
-
-    # 2. Device: the backing key, read back and compared.
-    try:
-        core.device.generate_backing_key(call.new_object(backing_key.cka_id), backing_key.cka_id, label)
-    except NOTHING_WAS_MADE:
-        with core.store.atomic() as tx:
-            keys.drop_intent(tx, record.key_id, record.region)
-        raise
-    core.reached("create-key 2: device")
-
-    # 3. Result: from here on the key exists.
-    with core.store.atomic() as tx:
-        completed = keys.complete(tx, record.key_id, record.region)
-    if not completed:
-        raise KMSInternalException("the key was reconciled away while it was being made: create it again")
-    core.reached("create-key 3: result")
+    record = creation.new_record(
+        core,
+        call.region,
+        spec=spec,
+        usage=usage,
+        origin=origin,
+        description=request.description or "",
+        policy=policy,
+    )
+    if origin is Origin.EXTERNAL:
+        creation.make_empty(core, record, dict(new_tags))
+    else:
+        creation.make(core, record, dict(new_tags), call.new_objects(record.materials[0].cka_id))
     call.resources.append(record.arn)
     return CreateKeyResponse(key_metadata=metadata(call, record))
 
@@ -124,8 +88,9 @@ def update_key_description(call: Call, request: UpdateKeyDescriptionRequest) -> 
 
 
 def enable_key(call: Call, request: EnableKeyRequest) -> None:
-    """Make the key usable again."""
-    _switch(call, request.key_id, Event.ENABLE)
+    """Make the key usable again; a rotation that fell due meanwhile is done at once."""
+    record = _switch(call, request.key_id, Event.ENABLE)
+    rotating.rotate_if_due(call.core, record.key_id, record.region)
 
 
 def disable_key(call: Call, request: DisableKeyRequest) -> None:
@@ -167,22 +132,19 @@ def metadata(call: Call, record: KeyRecord) -> KeyMetadata:
     )
 
 
-def _switch(call: Call, key_id: str, event: Event) -> None:
+def _switch(call: Call, key_id: str, event: Event) -> KeyRecord:
     with call.changing(key_id) as (tx, record):
         keys.set_state(tx, record.key_id, record.region, states.next_state(record.state, event), record.version)
+    return record
 
 
-def _check_new(request: CreateKeyRequest) -> tuple[KeySpec, KeyUsage]:
+def _check_new(request: CreateKeyRequest) -> tuple[KeySpec, KeyUsage, Origin]:
     spec, usage = specs.resolve(request.key_spec, request.customer_master_key_spec, request.key_usage)
-    origin = request.origin or Origin.AWS_KMS
+    origin = word(Origin, request.origin, "origin") if request.origin is not None else Origin.AWS_KMS
     if origin in (Origin.AWS_CLOUDHSM, Origin.EXTERNAL_KEY_STORE):
         raise UnsupportedOperationException(NO_CUSTOM_STORE)
     if request.custom_key_store_id is not None or request.xks_key_id is not None:
         raise ValidationException(NO_CUSTOM_STORE)
-    if origin == Origin.EXTERNAL:
-        raise UnsupportedOperationException(
-            "This version of hsmkms cannot import key material: create the key with Origin AWS_KMS."
-        )
     if spec is not KeySpec.SYMMETRIC_DEFAULT:
         raise UnsupportedOperationException(
             f"This version of hsmkms makes keys of KeySpec SYMMETRIC_DEFAULT only, not {spec}."
@@ -191,42 +153,4 @@ def _check_new(request: CreateKeyRequest) -> tuple[KeySpec, KeyUsage]:
         raise UnsupportedOperationException(
             "This version of hsmkms makes single-Region keys only: leave MultiRegion out."
         )
-    return spec, usage
-
-
-def _new_record(call: Call, spec: KeySpec, usage: KeyUsage, description: str, policy: str) -> KeyRecord:
-    installation = call.core.installation
-    key_id = new_key_id(multi_region=False)
-    cka_id = uuid.uuid4().bytes
-    first = MaterialRecord(
-        material_id=material.material_id(key_id, cka_id),
-        sequence=1,
-        state=MaterialState.CURRENT,
-        created_at=call.now,
-        token_id=installation.token_id,
-        cka_id=cka_id,
-    )
-    return KeyRecord(
-        key_id=key_id,
-        region=call.region,
-        arn=key_arn(installation.account, call.region, key_id),
-        spec=spec,
-        usage=usage,
-        origin=Origin.AWS_KMS,
-        manager=KeyManager.CUSTOMER,
-        multi_region=False,
-        state=KeyState.ENABLED,
-        description=description,
-        policy=policy,
-        creation_date=call.now,
-        version=0,
-        materials=(first,),
-    )
-
-
-def label_of(core: Core, record: KeyRecord, sequence: int) -> str:
-    """The object's label: what the row can be rebuilt from, in the form that the token has room for."""
-    long = material.object_label(core.installation.short_id, record.region, record.key_id, sequence)
-    if len(long) <= core.device.profile.label_bytes:
-        return long
-    return material.short_label(core.installation.short_id, record.key_id, sequence)
+    return spec, usage, origin

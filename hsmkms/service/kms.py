@@ -31,7 +31,23 @@ from hsmkms.model.crypto import (
     ReEncryptRequest,
     ReEncryptResponse,
 )
+from hsmkms.model.deletion import (
+    CancelKeyDeletionRequest,
+    CancelKeyDeletionResponse,
+    GetKeyLastUsageRequest,
+    GetKeyLastUsageResponse,
+    ScheduleKeyDeletionRequest,
+    ScheduleKeyDeletionResponse,
+)
 from hsmkms.model.enums import Operation
+from hsmkms.model.importing import (
+    DeleteImportedKeyMaterialRequest,
+    DeleteImportedKeyMaterialResponse,
+    GetParametersForImportRequest,
+    GetParametersForImportResponse,
+    ImportKeyMaterialRequest,
+    ImportKeyMaterialResponse,
+)
 from hsmkms.model.keys import (
     CreateKeyRequest,
     CreateKeyResponse,
@@ -43,13 +59,23 @@ from hsmkms.model.keys import (
     ListKeysResponse,
     UpdateKeyDescriptionRequest,
 )
+from hsmkms.model.rotation import (
+    DisableKeyRotationRequest,
+    EnableKeyRotationRequest,
+    GetKeyRotationStatusRequest,
+    GetKeyRotationStatusResponse,
+    ListKeyRotationsRequest,
+    ListKeyRotationsResponse,
+    RotateKeyOnDemandRequest,
+    RotateKeyOnDemandResponse,
+)
 from hsmkms.model.tags import (
     ListResourceTagsRequest,
     ListResourceTagsResponse,
     TagResourceRequest,
     UntagResourceRequest,
 )
-from hsmkms.service import aliases, crypto, keys, tags
+from hsmkms.service import aliases, crypto, deletion, importing, keys, rotation, tags
 from hsmkms.service.core import Core
 from hsmkms.service.operator import Operator
 from hsmkms.service.pipeline import Procedure, run
@@ -103,6 +129,7 @@ class Kms:
                 rest.callback(self._core.device.close)
                 rest.callback(self._core.store.close)
                 rest.callback(self._core.cache.close)
+                rest.callback(self._core.uses.write)
                 self._core.leases.give_back()
 
     def __enter__(self) -> Self:
@@ -142,6 +169,76 @@ class Kms:
     def disable_key(self, request: DisableKeyRequest, caller: Caller | None = None) -> None:
         """Make a key unusable at the next call of every process."""
         return self._run(Operation.DISABLE_KEY, keys.disable_key, request, caller)
+
+    # -- rotation -----------------------------------------------------------------------------------------------
+
+    def enable_key_rotation(self, request: EnableKeyRotationRequest, caller: Caller | None = None) -> None:
+        """Switch automatic rotation on."""
+        return self._run(Operation.ENABLE_KEY_ROTATION, rotation.enable_key_rotation, request, caller)
+
+    def disable_key_rotation(self, request: DisableKeyRotationRequest, caller: Caller | None = None) -> None:
+        """Switch automatic rotation off."""
+        return self._run(Operation.DISABLE_KEY_ROTATION, rotation.disable_key_rotation, request, caller)
+
+    def get_key_rotation_status(
+        self, request: GetKeyRotationStatusRequest, caller: Caller | None = None
+    ) -> GetKeyRotationStatusResponse:
+        """Tell whether, and when, a key rotates."""
+        return self._run(Operation.GET_KEY_ROTATION_STATUS, rotation.get_key_rotation_status, request, caller)
+
+    def rotate_key_on_demand(
+        self, request: RotateKeyOnDemandRequest, caller: Caller | None = None
+    ) -> RotateKeyOnDemandResponse:
+        """Rotate a key now."""
+        return self._run(Operation.ROTATE_KEY_ON_DEMAND, rotation.rotate_key_on_demand, request, caller)
+
+    def list_key_rotations(
+        self, request: ListKeyRotationsRequest, caller: Caller | None = None
+    ) -> ListKeyRotationsResponse:
+        """List the rotations of a key, or all its key materials."""
+        return self._run(Operation.LIST_KEY_ROTATIONS, rotation.list_key_rotations, request, caller)
+
+    # -- imported key material ----------------------------------------------------------------------------------
+
+    def get_parameters_for_import(
+        self, request: GetParametersForImportRequest, caller: Caller | None = None
+    ) -> GetParametersForImportResponse:
+        """Get a wrapping key and an import token, good for 24 hours."""
+        return self._run(Operation.GET_PARAMETERS_FOR_IMPORT, importing.get_parameters_for_import, request, caller)
+
+    def import_key_material(
+        self, request: ImportKeyMaterialRequest, caller: Caller | None = None
+    ) -> ImportKeyMaterialResponse:
+        """Bring wrapped key material in."""
+        return self._run(Operation.IMPORT_KEY_MATERIAL, importing.import_key_material, request, caller)
+
+    def delete_imported_key_material(
+        self, request: DeleteImportedKeyMaterialRequest, caller: Caller | None = None
+    ) -> DeleteImportedKeyMaterialResponse:
+        """Destroy imported key material at once."""
+        return self._run(
+            Operation.DELETE_IMPORTED_KEY_MATERIAL, importing.delete_imported_key_material, request, caller
+        )
+
+    # -- deletion -----------------------------------------------------------------------------------------------
+
+    def schedule_key_deletion(
+        self, request: ScheduleKeyDeletionRequest, caller: Caller | None = None
+    ) -> ScheduleKeyDeletionResponse:
+        """Delete a key after a waiting period."""
+        return self._run(Operation.SCHEDULE_KEY_DELETION, deletion.schedule_key_deletion, request, caller)
+
+    def cancel_key_deletion(
+        self, request: CancelKeyDeletionRequest, caller: Caller | None = None
+    ) -> CancelKeyDeletionResponse:
+        """Keep a key whose deletion is scheduled."""
+        return self._run(Operation.CANCEL_KEY_DELETION, deletion.cancel_key_deletion, request, caller)
+
+    def get_key_last_usage(
+        self, request: GetKeyLastUsageRequest, caller: Caller | None = None
+    ) -> GetKeyLastUsageResponse:
+        """Tell when a key was last used."""
+        return self._run(Operation.GET_KEY_LAST_USAGE, deletion.get_key_last_usage, request, caller)
 
     # -- aliases ------------------------------------------------------------------------------------------------
 

@@ -7,12 +7,20 @@ command line call costs one and a busy server writes seldom.
 """
 
 import threading
+from typing import NamedTuple
 
 from hsmkms.errors import LimitExceededException
 from hsmkms.process import ForkGuard
 from hsmkms.rules import budget
 from hsmkms.store import leases as stored
 from hsmkms.store.engine import Store
+
+
+class Share(NamedTuple):
+    """How much of a budget is used, at least, in percent; ``crossed``: the last reservation went beyond that mark."""
+
+    percent: int
+    crossed: bool
 
 
 class _Lease:
@@ -32,6 +40,8 @@ class LeaseBook:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._leases: dict[str, _Lease] = {}
+        self.nearly_spent: dict[str, Share] = {}
+        """Materials beyond half of their budget; whoever encrypts takes the entry out and sees to it."""
         self._guard = ForkGuard()
 
     def spend(self, material_id: str) -> None:
@@ -60,10 +70,13 @@ class LeaseBook:
 
     def _renew(self, material_id: str, lease: _Lease) -> None:
         want = budget.next_lease(lease.last_grant)
-        _, granted = stored.reserve(self._store, material_id, lambda used: budget.grant(used, want))
+        used, granted = stored.reserve(self._store, material_id, lambda used: budget.grant(used, want))
         if not granted:
             raise LimitExceededException(
                 "this key material has made all 2^32 encryptions that AES-GCM allows: rotate the key, "
                 "or create a new one and move the alias to it"
             )
         lease.last_grant = lease.remaining = granted
+        percent = budget.warning(used + granted)
+        if percent is not None:
+            self.nearly_spent[material_id] = Share(percent, percent != budget.warning(used))

@@ -12,8 +12,9 @@ from hsmkms.hsm.profile import TokenProfile
 from hsmkms.model.caller import local_root
 from hsmkms.model.enums import Operation
 from hsmkms.model.records import MaterialRecord
-from hsmkms.service import reconcile
+from hsmkms.service import maintenance, reconcile
 from hsmkms.service.core import Core
+from hsmkms.service.maintenance import Report
 from hsmkms.service.pipeline import Call
 from hsmkms.service.reconcile import Finding, Mended
 
@@ -66,6 +67,10 @@ class Operator:
         root = local_root(installation.account, region or installation.default_region)
         key, _ = Call(self._core, Operation.DESCRIBE_KEY, root).key(key_id, aliases=True)
         return [self._attest_one(key.record.key_id, each) for each in key.record.materials]
+
+    def maintain(self, *, dry_run: bool = False) -> Report:
+        """Do everything that is due: rotation, expiry, wrapping keys, deletion. ``dry_run`` only tells what that is."""
+        return maintenance.maintain(self._core, dry_run=dry_run)
 
     def find_differences(self) -> list[Finding]:
         """What differs between database and token, and what mending it would do; nothing is changed."""

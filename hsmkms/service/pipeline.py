@@ -25,8 +25,9 @@ from hsmkms.model.constraints import validate
 from hsmkms.model.enums import Operation, Origin
 from hsmkms.model.ids import KeyRef, RefKind, alias_arn, parse_key_ref, root_arn, unknown
 from hsmkms.model.permit import LIFETIME_SECONDS, Permit
-from hsmkms.model.records import KeyRecord
-from hsmkms.rules import states
+from hsmkms.model.records import AliasRecord, KeyRecord
+from hsmkms.rules import managed, states
+from hsmkms.service import lapses, service_keys
 from hsmkms.service.cache import CachedKey
 from hsmkms.service.core import Core
 from hsmkms.store import keys
@@ -82,7 +83,7 @@ class Call:
         cache = self.core.cache
         key_id = ref.name
         if ref.kind is _ALIAS:
-            alias = cache.alias(ref.region, ref.name)
+            alias = cache.alias(ref.region, ref.name) or self._service_alias(ref)
             if alias is None:
                 raise unknown(ref, self.core.installation.account)
             key_id = alias.target_key_id
@@ -91,14 +92,19 @@ class Call:
             raise unknown(ref, self.core.installation.account)
         return cached
 
+    def used(self, key: CachedKey) -> None:
+        """Note that a cryptographic operation with the key has succeeded."""
+        record = key.record
+        self.core.uses.note(record.key_id, record.region, self.operation, self.now, self.caller.request_id)
+
     def account(self, action: str | None = None) -> Permit:
         """Leave for an operation that is about no key. ``action``: what is authorised, if not the operation."""
         self._authorise(action or f"kms:{self.operation}", root_arn(self.core.installation.account))
         return self._permit(_NOTHING, 0, LIFETIME_SECONDS)
 
-    def new_object(self, cka_id: bytes) -> Permit:
-        """Leave to make one object on the token, for an operation that ``account`` has admitted."""
-        return self._permit(frozenset((cka_id,)), 0, LIFETIME_SECONDS)
+    def new_objects(self, *cka_ids: bytes) -> Permit:
+        """Leave to make, use or destroy objects that belong to no record (yet), for an operation that was admitted."""
+        return self._permit(frozenset(cka_ids), 0, LIFETIME_SECONDS)
 
     def alias(self, name: str) -> str:
         """Authorise the operation on an alias, and return its ARN."""
@@ -110,10 +116,16 @@ class Call:
     def changing(self, key_id: str) -> Iterator[tuple[Connection, KeyRecord]]:
         """A write transaction on a key that admits the operation now, whatever changed since it was last seen."""
         cached, _ = self.key(key_id)
+        with self.again(cached.record) as both:
+            yield both
+
+    @contextmanager
+    def again(self, seen: KeyRecord) -> Iterator[tuple[Connection, KeyRecord]]:
+        """The same for a key that this call has resolved and authorised already."""
         with self.core.store.atomic() as tx:
-            record = keys.fetch(tx, self.region, cached.record.key_id)
+            record = keys.fetch(tx, self.region, seen.key_id)
             if record is None:
-                raise NotFoundException(f"Key '{cached.record.arn}' does not exist")
+                raise NotFoundException(f"Key '{seen.arn}' does not exist")
             states.admit(self.operation, record, self.now)
             yield tx, record
 
@@ -127,12 +139,24 @@ class Call:
     def judge(self, record: KeyRecord, action: str | None = None) -> None:
         """Authorise the operation on a key and check that the key's state admits it."""
         self._authorise(action or f"kms:{self.operation}", record.arn)
+        managed.check_use(self.operation, record, self.caller)
         states.admit(self.operation, record, self.now)
 
     def _admit(self, cached: CachedKey, action: str | None) -> tuple[CachedKey, Permit]:
         record = cached.record
+        if record.origin is _EXTERNAL and states.unwritten_lapses(record, self.now):
+            lapses.write(self.core, record.key_id, record.region, self.now)
+            cached = self.core.cache.key(record.region, record.key_id) or cached
+            record = cached.record
         self.judge(record, action)
         return cached, self._permit(cached.covers, record.version, self._seconds_left(record))
+
+    def _service_alias(self, ref: KeyRef) -> AliasRecord | None:
+        """The alias of a configured service, whose key comes into being now; None for any other name."""
+        if managed.service_of(ref.name) not in self.core.services:
+            return None
+        service_keys.make(self.core, ref.region, ref.name)
+        return self.core.cache.alias(ref.region, ref.name)
 
     def _seconds_left(self, record: KeyRecord) -> float:
         """How long a permit for the key may hold: never beyond the expiry of imported material."""

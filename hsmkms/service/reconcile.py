@@ -7,7 +7,6 @@ object and a grace period since it was first seen, and is refused for what was f
 counts only in a session that shows the installation's own key.
 """
 
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
@@ -20,14 +19,17 @@ from hsmkms.errors import KMSInvalidStateException, ValidationException
 from hsmkms.hsm.objects import TokenObject
 from hsmkms.model.enums import KeyManager, KeySpec, KeyState, KeyUsage, MaterialState, Origin
 from hsmkms.model.ids import key_arn
-from hsmkms.model.permit import LIFETIME_SECONDS, OperatorAct, Permit
+from hsmkms.model.permit import OperatorAct
 from hsmkms.model.records import KeyRecord, MaterialRecord
 from hsmkms.rules import policies
 from hsmkms.rules.material import LabelParts, material_id, parse_label
+from hsmkms.service import rotating
 from hsmkms.service.core import Core
-from hsmkms.store import installation, keys, leases, objects
+from hsmkms.service.permits import own_permit
+from hsmkms.store import deletion, installation, keys, leases, materials, objects, rotation
 from hsmkms.store.engine import Connection
 from hsmkms.store.objects import BackingObject
+from hsmkms.store.rotation import Unfinished
 from hsmkms.store.schema import Lifecycle, ObjectStatus
 
 UNKNOWN_USE: Final = 2**31
@@ -38,26 +40,32 @@ class Kind(StrEnum):
     """What can differ."""
 
     UNFINISHED = "unfinished"
-    """A creation was interrupted before its object was made. Nobody was told of the key."""
+    """A creation, rotation or import was interrupted before its object was made. Nobody was told of it."""
     UNACKNOWLEDGED = "unacknowledged"
-    """A creation was interrupted after its object was made. Nobody was told of the key."""
+    """One was interrupted after its object was made. Nobody was told of it."""
     ORPHAN = "orphan"
     """An object of this installation has no row: the database is older than the token."""
     MISSING = "missing"
     """A backing key in use is not on the token."""
     DUPLICATE = "duplicate"
     """Several objects carry one CKA_ID: nothing tells which is the key."""
+    DOOMED = "doomed"
+    """Its destruction was decided and has not been done yet."""
+    RETURNED = "returned"
+    """It was destroyed, and is on the token again: the token was restored from a backup."""
 
 
 REMEDIES: Final = {
     Kind.UNFINISHED: "forget the intent: nothing is on the token",
-    Kind.UNACKNOWLEDGED: "adopt it as a Disabled key, or remove it",
+    Kind.UNACKNOWLEDGED: "adopt it (as a Disabled key, if its key is new), or remove it",
     Kind.ORPHAN: "adopt it as a Disabled key, or remove it",
-    Kind.MISSING: "none here: restore the token's own backup",
+    Kind.MISSING: "none here: restore the token's own backup; imported material can be deleted and imported again",
     Kind.DUPLICATE: "none here: remove the wrong object with the token's own tool",
+    Kind.DOOMED: "remove it, or leave it to `hsmkms maintain`",
+    Kind.RETURNED: "remove it again",
 }
 MENDABLE: Final = frozenset({Kind.UNFINISHED, Kind.UNACKNOWLEDGED, Kind.ORPHAN})
-REMOVABLE: Final = frozenset({Kind.UNACKNOWLEDGED, Kind.ORPHAN})
+REMOVABLE: Final = frozenset({Kind.UNACKNOWLEDGED, Kind.ORPHAN, Kind.DOOMED, Kind.RETURNED})
 
 
 _ENDED: Final = frozenset({ObjectStatus.DESTROYING, ObjectStatus.DESTROYED})
@@ -82,6 +90,7 @@ class Mended(StrEnum):
     FORGOTTEN = "intent forgotten"
     ADOPTED = "adopted as a Disabled key"
     ADDED = "added to its key as a further backing key"
+    DOOMED = "to be destroyed by `hsmkms maintain`"
     REMOVED = "removed from the token"
     GONE = "nothing to do any more"
 
@@ -110,6 +119,7 @@ def find(core: Core) -> list[Finding]:
     ours = [each for each in (_ours(core, found) for found in inventory) if each is not None]
     with core.store.atomic() as tx:
         known = objects.all_of_token(tx, token_id)
+        doomed = {each.cka_id for each in deletion.doomed(tx, token_id)}
         first_seen = {}
         for each in ours:
             if _is_live(known.get(each.cka_id)):
@@ -118,7 +128,8 @@ def find(core: Core) -> list[Finding]:
                 first_seen[each.cka_id] = objects.note_seen(tx, token_id, each.cka_id, core.clock())
     count = Counter(each.cka_id for each in inventory)
     others = {cka_id: row for cka_id, row in rows.items() if cka_id not in first_seen}
-    return [*_of_objects(ours, count, known, first_seen), *_of_rows(others, count)]
+    kinds = {each.cka_id: _kind(known.get(each.cka_id), each.cka_id in doomed, count[each.cka_id]) for each in ours}
+    return [*_of_objects(ours, kinds, first_seen), *_of_rows(others, count)]
 
 
 def _ours(core: Core, found: TokenObject) -> _Object | None:
@@ -132,17 +143,24 @@ def _is_live(row: BackingObject | None) -> bool:
     return row is not None and row.status is ObjectStatus.PRESENT and row.lifecycle is Lifecycle.LIVE
 
 
+def _kind(row: BackingObject | None, doomed: bool, count: int) -> Kind:  # noqa: FBT001 - three facts of one object
+    """What an object on the token is that has no live key."""
+    if count > 1:
+        return Kind.DUPLICATE
+    if doomed:
+        return Kind.DOOMED
+    if row is None:
+        return Kind.ORPHAN
+    return Kind.RETURNED if row.status is ObjectStatus.DESTROYED else Kind.UNACKNOWLEDGED
+
+
 def _of_objects(
-    ours: list[_Object],
-    count: Mapping[bytes, int],
-    known: Mapping[bytes, BackingObject],
-    first_seen: Mapping[bytes, datetime],
+    ours: list[_Object], kinds: Mapping[bytes, Kind], first_seen: Mapping[bytes, datetime]
 ) -> Iterator[Finding]:
     """What is on the token and has no live key."""
     for each in {each.cka_id: each for each in ours}.values():
         if each.cka_id in first_seen:
-            kind = Kind.UNACKNOWLEDGED if each.cka_id in known else Kind.ORPHAN
-            kind = kind if count[each.cka_id] == 1 else Kind.DUPLICATE
+            kind = kinds[each.cka_id]
             yield Finding(
                 kind=kind,
                 key_id=each.parts.key_id,
@@ -185,13 +203,31 @@ def mend(core: Core, finding: Finding, *, remove: bool, region: str | None) -> M
     """
     if finding not in find(core):
         return Mended.GONE
-    if finding.kind not in MENDABLE or (remove and finding.kind not in REMOVABLE):
-        raise ValidationException(f"a finding of kind {finding.kind} cannot be mended here: {finding.remedy}")
+    if finding.kind not in (REMOVABLE if remove else MENDABLE):
+        raise ValidationException(f"a finding of kind {finding.kind} cannot be mended so: {finding.remedy}")
     if remove:
         return _remove(core, finding)
+    begun = _begun(core, finding)
+    if begun is not None:
+        return _finish(core, begun)
     if finding.kind is Kind.UNFINISHED:
         return _forget(core, finding)
     return _adopt(core, finding, region)
+
+
+def _begun(core: Core, finding: Finding) -> Unfinished | None:
+    """The rotation or import of a live key that the finding is about, or None."""
+    with core.store.reading() as conn:
+        found = rotation.unfinished(conn, finding.key_id)
+    return next((each for each in found if each.cka_id.hex() == finding.cka_id), None)
+
+
+def _finish(core: Core, begun: Unfinished) -> Mended:
+    if rotating.finish(core, begun) is not None:
+        return Mended.ADDED
+    with core.store.reading() as conn:
+        doomed = objects.is_doomed(conn, begun.token_id, begun.cka_id)
+    return Mended.DOOMED if doomed else Mended.FORGOTTEN
 
 
 def _forget(core: Core, finding: Finding) -> Mended:
@@ -201,26 +237,30 @@ def _forget(core: Core, finding: Finding) -> Mended:
 
 
 def _remove(core: Core, finding: Finding) -> Mended:
-    _check_grace(core, finding)
+    if finding.kind is not Kind.DOOMED:  # that was decided already
+        _check_grace(core, finding)
     cka_id, token_id = bytes.fromhex(finding.cka_id), core.installation.token_id
+    begun = _begun(core, finding)
 
     # 1. Intent: from here on nobody can adopt or complete it.
     with core.store.atomic() as tx:
         row = objects.fetch(tx, token_id, cka_id)
         if _is_live(row):
             return Mended.GONE
+        if begun is not None:
+            materials.doom(tx, token_id, cka_id)  # the key lives on without the material that was begun
         objects.doom(tx, token_id, cka_id, finding.label, core.clock())
     core.reached("remove 1: intent")
 
     # 2. Device.
-    permit = Permit(OperatorAct.RECONCILE, frozenset((cka_id,)), 0, time.monotonic() + LIFETIME_SECONDS)
-    core.device.destroy(permit, cka_id)
+    core.device.destroy(own_permit(OperatorAct.RECONCILE, cka_id), cka_id)
     core.reached("remove 2: device")
 
     # 3. Result.
     with core.store.atomic() as tx:
         if row is not None:
             keys.drop_intent(tx, row.key_id, row.region)
+        objects.set_status(tx, token_id, cka_id, ObjectStatus.DESTROYED)
         objects.forget_doomed(tx, token_id, cka_id)
         objects.forget_seen(tx, token_id, cka_id)
     core.reached("remove 3: result")
@@ -253,9 +293,7 @@ def _adopt(core: Core, finding: Finding, region: str | None) -> Mended:
         leases.at_least(core.store, material_id(finding.key_id, cka_id), UNKNOWN_USE)
     with core.store.atomic() as tx:
         if objects.is_doomed(tx, token_id, cka_id):
-            raise KMSInvalidStateException(
-                f"the removal of the object {finding.cka_id} was begun and interrupted: finish it with --remove"
-            )
+            return Mended.GONE
         row = objects.fetch(tx, token_id, cka_id)
         if row is None:
             mended = _adopt_orphan(tx, core, finding, cka_id, where)

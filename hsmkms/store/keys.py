@@ -5,7 +5,7 @@ version that the caller decided upon and returns False, without a trace, if the 
 again, decide again. (Inside one ``atomic`` a record that was read there cannot move on.)
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -165,6 +165,14 @@ def retire_materials(tx: Connection, key_id: str) -> None:
     )
 
 
+def forget_unused_material(tx: Connection, row_id: int | None) -> None:
+    """Remove a material's row (by its number in the database) if no object refers to it any more."""
+    if row_id is None or tx.scalar(select(exists().where(token_object.c.material == row_id))):
+        return
+    tx.execute(material_presence.delete().where(material_presence.c.material == row_id))
+    tx.execute(material.delete().where(material.c.id == row_id))
+
+
 def _insert_material(
     tx: Connection, key_id: str, region: str, new: MaterialRecord, label: str, status: ObjectStatus
 ) -> None:
@@ -255,6 +263,23 @@ def page(conn: Connection, region: str, after: str | None, limit: int) -> list[s
     return list(conn.scalars(query))
 
 
+def generated_and_current(conn: Connection, material_ids: Collection[str]) -> list[tuple[str, str, str]]:
+    """Those of the materials that encrypt for an Enabled key now and were generated: (key id, region, material id)."""
+    query = (
+        select(key.c.key_id, regional_key.c.region, material.c.material_id)
+        .select_from(key.join(regional_key).join(material, material.c.key_id == key.c.key_id))
+        .where(
+            material.c.material_id.in_(material_ids),
+            material.c.state == MaterialState.CURRENT,
+            key.c.origin == Origin.AWS_KMS,
+            regional_key.c.lifecycle == Lifecycle.LIVE,
+            regional_key.c.state == KeyState.ENABLED,
+        )
+        .order_by(key.c.key_id)
+    )
+    return [(row.key_id, row.region, row.material_id) for row in conn.execute(query)]
+
+
 def _fetch_materials(conn: Connection, region: str, key_id: str, token_id: str | None) -> tuple[MaterialRecord, ...]:
     query: Select[Any] = (
         select(
@@ -337,10 +362,15 @@ def set_state(tx: Connection, key_id: str, region: str, state: KeyState, expecte
 
 
 def schedule_deletion(
-    tx: Connection, key_id: str, region: str, date: datetime, window_days: int, expected_version: int
+    tx: Connection,
+    key_id: str,
+    region: str,
+    state: KeyState,
+    date: datetime,
+    window_days: int,
+    expected_version: int,
 ) -> bool:
-    """The key is PendingDeletion until that date; False if the record is not live in that version."""
-    state = KeyState.PENDING_DELETION
+    """Write state and date of a deletion; False if the record is not live in that version."""
     return _set(tx, key_id, region, expected_version, state=state, deletion_date=date, pending_window_days=window_days)
 
 
@@ -358,6 +388,14 @@ def touch(tx: Connection, key_id: str, region: str) -> None:
     """Give the record a new version, after a change of something that belongs to it."""
     epoch = changes.note(tx, region, key_id)
     tx.execute(_of(regional_key.update(), key_id, region).values(version=epoch))
+
+
+def touch_users(tx: Connection, row_id: int) -> None:
+    """Give a new version to the records, in all regions, of the key that a material (by its row) belongs to."""
+    of_key = select(material.c.key_id).where(material.c.id == row_id).scalar_subquery()
+    users = select(regional_key.c.key_id, regional_key.c.region).where(regional_key.c.key_id == of_key)
+    for row in tx.execute(users).all():
+        touch(tx, row.key_id, row.region)
 
 
 def _set(tx: Connection, key_id: str, region: str, expected_version: int, **values: object) -> bool:

@@ -56,3 +56,10 @@ def counted(folder: Path) -> bool:
 def at_least(store: Store, material_id: str, count: int) -> None:
     """Raise the count of a material whose history is not known."""
     reserve(store, material_id, lambda used: max(count - used, 0))
+
+
+def beyond(store: Store, count: int) -> dict[str, int]:
+    """Materials that have made at least so many encryptions, with their counts."""
+    with store.log.reading() as conn:
+        query = select(encryption_count.c.material_id, _reserved).where(_reserved >= count)
+        return {row.material_id: row.reserved for row in conn.execute(query)}

@@ -58,7 +58,7 @@ def insert_object(
 
 
 def arrive(tx: Connection, token_id: str, cka_id: bytes) -> bool:
-    """The intended object of an import is on the token; False if it is not intended any more."""
+    """An intended object is on the token; False if it is not intended any more."""
     return bool(
         tx.execute(
             token_object.update()
@@ -122,15 +122,28 @@ def lose(tx: Connection, key_id: str, region: str, material_id: str) -> None:
     keys.touch(tx, key_id, region)
 
 
-def forget_pending(tx: Connection, key_id: str, material_id: str) -> None:
+def doom(tx: Connection, token_id: str, cka_id: bytes) -> None:
+    """An object is to be destroyed; a material that has no other object, and so was never anybody's, is forgotten."""
+    this = (token_object.c.token_id == token_id) & (token_object.c.cka_id == cka_id)
+    row_id = tx.scalar(select(token_object.c.material).where(this))
+    if row_id is None:
+        return
+    keys.touch_users(tx, row_id)
+    others = tx.scalar(select(func.count()).where(token_object.c.material == row_id, ~this))
+    tx.execute(token_object.update().where(this).values(status=ObjectStatus.DESTROYING))
+    if not others:
+        tx.execute(token_object.update().where(this).values(material=None))
+        keys.forget_unused_material(tx, row_id)
+
+
+def forget_pending(tx: Connection, material_id: str) -> None:
     """Remove a material that waited for its rotation and never was current: another one may be imported instead.
 
-    Its object stays on record without it until it is destroyed.
+    Its objects stay on record without it until they are destroyed.
     """
     row_id = tx.scalar(select(material.c.id).where(material.c.material_id == material_id))
     tx.execute(token_object.update().where(token_object.c.material == row_id).values(material=None))
-    tx.execute(material_presence.delete().where(material_presence.c.material == row_id))
-    tx.execute(material.delete().where(material.c.id == row_id, material.c.key_id == key_id))
+    keys.forget_unused_material(tx, row_id)
 
 
 def expired(conn: Connection, now: datetime) -> list[tuple[str, str]]:
@@ -195,15 +208,10 @@ def wrapping_keys(conn: Connection) -> list[WrappingKeyRow]:
     return [WrappingKeyRow(**row._mapping) for row in conn.execute(query)]  # noqa: SLF001 - SQLAlchemy's public name
 
 
-def set_wrapping_status(tx: Connection, row: WrappingKeyRow, status: ObjectStatus) -> bool:
-    """Record what became of a wrapping key; False if it is not on record any more."""
-    return bool(
-        tx.execute(
-            token_object.update()
-            .where(token_object.c.token_id == row.token_id, token_object.c.cka_id == row.cka_id)
-            .values(status=status)
-        ).rowcount
-    )
+def doom_wrapping_key(tx: Connection, token_id: str, cka_id: bytes) -> None:
+    """A wrapping key is to be destroyed."""
+    this = (token_object.c.token_id == token_id) & (token_object.c.cka_id == cka_id)
+    tx.execute(token_object.update().where(this).values(status=ObjectStatus.DESTROYING))
 
 
 def set_used(tx: Connection, token_id: str, cka_id: bytes, now: datetime) -> None:

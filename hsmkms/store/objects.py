@@ -55,17 +55,9 @@ def set_status(tx: Connection, token_id: str, cka_id: bytes, status: ObjectStatu
     this = (token_object.c.token_id == token_id) & (token_object.c.cka_id == cka_id)
     if not tx.execute(token_object.update().where(this).values(status=status)).rowcount:
         return False
-    users = (
-        select(regional_key.c.key_id, regional_key.c.region)
-        .select_from(
-            token_object.join(material, material.c.id == token_object.c.material).join(
-                regional_key, regional_key.c.key_id == material.c.key_id
-            )
-        )
-        .where(this)
-    )
-    for row in tx.execute(users).all():
-        keys.touch(tx, row.key_id, row.region)
+    row_id = tx.scalar(select(token_object.c.material).where(this))
+    if row_id is not None:
+        keys.touch_users(tx, row_id)
     return True
 
 

@@ -19,7 +19,6 @@ from hsmkms.store.schema import (
     ObjectStatus,
     key,
     material,
-    material_presence,
     regional_key,
     rotation,
     token_object,
@@ -133,9 +132,26 @@ def next_sequence(conn: Connection, key_id: str) -> int:
 
 
 def switch(tx: Connection, key_id: str, region: str, material_id: str, kind: RotationType, now: datetime) -> bool:
-    """Make a material that waits, or whose object was just made, the current one; False if it does not wait."""
-    waiting = (material.c.key_id == key_id) & (material.c.material_id == material_id)
-    row_id = tx.scalar(select(material.c.id).where(waiting, material.c.state == MaterialState.PENDING_ROTATION))
+    """Make a material that waits, or whose object was just made, the current one.
+
+    False if it does not wait (any more), or if the key or the object is being destroyed.
+    """
+    row_id = tx.scalar(
+        select(material.c.id)
+        .select_from(
+            material.join(token_object, token_object.c.material == material.c.id).join(
+                regional_key, regional_key.c.key_id == material.c.key_id
+            )
+        )
+        .where(
+            material.c.key_id == key_id,
+            material.c.material_id == material_id,
+            material.c.state == MaterialState.PENDING_ROTATION,
+            token_object.c.status.in_((ObjectStatus.INTENDED, ObjectStatus.PRESENT)),
+            regional_key.c.region == region,
+            regional_key.c.lifecycle == Lifecycle.LIVE,
+        )
+    )
     if row_id is None:
         return False
     keys.retire_materials(tx, key_id)
@@ -153,18 +169,16 @@ def switch(tx: Connection, key_id: str, region: str, material_id: str, kind: Rot
     return True
 
 
-def drop(tx: Connection, found: Unfinished) -> bool:
+def drop(tx: Connection, token_id: str, cka_id: bytes) -> bool:
     """Forget a backing key that was begun and of which nothing is on the token; False if it is not intended any more.
 
     A material that has no other object goes as well.
     """
-    this = (token_object.c.token_id == found.token_id) & (token_object.c.cka_id == found.cka_id)
+    this = (token_object.c.token_id == token_id) & (token_object.c.cka_id == cka_id)
     row_id = tx.scalar(select(token_object.c.material).where(this, token_object.c.status == ObjectStatus.INTENDED))
     if row_id is None:
         return False
+    keys.touch_users(tx, row_id)
     tx.execute(token_object.delete().where(this))
-    if tx.scalar(select(func.count()).where(token_object.c.material == row_id)) == 0:
-        tx.execute(material_presence.delete().where(material_presence.c.material == row_id))
-        tx.execute(material.delete().where(material.c.id == row_id))
-    keys.touch(tx, found.key_id, found.region)
+    keys.forget_unused_material(tx, row_id)
     return True

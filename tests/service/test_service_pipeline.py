@@ -88,9 +88,18 @@ def _makers_of(name: str) -> set[str]:
     return found
 
 
-def test_permits_are_made_in_three_places() -> None:
-    """Leave to act on the token comes from the pipeline, or from the operator's own acts, and from nowhere else."""
-    assert _makers_of("Permit") == {"service/pipeline.py", "service/binding.py", "service/reconcile.py"}
+def test_permits_are_made_in_two_places() -> None:
+    """Leave to act on the token comes from the pipeline, or is the installation's own, and comes from nowhere else."""
+    assert _makers_of("Permit") == {"service/pipeline.py", "service/permits.py"}
+    assert _makers_of("own_permit") == {
+        "service/binding.py",
+        "service/creation.py",
+        "service/deletion.py",
+        "service/maintenance.py",
+        "service/reconcile.py",
+        "service/rotating.py",
+        "service/service_keys.py",
+    }
 
 
 def test_calls_are_made_in_two_places() -> None:

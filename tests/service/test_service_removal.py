@@ -9,7 +9,7 @@ from pkcs11.mechanisms import KeyType
 from service_sites import Site, new_key, seal, unseal
 
 from hsmkms import wiring
-from hsmkms.errors import KMSInvalidStateException, StoreError, TokenUnavailableError
+from hsmkms.errors import KMSInvalidStateException, StoreError, TokenUnavailableError, ValidationException
 from hsmkms.hsm.attributes import AES_256_BACKING_KEY
 from hsmkms.hsm.objects import generate
 from hsmkms.model.ids import new_key_id
@@ -71,17 +71,15 @@ def test_removal_cannot_be_overtaken(site: Site, monkeypatch: pytest.MonkeyPatch
     with patient(site).open() as kms:
         finding = orphan(kms, new_key_id(multi_region=False), b"o" * 16)
         destroy = kms._core.device.destroy
-        overtaken: list[str] = []
+        overtaken: list[Mended] = []
 
         def adopt_first(permit: Permit, cka_id: bytes) -> bool:
-            with pytest.raises(KMSInvalidStateException, match=r"removal .* was begun") as caught:
-                kms.operator.mend(finding)
-            overtaken.append(str(caught.value))
+            overtaken.append(kms.operator.mend(finding))
             return destroy(permit, cka_id)
 
         monkeypatch.setattr(kms._core.device, "destroy", adopt_first)
         assert kms.operator.mend(finding, remove=True) is Mended.REMOVED
-        assert len(overtaken) == 1
+        assert overtaken == [Mended.GONE]
         assert kms.operator.find_differences() == []
 
 
@@ -109,8 +107,8 @@ def test_interrupted_removal_is_finished(site: Site, monkeypatch: pytest.MonkeyP
             with pytest.raises(TokenUnavailableError):
                 kms.operator.mend(finding, remove=True)
         (again,) = kms.operator.find_differences()
-        assert again.cka_id == finding.cka_id
-        with pytest.raises(KMSInvalidStateException, match="finish it with --remove"):
+        assert (again.cka_id, again.kind) == (finding.cka_id, Kind.DOOMED)
+        with pytest.raises(ValidationException, match="remove it, or leave it to `hsmkms maintain`"):
             kms.operator.mend(again)
         assert kms.operator.mend(again, remove=True) is Mended.REMOVED
         assert kms.operator.find_differences() == []

@@ -1,0 +1,41 @@
+"""Whether the clock can be trusted with what cannot be undone: see ``rules/clock.py``."""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+from hsmkms.rules import clock as rules
+from hsmkms.service.core import Clock, Core
+from hsmkms.store import deletion
+
+
+class DriftWatch:
+    """Compares the wall clock with one that nobody can set, from the moment that it is made.
+
+    ``monotonic`` returns seconds and goes on while the machine sleeps (CLOCK_BOOTTIME).
+    """
+
+    def __init__(self, clock: Clock, monotonic: Callable[[], float]) -> None:
+        self._clock = clock
+        self._monotonic = monotonic
+        self._wall_start = clock()
+        self._monotonic_start = monotonic()
+
+    def __call__(self) -> bool:
+        """True if the wall clock was moved meanwhile."""
+        passed = timedelta(seconds=self._monotonic() - self._monotonic_start)
+        return rules.drifted(self._clock() - self._wall_start, passed)
+
+
+def doubt(core: Core) -> str | None:
+    """Why the clock cannot be trusted just now, or None."""
+    now = core.clock()
+    with core.store.reading() as conn:
+        newest = deletion.newest_instant(conn)
+    if newest is not None and rules.behind(now, newest):
+        return (
+            f"the clock says {now:%Y-%m-%d %H:%M:%S} UTC, but the database was changed at {newest:%Y-%m-%d %H:%M:%S} "
+            "UTC: set the clock right"
+        )
+    if core.drifted():
+        return "the clock was moved while this process ran: check it, then start the process again"
+    return None

@@ -1,0 +1,100 @@
+"""Making a KMS key, step by step, whoever asks for it.
+
+The token and the database share no transaction, so: intent, device, result. After a crash between the steps
+``reconcile`` finds the intent and what became of it; a key that was reported as created has all three.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from hsmkms.errors import KMSInternalException
+from hsmkms.model.enums import KeyManager, KeySpec, KeyState, KeyUsage, MaterialState, Origin
+from hsmkms.model.ids import key_arn, new_key_id
+from hsmkms.model.permit import OperatorAct, Permit
+from hsmkms.model.records import KeyRecord
+from hsmkms.service.backing import NOTHING_WAS_MADE, generated, label_of
+from hsmkms.service.core import Core
+from hsmkms.service.permits import own_permit
+from hsmkms.store import aliases, keys
+
+OVERTAKEN: Final = "the key was reconciled away while it was being made: create it again"
+
+
+def new_record(
+    core: Core,
+    region: str,
+    *,
+    spec: KeySpec = KeySpec.SYMMETRIC_DEFAULT,
+    usage: KeyUsage = KeyUsage.ENCRYPT_DECRYPT,
+    origin: Origin = Origin.AWS_KMS,
+    manager: KeyManager = KeyManager.CUSTOMER,
+    description: str,
+    policy: str,
+) -> KeyRecord:
+    """The record of a key that is about to be made; with its first backing key, unless that is to be imported."""
+    key_id = new_key_id(multi_region=False)
+    imported = origin is Origin.EXTERNAL
+    now = core.clock()
+    return KeyRecord(
+        key_id=key_id,
+        region=region,
+        arn=key_arn(core.installation.account, region, key_id),
+        spec=spec,
+        usage=usage,
+        origin=origin,
+        manager=manager,
+        multi_region=False,
+        state=KeyState.PENDING_IMPORT if imported else KeyState.ENABLED,
+        description=description,
+        policy=policy,
+        creation_date=now,
+        version=0,
+        materials=() if imported else (generated(core, key_id, 1, MaterialState.CURRENT),),
+    )
+
+
+def make_empty(core: Core, record: KeyRecord, tags: Mapping[str, str]) -> None:
+    """Make a key that waits for its material: nothing is done on the token, so it is one transaction."""
+    with core.store.atomic() as tx:
+        keys.insert_intent(tx, record, tags, "")
+        keys.complete(tx, record.key_id, record.region)
+
+
+def make(core: Core, record: KeyRecord, tags: Mapping[str, str], permit: Permit, alias: str | None = None) -> bool:
+    """Make a key whose backing key is generated on the token and never leaves it; with an alias if one is named.
+
+    ``permit`` covers the backing key. False if somebody else has taken the alias meanwhile: then there is no key.
+    """
+    backing_key = record.materials[0]
+    label = label_of(core, record.key_id, record.region, backing_key.sequence)
+    core.device.ready()  # no intent that a token which is away would leave behind
+
+    # 1. Intent: the row that will be the key, invisible until it is complete.
+    with core.store.atomic() as tx:
+        keys.insert_intent(tx, record, tags, label)
+    core.reached("create-key 1: intent")
+
+    # 2. Device: the backing key, read back and compared.
+    try:
+        core.device.generate_backing_key(permit, backing_key.cka_id, label)
+    except NOTHING_WAS_MADE:
+        with core.store.atomic() as tx:
+            keys.drop_intent(tx, record.key_id, record.region)
+        raise
+    core.reached("create-key 2: device")
+
+    # 3. Result: from here on the key exists.
+    with core.store.atomic() as tx:
+        taken = alias is not None and aliases.fetch(tx, record.region, alias) is not None
+        completed = not taken and keys.complete(tx, record.key_id, record.region)
+        if completed and alias is not None:
+            aliases.insert(tx, record.region, alias, record.key_id, record.creation_date)
+        if taken:
+            keys.drop_intent(tx, record.key_id, record.region)
+    if taken:
+        core.device.destroy(own_permit(OperatorAct.MAINTAIN, backing_key.cka_id), backing_key.cka_id)
+        return False
+    if not completed:
+        raise KMSInternalException(OVERTAKEN)
+    core.reached("create-key 3: result")
+    return True

@@ -1,0 +1,82 @@
+"""Scheduling the deletion of a key, cancelling it, and carrying it out; and when a key was last used."""
+
+import logging
+
+from hsmkms.errors import KMSInvalidStateException
+from hsmkms.model.deletion import (
+    CancelKeyDeletionRequest,
+    CancelKeyDeletionResponse,
+    GetKeyLastUsageRequest,
+    GetKeyLastUsageResponse,
+    KeyLastUsage,
+    ScheduleKeyDeletionRequest,
+    ScheduleKeyDeletionResponse,
+)
+from hsmkms.model.permit import OperatorAct
+from hsmkms.rules import deletion as rules
+from hsmkms.rules import states
+from hsmkms.rules.states import Event
+from hsmkms.service import destruction
+from hsmkms.service.core import Core
+from hsmkms.service.permits import own_permit
+from hsmkms.service.pipeline import Call
+from hsmkms.store import deletion, keys
+
+log = logging.getLogger("hsmkms.service")
+
+
+def schedule_key_deletion(call: Call, request: ScheduleKeyDeletionRequest) -> ScheduleKeyDeletionResponse:
+    """Begin the waiting period; the key works no more, in every process at its next call."""
+    days = rules.window_days(request.pending_window_in_days)
+    date = rules.deletion_date(call.now, days)
+    with call.changing(request.key_id) as (tx, record):
+        state = states.next_state(record.state, Event.SCHEDULE_DELETION)
+        keys.schedule_deletion(tx, record.key_id, record.region, state, date, days, record.version)
+    return ScheduleKeyDeletionResponse(
+        key_id=record.arn, deletion_date=date, key_state=state, pending_window_in_days=days
+    )
+
+
+def cancel_key_deletion(call: Call, request: CancelKeyDeletionRequest) -> CancelKeyDeletionResponse:
+    """Keep the key: it is Disabled, and all else is as it was."""
+    with call.changing(request.key_id) as (tx, record):
+        state = states.next_state(record.state, Event.CANCEL_DELETION)
+        keys.cancel_deletion(tx, record.key_id, record.region, state, record.version)
+    return CancelKeyDeletionResponse(key_id=record.arn)
+
+
+def get_key_last_usage(call: Call, request: GetKeyLastUsageRequest) -> GetKeyLastUsageResponse:
+    """Tell the last successful cryptographic operation with the key."""
+    key, _ = call.key(request.key_id)
+    record = key.record
+    use = call.core.uses.last(record.key_id, record.region)
+    usage = KeyLastUsage()
+    if use is not None:
+        usage = KeyLastUsage(operation=use.operation, timestamp=use.used_at, kms_request_id=use.request_id)
+    return GetKeyLastUsageResponse(
+        key_id=record.arn,
+        key_last_usage=usage,
+        tracking_start_date=max(record.creation_date, call.core.uses.tracked_since()),
+        key_creation_date=record.creation_date,
+    )
+
+
+def destroy_key(core: Core, key_id: str, region: str) -> None:
+    """End a key whose waiting period is over: a tombstone first, then its objects on the token.
+
+    danger: its ciphertext is lost for good. Interrupted after the tombstone, the objects are destroyed by the next
+    sweep. KMSInvalidStateException if the deletion was cancelled meanwhile.
+    """
+    # 1. Intent: nobody finds the key any more.
+    with core.store.atomic() as tx:
+        record = keys.fetch(tx, region, key_id)
+        if record is None or not rules.is_due(record, core.clock()):
+            raise KMSInvalidStateException(f"The key {key_id} is not due for deletion any more.")
+        deletion.bury(tx, key_id, region)
+    core.reached("destroy-key 1: intent")
+    log.warning("deleted key %s: its waiting period was over at %s", record.arn, record.deletion_date)
+
+    # 2. Device and result, object by object.
+    for each in destruction.of_key(core, key_id):
+        destruction.destroy(core, each, own_permit(OperatorAct.MAINTAIN, each.cka_id))
+    core.reached("destroy-key 2: objects")

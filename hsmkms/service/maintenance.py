@@ -1,0 +1,291 @@
+"""Everything that is due: expiry, interrupted work, rotation, wrapping keys, deletion, destruction.
+
+One procedure for timer, server and operator. Each step is judged again when it is done, so a step that somebody else
+has done, or that was taken back, is left out. What fails stays due, is reported, and hinders nothing else. Many
+processes may run it: one works, the others are told so.
+"""
+
+import logging
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from enum import StrEnum
+from functools import partial
+from typing import Final
+
+from msgspec import Struct
+
+from hsmkms.errors import ConflictException, HsmKmsError, KMSInvalidStateException, TokenUnavailableError
+from hsmkms.model.enums import RotationType
+from hsmkms.model.permit import OperatorAct
+from hsmkms.rules import budget
+from hsmkms.rules import rotation as rules
+from hsmkms.service import clock, deletion, destruction, lapses, rotating, wrapping_keys
+from hsmkms.service.core import Core
+from hsmkms.service.permits import own_permit
+from hsmkms.store import deletion as stored_deletion
+from hsmkms.store import keys, leases, materials, sweeper
+from hsmkms.store import rotation as stored_rotation
+from hsmkms.store.rotation import Candidate
+from hsmkms.store.schema import ObjectStatus
+
+log = logging.getLogger("hsmkms.service")
+
+TURN: Final = timedelta(minutes=5)
+"""How long a process that died keeps the others from going on."""
+
+
+class StepKind(StrEnum):
+    """What can be due, in the order in which it is done."""
+
+    EXPIRY = "expiry of key material"
+    RECOVERY = "recovery of interrupted work"
+    ROTATION = "rotation"
+    WRAPPING_KEY = "end of a wrapping key"
+    DELETION = "deletion of a key"
+    DESTRUCTION = "destruction of an object"
+
+
+class StepOutcome(StrEnum):
+    """What became of a step."""
+
+    DUE = "due"
+    """It was not asked to be done (a dry run)."""
+    DONE = "done"
+    HELD = "held"
+    """It waits for a clock that can be trusted, or for the token."""
+    FAILED = "failed"
+    GONE = "gone"
+    """Somebody else did it, or it was taken back."""
+
+
+class Step(Struct, frozen=True, kw_only=True):
+    """One thing that is or was due. ``why`` says since when or what for, ``detail`` what hindered it."""
+
+    kind: StepKind
+    key_id: str | None
+    region: str | None
+    why: str
+    outcome: StepOutcome
+    detail: str | None = None
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """What a sweep found and did. ``busy``: another process is at it; ``doubt``: why the clock is not trusted."""
+
+    steps: list[Step]
+    busy: bool = False
+    doubt: str | None = None
+
+
+class _Due(Struct, frozen=True, kw_only=True):
+    """A step that has not been done yet."""
+
+    kind: StepKind
+    key_id: str | None
+    region: str | None
+    why: str
+    act: Callable[[], object]
+    needs_token: bool = True
+
+
+_HOLDS: Final = frozenset({StepKind.ROTATION, StepKind.WRAPPING_KEY, StepKind.DELETION, StepKind.DESTRUCTION})
+"""What waits while the clock cannot be trusted."""
+
+
+def maintain(core: Core, *, dry_run: bool = False) -> Report:
+    """Do what is due, or only tell it."""
+    if dry_run:
+        return Report(steps=[_step(each, StepOutcome.DUE) for each in _all_due(core)], doubt=clock.doubt(core))
+    holder = uuid.uuid4().hex
+    if not sweeper.take_turn(core.store, holder, core.clock(), TURN):
+        return Report(steps=[], busy=True)
+    try:
+        return _sweep(core, holder)
+    finally:
+        sweeper.end_turn(core.store, holder)
+
+
+def _sweep(core: Core, holder: str) -> Report:
+    doubt = clock.doubt(core)
+    if doubt is not None:
+        log.error("nothing is rotated or destroyed: %s", doubt)
+    steps: list[Step] = []
+    away: str | None = None
+    for each in _all_due(core):
+        sweeper.take_turn(core.store, holder, core.clock(), TURN)
+        reason = doubt if each.kind in _HOLDS else None
+        reason = reason or (away if each.needs_token else None)
+        step = _step(each, StepOutcome.HELD, reason) if reason is not None else _do(each)
+        away = away or (step.detail if step.outcome is StepOutcome.HELD and reason is None else None)
+        steps.append(step)
+        log.log(_LEVELS[step.outcome], "%s of key %s (%s): %s%s", *_words(step))
+    return Report(steps=steps, doubt=doubt)
+
+
+def _do(due: _Due) -> Step:
+    try:
+        due.act()
+    except (ConflictException, KMSInvalidStateException) as exc:
+        return _step(due, StepOutcome.GONE, str(exc))
+    except TokenUnavailableError as exc:
+        return _step(due, StepOutcome.HELD, str(exc))
+    except HsmKmsError as exc:
+        return _step(due, StepOutcome.FAILED, f"{exc.code}: {exc}")
+    return _step(due, StepOutcome.DONE)
+
+
+def _step(due: _Due, outcome: StepOutcome, detail: str | None = None) -> Step:
+    return Step(kind=due.kind, key_id=due.key_id, region=due.region, why=due.why, outcome=outcome, detail=detail)
+
+
+_LEVELS: Final = {
+    StepOutcome.DONE: logging.INFO,
+    StepOutcome.GONE: logging.INFO,
+    StepOutcome.HELD: logging.WARNING,
+    StepOutcome.FAILED: logging.ERROR,
+}
+
+
+def _words(step: Step) -> tuple[str, str, str, str, str]:
+    detail = f": {step.detail}" if step.detail else ""
+    return step.kind, step.key_id or "(none)", step.why, step.outcome, detail
+
+
+# -- what is due ------------------------------------------------------------------------------------------------
+
+
+def _all_due(core: Core) -> Iterator[_Due]:
+    """Each kind is looked up when the kinds before it are done: what they doom is destroyed in the same sweep."""
+    for find in (_expiries, _recoveries, _rotations, _early_rotations, _wrapping_keys, _deletions, _destructions):
+        yield from find(core)
+
+
+def _expiries(core: Core) -> list[_Due]:
+    now = core.clock()
+    with core.store.reading() as conn:
+        found = materials.expired(conn, now)
+    return [
+        _Due(
+            kind=StepKind.EXPIRY,
+            key_id=key_id,
+            region=region,
+            why="ValidTo has come",
+            act=partial(lapses.write, core, key_id, region, now),
+            needs_token=False,
+        )
+        for key_id, region in found
+    ]
+
+
+def _recoveries(core: Core) -> list[_Due]:
+    return [
+        _Due(
+            kind=StepKind.RECOVERY,
+            key_id=each.key_id,
+            region=each.region,
+            why=f"begun at {each.created_at:%Y-%m-%d %H:%M:%S} UTC and not finished",
+            act=partial(rotating.finish, core, each),
+        )
+        for each in rotating.interrupted(core)
+    ]
+
+
+def _rotations(core: Core) -> list[_Due]:
+    now = core.clock()
+    with core.store.reading() as conn:
+        found = stored_rotation.candidates(conn)
+    due = ((each, _next_date(core, each)) for each in found)
+    return [
+        _Due(
+            kind=StepKind.ROTATION,
+            key_id=each.key_id,
+            region=each.region,
+            why=f"due since {date:%Y-%m-%d %H:%M:%S} UTC",
+            act=partial(
+                rotating.rotate,
+                core,
+                each.key_id,
+                each.region,
+                RotationType.AUTOMATIC,
+                partial(rotating.must_be_due, core),
+            ),
+        )
+        for each, date in due
+        if date <= now
+    ]
+
+
+def _next_date(core: Core, candidate: Candidate) -> datetime:
+    policy = core.rotation
+    if candidate.anchor is None:
+        return rules.next_date(candidate.creation_date, policy.managed_period_days, candidate.last_automatic)
+    days = candidate.period_days or policy.period_days
+    return rules.next_date(candidate.anchor, days, candidate.last_automatic)
+
+
+def _early_rotations(core: Core) -> list[_Due]:
+    used = leases.beyond(core.store, budget.ROTATE_AT)
+    with core.store.reading() as conn:
+        found = keys.generated_and_current(conn, used)
+    return [
+        _Due(
+            kind=StepKind.ROTATION,
+            key_id=key_id,
+            region=region,
+            why=f"{used[material_id]:,} encryptions under its key material, of the 2^32 that AES-GCM allows",
+            act=partial(rotating.rotate, core, key_id, region, RotationType.AUTOMATIC, _current(material_id)),
+        )
+        for key_id, region, material_id in found
+    ]
+
+
+def _current(material_id: str) -> rotating.Judge:
+    return lambda record: rotating.must_be_current(record, material_id)
+
+
+def _wrapping_keys(core: Core) -> list[_Due]:
+    now = core.clock()
+    with core.store.reading() as conn:
+        rows = materials.wrapping_keys(conn)
+    return [
+        _Due(
+            kind=StepKind.WRAPPING_KEY,
+            key_id=each.key_id,
+            region=each.region,
+            why=f"valid until {each.valid_to:%Y-%m-%d %H:%M:%S} UTC",
+            act=partial(wrapping_keys.destroy, core, each, own_permit(OperatorAct.MAINTAIN, each.cka_id)),
+        )
+        for each in rows
+        if each.status is not ObjectStatus.DESTROYING and wrapping_keys.is_over(each, now)
+    ]
+
+
+def _deletions(core: Core) -> list[_Due]:
+    with core.store.reading() as conn:
+        found = stored_deletion.due(conn, core.clock())
+    return [
+        _Due(
+            kind=StepKind.DELETION,
+            key_id=key_id,
+            region=region,
+            why="its waiting period is over",
+            act=partial(deletion.destroy_key, core, key_id, region),
+        )
+        for key_id, region in found
+    ]
+
+
+def _destructions(core: Core) -> list[_Due]:
+    with core.store.reading() as conn:
+        found = stored_deletion.doomed(conn, core.installation.token_id)
+    return [
+        _Due(
+            kind=StepKind.DESTRUCTION,
+            key_id=each.key_id,
+            region=None,
+            why=f"the {each.purpose.replace('_', ' ').lower()} {each.cka_id.hex()} is of no use any more",
+            act=partial(destruction.destroy, core, each, own_permit(OperatorAct.MAINTAIN, each.cka_id)),
+        )
+        for each in found
+    ]

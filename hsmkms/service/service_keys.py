@@ -1,0 +1,29 @@
+"""Keys of services: made at the first use of ``alias/aws/NAME``, by nobody's request."""
+
+import logging
+from typing import Final
+
+from hsmkms.model.enums import KeyManager
+from hsmkms.model.permit import OperatorAct
+from hsmkms.rules import managed, policies
+from hsmkms.service import creation
+from hsmkms.service.core import Core
+from hsmkms.service.permits import own_permit
+
+log = logging.getLogger("hsmkms.service")
+
+DESCRIPTION: Final = "Default key that protects the data of {service} when no other key is named"
+
+
+def make(core: Core, region: str, alias_name: str) -> None:
+    """Make the key of a service and its alias, unless somebody else has just done it."""
+    record = creation.new_record(
+        core,
+        region,
+        manager=KeyManager.AWS,
+        description=DESCRIPTION.format(service=managed.service_of(alias_name)),
+        policy=policies.default_policy(core.installation.account),
+    )
+    permit = own_permit(OperatorAct.MAINTAIN, record.materials[0].cka_id)
+    if creation.make(core, record, {}, permit, alias_name):
+        log.info("made the key %s for %s at its first use", record.arn, alias_name)
