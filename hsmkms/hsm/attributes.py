@@ -38,8 +38,8 @@ HARDENED: Final[Mapping[Attribute, bool]] = {
     Attribute.PRIVATE: True,
     Attribute.SENSITIVE: True,
     Attribute.EXTRACTABLE: False,
-    Attribute.MODIFIABLE: False,
     Attribute.COPYABLE: False,
+    Attribute.MODIFIABLE: False,  # last: C_UnwrapKey of SoftHSM sets them in this order, and none after this one
 }
 """Every secret that stays on the token: unreadable, unchangeable, and impossible to copy into something weaker."""
 
@@ -82,10 +82,68 @@ class SecretTemplate:
         }
 
 
+class ImportedTemplate(SecretTemplate):
+    """The same for keys whose material came from elsewhere: they say so, honestly, by three attributes."""
+
+    def expected(self, cka_id: bytes, label: str) -> dict[Attribute, Any]:
+        """What the token must report of such an object (PKCS #11 2.40, section 5.13: C_UnwrapKey)."""
+        return super().expected(cka_id, label) | {
+            Attribute.LOCAL: False,
+            Attribute.ALWAYS_SENSITIVE: False,
+            Attribute.NEVER_EXTRACTABLE: False,
+        }
+
+
+class WrappingKeyTemplate:
+    """How the private half of a wrapping key is made. The public half is no more than a session object."""
+
+    __slots__ = ("capabilities",)
+
+    def __init__(self, capabilities: MechanismFlag) -> None:
+        self.capabilities = capabilities
+
+    def expected(self, cka_id: bytes, label: str) -> dict[Attribute, Any]:
+        """What the token must report of such an object."""
+        return {
+            Attribute.CLASS: ObjectClass.PRIVATE_KEY,
+            Attribute.KEY_TYPE: int(KeyType.RSA),
+            Attribute.TOKEN: True,
+            **PRIVATE_HALF,
+            **{usage: bool(self.capabilities & USAGES[usage]) for usage in PRIVATE_USAGES},
+            Attribute.LOCAL: True,
+            Attribute.ALWAYS_SENSITIVE: True,
+            Attribute.NEVER_EXTRACTABLE: True,
+            Attribute.ID: cka_id,
+            Attribute.LABEL: label,
+        }
+
+
+PUBLIC_HALF: Final[Mapping[Attribute, bool]] = {
+    Attribute.TOKEN: False,
+    Attribute.PRIVATE: False,
+    Attribute.VERIFY_RECOVER: False,
+}
+PRIVATE_HALF: Final[Mapping[Attribute, bool]] = {Attribute.SIGN_RECOVER: False, **HARDENED}
+"""SoftHSM lets every RSA key sign with recovery if nobody forbids it."""
+
+PRIVATE_USAGES: Final = (Attribute.DECRYPT, Attribute.SIGN, Attribute.UNWRAP, Attribute.DERIVE)
+"""Those of the usages that a private key has."""
+
 AES_256_BACKING_KEY: Final = SecretTemplate(
     KeyType.AES, 256, Mechanism.AES_KEY_GEN, MechanismFlag.ENCRYPT | MechanismFlag.DECRYPT
 )
 """The material of a SYMMETRIC_DEFAULT key: encrypts and decrypts; never wraps, unwraps or derives."""
+
+IMPORTED_AES_256: Final = ImportedTemplate(
+    KeyType.AES, 256, Mechanism.AES_KEY_GEN, MechanismFlag.ENCRYPT | MechanismFlag.DECRYPT
+)
+"""The same material, imported. It has no other usage either."""
+
+WRAPPING_KEY: Final = WrappingKeyTemplate(MechanismFlag.UNWRAP)
+"""Unwraps; never decrypts, signs or derives."""
+
+HOST_WRAPPING_KEY: Final = WrappingKeyTemplate(MechanismFlag.UNWRAP | MechanismFlag.DECRYPT)
+"""danger: what it decrypts comes into this process. Only where ``host_unwrap`` is set."""
 
 INSTALLATION_MAC_KEY: Final = SecretTemplate(
     KeyType.GENERIC_SECRET, 256, Mechanism.GENERIC_SECRET_KEY_GEN, MechanismFlag.SIGN | MechanismFlag.VERIFY

@@ -18,8 +18,10 @@ from hsmkms.errors import HsmKmsError
 from hsmkms.hsm.attributes import AES_256_BACKING_KEY, INSTALLATION_MAC_KEY, SecretTemplate
 from hsmkms.hsm.borrowed import BorrowedKey
 from hsmkms.hsm.gcm import open_sealed, seal
+from hsmkms.hsm.import_probe import probe_import
 from hsmkms.hsm.objects import generate, handle_of
 from hsmkms.hsm.profile import LONG_LABEL_BYTES, NEEDED, check_gcm, label_bytes
+from hsmkms.hsm.wrapping import AES_CMAC, OAEP_SHA_1, OAEP_SHA_256, ImportProfile, Lengths, Oaep
 
 _PROBE_ID: Final = b"hsmkms check 001"
 _PROBE_LABEL: Final = "hsmkms token-check (a session object)"
@@ -59,7 +61,7 @@ class Check(Struct, frozen=True, kw_only=True):
 
 def run_checks(token: Token, session: Session) -> list[Check]:
     """Run every check, also after one has failed; nothing is left on the token."""
-    return [_guarded(name, check, token, session) for name, check in _CHECKS.items()]
+    return [_guarded(name, check, token, session) for name, check in _CHECKS.items()] + _import_checks(token, session)
 
 
 def _guarded(
@@ -144,6 +146,50 @@ def _labels(_token: Token, session: Session) -> tuple[Outcome, str]:
         return Outcome.LIMITED, f"cut to {kept} bytes: short labels are used, without the region"
     return Outcome.WORKS, f"at least {kept} bytes are kept"
 
+
+def _import_checks(token: Token, session: Session) -> list[Check]:
+    """What the import of key material needs; a token without it keeps generated keys all the same."""
+    try:
+        told = probe_import(token, session, host_unwrap=False)
+    except (HsmKmsError, PKCS11Error) as exc:
+        reason = f"could not be tried: {str(exc) or type(exc).__name__}"
+        return [Check(name=name, outcome=Outcome.LIMITED, detail=reason) for name in _IMPORT_CHECKS]
+    answers = {name: check(told) for name, check in _IMPORT_CHECKS.items()}
+    return [Check(name=name, outcome=outcome, detail=detail) for name, (outcome, detail) in answers.items()]
+
+
+def _oaep(oaep: Oaep) -> Callable[[ImportProfile], tuple[Outcome, str]]:
+    def check(told: ImportProfile) -> tuple[Outcome, str]:
+        if oaep in told.oaep:
+            return Outcome.WORKS, "unwraps what was wrapped elsewhere"
+        return Outcome.LIMITED, "does not unwrap: key material that is wrapped so cannot be imported"
+
+    return check
+
+
+def _key_wrap(told: ImportProfile) -> tuple[Outcome, str]:
+    if told.key_wrap:
+        return Outcome.WORKS, "unwraps what was wrapped elsewhere, with an AES key that OAEP unwrapped"
+    return Outcome.LIMITED, "does not unwrap: no key material can be imported with RSA_AES_KEY_WRAP"
+
+
+def _cmac(told: ImportProfile) -> tuple[Outcome, str]:
+    if AES_CMAC in told.prfs:
+        return Outcome.WORKS, "equals an independent computation; it names imported key material"
+    return Outcome.LIMITED, "not there or not right: HMAC-SHA-256 names imported key material"
+
+
+def _lengths(told: ImportProfile) -> tuple[Outcome, str]:
+    return Outcome.WORKS if told.lengths is Lengths.HONEST else Outcome.LIMITED, told.lengths.value
+
+
+_IMPORT_CHECKS: Final[dict[str, Callable[[ImportProfile], tuple[Outcome, str]]]] = {
+    "OAEP SHA-1": _oaep(OAEP_SHA_1),
+    "OAEP SHA-256": _oaep(OAEP_SHA_256),
+    "AES-KWP": _key_wrap,
+    "AES-CMAC": _cmac,
+    "honest lengths": _lengths,
+}
 
 _CHECKS: Final[dict[str, Callable[[Token, Session], tuple[Outcome, str]]]] = {
     "mechanisms": _mechanisms,

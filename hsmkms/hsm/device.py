@@ -1,7 +1,7 @@
-"""The device: one logged-in token with its sessions, profile and handles, shared by the whole process.
+"""The device: what hsmkms does on a token.
 
-Every procedure that uses, makes or destroys an object asks for a ``Permit`` first. Calls that may be repeated are
-repeated at most once, and only after a lost session or a dead handle.
+Every procedure that uses, makes or destroys an object asks for a ``Permit`` first. Sessions, and what happens
+after one is lost, are the connection's (connection.py).
 """
 
 import os
@@ -10,55 +10,60 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from msgspec import Struct
 from pkcs11.constants import MechanismFlag, ObjectClass
 from pkcs11.exceptions import PKCS11Error
 from pkcs11.mechanisms import KeyType, Mechanism
-from pkcs11.types import Object, Session, Token
+from pkcs11.types import Object, Session
 
-from hsmkms.errors import HsmKmsError, ObjectLostError, SessionLostError, TokenNotFoundError, TokenUnavailableError
+from hsmkms.errors import (
+    ModuleError,
+    ObjectLostError,
+    SessionLostError,
+    TokenNotFoundError,
+    UnsupportedOperationException,
+)
 from hsmkms.hsm import module as modules
 from hsmkms.hsm.acts import (
     MAY_AUTHENTICATE,
     MAY_DECRYPT,
     MAY_DESTROY,
+    MAY_DESTROY_WRAPPING_KEY,
     MAY_DRAW_RANDOM,
     MAY_ENCRYPT,
     MAY_GENERATE,
+    MAY_GENERATE_WRAPPING_KEY,
     MAY_INITIALISE,
+    MAY_UNWRAP,
 )
-from hsmkms.hsm.attributes import AES_256_BACKING_KEY, INSTALLATION_MAC_KEY, SecretTemplate
+from hsmkms.hsm.attributes import (
+    AES_256_BACKING_KEY,
+    HOST_WRAPPING_KEY,
+    IMPORTED_AES_256,
+    INSTALLATION_MAC_KEY,
+    WRAPPING_KEY,
+    SecretTemplate,
+)
 from hsmkms.hsm.borrowed import BorrowedKey
 from hsmkms.hsm.check import Check, run_checks
-from hsmkms.hsm.choice import TokenChoice, choose
-from hsmkms.hsm.cryptoki import TokenLimits
-from hsmkms.hsm.faults import AWAY, OBJECT_LOST, SESSION_LOST, translate, translated
+from hsmkms.hsm.choice import choose
+from hsmkms.hsm.connection import Connection, DeviceSettings
+from hsmkms.hsm.faults import OBJECT_LOST, WRAPPING_KEY_LOST, translated
 from hsmkms.hsm.gcm import explain_refusal, open_sealed, seal
-from hsmkms.hsm.handles import HandleIndex
+from hsmkms.hsm.import_probe import probe_import
 from hsmkms.hsm.iv import IvSource
-from hsmkms.hsm.login import START_ATTEMPTS, START_PAUSE_SECONDS, LoginGate, PinReader, log_in, open_session
+from hsmkms.hsm.login import START_ATTEMPTS, START_PAUSE_SECONDS, PinReader
 from hsmkms.hsm.module import Module
-from hsmkms.hsm.objects import TokenObject, attest, find, generate, handle_of, list_keys
-from hsmkms.hsm.pool import SessionPool
+from hsmkms.hsm.objects import MAY_BE_SILENT, TokenObject, attest, generate, handle_of, list_keys
 from hsmkms.hsm.profile import TokenProfile, mechanism_name, probe
+from hsmkms.hsm.unwrapping import FINGERPRINT_LABEL, Unwrapping, WrappedMaterial, tolerated
+from hsmkms.hsm.wrapping import ImportProfile, generate_pair, subject_public_key_info
+from hsmkms.model.enums import WrappingAlgorithm
 from hsmkms.model.permit import Permit
-from hsmkms.process import ForkGuard
 
-Result = TypeVar("Result")
-
-
-class DeviceSettings(Struct, frozen=True, kw_only=True):
-    """How to reach a token. ``state_dir`` holds the lock and the mark of the login gate; times in seconds."""
-
-    module: Path
-    choice: TokenChoice
-    state_dir: Path
-    environment: dict[str, str] = {}
-    init_reserved: str | None = None
-    max_sessions: int = 16
-    session_wait_seconds: float = 5.0
+__all__ = ["Device", "DeviceSettings", "MechanismInfo"]
 
 
 class MechanismInfo(Struct, frozen=True, kw_only=True):
@@ -74,23 +79,16 @@ def _uncounted() -> None:
     """For keys whose encryptions nobody counts."""
 
 
-class Device:
+class Device(Connection):
     """A logged-in token. Thread-safe; of no use in a forked child. Open with ``Device.open``."""
 
     def __init__(
         self, settings: DeviceSettings, module: Module, read_pin: PinReader, *, accept_final_try: bool = False
     ) -> None:
-        self._settings = settings
-        self._module = module
-        self._read_pin = read_pin
-        self._gate = LoginGate(settings.state_dir)
-        self._guard = ForkGuard()
-        self._recovering = threading.Lock()
-        self._login_handle = 0
+        super().__init__(settings, module, read_pin, accept_final_try=accept_final_try)
         self._ivs = IvSource()
-        self._handles = HandleIndex()
-        self._log_in(accept_final_try=accept_final_try)
-        self._pool = SessionPool(lambda: open_session(self._token), self._pool_size(), settings.session_wait_seconds)
+        self._probing = threading.Lock()
+        self._imports: ImportProfile | None = None
         try:
             with self._pool.session() as session:
                 self.profile: TokenProfile = probe(self._token, session, module.description)
@@ -152,6 +150,61 @@ class Device:
         permit.require(MAY_GENERATE, cka_id)
         self._generate(AES_256_BACKING_KEY, cka_id, label)
 
+    # -- importing key material -------------------------------------------------------------------------------------
+
+    def wrapping_algorithms(self) -> tuple[WrappingAlgorithm, ...]:
+        """What key material can be imported with: what the token does by itself first, of that the strongest first."""
+        return self._import_profile().algorithms()
+
+    def on_device(self, algorithm: WrappingAlgorithm) -> bool:
+        """True if no byte of the material passes through this process."""
+        return self._import_profile().on_device(algorithm)
+
+    def generate_wrapping_key(self, permit: Permit, cka_id: bytes, label: str, bits: int) -> bytes:
+        """Make an RSA key pair for one import; its public half as DER SubjectPublicKeyInfo. Never repeated.
+
+        The private half stays, verified by reading its attributes back; it can do no more than unwrap.
+        """
+        permit.require(MAY_GENERATE_WRAPPING_KEY, cka_id)
+        template = HOST_WRAPPING_KEY if self._import_profile().raw_rsa else WRAPPING_KEY
+        made = self._never_repeated(lambda session: generate_pair(session, template, bits, cka_id, label))
+        return subject_public_key_info(made)
+
+    def destroy_wrapping_key(self, permit: Permit, cka_id: bytes) -> bool:
+        """Destroy the private half of a wrapping key; False if it was not there."""
+        permit.require(MAY_DESTROY_WRAPPING_KEY, cka_id)
+        return self._destroy(cka_id, ObjectClass.PRIVATE_KEY)
+
+    def fingerprints(self, permit: Permit, wrapped: WrappedMaterial, key_id: str) -> dict[str, bytes]:
+        """What each PRF of the token makes of ``key_id`` under the material, by name, the preferred one first.
+
+        RejectedDataError if the wrapping key cannot open the material, RejectedMaterialError if it has not exactly 32
+        bytes, UnsupportedOperationException if the token cannot do the algorithm, ObjectLostError if the wrapping key
+        is gone. Session copies do it: nothing stays on the token.
+        """
+        permit.require(MAY_UNWRAP, wrapped.wrapping_key)
+        profile = self._profile_for(wrapped.algorithm)
+        message = FINGERPRINT_LABEL + key_id.encode("ascii")
+
+        def attempt(session: Session) -> dict[str, bytes]:
+            return self._unwrapping(session, wrapped, profile).fingerprints(wrapped.ciphertext, message)
+
+        return self._repeatable(attempt)
+
+    def unwrap_backing_key(self, permit: Permit, wrapped: WrappedMaterial, cka_id: bytes, label: str) -> None:
+        """Unwrap material into an AES-256 backing key, once it is proven to have 32 bytes. Never repeated.
+
+        Verified by reading its attributes back. Errors as of ``fingerprints``; after those nothing was made.
+        """
+        permit.require(MAY_UNWRAP, wrapped.wrapping_key)
+        permit.require(MAY_UNWRAP, cka_id)
+        profile = self._profile_for(wrapped.algorithm)
+
+        def make(session: Session) -> Object:
+            return self._unwrapping(session, wrapped, profile).keep(wrapped.ciphertext, cka_id, label)
+
+        self._keep(cka_id, make)
+
     # -- what the installation does for itself ------------------------------------------------------------------
 
     def generate_mac_key(self, permit: Permit, cka_id: bytes, label: str) -> None:
@@ -174,15 +227,7 @@ class Device:
         """Destroy a secret key on the token; False if it was not there. danger: nothing brings it back."""
         permit.require(MAY_DESTROY, cka_id)
         self._handles.forget(cka_id)
-
-        def attempt(session: Session) -> bool:
-            found = self._find(session, cka_id)
-            if found is not None:
-                with translated():
-                    found.destroy()
-            return found is not None
-
-        return self._repeatable(attempt)
+        return self._destroy(cka_id, ObjectClass.SECRET_KEY)
 
     def ready(self) -> None:
         """Make sure that the token answers and that the login holds, before something is begun that needs both."""
@@ -210,17 +255,19 @@ class Device:
 
         return self._repeatable(attempt)
 
-    def attest(self, cka_id: bytes) -> tuple[dict[str, Any], list[str]]:
+    def attest(self, cka_id: bytes, *, imported: bool = False) -> tuple[dict[str, Any], list[str]]:
         """A backing key's attributes as the token reports them now, and how they differ from what was ordered.
 
-        Raises ObjectLostError if the key is not there.
+        ``imported``: its material came from elsewhere. Raises ObjectLostError if the key is not there.
         """
+        template = IMPORTED_AES_256 if imported else AES_256_BACKING_KEY
+        tolerance = tolerated(self._import_profile()) if imported else MAY_BE_SILENT
 
         def attempt(session: Session) -> tuple[dict[str, Any], list[str]]:
             found = self._find(session, cka_id)
             if found is None:
                 raise ObjectLostError(OBJECT_LOST)
-            return attest(found, AES_256_BACKING_KEY)
+            return attest(found, template, tolerance)
 
         return self._repeatable(attempt)
 
@@ -239,139 +286,55 @@ class Device:
         told = ((mechanism_name(each), self._module.cryptoki.mechanism(slot.slot_id, each)) for each in present)
         return sorted((_mechanism_info(name, info) for name, info in told), key=lambda each: each.name)
 
-    def limits(self) -> TokenLimits | None:
-        """Session counts and memory as the token tells them now."""
-        self._guard.check()
-        return self._module.cryptoki.token_limits(self._token.slot.slot_id)
+    def _destroy(self, cka_id: bytes, object_class: ObjectClass) -> bool:
+        def attempt(session: Session) -> bool:
+            found = self._find(session, cka_id, object_class)
+            if found is not None:
+                with translated():
+                    found.destroy()
+            return found is not None
 
-    # -- sessions -----------------------------------------------------------------------------------------------
+        return self._repeatable(attempt)
 
     def _generate(self, template: SecretTemplate, cka_id: bytes, label: str) -> None:
+        self._keep(cka_id, lambda session: generate(session, template, cka_id, label))
+
+    def _keep(self, cka_id: bytes, make: Callable[[Session], Object]) -> None:
+        """Make a secret key, and remember its handle while the login is the one under which it was made."""
         self._recover()  # what is never repeated must not meet a lost login
         login = self._login_handle
-        session = self._pool.take()
-        try:
-            made = generate(session, template, cka_id, label)
-        except HsmKmsError as exc:
-            self._give_back(session, exc)
-            raise
-        except BaseException:
-            self._pool.put(session)
-            raise
-        self._pool.put(session)
+        handle = self._once(lambda session: handle_of(make(session)))
         with self._recovering:
             if login == self._login_handle:
-                self._handles.remember(cka_id, handle_of(made))
+                self._handles.remember(cka_id, handle)
 
-    def _use(self, cka_id: bytes, attempt: Callable[[Session, int], Result]) -> Result:
-        """Run an idempotent call on a key; once more after a lost session or a dead handle."""
-        try:
-            return self._attempt(cka_id, attempt)
-        except (SessionLostError, ObjectLostError):
-            self._handles.forget(cka_id)
-            self._recover()
-        return self._attempt(cka_id, attempt)
+    # -- what an import needs to know -------------------------------------------------------------------------------
 
-    def _attempt(self, cka_id: bytes, attempt: Callable[[Session, int], Result]) -> Result:
-        session = self._pool.take()
-        try:
-            handle = self._handles.lookup(cka_id)
-            if handle is None:
-                self._require_login(session)
-                handle = self._handles.search(session, cka_id)
-            result = attempt(session, handle)
-        except PKCS11Error as exc:
-            fault = translate(exc)
-            self._give_back(session, fault)
-            raise fault from exc
-        except BaseException as exc:
-            self._give_back(session, exc)
-            raise
-        self._pool.put(session)
-        return result
-
-    def _repeatable(self, attempt: Callable[[Session], Result]) -> Result:
-        """Run an idempotent call that needs no key; once more after a lost session."""
-        try:
-            return self._once(attempt)
-        except SessionLostError:
-            self._recover()
-        return self._once(attempt)
-
-    def _once(self, attempt: Callable[[Session], Result]) -> Result:
-        session = self._pool.take()
-        try:
-            with translated():
-                result = attempt(session)
-        except BaseException as exc:
-            self._give_back(session, exc)
-            raise
-        self._pool.put(session)
-        return result
-
-    def _give_back(self, session: Session, fault: BaseException) -> None:
-        if isinstance(fault, SessionLostError):
-            self._pool.discard(session)
-        else:
-            self._pool.put(session)
-
-    def _find(self, session: Session, cka_id: bytes) -> Object | None:
-        """A secret key, or None: absence counts only if one login held from before the search until after it."""
-        login = self._login_handle
-        self._require_login(session)
-        found = find(session, ObjectClass.SECRET_KEY, cka_id)
-        if found is None:
-            self._require_login(session)
-            if login != self._login_handle:
-                raise SessionLostError(SESSION_LOST)
-        return found
-
-    def _require_login(self, session: Session) -> None:
-        """Raise SessionLostError unless the session is logged in; without a login a search shows an empty token."""
-        if not self._module.cryptoki.logged_in(_handle(session)):
-            raise SessionLostError(SESSION_LOST)
-
-    def _recover(self) -> None:
-        """Log in again if the login was lost; one thread does it, the others find it done."""
+    def _import_profile(self) -> ImportProfile:
+        """What the token can do with imported material: tried out when somebody first asks."""
         self._guard.check()
-        with self._recovering:
-            lost = self._login_handle
-            if not self._module.cryptoki.logged_in(lost):
-                if lost:
-                    self._login_handle = 0  # closed once: a module may give its number to somebody else
-                    self._module.cryptoki.close_session(lost)  # it may live, logged out; Session.close() fails then
-                self._pool.discard_idle()
-                self._handles.forget_all()
-                try:
-                    self._log_in()
-                except TokenNotFoundError as exc:
-                    # It was there when this device was opened: not a wrong choice, but a token that is away.
-                    raise TokenUnavailableError(AWAY) from exc
+        host_unwrap = self._settings.host_unwrap
+        with self._probing:
+            if self._imports is None:
+                self._imports = self._repeatable(
+                    lambda session: probe_import(self._token, session, host_unwrap=host_unwrap)
+                )
+            return self._imports
 
-    def _log_in(self, *, accept_final_try: bool = False) -> None:
-        def find_token() -> Token:
-            self._token = choose(self._module, self._settings.choice)
-            return self._token
+    def _profile_for(self, algorithm: WrappingAlgorithm) -> ImportProfile:
+        profile = self._import_profile()
+        possible = profile.algorithms()
+        if algorithm not in possible:
+            raise UnsupportedOperationException(
+                f"this token cannot unwrap {algorithm}: it can do {', '.join(possible) or 'no wrapping algorithm'}"
+            )
+        return profile
 
-        self._login = log_in(find_token, self._read_pin, self._gate, accept_final_try=accept_final_try)
-        self._login_handle = _handle(self._login)
-
-    def _pool_size(self) -> int:
-        """What the settings allow, within what the token allows besides the login session."""
-        limits = self.limits()
-        maxima = [limits.max_sessions, limits.max_rw_sessions] if limits else []
-        return max(1, min([self._settings.max_sessions, *(each - 1 for each in maxima if each is not None)]))
-
-    def _close_sessions(self) -> None:
-        if self._guard.foreign:
-            return
-        self._pool.close()
-        with suppress(PKCS11Error):  # a token that is gone cannot be logged out of
-            self._login.close()
-
-
-def _handle(session: Session) -> int:
-    return int(session.handle)  # type: ignore[attr-defined]  # the stub leaves it out
+    def _unwrapping(self, session: Session, wrapped: WrappedMaterial, profile: ImportProfile) -> Unwrapping:
+        found = self._find(session, wrapped.wrapping_key, ObjectClass.PRIVATE_KEY)
+        if found is None:
+            raise ObjectLostError(WRAPPING_KEY_LOST)
+        return Unwrapping(session, found, profile, wrapped.algorithm)
 
 
 def _mechanism_info(name: str, told: tuple[int, int, int] | None) -> MechanismInfo:
@@ -416,6 +379,10 @@ class _OpenDevices:
                 Device(settings, module, read_pin, accept_final_try=accept_final_try),
                 0,
             )
+            if device._settings.host_unwrap != settings.host_unwrap:  # noqa: SLF001
+                raise ModuleError(
+                    "this token is open in this process with another setting of import.host_unwrap: use one for both"
+                )
             self._users[key] = (device, users + 1)
             return device
 

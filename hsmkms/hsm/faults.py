@@ -28,6 +28,7 @@ SESSION_LOST: Final = (
     "the session with the token was lost: try again; if it goes on, check the HSM with `hsmkms token-info`"
 )
 OBJECT_LOST: Final = "the backing key is not on the token now: check the token with `hsmkms reconcile`"
+WRAPPING_KEY_LOST: Final = "the wrapping key is not on the token now: get new parameters with GetParametersForImport"
 AWAY: Final = "the token does not answer: check that the HSM is connected and running, then try again"
 FULL: Final = "the token has no room for another object: free memory on it, or use a larger token"
 REJECTED: Final = "the token refused the data"
@@ -43,6 +44,7 @@ FAULTS: Final[dict[type[ckr.PKCS11Error], tuple[type[HsmKmsError], str]]] = {
     ckr.TokenNotPresent: (SessionLostError, AWAY),
     ckr.KeyHandleInvalid: (ObjectLostError, OBJECT_LOST),
     ckr.ObjectHandleInvalid: (ObjectLostError, OBJECT_LOST),
+    ckr.UnwrappingKeyHandleInvalid: (ObjectLostError, WRAPPING_KEY_LOST),
     ckr.DeviceError: (TokenUnavailableError, AWAY),
     ckr.TokenNotRecognised: (TokenUnavailableError, AWAY),
     ckr.GeneralError: (TokenUnavailableError, AWAY),
@@ -54,6 +56,8 @@ FAULTS: Final[dict[type[ckr.PKCS11Error], tuple[type[HsmKmsError], str]]] = {
     ckr.EncryptedDataLenRange: (RejectedDataError, REJECTED),
     ckr.SignatureInvalid: (RejectedDataError, REJECTED),
     ckr.SignatureLenRange: (RejectedDataError, REJECTED),
+    ckr.WrappedKeyInvalid: (RejectedDataError, REJECTED),
+    ckr.WrappedKeyLenRange: (RejectedDataError, REJECTED),
     ckr.MechanismInvalid: (UnsupportedOperationException, UNSUPPORTED),
     ckr.FunctionNotSupported: (UnsupportedOperationException, UNSUPPORTED),
 }
@@ -67,6 +71,11 @@ def translate(error: ckr.PKCS11Error) -> HsmKmsError:
             return kind(sentence)
     log.error("unexpected PKCS#11 fault %s", type(error).__name__, exc_info=error)
     return TokenError("the token answered with an unexpected fault; the log has its name")
+
+
+def is_loss(error: ckr.PKCS11Error) -> bool:
+    """True if the session or an object was lost, so that the call says nothing of what the token can do."""
+    return FAULTS.get(type(error), (None,))[0] in (SessionLostError, ObjectLostError)
 
 
 @contextmanager

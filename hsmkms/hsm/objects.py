@@ -1,6 +1,7 @@
 """Objects on the token: making, finding, reading back, listing, destroying."""
 
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from enum import IntEnum
 from typing import Any, Final, NamedTuple
@@ -16,8 +17,16 @@ from hsmkms.errors import TokenError, TokenUnfitError
 from hsmkms.hsm.attributes import HARDENED, SecretTemplate
 from hsmkms.hsm.faults import translated
 
-MAY_BE_SILENT: Final = frozenset({Attribute.VALUE_LEN})
+Tolerated = Mapping[Attribute, tuple[object, ...]]
+
+MAY_BE_SILENT: Final[Tolerated] = {Attribute.VALUE_LEN: (None,), Attribute.SIGN_RECOVER: (None,)}
 """Attributes that a token may keep to itself without being refused."""
+
+MAY_NOT_KNOW_LENGTHS: Final[Tolerated] = {**MAY_BE_SILENT, Attribute.VALUE_LEN: (None, 0)}
+"""The same for unwrapped keys, on tokens that tell no length of them: it was proven in another way."""
+
+_UNAVAILABLE: Final = 2 ** (8 * struct.calcsize("L")) - 1
+"""CK_UNAVAILABLE_INFORMATION: the value of a number that there is not."""
 
 
 class _Words(NamedTuple):
@@ -75,7 +84,7 @@ def list_keys(session: Session) -> Iterator[TokenObject]:
     """All key objects on the token that can be read; one that cannot is left out."""
     for object_class in _KEY_CLASSES:
         for each in _readable_objects(session, {Attribute.CLASS: object_class, Attribute.TOKEN: True}):
-            told = _tell(each, (Attribute.ID, Attribute.LABEL))
+            told = tell(each, (Attribute.ID, Attribute.LABEL))
             if told[Attribute.ID]:
                 yield TokenObject(
                     object_class=object_class,
@@ -115,12 +124,15 @@ def generate(session: Session, template: SecretTemplate, cka_id: bytes, label: s
             mechanism=template.mechanism,
             template=dict(HARDENED),
         )
-    expected = template.expected(cka_id, label) | {Attribute.TOKEN: store}
-    wrong = differences(made, expected)
+    require_as_ordered(made, differences(made, template.expected(cka_id, label) | {Attribute.TOKEN: store}))
+    return made
+
+
+def require_as_ordered(made: Object, wrong: list[str]) -> None:
+    """Destroy what is not as ordered (``wrong`` says in what), and raise TokenUnfitError."""
     if wrong:
         _destroy_unfit(made, wrong)
         raise TokenUnfitError(f"the token made a key that is not as ordered ({'; '.join(wrong)}), so it was destroyed")
-    return made
 
 
 def _destroy_unfit(made: Object, wrong: list[str]) -> None:
@@ -133,25 +145,27 @@ def _destroy_unfit(made: Object, wrong: list[str]) -> None:
         ) from exc
 
 
-def differences(made: Object, expected: dict[Attribute, Any]) -> list[str]:
+def differences(made: Object, expected: dict[Attribute, Any], tolerated: Tolerated = MAY_BE_SILENT) -> list[str]:
     """What the token reports otherwise than ``expected``, as one phrase each."""
-    told = _tell(made, tuple(expected))
+    told = tell(made, tuple(expected))
     return [
         f"CKA_{attribute.name} is {told[attribute]!r} instead of {wanted!r}"
         for attribute, wanted in expected.items()
-        if told[attribute] != wanted and not (attribute in MAY_BE_SILENT and told[attribute] is None)
+        if told[attribute] != wanted and told[attribute] not in tolerated.get(attribute, ())
     ]
 
 
-def attest(found: Object, template: SecretTemplate) -> tuple[dict[str, Any], list[str]]:
+def attest(
+    found: Object, template: SecretTemplate, tolerated: Tolerated = MAY_BE_SILENT
+) -> tuple[dict[str, Any], list[str]]:
     """The attributes that decide, as the token reports them now (None where it does not), and what is not as made."""
     expected = template.expected(b"", "")
     names = (*expected, Attribute.DESTROYABLE, Attribute.KEY_GEN_MECHANISM)
-    told = {f"CKA_{name.name}": _readable(name, value) for name, value in _tell(found, names).items()}
+    told = {f"CKA_{name.name}": _readable(name, value) for name, value in tell(found, names).items()}
     decisive: dict[Attribute, Any] = {
         name: value for name, value in expected.items() if name not in (Attribute.ID, Attribute.LABEL)
     }
-    return told, differences(found, decisive)
+    return told, differences(found, decisive, tolerated)
 
 
 def _readable(name: Attribute, value: Any) -> Any:  # noqa: ANN401 - attributes have many types
@@ -161,14 +175,16 @@ def _readable(name: Attribute, value: Any) -> Any:  # noqa: ANN401 - attributes 
     kind = _NAMES.get(name)
     if kind is None or value is None:
         return value
+    if value == _UNAVAILABLE:
+        return None
     try:
         return f"CK{kind.prefix}_{kind.words(value).name}"
     except ValueError:
         return f"0x{value:08x}"
 
 
-def _tell(found: Object, names: tuple[Attribute, ...]) -> dict[Attribute, Any]:
-    """Read attributes one by one, since a token that knows one of them not may refuse them all."""
+def tell(found: Object, names: tuple[Attribute, ...]) -> dict[Attribute, Any]:
+    """Read attributes one by one, since a token that knows one of them not may refuse them all; None for such a one."""
     told: dict[Attribute, Any] = {}
     for name in names:
         try:

@@ -18,6 +18,7 @@ EXPECTED = {
     "TokenNotPresent": "SessionLostError",
     "KeyHandleInvalid": "ObjectLostError",
     "ObjectHandleInvalid": "ObjectLostError",
+    "UnwrappingKeyHandleInvalid": "ObjectLostError",
     "DeviceError": "TokenUnavailableError",
     "TokenNotRecognised": "TokenUnavailableError",
     "GeneralError": "TokenUnavailableError",
@@ -29,6 +30,8 @@ EXPECTED = {
     "EncryptedDataLenRange": "RejectedDataError",
     "SignatureInvalid": "RejectedDataError",
     "SignatureLenRange": "RejectedDataError",
+    "WrappedKeyInvalid": "RejectedDataError",
+    "WrappedKeyLenRange": "RejectedDataError",
     "MechanismInvalid": "UnsupportedOperationException",
     "FunctionNotSupported": "UnsupportedOperationException",
 }

@@ -23,9 +23,8 @@ from pkcs11.util.ec import encode_named_curve_parameters
 from hsmkms.errors import ObjectLostError, TokenError, TokenUnavailableError
 from hsmkms.hsm import handles
 from hsmkms.hsm.attributes import AES_256_BACKING_KEY, HARDENED, _TolerantMapper
-from hsmkms.hsm.check import Outcome
 from hsmkms.hsm.device import Device
-from hsmkms.hsm.objects import _tell
+from hsmkms.hsm.objects import tell
 from hsmkms.model.enums import Operation
 from hsmkms.model.permit import OperatorAct
 
@@ -187,7 +186,7 @@ def snapshot(device: Device) -> set[tuple[Any, ...]]:
     """Every object on the token, with all that it says of itself."""
     with closing(device._token.open(attribute_mapper=RawMapper())) as session:
         return {
-            (each.handle, *(f"{name.name}={told!r}" for name, told in _tell(each, tuple(Attribute)).items()))
+            (each.handle, *(f"{name.name}={told!r}" for name, told in tell(each, tuple(Attribute)).items()))
             for each in session.get_objects({Attribute.TOKEN: True})
         }
 
@@ -204,7 +203,7 @@ def test_foreign_objects(token: SoftHsm) -> None:
     listed = device.inventory(keys[0])
     assert {each.cka_id for each in listed} == {*keys, b"\xff", b"same", b"pair"}
     assert Counter(each.cka_id for each in listed)[b"same"] == 2
-    assert {each.outcome for each in device.checks()} == {Outcome.WORKS}
+    assert not any(each.failed for each in device.checks())
     for key in keys:
         assert device.attest(key)[1] == []
         assert device.destroy(permit(OperatorAct.RECONCILE, key), key)

@@ -20,7 +20,6 @@ from hsmkms.errors import (
     TokenNotFoundError,
     TokenUnavailableError,
 )
-from hsmkms.hsm.check import Outcome
 from hsmkms.hsm.device import Device
 from hsmkms.hsm.objects import find
 from hsmkms.model.enums import Operation
@@ -83,7 +82,7 @@ def test_every_procedure_goes_on(device: Device, key: bytes, mac_key: bytes, los
         lambda: device.mac(permit(OperatorAct.OPEN, mac_key), mac_key, b"challenge") == answer,
         lambda: {each.cka_id for each in device.inventory(mac_key)} == listed,
         lambda: len(device.random(permit(Operation.GENERATE_RANDOM), 9)) == 9,
-        lambda: {each.outcome for each in device.checks()} == {Outcome.WORKS},
+        lambda: not any(each.failed for each in device.checks()),
         lambda: device.limits() is not None,
         lambda: len(device.mechanisms()) > 10,
         lambda: new_key(device) != key,
@@ -128,7 +127,7 @@ def test_login_lost_during_a_search(
             device._recover()
         return found
 
-    monkeypatch.setattr("hsmkms.hsm.device.find", find_logged_out)
+    monkeypatch.setattr("hsmkms.hsm.connection.find", find_logged_out)
     assert device.holds(key)
     assert len(searched) == 2
 
@@ -235,7 +234,7 @@ def test_token_that_is_away(device: Device, key: bytes, lose: Lose, monkeypatch:
 
     sealed = encrypt(device, key)
     with monkeypatch.context() as patch:
-        patch.setattr("hsmkms.hsm.device.choose", away)
+        patch.setattr("hsmkms.hsm.connection.choose", away)
         lose(device)
         for act in (lambda: decrypt(device, key, sealed), device.ready, lambda: device.holds(key)):
             with pytest.raises(TokenUnavailableError):

@@ -36,7 +36,7 @@ def test_fork(token: SoftHsm, programs: Path) -> None:
     child = told["child"]
     own = child.pop("own")
     assert child.pop("close") == "done"
-    assert len(child) == 16
+    assert len(child) == 21
     assert child == dict.fromkeys(child, "ForkedProcessError")
     assert told["status"] == 0
     assert len(own) == 100

@@ -10,7 +10,7 @@ from pkcs11.mechanisms import KeyType
 from hsmkms.errors import TokenUnfitError
 from hsmkms.hsm import module as modules
 from hsmkms.hsm import profile as profiles
-from hsmkms.hsm.check import GCM_VECTOR, Outcome
+from hsmkms.hsm.check import GCM_VECTOR, Check, Outcome
 from hsmkms.hsm.device import Device
 from hsmkms.hsm.gcm import open_sealed
 
@@ -18,6 +18,15 @@ from hsmkms.hsm.gcm import open_sealed
 def without(*mechanisms: str) -> str:
     """SoftHSM configuration that hides mechanisms. SoftHSM 2.6.1 overlooks the first name after the minus."""
     return f"slots.mechanisms = -,{','.join(mechanisms)}\n"
+
+
+LIMITED_ON_SOFTHSM = {"OAEP SHA-256", "honest lengths"}
+"""Measured with SoftHSM 2.6.1: OAEP with SHA-1 only, and CKA_VALUE_LEN 0 for whatever was unwrapped."""
+
+
+def other_outcomes(checks: list[Check]) -> dict[str, Outcome]:
+    """The outcome of each check but for those of which it is known."""
+    return {each.name: each.outcome for each in checks if each.name not in LIMITED_ON_SOFTHSM}
 
 
 def objects(device: Device) -> int:
@@ -49,8 +58,15 @@ def test_checks(device: Device) -> None:
         "installation key",
         "HMAC-SHA-256",
         "object labels",
+        "OAEP SHA-1",
+        "OAEP SHA-256",
+        "AES-KWP",
+        "AES-CMAC",
+        "honest lengths",
     ]
-    assert {each.outcome for each in told.values()} == {Outcome.WORKS}
+    limited = {name for name, each in told.items() if each.outcome is Outcome.LIMITED}
+    assert limited == LIMITED_ON_SOFTHSM
+    assert {each.outcome for each in told.values()} == {Outcome.WORKS, Outcome.LIMITED}
     assert all(each.detail for each in told.values())
 
 
@@ -76,7 +92,7 @@ def test_token_without_aes_ecb(make_token: MakeToken) -> None:
     assert not device.profile.gcm_checked
     assert len(device.profile.quirks) == 1
     assert "AES-ECB" in device.profile.quirks[0]
-    told = {each.name: each.outcome for each in device.checks()}
+    told = other_outcomes(device.checks())
     assert told.pop("AES-GCM, computed answer") is Outcome.LIMITED
     assert set(told.values()) == {Outcome.WORKS}
 
@@ -105,7 +121,7 @@ def test_token_with_wrong_gcm(
 def test_failed_check_is_told(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     """A check that fails says so, and the others are made all the same."""
     monkeypatch.setitem(GCM_VECTOR, "sealed", "00" * 76)
-    told = {each.name: each.outcome for each in device.checks()}
+    told = other_outcomes(device.checks())
     assert told.pop("AES-GCM, published vector") is Outcome.FAILED
     assert set(told.values()) == {Outcome.WORKS}
 

@@ -9,7 +9,8 @@ from devices import SoftHsm, arguments, new_key, permit, report
 
 from hsmkms.hsm.device import Device
 from hsmkms.hsm.iv import IvSource
-from hsmkms.model.enums import Operation
+from hsmkms.hsm.unwrapping import WrappedMaterial
+from hsmkms.model.enums import Operation, WrappingAlgorithm
 from hsmkms.model.permit import OperatorAct
 
 
@@ -22,6 +23,11 @@ def outcome(act: Callable[[], object]) -> str:
     return "done"
 
 
+def material(wrapping_key: bytes) -> WrappedMaterial:
+    """What an import would bring."""
+    return WrappedMaterial(wrapping_key, WrappingAlgorithm.RSAES_OAEP_SHA_1, bytes(256))
+
+
 def in_child(token: SoftHsm, device: Device, ivs: IvSource, key: bytes) -> dict[str, Any]:
     """Use what the parent made, then a device of the child's own."""
     other = os.urandom(16)
@@ -31,6 +37,15 @@ def in_child(token: SoftHsm, device: Device, ivs: IvSource, key: bytes) -> dict[
         "decrypt": lambda: device.decrypt(permit(Operation.DECRYPT, key), key, bytes(12), bytes(20), b""),
         "random": lambda: device.random(permit(Operation.GENERATE_RANDOM), 4),
         "generate": lambda: device.generate_backing_key(permit(Operation.CREATE_KEY, other), other, "child"),
+        "wrapping_key": lambda: device.generate_wrapping_key(
+            permit(Operation.GET_PARAMETERS_FOR_IMPORT, other), other, "child", 2048
+        ),
+        "destroy_wrapping_key": lambda: device.destroy_wrapping_key(permit(OperatorAct.RECONCILE, key), key),
+        "fingerprints": lambda: device.fingerprints(permit(Operation.IMPORT_KEY_MATERIAL, key), material(key), "id"),
+        "unwrap": lambda: device.unwrap_backing_key(
+            permit(Operation.IMPORT_KEY_MATERIAL, key, other), material(key), other, "child"
+        ),
+        "wrapping_algorithms": device.wrapping_algorithms,
         "generate_mac_key": lambda: device.generate_mac_key(permit(OperatorAct.INITIALISE, other), other, "child"),
         "mac": lambda: device.mac(permit(OperatorAct.OPEN, key), key, b""),
         "destroy": lambda: device.destroy(permit(OperatorAct.RECONCILE, key), key),

@@ -1,0 +1,199 @@
+"""The connection: one logged-in token with its sessions and handles, shared by the whole process.
+
+Sessions are borrowed for the device call alone. Calls that may be repeated are repeated at most once, and only after a
+lost session or a dead handle.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+
+from msgspec import Struct
+from pkcs11.constants import ObjectClass
+from pkcs11.exceptions import PKCS11Error
+from pkcs11.types import Object, Session, Token
+
+from hsmkms.errors import ObjectLostError, SessionLostError, TokenNotFoundError, TokenUnavailableError
+from hsmkms.hsm.choice import TokenChoice, choose
+from hsmkms.hsm.cryptoki import TokenLimits
+from hsmkms.hsm.faults import AWAY, SESSION_LOST, translate, translated
+from hsmkms.hsm.handles import HandleIndex
+from hsmkms.hsm.login import LoginGate, PinReader, log_in, open_session
+from hsmkms.hsm.module import Module
+from hsmkms.hsm.objects import find
+from hsmkms.hsm.pool import SessionPool
+from hsmkms.process import ForkGuard
+
+Result = TypeVar("Result")
+
+
+class DeviceSettings(Struct, frozen=True, kw_only=True):
+    """How to reach a token, and what is allowed with it.
+
+    ``state_dir`` holds the lock and the mark of the login gate; times in seconds. ``host_unwrap``: imported key
+    material may pass through this process where the token cannot unwrap it by itself.
+    """
+
+    module: Path
+    choice: TokenChoice
+    state_dir: Path
+    environment: dict[str, str] = {}
+    init_reserved: str | None = None
+    max_sessions: int = 16
+    session_wait_seconds: float = 5.0
+    host_unwrap: bool = False
+
+
+class Connection:
+    """A logged-in token. Thread-safe; of no use in a forked child."""
+
+    def __init__(
+        self, settings: DeviceSettings, module: Module, read_pin: PinReader, *, accept_final_try: bool = False
+    ) -> None:
+        self._settings = settings
+        self._module = module
+        self._read_pin = read_pin
+        self._gate = LoginGate(settings.state_dir)
+        self._guard = ForkGuard()
+        self._recovering = threading.Lock()
+        self._login_handle = 0
+        self._handles = HandleIndex()
+        self._log_in(accept_final_try=accept_final_try)
+        self._pool = SessionPool(lambda: open_session(self._token), self._pool_size(), settings.session_wait_seconds)
+
+    def limits(self) -> TokenLimits | None:
+        """Session counts and memory as the token tells them now."""
+        self._guard.check()
+        return self._module.cryptoki.token_limits(self._token.slot.slot_id)
+
+    def _use(self, cka_id: bytes, attempt: Callable[[Session, int], Result]) -> Result:
+        """Run an idempotent call on a key; once more after a lost session or a dead handle."""
+        try:
+            return self._attempt(cka_id, attempt)
+        except (SessionLostError, ObjectLostError):
+            self._handles.forget(cka_id)
+            self._recover()
+        return self._attempt(cka_id, attempt)
+
+    def _attempt(self, cka_id: bytes, attempt: Callable[[Session, int], Result]) -> Result:
+        session = self._pool.take()
+        try:
+            handle = self._handles.lookup(cka_id)
+            if handle is None:
+                self._require_login(session)
+                handle = self._handles.search(session, cka_id)
+            result = attempt(session, handle)
+        except PKCS11Error as exc:
+            fault = translate(exc)
+            self._give_back(session, fault)
+            raise fault from exc
+        except BaseException as exc:
+            self._give_back(session, exc)
+            raise
+        self._pool.put(session)
+        return result
+
+    def _repeatable(self, attempt: Callable[[Session], Result]) -> Result:
+        """Run an idempotent call that needs no key; once more after a lost session."""
+        try:
+            return self._once(attempt)
+        except SessionLostError:
+            self._recover()
+        return self._once(attempt)
+
+    def _never_repeated(self, act: Callable[[Session], Result]) -> Result:
+        """Run a call that makes something; what it makes is lost from sight if the session is, so one try it is."""
+        self._recover()  # it must not meet a lost login
+        return self._once(act)
+
+    def _once(self, attempt: Callable[[Session], Result]) -> Result:
+        session = self._pool.take()
+        try:
+            with self._losses_told_apart(session):
+                result = attempt(session)
+        except BaseException as exc:
+            self._give_back(session, exc)
+            raise
+        self._pool.put(session)
+        return result
+
+    @contextmanager
+    def _losses_told_apart(self, session: Session) -> Iterator[None]:
+        """Translate faults; a handle that died with the login, as those of session objects do, is a lost session."""
+        login = self._login_handle
+        try:
+            with translated():
+                yield
+        except ObjectLostError as exc:
+            self._require_login(session)
+            if login != self._login_handle:
+                raise SessionLostError(SESSION_LOST) from exc
+            raise
+
+    def _give_back(self, session: Session, fault: BaseException) -> None:
+        if isinstance(fault, SessionLostError):
+            self._pool.discard(session)
+        else:
+            self._pool.put(session)
+
+    def _find(
+        self, session: Session, cka_id: bytes, object_class: ObjectClass = ObjectClass.SECRET_KEY
+    ) -> Object | None:
+        """A key, or None: absence counts only if one login held from before the search until after it."""
+        login = self._login_handle
+        self._require_login(session)
+        found = find(session, object_class, cka_id)
+        if found is None:
+            self._require_login(session)
+            if login != self._login_handle:
+                raise SessionLostError(SESSION_LOST)
+        return found
+
+    def _require_login(self, session: Session) -> None:
+        """Raise SessionLostError unless the session is logged in; without a login a search shows an empty token."""
+        if not self._module.cryptoki.logged_in(_handle(session)):
+            raise SessionLostError(SESSION_LOST)
+
+    def _recover(self) -> None:
+        """Log in again if the login was lost; one thread does it, the others find it done."""
+        self._guard.check()
+        with self._recovering:
+            lost = self._login_handle
+            if not self._module.cryptoki.logged_in(lost):
+                if lost:
+                    self._login_handle = 0  # closed once: a module may give its number to somebody else
+                    self._module.cryptoki.close_session(lost)  # it may live, logged out; Session.close() fails then
+                self._pool.discard_idle()
+                self._handles.forget_all()
+                try:
+                    self._log_in()
+                except TokenNotFoundError as exc:
+                    # It was there when this device was opened: not a wrong choice, but a token that is away.
+                    raise TokenUnavailableError(AWAY) from exc
+
+    def _log_in(self, *, accept_final_try: bool = False) -> None:
+        def find_token() -> Token:
+            self._token = choose(self._module, self._settings.choice)
+            return self._token
+
+        self._login = log_in(find_token, self._read_pin, self._gate, accept_final_try=accept_final_try)
+        self._login_handle = _handle(self._login)
+
+    def _pool_size(self) -> int:
+        """What the settings allow, within what the token allows besides the login session."""
+        limits = self.limits()
+        maxima = [limits.max_sessions, limits.max_rw_sessions] if limits else []
+        return max(1, min([self._settings.max_sessions, *(each - 1 for each in maxima if each is not None)]))
+
+    def _close_sessions(self) -> None:
+        if self._guard.foreign:
+            return
+        self._pool.close()
+        with suppress(PKCS11Error):  # a token that is gone cannot be logged out of
+            self._login.close()
+
+
+def _handle(session: Session) -> int:
+    return int(session.handle)  # type: ignore[attr-defined]  # the stub leaves it out

@@ -1,0 +1,196 @@
+"""Wrapping algorithms and wrapping keys: the tables, and what makes a key pair on the token.
+
+A wrapping key is an RSA key pair. Its private half stays on the token and unwraps; its public half goes to whoever has
+key material to import. Source of the algorithms: AWS KMS API Reference, GetParametersForImport; RFC 8017, section 7.1
+(OAEP, with the hash in MGF1 as well, and no label); RFC 5649 (AES key wrap with padding).
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.padding import MGF1, OAEP
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey, RSAPublicNumbers
+from cryptography.hazmat.primitives.keywrap import aes_key_wrap_with_padding
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from msgspec import Struct
+from pkcs11.constants import Attribute
+from pkcs11.mechanisms import MGF, KeyType, Mechanism
+from pkcs11.types import Object, PrivateKey, PublicKey, Session
+
+from hsmkms.errors import TokenError
+from hsmkms.hsm.attributes import PRIVATE_HALF, PUBLIC_HALF, WrappingKeyTemplate
+from hsmkms.hsm.faults import translated
+from hsmkms.hsm.objects import differences, require_as_ordered, tell
+from hsmkms.model.enums import WrappingAlgorithm
+
+MATERIAL_BYTES: Final = 32
+"""What a SYMMETRIC_DEFAULT key takes, and the length of the AES key in RSA_AES_KEY_WRAP."""
+
+_PUBLIC_EXPONENT: Final = b"\x01\x00\x01"
+
+
+class Oaep(NamedTuple):
+    """RSAES-OAEP with one hash: the mechanism's parameters, and the hash in this process."""
+
+    name: str
+    parameters: tuple[Mechanism, MGF, None]
+    algorithm: Callable[[], hashes.HashAlgorithm]
+
+
+class Steps(NamedTuple):
+    """What an algorithm consists of: OAEP, of the material itself or of an AES key that wraps it."""
+
+    oaep: Oaep
+    key_wrap: bool
+
+
+class Prf(NamedTuple):
+    """A function that tells materials from each other and gives nothing away of them."""
+
+    name: str
+    key_type: KeyType
+    mechanism: Mechanism
+
+
+OAEP_SHA_1: Final = Oaep("SHA-1", (Mechanism.SHA_1, MGF.SHA1, None), hashes.SHA1)  # OAEP needs no collision resistance
+OAEP_SHA_256: Final = Oaep("SHA-256", (Mechanism.SHA256, MGF.SHA256, None), hashes.SHA256)
+
+ALGORITHMS: Final[Mapping[WrappingAlgorithm, Steps]] = {
+    WrappingAlgorithm.RSAES_OAEP_SHA_256: Steps(OAEP_SHA_256, key_wrap=False),
+    WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_256: Steps(OAEP_SHA_256, key_wrap=True),
+    WrappingAlgorithm.RSAES_OAEP_SHA_1: Steps(OAEP_SHA_1, key_wrap=False),
+    WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_1: Steps(OAEP_SHA_1, key_wrap=True),
+}
+"""The strongest first. RSAES_PKCS1_V1_5 is not among them and never will be: its padding is an oracle."""
+
+AES_CMAC: Final = Prf("AES_CMAC", KeyType.AES, Mechanism.AES_CMAC)
+SHA256_HMAC: Final = Prf("SHA256_HMAC", KeyType.GENERIC_SECRET, Mechanism.SHA256_HMAC)
+PRFS: Final = (AES_CMAC, SHA256_HMAC)
+"""The preferred one first. The names go into material ids: they never change."""
+
+
+class Lengths(StrEnum):
+    """How a token lets the length of unwrapped material be proven."""
+
+    HONEST = "CKA_VALUE_LEN of unwrapped keys is right"
+    PROBED = "CKA_VALUE_LEN of unwrapped keys is not right: their length is proven by trying HMAC and AES"
+    UNPROVEN = "nothing proves the length of unwrapped keys: no key material can be imported"
+
+
+class ImportProfile(Struct, frozen=True, kw_only=True):
+    """What a token can do with imported material, found out by trying.
+
+    ``oaep``: the hashes that it unwraps OAEP with. ``key_wrap``: AES-KWP as well. ``raw_rsa``: this process may remove
+    the padding of other hashes, and the token lets it.
+    """
+
+    oaep: tuple[Oaep, ...] = ()
+    key_wrap: bool = False
+    prfs: tuple[Prf, ...] = ()
+    lengths: Lengths = Lengths.UNPROVEN
+    raw_rsa: bool = False
+
+    def algorithms(self) -> tuple[WrappingAlgorithm, ...]:
+        """What can be imported with: what the token does by itself first, and of both the strongest first."""
+        on_device = tuple(filter(self.on_device, ALGORITHMS))
+        return on_device + tuple(each for each in ALGORITHMS if self.through_host(each))
+
+    def on_device(self, algorithm: WrappingAlgorithm) -> bool:
+        """True if the token does every step by itself."""
+        steps = ALGORITHMS.get(algorithm)
+        return steps is not None and self._fit and steps.oaep in self.oaep and (self.key_wrap or not steps.key_wrap)
+
+    def through_host(self, algorithm: WrappingAlgorithm) -> bool:
+        """True if the bytes have to pass through this process, and may."""
+        steps = ALGORITHMS.get(algorithm)
+        return (
+            (steps is not None and self._fit and self.raw_rsa)
+            and steps.oaep not in self.oaep
+            and (self.key_wrap or not steps.key_wrap)
+        )
+
+    @property
+    def _fit(self) -> bool:
+        return bool(self.oaep and self.prfs) and self.lengths is not Lengths.UNPROVEN
+
+
+# -- in this process ------------------------------------------------------------------------------------------------
+
+
+def wrap(public: RSAPublicKey, algorithm: WrappingAlgorithm, secret: bytes) -> bytes:
+    """Wrap random bytes for a probe, as a client of the API would wrap its material."""
+    steps = ALGORITHMS[algorithm]
+    if not steps.key_wrap:
+        return oaep_encrypt(public, steps.oaep, secret)
+    wrapping = os.urandom(MATERIAL_BYTES)
+    return oaep_encrypt(public, steps.oaep, wrapping) + aes_key_wrap_with_padding(wrapping, secret)
+
+
+def oaep_encrypt(public: RSAPublicKey, oaep: Oaep, secret: bytes) -> bytes:
+    """RSAES-OAEP under the public half of a wrapping key."""
+    return public.encrypt(secret, OAEP(MGF1(oaep.algorithm()), oaep.algorithm(), None))
+
+
+def modulus_bytes(public: RSAPublicKey) -> int:
+    """The length of one RSA block."""
+    return (public.key_size + 7) // 8
+
+
+# -- on the token ---------------------------------------------------------------------------------------------------
+
+
+def generate_pair(
+    session: Session, template: WrappingKeyTemplate, bits: int, cka_id: bytes, label: str
+) -> RSAPublicKey:
+    """Make a wrapping key that stays on the token, read it back and compare; its public half.
+
+    Raises TokenUnfitError naming what the token ignored; the key is destroyed then.
+    """
+    public, private = make_pair(session, template, bits, cka_id, label, store=True)
+    told = public_half(public)
+    with translated():
+        public.destroy()
+    wrong = differences(private, template.expected(cka_id, label))
+    if told.key_size != bits:
+        wrong.append(f"it has {told.key_size} bits instead of {bits}")
+    if public_half(private).public_numbers() != told.public_numbers():
+        wrong.append("its halves do not belong together")
+    require_as_ordered(private, wrong)
+    return told
+
+
+def make_pair(
+    session: Session, template: WrappingKeyTemplate, bits: int, cka_id: bytes, label: str, *, store: bool
+) -> tuple[PublicKey, PrivateKey]:
+    """C_GenerateKeyPair. ``store`` is for the private half; the public one is a session object."""
+    with translated():
+        return session.generate_keypair(
+            KeyType.RSA,
+            bits,
+            id=cka_id,
+            label=label,
+            store=store,
+            capabilities=template.capabilities,
+            mechanism=Mechanism.RSA_PKCS_KEY_PAIR_GEN,
+            public_template=dict(PUBLIC_HALF),
+            private_template=dict(PRIVATE_HALF),
+        )
+
+
+def public_half(half: Object) -> RSAPublicKey:
+    """The public key, told by either half; a private one may keep the exponent to itself."""
+    with translated():
+        modulus = half[Attribute.MODULUS]
+    exponent = tell(half, (Attribute.PUBLIC_EXPONENT,))[Attribute.PUBLIC_EXPONENT] or _PUBLIC_EXPONENT
+    try:
+        return RSAPublicNumbers(int.from_bytes(exponent), int.from_bytes(modulus)).public_key()
+    except ValueError as exc:
+        raise TokenError("the token tells no usable public key of a wrapping key") from exc
+
+
+def subject_public_key_info(public: RSAPublicKey) -> bytes:
+    """DER SubjectPublicKeyInfo (RFC 5280), as the API hands it out."""
+    return public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

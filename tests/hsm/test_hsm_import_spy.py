@@ -1,0 +1,140 @@
+"""Evidence from the device: what really passes between hsmkms and the token during an import.
+
+``pkcs11-spy`` (OpenSC) stands between both and writes down every call with its arguments.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import devices
+import pytest
+import spylog
+from devices import SoftHsm
+from msgspec import Struct
+
+from hsmkms.hsm.host_unwrap import remove_padding
+from hsmkms.hsm.wrapping import OAEP_SHA_256
+from hsmkms.model.enums import WrappingAlgorithm
+
+ON_DEVICE = (WrappingAlgorithm.RSAES_OAEP_SHA_1, WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_1)
+THROUGH_THE_HOST = (WrappingAlgorithm.RSAES_OAEP_SHA_256, WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_256)
+
+
+class Spied(Struct, frozen=True, kw_only=True):
+    """What the import job reported, and the calls that the spy saw."""
+
+    told: dict[str, dict[str, Any]]
+    refusal: str
+    secret: str
+    calls: list[spylog.SpyCall]
+
+    def unwrapped(self) -> list[spylog.SpyCall]:
+        """All calls that unwrapped something."""
+        return [each for each in spylog.named(self.calls, "C_UnwrapKey") if each.returned == "CKR_OK"]
+
+    def stayed(self) -> list[spylog.SpyCall]:
+        """Those that made an object that stays."""
+        return list(filter(stays, self.unwrapped()))
+
+
+def stays(call: spylog.SpyCall) -> bool:
+    """True if the call makes an object that stays."""
+    return ("CKA_TOKEN", "True") in call.attributes.items()
+
+
+def dumped(text: str) -> bytes:
+    """All bytes that a piece of the log shows in hexadecimal, one after the other, in both layouts of the spy."""
+    lines = re.findall(r"^    (?:[0-9A-F]{8}  )?((?:[0-9A-F]{2} ?)+)(?=$| )", text, re.MULTILINE)
+    return bytes.fromhex("".join(lines))
+
+
+def seen(job: Spied, secret: bytes) -> bool:
+    """True if the log shows the secret, as whatever parameter of whatever call."""
+    return any(secret in dumped(each.text) for each in job.calls)
+
+
+def spy_on(folder: Path, spy_path: Path, programs: Path, *, host_unwrap: bool) -> Spied:
+    """Run the import job through the spy."""
+    folder.mkdir()
+    log = folder / "spy.log"
+    token = SoftHsm.make(folder)
+    told = devices.run(programs / "import_job.py", token.spied(spy_path, log), host_unwrap=host_unwrap)
+    return Spied(calls=spylog.read(log), **told)
+
+
+@pytest.fixture(scope="module")
+def spied(scratch: Path, spy_path: Path, programs: Path) -> Spied:
+    """Imports as they are done but for development."""
+    return spy_on(scratch / "spied-import", spy_path, programs, host_unwrap=False)
+
+
+@pytest.fixture(scope="module")
+def spied_host(scratch: Path, spy_path: Path, programs: Path) -> Spied:
+    """Imports with ``host_unwrap``."""
+    return spy_on(scratch / "spied-host-import", spy_path, programs, host_unwrap=True)
+
+
+def test_spied_imports_work(spied: Spied, spied_host: Spied) -> None:
+    """What was spied upon are imports that did what they should, and one that was refused."""
+    for job, algorithms, on_device in (
+        (spied, ON_DEVICE, {True}),
+        (spied_host, (*ON_DEVICE, *THROUGH_THE_HOST), {True, False}),
+    ):
+        assert tuple(job.told) == algorithms
+        assert {each["on_device"] for each in job.told.values()} == on_device
+        assert all(each["works"] and not each["deviations"] for each in job.told.values())
+        assert all(each["fingerprints"] == each["expected"] for each in job.told.values())
+        assert job.refusal == "RejectedDataError"
+        assert len(job.stayed()) == len(algorithms)
+
+
+def test_what_stays_is_unwrapped_as_ordered(spied: Spied, spied_host: Spied) -> None:
+    """C_UnwrapKey makes what stays: sensitive, not extractable, for two usages only."""
+    for call in (*spied.stayed(), *spied_host.stayed()):
+        yes = {name for name, value in call.attributes.items() if value == "True"}
+        no = {name for name, value in call.attributes.items() if value == "False"}
+        assert yes == {"CKA_TOKEN", "CKA_PRIVATE", "CKA_SENSITIVE", "CKA_ENCRYPT", "CKA_DECRYPT"}
+        usages = {f"CKA_{name}" for name in ("SIGN", "VERIFY", "WRAP", "UNWRAP", "DERIVE")}
+        assert no - {"CKA_COPYABLE"} == usages | {"CKA_EXTRACTABLE", "CKA_MODIFIABLE"}
+
+
+def test_session_copies_can_do_one_thing(spied: Spied, spied_host: Spied) -> None:
+    """All else that is unwrapped are session objects, sensitive, not extractable, that only sign or only unwrap."""
+    usages = {f"CKA_{name}" for name in ("ENCRYPT", "DECRYPT", "SIGN", "VERIFY", "WRAP", "UNWRAP", "DERIVE")}
+    for job in (spied, spied_host):
+        copies = [each for each in job.unwrapped() if not stays(each)]
+        assert copies
+        for call in copies:
+            assert (call.attributes["CKA_SENSITIVE"], call.attributes["CKA_EXTRACTABLE"]) == ("True", "False")
+            able = {name for name in usages if call.attributes[name] == "True"}
+            assert able in ({"CKA_SIGN"}, {"CKA_UNWRAP"})
+
+
+def test_material_does_not_pass_through_the_host(spied: Spied) -> None:
+    """No object is created from bytes, none is wrapped or read, RSA decrypts nothing: no call shows the material."""
+    forbidden = ("C_CreateObject", "C_CopyObject", "C_WrapKey", "C_DeriveKey", "C_SetAttributeValue")
+    assert spylog.named(spied.calls, *forbidden) == []
+    started = spylog.named(spied.calls, "C_DecryptInit")
+    assert started
+    assert all("CKM_AES_GCM" in each.text for each in started)
+    read = {name for each in spylog.named(spied.calls, "C_GetAttributeValue") for name in each.attributes}
+    assert "CKA_VALUE" not in read
+    assert not seen(spied, bytes.fromhex(spied.secret))
+
+
+def test_host_unwrap_creates_no_object(spied_host: Spied) -> None:
+    """With ``host_unwrap`` raw RSA is decrypted, and the bytes go back by C_UnwrapKey, never by C_CreateObject."""
+    assert spylog.named(spied_host.calls, "C_CreateObject") == []
+    started = [each for each in spylog.named(spied_host.calls, "C_DecryptInit") if "CKM_RSA_X_509" in each.text]
+    assert started
+    raw = [each for each in spylog.named(spied_host.calls, "C_Decrypt") if "pData[*pulDataLen]" in each.text]
+    blocks = [dumped(each.text.partition("pData[*pulDataLen]")[2]) for each in raw]
+    opened = [remove_padding(each, OAEP_SHA_256) for each in blocks if len(each) == 256]
+    assert bytes.fromhex(spied_host.secret) in opened
+
+
+def test_the_search_for_secrets_finds(spied: Spied) -> None:
+    """What is passed to the token is found by the search above: a plaintext, and the label of a key."""
+    assert seen(spied, b"plaintext")
+    assert seen(spied, b"hsmkms spied import")

@@ -1,0 +1,538 @@
+"""Unwrapping: the way of imported key material onto the token, and every way in which it may be wrong."""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import wrapped
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.padding import MGF1, OAEP
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from devices import MakeToken, SoftHsm, new_key, permit
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from pkcs11.constants import Attribute
+from pkcs11.types import Session
+
+from hsmkms.errors import (
+    HsmKmsError,
+    ObjectLostError,
+    RejectedDataError,
+    RejectedMaterialError,
+    SessionLostError,
+    TokenError,
+    TokenUnavailableError,
+    TokenUnfitError,
+    UnsupportedOperationException,
+)
+from hsmkms.hsm import unwrapping, wrapping
+from hsmkms.hsm.attributes import AES_256_BACKING_KEY, ImportedTemplate
+from hsmkms.hsm.device import Device
+from hsmkms.hsm.unwrapping import CANNOT_OPEN, WRONG_LENGTH, WrappedMaterial
+from hsmkms.hsm.wrapping import Lengths
+from hsmkms.model.enums import Operation, WrappingAlgorithm
+from hsmkms.model.permit import OperatorAct, Permit
+
+OAEP_1, KEY_WRAP_1 = WrappingAlgorithm.RSAES_OAEP_SHA_1, WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_1
+OAEP_256, KEY_WRAP_256 = WrappingAlgorithm.RSAES_OAEP_SHA_256, WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_256
+ON_DEVICE = (OAEP_1, KEY_WRAP_1)
+EVERY_ALGORITHM = (OAEP_1, KEY_WRAP_1, OAEP_256, KEY_WRAP_256)
+WRONG_LENGTHS = (0, 1, 5, 16, 24, 31, 33, 40, 48, 64)
+MAX_BYTES = 6144
+"""The most that EncryptedKeyMaterial may have."""
+
+IMPORTED_KEY = {
+    "CKA_CLASS": "CKO_SECRET_KEY",
+    "CKA_KEY_TYPE": "CKK_AES",
+    "CKA_VALUE_LEN": 0,
+    "CKA_TOKEN": True,
+    "CKA_PRIVATE": True,
+    "CKA_SENSITIVE": True,
+    "CKA_ALWAYS_SENSITIVE": False,
+    "CKA_EXTRACTABLE": False,
+    "CKA_NEVER_EXTRACTABLE": False,
+    "CKA_MODIFIABLE": False,
+    "CKA_COPYABLE": False,
+    "CKA_DESTROYABLE": True,
+    "CKA_LOCAL": False,
+    "CKA_KEY_GEN_MECHANISM": None,
+    "CKA_ENCRYPT": True,
+    "CKA_DECRYPT": True,
+    "CKA_SIGN": False,
+    "CKA_VERIFY": False,
+    "CKA_WRAP": False,
+    "CKA_UNWRAP": False,
+    "CKA_DERIVE": False,
+}
+"""Typed by hand from design decision 4 and PKCS #11 2.40, section 5.13; SoftHSM tells no length."""
+
+
+class Bench:
+    """A device, a wrapping key on it, and what it takes to import with it."""
+
+    def __init__(self, device: Device, bits: int = 2048) -> None:
+        self.device = device
+        self.witness = new_key(device)
+        self.key, self.public_key = self.new_wrapping_key(bits)
+
+    def new_wrapping_key(self, bits: int = 2048) -> tuple[bytes, bytes]:
+        """Make another one; its CKA_ID and its public half."""
+        key = os.urandom(16)
+        shown = permit(Operation.GET_PARAMETERS_FOR_IMPORT, key)
+        return key, self.device.generate_wrapping_key(shown, key, "a wrapping key", bits)
+
+    def material(self, algorithm: WrappingAlgorithm, ciphertext: bytes) -> WrappedMaterial:
+        """What an import brings."""
+        return WrappedMaterial(self.key, algorithm, ciphertext)
+
+    def wrap(self, algorithm: WrappingAlgorithm, secret: bytes, **settings: int) -> WrappedMaterial:
+        """The same, for material that is wrapped as it must be."""
+        return self.material(algorithm, wrapped.wrap(self.public_key, algorithm, secret, **settings))
+
+    def may(self, *cka_ids: bytes) -> Permit:
+        """A permit for an import that makes these objects."""
+        return permit(Operation.IMPORT_KEY_MATERIAL, self.key, *cka_ids)
+
+    def fingerprints(self, material: WrappedMaterial, key_id: str = "key id") -> dict[str, bytes]:
+        """Fingerprints of material."""
+        return self.device.fingerprints(self.may(material.wrapping_key), material, key_id)
+
+    def bring(self, material: WrappedMaterial, label: str = "imported") -> bytes:
+        """Import; the CKA_ID of the backing key."""
+        new = os.urandom(16)
+        self.device.unwrap_backing_key(self.may(new, material.wrapping_key), material, new, label)
+        return new
+
+    def objects(self) -> int:
+        """How many objects a session sees, of the token and of sessions."""
+        with self.device._pool.session() as session:
+            return len(list(session.get_objects({})))
+
+    def refused(self, material: WrappedMaterial, kind: type[HsmKmsError], sentence: str) -> None:
+        """Both procedures refuse the material with the same error, and neither leaves anything."""
+        before = self.objects()
+        for act in (self.fingerprints, self.bring):
+            with pytest.raises(kind) as caught:
+                act(material)
+            assert type(caught.value) is kind
+            assert str(caught.value) == sentence
+        assert self.objects() == before
+
+
+@pytest.fixture
+def bench(device: Device) -> Bench:
+    """A fresh token with a wrapping key."""
+    return Bench(device)
+
+
+@pytest.fixture
+def host_bench(token: SoftHsm) -> Iterator[Bench]:
+    """The same where key material may pass through this process."""
+    device = token.open(host_unwrap=True)
+    yield Bench(device)
+    device.close()
+
+
+def opens(bench: Bench, key: bytes, secret: bytes) -> bool:
+    """True if what the device encrypts under ``key`` is opened by the material itself, without a token."""
+    iv, body = bench.device.encrypt(permit(Operation.ENCRYPT, key), key, b"plaintext", b"aad")
+    return AESGCM(secret).decrypt(iv, body, b"aad") == b"plaintext"
+
+
+# -- what is right --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", [2048, 3072, 4096])
+def test_material_arrives(device: Device, bits: int) -> None:
+    """What was wrapped elsewhere is the key that encrypts on the token afterwards; copies are gone, it stays."""
+    bench = Bench(device, bits)
+    for algorithm in ON_DEVICE:
+        secret, before = os.urandom(32), bench.objects()
+        material = bench.wrap(algorithm, secret)
+        assert bench.fingerprints(material) == wrapped.expected_fingerprints(secret, "key id")
+        assert bench.objects() == before
+        key = bench.bring(material)
+        assert bench.objects() == before + 1
+        assert opens(bench, key, secret)
+        assert {each.cka_id for each in device.inventory(bench.witness)} >= {key, bench.key, bench.witness}
+
+
+def test_attributes_of_an_imported_key(bench: Bench) -> None:
+    """An imported key reports exactly what design decision 4 orders, and honestly that it was not made here."""
+    key = bench.bring(bench.wrap(OAEP_1, os.urandom(32)), "a label")
+    attributes, deviations = bench.device.attest(key, imported=True)
+    assert attributes == IMPORTED_KEY | {"CKA_ID": key.hex(), "CKA_LABEL": "a label"}
+    assert deviations == []
+
+
+def test_imported_and_generated_are_not_confused(bench: Bench) -> None:
+    """Attesting an imported key as a generated one names each attribute that differs, and the other way round."""
+    key = bench.bring(bench.wrap(OAEP_1, os.urandom(32)))
+    _, deviations = bench.device.attest(key)
+    honest = ["LOCAL", "ALWAYS_SENSITIVE", "NEVER_EXTRACTABLE"]
+    assert deviations == [
+        "CKA_VALUE_LEN is 0 instead of 32",
+        *(f"CKA_{name} is False instead of True" for name in honest),
+    ]
+    _, deviations = bench.device.attest(bench.witness, imported=True)
+    assert deviations == [f"CKA_{name} is True instead of False" for name in honest]
+
+
+def test_no_length_is_a_deviation_on_an_honest_token(bench: Bench) -> None:
+    """Where lengths are told honestly, an imported key of which none is told is not as ordered."""
+    key = bench.bring(bench.wrap(OAEP_1, os.urandom(32)))
+    bench.device._imports = replace(bench.device._import_profile(), lengths=Lengths.HONEST)
+    assert bench.device.attest(key, imported=True)[1] == ["CKA_VALUE_LEN is 0 instead of 32"]
+
+
+def test_fingerprints(bench: Bench, make_token: MakeToken) -> None:
+    """They depend on material and key id alone: not on wrapping key, algorithm, encryption or token."""
+    secret = os.urandom(32)
+    told = bench.fingerprints(bench.wrap(OAEP_1, secret))
+    assert list(told) == ["AES_CMAC", "SHA256_HMAC"]
+    assert bench.fingerprints(bench.wrap(KEY_WRAP_1, secret)) == told
+    assert bench.fingerprints(bench.wrap(OAEP_1, os.urandom(32))) != told
+    assert bench.fingerprints(bench.wrap(OAEP_1, secret), "another") != told
+    bench.device.close()
+    other = Bench(make_token().open())
+    assert other.fingerprints(other.wrap(OAEP_1, secret)) == told
+
+
+def test_fingerprints_give_nothing_away(bench: Bench) -> None:
+    """No fingerprint is AES of a zero block, which is what authenticates AES-GCM, nor of any other single block."""
+    secret = bytes(32)
+    told = bench.fingerprints(bench.wrap(OAEP_1, secret), "")
+    zero = wrapped.key_wrap(secret, b"")  # AES of one block, of RFC 5649
+    assert told["AES_CMAC"] not in {bytes.fromhex("dc95c078a2408989ad48a21492842087"), zero}
+    assert len(unwrapping.FINGERPRINT_LABEL) > 16
+
+
+def test_import_again(bench: Bench) -> None:
+    """The same material can be imported again, with the same ciphertext and with another, into objects of their own."""
+    secret = os.urandom(32)
+    material = bench.wrap(OAEP_1, secret)
+    keys = [bench.bring(material), bench.bring(material), bench.bring(bench.wrap(KEY_WRAP_1, secret))]
+    assert all(opens(bench, key, secret) for key in keys)
+    assert bench.device.destroy(permit(OperatorAct.MAINTAIN, keys[0]), keys[0])
+    assert opens(bench, keys[1], secret)
+
+
+def test_imported_key_is_found_again(bench: Bench, token: SoftHsm) -> None:
+    """After the wrapping key is gone and the device was closed, the imported key is there and works."""
+    secret = os.urandom(32)
+    key = bench.bring(bench.wrap(KEY_WRAP_1, secret))
+    bench.device.destroy_wrapping_key(permit(OperatorAct.MAINTAIN, bench.key), bench.key)
+    bench.device.close()
+    bench.device = token.open()
+    assert opens(bench, key, secret)
+
+
+# -- what is wrong --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", WRONG_LENGTHS)
+def test_wrong_lengths(bench: Bench, length: int) -> None:
+    """Material of any other length than 32 bytes is refused as such, by every algorithm."""
+    assert WRONG_LENGTH == "the key material must have exactly 32 bytes"
+    for algorithm in ON_DEVICE:
+        if length == 0 and algorithm is KEY_WRAP_1:
+            continue  # AES-KWP of nothing is not defined: see test_key_wrap_of_nothing
+        bench.refused(bench.wrap(algorithm, os.urandom(length)), RejectedMaterialError, WRONG_LENGTH)
+
+
+def test_lengths_by_the_thousand(bench: Bench) -> None:
+    """AES-KWP brings any length; also those far from 32 are refused as wrong lengths."""
+    for length in (100, 128, 1000, 4096, MAX_BYTES - 256 - 8):
+        bench.refused(bench.wrap(KEY_WRAP_1, os.urandom(length)), RejectedMaterialError, WRONG_LENGTH)
+
+
+def test_key_wrap_of_nothing(bench: Bench) -> None:
+    """AES-KWP of no bytes at all is refused, as damage."""
+    bench.refused(bench.wrap(KEY_WRAP_1, b""), RejectedDataError, CANNOT_OPEN)
+
+
+@pytest.mark.parametrize("length", [0, 16, 24, 31, 33, 48])
+def test_wrapping_aes_key_of_another_length(bench: Bench, length: int) -> None:
+    """The AES key of RSA_AES_KEY_WRAP must have 256 bits; any other counts as damage."""
+    key = os.urandom(32)
+    block = wrapped.oaep(bench.public_key, KEY_WRAP_1, key[:length].ljust(length, b"\0"))
+    aes_key = key[:length] if length in {16, 24} else key
+    ciphertext = block + wrapped.key_wrap(aes_key, os.urandom(32))
+    bench.refused(bench.material(KEY_WRAP_1, ciphertext), RejectedDataError, CANNOT_OPEN)
+
+
+def malformed(bench: Bench, algorithm: WrappingAlgorithm) -> dict[str, bytes]:
+    """Ciphertexts that cannot be right, by what is wrong with them."""
+    good = wrapped.wrap(bench.public_key, algorithm, os.urandom(32))
+    block, rest = good[:256], good[256:]
+    _, foreign = bench.new_wrapping_key()
+    modulus = wrapped.load(bench.public_key).public_numbers().n
+    told = {
+        "nothing": b"",
+        "one byte": b"\0",
+        "one byte less": good[:-1],
+        "one byte more": good + b"\0",
+        "eight bytes more": good + bytes(8),
+        "the first byte missing": good[1:],
+        "a zero before it": b"\0" + good,
+        "twice": good + good,
+        "zeros": bytes(len(good)),
+        "ones": b"\xff" * len(good),
+        "the modulus": modulus.to_bytes(256) + rest,
+        "the modulus less one": (modulus - 1).to_bytes(256) + rest,
+        "the number one": (1).to_bytes(256) + rest,
+        "random": os.urandom(len(good)),
+        "random block": os.urandom(256) + rest,
+        "a foreign wrapping key": wrapped.wrap(foreign, algorithm, os.urandom(32)),
+        "the most that there may be": os.urandom(MAX_BYTES),
+    }
+    told |= {f"bit flipped in byte {at}": flipped(good, at) for at in (0, 1, 128, 254, 255, len(good) - 1)}
+    if rest:
+        told |= {
+            "no second part": block,
+            "random second part": block + os.urandom(len(rest)),
+            "second part of another": block + wrapped.wrap(bench.public_key, algorithm, os.urandom(32))[256:],
+        }
+        told |= {f"second part of {length} bytes": block + os.urandom(length) for length in (1, 7, 8, 15, 16, 24, 41)}
+        told |= {f"bit flipped in second part, byte {at}": flipped(good, 256 + at) for at in range(0, len(rest), 5)}
+    return told
+
+
+def flipped(data: bytes, at: int) -> bytes:
+    """The same with one bit changed."""
+    return data[:at] + bytes((data[at] ^ 1,)) + data[at + 1 :]
+
+
+@pytest.mark.parametrize("algorithm", ON_DEVICE)
+def test_malformed(bench: Bench, algorithm: WrappingAlgorithm) -> None:
+    """Whatever is wrong with a ciphertext is the same refusal, and leaves nothing on the token."""
+    for ciphertext in malformed(bench, algorithm).values():
+        bench.refused(bench.material(algorithm, ciphertext), RejectedDataError, CANNOT_OPEN)
+    assert opens(bench, bench.bring(bench.wrap(algorithm, bytes(32))), bytes(32))
+
+
+@pytest.mark.parametrize("algorithm", EVERY_ALGORITHM)
+def test_malformed_through_the_host(host_bench: Bench, algorithm: WrappingAlgorithm) -> None:
+    """The same where the host removes the padding."""
+    for ciphertext in malformed(host_bench, algorithm).values():
+        host_bench.refused(host_bench.material(algorithm, ciphertext), RejectedDataError, CANNOT_OPEN)
+
+
+def test_algorithms_are_not_confused(host_bench: Bench) -> None:
+    """Material that is wrapped by one algorithm is not opened as if by another."""
+    for right in EVERY_ALGORITHM:
+        ciphertext = host_bench.wrap(right, os.urandom(32)).ciphertext
+        for wrong in set(EVERY_ALGORITHM) - {right}:
+            host_bench.refused(host_bench.material(wrong, ciphertext), RejectedDataError, CANNOT_OPEN)
+
+
+def test_oaep_with_a_label(bench: Bench) -> None:
+    """OAEP with a label, or with another hash in MGF1, is not opened."""
+    hashes = {each: wrapped.HASHES[each] for each in (OAEP_1, OAEP_256)}
+    public = wrapped.load(bench.public_key)
+    for padding in (
+        OAEP(MGF1(hashes[OAEP_1]), hashes[OAEP_1], b"label"),
+        OAEP(MGF1(hashes[OAEP_256]), hashes[OAEP_1], None),
+        OAEP(MGF1(hashes[OAEP_1]), hashes[OAEP_256], None),
+    ):
+        bench.refused(bench.material(OAEP_1, public.encrypt(bytes(32), padding)), RejectedDataError, CANNOT_OPEN)
+
+
+@pytest.mark.parametrize("algorithm", [WrappingAlgorithm.RSAES_PKCS1_V1_5, OAEP_256, KEY_WRAP_256])
+def test_algorithm_that_is_not_done(bench: Bench, algorithm: WrappingAlgorithm) -> None:
+    """An algorithm that this token cannot do, or that nobody does, is refused by naming those that work."""
+    can = "it can do RSAES_OAEP_SHA_1, RSA_AES_KEY_WRAP_SHA_1"
+    sentence = f"this token cannot unwrap {algorithm}: {can}"
+    bench.refused(bench.material(algorithm, bytes(256)), UnsupportedOperationException, sentence)
+
+
+def test_wrapping_key_that_is_gone(bench: Bench) -> None:
+    """Without its wrapping key nothing is opened; a secret key is none."""
+    material = bench.wrap(OAEP_1, os.urandom(32))
+    sentence = "the wrapping key is not on the token now: get new parameters with GetParametersForImport"
+    secret_key = WrappedMaterial(bench.witness, OAEP_1, material.ciphertext)
+    bench.refused(secret_key, ObjectLostError, sentence)
+    bench.device.destroy_wrapping_key(permit(OperatorAct.MAINTAIN, bench.key), bench.key)
+    bench.refused(material, ObjectLostError, sentence)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    algorithm=st.sampled_from(EVERY_ALGORITHM),
+    ciphertext=st.binary(max_size=600) | st.integers(0, MAX_BYTES).map(os.urandom),
+    behind_a_good_block=st.booleans(),
+)
+@example(algorithm=KEY_WRAP_1, ciphertext=b"", behind_a_good_block=True)
+@example(algorithm=OAEP_1, ciphertext=bytes(MAX_BYTES), behind_a_good_block=False)
+def test_garbage(
+    host_bench: Bench,
+    algorithm: WrappingAlgorithm,
+    ciphertext: bytes,
+    behind_a_good_block: bool,  # noqa: FBT001 - drawn by hypothesis
+) -> None:
+    """No garbage causes anything but the two refusals, and the device is well afterwards."""
+    if behind_a_good_block and algorithm in wrapped.KEY_WRAP:
+        ciphertext = wrapped.oaep(host_bench.public_key, algorithm, os.urandom(32)) + ciphertext
+    with pytest.raises((RejectedDataError, RejectedMaterialError)):
+        host_bench.fingerprints(host_bench.material(algorithm, ciphertext))
+
+
+def test_refusals_leave_nothing(host_bench: Bench) -> None:
+    """After hundreds of refusals there is no object more than before, in any session."""
+    before = host_bench.objects()
+    for algorithm in EVERY_ALGORITHM:
+        materials = [host_bench.wrap(algorithm, os.urandom(31)), host_bench.material(algorithm, os.urandom(296))]
+        for material in materials * 25:
+            with pytest.raises((RejectedDataError, RejectedMaterialError)):
+                host_bench.bring(material)
+    assert host_bench.objects() == before
+    assert host_bench.device._pool._opened == 1
+
+
+# -- a device in trouble --------------------------------------------------------------------------------------------
+
+
+def test_trouble_is_not_bad_data(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a sample that is right is not opened either, then the device is in trouble, and no data is blamed."""
+    monkeypatch.setattr(unwrapping, "wrap", lambda *_: os.urandom(256))
+    before = bench.objects()
+    with pytest.raises(TokenUnavailableError):
+        bench.fingerprints(bench.material(OAEP_1, os.urandom(256)))
+    monkeypatch.setattr(unwrapping, "wrap", lambda *_: wrapped.wrap(bench.public_key, OAEP_1, bytes(31)))
+    with pytest.raises(TokenError, match="refuses to unwrap what is right"):
+        bench.fingerprints(bench.material(OAEP_1, os.urandom(256)))
+    assert bench.objects() == before
+
+
+def test_key_that_dies_in_between(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrapping key that somebody destroys while it is used is gone, not a lost session: the login held."""
+    shown = permit(OperatorAct.MAINTAIN, bench.key)
+    original = wrapping.public_half
+
+    def destroyed(half: Any) -> rsa.RSAPublicKey:  # noqa: ANN401 - python-pkcs11's objects
+        told = original(half)
+        half.destroy()
+        return told
+
+    monkeypatch.setattr(unwrapping, "public_half", destroyed)
+    with pytest.raises(ObjectLostError, match="the wrapping key is not on the token now"):
+        bench.fingerprints(bench.wrap(OAEP_1, os.urandom(32)))
+    assert not bench.device.destroy_wrapping_key(shown, bench.key)
+
+
+class Pretending(ImportedTemplate):
+    """Expects what was not ordered, as if the token had ignored an attribute."""
+
+    def expected(self, cka_id: bytes, label: str) -> dict[Attribute, Any]:
+        """What the token must report."""
+        return super().expected(cka_id, label) | {Attribute.DERIVE: True}
+
+
+def test_ignored_attribute(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the token ignored an attribute, the imported key is destroyed and the error names the attribute."""
+    like = AES_256_BACKING_KEY
+    pretending = Pretending(like.key_type, like.bits, like.mechanism, like.capabilities)
+    monkeypatch.setattr(unwrapping, "IMPORTED_AES_256", pretending)
+    before = bench.objects()
+    with pytest.raises(TokenUnfitError, match="CKA_DERIVE is False instead of True"):
+        bench.bring(bench.wrap(KEY_WRAP_1, os.urandom(32)))
+    assert bench.objects() == before
+
+
+def test_careless_session_copies(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that does not keep session copies secret imports nothing."""
+    monkeypatch.setitem(unwrapping._SESSION_COPY, Attribute.EXTRACTABLE, True)
+    before = bench.objects()
+    with pytest.raises(TokenUnfitError, match="CKA_EXTRACTABLE is False instead of True"):
+        bench.fingerprints(bench.wrap(OAEP_1, os.urandom(32)))
+    assert bench.objects() == before
+
+
+@pytest.mark.parametrize("told", [0, 16, 31, 33, None])
+def test_honest_token_decides_by_the_length(bench: Bench, monkeypatch: pytest.MonkeyPatch, told: int | None) -> None:
+    """On a token that tells lengths honestly, what it tells decides; no trial is made."""
+    bench.device._imports = replace(bench.device._import_profile(), lengths=Lengths.HONEST)
+    monkeypatch.setattr(unwrapping.Unwrapping, "_tried", None)
+    monkeypatch.setattr(unwrapping, "_length", lambda _made: told)
+    material = bench.wrap(OAEP_1, os.urandom(32))
+    bench.refused(material, RejectedMaterialError, WRONG_LENGTH)
+    monkeypatch.setattr(unwrapping, "_length", lambda _made: 32)
+    assert list(bench.fingerprints(material)) == ["AES_CMAC", "SHA256_HMAC"]
+
+
+def test_loss_between_two_steps(bench: Bench, lose: Callable[[Device], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fingerprints survive a login that is lost in their midst; an import is not repeated and leaves nothing."""
+    losses: list[object] = []
+    proven = unwrapping.Copies.sign
+
+    def lost_once(*arguments: Any) -> bytes:  # noqa: ANN401 - what sign takes
+        if not losses:
+            losses.append(arguments)
+            lose(bench.device)
+        return proven(*arguments)
+
+    secret = os.urandom(32)
+    material, before = bench.wrap(KEY_WRAP_1, secret), bench.objects()
+    monkeypatch.setattr(unwrapping.Copies, "sign", lost_once)
+    assert bench.fingerprints(material) == wrapped.expected_fingerprints(secret, "key id")
+    assert len(losses) == 1
+    lengths = unwrapping._length
+
+    def lost(made: Any) -> int | None:  # noqa: ANN401 - python-pkcs11's objects
+        lose(bench.device)
+        return lengths(made)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(unwrapping, "_length", lost)
+        with pytest.raises(SessionLostError):
+            bench.bring(material)
+    bench.device.ready()
+    assert bench.objects() == before
+    assert opens(bench, bench.bring(material), secret)
+
+
+def test_copy_that_cannot_be_destroyed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a session copy cannot be destroyed its session is given up, and the copy with it."""
+    given_up: list[Session] = []
+    discard = bench.device._pool.discard
+
+    def give_up(session: Session) -> None:
+        given_up.append(session)
+        discard(session)
+
+    def twice(made: Any) -> None:  # noqa: ANN401 - python-pkcs11's objects
+        if not given_up:
+            made.destroy()
+        original(made)
+
+    original = unwrapping._discard
+    monkeypatch.setattr(bench.device._pool, "discard", give_up)
+    monkeypatch.setattr(unwrapping, "_discard", twice)
+    assert bench.fingerprints(bench.wrap(OAEP_1, bytes(32)))
+    assert len(given_up) == 1
+
+
+# -- host_unwrap ----------------------------------------------------------------------------------------------------
+
+
+def test_host_unwrap_gives_the_same(host_bench: Bench) -> None:
+    """Where the host removes the padding, material, fingerprints and attributes are the same as on the device."""
+    secret = os.urandom(32)
+    for algorithm in EVERY_ALGORITHM:
+        material = host_bench.wrap(algorithm, secret)
+        assert host_bench.fingerprints(material) == wrapped.expected_fingerprints(secret, "key id")
+        before = host_bench.objects()
+        key = host_bench.bring(material)
+        assert host_bench.objects() == before + 1
+        assert opens(host_bench, key, secret)
+        assert host_bench.device.attest(key, imported=True)[1] == []
+
+
+@pytest.mark.parametrize("length", WRONG_LENGTHS)
+def test_wrong_lengths_through_the_host(host_bench: Bench, length: int) -> None:
+    """Lengths are proven on the device all the same."""
+    host_bench.refused(host_bench.wrap(OAEP_256, os.urandom(length)), RejectedMaterialError, WRONG_LENGTH)
+    if length:
+        host_bench.refused(host_bench.wrap(KEY_WRAP_256, os.urandom(length)), RejectedMaterialError, WRONG_LENGTH)

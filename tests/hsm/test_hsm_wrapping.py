@@ -1,0 +1,393 @@
+"""Wrapping keys, and what a token can do with imported material."""
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import pytest
+import wrapped
+from cryptography.hazmat.primitives.asymmetric import rsa
+from devices import MakeToken, SoftHsm, new_key, permit
+from msgspec.structs import replace
+from pkcs11.constants import Attribute, ObjectClass
+from pkcs11.exceptions import AttributeTypeInvalid, DeviceError
+from pkcs11.mechanisms import KeyType
+from pkcs11.types import Session
+
+from hsmkms.errors import (
+    ModuleError,
+    SessionLostError,
+    TokenError,
+    TokenUnavailableError,
+    TokenUnfitError,
+    UnsupportedOperationException,
+)
+from hsmkms.hsm import device as device_module
+from hsmkms.hsm import import_probe, unwrapping, wrapping
+from hsmkms.hsm import module as modules
+from hsmkms.hsm.attributes import WRAPPING_KEY, WrappingKeyTemplate
+from hsmkms.hsm.check import Outcome
+from hsmkms.hsm.device import Device
+from hsmkms.hsm.import_probe import probe_import
+from hsmkms.hsm.objects import find, tell
+from hsmkms.hsm.unwrapping import Copies, Unwrapping, WrappedMaterial
+from hsmkms.hsm.wrapping import ImportProfile, Lengths
+from hsmkms.model.enums import Operation, WrappingAlgorithm
+from hsmkms.model.permit import OperatorAct
+
+SHA_1 = (WrappingAlgorithm.RSAES_OAEP_SHA_1, WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_1)
+SHA_256 = (WrappingAlgorithm.RSAES_OAEP_SHA_256, WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_256)
+
+SOFT_KEY = rsa.generate_private_key(65537, 3072).public_key()
+
+PRIVATE_HALF = {
+    Attribute.CLASS: ObjectClass.PRIVATE_KEY,
+    Attribute.KEY_TYPE: int(KeyType.RSA),
+    Attribute.TOKEN: True,
+    Attribute.PRIVATE: True,
+    Attribute.SENSITIVE: True,
+    Attribute.ALWAYS_SENSITIVE: True,
+    Attribute.EXTRACTABLE: False,
+    Attribute.NEVER_EXTRACTABLE: True,
+    Attribute.MODIFIABLE: False,
+    Attribute.COPYABLE: False,
+    Attribute.LOCAL: True,
+    Attribute.UNWRAP: True,
+    Attribute.DECRYPT: False,
+    Attribute.SIGN: False,
+    Attribute.SIGN_RECOVER: False,
+    Attribute.DERIVE: False,
+}
+"""Typed by hand from design decision 4: a wrapping key can unwrap, and nothing else."""
+
+
+def without(*mechanisms: str) -> str:
+    """SoftHSM configuration that hides mechanisms. SoftHSM 2.6.1 overlooks the first name after the minus."""
+    return f"slots.mechanisms = -,{','.join(mechanisms)}\n"
+
+
+def make(device: Device, bits: int = 2048, label: str = "a wrapping key") -> tuple[bytes, bytes]:
+    """Make a wrapping key; its CKA_ID and its public half."""
+    key = os.urandom(16)
+    shown = permit(Operation.GET_PARAMETERS_FOR_IMPORT, key)
+    return key, device.generate_wrapping_key(shown, key, label, bits)
+
+
+def listed(session: Session) -> int:
+    """How many objects a session sees, of the token and of sessions."""
+    return len(list(session.get_objects({})))
+
+
+# -- wrapping keys --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", [2048, 3072, 4096])
+def test_wrapping_key_is_as_ordered(device: Device, session: Session, bits: int) -> None:
+    """The private half stays and can only unwrap; the public half is handed out, and is not on the token."""
+    key, public_key = make(device, bits)
+    private = find(session, ObjectClass.PRIVATE_KEY, key)
+    assert private is not None
+    assert tell(private, tuple(PRIVATE_HALF)) == PRIVATE_HALF
+    assert (private[Attribute.ID], private[Attribute.LABEL]) == (key, "a wrapping key")
+    assert listed(session) == 1
+    public = wrapped.load(public_key)
+    assert public.key_size == bits
+    assert public.public_numbers().e == 65537
+    assert public.public_numbers().n == int.from_bytes(private[Attribute.MODULUS])
+
+
+def test_listed_in_the_inventory(device: Device) -> None:
+    """The inventory shows a wrapping key as what it is, so that reconcile can tell whose it is."""
+    witness, (key, _) = new_key(device), make(device, label="whose?")
+    (found,) = (each for each in device.inventory(witness) if each.cka_id == key)
+    assert (found.object_class, found.label, found.is_secret_key) == (ObjectClass.PRIVATE_KEY, "whose?", False)
+
+
+def test_destruction(device: Device, session: Session) -> None:
+    """A wrapping key is destroyed by its CKA_ID; afterwards it is gone, which is told by False."""
+    key, _ = make(device)
+    shown = permit(OperatorAct.MAINTAIN, key)
+    assert device.destroy_wrapping_key(shown, key)
+    assert listed(session) == 0
+    assert not device.destroy_wrapping_key(shown, key)
+
+
+def test_secret_and_wrapping_keys_are_kept_apart(device: Device) -> None:
+    """Neither destruction touches a key of the other kind, even under the same CKA_ID."""
+    key = new_key(device)
+    device.generate_wrapping_key(permit(Operation.GET_PARAMETERS_FOR_IMPORT, key), key, "the same id", 2048)
+    shown = permit(OperatorAct.MAINTAIN, key)
+    assert device.destroy_wrapping_key(shown, key)
+    assert not device.destroy_wrapping_key(shown, key)
+    assert device.holds(key)
+    make(device)
+    assert device.destroy(shown, key)
+    assert not device.holds(key)
+
+
+class Pretending(WrappingKeyTemplate):
+    """Expects what was not ordered, as if the token had ignored an attribute."""
+
+    def expected(self, cka_id: bytes, label: str) -> dict[Attribute, Any]:
+        """What the token must report."""
+        return super().expected(cka_id, label) | {Attribute.DERIVE: True}
+
+
+def test_ignored_attribute(device: Device, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the token ignored an attribute, the wrapping key is destroyed and the error names the attribute."""
+    monkeypatch.setattr("hsmkms.hsm.device.WRAPPING_KEY", Pretending(WRAPPING_KEY.capabilities))
+    with pytest.raises(TokenUnfitError, match="CKA_DERIVE is False instead of True"):
+        make(device)
+    assert listed(session) == 0
+
+
+def test_wrong_public_half(device: Device, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that makes a key of another size, or halves that differ, or tells none, keeps no such wrapping key."""
+    told = iter([SOFT_KEY, SOFT_KEY, SOFT_KEY, wrapped.load(make(device)[1])])
+    monkeypatch.setattr(wrapping, "public_half", lambda _half: next(told))
+    with pytest.raises(TokenUnfitError, match="it has 3072 bits instead of 2048"):
+        make(device)
+    with pytest.raises(TokenUnfitError, match="its halves do not belong together"):
+        make(device, 3072)
+    assert listed(session) == 1
+
+
+class Silent(dict[Attribute, bytes]):
+    """Half of a key that tells some of its attributes only."""
+
+    def __missing__(self, _: Attribute) -> NoReturn:
+        """Keep it to oneself, as python-pkcs11 puts it."""
+        raise AttributeTypeInvalid
+
+
+def test_half_that_tells_little(device: Device, session: Session) -> None:
+    """A half that tells no exponent has the one that was ordered; one that tells no modulus is of no use."""
+    key, public_key = make(device)
+    private = find(session, ObjectClass.PRIVATE_KEY, key)
+    assert private is not None
+    told = wrapping.public_half(Silent({Attribute.MODULUS: private[Attribute.MODULUS]}))  # type: ignore[arg-type]
+    assert told.public_numbers() == wrapped.load(public_key).public_numbers()
+    with pytest.raises(TokenError, match="no usable public key"):
+        wrapping.public_half(Silent({Attribute.MODULUS: bytes(256)}))  # type: ignore[arg-type]
+    with pytest.raises(TokenError):
+        wrapping.public_half(Silent())  # type: ignore[arg-type]
+
+
+def test_generation_is_never_repeated(
+    device: Device, lose: Callable[[Device], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A generation that meets a loss is tried once and leaves nothing; after a loss before it, it succeeds."""
+    device.wrapping_algorithms()
+    tries = []
+    take = device._pool.take
+
+    def take_and_lose() -> Session:
+        session = take()
+        tries.append(session)
+        lose(device)
+        return session
+
+    with monkeypatch.context() as patch:
+        patch.setattr(device._pool, "take", take_and_lose)
+        with pytest.raises(SessionLostError):
+            make(device)
+    assert len(tries) == 1
+    lose(device)
+    key, _ = make(device)
+    assert [each.cka_id for each in device.inventory(key)] == [key]
+
+
+# -- what the token can do ------------------------------------------------------------------------------------------
+
+
+def test_softhsm(device: Device) -> None:
+    """SoftHSM 2.6.1 unwraps OAEP with SHA-1 only, and AES-KWP; it tells no lengths, which are proven by trying."""
+    assert device.wrapping_algorithms() == SHA_1
+    assert [device.on_device(each) for each in (*SHA_1, *SHA_256)] == [True, True, False, False]
+    told = device._import_profile()
+    assert told.lengths is Lengths.PROBED
+    assert [prf.name for prf in told.prfs] == ["AES_CMAC", "SHA256_HMAC"]
+    assert told.key_wrap
+    assert not told.raw_rsa
+
+
+def test_host_unwrap(token: SoftHsm) -> None:
+    """With ``host_unwrap`` the token's own algorithms come first; the others are not on the device."""
+    device = token.open(host_unwrap=True)
+    assert device.wrapping_algorithms() == (*SHA_1, *SHA_256)
+    assert [device.on_device(each) for each in (*SHA_1, *SHA_256)] == [True, True, False, False]
+
+
+def test_host_wrapping_keys_decrypt_as_well(token: SoftHsm) -> None:
+    """Only with ``host_unwrap`` can a wrapping key decrypt; the rest of it is as ever."""
+    device = token.open(host_unwrap=True)
+    key, _ = make(device)
+    with device._pool.session() as session:
+        private = find(session, ObjectClass.PRIVATE_KEY, key)
+        assert private is not None
+        assert tell(private, tuple(PRIVATE_HALF)) == PRIVATE_HALF | {Attribute.DECRYPT: True}
+
+
+def test_pkcs1_v1_5_is_never_done(token: SoftHsm) -> None:
+    """RSAES_PKCS1_V1_5 is offered by no device, with ``host_unwrap`` or without."""
+    for host_unwrap in (False, True):
+        device = token.open(host_unwrap=host_unwrap)
+        assert WrappingAlgorithm.RSAES_PKCS1_V1_5 not in device.wrapping_algorithms()
+        assert not device.on_device(WrappingAlgorithm.RSAES_PKCS1_V1_5)
+        device.close()
+
+
+def test_host_unwrap_is_one_for_the_process(token: SoftHsm) -> None:
+    """A token that is open without ``host_unwrap`` is not shared with somebody who set it, nor the other way round."""
+    for first in (False, True):
+        device = token.open(host_unwrap=first)
+        with pytest.raises(ModuleError, match="host_unwrap"):
+            token.open(host_unwrap=not first)
+        assert token.open(host_unwrap=first) is device
+        device.close()
+        device.close()
+        assert not modules._registry._open
+
+
+@pytest.mark.parametrize("missing", ["RSA_PKCS_OAEP", "RSA_PKCS_KEY_PAIR_GEN"])
+def test_token_without_rsa(make_token: MakeToken, missing: str) -> None:
+    """A token that cannot unwrap imports nothing, keeps generated keys all the same, and says so."""
+    device = make_token(configuration=without(f"CKM_{missing}")).open(host_unwrap=True)
+    assert device.wrapping_algorithms() == ()
+    material = WrappedMaterial(bytes(16), SHA_1[0], bytes(256))
+    with pytest.raises(UnsupportedOperationException, match="it can do no wrapping algorithm"):
+        device.fingerprints(permit(Operation.IMPORT_KEY_MATERIAL, bytes(16)), material, "key id")
+    outcomes = {each.name: each.outcome for each in device.checks()}
+    assert outcomes["OAEP SHA-1"] is outcomes["AES-KWP"] is outcomes["AES-CMAC"] is Outcome.LIMITED
+    assert Outcome.FAILED not in outcomes.values()
+    assert device.holds(new_key(device))
+
+
+def test_token_without_key_wrap(make_token: MakeToken) -> None:
+    """Without AES-KWP only plain OAEP is left."""
+    device = make_token(configuration=without("CKM_AES_KEY_WRAP_PAD")).open(host_unwrap=True)
+    assert device.wrapping_algorithms() == (SHA_1[0], SHA_256[0])
+    assert {each.name: each.outcome for each in device.checks()}["AES-KWP"] is Outcome.LIMITED
+
+
+def test_token_without_raw_rsa(make_token: MakeToken) -> None:
+    """Without raw RSA ``host_unwrap`` adds nothing, and wrapping keys get no DECRYPT."""
+    device = make_token(configuration=without("CKM_RSA_X_509")).open(host_unwrap=True)
+    assert device.wrapping_algorithms() == SHA_1
+    assert device._import_profile() == replace(device._import_profile(), raw_rsa=False)
+
+
+def test_token_without_cmac(make_token: MakeToken) -> None:
+    """Without AES-CMAC there is one fingerprint less, the other is the same, and lengths are still proven."""
+    device = make_token(configuration=without("CKM_AES_CMAC")).open()
+    told = device._import_profile()
+    assert ([prf.name for prf in told.prfs], told.lengths) == (["SHA256_HMAC"], Lengths.PROBED)
+    assert {each.name: each.outcome for each in device.checks()}["AES-CMAC"] is Outcome.LIMITED
+    key, public_key = make(device)
+    secret = os.urandom(32)
+    for algorithm in device.wrapping_algorithms():
+        material = WrappedMaterial(key, algorithm, wrapped.wrap(public_key, algorithm, secret))
+        prints = device.fingerprints(permit(Operation.IMPORT_KEY_MATERIAL, key), material, "key id")
+        assert prints == {"SHA256_HMAC": wrapped.expected_fingerprints(secret, "key id")["SHA256_HMAC"]}
+
+
+def test_token_that_proves_no_length(token: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where neither CKA_VALUE_LEN nor a trial tells lengths apart, nothing can be imported."""
+    monkeypatch.setattr(Unwrapping, "_tried", lambda *_: True)
+    device = token.open(host_unwrap=True)
+    assert device._import_profile().lengths is Lengths.UNPROVEN
+    assert device.wrapping_algorithms() == ()
+
+
+def test_token_that_unwraps_nothing(token: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token whose mechanisms are there but open nothing imports nothing."""
+    monkeypatch.setattr(import_probe, "wrap", lambda *_: os.urandom(256))
+    device = token.open()
+    assert device._import_profile() == ImportProfile()
+    assert {each.name: each.outcome for each in device.checks()}["OAEP SHA-1"] is Outcome.LIMITED
+    assert device.wrapping_algorithms() == ()
+
+
+def test_probe_that_fails(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trouble of the device while it is tried is an error, not an answer; ``token-check`` says that it has none."""
+
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise DeviceError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(import_probe, "make_pair", fail)
+        with pytest.raises(TokenUnavailableError):
+            device.wrapping_algorithms()
+        told = {each.name: each for each in device.checks()}
+    assert told["AES-KWP"].detail == "could not be tried: DeviceError"
+    assert told["AES-KWP"].outcome is Outcome.LIMITED
+    monkeypatch.setattr(import_probe, "generate", fail)
+    with pytest.raises(TokenUnavailableError):
+        device.wrapping_algorithms()
+    monkeypatch.undo()
+    assert device.wrapping_algorithms() == SHA_1
+
+
+def honest(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Make the device one that tells lengths honestly; the list says what it will tell, the last one for good."""
+    told = [0]
+    monkeypatch.setattr(unwrapping, "_length", lambda _made: told.pop(0) if len(told) > 1 else told[0])
+    return told
+
+
+def test_honest_token(token: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that tells 16 of 16 bytes and 32 of 32 is honest; one that always tells 32 is not."""
+    told = honest(monkeypatch)
+    device = token.open()
+    told[:] = [0, 0, 0, 16, 32]  # the first three are asked for before lengths matter
+    assert device._import_profile().lengths is Lengths.HONEST
+    device.close()
+    told[:] = [32]
+    assert token.open()._import_profile().lengths is Lengths.PROBED
+
+
+def test_probe_is_lazy_and_done_once(token: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening a device makes no RSA key; the first question does, and threads that ask together share the answer."""
+    probes = []
+
+    def counted(*arguments: Any, **settings: Any) -> ImportProfile:  # noqa: ANN401 - what probe_import takes
+        probes.append(arguments)
+        return probe_import(*arguments, **settings)
+
+    monkeypatch.setattr(device_module, "probe_import", counted)
+    device = token.open()
+    assert probes == []
+    answers: list[object] = []
+    threads = [threading.Thread(target=lambda: answers.append(device.wrapping_algorithms())) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [SHA_1] * 6
+    assert len(probes) == 1
+
+
+def test_probe_leaves_nothing(device: Device, session: Session) -> None:
+    """Nothing of the probe is left, neither on the token nor in a session."""
+    device.wrapping_algorithms()
+    device.checks()
+    assert listed(session) == 0
+
+
+def test_lost_session_is_no_answer(
+    device: Device, lose: Callable[[Device], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session that is lost during the probe does not make the token one that can do nothing."""
+    losses: list[object] = []
+
+    def lost_once(copies: Copies, *arguments: Any) -> bytes:  # noqa: ANN401 - what sign takes
+        if not losses:
+            losses.append(copies)
+            lose(device)
+        return sign(copies, *arguments)
+
+    sign = Copies.sign
+    monkeypatch.setattr(Copies, "sign", lost_once)
+    assert device.wrapping_algorithms() == SHA_1
+    assert len(losses) == 1
