@@ -162,9 +162,11 @@ def _bring_in(arrival: _Arrival, record: KeyRecord, permit: Permit, cka_id: byte
     # 2. Device: unwrapped into an object that stays, read back and compared.
     try:
         core.device.unwrap_backing_key(permit, arrival.wrapped, cka_id, label)
-    except (*NOTHING_WAS_MADE, RejectedDataError, RejectedMaterialError):
+    except (*NOTHING_WAS_MADE, RejectedDataError, RejectedMaterialError, ObjectLostError) as exc:
         with core.store.atomic() as tx:
             rotation.drop(tx, token_id, cka_id)
+        if isinstance(exc, ObjectLostError):
+            raise InvalidImportTokenException(_GONE) from exc
         raise
     core.reached("import 2: device")
 

@@ -10,7 +10,7 @@ from hsmkms.hsm.cryptoki import TokenLimits
 from hsmkms.hsm.device import MechanismInfo
 from hsmkms.hsm.profile import TokenProfile
 from hsmkms.model.caller import local_root
-from hsmkms.model.enums import Operation
+from hsmkms.model.enums import Operation, Origin
 from hsmkms.model.records import MaterialRecord
 from hsmkms.service import maintenance, reconcile
 from hsmkms.service.core import Core
@@ -31,6 +31,8 @@ class Attestation(Struct, frozen=True, kw_only=True):
     """One backing key as the token reports it now. ``attributes`` is empty where the object is not there.
 
     ``as_made`` is true if everything that decides is still as hsmkms ordered it; ``deviations`` says what is not.
+    ``imported``: the material came from outside, so the token cannot vouch for its past. ``host_unwrapped``: it once
+    passed through a process of hsmkms in the clear.
     """
 
     key_id: str
@@ -39,6 +41,8 @@ class Attestation(Struct, frozen=True, kw_only=True):
     cka_id: str
     present: bool
     as_made: bool
+    imported: bool
+    host_unwrapped: bool
     deviations: list[str]
     attributes: dict[str, Any]
 
@@ -66,7 +70,8 @@ class Operator:
         installation = self._core.installation
         root = local_root(installation.account, region or installation.default_region)
         key, _ = Call(self._core, Operation.DESCRIBE_KEY, root).key(key_id, aliases=True)
-        return [self._attest_one(key.record.key_id, each) for each in key.record.materials]
+        imported = key.record.origin is Origin.EXTERNAL
+        return [self._attest_one(key.record.key_id, each, imported=imported) for each in key.record.materials]
 
     def maintain(self, *, dry_run: bool = False) -> Report:
         """Do everything that is due: rotation, expiry, wrapping keys, deletion. ``dry_run`` only tells what that is."""
@@ -80,9 +85,9 @@ class Operator:
         """Mend one difference. Nothing is removed from the token unless ``remove`` says so for this finding."""
         return reconcile.mend(self._core, finding, remove=remove, region=region)
 
-    def _attest_one(self, key_id: str, material: MaterialRecord) -> Attestation:
+    def _attest_one(self, key_id: str, material: MaterialRecord, *, imported: bool) -> Attestation:
         try:
-            attributes, deviations = self._core.device.attest(material.cka_id)
+            attributes, deviations = self._core.device.attest(material.cka_id, imported=imported)
         except ObjectLostError as exc:
             attributes, deviations = {}, [str(exc)]
         return Attestation(
@@ -92,6 +97,8 @@ class Operator:
             cka_id=material.cka_id.hex(),
             present=bool(attributes),
             as_made=not deviations,
+            imported=imported,
+            host_unwrapped=material.host_unwrapped,
             deviations=deviations,
             attributes=attributes,
         )

@@ -205,7 +205,19 @@ def wrapping_keys(conn: Connection) -> list[WrappingKeyRow]:
         .select_from(wrapping_key.join(token_object))
         .order_by(token_object.c.created_at, wrapping_key.c.cka_id)
     )
-    return [WrappingKeyRow(**row._mapping) for row in conn.execute(query)]  # noqa: SLF001 - SQLAlchemy's public name
+    return [
+        WrappingKeyRow(
+            token_id=row.token_id,
+            cka_id=row.cka_id,
+            key_id=row.key_id,
+            region=row.region,
+            created_at=row.created_at,
+            valid_to=row.valid_to,
+            used_at=row.used_at,
+            status=ObjectStatus(row.status),
+        )
+        for row in conn.execute(query)
+    ]
 
 
 def doom_wrapping_key(tx: Connection, token_id: str, cka_id: bytes) -> None:

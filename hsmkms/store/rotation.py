@@ -81,7 +81,17 @@ def candidates(conn: Connection) -> list[Candidate]:
         )
         .order_by(key.c.key_id)
     )
-    return [Candidate(**row._mapping) for row in conn.execute(query)]  # noqa: SLF001 - SQLAlchemy's public name
+    return [
+        Candidate(
+            key_id=row.key_id,
+            region=row.region,
+            creation_date=row.creation_date,
+            anchor=row.anchor,
+            period_days=row.period_days,
+            last_automatic=row.last_automatic,
+        )
+        for row in conn.execute(query)
+    ]
 
 
 def unfinished(conn: Connection, key_id: str | None = None) -> list[Unfinished]:
