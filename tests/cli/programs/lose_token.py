@@ -1,0 +1,22 @@
+"""Runs the command line on a token that goes away after a number of decryptions."""
+
+import itertools
+import sys
+from typing import Any
+
+from hsmkms.cli.main import main
+from hsmkms.errors import TokenUnavailableError
+from hsmkms.hsm.device import Device
+
+calls, most, decrypt = itertools.count(1), int(sys.argv.pop(1)), Device.decrypt
+
+
+def fail_later(*arguments: Any) -> bytes:  # noqa: ANN401 - whatever decrypt takes
+    """Decrypt a few times, and then no more."""
+    if next(calls) > most:
+        raise TokenUnavailableError("the token does not answer (DeviceRemoved)")
+    return decrypt(*arguments)
+
+
+Device.decrypt = fail_later  # type: ignore[method-assign]
+main()
