@@ -155,9 +155,9 @@ def check_on_demand(key: KeyRecord, policy: RotationPolicy, now: datetime) -> No
         )
     due = next_rotation(key, policy)
     if due is not None and due - now <= NOT_WITHIN:
+        when = "now" if due <= now else f"within {NOT_WITHIN.seconds // 60} minutes"
         raise ConflictException(
-            f"{key.arn} is due for its automatic rotation within {NOT_WITHIN.seconds // 60} minutes: "
-            "wait for that one, or try again after it."
+            f"{key.arn} is due for its automatic rotation {when}: let `hsmkms maintain` do it, or try again after it."
         )
     if key.origin is not Origin.AWS_KMS and pending(key) is None:
         raise KMSInvalidStateException(f"No available key material pending rotation for the key: {key.arn}.")

@@ -12,10 +12,13 @@ from hsmkms.model.enums import KeyManager, KeySpec, KeyState, KeyUsage, Material
 from hsmkms.model.ids import key_arn, new_key_id
 from hsmkms.model.permit import OperatorAct, Permit
 from hsmkms.model.records import KeyRecord
+from hsmkms.service import destruction
 from hsmkms.service.backing import NOTHING_WAS_MADE, generated, label_of
 from hsmkms.service.core import Core
 from hsmkms.service.permits import own_permit
-from hsmkms.store import aliases, keys
+from hsmkms.store import aliases, keys, objects
+from hsmkms.store.deletion import Doomed
+from hsmkms.store.schema import ObjectPurpose
 
 OVERTAKEN: Final = "the key was reconciled away while it was being made: create it again"
 
@@ -91,8 +94,16 @@ def make(core: Core, record: KeyRecord, tags: Mapping[str, str], permit: Permit,
             aliases.insert(tx, record.region, alias, record.key_id, record.creation_date)
         if taken:
             keys.drop_intent(tx, record.key_id, record.region)
+            objects.doom(tx, backing_key.token_id, backing_key.cka_id, label, core.clock())
     if taken:
-        core.device.destroy(own_permit(OperatorAct.MAINTAIN, backing_key.cka_id), backing_key.cka_id)
+        doomed = Doomed(
+            token_id=backing_key.token_id,
+            cka_id=backing_key.cka_id,
+            purpose=ObjectPurpose.BACKING_KEY,
+            key_id=None,
+            material_id=None,
+        )
+        destruction.destroy(core, doomed, own_permit(OperatorAct.MAINTAIN, backing_key.cka_id))
         return False
     if not completed:
         raise KMSInternalException(OVERTAKEN)

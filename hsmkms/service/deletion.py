@@ -67,6 +67,8 @@ def destroy_key(core: Core, key_id: str, region: str) -> None:
     danger: its ciphertext is lost for good. Interrupted after the tombstone, the objects are destroyed by the next
     sweep. KMSInvalidStateException if the deletion was cancelled meanwhile.
     """
+    core.device.ready()  # while the token is away nothing is given up
+
     # 1. Intent: nobody finds the key any more.
     with core.store.atomic() as tx:
         record = keys.fetch(tx, region, key_id)

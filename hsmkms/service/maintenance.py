@@ -15,7 +15,13 @@ from typing import Final
 
 from msgspec import Struct
 
-from hsmkms.errors import ConflictException, HsmKmsError, KMSInvalidStateException, TokenUnavailableError
+from hsmkms.errors import (
+    ConflictException,
+    HsmKmsError,
+    KMSInvalidStateException,
+    NotFoundException,
+    TokenUnavailableError,
+)
 from hsmkms.model.enums import RotationType
 from hsmkms.model.permit import OperatorAct
 from hsmkms.rules import budget
@@ -26,6 +32,8 @@ from hsmkms.service.permits import own_permit
 from hsmkms.store import deletion as stored_deletion
 from hsmkms.store import keys, leases, materials, sweeper
 from hsmkms.store import rotation as stored_rotation
+from hsmkms.store.deletion import Doomed
+from hsmkms.store.materials import WrappingKeyRow
 from hsmkms.store.rotation import Candidate
 from hsmkms.store.schema import ObjectStatus
 
@@ -38,12 +46,17 @@ TURN: Final = timedelta(minutes=5)
 class StepKind(StrEnum):
     """What can be due, in the order in which it is done."""
 
-    EXPIRY = "expiry of key material"
-    RECOVERY = "recovery of interrupted work"
+    EXPIRY = "expiry"
+    """Imported key material whose ValidTo has come."""
+    RECOVERY = "recovery"
+    """A rotation or an import that was interrupted."""
     ROTATION = "rotation"
-    WRAPPING_KEY = "end of a wrapping key"
-    DELETION = "deletion of a key"
-    DESTRUCTION = "destruction of an object"
+    WRAPPING_KEY = "wrapping key"
+    """One whose 24 hours are over."""
+    DELETION = "deletion"
+    """A key whose waiting period is over."""
+    DESTRUCTION = "destruction"
+    """An object that is of no use any more."""
 
 
 class StepOutcome(StrEnum):
@@ -53,7 +66,7 @@ class StepOutcome(StrEnum):
     """It was not asked to be done (a dry run)."""
     DONE = "done"
     HELD = "held"
-    """It waits for a clock that can be trusted, or for the token."""
+    """It waits for a clock that can be trusted, for the token, or for somebody else who is at it."""
     FAILED = "failed"
     GONE = "gone"
     """Somebody else did it, or it was taken back."""
@@ -86,11 +99,10 @@ class _Due(Struct, frozen=True, kw_only=True):
     region: str | None
     why: str
     act: Callable[[], object]
-    needs_token: bool = True
 
 
-_HOLDS: Final = frozenset({StepKind.ROTATION, StepKind.WRAPPING_KEY, StepKind.DELETION, StepKind.DESTRUCTION})
-"""What waits while the clock cannot be trusted."""
+_HOLDS: Final = frozenset(StepKind) - {StepKind.EXPIRY}
+"""What waits while the clock cannot be trusted: all that changes the token."""
 
 
 def maintain(core: Core, *, dry_run: bool = False) -> Report:
@@ -113,23 +125,30 @@ def _sweep(core: Core, holder: str) -> Report:
     steps: list[Step] = []
     away: str | None = None
     for each in _all_due(core):
-        sweeper.take_turn(core.store, holder, core.clock(), TURN)
-        reason = doubt if each.kind in _HOLDS else None
-        reason = reason or (away if each.needs_token else None)
-        step = _step(each, StepOutcome.HELD, reason) if reason is not None else _do(each)
-        away = away or (step.detail if step.outcome is StepOutcome.HELD and reason is None else None)
+        if not sweeper.take_turn(core.store, holder, core.clock(), TURN):
+            log.warning("this process was stopped for so long that another one has taken its turn: it goes on there")
+            break
+        reason = (doubt or away) if each.kind in _HOLDS else None
+        try:
+            step = _step(each, StepOutcome.HELD, reason) if reason is not None else _do(each)
+        except TokenUnavailableError as exc:
+            away = str(exc)  # it is not asked again in this sweep
+            step = _step(each, StepOutcome.HELD, away)
         steps.append(step)
-        log.log(_LEVELS[step.outcome], "%s of key %s (%s): %s%s", *_words(step))
+        log.log(_LEVELS[step.outcome], "%s, key %s (%s): %s%s", *_words(step))
     return Report(steps=steps, doubt=doubt)
 
 
 def _do(due: _Due) -> Step:
+    """Do a step. TokenUnavailableError comes out: nothing else that needs the token can be done then."""
     try:
         due.act()
-    except (ConflictException, KMSInvalidStateException) as exc:
+    except (KMSInvalidStateException, NotFoundException) as exc:
         return _step(due, StepOutcome.GONE, str(exc))
-    except TokenUnavailableError as exc:
+    except ConflictException as exc:
         return _step(due, StepOutcome.HELD, str(exc))
+    except TokenUnavailableError:
+        raise
     except HsmKmsError as exc:
         return _step(due, StepOutcome.FAILED, f"{exc.code}: {exc}")
     return _step(due, StepOutcome.DONE)
@@ -172,7 +191,6 @@ def _expiries(core: Core) -> list[_Due]:
             region=region,
             why="ValidTo has come",
             act=partial(lapses.write, core, key_id, region, now),
-            needs_token=False,
         )
         for key_id, region in found
     ]
@@ -225,6 +243,7 @@ def _next_date(core: Core, candidate: Candidate) -> datetime:
 
 
 def _early_rotations(core: Core) -> list[_Due]:
+    by_date = {each.key_id for each in _rotations(core)}
     used = leases.beyond(core.store, budget.ROTATE_AT)
     with core.store.reading() as conn:
         found = keys.generated_and_current(conn, used)
@@ -237,11 +256,20 @@ def _early_rotations(core: Core) -> list[_Due]:
             act=partial(rotating.rotate, core, key_id, region, RotationType.AUTOMATIC, _current(material_id)),
         )
         for key_id, region, material_id in found
+        if key_id not in by_date
     ]
 
 
 def _current(material_id: str) -> rotating.Judge:
     return lambda record: rotating.must_be_current(record, material_id)
+
+
+def _end_wrapping_key(core: Core, row: WrappingKeyRow) -> None:
+    wrapping_keys.destroy(core, row, own_permit(OperatorAct.MAINTAIN, row.cka_id))
+
+
+def _destroy(core: Core, doomed: Doomed) -> None:
+    destruction.destroy(core, doomed, own_permit(OperatorAct.MAINTAIN, doomed.cka_id))
 
 
 def _wrapping_keys(core: Core) -> list[_Due]:
@@ -254,7 +282,7 @@ def _wrapping_keys(core: Core) -> list[_Due]:
             key_id=each.key_id,
             region=each.region,
             why=f"valid until {each.valid_to:%Y-%m-%d %H:%M:%S} UTC",
-            act=partial(wrapping_keys.destroy, core, each, own_permit(OperatorAct.MAINTAIN, each.cka_id)),
+            act=partial(_end_wrapping_key, core, each),
         )
         for each in rows
         if each.status is not ObjectStatus.DESTROYING and wrapping_keys.is_over(each, now)
@@ -285,7 +313,7 @@ def _destructions(core: Core) -> list[_Due]:
             key_id=each.key_id,
             region=None,
             why=f"the {each.purpose.replace('_', ' ').lower()} {each.cka_id.hex()} is of no use any more",
-            act=partial(destruction.destroy, core, each, own_permit(OperatorAct.MAINTAIN, each.cka_id)),
+            act=partial(_destroy, core, each),
         )
         for each in found
     ]

@@ -298,6 +298,7 @@ def _adopt(core: Core, finding: Finding, region: str | None) -> Mended:
         if row is None:
             mended = _adopt_orphan(tx, core, finding, cka_id, where)
         elif keys.complete(tx, row.key_id, row.region, KeyState.DISABLED):
+            keys.hand_over(tx, row.key_id)  # of a service's key whose alias was never made
             mended = Mended.ADOPTED
         else:
             mended = Mended.GONE

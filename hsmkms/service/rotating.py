@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from hsmkms.errors import ConflictException, HsmKmsError, NotFoundException
+from hsmkms.errors import ConflictException, HsmKmsError, KMSInvalidStateException, NotFoundException
 from hsmkms.model.enums import KeyState, MaterialState, Origin, RotationType
 from hsmkms.model.permit import OperatorAct
 from hsmkms.model.records import KeyRecord
@@ -75,14 +75,6 @@ def rotate(core: Core, key_id: str, region: str, kind: RotationType, judge: Judg
 
 def rotate_if_due(core: Core, key_id: str, region: str) -> None:
     """Do a rotation that is overdue; what hinders it is logged, and the work stays due."""
-    with core.store.reading() as conn:
-        record = keys.fetch(conn, region, key_id)
-    if record is None or not rules.is_due(record, core.rotation, core.clock()):
-        return
-    doubt = clock.doubt(core)
-    if doubt is not None:
-        log.warning("key %s is due for rotation, which waits: %s", key_id, doubt)
-        return
     _rotate_unasked(core, key_id, region, lambda fresh: must_be_due(core, fresh))
 
 
@@ -105,8 +97,9 @@ def interrupted(core: Core, key_id: str | None = None) -> list[Unfinished]:
 def finish(core: Core, found: Unfinished) -> RotationType | None:
     """Carry an interrupted rotation on; its kind, or None if there was nothing to carry on (or it was an import).
 
-    An object that is there and as ordered becomes the current backing key. One that is not as ordered, and one of an
-    interrupted import (which its caller repeats), is to be destroyed. Where nothing was made the intent is forgotten.
+    An object that is there and as ordered becomes the current backing key of a key that is still Enabled. Any other,
+    and one of an interrupted import (which its caller repeats), is to be destroyed. Where nothing was made the intent
+    is forgotten.
     """
     if not core.device.holds(found.cka_id):
         with core.store.atomic() as tx:
@@ -116,7 +109,8 @@ def finish(core: Core, found: Unfinished) -> RotationType | None:
     _, deviations = core.device.attest(found.cka_id)
     with core.store.atomic() as tx:
         kind = found.rotation_type
-        if kind is None or deviations:
+        record = keys.fetch(tx, found.region, found.key_id)
+        if kind is None or deviations or record is None or record.state is not KeyState.ENABLED:
             materials.doom(tx, found.token_id, found.cka_id)
         elif rotation.switch(tx, found.key_id, found.region, found.material_id, kind, core.clock()):
             log.info("finished an interrupted rotation of key %s", found.key_id)
@@ -127,22 +121,31 @@ def finish(core: Core, found: Unfinished) -> RotationType | None:
 def _rotate_unasked(core: Core, key_id: str, region: str, judge: Judge) -> None:
     """A rotation that nobody waits for: what hinders it must not fail the request that noticed it."""
     try:
-        rotate(core, key_id, region, RotationType.AUTOMATIC, judge)
-    except ConflictException as exc:
-        log.info("key %s was not rotated: %s", key_id, exc)
+        with core.store.reading() as conn:
+            record = keys.fetch(conn, region, key_id)
+        if record is None:
+            return
+        judge(record)
+        doubt = clock.doubt(core)
+        if doubt is None:
+            rotate(core, key_id, region, RotationType.AUTOMATIC, judge)
+        else:
+            log.warning("key %s is due for rotation, which waits: %s", key_id, doubt)
+    except (ConflictException, KMSInvalidStateException) as exc:
+        log.debug("key %s was not rotated: %s", key_id, exc)
     except HsmKmsError as exc:
         log.warning("key %s could not be rotated now, and stays due: %s", key_id, exc)
 
 
 def must_be_due(core: Core, record: KeyRecord) -> None:
-    """Raise ConflictException unless the key's automatic rotation is due: somebody else may have done it."""
+    """Raise KMSInvalidStateException unless the key's automatic rotation is due: somebody may have done it."""
     if not rules.is_due(record, core.rotation, core.clock()):
-        raise ConflictException(f"{record.arn} is not due for rotation any more.")
+        raise KMSInvalidStateException(f"{record.arn} is not due for rotation any more.")
 
 
 def must_be_current(record: KeyRecord, material_id: str) -> None:
-    """Raise ConflictException unless that material is the current one of a key that may rotate."""
+    """Raise KMSInvalidStateException unless that material is the current one of a key that may rotate."""
     current = record.current
     usable = record.origin is Origin.AWS_KMS and record.state is KeyState.ENABLED
     if not usable or current is None or current.material_id != material_id:
-        raise ConflictException(f"{record.arn} has other key material by now, or is not enabled.")
+        raise KMSInvalidStateException(f"{record.arn} has other key material by now, or is not enabled.")

@@ -52,6 +52,8 @@ class UsageBook:
         with self._writing:
             with self._noting:
                 taken, self._unwritten = self._unwritten, {}
+            if not taken:
+                return
             self._written_at |= dict.fromkeys(taken, time.monotonic())
             try:
                 stored.note(self._store, [_last_use(key, *use) for key, use in taken.items()])

@@ -23,17 +23,10 @@ EVERY_ACT: tuple[Operation | OperatorAct, ...] = (*Operation, *OperatorAct)
 DATA_KEYS = {Operation.GENERATE_DATA_KEY, Operation.GENERATE_DATA_KEY_WITHOUT_PLAINTEXT}
 ENCRYPTIONS = {Operation.ENCRYPT, Operation.RE_ENCRYPT, *DATA_KEYS}
 ADMITTED: dict[str, set[Operation | OperatorAct]] = {
-    "encrypt": ENCRYPTIONS,
-    "decrypt": {Operation.DECRYPT, Operation.RE_ENCRYPT},
-    "random": {Operation.GENERATE_RANDOM, OperatorAct.INITIALISE, *DATA_KEYS},
-    "generate_backing_key": {
-        Operation.CREATE_KEY,
-        Operation.DESCRIBE_KEY,
-        Operation.ENABLE_KEY,
-        Operation.ROTATE_KEY_ON_DEMAND,
-        OperatorAct.MAINTAIN,
-        *ENCRYPTIONS,
-    },
+    "encrypt": {OperatorAct.CREDENTIALS, *ENCRYPTIONS},
+    "decrypt": {Operation.DECRYPT, Operation.RE_ENCRYPT, OperatorAct.CREDENTIALS},
+    "random": {Operation.GENERATE_RANDOM, OperatorAct.CREDENTIALS, OperatorAct.INITIALISE, *DATA_KEYS},
+    "generate_backing_key": {Operation.CREATE_KEY, OperatorAct.CREDENTIALS, OperatorAct.MAINTAIN},
     "generate_wrapping_key": {Operation.GET_PARAMETERS_FOR_IMPORT},
     "destroy_wrapping_key": {
         Operation.DELETE_IMPORTED_KEY_MATERIAL,
@@ -54,7 +47,6 @@ ADMITTED: dict[str, set[Operation | OperatorAct]] = {
     "destroy": {
         Operation.DELETE_IMPORTED_KEY_MATERIAL,
         Operation.IMPORT_KEY_MATERIAL,
-        Operation.ROTATE_KEY_ON_DEMAND,
         OperatorAct.MAINTAIN,
         OperatorAct.RECONCILE,
     },

@@ -7,6 +7,7 @@ import pytest
 from service_sites import ACCOUNT, OTHER_REGION, REGION, StoppedClock, new_alias, new_key, seal, unseal
 
 from hsmkms.errors import (
+    AccessDeniedException,
     AlreadyExistsException,
     HsmKmsError,
     InvalidAliasNameException,
@@ -207,7 +208,7 @@ def test_delete_alias(kms: Kms) -> None:
     [
         ("alias/never-made", NotFoundException),
         ("photos", ValidationException),
-        ("alias/aws/photos", InvalidAliasNameException),
+        ("alias/aws/photos", AccessDeniedException),
     ],
 )
 def test_delete_alias_refusals(kms: Kms, name: str, error: type[HsmKmsError]) -> None:

@@ -96,7 +96,6 @@ def test_create_key_takes_explicit_defaults(kms: Kms, members: dict[str, Any]) -
             ValidationException,
             "CustomerMasterKeySpec",
         ),
-        ({"origin": "EXTERNAL"}, UnsupportedOperationException, "import"),
         ({"origin": "AWS_CLOUDHSM"}, UnsupportedOperationException, "custom key stores"),
         ({"origin": "EXTERNAL_KEY_STORE"}, UnsupportedOperationException, "custom key stores"),
         ({"origin": "HERE"}, ValidationException, "'origin'"),

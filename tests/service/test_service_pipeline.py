@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from lifecycle import described, new_empty_key, request_to_import, schedule
 from msgspec import Struct
 from service_sites import ACCOUNT, OTHER_REGION, REGION, new_alias, new_key, seal
 
@@ -19,9 +20,9 @@ from hsmkms.errors import (
     PermitError,
     ValidationException,
 )
-from hsmkms.model import aliases, crypto, keys, tags
+from hsmkms.model import aliases, crypto, deletion, importing, keys, rotation, tags
 from hsmkms.model.caller import Caller
-from hsmkms.model.enums import Operation
+from hsmkms.model.enums import Operation, WrappingAlgorithm, WrappingKeySpec
 from hsmkms.model.ids import alias_arn, root_arn
 from hsmkms.model.operations import OPERATIONS
 from hsmkms.model.permit import Permit
@@ -94,6 +95,7 @@ def test_permits_are_made_in_two_places() -> None:
     assert _makers_of("own_permit") == {
         "service/binding.py",
         "service/creation.py",
+        "service/credentials.py",
         "service/deletion.py",
         "service/maintenance.py",
         "service/reconcile.py",
@@ -112,6 +114,7 @@ def test_every_device_procedure_on_objects_takes_a_permit() -> None:
     tree = ast.parse((PACKAGE / "hsm" / "device.py").read_text())
     (device,) = (each for each in tree.body if isinstance(each, ast.ClassDef) and each.name == "Device")
     acting = {"encrypt", "decrypt", "random", "generate_backing_key", "generate_mac_key", "mac", "destroy"}
+    acting |= {"generate_wrapping_key", "fingerprints", "unwrap_backing_key", "destroy_wrapping_key"}
     asking = {
         each.name
         for each in device.body
@@ -127,12 +130,15 @@ def test_every_device_procedure_on_objects_takes_a_permit() -> None:
 
 
 class Scene(Struct, frozen=True):
-    """A key, another one, an alias of the key, and a ciphertext of it."""
+    """A key, another one, one pending deletion, one with imported material; an alias and a ciphertext of the first."""
 
     key: keys.KeyMetadata
     other: keys.KeyMetadata
+    pending: keys.KeyMetadata
+    imported: keys.KeyMetadata
     alias: str
     sealed: bytes
+    to_import: importing.ImportKeyMaterialRequest
 
     @property
     def alias_arn(self) -> str:
@@ -191,6 +197,54 @@ CASES: dict[Operation, tuple[Request, Callable[[Scene], Heard]]] = {
         lambda s: tags.ListResourceTagsRequest(key_id=s.key.key_id),
         lambda s: [("kms:ListResourceTags", s.key.arn)],
     ),
+    Operation.ENABLE_KEY_ROTATION: (
+        lambda s: rotation.EnableKeyRotationRequest(key_id=s.key.key_id),
+        lambda s: [("kms:EnableKeyRotation", s.key.arn)],
+    ),
+    Operation.DISABLE_KEY_ROTATION: (
+        lambda s: rotation.DisableKeyRotationRequest(key_id=s.key.key_id),
+        lambda s: [("kms:DisableKeyRotation", s.key.arn)],
+    ),
+    Operation.GET_KEY_ROTATION_STATUS: (
+        lambda s: rotation.GetKeyRotationStatusRequest(key_id=s.key.key_id),
+        lambda s: [("kms:GetKeyRotationStatus", s.key.arn)],
+    ),
+    Operation.LIST_KEY_ROTATIONS: (
+        lambda s: rotation.ListKeyRotationsRequest(key_id=s.key.key_id),
+        lambda s: [("kms:ListKeyRotations", s.key.arn)],
+    ),
+    Operation.ROTATE_KEY_ON_DEMAND: (
+        lambda s: rotation.RotateKeyOnDemandRequest(key_id=s.key.key_id),
+        lambda s: [("kms:RotateKeyOnDemand", s.key.arn)],
+    ),
+    Operation.SCHEDULE_KEY_DELETION: (
+        lambda s: deletion.ScheduleKeyDeletionRequest(key_id=s.key.key_id),
+        lambda s: [("kms:ScheduleKeyDeletion", s.key.arn)],
+    ),
+    Operation.CANCEL_KEY_DELETION: (
+        lambda s: deletion.CancelKeyDeletionRequest(key_id=s.pending.key_id),
+        lambda s: [("kms:CancelKeyDeletion", s.pending.arn)],
+    ),
+    Operation.GET_KEY_LAST_USAGE: (
+        lambda s: deletion.GetKeyLastUsageRequest(key_id=s.key.key_id),
+        lambda s: [("kms:GetKeyLastUsage", s.key.arn)],
+    ),
+    Operation.GET_PARAMETERS_FOR_IMPORT: (
+        lambda s: importing.GetParametersForImportRequest(
+            key_id=s.imported.key_id,
+            wrapping_algorithm=WrappingAlgorithm.RSAES_OAEP_SHA_1,
+            wrapping_key_spec=WrappingKeySpec.RSA_2048,
+        ),
+        lambda s: [("kms:GetParametersForImport", s.imported.arn)],
+    ),
+    Operation.IMPORT_KEY_MATERIAL: (
+        lambda s: s.to_import,
+        lambda s: [("kms:ImportKeyMaterial", s.imported.arn)],
+    ),
+    Operation.DELETE_IMPORTED_KEY_MATERIAL: (
+        lambda s: importing.DeleteImportedKeyMaterialRequest(key_id=s.imported.key_id),
+        lambda s: [("kms:DeleteImportedKeyMaterial", s.imported.arn)],
+    ),
     Operation.ENCRYPT: (
         lambda s: crypto.EncryptRequest(key_id=s.alias, plaintext=b"p"),
         lambda s: [("kms:Encrypt", s.key.arn)],
@@ -226,14 +280,22 @@ class Untouchable:
         raise AssertionError(f"the device was reached: {name}")
 
 
+@pytest.fixture(scope="module")
+def to_import(kms: Kms) -> importing.ImportKeyMaterialRequest:
+    """A request that brings material to a key of its own, as often as one likes."""
+    return request_to_import(kms, new_empty_key(kms))
+
+
 @pytest.fixture
-def scene(kms: Kms) -> Iterator[Scene]:
+def scene(kms: Kms, to_import: importing.ImportKeyMaterialRequest) -> Iterator[Scene]:
     """What the operations work on; afterwards the stages of the pipeline are as they were."""
     key = new_key(kms, tags=[Tag(tag_key="first", tag_value="")])
     alias = f"alias/p-{key.key_id}"
     new_alias(kms, alias, key.key_id)
     device = kms._core.device
-    yield Scene(key, new_key(kms), alias, seal(kms, key.key_id))
+    pending, imported = new_key(kms), described(kms, to_import.key_id)
+    schedule(kms, pending.key_id)
+    yield Scene(key, new_key(kms), pending, imported, alias, seal(kms, key.key_id), to_import)
     kms._core.device = device
     kms._core.authorise = everybody_may
     kms._core.record = record_nothing
@@ -282,7 +344,7 @@ def test_authorised_and_recorded(kms: Kms, scene: Scene, operation: Operation) -
 
 def _refusals() -> list[tuple[Operation, int]]:
     key = _blank_key()
-    blank = Scene(key, key, "alias/x", b"")
+    blank = Scene(key, key, key, key, "alias/x", b"", importing.ImportKeyMaterialRequest())
     return [(operation, number) for operation, (_, expected) in CASES.items() for number in range(len(expected(blank)))]
 
 
