@@ -13,8 +13,32 @@ from hsmkms.cli.main import app
 from hsmkms.model.constraints import required_members
 from hsmkms.model.operations import OPERATIONS
 
-PANELS = ("Installation", "Keys", "Aliases", "Tags", "Cryptography", "Token", "Repair")
-OPERATOR_COMMANDS = {"init", "migrate", "token-info", "token-check", "attest", "reconcile", "doctor"}
+PANELS = (
+    "Installation",
+    "Keys",
+    "Rotation",
+    "Imported key material",
+    "Deletion",
+    "Aliases",
+    "Tags",
+    "Cryptography",
+    "Upkeep",
+    "Token",
+    "Repair",
+)
+OPERATOR_COMMANDS = {
+    "init",
+    "migrate",
+    "token-info",
+    "token-check",
+    "attest",
+    "reconcile",
+    "doctor",
+    "re-encrypt-files",
+    "maintain",
+    "import-key",
+    "wrap-key-material",
+}
 MANY = 1000
 
 
@@ -101,7 +125,7 @@ def test_completion_works(bare: Site) -> None:
         words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1)}
         return set(bare.run(_HSMKMS_COMPLETE="complete_bash", **words).stdout.split())
 
-    assert offered("hsmkms list-") == {"list-keys", "list-aliases", "list-resource-tags"}
+    assert offered("hsmkms list-") == {"list-keys", "list-aliases", "list-resource-tags", "list-key-rotations"}
     assert "--target-key-id" in offered("hsmkms create-alias --tar")
 
 

@@ -1,0 +1,91 @@
+"""The README's section on import: its commands, run as they are printed, do what it says."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from cli_site import SECONDS, Site
+
+README = Path(__file__).parent.parent.parent / "README.md"
+HEADING = "Import your own key material"
+
+
+def section(text: str, heading: str) -> str:
+    """What stands below a heading, until the next of its kind."""
+    return re.split(r"^## ", text.partition(f"\n## {heading}\n")[2], flags=re.MULTILINE)[0]
+
+
+def commands(text: str) -> list[str]:
+    """The commands of all console blocks: what follows a prompt, and the lines that a backslash adds."""
+    blocks = re.findall(r"^```console\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return re.findall(r"^\$ ((?:.*\\\n)*.*)$", "".join(blocks), re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def printed() -> list[str]:
+    """The commands of the section."""
+    return commands(section(README.read_text(), HEADING))
+
+
+def test_section_is_there(printed: list[str]) -> None:
+    """The section shows both commands for people, all three of the API's steps, and both ways of OpenSSL."""
+    told = "\n".join(printed)
+    for word in ("import-key ", "wrap-key-material ", "get-parameters-for-import ", "import-key-material "):
+        assert f"hsmkms {word}" in told
+    assert "openssl pkeyutl" in told
+    assert "openssl enc -id-aes256-wrap-pad" in told
+
+
+def run(site: Site, lines: list[str]) -> list[str]:
+    """Run commands in one shell, in which each must succeed in silence; the KeyMaterialIds that were answered."""
+    done = subprocess.run(
+        ["bash", "-c", "\n".join(["set -euo pipefail", *lines])],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        timeout=3 * SECONDS,
+        cwd=site.folder,
+        env=site.environment(),
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done
+    return re.findall(r'"KeyMaterialId": "([0-9a-f]{64})"', done.stdout)
+
+
+def test_runs_as_printed(site: Site, printed: list[str]) -> None:
+    """All commands succeed in one shell, every way brings the same material, and the key works with it."""
+    names = run(site, [*printed, 'printf %s "$key" > key.txt'])
+    assert len(names) == sum(each.startswith("hsmkms import-key") for each in printed) == 3
+    assert len(set(names)) == 1
+    key = (site.folder / "key.txt").read_text()
+    told = site.run("describe-key", "--key-id", key).json["KeyMetadata"]
+    assert (told["KeyState"], told["ExpirationModel"]) == ("Enabled", "KEY_MATERIAL_DOES_NOT_EXPIRE")
+    sealed = site.run("encrypt", "--key-id", key, "--plaintext", "aGVsbG8=").json["CiphertextBlob"]
+    assert site.run("decrypt", "--ciphertext-blob", sealed).json["Plaintext"] == "aGVsbG8="
+    assert not (site.folder / "aes.bin").exists()
+
+
+def test_both_wrap_the_same(site: Site, printed: list[str]) -> None:
+    """What wrap-key-material makes in place of OpenSSL is imported as the same material."""
+    wrapping = next(index for index, each in enumerate(printed) if "wrap-key-material" in each)
+    bringing = printed[wrapping + 1]
+    assert "fileb://wrapped.bin" in bringing
+    names = run(site, [*printed[: wrapping + 1], bringing.replace("wrapped.bin", "wrapped-by-hsmkms.bin")])
+    assert len(names) == 2
+    assert len(set(names)) == 1
+
+
+def test_table_as_printed() -> None:
+    """The table below import-key names the members of its answer, and an algorithm that SoftHSM does."""
+    told = section(README.read_text(), HEADING)
+    shown = re.findall(r"^│ (\w+) +│ (\S+)", told, re.MULTILINE)
+    assert [name for name, _ in shown] == ["KeyId", "KeyMaterialId", "WrappingAlgorithm", "ValidTo"]
+    assert dict(shown)["WrappingAlgorithm"] == "RSAES_OAEP_SHA_1"
+
+
+def test_reader_of_blocks() -> None:
+    """Commands are told from what they print, and continued lines are kept together."""
+    text = "\n## A\n```console\n$ one \\\n    two\nprinted\n$ three\n```\n$ no\n## B\n```console\n$ four\n```\n"
+    assert commands(section(text, "A")) == ["one \\\n    two", "three"]
+    assert section(text, "C") == ""
