@@ -17,6 +17,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from hsmkms.errors import ConfigurationError
+from hsmkms.model.enums import Operation
 from hsmkms.pins import PinSettings, Secret, read_pin, terminal_prompt
 from hsmkms.token_uri import TokenUri, parse_uri
 
@@ -26,6 +27,7 @@ __all__ = [
     "ReconcileSettings",
     "RotationSettings",
     "Secret",
+    "ServeSettings",
     "Settings",
     "TokenSettings",
     "TokenUri",
@@ -43,6 +45,9 @@ CONFIG_VARIABLE: Final = "HSMKMS_CONFIG"
 SYSTEM_FILE: Final = Path("/etc/hsmkms") / FILE_NAME
 
 MAX_WAIT_SECONDS: Final = 3600
+MAX_PORT: Final = 65535
+MAX_WORKERS: Final = 256
+MAX_SKEW_MINUTES: Final = 15
 MAX_GRACE_HOURS: Final = 10 * 365 * 24
 
 _ACCOUNT: Final = re.compile(r"[0-9]{12}")
@@ -89,6 +94,22 @@ class ImportSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     host_unwrap: bool = False
 
 
+class ServeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The endpoint: address, processes and threads, TLS, limits. ``quotas``: requests a second by operation."""
+
+    host: str = "127.0.0.1"
+    port: int = 8443
+    workers: int = 2
+    threads: int = 16
+    certificate: Path | None = None
+    private_key: Path | None = None
+    plain_http: bool = False
+    clock_skew_minutes: int = 5
+    log_format: str = "json"
+    log_requests: bool = True
+    quotas: dict[str, float] = {}
+
+
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One installation: one account on one token, with one or more regions.
 
@@ -104,6 +125,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     services: tuple[str, ...] = ()
     rotation: RotationSettings = RotationSettings()
     imports: ImportSettings = field(name="import", default=ImportSettings())
+    serve: ServeSettings = ServeSettings()
     reconcile: ReconcileSettings = ReconcileSettings()
 
 
@@ -162,6 +184,7 @@ def _resolved(folder: Path, settings: Settings) -> Settings:
         data_dir=folder / settings.data_dir,
         default_region=default_region,
         token=_resolved_token(folder, settings.token),
+        serve=_resolved_serve(folder, settings.serve),
     )
 
 
@@ -190,11 +213,33 @@ def check(settings: Settings) -> None:
         f"rotation.managed_period_days = {rotation.managed_period_days} must be {_PERIOD}": rotation.managed_period_days
         not in _PERIODS,
         f"import.valid_to_within_days = {within} must be at least 1": within is not None and within < 1,
+        **_serve_faults(settings.serve),
         f"reconcile.grace_hours = {grace} must be from 0 to {MAX_GRACE_HOURS}": not 0 <= grace <= MAX_GRACE_HOURS,
     }
     for sentence, wrong in faults.items():
         if wrong:
             raise ConfigurationError(sentence)
+
+
+def _resolved_serve(folder: Path, serve: ServeSettings) -> ServeSettings:
+    files = {"certificate": serve.certificate, "private_key": serve.private_key}
+    return replace(serve, **{name: folder / path for name, path in files.items() if path is not None})
+
+
+def _serve_faults(serve: ServeSettings) -> dict[str, bool]:
+    unknown = next((name for name in serve.quotas if name not in set(Operation)), None)
+    return {
+        f"serve.port = {serve.port} must be from 0 to 65535": not 0 <= serve.port <= MAX_PORT,
+        f"serve.workers = {serve.workers} must be from 1 to 256": not 1 <= serve.workers <= MAX_WORKERS,
+        f"serve.threads = {serve.threads} must be from 1 to 256": not 1 <= serve.threads <= MAX_WORKERS,
+        "serve.certificate and serve.private_key go together": (serve.certificate is None)
+        != (serve.private_key is None),
+        f"serve.clock_skew_minutes = {serve.clock_skew_minutes} must be from 1 to 15": not 1
+        <= serve.clock_skew_minutes
+        <= MAX_SKEW_MINUTES,
+        f"serve.log_format = {serve.log_format!r} must be json or text": serve.log_format not in ("json", "text"),
+        f"serve.quotas: {unknown!r} is no operation of AWS KMS": unknown is not None,
+    }
 
 
 def _resolved_token(folder: Path, token: TokenSettings) -> TokenSettings:
@@ -307,6 +352,34 @@ _TEMPLATE: Final = """\
 # program remove the padding. Key material then passes through its memory in the clear, and such keys stay marked.
 {host_unwrap}
 
+[serve]
+# Where `hsmkms serve` listens.
+{host}
+{port}
+
+# Processes, each with a login of its own, and threads of each for what is slow.
+{workers}
+{threads}
+
+# TLS: a certificate chain and its private key, both PEM. SIGHUP reads them again.
+{certificate}
+{private_key}
+
+# Without TLS only a loopback address is served, unless this says that something else protects the way.
+{plain_http}
+
+# How far a client's clock may be off: 1 to 15 minutes.
+{clock_skew_minutes}
+
+# The log: json, or text for people; and whether each request gets a line.
+{log_format}
+{log_requests}
+
+[serve.quotas]
+# Requests a second that each user may make, by operation; 0 for no limit. Limited by default is what makes or takes in
+# keys: CreateKey and RotateKeyOnDemand 5, GetParametersForImport 1, ImportKeyMaterial 15.
+{quotas}
+
 [reconcile]
 # How long an object on the token that belongs to no key is kept before `hsmkms reconcile` may offer to remove it.
 {grace_hours}
@@ -320,6 +393,9 @@ _EXAMPLES: Final[dict[str, Any]] = {
     "serial": "1c2e0a58b4a1e9d3",
     "uri": "pkcs11:token=hsmkms;serial=1c2e0a58b4a1e9d3?pin-source=file:/etc/hsmkms/pin",
     "services": ["s3"],
+    "CreateKey": 5.0,
+    "certificate": "/etc/hsmkms/tls/chain.pem",
+    "private_key": "/etc/hsmkms/tls/key.pem",
     "valid_to_within_days": 365,
     "init_reserved": "configdir='/etc/pki/nssdb'",
     "file": "pin",
@@ -343,11 +419,15 @@ def init_text(settings: Settings) -> str:
         **_lines(settings.token.pin, "file", "environment", "command", "prompt"),
         **_lines(settings.rotation, "period_days", "custom_period", "managed_period_days", "imported_on_demand"),
         **_lines(settings.imports, "valid_to_within_days", "host_unwrap"),
+        **_lines(settings.serve, "host", "port", "workers", "threads", "certificate", "private_key", "plain_http"),
+        **_lines(settings.serve, "clock_skew_minutes", "log_format", "log_requests"),
         **_lines(settings.reconcile, "grace_hours"),
     }
     told = [f"{_toml_key(name)} = {_toml(value)}" for name, value in settings.token.environment.items()]
     variables = told or [f"# SOFTHSM2_CONF = {_toml(_EXAMPLES['SOFTHSM2_CONF'])}"]
-    return _TEMPLATE.format(**lines, variables="\n".join(variables))
+    rates = [f"{_toml_key(name)} = {_toml(rate)}" for name, rate in settings.serve.quotas.items()]
+    quotas = rates or [f"# CreateKey = {_toml(_EXAMPLES['CreateKey'])}"]
+    return _TEMPLATE.format(**lines, variables="\n".join(variables), quotas="\n".join(quotas))
 
 
 def _lines(section: Struct, *names: str) -> dict[str, str]:

@@ -28,6 +28,11 @@
     │   ├── TagException
     │   ├── UnsupportedOperationException
     │   ├── AccessDeniedException
+    │   ├── IncompleteSignatureException
+    │   ├── InvalidSignatureException
+    │   ├── MissingAuthenticationTokenException
+    │   ├── UnknownOperationException
+    │   ├── UnrecognizedClientException
     │   ├── ThrottlingException
     │   ├── ValidationException
     │   ├── SerializationException
@@ -222,6 +227,36 @@ class UnsupportedOperationException(ApiError):
 
 class AccessDeniedException(ApiError):
     """The caller may not do this."""
+
+    fault = "client"
+
+
+class IncompleteSignatureException(ApiError):
+    """The Authorization header cannot be read."""
+
+    fault = "client"
+
+
+class InvalidSignatureException(ApiError):
+    """The signature does not fit the request, its time or its scope."""
+
+    fault = "client"
+
+
+class MissingAuthenticationTokenException(ApiError):
+    """The request bears no signature."""
+
+    fault = "client"
+
+
+class UnknownOperationException(ApiError):
+    """There is no operation of that name."""
+
+    fault = "client"
+
+
+class UnrecognizedClientException(ApiError):
+    """The access key is not one of an active user."""
 
     fault = "client"
 

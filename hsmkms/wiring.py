@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from hsmkms import config
-from hsmkms.config import Settings
+from hsmkms.config import Secret, Settings
 from hsmkms.errors import ConfigurationError, HsmKmsError, StoreError, TokenNotFoundError, TokenUnavailableError
 from hsmkms.hsm import module as modules
 from hsmkms.hsm import softhsm
@@ -65,14 +65,17 @@ def load_settings(path: Path | None = None) -> Settings:
     return config.load(config.find(path, os.environ))
 
 
-def core_of(settings: Settings, clock: Clock = utc_now, monotonic: Monotonic | None = None) -> Core:
+def core_of(
+    settings: Settings, clock: Clock = utc_now, monotonic: Monotonic | None = None, pin: Secret | None = None
+) -> Core:
     """Open database and token, and prove that they belong together.
 
     ``monotonic`` (seconds, not to be set by anybody) is what the clock is watched with; without one it is not.
+    ``pin`` is for who has asked for it already; otherwise it is read from its source.
     """
     store = Store.open(settings.data_dir)
     try:
-        device = open_device(settings)
+        device = open_device(settings, pin=pin)
     except BaseException:
         store.close()
         raise
@@ -125,11 +128,13 @@ def _core(
     )
 
 
-def open_device(settings: Settings, *, accept_final_try: bool = False) -> Device:
+def open_device(settings: Settings, *, accept_final_try: bool = False, pin: Secret | None = None) -> Device:
     """Open the token of the settings, without the database."""
     return Device.open(
         device_settings(settings),
-        lambda: config.read_pin(settings.token.pin, interactive=config.terminal_prompt()),
+        pin.reveal
+        if pin is not None
+        else lambda: config.read_pin(settings.token.pin, interactive=config.terminal_prompt()),
         accept_final_try=accept_final_try,
     )
 

@@ -16,6 +16,7 @@ ALLOWED: dict[str, set[str]] = {
     "process": {"errors"},
     "pins": {"errors"},
     "token_uri": {"errors"},
+    "wrapping": {"errors", "model"},
     "config": {"errors", "pins", "token_uri"},
     "model": {"errors", "model"},
     "rules": {"errors", "model", "rules"},
@@ -24,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "service": {"errors", "model", "process", "rules", "store", "hsm", "service"},
     "wiring": BELOW_CLI,
     "__init__": {"service"},
-    "cli": {"errors", "model", "config", "service", "wiring", "__init__", "cli"},
+    "cli": {"errors", "model", "config", "service", "wiring", "wrapping", "__init__", "cli"},
 }
 """A layer, and the layers that it may import. ``__init__`` is the package itself, which offers ``Kms``."""
 

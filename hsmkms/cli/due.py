@@ -22,6 +22,9 @@ def maintain(
     context: typer.Context,
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what is due.")] = False,
+    trust_clock: Annotated[
+        bool, typer.Option("--trust-clock", help="The clock is right, though the database has newer dates.")
+    ] = False,
     config: ConfigOption = None,
     output: OutputOption = None,
     query: QueryOption = None,
@@ -37,6 +40,8 @@ def maintain(
     common = Common(config=config, output=output, query=query).over(outer_options(context))
     logging.getLogger("hsmkms").setLevel(logging.INFO)
     with Kms(wiring.open_core_for_maintenance(common.config)) as kms:
+        if trust_clock:
+            kms.operator.trust_clock()
         report = kms.operator.maintain(dry_run=dry_run)
     answer = named(report)
     answer["Steps"] = [named(each) for each in report.steps]

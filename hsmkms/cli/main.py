@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 import typer
 
-from hsmkms.cli import api, bulk, due, repair, setup, token
+from hsmkms.cli import api, bulk, due, importing, repair, serve, setup, token
 from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, RegionOption
 from hsmkms.errors import ApiError, HsmKmsError
 
@@ -53,8 +53,10 @@ def common_options(
 
 setup.register(app)
 api.register(app)
+importing.register(app)
 bulk.register(app)
 due.register(app)
+serve.register(app)
 token.register(app)
 repair.register(app)
 

@@ -229,6 +229,10 @@ class Device(Connection):
         self._handles.forget(cka_id)
         return self._destroy(cka_id, ObjectClass.SECRET_KEY)
 
+    def sessions(self) -> tuple[int, int]:
+        """How many sessions of the pool are open, and how many threads wait for one."""
+        return self._pool.counts()
+
     def ready(self) -> None:
         """Make sure that the token answers and that the login holds, before something is begun that needs both."""
         self._recover()

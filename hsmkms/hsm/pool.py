@@ -68,6 +68,10 @@ class SessionPool:
         finally:
             self.put(session)
 
+    def counts(self) -> tuple[int, int]:
+        """How many sessions are open, and how many threads wait for one."""
+        return self._opened, self._waiting
+
     def discard(self, session: Session) -> None:
         """Drop a dead session, and all idle ones: they died with it."""
         self._drop([session])

@@ -71,6 +71,11 @@ def alias_arn(account: str, region: str, alias_name: str) -> str:
     return f"arn:{PARTITION}:kms:{region}:{account}:{alias_name}"
 
 
+def user_arn(account: str, name: str) -> str:
+    """ARN of a user of the account."""
+    return f"arn:{PARTITION}:iam::{account}:user/{name}"
+
+
 def root_arn(account: str) -> str:
     """The principal that stands for the account."""
     return f"arn:{PARTITION}:iam::{account}:root"

@@ -25,6 +25,7 @@ class OperatorAct(StrEnum):
     OPEN = "open"
     RECONCILE = "reconcile"
     MAINTAIN = "maintain"
+    CREDENTIALS = "credentials"
 
 
 class Permit(Struct, frozen=True):

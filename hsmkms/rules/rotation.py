@@ -58,13 +58,16 @@ def period_days(key: KeyRecord, policy: RotationPolicy) -> int | None:
     return key.rotation.period_days or policy.period_days
 
 
-def next_rotation(key: KeyRecord, policy: RotationPolicy) -> datetime | None:
-    """When the next automatic rotation is due, which may be in the past; None if automatic rotation is off."""
+def next_rotation(key: KeyRecord, policy: RotationPolicy, now: datetime) -> datetime | None:
+    """When the next automatic rotation is due, which may be in the past; None if automatic rotation is off.
+
+    Rotations that are dated after ``now`` were made under a wrong clock, and put none off.
+    """
     days = period_days(key, policy)
     if days is None:
         return None
     anchor = key.rotation.anchor if key.rotation is not None else key.creation_date
-    return next_date(anchor, days, last_automatic(key))
+    return next_date(anchor, days, last_automatic(key, now))
 
 
 def next_date(anchor: datetime, days: int, last: datetime | None) -> datetime:
@@ -76,19 +79,19 @@ def next_date(anchor: datetime, days: int, last: datetime | None) -> datetime:
 
 def is_due(key: KeyRecord, policy: RotationPolicy, now: datetime) -> bool:
     """True if the key must be rotated now. Keys that are not Enabled wait."""
-    due = next_rotation(key, policy)
+    due = next_rotation(key, policy, now)
     return due is not None and due <= now and key.state is KeyState.ENABLED
 
 
-def last_automatic(key: KeyRecord) -> datetime | None:
-    """The date of the last automatic rotation, or None."""
+def last_automatic(key: KeyRecord, now: datetime) -> datetime | None:
+    """The date of the last automatic rotation until ``now``, or None."""
     dates = [each.rotation_date for each in key.materials if each.rotation_type is RotationType.AUTOMATIC]
-    return max((date for date in dates if date is not None), default=None)
+    return max((date for date in dates if date is not None and date <= now), default=None)
 
 
 def shown_status(key: KeyRecord, policy: RotationPolicy, now: datetime) -> tuple[int, datetime] | None:
     """Period in days and next date as GetKeyRotationStatus tells them; None where the status reads false."""
-    days, due = period_days(key, policy), next_rotation(key, policy)
+    days, due = period_days(key, policy), next_rotation(key, policy, now)
     if days is None or due is None or effective_state(key, now) in _DELETION:
         return None
     return days, max(due, now)
@@ -123,7 +126,7 @@ def enabled(key: KeyRecord, policy: RotationPolicy, requested_days: int | None, 
         return RotationSetting(anchor=now, period_days=days)
     if (days or policy.period_days) == period_days(key, policy):
         return key.rotation
-    last = last_automatic(key)
+    last = last_automatic(key, now)
     anchor = key.rotation.anchor if last is None else max(key.rotation.anchor, last)
     return RotationSetting(anchor=anchor, period_days=days)
 
@@ -153,7 +156,7 @@ def check_on_demand(key: KeyRecord, policy: RotationPolicy, now: datetime) -> No
             "The on-demand rotations limit has been reached for the given keyId. "
             f"No more on-demand rotations can be performed for this key: {key.arn}"
         )
-    due = next_rotation(key, policy)
+    due = next_rotation(key, policy, now)
     if due is not None and due - now <= NOT_WITHIN:
         when = "now" if due <= now else f"within {NOT_WITHIN.seconds // 60} minutes"
         raise ConflictException(

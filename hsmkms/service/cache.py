@@ -12,8 +12,9 @@ from typing import Final
 from hsmkms.model.records import AliasRecord, KeyRecord
 from hsmkms.process import ForkGuard
 from hsmkms.rules import blob
-from hsmkms.store import aliases, changes, keys
+from hsmkms.store import aliases, changes, keys, users
 from hsmkms.store.engine import Store
+from hsmkms.store.users import AccessKeyRow
 
 MAX_ENTRIES: Final = 50_000
 """Records kept in one process; beyond that all are dropped and read again when needed."""
@@ -46,6 +47,7 @@ class RecordCache:
         self._done = 0
         self._keys: dict[tuple[str, str], CachedKey] = {}
         self._aliases: dict[tuple[str, str], AliasRecord] = {}
+        self._access_keys: dict[str, AccessKeyRow] = {}
         try:
             with store.reading() as conn:
                 self._epoch = changes.latest(conn)
@@ -64,6 +66,12 @@ class RecordCache:
         self._freshen()
         cached = self._aliases.get((region, name))
         return cached if cached is not None else self._load_alias(region, name)
+
+    def access_key(self, access_key_id: str) -> AccessKeyRow | None:
+        """The access key as it is now, or None."""
+        self._freshen()
+        cached = self._access_keys.get(access_key_id)
+        return cached if cached is not None else self._load_access_key(access_key_id)
 
     def close(self) -> None:
         """Let the signal's connection go."""
@@ -92,6 +100,7 @@ class RecordCache:
             for epoch, region, subject in changes.since(conn, self._epoch):
                 self._keys.pop((region, subject), None)
                 self._aliases.pop((region, subject), None)
+                self._access_keys.pop(subject, None)
                 self._epoch = epoch
 
     def _load_key(self, region: str, key_id: str) -> CachedKey | None:
@@ -111,6 +120,14 @@ class RecordCache:
         if record is not None:
             self._keep(epoch, lambda: self._aliases.__setitem__((region, name), record))
         return record
+
+    def _load_access_key(self, access_key_id: str) -> AccessKeyRow | None:
+        with self._store.reading() as conn:
+            epoch = changes.latest(conn)
+            row = users.fetch_access_key(conn, access_key_id)
+        if row is not None:
+            self._keep(epoch, lambda: self._access_keys.__setitem__(access_key_id, row))
+        return row
 
     def _keep(self, epoch: int, put: Callable[[], None]) -> None:
         with self._lock:

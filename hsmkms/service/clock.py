@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from hsmkms.rules import clock as rules
 from hsmkms.service.core import Clock, Core
-from hsmkms.store import deletion
+from hsmkms.store import deletion, installation
 
 
 class DriftWatch:
@@ -31,11 +31,20 @@ def doubt(core: Core) -> str | None:
     now = core.clock()
     with core.store.reading() as conn:
         newest = deletion.newest_instant(conn)
+        row = installation.fetch(conn)
+    if newest is not None and row is not None and row.clock_trusted_over is not None:
+        newest = row.clock_trusted_at if newest <= row.clock_trusted_over else newest
     if newest is not None and rules.behind(now, newest):
         return (
             f"the clock says {now:%Y-%m-%d %H:%M:%S} UTC, but the database was changed at {newest:%Y-%m-%d %H:%M:%S} "
-            "UTC: set the clock right"
+            "UTC: set the clock right, or say with `hsmkms maintain --trust-clock` that it is"
         )
     if core.drifted():
         return "the clock was moved while this process ran: check it, then start the process again"
     return None
+
+
+def trust(core: Core) -> None:
+    """The operator's word that the clock is right now, and that newer dates were written by a wrong one."""
+    with core.store.atomic() as tx:
+        installation.trust_clock(tx, core.clock(), deletion.newest_instant(tx))

@@ -212,7 +212,7 @@ def _recoveries(core: Core) -> list[_Due]:
 def _rotations(core: Core) -> list[_Due]:
     now = core.clock()
     with core.store.reading() as conn:
-        found = stored_rotation.candidates(conn)
+        found = stored_rotation.candidates(conn, now)
     due = ((each, _next_date(core, each)) for each in found)
     return [
         _Due(

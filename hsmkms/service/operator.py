@@ -10,13 +10,16 @@ from hsmkms.hsm.cryptoki import TokenLimits
 from hsmkms.hsm.device import MechanismInfo
 from hsmkms.hsm.profile import TokenProfile
 from hsmkms.model.caller import local_root
-from hsmkms.model.enums import Operation, Origin
+from hsmkms.model.enums import Operation, Origin, WrappingAlgorithm
 from hsmkms.model.records import MaterialRecord
-from hsmkms.service import maintenance, reconcile
+from hsmkms.rules import import_token as tokens
+from hsmkms.service import clock, maintenance, reconcile, wrapping_keys
 from hsmkms.service.core import Core
+from hsmkms.service.credentials import Credentials
 from hsmkms.service.maintenance import Report
 from hsmkms.service.pipeline import Call
 from hsmkms.service.reconcile import Finding, Mended
+from hsmkms.service.watch import Watch
 
 
 class TokenInfo(Struct, frozen=True, kw_only=True):
@@ -52,6 +55,10 @@ class Operator:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self.credentials = Credentials(core)
+        """Users and their access keys."""
+        self.watch = Watch(core)
+        """What a monitor asks."""
 
     def token_info(self) -> TokenInfo:
         """Profile, session and memory counts, and mechanisms of the token."""
@@ -73,9 +80,30 @@ class Operator:
         imported = key.record.origin is Origin.EXTERNAL
         return [self._attest_one(key.record.key_id, each, imported=imported) for each in key.record.materials]
 
+    def import_algorithms(self) -> list[WrappingAlgorithm]:
+        """What the token unwraps key material with, all by itself: the strongest first."""
+        device = self._core.device
+        return [each for each in device.wrapping_algorithms() if device.on_device(each)]
+
+    def discard_wrapping_key(self, import_token: bytes) -> None:
+        """Destroy the wrapping key of an import token of ours that nobody will use (again), ahead of its 24 hours.
+
+        InvalidImportTokenException for what is no import token.
+        """
+        claims = tokens.read(tokens.split(import_token)[0])
+        row = wrapping_keys.find(self._core, claims.wrapping_key)
+        if row is not None:
+            root = local_root(self._core.installation.account, claims.region)
+            call = Call(self._core, Operation.IMPORT_KEY_MATERIAL, root)
+            wrapping_keys.destroy(self._core, row, call.new_objects(row.cka_id))
+
     def maintain(self, *, dry_run: bool = False) -> Report:
         """Do everything that is due: rotation, expiry, wrapping keys, deletion. ``dry_run`` only tells what that is."""
         return maintenance.maintain(self._core, dry_run=dry_run)
+
+    def trust_clock(self) -> None:
+        """Say that the clock is right, though the database has newer dates: those were written by a wrong one."""
+        clock.trust(self._core)
 
     def find_differences(self) -> list[Finding]:
         """What differs between database and token, and what mending it would do; nothing is changed."""

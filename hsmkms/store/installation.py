@@ -9,12 +9,17 @@ from hsmkms.store import schema
 
 
 class InstallationRow(Struct, frozen=True, kw_only=True):
-    """The installation: ``id`` is 32 hex digits, ``account`` 12 digits, ``restored_at`` the last restore."""
+    """The installation: ``id`` is 32 hex digits, ``account`` 12 digits, ``restored_at`` the last restore.
+
+    At ``clock_trusted_at`` the operator said that the clock is right, with ``clock_trusted_over`` as the newest date.
+    """
 
     id: str
     account: str
     created_at: datetime
     restored_at: datetime | None = None
+    clock_trusted_at: datetime | None = None
+    clock_trusted_over: datetime | None = None
 
 
 class TokenRow(Struct, frozen=True, kw_only=True):
@@ -53,10 +58,30 @@ def insert(tx: Connection, installation_id: str, account: str, now: datetime) ->
 def fetch(conn: Connection) -> InstallationRow | None:
     """The installation, or None before `hsmkms init` got that far."""
     table = schema.installation.c
-    row = conn.execute(select(table.id, table.account, table.created_at, table.restored_at)).one_or_none()
+    query = select(
+        table.id,
+        table.account,
+        table.created_at,
+        table.restored_at,
+        table.clock_trusted_at,
+        table.clock_trusted_over,
+    )
+    row = conn.execute(query).one_or_none()
     if row is None:
         return None
-    return InstallationRow(id=row.id, account=row.account, created_at=row.created_at, restored_at=row.restored_at)
+    return InstallationRow(
+        id=row.id,
+        account=row.account,
+        created_at=row.created_at,
+        restored_at=row.restored_at,
+        clock_trusted_at=row.clock_trusted_at,
+        clock_trusted_over=row.clock_trusted_over,
+    )
+
+
+def trust_clock(tx: Connection, now: datetime, newest: datetime | None) -> None:
+    """Note the operator's word that it is ``now``, whatever newer dates there are up to ``newest``."""
+    tx.execute(schema.installation.update().values(clock_trusted_at=now, clock_trusted_over=newest))
 
 
 def set_restored(tx: Connection, restored_at: datetime) -> None:
@@ -113,13 +138,14 @@ def tokens(conn: Connection) -> list[TokenRow]:
 
 def insert_installation_key(
     tx: Connection, purpose: str, version: int, token_id: str, cka_id: bytes, now: datetime
-) -> None:
+) -> InstallationKeyRow:
     """Write an installation key; ``cka_id`` has 16 bytes."""
     tx.execute(
         schema.installation_key.insert().values(
             purpose=purpose, version=version, token_id=token_id, cka_id=cka_id, created_at=now
         )
     )
+    return InstallationKeyRow(purpose=purpose, version=version, token_id=token_id, cka_id=cka_id, created_at=now)
 
 
 def installation_key(conn: Connection, purpose: str, token_id: str) -> InstallationKeyRow | None:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, Select, case, exists, select, true
+from sqlalchemy import Connection, Row, Select, case, exists, func, select, true
 
 from hsmkms.model.enums import (
     ExpirationModel,
@@ -126,6 +126,11 @@ def complete(tx: Connection, key_id: str, region: str, state: KeyState | None = 
     )
     touch(tx, key_id, region)
     return True
+
+
+def hand_over(tx: Connection, key_id: str) -> None:
+    """Make the key one that users manage."""
+    tx.execute(key.update().where(key.c.key_id == key_id).values(manager=KeyManager.CUSTOMER))
 
 
 def drop_intent(tx: Connection, key_id: str, region: str) -> bool:
@@ -261,6 +266,12 @@ def page(conn: Connection, region: str, after: str | None, limit: int) -> list[s
         .limit(limit)
     )
     return list(conn.scalars(query))
+
+
+def count_by_state(conn: Connection) -> dict[str, int]:
+    """How many live keys there are in each stored state, over all regions."""
+    query = select(regional_key.c.state, func.count()).where(regional_key.c.lifecycle == Lifecycle.LIVE)
+    return dict(conn.execute(query.group_by(regional_key.c.state)).tuples().all())
 
 
 def generated_and_current(conn: Connection, material_ids: Collection[str]) -> list[tuple[str, str, str]]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from sqlalchemy import exists, select, update
+from sqlalchemy import exists, func, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from hsmkms.store import files
@@ -63,3 +63,9 @@ def beyond(store: Store, count: int) -> dict[str, int]:
     with store.log.reading() as conn:
         query = select(encryption_count.c.material_id, _reserved).where(_reserved >= count)
         return {row.material_id: row.reserved for row in conn.execute(query)}
+
+
+def most(store: Store) -> int:
+    """The count of the material that has made the most encryptions."""
+    with store.log.reading() as conn:
+        return conn.scalar(select(func.max(_reserved))) or 0

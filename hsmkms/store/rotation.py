@@ -57,11 +57,15 @@ def set_setting(tx: Connection, key_id: str, region: str, setting: RotationSetti
     keys.touch(tx, key_id, region)
 
 
-def candidates(conn: Connection) -> list[Candidate]:
-    """All Enabled keys whose automatic rotation is on, in all regions."""
+def candidates(conn: Connection, now: datetime) -> list[Candidate]:
+    """All Enabled keys whose automatic rotation is on, in all regions; with their last rotation until ``now``."""
     last = (
         select(func.max(material.c.rotation_date))
-        .where(material.c.key_id == key.c.key_id, material.c.rotation_type == RotationType.AUTOMATIC)
+        .where(
+            material.c.key_id == key.c.key_id,
+            material.c.rotation_type == RotationType.AUTOMATIC,
+            material.c.rotation_date <= now,
+        )
         .scalar_subquery()
     )
     query = (

@@ -39,10 +39,10 @@ from hsmkms.model.enums import (
     TrackedOperation,
 )
 
-META_REVISIONS: Final = ("meta_0001", "meta_0002")
+META_REVISIONS: Final = ("meta_0001", "meta_0002", "meta_0003")
 """Every revision of meta.db that this program knows, oldest first; the last is the one that it works with."""
 
-LOG_REVISIONS: Final = ("log_0001", "log_0002")
+LOG_REVISIONS: Final = ("log_0001", "log_0002", "log_0003")
 """The same for log.db."""
 
 
@@ -61,6 +61,13 @@ class ObjectStatus(StrEnum):
     PRESENT = "PRESENT"
     DESTROYING = "DESTROYING"
     DESTROYED = "DESTROYED"
+
+
+class AccessKeyStatus(StrEnum):
+    """Whether an access key is taken; the words are those of AWS IAM."""
+
+    ACTIVE = "Active"
+    INACTIVE = "Inactive"
 
 
 class ObjectPurpose(StrEnum):
@@ -115,7 +122,11 @@ installation: Final = Table(
     Column("account", Text, nullable=False),
     Column("created_at", Instant, nullable=False),
     Column("restored_at", Instant),
+    Column("clock_trusted_at", Instant),
+    Column("clock_trusted_over", Instant),
 )
+"""``clock_trusted_at``: when the operator last said that the clock is right, though there was ``clock_trusted_over``
+in the database as its newest date."""
 
 token: Final = Table(
     "token",
@@ -274,6 +285,27 @@ tag: Final = Table(
     ForeignKeyConstraint(["key_id", "region"], ["regional_key.key_id", "regional_key.region"]),
 )
 
+user: Final = Table(
+    "user",
+    meta,
+    Column("name", Text, primary_key=True),
+    Column("created_at", Instant, nullable=False),
+)
+
+access_key: Final = Table(
+    "access_key",
+    meta,
+    Column("access_key_id", Text, primary_key=True),
+    Column("user_name", Text, ForeignKey("user.name"), index=True),
+    Column("status", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("key_version", Integer, nullable=False),
+    Column("iv", LargeBinary, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    _one_of("status", AccessKeyStatus),
+)
+"""Without a user's name it is the account root's. ``sealed``: the secret, encrypted by an installation key."""
+
 # AUTOINCREMENT: an epoch is never given twice, even after the newest rows were removed.
 change_log: Final = Table(
     "change_log",
@@ -300,6 +332,14 @@ last_use: Final = Table(
     Column("used_at", Instant, nullable=False),
     Column("request_id", Text, nullable=False),
     _one_of("operation", TrackedOperation),
+)
+
+access_key_use: Final = Table(
+    "access_key_use",
+    log,
+    Column("access_key_id", Text, primary_key=True),
+    Column("region", Text, nullable=False),
+    Column("used_at", Instant, nullable=False),
 )
 
 use_tracking: Final = Table(

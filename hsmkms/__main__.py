@@ -1,0 +1,5 @@
+"""``python -m hsmkms``: the command line."""
+
+from hsmkms.cli.main import main
+
+main()

@@ -1,0 +1,140 @@
+"""``serve --dev``: a whole installation for tests, which is gone when the server ends.
+
+Fresh token, today's AWS rules, every region, no quotas, and credentials of the account's root. Never for real data: the
+PIN lies in a file beside the token, and imported key material passes through this program.
+"""
+
+import multiprocessing
+import secrets
+import socket
+import sys
+import tempfile
+import threading
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Final
+
+from hsmkms import config, wiring
+from hsmkms.config import ImportSettings, PinSettings, RotationSettings, ServeSettings, Settings, TokenSettings
+from hsmkms.errors import ConfigurationError, HsmKmsError
+from hsmkms.http import server
+
+DEFAULT_ACCOUNT: Final = "000000000000"
+DEFAULT_REGION: Final = "us-east-1"
+REGIONS: Final = (
+    *("us-east-1", "us-east-2", "us-west-1", "us-west-2", "us-gov-east-1", "us-gov-west-1", "mx-central-1"),
+    *("ca-central-1", "ca-west-1", "sa-east-1", "af-south-1", "il-central-1", "me-central-1", "me-south-1"),
+    *("eu-central-1", "eu-central-2", "eu-north-1", "eu-south-1", "eu-south-2", "eu-west-1", "eu-west-2", "eu-west-3"),
+    *("ap-east-1", "ap-east-2", "ap-northeast-1", "ap-northeast-2", "ap-northeast-3", "ap-south-1", "ap-south-2"),
+    *("ap-southeast-1", "ap-southeast-2", "ap-southeast-3", "ap-southeast-4", "ap-southeast-5", "ap-southeast-7"),
+    *("cn-north-1", "cn-northwest-1"),
+)
+_LABEL: Final = "hsmkms-dev"
+_PIN_BYTES: Final = 16
+_UNLIMITED: Final = {
+    "CreateKey": 0.0,
+    "RotateKeyOnDemand": 0.0,
+    "GetParametersForImport": 0.0,
+    "ImportKeyMaterial": 0.0,
+}
+
+
+def serve(port: int | None, account: str | None, workers: int) -> None:
+    """Make an installation, print its credentials as lines for a shell once it answers, and serve it."""
+    with tempfile.TemporaryDirectory(prefix="hsmkms-dev-") as folder:
+        wanted = ServeSettings(
+            port=port or _free_port(),
+            workers=workers,
+            threads=8,
+            quotas=_UNLIMITED,
+            log_format="text",
+            log_requests=False,
+        )
+        settings, access_key_id, secret = _prepare(Path(folder), account or DEFAULT_ACCOUNT, wanted)
+        told = threading.Thread(target=_tell, args=(settings.serve.port, access_key_id, secret), daemon=True)
+        told.start()
+        server.serve(settings, proven=True)
+
+
+def _prepare(folder: Path, account: str, wanted: ServeSettings) -> tuple[Settings, str, str]:
+    """Make token and databases in a process of its own: this one must not load the PKCS#11 module."""
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe(duplex=False)
+    child = context.Process(target=_make, args=(folder, account, wanted, there))
+    child.start()
+    there.close()
+    try:
+        settings, access_key_id, secret = here.recv()
+    except EOFError as exc:
+        raise ConfigurationError("the development installation could not be made: see the message above") from exc
+    finally:
+        child.join()
+    return settings, access_key_id, secret
+
+
+def _make(folder: Path, account: str, wanted: ServeSettings, answer: Connection) -> None:
+    from hsmkms.service.kms import Kms  # noqa: PLC0415 - in the child only
+
+    try:
+        settings = _settings(folder, account, wanted)
+        wiring.initialise(settings)
+        with Kms(wiring.core_of(settings)) as kms:
+            made = kms.operator.credentials.create_access_key(None)
+        answer.send((settings, made.access_key_id, made.secret_access_key))
+    except HsmKmsError as exc:
+        sys.stderr.write(f"hsmkms: {type(exc).__name__}: {exc}\n")
+    answer.close()
+
+
+def _settings(folder: Path, account: str, wanted: ServeSettings) -> Settings:
+    pin = folder / "pin"
+    user_pin, so_pin = (secrets.token_urlsafe(_PIN_BYTES) for _ in range(2))
+    pin.touch(mode=0o600)
+    pin.write_text(f"{user_pin}\n")
+    module, made = wiring.make_softhsm_token(None, folder / "softhsm", label=_LABEL, user_pin=user_pin, so_pin=so_pin)
+    token = TokenSettings(
+        module=module,
+        label=_LABEL,
+        serial=made.serial,
+        pin=PinSettings(file=Path("pin")),
+        environment=made.environment,
+    )
+    file = folder / config.FILE_NAME
+    draft = Settings(
+        account_id=account,
+        regions=REGIONS,
+        default_region=DEFAULT_REGION,
+        token=token,
+        rotation=RotationSettings(custom_period=True, managed_period_days=365, imported_on_demand=True),
+        imports=ImportSettings(valid_to_within_days=365, host_unwrap=True),
+        serve=wanted,
+    )
+    config.check(draft)
+    file.write_text(config.init_text(draft))
+    return config.load(file)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _tell(port: int, access_key_id: str, secret: str) -> None:
+    """Print what clients need as soon as the port answers."""
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            break
+        except OSError:
+            time.sleep(0.02)
+    lines = {
+        "AWS_ACCESS_KEY_ID": access_key_id,
+        "AWS_SECRET_ACCESS_KEY": secret,
+        "AWS_DEFAULT_REGION": DEFAULT_REGION,
+        "AWS_ENDPOINT_URL_KMS": f"http://127.0.0.1:{port}",
+    }
+    sys.stdout.write("".join(f"export {name}={value}\n" for name, value in lines.items()))
+    sys.stdout.flush()

@@ -1,0 +1,124 @@
+"""One request from its raw form to its raw answer: signature, operation, quota, pipeline, rendering.
+
+There is no I/O of its own and no event loop here: whoever serves reads the whole body first, then calls ``answer``.
+"""
+
+import logging
+import time
+from datetime import timedelta
+from typing import Any, Final
+
+from msgspec import Struct
+
+from hsmkms.errors import HsmKmsError, InvalidSignatureException
+from hsmkms.http import protocol, sigv4
+from hsmkms.http.protocol import Response
+from hsmkms.http.quota import Quota
+from hsmkms.http.sigv4 import RawRequest, Scope
+from hsmkms.model.caller import Caller, new_request_id
+from hsmkms.model.enums import Operation
+from hsmkms.model.operations import OPERATIONS
+from hsmkms.model.wire import decode_request, encode_response
+from hsmkms.service.credentials import Credential
+from hsmkms.service.kms import Kms
+
+log = logging.getLogger("hsmkms.http")
+
+NOTE_USE_EVERY_SECONDS: Final = 60.0
+
+
+class Source(Struct, frozen=True):
+    """Where a request came from: an IP address, and whether nobody could listen on the way."""
+
+    address: str | None
+    secure: bool
+
+
+class Handled(Struct, kw_only=True):
+    """What is known of a request when it is answered, for the log and the metrics."""
+
+    request_id: str
+    operation: Operation | None = None
+    principal: str | None = None
+    region: str | None = None
+    key_id: str | None = None
+    response: Response | None = None
+
+
+class Endpoint:
+    """Answers requests for an open ``Kms``. Thread-safe."""
+
+    def __init__(self, kms: Kms, *, skew: timedelta, quota: Quota) -> None:
+        self._credentials = kms.operator.credentials
+        self._regions = frozenset(kms.operator.watch.regions)
+        self._clock = kms.operator.watch.now
+        self._skew = skew
+        self._quota = quota
+        self._methods = {operation: getattr(kms, operation.name.lower()) for operation in OPERATIONS}
+        self._noted: dict[str, float] = {}
+
+    def answer(self, request: RawRequest, source: Source) -> Handled:
+        """Answer a request, whatever is wrong with it."""
+        handled = Handled(request_id=new_request_id())
+        try:
+            body = self._perform(request, source, handled)
+        except HsmKmsError as exc:
+            if exc.fault == "server":
+                log.error("request %s failed: %s: %s", handled.request_id, exc.code, exc)  # noqa: TRY400 - no bug
+            handled.response = protocol.failure(exc, handled.request_id)
+        except Exception as exc:
+            # The edge: nothing may escape, and nothing of it may be told.
+            log.exception("request %s met a fault of hsmkms", handled.request_id)
+            handled.response = protocol.failure(exc, handled.request_id)
+        else:
+            handled.response = protocol.success(body, handled.request_id)
+        return handled
+
+    def _perform(self, request: RawRequest, source: Source, handled: Handled) -> bytes:
+        scope, credential = self._authenticate(request)
+        handled.principal, handled.region = credential.principal, scope.region
+        operation = handled.operation = protocol.operation_of(request.header("x-amz-target"))
+        self._quota.spend(credential.principal, operation, time.monotonic())
+        members: Any = decode_request(operation, request.body)
+        handled.key_id = getattr(members, "key_id", None)
+        caller = Caller(
+            principal=credential.principal,
+            region=scope.region,
+            source_address=source.address,
+            secure_transport=source.secure,
+            request_id=handled.request_id,
+            grant_tokens=tuple(getattr(members, "grant_tokens", None) or ()),
+        )
+        answer = self._methods[operation](members, caller)
+        return b"" if answer is None else encode_response(answer)
+
+    def _authenticate(self, request: RawRequest) -> tuple[Scope, Credential]:
+        found: list[Credential] = []
+
+        def secret_of(access_key_id: str) -> str | None:
+            credential = self._credentials.find(access_key_id)
+            if credential is None:
+                return None
+            found.append(credential)
+            return credential.secret
+
+        scope = sigv4.verify(request, secret_of, self._clock(), self._skew)
+        if scope.region not in self._regions:
+            raise InvalidSignatureException(
+                f"Credential should be scoped to a valid region, not {scope.region!r}: served here are "
+                f"{', '.join(sorted(self._regions))}."
+            )
+        self._note_use(scope)
+        return scope, found[0]
+
+    def _note_use(self, scope: Scope) -> None:
+        """Write down the use of an access key, at most once a minute."""
+        noted_at = self._noted.get(scope.access_key_id)
+        now = time.monotonic()
+        if noted_at is not None and now - noted_at < NOTE_USE_EVERY_SECONDS:
+            return
+        self._noted[scope.access_key_id] = now
+        try:
+            self._credentials.note_use(scope.access_key_id, scope.region)
+        except HsmKmsError as exc:
+            log.warning("the use of access key %s could not be written down: %s", scope.access_key_id, exc)

@@ -1,0 +1,69 @@
+"""AWS JSON 1.1: from a raw request to an operation, and from its outcome to a raw response.
+
+Everything about the wire is here but the signature. Source: AWS KMS API Reference, "Common errors", and what the
+service was seen to answer.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from hsmkms.errors import HsmKmsError, UnknownOperationException, UnsupportedOperationException
+from hsmkms.model.enums import Operation
+from hsmkms.model.operations import OPERATIONS
+
+CONTENT_TYPE: Final = "application/x-amz-json-1.1"
+TARGET_PREFIX: Final = "TrentService."
+
+Headers = Sequence[tuple[str, str]]
+
+_CLIENT: Final = 400
+_SERVER: Final = 500
+_STATUS: Final = {"DependencyTimeoutException": 503, "RequestEntityTooLargeException": 413}
+_SILENT: Final = "Something failed inside hsmkms: look into its log for this request id."
+
+
+class Response(Struct, frozen=True):
+    """What is sent back. ``error`` is the AWS code of an error, or None."""
+
+    status: int
+    headers: Headers
+    body: bytes
+    error: str | None = None
+
+
+def operation_of(target: str | None) -> Operation:
+    """The operation that X-Amz-Target names.
+
+    UnknownOperationException for a name that no model has, UnsupportedOperationException for one that is not built.
+    """
+    name = (target or "").removeprefix(TARGET_PREFIX)
+    if target is None or not target.startswith(TARGET_PREFIX) or name not in _NAMES:
+        raise UnknownOperationException(
+            "X-Amz-Target must be TrentService. and the name of an operation of AWS KMS, such as TrentService.Encrypt."
+        )
+    operation = Operation(name)
+    if operation not in OPERATIONS:
+        raise UnsupportedOperationException(f"hsmkms does not have the operation {name}.")
+    return operation
+
+
+def success(body: bytes, request_id: str) -> Response:
+    """The answer of an operation; an empty body where the API answers nothing."""
+    return Response(200, (("content-type", CONTENT_TYPE), ("x-amzn-requestid", request_id)), body)
+
+
+def failure(error: Exception, request_id: str) -> Response:
+    """An error as clients of AWS expect it; what is no error of ours tells nothing of itself."""
+    ours = isinstance(error, HsmKmsError)
+    code = error.code if isinstance(error, HsmKmsError) else "KMSInternalException"
+    client = isinstance(error, HsmKmsError) and error.fault == "client"
+    status = _STATUS.get(code, _CLIENT if client else _SERVER)
+    headers = (("content-type", CONTENT_TYPE), ("x-amzn-requestid", request_id), ("x-amzn-errortype", code))
+    body = msgspec.json.encode({"__type": code, "message": str(error) if ours else _SILENT})
+    return Response(status, headers, body, code)
+
+
+_NAMES: Final = frozenset(Operation)

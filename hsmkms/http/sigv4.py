@@ -1,0 +1,251 @@
+"""Signature Version 4: who signed a request, and that nothing of it was changed since.
+
+The caller signs a canonical form of the request with a key derived from his secret, the day, the region and the
+service. The check makes the same form from the raw request and compares in constant time. An access key that is
+unknown, inactive or wrong gives the same error, after the same work. Source: AWS General Reference, "Create a signed
+AWS API request"; the errors are those that KMS was seen to give.
+"""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Final
+from urllib.parse import quote, unquote
+
+from msgspec import Struct
+
+from hsmkms.errors import (
+    IncompleteSignatureException,
+    InvalidSignatureException,
+    MissingAuthenticationTokenException,
+    UnrecognizedClientException,
+)
+
+ALGORITHM: Final = "AWS4-HMAC-SHA256"
+SERVICE: Final = "kms"
+TERMINATOR: Final = "aws4_request"
+DATE_FORMAT: Final = "%Y%m%dT%H%M%SZ"
+MUST_BE_SIGNED: Final = frozenset({"host", "x-amz-date", "x-amz-target"})
+
+WRONG_CLIENT: Final = "The security token included in the request is invalid."
+WRONG_SIGNATURE: Final = (
+    "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key "
+    "and signing method. Consult the service documentation for details."
+)
+NO_SESSION_TOKENS: Final = (
+    "hsmkms has no session tokens: use the access key of a user, without aws_session_token (AWS_SESSION_TOKEN)."
+)
+_NOBODY: Final = "nobody's secret, so that an unknown access key costs the same time"
+
+_match_authorization: Final = re.compile(
+    r"AWS4-HMAC-SHA256 +Credential=([^, ]+), *SignedHeaders=([^, ]+), *Signature=([^, ]+) *"
+).fullmatch
+_match_date: Final = re.compile(r"[0-9]{8}T[0-9]{6}Z", re.ASCII).fullmatch
+_match_signature: Final = re.compile(r"[0-9a-f]{64}", re.ASCII).fullmatch
+_SPACES: Final = re.compile(r" +")
+
+FindSecret = Callable[[str], str | None]
+"""The secret of an access key that is active, or None."""
+
+
+class RawRequest(Struct, frozen=True):
+    """What was received. Header names in lower case, each with its values in their order; ``path`` as it was sent."""
+
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, Sequence[str]]
+    body: bytes
+
+    def header(self, name: str) -> str | None:
+        """The one value of a header, or None; several values are joined."""
+        values = self.headers.get(name)
+        return ",".join(values) if values else None
+
+
+class Scope(Struct, frozen=True):
+    """For whom and what a signature was made: access key id, day (YYYYMMDD), region."""
+
+    access_key_id: str
+    date: str
+    region: str
+
+
+class _Authorization(Struct, frozen=True):
+    """The parts of an Authorization header."""
+
+    scope: Scope
+    signed_headers: tuple[str, ...]
+    signature: str
+
+
+def verify(request: RawRequest, find_secret: FindSecret, now: datetime, skew: timedelta) -> Scope:
+    """Return whose signature the request bears; every failure is one of AWS's errors and tells no more than it must."""
+    authorization = _read(request)
+    stamp = _check_date(request, authorization, now, skew)
+    _check_payload_hash(request)
+    secret = find_secret(authorization.scope.access_key_id)
+    expected = _signature(request, authorization, stamp, secret if secret is not None else _NOBODY)
+    matches = hmac.compare_digest(expected, authorization.signature)
+    if secret is None:
+        raise UnrecognizedClientException(WRONG_CLIENT)
+    if not matches:
+        raise InvalidSignatureException(WRONG_SIGNATURE)
+    return authorization.scope
+
+
+# -- reading ----------------------------------------------------------------------------------------------------
+
+
+def _read(request: RawRequest) -> _Authorization:
+    header = request.header("authorization")
+    if header is None:
+        raise MissingAuthenticationTokenException(
+            "Missing Authentication Token: sign the request (Signature Version 4)."
+        )
+    if request.header("x-amz-security-token") is not None:
+        raise UnrecognizedClientException(NO_SESSION_TOKENS)
+    found = _match_authorization(header)
+    if found is None:
+        raise IncompleteSignatureException(_what_is_missing(header))
+    scope = _read_scope(found[1])
+    signed_headers = tuple(found[2].split(";"))
+    _check_signed_headers(request, signed_headers)
+    if not _match_signature(found[3]):
+        raise IncompleteSignatureException("Signature must be 64 lower-case hex digits.")
+    return _Authorization(scope, signed_headers, found[3])
+
+
+def _what_is_missing(header: str) -> str:
+    if not header.startswith(f"{ALGORITHM} "):
+        return f"Authorization must begin with {ALGORITHM}: other kinds of signature are not taken."
+    missing = [part for part in ("Credential", "SignedHeaders", "Signature") if f"{part}=" not in header]
+    if missing:
+        return f"Authorization header requires {', '.join(missing)}."
+    return "Authorization must have the form: AWS4-HMAC-SHA256 Credential=..., SignedHeaders=..., Signature=..."
+
+
+def _read_scope(credential: str) -> Scope:
+    parts = credential.split("/")
+    if len(parts) != 5:  # noqa: PLR2004 - id, day, region, service, terminator
+        raise IncompleteSignatureException(
+            "Credential must have exactly 5 slash-delimited elements: keyid/date/region/service/aws4_request."
+        )
+    access_key_id, date, region, service, terminator = parts
+    if service != SERVICE or terminator != TERMINATOR:
+        raise InvalidSignatureException(f"Credential should be scoped to correct service: '{SERVICE}/{TERMINATOR}'.")
+    return Scope(access_key_id, date, region)
+
+
+def _check_signed_headers(request: RawRequest, signed: tuple[str, ...]) -> None:
+    if list(signed) != sorted(set(signed)) or any(name != name.lower() for name in signed):
+        raise IncompleteSignatureException("SignedHeaders must be in lower case, sorted, each once.")
+    unsigned = [name for name in request.headers if name.startswith("x-amz-") and name not in signed]
+    unsigned += sorted(MUST_BE_SIGNED - {*signed, *unsigned})
+    if unsigned:
+        raise InvalidSignatureException(f"These headers must be signed: {', '.join(unsigned)}.")
+    absent = [name for name in signed if name not in request.headers]
+    if absent:
+        raise InvalidSignatureException(f"SignedHeaders names headers that are not there: {', '.join(absent)}.")
+
+
+# -- checking ---------------------------------------------------------------------------------------------------
+
+
+def _check_date(request: RawRequest, authorization: _Authorization, now: datetime, skew: timedelta) -> str:
+    stamp = request.header("x-amz-date") or ""
+    signed_at = _read_date(stamp)
+    if signed_at is None:
+        raise IncompleteSignatureException("X-Amz-Date must be a date of the form 20260131T120000Z.")
+    if not stamp.startswith(f"{authorization.scope.date}T"):
+        raise InvalidSignatureException(
+            f"Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date: {stamp[:8]}."
+        )
+    minutes = int(skew.total_seconds() // 60)
+    if signed_at < now - skew:
+        raise InvalidSignatureException(
+            f"Signature expired: {stamp} is now earlier than {now - skew:{DATE_FORMAT}} "
+            f"({now:{DATE_FORMAT}} - {minutes} min.)"
+        )
+    if signed_at > now + skew:
+        raise InvalidSignatureException(
+            f"Signature not yet current: {stamp} is still later than {now + skew:{DATE_FORMAT}} "
+            f"({now:{DATE_FORMAT}} + {minutes} min.)"
+        )
+    return stamp
+
+
+@lru_cache(maxsize=1024)
+def _read_date(stamp: str) -> datetime | None:
+    try:
+        return datetime.strptime(stamp, DATE_FORMAT).replace(tzinfo=UTC) if _match_date(stamp) else None
+    except ValueError:
+        return None
+
+
+def _check_payload_hash(request: RawRequest) -> None:
+    told = request.header("x-amz-content-sha256")
+    if told is not None and not hmac.compare_digest(told.encode(), _hash(request.body).encode()):
+        raise InvalidSignatureException(
+            "X-Amz-Content-SHA256 is not the SHA-256 of the body: unsigned and streamed payloads are not taken."
+        )
+
+
+def _signature(request: RawRequest, authorization: _Authorization, stamp: str, secret: str) -> str:
+    scope = authorization.scope
+    canonical = canonical_request(request, authorization.signed_headers)
+    credential_scope = f"{scope.date}/{scope.region}/{SERVICE}/{TERMINATOR}"
+    to_sign = f"{ALGORITHM}\n{stamp}\n{credential_scope}\n{_hash(canonical.encode('utf-8', 'surrogateescape'))}"
+    key = signing_key(secret, scope.date, scope.region)
+    return hmac.digest(key, to_sign.encode("utf-8", "surrogateescape"), "sha256").hex()
+
+
+@lru_cache(maxsize=1024)
+def signing_key(secret: str, date: str, region: str) -> bytes:
+    """The key of one secret, day and region: four HMACs, which are the same all day."""
+    key = hmac.digest(f"AWS4{secret}".encode(), date.encode("utf-8", "surrogateescape"), "sha256")
+    for part in (region, SERVICE, TERMINATOR):
+        key = hmac.digest(key, part.encode("utf-8", "surrogateescape"), "sha256")
+    return key
+
+
+def canonical_request(request: RawRequest, signed_headers: Collection[str]) -> str:
+    """The form that both sides sign."""
+    lines = "".join(f"{name}:{_folded(request.headers[name])}\n" for name in signed_headers)
+    return "\n".join(
+        (
+            request.method,
+            _canonical_path(request.path),
+            _canonical_query(request.query),
+            lines,
+            ";".join(signed_headers),
+            _hash(request.body),
+        )
+    )
+
+
+def _folded(values: Sequence[str]) -> str:
+    return ",".join(_SPACES.sub(" ", value.strip(" \t")) if "  " in value else value.strip(" \t") for value in values)
+
+
+def _canonical_path(path: str) -> str:
+    return quote(path, safe="/-_.~") if path not in ("", "/") else "/"
+
+
+def _canonical_query(query: str) -> str:
+    if not query:
+        return ""
+    pairs = (part.partition("=") for part in query.split("&"))
+    encoded = ((_encoded(name), _encoded(value)) for name, _, value in pairs)
+    return "&".join(f"{name}={value}" for name, value in sorted(encoded))
+
+
+def _encoded(text: str) -> str:
+    return quote(unquote(text, errors="surrogateescape"), safe="-_.~", errors="surrogateescape")
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,249 @@
+"""Users and their access keys: the operator's own acts, and finding a secret to check a signature with.
+
+A secret is made of the token's random bytes, shown once, and stored encrypted by an installation key on the token, so
+that a stolen database signs nothing.
+"""
+
+import base64
+import re
+import uuid
+from datetime import datetime
+from typing import Final
+
+from msgspec import Struct
+
+from hsmkms.errors import (
+    AlreadyExistsException,
+    ConflictException,
+    LimitExceededException,
+    NotFoundException,
+    ValidationException,
+)
+from hsmkms.model.ids import root_arn, user_arn
+from hsmkms.model.permit import OperatorAct
+from hsmkms.process import exclusive
+from hsmkms.service.core import Core
+from hsmkms.service.permits import own_permit
+from hsmkms.store import installation, users
+from hsmkms.store.installation import InstallationKeyRow
+from hsmkms.store.schema import AccessKeyStatus
+from hsmkms.store.users import AccessKeyRow, UserRow
+
+PURPOSE: Final = "secrets"
+MAX_ACCESS_KEYS: Final = 2
+"""For each user, so that one can be replaced by the other without a gap."""
+
+_LOCK: Final = "secrets.lock"
+_LOCK_SECONDS: Final = 60.0
+_SECRET_BYTES: Final = 30
+_ID_BYTES: Final = 10
+_AAD: Final = b"hsmkms access key v1\x00"
+_match_name: Final = re.compile(r"[A-Za-z0-9_+=,.@-]{1,64}").fullmatch
+
+
+class NewAccessKey(Struct, frozen=True, kw_only=True):
+    """A new access key. Its secret is told here and never again."""
+
+    user_name: str | None
+    access_key_id: str
+    secret_access_key: str
+    status: AccessKeyStatus
+    create_date: datetime
+
+    def __repr__(self) -> str:
+        """Everything but the secret."""
+        return f"NewAccessKey({self.access_key_id})"
+
+
+class AccessKey(Struct, frozen=True, kw_only=True):
+    """An access key without its secret."""
+
+    user_name: str | None
+    access_key_id: str
+    status: AccessKeyStatus
+    create_date: datetime
+    last_used: datetime | None
+    last_used_region: str | None
+
+
+class User(Struct, frozen=True, kw_only=True):
+    """A user by name and ARN."""
+
+    user_name: str
+    arn: str
+    create_date: datetime
+    access_keys: int
+
+
+class Credential(Struct, frozen=True):
+    """What a signature is checked with, and whom it stands for (an ARN)."""
+
+    secret: str
+    principal: str
+
+    def __repr__(self) -> str:
+        """Everything but the secret."""
+        return f"Credential({self.principal})"
+
+
+class Credentials:
+    """Users and access keys of an open installation. Get it as ``kms.operator.credentials``."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._opened: dict[str, tuple[bytes, Credential]] = {}
+
+    # -- users --------------------------------------------------------------------------------------------------
+
+    def create_user(self, name: str) -> User:
+        """Make a user. ValidationException for a name that IAM would not take, AlreadyExistsException if taken."""
+        if not _match_name(name):
+            raise ValidationException(f"{name!r} is no user name: 1 to 64 letters, digits or any of _+=,.@-")
+        now = self._core.clock()
+        with self._core.store.atomic() as tx:
+            if not users.insert_user(tx, name, now):
+                raise AlreadyExistsException(f"User with name {name} already exists.")
+        return self._user(UserRow(name=name, created_at=now, access_keys=0))
+
+    def list_users(self) -> list[User]:
+        """All users, by name."""
+        with self._core.store.reading() as conn:
+            return [self._user(each) for each in users.users(conn)]
+
+    def delete_user(self, name: str) -> None:
+        """Remove a user. ConflictException while he has access keys: delete those first."""
+        with self._core.store.atomic() as tx:
+            if users.access_keys(tx, name):
+                raise ConflictException(f"The user {name} has access keys: delete them first with delete-access-key.")
+            if not users.delete_user(tx, name):
+                raise _no_user(name)
+
+    # -- access keys --------------------------------------------------------------------------------------------
+
+    def create_access_key(self, user_name: str | None) -> NewAccessKey:
+        """Make an access key for a user, or for the root if none is named. LimitExceededException at the third."""
+        core = self._core
+        key = self._secrets_key()
+        draw = own_permit(OperatorAct.CREDENTIALS, key.cka_id)
+        drawn = core.device.random(draw, _SECRET_BYTES + _ID_BYTES)
+        secret = base64.b64encode(drawn[:_SECRET_BYTES]).decode("ascii")
+        access_key_id = "AKIA" + base64.b32encode(drawn[_SECRET_BYTES:]).decode("ascii")
+        iv, sealed = core.device.encrypt(draw, key.cka_id, secret.encode(), _aad(access_key_id))
+        row = AccessKeyRow(
+            access_key_id=access_key_id,
+            user_name=user_name,
+            status=AccessKeyStatus.ACTIVE,
+            created_at=core.clock(),
+            key_version=key.version,
+            iv=iv,
+            sealed=sealed,
+        )
+        with core.store.atomic() as tx:
+            if user_name is not None and user_name not in {each.name for each in users.users(tx)}:
+                raise _no_user(user_name)
+            if len(users.access_keys(tx, user_name)) >= MAX_ACCESS_KEYS:
+                raise LimitExceededException(
+                    f"There are {MAX_ACCESS_KEYS} access keys already: delete one that is not used any more."
+                )
+            users.insert_access_key(tx, row)
+        return NewAccessKey(
+            user_name=user_name,
+            access_key_id=access_key_id,
+            secret_access_key=secret,
+            status=row.status,
+            create_date=row.created_at,
+        )
+
+    def list_access_keys(self, user_name: str | None) -> list[AccessKey]:
+        """The access keys of a user, or of the root, with their last use."""
+        with self._core.store.reading() as conn:
+            rows = users.access_keys(conn, user_name)
+        uses = users.last_uses(self._core.store)
+        return [_told(each, uses.get(each.access_key_id)) for each in rows]
+
+    def update_access_key(self, access_key_id: str, status: AccessKeyStatus) -> None:
+        """Make an access key inactive, or active again: at the next request of every process."""
+        with self._core.store.atomic() as tx:
+            if not users.set_status(tx, access_key_id, status):
+                raise _no_access_key(access_key_id)
+
+    def delete_access_key(self, access_key_id: str) -> None:
+        """Remove an access key for good, at the next request of every process."""
+        with self._core.store.atomic() as tx:
+            if not users.delete_access_key(tx, access_key_id):
+                raise _no_access_key(access_key_id)
+
+    # -- checking signatures ------------------------------------------------------------------------------------
+
+    def find(self, access_key_id: str) -> Credential | None:
+        """Secret and principal of an active access key, or None. Read anew after each change, by any process."""
+        row = self._core.cache.access_key(access_key_id)
+        if row is None or row.status is not AccessKeyStatus.ACTIVE:
+            return None
+        sealed, credential = self._opened.get(access_key_id) or (b"", None)
+        if credential is None or sealed is not row.sealed:
+            credential = self._open(row)
+            self._opened[access_key_id] = (row.sealed, credential)
+        return credential
+
+    def note_use(self, access_key_id: str, region: str) -> None:
+        """Write down that an access key was used now."""
+        users.note_use(self._core.store, access_key_id, region, self._core.clock())
+
+    def _open(self, row: AccessKeyRow) -> Credential:
+        core = self._core
+        with core.store.reading() as conn:
+            keys = installation.installation_keys(conn, core.installation.token_id)
+        cka_id = next(each.cka_id for each in keys if (each.purpose, each.version) == (PURPOSE, row.key_version))
+        permit = own_permit(OperatorAct.CREDENTIALS, cka_id)
+        secret = core.device.decrypt(permit, cka_id, row.iv, row.sealed, _aad(row.access_key_id)).decode("ascii")
+        return Credential(secret, self._principal(row.user_name))
+
+    def _secrets_key(self) -> InstallationKeyRow:
+        """The installation key that encrypts secrets; made at its first use, in the same steps as at init."""
+        core = self._core
+        token_id = core.installation.token_id
+        with exclusive(core.store.folder / _LOCK, _LOCK_SECONDS):
+            # 1. Intent.
+            with core.store.atomic() as tx:
+                key = installation.installation_key(tx, PURPOSE, token_id) or installation.insert_installation_key(
+                    tx, PURPOSE, 1, token_id, uuid.uuid4().bytes, core.clock()
+                )
+            # 2. Device, unless an interrupted attempt has made it.
+            if not core.device.holds(key.cka_id):
+                label = f"hsmkms/{core.installation.short_id}/{PURPOSE}/{key.version}"
+                permit = own_permit(OperatorAct.CREDENTIALS, key.cka_id)
+                core.device.generate_backing_key(permit, key.cka_id, label)
+        return key
+
+    def _user(self, row: UserRow) -> User:
+        return User(
+            user_name=row.name, arn=self._principal(row.name), create_date=row.created_at, access_keys=row.access_keys
+        )
+
+    def _principal(self, user_name: str | None) -> str:
+        account = self._core.installation.account
+        return root_arn(account) if user_name is None else user_arn(account, user_name)
+
+
+def _told(row: AccessKeyRow, use: tuple[datetime, str] | None) -> AccessKey:
+    return AccessKey(
+        user_name=row.user_name,
+        access_key_id=row.access_key_id,
+        status=row.status,
+        create_date=row.created_at,
+        last_used=use[0] if use else None,
+        last_used_region=use[1] if use else None,
+    )
+
+
+def _aad(access_key_id: str) -> bytes:
+    return _AAD + access_key_id.encode("ascii")
+
+
+def _no_user(name: str) -> NotFoundException:
+    return NotFoundException(f"The user with name {name} cannot be found: list-users shows who there is.")
+
+
+def _no_access_key(access_key_id: str) -> NotFoundException:
+    return NotFoundException(f"The Access Key with id {access_key_id} cannot be found.")

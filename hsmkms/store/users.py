@@ -1,0 +1,140 @@
+"""Users and their access keys. Every change of an access key is noted in the change log under its id."""
+
+from datetime import datetime
+
+from msgspec import Struct
+from sqlalchemy import Connection, Row, Select, func, select
+from sqlalchemy.dialects.sqlite import insert
+
+from hsmkms.store import changes
+from hsmkms.store.engine import Store
+from hsmkms.store.schema import AccessKeyStatus, access_key, access_key_use, user
+
+NO_REGION = ""
+"""Access keys are good in every region."""
+
+
+class UserRow(Struct, frozen=True, kw_only=True):
+    """A user, and how many access keys he has."""
+
+    name: str
+    created_at: datetime
+    access_keys: int
+
+
+class AccessKeyRow(Struct, frozen=True, kw_only=True):
+    """An access key; without ``user_name`` it is the root's. ``sealed`` is its secret, encrypted with ``iv``."""
+
+    access_key_id: str
+    user_name: str | None
+    status: AccessKeyStatus
+    created_at: datetime
+    key_version: int
+    iv: bytes
+    sealed: bytes
+
+
+def insert_user(tx: Connection, name: str, now: datetime) -> bool:
+    """Write a new user; False if the name is taken."""
+    return bool(tx.execute(insert(user).values(name=name, created_at=now).on_conflict_do_nothing()).rowcount)
+
+
+def delete_user(tx: Connection, name: str) -> bool:
+    """Remove a user, who has no access keys any more; False if there is none of that name."""
+    return bool(tx.execute(user.delete().where(user.c.name == name)).rowcount)
+
+
+def users(conn: Connection) -> list[UserRow]:
+    """All users in the order of their names."""
+    count = (
+        select(func.count(access_key.c.access_key_id)).where(access_key.c.user_name == user.c.name).scalar_subquery()
+    )
+    query = select(user.c.name, user.c.created_at, count.label("access_keys")).order_by(user.c.name)
+    return [
+        UserRow(name=row.name, created_at=row.created_at, access_keys=row.access_keys) for row in conn.execute(query)
+    ]
+
+
+def insert_access_key(tx: Connection, row: AccessKeyRow) -> None:
+    """Write a new access key."""
+    tx.execute(
+        access_key.insert().values(
+            access_key_id=row.access_key_id,
+            user_name=row.user_name,
+            status=row.status,
+            created_at=row.created_at,
+            key_version=row.key_version,
+            iv=row.iv,
+            sealed=row.sealed,
+        )
+    )
+    changes.note(tx, NO_REGION, row.access_key_id)
+
+
+def access_keys(conn: Connection, user_name: str | None) -> list[AccessKeyRow]:
+    """The access keys of a user, or of the root, oldest first."""
+    query = _select().where(access_key.c.user_name.is_not_distinct_from(user_name))
+    return [_row(row) for row in conn.execute(query.order_by(access_key.c.created_at, access_key.c.access_key_id))]
+
+
+def fetch_access_key(conn: Connection, access_key_id: str) -> AccessKeyRow | None:
+    """An access key by its id, or None."""
+    row = conn.execute(_select().where(access_key.c.access_key_id == access_key_id)).one_or_none()
+    return None if row is None else _row(row)
+
+
+def set_status(tx: Connection, access_key_id: str, status: AccessKeyStatus) -> bool:
+    """Make an access key active or inactive; False if there is none."""
+    this = access_key.c.access_key_id == access_key_id
+    return _noted(tx, access_key_id, tx.execute(access_key.update().where(this).values(status=status)).rowcount)
+
+
+def delete_access_key(tx: Connection, access_key_id: str) -> bool:
+    """Remove an access key for good; False if there is none."""
+    gone = tx.execute(access_key.delete().where(access_key.c.access_key_id == access_key_id))
+    return _noted(tx, access_key_id, gone.rowcount)
+
+
+def note_use(store: Store, access_key_id: str, region: str, now: datetime) -> None:
+    """Write down when and for which region an access key was last used, in log.db."""
+    fresh = {"region": region, "used_at": now}
+    added = insert(access_key_use).values(access_key_id=access_key_id, **fresh)
+    with store.log.atomic() as tx:
+        tx.execute(added.on_conflict_do_update(set_=fresh))
+
+
+def last_uses(store: Store) -> dict[str, tuple[datetime, str]]:
+    """When, and for which region, each access key was last used."""
+    query = select(access_key_use.c.access_key_id, access_key_use.c.used_at, access_key_use.c.region)
+    with store.log.reading() as conn:
+        return {row.access_key_id: (row.used_at, row.region) for row in conn.execute(query)}
+
+
+def _select() -> Select[tuple[str, str | None, str, datetime, int, bytes, bytes]]:
+    return select(
+        access_key.c.access_key_id,
+        access_key.c.user_name,
+        access_key.c.status,
+        access_key.c.created_at,
+        access_key.c.key_version,
+        access_key.c.iv,
+        access_key.c.sealed,
+    )
+
+
+def _row(row: Row[tuple[str, str | None, str, datetime, int, bytes, bytes]]) -> AccessKeyRow:
+    return AccessKeyRow(
+        access_key_id=row.access_key_id,
+        user_name=row.user_name,
+        status=AccessKeyStatus(row.status),
+        created_at=row.created_at,
+        key_version=row.key_version,
+        iv=row.iv,
+        sealed=row.sealed,
+    )
+
+
+def _noted(tx: Connection, access_key_id: str, rows: int) -> bool:
+    if rows:
+        changes.note(tx, NO_REGION, access_key_id)
+    return rows > 0

@@ -1,0 +1,79 @@
+"""A KMS for your own test suite: pytest fixtures that start ``hsmkms serve --dev``.
+
+Installed with hsmkms, as a plugin of pytest. ``hsmkms_endpoint`` is one server for the whole run, ``kms_client`` a
+boto3 client for it. SoftHSM must be installed (Debian: softhsm2); for ``kms_client`` boto3 as well.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+import pytest
+
+STOP_SECONDS: Final = 30.0
+
+
+class Endpoint(NamedTuple):
+    """Where the server listens, and the credentials of its account's root."""
+
+    url: str
+    region: str
+    access_key_id: str
+    secret_access_key: str
+
+    def environment(self) -> dict[str, str]:
+        """The variables that AWS's tools and SDKs read."""
+        return {
+            "AWS_ACCESS_KEY_ID": self.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": self.secret_access_key,
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_ENDPOINT_URL_KMS": self.url,
+        }
+
+    def client(self) -> Any:  # noqa: ANN401 - boto3 makes its classes at run time
+        """A boto3 client for KMS."""
+        import boto3  # type: ignore[import-untyped]  # noqa: PLC0415 - only who asks for it must have it
+
+        return boto3.client(
+            "kms",
+            endpoint_url=self.url,
+            region_name=self.region,
+            aws_access_key_id=self.access_key_id,
+            aws_secret_access_key=self.secret_access_key,
+        )
+
+
+@pytest.fixture(scope="session")
+def hsmkms_endpoint() -> Iterator[Endpoint]:
+    """A server of this run's own; everything in it is gone afterwards."""
+    command = [sys.executable, "-m", "hsmkms", "serve", "--dev"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ.copy()) as process:
+        try:
+            yield _read(process)
+        finally:
+            process.terminate()
+            process.wait(STOP_SECONDS)
+
+
+@pytest.fixture
+def kms_client(hsmkms_endpoint: Endpoint) -> Any:  # noqa: ANN401 - see Endpoint.client
+    """A boto3 client for the server."""
+    return hsmkms_endpoint.client()
+
+
+def _read(process: "subprocess.Popen[str]") -> Endpoint:
+    """What the server prints when it is ready."""
+    told: dict[str, str] = {}
+    for line in process.stdout or ():
+        name, _, value = line.removeprefix("export ").strip().partition("=")
+        told[name] = value
+        if name == "AWS_ENDPOINT_URL_KMS":
+            return Endpoint(
+                told["AWS_ENDPOINT_URL_KMS"],
+                told["AWS_DEFAULT_REGION"],
+                told["AWS_ACCESS_KEY_ID"],
+                told["AWS_SECRET_ACCESS_KEY"],
+            )
+    raise RuntimeError(f"hsmkms serve --dev ended with status {process.wait()}: see its message above")
