@@ -6,11 +6,9 @@ PIN lies in a file beside the token, and imported key material passes through th
 
 import multiprocessing
 import secrets
-import socket
 import sys
 import tempfile
-import threading
-import time
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
@@ -44,7 +42,7 @@ def serve(port: int | None, account: str | None, workers: int) -> None:
     """Make an installation, print its credentials as lines for a shell once it answers, and serve it."""
     with tempfile.TemporaryDirectory(prefix="hsmkms-dev-") as folder:
         wanted = ServeSettings(
-            port=port or _free_port(),
+            port=port or 0,
             workers=workers,
             threads=8,
             quotas=_UNLIMITED,
@@ -52,9 +50,7 @@ def serve(port: int | None, account: str | None, workers: int) -> None:
             log_requests=False,
         )
         settings, access_key_id, secret = _prepare(Path(folder), account or DEFAULT_ACCOUNT, wanted)
-        told = threading.Thread(target=_tell, args=(settings.serve.port, access_key_id, secret), daemon=True)
-        told.start()
-        server.serve(settings, proven=True)
+        server.serve(settings, proven=True, ready=partial(_tell, access_key_id, secret))
 
 
 def _prepare(folder: Path, account: str, wanted: ServeSettings) -> tuple[Settings, str, str]:
@@ -115,21 +111,8 @@ def _settings(folder: Path, account: str, wanted: ServeSettings) -> Settings:
     return config.load(file)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _tell(port: int, access_key_id: str, secret: str) -> None:
-    """Print what clients need as soon as the port answers."""
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            break
-        except OSError:
-            time.sleep(0.02)
+def _tell(access_key_id: str, secret: str, port: int) -> None:
+    """Print what clients need, when they are answered."""
     lines = {
         "AWS_ACCESS_KEY_ID": access_key_id,
         "AWS_SECRET_ACCESS_KEY": secret,

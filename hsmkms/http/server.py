@@ -1,17 +1,26 @@
-"""Running the endpoint: the PIN is proven once, then workers are started, each of which opens the token for itself.
+"""The parent of the workers: it proves the PIN once, starts them, replaces those that die, and stops them.
 
-The parent process never loads the PKCS#11 module, since a module is of no use after a fork. A PIN that is asked for at
-the terminal is asked for once, by the parent, and is in the workers' memory when they begin; it is in no environment
-and no argument. Every other source is read by each worker.
+It never loads the PKCS#11 module, since a module is of no use after a fork. A PIN that is asked for at the terminal is
+asked for once, here, and is in the workers' memory when they begin; it is in no environment and no argument. Every
+other source is read by each worker. Each worker has a listening socket of its own on the same port (SO_REUSEPORT),
+which the parent holds, so that nobody is refused while a worker is replaced.
 """
 
 import ipaddress
 import multiprocessing
 import os
+import signal
+import socket
 import sys
 import tempfile
-from functools import partial
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection as Pipe
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from typing import Any, Final
+
+from msgspec import Struct
 
 from hsmkms import config, wiring
 from hsmkms.config import Secret, ServeSettings, Settings
@@ -20,23 +29,24 @@ from hsmkms.errors import ConfigurationError, HsmKmsError, SetupError
 START_REFUSED: Final = 78
 """Exit status where starting again cannot help (EX_CONFIG): a refused PIN, a wrong setting, a wrong token."""
 
-_LOG_OF_THE_PARENT: Final = {
-    "handlers": {
-        name: {"class": "logging.StreamHandler", "formatter": formatter, "stream": "ext://sys.stderr"}
-        for name, formatter in {"console": "generic", "access": "access"}.items()
-    }
-}
-"""Standard output is for what a command answers."""
+STOP_SECONDS: Final = 35.0
+"""A worker that has not stopped by then is killed."""
 
-HEADER_SECONDS: Final = 10
-STOP_SECONDS: Final = 30
-"""How long requests that run may take to finish when the server is stopped."""
+AGAIN_SECONDS: Final = 1.0
+"""A worker that died is replaced after that time."""
+
+_context: Final = multiprocessing.get_context("fork")
 
 
-def serve(settings: Settings, *, proven: bool = False) -> None:
-    """Serve until told to stop. ``proven``: the installation was opened just now with the same PIN.
+def tell_nobody(port: int) -> None:
+    """For servers whose readiness is asked for by ``/readyz``."""
 
-    Raises ConfigurationError; ends the process with status 78 where starting again cannot help.
+
+def serve(settings: Settings, *, proven: bool = False, ready: Callable[[int], None] = tell_nobody) -> None:
+    """Serve until SIGTERM; SIGHUP replaces the workers one by one, with the certificate that is on the disk then.
+
+    ``proven``: the installation was opened just now with the same PIN. ``ready`` is told the port once the first worker
+    answers. Raises ConfigurationError; ends the process with status 78 where starting again cannot help.
     """
     _check_address(settings.serve)
     pin = _ask_pin(settings)
@@ -44,7 +54,136 @@ def serve(settings: Settings, *, proven: bool = False) -> None:
         _prove(settings, pin)
     with tempfile.TemporaryDirectory(prefix="hsmkms-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        _server(settings.serve).serve(target_loader=partial(_load, settings, pin), wrap_loader=False)
+        _Workers(settings, pin, ready).run()
+
+
+class _Worker(Struct):
+    """A process, the socket that it serves, and the pipe on which it says that it is ready."""
+
+    process: BaseProcess
+    listener: socket.socket
+    told: Pipe
+    ready: bool = False
+
+
+class _Workers:
+    """The workers of one server."""
+
+    def __init__(self, settings: Settings, pin: Secret | None, ready: Callable[[int], None]) -> None:
+        self._settings = settings
+        self._pin = pin
+        self._ready = ready
+        self._workers: list[_Worker] = []
+        self._signals: list[int] = []
+        self._wake_read, self._wake_write = os.pipe()
+
+    def run(self) -> None:
+        """Start all, then look after them."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._note)
+        listeners = _listeners(self._settings.serve)
+        self._workers = [self._start(each) for each in listeners]
+        announced = False
+        while True:
+            self._wait()
+            if not announced and any(each.ready for each in self._workers):
+                announced = True
+                self._ready(listeners[0].getsockname()[1])
+            if signal.SIGTERM in self._signals or signal.SIGINT in self._signals:
+                self._stop([each.process for each in self._workers])
+                return
+            if signal.SIGHUP in self._signals:
+                self._signals.clear()
+                self._renew()
+            self._replace_dead()
+
+    def _note(self, number: int, frame: object) -> None:
+        del frame
+        self._signals.append(number)
+        os.write(self._wake_write, b"!")
+
+    def _wait(self) -> None:
+        """Until a worker says something or dies, or a signal comes."""
+        pipes = [each.told for each in self._workers if not each.ready]
+        happened = wait([self._wake_read, *pipes, *(each.process.sentinel for each in self._workers)])
+        if self._wake_read in happened:
+            os.read(self._wake_read, 4096)
+        for each in self._workers:
+            if each.told in happened:
+                each.ready = each.told.poll() and _heard(each.told)
+
+    def _start(self, listener: socket.socket) -> _Worker:
+        here, there = _context.Pipe(duplex=False)
+        process = _context.Process(target=_work, args=(self._settings, self._pin, listener, there, here))
+        process.start()
+        there.close()
+        return _Worker(process, listener, here)
+
+    def _replace_dead(self) -> None:
+        for place, each in enumerate(self._workers):
+            if each.process.is_alive():
+                continue
+            each.process.join()
+            if each.process.exitcode == START_REFUSED:
+                self._stop([other.process for other in self._workers])
+                sys.exit(START_REFUSED)
+            sys.stderr.write(f"hsmkms: a worker ended with status {each.process.exitcode}: it is replaced\n")
+            time.sleep(AGAIN_SECONDS)
+            self._workers[place] = self._start(each.listener)
+
+    def _renew(self) -> None:
+        """Replace the workers one by one: the new one serves before the old one stops."""
+        for place, old in enumerate(self._workers):
+            new = self._start(old.listener)
+            while not new.ready and new.process.is_alive():
+                if new.told.poll(0.1):
+                    new.ready = _heard(new.told)
+            if not new.ready:
+                sys.stderr.write("hsmkms: a new worker did not start, so the old ones go on: see the message above\n")
+                return
+            self._workers[place] = new
+            self._stop([old.process])
+
+    @staticmethod
+    def _stop(processes: list[BaseProcess]) -> None:
+        for each in processes:
+            each.terminate()
+        deadline = time.monotonic() + STOP_SECONDS
+        for each in processes:
+            each.join(max(deadline - time.monotonic(), 0.0))
+            if each.is_alive():
+                each.kill()
+                each.join()
+
+
+def _heard(pipe: Pipe) -> bool:
+    """What a worker says: True when it is ready; a closed pipe says nothing any more."""
+    try:
+        return bool(pipe.recv())
+    except EOFError:
+        return False
+
+
+def _listeners(serve: ServeSettings) -> list[socket.socket]:
+    """One listening socket for each worker, all on one port."""
+    port = serve.port
+    listeners = []
+    try:
+        for _ in range(serve.workers):
+            family = socket.AF_INET6 if ":" in serve.host else socket.AF_INET
+            listener = socket.socket(family)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listener.bind((serve.host, port))
+            listener.listen(4096)
+            port = listener.getsockname()[1]
+            listeners.append(listener)
+    except OSError as exc:
+        raise ConfigurationError(f"cannot listen on {serve.host} port {port}: {exc.strerror}") from exc
+    return listeners
+
+
+# -- before the workers -----------------------------------------------------------------------------------------
 
 
 def _check_address(serve: ServeSettings) -> None:
@@ -71,7 +210,7 @@ def _ask_pin(settings: Settings) -> Secret | None:
 
 def _prove(settings: Settings, pin: Secret | None) -> None:
     """Open the installation once in a process of its own: a wrong PIN is then refused once, and not by each worker."""
-    child = multiprocessing.get_context("fork").Process(target=_try_to_open, args=(settings, pin))
+    child = _context.Process(target=_try_to_open, args=(settings, pin))
     child.start()
     child.join()
     if child.exitcode:
@@ -79,14 +218,22 @@ def _prove(settings: Settings, pin: Secret | None) -> None:
 
 
 def _try_to_open(settings: Settings, pin: Secret | None) -> None:
+    from hsmkms.http.worker import tls_context  # noqa: PLC0415 - not in the parent
+
     try:
+        tls_context(settings.serve)
         _open(settings, pin).close()
     except SetupError as exc:
-        sys.stderr.write(f"hsmkms: {type(exc).__name__}: {exc}\n")
-        sys.exit(START_REFUSED)
+        _complain(exc, START_REFUSED)
+    except OSError as exc:
+        _complain(ConfigurationError(f"serve.certificate or serve.private_key cannot be used: {exc}"), START_REFUSED)
     except HsmKmsError as exc:
-        sys.stderr.write(f"hsmkms: {exc.code}: {exc}\n")
-        sys.exit(1)
+        _complain(exc, 1)
+
+
+def _complain(error: HsmKmsError, status: int) -> None:
+    sys.stderr.write(f"hsmkms: {type(error).__name__}: {error}\n")
+    sys.exit(status)
 
 
 def _open(settings: Settings, pin: Secret | None) -> Any:  # noqa: ANN401 - Kms, imported in the process that needs it
@@ -95,39 +242,19 @@ def _open(settings: Settings, pin: Secret | None) -> Any:  # noqa: ANN401 - Kms,
     return Kms(wiring.core_of(settings, monotonic=wiring.boot_time, pin=pin))
 
 
-def _load(settings: Settings, pin: Secret | None, target: str = "") -> Any:  # noqa: ANN401 - granian's callable
-    """Called in each worker: the application, which opens the installation when the loop runs."""
-    del target
-    from hsmkms.http.app import Application  # noqa: PLC0415 - in the worker only
-    from hsmkms.http.logs import set_up  # noqa: PLC0415
+def _work(settings: Settings, pin: Secret | None, listener: socket.socket, told: Pipe, other_end: Pipe) -> None:
+    """The life of a worker."""
+    from hsmkms.http import logs, worker  # noqa: PLC0415 - in the worker only
     from hsmkms.http.serving import Serving  # noqa: PLC0415
 
-    set_up(settings.serve.log_format)
-    return Application(lambda: Serving(_open(settings, pin), settings.serve, settings.serve.workers))
-
-
-def _server(serve: ServeSettings) -> Any:  # noqa: ANN401 - granian's own type
-    from granian import Granian  # noqa: PLC0415 - help must not pay for it
-    from granian.constants import Interfaces, Loops, SSLProtocols  # noqa: PLC0415
-    from granian.http import HTTP1Settings  # noqa: PLC0415
-    from granian.log import LogLevels  # noqa: PLC0415
-
-    return Granian(
-        "hsmkms",
-        address=serve.host,
-        port=serve.port,
-        interface=Interfaces.RSGI,
-        workers=serve.workers,
-        loop=Loops.uvloop,
-        websockets=False,
-        backlog=4096,
-        backpressure=8192,
-        http1_settings=HTTP1Settings(header_read_timeout=HEADER_SECONDS * 1000),
-        ssl_cert=serve.certificate,
-        ssl_key=serve.private_key,
-        ssl_protocol_min=SSLProtocols.tls12,
-        workers_kill_timeout=STOP_SECONDS,
-        respawn_failed_workers=True,
-        log_level=LogLevels.warning,
-        log_dictconfig=_LOG_OF_THE_PARENT,
-    )
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else signal.SIG_DFL)
+    other_end.close()
+    logs.set_up(settings.serve.log_format)
+    try:
+        serving = Serving(_open(settings, pin), settings.serve, settings.serve.workers)
+        worker.run(serving, settings.serve, listener, lambda: told.send(True))
+    except SetupError as exc:
+        _complain(exc, START_REFUSED)
+    except HsmKmsError as exc:
+        _complain(exc, 1)

@@ -1,0 +1,243 @@
+"""One HTTP/1.1 connection: httptools reads, this class keeps the limits, and the application answers.
+
+Everything happens on the event loop's own thread. A server whose I/O runs in other threads (granian was measured) has
+to pass Python's lock to and fro at every call to the token, which cost half of the requests a second.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from email.utils import formatdate
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Any, Final
+
+import httptools
+import msgspec
+
+from hsmkms.http.protocol import CONTENT_TYPE, Response
+from hsmkms.http.sigv4 import RawRequest
+
+MAX_BODY_BYTES: Final = 1024 * 1024
+"""More than any request of the API can need: a key policy of 32 KB, an attestation document of 256 KB in base64."""
+
+MAX_HEAD_BYTES: Final = 64 * 1024
+MAX_HEADERS: Final = 100
+MAX_WAITING: Final = 32
+"""Requests that a client may send ahead on one connection before it is not read from any more."""
+
+HEAD_SECONDS: Final = 10.0
+BODY_SECONDS: Final = 10.0
+IDLE_SECONDS: Final = 75.0
+
+Answer = Callable[[RawRequest, str, Callable[[Response], None]], None]
+"""Answers a request from an address, at once or later, by calling back on the loop."""
+
+_REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class _RefusedError(Exception):
+    """What was sent is no request that is taken."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.response = refusal(status, code, message)
+
+
+def refusal(status: int, code: str, message: str) -> Response:
+    """An error that is older than any operation."""
+    body = msgspec.json.encode({"__type": code, "message": message})
+    return Response(status, (("content-type", CONTENT_TYPE), ("x-amzn-errortype", code)), body, code)
+
+
+class Connection(asyncio.Protocol):
+    """The server's side of a connection. ``everybody`` holds all that are open, for the time limits and for the end."""
+
+    def __init__(self, answer: Answer, everybody: "set[Connection]", now: Callable[[], float]) -> None:
+        self._answer = answer
+        self._everybody = everybody
+        self._now = now
+        self._waiting: deque[tuple[RawRequest, bool]] = deque()
+        self._answering = False
+        self._keep_alive = True
+        self._ending = False
+        self._paused = False
+        self.deadline = 0.0
+        self._begin()
+
+    # -- asyncio's calls ----------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: Any) -> None:  # noqa: ANN401 - asyncio's own type
+        """A client has come."""
+        self._transport = transport
+        peer = transport.get_extra_info("peername")
+        self._address = peer[0] if isinstance(peer, tuple) else ""
+        self._parser = httptools.HttpRequestParser(self)
+        self._everybody.add(self)
+        self.deadline = self._now() + HEAD_SECONDS
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone; what is being answered for it goes on and is thrown away."""
+        del exc
+        self._everybody.discard(self)
+        self._waiting.clear()
+        self._ending = True
+
+    def data_received(self, data: bytes) -> None:
+        """Read on."""
+        if self._ending:
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._refuse(refusal(400, "BadRequestException", "Upgrades are not taken: use HTTP/1.1."))
+        except httptools.HttpParserCallbackError as exc:
+            cause = exc.__context__
+            if not isinstance(cause, _RefusedError):
+                raise
+            self._refuse(cause.response)
+        except httptools.HttpParserError:
+            self._refuse(refusal(400, "BadRequestException", "This is not HTTP/1.1."))
+
+    def pause_writing(self) -> None:
+        """The client does not read its answers: no more requests of it are read."""
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        self._transport.resume_reading()
+
+    # -- httptools' calls ---------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        self._begin()
+        self.deadline = self._now() + HEAD_SECONDS
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the request's target."""
+        self._url += url
+        self._count(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header."""
+        self._count(len(name) + len(value))
+        if len(self._headers) >= MAX_HEADERS:
+            raise _RefusedError(431, "BadRequestException", f"There may be {MAX_HEADERS} headers at most.")
+        self._headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
+
+    def on_headers_complete(self) -> None:
+        """The head is complete."""
+        self.deadline = self._now() + BODY_SECONDS
+        length = self._headers.get("content-length")
+        if length is not None and (not length[0].isdigit() or int(length[0]) > MAX_BODY_BYTES):
+            raise _too_large()
+        if self._headers.get("expect", [""])[0].lower() == "100-continue":
+            self._transport.write(_CONTINUE)
+
+    def on_body(self, piece: bytes) -> None:
+        """A part of the body."""
+        self._body.append(piece)
+        self._size += len(piece)
+        if self._size > MAX_BODY_BYTES:
+            raise _too_large()
+
+    def on_message_complete(self) -> None:
+        """The whole request is there."""
+        path, _, query = self._url.decode("latin-1").partition("?")
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        method = self._parser.get_method().decode("latin-1")
+        request = RawRequest(method, path, query, self._headers, body)
+        self._waiting.append((request, self._parser.should_keep_alive()))
+        self._begin()
+        if len(self._waiting) >= MAX_WAITING:
+            self._transport.pause_reading()
+            self._paused = True
+        self._next()
+
+    # -- answering ----------------------------------------------------------------------------------------------
+
+    def end(self) -> None:
+        """Close as soon as what is being answered is answered."""
+        self._ending = True
+        self._waiting.clear()
+        if not self._answering:
+            self._transport.close()
+
+    def give_up(self) -> None:
+        """The time for a head, a body or the next request is over."""
+        if self._answering:
+            self.deadline = self._now() + IDLE_SECONDS
+        elif self._url:
+            self._refuse(refusal(408, "RequestTimeoutException", "The request did not come in time."))
+        else:
+            self._transport.close()
+
+    def _begin(self) -> None:
+        self._url = b""
+        self._headers: dict[str, list[str]] = {}
+        self._body: list[bytes] = []
+        self._size = 0
+        self._head = 0
+
+    def _count(self, size: int) -> None:
+        self._head += size
+        if self._head > MAX_HEAD_BYTES:
+            raise _RefusedError(431, "BadRequestException", f"The headers are larger than {MAX_HEAD_BYTES} bytes.")
+
+    def _next(self) -> None:
+        """Answer the requests one after the other, in their order; an answer that comes later goes on with the next."""
+        while self._waiting and not self._answering:
+            request, self._keep_alive = self._waiting.popleft()
+            self._answering = True
+            self._answer(request, self._address, self._write_and_go_on)
+
+    def _write_and_go_on(self, response: Response) -> None:
+        self._write(response)
+        self._next()
+
+    def _write(self, response: Response) -> None:
+        self._answering = False
+        if self._transport.is_closing():
+            return
+        keep = self._keep_alive and not self._ending
+        self._transport.write(_head(response, keep_alive=keep) + response.body)
+        if not keep:
+            self._transport.close()
+            return
+        if not self._url:
+            self.deadline = self._now() + IDLE_SECONDS
+        if self._paused and not self._waiting:
+            self._paused = False
+            self._transport.resume_reading()
+
+    def _refuse(self, response: Response) -> None:
+        """Answer, and close: what follows cannot be told apart from what was wrong."""
+        self._ending = True
+        self._waiting.clear()
+        if not self._transport.is_closing():
+            self._transport.write(_head(response, keep_alive=False) + response.body)
+            self._transport.close()
+
+
+def _head(response: Response, *, keep_alive: bool) -> bytes:
+    lines = "".join(f"{name}: {value}\r\n" for name, value in response.headers)
+    end = "" if keep_alive else "connection: close\r\n"
+    return (
+        f"HTTP/1.1 {response.status} {_REASONS[response.status]}\r\n{lines}"
+        f"content-length: {len(response.body)}\r\ndate: {_date(int(time.time()))}\r\n{end}\r\n"
+    ).encode("latin-1")
+
+
+@lru_cache(maxsize=2)
+def _date(second: int) -> str:
+    """The date of a second: clients correct their clocks by it."""
+    return formatdate(second, usegmt=True)
+
+
+def _too_large() -> _RefusedError:
+    return _RefusedError(
+        413, "RequestEntityTooLargeException", f"The request body is larger than {MAX_BODY_BYTES} bytes."
+    )

@@ -1,0 +1,83 @@
+"""One worker process: it opens the installation for itself, serves a socket until it is told to stop, and closes."""
+
+import asyncio
+import signal
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Final
+
+import uvloop
+
+from hsmkms.config import ServeSettings
+from hsmkms.http.app import Application
+from hsmkms.http.connection import Connection
+from hsmkms.http.serving import Serving
+
+BACKLOG: Final = 4096
+LOOK_SECONDS: Final = 0.5
+"""How often the time limits of connections are looked at."""
+
+STOP_SECONDS: Final = 30.0
+"""How long requests that run may take to finish when the server is stopped."""
+
+
+def run(serving: Serving, settings: ServeSettings, listener: socket.socket, ready: Callable[[], None]) -> None:
+    """Serve until SIGTERM; ``ready`` is called when clients are answered."""
+    uvloop.run(_serve(serving, settings, listener, ready))
+
+
+def tls_context(settings: ServeSettings) -> ssl.SSLContext | None:
+    """The certificate and its key as they are on the disk now, for TLS 1.2 and newer; None for plain HTTP."""
+    if settings.certificate is None or settings.private_key is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(settings.certificate, settings.private_key)
+    return context
+
+
+async def _serve(serving: Serving, settings: ServeSettings, listener: socket.socket, ready: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, stopped.set)
+    context = tls_context(settings)
+    application = Application(serving, loop, secure=context is not None)
+    everybody: set[Connection] = set()
+    server = await loop.create_server(
+        lambda: Connection(application, everybody, loop.time),
+        sock=listener,
+        backlog=BACKLOG,
+        ssl=context,
+        ssl_handshake_timeout=10.0 if context is not None else None,
+    )
+    serving.start_sweeper()
+    ready()
+    watching = asyncio.create_task(_watch(everybody, loop.time))
+    await stopped.wait()
+    server.close()
+    watching.cancel()
+    await _finish(everybody)
+    application.close()
+    await asyncio.sleep(0)  # what threads have finished is written
+    serving.close()
+
+
+async def _watch(everybody: set[Connection], now: Callable[[], float]) -> None:
+    """Close connections whose time is over."""
+    while True:
+        await asyncio.sleep(LOOK_SECONDS)
+        moment = now()
+        for each in [each for each in everybody if each.deadline < moment]:
+            each.give_up()
+
+
+async def _finish(everybody: set[Connection]) -> None:
+    """Let every connection answer what it has begun to answer."""
+    for each in list(everybody):
+        each.end()
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + STOP_SECONDS
+    while everybody and loop.time() < deadline:  # noqa: ASYNC110 - a time limit, and nobody to tell of the last one
+        await asyncio.sleep(0.02)
