@@ -51,7 +51,7 @@ def hsmkms_endpoint() -> Iterator[Endpoint]:
     command = [sys.executable, "-m", "hsmkms", "serve", "--dev"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ.copy()) as process:
         try:
-            yield _read(process)
+            yield read_endpoint(process)
         finally:
             process.terminate()
             process.wait(STOP_SECONDS)
@@ -63,7 +63,7 @@ def kms_client(hsmkms_endpoint: Endpoint) -> Any:  # noqa: ANN401 - see Endpoint
     return hsmkms_endpoint.client()
 
 
-def _read(process: "subprocess.Popen[str]") -> Endpoint:
+def read_endpoint(process: "subprocess.Popen[str]") -> Endpoint:
     """What the server prints when it is ready."""
     told: dict[str, str] = {}
     for line in process.stdout or ():

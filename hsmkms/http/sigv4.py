@@ -112,8 +112,7 @@ def _read(request: RawRequest) -> _Authorization:
     if found is None:
         raise IncompleteSignatureException(_what_is_missing(header))
     scope = _read_scope(found[1])
-    signed_headers = tuple(found[2].split(";"))
-    _check_signed_headers(request, signed_headers)
+    signed_headers = _signed_headers(found[2], tuple(request.headers))
     if not _match_signature(found[3]):
         raise IncompleteSignatureException("Signature must be 64 lower-case hex digits.")
     return _Authorization(scope, signed_headers, found[3])
@@ -128,6 +127,7 @@ def _what_is_missing(header: str) -> str:
     return "Authorization must have the form: AWS4-HMAC-SHA256 Credential=..., SignedHeaders=..., Signature=..."
 
 
+@lru_cache(maxsize=1024)
 def _read_scope(credential: str) -> Scope:
     parts = credential.split("/")
     if len(parts) != 5:  # noqa: PLR2004 - id, day, region, service, terminator
@@ -140,16 +140,20 @@ def _read_scope(credential: str) -> Scope:
     return Scope(access_key_id, date, region)
 
 
-def _check_signed_headers(request: RawRequest, signed: tuple[str, ...]) -> None:
+@lru_cache(maxsize=1024)
+def _signed_headers(told: str, present: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of the signed headers. A client sends the same ones again and again."""
+    signed = tuple(told.split(";"))
     if list(signed) != sorted(set(signed)) or any(name != name.lower() for name in signed):
         raise IncompleteSignatureException("SignedHeaders must be in lower case, sorted, each once.")
-    unsigned = [name for name in request.headers if name.startswith("x-amz-") and name not in signed]
+    unsigned = [name for name in present if name.startswith("x-amz-") and name not in signed]
     unsigned += sorted(MUST_BE_SIGNED - {*signed, *unsigned})
     if unsigned:
         raise InvalidSignatureException(f"These headers must be signed: {', '.join(unsigned)}.")
-    absent = [name for name in signed if name not in request.headers]
+    absent = [name for name in signed if name not in present]
     if absent:
         raise InvalidSignatureException(f"SignedHeaders names headers that are not there: {', '.join(absent)}.")
+    return signed
 
 
 # -- checking ---------------------------------------------------------------------------------------------------
