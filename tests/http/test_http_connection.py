@@ -1,0 +1,151 @@
+"""HTTP/1.1 as clients of all kinds speak it: pipelines, pieces, limits, and what is no HTTP at all."""
+
+import json
+import socket
+import time
+
+import pytest
+from raw_client import address_of, exchange, raw, read_answer, signed
+
+from hsmkms.testing import Endpoint
+
+HOST = {"Host": "x"}
+
+
+def connect(endpoint: Endpoint) -> socket.socket:
+    """A connection."""
+    return socket.create_connection(address_of(endpoint), timeout=20)
+
+
+def answers(connection: socket.socket, count: int) -> list[tuple[int, bytes]]:
+    """So many answers from one connection, in their order."""
+    received = b""
+    found: list[tuple[int, bytes]] = []
+    while len(found) < count:
+        head, separator, rest = received.partition(b"\r\n\r\n")
+        length = next((int(line[16:]) for line in head.lower().split(b"\r\n") if line[:15] == b"content-length:"), 0)
+        if separator and len(rest) >= length:
+            found.append((int(head.split()[1]), rest[:length]))
+            received = rest[length:]
+            continue
+        piece = connection.recv(65536)
+        assert piece, received
+        received += piece
+    return found
+
+
+def test_pipeline_keeps_the_order(hsmkms_endpoint: Endpoint) -> None:
+    """Requests that were sent ahead are answered in their order, also where a slow one stands before a quick one."""
+    slow_body = b"{}"
+    slow = raw("POST", "/", signed(hsmkms_endpoint, "CreateKey", slow_body), slow_body)
+    quick_body = b'{"NumberOfBytes": 8}'
+    quick = raw("POST", "/", signed(hsmkms_endpoint, "GenerateRandom", quick_body), quick_body)
+    with connect(hsmkms_endpoint) as connection:
+        connection.sendall(slow + quick + slow + quick)
+        found = answers(connection, 4)
+    assert [status for status, _ in found] == [200] * 4
+    assert [b"KeyMetadata" in body for _, body in found] == [True, False, True, False]
+
+
+def test_many_ahead(hsmkms_endpoint: Endpoint) -> None:
+    """More requests than are kept waiting are all answered."""
+    body = b'{"NumberOfBytes": 8}'
+    one = raw("POST", "/", signed(hsmkms_endpoint, "GenerateRandom", body), body)
+    with connect(hsmkms_endpoint) as connection:
+        connection.sendall(one * 200)
+        found = answers(connection, 200)
+    assert [status for status, _ in found] == [200] * 200
+
+
+def test_byte_by_byte(hsmkms_endpoint: Endpoint) -> None:
+    """A request may come in pieces of any size."""
+    body = b'{"NumberOfBytes": 8}'
+    with connect(hsmkms_endpoint) as connection:
+        for byte in raw("POST", "/", signed(hsmkms_endpoint, "GenerateRandom", body), body):
+            connection.sendall(bytes((byte,)))
+        status, _, _ = read_answer(connection)
+    assert status == 200
+
+
+def test_chunks(hsmkms_endpoint: Endpoint) -> None:
+    """A body of unknown length is read like any other."""
+    body = b'{"NumberOfBytes": 8}'
+    headers = signed(hsmkms_endpoint, "GenerateRandom", body) | {"Transfer-Encoding": "chunked"}
+    pieces = b"5\r\n" + body[:5] + b"\r\n" + b"%x\r\n" % len(body[5:]) + body[5:] + b"\r\n0\r\n\r\n"
+    status, _, _ = exchange(hsmkms_endpoint, raw("POST", "/", headers, pieces))
+    assert status == 200
+
+
+def test_continue(hsmkms_endpoint: Endpoint) -> None:
+    """A client that asks first is told to go on."""
+    body = b'{"NumberOfBytes": 8}'
+    headers = signed(hsmkms_endpoint, "GenerateRandom", body)
+    head = raw("POST", "/", headers | {"Expect": "100-continue", "Content-Length": str(len(body))})
+    with connect(hsmkms_endpoint) as connection:
+        connection.sendall(head)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 100 ")
+        connection.sendall(body)
+        status, _, _ = read_answer(connection)
+    assert status == 200
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
+        (b"GET / HTTP/9.9\r\n\r\n", 400),
+        (b"NONSENSE\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\n" + b"".join(b"a%d: b\r\n" % number for number in range(200)) + b"\r\n", 431),
+        (b"POST / HTTP/1.1\r\nA: " + b"x" * 70_000 + b"\r\n\r\n", 431),
+        (b"POST /" + b"x" * 70_000 + b" HTTP/1.1\r\n\r\n", 431),
+    ],
+    ids=["tls", "version", "no request", "length", "two lengths", "chunk", "upgrade", "headers", "header", "target"],
+)
+def test_what_is_not_taken(hsmkms_endpoint: Endpoint, data: bytes, status: int) -> None:
+    """What is no request, or too large a head, is answered with an error, and the connection ends."""
+    with connect(hsmkms_endpoint) as connection:
+        connection.sendall(data)
+        found, headers, body = read_answer(connection)
+        assert (found, headers["connection"]) == (status, "close")
+        assert json.loads(body)["message"]
+        assert connection.recv(1) == b""
+
+
+def test_http_1_0(hsmkms_endpoint: Endpoint) -> None:
+    """An old client gets its answer, and the end of the connection."""
+    with connect(hsmkms_endpoint) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+        status, _, _ = read_answer(connection)
+        assert status == 200
+        assert connection.recv(1) == b""
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/"), ("PUT", "/"), ("POST", "/elsewhere"), ("DELETE", "/healthz")]
+)
+def test_other_methods_and_paths(hsmkms_endpoint: Endpoint, method: str, path: str) -> None:
+    """Without a signature everything but the pages is refused in the same way."""
+    status, _, body = exchange(hsmkms_endpoint, raw(method, path, HOST))
+    assert (status, json.loads(body)["__type"]) == (400, "MissingAuthenticationTokenException")
+
+
+def test_date(hsmkms_endpoint: Endpoint) -> None:
+    """Answers have a date, by which clients correct their clocks."""
+    _, headers, _ = exchange(hsmkms_endpoint, raw("GET", "/healthz", HOST))
+    assert (
+        abs(time.mktime(time.strptime(headers["date"], "%a, %d %b %Y %H:%M:%S GMT")) - time.timezone - time.time()) < 60
+    )
+
+
+def test_client_that_goes(hsmkms_endpoint: Endpoint) -> None:
+    """A client that does not wait for its answer harms nobody."""
+    body = b"{}"
+    for _ in range(5):
+        with connect(hsmkms_endpoint) as connection:
+            connection.sendall(raw("POST", "/", signed(hsmkms_endpoint, "CreateKey", body), body))
+    status, _, _ = exchange(hsmkms_endpoint, raw("GET", "/readyz", HOST))
+    assert status == 200
