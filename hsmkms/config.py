@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from hsmkms.config_template import EXAMPLES, TEMPLATE
 from hsmkms.errors import ConfigurationError
 from hsmkms.model.enums import Operation
 from hsmkms.pins import PinSettings, Secret, read_pin, terminal_prompt
@@ -268,144 +269,6 @@ def _resolved_pin(folder: Path, pin: PinSettings) -> PinSettings:
 
 # -- writing the file -------------------------------------------------------------------------------------------
 
-_TEMPLATE: Final = """\
-# Settings of one hsmkms installation. An unknown or misspelt setting is refused.
-# Found by: --config FILE, else $HSMKMS_CONFIG, ./hsmkms.toml, $XDG_CONFIG_HOME/hsmkms/hsmkms.toml (else under
-# ~/.config), /etc/hsmkms/hsmkms.toml. A line after a single # shows a default, or what may be set instead.
-# Relative paths count from the folder of this file; ~ is the home folder.
-
-# The account in every ARN: 12 digits of your choice. Do not change it once there are keys.
-{account_id}
-
-# The regions served: name spaces of keys and aliases, named as AWS names its own.
-{regions}
-
-# The region of a request that names none. Default: the first of regions.
-{default_region}
-
-# Where the databases meta.db and log.db are: a folder that only this user may open. Default: the folder of this file.
-{data_dir}
-
-# The services that have a key of their own, made at the first use of its alias: alias/aws/NAME. Users use these keys
-# and cannot manage them.
-{services}
-
-[token]
-# The PKCS#11 module (shared library) of the HSM. Required, unless uri has module-path.
-{module}
-
-# Which token: label, serial or both. Labels may repeat; with a choice that fits two tokens nothing starts.
-{label}
-{serial}
-
-# Or an RFC 7512 URI instead, of token, serial, manufacturer, model and slot-id. It may say module-path and pin-source
-# (a file), which then stand nowhere else.
-{uri}
-
-# Sessions that one process opens at most; the token's own limit counts too.
-{max_sessions}
-
-# How long a request waits for a free session before it is answered with ThrottlingException.
-{session_wait_seconds}
-
-# The string for pReserved of C_Initialize, for modules that take their parameters there (NSS). Default: none.
-{init_reserved}
-
-[token.pin]
-# Where the PIN of the token's user is: exactly one of these four. It never stands in this file.
-
-# A file with the PIN in one line, of this user or root and open to nobody else (mode 600 or 400).
-{file}
-
-# A variable of the environment.
-{environment}
-
-# A program and its arguments, started without a shell: the first line that it prints within 30 seconds.
-{command}
-
-# Ask at the terminal.
-{prompt}
-
-[token.environment]
-# Variables that the vendor's library reads, set before it is loaded: nothing else must be exported.
-{variables}
-
-[rotation]
-# After how many days a key gets a new backing key, where automatic rotation is switched on for it: 90 to 2560.
-{period_days}
-
-# Let users choose the period of each key (RotationPeriodInDays, 90 to 2560 days), as today's AWS does.
-{custom_period}
-
-# The same for the keys of services, which always rotate. Today's AWS: 365.
-{managed_period_days}
-
-# Let RotateKeyOnDemand move keys with imported material to a second, newly imported one, as today's AWS does.
-# Otherwise no other material ever replaces the one that was imported first.
-{imported_on_demand}
-
-[import]
-# How many days ahead the ValidTo of imported material may lie. Default: any number. Today's AWS: 365.
-{valid_to_within_days}
-
-# For development only: where the token cannot unwrap RSAES_OAEP_SHA_256 or RSA_AES_KEY_WRAP_SHA_256 by itself, let this
-# program remove the padding. Key material then passes through its memory in the clear, and such keys stay marked.
-{host_unwrap}
-
-[serve]
-# Where `hsmkms serve` listens.
-{host}
-{port}
-
-# Processes, each with a login of its own, and threads of each for what is slow.
-{workers}
-{threads}
-
-# TLS: a certificate chain and its private key, both PEM. SIGHUP reads them again.
-{certificate}
-{private_key}
-
-# Without TLS only a loopback address is served, unless this says that something else protects the way.
-{plain_http}
-
-# How far a client's clock may be off: 1 to 15 minutes.
-{clock_skew_minutes}
-
-# The log: json, or text for people; and whether each request gets a line.
-{log_format}
-{log_requests}
-
-[serve.quotas]
-# Requests a second that each user may make, by operation; 0 for no limit. Limited by default is what makes or takes in
-# keys: CreateKey and RotateKeyOnDemand 5, GetParametersForImport 1, ImportKeyMaterial 15.
-{quotas}
-
-[reconcile]
-# How long an object on the token that belongs to no key is kept before `hsmkms reconcile` may offer to remove it.
-{grace_hours}
-"""
-
-_EXAMPLES: Final[dict[str, Any]] = {
-    "default_region": "eu-central-1",
-    "data_dir": ".",
-    "module": "/usr/lib/softhsm/libsofthsm2.so",
-    "label": "hsmkms",
-    "serial": "1c2e0a58b4a1e9d3",
-    "uri": "pkcs11:token=hsmkms;serial=1c2e0a58b4a1e9d3?pin-source=file:/etc/hsmkms/pin",
-    "services": ["s3"],
-    "CreateKey": 5.0,
-    "certificate": "/etc/hsmkms/tls/chain.pem",
-    "private_key": "/etc/hsmkms/tls/key.pem",
-    "valid_to_within_days": 365,
-    "init_reserved": "configdir='/etc/pki/nssdb'",
-    "file": "pin",
-    "environment": "HSMKMS_PIN",
-    "command": ["systemd-creds", "cat", "hsm-pin"],
-    "prompt": True,
-    "SOFTHSM2_CONF": "/etc/hsmkms/softhsm2.conf",
-}
-"""What a commented line shows where there is no default."""
-
 
 def init_text(settings: Settings) -> str:
     """The commented file that ``load`` reads as these settings; what has its default is a comment.
@@ -424,10 +287,10 @@ def init_text(settings: Settings) -> str:
         **_lines(settings.reconcile, "grace_hours"),
     }
     told = [f"{_toml_key(name)} = {_toml(value)}" for name, value in settings.token.environment.items()]
-    variables = told or [f"# SOFTHSM2_CONF = {_toml(_EXAMPLES['SOFTHSM2_CONF'])}"]
+    variables = told or [f"# SOFTHSM2_CONF = {_toml(EXAMPLES['SOFTHSM2_CONF'])}"]
     rates = [f"{_toml_key(name)} = {_toml(rate)}" for name, rate in settings.serve.quotas.items()]
-    quotas = rates or [f"# CreateKey = {_toml(_EXAMPLES['CreateKey'])}"]
-    return _TEMPLATE.format(**lines, variables="\n".join(variables), quotas="\n".join(quotas))
+    quotas = rates or [f"# CreateKey = {_toml(EXAMPLES['CreateKey'])}"]
+    return TEMPLATE.format(**lines, variables="\n".join(variables), quotas="\n".join(quotas))
 
 
 def _lines(section: Struct, *names: str) -> dict[str, str]:
@@ -435,7 +298,7 @@ def _lines(section: Struct, *names: str) -> dict[str, str]:
     defaults = {each.name: each.default for each in msgspec.structs.fields(section)}
     values = {name: getattr(section, name) for name in names}
     return {
-        name: f"# {name} = {_toml(_EXAMPLES.get(name, value))}"
+        name: f"# {name} = {_toml(EXAMPLES.get(name, value))}"
         if value == defaults[name]
         else f"{name} = {_toml(value)}"
         for name, value in values.items()

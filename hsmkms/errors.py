@@ -59,6 +59,7 @@
         ├── ForkedProcessError      an object of the parent process was used after a fork
         ├── ClosedError             an object was used after close()
         └── PermitError             a device procedure was called without a fitting permit
+            └── PermitExpiredError  the request waited too long for the token, or key material expired meanwhile
 
 No HTTP status here: the edge chooses it from ``fault``. Names and meaning of the API leaves: the exception
 shapes of botocore's KMS model, and the common errors of the AWS KMS API Reference.
@@ -383,3 +384,12 @@ class ClosedError(MisuseError):
 
 class PermitError(MisuseError):
     """A device procedure was called without a fitting permit."""
+
+
+class PermitExpiredError(PermitError):
+    """The permit fitted and has run out: the request waited too long for the token, or key material expired meanwhile.
+
+    Tried again, the request is judged again.
+    """
+
+    code = "DependencyTimeoutException"

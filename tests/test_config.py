@@ -478,7 +478,7 @@ def settings_of(section: type[msgspec.Struct], table: str = "") -> list[tuple[st
         if isinstance(each.type, type) and issubclass(each.type, msgspec.Struct):
             found += settings_of(each.type, inner)
         else:
-            found.append((inner, "") if each.type == dict[str, str] else (table, each.name))
+            found.append((inner, "") if each.type in (dict[str, str], dict[str, float]) else (table, each.name))
     return found
 
 
@@ -492,10 +492,11 @@ def tables_of(text: str) -> dict[str, str]:
 def test_every_setting_is_documented(table: str, setting: str) -> None:
     """Every setting stands in conf/hsmkms.toml, in its table, below a comment."""
     text = tables_of((CONF / "hsmkms.toml").read_text())[table]
-    assert re.search(rf"^# .+\n(.+\n)*?(# )?{setting or '[A-Z0-9_]+'} = ", text, re.MULTILINE)
+    assert re.search(rf"^# .+\n(.+\n)*?(# )?{setting or '[A-Za-z0-9_]+'} = ", text, re.MULTILINE)
 
 
 ALTERNATIVES = {"uri": ("label",), "environment": ("file",), "command": ("file",), "prompt": ("file",)}
+TOGETHER = {"certificate": "private_key", "private_key": "certificate"}
 COMMENTED = re.findall(r"^# (\w+) = .+$", (CONF / "hsmkms.toml").read_text(), re.MULTILINE)
 
 
@@ -505,6 +506,8 @@ def test_commented_settings(tmp_path: Path, setting: str) -> None:
     text = (CONF / "hsmkms.toml").read_text()
     if setting == "uri":  # it brings the PIN's place with it
         text = text.replace('file = "pin"', "")
+    if setting in TOGETHER:
+        text = re.sub(rf"^# {TOGETHER[setting]} = ", f"{TOGETHER[setting]} = ", text, flags=re.MULTILINE)
     for other in ALTERNATIVES.get(setting, ()):
         text = re.sub(rf"^{other} = .*$", "", text, flags=re.MULTILINE)
     file = tmp_path / "hsmkms.toml"

@@ -11,7 +11,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from hsmkms.errors import PermitError
+from hsmkms.errors import PermitError, PermitExpiredError
 from hsmkms.model.enums import Operation
 
 LIFETIME_SECONDS: Final = 60.0
@@ -46,4 +46,4 @@ class Permit(Struct, frozen=True):
         if cka_id is not None and cka_id not in self.covers:
             raise PermitError(f"the permit for {self.operation} does not cover the object {cka_id.hex()}")
         if time.monotonic() > self.not_after:
-            raise PermitError(f"the permit for {self.operation} has run out: ask for a new one")
+            raise PermitExpiredError(f"the permit for {self.operation} has run out while the request waited: try again")

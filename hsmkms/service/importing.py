@@ -74,6 +74,7 @@ def import_key_material(call: Call, request: ImportKeyMaterialRequest) -> Import
     rules.check_origin(key.record)
     expiry = rules.expiry(request.expiration_model, request.valid_to, core.imports, call.now)
     wrapped = _wrapped(call, key.record, request)
+    wrapping_keys.note_use(core, wrapped.wrapping_key, call.now)
     cka_id = uuid.uuid4().bytes
     permit = call.new_objects(wrapped.wrapping_key, cka_id)
     names = _names(core, permit, wrapped, key.record.key_id)
@@ -138,7 +139,7 @@ class _Arrival:
         self.wrapped = wrapped
 
     def settle(self, tx: Connection, record: KeyRecord) -> None:
-        """Write presence, expiry and description, the key's state, and that the wrapping key has done its work."""
+        """Write presence, expiry and description, then the key's state."""
         core, now = self.call.core, self.call.now
         lapses.write_in(tx, record, now)
         materials.set_present(
@@ -152,7 +153,6 @@ class _Arrival:
             host_unwrapped=not core.device.on_device(self.wrapped.algorithm),
         )
         _follow(tx, record, self.choice, now)
-        materials.set_used(tx, core.installation.token_id, self.wrapped.wrapping_key, now)
 
 
 def _bring_in(arrival: _Arrival, record: KeyRecord, permit: Permit, cka_id: bytes, label: str) -> None:

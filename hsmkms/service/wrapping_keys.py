@@ -78,6 +78,12 @@ def find(core: Core, cka_id: bytes) -> WrappingKeyRow | None:
     return next((each for each in rows if each.cka_id == cka_id and each.status is ObjectStatus.PRESENT), None)
 
 
+def note_use(core: Core, cka_id: bytes, now: datetime) -> None:
+    """Something was sent under the wrapping key, good or bad: from now on it may make way for another one."""
+    with core.store.atomic() as tx:
+        materials.set_used(tx, core.installation.token_id, cka_id, now)
+
+
 def destroy(core: Core, row: WrappingKeyRow, permit: Permit) -> None:
     """Destroy a wrapping key before its key is deleted: intent, device, result."""
     with core.store.atomic() as tx:

@@ -23,6 +23,7 @@ PANELS = (
     "Tags",
     "Cryptography",
     "Upkeep",
+    "Endpoint",
     "Token",
     "Repair",
 )
@@ -37,6 +38,7 @@ OPERATOR_COMMANDS = {
     "re-encrypt-files",
     "maintain",
     "import-key",
+    "serve",
     "wrap-key-material",
 }
 MANY = 1000
