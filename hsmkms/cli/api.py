@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from hsmkms.cli import values
 from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, RegionOption, outer_options
+from hsmkms.cli.questions import QUESTIONS, at_a_terminal
 from hsmkms.model.constraints import required_members
 from hsmkms.model.enums import Operation
 from hsmkms.model.operations import OPERATIONS
@@ -196,6 +197,7 @@ HELP: Final = {
     "xks_key_id": "Not available: there are no custom key stores.",
 }
 
+_YES: Final = Annotated[bool, typer.Option("--yes", help="Do not ask at the terminal.")]
 _COMMON: Final = {"config": ConfigOption, "region": RegionOption, "output": OutputOption, "query": QueryOption}
 
 
@@ -237,10 +239,11 @@ def _function(operation: Operation) -> Callable[..., None]:
         region: Any,  # noqa: ANN401
         output: Any,  # noqa: ANN401
         query: Any,  # noqa: ANN401
+        yes: bool = True,  # noqa: FBT001, FBT002 - where there is no question
         **given: Any,  # noqa: ANN401
     ) -> None:
         common = Common(config=config, region=region, output=output, query=query).over(outer_options(context))
-        _run(operation, common, {name: value for name, value in given.items() if value is not None})
+        _run(operation, common, {name: value for name, value in given.items() if value is not None}, ask=not yes)
 
     options = [
         inspect.Parameter(
@@ -255,6 +258,8 @@ def _function(operation: Operation) -> Callable[..., None]:
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=None)
         for name, kind in _COMMON.items()
     ]
+    if operation in QUESTIONS:
+        options.append(inspect.Parameter("yes", inspect.Parameter.KEYWORD_ONLY, annotation=_YES, default=False))
     context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
     command.__signature__ = inspect.Signature([context, *options, *common])  # type: ignore[attr-defined]
     return command
@@ -320,7 +325,7 @@ _BY_TYPE: Final[dict[Any, Callable[[str, Any, Any], Any]]] = {
 }
 
 
-def _run(operation: Operation, common: Common, given: dict[str, Any]) -> None:
+def _run(operation: Operation, common: Common, given: dict[str, Any], *, ask: bool) -> None:
     kinds = _members(operation)
     shape = OPERATIONS[operation]
     # typer gives an empty list for a list option that was not used
@@ -328,6 +333,8 @@ def _run(operation: Operation, common: Common, given: dict[str, Any]) -> None:
     request = shape.request(**members)
     with common.open() as kms:
         caller = common.caller(kms)
+        if ask and at_a_terminal():
+            QUESTIONS[operation](kms, request, caller)
         method = getattr(kms, option_name(operation).replace("-", "_"))
         answer = method(request, caller)
         if answer is None:

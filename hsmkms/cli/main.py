@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 import typer
 
-from hsmkms.cli import api, bulk, due, importing, repair, serve, setup, token
+from hsmkms.cli import api, bulk, due, importing, repair, report, serve, setup, token
 from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, RegionOption
 from hsmkms.errors import ApiError, HsmKmsError
 
@@ -56,6 +56,7 @@ api.register(app)
 importing.register(app)
 bulk.register(app)
 due.register(app)
+report.register(app)
 serve.register(app)
 token.register(app)
 repair.register(app)

@@ -13,12 +13,13 @@ from hsmkms.model.caller import local_root
 from hsmkms.model.enums import Operation, Origin, WrappingAlgorithm
 from hsmkms.model.records import MaterialRecord
 from hsmkms.rules import import_token as tokens
-from hsmkms.service import clock, maintenance, reconcile, wrapping_keys
+from hsmkms.service import clock, maintenance, reconcile, report, wrapping_keys
 from hsmkms.service.core import Core
 from hsmkms.service.credentials import Credentials
 from hsmkms.service.maintenance import Report
 from hsmkms.service.pipeline import Call
 from hsmkms.service.reconcile import Finding, Mended
+from hsmkms.service.report import KeyPosture
 from hsmkms.service.watch import Watch
 
 
@@ -100,6 +101,10 @@ class Operator:
     def maintain(self, *, dry_run: bool = False) -> Report:
         """Do everything that is due: rotation, expiry, wrapping keys, deletion. ``dry_run`` only tells what that is."""
         return maintenance.maintain(self._core, dry_run=dry_run)
+
+    def rotation_report(self, region: str | None = None) -> list[KeyPosture]:
+        """How every key, or every key of a region, stands with its rotation: what is worst comes first."""
+        return report.rotation_report(self._core, region)
 
     def trust_clock(self) -> None:
         """Say that the clock is right, though the database has newer dates: those were written by a wrong one."""

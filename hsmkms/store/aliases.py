@@ -60,6 +60,11 @@ def page(conn: Connection, region: str, key_id: str | None, after: str | None, l
     return [_record(row) for row in conn.execute(query.order_by(alias.c.name).limit(limit))]
 
 
+def every(conn: Connection, region: str) -> list[AliasRecord]:
+    """All aliases of the region, in the order of names."""
+    return [_record(row) for row in conn.execute(_select().where(alias.c.region == region).order_by(alias.c.name))]
+
+
 def count(conn: Connection, region: str, key_id: str) -> int:
     """How many aliases a key has in the region."""
     query = select(func.count(alias.c.name)).where(alias.c.region == region, alias.c.key_id == key_id)

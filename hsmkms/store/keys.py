@@ -5,7 +5,7 @@ version that the caller decided upon and returns False, without a trace, if the 
 again, decide again. (Inside one ``atomic`` a record that was read there cannot move on.)
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -227,25 +227,18 @@ def fetch(conn: Connection, region: str, key_id: str, token_id: str | None = Non
     Of several objects of a material the one shown is present before any other, then on ``token_id`` before any
     other, then the oldest. A material whose objects are all still intended is left out.
     """
-    query: Select[Any] = (
-        select(
-            *(regional_key.c[name] for name in _REGIONAL),
-            *(key.c[name] for name in _SHARED),
-            installation.c.account,
-            rotation.c.anchor,
-            rotation.c.period_days,
-        )
-        .select_from(
-            regional_key.join(key).join(installation, true()).outerjoin(rotation, rotation.c.key_id == key.c.key_id)
-        )
-        .where(
-            regional_key.c.key_id == key_id,
-            regional_key.c.region == region,
-            regional_key.c.lifecycle == Lifecycle.LIVE,
-        )
-    )
+    query = _select_keys(region).where(regional_key.c.key_id == key_id)
     row = conn.execute(query).one_or_none()
     return None if row is None else _record(row, _fetch_materials(conn, region, key_id, token_id))
+
+
+def every(conn: Connection, region: str, token_id: str | None = None) -> Iterator[KeyRecord]:
+    """All live keys of the region in the order of their ids, as ``fetch`` tells them, in two queries."""
+    materials: dict[str, dict[int, MaterialRecord]] = {}
+    for row in conn.execute(_select_materials(region, token_id)):
+        materials.setdefault(row.key_id, {}).setdefault(row.id, _material(row))
+    for row in conn.execute(_select_keys(region).order_by(regional_key.c.key_id)):
+        yield _record(row, tuple(materials.get(row.key_id, {}).values()))
 
 
 def exists_anywhere(conn: Connection, key_id: str) -> bool:
@@ -291,10 +284,37 @@ def generated_and_current(conn: Connection, material_ids: Collection[str]) -> li
     return [(row.key_id, row.region, row.material_id) for row in conn.execute(query)]
 
 
+def _select_keys(region: str) -> Select[Any]:
+    return (
+        select(
+            *(regional_key.c[name] for name in _REGIONAL),
+            *(key.c[name] for name in _SHARED),
+            installation.c.account,
+            rotation.c.anchor,
+            rotation.c.period_days,
+        )
+        .select_from(
+            regional_key.join(key).join(installation, true()).outerjoin(rotation, rotation.c.key_id == key.c.key_id)
+        )
+        .where(regional_key.c.region == region, regional_key.c.lifecycle == Lifecycle.LIVE)
+    )
+
+
 def _fetch_materials(conn: Connection, region: str, key_id: str, token_id: str | None) -> tuple[MaterialRecord, ...]:
-    query: Select[Any] = (
+    query = _select_materials(region, token_id).where(material.c.key_id == key_id)
+    chosen: dict[int, MaterialRecord] = {}
+    for row in conn.execute(query):
+        if row.id not in chosen:
+            chosen[row.id] = _material(row)
+    return tuple(chosen.values())
+
+
+def _select_materials(region: str, token_id: str | None) -> Select[Any]:
+    """The first row of each material is the one that counts: see ``fetch``."""
+    return (
         select(
             *(material.c[name] for name in _MATERIAL),
+            material.c.key_id,
             material_presence.c.present,
             material_presence.c.expiration_model,
             material_presence.c.valid_to,
@@ -303,13 +323,8 @@ def _fetch_materials(conn: Connection, region: str, key_id: str, token_id: str |
             token_object.c.status,
         )
         .select_from(material.join(material_presence).join(token_object, token_object.c.material == material.c.id))
-        .where(
-            material.c.key_id == key_id,
-            material_presence.c.region == region,
-            token_object.c.status != ObjectStatus.INTENDED,
-        )
+        .where(material_presence.c.region == region, token_object.c.status != ObjectStatus.INTENDED)
         .order_by(
-            # The first row of each material is the one that is kept.
             material.c.sequence,
             case((token_object.c.status == ObjectStatus.PRESENT, 0), else_=1),
             case((token_object.c.token_id == token_id, 0), else_=1),
@@ -317,11 +332,6 @@ def _fetch_materials(conn: Connection, region: str, key_id: str, token_id: str |
             token_object.c.cka_id,
         )
     )
-    chosen: dict[int, MaterialRecord] = {}
-    for row in conn.execute(query):
-        if row.id not in chosen:
-            chosen[row.id] = _material(row)
-    return tuple(chosen.values())
 
 
 def _record(row: Row[Any], materials: tuple[MaterialRecord, ...]) -> KeyRecord:

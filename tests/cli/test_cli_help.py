@@ -38,6 +38,7 @@ OPERATOR_COMMANDS = {
     "re-encrypt-files",
     "maintain",
     "import-key",
+    "rotation-report",
     "serve",
     "wrap-key-material",
 }

@@ -1,0 +1,44 @@
+"""What a person at a terminal is shown and asked before a key is scheduled for deletion."""
+
+from cli_site import Site, at_terminal
+
+
+def state_of(site: Site, key_id: str) -> str:
+    """The key's state."""
+    return site.run("describe-key", "--key-id", key_id, "--query", "KeyMetadata.KeyState", "--output", "text").stdout
+
+
+def test_shown_and_asked(site: Site) -> None:
+    """Last use and aliases are shown, and without a yes nothing is changed."""
+    key_id = site.new_key("--description", "holiday photos")
+    site.run("create-alias", "--alias-name", "photos", "--target-key-id", key_id)
+    site.run("encrypt", "--key-id", key_id, "--plaintext", "c2VjcmV0")
+    shown, status = at_terminal(site, "schedule-key-deletion", "--key-id", key_id, answer="n")
+    assert status == 1
+    assert "Description: holiday photos" in shown
+    assert "Last use:    Encrypt at 20" in shown
+    assert "Aliases:     alias/photos" in shown
+    assert "in 30 days?" in shown
+    assert state_of(site, key_id) == "Enabled\n"
+
+
+def test_yes(site: Site) -> None:
+    """With a yes, typed or as an option, the waiting period begins."""
+    typed, told = site.new_key(), site.new_key()
+    shown, status = at_terminal(
+        site, "schedule-key-deletion", "--key-id", typed, "--pending-window-in-days", "7", answer="y"
+    )
+    assert status == 0
+    assert "Last use:    not since 20" in shown
+    assert "in 7 days?" in shown
+    shown, status = at_terminal(site, "schedule-key-deletion", "--key-id", told, "--yes")
+    assert (status, "Last use" in shown) == (0, False)
+    assert [state_of(site, each) for each in (typed, told)] == ["PendingDeletion\n"] * 2
+
+
+def test_programs_are_not_asked(site: Site) -> None:
+    """Without a terminal nobody is asked, as with the aws CLI."""
+    key_id = site.new_key()
+    answer = site.run("schedule-key-deletion", "--key-id", key_id)
+    assert (answer.status, answer.stderr) == (0, "")
+    assert answer.json["KeyState"] == "PendingDeletion"
