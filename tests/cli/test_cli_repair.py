@@ -53,7 +53,7 @@ def test_shown(interrupted: Site) -> None:
     assert first == second
     (finding,) = first
     assert finding["Kind"] == "unacknowledged"
-    assert finding["Remedy"] == "adopt it as a Disabled key, or remove it"
+    assert finding["Remedy"] == "adopt it (as a Disabled key, if its key is new), or remove it"
     assert "Outcome" not in finding
     doctor = interrupted.run("doctor", "--query", "Checks[?Outcome=='wrong'].Detail", "--output", "text")
     assert (doctor.status, doctor.stdout) == (

@@ -19,8 +19,8 @@ MATERIAL = MaterialRecord(
     sequence=1,
     state=MaterialState.CURRENT,
     created_at=START,
-    token_id="t",
-    cka_id=b"c" * 16,  # noqa: S106 - the id of a PKCS#11 token
+    token_id="t",  # noqa: S106 - the id of a PKCS#11 token
+    cka_id=b"c" * 16,
 )
 EXPIRING = msgspec.structs.replace(MATERIAL, valid_to=START + timedelta(days=40))
 KEY = KeyRecord(
