@@ -1,5 +1,6 @@
 """What is due is done by one procedure: in order, once, by one process, while clock and token can be trusted."""
 
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from types import SimpleNamespace
@@ -163,7 +164,7 @@ def test_done_by_somebody_else_meanwhile(kms: Kms, clock: StoppedClock) -> None:
 
 def test_long_sweep(kms: Kms, clock: StoppedClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long a sweep takes, its later steps have leave to act on the token as the first ones had."""
-    moved = SimpleNamespace(now=1000.0)
+    moved = SimpleNamespace(now=time.monotonic())
     for module in ("hsmkms.model.permit", "hsmkms.service.permits"):
         monkeypatch.setattr(f"{module}.time", SimpleNamespace(monotonic=lambda: moved.now))
 
