@@ -43,6 +43,13 @@ HARDENED: Final[Mapping[Attribute, bool]] = {
 }
 """Every secret that stays on the token: unreadable, unchangeable, and impossible to copy into something weaker."""
 
+CAME_FROM_ELSEWHERE: Final[Mapping[Attribute, bool]] = {
+    Attribute.LOCAL: False,
+    Attribute.ALWAYS_SENSITIVE: False,
+    Attribute.NEVER_EXTRACTABLE: False,
+}
+"""What a token says of keys that were unwrapped (PKCS #11 2.40, section 5.13: C_UnwrapKey)."""
+
 USAGES: Final[Mapping[Attribute, MechanismFlag]] = {
     Attribute.ENCRYPT: MechanismFlag.ENCRYPT,
     Attribute.DECRYPT: MechanismFlag.DECRYPT,
@@ -86,27 +93,24 @@ class ImportedTemplate(SecretTemplate):
     """The same for keys whose material came from elsewhere: they say so, honestly, by three attributes."""
 
     def expected(self, cka_id: bytes, label: str) -> dict[Attribute, Any]:
-        """What the token must report of such an object (PKCS #11 2.40, section 5.13: C_UnwrapKey)."""
-        return super().expected(cka_id, label) | {
-            Attribute.LOCAL: False,
-            Attribute.ALWAYS_SENSITIVE: False,
-            Attribute.NEVER_EXTRACTABLE: False,
-        }
+        """What the token must report of such an object."""
+        return super().expected(cka_id, label) | dict(CAME_FROM_ELSEWHERE)
 
 
-class WrappingKeyTemplate:
-    """How the private half of a wrapping key is made. The public half is no more than a session object."""
+class PrivateTemplate:
+    """How the private half of a key pair is made: like every secret, with the only usages that it needs."""
 
-    __slots__ = ("capabilities",)
+    __slots__ = ("capabilities", "key_type")
 
-    def __init__(self, capabilities: MechanismFlag) -> None:
+    def __init__(self, key_type: KeyType, capabilities: MechanismFlag) -> None:
+        self.key_type = key_type
         self.capabilities = capabilities
 
     def expected(self, cka_id: bytes, label: str) -> dict[Attribute, Any]:
         """What the token must report of such an object."""
         return {
             Attribute.CLASS: ObjectClass.PRIVATE_KEY,
-            Attribute.KEY_TYPE: int(KeyType.RSA),
+            Attribute.KEY_TYPE: int(self.key_type),
             Attribute.TOKEN: True,
             **PRIVATE_HALF,
             **{usage: bool(self.capabilities & USAGES[usage]) for usage in PRIVATE_USAGES},
@@ -118,13 +122,33 @@ class WrappingKeyTemplate:
         }
 
 
+class WrappingKeyTemplate(PrivateTemplate):
+    """How the private half of a wrapping key is made. The public half is no more than a session object."""
+
+    __slots__ = ()
+
+    def __init__(self, capabilities: MechanismFlag) -> None:
+        super().__init__(KeyType.RSA, capabilities)
+
+
 PUBLIC_HALF: Final[Mapping[Attribute, bool]] = {
     Attribute.TOKEN: False,
     Attribute.PRIVATE: False,
     Attribute.VERIFY_RECOVER: False,
 }
 PRIVATE_HALF: Final[Mapping[Attribute, bool]] = {Attribute.SIGN_RECOVER: False, **HARDENED}
-"""SoftHSM lets every RSA key sign with recovery if nobody forbids it."""
+"""SoftHSM lets every private key sign with recovery if nobody forbids it."""
+
+KEPT_PUBLIC_HALF: Final[Mapping[Attribute, bool]] = {
+    Attribute.PRIVATE: True,  # nothing secret, but nobody without the PIN shall put another one in its place
+    Attribute.VERIFY_RECOVER: False,
+    Attribute.COPYABLE: False,
+    Attribute.MODIFIABLE: False,
+}
+"""The public half of a backing key, which stays on the token beside the private one."""
+
+PUBLIC_USAGES: Final = (Attribute.ENCRYPT, Attribute.VERIFY, Attribute.WRAP)
+"""Those of the usages that a public key has."""
 
 PRIVATE_USAGES: Final = (Attribute.DECRYPT, Attribute.SIGN, Attribute.UNWRAP, Attribute.DERIVE)
 """Those of the usages that a private key has."""

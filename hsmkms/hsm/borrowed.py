@@ -5,13 +5,20 @@ session that found them, and searching again costs a walk over the whole token. 
 handle into python-pkcs11's own operations.
 """
 
-from pkcs11._pkcs11 import DecryptMixin, EncryptMixin, SignMixin, UnwrapMixin, VerifyMixin  # type: ignore[attr-defined]
+from pkcs11._pkcs11 import (  # type: ignore[attr-defined]
+    DecryptMixin,
+    DeriveMixin,
+    EncryptMixin,
+    SignMixin,
+    UnwrapMixin,
+    VerifyMixin,
+)
 from pkcs11.mechanisms import KeyType
 from pkcs11.types import Session
 
 
 class BorrowedKey(EncryptMixin, DecryptMixin, SignMixin, VerifyMixin):  # type: ignore[misc]
-    """A secret key, known by its handle, in a session of the caller's."""
+    """A key of any class, known by its handle, in a session of the caller's."""
 
     __slots__ = ("handle", "key_type", "session")
 
@@ -23,6 +30,17 @@ class BorrowedKey(EncryptMixin, DecryptMixin, SignMixin, VerifyMixin):  # type: 
 
 class BorrowedUnwrapper(UnwrapMixin, DecryptMixin):  # type: ignore[misc]
     """A key that opens others, known by its handle, in a session of the caller's."""
+
+    __slots__ = ("handle", "key_type", "session")
+
+    def __init__(self, session: Session, handle: int, key_type: KeyType) -> None:
+        self.session = session
+        self.handle = handle
+        self.key_type = key_type
+
+
+class BorrowedDeriver(DeriveMixin):  # type: ignore[misc]
+    """A private key that agrees on secrets, known by its handle, in a session of the caller's."""
 
     __slots__ = ("handle", "key_type", "session")
 

@@ -54,12 +54,13 @@ from hsmkms.hsm.faults import OBJECT_LOST, WRAPPING_KEY_LOST, translated
 from hsmkms.hsm.gcm import explain_refusal, open_sealed, seal
 from hsmkms.hsm.import_probe import probe_import
 from hsmkms.hsm.iv import IvSource
+from hsmkms.hsm.key_specs import subject_public_key_info
 from hsmkms.hsm.login import START_ATTEMPTS, START_PAUSE_SECONDS, PinReader
 from hsmkms.hsm.module import Module
 from hsmkms.hsm.objects import MAY_BE_SILENT, TokenObject, attest, generate, handle_of, list_keys
 from hsmkms.hsm.profile import TokenProfile, mechanism_name, probe
 from hsmkms.hsm.unwrapping import FINGERPRINT_LABEL, Unwrapping, WrappedMaterial, tolerated
-from hsmkms.hsm.wrapping import ImportProfile, generate_pair, subject_public_key_info
+from hsmkms.hsm.wrapping import ImportProfile, generate_pair
 from hsmkms.model.enums import WrappingAlgorithm
 from hsmkms.model.permit import Permit
 

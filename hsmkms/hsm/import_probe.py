@@ -26,6 +26,7 @@ from hsmkms.errors import (
 )
 from hsmkms.hsm.attributes import HOST_WRAPPING_KEY, INSTALLATION_MAC_KEY, WRAPPING_KEY, WrappingKeyTemplate
 from hsmkms.hsm.faults import is_loss, translated
+from hsmkms.hsm.key_specs import public_half
 from hsmkms.hsm.objects import generate
 from hsmkms.hsm.unwrapping import FINGERPRINT_LABEL, Copies, Unwrapping
 from hsmkms.hsm.wrapping import (
@@ -39,7 +40,6 @@ from hsmkms.hsm.wrapping import (
     Oaep,
     Prf,
     make_pair,
-    public_half,
     wrap,
 )
 from hsmkms.model.enums import WrappingAlgorithm

@@ -27,6 +27,7 @@ from hsmkms.hsm.borrowed import BorrowedKey, BorrowedUnwrapper
 from hsmkms.hsm.faults import SESSION_LOST, translate
 from hsmkms.hsm.gcm import seal
 from hsmkms.hsm.host_unwrap import relay
+from hsmkms.hsm.key_specs import public_half
 from hsmkms.hsm.objects import (
     MAY_BE_SILENT,
     MAY_NOT_KNOW_LENGTHS,
@@ -44,7 +45,6 @@ from hsmkms.hsm.wrapping import (
     Oaep,
     Prf,
     modulus_bytes,
-    public_half,
     wrap,
 )
 from hsmkms.model.enums import WrappingAlgorithm

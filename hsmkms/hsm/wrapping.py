@@ -12,24 +12,20 @@ from typing import Final, NamedTuple
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.padding import MGF1, OAEP
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey, RSAPublicNumbers
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap_with_padding
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec import Struct
-from pkcs11.constants import Attribute
 from pkcs11.mechanisms import MGF, KeyType, Mechanism
-from pkcs11.types import Object, PrivateKey, PublicKey, Session
+from pkcs11.types import PrivateKey, PublicKey, Session
 
-from hsmkms.errors import TokenError
 from hsmkms.hsm.attributes import PRIVATE_HALF, PUBLIC_HALF, WrappingKeyTemplate
 from hsmkms.hsm.faults import translated
-from hsmkms.hsm.objects import differences, require_as_ordered, tell
+from hsmkms.hsm.key_specs import public_half
+from hsmkms.hsm.objects import differences, require_as_ordered
 from hsmkms.model.enums import WrappingAlgorithm
 
 MATERIAL_BYTES: Final = 32
 """What a SYMMETRIC_DEFAULT key takes, and the length of the AES key in RSA_AES_KEY_WRAP."""
-
-_PUBLIC_EXPONENT: Final = b"\x01\x00\x01"
 
 
 class Oaep(NamedTuple):
@@ -178,19 +174,3 @@ def make_pair(
             public_template=dict(PUBLIC_HALF),
             private_template=dict(PRIVATE_HALF),
         )
-
-
-def public_half(half: Object) -> RSAPublicKey:
-    """The public key, told by either half; a private one may keep the exponent to itself."""
-    with translated():
-        modulus = half[Attribute.MODULUS]
-    exponent = tell(half, (Attribute.PUBLIC_EXPONENT,))[Attribute.PUBLIC_EXPONENT] or _PUBLIC_EXPONENT
-    try:
-        return RSAPublicNumbers(int.from_bytes(exponent), int.from_bytes(modulus)).public_key()
-    except ValueError as exc:
-        raise TokenError("the token tells no usable public key of a wrapping key") from exc
-
-
-def subject_public_key_info(public: RSAPublicKey) -> bytes:
-    """DER SubjectPublicKeyInfo (RFC 5280), as the API hands it out."""
-    return public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

@@ -1,0 +1,165 @@
+"""Backing keys of every spec: made as ordered, and with halves that belong together."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey, MLDSA65PrivateKey, MLDSA87PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+from devices import SoftHsm
+from pkcs11.constants import Attribute, ObjectClass
+from pkcs11.exceptions import AttributeSensitive
+from pkcs11.types import Session
+
+from hsmkms.errors import TokenError, TokenUnfitError
+from hsmkms.hsm import pairs
+from hsmkms.hsm.backing_keys import PairTemplate, template_of
+from hsmkms.hsm.key_specs import KEY_FACTS, der_octet_string, subject_public_key_info
+from hsmkms.hsm.objects import find, tell
+from hsmkms.model.enums import KeySpec, KeyUsage
+
+PAIRS = [
+    (KeySpec.RSA_2048, KeyUsage.SIGN_VERIFY, {Attribute.SIGN}, {Attribute.VERIFY}),
+    (KeySpec.RSA_2048, KeyUsage.ENCRYPT_DECRYPT, {Attribute.DECRYPT}, {Attribute.ENCRYPT}),
+    (KeySpec.ECC_NIST_P256, KeyUsage.SIGN_VERIFY, {Attribute.SIGN}, {Attribute.VERIFY}),
+    (KeySpec.ECC_NIST_P384, KeyUsage.KEY_AGREEMENT, {Attribute.DERIVE}, set()),
+    (KeySpec.ECC_NIST_P521, KeyUsage.SIGN_VERIFY, {Attribute.SIGN}, {Attribute.VERIFY}),
+    (KeySpec.ECC_SECG_P256K1, KeyUsage.SIGN_VERIFY, {Attribute.SIGN}, {Attribute.VERIFY}),
+    (KeySpec.ECC_NIST_EDWARDS25519, KeyUsage.SIGN_VERIFY, {Attribute.SIGN}, {Attribute.VERIFY}),
+]
+"""Spec, usage, and the only usages that either half may have on the token, typed by hand."""
+
+ML_DSA = {
+    KeySpec.ML_DSA_44: MLDSA44PrivateKey,
+    KeySpec.ML_DSA_65: MLDSA65PrivateKey,
+    KeySpec.ML_DSA_87: MLDSA87PrivateKey,
+}
+
+USAGES = {
+    Attribute.ENCRYPT,
+    Attribute.DECRYPT,
+    Attribute.SIGN,
+    Attribute.VERIFY,
+    Attribute.SIGN_RECOVER,
+    Attribute.VERIFY_RECOVER,
+    Attribute.WRAP,
+    Attribute.UNWRAP,
+    Attribute.DERIVE,
+}
+
+
+@pytest.fixture(scope="module")
+def session(scratch: Path) -> Iterator[Session]:
+    """A session with a token that the tests of this module share."""
+    folder = scratch / "pairs"
+    folder.mkdir()
+    device = SoftHsm.make(folder).open()
+    with device._pool.session() as borrowed:
+        yield borrowed
+    device.close()
+
+
+def pair_template(spec: KeySpec, usage: KeyUsage) -> PairTemplate:
+    """The template of generated keys."""
+    template = template_of(spec, usage)
+    assert isinstance(template, PairTemplate)
+    return template
+
+
+@pytest.mark.parametrize(("spec", "usage", "private_uses", "public_uses"), PAIRS)
+def test_both_halves_are_as_ordered(
+    session: Session, spec: KeySpec, usage: KeyUsage, private_uses: set[Attribute], public_uses: set[Attribute]
+) -> None:
+    """Both halves carry one CKA_ID and label, can do what their usage needs and nothing else, and hide the secret."""
+    cka_id = os.urandom(16)
+    pairs.generate_pair(session, pair_template(spec, usage), cka_id, "a pair")
+    private = find(session, ObjectClass.PRIVATE_KEY, cka_id)
+    public = find(session, ObjectClass.PUBLIC_KEY, cka_id)
+    assert private is not None
+    assert public is not None
+    for half, uses in ((private, private_uses), (public, public_uses)):
+        told = tell(half, tuple(USAGES))
+        assert {name for name, held in told.items() if held} == uses
+        assert half[Attribute.LABEL] == "a pair"
+        assert (half[Attribute.PRIVATE], half[Attribute.MODIFIABLE], half[Attribute.COPYABLE]) == (True, False, False)
+    for name in (Attribute.SENSITIVE, Attribute.ALWAYS_SENSITIVE, Attribute.NEVER_EXTRACTABLE, Attribute.LOCAL):
+        assert private[name] is True
+    assert private[Attribute.EXTRACTABLE] is False
+    secret = Attribute.PRIVATE_EXPONENT if spec is KeySpec.RSA_2048 else Attribute.VALUE
+    with pytest.raises(AttributeSensitive):
+        private[secret]
+
+
+@pytest.mark.parametrize(("spec", "usage"), [each[:2] for each in PAIRS])
+def test_public_halves(session: Session, spec: KeySpec, usage: KeyUsage) -> None:
+    """A public half reads as SubjectPublicKeyInfo of its spec, and only its own private half proves it."""
+    template = pair_template(spec, usage)
+    public, private = pairs.make_pair(session, template, b"one", "", store=False)
+    other, _ = pairs.make_pair(session, template, b"two", "", store=False)
+    told = pairs.read_public(public, template.facts)
+    assert told.key is not None
+    assert load_der_public_key(told.info) == told.key
+    if not isinstance(told.key, Ed25519PublicKey):
+        assert told.key.key_size == template.facts.bits
+    assert pairs.disproof(session, template, private, told) == []
+    wrong = pairs.read_public(other, template.facts)
+    assert pairs.disproof(session, template, private, wrong) == ["its halves do not belong together"]
+
+
+def test_a_pair_that_does_not_belong_together_is_destroyed(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a token made halves that are not one pair, neither stays on it."""
+    monkeypatch.setattr(pairs, "disproof", lambda *_: ["its halves do not belong together"])
+    with pytest.raises(TokenUnfitError, match="its halves do not belong together"):
+        pairs.generate_pair(session, pair_template(KeySpec.ECC_NIST_P256, KeyUsage.SIGN_VERIFY), b"ill-matched", "x")
+    for object_class in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
+        assert find(session, object_class, b"ill-matched") is None
+
+
+class Told(dict[Attribute, bytes]):
+    """An object that tells attributes, as tokens of other makes might."""
+
+    handle = 1
+
+
+def test_points_in_both_forms() -> None:
+    """Tokens that tell the bare point are understood as well as those that tell the OCTET STRING of the standard."""
+    for spec in (KeySpec.ECC_NIST_P256, KeySpec.ECC_NIST_P521):
+        facts = KEY_FACTS[spec]
+        assert facts.curve is not None
+        known = ec.generate_private_key(facts.curve).public_key()
+        point = known.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+        for form in (point, der_octet_string(point)):
+            told = pairs.read_public(Told({Attribute.EC_POINT: form}), facts)  # type: ignore[arg-type]
+            assert told.info == subject_public_key_info(known)
+
+
+@pytest.mark.parametrize(
+    "point", [b"", b"\x04", b"\x04" + bytes(64), b"\x04\x41\x04" + bytes(64), bytes(66), b"x" * 67]
+)
+def test_unusable_points(point: bytes) -> None:
+    """What is no point of the curve is a fault of the token, not a public key."""
+    with pytest.raises(TokenError, match="no usable public key"):
+        pairs.read_public(Told({Attribute.EC_POINT: point}), KEY_FACTS[KeySpec.ECC_NIST_P256])  # type: ignore[arg-type]
+
+
+def test_ml_dsa_public_halves() -> None:
+    """The SubjectPublicKeyInfo of ML-DSA keys, for tokens that have them, is that of an independent implementation."""
+    for spec, kind in ML_DSA.items():
+        known = kind.generate().public_key()
+        half = Told({Attribute.VALUE: known.public_bytes_raw()})
+        assert pairs.read_public(half, KEY_FACTS[spec]).info == subject_public_key_info(known)  # type: ignore[arg-type]
+        with pytest.raises(TokenError, match="no usable public key"):
+            pairs.read_public(Told({Attribute.VALUE: b"short"}), KEY_FACTS[spec])  # type: ignore[arg-type]
+
+
+def test_the_table_is_of_one_piece(session: Session) -> None:
+    """Every spec but ML-DSA has a mechanism here; the bits of secret keys are those of their name."""
+    mechanisms = session.token.slot.get_mechanisms()
+    missing = {spec for spec, facts in KEY_FACTS.items() if facts.generation not in mechanisms}
+    assert missing == {KeySpec.ML_DSA_44, KeySpec.ML_DSA_65, KeySpec.ML_DSA_87}
+    assert set(KeySpec) - set(KEY_FACTS) == {KeySpec.ML_KEM_512, KeySpec.ML_KEM_768, KeySpec.ML_KEM_1024}
+    for bits in (224, 256, 384, 512):
+        assert KEY_FACTS[KeySpec[f"HMAC_{bits}"]].bits == bits
