@@ -77,7 +77,8 @@ class Endpoint:
     def _perform(self, request: RawRequest, source: Source, handled: Handled) -> bytes:
         scope, credential = self._authenticate(request)
         handled.principal, handled.region = credential.principal, scope.region
-        operation = handled.operation = protocol.operation_of(request.header("x-amz-target"))
+        operation = protocol.operation_of(request.method, request.path, request.header("x-amz-target"))
+        handled.operation = operation
         self._quota.spend(credential.principal, operation, time.monotonic())
         members: Any = decode_request(operation, request.body)
         handled.key_id = getattr(members, "key_id", None)

@@ -34,11 +34,13 @@ class Response(Struct, frozen=True):
     error: str | None = None
 
 
-def operation_of(target: str | None) -> Operation:
-    """The operation that X-Amz-Target names.
+def operation_of(method: str, path: str, target: str | None) -> Operation:
+    """The operation that a request asks for: it is posted to ``/``, and X-Amz-Target names it.
 
     UnknownOperationException for a name that no model has, UnsupportedOperationException for one that is not built.
     """
+    if (method, path) != ("POST", "/"):
+        raise UnknownOperationException("The API is POST / alone: set the endpoint URL without a path.")
     name = (target or "").removeprefix(TARGET_PREFIX)
     if target is None or not target.startswith(TARGET_PREFIX) or name not in _NAMES:
         raise UnknownOperationException(

@@ -2,8 +2,10 @@
 
 The caller signs a canonical form of the request with a key derived from his secret, the day, the region and the
 service. The check makes the same form from the raw request and compares in constant time. An access key that is
-unknown, inactive or wrong gives the same error, after the same work. Source: AWS General Reference, "Create a signed
-AWS API request"; the errors are those that KMS was seen to give.
+unknown, deleted or inactive gives one and the same error, after the same work; whoever names an active one without
+its secret is told, as by AWS, that the signature does not match. So the ids of access keys are random: 80 bits that
+nobody can try through. Source: AWS General Reference, "Create a signed AWS API request"; the errors are those that
+KMS was seen to give.
 """
 
 import hashlib
@@ -45,7 +47,13 @@ _match_authorization: Final = re.compile(
 ).fullmatch
 _match_date: Final = re.compile(r"[0-9]{8}T[0-9]{6}Z", re.ASCII).fullmatch
 _match_signature: Final = re.compile(r"[0-9a-f]{64}", re.ASCII).fullmatch
-_SPACES: Final = re.compile(r" +")
+_SPACES: Final = re.compile(r"[ \t]+")
+_RAW: Final = "latin-1"
+"""How bytes of the head are told as text here, one character for each; they are signed as they were sent."""
+
+_PARTS: Final = ("Credential", "SignedHeaders", "Signature")
+_MAX_CREDENTIAL: Final = 256
+"""More than the longest access key id with every scope; what is longer would only fill the caches."""
 
 FindSecret = Callable[[str], str | None]
 """The secret of an access key that is active, or None."""
@@ -109,38 +117,51 @@ def _read(request: RawRequest) -> _Authorization:
     if request.header("x-amz-security-token") is not None:
         raise UnrecognizedClientException(NO_SESSION_TOKENS)
     found = _match_authorization(header)
-    if found is None:
-        raise IncompleteSignatureException(_what_is_missing(header))
-    scope = _read_scope(found[1])
-    signed_headers = _signed_headers(found[2], tuple(request.headers))
-    if not _match_signature(found[3]):
+    credential, told, signature = found.groups() if found is not None else _parts(header)
+    scope = _read_scope(credential)
+    if request.header("x-amz-date") is None:
+        raise IncompleteSignatureException("Authorization header requires existence of a 'X-Amz-Date' header.")
+    signed_headers = _signed_headers(told, tuple(request.headers))
+    if not _match_signature(signature):
         raise IncompleteSignatureException("Signature must be 64 lower-case hex digits.")
-    return _Authorization(scope, signed_headers, found[3])
+    return _Authorization(scope, signed_headers, signature)
 
 
-def _what_is_missing(header: str) -> str:
-    if not header.startswith(f"{ALGORITHM} "):
-        return f"Authorization must begin with {ALGORITHM}: other kinds of signature are not taken."
-    missing = [part for part in ("Credential", "SignedHeaders", "Signature") if f"{part}=" not in header]
+def _parts(header: str) -> tuple[str, ...]:
+    """The parts of an Authorization header that is not written in the usual way: in another order, or wrongly."""
+    algorithm, _, rest = header.partition(" ")
+    if algorithm != ALGORITHM:
+        raise IncompleteSignatureException(
+            f"Authorization must begin with {ALGORITHM}: other kinds of signature are not taken."
+        )
+    pairs = [part.strip().partition("=") for part in rest.split(",")]
+    found = {name: value for name, _, value in pairs if value}
+    missing = [f"Authorization header requires '{part}' parameter." for part in _PARTS if part not in found]
     if missing:
-        return f"Authorization header requires {', '.join(missing)}."
-    return "Authorization must have the form: AWS4-HMAC-SHA256 Credential=..., SignedHeaders=..., Signature=..."
+        raise IncompleteSignatureException(" ".join(missing))
+    if len(pairs) != len(_PARTS):
+        raise IncompleteSignatureException(
+            f"Authorization must have the form: {ALGORITHM} Credential=..., SignedHeaders=..., Signature=..."
+        )
+    return tuple(found[part] for part in _PARTS)
 
 
 @lru_cache(maxsize=1024)
 def _read_scope(credential: str) -> Scope:
     parts = credential.split("/")
-    if len(parts) != 5:  # noqa: PLR2004 - id, day, region, service, terminator
+    if len(parts) != 5 or len(credential) > _MAX_CREDENTIAL:  # noqa: PLR2004 - id, day, region, service, terminator
         raise IncompleteSignatureException(
             "Credential must have exactly 5 slash-delimited elements: keyid/date/region/service/aws4_request."
         )
     access_key_id, date, region, service, terminator = parts
-    if service != SERVICE or terminator != TERMINATOR:
-        raise InvalidSignatureException(f"Credential should be scoped to correct service: '{SERVICE}/{TERMINATOR}'.")
+    if service != SERVICE:
+        raise InvalidSignatureException(f"Credential should be scoped to correct service: '{SERVICE}'.")
+    if terminator != TERMINATOR:
+        raise InvalidSignatureException(f"Credential should be scoped with a valid terminator: '{TERMINATOR}'.")
     return Scope(access_key_id, date, region)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _signed_headers(told: str, present: tuple[str, ...]) -> tuple[str, ...]:
     """The names of the signed headers. A client sends the same ones again and again."""
     signed = tuple(told.split(";"))
@@ -161,12 +182,13 @@ def _signed_headers(told: str, present: tuple[str, ...]) -> tuple[str, ...]:
 
 def _check_date(request: RawRequest, authorization: _Authorization, now: datetime, skew: timedelta) -> str:
     stamp = request.header("x-amz-date") or ""
-    signed_at = _read_date(stamp)
+    signed_at = _read_date(stamp) if _match_date(stamp) else None
     if signed_at is None:
         raise IncompleteSignatureException("X-Amz-Date must be a date of the form 20260131T120000Z.")
     if not stamp.startswith(f"{authorization.scope.date}T"):
         raise InvalidSignatureException(
-            f"Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date: {stamp[:8]}."
+            "Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date from HTTP: "
+            f"'{authorization.scope.date}' != '{stamp[:8]}', from '{stamp}'."
         )
     minutes = int(skew.total_seconds() // 60)
     if signed_at < now - skew:
@@ -185,14 +207,14 @@ def _check_date(request: RawRequest, authorization: _Authorization, now: datetim
 @lru_cache(maxsize=1024)
 def _read_date(stamp: str) -> datetime | None:
     try:
-        return datetime.strptime(stamp, DATE_FORMAT).replace(tzinfo=UTC) if _match_date(stamp) else None
+        return datetime.strptime(stamp, DATE_FORMAT).replace(tzinfo=UTC)
     except ValueError:
         return None
 
 
 def _check_payload_hash(request: RawRequest) -> None:
     told = request.header("x-amz-content-sha256")
-    if told is not None and not hmac.compare_digest(told.encode(), _hash(request.body).encode()):
+    if told is not None and not hmac.compare_digest(told.encode(_RAW), _hash(request.body).encode()):
         raise InvalidSignatureException(
             "X-Amz-Content-SHA256 is not the SHA-256 of the body: unsigned and streamed payloads are not taken."
         )
@@ -202,17 +224,17 @@ def _signature(request: RawRequest, authorization: _Authorization, stamp: str, s
     scope = authorization.scope
     canonical = canonical_request(request, authorization.signed_headers)
     credential_scope = f"{scope.date}/{scope.region}/{SERVICE}/{TERMINATOR}"
-    to_sign = f"{ALGORITHM}\n{stamp}\n{credential_scope}\n{_hash(canonical.encode('utf-8', 'surrogateescape'))}"
+    to_sign = f"{ALGORITHM}\n{stamp}\n{credential_scope}\n{_hash(canonical.encode(_RAW))}"
     key = signing_key(secret, scope.date, scope.region)
-    return hmac.digest(key, to_sign.encode("utf-8", "surrogateescape"), "sha256").hex()
+    return hmac.digest(key, to_sign.encode(_RAW), "sha256").hex()
 
 
 @lru_cache(maxsize=1024)
 def signing_key(secret: str, date: str, region: str) -> bytes:
     """The key of one secret, day and region: four HMACs, which are the same all day."""
-    key = hmac.digest(f"AWS4{secret}".encode(), date.encode("utf-8", "surrogateescape"), "sha256")
+    key = hmac.digest(f"AWS4{secret}".encode(), date.encode(_RAW), "sha256")
     for part in (region, SERVICE, TERMINATOR):
-        key = hmac.digest(key, part.encode("utf-8", "surrogateescape"), "sha256")
+        key = hmac.digest(key, part.encode(_RAW), "sha256")
     return key
 
 
@@ -232,11 +254,17 @@ def canonical_request(request: RawRequest, signed_headers: Collection[str]) -> s
 
 
 def _folded(values: Sequence[str]) -> str:
-    return ",".join(_SPACES.sub(" ", value.strip(" \t")) if "  " in value else value.strip(" \t") for value in values)
+    """Trimmed, and every run of blanks one space; the values of a header that came several times joined by commas."""
+    return ",".join(map(_trimmed, values))
+
+
+def _trimmed(value: str) -> str:
+    value = value.strip(" \t")
+    return _SPACES.sub(" ", value) if "  " in value or "\t" in value else value
 
 
 def _canonical_path(path: str) -> str:
-    return quote(path, safe="/-_.~") if path not in ("", "/") else "/"
+    return quote(path, safe="/-_.~", encoding=_RAW) if path not in ("", "/") else "/"
 
 
 def _canonical_query(query: str) -> str:
@@ -248,7 +276,7 @@ def _canonical_query(query: str) -> str:
 
 
 def _encoded(text: str) -> str:
-    return quote(unquote(text, errors="surrogateescape"), safe="-_.~", errors="surrogateescape")
+    return quote(unquote(text, encoding=_RAW), safe="-_.~", encoding=_RAW)
 
 
 def _hash(data: bytes) -> str:
