@@ -51,9 +51,10 @@ def serve(
         development.serve(port, account_id, workers or 1)
         return
     common = Common(config=config).over(outer_options(context))
-    settings = wiring.load_settings(common.config)
     given = {"host": host, "port": port, "workers": workers, "threads": threads, "plain_http": plain_http or None}
-    wanted = replace(settings.serve, **{name: value for name, value in given.items() if value is not None})
-    settings = replace(settings, serve=wanted)
-    check(settings)
+    with server.refusing():
+        settings = wiring.load_settings(common.config)
+        wanted = replace(settings.serve, **{name: value for name, value in given.items() if value is not None})
+        settings = replace(settings, serve=wanted)
+        check(settings)
     server.serve(settings)

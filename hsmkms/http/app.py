@@ -23,6 +23,7 @@ from hsmkms.http.sigv4 import RawRequest
 
 Respond = Callable[[Response], None]
 
+_READING: Final = frozenset({"GET", "HEAD"})
 _JSON: Final = (("content-type", "application/json"),)
 
 
@@ -40,7 +41,7 @@ class Application:
 
     def __call__(self, request: RawRequest, address: str, respond: Respond) -> None:
         """Answer a request now, or later on the loop."""
-        if request.method == "GET" and request.path in self._pages:
+        if request.method in _READING and request.path in self._pages:
             self._later(self._pages[request.path], respond)
             return
         source = Source(address, self._secure)

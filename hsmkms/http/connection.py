@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
@@ -30,6 +31,8 @@ MAX_WAITING: Final = 32
 HEAD_SECONDS: Final = 10.0
 BODY_SECONDS: Final = 10.0
 IDLE_SECONDS: Final = 75.0
+LINGER_SECONDS: Final = 0.5
+"""When the server ends, a client may have a request on the way to it: so long after, it is still answered."""
 
 Answer = Callable[[RawRequest, str, Callable[[Response], None]], None]
 """Answers a request from an address, at once or later, by calling back on the loop."""
@@ -60,9 +63,12 @@ class Connection(asyncio.Protocol):
         self._everybody = everybody
         self._now = now
         self._waiting: deque[tuple[RawRequest, bool]] = deque()
-        self._answering = False
+        self._answering: RawRequest | None = None
+        self._going_on = False
         self._keep_alive = True
-        self._ending = False
+        self._refusal: Response | None = None
+        self._ending = False  # what has begun is answered, nothing else
+        self._deaf = False  # nothing is read any more
         self._paused = False
         self.deadline = 0.0
         self._begin()
@@ -83,16 +89,14 @@ class Connection(asyncio.Protocol):
         del exc
         self._everybody.discard(self)
         self._waiting.clear()
-        self._ending = True
+        self._deaf = True
 
     def data_received(self, data: bytes) -> None:
         """Read on."""
-        if self._ending:
+        if self._deaf:
             return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._refuse(refusal(400, "BadRequestException", "Upgrades are not taken: use HTTP/1.1."))
         except httptools.HttpParserCallbackError as exc:
             cause = exc.__context__
             if not isinstance(cause, _RefusedError):
@@ -131,6 +135,8 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """The head is complete."""
         self.deadline = self._now() + BODY_SECONDS
+        if self._parser.should_upgrade():  # the parser would not read its body
+            raise _RefusedError(400, "BadRequestException", "Upgrades are not taken: use HTTP/1.1.")
         length = self._headers.get("content-length")
         if length is not None and (not length[0].isdigit() or int(length[0]) > MAX_BODY_BYTES):
             raise _too_large()
@@ -146,11 +152,14 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """The whole request is there."""
-        path, _, query = self._url.decode("latin-1").partition("?")
+        if self._deaf:
+            return  # it came in the same piece as the last one that is answered
+        path, query = _target(self._url)
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         method = self._parser.get_method().decode("latin-1")
         request = RawRequest(method, path, query, self._headers, body)
         self._waiting.append((request, self._parser.should_keep_alive()))
+        self._deaf = self._ending
         self._begin()
         if len(self._waiting) >= MAX_WAITING:
             self._transport.pause_reading()
@@ -160,15 +169,17 @@ class Connection(asyncio.Protocol):
     # -- answering ----------------------------------------------------------------------------------------------
 
     def end(self) -> None:
-        """Close as soon as what is being answered is answered."""
-        self._ending = True
-        self._waiting.clear()
-        if not self._answering:
-            self._transport.close()
+        """Answer what the client has begun to send, or begins in these moments, and close."""
+        if not self._ending:
+            self._ending = True
+            if self._done():
+                self.deadline = self._now() + LINGER_SECONDS
 
     def give_up(self) -> None:
-        """The time for a head, a body or the next request is over."""
-        if self._answering:
+        """The time for a head, a body, the next request, or for taking the last answer is over."""
+        if self._transport.is_closing():
+            self._transport.abort()
+        elif self._answering:
             self.deadline = self._now() + IDLE_SECONDS
         elif self._url:
             self._refuse(refusal(408, "RequestTimeoutException", "The request did not come in time."))
@@ -189,23 +200,29 @@ class Connection(asyncio.Protocol):
 
     def _next(self) -> None:
         """Answer the requests one after the other, in their order; an answer that comes later goes on with the next."""
+        if self._going_on:
+            return  # the loop below goes on when this answer, which was there at once, is written
+        self._going_on = True
         while self._waiting and not self._answering:
-            request, self._keep_alive = self._waiting.popleft()
-            self._answering = True
-            self._answer(request, self._address, self._write_and_go_on)
+            self._answering, self._keep_alive = self._waiting.popleft()
+            self._answer(self._answering, self._address, self._write_and_go_on)
+        self._going_on = False
+        if self._refusal is not None and not self._answering:
+            self._write_and_close(self._refusal)
 
     def _write_and_go_on(self, response: Response) -> None:
         self._write(response)
         self._next()
 
     def _write(self, response: Response) -> None:
-        self._answering = False
+        request, self._answering = self._answering, None
         if self._transport.is_closing():
             return
-        keep = self._keep_alive and not self._ending
-        self._transport.write(_head(response, keep_alive=keep) + response.body)
+        keep = self._keep_alive and not (self._ending and self._done())
+        body = b"" if request is not None and request.method == "HEAD" else response.body
+        self._transport.write(_head(response, keep_alive=keep) + body)
         if not keep:
-            self._transport.close()
+            self._close()
             return
         if not self._url:
             self.deadline = self._now() + IDLE_SECONDS
@@ -213,13 +230,36 @@ class Connection(asyncio.Protocol):
             self._paused = False
             self._transport.resume_reading()
 
-    def _refuse(self, response: Response) -> None:
-        """Answer, and close: what follows cannot be told apart from what was wrong."""
-        self._ending = True
+    def _done(self) -> bool:
+        """True if the client waits for nothing, and has not begun another request."""
+        return not (self._answering or self._waiting or self._url)
+
+    def _close(self) -> None:
+        """Close when the client has taken what was written; it has as long as for a body."""
+        self._deaf = True
         self._waiting.clear()
+        self.deadline = self._now() + BODY_SECONDS
+        self._transport.close()
+
+    def _refuse(self, response: Response) -> None:
+        """Answer after the requests before it, and close: what follows cannot be told apart from what was wrong."""
+        self._deaf = True
+        self._refusal = response
+        self._next()
+
+    def _write_and_close(self, response: Response) -> None:
         if not self._transport.is_closing():
             self._transport.write(_head(response, keep_alive=False) + response.body)
-            self._transport.close()
+            self._close()
+
+
+def _target(url: bytes) -> tuple[str, str]:
+    """Path and query of a request's target; it may be a whole URL, as proxies send it."""
+    path, _, query = url.partition(b"?")
+    if not url.startswith(b"/"):
+        with suppress(httptools.HttpParserInvalidURLError):
+            path = httptools.parse_url(url).path or b"/"
+    return path.decode("latin-1"), query.decode("latin-1")
 
 
 def _head(response: Response, *, keep_alive: bool) -> bytes:

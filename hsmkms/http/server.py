@@ -14,7 +14,8 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -48,13 +49,23 @@ def serve(settings: Settings, *, proven: bool = False, ready: Callable[[int], No
     ``proven``: the installation was opened just now with the same PIN. ``ready`` is told the port once the first worker
     answers. Raises ConfigurationError; ends the process with status 78 where starting again cannot help.
     """
-    _check_address(settings.serve)
-    pin = _ask_pin(settings)
+    with refusing():
+        _check_address(settings.serve)
+        pin = _ask_pin(settings)
     if not proven:
         _prove(settings, pin)
     with tempfile.TemporaryDirectory(prefix="hsmkms-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         _Workers(settings, pin, ready).run()
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """End the process with status 78 for what the operator must mend first."""
+    try:
+        yield
+    except SetupError as exc:
+        _complain(exc, START_REFUSED)
 
 
 class _Worker(Struct):
@@ -73,6 +84,7 @@ class _Workers:
         self._settings = settings
         self._pin = pin
         self._ready = ready
+        self._listeners: list[socket.socket] = []
         self._workers: list[_Worker] = []
         self._signals: list[int] = []
         self._wake_read, self._wake_write = os.pipe()
@@ -81,16 +93,16 @@ class _Workers:
         """Start all, then look after them."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._note)
-        listeners = _listeners(self._settings.serve)
-        self._workers = [self._start(each) for each in listeners]
+        self._listeners = _listeners(self._settings.serve)
+        self._workers = [self._start(each) for each in self._listeners]
         announced = False
         while True:
             self._wait()
             if not announced and any(each.ready for each in self._workers):
                 announced = True
-                self._ready(listeners[0].getsockname()[1])
+                self._ready(self._listeners[0].getsockname()[1])
             if signal.SIGTERM in self._signals or signal.SIGINT in self._signals:
-                self._stop([each.process for each in self._workers])
+                self._stop_all()
                 return
             if signal.SIGHUP in self._signals:
                 self._signals.clear()
@@ -114,7 +126,8 @@ class _Workers:
 
     def _start(self, listener: socket.socket) -> _Worker:
         here, there = _context.Pipe(duplex=False)
-        process = _context.Process(target=_work, args=(self._settings, self._pin, listener, there, here))
+        others = [here, *(each for each in self._listeners if each is not listener)]
+        process = _context.Process(target=_work, args=(self._settings, self._pin, listener, there, others))
         process.start()
         there.close()
         return _Worker(process, listener, here)
@@ -125,7 +138,7 @@ class _Workers:
                 continue
             each.process.join()
             if each.process.exitcode == START_REFUSED:
-                self._stop([other.process for other in self._workers])
+                self._stop_all()
                 sys.exit(START_REFUSED)
             sys.stderr.write(f"hsmkms: a worker ended with status {each.process.exitcode}: it is replaced\n")
             time.sleep(AGAIN_SECONDS)
@@ -143,6 +156,12 @@ class _Workers:
                 return
             self._workers[place] = new
             self._stop([old.process])
+
+    def _stop_all(self) -> None:
+        """New clients are refused from now on, not kept waiting for workers that finish what they have."""
+        for each in self._listeners:
+            each.close()
+        self._stop([each.process for each in self._workers])
 
     @staticmethod
     def _stop(processes: list[BaseProcess]) -> None:
@@ -242,14 +261,17 @@ def _open(settings: Settings, pin: Secret | None) -> Any:  # noqa: ANN401 - Kms,
     return Kms(wiring.core_of(settings, monotonic=wiring.boot_time, pin=pin))
 
 
-def _work(settings: Settings, pin: Secret | None, listener: socket.socket, told: Pipe, other_end: Pipe) -> None:
-    """The life of a worker."""
+def _work(
+    settings: Settings, pin: Secret | None, listener: socket.socket, told: Pipe, others: Sequence[Pipe | socket.socket]
+) -> None:
+    """The life of a worker. ``others``: what it inherits of the parent's and must not keep open."""
     from hsmkms.http import logs, worker  # noqa: PLC0415 - in the worker only
     from hsmkms.http.serving import Serving  # noqa: PLC0415
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else signal.SIG_DFL)
-    other_end.close()
+    for each in others:
+        each.close()
     logs.set_up(settings.serve.log_format)
     try:
         serving = Serving(_open(settings, pin), settings.serve, settings.serve.workers)

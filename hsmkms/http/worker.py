@@ -11,7 +11,7 @@ import uvloop
 
 from hsmkms.config import ServeSettings
 from hsmkms.http.app import Application
-from hsmkms.http.connection import Connection
+from hsmkms.http.connection import LINGER_SECONDS, Connection
 from hsmkms.http.serving import Serving
 
 BACKLOG: Final = 4096
@@ -57,8 +57,8 @@ async def _serve(serving: Serving, settings: ServeSettings, listener: socket.soc
     watching = asyncio.create_task(_watch(everybody, loop.time))
     await stopped.wait()
     server.close()
-    watching.cancel()
     await _finish(everybody)
+    watching.cancel()
     application.close()
     await asyncio.sleep(0)  # what threads have finished is written
     serving.close()
@@ -74,10 +74,10 @@ async def _watch(everybody: set[Connection], now: Callable[[], float]) -> None:
 
 
 async def _finish(everybody: set[Connection]) -> None:
-    """Let every connection answer what it has begun to answer."""
-    for each in list(everybody):
-        each.end()
+    """Let every connection answer what its client has begun to ask, also those that are just being made."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + STOP_SECONDS
-    while everybody and loop.time() < deadline:  # noqa: ASYNC110 - a time limit, and nobody to tell of the last one
+    begun = loop.time()
+    while loop.time() < begun + (STOP_SECONDS if everybody else LINGER_SECONDS):
+        for each in list(everybody):
+            each.end()
         await asyncio.sleep(0.02)

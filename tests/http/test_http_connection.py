@@ -5,6 +5,9 @@ import socket
 import time
 
 import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 from raw_client import address_of, exchange, raw, read_answer, signed
 
 from hsmkms.testing import Endpoint
@@ -99,11 +102,24 @@ def test_continue(hsmkms_endpoint: Endpoint) -> None:
         (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n", 400),
+        (b"CONNECT x:1 HTTP/1.1\r\nHost: x:1\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\n" + b"".join(b"a%d: b\r\n" % number for number in range(200)) + b"\r\n", 431),
         (b"POST / HTTP/1.1\r\nA: " + b"x" * 70_000 + b"\r\n\r\n", 431),
         (b"POST /" + b"x" * 70_000 + b" HTTP/1.1\r\n\r\n", 431),
     ],
-    ids=["tls", "version", "no request", "length", "two lengths", "chunk", "upgrade", "headers", "header", "target"],
+    ids=[
+        "tls",
+        "version",
+        "no request",
+        "length",
+        "two lengths",
+        "chunk",
+        "upgrade",
+        "tunnel",
+        "headers",
+        "header",
+        "target",
+    ],
 )
 def test_what_is_not_taken(hsmkms_endpoint: Endpoint, data: bytes, status: int) -> None:
     """What is no request, or too large a head, is answered with an error, and the connection ends."""
@@ -149,3 +165,61 @@ def test_client_that_goes(hsmkms_endpoint: Endpoint) -> None:
             connection.sendall(raw("POST", "/", signed(hsmkms_endpoint, "CreateKey", body), body))
     status, _, _ = exchange(hsmkms_endpoint, raw("GET", "/readyz", HOST))
     assert status == 200
+
+
+def test_long_queue_behind_a_slow_one(hsmkms_endpoint: Endpoint) -> None:
+    """A thousand quick requests that wait behind a slow one are answered, however deep the queue is."""
+    slow_body = b"{}"
+    slow = raw("POST", "/", signed(hsmkms_endpoint, "CreateKey", slow_body), slow_body)
+    quick = b"POST / HTTP/1.1\r\nX-Amz-Target: TrentService.Encrypt\r\n\r\n"
+    with connect(hsmkms_endpoint) as connection:
+        connection.sendall(slow + quick * 1000)
+        found = answers(connection, 1001)
+    assert [status for status, _ in found] == [200] + [400] * 1000
+
+
+def test_refusal_keeps_its_place(hsmkms_endpoint: Endpoint) -> None:
+    """What is no HTTP is refused after the requests before it have been answered."""
+    slow_body = b"{}"
+    slow = raw("POST", "/", signed(hsmkms_endpoint, "CreateKey", slow_body), slow_body)
+    with connect(hsmkms_endpoint) as connection:
+        connection.sendall(slow + b"NONSENSE\r\n\r\n")
+        found = answers(connection, 2)
+        assert connection.recv(1) == b""
+    assert [status for status, _ in found] == [200, 400]
+
+
+def test_head(hsmkms_endpoint: Endpoint) -> None:
+    """HEAD is answered without a body, so that the connection goes on."""
+    with connect(hsmkms_endpoint) as connection:
+        connection.sendall(raw("HEAD", "/healthz", HOST) + raw("HEAD", "/", HOST) + raw("GET", "/healthz", HOST))
+        received = b""
+        while received.count(b"HTTP/1.1") < 3 or not received.endswith(b"}"):
+            received += connection.recv(65536)
+    first, second, third = received.split(b"HTTP/1.1 ")[1:]
+    assert first.startswith(b"200 ")
+    assert second.startswith(b"400 ")
+    assert (first.partition(b"\r\n\r\n")[2], second.partition(b"\r\n\r\n")[2]) == (b"", b"")
+    assert third.endswith(b'\r\n\r\n{"status":"ok"}')
+
+
+@pytest.mark.parametrize("target", ["http://somewhere/", "http://somewhere", "HTTP://somewhere:8443/"])
+def test_whole_url(hsmkms_endpoint: Endpoint, target: str) -> None:
+    """The target may be a whole URL, as a proxy sends it."""
+    body = b'{"NumberOfBytes": 8}'
+    status, _, _ = exchange(hsmkms_endpoint, raw("POST", target, signed(hsmkms_endpoint, "GenerateRandom", body), body))
+    assert status == 200
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/kms"), ("POST", "*"), ("GET", "/"), ("PUT", "/")])
+def test_signed_elsewhere(hsmkms_endpoint: Endpoint, method: str, path: str) -> None:
+    """With a good signature another path or method is an unknown operation."""
+    request = AWSRequest(method, f"{hsmkms_endpoint.url}{path}".replace("*", ""), data=b"{}")
+    request.headers["Host"] = "{}:{}".format(*address_of(hsmkms_endpoint))
+    request.headers["X-Amz-Target"] = "TrentService.ListKeys"
+    credentials = Credentials(hsmkms_endpoint.access_key_id, hsmkms_endpoint.secret_access_key)
+    SigV4Auth(credentials, "kms", hsmkms_endpoint.region).add_auth(request)
+    status, _, body = exchange(hsmkms_endpoint, raw(method, path, dict(request.headers.items()), b"{}"))
+    found = json.loads(body)
+    expected = "UnknownOperationException" if path != "*" else "InvalidSignatureException"
+    assert (status, found["__type"]) == (400, expected)

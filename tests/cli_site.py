@@ -16,7 +16,7 @@ from typing import Any
 
 from msgspec import Struct
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "cli"
 BIN = Path(sys.executable).parent
 PROGRAMS = HERE / "programs"
 ACCOUNT = "111122223333"

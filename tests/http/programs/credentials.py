@@ -1,0 +1,16 @@
+"""Acts of the operator on users and access keys, one after the other: CONFIG [METHOD, {ARGUMENT: VALUE}]... as JSON."""
+
+import json
+import sys
+from pathlib import Path
+
+import msgspec
+
+from hsmkms import config, wiring
+from hsmkms.service.kms import Kms
+
+with Kms(wiring.core_of(config.load(Path(sys.argv[1])))) as kms:
+    acts = [
+        getattr(kms.operator.credentials, method)(**arguments) for method, arguments in map(json.loads, sys.argv[2:])
+    ]
+sys.stdout.buffer.write(msgspec.json.encode(acts))

@@ -1,0 +1,146 @@
+"""A server of a real installation as a process of its own, started as an operator starts it."""
+
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from cli_site import BIN, SECONDS, Site
+from msgspec import Struct
+from raw_client import exchange, raw
+
+from hsmkms.testing import Endpoint
+
+REGION = "eu-central-1"
+ACCOUNT = "111122223333"
+START_SECONDS = 40.0
+STOP_SECONDS = 45.0
+PROGRAMS = Path(__file__).parent / "programs"
+
+
+class Served(Struct):
+    """A running server: its process, where it answers, and the file with what it says."""
+
+    process: "subprocess.Popen[bytes]"
+    port: int
+    log: Path
+
+    @property
+    def said(self) -> str:
+        """Everything that it has written so far."""
+        return self.log.read_text(errors="replace")
+
+    def endpoint(self, access_key: dict[str, Any] | None = None, scheme: str = "http") -> Endpoint:
+        """For clients with an access key as ``credentials`` gave it."""
+        key = access_key or {"access_key_id": "", "secret_access_key": ""}
+        url = f"{scheme}://127.0.0.1:{self.port}"
+        return Endpoint(url, REGION, key["access_key_id"], key["secret_access_key"])
+
+    def page(self, path: str) -> tuple[int, bytes]:
+        """Status and body of a page for monitors."""
+        status, _, body = exchange(self.endpoint(), raw("GET", path, {"Host": "x"}))
+        return status, body
+
+    def workers(self) -> set[int]:
+        """The processes that serve now."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return {int(each) for each in children.read_text().split()}
+
+    def listens(self) -> bool:
+        """True if it accepts new connections."""
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
+        except OSError:
+            return False
+        return True
+
+    def wait_until_ready(self) -> None:
+        """Wait until clients are answered; the server must not end before."""
+
+        def listens() -> bool:
+            assert self.process.poll() is None, self.said
+            return self.listens()
+
+        until(listens)
+
+    def stop(self) -> int:
+        """Stop it as a service manager does; its exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(STOP_SECONDS)
+
+
+def until(happened: Callable[[], bool], seconds: float = START_SECONDS) -> None:
+    """Wait until it has happened."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def start(site: Site, *options: object, terminal: int | None = None, **environment: str) -> Served:
+    """Start ``hsmkms serve`` on a free port, without waiting for it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = site.folder / f"serve-{port}.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [BIN / "hsmkms", "serve", "--port", str(port), *map(str, options)],
+            stdin=subprocess.DEVNULL if terminal is None else terminal,
+            stdout=file,
+            stderr=file if terminal is None else terminal,
+            cwd=site.folder,
+            env=site.environment(**environment),
+            start_new_session=True,
+        )
+    return Served(process, port, log)
+
+
+@contextmanager
+def serving(site: Site, *options: object, **environment: str) -> Iterator[Served]:
+    """A server that answers; if the test has not stopped it, it is killed with its workers."""
+    server = start(site, *options, **environment)
+    try:
+        server.wait_until_ready()
+        yield server
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(server.process.pid, signal.SIGKILL)
+        server.process.wait(STOP_SECONDS)
+
+
+def credentials(site: Site, *acts: tuple[str, dict[str, Any]]) -> list[Any]:
+    """What the operator's acts on users and access keys answer: ``("create_access_key", {"user_name": None})``."""
+    done = subprocess.run(
+        [sys.executable, PROGRAMS / "credentials.py", site.config, *map(json.dumps, acts)],
+        capture_output=True,
+        check=False,
+        timeout=SECONDS,
+        env=site.environment(),
+    )
+    assert done.returncode == 0, done
+    answers: list[Any] = json.loads(done.stdout)
+    return answers
+
+
+def set_in(site: Site, *lines: str, section: str = "serve") -> None:
+    """Add settings to a section of the installation's configuration."""
+    text = site.config.read_text()
+    assert f"[{section}]\n" in text
+    site.config.write_text(text.replace(f"[{section}]\n", "\n".join((f"[{section}]", *lines, "")), 1))
+
+
+def trusting(certificate: Path, newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> ssl.SSLContext:
+    """A client's side of TLS that trusts one certificate, and speaks nothing newer than a version."""
+    context = ssl.create_default_context(cafile=certificate)
+    context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    context.maximum_version = newest
+    return context

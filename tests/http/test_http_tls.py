@@ -1,0 +1,146 @@
+"""TLS with a certificate of the test's own: versions, boto3, and a new certificate at SIGHUP."""
+
+import http.client
+import signal
+import socket
+import ssl
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from cli_site import Site
+from conftest import NewSite
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from served import STOP_SECONDS, Served, credentials, serving, set_in, start, until
+
+Secure = tuple[Site, Served, dict[str, Any]]
+
+
+def make_certificate(folder: Path, name: str) -> None:
+    """A certificate for 127.0.0.1 that vouches for itself, and its key, as an operator would put them there."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
+        .sign(key, SHA256())
+    )
+    (folder / "chain.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+    )
+
+
+def chosen(version: ssl.TLSVersion) -> ssl.SSLContext:
+    """A client's side that speaks one version, and trusts everybody."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_ciphers("ALL:@SECLEVEL=0")  # what is refused must be refused by the server
+    context.minimum_version = context.maximum_version = version
+    return context
+
+
+def shake_hands(server: Served, context: ssl.SSLContext) -> tuple[str | None, str]:
+    """Version of TLS, and the name in the server's certificate."""
+    with (
+        socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection,
+        context.wrap_socket(connection, server_hostname="127.0.0.1") as secure,
+    ):
+        der = secure.getpeercert(binary_form=True) or b""
+        names = x509.load_der_x509_certificate(der).subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+        return secure.version(), str(names[0].value)
+
+
+@pytest.fixture(scope="module")
+def secure(new_site: NewSite) -> Iterator[Secure]:
+    """A server with TLS, and an access key of the root."""
+    site = new_site()
+    make_certificate(site.data, "first")
+    set_in(site, 'certificate = "chain.pem"', 'private_key = "key.pem"')
+    (root,) = credentials(site, ("create_access_key", {"user_name": None}))
+    with serving(site, "--workers", 2) as server:
+        yield site, server, root
+        assert server.stop() == 0, server.said
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
+def test_versions(secure: Secure) -> None:
+    """TLS 1.2 and 1.3 are spoken, older ones are refused."""
+    _, server, _ = secure
+    assert shake_hands(server, chosen(ssl.TLSVersion.TLSv1_2))[0] == "TLSv1.2"
+    assert shake_hands(server, chosen(ssl.TLSVersion.TLSv1_3))[0] == "TLSv1.3"
+    for version in (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1):
+        with pytest.raises(ssl.SSLError, match=r"EOF|VERSION"):
+            shake_hands(server, chosen(version))
+
+
+def test_plain_http_on_the_secure_port(secure: Secure) -> None:
+    """Who speaks without TLS gets no answer in the clear."""
+    _, server, _ = secure
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"HTTP" not in connection.recv(65536)
+
+
+def test_client_with_trust(secure: Secure) -> None:
+    """boto3 works over TLS with the certificate to trust, and refuses without it."""
+    site, server, root = secure
+
+    def client(verify: str | bool) -> Any:  # noqa: ANN401, FBT001 - boto3's own
+        endpoint = server.endpoint(root, "https")
+        return boto3.client(
+            "kms",
+            endpoint_url=endpoint.url,
+            region_name=endpoint.region,
+            aws_access_key_id=endpoint.access_key_id,
+            aws_secret_access_key=endpoint.secret_access_key,
+            verify=verify,
+            config=boto3.session.Config(retries={"total_max_attempts": 1}),
+        )
+
+    assert len(client(str(site.data / "chain.pem")).generate_random(NumberOfBytes=16)["Plaintext"]) == 16
+    with pytest.raises(Exception, match="CERTIFICATE_VERIFY_FAILED"):
+        client(verify=True).generate_random(NumberOfBytes=16)
+
+
+def test_new_certificate(secure: Secure) -> None:
+    """SIGHUP takes the certificate that is on the disk then; one that cannot be read leaves the old one in use."""
+    site, server, _ = secure
+    context = chosen(ssl.TLSVersion.TLSv1_3)
+    before = server.workers()
+    assert shake_hands(server, context)[1] == "first"
+    make_certificate(site.data, "second")
+    kept = http.client.HTTPSConnection("127.0.0.1", server.port, timeout=20, context=context)
+    kept.request("GET", "/healthz")
+    assert kept.getresponse().read() == b'{"status":"ok"}'
+    server.process.send_signal(signal.SIGHUP)
+    until(lambda: len(server.workers()) == 2 and not server.workers() & before)
+    assert {shake_hands(server, context)[1] for _ in range(8)} == {"second"}
+    kept.close()
+
+    (site.data / "key.pem").write_text("nonsense\n")
+    served = server.workers()
+    server.process.send_signal(signal.SIGHUP)
+    until(lambda: "a new worker did not start" in server.said)
+    assert server.workers() == served
+    assert shake_hands(server, context)[1] == "second"
+
+
+def test_certificate_that_cannot_be_read(new_site: NewSite) -> None:
+    """A server whose certificate is not there does not start, and says which setting it is."""
+    site = new_site()
+    set_in(site, 'certificate = "nowhere.pem"', 'private_key = "key.pem"')
+    server = start(site)
+    assert server.process.wait(STOP_SECONDS) == 78
+    assert "serve.certificate" in server.said
