@@ -1,4 +1,4 @@
-"""Wrapping key material for import, as its owner does it: in software, far from any token.
+"""Wrapping key material for import, as its owner does it: in software, far from any token. Probes of a token do it too.
 
 Source: AWS KMS API Reference, GetParametersForImport; RFC 8017, section 7.1 (OAEP, with the same hash in MGF1, and no
 label); RFC 5649 (AES key wrap with padding). RSAES_PKCS1_V1_5 is not done: its padding is an oracle.
@@ -47,6 +47,7 @@ METHODS: Final[Mapping[WrappingAlgorithm, Method]] = {
     WrappingAlgorithm.RSAES_OAEP_SHA_1: Method(hashes.SHA1, key_wrap=False),  # OAEP needs no collision resistance
     WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_1: Method(hashes.SHA1, key_wrap=True),
 }
+"""The strongest first. RSAES_PKCS1_V1_5 is not among them and never will be."""
 
 
 def read_public_key(data: bytes) -> RSAPublicKey:
@@ -75,12 +76,18 @@ def wrap(public: RSAPublicKey, algorithm: str, material: bytes | bytearray) -> b
         raise ValidationException(f"{algorithm!r} is none of the wrapping algorithms: use one of {', '.join(METHODS)}.")
     if not method.key_wrap:
         _check_room(public, method, algorithm, len(material))
-        return _oaep(public, method, material)
+        return oaep_encrypt(public, method.hash, material)
     key = os.urandom(AES_KEY_BYTES)
-    wrapped = _oaep(public, method, key) + aes_key_wrap_with_padding(key, material)
+    wrapped = oaep_encrypt(public, method.hash, key) + aes_key_wrap_with_padding(key, material)
     if len(wrapped) > MOST_BYTES:
         raise ValidationException(f"The wrapped key material has {len(wrapped)} bytes: the API takes {MOST_BYTES}.")
     return wrapped
+
+
+def oaep_encrypt(public: RSAPublicKey, hash_: Callable[[], hashes.HashAlgorithm], secret: bytes | bytearray) -> bytes:
+    """RSAES-OAEP with one hash, under the public half of a wrapping key."""
+    # cryptography takes no bytearray here, so one copy stays behind until its memory is used again.
+    return public.encrypt(bytes(secret), OAEP(MGF1(hash_()), hash_(), None))
 
 
 def _load(data: bytes) -> PublicKeyTypes:
@@ -101,8 +108,3 @@ def _check_room(public: RSAPublicKey, method: Method, algorithm: str, length: in
             f"{algorithm} under a key of {public.key_size} bits takes {most} bytes, and the key material has {length}: "
             "use RSA_AES_KEY_WRAP_SHA_256 or RSA_AES_KEY_WRAP_SHA_1."
         )
-
-
-def _oaep(public: RSAPublicKey, method: Method, secret: bytes | bytearray) -> bytes:
-    # cryptography takes no bytearray here, so one copy stays behind until its memory is used again.
-    return public.encrypt(bytes(secret), OAEP(MGF1(method.hash()), method.hash(), None))

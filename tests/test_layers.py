@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "model": {"errors", "model"},
     "rules": {"errors", "model", "rules"},
     "store": {"errors", "model", "process", "store"},
-    "hsm": {"errors", "model", "process", "hsm"},
+    "hsm": {"errors", "model", "process", "wrapping", "hsm"},
     "service": {"errors", "model", "process", "rules", "store", "hsm", "service"},
     "wiring": BELOW_CLI,
     "__init__": {"service"},

@@ -25,6 +25,9 @@ def maintain(
     trust_clock: Annotated[
         bool, typer.Option("--trust-clock", help="The clock is right, though the database has newer dates.")
     ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Log each step to standard error while it is done.")
+    ] = False,
     config: ConfigOption = None,
     output: OutputOption = None,
     query: QueryOption = None,
@@ -33,12 +36,15 @@ def maintain(
 
     For a timer, once an hour or so. Any number of processes may run it: one works, the others say Busy.
 
+    Standard error is silent, unless there is something that deserves a mail.
+
     Example: hsmkms maintain --dry-run
     """
     from hsmkms import Kms, wiring  # noqa: PLC0415 - help must not pay for the database and the token
 
     common = Common(config=config, output=output, query=query).over(outer_options(context))
-    logging.getLogger("hsmkms").setLevel(logging.INFO)
+    if verbose:
+        logging.getLogger("hsmkms").setLevel(logging.INFO)
     with Kms(wiring.open_core_for_maintenance(common.config)) as kms:
         if trust_clock:
             kms.operator.trust_clock()

@@ -18,7 +18,8 @@ from pkcs11.mechanisms import Mechanism
 from hsmkms.errors import RejectedDataError
 from hsmkms.hsm.borrowed import BorrowedUnwrapper
 from hsmkms.hsm.faults import REJECTED
-from hsmkms.hsm.wrapping import Oaep, modulus_bytes, oaep_encrypt
+from hsmkms.hsm.wrapping import Oaep, modulus_bytes
+from hsmkms.wrapping import oaep_encrypt
 
 _BUFFER_SLACK: Final = 32
 
@@ -33,7 +34,7 @@ def relay(key: BorrowedUnwrapper, public: RSAPublicKey, block: bytes, foreign: O
         raise RejectedDataError(REJECTED)
     raw = key.decrypt(block, mechanism=Mechanism.RSA_X_509, buffer_size=size + _BUFFER_SLACK)
     encoded = int.from_bytes(raw).to_bytes(size)  # some tokens leave out leading zeros
-    return oaep_encrypt(public, known, remove_padding(encoded, foreign))
+    return oaep_encrypt(public, known.algorithm, remove_padding(encoded, foreign))
 
 
 def remove_padding(encoded: bytes, oaep: Oaep) -> bytes:

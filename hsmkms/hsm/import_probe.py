@@ -40,9 +40,9 @@ from hsmkms.hsm.wrapping import (
     Oaep,
     Prf,
     make_pair,
-    wrap,
 )
 from hsmkms.model.enums import WrappingAlgorithm
+from hsmkms.wrapping import wrap
 
 _BITS: Final = 2048
 _PROBE_ID: Final = b"hsmkms probe 002"

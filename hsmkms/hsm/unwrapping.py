@@ -45,9 +45,9 @@ from hsmkms.hsm.wrapping import (
     Oaep,
     Prf,
     modulus_bytes,
-    wrap,
 )
 from hsmkms.model.enums import WrappingAlgorithm
+from hsmkms.wrapping import wrap
 
 CANNOT_OPEN: Final = (
     "the key material cannot be opened: wrap it again with the public key and the algorithm that came with the import "

@@ -5,15 +5,12 @@ key material to import. Source of the algorithms: AWS KMS API Reference, GetPara
 (OAEP, with the hash in MGF1 as well, and no label); RFC 5649 (AES key wrap with padding).
 """
 
-import os
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Final, NamedTuple
 
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric.padding import MGF1, OAEP
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.keywrap import aes_key_wrap_with_padding
 from msgspec import Struct
 from pkcs11.mechanisms import MGF, KeyType, Mechanism
 from pkcs11.types import PrivateKey, PublicKey, Session
@@ -23,9 +20,10 @@ from hsmkms.hsm.faults import translated
 from hsmkms.hsm.key_specs import public_half
 from hsmkms.hsm.objects import differences, require_as_ordered
 from hsmkms.model.enums import WrappingAlgorithm
+from hsmkms.wrapping import METHODS
 
 MATERIAL_BYTES: Final = 32
-"""What a SYMMETRIC_DEFAULT key takes, and the length of the AES key in RSA_AES_KEY_WRAP."""
+"""What a SYMMETRIC_DEFAULT key takes."""
 
 
 class Oaep(NamedTuple):
@@ -51,16 +49,15 @@ class Prf(NamedTuple):
     mechanism: Mechanism
 
 
-OAEP_SHA_1: Final = Oaep("SHA-1", (Mechanism.SHA_1, MGF.SHA1, None), hashes.SHA1)  # OAEP needs no collision resistance
+OAEP_SHA_1: Final = Oaep("SHA-1", (Mechanism.SHA_1, MGF.SHA1, None), hashes.SHA1)
 OAEP_SHA_256: Final = Oaep("SHA-256", (Mechanism.SHA256, MGF.SHA256, None), hashes.SHA256)
 
+_BY_HASH: Final = {each.algorithm: each for each in (OAEP_SHA_1, OAEP_SHA_256)}
+
 ALGORITHMS: Final[Mapping[WrappingAlgorithm, Steps]] = {
-    WrappingAlgorithm.RSAES_OAEP_SHA_256: Steps(OAEP_SHA_256, key_wrap=False),
-    WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_256: Steps(OAEP_SHA_256, key_wrap=True),
-    WrappingAlgorithm.RSAES_OAEP_SHA_1: Steps(OAEP_SHA_1, key_wrap=False),
-    WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_1: Steps(OAEP_SHA_1, key_wrap=True),
+    algorithm: Steps(_BY_HASH[method.hash], method.key_wrap) for algorithm, method in METHODS.items()
 }
-"""The strongest first. RSAES_PKCS1_V1_5 is not among them and never will be: its padding is an oracle."""
+"""How each algorithm is undone. The strongest first."""
 
 AES_CMAC: Final = Prf("AES_CMAC", KeyType.AES, Mechanism.AES_CMAC)
 SHA256_HMAC: Final = Prf("SHA256_HMAC", KeyType.GENERIC_SECRET, Mechanism.SHA256_HMAC)
@@ -114,20 +111,6 @@ class ImportProfile(Struct, frozen=True, kw_only=True):
 
 
 # -- in this process ------------------------------------------------------------------------------------------------
-
-
-def wrap(public: RSAPublicKey, algorithm: WrappingAlgorithm, secret: bytes) -> bytes:
-    """Wrap random bytes for a probe, as a client of the API would wrap its material."""
-    steps = ALGORITHMS[algorithm]
-    if not steps.key_wrap:
-        return oaep_encrypt(public, steps.oaep, secret)
-    wrapping = os.urandom(MATERIAL_BYTES)
-    return oaep_encrypt(public, steps.oaep, wrapping) + aes_key_wrap_with_padding(wrapping, secret)
-
-
-def oaep_encrypt(public: RSAPublicKey, oaep: Oaep, secret: bytes) -> bytes:
-    """RSAES-OAEP under the public half of a wrapping key."""
-    return public.encrypt(secret, OAEP(MGF1(oaep.algorithm()), oaep.algorithm(), None))
 
 
 def modulus_bytes(public: RSAPublicKey) -> int:

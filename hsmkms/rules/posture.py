@@ -58,7 +58,7 @@ def judge(key: KeyRecord, policy: RotationPolicy, now: datetime) -> Verdict:  # 
 
 
 def _of_imported(key: KeyRecord, now: datetime) -> Verdict:
-    ends = min((each.valid_to for each in key.materials if each.valid_to is not None), default=None)
+    ends = states.expires_at(key)
     if ends is not None and ends <= now + SOON:
         return Verdict(Posture.EXPIRING, "its key material expires soon: import the same material with a later date")
     return Verdict(

@@ -147,8 +147,7 @@ def _chosen_period(policy: RotationPolicy, requested_days: int | None) -> int | 
 
 
 def check_on_demand(key: KeyRecord, policy: RotationPolicy, now: datetime) -> None:
-    """Raise if the key may not be rotated on demand now."""
-    check_rotatable(key)
+    """Raise if a symmetric encryption key may not be rotated on demand now."""
     if key.origin is not Origin.AWS_KMS and not policy.imported_on_demand:
         raise UnsupportedOperationException(f"{key.arn} origin is {key.origin} which is not valid for this operation.")
     if sum(each.rotation_type is RotationType.ON_DEMAND for each in key.materials) >= MAX_ON_DEMAND:

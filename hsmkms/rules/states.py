@@ -243,6 +243,17 @@ def unwritten_lapses(key: KeyRecord, now: datetime) -> list[MaterialRecord]:
     return [each for each in key.materials if each.present and lapsed(each, now)]
 
 
+def expires_at(key: KeyRecord) -> datetime | None:
+    """When the key ceases to work: the earliest ValidTo of the materials that it cannot do without, or None."""
+    ends = (each.valid_to for each in associated(key))
+    return min((each for each in ends if each is not None), default=None)
+
+
+def associated(key: KeyRecord) -> list[MaterialRecord]:
+    """The permanently associated materials: all that are current or ever were."""
+    return [each for each in key.materials if each.state in _ASSOCIATED]
+
+
 def effective_state(key: KeyRecord, now: datetime) -> KeyState:
     """The state that holds at ``now``.
 
@@ -256,9 +267,9 @@ def effective_state(key: KeyRecord, now: datetime) -> KeyState:
 
 def lacks_material(key: KeyRecord, now: datetime) -> bool:
     """True if an EXTERNAL key has no current material, or if one that ever was current is not there."""
-    associated = [material for material in key.materials if material.state in _ASSOCIATED]
-    has_current = any(material.state is _CURRENT for material in associated)
-    return not has_current or any(lapsed(material, now) for material in associated)
+    needed = associated(key)
+    has_current = any(material.state is _CURRENT for material in needed)
+    return not has_current or any(lapsed(material, now) for material in needed)
 
 
 def admit(operation: Operation, key: KeyRecord, now: datetime) -> None:

@@ -52,7 +52,6 @@ _GONE: Final = "The wrapping key of this import token is gone: get new parameter
 def get_parameters_for_import(call: Call, request: GetParametersForImportRequest) -> GetParametersForImportResponse:
     """Make a wrapping key and the import token that goes with it, both good for 24 hours."""
     key, _ = call.key(request.key_id)
-    rules.check_origin(key.record)
     algorithm = word(WrappingAlgorithm, request.wrapping_algorithm, "wrappingAlgorithm")
     spec = word(WrappingKeySpec, request.wrapping_key_spec, "wrappingKeySpec")
     rules.check_algorithm(algorithm, call.core.device.wrapping_algorithms())
@@ -71,7 +70,6 @@ def import_key_material(call: Call, request: ImportKeyMaterialRequest) -> Import
     """Bring key material in, or bring it back, or change its expiry."""
     core = call.core
     key, _ = call.key(request.key_id)
-    rules.check_origin(key.record)
     expiry = rules.expiry(request.expiration_model, request.valid_to, core.imports, call.now)
     wrapped = _wrapped(call, key.record, request)
     wrapping_keys.note_use(core, wrapped.wrapping_key, call.now)
@@ -104,7 +102,6 @@ def delete_imported_key_material(
 ) -> DeleteImportedKeyMaterialResponse:
     """Destroy imported material at once; the key waits for the same material to come back."""
     with call.changing(request.key_id) as (tx, record):
-        rules.check_origin(record)
         target = _target(record, request.key_material_id)
         if target is not None and target.present:
             lapses.lose(tx, record.key_id, record.region, target.material_id)

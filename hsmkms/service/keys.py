@@ -1,9 +1,10 @@
 """Making KMS keys, and what may be said and changed about them."""
 
+from datetime import datetime
 from typing import Final
 
 from hsmkms.errors import UnsupportedOperationException, ValidationException
-from hsmkms.model.enums import KeySpec, KeyState, KeyUsage, Operation, Origin
+from hsmkms.model.enums import ExpirationModel, KeySpec, KeyState, KeyUsage, Operation, Origin
 from hsmkms.model.ids import key_arn
 from hsmkms.model.keys import (
     CreateKeyRequest,
@@ -103,8 +104,8 @@ def metadata(call: Call, record: KeyRecord) -> KeyMetadata:
     state = states.effective_state(record, call.now)
     algorithms = list(specs.algorithms(record.spec, record.usage))
     imported = record.origin is Origin.EXTERNAL
-    expiries = [each.valid_to for each in record.materials if each.valid_to is not None]
-    present = [each for each in record.materials if not states.lapsed(each, call.now)]
+    valid_to = states.expires_at(record)
+    present = any(not states.lapsed(each, call.now) for each in states.associated(record))
     symmetric = specs.family(record.spec) is specs.Family.SYMMETRIC
     return KeyMetadata(
         aws_account_id=call.core.installation.account,
@@ -116,9 +117,9 @@ def metadata(call: Call, record: KeyRecord) -> KeyMetadata:
         key_usage=record.usage,
         key_state=state,
         deletion_date=record.deletion_date if state is KeyState.PENDING_DELETION else None,
-        valid_to=min(expiries) if imported and expiries else None,
+        valid_to=valid_to,
         origin=record.origin,
-        expiration_model=present[-1].expiration_model if imported and present else None,
+        expiration_model=_expiration_model(valid_to) if imported and present else None,
         key_manager=record.manager,
         customer_master_key_spec=record.spec,
         key_spec=record.spec,
@@ -130,6 +131,12 @@ def metadata(call: Call, record: KeyRecord) -> KeyMetadata:
         multi_region=record.multi_region,
         current_key_material_id=record.current.material_id if symmetric and record.current else None,
     )
+
+
+def _expiration_model(valid_to: datetime | None) -> ExpirationModel:
+    """The model of the key as a whole: of several materials, one that expires is enough."""
+    expires, stays = ExpirationModel.KEY_MATERIAL_EXPIRES, ExpirationModel.KEY_MATERIAL_DOES_NOT_EXPIRE
+    return stays if valid_to is None else expires
 
 
 def _switch(call: Call, key_id: str, event: Event) -> KeyRecord:

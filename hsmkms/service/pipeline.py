@@ -26,7 +26,7 @@ from hsmkms.model.enums import Operation, Origin
 from hsmkms.model.ids import KeyRef, RefKind, alias_arn, parse_key_ref, root_arn, unknown
 from hsmkms.model.permit import LIFETIME_SECONDS, Permit
 from hsmkms.model.records import AliasRecord, KeyRecord
-from hsmkms.rules import managed, states
+from hsmkms.rules import kinds, managed, states
 from hsmkms.service import lapses, service_keys
 from hsmkms.service.cache import CachedKey
 from hsmkms.service.core import Core
@@ -137,9 +137,10 @@ class Call:
             raise DryRunOperationException(DRY_RUN)
 
     def judge(self, record: KeyRecord, action: str | None = None) -> None:
-        """Authorise the operation on a key and check that the key's state admits it."""
+        """Authorise the operation on a key and check that the key's kind and state admit it."""
         self._authorise(action or f"kms:{self.operation}", record.arn)
         managed.check_use(self.operation, record, self.caller)
+        kinds.check(self.operation, record)
         states.admit(self.operation, record, self.now)
 
     def _admit(self, cached: CachedKey, action: str | None) -> tuple[CachedKey, Permit]:
@@ -162,8 +163,8 @@ class Call:
         """How long a permit for the key may hold: never beyond the expiry of imported material."""
         if record.origin is not _EXTERNAL:
             return LIFETIME_SECONDS
-        expiries = [each.valid_to for each in record.materials if each.valid_to is not None]
-        return min([LIFETIME_SECONDS, *((expiry - self.now).total_seconds() for expiry in expiries)])
+        expiry = states.expires_at(record)
+        return LIFETIME_SECONDS if expiry is None else min(LIFETIME_SECONDS, (expiry - self.now).total_seconds())
 
     def _permit(self, covers: frozenset[bytes], version: int, seconds: float) -> Permit:
         return Permit(self.operation, covers, version, time.monotonic() + seconds)

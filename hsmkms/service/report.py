@@ -68,7 +68,6 @@ def _row(
     used = counts.get(current.material_id, 0) if current is not None else 0
     on_demand = sum(each.rotation_type is RotationType.ON_DEMAND for each in record.materials)
     dates = [each.rotation_date for each in record.materials if each.rotation_date is not None]
-    ends = [each.valid_to for each in record.materials if each.valid_to is not None]
     return KeyPosture(
         key_id=record.key_id,
         region=record.region,
@@ -86,7 +85,7 @@ def _row(
         on_demand_left=rotation.MAX_ON_DEMAND - on_demand,
         encryptions=used,
         budget_percent=round(100 * used / budget.LIMIT, 3),
-        expires_at=min(ends, default=None),
+        expires_at=states.expires_at(record),
         deletion_date=record.deletion_date,
         key_spec=record.spec,
         origin=record.origin,

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from hsmkms.errors import ConflictException, HsmKmsError, KMSInvalidStateException, NotFoundException
 from hsmkms.model.enums import KeyState, MaterialState, Origin, RotationType
+from hsmkms.model.ids import key_arn
 from hsmkms.model.permit import OperatorAct
 from hsmkms.model.records import KeyRecord
 from hsmkms.rules import rotation as rules
@@ -43,7 +44,7 @@ def rotate(core: Core, key_id: str, region: str, kind: RotationType, judge: Judg
     with core.store.atomic() as tx:
         record = keys.fetch(tx, region, key_id)
         if record is None:
-            raise NotFoundException(f"Key '{key_id}' does not exist")
+            raise NotFoundException(f"Key '{key_arn(core.installation.account, region, key_id)}' does not exist")
         judge(record)
         if rotation.unfinished(tx, key_id):
             raise rules.under_way(record)

@@ -32,7 +32,6 @@ def enable_key_rotation(call: Call, request: EnableKeyRotationRequest) -> None:
     """Switch automatic rotation on, or change the period where users may choose it."""
     policy = call.core.rotation
     with call.changing(request.key_id) as (tx, record):
-        rules.check_automatic(record)
         setting = rules.enabled(record, policy, request.rotation_period_in_days, call.now)
         if setting != record.rotation:
             stored.set_setting(tx, record.key_id, record.region, setting)
@@ -41,7 +40,6 @@ def enable_key_rotation(call: Call, request: EnableKeyRotationRequest) -> None:
 def disable_key_rotation(call: Call, request: DisableKeyRotationRequest) -> None:
     """Switch automatic rotation off; the current backing key stays."""
     with call.changing(request.key_id) as (tx, record):
-        rules.check_automatic(record)
         if record.rotation is not None:
             stored.set_setting(tx, record.key_id, record.region, None)
 
@@ -49,7 +47,6 @@ def disable_key_rotation(call: Call, request: DisableKeyRotationRequest) -> None
 def get_key_rotation_status(call: Call, request: GetKeyRotationStatusRequest) -> GetKeyRotationStatusResponse:
     """Tell whether the key rotates automatically, and when."""
     key, _ = call.key(request.key_id)
-    rules.check_rotatable(key.record)
     status = rules.shown_status(key.record, call.core.rotation, call.now)
     days, due = status or (None, None)
     return GetKeyRotationStatusResponse(
@@ -82,7 +79,6 @@ def list_key_rotations(call: Call, request: ListKeyRotationsRequest) -> ListKeyR
     """List what made each key material current, oldest first."""
     key, _ = call.key(request.key_id)
     record = key.record
-    rules.check_rotatable(record)
     size = paging.page_size(Operation.LIST_KEY_ROTATIONS, request.limit)
     marker = request.marker
     after = paging.decode_number(Operation.LIST_KEY_ROTATIONS, marker) if marker is not None else 0

@@ -91,7 +91,7 @@ def test_empty_key(kms: Kms) -> None:
 
 
 def test_generated_keys_take_no_material(kms: Kms) -> None:
-    """On a key of another origin each operation of import is refused, and the origin is named."""
+    """On a key of another origin each operation of import is refused in every state, and the origin is named."""
     key_id = new_key(kms).key_id
     empty = new_empty_key(kms)
     request = request_to_import(kms, empty)
@@ -100,9 +100,11 @@ def test_generated_keys_take_no_material(kms: Kms) -> None:
         lambda: kms.import_key_material(msgspec.structs.replace(request, key_id=key_id)),
         lambda: delete_material(kms, key_id),
     )
-    for call in calls:
-        with pytest.raises(UnsupportedOperationException, match="origin is AWS_KMS which is not valid"):
-            call()
+    for change in (enable, disable, schedule):
+        change(kms, key_id)
+        for call in calls:
+            with pytest.raises(UnsupportedOperationException, match="origin is AWS_KMS which is not valid"):
+                call()
 
 
 def test_no_alias(kms: Kms) -> None:
@@ -461,6 +463,26 @@ def test_one_waits_at_most(today: Kms) -> None:
     assert backing_keys(today)[key_id] == 1
     import_(today, key_id, third, import_type="NEW_KEY_MATERIAL")
     assert states(today, key_id) == [MaterialState.CURRENT, MaterialState.PENDING_ROTATION]
+
+
+def test_what_describe_key_tells_of_several_materials(today: Kms) -> None:
+    """ValidTo is the earliest of the materials that ever were current: one that waits for its rotation has no say."""
+    key_id = new_empty_key(today)
+    import_(today, key_id)
+    early, late = START + timedelta(days=2), START + timedelta(days=9)
+
+    def told() -> tuple[object, object]:
+        metadata = described(today, key_id)
+        return metadata.expiration_model, metadata.valid_to
+
+    import_(today, key_id, OTHER, import_type="NEW_KEY_MATERIAL", valid_to=early)
+    assert told() == (ExpirationModel.KEY_MATERIAL_DOES_NOT_EXPIRE, None)
+    rotate(today, key_id)
+    assert told() == (ExpirationModel.KEY_MATERIAL_EXPIRES, early)
+    import_(today, key_id, valid_to=late)
+    assert told() == (ExpirationModel.KEY_MATERIAL_EXPIRES, early)
+    import_(today, key_id, OTHER)
+    assert told() == (ExpirationModel.KEY_MATERIAL_EXPIRES, late)
 
 
 def test_all_that_ever_were_current_must_be_there(today: Kms, clock: StoppedClock) -> None:

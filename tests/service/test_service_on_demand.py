@@ -11,6 +11,7 @@ from lifecycle import (
     YEAR,
     backing_keys,
     disable,
+    enable,
     material_of,
     named_by,
     new_empty_key,
@@ -162,11 +163,13 @@ def asymmetric_key(kms: Kms, spec: KeySpec, usage: KeyUsage) -> str:
     ],
 )
 def test_asymmetric_and_hmac_keys(kms: Kms, spec: KeySpec, usage: KeyUsage) -> None:
-    """Every operation of rotation on a key that cannot rotate by itself is an UnsupportedOperationException."""
+    """Every operation of rotation is an UnsupportedOperationException, whether or not the key is enabled."""
     key_id = asymmetric_key(kms, spec, usage)
-    for act in OPERATIONS:
-        with pytest.raises(UnsupportedOperationException, match="move the alias"):
-            act(kms, key_id)
+    for change in (enable, disable, schedule):
+        change(kms, key_id)
+        for act in OPERATIONS:
+            with pytest.raises(UnsupportedOperationException, match="move the alias"):
+                act(kms, key_id)
 
 
 def test_imported_material(kms: Kms, clock: StoppedClock) -> None:
@@ -176,6 +179,11 @@ def test_imported_material(kms: Kms, clock: StoppedClock) -> None:
     for act in (switch_on, switch_off, rotate):
         with pytest.raises(UnsupportedOperationException, match="origin is EXTERNAL"):
             act(kms, key_id)
+    disable(kms, key_id)
+    for act in (switch_on, switch_off):
+        with pytest.raises(UnsupportedOperationException, match="origin is EXTERNAL"):
+            act(kms, key_id)
+    enable(kms, key_id)
     told = status_of(kms, key_id)
     assert (told.key_rotation_enabled, told.next_rotation_date) == (False, None)
     assert rotations(kms, key_id) == []
