@@ -296,3 +296,27 @@ class Operation(StrEnum):
     UPDATE_PRIMARY_REGION = "UpdatePrimaryRegion"
     VERIFY = "Verify"
     VERIFY_MAC = "VerifyMac"
+
+
+class GrantOperation(StrEnum):
+    """What a grant can allow."""
+
+    DECRYPT = "Decrypt"
+    ENCRYPT = "Encrypt"
+    GENERATE_DATA_KEY = "GenerateDataKey"
+    GENERATE_DATA_KEY_WITHOUT_PLAINTEXT = "GenerateDataKeyWithoutPlaintext"
+    RE_ENCRYPT_FROM = "ReEncryptFrom"
+    RE_ENCRYPT_TO = "ReEncryptTo"
+    SIGN = "Sign"
+    VERIFY = "Verify"
+    GET_PUBLIC_KEY = "GetPublicKey"
+    CREATE_GRANT = "CreateGrant"
+    RETIRE_GRANT = "RetireGrant"
+    DESCRIBE_KEY = "DescribeKey"
+    GENERATE_DATA_KEY_PAIR = "GenerateDataKeyPair"
+    GENERATE_DATA_KEY_PAIR_WITHOUT_PLAINTEXT = "GenerateDataKeyPairWithoutPlaintext"
+    GENERATE_MAC = "GenerateMac"
+    VERIFY_MAC = "VerifyMac"
+    DERIVE_SHARED_SECRET = "DeriveSharedSecret"
+    ENCAPSULATE = "Encapsulate"
+    DECAPSULATE = "Decapsulate"

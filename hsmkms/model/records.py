@@ -4,6 +4,7 @@ A record is one KMS key in one region: the properties shared by all regions of a
 region, and the key's materials. ``version`` grows with every change of the record; all datetimes are aware and UTC.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from msgspec import Struct
@@ -99,3 +100,18 @@ class AliasRecord(Struct, frozen=True, kw_only=True):
     target_key_id: str
     creation_date: datetime
     last_updated_date: datetime
+
+
+class GrantRecord(Struct, frozen=True, kw_only=True):
+    """A grant on a key in one region. ``name`` is empty if it has none; principals are ARNs."""
+
+    grant_id: str
+    key_id: str
+    region: str
+    name: str
+    grantee: str
+    retiring: str | None
+    operations: tuple[str, ...]
+    context_equals: Mapping[str, str] | None
+    context_subset: Mapping[str, str] | None
+    creation_date: datetime

@@ -1,49 +1,75 @@
-"""The text of key policies: the default one, and what can be stored at all.
+"""Key policies as texts: the default one, that of services' keys, and what can be put at all.
 
 Source: AWS KMS Developer Guide, "Key policies in AWS KMS" and "Default key policy".
 """
 
 import json
-from typing import Final
+from typing import Any, Final
 
-import msgspec
-
-from hsmkms.errors import LimitExceededException, MalformedPolicyDocumentException
+from hsmkms.errors import LimitExceededException
 from hsmkms.model.ids import root_arn
+from hsmkms.rules import policy_documents
+from hsmkms.rules.policy_documents import Policy, PolicyKind
 
 MAX_BYTES: Final = 32_768
+NAME: Final = "default"
 
 
 def default_policy(account: str) -> str:
     """The policy of a key that was made without one: it lets the account's own policies decide."""
+    return _document(
+        "key-default-1",
+        {
+            "Sid": "Enable IAM User Permissions",
+            "Effect": "Allow",
+            "Principal": {"AWS": root_arn(account)},
+            "Action": "kms:*",
+            "Resource": "*",
+        },
+    )
+
+
+def service_policy(account: str) -> str:
+    """The policy of a service's key, which nobody can change: everybody in the account uses it."""
+    return _document(
+        "auto-service-1",
+        {
+            "Sid": "Allow use of the key by everybody in the account",
+            "Effect": "Allow",
+            "Principal": {"AWS": "*"},
+            "Action": ["kms:Encrypt", "kms:Decrypt", "kms:ReEncrypt*", "kms:GenerateDataKey*", "kms:DescribeKey"],
+            "Resource": "*",
+            "Condition": {"StringEquals": {"kms:CallerAccount": account}},
+        },
+        {
+            "Sid": "Allow the account to read about the key",
+            "Effect": "Allow",
+            "Principal": {"AWS": root_arn(account)},
+            "Action": ["kms:Describe*", "kms:Get*", "kms:List*"],
+            "Resource": "*",
+        },
+    )
+
+
+def read_key_policy(text: str, account: str) -> Policy:
+    """A key policy that can be put. LimitExceededException if it is too long, MalformedPolicyDocumentException."""
+    data = text.encode("utf-8", "surrogatepass")
+    if len(data) > MAX_BYTES:
+        raise LimitExceededException(f"The key policy is {len(data)} bytes long; at most {MAX_BYTES} are possible.")
+    return policy_documents.read(text, PolicyKind.KEY, account)
+
+
+def unreadable(account: str) -> Policy:
+    """In place of a stored policy that this version cannot evaluate: the account's root can put another one."""
     statement = {
-        "Sid": "Enable IAM User Permissions",
         "Effect": "Allow",
         "Principal": {"AWS": root_arn(account)},
         "Action": "kms:*",
         "Resource": "*",
+        "Condition": {"ArnEquals": {"aws:PrincipalArn": root_arn(account)}},
     }
-    document = {"Version": "2012-10-17", "Id": "key-default-1", "Statement": [statement]}
-    return json.dumps(document, separators=(",", ":"))
+    return policy_documents.read(_document("unreadable", statement), PolicyKind.KEY, account)
 
 
-def check_text(policy: str) -> None:
-    """Raise if the text is too long for a key policy, or is not a JSON object with statements."""
-    data = policy.encode("utf-8", "surrogatepass")
-    if len(data) > MAX_BYTES:
-        raise LimitExceededException(f"The key policy is {len(data)} bytes long; at most {MAX_BYTES} are possible.")
-    document = _decode(data)
-    statements = document.get("Statement") if isinstance(document, dict) else None
-    if isinstance(statements, dict):
-        statements = [statements]
-    if not isinstance(statements, list) or not statements or not all(isinstance(item, dict) for item in statements):
-        raise MalformedPolicyDocumentException(
-            "The key policy must be a JSON object whose Statement is an object, or a list of at least one."
-        )
-
-
-def _decode(data: bytes) -> object:
-    try:
-        return msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise MalformedPolicyDocumentException("The key policy is not valid JSON.") from exc
+def _document(name: str, *statements: dict[str, Any]) -> str:
+    return json.dumps({"Version": "2012-10-17", "Id": name, "Statement": list(statements)}, separators=(",", ":"))

@@ -39,7 +39,7 @@ def create_key(call: Call, request: CreateKeyRequest) -> CreateKeyResponse:
     new_tags = [(each.tag_key, each.tag_value) for each in request.tags or []]
     tags.check_new(new_tags)
     policy = request.policy if request.policy is not None else policies.default_policy(core.installation.account)
-    policies.check_text(policy)
+    policies.read_key_policy(policy, core.installation.account)
     call.account()
     if new_tags:
         call.account("kms:TagResource")

@@ -1,4 +1,8 @@
-"""Aliases, by region and name. Every change is noted in the change log under the name."""
+"""Aliases, by region and name.
+
+Every change is noted in the change log under the name, and under the keys that gain or lose it: a key's aliases can
+decide who may use it.
+"""
 
 import sqlite3
 from datetime import datetime
@@ -29,21 +33,29 @@ def insert(tx: Connection, region: str, name: str, key_id: str, now: datetime) -
         tx.execute(
             alias.insert().values(region=region, name=name, key_id=key_id, creation_date=now, last_updated_date=now)
         )
-    changes.note(tx, region, name)
+    _note(tx, region, name, key_id)
 
 
 def update(tx: Connection, region: str, name: str, key_id: str, now: datetime) -> bool:
     """Move an alias to a key of the region; False if there is no such alias. NotFoundException: no such key."""
+    before = fetch(tx, region, name)
+    if before is None:
+        return False
     statement = alias.update().where(alias.c.region == region, alias.c.name == name)
     with faults.constraints({sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY: _no_key(region, key_id)}):
-        changed = tx.execute(statement.values(key_id=key_id, last_updated_date=now))
-    return _noted(tx, region, name, changed.rowcount)
+        tx.execute(statement.values(key_id=key_id, last_updated_date=now))
+    _note(tx, region, name, before.target_key_id, key_id)
+    return True
 
 
 def delete(tx: Connection, region: str, name: str) -> bool:
     """Remove an alias; False if there is no such alias."""
-    removed = tx.execute(alias.delete().where(alias.c.region == region, alias.c.name == name))
-    return _noted(tx, region, name, removed.rowcount)
+    before = fetch(tx, region, name)
+    if before is None:
+        return False
+    tx.execute(alias.delete().where(alias.c.region == region, alias.c.name == name))
+    _note(tx, region, name, before.target_key_id)
+    return True
 
 
 def fetch(conn: Connection, region: str, name: str) -> AliasRecord | None:
@@ -93,10 +105,9 @@ def _record(row: Row[Any]) -> AliasRecord:
     )
 
 
-def _noted(tx: Connection, region: str, name: str, rows: int) -> bool:
-    if rows:
-        changes.note(tx, region, name)
-    return rows > 0
+def _note(tx: Connection, region: str, name: str, *key_ids: str) -> None:
+    for each in (name, *key_ids):
+        changes.note(tx, region, each)
 
 
 def _no_key(region: str, key_id: str) -> NotFoundException:

@@ -1,7 +1,7 @@
 """The end of keys: what is due, the tombstone, and the objects that are to be destroyed.
 
-A key's end is one transaction: its record becomes a tombstone that nobody is shown, its aliases, tags and settings go,
-and its objects are marked for destruction. What the token then does can be repeated until it is done.
+A key's end is one transaction: its record becomes a tombstone that nobody is shown, its aliases, tags, grants and
+settings go, and its objects are marked for destruction. What the token then does can be repeated until it is done.
 """
 
 from datetime import datetime
@@ -20,6 +20,7 @@ from hsmkms.store.schema import (
     installation,
     installation_key,
     key,
+    key_grant,
     material,
     regional_key,
     rotation,
@@ -61,7 +62,8 @@ def bury(tx: Connection, key_id: str, region: str) -> None:
     tx.execute(alias.delete().where(alias.c.key_id == key_id, alias.c.region == region))
     for name in names:
         changes.note(tx, region, name)
-    tx.execute(tag.delete().where(tag.c.key_id == key_id, tag.c.region == region))
+    for table in (tag, key_grant):
+        tx.execute(table.delete().where(table.c.key_id == key_id, table.c.region == region))
     in_region = (regional_key.c.key_id == key_id) & (regional_key.c.region == region)
     tx.execute(regional_key.update().where(in_region).values(lifecycle=Lifecycle.DELETED, description=""))
     _doom_wrapping_keys(tx, key_id, region)
@@ -142,6 +144,7 @@ def newest_instant(conn: Connection) -> datetime | None:
         rotation.c.anchor,
         token_object.c.created_at,
         alias.c.last_updated_date,
+        key_grant.c.creation_date,
     )
     newest = (conn.scalar(select(func.max(column))) for column in columns)
     return max((each for each in newest if each is not None), default=None)

@@ -405,6 +405,11 @@ def set_description(tx: Connection, key_id: str, region: str, description: str, 
     return _set(tx, key_id, region, expected_version, description=description)
 
 
+def set_policy(tx: Connection, key_id: str, region: str, policy: str, expected_version: int) -> bool:
+    """Replace the key policy; False if the record is not live in that version."""
+    return _set(tx, key_id, region, expected_version, policy=policy)
+
+
 def touch(tx: Connection, key_id: str, region: str) -> None:
     """Give the record a new version, after a change of something that belongs to it."""
     epoch = changes.note(tx, region, key_id)

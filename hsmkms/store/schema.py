@@ -39,7 +39,7 @@ from hsmkms.model.enums import (
     TrackedOperation,
 )
 
-META_REVISIONS: Final = ("meta_0001", "meta_0002", "meta_0003")
+META_REVISIONS: Final = ("meta_0001", "meta_0002", "meta_0003", "meta_0004")
 """Every revision of meta.db that this program knows, oldest first; the last is the one that it works with."""
 
 LOG_REVISIONS: Final = ("log_0001", "log_0002", "log_0003")
@@ -305,6 +305,63 @@ access_key: Final = Table(
     _one_of("status", AccessKeyStatus),
 )
 """Without a user's name it is the account root's. ``sealed``: the secret, encrypted by an installation key."""
+
+user_policy: Final = Table(
+    "user_policy",
+    meta,
+    Column("user_name", Text, ForeignKey("user.name"), primary_key=True),
+    Column("policy_name", Text, primary_key=True),
+    Column("document", Text, nullable=False),
+)
+
+user_tag: Final = Table(
+    "user_tag",
+    meta,
+    Column("user_name", Text, ForeignKey("user.name"), primary_key=True),
+    Column("tag_key", Text, primary_key=True),
+    Column("tag_value", Text, nullable=False),
+)
+
+user_group: Final = Table(
+    "user_group",
+    meta,
+    Column("name", Text, primary_key=True),
+    Column("created_at", Instant, nullable=False),
+)
+
+group_member: Final = Table(
+    "group_member",
+    meta,
+    Column("group_name", Text, ForeignKey("user_group.name"), primary_key=True),
+    Column("user_name", Text, ForeignKey("user.name"), primary_key=True, index=True),
+)
+
+group_policy: Final = Table(
+    "group_policy",
+    meta,
+    Column("group_name", Text, ForeignKey("user_group.name"), primary_key=True),
+    Column("policy_name", Text, primary_key=True),
+    Column("document", Text, nullable=False),
+)
+
+key_grant: Final = Table(
+    "key_grant",
+    meta,
+    Column("grant_id", Text, primary_key=True),
+    Column("key_id", Text, nullable=False),
+    Column("region", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("grantee", Text, nullable=False),
+    Column("retiring", Text),
+    Column("operations", Text, nullable=False),
+    Column("context_equals", Text),
+    Column("context_subset", Text),
+    Column("creation_date", Instant, nullable=False),
+    ForeignKeyConstraint(["key_id", "region"], ["regional_key.key_id", "regional_key.region"]),
+    Index("ix_key_grant_key_id", "key_id", "region", "grantee"),
+    Index("ix_key_grant_retiring", "retiring", "region"),
+)
+"""``operations``: the words of the API with commas between them; encryption contexts are objects of JSON."""
 
 # AUTOINCREMENT: an epoch is never given twice, even after the newest rows were removed.
 change_log: Final = Table(

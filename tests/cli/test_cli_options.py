@@ -4,9 +4,10 @@ import base64
 import json
 
 import pytest
-from cli_site import OTHER_REGION, Site
+from cli_site import ACCOUNT, OTHER_REGION, Site
 
-POLICY = {"Version": "2012-10-17", "Statement": [{"Sid": "ü", "Effect": "Allow", "Action": "kms:*", "Resource": "*"}]}
+STATEMENT = {"Sid": "ü", "Effect": "Allow", "Principal": {"AWS": ACCOUNT}, "Action": "kms:*", "Resource": "*"}
+POLICY = {"Version": "2012-10-17", "Statement": [STATEMENT]}
 BLOB = "aGVsbG8="
 
 

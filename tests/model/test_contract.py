@@ -64,6 +64,7 @@ ENUM_SHAPES: Final[dict[type[StrEnum], str]] = {
     enums.EncapsulationAlgorithm: "EncapsulationAlgorithmSpec",
     enums.EncryptionAlgorithm: "EncryptionAlgorithmSpec",
     enums.ExpirationModel: "ExpirationModelType",
+    enums.GrantOperation: "GrantOperation",
     enums.ImportState: "ImportState",
     enums.ImportType: "ImportType",
     enums.IncludeKeyMaterial: "IncludeKeyMaterial",
@@ -91,7 +92,6 @@ ENUM_SHAPES_NOT_BUILT_YET: Final = {
     "ConnectionStateType",
     "CustomKeyStoreType",
     "DataKeyPairSpec",
-    "GrantOperation",
     "XksProxyConnectivityType",
 }
 

@@ -5,26 +5,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from questions import BASE
 
-from hsmkms.model.enums import KeyManager, KeySpec, KeyState, KeyUsage, MaterialState, Origin
+from hsmkms.model.enums import MaterialState
 from hsmkms.model.records import KeyRecord, MaterialRecord
-
-KEY_ID = "1234abcd-12ab-34cd-56ef-1234567890ab"
-BASE: dict[str, Any] = {
-    "key_id": KEY_ID,
-    "region": "eu-central-1",
-    "arn": f"arn:aws:kms:eu-central-1:111122223333:key/{KEY_ID}",
-    "spec": KeySpec.SYMMETRIC_DEFAULT,
-    "usage": KeyUsage.ENCRYPT_DECRYPT,
-    "origin": Origin.AWS_KMS,
-    "manager": KeyManager.CUSTOMER,
-    "multi_region": False,
-    "state": KeyState.ENABLED,
-    "description": "",
-    "policy": "{}",
-    "creation_date": datetime(2026, 1, 1, tzinfo=UTC),
-    "version": 1,
-}
 
 
 @pytest.fixture(scope="session")

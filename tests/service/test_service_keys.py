@@ -135,7 +135,7 @@ def test_violations_are_told_together(kms: Kms) -> None:
 
 def test_policy_and_tags_are_stored(kms: Kms) -> None:
     """The policy text is kept to the letter, and the tags are the key's from its first moment."""
-    policy = '{ "Version": "2012-10-17", "Statement": {"Effect": "Allow"} }'
+    policy = '{ "Statement": {"Effect": "Allow", "Principal": "*", "Action": "kms:*", "Resource": "*"} }'
     made = new_key(kms, policy=policy, tags=[Tag(tag_key="team", tag_value="red"), Tag(tag_key="b", tag_value="")])
     with kms._core.store.reading() as conn:
         record = stored.fetch(conn, REGION, made.key_id)

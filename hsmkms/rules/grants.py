@@ -1,0 +1,167 @@
+"""Grants: what one may hold, and which request it allows.
+
+A grant allows and never denies. Source: AWS KMS Developer Guide, "Grants in AWS KMS"; API Reference, CreateGrant.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from msgspec import Struct
+
+from hsmkms.errors import LimitExceededException, ValidationException
+from hsmkms.model.enums import GrantOperation, KeySpec, KeyUsage, Operation
+from hsmkms.model.grants import CreateGrantRequest
+from hsmkms.model.records import GrantRecord, KeyRecord
+from hsmkms.rules.condition_keys import encryption_context
+from hsmkms.rules.constraints import word
+from hsmkms.rules.question import Question
+
+MAX_GRANTS_PER_KEY: Final = 50_000
+MAX_PAIRS: Final = 8
+MAX_VALUE_CHARACTERS: Final = 384
+
+_G = GrantOperation
+_ALWAYS: Final = frozenset({_G.CREATE_GRANT, _G.RETIRE_GRANT, _G.DESCRIBE_KEY})
+_ENCRYPTION: Final = frozenset({_G.ENCRYPT, _G.DECRYPT, _G.RE_ENCRYPT_FROM, _G.RE_ENCRYPT_TO})
+_DATA_KEYS: Final = frozenset(
+    {
+        _G.GENERATE_DATA_KEY,
+        _G.GENERATE_DATA_KEY_WITHOUT_PLAINTEXT,
+        _G.GENERATE_DATA_KEY_PAIR,
+        _G.GENERATE_DATA_KEY_PAIR_WITHOUT_PLAINTEXT,
+    }
+)
+_PUBLIC: Final = frozenset({_G.GET_PUBLIC_KEY})
+OPERATIONS: Final[Mapping[KeyUsage, frozenset[GrantOperation]]] = {
+    KeyUsage.ENCRYPT_DECRYPT: _ALWAYS | _ENCRYPTION,
+    KeyUsage.SIGN_VERIFY: _ALWAYS | _PUBLIC | {_G.SIGN, _G.VERIFY},
+    KeyUsage.GENERATE_VERIFY_MAC: _ALWAYS | {_G.GENERATE_MAC, _G.VERIFY_MAC},
+    KeyUsage.KEY_AGREEMENT: _ALWAYS | _PUBLIC | {_G.DERIVE_SHARED_SECRET},
+    KeyUsage.ENCAPSULATE_DECAPSULATE: _ALWAYS | _PUBLIC | {_G.ENCAPSULATE, _G.DECAPSULATE},
+}
+"""Which operations a grant on a key of that usage can hold; symmetric keys have data keys besides."""
+
+_WITHOUT_CONTEXT: Final = frozenset({"kms:DescribeKey", "kms:RetireGrant"})
+"""What the constraints of a grant do not limit."""
+
+
+class Narrowing(Struct, frozen=True):
+    """What limits a grant by the encryption context: all of it, and some pairs of it."""
+
+    equals: Mapping[str, str] | None
+    subset: Mapping[str, str] | None
+
+
+def possible(key: KeyRecord) -> frozenset[GrantOperation]:
+    """The operations that a grant on the key can hold."""
+    found = OPERATIONS[key.usage]
+    if key.usage is KeyUsage.ENCRYPT_DECRYPT:
+        found |= _DATA_KEYS if key.spec is KeySpec.SYMMETRIC_DEFAULT else _PUBLIC
+    return found
+
+
+def check_new(request: CreateGrantRequest, key: KeyRecord) -> None:
+    """Raise ValidationException if no grant on the key can be like this."""
+    if not request.operations:
+        raise ValidationException("Operations must name at least one operation.")
+    if request.grantee_service_principal is not None or request.retiring_service_principal is not None:
+        raise ValidationException("There are no services of AWS here: name a GranteePrincipal by its ARN.")
+    if request.grantee_principal is None:
+        raise ValidationException("GranteePrincipal is required: the ARN of a user, or of the account's root.")
+    wrong = sorted({word(_G, each, "operations") for each in request.operations} - possible(key))
+    if wrong:
+        raise ValidationException(
+            f"A grant on {key.arn} cannot hold {', '.join(wrong)}: its spec is {key.spec} and its usage {key.usage}."
+        )
+    _check_constraints(request, key)
+
+
+def _check_constraints(request: CreateGrantRequest, key: KeyRecord) -> None:
+    constraints = request.constraints
+    if constraints is None:
+        return
+    if constraints.source_arn is not None:
+        raise ValidationException("There are no services of AWS here, which alone have a SourceArn: leave it out.")
+    contexts = (constraints.encryption_context_equals, constraints.encryption_context_subset)
+    if any(contexts) and key.spec is not KeySpec.SYMMETRIC_DEFAULT:
+        raise ValidationException("Only grants on symmetric encryption keys can be limited by an encryption context.")
+    for context in contexts:
+        if context is not None and len(context) > MAX_PAIRS:
+            raise ValidationException(f"An encryption context constraint can have {MAX_PAIRS} pairs at most.")
+        if any(len(value) > MAX_VALUE_CHARACTERS for value in (context or {}).values()):
+            raise ValidationException(
+                f"A value of an encryption context constraint can have {MAX_VALUE_CHARACTERS} characters at most."
+            )
+
+
+def check_room(count: int, key: KeyRecord) -> None:
+    """Raise LimitExceededException if the key has as many grants as it can have."""
+    if count >= MAX_GRANTS_PER_KEY:
+        raise LimitExceededException(f"{key.arn} has {count} grants, the most that a key can have.")
+
+
+def same(grant: GrantRecord, request: CreateGrantRequest) -> bool:
+    """True if the request asks for what the grant is: with a Name it is then not made a second time."""
+    return (grant.grantee, grant.retiring, set(grant.operations), _limits(grant)) == (
+        request.grantee_principal,
+        request.retiring_principal,
+        set(request.operations),
+        _wanted(request),
+    )
+
+
+def fitting(grants: Sequence[GrantRecord], question: Question) -> GrantRecord | None:
+    """The first grant of the caller's that allows what is asked."""
+    return next((each for each in grants if allows(each, question)), None)
+
+
+def allows(grant: GrantRecord, question: Question) -> bool:
+    """True if a grant, whose grantee asks, holds the operation and its constraints fit the request."""
+    if question.action.removeprefix("kms:") not in grant.operations:
+        return False
+    if question.operation is Operation.CREATE_GRANT:
+        return isinstance(question.request, CreateGrantRequest) and _narrower(question.request, grant)
+    if question.action in _WITHOUT_CONTEXT:
+        return True
+    limits = _limits(grant)
+    context = encryption_context(question) or {}
+    if limits.equals is not None and context != limits.equals:
+        return False
+    return limits.subset is None or limits.subset.items() <= context.items()
+
+
+def may_retire(grant: GrantRecord, question: Question, *, account_allows: bool) -> bool:
+    """True if the caller may retire the grant: the account that issued it, and whom it names for that.
+
+    ``account_allows``: a policy of the caller's allows kms:RetireGrant, which counts where the account itself is the
+    retiring principal.
+    """
+    arn = question.identity.arn
+    named = arn == grant.retiring or (arn == grant.grantee and GrantOperation.RETIRE_GRANT in grant.operations)
+    by_account = account_allows and grant.retiring is not None and grant.retiring.endswith(":root")
+    return named or by_account or question.identity.user_name is None
+
+
+def _narrower(request: CreateGrantRequest, parent: GrantRecord) -> bool:
+    """True if the child that is asked for holds no more than its parent."""
+    return set(request.operations) <= set(parent.operations) and _stricter(_wanted(request), _limits(parent))
+
+
+def _stricter(child: Narrowing, parent: Narrowing) -> bool:
+    if parent.equals is not None and child.equals != parent.equals:
+        return False
+    if parent.subset is None:
+        return True
+    pairs = parent.subset.items()
+    return any(held is not None and pairs <= held.items() for held in (child.equals, child.subset))
+
+
+def _limits(grant: GrantRecord) -> Narrowing:
+    return Narrowing(grant.context_equals, grant.context_subset)
+
+
+def _wanted(request: CreateGrantRequest) -> Narrowing:
+    constraints = request.constraints
+    if constraints is None:
+        return Narrowing(None, None)
+    return Narrowing(constraints.encryption_context_equals, constraints.encryption_context_subset)

@@ -1,0 +1,350 @@
+"""Reading a policy document into what can be evaluated; what cannot be is refused, and nothing is passed over.
+
+Source: IAM User Guide, "Grammar of the IAM JSON policy language"; AWS KMS Developer Guide, "Key policies".
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
+from typing import Any, Final
+
+from msgspec import Struct
+
+from hsmkms.errors import MalformedPolicyDocumentException
+from hsmkms.model.enums import Operation
+from hsmkms.model.ids import root_arn
+from hsmkms.rules import condition_keys, policy_operators
+from hsmkms.rules.policy_operators import Condition
+from hsmkms.rules.policy_patterns import Matcher, Template, any_of, arn_like, like
+from hsmkms.rules.question import Question
+
+VARIABLES_SINCE: Final = "2012-10-17"
+VERSIONS: Final = ("2008-10-17", VARIABLES_SINCE)
+EVERYBODY: Final = "*"
+
+ACTIONS: Final = frozenset(f"kms:{each}" for each in Operation if each is not Operation.RE_ENCRYPT) | {
+    "kms:ReEncryptFrom",
+    "kms:ReEncryptTo",
+}
+"""Everything that is ever asked: a statement's actions are looked up among these when it is read."""
+
+_STATEMENT: Final = frozenset(
+    {"Sid", "Effect", "Principal", "NotPrincipal", "Action", "NotAction", "Resource", "NotResource", "Condition"}
+)
+_match_action: Final = re.compile(r"\*|[A-Za-z0-9-]+:[A-Za-z0-9*?]+").fullmatch
+_match_service: Final = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*\.amazonaws\.com").fullmatch
+_match_sid: Final = re.compile(r"[A-Za-z0-9]*").fullmatch
+DELETED_USER: Final = re.compile(r"AIDA[A-Z2-7]{17}").fullmatch
+"""What stands in a policy for a user who has been deleted, so that a new one of his name is somebody else."""
+
+
+class PolicyKind(Enum):
+    """Whose policy it is: a key's, which names principals, or a user's or group's, which does not."""
+
+    KEY = "key policy"
+    IDENTITY = "policy"
+
+
+class Principals(Struct, frozen=True):
+    """Whom a statement of a key policy names. ``inverted``: all others (NotPrincipal)."""
+
+    everybody: bool
+    account: bool
+    users: frozenset[str]
+    inverted: bool = False
+
+    def directly(self, question: Question) -> bool:
+        """True for a caller who is named himself, or by ``*``."""
+        return self.everybody or question.identity.arn in self.users
+
+    def covers(self, question: Question) -> bool:
+        """True for a caller whom a Deny means: named himself, by ``*``, or by his account."""
+        if self.inverted:
+            root = self.account and question.identity.user_name is None
+            return not (root or self.directly(question))
+        return self.account or self.directly(question)
+
+
+class Statement(Struct, frozen=True):
+    """One statement. ``name``: its Sid or its number. ``resource``: None for every one."""
+
+    name: str
+    resource: Matcher | None
+    conditions: tuple[Condition, ...]
+    principals: Principals | None
+
+    def fits(self, question: Question) -> bool:
+        """True if resource and conditions hold; that the action does is known already."""
+        if self.resource is not None and not self.resource(question.resource, question):
+            return False
+        return all(condition(question) for condition in self.conditions)
+
+
+class Policy(Struct, frozen=True):
+    """A policy document by action (``kms:Encrypt``). ``users``: the ARNs that it names as principals."""
+
+    denies: Mapping[str, tuple[Statement, ...]]
+    allows: Mapping[str, tuple[Statement, ...]]
+    users: frozenset[str]
+
+
+def read(text: str, kind: PolicyKind, account: str) -> Policy:
+    """The policy of a document; MalformedPolicyDocumentException with a sentence for what cannot be evaluated."""
+    document = decode(text)
+    for name in document:
+        if name not in ("Version", "Id", "Statement"):
+            raise _malformed(f"{name!r} is no element of a policy: it has Version, Id and Statement.")
+    version = document.get("Version", VERSIONS[0])
+    if version not in VERSIONS:
+        raise _malformed(f"Version {version!r} is not known: write {VARIABLES_SINCE}.")
+    if not isinstance(document.get("Id", ""), str):
+        raise _malformed("Id must be a string.")
+    reader = _Reader(kind, account, variables=version == VARIABLES_SINCE)
+    for number, each in enumerate(_statements(document), start=1):
+        reader.add(number, each)
+    return reader.policy()
+
+
+def decode(text: str) -> dict[str, Any]:
+    """The JSON object of a document."""
+    try:
+        text.encode()
+        document = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as exc:
+        raise _malformed("it is not valid JSON.") from exc
+    if not isinstance(document, dict):
+        raise _malformed("it must be a JSON object.")
+    return document
+
+
+def without_user(text: str, arn: str, stand_in: str) -> str | None:
+    """A key policy in which ``stand_in`` has taken the place of a principal; None if it does not name that one."""
+    document = decode(text)
+    found = False
+    for statement in _statements(document):
+        for element in ("Principal", "NotPrincipal"):
+            named = statement.get(element)
+            if not isinstance(named, dict):
+                continue
+            for kind, held in named.items():
+                entries = held if isinstance(held, list) else [held]
+                if arn in entries:
+                    found = True
+                    named[kind] = [stand_in if each == arn else each for each in entries]
+    return json.dumps(document, separators=(",", ":")) if found else None
+
+
+class _Reader:
+    """Collects the statements of one document."""
+
+    def __init__(self, kind: PolicyKind, account: str, *, variables: bool) -> None:
+        self._kind = kind
+        self._account = account
+        self._variables = variables
+        self._by_effect: dict[str, dict[str, list[Statement]]] = {"Allow": {}, "Deny": {}}
+        self._users: set[str] = set()
+        self._sids: set[str] = set()
+
+    def add(self, number: int, statement: dict[str, Any]) -> None:
+        """Read one statement."""
+        sid = statement.get("Sid")
+        name = f"statement {number}" + (f" ({sid})" if sid else "")
+        try:
+            self._add(sid if isinstance(sid, str) and sid else f"statement {number}", statement)
+        except MalformedPolicyDocumentException as exc:
+            raise MalformedPolicyDocumentException(f"{name[0].upper()}{name[1:]}: {exc}") from exc
+
+    def policy(self) -> Policy:
+        """What was read."""
+        allows, denies = (
+            {action: tuple(held) for action, held in self._by_effect[effect].items()} for effect in ("Allow", "Deny")
+        )
+        return Policy(denies=denies, allows=allows, users=frozenset(self._users))
+
+    def _add(self, name: str, statement: dict[str, Any]) -> None:
+        for element in statement:
+            if element not in _STATEMENT:
+                raise MalformedPolicyDocumentException(f"{element!r} is no element of a statement.")
+        effect = statement.get("Effect")
+        if effect not in ("Allow", "Deny"):
+            raise MalformedPolicyDocumentException(f"Effect must be Allow or Deny, not {effect!r}.")
+        self._check_sid(statement.get("Sid", ""))
+        principals = self._principals(statement, effect)
+        actions = self._actions(statement)
+        resource, has_resource = self._resource(statement)
+        read = Statement(name, resource, self._conditions(statement.get("Condition", {})), principals)
+        if not has_resource:
+            return  # AWS takes such a statement of a key policy, and it has no effect
+        for action in actions:
+            self._by_effect[effect].setdefault(action, []).append(read)
+
+    def _check_sid(self, sid: object) -> None:
+        if not isinstance(sid, str):
+            raise MalformedPolicyDocumentException("Sid must be a string.")
+        if self._kind is PolicyKind.IDENTITY:
+            if not _match_sid(sid):
+                raise MalformedPolicyDocumentException("Sid may have letters and digits only.")
+            if sid and sid in self._sids:
+                raise MalformedPolicyDocumentException("this Sid is there twice.")
+            self._sids.add(sid)
+
+    # -- elements -----------------------------------------------------------------------------------------------
+
+    def _principals(self, statement: dict[str, Any], effect: str) -> Principals | None:
+        given = [each for each in ("Principal", "NotPrincipal") if each in statement]
+        if self._kind is PolicyKind.IDENTITY:
+            if given:
+                raise MalformedPolicyDocumentException(
+                    f"a user's or group's policy has no {given[0]}: it is for whom it is attached to."
+                )
+            return None
+        if len(given) != 1:
+            raise MalformedPolicyDocumentException("a key policy's statement needs one of Principal and NotPrincipal.")
+        inverted = given == ["NotPrincipal"]
+        if inverted and effect == "Allow":
+            raise MalformedPolicyDocumentException("NotPrincipal goes with Effect Deny only: name whom you allow.")
+        entries = list(_principal_entries(statement[given[0]]))
+        users: set[str] = set()
+        for entry in entries:
+            users |= self._user_of(entry)
+        self._users |= {each for each in users if not DELETED_USER(each)}
+        return Principals(
+            everybody=EVERYBODY in entries,
+            account=bool({self._account, root_arn(self._account)} & set(entries)),
+            users=frozenset(users),
+            inverted=inverted,
+        )
+
+    def _user_of(self, entry: str) -> set[str]:
+        """A principal that is a user of ours, or was one; nothing for everybody, the account, and AWS's services."""
+        if entry in (EVERYBODY, self._account, root_arn(self._account)) or _match_service(entry):
+            return set()
+        if DELETED_USER(entry) or re.fullmatch(rf"arn:aws:iam::{self._account}:user/[A-Za-z0-9_+=,.@-]{{1,64}}", entry):
+            return {entry}
+        raise MalformedPolicyDocumentException(
+            f"the principal {entry!r} does not exist: there are users of the account {self._account}, "
+            f"arn:aws:iam::{self._account}:user/NAME, the account itself, and *."
+        )
+
+    def _actions(self, statement: dict[str, Any]) -> frozenset[str]:
+        given = self._one_of(statement, "Action", "NotAction")
+        if given is None:
+            return frozenset()
+        name, entries = given
+        for each in entries:
+            if not _match_action(each):
+                raise MalformedPolicyDocumentException(f"{each!r} is no action: write kms:Encrypt, kms:* or *.")
+        if name == "Action" and self._kind is PolicyKind.KEY:
+            foreign = [each for each in entries if each != "*" and not each.lower().startswith("kms:")]
+            if foreign:
+                raise MalformedPolicyDocumentException(f"a key policy is about actions of kms, not {foreign[0]!r}.")
+        matches = [like(Template.read(each.lower(), variables=False)) for each in entries]
+        named = {each for each in ACTIONS if any(match(each.lower(), _NOBODY) for match in matches)}
+        return frozenset(named if name == "Action" else ACTIONS - named)
+
+    def _resource(self, statement: dict[str, Any]) -> tuple[Matcher | None, bool]:
+        """What resources must match, and whether the statement names any."""
+        given = self._one_of(statement, "Resource", "NotResource")
+        if given is None:
+            return None, False
+        name, entries = given
+        if name == "Resource" and "*" in entries:
+            return None, True
+        match = any_of([arn_like(each, variables=self._variables) for each in entries])
+        return (match if name == "Resource" else lambda value, question: not match(value, question)), True
+
+    def _one_of(self, statement: dict[str, Any], name: str, negated: str) -> tuple[str, list[str]] | None:
+        given = [each for each in (name, negated) if each in statement]
+        if len(given) > 1:
+            raise MalformedPolicyDocumentException(f"it has both {name} and {negated}.")
+        if not given:
+            if self._kind is PolicyKind.KEY:
+                return None
+            raise MalformedPolicyDocumentException(f"it needs {name} or {negated}.")
+        return given[0], _strings(statement[given[0]], given[0])
+
+    def _conditions(self, block: object) -> tuple[Condition, ...]:
+        if not isinstance(block, dict):
+            raise MalformedPolicyDocumentException("Condition must be an object of operators.")
+        found: list[Condition] = []
+        for operator, lines in block.items():
+            if not isinstance(lines, dict) or not lines:
+                raise MalformedPolicyDocumentException(f"{operator} must be an object of condition keys and values.")
+            for name, values in lines.items():
+                key = condition_keys.find(name)
+                if key.identity_only and self._kind is PolicyKind.KEY:
+                    raise MalformedPolicyDocumentException(f"{name} works in policies of users and groups only.")
+                operands = _strings(values, name, scalars=True)
+                found.append(policy_operators.condition(operator, key, operands, variables=self._variables))
+        return tuple(found)
+
+
+_NOBODY: Final[Any] = None
+"""In place of a question, where nothing depends on it."""
+
+
+def _statements(document: dict[str, Any]) -> list[dict[str, Any]]:
+    found = document.get("Statement")
+    statements = [found] if isinstance(found, dict) else found
+    if not isinstance(statements, list) or not statements or not all(isinstance(each, dict) for each in statements):
+        raise _malformed("Statement must be an object, or a list of at least one.")
+    return statements
+
+
+def _principal_entries(named: object) -> Iterable[str]:
+    if named == EVERYBODY:
+        return [EVERYBODY]
+    if not isinstance(named, dict) or not named:
+        raise MalformedPolicyDocumentException('Principal must be "*", or an object such as {"AWS": "arn:..."}.')
+    found: list[str] = []
+    for kind, held in named.items():
+        entries = _strings(held, kind)
+        if kind == "Service":
+            wrong = next((each for each in entries if not _match_service(each)), None)
+            if wrong is not None:
+                raise MalformedPolicyDocumentException(f"{wrong!r} is no service: write NAME.amazonaws.com.")
+        elif kind == "AWS":
+            if any(_match_service(each) for each in entries):
+                raise MalformedPolicyDocumentException("a service is a principal of the kind Service.")
+        else:
+            raise MalformedPolicyDocumentException(f"principals of the kind {kind!r} do not exist here: write AWS.")
+        found += entries
+    return found
+
+
+def _strings(held: object, name: str, *, scalars: bool = False) -> list[str]:
+    """A string or a list of strings; with ``scalars`` JSON's numbers and truth values count as their text."""
+    entries: list[Any] = held if isinstance(held, list) else [held]
+    if scalars:
+        entries = [_SCALARS.get(type(each), _as_it_is)(each) for each in entries]
+    if not entries or not all(isinstance(each, str) for each in entries):
+        raise MalformedPolicyDocumentException(f"{name} must be a string or a list of strings.")
+    return entries
+
+
+def _as_it_is(value: object) -> object:
+    return value
+
+
+_SCALARS: Final[Mapping[type, Callable[[Any], object]]] = {
+    bool: lambda value: "true" if value else "false",
+    int: str,
+    float: str,
+}
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, in which no name may be there twice: one of them would be passed over."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _malformed("an element is there twice in the same place.")
+    return found
+
+
+def _no_constant(name: str) -> None:
+    raise _malformed(f"{name} is not valid JSON.")
+
+
+def _malformed(sentence: str) -> MalformedPolicyDocumentException:
+    return MalformedPolicyDocumentException(f"The policy cannot be used: {sentence}")

@@ -1,0 +1,56 @@
+"""What access is judged by: who wants to do what with which key, and everything that a condition may ask about it."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Protocol
+
+from msgspec import Struct
+
+from hsmkms.model.caller import Caller
+from hsmkms.model.enums import Operation
+from hsmkms.model.records import KeyRecord
+
+
+class Identity(Struct, frozen=True, kw_only=True):
+    """Who calls: a user of the account with his tags, or without a ``user_name`` the account's root."""
+
+    arn: str
+    user_name: str | None
+    tags: Mapping[str, str]
+
+
+class KeyView(Protocol):
+    """A key as conditions see it; what is not in its record is looked up when it is asked for."""
+
+    @property
+    def record(self) -> KeyRecord:
+        """The key's record."""
+
+    def tags(self) -> Mapping[str, str]:
+        """Its tags."""
+
+    def aliases(self) -> Sequence[str]:
+        """The names of its aliases, each with its prefix."""
+
+
+class Question(Struct, kw_only=True):
+    """Whether ``identity`` may do ``action`` (``kms:Encrypt``) on ``resource``.
+
+    ``resource``: a key's or an alias's ARN, or ``*`` where an operation is about no key. ``key``: the key; None where
+    the operation is about none, and where the one that was named does not exist (``about_key`` tells which).
+    ``before``: the ARNs of the keys that this request was judged for already. ``shown``: the resource as a refusal
+    names it: never more than the caller has said himself.
+    """
+
+    caller: Caller
+    identity: Identity
+    operation: Operation
+    request: Struct | None
+    account: str
+    instant: datetime
+    action: str
+    resource: str
+    about_key: bool
+    key: KeyView | None = None
+    before: Sequence[str] = ()
+    shown: str = ""

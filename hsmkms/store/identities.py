@@ -1,0 +1,201 @@
+"""What users may do: policies, groups, tags. Every change is noted in the change log for each user whom it concerns."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+from msgspec import Struct
+from sqlalchemy import Connection, Table, exists, select
+from sqlalchemy.dialects.sqlite import insert
+
+from hsmkms.store import changes
+from hsmkms.store.schema import (
+    Lifecycle,
+    group_member,
+    group_policy,
+    regional_key,
+    user,
+    user_group,
+    user_policy,
+    user_tag,
+)
+
+EVERYWHERE = ""
+"""Users are the same in every region."""
+
+
+class IdentityRow(Struct, frozen=True, kw_only=True):
+    """A user with his tags, and the documents of his policies and of those of his groups, by name."""
+
+    name: str
+    created_at: datetime
+    tags: Mapping[str, str]
+    policies: Mapping[str, str]
+    group_policies: Mapping[tuple[str, str], str]
+
+
+class GroupRow(Struct, frozen=True, kw_only=True):
+    """A group and its members."""
+
+    name: str
+    created_at: datetime
+    members: tuple[str, ...]
+
+
+def subject(user_name: str) -> str:
+    """Under what changes of a user are noted."""
+    return f"user/{user_name}"
+
+
+def fetch(conn: Connection, name: str) -> IdentityRow | None:
+    """A user with all that decides what he may do, or None."""
+    row = conn.execute(select(user.c.name, user.c.created_at).where(user.c.name == name)).one_or_none()
+    if row is None:
+        return None
+    of_groups = (
+        select(group_policy.c.group_name, group_policy.c.policy_name, group_policy.c.document)
+        .select_from(group_policy.join(group_member, group_member.c.group_name == group_policy.c.group_name))
+        .where(group_member.c.user_name == name)
+        .order_by(group_policy.c.group_name, group_policy.c.policy_name)
+    )
+    return IdentityRow(
+        name=row.name,
+        created_at=row.created_at,
+        tags=tags(conn, name),
+        policies=policies(conn, user_policy, name),
+        group_policies={(each.group_name, each.policy_name): each.document for each in conn.execute(of_groups)},
+    )
+
+
+def user_exists(conn: Connection, name: str) -> bool:
+    """True if there is such a user."""
+    return bool(conn.scalar(select(exists().where(user.c.name == name))))
+
+
+def delete_belongings(tx: Connection, name: str) -> None:
+    """Remove policies, tags and memberships of a user."""
+    for table in (user_policy, user_tag, group_member):
+        tx.execute(table.delete().where(table.c.user_name == name))
+    _note(tx, [name])
+
+
+# -- policies ---------------------------------------------------------------------------------------------------
+
+
+def put_policy(tx: Connection, table: Table, owner: str, policy_name: str, document: str) -> None:
+    """Write a policy of a user or group (by its table), or replace the one of that name."""
+    values = {table.primary_key.columns[0].name: owner, "policy_name": policy_name, "document": document}
+    tx.execute(insert(table).values(values).on_conflict_do_update(set_={"document": document}))
+    _note(tx, _concerned(tx, table, owner))
+
+
+def delete_policy(tx: Connection, table: Table, owner: str, policy_name: str) -> bool:
+    """Remove a policy of a user or group; False if there is none of that name."""
+    owners = table.primary_key.columns[0]
+    gone = tx.execute(table.delete().where(owners == owner, table.c.policy_name == policy_name)).rowcount
+    if gone:
+        _note(tx, _concerned(tx, table, owner))
+    return gone > 0
+
+
+def policies(conn: Connection, table: Table, owner: str) -> dict[str, str]:
+    """The documents of a user's or group's own policies, by name."""
+    owners = table.primary_key.columns[0]
+    query = select(table.c.policy_name, table.c.document).where(owners == owner).order_by(table.c.policy_name)
+    return {row.policy_name: row.document for row in conn.execute(query)}
+
+
+# -- groups -----------------------------------------------------------------------------------------------------
+
+
+def insert_group(tx: Connection, name: str, now: datetime) -> bool:
+    """Write a new group; False if the name is taken."""
+    return bool(tx.execute(insert(user_group).values(name=name, created_at=now).on_conflict_do_nothing()).rowcount)
+
+
+def delete_group(tx: Connection, name: str) -> bool:
+    """Remove a group with its policies and memberships; False if there is none of that name."""
+    _note(tx, _members(tx, name))
+    for table in (group_policy, group_member):
+        tx.execute(table.delete().where(table.c.group_name == name))
+    return bool(tx.execute(user_group.delete().where(user_group.c.name == name)).rowcount)
+
+
+def groups(conn: Connection, user_name: str | None = None) -> list[GroupRow]:
+    """All groups, or those of a user, by name."""
+    query = select(user_group.c.name, user_group.c.created_at).order_by(user_group.c.name)
+    if user_name is not None:
+        query = query.where(
+            exists().where(group_member.c.group_name == user_group.c.name, group_member.c.user_name == user_name)
+        )
+    return [
+        GroupRow(name=row.name, created_at=row.created_at, members=tuple(_members(conn, row.name)))
+        for row in conn.execute(query).all()
+    ]
+
+
+def group_exists(conn: Connection, name: str) -> bool:
+    """True if there is such a group."""
+    return bool(conn.scalar(select(exists().where(user_group.c.name == name))))
+
+
+def add_member(tx: Connection, group_name: str, user_name: str) -> None:
+    """Make a user a member of a group."""
+    tx.execute(insert(group_member).values(group_name=group_name, user_name=user_name).on_conflict_do_nothing())
+    _note(tx, [user_name])
+
+
+def remove_member(tx: Connection, group_name: str, user_name: str) -> bool:
+    """Make a user no member of a group any more; False if he was none."""
+    these = (group_member.c.group_name == group_name) & (group_member.c.user_name == user_name)
+    gone = tx.execute(group_member.delete().where(these)).rowcount
+    if gone:
+        _note(tx, [user_name])
+    return gone > 0
+
+
+# -- tags -------------------------------------------------------------------------------------------------------
+
+
+def tags(conn: Connection, user_name: str) -> dict[str, str]:
+    """A user's tags, in the order of their keys."""
+    query = select(user_tag.c.tag_key, user_tag.c.tag_value).where(user_tag.c.user_name == user_name)
+    return {row.tag_key: row.tag_value for row in conn.execute(query.order_by(user_tag.c.tag_key))}
+
+
+def put_tags(tx: Connection, user_name: str, values: Mapping[str, str]) -> None:
+    """Add tags of a user, or replace the values of those that are there."""
+    for tag_key, tag_value in values.items():
+        row = {"user_name": user_name, "tag_key": tag_key, "tag_value": tag_value}
+        tx.execute(insert(user_tag).values(row).on_conflict_do_update(set_={"tag_value": tag_value}))
+    _note(tx, [user_name])
+
+
+def remove_tags(tx: Connection, user_name: str, names: Iterable[str]) -> None:
+    """Remove tags of a user; those that are not there are passed over."""
+    tx.execute(user_tag.delete().where(user_tag.c.user_name == user_name, user_tag.c.tag_key.in_(list(names))))
+    _note(tx, [user_name])
+
+
+# -- key policies -----------------------------------------------------------------------------------------------
+
+
+def key_policies(conn: Connection) -> list[tuple[str, str, str, int]]:
+    """The policies of all live keys: (key id, region, text, version of the record)."""
+    query = select(regional_key.c.key_id, regional_key.c.region, regional_key.c.policy, regional_key.c.version).where(
+        regional_key.c.lifecycle == Lifecycle.LIVE
+    )
+    return [(row.key_id, row.region, row.policy, row.version) for row in conn.execute(query)]
+
+
+def _members(conn: Connection, group_name: str) -> list[str]:
+    query = select(group_member.c.user_name).where(group_member.c.group_name == group_name)
+    return list(conn.scalars(query.order_by(group_member.c.user_name)))
+
+
+def _concerned(tx: Connection, table: Table, owner: str) -> list[str]:
+    return [owner] if table is user_policy else _members(tx, owner)
+
+
+def _note(tx: Connection, names: Iterable[str]) -> None:
+    for name in names:
+        changes.note(tx, EVERYWHERE, subject(name))
