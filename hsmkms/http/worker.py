@@ -18,6 +18,9 @@ BACKLOG: Final = 4096
 LOOK_SECONDS: Final = 0.5
 """How often the time limits of connections are looked at."""
 
+ACCEPT_SECONDS: Final = 0.05
+"""For clients that have connected already and wait to be accepted; the parent has closed the port for others."""
+
 STOP_SECONDS: Final = 30.0
 """How long requests that run may take to finish when the server is stopped."""
 
@@ -56,6 +59,7 @@ async def _serve(serving: Serving, settings: ServeSettings, listener: socket.soc
     ready()
     watching = asyncio.create_task(_watch(everybody, loop.time))
     await stopped.wait()
+    await asyncio.sleep(ACCEPT_SECONDS)
     server.close()
     await _finish(everybody)
     watching.cancel()

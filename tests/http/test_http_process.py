@@ -205,7 +205,11 @@ def test_graceful_stop(new_site: NewSite, spy_path: Any) -> None:  # noqa: ANN40
     with serving(site, "--workers", 2) as server, ExitStack() as opened:
 
         def connect() -> socket.socket:
-            return opened.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=SECONDS))
+            connection = socket.create_connection(("127.0.0.1", server.port), timeout=SECONDS)
+            opened.enter_context(connection)
+            connection.sendall(raw("GET", "/healthz", {"Host": "x"}))
+            assert read_answer(connection)[0] == 200
+            return connection
 
         endpoint = server.endpoint(root)
         body = b'{"Description": "begun before the end"}'
@@ -214,8 +218,6 @@ def test_graceful_stop(new_site: NewSite, spy_path: Any) -> None:  # noqa: ANN40
         for each in begun:
             each.sendall(request[:-5])
         idle = connect()
-        idle.sendall(raw("GET", "/healthz", {"Host": "x"}))
-        assert read_answer(idle)[0] == 200
         server.process.send_signal(signal.SIGTERM)
         until(lambda: not server.listens())
         assert idle.recv(1) == b""
