@@ -1,5 +1,8 @@
 """Real databases in a temporary folder."""
 
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +13,10 @@ from hsmkms.store import installation, migrate
 from hsmkms.store.engine import Store
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A data folder with two fresh databases, of an installation with one token."""
-    made = tmp_path / "data 100%?#"  # nothing in a path may mean anything to SQLite or Alembic
+@pytest.fixture(scope="session")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two fresh databases, of an installation with one token: making them takes longer than most tests."""
+    made = tmp_path_factory.mktemp("pristine") / "data"
     migrate.create(made)
     store = Store.open(made)
     with store.atomic() as tx:
@@ -21,6 +24,17 @@ def folder(tmp_path: Path) -> Path:
         installation.insert_token(tx, TOKEN, "label", "serial", "manufacturer", "model", NOW)
     store.close()
     return made
+
+
+@pytest.fixture
+def folder(pristine: Path) -> Iterator[Path]:
+    """A data folder of the test's own with a copy of them: in memory where possible, as SQLite syncs every write."""
+    memory = Path("/dev/shm")  # noqa: S108 - only as the place of a fresh folder with a random name
+    place = memory if memory.is_dir() and os.access(memory, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="hsmkms-store-", dir=place) as root:
+        made = Path(root) / "data 100%?#"  # nothing in a path may mean anything to SQLite or Alembic
+        shutil.copytree(pristine, made)
+        yield made
 
 
 @pytest.fixture

@@ -1,0 +1,245 @@
+"""Rotation in the database: the setting, what may be due, and a new backing key from intent to result."""
+
+from datetime import datetime, timedelta
+
+import pytest
+from msgspec.structs import replace
+from sqlalchemy import Connection
+from store_samples import LATER, NOW, REGION, TOKEN, a_key, a_material, read, write
+
+from hsmkms.model.enums import KeyManager, KeyState, MaterialState, RotationType
+from hsmkms.model.records import KeyRecord, MaterialRecord, RotationSetting
+from hsmkms.store import changes, deletion, keys, objects, rotation
+from hsmkms.store.engine import Store
+from hsmkms.store.rotation import Candidate, Unfinished
+from hsmkms.store.schema import ObjectStatus, material
+
+TICK = timedelta(microseconds=1)
+AUTOMATIC, ON_DEMAND = RotationType.AUTOMATIC, RotationType.ON_DEMAND
+
+
+def set_setting(store: Store, record: KeyRecord, setting: RotationSetting | None) -> None:
+    """Write a setting."""
+    with store.atomic() as tx:
+        rotation.set_setting(tx, record.key_id, REGION, setting)
+
+
+def begin(
+    tx: Connection, record: KeyRecord, kind: RotationType | None = AUTOMATIC, **changes: object
+) -> MaterialRecord:
+    """The intent of a rotation of the key."""
+    sequence = rotation.next_sequence(tx, record.key_id)
+    new = a_material(sequence, state=MaterialState.PENDING_ROTATION, rotation_type=kind, **changes)
+    keys.insert_material(tx, record.key_id, REGION, new, f"label {sequence}")
+    return new
+
+
+def rotate(store: Store, record: KeyRecord, date: datetime, kind: RotationType = AUTOMATIC) -> MaterialRecord:
+    """A whole rotation, dated as it is told."""
+    with store.atomic() as tx:
+        new = begin(tx, record, kind)
+        assert rotation.switch(tx, record.key_id, REGION, new.material_id, kind, date)
+    return new
+
+
+def candidates(store: Store, now: datetime = LATER) -> list[Candidate]:
+    """What may be due."""
+    with store.reading() as conn:
+        return rotation.candidates(conn, now)
+
+
+def unfinished(store: Store, key_id: str | None = None) -> list[Unfinished]:
+    """What was begun."""
+    with store.reading() as conn:
+        return rotation.unfinished(conn, key_id)
+
+
+# -- the setting ------------------------------------------------------------------------------------------------------
+
+
+def test_setting_comes_back(store: Store) -> None:
+    """On, changed, off: each is what the record shows, to the microsecond, and each is a change of the key."""
+    record, bystander = write(store, a_key()), write(store, a_key())
+    versions = [record.version]
+    for setting in (
+        RotationSetting(anchor=NOW),
+        RotationSetting(anchor=LATER, period_days=90),
+        RotationSetting(anchor=LATER),
+        None,
+    ):
+        set_setting(store, record, setting)
+        found = read(store, record)
+        assert found.rotation == setting
+        versions.append(found.version)
+    assert versions == sorted(set(versions))
+    assert read(store, bystander) == bystander
+
+
+# -- what may be due --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("state", "found"), [(each, each is KeyState.ENABLED) for each in KeyState])
+def test_only_enabled_keys(store: Store, state: KeyState, *, found: bool) -> None:
+    """A key in any other state waits."""
+    record = write(store, a_key(state=state))
+    set_setting(store, record, RotationSetting(anchor=NOW))
+    assert [each.key_id for each in candidates(store)] == [record.key_id] * found
+
+
+def test_keys_whose_rotation_is_on(store: Store) -> None:
+    """Keys that are switched on are told with their setting; keys of services always, without one; others never."""
+    write(store, a_key())
+    usual, own = write(store, a_key()), write(store, a_key())
+    service = write(store, a_key(manager=KeyManager.AWS))
+    set_setting(store, usual, RotationSetting(anchor=NOW))
+    set_setting(store, own, RotationSetting(anchor=LATER, period_days=90))
+    told = {each.key_id: (each.anchor, each.period_days, each.last_automatic) for each in candidates(store)}
+    assert told == {
+        usual.key_id: (NOW, None, None),
+        own.key_id: (LATER, 90, None),
+        service.key_id: (None, None, None),
+    }
+
+
+def test_keys_that_are_not_there(store: Store) -> None:
+    """Neither an intent nor a deleted key is told."""
+    record = write(store, a_key(manager=KeyManager.AWS))
+    with store.atomic() as tx:
+        keys.insert_intent(tx, a_key(manager=KeyManager.AWS), {}, "label")
+        deletion.bury(tx, record.key_id, REGION)
+    assert candidates(store) == []
+
+
+def test_last_rotation_of_a_candidate(store: Store) -> None:
+    """The newest automatic rotation until now is told; not one on demand, and not one that a wrong clock dated."""
+    record = write(store, a_key())
+    set_setting(store, record, RotationSetting(anchor=NOW))
+    dates = [LATER, LATER + timedelta(days=1), LATER + timedelta(days=900)]
+    for date in dates:
+        rotate(store, record, date)
+    rotate(store, record, LATER + timedelta(days=2), ON_DEMAND)
+    for now, last in (
+        (LATER - TICK, None),
+        (LATER, dates[0]),
+        (dates[1] - TICK, dates[0]),
+        (dates[1], dates[1]),
+        (dates[2] - TICK, dates[1]),
+        (dates[2], dates[2]),
+    ):
+        assert [each.last_automatic for each in candidates(store, now)] == [last]
+
+
+# -- intent and result ------------------------------------------------------------------------------------------------
+
+
+def test_intent_is_seen_by_no_record(store: Store) -> None:
+    """The old material stays the current one; the intent is told with all that carries it on."""
+    record = write(store, a_key())
+    with store.atomic() as tx:
+        new = begin(tx, record, ON_DEMAND, created_at=LATER)
+    assert read(store, record).materials == record.materials
+    assert (
+        unfinished(store)
+        == unfinished(store, record.key_id)
+        == [
+            Unfinished(
+                key_id=record.key_id,
+                region=REGION,
+                token_id=TOKEN,
+                cka_id=new.cka_id,
+                label="label 2",
+                material_id=new.material_id,
+                created_at=LATER,
+                rotation_type=ON_DEMAND,
+            )
+        ]
+    )
+    assert unfinished(store, a_key().key_id) == []
+
+
+def test_result(store: Store) -> None:
+    """The new material is the current one with its date and type, the old one a former one, and nothing is begun."""
+    record, bystander = write(store, a_key()), write(store, a_key())
+    new = rotate(store, record, LATER, ON_DEMAND)
+    found = read(store, record)
+    (old,) = record.materials
+    assert found.materials == (
+        replace(old, state=MaterialState.NON_CURRENT),
+        replace(new, state=MaterialState.CURRENT, rotation_date=LATER, rotation_type=ON_DEMAND),
+    )
+    assert replace(found, materials=(), version=0) == replace(record, materials=(), version=0)
+    assert found.version > record.version
+    assert unfinished(store) == []
+    assert read(store, bystander) == bystander
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_one_is_current(store: Store, count: int) -> None:
+    """After any number of rotations exactly one material is current: the newest."""
+    record = write(store, a_key())
+    made = [rotate(store, record, LATER + timedelta(days=number)) for number in range(count)]
+    found = read(store, record)
+    assert [each.sequence for each in found.materials] == list(range(1, count + 2))
+    assert [each.state for each in found.materials].count(MaterialState.CURRENT) == 1
+    assert found.current is not None
+    assert found.current.material_id == made[-1].material_id
+
+
+def test_result_that_comes_too_late(store: Store) -> None:
+    """Nothing is switched a second time, for another key, for a doomed object, or for a key that was deleted."""
+    record, other = write(store, a_key()), write(store, a_key())
+
+    def switch(tx: Connection, key_id: str, new: MaterialRecord) -> bool:
+        return rotation.switch(tx, key_id, REGION, new.material_id, AUTOMATIC, LATER)
+
+    with store.atomic() as tx:
+        first, second, third = (begin(tx, record) for _ in range(3))
+        assert not switch(tx, other.key_id, first)
+        assert switch(tx, record.key_id, first)
+        assert not switch(tx, record.key_id, first)
+        objects.set_status(tx, TOKEN, second.cka_id, ObjectStatus.DESTROYING)
+        assert not switch(tx, record.key_id, second)
+        deletion.bury(tx, record.key_id, REGION)
+        before = changes.latest(tx)
+        assert not switch(tx, record.key_id, third)
+        assert changes.latest(tx) == before
+
+
+def test_sequence_counts_intents(store: Store) -> None:
+    """The next number follows the highest, whether or not its material is there yet; an unknown key begins with 1."""
+    record = write(store, a_key())
+    with store.atomic() as tx:
+        assert rotation.next_sequence(tx, record.key_id) == 2
+        begin(tx, record)
+        assert rotation.next_sequence(tx, record.key_id) == 3
+        assert rotation.next_sequence(tx, a_key().key_id) == 1
+
+
+def test_dropped_intent_leaves_nothing(store: Store) -> None:
+    """Intent and material are gone, which is a change of the key; what is on the token cannot be dropped."""
+    record = write(store, a_key())
+    with store.atomic() as tx:
+        new = begin(tx, record)
+    version = read(store, record).version
+    with store.atomic() as tx:
+        assert rotation.drop(tx, TOKEN, new.cka_id)
+        assert not rotation.drop(tx, TOKEN, new.cka_id)
+        assert not rotation.drop(tx, TOKEN, record.materials[0].cka_id)
+        assert tx.execute(material.select().where(material.c.material_id == new.material_id)).all() == []
+        assert rotation.next_sequence(tx, record.key_id) == 2
+    assert unfinished(store) == []
+    found = read(store, record)
+    assert found.materials == record.materials
+    assert found.version > version
+
+
+def test_unfinished_in_order(store: Store) -> None:
+    """Oldest first, an import (which has no rotation type) among them, and none of a deleted key."""
+    record, gone = write(store, a_key()), write(store, a_key())
+    with store.atomic() as tx:
+        late = begin(tx, record, created_at=LATER)
+        early = begin(tx, record, None, created_at=NOW)
+        begin(tx, gone)
+        deletion.bury(tx, gone.key_id, REGION)
+    told = [(each.material_id, each.rotation_type) for each in unfinished(store)]
+    assert told == [(early.material_id, None), (late.material_id, AUTOMATIC)]
