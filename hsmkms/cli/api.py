@@ -13,8 +13,9 @@ import msgspec
 import typer
 from msgspec import Struct
 
-from hsmkms.cli import values
+from hsmkms.cli import public_key, values
 from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, RegionOption, outer_options
+from hsmkms.cli.public_key import FormatOption, KeyFormat
 from hsmkms.cli.questions import QUESTIONS, at_a_terminal
 from hsmkms.model.constraints import required_members
 from hsmkms.model.enums import Operation
@@ -28,6 +29,7 @@ DELETION: Final = "Deletion"
 ALIASES: Final = "Aliases"
 TAGS: Final = "Tags"
 CRYPTOGRAPHY: Final = "Cryptography"
+KEY_PAIRS: Final = "Key pairs and HMAC keys"
 
 
 class Command(Struct, frozen=True):
@@ -147,6 +149,55 @@ COMMANDS: Final = (
         "Draw random bytes from the token.",
         "--number-of-bytes 32 --query Plaintext --output text",
     ),
+    Command(
+        Operation.SIGN,
+        KEY_PAIRS,
+        "Sign 1 to 4,096 bytes, or a digest.",
+        "--key-id alias/releases --message fileb://notes.txt --signing-algorithm ECDSA_SHA_256",
+    ),
+    Command(
+        Operation.VERIFY,
+        KEY_PAIRS,
+        "Verify a signature; a wrong one is an error.",
+        "--key-id alias/releases --message fileb://notes.txt --signature fileb://notes.sig "
+        "--signing-algorithm ECDSA_SHA_256",
+    ),
+    Command(
+        Operation.GET_PUBLIC_KEY,
+        KEY_PAIRS,
+        "Tell the public half of a key pair.",
+        "--key-id alias/releases --output-format pem",
+    ),
+    Command(
+        Operation.GENERATE_MAC,
+        KEY_PAIRS,
+        "Make the HMAC of 1 to 4,096 bytes.",
+        "--key-id alias/tokens --message fileb://token.json --mac-algorithm HMAC_SHA_256",
+    ),
+    Command(
+        Operation.VERIFY_MAC,
+        KEY_PAIRS,
+        "Verify an HMAC; a wrong one is an error.",
+        "--key-id alias/tokens --message fileb://token.json --mac fileb://token.mac --mac-algorithm HMAC_SHA_256",
+    ),
+    Command(
+        Operation.DERIVE_SHARED_SECRET,
+        KEY_PAIRS,
+        "Agree on a secret with the holder of a public key.",
+        "--key-id alias/talks --key-agreement-algorithm ECDH --public-key fileb://theirs.der",
+    ),
+    Command(
+        Operation.ENCAPSULATE,
+        KEY_PAIRS,
+        "Not available: no token has ML-KEM yet.",
+        "--key-id KEY_ID --encapsulation-algorithm ML_KEM",
+    ),
+    Command(
+        Operation.DECAPSULATE,
+        KEY_PAIRS,
+        "Not available: no token has ML-KEM yet.",
+        "--key-id KEY_ID --shared-secret-ciphertext-blob fileb://secret.bin --encapsulation-algorithm ML_KEM",
+    ),
 )
 
 HELP: Final = {
@@ -162,29 +213,39 @@ HELP: Final = {
     "dry_run": "Only say whether it would succeed.",
     "dry_run_modifiers": "IGNORE_CIPHERTEXT: check the permission only.",
     "encrypted_key_material": "Wrapped key material: base64, or fileb://FILE.",
-    "encryption_algorithm": "Algorithm; default SYMMETRIC_DEFAULT.",
+    "encapsulation_algorithm": "ML_KEM.",
+    "encryption_algorithm": "SYMMETRIC_DEFAULT (the default), or RSAES_OAEP_SHA_1 or _256.",
     "encryption_context": "name=value,... or JSON; needed again to decrypt.",
     "expiration_model": "KEY_MATERIAL_DOES_NOT_EXPIRE, or KEY_MATERIAL_EXPIRES (the default).",
     "grant_tokens": "Grant tokens.",
     "import_token": "Import token: base64, or fileb://FILE.",
     "import_type": "NEW_KEY_MATERIAL or EXISTING_KEY_MATERIAL.",
     "include_key_material": "ROTATIONS_ONLY (the default) or ALL_KEY_MATERIAL.",
+    "key_agreement_algorithm": "ECDH.",
     "key_id": "Key id, key ARN, alias or alias ARN.",
     "key_material_description": "Words about the key material.",
     "key_material_id": "Which key material; default: the current one.",
-    "key_spec": "SYMMETRIC_DEFAULT for keys; AES_128 or AES_256 for data keys.",
-    "key_usage": "ENCRYPT_DECRYPT for symmetric keys.",
+    "key_spec": "Of keys: SYMMETRIC_DEFAULT, RSA_2048, ECC_NIST_P256, HMAC_256, ...; of data keys: AES_128 or AES_256.",
+    "key_usage": "ENCRYPT_DECRYPT, SIGN_VERIFY, GENERATE_VERIFY_MAC or KEY_AGREEMENT.",
     "limit": "Entries on one page; all pages if left out.",
+    "mac": "HMAC: base64, or fileb://FILE.",
+    "mac_algorithm": "HMAC_SHA_224, _256, _384 or _512: that of the key.",
     "marker": "NextMarker of the page before.",
+    "message": "base64, fileb://FILE, or - for standard input.",
+    "message_type": "RAW (the default): a message. DIGEST: its digest.",
     "multi_region": "Make a multi-Region key.",
     "number_of_bytes": "How many bytes, 1 to 1,024.",
     "origin": "AWS_KMS: generated on the token. EXTERNAL: to be imported.",
     "pending_window_in_days": "Waiting period, 7 to 30 days; default 30.",
     "plaintext": "base64, fileb://FILE, or - for standard input.",
     "policy": "Key policy: JSON, or file://FILE.",
+    "public_key": "DER SubjectPublicKeyInfo: base64, or fileb://FILE.",
     "recipient": "Not available: Nitro attestations cannot be verified.",
     "resource_owners": "SELF; there is one account.",
     "rotation_period_in_days": "Period, where the operator lets users choose it.",
+    "shared_secret_ciphertext_blob": "Encapsulated secret: base64, or fileb://FILE.",
+    "signature": "Signature: base64, or fileb://FILE.",
+    "signing_algorithm": "Such as RSASSA_PSS_SHA_256, ECDSA_SHA_256 or ED25519_SHA_512.",
     "source_encryption_algorithm": "Algorithm of the ciphertext.",
     "source_encryption_context": "Context of the ciphertext.",
     "source_key_id": "Key of the ciphertext, if it must be a certain one.",
@@ -240,10 +301,16 @@ def _function(operation: Operation) -> Callable[..., None]:
         output: Any,  # noqa: ANN401
         query: Any,  # noqa: ANN401
         yes: bool = True,  # noqa: FBT001, FBT002 - where there is no question
+        output_format: KeyFormat | None = None,
         **given: Any,  # noqa: ANN401
     ) -> None:
         common = Common(config=config, region=region, output=output, query=query).over(outer_options(context))
-        _run(operation, common, {name: value for name, value in given.items() if value is not None}, ask=not yes)
+        members = {name: value for name, value in given.items() if value is not None}
+        answer = _answer(operation, common, members, ask=not yes)
+        if output_format is not None and answer is not None:
+            public_key.write(answer, output_format)
+        elif answer is not None:
+            common.show(answer)
 
     options = [
         inspect.Parameter(
@@ -260,6 +327,9 @@ def _function(operation: Operation) -> Callable[..., None]:
     ]
     if operation in QUESTIONS:
         options.append(inspect.Parameter("yes", inspect.Parameter.KEYWORD_ONLY, annotation=_YES, default=False))
+    if operation is Operation.GET_PUBLIC_KEY:
+        form = inspect.Parameter("output_format", inspect.Parameter.KEYWORD_ONLY, annotation=FormatOption, default=None)
+        options.append(form)
     context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
     command.__signature__ = inspect.Signature([context, *options, *common])  # type: ignore[attr-defined]
     return command
@@ -325,7 +395,7 @@ _BY_TYPE: Final[dict[Any, Callable[[str, Any, Any], Any]]] = {
 }
 
 
-def _run(operation: Operation, common: Common, given: dict[str, Any], *, ask: bool) -> None:
+def _answer(operation: Operation, common: Common, given: dict[str, Any], *, ask: bool) -> dict[str, Any] | None:
     kinds = _members(operation)
     shape = OPERATIONS[operation]
     # typer gives an empty list for a list option that was not used
@@ -338,11 +408,11 @@ def _run(operation: Operation, common: Common, given: dict[str, Any], *, ask: bo
         method = getattr(kms, option_name(operation).replace("-", "_"))
         answer = method(request, caller)
         if answer is None:
-            return
-        shown = to_wire(answer)
+            return None
+        shown: dict[str, Any] = to_wire(answer)
         if "marker" in kinds and "marker" not in members and "limit" not in members:
             _add_pages(shown, lambda marker: to_wire(method(msgspec.structs.replace(request, marker=marker), caller)))
-    common.show(shown)
+    return shown
 
 
 def _add_pages(shown: dict[str, Any], next_page: Callable[[str], dict[str, Any]]) -> None:

@@ -17,6 +17,11 @@ MAY_ENCRYPT: Final[_Acts] = frozenset(
     }
 )
 MAY_DECRYPT: Final[_Acts] = frozenset({Operation.DECRYPT, Operation.RE_ENCRYPT, OperatorAct.CREDENTIALS})
+MAY_SIGN: Final[_Acts] = frozenset({Operation.SIGN})
+MAY_VERIFY: Final[_Acts] = frozenset({Operation.VERIFY})
+MAY_USE_PUBLIC_HALVES: Final[_Acts] = frozenset({Operation.ENCRYPT, Operation.GET_PUBLIC_KEY, Operation.RE_ENCRYPT})
+MAY_AGREE: Final[_Acts] = frozenset({Operation.DERIVE_SHARED_SECRET})
+MAY_MAKE_MACS: Final[_Acts] = frozenset({Operation.GENERATE_MAC, Operation.VERIFY_MAC})
 MAY_DRAW_RANDOM: Final[_Acts] = frozenset(
     {
         Operation.GENERATE_RANDOM,

@@ -66,6 +66,10 @@ class ImportedPairTemplate(PairTemplate):
 
 
 Template = SecretTemplate | PairTemplate
+Kind = tuple[KeySpec, KeyUsage]
+"""What decides how a backing key is made: the spec and the usage of its KMS key."""
+
+SYMMETRIC: Final[Kind] = (KeySpec.SYMMETRIC_DEFAULT, KeyUsage.ENCRYPT_DECRYPT)
 
 
 def _of(spec: KeySpec, usage: KeyUsage) -> tuple[Template, Template]:
@@ -100,8 +104,8 @@ _USAGES: Final[Mapping[KeySpec, tuple[KeyUsage, ...]]] = {
     KeySpec.HMAC_512: _MAC,
 }
 
-_TEMPLATES: Final[Mapping[tuple[KeySpec, KeyUsage], tuple[Template, Template]]] = {
-    (KeySpec.SYMMETRIC_DEFAULT, KeyUsage.ENCRYPT_DECRYPT): (AES_256_BACKING_KEY, IMPORTED_AES_256),
+_TEMPLATES: Final[Mapping[Kind, tuple[Template, Template]]] = {
+    SYMMETRIC: (AES_256_BACKING_KEY, IMPORTED_AES_256),
     **{(spec, usage): _of(spec, usage) for spec, usages in _USAGES.items() for usage in usages},
 }
 
@@ -110,3 +114,8 @@ def template_of(spec: KeySpec, usage: KeyUsage, *, imported: bool = False) -> Te
     """How the backing keys of such KMS keys are made; None if the token has no part in that spec (ML_KEM)."""
     generated, brought = _TEMPLATES.get((spec, usage), (None, None))
     return brought if imported else generated
+
+
+def kinds() -> tuple[Kind, ...]:
+    """Every kind of backing key that there can be."""
+    return tuple(_TEMPLATES)

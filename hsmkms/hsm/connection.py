@@ -138,10 +138,11 @@ class Connection:
         else:
             self._pool.put(session)
 
-    def _find(
-        self, session: Session, cka_id: bytes, object_class: ObjectClass = ObjectClass.SECRET_KEY
-    ) -> Object | None:
-        """A key, or None: absence counts only if one login held from before the search until after it."""
+    def _find(self, session: Session, cka_id: bytes, object_class: ObjectClass | None = None) -> Object | None:
+        """A key (without a class: secret key or private half), or None.
+
+        Absence counts only if one login held from before the search until after it.
+        """
         login = self._login_handle
         self._require_login(session)
         found = find(session, object_class, cka_id)

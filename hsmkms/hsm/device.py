@@ -39,25 +39,26 @@ from hsmkms.hsm.acts import (
     MAY_UNWRAP,
 )
 from hsmkms.hsm.attributes import (
-    AES_256_BACKING_KEY,
     HOST_WRAPPING_KEY,
-    IMPORTED_AES_256,
     INSTALLATION_MAC_KEY,
     WRAPPING_KEY,
     SecretTemplate,
 )
+from hsmkms.hsm.backing_keys import SYMMETRIC, Kind, PairTemplate, template_of
 from hsmkms.hsm.borrowed import BorrowedKey
 from hsmkms.hsm.check import Check, run_checks
 from hsmkms.hsm.choice import choose
-from hsmkms.hsm.connection import Connection, DeviceSettings
-from hsmkms.hsm.faults import OBJECT_LOST, WRAPPING_KEY_LOST, translated
+from hsmkms.hsm.connection import DeviceSettings
+from hsmkms.hsm.faults import OBJECT_LOST, UNSUPPORTED, WRAPPING_KEY_LOST, translated
 from hsmkms.hsm.gcm import explain_refusal, open_sealed, seal
 from hsmkms.hsm.import_probe import probe_import
 from hsmkms.hsm.iv import IvSource
 from hsmkms.hsm.key_specs import subject_public_key_info
+from hsmkms.hsm.keypairs import KeyPairs
 from hsmkms.hsm.login import START_ATTEMPTS, START_PAUSE_SECONDS, PinReader
 from hsmkms.hsm.module import Module
 from hsmkms.hsm.objects import MAY_BE_SILENT, TokenObject, attest, generate, handle_of, list_keys
+from hsmkms.hsm.pairs import generate_pair as generate_backing_pair
 from hsmkms.hsm.profile import TokenProfile, mechanism_name, probe
 from hsmkms.hsm.unwrapping import FINGERPRINT_LABEL, Unwrapping, WrappedMaterial, tolerated
 from hsmkms.hsm.wrapping import ImportProfile, generate_pair
@@ -80,7 +81,7 @@ def _uncounted() -> None:
     """For keys whose encryptions nobody counts."""
 
 
-class Device(Connection):
+class Device(KeyPairs):
     """A logged-in token. Thread-safe; of no use in a forked child. Open with ``Device.open``."""
 
     def __init__(
@@ -146,10 +147,20 @@ class Device(Connection):
         permit.require(MAY_DRAW_RANDOM)
         return self._repeatable(lambda session: session.generate_random(count * 8))
 
-    def generate_backing_key(self, permit: Permit, cka_id: bytes, label: str) -> None:
-        """Make an AES-256 backing key on the token, verified by reading its attributes back. Never repeated."""
+    def generate_backing_key(self, permit: Permit, cka_id: bytes, label: str, kind: Kind = SYMMETRIC) -> None:
+        """Make a backing key on the token, verified by reading its attributes back. Never repeated.
+
+        UnsupportedOperationException if the token makes none of that kind.
+        """
         permit.require(MAY_GENERATE, cka_id)
-        self._generate(AES_256_BACKING_KEY, cka_id, label)
+        template = template_of(*kind)
+        if template is None:
+            raise UnsupportedOperationException(UNSUPPORTED)
+        if isinstance(template, PairTemplate):
+            pair = template
+            self._keep(cka_id, lambda session: generate_backing_pair(session, pair, cka_id, label))
+        else:
+            self._generate(template, cka_id, label)
 
     # -- importing key material -------------------------------------------------------------------------------------
 
@@ -225,10 +236,13 @@ class Device(Connection):
         return self._use(cka_id, attempt)
 
     def destroy(self, permit: Permit, cka_id: bytes) -> bool:
-        """Destroy a secret key on the token; False if it was not there. danger: nothing brings it back."""
+        """Destroy a key on the token, with both halves; False if it was not there. danger: nothing brings it back."""
         permit.require(MAY_DESTROY, cka_id)
         self._handles.forget(cka_id)
-        return self._destroy(cka_id, ObjectClass.SECRET_KEY)
+        self._publics.pop(cka_id, None)
+        was_there = self._destroy(cka_id, None)  # the half that decides goes first
+        self._destroy(cka_id, ObjectClass.PUBLIC_KEY)
+        return was_there
 
     def sessions(self) -> tuple[int, int]:
         """How many sessions of the pool are open, and how many threads wait for one."""
@@ -239,7 +253,7 @@ class Device(Connection):
         self._recover()
 
     def holds(self, cka_id: bytes) -> bool:
-        """True if a secret key with this CKA_ID is on the token now."""
+        """True if a secret key or a private half with this CKA_ID is on the token now."""
         return self._repeatable(lambda session: self._find(session, cka_id) is not None)
 
     # -- what the token says of itself --------------------------------------------------------------------------
@@ -260,19 +274,24 @@ class Device(Connection):
 
         return self._repeatable(attempt)
 
-    def attest(self, cka_id: bytes, *, imported: bool = False) -> tuple[dict[str, Any], list[str]]:
+    def attest(
+        self, cka_id: bytes, kind: Kind = SYMMETRIC, *, imported: bool = False
+    ) -> tuple[dict[str, Any], list[str]]:
         """A backing key's attributes as the token reports them now, and how they differ from what was ordered.
 
-        ``imported``: its material came from elsewhere. Raises ObjectLostError if the key is not there.
+        Of a pair it is the private half; ``attest_public`` tells of the other. ``imported``: its material came from
+        elsewhere. Raises ObjectLostError if the key is not there.
         """
-        template = IMPORTED_AES_256 if imported else AES_256_BACKING_KEY
+        template = template_of(*kind, imported=imported)
+        if template is None:
+            raise UnsupportedOperationException(UNSUPPORTED)
         tolerance = tolerated(self._import_profile()) if imported else MAY_BE_SILENT
 
         def attempt(session: Session) -> tuple[dict[str, Any], list[str]]:
             found = self._find(session, cka_id)
             if found is None:
                 raise ObjectLostError(OBJECT_LOST)
-            return attest(found, template, tolerance)
+            return attest(found, template.expected(b"", ""), tolerance)
 
         return self._repeatable(attempt)
 
@@ -291,7 +310,7 @@ class Device(Connection):
         told = ((mechanism_name(each), self._module.cryptoki.mechanism(slot.slot_id, each)) for each in present)
         return sorted((_mechanism_info(name, info) for name, info in told), key=lambda each: each.name)
 
-    def _destroy(self, cka_id: bytes, object_class: ObjectClass) -> bool:
+    def _destroy(self, cka_id: bytes, object_class: ObjectClass | None) -> bool:
         def attempt(session: Session) -> bool:
             found = self._find(session, cka_id, object_class)
             if found is not None:

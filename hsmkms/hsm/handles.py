@@ -9,7 +9,6 @@ import threading
 from collections import Counter
 from typing import Final
 
-from pkcs11.constants import ObjectClass
 from pkcs11.types import Session
 
 from hsmkms.errors import ObjectLostError
@@ -21,7 +20,7 @@ ENUMERATE_AFTER: Final = 4
 
 
 class HandleIndex:
-    """Handles of this process's secret keys. ``lookup`` is one dictionary access for a known key."""
+    """Handles of this process's secret keys and private halves. ``lookup`` is one dictionary access for a known key."""
 
     def __init__(self) -> None:
         self._handles: dict[bytes, int] = {}
@@ -62,14 +61,14 @@ class HandleIndex:
 
 
 def _find(session: Session, cka_id: bytes) -> int:
-    found = find(session, ObjectClass.SECRET_KEY, cka_id)
+    found = find(session, None, cka_id)
     if found is None:
         raise ObjectLostError(OBJECT_LOST)
     return handle_of(found)
 
 
 def _enumerate(session: Session, handles: dict[bytes, int]) -> None:
-    secrets = [each for each in list_keys(session) if each.is_secret_key]
+    secrets = [each for each in list_keys(session) if each.is_key]
     count = Counter(each.cka_id for each in secrets)
     # A CKA_ID that stands twice is left to find(), which names the trouble.
     handles.update((each.cka_id, each.handle) for each in secrets if count[each.cka_id] == 1)

@@ -40,7 +40,8 @@ _NAMES: Final = {
     Attribute.KEY_GEN_MECHANISM: _Words("M", Mechanism),
 }
 
-_KEY_CLASSES: Final = (ObjectClass.SECRET_KEY, ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY)
+_SECRETS: Final = (ObjectClass.SECRET_KEY, ObjectClass.PRIVATE_KEY)
+_KEY_CLASSES: Final = (*_SECRETS, ObjectClass.PUBLIC_KEY)
 
 
 class TokenObject(Struct, frozen=True, kw_only=True):
@@ -52,19 +53,28 @@ class TokenObject(Struct, frozen=True, kw_only=True):
     handle: int
 
     @property
+    def is_key(self) -> bool:
+        """True for a secret key and for the private half of a pair: what there is one of under a CKA_ID."""
+        return self.object_class in _SECRETS
+
+    @property
     def is_secret_key(self) -> bool:
         """True for what a backing key is made of."""
         return self.object_class is ObjectClass.SECRET_KEY
 
 
-def find(session: Session, object_class: ObjectClass, cka_id: bytes) -> Object | None:
-    """Return the one token object of that class and CKA_ID, or None.
+def find(session: Session, object_class: ObjectClass | None, cka_id: bytes) -> Object | None:
+    """Return the one token object of that CKA_ID and class, or None. Without a class: secret key or private half.
 
-    Two objects with one CKA_ID are an error: nothing tells which of them holds the key.
+    Two such objects with one CKA_ID are an error: nothing tells which of them holds the key.
     """
-    wanted = {Attribute.CLASS: object_class, Attribute.ID: cka_id, Attribute.TOKEN: True}
+    wanted: dict[Attribute, Any] = {Attribute.ID: cka_id, Attribute.TOKEN: True}
+    if object_class is not None:
+        wanted[Attribute.CLASS] = object_class
     with translated():
         found = list(session.get_objects(wanted))
+        if object_class is None:
+            found = [each for each in found if each.object_class in _SECRETS]
     if len(found) > 1:
         raise TokenError(
             f"the token holds {len(found)} objects with CKA_ID {cka_id.hex()}: remove the one that is not its"
@@ -156,10 +166,12 @@ def differences(made: Object, expected: dict[Attribute, Any], tolerated: Tolerat
 
 
 def attest(
-    found: Object, template: SecretTemplate, tolerated: Tolerated = MAY_BE_SILENT
+    found: Object, expected: Mapping[Attribute, Any], tolerated: Tolerated = MAY_BE_SILENT
 ) -> tuple[dict[str, Any], list[str]]:
-    """The attributes that decide, as the token reports them now (None where it does not), and what is not as made."""
-    expected = template.expected(b"", "")
+    """The attributes that decide, as the token reports them now (None where it does not), and what is not ``expected``.
+
+    CKA_ID and CKA_LABEL are told and not compared.
+    """
     names = (*expected, Attribute.DESTROYABLE, Attribute.KEY_GEN_MECHANISM)
     told = {f"CKA_{name.name}": _readable(name, value) for name, value in tell(found, names).items()}
     decisive: dict[Attribute, Any] = {

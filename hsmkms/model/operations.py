@@ -5,7 +5,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from hsmkms.model import aliases, crypto, deletion, importing, keys, rotation, tags
+from hsmkms.model import aliases, asymmetric, crypto, deletion, importing, keys, rotation, tags
 from hsmkms.model.enums import Operation
 
 
@@ -22,21 +22,27 @@ OPERATIONS: Final[Mapping[Operation, OperationShape]] = {
     ),
     Operation.CREATE_ALIAS: OperationShape(aliases.CreateAliasRequest, None),
     Operation.CREATE_KEY: OperationShape(keys.CreateKeyRequest, keys.CreateKeyResponse),
+    Operation.DECAPSULATE: OperationShape(asymmetric.DecapsulateRequest, asymmetric.DecapsulateResponse),
     Operation.DECRYPT: OperationShape(crypto.DecryptRequest, crypto.DecryptResponse),
     Operation.DELETE_ALIAS: OperationShape(aliases.DeleteAliasRequest, None),
     Operation.DELETE_IMPORTED_KEY_MATERIAL: OperationShape(
         importing.DeleteImportedKeyMaterialRequest, importing.DeleteImportedKeyMaterialResponse
+    ),
+    Operation.DERIVE_SHARED_SECRET: OperationShape(
+        asymmetric.DeriveSharedSecretRequest, asymmetric.DeriveSharedSecretResponse
     ),
     Operation.DESCRIBE_KEY: OperationShape(keys.DescribeKeyRequest, keys.DescribeKeyResponse),
     Operation.DISABLE_KEY: OperationShape(keys.DisableKeyRequest, None),
     Operation.DISABLE_KEY_ROTATION: OperationShape(rotation.DisableKeyRotationRequest, None),
     Operation.ENABLE_KEY: OperationShape(keys.EnableKeyRequest, None),
     Operation.ENABLE_KEY_ROTATION: OperationShape(rotation.EnableKeyRotationRequest, None),
+    Operation.ENCAPSULATE: OperationShape(asymmetric.EncapsulateRequest, asymmetric.EncapsulateResponse),
     Operation.ENCRYPT: OperationShape(crypto.EncryptRequest, crypto.EncryptResponse),
     Operation.GENERATE_DATA_KEY: OperationShape(crypto.GenerateDataKeyRequest, crypto.GenerateDataKeyResponse),
     Operation.GENERATE_DATA_KEY_WITHOUT_PLAINTEXT: OperationShape(
         crypto.GenerateDataKeyWithoutPlaintextRequest, crypto.GenerateDataKeyWithoutPlaintextResponse
     ),
+    Operation.GENERATE_MAC: OperationShape(asymmetric.GenerateMacRequest, asymmetric.GenerateMacResponse),
     Operation.GENERATE_RANDOM: OperationShape(crypto.GenerateRandomRequest, crypto.GenerateRandomResponse),
     Operation.GET_KEY_LAST_USAGE: OperationShape(deletion.GetKeyLastUsageRequest, deletion.GetKeyLastUsageResponse),
     Operation.GET_KEY_ROTATION_STATUS: OperationShape(
@@ -45,6 +51,7 @@ OPERATIONS: Final[Mapping[Operation, OperationShape]] = {
     Operation.GET_PARAMETERS_FOR_IMPORT: OperationShape(
         importing.GetParametersForImportRequest, importing.GetParametersForImportResponse
     ),
+    Operation.GET_PUBLIC_KEY: OperationShape(asymmetric.GetPublicKeyRequest, asymmetric.GetPublicKeyResponse),
     Operation.IMPORT_KEY_MATERIAL: OperationShape(
         importing.ImportKeyMaterialRequest, importing.ImportKeyMaterialResponse
     ),
@@ -59,8 +66,11 @@ OPERATIONS: Final[Mapping[Operation, OperationShape]] = {
     Operation.SCHEDULE_KEY_DELETION: OperationShape(
         deletion.ScheduleKeyDeletionRequest, deletion.ScheduleKeyDeletionResponse
     ),
+    Operation.SIGN: OperationShape(asymmetric.SignRequest, asymmetric.SignResponse),
     Operation.TAG_RESOURCE: OperationShape(tags.TagResourceRequest, None),
     Operation.UNTAG_RESOURCE: OperationShape(tags.UntagResourceRequest, None),
     Operation.UPDATE_ALIAS: OperationShape(aliases.UpdateAliasRequest, None),
     Operation.UPDATE_KEY_DESCRIPTION: OperationShape(keys.UpdateKeyDescriptionRequest, None),
+    Operation.VERIFY: OperationShape(asymmetric.VerifyRequest, asymmetric.VerifyResponse),
+    Operation.VERIFY_MAC: OperationShape(asymmetric.VerifyMacRequest, asymmetric.VerifyMacResponse),
 }

@@ -76,6 +76,11 @@ class KeyRecord(Struct, frozen=True, kw_only=True):
     materials: tuple[MaterialRecord, ...] = ()
 
     @property
+    def kind(self) -> tuple[KeySpec, KeyUsage]:
+        """What decides how its backing keys are made: spec and usage."""
+        return self.spec, self.usage
+
+    @property
     def current(self) -> MaterialRecord | None:
         """The material that encrypts now, or None before the first import."""
         for material in reversed(self.materials):

@@ -23,6 +23,7 @@ from hsmkms.model.enums import (
     KeyUsage,
     MacAlgorithm,
     MaterialState,
+    MessageType,
     MultiRegionKeyType,
     Origin,
     ResourceOwner,
@@ -62,6 +63,7 @@ Description = Annotated[str, Length(0, 8192)]  # DescriptionType
 Policy = Annotated[str, Length(1, 131072), Pattern(r"[\u0009\u000A\u000D\u0020-\u00FF]+")]  # PolicyType
 Plaintext = Annotated[bytes, Length(1, 4096), Sensitive()]  # PlaintextType
 Ciphertext = Annotated[bytes, Length(1, 6144)]  # CiphertextType
+PublicKey = Annotated[bytes, Length(1, 8192)]  # PublicKeyType
 EncryptionContext = dict[str, str]  # EncryptionContextType
 GrantTokens = Annotated[list[Annotated[str, Length(1, 8192)]], Length(0, 10)]  # GrantTokenList
 Limit = Annotated[int, Range(1, 1000)]  # LimitType
@@ -96,6 +98,7 @@ MultiRegionKeyTypeWord = Annotated[str, OneOf(MultiRegionKeyType)]
 DataKeySpecWord = Annotated[str, OneOf(DataKeySpec)]
 EncryptionAlgorithmWord = Annotated[str, OneOf(EncryptionAlgorithm)]
 SigningAlgorithmWord = Annotated[str, OneOf(SigningAlgorithm)]
+MessageTypeWord = Annotated[str, OneOf(MessageType)]
 MacAlgorithmWord = Annotated[str, OneOf(MacAlgorithm)]
 KeyAgreementAlgorithmWord = Annotated[str, OneOf(KeyAgreementAlgorithm)]
 EncapsulationAlgorithmWord = Annotated[str, OneOf(EncapsulationAlgorithm)]

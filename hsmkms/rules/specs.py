@@ -5,11 +5,11 @@ One table holds it all; a new key spec is a new row. Source: AWS KMS Developer G
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from msgspec import Struct
 
-from hsmkms.errors import InvalidKeyUsageException, ValidationException
+from hsmkms.errors import InvalidKeyUsageException, UnsupportedOperationException, ValidationException
 from hsmkms.model.enums import (
     DataKeySpec,
     EncapsulationAlgorithm,
@@ -118,6 +118,14 @@ REQUIRED_USAGE: Final[Mapping[Operation, KeyUsage]] = {
 }
 """Operations that are not here work with keys of any usage."""
 
+_REPORTED_AS: Final[Mapping[KeyUsage, str]] = {
+    KeyUsage.ENCRYPT_DECRYPT: "encryption_algorithms",
+    KeyUsage.SIGN_VERIFY: "signing_algorithms",
+    KeyUsage.KEY_AGREEMENT: "key_agreement_algorithms",
+    KeyUsage.ENCAPSULATE_DECAPSULATE: "encapsulation_algorithms",
+    KeyUsage.GENERATE_VERIFY_MAC: "mac_algorithms",
+}
+
 SYMMETRIC_ONLY: Final = frozenset(
     {
         Operation.GENERATE_DATA_KEY,
@@ -129,6 +137,8 @@ SYMMETRIC_ONLY: Final = frozenset(
 
 DATA_KEY_BYTES: Final[Mapping[DataKeySpec, int]] = {DataKeySpec.AES_128: 16, DataKeySpec.AES_256: 32}
 MAX_DATA_KEY_BYTES: Final = 1024
+
+Algorithm = TypeVar("Algorithm", bound=StrEnum)
 
 _SYMMETRIC_DEFAULT: Final = KeySpec.SYMMETRIC_DEFAULT
 _SYMMETRIC_ALGORITHM: Final = EncryptionAlgorithm.SYMMETRIC_DEFAULT
@@ -145,6 +155,11 @@ def algorithms(spec: KeySpec, usage: KeyUsage) -> tuple[str, ...]:
         return SPECS[spec].usages[usage]
     except KeyError as exc:
         raise ValidationException(f"KeyUsage {usage} is not compatible with KeySpec {spec}") from exc
+
+
+def reported_algorithms(key: KeyRecord) -> dict[str, Any]:
+    """The list that a key reports, under the name of its member in KeyMetadata and GetPublicKey."""
+    return {_REPORTED_AS[key.usage]: list(algorithms(key.spec, key.usage))}
 
 
 def resolve(
@@ -195,10 +210,34 @@ def check_encryption_algorithm(key: KeyRecord, algorithm: str | None) -> Encrypt
             f"EncryptionAlgorithm is required for a key of spec {key.spec}: "
             f"one of {', '.join(algorithms(key.spec, key.usage))}."
         )
-    chosen = word(EncryptionAlgorithm, algorithm, "encryptionAlgorithm")
+    return check_algorithm(key, EncryptionAlgorithm, algorithm, "encryptionAlgorithm")
+
+
+def check_names_its_key(algorithm: str | None) -> None:
+    """Raise ValidationException if no key is named for a ciphertext that does not name it by itself."""
+    if algorithm is not None and algorithm != _SYMMETRIC_ALGORITHM:
+        raise ValidationException(f"A ciphertext of {algorithm} does not name its key: name it in the request.")
+
+
+def shown_material(key: KeyRecord) -> str | None:
+    """The id of the current material, which only symmetric encryption keys show."""
+    return key.current.material_id if key.spec is _SYMMETRIC_DEFAULT and key.current is not None else None
+
+
+def check_algorithm(key: KeyRecord, kind: type[Algorithm], algorithm: str, path: str) -> Algorithm:
+    """The algorithm of an operation that names one; ``require_usage`` comes before."""
+    chosen = word(kind, algorithm, path)
     if chosen not in algorithms(key.spec, key.usage):
         raise incompatible(chosen, key.spec)
     return chosen
+
+
+def require_pair(key: KeyRecord) -> None:
+    """Raise UnsupportedOperationException for a key that has no public half."""
+    if family(key.spec) is not Family.ASYMMETRIC:
+        raise UnsupportedOperationException(
+            f"{key.arn} is of KeySpec {key.spec}: only asymmetric keys have a public key."
+        )
 
 
 def data_key_length(key_spec: str | None, number_of_bytes: int | None) -> int:

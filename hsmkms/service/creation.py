@@ -79,7 +79,7 @@ def make(core: Core, record: KeyRecord, tags: Mapping[str, str], permit: Permit,
 
     # 2. Device: the backing key, read back and compared.
     try:
-        core.device.generate_backing_key(permit, backing_key.cka_id, label)
+        core.device.generate_backing_key(permit, backing_key.cka_id, label, record.kind)
     except NOTHING_WAS_MADE:
         with core.store.atomic() as tx:
             keys.drop_intent(tx, record.key_id, record.region)

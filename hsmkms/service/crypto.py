@@ -4,13 +4,11 @@ Every procedure goes the same way: the call admits the key, the rules check usag
 here, and then the device acts under the permit. Source: AWS KMS API Reference, operation by operation.
 """
 
-import logging
-from typing import Final
+from typing import Final, NamedTuple
 
 from hsmkms.errors import (
     IncorrectKeyException,
     InvalidCiphertextException,
-    RejectedDataError,
     UnsupportedOperationException,
     ValidationException,
 )
@@ -29,14 +27,12 @@ from hsmkms.model.crypto import (
     ReEncryptRequest,
     ReEncryptResponse,
 )
-from hsmkms.model.enums import Origin
+from hsmkms.model.enums import EncryptionAlgorithm, KeySpec
 from hsmkms.model.permit import Permit
-from hsmkms.rules import blob, context, specs
-from hsmkms.service import rotating
+from hsmkms.rules import blob, specs
 from hsmkms.service.cache import CachedKey
+from hsmkms.service.ciphers import CIPHERS, Keyed, Opened
 from hsmkms.service.pipeline import Call
-
-log = logging.getLogger("hsmkms.service")
 
 WRONG_KEY: Final = "The key ID in the request does not identify a CMK that can perform this operation."
 NO_RECIPIENT: Final = "Recipient needs an AWS Nitro attestation, which hsmkms cannot verify: leave it out."
@@ -44,63 +40,80 @@ NO_CUSTOM_STORE: Final = "hsmkms has no custom key stores: leave CustomKeyStoreI
 
 
 def encrypt(call: Call, request: EncryptRequest) -> EncryptResponse:
-    """Encrypt 1 to 4,096 bytes under the current material of a key."""
+    """Encrypt under the current material of a key: up to 4,096 bytes, or what fits into an RSA block."""
     key, permit = call.key(request.key_id, aliases=True)
     specs.require_usage(key.record, call.operation)
-    algorithm = specs.check_encryption_algorithm(key.record, request.encryption_algorithm)
-    aad = key.current_header + context.canonical(request.encryption_context)
+    by = Keyed(key, permit, specs.check_encryption_algorithm(key.record, request.encryption_algorithm))
+    cipher = CIPHERS[by.algorithm]
+    bound = cipher.bind(request.encryption_context)
+    cipher.fits(key.record.spec, by.algorithm, len(request.plaintext))
     call.stop_if(dry_run=request.dry_run)
-    sealed = _seal(call, key, permit, request.plaintext, aad)
     return EncryptResponse(
-        ciphertext_blob=sealed,
+        ciphertext_blob=cipher.seal(call, by, request.plaintext, bound),
         key_id=key.record.arn,
-        encryption_algorithm=algorithm,
+        encryption_algorithm=by.algorithm,
     )
 
 
 def decrypt(call: Call, request: DecryptRequest) -> DecryptResponse:
-    """Decrypt a ciphertext with the material that it names."""
+    """Decrypt a ciphertext: a symmetric one with the material that it names, one of RSA with the key that is named."""
     if request.recipient is not None:
         raise UnsupportedOperationException(NO_RECIPIENT)
     if _ignores_ciphertext(request):
         _check_named_key(call, request.key_id, "keyId", "kms:Decrypt")
         call.stop_if(dry_run=request.dry_run)
-    key, permit, parsed = _find_source(call, request.ciphertext_blob, request.key_id, "kms:Decrypt")
-    algorithm = specs.check_encryption_algorithm(key.record, request.encryption_algorithm)
-    plaintext = _open(call, key, permit, parsed, request.encryption_context)
+    by, opened = _open(
+        call,
+        _Source(
+            request.ciphertext_blob,
+            request.key_id,
+            request.encryption_algorithm,
+            request.encryption_context,
+            "kms:Decrypt",
+        ),
+    )
     call.stop_if(dry_run=request.dry_run)
-    call.used(key)
+    call.used(by.key)
     return DecryptResponse(
-        key_id=key.record.arn,
-        plaintext=plaintext,
-        encryption_algorithm=algorithm,
-        key_material_id=parsed.material_id,
+        key_id=by.key.record.arn,
+        plaintext=opened.plaintext,
+        encryption_algorithm=by.algorithm,
+        key_material_id=opened.material_id,
     )
 
 
 def re_encrypt(call: Call, request: ReEncryptRequest) -> ReEncryptResponse:
     """Decrypt under one key and encrypt under another; the plaintext stays inside."""
-    target, target_permit = call.key(request.destination_key_id, aliases=True, action="kms:ReEncryptTo")
-    specs.require_usage(target.record, call.operation)
-    target_algorithm = specs.check_encryption_algorithm(target.record, request.destination_encryption_algorithm)
-    aad = target.current_header + context.canonical(request.destination_encryption_context)
+    key, permit = call.key(request.destination_key_id, aliases=True, action="kms:ReEncryptTo")
+    specs.require_usage(key.record, call.operation)
+    algorithm = specs.check_encryption_algorithm(key.record, request.destination_encryption_algorithm)
+    target, cipher = Keyed(key, permit, algorithm), CIPHERS[algorithm]
+    bound = cipher.bind(request.destination_encryption_context)
     if _ignores_ciphertext(request):
         _check_named_key(call, request.source_key_id, "sourceKeyId", "kms:ReEncryptFrom")
         call.stop_if(dry_run=request.dry_run)
-    source, permit, parsed = _find_source(call, request.ciphertext_blob, request.source_key_id, "kms:ReEncryptFrom")
-    source_algorithm = specs.check_encryption_algorithm(source.record, request.source_encryption_algorithm)
-    plaintext = _open(call, source, permit, parsed, request.source_encryption_context)
+    source, opened = _open(
+        call,
+        _Source(
+            request.ciphertext_blob,
+            request.source_key_id,
+            request.source_encryption_algorithm,
+            request.source_encryption_context,
+            "kms:ReEncryptFrom",
+        ),
+    )
+    cipher.fits(key.record.spec, algorithm, len(opened.plaintext))
     call.stop_if(dry_run=request.dry_run)
-    sealed = _seal(call, target, target_permit, plaintext, aad)
-    call.used(source)
+    sealed = cipher.seal(call, target, opened.plaintext, bound)
+    call.used(source.key)
     return ReEncryptResponse(
         ciphertext_blob=sealed,
-        source_key_id=source.record.arn,
-        key_id=target.record.arn,
-        source_encryption_algorithm=source_algorithm,
-        destination_encryption_algorithm=target_algorithm,
-        source_key_material_id=parsed.material_id,
-        destination_key_material_id=target.current_material_id,
+        source_key_id=source.key.record.arn,
+        key_id=key.record.arn,
+        source_encryption_algorithm=source.algorithm,
+        destination_encryption_algorithm=algorithm,
+        source_key_material_id=opened.material_id,
+        destination_key_material_id=specs.shown_material(key.record),
     )
 
 
@@ -145,68 +158,59 @@ def _data_key(
     key, permit = call.key(request.key_id, aliases=True)
     specs.require_usage(key.record, call.operation)
     length = specs.data_key_length(request.key_spec, request.number_of_bytes)
-    aad = key.current_header + context.canonical(request.encryption_context)
+    cipher = CIPHERS[EncryptionAlgorithm.SYMMETRIC_DEFAULT]
+    bound = cipher.bind(request.encryption_context)
     call.stop_if(dry_run=request.dry_run)
     plaintext = call.core.device.random(permit, length)
-    return plaintext, _seal(call, key, permit, plaintext, aad), key
+    by = Keyed(key, permit, EncryptionAlgorithm.SYMMETRIC_DEFAULT)
+    return plaintext, cipher.seal(call, by, plaintext, bound), key
 
 
-def _seal(call: Call, key: CachedKey, permit: Permit, plaintext: bytes, aad: bytes) -> bytes:
-    leases, material_id = call.core.leases, key.current_material_id
-    iv, body = call.core.device.encrypt(
-        permit, key.current_cka_id, plaintext, aad, count=lambda: leases.spend(material_id)
-    )
-    call.used(key)
-    if material_id in leases.nearly_spent:
-        _follow_up(call, key)
-    return blob.assemble(key.current_header, iv, body)
+class _Source(NamedTuple):
+    """What a request says of a ciphertext, and what is authorised on its key."""
+
+    ciphertext: bytes | None
+    key_id: str | None
+    algorithm: str | None
+    context: dict[str, str] | None
+    action: str
 
 
-def _follow_up(call: Call, key: CachedKey) -> None:
-    """Material has made so many encryptions that generated keys rotate, and of imported ones the operator is told."""
-    record, material_id = key.record, key.current_material_id
-    share = call.core.leases.nearly_spent.pop(material_id, None)
-    if record.origin is Origin.AWS_KMS:
-        rotating.rotate_early(call.core, record.key_id, record.region, material_id)
-    elif share is not None and share.crossed:
-        log.warning(
-            "the imported material %s of key %s has used %d %% of the encryptions that AES-GCM allows: "
-            "create a new key and move the alias to it",
-            *(material_id, record.key_id, share.percent),
-        )
-
-
-def _find_source(
-    call: Call, ciphertext: bytes | None, named: str | None, action: str
-) -> tuple[CachedKey, Permit, blob.Blob]:
-    """The key of a ciphertext, which must be the one that the caller named, if any was named."""
-    if ciphertext is None:
+def _open(call: Call, source: _Source) -> tuple[Keyed, Opened]:
+    """Decrypt with the key of a ciphertext, which must be the one that the caller named, if any was named."""
+    if source.ciphertext is None:
         raise violation("ciphertextBlob", None, MUST_NOT_BE_NULL)
-    if named is None:
-        parsed = blob.parse(ciphertext)
-        key, permit = call.key_of_ciphertext(parsed.key_id, action=action)
+    key, permit, parsed = _find_key(call, source, source.ciphertext)
+    by = Keyed(key, permit, specs.check_encryption_algorithm(key.record, source.algorithm))
+    cipher = CIPHERS[by.algorithm]
+    return by, cipher.open(call, by, source.ciphertext, parsed, cipher.bind(source.context))
+
+
+def _find_key(call: Call, source: _Source, ciphertext: bytes) -> tuple[CachedKey, Permit, blob.Blob | None]:
+    """The key of a ciphertext, and the ciphertext in its parts, if it has any."""
+    if source.key_id is None:
+        parsed = _parse_unnamed(ciphertext, source.algorithm)
+        key, permit = call.key_of_ciphertext(parsed.key_id, action=source.action)
         specs.require_usage(key.record, call.operation)
         return key, permit, parsed
-    key, permit = call.key(named, aliases=True, action=action)
+    key, permit = call.key(source.key_id, aliases=True, action=source.action)
     if specs.REQUIRED_USAGE[call.operation] is not key.record.usage:
         raise IncorrectKeyException(WRONG_KEY)
+    if key.record.spec is not KeySpec.SYMMETRIC_DEFAULT:
+        return key, permit, None
     parsed = blob.parse(ciphertext)
     if parsed.key_id != key.record.key_id:
         raise IncorrectKeyException(WRONG_KEY)
     return key, permit, parsed
 
 
-def _open(
-    call: Call, key: CachedKey, permit: Permit, parsed: blob.Blob, encryption_context: dict[str, str] | None
-) -> bytes:
-    material = key.record.material(parsed.material_id)
-    if material is None:
-        raise InvalidCiphertextException
-    aad = parsed.header + context.canonical(encryption_context)
+def _parse_unnamed(ciphertext: bytes, algorithm: str | None) -> blob.Blob:
+    """The parts of a ciphertext that must name its key by itself."""
     try:
-        return call.core.device.decrypt(permit, material.cka_id, parsed.iv, parsed.body, aad)
-    except RejectedDataError as exc:
-        raise InvalidCiphertextException from exc
+        return blob.parse(ciphertext)
+    except InvalidCiphertextException:
+        specs.check_names_its_key(algorithm)
+        raise
 
 
 def _ignores_ciphertext(request: DecryptRequest | ReEncryptRequest) -> bool:

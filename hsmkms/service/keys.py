@@ -43,6 +43,7 @@ def create_key(call: Call, request: CreateKeyRequest) -> CreateKeyResponse:
     call.account()
     if new_tags:
         call.account("kms:TagResource")
+    core.device.check_spec(spec)
     record = creation.new_record(
         core,
         call.region,
@@ -102,11 +103,9 @@ def disable_key(call: Call, request: DisableKeyRequest) -> None:
 def metadata(call: Call, record: KeyRecord) -> KeyMetadata:
     """What DescribeKey shows of a record at the call's instant."""
     state = states.effective_state(record, call.now)
-    algorithms = list(specs.algorithms(record.spec, record.usage))
     imported = record.origin is Origin.EXTERNAL
     valid_to = states.expires_at(record)
     present = any(not states.lapsed(each, call.now) for each in states.associated(record))
-    symmetric = specs.family(record.spec) is specs.Family.SYMMETRIC
     return KeyMetadata(
         aws_account_id=call.core.installation.account,
         key_id=record.key_id,
@@ -123,13 +122,9 @@ def metadata(call: Call, record: KeyRecord) -> KeyMetadata:
         key_manager=record.manager,
         customer_master_key_spec=record.spec,
         key_spec=record.spec,
-        encryption_algorithms=algorithms if record.usage is KeyUsage.ENCRYPT_DECRYPT else None,
-        signing_algorithms=algorithms if record.usage is KeyUsage.SIGN_VERIFY else None,
-        key_agreement_algorithms=algorithms if record.usage is KeyUsage.KEY_AGREEMENT else None,
-        encapsulation_algorithms=algorithms if record.usage is KeyUsage.ENCAPSULATE_DECAPSULATE else None,
-        mac_algorithms=algorithms if record.usage is KeyUsage.GENERATE_VERIFY_MAC else None,
+        **specs.reported_algorithms(record),
         multi_region=record.multi_region,
-        current_key_material_id=record.current.material_id if symmetric and record.current else None,
+        current_key_material_id=specs.shown_material(record),
     )
 
 
@@ -152,9 +147,9 @@ def _check_new(request: CreateKeyRequest) -> tuple[KeySpec, KeyUsage, Origin]:
         raise UnsupportedOperationException(NO_CUSTOM_STORE)
     if request.custom_key_store_id is not None or request.xks_key_id is not None:
         raise ValidationException(NO_CUSTOM_STORE)
-    if spec is not KeySpec.SYMMETRIC_DEFAULT:
+    if origin is Origin.EXTERNAL and spec is not KeySpec.SYMMETRIC_DEFAULT:
         raise UnsupportedOperationException(
-            f"This version of hsmkms makes keys of KeySpec SYMMETRIC_DEFAULT only, not {spec}."
+            f"This version of hsmkms imports key material of KeySpec SYMMETRIC_DEFAULT only, not {spec}."
         )
     if request.multi_region:
         raise UnsupportedOperationException(

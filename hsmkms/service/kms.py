@@ -16,6 +16,24 @@ from hsmkms.model.aliases import (
     ListAliasesResponse,
     UpdateAliasRequest,
 )
+from hsmkms.model.asymmetric import (
+    DecapsulateRequest,
+    DecapsulateResponse,
+    DeriveSharedSecretRequest,
+    DeriveSharedSecretResponse,
+    EncapsulateRequest,
+    EncapsulateResponse,
+    GenerateMacRequest,
+    GenerateMacResponse,
+    GetPublicKeyRequest,
+    GetPublicKeyResponse,
+    SignRequest,
+    SignResponse,
+    VerifyMacRequest,
+    VerifyMacResponse,
+    VerifyRequest,
+    VerifyResponse,
+)
 from hsmkms.model.caller import Caller, local_root
 from hsmkms.model.crypto import (
     DecryptRequest,
@@ -75,7 +93,7 @@ from hsmkms.model.tags import (
     TagResourceRequest,
     UntagResourceRequest,
 )
-from hsmkms.service import aliases, crypto, deletion, importing, keys, rotation, tags
+from hsmkms.service import agreement, aliases, crypto, deletion, importing, keys, macs, rotation, signing, tags
 from hsmkms.service.core import Core
 from hsmkms.service.operator import Operator
 from hsmkms.service.pipeline import Procedure, run
@@ -305,6 +323,42 @@ class Kms:
     def generate_random(self, request: GenerateRandomRequest, caller: Caller | None = None) -> GenerateRandomResponse:
         """Draw 1 to 1,024 bytes from the token's random generator."""
         return self._run(Operation.GENERATE_RANDOM, crypto.generate_random, request, caller)
+
+    # -- key pairs and HMAC keys ----------------------------------------------------------------------------------
+
+    def sign(self, request: SignRequest, caller: Caller | None = None) -> SignResponse:
+        """Sign a message, or a digest."""
+        return self._run(Operation.SIGN, signing.sign, request, caller)
+
+    def verify(self, request: VerifyRequest, caller: Caller | None = None) -> VerifyResponse:
+        """Verify a signature; KMSInvalidSignatureException for a wrong one."""
+        return self._run(Operation.VERIFY, signing.verify, request, caller)
+
+    def get_public_key(self, request: GetPublicKeyRequest, caller: Caller | None = None) -> GetPublicKeyResponse:
+        """Tell the public half of a key pair."""
+        return self._run(Operation.GET_PUBLIC_KEY, signing.get_public_key, request, caller)
+
+    def generate_mac(self, request: GenerateMacRequest, caller: Caller | None = None) -> GenerateMacResponse:
+        """Make an HMAC."""
+        return self._run(Operation.GENERATE_MAC, macs.generate_mac, request, caller)
+
+    def verify_mac(self, request: VerifyMacRequest, caller: Caller | None = None) -> VerifyMacResponse:
+        """Verify an HMAC; KMSInvalidMacException for a wrong one."""
+        return self._run(Operation.VERIFY_MAC, macs.verify_mac, request, caller)
+
+    def derive_shared_secret(
+        self, request: DeriveSharedSecretRequest, caller: Caller | None = None
+    ) -> DeriveSharedSecretResponse:
+        """Agree on a secret with the holder of another key."""
+        return self._run(Operation.DERIVE_SHARED_SECRET, agreement.derive_shared_secret, request, caller)
+
+    def encapsulate(self, request: EncapsulateRequest, caller: Caller | None = None) -> EncapsulateResponse:
+        """Refused: no token that hsmkms knows has ML-KEM."""
+        return self._run(Operation.ENCAPSULATE, agreement.encapsulate, request, caller)
+
+    def decapsulate(self, request: DecapsulateRequest, caller: Caller | None = None) -> DecapsulateResponse:
+        """Refused: no token that hsmkms knows has ML-KEM."""
+        return self._run(Operation.DECAPSULATE, agreement.decapsulate, request, caller)
 
     def _run(
         self, operation: Operation, procedure: Procedure[Request, Response], request: Request, caller: Caller | None

@@ -11,7 +11,7 @@ from hsmkms.hsm.device import MechanismInfo
 from hsmkms.hsm.profile import TokenProfile
 from hsmkms.model.caller import local_root
 from hsmkms.model.enums import Operation, Origin, WrappingAlgorithm
-from hsmkms.model.records import MaterialRecord
+from hsmkms.model.records import KeyRecord, MaterialRecord
 from hsmkms.rules import import_token as tokens
 from hsmkms.service import clock, maintenance, reconcile, report, wrapping_keys
 from hsmkms.service.core import Core
@@ -31,8 +31,10 @@ class TokenInfo(Struct, frozen=True, kw_only=True):
     mechanisms: list[MechanismInfo]
 
 
-class Attestation(Struct, frozen=True, kw_only=True):
+class Attestation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One backing key as the token reports it now. ``attributes`` is empty where the object is not there.
+
+    Of a key pair they are those of the private half; ``public_half`` has the other's.
 
     ``as_made`` is true if everything that decides is still as hsmkms ordered it; ``deviations`` says what is not.
     ``imported``: the material came from outside, so the token cannot vouch for its past. ``host_unwrapped``: it once
@@ -49,6 +51,7 @@ class Attestation(Struct, frozen=True, kw_only=True):
     host_unwrapped: bool
     deviations: list[str]
     attributes: dict[str, Any]
+    public_half: dict[str, Any] | None = None
 
 
 class Operator:
@@ -78,8 +81,7 @@ class Operator:
         installation = self._core.installation
         root = local_root(installation.account, region or installation.default_region)
         key, _ = Call(self._core, Operation.DESCRIBE_KEY, root).key(key_id, aliases=True)
-        imported = key.record.origin is Origin.EXTERNAL
-        return [self._attest_one(key.record.key_id, each, imported=imported) for each in key.record.materials]
+        return [self._attest_one(key.record, each) for each in key.record.materials]
 
     def import_algorithms(self) -> list[WrappingAlgorithm]:
         """What the token unwraps key material with, all by itself: the strongest first."""
@@ -118,13 +120,17 @@ class Operator:
         """Mend one difference. Nothing is removed from the token unless ``remove`` says so for this finding."""
         return reconcile.mend(self._core, finding, remove=remove, region=region)
 
-    def _attest_one(self, key_id: str, material: MaterialRecord, *, imported: bool) -> Attestation:
+    def _attest_one(self, key: KeyRecord, material: MaterialRecord) -> Attestation:
+        device, imported = self._core.device, key.origin is Origin.EXTERNAL
+        public_half: dict[str, Any] = {}
         try:
-            attributes, deviations = self._core.device.attest(material.cka_id, imported=imported)
+            attributes, deviations = device.attest(material.cka_id, key.kind, imported=imported)
+            public_half, of_public_half = device.attest_public(material.cka_id, key.kind)
+            deviations += [f"public half: {each}" for each in of_public_half]
         except ObjectLostError as exc:
             attributes, deviations = {}, [str(exc)]
         return Attestation(
-            key_id=key_id,
+            key_id=key.key_id,
             key_material_id=material.material_id,
             sequence=material.sequence,
             cka_id=material.cka_id.hex(),
@@ -134,4 +140,5 @@ class Operator:
             host_unwrapped=material.host_unwrapped,
             deviations=deviations,
             attributes=attributes,
+            public_half=public_half or None,
         )

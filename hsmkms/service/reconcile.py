@@ -16,8 +16,10 @@ from typing import Final
 from msgspec import Struct
 
 from hsmkms.errors import KMSInvalidStateException, ValidationException
+from hsmkms.hsm.backing_keys import SYMMETRIC
+from hsmkms.hsm.backing_keys import Kind as BackingKind
 from hsmkms.hsm.objects import TokenObject
-from hsmkms.model.enums import KeyManager, KeySpec, KeyState, KeyUsage, MaterialState, Origin
+from hsmkms.model.enums import KeyManager, KeyState, MaterialState, Origin
 from hsmkms.model.ids import key_arn
 from hsmkms.model.permit import OperatorAct
 from hsmkms.model.records import KeyRecord, MaterialRecord
@@ -116,7 +118,10 @@ def find(core: Core) -> list[Finding]:
     with core.store.reading() as conn:
         rows = objects.all_of_token(conn, token_id)
     inventory = core.device.inventory(core.installation.mac_key)
-    ours = [each for each in (_ours(core, found) for found in inventory) if each is not None]
+    count = Counter(each.cka_id for each in inventory if each.is_key)
+    # A public half is part of its key; alone, it is what a crash has left of one.
+    shown = [each for each in inventory if each.is_key or not count[each.cka_id]]
+    ours = [each for each in (_ours(core, found) for found in shown) if each is not None]
     with core.store.atomic() as tx:
         known = objects.all_of_token(tx, token_id)
         doomed = {each.cka_id for each in deletion.doomed(tx, token_id)}
@@ -126,7 +131,6 @@ def find(core: Core) -> list[Finding]:
                 objects.forget_seen(tx, token_id, each.cka_id)
             else:
                 first_seen[each.cka_id] = objects.note_seen(tx, token_id, each.cka_id, core.clock())
-    count = Counter(each.cka_id for each in inventory)
     others = {cka_id: row for cka_id, row in rows.items() if cka_id not in first_seen}
     kinds = {each.cka_id: _kind(known.get(each.cka_id), each.cka_id in doomed, count[each.cka_id]) for each in ours}
     return [*_of_objects(ours, kinds, first_seen), *_of_rows(others, count)]
@@ -134,7 +138,7 @@ def find(core: Core) -> list[Finding]:
 
 def _ours(core: Core, found: TokenObject) -> _Object | None:
     parts = parse_label(found.label)
-    if parts is None or parts.installation != core.installation.short_id or not found.is_secret_key:
+    if parts is None or parts.installation != core.installation.short_id:
         return None
     return _Object(found.cka_id, found.label, parts)
 
@@ -286,9 +290,9 @@ def _check_grace(core: Core, finding: Finding) -> None:
 
 def _adopt(core: Core, finding: Finding, region: str | None) -> Mended:
     cka_id, token_id = bytes.fromhex(finding.cka_id), core.installation.token_id
-    _check_genuine(core, finding, cka_id)
+    kind = _check_genuine(core, finding, cka_id)
     where = finding.region or region or core.installation.default_region
-    if finding.kind is Kind.ORPHAN:
+    if finding.kind is Kind.ORPHAN and kind == SYMMETRIC:
         # Before the key can be used: a crash in between must not leave it with a count of nothing.
         leases.at_least(core.store, material_id(finding.key_id, cka_id), UNKNOWN_USE)
     with core.store.atomic() as tx:
@@ -296,7 +300,7 @@ def _adopt(core: Core, finding: Finding, region: str | None) -> Mended:
             return Mended.GONE
         row = objects.fetch(tx, token_id, cka_id)
         if row is None:
-            mended = _adopt_orphan(tx, core, finding, cka_id, where)
+            mended = _adopt_orphan(tx, core, finding, kind, where)
         elif keys.complete(tx, row.key_id, row.region, KeyState.DISABLED):
             keys.hand_over(tx, row.key_id)  # of a service's key whose alias was never made
             mended = Mended.ADOPTED
@@ -306,24 +310,34 @@ def _adopt(core: Core, finding: Finding, region: str | None) -> Mended:
     return mended
 
 
-def _check_genuine(core: Core, finding: Finding, cka_id: bytes) -> None:
-    """Refuse what hsmkms cannot have made: a label can be written by anybody who has the PIN.
+def _check_genuine(core: Core, finding: Finding, cka_id: bytes) -> BackingKind:
+    """Refuse what hsmkms cannot have made: a label can be written by anybody who has the PIN. Its spec and usage.
 
     That the token made it (LOCAL) and that it was never extractable cannot be forged.
     """
-    _, deviations = core.device.attest(cka_id)
-    if deviations:
+    kind = core.device.identify(cka_id)
+    deviations = (
+        core.device.attest(cka_id, kind or SYMMETRIC)[1] + core.device.attest_public(cka_id, kind or SYMMETRIC)[1]
+    )
+    if kind is None or deviations:
         raise KMSInvalidStateException(
             f"the object {finding.cka_id} is not as hsmkms makes keys ({'; '.join(deviations)}), so it is not adopted"
         )
+    return kind
 
 
-def _adopt_orphan(tx: Connection, core: Core, finding: Finding, cka_id: bytes, region: str) -> Mended:
+def _adopt_orphan(tx: Connection, core: Core, finding: Finding, kind: BackingKind, region: str) -> Mended:
     """Rebuild the row of a backing key from its label and CKA_ID: a new key, or one more material of a known key.
 
     The highest sequence is the newest material, so it is the one that encrypts.
     """
+    cka_id = bytes.fromhex(finding.cka_id)
     known = keys.fetch(tx, region, finding.key_id)
+    if known is not None and (known.kind != kind or kind != SYMMETRIC):
+        raise KMSInvalidStateException(
+            f"the object {finding.cka_id} is of spec {kind[0]}, and the key {finding.key_id} is known with another "
+            "backing key: only symmetric encryption keys have several"
+        )
     if known is None and keys.exists_anywhere(tx, finding.key_id):
         raise KMSInvalidStateException(
             f"the key {finding.key_id} of the object {finding.cka_id} is known, but not as a key of {region}: "
@@ -345,19 +359,20 @@ def _adopt_orphan(tx: Connection, core: Core, finding: Finding, cka_id: bytes, r
             keys.retire_materials(tx, finding.key_id)
         keys.insert_material(tx, finding.key_id, region, adopted, finding.label, ObjectStatus.PRESENT)
         return Mended.ADDED
-    keys.insert_intent(tx, _rebuilt(core, finding.key_id, region, adopted), {}, finding.label)
+    keys.insert_intent(tx, _rebuilt(core, finding.key_id, region, kind, adopted), {}, finding.label)
     keys.complete(tx, finding.key_id, region)
     return Mended.ADOPTED
 
 
-def _rebuilt(core: Core, key_id: str, region: str, first: MaterialRecord) -> KeyRecord:
+def _rebuilt(core: Core, key_id: str, region: str, kind: BackingKind, first: MaterialRecord) -> KeyRecord:
+    spec, usage = kind
     account = core.installation.account
     return KeyRecord(
         key_id=key_id,
         region=region,
         arn=key_arn(account, region, key_id),
-        spec=KeySpec.SYMMETRIC_DEFAULT,
-        usage=KeyUsage.ENCRYPT_DECRYPT,
+        spec=spec,
+        usage=usage,
         origin=Origin.AWS_KMS,
         manager=KeyManager.CUSTOMER,
         multi_region=False,

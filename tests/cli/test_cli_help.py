@@ -22,6 +22,7 @@ PANELS = (
     "Aliases",
     "Tags",
     "Cryptography",
+    "Key pairs and HMAC keys",
     "Upkeep",
     "Endpoint",
     "Users",

@@ -7,14 +7,24 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from devices import new_key, permit
 
 import hsmkms
 from hsmkms.errors import PermitError
 from hsmkms.hsm import device as device_module
+from hsmkms.hsm import keypairs as keypairs_module
 from hsmkms.hsm.device import Device
 from hsmkms.hsm.unwrapping import WrappedMaterial
-from hsmkms.model.enums import Operation, WrappingAlgorithm
+from hsmkms.model.enums import (
+    EncryptionAlgorithm,
+    KeySpec,
+    KeyUsage,
+    MacAlgorithm,
+    Operation,
+    SigningAlgorithm,
+    WrappingAlgorithm,
+)
 from hsmkms.model.permit import LIFETIME_SECONDS, OperatorAct, Permit
 
 SOURCE = Path(hsmkms.__file__).parent
@@ -44,6 +54,13 @@ ADMITTED: dict[str, set[Operation | OperatorAct]] = {
         OperatorAct.INITIALISE,
         OperatorAct.OPEN,
     },
+    "sign": {Operation.SIGN},
+    "verify": {Operation.VERIFY},
+    "public_key": {Operation.ENCRYPT, Operation.GET_PUBLIC_KEY, Operation.RE_ENCRYPT},
+    "encrypt_oaep": {Operation.ENCRYPT, Operation.GET_PUBLIC_KEY, Operation.RE_ENCRYPT},
+    "decrypt_oaep": {Operation.DECRYPT, Operation.RE_ENCRYPT, OperatorAct.CREDENTIALS},
+    "agree": {Operation.DERIVE_SHARED_SECRET},
+    "generate_mac": {Operation.GENERATE_MAC, Operation.VERIFY_MAC},
     "destroy": {
         Operation.DELETE_IMPORTED_KEY_MATERIAL,
         Operation.IMPORT_KEY_MATERIAL,
@@ -52,6 +69,8 @@ ADMITTED: dict[str, set[Operation | OperatorAct]] = {
     },
 }
 """For what each procedure is there, typed by hand."""
+
+P256 = (KeySpec.ECC_NIST_P256, KeyUsage.SIGN_VERIFY)
 
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "encrypt": (b"plaintext", b"aad"),
@@ -64,6 +83,13 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "unwrap_backing_key": (bytes(16), "label"),
     "generate_mac_key": ("label",),
     "mac": (b"message",),
+    "sign": (SigningAlgorithm.ECDSA_SHA_256, bytes(32)),
+    "verify": (P256, SigningAlgorithm.ECDSA_SHA_256, bytes(32), b"signature"),
+    "public_key": (P256,),
+    "encrypt_oaep": (KeySpec.RSA_2048, EncryptionAlgorithm.RSAES_OAEP_SHA_1, b"plaintext"),
+    "decrypt_oaep": (KeySpec.RSA_2048, EncryptionAlgorithm.RSAES_OAEP_SHA_1, bytes(256)),
+    "agree": (KeySpec.ECC_NIST_P256, ec.generate_private_key(ec.SECP256R1()).public_key()),
+    "generate_mac": (MacAlgorithm.HMAC_SHA_256, b"message"),
     "destroy": (),
 }
 NEEDS_NO_OBJECT = {"random"}
@@ -183,12 +209,18 @@ ACTS_ON_THE_TOKEN = {
     "create_object",
     "unwrap_key",
     "probe_import",
+    "agree",
+    "generate_backing_pair",
+    "open_on_token",
+    "open_here",
+    "disproof",
+    "signs_prehashed",
     "fingerprints",
     "keep",
 }
 """Names of calls that use, make or destroy an object on the token, or draw from its generator."""
 
-SHOWS_THE_TOKEN_ONLY = {"checks", "wrapping_algorithms", "on_device", "attest"}
+SHOWS_THE_TOKEN_ONLY = {"checks", "wrapping_algorithms", "on_device", "attest", "attest_public", "check_signing"}
 """Make session objects of their own and destroy them: the probes, when somebody asks what the token can do."""
 
 
@@ -207,10 +239,13 @@ def called(node: ast.AST) -> set[str]:
 
 
 def device_methods() -> dict[str, ast.FunctionDef]:
-    """The methods of Device, as they are written."""
-    tree = ast.parse(Path(device_module.__file__).read_text())
-    (device,) = (each for each in tree.body if isinstance(each, ast.ClassDef) and each.name == "Device")
-    return methods(device)
+    """The methods of Device and of the part of it that is about key pairs, as they are written."""
+    found: dict[str, ast.FunctionDef] = {}
+    for module in (keypairs_module, device_module):
+        tree = ast.parse(Path(module.__file__).read_text())
+        (part,) = (each for each in tree.body if isinstance(each, ast.ClassDef) and each.name in {"Device", "KeyPairs"})
+        found |= methods(part)
+    return found
 
 
 def reaching() -> set[str]:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import pytest
 from botocore.exceptions import ClientError
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.padding import MGF1, OAEP
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -236,25 +237,91 @@ def last_usage(client: Client) -> None:
     assert told["KeyLastUsage"]["Operation"] == "Encrypt"
 
 
+def signing(client: Client) -> None:
+    """A signature verifies here and with the public key elsewhere; a wrong one is an error."""
+    key_id = new_key(client, KeySpec="ECC_NIST_P256", KeyUsage="SIGN_VERIFY")
+    order = {"KeyId": key_id, "Message": b"m", "SigningAlgorithm": "ECDSA_SHA_256"}
+    signature = client.sign(**order)["Signature"]
+    assert client.verify(**order, Signature=signature)["SignatureValid"] is True
+    with pytest.raises(client.exceptions.KMSInvalidSignatureException):
+        client.verify(**order | {"Message": b"n"}, Signature=signature)
+    told = client.get_public_key(KeyId=key_id)
+    assert (told["KeySpec"], told["SigningAlgorithms"]) == ("ECC_NIST_P256", ["ECDSA_SHA_256"])
+    public = load_der_public_key(told["PublicKey"])
+    assert isinstance(public, EllipticCurvePublicKey)
+    public.verify(signature, b"m", ECDSA(SHA256()))
+
+
+def asymmetric_encryption(client: Client) -> None:
+    """What is encrypted with the public key, here or elsewhere, Decrypt opens with key and algorithm named."""
+    key_id = new_key(client, KeySpec="RSA_2048", KeyUsage="ENCRYPT_DECRYPT")
+    public = load_der_public_key(client.get_public_key(KeyId=key_id)["PublicKey"])
+    assert isinstance(public, RSAPublicKey)
+    how = {"KeyId": key_id, "EncryptionAlgorithm": "RSAES_OAEP_SHA_256"}
+    for sealed in (
+        client.encrypt(**how, Plaintext=b"secret")["CiphertextBlob"],
+        public.encrypt(b"secret", OAEP(MGF1(SHA256()), SHA256(), None)),
+    ):
+        assert client.decrypt(**how, CiphertextBlob=sealed)["Plaintext"] == b"secret"
+
+
+def macs(client: Client) -> None:
+    """An HMAC verifies; a wrong one is an error."""
+    order = {
+        "KeyId": new_key(client, KeySpec="HMAC_256", KeyUsage="GENERATE_VERIFY_MAC"),
+        "MacAlgorithm": "HMAC_SHA_256",
+    }
+    mac = client.generate_mac(**order, Message=b"m")["Mac"]
+    assert client.verify_mac(**order, Message=b"m", Mac=mac)["MacValid"] is True
+    with pytest.raises(client.exceptions.KMSInvalidMacException):
+        client.verify_mac(**order, Message=b"n", Mac=mac)
+
+
+def derive_shared_secret(client: Client) -> None:
+    """Two keys agree on one secret."""
+    pair = [new_key(client, KeySpec="ECC_NIST_P384", KeyUsage="KEY_AGREEMENT") for _ in range(2)]
+    secrets = {
+        client.derive_shared_secret(
+            KeyId=ours, KeyAgreementAlgorithm="ECDH", PublicKey=client.get_public_key(KeyId=theirs)["PublicKey"]
+        )["SharedSecret"]
+        for ours, theirs in (pair, reversed(pair))
+    }
+    assert [len(each) for each in secrets] == [48]
+
+
+def encapsulation(client: Client) -> None:
+    """Encapsulate and Decapsulate refuse keys of every usage that there is."""
+    key_id = new_key(client)
+    with pytest.raises(client.exceptions.InvalidKeyUsageException, match="not valid for Encapsulate"):
+        client.encapsulate(KeyId=key_id, EncapsulationAlgorithm="ML_KEM")
+    with pytest.raises(client.exceptions.InvalidKeyUsageException, match="not valid for Decapsulate"):
+        client.decapsulate(KeyId=key_id, EncapsulationAlgorithm="ML_KEM", SharedSecretCiphertextBlob=b"x")
+
+
 CASES: Final[dict[Operation, Callable[[Client], None]]] = {
     Operation.CANCEL_KEY_DELETION: deletion,
     Operation.CREATE_ALIAS: aliases,
     Operation.CREATE_KEY: create_key,
+    Operation.DECAPSULATE: encapsulation,
     Operation.DECRYPT: encrypt_and_decrypt,
     Operation.DELETE_ALIAS: aliases,
     Operation.DELETE_IMPORTED_KEY_MATERIAL: importing,
+    Operation.DERIVE_SHARED_SECRET: derive_shared_secret,
     Operation.DESCRIBE_KEY: describe_key,
     Operation.DISABLE_KEY: disable_and_enable_key,
     Operation.DISABLE_KEY_ROTATION: automatic_rotation,
     Operation.ENABLE_KEY: disable_and_enable_key,
     Operation.ENABLE_KEY_ROTATION: automatic_rotation,
+    Operation.ENCAPSULATE: encapsulation,
     Operation.ENCRYPT: encrypt_and_decrypt,
     Operation.GENERATE_DATA_KEY: generate_data_key,
     Operation.GENERATE_DATA_KEY_WITHOUT_PLAINTEXT: generate_data_key_without_plaintext,
+    Operation.GENERATE_MAC: macs,
     Operation.GENERATE_RANDOM: generate_random,
     Operation.GET_KEY_LAST_USAGE: last_usage,
     Operation.GET_KEY_ROTATION_STATUS: automatic_rotation,
     Operation.GET_PARAMETERS_FOR_IMPORT: importing,
+    Operation.GET_PUBLIC_KEY: signing,
     Operation.IMPORT_KEY_MATERIAL: importing,
     Operation.LIST_ALIASES: aliases,
     Operation.LIST_KEYS: list_keys,
@@ -263,10 +330,13 @@ CASES: Final[dict[Operation, Callable[[Client], None]]] = {
     Operation.RE_ENCRYPT: re_encrypt,
     Operation.ROTATE_KEY_ON_DEMAND: rotation_on_demand,
     Operation.SCHEDULE_KEY_DELETION: deletion,
+    Operation.SIGN: signing,
     Operation.TAG_RESOURCE: tags,
     Operation.UNTAG_RESOURCE: tags,
     Operation.UPDATE_ALIAS: aliases,
     Operation.UPDATE_KEY_DESCRIPTION: update_key_description,
+    Operation.VERIFY: signing,
+    Operation.VERIFY_MAC: macs,
 }
 """Which case calls which operation: one that is built and has none here is not shown to work with boto3."""
 
@@ -278,6 +348,11 @@ def test_operations(kms_client: Client, case: Callable[[Client], None]) -> None:
     kms_client.meta.events.register("before-call.kms", lambda model, **_: called.add(model.name))
     case(kms_client)
     assert {operation.value for operation, own in CASES.items() if own is case} <= called
+
+
+def test_asymmetric_encryption(kms_client: Client) -> None:
+    """Encrypt and Decrypt with an RSA key, which the table has for symmetric keys."""
+    asymmetric_encryption(kms_client)
 
 
 def test_every_operation_has_a_case() -> None:

@@ -85,8 +85,16 @@ def test_create_key_takes_explicit_defaults(kms: Kms, members: dict[str, Any]) -
 @pytest.mark.parametrize(
     ("members", "error", "said"),
     [
-        ({"key_spec": "RSA_2048", "key_usage": "SIGN_VERIFY"}, UnsupportedOperationException, "RSA_2048"),
-        ({"key_spec": "HMAC_256", "key_usage": "GENERATE_VERIFY_MAC"}, UnsupportedOperationException, "HMAC_256"),
+        ({"key_spec": "ML_DSA_44", "key_usage": "SIGN_VERIFY"}, UnsupportedOperationException, "ML_DSA_44"),
+        (
+            {"key_spec": "ML_KEM_768", "key_usage": "ENCAPSULATE_DECAPSULATE"},
+            UnsupportedOperationException,
+            "it makes SYMMETRIC_DEFAULT, RSA_2048",
+        ),
+        ({"key_spec": "HMAC_256", "key_usage": "SIGN_VERIFY"}, ValidationException, "not compatible"),
+        ({"key_spec": "RSA_2048", "key_usage": "KEY_AGREEMENT"}, ValidationException, "not compatible"),
+        ({"key_spec": "ECC_NIST_P256", "key_usage": "ENCRYPT_DECRYPT"}, ValidationException, "not compatible"),
+        ({"key_spec": "ECC_SECG_P256K1", "key_usage": "KEY_AGREEMENT"}, ValidationException, "not compatible"),
         ({"key_spec": "RSA_2048"}, ValidationException, "KeyUsage"),
         ({"key_spec": "AES_1"}, ValidationException, "'keySpec'"),
         ({"key_usage": "NONE"}, ValidationException, "'keyUsage'"),

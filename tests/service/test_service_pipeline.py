@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from lifecycle import described, new_empty_key, request_to_import, schedule
 from msgspec import Struct
 from service_sites import ACCOUNT, OTHER_REGION, REGION, new_alias, new_key, seal
@@ -20,7 +22,7 @@ from hsmkms.errors import (
     PermitError,
     ValidationException,
 )
-from hsmkms.model import aliases, crypto, deletion, importing, keys, rotation, tags
+from hsmkms.model import aliases, asymmetric, crypto, deletion, importing, keys, rotation, tags
 from hsmkms.model.caller import Caller
 from hsmkms.model.enums import Operation, WrappingAlgorithm, WrappingKeySpec
 from hsmkms.model.ids import alias_arn, root_arn
@@ -130,7 +132,10 @@ def test_every_device_procedure_on_objects_takes_a_permit() -> None:
 
 
 class Scene(Struct, frozen=True):
-    """A key, another one, one pending deletion, one with imported material; an alias and a ciphertext of the first."""
+    """A key, another one, one pending deletion, one with imported material; an alias and a ciphertext of the first.
+
+    And one that signs, one that makes HMACs, one that agrees on secrets.
+    """
 
     key: keys.KeyMetadata
     other: keys.KeyMetadata
@@ -139,6 +144,9 @@ class Scene(Struct, frozen=True):
     alias: str
     sealed: bytes
     to_import: importing.ImportKeyMaterialRequest
+    signer: keys.KeyMetadata
+    maker: keys.KeyMetadata
+    agreer: keys.KeyMetadata
 
     @property
     def alias_arn(self) -> str:
@@ -148,6 +156,15 @@ class Scene(Struct, frozen=True):
 
 Request = Callable[[Scene], Any]
 ROOT = root_arn(ACCOUNT)
+
+PEER = (
+    ec.generate_private_key(ec.SECP256R1()).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+)
+REFUSES_ALWAYS = {Operation.ENCAPSULATE, Operation.DECAPSULATE}
+"""No token here has ML-KEM."""
+
+TAKES_AN_ANSWER = {Operation.VERIFY, Operation.VERIFY_MAC}
+"""Need what Sign and GenerateMac gave; they are admitted by the same lines."""
 
 CASES: dict[Operation, tuple[Request, Callable[[Scene], Heard]]] = {
     Operation.CREATE_KEY: (lambda _: keys.CreateKeyRequest(), lambda _: [("kms:CreateKey", ROOT)]),
@@ -265,6 +282,24 @@ CASES: dict[Operation, tuple[Request, Callable[[Scene], Heard]]] = {
         lambda s: crypto.GenerateDataKeyWithoutPlaintextRequest(key_id=s.key.key_id, key_spec="AES_256"),
         lambda s: [("kms:GenerateDataKeyWithoutPlaintext", s.key.arn)],
     ),
+    Operation.SIGN: (
+        lambda s: asymmetric.SignRequest(key_id=s.signer.key_id, message=b"m", signing_algorithm="ECDSA_SHA_256"),
+        lambda s: [("kms:Sign", s.signer.arn)],
+    ),
+    Operation.GET_PUBLIC_KEY: (
+        lambda s: asymmetric.GetPublicKeyRequest(key_id=s.signer.key_id),
+        lambda s: [("kms:GetPublicKey", s.signer.arn)],
+    ),
+    Operation.GENERATE_MAC: (
+        lambda s: asymmetric.GenerateMacRequest(key_id=s.maker.key_id, message=b"m", mac_algorithm="HMAC_SHA_256"),
+        lambda s: [("kms:GenerateMac", s.maker.arn)],
+    ),
+    Operation.DERIVE_SHARED_SECRET: (
+        lambda s: asymmetric.DeriveSharedSecretRequest(
+            key_id=s.agreer.key_id, key_agreement_algorithm="ECDH", public_key=PEER
+        ),
+        lambda s: [("kms:DeriveSharedSecret", s.agreer.arn)],
+    ),
     Operation.GENERATE_RANDOM: (
         lambda _: crypto.GenerateRandomRequest(number_of_bytes=8),
         lambda _: [("kms:GenerateRandom", ROOT)],
@@ -295,7 +330,11 @@ def scene(kms: Kms, to_import: importing.ImportKeyMaterialRequest) -> Iterator[S
     device = kms._core.device
     pending, imported = new_key(kms), described(kms, to_import.key_id)
     schedule(kms, pending.key_id)
-    yield Scene(key, new_key(kms), pending, imported, alias, seal(kms, key.key_id), to_import)
+    signer = new_key(kms, key_spec="ECC_NIST_P256", key_usage="SIGN_VERIFY")
+    maker = new_key(kms, key_spec="HMAC_256", key_usage="GENERATE_VERIFY_MAC")
+    agreer = new_key(kms, key_spec="ECC_NIST_P256", key_usage="KEY_AGREEMENT")
+    sealed = seal(kms, key.key_id)
+    yield Scene(key, new_key(kms), pending, imported, alias, sealed, to_import, signer, maker, agreer)
     kms._core.device = device
     kms._core.authorise = everybody_may
     kms._core.record = record_nothing
@@ -313,8 +352,8 @@ def epoch(kms: Kms) -> int:
 
 
 def test_cases_are_complete() -> None:
-    """The table above has every operation."""
-    assert set(CASES) == set(OPERATIONS)
+    """The table above has every operation that needs nothing of another one."""
+    assert set(CASES) == set(OPERATIONS) - REFUSES_ALWAYS - TAKES_AN_ANSWER
 
 
 @pytest.mark.parametrize("operation", CASES)
@@ -344,7 +383,7 @@ def test_authorised_and_recorded(kms: Kms, scene: Scene, operation: Operation) -
 
 def _refusals() -> list[tuple[Operation, int]]:
     key = _blank_key()
-    blank = Scene(key, key, key, key, "alias/x", b"", importing.ImportKeyMaterialRequest())
+    blank = Scene(key, key, key, key, "alias/x", b"", importing.ImportKeyMaterialRequest(), key, key, key)
     return [(operation, number) for operation, (_, expected) in CASES.items() for number in range(len(expected(blank)))]
 
 

@@ -1,0 +1,99 @@
+"""What is signed: a message, or the digest of one; and what fits into an RSA block.
+
+One row for each signing algorithm says what kinds of message it takes and which hash comes between message and
+signature. Source: AWS KMS API Reference, Sign; AWS KMS Developer Guide, "Key spec reference"; RFC 8017, section 7.1.1.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Final
+
+from msgspec import Struct
+
+from hsmkms.errors import UnsupportedOperationException, ValidationException
+from hsmkms.model.enums import EncryptionAlgorithm, KeySpec, MessageType, SigningAlgorithm
+from hsmkms.rules.constraints import word
+
+_MU_BYTES: Final = 64
+"""The length of an external mu of ML-DSA (FIPS 204, section 6.2)."""
+
+
+class _Message(Struct, frozen=True):
+    """``types`` that an algorithm takes; ``hash_name`` of its digest, None where a message is signed as it is."""
+
+    types: tuple[MessageType, ...]
+    hash_name: str | None
+
+
+def _digested(hash_name: str) -> _Message:
+    return _Message((MessageType.RAW, MessageType.DIGEST), hash_name)
+
+
+_MESSAGES: Final[Mapping[SigningAlgorithm, _Message]] = {
+    SigningAlgorithm.RSASSA_PSS_SHA_256: _digested("sha256"),
+    SigningAlgorithm.RSASSA_PSS_SHA_384: _digested("sha384"),
+    SigningAlgorithm.RSASSA_PSS_SHA_512: _digested("sha512"),
+    SigningAlgorithm.RSASSA_PKCS1_V1_5_SHA_256: _digested("sha256"),
+    SigningAlgorithm.RSASSA_PKCS1_V1_5_SHA_384: _digested("sha384"),
+    SigningAlgorithm.RSASSA_PKCS1_V1_5_SHA_512: _digested("sha512"),
+    SigningAlgorithm.ECDSA_SHA_256: _digested("sha256"),
+    SigningAlgorithm.ECDSA_SHA_384: _digested("sha384"),
+    SigningAlgorithm.ECDSA_SHA_512: _digested("sha512"),
+    SigningAlgorithm.ED25519_SHA_512: _Message((MessageType.RAW,), None),
+    SigningAlgorithm.ED25519_PH_SHA_512: _Message((MessageType.DIGEST,), "sha512"),
+    SigningAlgorithm.ML_DSA_SHAKE_256: _Message((MessageType.RAW, MessageType.EXTERNAL_MU), None),
+}
+
+
+def to_sign(algorithm: SigningAlgorithm, message: bytes, message_type: str | None) -> bytes:
+    """What the algorithm signs: the digest, or the message itself for those that hash by themselves.
+
+    ValidationException if the algorithm does not take that type of message, or the digest has the wrong length.
+    """
+    row = _MESSAGES[algorithm]
+    given = MessageType.RAW if message_type is None else word(MessageType, message_type, "messageType")
+    if given not in row.types:
+        raise ValidationException(f"MessageType {given} is not valid for {algorithm}: use {' or '.join(row.types)}.")
+    if given is MessageType.EXTERNAL_MU:
+        raise _external_mu(message)
+    if row.hash_name is None:
+        return message
+    if given is MessageType.RAW:
+        return hashlib.new(row.hash_name, message).digest()
+    if len(message) != hashlib.new(row.hash_name).digest_size:
+        raise ValidationException(f"Digest is invalid length for algorithm {algorithm}.")
+    return message
+
+
+def _external_mu(message: bytes) -> Exception:
+    if len(message) != _MU_BYTES:
+        return ValidationException(f"An external mu has {_MU_BYTES} bytes, not {len(message)}.")
+    return UnsupportedOperationException(
+        "PKCS#11 tokens hash the message by themselves: sign it with MessageType RAW instead of EXTERNAL_MU."
+    )
+
+
+# -- RSAES-OAEP -----------------------------------------------------------------------------------------------------
+
+MODULUS_BYTES: Final[Mapping[KeySpec, int]] = {KeySpec.RSA_2048: 256, KeySpec.RSA_3072: 384, KeySpec.RSA_4096: 512}
+_HASH_BYTES: Final[Mapping[EncryptionAlgorithm, int]] = {
+    EncryptionAlgorithm.RSAES_OAEP_SHA_1: 20,
+    EncryptionAlgorithm.RSAES_OAEP_SHA_256: 32,
+}
+
+
+def check_fits(spec: KeySpec, algorithm: EncryptionAlgorithm, length: int) -> None:
+    """Raise ValidationException if so many bytes do not fit into one RSA block."""
+    most = MODULUS_BYTES[spec] - 2 * _HASH_BYTES[algorithm] - 2
+    if length > most:
+        raise ValidationException(
+            f"Algorithm {algorithm} and key spec {spec} cannot encrypt data larger than {most} bytes."
+        )
+
+
+def check_no_context(encryption_context: Mapping[str, str] | None) -> None:
+    """Raise ValidationException for an encryption context, which nothing of an asymmetric ciphertext can bind."""
+    if encryption_context:
+        raise ValidationException(
+            "An encryption context is only valid with a symmetric encryption key: leave EncryptionContext out."
+        )

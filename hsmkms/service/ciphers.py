@@ -1,0 +1,135 @@
+"""How each encryption algorithm encrypts and decrypts: one row for the symmetric one, one for those of RSA.
+
+The ciphertext of a symmetric key names its key and material; that of an RSA key is the bare RSA block. Source: AWS KMS
+API Reference, Encrypt and Decrypt.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from msgspec import Struct
+
+from hsmkms.errors import InvalidCiphertextException, RejectedDataError
+from hsmkms.model.enums import EncryptionAlgorithm, KeySpec, Origin
+from hsmkms.model.permit import Permit
+from hsmkms.rules import blob, context, messages
+from hsmkms.service import rotating
+from hsmkms.service.cache import CachedKey
+from hsmkms.service.pipeline import Call
+
+log = logging.getLogger("hsmkms.service")
+
+
+class Keyed(Struct, frozen=True):
+    """A key that an operation was admitted to, the permit to use it, and the algorithm that was chosen."""
+
+    key: CachedKey
+    permit: Permit
+    algorithm: EncryptionAlgorithm
+
+
+class Opened(Struct, frozen=True):
+    """A plaintext, and the material that opened it where the answer names one."""
+
+    plaintext: bytes
+    material_id: str | None
+
+
+class Cipher(Struct, frozen=True):
+    """``bind`` makes the bytes that an encryption context binds, or refuses it; ``fits`` refuses what is too long.
+
+    ``seal`` and ``open`` take what ``bind`` gave; ``open`` also takes the ciphertext in its parts, if it was parsed.
+    """
+
+    bind: Callable[[dict[str, str] | None], bytes]
+    fits: Callable[[KeySpec, EncryptionAlgorithm, int], None]
+    seal: Callable[[Call, Keyed, bytes, bytes], bytes]
+    open: Callable[[Call, Keyed, bytes, blob.Blob | None, bytes], Opened]
+
+
+# -- SYMMETRIC_DEFAULT ----------------------------------------------------------------------------------------------
+
+
+def _fits_any(_spec: KeySpec, _algorithm: EncryptionAlgorithm, _length: int) -> None:
+    """The request's own limit of 4,096 bytes is all."""
+
+
+def _seal_gcm(call: Call, by: Keyed, plaintext: bytes, bound: bytes) -> bytes:
+    key, leases = by.key, call.core.leases
+    material_id = key.current_material_id
+    iv, body = call.core.device.encrypt(
+        by.permit,
+        key.current_cka_id,
+        plaintext,
+        key.current_header + bound,
+        count=lambda: leases.spend(material_id),
+    )
+    call.used(key)
+    if material_id in leases.nearly_spent:
+        _follow_up(call, key)
+    return blob.assemble(key.current_header, iv, body)
+
+
+def _follow_up(call: Call, key: CachedKey) -> None:
+    """Material has made so many encryptions that generated keys rotate, and of imported ones the operator is told."""
+    record, material_id = key.record, key.current_material_id
+    share = call.core.leases.nearly_spent.pop(material_id, None)
+    if record.origin is Origin.AWS_KMS:
+        rotating.rotate_early(call.core, record.key_id, record.region, material_id)
+    elif share is not None and share.crossed:
+        log.warning(
+            "the imported material %s of key %s has used %d %% of the encryptions that AES-GCM allows: "
+            "create a new key and move the alias to it",
+            *(material_id, record.key_id, share.percent),
+        )
+
+
+def _open_gcm(call: Call, by: Keyed, ciphertext: bytes, parsed: blob.Blob | None, bound: bytes) -> Opened:
+    parsed = parsed or blob.parse(ciphertext)
+    material = by.key.record.material(parsed.material_id)
+    if material is None:
+        raise InvalidCiphertextException
+    try:
+        plaintext = call.core.device.decrypt(by.permit, material.cka_id, parsed.iv, parsed.body, parsed.header + bound)
+    except RejectedDataError as exc:
+        raise InvalidCiphertextException from exc
+    return Opened(plaintext, parsed.material_id)
+
+
+# -- RSAES_OAEP -----------------------------------------------------------------------------------------------------
+
+
+def _bind_nothing(encryption_context: dict[str, str] | None) -> bytes:
+    messages.check_no_context(encryption_context)
+    return b""
+
+
+def _seal_oaep(call: Call, by: Keyed, plaintext: bytes, _bound: bytes) -> bytes:
+    record = by.key.record
+    sealed = call.core.device.encrypt_oaep(by.permit, by.key.current_cka_id, record.spec, by.algorithm, plaintext)
+    call.used(by.key)
+    return sealed
+
+
+def _open_oaep(call: Call, by: Keyed, ciphertext: bytes, _parsed: blob.Blob | None, _bound: bytes) -> Opened:
+    record = by.key.record
+    if len(ciphertext) != messages.MODULUS_BYTES[record.spec]:
+        raise InvalidCiphertextException
+    try:
+        plaintext = call.core.device.decrypt_oaep(
+            by.permit, by.key.current_cka_id, record.spec, by.algorithm, ciphertext
+        )
+    except RejectedDataError as exc:
+        raise InvalidCiphertextException from exc
+    return Opened(plaintext, None)
+
+
+_GCM: Final = Cipher(context.canonical, _fits_any, _seal_gcm, _open_gcm)
+_OAEP: Final = Cipher(_bind_nothing, messages.check_fits, _seal_oaep, _open_oaep)
+
+CIPHERS: Final[Mapping[EncryptionAlgorithm, Cipher]] = {
+    EncryptionAlgorithm.SYMMETRIC_DEFAULT: _GCM,
+    EncryptionAlgorithm.RSAES_OAEP_SHA_1: _OAEP,
+    EncryptionAlgorithm.RSAES_OAEP_SHA_256: _OAEP,
+}
