@@ -32,7 +32,8 @@ HEAD_SECONDS: Final = 10.0
 BODY_SECONDS: Final = 10.0
 IDLE_SECONDS: Final = 75.0
 LINGER_SECONDS: Final = 0.5
-"""When the server ends, a client may have a request on the way to it: so long after, it is still answered."""
+"""When the server ends, a client may have a request on the way to it: so long after, it is still answered. As long
+it may go on to send what has been refused already."""
 
 Answer = Callable[[RawRequest, str, Callable[[Response], None]], None]
 """Answers a request from an address, at once or later, by calling back on the loop."""
@@ -177,7 +178,7 @@ class Connection(asyncio.Protocol):
 
     def give_up(self) -> None:
         """The time for a head, a body, the next request, or for taking the last answer is over."""
-        if self._transport.is_closing():
+        if self._deaf:
             self._transport.abort()
         elif self._answering:
             self.deadline = self._now() + IDLE_SECONDS
@@ -208,7 +209,8 @@ class Connection(asyncio.Protocol):
             self._answer(self._answering, self._address, self._write_and_go_on)
         self._going_on = False
         if self._refusal is not None and not self._answering:
-            self._write_and_close(self._refusal)
+            refusal, self._refusal = self._refusal, None
+            self._write_refusal(refusal)
 
     def _write_and_go_on(self, response: Response) -> None:
         self._write(response)
@@ -247,9 +249,16 @@ class Connection(asyncio.Protocol):
         self._refusal = response
         self._next()
 
-    def _write_and_close(self, response: Response) -> None:
-        if not self._transport.is_closing():
-            self._transport.write(_head(response, keep_alive=False) + response.body)
+    def _write_refusal(self, response: Response) -> None:
+        """Closing while the client still sends would take the answer away from it: first only our side is closed."""
+        if self._transport.is_closing():
+            return
+        self._transport.write(_head(response, keep_alive=False) + response.body)
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+            self._transport.resume_reading()
+            self.deadline = self._now() + LINGER_SECONDS
+        else:
             self._close()
 
 
