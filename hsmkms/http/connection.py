@@ -70,7 +70,8 @@ class Connection(asyncio.Protocol):
         self._refusal: Response | None = None
         self._ending = False  # what has begun is answered, nothing else
         self._deaf = False  # nothing is read any more
-        self._paused = False
+        self._blocked = False  # the client does not take its answers
+        self._reading = True
         self.deadline = 0.0
         self._begin()
 
@@ -107,12 +108,15 @@ class Connection(asyncio.Protocol):
             self._refuse(refusal(400, "BadRequestException", "This is not HTTP/1.1."))
 
     def pause_writing(self) -> None:
-        """The client does not read its answers: no more requests of it are read."""
-        self._transport.pause_reading()
+        """The client does not read its answers: no more requests of it are read, and none is answered."""
+        self._blocked = True
+        self._read_or_pause()
 
     def resume_writing(self) -> None:
         """It reads again."""
-        self._transport.resume_reading()
+        self._blocked = False
+        self._read_or_pause()
+        self._next()
 
     # -- httptools' calls ---------------------------------------------------------------------------------------
 
@@ -141,7 +145,7 @@ class Connection(asyncio.Protocol):
         length = self._headers.get("content-length")
         if length is not None and (not length[0].isdigit() or int(length[0]) > MAX_BODY_BYTES):
             raise _too_large()
-        if self._headers.get("expect", [""])[0].lower() == "100-continue":
+        if self._headers.get("expect", [""])[0].lower() == "100-continue" and not self._deaf:
             self._transport.write(_CONTINUE)
 
     def on_body(self, piece: bytes) -> None:
@@ -162,9 +166,7 @@ class Connection(asyncio.Protocol):
         self._waiting.append((request, self._parser.should_keep_alive()))
         self._deaf = self._ending
         self._begin()
-        if len(self._waiting) >= MAX_WAITING:
-            self._transport.pause_reading()
-            self._paused = True
+        self._read_or_pause()
         self._next()
 
     # -- answering ----------------------------------------------------------------------------------------------
@@ -178,14 +180,14 @@ class Connection(asyncio.Protocol):
 
     def give_up(self) -> None:
         """The time for a head, a body, the next request, or for taking the last answer is over."""
-        if self._deaf:
-            self._transport.abort()
-        elif self._answering:
+        if self._answering:
             self.deadline = self._now() + IDLE_SECONDS
+        elif self._deaf:
+            self._transport.abort()
         elif self._url:
             self._refuse(refusal(408, "RequestTimeoutException", "The request did not come in time."))
         else:
-            self._transport.close()
+            self._close()
 
     def _begin(self) -> None:
         self._url = b""
@@ -204,11 +206,11 @@ class Connection(asyncio.Protocol):
         if self._going_on:
             return  # the loop below goes on when this answer, which was there at once, is written
         self._going_on = True
-        while self._waiting and not self._answering:
+        while self._waiting and not (self._answering or self._blocked):
             self._answering, self._keep_alive = self._waiting.popleft()
             self._answer(self._answering, self._address, self._write_and_go_on)
         self._going_on = False
-        if self._refusal is not None and not self._answering:
+        if self._refusal is not None and not (self._answering or self._waiting):
             refusal, self._refusal = self._refusal, None
             self._write_refusal(refusal)
 
@@ -228,13 +230,18 @@ class Connection(asyncio.Protocol):
             return
         if not self._url:
             self.deadline = self._now() + IDLE_SECONDS
-        if self._paused and not self._waiting:
-            self._paused = False
-            self._transport.resume_reading()
+        self._read_or_pause()
+
+    def _read_or_pause(self) -> None:
+        """Read no further while too much waits: requests for their answers, or answers for the client."""
+        wanted = not self._blocked and len(self._waiting) < MAX_WAITING
+        if wanted is not self._reading and not self._transport.is_closing():
+            self._reading = wanted
+            (self._transport.resume_reading if wanted else self._transport.pause_reading)()
 
     def _done(self) -> bool:
         """True if the client waits for nothing, and has not begun another request."""
-        return not (self._answering or self._waiting or self._url)
+        return not (self._answering or self._waiting or (self._url and not self._deaf))
 
     def _close(self) -> None:
         """Close when the client has taken what was written; it has as long as for a body."""

@@ -1,7 +1,8 @@
 """AWS JSON 1.1: from a raw request to an operation, and from its outcome to a raw response.
 
-Everything about the wire is here but the signature. Source: AWS KMS API Reference, "Common errors", and what the
-service was seen to answer.
+Everything about the wire is here but the signature. X-Amz-Target alone says what a request is: its Content-Type is
+not looked at, so that curl needs no more than a signature. Source: AWS KMS API Reference, "Common errors", and what
+the service was seen to answer.
 """
 
 from collections.abc import Sequence

@@ -72,9 +72,13 @@ async def _watch(everybody: set[Connection], now: Callable[[], float]) -> None:
     """Close connections whose time is over."""
     while True:
         await asyncio.sleep(LOOK_SECONDS)
-        moment = now()
-        for each in [each for each in everybody if each.deadline < moment]:
-            each.give_up()
+        give_up_late(everybody, now())
+
+
+def give_up_late(everybody: set[Connection], moment: float) -> None:
+    """Give up the connections whose time is over at a moment."""
+    for each in [each for each in everybody if each.deadline < moment]:
+        each.give_up()
 
 
 async def _finish(everybody: set[Connection]) -> None:

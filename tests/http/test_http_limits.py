@@ -1,0 +1,205 @@
+"""The time limits of a connection, on real sockets and with a clock that the test moves."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from hsmkms.http.connection import BODY_SECONDS, HEAD_SECONDS, IDLE_SECONDS, LINGER_SECONDS, Connection
+from hsmkms.http.protocol import Response
+from hsmkms.http.sigv4 import RawRequest
+from hsmkms.http.worker import give_up_late
+
+REQUEST = b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"
+LARGE = 8 * 2**20
+"""More than the buffers of both sides hold."""
+
+
+class Place:
+    """A server in this process: its connections, its clock, and a client's two streams."""
+
+    def __init__(self) -> None:
+        self.everybody: set[Connection] = set()
+        self.now = 1000.0
+        self.held: list[Callable[[Response], None]] | None = None
+        self.body = b"{}"
+        self.answered = 0
+        self.reader: asyncio.StreamReader
+        self.writer: asyncio.StreamWriter
+
+    def answer(self, request: RawRequest, address: str, respond: Callable[[Response], None]) -> None:
+        """Answer at once, or when the test says so."""
+        assert request.body == b"{}"
+        assert address == "127.0.0.1"
+        self.answered += 1
+        if self.held is None:
+            respond(Response(200, (), self.body))
+        else:
+            self.held.append(respond)
+
+    async def later(self, seconds: float) -> None:
+        """Let time pass, and the server look at its limits."""
+        self.now += seconds
+        give_up_late(self.everybody, self.now)
+        await asyncio.sleep(0.02)
+
+    async def send(self, data: bytes) -> None:
+        """Send, and let the server read."""
+        self.writer.write(data)
+        await asyncio.sleep(0.05)
+
+    async def status(self) -> int:
+        """The status of the next answer."""
+        head = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 10)
+        length = next(int(line[15:]) for line in head.split(b"\r\n") if line.startswith(b"content-length:"))
+        self.told = await asyncio.wait_for(self.reader.readexactly(length), 10)
+        return int(head.split()[1])
+
+    async def ended(self) -> bool:
+        """True once the server has closed."""
+        return await asyncio.wait_for(self.reader.read(1), 10) == b""
+
+
+def play(story: Callable[[Place], Awaitable[None]]) -> None:
+    """Run a story with a client that is connected."""
+
+    async def run() -> None:
+        place = Place()
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(
+            lambda: Connection(place.answer, place.everybody, lambda: place.now), "127.0.0.1", 0
+        )
+        place.reader, place.writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        try:
+            await place.send(b"")
+            await story(place)
+        finally:
+            place.writer.transport.abort()
+            server.close()
+
+    asyncio.run(run())
+
+
+def test_idle() -> None:
+    """A connection without requests is closed after its time, counted from the last answer."""
+
+    async def story(place: Place) -> None:
+        for _ in range(2):
+            await place.send(REQUEST)
+            assert await place.status() == 200
+            await place.later(IDLE_SECONDS - 1)
+        await place.later(2)
+        assert await place.ended()
+        assert not place.everybody
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    ("begun", "seconds"), [(b"POST / HTTP/1.1\r\nContent-", HEAD_SECONDS), (REQUEST[:-1], BODY_SECONDS)]
+)
+def test_what_does_not_come_whole(begun: bytes, seconds: float) -> None:
+    """Half a head and half a body are waited for, and then refused in words."""
+
+    async def story(place: Place) -> None:
+        await place.send(begun)
+        await place.later(seconds - 1)
+        assert len(place.everybody) == 1
+        await place.later(2)
+        assert await place.status() == 408
+        assert json.loads(place.told)["__type"] == "RequestTimeoutException"
+        assert await place.ended()
+        await place.later(LINGER_SECONDS + 1)
+        assert not place.everybody
+
+    play(story)
+
+
+def test_nothing_at_all() -> None:
+    """Who connects and says nothing is let go without a word."""
+
+    async def story(place: Place) -> None:
+        await place.later(HEAD_SECONDS + 1)
+        assert await place.ended()
+
+    play(story)
+
+
+def test_slow_answer() -> None:
+    """A request that takes long to answer has no time limit here."""
+
+    async def story(place: Place) -> None:
+        place.held = []
+        await place.send(REQUEST)
+        await place.later(IDLE_SECONDS * 3)
+        place.held.pop()(Response(200, (), b"{}"))
+        assert await place.status() == 200
+
+    play(story)
+
+
+def test_answer_that_is_not_taken() -> None:
+    """A client that does not read its answers is cut off after its time, and leaves nothing behind."""
+
+    async def story(place: Place) -> None:
+        place.body = b"x" * LARGE
+        await place.send(REQUEST)
+        await place.later(IDLE_SECONDS + 1)  # closing, but the answer has not been taken
+        assert len(place.everybody) == 1
+        await place.later(BODY_SECONDS + 1)
+        assert not place.everybody
+
+    play(story)
+
+
+def test_client_that_only_asks() -> None:
+    """Who sends requests and reads no answers is not read from any more, until he does."""
+
+    async def story(place: Place) -> None:
+        place.body = b"x" * 2**16
+        await place.send(REQUEST * 5_000)
+        answered = place.answered
+        assert answered < 100
+        for _ in range(5_000):
+            assert await place.status() == 200
+
+    play(story)
+
+
+def test_ending() -> None:
+    """At the end what has begun is answered, also in pieces and one after the other, and what is idle is let go."""
+
+    async def story(place: Place) -> None:
+        place.held = []
+        await place.send(REQUEST + REQUEST + REQUEST[:-1])
+        (connection,) = place.everybody
+        connection.end()
+        await place.send(REQUEST[-1:] + REQUEST)  # the last one begins too late
+        for _ in range(3):
+            place.held.pop()(Response(200, (), b"{}"))
+            assert await place.status() == 200
+        assert await place.ended()
+        assert place.held == []
+
+    play(story)
+
+
+def test_ending_of_an_idle_connection() -> None:
+    """A request that is on its way when the server ends is answered; otherwise the connection ends."""
+
+    async def story(place: Place) -> None:
+        (connection,) = place.everybody
+        connection.end()
+        await place.send(REQUEST)
+        assert await place.status() == 200
+        assert await place.ended()
+
+    async def silent(place: Place) -> None:
+        (connection,) = place.everybody
+        connection.end()
+        await place.later(LINGER_SECONDS + 0.1)
+        assert await place.ended()
+
+    play(story)
+    play(silent)
