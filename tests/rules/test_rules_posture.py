@@ -23,6 +23,7 @@ MATERIAL = MaterialRecord(
     cka_id=b"c" * 16,
 )
 EXPIRING = msgspec.structs.replace(MATERIAL, valid_to=START + timedelta(days=40))
+NEXT = msgspec.structs.replace(EXPIRING, material_id="b" * 64, sequence=2, state=MaterialState.PENDING_ROTATION)
 KEY = KeyRecord(
     key_id="k",
     region="eu-central-1",
@@ -59,6 +60,7 @@ KEY = KeyRecord(
         ({"origin": Origin.EXTERNAL, "materials": (EXPIRING,)}, timedelta(days=9), Posture.CANNOT),
         ({"origin": Origin.EXTERNAL, "materials": (EXPIRING,)}, timedelta(days=10), Posture.EXPIRING),
         ({"origin": Origin.EXTERNAL, "materials": (EXPIRING,)}, timedelta(days=40), Posture.WAITING),
+        ({"origin": Origin.EXTERNAL, "materials": (MATERIAL, NEXT)}, timedelta(days=39), Posture.CANNOT),
         ({"origin": Origin.EXTERNAL, "materials": ()}, timedelta(), Posture.WAITING),
     ],
 )

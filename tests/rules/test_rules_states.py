@@ -14,7 +14,7 @@ from hsmkms.errors import (
 )
 from hsmkms.model.enums import KeyState, MaterialState, Operation, Origin
 from hsmkms.model.records import KeyRecord, MaterialRecord
-from hsmkms.rules.states import ADMISSION, TRANSITIONS, Event, admit, effective_state, next_state
+from hsmkms.rules.states import ADMISSION, TRANSITIONS, Event, admit, effective_state, expires_at, next_state
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 ARN = "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
@@ -233,3 +233,16 @@ def test_generated_material_never_lapses(
 ) -> None:
     """The state of a generated key does not depend on its materials."""
     assert effective_state(make_key(materials=(make_material(present=False),)), NOW) is KeyState.ENABLED
+
+
+def test_key_expires_with_the_first_of_its_materials(
+    make_key: Callable[..., KeyRecord], make_material: Callable[..., MaterialRecord]
+) -> None:
+    """The earliest ValidTo of what is or was current counts; material that waits for its rotation has no say."""
+    early, late = NOW, NOW + timedelta(microseconds=1)
+    for dates, expected in (((None, None), None), ((None, late), late), ((early, late), early), ((late, early), early)):
+        former = make_material(state=MaterialState.NON_CURRENT, valid_to=dates[0])
+        current = make_material(sequence=2, valid_to=dates[1])
+        waiting = make_material(sequence=3, state=MaterialState.PENDING_ROTATION, valid_to=NOW - timedelta(days=1))
+        assert expires_at(make_key(origin=Origin.EXTERNAL, materials=(former, current, waiting))) == expected
+    assert expires_at(make_key()) is None

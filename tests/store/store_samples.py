@@ -11,6 +11,7 @@ from hsmkms.model.ids import key_arn, new_key_id
 from hsmkms.model.records import KeyRecord, MaterialRecord
 from hsmkms.store import keys
 from hsmkms.store.engine import Store
+from hsmkms.store.schema import Lifecycle, material, material_presence, regional_key
 
 ACCOUNT = "111122223333"
 INSTALLATION = "0123456789abcdef0123456789abcdef"
@@ -70,6 +71,15 @@ def read(store: Store, record: KeyRecord) -> KeyRecord:
         found = keys.fetch(conn, record.region, record.key_id)
     assert found is not None
     return found
+
+
+def replicate(tx: Connection, record: KeyRecord, region: str) -> None:
+    """Show a key with one material in another region as well, as replication writes it."""
+    row = dict(tx.execute(regional_key.select().where(regional_key.c.key_id == record.key_id)).one()._mapping)
+    tx.execute(regional_key.insert().values(row | {"region": region, "lifecycle": Lifecycle.LIVE}))
+    number = tx.scalar(material.select().where(material.c.key_id == record.key_id))
+    presence = {"key_id": record.key_id, "region": region, "material": number, "present": True}
+    tx.execute(material_presence.insert().values(presence))
 
 
 def pragma(conn: Connection, name: str) -> object:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 from sqlalchemy import Connection
-from store_samples import ELSEWHERE, LATER, NOW, REGION, TOKEN, a_key, a_material, read, write
+from store_samples import ELSEWHERE, LATER, NOW, REGION, TOKEN, a_key, a_material, read, replicate, write
 
 from hsmkms.model.enums import ExpirationModel, KeyState, MaterialState, Origin
 from hsmkms.model.records import KeyRecord, MaterialRecord
@@ -15,7 +15,7 @@ from hsmkms.store import deletion, keys, materials, objects
 from hsmkms.store.deletion import Doomed
 from hsmkms.store.engine import Store
 from hsmkms.store.materials import WrappingKeyRow
-from hsmkms.store.schema import Lifecycle, ObjectPurpose, ObjectStatus, material, material_presence, regional_key
+from hsmkms.store.schema import ObjectPurpose, ObjectStatus
 
 TICK = timedelta(microseconds=1)
 EXPIRES, STAYS = ExpirationModel.KEY_MATERIAL_EXPIRES, ExpirationModel.KEY_MATERIAL_DOES_NOT_EXPIRE
@@ -126,11 +126,7 @@ def test_loss_in_one_region_of_two(store: Store) -> None:
     record = an_imported_key(store)
     name = only(record).material_id
     with store.atomic() as tx:
-        row = dict(tx.execute(regional_key.select().where(regional_key.c.key_id == record.key_id)).one()._mapping)
-        tx.execute(regional_key.insert().values(row | {"region": ELSEWHERE, "lifecycle": Lifecycle.LIVE}))
-        number = tx.scalar(material.select().where(material.c.material_id == name))
-        presence = {"key_id": record.key_id, "region": ELSEWHERE, "material": number, "present": True}
-        tx.execute(material_presence.insert().values(presence))
+        replicate(tx, record, ELSEWHERE)
     with store.atomic() as tx:
         materials.lose(tx, record.key_id, REGION, name)
         assert deletion.doomed(tx, TOKEN) == []
