@@ -10,10 +10,11 @@ PACKAGE = Path(__file__).parent.parent / "hsmkms"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 MAX_LINES = 450
 
-BELOW_CLI = {"errors", "process", "pins", "token_uri", "config", "model", "rules", "store", "hsm", "service"}
+BELOW_CLI = {"errors", "process", "tally", "pins", "token_uri", "config", "model", "rules", "store", "hsm", "service"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "process": {"errors"},
+    "tally": set(),
     "pins": {"errors"},
     "token_uri": {"errors"},
     "wrapping": {"errors", "model"},
@@ -22,11 +23,11 @@ ALLOWED: dict[str, set[str]] = {
     "model": {"errors", "model"},
     "rules": {"errors", "model", "rules"},
     "store": {"errors", "model", "process", "store"},
-    "hsm": {"errors", "model", "process", "wrapping", "hsm"},
-    "service": {"errors", "model", "process", "rules", "store", "hsm", "service"},
+    "hsm": {"errors", "model", "process", "tally", "wrapping", "hsm"},
+    "service": {"errors", "model", "process", "tally", "rules", "store", "hsm", "service"},
     "wiring": BELOW_CLI,
     "__init__": {"service"},
-    "http": {"errors", "model", "config", "service", "wiring", "http"},
+    "http": {"errors", "model", "tally", "config", "service", "wiring", "http"},
     "cli": {"errors", "model", "config", "service", "wiring", "wrapping", "http", "__init__", "cli"},
     "testing": set(),
     "__main__": {"cli"},
@@ -47,7 +48,6 @@ OWNERS = {
     "jmespath": "cli",
     "httptools": "http",
     "uvloop": "http",
-    "structlog": "http",
     "prometheus_client": "http",
 }
 """A foreign package, and the one layer that may import it."""

@@ -8,7 +8,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from time import perf_counter
+from typing import Final, TypeVar
 
 from msgspec import Struct
 from pkcs11.constants import ObjectClass
@@ -25,8 +26,13 @@ from hsmkms.hsm.module import Module
 from hsmkms.hsm.objects import find
 from hsmkms.hsm.pool import SessionPool
 from hsmkms.process import ForkGuard
+from hsmkms.tally import Tally
 
 Result = TypeVar("Result")
+
+OK: Final = "ok"
+OTHER: Final = "other"
+"""How calls are counted that have no name of their own."""
 
 
 class DeviceSettings(Struct, frozen=True, kw_only=True):
@@ -56,6 +62,8 @@ class Connection:
         self._module = module
         self._read_pin = read_pin
         self._gate = LoginGate(settings.state_dir)
+        self.calls = Tally()
+        """Calls by name, with how they ended (the class of their fault) and how long they took."""
         self._guard = ForkGuard()
         self._recovering = threading.Lock()
         self._login_handle = 0
@@ -68,17 +76,18 @@ class Connection:
         self._guard.check()
         return self._module.cryptoki.token_limits(self._token.slot.slot_id)
 
-    def _use(self, cka_id: bytes, attempt: Callable[[Session, int], Result]) -> Result:
+    def _use(self, cka_id: bytes, attempt: Callable[[Session, int], Result], call: str = OTHER) -> Result:
         """Run an idempotent call on a key; once more after a lost session or a dead handle."""
         try:
-            return self._attempt(cka_id, attempt)
+            return self._attempt(cka_id, attempt, call)
         except (SessionLostError, ObjectLostError):
             self._handles.forget(cka_id)
             self._recover()
-        return self._attempt(cka_id, attempt)
+        return self._attempt(cka_id, attempt, call)
 
-    def _attempt(self, cka_id: bytes, attempt: Callable[[Session, int], Result]) -> Result:
+    def _attempt(self, cka_id: bytes, attempt: Callable[[Session, int], Result], call: str) -> Result:
         session = self._pool.take()
+        started = perf_counter()
         try:
             handle = self._handles.lookup(cka_id)
             if handle is None:
@@ -87,35 +96,38 @@ class Connection:
             result = attempt(session, handle)
         except PKCS11Error as exc:
             fault = translate(exc)
-            self._give_back(session, fault)
+            self._give_back(session, fault, call, started)
             raise fault from exc
         except BaseException as exc:
-            self._give_back(session, exc)
+            self._give_back(session, exc, call, started)
             raise
+        self.calls.note(call, OK, perf_counter() - started)
         self._pool.put(session)
         return result
 
-    def _repeatable(self, attempt: Callable[[Session], Result]) -> Result:
+    def _repeatable(self, attempt: Callable[[Session], Result], call: str = OTHER) -> Result:
         """Run an idempotent call that needs no key; once more after a lost session."""
         try:
-            return self._once(attempt)
+            return self._once(attempt, call)
         except SessionLostError:
             self._recover()
-        return self._once(attempt)
+        return self._once(attempt, call)
 
-    def _never_repeated(self, act: Callable[[Session], Result]) -> Result:
+    def _never_repeated(self, act: Callable[[Session], Result], call: str = OTHER) -> Result:
         """Run a call that makes something; what it makes is lost from sight if the session is, so one try it is."""
         self._recover()  # it must not meet a lost login
-        return self._once(act)
+        return self._once(act, call)
 
-    def _once(self, attempt: Callable[[Session], Result]) -> Result:
+    def _once(self, attempt: Callable[[Session], Result], call: str = OTHER) -> Result:
         session = self._pool.take()
+        started = perf_counter()
         try:
             with self._losses_told_apart(session):
                 result = attempt(session)
         except BaseException as exc:
-            self._give_back(session, exc)
+            self._give_back(session, exc, call, started)
             raise
+        self.calls.note(call, OK, perf_counter() - started)
         self._pool.put(session)
         return result
 
@@ -132,7 +144,8 @@ class Connection:
                 raise SessionLostError(SESSION_LOST) from exc
             raise
 
-    def _give_back(self, session: Session, fault: BaseException) -> None:
+    def _give_back(self, session: Session, fault: BaseException, call: str, started: float) -> None:
+        self.calls.note(call, type(fault).__name__, perf_counter() - started)
         if isinstance(fault, SessionLostError):
             self._pool.discard(session)
         else:

@@ -59,6 +59,7 @@ from hsmkms.hsm.login import START_ATTEMPTS, START_PAUSE_SECONDS, PinReader
 from hsmkms.hsm.module import Module
 from hsmkms.hsm.objects import MAY_BE_SILENT, TokenObject, attest, generate, handle_of, list_keys
 from hsmkms.hsm.pairs import generate_pair as generate_backing_pair
+from hsmkms.hsm.pool import PoolUse
 from hsmkms.hsm.profile import TokenProfile, mechanism_name, probe
 from hsmkms.hsm.unwrapping import FINGERPRINT_LABEL, Unwrapping, WrappedMaterial, tolerated
 from hsmkms.hsm.wrapping import ImportProfile, generate_pair
@@ -128,7 +129,7 @@ class Device(KeyPairs):
             iv = self._ivs.next(session)
             return iv, seal(session, handle, iv, plaintext, aad)
 
-        return self._use(cka_id, attempt)
+        return self._use(cka_id, attempt, "encrypt")
 
     def decrypt(self, permit: Permit, cka_id: bytes, iv: bytes, body: bytes, aad: bytes) -> bytes:
         """Open ciphertext || tag; RejectedDataError for everything that was not made by this key with this AAD."""
@@ -140,12 +141,12 @@ class Device(KeyPairs):
             except PKCS11Error as exc:
                 raise explain_refusal(exc, session, handle) from exc
 
-        return self._use(cka_id, attempt)
+        return self._use(cka_id, attempt, "decrypt")
 
     def random(self, permit: Permit, count: int) -> bytes:
         """``count`` random bytes of the token's generator."""
         permit.require(MAY_DRAW_RANDOM)
-        return self._repeatable(lambda session: session.generate_random(count * 8))
+        return self._repeatable(lambda session: session.generate_random(count * 8), "random")
 
     def generate_backing_key(self, permit: Permit, cka_id: bytes, label: str, kind: Kind = SYMMETRIC) -> None:
         """Make a backing key on the token, verified by reading its attributes back. Never repeated.
@@ -233,7 +234,7 @@ class Device(KeyPairs):
             done: bytes = key.sign(message, mechanism=Mechanism.SHA256_HMAC)
             return done
 
-        return self._use(cka_id, attempt)
+        return self._use(cka_id, attempt, "mac")
 
     def destroy(self, permit: Permit, cka_id: bytes) -> bool:
         """Destroy a key on the token, with both halves; False if it was not there. danger: nothing brings it back."""
@@ -244,9 +245,9 @@ class Device(KeyPairs):
         self._destroy(cka_id, ObjectClass.PUBLIC_KEY)
         return was_there
 
-    def sessions(self) -> tuple[int, int]:
-        """How many sessions of the pool are open, and how many threads wait for one."""
-        return self._pool.counts()
+    def sessions(self) -> PoolUse:
+        """How the sessions of the pool are used now."""
+        return self._pool.use()
 
     def ready(self) -> None:
         """Make sure that the token answers and that the login holds, before something is begun that needs both."""
@@ -254,7 +255,7 @@ class Device(KeyPairs):
 
     def holds(self, cka_id: bytes) -> bool:
         """True if a secret key or a private half with this CKA_ID is on the token now."""
-        return self._repeatable(lambda session: self._find(session, cka_id) is not None)
+        return self._repeatable(lambda session: self._find(session, cka_id) is not None, "find")
 
     # -- what the token says of itself --------------------------------------------------------------------------
 
@@ -327,7 +328,7 @@ class Device(KeyPairs):
         """Make a secret key, and remember its handle while the login is the one under which it was made."""
         self._recover()  # what is never repeated must not meet a lost login
         login = self._login_handle
-        handle = self._once(lambda session: handle_of(make(session)))
+        handle = self._once(lambda session: handle_of(make(session)), "make")
         with self._recovering:
             if login == self._login_handle:
                 self._handles.remember(cka_id, handle)

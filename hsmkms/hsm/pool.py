@@ -10,12 +10,26 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from msgspec import Struct
 from pkcs11.exceptions import PKCS11Error, SessionCount
 from pkcs11.types import Session
 
 from hsmkms.errors import ClosedError, ThrottlingException
 from hsmkms.hsm.faults import translate
 from hsmkms.process import ForkGuard
+
+
+class PoolUse(Struct, frozen=True, kw_only=True):
+    """Sessions of a pool at an instant: how many there may be, are open, are lent, are waited for by threads.
+
+    ``waits``: how often a thread has had to wait so far.
+    """
+
+    limit: int
+    opened: int
+    lent: int
+    waiting: int
+    waits: int
 
 
 class SessionPool:
@@ -33,6 +47,7 @@ class SessionPool:
         self._changed = threading.Condition()
         self._opened = 0
         self._waiting = 0
+        self._waits = 0
         self._closed = False
         self._guard = ForkGuard()
 
@@ -68,9 +83,11 @@ class SessionPool:
         finally:
             self.put(session)
 
-    def counts(self) -> tuple[int, int]:
-        """How many sessions are open, and how many threads wait for one."""
-        return self._opened, self._waiting
+    def use(self) -> PoolUse:
+        """How the sessions are used now."""
+        opened = self._opened
+        lent = max(opened - len(self._idle), 0)
+        return PoolUse(limit=self._size, opened=opened, lent=lent, waiting=self._waiting, waits=self._waits)
 
     def discard(self, session: Session) -> None:
         """Drop a dead session, and all idle ones: they died with it."""
@@ -119,6 +136,7 @@ class SessionPool:
                             f"all {self._opened} sessions with the token are busy: "
                             "try again, or raise token.max_sessions"
                         )
+                    self._waits += 1
                     self._changed.wait(remaining)
             finally:
                 self._waiting -= 1

@@ -14,12 +14,14 @@ from typing import Final
 
 import msgspec
 
-from hsmkms.http import metrics, protocol
+from hsmkms.http import protocol
 from hsmkms.http.endpoint import Handled, Source
+from hsmkms.http.metrics import CONTENT_TYPE
 from hsmkms.http.pace import Pace
-from hsmkms.http.protocol import TARGET_PREFIX, Response
+from hsmkms.http.protocol import BY_TARGET, Response
 from hsmkms.http.serving import Serving
 from hsmkms.http.sigv4 import RawRequest
+from hsmkms.model.enums import Operation
 
 Respond = Callable[[Response], None]
 
@@ -36,7 +38,6 @@ class Application:
         self._secure = secure
         self._pace = Pace()
         self._threads = ThreadPoolExecutor(serving.threads, thread_name_prefix="hsmkms")
-        self._sources: dict[str, Source] = {}
         self._pages: Final = {"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics}
 
     def __call__(self, request: RawRequest, address: str, respond: Respond) -> None:
@@ -45,7 +46,7 @@ class Application:
             self._later(self._pages[request.path], respond)
             return
         source = Source(address, self._secure)
-        operation = (request.header("x-amz-target") or "").removeprefix(TARGET_PREFIX)
+        operation = BY_TARGET.get(request.header("x-amz-target") or "")
         if self._pace.inline(operation):
             respond(self._timed(request, source, operation))
         else:
@@ -55,7 +56,7 @@ class Application:
         """Wait for what runs in threads."""
         self._threads.shutdown(wait=True)
 
-    def _timed(self, request: RawRequest, source: Source, operation: str) -> Response:
+    def _timed(self, request: RawRequest, source: Source, operation: Operation | None) -> Response:
         started = time.perf_counter()
         handled: Handled = self._serving.endpoint.answer(request, source)
         seconds = time.perf_counter() - started
@@ -85,4 +86,4 @@ class Application:
         return Response(503 if faults else 200, _JSON, body)
 
     def _metrics(self) -> Response:
-        return Response(200, (("content-type", metrics.CONTENT_TYPE),), metrics.page(self._serving.kms))
+        return Response(200, (("content-type", CONTENT_TYPE),), self._serving.metrics())

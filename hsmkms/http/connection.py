@@ -122,7 +122,6 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
-        self._begin()
         self.deadline = self._now() + HEAD_SECONDS
 
     def on_url(self, url: bytes) -> None:
@@ -133,9 +132,14 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header."""
         self._count(len(name) + len(value))
-        if len(self._headers) >= MAX_HEADERS:
+        if self._fields >= MAX_HEADERS:
             raise _RefusedError(431, "BadRequestException", f"There may be {MAX_HEADERS} headers at most.")
-        self._headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
+        self._fields += 1
+        known = _header_name(name)
+        if known in self._headers:
+            self._headers[known].append(value.decode("latin-1"))
+        else:
+            self._headers[known] = [value.decode("latin-1")]
 
     def on_headers_complete(self) -> None:
         """The head is complete."""
@@ -145,7 +149,8 @@ class Connection(asyncio.Protocol):
         length = self._headers.get("content-length")
         if length is not None and (not length[0].isdigit() or int(length[0]) > MAX_BODY_BYTES):
             raise _too_large()
-        if self._headers.get("expect", [""])[0].lower() == "100-continue" and not self._deaf:
+        expected = self._headers.get("expect")
+        if expected is not None and expected[0].lower() == "100-continue" and not self._deaf:
             self._transport.write(_CONTINUE)
 
     def on_body(self, piece: bytes) -> None:
@@ -192,6 +197,7 @@ class Connection(asyncio.Protocol):
     def _begin(self) -> None:
         self._url = b""
         self._headers: dict[str, list[str]] = {}
+        self._fields = 0
         self._body: list[bytes] = []
         self._size = 0
         self._head = 0
@@ -279,12 +285,18 @@ def _target(url: bytes) -> tuple[str, str]:
 
 
 def _head(response: Response, *, keep_alive: bool) -> bytes:
-    lines = "".join(f"{name}: {value}\r\n" for name, value in response.headers)
+    lines = "".join([f"{name}: {value}\r\n" for name, value in response.headers])
     end = "" if keep_alive else "connection: close\r\n"
     return (
         f"HTTP/1.1 {response.status} {_REASONS[response.status]}\r\n{lines}"
         f"content-length: {len(response.body)}\r\ndate: {_date(int(time.time()))}\r\n{end}\r\n"
     ).encode("latin-1")
+
+
+@lru_cache(maxsize=256)
+def _header_name(name: bytes) -> str:
+    """In lower case. Clients send the same names again and again: they are decoded once, and found by identity."""
+    return name.decode("latin-1").lower()
 
 
 @lru_cache(maxsize=2)

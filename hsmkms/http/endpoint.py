@@ -35,7 +35,10 @@ class Source(Struct, frozen=True):
 
 
 class Handled(Struct, kw_only=True):
-    """What is known of a request when it is answered, for the log and the metrics."""
+    """What is known of a request when it is answered, for the log and the metrics.
+
+    ``key_id``: the key as the answer names it, else as the request did.
+    """
 
     request_id: str
     operation: Operation | None = None
@@ -89,9 +92,13 @@ class Endpoint:
             secure_transport=source.secure,
             request_id=handled.request_id,
             grant_tokens=tuple(getattr(members, "grant_tokens", None) or ()),
+            just_looked=True,
         )
         answer = self._methods[operation](members, caller)
-        return b"" if answer is None else encode_response(answer)
+        if answer is None:
+            return b""
+        handled.key_id = getattr(answer, "key_id", None) or handled.key_id
+        return encode_response(answer)
 
     def _authenticate(self, request: RawRequest) -> tuple[Scope, Credential]:
         found: list[Credential] = []

@@ -1,40 +1,60 @@
-"""The log of the server: one JSON object a line, or text for people. One writer for ours and for libraries' records.
+"""The log of the server: one JSON object a line, or text for people, to standard error.
 
-Lines of requests are gathered and written together a few times a second: a system call for each would cost as much as
-an encryption. Everything else is written at once, and so is what was gathered before it.
+Lines of requests are made here without any library, gathered, and written together a few times a second: a system call
+for each would cost as much as an encryption. Everything else is written at once, and so is what was gathered before it.
 """
 
 import atexit
 import logging
 import sys
 import threading
+import time
 from collections import deque
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
-import structlog
+from msgspec import Struct
 
 FLUSH_SECONDS: Final = 0.2
+MAX_WAITING: Final = 50_000
+"""Lines that may wait to be written; then whoever has one more waits with them, so that memory has an end."""
+
+MAX_TEXT: Final = 300
+"""Characters of what a client has written that a line repeats: more than the longest ARN of a key or alias."""
 
 
-class _Gathering:
-    """A file for structlog that keeps lines until somebody flushes it, or ``FLUSH_SECONDS`` have passed."""
+class RequestLine(Struct, kw_only=True):
+    """What is written of a request: names and numbers, never a plaintext, a blob or a secret."""
+
+    request_id: str
+    principal: str | None
+    operation: str
+    region: str | None
+    key_id: str | None
+    outcome: str
+    milliseconds: float
+    source: str | None
+    event: str = "request"
+    level: str = "info"
+    timestamp: str = ""
+
+
+class Gathered:
+    """Lines that wait to be written. Thread-safe."""
 
     def __init__(self) -> None:
         self._lines: deque[bytes] = deque()  # its append and popleft are atomic
         self._writing = threading.Lock()
-        self._timer: threading.Thread | None = None
+        self._thread: threading.Thread | None = None
 
-    def write(self, line: bytes) -> None:
-        """Keep a line."""
+    def add(self, line: bytes) -> None:
+        """Keep a line for at most ``FLUSH_SECONDS``."""
         self._lines.append(line)
-
-    def flush(self) -> None:
-        """Structlog asks for this after each line: the thread does it, now and then."""
-        if self._timer is None:
-            self._timer = threading.Thread(target=self._run, name="hsmkms log", daemon=True)
-            self._timer.start()
-            atexit.register(self.write_out)
+        if self._thread is None:
+            self._begin()
+        elif len(self._lines) >= MAX_WAITING:
+            self.write_out()
 
     def write_out(self) -> None:
         """Write what was gathered."""
@@ -44,71 +64,111 @@ class _Gathering:
                 sys.stderr.buffer.write(b"".join(taken))
                 sys.stderr.buffer.flush()
 
+    def _begin(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="hsmkms log", daemon=True)
+        self._thread.start()
+        atexit.register(self.write_out)
+
     def _run(self) -> None:
         pause = threading.Event()
         while not pause.wait(FLUSH_SECONDS):
             self.write_out()
 
 
-class _Handler(logging.StreamHandler[Any]):
-    """For records of the standard library's logging: in their place after what was gathered."""
+class RequestLog:
+    """Writes a line for each request."""
 
-    def __init__(self, gathered: _Gathering) -> None:
-        super().__init__(sys.stderr)
-        self._gathered = gathered
+    def __init__(self, form: str) -> None:
+        self._write = _gathered.add
+        self._render = _as_json if form == "json" else _as_text
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write the lines before this one first."""
-        self._gathered.write_out()
-        super().emit(record)
+    def note(self, line: RequestLine) -> None:
+        """Write one line, with the time of now."""
+        if line.key_id is not None and len(line.key_id) > MAX_TEXT:
+            line.key_id = f"{line.key_id[:MAX_TEXT]}..."
+        line.timestamp = _stamp(time.time())
+        self._write(self._render(line))
 
 
 def set_up(form: str) -> None:
-    """Write to standard error in the given form, ``json`` or ``text``."""
-    gathered = _Gathering()
-    handler = _Handler(gathered)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[
-                structlog.stdlib.add_logger_name,
-                structlog.processors.add_log_level,
-                structlog.processors.TimeStamper(fmt="iso", utc=True),
-            ],
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
-                _to_text if form == "json" else structlog.dev.ConsoleRenderer(),
-            ],
-        )
-    )
-    for name, level in {"hsmkms": logging.INFO, "_granian": logging.WARNING}.items():
-        logger = logging.getLogger(name)
-        logger.handlers = [handler]
-        logger.setLevel(level)
-        logger.propagate = False
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            _to_bytes if form == "json" else _to_console,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.BytesLoggerFactory(file=gathered),  # type: ignore[arg-type]  # all that it needs
-        cache_logger_on_first_use=True,
-    )
+    """Write what hsmkms logs to standard error in the given form, ``json`` or ``text``."""
+    handler = _Handler()
+    handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
+    logger = logging.getLogger("hsmkms")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+# -- forms ------------------------------------------------------------------------------------------------------
+
+
+def _as_json(line: RequestLine) -> bytes:
+    return _encode(line) + b"\n"
+
+
+def _as_text(line: RequestLine) -> bytes:
+    """Every value in JSON's quotes where it is not a plain word, so that a client's line break makes no line."""
+    told = msgspec.structs.asdict(line)
+    start = f"{told.pop('timestamp')} {told.pop('level')} {told.pop('event')}"
+    words = (f"{name}={_word(value)}" for name, value in told.items() if value is not None)
+    return f"{start} {' '.join(words)}\n".encode()
+
+
+def _word(value: object) -> str:
+    text = str(value)
+    return text if text.isascii() and text.isprintable() and " " not in text else _encode(text).decode()
+
+
+class _JsonFormatter(logging.Formatter):
+    """A record as one JSON object."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        told = _told(self, record)
+        return _encode({name: value for name, value in told.items() if value is not None}).decode()
+
+
+class _TextFormatter(logging.Formatter):
+    """A record as text; a traceback follows in lines of its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        told = _told(self, record)
+        trace = f"\n{told['exception']}" if told["exception"] else ""
+        return f"{told['timestamp']} {told['level']} {told['logger']}: {told['event']}{trace}"
+
+
+def _told(formatter: logging.Formatter, record: logging.LogRecord) -> dict[str, str | None]:
+    return {
+        "event": record.getMessage(),
+        "logger": record.name,
+        "level": record.levelname.lower(),
+        "timestamp": _stamp(record.created),
+        "exception": formatter.formatException(record.exc_info) if record.exc_info else None,
+    }
+
+
+class _Handler(logging.StreamHandler[Any]):
+    """Writes records in their place after what was gathered."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the lines before this one first."""
+        _gathered.write_out()
+        super().emit(record)
+
+
+def _stamp(moment: float) -> str:
+    """An instant in UTC, to the microsecond."""
+    second = int(moment)
+    return f"{_second(second)}.{int((moment - second) * 1e6):06d}Z"
+
+
+@lru_cache(maxsize=2)
+def _second(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
 _encode: Final = msgspec.json.Encoder(enc_hook=str).encode
-_console: Final = structlog.dev.ConsoleRenderer()
-
-
-def _to_bytes(_logger: object, _method: str, event: Any) -> bytes:  # noqa: ANN401 - structlog's signature
-    return _encode(event)
-
-
-def _to_text(_logger: object, _method: str, event: Any) -> str:  # noqa: ANN401 - structlog's signature
-    return _encode(event).decode()
-
-
-def _to_console(logger: object, method: str, event: Any) -> bytes:  # noqa: ANN401 - structlog's signature
-    return _console(logger, method, event).encode()
+_gathered: Final = Gathered()

@@ -1,60 +1,154 @@
-"""What ``/metrics`` shows: the counts of all workers, and the state of the installation at this moment."""
+"""What ``/metrics`` shows, in Prometheus's text format: the counts of all workers, and the installation's state now."""
 
-import os
+import threading
+import time
+from collections import defaultdict
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Final
 
 from prometheus_client import CONTENT_TYPE_LATEST as CONTENT_TYPE
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
-from prometheus_client.multiprocess import MultiProcessCollector
-from prometheus_client.registry import REGISTRY, Collector
+from prometheus_client.registry import Collector
 
-from hsmkms.service.kms import Kms
+from hsmkms.http.counts import Sweeps, Totals
+from hsmkms.http.health import Health
+from hsmkms.service.watch import Figures, PoolUse, Watch
+from hsmkms.tally import BOUNDS, Count
 
-FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
-"""Where the workers' counts are kept; the server sets it before prometheus_client is loaded."""
+FIGURES_SECONDS: Final = 5.0
+"""What is asked of the database is asked again after that time only, however often somebody looks."""
+
+_BOUNDS: Final = (*(str(each) for each in BOUNDS), "+Inf")
 
 
-class _Installation(Collector):
-    """Keys by state, what is due, and how much of its budget the most used key material has spent."""
+class Metrics:
+    """The page. Thread-safe."""
 
-    def __init__(self, kms: Kms) -> None:
-        self._watch = kms.operator.watch
+    def __init__(self, watch: Watch, health: Health) -> None:
+        self._watch = watch
+        self._health = health
+        self._looking = threading.Lock()
+        self._figures: tuple[float, Figures] | None = None
+
+    def page(self, totals: Totals) -> bytes:
+        """The page for these counts. Where the database cannot be asked, its figures are left out."""
+        faults = self._health.faults()
+        metrics = [*_of_counts(totals), *_of_sweeps(totals.sweeps), *_of_sessions(totals.sessions, totals.workers)]
+        metrics += [*_of_health(faults), *(_of_figures(self._look()) if "database" not in faults else ())]
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(_Collected(metrics))
+        return generate_latest(registry)
+
+    def _look(self) -> Figures:
+        with self._looking:
+            now = time.monotonic()
+            if self._figures is None or now - self._figures[0] >= FIGURES_SECONDS:
+                self._figures = (now, self._watch.figures())
+            return self._figures[1]
+
+
+class _Collected(Collector):
+    """Metrics as the library wants to be told them."""
+
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
 
     def collect(self) -> Iterator[Metric]:
-        """Ask the database."""
-        figures = self._watch.figures()
-        states = GaugeMetricFamily("hsmkms_keys", "KMS keys by state.", labels=["state"])
-        for state, number in figures.keys_by_state.items():
-            states.add_metric([state], number)
-        yield states
-        yield GaugeMetricFamily("hsmkms_due", "Steps of maintenance that are due.", value=figures.due)
+        """All of them."""
+        yield from self._metrics
+
+
+# -- one function for each subject ------------------------------------------------------------------------------
+
+
+def _of_counts(totals: Totals) -> Iterator[Metric]:
+    yield _counter("hsmkms_requests", "Requests by operation and outcome.", "operation", totals.requests)
+    yield _histogram(
+        "hsmkms_request_seconds", "From the last byte of a request to its answer.", "operation", totals.requests
+    )
+    yield _counter("hsmkms_token_calls", "Calls to the token by outcome.", "call", totals.token_calls)
+    yield _histogram("hsmkms_token_call_seconds", "What calls to the token took.", "call", totals.token_calls)
+
+
+def _of_sweeps(sweeps: Sweeps) -> Iterator[Metric]:
+    runs = CounterMetricFamily("hsmkms_sweeps", "Runs of the sweeper by outcome.", labels=["outcome"])
+    for outcome, number in sweeps.runs.items():
+        runs.add_metric([outcome], number)
+    yield runs
+    steps = CounterMetricFamily("hsmkms_sweep_steps", "What was due, by kind and outcome.", labels=["kind", "outcome"])
+    for kind, by_outcome in sweeps.steps.items():
+        for outcome, number in by_outcome.items():
+            steps.add_metric([kind, outcome], number)
+    yield steps
+    if sweeps.last_at:
+        yield GaugeMetricFamily("hsmkms_last_sweep_timestamp_seconds", "End of the last run.", value=sweeps.last_at)
         yield GaugeMetricFamily(
-            "hsmkms_gcm_budget_used_ratio",
-            "Share of its 2^32 encryptions that the most used key material has made.",
-            value=figures.budget_used,
+            "hsmkms_last_sweep_success", "1 if nothing failed or had to wait in it.", value=float(sweeps.last_well)
         )
+
+
+def _of_sessions(use: PoolUse, workers: int) -> Iterator[Metric]:
+    yield GaugeMetricFamily("hsmkms_workers", "Worker processes.", value=workers)
+    yield GaugeMetricFamily("hsmkms_sessions_limit", "Sessions with the token that may be open.", value=use.limit)
+    yield GaugeMetricFamily("hsmkms_sessions_open", "Sessions that are open.", value=use.opened)
+    yield GaugeMetricFamily("hsmkms_sessions_in_use", "Sessions in which the token works.", value=use.lent)
+    yield GaugeMetricFamily("hsmkms_sessions_waiting", "Threads that wait for a session.", value=use.waiting)
+    yield CounterMetricFamily("hsmkms_session_waits", "How often a thread had to wait for a session.", value=use.waits)
+
+
+def _of_health(faults: dict[str, str]) -> Iterator[Metric]:
+    ready = GaugeMetricFamily("hsmkms_ready", "1 where /readyz finds nothing wrong.", labels=["part"])
+    for part in ("token", "database", "clock"):
+        ready.add_metric([part], float(part not in faults))
+    yield ready
+
+
+def _of_figures(figures: Figures) -> Iterator[Metric]:
+    states = GaugeMetricFamily("hsmkms_keys", "KMS keys by state.", labels=["state"])
+    for state, number in figures.keys_by_state.items():
+        states.add_metric([state], number)
+    yield states
+    yield GaugeMetricFamily("hsmkms_due", "Steps of maintenance that are due.", value=figures.due)
+    if figures.next_due is not None:
         yield GaugeMetricFamily(
-            "hsmkms_sessions", "Sessions with the token that this worker has open.", value=figures.sessions
+            "hsmkms_next_due_timestamp_seconds",
+            "When the next rotation, expiry or deletion is due.",
+            value=figures.next_due.timestamp(),
         )
-        yield GaugeMetricFamily(
-            "hsmkms_sessions_waiting", "Threads of this worker that wait for a session.", value=figures.sessions_waiting
-        )
+    yield GaugeMetricFamily(
+        "hsmkms_gcm_budget_used_ratio",
+        "Share of its 2^32 encryptions that the most used key material has made.",
+        value=figures.budget_used,
+    )
+    beyond = GaugeMetricFamily(
+        "hsmkms_gcm_budget_materials", "Key materials that have used this share or more.", labels=["share"]
+    )
+    beyond.add_metric(["0.5"], figures.half_spent)
+    beyond.add_metric(["0.9"], figures.nearly_spent)
+    yield beyond
 
 
-def page(kms: Kms) -> bytes:
-    """The page in Prometheus's text format."""
-    registry = CollectorRegistry()
-    if os.environ.get(FOLDER_VARIABLE):
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # prometheus_client leaves it untyped
-        pages = generate_latest(registry)
-    else:
-        pages = generate_latest(REGISTRY)
-    own = CollectorRegistry()
-    own.register(_Installation(kms))
-    return pages + generate_latest(own)
+def _counter(name: str, text: str, label: str, counts: list[Count]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=[label, "outcome"])
+    for each in counts:
+        family.add_metric([each.what, each.outcome], sum(each.classes))
+    return family
 
 
-__all__ = ["CONTENT_TYPE", "page"]
+def _histogram(name: str, text: str, label: str, counts: list[Count]) -> Metric:
+    """Durations whatever the outcome; Prometheus wants each class with all below it."""
+    classes: dict[str, list[int]] = defaultdict(lambda: [0] * len(_BOUNDS))
+    seconds: dict[str, float] = defaultdict(float)
+    for each in counts:
+        classes[each.what] = [a + b for a, b in zip(classes[each.what], each.classes, strict=True)]
+        seconds[each.what] += each.seconds
+    family = HistogramMetricFamily(name, text, labels=[label])
+    for what, numbers in classes.items():
+        family.add_metric([what], list(zip(_BOUNDS, accumulate(numbers), strict=True)), seconds[what])
+    return family
+
+
+__all__ = ["CONTENT_TYPE", "Metrics"]

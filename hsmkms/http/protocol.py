@@ -18,6 +18,9 @@ from hsmkms.model.operations import OPERATIONS
 CONTENT_TYPE: Final = "application/x-amz-json-1.1"
 TARGET_PREFIX: Final = "TrentService."
 
+BY_TARGET: Final = {f"{TARGET_PREFIX}{operation}": operation for operation in OPERATIONS}
+"""The operations that are built, by the whole value of X-Amz-Target."""
+
 Headers = Sequence[tuple[str, str]]
 
 _CLIENT: Final = 400
@@ -42,15 +45,15 @@ def operation_of(method: str, path: str, target: str | None) -> Operation:
     """
     if (method, path) != ("POST", "/"):
         raise UnknownOperationException("The API is POST / alone: set the endpoint URL without a path.")
+    operation = BY_TARGET.get(target or "")
+    if operation is not None:
+        return operation
     name = (target or "").removeprefix(TARGET_PREFIX)
     if target is None or not target.startswith(TARGET_PREFIX) or name not in _NAMES:
         raise UnknownOperationException(
             "X-Amz-Target must be TrentService. and the name of an operation of AWS KMS, such as TrentService.Encrypt."
         )
-    operation = Operation(name)
-    if operation not in OPERATIONS:
-        raise UnsupportedOperationException(f"hsmkms does not have the operation {name}.")
-    return operation
+    raise UnsupportedOperationException(f"hsmkms does not have the operation {name}.")
 
 
 def success(body: bytes, request_id: str) -> Response:

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any, Final
 
 from msgspec import Struct
@@ -54,9 +55,8 @@ def serve(settings: Settings, *, proven: bool = False, ready: Callable[[int], No
         pin = _ask_pin(settings)
     if not proven:
         _prove(settings, pin)
-    with tempfile.TemporaryDirectory(prefix="hsmkms-metrics-") as folder:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        _Workers(settings, pin, ready).run()
+    with tempfile.TemporaryDirectory(prefix="hsmkms-counts-") as board:
+        _Workers(settings, pin, Path(board), ready).run()
 
 
 @contextmanager
@@ -80,9 +80,10 @@ class _Worker(Struct):
 class _Workers:
     """The workers of one server."""
 
-    def __init__(self, settings: Settings, pin: Secret | None, ready: Callable[[int], None]) -> None:
+    def __init__(self, settings: Settings, pin: Secret | None, board: Path, ready: Callable[[int], None]) -> None:
         self._settings = settings
         self._pin = pin
+        self._board = board
         self._ready = ready
         self._listeners: list[socket.socket] = []
         self._workers: list[_Worker] = []
@@ -127,7 +128,7 @@ class _Workers:
     def _start(self, listener: socket.socket) -> _Worker:
         here, there = _context.Pipe(duplex=False)
         others = [here, *(each for each in self._listeners if each is not listener)]
-        process = _context.Process(target=_work, args=(self._settings, self._pin, listener, there, others))
+        process = _context.Process(target=_work, args=(self._settings, self._pin, self._board, listener, there, others))
         process.start()
         there.close()
         return _Worker(process, listener, here)
@@ -262,7 +263,12 @@ def _open(settings: Settings, pin: Secret | None) -> Any:  # noqa: ANN401 - Kms,
 
 
 def _work(
-    settings: Settings, pin: Secret | None, listener: socket.socket, told: Pipe, others: Sequence[Pipe | socket.socket]
+    settings: Settings,
+    pin: Secret | None,
+    board: Path,
+    listener: socket.socket,
+    told: Pipe,
+    others: Sequence[Pipe | socket.socket],
 ) -> None:
     """The life of a worker. ``others``: what it inherits of the parent's and must not keep open."""
     from hsmkms.http import logs, worker  # noqa: PLC0415 - in the worker only
@@ -274,7 +280,7 @@ def _work(
         each.close()
     logs.set_up(settings.serve.log_format)
     try:
-        serving = Serving(_open(settings, pin), settings.serve, settings.serve.workers)
+        serving = Serving(_open(settings, pin), settings.serve, board)
         worker.run(serving, settings.serve, listener, lambda: told.send(True))
     except SetupError as exc:
         _complain(exc, START_REFUSED)

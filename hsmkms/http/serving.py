@@ -1,55 +1,104 @@
-"""What one worker process has open: the installation, its endpoint, and the sweeper that does what is due."""
+"""What one worker process has open: the installation, its endpoint, its counts, and the sweeper for what is due."""
 
 import logging
 import threading
+import time
+from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Final
 
 from hsmkms.config import ServeSettings
 from hsmkms.errors import HsmKmsError
+from hsmkms.http.counts import PUBLISH_SECONDS, Board, Snapshot, Sweeps
 from hsmkms.http.endpoint import Endpoint
 from hsmkms.http.health import Health
+from hsmkms.http.logs import RequestLog
+from hsmkms.http.metrics import Metrics
 from hsmkms.http.observer import Observer
 from hsmkms.http.quota import DEFAULT_RATES, Quota
 from hsmkms.service.kms import Kms
+from hsmkms.service.watch import StepOutcome
 
 log = logging.getLogger("hsmkms.http")
 
 SWEEP_SECONDS: Final = 60.0
 """How often a worker looks for what is due; one of all workers then does it."""
 
+_NOT_DONE: Final = frozenset({StepOutcome.FAILED, StepOutcome.HELD})
+
 
 class Serving:
-    """An open installation with everything that answers for it."""
+    """An open installation with everything that answers for it. ``board``: the folder of all workers' counts."""
 
-    def __init__(self, kms: Kms, settings: ServeSettings, workers: int) -> None:
+    def __init__(self, kms: Kms, settings: ServeSettings, board: Path) -> None:
         self.kms = kms
         self.threads = settings.threads
-        rates = {name: rate / workers for name, rate in {**DEFAULT_RATES, **settings.quotas}.items()}
+        rates = {name: rate / settings.workers for name, rate in {**DEFAULT_RATES, **settings.quotas}.items()}
         self.endpoint = Endpoint(kms, skew=timedelta(minutes=settings.clock_skew_minutes), quota=Quota(rates))
         self.health = Health(kms)
-        self.observer = Observer(log_requests=settings.log_requests)
+        self.observer = Observer(RequestLog(settings.log_format) if settings.log_requests else None)
+        self._watch = kms.operator.watch
+        self._metrics = Metrics(self._watch, self.health)
+        self._board = Board(board)
+        self._sweeps = Sweeps()
+        self._publishing = threading.Lock()
         self._stopped = threading.Event()
-        self._sweeper = threading.Thread(target=self._sweep, name="hsmkms sweeper", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._repeat, args=each, name=f"hsmkms {each[0].__name__}", daemon=True)
+            for each in ((self.sweep, SWEEP_SECONDS), (self.publish, PUBLISH_SECONDS))
+        ]
 
-    def start_sweeper(self) -> None:
-        """Begin to look for what is due, now and then every minute."""
-        self._sweeper.start()
+    def start(self) -> None:
+        """Begin to sweep, now and then every minute, and to publish counts."""
+        for each in self._threads:
+            each.start()
 
     def close(self) -> None:
-        """Stop sweeping, and close the installation."""
+        """Stop sweeping, publish the last counts, and close the installation."""
         self._stopped.set()
-        if self._sweeper.is_alive():
-            self._sweeper.join()
+        for each in self._threads:
+            if each.is_alive():
+                each.join()
+        self.publish()
         self.kms.close()
 
-    def _sweep(self) -> None:
+    def metrics(self) -> bytes:
+        """The page of /metrics: this worker's counts as they are now, those of the others as of a second ago."""
+        self.publish()
+        return self._metrics.page(self._board.totals())
+
+    def publish(self) -> None:
+        """Write this worker's counts for the others."""
+        with self._publishing:
+            self._board.write(
+                Snapshot(
+                    requests=self.observer.requests.counts(),
+                    token_calls=self._watch.token_calls(),
+                    sweeps=self._sweeps,
+                    sessions=self._watch.sessions(),
+                    written_at=time.time(),
+                )
+            )
+
+    def sweep(self) -> None:
+        """Do what is due, unless another process is at it."""
+        try:
+            report = self.kms.operator.maintain()
+        except HsmKmsError:
+            self._sweeps.note("failed", (), time.time())
+            raise
+        held = report.doubt is not None or any(step.outcome in _NOT_DONE for step in report.steps)
+        outcome = "busy" if report.busy else "incomplete" if held else "done"
+        self._sweeps.note(outcome, [(step.kind, step.outcome) for step in report.steps], time.time())
+
+    def _repeat(self, act: Callable[[], None], seconds: float) -> None:
         while True:
             try:
-                self.kms.operator.maintain()
+                act()
             except HsmKmsError as exc:
-                log.error("what is due could not be done, and stays due: %s: %s", exc.code, exc)  # noqa: TRY400
+                log.error("%s failed and is tried again: %s: %s", act.__name__, exc.code, exc)  # noqa: TRY400 - no bug
             except Exception:
-                log.exception("the sweeper met a fault of hsmkms")
-            if self._stopped.wait(SWEEP_SECONDS):
+                log.exception("%s met a fault of hsmkms and is tried again", act.__name__)
+            if self._stopped.wait(seconds):
                 return

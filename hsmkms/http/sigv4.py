@@ -42,8 +42,8 @@ NO_SESSION_TOKENS: Final = (
 )
 _NOBODY: Final = "nobody's secret, so that an unknown access key costs the same time"
 
-_match_authorization: Final = re.compile(
-    r"AWS4-HMAC-SHA256 +Credential=([^, ]+), *SignedHeaders=([^, ]+), *Signature=([^, ]+) *"
+_match_front: Final = re.compile(
+    r"AWS4-HMAC-SHA256 +Credential=([^, ]{1,256}), *SignedHeaders=([^, ]{1,2048})"
 ).fullmatch
 _match_date: Final = re.compile(r"[0-9]{8}T[0-9]{6}Z", re.ASCII).fullmatch
 _match_signature: Final = re.compile(r"[0-9a-f]{64}", re.ASCII).fullmatch
@@ -71,7 +71,9 @@ class RawRequest(Struct, frozen=True):
     def header(self, name: str) -> str | None:
         """The one value of a header, or None; several values are joined."""
         values = self.headers.get(name)
-        return ",".join(values) if values else None
+        if not values:
+            return None
+        return values[0] if len(values) == 1 else ",".join(values)
 
 
 class Scope(Struct, frozen=True):
@@ -116,8 +118,7 @@ def _read(request: RawRequest) -> _Authorization:
         )
     if request.header("x-amz-security-token") is not None:
         raise UnrecognizedClientException(NO_SESSION_TOKENS)
-    found = _match_authorization(header)
-    credential, told, signature = found.groups() if found is not None else _parts(header)
+    credential, told, signature = _split(header)
     scope = _read_scope(credential)
     if request.header("x-amz-date") is None:
         raise IncompleteSignatureException("Authorization header requires existence of a 'X-Amz-Date' header.")
@@ -125,6 +126,24 @@ def _read(request: RawRequest) -> _Authorization:
     if not _match_signature(signature):
         raise IncompleteSignatureException("Signature must be 64 lower-case hex digits.")
     return _Authorization(scope, signed_headers, signature)
+
+
+def _split(header: str) -> tuple[str, ...]:
+    """Credential, signed headers and signature as told."""
+    front, _, signature = header.rpartition(", Signature=")
+    try:
+        return (*_split_front(front), signature)
+    except ValueError:
+        return _parts(header)
+
+
+@lru_cache(maxsize=1024)
+def _split_front(front: str) -> tuple[str, ...]:
+    """What stands before the signature is the same for all requests of a day. ValueError if it is unusual."""
+    found = _match_front(front)
+    if found is None:
+        raise ValueError(front)
+    return found.groups()
 
 
 def _parts(header: str) -> tuple[str, ...]:
@@ -185,23 +204,22 @@ def _check_date(request: RawRequest, authorization: _Authorization, now: datetim
     signed_at = _read_date(stamp) if _match_date(stamp) else None
     if signed_at is None:
         raise IncompleteSignatureException("X-Amz-Date must be a date of the form 20260131T120000Z.")
-    if not stamp.startswith(f"{authorization.scope.date}T"):
+    if stamp[:8] != authorization.scope.date:
         raise InvalidSignatureException(
             "Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date from HTTP: "
             f"'{authorization.scope.date}' != '{stamp[:8]}', from '{stamp}'."
         )
-    minutes = int(skew.total_seconds() // 60)
-    if signed_at < now - skew:
-        raise InvalidSignatureException(
-            f"Signature expired: {stamp} is now earlier than {now - skew:{DATE_FORMAT}} "
-            f"({now:{DATE_FORMAT}} - {minutes} min.)"
-        )
-    if signed_at > now + skew:
-        raise InvalidSignatureException(
-            f"Signature not yet current: {stamp} is still later than {now + skew:{DATE_FORMAT}} "
-            f"({now:{DATE_FORMAT}} + {minutes} min.)"
-        )
+    if abs(now - signed_at) > skew:
+        raise InvalidSignatureException(_out_of_time(stamp, signed_at, now, skew))
     return stamp
+
+
+def _out_of_time(stamp: str, signed_at: datetime, now: datetime, skew: timedelta) -> str:
+    minutes = int(skew.total_seconds() // 60)
+    told = f"({now:{DATE_FORMAT}} {'-' if signed_at < now else '+'} {minutes} min.)"
+    if signed_at < now:
+        return f"Signature expired: {stamp} is now earlier than {now - skew:{DATE_FORMAT}} {told}"
+    return f"Signature not yet current: {stamp} is still later than {now + skew:{DATE_FORMAT}} {told}"
 
 
 @lru_cache(maxsize=1024)
@@ -240,7 +258,8 @@ def signing_key(secret: str, date: str, region: str) -> bytes:
 
 def canonical_request(request: RawRequest, signed_headers: Collection[str]) -> str:
     """The form that both sides sign."""
-    lines = "".join(f"{name}:{_folded(request.headers[name])}\n" for name in signed_headers)
+    headers = request.headers
+    lines = "".join([f"{name}:{_folded(headers[name])}\n" for name in signed_headers])
     return "\n".join(
         (
             request.method,
@@ -255,7 +274,7 @@ def canonical_request(request: RawRequest, signed_headers: Collection[str]) -> s
 
 def _folded(values: Sequence[str]) -> str:
     """Trimmed, and every run of blanks one space; the values of a header that came several times joined by commas."""
-    return ",".join(map(_trimmed, values))
+    return _trimmed(values[0]) if len(values) == 1 else ",".join(map(_trimmed, values))
 
 
 def _trimmed(value: str) -> str:

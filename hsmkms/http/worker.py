@@ -55,7 +55,7 @@ async def _serve(serving: Serving, settings: ServeSettings, listener: socket.soc
         ssl=context,
         ssl_handshake_timeout=10.0 if context is not None else None,
     )
-    serving.start_sweeper()
+    serving.start()
     ready()
     watching = asyncio.create_task(_watch(everybody, loop.time))
     await stopped.wait()

@@ -1,6 +1,6 @@
 """Who calls, from where, and for which region: what every operation is judged and recorded by."""
 
-import uuid
+import os
 
 from msgspec import Struct, field
 
@@ -9,7 +9,8 @@ from hsmkms.model.ids import root_arn
 
 def new_request_id() -> str:
     """A fresh id for one request (x-amzn-RequestId)."""
-    return str(uuid.uuid4())
+    digits = os.urandom(16).hex()  # a version 4 UUID, made in a third of uuid4()'s time
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
 
 
 class Caller(Struct, frozen=True, kw_only=True):
@@ -17,6 +18,7 @@ class Caller(Struct, frozen=True, kw_only=True):
 
     ``principal`` is an ARN; ``region`` the name space that the request is for; ``source_address`` an IP address, or
     None for a local program; ``secure_transport`` is true where nobody can listen (TLS, or the same machine).
+    ``just_looked``: to recognise the caller for this one request, its process has asked what changed in the database.
     """
 
     principal: str
@@ -25,6 +27,7 @@ class Caller(Struct, frozen=True, kw_only=True):
     secure_transport: bool = True
     request_id: str = field(default_factory=new_request_id)
     grant_tokens: tuple[str, ...] = ()
+    just_looked: bool = False
 
 
 def local_root(account: str, region: str) -> Caller:

@@ -18,6 +18,7 @@ from hsmkms.model.operations import OPERATIONS
 NOT_JSON: Final = "The request body is not valid JSON."
 NOT_THE_SHAPE: Final = "The request body does not fit the operation"
 
+_encode: Final = msgspec.json.Encoder().encode
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _WITH_INSTANTS: Final = frozenset({Operation.IMPORT_KEY_MATERIAL})
 """Operations whose requests have an instant; a test finds one that is missing."""
@@ -48,8 +49,24 @@ def to_wire(response: Struct) -> dict[str, Any]:
 
 
 def encode_response(response: Struct) -> bytes:
-    """A response as a body."""
-    return msgspec.json.encode(to_wire(response))
+    """A response as a body. Most have no instants, and msgspec writes those as they are."""
+    return _encode(to_wire(response) if _tells_instants(type(response)) else response)
+
+
+@cache
+def _tells_instants(kind: type[Struct]) -> bool:
+    return _has_instants(inspect.type_info(kind))
+
+
+def _has_instants(kind: inspect.Type) -> bool:
+    """True if a value of the type can hold an instant, at any depth."""
+    if isinstance(kind, inspect.UnionType):
+        return any(_has_instants(each) for each in kind.types)
+    if isinstance(kind, inspect.StructType):
+        return any(_has_instants(each.type) for each in kind.fields)
+    if isinstance(kind, inspect.ListType):
+        return _has_instants(kind.item_type)
+    return isinstance(kind, inspect.DateTimeType)
 
 
 @cache

@@ -55,9 +55,10 @@ class RecordCache:
             self._signal.close()
             raise
 
-    def key(self, region: str, key_id: str) -> CachedKey | None:
-        """The KMS key as it is now, or None."""
-        self._freshen()
+    def key(self, region: str, key_id: str, *, just_looked: bool = False) -> CachedKey | None:
+        """The KMS key as it is now, or None. ``just_looked``: this request has asked the cache already."""
+        if not just_looked:
+            self._freshen()
         cached = self._keys.get((region, key_id))
         return cached if cached is not None else self._load_key(region, key_id)
 

@@ -242,6 +242,16 @@ def _next_date(core: Core, candidate: Candidate) -> datetime:
     return rules.next_date(candidate.anchor, days, candidate.last_automatic)
 
 
+def next_date(core: Core) -> datetime | None:
+    """When something is or was due first: a rotation, an expiry, the end of a wrapping key, a deletion."""
+    now = core.clock()
+    with core.store.reading() as conn:
+        dates = [_next_date(core, each) for each in stored_rotation.candidates(conn, now)]
+        dates += [each.valid_to for each in materials.wrapping_keys(conn) if each.status is not ObjectStatus.DESTROYING]
+        others = (materials.first_expiry(conn), stored_deletion.first(conn))
+    return min([*dates, *(each for each in others if each is not None)], default=None)
+
+
 def _early_rotations(core: Core) -> list[_Due]:
     by_date = {each.key_id for each in _rotations(core)}
     used = leases.beyond(core.store, budget.ROTATE_AT)

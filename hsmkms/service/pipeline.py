@@ -50,13 +50,14 @@ _EXTERNAL: Final = Origin.EXTERNAL
 class Call:
     """One request of one caller. ``now`` is the instant at which everything about it is judged."""
 
-    __slots__ = ("caller", "core", "now", "operation", "region", "resources")
+    __slots__ = ("caller", "core", "just_looked", "now", "operation", "region", "resources")
 
     def __init__(self, core: Core, operation: Operation, caller: Caller) -> None:
         self.core = core
         self.operation = operation
         self.caller = caller
         self.region = caller.region
+        self.just_looked = caller.just_looked
         self.now: datetime = core.clock()
         self.resources: list[str] = []
 
@@ -73,7 +74,7 @@ class Call:
 
     def key_of_ciphertext(self, key_id: str, *, action: str | None = None) -> tuple[CachedKey, Permit]:
         """The key that a ciphertext names; an unknown one is not told from a forbidden one."""
-        cached = self.core.cache.key(self.region, key_id)
+        cached = self._cached(self.region, key_id)
         if cached is None:
             raise AccessDeniedException(UNKNOWN_CIPHERTEXT_KEY)
         return self._admit(cached, action)
@@ -87,10 +88,15 @@ class Call:
             if alias is None:
                 raise unknown(ref, self.core.installation.account)
             key_id = alias.target_key_id
-        cached = cache.key(ref.region, key_id)
+        cached = self._cached(ref.region, key_id)
         if cached is None:
             raise unknown(ref, self.core.installation.account)
         return cached
+
+    def _cached(self, region: str, key_id: str) -> CachedKey | None:
+        """The key as it is now. The look that recognised the caller serves for his first key, and for no other."""
+        just_looked, self.just_looked = self.just_looked, False
+        return self.core.cache.key(region, key_id, just_looked=just_looked)
 
     def used(self, key: CachedKey) -> None:
         """Note that a cryptographic operation with the key has succeeded."""

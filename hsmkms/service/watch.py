@@ -6,20 +6,30 @@ from datetime import datetime
 from msgspec import Struct
 
 from hsmkms.errors import TokenUnavailableError
+from hsmkms.hsm.pool import PoolUse
 from hsmkms.rules import budget
 from hsmkms.service import clock, maintenance
 from hsmkms.service.core import Core
+from hsmkms.service.maintenance import StepOutcome
 from hsmkms.store import changes, keys, leases
+from hsmkms.tally import Count
+
+__all__ = ["Figures", "PoolUse", "StepOutcome", "Watch"]
 
 
 class Figures(Struct, frozen=True, kw_only=True):
-    """The state of the installation in numbers. ``budget_used``: from 0 to 1, of the most used key material."""
+    """The state of the installation in numbers.
+
+    ``due``: steps that are due now; ``next_due``: when the first is or was due. ``budget_used``: from 0 to 1, of the
+    most used key material; ``half_spent``, ``nearly_spent``: how many have used 50 and 90 percent.
+    """
 
     keys_by_state: Mapping[str, int]
     due: int
+    next_due: datetime | None
     budget_used: float
-    sessions: int
-    sessions_waiting: int
+    half_spent: int
+    nearly_spent: int
 
 
 class Watch:
@@ -53,15 +63,24 @@ class Watch:
         """Why the clock is not trusted, or None."""
         return clock.doubt(self._core)
 
+    def sessions(self) -> PoolUse:
+        """How this process uses its sessions with the token now."""
+        return self._core.device.sessions()
+
+    def token_calls(self) -> list[Count]:
+        """This process's calls to the token so far."""
+        return self._core.device.calls.counts()
+
     def figures(self) -> Figures:
         """Count."""
         with self._core.store.reading() as conn:
             by_state = keys.count_by_state(conn)
-        opened, waiting = self._core.device.sessions()
+        warned = [budget.warning(used) for used in leases.beyond(self._core.store, budget.ROTATE_AT).values()]
         return Figures(
             keys_by_state=by_state,
             due=len(maintenance.maintain(self._core, dry_run=True).steps),
+            next_due=maintenance.next_date(self._core),
             budget_used=leases.most(self._core.store) / budget.LIMIT,
-            sessions=opened,
-            sessions_waiting=waiting,
+            half_spent=len(warned),
+            nearly_spent=warned.count(90),
         )

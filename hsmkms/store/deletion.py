@@ -56,6 +56,14 @@ def due(conn: Connection, now: datetime) -> list[tuple[str, str]]:
     return [(row.key_id, row.region) for row in conn.execute(query)]
 
 
+def first(conn: Connection) -> datetime | None:
+    """The end of the waiting period that ends first."""
+    query = select(func.min(regional_key.c.deletion_date))
+    waiting = query.where(regional_key.c.lifecycle == Lifecycle.LIVE, regional_key.c.state == KeyState.PENDING_DELETION)
+    found: datetime | None = conn.scalar(waiting)
+    return found
+
+
 def bury(tx: Connection, key_id: str, region: str) -> None:
     """Make the record a tombstone and mark its objects for destruction, unless another region still uses them."""
     names = tx.scalars(select(alias.c.name).where(alias.c.key_id == key_id, alias.c.region == region)).all()

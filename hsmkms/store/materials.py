@@ -146,6 +146,14 @@ def forget_pending(tx: Connection, material_id: str) -> None:
     keys.forget_unused_material(tx, row_id)
 
 
+def first_expiry(conn: Connection) -> datetime | None:
+    """When the time of a present material of a live key ends next."""
+    query = select(func.min(material_presence.c.valid_to)).select_from(material_presence.join(regional_key))
+    present = query.where(material_presence.c.present, regional_key.c.lifecycle == Lifecycle.LIVE)
+    found: datetime | None = conn.scalar(present)
+    return found
+
+
 def expired(conn: Connection, now: datetime) -> list[tuple[str, str]]:
     """Keys, as (key id, region), that have material whose time is over and that still counts as present."""
     query = (
