@@ -44,7 +44,7 @@ class Sweeps(Struct):
 
 
 class Snapshot(Struct, kw_only=True):
-    """The counts of one worker since it began; ``written_at`` in seconds since 1970."""
+    """The counts of one worker since it began; ``written_at`` in seconds since 1970, 0 for its last ones."""
 
     requests: list[Count]
     token_calls: list[Count]

@@ -5,16 +5,16 @@ import time
 from typing import Final
 
 from hsmkms.errors import HsmKmsError
-from hsmkms.service.kms import Kms
+from hsmkms.service.watch import Watch
 
 CACHED_SECONDS: Final = 1.0
 
 
 class Health:
-    """Readiness of an open ``Kms``. Thread-safe: several askers share one look."""
+    """Readiness of an open installation. Thread-safe: several askers share one look."""
 
-    def __init__(self, kms: Kms) -> None:
-        self._watch = kms.operator.watch
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
         self._looking = threading.Lock()
         self._looked_at: float | None = None
         self._faults: dict[str, str] = {}

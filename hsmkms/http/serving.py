@@ -36,9 +36,9 @@ class Serving:
         self.threads = settings.threads
         rates = {name: rate / settings.workers for name, rate in {**DEFAULT_RATES, **settings.quotas}.items()}
         self.endpoint = Endpoint(kms, skew=timedelta(minutes=settings.clock_skew_minutes), quota=Quota(rates))
-        self.health = Health(kms)
         self.observer = Observer(RequestLog(settings.log_format) if settings.log_requests else None)
         self._watch = kms.operator.watch
+        self.health = Health(self._watch)
         self._metrics = Metrics(self._watch, self.health)
         self._board = Board(board)
         self._sweeps = Sweeps()
@@ -60,7 +60,7 @@ class Serving:
         for each in self._threads:
             if each.is_alive():
                 each.join()
-        self.publish()
+        self.publish(ended=True)
         self.kms.close()
 
     def metrics(self) -> bytes:
@@ -68,7 +68,7 @@ class Serving:
         self.publish()
         return self._metrics.page(self._board.totals())
 
-    def publish(self) -> None:
+    def publish(self, *, ended: bool = False) -> None:
         """Write this worker's counts for the others."""
         with self._publishing:
             self._board.write(
@@ -77,7 +77,7 @@ class Serving:
                     token_calls=self._watch.token_calls(),
                     sweeps=self._sweeps,
                     sessions=self._watch.sessions(),
-                    written_at=time.time(),
+                    written_at=0.0 if ended else time.time(),
                 )
             )
 

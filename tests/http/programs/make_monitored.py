@@ -1,0 +1,28 @@
+"""Make an installation with a user, and a key whose deletion is overdue. Arguments: folder, port.
+
+Prints the user's access key id and secret.
+"""
+
+import sqlite3
+import sys
+from pathlib import Path
+
+from hsmkms import wiring
+from hsmkms.config import ServeSettings
+from hsmkms.http import dev
+from hsmkms.model.deletion import ScheduleKeyDeletionRequest
+from hsmkms.model.keys import CreateKeyRequest
+from hsmkms.service.kms import Kms
+
+folder = Path(sys.argv[1])
+settings = dev._settings(folder, "000000000000", ServeSettings(port=int(sys.argv[2]), workers=2))
+wiring.initialise(settings)
+with Kms(wiring.core_of(settings)) as kms:
+    doomed = kms.create_key(CreateKeyRequest()).key_metadata.key_id
+    kms.schedule_key_deletion(ScheduleKeyDeletionRequest(key_id=doomed))
+    kms.operator.credentials.create_user("alice")
+    made = kms.operator.credentials.create_access_key("alice")
+with sqlite3.connect(folder / "meta.db") as database:
+    database.execute("UPDATE regional_key SET deletion_date = deletion_date - 40 * 86400 * 1000000")
+database.close()
+sys.stdout.write(f"{made.access_key_id} {made.secret_access_key}")
