@@ -114,7 +114,7 @@ def test_counts_survive_renewal(served: Served) -> None:
     served.process.send_signal(signal.SIGHUP)
     until(lambda: len(workers(served)) == 2 and not workers(served) & old)
     until(lambda: served.metrics()["hsmkms_workers"] == 2)
-    assert served.metrics()[name] == before
+    assert served.metrics()[name] >= before
 
 
 def workers(served: Served) -> set[str]:
