@@ -2,9 +2,7 @@
 
 import base64
 import json
-import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -25,7 +23,7 @@ from hsmkms.http.health import Health
 from hsmkms.http.logs import MAX_TEXT, RequestLine, RequestLog
 from hsmkms.service.watch import PoolUse
 from hsmkms.tally import BOUNDS, Tally
-from hsmkms.testing import Endpoint, read_endpoint
+from hsmkms.testing import Endpoint
 
 MAKE = Path(__file__).parent / "programs" / "make_monitored.py"
 README = Path(__file__).parent.parent.parent / "README.md"
@@ -192,31 +190,6 @@ def test_nothing_secret_is_logged(served: Served) -> None:
     never = [SECRET_TEXT.decode(), plain, blob, data_key["Plaintext"], data_key["CiphertextBlob"]]
     pin = (served.folder / "pin").read_text().strip()
     assert [each for each in (*never, endpoint.secret_access_key, pin) if each in text] == []
-
-
-def test_readiness_names_what_is_wrong(tmp_path: Path) -> None:
-    """When the token is gone /readyz and /metrics say so, and /healthz goes on: the process lives."""
-    command = [sys.executable, "-m", "hsmkms", "serve", "--dev"]
-    environment = os.environ | {"TMPDIR": str(tmp_path)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        endpoint = read_endpoint(process)
-        assert page(endpoint, "/readyz") == (200, b'{"status":"ready","faults":{}}')
-        (tokens,) = tmp_path.glob("*/softhsm/tokens")
-        shutil.rmtree(tokens)
-        until(lambda: page(endpoint, "/readyz")[0] == 503)
-        told = json.loads(page(endpoint, "/readyz")[1])
-        assert (told["status"], list(told["faults"])) == ("not ready", ["token"])
-        assert len(told["faults"]["token"]) > 20
-        assert b'hsmkms_ready{part="token"} 0.0' in page(endpoint, "/metrics")[1]
-        assert page(endpoint, "/healthz")[0] == 200
-        process.terminate()
-    assert list(tmp_path.iterdir()) == []
-
-
-def page(endpoint: Endpoint, path: str) -> tuple[int, bytes]:
-    """Status and body of a page."""
-    status, _, body = exchange(endpoint, raw("GET", path, {"Host": "x"}))
-    return status, body
 
 
 class Watched:

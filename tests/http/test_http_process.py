@@ -153,7 +153,7 @@ def test_log(installed: Installed, root: Endpoint) -> None:
     line = found[ids[0]]
     assert line["principal"] == f"arn:aws:iam::{ACCOUNT}:root"
     assert (line["operation"], line["outcome"], line["region"]) == ("CreateKey", "ok", REGION)
-    assert found[ids[1]]["key_id"] == key["KeyId"]
+    assert found[ids[1]]["key_id"] == key["Arn"]
     assert found[ids[2]]["outcome"] == "InvalidCiphertextException"
     assert len(found) == len([line for line in lines if line.get("event") == "request"])
     secrets = (
