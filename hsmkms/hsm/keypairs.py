@@ -74,7 +74,7 @@ class KeyPairs(Connection):
     def sign(self, permit: Permit, cka_id: bytes, algorithm: SigningAlgorithm, data: bytes) -> bytes:
         """Sign a digest, or a message where the algorithm hashes by itself; the signature in the API's encoding."""
         permit.require(MAY_SIGN, cka_id)
-        return self._use(cka_id, lambda session, handle: signing.sign(session, handle, algorithm, data))
+        return self._use(cka_id, lambda session, handle: signing.sign(session, handle, algorithm, data), "sign")
 
     def verify(
         self, permit: Permit, cka_id: bytes, kind: Kind, algorithm: SigningAlgorithm, data: bytes, signature: bytes
@@ -90,7 +90,7 @@ class KeyPairs(Connection):
             half = handle_of(_required(find(session, ObjectClass.PUBLIC_KEY, cka_id), NO_PUBLIC_HALF))
             return signing.verify_on_token(session, half, algorithm, signature, data)
 
-        return self._repeatable(attempt)
+        return self._repeatable(attempt, "verify")
 
     def public_key(self, permit: Permit, cka_id: bytes, kind: Kind) -> bytes:
         """The public half of a key pair as DER SubjectPublicKeyInfo, proven to be that of the private half."""
@@ -118,13 +118,13 @@ class KeyPairs(Connection):
             private = oaep.Private(session, handle, public)
             return private.open_on_token(wanted, block) if on_token else private.open_here(wanted, block)
 
-        return self._use(cka_id, attempt)
+        return self._use(cka_id, attempt, "decrypt")
 
     def agree(self, permit: Permit, cka_id: bytes, spec: KeySpec, peer: ec.EllipticCurvePublicKey) -> bytes:
         """The raw secret that a private half shares with a public key of the same curve (``peer_key`` reads one)."""
         permit.require(MAY_AGREE, cka_id)
         facts = KEY_FACTS[spec]
-        return self._use(cka_id, lambda session, handle: agreement.agree(session, handle, facts, peer))
+        return self._use(cka_id, lambda session, handle: agreement.agree(session, handle, facts, peer), "agree")
 
     def generate_mac(self, permit: Permit, cka_id: bytes, algorithm: MacAlgorithm, message: bytes) -> bytes:
         """HMAC in full length."""
@@ -134,7 +134,7 @@ class KeyPairs(Connection):
             made: bytes = BorrowedKey(session, handle, KeyType.GENERIC_SECRET).sign(message, mechanism=MACS[algorithm])
             return made
 
-        return self._use(cka_id, attempt)
+        return self._use(cka_id, attempt, "mac")
 
     # -- what the token can do ----------------------------------------------------------------------------------
 
