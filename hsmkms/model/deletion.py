@@ -23,10 +23,10 @@ class ScheduleKeyDeletionRequest(Shape, frozen=True, kw_only=True):
 
 
 class ScheduleKeyDeletionResponse(Shape, frozen=True, kw_only=True):
-    """The key by its ARN, and when it will be gone."""
+    """The key by its ARN, and when it will be gone: no date for a primary key that waits for its replicas."""
 
     key_id: KeyId
-    deletion_date: datetime
+    deletion_date: datetime | None = None
     key_state: KeyStateWord
     pending_window_in_days: PendingWindowInDays
 

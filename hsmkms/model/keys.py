@@ -169,3 +169,29 @@ class DisableKeyRequest(Shape, frozen=True, kw_only=True):
     """Make a key unusable."""
 
     key_id: KeyId = REQUIRED
+
+
+class ReplicateKeyRequest(Shape, frozen=True, kw_only=True):
+    """Make a replica of a multi-Region primary key in another region."""
+
+    key_id: KeyId = REQUIRED
+    replica_region: Region = REQUIRED
+    policy: Policy | None = None
+    bypass_policy_lockout_safety_check: bool | None = None
+    description: Description | None = None
+    tags: list[Tag] | None = None
+
+
+class ReplicateKeyResponse(Shape, frozen=True, kw_only=True):
+    """The new replica."""
+
+    replica_key_metadata: KeyMetadata
+    replica_policy: Policy
+    replica_tags: list[Tag]
+
+
+class UpdatePrimaryRegionRequest(Shape, frozen=True, kw_only=True):
+    """Make the replica in ``primary_region`` the primary key of its set."""
+
+    key_id: KeyId = REQUIRED
+    primary_region: Region = REQUIRED

@@ -59,6 +59,7 @@ OPERATIONS: Final[Mapping[Operation, OperationShape]] = {
     Operation.LIST_KEYS: OperationShape(keys.ListKeysRequest, keys.ListKeysResponse),
     Operation.LIST_KEY_ROTATIONS: OperationShape(rotation.ListKeyRotationsRequest, rotation.ListKeyRotationsResponse),
     Operation.LIST_RESOURCE_TAGS: OperationShape(tags.ListResourceTagsRequest, tags.ListResourceTagsResponse),
+    Operation.REPLICATE_KEY: OperationShape(keys.ReplicateKeyRequest, keys.ReplicateKeyResponse),
     Operation.RE_ENCRYPT: OperationShape(crypto.ReEncryptRequest, crypto.ReEncryptResponse),
     Operation.ROTATE_KEY_ON_DEMAND: OperationShape(
         rotation.RotateKeyOnDemandRequest, rotation.RotateKeyOnDemandResponse
@@ -71,6 +72,7 @@ OPERATIONS: Final[Mapping[Operation, OperationShape]] = {
     Operation.UNTAG_RESOURCE: OperationShape(tags.UntagResourceRequest, None),
     Operation.UPDATE_ALIAS: OperationShape(aliases.UpdateAliasRequest, None),
     Operation.UPDATE_KEY_DESCRIPTION: OperationShape(keys.UpdateKeyDescriptionRequest, None),
+    Operation.UPDATE_PRIMARY_REGION: OperationShape(keys.UpdatePrimaryRegionRequest, None),
     Operation.VERIFY: OperationShape(asymmetric.VerifyRequest, asymmetric.VerifyResponse),
     Operation.VERIFY_MAC: OperationShape(asymmetric.VerifyMacRequest, asymmetric.VerifyMacResponse),
 }

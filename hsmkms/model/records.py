@@ -55,6 +55,7 @@ class KeyRecord(Struct, frozen=True, kw_only=True):
     """A KMS key in one region.
 
     ``state`` is the stored state; what holds at an instant is told by ``rules.states.effective_state``.
+    ``primary_region`` and ``regions`` (all that the set is in, sorted) are of multi-Region keys only.
     """
 
     key_id: str
@@ -74,6 +75,18 @@ class KeyRecord(Struct, frozen=True, kw_only=True):
     pending_window_days: int | None = None
     rotation: RotationSetting | None = None
     materials: tuple[MaterialRecord, ...] = ()
+    primary_region: str | None = None
+    regions: tuple[str, ...] = ()
+
+    @property
+    def is_replica(self) -> bool:
+        """True for a multi-Region key that is not the primary one of its set."""
+        return self.multi_region and self.region != self.primary_region
+
+    @property
+    def replica_regions(self) -> tuple[str, ...]:
+        """Where the replicas of the set are, in the order of their names."""
+        return tuple(each for each in self.regions if each != self.primary_region)
 
     @property
     def kind(self) -> tuple[KeySpec, KeyUsage]:

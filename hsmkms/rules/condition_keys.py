@@ -145,8 +145,7 @@ def _multi_region_type(question: Question) -> Value:
     record = question.key.record
     if not record.multi_region:
         return None
-    role: Value = getattr(record, "multi_region_role", "PRIMARY")
-    return role
+    return "REPLICA" if record.is_replica else "PRIMARY"
 
 
 def _algorithm(question: Question) -> Value:

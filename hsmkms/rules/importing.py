@@ -29,7 +29,7 @@ from hsmkms.model.enums import (
     WrappingKeySpec,
 )
 from hsmkms.model.records import KeyRecord, MaterialRecord
-from hsmkms.rules import rotation
+from hsmkms.rules import multi_region, rotation
 from hsmkms.rules.import_token import Claims
 
 VALID_FOR: Final = timedelta(hours=24)
@@ -184,9 +184,10 @@ def _state_of_new(
         )
     if not key.materials:
         return MaterialState.CURRENT
+    multi_region.refuse_replica(key)
     if not policy.imported_on_demand:
         raise IncorrectKeyMaterialException(TIED.format(arn=key.arn))
-    waiting = rotation.pending(key)
+    waiting = rotation.waiting(key)
     if waiting is not None:
         raise KMSInvalidStateException(
             f"New key material (id: {name}) cannot be imported into KMS key {key.arn}, because another key material "

@@ -9,17 +9,19 @@ from typing import Final
 
 from hsmkms.model.enums import Operation
 from hsmkms.model.records import KeyRecord
-from hsmkms.rules import importing, rotation
+from hsmkms.rules import importing, multi_region, rotation
 
 CHECKS: Final[Mapping[Operation, Callable[[KeyRecord], None]]] = {
     Operation.ENABLE_KEY_ROTATION: rotation.check_automatic,
     Operation.DISABLE_KEY_ROTATION: rotation.check_automatic,
     Operation.GET_KEY_ROTATION_STATUS: rotation.check_rotatable,
     Operation.LIST_KEY_ROTATIONS: rotation.check_rotatable,
-    Operation.ROTATE_KEY_ON_DEMAND: rotation.check_rotatable,
+    Operation.ROTATE_KEY_ON_DEMAND: rotation.check_startable,
     Operation.GET_PARAMETERS_FOR_IMPORT: importing.check_origin,
     Operation.IMPORT_KEY_MATERIAL: importing.check_origin,
     Operation.DELETE_IMPORTED_KEY_MATERIAL: importing.check_origin,
+    Operation.REPLICATE_KEY: multi_region.require_primary,
+    Operation.UPDATE_PRIMARY_REGION: multi_region.require_primary,
 }
 """What each of them asks of a key. Each check raises UnsupportedOperationException."""
 

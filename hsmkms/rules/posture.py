@@ -37,7 +37,7 @@ class Verdict(Struct, frozen=True):
 def judge(key: KeyRecord, policy: RotationPolicy, now: datetime) -> Verdict:  # noqa: PLR0911 - cases, the first that fits
     """How the key stands at ``now``."""
     state = states.effective_state(key, now)
-    if state is KeyState.PENDING_DELETION:
+    if state in (KeyState.PENDING_DELETION, KeyState.PENDING_REPLICA_DELETION):
         return Verdict(Posture.PAUSED, "it waits for its deletion, and does not rotate meanwhile")
     if state is KeyState.PENDING_IMPORT:
         return Verdict(Posture.WAITING, "its key material is not there: import it")
@@ -48,6 +48,8 @@ def judge(key: KeyRecord, policy: RotationPolicy, now: datetime) -> Verdict:  # 
     due = rotation.next_rotation(key, policy, now)
     if due is None:
         return Verdict(Posture.OFF, "automatic rotation is off: enable-key-rotation switches it on")
+    if key.is_replica:
+        return Verdict(Posture.OK, f"it rotates with the primary key in {key.primary_region}")
     if due <= now and state is not KeyState.ENABLED:
         return Verdict(Posture.OVERDUE, "it is disabled, and rotates as soon as it is enabled")
     if due <= now:

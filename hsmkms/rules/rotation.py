@@ -21,6 +21,7 @@ from hsmkms.errors import (
 )
 from hsmkms.model.enums import KeyManager, KeySpec, KeyState, MaterialState, Origin, RotationType
 from hsmkms.model.records import KeyRecord, MaterialRecord, RotationSetting
+from hsmkms.rules import multi_region
 from hsmkms.rules.states import effective_state
 
 SHORTEST_PERIOD_DAYS: Final = 90
@@ -35,6 +36,7 @@ UNDER_WAY: Final = timedelta(minutes=10)
 """A rotation that was begun longer ago was interrupted, and may be carried on by anybody."""
 
 _DELETION: Final = frozenset({KeyState.PENDING_DELETION, KeyState.PENDING_REPLICA_DELETION})
+_WAITING: Final = frozenset({MaterialState.PENDING_ROTATION, MaterialState.PENDING_MULTI_REGION_IMPORT_AND_ROTATION})
 
 
 class RotationPolicy(Struct, frozen=True, kw_only=True):
@@ -78,9 +80,9 @@ def next_date(anchor: datetime, days: int, last: datetime | None) -> datetime:
 
 
 def is_due(key: KeyRecord, policy: RotationPolicy, now: datetime) -> bool:
-    """True if the key must be rotated now. Keys that are not Enabled wait."""
+    """True if the key must be rotated now. Keys that are not Enabled wait, and replicas follow their primary key."""
     due = next_rotation(key, policy, now)
-    return due is not None and due <= now and key.state is KeyState.ENABLED
+    return due is not None and due <= now and key.state is KeyState.ENABLED and not key.is_replica
 
 
 def last_automatic(key: KeyRecord, now: datetime) -> datetime | None:
@@ -109,9 +111,15 @@ def check_rotatable(key: KeyRecord) -> None:
         )
 
 
+def check_startable(key: KeyRecord) -> None:
+    """Raise UnsupportedOperationException for keys whose rotation nobody can start."""
+    check_rotatable(key)
+    multi_region.refuse_replica(key)
+
+
 def check_automatic(key: KeyRecord) -> None:
     """Raise UnsupportedOperationException for keys that never rotate automatically."""
-    check_rotatable(key)
+    check_startable(key)
     if key.origin is not Origin.AWS_KMS:
         raise UnsupportedOperationException(f"{key.arn} origin is {key.origin} which is not valid for this operation.")
 
@@ -148,6 +156,7 @@ def _chosen_period(policy: RotationPolicy, requested_days: int | None) -> int | 
 
 def check_on_demand(key: KeyRecord, policy: RotationPolicy, now: datetime) -> None:
     """Raise if a symmetric encryption key may not be rotated on demand now."""
+    multi_region.refuse_replica(key)
     if key.origin is not Origin.AWS_KMS and not policy.imported_on_demand:
         raise UnsupportedOperationException(f"{key.arn} origin is {key.origin} which is not valid for this operation.")
     if sum(each.rotation_type is RotationType.ON_DEMAND for each in key.materials) >= MAX_ON_DEMAND:
@@ -166,9 +175,15 @@ def check_on_demand(key: KeyRecord, policy: RotationPolicy, now: datetime) -> No
 
 
 def pending(key: KeyRecord) -> MaterialRecord | None:
-    """The imported material that waits for a rotation, or None."""
-    waiting = (each for each in key.materials if each.state is MaterialState.PENDING_ROTATION and each.present)
-    return next(waiting, None)
+    """The imported material that can be rotated to, or None: all regions of the key have it."""
+    found = waiting(key)
+    return found if found is not None and found.state is MaterialState.PENDING_ROTATION else None
+
+
+def waiting(key: KeyRecord) -> MaterialRecord | None:
+    """The imported material that waits for a rotation, or first for its import into all regions, or None."""
+    found = (each for each in key.materials if each.state in _WAITING and each.present)
+    return next(found, None)
 
 
 def under_way(key: KeyRecord) -> ConflictException:

@@ -7,6 +7,8 @@ The token and the database share no transaction, so: intent, device, result. Aft
 from collections.abc import Mapping
 from typing import Final
 
+from msgspec import Struct
+
 from hsmkms.errors import KMSInternalException
 from hsmkms.model.enums import KeyManager, KeySpec, KeyState, KeyUsage, MaterialState, Origin
 from hsmkms.model.ids import key_arn, new_key_id
@@ -23,30 +25,39 @@ from hsmkms.store.schema import ObjectPurpose
 OVERTAKEN: Final = "the key was reconciled away while it was being made: create it again"
 
 
+class Nature(Struct, frozen=True, kw_only=True):
+    """What a key is for life."""
+
+    spec: KeySpec = KeySpec.SYMMETRIC_DEFAULT
+    usage: KeyUsage = KeyUsage.ENCRYPT_DECRYPT
+    origin: Origin = Origin.AWS_KMS
+    multi_region: bool = False
+
+
 def new_record(
     core: Core,
     region: str,
+    nature: Nature,
     *,
-    spec: KeySpec = KeySpec.SYMMETRIC_DEFAULT,
-    usage: KeyUsage = KeyUsage.ENCRYPT_DECRYPT,
-    origin: Origin = Origin.AWS_KMS,
     manager: KeyManager = KeyManager.CUSTOMER,
     description: str,
     policy: str,
 ) -> KeyRecord:
     """The record of a key that is about to be made; with its first backing key, unless that is to be imported."""
-    key_id = new_key_id(multi_region=False)
-    imported = origin is Origin.EXTERNAL
+    key_id = new_key_id(multi_region=nature.multi_region)
+    imported = nature.origin is Origin.EXTERNAL
     now = core.clock()
     return KeyRecord(
         key_id=key_id,
         region=region,
         arn=key_arn(core.installation.account, region, key_id),
-        spec=spec,
-        usage=usage,
-        origin=origin,
+        spec=nature.spec,
+        usage=nature.usage,
+        origin=nature.origin,
         manager=manager,
-        multi_region=False,
+        multi_region=nature.multi_region,
+        primary_region=region if nature.multi_region else None,
+        regions=(region,) if nature.multi_region else (),
         state=KeyState.PENDING_IMPORT if imported else KeyState.ENABLED,
         description=description,
         policy=policy,

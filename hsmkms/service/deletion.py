@@ -1,6 +1,7 @@
 """Scheduling the deletion of a key, cancelling it, and carrying it out; and when a key was last used."""
 
 import logging
+from datetime import datetime
 
 from hsmkms.errors import KMSInvalidStateException
 from hsmkms.model.deletion import (
@@ -12,25 +13,34 @@ from hsmkms.model.deletion import (
     ScheduleKeyDeletionRequest,
     ScheduleKeyDeletionResponse,
 )
+from hsmkms.model.enums import KeyState
 from hsmkms.model.permit import OperatorAct
+from hsmkms.model.records import KeyRecord
 from hsmkms.rules import deletion as rules
-from hsmkms.rules import states
+from hsmkms.rules import multi_region, states
 from hsmkms.rules.states import Event
 from hsmkms.service import destruction
 from hsmkms.service.core import Core
 from hsmkms.service.permits import own_permit
 from hsmkms.service.pipeline import Call
+from hsmkms.service.usage import of_this_key
 from hsmkms.store import deletion, keys
+from hsmkms.store.engine import Connection
 
 log = logging.getLogger("hsmkms.service")
 
 
 def schedule_key_deletion(call: Call, request: ScheduleKeyDeletionRequest) -> ScheduleKeyDeletionResponse:
-    """Begin the waiting period; the key works no more, in every process at its next call."""
+    """Begin the waiting period; the key works no more, in every process at its next call.
+
+    That of a primary key with replicas begins when the last of them is gone.
+    """
     days = rules.window_days(request.pending_window_in_days)
-    date = rules.deletion_date(call.now, days)
     with call.changing(request.key_id) as (tx, record):
-        state = states.next_state(record.state, Event.SCHEDULE_DELETION)
+        waits = multi_region.waits_for_replicas(record)
+        date = None if waits else rules.deletion_date(call.now, days)
+        event = Event.SCHEDULE_DELETION_WITH_REPLICAS if waits else Event.SCHEDULE_DELETION
+        state = states.next_state(record.state, event)
         keys.schedule_deletion(tx, record.key_id, record.region, state, date, days, record.version)
     return ScheduleKeyDeletionResponse(
         key_id=record.arn, deletion_date=date, key_state=state, pending_window_in_days=days
@@ -49,7 +59,7 @@ def get_key_last_usage(call: Call, request: GetKeyLastUsageRequest) -> GetKeyLas
     """Tell the last successful cryptographic operation with the key."""
     key, _ = call.key(request.key_id)
     record = key.record
-    use = call.core.uses.last(record.key_id, record.region)
+    use = of_this_key(call.core.uses.last(record.key_id, record.region), record)
     usage = KeyLastUsage()
     if use is not None:
         usage = KeyLastUsage(operation=use.operation, timestamp=use.used_at, kms_request_id=use.request_id)
@@ -69,12 +79,13 @@ def destroy_key(core: Core, key_id: str, region: str) -> None:
     """
     core.device.ready()  # while the token is away nothing is given up
 
-    # 1. Intent: nobody finds the key any more.
+    # 1. Intent: nobody finds the key any more. A primary key that waited for it begins to wait for its own end.
     with core.store.atomic() as tx:
         record = keys.fetch(tx, region, key_id)
         if record is None or not rules.is_due(record, core.clock()):
             raise KMSInvalidStateException(f"The key {key_id} is not due for deletion any more.")
         deletion.bury(tx, key_id, region)
+        _begin_waiting(tx, record, core.clock())
     core.reached("destroy-key 1: intent")
     log.warning("deleted key %s: its waiting period was over at %s", record.arn, record.deletion_date)
 
@@ -82,3 +93,15 @@ def destroy_key(core: Core, key_id: str, region: str) -> None:
     for each in destruction.of_key(core, key_id):
         destruction.destroy(core, each, own_permit(OperatorAct.MAINTAIN, each.cka_id))
     core.reached("destroy-key 2: objects")
+
+
+def _begin_waiting(tx: Connection, gone: KeyRecord, now: datetime) -> None:
+    """Begin the waiting period of a primary key whose last replica has just gone, if its deletion was scheduled."""
+    primary = keys.fetch(tx, gone.primary_region, gone.key_id) if gone.primary_region is not None else None
+    if primary is None or primary.state is not KeyState.PENDING_REPLICA_DELETION or primary.replica_regions:
+        return
+    state = states.next_state(primary.state, Event.LAST_REPLICA_GONE)
+    days = rules.window_days(primary.pending_window_days)
+    date = rules.deletion_date(now, days)
+    keys.schedule_deletion(tx, primary.key_id, primary.region, state, date, days, primary.version)
+    log.info("the waiting period of key %s has begun: its last replica is gone", primary.arn)

@@ -19,7 +19,7 @@ from hsmkms.errors import (
     RejectedMaterialError,
 )
 from hsmkms.hsm.unwrapping import WrappedMaterial
-from hsmkms.model.enums import KeyState, MaterialState, WrappingAlgorithm, WrappingKeySpec
+from hsmkms.model.enums import KeyState, WrappingAlgorithm, WrappingKeySpec
 from hsmkms.model.importing import (
     DeleteImportedKeyMaterialRequest,
     DeleteImportedKeyMaterialResponse,
@@ -30,7 +30,7 @@ from hsmkms.model.importing import (
 )
 from hsmkms.model.permit import Permit
 from hsmkms.model.records import KeyRecord, MaterialRecord
-from hsmkms.rules import import_token, states
+from hsmkms.rules import import_token, multi_region, states
 from hsmkms.rules import importing as rules
 from hsmkms.rules.constraints import word
 from hsmkms.rules.import_token import Claims
@@ -82,9 +82,10 @@ def import_key_material(call: Call, request: ImportKeyMaterialRequest) -> Import
     # 1. Intent; or all there is to do, if the material is on the token already.
     with call.again(key.record) as (tx, record):
         choice = rules.choose(record, names, request.import_type, request.key_material_id, core.rotation)
+        multi_region.check_description(record, choice.known, request.key_material_description)
         arrival = _Arrival(call, request, choice, expiry, wrapped)
         label = label_of(core, record.key_id, record.region, _sequence(tx, record, choice))
-        there = choice.known is not None and choice.known.present
+        there = choice.known is not None and materials.is_on_token(tx, choice.material_id)
         if there:
             arrival.settle(tx, record)
         else:
@@ -228,13 +229,13 @@ def _intend(tx: Connection, call: Call, record: KeyRecord, choice: Choice, cka_i
         cka_id=cka_id,
         present=False,
     )
-    keys.insert_material(tx, record.key_id, record.region, new, label)
+    keys.insert_material(tx, record.key_id, new, label)
 
 
 def _follow(tx: Connection, record: KeyRecord, choice: Choice, now: datetime) -> None:
     """The key's state after material has come: Enabled, once all that it ever had as current material is there."""
     fresh = keys.fetch(tx, record.region, record.key_id)
-    if fresh is None or choice.state is MaterialState.PENDING_ROTATION or fresh.state not in _CHANGED_BY_IMPORT:
+    if fresh is None or choice.state in materials.PENDING or fresh.state not in _CHANGED_BY_IMPORT:
         return
     event = Event.IMPORT_PARTIAL if states.lacks_material(fresh, now) else Event.IMPORT_COMPLETE
     keys.set_state(tx, fresh.key_id, fresh.region, states.next_state(fresh.state, event), fresh.version)

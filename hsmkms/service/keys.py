@@ -1,10 +1,18 @@
 """Making KMS keys, and what may be said and changed about them."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
 from hsmkms.errors import UnsupportedOperationException, ValidationException
-from hsmkms.model.enums import ExpirationModel, KeySpec, KeyState, KeyUsage, Operation, Origin
+from hsmkms.model.enums import (
+    ExpirationModel,
+    KeySpec,
+    KeyState,
+    MultiRegionKeyType,
+    Operation,
+    Origin,
+)
 from hsmkms.model.ids import key_arn
 from hsmkms.model.keys import (
     CreateKeyRequest,
@@ -17,13 +25,17 @@ from hsmkms.model.keys import (
     KeyMetadata,
     ListKeysRequest,
     ListKeysResponse,
+    MultiRegionConfiguration,
+    MultiRegionKey,
     UpdateKeyDescriptionRequest,
 )
 from hsmkms.model.records import KeyRecord
+from hsmkms.model.shapes import Tag
 from hsmkms.rules import paging, policies, specs, states, tags
 from hsmkms.rules.constraints import word
 from hsmkms.rules.states import Event
 from hsmkms.service import creation, rotating
+from hsmkms.service.core import Core
 from hsmkms.service.pipeline import Call
 from hsmkms.store import keys
 
@@ -35,28 +47,24 @@ NO_CUSTOM_STORE: Final = (
 def create_key(call: Call, request: CreateKeyRequest) -> CreateKeyResponse:
     """Make a KMS key: its backing key is generated on the token and never leaves it, or is imported later."""
     core = call.core
-    spec, usage, origin = _check_new(request)
-    new_tags = [(each.tag_key, each.tag_value) for each in request.tags or []]
-    tags.check_new(new_tags)
-    policy = request.policy if request.policy is not None else policies.default_policy(core.installation.account)
-    policies.read_key_policy(policy, core.installation.account)
+    nature = _check_new(request)
+    new_tags = first_tags(request.tags)
+    policy = first_policy(core, request.policy)
     call.account()
     if new_tags:
         call.account("kms:TagResource")
-    core.device.check_spec(spec)
+    core.device.check_spec(nature.spec)
     record = creation.new_record(
         core,
         call.region,
-        spec=spec,
-        usage=usage,
-        origin=origin,
+        nature,
         description=request.description or "",
         policy=policy,
     )
-    if origin is Origin.EXTERNAL:
-        creation.make_empty(core, record, dict(new_tags))
+    if nature.origin is Origin.EXTERNAL:
+        creation.make_empty(core, record, new_tags)
     else:
-        creation.make(core, record, dict(new_tags), call.new_objects(record.materials[0].cka_id))
+        creation.make(core, record, new_tags, call.new_objects(record.materials[0].cka_id))
     call.resources.append(record.arn)
     return CreateKeyResponse(key_metadata=metadata(call, record))
 
@@ -124,6 +132,10 @@ def metadata(call: Call, record: KeyRecord) -> KeyMetadata:
         key_spec=record.spec,
         **specs.reported_algorithms(record),
         multi_region=record.multi_region,
+        multi_region_configuration=_multi_region_configuration(call, record) if record.multi_region else None,
+        pending_deletion_window_in_days=record.pending_window_days
+        if state is KeyState.PENDING_REPLICA_DELETION
+        else None,
         current_key_material_id=specs.shown_material(record),
     )
 
@@ -134,13 +146,38 @@ def _expiration_model(valid_to: datetime | None) -> ExpirationModel:
     return stays if valid_to is None else expires
 
 
+def first_tags(given: Sequence[Tag] | None) -> dict[str, str]:
+    """The tags that a new key is to have, by tag key. TagException if they cannot be set together."""
+    pairs = [(each.tag_key, each.tag_value) for each in given or []]
+    tags.check_new(pairs)
+    return dict(pairs)
+
+
+def first_policy(core: Core, given: str | None) -> str:
+    """The policy that a new key is to have: the given one, else the default."""
+    policy = given if given is not None else policies.default_policy(core.installation.account)
+    policies.read_key_policy(policy, core.installation.account)
+    return policy
+
+
+def _multi_region_configuration(call: Call, record: KeyRecord) -> MultiRegionConfiguration:
+    def member(region: str) -> MultiRegionKey:
+        return MultiRegionKey(arn=key_arn(call.core.installation.account, region, record.key_id), region=region)
+
+    return MultiRegionConfiguration(
+        multi_region_key_type=MultiRegionKeyType.REPLICA if record.is_replica else MultiRegionKeyType.PRIMARY,
+        primary_key=member(record.primary_region or record.region),
+        replica_keys=[member(each) for each in record.replica_regions],
+    )
+
+
 def _switch(call: Call, key_id: str, event: Event) -> KeyRecord:
     with call.changing(key_id) as (tx, record):
         keys.set_state(tx, record.key_id, record.region, states.next_state(record.state, event), record.version)
     return record
 
 
-def _check_new(request: CreateKeyRequest) -> tuple[KeySpec, KeyUsage, Origin]:
+def _check_new(request: CreateKeyRequest) -> creation.Nature:
     spec, usage = specs.resolve(request.key_spec, request.customer_master_key_spec, request.key_usage)
     origin = word(Origin, request.origin, "origin") if request.origin is not None else Origin.AWS_KMS
     if origin in (Origin.AWS_CLOUDHSM, Origin.EXTERNAL_KEY_STORE):
@@ -151,8 +188,4 @@ def _check_new(request: CreateKeyRequest) -> tuple[KeySpec, KeyUsage, Origin]:
         raise UnsupportedOperationException(
             f"This version of hsmkms imports key material of KeySpec SYMMETRIC_DEFAULT only, not {spec}."
         )
-    if request.multi_region:
-        raise UnsupportedOperationException(
-            "This version of hsmkms makes single-Region keys only: leave MultiRegion out."
-        )
-    return spec, usage, origin
+    return creation.Nature(spec=spec, usage=usage, origin=origin, multi_region=bool(request.multi_region))

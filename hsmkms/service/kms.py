@@ -75,7 +75,10 @@ from hsmkms.model.keys import (
     EnableKeyRequest,
     ListKeysRequest,
     ListKeysResponse,
+    ReplicateKeyRequest,
+    ReplicateKeyResponse,
     UpdateKeyDescriptionRequest,
+    UpdatePrimaryRegionRequest,
 )
 from hsmkms.model.rotation import (
     DisableKeyRotationRequest,
@@ -93,7 +96,19 @@ from hsmkms.model.tags import (
     TagResourceRequest,
     UntagResourceRequest,
 )
-from hsmkms.service import agreement, aliases, crypto, deletion, importing, keys, macs, rotation, signing, tags
+from hsmkms.service import (
+    agreement,
+    aliases,
+    crypto,
+    deletion,
+    importing,
+    keys,
+    macs,
+    multi_region,
+    rotation,
+    signing,
+    tags,
+)
 from hsmkms.service.core import Core
 from hsmkms.service.operator import Operator
 from hsmkms.service.pipeline import Procedure, run
@@ -187,6 +202,16 @@ class Kms:
     def disable_key(self, request: DisableKeyRequest, caller: Caller | None = None) -> None:
         """Make a key unusable at the next call of every process."""
         return self._run(Operation.DISABLE_KEY, keys.disable_key, request, caller)
+
+    # -- multi-Region keys --------------------------------------------------------------------------------------
+
+    def replicate_key(self, request: ReplicateKeyRequest, caller: Caller | None = None) -> ReplicateKeyResponse:
+        """Make a replica of a multi-Region primary key in another region."""
+        return self._run(Operation.REPLICATE_KEY, multi_region.replicate_key, request, caller)
+
+    def update_primary_region(self, request: UpdatePrimaryRegionRequest, caller: Caller | None = None) -> None:
+        """Make a replica the primary key of its set."""
+        return self._run(Operation.UPDATE_PRIMARY_REGION, multi_region.update_primary_region, request, caller)
 
     # -- rotation -----------------------------------------------------------------------------------------------
 

@@ -8,7 +8,6 @@ destroyed later, by whoever sweeps.
 import logging
 from datetime import datetime
 
-from hsmkms.model.enums import MaterialState
 from hsmkms.model.records import KeyRecord
 from hsmkms.rules import states
 from hsmkms.rules.states import Event
@@ -38,15 +37,18 @@ def write_in(tx: Connection, record: KeyRecord, now: datetime) -> bool:
 def lose(tx: Connection, key_id: str, region: str, material_id: str) -> None:
     """Imported material is gone, by expiry or by the user's word: its object is doomed, and the state follows.
 
-    One that only waited for its rotation is forgotten, and the state stays.
+    One that only waited for its rotation is forgotten, and the state stays. What a replica loses stays with the others.
     """
     record = keys.fetch(tx, region, key_id)
     material = record.material(material_id) if record is not None else None
     if record is None or material is None:
         return
-    materials.lose(tx, key_id, region, material_id)
-    if material.state is MaterialState.PENDING_ROTATION:
+    pending = material.state in materials.PENDING
+    if pending and not record.is_replica:
         materials.forget_pending(tx, material_id)
+        return
+    materials.lose(tx, key_id, region, material_id)
+    if pending:
         return
     lost = keys.fetch(tx, region, key_id)
     if lost is not None:

@@ -30,7 +30,7 @@ from hsmkms.service import clock, deletion, destruction, lapses, rotating, wrapp
 from hsmkms.service.core import Core
 from hsmkms.service.permits import own_permit
 from hsmkms.store import deletion as stored_deletion
-from hsmkms.store import keys, leases, materials, sweeper
+from hsmkms.store import leases, materials, sweeper
 from hsmkms.store import rotation as stored_rotation
 from hsmkms.store.deletion import Doomed
 from hsmkms.store.materials import WrappingKeyRow
@@ -256,7 +256,7 @@ def _early_rotations(core: Core) -> list[_Due]:
     by_date = {each.key_id for each in _rotations(core)}
     used = leases.beyond(core.store, budget.ROTATE_AT)
     with core.store.reading() as conn:
-        found = keys.generated_and_current(conn, used)
+        found = stored_rotation.generated_and_current(conn, used)
     return [
         _Due(
             kind=StepKind.ROTATION,

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Final, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from hsmkms.errors import (
     AccessDeniedException,
@@ -118,6 +119,12 @@ class Call:
         self._authorise(f"kms:{self.operation}", arn)
         return arn
 
+    def elsewhere(self, region: str) -> "Call":
+        """The same call, judged in another region: what it touches there is recorded with the rest."""
+        there = Call(self.core, self.operation, replace(self.caller, region=region))
+        there.now, there.resources = self.now, self.resources
+        return there
+
     @contextmanager
     def changing(self, key_id: str) -> Iterator[tuple[Connection, KeyRecord]]:
         """A write transaction on a key that admits the operation now, whatever changed since it was last seen."""
@@ -132,6 +139,7 @@ class Call:
             record = keys.fetch(tx, self.region, seen.key_id)
             if record is None:
                 raise NotFoundException(f"Key '{seen.arn}' does not exist")
+            kinds.check(self.operation, record)  # the primary key of a set may be another one by now
             states.admit(self.operation, record, self.now)
             yield tx, record
 

@@ -357,7 +357,7 @@ def _adopt_orphan(tx: Connection, core: Core, finding: Finding, kind: BackingKin
     if known is not None:
         if adopted.state is MaterialState.CURRENT:
             keys.retire_materials(tx, finding.key_id)
-        keys.insert_material(tx, finding.key_id, region, adopted, finding.label, ObjectStatus.PRESENT)
+        keys.insert_material(tx, finding.key_id, adopted, finding.label, ObjectStatus.PRESENT)
         return Mended.ADDED
     keys.insert_intent(tx, _rebuilt(core, finding.key_id, region, kind, adopted), {}, finding.label)
     keys.complete(tx, finding.key_id, region)

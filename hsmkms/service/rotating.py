@@ -50,7 +50,7 @@ def rotate(core: Core, key_id: str, region: str, kind: RotationType, judge: Judg
             raise rules.under_way(record)
         new = generated(core, key_id, rotation.next_sequence(tx, key_id), MaterialState.PENDING_ROTATION)
         label = label_of(core, key_id, region, new.sequence)
-        keys.insert_material(tx, key_id, region, replace(new, rotation_type=kind), label)
+        keys.insert_material(tx, key_id, replace(new, rotation_type=kind), label)
     core.reached("rotate 1: intent")
 
     # 2. Device: the backing key, read back and compared.

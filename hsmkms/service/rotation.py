@@ -34,14 +34,14 @@ def enable_key_rotation(call: Call, request: EnableKeyRotationRequest) -> None:
     with call.changing(request.key_id) as (tx, record):
         setting = rules.enabled(record, policy, request.rotation_period_in_days, call.now)
         if setting != record.rotation:
-            stored.set_setting(tx, record.key_id, record.region, setting)
+            stored.set_setting(tx, record.key_id, setting)
 
 
 def disable_key_rotation(call: Call, request: DisableKeyRotationRequest) -> None:
     """Switch automatic rotation off; the current backing key stays."""
     with call.changing(request.key_id) as (tx, record):
         if record.rotation is not None:
-            stored.set_setting(tx, record.key_id, record.region, None)
+            stored.set_setting(tx, record.key_id, None)
 
 
 def get_key_rotation_status(call: Call, request: GetKeyRotationStatusRequest) -> GetKeyRotationStatusResponse:

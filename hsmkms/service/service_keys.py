@@ -20,6 +20,7 @@ def make(core: Core, region: str, alias_name: str) -> None:
     record = creation.new_record(
         core,
         region,
+        creation.Nature(),
         manager=KeyManager.AWS,
         description=DESCRIPTION.format(service=managed.service_of(alias_name)),
         policy=policies.default_policy(core.installation.account),

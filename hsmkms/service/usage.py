@@ -13,6 +13,7 @@ from typing import Final
 
 from hsmkms.errors import HsmKmsError
 from hsmkms.model.enums import Operation, TrackedOperation
+from hsmkms.model.records import KeyRecord
 from hsmkms.process import ForkGuard
 from hsmkms.store import usage as stored
 from hsmkms.store.engine import Store
@@ -75,6 +76,11 @@ class UsageBook:
     def tracked_since(self) -> datetime:
         """Since when uses are noted at all."""
         return stored.tracked_since(self._store)
+
+
+def of_this_key(use: LastUse | None, record: KeyRecord) -> LastUse | None:
+    """The use, unless it was of an earlier replica that the region had before it was made again."""
+    return use if use is not None and use.used_at >= record.creation_date else None
 
 
 def _last_use(key: _Key, operation: Operation, used_at: datetime, request_id: str) -> LastUse:

@@ -11,7 +11,7 @@ from msgspec import Struct
 from sqlalchemy import Connection, exists, func, select
 
 from hsmkms.model.enums import KeyState
-from hsmkms.store import changes, keys
+from hsmkms.store import changes, keys, materials
 from hsmkms.store.schema import (
     Lifecycle,
     ObjectPurpose,
@@ -75,6 +75,7 @@ def bury(tx: Connection, key_id: str, region: str) -> None:
     in_region = (regional_key.c.key_id == key_id) & (regional_key.c.region == region)
     tx.execute(regional_key.update().where(in_region).values(lifecycle=Lifecycle.DELETED, description=""))
     _doom_wrapping_keys(tx, key_id, region)
+    materials.forget_region(tx, key_id, region)
     still_used = exists().where(regional_key.c.key_id == key_id, regional_key.c.lifecycle != Lifecycle.DELETED)
     if not tx.scalar(select(still_used)):
         tx.execute(rotation.delete().where(rotation.c.key_id == key_id))
@@ -84,7 +85,7 @@ def bury(tx: Connection, key_id: str, region: str) -> None:
             .where(token_object.c.material.in_(of_key), token_object.c.status.in_(_GOING))
             .values(status=ObjectStatus.DESTROYING)
         )
-    keys.touch(tx, key_id, region)
+    keys.touch_all(tx, key_id)
 
 
 def _doom_wrapping_keys(tx: Connection, key_id: str, region: str) -> None:

@@ -5,7 +5,7 @@ version that the caller decided upon and returns False, without a trace, if the 
 again, decide again. (Inside one ``atomic`` a record that was read there cannot move on.)
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -38,7 +38,7 @@ from hsmkms.store.schema import (
     token_object,
 )
 
-_SHARED: Final = ("spec", "usage", "origin", "manager", "multi_region")
+_SHARED: Final = ("spec", "usage", "origin", "manager", "multi_region", "primary_region")
 _REGIONAL: Final = (
     "key_id",
     "region",
@@ -80,6 +80,7 @@ def insert_intent(tx: Connection, record: KeyRecord, tags: Mapping[str, str], la
             manager=record.manager,
             multi_region=record.multi_region,
             creation_date=record.creation_date,
+            primary_region=record.primary_region,
         )
     )
     tx.execute(
@@ -97,12 +98,14 @@ def insert_intent(tx: Connection, record: KeyRecord, tags: Mapping[str, str], la
         )
     )
     for each in record.materials:
-        _insert_material(tx, record.key_id, record.region, each, label, ObjectStatus.INTENDED)
-    if tags:
-        rows = [
-            {"key_id": record.key_id, "region": record.region, "tag_key": name, "tag_value": value}
-            for name, value in tags.items()
-        ]
+        _insert_material(tx, record.key_id, each, label, ObjectStatus.INTENDED)
+    insert_tags(tx, record.key_id, record.region, tags)
+
+
+def insert_tags(tx: Connection, key_id: str, region: str, tags: Mapping[str, str]) -> None:
+    """Write the first tags of a key."""
+    rows = [{"key_id": key_id, "region": region, "tag_key": name, "tag_value": value} for name, value in tags.items()]
+    if rows:
         tx.execute(tag.insert(), rows)
 
 
@@ -149,16 +152,11 @@ def drop_intent(tx: Connection, key_id: str, region: str) -> bool:
 
 
 def insert_material(
-    tx: Connection,
-    key_id: str,
-    region: str,
-    new: MaterialRecord,
-    label: str,
-    status: ObjectStatus = ObjectStatus.INTENDED,
+    tx: Connection, key_id: str, new: MaterialRecord, label: str, status: ObjectStatus = ObjectStatus.INTENDED
 ) -> None:
-    """Add a material and its token object to a key that is there."""
-    _insert_material(tx, key_id, region, new, label, status)
-    touch(tx, key_id, region)
+    """Add a material and its token object to a key that is there, in all its regions."""
+    _insert_material(tx, key_id, new, label, status)
+    touch_all(tx, key_id)
 
 
 def retire_materials(tx: Connection, key_id: str) -> None:
@@ -178,9 +176,7 @@ def forget_unused_material(tx: Connection, row_id: int | None) -> None:
     tx.execute(material.delete().where(material.c.id == row_id))
 
 
-def _insert_material(
-    tx: Connection, key_id: str, region: str, new: MaterialRecord, label: str, status: ObjectStatus
-) -> None:
+def _insert_material(tx: Connection, key_id: str, new: MaterialRecord, label: str, status: ObjectStatus) -> None:
     result = tx.execute(
         material.insert().values(
             key_id=key_id,
@@ -195,16 +191,17 @@ def _insert_material(
         )
     )
     row_id: int = result.lastrowid
-    tx.execute(
-        material_presence.insert().values(
-            key_id=key_id,
-            region=region,
-            material=row_id,
-            present=new.present,
-            expiration_model=new.expiration_model,
-            valid_to=new.valid_to,
-        )
+    presence = {
+        "key_id": key_id,
+        "material": row_id,
+        "present": new.present,
+        "expiration_model": new.expiration_model,
+        "valid_to": new.valid_to,
+    }
+    there = select(regional_key.c.region).where(
+        regional_key.c.key_id == key_id, regional_key.c.lifecycle != Lifecycle.DELETED
     )
+    tx.execute(material_presence.insert(), [presence | {"region": each} for each in tx.scalars(there)])
     tx.execute(
         token_object.insert().values(
             token_id=new.token_id,
@@ -267,28 +264,16 @@ def count_by_state(conn: Connection) -> dict[str, int]:
     return dict(conn.execute(query.group_by(regional_key.c.state)).tuples().all())
 
 
-def generated_and_current(conn: Connection, material_ids: Collection[str]) -> list[tuple[str, str, str]]:
-    """Those of the materials that encrypt for an Enabled key now and were generated: (key id, region, material id)."""
-    query = (
-        select(key.c.key_id, regional_key.c.region, material.c.material_id)
-        .select_from(key.join(regional_key).join(material, material.c.key_id == key.c.key_id))
-        .where(
-            material.c.material_id.in_(material_ids),
-            material.c.state == MaterialState.CURRENT,
-            key.c.origin == Origin.AWS_KMS,
-            regional_key.c.lifecycle == Lifecycle.LIVE,
-            regional_key.c.state == KeyState.ENABLED,
-        )
-        .order_by(key.c.key_id)
-    )
-    return [(row.key_id, row.region, row.material_id) for row in conn.execute(query)]
-
-
 def _select_keys(region: str) -> Select[Any]:
+    member = regional_key.alias()
+    regions = select(func.aggregate_strings(member.c.region, " ")).where(
+        member.c.key_id == key.c.key_id, member.c.lifecycle == Lifecycle.LIVE
+    )
     return (
         select(
             *(regional_key.c[name] for name in _REGIONAL),
             *(key.c[name] for name in _SHARED),
+            case((key.c.multi_region, regions.scalar_subquery())).label("regions"),
             installation.c.account,
             rotation.c.anchor,
             rotation.c.period_days,
@@ -353,6 +338,8 @@ def _record(row: Row[Any], materials: tuple[MaterialRecord, ...]) -> KeyRecord:
         pending_window_days=row.pending_window_days,
         rotation=RotationSetting(anchor=row.anchor, period_days=row.period_days) if row.anchor else None,
         materials=materials,
+        primary_region=row.primary_region,
+        regions=tuple(sorted((row.regions or "").split())),
     )
 
 
@@ -387,11 +374,11 @@ def schedule_deletion(
     key_id: str,
     region: str,
     state: KeyState,
-    date: datetime,
+    date: datetime | None,
     window_days: int,
     expected_version: int,
 ) -> bool:
-    """Write state and date of a deletion; False if the record is not live in that version."""
+    """Write state, window and date of a deletion (None: not known yet); False if not live in that version."""
     return _set(tx, key_id, region, expected_version, state=state, deletion_date=date, pending_window_days=window_days)
 
 
@@ -411,17 +398,22 @@ def set_policy(tx: Connection, key_id: str, region: str, policy: str, expected_v
 
 
 def touch(tx: Connection, key_id: str, region: str) -> None:
-    """Give the record a new version, after a change of something that belongs to it."""
+    """Give the record a new version, after a change of something that belongs to it in this region alone."""
     epoch = changes.note(tx, region, key_id)
     tx.execute(_of(regional_key.update(), key_id, region).values(version=epoch))
 
 
 def touch_users(tx: Connection, row_id: int) -> None:
     """Give a new version to the records, in all regions, of the key that a material (by its row) belongs to."""
-    of_key = select(material.c.key_id).where(material.c.id == row_id).scalar_subquery()
-    users = select(regional_key.c.key_id, regional_key.c.region).where(regional_key.c.key_id == of_key)
-    for row in tx.execute(users).all():
-        touch(tx, row.key_id, row.region)
+    key_id = tx.scalar(select(material.c.key_id).where(material.c.id == row_id))
+    if key_id is not None:
+        touch_all(tx, key_id)
+
+
+def touch_all(tx: Connection, key_id: str) -> None:
+    """Give the key's records in all regions a new version, after a change of something that they share."""
+    for region in tx.scalars(select(regional_key.c.region).where(regional_key.c.key_id == key_id)).all():
+        touch(tx, key_id, region)
 
 
 def _set(tx: Connection, key_id: str, region: str, expected_version: int, **values: object) -> bool:

@@ -5,11 +5,12 @@ presence, and a token object of its own each time.
 """
 
 from datetime import datetime
+from typing import Final
 
 from msgspec import Struct
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, exists, func, select
 
-from hsmkms.model.enums import ExpirationModel
+from hsmkms.model.enums import ExpirationModel, MaterialState
 from hsmkms.store import keys
 from hsmkms.store.schema import (
     Lifecycle,
@@ -21,6 +22,9 @@ from hsmkms.store.schema import (
     token_object,
     wrapping_key,
 )
+
+PENDING: Final = (MaterialState.PENDING_ROTATION, MaterialState.PENDING_MULTI_REGION_IMPORT_AND_ROTATION)
+"""States of material that waits for its rotation: where all regions of the key have it, and where one lacks it."""
 
 
 class WrappingKeyRow(Struct, frozen=True, kw_only=True):
@@ -101,7 +105,18 @@ def set_present(
         tx.execute(material.update().where(of_this).values(description=description))
     if host_unwrapped:
         tx.execute(material.update().where(of_this).values(host_unwrapped=True))
-    keys.touch(tx, key_id, region)
+    settle_pending(tx, key_id)
+    keys.touch_all(tx, key_id)
+
+
+def is_on_token(conn: Connection, material_id: str) -> bool:
+    """True if an object of the material is there, for whichever region."""
+    there = exists().where(
+        token_object.c.material == material.c.id,
+        material.c.material_id == material_id,
+        token_object.c.status == ObjectStatus.PRESENT,
+    )
+    return bool(conn.scalar(select(there)))
 
 
 def lose(tx: Connection, key_id: str, region: str, material_id: str) -> None:
@@ -113,13 +128,39 @@ def lose(tx: Connection, key_id: str, region: str, material_id: str) -> None:
         .where(of_this, material_presence.c.key_id == key_id, material_presence.c.region == region)
         .values(present=False, expiration_model=None, valid_to=None)
     )
-    if not tx.scalar(select(func.count()).where(of_this, material_presence.c.present)):
-        tx.execute(
-            token_object.update()
-            .where(token_object.c.material == row_id, token_object.c.status == ObjectStatus.PRESENT)
-            .values(status=ObjectStatus.DESTROYING)
+    let_go(tx, key_id)
+    keys.touch_all(tx, key_id)
+
+
+def forget_region(tx: Connection, key_id: str, region: str) -> None:
+    """A regional key has ended: nothing is there for it any more. The caller gives the records new versions."""
+    tx.execute(
+        material_presence.delete().where(material_presence.c.key_id == key_id, material_presence.c.region == region)
+    )
+    let_go(tx, key_id)
+
+
+def let_go(tx: Connection, key_id: str) -> None:
+    """Mark the objects of a key that no region has any use for, and see who still lacks what waits for rotation."""
+    used = exists().where(material_presence.c.material == token_object.c.material, material_presence.c.present)
+    tx.execute(
+        token_object.update()
+        .where(
+            token_object.c.material.in_(select(material.c.id).where(material.c.key_id == key_id)),
+            token_object.c.status == ObjectStatus.PRESENT,
+            ~used,
         )
-    keys.touch(tx, key_id, region)
+        .values(status=ObjectStatus.DESTROYING)
+    )
+    settle_pending(tx, key_id)
+
+
+def settle_pending(tx: Connection, key_id: str) -> None:
+    """Write of material that waits for its rotation whether all regions of the key have it."""
+    lacking = exists().where(material_presence.c.material == material.c.id, ~material_presence.c.present)
+    waiting = material.update().where(material.c.key_id == key_id, material.c.state.in_(PENDING))
+    for state, which in zip(PENDING, (~lacking, lacking), strict=True):
+        tx.execute(waiting.where(which).values(state=state))
 
 
 def doom(tx: Connection, token_id: str, cka_id: bytes) -> None:
@@ -139,10 +180,15 @@ def doom(tx: Connection, token_id: str, cka_id: bytes) -> None:
 def forget_pending(tx: Connection, material_id: str) -> None:
     """Remove a material that waited for its rotation and never was current: another one may be imported instead.
 
-    Its objects stay on record without it until they are destroyed.
+    It goes from all regions. Its objects stay on record without it until they are destroyed.
     """
     row_id = tx.scalar(select(material.c.id).where(material.c.material_id == material_id))
-    tx.execute(token_object.update().where(token_object.c.material == row_id).values(material=None))
+    if row_id is None:
+        return
+    keys.touch_users(tx, row_id)
+    of_this = token_object.update().where(token_object.c.material == row_id)
+    tx.execute(of_this.where(token_object.c.status == ObjectStatus.PRESENT).values(status=ObjectStatus.DESTROYING))
+    tx.execute(of_this.values(material=None))
     keys.forget_unused_material(tx, row_id)
 
 

@@ -4,10 +4,11 @@ from datetime import datetime
 from typing import Any
 
 from msgspec import Struct
-from sqlalchemy import Connection, Row, Select, func, select
+from sqlalchemy import Connection, Row, Select, select
 from sqlalchemy.dialects.sqlite import insert
 
 from hsmkms.store import keys
+from hsmkms.store.regions import LEADING
 from hsmkms.store.schema import (
     Lifecycle,
     ObjectPurpose,
@@ -23,8 +24,8 @@ from hsmkms.store.schema import (
 class BackingObject(Struct, frozen=True, kw_only=True):
     """The row of a backing key's token object.
 
-    ``region`` is one of the key's regions (the only one of a single-Region key), ``lifecycle`` the key's there, and
-    ``status`` what was last recorded about the object.
+    ``region`` is the key's only region, or that of the primary key, ``lifecycle`` the key's there, and ``status`` what
+    was last recorded about the object.
     """
 
     token_id: str
@@ -117,8 +118,6 @@ def forget_seen(tx: Connection, token_id: str, cka_id: bytes) -> None:
 
 
 def _select(token_id: str) -> Select[Any]:
-    any_region = regional_key.alias()
-    one_region = select(func.min(any_region.c.region)).where(any_region.c.key_id == key.c.key_id).scalar_subquery()
     return (
         select(
             token_object.c.token_id,
@@ -135,7 +134,7 @@ def _select(token_id: str) -> Select[Any]:
         .select_from(
             token_object.join(material, material.c.id == token_object.c.material)
             .join(key, key.c.key_id == material.c.key_id)
-            .join(regional_key, (regional_key.c.key_id == key.c.key_id) & (regional_key.c.region == one_region))
+            .join(regional_key, (regional_key.c.key_id == key.c.key_id) & LEADING)
         )
         .where(token_object.c.token_id == token_id, token_object.c.purpose == ObjectPurpose.BACKING_KEY)
         .order_by(token_object.c.created_at, token_object.c.cka_id)

@@ -4,15 +4,17 @@ A rotation's intent is a material in state PENDING_ROTATION whose token object i
 ``switch`` makes it the current one.
 """
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
 from msgspec import Struct
 from sqlalchemy import Connection, Select, func, select
 
-from hsmkms.model.enums import KeyManager, KeyState, MaterialState, RotationType
+from hsmkms.model.enums import KeyManager, KeyState, MaterialState, Origin, RotationType
 from hsmkms.model.records import RotationSetting
 from hsmkms.store import keys
+from hsmkms.store.regions import LEADING
 from hsmkms.store.schema import (
     Lifecycle,
     ObjectPurpose,
@@ -49,16 +51,19 @@ class Candidate(Struct, frozen=True, kw_only=True):
     last_automatic: datetime | None
 
 
-def set_setting(tx: Connection, key_id: str, region: str, setting: RotationSetting | None) -> None:
-    """Switch automatic rotation on (or change it), or off."""
+def set_setting(tx: Connection, key_id: str, setting: RotationSetting | None) -> None:
+    """Switch automatic rotation on (or change it), or off, in all regions of the key."""
     tx.execute(rotation.delete().where(rotation.c.key_id == key_id))
     if setting is not None:
         tx.execute(rotation.insert().values(key_id=key_id, anchor=setting.anchor, period_days=setting.period_days))
-    keys.touch(tx, key_id, region)
+    keys.touch_all(tx, key_id)
 
 
 def candidates(conn: Connection, now: datetime) -> list[Candidate]:
-    """All Enabled keys whose automatic rotation is on, in all regions; with their last rotation until ``now``."""
+    """All Enabled keys whose automatic rotation is on, in all regions; with their last rotation until ``now``.
+
+    Of multi-Region keys the primary ones: these decide for their replicas.
+    """
     last = (
         select(func.max(material.c.rotation_date))
         .where(
@@ -82,6 +87,7 @@ def candidates(conn: Connection, now: datetime) -> list[Candidate]:
             regional_key.c.lifecycle == Lifecycle.LIVE,
             regional_key.c.state == KeyState.ENABLED,
             rotation.c.anchor.is_not(None) | (key.c.manager == KeyManager.AWS),
+            LEADING,
         )
         .order_by(key.c.key_id)
     )
@@ -98,6 +104,27 @@ def candidates(conn: Connection, now: datetime) -> list[Candidate]:
     ]
 
 
+def generated_and_current(conn: Connection, material_ids: Collection[str]) -> list[tuple[str, str, str]]:
+    """Those of the materials that encrypt for an Enabled key now and were generated: (key id, region, material id).
+
+    Of a multi-Region key one of the regions where it is Enabled.
+    """
+    query = (
+        select(key.c.key_id, func.min(regional_key.c.region).label("region"), material.c.material_id)
+        .select_from(key.join(regional_key).join(material, material.c.key_id == key.c.key_id))
+        .where(
+            material.c.material_id.in_(material_ids),
+            material.c.state == MaterialState.CURRENT,
+            key.c.origin == Origin.AWS_KMS,
+            regional_key.c.lifecycle == Lifecycle.LIVE,
+            regional_key.c.state == KeyState.ENABLED,
+        )
+        .group_by(key.c.key_id, material.c.material_id)
+        .order_by(key.c.key_id)
+    )
+    return [(row.key_id, row.region, row.material_id) for row in conn.execute(query)]
+
+
 def unfinished(conn: Connection, key_id: str | None = None) -> list[Unfinished]:
     """Backing keys of live keys (or of one key) that were begun and not finished, oldest first."""
     query: Select[Any] = (
@@ -112,9 +139,9 @@ def unfinished(conn: Connection, key_id: str | None = None) -> list[Unfinished]:
             material.c.rotation_type,
         )
         .select_from(
-            token_object.join(material, material.c.id == token_object.c.material).join(
-                regional_key, regional_key.c.key_id == material.c.key_id
-            )
+            token_object.join(material, material.c.id == token_object.c.material)
+            .join(key, key.c.key_id == material.c.key_id)
+            .join(regional_key, (regional_key.c.key_id == key.c.key_id) & LEADING)
         )
         .where(
             token_object.c.status == ObjectStatus.INTENDED,
@@ -146,7 +173,7 @@ def next_sequence(conn: Connection, key_id: str) -> int:
 
 
 def switch(tx: Connection, key_id: str, region: str, material_id: str, kind: RotationType, now: datetime) -> bool:
-    """Make a material that waits, or whose object was just made, the current one.
+    """Make a material that waits, or whose object was just made, the current one in all regions of the key.
 
     False if it does not wait (any more), or if the key or the object is being destroyed.
     """
@@ -179,7 +206,7 @@ def switch(tx: Connection, key_id: str, region: str, material_id: str, kind: Rot
         .where(token_object.c.material == row_id, token_object.c.status == ObjectStatus.INTENDED)
         .values(status=ObjectStatus.PRESENT)
     )
-    keys.touch(tx, key_id, region)
+    keys.touch_all(tx, key_id)
     return True
 
 

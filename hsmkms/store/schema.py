@@ -39,7 +39,7 @@ from hsmkms.model.enums import (
     TrackedOperation,
 )
 
-META_REVISIONS: Final = ("meta_0001", "meta_0002", "meta_0003", "meta_0004")
+META_REVISIONS: Final = ("meta_0001", "meta_0002", "meta_0003", "meta_0004", "meta_0005")
 """Every revision of meta.db that this program knows, oldest first; the last is the one that it works with."""
 
 LOG_REVISIONS: Final = ("log_0001", "log_0002", "log_0003")
@@ -162,11 +162,14 @@ key: Final = Table(
     Column("manager", Text, nullable=False),
     Column("multi_region", Boolean, nullable=False),
     Column("creation_date", Instant, nullable=False),
+    Column("primary_region", Text),
     _one_of("spec", KeySpec),
     _one_of("usage", KeyUsage),
     _one_of("origin", Origin),
     _one_of("manager", KeyManager),
 )
+"""What all regions of a key share. ``primary_region``: of a multi-Region key; as long as it lives in any region, it
+lives there."""
 
 regional_key: Final = Table(
     "regional_key",

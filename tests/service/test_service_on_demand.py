@@ -148,7 +148,9 @@ def test_while_an_automatic_one_is_under_way(kms: Kms, clock: StoppedClock) -> N
 
 def asymmetric_key(kms: Kms, spec: KeySpec, usage: KeyUsage) -> str:
     """A key of a kind that cannot be made yet, as it will stand in the database."""
-    record = creation.new_record(kms._core, kms._root.region, spec=spec, usage=usage, description="", policy="{}")
+    record = creation.new_record(
+        kms._core, kms._root.region, creation.Nature(spec=spec, usage=usage), description="", policy="{}"
+    )
     creation.make_empty(kms._core, record, {})
     return record.key_id
 

@@ -134,7 +134,7 @@ def test_every_device_procedure_on_objects_takes_a_permit() -> None:
 class Scene(Struct, frozen=True):
     """A key, another one, one pending deletion, one with imported material; an alias and a ciphertext of the first.
 
-    And one that signs, one that makes HMACs, one that agrees on secrets.
+    And one that signs, one that makes HMACs, one that agrees on secrets, and sets of one and of two.
     """
 
     key: keys.KeyMetadata
@@ -147,11 +147,18 @@ class Scene(Struct, frozen=True):
     signer: keys.KeyMetadata
     maker: keys.KeyMetadata
     agreer: keys.KeyMetadata
+    primary: keys.KeyMetadata
+    replicated: keys.KeyMetadata
 
     @property
     def alias_arn(self) -> str:
         """The ARN of the alias."""
         return alias_arn(ACCOUNT, REGION, self.alias)
+
+
+def in_other_region(key: keys.KeyMetadata) -> str:
+    """The ARN of the same key in the other region."""
+    return key.arn.replace(REGION, OTHER_REGION)
 
 
 Request = Callable[[Scene], Any]
@@ -233,6 +240,14 @@ CASES: dict[Operation, tuple[Request, Callable[[Scene], Heard]]] = {
     Operation.ROTATE_KEY_ON_DEMAND: (
         lambda s: rotation.RotateKeyOnDemandRequest(key_id=s.key.key_id),
         lambda s: [("kms:RotateKeyOnDemand", s.key.arn)],
+    ),
+    Operation.REPLICATE_KEY: (
+        lambda s: keys.ReplicateKeyRequest(key_id=s.primary.key_id, replica_region=OTHER_REGION),
+        lambda s: [("kms:ReplicateKey", s.primary.arn), ("kms:CreateKey", ROOT)],
+    ),
+    Operation.UPDATE_PRIMARY_REGION: (
+        lambda s: keys.UpdatePrimaryRegionRequest(key_id=s.replicated.key_id, primary_region=OTHER_REGION),
+        lambda s: [("kms:UpdatePrimaryRegion", arn) for arn in (s.replicated.arn, in_other_region(s.replicated))],
     ),
     Operation.SCHEDULE_KEY_DELETION: (
         lambda s: deletion.ScheduleKeyDeletionRequest(key_id=s.key.key_id),
@@ -333,8 +348,11 @@ def scene(kms: Kms, to_import: importing.ImportKeyMaterialRequest) -> Iterator[S
     signer = new_key(kms, key_spec="ECC_NIST_P256", key_usage="SIGN_VERIFY")
     maker = new_key(kms, key_spec="HMAC_256", key_usage="GENERATE_VERIFY_MAC")
     agreer = new_key(kms, key_spec="ECC_NIST_P256", key_usage="KEY_AGREEMENT")
+    primary, replicated = (new_key(kms, multi_region=True) for _ in range(2))
+    kms.replicate_key(keys.ReplicateKeyRequest(key_id=replicated.key_id, replica_region=OTHER_REGION))
     sealed = seal(kms, key.key_id)
-    yield Scene(key, new_key(kms), pending, imported, alias, sealed, to_import, signer, maker, agreer)
+    others = (signer, maker, agreer, primary, replicated)
+    yield Scene(key, new_key(kms), pending, imported, alias, sealed, to_import, *others)
     kms._core.device = device
     kms._core.authorise = everybody_may
     kms._core.record = record_nothing
@@ -377,13 +395,14 @@ def test_authorised_and_recorded(kms: Kms, scene: Scene, operation: Operation) -
     expected = CASES[operation][1](scene)
     assert heard == expected
     made = [answer.key_metadata.arn] if operation is Operation.CREATE_KEY else []
+    made += [answer.replica_key_metadata.arn] if operation is Operation.REPLICATE_KEY else []
     assert recorded == [(operation, [resource for _, resource in expected] + made, None)]
     assert callers == {caller.request_id}
 
 
 def _refusals() -> list[tuple[Operation, int]]:
     key = _blank_key()
-    blank = Scene(key, key, key, key, "alias/x", b"", importing.ImportKeyMaterialRequest(), key, key, key)
+    blank = Scene(key, key, key, key, "alias/x", b"", importing.ImportKeyMaterialRequest(), *[key] * 5)
     return [(operation, number) for operation, (_, expected) in CASES.items() for number in range(len(expected(blank)))]
 
 

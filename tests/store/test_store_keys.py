@@ -68,6 +68,8 @@ def test_a_key_comes_back_as_it_was_written(store: Store) -> None:
         origin=Origin.EXTERNAL,
         manager=KeyManager.AWS,
         multi_region=True,
+        primary_region=REGION,
+        regions=(REGION,),
         state=KeyState.PENDING_DELETION,
         deletion_date=LATER,
         pending_window_days=7,
@@ -225,7 +227,7 @@ def test_a_second_material_appears_with_its_object(store: Store) -> None:
     new = a_material(2, created_at=LATER)
     with store.atomic() as tx:
         keys.retire_materials(tx, record.key_id)
-        keys.insert_material(tx, record.key_id, REGION, new, "label 2")
+        keys.insert_material(tx, record.key_id, new, "label 2")
     assert [each.sequence for each in read(store, record).materials] == [1]
     with store.atomic() as tx:
         objects.set_status(tx, TOKEN, new.cka_id, ObjectStatus.PRESENT)
@@ -243,9 +245,7 @@ SETTERS: dict[str, Callable[[Connection, KeyRecord], object]] = {
     "tags put": lambda tx, key: tags.put(tx, key.key_id, REGION, {"owner": "you"}),
     "tags remove": lambda tx, key: tags.remove(tx, key.key_id, REGION, ["owner"]),
     "object": lambda tx, key: objects.set_status(tx, TOKEN, key.materials[0].cka_id, ObjectStatus.DESTROYING),
-    "material": lambda tx, key: keys.insert_material(
-        tx, key.key_id, REGION, a_material(2), "label", ObjectStatus.PRESENT
-    ),
+    "material": lambda tx, key: keys.insert_material(tx, key.key_id, a_material(2), "label", ObjectStatus.PRESENT),
 }
 
 

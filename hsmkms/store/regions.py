@@ -1,0 +1,54 @@
+"""Multi-Region keys: their replicas, and which of them is the primary key.
+
+All that the regions share is there once (key, materials, token objects); a replica is one more regional key, with one
+row for each material that says whether the region has it. So replicating or moving the primary key is one transaction.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from sqlalchemy import Connection, literal, select
+from sqlalchemy.dialects.sqlite import insert
+
+from hsmkms.model.enums import Origin
+from hsmkms.model.records import KeyRecord
+from hsmkms.store import changes, keys, materials
+from hsmkms.store.schema import Lifecycle, key, material, material_presence, regional_key
+
+LEADING: Final = key.c.primary_region.is_(None) | (key.c.primary_region == regional_key.c.region)
+"""Of a key's regions the one that stands for all: its only one, or that of the primary key."""
+
+
+def insert_replica(tx: Connection, record: KeyRecord, tags: Mapping[str, str]) -> None:
+    """Add a live regional key to a multi-Region key; an earlier one that was deleted there makes way.
+
+    Generated materials are there at once, imported ones have to come. ``record.version`` is not used.
+    """
+    values = {
+        "lifecycle": Lifecycle.LIVE,
+        "state": record.state,
+        "description": record.description,
+        "policy": record.policy,
+        "creation_date": record.creation_date,
+        "deletion_date": None,
+        "pending_window_days": None,
+        "version": changes.note(tx, record.region, record.key_id),
+    }
+    added = insert(regional_key).values(key_id=record.key_id, region=record.region, **values)
+    tx.execute(added.on_conflict_do_update(set_=values))
+    generated = literal(record.origin is Origin.AWS_KMS)
+    known = select(material.c.key_id, literal(record.region), material.c.id, generated)
+    tx.execute(
+        material_presence.insert().from_select(
+            ["key_id", "region", "material", "present"], known.where(material.c.key_id == record.key_id)
+        )
+    )
+    keys.insert_tags(tx, record.key_id, record.region, tags)
+    materials.settle_pending(tx, record.key_id)
+    keys.touch_all(tx, record.key_id)
+
+
+def set_primary(tx: Connection, key_id: str, region: str) -> None:
+    """Make the replica in the region the primary key, and the primary key a replica."""
+    tx.execute(key.update().where(key.c.key_id == key_id).values(primary_region=region))
+    keys.touch_all(tx, key_id)
