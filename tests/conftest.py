@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import shims
 from devices import MakeToken, SoftHsm, close_everything
 
 from hsmkms.hsm import softhsm
@@ -44,6 +45,12 @@ def spy_path() -> Path:
         if path.is_file():
             return path
     pytest.skip("pkcs11-spy.so is not installed (package opensc-pkcs11)")
+
+
+@pytest.fixture(scope="session")
+def shim_path(scratch: Path) -> Path:
+    """The shim, compiled for this run: a module that plays other tokens over SoftHSM."""
+    return shims.build(scratch)
 
 
 @pytest.fixture(scope="session")

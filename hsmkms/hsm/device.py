@@ -50,7 +50,7 @@ from hsmkms.hsm.check import Check, run_checks
 from hsmkms.hsm.choice import choose
 from hsmkms.hsm.connection import DeviceSettings
 from hsmkms.hsm.faults import OBJECT_LOST, UNSUPPORTED, WRAPPING_KEY_LOST, translated
-from hsmkms.hsm.gcm import explain_refusal, open_sealed, seal
+from hsmkms.hsm.gcm import open_sealed, seal
 from hsmkms.hsm.import_probe import probe_import
 from hsmkms.hsm.iv import IvSource
 from hsmkms.hsm.key_specs import subject_public_key_info
@@ -61,6 +61,8 @@ from hsmkms.hsm.objects import MAY_BE_SILENT, TokenObject, attest, generate, han
 from hsmkms.hsm.pairs import generate_pair as generate_backing_pair
 from hsmkms.hsm.pool import PoolUse
 from hsmkms.hsm.profile import TokenProfile, mechanism_name, probe
+from hsmkms.hsm.refusal import explain_refusal
+from hsmkms.hsm.token_iv import IvOrigin, seal_by_token
 from hsmkms.hsm.unwrapping import FINGERPRINT_LABEL, Unwrapping, WrappedMaterial, tolerated
 from hsmkms.hsm.wrapping import ImportProfile, generate_pair
 from hsmkms.model.enums import WrappingAlgorithm
@@ -118,14 +120,18 @@ class Device(KeyPairs):
     def encrypt(
         self, permit: Permit, cka_id: bytes, plaintext: bytes, aad: bytes, count: Callable[[], None] = _uncounted
     ) -> tuple[bytes, bytes]:
-        """AES-256-GCM under a backing key: returns (96-bit IV from the token, ciphertext || 128-bit tag).
+        """AES-256-GCM under a backing key: returns (96-bit IV, ciphertext || 128-bit tag).
 
+        The IV comes from the token's random generator, or is the one that the token chose by itself.
         ``count`` is called before each encryption on the token, so also before a repeated one.
         """
         permit.require(MAY_ENCRYPT, cka_id)
+        origin = self.profile.iv_origin
 
         def attempt(session: Session, handle: int) -> tuple[bytes, bytes]:
             count()
+            if origin is not IvOrigin.CALLER:
+                return seal_by_token(session, handle, origin, plaintext, aad)
             iv = self._ivs.next(session)
             return iv, seal(session, handle, iv, plaintext, aad)
 
@@ -139,7 +145,7 @@ class Device(KeyPairs):
             try:
                 return open_sealed(session, handle, iv, body, aad)
             except PKCS11Error as exc:
-                raise explain_refusal(exc, session, handle) from exc
+                raise explain_refusal(exc, session, handle, self.profile.iv_origin) from exc
 
         return self._use(cka_id, attempt, "decrypt")
 

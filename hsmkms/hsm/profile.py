@@ -18,8 +18,10 @@ from hsmkms.hsm.attributes import AES_256_BACKING_KEY, HARDENED
 from hsmkms.hsm.borrowed import BorrowedKey
 from hsmkms.hsm.faults import translated
 from hsmkms.hsm.gcm import open_sealed, seal
+from hsmkms.hsm.iv import IV_BYTES
 from hsmkms.hsm.known_answers import expected_gcm
 from hsmkms.hsm.objects import generate, handle_of
+from hsmkms.hsm.token_iv import QUIRKS, IvOrigin, find_origin, seal_by_token
 
 NEEDED: Final = (
     Mechanism.AES_KEY_GEN,
@@ -38,8 +40,9 @@ class TokenProfile(Struct, frozen=True, kw_only=True):
     """What was found out about a token.
 
     ``mechanisms``: names, or hexadecimal numbers of vendors' own. ``label_bytes``: how much of a label it keeps.
-    ``gcm_checked``: the AES-GCM answer was compared with an independent computation (False where the token has no
-    AES-ECB to compute with; then only round trip and refusal were tried). ``quirks``: sentences for people.
+    ``iv_origin``: who chooses the IVs of AES-GCM. ``gcm_checked``: the AES-GCM answer was compared with an independent
+    computation (False where the token has no AES-ECB to compute with; then only round trip and refusal were tried).
+    ``quirks``: sentences for people.
     """
 
     label: str
@@ -50,6 +53,7 @@ class TokenProfile(Struct, frozen=True, kw_only=True):
     library: str
     mechanisms: frozenset[str]
     label_bytes: int
+    iv_origin: IvOrigin
     gcm_checked: bool
     quirks: tuple[str, ...]
 
@@ -62,7 +66,10 @@ def probe(token: Token, session: Session, library: str) -> TokenProfile:
     if missing:
         raise TokenUnfitError(f"the token has no {', '.join(missing)}: hsmkms cannot keep keys on it")
     quirks: list[str] = []
-    gcm_checked = check_gcm(session, exact=Mechanism.AES_ECB in mechanisms)
+    gcm_checked = Mechanism.AES_ECB in mechanisms
+    iv_origin = check_gcm(session, exact=gcm_checked)
+    if iv_origin in QUIRKS:
+        quirks.append(QUIRKS[iv_origin])
     if not gcm_checked:
         quirks.append("no AES-ECB to compute a known answer with: AES-GCM was checked by round trip only")
     kept = label_bytes(session)
@@ -78,20 +85,27 @@ def probe(token: Token, session: Session, library: str) -> TokenProfile:
         library=library,
         mechanisms=frozenset(mechanism_name(each) for each in mechanisms),
         label_bytes=kept,
+        iv_origin=iv_origin,
         gcm_checked=gcm_checked,
         quirks=tuple(quirks),
     )
 
 
-def check_gcm(session: Session, *, exact: bool) -> bool:
-    """Encrypt, compare, decrypt, and see a changed message refused, with a random session key."""
+def check_gcm(session: Session, *, exact: bool) -> IvOrigin:
+    """Encrypt, compare, decrypt, and see a changed message refused, with a random session key; who chooses the IVs.
+
+    ``exact``: compare with an independent computation, for which the token must have AES-ECB.
+    """
     key = generate(session, AES_256_BACKING_KEY, b"hsmkms probe 001", _PROBE_LABEL, store=False)
     handle = handle_of(key)
     try:
         with translated():
-            iv = session.generate_random(96)
-            body = seal(session, handle, iv, _PLAINTEXT, _AAD)
+            origin = find_origin(session, handle)
+            iv, body = _seal(session, handle, origin)
             opened = open_sealed(session, handle, iv, body, _AAD)
+            repeated = origin is not IvOrigin.CALLER and _seal(session, handle, origin)[0] == iv
+        if repeated:
+            raise TokenUnfitError("the token chooses the same IV for two encryptions: hsmkms cannot use its AES-GCM")
         if exact and body != expected_gcm(_aes_block(session, handle), iv, _PLAINTEXT, _AAD):
             raise TokenUnfitError("the token's AES-GCM is not that of NIST SP 800-38D: hsmkms cannot use it")
         if opened != _PLAINTEXT or _accepts(session, handle, iv, bytes((body[0] ^ 1,)) + body[1:]):
@@ -99,7 +113,14 @@ def check_gcm(session: Session, *, exact: bool) -> bool:
     finally:
         with translated():
             key.destroy()
-    return exact
+    return origin
+
+
+def _seal(session: Session, handle: int, origin: IvOrigin) -> tuple[bytes, bytes]:
+    if origin is IvOrigin.CALLER:
+        iv = session.generate_random(8 * IV_BYTES)
+        return iv, seal(session, handle, iv, _PLAINTEXT, _AAD)
+    return seal_by_token(session, handle, origin, _PLAINTEXT, _AAD)
 
 
 def _aes_block(session: Session, handle: int) -> Callable[[bytes], bytes]:

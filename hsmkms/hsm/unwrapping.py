@@ -25,7 +25,6 @@ from hsmkms.errors import RejectedDataError, RejectedMaterialError, SessionLostE
 from hsmkms.hsm.attributes import HARDENED, IMPORTED_AES_256
 from hsmkms.hsm.borrowed import BorrowedKey, BorrowedUnwrapper
 from hsmkms.hsm.faults import SESSION_LOST, translate
-from hsmkms.hsm.gcm import seal
 from hsmkms.hsm.host_unwrap import relay
 from hsmkms.hsm.key_specs import public_half
 from hsmkms.hsm.objects import (
@@ -36,6 +35,7 @@ from hsmkms.hsm.objects import (
     handle_of,
     require_as_ordered,
 )
+from hsmkms.hsm.token_iv import NO_IV, encrypt
 from hsmkms.hsm.wrapping import (
     AES_CMAC,
     ALGORITHMS,
@@ -56,7 +56,7 @@ CANNOT_OPEN: Final = (
 WRONG_LENGTH: Final = f"the key material must have exactly {MATERIAL_BYTES} bytes"
 FINGERPRINT_LABEL: Final = b"hsmkms imported material v1\0"
 
-_TRIAL: Final = (b"hsmkms trial", b"?", b"is it an AES key?")
+_TRIAL: Final = (NO_IV, b"?", b"is it an AES key?")
 """IV, plaintext and AAD of the encryption that tries a key's length; nobody keeps what comes of it."""
 
 _MIN_KEY_WRAP_BYTES: Final = 16
@@ -279,7 +279,7 @@ class Unwrapping:
                 if AES_CMAC in self._profile.prfs:
                     copies.aes.sign(FINGERPRINT_LABEL, mechanism=Mechanism.AES_CMAC)
                 else:
-                    seal(self._session, copies.aes.handle, *_TRIAL)
+                    encrypt(self._session, copies.aes.handle, *_TRIAL)
             except _NOT_OF_THIS_LENGTH:
                 return False
         return True

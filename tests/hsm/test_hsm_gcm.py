@@ -19,9 +19,11 @@ from pkcs11.types import Session
 
 from hsmkms.errors import ObjectLostError, RejectedDataError
 from hsmkms.hsm.device import Device
-from hsmkms.hsm.gcm import TAG_BYTES, explain_refusal, open_sealed, seal
+from hsmkms.hsm.gcm import TAG_BYTES, open_sealed, seal
 from hsmkms.hsm.known_answers import expected_gcm
 from hsmkms.hsm.objects import handle_of
+from hsmkms.hsm.refusal import explain_refusal
+from hsmkms.hsm.token_iv import IvOrigin
 from hsmkms.model.enums import Operation
 
 VECTORS = Path(cryptography_vectors.__file__).parent / "ciphers" / "AES" / "GCM"
@@ -97,7 +99,7 @@ def test_nist_decryptions(session: Session, sizes: tuple[int, int]) -> None:
             continue
         with pytest.raises(PKCS11Error) as caught:
             open_sealed(session, handle, vector["IV"], body, vector["AAD"])
-        assert isinstance(explain_refusal(caught.value, session, handle), RejectedDataError)
+        assert isinstance(explain_refusal(caught.value, session, handle, IvOrigin.CALLER), RejectedDataError)
 
 
 @given(key=st.binary(min_size=32, max_size=32), iv=st.binary(min_size=12, max_size=12), plaintext=st.binary(), aad=...)
@@ -203,6 +205,6 @@ def test_largest_plaintext(device: Device) -> None:
 def test_trouble_of_the_token_is_no_bad_data(device: Device, session: Session) -> None:
     """CKR_GENERAL_ERROR means bad data only if the key still works; else it is the device's own trouble."""
     good = load(session, os.urandom(32))
-    assert isinstance(explain_refusal(GeneralError(), session, good), RejectedDataError)
-    assert isinstance(explain_refusal(GeneralError(), session, 123456), ObjectLostError)
+    assert isinstance(explain_refusal(GeneralError(), session, good, IvOrigin.CALLER), RejectedDataError)
+    assert isinstance(explain_refusal(GeneralError(), session, 123456, IvOrigin.CALLER), ObjectLostError)
     assert device.holds(new_key(device))

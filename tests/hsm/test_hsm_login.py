@@ -4,7 +4,6 @@ import json
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import devices
 import pytest
@@ -16,7 +15,7 @@ from hsmkms.errors import ClosedError, ConfigurationError, PinError
 from hsmkms.hsm import module as modules
 from hsmkms.hsm.choice import TokenChoice, choose
 from hsmkms.hsm.device import Device
-from hsmkms.hsm.login import LoginGate, _check_counters
+from hsmkms.hsm.login import LoginGate
 from hsmkms.model.enums import Operation
 
 WRONG = "not the horse"
@@ -129,37 +128,6 @@ def test_unwritable_state_folder(token: SoftHsm) -> None:
     with pytest.raises(ConfigurationError, match="cannot be written"):
         Device.open(token.settings(state_dir=token.folder / "missing"), reader)
     assert reader.asked == 0
-
-
-INITIALISED = TokenFlag.USER_PIN_INITIALIZED
-LOCKED = INITIALISED | TokenFlag.USER_PIN_LOCKED
-FINAL = INITIALISED | TokenFlag.USER_PIN_FINAL_TRY
-
-
-@pytest.mark.parametrize(
-    ("flags", "accept_final_try", "sentence"),
-    [
-        (INITIALISED, False, None),
-        (INITIALISED | TokenFlag.USER_PIN_COUNT_LOW, False, None),
-        (FINAL, True, None),
-        (FINAL, False, "one more wrong PIN locks token 'T'"),
-        (LOCKED, False, "the user PIN of token 'T' is locked"),
-        (LOCKED, True, "the user PIN of token 'T' is locked"),
-        (LOCKED | FINAL, True, "the user PIN of token 'T' is locked"),
-        (TokenFlag(0), False, "token 'T' has no user PIN yet"),
-    ],
-)
-def test_counters(flags: TokenFlag, accept_final_try: bool, sentence: str | None) -> None:  # noqa: FBT001
-    """The token's own counters decide before a PIN is read; only the operator's word spends the last try.
-
-    SoftHSM never locks, so the decision is tested on the flags alone.
-    """
-    token = SimpleNamespace(flags=flags, label="T")
-    if sentence is None:
-        _check_counters(token, accept_final_try=accept_final_try)
-        return
-    with pytest.raises(PinError, match=sentence):
-        _check_counters(token, accept_final_try=accept_final_try)
 
 
 def test_token_without_user_pin(make_token: MakeToken) -> None:

@@ -8,13 +8,13 @@ import pytest
 import spylog
 from devices import new_key, permit
 from pkcs11.constants import Attribute, MechanismFlag, ObjectClass
-from pkcs11.mechanisms import KeyType, Mechanism
+from pkcs11.mechanisms import KeyType
 from pkcs11.types import Session
 
-from hsmkms.errors import ObjectLostError, TokenError, TokenUnfitError
-from hsmkms.hsm.attributes import AES_256_BACKING_KEY, INSTALLATION_MAC_KEY, SecretTemplate
+from hsmkms.errors import ObjectLostError, TokenError
+from hsmkms.hsm.attributes import AES_256_BACKING_KEY, INSTALLATION_MAC_KEY
 from hsmkms.hsm.device import Device
-from hsmkms.hsm.objects import attest, differences, find, generate, list_keys
+from hsmkms.hsm.objects import attest, differences, find, generate
 from hsmkms.model.enums import Operation
 from hsmkms.model.permit import OperatorAct
 
@@ -188,39 +188,6 @@ def test_label_and_id_count_at_generation(session: Session) -> None:
     ]
     (phrase,) = differences(found, AES_256_BACKING_KEY.expected(b"x", "made by hand"))
     assert phrase == f"CKA_ID is {key!r} instead of b'x'"
-
-
-class Pretending(SecretTemplate):
-    """Expects something that no token makes, as if the token had ignored an attribute."""
-
-    def expected(self, cka_id: bytes, label: str) -> dict[Attribute, Any]:
-        """What the token must report."""
-        return super().expected(cka_id, label) | {Attribute.DERIVE: True, Attribute.VALUE_LEN: 64}
-
-
-def test_ignored_attribute(session: Session) -> None:
-    """If the token ignored an attribute, the key is destroyed and the error names every such attribute."""
-    template = Pretending(KeyType.AES, 256, Mechanism.AES_KEY_GEN, AES_256_BACKING_KEY.capabilities)
-    key = os.urandom(16)
-    with pytest.raises(TokenUnfitError) as caught:
-        generate(session, template, key, "never")
-    assert "CKA_DERIVE is False instead of True" in str(caught.value)
-    assert "CKA_VALUE_LEN is 32 instead of 64" in str(caught.value)
-    assert find(session, ObjectClass.SECRET_KEY, key) is None
-    assert list(list_keys(session)) == []
-
-
-def test_ignored_attribute_through_the_device(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same through the device: no key is left, none is known, and the session is given back."""
-    template = Pretending(KeyType.AES, 256, Mechanism.AES_KEY_GEN, AES_256_BACKING_KEY.capabilities)
-    monkeypatch.setattr("hsmkms.hsm.device.template_of", lambda *_: template)
-    key = os.urandom(16)
-    for _ in range(3):
-        with pytest.raises(TokenUnfitError):
-            device.generate_backing_key(permit(Operation.CREATE_KEY, key), key, "never")
-    assert not device.holds(key)
-    assert device._handles.lookup(key) is None
-    assert device._pool._opened == 1
 
 
 def test_destroy(device: Device) -> None:

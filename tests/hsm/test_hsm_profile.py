@@ -55,6 +55,7 @@ def test_checks(device: Device) -> None:
         "AES-256 backing key",
         "AES-GCM, computed answer",
         "AES-GCM, published vector",
+        "AES-GCM, IVs",
         "installation key",
         "HMAC-SHA-256",
         "object labels",

@@ -12,8 +12,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from devices import MakeToken, SoftHsm, new_key, permit
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from msgspec.structs import replace
-from pkcs11.constants import Attribute
 from pkcs11.types import Session
 
 from hsmkms.errors import (
@@ -24,14 +22,11 @@ from hsmkms.errors import (
     SessionLostError,
     TokenError,
     TokenUnavailableError,
-    TokenUnfitError,
     UnsupportedOperationException,
 )
 from hsmkms.hsm import unwrapping, wrapping
-from hsmkms.hsm.attributes import AES_256_BACKING_KEY, ImportedTemplate
 from hsmkms.hsm.device import Device
 from hsmkms.hsm.unwrapping import CANNOT_OPEN, WRONG_LENGTH, WrappedMaterial
-from hsmkms.hsm.wrapping import Lengths
 from hsmkms.model.enums import Operation, WrappingAlgorithm
 from hsmkms.model.permit import OperatorAct, Permit
 
@@ -178,13 +173,6 @@ def test_imported_and_generated_are_not_confused(bench: Bench) -> None:
     ]
     _, deviations = bench.device.attest(bench.witness, imported=True)
     assert deviations == [f"CKA_{name} is True instead of False" for name in honest]
-
-
-def test_no_length_is_a_deviation_on_an_honest_token(bench: Bench) -> None:
-    """Where lengths are told honestly, an imported key of which none is told is not as ordered."""
-    key = bench.bring(bench.wrap(OAEP_1, os.urandom(32)))
-    bench.device._imports = replace(bench.device._import_profile(), lengths=Lengths.HONEST)
-    assert bench.device.attest(key, imported=True)[1] == ["CKA_VALUE_LEN is 0 instead of 32"]
 
 
 def test_fingerprints(bench: Bench, make_token: MakeToken) -> None:
@@ -420,46 +408,6 @@ def test_key_that_dies_in_between(bench: Bench, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ObjectLostError, match="the wrapping key is not on the token now"):
         bench.fingerprints(bench.wrap(OAEP_1, os.urandom(32)))
     assert not bench.device.destroy_wrapping_key(shown, bench.key)
-
-
-class Pretending(ImportedTemplate):
-    """Expects what was not ordered, as if the token had ignored an attribute."""
-
-    def expected(self, cka_id: bytes, label: str) -> dict[Attribute, Any]:
-        """What the token must report."""
-        return super().expected(cka_id, label) | {Attribute.DERIVE: True}
-
-
-def test_ignored_attribute(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the token ignored an attribute, the imported key is destroyed and the error names the attribute."""
-    like = AES_256_BACKING_KEY
-    pretending = Pretending(like.key_type, like.bits, like.mechanism, like.capabilities)
-    monkeypatch.setattr(unwrapping, "IMPORTED_AES_256", pretending)
-    before = bench.objects()
-    with pytest.raises(TokenUnfitError, match="CKA_DERIVE is False instead of True"):
-        bench.bring(bench.wrap(KEY_WRAP_1, os.urandom(32)))
-    assert bench.objects() == before
-
-
-def test_careless_session_copies(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A token that does not keep session copies secret imports nothing."""
-    monkeypatch.setitem(unwrapping._SESSION_COPY, Attribute.EXTRACTABLE, True)
-    before = bench.objects()
-    with pytest.raises(TokenUnfitError, match="CKA_EXTRACTABLE is False instead of True"):
-        bench.fingerprints(bench.wrap(OAEP_1, os.urandom(32)))
-    assert bench.objects() == before
-
-
-@pytest.mark.parametrize("told", [0, 16, 31, 33, None])
-def test_honest_token_decides_by_the_length(bench: Bench, monkeypatch: pytest.MonkeyPatch, told: int | None) -> None:
-    """On a token that tells lengths honestly, what it tells decides; no trial is made."""
-    bench.device._imports = replace(bench.device._import_profile(), lengths=Lengths.HONEST)
-    monkeypatch.setattr(unwrapping.Unwrapping, "_tried", None)
-    monkeypatch.setattr(unwrapping, "_length", lambda _made: told)
-    material = bench.wrap(OAEP_1, os.urandom(32))
-    bench.refused(material, RejectedMaterialError, WRONG_LENGTH)
-    monkeypatch.setattr(unwrapping, "_length", lambda _made: 32)
-    assert list(bench.fingerprints(material)) == ["AES_CMAC", "SHA256_HMAC"]
 
 
 def test_loss_between_two_steps(bench: Bench, lose: Callable[[Device], None], monkeypatch: pytest.MonkeyPatch) -> None:

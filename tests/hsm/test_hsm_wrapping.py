@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -11,9 +12,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from devices import MakeToken, SoftHsm, new_key, permit
 from msgspec.structs import replace
 from pkcs11.constants import Attribute, ObjectClass
-from pkcs11.exceptions import AttributeTypeInvalid, DeviceError
+from pkcs11.exceptions import AttributeTypeInvalid
 from pkcs11.mechanisms import KeyType
 from pkcs11.types import Session
+from shims import Played
 
 from hsmkms.errors import (
     ModuleError,
@@ -24,9 +26,8 @@ from hsmkms.errors import (
     UnsupportedOperationException,
 )
 from hsmkms.hsm import device as device_module
-from hsmkms.hsm import import_probe, unwrapping, wrapping
+from hsmkms.hsm import import_probe, wrapping
 from hsmkms.hsm import module as modules
-from hsmkms.hsm.attributes import WRAPPING_KEY, WrappingKeyTemplate
 from hsmkms.hsm.check import Outcome
 from hsmkms.hsm.device import Device
 from hsmkms.hsm.import_probe import probe_import
@@ -65,6 +66,12 @@ PRIVATE_HALF = {
 def without(*mechanisms: str) -> str:
     """SoftHSM configuration that hides mechanisms. SoftHSM 2.6.1 overlooks the first name after the minus."""
     return f"slots.mechanisms = -,{','.join(mechanisms)}\n"
+
+
+@pytest.fixture
+def played(token: SoftHsm, shim_path: Path) -> Played:
+    """The token behind the shim."""
+    return Played.of(token, shim_path)
 
 
 def make(device: Device, bits: int = 2048, label: str = "a wrapping key") -> tuple[bytes, bytes]:
@@ -124,22 +131,6 @@ def test_secret_and_wrapping_keys_are_kept_apart(device: Device) -> None:
     make(device)
     assert device.destroy(shown, key)
     assert not device.holds(key)
-
-
-class Pretending(WrappingKeyTemplate):
-    """Expects what was not ordered, as if the token had ignored an attribute."""
-
-    def expected(self, cka_id: bytes, label: str) -> dict[Attribute, Any]:
-        """What the token must report."""
-        return super().expected(cka_id, label) | {Attribute.DERIVE: True}
-
-
-def test_ignored_attribute(device: Device, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the token ignored an attribute, the wrapping key is destroyed and the error names the attribute."""
-    monkeypatch.setattr("hsmkms.hsm.device.WRAPPING_KEY", Pretending(WRAPPING_KEY.capabilities))
-    with pytest.raises(TokenUnfitError, match="CKA_DERIVE is False instead of True"):
-        make(device)
-    assert listed(session) == 0
 
 
 def test_wrong_public_half(device: Device, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,42 +300,29 @@ def test_token_that_unwraps_nothing(token: SoftHsm, monkeypatch: pytest.MonkeyPa
     assert device.wrapping_algorithms() == ()
 
 
-def test_probe_that_fails(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probe_that_fails(played: Played) -> None:
     """Trouble of the device while it is tried is an error, not an answer; ``token-check`` says that it has none."""
-
-    def fail(*_: object, **__: object) -> NoReturn:
-        raise DeviceError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(import_probe, "make_pair", fail)
-        with pytest.raises(TokenUnavailableError):
-            device.wrapping_algorithms()
-        told = {each.name: each for each in device.checks()}
-    assert told["AES-KWP"].detail == "could not be tried: DeviceError"
-    assert told["AES-KWP"].outcome is Outcome.LIMITED
-    monkeypatch.setattr(import_probe, "generate", fail)
+    device = played.token.open()
+    played.order("fault C_GenerateKeyPair * return 0x30")
     with pytest.raises(TokenUnavailableError):
         device.wrapping_algorithms()
-    monkeypatch.undo()
+    told = {each.name: each for each in device.checks()}
+    assert told["AES-KWP"].detail.startswith("could not be tried: the token does not answer")
+    assert told["AES-KWP"].outcome is Outcome.LIMITED
+    played.order("fault C_UnwrapKey * return 0x30", "fault C_GenerateKey * return 0x30")
+    with pytest.raises(TokenUnavailableError):
+        device.wrapping_algorithms()
+    played.order()
     assert device.wrapping_algorithms() == SHA_1
 
 
-def honest(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Make the device one that tells lengths honestly; the list says what it will tell, the last one for good."""
-    told = [0]
-    monkeypatch.setattr(unwrapping, "_length", lambda _made: told.pop(0) if len(told) > 1 else told[0])
-    return told
-
-
-def test_honest_token(token: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_honest_token(played: Played) -> None:
     """A token that tells 16 of 16 bytes and 32 of 32 is honest; one that always tells 32 is not."""
-    told = honest(monkeypatch)
-    device = token.open()
-    told[:] = [0, 0, 0, 16, 32]  # the first three are asked for before lengths matter
-    assert device._import_profile().lengths is Lengths.HONEST
-    device.close()
-    told[:] = [32]
-    assert token.open()._import_profile().lengths is Lengths.PROBED
+    for order, found in (("lengths honest", Lengths.HONEST), ("lengths 32", Lengths.PROBED)):
+        played.order(order)
+        device = played.token.open()
+        assert device._import_profile().lengths is found
+        device.close()
 
 
 def test_probe_is_lazy_and_done_once(token: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:

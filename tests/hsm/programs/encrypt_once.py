@@ -1,0 +1,21 @@
+"""Make a key, wait for the test's word, and encrypt once; something may happen to this process then."""
+
+from devices import arguments, new_key, permit, report, wait_for_start
+
+from hsmkms.model.enums import Operation
+
+
+def main() -> None:
+    """Report what was decrypted."""
+    token, _ = arguments()
+    device = token.open()
+    key = new_key(device)
+    wait_for_start()
+    iv, body = device.encrypt(permit(Operation.ENCRYPT, key), key, b"plaintext", b"")
+    opened = device.decrypt(permit(Operation.DECRYPT, key), key, iv, body, b"")
+    device.close()
+    report(opened.decode())
+
+
+if __name__ == "__main__":
+    main()

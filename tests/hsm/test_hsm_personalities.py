@@ -1,0 +1,223 @@
+"""Tokens with a will of their own: the device suite on each of them, and what is done in another way there.
+
+The personalities, each with the reason for it, are in shims.py. What no token may do is in test_hsm_unfit.py.
+"""
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+import wrapped
+from devices import MakeToken, SoftHsm, new_key, permit
+from pkcs11.types import Session
+from shims import (
+    APPENDED_NO_CMAC,
+    CUT_LABELS,
+    EIGHT_SESSIONS,
+    EIGHT_UNTOLD,
+    EVERYTHING,
+    HONEST_LENGTHS,
+    IV_ORIGINS,
+    NO_CMAC,
+    NO_DATA_OBJECTS,
+    OAEP_SHA_256,
+    PERSONALITIES,
+    SHORT_LABELS,
+    WRITTEN_BACK,
+    Personality,
+    Played,
+)
+
+# The tests of the device, run here once more: the fixtures below put another token in the place of SoftHSM.
+from test_hsm_gcm import (  # noqa: F401
+    test_another_key,
+    test_every_bit_counts,
+    test_largest_plaintext,
+    test_round_trip,
+    test_wrong_lengths,
+)
+from test_hsm_handles import test_inventory_needs_its_witness  # noqa: F401
+from test_hsm_login import test_second_opening_shares_the_login  # noqa: F401
+from test_hsm_loss import (  # noqa: F401
+    key,
+    test_encrypt_and_decrypt_go_on,
+    test_generation_is_never_repeated,
+    test_losses_leak_no_sessions,
+)
+from test_hsm_objects import (  # noqa: F401
+    test_backing_key_is_as_ordered,
+    test_destroy,
+    test_installation_key_is_as_ordered,
+    test_mac,
+)
+from test_hsm_unwrapping import CANNOT_OPEN, WRONG_LENGTH, Bench, opens
+
+from hsmkms.errors import RejectedDataError, RejectedMaterialError
+from hsmkms.hsm.check import Outcome
+from hsmkms.hsm.device import Device
+from hsmkms.hsm.token_iv import IvOrigin
+from hsmkms.hsm.wrapping import Lengths
+from hsmkms.model.enums import Operation, WrappingAlgorithm
+
+SHA_1 = (WrappingAlgorithm.RSAES_OAEP_SHA_1, WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_1)
+SHA_256 = (WrappingAlgorithm.RSAES_OAEP_SHA_256, WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_256)
+
+
+@pytest.fixture
+def personality(request: pytest.FixtureRequest) -> Personality:
+    """The personality that this test meets."""
+    found: Personality = request.node.callspec.params["token"]
+    return found
+
+
+@pytest.fixture(params=PERSONALITIES, ids=lambda each: each.name)
+def token(request: pytest.FixtureRequest, make_token: MakeToken, shim_path: Path) -> SoftHsm:
+    """A fresh token of each personality."""
+    return Played.of(make_token(), shim_path, *request.param.orders).token
+
+
+@pytest.fixture
+def module_path(shim_path: Path) -> Path:
+    """The module behind which the token is."""
+    return shim_path
+
+
+def on(*personalities: Personality) -> pytest.MarkDecorator:
+    """Run a test on these alone."""
+    return pytest.mark.parametrize("token", personalities, indirect=True, ids=lambda each: each.name)
+
+
+# -- what is found out ----------------------------------------------------------------------------------------------
+
+
+def test_profile_tells_it(device: Device, personality: Personality) -> None:
+    """The probe at start finds out who chooses IVs, and how long labels may be, and has a sentence for each quirk."""
+    told = device.profile
+    short = "labels 32 cut" in personality.orders or "labels 32 refused" in personality.orders
+    assert told.iv_origin is IV_ORIGINS.get(personality.name, IvOrigin.CALLER)
+    assert (told.label_bytes == 32) is short
+    assert told.gcm_checked is (personality is not EVERYTHING)
+    chooses = told.iv_origin is not IvOrigin.CALLER
+    assert len(told.quirks) == chooses + short + (not told.gcm_checked)
+    assert any("chooses the IVs" in each for each in told.quirks) is chooses
+
+
+def test_checks(device: Device, session: Session, personality: Personality) -> None:
+    """``token-check`` finds nothing that fails, says what is done in another way, and leaves nothing."""
+    told = {each.name: each for each in device.checks()}
+    assert {name: each.detail for name, each in told.items() if each.failed} == {}
+    limited = {name for name, each in told.items() if each.outcome is Outcome.LIMITED}
+    orders = personality.orders
+    assert ("OAEP SHA-256" in limited) is ("oaep_sha_256" not in orders)
+    assert ("honest lengths" in limited) is ("lengths honest" not in orders)
+    assert ("AES-CMAC" in limited) is (NO_CMAC.orders[0] in orders)
+    assert ("object labels" in limited) is (device.profile.label_bytes == 32)
+    chooses = device.profile.iv_origin is not IvOrigin.CALLER
+    assert ("chooses the IVs" in told["AES-GCM, IVs"].detail) is chooses
+    assert told["AES-GCM, published vector"].detail == "published vector" + ", decrypted only" * chooses
+    assert list(session.get_objects({})) == []
+
+
+@pytest.mark.parametrize("name", IV_ORIGINS)
+def test_ivs_of_the_token(make_token: MakeToken, shim_path: Path, name: str) -> None:
+    """The IV that comes back is the one that the token chose: it decrypts, is never zero, and never the same twice."""
+    (personality,) = (each for each in PERSONALITIES if each.name == name)
+    device = Played.of(make_token(), shim_path, *personality.orders).token.open()
+    cka_id = new_key(device)
+    counted: list[int] = []
+    made = [
+        device.encrypt(permit(Operation.ENCRYPT, cka_id), cka_id, b"x" * size, b"a\0d", lambda: counted.append(1))
+        for size in range(1, 200)
+    ]
+    assert len(counted) == 199
+    assert len({iv for iv, _ in made}) == 199
+    assert bytes(12) not in {iv for iv, _ in made}
+    for size, (iv, body) in enumerate(made, 1):
+        assert (len(iv), len(body)) == (12, size + 16)
+        assert device.decrypt(permit(Operation.DECRYPT, cka_id), cka_id, iv, body, b"a\0d") == b"x" * size
+    assert not device._ivs._ready
+
+
+# -- importing key material -----------------------------------------------------------------------------------------
+
+
+@on(APPENDED_NO_CMAC, NO_CMAC, OAEP_SHA_256, HONEST_LENGTHS, WRITTEN_BACK, SHORT_LABELS, NO_DATA_OBJECTS, EVERYTHING)
+def test_imported_material(device: Device, personality: Personality) -> None:
+    """Material arrives by each algorithm of the token, has its fingerprints, and what is wrong with it is told."""
+    orders = personality.orders
+    bench = Bench(device)
+    algorithms = (*SHA_256, *SHA_1) if "oaep_sha_256" in orders else SHA_1
+    assert device.wrapping_algorithms() == algorithms
+    assert all(device.on_device(each) for each in algorithms)
+    told = device._import_profile()
+    assert told.lengths is (Lengths.HONEST if "lengths honest" in orders else Lengths.PROBED)
+    names = [prf.name for prf in told.prfs]
+    assert names == ["AES_CMAC"] * (NO_CMAC.orders[0] not in orders) + ["SHA256_HMAC"]
+    for algorithm in algorithms:
+        secret = os.urandom(32)
+        material, before = bench.wrap(algorithm, secret), bench.objects()
+        expected = wrapped.expected_fingerprints(secret, "key id")
+        assert bench.fingerprints(material) == {name: expected[name] for name in names}
+        cka_id = bench.bring(material)
+        assert opens(bench, cka_id, secret)
+        attributes, deviations = device.attest(cka_id, imported=True)
+        assert deviations == []
+        assert attributes["CKA_VALUE_LEN"] == (32 if told.lengths is Lengths.HONEST else 0)
+        assert bench.objects() == before + 1
+        for length in (1, 16, 24, 31, 33, 48):
+            bench.refused(bench.wrap(algorithm, os.urandom(length)), RejectedMaterialError, WRONG_LENGTH)
+        changed = bytes((material.ciphertext[0] ^ 1,)) + material.ciphertext[1:]
+        bench.refused(bench.material(algorithm, changed), RejectedDataError, CANNOT_OPEN)
+
+
+@on(OAEP_SHA_256)
+def test_wrapping_keys_are_as_ordered(device: Device, session: Session) -> None:
+    """Nothing passes through this process where the token does OAEP with SHA-256: its wrapping keys only unwrap."""
+    bench = Bench(device)
+    assert device.on_device(SHA_256[0])
+    assert not device._import_profile().raw_rsa
+    assert bench.objects() == len(list(session.get_objects({}))) == 2
+
+
+# -- few sessions ---------------------------------------------------------------------------------------------------
+
+
+@on(EIGHT_SESSIONS, EIGHT_UNTOLD)
+def test_more_threads_than_the_token_has_sessions(device: Device, personality: Personality) -> None:
+    """Twenty threads get on with a token of eight sessions, one of which holds the login, whether it tells or not."""
+    limits = device.limits()
+    assert limits is not None
+    assert limits.max_sessions == (8 if personality is EIGHT_SESSIONS else None)
+    cka_id = new_key(device)
+    done: list[bytes] = []
+    together = threading.Barrier(20)
+
+    def work() -> None:
+        together.wait(30)
+        for _ in range(20):
+            iv, body = device.encrypt(permit(Operation.ENCRYPT, cka_id), cka_id, b"mine", b"")
+            done.append(device.decrypt(permit(Operation.DECRYPT, cka_id), cka_id, iv, body, b""))
+
+    threads = [threading.Thread(target=work) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert done == [b"mine"] * 400
+    taken = [device._pool.take() for _ in range(7)]
+    assert device.sessions()[0] == 7
+    for each in taken:
+        device._pool.put(each)
+
+
+# -- short labels ---------------------------------------------------------------------------------------------------
+
+
+@on(CUT_LABELS, SHORT_LABELS)
+def test_label_of_32_bytes(device: Device) -> None:
+    """A label of exactly 32 bytes is kept and listed; the service makes no longer ones (test_service_tokens.py)."""
+    label = "l" * 32
+    cka_id = new_key(device, label)
+    (found,) = device.inventory(cka_id)
+    assert found.label == label

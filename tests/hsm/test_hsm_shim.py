@@ -1,0 +1,142 @@
+"""The shim itself: it passes on what it is not told to change, and faults happen where they were ordered."""
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import devices
+import pytest
+from devices import SoftHsm, new_key, permit
+from shims import PERSONALITIES, Played
+
+from hsmkms.errors import TokenFullError, TokenUnavailableError
+from hsmkms.hsm.device import Device
+from hsmkms.model.enums import Operation
+
+
+@pytest.fixture
+def played(token: SoftHsm, shim_path: Path) -> Played:
+    """A token behind the shim, which is told nothing yet."""
+    return Played.of(token, shim_path)
+
+
+@pytest.fixture
+def device(played: Played) -> Device:
+    """The same, open."""
+    return played.token.open()
+
+
+def works(device: Device) -> bool:
+    """Whether an encryption, a decryption and a generation succeed."""
+    key = new_key(device)
+    iv, body = device.encrypt(permit(Operation.ENCRYPT, key), key, b"x", b"")
+    return device.decrypt(permit(Operation.DECRYPT, key), key, iv, body, b"") == b"x"
+
+
+def test_nothing_is_changed_without_an_order(device: Device, token: SoftHsm) -> None:
+    """Untold, the shim shows SoftHSM itself: the same profile, mechanisms, limits and attributes."""
+    key = new_key(device)
+    told = (device.profile, device.mechanisms(), device.limits(), device.attest(key), device.wrapping_algorithms())
+    device.close()
+    behind = token.open()
+    assert told == (
+        *(behind.profile, behind.mechanisms(), behind.limits(), behind.attest(key)),
+        behind.wrapping_algorithms(),
+    )
+
+
+def test_reasons() -> None:
+    """Each personality has a name of its own, and a reason why there may be such a token."""
+    assert len({each.name for each in PERSONALITIES}) == len(PERSONALITIES)
+    assert all(len(each.reason) > 20 for each in PERSONALITIES)
+
+
+def test_the_nth_call_fails(played: Played, device: Device) -> None:
+    """A fault meets the call that it was ordered for, counted since the order, or all from there on."""
+    played.order("fault C_GenerateKey 2 return 0x31")
+    assert works(device)
+    with pytest.raises(TokenFullError):
+        new_key(device)
+    assert works(device)
+    played.order("# two rules", "", "fault C_GenerateKey 3+ return 0x31", "fault C_GenerateKey 1 return 0x30")
+    with pytest.raises(TokenUnavailableError):
+        new_key(device)
+    assert works(device)
+    for _ in range(3):
+        with pytest.raises(TokenFullError):
+            new_key(device)
+    played.order()
+    assert works(device)
+
+
+@pytest.mark.parametrize("after", [True, False])
+def test_before_or_after_the_work(played: Played, device: Device, *, after: bool) -> None:
+    """A fault stands instead of the work, or behind it: then the token has done what it did not answer."""
+    key = os.urandom(16)
+    played.order("fault C_GenerateKey 1 return 0x30" + " after" * after)
+    with pytest.raises(TokenUnavailableError):
+        device.generate_backing_key(permit(Operation.CREATE_KEY, key), key, "unanswered")
+    assert device.holds(key) is after
+
+
+def test_delay(played: Played, device: Device) -> None:
+    """A delayed call takes as long as was ordered at least, and then succeeds."""
+    key = new_key(device)
+    played.order("fault C_EncryptInit * delay 30000")
+    start = time.monotonic()
+    for _ in range(2):
+        device.encrypt(permit(Operation.ENCRYPT, key), key, b"x", b"")
+    assert time.monotonic() - start >= 0.06
+
+
+def start(programs: Path, played: Played, order: str) -> "subprocess.Popen[str]":
+    """Start a process that makes a key, and let it encrypt with it once ``order`` was given."""
+    process = devices.start(programs / "encrypt_once.py", played.token)
+    assert process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout.readline() == "ready\n"
+    played.order(order)
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    return process
+
+
+def test_orders_reach_other_processes(played: Played, programs: Path) -> None:
+    """A process that has the token open already hears a new order at its next call."""
+    assert devices.finish(start(programs, played, "fault C_EncryptInit 2 kill")) == "plaintext"
+
+
+@pytest.mark.parametrize("after", [True, False])
+def test_kill(played: Played, programs: Path, *, after: bool) -> None:
+    """A process is killed before or behind the work of a call, and the token is whole afterwards."""
+    process = start(programs, played, "fault C_Encrypt 1 kill" + " after" * after)
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output, errors) == (-9, "", "")
+    played.order()
+    assert works(played.token.open())
+
+
+def test_hang(played: Played, programs: Path) -> None:
+    """A call that hangs does not come back."""
+    process = start(programs, played, "fault C_Decrypt * hang")
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.communicate(timeout=0.5)
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        *("nonsense", "iv appended twice", "labels 32", "lengths", "sessions few", "ignore 1"),
+        *("fault C_Nothing 1 hang", "fault C_Login x hang", "fault C_Login 1 hang before"),
+    ],
+)
+def test_wrong_orders(played: Played, programs: Path, order: str) -> None:
+    """An order that is not understood ends the process with a word: no test may pass because of a misprint."""
+    played.order("# right", order)
+    process = devices.start(programs / "encrypt_once.py", played.token)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == -6
+    assert f"shim: the control file has no such order: {order}\n" in errors

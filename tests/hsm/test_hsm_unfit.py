@@ -1,0 +1,216 @@
+"""Tokens on which hsmkms keeps no keys, played by the shim: each is told by what it does wrong, and nothing stays."""
+
+import os
+from pathlib import Path
+
+import pytest
+from devices import PIN, MakeToken, SoftHsm, new_key, permit
+from pkcs11.constants import Attribute
+from shims import Played, ignoring
+from test_hsm_login import WRONG, Reader
+from test_hsm_unwrapping import OAEP_1, WRONG_LENGTH, Bench
+
+from hsmkms.errors import PinError, RejectedMaterialError, TokenError, TokenUnfitError
+from hsmkms.hsm import module as modules
+from hsmkms.hsm.device import Device
+from hsmkms.hsm.login import LoginGate
+from hsmkms.model.enums import Operation
+
+
+@pytest.fixture
+def played(make_token: MakeToken, shim_path: Path) -> Played:
+    """A fresh token behind the shim, which plays nothing yet."""
+    return Played.of(make_token(), shim_path)
+
+
+@pytest.fixture
+def token(played: Played) -> SoftHsm:
+    """The same token."""
+    return played.token
+
+
+# -- initialisation vectors -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("order", "sentence"),
+    [
+        ("iv untold", "neither with an IV of ours nor with one of its own"),
+        ("iv untold zeroed", "neither with an IV of ours nor with one of its own"),
+        ("iv written_back repeated", "chooses the same IV for two encryptions"),
+        ("iv appended repeated", "chooses the same IV for two encryptions"),
+    ],
+)
+def test_unfit_ivs(played: Played, order: str, sentence: str) -> None:
+    """A token that chooses IVs and tells them nowhere, or the same one again, is refused at start."""
+    played.order(order)
+    with pytest.raises(TokenUnfitError, match=sentence):
+        played.token.open()
+    assert not modules._registry._open
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("iv caller", "iv appended"),
+        ("iv appended", "iv caller"),
+        ("iv appended", "iv untold"),
+        ("iv prepended", "iv written_back"),
+        ("iv written_back", "iv caller"),
+        ("iv written_back", "iv untold"),
+    ],
+)
+def test_token_that_changes_its_ways(played: Played, before: str, after: str) -> None:
+    """A token that encrypts in another way than when it was tried makes no ciphertext that nobody could decrypt."""
+    played.order(before)
+    device = played.token.open()
+    key = new_key(device)
+    sealed = device.encrypt(permit(Operation.ENCRYPT, key), key, b"before", b"")
+    played.order(after)
+    with pytest.raises(TokenError, match="encrypts in another way than when it was tried"):
+        device.encrypt(permit(Operation.ENCRYPT, key), key, b"after", b"")
+    assert device.decrypt(permit(Operation.DECRYPT, key), key, *sealed, b"") == b"before"
+    played.order(before)
+    assert device.encrypt(permit(Operation.ENCRYPT, key), key, b"again", b"")
+    assert device.sessions()[0] == 1
+
+
+# -- attributes that are ignored ------------------------------------------------------------------------------------
+
+IGNORED = [
+    (Attribute.EXTRACTABLE, True),
+    (Attribute.SENSITIVE, False),
+    (Attribute.MODIFIABLE, True),
+    (Attribute.COPYABLE, True),
+    (Attribute.PRIVATE, False),
+    (Attribute.WRAP, True),
+    (Attribute.DERIVE, True),
+]
+
+
+@pytest.mark.parametrize(("attribute", "value"), IGNORED, ids=str)
+def test_ignored_attribute(played: Played, attribute: Attribute, *, value: bool) -> None:
+    """A token that ignores what was ordered is refused at start; one that begins to is found out at the next key.
+
+    The key is destroyed, none is known, and the session is given back.
+    """
+    played.order(ignoring(attribute, value=value))
+    wrong = f"CKA_{attribute.name} is {value} instead of {not value}"
+    with pytest.raises(TokenUnfitError, match=wrong):
+        played.token.open()
+    assert not modules._registry._open
+    played.order()
+    device = played.token.open()
+    witness, key = new_key(device), os.urandom(16)
+    played.order(ignoring(attribute, value=value))
+    for _ in range(3):
+        with pytest.raises(TokenUnfitError, match=wrong):
+            device.generate_backing_key(permit(Operation.CREATE_KEY, key), key, "never")
+    assert not device.holds(key)
+    assert device._handles.lookup(key) is None
+    assert [each.cka_id for each in device.inventory(witness)] == [witness]
+    assert device._pool._opened == 1
+    played.order()
+    assert device.holds(new_key(device))
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"), [(Attribute.EXTRACTABLE, True), (Attribute.DERIVE, True), (Attribute.SIGN, True)], ids=str
+)
+def test_wrapping_key_with_an_ignored_attribute(played: Played, attribute: Attribute, *, value: bool) -> None:
+    """The same for wrapping keys: the error names the attribute, and the private half is destroyed."""
+    device = played.token.open()
+    witness, key = new_key(device), os.urandom(16)
+    played.order(ignoring(attribute, value=value))
+    with pytest.raises(TokenUnfitError, match=f"not as ordered .CKA_{attribute.name} is {value} instead of "):
+        device.generate_wrapping_key(permit(Operation.GET_PARAMETERS_FOR_IMPORT, key), key, "never", 2048)
+    assert [each.cka_id for each in device.inventory(witness)] == [witness]
+
+
+def test_every_ignored_attribute_is_named(played: Played) -> None:
+    """Who reads the error need not try again to learn of the second attribute."""
+    played.order(ignoring(Attribute.EXTRACTABLE, value=True), ignoring(Attribute.DERIVE, value=True))
+    with pytest.raises(TokenUnfitError) as caught:
+        played.token.open()
+    for phrase in ("CKA_EXTRACTABLE is True", "CKA_NEVER_EXTRACTABLE is False", "CKA_DERIVE is True"):
+        assert phrase in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "sentence"),
+    [
+        (Attribute.EXTRACTABLE, "a session copy that is not as ordered .CKA_EXTRACTABLE is True"),
+        (Attribute.MODIFIABLE, "a session copy that is not as ordered .CKA_MODIFIABLE is True"),
+        (Attribute.DERIVE, "a key that is not as ordered .CKA_DERIVE is True"),
+    ],
+    ids=str,
+)
+def test_imported_key_with_an_ignored_attribute(played: Played, attribute: Attribute, sentence: str) -> None:
+    """Nor is material imported on such a token: neither the key nor a session copy that is not as ordered stays."""
+    device = played.token.open()
+    bench = Bench(device)
+    material, before = bench.wrap(OAEP_1, os.urandom(32)), bench.objects()
+    device.wrapping_algorithms()
+    played.order(ignoring(attribute, value=True))
+    with pytest.raises(TokenUnfitError, match=sentence):
+        bench.bring(material)
+    assert bench.objects() == before
+    played.order()
+    assert bench.bring(material)
+
+
+# -- lengths --------------------------------------------------------------------------------------------------------
+
+
+def test_honest_token_decides_by_the_length(played: Played) -> None:
+    """On a token that tells lengths honestly, what it tells decides, and a key of which it tells none is told."""
+    played.order("lengths honest")
+    bench = Bench(played.token.open())
+    material = bench.wrap(OAEP_1, os.urandom(32))
+    key = bench.bring(material)
+    for told in (0, 16, 31, 33):
+        played.order(f"lengths {told}")
+        bench.refused(material, RejectedMaterialError, WRONG_LENGTH)
+        assert bench.device.attest(key, imported=True)[1] == [f"CKA_VALUE_LEN is {told} instead of 32"]
+    played.order("lengths honest")
+    assert list(bench.fingerprints(material)) == ["AES_CMAC", "SHA256_HMAC"]
+
+
+# -- PIN counters ---------------------------------------------------------------------------------------------------
+
+
+def test_pin_counters(played: Played, caplog: pytest.LogCaptureFixture) -> None:
+    """The gate spends no last try of a token that counts; after the operator's word a right PIN sets the count back."""
+    played.order("pin_tries 3")
+    gate = LoginGate(played.token.folder)
+    with pytest.raises(PinError, match="refused the PIN"):
+        Device.open(played.token.settings(), Reader(WRONG))
+    assert gate.remove_mark()
+    assert "somebody gave a wrong PIN" not in caplog.text
+    with pytest.raises(PinError, match="refused the PIN"):
+        Device.open(played.token.settings(), Reader(WRONG))
+    assert "somebody gave a wrong PIN" in caplog.text
+    assert gate.remove_mark()
+    reader = Reader(PIN)
+    with pytest.raises(PinError, match="one more wrong PIN locks token 'hsmkms test', so none is tried"):
+        Device.open(played.token.settings(), reader)
+    assert reader.asked == 0
+    Device.open(played.token.settings(), reader, accept_final_try=True).close()
+    assert reader.asked == 1
+    played.token.open().close()
+
+
+def test_locked_pin(played: Played) -> None:
+    """A PIN that is locked is told as such, and read no more, whatever the operator's word; the officer unlocks it."""
+    played.order("pin_tries 1")
+    with pytest.raises(PinError, match="one more wrong PIN locks"):
+        Device.open(played.token.settings(), Reader(WRONG))
+    with pytest.raises(PinError, match=r"refused the PIN \(PinIncorrect\)"):
+        Device.open(played.token.settings(), Reader(WRONG), accept_final_try=True)
+    assert LoginGate(played.token.folder).remove_mark()
+    reader = Reader(PIN)
+    for accept_final_try in (False, True):
+        with pytest.raises(PinError, match="the user PIN of token 'hsmkms test' is locked: its security officer"):
+            Device.open(played.token.settings(), reader, accept_final_try=accept_final_try)
+    assert reader.asked == 0
+    assert LoginGate(played.token.folder).mark() is None

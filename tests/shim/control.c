@@ -1,0 +1,252 @@
+/* The control file: its language is in shim.c. */
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "shim.h"
+
+enum action { ACT_RETURN, ACT_DELAY, ACT_HANG, ACT_KILL };
+
+struct rule {
+    enum function function;
+    unsigned long first, last; /* which calls, counted from 1 */
+    enum action action;
+    unsigned long argument;
+    int before;
+    atomic_ulong calls;
+};
+
+struct orders {
+    struct control control;
+    struct rule rules[MOST_RULES];
+    int rule_count;
+    struct stat read_from;
+};
+
+static const char *const NAMES[] = {
+#define NAME(name, parameters, arguments) #name,
+    FUNCTIONS(NAME)
+#undef NAME
+};
+
+static struct orders nothing;
+static _Atomic(struct orders *) current = &nothing;
+static pthread_mutex_t reading = PTHREAD_MUTEX_INITIALIZER;
+
+/* -- parsing ---------------------------------------------------------------------------------------------------- */
+
+static void wrong(const char *line)
+{
+    fprintf(stderr, "shim: the control file has no such order: %s\n", line);
+    abort();
+}
+
+static unsigned long number(const char *word, const char *line)
+{
+    char *end;
+    unsigned long value;
+    if (word == NULL)
+        wrong(line);
+    value = strtoul(word, &end, 0);
+    if (end == word || *end != '\0')
+        wrong(line);
+    return value;
+}
+
+static int one_of(const char *word, const char *const *words, int count, const char *line)
+{
+    for (int at = 0; word != NULL && at < count; at++)
+        if (strcmp(word, words[at]) == 0)
+            return at;
+    wrong(line);
+    return -1;
+}
+
+static int flag(const char *word, const char *wanted, const char *line)
+{
+    if (word != NULL && strcmp(word, wanted) != 0)
+        wrong(line);
+    return word != NULL;
+}
+
+static void parse_which(struct rule *rule, char *word, const char *line)
+{
+    if (word == NULL)
+        wrong(line);
+    char *plus = strchr(word, '+');
+    if (strcmp(word, "*") == 0) {
+        rule->first = 1;
+        rule->last = ~0UL;
+        return;
+    }
+    if (plus != NULL)
+        *plus = '\0';
+    rule->first = number(word, line);
+    rule->last = plus != NULL ? ~0UL : rule->first;
+}
+
+static void parse_fault(struct rule *rule, char **rest, const char *line)
+{
+    static const char *const actions[] = {"return", "delay", "hang", "kill"};
+    rule->function = one_of(strtok_r(NULL, " ", rest), NAMES, FUNCTION_COUNT, line);
+    parse_which(rule, strtok_r(NULL, " ", rest), line);
+    rule->action = one_of(strtok_r(NULL, " ", rest), actions, 4, line);
+    if (rule->action == ACT_RETURN || rule->action == ACT_DELAY)
+        rule->argument = number(strtok_r(NULL, " ", rest), line);
+    rule->before = !flag(strtok_r(NULL, " ", rest), "after", line);
+}
+
+static void parse_iv(struct control *control, char **rest, const char *line)
+{
+    static const char *const places[] = {"caller", "written_back", "appended", "prepended", "untold"};
+    static const char *const manners[] = {"zeroed", "repeated"};
+    control->iv = one_of(strtok_r(NULL, " ", rest), places, 5, line);
+    char *manner = strtok_r(NULL, " ", rest);
+    int which = manner == NULL ? -1 : one_of(manner, manners, 2, line);
+    control->iv_zeroed = which == 0;
+    control->iv_repeated = which == 1;
+}
+
+static void parse_labels(struct control *control, char **rest, const char *line)
+{
+    static const char *const ways[] = {"cut", "refused"};
+    control->label_bytes = number(strtok_r(NULL, " ", rest), line);
+    control->labels_refused = one_of(strtok_r(NULL, " ", rest), ways, 2, line);
+}
+
+static void parse_lengths(struct control *control, const char *word, const char *line)
+{
+    control->honest_lengths = word != NULL && strcmp(word, "honest") == 0;
+    control->lying_lengths = !control->honest_lengths;
+    if (control->lying_lengths)
+        control->told_length = number(word, line);
+}
+
+static void parse_ignored(struct ignored *ignored, char **rest, const char *line)
+{
+    ignored->attribute = number(strtok_r(NULL, " ", rest), line);
+    ignored->value = number(strtok_r(NULL, " ", rest), line) != 0;
+}
+
+static void parse(struct orders *orders, char *words, const char *line)
+{
+    struct control *control = &orders->control;
+    char *rest, *order = strtok_r(words, " ", &rest);
+    if (order == NULL || *order == '#')
+        return;
+    if (control->hidden_count == MOST_RULES || control->ignored_count == MOST_RULES || orders->rule_count == MOST_RULES)
+        wrong("too many orders of one kind");
+    if (strcmp(order, "fault") == 0)
+        parse_fault(&orders->rules[orders->rule_count++], &rest, line);
+    else if (strcmp(order, "iv") == 0)
+        parse_iv(control, &rest, line);
+    else if (strcmp(order, "no_data_objects") == 0)
+        control->no_data_objects = 1;
+    else if (strcmp(order, "labels") == 0)
+        parse_labels(control, &rest, line);
+    else if (strcmp(order, "hide") == 0)
+        control->hidden[control->hidden_count++] = number(strtok_r(NULL, " ", &rest), line);
+    else if (strcmp(order, "oaep_sha_256") == 0)
+        control->oaep_sha_256 = 1;
+    else if (strcmp(order, "lengths") == 0)
+        parse_lengths(control, strtok_r(NULL, " ", &rest), line);
+    else if (strcmp(order, "sessions") == 0) {
+        control->sessions = number(strtok_r(NULL, " ", &rest), line);
+        control->sessions_untold = flag(strtok_r(NULL, " ", &rest), "untold", line);
+    } else if (strcmp(order, "ignore") == 0)
+        parse_ignored(&control->ignored[control->ignored_count++], &rest, line);
+    else if (strcmp(order, "pin_tries") == 0)
+        control->pin_tries = (int)number(strtok_r(NULL, " ", &rest), line);
+    else
+        wrong(line);
+    if (strtok_r(NULL, " ", &rest) != NULL)
+        wrong(line);
+}
+
+/* -- reading ---------------------------------------------------------------------------------------------------- */
+
+static struct orders *read_orders(FILE *file)
+{
+    struct orders *orders = calloc(1, sizeof *orders);
+    char line[256], words[256];
+    if (orders == NULL || fstat(fileno(file), &orders->read_from) != 0)
+        abort();
+    while (fgets(line, sizeof line, file) != NULL) {
+        line[strcspn(line, "\n")] = '\0';
+        strcpy(words, line);
+        parse(orders, words, line);
+    }
+    return orders;
+}
+
+static int is_same(const struct stat *one, const struct stat *other)
+{
+    return one->st_dev == other->st_dev && one->st_ino == other->st_ino && one->st_size == other->st_size &&
+           one->st_mtim.tv_sec == other->st_mtim.tv_sec && one->st_mtim.tv_nsec == other->st_mtim.tv_nsec;
+}
+
+static struct orders *orders(void)
+{
+    const char *path = getenv("SHIM_CONTROL");
+    struct stat now;
+    if (path == NULL || stat(path, &now) != 0)
+        return &nothing;
+    if (is_same(&now, &atomic_load(&current)->read_from))
+        return atomic_load(&current);
+    pthread_mutex_lock(&reading);
+    if (!is_same(&now, &atomic_load(&current)->read_from)) {
+        FILE *file = fopen(path, "r");
+        if (file != NULL) {
+            atomic_store(&current, read_orders(file)); /* the old one may be in use in another thread: it stays */
+            fclose(file);
+        }
+    }
+    pthread_mutex_unlock(&reading);
+    return atomic_load(&current);
+}
+
+const struct control *control(void) { return &orders()->control; }
+
+int control_path(const char *suffix, char *path, unsigned long room)
+{
+    const char *base = getenv("SHIM_CONTROL");
+    return base != NULL && (unsigned long)snprintf(path, room, "%s%s", base, suffix) < room;
+}
+
+/* -- faults ------------------------------------------------------------------------------------------------------- */
+
+static CK_RV happen(const struct rule *rule)
+{
+    switch (rule->action) {
+    case ACT_RETURN:
+        return rule->argument;
+    case ACT_DELAY:
+        usleep((useconds_t)rule->argument);
+        return CKR_OK;
+    case ACT_HANG:
+        for (;;)
+            pause();
+    case ACT_KILL:
+        kill(getpid(), SIGKILL);
+    }
+    return CKR_OK;
+}
+
+CK_RV fault(enum function function, int before)
+{
+    struct orders *now = orders();
+    for (int at = 0; at < now->rule_count; at++) {
+        struct rule *rule = &now->rules[at];
+        if (rule->function != function || rule->before != before)
+            continue;
+        unsigned long call = atomic_fetch_add(&rule->calls, 1) + 1;
+        if (rule->first <= call && call <= rule->last)
+            return happen(rule);
+    }
+    return CKR_OK;
+}

@@ -1,0 +1,102 @@
+/* A token that chooses the IVs of AES-GCM by itself. */
+#include <pthread.h>
+#include <string.h>
+
+#include "shim.h"
+
+enum { IV_BYTES = 12, MOST_SESSIONS = 64 };
+
+/* An encryption that has begun, by session. */
+struct begun {
+    CK_ULONG session;
+    enum iv place; /* IV_CALLER: nothing is to be done */
+    CK_BYTE iv[IV_BYTES];
+    CK_BYTE *callers;
+};
+
+static struct begun all[MOST_SESSIONS];
+static pthread_mutex_t finding = PTHREAD_MUTEX_INITIALIZER;
+
+/* The entry of a session; with ``make`` a free one if it has none. */
+static struct begun *begun(CK_ULONG session, int make)
+{
+    struct begun *found = NULL, *free = NULL;
+    pthread_mutex_lock(&finding);
+    for (int at = 0; at < MOST_SESSIONS && found == NULL; at++) {
+        if (all[at].place != IV_CALLER && all[at].session == session)
+            found = &all[at];
+        else if (all[at].place == IV_CALLER && free == NULL)
+            free = &all[at];
+    }
+    if (found == NULL && make && free != NULL) {
+        found = free;
+        found->session = session;
+        found->place = IV_APPENDED; /* taken; the caller says what it is */
+    }
+    pthread_mutex_unlock(&finding);
+    return found;
+}
+
+static void end(struct begun *one)
+{
+    pthread_mutex_lock(&finding);
+    one->place = IV_CALLER;
+    pthread_mutex_unlock(&finding);
+}
+
+static int is_zeroed(const CK_GCM_PARAMS *given)
+{
+    static const CK_BYTE zeros[IV_BYTES];
+    return given->pIv != NULL && memcmp(given->pIv, zeros, IV_BYTES) == 0;
+}
+
+CK_RV play_C_EncryptInit(CK_ULONG session, CK_MECHANISM *mechanism, CK_ULONG key)
+{
+    const struct control *now = control();
+    if (is_hidden(mechanism->mechanism))
+        return CKR_MECHANISM_INVALID;
+    if (now->iv == IV_CALLER || mechanism->mechanism != CKM_AES_GCM)
+        return real->C_EncryptInit(session, mechanism, key);
+
+    CK_GCM_PARAMS *given = mechanism->pParameter;
+    if (given->ulIvLen != IV_BYTES || given->pIv == NULL || (now->iv_zeroed && !is_zeroed(given)))
+        return CKR_MECHANISM_PARAM_INVALID;
+    struct begun *one = begun(session, 1);
+    if (one == NULL)
+        return CKR_GENERAL_ERROR;
+    CK_GCM_PARAMS own = *given;
+    CK_MECHANISM with_own = {CKM_AES_GCM, &own, sizeof own};
+    own.pIv = one->iv;
+    CK_RV told = real->C_GenerateRandom(session, one->iv, IV_BYTES);
+    if (now->iv_repeated)
+        memset(one->iv, 'r', IV_BYTES);
+    if (told == CKR_OK)
+        told = real->C_EncryptInit(session, &with_own, key);
+    one->callers = given->pIv;
+    if (told == CKR_OK)
+        one->place = now->iv;
+    else
+        end(one);
+    return told;
+}
+
+CK_RV play_C_Encrypt(CK_ULONG session, CK_BYTE *in, CK_ULONG in_len, CK_BYTE *out, CK_ULONG *out_len)
+{
+    struct begun *one = begun(session, 0);
+    if (one == NULL)
+        return real->C_Encrypt(session, in, in_len, out, out_len);
+    CK_ULONG extra = one->place == IV_APPENDED || one->place == IV_PREPENDED ? IV_BYTES : 0;
+    CK_ULONG before = one->place == IV_PREPENDED ? IV_BYTES : 0;
+    CK_ULONG room = *out_len > extra ? *out_len - extra : 0;
+
+    CK_RV told = real->C_Encrypt(session, in, in_len, out == NULL ? NULL : out + before, &room);
+    *out_len = room + extra;
+    if (out == NULL ? told == CKR_OK : told == CKR_BUFFER_TOO_SMALL)
+        return told; /* it goes on */
+    if (told == CKR_OK && one->place == IV_WRITTEN_BACK)
+        memcpy(one->callers, one->iv, IV_BYTES);
+    else if (told == CKR_OK && extra)
+        memcpy(before ? out : out + room, one->iv, IV_BYTES);
+    end(one);
+    return told;
+}

@@ -1,0 +1,41 @@
+/* Mechanisms that the token has not. */
+#include <stddef.h>
+
+#include "shim.h"
+
+int is_hidden(CK_ULONG mechanism)
+{
+    const struct control *now = control();
+    for (int at = 0; at < now->hidden_count; at++)
+        if (now->hidden[at] == mechanism)
+            return 1;
+    return 0;
+}
+
+CK_RV play_C_GetMechanismList(CK_ULONG slot, CK_ULONG *list, CK_ULONG *count)
+{
+    CK_RV told = real->C_GetMechanismList(slot, list, count);
+    if (told != CKR_OK || list == NULL) /* the room that is asked for may be more than is needed */
+        return told;
+    CK_ULONG kept = 0;
+    for (CK_ULONG at = 0; at < *count; at++)
+        if (!is_hidden(list[at]))
+            list[kept++] = list[at];
+    *count = kept;
+    return CKR_OK;
+}
+
+CK_RV play_C_GetMechanismInfo(CK_ULONG slot, CK_ULONG type, void *info)
+{
+    return is_hidden(type) ? CKR_MECHANISM_INVALID : real->C_GetMechanismInfo(slot, type, info);
+}
+
+CK_RV play_C_SignInit(CK_ULONG session, CK_MECHANISM *mechanism, CK_ULONG key)
+{
+    return is_hidden(mechanism->mechanism) ? CKR_MECHANISM_INVALID : real->C_SignInit(session, mechanism, key);
+}
+
+CK_RV play_C_VerifyInit(CK_ULONG session, CK_MECHANISM *mechanism, CK_ULONG key)
+{
+    return is_hidden(mechanism->mechanism) ? CKR_MECHANISM_INVALID : real->C_VerifyInit(session, mechanism, key);
+}

@@ -1,0 +1,70 @@
+/* A PKCS #11 module that passes everything on to another one (SoftHSM), and plays other tokens by order.
+ *
+ * For tests only: on some orders it sees key material. Two variables of the environment, read at C_Initialize:
+ * SHIM_MODULE is the path of the module behind it, SHIM_CONTROL the path of the control file (none: nothing is
+ * played). The control file is read again whenever it was replaced: write another one beside it and rename.
+ * A wrong line ends the process with a word on stderr.
+ *
+ * THE CONTROL FILE has one order per line; lines that are empty or begin with # are nothing. Numbers are as in C.
+ *
+ * What kind of token it is:
+ *   iv written_back|appended|prepended|untold [zeroed|repeated]
+ *                          AES-GCM: the token chooses the IV (12 bytes) of each encryption, and writes it at C_Encrypt
+ *                          into the caller's buffer, or puts it behind or before its output, or tells it nowhere.
+ *                          zeroed: it wants the caller's IV to be 12 zeros. repeated: it is always the same IV.
+ *                          Decryption is as everywhere.
+ *   no_data_objects        CKO_DATA is refused
+ *   labels N cut|refused   CKA_LABEL has at most N bytes; a longer one is cut, or refused
+ *   hide MECHANISM         the token has no such mechanism (not listed; refused by C_EncryptInit, C_SignInit,
+ *                          C_VerifyInit and C_UnwrapKey)
+ *   oaep_sha_256           C_UnwrapKey takes OAEP with SHA-256 as well
+ *   lengths honest|N       CKA_VALUE_LEN of unwrapped keys is right, or always N
+ *   sessions N [untold]    at most N sessions in this process, which C_GetTokenInfo tells, or does not
+ *   ignore ATTRIBUTE 0|1   whatever value a template orders for this boolean, objects get this one
+ *   pin_tries N            the N-th wrong user PIN in a row locks; CK_TOKEN_INFO tells COUNT_LOW, FINAL_TRY and
+ *                          LOCKED. The count is in the file SHIM_CONTROL.pins; C_InitPIN sets it back.
+ *
+ * Faults (the first rule that fits a call is taken):
+ *   fault FUNCTION WHICH ACTION [after]
+ *     FUNCTION             its name, such as C_Encrypt
+ *     WHICH                3: the third call in this process since the file was read; 3+: that one and all later
+ *                          ones; *: every call. Calls that python-pkcs11 makes to learn a size count too.
+ *     ACTION               return CKR    answer this number
+ *                          delay N       wait for N microseconds; then as if there were no fault
+ *                          hang          never return
+ *                          kill          the process kills itself (SIGKILL)
+ *     after                the token has done its work before the fault happens; else it is not asked at all
+ */
+#include <stddef.h>
+
+#include "shim.h"
+
+/* -- the way of every call, by its name or through the list ---------------------------------------------------- */
+
+#define WAY(name, parameters, arguments) \
+    __attribute__((visibility("default"))) CK_RV name parameters \
+    { \
+        if (real == NULL && N_##name != N_C_Initialize && N_##name != N_C_GetFunctionList) \
+            return CKR_CRYPTOKI_NOT_INITIALIZED; \
+        CK_RV instead = fault(N_##name, 1); \
+        if (instead != CKR_OK) \
+            return instead; \
+        CK_RV told = play_##name arguments; \
+        instead = fault(N_##name, 0); \
+        return instead == CKR_OK ? told : instead; \
+    }
+FUNCTIONS(WAY)
+
+static CK_FUNCTION_LIST list_of_ways = {
+    .version = {2, 40},
+#define ENTRY(name, parameters, arguments) .name = name,
+    FUNCTIONS(ENTRY)
+};
+
+CK_RV play_C_GetFunctionList(CK_FUNCTION_LIST **list)
+{
+    if (list == NULL)
+        return CKR_ARGUMENTS_BAD;
+    *list = &list_of_ways;
+    return CKR_OK;
+}

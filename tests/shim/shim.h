@@ -1,0 +1,78 @@
+/* What the parts of the shim share. */
+#ifndef SHIM_H
+#define SHIM_H
+
+#include "cryptoki.h"
+
+/* -- the token behind the shim ------------------------------------------------------------------------------- */
+
+extern const CK_FUNCTION_LIST *real; /* null until C_Initialize (token.c) */
+
+/* -- the control file (control.c) ---------------------------------------------------------------------------- */
+
+enum function {
+#define NUMBER(name, parameters, arguments) N_##name,
+    FUNCTIONS(NUMBER)
+#undef NUMBER
+    FUNCTION_COUNT
+};
+
+enum iv { IV_CALLER, IV_WRITTEN_BACK, IV_APPENDED, IV_PREPENDED, IV_UNTOLD };
+
+struct ignored {
+    CK_ULONG attribute;
+    CK_BYTE value;
+};
+
+enum { MOST_RULES = 32 };
+
+struct control {
+    enum iv iv;
+    int iv_zeroed, iv_repeated;
+    int no_data_objects;
+    CK_ULONG label_bytes; /* 0: as many as the token behind keeps */
+    int labels_refused;
+    CK_ULONG hidden[MOST_RULES];
+    int hidden_count;
+    int oaep_sha_256;
+    int honest_lengths, lying_lengths;
+    CK_ULONG told_length;
+    CK_ULONG sessions; /* 0: no limit */
+    int sessions_untold;
+    struct ignored ignored[MOST_RULES];
+    int ignored_count;
+    int pin_tries; /* 0: they are not counted */
+};
+
+/* What the control file says now. It stays valid: what was read once is never freed. */
+const struct control *control(void);
+
+/* Beside the control file, for what must outlive a process; false if there is no control file. */
+int control_path(const char *suffix, char *path, unsigned long room);
+
+/* The answer that a fault gives instead of (before = 1), or after, the function; CKR_OK if there is none. */
+CK_RV fault(enum function function, int before);
+
+/* -- what a part does of a function (passing.c: nothing) --------------------------------------------- */
+
+#define DECLARE(name, parameters, arguments) CK_RV name parameters; CK_RV play_##name parameters;
+FUNCTIONS(DECLARE)
+#undef DECLARE
+
+int is_hidden(CK_ULONG mechanism);
+void tell_sessions(CK_TOKEN_INFO *info);
+void tell_pin_counters(CK_TOKEN_INFO *info);
+
+/* -- templates (objects.c) ----------------------------------------------------------------------------------- */
+
+enum { MOST_ATTRIBUTES = 48 };
+
+struct shaped {
+    CK_ATTRIBUTE attributes[MOST_ATTRIBUTES];
+    CK_ULONG count;
+};
+
+/* A template as this token takes it: labels cut, attributes ignored. */
+CK_RV shape(const CK_ATTRIBUTE *template, CK_ULONG count, struct shaped *shaped);
+
+#endif

@@ -1,0 +1,148 @@
+"""Other tokens, played by the shim in ``tests/shim`` over SoftHSM: personalities by name, and faults by order.
+
+The shim is compiled once per test run (fixture ``shim_path``). What a control file may say is told in shim/shim.c.
+"""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from devices import TESTS, SoftHsm
+from msgspec import Struct
+from pkcs11.constants import Attribute
+from pkcs11.mechanisms import Mechanism
+
+from hsmkms.hsm.token_iv import IvOrigin
+
+_WARNINGS: Final = ("-Wall", "-Wextra", "-Werror")
+
+
+class Personality(Struct, frozen=True, kw_only=True):
+    """A token with a will of its own. ``orders``: lines of the control file. ``reason``: which tokens are like that."""
+
+    name: str
+    orders: tuple[str, ...]
+    reason: str
+
+
+WRITTEN_BACK: Final = Personality(
+    name="iv-written-back",
+    orders=("iv written_back zeroed",),
+    reason="AWS CloudHSM wants a zeroed buffer, chooses the IV itself and writes it there",
+)
+OVERWRITTEN: Final = Personality(
+    name="iv-overwritten",
+    orders=("iv written_back",),
+    reason="a token that takes any IV, and puts its own in the place of it",
+)
+APPENDED: Final = Personality(
+    name="iv-appended", orders=("iv appended",), reason="Luna in FIPS mode puts its own IV behind the ciphertext"
+)
+PREPENDED: Final = Personality(
+    name="iv-prepended", orders=("iv prepended",), reason="a token that puts its own IV before the ciphertext"
+)
+NO_DATA_OBJECTS: Final = Personality(
+    name="no-data-objects", orders=("no_data_objects",), reason="many HSMs keep keys and certificates only"
+)
+CUT_LABELS: Final = Personality(
+    name="labels-cut", orders=("labels 32 cut",), reason="a token that silently keeps 32 bytes of a label"
+)
+SHORT_LABELS: Final = Personality(
+    name="labels-refused", orders=("labels 32 refused",), reason="a token that refuses labels of more than 32 bytes"
+)
+NO_CMAC: Final = Personality(
+    name="no-cmac", orders=(f"hide {Mechanism.AES_CMAC:#x}",), reason="PKCS #11 2.20 has no AES-CMAC"
+)
+OAEP_SHA_256: Final = Personality(
+    name="oaep-sha-256", orders=("oaep_sha_256",), reason="most HSMs unwrap OAEP with SHA-256 as well"
+)
+HONEST_LENGTHS: Final = Personality(
+    name="honest-lengths",
+    orders=("lengths honest",),
+    reason="the standard wants CKA_VALUE_LEN of unwrapped keys to be right",
+)
+EIGHT_SESSIONS: Final = Personality(
+    name="eight-sessions", orders=("sessions 8",), reason="smart cards and small HSMs have few sessions"
+)
+EIGHT_UNTOLD: Final = Personality(
+    name="eight-sessions-untold", orders=("sessions 8 untold",), reason="a token that does not tell how few it has"
+)
+APPENDED_NO_CMAC: Final = Personality(
+    name="iv-appended-no-cmac",
+    orders=(*APPENDED.orders, *NO_CMAC.orders),
+    reason="without AES-CMAC it is AES-GCM that proves the length of imported material",
+)
+EVERYTHING: Final = Personality(
+    name="everything-at-once",
+    orders=(
+        *("iv written_back zeroed", "no_data_objects", "labels 32 refused", f"hide {Mechanism.AES_CMAC:#x}"),
+        *(f"hide {Mechanism.AES_ECB:#x}", "oaep_sha_256", "lengths honest", "sessions 8"),
+    ),
+    reason="quirks come together: this one is nearest to a network HSM",
+)
+
+PERSONALITIES: Final = (
+    *(WRITTEN_BACK, OVERWRITTEN, APPENDED, PREPENDED, NO_DATA_OBJECTS, CUT_LABELS, SHORT_LABELS, NO_CMAC),
+    *(OAEP_SHA_256, HONEST_LENGTHS, EIGHT_SESSIONS, EIGHT_UNTOLD, APPENDED_NO_CMAC, EVERYTHING),
+)
+"""Those on which everything is done, some of it in another way. What is refused has tests of its own."""
+
+IV_ORIGINS: Final = {
+    WRITTEN_BACK.name: IvOrigin.WRITTEN_BACK,
+    OVERWRITTEN.name: IvOrigin.WRITTEN_BACK,
+    APPENDED.name: IvOrigin.APPENDED,
+    PREPENDED.name: IvOrigin.PREPENDED,
+    APPENDED_NO_CMAC.name: IvOrigin.APPENDED,
+    EVERYTHING.name: IvOrigin.WRITTEN_BACK,
+}
+"""Those that choose the IVs of AES-GCM themselves."""
+
+
+def build(folder: Path) -> Path:
+    """Compile the shim; the path of the module. The compiler is part of what the tests need."""
+    compiler = shutil.which("gcc")
+    assert compiler, "no gcc here: scripts/test installs it (Debian: gcc, libc6-dev)"
+    module = folder / "shim.so"
+    sources = sorted((TESTS / "shim").glob("*.c"))
+    options = ("-std=gnu11", "-O1", *_WARNINGS, "-shared", "-fPIC", "-fvisibility=hidden", "-pthread")
+    subprocess.run([compiler, *options, "-o", module, *sources, "-ldl"], check=True, timeout=120)
+    return module
+
+
+def order(control: Path, *lines: str) -> None:
+    """Tell the shim what to be from now on, in one step; also in processes that have it open."""
+    new = control.with_suffix(".new")
+    new.write_text("".join(f"{line}\n" for line in lines))
+    new.replace(control)
+
+
+def ignoring(attribute: Attribute, *, value: bool) -> str:
+    """The order to give objects this value, whatever was ordered."""
+    return f"ignore {attribute:#x} {int(value)}"
+
+
+class Played(Struct, frozen=True):
+    """A SoftHSM token behind the shim, and the control file that tells it what to be."""
+
+    token: SoftHsm
+    control: Path
+
+    @classmethod
+    def of(cls, token: SoftHsm, shim: Path, *orders: str) -> "Played":
+        """Put the shim before ``token``."""
+        control = token.folder / "shim.control"
+        order(control, *orders)
+        environment = token.environment | variables(token.module, control)
+        return cls(msgspec.structs.replace(token, module=shim, environment=environment), control)
+
+    def order(self, *lines: str) -> None:
+        """Tell it what to be from now on."""
+        order(self.control, *lines)
+
+
+def variables(module: Path, control: Path) -> dict[str, str]:
+    """What the shim wants in the environment."""
+    return {"SHIM_MODULE": os.fspath(module), "SHIM_CONTROL": os.fspath(control)}
