@@ -55,6 +55,12 @@ def test_setup_comes_first(name: str) -> None:
     assert 0 < script.find('"$root/scripts/setup"') < min(others)
 
 
+def test_compiler_of_the_shim() -> None:
+    """A clean checkout gets what compiles the shim from the project's own script."""
+    (packages,) = re.findall(r'"\$root/scripts/setup" --dev (.*)', commands(ROOT / "scripts/test"))
+    assert {"softhsm2", "gcc", "libc6-dev"} <= set(packages.split())
+
+
 def test_nothing_of_the_person_is_touched() -> None:
     """Tests and quickstart forget whatever installation or token the environment points at."""
     for name in ("test", "quickstart"):

@@ -5,6 +5,7 @@ The personalities, each with the reason for it, are in shims.py. What no token m
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -209,6 +210,17 @@ def test_more_threads_than_the_token_has_sessions(device: Device, personality: P
     assert device.sessions()[0] == 7
     for each in taken:
         device._pool.put(each)
+
+
+def test_two_sessions_are_enough(make_token: MakeToken, shim_path: Path, lose: Callable[[Device], None]) -> None:
+    """One session holds the login, and everything else is done in the other, also after a loss."""
+    device = Played.of(make_token(), shim_path, "sessions 2").token.open()
+    bench = Bench(device)
+    lose(device)
+    cka_id = bench.bring(bench.wrap(SHA_1[0], bytes(32)))
+    lose(device)
+    assert opens(bench, cka_id, bytes(32))
+    assert device.sessions()[0] == 1
 
 
 # -- short labels ---------------------------------------------------------------------------------------------------
