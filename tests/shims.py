@@ -39,7 +39,12 @@ OVERWRITTEN: Final = Personality(
     reason="a token that takes any IV, and puts its own in the place of it",
 )
 APPENDED: Final = Personality(
-    name="iv-appended", orders=("iv appended",), reason="Luna in FIPS mode puts its own IV behind the ciphertext"
+    name="iv-appended", orders=("iv appended",), reason="a token that puts its own IV behind the ciphertext"
+)
+UNASKED: Final = Personality(
+    name="iv-unasked",
+    orders=("iv appended none",),
+    reason="Luna in FIPS mode, from firmware 7.9.3 on: asked for 96 bits and given no IV, it appends one",
 )
 PREPENDED: Final = Personality(
     name="iv-prepended", orders=("iv prepended",), reason="a token that puts its own IV before the ciphertext"
@@ -70,9 +75,9 @@ EIGHT_SESSIONS: Final = Personality(
 EIGHT_UNTOLD: Final = Personality(
     name="eight-sessions-untold", orders=("sessions 8 untold",), reason="a token that does not tell how few it has"
 )
-APPENDED_NO_CMAC: Final = Personality(
-    name="iv-appended-no-cmac",
-    orders=(*APPENDED.orders, *NO_CMAC.orders),
+UNASKED_NO_CMAC: Final = Personality(
+    name="iv-unasked-no-cmac",
+    orders=(*UNASKED.orders, *NO_CMAC.orders),
     reason="without AES-CMAC it is AES-GCM that proves the length of imported material",
 )
 EVERYTHING: Final = Personality(
@@ -85,8 +90,8 @@ EVERYTHING: Final = Personality(
 )
 
 PERSONALITIES: Final = (
-    *(WRITTEN_BACK, OVERWRITTEN, APPENDED, PREPENDED, NO_DATA_OBJECTS, CUT_LABELS, SHORT_LABELS, NO_CMAC),
-    *(OAEP_SHA_256, HONEST_LENGTHS, EIGHT_SESSIONS, EIGHT_UNTOLD, APPENDED_NO_CMAC, EVERYTHING),
+    *(WRITTEN_BACK, OVERWRITTEN, APPENDED, UNASKED, PREPENDED, NO_DATA_OBJECTS, CUT_LABELS, SHORT_LABELS, NO_CMAC),
+    *(OAEP_SHA_256, HONEST_LENGTHS, EIGHT_SESSIONS, EIGHT_UNTOLD, UNASKED_NO_CMAC, EVERYTHING),
 )
 """Those on which everything is done, some of it in another way. What is refused has tests of its own."""
 
@@ -94,8 +99,9 @@ IV_ORIGINS: Final = {
     WRITTEN_BACK.name: IvOrigin.WRITTEN_BACK,
     OVERWRITTEN.name: IvOrigin.WRITTEN_BACK,
     APPENDED.name: IvOrigin.APPENDED,
+    UNASKED.name: IvOrigin.APPENDED_UNASKED,
     PREPENDED.name: IvOrigin.PREPENDED,
-    APPENDED_NO_CMAC.name: IvOrigin.APPENDED,
+    UNASKED_NO_CMAC.name: IvOrigin.APPENDED_UNASKED,
     EVERYTHING.name: IvOrigin.WRITTEN_BACK,
 }
 """Those that choose the IVs of AES-GCM themselves."""

@@ -18,7 +18,7 @@ from hsmkms.hsm.attributes import AES_256_BACKING_KEY
 from hsmkms.hsm.faults import REJECTED, translate
 from hsmkms.hsm.gcm import seal
 from hsmkms.hsm.objects import generate, handle_of
-from hsmkms.hsm.token_iv import NO_IV, IvOrigin, encrypt
+from hsmkms.hsm.token_iv import IvOrigin, encrypt_sample
 
 _PROBE: Final = (b"hsmkms probe", b"?", b"is the device well?")
 """IV, plaintext and AAD of the one encryption that is not counted: always the same, so it adds at most one."""
@@ -39,20 +39,20 @@ def explain_refusal(error: PKCS11Error, session: Session, handle: int, origin: I
         return RejectedDataError(REJECTED)
     if isinstance(error, GeneralError):
         try:
-            _encrypt_sample(session, handle, origin)
+            _try_device(session, handle, origin)
         except PKCS11Error as exc:
             return translate(exc)
         return RejectedDataError(REJECTED)
     return translate(error)
 
 
-def _encrypt_sample(session: Session, handle: int, origin: IvOrigin) -> None:
+def _try_device(session: Session, handle: int, origin: IvOrigin) -> None:
     if origin is IvOrigin.CALLER:
         seal(session, handle, *_PROBE)
         return
     # With the key itself, each bad ciphertext would use up one more IV of the token's, and nobody would count it.
     key = generate(session, AES_256_BACKING_KEY, _PROBE_ID, _PROBE_LABEL, store=False)
     try:
-        encrypt(session, handle_of(key), NO_IV, *_PROBE[1:])
+        encrypt_sample(session, handle_of(key))
     finally:
         key.destroy()

@@ -35,7 +35,7 @@ from hsmkms.hsm.objects import (
     handle_of,
     require_as_ordered,
 )
-from hsmkms.hsm.token_iv import NO_IV, encrypt
+from hsmkms.hsm.token_iv import encrypt_sample
 from hsmkms.hsm.wrapping import (
     AES_CMAC,
     ALGORITHMS,
@@ -55,9 +55,6 @@ CANNOT_OPEN: Final = (
 )
 WRONG_LENGTH: Final = f"the key material must have exactly {MATERIAL_BYTES} bytes"
 FINGERPRINT_LABEL: Final = b"hsmkms imported material v1\0"
-
-_TRIAL: Final = (NO_IV, b"?", b"is it an AES key?")
-"""IV, plaintext and AAD of the encryption that tries a key's length; nobody keeps what comes of it."""
 
 _MIN_KEY_WRAP_BYTES: Final = 16
 _HALF_BLOCK: Final = 8
@@ -279,7 +276,7 @@ class Unwrapping:
                 if AES_CMAC in self._profile.prfs:
                     copies.aes.sign(FINGERPRINT_LABEL, mechanism=Mechanism.AES_CMAC)
                 else:
-                    encrypt(self._session, copies.aes.handle, *_TRIAL)
+                    encrypt_sample(self._session, copies.aes.handle)
             except _NOT_OF_THIS_LENGTH:
                 return False
         return True

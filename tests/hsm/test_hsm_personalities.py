@@ -13,7 +13,6 @@ import wrapped
 from devices import MakeToken, SoftHsm, new_key, permit
 from pkcs11.types import Session
 from shims import (
-    APPENDED_NO_CMAC,
     CUT_LABELS,
     EIGHT_SESSIONS,
     EIGHT_UNTOLD,
@@ -25,6 +24,7 @@ from shims import (
     OAEP_SHA_256,
     PERSONALITIES,
     SHORT_LABELS,
+    UNASKED_NO_CMAC,
     WRITTEN_BACK,
     Personality,
     Played,
@@ -143,7 +143,7 @@ def test_ivs_of_the_token(make_token: MakeToken, shim_path: Path, name: str) -> 
 # -- importing key material -----------------------------------------------------------------------------------------
 
 
-@on(APPENDED_NO_CMAC, NO_CMAC, OAEP_SHA_256, HONEST_LENGTHS, WRITTEN_BACK, SHORT_LABELS, NO_DATA_OBJECTS, EVERYTHING)
+@on(UNASKED_NO_CMAC, NO_CMAC, OAEP_SHA_256, HONEST_LENGTHS, WRITTEN_BACK, SHORT_LABELS, NO_DATA_OBJECTS, EVERYTHING)
 def test_imported_material(device: Device, personality: Personality) -> None:
     """Material arrives by each algorithm of the token, has its fingerprints, and what is wrong with it is told."""
     orders = personality.orders

@@ -37,12 +37,13 @@ def token(played: Played) -> SoftHsm:
     [
         ("iv untold", "neither with an IV of ours nor with one of its own"),
         ("iv untold zeroed", "neither with an IV of ours nor with one of its own"),
+        ("iv appended long", "nor with one of its own that has 12 bytes"),
         ("iv written_back repeated", "chooses the same IV for two encryptions"),
         ("iv appended repeated", "chooses the same IV for two encryptions"),
     ],
 )
 def test_unfit_ivs(played: Played, order: str, sentence: str) -> None:
-    """A token that chooses IVs and tells them nowhere, or the same one again, is refused at start."""
+    """A token that chooses IVs and tells them nowhere, or others than of 96 bits, or one twice, is refused at start."""
     played.order(order)
     with pytest.raises(TokenUnfitError, match=sentence):
         played.token.open()

@@ -24,11 +24,11 @@ from pkcs11.constants import Attribute
 from service_sites import START, NewFolder, Site, StoppedClock, close_everything, new_key, seal, unseal
 from shims import (
     APPENDED,
-    APPENDED_NO_CMAC,
     CUT_LABELS,
     EVERYTHING,
     PREPENDED,
     SHORT_LABELS,
+    UNASKED_NO_CMAC,
     WRITTEN_BACK,
     Personality,
 )
@@ -96,7 +96,7 @@ def all_as_made(kms: Kms, *key_ids: str) -> bool:
 # -- the whole story ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("personality", [WRITTEN_BACK, PREPENDED, APPENDED_NO_CMAC, EVERYTHING], ids=lambda p: p.name)
+@pytest.mark.parametrize("personality", [WRITTEN_BACK, PREPENDED, UNASKED_NO_CMAC, EVERYTHING], ids=lambda p: p.name)
 def test_story(new_played: NewPlayed, clock: StoppedClock, personality: Personality) -> None:
     """Keys are made, encrypt, rotate, are imported, opened again, and die, and every ciphertext opens meanwhile."""
     site = new_played(personality)

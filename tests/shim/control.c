@@ -104,12 +104,10 @@ static void parse_fault(struct rule *rule, char **rest, const char *line)
 static void parse_iv(struct control *control, char **rest, const char *line)
 {
     static const char *const places[] = {"caller", "written_back", "appended", "prepended", "untold"};
-    static const char *const manners[] = {"zeroed", "repeated"};
+    static const char *const manners[] = {"zeroed", "none", "repeated", "long"};
     control->iv = one_of(strtok_r(NULL, " ", rest), places, 5, line);
     char *manner = strtok_r(NULL, " ", rest);
-    int which = manner == NULL ? -1 : one_of(manner, manners, 2, line);
-    control->iv_zeroed = which == 0;
-    control->iv_repeated = which == 1;
+    control->iv_manner = manner == NULL ? ANY_IV : ZEROED_IV + one_of(manner, manners, 4, line);
 }
 
 static void parse_labels(struct control *control, char **rest, const char *line)

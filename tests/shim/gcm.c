@@ -4,13 +4,14 @@
 
 #include "shim.h"
 
-enum { IV_BYTES = 12, MOST_SESSIONS = 64 };
+enum { IV_BYTES = 12, LONG_BYTES = 16, MOST_SESSIONS = 64 };
 
 /* An encryption that has begun, by session. */
 struct begun {
     CK_ULONG session;
     enum iv place; /* IV_CALLER: nothing is to be done */
-    CK_BYTE iv[IV_BYTES];
+    CK_BYTE iv[LONG_BYTES];
+    CK_ULONG length;
     CK_BYTE *callers;
 };
 
@@ -44,32 +45,43 @@ static void end(struct begun *one)
     pthread_mutex_unlock(&finding);
 }
 
-static int is_zeroed(const CK_GCM_PARAMS *given)
+static int is_welcome(const CK_GCM_PARAMS *given)
 {
     static const CK_BYTE zeros[IV_BYTES];
-    return given->pIv != NULL && memcmp(given->pIv, zeros, IV_BYTES) == 0;
+    const struct control *now = control();
+    if (now->iv_manner == NO_IV)
+        return given->ulIvLen == 0 && given->ulIvBits == 8 * IV_BYTES;
+    if (given->ulIvLen != IV_BYTES || given->pIv == NULL)
+        return 0;
+    return now->iv_manner != ZEROED_IV || memcmp(given->pIv, zeros, IV_BYTES) == 0;
 }
 
 CK_RV play_C_EncryptInit(CK_ULONG session, CK_MECHANISM *mechanism, CK_ULONG key)
 {
     const struct control *now = control();
+    struct begun *left = begun(session, 0);
+    if (left != NULL)
+        end(left);
     if (is_hidden(mechanism->mechanism))
         return CKR_MECHANISM_INVALID;
     if (now->iv == IV_CALLER || mechanism->mechanism != CKM_AES_GCM)
         return real->C_EncryptInit(session, mechanism, key);
 
     CK_GCM_PARAMS *given = mechanism->pParameter;
-    if (given->ulIvLen != IV_BYTES || given->pIv == NULL || (now->iv_zeroed && !is_zeroed(given)))
+    if (!is_welcome(given))
         return CKR_MECHANISM_PARAM_INVALID;
     struct begun *one = begun(session, 1);
     if (one == NULL)
         return CKR_GENERAL_ERROR;
     CK_GCM_PARAMS own = *given;
     CK_MECHANISM with_own = {CKM_AES_GCM, &own, sizeof own};
+    one->length = now->iv_manner == LONG_IV ? LONG_BYTES : IV_BYTES;
     own.pIv = one->iv;
-    CK_RV told = real->C_GenerateRandom(session, one->iv, IV_BYTES);
-    if (now->iv_repeated)
-        memset(one->iv, 'r', IV_BYTES);
+    own.ulIvLen = one->length;
+    own.ulIvBits = 8 * one->length;
+    CK_RV told = real->C_GenerateRandom(session, one->iv, one->length);
+    if (now->iv_manner == REPEATED_IV)
+        memset(one->iv, 'r', one->length);
     if (told == CKR_OK)
         told = real->C_EncryptInit(session, &with_own, key);
     one->callers = given->pIv;
@@ -85,8 +97,8 @@ CK_RV play_C_Encrypt(CK_ULONG session, CK_BYTE *in, CK_ULONG in_len, CK_BYTE *ou
     struct begun *one = begun(session, 0);
     if (one == NULL)
         return real->C_Encrypt(session, in, in_len, out, out_len);
-    CK_ULONG extra = one->place == IV_APPENDED || one->place == IV_PREPENDED ? IV_BYTES : 0;
-    CK_ULONG before = one->place == IV_PREPENDED ? IV_BYTES : 0;
+    CK_ULONG extra = one->place == IV_APPENDED || one->place == IV_PREPENDED ? one->length : 0;
+    CK_ULONG before = one->place == IV_PREPENDED ? extra : 0;
     CK_ULONG room = *out_len > extra ? *out_len - extra : 0;
 
     CK_RV told = real->C_Encrypt(session, in, in_len, out == NULL ? NULL : out + before, &room);
@@ -96,7 +108,7 @@ CK_RV play_C_Encrypt(CK_ULONG session, CK_BYTE *in, CK_ULONG in_len, CK_BYTE *ou
     if (told == CKR_OK && one->place == IV_WRITTEN_BACK)
         memcpy(one->callers, one->iv, IV_BYTES);
     else if (told == CKR_OK && extra)
-        memcpy(before ? out : out + room, one->iv, IV_BYTES);
+        memcpy(before ? out : out + room, one->iv, extra);
     end(one);
     return told;
 }

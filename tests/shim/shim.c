@@ -8,11 +8,11 @@
  * THE CONTROL FILE has one order per line; lines that are empty or begin with # are nothing. Numbers are as in C.
  *
  * What kind of token it is:
- *   iv written_back|appended|prepended|untold [zeroed|repeated]
+ *   iv written_back|appended|prepended|untold [zeroed|none|repeated|long]
  *                          AES-GCM: the token chooses the IV (12 bytes) of each encryption, and writes it at C_Encrypt
  *                          into the caller's buffer, or puts it behind or before its output, or tells it nowhere.
- *                          zeroed: it wants the caller's IV to be 12 zeros. repeated: it is always the same IV.
- *                          Decryption is as everywhere.
+ *                          zeroed: it wants the caller's IV to be 12 zeros. none: it wants a length of 0, and 96 bits.
+ *                          repeated: it is always the same IV. long: the IV has 16 bytes. Decryption is as everywhere.
  *   no_data_objects        CKO_DATA is refused
  *   labels N cut|refused   CKA_LABEL has at most N bytes; a longer one is cut, or refused
  *   hide MECHANISM         the token has no such mechanism (not listed; refused by C_EncryptInit, C_SignInit,
@@ -33,7 +33,8 @@
  *                          delay N       wait for N microseconds; then as if there were no fault
  *                          hang          never return
  *                          kill          the process kills itself (SIGKILL)
- *     after                the token has done its work before the fault happens; else it is not asked at all
+ *     after                the token has done its work before the fault happens; else it is not asked at all, and
+ *                          what an ...Init function has begun stays begun
  */
 #include <stddef.h>
 

@@ -28,7 +28,7 @@ enum { MOST_RULES = 32 };
 
 struct control {
     enum iv iv;
-    int iv_zeroed, iv_repeated;
+    enum { ANY_IV, ZEROED_IV, NO_IV, REPEATED_IV, LONG_IV } iv_manner;
     int no_data_objects;
     CK_ULONG label_bytes; /* 0: as many as the token behind keeps */
     int labels_refused;
