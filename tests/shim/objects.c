@@ -34,7 +34,7 @@ CK_RV shape(const CK_ATTRIBUTE *template, CK_ULONG count, struct shaped *shaped)
     return CKR_OK;
 }
 
-static CK_ATTRIBUTE *attribute_of(struct shaped *shaped, CK_ULONG type)
+CK_ATTRIBUTE *attribute_of(struct shaped *shaped, CK_ULONG type)
 {
     for (CK_ULONG at = 0; at < shaped->count; at++)
         if (shaped->attributes[at].type == type)

@@ -75,4 +75,7 @@ struct shaped {
 /* A template as this token takes it: labels cut, attributes ignored. */
 CK_RV shape(const CK_ATTRIBUTE *template, CK_ULONG count, struct shaped *shaped);
 
+/* One attribute of it, or null. */
+CK_ATTRIBUTE *attribute_of(struct shaped *shaped, CK_ULONG type);
+
 #endif

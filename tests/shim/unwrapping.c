@@ -157,7 +157,8 @@ CK_RV play_C_UnwrapKey(CK_ULONG session, CK_MECHANISM *mechanism, CK_ULONG by, C
     }
     if (told != CKR_OK)
         return told;
-    if (control()->honest_lengths)
+    CK_ATTRIBUTE *class = attribute_of(&shaped, CKA_CLASS);
+    if (control()->honest_lengths && class != NULL && *(CK_ULONG *)class->pValue == CKO_SECRET_KEY)
         return unwrap_honestly(session, mechanism, by, in, in_len, &shaped, made);
     return real->C_UnwrapKey(session, mechanism, by, in, in_len, shaped.attributes, shaped.count, made);
 }
