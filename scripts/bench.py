@@ -9,11 +9,14 @@ import cProfile
 import os
 import platform
 import pstats
+import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -180,6 +183,31 @@ def in_turn(acts: Iterator[Callable[[], object]]) -> Callable[[], object]:
     return lambda: next(acts)()  # noqa: PLW0108 - a fresh act at each call is the point
 
 
+def bench_commands(settings: Settings) -> None:
+    """Processor time of whole commands, with all these keys on the token: the best of the rounds."""
+    data = settings.data_dir
+    environment = os.environ | {"HSMKMS_CONFIG": str(data / "hsmkms.toml")}
+    with Kms(wiring.core_of(settings)) as kms:
+        key_id = kms.list_keys(ListKeysRequest(limit=1)).keys[0].key_id
+    print("\n| command | s of processor time |\n|---|---|")
+    for words in (
+        ("--help",),
+        ("encrypt", "--help"),
+        ("describe-key", "--key-id", key_id),
+        ("encrypt", "--key-id", key_id, "--plaintext", "aGVsbG8="),
+    ):
+        seconds = min(_processor_seconds(words, environment) for _ in range(ROUNDS))
+        print(f"| `{' '.join(words).replace(key_id, 'KEY_ID')}` | {seconds:.2f} |")
+
+
+def _processor_seconds(words: Sequence[str], environment: dict[str, str]) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-m", "hsmkms", *words]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
 def bench_open(settings: Settings) -> None:
     """How long a new process needs to open the installation and encrypt once."""
     started = time.perf_counter()
@@ -226,6 +254,7 @@ def main() -> None:
                 bench_keys(kms, arguments.seconds, arguments.keys)
         if arguments.keys:
             bench_open(settings)
+            bench_commands(settings)
 
 
 if __name__ == "__main__":

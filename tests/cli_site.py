@@ -6,7 +6,6 @@ An installation is made once and copied for each test that wants its own: only t
 import json
 import os
 import pty
-import resource
 import shutil
 import subprocess
 import sys
@@ -121,18 +120,6 @@ class Site(Struct, frozen=True, kw_only=True):
             file = folder / "data" / name
             file.write_text(file.read_text().replace(str(self.folder), str(folder)))
         return Site(folder=folder)
-
-
-def processor_seconds(site: Site, *arguments: object) -> float:
-    """The processor time of one successful command: the best of three."""
-
-    def once() -> float:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert site.run(*arguments).status == 0
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-    return min(once() for _ in range(3))
 
 
 def at_terminal(
