@@ -62,8 +62,9 @@ CK_RV play_C_GenerateKey(CK_ULONG session, CK_MECHANISM *mechanism, CK_ATTRIBUTE
     return told == CKR_OK ? real->C_GenerateKey(session, mechanism, shaped.attributes, shaped.count, made) : told;
 }
 
-/* -- private RSA keys whose OAEP with SHA-256 the shim does by raw decryption ------------------------------------
- * For that they must be able to decrypt, whatever was ordered; what was ordered is what is told of them. */
+/* -- wrapping keys whose OAEP with SHA-256 the shim does by raw decryption ------------------------------------------
+ * For that they must be able to decrypt, whatever was ordered; what was ordered is what is told of them (that they
+ * cannot, of those that another process made). */
 
 enum { MOST_PAIRS = 256 };
 static struct {
@@ -103,7 +104,10 @@ CK_RV play_C_GenerateKeyPair(CK_ULONG session, CK_MECHANISM *mechanism, CK_ATTRI
         told = shape(of_private, private_count, &private);
     if (told != CKR_OK)
         return told;
-    CK_ATTRIBUTE *wanted = control()->oaep_sha_256 ? attribute_of(&private, CKA_DECRYPT) : NULL;
+    CK_ATTRIBUTE *unwraps = attribute_of(&private, CKA_UNWRAP);
+    CK_ATTRIBUTE *wanted = NULL;
+    if (control()->oaep_sha_256 && unwraps != NULL && *(CK_BYTE *)unwraps->pValue)
+        wanted = attribute_of(&private, CKA_DECRYPT);
     if (wanted != NULL) {
         decrypt = *(CK_BYTE *)wanted->pValue;
         wanted->pValue = &booleans[1];
@@ -117,18 +121,19 @@ CK_RV play_C_GenerateKeyPair(CK_ULONG session, CK_MECHANISM *mechanism, CK_ATTRI
 
 /* -- what is told of objects ------------------------------------------------------------------------------------- */
 
-static int is_private(CK_ULONG session, CK_ULONG object)
+static CK_BYTE boolean_of(CK_ULONG session, CK_ULONG object, CK_ULONG type, CK_BYTE otherwise)
+{
+    CK_BYTE value = otherwise;
+    CK_ATTRIBUTE asked = {type, &value, sizeof value};
+    return real->C_GetAttributeValue(session, object, &asked, 1) == CKR_OK ? value : otherwise;
+}
+
+static int is_wrapping_key(CK_ULONG session, CK_ULONG object)
 {
     CK_ULONG class = 0;
     CK_ATTRIBUTE asked = {CKA_CLASS, &class, sizeof class};
-    return real->C_GetAttributeValue(session, object, &asked, 1) == CKR_OK && class == CKO_PRIVATE_KEY;
-}
-
-static int came_from_elsewhere(CK_ULONG session, CK_ULONG object)
-{
-    CK_BYTE local = 1;
-    CK_ATTRIBUTE asked = {CKA_LOCAL, &local, sizeof local};
-    return real->C_GetAttributeValue(session, object, &asked, 1) == CKR_OK && !local;
+    return real->C_GetAttributeValue(session, object, &asked, 1) == CKR_OK && class == CKO_PRIVATE_KEY &&
+           boolean_of(session, object, CKA_UNWRAP, 0);
 }
 
 CK_RV play_C_GetAttributeValue(CK_ULONG session, CK_ULONG object, CK_ATTRIBUTE *template, CK_ULONG count)
@@ -139,9 +144,9 @@ CK_RV play_C_GetAttributeValue(CK_ULONG session, CK_ULONG object, CK_ATTRIBUTE *
         CK_ATTRIBUTE *each = &template[at];
         if (each->pValue == NULL)
             continue;
-        if (now->oaep_sha_256 && each->type == CKA_DECRYPT && is_private(session, object))
+        if (now->oaep_sha_256 && each->type == CKA_DECRYPT && is_wrapping_key(session, object))
             *(CK_BYTE *)each->pValue = remembered(object);
-        if (now->lying_lengths && each->type == CKA_VALUE_LEN && came_from_elsewhere(session, object))
+        if (now->lying_lengths && each->type == CKA_VALUE_LEN && !boolean_of(session, object, CKA_LOCAL, 1))
             *(CK_ULONG *)each->pValue = now->told_length;
     }
     return told;
