@@ -4,8 +4,8 @@ They tell the IV in one of three places. python-pkcs11 lends a token the inside 
 never change, so here the parameters of the mechanism are made by hand around a buffer that may be written to. What the
 token did with it is found out by decrypting.
 
-Source: PKCS #11 Cryptographic Token Interface Current Mechanisms 2.40, section 2.12.4 (CK_GCM_PARAMS); the places are
-those of the vendors' own manuals.
+Source: PKCS #11 Cryptographic Token Interface Current Mechanisms 2.40, additional AES mechanisms (CK_GCM_PARAMS); the
+places are those of vendors' manuals.
 """
 
 import ctypes
