@@ -32,6 +32,7 @@ from shims import (
 
 # The tests of the device, run here once more: the fixtures below put another token in the place of SoftHSM.
 from test_hsm_gcm import (  # noqa: F401
+    refused,
     test_another_key,
     test_every_bit_counts,
     test_largest_plaintext,
@@ -138,6 +139,19 @@ def test_ivs_of_the_token(make_token: MakeToken, shim_path: Path, name: str) -> 
         assert (len(iv), len(body)) == (12, size + 16)
         assert device.decrypt(permit(Operation.DECRYPT, cka_id), cka_id, iv, body, b"a\0d") == b"x" * size
     assert not device._ivs._ready
+
+
+@on(WRITTEN_BACK)
+def test_bad_ciphertexts_use_up_no_iv(device: Device, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where each encryption has an IV of the token's, whether the device is well is tried with a key of its own."""
+    cka_id = new_key(device)
+    iv, body = device.encrypt(permit(Operation.ENCRYPT, cka_id), cka_id, b"x", b"")
+    used: list[int] = []
+    monkeypatch.setattr("hsmkms.hsm.refusal.encrypt_sample", lambda _session, handle: used.append(handle))
+    refused(device, cka_id, iv, body[::-1], b"")
+    assert len(used) == 1
+    assert used[0] != device._handles.lookup(cka_id)
+    assert len(list(session.get_objects({}))) == 1
 
 
 # -- importing key material -----------------------------------------------------------------------------------------
