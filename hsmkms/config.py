@@ -23,6 +23,7 @@ from hsmkms.pins import PinSettings, Secret, read_pin, terminal_prompt
 from hsmkms.token_uri import TokenUri, parse_uri
 
 __all__ = [
+    "AuditSettings",
     "ImportSettings",
     "PinSettings",
     "ReconcileSettings",
@@ -49,6 +50,8 @@ MAX_WAIT_SECONDS: Final = 3600
 MAX_PORT: Final = 65535
 MAX_WORKERS: Final = 256
 MAX_SKEW_MINUTES: Final = 15
+MAX_INTERVAL: Final = 60_000
+MAX_SEGMENT: Final = 4096.0
 MAX_GRACE_HOURS: Final = 10 * 365 * 24
 
 _ACCOUNT: Final = re.compile(r"[0-9]{12}")
@@ -111,6 +114,16 @@ class ServeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     quotas: dict[str, float] = {}
 
 
+class AuditSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The audit log: when a record is safe, what happens when it cannot be, and how its files are cut and sealed."""
+
+    durability: str = "commit"
+    interval_milliseconds: int = 200
+    when_unwritable: str = "refuse"
+    segment_mib: float = 64.0
+    seal_file: Path | None = None
+
+
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One installation: one account on one token, with one or more regions.
 
@@ -127,6 +140,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     rotation: RotationSettings = RotationSettings()
     imports: ImportSettings = field(name="import", default=ImportSettings())
     serve: ServeSettings = ServeSettings()
+    audit: AuditSettings = AuditSettings()
     reconcile: ReconcileSettings = ReconcileSettings()
 
 
@@ -186,6 +200,7 @@ def _resolved(folder: Path, settings: Settings) -> Settings:
         default_region=default_region,
         token=_resolved_token(folder, settings.token),
         serve=_resolved_serve(folder, settings.serve),
+        audit=_resolved_audit(folder, settings.audit),
     )
 
 
@@ -215,6 +230,7 @@ def check(settings: Settings) -> None:
         not in _PERIODS,
         f"import.valid_to_within_days = {within} must be at least 1": within is not None and within < 1,
         **_serve_faults(settings.serve),
+        **_audit_faults(settings.audit),
         f"reconcile.grace_hours = {grace} must be from 0 to {MAX_GRACE_HOURS}": not 0 <= grace <= MAX_GRACE_HOURS,
     }
     for sentence, wrong in faults.items():
@@ -225,6 +241,22 @@ def check(settings: Settings) -> None:
 def _resolved_serve(folder: Path, serve: ServeSettings) -> ServeSettings:
     files = {"certificate": serve.certificate, "private_key": serve.private_key}
     return replace(serve, **{name: folder / path for name, path in files.items() if path is not None})
+
+
+def _resolved_audit(folder: Path, audit: AuditSettings) -> AuditSettings:
+    return replace(audit, seal_file=folder / audit.seal_file) if audit.seal_file is not None else audit
+
+
+def _audit_faults(audit: AuditSettings) -> dict[str, bool]:
+    waits, size = audit.interval_milliseconds, audit.segment_mib
+    return {
+        f"audit.durability = {audit.durability!r} must be commit, interval or off": audit.durability
+        not in ("commit", "interval", "off"),
+        f"audit.interval_milliseconds = {waits} must be from 1 to 60000": not 1 <= waits <= MAX_INTERVAL,
+        f"audit.when_unwritable = {audit.when_unwritable!r} must be refuse or go-on": audit.when_unwritable
+        not in ("refuse", "go-on"),
+        f"audit.segment_mib = {size} must be more than 0, and 4096 at most": not 0 < size <= MAX_SEGMENT,
+    }
 
 
 def _serve_faults(serve: ServeSettings) -> dict[str, bool]:
@@ -284,6 +316,7 @@ def init_text(settings: Settings) -> str:
         **_lines(settings.imports, "valid_to_within_days", "host_unwrap"),
         **_lines(settings.serve, "host", "port", "workers", "threads", "certificate", "private_key", "plain_http"),
         **_lines(settings.serve, "clock_skew_minutes", "log_format", "log_requests"),
+        **_lines(settings.audit, "durability", "interval_milliseconds", "when_unwritable", "segment_mib", "seal_file"),
         **_lines(settings.reconcile, "grace_hours"),
     }
     told = [f"{_toml_key(name)} = {_toml(value)}" for name, value in settings.token.environment.items()]

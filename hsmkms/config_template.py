@@ -114,6 +114,24 @@ TEMPLATE: Final = """\
 # keys: CreateKey and RotateKeyOnDemand 5, GetParametersForImport 1, ImportKeyMaterial 15.
 {quotas}
 
+[audit]
+# When the record of a request is on the disk: commit (before the request is answered), interval (a short time later,
+# which a crash may lose), or off (never: no audit log is written).
+{durability}
+
+# That short time.
+{interval_milliseconds}
+
+# What happens while the log cannot be written: refuse (all that changes, opens or makes something), or go-on.
+{when_unwritable}
+
+# The size at which a new file is begun; older ones can be moved to an archive.
+{segment_mib}
+
+# The newest seal is kept on the token, out of reach of who copies files back. Where the token keeps no data objects:
+# a file on another machine's disk, say. Default: none.
+{seal_file}
+
 [reconcile]
 # How long an object on the token that belongs to no key is kept before `hsmkms reconcile` may offer to remove it.
 {grace_hours}
@@ -136,6 +154,7 @@ EXAMPLES: Final[dict[str, Any]] = {
     "environment": "HSMKMS_PIN",
     "command": ["systemd-creds", "cat", "hsm-pin"],
     "prompt": True,
+    "seal_file": "/mnt/elsewhere/hsmkms.seal",
     "SOFTHSM2_CONF": "/etc/hsmkms/softhsm2.conf",
 }
 """What a commented line shows where there is no default."""

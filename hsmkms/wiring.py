@@ -18,9 +18,13 @@ from hsmkms.hsm.device import Device, DeviceSettings
 from hsmkms.hsm.login import LoginGate
 from hsmkms.hsm.softhsm import SoftToken
 from hsmkms.process import exclusive
+from hsmkms.rules.audit_policy import AuditPolicy, Durability
+from hsmkms.rules.audit_record import Occasion
 from hsmkms.rules.importing import ImportPolicy
 from hsmkms.rules.rotation import RotationPolicy
 from hsmkms.service import binding
+from hsmkms.service.audit import FOLDER as AUDIT_FOLDER
+from hsmkms.service.audit import AuditBook
 from hsmkms.service.cache import RecordCache
 from hsmkms.service.clock import DriftWatch
 from hsmkms.service.core import Clock, Core, Installation, never_drifted
@@ -107,11 +111,16 @@ def _core(
     monotonic: Monotonic | None,
 ) -> Core:
     rotation, imports = settings.rotation, settings.imports
+    cache = RecordCache(store)
+    occasion = Occasion(installation.account, _agent())
+    audit = AuditBook(store, installation.id, occasion, audit_policy(settings), lambda: cache.epoch, clock)
     return Core(
         installation=installation,
         store=store,
         device=device,
-        cache=RecordCache(store),
+        cache=cache,
+        audit=audit,
+        record=audit.record,
         leases=LeaseBook(store),
         uses=UsageBook(store),
         clock=clock,
@@ -126,6 +135,28 @@ def _core(
         grace_hours=settings.reconcile.grace_hours,
         drifted=DriftWatch(clock, monotonic) if monotonic is not None else never_drifted,
     )
+
+
+def audit_folder(settings: Settings) -> Path:
+    """Where the files of the audit log are."""
+    return settings.data_dir / AUDIT_FOLDER
+
+
+def audit_policy(settings: Settings) -> AuditPolicy:
+    """What the settings say of the audit log."""
+    audit = settings.audit
+    return AuditPolicy(
+        durability=Durability(audit.durability),
+        interval_seconds=audit.interval_milliseconds / 1000,
+        refuse=audit.when_unwritable == "refuse",
+        segment_bytes=int(audit.segment_mib * 1024 * 1024),
+        seal_file=str(audit.seal_file) if audit.seal_file is not None else None,
+    )
+
+
+def _agent() -> str:
+    """How calls of this process that come from nobody else are named in the audit log."""
+    return f"hsmkms (uid {os.getuid()}, pid {os.getpid()})"
 
 
 def open_device(settings: Settings, *, accept_final_try: bool = False, pin: Secret | None = None) -> Device:

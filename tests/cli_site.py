@@ -111,6 +111,7 @@ class Site(Struct, frozen=True, kw_only=True):
             str(each.relative_to(self.data)): f"{each.stat().st_mode:o} {sha256(each.read_bytes()).hexdigest()}"
             for each in sorted(self.data.rglob("*"))
             if each.is_file() and not each.name.endswith(("-wal", "-shm", ".lock", "token.object", "generation"))
+            if each.parent.name != "audit" and not each.name.endswith(".object")
         }
 
     def copy(self, folder: Path) -> "Site":

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 import typer
 
-from hsmkms.cli import api, bulk, due, importing, repair, report, serve, setup, token, users
+from hsmkms.cli import api, audit, bulk, due, importing, repair, report, serve, setup, token, users
 from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, RegionOption
 from hsmkms.errors import ApiError, HsmKmsError
 
@@ -57,6 +57,7 @@ importing.register(app)
 bulk.register(app)
 due.register(app)
 report.register(app)
+audit.register(app)
 serve.register(app)
 users.register(app)
 token.register(app)

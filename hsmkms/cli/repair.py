@@ -147,4 +147,14 @@ def _whole(settings: "Settings") -> str:
     return "database and token belong together and agree"
 
 
-_CHECKS: Final = {"databases": _databases, "token": _token, "installation": _whole}
+def _audit(settings: "Settings") -> str:
+    from hsmkms import Kms, wiring  # noqa: PLC0415 - see doctor
+
+    if settings.audit.durability == "off":
+        return "switched off by audit.durability"
+    with Kms(wiring.core_of(settings)) as kms:
+        kms.operator.audit.check()
+    return "the newest seal fits what is there (`hsmkms audit verify` looks at every record)"
+
+
+_CHECKS: Final = {"databases": _databases, "token": _token, "installation": _whole, "audit log": _audit}

@@ -35,7 +35,8 @@ MAY_GENERATE: Final[_Acts] = frozenset({Operation.CREATE_KEY, OperatorAct.CREDEN
 """Rotations, and the keys of services, are the installation's own acts, whoever caused them."""
 MAY_GENERATE_WRAPPING_KEY: Final[_Acts] = frozenset({Operation.GET_PARAMETERS_FOR_IMPORT})
 MAY_UNWRAP: Final[_Acts] = frozenset({Operation.IMPORT_KEY_MATERIAL})
-MAY_INITIALISE: Final[_Acts] = frozenset({OperatorAct.INITIALISE})
+MAY_INITIALISE: Final[_Acts] = frozenset({OperatorAct.INITIALISE, OperatorAct.SEAL})
+MAY_SEAL: Final[_Acts] = frozenset({OperatorAct.SEAL})
 MAY_DESTROY: Final[_Acts] = frozenset(
     {
         Operation.DELETE_IMPORTED_KEY_MATERIAL,
@@ -59,5 +60,6 @@ MAY_AUTHENTICATE: Final[_Acts] = frozenset(
         Operation.IMPORT_KEY_MATERIAL,
         OperatorAct.INITIALISE,
         OperatorAct.OPEN,
+        OperatorAct.SEAL,
     }
 )

@@ -36,6 +36,7 @@ from hsmkms.hsm.acts import (
     MAY_GENERATE,
     MAY_GENERATE_WRAPPING_KEY,
     MAY_INITIALISE,
+    MAY_SEAL,
     MAY_UNWRAP,
 )
 from hsmkms.hsm.attributes import (
@@ -57,6 +58,7 @@ from hsmkms.hsm.key_specs import subject_public_key_info
 from hsmkms.hsm.keypairs import KeyPairs
 from hsmkms.hsm.login import START_ATTEMPTS, START_PAUSE_SECONDS, PinReader
 from hsmkms.hsm.module import Module
+from hsmkms.hsm.notes import keep_note, read_notes
 from hsmkms.hsm.objects import MAY_BE_SILENT, TokenObject, attest, generate, handle_of, list_keys
 from hsmkms.hsm.pairs import generate_pair as generate_backing_pair
 from hsmkms.hsm.pool import PoolUse
@@ -241,6 +243,16 @@ class Device(KeyPairs):
             return done
 
         return self._use(cka_id, attempt, "mac")
+
+    def notes(self, permit: Permit, prefix: str) -> dict[str, bytes]:
+        """The data objects of ours on the token whose label begins with ``prefix``, by label."""
+        permit.require(MAY_SEAL)
+        return self._repeatable(lambda session: read_notes(session, prefix))
+
+    def replace_note(self, permit: Permit, prefix: str, label: str, value: bytes) -> None:
+        """Keep ``value`` on the token in place of all with that prefix; UnsupportedOperationException if it cannot."""
+        permit.require(MAY_SEAL)
+        self._repeatable(lambda session: keep_note(session, prefix, label, value))
 
     def destroy(self, permit: Permit, cka_id: bytes) -> bool:
         """Destroy a key on the token, with both halves; False if it was not there. danger: nothing brings it back."""

@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
 from hsmkms.http import protocol
 from hsmkms.http.endpoint import Handled, Source
+from hsmkms.http.hold import AnswerHold
 from hsmkms.http.metrics import CONTENT_TYPE
 from hsmkms.http.pace import Pace
 from hsmkms.http.protocol import BY_TARGET, Response
@@ -24,6 +25,7 @@ from hsmkms.http.sigv4 import RawRequest
 from hsmkms.model.enums import Operation
 
 Respond = Callable[[Response], None]
+Done = TypeVar("Done")
 
 _READING: Final = frozenset({"GET", "HEAD"})
 _JSON: Final = (("content-type", "application/json"),)
@@ -38,6 +40,7 @@ class Application:
         self._secure = secure
         self._pace = Pace()
         self._threads = ThreadPoolExecutor(serving.threads, thread_name_prefix="hsmkms")
+        self._hold = AnswerHold(serving.kms.operator.audit.book, loop)
         self._pages: Final = {"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics}
 
     def __call__(self, request: RawRequest, address: str, respond: Respond) -> None:
@@ -48,32 +51,42 @@ class Application:
         source = Source(address, self._secure)
         operation = BY_TARGET.get(request.header("x-amz-target") or "")
         if self._pace.inline(operation):
-            respond(self._timed(request, source, operation))
+            handled = self._timed(request, source, operation)
+            self._hold.add(_response(handled), respond, operation or "", handled.request_id)
         else:
-            self._later(partial(self._timed, request, source, operation), respond)
+            self._submit(partial(self._timed, request, source, operation), partial(self._hold_back, operation, respond))
 
     def close(self) -> None:
         """Wait for what runs in threads."""
         self._threads.shutdown(wait=True)
+        self._hold.close()
 
-    def _timed(self, request: RawRequest, source: Source, operation: Operation | None) -> Response:
+    def _timed(self, request: RawRequest, source: Source, operation: Operation | None) -> Handled:
         started = time.perf_counter()
         handled: Handled = self._serving.endpoint.answer(request, source)
         seconds = time.perf_counter() - started
         if self._pace.counts(operation):
             self._pace.note(seconds)
         self._serving.observer.note(handled, seconds, source.address)
-        return handled.response or protocol.failure(RuntimeError(), handled.request_id)
+        return handled
 
     def _later(self, work: Callable[[], Response], respond: Respond) -> None:
-        done = self._threads.submit(work)
-        done.add_done_callback(partial(self._hand_over, respond))
+        """Answer a page from a thread."""
+        self._submit(work, lambda done: respond(done if done is not None else protocol.failure(RuntimeError(), "")))
 
-    def _hand_over(self, respond: Respond, done: "Future[Response]") -> None:
-        """In the thread: pass the answer to the loop."""
-        fault = done.exception()
-        response = done.result() if fault is None else protocol.failure(RuntimeError(), "")
-        self._loop.call_soon_threadsafe(respond, response)
+    def _submit(self, work: Callable[[], Done], use: Callable[[Done | None], None]) -> None:
+        """Work in a thread; what comes of it (None: a fault of ours) is used on the loop."""
+
+        def hand_over(done: "Future[Done]") -> None:
+            result = done.result() if done.exception() is None else None
+            self._loop.call_soon_threadsafe(use, result)
+
+        self._threads.submit(work).add_done_callback(hand_over)
+
+    def _hold_back(self, operation: Operation | None, respond: Respond, handled: Handled | None) -> None:
+        """On the loop: an answer that was made in a thread."""
+        handled = handled or Handled(request_id="")
+        self._hold.add(_response(handled), respond, operation or "", handled.request_id)
 
     # -- the pages ----------------------------------------------------------------------------------------------
 
@@ -87,3 +100,7 @@ class Application:
 
     def _metrics(self) -> Response:
         return Response(200, (("content-type", CONTENT_TYPE),), self._serving.metrics())
+
+
+def _response(handled: Handled) -> Response:
+    return handled.response or protocol.failure(RuntimeError(), handled.request_id)

@@ -46,6 +46,9 @@ class Handled(Struct, kw_only=True):
     region: str | None = None
     key_id: str | None = None
     response: Response | None = None
+    access_key_id: str | None = None
+    admitted: bool = False
+    """True once the pipeline has it, which records it."""
 
 
 class Endpoint:
@@ -57,6 +60,7 @@ class Endpoint:
         self._clock = kms.operator.watch.now
         self._skew = skew
         self._quota = quota
+        self._audit = kms.operator.audit
         self._methods = {operation: getattr(kms, operation.name.lower()) for operation in OPERATIONS}
         self._noted: dict[str, float] = {}
 
@@ -66,6 +70,8 @@ class Endpoint:
         try:
             body = self._perform(request, source, handled)
         except HsmKmsError as exc:
+            if not handled.admitted:
+                self._record_refusal(request, source, handled, exc)
             if exc.fault == "server":
                 log.error("request %s failed: %s: %s", handled.request_id, exc.code, exc)  # noqa: TRY400 - no bug
             handled.response = protocol.failure(exc, handled.request_id)
@@ -80,6 +86,7 @@ class Endpoint:
     def _perform(self, request: RawRequest, source: Source, handled: Handled) -> bytes:
         scope, credential = self._authenticate(request)
         handled.principal, handled.region = credential.principal, scope.region
+        handled.access_key_id = scope.access_key_id
         operation = protocol.operation_of(request.method, request.path, request.header("x-amz-target"))
         handled.operation = operation
         self._quota.spend(credential.principal, operation, time.monotonic())
@@ -93,12 +100,29 @@ class Endpoint:
             request_id=handled.request_id,
             grant_tokens=tuple(getattr(members, "grant_tokens", None) or ()),
             just_looked=True,
+            access_key_id=scope.access_key_id,
+            user_agent=request.header("user-agent"),
         )
+        handled.admitted = True
         answer = self._methods[operation](members, caller)
         if answer is None:
             return b""
         handled.key_id = getattr(answer, "key_id", None) or handled.key_id
         return encode_response(answer)
+
+    def _record_refusal(self, request: RawRequest, source: Source, handled: Handled, error: HsmKmsError) -> None:
+        """A request that did not come as far as the pipeline is in the audit log as well."""
+        caller = Caller(
+            principal=handled.principal or "",
+            region=handled.region or self._audit.region,
+            source_address=source.address,
+            secure_transport=source.secure,
+            request_id=handled.request_id,
+            access_key_id=handled.access_key_id,
+            user_agent=request.header("user-agent"),
+        )
+        target = (request.header("x-amz-target") or "").removeprefix(protocol.TARGET_PREFIX)
+        self._audit.refused(caller, Operation(target) if target in set(Operation) else None, error)
 
     def _authenticate(self, request: RawRequest) -> tuple[Scope, Credential]:
         found: list[Credential] = []

@@ -111,6 +111,12 @@ def _of_figures(figures: Figures) -> Iterator[Metric]:
     for state, number in figures.keys_by_state.items():
         states.add_metric([state], number)
     yield states
+    yield GaugeMetricFamily(
+        "hsmkms_audit_alarm", "1 while the audit log contradicts its newest seal.", value=figures.audit_alarm
+    )
+    yield GaugeMetricFamily(
+        "hsmkms_audit_faults", "Failures of this worker to write the audit log.", value=figures.audit_faults
+    )
     yield GaugeMetricFamily("hsmkms_due", "Steps of maintenance that are due.", value=figures.due)
     if figures.next_due is not None:
         yield GaugeMetricFamily(

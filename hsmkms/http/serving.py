@@ -25,6 +25,9 @@ log = logging.getLogger("hsmkms.http")
 SWEEP_SECONDS: Final = 60.0
 """How often a worker looks for what is due; one of all workers then does it."""
 
+SEAL_SECONDS: Final = 60.0
+"""How often the audit log is sealed, if there is anything new in it."""
+
 _NOT_DONE: Final = frozenset({StepOutcome.FAILED, StepOutcome.HELD})
 
 
@@ -46,7 +49,7 @@ class Serving:
         self._stopped = threading.Event()
         self._threads = [
             threading.Thread(target=self._repeat, args=each, name=f"hsmkms {each[0].__name__}", daemon=True)
-            for each in ((self.sweep, SWEEP_SECONDS), (self.publish, PUBLISH_SECONDS))
+            for each in ((self.sweep, SWEEP_SECONDS), (self.seal, SEAL_SECONDS), (self.publish, PUBLISH_SECONDS))
         ]
 
     def start(self) -> None:
@@ -91,6 +94,10 @@ class Serving:
         held = report.doubt is not None or any(step.outcome in _NOT_DONE for step in report.steps)
         outcome = "busy" if report.busy else "incomplete" if held else "done"
         self._sweeps.note(outcome, [(step.kind, step.outcome) for step in report.steps], time.time())
+
+    def seal(self) -> None:
+        """Seal the audit log, and bring to its end what processes that died have left of it."""
+        self.kms.operator.audit.look_after()
 
     def _repeat(self, act: Callable[[], None], seconds: float) -> None:
         while True:

@@ -19,6 +19,7 @@ class Caller(Struct, frozen=True, kw_only=True):
     ``principal`` is an ARN; ``region`` the name space that the request is for; ``source_address`` an IP address, or
     None for a local program; ``secure_transport`` is true where nobody can listen (TLS, or the same machine).
     ``just_looked``: to recognise the caller for this one request, its process has asked what changed in the database.
+    ``access_key_id`` and ``user_agent`` are for the audit log alone.
     """
 
     principal: str
@@ -28,6 +29,8 @@ class Caller(Struct, frozen=True, kw_only=True):
     request_id: str = field(default_factory=new_request_id)
     grant_tokens: tuple[str, ...] = ()
     just_looked: bool = False
+    access_key_id: str | None = None
+    user_agent: str | None = None
 
 
 def local_root(account: str, region: str) -> Caller:

@@ -26,6 +26,7 @@ class OperatorAct(StrEnum):
     RECONCILE = "reconcile"
     MAINTAIN = "maintain"
     CREDENTIALS = "credentials"
+    SEAL = "seal"
 
 
 class Permit(Struct, frozen=True):

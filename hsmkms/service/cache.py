@@ -55,6 +55,11 @@ class RecordCache:
             self._signal.close()
             raise
 
+    @property
+    def epoch(self) -> int:
+        """The newest change that this process knows of."""
+        return self._epoch
+
     def key(self, region: str, key_id: str, *, just_looked: bool = False) -> CachedKey | None:
         """The KMS key as it is now, or None. ``just_looked``: this request has asked the cache already."""
         if not just_looked:

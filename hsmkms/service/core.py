@@ -1,21 +1,24 @@
-"""What every procedure of the service works with, and the two stages that later issues fill."""
+"""What every procedure of the service works with."""
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
 from hsmkms.errors import HsmKmsError
 from hsmkms.hsm.device import Device
 from hsmkms.model.caller import Caller
-from hsmkms.model.enums import Operation
 from hsmkms.rules.importing import ImportPolicy
 from hsmkms.rules.rotation import RotationPolicy
+from hsmkms.service.audit import AuditBook
 from hsmkms.service.cache import RecordCache
 from hsmkms.service.leases import LeaseBook
 from hsmkms.service.usage import UsageBook
 from hsmkms.store.engine import Store
+
+if TYPE_CHECKING:
+    from hsmkms.service.pipeline import Call
 
 Clock = Callable[[], datetime]
 """Returns the present instant, aware and in UTC. Only entry points read a clock; tests pass their own."""
@@ -34,16 +37,12 @@ class Authoriser(Protocol):
 class Recorder(Protocol):
     """The one place that hears of every request, allowed or not."""
 
-    def __call__(self, caller: Caller, operation: Operation, resources: list[str], error: HsmKmsError | None) -> None:
-        """Note the outcome of a request: the ARNs that it touched, and its error if it had one."""
+    def __call__(self, call: "Call", request: Struct, response: Struct | None, error: HsmKmsError | None) -> None:
+        """Note how a request ended: with its response, or with its error."""
 
 
 def everybody_may(caller: Caller, action: str, resource: str) -> None:
     """Allow everything: permissions are not built yet."""
-
-
-def record_nothing(caller: Caller, operation: Operation, resources: list[str], error: HsmKmsError | None) -> None:
-    """Write nowhere: the audit log is not built yet."""
 
 
 def no_checkpoint(step: str) -> None:
@@ -91,6 +90,7 @@ class Core(Struct, kw_only=True):
     services: tuple[str, ...]
     grace_hours: float
     drifted: Callable[[], bool] = never_drifted
+    audit: AuditBook
+    record: Recorder
     authorise: Authoriser = everybody_may
-    record: Recorder = record_nothing
     reached: Checkpoint = no_checkpoint

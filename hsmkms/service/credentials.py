@@ -23,6 +23,7 @@ from hsmkms.model.ids import root_arn, user_arn
 from hsmkms.model.permit import OperatorAct
 from hsmkms.process import exclusive
 from hsmkms.service.core import Core
+from hsmkms.service.operator_acts import recorded_in_iam
 from hsmkms.service.permits import own_permit
 from hsmkms.store import installation, users
 from hsmkms.store.installation import InstallationKeyRow
@@ -95,6 +96,7 @@ class Credentials:
 
     # -- users --------------------------------------------------------------------------------------------------
 
+    @recorded_in_iam("CreateUser", name="userName")
     def create_user(self, name: str) -> User:
         """Make a user. ValidationException for a name that IAM would not take, AlreadyExistsException if taken."""
         if not _match_name(name):
@@ -110,6 +112,7 @@ class Credentials:
         with self._core.store.reading() as conn:
             return [self._user(each) for each in users.users(conn)]
 
+    @recorded_in_iam("DeleteUser", name="userName")
     def delete_user(self, name: str) -> None:
         """Remove a user. ConflictException while he has access keys: delete those first."""
         with self._core.store.atomic() as tx:
@@ -120,6 +123,7 @@ class Credentials:
 
     # -- access keys --------------------------------------------------------------------------------------------
 
+    @recorded_in_iam("CreateAccessKey", user_name="userName")
     def create_access_key(self, user_name: str | None) -> NewAccessKey:
         """Make an access key for a user, or for the root if none is named. LimitExceededException at the third."""
         core = self._core
@@ -161,6 +165,7 @@ class Credentials:
         uses = users.last_uses(self._core.store)
         return [_told(each, uses.get(each.access_key_id)) for each in rows]
 
+    @recorded_in_iam("UpdateAccessKey", access_key_id="accessKeyId", active="active")
     def update_access_key(self, access_key_id: str, *, active: bool) -> None:
         """Make an access key inactive, or active again: at the next request of every process."""
         status = AccessKeyStatus.ACTIVE if active else AccessKeyStatus.INACTIVE
@@ -168,6 +173,7 @@ class Credentials:
             if not users.set_status(tx, access_key_id, status):
                 raise _no_access_key(access_key_id)
 
+    @recorded_in_iam("DeleteAccessKey", access_key_id="accessKeyId")
     def delete_access_key(self, access_key_id: str) -> None:
         """Remove an access key for good, at the next request of every process."""
         with self._core.store.atomic() as tx:

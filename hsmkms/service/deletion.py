@@ -86,6 +86,7 @@ def destroy_key(core: Core, key_id: str, region: str) -> None:
             raise KMSInvalidStateException(f"The key {key_id} is not due for deletion any more.")
         deletion.bury(tx, key_id, region)
         _begin_waiting(tx, record, core.clock())
+        core.audit.event("DeleteKey", region, record.arn, {"keyId": key_id})
     core.reached("destroy-key 1: intent")
     log.warning("deleted key %s: its waiting period was over at %s", record.arn, record.deletion_date)
 

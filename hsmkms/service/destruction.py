@@ -44,6 +44,8 @@ def destroy(core: Core, doomed: Doomed, permit: Permit) -> bool:
         else:
             objects.set_status(tx, doomed.token_id, doomed.cka_id, ObjectStatus.DESTROYED)
         objects.forget_seen(tx, doomed.token_id, doomed.cka_id)
+        details = {"keyId": doomed.key_id, "purpose": doomed.purpose, "ckaId": doomed.cka_id.hex()}
+        core.audit.event("DestroyTokenObject", core.installation.default_region, "", details)
     core.reached("destroy 3: result")
     log.info(
         "destroyed the %s %s of key %s",

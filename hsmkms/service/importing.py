@@ -139,7 +139,7 @@ class _Arrival:
     def settle(self, tx: Connection, record: KeyRecord) -> None:
         """Write presence, expiry and description, then the key's state."""
         core, now = self.call.core, self.call.now
-        lapses.write_in(tx, record, now)
+        lapses.write_in(core, tx, record, now)
         materials.set_present(
             tx,
             record.key_id,

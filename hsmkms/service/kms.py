@@ -112,6 +112,7 @@ from hsmkms.service import (
 from hsmkms.service.core import Core
 from hsmkms.service.operator import Operator
 from hsmkms.service.pipeline import Procedure, run
+from hsmkms.service.sealing import seal_quietly
 
 Request = TypeVar("Request", bound=Struct)
 Response = TypeVar("Response")
@@ -162,8 +163,16 @@ class Kms:
                 rest.callback(self._core.device.close)
                 rest.callback(self._core.store.close)
                 rest.callback(self._core.cache.close)
+                rest.callback(self._end_log)
                 rest.callback(self._core.uses.write)
                 self._core.leases.give_back()
+
+    def _end_log(self) -> None:
+        """Bring the audit log to the disk and seal it, if this process has written to it."""
+        audit = self._core.audit
+        if audit.used:
+            audit.close()
+            seal_quietly(self._core)
 
     def __enter__(self) -> Self:
         return self

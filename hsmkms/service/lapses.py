@@ -22,14 +22,16 @@ def write(core: Core, key_id: str, region: str, now: datetime) -> bool:
     """Store what has lapsed of a key by now; True if anything had."""
     with core.store.atomic() as tx:
         record = keys.fetch(tx, region, key_id)
-        return record is not None and write_in(tx, record, now)
+        return record is not None and write_in(core, tx, record, now)
 
 
-def write_in(tx: Connection, record: KeyRecord, now: datetime) -> bool:
+def write_in(core: Core, tx: Connection, record: KeyRecord, now: datetime) -> bool:
     """The same within a transaction of the caller's, who reads the record again if anything had lapsed."""
     lapsed = states.unwritten_lapses(record, now)
     for each in lapsed:
         lose(tx, record.key_id, record.region, each.material_id)
+        details = {"keyId": record.key_id, "keyMaterialId": each.material_id}
+        core.audit.event("DeleteExpiredKeyMaterial", record.region, record.arn, details)
         log.info("key material %s of key %s has expired", each.material_id, record.key_id)
     return bool(lapsed)
 

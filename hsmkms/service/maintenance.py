@@ -130,7 +130,7 @@ def _sweep(core: Core, holder: str) -> Report:
             break
         reason = (doubt or away) if each.kind in _HOLDS else None
         try:
-            step = _step(each, StepOutcome.HELD, reason) if reason is not None else _do(each)
+            step = _step(each, StepOutcome.HELD, reason) if reason is not None else _do(core, each)
         except TokenUnavailableError as exc:
             away = str(exc)  # it is not asked again in this sweep
             step = _step(each, StepOutcome.HELD, away)
@@ -139,7 +139,7 @@ def _sweep(core: Core, holder: str) -> Report:
     return Report(steps=steps, doubt=doubt)
 
 
-def _do(due: _Due) -> Step:
+def _do(core: Core, due: _Due) -> Step:
     """Do a step. TokenUnavailableError comes out: nothing else that needs the token can be done then."""
     try:
         due.act()
@@ -150,6 +150,9 @@ def _do(due: _Due) -> Step:
     except TokenUnavailableError:
         raise
     except HsmKmsError as exc:
+        details = {"keyId": due.key_id, "why": due.why}
+        region = due.region or core.installation.default_region
+        core.audit.event(_EVENTS[due.kind], region, "", details, exc)
         return _step(due, StepOutcome.FAILED, f"{exc.code}: {exc}")
     return _step(due, StepOutcome.DONE)
 
@@ -157,6 +160,16 @@ def _do(due: _Due) -> Step:
 def _step(due: _Due, outcome: StepOutcome, detail: str | None = None) -> Step:
     return Step(kind=due.kind, key_id=due.key_id, region=due.region, why=due.why, outcome=outcome, detail=detail)
 
+
+_EVENTS: Final = {
+    StepKind.EXPIRY: "DeleteExpiredKeyMaterial",
+    StepKind.RECOVERY: "FinishInterrupted",
+    StepKind.ROTATION: "RotateKey",
+    StepKind.WRAPPING_KEY: "DestroyTokenObject",
+    StepKind.DELETION: "DeleteKey",
+    StepKind.DESTRUCTION: "DestroyTokenObject",
+}
+"""As what a step that failed is recorded; one that is done is recorded where it is done."""
 
 _LEVELS: Final = {
     StepOutcome.DONE: logging.INFO,

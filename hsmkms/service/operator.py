@@ -14,9 +14,11 @@ from hsmkms.model.enums import Operation, Origin, WrappingAlgorithm
 from hsmkms.model.records import KeyRecord, MaterialRecord
 from hsmkms.rules import import_token as tokens
 from hsmkms.service import clock, maintenance, reconcile, report, wrapping_keys
+from hsmkms.service.audit_desk import AuditDesk
 from hsmkms.service.core import Core
 from hsmkms.service.credentials import Credentials
 from hsmkms.service.maintenance import Report
+from hsmkms.service.operator_acts import recorded
 from hsmkms.service.pipeline import Call
 from hsmkms.service.reconcile import Finding, Mended
 from hsmkms.service.report import KeyPosture
@@ -61,6 +63,8 @@ class Operator:
         self._core = core
         self.credentials = Credentials(core)
         """Users and their access keys."""
+        self.audit = AuditDesk(core)
+        """The audit log."""
         self.watch = Watch(core)
         """What a monitor asks."""
 
@@ -73,6 +77,7 @@ class Operator:
         """Try on the token everything that hsmkms needs."""
         return self._core.device.checks()
 
+    @recorded("Attest", key_id="keyId", region="region")
     def attest(self, key_id: str, region: str | None = None) -> list[Attestation]:
         """Read every backing key of a KMS key back from the token, oldest first.
 
@@ -88,6 +93,7 @@ class Operator:
         device = self._core.device
         return [each for each in device.wrapping_algorithms() if device.on_device(each)]
 
+    @recorded("DiscardWrappingKey")
     def discard_wrapping_key(self, import_token: bytes) -> None:
         """Destroy the wrapping key of an import token of ours that nobody will use (again), ahead of its 24 hours.
 
@@ -108,6 +114,7 @@ class Operator:
         """How every key, or every key of a region, stands with its rotation: what is worst comes first."""
         return report.rotation_report(self._core, region)
 
+    @recorded("TrustClock")
     def trust_clock(self) -> None:
         """Say that the clock is right, though the database has newer dates: those were written by a wrong one."""
         clock.trust(self._core)
@@ -116,6 +123,7 @@ class Operator:
         """What differs between database and token, and what mending it would do; nothing is changed."""
         return reconcile.find(self._core)
 
+    @recorded("Reconcile", finding="finding", remove="remove", region="region")
     def mend(self, finding: Finding, *, remove: bool = False, region: str | None = None) -> Mended:
         """Mend one difference. Nothing is removed from the token unless ``remove`` says so for this finding."""
         return reconcile.mend(self._core, finding, remove=remove, region=region)

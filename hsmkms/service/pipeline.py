@@ -51,7 +51,7 @@ _EXTERNAL: Final = Origin.EXTERNAL
 class Call:
     """One request of one caller. ``now`` is the instant at which everything about it is judged."""
 
-    __slots__ = ("caller", "core", "just_looked", "now", "operation", "region", "resources")
+    __slots__ = ("caller", "core", "just_looked", "material_id", "now", "operation", "region", "resources")
 
     def __init__(self, core: Core, operation: Operation, caller: Caller) -> None:
         self.core = core
@@ -61,6 +61,7 @@ class Call:
         self.just_looked = caller.just_looked
         self.now: datetime = core.clock()
         self.resources: list[str] = []
+        self.material_id: str | None = None
 
     # -- resolve, authorise, state, permit ----------------------------------------------------------------------
 
@@ -102,6 +103,7 @@ class Call:
     def used(self, key: CachedKey) -> None:
         """Note that a cryptographic operation with the key has succeeded."""
         record = key.record
+        self.material_id = key.current_material_id or None
         self.core.uses.note(record.key_id, record.region, self.operation, self.now, self.caller.request_id)
 
     def account(self, action: str | None = None) -> Permit:
@@ -197,18 +199,19 @@ def run(
 ) -> Response:
     """Take a request through the pipeline and record how it ended."""
     call = Call(core, operation, caller)
+    core.audit.begin(call, request)
     try:
         validate(request)
         _check_region(core, caller.region)
         response = procedure(call, request)
     except HsmKmsError as exc:
-        core.record(caller, operation, call.resources, exc)
+        core.record(call, request, None, exc)
         raise
     except Exception as exc:
         # A bug of ours: the caller gets it as it is, and the record shows that there was a request.
-        core.record(caller, operation, call.resources, KMSInternalException(type(exc).__name__))
+        core.record(call, request, None, KMSInternalException(type(exc).__name__))
         raise
-    core.record(caller, operation, call.resources, None)
+    core.record(call, request, response if isinstance(response, Struct) else None, None)
     return response
 
 

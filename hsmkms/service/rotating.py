@@ -67,6 +67,8 @@ def rotate(core: Core, key_id: str, region: str, kind: RotationType, judge: Judg
     with core.store.atomic() as tx:
         switched = rotation.switch(tx, key_id, region, new.material_id, kind, core.clock())
         found = objects.fetch(tx, new.token_id, new.cka_id)
+        if switched:
+            _tell(core, record, new.material_id, kind)
     if not switched and (found is None or found.status is not ObjectStatus.PRESENT):
         core.device.destroy(permit, new.cka_id)
         raise ConflictException(f"The rotation of {record.arn} was overtaken by another change: look at the key again.")
@@ -114,9 +116,15 @@ def finish(core: Core, found: Unfinished) -> RotationType | None:
         if kind is None or deviations or record is None or record.state is not KeyState.ENABLED:
             materials.doom(tx, found.token_id, found.cka_id)
         elif rotation.switch(tx, found.key_id, found.region, found.material_id, kind, core.clock()):
+            _tell(core, record, found.material_id, kind)
             log.info("finished an interrupted rotation of key %s", found.key_id)
             return kind
     return None
+
+
+def _tell(core: Core, record: KeyRecord, material_id: str, kind: RotationType) -> None:
+    details = {"keyId": record.key_id, "rotationType": kind, "keyMaterialId": material_id}
+    core.audit.event("RotateKey", record.region, record.arn, details)
 
 
 def _rotate_unasked(core: Core, key_id: str, region: str, judge: Judge) -> None:

@@ -30,6 +30,8 @@ class Figures(Struct, frozen=True, kw_only=True):
     budget_used: float
     half_spent: int
     nearly_spent: int
+    audit_alarm: bool
+    audit_faults: int
 
 
 class Watch:
@@ -83,4 +85,6 @@ class Watch:
             budget_used=leases.most(self._core.store) / budget.LIMIT,
             half_spent=len(warned),
             nearly_spent=warned.count(90),
+            audit_alarm=self._core.audit.alarm is not None,
+            audit_faults=self._core.audit.faults,
         )

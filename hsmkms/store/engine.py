@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
 
@@ -20,6 +20,19 @@ _WRITES: Final = "hsmkms_writes"
 _IDLE_CONNECTIONS: Final = 16
 
 
+class Companion(Protocol):
+    """Goes along with the write transactions of a database, each on its thread."""
+
+    def before_commit(self, tx: Connection) -> None:
+        """Write what belongs to the transaction."""
+
+    def after_commit(self) -> None:
+        """It was committed."""
+
+    def rolled_back(self) -> None:
+        """It was not."""
+
+
 class Database:
     """One SQLite file. Thread-safe; of no use in a forked child."""
 
@@ -28,6 +41,7 @@ class Database:
         self._guard = ForkGuard()
         self._writing = threading.Lock()
         self._writer: int | None = None
+        self.companion: Companion | None = None
         self._engine: Engine | None = create_engine(
             "sqlite://",
             creator=lambda: files.connect(file, busy_timeout_seconds),
@@ -44,13 +58,28 @@ class Database:
         Threads of one process queue here, which is fairer and faster than SQLite's waiting. MisuseError if the
         thread has one open already: it would wait for itself.
         """
-        with (
-            self._one_writer(),
-            faults.translated(self.file),
-            self._connect().execution_options(**{_WRITES: True}) as conn,
-            conn.begin(),
-        ):
-            yield conn
+        companion = self.companion
+        try:
+            with (
+                self._one_writer(),
+                faults.translated(self.file),
+                self._connect().execution_options(**{_WRITES: True}) as conn,
+                conn.begin(),
+            ):
+                yield conn
+                if companion is not None:
+                    companion.before_commit(conn)
+        except BaseException:
+            if companion is not None:
+                companion.rolled_back()
+            raise
+        if companion is not None:
+            companion.after_commit()
+
+    @property
+    def writing_here(self) -> bool:
+        """True while this thread has a write transaction open."""
+        return self._writer == threading.get_ident()
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:

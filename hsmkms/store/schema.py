@@ -39,7 +39,7 @@ from hsmkms.model.enums import (
     TrackedOperation,
 )
 
-META_REVISIONS: Final = ("meta_0001", "meta_0002", "meta_0003", "meta_0004", "meta_0005")
+META_REVISIONS: Final = ("meta_0001", "meta_0002", "meta_0003", "meta_0004", "meta_0005", "meta_0006")
 """Every revision of meta.db that this program knows, oldest first; the last is the one that it works with."""
 
 LOG_REVISIONS: Final = ("log_0001", "log_0002", "log_0003")
@@ -375,6 +375,17 @@ change_log: Final = Table(
     Column("subject", Text, nullable=False),
     sqlite_autoincrement=True,
 )
+
+audit_outbox: Final = Table(
+    "audit_outbox",
+    meta,
+    Column("id", Integer, primary_key=True),
+    Column("lane", Text, nullable=False),
+    Column("event_id", Text, nullable=False),
+    Column("record", LargeBinary, nullable=False),
+    sqlite_autoincrement=True,
+)
+"""Audit records of changes that were committed with them, until the audit log has them."""
 
 encryption_count: Final = Table(
     "encryption_count",

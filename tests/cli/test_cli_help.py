@@ -23,6 +23,7 @@ PANELS = (
     "Cryptography",
     "Key pairs and HMAC keys",
     "Upkeep",
+    "Audit log",
     "Endpoint",
     "Users",
     "Token",
@@ -49,6 +50,8 @@ OPERATOR_COMMANDS = {
     "update-access-key",
     "delete-access-key",
     "wrap-key-material",
+    "audit",
+    "accept-store",
 }
 MANY = 1000
 

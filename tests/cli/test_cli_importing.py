@@ -47,9 +47,9 @@ def metadata(site: Site, key: str) -> dict[str, Any]:
     return told
 
 
-def objects(site: Site) -> set[str]:
-    """The objects on the token."""
-    return {each.name for each in site.data.glob("softhsm/tokens/*/*.object")}
+def objects(site: Site) -> int:
+    """How many objects are on the token; one of them is the note of the newest seal, made anew by each command."""
+    return len(list(site.data.glob("softhsm/tokens/*/*.object")))
 
 
 def wrapping_keys(site: Site) -> int:
@@ -79,7 +79,7 @@ def test_one_step(site: Site, material: Path) -> None:
     assert (told["KeyId"], told["KeyMaterialId"]) == (seen["Arn"], seen["CurrentKeyMaterialId"])
     assert told["WrappingAlgorithm"] == "RSAES_OAEP_SHA_1"
     assert (seen["KeyState"], seen["ExpirationModel"]) == ("Enabled", "KEY_MATERIAL_DOES_NOT_EXPIRE")
-    assert (len(objects(site) - before), wrapping_keys(site)) == (1, 0)
+    assert (objects(site) - before, wrapping_keys(site)) == (1, 0)
     sealed = site.run("encrypt", "--key-id", key, "--plaintext", "aGVsbG8=").json["CiphertextBlob"]
     assert site.run("decrypt", "--ciphertext-blob", sealed).json["Plaintext"] == "aGVsbG8="
     rotations = site.run("list-key-rotations", "--key-id", key, "--include-key-material", "ALL_KEY_MATERIAL").json

@@ -47,12 +47,15 @@ ADMITTED: dict[str, set[Operation | OperatorAct]] = {
     },
     "fingerprints": {Operation.IMPORT_KEY_MATERIAL},
     "unwrap_backing_key": {Operation.IMPORT_KEY_MATERIAL},
-    "generate_mac_key": {OperatorAct.INITIALISE},
+    "generate_mac_key": {OperatorAct.INITIALISE, OperatorAct.SEAL},
+    "notes": {OperatorAct.SEAL},
+    "replace_note": {OperatorAct.SEAL},
     "mac": {
         Operation.GET_PARAMETERS_FOR_IMPORT,
         Operation.IMPORT_KEY_MATERIAL,
         OperatorAct.INITIALISE,
         OperatorAct.OPEN,
+        OperatorAct.SEAL,
     },
     "sign": {Operation.SIGN},
     "verify": {Operation.VERIFY},
@@ -90,9 +93,11 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "decrypt_oaep": (KeySpec.RSA_2048, EncryptionAlgorithm.RSAES_OAEP_SHA_1, bytes(256)),
     "agree": (KeySpec.ECC_NIST_P256, ec.generate_private_key(ec.SECP256R1()).public_key()),
     "generate_mac": (MacAlgorithm.HMAC_SHA_256, b"message"),
+    "notes": (),
+    "replace_note": ("label", b"value"),
     "destroy": (),
 }
-NEEDS_NO_OBJECT = {"random"}
+NEEDS_NO_OBJECT = {"random", "notes", "replace_note"}
 TAKES_MATERIAL = {"fingerprints", "unwrap_backing_key"}
 """Those that are shown the wrapping key within what it wraps."""
 
@@ -217,6 +222,8 @@ ACTS_ON_THE_TOKEN = {
     "signs_prehashed",
     "fingerprints",
     "keep",
+    "keep_note",
+    "read_notes",
 }
 """Names of calls that use, make or destroy an object on the token, or draw from its generator."""
 

@@ -29,7 +29,7 @@ from hsmkms.model.ids import alias_arn, root_arn
 from hsmkms.model.operations import OPERATIONS
 from hsmkms.model.permit import Permit
 from hsmkms.model.shapes import Tag
-from hsmkms.service.core import everybody_may, record_nothing
+from hsmkms.service.core import everybody_may
 from hsmkms.service.kms import Kms
 from hsmkms.service.pipeline import Call
 from hsmkms.store import changes
@@ -99,9 +99,11 @@ def test_permits_are_made_in_two_places() -> None:
         "service/creation.py",
         "service/credentials.py",
         "service/deletion.py",
+        "service/installation_keys.py",
         "service/maintenance.py",
         "service/reconcile.py",
         "service/rotating.py",
+        "service/sealing.py",
         "service/service_keys.py",
     }
 
@@ -116,7 +118,14 @@ def test_every_device_procedure_on_objects_takes_a_permit() -> None:
     tree = ast.parse((PACKAGE / "hsm" / "device.py").read_text())
     (device,) = (each for each in tree.body if isinstance(each, ast.ClassDef) and each.name == "Device")
     acting = {"encrypt", "decrypt", "random", "generate_backing_key", "generate_mac_key", "mac", "destroy"}
-    acting |= {"generate_wrapping_key", "fingerprints", "unwrap_backing_key", "destroy_wrapping_key"}
+    acting |= {
+        "generate_wrapping_key",
+        "fingerprints",
+        "unwrap_backing_key",
+        "destroy_wrapping_key",
+        "notes",
+        "replace_note",
+    }
     asking = {
         each.name
         for each in device.body
@@ -355,7 +364,7 @@ def scene(kms: Kms, to_import: importing.ImportKeyMaterialRequest) -> Iterator[S
     yield Scene(key, new_key(kms), pending, imported, alias, sealed, to_import, *others)
     kms._core.device = device
     kms._core.authorise = everybody_may
-    kms._core.record = record_nothing
+    kms._core.record = kms._core.audit.record
 
 
 def call(kms: Kms, operation: Operation, scene: Scene, caller: Caller | None = None) -> Any:  # noqa: ANN401 - a response of any type
@@ -385,9 +394,9 @@ def test_authorised_and_recorded(kms: Kms, scene: Scene, operation: Operation) -
         callers.add(caller.request_id)
         heard.append((action, resource))
 
-    def record(caller: Caller, done: Operation, resources: list[str], error: HsmKmsError | None) -> None:
-        callers.add(caller.request_id)
-        recorded.append((done, list(resources), error))
+    def record(done: Call, _request: object, _response: object, error: HsmKmsError | None) -> None:
+        callers.add(done.caller.request_id)
+        recorded.append((done.operation, list(done.resources), error))
 
     kms._core.authorise, kms._core.record = authorise, record
     caller = kms.caller(REGION)
@@ -424,7 +433,9 @@ def test_refusal_stops_everything(kms: Kms, scene: Scene, operation: Operation, 
             raise refusal
 
     kms._core.authorise = authorise
-    kms._core.record = lambda _caller, done, resources, error: recorded.append((done, list(resources), error))
+    kms._core.record = lambda done, _request, _response, error: recorded.append(
+        (done.operation, list(done.resources), error)
+    )
     kms._core.device = Untouchable()  # type: ignore[assignment]
     before = epoch(kms)
     with pytest.raises(AccessDeniedException, match="no"):
@@ -449,7 +460,9 @@ def test_refused_requests_are_recorded(
     """A request that is refused before any key is found is recorded as well, with its error."""
     del scene  # restores the stages
     recorded: Recorded = []
-    kms._core.record = lambda _caller, done, resources, fault: recorded.append((done, list(resources), fault))
+    kms._core.record = lambda done, _request, _response, fault: recorded.append(
+        (done.operation, list(done.resources), fault)
+    )
     with pytest.raises(HsmKmsError):
         kms.encrypt(request_, kms.caller(caller_region))
     ((done, resources, fault),) = recorded
@@ -523,7 +536,7 @@ def test_a_bug_is_recorded(kms: Kms, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> bytes:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(kms._core, "record", lambda *heard: told.append((heard[1], type(heard[3]).__name__)))
+    monkeypatch.setattr(kms._core, "record", lambda *heard: told.append((heard[0].operation, type(heard[3]).__name__)))
     monkeypatch.setattr(kms._core.device, "random", broken)
     with pytest.raises(ZeroDivisionError):
         kms.generate_random(crypto.GenerateRandomRequest(number_of_bytes=1))

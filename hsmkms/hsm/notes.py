@@ -1,0 +1,57 @@
+"""Notes on the token: small data objects that a copy of the disk does not bring back.
+
+The value of a data object cannot be changed (SoftHSM refuses, others may), so a newer note is made and read back before
+the older ones are destroyed: after a crash there are two, never none. Some tokens have no data objects at all.
+"""
+
+from typing import Final
+
+from pkcs11 import exceptions as ckr
+from pkcs11.constants import Attribute, ObjectClass
+from pkcs11.types import Object, Session
+
+from hsmkms.errors import TokenError, UnsupportedOperationException
+from hsmkms.hsm.faults import translated
+
+APPLICATION: Final = "hsmkms"
+NO_NOTES: Final = "this token keeps no data objects: name audit.seal_file in the configuration"
+_REFUSALS: Final = (ckr.AttributeTypeInvalid, ckr.AttributeValueInvalid, ckr.TemplateInconsistent)
+
+
+def read_notes(session: Session, prefix: str) -> dict[str, bytes]:
+    """The notes whose label begins with ``prefix``, by label."""
+    with translated():
+        return {label: found[Attribute.VALUE] for label, found in _find(session, prefix)}
+
+
+def keep_note(session: Session, prefix: str, label: str, value: bytes) -> None:
+    """Make a note, read it back, and destroy all others with that prefix.
+
+    UnsupportedOperationException for a token that has no data objects.
+    """
+    template = {
+        Attribute.CLASS: ObjectClass.DATA,
+        Attribute.TOKEN: True,
+        Attribute.PRIVATE: True,
+        Attribute.MODIFIABLE: False,
+        Attribute.APPLICATION: APPLICATION,
+        Attribute.LABEL: label,
+        Attribute.VALUE: value,
+    }
+    with translated():
+        others = [found for each, found in _find(session, prefix) if each != label]
+        try:
+            session.create_object(template)
+        except _REFUSALS as exc:
+            raise UnsupportedOperationException(NO_NOTES) from exc
+    if read_notes(session, prefix).get(label) != value:
+        raise TokenError("the token does not give a data object back as it was made")
+    with translated():
+        for each in others:
+            each.destroy()
+
+
+def _find(session: Session, prefix: str) -> list[tuple[str, Object]]:
+    wanted = {Attribute.CLASS: ObjectClass.DATA, Attribute.APPLICATION: APPLICATION, Attribute.TOKEN: True}
+    found = [(each[Attribute.LABEL], each) for each in session.get_objects(wanted)]
+    return [(label, each) for label, each in found if label.startswith(prefix)]

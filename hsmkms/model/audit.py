@@ -1,0 +1,106 @@
+"""What the audit log holds: records in the shape of AWS CloudTrail, and the seals that tie their chains together.
+
+Source: AWS CloudTrail User Guide, "CloudTrail record contents"; AWS KMS Developer Guide, "Logging AWS KMS API calls".
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+EVENT_VERSION: Final = "1.11"
+KMS_SOURCE: Final = "kms.amazonaws.com"
+IAM_SOURCE: Final = "iam.amazonaws.com"
+INTERNAL: Final = "AWS Internal"
+"""As CloudTrail names what nobody asked for: here it is hsmkms itself."""
+
+_NAMES: Final = {
+    "source_ip_address": "sourceIPAddress",
+    "request_id": "requestID",
+    "event_id": "eventID",
+    "arn": "ARN",
+}
+
+
+def _name(member: str) -> str:
+    """CloudTrail's name for a member: lower camel case, but for abbreviations."""
+    first, *others = member.split("_")
+    return _NAMES.get(member) or first + "".join(map(str.capitalize, others))
+
+
+class Resource(Struct, frozen=True, kw_only=True, rename=_name):
+    """A key or an alias that a request was about."""
+
+    account_id: str
+    type: str
+    arn: str
+
+
+class AuditRecord(Struct, frozen=True, kw_only=True, rename=_name):
+    """One record. Members without a value are null, or absent where CloudTrail leaves them out."""
+
+    event_version: str = EVENT_VERSION
+    user_identity: Mapping[str, Any] | msgspec.Raw
+    event_time: str
+    event_source: str = KMS_SOURCE
+    event_name: str
+    aws_region: str
+    source_ip_address: str
+    user_agent: str
+    error_code: str | UnsetType = UNSET
+    error_message: str | UnsetType = UNSET
+    request_parameters: Mapping[str, Any] | None = None
+    response_elements: Mapping[str, Any] | None = None
+    additional_event_data: Mapping[str, Any] | UnsetType = UNSET
+    request_id: str | UnsetType = UNSET
+    event_id: str
+    read_only: bool
+    resources: tuple[Resource, ...] = ()
+    event_type: str = "AwsApiCall"
+    management_event: bool = True
+    recipient_account_id: str
+    service_event_details: Mapping[str, Any] | UnsetType = UNSET
+    event_category: str = "Management"
+
+
+class Head(Struct, frozen=True, kw_only=True):
+    """The end of a chain: the number of its last record, that record's hash (hex), and the segment that it is in."""
+
+    sequence: int
+    hash: str
+    segment: int
+
+
+class Fault(Struct, frozen=True, kw_only=True, order=True):
+    """Something in the log that is not as it was written. ``sequence``: the first record that it concerns."""
+
+    lane: str
+    sequence: int
+    kind: str
+    detail: str
+
+
+class LaneSeal(Struct, frozen=True, kw_only=True):
+    """A chain as a seal vouches for it. ``start``: what was archived ends there."""
+
+    head: Head
+    start: Head | None = None
+
+
+class Seal(Struct, frozen=True, kw_only=True):
+    """One seal over all chains. ``previous``: SHA-256 of the line of the seal before it (hex), "" before the first.
+
+    ``epoch``: that of the control-plane database. ``accepted``: the faults that the operator knew of and accepted.
+    """
+
+    number: int
+    time: datetime
+    installation: str
+    key_version: int
+    epoch: int
+    previous: str
+    lanes: Mapping[str, LaneSeal]
+    accepted: tuple[Fault, ...] = ()
+    restored: bool = False

@@ -1,0 +1,154 @@
+"""The lines of the audit log, and the chain of hashes that makes each of them answer for all before it.
+
+A line is a JSON object. ``hash`` is SHA-256 over the hash of the line before it and over all that follows it in its own
+line, so a record that is changed, removed, inserted or moved breaks the chain there. A chain belongs to a *lane*: one
+process at a time writes to it, and the next one goes on where it ended.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from hsmkms.model.audit import Fault, Head
+
+_HASH: Final = b'{"hash":"'
+_BODY: Final = len(_HASH) + 64 + 2
+"""Where in a line the part that is hashed begins."""
+
+_GENESIS: Final = b"hsmkms audit chain v1"
+MAX_FAULTS: Final = 100
+"""Faults that are told of one lane; the first one is what counts."""
+
+CHANGED: Final = "changed"
+MISSING: Final = "missing"
+INSERTED: Final = "inserted"
+REORDERED: Final = "reordered"
+UNREADABLE: Final = "unreadable"
+ROLLED_BACK: Final = "rolled back"
+RESEALED: Final = "not as sealed"
+
+
+class Numbers(Struct, frozen=True):
+    """What a line says of itself besides its record."""
+
+    sequence: int
+    epoch: int
+    hash: str = ""
+
+
+_decode_numbers: Final = msgspec.json.Decoder(Numbers).decode
+
+
+def genesis(installation_id: str, lane: str) -> str:
+    """The hash before the first record of a lane: no other lane or installation begins with it."""
+    return hashlib.sha256(b"\0".join((_GENESIS, installation_id.encode(), lane.encode()))).hexdigest()
+
+
+def link(previous: str, lane: str, sequence: int, epoch: int, record: bytes) -> tuple[str, bytes]:
+    """The next line of a lane with its line feed, and its hash. ``record`` is JSON in one line."""
+    body = b'"lane":"%b","sequence":%d,"epoch":%d,"record":%b}' % (lane.encode(), sequence, epoch, record)
+    digest = _digest(previous, body)
+    return digest, b'%b%b",%b\n' % (_HASH, digest.encode(), body)
+
+
+def _digest(previous: str, body: bytes) -> str:
+    return hashlib.sha256(previous.encode() + body).hexdigest()
+
+
+def record_of(line: bytes) -> bytes:
+    """The record of a line as it was written; b"" for what is no line."""
+    head, found, record = line.rstrip(b"\n").partition(b',"record":')
+    return record[:-1] if found and head.startswith(_HASH) else b""
+
+
+def head_of(line: bytes, segment: int) -> Head | None:
+    """What a line says that it is, unproven; None for what is no line."""
+    try:
+        numbers = _decode_numbers(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return Head(sequence=numbers.sequence, hash=numbers.hash, segment=segment)
+
+
+def _name(line: bytes) -> str:
+    """Tells a line that is wrong from all others: one that was accepted must not be changed again."""
+    return f"SHA-256 {hashlib.sha256(line).hexdigest()}"
+
+
+class Walker:
+    """Goes along a lane from a known place, line by line, and finds what is not as it was written.
+
+    ``sealed``: hashes by sequence that seals vouch for; ``restarts``: after these the operator has accepted an older
+    database. After a fault it goes on from what it found, so that what comes
+    later is judged as well.
+    """
+
+    def __init__(self, lane: str, start: Head, sealed: dict[int, str], restarts: set[int]) -> None:
+        self.lane = lane
+        self.faults: list[Fault] = []
+        self.records = 0
+        self.sequence = start.sequence
+        self._previous = start.hash
+        self._sealed = sealed
+        self._restarts = restarts
+        self._sealed_well = start.sequence
+        self._epoch = 0
+
+    def walk(self, lines: Iterable[bytes]) -> Iterator[int]:
+        """Judge lines; yields the length of each."""
+        for line in lines:
+            self._judge(line)
+            yield len(line)
+
+    def finish(self) -> None:
+        """All lines were seen: what is sealed beyond them is missing."""
+        beyond = [each for each in self._sealed if each > self.sequence]
+        if beyond:
+            first = self.sequence + 1
+            self._add(first, MISSING, f"records {first} to {max(beyond)} were sealed, and are not there any more")
+
+    def _judge(self, line: bytes) -> None:
+        self.records += 1
+        digest = _digest(self._previous, line[_BODY:-1])
+        stated = line[len(_HASH) : len(_HASH) + 64].decode("ascii", "replace")
+        try:
+            numbers = _decode_numbers(line)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            self._add(self.sequence + 1, UNREADABLE, f"the line is no record ({_name(line)})")
+            self._go_on(self.sequence + 1, stated)
+            return
+        expected = self.sequence + 1
+        if digest != stated or numbers.sequence != expected or not line.startswith(_HASH):
+            self._break(expected, numbers.sequence, _name(line))
+        elif numbers.epoch < self._epoch:
+            detail = f"the control-plane database went back from change {self._epoch} to {numbers.epoch}"
+            self._add(numbers.sequence, ROLLED_BACK, detail)
+        self._epoch = 0 if numbers.sequence in self._restarts else numbers.epoch
+        self._go_on(numbers.sequence, stated)
+
+    def _break(self, expected: int, found: int, name: str) -> None:
+        if found == expected:
+            self._add(expected, CHANGED, f"it is not what was written after the record before it ({name})")
+        elif found > expected:
+            self._add(expected, MISSING, f"record {found} follows record {expected - 1}")
+        elif self.faults and self.faults[-1].kind == MISSING and self.faults[-1].sequence == found:
+            self._add(found, REORDERED, "it stands behind a later record")
+        else:
+            self._add(found, INSERTED, f"a second record {found} stands where {expected} was due")
+
+    def _go_on(self, sequence: int, stated: str) -> None:
+        self.sequence, self._previous = sequence, stated
+        wanted = self._sealed.get(sequence)
+        if wanted is None:
+            return
+        if wanted != stated:
+            first = self._sealed_well + 1
+            self._add(first, RESEALED, f"records {first} to {sequence} are not those that were sealed")
+        self._sealed_well = sequence
+
+    def _add(self, sequence: int, kind: str, detail: str) -> None:
+        if len(self.faults) < MAX_FAULTS:
+            self.faults.append(Fault(lane=self.lane, sequence=sequence, kind=kind, detail=detail))

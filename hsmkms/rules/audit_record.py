@@ -1,0 +1,202 @@
+"""From a request and its outcome to a record of the audit log, without anything secret.
+
+What has bytes (plaintext, ciphertext, key material, import tokens, attestation documents) is left out, and so are grant
+tokens. The encryption context is in the record, as in CloudTrail: it is no secret by definition.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from hsmkms.errors import HsmKmsError
+from hsmkms.model.audit import INTERNAL, KMS_SOURCE, AuditRecord, Resource
+from hsmkms.model.caller import Caller
+from hsmkms.model.enums import Operation
+from hsmkms.model.ids import root_arn
+
+MAX_PARAMETERS: Final = 100_000
+"""Bytes of JSON; more is left out, as CloudTrail does."""
+
+MAX_MESSAGE: Final = 1024
+MAX_USER_AGENT: Final = 1024
+LOCAL: Final = "localhost"
+
+_SECRET: Final = frozenset({"grant_token", "grant_tokens"})
+_CHANGING: Final = (
+    *("Cancel", "Connect", "Create", "Delete", "Disable", "Disconnect", "Enable", "Import", "Put", "Replicate"),
+    *("Retire", "Revoke", "Rotate", "Schedule", "Synchronize", "Tag", "Untag", "Update"),
+)
+LOOKING: Final = ("Describe", "Get", "List")
+"""Operations that still are answered where the log cannot be written: they change nothing and open nothing."""
+
+encode: Final = msgspec.json.Encoder().encode
+
+
+def is_read_only(event: str) -> bool:
+    """True for events that change no key, alias or grant: CloudTrail's ``readOnly``."""
+    return not event.startswith(_CHANGING)
+
+
+def only_looks(operation: str) -> bool:
+    """True for operations that tell of keys and do nothing with them. GetParametersForImport makes a key."""
+    return operation.startswith(LOOKING) and operation != Operation.GET_PARAMETERS_FOR_IMPORT
+
+
+def parameters(value: Struct | None) -> dict[str, Any] | None:
+    """The members of a request or response under CloudTrail's names, without what is secret; None for nothing."""
+    if value is None:
+        return None
+    shown = {
+        name: _shown(held)
+        for member, name in _members(type(value))
+        if (held := getattr(value, member)) is not None and not isinstance(held, bytes)
+    }
+    return shown or None
+
+
+@lru_cache(maxsize=256)
+def _members(kind: type[Struct]) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        (each.name, each.encode_name[0].lower() + each.encode_name[1:])
+        for each in msgspec.structs.fields(kind)
+        if each.name not in _SECRET
+    )
+
+
+def _shown(value: Any) -> Any:  # noqa: ANN401 - any member
+    kind = type(value)
+    if kind is str or kind is bool or kind is int:
+        return value
+    if isinstance(value, Struct):
+        return parameters(value)
+    if isinstance(value, list | tuple):
+        return [_shown(each) for each in value if not isinstance(each, bytes)]
+    return value
+
+
+def limited(value: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The parameters, or a word in their place where they are too long to be kept."""
+    if value is None or not any(len(each) > MAX_USER_AGENT for each in value.values() if isinstance(each, _LONG)):
+        return value
+    size = len(encode(value))
+    return value if size <= MAX_PARAMETERS else {"omitted": f"{size:,} bytes"}
+
+
+_LONG: Final = (str, list, dict)
+
+
+@lru_cache(maxsize=1024)
+def identity(principal: str, account: str, access_key_id: str | None) -> msgspec.Raw:
+    """CloudTrail's ``userIdentity`` of a caller; "" is one who did not prove who he is."""
+    key = {"accessKeyId": access_key_id} if access_key_id else {}
+    if not principal:
+        return msgspec.Raw(encode({"type": "Unknown", "accountId": account, **key}))
+    if principal == root_arn(account):
+        told = {"type": "Root", "principalId": account, "arn": principal, "accountId": account, **key}
+    else:
+        name = principal.rpartition("/")[2]
+        told = {"type": "IAMUser", "principalId": name, "arn": principal, "accountId": account, **key, "userName": name}
+    return msgspec.Raw(encode(told))
+
+
+@lru_cache(maxsize=8)
+def internal_identity(account: str) -> msgspec.Raw:
+    """The identity of what hsmkms does by itself, as AWS writes it for a rotation that was due."""
+    return msgspec.Raw(encode({"accountId": account, "invokedBy": INTERNAL}))
+
+
+@lru_cache(maxsize=4096)
+def resources(arns: tuple[str, ...], account: str) -> tuple[Resource, ...]:
+    """Keys and aliases among the ARNs that were authorised, each once."""
+    kinds = ((arn, _kind(arn)) for arn in dict.fromkeys(arns))
+    return tuple(Resource(account_id=account, type=kind, arn=arn) for arn, kind in kinds if kind)
+
+
+def _kind(arn: str) -> str | None:
+    name = arn.rpartition(":")[2]
+    return next((kind for prefix, kind in _KINDS.items() if name.startswith(prefix)), None)
+
+
+_KINDS: Final = {"key/": "AWS::KMS::Key", "alias/": "AWS::KMS::Alias"}
+
+
+@lru_cache(maxsize=4)
+def _second(second: datetime) -> str:
+    return second.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def event_time(now: datetime) -> str:
+    """CloudTrail's form of an instant: whole seconds in UTC."""
+    return _second(now.replace(microsecond=0))
+
+
+def materials(response: Struct | None, fallback: str | None) -> dict[str, str] | UnsetType:
+    """Which key materials a cryptographic operation used, by CloudTrail's names."""
+    found = {name: getattr(response, member, None) for member, name in _MATERIALS.items()} if response else {}
+    told = {name: value for name, value in found.items() if value}
+    return told or ({"keyMaterialId": fallback} if fallback else UNSET)
+
+
+_MATERIALS: Final = {
+    "key_material_id": "keyMaterialId",
+    "source_key_material_id": "sourceKeyMaterialId",
+    "destination_key_material_id": "destinationKeyMaterialId",
+}
+
+
+class Occasion(Struct, frozen=True):
+    """What every record of an installation's process shares: its account, and how local calls name themselves."""
+
+    account: str
+    agent: str
+
+
+class Event(Struct, frozen=True, kw_only=True):
+    """What was asked for, and when. ``shown``: its ``parameters``; ``arns``: what was authorised."""
+
+    name: str
+    at: datetime
+    event_id: str
+    source: str = KMS_SOURCE
+    shown: Mapping[str, Any] | None = None
+    arns: tuple[str, ...] = ()
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    """What came of it. ``material``: the key material that was used, where the response does not say so."""
+
+    response: Struct | None = None
+    material: str | None = None
+    error: HsmKmsError | None = None
+
+
+NOTHING: Final = Outcome()
+
+
+def of_request(occasion: Occasion, caller: Caller, event: Event, outcome: Outcome) -> AuditRecord:
+    """The record of what somebody has asked for."""
+    read_only = is_read_only(event.name)
+    error, response = outcome.error, outcome.response
+    return AuditRecord(
+        user_identity=identity(caller.principal, occasion.account, caller.access_key_id),
+        event_time=event_time(event.at),
+        event_source=event.source,
+        event_name=event.name,
+        aws_region=caller.region,
+        source_ip_address=caller.source_address or LOCAL,
+        user_agent=(caller.user_agent or occasion.agent)[:MAX_USER_AGENT],
+        error_code=UNSET if error is None else error.code,
+        error_message=UNSET if error is None else str(error)[:MAX_MESSAGE],
+        request_parameters=limited(event.shown),
+        response_elements=None if read_only else limited(parameters(response)),
+        additional_event_data=materials(response, outcome.material) if error is None else UNSET,
+        request_id=caller.request_id,
+        event_id=event.event_id,
+        read_only=read_only,
+        resources=resources(event.arns, occasion.account),
+        recipient_account_id=occasion.account,
+    )

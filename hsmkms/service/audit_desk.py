@@ -1,0 +1,150 @@
+"""What an operator does with the audit log: look after it, verify it, archive it, accept what it has become."""
+
+import shutil
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from hsmkms.errors import HsmKmsError, StoreError
+from hsmkms.model.audit import Head
+from hsmkms.model.caller import Caller
+from hsmkms.model.enums import Operation
+from hsmkms.rules import audit_chain
+from hsmkms.service.audit import AuditBook
+from hsmkms.service.audit_verification import Progress, Verdict, verify
+from hsmkms.service.core import Core
+from hsmkms.service.sealing import Sealer
+from hsmkms.store import audit_files
+from hsmkms.store.audit_files import Segment
+
+UNPROVEN_A_SECOND: Final = 20.0
+"""Requests without a valid signature that are recorded, on average: strangers must not fill the disk."""
+
+UNPROVEN_AT_ONCE: Final = 200.0
+
+
+def _tell_nobody(read: int, size: int) -> None:
+    """For who does not watch."""
+    del read, size
+
+
+class AuditDesk:
+    """The audit log of an open installation. Get it as ``kms.operator.audit``."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._sealer = Sealer(core)
+        self._strangers = _Trickle(UNPROVEN_A_SECOND, UNPROVEN_AT_ONCE)
+
+    @property
+    def book(self) -> AuditBook:
+        """Where records are written."""
+        return self._core.audit
+
+    @property
+    def region(self) -> str:
+        """The region of what names none."""
+        return self._core.installation.default_region
+
+    @property
+    def folder(self) -> Path:
+        """Where the log's files are."""
+        return self._core.audit.folder
+
+    def refused(self, caller: Caller, operation: Operation | None, error: HsmKmsError) -> None:
+        """Record a request that did not come as far as the pipeline; of strangers' requests a few a second."""
+        if caller.principal or self._strangers.drop():
+            self._core.audit.refuse(caller, operation or "Unknown", error)
+
+    def look_after(self) -> None:
+        """What is done now and then: move what dead processes left in the outbox, and seal."""
+        book = self._core.audit
+        book.recover_others()
+        if book.used:
+            book.tidy()
+            self._sealer.seal()
+
+    def check(self) -> None:
+        """Raise StoreError if log or database contradict the newest seal. Quick: only the ends are looked at."""
+        self._sealer.check()
+
+    def verify(self, archives: Sequence[Path] = (), progress: Progress = _tell_nobody) -> Verdict:
+        """Look at every record, every seal and the token's memory of them."""
+        return verify(self._core, archives, progress)
+
+    def accept(self) -> Verdict:
+        """Take log and database as they are from here on; returns the faults that were accepted."""
+        found = self.verify()
+        core = self._core
+        shown = {"faults": [f"{each.lane} {each.sequence} {each.kind}: {each.detail}" for each in found.faults]}
+        with core.audit.acting("AcceptStore", self.region, shown):
+            pass
+        core.audit.flush()
+        self._sealer.accept((*found.accepted, *found.faults))
+        return found
+
+    def archive(self, place: Path) -> list[str]:
+        """Move all segments but the newest of each lane to a folder; the names of those that were moved.
+
+        StoreError if the log does not verify: what is wrong must be seen where it is.
+        """
+        found = self.verify([place] if place.is_dir() else [])
+        if found.faults:
+            raise StoreError("the audit log is not as it was written: run `hsmkms audit verify` before it is archived")
+        moved = [each for parts in audit_files.segments(self.folder).values() for each in parts[:-1]]
+        if not moved:
+            return []
+        core = self._core
+        shown = {"folder": str(place), "files": [each.path.name for each in moved]}
+        with core.audit.acting("ArchiveAuditLog", self.region, shown):
+            _copy(moved, place)
+        core.audit.flush()
+        self._sealer.move_start({each.lane: _end(each) for each in moved})
+        for each in moved:
+            each.path.unlink()
+        return [each.path.name for each in moved]
+
+
+def _end(part: Segment) -> Head:
+    head = audit_chain.head_of(audit_files.last_line(part.path), part.number)
+    if head is None:
+        raise StoreError(f"{part.path} has no record: run `hsmkms audit verify`")
+    return head
+
+
+def _copy(parts: Sequence[Segment], place: Path) -> None:
+    """Copy files durably, each complete or not at all."""
+    audit_files.make_folder(place)
+    try:
+        for each in parts:
+            draft = place / f".{each.path.name}.part"
+            shutil.copy2(each.path, draft)
+            audit_files.sync(draft)
+            draft.replace(place / each.path.name)
+        audit_files.sync_folder(place)
+    except OSError as exc:
+        raise audit_files.unwritable(place, exc) from exc
+
+
+class _Trickle:
+    """Lets so many through a second."""
+
+    def __init__(self, a_second: float, at_once: float) -> None:
+        self._a_second = a_second
+        self._at_once = at_once
+        self._left = at_once
+        self._seen_at = time.monotonic()
+        self._lock = threading.Lock()
+
+    def drop(self) -> bool:
+        """True if one more may pass now."""
+        with self._lock:
+            now = time.monotonic()
+            self._left = min(self._left + (now - self._seen_at) * self._a_second, self._at_once)
+            self._seen_at = now
+            if self._left < 1:
+                return False
+            self._left -= 1
+            return True

@@ -1,0 +1,228 @@
+"""Sealing the audit log: at intervals, and when a process that has written ends. One sealer at a time.
+
+The newest seal is named by a note on the token, which no copy of the disk brings back. Where what is there contradicts
+the newest seal, nothing is sealed until the operator has looked: a new seal must not hide what the old one says.
+"""
+
+import hmac
+import logging
+from pathlib import Path
+from typing import Final
+
+from msgspec.structs import replace
+
+from hsmkms.errors import HsmKmsError, StoreError, UnsupportedOperationException
+from hsmkms.model.audit import Fault, Head, LaneSeal, Seal
+from hsmkms.model.permit import OperatorAct
+from hsmkms.process import exclusive
+from hsmkms.rules import audit_chain, audit_seal
+from hsmkms.rules.audit_record import encode
+from hsmkms.rules.audit_seal import Note, SealedLine
+from hsmkms.service.core import Core
+from hsmkms.service.installation_keys import sealing_key
+from hsmkms.service.permits import own_permit
+from hsmkms.store import audit_files, changes, installation
+from hsmkms.store.installation import InstallationKeyRow
+
+log = logging.getLogger("hsmkms.service")
+
+PURPOSE: Final = "audit-seal"
+_LOCK_SECONDS: Final = 60.0
+_CONTRADICTED: Final = "{}: run `hsmkms audit verify`, and then `hsmkms accept-store` if there is a good reason for it"
+
+
+class Contradiction(StoreError):
+    """The log, or the database, is not what the newest seal says."""
+
+
+class Sealer:
+    """Seals the log of an open installation, and reads its seals."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self.folder = core.audit.folder
+        self._seals = self.folder / audit_files.SEALS
+        self._keys: list[InstallationKeyRow] = []
+
+    def seal(self) -> bool:
+        """Make a seal if there is anything new. False if not, or if the log contradicts the newest seal (an alarm)."""
+        try:
+            with exclusive(self.folder / audit_files.SEAL_LOCK, _LOCK_SECONDS):
+                made = self._seal()
+        except Contradiction as exc:
+            self._core.audit.alarm = str(exc)
+            log.error("%s", exc)  # noqa: TRY400 - told in one sentence
+            return False
+        self._core.audit.alarm = None
+        return made
+
+    def check(self) -> None:
+        """Raise Contradiction if what is there is not a continuation of what was sealed."""
+        self._check(self.last(), self.note(), self._heads())
+
+    def accept(self, faults: tuple[Fault, ...]) -> Seal:
+        """Seal what is there now, with the faults that the operator has seen; from here on it counts as right."""
+        with exclusive(self.folder / audit_files.SEAL_LOCK, _LOCK_SECONDS):
+            last, note = self.last(), self.note()
+            newest = max(last.seal.number if last else 0, note.number if note else 0)
+            seal = self._draft(last, newest, self._heads())
+            seal = replace(seal, accepted=faults, restored=True)
+            self._write(seal)
+        self._core.audit.alarm = None
+        return seal
+
+    def move_start(self, starts: dict[str, Head]) -> None:
+        """Seal that what was archived ends there."""
+        with exclusive(self.folder / audit_files.SEAL_LOCK, _LOCK_SECONDS):
+            last, note = self.last(), self.note()
+            heads = self._heads()
+            self._check(last, note, heads)
+            seal = self._draft(last, last.seal.number if last else 0, heads)
+            lanes = {
+                lane: LaneSeal(head=each.head, start=starts.get(lane, each.start)) for lane, each in seal.lanes.items()
+            }
+            self._write(replace(seal, lanes=lanes))
+
+    def last(self) -> SealedLine | None:
+        """The newest seal in the file, unproven."""
+        text = audit_files.last_line(self._seals) if self._seals.exists() else b""
+        found = audit_seal.read(text) if text else None
+        if text and found is None:
+            raise Contradiction(_CONTRADICTED.format("the last line of the audit log's seals is no seal"))
+        return found
+
+    def note(self) -> Note | None:
+        """What the token, or the file elsewhere, remembers of the newest seal; only what is proven counts."""
+        texts = list(self._core.device.notes(own_permit(OperatorAct.SEAL), self._prefix()).values())
+        elsewhere = self._elsewhere()
+        if elsewhere is not None and elsewhere.exists():
+            texts.append(elsewhere.read_bytes())
+        notes = [note for note in map(audit_seal.read_note, texts) if note is not None]
+        return audit_seal.newest(note for note in notes if self.proves(audit_seal.note_message(note), note.mac))
+
+    def proves(self, message: bytes, mac: str, version: int | None = None) -> bool:
+        """True if the token made that HMAC (hex) over the message."""
+        fitting = [each for each in self._all_keys() if version in (None, each.version)]
+        return any(hmac.compare_digest(self._mac(each, message).hex(), mac) for each in fitting)
+
+    def _seal(self) -> bool:
+        last, note = self.last(), self.note()
+        heads = self._heads()
+        self._check(last, note, heads)
+        seal = self._draft(last, last.seal.number if last else 0, heads)
+        if last is not None and {lane: each.head for lane, each in seal.lanes.items()} == {
+            lane: each.head for lane, each in last.seal.lanes.items()
+        }:
+            if note is None or note.number < last.seal.number:
+                self._remember(last.seal.number, last.digest)  # the one who made it was interrupted
+            return False
+        self._write(seal)
+        return True
+
+    def _check(self, last: SealedLine | None, note: Note | None, heads: dict[str, Head]) -> None:
+        """Raise Contradiction if what is there is not a continuation of what was sealed."""
+        if note is not None and (last is None or note.number > last.seal.number):
+            raise Contradiction(_CONTRADICTED.format("the token remembers a newer seal than the audit log has"))
+        if last is None:
+            return
+        if note is not None and note.number == last.seal.number and note.digest != last.digest:
+            raise Contradiction(_CONTRADICTED.format("the audit log's newest seal is not the one on the token"))
+        if not self.proves(last.message, last.mac, last.seal.key_version):
+            raise Contradiction(_CONTRADICTED.format("the audit log's newest seal was not made by this token"))
+        if self._epoch() < last.seal.epoch:
+            raise Contradiction(_CONTRADICTED.format("the control-plane database is older than the newest seal"))
+        for lane, each in last.seal.lanes.items():
+            found = heads.get(lane)
+            if found is None or found.sequence < each.head.sequence:
+                at = found.sequence if found is not None else 0
+                words = f"lane {lane} of the audit log ends at record {at}, but {each.head.sequence} were sealed"
+                raise Contradiction(_CONTRADICTED.format(words))
+
+    def _draft(self, last: SealedLine | None, number: int, heads: dict[str, Head]) -> Seal:
+        key = self._key()
+        starts = {lane: each.start for lane, each in last.seal.lanes.items()} if last is not None else {}
+        return Seal(
+            number=number + 1,
+            time=self._core.clock(),
+            installation=self._core.installation.id,
+            key_version=key.version,
+            epoch=self._epoch(),
+            previous=last.digest if last is not None else "",
+            lanes={lane: LaneSeal(head=head, start=starts.get(lane)) for lane, head in heads.items()},
+        )
+
+    def _write(self, seal: Seal) -> None:
+        # The mac first: nothing is written that the token has not vouched for.
+        line = audit_seal.line(seal, self._mac(self._key(), audit_seal.message(seal)))
+        audit_files.append(self._seals, line)
+        self._remember(seal.number, audit_seal.digest(line))
+
+    def _remember(self, number: int, digest: str) -> None:
+        note = Note(number=number, digest=digest)
+        mac = self._mac(self._key(), audit_seal.note_message(note)).hex()
+        value = encode(Note(number=number, digest=digest, mac=mac))
+        elsewhere = self._elsewhere()
+        if elsewhere is not None:
+            _replace(elsewhere, value)
+        try:
+            permit = own_permit(OperatorAct.SEAL)
+            self._core.device.replace_note(permit, self._prefix(), f"{self._prefix()}{number}", value)
+        except UnsupportedOperationException as exc:
+            if elsewhere is None:
+                log.warning("the newest seal of the audit log is kept beside the log alone: %s", exc)
+
+    def _elsewhere(self) -> Path | None:
+        named = self._core.audit.policy.seal_file
+        return Path(named) if named is not None else None
+
+    def _heads(self) -> dict[str, Head]:
+        """The end of each lane, on the disk."""
+        heads = {}
+        for lane, parts in audit_files.segments(self.folder).items():
+            for each in reversed(parts):
+                audit_files.sync(each.path)
+                head = audit_chain.head_of(audit_files.last_line(each.path), each.number)
+                if head is not None:
+                    heads[lane] = head
+                    break
+        return heads
+
+    def _epoch(self) -> int:
+        with self._core.store.reading() as conn:
+            return changes.latest(conn)
+
+    def _prefix(self) -> str:
+        return f"hsmkms/{self._core.installation.short_id}/{PURPOSE}/"
+
+    def _key(self) -> InstallationKeyRow:
+        """The newest of the keys that seal; made if there is none."""
+        if not self._all_keys():
+            self._keys = [sealing_key(self._core, PURPOSE)]
+        return self._keys[-1]
+
+    def _all_keys(self) -> list[InstallationKeyRow]:
+        if not self._keys:
+            with self._core.store.reading() as conn:
+                keys = installation.installation_keys(conn, self._core.installation.token_id)
+            self._keys = [each for each in keys if each.purpose == PURPOSE]
+        return self._keys
+
+    def _mac(self, key: InstallationKeyRow, message: bytes) -> bytes:
+        return self._core.device.mac(own_permit(OperatorAct.SEAL, key.cka_id), key.cka_id, message)
+
+
+def _replace(path: Path, value: bytes) -> None:
+    draft = path.with_name(f"{path.name}.new")
+    try:
+        draft.write_bytes(value)
+        draft.replace(path)
+    except OSError as exc:
+        raise audit_files.unwritable(path, exc) from exc
+
+
+def seal_quietly(core: Core) -> None:
+    """Seal as a process ends; what hinders it is logged, and the next one seals for it."""
+    try:
+        Sealer(core).seal()
+    except HsmKmsError as exc:
+        log.warning("the audit log could not be sealed now: %s", exc)

@@ -1,0 +1,38 @@
+"""The outbox of the audit log: what a change tells of itself is committed with it, and moved to the log afterwards."""
+
+from collections.abc import Collection
+
+from msgspec import Struct
+from sqlalchemy import Connection, delete, insert, select
+
+from hsmkms.store.schema import audit_outbox
+
+
+class OutboxRow(Struct, frozen=True):
+    """A record that the log may not have yet. ``lane``: that of the process which wrote it."""
+
+    id: int
+    lane: str
+    event_id: str
+    record: bytes
+
+
+def put(tx: Connection, lane: str, event_id: str, record: bytes) -> int:
+    """Add a record; returns the id of its row."""
+    done = tx.execute(insert(audit_outbox).values(lane=lane, event_id=event_id, record=record))
+    row_id: int = done.inserted_primary_key[0]  # type: ignore[index]  # an insert of one row always has one
+    return row_id
+
+
+def remove(tx: Connection, row_ids: Collection[int]) -> None:
+    """The log has these."""
+    tx.execute(delete(audit_outbox).where(audit_outbox.c.id.in_(row_ids)))
+
+
+def fetch(conn: Connection, lane: str | None = None) -> list[OutboxRow]:
+    """What is in the outbox, of one lane or of all, oldest first."""
+    query = select(audit_outbox.c.id, audit_outbox.c.lane, audit_outbox.c.event_id, audit_outbox.c.record)
+    if lane is not None:
+        query = query.where(audit_outbox.c.lane == lane)
+    rows = conn.execute(query.order_by(audit_outbox.c.id))
+    return [OutboxRow(row.id, row.lane, row.event_id, row.record) for row in rows]

@@ -1,0 +1,53 @@
+"""The audit log at the command line: what each command prints, and how a bent log is told of."""
+
+import json
+
+from cli_site import Site, at_terminal
+
+
+def test_tail_show_and_export(site: Site) -> None:
+    """The newest records, a record by its id, and all of them as JSON lines that have one name or one key."""
+    key = site.new_key()
+    site.run("describe-key", "--key-id", "alias/nobody")
+    names = site.run("audit", "tail", "-n", "2", "--query", "Records[].[eventName, errorCode]").json
+    assert names == [["CreateKey", None], ["DescribeKey", "NotFoundException"]]
+    (newest,) = site.run("audit", "tail", "-n", "1").json["Records"]
+    assert site.run("audit", "show", newest["requestID"]).json["Records"] == [newest]
+    assert "has no record with the id nonsense" in site.run("audit", "show", "nonsense").error
+    exported = site.run("audit", "export", "--key-id", key, "--event-name", "CreateKey")
+    assert [json.loads(line)["eventName"] for line in exported.stdout.splitlines()] == ["CreateKey"]
+    assert newest["userAgent"].startswith("hsmkms (uid ")
+
+
+def test_reading_needs_no_pin(site: Site) -> None:
+    """An auditor reads the log without PIN and token."""
+    site.new_key()
+    (site.data / "pin").unlink()
+    assert site.run("audit", "tail", "--query", "Records[].eventName").json == ["CreateKey"]
+
+
+def test_verify_and_accept(site: Site) -> None:
+    """A whole log is told in figures; a bent one by its first fault, with status 1, in doctor too; accepting asks."""
+    site.new_key()
+    site.new_key()
+    assert site.run("audit", "archive", "--to", "archive").json == {"Moved": []}
+    assert site.run("audit", "verify").json == {
+        "Records": 2,
+        "Lanes": 1,
+        "Seals": 2,
+        "Unsealed": 0,
+        "Faults": [],
+        "Accepted": [],
+    }
+    (lane,) = (site.data / "audit").glob("lane-0001.*.jsonl")
+    lane.write_bytes(lane.read_bytes().splitlines(keepends=True)[0])
+    bent = site.run("audit", "verify", "--query", "Faults[].[Lane, Sequence, Kind]", "--output", "text")
+    assert (bent.status, bent.stdout) == (1, "0001\t2\tmissing\n")
+    doctor = site.run("doctor", "--query", "Checks[?Check=='audit log'].Detail | [0]")
+    assert doctor.status == 1
+    assert "ends at record 1, but 2 were sealed: run `hsmkms audit verify`" in doctor.stdout
+    shown, status = at_terminal(site, "accept-store", answer="n")
+    assert status == 1
+    assert "missing: records 2 to 2 were sealed, and are not there any more" in shown
+    assert [each["Kind"] for each in site.run("accept-store", "--yes").json["Accepted"]] == ["missing"]
+    assert site.run("doctor").json["Checks"][-1]["Outcome"] == "ok"

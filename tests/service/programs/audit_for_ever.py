@@ -1,0 +1,34 @@
+"""Encrypts on several threads, and tells the request id of each answer, until it is killed. Argument: configuration."""
+
+import os
+import sys
+import threading
+
+from hsmkms.model.crypto import EncryptRequest
+from hsmkms.model.keys import CreateKeyRequest, UpdateKeyDescriptionRequest
+from hsmkms.service.kms import Kms
+
+THREADS = 4
+
+
+def work(kms: Kms, key_id: str, *, changing: bool) -> None:
+    """Ask and tell, for ever."""
+    while True:
+        caller = kms.caller("eu-central-1")
+        if changing:
+            kms.update_key_description(UpdateKeyDescriptionRequest(key_id=key_id, description="x"), caller)
+        else:
+            kms.encrypt(EncryptRequest(key_id=key_id, plaintext=b"p"), caller)
+        os.write(1, f'"{caller.request_id}"\n'.encode())
+
+
+with Kms.open(sys.argv[1]) as opened:
+    made = opened.create_key(CreateKeyRequest()).key_metadata.key_id
+    threads = [
+        threading.Thread(target=work, args=(opened, made), kwargs={"changing": number == 0})
+        for number in range(THREADS)
+    ]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()

@@ -1,0 +1,182 @@
+"""The audit log where something goes wrong: full disks, kill -9, changes without their record; and its settings."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from service_sites import REGION, NewSite, Site, StoppedClock, new_key, seal, start, unseal
+
+from hsmkms.config import AuditSettings
+from hsmkms.errors import KMSInternalException, NotFoundException
+from hsmkms.model.keys import DescribeKeyRequest, UpdateKeyDescriptionRequest
+from hsmkms.model.rotation import EnableKeyRotationRequest
+from hsmkms.service.kms import Kms
+from hsmkms.store import audit_files
+
+
+def records(kms: Kms) -> list[dict[str, Any]]:
+    """All records, lane by lane in the order in which they were written."""
+    found = [
+        json.loads(line)
+        for parts in audit_files.segments(kms.operator.audit.folder).values()
+        for each in parts
+        for line in audit_files.lines(each.path)
+    ]
+    return [each["record"] for each in found]
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """What is logged on the way is no part of these tests."""
+    handler = logging.NullHandler()
+    logging.getLogger("hsmkms").addHandler(handler)
+    yield
+    logging.getLogger("hsmkms").removeHandler(handler)
+
+
+@pytest.fixture
+def full(site: Site) -> Iterator[tuple[Kms, Path]]:
+    """An installation whose audit log has no room: its first file is /dev/full."""
+    folder = site.settings.data_dir / "audit"
+    folder.mkdir(mode=0o700)
+    file = folder / "lane-0001.00000001.jsonl"
+    file.symlink_to("/dev/full")
+    with site.open() as kms:
+        yield kms, file
+
+
+def test_no_log_no_work(full: tuple[Kms, Path]) -> None:
+    """While the log cannot be written, what changes or opens is refused, and looking goes on; then all works."""
+    kms, file = full
+    with pytest.raises(KMSInternalException, match="audit log cannot be written"):
+        new_key(kms)
+    with pytest.raises(KMSInternalException, match="audit log cannot be written"):
+        unseal(kms, b"x" * 100)
+    with pytest.raises(NotFoundException):
+        kms.describe_key(DescribeKeyRequest(key_id="alias/nobody"))
+    assert kms.operator.audit.book.faults >= 3
+    file.unlink()
+    key = new_key(kms)
+    names = [each["eventName"] for each in records(kms)]
+    assert names[-1] == "CreateKey"
+    assert "DescribeKey" in names, "what could not be written at once is written later"
+    assert unseal(kms, seal(kms, key.key_id)) == b"secret"
+    assert kms.operator.audit.verify().faults == []
+
+
+def test_going_on_without_a_log(new_site: NewSite) -> None:
+    """Where the operator says so, requests are answered though the log cannot be written."""
+    site = new_site(audit=AuditSettings(when_unwritable="go-on"))
+    folder = site.settings.data_dir / "audit"
+    folder.mkdir(mode=0o700)
+    (folder / "lane-0001.00000001.jsonl").symlink_to("/dev/full")
+    with site.open() as kms:
+        assert unseal(kms, seal(kms, new_key(kms).key_id)) == b"secret"
+        (folder / "lane-0001.00000001.jsonl").unlink()
+
+
+def test_off_and_interval(new_site: NewSite) -> None:
+    """``off`` writes nothing at all; with ``interval`` everything is there when the process ends."""
+    site = new_site(audit=AuditSettings(durability="off"))
+    with site.open() as kms:
+        new_key(kms)
+    assert not (site.settings.data_dir / "audit").exists()
+    with site.varied(
+        "interval.toml", audit=AuditSettings(durability="interval", interval_milliseconds=60000)
+    ).open() as kms:
+        new_key(kms)
+        assert records(kms) == []
+    with site.open() as kms:
+        assert [each["eventName"] for each in records(kms)] == ["CreateKey"]
+        assert kms.operator.audit.verify().faults == []
+
+
+def test_reopened_processes_continue(site: Site) -> None:
+    """Each process goes on in the lane of the one before; two at once have one each; all of it verifies."""
+    for _ in range(2):
+        with site.open() as kms:
+            new_key(kms)
+    with site.open() as one, Kms.open(site.folder / "hsmkms.toml") as two:
+        new_key(one)
+        new_key(two)
+        new_key(one)
+        assert {lane: len(parts) for lane, parts in audit_files.segments(one.operator.audit.folder).items()} == {
+            "0001": 1,
+            "0002": 1,
+        }
+    with site.open() as kms:
+        verdict = kms.operator.audit.verify()
+        assert (verdict.records, verdict.lanes, verdict.unsealed, verdict.faults) == (5, 2, 0, [])
+
+
+def test_killed_at_full_load(site: Site) -> None:
+    """After kill -9 at full load every answered request is in the log, the chain verifies, and the outbox is moved."""
+    process = start("audit_for_ever", site.folder / "hsmkms.toml")
+    assert process.stdout is not None
+    answered = [json.loads(process.stdout.readline()) for _ in range(400)]
+    process.kill()
+    rest, _ = process.communicate()
+    answered += [json.loads(line) for line in rest.splitlines() if line.endswith('"') and len(line) > 2]
+    with site.open() as kms:
+        new_key(kms)
+        told = records(kms)
+        assert set(answered) <= {each.get("requestID") for each in told}
+        verdict = kms.operator.audit.verify()
+        assert verdict.faults == []
+        kms.update_key_description(UpdateKeyDescriptionRequest(key_id=told[0]["resources"][0]["ARN"], description="y"))
+    with site.open() as kms, kms._core.store.reading() as conn:
+        assert conn.exec_driver_sql("SELECT count(*) FROM audit_outbox").scalar() == 0
+
+
+def test_change_without_its_record(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change whose process ended before the log had it is told of by the next process, from the outbox."""
+    kms = site.open()
+    key = new_key(kms)
+    caller = kms.caller(REGION)
+
+    def dies(*_: object) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(kms._core, "record", dies)
+    with pytest.raises(SystemExit):
+        kms.update_key_description(UpdateKeyDescriptionRequest(key_id=key.key_id, description="new"), caller)
+    monkeypatch.undo()
+    # As if the process had ended here: nothing of it is brought to its end but its hold on files.
+    kms._core.audit._journal._lane.close()  # type: ignore[union-attr]
+    kms._core.audit._journal._lane = None
+    kms.close()
+    with site.open() as again:
+        seal(again, key.key_id)
+        (told,) = [each for each in records(again) if each.get("requestID") == caller.request_id]
+        assert told["requestParameters"] == {"keyId": key.key_id, "description": "new"}
+        assert "committed" in told["additionalEventData"]["outcome"]
+        assert again.operator.audit.verify().faults == []
+
+
+def test_torn_end(site: Site) -> None:
+    """Half a line, which an interrupted write has left, is removed by the next process, and is no fault."""
+    with site.open() as kms:
+        new_key(kms)
+        (part,) = audit_files.segments(kms.operator.audit.folder)["0001"]
+    with part.path.open("ab") as file:
+        file.write(b'{"hash":"0123')
+    with site.open() as kms:
+        new_key(kms)
+        assert kms.operator.audit.verify().faults == []
+        assert len(records(kms)) == 2
+
+
+def test_the_sweeper_is_recorded(site: Site) -> None:
+    """What the sweeper does is recorded as well: here the rotation of a key that was due."""
+    clock = StoppedClock()
+    with site.open(clock) as kms:
+        key = new_key(kms)
+        kms.enable_key_rotation(EnableKeyRotationRequest(key_id=key.key_id))
+        clock.advance(days=366)
+        kms.operator.maintain()
+        assert [each["eventName"] for each in records(kms)] == ["CreateKey", "EnableKeyRotation", "RotateKey"]
+        assert records(kms)[-1]["serviceEventDetails"]["rotationType"] == "AUTOMATIC"
+        assert records(kms)[-1]["eventTime"] == "2027-01-03T03:04:05Z"
