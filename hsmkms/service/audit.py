@@ -100,8 +100,8 @@ class AuditBook:
 
     @property
     def used(self) -> bool:
-        """True once this process has written a record."""
-        return self._journal.used
+        """True once this process (not its parent) has written a record."""
+        return self._journal.used and not self._guard.foreign
 
     # -- requests -----------------------------------------------------------------------------------------------
 
