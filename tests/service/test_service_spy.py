@@ -78,7 +78,7 @@ def spy_path() -> Path:
 
 @pytest.fixture(scope="module")
 def spied(tmp_path_factory: pytest.TempPathFactory) -> Spied:
-    """The main job, done once under the spy's eyes in a process of its own; without the audit log, whose notes are data."""
+    """The main job, done once under the spy's eyes in a process of its own; without the audit log's data objects."""
     site = Site.make(tmp_path_factory.mktemp("spied") / "site")
     log = site.folder / "spy.log"
     token = site.settings.token
