@@ -1,6 +1,7 @@
 """One worker process: it opens the installation for itself, serves a socket until it is told to stop, and closes."""
 
 import asyncio
+import multiprocessing
 import signal
 import socket
 import ssl
@@ -45,6 +46,9 @@ async def _serve(serving: Serving, settings: ServeSettings, listener: socket.soc
     stopped = asyncio.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, stopped.set)
+    parent = multiprocessing.parent_process()
+    if parent is not None:  # it may be killed in a way that lets it tell nobody
+        loop.add_reader(parent.sentinel, stopped.set)
     context = tls_context(settings)
     application = Application(serving, loop, secure=context is not None)
     everybody: set[Connection] = set()

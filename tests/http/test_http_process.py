@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -23,6 +24,8 @@ from served import ACCOUNT, REGION, STOP_SECONDS, Served, credentials, serving, 
 
 from hsmkms.http.quota import TOO_FAST
 from hsmkms.testing import Endpoint
+
+pytestmark = pytest.mark.xdist_group("served")
 
 Installed = tuple[Site, Served, dict[str, Any]]
 CONNECTIONS = 12
@@ -170,8 +173,14 @@ def test_token_that_goes_away(installed: Installed) -> None:
     tokens = site.data / "softhsm" / "tokens"
     away = tokens.rename(site.data / "softhsm" / "away")
     try:
-        until(lambda: server.page("/readyz")[0] == 503)
-        told = json.loads(server.page("/readyz")[1])
+        said = [server.page("/readyz")]
+
+        def is_away() -> bool:
+            said.append(server.page("/readyz"))
+            return said[-1][0] == 503
+
+        until(is_away)  # each worker looks once a second
+        told = json.loads(said[-1][1])
         assert told["status"] == "not ready"
         assert list(told["faults"]) == ["token"]
         assert server.page("/healthz")[0] == 200
@@ -188,6 +197,16 @@ def test_worker_that_dies(installed: Installed, root: Endpoint) -> None:
     os.kill(min(before), signal.SIGKILL)
     until(lambda: len(server.workers()) == 2 and server.workers() != before)
     assert [call(root, "ListKeys", {})[0] for _ in range(CONNECTIONS)] == [200] * CONNECTIONS
+
+
+def test_parent_that_is_killed(new_site: NewSite) -> None:
+    """Workers do not outlive their parent, however it ends."""
+    with serving(new_site(), "--workers", 2) as server:
+        workers = server.workers()
+        server.process.kill()
+        server.process.wait(STOP_SECONDS)
+        until(lambda: not server.listens())
+        until(lambda: not any(Path(f"/proc/{each}/environ").exists() for each in workers))
 
 
 # -- stopping ---------------------------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from served import STOP_SECONDS, Served, credentials, serving, set_in, start, until
 
+pytestmark = pytest.mark.xdist_group("served")
+
 Secure = tuple[Site, Served, dict[str, Any]]
 
 
