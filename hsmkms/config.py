@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from hsmkms.config_template import EXAMPLES, TEMPLATE
 from hsmkms.errors import ConfigurationError
-from hsmkms.model.enums import Operation
+from hsmkms.model.quotas import QUOTA_CLASSES, QUOTA_NAMES
 from hsmkms.pins import PinSettings, Secret, read_pin, terminal_prompt
 from hsmkms.token_uri import TokenUri, parse_uri
 
@@ -99,7 +99,7 @@ class ImportSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class ServeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The endpoint: address, processes and threads, TLS, limits. ``quotas``: requests a second by operation."""
+    """The endpoint: address, processes and threads, TLS, limits. ``quotas``: a second, by operation or class."""
 
     host: str = "127.0.0.1"
     port: int = 8443
@@ -260,7 +260,7 @@ def _audit_faults(audit: AuditSettings) -> dict[str, bool]:
 
 
 def _serve_faults(serve: ServeSettings) -> dict[str, bool]:
-    unknown = next((name for name in serve.quotas if name not in set(Operation)), None)
+    unknown = next((name for name in serve.quotas if name not in QUOTA_NAMES), None)
     return {
         f"serve.port = {serve.port} must be from 0 to 65535": not 0 <= serve.port <= MAX_PORT,
         f"serve.workers = {serve.workers} must be from 1 to 256": not 1 <= serve.workers <= MAX_WORKERS,
@@ -271,7 +271,8 @@ def _serve_faults(serve: ServeSettings) -> dict[str, bool]:
         <= serve.clock_skew_minutes
         <= MAX_SKEW_MINUTES,
         f"serve.log_format = {serve.log_format!r} must be json or text": serve.log_format not in ("json", "text"),
-        f"serve.quotas: {unknown!r} is no operation of AWS KMS": unknown is not None,
+        f"serve.quotas: {unknown!r} is no operation of AWS KMS, and none of {', '.join(QUOTA_CLASSES)}": unknown
+        is not None,
     }
 
 

@@ -110,8 +110,10 @@ TEMPLATE: Final = """\
 {log_requests}
 
 [serve.quotas]
-# Requests a second that each user may make, by operation; 0 for no limit. Limited by default is what makes or takes in
-# keys: CreateKey and RotateKeyOnDemand 5, GetParametersForImport 1, ImportKeyMaterial 15.
+# Requests a second that each user may make, by operation or class of operations; 0 for no limit. Limited by default is
+# what makes or takes in keys: CreateKey and RotateKeyOnDemand 5, GetParametersForImport 1, ImportKeyMaterial 15,
+# DataKeyPairs 10. The classes: SymmetricCryptography (Encrypt, Decrypt, ReEncrypt, data keys, random bytes and MACs),
+# AsymmetricCryptography (Sign, Verify, DeriveSharedSecret), DataKeyPairs (GenerateDataKeyPair in both forms).
 {quotas}
 
 [audit]

@@ -10,9 +10,13 @@ from pathlib import Path
 import pytest
 import shims
 from devices import MakeToken, SoftHsm, close_everything
+from hypothesis import settings
 
 from hsmkms.hsm import softhsm
 from hsmkms.hsm.device import Device
+
+settings.register_profile("suite", deadline=None)  # no test depends on how fast the machine is
+settings.load_profile("suite")
 
 SPY_PATHS = (
     "/usr/lib/x86_64-linux-gnu/pkcs11-spy.so",

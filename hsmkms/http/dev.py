@@ -17,6 +17,7 @@ from hsmkms import config, wiring
 from hsmkms.config import ImportSettings, PinSettings, RotationSettings, ServeSettings, Settings, TokenSettings
 from hsmkms.errors import ConfigurationError, HsmKmsError
 from hsmkms.http import server
+from hsmkms.http.quota import DEFAULT_RATES
 
 DEFAULT_ACCOUNT: Final = "000000000000"
 DEFAULT_REGION: Final = "us-east-1"
@@ -30,12 +31,7 @@ REGIONS: Final = (
 )
 _LABEL: Final = "hsmkms-dev"
 _PIN_BYTES: Final = 16
-_UNLIMITED: Final = {
-    "CreateKey": 0.0,
-    "RotateKeyOnDemand": 0.0,
-    "GetParametersForImport": 0.0,
-    "ImportKeyMaterial": 0.0,
-}
+_UNLIMITED: Final = dict.fromkeys(DEFAULT_RATES, 0.0)
 
 
 def serve(port: int | None, account: str | None, workers: int) -> None:

@@ -1,4 +1,4 @@
-"""Quotas: token buckets for each principal and class of operations.
+"""Quotas: token buckets for each principal, and each operation or class of operations that is limited.
 
 A bucket holds as many requests as its rate allows in one second (at least one) and fills at that rate. By default only
 what makes keys on the token, and so wears and fills it, is limited; AWS's own figures can be configured. Each worker
@@ -11,6 +11,7 @@ from typing import Final
 
 from hsmkms.errors import ThrottlingException
 from hsmkms.model.enums import Operation
+from hsmkms.model.quotas import quota_members
 
 TOO_FAST: Final = "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls."
 MAX_BUCKETS: Final = 100_000
@@ -21,30 +22,40 @@ DEFAULT_RATES: Final[Mapping[str, float]] = {
     "RotateKeyOnDemand": 5.0,
     "GetParametersForImport": 1.0,
     "ImportKeyMaterial": 15.0,
+    "DataKeyPairs": 10.0,
 }
 """Requests a second for each principal; operations that are not named are not limited."""
 
 
 class Quota:
-    """The buckets of one process. Thread-safe. ``rates``: requests a second by operation name."""
+    """The buckets of one process. Thread-safe. ``rates``: requests a second by name of an operation or a class."""
 
     def __init__(self, rates: Mapping[str, float]) -> None:
-        self._rates = {Operation(name): rate for name, rate in rates.items() if rate > 0}
-        self._buckets: dict[tuple[str, Operation], tuple[float, float]] = {}
+        limits: dict[Operation, list[tuple[str, float]]] = {}
+        for name, rate in rates.items():
+            for operation in quota_members(name) if rate > 0 else ():
+                limits.setdefault(operation, []).append((name, rate))
+        self._limits = limits
+        self._buckets: dict[tuple[str, str], tuple[float, float]] = {}
         self._lock = threading.Lock()
 
     def spend(self, principal: str, operation: Operation, now: float) -> None:
         """Count a request. ``now``: seconds of a clock that nobody sets. ThrottlingException if it is one too many."""
-        rate = self._rates.get(operation)
-        if rate is None:
+        limits = self._limits.get(operation)
+        if limits is None:
             return
-        depth = max(rate, 1.0)
         with self._lock:
             if len(self._buckets) >= MAX_BUCKETS:
                 self._buckets.clear()
-            level, since = self._buckets.get((principal, operation), (depth, now))
-            level = min(depth, level + (now - since) * rate)
-            enough = level >= 1.0
-            self._buckets[principal, operation] = (level - 1.0 if enough else level, now)
+            levels = {(principal, name): self._level(principal, name, rate, now) for name, rate in limits}
+            enough = min(levels.values()) >= 1.0
+            # A request that is refused in one bucket costs nothing in the others.
+            self._buckets.update({bucket: (level - enough, now) for bucket, level in levels.items()})
         if not enough:
             raise ThrottlingException(TOO_FAST)
+
+    def _level(self, principal: str, name: str, rate: float, now: float) -> float:
+        """How many requests a bucket holds now."""
+        depth = max(rate, 1.0)
+        level, since = self._buckets.get((principal, name), (depth, now))
+        return min(depth, level + (now - since) * rate)
