@@ -15,6 +15,7 @@ from hsmkms.errors import InvalidArnException, NotFoundException
 
 PARTITION: Final = "aws"
 ALIAS_PREFIX: Final = "alias/"
+MULTI_REGION_PREFIX: Final = "mrk-"
 
 _match_key_id: Final = re.compile(
     r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|mrk-[0-9a-f]{32}"
@@ -48,7 +49,12 @@ _ALIAS: Final = RefKind.ALIAS
 def new_key_id(*, multi_region: bool) -> str:
     """A random key id that was never used before."""
     fresh = uuid.uuid4()
-    return f"mrk-{fresh.hex}" if multi_region else str(fresh)
+    return f"{MULTI_REGION_PREFIX}{fresh.hex}" if multi_region else str(fresh)
+
+
+def is_multi_region(key_id: str) -> bool:
+    """True if a key id is one of a multi-Region key."""
+    return key_id.startswith(MULTI_REGION_PREFIX)
 
 
 def is_key_id(text: str) -> bool:

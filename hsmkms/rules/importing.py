@@ -177,6 +177,7 @@ def _check_wanted(key: KeyRecord, known: MaterialRecord | None, wanted: str, *, 
 def _state_of_new(
     key: KeyRecord, known: MaterialRecord | None, name: str, policy: rotation.RotationPolicy
 ) -> MaterialState:
+    multi_region.refuse_replica(key)
     if known is not None:
         raise IncorrectKeyMaterialException(
             f"The key material {known.material_id} belongs to {key.arn} already: "
@@ -184,7 +185,6 @@ def _state_of_new(
         )
     if not key.materials:
         return MaterialState.CURRENT
-    multi_region.refuse_replica(key)
     if not policy.imported_on_demand:
         raise IncorrectKeyMaterialException(TIED.format(arn=key.arn))
     waiting = rotation.waiting(key)

@@ -11,7 +11,7 @@ from typing import Final
 from msgspec import Struct
 
 from hsmkms.errors import MisuseError
-from hsmkms.model.ids import is_key_id
+from hsmkms.model.ids import MULTI_REGION_PREFIX, is_key_id, is_multi_region
 
 MAX_SEQUENCE: Final = 2**23 - 1
 """What the short label has room for; the long one keeps to it, so that either can be made of the other."""
@@ -28,7 +28,6 @@ _match_short: Final = re.compile(r"[A-Za-z0-9_-]{32}").fullmatch
 _SHORT_MARKER: Final = 0x85
 """Its base64 begins with an h; no long label can be taken for a short one, as it holds slashes."""
 _MULTI_REGION_BIT: Final = 1 << 23
-_MULTI_REGION_PREFIX: Final = "mrk-"
 
 
 class LabelParts(Struct, frozen=True):
@@ -54,11 +53,11 @@ def object_label(installation: str, region: str, key_id: str, sequence: int) -> 
 def short_label(installation: str, key_id: str, sequence: int) -> str:
     """The CKA_LABEL for tokens that take 32 bytes only: exactly 32 ASCII characters."""
     _check_parts(installation, key_id, sequence)
-    multi_region = key_id.startswith(_MULTI_REGION_PREFIX)
+    multi_region = is_multi_region(key_id)
     packed = (
         bytes((_SHORT_MARKER,))
         + bytes.fromhex(installation)
-        + bytes.fromhex(key_id.removeprefix(_MULTI_REGION_PREFIX).replace("-", ""))
+        + bytes.fromhex(key_id.removeprefix(MULTI_REGION_PREFIX).replace("-", ""))
         + (sequence | _MULTI_REGION_BIT * multi_region).to_bytes(3, "big")
     )
     return base64.urlsafe_b64encode(packed).decode("ascii")
@@ -85,7 +84,7 @@ def _unpack(label: str) -> LabelParts | None:
     digits = packed[5:21].hex()
     number = int.from_bytes(packed[21:], "big")
     if number & _MULTI_REGION_BIT:
-        key_id = _MULTI_REGION_PREFIX + digits
+        key_id = MULTI_REGION_PREFIX + digits
     else:
         key_id = "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
     return LabelParts(packed[1:5].hex(), None, key_id, number & ~_MULTI_REGION_BIT)

@@ -20,7 +20,7 @@ from hsmkms.hsm.backing_keys import SYMMETRIC
 from hsmkms.hsm.backing_keys import Kind as BackingKind
 from hsmkms.hsm.objects import TokenObject
 from hsmkms.model.enums import KeyManager, KeyState, MaterialState, Origin
-from hsmkms.model.ids import key_arn
+from hsmkms.model.ids import is_multi_region, key_arn
 from hsmkms.model.permit import OperatorAct
 from hsmkms.model.records import KeyRecord, MaterialRecord
 from hsmkms.rules import policies
@@ -28,7 +28,7 @@ from hsmkms.rules.material import LabelParts, material_id, parse_label
 from hsmkms.service import rotating
 from hsmkms.service.core import Core
 from hsmkms.service.permits import own_permit
-from hsmkms.store import deletion, installation, keys, leases, materials, objects, rotation
+from hsmkms.store import deletion, installation, keys, leases, materials, objects, regions, rotation
 from hsmkms.store.engine import Connection
 from hsmkms.store.objects import BackingObject
 from hsmkms.store.rotation import Unfinished
@@ -329,8 +329,10 @@ def _check_genuine(core: Core, finding: Finding, cka_id: bytes) -> BackingKind:
 def _adopt_orphan(tx: Connection, core: Core, finding: Finding, kind: BackingKind, region: str) -> Mended:
     """Rebuild the row of a backing key from its label and CKA_ID: a new key, or one more material of a known key.
 
-    The highest sequence is the newest material, so it is the one that encrypts.
+    The highest sequence is the newest material, so it is the one that encrypts. The materials of a set of multi-Region
+    keys may tell of several regions, of those where the primary key once was: they join it where it is now.
     """
+    region = regions.primary_region(tx, finding.key_id) or region
     cka_id = bytes.fromhex(finding.cka_id)
     known = keys.fetch(tx, region, finding.key_id)
     if known is not None and (known.kind != kind or kind != SYMMETRIC):
@@ -375,7 +377,8 @@ def _rebuilt(core: Core, key_id: str, region: str, kind: BackingKind, first: Mat
         usage=usage,
         origin=Origin.AWS_KMS,
         manager=KeyManager.CUSTOMER,
-        multi_region=False,
+        multi_region=is_multi_region(key_id),
+        primary_region=region if is_multi_region(key_id) else None,
         state=KeyState.DISABLED,
         description=f"adopted from the token at {core.clock():%Y-%m-%d %H:%M:%S} UTC",
         policy=policies.default_policy(account),

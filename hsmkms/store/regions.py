@@ -48,6 +48,12 @@ def insert_replica(tx: Connection, record: KeyRecord, tags: Mapping[str, str]) -
     keys.touch_all(tx, record.key_id)
 
 
+def primary_region(conn: Connection, key_id: str) -> str | None:
+    """Where the primary key of a set of multi-Region keys is; None for other keys, and for unknown ones."""
+    region: str | None = conn.scalar(select(key.c.primary_region).where(key.c.key_id == key_id))
+    return region
+
+
 def set_primary(tx: Connection, key_id: str, region: str) -> None:
     """Make the replica in the region the primary key, and the primary key a replica."""
     tx.execute(key.update().where(key.c.key_id == key_id).values(primary_region=region))

@@ -7,10 +7,13 @@ import wrapped
 from lifecycle import ALGORITHM, MATERIAL
 
 from hsmkms.model.enums import ExpirationModel, WrappingKeySpec
-from hsmkms.model.importing import ImportKeyMaterialRequest
+from hsmkms.model.importing import GetParametersForImportResponse, ImportKeyMaterialRequest
 from hsmkms.model.keys import KeyMetadata, MultiRegionConfiguration
 from hsmkms.model.operations import OPERATIONS
 from hsmkms.service.kms import Kms
+
+_parameters: dict[tuple[str, str], GetParametersForImportResponse] = {}
+"""By region and key id: RSA key pairs take their time, and one is good for 24 hours."""
 
 _REQUESTS = {operation.name.lower(): shape.request for operation, shape in OPERATIONS.items()}
 
@@ -72,9 +75,11 @@ class Side:
 
     def request_to_import(self, key_id: str, material: bytes = MATERIAL, **members: Any) -> ImportKeyMaterialRequest:  # noqa: ANN401 - members of a request
         """The request that brings some material."""
-        parameters = self.get_parameters_for_import(
-            key_id=key_id, wrapping_algorithm=ALGORITHM, wrapping_key_spec=WrappingKeySpec.RSA_2048
-        )
+        parameters = _parameters.get((self.region, key_id))
+        if parameters is None or parameters.parameters_valid_to <= self.kms._core.clock():
+            parameters = _parameters[self.region, key_id] = self.get_parameters_for_import(
+                key_id=key_id, wrapping_algorithm=ALGORITHM, wrapping_key_spec=WrappingKeySpec.RSA_2048
+            )
         does_not = ExpirationModel.KEY_MATERIAL_DOES_NOT_EXPIRE
         expires = ExpirationModel.KEY_MATERIAL_EXPIRES
         return ImportKeyMaterialRequest(
