@@ -32,14 +32,14 @@ class Endpoint(NamedTuple):
             "AWS_ENDPOINT_URL_KMS": self.url,
         }
 
-    def client(self) -> Any:  # noqa: ANN401 - boto3 makes its classes at run time
-        """A boto3 client for KMS."""
+    def client(self, region: str | None = None) -> Any:  # noqa: ANN401 - boto3 makes its classes at run time
+        """A boto3 client for KMS, in the default region or in another one: all of AWS's are served."""
         import boto3  # type: ignore[import-untyped]  # noqa: PLC0415 - only who asks for it must have it
 
         return boto3.client(
             "kms",
             endpoint_url=self.url,
-            region_name=self.region,
+            region_name=region or self.region,
             aws_access_key_id=self.access_key_id,
             aws_secret_access_key=self.secret_access_key,
         )

@@ -10,7 +10,16 @@ from msgspec import Struct
 
 ROOT = Path(__file__).parent.parent
 SEEDS = ROOT / "seeds"
-FILES = {"rotation": "R", "import": "I", "deletion": "D", "aliases": "A", "endpoint": "E", "bridge": "B", "audit": "L"}
+FILES = {
+    "rotation": "R",
+    "import": "I",
+    "deletion": "D",
+    "aliases": "A",
+    "endpoint": "E",
+    "bridge": "B",
+    "audit": "L",
+    "regions": "M",
+}
 """Each file of statements, and the letter of its ids."""
 
 ITEM = re.compile(

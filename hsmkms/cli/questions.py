@@ -9,8 +9,8 @@ import typer
 
 from hsmkms.model.aliases import ListAliasesRequest
 from hsmkms.model.deletion import GetKeyLastUsageRequest
-from hsmkms.model.enums import Operation
-from hsmkms.model.keys import DescribeKeyRequest
+from hsmkms.model.enums import MultiRegionKeyType, Operation
+from hsmkms.model.keys import DescribeKeyRequest, KeyMetadata
 
 if TYPE_CHECKING:
     from hsmkms.model.caller import Caller
@@ -45,10 +45,19 @@ def schedule_key_deletion(kms: "Kms", request: Any, caller: "Caller | None") -> 
         typer.echo(line, err=True)
     days = request.pending_window_in_days or 30
     typer.confirm(
-        f"Delete it in {days} days? What it encrypted cannot be read from now on, and is lost after that time",
+        f"Delete it {_when(key, days)}? What it encrypted cannot be read from now on, and is lost after that time",
         abort=True,
         err=True,
     )
+
+
+def _when(key: KeyMetadata, days: int) -> str:
+    """When it would be deleted: a primary key with replicas waits for them first."""
+    family = key.multi_region_configuration
+    if family is None or family.multi_region_key_type != MultiRegionKeyType.PRIMARY or not family.replica_keys:
+        return f"in {days} days"
+    regions = ", ".join(each.region for each in family.replica_keys)
+    return f"{days} days after its last replica ({regions}) is gone"
 
 
 def _date(moment: datetime | None) -> str:

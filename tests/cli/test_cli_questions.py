@@ -1,6 +1,6 @@
 """What a person at a terminal is shown and asked before a key is scheduled for deletion."""
 
-from cli_site import Site, at_terminal
+from cli_site import OTHER_REGION, Site, at_terminal
 
 
 def state_of(site: Site, key_id: str) -> str:
@@ -34,6 +34,16 @@ def test_yes(site: Site) -> None:
     shown, status = at_terminal(site, "schedule-key-deletion", "--key-id", told, "--yes")
     assert (status, "Last use" in shown) == (0, False)
     assert [state_of(site, each) for each in (typed, told)] == ["PendingDeletion\n"] * 2
+
+
+def test_primary_key_with_replicas(site: Site) -> None:
+    """A primary key says that it waits for its replicas, and where these are."""
+    key_id = site.new_key("--multi-region")
+    site.run("replicate-key", "--key-id", key_id, "--replica-region", OTHER_REGION)
+    shown, status = at_terminal(site, "schedule-key-deletion", "--key-id", key_id, answer="y")
+    assert status == 0
+    assert f"30 days after its last replica ({OTHER_REGION}) is gone?" in " ".join(shown.split())
+    assert state_of(site, key_id) == "PendingReplicaDeletion\n"
 
 
 def test_programs_are_not_asked(site: Site) -> None:

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from hsmkms.model.enums import Operation
 from hsmkms.model.operations import OPERATIONS
+from hsmkms.testing import Endpoint
 
 Client = Any
 """boto3 makes its classes at run time."""
@@ -298,6 +299,23 @@ def encapsulation(client: Client) -> None:
         client.decapsulate(KeyId=key_id, EncapsulationAlgorithm="ML_KEM", SharedSecretCiphertextBlob=b"x")
 
 
+def multi_region(client: Client) -> None:
+    """A multi-Region key is replicated, its set is told, and its primary key moves."""
+    key_id = new_key(client, MultiRegion=True)
+    made = client.replicate_key(KeyId=key_id, ReplicaRegion="eu-west-1", Tags=[{"TagKey": "a", "TagValue": "b"}])
+    assert made["ReplicaKeyMetadata"]["KeyState"] == "Creating"
+    assert made["ReplicaKeyMetadata"]["Arn"].split(":")[3] == "eu-west-1"
+    assert made["ReplicaTags"] == [{"TagKey": "a", "TagValue": "b"}]
+    assert "Statement" in made["ReplicaPolicy"]
+    with pytest.raises(client.exceptions.AlreadyExistsException):
+        client.replicate_key(KeyId=key_id, ReplicaRegion="eu-west-1")
+    client.update_primary_region(KeyId=key_id, PrimaryRegion="eu-west-1")
+    told = described(client, key_id)["MultiRegionConfiguration"]
+    assert (told["MultiRegionKeyType"], told["PrimaryKey"]["Region"]) == ("REPLICA", "eu-west-1")
+    with pytest.raises(client.exceptions.UnsupportedOperationException, match="is not a multi-region primary key"):
+        client.replicate_key(KeyId=key_id, ReplicaRegion="eu-west-2")
+
+
 CASES: Final[dict[Operation, Callable[[Client], None]]] = {
     Operation.CANCEL_KEY_DELETION: deletion,
     Operation.CREATE_ALIAS: aliases,
@@ -328,6 +346,7 @@ CASES: Final[dict[Operation, Callable[[Client], None]]] = {
     Operation.LIST_KEY_ROTATIONS: rotation_on_demand,
     Operation.LIST_RESOURCE_TAGS: tags,
     Operation.RE_ENCRYPT: re_encrypt,
+    Operation.REPLICATE_KEY: multi_region,
     Operation.ROTATE_KEY_ON_DEMAND: rotation_on_demand,
     Operation.SCHEDULE_KEY_DELETION: deletion,
     Operation.SIGN: signing,
@@ -335,6 +354,7 @@ CASES: Final[dict[Operation, Callable[[Client], None]]] = {
     Operation.UNTAG_RESOURCE: tags,
     Operation.UPDATE_ALIAS: aliases,
     Operation.UPDATE_KEY_DESCRIPTION: update_key_description,
+    Operation.UPDATE_PRIMARY_REGION: multi_region,
     Operation.VERIFY: signing,
     Operation.VERIFY_MAC: macs,
 }
@@ -407,3 +427,23 @@ def test_regions(hsmkms_endpoint: Any) -> None:  # noqa: ANN401 - see Client
     with pytest.raises(there.exceptions.NotFoundException):
         there.describe_key(KeyId=key["KeyId"])
     assert ":eu-west-1:" in there.create_key()["KeyMetadata"]["Arn"]
+
+
+def test_clients_of_two_regions(hsmkms_endpoint: Endpoint) -> None:
+    """What a client of one region encrypts a client of the other decrypts, and each region's state is its own."""
+    here, there = hsmkms_endpoint.client(), hsmkms_endpoint.client("ap-northeast-1")
+    key_id = new_key(here, MultiRegion=True)
+    with pytest.raises(there.exceptions.NotFoundException):
+        described(there, key_id)
+    here.replicate_key(KeyId=key_id, ReplicaRegion="ap-northeast-1")
+    sealed = here.encrypt(KeyId=key_id, Plaintext=b"secret", EncryptionContext=CONTEXT)["CiphertextBlob"]
+    opened = there.decrypt(CiphertextBlob=sealed, EncryptionContext=CONTEXT)
+    assert (opened["Plaintext"], opened["KeyId"]) == (b"secret", described(there, key_id)["Arn"])
+    here.disable_key(KeyId=key_id)
+    sealed = there.generate_data_key(KeyId=opened["KeyId"], KeySpec="AES_256")["CiphertextBlob"]
+    with pytest.raises(here.exceptions.DisabledException):
+        here.decrypt(CiphertextBlob=sealed)
+    assert here.schedule_key_deletion(KeyId=key_id, PendingWindowInDays=7)["KeyState"] == "PendingReplicaDeletion"
+    told = described(here, key_id)
+    assert (told["PendingDeletionWindowInDays"], "DeletionDate" in told) == (7, False)
+    assert there.decrypt(CiphertextBlob=sealed)["Plaintext"]

@@ -219,6 +219,45 @@ def test_replicate_refusals(sides: tuple[Side, Side, Side]) -> None:
     assert here.family(key_id) == ("PRIMARY", REGION, [OTHER_REGION])
 
 
+@pytest.mark.parametrize(
+    ("spec", "usage"),
+    [
+        ("RSA_2048", "SIGN_VERIFY"),
+        ("RSA_2048", "ENCRYPT_DECRYPT"),
+        ("ECC_NIST_P256", "SIGN_VERIFY"),
+        ("ECC_NIST_EDWARDS25519", "SIGN_VERIFY"),
+        ("ECC_NIST_P384", "KEY_AGREEMENT"),
+        ("HMAC_256", "GENERATE_VERIFY_MAC"),
+    ],
+)
+def test_every_kind_of_key(sides: tuple[Side, Side, Side], spec: str, usage: str) -> None:
+    """Asymmetric and HMAC keys have replicas as well, with the same key pair or key, which do the same."""
+    here, there, _ = sides
+    key_id = here.new_primary(key_spec=spec, key_usage=usage)
+    here.replicate_key(key_id=key_id, replica_region=OTHER_REGION)
+    told = there.described(key_id)
+    assert (told.key_spec, told.key_usage, told.key_state) == (spec, usage, "Enabled")
+    if usage == "GENERATE_VERIFY_MAC":
+        order = {"key_id": key_id, "message": b"m", "mac_algorithm": "HMAC_SHA_256"}
+        assert there.verify_mac(**order, mac=here.generate_mac(**order).mac).mac_valid
+    else:
+        public = here.get_public_key(key_id=key_id)
+        assert there.get_public_key(key_id=key_id).public_key == public.public_key
+    if usage == "SIGN_VERIFY":
+        order = {"key_id": key_id, "message": b"m", "signing_algorithm": public.signing_algorithms[0]}
+        assert there.verify(**order, signature=here.sign(**order).signature).signature_valid
+    elif usage == "ENCRYPT_DECRYPT":
+        how = {"key_id": key_id, "encryption_algorithm": "RSAES_OAEP_SHA_1"}
+        sealed = here.encrypt(**how, plaintext=b"secret").ciphertext_blob
+        assert there.decrypt(**how, ciphertext_blob=sealed).plaintext == b"secret"
+    elif usage == "KEY_AGREEMENT":
+        order = {"key_id": key_id, "key_agreement_algorithm": "ECDH", "public_key": public.public_key}
+        assert here.derive_shared_secret(**order).shared_secret == there.derive_shared_secret(**order).shared_secret
+    with pytest.raises(UnsupportedOperationException):
+        here.rotate_key_on_demand(key_id=key_id)
+    assert len(here.kms.operator.attest(key_id, OTHER_REGION)) == 1
+
+
 # -- the primary key ------------------------------------------------------------------------------------------------
 
 
