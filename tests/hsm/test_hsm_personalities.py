@@ -221,7 +221,7 @@ def test_more_threads_than_the_token_has_sessions(device: Device, personality: P
         thread.join(60)
     assert done == [b"mine"] * 400
     taken = [device._pool.take() for _ in range(7)]
-    assert device.sessions()[0] == 7
+    assert device.sessions().opened == 7
     for each in taken:
         device._pool.put(each)
 
@@ -234,7 +234,7 @@ def test_two_sessions_are_enough(make_token: MakeToken, shim_path: Path, lose: C
     cka_id = bench.bring(bench.wrap(SHA_1[0], bytes(32)))
     lose(device)
     assert opens(bench, cka_id, bytes(32))
-    assert device.sessions()[0] == 1
+    assert device.sessions().opened == 1
 
 
 # -- short labels ---------------------------------------------------------------------------------------------------
