@@ -1,0 +1,84 @@
+"""Evidence from the device: what really passes between hsmkms and the token when key pairs are made and used.
+
+``pkcs11-spy`` (OpenSC) stands between both and writes down every call with its arguments.
+"""
+
+import re
+from pathlib import Path
+
+import devices
+import pytest
+import spylog
+from devices import SoftHsm
+from msgspec import Struct
+
+PRIVATE_PARTS = {
+    "CKA_PRIVATE_EXPONENT",
+    "CKA_PRIME_1",
+    "CKA_PRIME_2",
+    "CKA_EXPONENT_1",
+    "CKA_EXPONENT_2",
+    "CKA_COEFFICIENT",
+}
+
+
+class Spied(Struct, frozen=True, kw_only=True):
+    """What the job reported, and the calls that the spy saw."""
+
+    right: bool
+    secret: str
+    calls: list[spylog.SpyCall]
+
+    def named(self, *names: str) -> list[spylog.SpyCall]:
+        """The calls of these functions."""
+        return spylog.named(self.calls, *names)
+
+
+@pytest.fixture(scope="module")
+def spied(scratch: Path, spy_path: Path, programs: Path) -> Spied:
+    """The job, done once through the spy in a process of its own."""
+    folder = scratch / "spied-pairs"
+    folder.mkdir()
+    log = folder / "spy.log"
+    told = devices.run(programs / "pairs_job.py", SoftHsm.make(folder).spied(spy_path, log))
+    return Spied(calls=spylog.read(log), **told)
+
+
+def test_spied_operations_work(spied: Spied) -> None:
+    """What was spied upon did what it should."""
+    assert spied.right
+    assert len(spied.secret) == 64
+
+
+def test_pairs_are_generated_on_the_token(spied: Spied) -> None:
+    """C_GenerateKeyPair makes every pair, with a private half that is sensitive and never extractable."""
+    made = spied.named("C_GenerateKeyPair")
+    assert [each.returned for each in made] == ["CKR_OK"] * 4  # three keys, and the one with which OAEP is tried
+    for call in made:
+        private = call.text.partition("pPrivateKeyTemplate")[2]
+        assert re.search(r"CKA_SENSITIVE +True", private)
+        assert re.search(r"CKA_EXTRACTABLE +False", private)
+        assert re.search(r"CKA_MODIFIABLE +False", private)
+
+
+def test_no_private_value_is_read_or_brought(spied: Spied) -> None:
+    """No call asks for a private part, none brings a key, wraps, unwraps or copies one, or changes an attribute."""
+    for call in spied.named("C_GetAttributeValue"):
+        assert PRIVATE_PARTS.isdisjoint(call.attributes)
+    forbidden = ("C_CreateObject", "C_CopyObject", "C_SetAttributeValue", "C_WrapKey", "C_UnwrapKey")
+    assert spied.named(*forbidden) == []
+
+
+def test_the_only_values_read_are_shared_secrets(spied: Spied) -> None:
+    """CKA_VALUE is read of what C_DeriveKey has just made and nothing else, and that is destroyed at once."""
+    derived = spied.named("C_DeriveKey")
+    assert len(derived) == 2  # the proof that the halves belong together, and the API's own
+    handles = {made for each in derived for made in re.findall(r"\[out\] hKey = (0x[0-9a-f]+)", each.text)}
+    reads = [each for each in spied.named("C_GetAttributeValue") if "CKA_VALUE" in each.attributes]
+    assert reads
+    for each in reads:
+        handle = re.search(r"hObject = (0x[0-9a-f]+)", each.text)
+        assert handle is not None
+        assert handle[1] in handles
+    last = max(number for number, each in enumerate(spied.calls) if each in reads)
+    assert "C_DestroyObject" in [each.name for each in spied.calls[last + 1 : last + 3]]
