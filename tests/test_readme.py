@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 from types import ModuleType
 
+import botocore.session
 import pytest
 import typer
 
 from hsmkms.cli.main import app
+from hsmkms.model.operations import OPERATIONS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -33,6 +35,19 @@ def commands() -> dict[str, str]:
 def test_the_compatibility_table_is_current() -> None:
     """Writing the generated part again changes nothing."""
     assert load_script("readme").rewritten(README) == README
+
+
+def test_the_compatibility_table_has_every_operation() -> None:
+    """Each operation of botocore's model has one row, with a reason unless it works wholly, and the reason is true."""
+    script = load_script("readme")
+    rows = [row.strip("| ").split(" | ") for row in script.table().splitlines()[2:]]
+    names = botocore.session.Session().get_service_model("kms").operation_names
+    assert sorted(row[0] for row in rows) == sorted(names)
+    for name, word, *reason in rows:
+        assert word.strip(" |") in {"yes", "partly", "no"}, name
+        assert bool(reason and reason[0].strip(" |")) == (word.strip(" |") != "yes"), name
+    assert set(script.PARTLY) <= set(OPERATIONS)
+    assert not set(script.PARTLY) & set(script.NEVER)
 
 
 def test_every_operator_command_is_in_the_readme() -> None:

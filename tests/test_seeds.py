@@ -15,6 +15,7 @@ FILES = {
     "import": "I",
     "deletion": "D",
     "aliases": "A",
+    "keys": "K",
     "endpoint": "E",
     "bridge": "B",
     "audit": "L",
