@@ -19,6 +19,7 @@ from hsmkms.hsm.attributes import AES_256_BACKING_KEY, INSTALLATION_MAC_KEY, Sec
 from hsmkms.hsm.borrowed import BorrowedKey
 from hsmkms.hsm.gcm import open_sealed, seal
 from hsmkms.hsm.import_probe import probe_import
+from hsmkms.hsm.key_specs import KEY_FACTS
 from hsmkms.hsm.objects import generate, handle_of
 from hsmkms.hsm.profile import LONG_LABEL_BYTES, NEEDED, check_gcm, label_bytes
 from hsmkms.hsm.token_iv import QUIRKS, IvOrigin, find_origin
@@ -156,6 +157,11 @@ def _labels(_token: Token, session: Session) -> tuple[Outcome, str]:
     return Outcome.WORKS, f"at least {kept} bytes are kept"
 
 
+def _key_specs(token: Token, _session: Session) -> tuple[Outcome, str]:
+    present = token.slot.get_mechanisms()
+    return Outcome.WORKS, ", ".join(spec for spec, facts in KEY_FACTS.items() if facts.generation in present)
+
+
 def _import_checks(token: Token, session: Session) -> list[Check]:
     """What the import of key material needs; a token without it keeps generated keys all the same."""
     try:
@@ -210,4 +216,5 @@ _CHECKS: Final[dict[str, Callable[[Token, Session], tuple[Outcome, str]]]] = {
     "installation key": _template(INSTALLATION_MAC_KEY),
     "HMAC-SHA-256": _hmac,
     "object labels": _labels,
+    "key specs": _key_specs,
 }

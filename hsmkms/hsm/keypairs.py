@@ -5,7 +5,7 @@ to be the private half's own, and kept; what needs no secret is done with them i
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -53,6 +53,29 @@ MACS: Final = {
     MacAlgorithm.HMAC_SHA_384: Mechanism.SHA384_HMAC,
     MacAlgorithm.HMAC_SHA_512: Mechanism.SHA512_HMAC,
 }
+
+
+_MAC_OF: Final[Mapping[KeySpec, Mechanism]] = {
+    KeySpec.HMAC_224: Mechanism.SHA224_HMAC,
+    KeySpec.HMAC_256: Mechanism.SHA256_HMAC,
+    KeySpec.HMAC_384: Mechanism.SHA384_HMAC,
+    KeySpec.HMAC_512: Mechanism.SHA512_HMAC,
+}
+_USES: Final[Mapping[tuple[KeyType, KeyUsage], tuple[Mechanism, ...]]] = {
+    (KeyType.AES, KeyUsage.ENCRYPT_DECRYPT): (Mechanism.AES_GCM,),
+    (KeyType.RSA, KeyUsage.SIGN_VERIFY): (Mechanism.RSA_PKCS_PSS, Mechanism.RSA_PKCS),
+    (KeyType.RSA, KeyUsage.ENCRYPT_DECRYPT): (Mechanism.RSA_PKCS_OAEP, Mechanism.RSA_X_509),
+    (KeyType.EC, KeyUsage.SIGN_VERIFY): (Mechanism.ECDSA,),
+    (KeyType.EC, KeyUsage.KEY_AGREEMENT): (agreement.MECHANISM,),
+    (KeyType.EC_EDWARDS, KeyUsage.SIGN_VERIFY): (Mechanism.EDDSA,),
+    (KeyType.ML_DSA, KeyUsage.SIGN_VERIFY): (Mechanism.ML_DSA,),
+}
+
+
+def uses(kind: Kind) -> tuple[Mechanism, ...]:
+    """The mechanisms that such keys are used with: without any of them there is no point in making one."""
+    spec, usage = kind
+    return (_MAC_OF[spec],) if spec in _MAC_OF else _USES[KEY_FACTS[spec].key_type, usage]
 
 
 class KeyPairs(Connection):
@@ -138,13 +161,13 @@ class KeyPairs(Connection):
 
     # -- what the token can do ----------------------------------------------------------------------------------
 
-    def check_spec(self, spec: KeySpec) -> None:
-        """Raise UnsupportedOperationException, naming what can be had, if the token can make no keys of that spec."""
-        facts = KEY_FACTS.get(spec)
-        if facts is None or not self._has(facts.generation):
-            possible = [each for each, facts in KEY_FACTS.items() if self._has(facts.generation)]
+    def check_kind(self, kind: Kind) -> None:
+        """Raise UnsupportedOperationException, naming what can be had, if the token cannot make and use such keys."""
+        if not self._can(kind):
+            spec, usage = kind
+            possible = ", ".join(dict.fromkeys(spec for spec, _ in filter(self._can, kinds())))
             raise UnsupportedOperationException(
-                f"This token makes no keys of KeySpec {spec}: it makes {', '.join(possible)}."
+                f"This token has no keys of KeySpec {spec} for {usage}: it has keys of {possible}."
             )
 
     def check_signing(self, algorithm: SigningAlgorithm) -> None:
@@ -152,7 +175,7 @@ class KeyPairs(Connection):
         self._require(algorithm, signing.SIGNINGS[algorithm].mechanism)
         if algorithm is SigningAlgorithm.ED25519_PH_SHA_512 and not self._signs_prehashed():
             raise UnsupportedOperationException(
-                f"This token does not do {algorithm}, although it accepts the order: it signs pure Ed25519. "
+                f"Nothing shows that this token does {algorithm}: some sign pure Ed25519 instead. "
                 f"Use {SigningAlgorithm.ED25519_SHA_512} with the message itself."
             )
 
@@ -198,7 +221,12 @@ class KeyPairs(Connection):
 
     # -- inside -------------------------------------------------------------------------------------------------
 
+    def _can(self, kind: Kind) -> bool:
+        facts = KEY_FACTS.get(kind[0])
+        return facts is not None and self._has(facts.generation) and any(map(self._has, uses(kind)))
+
     def _public(self, cka_id: bytes, kind: Kind) -> Public:
+        self._guard.check()
         known = self._publics.get(cka_id)
         if known is None:
             known = self._publics[cka_id] = self._repeatable(lambda session: self._read_public(session, cka_id, kind))
@@ -239,6 +267,8 @@ class KeyPairs(Connection):
         return found
 
     def _tried(self, name: str, probe: Callable[[Session], Any]) -> Any:  # noqa: ANN401 - as the probe answers
+        if getattr(self, name) is not None:
+            return getattr(self, name)
         with self._trying:
             if getattr(self, name) is None:
                 setattr(self, name, self._repeatable(probe))

@@ -16,7 +16,7 @@ from pkcs11.mechanisms import KeyType
 from pkcs11.types import Object, PrivateKey, Session
 from pkcs11.types import PublicKey as PublicObject
 
-from hsmkms.errors import TokenError, TokenUnfitError
+from hsmkms.errors import HsmKmsError, TokenError, TokenUnfitError
 from hsmkms.hsm.agreement import agree
 from hsmkms.hsm.attributes import KEPT_PUBLIC_HALF, PRIVATE_HALF
 from hsmkms.hsm.backing_keys import PairTemplate
@@ -67,9 +67,13 @@ def generate_pair(session: Session, template: PairTemplate, cka_id: bytes, label
     wrong = differences(private, template.expected(cka_id, label) | stored)
     wrong += differences(public, template.expected_public(cka_id, label) | stored)
     if not wrong:
-        wrong = disproof(session, template, private, read_public(public, template.facts))
+        try:
+            wrong = disproof(session, template, private, read_public(public, template.facts))
+        except HsmKmsError as exc:
+            wrong = [f"it could not be proven: {exc}"]
     if wrong:
         _destroy_both(public, private, wrong)
+        raise TokenUnfitError(f"the token made a key pair not as ordered ({'; '.join(wrong)}): it was destroyed")
     return private
 
 
@@ -78,10 +82,10 @@ def _destroy_both(public: Object, private: Object, wrong: list[str]) -> None:
         private.destroy()
         public.destroy()
     except PKCS11Error as exc:
+        # Not the fault's own class: it may say that nothing was made, and that would not be true.
         raise TokenError(
             f"the token made a key pair that is not as ordered ({'; '.join(wrong)}) and keeps it: remove it by hand"
         ) from exc
-    raise TokenUnfitError(f"the token made a key pair that is not as ordered ({'; '.join(wrong)}): it was destroyed")
 
 
 def read_public(half: Object, facts: KeyFacts) -> Public:

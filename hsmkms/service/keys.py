@@ -53,7 +53,7 @@ def create_key(call: Call, request: CreateKeyRequest) -> CreateKeyResponse:
     call.account()
     if new_tags:
         call.account("kms:TagResource")
-    core.device.check_spec(nature.spec)
+    core.device.check_kind((nature.spec, nature.usage))
     record = creation.new_record(
         core,
         call.region,

@@ -542,8 +542,26 @@ def test_a_missing_public_half(bench: Bench) -> None:
 def test_specs_that_the_token_lacks(bench: Bench) -> None:
     """What the token cannot make is refused with what it can."""
     for spec in (KeySpec.ML_DSA_44, KeySpec.ML_DSA_87, KeySpec.ML_KEM_768):
-        with pytest.raises(UnsupportedOperationException, match=f"no keys of KeySpec {spec}: it makes SYMMETRIC_DEF"):
-            bench.device.check_spec(spec)
-    for spec, facts in KEY_FACTS.items():
-        if facts.key_type is not KeyType.ML_DSA:
-            bench.device.check_spec(spec)
+        with pytest.raises(UnsupportedOperationException, match=f"no keys of KeySpec {spec} for SIGN_VERIFY: it has"):
+            bench.device.check_kind((spec, KeyUsage.SIGN_VERIFY))
+    for kind in kinds():
+        if KEY_FACTS[kind[0]].key_type is not KeyType.ML_DSA:
+            bench.device.check_kind(kind)
+
+
+@pytest.mark.parametrize(
+    ("lacking", "kind", "instead"),
+    [
+        (Mechanism.ECDH1_DERIVE, (KeySpec.ECC_NIST_P256, KeyUsage.KEY_AGREEMENT), "ECC_NIST_P256"),
+        (Mechanism.SHA384_HMAC, (KeySpec.HMAC_384, KeyUsage.GENERATE_VERIFY_MAC), "HMAC_512"),
+        (Mechanism.EDDSA, (KeySpec.ECC_NIST_EDWARDS25519, KeyUsage.SIGN_VERIFY), "ECC_SECG_P256K1"),
+    ],
+)
+def test_keys_that_could_not_be_used(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, lacking: Mechanism, kind: Kind, instead: str
+) -> None:
+    """A key that the token could make and not use is refused before it is made."""
+    has = keypairs.KeyPairs._has
+    monkeypatch.setattr(keypairs.KeyPairs, "_has", lambda self, each: each is not lacking and has(self, each))
+    with pytest.raises(UnsupportedOperationException, match=f"for {kind[1]}: it has keys of .*{instead}"):
+        bench.device.check_kind(kind)

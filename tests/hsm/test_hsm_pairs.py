@@ -14,7 +14,7 @@ from pkcs11.constants import Attribute, ObjectClass
 from pkcs11.exceptions import AttributeSensitive
 from pkcs11.types import Session
 
-from hsmkms.errors import TokenError, TokenUnfitError
+from hsmkms.errors import TokenError, TokenUnfitError, UnsupportedOperationException
 from hsmkms.hsm import pairs
 from hsmkms.hsm.backing_keys import PairTemplate, template_of
 from hsmkms.hsm.key_specs import KEY_FACTS, der_octet_string, subject_public_key_info
@@ -116,6 +116,19 @@ def test_a_pair_that_does_not_belong_together_is_destroyed(session: Session, mon
         pairs.generate_pair(session, pair_template(KeySpec.ECC_NIST_P256, KeyUsage.SIGN_VERIFY), b"ill-matched", "x")
     for object_class in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
         assert find(session, object_class, b"ill-matched") is None
+
+
+def test_a_pair_that_cannot_be_proven_is_destroyed(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the proof itself meets a fault, nothing stays on the token, so that nobody looks for it later."""
+
+    def fail(*_: object) -> list[str]:
+        raise UnsupportedOperationException("no such mechanism")
+
+    monkeypatch.setattr(pairs, "disproof", fail)
+    with pytest.raises(TokenUnfitError, match="could not be proven: no such mechanism"):
+        pairs.generate_pair(session, pair_template(KeySpec.ECC_NIST_P256, KeyUsage.SIGN_VERIFY), b"unproven", "x")
+    for object_class in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
+        assert find(session, object_class, b"unproven") is None
 
 
 class Told(dict[Attribute, bytes]):

@@ -59,6 +59,7 @@ def test_checks(device: Device) -> None:
         "installation key",
         "HMAC-SHA-256",
         "object labels",
+        "key specs",
         "OAEP SHA-1",
         "OAEP SHA-256",
         "AES-KWP",

@@ -89,7 +89,7 @@ def test_create_key_takes_explicit_defaults(kms: Kms, members: dict[str, Any]) -
         (
             {"key_spec": "ML_KEM_768", "key_usage": "ENCAPSULATE_DECAPSULATE"},
             UnsupportedOperationException,
-            "it makes SYMMETRIC_DEFAULT, RSA_2048",
+            "it has keys of SYMMETRIC_DEFAULT, RSA_2048",
         ),
         ({"key_spec": "HMAC_256", "key_usage": "SIGN_VERIFY"}, ValidationException, "not compatible"),
         ({"key_spec": "RSA_2048", "key_usage": "KEY_AGREEMENT"}, ValidationException, "not compatible"),
