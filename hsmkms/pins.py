@@ -80,13 +80,27 @@ def read_pin(pin: PinSettings, *, interactive: Callable[[], str] | None = None) 
     return _one_line(answer, "the answer").reveal()
 
 
-def _pin_of_file(path: Path) -> Secret:
+def _credential(path: Path) -> Path:
+    """Where systemd has put the file for this service (LoadCredential=, by the file's name); else the path itself."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    given = Path(folder, path.name) if folder else path
+    return given if given.exists() else path
+
+
+def _closed_to_others(told: os.stat_result, *, credential: bool) -> bool:
+    """True if the modes let nobody else read it; the group's bits of a credential of root's are the mask of its ACL."""
+    may = stat.S_IRGRP if credential and told.st_uid == 0 else 0
+    return not told.st_mode & _OTHERS & ~may
+
+
+def _pin_of_file(named: Path) -> Secret:
+    path = _credential(named)
     try:
         with path.open("rb") as file:
             told = os.fstat(file.fileno())
             if told.st_uid not in (os.geteuid(), 0):
                 raise PinError(f"the PIN file {path} belongs to another user: run `chown {os.geteuid()} {path}`")
-            if told.st_mode & _OTHERS:
+            if not _closed_to_others(told, credential=path is not named):
                 raise PinError(f"the PIN file {path} is open to other users: run `chmod 600 {path}`")
             return _one_line(_decoded(file.read(MAX_BYTES)), f"the PIN file {path}")
     except OSError as exc:

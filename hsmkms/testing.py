@@ -48,8 +48,9 @@ class Endpoint(NamedTuple):
 @pytest.fixture(scope="session")
 def hsmkms_endpoint() -> Iterator[Endpoint]:
     """A server of this run's own; everything in it is gone afterwards."""
-    command = [sys.executable, "-m", "hsmkms", "serve", "--dev"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ.copy()) as process:
+    command = [sys.executable, "-m", "hsmkms", "serve", "--dev", "--until-stdin-ends"]
+    pipe = subprocess.PIPE  # its end is ours: the server stops with this process, however that ends
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=os.environ.copy()) as process:
         try:
             yield read_endpoint(process)
         finally:

@@ -30,6 +30,9 @@ def serve(
     dev: Annotated[
         bool, typer.Option("--dev", help="A throw-away installation on SoftHSM for tests; prints credentials.")
     ] = False,
+    until_stdin_ends: Annotated[
+        bool, typer.Option("--until-stdin-ends", help="With --dev: stop when standard input ends, as its writer does.")
+    ] = False,
     account_id: Annotated[
         str | None, typer.Option("--account-id", help="With --dev: 12 digits.", show_default=False)
     ] = None,
@@ -42,19 +45,21 @@ def serve(
     Example: hsmkms serve --port 8443 --workers 4
     """
     from hsmkms import wiring  # noqa: PLC0415 - help must not pay for any of this
-    from hsmkms.config import check  # noqa: PLC0415
+    from hsmkms.config import ServeSettings, check  # noqa: PLC0415
     from hsmkms.http import server  # noqa: PLC0415
 
+    told = {"host": host, "port": port, "workers": workers, "threads": threads, "plain_http": plain_http or None}
+    given = {name: value for name, value in told.items() if value is not None}
     if dev:
         from hsmkms.http import dev as development  # noqa: PLC0415
 
-        development.serve(port, account_id, workers or 1)
+        development.serve(
+            replace(ServeSettings(port=0, workers=1, threads=8), **given), account_id, until_stdin_ends=until_stdin_ends
+        )
         return
     common = Common(config=config).over(outer_options(context))
-    given = {"host": host, "port": port, "workers": workers, "threads": threads, "plain_http": plain_http or None}
     with server.refusing():
         settings = wiring.load_settings(common.config)
-        wanted = replace(settings.serve, **{name: value for name, value in given.items() if value is not None})
-        settings = replace(settings, serve=wanted)
+        settings = replace(settings, serve=replace(settings.serve, **given))
         check(settings)
     server.serve(settings)

@@ -4,14 +4,22 @@ Fresh token, today's AWS rules, every region, no quotas, and credentials of the 
 PIN lies in a file beside the token, and imported key material passes through this program.
 """
 
+import fcntl
 import multiprocessing
+import os
 import secrets
+import shutil
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
+
+from msgspec.structs import replace
 
 from hsmkms import config, wiring
 from hsmkms.config import ImportSettings, PinSettings, RotationSettings, ServeSettings, Settings, TokenSettings
@@ -29,24 +37,52 @@ REGIONS: Final = (
     *("ap-southeast-1", "ap-southeast-2", "ap-southeast-3", "ap-southeast-4", "ap-southeast-5", "ap-southeast-7"),
     *("cn-north-1", "cn-northwest-1"),
 )
+_PREFIX: Final = "hsmkms-dev-"
+_TAKEN_WITHIN_SECONDS: Final = 60.0
 _LABEL: Final = "hsmkms-dev"
 _PIN_BYTES: Final = 16
 _UNLIMITED: Final = dict.fromkeys(DEFAULT_RATES, 0.0)
 
 
-def serve(port: int | None, account: str | None, workers: int) -> None:
-    """Make an installation, print its credentials as lines for a shell once it answers, and serve it."""
-    with tempfile.TemporaryDirectory(prefix="hsmkms-dev-") as folder:
-        wanted = ServeSettings(
-            port=port or 0,
-            workers=workers,
-            threads=8,
-            quotas=_UNLIMITED,
-            log_format="text",
-            log_requests=False,
-        )
-        settings, access_key_id, secret = _prepare(Path(folder), account or DEFAULT_ACCOUNT, wanted)
-        server.serve(settings, proven=True, ready=partial(_tell, access_key_id, secret))
+def serve(wanted: ServeSettings, account: str | None, *, until_stdin_ends: bool) -> None:
+    """Make an installation, print its credentials as lines for a shell once it answers, and serve it.
+
+    ``until_stdin_ends``: stop with whoever holds the other end of standard input, also if that is killed.
+    """
+    wanted = replace(wanted, quotas=_UNLIMITED, log_format="text", log_requests=False)
+    with _folder() as folder:
+        settings, access_key_id, secret = _prepare(folder, account or DEFAULT_ACCOUNT, wanted)
+        tell = partial(_tell, access_key_id, secret)
+        lifeline = sys.stdin.fileno() if until_stdin_ends else None
+        server.serve(settings, proven=True, ready=tell, lifeline=lifeline, scratch=folder)
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder that is gone afterwards; if this process is killed, the next development server removes it."""
+    _remove_abandoned()
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as name:
+        folder = Path(name)
+        held = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(held, fcntl.LOCK_EX)
+        try:
+            yield folder
+        finally:
+            os.close(held)
+
+
+def _remove_abandoned() -> None:
+    """Remove the folders of servers that are gone: those that nobody holds a lock on, after a moment to take it."""
+    for each in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            held = os.open(each, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY)
+            try:
+                told = os.fstat(held)
+                if told.st_uid == os.geteuid() and time.time() - told.st_mtime > _TAKEN_WITHIN_SECONDS:
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(each)
+            finally:
+                os.close(held)
 
 
 def _prepare(folder: Path, account: str, wanted: ServeSettings) -> tuple[Settings, str, str]:

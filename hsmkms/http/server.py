@@ -27,6 +27,7 @@ from msgspec import Struct
 from hsmkms import config, wiring
 from hsmkms.config import Secret, ServeSettings, Settings
 from hsmkms.errors import ConfigurationError, HsmKmsError, SetupError
+from hsmkms.http import notify
 
 START_REFUSED: Final = 78
 """Exit status where starting again cannot help (EX_CONFIG): a refused PIN, a wrong setting, a wrong token."""
@@ -40,23 +41,34 @@ AGAIN_SECONDS: Final = 1.0
 _context: Final = multiprocessing.get_context("fork")
 
 
-def tell_nobody(port: int) -> None:
-    """For servers whose readiness is asked for by ``/readyz``."""
+def tell_systemd(port: int) -> None:
+    """Everybody else asks ``/readyz``."""
+    del port
+    notify.ready()
 
 
-def serve(settings: Settings, *, proven: bool = False, ready: Callable[[int], None] = tell_nobody) -> None:
+def serve(
+    settings: Settings,
+    *,
+    proven: bool = False,
+    ready: Callable[[int], None] = tell_systemd,
+    lifeline: int | None = None,
+    scratch: Path | None = None,
+) -> None:
     """Serve until SIGTERM; SIGHUP replaces the workers one by one, with the certificate that is on the disk then.
 
     ``proven``: the installation was opened just now with the same PIN. ``ready`` is told the port once the first worker
-    answers. Raises ConfigurationError; ends the process with status 78 where starting again cannot help.
+    answers. ``lifeline``: a file descriptor whose end stops the server like SIGTERM. ``scratch``: where workers keep
+    their counts, if not in the system's folder for temporary files. Raises ConfigurationError; ends the process with
+    status 78 where starting again cannot help.
     """
     with refusing():
         _check_address(settings.serve)
         pin = _ask_pin(settings)
     if not proven:
         _prove(settings, pin)
-    with tempfile.TemporaryDirectory(prefix="hsmkms-counts-") as board:
-        _Workers(settings, pin, Path(board), ready).run()
+    with tempfile.TemporaryDirectory(prefix="hsmkms-counts-", dir=scratch) as board:
+        _Workers(settings, pin, Path(board), ready, lifeline).run()
 
 
 @contextmanager
@@ -80,7 +92,14 @@ class _Worker(Struct):
 class _Workers:
     """The workers of one server."""
 
-    def __init__(self, settings: Settings, pin: Secret | None, board: Path, ready: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        pin: Secret | None,
+        board: Path,
+        ready: Callable[[int], None],
+        lifeline: int | None,
+    ) -> None:
         self._settings = settings
         self._pin = pin
         self._board = board
@@ -89,6 +108,7 @@ class _Workers:
         self._workers: list[_Worker] = []
         self._signals: list[int] = []
         self._wake_read, self._wake_write = os.pipe()
+        self._lifeline = [lifeline] if lifeline is not None else []
 
     def run(self) -> None:
         """Start all, then look after them."""
@@ -118,7 +138,11 @@ class _Workers:
     def _wait(self) -> None:
         """Until a worker says something or dies, or a signal comes."""
         pipes = [each.told for each in self._workers if not each.ready]
-        happened = wait([self._wake_read, *pipes, *(each.process.sentinel for each in self._workers)])
+        sentinels = [each.process.sentinel for each in self._workers]
+        happened = wait([self._wake_read, *self._lifeline, *pipes, *sentinels])
+        if any(each in happened and not os.read(each, 4096) for each in self._lifeline):
+            self._lifeline.clear()
+            self._signals.append(signal.SIGTERM)
         if self._wake_read in happened:
             os.read(self._wake_read, 4096)
         for each in self._workers:

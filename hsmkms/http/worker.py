@@ -46,9 +46,7 @@ async def _serve(serving: Serving, settings: ServeSettings, listener: socket.soc
     stopped = asyncio.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, stopped.set)
-    parent = multiprocessing.parent_process()
-    if parent is not None:  # it may be killed in a way that lets it tell nobody
-        loop.add_reader(parent.sentinel, stopped.set)
+    _stop_with_parent(loop, stopped)
     context = tls_context(settings)
     application = Application(serving, loop, secure=context is not None)
     everybody: set[Connection] = set()
@@ -70,6 +68,19 @@ async def _serve(serving: Serving, settings: ServeSettings, listener: socket.soc
     application.close()
     await asyncio.sleep(0)  # what threads have finished is written
     serving.close()
+
+
+def _stop_with_parent(loop: asyncio.AbstractEventLoop, stopped: asyncio.Event) -> None:
+    """Stop when the parent is gone, killed perhaps: nobody else would ever stop this worker."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def gone() -> None:
+        loop.remove_reader(parent.sentinel)
+        stopped.set()
+
+    loop.add_reader(parent.sentinel, gone)
 
 
 async def _watch(everybody: set[Connection], now: Callable[[], float]) -> None:

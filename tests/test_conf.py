@@ -1,0 +1,160 @@
+"""The samples in conf/: what they name exists, and they say the same as the scripts and the program."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+
+from hsmkms.cli.main import app
+from hsmkms.errors import PinError
+from hsmkms.http import server
+from hsmkms.pins import PinSettings, read_pin
+
+ROOT = Path(__file__).parent.parent
+CONF = ROOT / "conf"
+UNITS = sorted((CONF / "systemd").iterdir())
+CONTAINERFILE = CONF / "container" / "Containerfile"
+COMPOSE = CONF / "container" / "compose.yaml"
+WORKFLOW = CONF / "github-actions" / "kms.yaml"
+MAX_EXPOSURE = 2.0
+"""systemd-analyze rates units from 0 (closed) to 10."""
+
+
+def settings(unit: Path) -> dict[str, list[str]]:
+    """The settings of a unit by name."""
+    found: dict[str, list[str]] = {}
+    for line in unit.read_text().splitlines():
+        if "=" in line and not line.startswith("#"):
+            name, _, value = line.partition("=")
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def check_command(words: list[str]) -> None:
+    """The words after ``hsmkms`` name a command, and options that it or hsmkms itself has."""
+    group = typer.main.get_group(app)
+    (name,) = [each for each in words if each in group.commands]
+    known = {option for each in (*group.params, *group.commands[name].params) for option in each.opts}
+    assert {each for each in words if each.startswith("--")} <= known
+
+
+def hsmkms_commands(text: str) -> list[list[str]]:
+    """Every command line of hsmkms in a text."""
+    lines = text.replace("\\\n", " ").splitlines()
+    found = (re.search(r"/hsmkms (?!-rf)([^>|&#]*)", line) for line in lines)
+    return [each[1].split() for each in found if each is not None]
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
+def test_units_are_valid(unit: Path, tmp_path: Path) -> None:
+    """A unit is without a fault for systemd, once its program is where it says."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    for each in UNITS:
+        text = each.read_text().replace("/opt/hsmkms/bin/hsmkms", sys.executable)
+        (tmp_path / each.name).write_text(re.sub(r"(?m)^Documentation=.*$", "", text))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", tmp_path / unit.name], capture_output=True, text=True, check=False
+    )
+    assert [line for line in done.stderr.splitlines() if unit.name in line] == []
+
+
+def test_server_unit() -> None:
+    """The unit of the server does not start again what cannot start, waits for its workers, and dumps no core."""
+    unit = settings(CONF / "systemd" / "hsmkms.service")
+    assert unit["RestartPreventExitStatus"] == [str(server.START_REFUSED)]
+    assert float(unit["TimeoutStopSec"][0]) > server.STOP_SECONDS
+    assert (unit["Type"], unit["LimitCORE"], unit["ExecReload"]) == (["notify"], ["0"], ["/bin/kill -HUP $MAINPID"])
+    for command in unit["ExecStart"]:
+        check_command(command.split()[1:])
+
+
+def test_server_unit_is_closed() -> None:
+    """What systemd itself says of the unit's protection."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    command = ["systemd-analyze", "security", "--offline=yes", "--json=short", CONF / "systemd" / "hsmkms.service"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    open_points = [each["name"] for each in json.loads(done.stdout) if not each["set"]]
+    assert not {"NoNewPrivileges=", "MemoryDenyWriteExecute=", "ProtectSystem=", "SystemCallFilter=~@debug"} & {
+        *open_points
+    }
+    overall = subprocess.run([*command[:3], command[4]], capture_output=True, text=True, check=False).stdout
+    (exposure,) = re.findall(r"Overall exposure level for hsmkms\.service: ([0-9.]+)", overall)
+    assert float(exposure) <= MAX_EXPOSURE
+
+
+def test_pin_from_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The PIN file that systemd hands over goes before the path itself; other files must be closed to everybody."""
+    named, given = tmp_path / "pin", tmp_path / "credentials"
+    named.write_text("open to others\n")
+    named.chmod(0o640)
+    given.mkdir()
+    (given / "other").touch()
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(given))
+    with pytest.raises(PinError, match="open to other users"):
+        read_pin(PinSettings(file=named))
+    (given / "pin").write_text("1234\n")
+    (given / "pin").chmod(0o400)
+    assert read_pin(PinSettings(file=named)) == "1234"
+    (given / "pin").chmod(0o404)
+    with pytest.raises(PinError, match="open to other users"):
+        read_pin(PinSettings(file=named))
+
+
+def test_containerfile() -> None:
+    """What it copies is there, its user is not root, and it runs a command that hsmkms has."""
+    text = CONTAINERFILE.read_text()
+    for sources in re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE):
+        assert all((ROOT / each).exists() for each in sources.split())
+    assert re.findall(r"^USER (.+)$", text, re.MULTILINE) == ["hsmkms"]
+    (entry,) = re.findall(r"^ENTRYPOINT (.+)$", text, re.MULTILINE)
+    (command,) = re.findall(r"^CMD (.+)$", text, re.MULTILINE)
+    assert json.loads(entry) == ["hsmkms"]
+    check_command(json.loads(command))
+    (port,) = re.findall(r"^EXPOSE (\d+)$", text, re.MULTILINE)
+    assert port in json.loads(command)
+    assert f"http://127.0.0.1:{port}/readyz" in text
+    assert "softhsm2" in (ROOT / "scripts/quickstart").read_text()
+    assert re.search(r"install .*\bsofthsm2\b", text)
+
+
+def test_locked_packages() -> None:
+    """Every package that hsmkms needs is pinned, with hashes, in a version that pyproject.toml allows."""
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = {re.match(r"[A-Za-z0-9_-]+", each)[0].lower() for each in wanted}  # type: ignore[index]  # each has a name
+    for file in ("requirements.lock", "build.lock"):
+        text = (CONF / "container" / file).read_text()
+        entries = re.findall(
+            r"^([a-z0-9_.-]+)==\S+ \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", text, re.MULTILINE
+        )
+        assert len(entries) == len(re.findall("==", text))
+        assert all(hashes for _, hashes in entries)
+        if file == "requirements.lock":
+            assert names <= {name for name, _ in entries}
+        else:
+            assert "hatchling" in {name for name, _ in entries}
+
+
+def test_compose_and_workflow() -> None:
+    """They are YAML, build from files that exist, agree about the port, and start hsmkms with options that it has."""
+    (service,) = yaml.safe_load(COMPOSE.read_text())["services"].values()
+    build = service["build"]
+    assert (COMPOSE.parent / build["context"]).resolve() == ROOT
+    assert ROOT / build["dockerfile"] == CONTAINERFILE
+    assert service["ports"] == ["127.0.0.1:8443:8443"]
+    steps = [step for job in yaml.safe_load(WORKFLOW.read_text())["jobs"].values() for step in job["steps"]]
+    runs = "\n".join(step["run"] for step in steps if "run" in step)
+    commands = hsmkms_commands(runs.replace('bin/pip" install ./hsmkms', "").replace('hsmkms" ', "hsmkms "))
+    assert len(commands) == 1
+    for each in commands:
+        check_command(each)
+    for file in re.findall(r"--file (\S+)", runs + COMPOSE.read_text()):
+        assert (ROOT / file).is_file()
