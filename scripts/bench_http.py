@@ -1,12 +1,14 @@
 """The endpoint under load, next to OpenBao's transit engine and to the server's own empty answer, in the same run.
 
 wrk sends signed requests of 64 bytes on 64 connections; the contenders take turns, and medians of the rounds are
-printed. The client shares the machine's cores with the servers.
+printed as the table that README has. The client shares the machine's cores with the servers. Then a steady rate of
+requests (open_loop.py), and with --requests the memory of the workers over so many of them.
 """
 
 import argparse
 import base64
 import json
+import os
 import platform
 import re
 import statistics
@@ -16,44 +18,77 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
+from open_loop import latencies
 
 from hsmkms.testing import Endpoint, read_endpoint
 
 CONNECTIONS = 64
 ROUNDS = 3
+STEADY_RATE = 1800
 BAO = "http://127.0.0.1:8219"
 PLAINTEXT = base64.b64encode(bytes(64)).decode()
+TRANSIT = "OpenBao transit encrypt (software key, no signature)"
+EMPTY = "hsmkms empty answer (/healthz)"
 
 
-def script(file: Path, headers: dict[str, str], body: str) -> Path:
-    """A request as a script for wrk."""
-    lines = [f"wrk.method = {'POST' if body else 'GET'!r}", f"wrk.body = [[{body}]]"]
-    lines += [f"wrk.headers[{name!r}] = {value!r}" for name, value in headers.items()]
-    file.write_text("\n".join(lines))
-    return file
+class Server(NamedTuple):
+    """A development server: where it answers, its process, and how long it took until then."""
+
+    endpoint: Endpoint
+    pid: int
+    seconds: float
+
+    def memory_mib(self) -> list[int]:
+        """Resident memory of the workers."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        told = (Path(f"/proc/{each}/status").read_text() for each in children)
+        return [int(re.findall(r"VmRSS:\s+(\d+)", each)[0]) // 1024 for each in told]
 
 
-def signed(endpoint: Endpoint, operation: str, members: dict[str, str]) -> tuple[dict[str, str], str]:
-    """Headers and body of a signed request; it is good for five minutes."""
+class Request(NamedTuple):
+    """A request as wrk sends it. A signature is good for five minutes, so requests are made shortly before."""
+
+    url: str
+    headers: dict[str, str]
+    body: str
+
+    def script(self, file: Path) -> Path:
+        """The request as a script for wrk."""
+        lines = [f"wrk.method = {'POST' if self.body else 'GET'!r}", f"wrk.body = [[{self.body}]]"]
+        lines += [f"wrk.headers[{name!r}] = {value!r}" for name, value in self.headers.items()]
+        file.write_text("\n".join(lines))
+        return file
+
+    def raw(self) -> bytes:
+        """The request as bytes."""
+        lines = ["POST / HTTP/1.1", *(f"{name}: {value}" for name, value in self.headers.items())]
+        return "\r\n".join((*lines, f"Content-Length: {len(self.body)}", "", self.body)).encode()
+
+
+def signed(endpoint: Endpoint, operation: str, members: dict[str, str]) -> Request:
+    """A signed request."""
     body = json.dumps(members)
     headers = {"Content-Type": "application/x-amz-json-1.1", "X-Amz-Target": f"TrentService.{operation}"}
     request = AWSRequest("POST", f"{endpoint.url}/", data=body, headers=headers | {"Host": endpoint.url[7:]})
     SigV4Auth(Credentials(endpoint.access_key_id, endpoint.secret_access_key), "kms", endpoint.region).add_auth(request)
-    return dict(request.headers.items()), body
+    return Request(f"{endpoint.url}/", dict(request.headers.items()), body)
 
 
-def load(url: str, lua: Path, seconds: int) -> tuple[float, float, float]:
+def load(request: Request, folder: str, seconds: int) -> tuple[float, float, float]:
     """Requests a second, and the latencies p50 and p99 in milliseconds."""
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(lua), "--latency", url]
+    lua = request.script(Path(folder) / "request.lua")
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(lua), "--latency", request.url]
     told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     if "Non-2xx" in told:
-        raise SystemExit(f"{url} answered errors:\n{told}")
+        raise SystemExit(f"{request.url} answered errors:\n{told}")
     (rate,) = re.findall(r"Requests/sec: +([0-9.]+)", told)
     return float(rate), _milliseconds(told, "50%"), _milliseconds(told, "99%")
 
@@ -64,12 +99,18 @@ def _milliseconds(told: str, share: str) -> float:
 
 
 @contextmanager
-def our_server(workers: int) -> Iterator[tuple[Endpoint, int]]:
-    """`hsmkms serve --dev`, and its process id."""
+def our_server(workers: int, folder: str, *, log: bool) -> Iterator[Server]:
+    """`hsmkms serve --dev`; with a log it writes a line for each request into a file."""
     command = [sys.executable, "-m", "hsmkms", "serve", "--dev", "--workers", str(workers)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    command += ["--log-requests"] if log else []
+    begun = time.perf_counter()
+    with (
+        (Path(folder) / "log").open("wb") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+    ):
         try:
-            yield read_endpoint(process), process.pid
+            endpoint = read_endpoint(process)
+            yield Server(endpoint, process.pid, time.perf_counter() - begun)
         finally:
             process.terminate()
 
@@ -99,56 +140,104 @@ def _post(url: str, body: dict[str, str]) -> None:
     raise SystemExit(f"{url} does not answer")
 
 
-def memory_mib(process_id: int) -> list[int]:
-    """Resident memory of the workers."""
-    children = Path(f"/proc/{process_id}/task/{process_id}/children").read_text().split()
-    return [
-        int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{each}/status").read_text())[0]) // 1024 for each in children
-    ]
+class Work:
+    """The requests to one server, on a key of its own."""
 
-
-def main() -> None:
-    """Run the rounds and print the table."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--seconds", type=int, default=5, help="length of each measurement")
-    options.add_argument("--workers", type=int, default=2)
-    options.add_argument("--bao", type=Path, required=True)
-    chosen = options.parse_args()
-    with tempfile.TemporaryDirectory() as folder, our_server(chosen.workers) as (endpoint, pid), bao_server(chosen.bao):
-        kms = endpoint.client()
+    def __init__(self, server: Server) -> None:
+        self._endpoint = server.endpoint
+        kms = server.endpoint.client()
         key_id = kms.create_key()["KeyMetadata"]["KeyId"]
         sealed = base64.b64encode(kms.encrypt(KeyId=key_id, Plaintext=bytes(64))["CiphertextBlob"]).decode()
-        requests = {
+        self._members = {
             "Encrypt": {"KeyId": key_id, "Plaintext": PLAINTEXT},
             "Decrypt": {"CiphertextBlob": sealed},
             "GenerateDataKey": {"KeyId": key_id, "KeySpec": "AES_256"},
         }
+
+    def request(self, operation: str) -> Request:
+        """A request that is signed now."""
+        return signed(self._endpoint, operation, self._members[operation])
+
+
+def main() -> None:
+    """Run the rounds and print the tables."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--seconds", type=int, default=5, help="length of each measurement")
+    options.add_argument("--rounds", type=int, default=ROUNDS)
+    options.add_argument("--workers", type=int, default=2)
+    options.add_argument("--requests", type=int, default=0, help="watch the memory over so many requests as well")
+    options.add_argument("--bao", type=Path, required=True)
+    chosen = options.parse_args()
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        (Path(folder) / "logged").mkdir()
+        quiet = stack.enter_context(our_server(chosen.workers, folder, log=False))
+        logged = stack.enter_context(our_server(chosen.workers, f"{folder}/logged", log=True))
+        stack.enter_context(bao_server(chosen.bao))
+        work, logged_work = Work(quiet), Work(logged)
+        transit = Request(
+            f"{BAO}/v1/transit/encrypt/bench", {"X-Vault-Token": "root"}, json.dumps({"plaintext": PLAINTEXT})
+        )
         results: dict[str, list[tuple[float, float, float]]] = {}
-        for _ in range(ROUNDS):
-            for name, members in requests.items():
-                lua = script(Path(folder) / name, *signed(endpoint, name, members))
-                results.setdefault(f"hsmkms {name}", []).append(load(f"{endpoint.url}/", lua, chosen.seconds))
-            empty = script(Path(folder) / "empty", {}, "")
-            results.setdefault("hsmkms empty answer (/healthz)", []).append(
-                load(f"{endpoint.url}/healthz", empty, chosen.seconds)
-            )
-            transit = script(Path(folder) / "bao", {"X-Vault-Token": "root"}, json.dumps({"plaintext": PLAINTEXT}))
-            results.setdefault("OpenBao transit encrypt", []).append(
-                load(f"{BAO}/v1/transit/encrypt/bench", transit, chosen.seconds)
-            )
-        print_table(results, memory_mib(pid))
+        for _ in range(chosen.rounds):
+            for name, request in (
+                ("hsmkms Encrypt", work.request("Encrypt")),
+                ("hsmkms Encrypt, a log line for each", logged_work.request("Encrypt")),
+                ("hsmkms Decrypt", work.request("Decrypt")),
+                ("hsmkms GenerateDataKey", work.request("GenerateDataKey")),
+                (EMPTY, Request(f"{quiet.endpoint.url}/healthz", {}, "")),
+                (TRANSIT, transit),
+            ):
+                results.setdefault(name, []).append(load(request, folder, chosen.seconds))
+        print_table(results, chosen.rounds, chosen.seconds)
+        print_steady(logged_work, chosen.seconds * 2)
+        print(f"Memory of the workers: {_mib(quiet.memory_mib())}; with the log {_mib(logged.memory_mib())}.")
+        print(f"`serve --dev --workers {chosen.workers}` answered after {quiet.seconds:.1f} s.")
+        if chosen.requests:
+            print_memory(quiet, work, folder, chosen.requests)
 
 
-def print_table(results: dict[str, list[tuple[float, float, float]]], memory: list[int]) -> None:
-    """Medians, and ratios to OpenBao."""
+def print_table(results: dict[str, list[tuple[float, float, float]]], rounds: int, seconds: int) -> None:
+    """Medians, and ratios to OpenBao and to the empty answer."""
     medians = {
         name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in results.items()
     }
-    base = medians["OpenBao transit encrypt"][0]
-    print(f"Python {platform.python_version()}; workers' memory: {', '.join(f'{each} MiB' for each in memory)}\n")
-    print("| | requests/s | p50 ms | p99 ms | of OpenBao |\n|---|---|---|---|---|")
+    cores = len(os.sched_getaffinity(0))
+    print(
+        f"`scripts/bench http` on {datetime.now(UTC):%Y-%m-%d}: Python {platform.python_version()}, {cores} cores "
+        f"shared with wrk, {CONNECTIONS} connections, medians of {rounds} rounds of {seconds} s in which the "
+        "contenders took turns.\n"
+    )
+    print("| 64 bytes | requests/s | p50 ms | p99 ms | of OpenBao | of the empty answer |\n|---|---|---|---|---|---|")
     for name, (rate, p50, p99) in medians.items():
-        print(f"| {name} | {rate:,.0f} | {p50:.1f} | {p99:.1f} | {rate / base:.2f} |")
+        ratios = (rate / medians[each][0] for each in (TRANSIT, EMPTY))
+        print(f"| {name} | {rate:,.0f} | {p50:.1f} | {p99:.1f} | {' | '.join(f'{each:.2f}' for each in ratios)} |")
+
+
+def print_steady(work: Work, seconds: int) -> None:
+    """Latencies at a steady rate."""
+    request = work.request("Encrypt")
+    p50, p99, longest = latencies(
+        request.url, request.raw(), rate=STEADY_RATE, seconds=seconds, connections=CONNECTIONS
+    )
+    print(
+        f"\n{STEADY_RATE:,} Encrypt a second for {seconds} s, with the log, counted from when each was due: "
+        f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, longest {longest:.1f} ms."
+    )
+
+
+def print_memory(server: Server, work: Work, folder: str, requests: int) -> None:
+    """Resident memory of the workers while so many requests are answered."""
+    done, seen = 0.0, [server.memory_mib()]
+    while done < requests:
+        rate, _, _ = load(work.request("Encrypt"), folder, 10)
+        done += rate * 10
+        seen.append(server.memory_mib())
+    print(f"Memory over {done:,.0f} requests, each 10 s: {'; '.join(_mib(each) for each in seen)}.")
+
+
+def _mib(sizes: list[int]) -> str:
+    return ", ".join(f"{each} MiB" for each in sizes)
 
 
 if __name__ == "__main__":

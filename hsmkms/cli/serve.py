@@ -30,6 +30,12 @@ def serve(
     dev: Annotated[
         bool, typer.Option("--dev", help="A throw-away installation on SoftHSM for tests; prints credentials.")
     ] = False,
+    log_requests: Annotated[
+        bool | None,
+        typer.Option(
+            "--log-requests/--no-log-requests", help="A line of the log for each request.", show_default=False
+        ),
+    ] = None,
     until_stdin_ends: Annotated[
         bool, typer.Option("--until-stdin-ends", help="With --dev: stop when standard input ends, as its writer does.")
     ] = False,
@@ -48,13 +54,22 @@ def serve(
     from hsmkms.config import ServeSettings, check  # noqa: PLC0415
     from hsmkms.http import server  # noqa: PLC0415
 
-    told = {"host": host, "port": port, "workers": workers, "threads": threads, "plain_http": plain_http or None}
+    told = {
+        "host": host,
+        "port": port,
+        "workers": workers,
+        "threads": threads,
+        "plain_http": plain_http or None,
+        "log_requests": log_requests,
+    }
     given = {name: value for name, value in told.items() if value is not None}
     if dev:
         from hsmkms.http import dev as development  # noqa: PLC0415
 
         development.serve(
-            replace(ServeSettings(port=0, workers=1, threads=8), **given), account_id, until_stdin_ends=until_stdin_ends
+            replace(ServeSettings(port=0, workers=1, threads=8, log_requests=False), **given),
+            account_id,
+            until_stdin_ends=until_stdin_ends,
         )
         return
     common = Common(config=config).over(outer_options(context))

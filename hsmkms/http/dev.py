@@ -49,7 +49,7 @@ def serve(wanted: ServeSettings, account: str | None, *, until_stdin_ends: bool)
 
     ``until_stdin_ends``: stop with whoever holds the other end of standard input, also if that is killed.
     """
-    wanted = replace(wanted, quotas=_UNLIMITED, log_format="text", log_requests=False)
+    wanted = replace(wanted, quotas=_UNLIMITED, log_format="text")
     with _folder() as folder:
         settings, access_key_id, secret = _prepare(folder, account or DEFAULT_ACCOUNT, wanted)
         tell = partial(_tell, access_key_id, secret)
