@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from hsmkms.errors import KMSInvalidSignatureException
+from hsmkms.errors import KMSInvalidSignatureException, KMSInvalidStateException
 from hsmkms.model.asymmetric import (
     GetPublicKeyRequest,
     GetPublicKeyResponse,
@@ -50,6 +50,9 @@ def get_public_key(call: Call, request: GetPublicKeyRequest) -> GetPublicKeyResp
     key, permit = call.key(request.key_id, aliases=True)
     record = key.record
     specs.require_pair(record)
+    if record.current is None or not record.current.present:
+        # The state admits it, and with its material gone the key has no public half either.
+        raise KMSInvalidStateException(f"{record.arn} is pending import.")
     public = call.core.device.public_key(permit, key.current_cka_id, record.kind)
     return GetPublicKeyResponse(
         key_id=record.arn,

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
-from service_sites import REGION, new_alias, new_key, seal, unseal
+from service_sites import ACCOUNT, REGION, new_alias, new_key, seal, unseal
 
 from hsmkms.errors import (
     DisabledException,
@@ -44,6 +44,7 @@ from hsmkms.model.crypto import (
     ReEncryptRequest,
 )
 from hsmkms.model.deletion import GetKeyLastUsageRequest, ScheduleKeyDeletionRequest
+from hsmkms.model.enums import KeySpec, KeyUsage, Origin
 from hsmkms.model.keys import DescribeKeyRequest, DisableKeyRequest, EnableKeyRequest, KeyMetadata
 from hsmkms.model.rotation import (
     DisableKeyRotationRequest,
@@ -53,6 +54,8 @@ from hsmkms.model.rotation import (
     RotateKeyOnDemandRequest,
 )
 from hsmkms.model.shapes import Recipient
+from hsmkms.rules import policies
+from hsmkms.service import creation
 from hsmkms.service.kms import Kms
 
 MESSAGE = b"The engine is yours."
@@ -209,6 +212,16 @@ def test_public_key_states(kms: Kms) -> None:
     kms.schedule_key_deletion(ScheduleKeyDeletionRequest(key_id=made.key_id))
     with pytest.raises(KMSInvalidStateException, match="is pending deletion"):
         kms.get_public_key(GetPublicKeyRequest(key_id=made.key_id))
+
+
+def test_public_key_before_the_import(kms: Kms) -> None:
+    """A key pair that waits for its material has no public key yet, and says so."""
+    core = kms._core
+    nature = creation.Nature(spec=KeySpec.RSA_2048, usage=KeyUsage.SIGN_VERIFY, origin=Origin.EXTERNAL)
+    record = creation.new_record(core, REGION, nature, description="", policy=policies.default_policy(ACCOUNT))
+    creation.make_empty(core, record, {})
+    with pytest.raises(KMSInvalidStateException, match=f"{record.arn} is pending import."):
+        kms.get_public_key(GetPublicKeyRequest(key_id=record.key_id))
 
 
 @pytest.mark.parametrize("name", ["symmetric", "hmac256"])
