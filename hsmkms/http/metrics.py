@@ -67,7 +67,10 @@ class _Collected(Collector):
 def _of_counts(totals: Totals) -> Iterator[Metric]:
     yield _counter("hsmkms_requests", "Requests by operation and outcome.", "operation", totals.requests)
     yield _histogram(
-        "hsmkms_request_seconds", "From the last byte of a request to its answer.", "operation", totals.requests
+        "hsmkms_request_seconds",
+        "What requests took, without the wait for their audit record.",
+        "operation",
+        totals.requests,
     )
     yield _counter("hsmkms_token_calls", "Calls to the token by outcome.", "call", totals.token_calls)
     yield _histogram("hsmkms_token_call_seconds", "What calls to the token took.", "call", totals.token_calls)

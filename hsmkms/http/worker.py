@@ -1,6 +1,7 @@
 """One worker process: it opens the installation for itself, serves a socket until it is told to stop, and closes."""
 
 import asyncio
+import gc
 import multiprocessing
 import signal
 import socket
@@ -58,6 +59,8 @@ async def _serve(serving: Serving, settings: ServeSettings, listener: socket.soc
         ssl_handshake_timeout=10.0 if context is not None else None,
     )
     serving.start()
+    gc.collect()
+    gc.freeze()  # what is there now stays: later collections need not walk it, and pages of the parent stay shared
     ready()
     watching = asyncio.create_task(_watch(everybody, loop.time))
     await stopped.wait()
