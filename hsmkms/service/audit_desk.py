@@ -4,6 +4,7 @@ import shutil
 import threading
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,9 @@ from hsmkms.service.core import Core
 from hsmkms.service.sealing import Sealer
 from hsmkms.store import audit_files
 from hsmkms.store.audit_files import Segment
+
+SEALED_LATELY: Final = timedelta(seconds=30)
+"""Of several workers that seal once a minute, one is enough."""
 
 UNPROVEN_A_SECOND: Final = 20.0
 """Requests without a valid signature that are recorded, on average: strangers must not fill the disk."""
@@ -64,7 +68,7 @@ class AuditDesk:
         book.recover_others()
         if book.used:
             book.tidy()
-            self._sealer.seal()
+            self._sealer.seal(SEALED_LATELY)
 
     def check(self) -> None:
         """Raise StoreError if log or database contradict the newest seal. Quick: only the ends are looked at."""

@@ -35,7 +35,8 @@ class Journal:
         self._only = only
         self._guard = ForkGuard()
         self._adding = threading.Lock()
-        self._writing = threading.Lock()
+        self._turn = threading.Condition()
+        self._writing = False
         self._lane: LaneFile | None = None
         self._previous = ""
         self._added = 0
@@ -79,11 +80,18 @@ class Journal:
     def flush(self, number: int | None = None) -> None:
         """Return when that record (or every one that was added) is on the disk. StoreError if it does not get there."""
         wanted = self._added if number is None else number
-        if self._safe >= wanted:
-            return
-        with self._writing:
-            if self._safe < wanted:
+        while self._safe < wanted:
+            with self._turn:
+                if self._writing:
+                    self._turn.wait()
+                    continue
+                self._writing = True
+            try:
                 self._write()
+            finally:
+                with self._turn:
+                    self._writing = False
+                    self._turn.notify_all()
 
     def close(self) -> None:
         """Write what is left, and let the lane go; in a forked child it stays the parent's."""

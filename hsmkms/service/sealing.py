@@ -6,6 +6,7 @@ the newest seal, nothing is sealed until the operator has looked: a new seal mus
 
 import hmac
 import logging
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
@@ -44,11 +45,15 @@ class Sealer:
         self._seals = self.folder / audit_files.SEALS
         self._keys: list[InstallationKeyRow] = []
 
-    def seal(self) -> bool:
-        """Make a seal if there is anything new. False if not, or if the log contradicts the newest seal (an alarm)."""
+    def seal(self, unless_within: timedelta = timedelta()) -> bool:
+        """Make a seal if there is anything new. False if not, or if the log contradicts the newest seal (an alarm).
+
+        ``unless_within``: nor if somebody else has made one so lately. SoftHSM sometimes fails a call
+        (CKR_GENERAL_ERROR) in the instant in which another process destroys an object: no more notes than are needed.
+        """
         try:
             with exclusive(self.folder / audit_files.SEAL_LOCK, _LOCK_SECONDS):
-                made = self._seal()
+                made = self._seal(unless_within)
         except Contradiction as exc:
             self._core.audit.alarm = str(exc)
             log.error("%s", exc)  # noqa: TRY400 - told in one sentence
@@ -105,10 +110,12 @@ class Sealer:
         fitting = [each for each in self._all_keys() if version in (None, each.version)]
         return any(hmac.compare_digest(self._mac(each, message).hex(), mac) for each in fitting)
 
-    def _seal(self) -> bool:
+    def _seal(self, unless_within: timedelta) -> bool:
         last, note = self.last(), self.note()
         heads = self._heads()
         self._check(last, note, heads)
+        if last is not None and abs(self._core.clock() - last.seal.time) < unless_within:
+            return False
         seal = self._draft(last, last.seal.number if last else 0, heads)
         if last is not None and {lane: each.head for lane, each in seal.lanes.items()} == {
             lane: each.head for lane, each in last.seal.lanes.items()
