@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
-from lifecycle import YEAR, backing_keys, sweep
+from lifecycle import YEAR, at, backing_keys, in_threads, sweep
 from service_sites import ACCOUNT, OTHER_REGION, REGION, NewFolder, Site, StoppedClock, run
 from sides import Side
 
@@ -22,9 +22,11 @@ from hsmkms.errors import (
 )
 from hsmkms.model.enums import KeyState
 from hsmkms.model.shapes import Tag
+from hsmkms.rules import budget
 from hsmkms.rules.posture import Posture
 from hsmkms.service.kms import Kms
 from hsmkms.service.maintenance import StepKind, StepOutcome
+from hsmkms.store import leases
 
 THIRD_REGION = "ap-southeast-2"
 REGIONS = (REGION, OTHER_REGION, THIRD_REGION)
@@ -258,6 +260,15 @@ def test_every_kind_of_key(sides: tuple[Side, Side, Side], spec: str, usage: str
     assert len(here.kms.operator.attest(key_id, OTHER_REGION)) == 1
 
 
+def test_one_of_many_replicates(sides: tuple[Side, Side, Side]) -> None:
+    """Of requests at the same moment for one region one makes the replica, and the others hear that it exists."""
+    here, there, _ = sides
+    key_id = here.new_primary()
+    told = in_threads(4, lambda: here.replicate_key(key_id=key_id, replica_region=OTHER_REGION))
+    assert told == ["AlreadyExistsException"] * 3 + ["ok"]
+    assert there.family(key_id) == ("REPLICA", REGION, [OTHER_REGION])
+
+
 # -- the primary key ------------------------------------------------------------------------------------------------
 
 
@@ -325,13 +336,17 @@ def test_rotation_is_set_on_the_primary_key(sides: tuple[Side, Side, Side]) -> N
     assert not here.get_key_rotation_status(key_id=key_id).key_rotation_enabled
 
 
-def test_rotation_switches_all_regions(sides: tuple[Side, Side, Side]) -> None:
+def test_rotation_switches_all_regions(sides: tuple[Side, Side, Side], monkeypatch: pytest.MonkeyPatch) -> None:
     """One backing key more, current in all regions at once; what was encrypted before opens everywhere."""
     here, there, _ = sides
     key_id = here.new_primary()
     here.replicate_key(key_id=key_id, replica_region=OTHER_REGION)
     old = [here.seal(key_id), there.seal(key_id)]
+    before = here.material(key_id)
+    seen: list[str | None] = []
+    monkeypatch.setattr(here.kms._core, "reached", at("rotate 2", lambda: seen.append(there.material(key_id))))
     here.rotate_key_on_demand(key_id=key_id)
+    assert seen == [before]
     assert here.material(key_id) == there.material(key_id)
     assert here.list_key_rotations(key_id=key_id) == there.list_key_rotations(key_id=key_id)
     assert backing_keys(here.kms)[key_id] == 2
@@ -378,6 +393,24 @@ def test_automatic_rotation_follows_the_primary_key(sides: tuple[Side, Side, Sid
     assert sweep(here.kms).count((StepKind.ROTATION, key_id, StepOutcome.DONE)) == 1
     assert backing_keys(here.kms)[key_id] == 3
     assert here.material(key_id) == there.material(key_id)
+
+
+@pytest.mark.parametrize("swept", [False, True])
+def test_early_rotation_by_a_replica(sides: tuple[Side, Side, Side], *, swept: bool) -> None:
+    """Half of the budget of AES-GCM is that of the set: a replica that reaches it rotates all, its primary key off."""
+    here, there, _ = sides
+    key_id = here.new_primary()
+    here.replicate_key(key_id=key_id, replica_region=OTHER_REGION)
+    here.disable_key(key_id=key_id)
+    before = there.material(key_id)
+    assert before is not None
+    leases.at_least(here.kms._core.store, before, budget.ROTATE_AT)
+    if swept:
+        assert sweep(here.kms).count((StepKind.ROTATION, key_id, StepOutcome.DONE)) == 1
+    else:
+        there.seal(key_id)
+    assert here.material(key_id) == there.material(key_id) != before
+    assert backing_keys(here.kms)[key_id] == 2
 
 
 # -- deletion -------------------------------------------------------------------------------------------------------
