@@ -23,6 +23,7 @@ from hsmkms.rules.audit_record import Occasion
 from hsmkms.rules.importing import ImportPolicy
 from hsmkms.rules.rotation import RotationPolicy
 from hsmkms.service import binding
+from hsmkms.service.access import Access
 from hsmkms.service.audit import FOLDER as AUDIT_FOLDER
 from hsmkms.service.audit import AuditBook
 from hsmkms.service.cache import RecordCache
@@ -121,6 +122,7 @@ def _core(
         cache=cache,
         audit=audit,
         record=audit.record,
+        authorise=Access(cache, installation.account),
         leases=LeaseBook(store),
         uses=UsageBook(store),
         clock=clock,

@@ -17,6 +17,7 @@ FILES = {
     "aliases": "A",
     "keys": "K",
     "endpoint": "E",
+    "permissions": "P",
     "bridge": "B",
     "audit": "L",
     "regions": "M",

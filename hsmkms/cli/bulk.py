@@ -17,7 +17,7 @@ import typer
 from msgspec import Struct
 
 from hsmkms.cli import sealed_files, values
-from hsmkms.cli.api import CRYPTOGRAPHY
+from hsmkms.cli.commands import CRYPTOGRAPHY
 from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, RegionOption, outer_options
 from hsmkms.cli.sealed_files import Base64Form, Content, FileLeftAloneError, Found
 from hsmkms.errors import DependencyTimeoutException, HsmKmsError, SetupError, TokenUnavailableError

@@ -9,7 +9,7 @@ import typer
 from msgspec import Struct
 
 from hsmkms.cli import material_files, values
-from hsmkms.cli.api import IMPORT
+from hsmkms.cli.commands import IMPORT
 from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, RegionOption, outer_options
 from hsmkms.cli.material_files import SYMMETRIC_BYTES
 from hsmkms.errors import HsmKmsError, UnsupportedOperationException

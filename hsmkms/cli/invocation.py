@@ -33,6 +33,16 @@ QueryOption = Annotated[
     str | None,
     typer.Option("--query", metavar="JMESPATH", help="Show a part.", show_default=False, rich_help_panel=COMMON),
 ]
+AsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--as",
+        metavar="USER",
+        help="Act as this user; default: the account's root.",
+        show_default=False,
+        rich_help_panel=COMMON,
+    ),
+]
 
 
 class Common(Struct, kw_only=True):
@@ -42,6 +52,7 @@ class Common(Struct, kw_only=True):
     region: str | None = None
     output: OutputFormat | None = None
     query: str | None = None
+    user: str | None = None
 
     def over(self, outer: "Common") -> "Common":
         """These options, and the outer ones where these say nothing."""
@@ -59,8 +70,10 @@ class Common(Struct, kw_only=True):
         return Kms.open(self.config)
 
     def caller(self, kms: "Kms") -> "Caller | None":
-        """The account's root in the region that was asked for."""
-        return kms.caller(self.region) if self.region is not None else None
+        """The account's root, or the user that was named, in the region that was asked for."""
+        if self.region is None and self.user is None:
+            return None
+        return kms.caller(self.region, self.user)
 
     def show(self, answer: Plain) -> None:
         """Print an answer as was asked for."""

@@ -10,8 +10,22 @@ from typing import Annotated, Final
 
 import typer
 
-from hsmkms.cli import api, audit, bulk, due, importing, repair, report, serve, setup, token, users
-from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, RegionOption
+from hsmkms.cli import (
+    api,
+    audit,
+    bulk,
+    due,
+    importing,
+    permissions,
+    repair,
+    report,
+    serve,
+    setup,
+    simulation,
+    token,
+    users,
+)
+from hsmkms.cli.invocation import AsOption, Common, ConfigOption, OutputOption, QueryOption, RegionOption
 from hsmkms.errors import ApiError, HsmKmsError
 
 DEBUG_VARIABLE: Final = "HSMKMS_DEBUG"
@@ -42,13 +56,14 @@ def common_options(
     region: RegionOption = None,
     output: OutputOption = None,
     query: QueryOption = None,
+    user: AsOption = None,
     version: Annotated[
         bool, typer.Option("--version", help="Show the version and end.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
     """Keep the options that stand before the command's name."""
     del version  # shown by its callback
-    context.obj = Common(config=config, region=region, output=output, query=query)
+    context.obj = Common(config=config, region=region, output=output, query=query, user=user)
 
 
 setup.register(app)
@@ -60,6 +75,8 @@ report.register(app)
 audit.register(app)
 serve.register(app)
 users.register(app)
+permissions.register(app)
+simulation.register(app)
 token.register(app)
 repair.register(app)
 

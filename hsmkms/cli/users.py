@@ -9,6 +9,7 @@ from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOptio
 from hsmkms.errors import ValidationException
 
 PANEL: Final = "Users"
+NEW_USER: Final = "The user may do nothing yet: give permissions with put-user-policy or add-user-to-group."
 
 UserOption = Annotated[str, typer.Option("--user-name", help="Name of the user.")]
 OwnerOption = Annotated[str | None, typer.Option("--user-name", help="Name of the user.", show_default=False)]
@@ -37,14 +38,14 @@ def create_user(
     output: OutputOption = None,
     query: QueryOption = None,
 ) -> None:
-    """Make a user of the endpoint.
+    """Make a user of the endpoint, who may do nothing yet: see put-user-policy and add-user-to-group.
 
     Example: hsmkms create-user --user-name alice
     """
     common = Common(config=config, output=output, query=query).over(outer_options(context))
     with common.open() as kms:
         user = kms.operator.credentials.create_user(user_name)
-    common.show({"User": _user(user)})
+    common.show({"User": _user(user), "Note": NEW_USER})
 
 
 def list_users(

@@ -91,6 +91,12 @@ def structure(option: str, value: str, kind: Any) -> Any:  # noqa: ANN401 - see 
     return _structure(option, text(option, value), kind)
 
 
+def json_object(option: str, value: str) -> dict[str, Any]:
+    """A JSON object, or the file that holds it."""
+    decoded: dict[str, Any] = _json(option, text(option, value), dict[str, Any])
+    return decoded
+
+
 def key_name(value: str) -> str:
     """A key as people write it: an alias may stand without its prefix."""
     if is_key_id(value) or value.startswith(("arn:", ALIAS_PREFIX)):

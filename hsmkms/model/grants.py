@@ -14,7 +14,9 @@ ServicePrincipal = Annotated[
 GrantName = Annotated[str, Length(1, 256), Pattern(r"^[a-zA-Z0-9:/_-]+$")]  # GrantNameType
 GrantId = Annotated[str, Length(1, 128)]  # GrantIdType
 GrantToken = Annotated[str, Length(1, 8192)]  # GrantTokenType
-SourceArn = Annotated[str, Length(20, 512)]  # GrantConstraintSourceArnType
+SourceArn = Annotated[
+    str, Length(20, 512), Pattern(r"^arn:aws[a-z0-9-]*:[a-z0-9-]+:[a-z0-9-]*:[0-9]{12}:.+$")
+]  # GrantConstraintSourceArnType
 GrantOperations = list[Annotated[str, OneOf(GrantOperation)]]  # GrantOperationList
 
 

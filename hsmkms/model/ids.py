@@ -82,6 +82,11 @@ def user_arn(account: str, name: str) -> str:
     return f"arn:{PARTITION}:iam::{account}:user/{name}"
 
 
+def group_arn(account: str, name: str) -> str:
+    """ARN of a group of users."""
+    return f"arn:{PARTITION}:iam::{account}:group/{name}"
+
+
 def root_arn(account: str) -> str:
     """The principal that stands for the account."""
     return f"arn:{PARTITION}:iam::{account}:root"

@@ -5,7 +5,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from hsmkms.model import aliases, asymmetric, crypto, deletion, importing, keys, rotation, tags
+from hsmkms.model import aliases, asymmetric, crypto, deletion, grants, importing, keys, policies, rotation, tags
 from hsmkms.model.enums import Operation
 
 
@@ -21,6 +21,7 @@ OPERATIONS: Final[Mapping[Operation, OperationShape]] = {
         deletion.CancelKeyDeletionRequest, deletion.CancelKeyDeletionResponse
     ),
     Operation.CREATE_ALIAS: OperationShape(aliases.CreateAliasRequest, None),
+    Operation.CREATE_GRANT: OperationShape(grants.CreateGrantRequest, grants.CreateGrantResponse),
     Operation.CREATE_KEY: OperationShape(keys.CreateKeyRequest, keys.CreateKeyResponse),
     Operation.DECAPSULATE: OperationShape(asymmetric.DecapsulateRequest, asymmetric.DecapsulateResponse),
     Operation.DECRYPT: OperationShape(crypto.DecryptRequest, crypto.DecryptResponse),
@@ -45,6 +46,7 @@ OPERATIONS: Final[Mapping[Operation, OperationShape]] = {
     Operation.GENERATE_MAC: OperationShape(asymmetric.GenerateMacRequest, asymmetric.GenerateMacResponse),
     Operation.GENERATE_RANDOM: OperationShape(crypto.GenerateRandomRequest, crypto.GenerateRandomResponse),
     Operation.GET_KEY_LAST_USAGE: OperationShape(deletion.GetKeyLastUsageRequest, deletion.GetKeyLastUsageResponse),
+    Operation.GET_KEY_POLICY: OperationShape(policies.GetKeyPolicyRequest, policies.GetKeyPolicyResponse),
     Operation.GET_KEY_ROTATION_STATUS: OperationShape(
         rotation.GetKeyRotationStatusRequest, rotation.GetKeyRotationStatusResponse
     ),
@@ -56,11 +58,17 @@ OPERATIONS: Final[Mapping[Operation, OperationShape]] = {
         importing.ImportKeyMaterialRequest, importing.ImportKeyMaterialResponse
     ),
     Operation.LIST_ALIASES: OperationShape(aliases.ListAliasesRequest, aliases.ListAliasesResponse),
+    Operation.LIST_GRANTS: OperationShape(grants.ListGrantsRequest, grants.ListGrantsResponse),
     Operation.LIST_KEYS: OperationShape(keys.ListKeysRequest, keys.ListKeysResponse),
+    Operation.LIST_KEY_POLICIES: OperationShape(policies.ListKeyPoliciesRequest, policies.ListKeyPoliciesResponse),
     Operation.LIST_KEY_ROTATIONS: OperationShape(rotation.ListKeyRotationsRequest, rotation.ListKeyRotationsResponse),
     Operation.LIST_RESOURCE_TAGS: OperationShape(tags.ListResourceTagsRequest, tags.ListResourceTagsResponse),
+    Operation.LIST_RETIRABLE_GRANTS: OperationShape(grants.ListRetirableGrantsRequest, grants.ListGrantsResponse),
+    Operation.PUT_KEY_POLICY: OperationShape(policies.PutKeyPolicyRequest, None),
     Operation.REPLICATE_KEY: OperationShape(keys.ReplicateKeyRequest, keys.ReplicateKeyResponse),
     Operation.RE_ENCRYPT: OperationShape(crypto.ReEncryptRequest, crypto.ReEncryptResponse),
+    Operation.RETIRE_GRANT: OperationShape(grants.RetireGrantRequest, None),
+    Operation.REVOKE_GRANT: OperationShape(grants.RevokeGrantRequest, None),
     Operation.ROTATE_KEY_ON_DEMAND: OperationShape(
         rotation.RotateKeyOnDemandRequest, rotation.RotateKeyOnDemandResponse
     ),

@@ -37,13 +37,17 @@ class Outcome(Enum):
 
 
 class Decision(Struct, frozen=True):
-    """An answer, and what gave it: a ``policy`` and its ``statement``, a grant, or the lack of an allowing ``kind``."""
+    """An answer, and what gave it: a ``policy`` and its ``statement``, a grant, or the lack of an allowing ``kind``.
+
+    ``told``: false where a refusal must not say so, as it would tell an outsider that there is such a key.
+    """
 
     outcome: Outcome
     kind: str
     policy: str | None = None
     statement: str | None = None
     delegated_by: str | None = None
+    told: bool = True
 
     @property
     def allowed(self) -> bool:
@@ -76,9 +80,9 @@ def decide(
         return mine
     if key_policy is None:
         return _by_own_policies(question, own) or _lacking(IDENTITY_BASED)
-    denial = _first(key_policy.denies, question, _covers)
+    denial = _key_denial(question, key_policy, own)
     if denial is not None:
-        return Decision(Outcome.EXPLICIT_DENY, RESOURCE_BASED, KEY_POLICY, denial.name)
+        return denial
     return _allowing(question, key_policy, own, grants_of)
 
 
@@ -106,9 +110,9 @@ def decide_retiring(question: Question, key_policy: Policy, own: Sequence[OwnPol
     mine = _own_denial(question, own)
     if mine is not None:
         return mine
-    denial = _first(key_policy.denies, question, _covers)
+    denial = _key_denial(question, key_policy, own)
     if denial is not None:
-        return Decision(Outcome.EXPLICIT_DENY, RESOURCE_BASED, KEY_POLICY, denial.name)
+        return denial
     account_allows = _by_own_policies(question, own) is not None
     if grants.may_retire(grant, question, account_allows=account_allows):
         return Decision(Outcome.ALLOWED, "grant", f"grant {grant.grant_id}")
@@ -129,10 +133,11 @@ def refusal(question: Question, decision: Decision) -> AccessDeniedException:
     """The error for a caller who may not, in AWS's words. It names nothing that the caller has not said himself."""
     head = f"User: {question.identity.arn} is not authorized to perform: {question.action} on resource: "
     resource = question.shown or question.resource
-    if decision.outcome is Outcome.EXPLICIT_DENY:
+    if decision.outcome is Outcome.EXPLICIT_DENY and decision.told:
         return AccessDeniedException(f"{head}{resource} with an explicit deny in {_an(decision.kind)} policy")
     return AccessDeniedException(
-        f"{head}{resource} because no {decision.kind} policy allows the {question.action} action"
+        f"{head}{resource} because no {decision.kind if decision.told else IDENTITY_BASED} policy allows the "
+        f"{question.action} action"
     )
 
 
@@ -146,6 +151,14 @@ def _own_denial(question: Question, own: Sequence[OwnPolicy]) -> Decision | None
         if statement is not None:
             return Decision(Outcome.EXPLICIT_DENY, IDENTITY_BASED, each.name, statement.name)
     return None
+
+
+def _key_denial(question: Question, key_policy: Policy, own: Sequence[OwnPolicy]) -> Decision | None:
+    statement = _first(key_policy.denies, question, _covers)
+    if statement is None:
+        return None
+    told = _by_own_policies(question, own) is not None
+    return Decision(Outcome.EXPLICIT_DENY, RESOURCE_BASED, KEY_POLICY, statement.name, told=told)
 
 
 def _by_own_policies(question: Question, own: Sequence[OwnPolicy]) -> Decision | None:

@@ -12,7 +12,10 @@ from hsmkms.rules import policy_documents
 from hsmkms.rules.policy_documents import Policy, PolicyKind
 
 MAX_BYTES: Final = 32_768
+MAX_OWN_CHARACTERS: Final = 10_240
 NAME: Final = "default"
+NOTHING: Final = '{"Version":"2012-10-17","Statement":{"Effect":"Deny","Action":"*","Resource":"*"}}'
+"""A policy of a user's that denies everything."""
 
 
 def default_policy(account: str) -> str:
@@ -57,6 +60,15 @@ def read_key_policy(text: str, account: str) -> Policy:
     if len(data) > MAX_BYTES:
         raise LimitExceededException(f"The key policy is {len(data)} bytes long; at most {MAX_BYTES} are possible.")
     return policy_documents.read(text, PolicyKind.KEY, account)
+
+
+def read_own_policy(text: str, account: str) -> Policy:
+    """A policy of a user or group that can be put. Raises the same."""
+    if len(text) > MAX_OWN_CHARACTERS:
+        raise LimitExceededException(
+            f"The policy is {len(text)} characters long; at most {MAX_OWN_CHARACTERS} are possible."
+        )
+    return policy_documents.read(text, PolicyKind.IDENTITY, account)
 
 
 def unreadable(account: str) -> Policy:

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from hsmkms.model.caller import Caller
 from hsmkms.model.enums import Operation
-from hsmkms.model.records import KeyRecord
+from hsmkms.model.records import GrantRecord, KeyRecord
 
 
 class Identity(Struct, frozen=True, kw_only=True):
@@ -38,8 +38,8 @@ class Question(Struct, kw_only=True):
 
     ``resource``: a key's or an alias's ARN, or ``*`` where an operation is about no key. ``key``: the key; None where
     the operation is about none, and where the one that was named does not exist (``about_key`` tells which).
-    ``before``: the ARNs of the keys that this request was judged for already. ``shown``: the resource as a refusal
-    names it: never more than the caller has said himself.
+    ``before``: the ARNs of the keys that this request was judged for already. ``retired``: the grant that RetireGrant
+    is to end. ``shown``: the resource as a refusal names it: never more than the caller has said himself.
     """
 
     caller: Caller
@@ -53,4 +53,5 @@ class Question(Struct, kw_only=True):
     about_key: bool
     key: KeyView | None = None
     before: Sequence[str] = ()
+    retired: GrantRecord | None = None
     shown: str = ""

@@ -51,12 +51,8 @@ def delete_alias(call: Call, request: DeleteAliasRequest) -> None:
 
 def list_aliases(call: Call, request: ListAliasesRequest) -> ListAliasesResponse:
     """List the aliases of the region, or of one key, in the order of their names."""
-    key_id = None
-    if request.key_id is not None:
-        key, _ = call.key(request.key_id)
-        key_id = key.record.key_id
-    else:
-        call.account()
+    call.account()
+    key_id = call.find(request.key_id).record.key_id if request.key_id is not None else None
     size = paging.page_size(Operation.LIST_ALIASES, request.limit)
     after = paging.decode_marker(Operation.LIST_ALIASES, request.marker) if request.marker is not None else None
     with call.core.store.reading() as conn:

@@ -5,33 +5,113 @@ then is the change log asked what changed, and only those records are dropped. A
 and would be kept after it is recognised by the epoch at which it was read.
 """
 
+import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Final
 
-from hsmkms.model.records import AliasRecord, KeyRecord
+from msgspec import Struct
+
+from hsmkms.errors import MalformedPolicyDocumentException
+from hsmkms.model.enums import KeyManager
+from hsmkms.model.ids import root_arn, user_arn
+from hsmkms.model.records import AliasRecord, GrantRecord, KeyRecord
 from hsmkms.process import ForkGuard
-from hsmkms.rules import blob
-from hsmkms.store import aliases, changes, keys, users
+from hsmkms.rules import blob, policies
+from hsmkms.rules.access import OwnPolicy
+from hsmkms.rules.policy_documents import Policy
+from hsmkms.rules.question import Identity
+from hsmkms.store import aliases, changes, grants, identities, keys, tags, users
 from hsmkms.store.engine import Store
+from hsmkms.store.identities import IdentityRow
 from hsmkms.store.users import AccessKeyRow
+
+log = logging.getLogger("hsmkms.service")
 
 MAX_ENTRIES: Final = 50_000
 """Records kept in one process; beyond that all are dropped and read again when needed."""
 
 
+ROOT_SUBJECT: Final = "root"
+
+
 class CachedKey:
-    """A record with what every encryption would otherwise work out anew."""
+    """A record with what every encryption would otherwise work out anew.
 
-    __slots__ = ("covers", "current_cka_id", "current_header", "current_material_id", "record")
+    What decides about access is read when it is asked for. Whatever changes one of these facts is noted in the change
+    log under the key, so that a stale one is dropped with the whole.
+    """
 
-    def __init__(self, record: KeyRecord) -> None:
+    __slots__ = (
+        "_aliases",
+        "_grants",
+        "_policy",
+        "_store",
+        "_tags",
+        "covers",
+        "current_cka_id",
+        "current_header",
+        "current_material_id",
+        "record",
+    )
+
+    def __init__(self, record: KeyRecord, store: Store) -> None:
+        self._store = store
+        self._aliases: list[str] | None = None
+        self._grants: dict[str, list[GrantRecord]] = {}
+        self._policy: Policy | None = None
+        self._tags: dict[str, str] | None = None
         self.record = record
         self.covers = frozenset(each.cka_id for each in record.materials)
         current = record.current
         self.current_material_id = current.material_id if current else ""
         self.current_cka_id = current.cka_id if current else b""
         self.current_header = blob.header(record.key_id, current.material_id) if current else b""
+
+    @property
+    def policy_text(self) -> str:
+        """The key policy; a service's key has that of all of them, whatever its record says."""
+        if self.record.manager is KeyManager.AWS:
+            return policies.service_policy(_account_of(self.record))
+        return self.record.policy
+
+    def policy(self) -> Policy:
+        """The key policy, read."""
+        if self._policy is None:
+            self._policy = _key_policy(self.policy_text, _account_of(self.record))
+        return self._policy
+
+    def tags(self) -> Mapping[str, str]:
+        """The tags of the key."""
+        if self._tags is None:
+            with self._store.reading() as conn:
+                self._tags = tags.fetch(conn, self.record.key_id, self.record.region)
+        return self._tags
+
+    def aliases(self) -> Sequence[str]:
+        """The names of its aliases."""
+        if self._aliases is None:
+            with self._store.reading() as conn:
+                found = aliases.page(conn, self.record.region, self.record.key_id, None, MAX_ENTRIES)
+            self._aliases = [each.name for each in found]
+        return self._aliases
+
+    def grants(self, principal: str) -> Sequence[GrantRecord]:
+        """The grants that a principal has on it."""
+        held = self._grants.get(principal)
+        if held is None:
+            with self._store.reading() as conn:
+                held = grants.held_by(conn, self.record.region, self.record.key_id, principal)
+            self._grants[principal] = held
+        return held
+
+
+class CachedIdentity(Struct, frozen=True):
+    """A user, or the root, with his policies and those of his groups, read."""
+
+    identity: Identity
+    own: tuple[OwnPolicy, ...]
 
 
 class RecordCache:
@@ -48,6 +128,7 @@ class RecordCache:
         self._keys: dict[tuple[str, str], CachedKey] = {}
         self._aliases: dict[tuple[str, str], AliasRecord] = {}
         self._access_keys: dict[str, AccessKeyRow] = {}
+        self._identities: dict[str, CachedIdentity] = {}
         try:
             with store.reading() as conn:
                 self._epoch = changes.latest(conn)
@@ -79,6 +160,14 @@ class RecordCache:
         cached = self._access_keys.get(access_key_id)
         return cached if cached is not None else self._load_access_key(access_key_id)
 
+    def identity(self, principal: str, account: str, *, just_looked: bool = False) -> CachedIdentity:
+        """Who a principal (an ARN) is now; a user who does not exist has neither tags nor policies."""
+        if not just_looked:
+            self._freshen()
+        subject = principal.rpartition(":")[2]
+        cached = self._identities.get(subject)
+        return cached if cached is not None else self._load_identity(subject, account)
+
     def close(self) -> None:
         """Let the signal's connection go."""
         self._signal.close()
@@ -107,6 +196,7 @@ class RecordCache:
                 self._keys.pop((region, subject), None)
                 self._aliases.pop((region, subject), None)
                 self._access_keys.pop(subject, None)
+                self._identities.pop(subject, None)
                 self._epoch = epoch
 
     def _load_key(self, region: str, key_id: str) -> CachedKey | None:
@@ -115,7 +205,7 @@ class RecordCache:
             record = keys.fetch(conn, region, key_id)
         if record is None:
             return None
-        cached = CachedKey(record)
+        cached = CachedKey(record, self._store)
         self._keep(epoch, lambda: self._keys.__setitem__((region, key_id), cached))
         return cached
 
@@ -135,6 +225,18 @@ class RecordCache:
             self._keep(epoch, lambda: self._access_keys.__setitem__(access_key_id, row))
         return row
 
+    def _load_identity(self, subject: str, account: str) -> CachedIdentity:
+        if subject == ROOT_SUBJECT:
+            return CachedIdentity(Identity(arn=root_arn(account), user_name=None, tags={}), ())
+        name = subject.removeprefix(identities.subject(""))
+        with self._store.reading() as conn:
+            epoch = changes.latest(conn)
+            row = identities.fetch(conn, name)
+        cached = _identity(name, row, account)
+        if row is not None:
+            self._keep(epoch, lambda: self._identities.__setitem__(subject, cached))
+        return cached
+
     def _keep(self, epoch: int, put: Callable[[], None]) -> None:
         with self._lock:
             if epoch < self._epoch:
@@ -143,3 +245,39 @@ class RecordCache:
                 self._keys.clear()
                 self._aliases.clear()
             put()
+
+
+def _account_of(record: KeyRecord) -> str:
+    return record.arn.split(":")[4]
+
+
+@lru_cache(maxsize=4096)
+def _key_policy(text: str, account: str) -> Policy:
+    """A key policy, read once for all keys that have it."""
+    try:
+        return policies.read_key_policy(text, account)
+    except MalformedPolicyDocumentException as exc:
+        log.warning("a stored key policy cannot be used, so only the root may use and mend its key: %s", exc)
+        return policies.unreadable(account)
+
+
+@lru_cache(maxsize=4096)
+def _own_policy(name: str, text: str, account: str) -> OwnPolicy:
+    """A policy of a user or group, read once; one that cannot be used may have denied anything, so it denies all."""
+    try:
+        return OwnPolicy(name, policies.read_own_policy(text, account))
+    except MalformedPolicyDocumentException as exc:
+        log.warning("the stored %s cannot be used, so nothing is allowed where it counts: %s", name, exc)
+        return OwnPolicy(name, policies.read_own_policy(policies.NOTHING, account))
+
+
+def _identity(name: str, row: IdentityRow | None, account: str) -> CachedIdentity:
+    own: list[OwnPolicy] = []
+    if row is not None:
+        own += [_own_policy(f"user policy {each}", text, account) for each, text in row.policies.items()]
+        own += [
+            _own_policy(f"policy {each} of group {group}", text, account)
+            for (group, each), text in row.group_policies.items()
+        ]
+    identity = Identity(arn=user_arn(account, name), user_name=name, tags=row.tags if row is not None else {})
+    return CachedIdentity(identity, tuple(own))

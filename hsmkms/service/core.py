@@ -4,12 +4,14 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from hsmkms.errors import HsmKmsError
 from hsmkms.hsm.device import Device
-from hsmkms.model.caller import Caller
+from hsmkms.rules.access import Decision
+from hsmkms.rules.grant_token import Claims
 from hsmkms.rules.importing import ImportPolicy
+from hsmkms.rules.question import Question
 from hsmkms.rules.rotation import RotationPolicy
 from hsmkms.service.audit import AuditBook
 from hsmkms.service.cache import RecordCache
@@ -30,8 +32,11 @@ Checkpoint = Callable[[str], None]
 class Authoriser(Protocol):
     """The one place where it is decided who may do what."""
 
-    def __call__(self, caller: Caller, action: str, resource: str) -> None:
-        """Raise AccessDeniedException unless the caller may do ``action`` (``kms:Encrypt``) on the ARN."""
+    def __call__(self, question: Question) -> None:
+        """Raise AccessDeniedException unless the caller may."""
+
+    def decide(self, question: Question) -> Decision:
+        """The decision, and what gave it."""
 
 
 class Recorder(Protocol):
@@ -39,10 +44,6 @@ class Recorder(Protocol):
 
     def __call__(self, call: "Call", request: Struct, response: Struct | None, error: HsmKmsError | None) -> None:
         """Note how a request ended: with its response, or with its error."""
-
-
-def everybody_may(caller: Caller, action: str, resource: str) -> None:
-    """Allow everything: permissions are not built yet."""
 
 
 def no_checkpoint(step: str) -> None:
@@ -75,7 +76,8 @@ class Core(Struct, kw_only=True):
 
     ``rotation`` and ``imports``: what the operator has set. ``services``: those that have a key of their own.
     ``grace_hours``: how long an object without a key stays before it may be removed. ``drifted``: true once the clock
-    was moved under this process. ``reached`` is told of each completed step.
+    was moved under this process. ``grant_tokens``: those that were found good, and what they say. ``reached`` is told
+    of each completed step.
     """
 
     installation: Installation
@@ -89,8 +91,9 @@ class Core(Struct, kw_only=True):
     imports: ImportPolicy
     services: tuple[str, ...]
     grace_hours: float
+    authorise: Authoriser
     drifted: Callable[[], bool] = never_drifted
+    grant_tokens: dict[str, Claims] = field(default_factory=dict)
     audit: AuditBook
     record: Recorder
-    authorise: Authoriser = everybody_may
     reached: Checkpoint = no_checkpoint

@@ -23,6 +23,7 @@ from hsmkms.model.ids import root_arn, user_arn
 from hsmkms.model.permit import OperatorAct
 from hsmkms.process import exclusive
 from hsmkms.service.core import Core
+from hsmkms.service.identities import Identities
 from hsmkms.service.operator_acts import recorded_in_iam
 from hsmkms.service.permits import own_permit
 from hsmkms.store import installation, users
@@ -114,12 +115,12 @@ class Credentials:
 
     @recorded_in_iam("DeleteUser", name="userName")
     def delete_user(self, name: str) -> None:
-        """Remove a user. ConflictException while he has access keys: delete those first."""
+        """Remove a user with all that he may do. ConflictException while he has access keys: delete those first."""
         with self._core.store.atomic() as tx:
             if users.access_keys(tx, name):
                 raise ConflictException(f"The user {name} has access keys: delete them first with delete-access-key.")
-            if not users.delete_user(tx, name):
-                raise _no_user(name)
+            Identities(self._core).forget_user(tx, name)
+            users.delete_user(tx, name)
 
     # -- access keys --------------------------------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ from hsmkms.rules.states import Event
 from hsmkms.service import creation, rotating
 from hsmkms.service.core import Core
 from hsmkms.service.pipeline import Call
+from hsmkms.service.policies import check_new
 from hsmkms.store import keys
 
 NO_CUSTOM_STORE: Final = (
@@ -52,7 +53,7 @@ def create_key(call: Call, request: CreateKeyRequest) -> CreateKeyResponse:
     policy = first_policy(core, request.policy)
     call.account()
     if new_tags:
-        call.account("kms:TagResource")
+        may_tag(call)
     core.device.check_kind((nature.spec, nature.usage))
     record = creation.new_record(
         core,
@@ -61,6 +62,9 @@ def create_key(call: Call, request: CreateKeyRequest) -> CreateKeyResponse:
         description=request.description or "",
         policy=policy,
     )
+    if request.policy is not None:
+        with core.store.reading() as conn:
+            check_new(call, conn, policy, record, bypass=request.bypass_policy_lockout_safety_check)
     if nature.origin is Origin.EXTERNAL:
         creation.make_empty(core, record, new_tags)
     else:
@@ -153,11 +157,14 @@ def first_tags(given: Sequence[Tag] | None) -> dict[str, str]:
     return dict(pairs)
 
 
+def may_tag(call: Call) -> None:
+    """Authorise the tags of a key that is about to be made."""
+    call.account("kms:TagResource", key_arn(call.core.installation.account, call.region, "*"))
+
+
 def first_policy(core: Core, given: str | None) -> str:
     """The policy that a new key is to have: the given one, else the default."""
-    policy = given if given is not None else policies.default_policy(core.installation.account)
-    policies.read_key_policy(policy, core.installation.account)
-    return policy
+    return given if given is not None else policies.default_policy(core.installation.account)
 
 
 def _multi_region_configuration(call: Call, record: KeyRecord) -> MultiRegionConfiguration:

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
+import msgspec
 from msgspec import Struct
 
 from hsmkms.errors import ClosedError
@@ -110,6 +111,7 @@ from hsmkms.service import (
     tags,
 )
 from hsmkms.service.core import Core
+from hsmkms.service.kms_permissions import PermissionOperations
 from hsmkms.service.operator import Operator
 from hsmkms.service.pipeline import Procedure, run
 from hsmkms.service.sealing import seal_quietly
@@ -118,7 +120,7 @@ Request = TypeVar("Request", bound=Struct)
 Response = TypeVar("Response")
 
 
-class Kms:
+class Kms(PermissionOperations):
     """A key management service on one token.
 
     Open one for each process and share it among threads::
@@ -182,9 +184,13 @@ class Kms:
     ) -> None:
         self.close()
 
-    def caller(self, region: str) -> Caller:
-        """The account's root, calling in ``region``."""
-        return local_root(self._core.installation.account, region)
+    def caller(self, region: str | None = None, user: str | None = None) -> Caller:
+        """The account's root, or a user by name, calling in ``region``. NotFoundException for an unknown user."""
+        installation = self._core.installation
+        root = local_root(installation.account, region or installation.default_region)
+        if user is None:
+            return root
+        return msgspec.structs.replace(root, principal=self.operator.identities.user(user).arn)
 
     # -- keys ---------------------------------------------------------------------------------------------------
 

@@ -16,8 +16,9 @@ from hsmkms.model.keys import ReplicateKeyRequest, ReplicateKeyResponse, UpdateP
 from hsmkms.model.records import KeyRecord
 from hsmkms.model.shapes import Tag
 from hsmkms.rules import multi_region as rules
-from hsmkms.service.keys import first_policy, first_tags, metadata
+from hsmkms.service.keys import first_policy, first_tags, may_tag, metadata
 from hsmkms.service.pipeline import Call
+from hsmkms.service.policies import check_new
 from hsmkms.store import keys, regions
 
 log = logging.getLogger("hsmkms.service")
@@ -33,7 +34,7 @@ def replicate_key(call: Call, request: ReplicateKeyRequest) -> ReplicateKeyRespo
     there = call.elsewhere(region)
     there.account("kms:CreateKey")
     if tags:
-        there.account("kms:TagResource")
+        may_tag(there)
     arn = key_arn(core.installation.account, region, key.record.key_id)
     with call.again(key.record) as (tx, primary):
         rules.check_free(primary, region, arn)
@@ -47,6 +48,8 @@ def replicate_key(call: Call, request: ReplicateKeyRequest) -> ReplicateKeyRespo
             creation_date=call.now,
             regions=tuple(sorted((*primary.regions, region))),
         )
+        if request.policy is not None:
+            check_new(there, tx, policy, replica, bypass=request.bypass_policy_lockout_safety_check)
         regions.insert_replica(tx, replica, tags)
     core.reached("replicate-key 1: result")
     call.resources.append(arn)

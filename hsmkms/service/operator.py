@@ -1,5 +1,6 @@
 """What the operator of an installation may do besides the API: look at the token, attest, reconcile."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -9,19 +10,22 @@ from hsmkms.hsm.check import Check
 from hsmkms.hsm.cryptoki import TokenLimits
 from hsmkms.hsm.device import MechanismInfo
 from hsmkms.hsm.profile import TokenProfile
-from hsmkms.model.caller import local_root
+from hsmkms.model.caller import Caller, local_root
 from hsmkms.model.enums import Operation, Origin, WrappingAlgorithm
+from hsmkms.model.ids import root_arn
 from hsmkms.model.records import KeyRecord, MaterialRecord
 from hsmkms.rules import import_token as tokens
-from hsmkms.service import clock, maintenance, reconcile, report, wrapping_keys
+from hsmkms.service import clock, maintenance, reconcile, report, simulation, wrapping_keys
 from hsmkms.service.audit_desk import AuditDesk
 from hsmkms.service.core import Core
 from hsmkms.service.credentials import Credentials
+from hsmkms.service.identities import Identities
 from hsmkms.service.maintenance import Report
 from hsmkms.service.operator_acts import recorded
 from hsmkms.service.pipeline import Call
 from hsmkms.service.reconcile import Finding, Mended
 from hsmkms.service.report import KeyPosture
+from hsmkms.service.simulation import Simulation
 from hsmkms.service.watch import Watch
 
 
@@ -65,6 +69,8 @@ class Operator:
         """Users and their access keys."""
         self.audit = AuditDesk(core)
         """The audit log."""
+        self.identities = Identities(core)
+        """What users and groups may do."""
         self.watch = Watch(core)
         """What a monitor asks."""
 
@@ -85,7 +91,7 @@ class Operator:
         """
         installation = self._core.installation
         root = local_root(installation.account, region or installation.default_region)
-        key, _ = Call(self._core, Operation.DESCRIBE_KEY, root).key(key_id, aliases=True)
+        key = Call(self._core, Operation.DESCRIBE_KEY, root).find(key_id, aliases=True)
         return [self._attest_one(key.record, each) for each in key.record.materials]
 
     def import_algorithms(self) -> list[WrappingAlgorithm]:
@@ -105,6 +111,29 @@ class Operator:
             root = local_root(self._core.installation.account, claims.region)
             call = Call(self._core, Operation.IMPORT_KEY_MATERIAL, root)
             wrapping_keys.destroy(self._core, row, call.new_objects(row.cka_id))
+
+    def simulate(
+        self,
+        user: str | None,
+        action: str,
+        *,
+        key_id: str | None = None,
+        encryption_context: Mapping[str, str] | None = None,
+        members: Mapping[str, Any] | None = None,
+        region: str | None = None,
+        source_address: str | None = None,
+    ) -> Simulation:
+        """What would be decided about an action of a user's (None: the root's), and by what; nothing is done.
+
+        ``members``: what else the request would say, by the API's names. Raises ValidationException, NotFoundException.
+        """
+        installation = self._core.installation
+        caller = Caller(
+            principal=root_arn(installation.account) if user is None else self.identities.user(user).arn,
+            region=region or installation.default_region,
+            source_address=source_address,
+        )
+        return simulation.simulate(self._core, caller, action, key_id, encryption_context, members or {})
 
     def maintain(self, *, dry_run: bool = False) -> Report:
         """Do everything that is due: rotation, expiry, wrapping keys, deletion. ``dry_run`` only tells what that is."""

@@ -24,11 +24,12 @@ from hsmkms.errors import (
 from hsmkms.model.caller import Caller
 from hsmkms.model.constraints import validate
 from hsmkms.model.enums import Operation, Origin
-from hsmkms.model.ids import KeyRef, RefKind, alias_arn, parse_key_ref, root_arn, unknown
+from hsmkms.model.ids import KeyRef, RefKind, alias_arn, key_arn, parse_key_ref, root_arn, unknown
 from hsmkms.model.permit import LIFETIME_SECONDS, Permit
-from hsmkms.model.records import AliasRecord, KeyRecord
+from hsmkms.model.records import GrantRecord, KeyRecord
 from hsmkms.rules import kinds, managed, states
-from hsmkms.service import lapses, service_keys
+from hsmkms.rules.question import Question
+from hsmkms.service import grant_tokens, lapses, service_keys
 from hsmkms.service.cache import CachedKey
 from hsmkms.service.core import Core
 from hsmkms.store import keys
@@ -43,6 +44,8 @@ UNKNOWN_CIPHERTEXT_KEY: Final = (
     "or you are not allowed to access."
 )
 DRY_RUN: Final = "The request would have succeeded, but the DryRun option is set."
+EVERYTHING: Final = "*"
+"""The resource of an operation that is about no key."""
 _NOTHING: Final[frozenset[bytes]] = frozenset()
 _ALIAS: Final = RefKind.ALIAS
 _EXTERNAL: Final = Origin.EXTERNAL
@@ -51,10 +54,11 @@ _EXTERNAL: Final = Origin.EXTERNAL
 class Call:
     """One request of one caller. ``now`` is the instant at which everything about it is judged."""
 
-    __slots__ = ("caller", "core", "just_looked", "material_id", "now", "operation", "region", "resources")
+    __slots__ = ("caller", "core", "just_looked", "material_id", "now", "operation", "region", "request", "resources")
 
-    def __init__(self, core: Core, operation: Operation, caller: Caller) -> None:
+    def __init__(self, core: Core, operation: Operation, caller: Caller, request: Struct | None = None) -> None:
         self.core = core
+        self.request = request
         self.operation = operation
         self.caller = caller
         self.region = caller.region
@@ -70,29 +74,34 @@ class Call:
 
         ``aliases``: alias names and alias ARNs are taken too. ``action``: what is authorised, if not the operation.
         """
-        core = self.core
-        ref = parse_key_ref(key_id, account=core.installation.account, region=self.region, aliases=aliases)
-        return self._admit(self.find(ref), action)
+        account = self.core.installation.account
+        ref = parse_key_ref(key_id, account=account, region=self.region, aliases=aliases)
+        action = action or f"kms:{self.operation}"
+        shown = alias_arn(account, ref.region, ref.name) if ref.kind is _ALIAS else ""
+        cached = self._look_up(ref)
+        if cached is None and managed.service_of(ref.name) in self.core.services:
+            cached = self._first_use(ref, action, shown)
+        if cached is None:
+            self._authorise_unknown(action, shown or key_arn(account, ref.region, ref.name))
+            raise unknown(ref, account)
+        return self._admit(cached, action, shown)
 
     def key_of_ciphertext(self, key_id: str, *, action: str | None = None) -> tuple[CachedKey, Permit]:
         """The key that a ciphertext names; an unknown one is not told from a forbidden one."""
+        action = action or f"kms:{self.operation}"
         cached = self._cached(self.region, key_id)
         if cached is None:
+            self._authorise_unknown(action, key_arn(self.core.installation.account, self.region, key_id))
             raise AccessDeniedException(UNKNOWN_CIPHERTEXT_KEY)
-        return self._admit(cached, action)
+        return self._admit(cached, action, "")
 
-    def find(self, ref: KeyRef) -> CachedKey:
-        """The key behind a name, without judging anything; NotFoundException if there is none."""
-        cache = self.core.cache
-        key_id = ref.name
-        if ref.kind is _ALIAS:
-            alias = cache.alias(ref.region, ref.name) or self._service_alias(ref)
-            if alias is None:
-                raise unknown(ref, self.core.installation.account)
-            key_id = alias.target_key_id
-        cached = self._cached(ref.region, key_id)
+    def find(self, key_id: str, *, aliases: bool = False) -> CachedKey:
+        """The key that ``KeyId`` names, without judging anything; NotFoundException if there is none."""
+        account = self.core.installation.account
+        ref = parse_key_ref(key_id, account=account, region=self.region, aliases=aliases)
+        cached = self._look_up(ref)
         if cached is None:
-            raise unknown(ref, self.core.installation.account)
+            raise unknown(ref, account)
         return cached
 
     def _cached(self, region: str, key_id: str) -> CachedKey | None:
@@ -106,9 +115,10 @@ class Call:
         self.material_id = key.current_material_id or None
         self.core.uses.note(record.key_id, record.region, self.operation, self.now, self.caller.request_id)
 
-    def account(self, action: str | None = None) -> Permit:
+    def account(self, action: str | None = None, resource: str = EVERYTHING) -> Permit:
         """Leave for an operation that is about no key. ``action``: what is authorised, if not the operation."""
-        self._authorise(action or f"kms:{self.operation}", root_arn(self.core.installation.account))
+        self.resources.append(root_arn(self.core.installation.account))
+        self.core.authorise(self.question(action or f"kms:{self.operation}", resource))
         return self._permit(_NOTHING, 0, LIFETIME_SECONDS)
 
     def new_objects(self, *cka_ids: bytes) -> Permit:
@@ -118,12 +128,13 @@ class Call:
     def alias(self, name: str) -> str:
         """Authorise the operation on an alias, and return its ARN."""
         arn = alias_arn(self.core.installation.account, self.region, name)
-        self._authorise(f"kms:{self.operation}", arn)
+        self.resources.append(arn)
+        self.core.authorise(self.question(f"kms:{self.operation}", arn))
         return arn
 
     def elsewhere(self, region: str) -> "Call":
         """The same call, judged in another region: what it touches there is recorded with the rest."""
-        there = Call(self.core, self.operation, replace(self.caller, region=region))
+        there = Call(self.core, self.operation, replace(self.caller, region=region), self.request)
         there.now, there.resources = self.now, self.resources
         return there
 
@@ -152,28 +163,78 @@ class Call:
         if dry_run:
             raise DryRunOperationException(DRY_RUN)
 
-    def judge(self, record: KeyRecord, action: str | None = None) -> None:
+    def question(
+        self, action: str, resource: str, key: CachedKey | None = None, *, about_key: bool = False, shown: str = ""
+    ) -> Question:
+        """What is asked about this request: whether its caller may do ``action`` on ``resource``."""
+        account = self.core.installation.account
+        just_looked = key is not None or self.just_looked  # then nobody has to look again for who the caller is
+        who = self.core.cache.identity(self.caller.principal, account, just_looked=just_looked)
+        return Question(
+            caller=self.caller,
+            identity=who.identity,
+            operation=self.operation,
+            request=self.request,
+            account=account,
+            instant=self.now,
+            action=action,
+            resource=resource,
+            about_key=about_key or key is not None,
+            key=key,
+            before=self.resources,
+            shown=shown,
+        )
+
+    def retire(self, key: CachedKey, grant: GrantRecord) -> None:
+        """Authorise the end of a grant by the grant itself."""
+        question = self.question(f"kms:{self.operation}", key.record.arn, key)
+        question.retired = grant
+        self.resources.append(key.record.arn)
+        self.core.authorise(question)
+
+    def judge(self, record: KeyRecord) -> None:
         """Authorise the operation on a key and check that the key's kind and state admit it."""
-        self._authorise(action or f"kms:{self.operation}", record.arn)
+        self._judge(CachedKey(record, self.core.store), f"kms:{self.operation}", "")
+
+    def _judge(self, cached: CachedKey, action: str, shown: str) -> None:
+        record = cached.record
+        question = self.question(action, record.arn, cached, shown=shown)
+        try:
+            self.core.authorise(question)
+        finally:
+            self.resources.append(record.arn)
         managed.check_use(self.operation, record, self.caller)
         kinds.check(self.operation, record)
         states.admit(self.operation, record, self.now)
 
-    def _admit(self, cached: CachedKey, action: str | None) -> tuple[CachedKey, Permit]:
+    def _admit(self, cached: CachedKey, action: str, shown: str) -> tuple[CachedKey, Permit]:
         record = cached.record
         if record.origin is _EXTERNAL and states.unwritten_lapses(record, self.now):
             lapses.write(self.core, record.key_id, record.region, self.now)
             cached = self.core.cache.key(record.region, record.key_id) or cached
             record = cached.record
-        self.judge(record, action)
+        self._judge(cached, action, shown)
         return cached, self._permit(cached.covers, record.version, self._seconds_left(record))
 
-    def _service_alias(self, ref: KeyRef) -> AliasRecord | None:
-        """The alias of a configured service, whose key comes into being now; None for any other name."""
-        if managed.service_of(ref.name) not in self.core.services:
-            return None
-        service_keys.make(self.core, ref.region, ref.name)
-        return self.core.cache.alias(ref.region, ref.name)
+    def _look_up(self, ref: KeyRef) -> CachedKey | None:
+        cache = self.core.cache
+        if ref.kind is not _ALIAS:
+            return self._cached(ref.region, ref.name)
+        alias = cache.alias(ref.region, ref.name)
+        return None if alias is None else self._cached(ref.region, alias.target_key_id)
+
+    def _first_use(self, ref: KeyRef, action: str, shown: str) -> CachedKey | None:
+        """The key of a configured service, which comes into being now, if the caller may use it."""
+        draft = service_keys.draft(self.core, ref.region, ref.name)
+        self.core.authorise(
+            self.question(action, draft.arn, CachedKey(draft, self.core.store), about_key=True, shown=shown)
+        )
+        service_keys.make(self.core, draft, ref.name)
+        return self._look_up(ref)
+
+    def _authorise_unknown(self, action: str, arn: str) -> None:
+        """Refuse whoever might not use the key if there were one: he does not learn that there is none."""
+        self.core.authorise(self.question(action, arn, about_key=True))
 
     def _seconds_left(self, record: KeyRecord) -> float:
         """How long a permit for the key may hold: never beyond the expiry of imported material."""
@@ -185,10 +246,6 @@ class Call:
     def _permit(self, covers: frozenset[bytes], version: int, seconds: float) -> Permit:
         return Permit(self.operation, covers, version, time.monotonic() + seconds)
 
-    def _authorise(self, action: str, resource: str) -> None:
-        self.resources.append(resource)
-        self.core.authorise(self.caller, action, resource)
-
 
 def run(
     core: Core,
@@ -198,11 +255,14 @@ def run(
     caller: Caller,
 ) -> Response:
     """Take a request through the pipeline and record how it ended."""
-    call = Call(core, operation, caller)
+    call = Call(core, operation, caller, request)
     core.audit.begin(call, request)
     try:
         validate(request)
         _check_region(core, caller.region)
+        tokens = getattr(request, "grant_tokens", None)
+        if tokens:
+            grant_tokens.check(call, tokens)
         response = procedure(call, request)
     except HsmKmsError as exc:
         core.record(call, request, None, exc)

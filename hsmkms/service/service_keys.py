@@ -5,6 +5,7 @@ from typing import Final
 
 from hsmkms.model.enums import KeyManager
 from hsmkms.model.permit import OperatorAct
+from hsmkms.model.records import KeyRecord
 from hsmkms.rules import managed, policies
 from hsmkms.service import creation
 from hsmkms.service.core import Core
@@ -15,9 +16,9 @@ log = logging.getLogger("hsmkms.service")
 DESCRIPTION: Final = "Default key that protects the data of {service} when no other key is named"
 
 
-def make(core: Core, region: str, alias_name: str) -> None:
-    """Make the key of a service and its alias, unless somebody else has just done it."""
-    record = creation.new_record(
+def draft(core: Core, region: str, alias_name: str) -> KeyRecord:
+    """The record of a service's key that is about to be made."""
+    return creation.new_record(
         core,
         region,
         creation.Nature(),
@@ -25,6 +26,10 @@ def make(core: Core, region: str, alias_name: str) -> None:
         description=DESCRIPTION.format(service=managed.service_of(alias_name)),
         policy=policies.default_policy(core.installation.account),
     )
+
+
+def make(core: Core, record: KeyRecord, alias_name: str) -> None:
+    """Make the key of a service and its alias, unless somebody else has just done it."""
     permit = own_permit(OperatorAct.MAINTAIN, record.materials[0].cka_id)
     if creation.make(core, record, {}, permit, alias_name):
         log.info("made the key %s for %s at its first use", record.arn, alias_name)

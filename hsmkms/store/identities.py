@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from enum import Enum
+from typing import Final
 
 from msgspec import Struct
-from sqlalchemy import Connection, Table, exists, select
+from sqlalchemy import Column, Connection, Table, exists, select
 from sqlalchemy.dialects.sqlite import insert
 
 from hsmkms.store import changes
@@ -21,6 +23,16 @@ from hsmkms.store.schema import (
 
 EVERYWHERE = ""
 """Users are the same in every region."""
+
+
+class Owner(Enum):
+    """Whose policy it is."""
+
+    USER = "user"
+    GROUP = "group"
+
+
+_TABLES: Final = {Owner.USER: user_policy, Owner.GROUP: group_policy}
 
 
 class IdentityRow(Struct, frozen=True, kw_only=True):
@@ -61,7 +73,7 @@ def fetch(conn: Connection, name: str) -> IdentityRow | None:
         name=row.name,
         created_at=row.created_at,
         tags=tags(conn, name),
-        policies=policies(conn, user_policy, name),
+        policies=policies(conn, Owner.USER, name),
         group_policies={(each.group_name, each.policy_name): each.document for each in conn.execute(of_groups)},
     )
 
@@ -81,25 +93,26 @@ def delete_belongings(tx: Connection, name: str) -> None:
 # -- policies ---------------------------------------------------------------------------------------------------
 
 
-def put_policy(tx: Connection, table: Table, owner: str, policy_name: str, document: str) -> None:
-    """Write a policy of a user or group (by its table), or replace the one of that name."""
-    values = {table.primary_key.columns[0].name: owner, "policy_name": policy_name, "document": document}
-    tx.execute(insert(table).values(values).on_conflict_do_update(set_={"document": document}))
-    _note(tx, _concerned(tx, table, owner))
+def put_policy(tx: Connection, kind: Owner, owner: str, policy_name: str, document: str) -> None:
+    """Write a policy of a user or group, or replace the one of that name."""
+    table, owners = _table(kind)
+    row = {owners.name: owner, "policy_name": policy_name, "document": document}
+    tx.execute(insert(table).values(row).on_conflict_do_update(set_={"document": document}))
+    _note(tx, _concerned(tx, kind, owner))
 
 
-def delete_policy(tx: Connection, table: Table, owner: str, policy_name: str) -> bool:
+def delete_policy(tx: Connection, kind: Owner, owner: str, policy_name: str) -> bool:
     """Remove a policy of a user or group; False if there is none of that name."""
-    owners = table.primary_key.columns[0]
+    table, owners = _table(kind)
     gone = tx.execute(table.delete().where(owners == owner, table.c.policy_name == policy_name)).rowcount
     if gone:
-        _note(tx, _concerned(tx, table, owner))
+        _note(tx, _concerned(tx, kind, owner))
     return gone > 0
 
 
-def policies(conn: Connection, table: Table, owner: str) -> dict[str, str]:
+def policies(conn: Connection, kind: Owner, owner: str) -> dict[str, str]:
     """The documents of a user's or group's own policies, by name."""
-    owners = table.primary_key.columns[0]
+    table, owners = _table(kind)
     query = select(table.c.policy_name, table.c.document).where(owners == owner).order_by(table.c.policy_name)
     return {row.policy_name: row.document for row in conn.execute(query)}
 
@@ -192,8 +205,14 @@ def _members(conn: Connection, group_name: str) -> list[str]:
     return list(conn.scalars(query.order_by(group_member.c.user_name)))
 
 
-def _concerned(tx: Connection, table: Table, owner: str) -> list[str]:
-    return [owner] if table is user_policy else _members(tx, owner)
+def _concerned(tx: Connection, kind: Owner, owner: str) -> list[str]:
+    return [owner] if kind is Owner.USER else _members(tx, owner)
+
+
+def _table(kind: Owner) -> tuple[Table, Column[str]]:
+    """The table of their policies, and its column of owners."""
+    table = _TABLES[kind]
+    return table, table.c[f"{kind.value}_name"]
 
 
 def _note(tx: Connection, names: Iterable[str]) -> None:

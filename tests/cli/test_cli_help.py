@@ -7,7 +7,8 @@ import typer
 from cli_site import BIN, SECONDS, Site
 from typer.core import TyperCommand
 
-from hsmkms.cli.api import COMMANDS, option_name
+from hsmkms.cli.api import option_name
+from hsmkms.cli.commands import COMMANDS
 from hsmkms.cli.main import app
 from hsmkms.model.constraints import required_members
 from hsmkms.model.operations import OPERATIONS
@@ -20,6 +21,7 @@ PANELS = (
     "Deletion",
     "Aliases",
     "Tags",
+    "Permissions",
     "Cryptography",
     "Key pairs and HMAC keys",
     "Upkeep",
@@ -52,6 +54,24 @@ OPERATOR_COMMANDS = {
     "wrap-key-material",
     "audit",
     "accept-store",
+    "put-user-policy",
+    "get-user-policy",
+    "list-user-policies",
+    "delete-user-policy",
+    "tag-user",
+    "untag-user",
+    "list-user-tags",
+    "create-group",
+    "list-groups",
+    "delete-group",
+    "add-user-to-group",
+    "remove-user-from-group",
+    "put-group-policy",
+    "get-group-policy",
+    "list-group-policies",
+    "delete-group-policy",
+    "reset-key-policy",
+    "simulate-policy",
 }
 MANY = 1000
 
@@ -139,7 +159,7 @@ def test_completion_works(bare: Site) -> None:
         words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1)}
         return set(bare.run(_HSMKMS_COMPLETE="complete_bash", **words).stdout.split())
 
-    assert offered("hsmkms list-k") == {"list-keys", "list-key-rotations"}
+    assert offered("hsmkms list-k") == {"list-keys", "list-key-policies", "list-key-rotations"}
     assert "--target-key-id" in offered("hsmkms create-alias --tar")
 
 

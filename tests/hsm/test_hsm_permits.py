@@ -51,6 +51,7 @@ ADMITTED: dict[str, set[Operation | OperatorAct]] = {
     "notes": {OperatorAct.SEAL},
     "replace_note": {OperatorAct.SEAL},
     "mac": {
+        OperatorAct.CREDENTIALS,
         Operation.GET_PARAMETERS_FOR_IMPORT,
         Operation.IMPORT_KEY_MATERIAL,
         OperatorAct.INITIALISE,

@@ -316,11 +316,63 @@ def multi_region(client: Client) -> None:
         client.replicate_key(KeyId=key_id, ReplicaRegion="eu-west-2")
 
 
+def key_policy(client: Client) -> None:
+    """A key's policy is put, told to the letter, and listed; one for somebody unknown is refused."""
+    key_id = new_key(client)
+    default = client.get_key_policy(KeyId=key_id)
+    assert default["PolicyName"] == "default"
+    policy = default["Policy"].replace("Enable IAM User Permissions", "mine")
+    client.put_key_policy(KeyId=key_id, PolicyName="default", Policy=policy)
+    assert client.get_key_policy(KeyId=key_id, PolicyName="default")["Policy"] == policy
+    pages = client.get_paginator("list_key_policies").paginate(KeyId=key_id)
+    assert [name for page in pages for name in page["PolicyNames"]] == ["default"]
+    with pytest.raises(client.exceptions.MalformedPolicyDocumentException):
+        client.put_key_policy(KeyId=key_id, Policy=policy.replace(":root", ":user/nobody"))
+
+
+def grants(client: Client) -> None:
+    """Grants are made, listed page by page, retired by token, and revoked."""
+    key = client.create_key()["KeyMetadata"]
+    root = f"arn:aws:iam::{key['AWSAccountId']}:root"
+    members = {"KeyId": key["KeyId"], "GranteePrincipal": root, "RetiringPrincipal": root}
+    made = [
+        client.create_grant(
+            **members,
+            Operations=["Encrypt", "Decrypt"],
+            Constraints={"EncryptionContextSubset": {"number": str(number)}},
+        )
+        for number in range(3)
+    ]
+    listed = client.get_paginator("list_grants").paginate(KeyId=key["KeyId"], PaginationConfig={"PageSize": 2})
+    found = {each["GrantId"]: each for page in listed for each in page["Grants"]}
+    assert set(found) == {each["GrantId"] for each in made}
+    first = found[made[0]["GrantId"]]
+    assert (first["GranteePrincipal"], first["Operations"]) == (root, ["Encrypt", "Decrypt"])
+    assert first["Constraints"] == {"EncryptionContextSubset": {"number": "0"}}
+    assert abs(first["CreationDate"] - datetime.now(UTC)) < timedelta(minutes=10)
+    sealed = client.encrypt(KeyId=key["KeyId"], Plaintext=b"x", GrantTokens=[made[0]["GrantToken"]])
+    assert sealed["CiphertextBlob"]
+    client.retire_grant(GrantToken=made[0]["GrantToken"])
+    client.revoke_grant(KeyId=key["KeyId"], GrantId=made[1]["GrantId"])
+    retirable = client.get_paginator("list_retirable_grants").paginate(RetiringPrincipal=root)
+    assert {each["GrantId"] for page in retirable for each in page["Grants"]} & set(found) == {made[2]["GrantId"]}
+    with pytest.raises(client.exceptions.InvalidGrantTokenException):
+        client.retire_grant(GrantToken=made[0]["GrantToken"])
+
+
 CASES: Final[dict[Operation, Callable[[Client], None]]] = {
     Operation.CANCEL_KEY_DELETION: deletion,
     Operation.CREATE_ALIAS: aliases,
     Operation.CREATE_KEY: create_key,
     Operation.DECAPSULATE: encapsulation,
+    Operation.REVOKE_GRANT: grants,
+    Operation.RETIRE_GRANT: grants,
+    Operation.PUT_KEY_POLICY: key_policy,
+    Operation.LIST_RETIRABLE_GRANTS: grants,
+    Operation.LIST_KEY_POLICIES: key_policy,
+    Operation.LIST_GRANTS: grants,
+    Operation.GET_KEY_POLICY: key_policy,
+    Operation.CREATE_GRANT: grants,
     Operation.DECRYPT: encrypt_and_decrypt,
     Operation.DELETE_ALIAS: aliases,
     Operation.DELETE_IMPORTED_KEY_MATERIAL: importing,

@@ -59,12 +59,21 @@ def codes(connections: list[HTTPConnection], endpoint: Endpoint) -> set[str]:
     return found
 
 
+def new_user(name: str) -> tuple[tuple[str, dict[str, Any]], ...]:
+    """The acts that make a user who may do everything."""
+    policy = '{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"kms:*","Resource":"*"}}'
+    return (
+        ("create_user", {"name": name}),
+        ("put_user_policy", {"name": name, "policy_name": "all", "document": policy}),
+    )
+
+
 def test_access_keys_end_at_the_next_request(installed: Installed) -> None:
     """What the operator does to an access key holds at the next request, in every worker and on open connections."""
     site, server, _ = installed
     user = {"user_name": "alice"}
-    _, first, second = credentials(
-        site, ("create_user", {"name": "alice"}), ("create_access_key", user), ("create_access_key", user)
+    _, _, first, second = credentials(
+        site, *new_user("alice"), ("create_access_key", user), ("create_access_key", user)
     )
     endpoint, other = server.endpoint(first), server.endpoint(second)
     connections = [HTTPConnection("127.0.0.1", server.port, timeout=SECONDS) for _ in range(CONNECTIONS)]
@@ -121,7 +130,7 @@ def test_quota(installed: Installed, root: Endpoint) -> None:
     assert {json.dumps(each) for each in refused} == {
         json.dumps({"__type": "ThrottlingException", "message": TOO_FAST})
     }
-    _, bob = credentials(site, ("create_user", {"name": "bob"}), ("create_access_key", {"user_name": "bob"}))
+    _, _, bob = credentials(site, *new_user("bob"), ("create_access_key", {"user_name": "bob"}))
     assert call(server.endpoint(bob), "GenerateDataKeyWithoutPlaintext", members)[0] == 200
     client = boto3.client(
         "kms",

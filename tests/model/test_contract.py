@@ -31,19 +31,11 @@ SM2_WORDS: Final = {"SM2", "SM2PKE", "SM2DSA"}
 NOT_BUILT_YET: Final = {
     "ConnectCustomKeyStore",
     "CreateCustomKeyStore",
-    "CreateGrant",
     "DeleteCustomKeyStore",
     "DescribeCustomKeyStores",
     "DisconnectCustomKeyStore",
     "GenerateDataKeyPair",
     "GenerateDataKeyPairWithoutPlaintext",
-    "GetKeyPolicy",
-    "ListGrants",
-    "ListKeyPolicies",
-    "ListRetirableGrants",
-    "PutKeyPolicy",
-    "RetireGrant",
-    "RevokeGrant",
     "UpdateCustomKeyStore",
 }
 

@@ -22,14 +22,15 @@ from hsmkms.errors import (
     PermitError,
     ValidationException,
 )
-from hsmkms.model import aliases, asymmetric, crypto, deletion, importing, keys, rotation, tags
+from hsmkms.model import aliases, asymmetric, crypto, deletion, grants, importing, keys, policies, rotation, tags
 from hsmkms.model.caller import Caller
 from hsmkms.model.enums import Operation, WrappingAlgorithm, WrappingKeySpec
 from hsmkms.model.ids import alias_arn, root_arn
 from hsmkms.model.operations import OPERATIONS
 from hsmkms.model.permit import Permit
 from hsmkms.model.shapes import Tag
-from hsmkms.service.core import everybody_may
+from hsmkms.rules.policies import default_policy
+from hsmkms.rules.question import Question
 from hsmkms.service.kms import Kms
 from hsmkms.service.pipeline import Call
 from hsmkms.store import changes
@@ -46,9 +47,11 @@ Recorded = list[tuple[Operation, list[str], HsmKmsError | None]]
 
 
 def _methods() -> list[ast.FunctionDef]:
-    tree = ast.parse((PACKAGE / "service" / "kms.py").read_text())
-    (kms,) = (each for each in tree.body if isinstance(each, ast.ClassDef) and each.name == "Kms")
-    functions = [each for each in kms.body if isinstance(each, ast.FunctionDef)]
+    functions: list[ast.FunctionDef] = []
+    for module, name in (("kms", "Kms"), ("kms_permissions", "PermissionOperations")):
+        tree = ast.parse((PACKAGE / "service" / f"{module}.py").read_text())
+        (found,) = (each for each in tree.body if isinstance(each, ast.ClassDef) and each.name == name)
+        functions += [each for each in found.body if isinstance(each, ast.FunctionDef)]
     return [each for each in functions if not each.name.startswith("_") and each.name not in NO_OPERATION]
 
 
@@ -99,6 +102,7 @@ def test_permits_are_made_in_two_places() -> None:
         "service/creation.py",
         "service/credentials.py",
         "service/deletion.py",
+        "service/grant_tokens.py",
         "service/installation_keys.py",
         "service/maintenance.py",
         "service/reconcile.py",
@@ -108,9 +112,9 @@ def test_permits_are_made_in_two_places() -> None:
     }
 
 
-def test_calls_are_made_in_two_places() -> None:
-    """A ``Call`` is made by the pipeline, and by attest, which only reads."""
-    assert _makers_of("Call") == {"service/pipeline.py", "service/operator.py"}
+def test_calls_are_made_in_three_places() -> None:
+    """A ``Call`` is made by the pipeline, and by attest and the simulation, which only read."""
+    assert _makers_of("Call") == {"service/pipeline.py", "service/operator.py", "service/simulation.py"}
 
 
 def test_every_device_procedure_on_objects_takes_a_permit() -> None:
@@ -158,6 +162,7 @@ class Scene(Struct, frozen=True):
     agreer: keys.KeyMetadata
     primary: keys.KeyMetadata
     replicated: keys.KeyMetadata
+    grant_id: str
 
     @property
     def alias_arn(self) -> str:
@@ -286,6 +291,38 @@ CASES: dict[Operation, tuple[Request, Callable[[Scene], Heard]]] = {
         lambda s: importing.DeleteImportedKeyMaterialRequest(key_id=s.imported.key_id),
         lambda s: [("kms:DeleteImportedKeyMaterial", s.imported.arn)],
     ),
+    Operation.PUT_KEY_POLICY: (
+        lambda s: policies.PutKeyPolicyRequest(key_id=s.key.key_id, policy=default_policy(ACCOUNT)),
+        lambda s: [("kms:PutKeyPolicy", s.key.arn)],
+    ),
+    Operation.GET_KEY_POLICY: (
+        lambda s: policies.GetKeyPolicyRequest(key_id=s.key.key_id),
+        lambda s: [("kms:GetKeyPolicy", s.key.arn)],
+    ),
+    Operation.LIST_KEY_POLICIES: (
+        lambda s: policies.ListKeyPoliciesRequest(key_id=s.key.key_id),
+        lambda s: [("kms:ListKeyPolicies", s.key.arn)],
+    ),
+    Operation.CREATE_GRANT: (
+        lambda s: grants.CreateGrantRequest(key_id=s.key.key_id, grantee_principal=ROOT, operations=["Encrypt"]),
+        lambda s: [("kms:CreateGrant", s.key.arn)],
+    ),
+    Operation.LIST_GRANTS: (
+        lambda s: grants.ListGrantsRequest(key_id=s.key.key_id),
+        lambda s: [("kms:ListGrants", s.key.arn)],
+    ),
+    Operation.LIST_RETIRABLE_GRANTS: (
+        lambda _: grants.ListRetirableGrantsRequest(retiring_principal=ROOT),
+        lambda _: [("kms:ListRetirableGrants", ROOT)],
+    ),
+    Operation.RETIRE_GRANT: (
+        lambda s: grants.RetireGrantRequest(key_id=s.key.arn, grant_id=s.grant_id),
+        lambda s: [("kms:RetireGrant", s.key.arn)],
+    ),
+    Operation.REVOKE_GRANT: (
+        lambda s: grants.RevokeGrantRequest(key_id=s.key.key_id, grant_id=s.grant_id),
+        lambda s: [("kms:RevokeGrant", s.key.arn)],
+    ),
     Operation.ENCRYPT: (
         lambda s: crypto.EncryptRequest(key_id=s.alias, plaintext=b"p"),
         lambda s: [("kms:Encrypt", s.key.arn)],
@@ -351,7 +388,7 @@ def scene(kms: Kms, to_import: importing.ImportKeyMaterialRequest) -> Iterator[S
     key = new_key(kms, tags=[Tag(tag_key="first", tag_value="")])
     alias = f"alias/p-{key.key_id}"
     new_alias(kms, alias, key.key_id)
-    device = kms._core.device
+    device, authorise = kms._core.device, kms._core.authorise
     pending, imported = new_key(kms), described(kms, to_import.key_id)
     schedule(kms, pending.key_id)
     signer = new_key(kms, key_spec="ECC_NIST_P256", key_usage="SIGN_VERIFY")
@@ -361,15 +398,22 @@ def scene(kms: Kms, to_import: importing.ImportKeyMaterialRequest) -> Iterator[S
     kms.replicate_key(keys.ReplicateKeyRequest(key_id=replicated.key_id, replica_region=OTHER_REGION))
     sealed = seal(kms, key.key_id)
     others = (signer, maker, agreer, primary, replicated)
-    yield Scene(key, new_key(kms), pending, imported, alias, sealed, to_import, *others)
+    granted = grants.CreateGrantRequest(key_id=key.key_id, grantee_principal=ROOT, operations=["Decrypt"])
+    grant_id = kms.create_grant(granted).grant_id
+    yield Scene(key, new_key(kms), pending, imported, alias, sealed, to_import, *others, grant_id)
     kms._core.device = device
-    kms._core.authorise = everybody_may
+    kms._core.authorise = authorise
     kms._core.record = kms._core.audit.record
 
 
 def call(kms: Kms, operation: Operation, scene: Scene, caller: Caller | None = None) -> Any:  # noqa: ANN401 - a response of any type
     """Call the method of an operation with its request of ``CASES``."""
     return getattr(kms, operation.name.lower())(CASES[operation][0](scene), caller)
+
+
+def asked_of(question: Question) -> tuple[str, str]:
+    """Action and resource of a question; what is about no key is recorded under the account."""
+    return question.action, ROOT if question.resource == "*" else question.resource
 
 
 def epoch(kms: Kms) -> int:
@@ -390,15 +434,15 @@ def test_authorised_and_recorded(kms: Kms, scene: Scene, operation: Operation) -
     recorded: Recorded = []
     callers: set[str] = set()
 
-    def authorise(caller: Caller, action: str, resource: str) -> None:
-        callers.add(caller.request_id)
-        heard.append((action, resource))
+    def authorise(question: Question) -> None:
+        callers.add(question.caller.request_id)
+        heard.append(asked_of(question))
 
     def record(done: Call, _request: object, _response: object, error: HsmKmsError | None) -> None:
         callers.add(done.caller.request_id)
         recorded.append((done.operation, list(done.resources), error))
 
-    kms._core.authorise, kms._core.record = authorise, record
+    kms._core.authorise, kms._core.record = authorise, record  # type: ignore[assignment]  # nobody asks it more
     caller = kms.caller(REGION)
     answer = call(kms, operation, scene, caller)
     expected = CASES[operation][1](scene)
@@ -411,7 +455,7 @@ def test_authorised_and_recorded(kms: Kms, scene: Scene, operation: Operation) -
 
 def _refusals() -> list[tuple[Operation, int]]:
     key = _blank_key()
-    blank = Scene(key, key, key, key, "alias/x", b"", importing.ImportKeyMaterialRequest(), *[key] * 5)
+    blank = Scene(key, key, key, key, "alias/x", b"", importing.ImportKeyMaterialRequest(), *[key] * 5, "")
     return [(operation, number) for operation, (_, expected) in CASES.items() for number in range(len(expected(blank)))]
 
 
@@ -427,12 +471,12 @@ def test_refusal_stops_everything(kms: Kms, scene: Scene, operation: Operation, 
     recorded: Recorded = []
     refusal = AccessDeniedException("no")
 
-    def authorise(_caller: Caller, action: str, resource: str) -> None:
-        asked.append((action, resource))
+    def authorise(question: Question) -> None:
+        asked.append(asked_of(question))
         if len(asked) == number + 1:
             raise refusal
 
-    kms._core.authorise = authorise
+    kms._core.authorise = authorise  # type: ignore[assignment]  # nobody asks it more
     kms._core.record = lambda done, _request, _response, error: recorded.append(
         (done.operation, list(done.resources), error)
     )
@@ -524,7 +568,7 @@ def test_refusal_in_the_other_region(kms: Kms, scene: Scene) -> None:
 def test_tags_of_a_new_key_are_authorised_too(kms: Kms, monkeypatch: pytest.MonkeyPatch) -> None:
     """CreateKey with tags wants the permission to tag as well."""
     asked: list[str] = []
-    monkeypatch.setattr(kms._core, "authorise", lambda *judged: asked.append(judged[1]))
+    monkeypatch.setattr(kms._core, "authorise", lambda question: asked.append(question.action))
     kms.create_key(keys.CreateKeyRequest(tags=[Tag(tag_key="team", tag_value="red")]))
     assert asked == ["kms:CreateKey", "kms:TagResource"]
 

@@ -13,7 +13,7 @@ from store_samples import ELSEWHERE, LATER, NOW, REGION, a_key, read, write
 from hsmkms.model.records import GrantRecord
 from hsmkms.store import aliases, changes, deletion, files, grants, identities, keys, migrate, users
 from hsmkms.store.engine import Store
-from hsmkms.store.schema import group_policy, user_policy
+from hsmkms.store.identities import Owner
 
 ALICE = "arn:aws:iam::111122223333:user/alice"
 BOB = "arn:aws:iam::111122223333:user/bob"
@@ -160,16 +160,16 @@ def people(store: Store) -> Store:
 def test_all_that_decides_about_a_user(people: Store) -> None:
     """A user is read with his tags, his policies and those of his groups."""
     with people.atomic() as tx:
-        identities.put_policy(tx, user_policy, "alice", "p", "one")
-        identities.put_policy(tx, user_policy, "alice", "p", "two")
-        identities.put_policy(tx, group_policy, "staff", "p", "three")
+        identities.put_policy(tx, Owner.USER, "alice", "p", "one")
+        identities.put_policy(tx, Owner.USER, "alice", "p", "two")
+        identities.put_policy(tx, Owner.GROUP, "staff", "p", "three")
         identities.put_tags(tx, "alice", {"team": "red", "a": ""})
         identities.put_tags(tx, "alice", {"team": "blue"})
         identities.remove_tags(tx, "alice", ["a", "absent"])
     with people.reading() as conn:
         alice, bob = (identities.fetch(conn, name) for name in ("alice", "bob"))
         assert identities.fetch(conn, "carol") is None
-        assert identities.policies(conn, group_policy, "staff") == {"p": "three"}
+        assert identities.policies(conn, Owner.GROUP, "staff") == {"p": "three"}
     assert alice == identities.IdentityRow(
         name="alice",
         created_at=NOW,
@@ -185,12 +185,12 @@ def test_changes_are_noted_for_each_user(people: Store) -> None:
     """What changes for a group is noted for every member, what changes for a user for him alone."""
     epoch = now(people)
     with people.atomic() as tx:
-        identities.put_policy(tx, group_policy, "staff", "p", "x")
-        assert identities.delete_policy(tx, group_policy, "staff", "p")
-        assert not identities.delete_policy(tx, group_policy, "staff", "p")
+        identities.put_policy(tx, Owner.GROUP, "staff", "p", "x")
+        assert identities.delete_policy(tx, Owner.GROUP, "staff", "p")
+        assert not identities.delete_policy(tx, Owner.GROUP, "staff", "p")
         assert identities.remove_member(tx, "staff", "bob")
         assert not identities.remove_member(tx, "staff", "bob")
-        identities.put_policy(tx, user_policy, "bob", "p", "x")
+        identities.put_policy(tx, Owner.USER, "bob", "p", "x")
         assert identities.delete_group(tx, "staff")
         assert not identities.delete_group(tx, "staff")
     both = ["user/alice", "user/bob"]
@@ -201,7 +201,7 @@ def test_groups(people: Store) -> None:
     """Groups are listed with their members, of everybody or of one user; a user leaves all when he goes."""
     with people.atomic() as tx:
         identities.insert_group(tx, "empty", NOW)
-        identities.put_policy(tx, user_policy, "bob", "p", "x")
+        identities.put_policy(tx, Owner.USER, "bob", "p", "x")
         identities.put_tags(tx, "bob", {"a": "b"})
     with people.reading() as conn:
         assert [(each.name, each.members) for each in identities.groups(conn)] == [

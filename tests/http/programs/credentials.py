@@ -1,4 +1,4 @@
-"""Acts of the operator on users and access keys, one after the other: CONFIG [METHOD, {ARGUMENT: VALUE}]... as JSON."""
+"""Acts of the operator on users and groups, one after the other: CONFIG [METHOD, {ARGUMENT: VALUE}]... as JSON."""
 
 import json
 import sys
@@ -10,7 +10,9 @@ from hsmkms import config, wiring
 from hsmkms.service.kms import Kms
 
 with Kms(wiring.core_of(config.load(Path(sys.argv[1])))) as kms:
+    operators = (kms.operator.credentials, kms.operator.identities)
     acts = [
-        getattr(kms.operator.credentials, method)(**arguments) for method, arguments in map(json.loads, sys.argv[2:])
+        getattr(next(each for each in operators if hasattr(each, method)), method)(**arguments)
+        for method, arguments in map(json.loads, sys.argv[2:])
     ]
 sys.stdout.buffer.write(msgspec.json.encode(acts))

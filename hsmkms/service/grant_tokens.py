@@ -1,0 +1,71 @@
+"""Making and checking grant tokens."""
+
+import hmac
+import secrets
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from hsmkms.errors import InvalidGrantTokenException
+from hsmkms.model.permit import OperatorAct
+from hsmkms.model.records import GrantRecord
+from hsmkms.rules import grant_token
+from hsmkms.rules.grant_token import Claims
+from hsmkms.service.core import Core
+from hsmkms.service.permits import own_permit
+from hsmkms.store import grants
+
+if TYPE_CHECKING:
+    from hsmkms.service.pipeline import Call
+
+REMEMBERED: Final = 10_000
+"""Tokens whose MAC is not checked again in a process."""
+
+_NONCE_BYTES: Final = 8
+
+
+def make(core: Core, grant: GrantRecord) -> str:
+    """A new token of a grant."""
+    signed = grant_token.signed_part(
+        Claims(grant.grant_id, grant.key_id, grant.region, secrets.token_bytes(_NONCE_BYTES))
+    )
+    return grant_token.encode(signed, _mac(core, signed))
+
+
+def check(call: "Call", tokens: Sequence[str]) -> None:
+    """Raise InvalidGrantTokenException unless each is a token of a grant that there is."""
+    for token in tokens:
+        find(call, token)
+
+
+def find(call: "Call", token: str) -> GrantRecord:
+    """The grant of a token, or InvalidGrantTokenException."""
+    claims = _claims(call.core, token)
+    key = call.core.cache.key(call.region, claims.key_id)
+    if key is not None and claims.region == call.region:
+        for each in key.grants(call.caller.principal):
+            if each.grant_id == claims.grant_id:
+                return each
+        with call.core.store.reading() as conn:
+            grant = grants.fetch(conn, call.region, claims.grant_id)
+        if grant is not None:
+            return grant
+    raise InvalidGrantTokenException(grant_token.INVALID)
+
+
+def _claims(core: Core, token: str) -> Claims:
+    known = core.grant_tokens
+    claims = known.get(token)
+    if claims is None:
+        signed, mac = grant_token.split(token)
+        if not hmac.compare_digest(_mac(core, signed), mac):
+            raise InvalidGrantTokenException(grant_token.INVALID)
+        claims = grant_token.read(signed)
+        if len(known) >= REMEMBERED:
+            known.clear()
+        known[token] = claims
+    return claims
+
+
+def _mac(core: Core, signed: bytes) -> bytes:
+    mac_key = core.installation.mac_key
+    return core.device.mac(own_permit(OperatorAct.CREDENTIALS, mac_key), mac_key, signed)

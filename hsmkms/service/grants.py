@@ -1,0 +1,201 @@
+"""Grants: making, listing, and their end."""
+
+import re
+import secrets
+from collections.abc import Sequence
+from typing import Final
+
+from hsmkms.errors import (
+    InvalidArnException,
+    InvalidGrantIdException,
+    NotFoundException,
+    ValidationException,
+)
+from hsmkms.model.enums import Operation
+from hsmkms.model.grants import (
+    CreateGrantRequest,
+    CreateGrantResponse,
+    GrantConstraints,
+    GrantListEntry,
+    ListGrantsRequest,
+    ListGrantsResponse,
+    ListRetirableGrantsRequest,
+    RetireGrantRequest,
+    RevokeGrantRequest,
+)
+from hsmkms.model.ids import key_arn, root_arn, user_arn
+from hsmkms.model.records import GrantRecord, KeyRecord
+from hsmkms.rules import grants as rules
+from hsmkms.rules import paging
+from hsmkms.service import grant_tokens
+from hsmkms.service.pipeline import Call
+from hsmkms.store import grants, identities
+from hsmkms.store.engine import Connection
+
+_ID_BYTES: Final = 32
+_match_id: Final = re.compile(r"[0-9a-f]{64}").fullmatch
+
+
+def create_grant(call: Call, request: CreateGrantRequest) -> CreateGrantResponse:
+    """Allow a principal some operations with the key; with a Name an identical grant is not made a second time."""
+    key, _ = call.key(request.key_id)
+    rules.check_new(request, key.record)
+    new = _new(call, key.record, request)
+    token = grant_tokens.make(call.core, new)  # before the transaction: the token may take its time
+    with call.again(key.record) as (tx, record):
+        for principal in (request.grantee_principal, request.retiring_principal):
+            _check_principal(call, tx, principal)
+        known = grants.named(tx, record.region, record.key_id, request.name) if request.name is not None else []
+        same = next((each for each in known if rules.same(each, request)), None)
+        if same is None:
+            rules.check_room(grants.count(tx, record.region, record.key_id), record)
+        call.stop_if(dry_run=request.dry_run)
+        if same is None:
+            grants.insert(tx, new)
+    if same is not None:
+        return CreateGrantResponse(grant_token=grant_tokens.make(call.core, same), grant_id=same.grant_id)
+    return CreateGrantResponse(grant_token=token, grant_id=new.grant_id)
+
+
+def list_grants(call: Call, request: ListGrantsRequest) -> ListGrantsResponse:
+    """List the grants on a key, in the order of their ids."""
+    key, _ = call.key(request.key_id)
+    if request.grantee_service_principal is not None:
+        return ListGrantsResponse(grants=[], truncated=False)  # there are no services of AWS here
+    if request.grant_id is not None:
+        _check_id(request.grant_id)
+    size = paging.page_size(Operation.LIST_GRANTS, request.limit)
+    after = _after(Operation.LIST_GRANTS, request.marker)
+    with call.core.store.reading() as conn:
+        found = grants.page(
+            conn,
+            call.region,
+            after,
+            size + 1,
+            key_id=key.record.key_id,
+            grant_id=request.grant_id,
+            grantee=request.grantee_principal,
+        )
+    return _page(call, Operation.LIST_GRANTS, found, size)
+
+
+def list_retirable_grants(call: Call, request: ListRetirableGrantsRequest) -> ListGrantsResponse:
+    """List the grants on all keys that a principal may retire as their retiring principal."""
+    call.account()
+    if request.retiring_service_principal is not None and request.retiring_principal is None:
+        return ListGrantsResponse(grants=[], truncated=False)
+    if request.retiring_principal is None:
+        raise ValidationException("RetiringPrincipal is required: the ARN of a user, or of the account's root.")
+    size = paging.page_size(Operation.LIST_RETIRABLE_GRANTS, request.limit)
+    after = _after(Operation.LIST_RETIRABLE_GRANTS, request.marker)
+    with call.core.store.reading() as conn:
+        _check_principal(call, conn, request.retiring_principal)
+        found = grants.page(conn, call.region, after, size + 1, retiring=request.retiring_principal)
+    return _page(call, Operation.LIST_RETIRABLE_GRANTS, found, size)
+
+
+def retire_grant(call: Call, request: RetireGrantRequest) -> None:
+    """End a grant by its own right: for the principals that it names, and the account."""
+    grant = _to_retire(call, request)
+    call.retire(call.find(grant.key_id), grant)
+    call.stop_if(dry_run=request.dry_run)
+    with call.core.store.atomic() as tx:
+        grants.delete(tx, grant)
+
+
+def revoke_grant(call: Call, request: RevokeGrantRequest) -> None:
+    """Take a grant away: for whoever manages the key."""
+    key, _ = call.key(request.key_id)
+    grant = _on_key(call, key.record.key_id, request.grant_id)
+    call.stop_if(dry_run=request.dry_run)
+    with call.core.store.atomic() as tx:
+        grants.delete(tx, grant)
+
+
+# -- finding ----------------------------------------------------------------------------------------------------
+
+
+def _to_retire(call: Call, request: RetireGrantRequest) -> GrantRecord:
+    by_id = request.key_id is not None and request.grant_id is not None
+    if (request.grant_token is not None) is by_id:
+        raise ValidationException("Name the grant by GrantToken, or by KeyId (the key's ARN) and GrantId together.")
+    if request.grant_token is not None:
+        return grant_tokens.find(call, request.grant_token)
+    key_id, grant_id = str(request.key_id), str(request.grant_id)
+    if not key_id.startswith("arn:"):
+        raise InvalidArnException(f"KeyId must be the ARN of the key here, not {key_id!r}.")
+    return _on_key(call, call.find(key_id).record.key_id, grant_id)
+
+
+def _on_key(call: Call, key_id: str, grant_id: str) -> GrantRecord:
+    _check_id(grant_id)
+    with call.core.store.reading() as conn:
+        grant = grants.fetch(conn, call.region, grant_id)
+    if grant is None or grant.key_id != key_id:
+        raise NotFoundException(f"Grant ID {grant_id} not found on the key {key_id}.")
+    return grant
+
+
+def _check_id(grant_id: str) -> None:
+    if not _match_id(grant_id):
+        raise InvalidGrantIdException(f"{grant_id!r} is no GrantId: it has 64 digits of 0-9 and a-f.")
+
+
+def _check_principal(call: Call, conn: Connection, arn: str | None) -> None:
+    account = call.core.installation.account
+    if arn is None or arn == root_arn(account):
+        return
+    name = arn.rpartition("/")[2]
+    if arn != user_arn(account, name) or not identities.user_exists(conn, name):
+        raise InvalidArnException(
+            f"The principal {arn!r} does not exist: name a user, {user_arn(account, 'NAME')}, or {root_arn(account)}."
+        )
+
+
+# -- making and showing -----------------------------------------------------------------------------------------
+
+
+def _new(call: Call, record: KeyRecord, request: CreateGrantRequest) -> GrantRecord:
+    constraints = request.constraints or GrantConstraints()
+    return GrantRecord(
+        grant_id=secrets.token_hex(_ID_BYTES),
+        key_id=record.key_id,
+        region=record.region,
+        name=request.name or "",
+        grantee=str(request.grantee_principal),
+        retiring=request.retiring_principal,
+        operations=tuple(dict.fromkeys(request.operations)),
+        context_equals=constraints.encryption_context_equals,
+        context_subset=constraints.encryption_context_subset,
+        creation_date=call.now,
+    )
+
+
+def _page(call: Call, operation: Operation, found: Sequence[GrantRecord], size: int) -> ListGrantsResponse:
+    more = len(found) > size
+    return ListGrantsResponse(
+        grants=[_entry(call, each) for each in found[:size]],
+        truncated=more,
+        next_marker=paging.encode_marker(operation, found[size - 1].grant_id) if more else None,
+    )
+
+
+def _entry(call: Call, grant: GrantRecord) -> GrantListEntry:
+    account = call.core.installation.account
+    equals, subset = (None if each is None else dict(each) for each in (grant.context_equals, grant.context_subset))
+    limits = GrantConstraints(encryption_context_equals=equals, encryption_context_subset=subset)
+    return GrantListEntry(
+        key_id=key_arn(account, grant.region, grant.key_id),
+        grant_id=grant.grant_id,
+        name=grant.name,
+        creation_date=grant.creation_date,
+        grantee_principal=grant.grantee,
+        retiring_principal=grant.retiring,
+        issuing_account=root_arn(account),
+        operations=list(grant.operations),
+        constraints=None if equals is None and subset is None else limits,
+    )
+
+
+def _after(operation: Operation, marker: str | None) -> str | None:
+    return None if marker is None else paging.decode_marker(operation, marker)

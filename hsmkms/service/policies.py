@@ -1,0 +1,74 @@
+"""Key policies: putting, reading, and what a new one must not do."""
+
+from typing import Final
+
+from hsmkms.errors import MalformedPolicyDocumentException, NotFoundException, ValidationException
+from hsmkms.model.enums import Operation
+from hsmkms.model.policies import (
+    GetKeyPolicyRequest,
+    GetKeyPolicyResponse,
+    ListKeyPoliciesRequest,
+    ListKeyPoliciesResponse,
+    PutKeyPolicyRequest,
+)
+from hsmkms.model.records import KeyRecord
+from hsmkms.rules import access, paging
+from hsmkms.rules import policies as rules
+from hsmkms.rules.policy_documents import Policy
+from hsmkms.service.cache import CachedKey
+from hsmkms.service.pipeline import Call
+from hsmkms.store import identities, keys
+from hsmkms.store.engine import Connection
+
+LOCKED_OUT: Final = "The new key policy will not allow you to update the key policy in the future."
+NO_SUCH_POLICY: Final = "No such policy exists"
+OF_RAM: Final = "AWS_RAM"
+_PUT: Final = "kms:PutKeyPolicy"
+
+
+def put_key_policy(call: Call, request: PutKeyPolicyRequest) -> None:
+    """Replace a key's policy, at the next call of every process."""
+    if request.policy_name == OF_RAM:
+        raise ValidationException("The AWS_RAM policy can only be managed by the RAM service")
+    with call.changing(request.key_id) as (tx, record):
+        _check_name(request.policy_name)
+        check_new(call, tx, request.policy, record, bypass=request.bypass_policy_lockout_safety_check)
+        keys.set_policy(tx, record.key_id, record.region, request.policy, record.version)
+
+
+def get_key_policy(call: Call, request: GetKeyPolicyRequest) -> GetKeyPolicyResponse:
+    """Tell a key's policy as it was put."""
+    key, _ = call.key(request.key_id)
+    _check_name(request.policy_name)
+    return GetKeyPolicyResponse(policy=key.policy_text, policy_name=rules.NAME)
+
+
+def list_key_policies(call: Call, request: ListKeyPoliciesRequest) -> ListKeyPoliciesResponse:
+    """Tell the names of a key's policies: there is one."""
+    call.key(request.key_id)
+    paging.page_size(Operation.LIST_KEY_POLICIES, request.limit)
+    after = paging.decode_marker(Operation.LIST_KEY_POLICIES, request.marker) if request.marker is not None else ""
+    names = [each for each in (rules.NAME,) if each > after]
+    return ListKeyPoliciesResponse(policy_names=names, truncated=False)
+
+
+def check_new(call: Call, conn: Connection, text: str, record: KeyRecord, *, bypass: bool | None) -> None:
+    """Raise if the text cannot be the policy of the key: unreadable, for nobody, or locking its maker out."""
+    policy = rules.read_key_policy(text, call.core.installation.account)
+    _check_users(conn, policy)
+    question = call.question(_PUT, record.arn, CachedKey(record, call.core.store))
+    if not bypass and not access.keeps_control(question, policy):
+        raise MalformedPolicyDocumentException(LOCKED_OUT)
+
+
+def _check_users(conn: Connection, policy: Policy) -> None:
+    for arn in sorted(policy.users):
+        if not identities.user_exists(conn, arn.rpartition("/")[2]):
+            raise MalformedPolicyDocumentException(
+                f"Policy contains a statement with one or more invalid principals: there is no {arn}."
+            )
+
+
+def _check_name(name: str | None) -> None:
+    if name not in (None, rules.NAME):
+        raise NotFoundException(NO_SUCH_POLICY)

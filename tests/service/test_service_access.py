@@ -1,0 +1,464 @@
+"""Permissions through the service: who may use which key, what a refusal tells, and that changes act at once."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lifecycle import new_empty_key, request_to_import
+from service_sites import ACCOUNT, REGION, new_alias, new_key, seal, unseal
+
+import hsmkms
+from hsmkms.errors import (
+    AccessDeniedException,
+    HsmKmsError,
+    MalformedPolicyDocumentException,
+    NotFoundException,
+    ValidationException,
+)
+from hsmkms.model import aliases, crypto, deletion, grants, importing, keys, policies, rotation, tags
+from hsmkms.model.caller import Caller
+from hsmkms.model.ids import key_arn, root_arn, user_arn
+from hsmkms.model.shapes import Tag
+from hsmkms.rules.policies import default_policy
+from hsmkms.service.kms import Kms
+
+ROOT = root_arn(ACCOUNT)
+UNKNOWN = "12345678-1234-4123-8123-123456789012"
+READY_MADE = Path(hsmkms.__file__).parents[1] / "conf" / "policies"
+
+
+def document(*statements: dict[str, Any]) -> str:
+    """A policy's text; statements may leave out Resource."""
+    return json.dumps({"Version": "2012-10-17", "Statement": [{"Resource": "*"} | each for each in statements]})
+
+
+def allow(action: object, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
+    """A statement that allows."""
+    return {"Effect": "Allow", "Action": action} | more
+
+
+def for_whom(principal: str, action: object = "kms:*", **more: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
+    """A statement of a key policy that allows."""
+    return allow(action, Principal={"AWS": principal}, **more)
+
+
+@pytest.fixture(scope="module")
+def people(kms: Kms) -> Kms:
+    """The users alice, bob and carol."""
+    for name in ("alice", "bob", "carol"):
+        kms.operator.credentials.create_user(name)
+    return kms
+
+
+@pytest.fixture
+def alice(people: Kms) -> Iterator[Caller]:
+    """A user without any permission; whatever she is given in a test is taken away after it."""
+    yield people.caller(REGION, "alice")
+    for name in people.operator.identities.user_policies("alice"):
+        people.operator.identities.delete_user_policy("alice", name)
+
+
+def give(kms: Kms, *statements: dict[str, Any], user: str = "alice", name: str = "p") -> None:
+    """Give a user a policy."""
+    kms.operator.identities.put_user_policy(user, name, document(*statements))
+
+
+def denied(act: Callable[[], object]) -> str:
+    """The words of a refusal."""
+    with pytest.raises(AccessDeniedException) as caught:
+        act()
+    return str(caught.value)
+
+
+# -- users --------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_user_may_do_nothing(kms: Kms, alice: Caller) -> None:
+    """A user without policies is refused every operation, about keys, aliases and the account."""
+    key = new_key(kms).key_id
+    sealed = seal(kms, key)
+    for act in (
+        lambda: kms.list_keys(keys.ListKeysRequest(), alice),
+        lambda: kms.create_key(keys.CreateKeyRequest(), alice),
+        lambda: kms.generate_random(crypto.GenerateRandomRequest(number_of_bytes=8), alice),
+        lambda: seal(kms, key, caller=alice),
+        lambda: unseal(kms, sealed, alice),
+        lambda: new_alias(kms, "alias/of-alice", key, alice),
+        lambda: kms.describe_key(keys.DescribeKeyRequest(key_id=key), alice),
+    ):
+        assert "no identity-based policy allows" in denied(act)
+
+
+def test_a_policy_acts_at_once(kms: Kms, alice: Caller) -> None:
+    """What a policy gives or takes holds at the next call."""
+    key = new_key(kms)
+    give(kms, allow("kms:Encrypt", Resource=key.arn))
+    assert seal(kms, key.key_id, caller=alice)
+    denied(lambda: seal(kms, new_key(kms).key_id, caller=alice))
+    give(kms, allow("kms:Encrypt"), {"Effect": "Deny", "Action": "kms:*", "Resource": key.arn})
+    assert "explicit deny in an identity-based policy" in denied(lambda: seal(kms, key.key_id, caller=alice))
+    kms.operator.identities.delete_user_policy("alice", "p")
+    denied(lambda: seal(kms, key.key_id, caller=alice))
+
+
+def test_groups_and_tags(kms: Kms, alice: Caller) -> None:
+    """A group's policy is for its members, and a user's tags are the values of aws:PrincipalTag."""
+    operator = kms.operator.identities
+    key = new_key(kms, tags=[Tag(tag_key="team", tag_value="red")]).key_id
+    operator.create_group("red")
+    same = {"StringEquals": {"aws:ResourceTag/team": "${aws:PrincipalTag/team}"}}
+    operator.put_group_policy("red", "use", document(allow("kms:Encrypt", Condition=same)))
+    operator.add_user_to_group("red", "alice")
+    denied(lambda: seal(kms, key, caller=alice))
+    operator.tag_user("alice", [("team", "red")])
+    assert seal(kms, key, caller=alice)
+    kms.tag_resource(tags.TagResourceRequest(key_id=key, tags=[Tag(tag_key="team", tag_value="blue")]))
+    denied(lambda: seal(kms, key, caller=alice))
+    operator.tag_user("alice", [("team", "blue")])
+    assert seal(kms, key, caller=alice)
+    assert operator.user("alice").groups == ["red"]
+    operator.remove_user_from_group("red", "alice")
+    denied(lambda: seal(kms, key, caller=alice))
+    operator.untag_user("alice", ["team"])
+    operator.delete_group("red")
+
+
+def test_aliases_decide(kms: Kms, alice: Caller) -> None:
+    """kms:ResourceAliases follows the aliases of the key, and kms:RequestAlias the name in the request."""
+    key = new_key(kms).key_id
+    by_alias = {"ForAnyValue:StringEquals": {"kms:ResourceAliases": "alias/for-alice"}}
+    by_name = {"StringEquals": {"kms:RequestAlias": "alias/for-alice"}}
+    give(kms, allow("kms:Encrypt", Condition=by_alias), allow("kms:DescribeKey", Condition=by_name))
+    denied(lambda: seal(kms, key, caller=alice))
+    new_alias(kms, "alias/for-alice", key)
+    assert seal(kms, key, caller=alice)
+    assert kms.describe_key(keys.DescribeKeyRequest(key_id="alias/for-alice"), alice)
+    denied(lambda: kms.describe_key(keys.DescribeKeyRequest(key_id=key), alice))
+    kms.delete_alias(aliases.DeleteAliasRequest(alias_name="alias/for-alice"))
+    denied(lambda: seal(kms, key, caller=alice))
+
+
+def test_alias_operations_want_both(kms: Kms, alice: Caller) -> None:
+    """Creating, moving and deleting an alias want the alias in a user's policy, and each key concerned."""
+    one, two = new_key(kms), new_key(kms)
+    names = "arn:aws:kms:*:*:alias/own-*"
+    give(kms, allow(["kms:*Alias"], Resource=[names, one.arn]))
+    new_alias(kms, "alias/own-1", one.key_id, alice)
+    denied(lambda: new_alias(kms, "alias/other", one.key_id, alice))
+    denied(lambda: new_alias(kms, "alias/own-2", two.key_id, alice))
+    move = aliases.UpdateAliasRequest(alias_name="alias/own-1", target_key_id=two.key_id)
+    denied(lambda: kms.update_alias(move, alice))
+    give(kms, allow(["kms:*Alias"], Resource=[names, two.arn]))
+    denied(lambda: kms.update_alias(move, alice))
+    give(kms, allow(["kms:*Alias"], Resource=[names, one.arn, two.arn]))
+    kms.update_alias(move, alice)
+    give(kms, allow(["kms:*Alias"], Resource=[names, one.arn]))
+    denied(lambda: kms.delete_alias(aliases.DeleteAliasRequest(alias_name="alias/own-1"), alice))
+
+
+def test_both_sides_of_re_encrypt(kms: Kms, alice: Caller) -> None:
+    """ReEncrypt wants ReEncryptFrom on the source and ReEncryptTo on the destination."""
+    source, target = new_key(kms), new_key(kms)
+    sealed = seal(kms, source.key_id)
+    request = crypto.ReEncryptRequest(ciphertext_blob=sealed, destination_key_id=target.key_id)
+    to, from_ = allow("kms:ReEncryptTo", Resource=target.arn), allow("kms:ReEncryptFrom", Resource=source.arn)
+    for half, missing in ((to, "kms:ReEncryptFrom"), (from_, "kms:ReEncryptTo")):
+        give(kms, half)
+        assert f"to perform: {missing} on resource" in denied(lambda: kms.re_encrypt(request, alice))
+    give(kms, to, from_)
+    assert kms.re_encrypt(request, alice).key_id == target.arn
+    same = {"Bool": {"kms:ReEncryptOnSameKey": "true"}}
+    give(kms, allow("kms:ReEncrypt*", Condition=same))
+    denied(lambda: kms.re_encrypt(request, alice))
+    again = crypto.ReEncryptRequest(ciphertext_blob=sealed, destination_key_id=source.key_id)
+    assert kms.re_encrypt(again, alice).key_id == source.arn
+
+
+def test_tags_of_a_new_key(kms: Kms, alice: Caller) -> None:
+    """CreateKey with tags wants kms:TagResource on keys of the account."""
+    request = keys.CreateKeyRequest(tags=[Tag(tag_key="a", tag_value="b")])
+    give(kms, allow("kms:CreateKey"))
+    assert "kms:TagResource" in denied(lambda: kms.create_key(request, alice))
+    give(kms, allow("kms:CreateKey"), allow("kms:TagResource", Resource=key_arn(ACCOUNT, REGION, "*")))
+    assert kms.create_key(request, alice)
+
+
+def test_a_user_who_is_gone(kms: Kms, people: Kms) -> None:
+    """Nobody can act as a user who is not there; a name in a key policy or grant does not pass to a new user of it."""
+    operator = people.operator
+    operator.credentials.create_user("dave")
+    dave = kms.caller(REGION, "dave")
+    key = new_key(kms, policy=document(for_whom(ROOT), for_whom(dave.principal))).key_id
+    granted = new_key(kms).key_id
+    grant = grants.CreateGrantRequest(key_id=granted, grantee_principal=dave.principal, operations=["Encrypt"])
+    grant_id = kms.create_grant(grant).grant_id
+    assert seal(kms, key, caller=dave)
+    assert seal(kms, granted, caller=dave)
+    operator.credentials.delete_user("dave")
+    with pytest.raises(NotFoundException, match="dave"):
+        kms.caller(REGION, "dave")
+    denied(lambda: seal(kms, key, caller=dave))
+    operator.credentials.create_user("dave")
+    denied(lambda: seal(kms, key, caller=dave))
+    denied(lambda: seal(kms, granted, caller=dave))
+    text = kms.get_key_policy(policies.GetKeyPolicyRequest(key_id=key)).policy
+    assert "user/dave" not in text
+    assert "AIDA" in text
+    (entry,) = kms.list_grants(grants.ListGrantsRequest(key_id=granted, grant_id=grant_id)).grants
+    assert entry.grantee_principal.startswith("AIDA")
+    operator.credentials.delete_user("dave")
+
+
+# -- what a refusal tells -----------------------------------------------------------------------------------------
+
+
+def test_an_outsider_learns_nothing(kms: Kms, alice: Caller) -> None:
+    """A refusal about a key that is there reads like one about a key that is not, by id, ARN and alias."""
+    locked = new_key(
+        kms, policy=document(for_whom(ROOT), {"Effect": "Deny", **for_whom(alice.principal) | {"Effect": "Deny"}})
+    )
+    plain = new_key(kms, policy=document(for_whom(user_arn(ACCOUNT, "bob"))), bypass_policy_lockout_safety_check=True)
+    new_alias(kms, "alias/there", new_key(kms).key_id)
+
+    def told(name: str) -> str:
+        return denied(lambda: seal(kms, name, caller=alice))
+
+    for there in (locked.key_id, plain.key_id):
+        assert told(there).replace(there, "KEY") == told(UNKNOWN).replace(UNKNOWN, "KEY")
+        arn = key_arn(ACCOUNT, REGION, there)
+        assert told(arn) == told(there)
+    assert told("alias/there").replace("there", "x") == told("alias/not-there").replace("not-there", "x")
+
+
+def test_whoever_may_is_told(kms: Kms, alice: Caller) -> None:
+    """A user whose own policies allow it learns that a key does not exist, or what the key's policy says."""
+    give(kms, allow("kms:Encrypt"))
+    with pytest.raises(NotFoundException, match="does not exist"):
+        seal(kms, UNKNOWN, caller=alice)
+    with pytest.raises(NotFoundException, match="is not found"):
+        seal(kms, "alias/not-there", caller=alice)
+    bobs = new_key(kms, policy=document(for_whom(ROOT, "kms:PutKeyPolicy"))).key_id
+    assert "no resource-based policy allows" in denied(lambda: seal(kms, bobs, caller=alice))
+    against = {**for_whom(alice.principal), "Effect": "Deny"}
+    locked = new_key(kms, policy=document(for_whom(ROOT), against)).key_id
+    assert "explicit deny in a resource-based policy" in denied(lambda: seal(kms, locked, caller=alice))
+
+
+def test_state_comes_after_permission(kms: Kms, alice: Caller) -> None:
+    """Whoever may not use a key does not learn its state."""
+    key = new_key(kms).key_id
+    kms.disable_key(keys.DisableKeyRequest(key_id=key))
+    denied(lambda: seal(kms, key, caller=alice))
+
+
+# -- key policies -------------------------------------------------------------------------------------------------
+
+
+def put(kms: Kms, key_id: str, text: str, caller: Caller | None = None, **members: Any) -> None:  # noqa: ANN401
+    """Put a key policy."""
+    kms.put_key_policy(policies.PutKeyPolicyRequest(key_id=key_id, policy=text, **members), caller)
+
+
+def policy_of(kms: Kms, key_id: str, caller: Caller | None = None) -> str:
+    """The policy of a key."""
+    return kms.get_key_policy(policies.GetKeyPolicyRequest(key_id=key_id), caller).policy
+
+
+def test_key_policy(kms: Kms, alice: Caller) -> None:
+    """A key policy is kept to the letter, names users directly, and acts at the next call."""
+    key = new_key(kms).key_id
+    assert policy_of(kms, key) == default_policy(ACCOUNT)
+    text = document(for_whom(ROOT), for_whom(alice.principal, ["kms:Encrypt", "kms:GetKeyPolicy"]))
+    put(kms, key, text)
+    assert seal(kms, key, caller=alice)
+    assert policy_of(kms, key, alice) == text
+    denied(lambda: put(kms, key, default_policy(ACCOUNT), alice))
+    put(kms, key, default_policy(ACCOUNT))
+    denied(lambda: seal(kms, key, caller=alice))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (document(for_whom(user_arn(ACCOUNT, "nobody")), for_whom(ROOT)), "invalid principals"),
+        (document(for_whom(user_arn(ACCOUNT, "bob"))), "will not allow you to update the key policy in the future"),
+        (document(for_whom(ROOT, "kms:Encrypt")), "will not allow you to update"),
+        (document(for_whom(ROOT, Condition={"Bool": {"kms:Unknown": "true"}})), "no condition key"),
+    ],
+)
+def test_policies_that_are_refused(kms: Kms, people: Kms, text: str, message: str) -> None:
+    """A policy for nobody, one that locks its maker out, and one that cannot be evaluated change nothing."""
+    del people
+    key = new_key(kms).key_id
+    for act in (lambda: put(kms, key, text), lambda: new_key(kms, policy=text)):
+        with pytest.raises(MalformedPolicyDocumentException, match=message):
+            act()
+    assert policy_of(kms, key) == default_policy(ACCOUNT)
+
+
+def test_locking_oneself_out(kms: Kms, people: Kms) -> None:
+    """Who insists may lock himself out, the root as well; the operator's way back is reset-key-policy."""
+    key = new_key(kms).key_id
+    put(kms, key, document(for_whom(user_arn(ACCOUNT, "bob"))), bypass_policy_lockout_safety_check=True)
+    denied(lambda: seal(kms, key))
+    denied(lambda: put(kms, key, default_policy(ACCOUNT)))
+    assert people.operator.attest(key)[0].as_made
+    assert seal(kms, key, caller=kms.caller(REGION, "bob"))
+    kms.operator.identities.reset_key_policy(key)
+    assert seal(kms, key)
+    with pytest.raises(NotFoundException):
+        kms.operator.identities.reset_key_policy(UNKNOWN)
+
+
+def test_names_of_key_policies(kms: Kms) -> None:
+    """There is one policy name, default; AWS_RAM is for a service of AWS, and others do not exist."""
+    key = new_key(kms).key_id
+    listed = kms.list_key_policies(policies.ListKeyPoliciesRequest(key_id=key, limit=1))
+    assert (listed.policy_names, listed.truncated, listed.next_marker) == (["default"], False, None)
+    put(kms, key, default_policy(ACCOUNT), policy_name="default")
+    with pytest.raises(ValidationException, match="managed by the RAM service"):
+        put(kms, key, default_policy(ACCOUNT), policy_name="AWS_RAM")
+    for name in ("AWS_RAM", "other"):
+        with pytest.raises(NotFoundException, match="No such policy exists"):
+            kms.get_key_policy(policies.GetKeyPolicyRequest(key_id=key, policy_name=name))
+    with pytest.raises(NotFoundException, match="No such policy exists"):
+        put(kms, key, default_policy(ACCOUNT), policy_name="other")
+
+
+def test_a_stored_policy_that_cannot_be_used(kms: Kms, alice: Caller) -> None:
+    """A policy that was put before its words were checked leaves the key to the root, who can put another."""
+    key = new_key(kms)
+    give(kms, allow("kms:*"))
+    with kms._core.store.atomic() as tx:
+        record = kms._core.cache.key(REGION, key.key_id)
+        assert record is not None
+        from hsmkms.store import keys as table  # noqa: PLC0415 - its name is taken above
+
+        assert table.set_policy(tx, key.key_id, REGION, '{"Statement":{}}', record.record.version)
+    denied(lambda: seal(kms, key.key_id, caller=alice))
+    assert seal(kms, key.key_id)
+    put(kms, key.key_id, default_policy(ACCOUNT))
+    assert seal(kms, key.key_id, caller=alice)
+
+
+# -- ready-made policies ------------------------------------------------------------------------------------------
+
+Acts = dict[str, Callable[[Kms, Caller, str, bytes], object]]
+ACTS: Acts = {
+    "create": lambda kms, who, _key, _: kms.create_key(keys.CreateKeyRequest(), who),
+    "describe": lambda kms, who, key, _: kms.describe_key(keys.DescribeKeyRequest(key_id=key), who),
+    "policy": lambda kms, who, key, _: policy_of(kms, key, who),
+    "put policy": lambda kms, who, key, _: put(kms, key, default_policy(ACCOUNT), who),
+    "list": lambda kms, who, _key, _: kms.list_keys(keys.ListKeysRequest(), who),
+    "encrypt": lambda kms, who, key, _: seal(kms, key, caller=who),
+    "decrypt": lambda kms, who, _key, sealed: unseal(kms, sealed, who),
+    "rotate": lambda kms, who, key, _: kms.enable_key_rotation(rotation.EnableKeyRotationRequest(key_id=key), who),
+    "delete": lambda kms, who, key, _: kms.schedule_key_deletion(deletion.ScheduleKeyDeletionRequest(key_id=key), who),
+    "import": lambda kms, who, key, _: kms.get_parameters_for_import(
+        importing.GetParametersForImportRequest(
+            key_id=key, wrapping_algorithm="RSAES_OAEP_SHA_1", wrapping_key_spec="RSA_2048"
+        ),
+        who,
+    ),
+}
+ROLES = {
+    "administrator": {"create", "describe", "policy", "put policy", "list", "rotate", "delete"},
+    "key-user": {"describe", "encrypt", "decrypt"},
+    "auditor": {"describe", "policy", "list"},
+    "import-officer": {"describe", "list", "import"},
+}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_ready_made_policies(kms: Kms, alice: Caller, role: str) -> None:
+    """Each policy in conf/policies allows what its name says, and nothing else."""
+    kms.operator.identities.put_user_policy("alice", role, (READY_MADE / f"{role}.json").read_text())
+    for name, act in ACTS.items():
+        key = new_empty_key(kms) if name == "import" else new_key(kms).key_id
+        sealed = b"" if name == "import" else seal(kms, key)
+        if name in ROLES[role]:
+            act(kms, alice, key, sealed)
+        else:
+            denied(lambda act=act, key=key, sealed=sealed: act(kms, alice, key, sealed))  # type: ignore[misc]
+
+
+def test_every_ready_made_policy_is_tested() -> None:
+    """The folder has these four."""
+    assert {each.stem for each in READY_MADE.iterdir()} == set(ROLES)
+
+
+# -- permissions stay ---------------------------------------------------------------------------------------------
+
+
+def test_permissions_stay_through_a_keys_life(kms: Kms, alice: Caller) -> None:
+    """Rotation, manual rotation by alias and re-import leave policies and grants as they are."""
+    bob = kms.caller(REGION, "bob")
+    text = document(for_whom(ROOT), for_whom(alice.principal, ["kms:Encrypt", "kms:Decrypt"]))
+    empty = new_key(kms, origin="EXTERNAL", policy=text).key_id
+    rotating, successor = new_key(kms, policy=text).key_id, new_key(kms, policy=text).key_id
+    for key in (rotating, empty):
+        if key == empty:
+            kms.import_key_material(request_to_import(kms, key))
+        kms.create_grant(grants.CreateGrantRequest(key_id=key, grantee_principal=bob.principal, operations=["Decrypt"]))
+    new_alias(kms, "alias/life", rotating)
+    before = {
+        key: (policy_of(kms, key), kms.list_grants(grants.ListGrantsRequest(key_id=key))) for key in (rotating, empty)
+    }
+    sealed = {key: seal(kms, key, caller=alice) for key in (rotating, empty)}
+
+    kms.rotate_key_on_demand(rotation.RotateKeyOnDemandRequest(key_id=rotating))
+    kms.delete_imported_key_material(importing.DeleteImportedKeyMaterialRequest(key_id=empty))
+    kms.import_key_material(request_to_import(kms, empty))
+    kms.update_alias(aliases.UpdateAliasRequest(alias_name="alias/life", target_key_id=successor))
+
+    for key, told in before.items():
+        assert (policy_of(kms, key), kms.list_grants(grants.ListGrantsRequest(key_id=key))) == told
+        assert unseal(kms, sealed[key], alice) == unseal(kms, sealed[key], bob) == b"secret"
+        denied(lambda key=key: seal(kms, key, caller=bob))  # type: ignore[misc]
+    assert seal(kms, "alias/life", caller=alice)
+    denied(lambda: seal(kms, "alias/life", caller=kms.caller(REGION, "carol")))
+
+
+# -- simulation ---------------------------------------------------------------------------------------------------
+
+
+def test_simulation(kms: Kms, alice: Caller) -> None:
+    """The simulation says what would be decided and by what, for each kind of cause, and does nothing."""
+    key = new_key(kms, policy=document(for_whom(ROOT), for_whom(user_arn(ACCOUNT, "bob"), "kms:Encrypt", Sid="b")))
+
+    def simulated(user: str | None, action: str, **more: Any) -> tuple[str, str | None, str | None]:  # noqa: ANN401
+        found = kms.operator.simulate(user, action, key_id=key.key_id, **more)
+        return found.decision, found.decided_by, found.statement
+
+    assert simulated("alice", "kms:Encrypt") == ("implicitDeny", None, None)
+    assert simulated("bob", "encrypt") == ("allowed", "key policy", "b")
+    assert simulated(None, "kms:DisableKey") == ("allowed", "the account's root", None)
+    condition = {"StringEquals": {"kms:EncryptionContext:a": "b"}}
+    give(kms, allow("kms:ReEncrypt*", Sid="own", Condition=condition), {"Effect": "Deny", "Action": "kms:Verify"})
+    assert simulated("alice", "kms:ReEncryptTo") == ("implicitDeny", None, None)
+    allowed = ("allowed", "user policy p", "own")
+    assert simulated("alice", "kms:ReEncryptTo", encryption_context={"a": "b"}) == allowed
+    assert simulated("alice", "kms:Verify") == ("explicitDeny", "user policy p", "statement 2")
+    request = grants.CreateGrantRequest(key_id=key.key_id, grantee_principal=alice.principal, operations=["Decrypt"])
+    grant_id = kms.create_grant(request).grant_id
+    assert simulated("alice", "kms:Decrypt") == ("allowed", f"grant {grant_id}", None)
+    assert kms.operator.simulate("alice", "kms:ListKeys").decision == "implicitDeny"
+
+
+@pytest.mark.parametrize(
+    ("action", "more", "error"),
+    [
+        ("kms:Fly", {"key_id": UNKNOWN}, ValidationException),
+        ("kms:RetireGrant", {"key_id": UNKNOWN}, ValidationException),
+        ("kms:Encrypt", {}, ValidationException),
+        ("kms:Encrypt", {"key_id": UNKNOWN}, NotFoundException),
+        ("kms:ListKeys", {"encryption_context": {"a": "b"}}, ValidationException),
+        ("kms:ListKeys", {"members": {"Limit": "x"}}, ValidationException),
+    ],
+)
+def test_what_cannot_be_simulated(kms: Kms, action: str, more: dict[str, Any], error: type[HsmKmsError]) -> None:
+    """What cannot be asked is refused with a sentence."""
+    with pytest.raises(error):
+        kms.operator.simulate(None, action, **more)
