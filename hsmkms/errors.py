@@ -315,7 +315,9 @@ class TokenUnfitError(SetupError):
 
 
 class PinError(SetupError):
-    """There is no PIN, or the token refused it, or it must not be tried."""
+    """There is no PIN, or the token refused it, or it must not be tried. To a caller of the API the token is away."""
+
+    code = "DependencyTimeoutException"
 
 
 class BindingError(SetupError):

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -165,11 +166,18 @@ def open_device(settings: Settings, *, accept_final_try: bool = False, pin: Secr
     """Open the token of the settings, without the database."""
     return Device.open(
         device_settings(settings),
-        pin.reveal
-        if pin is not None
-        else lambda: config.read_pin(settings.token.pin, interactive=config.terminal_prompt()),
+        pin.reveal if pin is not None else _reader(settings),
         accept_final_try=accept_final_try,
     )
+
+
+def _reader(settings: Settings) -> Callable[[], str]:
+    """Reads the PIN at each login, since it may be changed; from a person at the terminal only once."""
+
+    def read() -> str:
+        return config.read_pin(settings.token.pin, interactive=config.terminal_prompt())
+
+    return cache(read) if settings.token.pin.prompt else read
 
 
 def device_settings(settings: Settings) -> DeviceSettings:

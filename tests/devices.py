@@ -88,6 +88,14 @@ def new_key(device: Device, label: str = "hsmkms test key") -> bytes:
     return cka_id
 
 
+def until(happened: Callable[[], bool], seconds: float) -> None:
+    """Wait until it has happened."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, f"it did not happen in {seconds} s"
+        time.sleep(0.01)
+
+
 def close_everything() -> None:
     """Close every device and module that this process has open, also those that a failed test left."""
     for device, users in list(devices._open_devices._users.values()):

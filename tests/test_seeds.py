@@ -20,6 +20,7 @@ FILES = {
     "permissions": "P",
     "bridge": "B",
     "audit": "L",
+    "outage": "O",
     "regions": "M",
 }
 """Each file of statements, and the letter of its ids."""

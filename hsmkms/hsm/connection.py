@@ -1,9 +1,12 @@
 """The connection: one logged-in token with its sessions and handles, shared by the whole process.
 
 Sessions are borrowed for the device call alone. Calls that may be repeated are repeated at most once, and only after a
-lost session or a dead handle.
+lost session or a dead handle. When a call found the token failing, one thread looks whether it is away (comeback.py):
+then nothing is lent any more, every call fails at once, and that thread logs in again when it can, at last with a
+module that it has initialised anew.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,23 +19,43 @@ from pkcs11.constants import ObjectClass
 from pkcs11.exceptions import PKCS11Error
 from pkcs11.types import Object, Session, Token
 
-from hsmkms.errors import ObjectLostError, SessionLostError, TokenNotFoundError, TokenUnavailableError
+from hsmkms.errors import (
+    HsmKmsError,
+    ObjectLostError,
+    PinError,
+    SessionLostError,
+    TokenError,
+    TokenFullError,
+    TokenNotFoundError,
+    TokenUnavailableError,
+)
 from hsmkms.hsm.choice import TokenChoice, choose
+from hsmkms.hsm.comeback import Comeback
 from hsmkms.hsm.cryptoki import TokenLimits
-from hsmkms.hsm.faults import AWAY, SESSION_LOST, translate, translated
+from hsmkms.hsm.faults import AWAY, BUSY, SESSION_LOST, translate, translated
 from hsmkms.hsm.handles import HandleIndex
 from hsmkms.hsm.login import LoginGate, PinReader, log_in, open_session
 from hsmkms.hsm.module import Module
 from hsmkms.hsm.objects import find
-from hsmkms.hsm.pool import SessionPool
+from hsmkms.hsm.pool import PoolUse, SessionPool
 from hsmkms.process import ForkGuard
 from hsmkms.tally import Tally
+
+log = logging.getLogger("hsmkms.hsm")
 
 Result = TypeVar("Result")
 
 OK: Final = "ok"
 OTHER: Final = "other"
 """How calls are counted that have no name of their own."""
+
+RENEW_AFTER: Final = 1
+"""Attempts to log in again before the module is initialised anew."""
+
+DRAIN_SECONDS: Final = 1.0
+"""How long an attempt waits for calls that are under way: the module is not finalised under them."""
+
+_PROBE_BITS: Final = 64
 
 
 class DeviceSettings(Struct, frozen=True, kw_only=True):
@@ -70,11 +93,26 @@ class Connection:
         self._handles = HandleIndex()
         self._log_in(accept_final_try=accept_final_try)
         self._pool = SessionPool(lambda: open_session(self._token), self._pool_size(), settings.session_wait_seconds)
+        self._comeback = Comeback(self._come_back)
+        module.connections += 1
 
     def limits(self) -> TokenLimits | None:
         """Session counts and memory as the token tells them now."""
         self._guard.check()
         return self._module.cryptoki.token_limits(self._token.slot.slot_id)
+
+    def sessions(self) -> PoolUse:
+        """How the sessions of the pool are used now."""
+        return self._pool.use()
+
+    @property
+    def free(self) -> bool:
+        """True if a call that begins now need not wait for a session."""
+        return self._pool.free
+
+    def ready(self) -> None:
+        """Make sure that the token answers and that the login holds, before something is begun that needs both."""
+        self._recover()
 
     def _use(self, cka_id: bytes, attempt: Callable[[Session, int], Result], call: str = OTHER) -> Result:
         """Run an idempotent call on a key; once more after a lost session or a dead handle."""
@@ -83,7 +121,11 @@ class Connection:
         except (SessionLostError, ObjectLostError):
             self._handles.forget(cka_id)
             self._recover()
-        return self._attempt(cka_id, attempt, call)
+        except TokenUnavailableError:
+            self._comeback.begin()
+            raise
+        with self._suspected():
+            return self._attempt(cka_id, attempt, call)
 
     def _attempt(self, cka_id: bytes, attempt: Callable[[Session, int], Result], call: str) -> Result:
         session = self._pool.take()
@@ -96,6 +138,8 @@ class Connection:
             result = attempt(session, handle)
         except PKCS11Error as exc:
             fault = translate(exc)
+            if isinstance(fault, TokenFullError):  # nothing is to be kept, so it is the memory for the work
+                fault = TokenUnavailableError(BUSY)
             self._give_back(session, fault, call, started)
             raise fault from exc
         except BaseException as exc:
@@ -111,12 +155,17 @@ class Connection:
             return self._once(attempt, call)
         except SessionLostError:
             self._recover()
-        return self._once(attempt, call)
+        except TokenUnavailableError:
+            self._comeback.begin()
+            raise
+        with self._suspected():
+            return self._once(attempt, call)
 
     def _never_repeated(self, act: Callable[[Session], Result], call: str = OTHER) -> Result:
         """Run a call that makes something; what it makes is lost from sight if the session is, so one try it is."""
         self._recover()  # it must not meet a lost login
-        return self._once(act, call)
+        with self._suspected():
+            return self._once(act, call)
 
     def _once(self, attempt: Callable[[Session], Result], call: str = OTHER) -> Result:
         session = self._pool.take()
@@ -148,8 +197,19 @@ class Connection:
         self.calls.note(call, type(fault).__name__, perf_counter() - started)
         if isinstance(fault, SessionLostError):
             self._pool.discard(session)
+        elif isinstance(fault, TokenUnavailableError) or type(fault) is TokenError:
+            self._pool.discard_one(session)  # an operation may have been begun in it
         else:
             self._pool.put(session)
+
+    @contextmanager
+    def _suspected(self) -> Iterator[None]:
+        """Have it looked at whether the token is away, if the block finds it failing."""
+        try:
+            yield
+        except (TokenUnavailableError, PinError):
+            self._comeback.begin()
+            raise
 
     def _find(self, session: Session, cka_id: bytes, object_class: ObjectClass | None = None) -> Object | None:
         """A key (without a class: secret key or private half), or None.
@@ -171,21 +231,80 @@ class Connection:
             raise SessionLostError(SESSION_LOST)
 
     def _recover(self) -> None:
-        """Log in again if the login was lost; one thread does it, the others find it done."""
+        """Log in again if the login was lost; one thread does it, the others find it done.
+
+        TokenUnavailableError while the token is away, PinError if it has refused the PIN.
+        """
         self._guard.check()
-        with self._recovering:
-            lost = self._login_handle
-            if not self._module.cryptoki.logged_in(lost):
-                if lost:
-                    self._login_handle = 0  # closed once: a module may give its number to somebody else
-                    self._module.cryptoki.close_session(lost)  # it may live, logged out; Session.close() fails then
-                self._pool.discard_idle()
-                self._handles.forget_all()
-                try:
-                    self._log_in()
-                except TokenNotFoundError as exc:
-                    # It was there when this device was opened: not a wrong choice, but a token that is away.
-                    raise TokenUnavailableError(AWAY) from exc
+        with self._alone(), self._suspected():
+            self._pool.check()
+            if not self._module.cryptoki.logged_in(self._login_handle):
+                with self._else_away():
+                    self._log_in_again()
+
+    @contextmanager
+    def _else_away(self) -> Iterator[None]:
+        """Lend nothing any more if the block cannot have the login back: PinError, or else TokenUnavailableError."""
+        try:
+            yield
+        except HsmKmsError as exc:
+            fault = exc if isinstance(exc, PinError) else TokenUnavailableError(str(exc))
+            if self._pool.suspend(fault):
+                log.error("the token is away, and calls fail until it is back: %s", exc)  # noqa: TRY400 - no bug
+            raise fault from exc
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let one thread at a time look after the login; nobody waits for long on one that may never come back."""
+        if not self._recovering.acquire(timeout=self._settings.session_wait_seconds):
+            raise TokenUnavailableError(AWAY)
+        try:
+            yield
+        finally:
+            self._recovering.release()
+
+    def _log_in_again(self) -> None:
+        lost = self._login_handle
+        if lost:
+            self._login_handle = 0  # closed once: a module may give its number to somebody else
+            self._module.cryptoki.close_session(lost)  # it may live, logged out; Session.close() fails then
+        self._pool.discard_idle()
+        self._handles.forget_all()
+        try:
+            self._log_in()
+        except TokenNotFoundError as exc:
+            # It was there when this device was opened: not a wrong choice, but a token that is away.
+            raise TokenUnavailableError(AWAY) from exc
+
+    def _answers(self) -> bool:
+        """True if the login holds and the token does something in it."""
+        if not self._module.cryptoki.logged_in(self._login_handle):
+            return False
+        try:
+            self._login.generate_random(_PROBE_BITS)
+        except PKCS11Error:
+            return False
+        return True
+
+    def _come_back(self, number: int) -> bool:
+        """Attempt ``number`` (from 0) to have the token again; True if it answers.
+
+        A refused PIN is not tried again: the login gate sees to that, also here.
+        """
+        with self._alone():
+            if not self._answers():
+                with suppress(TokenUnavailableError, PinError), self._else_away():
+                    self._begin_anew(number)
+                if not self._answers():
+                    return False
+            if self._pool.resume():
+                log.warning("the token is back")
+            return True
+
+    def _begin_anew(self, number: int) -> None:
+        if number and self._pool.drain(DRAIN_SECONDS) and number > RENEW_AFTER and self._module.renew():
+            self._login_handle = 0  # it died with the module
+        self._log_in_again()
 
     def _log_in(self, *, accept_final_try: bool = False) -> None:
         def find_token() -> Token:
@@ -204,6 +323,8 @@ class Connection:
     def _close_sessions(self) -> None:
         if self._guard.foreign:
             return
+        self._comeback.stop()
+        self._module.connections -= 1
         self._pool.close()
         with suppress(PKCS11Error):  # a token that is gone cannot be logged out of
             self._login.close()

@@ -61,7 +61,6 @@ from hsmkms.hsm.module import Module
 from hsmkms.hsm.notes import keep_note, read_notes
 from hsmkms.hsm.objects import MAY_BE_SILENT, TokenObject, attest, generate, handle_of, list_keys
 from hsmkms.hsm.pairs import generate_pair as generate_backing_pair
-from hsmkms.hsm.pool import PoolUse
 from hsmkms.hsm.profile import TokenProfile, mechanism_name, probe
 from hsmkms.hsm.refusal import explain_refusal
 from hsmkms.hsm.token_iv import IvOrigin, seal_by_token
@@ -263,14 +262,6 @@ class Device(KeyPairs):
         self._destroy(cka_id, ObjectClass.PUBLIC_KEY)
         return was_there
 
-    def sessions(self) -> PoolUse:
-        """How the sessions of the pool are used now."""
-        return self._pool.use()
-
-    def ready(self) -> None:
-        """Make sure that the token answers and that the login holds, before something is begun that needs both."""
-        self._recover()
-
     def holds(self, cka_id: bytes) -> bool:
         """True if a secret key or a private half with this CKA_ID is on the token now."""
         return self._repeatable(lambda session: self._find(session, cka_id) is not None, "find")
@@ -322,11 +313,11 @@ class Device(KeyPairs):
 
     def mechanisms(self) -> list[MechanismInfo]:
         """The token's mechanisms with their key sizes and uses, as it tells them."""
-        self._guard.check()
-        slot = self._token.slot
-        with translated():
+        self._recover()
+        with self._alone(), translated():
+            slot = self._token.slot
             present = slot.get_mechanisms()
-        told = ((mechanism_name(each), self._module.cryptoki.mechanism(slot.slot_id, each)) for each in present)
+            told = [(mechanism_name(each), self._module.cryptoki.mechanism(slot.slot_id, each)) for each in present]
         return sorted((_mechanism_info(name, info) for name, info in told), key=lambda each: each.name)
 
     def _destroy(self, cka_id: bytes, object_class: ObjectClass | None) -> bool:
@@ -346,8 +337,9 @@ class Device(KeyPairs):
         """Make a secret key, and remember its handle while the login is the one under which it was made."""
         self._recover()  # what is never repeated must not meet a lost login
         login = self._login_handle
-        handle = self._once(lambda session: handle_of(make(session)), "make")
-        with self._recovering:
+        with self._suspected():
+            handle = self._once(lambda session: handle_of(make(session)), "make")
+        with self._alone():
             if login == self._login_handle:
                 self._handles.remember(cka_id, handle)
 

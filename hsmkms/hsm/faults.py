@@ -31,8 +31,13 @@ OBJECT_LOST: Final = "the backing key is not on the token now: check the token w
 WRAPPING_KEY_LOST: Final = "the wrapping key is not on the token now: get new parameters with GetParametersForImport"
 AWAY: Final = "the token does not answer: check that the HSM is connected and running, then try again"
 FULL: Final = "the token has no room for another object: free memory on it, or use a larger token"
+LOCKED: Final = "the token calls its user PIN locked: its security officer must unlock it"
+BUSY: Final = "the token, or its module, has no memory for the operation just now: try again later"
 REJECTED: Final = "the token refused the data"
 UNSUPPORTED: Final = "this token cannot do the operation: `hsmkms token-check` prints what it can"
+
+_NOT_INITIALIZED: Final = "(not initialized)"
+"""What python-pkcs11 says of CKR_CRYPTOKI_NOT_INITIALIZED, which has no class of its own."""
 
 FAULTS: Final[dict[type[ckr.PKCS11Error], tuple[type[HsmKmsError], str]]] = {
     ckr.SessionHandleInvalid: (SessionLostError, SESSION_LOST),
@@ -45,6 +50,9 @@ FAULTS: Final[dict[type[ckr.PKCS11Error], tuple[type[HsmKmsError], str]]] = {
     ckr.KeyHandleInvalid: (ObjectLostError, OBJECT_LOST),
     ckr.ObjectHandleInvalid: (ObjectLostError, OBJECT_LOST),
     ckr.UnwrappingKeyHandleInvalid: (ObjectLostError, WRAPPING_KEY_LOST),
+    ckr.SlotIDInvalid: (SessionLostError, AWAY),
+    ckr.PinLocked: (TokenUnavailableError, LOCKED),
+    ckr.HostMemory: (TokenUnavailableError, BUSY),
     ckr.DeviceError: (TokenUnavailableError, AWAY),
     ckr.TokenNotRecognised: (TokenUnavailableError, AWAY),
     ckr.GeneralError: (TokenUnavailableError, AWAY),
@@ -69,6 +77,8 @@ def translate(error: ckr.PKCS11Error) -> HsmKmsError:
         if cls in FAULTS:
             kind, sentence = FAULTS[cls]
             return kind(sentence)
+    if type(error) is ckr.PKCS11Error and _NOT_INITIALIZED in str(error):
+        return SessionLostError(AWAY)
     log.error("unexpected PKCS#11 fault %s", type(error).__name__, exc_info=error)
     return TokenError("the token answered with an unexpected fault; the log has its name")
 

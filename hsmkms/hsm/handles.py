@@ -11,12 +11,15 @@ from typing import Final
 
 from pkcs11.types import Session
 
-from hsmkms.errors import ObjectLostError
-from hsmkms.hsm.faults import OBJECT_LOST
+from hsmkms.errors import ObjectLostError, TokenUnavailableError
+from hsmkms.hsm.faults import AWAY, OBJECT_LOST
 from hsmkms.hsm.objects import find, handle_of, list_keys
 
 ENUMERATE_AFTER: Final = 4
 """Single searches before the whole token is enumerated once: a command needs one key, a server all."""
+
+SEARCH_SECONDS: Final = 10.0
+"""How long somebody waits for the search of another thread: that one may never come back."""
 
 
 class HandleIndex:
@@ -47,7 +50,9 @@ class HandleIndex:
 
     def search(self, session: Session, cka_id: bytes) -> int:
         """Find a key on the token; raises ObjectLostError if it is not there."""
-        with self._searching:
+        if not self._searching.acquire(timeout=SEARCH_SECONDS):
+            raise TokenUnavailableError(AWAY)
+        try:
             handles = self._handles
             handle = handles.get(cka_id)
             if handle is not None:
@@ -58,6 +63,8 @@ class HandleIndex:
             if cka_id not in handles:
                 handles[cka_id] = _find(session, cka_id)
             return handles[cka_id]
+        finally:
+            self._searching.release()
 
 
 def _find(session: Session, cka_id: bytes) -> int:

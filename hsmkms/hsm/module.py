@@ -40,6 +40,8 @@ class Module:
         self._reserved = reserved
         self._guard = ForkGuard()
         self.users = 1
+        self.connections = 0
+        """Logged-in tokens that live on it."""
         os.environ.update(environment)
         try:
             self.cryptoki = Cryptoki(str(path))
@@ -81,6 +83,20 @@ class Module:
         self._guard.check()
         with translated():
             return self._library.get_slots(token_present=True)
+
+    def renew(self) -> bool:
+        """Finalise the module and initialise it again, for tokens that come back in no other way.
+
+        No call may be under way: the caller has seen to that, and False says that it cannot know, since another token
+        lives on the same module. Raises ModuleError.
+        """
+        self._guard.check()
+        if self.connections > 1:
+            return False
+        os.environ.update(self.environment)
+        self.cryptoki.finalize()
+        self._initialize()
+        return True
 
     def release(self) -> None:
         """Give the module back; the last user's call finalises it."""

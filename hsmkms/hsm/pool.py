@@ -9,20 +9,24 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Final
 
 from msgspec import Struct
 from pkcs11.exceptions import PKCS11Error, SessionCount
 from pkcs11.types import Session
 
-from hsmkms.errors import ClosedError, ThrottlingException
+from hsmkms.errors import ClosedError, HsmKmsError, ThrottlingException
 from hsmkms.hsm.faults import translate
 from hsmkms.process import ForkGuard
+
+_LOOK_SECONDS: Final = 0.01
 
 
 class PoolUse(Struct, frozen=True, kw_only=True):
     """Sessions of a pool at an instant: how many there may be, are open, are lent, are waited for by threads.
 
-    ``waits``: how often a thread has had to wait so far.
+    ``waits``: how often a thread has had to wait so far. ``away``: how many pools lend nothing, since their token is
+    away; ``outages``: how often that has begun.
     """
 
     limit: int
@@ -30,6 +34,8 @@ class PoolUse(Struct, frozen=True, kw_only=True):
     lent: int
     waiting: int
     waits: int
+    away: int = 0
+    outages: int = 0
 
 
 class SessionPool:
@@ -48,17 +54,18 @@ class SessionPool:
         self._opened = 0
         self._waiting = 0
         self._waits = 0
-        self._closed = False
+        self._refusal: HsmKmsError | None = None
+        self._outages = 0
         self._guard = ForkGuard()
 
     def take(self) -> Session:
         """Borrow a session; give it back with ``put``, or ``discard`` it when it is dead.
 
-        Raises ThrottlingException after ``wait_seconds`` without a free one.
+        Raises ThrottlingException after ``wait_seconds`` without a free one; at once while the token is away:
+        TokenUnavailableError or PinError.
         """
         self._guard.check()
-        if self._closed:
-            raise ClosedError("this Kms has been closed: open a new one")
+        self.check()
         try:
             return self._idle.pop()
         except IndexError:
@@ -66,7 +73,7 @@ class SessionPool:
 
     def put(self, session: Session) -> None:
         """Give a borrowed session back."""
-        if self._closed:
+        if isinstance(self._refusal, ClosedError):
             _close_quietly(session)
             return
         self._idle.append(session)
@@ -83,75 +90,152 @@ class SessionPool:
         finally:
             self.put(session)
 
+    def check(self) -> None:
+        """Raise why nothing is lent now, if that is so."""
+        refusal = self._refusal
+        if refusal is not None:
+            raise type(refusal)(str(refusal))  # many threads raise it: each has one of its own
+
+    @property
+    def free(self) -> bool:
+        """True if somebody who asks now need not wait."""
+        return bool(self._idle) or self._opened < self._size or self._refusal is not None
+
     def use(self) -> PoolUse:
         """How the sessions are used now."""
         opened = self._opened
-        lent = max(opened - len(self._idle), 0)
-        return PoolUse(limit=self._size, opened=opened, lent=lent, waiting=self._waiting, waits=self._waits)
+        return PoolUse(
+            limit=self._size,
+            opened=opened,
+            lent=max(opened - len(self._idle), 0),
+            waiting=self._waiting,
+            waits=self._waits,
+            away=int(self._refusal is not None),
+            outages=self._outages,
+        )
 
     def discard(self, session: Session) -> None:
         """Drop a dead session, and all idle ones: they died with it."""
-        self._drop([session])
+        self._drop([session, *self._take_idle()])
 
     def discard_idle(self) -> None:
         """Drop all idle sessions: the login that they shared is gone."""
-        self._drop([])
+        self._drop(self._take_idle())
 
-    def _drop(self, dead: list[Session]) -> None:
+    def discard_one(self, session: Session) -> None:
+        """Drop a session in which something may have been begun and not ended."""
+        self._drop([session])
+
+    # -- while the token is away ------------------------------------------------------------------------------------
+
+    def suspend(self, fault: HsmKmsError) -> bool:
+        """Lend nothing until ``resume``: who asks, and who waits, gets this fault.
+
+        True if that was not so already.
+        """
         with self._changed:
-            with suppress(IndexError):
-                while True:
-                    dead.append(self._idle.pop())
-            self._opened -= len(dead)
-            self._changed.notify_all()
-        for each in dead:
-            _close_quietly(each)
+            before = self._refusal
+            if not isinstance(before, ClosedError):
+                self._outages += before is None
+                self._refusal = fault
+                self._changed.notify_all()
+            return before is None
+
+    def resume(self) -> bool:
+        """Lend again; True if nothing was lent before."""
+        with self._changed:
+            suspended = self._refusal is not None and not isinstance(self._refusal, ClosedError)
+            if suspended:
+                self._refusal = None
+            return suspended
+
+    def drain(self, seconds: float) -> bool:
+        """While nothing is lent: drop what comes back; True once no session is left, and so no call is under way."""
+        deadline = time.monotonic() + seconds
+        while True:
+            self.discard_idle()
+            if not self._opened:
+                return True
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_LOOK_SECONDS)
 
     def close(self) -> None:
         """Close all idle sessions; borrowed ones end with their process."""
         with self._changed:
-            self._closed = True
+            self._refusal = ClosedError("this Kms has been closed: open a new one")
             self._changed.notify_all()
+        for each in self._take_idle():
+            _close_quietly(each)
+
+    def _take_idle(self) -> list[Session]:
+        taken = []
         with suppress(IndexError):
             while True:
-                _close_quietly(self._idle.pop())
+                taken.append(self._idle.pop())
+        return taken
+
+    def _drop(self, dead: list[Session]) -> None:
+        for each in dead:
+            _close_quietly(each)
+        with self._changed:  # not before they are closed: until then a call is under way
+            self._opened -= len(dead)
+            self._changed.notify_all()
 
     def _open_or_wait(self) -> Session:
         deadline = time.monotonic() + self._wait_seconds
+        full = False
+        while True:
+            session = self._wait(deadline, full=full) or self._open()
+            if session is not None:
+                return session
+            full = True
+
+    def _wait(self, deadline: float, *, full: bool) -> Session | None:
+        """An idle session, or None when there is a place for another one, which is then taken.
+
+        ``full``: the token has just refused another one, so wait for one of those that we have first.
+        """
         with self._changed:
             self._waiting += 1
             try:
                 while True:
-                    if self._closed:
-                        raise ClosedError("this Kms has been closed")
+                    self.check()
                     with suppress(IndexError):
                         return self._idle.pop()
-                    if self._opened < self._size:
-                        session = self._open()
-                        if session is not None:
-                            return session
-                    remaining = deadline - time.monotonic()
-                    if remaining <= 0:
-                        raise ThrottlingException(
-                            f"all {self._opened} sessions with the token are busy: "
-                            "try again, or raise token.max_sessions"
-                        )
-                    self._waits += 1
-                    self._changed.wait(remaining)
+                    if self._opened < self._size and not full:
+                        self._opened += 1
+                        return None
+                    self._wait_once(deadline)
+                    full = False
             finally:
                 self._waiting -= 1
 
+    def _wait_once(self, deadline: float) -> None:
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            raise ThrottlingException(
+                f"all {self._opened} sessions with the token are busy: try again, or raise token.max_sessions"
+            )
+        self._waits += 1
+        self._changed.wait(remaining)
+
     def _open(self) -> Session | None:
+        """Open a session on the place that was taken; None if the token has no more just now.
+
+        Not under the lock: a token that does not answer keeps nobody else from giving a session back.
+        """
         try:
-            session = self._open_session()
-        except SessionCount as exc:
-            if not self._opened:
+            return self._open_session()
+        except BaseException as exc:
+            with self._changed:
+                self._opened -= 1
+                self._changed.notify_all()
+            if isinstance(exc, SessionCount) and self._opened:
+                return None
+            if isinstance(exc, PKCS11Error):
                 raise translate(exc) from exc
-            return None  # the token has no more just now: wait for one of those that we have
-        except PKCS11Error as exc:
-            raise translate(exc) from exc
-        self._opened += 1
-        return session
+            raise
 
 
 def _close_quietly(session: Session) -> None:

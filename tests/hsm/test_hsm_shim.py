@@ -10,7 +10,7 @@ import pytest
 from devices import SoftHsm, new_key, permit
 from shims import PERSONALITIES, Played
 
-from hsmkms.errors import TokenFullError, TokenUnavailableError
+from hsmkms.errors import TokenError, TokenFullError, TokenUnavailableError
 from hsmkms.hsm.device import Device
 from hsmkms.model.enums import Operation
 
@@ -140,3 +140,13 @@ def test_wrong_orders(played: Played, programs: Path, order: str) -> None:
     _, errors = process.communicate(timeout=60)
     assert process.returncode == -6
     assert f"shim: the control file has no such order: {order}\n" in errors
+
+
+def test_truncated_answer(played: Played, device: Device) -> None:
+    """An answer that lost its end is thrown away, and not given to anybody."""
+    key = new_key(device)
+    played.order("fault C_Encrypt * truncate 3")
+    with pytest.raises(TokenError, match="thrown away"):
+        device.encrypt(permit(Operation.ENCRYPT, key), key, b"x" * 10, b"")
+    played.order()
+    assert works(device)

@@ -10,11 +10,13 @@
 
 #include "shim.h"
 
-enum action { ACT_RETURN, ACT_DELAY, ACT_HANG, ACT_KILL };
+enum action { ACT_RETURN, ACT_DELAY, ACT_HANG, ACT_KILL, ACT_TRUNCATE };
 
 struct rule {
-    enum function function;
+    enum function function; /* FUNCTION_COUNT: every one but those that begin and end */
     unsigned long first, last; /* which calls, counted from 1 */
+    int until_initialized;
+    unsigned long beginnings; /* how often the module had been initialised when the order came */
     enum action action;
     unsigned long argument;
     int before;
@@ -34,6 +36,8 @@ static const char *const NAMES[] = {
 #undef NAME
 };
 
+_Thread_local unsigned long truncate_by;
+static atomic_ulong beginnings;
 static struct orders nothing;
 static _Atomic(struct orders *) current = &nothing;
 static pthread_mutex_t reading = PTHREAD_MUTEX_INITIALIZER;
@@ -79,7 +83,9 @@ static void parse_which(struct rule *rule, char *word, const char *line)
     if (word == NULL)
         wrong(line);
     char *plus = strchr(word, '+');
-    if (strcmp(word, "*") == 0) {
+    rule->until_initialized = strcmp(word, "until-initialized") == 0;
+    rule->beginnings = atomic_load(&beginnings);
+    if (strcmp(word, "*") == 0 || rule->until_initialized) {
         rule->first = 1;
         rule->last = ~0UL;
         return;
@@ -92,13 +98,17 @@ static void parse_which(struct rule *rule, char *word, const char *line)
 
 static void parse_fault(struct rule *rule, char **rest, const char *line)
 {
-    static const char *const actions[] = {"return", "delay", "hang", "kill"};
-    rule->function = one_of(strtok_r(NULL, " ", rest), NAMES, FUNCTION_COUNT, line);
+    static const char *const actions[] = {"return", "delay", "hang", "kill", "truncate"};
+    char *name = strtok_r(NULL, " ", rest);
+    if (name != NULL && strcmp(name, "*") == 0)
+        rule->function = FUNCTION_COUNT;
+    else
+        rule->function = one_of(name, NAMES, FUNCTION_COUNT, line);
     parse_which(rule, strtok_r(NULL, " ", rest), line);
-    rule->action = one_of(strtok_r(NULL, " ", rest), actions, 4, line);
-    if (rule->action == ACT_RETURN || rule->action == ACT_DELAY)
+    rule->action = one_of(strtok_r(NULL, " ", rest), actions, 5, line);
+    if (rule->action == ACT_RETURN || rule->action == ACT_DELAY || rule->action == ACT_TRUNCATE)
         rule->argument = number(strtok_r(NULL, " ", rest), line);
-    rule->before = !flag(strtok_r(NULL, " ", rest), "after", line);
+    rule->before = !flag(strtok_r(NULL, " ", rest), "after", line) && rule->action != ACT_TRUNCATE;
 }
 
 static void parse_iv(struct control *control, char **rest, const char *line)
@@ -231,16 +241,30 @@ static CK_RV happen(const struct rule *rule)
             pause();
     case ACT_KILL:
         kill(getpid(), SIGKILL);
+        break;
+    case ACT_TRUNCATE:
+        truncate_by = rule->argument;
     }
     return CKR_OK;
+}
+
+static int fits(const struct rule *rule, enum function function)
+{
+    if (rule->until_initialized && rule->beginnings != atomic_load(&beginnings))
+        return 0;
+    if (rule->function != FUNCTION_COUNT)
+        return rule->function == function;
+    return function != N_C_Initialize && function != N_C_Finalize && function != N_C_GetFunctionList;
 }
 
 CK_RV fault(enum function function, int before)
 {
     struct orders *now = orders();
+    if (function == N_C_Initialize && before)
+        atomic_fetch_add(&beginnings, 1);
     for (int at = 0; at < now->rule_count; at++) {
         struct rule *rule = &now->rules[at];
-        if (rule->function != function || rule->before != before)
+        if (rule->before != before || !fits(rule, function))
             continue;
         unsigned long call = atomic_fetch_add(&rule->calls, 1) + 1;
         if (rule->first <= call && call <= rule->last)

@@ -26,11 +26,13 @@
  *
  * Faults (the first rule that fits a call is taken):
  *   fault FUNCTION WHICH ACTION [after]
- *     FUNCTION             its name, such as C_Encrypt
+ *     FUNCTION             its name, such as C_Encrypt; *: all but C_Initialize, C_Finalize and C_GetFunctionList
  *     WHICH                3: the third call in this process since the file was read; 3+: that one and all later
- *                          ones; *: every call. Calls that python-pkcs11 makes to learn a size count too.
+ *                          ones; *: every call; until-initialized: every one until the module is initialised
+ *                          anew. Calls that python-pkcs11 makes to learn a size count too.
  *     ACTION               return CKR    answer this number
  *                          delay N       wait for N microseconds; then as if there were no fault
+ *                          truncate N    the answer of C_Encrypt, C_Decrypt or C_Sign loses its last N bytes
  *                          hang          never return
  *                          kill          the process kills itself (SIGKILL)
  *     after                the token has done its work before the fault happens; else it is not asked at all, and
@@ -52,6 +54,9 @@
             return instead; \
         CK_RV told = play_##name arguments; \
         instead = fault(N_##name, 0); \
+        if (truncate_by != 0) \
+            truncate_##name arguments; \
+        truncate_by = 0; \
         return instead == CKR_OK ? told : instead; \
     }
 FUNCTIONS(WAY)

@@ -53,9 +53,15 @@ int control_path(const char *suffix, char *path, unsigned long room);
 /* The answer that a fault gives instead of (before = 1), or after, the function; CKR_OK if there is none. */
 CK_RV fault(enum function function, int before);
 
+/* By how many bytes the answer of this thread's call is to be cut; the call sets it back (truncate.c). */
+extern _Thread_local unsigned long truncate_by;
+
 /* -- what a part does of a function (passing.c: nothing) --------------------------------------------- */
 
-#define DECLARE(name, parameters, arguments) CK_RV name parameters; CK_RV play_##name parameters;
+#define DECLARE(name, parameters, arguments) \
+    CK_RV name parameters; \
+    CK_RV play_##name parameters; \
+    void truncate_##name parameters;
 FUNCTIONS(DECLARE)
 #undef DECLARE
 

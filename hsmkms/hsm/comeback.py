@@ -1,0 +1,58 @@
+"""Coming back to a token that is away: one thread tries, with growing pauses, while everybody else fails fast."""
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Final
+
+log = logging.getLogger("hsmkms.hsm")
+
+FIRST_PAUSE_SECONDS: Final = 0.05
+LONGEST_PAUSE_SECONDS: Final = 2.0
+"""A token that is back is in use again within this time and what a login takes."""
+
+STOP_SECONDS: Final = 5.0
+
+
+class Comeback:
+    """Runs ``attempt`` until it says True, in a thread that exists only as long as that takes.
+
+    ``attempt`` is told how many went before it in this run.
+    """
+
+    def __init__(self, attempt: Callable[[int], bool]) -> None:
+        self._attempt = attempt
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def begin(self) -> None:
+        """See to it that somebody tries; soon, and then again and again."""
+        with self._lock:
+            if self._thread is None and not self._stopped.is_set():
+                self._thread = threading.Thread(target=self._run, name="hsmkms comeback", daemon=True)
+                self._thread.start()
+
+    def stop(self) -> None:
+        """Try no more; a try that hangs in the token is left to itself."""
+        self._stopped.set()
+        thread = self._thread
+        if thread is not None:
+            thread.join(STOP_SECONDS)
+
+    def _run(self) -> None:
+        number, pause = 0, FIRST_PAUSE_SECONDS
+        while not self._stopped.wait(pause):
+            if self._is_back(number):
+                break
+            number += 1
+            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+        with self._lock:
+            self._thread = None
+
+    def _is_back(self, number: int) -> bool:
+        try:
+            return self._attempt(number)
+        except Exception:
+            log.exception("coming back to the token met a fault of hsmkms and is tried again")
+            return False

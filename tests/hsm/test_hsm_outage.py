@@ -1,0 +1,211 @@
+"""A token that fails, goes away and comes back: calls fail fast with a name, and one thread brings the device back."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from devices import PIN, SoftHsm, new_key, permit, until
+from msgspec import Struct
+from shims import Played
+
+from hsmkms.errors import HsmKmsError, PinError, TokenUnavailableError
+from hsmkms.hsm.device import Device
+from hsmkms.model.enums import Operation
+
+AWAY = "fault * * return 0x32"
+BACK_SECONDS = 5
+
+
+class Bench(Struct):
+    """A played token, open, with one key on it."""
+
+    played: Played
+    device: Device
+    key: bytes
+
+    def works(self) -> bool:
+        """Whether an encryption and its decryption succeed."""
+        iv, body = self.device.encrypt(permit(Operation.ENCRYPT, self.key), self.key, b"x", b"")
+        return self.device.decrypt(permit(Operation.DECRYPT, self.key), self.key, iv, body, b"") == b"x"
+
+    def fails(self) -> str:
+        """What an encryption that must fail says."""
+        with pytest.raises((TokenUnavailableError, PinError)) as caught:
+            self.works()
+        assert caught.value.code == "DependencyTimeoutException"
+        return str(caught.value)
+
+    def is_away(self) -> bool:
+        """Whether calls fail fast."""
+        return bool(self.device.sessions().away)
+
+    def comes_back(self) -> None:
+        """Told nothing any more, the token is in use again within five seconds, and nobody tries any longer."""
+        self.played.order()
+        until(lambda: not self.is_away(), BACK_SECONDS)
+        until(lambda: self.device._comeback._thread is None, BACK_SECONDS)
+        assert self.works()
+
+
+@pytest.fixture
+def logins() -> list[float]:
+    """When the PIN was read."""
+    return []
+
+
+@pytest.fixture
+def bench(token: SoftHsm, shim_path: Path, logins: list[float]) -> Iterator[Bench]:
+    """A played token with a key that has been used."""
+    played = Played.of(token, shim_path)
+
+    def read_pin() -> str:
+        logins.append(time.monotonic())
+        return PIN
+
+    device = Device.open(played.token.settings(session_wait_seconds=1.0), read_pin)
+    bench = Bench(played, device, new_key(device))
+    assert bench.works()
+    yield bench
+    played.order()
+    device.close()
+
+
+@pytest.mark.parametrize(
+    "orders",
+    [
+        pytest.param((AWAY,), id="token not present"),
+        pytest.param(("fault * * return 0x30",), id="device error"),
+        pytest.param(("fault * * return 0xe1",), id="token not recognised"),
+        pytest.param(("fault * until-initialized return 0x190",), id="not initialised"),
+        pytest.param(("fault * until-initialized return 0x32",), id="back after initialisation only"),
+        pytest.param(("fault * until-initialized return 0xb3",), id="no session lives until initialisation"),
+    ],
+)
+def test_comes_back(bench: Bench, orders: tuple[str, ...], logins: list[float]) -> None:
+    """While the token is away calls fail fast and without a login each; within 5 s of its return all is well."""
+    sealed = bench.device.encrypt(permit(Operation.ENCRYPT, bench.key), bench.key, b"kept", b"")
+    bench.played.order(*orders)
+    bench.fails()
+    before = len(logins)
+    if "until-initialized" not in orders[0]:
+        until(bench.is_away, BACK_SECONDS)
+        began = time.monotonic()
+        for _ in range(200):
+            bench.fails()
+        assert time.monotonic() - began < 1, "they fail fast"
+        assert len(logins) - before < 20, "there is no login for each call"
+        bench.comes_back()
+    until(lambda: bench.device._comeback._thread is None, BACK_SECONDS)
+    assert bench.device.decrypt(permit(Operation.DECRYPT, bench.key), bench.key, *sealed, b"") == b"kept"
+    assert bench.works()
+    assert bench.device.sessions().outages == 1
+
+
+def test_refused_pin_is_not_repeated(bench: Bench, logins: list[float], token: SoftHsm) -> None:
+    """A PIN that is refused while coming back is sent once; corrected and allowed again, all goes on by itself."""
+    bench.played.order("fault * 1 return 0xb3", "fault C_GetSessionInfo 1+ return 0xb3", "fault C_Login * return 0xa0")
+    assert "PIN" in bench.fails()
+    marked = len(logins)
+    time.sleep(0.5)
+    assert "refused the PIN" in bench.fails()
+    assert len(logins) == marked, "nobody reads it again while the mark is there"
+    bench.played.order()
+    (token.folder / "pin-refused.json").unlink()
+    until(lambda: not bench.is_away(), BACK_SECONDS)
+    assert bench.works()
+
+
+def test_other_calls_are_never_finalised_under(bench: Bench) -> None:
+    """The module is not initialised anew under a call that has not come back, and is as soon as it has."""
+    ended: list[str] = []
+
+    def work() -> None:
+        try:
+            ended.append(f"well: {bench.works()}")
+        except HsmKmsError as exc:
+            ended.append(exc.code)
+
+    hanging = threading.Thread(target=work)
+    bench.played.order("fault C_EncryptInit 1 delay 2500000", "fault * until-initialized return 0x190")
+    hanging.start()
+    until(lambda: bench.device.sessions().lent == 1, BACK_SECONDS)
+    with pytest.raises(TokenUnavailableError):
+        bench.device.holds(bench.key)
+    until(bench.is_away, BACK_SECONDS)
+    assert hanging.is_alive()
+    hanging.join(BACK_SECONDS)
+    assert ended in (["well: True"], ["DependencyTimeoutException"])
+    until(lambda: not bench.is_away(), BACK_SECONDS)
+    assert bench.works()
+
+
+def test_hanging_call_keeps_only_its_thread(bench: Bench) -> None:
+    """While one call hangs, others of every kind go on, and a new session can be opened."""
+    bench.played.order("fault C_Encrypt 1 delay 2000000", "fault C_OpenSession 1 delay 2000000")
+    slow = [threading.Thread(target=bench.works) for _ in range(2)]
+    for each in slow:
+        each.start()
+    until(lambda: bench.device.sessions().lent == 2, BACK_SECONDS)
+    time.sleep(0.3)  # they are in the token now
+    assert bench.works()
+    assert bench.device.holds(bench.key)
+    assert new_key(bench.device)
+    assert all(each.is_alive() for each in slow)
+    for each in slow:
+        each.join(BACK_SECONDS)
+
+
+def test_many_threads_through_an_outage(bench: Bench) -> None:
+    """Eight threads through three outages: all calls end well or with TokenUnavailableError; all work in the end."""
+    stopped = threading.Event()
+    others: list[Exception] = []
+    well = [0] * 8
+
+    def go_on(number: int) -> None:
+        while not stopped.is_set():
+            try:
+                well[number] += bench.works()
+            except TokenUnavailableError:
+                time.sleep(0.001)
+            except Exception as exc:  # noqa: BLE001 - the test fails with it
+                others.append(exc)
+
+    threads = [threading.Thread(target=go_on, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for orders in ("fault * until-initialized return 0x190", AWAY, "fault * until-initialized return 0x32"):
+        bench.played.order(orders)
+        until(lambda: bench.is_away() or "until" in orders, BACK_SECONDS)  # noqa: B023 - at once
+        time.sleep(0.2)
+        bench.played.order()
+        until(lambda: not bench.is_away(), BACK_SECONDS)
+    before = list(well)
+    until(lambda: all(now > then for now, then in zip(well, before, strict=True)), BACK_SECONDS)
+    stopped.set()
+    for thread in threads:
+        thread.join(BACK_SECONDS)
+    assert others == []
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told", "untold"])
+def test_token_with_few_sessions(bench: Bench, shim_path: Path, *, told: bool) -> None:
+    """More threads than the token has sessions wait their turn; who waits too long is throttled."""
+    del shim_path
+    bench.played.order("sessions 3" + " untold" * (not told), "fault C_Encrypt * delay 1000")
+    results: list[str] = []
+
+    def work() -> None:
+        try:
+            results.append("well" if bench.works() else "?")
+        except HsmKmsError as exc:
+            results.append(exc.code)
+
+    threads = [threading.Thread(target=work) for _ in range(24)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(BACK_SECONDS)
+    assert set(results) <= {"well", "ThrottlingException"}
+    assert "well" in results
