@@ -60,6 +60,9 @@ def last(kms: Kms) -> dict[str, Any]:
 
 def test_a_record_is_cloudtrails(kms: Kms) -> None:
     """A record of a cryptographic operation has every member that CloudTrail's has, with its names and values."""
+    kms.operator.credentials.create_user("alice")
+    everything = '{"Statement": {"Effect": "Allow", "Action": "kms:*", "Resource": "*"}}'
+    kms.operator.identities.put_user_policy("alice", "all", everything)
     key = new_key(kms, ALICE)
     seal(kms, key.key_id, b"secret", ALICE, encryption_context={"album": "2026"})
     told = last(kms)
