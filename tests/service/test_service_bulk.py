@@ -3,15 +3,16 @@
 from collections.abc import Iterator
 
 import pytest
+from msgspec import Struct
 from service_sites import Site, new_key, seal
 
 from hsmkms.errors import HsmKmsError, InvalidCiphertextException, NotFoundException
-from hsmkms.model.caller import Caller
 from hsmkms.model.crypto import DecryptRequest
 from hsmkms.model.enums import Operation
 from hsmkms.model.rotation import RotateKeyOnDemandRequest
 from hsmkms.service.bulk import LONGEST, BackingKey, Moved, Mover, Survey, recognise
 from hsmkms.service.kms import Kms
+from hsmkms.service.pipeline import Call
 
 
 @pytest.fixture
@@ -49,9 +50,9 @@ def test_requests(opened: Kms, monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = new_key(opened), new_key(opened)
     asked: list[tuple[Operation, str | None]] = []
 
-    def record(caller: Caller, operation: Operation, resources: list[str], error: HsmKmsError | None) -> None:
-        del caller, resources
-        asked.append((operation, type(error).__name__ if error is not None else None))
+    def record(call: Call, request: Struct, response: Struct | None, error: HsmKmsError | None) -> None:
+        del request, response
+        asked.append((call.operation, type(error).__name__ if error is not None else None))
 
     ciphertexts = [seal(opened, old.key_id), seal(opened, new.key_id)]
     monkeypatch.setattr(opened._core, "record", record)

@@ -21,6 +21,8 @@ with Kms(wiring.core_of(settings)) as kms:
     doomed = kms.create_key(CreateKeyRequest()).key_metadata.key_id
     kms.schedule_key_deletion(ScheduleKeyDeletionRequest(key_id=doomed))
     kms.operator.credentials.create_user("alice")
+    everything = '{"Statement": {"Effect": "Allow", "Action": "kms:*", "Resource": "*"}}'
+    kms.operator.identities.put_user_policy("alice", "all", everything)
     made = kms.operator.credentials.create_access_key("alice")
 with sqlite3.connect(folder / "meta.db") as database:
     database.execute("UPDATE regional_key SET deletion_date = deletion_date - 40 * 86400 * 1000000")
