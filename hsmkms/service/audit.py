@@ -322,7 +322,7 @@ class AuditBook:
         for row in left:
             if not any(row.event_id.encode() in each for each in known):
                 journal.add(row.record)
-                log.warning("an interrupted process left a record of the audit log in the outbox: it was moved")
+                log.info("an interrupted process left a record of the audit log in the outbox: it was moved")
         journal.flush()
         return [row.id for row in left]
 

@@ -148,7 +148,7 @@ def test_wrong_pin(site: Site) -> None:
     (site.data / "pin").write_text(right)
     assert "hsmkms doctor --retry-pin" in site.run("list-keys").error
     recovered = site.run("doctor", "--retry-pin", "--query", "Checks[].Outcome", "--output", "text")
-    assert (recovered.status, recovered.stdout) == (0, "ok\tok\tok\n")
+    assert (recovered.status, set(recovered.stdout.split())) == (0, {"ok"})
     assert site.new_key()
 
 
