@@ -84,7 +84,7 @@ def test_tombstone(store: Store) -> None:
     record, other = (write(store, a_key(), owner="me") for _ in range(2))
     with store.atomic() as tx:
         for each in (record, other):
-            rotation.set_setting(tx, each.key_id, REGION, RotationSetting(anchor=NOW))
+            rotation.set_setting(tx, each.key_id, RotationSetting(anchor=NOW))
             aliases.insert(tx, REGION, f"alias/{each.key_id}", each.key_id, NOW)
     bystander = read(store, other)
     bury(store, record)
@@ -116,7 +116,7 @@ def test_all_its_objects_are_doomed(store: Store) -> None:
     gone = record.materials[2].cka_id
     begun = a_material(4, state=MaterialState.PENDING_ROTATION)
     with store.atomic() as tx:
-        keys.insert_material(tx, record.key_id, REGION, begun, "label 4")
+        keys.insert_material(tx, record.key_id, begun, "label 4")
         objects.set_status(tx, TOKEN, gone, ObjectStatus.DESTROYED)
     bury(store, record)
     expected = {record.materials[0].cka_id, record.materials[1].cka_id, begun.cka_id}
@@ -162,15 +162,15 @@ FUTURE = NOW + timedelta(days=400)
 
 def _rotated(tx: Connection, key: KeyRecord) -> None:
     new = a_material(2, state=MaterialState.PENDING_ROTATION)
-    keys.insert_material(tx, key.key_id, REGION, new, "label")
+    keys.insert_material(tx, key.key_id, new, "label")
     rotation.switch(tx, key.key_id, REGION, new.material_id, RotationType.AUTOMATIC, FUTURE)
 
 
 WRITES = {
     "creation": lambda tx, _: keys.insert_intent(tx, a_key(creation_date=FUTURE), {}, "label"),
-    "material": lambda tx, key: keys.insert_material(tx, key.key_id, REGION, a_material(2, created_at=FUTURE), "l"),
+    "material": lambda tx, key: keys.insert_material(tx, key.key_id, a_material(2, created_at=FUTURE), "l"),
     "rotation": _rotated,
-    "setting": lambda tx, key: rotation.set_setting(tx, key.key_id, REGION, RotationSetting(anchor=FUTURE)),
+    "setting": lambda tx, key: rotation.set_setting(tx, key.key_id, RotationSetting(anchor=FUTURE)),
     "alias": lambda tx, key: aliases.insert(tx, REGION, "alias/new", key.key_id, FUTURE),
     "doomed object": lambda tx, _: objects.doom(tx, TOKEN, bytes(16), "label", FUTURE),
 }

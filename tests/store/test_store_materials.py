@@ -139,7 +139,7 @@ def test_waiting_material_is_forgotten(store: Store) -> None:
     record = an_imported_key(store)
     waiting = a_material(2, state=MaterialState.PENDING_ROTATION)
     with store.atomic() as tx:
-        keys.insert_material(tx, record.key_id, REGION, waiting, "label 2", ObjectStatus.PRESENT)
+        keys.insert_material(tx, record.key_id, waiting, "label 2", ObjectStatus.PRESENT)
         materials.lose(tx, record.key_id, REGION, waiting.material_id)
         materials.forget_pending(tx, waiting.material_id)
     assert read(store, record).materials == record.materials
@@ -154,7 +154,7 @@ def test_object_of_an_interrupted_import(store: Store) -> None:
     record = an_imported_key(store)
     new, again = a_material(2, present=False), uuid.uuid4().bytes
     with store.atomic() as tx:
-        keys.insert_material(tx, record.key_id, REGION, new, "label 2")
+        keys.insert_material(tx, record.key_id, new, "label 2")
         materials.insert_object(tx, record.key_id, REGION, only(record).material_id, TOKEN, again, "label", LATER)
         materials.doom(tx, TOKEN, new.cka_id)
         materials.doom(tx, TOKEN, again)

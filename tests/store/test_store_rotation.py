@@ -21,7 +21,7 @@ AUTOMATIC, ON_DEMAND = RotationType.AUTOMATIC, RotationType.ON_DEMAND
 def set_setting(store: Store, record: KeyRecord, setting: RotationSetting | None) -> None:
     """Write a setting."""
     with store.atomic() as tx:
-        rotation.set_setting(tx, record.key_id, REGION, setting)
+        rotation.set_setting(tx, record.key_id, setting)
 
 
 def begin(
@@ -30,7 +30,7 @@ def begin(
     """The intent of a rotation of the key."""
     sequence = rotation.next_sequence(tx, record.key_id)
     new = a_material(sequence, state=MaterialState.PENDING_ROTATION, rotation_type=kind, **changes)
-    keys.insert_material(tx, record.key_id, REGION, new, f"label {sequence}")
+    keys.insert_material(tx, record.key_id, new, f"label {sequence}")
     return new
 
 
