@@ -171,6 +171,18 @@ COMMANDS: Final = (
         "--key-id alias/photos --key-spec AES_256",
     ),
     Command(
+        Operation.GENERATE_DATA_KEY_PAIR,
+        CRYPTOGRAPHY,
+        "Make a key pair: its private key in the clear, and encrypted.",
+        "--key-id alias/photos --key-pair-spec ECC_NIST_P256",
+    ),
+    Command(
+        Operation.GENERATE_DATA_KEY_PAIR_WITHOUT_PLAINTEXT,
+        CRYPTOGRAPHY,
+        "Make a key pair, its private key encrypted only.",
+        "--key-id alias/photos --key-pair-spec ECC_NIST_P256",
+    ),
+    Command(
         Operation.GENERATE_RANDOM,
         CRYPTOGRAPHY,
         "Draw random bytes from the token.",
@@ -257,6 +269,7 @@ HELP: Final = {
     "key_id": "Key id, key ARN, alias or alias ARN.",
     "key_material_description": "Words about the key material.",
     "key_material_id": "Which key material; default: the current one.",
+    "key_pair_spec": "RSA_2048, _3072, _4096, ECC_NIST_P256, _P384, _P521, ECC_SECG_P256K1 or ECC_NIST_EDWARDS25519.",
     "key_spec": "Of keys: SYMMETRIC_DEFAULT, RSA_2048, ECC_NIST_P256, HMAC_256, ...; of data keys: AES_128 or AES_256.",
     "key_usage": "ENCRYPT_DECRYPT, SIGN_VERIFY, GENERATE_VERIFY_MAC or KEY_AGREEMENT.",
     "limit": "Entries on one page; all pages if left out.",

@@ -13,8 +13,13 @@ MAY_ENCRYPT: Final[_Acts] = frozenset(
         Operation.RE_ENCRYPT,
         Operation.GENERATE_DATA_KEY,
         Operation.GENERATE_DATA_KEY_WITHOUT_PLAINTEXT,
+        Operation.GENERATE_DATA_KEY_PAIR,
+        Operation.GENERATE_DATA_KEY_PAIR_WITHOUT_PLAINTEXT,
         OperatorAct.CREDENTIALS,
     }
+)
+MAY_MAKE_DATA_KEY_PAIRS: Final[_Acts] = frozenset(
+    {Operation.GENERATE_DATA_KEY_PAIR, Operation.GENERATE_DATA_KEY_PAIR_WITHOUT_PLAINTEXT}
 )
 MAY_DECRYPT: Final[_Acts] = frozenset({Operation.DECRYPT, Operation.RE_ENCRYPT, OperatorAct.CREDENTIALS})
 MAY_SIGN: Final[_Acts] = frozenset({Operation.SIGN})

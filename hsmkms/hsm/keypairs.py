@@ -21,6 +21,7 @@ from hsmkms.hsm import agreement, oaep, signing
 from hsmkms.hsm.acts import (
     MAY_AGREE,
     MAY_DECRYPT,
+    MAY_MAKE_DATA_KEY_PAIRS,
     MAY_MAKE_MACS,
     MAY_SIGN,
     MAY_USE_PUBLIC_HALVES,
@@ -29,6 +30,7 @@ from hsmkms.hsm.acts import (
 from hsmkms.hsm.backing_keys import Kind, PairTemplate, kinds, template_of
 from hsmkms.hsm.borrowed import BorrowedKey
 from hsmkms.hsm.connection import Connection, DeviceSettings
+from hsmkms.hsm.data_key_pairs import READABLE, WRAPPING, DataKeyPair, make_data_key_pair
 from hsmkms.hsm.faults import OBJECT_LOST, REJECTED
 from hsmkms.hsm.key_specs import KEY_FACTS
 from hsmkms.hsm.login import PinReader
@@ -159,6 +161,12 @@ class KeyPairs(Connection):
 
         return self._use(cka_id, attempt, "mac")
 
+    def data_key_pair(self, permit: Permit, spec: KeySpec) -> DataKeyPair:
+        """Make a key pair for the caller, whose private key comes into this process. Nothing stays on the token."""
+        permit.require(MAY_MAKE_DATA_KEY_PAIRS)
+        facts, wraps = KEY_FACTS[spec], self._has(WRAPPING)
+        return self._repeatable(lambda session: make_data_key_pair(session, facts, wraps=wraps), "make")
+
     # -- what the token can do ----------------------------------------------------------------------------------
 
     def check_kind(self, kind: Kind) -> None:
@@ -168,6 +176,16 @@ class KeyPairs(Connection):
             possible = ", ".join(dict.fromkeys(spec for spec, _ in filter(self._can, kinds())))
             raise UnsupportedOperationException(
                 f"This token has no keys of KeySpec {spec} for {usage}: it has keys of {possible}."
+            )
+
+    def check_data_key_pair(self, spec: KeySpec) -> None:
+        """Raise UnsupportedOperationException, naming what can be had, if the token makes no pairs of that spec."""
+        pairs = [
+            each for each, facts in KEY_FACTS.items() if facts.key_type in READABLE and self._has(facts.generation)
+        ]
+        if spec not in pairs:
+            raise UnsupportedOperationException(
+                f"This token makes no data key pairs of KeyPairSpec {spec}: it makes {', '.join(pairs) or 'none'}."
             )
 
     def check_signing(self, algorithm: SigningAlgorithm) -> None:

@@ -13,9 +13,9 @@ from pkcs11.exceptions import FunctionFailed, ObjectHandleInvalid, PKCS11Error
 from pkcs11.mechanisms import KeyType, Mechanism
 from pkcs11.types import Object, Session
 
-from hsmkms.errors import TokenError, TokenUnfitError
+from hsmkms.errors import SessionLostError, TokenError, TokenUnfitError
 from hsmkms.hsm.attributes import HARDENED, SecretTemplate
-from hsmkms.hsm.faults import translated
+from hsmkms.hsm.faults import SESSION_LOST, translated
 
 Tolerated = Mapping[Attribute, tuple[object, ...]]
 
@@ -204,3 +204,11 @@ def tell(found: Object, names: tuple[Attribute, ...]) -> dict[Attribute, Any]:
         except (PKCS11Error, IndexError, ValueError):
             told[name] = None
     return told
+
+
+def discard(made: Object) -> None:
+    """Destroy a session object; where that fails its session goes, and the object with it."""
+    try:
+        made.destroy()
+    except PKCS11Error as exc:
+        raise SessionLostError(SESSION_LOST) from exc

@@ -21,10 +21,10 @@ from pkcs11.exceptions import PKCS11Error
 from pkcs11.mechanisms import KeyType, Mechanism
 from pkcs11.types import Object, Session
 
-from hsmkms.errors import RejectedDataError, RejectedMaterialError, SessionLostError, TokenError, TokenUnfitError
+from hsmkms.errors import RejectedDataError, RejectedMaterialError, TokenError, TokenUnfitError
 from hsmkms.hsm.attributes import HARDENED, IMPORTED_AES_256
 from hsmkms.hsm.borrowed import BorrowedKey, BorrowedUnwrapper
-from hsmkms.hsm.faults import SESSION_LOST, translate
+from hsmkms.hsm.faults import translate
 from hsmkms.hsm.host_unwrap import relay
 from hsmkms.hsm.key_specs import public_half
 from hsmkms.hsm.objects import (
@@ -32,6 +32,7 @@ from hsmkms.hsm.objects import (
     MAY_NOT_KNOW_LENGTHS,
     Tolerated,
     differences,
+    discard,
     handle_of,
     require_as_ordered,
 )
@@ -266,7 +267,7 @@ class Unwrapping:
             _require_harmless(made)
             yield made
         finally:
-            _discard(made)
+            discard(made)
 
     def _tried(self, copies: Copies) -> bool:
         """True if HMAC-SHA-256 takes the material (32 bytes and more) and AES does (16, 24 or 32)."""
@@ -333,11 +334,3 @@ def _length(made: Object) -> int | None:
     except (PKCS11Error, IndexError, ValueError):
         return None
     return told
-
-
-def _discard(made: Object) -> None:
-    """Destroy a session copy; where that fails its session goes, and the copy with it."""
-    try:
-        made.destroy()
-    except PKCS11Error as exc:
-        raise SessionLostError(SESSION_LOST) from exc

@@ -4,6 +4,7 @@ from hsmkms.model.shapes import (
     REQUIRED,
     Ciphertext,
     CustomKeyStoreId,
+    DataKeyPairSpecWord,
     DataKeySpecWord,
     DryRunModifiers,
     EncryptionAlgorithmWord,
@@ -13,6 +14,7 @@ from hsmkms.model.shapes import (
     KeyMaterialId,
     NumberOfBytes,
     Plaintext,
+    PublicKey,
     Recipient,
     Shape,
 )
@@ -125,6 +127,49 @@ class GenerateDataKeyWithoutPlaintextResponse(Shape, frozen=True, kw_only=True):
 
     ciphertext_blob: Ciphertext
     key_id: KeyId
+    key_material_id: KeyMaterialId | None = None
+
+
+class GenerateDataKeyPairRequest(Shape, frozen=True, kw_only=True):
+    """Make a key pair for use outside of the token."""
+
+    encryption_context: EncryptionContext | None = None
+    key_id: KeyId = REQUIRED
+    key_pair_spec: DataKeyPairSpecWord = REQUIRED
+    grant_tokens: GrantTokens | None = None
+    recipient: Recipient | None = None
+    dry_run: bool | None = None
+
+
+class GenerateDataKeyPairResponse(Shape, frozen=True, kw_only=True):
+    """The private key (DER PKCS #8) encrypted and in the clear, and the public key (DER SubjectPublicKeyInfo)."""
+
+    private_key_ciphertext_blob: Ciphertext
+    private_key_plaintext: Plaintext | None = None
+    public_key: PublicKey
+    key_id: KeyId
+    key_pair_spec: DataKeyPairSpecWord
+    ciphertext_for_recipient: Ciphertext | None = None
+    key_material_id: KeyMaterialId | None = None
+
+
+class GenerateDataKeyPairWithoutPlaintextRequest(Shape, frozen=True, kw_only=True):
+    """Make a key pair and return its private key encrypted only."""
+
+    encryption_context: EncryptionContext | None = None
+    key_id: KeyId = REQUIRED
+    key_pair_spec: DataKeyPairSpecWord = REQUIRED
+    grant_tokens: GrantTokens | None = None
+    dry_run: bool | None = None
+
+
+class GenerateDataKeyPairWithoutPlaintextResponse(Shape, frozen=True, kw_only=True):
+    """The encrypted private key, and the public key."""
+
+    private_key_ciphertext_blob: Ciphertext
+    public_key: PublicKey
+    key_id: KeyId
+    key_pair_spec: DataKeyPairSpecWord
     key_material_id: KeyMaterialId | None = None
 
 

@@ -40,6 +40,12 @@ OPERATIONS: Final[Mapping[Operation, OperationShape]] = {
     Operation.ENCAPSULATE: OperationShape(asymmetric.EncapsulateRequest, asymmetric.EncapsulateResponse),
     Operation.ENCRYPT: OperationShape(crypto.EncryptRequest, crypto.EncryptResponse),
     Operation.GENERATE_DATA_KEY: OperationShape(crypto.GenerateDataKeyRequest, crypto.GenerateDataKeyResponse),
+    Operation.GENERATE_DATA_KEY_PAIR: OperationShape(
+        crypto.GenerateDataKeyPairRequest, crypto.GenerateDataKeyPairResponse
+    ),
+    Operation.GENERATE_DATA_KEY_PAIR_WITHOUT_PLAINTEXT: OperationShape(
+        crypto.GenerateDataKeyPairWithoutPlaintextRequest, crypto.GenerateDataKeyPairWithoutPlaintextResponse
+    ),
     Operation.GENERATE_DATA_KEY_WITHOUT_PLAINTEXT: OperationShape(
         crypto.GenerateDataKeyWithoutPlaintextRequest, crypto.GenerateDataKeyWithoutPlaintextResponse
     ),

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from hsmkms.model.constraints import Length, OneOf, Pattern, Range, Sensitive
 from hsmkms.model.enums import (
+    DataKeyPairSpec,
     DataKeySpec,
     DryRunModifier,
     EncapsulationAlgorithm,
@@ -95,6 +96,7 @@ WrappingAlgorithmWord = Annotated[str, OneOf(WrappingAlgorithm)]
 WrappingKeySpecWord = Annotated[str, OneOf(WrappingKeySpec)]
 TrackedOperationWord = Annotated[str, OneOf(TrackedOperation)]
 MultiRegionKeyTypeWord = Annotated[str, OneOf(MultiRegionKeyType)]
+DataKeyPairSpecWord = Annotated[str, OneOf(DataKeyPairSpec)]
 DataKeySpecWord = Annotated[str, OneOf(DataKeySpec)]
 EncryptionAlgorithmWord = Annotated[str, OneOf(EncryptionAlgorithm)]
 SigningAlgorithmWord = Annotated[str, OneOf(SigningAlgorithm)]

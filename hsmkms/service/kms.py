@@ -41,6 +41,10 @@ from hsmkms.model.crypto import (
     DecryptResponse,
     EncryptRequest,
     EncryptResponse,
+    GenerateDataKeyPairRequest,
+    GenerateDataKeyPairResponse,
+    GenerateDataKeyPairWithoutPlaintextRequest,
+    GenerateDataKeyPairWithoutPlaintextResponse,
     GenerateDataKeyRequest,
     GenerateDataKeyResponse,
     GenerateDataKeyWithoutPlaintextRequest,
@@ -101,6 +105,7 @@ from hsmkms.service import (
     agreement,
     aliases,
     crypto,
+    data_key_pairs,
     deletion,
     importing,
     keys,
@@ -358,6 +363,23 @@ class Kms(PermissionOperations):
         """Make a data key, encrypted only."""
         return self._run(
             Operation.GENERATE_DATA_KEY_WITHOUT_PLAINTEXT, crypto.generate_data_key_without_plaintext, request, caller
+        )
+
+    def generate_data_key_pair(
+        self, request: GenerateDataKeyPairRequest, caller: Caller | None = None
+    ) -> GenerateDataKeyPairResponse:
+        """Make a key pair: its private key in the clear, and encrypted under a KMS key."""
+        return self._run(Operation.GENERATE_DATA_KEY_PAIR, data_key_pairs.generate_data_key_pair, request, caller)
+
+    def generate_data_key_pair_without_plaintext(
+        self, request: GenerateDataKeyPairWithoutPlaintextRequest, caller: Caller | None = None
+    ) -> GenerateDataKeyPairWithoutPlaintextResponse:
+        """Make a key pair, its private key encrypted only."""
+        return self._run(
+            Operation.GENERATE_DATA_KEY_PAIR_WITHOUT_PLAINTEXT,
+            data_key_pairs.generate_data_key_pair_without_plaintext,
+            request,
+            caller,
         )
 
     def generate_random(self, request: GenerateRandomRequest, caller: Caller | None = None) -> GenerateRandomResponse:

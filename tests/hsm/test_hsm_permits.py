@@ -31,11 +31,13 @@ SOURCE = Path(hsmkms.__file__).parent
 EVERY_ACT: tuple[Operation | OperatorAct, ...] = (*Operation, *OperatorAct)
 
 DATA_KEYS = {Operation.GENERATE_DATA_KEY, Operation.GENERATE_DATA_KEY_WITHOUT_PLAINTEXT}
-ENCRYPTIONS = {Operation.ENCRYPT, Operation.RE_ENCRYPT, *DATA_KEYS}
+DATA_KEY_PAIRS = {Operation.GENERATE_DATA_KEY_PAIR, Operation.GENERATE_DATA_KEY_PAIR_WITHOUT_PLAINTEXT}
+ENCRYPTIONS = {Operation.ENCRYPT, Operation.RE_ENCRYPT, *DATA_KEYS, *DATA_KEY_PAIRS}
 ADMITTED: dict[str, set[Operation | OperatorAct]] = {
     "encrypt": {OperatorAct.CREDENTIALS, *ENCRYPTIONS},
     "decrypt": {Operation.DECRYPT, Operation.RE_ENCRYPT, OperatorAct.CREDENTIALS},
     "random": {Operation.GENERATE_RANDOM, OperatorAct.CREDENTIALS, OperatorAct.INITIALISE, *DATA_KEYS},
+    "data_key_pair": DATA_KEY_PAIRS,
     "generate_backing_key": {Operation.CREATE_KEY, OperatorAct.CREDENTIALS, OperatorAct.MAINTAIN},
     "generate_wrapping_key": {Operation.GET_PARAMETERS_FOR_IMPORT},
     "destroy_wrapping_key": {
@@ -80,6 +82,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "encrypt": (b"plaintext", b"aad"),
     "decrypt": (bytes(12), bytes(20), b"aad"),
     "random": (),
+    "data_key_pair": (),
     "generate_backing_key": ("label",),
     "generate_wrapping_key": ("label", 2048),
     "destroy_wrapping_key": (),
@@ -98,7 +101,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "replace_note": ("label", b"value"),
     "destroy": (),
 }
-NEEDS_NO_OBJECT = {"random", "notes", "replace_note"}
+NEEDS_NO_OBJECT = {"data_key_pair", "random", "notes", "replace_note"}
 TAKES_MATERIAL = {"fingerprints", "unwrap_backing_key"}
 """Those that are shown the wrapping key within what it wraps."""
 
@@ -115,6 +118,8 @@ def procedures() -> set[str]:
 def call(device: Device, name: str, shown: Permit, key: bytes) -> object:
     """Call a procedure on ``key``."""
     first: object = 16 if name in NEEDS_NO_OBJECT else key
+    if name == "data_key_pair":
+        first = KeySpec.ECC_NIST_P256
     if name in TAKES_MATERIAL:
         first = WrappedMaterial(key, WrappingAlgorithm.RSAES_OAEP_SHA_1, b"")
     return getattr(device, name)(shown, first, *ARGUMENTS[name])
@@ -217,6 +222,7 @@ ACTS_ON_THE_TOKEN = {
     "probe_import",
     "agree",
     "generate_backing_pair",
+    "make_data_key_pair",
     "open_on_token",
     "open_here",
     "disproof",

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePub
 from cryptography.hazmat.primitives.asymmetric.padding import MGF1, OAEP
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import load_der_public_key
+from cryptography.hazmat.primitives.serialization import load_der_private_key, load_der_public_key
 
 from hsmkms.model.enums import Operation
 from hsmkms.model.operations import OPERATIONS
@@ -138,6 +138,23 @@ def generate_data_key_without_plaintext(client: Client) -> None:
     made = client.generate_data_key_without_plaintext(KeyId=new_key(client), NumberOfBytes=17)
     assert "Plaintext" not in made
     assert len(client.decrypt(CiphertextBlob=made["CiphertextBlob"])["Plaintext"]) == 17
+
+
+def generate_data_key_pair(client: Client) -> None:
+    """A data key pair: the private key in the clear and encrypted, and the public key that belongs to it."""
+    made = client.generate_data_key_pair(KeyId=new_key(client), KeyPairSpec="ECC_NIST_P256", EncryptionContext=CONTEXT)
+    opened = client.decrypt(CiphertextBlob=made["PrivateKeyCiphertextBlob"], EncryptionContext=CONTEXT)
+    assert opened["Plaintext"] == made["PrivateKeyPlaintext"]
+    public = load_der_private_key(opened["Plaintext"], None).public_key()
+    assert public == load_der_public_key(made["PublicKey"])
+
+
+def generate_data_key_pair_without_plaintext(client: Client) -> None:
+    """Or without the private key in the clear."""
+    made = client.generate_data_key_pair_without_plaintext(KeyId=new_key(client), KeyPairSpec="ECC_NIST_EDWARDS25519")
+    assert "PrivateKeyPlaintext" not in made
+    opened = client.decrypt(CiphertextBlob=made["PrivateKeyCiphertextBlob"])
+    assert load_der_private_key(opened["Plaintext"], None).public_key() == load_der_public_key(made["PublicKey"])
 
 
 def generate_random(client: Client) -> None:
@@ -385,6 +402,8 @@ CASES: Final[dict[Operation, Callable[[Client], None]]] = {
     Operation.ENCAPSULATE: encapsulation,
     Operation.ENCRYPT: encrypt_and_decrypt,
     Operation.GENERATE_DATA_KEY: generate_data_key,
+    Operation.GENERATE_DATA_KEY_PAIR: generate_data_key_pair,
+    Operation.GENERATE_DATA_KEY_PAIR_WITHOUT_PLAINTEXT: generate_data_key_pair_without_plaintext,
     Operation.GENERATE_DATA_KEY_WITHOUT_PLAINTEXT: generate_data_key_without_plaintext,
     Operation.GENERATE_MAC: macs,
     Operation.GENERATE_RANDOM: generate_random,

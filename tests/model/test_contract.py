@@ -34,13 +34,12 @@ NOT_BUILT_YET: Final = {
     "DeleteCustomKeyStore",
     "DescribeCustomKeyStores",
     "DisconnectCustomKeyStore",
-    "GenerateDataKeyPair",
-    "GenerateDataKeyPairWithoutPlaintext",
     "UpdateCustomKeyStore",
 }
 
 ENUM_SHAPES: Final[dict[type[StrEnum], str]] = {
     CustomerMasterKeySpec: "CustomerMasterKeySpec",
+    enums.DataKeyPairSpec: "DataKeyPairSpec",
     enums.DataKeySpec: "DataKeySpec",
     enums.DryRunModifier: "DryRunModifierType",
     enums.EncapsulationAlgorithm: "EncapsulationAlgorithmSpec",
@@ -73,7 +72,6 @@ ENUM_SHAPES_NOT_BUILT_YET: Final = {
     "ConnectionErrorCodeType",
     "ConnectionStateType",
     "CustomKeyStoreType",
-    "DataKeyPairSpec",
     "XksProxyConnectivityType",
 }
 

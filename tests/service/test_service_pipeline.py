@@ -343,6 +343,14 @@ CASES: dict[Operation, tuple[Request, Callable[[Scene], Heard]]] = {
         lambda s: crypto.GenerateDataKeyWithoutPlaintextRequest(key_id=s.key.key_id, key_spec="AES_256"),
         lambda s: [("kms:GenerateDataKeyWithoutPlaintext", s.key.arn)],
     ),
+    Operation.GENERATE_DATA_KEY_PAIR: (
+        lambda s: crypto.GenerateDataKeyPairRequest(key_id=s.key.key_id, key_pair_spec="ECC_NIST_P256"),
+        lambda s: [("kms:GenerateDataKeyPair", s.key.arn)],
+    ),
+    Operation.GENERATE_DATA_KEY_PAIR_WITHOUT_PLAINTEXT: (
+        lambda s: crypto.GenerateDataKeyPairWithoutPlaintextRequest(key_id=s.key.key_id, key_pair_spec="ECC_NIST_P256"),
+        lambda s: [("kms:GenerateDataKeyPairWithoutPlaintext", s.key.arn)],
+    ),
     Operation.SIGN: (
         lambda s: asymmetric.SignRequest(key_id=s.signer.key_id, message=b"m", signing_algorithm="ECDSA_SHA_256"),
         lambda s: [("kms:Sign", s.signer.arn)],

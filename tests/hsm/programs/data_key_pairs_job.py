@@ -1,0 +1,26 @@
+"""Data key pairs, to be watched by the spy."""
+
+from devices import arguments, permit, report
+
+from hsmkms.hsm.device import Device
+from hsmkms.model.enums import KeySpec, Operation
+
+SPECS = (KeySpec.RSA_2048, KeySpec.ECC_NIST_P256, KeySpec.ECC_NIST_EDWARDS25519)
+
+
+def made(device: Device, spec: KeySpec) -> bool:
+    """Make one, and say whether both keys came."""
+    return all(device.data_key_pair(permit(Operation.GENERATE_DATA_KEY_PAIR), spec))
+
+
+def main() -> None:
+    """Make one of each type."""
+    token, _ = arguments()
+    device = token.open()
+    right = [made(device, spec) for spec in SPECS]
+    device.close()
+    report({"right": all(right)})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Data key pairs: made on the token, read once, destroyed at once."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_private_key
+from devices import SoftHsm, permit
+
+from hsmkms.errors import UnsupportedOperationException
+from hsmkms.hsm.data_key_pairs import first_element
+from hsmkms.hsm.device import Device
+from hsmkms.hsm.key_specs import KEY_FACTS
+from hsmkms.hsm.objects import list_keys
+from hsmkms.model.enums import DataKeyPairSpec, KeySpec, Operation
+
+SPECS = [KeySpec(each) for each in DataKeyPairSpec if not each.startswith("ML_KEM")]
+MAY = Operation.GENERATE_DATA_KEY_PAIR
+
+
+@pytest.fixture(scope="module")
+def device(scratch: Path) -> Iterator[Device]:
+    """A token of this module's own: it must be empty at the end of each test."""
+    folder = scratch / "data-key-pairs"
+    folder.mkdir()
+    device = SoftHsm.make(folder).open()
+    yield device
+    device.close()
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_pairs_work_elsewhere(device: Device, spec: KeySpec, tmp_path: Path) -> None:
+    """Other programs read the private key, it belongs to the public key, and nothing of it stays on the token."""
+    pair = device.data_key_pair(permit(MAY), spec)
+    key = load_der_private_key(pair.private, None)
+    public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    assert public == pair.public
+    size = KEY_FACTS[spec].bits
+    assert getattr(key, "key_size", size) == size
+    file = tmp_path / "key.der"
+    file.write_bytes(pair.private)
+    command = ["openssl", "pkey", "-inform", "DER", "-in", str(file), "-pubout", "-outform", "DER"]
+    assert subprocess.run(command, check=True, capture_output=True).stdout == pair.public
+    with device._pool.session() as session:
+        assert list(list_keys(session)) == []
+
+
+@pytest.mark.parametrize("spec", [KeySpec.RSA_2048, KeySpec.ECC_NIST_P521])
+def test_without_key_wrap(device: Device, spec: KeySpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token without AES-KWP gives the private key by attribute, and keeps nothing either."""
+    monkeypatch.setattr(device, "_has", lambda mechanism: mechanism.name != "AES_KEY_WRAP_PAD")
+    pair = device.data_key_pair(permit(MAY), spec)
+    key = load_der_private_key(pair.private, None)
+    assert key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) == pair.public
+    with device._pool.session() as session:
+        assert list(list_keys(session)) == []
+
+
+def test_specs_that_the_token_lacks(device: Device) -> None:
+    """A spec that the token cannot make is refused with those that it can."""
+    for spec in SPECS:
+        device.check_data_key_pair(spec)
+    with pytest.raises(UnsupportedOperationException, match=r"no data key pairs of KeyPairSpec ML_KEM_768.*RSA_2048"):
+        device.check_data_key_pair(KeySpec.ML_KEM_768)
+
+
+def test_padding_is_removed() -> None:
+    """Zeros after the private key are not part of it; anything else is refused, and so is a part of a key."""
+    long = b"\x30\x81\x80" + bytes(range(128))
+    assert first_element(b"\x30\x02\x05\x00" + bytes(4)) == b"\x30\x02\x05\x00"
+    assert first_element(long + bytes(5)) == long
+    for wrong in (b"", b"\x30", b"\x31\x00", long[:-1], b"\x30\x00\x01"):
+        with pytest.raises(ValueError, match="SEQUENCE"):
+            first_element(wrong)

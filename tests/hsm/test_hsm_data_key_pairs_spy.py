@@ -1,0 +1,44 @@
+"""Evidence from the device: what passes between hsmkms and the token when data key pairs are made."""
+
+import re
+from pathlib import Path
+
+import devices
+import pytest
+import spylog
+from devices import SoftHsm
+
+
+@pytest.fixture(scope="module")
+def calls(scratch: Path, spy_path: Path, programs: Path) -> list[spylog.SpyCall]:
+    """What the spy saw when an RSA pair, one of P-256 and one of Ed25519 were made."""
+    folder = scratch / "spied-data-key-pairs"
+    folder.mkdir()
+    log = folder / "spy.log"
+    told = devices.run(programs / "data_key_pairs_job.py", SoftHsm.make(folder).spied(spy_path, log))
+    assert told["right"]
+    return spylog.read(log)
+
+
+def test_private_keys_leave_wrapped(calls: list[spylog.SpyCall]) -> None:
+    """The pairs are session objects, sensitive wherever the token wraps them: SoftHSM does not wrap Ed25519."""
+    made = [each.text.partition("pPrivateKeyTemplate")[2] for each in spylog.named(calls, "C_GenerateKeyPair")]
+    sensitive = [bool(re.search(r"CKA_SENSITIVE +True", each)) for each in made]
+    assert sensitive == [True, True, True, False]
+    assert all(re.search(r"CKA_TOKEN +False", each) for each in made)
+    wrapped = [each.returned for each in spylog.named(calls, "C_WrapKey")]
+    assert wrapped.count("CKR_KEY_NOT_WRAPPABLE") == 1
+    assert {"CKR_OK", "CKR_KEY_NOT_WRAPPABLE"} == set(wrapped)
+
+
+def test_nothing_outlives_the_call(calls: list[spylog.SpyCall]) -> None:
+    """Each half, and each transport key, is destroyed; every transport key is another one and can only wrap."""
+    transports = spylog.named(calls, "C_CreateObject")
+    assert len(transports) == 3
+    for each in transports:
+        assert re.search(r"CKA_SENSITIVE +True", each.text)
+        assert re.search(r"CKA_EXTRACTABLE +False", each.text)
+        assert re.search(r"CKA_TOKEN +False", each.text)
+    destroyed = spylog.named(calls, "C_DestroyObject")
+    assert len(destroyed) >= 2 * 4 + 3
+    assert {each.returned for each in destroyed} == {"CKR_OK"}
