@@ -49,6 +49,7 @@ SYSTEM_FILE: Final = Path("/etc/hsmkms") / FILE_NAME
 MAX_WAIT_SECONDS: Final = 3600
 MAX_PORT: Final = 65535
 MAX_WORKERS: Final = 256
+MAX_HANG_SECONDS: Final = 3600
 MAX_SKEW_MINUTES: Final = 15
 MAX_INTERVAL: Final = 60_000
 MAX_SEGMENT: Final = 4096.0
@@ -111,6 +112,7 @@ class ServeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     clock_skew_minutes: int = 5
     log_format: str = "json"
     log_requests: bool = True
+    hang_seconds: float = 10.0
     quotas: dict[str, float] = {}
 
 
@@ -270,6 +272,8 @@ def _serve_faults(serve: ServeSettings) -> dict[str, bool]:
         f"serve.clock_skew_minutes = {serve.clock_skew_minutes} must be from 1 to 15": not 1
         <= serve.clock_skew_minutes
         <= MAX_SKEW_MINUTES,
+        f"serve.hang_seconds = {serve.hang_seconds} must be 0 or from 1 to 3600": serve.hang_seconds != 0
+        and not 1 <= serve.hang_seconds <= MAX_HANG_SECONDS,
         f"serve.log_format = {serve.log_format!r} must be json or text": serve.log_format not in ("json", "text"),
         f"serve.quotas: {unknown!r} is no operation of AWS KMS, and none of {', '.join(QUOTA_CLASSES)}": unknown
         is not None,
@@ -316,7 +320,7 @@ def init_text(settings: Settings) -> str:
         **_lines(settings.rotation, "period_days", "custom_period", "managed_period_days", "imported_on_demand"),
         **_lines(settings.imports, "valid_to_within_days", "host_unwrap"),
         **_lines(settings.serve, "host", "port", "workers", "threads", "certificate", "private_key", "plain_http"),
-        **_lines(settings.serve, "clock_skew_minutes", "log_format", "log_requests"),
+        **_lines(settings.serve, "clock_skew_minutes", "log_format", "log_requests", "hang_seconds"),
         **_lines(settings.audit, "durability", "interval_milliseconds", "when_unwritable", "segment_mib", "seal_file"),
         **_lines(settings.reconcile, "grace_hours"),
     }

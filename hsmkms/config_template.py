@@ -109,6 +109,10 @@ TEMPLATE: Final = """\
 {log_format}
 {log_requests}
 
+# A worker that a call to the token keeps from answering for so long is killed and replaced: 1 to 3600 seconds, three
+# times as long where all threads wait or it is being started. 0: never.
+{hang_seconds}
+
 [serve.quotas]
 # Requests a second that each user may make, by operation or class of operations; 0 for no limit. Limited by default is
 # what makes or takes in keys: CreateKey and RotateKeyOnDemand 5, GetParametersForImport 1, ImportKeyMaterial 15,

@@ -6,6 +6,7 @@ threads.
 """
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +28,9 @@ from hsmkms.model.enums import Operation
 Respond = Callable[[Response], None]
 Done = TypeVar("Done")
 
+SLOW_FACTOR: Final = 3
+"""What runs in threads may take longer than a quick operation: the generation of RSA keys, say."""
+
 _READING: Final = frozenset({"GET", "HEAD"})
 _JSON: Final = (("content-type", "application/json"),)
 
@@ -40,6 +44,9 @@ class Application:
         self._secure = secure
         self._pace = Pace()
         self._threads = ThreadPoolExecutor(serving.threads, thread_name_prefix="hsmkms")
+        self._moving = threading.Lock()
+        self._busy = 0
+        self._moved_at = 0.0
         self._hold = AnswerHold(serving.kms.operator.audit.book, loop)
         self._pages: Final = {"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics}
 
@@ -50,16 +57,26 @@ class Application:
             return
         source = Source(address, self._secure)
         operation = BY_TARGET.get(request.header("x-amz-target") or "")
-        if self._pace.inline(operation):
+        if self._pace.inline(operation) and self._serving.free():
             handled = self._timed(request, source, operation)
             self._hold.add(_response(handled), respond, operation or "", handled.request_id)
         else:
             self._submit(partial(self._timed, request, source, operation), partial(self._hold_back, operation, respond))
 
-    def close(self) -> None:
-        """Wait for what runs in threads."""
+    def begin(self) -> None:
+        """Begin what is done beside the requests."""
+        self._serving.start()
+
+    def is_stuck(self) -> bool:
+        """True if every thread has work, and none has begun or finished any for three times the limit."""
+        limit = self._serving.hang_seconds * SLOW_FACTOR
+        return self._busy >= self._serving.threads and time.monotonic() - self._moved_at > limit
+
+    def end(self) -> None:
+        """Wait for what runs in threads, and close the installation."""
         self._threads.shutdown(wait=True)
         self._hold.close()
+        self._serving.close()
 
     def _timed(self, request: RawRequest, source: Source, operation: Operation | None) -> Handled:
         started = time.perf_counter()
@@ -81,7 +98,19 @@ class Application:
             result = done.result() if done.exception() is None else None
             self._loop.call_soon_threadsafe(use, result)
 
-        self._threads.submit(work).add_done_callback(hand_over)
+        self._threads.submit(self._noted, work).add_done_callback(hand_over)
+
+    def _noted(self, work: Callable[[], Done]) -> Done:
+        self._move(1)
+        try:
+            return work()
+        finally:
+            self._move(-1)
+
+    def _move(self, change: int) -> None:
+        with self._moving:
+            self._busy += change
+            self._moved_at = time.monotonic()
 
     def _hold_back(self, operation: Operation | None, respond: Respond, handled: Handled | None) -> None:
         """On the loop: an answer that was made in a thread."""

@@ -35,7 +35,8 @@ LINGER_SECONDS: Final = 0.5
 """When the server ends, a client may have a request on the way to it: so long after, it is still answered. As long
 it may go on to send what has been refused already."""
 
-Answer = Callable[[RawRequest, str, Callable[[Response], None]], None]
+Respond = Callable[[Response], None]
+Answer = Callable[[RawRequest, str, Respond], None]
 """Answers a request from an address, at once or later, by calling back on the loop."""
 
 _REASONS: Final = {status.value: status.phrase for status in HTTPStatus}

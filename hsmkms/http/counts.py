@@ -94,6 +94,8 @@ def add_up(all_of_them: list[Snapshot], now: float) -> Totals:
             lent=sum(each.sessions.lent for each in living),
             waiting=sum(each.sessions.waiting for each in living),
             waits=sum(each.sessions.waits for each in all_of_them),
+            away=sum(each.sessions.away for each in living),
+            outages=sum(each.sessions.outages for each in all_of_them),
         ),
         workers=len(living),
     )

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from hsmkms.http.counts import Sweeps, Totals
 from hsmkms.http.health import Health
+from hsmkms.http.pulse import Pulse
 from hsmkms.service.watch import Figures, PoolUse, Watch
 from hsmkms.tally import BOUNDS, Count
 
@@ -27,20 +28,19 @@ _BOUNDS: Final = (*(str(each) for each in BOUNDS), "+Inf")
 class Metrics:
     """The page. Thread-safe."""
 
-    def __init__(self, watch: Watch, health: Health) -> None:
+    def __init__(self, watch: Watch, health: Health, replaced: Pulse) -> None:
         self._watch = watch
         self._health = health
+        self._replaced = replaced
         self._looking = threading.Lock()
         self._figures: tuple[float, Figures] | None = None
 
     def page(self, totals: Totals) -> bytes:
         """The page for these counts. Where the database cannot be asked, its figures are left out."""
         faults = self._health.faults()
-        metrics = [*_of_counts(totals), *_of_sweeps(totals.sweeps), *_of_sessions(totals.sessions, totals.workers)]
-        metrics += [*_of_health(faults), *(_of_figures(self._look()) if "database" not in faults else ())]
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Collected(metrics))
-        return generate_latest(registry)
+        metrics = [*_of_totals(totals, self._replaced), *_of_health(faults)]
+        metrics += _of_figures(self._look()) if "database" not in faults else ()
+        return _rendered(metrics)
 
     def _look(self) -> Figures:
         with self._looking:
@@ -48,6 +48,17 @@ class Metrics:
             if self._figures is None or now - self._figures[0] >= FIGURES_SECONDS:
                 self._figures = (now, self._watch.figures())
             return self._figures[1]
+
+
+def bare_page(totals: Totals, faults: dict[str, str], replaced: Pulse) -> bytes:
+    """The page of a process that can ask neither token nor database."""
+    return _rendered([*_of_totals(totals, replaced), *_of_health(faults)])
+
+
+def _rendered(metrics: list[Metric]) -> bytes:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collected(metrics))
+    return generate_latest(registry)
 
 
 class _Collected(Collector):
@@ -62,6 +73,15 @@ class _Collected(Collector):
 
 
 # -- one function for each subject ------------------------------------------------------------------------------
+
+
+def _of_totals(totals: Totals, replaced: Pulse) -> Iterator[Metric]:
+    yield from _of_counts(totals)
+    yield from _of_sweeps(totals.sweeps)
+    yield from _of_sessions(totals.sessions, totals.workers)
+    yield CounterMetricFamily(
+        "hsmkms_workers_replaced", "Workers that hung in the token and were replaced.", value=replaced.number
+    )
 
 
 def _of_counts(totals: Totals) -> Iterator[Metric]:
@@ -99,6 +119,8 @@ def _of_sessions(use: PoolUse, workers: int) -> Iterator[Metric]:
     yield GaugeMetricFamily("hsmkms_sessions_open", "Sessions that are open.", value=use.opened)
     yield GaugeMetricFamily("hsmkms_sessions_in_use", "Sessions in which the token works.", value=use.lent)
     yield GaugeMetricFamily("hsmkms_sessions_waiting", "Threads that wait for a session.", value=use.waiting)
+    yield GaugeMetricFamily("hsmkms_token_away", "Workers for which the token is away.", value=use.away)
+    yield CounterMetricFamily("hsmkms_token_outages", "How often the token went away for a worker.", value=use.outages)
     yield CounterMetricFamily("hsmkms_session_waits", "How often a thread had to wait for a session.", value=use.waits)
 
 
@@ -160,4 +182,4 @@ def _histogram(name: str, text: str, label: str, counts: list[Count]) -> Metric:
     return family
 
 
-__all__ = ["CONTENT_TYPE", "Metrics"]
+__all__ = ["CONTENT_TYPE", "Metrics", "bare_page"]

@@ -16,6 +16,7 @@ from hsmkms.http.health import Health
 from hsmkms.http.logs import RequestLog
 from hsmkms.http.metrics import Metrics
 from hsmkms.http.observer import Observer
+from hsmkms.http.pulse import Pulse
 from hsmkms.http.quota import DEFAULT_RATES, Quota
 from hsmkms.service.kms import Kms
 from hsmkms.service.watch import StepOutcome
@@ -32,17 +33,21 @@ _NOT_DONE: Final = frozenset({StepOutcome.FAILED, StepOutcome.HELD})
 
 
 class Serving:
-    """An open installation with everything that answers for it. ``board``: the folder of all workers' counts."""
+    """An open installation with everything that answers for it.
 
-    def __init__(self, kms: Kms, settings: ServeSettings, board: Path) -> None:
+    ``board``: the folder of all workers' counts; ``replaced`` counts workers that hung and were replaced.
+    """
+
+    def __init__(self, kms: Kms, settings: ServeSettings, board: Path, replaced: Pulse) -> None:
         self.kms = kms
         self.threads = settings.threads
+        self.hang_seconds = settings.hang_seconds
         rates = {name: rate / settings.workers for name, rate in {**DEFAULT_RATES, **settings.quotas}.items()}
         self.endpoint = Endpoint(kms, skew=timedelta(minutes=settings.clock_skew_minutes), quota=Quota(rates))
         self.observer = Observer(RequestLog(settings.log_format) if settings.log_requests else None)
         self._watch = kms.operator.watch
         self.health = Health(self._watch)
-        self._metrics = Metrics(self._watch, self.health)
+        self._metrics = Metrics(self._watch, self.health, replaced)
         self._board = Board(board)
         self._sweeps = Sweeps()
         self._publishing = threading.Lock()
@@ -65,6 +70,10 @@ class Serving:
                 each.join()
         self.publish(ended=True)
         self.kms.close()
+
+    def free(self) -> bool:
+        """True if a call to the token that begins now need not wait for a session."""
+        return self._watch.free()
 
     def metrics(self) -> bytes:
         """The page of /metrics: this worker's counts as they are now, those of the others as of a second ago."""

@@ -7,14 +7,16 @@ import signal
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import uvloop
 
 from hsmkms.config import ServeSettings
 from hsmkms.http.app import Application
-from hsmkms.http.connection import LINGER_SECONDS, Connection
+from hsmkms.http.connection import LINGER_SECONDS, Connection, Respond
+from hsmkms.http.pulse import Pulse
 from hsmkms.http.serving import Serving
+from hsmkms.http.sigv4 import RawRequest
 
 BACKLOG: Final = 4096
 LOOK_SECONDS: Final = 0.5
@@ -27,9 +29,34 @@ STOP_SECONDS: Final = 30.0
 """How long requests that run may take to finish when the server is stopped."""
 
 
-def run(serving: Serving, settings: ServeSettings, listener: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve until SIGTERM; ``ready`` is called when clients are answered."""
-    uvloop.run(_serve(serving, settings, listener, ready))
+class Answering(Protocol):
+    """What answers requests in a worker."""
+
+    def __call__(self, request: RawRequest, address: str, respond: Respond) -> None:
+        """Answer a request now, or later on the loop."""
+
+    def begin(self) -> None:
+        """Begin what is done beside the requests."""
+
+    def is_stuck(self) -> bool:
+        """True if nothing can be answered any more."""
+
+    def end(self) -> None:
+        """Finish everything."""
+
+
+Make = Callable[[asyncio.AbstractEventLoop, bool], Answering]
+"""Makes what answers on a loop; True: nobody can listen on the way to it."""
+
+
+def run(make: Make, settings: ServeSettings, listener: socket.socket, ready: Callable[[], None], pulse: Pulse) -> None:
+    """Serve until SIGTERM; ``ready`` is called when clients are answered, ``pulse`` beats while they can be."""
+    uvloop.run(_serve(make, settings, listener, ready, pulse))
+
+
+def application(serving: Serving) -> Make:
+    """What answers for an open installation."""
+    return lambda loop, secure: Application(serving, loop, secure=secure)
 
 
 def tls_context(settings: ServeSettings) -> ssl.SSLContext | None:
@@ -42,35 +69,36 @@ def tls_context(settings: ServeSettings) -> ssl.SSLContext | None:
     return context
 
 
-async def _serve(serving: Serving, settings: ServeSettings, listener: socket.socket, ready: Callable[[], None]) -> None:
+async def _serve(
+    make: Make, settings: ServeSettings, listener: socket.socket, ready: Callable[[], None], pulse: Pulse
+) -> None:
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, stopped.set)
     _stop_with_parent(loop, stopped)
     context = tls_context(settings)
-    application = Application(serving, loop, secure=context is not None)
+    answering = make(loop, context is not None)
     everybody: set[Connection] = set()
     server = await loop.create_server(
-        lambda: Connection(application, everybody, loop.time),
+        lambda: Connection(answering, everybody, loop.time),
         sock=listener,
         backlog=BACKLOG,
         ssl=context,
         ssl_handshake_timeout=10.0 if context is not None else None,
     )
-    serving.start()
+    answering.begin()
     gc.collect()
     gc.freeze()  # what is there now stays: later collections need not walk it, and pages of the parent stay shared
     ready()
-    watching = asyncio.create_task(_watch(everybody, loop.time))
+    watching = asyncio.create_task(_watch(everybody, loop.time, answering, pulse))
     await stopped.wait()
     await asyncio.sleep(ACCEPT_SECONDS)
     server.close()
     await _finish(everybody)
     watching.cancel()
-    application.close()
+    answering.end()
     await asyncio.sleep(0)  # what threads have finished is written
-    serving.close()
 
 
 def _stop_with_parent(loop: asyncio.AbstractEventLoop, stopped: asyncio.Event) -> None:
@@ -86,9 +114,11 @@ def _stop_with_parent(loop: asyncio.AbstractEventLoop, stopped: asyncio.Event) -
     loop.add_reader(parent.sentinel, gone)
 
 
-async def _watch(everybody: set[Connection], now: Callable[[], float]) -> None:
-    """Close connections whose time is over."""
+async def _watch(everybody: set[Connection], now: Callable[[], float], answering: Answering, pulse: Pulse) -> None:
+    """Close connections whose time is over, and give signs of life."""
     while True:
+        if not answering.is_stuck():
+            pulse.beat()
         await asyncio.sleep(LOOK_SECONDS)
         give_up_late(everybody, now())
 

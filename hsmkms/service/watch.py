@@ -69,6 +69,10 @@ class Watch:
         """How this process uses its sessions with the token now."""
         return self._core.device.sessions()
 
+    def free(self) -> bool:
+        """True if a call to the token that begins now need not wait for a session."""
+        return self._core.device.free
+
     def token_calls(self) -> list[Count]:
         """This process's calls to the token so far."""
         return self._core.device.calls.counts()

@@ -1,0 +1,58 @@
+"""What answers in the place of a worker that has not opened the token yet: 503 to everything, and the pages.
+
+It has neither token nor database, so nothing can keep it from answering.
+"""
+
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from hsmkms.errors import TokenUnavailableError
+from hsmkms.hsm.faults import AWAY
+from hsmkms.http import protocol
+from hsmkms.http.connection import Respond
+from hsmkms.http.counts import Board
+from hsmkms.http.metrics import CONTENT_TYPE, bare_page
+from hsmkms.http.protocol import Response
+from hsmkms.http.pulse import Pulse
+from hsmkms.http.sigv4 import RawRequest
+from hsmkms.model.caller import new_request_id
+
+_JSON: Final = (("content-type", "application/json"),)
+_FAULTS: Final = {"token": f"{TokenUnavailableError.code}: {AWAY}"}
+
+
+class StandIn:
+    """Answers for a worker that is being started. ``board``, ``replaced``: as of serving.py."""
+
+    def __init__(self, board: Path, replaced: Pulse) -> None:
+        self._board = Board(board)
+        self._replaced = replaced
+
+    def __call__(self, request: RawRequest, address: str, respond: Respond) -> None:
+        """Answer now."""
+        del address
+        if request.method in ("GET", "HEAD") and request.path in ("/healthz", "/readyz", "/metrics"):
+            respond(self._page(request.path))
+        else:
+            respond(protocol.failure(TokenUnavailableError(AWAY), new_request_id()))
+
+    def _page(self, path: str) -> Response:
+        if path == "/metrics":
+            return Response(
+                200, (("content-type", CONTENT_TYPE),), bare_page(self._board.totals(), _FAULTS, self._replaced)
+            )
+        if path == "/healthz":
+            return Response(200, _JSON, b'{"status":"ok"}')
+        return Response(503, _JSON, msgspec.json.encode({"status": "not ready", "faults": _FAULTS}))
+
+    def is_stuck(self) -> bool:
+        """Nothing here waits for anything."""
+        return False
+
+    def begin(self) -> None:
+        """There is nothing to begin."""
+
+    def end(self) -> None:
+        """There is nothing to end."""
