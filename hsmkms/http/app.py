@@ -6,23 +6,28 @@ threads.
 """
 
 import asyncio
+import itertools
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from math import inf
 from typing import Final, TypeVar
 
 import msgspec
+from msgspec import Struct
 
+from hsmkms.errors import TokenUnavailableError
 from hsmkms.http import protocol
 from hsmkms.http.endpoint import Handled, Source
 from hsmkms.http.hold import AnswerHold
 from hsmkms.http.metrics import CONTENT_TYPE
-from hsmkms.http.pace import Pace
+from hsmkms.http.pace import QUICK, Pace
 from hsmkms.http.protocol import BY_TARGET, Response
 from hsmkms.http.serving import Serving
 from hsmkms.http.sigv4 import RawRequest
+from hsmkms.model.caller import new_request_id
 from hsmkms.model.enums import Operation
 
 Respond = Callable[[Response], None]
@@ -31,8 +36,17 @@ Done = TypeVar("Done")
 SLOW_FACTOR: Final = 3
 """What runs in threads may take longer than a quick operation: the generation of RSA keys, say."""
 
+MONITOR_THREADS: Final = 2
+
 _READING: Final = frozenset({"GET", "HEAD"})
 _JSON: Final = (("content-type", "application/json"),)
+
+
+class _Waiting(Struct):
+    """Who waits for an answer that is made in a thread, and until when, by the monotonic clock."""
+
+    respond: Respond
+    until: float
 
 
 class Application:
@@ -44,6 +58,9 @@ class Application:
         self._secure = secure
         self._pace = Pace()
         self._threads = ThreadPoolExecutor(serving.threads, thread_name_prefix="hsmkms")
+        self._monitor = ThreadPoolExecutor(MONITOR_THREADS, thread_name_prefix="hsmkms pages")
+        self._tickets = itertools.count()
+        self._waiting: dict[int, _Waiting] = {}
         self._moving = threading.Lock()
         self._busy = 0
         self._moved_at = 0.0
@@ -61,20 +78,29 @@ class Application:
             handled = self._timed(request, source, operation)
             self._hold.add(_response(handled), respond, operation or "", handled.request_id)
         else:
-            self._submit(partial(self._timed, request, source, operation), partial(self._hold_back, operation, respond))
+            ticket = next(self._tickets)
+            limit = self._serving.hang_seconds * (1 if operation in QUICK else SLOW_FACTOR)
+            self._waiting[ticket] = _Waiting(respond, time.monotonic() + limit if limit else inf)
+            self._submit(partial(self._timed, request, source, operation), partial(self._hold_back, operation, ticket))
 
     def begin(self) -> None:
         """Begin what is done beside the requests."""
         self._serving.start()
 
-    def is_stuck(self) -> bool:
-        """True if every thread has work, and none has begun or finished any for three times the limit."""
+    def is_well(self) -> bool:
+        """Answer who has waited too long. False if every thread has work and none has begun or finished any lately."""
+        now = time.monotonic()
+        for ticket, each in list(self._waiting.items()):
+            if each.until < now:
+                del self._waiting[ticket]
+                each.respond(protocol.failure(TokenUnavailableError(protocol.AWAY), new_request_id()))
         limit = self._serving.hang_seconds * SLOW_FACTOR
-        return self._busy >= self._serving.threads and time.monotonic() - self._moved_at > limit
+        return not (limit and self._busy >= self._serving.threads and now - self._moved_at > limit)
 
     def end(self) -> None:
         """Wait for what runs in threads, and close the installation."""
         self._threads.shutdown(wait=True)
+        self._monitor.shutdown(wait=True)
         self._hold.close()
         self._serving.close()
 
@@ -88,17 +114,25 @@ class Application:
         return handled
 
     def _later(self, work: Callable[[], Response], respond: Respond) -> None:
-        """Answer a page from a thread."""
-        self._submit(work, lambda done: respond(done if done is not None else protocol.failure(RuntimeError(), "")))
+        """Answer a page from a thread that no request is waiting for."""
+        self._run(
+            self._monitor,
+            work,
+            lambda done: respond(done if done is not None else protocol.failure(RuntimeError(), "")),
+        )
 
     def _submit(self, work: Callable[[], Done], use: Callable[[Done | None], None]) -> None:
+        """Work for a request in a thread."""
+        self._run(self._threads, partial(self._noted, work), use)
+
+    def _run(self, threads: ThreadPoolExecutor, work: Callable[[], Done], use: Callable[[Done | None], None]) -> None:
         """Work in a thread; what comes of it (None: a fault of ours) is used on the loop."""
 
         def hand_over(done: "Future[Done]") -> None:
             result = done.result() if done.exception() is None else None
             self._loop.call_soon_threadsafe(use, result)
 
-        self._threads.submit(self._noted, work).add_done_callback(hand_over)
+        threads.submit(work).add_done_callback(hand_over)
 
     def _noted(self, work: Callable[[], Done]) -> Done:
         self._move(1)
@@ -112,10 +146,13 @@ class Application:
             self._busy += change
             self._moved_at = time.monotonic()
 
-    def _hold_back(self, operation: Operation | None, respond: Respond, handled: Handled | None) -> None:
+    def _hold_back(self, operation: Operation | None, ticket: int, handled: Handled | None) -> None:
         """On the loop: an answer that was made in a thread."""
+        waiting = self._waiting.pop(ticket, None)
+        if waiting is None:
+            return  # it came too late, and the client was told so
         handled = handled or Handled(request_id="")
-        self._hold.add(_response(handled), respond, operation or "", handled.request_id)
+        self._hold.add(_response(handled), waiting.respond, operation or "", handled.request_id)
 
     # -- the pages ----------------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ Headers = Sequence[tuple[str, str]]
 _CLIENT: Final = 400
 _SERVER: Final = 500
 _STATUS: Final = {"DependencyTimeoutException": 503, "RequestEntityTooLargeException": 413}
+AWAY: Final = "the token does not answer: check that the HSM is connected and running, then try again"
 _SILENT: Final = "Something failed inside hsmkms: look into its log for this request id."
 
 

@@ -9,7 +9,6 @@ from typing import Final
 import msgspec
 
 from hsmkms.errors import TokenUnavailableError
-from hsmkms.hsm.faults import AWAY
 from hsmkms.http import protocol
 from hsmkms.http.connection import Respond
 from hsmkms.http.counts import Board
@@ -20,7 +19,7 @@ from hsmkms.http.sigv4 import RawRequest
 from hsmkms.model.caller import new_request_id
 
 _JSON: Final = (("content-type", "application/json"),)
-_FAULTS: Final = {"token": f"{TokenUnavailableError.code}: {AWAY}"}
+_FAULTS: Final = {"token": f"{TokenUnavailableError.code}: {protocol.AWAY}"}
 
 
 class StandIn:
@@ -36,7 +35,7 @@ class StandIn:
         if request.method in ("GET", "HEAD") and request.path in ("/healthz", "/readyz", "/metrics"):
             respond(self._page(request.path))
         else:
-            respond(protocol.failure(TokenUnavailableError(AWAY), new_request_id()))
+            respond(protocol.failure(TokenUnavailableError(protocol.AWAY), new_request_id()))
 
     def _page(self, path: str) -> Response:
         if path == "/metrics":
@@ -47,9 +46,9 @@ class StandIn:
             return Response(200, _JSON, b'{"status":"ok"}')
         return Response(503, _JSON, msgspec.json.encode({"status": "not ready", "faults": _FAULTS}))
 
-    def is_stuck(self) -> bool:
+    def is_well(self) -> bool:
         """Nothing here waits for anything."""
-        return False
+        return True
 
     def begin(self) -> None:
         """There is nothing to begin."""

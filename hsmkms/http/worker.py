@@ -38,8 +38,8 @@ class Answering(Protocol):
     def begin(self) -> None:
         """Begin what is done beside the requests."""
 
-    def is_stuck(self) -> bool:
-        """True if nothing can be answered any more."""
+    def is_well(self) -> bool:
+        """Answer who has waited too long; False if nothing can be answered any more."""
 
     def end(self) -> None:
         """Finish everything."""
@@ -117,7 +117,7 @@ def _stop_with_parent(loop: asyncio.AbstractEventLoop, stopped: asyncio.Event) -
 async def _watch(everybody: set[Connection], now: Callable[[], float], answering: Answering, pulse: Pulse) -> None:
     """Close connections whose time is over, and give signs of life."""
     while True:
-        if not answering.is_stuck():
+        if answering.is_well():
             pulse.beat()
         await asyncio.sleep(LOOK_SECONDS)
         give_up_late(everybody, now())

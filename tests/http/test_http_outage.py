@@ -1,0 +1,158 @@
+"""The server through outages of its token: it stays up, says 503 in time, and works again without a restart."""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import shims
+from cli_site import Site
+from conftest import NewSite
+from msgspec import Struct
+from raw_client import call
+from served import Served, credentials, serving, set_in, until
+
+from hsmkms.hsm import softhsm
+from hsmkms.testing import Endpoint
+
+pytestmark = pytest.mark.xdist_group("served")
+
+AWAY = "fault * * return 0x32"
+BACK_SECONDS = 5
+HANG_SECONDS = 1
+BOUND_SECONDS = 12
+"""Within it every request of these tests is answered, with the token hanging: the limit, a start, a stand-in."""
+
+
+class Outage(Struct):
+    """A server with two workers on a played token, its endpoint with the root's credentials, and a key."""
+
+    server: Served
+    control: Path
+    root: Endpoint
+    key_id: str
+
+    def order(self, *lines: str) -> None:
+        """Tell the token what to be from now on."""
+        shims.order(self.control, *lines)
+
+    def encrypt(self) -> tuple[int, str]:
+        """Status and error of an encryption; no connection may fail but by its worker's end."""
+        try:
+            status, _, answer = call(self.root, "Encrypt", {"KeyId": self.key_id, "Plaintext": "aGVsbG8="})
+        except ConnectionError:
+            return 0, "reset"
+        return status, answer.get("__type", "")
+
+    def metric(self, name: str) -> float:
+        """A figure of /metrics without labels."""
+        page = self.page("/metrics")[1].decode()
+        found = re.search(rf"^{name} ([0-9.e+]+)$", page, re.MULTILINE)
+        return float(found[1]) if found else -1.0
+
+    def ready(self) -> tuple[int, list[str]]:
+        """What /readyz answers: the status, and the parts that are at fault."""
+        status, body = self.page("/readyz")
+        return status, list(json.loads(body)["faults"]) if status else []
+
+    def page(self, path: str) -> tuple[int, bytes]:
+        """A page for monitors; 0 if its worker ended meanwhile."""
+        try:
+            return self.server.page(path)
+        except ConnectionError:
+            return 0, b""
+
+    def is_well(self) -> bool:
+        """Whether both workers answer a dozen encryptions."""
+        return all(self.encrypt() == (200, "") for _ in range(12))
+
+
+@pytest.fixture(scope="module")
+def outage(new_site: NewSite, shim_path: Path) -> Iterator[Outage]:
+    """The server of these tests."""
+    site = new_site()
+    (root,) = credentials(site, ("create_access_key", {"user_name": None}))
+    control = play(site, shim_path)
+    set_in(site, f"hang_seconds = {HANG_SECONDS}", "threads = 2", "log_requests = false")
+    with serving(site, "--workers", 2) as server:
+        endpoint = server.endpoint(root)
+        key_id = call(endpoint, "CreateKey", {})[2]["KeyMetadata"]["KeyId"]
+        yield Outage(server, control, endpoint, key_id)
+        shims.order(control)
+        assert server.stop() == 0, server.said
+
+
+def play(site: Site, shim: Path) -> Path:
+    """Put the shim before the token of an installation; its control file."""
+    control = site.data / "shim.control"
+    shims.order(control)
+    behind = softhsm.find_module()
+    text = site.config.read_text()
+    text = re.sub(r"(?m)^module = .*$", f'module = "{shim}"', text, count=1)
+    site.config.write_text(text)
+    set_in(
+        site,
+        *(f'{name} = "{value}"' for name, value in shims.variables(behind, control).items()),
+        section="token.environment",
+    )
+    return control
+
+
+@pytest.fixture
+def well(outage: Outage) -> Iterator[Outage]:
+    """The same, well before and after the test."""
+    until(outage.is_well)
+    yield outage
+    outage.order()
+    until(outage.is_well)
+
+
+def test_outage(well: Outage) -> None:
+    """While the token is away everything is answered 503 at once; within 5 s of its return all is as before."""
+    before = well.server.workers()
+    well.order(AWAY)
+    until(lambda: well.encrypt()[0] == 503)
+    until(lambda: well.metric("hsmkms_token_away") == 2.0 or well.encrypt() == (200, ""))
+    began = time.monotonic()
+    told = {well.encrypt() for _ in range(50)}
+    assert told == {(503, "DependencyTimeoutException")}
+    assert time.monotonic() - began < 5
+    status, _, answer = call(well.root, "CreateKey", {})
+    assert (status, answer["__type"]) == (503, "DependencyTimeoutException")
+    until(lambda: well.ready() == (503, ["token"]))
+    assert well.server.page("/healthz")[0] == 200
+    well.order()
+    until(well.is_well, BACK_SECONDS)
+    until(lambda: well.ready() == (200, []))
+    until(lambda: well.metric("hsmkms_token_outages_total") >= 2.0)
+    assert well.server.workers() == before
+
+
+def test_hanging_call(well: Outage) -> None:
+    """A call that hangs is answered within the limit, or ends with its worker; all others are answered as ever."""
+    well.order("fault C_EncryptInit 1 hang")
+    with ThreadPoolExecutor(8) as clients:
+        told = list(clients.map(lambda _: well.encrypt(), range(8)))
+    assert {status for status, _ in told} <= {0, 200, 503}
+    well.order()
+    until(well.is_well)
+
+
+def test_token_that_hangs_for_good(well: Outage) -> None:
+    """While every call hangs, also those that a new worker begins with, answers come in time: 503 by a stand-in."""
+    well.order("fault * * hang")
+    first = well.encrypt()
+    assert first[0] in (0, 503)
+    until(lambda: well.encrypt()[0] == 503, BOUND_SECONDS)
+    began = time.monotonic()
+    assert {well.encrypt() for _ in range(6)} <= {(503, "DependencyTimeoutException"), (0, "reset")}
+    assert time.monotonic() - began < BOUND_SECONDS
+    until(lambda: well.ready()[0] == 503)
+    until(lambda: well.page("/healthz")[0] == 200)
+    until(lambda: well.metric("hsmkms_workers_replaced_total") >= 2.0)
+    assert "s: it is killed and replaced" in well.server.said
+    well.order()
+    until(well.is_well, 3 * BACK_SECONDS)
