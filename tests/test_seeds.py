@@ -21,6 +21,7 @@ FILES = {
     "bridge": "B",
     "audit": "L",
     "outage": "O",
+    "crashes": "C",
     "regions": "M",
 }
 """Each file of statements, and the letter of its ids."""

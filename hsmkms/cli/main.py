@@ -26,6 +26,7 @@ from hsmkms.cli import (
     users,
 )
 from hsmkms.cli.invocation import AsOption, Common, ConfigOption, OutputOption, QueryOption, RegionOption
+from hsmkms.cli.secrecy import keep_secrets
 from hsmkms.errors import ApiError, HsmKmsError
 
 DEBUG_VARIABLE: Final = "HSMKMS_DEBUG"
@@ -83,6 +84,7 @@ repair.register(app)
 
 def main() -> None:
     """Run the command line: status 0, 1 for an error, 2 for wrong usage."""
+    keep_secrets()
     _log_to_stderr()
     try:
         try:

@@ -23,7 +23,7 @@ from hsmkms.config import Secret, ServeSettings, Settings
 from hsmkms.errors import ConfigurationError, HsmKmsError, SetupError
 from hsmkms.http import notify
 from hsmkms.http.pulse import Pulse
-from hsmkms.http.workers import START_REFUSED, Inherited, Lives, Workers
+from hsmkms.http.workers import SIGNALS, START_REFUSED, Inherited, Lives, Workers
 
 _context: Final = multiprocessing.get_context("fork")
 
@@ -140,10 +140,11 @@ def _work(
     others: Inherited,
 ) -> None:
     """The life of a worker. ``others``: what it inherits of the parent's and must not keep open."""
+    _begin(others)
+
     from hsmkms.http import logs, worker  # noqa: PLC0415 - in the worker only
     from hsmkms.http.serving import Serving  # noqa: PLC0415
 
-    _begin(others)
     logs.set_up(settings.serve.log_format)
     try:
         serving = Serving(_open(settings, pin), settings.serve, board, replaced)
@@ -164,15 +165,17 @@ def _stand_in(
     others: Inherited,
 ) -> None:
     """The life of what answers while a worker cannot open the token."""
+    _begin(others)
+
     from hsmkms.http import worker  # noqa: PLC0415
     from hsmkms.http.stand_in import StandIn  # noqa: PLC0415
 
-    _begin(others)
     worker.run(lambda *_: StandIn(board, replaced), settings.serve, listener, lambda: told.send(True), pulse)
 
 
 def _begin(others: Inherited) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     for each in others:
         each.close()

@@ -43,6 +43,8 @@ START_FACTOR: Final = 3
 KILL_SECONDS: Final = 1.0
 """A process that a kernel keeps in a call to a device ends after that call only; nobody waits for it longer."""
 
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 _context: Final = multiprocessing.get_context("fork")
 
 Inherited = Sequence[Pipe | socket.socket]
@@ -106,11 +108,19 @@ class Workers:
 
     def run(self) -> None:
         """Start all, then look after them."""
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in SIGNALS:
             signal.signal(number, self._note)
         self._places = [_Place(each) for each in listeners(self._settings)]
         for place in self._places:
             place.worker = self._start(place, self._lives.worker)
+        try:
+            self._look_after_them()
+        except BaseException:
+            # Without a parent nobody would replace them, and the end of this process would wait for theirs.
+            self._stop_all()
+            raise
+
+    def _look_after_them(self) -> None:
         while True:
             self._wait()
             if signal.SIGTERM in self._signals or signal.SIGINT in self._signals:
@@ -208,7 +218,12 @@ class Workers:
         pulse = Pulse()
         others = [here, *(each.listener for each in self._places if each is not place)]
         process = _context.Process(target=life, args=(place.listener, there, pulse, others))
-        process.start()
+        # Until the child has its own handlers, the parent's would swallow a signal that is meant for it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         there.close()
         return _Worker(process, here, Silence(pulse))
 

@@ -24,7 +24,7 @@ from hsmkms.rules import audit_record
 from hsmkms.rules.audit_policy import AuditPolicy, Durability
 from hsmkms.rules.audit_record import Event, Occasion, Outcome
 from hsmkms.service.journal import Journal
-from hsmkms.store import audit_files, outbox
+from hsmkms.store import audit_files, changes, outbox
 from hsmkms.store.engine import Connection, Store
 
 if TYPE_CHECKING:
@@ -343,7 +343,12 @@ class AuditBook:
                     journal.close()
 
     def _new_journal(self, only: str | None = None) -> Journal:
-        return Journal(self.folder, self._installation_id, self._epoch, self.policy.segment_bytes, only)
+        segment_bytes = self.policy.segment_bytes
+        return Journal(self.folder, self._installation_id, self._epoch, self._newest_change, segment_bytes, only)
+
+    def _newest_change(self) -> int:
+        with self._store.reading() as conn:
+            return changes.latest(conn)
 
     def _must_be_kept(self, operation: str) -> bool:
         return self.policy.refuse and not audit_record.only_looks(operation)

@@ -23,14 +23,25 @@ MAX_UNWRITTEN: Final = 50_000
 
 
 class Journal:
-    """Adds records to a lane of its own, taken at the first one. Thread-safe; of no use in a forked child."""
+    """Adds records to a lane of its own, taken at the first one. Thread-safe; of no use in a forked child.
+
+    ``epoch`` tells the newest change to the database that this process knows of, ``newest`` asks the database.
+    """
 
     def __init__(
-        self, folder: Path, installation_id: str, epoch: Callable[[], int], segment_bytes: int, only: str | None = None
+        self,
+        folder: Path,
+        installation_id: str,
+        epoch: Callable[[], int],
+        newest: Callable[[], int],
+        segment_bytes: int,
+        only: str | None = None,
     ) -> None:
         self._folder = folder
         self._installation_id = installation_id
         self._epoch = epoch
+        self._newest = newest
+        self._least_epoch = 0
         self._segment_bytes = segment_bytes
         self._only = only
         self._guard = ForkGuard()
@@ -72,7 +83,8 @@ class Journal:
             if len(self._unwritten) >= MAX_UNWRITTEN:
                 raise StoreError("the audit log cannot be written, and too many records wait for it already")
             number = self._added + 1
-            self._previous, line = audit_chain.link(self._previous, lane.lane, number, self._epoch(), record)
+            epoch = max(self._epoch(), self._least_epoch)
+            self._previous, line = audit_chain.link(self._previous, lane.lane, number, epoch, record)
             self._unwritten.append(line)
             self._added = number
             return number
@@ -151,5 +163,6 @@ class Journal:
             return False
         self._previous = head.hash if head else audit_chain.genesis(self._installation_id, lane.lane)
         self._added = self._safe = head.sequence if head else 0
+        self._least_epoch = self._newest()  # whoever held the lane before may have known more than this process
         self._lane = lane
         return True

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from service_sites import REGION, NewSite, Site, StoppedClock, new_key, seal, start, unseal
+from service_sites import ACCOUNT, REGION, NewSite, Site, StoppedClock, new_key, seal, start, unseal
 
 from hsmkms.config import AuditSettings
 from hsmkms.errors import KMSInternalException, NotFoundException
+from hsmkms.model.caller import local_root
+from hsmkms.model.enums import Operation
 from hsmkms.model.keys import DescribeKeyRequest, UpdateKeyDescriptionRequest
 from hsmkms.model.rotation import EnableKeyRotationRequest
 from hsmkms.service.kms import Kms
@@ -180,3 +182,14 @@ def test_the_sweeper_is_recorded(site: Site) -> None:
         assert [each["eventName"] for each in records(kms)] == ["CreateKey", "EnableKeyRotation", "RotateKey"]
         assert records(kms)[-1]["serviceEventDetails"]["rotationType"] == "AUTOMATIC"
         assert records(kms)[-1]["eventTime"] == "2027-01-03T03:04:05Z"
+
+
+def test_lane_of_a_process_that_knew_more(site: Site, clock: StoppedClock) -> None:
+    """Who goes on with a lane numbers the database's changes from where its last holder was: nothing went back."""
+    with site.open(clock) as idle:
+        with site.open(clock) as other:
+            for _ in range(2):
+                new_key(other)
+        caller = local_root(ACCOUNT, REGION)
+        idle.operator.audit.refused(caller, Operation.ENCRYPT, NotFoundException("nothing of the cache is asked"))
+        assert idle.operator.audit.verify().faults == []

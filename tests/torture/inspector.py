@@ -1,0 +1,237 @@
+"""Looks at a whole installation through a process of its own, and compares it with the ledgers."""
+
+import base64
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from calls import Shift
+from ledger import DISABLED, ENABLED, GONE, PENDING_DELETION, BreachError, Key, Ledger
+from msgspec.structs import replace
+
+from hsmkms import config, wiring
+from hsmkms.errors import HsmKmsError, NotFoundException
+from hsmkms.model.aliases import ListAliasesRequest
+from hsmkms.model.caller import Caller, local_root
+from hsmkms.model.crypto import DecryptRequest, EncryptRequest
+from hsmkms.model.deletion import ScheduleKeyDeletionRequest
+from hsmkms.model.grants import ListGrantsRequest
+from hsmkms.model.keys import DescribeKeyRequest
+from hsmkms.model.rotation import ListKeyRotationsRequest
+from hsmkms.model.tags import ListResourceTagsRequest
+from hsmkms.service.kms import Kms
+from hsmkms.service.maintenance import StepOutcome
+from hsmkms.service.reconcile import Kind, Mended
+from hsmkms.store import audit_files
+
+LEFT_BY_A_CRASH: Final = {Kind.UNFINISHED, Kind.UNACKNOWLEDGED, Kind.DOOMED}
+"""What a process that was killed may leave; anything else that differs is a loss."""
+
+
+class Inspector:
+    """The look at one installation after each round."""
+
+    def __init__(self, configuration: Path, shift: Shift, shared: str, grantee: str, other: str) -> None:
+        self._settings = config.load(configuration)
+        self._shift = shift
+        self._shared = shared
+        self._grantee = grantee
+        self._other = other
+        self._read: dict[Path, int] = {}
+        """How far the files of the audit log have been read."""
+        self._unseen: set[str] = set()
+        self.mended = 0
+
+    def look(self, ledgers: Iterable[Ledger], *, at_rest: bool) -> None:
+        """Raise BreachError unless all is well. ``at_rest``: no server runs, and what is due may be done."""
+        with Kms(wiring.core_of(self._settings, self._shift.now)) as kms:
+            self._keys(kms, ledgers, swept=not at_rest)
+            self._differences(kms)
+            if at_rest:
+                self._maintain(kms)
+                self._keys(kms, ledgers, swept=True)
+                left = kms.operator.find_differences()
+                if left:
+                    raise BreachError(f"reconcile still finds {left}")
+            self._audit(kms, ledgers)
+            integrity(kms)
+
+    # -- keys -------------------------------------------------------------------------------------------------------
+
+    def _keys(self, kms: Kms, ledgers: Iterable[Ledger], *, swept: bool) -> None:
+        """``swept``: what was due has been done."""
+        tags = self._tags(kms, self._shared)
+        aliases = _aliases(kms)
+        for ledger in ledgers:
+            for key in ledger.keys:
+                self._key(kms, key, swept=swept)
+            self._aliases(aliases, ledger)
+            for name, known in ledger.shared_tags.items():
+                known.seen(tags.get(name), f"tag {name} of the shared key")
+            dead = [each for each in ledger.keys if swept and each.state.must(GONE)]
+            ledger.keys = [each for each in ledger.keys if each not in dead]
+            ledger.buried = (ledger.buried + dead)[-30:]
+            for key in ledger.buried:
+                self._works(kms, key, works=False)
+
+    def _key(self, kms: Kms, key: Key, *, swept: bool) -> None:
+        key.pass_to(self._shift.now())
+        state = self._state(kms, key)
+        if state == PENDING_DELETION and not swept and GONE in key.state.values:
+            state = GONE  # it works no more, and its end is for the sweep
+        key.state.seen(state, f"key {key.key_id}")
+        self._works(kms, key, works=key.works(self._shift.now()))
+        if key.state.must(GONE):
+            return
+        found = self._tags(kms, key.key_id)
+        for name, known in key.tags.items():
+            known.seen(found.get(name), f"tag {name} of {key.key_id}")
+        self._rotations(kms, key)
+        self._grants(kms, key)
+        self._replica(kms, key)
+
+    def _state(self, kms: Kms, key: Key) -> str:
+        try:
+            return str(kms.describe_key(DescribeKeyRequest(key_id=key.key_id)).key_metadata.key_state)
+        except NotFoundException:
+            return GONE
+
+    def _works(self, kms: Kms, key: Key, *, works: bool | None) -> None:
+        """Every ciphertext is opened, or none is."""
+        if works is None:
+            return
+        if works:
+            kms.encrypt(EncryptRequest(key_id=key.key_id, plaintext=b"as before"))
+        for each in key.sealed:
+            try:
+                request = DecryptRequest(ciphertext_blob=base64.b64decode(each.blob))
+                opened = kms.decrypt(request).plaintext
+            except HsmKmsError as exc:
+                if works:
+                    raise BreachError(f"{key.key_id} does not open {each}: {exc.code} {exc}") from exc
+                continue
+            if not works or opened != each.plaintext:
+                raise BreachError(f"{key.key_id} ({key.state.values}) has opened {each} as {opened!r}")
+
+    @staticmethod
+    def _tags(kms: Kms, key_id: str) -> dict[str, str]:
+        found = kms.list_resource_tags(ListResourceTagsRequest(key_id=key_id)).tags
+        return {each.tag_key: each.tag_value for each in found}
+
+    @staticmethod
+    def _rotations(kms: Kms, key: Key) -> None:
+        if key.material is not None or not {ENABLED, DISABLED} & set(key.state.values):
+            return
+        found = len(kms.list_key_rotations(ListKeyRotationsRequest(key_id=key.key_id)).rotations)
+        if not key.rotations <= found <= key.rotations + key.unanswered_rotations:
+            raise BreachError(f"{key} has rotated {found} times")
+        key.unanswered_rotations -= found - key.rotations
+        key.rotations = found
+
+    def _grants(self, kms: Kms, key: Key) -> None:
+        found = kms.list_grants(ListGrantsRequest(key_id=key.key_id)).grants
+        by_name = {each.name: each.grant_id for each in found}
+        for name, known in key.grants.items():
+            known.seen(name in by_name, f"grant {name} of {key.key_id}")
+            if name in by_name:
+                key.grant_ids[name] = by_name[name] or ""
+        key.grants = {name: known for name, known in key.grants.items() if known.must(True)}
+        if key.sealed and key.works(self._shift.now()):
+            caller = Caller(principal=self._grantee, region=self._settings.default_region)
+            request = DecryptRequest(ciphertext_blob=base64.b64decode(key.sealed[0].blob))
+            allowed = _succeeds(lambda: kms.decrypt(request, caller))
+            if allowed != bool(key.grants):
+                raise BreachError(f"grants of {key.key_id}: {key.grants}, but its grantee may decrypt: {allowed}")
+
+    def _replica(self, kms: Kms, key: Key) -> None:
+        if not key.multi_region:
+            return
+        there = local_root(self._settings.account_id, self._other)
+        found = _succeeds(lambda: kms.describe_key(DescribeKeyRequest(key_id=key.key_id), there))
+        key.replicated.seen(found, f"replica of {key.key_id}")
+        for each in key.sealed if found else ():
+            opened = kms.decrypt(DecryptRequest(ciphertext_blob=base64.b64decode(each.blob)), there).plaintext
+            if opened != each.plaintext:
+                raise BreachError(f"the replica of {key.key_id} has opened {each} as {opened!r}")
+
+    @staticmethod
+    def _aliases(found: dict[str, str | None], ledger: Ledger) -> None:
+        gone = {each.key_id for each in ledger.keys if GONE in each.state.values}
+        gone |= {each.key_id for each in ledger.buried}
+        for name, known in ledger.aliases.items():
+            if gone & set(known.values):
+                known.may_be(None)  # it went with its key
+            known.seen(found.get(name), f"alias {name}")
+
+    # -- token ------------------------------------------------------------------------------------------------------
+
+    def _differences(self, kms: Kms) -> None:
+        """Nothing but what interruptions leave, and that can be mended."""
+        for finding in kms.operator.find_differences():
+            if finding.kind not in LEFT_BY_A_CRASH:
+                raise BreachError(f"reconcile finds {finding}")
+            if finding.kind is Kind.DOOMED:
+                continue  # maintenance takes it
+            self.mended += 1
+            if kms.operator.mend(finding) is Mended.ADOPTED:
+                kms.schedule_key_deletion(ScheduleKeyDeletionRequest(key_id=finding.key_id, pending_window_in_days=7))
+
+    @staticmethod
+    def _maintain(kms: Kms) -> None:
+        report = kms.operator.maintain()
+        wrong = [each for each in report.steps if each.outcome not in (StepOutcome.DONE, StepOutcome.GONE)]
+        if report.busy or report.doubt or wrong:
+            raise BreachError(f"maintenance: busy {report.busy}, doubt {report.doubt}, {wrong}")
+
+    # -- audit log --------------------------------------------------------------------------------------------------
+
+    def _audit(self, kms: Kms, ledgers: Iterable[Ledger]) -> None:
+        """The log verifies, and has each request that was answered."""
+        verdict = kms.operator.audit.verify()
+        if verdict.faults or verdict.accepted:
+            raise BreachError(f"audit verify: {verdict}")
+        for ledger in ledgers:
+            self._unseen |= ledger.answered
+            ledger.answered = set()
+        self._unseen -= set(self._new_request_ids(kms))
+        if self._unseen:
+            raise BreachError(f"not in the audit log: {sorted(self._unseen)}")
+
+    def _new_request_ids(self, kms: Kms) -> Iterable[str]:
+        for parts in audit_files.segments(kms.operator.audit.folder).values():
+            for each in parts:
+                with each.path.open("rb") as file:
+                    file.seek(self._read.get(each.path, 0))
+                    data = file.read()
+                data = data[: data.rfind(b"\n") + 1]
+                self._read[each.path] = self._read.get(each.path, 0) + len(data)
+                yield from (json.loads(line)["record"].get("requestID") for line in data.splitlines())
+
+
+def integrity(kms: Kms) -> None:
+    """SQLite finds nothing wrong with either file, and no row lacks what it refers to."""
+    for database in (kms._core.store.meta, kms._core.store.log):
+        with database.reading() as conn:
+            found = [row[0] for row in conn.exec_driver_sql("PRAGMA integrity_check")]
+            broken = list(conn.exec_driver_sql("PRAGMA foreign_key_check"))
+        if found != ["ok"] or broken:
+            raise BreachError(f"{database.file}: {found}, {broken}")
+
+
+def _aliases(kms: Kms) -> dict[str, str | None]:
+    request, found = ListAliasesRequest(limit=100), {}
+    while True:
+        page = kms.list_aliases(request)
+        found |= {each.alias_name: each.target_key_id for each in page.aliases}
+        if not page.truncated:
+            return found
+        request = replace(request, marker=page.next_marker)
+
+
+def _succeeds(call: Callable[[], Any]) -> bool:
+    try:
+        call()
+    except HsmKmsError:
+        return False
+    return True

@@ -1,0 +1,37 @@
+"""A few rounds of what scripts/torture does for as long as one likes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PATHS = os.pathsep.join(map(str, (HERE.parent, HERE.parent / "http")))
+
+
+def torture(*options: str) -> str:
+    """Run it in a process of its own; what it said."""
+    done = subprocess.run(
+        [sys.executable, HERE / "torture.py", *options],
+        env={**os.environ, "PYTHONPATH": PATHS},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_kills() -> None:
+    """Whatever is killed under load, all that was answered is there and works, and nothing that ended does."""
+    said = torture("--rounds", "4", "--seed", "1")
+    assert "4 rounds" in said
+    assert "no breach" in said
+
+
+def test_many_processes() -> None:
+    """Four workers and commands on one database and token: no lock reaches a client, and no update is lost."""
+    said = torture("--no-kill", "--seconds", "4", "--workers", "4", "--seed", "2")
+    assert "no breach" in said
+    assert " 0 unanswered" in said

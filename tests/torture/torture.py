@@ -1,0 +1,248 @@
+"""Kill -9 of workers, of the whole server and of commands at random moments of a mixed load; then look at everything.
+
+``scripts/torture --help`` says what can be chosen. A breach ends the run with status 1, its seed and its round; the
+installation is kept then.
+"""
+
+import argparse
+import logging
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Final, Self
+
+from actors import Actor
+from calls import Caller, CommandCaller, HttpCaller, Shift, UnansweredError
+from cli_site import ACCOUNT, OTHER_REGION, REGION, Site
+from inspector import Inspector
+from ledger import BreachError, Ledger
+from served import Served, credentials, set_in, start, until
+
+WORKERS: Final = 3
+CLIENTS: Final = 5
+GRANTEE: Final = f"arn:aws:iam::{ACCOUNT}:user/alice"
+KINDS: Final = {"worker": 6, "workers": 1, "server": 3, "parent": 1, "command": 3}
+"""What is killed, and how often: one worker, all of them, everything at once, the workers' parent, commands alone."""
+
+COMMAND_ACTS: Final = ("create", "encrypt", "decrypt", "switch", "rotate", "schedule", "alias")
+SUNDRY: Final = (("maintain",), ("list-keys",), ("reconcile",), ("audit", "tail"), ("rotation-report",))
+"""Commands that are killed besides; what they do has no ledger."""
+
+
+class Torture:
+    """One installation and what happens to it. ``killing``: False for load alone."""
+
+    def __init__(self, folder: Path, seed: int, *, workers: int = WORKERS, killing: bool = True) -> None:
+        self._random = random.Random(seed)  # noqa: S311 - it shall be repeatable
+        self._killing = killing
+        self._workers = workers
+        self._shift = Shift.build(folder)
+        self.site = Site(folder=folder)
+        where = ("--data-dir", self.site.data, "--account-id", ACCOUNT, "--region", REGION, "--region", OTHER_REGION)
+        assert self.site.run("init", "--create-softhsm-token", *where).json["Account"] == ACCOUNT
+        set_in(self.site, "log_requests = false")
+        made, _ = credentials(
+            self.site,
+            ("create_access_key", {"user_name": None}),
+            ("create_user", {"name": "alice"}),
+        )
+        self._access_key = (made["access_key_id"], made["secret_access_key"])
+        self._shared = self.site.new_key()
+        self._actors = [self._actor(f"{seed}-{number}") for number in range(CLIENTS)]
+        self._commander = self._actor(f"{seed}-command")
+        self._commander.only(*COMMAND_ACTS)
+        self._inspector = Inspector(self.site.config, self._shift, self._shared, GRANTEE, OTHER_REGION)
+        self._server: Served | None = None
+        self.kills: Counter[str] = Counter()
+
+    def _actor(self, name: str) -> Actor:
+        return Actor(Ledger(f"client-{name}"), self._shift, name, self._shared, GRANTEE, OTHER_REGION)
+
+    @property
+    def ledgers(self) -> list[Ledger]:
+        """What all clients know."""
+        return [each.ledger for each in (*self._actors, self._commander)]
+
+    @property
+    def summary(self) -> str:
+        """What was done so far."""
+        calls, unanswered = sum(each.calls for each in self.ledgers), sum(each.unanswered for each in self.ledgers)
+        killed = ", ".join(f"{count} {kind}" for kind, count in sorted(self.kills.items()))
+        unseen = sum(each.unseen_objects for each in self.ledgers)
+        return (
+            f"{calls} calls, {unanswered} unanswered, {unseen} asked again; killed: {killed}; "
+            f"mended: {self._inspector.mended}"
+        )
+
+    def round(self) -> None:
+        """Load, a kill, and a look at everything; BreachError if anything is not as it must be."""
+        server = self._server or self._start()
+        kind = self._random.choices(list(KINDS), list(KINDS.values()))[0] if self._killing else "nothing"
+        lasting = self._random.uniform(0.05, 0.8)
+        with _Load(self._callers(server)) as load:
+            load.wait(lasting)
+            self._kill(server, kind, load)
+        self.kills[kind] += 1
+        said = server.said
+        # Workers without a parent may complain: each ends in the middle of whatever it does.
+        if ("Traceback" in said and kind != "parent") or "locked" in said:
+            raise BreachError(f"the server said: {said[-3000:]}")
+        at_rest = self._server is None
+        if at_rest:
+            # Long enough for turns and for what is under way to be over; at times for waiting periods as well.
+            jump = self._random.choice((timedelta(minutes=15), timedelta(days=8)))
+            self._shift.offset += jump
+            for each in self.ledgers if jump.days else ():
+                each.jump()
+        self._inspector.look(self.ledgers, at_rest=at_rest)
+
+    def load(self, seconds: float) -> None:
+        """Load alone, and a look at everything."""
+        server = self._server or self._start()
+        with _Load(self._callers(server)) as load:
+            load.wait(seconds)
+        if server.process.poll() is not None or "Traceback" in server.said or "locked" in server.said:
+            raise BreachError(f"the server said: {server.said[-3000:]}")
+        self._inspector.look(self.ledgers, at_rest=False)
+
+    def close(self) -> None:
+        """Stop everything."""
+        if self._server is not None:
+            self._kill_all(self._server)
+
+    def _start(self) -> Served:
+        self._server = start(self.site, "--workers", self._workers, **self._shift.environment())
+        self._server.wait_until_ready()
+        return self._server
+
+    def _callers(self, server: Served) -> list[tuple[Actor, Caller]]:
+        seed = self._random.random()
+        fuses = random.Random(seed)  # noqa: S311 - it shall be repeatable
+
+        def fuse() -> float | None:
+            return fuses.uniform(0.05, 1.0) if self._killing and fuses.random() < 0.6 else None
+
+        clients: list[tuple[Actor, Caller]] = [
+            (each, HttpCaller(server.port, REGION, self._access_key, self._shift)) for each in self._actors
+        ]
+        return [*clients, (self._commander, CommandCaller(self.site, self._shift, fuse))]
+
+    def _kill(self, server: Served, kind: str, load: "_Load") -> None:
+        if kind == "worker":
+            for each in sorted(server.workers())[:1]:
+                self._kill_one(each)
+        elif kind == "workers":
+            for each in server.workers():
+                self._kill_one(each)
+        elif kind == "command":
+            for _ in range(2):
+                fuse = self._random.uniform(0.2, 0.9)
+                with suppress(UnansweredError):
+                    CommandCaller(self.site, self._shift, lambda fuse=fuse: fuse).run(*self._random.choice(SUNDRY))
+        elif kind in ("server", "parent"):
+            load.stop()
+            self._end(server, kind)
+
+    def _end(self, server: Served, kind: str) -> None:
+        """The server is gone; of a parent's workers it is expected that they follow it."""
+        workers = server.workers()
+        if kind == "server":
+            self._kill_all(server)
+        else:
+            server.process.kill()
+            server.process.wait()
+            until(lambda: not any(Path(f"/proc/{each}").exists() for each in workers))
+        self._server = None
+
+    @staticmethod
+    def _kill_one(process: int) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+    @staticmethod
+    def _kill_all(server: Served) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(server.process.pid, signal.SIGKILL)
+        server.process.wait()
+
+
+class _Load:
+    """Threads that call until they are told to stop; what went wrong in one of them is raised at the end."""
+
+    def __init__(self, callers: list[tuple[Actor, Caller]]) -> None:
+        self._stop = threading.Event()
+        self._wrong: list[BaseException] = []
+        self._threads = [threading.Thread(target=self._work, args=each) for each in callers]
+
+    def __enter__(self) -> Self:
+        for each in self._threads:
+            each.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for each in self._threads:
+            each.join()
+        if self._wrong:
+            raise self._wrong[0]
+
+    def _work(self, actor: Actor, caller: Caller) -> None:
+        try:
+            actor.work(caller, self._stop)
+        except BaseException as exc:  # noqa: BLE001 - it is raised where somebody waits
+            self._wrong.append(exc)
+            self._stop.set()
+
+    def wait(self, seconds: float) -> None:
+        """Let it go on for so long, or until something is wrong."""
+        self._stop.wait(seconds)
+
+    def stop(self) -> None:
+        """Begin nothing new."""
+        self._stop.set()
+
+
+def main() -> None:
+    """Rounds until there are enough of them, or until time is over."""
+    parser = argparse.ArgumentParser(prog="scripts/torture", description="Kill processes under load, and look at all.")
+    parser.add_argument("--rounds", type=int, default=1000, help="how many rounds at most (1000)")
+    parser.add_argument("--seconds", type=float, default=900.0, help="begin no round after so long (900)")
+    parser.add_argument("--seed", type=int, default=int(time.time()), help="chooses what is done and killed")
+    parser.add_argument("--workers", type=int, default=WORKERS, help=f"processes of the server ({WORKERS})")
+    parser.add_argument("--no-kill", action="store_true", help="load alone: one round of --seconds")
+    wanted = parser.parse_args()
+    memory = Path("/dev/shm")  # noqa: S108 - only as the place of a fresh folder with a random name
+    folder = Path(tempfile.mkdtemp(prefix="hsmkms-torture-", dir=memory if memory.is_dir() else None))
+    logging.getLogger("hsmkms").addHandler(logging.NullHandler())
+    sys.stdout.write(f"seed {wanted.seed}, in {folder}\n")
+    torture = Torture(folder, wanted.seed, workers=wanted.workers, killing=not wanted.no_kill)
+    started, done = time.monotonic(), 0
+    try:
+        if wanted.no_kill:
+            torture.load(wanted.seconds)
+        while not wanted.no_kill and done < wanted.rounds and time.monotonic() - started < wanted.seconds:
+            torture.round()
+            done += 1
+            if done % 10 == 0:
+                sys.stdout.write(f"{done} rounds, {time.monotonic() - started:.0f} s: {torture.summary}\n")
+                sys.stdout.flush()
+    except BaseException:
+        sys.stdout.write(f"round {done + 1} of seed {wanted.seed}: {torture.summary}\n{folder} is kept\n")
+        raise
+    finally:
+        torture.close()
+    sys.stdout.write(f"{done} rounds in {time.monotonic() - started:.0f} s, no breach: {torture.summary}\n")
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
