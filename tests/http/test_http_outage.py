@@ -1,7 +1,10 @@
 """The server through outages of its token: it stays up, says 503 in time, and works again without a restart."""
 
 import json
+import os
 import re
+import resource
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -156,3 +159,53 @@ def test_token_that_hangs_for_good(well: Outage) -> None:
     assert "s: it is killed and replaced" in well.server.said
     well.order()
     until(well.is_well, 3 * BACK_SECONDS)
+
+
+def test_out_of_file_descriptors(well: Outage) -> None:
+    """Workers that may open no more files neither spin nor die; given them back, they answer as before."""
+    before = well.server.workers()
+    limits = {each: resource.prlimit(each, resource.RLIMIT_NOFILE) for each in before}
+    held: list[socket.socket] = []
+    try:
+        for each, (_, hard) in limits.items():
+            most = max(int(file.name) for file in Path(f"/proc/{each}/fd").iterdir()) + 3
+            resource.prlimit(each, resource.RLIMIT_NOFILE, (most, hard))
+        held.extend(socket.create_connection(("127.0.0.1", well.server.port), timeout=5) for _ in range(40))
+        began, used = time.monotonic(), sum(map(processor_seconds, before))
+        time.sleep(0.5)
+        assert sum(map(processor_seconds, before)) - used < 0.7 * (time.monotonic() - began), "they spin"
+    finally:
+        for each, limit in limits.items():
+            resource.prlimit(each, resource.RLIMIT_NOFILE, limit)
+        for connection in held:
+            connection.close()
+    until(well.is_well, BACK_SECONDS)
+    assert well.server.workers() == before
+
+
+def processor_seconds(process: int) -> float:
+    """How long a process has been on a processor so far."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_disk_that_takes_no_more(well: Outage) -> None:
+    """While no file may grow, each request is refused by name; with room again all goes on."""
+    before = well.server.workers()
+    blob = call(well.root, "Encrypt", {"KeyId": well.key_id, "Plaintext": "aGVsbG8="})[2]["CiphertextBlob"]
+    limits = {each: resource.prlimit(each, resource.RLIMIT_FSIZE) for each in before}
+    told = []
+    try:
+        for each, (_, hard) in limits.items():
+            resource.prlimit(each, resource.RLIMIT_FSIZE, (4096, hard))
+        for operation, members in (("CreateKey", {}), ("Encrypt", {"KeyId": well.key_id, "Plaintext": "aGVsbG8="})) * 4:
+            status, _, answer = call(well.root, operation, members)
+            told.append((status, answer.get("__type"), answer.get("message")))
+    finally:
+        for each, limit in limits.items():
+            resource.prlimit(each, resource.RLIMIT_FSIZE, limit)
+    assert {each[:2] for each in told} == {(500, "KMSInternalException")}
+    assert all("audit log cannot be written" in each[2] for each in told)
+    until(well.is_well, BACK_SECONDS)
+    assert call(well.root, "Decrypt", {"CiphertextBlob": blob})[2]["Plaintext"] == "aGVsbG8="
+    assert well.server.workers() == before
