@@ -1,7 +1,8 @@
 """Commands for people who bring key material of their own: import-key, wrap-key-material."""
 
 import base64
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -23,14 +24,25 @@ if TYPE_CHECKING:
     from hsmkms.model.caller import Caller
     from hsmkms.service.kms import Kms
 
-LENGTHS: Final = {KeySpec.SYMMETRIC_DEFAULT: SYMMETRIC_BYTES}
-"""Bytes of key material, by the spec of the key."""
+LENGTHS: Final = {
+    KeySpec.SYMMETRIC_DEFAULT: SYMMETRIC_BYTES,
+    KeySpec.HMAC_224: 28,
+    KeySpec.HMAC_256: 32,
+    KeySpec.HMAC_384: 48,
+    KeySpec.HMAC_512: 64,
+}
+"""Bytes of key material, by the spec of the key. Of all others it is a private key."""
 
 STRONGEST: Final = WrappingKeySpec.RSA_4096
 """The default: material can be no safer than what wraps it, and a second more does not matter for an act so rare."""
 
 FileArgument = Annotated[
-    str, typer.Argument(metavar="FILE", help="Key material, binary; - for standard input.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="FILE",
+        help="Key material, binary, or a private key, PEM or DER; - for standard input.",
+        show_default=False,
+    ),
 ]
 
 
@@ -87,7 +99,8 @@ def import_key(
 ) -> None:
     """Import key material into a key that was created with --origin EXTERNAL: parameters, wrapping, upload in one.
 
-    Say when it expires, or that it does not. Keep a copy of the material: nothing gives it back.
+    Symmetric and HMAC keys take bytes, RSA and ECC keys a private key. Say when it expires, or that it does not.
+    Keep a copy of the material: nothing gives it back.
 
     Example: hsmkms import-key key.bin --key-id photos --no-expiry
     """
@@ -99,8 +112,8 @@ def import_key(
     with material_files.material(file) as material, common.open() as kms:
         caller = common.caller(kms)
         metadata = kms.describe_key(DescribeKeyRequest(key_id=values.key_name(key_id)), caller).key_metadata
-        _check(metadata, file, material)
-        answer = _bring_in(kms, caller, metadata.arn, material, wishes)
+        with _checked(metadata, file, material) as checked:
+            answer = _bring_in(kms, caller, metadata, checked, wishes)
     common.show(to_wire(answer))
 
 
@@ -122,42 +135,57 @@ def wrap_key_material(
 ) -> None:
     """Wrap key material for import-key-material on any machine: it needs no configuration, token or database.
 
-    --public-key is what get-parameters-for-import gave. Make sure that it came to you unchanged.
+    A private key in PEM is wrapped as PKCS #8 in DER. --public-key is what get-parameters-for-import gave. Make sure
+    that it came to you unchanged.
 
     Example: hsmkms wrap-key-material key.bin --public-key public.der --wrapping-algorithm RSAES_OAEP_SHA_1 --out w.bin
     """
     from hsmkms import wrapping  # noqa: PLC0415 - help must not pay for the cryptography
+    from hsmkms.cli import private_keys  # noqa: PLC0415 - see above
 
     public = wrapping.read_public_key(material_files.read("--public-key", public_key))
     with material_files.material(file) as material:
-        if not any_length:
-            material_files.check_length(file, material, SYMMETRIC_BYTES, "If it is no symmetric key, say --any-length.")
-        material_files.warn_of_text(file, material)
-        wrapped = wrapping.wrap(public, wrapping_algorithm, material)
+        if private_keys.is_pem(material):
+            with private_keys.pkcs8(file, material) as private:
+                wrapped = wrapping.wrap(public, wrapping_algorithm, private)
+        else:
+            if not any_length:
+                material_files.check_length(
+                    file, material, SYMMETRIC_BYTES, "If it is no symmetric key, say --any-length."
+                )
+            material_files.warn_of_text(file, material)
+            wrapped = wrapping.wrap(public, wrapping_algorithm, material)
     if out is None:
         print(base64.b64encode(wrapped).decode())
     else:
         material_files.write_private("--out", out, wrapped)
 
 
-def _check(key: KeyMetadata, file: str, material: bytearray) -> None:
-    """Refuse what cannot come to a good end, before anything is made on the token."""
+@contextmanager
+def _checked(key: KeyMetadata, file: str, material: bytearray) -> Iterator[bytearray]:
+    """What is to be wrapped. Refuses what cannot come to a good end, before anything is made on the token."""
     if key.origin != Origin.EXTERNAL:
         raise UnsupportedOperationException(
             f"{key.arn} has the origin {key.origin}, so nothing can be imported into it: make a key with "
             "`hsmkms create-key --origin EXTERNAL`."
         )
     length = LENGTHS.get(KeySpec(key.key_spec))
-    if length is not None:
-        material_files.check_length(file, material, length)
+    if length is None:
+        from hsmkms.cli import private_keys  # noqa: PLC0415 - see wrap_key_material
+
+        with private_keys.pkcs8(file, material) as private:
+            yield private
+        return
+    material_files.check_length(file, material, length)
     material_files.warn_of_text(file, material)
+    yield material
 
 
-def _bring_in(kms: "Kms", caller: "Caller | None", arn: str, material: bytearray, wishes: Wishes) -> Imported:
+def _bring_in(kms: "Kms", caller: "Caller | None", key: KeyMetadata, material: bytearray, wishes: Wishes) -> Imported:
     """GetParametersForImport, wrapping, ImportKeyMaterial. The wrapping key goes, whatever comes of it."""
     from hsmkms import wrapping  # noqa: PLC0415 - see wrap_key_material
 
-    algorithm = wishes.algorithm or _strongest(kms)
+    arn, algorithm = key.arn, wishes.algorithm or _strongest(kms, KeySpec(key.key_spec))
     parameters = kms.get_parameters_for_import(
         GetParametersForImportRequest(key_id=arn, wrapping_algorithm=algorithm, wrapping_key_spec=wishes.spec), caller
     )
@@ -192,8 +220,11 @@ def _request(arn: str, import_token: bytes, wrapped: bytes, wishes: Wishes) -> I
     )
 
 
-def _strongest(kms: "Kms") -> str:
+def _strongest(kms: "Kms", spec: KeySpec) -> str:
+    """The first that the token can do; for private keys one that has room for them."""
     possible = kms.operator.import_algorithms()
+    if spec not in LENGTHS:
+        possible = [each for each in possible if "KEY_WRAP" in each] or possible
     if not possible:
         raise UnsupportedOperationException(
             "This token cannot unwrap key material by itself: `hsmkms token-check` shows what it can do."

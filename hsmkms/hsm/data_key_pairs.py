@@ -81,6 +81,11 @@ def make_data_key_pair(session: Session, facts: KeyFacts, *, wraps: bool) -> Dat
     return _made(session, facts, _by_attribute, sensitive=False)
 
 
+def private_key_info(key: PrivateKey) -> bytes:
+    """DER PKCS #8 of a private key, not encrypted."""
+    return key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+
+
 Reader = Callable[[Session, KeyFacts, Object], PrivateKey]
 
 
@@ -93,7 +98,7 @@ def _made(session: Session, facts: KeyFacts, read: Reader, *, sensitive: bool) -
         info = subject_public_key_info(key.public_key())
         if facts.public is None or facts.public(public) != info:
             raise TokenError(UNREADABLE)
-    return DataKeyPair(key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()), info)
+    return DataKeyPair(private_key_info(key), info)
 
 
 @contextmanager

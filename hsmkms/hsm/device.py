@@ -12,8 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct
-from pkcs11.constants import MechanismFlag, ObjectClass
+from pkcs11.constants import ObjectClass
 from pkcs11.exceptions import PKCS11Error
 from pkcs11.mechanisms import KeyType, Mechanism
 from pkcs11.types import Object, Session
@@ -52,11 +51,13 @@ from hsmkms.hsm.choice import choose
 from hsmkms.hsm.connection import DeviceSettings
 from hsmkms.hsm.faults import OBJECT_LOST, UNSUPPORTED, WRAPPING_KEY_LOST, translated
 from hsmkms.hsm.gcm import open_sealed, seal
-from hsmkms.hsm.import_probe import probe_import
+from hsmkms.hsm.import_probe import probe_import, probe_kinds
+from hsmkms.hsm.importers import Importer, importer
 from hsmkms.hsm.iv import IvSource
-from hsmkms.hsm.key_specs import subject_public_key_info
+from hsmkms.hsm.key_specs import KEY_FACTS, subject_public_key_info
 from hsmkms.hsm.keypairs import KeyPairs
 from hsmkms.hsm.login import START_ATTEMPTS, START_PAUSE_SECONDS, PinReader
+from hsmkms.hsm.mechanism_info import MechanismInfo, mechanism_info
 from hsmkms.hsm.module import Module
 from hsmkms.hsm.notes import keep_note, read_notes
 from hsmkms.hsm.objects import MAY_BE_SILENT, TokenObject, attest, generate, handle_of, list_keys
@@ -70,15 +71,6 @@ from hsmkms.model.enums import WrappingAlgorithm
 from hsmkms.model.permit import Permit
 
 __all__ = ["Device", "DeviceSettings", "MechanismInfo"]
-
-
-class MechanismInfo(Struct, frozen=True, kw_only=True):
-    """What C_GetMechanismInfo tells: key sizes in the mechanism's own unit (bits or bytes), and uses by name."""
-
-    name: str
-    min_key_size: int | None
-    max_key_size: int | None
-    uses: tuple[str, ...]
 
 
 def _uncounted() -> None:
@@ -95,6 +87,7 @@ class Device(KeyPairs):
         self._ivs = IvSource()
         self._probing = threading.Lock()
         self._imports: ImportProfile | None = None
+        self._kinds: ImportProfile | None = None
         try:
             with self._pool.session() as session:
                 self.profile: TokenProfile = probe(self._token, session, module.description)
@@ -176,6 +169,15 @@ class Device(KeyPairs):
         """What key material can be imported with: what the token does by itself first, of that the strongest first."""
         return self._import_profile().algorithms()
 
+    def check_import(self, kind: Kind) -> None:
+        """Raise UnsupportedOperationException if nothing shows that such keys can be imported into this token."""
+        self.check_kind(kind)
+        if not self._import_kinds().imports(KEY_FACTS[kind[0]]):
+            raise UnsupportedOperationException(
+                f"This token cannot import keys of KeySpec {kind[0]}: create the key with Origin AWS_KMS, "
+                "so that the token generates it."
+            )
+
     def on_device(self, algorithm: WrappingAlgorithm) -> bool:
         """True if no byte of the material passes through this process."""
         return self._import_profile().on_device(algorithm)
@@ -195,33 +197,39 @@ class Device(KeyPairs):
         permit.require(MAY_DESTROY_WRAPPING_KEY, cka_id)
         return self._destroy(cka_id, ObjectClass.PRIVATE_KEY)
 
-    def fingerprints(self, permit: Permit, wrapped: WrappedMaterial, key_id: str) -> dict[str, bytes]:
-        """What each PRF of the token makes of ``key_id`` under the material, by name, the preferred one first.
+    def fingerprints(
+        self, permit: Permit, wrapped: WrappedMaterial, key_id: str, kind: Kind = SYMMETRIC
+    ) -> dict[str, bytes]:
+        """What tells the material of ``key_id`` from any other, by the name of the way, the preferred one first.
 
-        RejectedDataError if the wrapping key cannot open the material, RejectedMaterialError if it has not exactly 32
-        bytes, UnsupportedOperationException if the token cannot do the algorithm, ObjectLostError if the wrapping key
-        is gone. Session copies do it: nothing stays on the token.
+        Of secret keys what PRFs of the token make of the key's id, of private keys their public key.
+        RejectedDataError if the wrapping key cannot open the material, RejectedMaterialError if it is not of the kind
+        (length, curve, modulus), UnsupportedOperationException if the token cannot do the algorithm, ObjectLostError
+        if the wrapping key is gone. Session copies do it: nothing stays on the token.
         """
         permit.require(MAY_UNWRAP, wrapped.wrapping_key)
         profile = self._profile_for(wrapped.algorithm)
         message = FINGERPRINT_LABEL + key_id.encode("ascii")
 
         def attempt(session: Session) -> dict[str, bytes]:
-            return self._unwrapping(session, wrapped, profile).fingerprints(wrapped.ciphertext, message)
+            return self._unwrapping(session, wrapped, profile, kind).fingerprints(wrapped.ciphertext, message)
 
         return self._repeatable(attempt)
 
-    def unwrap_backing_key(self, permit: Permit, wrapped: WrappedMaterial, cka_id: bytes, label: str) -> None:
-        """Unwrap material into an AES-256 backing key, once it is proven to have 32 bytes. Never repeated.
+    def unwrap_backing_key(
+        self, permit: Permit, wrapped: WrappedMaterial, cka_id: bytes, label: str, kind: Kind = SYMMETRIC
+    ) -> None:
+        """Unwrap material into a backing key, once it is proven to be of the kind. Never repeated.
 
-        Verified by reading its attributes back. Errors as of ``fingerprints``; after those nothing was made.
+        A key pair gets its public half beside it. Verified by reading the attributes back. Errors as of
+        ``fingerprints``; after those nothing was made.
         """
         permit.require(MAY_UNWRAP, wrapped.wrapping_key)
         permit.require(MAY_UNWRAP, cka_id)
         profile = self._profile_for(wrapped.algorithm)
 
         def make(session: Session) -> Object:
-            return self._unwrapping(session, wrapped, profile).keep(wrapped.ciphertext, cka_id, label)
+            return self._unwrapping(session, wrapped, profile, kind).keep(wrapped.ciphertext, cka_id, label)
 
         self._keep(cka_id, make)
 
@@ -318,7 +326,7 @@ class Device(KeyPairs):
             slot = self._token.slot
             present = slot.get_mechanisms()
             told = [(mechanism_name(each), self._module.cryptoki.mechanism(slot.slot_id, each)) for each in present]
-        return sorted((_mechanism_info(name, info) for name, info in told), key=lambda each: each.name)
+        return sorted((mechanism_info(name, info) for name, info in told), key=lambda each: each.name)
 
     def _destroy(self, cka_id: bytes, object_class: ObjectClass | None) -> bool:
         def attempt(session: Session) -> bool:
@@ -356,6 +364,14 @@ class Device(KeyPairs):
                 )
             return self._imports
 
+    def _import_kinds(self) -> ImportProfile:
+        """The same, and what else than symmetric keys it imports: tried out when somebody makes such a key."""
+        told = self._import_profile()
+        with self._probing:
+            if self._kinds is None:
+                self._kinds = self._repeatable(lambda session: probe_kinds(self._token, session, told))
+            return self._kinds
+
     def _profile_for(self, algorithm: WrappingAlgorithm) -> ImportProfile:
         profile = self._import_profile()
         possible = profile.algorithms()
@@ -365,17 +381,11 @@ class Device(KeyPairs):
             )
         return profile
 
-    def _unwrapping(self, session: Session, wrapped: WrappedMaterial, profile: ImportProfile) -> Unwrapping:
+    def _unwrapping(self, session: Session, wrapped: WrappedMaterial, profile: ImportProfile, kind: Kind) -> Importer:
         found = self._find(session, wrapped.wrapping_key, ObjectClass.PRIVATE_KEY)
         if found is None:
             raise ObjectLostError(WRAPPING_KEY_LOST)
-        return Unwrapping(session, found, profile, wrapped.algorithm)
-
-
-def _mechanism_info(name: str, told: tuple[int, int, int] | None) -> MechanismInfo:
-    smallest, largest, flags = told or (0, 0, 0)
-    uses = tuple(flag.name or "" for flag in MechanismFlag if flag & flags)
-    return MechanismInfo(name=name, min_key_size=smallest or None, max_key_size=largest or None, uses=uses)
+        return importer(session, Unwrapping(session, found, profile, wrapped.algorithm), profile, kind)
 
 
 class _OpenDevices:

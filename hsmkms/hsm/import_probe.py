@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final
 
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.cmac import CMAC
 from msgspec.structs import replace
 from pkcs11.exceptions import PKCS11Error
-from pkcs11.mechanisms import Mechanism
+from pkcs11.mechanisms import KeyType, Mechanism
 from pkcs11.types import PrivateKey, Session, Token
 
 from hsmkms.errors import (
@@ -24,9 +26,21 @@ from hsmkms.errors import (
     SessionLostError,
     TokenUnfitError,
 )
-from hsmkms.hsm.attributes import HOST_WRAPPING_KEY, INSTALLATION_MAC_KEY, WRAPPING_KEY, WrappingKeyTemplate
+from hsmkms.hsm.attributes import (
+    HOST_WRAPPING_KEY,
+    INSTALLATION_MAC_KEY,
+    WRAPPING_KEY,
+    ImportedTemplate,
+    WrappingKeyTemplate,
+)
+from hsmkms.hsm.backing_keys import ImportedPairTemplate, template_of
+from hsmkms.hsm.data_key_pairs import PrivateKey as OwnPrivateKey
+from hsmkms.hsm.data_key_pairs import private_key_info
 from hsmkms.hsm.faults import is_loss, translated
-from hsmkms.hsm.key_specs import public_half
+from hsmkms.hsm.imported_macs import MacImport
+from hsmkms.hsm.imported_pairs import FINGERPRINT, PairImport
+from hsmkms.hsm.key_specs import KEY_FACTS, public_half, subject_public_key_info
+from hsmkms.hsm.keypairs import MAC_OF
 from hsmkms.hsm.objects import generate
 from hsmkms.hsm.unwrapping import FINGERPRINT_LABEL, Copies, Unwrapping
 from hsmkms.hsm.wrapping import (
@@ -41,7 +55,7 @@ from hsmkms.hsm.wrapping import (
     Prf,
     make_pair,
 )
-from hsmkms.model.enums import WrappingAlgorithm
+from hsmkms.model.enums import KeySpec, KeyUsage, WrappingAlgorithm
 from hsmkms.wrapping import wrap
 
 _BITS: Final = 2048
@@ -74,6 +88,16 @@ def probe_import(token: Token, session: Session, *, host_unwrap: bool) -> Import
     return told
 
 
+def probe_kinds(token: Token, session: Session, told: ImportProfile) -> ImportProfile:
+    """The same profile, and what else than symmetric keys can be imported. Only for tokens that import those."""
+    if not told.algorithms():
+        return told
+    with translated():
+        mechanisms = frozenset(token.slot.get_mechanisms())
+    with _pair(session, WRAPPING_KEY) as key:
+        return _Probe(session, key, mechanisms).kinds(told)
+
+
 @contextmanager
 def _pair(session: Session, template: WrappingKeyTemplate) -> Iterator[PrivateKey]:
     public, private = make_pair(session, template, _BITS, _PROBE_ID, _PROBE_LABEL, store=False)
@@ -104,6 +128,11 @@ class _Probe:
         told = replace(told, key_wrap=self._key_wraps(told))
         return replace(told, raw_rsa=raw_rsa and self._relays(told))
 
+    def kinds(self, told: ImportProfile) -> ImportProfile:
+        """What else than symmetric keys can be imported, given the rest."""
+        macs = frozenset(KEY_FACTS[spec].bits for spec in MAC_OF if self._proves_mac(told, spec))
+        return replace(told, macs=macs, pairs=frozenset(each for each in _PAIRS if self._recognises(told, each)))
+
     def _unwraps(self, told: ImportProfile, oaep: Oaep) -> bool:
         return self._look(replace(told, oaep=(oaep,)), MATERIAL_BYTES, lambda _secret, _copies: True)
 
@@ -130,6 +159,48 @@ class _Probe:
     def _relays(self, told: ImportProfile) -> bool:
         foreign = [algorithm for oaep, algorithm in _PLAIN.items() if oaep not in told.oaep]
         return bool(foreign) and all(self._opens(told, algorithm) for algorithm in foreign)
+
+    def _proves_mac(self, told: ImportProfile, spec: KeySpec) -> bool:
+        """Whether an HMAC key computes what it should, and one that is a byte shorter is refused."""
+        mechanism, template = MAC_OF[spec], template_of(spec, KeyUsage.GENERATE_VERIFY_MAC, imported=True)
+        if mechanism not in self._mechanisms or not isinstance(template, ImportedTemplate):
+            return False
+        secret, algorithm = os.urandom(template.bits // 8), _plain(told)
+
+        def tried(material: bytes) -> dict[str, bytes]:
+            unwrapping = Unwrapping(self._session, self._key, told, algorithm, is_sample=True)
+            coming = MacImport(self._session, unwrapping, template, mechanism, told)
+            return coming.fingerprints(wrap(self._public, algorithm, material), FINGERPRINT_LABEL)
+
+        with _refusal_is_no() as answer:
+            answer.append(tried(secret) == {mechanism.name: _HASHES[spec](secret, FINGERPRINT_LABEL)})
+        with _refusal_is_no() as shorter:
+            shorter.append(bool(tried(secret[:-1])))
+        return answer == [True] and not shorter
+
+    def _recognises(self, told: ImportProfile, key_type: KeyType) -> bool:
+        """Whether a private key comes in, and its own public key is found."""
+        spec, make = _PAIRS[key_type]
+        algorithm, template = self._roomy(told), template_of(spec, KeyUsage.SIGN_VERIFY, imported=True)
+        if not isinstance(template, ImportedPairTemplate) or (key_type is KeyType.RSA and not told.key_wrap):
+            return False
+        key = make()
+        unwrapping = Unwrapping(self._session, self._key, told, algorithm, is_sample=True)
+        coming, material = PairImport(self._session, unwrapping, template), private_key_info(key)
+        try:
+            found = coming.fingerprints(wrap(self._public, algorithm, material), b"")
+        except SessionLostError:
+            raise
+        except HsmKmsError:
+            return False
+        except PKCS11Error as exc:
+            if is_loss(exc):
+                raise
+            return False
+        return found == {FINGERPRINT: subject_public_key_info(key.public_key())}
+
+    def _roomy(self, told: ImportProfile) -> WrappingAlgorithm:
+        return _KEY_WRAP[told.oaep[0]] if told.key_wrap else _plain(told)
 
     # -- trying -----------------------------------------------------------------------------------------------------
 
@@ -165,6 +236,19 @@ class _Probe:
 
 def _plain(told: ImportProfile) -> WrappingAlgorithm:
     return _PLAIN[told.oaep[0]]
+
+
+_PAIRS: Final[dict[KeyType, tuple[KeySpec, Callable[[], OwnPrivateKey]]]] = {
+    KeyType.EC: (KeySpec.ECC_NIST_P256, lambda: ec.generate_private_key(ec.SECP256R1())),
+    KeyType.EC_EDWARDS: (KeySpec.ECC_NIST_EDWARDS25519, Ed25519PrivateKey.generate),
+    KeyType.RSA: (KeySpec.RSA_2048, lambda: rsa.generate_private_key(65537, 2048)),
+}
+_HASHES: Final[dict[KeySpec, Callable[[bytes, bytes], bytes]]] = {
+    KeySpec.HMAC_224: lambda secret, message: hmac.digest(secret, message, "sha224"),
+    KeySpec.HMAC_256: lambda secret, message: hmac.digest(secret, message, "sha256"),
+    KeySpec.HMAC_384: lambda secret, message: hmac.digest(secret, message, "sha384"),
+    KeySpec.HMAC_512: lambda secret, message: hmac.digest(secret, message, "sha512"),
+}
 
 
 def _cmac(secret: bytes, message: bytes) -> bytes:

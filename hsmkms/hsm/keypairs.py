@@ -57,12 +57,14 @@ MACS: Final = {
 }
 
 
-_MAC_OF: Final[Mapping[KeySpec, Mechanism]] = {
+MAC_OF: Final[Mapping[KeySpec, Mechanism]] = {
     KeySpec.HMAC_224: Mechanism.SHA224_HMAC,
     KeySpec.HMAC_256: Mechanism.SHA256_HMAC,
     KeySpec.HMAC_384: Mechanism.SHA384_HMAC,
     KeySpec.HMAC_512: Mechanism.SHA512_HMAC,
 }
+"""The only mechanism that an HMAC key is used with."""
+
 _USES: Final[Mapping[tuple[KeyType, KeyUsage], tuple[Mechanism, ...]]] = {
     (KeyType.AES, KeyUsage.ENCRYPT_DECRYPT): (Mechanism.AES_GCM,),
     (KeyType.RSA, KeyUsage.SIGN_VERIFY): (Mechanism.RSA_PKCS_PSS, Mechanism.RSA_PKCS),
@@ -77,7 +79,7 @@ _USES: Final[Mapping[tuple[KeyType, KeyUsage], tuple[Mechanism, ...]]] = {
 def uses(kind: Kind) -> tuple[Mechanism, ...]:
     """The mechanisms that such keys are used with: without any of them there is no point in making one."""
     spec, usage = kind
-    return (_MAC_OF[spec],) if spec in _MAC_OF else _USES[KEY_FACTS[spec].key_type, usage]
+    return (MAC_OF[spec],) if spec in MAC_OF else _USES[KEY_FACTS[spec].key_type, usage]
 
 
 class KeyPairs(Connection):

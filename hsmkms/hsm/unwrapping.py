@@ -11,18 +11,18 @@ the same way is unwrapped in the same session. If that works, the device is well
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
 from pkcs11 import exceptions as ckr
-from pkcs11.constants import Attribute, MechanismFlag, ObjectClass
+from pkcs11.constants import DEFAULT, Attribute, MechanismFlag, ObjectClass
 from pkcs11.exceptions import PKCS11Error
 from pkcs11.mechanisms import KeyType, Mechanism
 from pkcs11.types import Object, Session
 
 from hsmkms.errors import RejectedDataError, RejectedMaterialError, TokenError, TokenUnfitError
-from hsmkms.hsm.attributes import HARDENED, IMPORTED_AES_256
+from hsmkms.hsm.attributes import HARDENED, IMPORTED_AES_256, PRIVATE_HALF
 from hsmkms.hsm.borrowed import BorrowedKey, BorrowedUnwrapper
 from hsmkms.hsm.faults import translate
 from hsmkms.hsm.host_unwrap import relay
@@ -85,6 +85,14 @@ _AMBIGUOUS: Final = (
 )
 """Codes that may mean the data or the device."""
 
+_HARDENED: Final[dict[ObjectClass, dict[Attribute, Any]]] = {
+    ObjectClass.SECRET_KEY: dict(HARDENED),
+    # python-pkcs11 orders usages of secret keys, which no private key has; DEFAULT leaves them out.
+    ObjectClass.PRIVATE_KEY: {
+        **dict.fromkeys((Attribute.ENCRYPT, Attribute.VERIFY, Attribute.WRAP), DEFAULT),
+        **PRIVATE_HALF,
+    },
+}
 _SESSION_COPY: Final[dict[Attribute, Any]] = {Attribute.TOKEN: False, **HARDENED}
 
 
@@ -104,10 +112,17 @@ class Source(NamedTuple):
     parameters: Any
     ciphertext: bytes
 
-    def unwrap(self, key_type: KeyType, usage: MechanismFlag, cka_id: bytes = b"", label: str = "") -> Object:
+    def unwrap(
+        self,
+        key_type: KeyType,
+        usage: MechanismFlag,
+        cka_id: bytes = b"",
+        label: str = "",
+        object_class: ObjectClass = ObjectClass.SECRET_KEY,
+    ) -> Object:
         """C_UnwrapKey, into an object that stays if it has a CKA_ID. python-pkcs11's errors come out as they are."""
         made: Object = self.key.unwrap_key(
-            ObjectClass.SECRET_KEY,
+            object_class,
             key_type,
             self.ciphertext,
             id=cka_id,
@@ -116,7 +131,7 @@ class Source(NamedTuple):
             mechanism_param=self.parameters,
             store=bool(cka_id),
             capabilities=usage,
-            template=dict(HARDENED),
+            template=dict(_HARDENED[object_class]),
         )
         return made
 
@@ -157,14 +172,14 @@ class Unwrapping:
 
     def fingerprints(self, ciphertext: bytes, message: bytes) -> dict[str, bytes]:
         """What each PRF of the token makes of ``message`` under the material, by name, the preferred one first."""
-        with self._material(ciphertext) as source, self._proven(source) as copies:
+        with self.material(ciphertext) as source, self.proven(source) as copies:
             return {prf.name: copies.sign(prf, message) for prf in self._profile.prfs}
 
     def keep(self, ciphertext: bytes, cka_id: bytes, label: str) -> Object:
         """Make the backing key, once the material is proven; read its attributes back and compare."""
         template = IMPORTED_AES_256
-        with self._material(ciphertext) as source:
-            with self._proven(source):
+        with self.material(ciphertext) as source:
+            with self.proven(source):
                 pass
             # A refusal now has nothing to do with the data: the same was opened a moment ago.
             made = source.unwrap(KeyType.AES, template.capabilities, cka_id, label)
@@ -173,19 +188,19 @@ class Unwrapping:
 
     def prove(self, ciphertext: bytes) -> None:
         """Raise RejectedMaterialError unless the material has exactly 32 bytes."""
-        with self._material(ciphertext) as source, self._proven(source):
+        with self.material(ciphertext) as source, self.proven(source):
             pass
 
     @contextmanager
     def copies(self, ciphertext: bytes) -> Iterator[Copies]:
         """Session copies of material of any length, for the probe."""
-        with self._material(ciphertext) as source, self._copies(source) as copies:
+        with self.material(ciphertext) as source, self._copies(source) as copies:
             yield copies
 
     # -- what opens what --------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _material(self, ciphertext: bytes) -> Iterator[Source]:
+    def material(self, ciphertext: bytes) -> Iterator[Source]:
         """The material, still wrapped, with what opens it."""
         size, key_wrap = modulus_bytes(self._public), ALGORITHMS[self._algorithm].key_wrap
         block, rest = ciphertext[:size], ciphertext[size:]
@@ -217,17 +232,17 @@ class Unwrapping:
     def _wrapped_key(self, source: Source) -> Iterator[BorrowedUnwrapper]:
         """The AES key of RSA_AES_KEY_WRAP; one that is not AES-256 counts as damage."""
         try:
-            with self._proven(source):
+            with self.proven(source):
                 pass
         except RejectedMaterialError as exc:
             raise RejectedDataError(CANNOT_OPEN) from exc
-        with self._copy(source, KeyType.AES, MechanismFlag.UNWRAP, RejectedDataError(CANNOT_OPEN)) as made:
+        with self.copy(source, KeyType.AES, MechanismFlag.UNWRAP, RejectedDataError(CANNOT_OPEN)) as made:
             yield BorrowedUnwrapper(self._session, handle_of(made), KeyType.AES)
 
     # -- session copies -----------------------------------------------------------------------------------------
 
     @contextmanager
-    def _proven(self, source: Source) -> Iterator[Copies]:
+    def proven(self, source: Source) -> Iterator[Copies]:
         """Session copies of material that has exactly 32 bytes."""
         with self._copies(source) as copies:
             if self._profile.lengths is Lengths.HONEST:
@@ -242,27 +257,30 @@ class Unwrapping:
     def _copies(self, source: Source) -> Iterator[Copies]:
         # Some tokens let AES keys sign only where they have a mechanism for it.
         usage = MechanismFlag.SIGN if AES_CMAC in self._profile.prfs else MechanismFlag.ENCRYPT
-        opened, fits = RejectedDataError(CANNOT_OPEN), RejectedMaterialError(WRONG_LENGTH)
-        with (
-            self._copy(source, KeyType.GENERIC_SECRET, MechanismFlag.SIGN, opened) as generic,
-            self._copy(source, KeyType.AES, usage, fits) as aes,
-        ):
+        wrong = RejectedMaterialError(WRONG_LENGTH)
+        with self.opened(source) as generic, self.copy(source, KeyType.AES, usage, wrong) as aes:
             yield Copies(
                 BorrowedKey(self._session, handle_of(generic), KeyType.GENERIC_SECRET),
                 BorrowedKey(self._session, handle_of(aes), KeyType.AES),
-                _length(aes),
+                length_of(aes),
             )
 
+    def opened(self, source: Source) -> AbstractContextManager[Object]:
+        """A session copy of material of any kind and length: what cannot even be this is damaged."""
+        return self.copy(source, KeyType.GENERIC_SECRET, MechanismFlag.SIGN, RejectedDataError(CANNOT_OPEN))
+
     @contextmanager
-    def _copy(
+    def copy(
         self,
         source: Source,
         key_type: KeyType,
         usage: MechanismFlag,
         refusal: RejectedDataError | RejectedMaterialError,
+        object_class: ObjectClass = ObjectClass.SECRET_KEY,
     ) -> Iterator[Object]:
+        """A session copy; ``refusal`` is raised if the token finds that the material cannot be one."""
         with self._explained(refusal):
-            made = source.unwrap(key_type, usage)
+            made = source.unwrap(key_type, usage, object_class=object_class)
         try:
             _require_harmless(made)
             yield made
@@ -328,7 +346,8 @@ def _fits(rest: bytes, *, key_wrap: bool) -> bool:
     return not rest
 
 
-def _length(made: Object) -> int | None:
+def length_of(made: Object) -> int | None:
+    """What the token tells of a secret key's length in bytes, if it tells anything."""
     try:
         told: int = made[Attribute.VALUE_LEN]
     except (PKCS11Error, IndexError, ValueError):

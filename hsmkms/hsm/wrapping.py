@@ -17,7 +17,7 @@ from pkcs11.types import PrivateKey, PublicKey, Session
 
 from hsmkms.hsm.attributes import PRIVATE_HALF, PUBLIC_HALF, WrappingKeyTemplate
 from hsmkms.hsm.faults import translated
-from hsmkms.hsm.key_specs import public_half
+from hsmkms.hsm.key_specs import KeyFacts, public_half
 from hsmkms.hsm.objects import differences, require_as_ordered
 from hsmkms.model.enums import WrappingAlgorithm
 from hsmkms.wrapping import METHODS
@@ -77,7 +77,8 @@ class ImportProfile(Struct, frozen=True, kw_only=True):
     """What a token can do with imported material, found out by trying.
 
     ``oaep``: the hashes that it unwraps OAEP with. ``key_wrap``: AES-KWP as well. ``raw_rsa``: this process may remove
-    the padding of other hashes, and the token lets it.
+    the padding of other hashes, and the token lets it. ``pairs``: the types of private keys that it unwraps and lets be
+    recognised. ``macs``: the bits of HMAC keys whose length it lets be proven.
     """
 
     oaep: tuple[Oaep, ...] = ()
@@ -85,6 +86,14 @@ class ImportProfile(Struct, frozen=True, kw_only=True):
     prfs: tuple[Prf, ...] = ()
     lengths: Lengths = Lengths.UNPROVEN
     raw_rsa: bool = False
+    pairs: frozenset[KeyType] = frozenset()
+    macs: frozenset[int] = frozenset()
+
+    def imports(self, facts: KeyFacts) -> bool:
+        """True if keys of that spec can be imported."""
+        if facts.public is not None:
+            return facts.key_type in self.pairs
+        return facts.key_type is KeyType.AES or facts.bits in self.macs
 
     def algorithms(self) -> tuple[WrappingAlgorithm, ...]:
         """What can be imported with: what the token does by itself first, and of both the strongest first."""

@@ -23,6 +23,7 @@ from hsmkms.errors import (
 from hsmkms.model.enums import (
     ExpirationModel,
     ImportType,
+    KeySpec,
     MaterialState,
     Origin,
     WrappingAlgorithm,
@@ -44,6 +45,10 @@ WRAPPING_KEY_BITS: Final = {
     WrappingKeySpec.RSA_3072: 3072,
     WrappingKeySpec.RSA_4096: 4096,
 }
+
+_RSA: Final = frozenset({KeySpec.RSA_2048, KeySpec.RSA_3072, KeySpec.RSA_4096})
+_BARE: Final = frozenset({WrappingAlgorithm.RSAES_OAEP_SHA_1, WrappingAlgorithm.RSAES_OAEP_SHA_256})
+"""Those that have room for one RSA block only."""
 
 _IMPORTED: Final = b"hsmkms imported material v1"
 _SEPARATOR: Final = b"\x00"
@@ -103,6 +108,30 @@ def check_algorithm(algorithm: WrappingAlgorithm, possible: Sequence[WrappingAlg
     if algorithm is WrappingAlgorithm.RSAES_PKCS1_V1_5:
         raise UnsupportedOperationException(f"{algorithm} is not safe and is not done any more: use one of {words}.")
     raise UnsupportedOperationException(f"This token cannot unwrap {algorithm} by itself: it can do {words}.")
+
+
+def check_combination(spec: KeySpec, algorithm: WrappingAlgorithm, wrapping_key: WrappingKeySpec) -> None:
+    """Raise UnsupportedOperationException where the material of that spec does not fit into what is to wrap it."""
+    if algorithm not in _BARE:
+        return
+    if spec in _RSA or (spec is KeySpec.ECC_NIST_P521 and wrapping_key is WrappingKeySpec.RSA_2048):
+        raise UnsupportedOperationException(
+            f"A private key of KeySpec {spec} is too long for {algorithm} with {wrapping_key}: use "
+            "RSA_AES_KEY_WRAP_SHA_256 or RSA_AES_KEY_WRAP_SHA_1."
+        )
+
+
+def check_members(
+    key: KeyRecord, import_type: str | None = None, material_id: str | None = None, description: str | None = None
+) -> None:
+    """Raise ValidationException for what can be said of the material of symmetric encryption keys only."""
+    members = {"ImportType": import_type, "KeyMaterialId": material_id, "KeyMaterialDescription": description}
+    given = [name for name, value in members.items() if value is not None]
+    if given and key.spec is not KeySpec.SYMMETRIC_DEFAULT:
+        raise ValidationException(
+            f"{' and '.join(given)} can be used with symmetric encryption keys only, and {key.arn} is of KeySpec "
+            f"{key.spec}: leave it out."
+        )
 
 
 def expiry(model: str | None, valid_to: datetime | None, policy: ImportPolicy, now: datetime) -> Expiry:

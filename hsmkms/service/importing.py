@@ -1,7 +1,7 @@
 """Importing key material: wrapping keys and import tokens, the way in, and the way out.
 
-What comes in is unwrapped on the token, never here. First session copies of the material tell what it is (exactly 32
-bytes, and under which name), then the rules decide, and only then does it become an object that stays.
+What comes in is unwrapped on the token, never here. First session copies of the material tell what it is (its length,
+or its public key, and under which name), then the rules decide, and only then does it become an object that stays.
 """
 
 import hmac
@@ -19,7 +19,7 @@ from hsmkms.errors import (
     RejectedMaterialError,
 )
 from hsmkms.hsm.unwrapping import WrappedMaterial
-from hsmkms.model.enums import KeyState, WrappingAlgorithm, WrappingKeySpec
+from hsmkms.model.enums import KeySpec, KeyState, WrappingAlgorithm, WrappingKeySpec
 from hsmkms.model.importing import (
     DeleteImportedKeyMaterialRequest,
     DeleteImportedKeyMaterialResponse,
@@ -55,6 +55,7 @@ def get_parameters_for_import(call: Call, request: GetParametersForImportRequest
     algorithm = word(WrappingAlgorithm, request.wrapping_algorithm, "wrappingAlgorithm")
     spec = word(WrappingKeySpec, request.wrapping_key_spec, "wrappingKeySpec")
     rules.check_algorithm(algorithm, call.core.device.wrapping_algorithms())
+    rules.check_combination(key.record.spec, algorithm, spec)
     row, public_key = wrapping_keys.make(call, key.record, rules.WRAPPING_KEY_BITS[spec])
     claims = Claims(row.key_id, row.region, row.cka_id, algorithm, row.valid_to)
     signed = import_token.signed_part(claims)
@@ -70,12 +71,13 @@ def import_key_material(call: Call, request: ImportKeyMaterialRequest) -> Import
     """Bring key material in, or bring it back, or change its expiry."""
     core = call.core
     key, _ = call.key(request.key_id)
+    rules.check_members(key.record, request.import_type, request.key_material_id, request.key_material_description)
     expiry = rules.expiry(request.expiration_model, request.valid_to, core.imports, call.now)
     wrapped = _wrapped(call, key.record, request)
     wrapping_keys.note_use(core, wrapped.wrapping_key, call.now)
     cka_id = uuid.uuid4().bytes
     permit = call.new_objects(wrapped.wrapping_key, cka_id)
-    names = _names(core, permit, wrapped, key.record.key_id)
+    names = _names(core, permit, wrapped, key.record)
     for each in rotating.interrupted(core, key.record.key_id):
         rotating.finish(core, each)
 
@@ -95,7 +97,7 @@ def import_key_material(call: Call, request: ImportKeyMaterialRequest) -> Import
         # 2. and 3.
         _bring_in(arrival, record, permit, cka_id, label)
     log.info("imported key material %s into key %s", choice.material_id, record.key_id)
-    return ImportKeyMaterialResponse(key_id=record.arn, key_material_id=choice.material_id)
+    return ImportKeyMaterialResponse(key_id=record.arn, key_material_id=_shown(record, choice.material_id))
 
 
 def delete_imported_key_material(
@@ -103,6 +105,7 @@ def delete_imported_key_material(
 ) -> DeleteImportedKeyMaterialResponse:
     """Destroy imported material at once; the key waits for the same material to come back."""
     with call.changing(request.key_id) as (tx, record):
+        rules.check_members(record, material_id=request.key_material_id)
         target = _target(record, request.key_material_id)
         if target is not None and target.present:
             lapses.lose(tx, record.key_id, record.region, target.material_id)
@@ -112,8 +115,13 @@ def delete_imported_key_material(
     for each in destruction.of_key(call.core, record.key_id, gone):
         destruction.destroy(call.core, each, call.new_objects(each.cka_id))
     return DeleteImportedKeyMaterialResponse(
-        key_id=record.arn, key_material_id=target.material_id if target is not None else None
+        key_id=record.arn, key_material_id=_shown(record, target.material_id) if target is not None else None
     )
+
+
+def _shown(record: KeyRecord, material_id: str) -> str | None:
+    """The id of a material where the API has one: of symmetric encryption keys."""
+    return material_id if record.spec is KeySpec.SYMMETRIC_DEFAULT else None
 
 
 # -- the way in -------------------------------------------------------------------------------------------------
@@ -159,7 +167,7 @@ def _bring_in(arrival: _Arrival, record: KeyRecord, permit: Permit, cka_id: byte
 
     # 2. Device: unwrapped into an object that stays, read back and compared.
     try:
-        core.device.unwrap_backing_key(permit, arrival.wrapped, cka_id, label)
+        core.device.unwrap_backing_key(permit, arrival.wrapped, cka_id, label, record.kind)
     except (*NOTHING_WAS_MADE, RejectedDataError, RejectedMaterialError, ObjectLostError) as exc:
         with core.store.atomic() as tx:
             rotation.drop(tx, token_id, cka_id)
@@ -199,10 +207,11 @@ def _mac(call: Call, signed: bytes) -> bytes:
     return call.core.device.mac(call.new_objects(mac_key), mac_key, signed)
 
 
-def _names(core: Core, permit: Permit, wrapped: WrappedMaterial, key_id: str) -> list[str]:
+def _names(core: Core, permit: Permit, wrapped: WrappedMaterial, record: KeyRecord) -> list[str]:
     """The ids that the material has in this key, the preferred one first."""
+    key_id = record.key_id
     try:
-        outputs = core.device.fingerprints(permit, wrapped, key_id)
+        outputs = core.device.fingerprints(permit, wrapped, key_id, record.kind)
     except ObjectLostError as exc:
         raise InvalidImportTokenException(_GONE) from exc
     return [rules.material_id(prf, key_id, output) for prf, output in outputs.items()]

@@ -54,7 +54,7 @@ def create_key(call: Call, request: CreateKeyRequest) -> CreateKeyResponse:
     call.account()
     if new_tags:
         may_tag(call)
-    core.device.check_kind((nature.spec, nature.usage))
+    _check_token(core, nature)
     record = creation.new_record(
         core,
         call.region,
@@ -184,6 +184,15 @@ def _switch(call: Call, key_id: str, event: Event) -> KeyRecord:
     return record
 
 
+def _check_token(core: Core, nature: creation.Nature) -> None:
+    """Raise UnsupportedOperationException for keys that the token cannot have."""
+    kind = (nature.spec, nature.usage)
+    if nature.origin is Origin.EXTERNAL and nature.spec is not KeySpec.SYMMETRIC_DEFAULT:
+        core.device.check_import(kind)
+    else:
+        core.device.check_kind(kind)
+
+
 def _check_new(request: CreateKeyRequest) -> creation.Nature:
     spec, usage = specs.resolve(request.key_spec, request.customer_master_key_spec, request.key_usage)
     origin = word(Origin, request.origin, "origin") if request.origin is not None else Origin.AWS_KMS
@@ -191,8 +200,4 @@ def _check_new(request: CreateKeyRequest) -> creation.Nature:
         raise UnsupportedOperationException(NO_CUSTOM_STORE)
     if request.custom_key_store_id is not None or request.xks_key_id is not None:
         raise ValidationException(NO_CUSTOM_STORE)
-    if origin is Origin.EXTERNAL and spec is not KeySpec.SYMMETRIC_DEFAULT:
-        raise UnsupportedOperationException(
-            f"This version of hsmkms imports key material of KeySpec SYMMETRIC_DEFAULT only, not {spec}."
-        )
     return creation.Nature(spec=spec, usage=usage, origin=origin, multi_region=bool(request.multi_region))

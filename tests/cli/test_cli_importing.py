@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 from cli_site import BIN, OTHER_REGION, SECONDS, Result, Site
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1
+from cryptography.hazmat.primitives.asymmetric.ec import generate_private_key as generate_ec_key
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from hsmkms.cli import material_files
 from hsmkms.errors import ValidationException
@@ -20,6 +22,7 @@ ON_DEVICE = ["RSAES_OAEP_SHA_1", "RSA_AES_KEY_WRAP_SHA_1"]
 ON_HOST = ["RSAES_OAEP_SHA_256", "RSA_AES_KEY_WRAP_SHA_256"]
 SOON = "2099-01-31T12:00:00Z"
 SOON_SECONDS = 4073544000
+PLAIN = NoEncryption()
 QUICK = ("--wrapping-key-spec", "RSA_2048")
 
 
@@ -486,3 +489,28 @@ def test_needs_nothing_of_an_installation(bare: Site, public: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "[]\n")
     assert len(base64.b64decode(done.stdout)) == 256
+
+
+# -- other kinds of keys --------------------------------------------------------------------------------------------
+
+
+def test_private_keys_and_hmac_keys(site: Site) -> None:
+    """RSA and ECC keys take PEM or DER, HMAC keys bytes of their length; what is neither is refused by name."""
+    made = generate_ec_key(SECP256R1())
+    pem = private(site.folder / "key.pem", made.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, PLAIN))
+    key = new_empty_key(site, "--key-spec", "ECC_NIST_P256", "--key-usage", "SIGN_VERIFY")
+    told = site.run("import-key", pem, "--key-id", key, "--no-expiry", *QUICK).json
+    assert list(told) == ["KeyId", "WrappingAlgorithm"]
+    assert told["WrappingAlgorithm"] == "RSA_AES_KEY_WRAP_SHA_1"
+    public = site.run("get-public-key", "--key-id", key).json["PublicKey"]
+    ours = made.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    assert base64.b64decode(public) == ours
+    wrong = private(site.folder / "wrong.pem", b"-----BEGIN PRIVATE KEY-----\nno\n-----END PRIVATE KEY-----\n")
+    assert "cannot be read as a private key" in refused(
+        site.run("import-key", wrong, "--key-id", key, "--no-expiry"), wrong
+    )
+    mac = new_empty_key(site, "--key-spec", "HMAC_384", "--key-usage", "GENERATE_VERIFY_MAC")
+    short = private(site.folder / "short.bin", os.urandom(32))
+    assert "exactly 48" in refused(site.run("import-key", short, "--key-id", mac, "--no-expiry"), short)
+    site.run("import-key", private(site.folder / "mac.bin", os.urandom(48)), "--key-id", mac, "--no-expiry", *QUICK)
+    assert metadata(site, mac)["KeyState"] == "Enabled"

@@ -220,6 +220,7 @@ ACTS_ON_THE_TOKEN = {
     "create_object",
     "unwrap_key",
     "probe_import",
+    "probe_kinds",
     "agree",
     "generate_backing_pair",
     "make_data_key_pair",
@@ -234,7 +235,15 @@ ACTS_ON_THE_TOKEN = {
 }
 """Names of calls that use, make or destroy an object on the token, or draw from its generator."""
 
-SHOWS_THE_TOKEN_ONLY = {"checks", "wrapping_algorithms", "on_device", "attest", "attest_public", "check_signing"}
+SHOWS_THE_TOKEN_ONLY = {
+    "check_import",
+    "checks",
+    "wrapping_algorithms",
+    "on_device",
+    "attest",
+    "attest_public",
+    "check_signing",
+}
 """Make session objects of their own and destroy them: the probes, when somebody asks what the token can do."""
 
 

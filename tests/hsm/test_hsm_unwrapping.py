@@ -426,14 +426,14 @@ def test_loss_between_two_steps(bench: Bench, lose: Callable[[Device], None], mo
     monkeypatch.setattr(unwrapping.Copies, "sign", lost_once)
     assert bench.fingerprints(material) == wrapped.expected_fingerprints(secret, "key id")
     assert len(losses) == 1
-    lengths = unwrapping._length
+    lengths = unwrapping.length_of
 
     def lost(made: Any) -> int | None:  # noqa: ANN401 - python-pkcs11's objects
         lose(bench.device)
         return lengths(made)
 
     with monkeypatch.context() as patch:
-        patch.setattr(unwrapping, "_length", lost)
+        patch.setattr(unwrapping, "length_of", lost)
         with pytest.raises(SessionLostError):
             bench.bring(material)
     bench.device.ready()
@@ -455,9 +455,9 @@ def test_copy_that_cannot_be_destroyed(bench: Bench, monkeypatch: pytest.MonkeyP
             made.destroy()
         original(made)
 
-    original = unwrapping._discard
+    original = unwrapping.discard
     monkeypatch.setattr(bench.device._pool, "discard", give_up)
-    monkeypatch.setattr(unwrapping, "_discard", twice)
+    monkeypatch.setattr(unwrapping, "discard", twice)
     assert bench.fingerprints(bench.wrap(OAEP_1, bytes(32)))
     assert len(given_up) == 1
 

@@ -175,12 +175,6 @@ def test_attest(kms: Kms, keys: Keys, name: str) -> None:
         assert attested.public_half["CKA_LABEL"] == attested.attributes["CKA_LABEL"]
 
 
-def test_imported_pairs_are_refused_as_long_as_nobody_can_import_them(kms: Kms) -> None:
-    """An EXTERNAL key of another spec than SYMMETRIC_DEFAULT would wait for ever."""
-    with pytest.raises(UnsupportedOperationException, match="SYMMETRIC_DEFAULT only"):
-        new_key(kms, key_spec="RSA_2048", key_usage="SIGN_VERIFY", origin="EXTERNAL")
-
-
 # -- GetPublicKey -------------------------------------------------------------------------------------------------
 
 
