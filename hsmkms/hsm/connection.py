@@ -99,7 +99,8 @@ class Connection:
     def limits(self) -> TokenLimits | None:
         """Session counts and memory as the token tells them now."""
         self._guard.check()
-        return self._module.cryptoki.token_limits(self._token.slot.slot_id)
+        with self._alone():
+            return self._module.cryptoki.token_limits(self._token.slot.slot_id)
 
     def sessions(self) -> PoolUse:
         """How the sessions of the pool are used now."""
@@ -302,8 +303,10 @@ class Connection:
             return True
 
     def _begin_anew(self, number: int) -> None:
-        if number and self._pool.drain(DRAIN_SECONDS) and number > RENEW_AFTER and self._module.renew():
-            self._login_handle = 0  # it died with the module
+        if number:
+            self._pool.suspend(TokenUnavailableError(AWAY))  # else calls would begin while the pool is drained
+            if self._pool.drain(DRAIN_SECONDS) and number > RENEW_AFTER and self._module.renew():
+                self._login_handle = 0  # it died with the module
         self._log_in_again()
 
     def _log_in(self, *, accept_final_try: bool = False) -> None:
