@@ -75,3 +75,18 @@ def test_commands_in_the_readme_exist() -> None:
 def test_no_placeholder_is_left() -> None:
     """Every number in the README was measured."""
     assert "BENCH_" not in README
+
+
+def test_threats_name_tests_that_exist() -> None:
+    """Each row of the threat model says what does not hold, and names tests that are there."""
+    (table,) = re.findall(r"^\| Who \|.*\n\|[-|]+\n((?:\|.*\n)+)", README, re.MULTILINE)
+    rows = [line.strip("|").split(" | ") for line in table.splitlines()]
+    assert len(rows) == 8
+    for who, holds, lacks, shown in rows:
+        assert who.strip()
+        assert holds.strip()
+        assert lacks.strip()
+        named = re.findall(r"`([^`]+)`", shown)
+        assert named
+        for path, _, test in (each.partition("::") for each in named):
+            assert f"def {test}(" in (ROOT / path).read_text() if test else (ROOT / path).is_file()

@@ -1,6 +1,7 @@
 """Migrations: complete, in order, in agreement with the tables that the program uses."""
 
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -180,3 +181,15 @@ def test_opening_needs_no_alembic_and_no_working_directory(folder: Path, tmp_pat
         env={**os.environ, "PYTHONPATH": str(root)},
         check=True,
     )
+
+
+@pytest.mark.parametrize("database", files.DATABASES, ids=lambda each: each.name)
+def test_migrations_only_add(database: files.DatabaseFile) -> None:
+    """Tables, columns that may be left out, and indexes: a program that knows nothing of them goes on working."""
+    for revision in database.revisions:
+        path = Path(migrate.__file__).with_name("migrations") / database.migrations / "versions" / f"{revision}.py"
+        text = path.read_text()
+        assert set(re.findall(r"\bop\.(\w+)\(", text)) <= {"create_table", "add_column", "create_index", "execute", "f"}
+        for column in re.findall(r"op\.add_column\((.*)\)\n", text):
+            assert "nullable=False" not in column or "server_default" in column
+        assert not re.search(r"\.(update|delete)\(", text)

@@ -114,8 +114,8 @@ class Ledger(Struct):
     """Tags of this client on the key that all clients change."""
     calls: int = 0
     unanswered: int = 0
-    unseen_objects: int = 0
-    """How often a process did not see another's new object on the token yet."""
+    again: int = 0
+    """How often a call was made once more, because key or token were called unavailable."""
 
     def jump(self) -> None:
         """The clock went forward by more than any waiting period."""

@@ -77,9 +77,9 @@ class Torture:
         """What was done so far."""
         calls, unanswered = sum(each.calls for each in self.ledgers), sum(each.unanswered for each in self.ledgers)
         killed = ", ".join(f"{count} {kind}" for kind, count in sorted(self.kills.items()))
-        unseen = sum(each.unseen_objects for each in self.ledgers)
+        again = sum(each.again for each in self.ledgers)
         return (
-            f"{calls} calls, {unanswered} unanswered, {unseen} asked again; killed: {killed}; "
+            f"{calls} calls, {unanswered} unanswered, {again} asked again; killed: {killed}; "
             f"mended: {self._inspector.mended}"
         )
 

@@ -1,0 +1,81 @@
+"""Installations of every schema that there ever was: they migrate and work, and what they encrypted decrypts for ever.
+
+Each folder was made by the program of its time: databases as SQL, token, PIN and audit log as they were, and what must
+come out. The PINs are of these tokens alone. A folder is never changed; a new revision of meta.db gets a new one.
+"""
+
+import base64
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from cli_site import SECONDS, Site
+
+from hsmkms import config, wiring
+from hsmkms.rules import blob
+from hsmkms.store.files import META
+
+HERE = Path(__file__).parent
+FROZEN = sorted(each.name for each in HERE.glob("meta_*"))
+
+
+@pytest.fixture(params=FROZEN)
+def thawed(request: pytest.FixtureRequest, scratch: Path) -> Site:
+    """One of them, in a folder of its own."""
+    folder = scratch / f"thawed-{request.param}"
+    shutil.copytree(HERE / request.param, folder)
+    site = Site(folder=folder)
+    for each in site.data.rglob("*"):
+        each.chmod(0o700 if each.is_dir() else 0o600)
+    for each in (site.config, site.data / "softhsm/softhsm2.conf"):
+        each.write_text(each.read_text().replace("@FOLDER@", str(folder)))
+    for name in ("meta", "log"):
+        path = site.data / f"{name}.db"
+        path.touch(0o600)
+        with closing(sqlite3.connect(path)) as connection:
+            connection.executescript((folder / f"{name}.sql").read_text())
+    return site
+
+
+def test_every_revision_is_kept() -> None:
+    """Each revision of meta.db has its installation here, but for the newest, which all other tests use."""
+    assert set(META.revisions[:-1]) <= set(FROZEN)
+
+
+def test_it_works(thawed: Site) -> None:
+    """Migrated, every ciphertext opens; aliases, states and users are as they were; nothing differs."""
+    told = json.loads((thawed.folder / "expected.json").read_text())
+    wiring.migrate_databases(config.load(thawed.config))
+    done = subprocess.run(
+        [sys.executable, HERE / "programs/look.py", thawed.config, thawed.folder / "expected.json"],
+        env=thawed.environment(),
+        capture_output=True,
+        check=False,
+        timeout=SECONDS,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert json.loads(done.stdout) == {
+        "opened": [each["plaintext"] for each in told["ciphertexts"]],
+        "aliases": told["aliases"],
+        "disabled": ["DisabledException" for _ in told["disabled"]],
+        "users": told["users"],
+        "differences": 0,
+        "faults": 0,
+    }
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_blobs_are_parsed_for_ever(name: str) -> None:
+    """The bytes of a ciphertext keep their meaning: header, IV and body are found where they were."""
+    for each in json.loads((HERE / name / "expected.json").read_text())["ciphertexts"]:
+        data = base64.b64decode(each["blob"])
+        parsed = blob.parse(data)
+        assert (data[:6], parsed.key_id) == (b"hkms\x01\x01", each["key"])
+        assert blob.assemble(parsed.header, parsed.iv, parsed.body) == data
+        assert len(parsed.body) == len(each["plaintext"]) + 16
+        assert blob.header(parsed.key_id, parsed.material_id) == data[:75]
