@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from lifecycle import MATERIAL, backing_keys, sweep
 from service_sites import ACCOUNT, OTHER_REGION, REGION, NewFolder, Site, StoppedClock
 from sides import Side
@@ -279,3 +281,26 @@ def test_expiry_of_waiting_material(here: Side, there: Side, both: str, clock: S
         assert each.materials(both) == [(CURRENT, THERE)]
     assert backing_keys(here.kms)[both] == 1
     assert states(both, here, there) == ["Enabled", "Enabled"]
+
+
+def bring_pair(side: Side, key_id: str, private: bytes) -> None:
+    """Import a private key into the key of a region."""
+    side.kms.import_key_material(side.request_to_import(key_id, private), side.kms.caller(side.region))
+
+
+def test_private_keys_in_two_regions(here: Side, there: Side) -> None:
+    """The replica of an imported key pair takes the same private key, no other, and signs for the same public key."""
+    ours, other = (
+        ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+        for _ in range(2)
+    )
+    made = here.new_primary(origin="EXTERNAL", key_spec="ECC_NIST_P256", key_usage="SIGN_VERIFY")
+    bring_pair(here, made, ours)
+    here.replicate_key(key_id=made, replica_region=OTHER_REGION)
+    with pytest.raises(IncorrectKeyMaterialException):
+        bring_pair(there, made, other)
+    bring_pair(there, made, ours)
+    order = {"key_id": made, "message": b"m", "signing_algorithm": "ECDSA_SHA_256"}
+    signature = there.sign(**order).signature
+    assert here.verify(signature=signature, **order).signature_valid
+    assert here.get_public_key(key_id=made).public_key == there.get_public_key(key_id=made).public_key
