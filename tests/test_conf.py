@@ -14,7 +14,7 @@ import yaml
 
 from hsmkms.cli.main import app
 from hsmkms.errors import PinError
-from hsmkms.http import server
+from hsmkms.http import workers as server
 from hsmkms.pins import PinSettings, read_pin
 
 ROOT = Path(__file__).parent.parent
