@@ -180,7 +180,8 @@ def test_rotation(site: Site, folder: Path) -> None:
 def test_nothing_is_changed(shared: Site, keys: Keys, folder: Path, option: str) -> None:
     """A report and a dry run count what there is, leave even the remains of a killed run, and change no file."""
     shared.program("seal_files", folder, keys.old, 3)
-    (folder / "damaged").write_bytes((folder / "00000").read_bytes()[:-1] + b"?")
+    whole = (folder / "00000").read_bytes()
+    (folder / "damaged").write_bytes(whole[:-1] + bytes((whole[-1] ^ 1,)))
     (folder / LEFTOVER).write_bytes(b"")
     shutil.copytree(folder, folder / "done")
     (folder / "done/damaged").unlink()
