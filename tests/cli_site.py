@@ -1,4 +1,4 @@
-"""Running the real `hsmkms` in processes of its own, against copies of one real installation.
+"""Running the real `hsmkms` in processes of its own (see warm.py), against copies of one real installation.
 
 An installation is made once and copied for each test that wants its own: only two of its files name their folder.
 """
@@ -13,6 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import warm
 from msgspec import Struct
 
 HERE = Path(__file__).parent / "cli"
@@ -66,7 +67,7 @@ class Site(Struct, frozen=True, kw_only=True):
     def environment(self, **more: str) -> dict[str, str]:
         """Only what a command needs: nothing of the user who runs the tests."""
         return {
-            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "PATH": f"{warm.folder()}:{BIN}:{os.environ['PATH']}",
             "HOME": str(self.folder),
             "LANG": "C.UTF-8",
             "COLUMNS": WIDTH,
@@ -76,7 +77,7 @@ class Site(Struct, frozen=True, kw_only=True):
     def run(self, *arguments: object, stdin: bytes = b"", cwd: Path | None = None, **environment: str) -> Result:
         """Run `hsmkms` without a terminal."""
         done = subprocess.run(
-            [BIN / "hsmkms", *map(str, arguments)],
+            [warm.folder() / "hsmkms", *map(str, arguments)],
             input=stdin,
             capture_output=True,
             check=False,

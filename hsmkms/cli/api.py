@@ -50,12 +50,16 @@ def option_name(name: str) -> str:
     return spaced.replace("_", "-").strip("-")
 
 
-def list_options() -> frozenset[str]:
-    """The options that take several words in a row, as in ``--tag-keys a b``."""
+def list_options(command: str) -> frozenset[str]:
+    """The options of a command that take several words in a row, as in ``--tag-keys a b``.
+
+    Other commands than the API's have the API's names for what they share with it.
+    """
+    operations = [each.operation for each in COMMANDS]
     return frozenset(
         f"--{option_name(name)}"
-        for command in COMMANDS
-        for name, kind in _members(command.operation).items()
+        for operation in [each for each in operations if option_name(each) == command] or operations
+        for name, kind in _members(operation).items()
         if get_origin(kind) is list
     )
 

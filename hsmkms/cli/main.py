@@ -1,5 +1,6 @@
 """The command line's entry point: the application, its common options, and the one place that prints errors."""
 
+import copy
 import logging
 import os
 import sys
@@ -9,6 +10,7 @@ from importlib import metadata
 from typing import Annotated, Final
 
 import typer
+from typer.models import TyperInfo
 
 from hsmkms.cli import (
     api,
@@ -30,6 +32,8 @@ from hsmkms.cli.secrecy import keep_secrets
 from hsmkms.errors import ApiError, HsmKmsError
 
 DEBUG_VARIABLE: Final = "HSMKMS_DEBUG"
+BEFORE_THE_COMMAND: Final = frozenset({"--config", "--region", "--output", "--query", "--as"})
+"""The options with a value that may stand before the command's name."""
 
 app = typer.Typer(
     name="hsmkms",
@@ -88,7 +92,8 @@ def main() -> None:
     _log_to_stderr()
     try:
         try:
-            app(args=_repeat_list_options(sys.argv[1:]), prog_name="hsmkms")
+            name = _command_of(sys.argv[1:])
+            _narrowed(name)(args=_repeat_list_options(name, sys.argv[1:]), prog_name="hsmkms")
         finally:
             _flush()
     except HsmKmsError as exc:
@@ -140,9 +145,35 @@ def _end(sentence: str) -> None:
     sys.exit(1)
 
 
-def _repeat_list_options(arguments: Sequence[str]) -> list[str]:
+def _command_of(arguments: Sequence[str]) -> str:
+    """The word where a command's name stands; empty if there is none, or an option before it that says it all."""
+    words = iter(arguments)
+    for word in words:
+        if not word.startswith("-"):
+            return word
+        if word in BEFORE_THE_COMMAND:
+            next(words, None)
+        elif not word.startswith(tuple(f"{option}=" for option in BEFORE_THE_COMMAND)):
+            break
+    return ""
+
+
+def _narrowed(name: str) -> typer.Typer:
+    """The application with this command alone: reading the signatures of all takes longer than most commands run."""
+    narrowed = copy.copy(app)
+    narrowed.registered_commands = [each for each in app.registered_commands if each.name == name]
+    narrowed.registered_groups = [each for each in app.registered_groups if _group_name(each) == name]
+    return narrowed if narrowed.registered_commands or narrowed.registered_groups else app
+
+
+def _group_name(group: TyperInfo) -> str | None:
+    own = group.typer_instance
+    return own.info.name if own is not None and isinstance(own.info.name, str) else None
+
+
+def _repeat_list_options(name: str, arguments: Sequence[str]) -> list[str]:
     """``--tag-keys a b`` as ``--tag-keys a --tag-keys b``: the aws CLI takes several words after such an option."""
-    lists = api.list_options()
+    lists = api.list_options(name)
     repeated: list[str] = []
     current: str | None = None
     fresh = False

@@ -14,6 +14,9 @@ from hsmkms.errors import HsmKmsError, PinError, TokenUnavailableError
 from hsmkms.hsm.device import Device
 from hsmkms.model.enums import Operation
 
+# A search that failed is ended by python-pkcs11 when its iterator is collected, and that fails as well.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 AWAY = "fault * * return 0x32"
 BACK_SECONDS = 5
 
