@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from msgspec.structs import replace
+
 from hsmkms import config
 from hsmkms.config import Secret, Settings
 from hsmkms.errors import ConfigurationError, HsmKmsError, StoreError, TokenNotFoundError, TokenUnavailableError
@@ -23,14 +25,16 @@ from hsmkms.rules.audit_policy import AuditPolicy, Durability
 from hsmkms.rules.audit_record import Occasion
 from hsmkms.rules.importing import ImportPolicy
 from hsmkms.rules.rotation import RotationPolicy
-from hsmkms.service import binding
+from hsmkms.service import backup_keys, binding, restoring
 from hsmkms.service.access import Access
 from hsmkms.service.audit import FOLDER as AUDIT_FOLDER
 from hsmkms.service.audit import AuditBook
+from hsmkms.service.backup_keys import Header
 from hsmkms.service.cache import RecordCache
 from hsmkms.service.clock import DriftWatch
 from hsmkms.service.core import Clock, Core, Installation, never_drifted
 from hsmkms.service.leases import LeaseBook
+from hsmkms.service.restoring import Restored
 from hsmkms.service.usage import UsageBook
 from hsmkms.store import files, leases, migrate
 from hsmkms.store.engine import Store
@@ -68,7 +72,12 @@ def open_core_for_maintenance(path: Path | None = None) -> Core:
 
 def load_settings(path: Path | None = None) -> Settings:
     """Find and read the configuration as every entry point does."""
-    return config.load(config.find(path, os.environ))
+    return config.load(configuration_file(path))
+
+
+def configuration_file(path: Path | None = None) -> Path:
+    """Find the configuration as every entry point does."""
+    return config.find(path, os.environ)
 
 
 def core_of(
@@ -266,6 +275,50 @@ def serial_of(module: Path, environment: dict[str, str], label: str, serial: str
         loaded.release()
 
 
+def restore(settings: Settings, file: Path, private_key: bytes | None, *, accept_rollback: bool) -> Restored:
+    """Restore a backup into the data folder of the settings; see ``service/restoring.py``.
+
+    ``private_key``: PKCS #8 in DER, of whom the backup is sealed to; None where the token opens it.
+    """
+    files.make_folder(settings.data_dir)
+    device = open_device(settings)
+    try:
+        return restoring.restore(
+            file,
+            settings.data_dir,
+            opener(private_key, device),
+            lambda folder: core_of(replace(settings, data_dir=folder)),
+            accept_rollback=accept_rollback,
+        )
+    finally:
+        device.close()
+
+
+def opener(private_key: bytes | None, device: Device | None = None) -> restoring.Unseal:
+    """What opens a backup: a private key, or the token."""
+
+    def unseal(header: Header) -> bytes:
+        if header.method != backup_keys.BY_TOKEN:
+            if private_key is None:
+                raise ConfigurationError(
+                    f"the backup is sealed to a public key ({header.recipient}): give its --private-key"
+                )
+            return backup_keys.open_with_private_key(header, private_key)
+        if device is None:
+            raise ConfigurationError("the backup is sealed by its token: give the --config that says which that is")
+        return backup_keys.open_with_token(header, device)
+
+    return unseal
+
+
+def configuration_in(file: Path, private_key: bytes | None) -> bytes:
+    """The configuration that a backup holds, for who has none any more. Raises ConfigurationError if it has none."""
+    found = restoring.configuration_of(file, opener(private_key))
+    if found is None:
+        raise ConfigurationError("the backup holds no configuration: give one with --config")
+    return found
+
+
 def retry_pin(settings: Settings) -> bool:
     """Forget an earlier refusal of the PIN and try it once; True if there was one. Raises PinError if it is refused."""
     had_mark = LoginGate(settings.data_dir).remove_mark()
@@ -290,4 +343,5 @@ def _described(settings: Settings, row: InstallationRow, token: TokenRow, mac_ke
         default_region=settings.default_region,
         token_id=token.id,
         mac_key=mac_key,
+        restored_at=row.restored_at,
     )

@@ -15,6 +15,7 @@ from typer.models import TyperInfo
 from hsmkms.cli import (
     api,
     audit,
+    backup,
     bulk,
     due,
     importing,
@@ -83,6 +84,7 @@ users.register(app)
 permissions.register(app)
 simulation.register(app)
 token.register(app)
+backup.register(app)
 repair.register(app)
 
 

@@ -70,7 +70,7 @@ def init(
         existing = None if create_softhsm_token else _existing_token(module, token_label, token_serial, pin_file)
         _make_folder(folder)
         token = existing or _new_softhsm_token(folder, module, label)
-        _write_private(file, config.init_text(msgspec.structs.replace(draft, token=token)))
+        write_private(file, config.init_text(msgspec.structs.replace(draft, token=token)))
     elif (folder / "meta.db").exists() and _complete(config.load(file)):
         raise ConfigurationError(f"{folder} holds an installation already; nothing was changed")
     settings = config.load(file)
@@ -154,10 +154,10 @@ def _new_softhsm_token(folder: Path, module: Path | None, label: str) -> "TokenS
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / "softhsm", ignore_errors=True)
     else:
-        _write_private(folder / ATTEMPT_FILE, "hsmkms init was interrupted: run it again, it begins afresh\n")
+        write_private(folder / ATTEMPT_FILE, "hsmkms init was interrupted: run it again, it begins afresh\n")
     user_pin, so_pin = (secrets.token_urlsafe(PIN_BYTES) for _ in range(2))
-    _write_private(folder / "pin", f"{user_pin}\n")
-    _write_private(folder / "so-pin", f"{so_pin}\n")
+    write_private(folder / "pin", f"{user_pin}\n")
+    write_private(folder / "so-pin", f"{so_pin}\n")
     used, made = wiring.make_softhsm_token(module, folder / "softhsm", label=label, user_pin=user_pin, so_pin=so_pin)
     return config.TokenSettings(
         module=used,
@@ -198,7 +198,7 @@ def _existing_token(
     )
 
 
-def _write_private(file: Path, text: str) -> None:
+def write_private(file: Path, text: str) -> None:
     """Write a new file that only its owner can read."""
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -15,13 +15,16 @@ MAY_ENCRYPT: Final[_Acts] = frozenset(
         Operation.GENERATE_DATA_KEY_WITHOUT_PLAINTEXT,
         Operation.GENERATE_DATA_KEY_PAIR,
         Operation.GENERATE_DATA_KEY_PAIR_WITHOUT_PLAINTEXT,
+        OperatorAct.BACKUP,
         OperatorAct.CREDENTIALS,
     }
 )
 MAY_MAKE_DATA_KEY_PAIRS: Final[_Acts] = frozenset(
     {Operation.GENERATE_DATA_KEY_PAIR, Operation.GENERATE_DATA_KEY_PAIR_WITHOUT_PLAINTEXT}
 )
-MAY_DECRYPT: Final[_Acts] = frozenset({Operation.DECRYPT, Operation.RE_ENCRYPT, OperatorAct.CREDENTIALS})
+MAY_DECRYPT: Final[_Acts] = frozenset(
+    {Operation.DECRYPT, Operation.RE_ENCRYPT, OperatorAct.BACKUP, OperatorAct.CREDENTIALS}
+)
 MAY_SIGN: Final[_Acts] = frozenset({Operation.SIGN})
 MAY_VERIFY: Final[_Acts] = frozenset({Operation.VERIFY})
 MAY_USE_PUBLIC_HALVES: Final[_Acts] = frozenset({Operation.ENCRYPT, Operation.GET_PUBLIC_KEY, Operation.RE_ENCRYPT})
@@ -32,11 +35,14 @@ MAY_DRAW_RANDOM: Final[_Acts] = frozenset(
         Operation.GENERATE_RANDOM,
         Operation.GENERATE_DATA_KEY,
         Operation.GENERATE_DATA_KEY_WITHOUT_PLAINTEXT,
+        OperatorAct.BACKUP,
         OperatorAct.CREDENTIALS,
         OperatorAct.INITIALISE,
     }
 )
-MAY_GENERATE: Final[_Acts] = frozenset({Operation.CREATE_KEY, OperatorAct.CREDENTIALS, OperatorAct.MAINTAIN})
+MAY_GENERATE: Final[_Acts] = frozenset(
+    {Operation.CREATE_KEY, OperatorAct.BACKUP, OperatorAct.CREDENTIALS, OperatorAct.MAINTAIN}
+)
 """Rotations, and the keys of services, are the installation's own acts, whoever caused them."""
 MAY_GENERATE_WRAPPING_KEY: Final[_Acts] = frozenset({Operation.GET_PARAMETERS_FOR_IMPORT})
 MAY_UNWRAP: Final[_Acts] = frozenset({Operation.IMPORT_KEY_MATERIAL})

@@ -27,6 +27,7 @@ class OperatorAct(StrEnum):
     MAINTAIN = "maintain"
     CREDENTIALS = "credentials"
     SEAL = "seal"
+    BACKUP = "backup"
 
 
 class Permit(Struct, frozen=True):

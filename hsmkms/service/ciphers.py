@@ -48,6 +48,32 @@ class Cipher(Struct, frozen=True):
     open: Callable[[Call, Keyed, bytes, blob.Blob | None, bytes], Opened]
 
 
+def ready(call: Call, key: CachedKey, permit: Permit, algorithm: EncryptionAlgorithm) -> Keyed:
+    """A key as it may encrypt now: after a restored backup, generated material that is older is followed by new first.
+
+    How often it has encrypted since the backup was made is written nowhere, and AES-GCM has a limit. Where the rotation
+    cannot be done now, the key goes on with what it has, and stays due at its next encryption.
+    """
+    by = Keyed(key, permit, algorithm)
+    restored_at, current = call.core.installation.restored_at, key.record.current
+    if restored_at is None or algorithm is not EncryptionAlgorithm.SYMMETRIC_DEFAULT or current is None:
+        return by
+    if current.created_at >= restored_at:
+        return by
+    record = key.record
+    if record.origin is Origin.AWS_KMS:
+        rotating.rotate_restored(call.core, record.key_id, record.region, current.material_id)
+        return Keyed(*call.renewed(key), algorithm)
+    if current.material_id not in call.core.warned:
+        call.core.warned.add(current.material_id)
+        log.warning(
+            "the imported material %s of key %s is older than the restored backup, so nobody knows how often it has "
+            "encrypted: create a new key and move the alias to it",
+            *(current.material_id, record.key_id),
+        )
+    return by
+
+
 # -- SYMMETRIC_DEFAULT ----------------------------------------------------------------------------------------------
 
 

@@ -56,7 +56,10 @@ def never_drifted() -> bool:
 
 
 class Installation(Struct, frozen=True, kw_only=True):
-    """One account on one token: its id (32 hex digits), account (12 digits), regions, and its own key's CKA_ID."""
+    """One account on one token: its id (32 hex digits), account (12 digits), regions, and its own key's CKA_ID.
+
+    ``restored_at``: when its databases were last restored from a backup.
+    """
 
     id: str
     account: str
@@ -64,6 +67,7 @@ class Installation(Struct, frozen=True, kw_only=True):
     default_region: str
     token_id: str
     mac_key: bytes
+    restored_at: datetime | None = None
 
     @property
     def short_id(self) -> str:
@@ -76,8 +80,8 @@ class Core(Struct, kw_only=True):
 
     ``rotation`` and ``imports``: what the operator has set. ``services``: those that have a key of their own.
     ``grace_hours``: how long an object without a key stays before it may be removed. ``drifted``: true once the clock
-    was moved under this process. ``grant_tokens``: those that were found good, and what they say. ``reached`` is told
-    of each completed step.
+    was moved under this process. ``grant_tokens``: those that were found good, and what they say. ``warned``: key
+    materials of which the log has told. ``reached`` is told of each completed step.
     """
 
     installation: Installation
@@ -94,6 +98,7 @@ class Core(Struct, kw_only=True):
     authorise: Authoriser
     drifted: Callable[[], bool] = never_drifted
     grant_tokens: dict[str, Claims] = field(default_factory=dict)
+    warned: set[str] = field(default_factory=set)
     audit: AuditBook
     record: Recorder
     reached: Checkpoint = no_checkpoint

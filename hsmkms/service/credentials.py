@@ -6,7 +6,6 @@ that a stolen database signs nothing.
 
 import base64
 import re
-import uuid
 from datetime import datetime
 from typing import Final
 
@@ -21,13 +20,12 @@ from hsmkms.errors import (
 )
 from hsmkms.model.ids import root_arn, user_arn
 from hsmkms.model.permit import OperatorAct
-from hsmkms.process import exclusive
 from hsmkms.service.core import Core
 from hsmkms.service.identities import Identities
+from hsmkms.service.installation_keys import encryption_key
 from hsmkms.service.operator_acts import recorded_in_iam
 from hsmkms.service.permits import own_permit
 from hsmkms.store import installation, users
-from hsmkms.store.installation import InstallationKeyRow
 from hsmkms.store.schema import AccessKeyStatus
 from hsmkms.store.users import AccessKeyRow, UserRow
 
@@ -35,8 +33,6 @@ PURPOSE: Final = "secrets"
 MAX_ACCESS_KEYS: Final = 2
 """For each user, so that one can be replaced by the other without a gap."""
 
-_LOCK: Final = "secrets.lock"
-_LOCK_SECONDS: Final = 60.0
 _SECRET_BYTES: Final = 30
 _ID_BYTES: Final = 10
 _AAD: Final = b"hsmkms access key v1\x00"
@@ -128,7 +124,7 @@ class Credentials:
     def create_access_key(self, user_name: str | None) -> NewAccessKey:
         """Make an access key for a user, or for the root if none is named. LimitExceededException at the third."""
         core = self._core
-        key = self._secrets_key()
+        key = encryption_key(core, PURPOSE, OperatorAct.CREDENTIALS)
         draw = own_permit(OperatorAct.CREDENTIALS, key.cka_id)
         drawn = core.device.random(draw, _SECRET_BYTES + _ID_BYTES)
         secret = base64.b64encode(drawn[:_SECRET_BYTES]).decode("ascii")
@@ -206,23 +202,6 @@ class Credentials:
         permit = own_permit(OperatorAct.CREDENTIALS, cka_id)
         secret = core.device.decrypt(permit, cka_id, row.iv, row.sealed, _aad(row.access_key_id)).decode("ascii")
         return Credential(secret, self._principal(row.user_name))
-
-    def _secrets_key(self) -> InstallationKeyRow:
-        """The installation key that encrypts secrets; made at its first use, in the same steps as at init."""
-        core = self._core
-        token_id = core.installation.token_id
-        with exclusive(core.store.folder / _LOCK, _LOCK_SECONDS):
-            # 1. Intent.
-            with core.store.atomic() as tx:
-                key = installation.installation_key(tx, PURPOSE, token_id) or installation.insert_installation_key(
-                    tx, PURPOSE, 1, token_id, uuid.uuid4().bytes, core.clock()
-                )
-            # 2. Device, unless an interrupted attempt has made it.
-            if not core.device.holds(key.cka_id):
-                label = f"hsmkms/{core.installation.short_id}/{PURPOSE}/{key.version}"
-                permit = own_permit(OperatorAct.CREDENTIALS, key.cka_id)
-                core.device.generate_backing_key(permit, key.cka_id, label)
-        return key
 
     def _user(self, row: UserRow) -> User:
         return User(

@@ -31,7 +31,7 @@ from hsmkms.model.enums import EncryptionAlgorithm, KeySpec
 from hsmkms.model.permit import Permit
 from hsmkms.rules import blob, specs
 from hsmkms.service.cache import CachedKey
-from hsmkms.service.ciphers import CIPHERS, Keyed, Opened
+from hsmkms.service.ciphers import CIPHERS, Keyed, Opened, ready
 from hsmkms.service.pipeline import Call
 
 WRONG_KEY: Final = "The key ID in the request does not identify a CMK that can perform this operation."
@@ -43,15 +43,16 @@ def encrypt(call: Call, request: EncryptRequest) -> EncryptResponse:
     """Encrypt under the current material of a key: up to 4,096 bytes, or what fits into an RSA block."""
     key, permit = call.key(request.key_id, aliases=True)
     specs.require_usage(key.record, call.operation)
-    by = Keyed(key, permit, specs.check_encryption_algorithm(key.record, request.encryption_algorithm))
-    cipher = CIPHERS[by.algorithm]
+    algorithm = specs.check_encryption_algorithm(key.record, request.encryption_algorithm)
+    cipher = CIPHERS[algorithm]
     bound = cipher.bind(request.encryption_context)
-    cipher.fits(key.record.spec, by.algorithm, len(request.plaintext))
+    cipher.fits(key.record.spec, algorithm, len(request.plaintext))
     call.stop_if(dry_run=request.dry_run)
+    by = ready(call, key, permit, algorithm)
     return EncryptResponse(
         ciphertext_blob=cipher.seal(call, by, request.plaintext, bound),
         key_id=key.record.arn,
-        encryption_algorithm=by.algorithm,
+        encryption_algorithm=algorithm,
     )
 
 
@@ -87,7 +88,7 @@ def re_encrypt(call: Call, request: ReEncryptRequest) -> ReEncryptResponse:
     key, permit = call.key(request.destination_key_id, aliases=True, action="kms:ReEncryptTo")
     specs.require_usage(key.record, call.operation)
     algorithm = specs.check_encryption_algorithm(key.record, request.destination_encryption_algorithm)
-    target, cipher = Keyed(key, permit, algorithm), CIPHERS[algorithm]
+    cipher = CIPHERS[algorithm]
     bound = cipher.bind(request.destination_encryption_context)
     if _ignores_ciphertext(request):
         _check_named_key(call, request.source_key_id, "sourceKeyId", "kms:ReEncryptFrom")
@@ -104,6 +105,7 @@ def re_encrypt(call: Call, request: ReEncryptRequest) -> ReEncryptResponse:
     )
     cipher.fits(key.record.spec, algorithm, len(opened.plaintext))
     call.stop_if(dry_run=request.dry_run)
+    target = ready(call, key, permit, algorithm)
     sealed = cipher.seal(call, target, opened.plaintext, bound)
     call.used(source.key)
     return ReEncryptResponse(
@@ -113,7 +115,7 @@ def re_encrypt(call: Call, request: ReEncryptRequest) -> ReEncryptResponse:
         source_encryption_algorithm=source.algorithm,
         destination_encryption_algorithm=algorithm,
         source_key_material_id=opened.material_id,
-        destination_key_material_id=specs.shown_material(key.record),
+        destination_key_material_id=specs.shown_material(target.key.record),
     )
 
 
@@ -162,8 +164,8 @@ def _data_key(
     bound = cipher.bind(request.encryption_context)
     call.stop_if(dry_run=request.dry_run)
     plaintext = call.core.device.random(permit, length)
-    by = Keyed(key, permit, EncryptionAlgorithm.SYMMETRIC_DEFAULT)
-    return plaintext, cipher.seal(call, by, plaintext, bound), key
+    by = ready(call, key, permit, EncryptionAlgorithm.SYMMETRIC_DEFAULT)
+    return plaintext, cipher.seal(call, by, plaintext, bound), by.key
 
 
 class _Source(NamedTuple):

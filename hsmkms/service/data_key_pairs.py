@@ -9,7 +9,7 @@ from hsmkms.model.crypto import (
 )
 from hsmkms.model.enums import EncryptionAlgorithm, KeySpec
 from hsmkms.rules import specs
-from hsmkms.service.ciphers import CIPHERS, Keyed
+from hsmkms.service.ciphers import CIPHERS, ready
 from hsmkms.service.crypto import NO_RECIPIENT
 from hsmkms.service.pipeline import Call
 
@@ -49,11 +49,11 @@ def _data_key_pair(
     bound = cipher.bind(request.encryption_context)
     call.stop_if(dry_run=request.dry_run)
     pair = device.data_key_pair(permit, spec)
-    by = Keyed(key, permit, EncryptionAlgorithm.SYMMETRIC_DEFAULT)
+    by = ready(call, key, permit, EncryptionAlgorithm.SYMMETRIC_DEFAULT)
     return pair.private, GenerateDataKeyPairWithoutPlaintextResponse(
         private_key_ciphertext_blob=cipher.seal(call, by, pair.private, bound),
         public_key=pair.public,
         key_id=key.record.arn,
         key_pair_spec=spec,
-        key_material_id=key.current_material_id,
+        key_material_id=by.key.current_material_id,
     )

@@ -1,6 +1,7 @@
 """Keys of the installation itself on the token, each made when it is first needed."""
 
 import uuid
+from collections.abc import Callable
 from typing import Final
 
 from hsmkms.model.permit import OperatorAct
@@ -15,6 +16,29 @@ _LOCK_SECONDS: Final = 60.0
 
 def sealing_key(core: Core, purpose: str) -> InstallationKeyRow:
     """The newest HMAC key of a purpose; made at its first use, in the same steps as at init."""
+
+    def make(key: InstallationKeyRow, label: str) -> None:
+        core.device.generate_mac_key(own_permit(OperatorAct.SEAL, key.cka_id), key.cka_id, label)
+
+    return _newest(core, purpose, make)
+
+
+def encryption_key(core: Core, purpose: str, act: OperatorAct) -> InstallationKeyRow:
+    """The newest AES-256 key of a purpose; made at its first use."""
+
+    def make(key: InstallationKeyRow, label: str) -> None:
+        core.device.generate_backing_key(own_permit(act, key.cka_id), key.cka_id, label)
+
+    return _newest(core, purpose, make)
+
+
+def label_of(core: Core, key: InstallationKeyRow) -> str:
+    """How an installation key is labelled on the token."""
+    label = f"hsmkms/{core.installation.short_id}/{key.purpose}/{key.version}"
+    return label[: core.device.profile.label_bytes]
+
+
+def _newest(core: Core, purpose: str, make: Callable[[InstallationKeyRow, str], None]) -> InstallationKeyRow:
     token_id = core.installation.token_id
     with core.store.reading() as conn:
         key = installation.installation_key(conn, purpose, token_id)
@@ -28,7 +52,5 @@ def sealing_key(core: Core, purpose: str) -> InstallationKeyRow:
             )
         # 2. Device, unless an interrupted attempt has made it.
         if not core.device.holds(key.cka_id):
-            label = f"hsmkms/{core.installation.short_id}/{purpose}/{key.version}"
-            permit = own_permit(OperatorAct.SEAL, key.cka_id)
-            core.device.generate_mac_key(permit, key.cka_id, label[: core.device.profile.label_bytes])
+            make(key, label_of(core, key))
     return key

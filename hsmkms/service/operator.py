@@ -1,6 +1,7 @@
 """What the operator of an installation may do besides the API: look at the token, attest, reconcile."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
@@ -15,8 +16,10 @@ from hsmkms.model.enums import Operation, Origin, WrappingAlgorithm
 from hsmkms.model.ids import root_arn
 from hsmkms.model.records import KeyRecord, MaterialRecord
 from hsmkms.rules import import_token as tokens
-from hsmkms.service import clock, maintenance, reconcile, report, simulation, wrapping_keys
+from hsmkms.service import backup, clock, maintenance, reconcile, report, simulation, wrapping_keys
 from hsmkms.service.audit_desk import AuditDesk
+from hsmkms.service.backup import BackupMade
+from hsmkms.service.backup_keys import PublicKey
 from hsmkms.service.core import Core
 from hsmkms.service.credentials import Credentials
 from hsmkms.service.identities import Identities
@@ -142,6 +145,10 @@ class Operator:
     def rotation_report(self, region: str | None = None) -> list[KeyPosture]:
         """How every key, or every key of a region, stands with its rotation: what is worst comes first."""
         return report.rotation_report(self._core, region)
+
+    def backup(self, file: Path, public: PublicKey | None = None, configuration: bytes | None = None) -> BackupMade:
+        """Write a backup, sealed to a public key, or by the token if none is given; see ``service/backup.py``."""
+        return backup.backup(self._core, file, public, configuration)
 
     @recorded("TrustClock")
     def trust_clock(self) -> None:

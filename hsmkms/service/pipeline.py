@@ -109,6 +109,13 @@ class Call:
         just_looked, self.just_looked = self.just_looked, False
         return self.core.cache.key(region, key_id, just_looked=just_looked)
 
+    def renewed(self, key: CachedKey) -> tuple[CachedKey, Permit]:
+        """A key that was admitted, after this call itself has given it a new backing key; judged by its state now."""
+        record = key.record
+        fresh = self.core.cache.key(record.region, record.key_id) or key
+        states.admit(self.operation, fresh.record, self.now)
+        return fresh, self._permit(fresh.covers, fresh.record.version, self._seconds_left(fresh.record))
+
     def used(self, key: CachedKey) -> None:
         """Note that a cryptographic operation with the key has succeeded."""
         record = key.record

@@ -87,6 +87,11 @@ def rotate_early(core: Core, key_id: str, region: str, material_id: str) -> None
     _rotate_unasked(core, key_id, region, lambda fresh: must_be_current(fresh, material_id))
 
 
+def rotate_restored(core: Core, key_id: str, region: str, material_id: str) -> None:
+    """Follow generated material that is older than the last restore, since nobody knows how often it encrypted."""
+    _rotate_unasked(core, key_id, region, lambda fresh: must_be_current(fresh, material_id))
+
+
 # -- what was interrupted ---------------------------------------------------------------------------------------
 
 

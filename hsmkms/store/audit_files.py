@@ -43,6 +43,11 @@ def segments(folder: Path) -> dict[str, list[Segment]]:
     return found
 
 
+def is_of_the_log(name: str) -> bool:
+    """True for the name of a segment, and of the seals."""
+    return name == SEALS or _match_segment(name) is not None
+
+
 def segment_path(folder: Path, lane: str, number: int) -> Path:
     """Where a segment is."""
     return folder / f"lane-{lane}.{number:08}.jsonl"

@@ -34,11 +34,11 @@ DATA_KEYS = {Operation.GENERATE_DATA_KEY, Operation.GENERATE_DATA_KEY_WITHOUT_PL
 DATA_KEY_PAIRS = {Operation.GENERATE_DATA_KEY_PAIR, Operation.GENERATE_DATA_KEY_PAIR_WITHOUT_PLAINTEXT}
 ENCRYPTIONS = {Operation.ENCRYPT, Operation.RE_ENCRYPT, *DATA_KEYS, *DATA_KEY_PAIRS}
 ADMITTED: dict[str, set[Operation | OperatorAct]] = {
-    "encrypt": {OperatorAct.CREDENTIALS, *ENCRYPTIONS},
-    "decrypt": {Operation.DECRYPT, Operation.RE_ENCRYPT, OperatorAct.CREDENTIALS},
-    "random": {Operation.GENERATE_RANDOM, OperatorAct.CREDENTIALS, OperatorAct.INITIALISE, *DATA_KEYS},
+    "encrypt": {OperatorAct.BACKUP, OperatorAct.CREDENTIALS, *ENCRYPTIONS},
+    "decrypt": {Operation.DECRYPT, Operation.RE_ENCRYPT, OperatorAct.BACKUP, OperatorAct.CREDENTIALS},
+    "random": {Operation.GENERATE_RANDOM, OperatorAct.BACKUP, OperatorAct.CREDENTIALS, OperatorAct.INITIALISE, *DATA_KEYS},
     "data_key_pair": DATA_KEY_PAIRS,
-    "generate_backing_key": {Operation.CREATE_KEY, OperatorAct.CREDENTIALS, OperatorAct.MAINTAIN},
+    "generate_backing_key": {Operation.CREATE_KEY, OperatorAct.BACKUP, OperatorAct.CREDENTIALS, OperatorAct.MAINTAIN},
     "generate_wrapping_key": {Operation.GET_PARAMETERS_FOR_IMPORT},
     "destroy_wrapping_key": {
         Operation.DELETE_IMPORTED_KEY_MATERIAL,
@@ -64,7 +64,7 @@ ADMITTED: dict[str, set[Operation | OperatorAct]] = {
     "verify": {Operation.VERIFY},
     "public_key": {Operation.ENCRYPT, Operation.GET_PUBLIC_KEY, Operation.RE_ENCRYPT},
     "encrypt_oaep": {Operation.ENCRYPT, Operation.GET_PUBLIC_KEY, Operation.RE_ENCRYPT},
-    "decrypt_oaep": {Operation.DECRYPT, Operation.RE_ENCRYPT, OperatorAct.CREDENTIALS},
+    "decrypt_oaep": {Operation.DECRYPT, Operation.RE_ENCRYPT, OperatorAct.BACKUP, OperatorAct.CREDENTIALS},
     "agree": {Operation.DERIVE_SHARED_SECRET},
     "generate_mac": {Operation.GENERATE_MAC, Operation.VERIFY_MAC},
     "destroy": {
