@@ -18,7 +18,7 @@ from hsmkms.hsm import softhsm
 from hsmkms.hsm.away import AwayDevice
 from hsmkms.hsm.choice import TokenChoice, choose
 from hsmkms.hsm.device import Device, DeviceSettings
-from hsmkms.hsm.login import LoginGate
+from hsmkms.hsm.login import LoginGate, check_counters
 from hsmkms.hsm.softhsm import SoftToken
 from hsmkms.process import exclusive
 from hsmkms.rules.audit_policy import AuditPolicy, Durability
@@ -32,7 +32,7 @@ from hsmkms.service.audit import AuditBook
 from hsmkms.service.backup_keys import Header
 from hsmkms.service.cache import RecordCache
 from hsmkms.service.clock import DriftWatch
-from hsmkms.service.core import Clock, Core, Installation, never_drifted
+from hsmkms.service.core import Checkpoint, Clock, Core, Installation, never_drifted, no_checkpoint
 from hsmkms.service.leases import LeaseBook
 from hsmkms.service.restoring import Restored
 from hsmkms.service.usage import UsageBook
@@ -252,6 +252,22 @@ def migrate_databases(settings: Settings) -> tuple[list[str], dict[str, str]]:
     return applied, migrate.current(settings.data_dir)
 
 
+def check_databases(settings: Settings) -> None:
+    """Let SQLite look at every page of both databases. Raises StoreError if one is damaged."""
+    for database in files.DATABASES:
+        files.check_pages(settings.data_dir / database.name)
+
+
+def wrong_pins_given(settings: Settings) -> bool:
+    """True if somebody gave a wrong PIN since the last login. Raises PinError if no PIN would be sent to the token."""
+    told = device_settings(settings)
+    module = modules.acquire(told.module, environment=told.environment, reserved=told.init_reserved)
+    try:
+        return check_counters(choose(module, told.choice), LoginGate(settings.data_dir))
+    finally:
+        module.release()
+
+
 def database_revisions(settings: Settings) -> dict[str, str]:
     """The revisions of both databases; raises StoreError or MigrationError unless this program can work with them."""
     Store.open(settings.data_dir).close()
@@ -275,7 +291,14 @@ def serial_of(module: Path, environment: dict[str, str], label: str, serial: str
         loaded.release()
 
 
-def restore(settings: Settings, file: Path, private_key: bytes | None, *, accept_rollback: bool) -> Restored:
+def restore(
+    settings: Settings,
+    file: Path,
+    private_key: bytes | None,
+    *,
+    accept_rollback: bool,
+    reached: Checkpoint = no_checkpoint,
+) -> Restored:
     """Restore a backup into the data folder of the settings; see ``service/restoring.py``.
 
     ``private_key``: PKCS #8 in DER, of whom the backup is sealed to; None where the token opens it.
@@ -289,6 +312,7 @@ def restore(settings: Settings, file: Path, private_key: bytes | None, *, accept
             opener(private_key, device),
             lambda folder: core_of(replace(settings, data_dir=folder)),
             accept_rollback=accept_rollback,
+            reached=reached,
         )
     finally:
         device.close()

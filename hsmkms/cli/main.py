@@ -17,6 +17,7 @@ from hsmkms.cli import (
     audit,
     backup,
     bulk,
+    doctor,
     due,
     importing,
     permissions,
@@ -86,6 +87,7 @@ simulation.register(app)
 token.register(app)
 backup.register(app)
 repair.register(app)
+doctor.register(app)
 
 
 def main() -> None:

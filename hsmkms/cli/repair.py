@@ -1,7 +1,6 @@
-"""Commands for the bad day: reconcile, doctor."""
+"""The command for what differs between database and token: reconcile."""
 
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -15,10 +14,9 @@ from hsmkms.cli.invocation import (
     named,
     outer_options,
 )
-from hsmkms.errors import HsmKmsError, StoreError
+from hsmkms.errors import HsmKmsError
 
 if TYPE_CHECKING:
-    from hsmkms.config import Settings
     from hsmkms.service.kms import Kms
     from hsmkms.service.reconcile import Finding
 
@@ -26,9 +24,8 @@ PANEL: Final = "Repair"
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands."""
+    """Add the command."""
     app.command("reconcile", rich_help_panel=PANEL)(reconcile)
-    app.command("doctor", rich_help_panel=PANEL)(doctor)
 
 
 def reconcile(
@@ -85,76 +82,3 @@ def _confirmed(finding: "Finding") -> bool:
     return typer.confirm(
         f"Destroy the object {finding.cka_id} ({finding.label}) on the token? What it encrypted is lost for ever"
     )
-
-
-def doctor(
-    context: typer.Context,
-    *,
-    retry_pin: Annotated[
-        bool, typer.Option("--retry-pin", help="Forget that the token refused the PIN, and try it once.")
-    ] = False,
-    config: ConfigOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
-) -> None:
-    """Check the installation from the outside in, and say what to do; status 1 if something is wrong.
-
-    Example: hsmkms doctor
-    """
-    from hsmkms import wiring  # noqa: PLC0415 - help must not pay for the database and the token
-
-    common = Common(config=config, output=output, query=query).over(outer_options(context))
-    settings = wiring.load_settings(common.config)
-    if retry_pin:
-        wiring.retry_pin(settings)
-    checks = [_check(name, check, settings) for name, check in _CHECKS.items()]
-    common.show({"Checks": checks})
-    if any(each["Outcome"] != "ok" for each in checks):
-        sys.exit(1)
-
-
-def _check(name: str, check: "Callable[[Settings], str]", settings: "Settings") -> dict[str, str]:
-    try:
-        return {"Check": name, "Outcome": "ok", "Detail": check(settings)}
-    except HsmKmsError as exc:
-        return {"Check": name, "Outcome": "wrong", "Detail": f"{type(exc).__name__}: {exc}"}
-
-
-def _databases(settings: "Settings") -> str:
-    from hsmkms import wiring  # noqa: PLC0415 - see doctor
-
-    return f"private, and at the revision of this program: {', '.join(wiring.database_revisions(settings).values())}"
-
-
-def _token(settings: "Settings") -> str:
-    from hsmkms import wiring  # noqa: PLC0415 - see doctor
-
-    device = wiring.open_device(settings)
-    try:
-        profile = device.profile
-        return f"{profile.label} ({profile.model}, serial {profile.serial}) took the PIN and passed the probe"
-    finally:
-        device.close()
-
-
-def _whole(settings: "Settings") -> str:
-    from hsmkms import Kms, wiring  # noqa: PLC0415 - see doctor
-
-    with Kms(wiring.core_of(settings)) as kms:
-        findings = len(kms.operator.find_differences())
-    if findings:
-        raise StoreError(f"{findings} differences between database and token: run `hsmkms reconcile`")
-    return "database and token belong together and agree"
-
-
-def _audit(settings: "Settings") -> str:
-    from hsmkms import Kms, wiring  # noqa: PLC0415 - see doctor
-
-    if settings.audit.durability == "off":
-        return "switched off by audit.durability"
-    with Kms(wiring.core_of(settings)) as kms:
-        kms.operator.audit.check()
-    return "the newest seal fits what is there (`hsmkms audit verify` looks at every record)"
-
-
-_CHECKS: Final = {"databases": _databases, "token": _token, "installation": _whole, "audit log": _audit}

@@ -191,6 +191,13 @@ def _move(source: Path, target: Path) -> None:
     source.replace(target)
 
 
+def check_counters(token: Token, gate: LoginGate) -> bool:
+    """True if somebody gave a wrong PIN since the last login. Raises PinError if no PIN would be sent to the token."""
+    gate.refuse_if_marked()
+    _check_counters(token, accept_final_try=False)
+    return bool(token.flags & TokenFlag.USER_PIN_COUNT_LOW)
+
+
 def _check_counters(token: Token, *, accept_final_try: bool) -> None:
     if token.flags & TokenFlag.USER_PIN_LOCKED:
         raise PinError(f"the user PIN of token {token.label!r} is locked: its security officer must unlock it")

@@ -84,6 +84,14 @@ def check(folder: Path, database: DatabaseFile) -> None:
         raise MigrationError(f"the database {path} is older than this program: run `hsmkms migrate`")
 
 
+def check_pages(path: Path) -> None:
+    """Raise StoreError for a database with a page that is not as SQLite writes it."""
+    with faults.translated(path), closing(connect(path)) as connection:
+        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        raise StoreError(f"{path} is damaged ({found}): stop all hsmkms processes and restore a backup")
+
+
 def check_private(path: Path) -> None:
     """Raise StoreError if the database is missing, or if others than its owner may read or write it."""
     if not path.is_file():

@@ -36,7 +36,13 @@ ENCRYPTIONS = {Operation.ENCRYPT, Operation.RE_ENCRYPT, *DATA_KEYS, *DATA_KEY_PA
 ADMITTED: dict[str, set[Operation | OperatorAct]] = {
     "encrypt": {OperatorAct.BACKUP, OperatorAct.CREDENTIALS, *ENCRYPTIONS},
     "decrypt": {Operation.DECRYPT, Operation.RE_ENCRYPT, OperatorAct.BACKUP, OperatorAct.CREDENTIALS},
-    "random": {Operation.GENERATE_RANDOM, OperatorAct.BACKUP, OperatorAct.CREDENTIALS, OperatorAct.INITIALISE, *DATA_KEYS},
+    "random": {
+        Operation.GENERATE_RANDOM,
+        OperatorAct.BACKUP,
+        OperatorAct.CREDENTIALS,
+        OperatorAct.INITIALISE,
+        *DATA_KEYS,
+    },
     "data_key_pair": DATA_KEY_PAIRS,
     "generate_backing_key": {Operation.CREATE_KEY, OperatorAct.BACKUP, OperatorAct.CREDENTIALS, OperatorAct.MAINTAIN},
     "generate_wrapping_key": {Operation.GET_PARAMETERS_FOR_IMPORT},

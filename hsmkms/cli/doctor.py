@@ -1,0 +1,275 @@
+"""doctor: one table of checks, from the outside in; each says what it found, and what to do about it."""
+
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
+
+import typer
+
+from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, outer_options
+from hsmkms.cli.repair import PANEL
+from hsmkms.errors import ConfigurationError, HsmKmsError, StoreError
+
+if TYPE_CHECKING:
+    from hsmkms.config import Settings
+    from hsmkms.service.kms import Kms
+
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+_LEFTOVERS: Final = (".backup-", ".restore-")
+_MIB: Final = 1024 * 1024
+_TOO_LITTLE: Final = 100 * _MIB
+_LITTLE: Final = 1024 * _MIB
+_SOON: Final = timedelta(days=30)
+_MOST_SESSIONS: Final = 0.9
+"""Of what the token has, in use by all processes: more than that is a leak, or a limit that is too tight."""
+
+
+class Outcome(StrEnum):
+    """How a check ended. Only what is wrong makes the status 1."""
+
+    OK = "ok"
+    WARNING = "warning"
+    WRONG = "wrong"
+
+
+class Verdict(NamedTuple):
+    """What a check found; for all but OK with what to do."""
+
+    outcome: Outcome
+    detail: str
+
+
+class Patient:
+    """What the checks look at: the settings, and the installation, which is opened once."""
+
+    def __init__(self, settings: "Settings", exits: ExitStack) -> None:
+        self.settings = settings
+        self._exits = exits
+        self._kms: Kms | None = None
+        self._fault: HsmKmsError | None = None
+
+    @property
+    def kms(self) -> "Kms":
+        """The open installation; where it cannot be opened, the same error each time it is asked for."""
+        from hsmkms import Kms, wiring  # noqa: PLC0415 - help must not pay for the database and the token
+
+        if self._fault is not None:
+            raise self._fault
+        if self._kms is None:
+            try:
+                self._kms = self._exits.enter_context(Kms(wiring.core_of(self.settings, monotonic=wiring.boot_time)))
+            except HsmKmsError as exc:
+                self._fault = exc
+                raise
+        return self._kms
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("doctor", rich_help_panel=PANEL)(doctor)
+
+
+def doctor(
+    context: typer.Context,
+    *,
+    retry_pin: Annotated[
+        bool, typer.Option("--retry-pin", help="Forget that the token refused the PIN, and try it once.")
+    ] = False,
+    config: ConfigOption = None,
+    output: OutputOption = None,
+    query: QueryOption = None,
+) -> None:
+    """Check the installation from the outside in, and say what to do.
+
+    Status 1 if something is wrong; a warning leaves it 0.
+
+    Example: hsmkms doctor
+    """
+    from hsmkms import wiring  # noqa: PLC0415 - see Patient
+
+    common = Common(config=config, output=output, query=query).over(outer_options(context))
+    settings = wiring.load_settings(common.config)
+    if retry_pin:
+        wiring.retry_pin(settings)
+    with ExitStack() as exits:
+        patient = Patient(settings, exits)
+        verdicts = {name: _judge(check, patient) for name, check in CHECKS.items()}
+    rows = [{"Check": name, "Outcome": each.outcome, "Detail": each.detail} for name, each in verdicts.items()]
+    common.show({"Checks": rows})
+    if any(each.outcome is Outcome.WRONG for each in verdicts.values()):
+        sys.exit(1)
+
+
+def _judge(check: "Check", patient: Patient) -> Verdict:
+    try:
+        return check(patient)
+    except HsmKmsError as exc:
+        return Verdict(Outcome.WRONG, f"{type(exc).__name__}: {exc}")
+
+
+def _ok(detail: str) -> Verdict:
+    return Verdict(Outcome.OK, detail)
+
+
+def _warning(detail: str) -> Verdict:
+    return Verdict(Outcome.WARNING, detail)
+
+
+# -- the checks -------------------------------------------------------------------------------------------------
+
+
+def _databases(patient: Patient) -> Verdict:
+    from hsmkms import wiring  # noqa: PLC0415 - see Patient
+
+    revisions = wiring.database_revisions(patient.settings)
+    wiring.check_databases(patient.settings)
+    return _ok(f"private, whole, and at the revision of this program: {', '.join(revisions.values())}")
+
+
+def _pin(patient: Patient) -> Verdict:
+    from hsmkms import wiring  # noqa: PLC0415 - see Patient
+
+    if wiring.wrong_pins_given(patient.settings):
+        return _warning("somebody gave the token a wrong PIN since the last login: find out who, before it locks")
+    return _ok("no wrong PIN since the last login")
+
+
+def _token(patient: Patient) -> Verdict:
+    from hsmkms import wiring  # noqa: PLC0415 - see Patient
+
+    device = wiring.open_device(patient.settings)
+    try:
+        profile = device.profile
+        return _ok(f"{profile.label} ({profile.model}, serial {profile.serial}) took the PIN and passed the probe")
+    finally:
+        device.close()
+
+
+def _whole(patient: Patient) -> Verdict:
+    findings = len(patient.kms.operator.find_differences())
+    if findings:
+        raise StoreError(f"{findings} differences between database and token: run `hsmkms reconcile`")
+    return _ok("database and token belong together and agree")
+
+
+def _audit(patient: Patient) -> Verdict:
+    if patient.settings.audit.durability == "off":
+        return _ok("switched off by audit.durability")
+    patient.kms.operator.audit.check()
+    return _ok("the newest seal fits what is there (`hsmkms audit verify` looks at every record)")
+
+
+def _clock(patient: Patient) -> Verdict:
+    doubt = patient.kms.operator.watch.clock_doubt()
+    if doubt is not None:
+        raise ConfigurationError(f"nothing is rotated or destroyed, since {doubt}")
+    return _ok("not behind what the database has seen")
+
+
+def _due(patient: Patient) -> Verdict:
+    steps = patient.kms.operator.maintain(dry_run=True).steps
+    if steps:
+        kinds = ", ".join(sorted({each.kind for each in steps}))
+        return _warning(f"{len(steps)} steps are due ({kinds}): run `hsmkms maintain`, and let a timer do so")
+    return _ok("no rotation, expiry or deletion is overdue")
+
+
+def _limits(patient: Patient) -> Verdict:
+    figures = patient.kms.operator.watch.figures()
+    if figures.half_spent:
+        return _warning(
+            f"{figures.half_spent} key materials have used half of the encryptions that AES-GCM allows, or more "
+            f"({figures.nearly_spent} of them 90 %): `hsmkms rotation-report` shows them (BudgetPercent); imported "
+            "ones need a new key"
+        )
+    return _ok(f"the most used key material has used {100 * figures.budget_used:.1f} % of what AES-GCM allows")
+
+
+def _sessions(patient: Patient) -> Verdict:
+    limits = patient.kms.operator.token_info().limits
+    if limits is None or not limits.max_sessions or limits.sessions is None:
+        return _ok("the token tells no limit")
+    told = f"{limits.sessions} of {limits.max_sessions} sessions of the token are in use"
+    if limits.sessions > _MOST_SESSIONS * limits.max_sessions:
+        return _warning(f"{told}: end processes that hang, or lower token.max_sessions")
+    return _ok(told)
+
+
+def _files(patient: Patient) -> Verdict:
+    settings = patient.settings
+    own = [settings.serve.private_key] if settings.serve.private_key is not None else []
+    for path in (*own, *_all_files(settings.data_dir)):
+        mode = stat.S_IMODE(path.lstat().st_mode) if path.exists() else 0
+        if mode & _OTHERS and not path.is_symlink():
+            raise StoreError(f"{path} is open to other users (mode {mode:04o}): run `chmod go= {path}`")
+    left = [each for each in settings.data_dir.iterdir() if each.name.startswith(_LEFTOVERS)]
+    if left:
+        return _warning(
+            f"an interrupted backup or restore has left {left[0]}, with copies of the databases: remove it, unless "
+            "one is going on"
+        )
+    return _ok("nothing of the installation is open to other users")
+
+
+def _all_files(folder: Path) -> Iterator[Path]:
+    """Every file in a folder and below; the configuration may be read by others, as it holds no secret."""
+    from hsmkms.cli.setup import CONFIG_FILE  # noqa: PLC0415 - of this check alone
+
+    for place, _, names in os.walk(folder):
+        yield from (Path(place, name) for name in names if name != CONFIG_FILE)
+
+
+def _disk(patient: Patient) -> Verdict:
+    folder = patient.settings.data_dir
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError as exc:
+        raise StoreError(f"the disk of {folder} cannot be asked: {exc.strerror}") from exc
+    told = f"{free // _MIB:,} MiB are free on the disk of {folder}"
+    if free < _TOO_LITTLE:
+        raise StoreError(f"{told}: free some space, or nothing can be written soon")
+    return _warning(f"{told}: `hsmkms audit archive` moves old records away") if free < _LITTLE else _ok(told)
+
+
+def _certificate(patient: Patient) -> Verdict:
+    file = patient.settings.serve.certificate
+    if file is None:
+        return _ok("no TLS by the server itself")
+    from cryptography.x509 import load_pem_x509_certificate  # noqa: PLC0415 - of this check alone
+
+    try:
+        found = load_pem_x509_certificate(file.read_bytes())
+    except (OSError, ValueError) as exc:
+        raise ConfigurationError(f"serve.certificate {file} cannot be read as PEM: put the right file there") from exc
+    now, begin, end = datetime.now(UTC), found.not_valid_before_utc, found.not_valid_after_utc
+    told = f"serve.certificate is valid from {begin:%Y-%m-%d} to {end:%Y-%m-%d}"
+    if not begin <= now <= end:
+        raise ConfigurationError(f"{told}, so clients refuse it: put a new one there and send the server SIGHUP")
+    if end - now < _SOON:
+        return _warning(f"{told}: put a new one there in time and send the server SIGHUP")
+    return _ok(told)
+
+
+Check = Callable[[Patient], Verdict]
+
+CHECKS: Final[dict[str, Check]] = {
+    "databases": _databases,
+    "PIN": _pin,
+    "token": _token,
+    "installation": _whole,
+    "audit log": _audit,
+    "clock": _clock,
+    "due work": _due,
+    "encryption limits": _limits,
+    "sessions": _sessions,
+    "files": _files,
+    "disk": _disk,
+    "certificate": _certificate,
+}
