@@ -29,6 +29,7 @@ PANELS = (
     "Endpoint",
     "Users",
     "Token",
+    "Backup",
     "Repair",
 )
 OPERATOR_COMMANDS = {
@@ -39,6 +40,8 @@ OPERATOR_COMMANDS = {
     "attest",
     "reconcile",
     "doctor",
+    "backup",
+    "restore",
     "re-encrypt-files",
     "maintain",
     "import-key",

@@ -22,6 +22,8 @@ PATTERNS = {
     "HEX64": r"[0-9a-f]{64}",
     "HEX": r"(?:[0-9a-f]{2})+",
     "TIME": r"\d{10}(?:\.\d{1,3})?",
+    "PATH": r"/[^ \"]*?",
+    "ISO": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z",
     "DATE": r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d",
     "NUMBER": r"\d+",
     "URLSAFE": r"[A-Za-z0-9_-]+={0,2}",

@@ -1,0 +1,126 @@
+"""doctor: each check sees what it is there for, tells what to do, and a warning is no fault."""
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cli_site import Site
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+
+def tell(site: Site, name: str, value: str) -> None:
+    """Set a setting, which stands in the configuration as a comment."""
+    lines = site.config.read_text().splitlines()
+    (at,) = [number for number, line in enumerate(lines) if line.startswith(f"# {name} = ")]
+    lines[at] = f"{name} = {value}"
+    site.config.write_text("\n".join(lines))
+
+
+def certificate(file: Path, *, begin: int, end: int) -> None:
+    """A certificate that is valid between two days, counted from today."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "kms")])
+    days = [datetime.now(UTC) + timedelta(days=each) for each in (begin, end)]
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), *days)
+    file.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+
+
+def certified(begin: int, end: int) -> Callable[[Site], None]:
+    """The server has such a certificate."""
+
+    def give(site: Site) -> None:
+        certificate(site.data / "tls.pem", begin=begin, end=end)
+        (site.data / "tls.pem").chmod(0o600)
+        (site.data / "tls.key").touch(mode=0o600)
+        tell(site, "certificate", '"tls.pem"')
+        tell(site, "private_key", '"tls.key"')
+
+    return give
+
+
+def no_certificate(site: Site) -> None:
+    """The certificate is no certificate."""
+    certified(0, 1)(site)
+    (site.data / "tls.pem").write_text("nothing")
+
+
+def open_file(site: Site) -> None:
+    """Others may read a file."""
+    (site.data / "so-pin").chmod(0o644)
+
+
+def leftover(site: Site) -> None:
+    """A restore was killed."""
+    (site.data / ".restore-1234").mkdir()
+
+
+def much_used(site: Site) -> None:
+    """A key material has encrypted very often."""
+    material = site.run("create-key").json["KeyMetadata"]["CurrentKeyMaterialId"]
+    with closing(sqlite3.connect(site.data / "log.db")) as connection, connection:
+        connection.execute("INSERT INTO encryption_count VALUES (?, ?)", (material, 2**32 * 95 // 100))
+
+
+def later_changes(site: Site) -> None:
+    """The database was changed by a clock that was ten days ahead."""
+    site.new_key()
+    moved = "UPDATE regional_key SET creation_date = creation_date + 864000000000"
+    with closing(sqlite3.connect(site.data / "meta.db")) as connection, connection:
+        connection.execute(moved)
+        connection.execute("UPDATE key SET creation_date = creation_date + 864000000000")
+        connection.execute("UPDATE material SET created_at = created_at + 864000000000")
+
+
+def damaged_page(site: Site) -> None:
+    """A page that nothing reads at the start is rubbish."""
+    with closing(sqlite3.connect(site.data / "meta.db")) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'ix_alias_key_id'").fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    with (site.data / "meta.db").open("r+b") as file:
+        file.seek((root - 1) * size)
+        file.write(b"\xa5" * size)
+
+
+CASES: list[tuple[Callable[[Site], None], str, str, str]] = [
+    (certified(-400, -30), "certificate", "wrong", "so clients refuse it"),
+    (certified(1, 30), "certificate", "wrong", "so clients refuse it"),
+    (certified(-30, 20), "certificate", "warning", "put a new one there in time"),
+    (certified(-30, 200), "certificate", "ok", "serve.certificate is valid from"),
+    (no_certificate, "certificate", "wrong", "cannot be read as PEM"),
+    (open_file, "files", "wrong", "so-pin is open to other users (mode 0644): run `chmod go= "),
+    (leftover, "files", "warning", "an interrupted backup or restore has left "),
+    (much_used, "encryption limits", "warning", "1 key materials have used half"),
+    (much_used, "due work", "warning", "1 steps are due (rotation): run `hsmkms maintain`"),
+    (later_changes, "clock", "wrong", "set the clock right"),
+    (damaged_page, "databases", "wrong", "meta.db is damaged"),
+]
+
+
+@pytest.mark.parametrize(("do", "check", "outcome", "words"), CASES)
+def test_checks(site: Site, do: Callable[[Site], None], check: str, outcome: str, words: str) -> None:
+    """What is wrong has status 1, what is a warning has not, and both say what to do; other checks are as before."""
+    do(site)
+    told = site.run("doctor", "--query", f"Checks[?Check=='{check}'].[Outcome, Detail][]", "--output", "text")
+    found, _, detail = told.stdout.rstrip("\n").partition("\t")
+    assert (told.status, found) == (1 if outcome == "wrong" else 0, outcome), told
+    assert words in detail
+    others = site.run("doctor", "--query", f"Checks[?Check!='{check}' && Outcome=='wrong'].Check", "--output", "text")
+    assert others.stdout.strip() == ""
+
+
+def test_wrong_pin_by_somebody_else(site: Site) -> None:
+    """A wrong PIN that another program gave since the last login is told of."""
+    site.new_key()
+    site.program("give_wrong_pin")
+    query = "Checks[?Check=='PIN'].[Outcome, Detail][]"
+    told = site.run("doctor", "--query", query, "--output", "text")
+    assert told.status == 0
+    assert told.stdout.startswith("warning\tsomebody gave the token a wrong PIN since the last login")
+    assert site.run("doctor", "--query", query, "--output", "text").stdout.startswith("ok\t")
