@@ -1,0 +1,14 @@
+"""Gives the installation's token a wrong PIN, as a program of somebody else might."""
+
+import contextlib
+import os
+
+import pkcs11
+
+from hsmkms import wiring
+
+settings = wiring.device_settings(wiring.load_settings())
+os.environ |= settings.environment
+(token,) = pkcs11.lib(str(settings.module)).get_tokens(token_label=settings.choice.label)
+with contextlib.suppress(pkcs11.exceptions.PinIncorrect), token.open(user_pin="wrong"):
+    pass
