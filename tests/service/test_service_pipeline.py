@@ -98,6 +98,8 @@ def test_permits_are_made_in_two_places() -> None:
     """Leave to act on the token comes from the pipeline, or is the installation's own, and comes from nowhere else."""
     assert _makers_of("Permit") == {"service/pipeline.py", "service/permits.py"}
     assert _makers_of("own_permit") == {
+        "service/backup.py",
+        "service/backup_keys.py",
         "service/binding.py",
         "service/creation.py",
         "service/credentials.py",
