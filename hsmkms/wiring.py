@@ -25,7 +25,7 @@ from hsmkms.rules.audit_policy import AuditPolicy, Durability
 from hsmkms.rules.audit_record import Occasion
 from hsmkms.rules.importing import ImportPolicy
 from hsmkms.rules.rotation import RotationPolicy
-from hsmkms.service import backup_keys, binding, restoring
+from hsmkms.service import backup_keys, binding, restoring, row_seals, sealing
 from hsmkms.service.access import Access
 from hsmkms.service.audit import FOLDER as AUDIT_FOLDER
 from hsmkms.service.audit import AuditBook
@@ -35,6 +35,7 @@ from hsmkms.service.clock import DriftWatch
 from hsmkms.service.core import Checkpoint, Clock, Core, Installation, never_drifted, no_checkpoint
 from hsmkms.service.leases import LeaseBook
 from hsmkms.service.restoring import Restored
+from hsmkms.service.row_seals import SealBook
 from hsmkms.service.usage import UsageBook
 from hsmkms.store import files, leases, migrate
 from hsmkms.store.engine import Store
@@ -95,11 +96,13 @@ def core_of(
         store.close()
         raise
     try:
-        return _core(settings, store, device, _installation(settings, store, device), clock, monotonic)
+        core = _core(settings, store, device, _installation(settings, store, device), clock, monotonic)
+        sealing.seal_rows(core)
     except BaseException:
         device.close()
         store.close()
         raise
+    return core
 
 
 def core_without_token(settings: Settings, fault: HsmKmsError, clock: Clock = utc_now) -> Core:
@@ -122,15 +125,18 @@ def _core(
     monotonic: Monotonic | None,
 ) -> Core:
     rotation, imports = settings.rotation, settings.imports
-    cache = RecordCache(store)
+    seals = SealBook(store, lambda: row_seals.key_from(device, installation))
+    cache = RecordCache(store, seals.check)
     occasion = Occasion(installation.account, _agent())
     audit = AuditBook(store, installation.id, occasion, audit_policy(settings), lambda: cache.epoch, clock)
+    store.meta.companions.append(seals)  # after the audit log: it seals what that has written
     return Core(
         installation=installation,
         store=store,
         device=device,
         cache=cache,
         audit=audit,
+        seals=seals,
         record=audit.record,
         authorise=Access(cache, installation.account),
         leases=LeaseBook(store),

@@ -60,6 +60,7 @@ PURE = {
     "enum",
     "functools",
     "hashlib",
+    "hmac",
     "ipaddress",
     "itertools",
     "json",

@@ -92,7 +92,8 @@ class LaneSeal(Struct, frozen=True, kw_only=True):
 class Seal(Struct, frozen=True, kw_only=True):
     """One seal over all chains. ``previous``: SHA-256 of the line of the seal before it (hex), "" before the first.
 
-    ``epoch``: that of the control-plane database. ``accepted``: the faults that the operator knew of and accepted.
+    ``epoch``: that of the control-plane database; ``root``: the seal over its rows, by number and value (hex), 0 and ""
+    where it was not sealed. ``accepted``: the faults that the operator knew of and accepted.
     """
 
     number: int
@@ -104,3 +105,5 @@ class Seal(Struct, frozen=True, kw_only=True):
     lanes: Mapping[str, LaneSeal]
     accepted: tuple[Fault, ...] = ()
     restored: bool = False
+    root_number: int = 0
+    root: str = ""

@@ -96,7 +96,7 @@ class AuditBook:
         self._stopped = threading.Event()
         self._flusher: threading.Thread | None = None
         if self._on:
-            store.meta.companion = self
+            store.meta.companions.append(self)
 
     @property
     def used(self) -> bool:

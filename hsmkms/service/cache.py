@@ -25,6 +25,7 @@ from hsmkms.rules.question import Identity
 from hsmkms.store import aliases, changes, grants, identities, keys, tags, users
 from hsmkms.store.engine import Store
 from hsmkms.store.identities import IdentityRow
+from hsmkms.store.sealed_rows import alias_subject, grant_subject, group_subject, key_subject, user_subject
 from hsmkms.store.users import AccessKeyRow
 
 log = logging.getLogger("hsmkms.service")
@@ -34,6 +35,9 @@ MAX_ENTRIES: Final = 50_000
 
 
 ROOT_SUBJECT: Final = "root"
+
+CheckRows = Callable[..., object]
+"""Called with a connection and subjects: raises KMSInternalException unless their rows are as they were sealed."""
 
 
 class CachedKey:
@@ -45,6 +49,7 @@ class CachedKey:
 
     __slots__ = (
         "_aliases",
+        "_check",
         "_grants",
         "_policy",
         "_store",
@@ -56,8 +61,9 @@ class CachedKey:
         "record",
     )
 
-    def __init__(self, record: KeyRecord, store: Store) -> None:
+    def __init__(self, record: KeyRecord, store: Store, check: CheckRows) -> None:
         self._store = store
+        self._check = check
         self._aliases: list[str] | None = None
         self._grants: dict[str, list[GrantRecord]] = {}
         self._policy: Policy | None = None
@@ -87,6 +93,7 @@ class CachedKey:
         if self._tags is None:
             with self._store.reading() as conn:
                 self._tags = tags.fetch(conn, self.record.key_id, self.record.region)
+                self._check(conn, key_subject(self.record.key_id))
         return self._tags
 
     def aliases(self) -> Sequence[str]:
@@ -94,6 +101,7 @@ class CachedKey:
         if self._aliases is None:
             with self._store.reading() as conn:
                 found = aliases.page(conn, self.record.region, self.record.key_id, None, MAX_ENTRIES)
+                self._check(conn, *(alias_subject(each.region, each.name) for each in found))
             self._aliases = [each.name for each in found]
         return self._aliases
 
@@ -103,6 +111,7 @@ class CachedKey:
         if held is None:
             with self._store.reading() as conn:
                 held = grants.held_by(conn, self.record.region, self.record.key_id, principal)
+                self._check(conn, *(grant_subject(each.grant_id) for each in held))
             self._grants[principal] = held
         return held
 
@@ -117,8 +126,9 @@ class CachedIdentity(Struct, frozen=True):
 class RecordCache:
     """KMS keys and aliases by region and name. Thread-safe; of no use in a forked child."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, check: CheckRows) -> None:
         self._store = store
+        self._check = check
         self._guard = ForkGuard()
         self._signal = changes.ChangeSignal(store)
         self._lock = threading.Lock()
@@ -168,6 +178,10 @@ class RecordCache:
         cached = self._identities.get(subject)
         return cached if cached is not None else self._load_identity(subject, account)
 
+    def of(self, record: KeyRecord) -> CachedKey:
+        """A record that is not kept, with all that decides about access to it."""
+        return CachedKey(record, self._store, self._check)
+
     def close(self) -> None:
         """Let the signal's connection go."""
         self._signal.close()
@@ -203,9 +217,10 @@ class RecordCache:
         with self._store.reading() as conn:
             epoch = changes.latest(conn)
             record = keys.fetch(conn, region, key_id)
+            self._check(conn, key_subject(key_id))
         if record is None:
             return None
-        cached = CachedKey(record, self._store)
+        cached = self.of(record)
         self._keep(epoch, lambda: self._keys.__setitem__((region, key_id), cached))
         return cached
 
@@ -213,6 +228,7 @@ class RecordCache:
         with self._store.reading() as conn:
             epoch = changes.latest(conn)
             record = aliases.fetch(conn, region, name)
+            self._check(conn, alias_subject(region, name))
         if record is not None:
             self._keep(epoch, lambda: self._aliases.__setitem__((region, name), record))
         return record
@@ -221,6 +237,8 @@ class RecordCache:
         with self._store.reading() as conn:
             epoch = changes.latest(conn)
             row = users.fetch_access_key(conn, access_key_id)
+            if row is not None:
+                self._check(conn, user_subject(row.user_name))
         if row is not None:
             self._keep(epoch, lambda: self._access_keys.__setitem__(access_key_id, row))
         return row
@@ -232,6 +250,8 @@ class RecordCache:
         with self._store.reading() as conn:
             epoch = changes.latest(conn)
             row = identities.fetch(conn, name)
+            groups = {group for group, _ in row.group_policies} if row is not None else ()
+            self._check(conn, user_subject(name), *map(group_subject, groups))
         cached = _identity(name, row, account)
         if row is not None:
             self._keep(epoch, lambda: self._identities.__setitem__(subject, cached))

@@ -16,6 +16,7 @@ from hsmkms.rules.rotation import RotationPolicy
 from hsmkms.service.audit import AuditBook
 from hsmkms.service.cache import RecordCache
 from hsmkms.service.leases import LeaseBook
+from hsmkms.service.row_seals import SealBook
 from hsmkms.service.usage import UsageBook
 from hsmkms.store.engine import Store
 
@@ -100,5 +101,6 @@ class Core(Struct, kw_only=True):
     grant_tokens: dict[str, Claims] = field(default_factory=dict)
     warned: set[str] = field(default_factory=set)
     audit: AuditBook
+    seals: SealBook
     record: Recorder
     reached: Checkpoint = no_checkpoint

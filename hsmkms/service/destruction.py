@@ -13,6 +13,7 @@ from hsmkms.service.core import Core
 from hsmkms.store import deletion, materials, objects
 from hsmkms.store.deletion import Doomed
 from hsmkms.store.schema import ObjectPurpose, ObjectStatus
+from hsmkms.store.sealed_rows import object_subject
 
 log = logging.getLogger("hsmkms.service")
 
@@ -27,8 +28,12 @@ def of_key(core: Core, key_id: str, object_id: bytes = b"") -> list[Doomed]:
 def destroy(core: Core, doomed: Doomed, permit: Permit) -> bool:
     """Destroy an object whose destruction was decided; False if it was not on the token any more.
 
-    danger: nothing brings it back. Interrupted, it is done again.
+    danger: nothing brings it back. Interrupted, it is done again. KMSInternalException if the decision was edited into
+    the database.
     """
+    with core.store.reading() as conn:
+        subject = object_subject(conn, doomed.token_id, doomed.cka_id)
+        core.seals.check(conn, *([subject] if subject is not None else []))
     core.reached("destroy 1: intent")
 
     # 2. Device.

@@ -13,6 +13,7 @@ from hsmkms.rules.grant_token import Claims
 from hsmkms.service.core import Core
 from hsmkms.service.permits import own_permit
 from hsmkms.store import grants
+from hsmkms.store.sealed_rows import grant_subject
 
 if TYPE_CHECKING:
     from hsmkms.service.pipeline import Call
@@ -47,6 +48,7 @@ def find(call: "Call", token: str) -> GrantRecord:
                 return each
         with call.core.store.reading() as conn:
             grant = grants.fetch(conn, call.region, claims.grant_id)
+            call.core.seals.check(conn, grant_subject(claims.grant_id))
         if grant is not None:
             return grant
     raise InvalidGrantTokenException(grant_token.INVALID)

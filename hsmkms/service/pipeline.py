@@ -201,7 +201,7 @@ class Call:
 
     def judge(self, record: KeyRecord) -> None:
         """Authorise the operation on a key and check that the key's kind and state admit it."""
-        self._judge(CachedKey(record, self.core.store), f"kms:{self.operation}", "")
+        self._judge(self.core.cache.of(record), f"kms:{self.operation}", "")
 
     def _judge(self, cached: CachedKey, action: str, shown: str) -> None:
         record = cached.record
@@ -233,9 +233,7 @@ class Call:
     def _first_use(self, ref: KeyRef, action: str, shown: str) -> CachedKey | None:
         """The key of a configured service, which comes into being now, if the caller may use it."""
         draft = service_keys.draft(self.core, ref.region, ref.name)
-        self.core.authorise(
-            self.question(action, draft.arn, CachedKey(draft, self.core.store), about_key=True, shown=shown)
-        )
+        self.core.authorise(self.question(action, draft.arn, self.core.cache.of(draft), about_key=True, shown=shown))
         service_keys.make(self.core, draft, ref.name)
         return self._look_up(ref)
 

@@ -15,7 +15,6 @@ from hsmkms.model.records import KeyRecord
 from hsmkms.rules import access, paging
 from hsmkms.rules import policies as rules
 from hsmkms.rules.policy_documents import Policy
-from hsmkms.service.cache import CachedKey
 from hsmkms.service.pipeline import Call
 from hsmkms.store import identities, keys
 from hsmkms.store.engine import Connection
@@ -56,7 +55,7 @@ def check_new(call: Call, conn: Connection, text: str, record: KeyRecord, *, byp
     """Raise if the text cannot be the policy of the key: unreadable, for nobody, or locking its maker out."""
     policy = rules.read_key_policy(text, call.core.installation.account)
     _check_users(conn, policy)
-    question = call.question(_PUT, record.arn, CachedKey(record, call.core.store))
+    question = call.question(_PUT, record.arn, call.core.cache.of(record))
     if not bypass and not access.keeps_control(question, policy):
         raise MalformedPolicyDocumentException(LOCKED_OUT)
 

@@ -138,6 +138,9 @@ class Sealer:
             raise Contradiction(_CONTRADICTED.format("the audit log's newest seal was not made by this token"))
         if self._epoch() < last.seal.epoch:
             raise Contradiction(_CONTRADICTED.format("the control-plane database is older than the newest seal"))
+        contradiction = self._core.seals.contradiction(last.seal.root_number, last.seal.root)
+        if last.seal.root_number and contradiction is not None:
+            raise Contradiction(_CONTRADICTED.format(contradiction))
         for lane, each in last.seal.lanes.items():
             found = heads.get(lane)
             if found is None or found.sequence < each.head.sequence:
@@ -148,6 +151,7 @@ class Sealer:
     def _draft(self, last: SealedLine | None, number: int, heads: dict[str, Head]) -> Seal:
         key = self._key()
         starts = {lane: each.start for lane, each in last.seal.lanes.items()} if last is not None else {}
+        root = self._core.seals.root()
         return Seal(
             number=number + 1,
             time=self._core.clock(),
@@ -156,6 +160,8 @@ class Sealer:
             epoch=self._epoch(),
             previous=last.digest if last is not None else "",
             lanes={lane: LaneSeal(head=head, start=starts.get(lane)) for lane, head in heads.items()},
+            root_number=root.number if root is not None else 0,
+            root=root.value.hex() if root is not None else "",
         )
 
     def _write(self, seal: Seal) -> None:
@@ -233,3 +239,19 @@ def seal_quietly(core: Core) -> None:
         Sealer(core).seal()
     except HsmKmsError as exc:
         log.warning("the audit log could not be sealed now: %s", exc)
+
+
+def seal_rows(core: Core) -> None:
+    """Seal the rows of a database that never was sealed: a new one, or one from before there were seals.
+
+    One whose seals were removed stays as it is: the newest seal of the audit log knows of them. An empty one has
+    nothing to lose.
+    """
+    if core.seals.root() is not None:
+        return
+    last = Sealer(core).last()
+    if last is not None and last.seal.root_number and not core.seals.empty():
+        log.error("the seals of the control-plane database were removed, so nothing in it is used: restore a backup")
+        return
+    region = core.installation.default_region
+    core.seals.seal_all(lambda: core.audit.event("SealStore", region, "", {}), again=False)

@@ -4,8 +4,9 @@ SQLite in WAL mode: readers do not wait for writers, and every commit is on the 
 transaction takes the write lock at its beginning (BEGIN IMMEDIATE), so what it reads cannot change before it writes.
 """
 
+import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Protocol, Self
@@ -14,10 +15,17 @@ from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
 
 from hsmkms.errors import ClosedError, MisuseError
 from hsmkms.process import ForkGuard
-from hsmkms.store import faults, files
+from hsmkms.store import faults, files, sealed_rows
+
+SEALS: Final = "hsmkms_seals"
+"""The SQL function that a sealed database asks of whoever writes: see ``sealed_rows.guard``."""
 
 _WRITES: Final = "hsmkms_writes"
 _IDLE_CONNECTIONS: Final = 16
+
+
+Prepare = Callable[[sqlite3.Connection], None]
+"""Makes a connection ready for writing, before its first transaction."""
 
 
 class Companion(Protocol):
@@ -36,20 +44,29 @@ class Companion(Protocol):
 class Database:
     """One SQLite file. Thread-safe; of no use in a forked child."""
 
-    def __init__(self, file: Path, *, busy_timeout_seconds: float = files.BUSY_TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self,
+        file: Path,
+        *,
+        busy_timeout_seconds: float = files.BUSY_TIMEOUT_SECONDS,
+        prepare: Prepare | None = None,
+    ) -> None:
         self.file = file
+        self.companions: list[Companion] = []
+        """In the order in which they write; they are told of the end of a transaction in the same order."""
         self._guard = ForkGuard()
         self._writing = threading.Lock()
         self._writer: int | None = None
-        self.companion: Companion | None = None
-        self._engine: Engine | None = create_engine(
-            "sqlite://",
-            creator=lambda: files.connect(file, busy_timeout_seconds),
-            poolclass=QueuePool,
-            pool_size=_IDLE_CONNECTIONS,
-            max_overflow=-1,
-        )
-        event.listen(self._engine, "begin", _begin)
+
+        def connect_to_write() -> sqlite3.Connection:
+            connection = files.connect(file, busy_timeout_seconds)
+            if prepare is not None:
+                prepare(connection)
+            return connection
+
+        self._closed = False
+        self._reader = _engine(lambda: files.connect(file, busy_timeout_seconds), _IDLE_CONNECTIONS)
+        self._scribe = _engine(connect_to_write, 1)
 
     @contextmanager
     def atomic(self) -> Iterator[Connection]:
@@ -58,23 +75,22 @@ class Database:
         Threads of one process queue here, which is fairer and faster than SQLite's waiting. MisuseError if the
         thread has one open already: it would wait for itself.
         """
-        companion = self.companion
         try:
             with (
                 self._one_writer(),
                 faults.translated(self.file),
-                self._connect().execution_options(**{_WRITES: True}) as conn,
+                self._connect(self._scribe).execution_options(**{_WRITES: True}) as conn,
                 conn.begin(),
             ):
                 yield conn
-                if companion is not None:
-                    companion.before_commit(conn)
+                for each in self.companions:
+                    each.before_commit(conn)
         except BaseException:
-            if companion is not None:
-                companion.rolled_back()
+            for each in self.companions:
+                each.rolled_back()
             raise
-        if companion is not None:
-            companion.after_commit()
+        for each in self.companions:
+            each.after_commit()
 
     @property
     def writing_here(self) -> bool:
@@ -84,14 +100,14 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A consistent view of the database for one block, taken at the first query."""
-        with faults.translated(self.file), self._connect() as conn:
+        with faults.translated(self.file), self._connect(self._reader) as conn:
             conn.begin()  # never committed: what is written in a reading is lost
             yield conn
 
     def close(self) -> None:
         """Close all connections; in a forked child they stay the parent's."""
-        engine, self._engine = self._engine, None
-        if engine is not None:
+        self._closed = True
+        for engine in (self._reader, self._scribe):
             engine.dispose(close=not self._guard.foreign)
 
     @contextmanager
@@ -106,11 +122,17 @@ class Database:
             finally:
                 self._writer = None
 
-    def _connect(self) -> Connection:
+    def _connect(self, engine: Engine) -> Connection:
         self._guard.check()
-        if self._engine is None:
+        if self._closed:
             raise ClosedError("this database has been closed: open a new Kms")
-        return self._engine.connect()
+        return engine.connect()
+
+
+def _engine(connect: Callable[[], sqlite3.Connection], idle: int) -> Engine:
+    engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool, pool_size=idle, max_overflow=-1)
+    event.listen(engine, "begin", _begin)
+    return engine
 
 
 def _begin(conn: Connection) -> None:
@@ -122,7 +144,9 @@ class Store:
 
     def __init__(self, folder: Path, *, busy_timeout_seconds: float = files.BUSY_TIMEOUT_SECONDS) -> None:
         self.folder = folder
-        self.meta = Database(folder / files.META.name, busy_timeout_seconds=busy_timeout_seconds)
+        self.sealing = False
+        """True once somebody seals what this process writes to the control plane."""
+        self.meta = Database(folder / files.META.name, busy_timeout_seconds=busy_timeout_seconds, prepare=self._prepare)
         self.log = Database(folder / files.LOG.name, busy_timeout_seconds=busy_timeout_seconds)
 
     @classmethod
@@ -151,6 +175,15 @@ class Store:
         """Close all connections."""
         self.meta.close()
         self.log.close()
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        sealed_rows.capture(connection)
+        connection.create_function(SEALS, 0, self._must_seal)
+
+    def _must_seal(self) -> None:
+        """Called by a sealed database for each row that decides: a write that nobody seals must fail as a whole."""
+        if not self.sealing:
+            raise MisuseError("a sealed control plane was written to by a process that seals nothing")
 
 
 __all__ = ["Connection", "Database", "Store"]

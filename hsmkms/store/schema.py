@@ -39,7 +39,7 @@ from hsmkms.model.enums import (
     TrackedOperation,
 )
 
-META_REVISIONS: Final = ("meta_0001", "meta_0002", "meta_0003", "meta_0004", "meta_0005", "meta_0006")
+META_REVISIONS: Final = ("meta_0001", "meta_0002", "meta_0003", "meta_0004", "meta_0005", "meta_0006", "meta_0007")
 """Every revision of meta.db that this program knows, oldest first; the last is the one that it works with."""
 
 LOG_REVISIONS: Final = ("log_0001", "log_0002", "log_0003")
@@ -372,9 +372,27 @@ change_log: Final = Table(
     meta,
     Column("epoch", Integer, primary_key=True),
     Column("region", Text, nullable=False),
-    Column("subject", Text, nullable=False),
+    Column("subject", Text, nullable=False, index=True),
     sqlite_autoincrement=True,
 )
+
+row_seal: Final = Table(
+    "row_seal",
+    meta,
+    Column("subject", Text, primary_key=True),
+    Column("epoch", Integer, nullable=False),
+    Column("mac", LargeBinary, nullable=False),
+)
+"""The seal over all rows of a subject (a key, an alias, a user …) since an epoch: see ``service/row_seals.py``."""
+
+store_root: Final = Table(
+    "store_root",
+    meta,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("nonce", LargeBinary, nullable=False),
+    Column("value", LargeBinary, nullable=False),
+)
+"""The seal over all sealed rows, after each of the last changes."""
 
 audit_outbox: Final = Table(
     "audit_outbox",

@@ -26,6 +26,8 @@ from hsmkms.model.crypto import DecryptRequest, EncryptRequest
 from hsmkms.model.keys import CreateKeyRequest, KeyMetadata
 from hsmkms.service.core import Clock
 from hsmkms.service.kms import Kms
+from hsmkms.service.row_seals import SealBook
+from hsmkms.store.engine import Store
 
 ACCOUNT = "111122223333"
 REGION = "eu-central-1"
@@ -177,3 +179,10 @@ NewFolder = Callable[[], Path]
 
 NewSite = Callable[..., Site]
 """Makes an installation in a folder of its own."""
+
+
+def store_beside(kms: Kms) -> Store:
+    """The databases of an open installation on connections of their own; what is written there is sealed as well."""
+    store = Store.open(kms._core.store.folder)
+    store.meta.companions.append(SealBook(store, lambda: kms._core.seals.key))
+    return store

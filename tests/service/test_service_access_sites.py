@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from service_sites import ACCOUNT, REGION, NewSite, new_key, seal, unseal
+from service_sites import ACCOUNT, REGION, NewSite, new_key, seal, store_beside, unseal
 
 from hsmkms.errors import AccessDeniedException
 from hsmkms.model import grants, keys, policies
@@ -10,7 +10,6 @@ from hsmkms.model.ids import root_arn
 from hsmkms.rules.policies import NOTHING, default_policy
 from hsmkms.service.identities import Identities
 from hsmkms.store import grants as table
-from hsmkms.store.engine import Store
 
 EVERYTHING = '{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"kms:*","Resource":"*"}}'
 
@@ -64,7 +63,7 @@ def test_every_process_heeds_a_change(new_site: NewSite) -> None:
         kms.operator.credentials.create_user("alice")
         alice = kms.caller(REGION, "alice")
         key = new_key(kms).key_id
-        other = Store.open(site.settings.data_dir)  # it commits like another process
+        other = store_beside(kms)  # it commits like another process
         elsewhere = Identities(msgspec.structs.replace(kms._core, store=other))
         with pytest.raises(AccessDeniedException):
             seal(kms, key, caller=alice)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 import pytest
-from service_sites import REGION, Site, new_alias, new_key, run, seal, unseal
+from service_sites import REGION, Site, new_alias, new_key, run, seal, store_beside, unseal
 
 from hsmkms.errors import DisabledException, NotFoundException, StoreError
 from hsmkms.model.aliases import DeleteAliasRequest, UpdateAliasRequest
@@ -24,9 +24,9 @@ def opened(site: Site) -> Iterator[Kms]:
 
 
 @pytest.fixture
-def elsewhere(site: Site) -> Iterator[Store]:
+def elsewhere(opened: Kms) -> Iterator[Store]:
     """The same databases on connections of their own, as another process has them."""
-    store = Store.open(site.settings.data_dir)
+    store = store_beside(opened)
     yield store
     store.close()
 

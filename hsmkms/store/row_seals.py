@@ -1,0 +1,121 @@
+"""The seals of rows, as they are stored: one for each subject, and the roots of the newest changes."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from msgspec import Struct
+from sqlalchemy import Connection, delete, func, insert, select
+
+from hsmkms.store import changes
+from hsmkms.store.schema import change_log, row_seal, store_root
+
+_NOTED: Final = "seal:"
+"""How the words of the change log begin that tell of a new seal: others there have other readers."""
+
+_GONE: Final = "gone"
+"""In place of a region: after that change nothing is left of the subject."""
+
+# As text: these two are asked at each reading of a record, and SQLAlchemy's expressions would take most of the time.
+_SEAL: Final = "SELECT epoch, mac FROM row_seal WHERE subject = ?"
+_NEWEST: Final = "SELECT epoch, region FROM change_log WHERE subject = ? ORDER BY epoch DESC LIMIT 1"
+
+_KEPT_ROOTS: Final = 4096
+_PRUNE_EVERY: Final = 256
+
+
+class SealRow(Struct, frozen=True):
+    """The seal of a subject since an epoch."""
+
+    epoch: int
+    mac: bytes
+
+
+class Change(Struct, frozen=True):
+    """The last change of a subject. ``gone``: nothing was left of it."""
+
+    epoch: int
+    gone: bool
+
+
+class RootRow(Struct, frozen=True):
+    """A root as it is stored."""
+
+    number: int
+    nonce: bytes
+    value: bytes
+
+
+def fetch(conn: Connection, subject: str) -> SealRow | None:
+    """The seal of a subject, or None."""
+    row = conn.exec_driver_sql(_SEAL, (subject,)).one_or_none()
+    return None if row is None else SealRow(row[0], row[1])
+
+
+def every(conn: Connection) -> dict[str, SealRow]:
+    """All seals by subject."""
+    rows = conn.execute(select(row_seal.c.subject, row_seal.c.epoch, row_seal.c.mac))
+    return {row.subject: SealRow(row.epoch, row.mac) for row in rows}
+
+
+def note(tx: Connection, subject: str, *, gone: bool = False) -> int:
+    """Note that a subject is sealed anew, or that nothing is left of it; returns the epoch."""
+    return changes.note(tx, _GONE if gone else "", f"{_NOTED}{subject}")
+
+
+def newest_change(conn: Connection, subject: str) -> Change | None:
+    """The last change of a subject that was noted, or None."""
+    row = conn.exec_driver_sql(_NEWEST, (f"{_NOTED}{subject}",)).one_or_none()
+    return None if row is None else Change(row[0], row[1] == _GONE)
+
+
+def newest_changes(conn: Connection) -> dict[str, Change]:
+    """The same for all subjects."""
+    query = (
+        select(func.max(change_log.c.epoch).label("epoch"), change_log.c.region, change_log.c.subject)
+        .where(change_log.c.subject >= _NOTED, change_log.c.subject < f"{_NOTED}\U0010ffff")
+        .group_by(change_log.c.subject)
+    )  # SQLite takes the region from the row that has the maximum
+    return {row.subject.removeprefix(_NOTED): Change(row.epoch, row.region == _GONE) for row in conn.execute(query)}
+
+
+def put(tx: Connection, seals: Mapping[str, SealRow]) -> None:
+    """Write the seals of subjects that have none (any more)."""
+    rows = [{"subject": subject, "epoch": each.epoch, "mac": each.mac} for subject, each in seals.items()]
+    if rows:
+        tx.execute(insert(row_seal), rows)
+
+
+def drop(tx: Connection, subject: str) -> None:
+    """Remove the seal of a subject."""
+    tx.execute(delete(row_seal).where(row_seal.c.subject == subject))
+
+
+def drop_all(tx: Connection) -> None:
+    """Remove all seals."""
+    tx.execute(delete(row_seal))
+
+
+def newest_root(conn: Connection) -> RootRow | None:
+    """The root over the store as it is now, or None if it was never sealed."""
+    query = select(store_root.c.number, store_root.c.nonce, store_root.c.value)
+    row = conn.execute(query.order_by(store_root.c.number.desc()).limit(1)).one_or_none()
+    return None if row is None else RootRow(row.number, row.nonce, row.value)
+
+
+def root(conn: Connection, number: int) -> RootRow | None:
+    """An earlier root, or None if there is none (any more)."""
+    query = select(store_root.c.number, store_root.c.nonce, store_root.c.value).where(store_root.c.number == number)
+    row = conn.execute(query).one_or_none()
+    return None if row is None else RootRow(row.number, row.nonce, row.value)
+
+
+def oldest_root(conn: Connection) -> int:
+    """The number of the oldest root that is kept; 0 if there is none."""
+    return conn.scalar(select(func.min(store_root.c.number))) or 0
+
+
+def put_root(tx: Connection, row: RootRow) -> None:
+    """Write the root over the store as it is now; the last few thousand are kept."""
+    tx.execute(insert(store_root).values(number=row.number, nonce=row.nonce, value=row.value))
+    if row.number % _PRUNE_EVERY == 0:
+        tx.execute(delete(store_root).where(store_root.c.number <= row.number - _KEPT_ROOTS))
