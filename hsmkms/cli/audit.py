@@ -1,4 +1,4 @@
-"""Commands about the audit log: audit tail, show, export, verify, archive; and accept-store."""
+"""Commands about the audit log: audit tail, show, export, verify, archive."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, named, outer_options
-from hsmkms.cli.questions import at_a_terminal
-from hsmkms.errors import ConfigurationError, NotFoundException
+from hsmkms.errors import NotFoundException
 
 if TYPE_CHECKING:
     from hsmkms.service.audit_verification import Verdict
@@ -34,7 +33,6 @@ def register(app: typer.Typer) -> None:
     for command in (tail, show, export, verify, archive):
         audit.command(command.__name__)(command)
     app.add_typer(audit, rich_help_panel=PANEL)
-    app.command("accept-store", rich_help_panel=PANEL)(accept_store)
 
 
 def tail(
@@ -135,39 +133,6 @@ def archive(
     with common.open() as kms:
         moved = kms.operator.audit.archive(to)
     common.show({"Moved": moved})
-
-
-def accept_store(
-    context: typer.Context,
-    *,
-    yes: Annotated[bool, typer.Option("--yes", help="Answer the question with yes.")] = False,
-    config: ConfigOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
-) -> None:
-    """Take database and audit log as they are from here on: after a restored backup, and for nothing else.
-
-    What contradicts the seals is shown first; the act itself, and what was accepted, stays in the log for ever.
-
-    Example: hsmkms accept-store
-    """
-    common = Common(config=config, output=output, query=query).over(outer_options(context))
-    with common.open() as kms:
-        found = kms.operator.audit.verify()
-        if found.faults and not yes:
-            _ask(found)
-        if found.faults:
-            kms.operator.audit.accept()
-    common.show({"Accepted": [named(each) for each in found.faults]})
-
-
-def _ask(found: "Verdict") -> None:
-    """Show what is wrong, and ask a person; without a terminal the answer is no."""
-    for each in found.faults:
-        typer.echo(f"{each.lane} {each.sequence}: {each.kind}: {each.detail}", err=True)
-    if not at_a_terminal():
-        raise ConfigurationError("accept-store asks at a terminal: run it there, or with --yes if you know the reason")
-    typer.confirm("Take this as the truth from here on? Only a restored backup is a good reason", abort=True, err=True)
 
 
 def _shown(verdict: "Verdict") -> dict[str, object]:

@@ -159,6 +159,17 @@ def _whole(patient: Patient) -> Verdict:
     return _ok("database and token belong together and agree")
 
 
+def _rows(patient: Patient) -> Verdict:
+    faults = patient.kms.operator.audit.verify_rows()
+    if faults:
+        raise StoreError(
+            f"{len(faults)} records were changed by something other than hsmkms ({faults[0].subject}: "
+            f"{faults[0].reason}), and are not used: `hsmkms verify-store` shows all; restore a backup, or run "
+            "`hsmkms accept-store` if you know better"
+        )
+    return _ok("every row that decides is as hsmkms wrote it")
+
+
 def _audit(patient: Patient) -> Verdict:
     if patient.settings.audit.durability == "off":
         return _ok("switched off by audit.durability")
@@ -264,6 +275,7 @@ CHECKS: Final[dict[str, Check]] = {
     "PIN": _pin,
     "token": _token,
     "installation": _whole,
+    "rows": _rows,
     "audit log": _audit,
     "clock": _clock,
     "due work": _due,

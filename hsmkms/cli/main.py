@@ -26,6 +26,7 @@ from hsmkms.cli import (
     serve,
     setup,
     simulation,
+    store,
     token,
     users,
 )
@@ -80,6 +81,7 @@ bulk.register(app)
 due.register(app)
 report.register(app)
 audit.register(app)
+store.register(app)
 serve.register(app)
 users.register(app)
 permissions.register(app)

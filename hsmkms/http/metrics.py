@@ -140,6 +140,11 @@ def _of_figures(figures: Figures) -> Iterator[Metric]:
         "hsmkms_audit_alarm", "1 while the audit log contradicts its newest seal.", value=figures.audit_alarm
     )
     yield GaugeMetricFamily(
+        "hsmkms_store_altered",
+        "Keys, aliases, users and so on whose rows were edited by hand.",
+        value=figures.altered,
+    )
+    yield GaugeMetricFamily(
         "hsmkms_audit_faults", "Failures of this worker to write the audit log.", value=figures.audit_faults
     )
     yield GaugeMetricFamily("hsmkms_due", "Steps of maintenance that are due.", value=figures.due)

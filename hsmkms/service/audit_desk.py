@@ -16,12 +16,18 @@ from hsmkms.rules import audit_chain
 from hsmkms.service.audit import AuditBook
 from hsmkms.service.audit_verification import Progress, Verdict, verify
 from hsmkms.service.core import Core
+from hsmkms.service.row_seals import RowFault
 from hsmkms.service.sealing import Sealer
 from hsmkms.store import audit_files
 from hsmkms.store.audit_files import Segment
 
 SEALED_LATELY: Final = timedelta(seconds=30)
 """Of several workers that seal once a minute, one is enough."""
+
+ROWS_AFTER_SECONDS: Final = 600.0
+"""How long after its start a process looks at all rows for the first time: not while everybody waits for it."""
+
+ROWS_EVERY_SECONDS: Final = 86_400.0
 
 UNPROVEN_A_SECOND: Final = 20.0
 """Requests without a valid signature that are recorded, on average: strangers must not fill the disk."""
@@ -41,6 +47,7 @@ class AuditDesk:
         self._core = core
         self._sealer = Sealer(core)
         self._strangers = _Trickle(UNPROVEN_A_SECOND, UNPROVEN_AT_ONCE)
+        self._rows_next = time.monotonic() + ROWS_AFTER_SECONDS
 
     @property
     def book(self) -> AuditBook:
@@ -69,6 +76,9 @@ class AuditDesk:
         if book.used:
             book.tidy()
             self._sealer.seal(SEALED_LATELY)
+        if time.monotonic() >= self._rows_next:
+            self._rows_next = time.monotonic() + ROWS_EVERY_SECONDS
+            self.verify_rows()
 
     def check(self) -> None:
         """Raise StoreError if log or database contradict the newest seal. Quick: only the ends are looked at."""
@@ -78,14 +88,26 @@ class AuditDesk:
         """Look at every record, every seal and the token's memory of them."""
         return verify(self._core, archives, progress)
 
+    def verify_rows(self) -> list[RowFault]:
+        """Look at every row of the control plane that decides, and at its seal."""
+        with self._core.store.reading() as conn:
+            return self._core.seals.verify(conn)
+
     def accept(self) -> Verdict:
-        """Take log and database as they are from here on; returns the faults that were accepted."""
-        found = self.verify()
+        """Take log and database as they are from here on; returns the faults that were accepted.
+
+        danger: what was edited into the database counts as right, and is sealed.
+        """
+        found, rows = self.verify(), self.verify_rows()
         core = self._core
-        shown = {"faults": [f"{each.lane} {each.sequence} {each.kind}: {each.detail}" for each in found.faults]}
+        shown = {
+            "faults": [f"{each.lane} {each.sequence} {each.kind}: {each.detail}" for each in found.faults],
+            "rows": [f"{each.subject}: {each.reason}" for each in rows],
+        }
         with core.audit.acting("AcceptStore", self.region, shown):
             pass
         core.audit.flush()
+        core.seals.seal_all(again=True)
         self._sealer.accept((*found.accepted, *found.faults))
         return found
 

@@ -197,7 +197,7 @@ class SealBook:
             return "the control-plane database is not a continuation of what was sealed"
         return None
 
-    def seal_all(self, tell: Callable[[], None], *, again: bool) -> bool:
+    def seal_all(self, *, again: bool, tell: Callable[[], None] | None = None) -> bool:
         """Seal every row as it is now, in one transaction, in which ``tell`` is called. False if all was sealed before.
 
         danger: with ``again`` what is sealed is sealed anew, so that what was edited by hand counts as right.
@@ -207,7 +207,7 @@ class SealBook:
             if root is not None and not again:
                 return False
             totals, whole = self._totals(tx)
-            if set(totals) != {sealed_rows.INSTALLATION}:  # else it has just been made
+            if tell is not None and set(totals) != {sealed_rows.INSTALLATION}:  # else it has just been made
                 tell()
             sealed_rows.guard(tx, SEALS)
             for subject, change in row_seals.newest_changes(tx).items():

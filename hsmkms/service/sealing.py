@@ -254,4 +254,4 @@ def seal_rows(core: Core) -> None:
         log.error("the seals of the control-plane database were removed, so nothing in it is used: restore a backup")
         return
     region = core.installation.default_region
-    core.seals.seal_all(lambda: core.audit.event("SealStore", region, "", {}), again=False)
+    core.seals.seal_all(again=False, tell=lambda: core.audit.event("SealStore", region, "", {}))

@@ -21,7 +21,8 @@ class Figures(Struct, frozen=True, kw_only=True):
     """The state of the installation in numbers.
 
     ``due``: steps that are due now; ``next_due``: when the first is or was due. ``budget_used``: from 0 to 1, of the
-    most used key material; ``half_spent``, ``nearly_spent``: how many have used 50 and 90 percent.
+    most used key material; ``half_spent``, ``nearly_spent``: how many have used 50 and 90 percent. ``altered``: keys,
+    aliases, users and so on of which this process has found that somebody has edited their rows.
     """
 
     keys_by_state: Mapping[str, int]
@@ -31,6 +32,7 @@ class Figures(Struct, frozen=True, kw_only=True):
     half_spent: int
     nearly_spent: int
     audit_alarm: bool
+    altered: int
     audit_faults: int
 
 
@@ -90,5 +92,6 @@ class Watch:
             half_spent=len(warned),
             nearly_spent=warned.count(90),
             audit_alarm=self._core.audit.alarm is not None,
+            altered=len(self._core.seals.alarms),
             audit_faults=self._core.audit.faults,
         )

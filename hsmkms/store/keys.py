@@ -261,7 +261,7 @@ def page(conn: Connection, region: str, after: str | None, limit: int) -> list[s
 def count_by_state(conn: Connection) -> dict[str, int]:
     """How many live keys there are in each stored state, over all regions."""
     query = select(regional_key.c.state, func.count()).where(regional_key.c.lifecycle == Lifecycle.LIVE)
-    return dict(conn.execute(query.group_by(regional_key.c.state)).tuples().all())
+    return {row[0]: row[1] for row in conn.execute(query.group_by(regional_key.c.state))}
 
 
 def _select_keys(region: str) -> Select[Any]:

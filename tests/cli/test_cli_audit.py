@@ -1,6 +1,8 @@
 """The audit log at the command line: what each command prints, and how a bent log is told of."""
 
 import json
+import sqlite3
+from contextlib import closing
 
 from cli_site import Site, at_terminal
 
@@ -51,3 +53,24 @@ def test_verify_and_accept(site: Site) -> None:
     assert "missing: records 2 to 2 were sealed, and are not there any more" in shown
     assert [each["Kind"] for each in site.run("accept-store", "--yes").json["Accepted"]] == ["missing"]
     assert site.run("doctor").json["Checks"][-1]["Outcome"] == "ok"
+
+
+def test_verify_store(site: Site) -> None:
+    """Edited rows are named by verify-store and doctor, with status 1, until the operator accepts them."""
+    key = site.new_key()
+    assert site.run("verify-store").json == {"Faults": []}
+    with closing(sqlite3.connect(site.data / "meta.db")) as connection, connection:
+        connection.execute("UPDATE regional_key SET description = 'edited'")
+    found = site.run("verify-store", "--query", "Faults[].Subject", "--output", "text")
+    assert (found.status, found.stdout, found.stderr.count("\n")) == (1, f"key/{key}\n", 1)
+    refused = site.run("describe-key", "--key-id", key)
+    assert (refused.status, refused.stdout) == (1, "")
+    alarm, sentence = refused.stderr.splitlines()
+    assert f"log: the control-plane database was changed by something other than hsmkms: key/{key}: " in alarm
+    assert sentence.startswith("hsmkms: KMSInternalException: A record that this request needs is not as hsmkms wrote")
+    doctor = site.run("doctor", "--query", "Checks[?Check=='rows'].Detail | [0]")
+    assert (doctor.status, f"key/{key}: its rows are not those that were sealed" in doctor.stdout) == (1, True)
+    assert site.run("accept-store").error.startswith("ConfigurationError: accept-store asks at a terminal")
+    assert site.run("accept-store", "--yes", "--query", "AcceptedRows[].Subject").json == [f"key/{key}"]
+    assert site.run("describe-key", "--key-id", key, "--query", "KeyMetadata.Description").json == "edited"
+    assert site.run("verify-store").json == {"Faults": []}

@@ -75,6 +75,7 @@ def later_changes(site: Site) -> None:
         connection.execute(moved)
         connection.execute("UPDATE key SET creation_date = creation_date + 864000000000")
         connection.execute("UPDATE material SET created_at = created_at + 864000000000")
+    site.run("accept-store", "--yes")
 
 
 def damaged_page(site: Site) -> None:

@@ -56,6 +56,7 @@ OPERATOR_COMMANDS = {
     "delete-access-key",
     "wrap-key-material",
     "audit",
+    "verify-store",
     "accept-store",
     "put-user-policy",
     "get-user-policy",

@@ -189,6 +189,7 @@ class Lives(RuleBasedStateMachine):
             else:
                 assert found[each.key_id] >= 1 + each.on_demand
         assert self.kms.operator.find_differences() == []
+        assert self.kms.operator.audit.verify_rows() == []
 
     # -- what must hold always --------------------------------------------------------------------------------------
 

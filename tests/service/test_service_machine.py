@@ -210,6 +210,7 @@ class KmsMachine(RuleBasedStateMachine):
         for each in self._all_sealed():
             assert unseal(self.kms, each.ciphertext, encryption_context=each.context) == each.plaintext
         assert self.kms.operator.find_differences() == []
+        assert self.kms.operator.audit.verify_rows() == []
 
     def _sealed(self, named: str, key_id: str, plaintext: bytes, context: dict[str, str]) -> SealedOrNothing:
         if not self.keys[key_id].enabled:

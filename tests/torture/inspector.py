@@ -210,13 +210,16 @@ class Inspector:
 
 
 def integrity(kms: Kms) -> None:
-    """SQLite finds nothing wrong with either file, and no row lacks what it refers to."""
+    """SQLite finds nothing wrong with either file, no row lacks what it refers to, and all are as they were sealed."""
     for database in (kms._core.store.meta, kms._core.store.log):
         with database.reading() as conn:
             found = [row[0] for row in conn.exec_driver_sql("PRAGMA integrity_check")]
             broken = list(conn.exec_driver_sql("PRAGMA foreign_key_check"))
         if found != ["ok"] or broken:
             raise BreachError(f"{database.file}: {found}, {broken}")
+    faults = kms.operator.audit.verify_rows()
+    if faults:
+        raise BreachError(f"rows that are not as they were sealed: {faults}")
 
 
 def _aliases(kms: Kms) -> dict[str, str | None]:

@@ -31,6 +31,6 @@ with Kms(wiring.core_of(config.load(Path(sys.argv[1])))) as kms:
         "disabled": [encrypted_by(key) for key in told["disabled"]],
         "users": [each.user_name for each in kms.operator.credentials.list_users()],
         "differences": len(kms.operator.find_differences()),
-        "faults": len(kms.operator.audit.verify().faults),
+        "faults": len(kms.operator.audit.verify().faults) + len(kms.operator.audit.verify_rows()),
     }
 json.dump(found, sys.stdout)
