@@ -136,7 +136,7 @@ EDITS: list[tuple[str, str, Callable[[Victim], object]]] = [
     ("INSERT INTO tag VALUES ('{key}', 'eu-central-1', 'team', 'red')", "key/{key}", describe),
     ("DELETE FROM material_presence WHERE key_id = '{key}'", "key/{key}", describe),
     (
-        "UPDATE row_seal SET mac = (SELECT max(mac) FROM row_seal) WHERE subject = 'key/{key}'",
+        "UPDATE row_seal SET mac = randomblob(32) WHERE subject = 'key/{key}'",
         "key/{key}",
         describe,
     ),
