@@ -6,11 +6,9 @@ after one is lost, are the connection's (connection.py).
 
 import os
 import threading
-import time
-from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
 from pkcs11.constants import ObjectClass
 from pkcs11.exceptions import PKCS11Error
@@ -18,13 +16,10 @@ from pkcs11.mechanisms import KeyType, Mechanism
 from pkcs11.types import Object, Session
 
 from hsmkms.errors import (
-    ModuleError,
     ObjectLostError,
     SessionLostError,
-    TokenNotFoundError,
     UnsupportedOperationException,
 )
-from hsmkms.hsm import module as modules
 from hsmkms.hsm.acts import (
     MAY_AUTHENTICATE,
     MAY_DECRYPT,
@@ -46,8 +41,8 @@ from hsmkms.hsm.attributes import (
 )
 from hsmkms.hsm.backing_keys import SYMMETRIC, Kind, PairTemplate, template_of
 from hsmkms.hsm.borrowed import BorrowedKey
+from hsmkms.hsm.changes import Turns
 from hsmkms.hsm.check import Check, run_checks
-from hsmkms.hsm.choice import choose
 from hsmkms.hsm.connection import DeviceSettings
 from hsmkms.hsm.faults import OBJECT_LOST, UNSUPPORTED, WRAPPING_KEY_LOST, translated
 from hsmkms.hsm.gcm import open_sealed, seal
@@ -56,11 +51,12 @@ from hsmkms.hsm.importers import Importer, importer
 from hsmkms.hsm.iv import IvSource
 from hsmkms.hsm.key_specs import KEY_FACTS, subject_public_key_info
 from hsmkms.hsm.keypairs import KeyPairs
-from hsmkms.hsm.login import START_ATTEMPTS, START_PAUSE_SECONDS, PinReader
+from hsmkms.hsm.login import PinReader
 from hsmkms.hsm.mechanism_info import MechanismInfo, mechanism_info
 from hsmkms.hsm.module import Module
 from hsmkms.hsm.notes import keep_note, read_notes
-from hsmkms.hsm.objects import MAY_BE_SILENT, TokenObject, attest, generate, handle_of, list_keys
+from hsmkms.hsm.objects import MAY_BE_SILENT, TokenObject, attest, find, generate, handle_of, list_keys
+from hsmkms.hsm.open_devices import OpenDevices
 from hsmkms.hsm.pairs import generate_pair as generate_backing_pair
 from hsmkms.hsm.profile import TokenProfile, mechanism_name, probe
 from hsmkms.hsm.refusal import explain_refusal
@@ -71,6 +67,10 @@ from hsmkms.model.enums import WrappingAlgorithm
 from hsmkms.model.permit import Permit
 
 __all__ = ["Device", "DeviceSettings", "MechanismInfo"]
+
+
+_NOBODY: Final = bytes(16)
+"""The CKA_ID of no object."""
 
 
 def _uncounted() -> None:
@@ -85,6 +85,7 @@ class Device(KeyPairs):
     ) -> None:
         super().__init__(settings, module, read_pin, accept_final_try=accept_final_try)
         self._ivs = IvSource()
+        self._turns = Turns(settings.state_dir)
         self._probing = threading.Lock()
         self._imports: ImportProfile | None = None
         self._kinds: ImportProfile | None = None
@@ -189,7 +190,8 @@ class Device(KeyPairs):
         """
         permit.require(MAY_GENERATE_WRAPPING_KEY, cka_id)
         template = HOST_WRAPPING_KEY if self._import_profile().raw_rsa else WRAPPING_KEY
-        made = self._never_repeated(lambda session: generate_pair(session, template, bits, cka_id, label))
+        with self._turn():
+            made = self._never_repeated(lambda session: generate_pair(session, template, bits, cka_id, label))
         return subject_public_key_info(made)
 
     def destroy_wrapping_key(self, permit: Permit, cka_id: bytes) -> bool:
@@ -259,7 +261,8 @@ class Device(KeyPairs):
     def replace_note(self, permit: Permit, prefix: str, label: str, value: bytes) -> None:
         """Keep ``value`` on the token in place of all with that prefix; UnsupportedOperationException if it cannot."""
         permit.require(MAY_SEAL)
-        self._repeatable(lambda session: keep_note(session, prefix, label, value))
+        with self._turn():
+            self._repeatable(lambda session: keep_note(session, prefix, label, value))
 
     def destroy(self, permit: Permit, cka_id: bytes) -> bool:
         """Destroy a key on the token, with both halves; False if it was not there. danger: nothing brings it back."""
@@ -336,7 +339,16 @@ class Device(KeyPairs):
                     found.destroy()
             return found is not None
 
-        return self._repeatable(attempt)
+        with self._turn():
+            return self._repeatable(attempt)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Change the token in this block; what others have changed since this process did so is looked at first."""
+        with self._turns.turn() as stale:
+            if stale:
+                self._repeatable(lambda session: find(session, None, _NOBODY), "find")
+            yield
 
     def _generate(self, template: SecretTemplate, cka_id: bytes, label: str) -> None:
         self._keep(cka_id, lambda session: generate(session, template, cka_id, label))
@@ -345,7 +357,7 @@ class Device(KeyPairs):
         """Make a secret key, and remember its handle while the login is the one under which it was made."""
         self._recover()  # what is never repeated must not meet a lost login
         login = self._login_handle
-        with self._suspected():
+        with self._turn(), self._suspected():
             handle = self._once(lambda session: handle_of(make(session)), "make")
         with self._alone():
             if login == self._login_handle:
@@ -388,61 +400,5 @@ class Device(KeyPairs):
         return importer(session, Unwrapping(session, found, profile, wrapped.algorithm), profile, kind)
 
 
-class _OpenDevices:
-    """The devices of this process, by module and token: two logins on one token cannot be told apart."""
-
-    def __init__(self) -> None:
-        self.after_fork()
-
-    def after_fork(self) -> None:
-        self._lock = threading.Lock()
-        self._users: dict[tuple[Path, str, str], tuple[Device, int]] = {}
-
-    def acquire(self, settings: DeviceSettings, read_pin: PinReader, *, accept_final_try: bool) -> Device:
-        # SoftHSM writes to a token at each login, and a module that loads the token at that instant never shows it.
-        for _ in range(START_ATTEMPTS - 1):
-            with suppress(TokenNotFoundError):
-                return self._acquire_now(settings, read_pin, accept_final_try=accept_final_try)
-            time.sleep(START_PAUSE_SECONDS)
-        return self._acquire_now(settings, read_pin, accept_final_try=accept_final_try)
-
-    def _acquire_now(self, settings: DeviceSettings, read_pin: PinReader, *, accept_final_try: bool) -> Device:
-        module = modules.acquire(settings.module, environment=settings.environment, reserved=settings.init_reserved)
-        try:
-            return self._share_or_open(settings, module, read_pin, accept_final_try=accept_final_try)
-        except BaseException:
-            module.release()
-            raise
-
-    def _share_or_open(
-        self, settings: DeviceSettings, module: Module, read_pin: PinReader, *, accept_final_try: bool
-    ) -> Device:
-        token = choose(module, settings.choice)
-        key = (module.path, token.label, token.serial.decode("utf-8", "replace"))
-        with self._lock:
-            device, users = self._users.get(key) or (
-                Device(settings, module, read_pin, accept_final_try=accept_final_try),
-                0,
-            )
-            if device._settings.host_unwrap != settings.host_unwrap:  # noqa: SLF001
-                raise ModuleError(
-                    "this token is open in this process with another setting of import.host_unwrap: use one for both"
-                )
-            self._users[key] = (device, users + 1)
-            return device
-
-    def release(self, device: Device) -> None:
-        with self._lock:
-            for key, (held, users) in self._users.items():
-                if held is device:
-                    if users > 1:
-                        self._users[key] = (device, users - 1)
-                    else:
-                        del self._users[key]
-                        device._close_sessions()  # noqa: SLF001 - the registry is the other half of the class
-                    device._module.release()  # noqa: SLF001
-                    return
-
-
-_open_devices = _OpenDevices()
+_open_devices: OpenDevices[Device] = OpenDevices(Device)
 os.register_at_fork(after_in_child=_open_devices.after_fork)

@@ -30,6 +30,14 @@ def test_processes_at_the_same_instant(token: SoftHsm, programs: Path) -> None:
         assert told == ["at once"] * 4
 
 
+def test_processes_that_make_keys_at_the_same_instant(token: SoftHsm, programs: Path, tmp_path: Path) -> None:
+    """Whatever several processes make at the same instant, each sees at once what the others have made."""
+    told = devices.run_together(
+        programs / "make_and_look.py", [token] * 3, folder=str(tmp_path), rounds=60, processes=3
+    )
+    assert told == [0, 0, 0]
+
+
 def test_fork(token: SoftHsm, programs: Path) -> None:
     """A forked child can use nothing of its parent's, opens a device of its own, and repeats none of its IVs."""
     told = devices.run(programs / "fork.py", token)

@@ -20,8 +20,8 @@ MOST_SEALED: Final = 8
 MOST_ROTATIONS: Final = 20
 ALGORITHM: Final = WrappingAlgorithm.RSAES_OAEP_SHA_1
 BUSY: Final = "ThrottlingException"
-AGAIN: Final = ("KeyUnavailableException", "DependencyTimeoutException")
-"""What every SDK tries again; a process whose token was slow for a moment says the second one until it is back."""
+AGAIN: Final = "DependencyTimeoutException"
+"""What every SDK tries again: a process whose token was slow for a moment says so until it is back."""
 
 TRIES: Final = 40
 PAUSE_SECONDS: Final = 0.1
@@ -90,7 +90,7 @@ class Actor:
             self.ledger.unanswered += 1
             doubt()
             return None
-        if answer.request_id and answer.code not in AGAIN:
+        if answer.request_id and answer.code != AGAIN:
             self.ledger.answered.add(answer.request_id)
         if answer.status >= 500 or answer.code == "?" or (must and answer.code not in ("", BUSY)):
             raise BreachError(f"{operation} {members} was answered {answer}")
@@ -101,18 +101,12 @@ class Actor:
         return answer
 
     def _answer(self, operation: str, members: Members) -> Answer:
-        """The answer; asked again while key or token are called unavailable, as every SDK does.
-
-        SoftHSM 2.6.1 tells a process of another one's new object by a number in a file; of two that make objects at the
-        same moment, one takes the new number for its own and does not see the other's object until the next change.
-        """
+        """The answer; asked again while the token is called unavailable, as every SDK does."""
         assert self._caller is not None
         for _ in range(TRIES):
             answer = self._caller.call(operation, members)
-            if answer.code not in AGAIN:
+            if answer.code != AGAIN:  # it may come from a stand-in, which writes no log
                 break
-            if answer.code == "KeyUnavailableException":  # the other one may come from a stand-in, which has no log
-                self.ledger.answered |= {answer.request_id} - {""}
             self.ledger.again += 1
             self._caller.reconnect()
             time.sleep(PAUSE_SECONDS)
