@@ -74,14 +74,15 @@ class Application:
             return
         source = Source(address, self._secure)
         operation = BY_TARGET.get(request.header("x-amz-target") or "")
-        if self._pace.inline(operation) and self._serving.free():
-            handled = self._timed(request, source, operation)
+        if self._pace.inline(operation, self._loop.time()) and self._serving.free():
+            handled, seconds = self._timed(request, source)
+            self._pace.note(seconds, self._loop.time())
             self._hold.add(_response(handled), respond, operation or "", handled.request_id)
         else:
             ticket = next(self._tickets)
             limit = self._serving.hang_seconds * (1 if operation in QUICK else SLOW_FACTOR)
             self._waiting[ticket] = _Waiting(respond, time.monotonic() + limit if limit else inf)
-            self._submit(partial(self._timed, request, source, operation), partial(self._hold_back, operation, ticket))
+            self._submit(partial(self._in_thread, request, source), partial(self._hold_back, operation, ticket))
 
     def begin(self) -> None:
         """Begin what is done beside the requests."""
@@ -104,13 +105,17 @@ class Application:
         self._hold.close()
         self._serving.close()
 
-    def _timed(self, request: RawRequest, source: Source, operation: Operation | None) -> Handled:
+    def _timed(self, request: RawRequest, source: Source) -> tuple[Handled, float]:
+        """Answer a request; how long that took, in seconds."""
         started = time.perf_counter()
         handled: Handled = self._serving.endpoint.answer(request, source)
         seconds = time.perf_counter() - started
-        if self._pace.counts(operation):
-            self._pace.note(seconds)
         self._serving.observer.note(handled, seconds, source.address)
+        return handled, seconds
+
+    def _in_thread(self, request: RawRequest, source: Source) -> Handled:
+        handled, _ = self._timed(request, source)
+        self._pace.note_elsewhere()
         return handled
 
     def _later(self, work: Callable[[], Response], respond: Respond) -> None:

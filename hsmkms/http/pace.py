@@ -1,17 +1,29 @@
 """Whether the token is quick enough to be asked on the event loop.
 
 A soft token or a card answers an encryption in tens of microseconds: a thread would cost more than it gives. A network
-HSM takes milliseconds, in which the loop must serve others. So the time that quick operations take is averaged, and
-the answer changes with it.
+HSM takes milliseconds, in which the loop must serve others. So it counts what half of the quick operations take: a few
+that took long on a machine that had other work say nothing of the token. How long one takes is seen on the loop alone,
+since threads wait for one another; while the token is slow, one is tried there now and then.
 """
 
+from statistics import median_low
 from typing import Final
 
 from hsmkms.model.enums import Operation
 
 SLOW_SECONDS: Final = 0.001
 QUICK_SECONDS: Final = 0.0004
-_WEIGHT: Final = 0.05
+WINDOW: Final = 32
+"""Operations after which it is decided anew."""
+
+LONG_SECONDS: Final = 0.05
+"""Two operations that take this time together decide at once."""
+
+TRY_SHARE: Final = 0.01
+"""Of the loop's time, what may be spent on trying a slow token there."""
+
+TRY_AFTER: Final = 16
+"""Operations that threads must finish first: a token that hangs is not tried."""
 
 QUICK: Final = frozenset(
     {
@@ -31,24 +43,39 @@ QUICK: Final = frozenset(
 
 
 class Pace:
-    """The average of what quick operations took lately, in seconds."""
+    """What quick operations took lately, and what follows. ``inline`` and ``note`` are for the loop's own thread."""
 
     def __init__(self) -> None:
-        self.average = 0.0
         self.slow = False
+        self._taken: list[float] = []
+        self._together = 0.0
+        self._try_at = 0.0
+        self._elsewhere = 0
 
-    def inline(self, operation: str | None) -> bool:
-        """True if the operation may be done on the event loop just now."""
-        return not self.slow and operation in QUICK
+    def inline(self, operation: str | None, now: float) -> bool:
+        """True if the operation may be done on the event loop at this moment (in seconds)."""
+        return operation in QUICK and (not self.slow or (now >= self._try_at and self._elsewhere >= TRY_AFTER))
 
-    def counts(self, operation: str | None) -> bool:
-        """True if the operation is one whose time is averaged."""
-        return operation in QUICK
+    def note_elsewhere(self) -> None:
+        """A thread has finished an operation."""
+        self._elsewhere += 1
 
-    def note(self, seconds: float) -> None:
-        """Count a quick operation. One that took very long makes the token slow at once."""
-        self.average += (seconds - self.average) * _WEIGHT
-        if self.average > SLOW_SECONDS:
-            self.slow = True
-        elif self.average < QUICK_SECONDS:
-            self.slow = False
+    def note(self, seconds: float, now: float) -> None:
+        """A quick operation was done on the loop, and has ended now."""
+        if self.slow:
+            self.slow = seconds > QUICK_SECONDS
+            self._put_off(seconds, now)
+            return
+        self._taken.append(seconds)
+        self._together += seconds
+        count = len(self._taken)
+        if count == WINDOW or (count > 1 and self._together > LONG_SECONDS):
+            half = median_low(self._taken)
+            self.slow = half > SLOW_SECONDS
+            self._put_off(half, now)
+
+    def _put_off(self, seconds: float, now: float) -> None:
+        self._taken.clear()
+        self._together = 0.0
+        self._elsewhere = 0
+        self._try_at = now + seconds / TRY_SHARE
