@@ -18,6 +18,7 @@ from typing import Final, TypeVar
 import msgspec
 from msgspec import Struct
 
+from hsmkms import uuids
 from hsmkms.errors import TokenUnavailableError
 from hsmkms.http import protocol
 from hsmkms.http.endpoint import Handled, Source
@@ -27,7 +28,6 @@ from hsmkms.http.pace import QUICK, Pace
 from hsmkms.http.protocol import BY_TARGET, Response
 from hsmkms.http.serving import Serving
 from hsmkms.http.sigv4 import RawRequest
-from hsmkms.model.caller import new_request_id
 from hsmkms.model.enums import Operation
 
 Respond = Callable[[Response], None]
@@ -94,7 +94,7 @@ class Application:
         for ticket, each in list(self._waiting.items()):
             if each.until < now:
                 del self._waiting[ticket]
-                each.respond(protocol.failure(TokenUnavailableError(protocol.AWAY), new_request_id()))
+                each.respond(protocol.failure(TokenUnavailableError(protocol.AWAY), uuids.new()))
         limit = self._serving.hang_seconds * SLOW_FACTOR
         return not (limit and self._busy >= self._serving.threads and now - self._moved_at > limit)
 

@@ -10,12 +10,13 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from hsmkms import uuids
 from hsmkms.errors import HsmKmsError, InvalidSignatureException
 from hsmkms.http import protocol, sigv4
 from hsmkms.http.protocol import Response
 from hsmkms.http.quota import Quota
 from hsmkms.http.sigv4 import RawRequest, Scope
-from hsmkms.model.caller import Caller, new_request_id
+from hsmkms.model.caller import Caller
 from hsmkms.model.enums import Operation
 from hsmkms.model.operations import OPERATIONS
 from hsmkms.model.wire import decode_request, encode_response
@@ -66,7 +67,7 @@ class Endpoint:
 
     def answer(self, request: RawRequest, source: Source) -> Handled:
         """Answer a request, whatever is wrong with it."""
-        handled = Handled(request_id=new_request_id())
+        handled = Handled(request_id=uuids.new())
         try:
             body = self._perform(request, source, handled)
         except HsmKmsError as exc:

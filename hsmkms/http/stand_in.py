@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from hsmkms import uuids
 from hsmkms.errors import TokenUnavailableError
 from hsmkms.http import protocol
 from hsmkms.http.connection import Respond
@@ -16,7 +17,6 @@ from hsmkms.http.metrics import CONTENT_TYPE, bare_page
 from hsmkms.http.protocol import Response
 from hsmkms.http.pulse import Pulse
 from hsmkms.http.sigv4 import RawRequest
-from hsmkms.model.caller import new_request_id
 
 _JSON: Final = (("content-type", "application/json"),)
 _FAULTS: Final = {"token": f"{TokenUnavailableError.code}: {protocol.AWAY}"}
@@ -35,7 +35,7 @@ class StandIn:
         if request.method in ("GET", "HEAD") and request.path in ("/healthz", "/readyz", "/metrics"):
             respond(self._page(request.path))
         else:
-            respond(protocol.failure(TokenUnavailableError(protocol.AWAY), new_request_id()))
+            respond(protocol.failure(TokenUnavailableError(protocol.AWAY), uuids.new()))
 
     def _page(self, path: str) -> Response:
         if path == "/metrics":

@@ -51,8 +51,8 @@ class AuditRecord(Struct, frozen=True, kw_only=True, rename=_name):
     user_agent: str
     error_code: str | UnsetType = UNSET
     error_message: str | UnsetType = UNSET
-    request_parameters: Mapping[str, Any] | None = None
-    response_elements: Mapping[str, Any] | None = None
+    request_parameters: Mapping[str, Any] | msgspec.Raw | None = None
+    response_elements: Mapping[str, Any] | msgspec.Raw | None = None
     additional_event_data: Mapping[str, Any] | UnsetType = UNSET
     request_id: str | UnsetType = UNSET
     event_id: str

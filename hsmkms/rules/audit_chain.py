@@ -49,9 +49,19 @@ def genesis(installation_id: str, lane: str) -> str:
 
 def link(previous: str, lane: str, sequence: int, epoch: int, record: bytes) -> tuple[str, bytes]:
     """The next line of a lane with its line feed, and its hash. ``record`` is JSON in one line."""
-    body = b'"lane":"%b","sequence":%d,"epoch":%d,"record":%b}' % (lane.encode(), sequence, epoch, record)
-    digest = _digest(previous, body)
-    return digest, b'%b%b",%b\n' % (_HASH, digest.encode(), body)
+    digest, (line,) = extend(previous, lane, sequence, epoch, [record])
+    return digest, line
+
+
+def extend(previous: str, lane: str, sequence: int, epoch: int, records: list[bytes]) -> tuple[str, list[bytes]]:
+    """The next lines of a lane, the first of which has that number, and the hash of the last one."""
+    start, middle = b'"lane":"%b","sequence":' % lane.encode(), b',"epoch":%d,"record":' % epoch
+    digest, lines = previous, []
+    for number, record in enumerate(records, start=sequence):
+        body = b"%b%d%b%b}" % (start, number, middle, record)
+        digest = _digest(digest, body)
+        lines.append(b'%b%b",%b\n' % (_HASH, digest.encode(), body))
+    return digest, lines
 
 
 def _digest(previous: str, body: bytes) -> str:

@@ -4,13 +4,14 @@ What has bytes (plaintext, ciphertext, key material, import tokens, attestation 
 tokens. The encryption context is in the record, as in CloudTrail: it is no secret by definition.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cache, lru_cache
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct
 
 from hsmkms.errors import HsmKmsError
 from hsmkms.model.audit import INTERNAL, KMS_SOURCE, AuditRecord, Resource
@@ -36,6 +37,7 @@ LOOKING: Final = ("Describe", "Get", "List")
 encode: Final = msgspec.json.Encoder().encode
 
 
+@cache
 def is_read_only(event: str) -> bool:
     """True for events that change no key, alias or grant: CloudTrail's ``readOnly``."""
     return not event.startswith(_CHANGING)
@@ -46,33 +48,74 @@ def only_looks(operation: str) -> bool:
     return operation.startswith(LOOKING) and operation != Operation.GET_PARAMETERS_FOR_IMPORT
 
 
-def parameters(value: Struct | None) -> dict[str, Any] | None:
-    """The members of a request or response under CloudTrail's names, without what is secret; None for nothing."""
+# -- the members of a request ------------------------------------------------------------------------------------
+
+MAX_KEPT: Final = 4096
+"""Bytes of JSON that are kept for the next request that says the same."""
+
+
+class _TooLongError(Exception):
+    """What is not kept."""
+
+
+class _Members(Struct, frozen=True):
+    """The members of a type that are no bytes and no secrets: CloudTrail's names, and what reads their values."""
+
+    names: tuple[str, ...]
+    read: Callable[[Struct], tuple[Any, ...]]
+
+
+def parameters(value: Struct | None) -> Raw:
+    """The members of a request or response under CloudTrail's names as JSON, without what is secret; null for none."""
     if value is None:
-        return None
-    shown = {
-        name: _shown(held)
-        for member, name in _members(type(value))
-        if (held := getattr(value, member)) is not None and not isinstance(held, bytes)
-    }
-    return shown or None
+        return _NULL
+    kind = type(value)
+    values = _members(kind).read(value)
+    try:
+        return _kept(kind, *values)
+    except (TypeError, _TooLongError):  # TypeError: a list or a map among them
+        return _told(kind, values)
 
 
-@lru_cache(maxsize=256)
-def _members(kind: type[Struct]) -> tuple[tuple[str, str], ...]:
-    return tuple(
-        (each.name, each.encode_name[0].lower() + each.encode_name[1:])
-        for each in msgspec.structs.fields(kind)
-        if each.name not in _SECRET
+_NULL: Final = Raw(b"null")
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _kept(kind: type[Struct], *values: Any) -> Raw:  # noqa: ANN401 - any members
+    told = _told(kind, values)
+    if len(bytes(told)) > MAX_KEPT:
+        raise _TooLongError
+    return told
+
+
+def _told(kind: type[Struct], values: tuple[Any, ...]) -> Raw:
+    return Raw(encode(limited(_shown_members(kind, values) or None)))
+
+
+@cache
+def _members(kind: type[Struct]) -> _Members:
+    shown = [each for each in msgspec.structs.fields(kind) if each.name not in _SECRET and not _is_bytes(each.type)]
+    read: Callable[[Struct], Any] = attrgetter(*(each.name for each in shown)) if shown else lambda _: ()
+    return _Members(
+        tuple(each.encode_name[0].lower() + each.encode_name[1:] for each in shown),
+        read if len(shown) != 1 else lambda value: (read(value),),
     )
 
 
+def _is_bytes(hint: Any) -> bool:  # noqa: ANN401 - a type
+    kind = msgspec.inspect.type_info(hint)
+    kinds = kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,)
+    return any(isinstance(each, msgspec.inspect.BytesType) for each in kinds)
+
+
+def _shown_members(kind: type[Struct], values: tuple[Any, ...]) -> dict[str, Any]:
+    pairs = zip(_members(kind).names, values, strict=True)
+    return {name: _shown(held) for name, held in pairs if held is not None and not isinstance(held, bytes)}
+
+
 def _shown(value: Any) -> Any:  # noqa: ANN401 - any member
-    kind = type(value)
-    if kind is str or kind is bool or kind is int:
-        return value
     if isinstance(value, Struct):
-        return parameters(value)
+        return _shown_members(type(value), _members(type(value)).read(value)) or None
     if isinstance(value, list | tuple):
         return [_shown(each) for each in value if not isinstance(each, bytes)]
     return value
@@ -88,25 +131,27 @@ def limited(value: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
 
 _LONG: Final = (str, list, dict)
 
+# -- what else a record tells -------------------------------------------------------------------------------------
+
 
 @lru_cache(maxsize=1024)
-def identity(principal: str, account: str, access_key_id: str | None) -> msgspec.Raw:
+def identity(principal: str, account: str, access_key_id: str | None) -> Raw:
     """CloudTrail's ``userIdentity`` of a caller; "" is one who did not prove who he is."""
     key = {"accessKeyId": access_key_id} if access_key_id else {}
     if not principal:
-        return msgspec.Raw(encode({"type": "Unknown", "accountId": account, **key}))
+        return Raw(encode({"type": "Unknown", "accountId": account, **key}))
     if principal == root_arn(account):
         told = {"type": "Root", "principalId": account, "arn": principal, "accountId": account, **key}
     else:
         name = principal.rpartition("/")[2]
         told = {"type": "IAMUser", "principalId": name, "arn": principal, "accountId": account, **key, "userName": name}
-    return msgspec.Raw(encode(told))
+    return Raw(encode(told))
 
 
 @lru_cache(maxsize=8)
-def internal_identity(account: str) -> msgspec.Raw:
+def internal_identity(account: str) -> Raw:
     """The identity of what hsmkms does by itself, as AWS writes it for a rotation that was due."""
-    return msgspec.Raw(encode({"accountId": account, "invokedBy": INTERNAL}))
+    return Raw(encode({"accountId": account, "invokedBy": INTERNAL}))
 
 
 @lru_cache(maxsize=4096)
@@ -124,21 +169,28 @@ def _kind(arn: str) -> str | None:
 _KINDS: Final = {"key/": "AWS::KMS::Key", "alias/": "AWS::KMS::Alias"}
 
 
-@lru_cache(maxsize=4)
-def _second(second: datetime) -> str:
-    return second.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def event_time(now: datetime) -> str:
     """CloudTrail's form of an instant: whole seconds in UTC."""
-    return _second(now.replace(microsecond=0))
+    moment = now if now.tzinfo is UTC else now.astimezone(UTC)
+    return f"{moment.isoformat(timespec='seconds')[: -len(_OFFSET)]}Z"
 
 
-def materials(response: Struct | None, fallback: str | None) -> dict[str, str] | UnsetType:
-    """Which key materials a cryptographic operation used, by CloudTrail's names."""
-    found = {name: getattr(response, member, None) for member, name in _MATERIALS.items()} if response else {}
-    told = {name: value for name, value in found.items() if value}
-    return told or ({"keyMaterialId": fallback} if fallback else UNSET)
+_OFFSET: Final = "+00:00"
+
+
+def materials(response: Struct | None, fallback: str | None) -> tuple[tuple[str, str], ...]:
+    """Which key materials a cryptographic operation used, each with CloudTrail's name for it."""
+    if response is not None:
+        found = ((name, getattr(response, member)) for member, name in _material_members(type(response)))
+        told = tuple((name, value) for name, value in found if value)
+        if told:
+            return told
+    return (("keyMaterialId", fallback),) if fallback else ()
+
+
+@cache
+def _material_members(kind: type[Struct]) -> tuple[tuple[str, str], ...]:
+    return tuple((member, name) for member, name in _MATERIALS.items() if member in kind.__struct_fields__)
 
 
 _MATERIALS: Final = {
@@ -146,6 +198,8 @@ _MATERIALS: Final = {
     "source_key_material_id": "sourceKeyMaterialId",
     "destination_key_material_id": "destinationKeyMaterialId",
 }
+
+# -- the record ---------------------------------------------------------------------------------------------------
 
 
 class Occasion(Struct, frozen=True):
@@ -162,7 +216,7 @@ class Event(Struct, frozen=True, kw_only=True):
     at: datetime
     event_id: str
     source: str = KMS_SOURCE
-    shown: Mapping[str, Any] | None = None
+    shown: Raw | Mapping[str, Any] | None = None
     arns: tuple[str, ...] = ()
 
 
@@ -181,6 +235,7 @@ def of_request(occasion: Occasion, caller: Caller, event: Event, outcome: Outcom
     """The record of what somebody has asked for."""
     read_only = is_read_only(event.name)
     error, response = outcome.error, outcome.response
+    used = materials(response, outcome.material) if error is None else ()
     return AuditRecord(
         user_identity=identity(caller.principal, occasion.account, caller.access_key_id),
         event_time=event_time(event.at),
@@ -191,9 +246,9 @@ def of_request(occasion: Occasion, caller: Caller, event: Event, outcome: Outcom
         user_agent=(caller.user_agent or occasion.agent)[:MAX_USER_AGENT],
         error_code=UNSET if error is None else error.code,
         error_message=UNSET if error is None else str(error)[:MAX_MESSAGE],
-        request_parameters=limited(event.shown),
-        response_elements=None if read_only else limited(parameters(response)),
-        additional_event_data=materials(response, outcome.material) if error is None else UNSET,
+        request_parameters=event.shown,
+        response_elements=None if read_only else parameters(response),
+        additional_event_data=dict(used) or UNSET,
         request_id=caller.request_id,
         event_id=event.event_id,
         read_only=read_only,

@@ -6,7 +6,6 @@ moves what it left in the outbox.
 """
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,11 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
+from hsmkms import uuids
 from hsmkms.errors import HsmKmsError, KMSInternalException, StoreError
 from hsmkms.model.audit import INTERNAL, KMS_SOURCE, AuditRecord
 from hsmkms.model.caller import Caller, local_root
 from hsmkms.process import ForkGuard
 from hsmkms.rules import audit_record
+from hsmkms.rules.audit_forms import Forms
 from hsmkms.rules.audit_policy import AuditPolicy, Durability
 from hsmkms.rules.audit_record import Event, Occasion, Outcome
 from hsmkms.service.journal import Journal
@@ -44,7 +45,7 @@ class _Act:
 
     def __init__(self, build: Callable[[str], AuditRecord]) -> None:
         self.build = build
-        self.event_id = _new_id()
+        self.event_id = uuids.new()
         self.row_id: int | None = None
 
 
@@ -83,6 +84,7 @@ class AuditBook:
         self._store = store
         self._installation_id = installation_id
         self._occasion = occasion
+        self._forms = Forms(occasion)
         self._epoch = epoch
         self._clock = clock
         self._on = policy.durability is not Durability.OFF
@@ -120,8 +122,9 @@ class AuditBook:
             return
         here = self._here
         act, here.call, here.request, here.act = here.act, None, None, None
-        event_id = act.event_id if act is not None else _new_id()
-        made = self._of_call(call, request, event_id, response, error)
+        event = _event_of(call, request, act.event_id if act is not None else uuids.new())
+        outcome = Outcome(response=response, material=call.material_id, error=error)
+        made = self._forms.encoded(call.caller, event, outcome)
         try:
             self._add(made, act.row_id if act is not None else None)
         except StoreError as exc:
@@ -131,8 +134,8 @@ class AuditBook:
         """A request was refused before it came to the pipeline: by its signature, its form or a quota."""
         if not self._on:
             return
-        event = Event(name=name, at=self._clock(), event_id=_new_id())
-        made = audit_record.of_request(self._occasion, caller, event, Outcome(error=error))
+        event = Event(name=name, at=self._clock(), event_id=uuids.new())
+        made = self._forms.encoded(caller, event, Outcome(error=error))
         try:
             self._add(made, None)
         except StoreError as exc:
@@ -156,19 +159,6 @@ class AuditBook:
         """True if an answer may leave only after its record is on the disk."""
         return self._waits
 
-    def _of_call(
-        self, call: "Call", request: Struct, event_id: str, response: Struct | None, error: HsmKmsError | None
-    ) -> AuditRecord:
-        event = Event(
-            name=call.operation.value,
-            at=call.now,
-            event_id=event_id,
-            shown=audit_record.parameters(request),
-            arns=tuple(call.resources),
-        )
-        outcome = Outcome(response=response, material=call.material_id, error=error)
-        return audit_record.of_request(self._occasion, call.caller, event, outcome)
-
     # -- acts that are no requests ------------------------------------------------------------------------------
 
     @contextmanager
@@ -183,7 +173,7 @@ class AuditBook:
         now, root = self._clock(), local_root(self._occasion.account, region)
 
         def build(event_id: str, error: HsmKmsError | None = None) -> AuditRecord:
-            event = Event(name=name, at=now, event_id=event_id, source=source, shown=shown)
+            event = Event(name=name, at=now, event_id=event_id, source=source, shown=audit_record.limited(shown))
             return audit_record.of_request(self._occasion, root, event, Outcome(error=error))
 
         if self._journal.broken:
@@ -202,7 +192,7 @@ class AuditBook:
         finally:
             self._here.act = before
             try:
-                self._add(build(act.event_id, fault), act.row_id)
+                self._add(audit_record.encode(build(act.event_id, fault)), act.row_id)
             except StoreError as exc:
                 self._missed(exc, name)
 
@@ -221,18 +211,19 @@ class AuditBook:
             user_agent=INTERNAL,
             error_code=UNSET if error is None else error.code,
             error_message=UNSET if error is None else str(error)[: audit_record.MAX_MESSAGE],
-            event_id=_new_id(),
+            event_id=uuids.new(),
             read_only=False,
             resources=audit_record.resources((arn,), self._occasion.account),
             event_type="AwsServiceEvent",
             recipient_account_id=self._occasion.account,
             service_event_details=details,
         )
+        record = audit_record.encode(made)
         if self._store.meta.writing_here:
-            self._here.noted.append((made.event_id, audit_record.encode(made)))
+            self._here.noted.append((made.event_id, record))
             return
         try:
-            self._add(made, None)
+            self._add(record, None)
         except StoreError as exc:
             self._missed(exc, name)
 
@@ -273,8 +264,13 @@ class AuditBook:
         here = self._here
         if here.act is None and here.call is not None and here.request is not None:
             call, request = here.call, here.request
-            here.act = _Act(lambda event_id: self._of_call(call, request, event_id, None, None))
+            here.act = _Act(lambda event_id: self._begun(call, request, event_id))
         return here.act
+
+    def _begun(self, call: "Call", request: Struct, event_id: str) -> AuditRecord:
+        """What can be said of a request before its end."""
+        event, outcome = _event_of(call, request, event_id), Outcome(material=call.material_id)
+        return audit_record.of_request(self._occasion, call.caller, event, outcome)
 
     def _remove_moved(self, tx: Connection) -> None:
         with self._moving:
@@ -290,10 +286,10 @@ class AuditBook:
 
     # -- writing ------------------------------------------------------------------------------------------------
 
-    def _add(self, made: AuditRecord, row_id: int | None) -> None:
+    def _add(self, record: bytes, row_id: int | None) -> None:
         if not self._recovered:
             self._take()
-        number = self._journal.add(audit_record.encode(made))
+        number = self._journal.add(record)
         if row_id is not None:
             self._note_moved(row_id, number)
         if self._waits:
@@ -412,7 +408,11 @@ def _unfinished(record: AuditRecord) -> AuditRecord:
     return replace(record, additional_event_data={"outcome": INTERRUPTED})
 
 
-def _new_id() -> str:
-    """A random UUID (RFC 9562, version 4), in a third of the time that ``uuid`` takes for it."""
-    drawn = os.urandom(16).hex()
-    return f"{drawn[:8]}-{drawn[8:12]}-4{drawn[13:16]}-a{drawn[17:20]}-{drawn[20:]}"
+def _event_of(call: "Call", request: Struct, event_id: str) -> Event:
+    return Event(
+        name=call.operation.value,
+        at=call.now,
+        event_id=event_id,
+        shown=audit_record.parameters(request),
+        arns=tuple(call.resources),
+    )

@@ -1,4 +1,4 @@
-"""One lane of the audit log: records are chained as they come, and many of them share one wait for the disk.
+"""One lane of the audit log: records keep the order in which they come, and many of them share one wait for the disk.
 
 Whoever wants his record to be safe calls ``flush``. The first one writes what all have added so far; those who come
 meanwhile wait for him, find their records safe or write the next batch.
@@ -77,17 +77,17 @@ class Journal:
             return self._taken().lane if self._lane is not None or self._try_to_take() else None
 
     def add(self, record: bytes) -> int:
-        """Chain a record; the number by which ``flush`` knows it. StoreError if no lane can be had."""
+        """Add a record to the lane; the number by which ``flush`` knows it. StoreError if no lane can be had."""
         with self._adding:
-            lane = self._taken()
-            if len(self._unwritten) >= MAX_UNWRITTEN:
+            self._guard.check()
+            if self._lane is None:
+                self._taken()
+            unwritten = self._unwritten
+            if len(unwritten) >= MAX_UNWRITTEN:
                 raise StoreError("the audit log cannot be written, and too many records wait for it already")
-            number = self._added + 1
-            epoch = max(self._epoch(), self._least_epoch)
-            self._previous, line = audit_chain.link(self._previous, lane.lane, number, epoch, record)
-            self._unwritten.append(line)
-            self._added = number
-            return number
+            unwritten.append(record)
+            self._added += 1
+            return self._added
 
     def flush(self, number: int | None = None) -> None:
         """Return when that record (or every one that was added) is on the disk. StoreError if it does not get there."""
@@ -115,9 +115,12 @@ class Journal:
             self._lane.close()
 
     def _write(self) -> None:
+        """Chain the records that there are and bring them to the disk. One thread at a time is here."""
         with self._adding:
-            lines, self._unwritten, last = self._unwritten, [], self._added
+            records, self._unwritten = self._unwritten, []
         lane = self._taken()
+        epoch = max(self._epoch(), self._least_epoch)
+        previous, lines = audit_chain.extend(self._previous, lane.lane, self._safe + 1, epoch, records)
         if lane.size >= self._segment_bytes:
             lane.begin_segment()
         before = lane.size
@@ -130,10 +133,11 @@ class Journal:
                 raise
         except StoreError:
             with self._adding:
-                self._unwritten[:0] = lines
+                self._unwritten[:0] = records
             self.broken = True
             raise
-        self._safe = last
+        self._previous = previous
+        self._safe += len(records)
         self.broken = False
 
     def _taken(self) -> LaneFile:
