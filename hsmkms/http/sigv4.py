@@ -11,7 +11,7 @@ KMS was seen to give.
 import hashlib
 import hmac
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final
@@ -47,6 +47,7 @@ _match_front: Final = re.compile(
 ).fullmatch
 _match_date: Final = re.compile(r"[0-9]{8}T[0-9]{6}Z", re.ASCII).fullmatch
 _match_signature: Final = re.compile(r"[0-9a-f]{64}", re.ASCII).fullmatch
+_DATE_LENGTH: Final = 16
 _SPACES: Final = re.compile(r"[ \t]+")
 _RAW: Final = "latin-1"
 """How bytes of the head are told as text here, one character for each; they are signed as they were sent."""
@@ -71,9 +72,7 @@ class RawRequest(Struct, frozen=True):
     def header(self, name: str) -> str | None:
         """The one value of a header, or None; several values are joined."""
         values = self.headers.get(name)
-        if not values:
-            return None
-        return values[0] if len(values) == 1 else ",".join(values)
+        return None if values is None else values[0] if len(values) == 1 else ",".join(values)
 
 
 class Scope(Struct, frozen=True):
@@ -84,66 +83,71 @@ class Scope(Struct, frozen=True):
     region: str
 
 
-class _Authorization(Struct, frozen=True):
-    """The parts of an Authorization header."""
+class _Front(Struct, frozen=True):
+    """What an Authorization header says before the signature: the same in all requests of a client and a day."""
 
     scope: Scope
+    credential_scope: str
     signed_headers: tuple[str, ...]
-    signature: str
 
 
 def verify(request: RawRequest, find_secret: FindSecret, now: datetime, skew: timedelta) -> Scope:
     """Return whose signature the request bears; every failure is one of AWS's errors and tells no more than it must."""
-    authorization = _read(request)
-    stamp = _check_date(request, authorization, now, skew)
+    front, signature = _read(request)
+    scope = front.scope
+    stamp = request.header("x-amz-date") or ""
+    _check_date(stamp, scope, now, skew)
     _check_payload_hash(request)
-    secret = find_secret(authorization.scope.access_key_id)
-    expected = _signature(request, authorization, stamp, secret if secret is not None else _NOBODY)
-    matches = hmac.compare_digest(expected, authorization.signature)
+    secret = find_secret(scope.access_key_id)
+    expected = _signature(request, front, stamp, secret if secret is not None else _NOBODY)
+    matches = hmac.compare_digest(expected, signature)
     if secret is None:
         raise UnrecognizedClientException(WRONG_CLIENT)
     if not matches:
         raise InvalidSignatureException(WRONG_SIGNATURE)
-    return authorization.scope
+    return scope
 
 
 # -- reading ----------------------------------------------------------------------------------------------------
 
 
-def _read(request: RawRequest) -> _Authorization:
+def _read(request: RawRequest) -> tuple[_Front, str]:
+    """What is told before the signature, and the signature."""
+    headers = request.headers
     header = request.header("authorization")
     if header is None:
         raise MissingAuthenticationTokenException(
             "Missing Authentication Token: sign the request (Signature Version 4)."
         )
-    if request.header("x-amz-security-token") is not None:
+    if "x-amz-security-token" in headers:
         raise UnrecognizedClientException(NO_SESSION_TOKENS)
-    credential, told, signature = _split(header)
-    scope = _read_scope(credential)
-    if request.header("x-amz-date") is None:
-        raise IncompleteSignatureException("Authorization header requires existence of a 'X-Amz-Date' header.")
-    signed_headers = _signed_headers(told, tuple(request.headers))
+    told, _, signature = header.rpartition(", Signature=")
+    try:
+        front = _usual_front(told, tuple(headers))
+    except ValueError:
+        credential, signed_headers, signature = _parts(header)
+        front = _front(credential, signed_headers, tuple(headers))
     if not _match_signature(signature):
         raise IncompleteSignatureException("Signature must be 64 lower-case hex digits.")
-    return _Authorization(scope, signed_headers, signature)
+    return front, signature
 
 
-def _split(header: str) -> tuple[str, ...]:
-    """Credential, signed headers and signature as told."""
-    front, _, signature = header.rpartition(", Signature=")
-    try:
-        return (*_split_front(front), signature)
-    except ValueError:
-        return _parts(header)
-
-
-@lru_cache(maxsize=1024)
-def _split_front(front: str) -> tuple[str, ...]:
-    """What stands before the signature is the same for all requests of a day. ValueError if it is unusual."""
-    found = _match_front(front)
+@lru_cache(maxsize=256)
+def _usual_front(told: str, present: tuple[str, ...]) -> _Front:
+    """The front that is told in the usual way; ValueError if it is unusual. ``present``: the names of all headers."""
+    found = _match_front(told)
     if found is None:
-        raise ValueError(front)
-    return found.groups()
+        raise ValueError(told)
+    return _front(found[1], found[2], present)
+
+
+def _front(credential: str, told: str, present: tuple[str, ...]) -> _Front:
+    scope = _read_scope(credential)
+    if "x-amz-date" not in present:
+        raise IncompleteSignatureException("Authorization header requires existence of a 'X-Amz-Date' header.")
+    signed_headers = _signed_headers(told, present)
+    credential_scope = f"{scope.date}/{scope.region}/{SERVICE}/{TERMINATOR}"
+    return _Front(scope, credential_scope, signed_headers)
 
 
 def _parts(header: str) -> tuple[str, ...]:
@@ -165,7 +169,6 @@ def _parts(header: str) -> tuple[str, ...]:
     return tuple(found[part] for part in _PARTS)
 
 
-@lru_cache(maxsize=1024)
 def _read_scope(credential: str) -> Scope:
     parts = credential.split("/")
     if len(parts) != 5 or len(credential) > _MAX_CREDENTIAL:  # noqa: PLR2004 - id, day, region, service, terminator
@@ -180,9 +183,8 @@ def _read_scope(credential: str) -> Scope:
     return Scope(access_key_id, date, region)
 
 
-@lru_cache(maxsize=256)
 def _signed_headers(told: str, present: tuple[str, ...]) -> tuple[str, ...]:
-    """The names of the signed headers. A client sends the same ones again and again."""
+    """The names of the signed headers."""
     signed = tuple(told.split(";"))
     if list(signed) != sorted(set(signed)) or any(name != name.lower() for name in signed):
         raise IncompleteSignatureException("SignedHeaders must be in lower case, sorted, each once.")
@@ -199,19 +201,17 @@ def _signed_headers(told: str, present: tuple[str, ...]) -> tuple[str, ...]:
 # -- checking ---------------------------------------------------------------------------------------------------
 
 
-def _check_date(request: RawRequest, authorization: _Authorization, now: datetime, skew: timedelta) -> str:
-    stamp = request.header("x-amz-date") or ""
-    signed_at = _read_date(stamp) if _match_date(stamp) else None
+def _check_date(stamp: str, scope: Scope, now: datetime, skew: timedelta) -> None:
+    signed_at = _read_date(stamp) if len(stamp) == _DATE_LENGTH else None
     if signed_at is None:
         raise IncompleteSignatureException("X-Amz-Date must be a date of the form 20260131T120000Z.")
-    if stamp[:8] != authorization.scope.date:
+    if stamp[:8] != scope.date:
         raise InvalidSignatureException(
             "Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date from HTTP: "
-            f"'{authorization.scope.date}' != '{stamp[:8]}', from '{stamp}'."
+            f"'{scope.date}' != '{stamp[:8]}', from '{stamp}'."
         )
     if abs(now - signed_at) > skew:
         raise InvalidSignatureException(_out_of_time(stamp, signed_at, now, skew))
-    return stamp
 
 
 def _out_of_time(stamp: str, signed_at: datetime, now: datetime, skew: timedelta) -> str:
@@ -224,6 +224,8 @@ def _out_of_time(stamp: str, signed_at: datetime, now: datetime, skew: timedelta
 
 @lru_cache(maxsize=1024)
 def _read_date(stamp: str) -> datetime | None:
+    if not _match_date(stamp):
+        return None
     try:
         return datetime.strptime(stamp, DATE_FORMAT).replace(tzinfo=UTC)
     except ValueError:
@@ -238,12 +240,10 @@ def _check_payload_hash(request: RawRequest) -> None:
         )
 
 
-def _signature(request: RawRequest, authorization: _Authorization, stamp: str, secret: str) -> str:
-    scope = authorization.scope
-    canonical = canonical_request(request, authorization.signed_headers)
-    credential_scope = f"{scope.date}/{scope.region}/{SERVICE}/{TERMINATOR}"
-    to_sign = f"{ALGORITHM}\n{stamp}\n{credential_scope}\n{_hash(canonical.encode(_RAW))}"
-    key = signing_key(secret, scope.date, scope.region)
+def _signature(request: RawRequest, front: _Front, stamp: str, secret: str) -> str:
+    canonical = canonical_request(request, front.signed_headers)
+    to_sign = f"{ALGORITHM}\n{stamp}\n{front.credential_scope}\n{_hash(canonical.encode(_RAW))}"
+    key = signing_key(secret, front.scope.date, front.scope.region)
     return hmac.digest(key, to_sign.encode(_RAW), "sha256").hex()
 
 
@@ -256,20 +256,31 @@ def signing_key(secret: str, date: str, region: str) -> bytes:
     return key
 
 
-def canonical_request(request: RawRequest, signed_headers: Collection[str]) -> str:
+def canonical_request(request: RawRequest, signed_headers: Sequence[str]) -> str:
     """The form that both sides sign."""
-    headers = request.headers
-    lines = "".join([f"{name}:{_folded(headers[name])}\n" for name in signed_headers])
+    path, query = request.path, request.query
     return "\n".join(
         (
             request.method,
-            _canonical_path(request.path),
-            _canonical_query(request.query),
-            lines,
+            "/" if path == "/" else _canonical_path(path),
+            _canonical_query(query) if query else "",
+            _header_lines(request.headers, signed_headers),
             ";".join(signed_headers),
             _hash(request.body),
         )
     )
+
+
+def _header_lines(headers: Mapping[str, Sequence[str]], names: Sequence[str]) -> str:
+    """The signed headers as they are signed. Those of nearly every client need no folding."""
+    held = [headers[name] for name in names]
+    try:
+        lines = "".join([f"{name}:{value}\n" for name, (value,) in zip(names, held, strict=True)])
+    except ValueError:
+        lines = "\t"
+    if "\t" in lines or "  " in lines or ": " in lines or " \n" in lines:
+        return "".join([f"{name}:{_folded(values)}\n" for name, values in zip(names, held, strict=True)])
+    return lines
 
 
 def _folded(values: Sequence[str]) -> str:
@@ -283,12 +294,10 @@ def _trimmed(value: str) -> str:
 
 
 def _canonical_path(path: str) -> str:
-    return quote(path, safe="/-_.~", encoding=_RAW) if path not in ("", "/") else "/"
+    return quote(path, safe="/-_.~", encoding=_RAW) or "/"
 
 
 def _canonical_query(query: str) -> str:
-    if not query:
-        return ""
     pairs = (part.partition("=") for part in query.split("&"))
     encoded = ((_encoded(name), _encoded(value)) for name, _, value in pairs)
     return "&".join(f"{name}={value}" for name, value in sorted(encoded))
