@@ -39,7 +39,7 @@ Respond = Callable[[Response], None]
 Answer = Callable[[RawRequest, str, Respond], None]
 """Answers a request from an address, at once or later, by calling back on the loop."""
 
-_REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
+_STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -128,19 +128,21 @@ class Connection(asyncio.Protocol):
     def on_url(self, url: bytes) -> None:
         """A part of the request's target."""
         self._url += url
-        self._count(len(url))
+        self._head += len(url)
+        if self._head > MAX_HEAD_BYTES:
+            raise _head_too_large()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header."""
-        self._count(len(name) + len(value))
-        if self._fields >= MAX_HEADERS:
-            raise _RefusedError(431, "BadRequestException", f"There may be {MAX_HEADERS} headers at most.")
+        self._head += len(name) + len(value)
         self._fields += 1
-        known = _header_name(name)
-        if known in self._headers:
-            self._headers[known].append(value.decode("latin-1"))
+        if self._head > MAX_HEAD_BYTES or self._fields > MAX_HEADERS:
+            raise _head_too_large() if self._head > MAX_HEAD_BYTES else _too_many_headers()
+        headers, known = self._headers, _header_name(name)
+        if known in headers:
+            headers[known].append(value.decode("latin-1"))
         else:
-            self._headers[known] = [value.decode("latin-1")]
+            headers[known] = [value.decode("latin-1")]
 
     def on_headers_complete(self) -> None:
         """The head is complete."""
@@ -165,14 +167,15 @@ class Connection(asyncio.Protocol):
         """The whole request is there."""
         if self._deaf:
             return  # it came in the same piece as the last one that is answered
-        path, query = _target(self._url)
+        path, query = ("/", "") if self._url == b"/" else _target(self._url)
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         method = self._parser.get_method().decode("latin-1")
         request = RawRequest(method, path, query, self._headers, body)
         self._waiting.append((request, self._parser.should_keep_alive()))
         self._deaf = self._ending
         self._begin()
-        self._read_or_pause()
+        if len(self._waiting) >= MAX_WAITING:
+            self._read_or_pause()
         self._next()
 
     # -- answering ----------------------------------------------------------------------------------------------
@@ -203,11 +206,6 @@ class Connection(asyncio.Protocol):
         self._size = 0
         self._head = 0
 
-    def _count(self, size: int) -> None:
-        self._head += size
-        if self._head > MAX_HEAD_BYTES:
-            raise _RefusedError(431, "BadRequestException", f"The headers are larger than {MAX_HEAD_BYTES} bytes.")
-
     def _next(self) -> None:
         """Answer the requests one after the other, in their order; an answer that comes later goes on with the next."""
         if self._going_on:
@@ -223,7 +221,8 @@ class Connection(asyncio.Protocol):
 
     def _write_and_go_on(self, response: Response) -> None:
         self._write(response)
-        self._next()
+        if self._waiting or self._refusal is not None:
+            self._next()
 
     def _write(self, response: Response) -> None:
         request, self._answering = self._answering, None
@@ -237,7 +236,8 @@ class Connection(asyncio.Protocol):
             return
         if not self._url:
             self.deadline = self._now() + IDLE_SECONDS
-        self._read_or_pause()
+        if not self._reading:
+            self._read_or_pause()
 
     def _read_or_pause(self) -> None:
         """Read no further while too much waits: requests for their answers, or answers for the client."""
@@ -287,11 +287,8 @@ def _target(url: bytes) -> tuple[str, str]:
 
 def _head(response: Response, *, keep_alive: bool) -> bytes:
     lines = "".join([f"{name}: {value}\r\n" for name, value in response.headers])
-    end = "" if keep_alive else "connection: close\r\n"
-    return (
-        f"HTTP/1.1 {response.status} {_REASONS[response.status]}\r\n{lines}"
-        f"content-length: {len(response.body)}\r\ndate: {_date(int(time.time()))}\r\n{end}\r\n"
-    ).encode("latin-1")
+    end = _date(int(time.time())) if keep_alive else f"{_date(int(time.time()))}connection: close\r\n"
+    return f"{_STATUS_LINES[response.status]}{lines}content-length: {len(response.body)}\r\n{end}\r\n".encode("latin-1")
 
 
 @lru_cache(maxsize=256)
@@ -302,8 +299,16 @@ def _header_name(name: bytes) -> str:
 
 @lru_cache(maxsize=2)
 def _date(second: int) -> str:
-    """The date of a second: clients correct their clocks by it."""
-    return formatdate(second, usegmt=True)
+    """The header with the date of a second: clients correct their clocks by it."""
+    return f"date: {formatdate(second, usegmt=True)}\r\n"
+
+
+def _head_too_large() -> _RefusedError:
+    return _RefusedError(431, "BadRequestException", f"The headers are larger than {MAX_HEAD_BYTES} bytes.")
+
+
+def _too_many_headers() -> _RefusedError:
+    return _RefusedError(431, "BadRequestException", f"There may be {MAX_HEADERS} headers at most.")
 
 
 def _too_large() -> _RefusedError:
