@@ -6,6 +6,7 @@ moves what it left in the outbox.
 """
 
 import logging
+import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -84,7 +85,7 @@ class AuditBook:
         self._store = store
         self._installation_id = installation_id
         self._occasion = occasion
-        self._forms = Forms(occasion)
+        self._forms = Forms(occasion, secrets.token_hex(16))
         self._epoch = epoch
         self._clock = clock
         self._on = policy.durability is not Durability.OFF
