@@ -85,7 +85,7 @@ class Actor:
         """Call; ``done`` is told the answer, ``doubt`` that there was none. ``must``: whether it has to be done."""
         self.ledger.calls += 1
         try:
-            answer = self._answer(operation, members)
+            answer = self._answer(operation, members, doubt)
         except UnansweredError:
             self.ledger.unanswered += 1
             doubt()
@@ -100,14 +100,15 @@ class Actor:
             done(answer.body)
         return answer
 
-    def _answer(self, operation: str, members: Members) -> Answer:
-        """The answer; asked again while the token is called unavailable, as every SDK does."""
+    def _answer(self, operation: str, members: Members, doubt: Callable[[], None]) -> Answer:
+        """The answer; asked again while the token is called unavailable, as every SDK does (it may be done all the same)."""
         assert self._caller is not None
         for _ in range(TRIES):
             answer = self._caller.call(operation, members)
             if answer.code != AGAIN:  # it may come from a stand-in, which writes no log
                 break
             self.ledger.again += 1
+            doubt()
             self._caller.reconnect()
             time.sleep(PAUSE_SECONDS)
         return answer
