@@ -80,6 +80,46 @@ def read_pin(pin: PinSettings, *, interactive: Callable[[], str] | None = None) 
     return _one_line(answer, "the answer").reveal()
 
 
+def draft_of(file: Path) -> Path:
+    """Where a new PIN is until the token knows it."""
+    return file.with_name(f"{file.name}.new")
+
+
+def write(file: Path, pin: Secret) -> None:
+    """Write a PIN to a new file of its owner alone, durably. PinError if it cannot be written or is no PIN."""
+    _one_line(pin, "the new PIN")
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
+            opened.write(f"{pin.reveal()}\n")
+            opened.flush()
+            os.fsync(opened.fileno())
+        _sync_folder(file)
+    except OSError as exc:
+        raise PinError(f"{file} cannot be written: {exc.strerror}") from exc
+
+
+def put_in_place(draft: Path, file: Path) -> None:
+    """Let the draft take the place of the PIN file, with its owner, durably."""
+    try:
+        told = file.stat()
+        os.chown(draft, told.st_uid, told.st_gid)
+        draft.replace(file)
+        _sync_folder(file)
+    except OSError as exc:
+        raise PinError(
+            f"the PIN is changed, but {draft} cannot take the place of {file} ({exc.strerror}): run change-pin again"
+        ) from exc
+
+
+def _sync_folder(file: Path) -> None:
+    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
 def _credential(path: Path) -> Path:
     """Where systemd has put the file for this service (LoadCredential=, by the file's name); else the path itself."""
     folder = os.environ.get("CREDENTIALS_DIRECTORY")

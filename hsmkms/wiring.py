@@ -12,7 +12,13 @@ from msgspec.structs import replace
 
 from hsmkms import config
 from hsmkms.config import Secret, Settings
-from hsmkms.errors import ConfigurationError, HsmKmsError, StoreError, TokenNotFoundError, TokenUnavailableError
+from hsmkms.errors import (
+    ConfigurationError,
+    HsmKmsError,
+    StoreError,
+    TokenNotFoundError,
+    TokenUnavailableError,
+)
 from hsmkms.hsm import module as modules
 from hsmkms.hsm import softhsm
 from hsmkms.hsm.away import AwayDevice

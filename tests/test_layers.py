@@ -40,9 +40,10 @@ ALLOWED: dict[str, set[str]] = {
     "hsm": {"errors", "model", "process", "tally", "wrapping", "hsm"},
     "service": {"errors", "model", "process", "tally", "uuids", "rules", "store", "hsm", "service"},
     "wiring": BELOW_CLI,
+    "pin_change": BELOW_CLI | {"wiring"},
     "__init__": {"service"},
     "http": {"errors", "model", "tally", "uuids", "config", "service", "wiring", "http"},
-    "cli": {"errors", "model", "config", "service", "wiring", "wrapping", "http", "__init__", "cli"},
+    "cli": {"errors", "model", "config", "service", "wiring", "pin_change", "wrapping", "http", "__init__", "cli"},
     "testing": set(),
     "__main__": {"cli"},
 }

@@ -134,8 +134,11 @@ def _databases(patient: Patient) -> Verdict:
 
 
 def _pin(patient: Patient) -> Verdict:
-    from hsmkms import wiring  # noqa: PLC0415 - see Patient
+    from hsmkms import pin_change, wiring  # noqa: PLC0415 - see Patient
 
+    draft = pin_change.interrupted(patient.settings)
+    if draft is not None:
+        raise ConfigurationError(f"a change of the PIN was interrupted ({draft} is left): run `hsmkms change-pin`")
     if wiring.wrong_pins_given(patient.settings):
         return _warning("somebody gave the token a wrong PIN since the last login: find out who, before it locks")
     return _ok("no wrong PIN since the last login")

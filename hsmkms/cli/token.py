@@ -1,7 +1,11 @@
-"""Commands that look at the token: token-info, token-check, attest."""
+"""Commands about the token: token-info, token-check, attest, change-pin."""
 
+import getpass
+import secrets
+import shlex
 import sys
-from typing import Annotated, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -15,6 +19,11 @@ from hsmkms.cli.invocation import (
     named,
     outer_options,
 )
+from hsmkms.cli.setup import PIN_BYTES
+from hsmkms.errors import PinError
+
+if TYPE_CHECKING:
+    from hsmkms.config import PinSettings, Secret
 
 PANEL: Final = "Token"
 
@@ -24,6 +33,7 @@ def register(app: typer.Typer) -> None:
     app.command("token-info", rich_help_panel=PANEL)(token_info)
     app.command("token-check", rich_help_panel=PANEL)(token_check)
     app.command("attest", rich_help_panel=PANEL)(attest)
+    app.command("change-pin", rich_help_panel=PANEL)(change_pin)
 
 
 def token_info(
@@ -79,3 +89,68 @@ def attest(
     common.show({"BackingKeys": [named(each) for each in attestations]})
     if not all(each.as_made for each in attestations):
         sys.exit(1)
+
+
+def change_pin(
+    context: typer.Context,
+    *,
+    new_pin_file: Annotated[
+        Path | None, typer.Option("--new-pin-file", metavar="FILE", help="The new PIN, in a file of mode 0600.")
+    ] = None,
+    new_pin_environment: Annotated[
+        str | None, typer.Option("--new-pin-environment", metavar="NAME", help="The new PIN, in that variable.")
+    ] = None,
+    new_pin_command: Annotated[
+        str | None, typer.Option("--new-pin-command", metavar="COMMAND", help="The new PIN, printed by a program.")
+    ] = None,
+    generate: Annotated[bool, typer.Option("--generate", help="Draw a new PIN at random.")] = False,
+    config: ConfigOption = None,
+    output: OutputOption = None,
+    query: QueryOption = None,
+) -> None:
+    """Change the token's user PIN, and the file that it comes from, while everything goes on working.
+
+    Without an option it is asked for at the terminal. An interrupted change is finished first, and then nothing else
+    is done.
+
+    Example: hsmkms change-pin --generate
+    """
+    from hsmkms import Kms, pin_change, wiring  # noqa: PLC0415 - help must not pay for the database and the token
+    from hsmkms import config as configuration  # noqa: PLC0415 - see above
+
+    common = Common(config=config, output=output, query=query).over(outer_options(context))
+    settings = wiring.load_settings(common.config)
+    finished = pin_change.finish(settings)
+    if finished is not None:
+        outcome = "the new PIN holds" if finished else "the old PIN holds"
+        told = f"an interrupted change was finished: {outcome}"
+        common.show({"PinFile": str(settings.token.pin.file), "Outcome": told})
+        return
+    pin_change.pin_file(settings)
+    source = configuration.PinSettings(
+        file=new_pin_file,
+        environment=new_pin_environment,
+        command=tuple(shlex.split(new_pin_command)) if new_pin_command is not None else None,
+    )
+    new = _new_pin(source, generate=generate)
+    core = wiring.core_of(settings)
+    with Kms(core):
+        file = pin_change.change_pin(core, settings, new)
+    common.show({"PinFile": str(file), "Outcome": "changed"})
+
+
+def _new_pin(source: "PinSettings", *, generate: bool) -> "Secret":
+    from hsmkms.config import Secret, read_pin  # noqa: PLC0415 - see change_pin
+
+    if len(source.named) + generate > 1:
+        raise typer.BadParameter("give one source of the new PIN")
+    if generate:
+        return Secret(secrets.token_urlsafe(PIN_BYTES))
+    if source.named:
+        return Secret(read_pin(source))
+    if not sys.stdin.isatty():
+        raise typer.BadParameter("missing --new-pin-file, --new-pin-environment, --new-pin-command or --generate")
+    first, again = (Secret(getpass.getpass(prompt)) for prompt in ("New PIN of the token: ", "The same again: "))
+    if first.reveal() != again.reveal():
+        raise PinError("the two are not the same: nothing was changed")
+    return first

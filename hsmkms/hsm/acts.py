@@ -47,6 +47,7 @@ MAY_GENERATE: Final[_Acts] = frozenset(
 MAY_GENERATE_WRAPPING_KEY: Final[_Acts] = frozenset({Operation.GET_PARAMETERS_FOR_IMPORT})
 MAY_UNWRAP: Final[_Acts] = frozenset({Operation.IMPORT_KEY_MATERIAL})
 MAY_INITIALISE: Final[_Acts] = frozenset({OperatorAct.INITIALISE, OperatorAct.SEAL})
+MAY_CHANGE_PIN: Final[_Acts] = frozenset({OperatorAct.CHANGE_PIN})
 MAY_SEAL: Final[_Acts] = frozenset({OperatorAct.SEAL})
 MAY_DESTROY: Final[_Acts] = frozenset(
     {

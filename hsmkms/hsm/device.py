@@ -22,6 +22,7 @@ from hsmkms.errors import (
 )
 from hsmkms.hsm.acts import (
     MAY_AUTHENTICATE,
+    MAY_CHANGE_PIN,
     MAY_DECRYPT,
     MAY_DESTROY,
     MAY_DESTROY_WRAPPING_KEY,
@@ -51,7 +52,7 @@ from hsmkms.hsm.importers import Importer, importer
 from hsmkms.hsm.iv import IvSource
 from hsmkms.hsm.key_specs import KEY_FACTS, subject_public_key_info
 from hsmkms.hsm.keypairs import KeyPairs
-from hsmkms.hsm.login import PinReader
+from hsmkms.hsm.login import PinReader, set_pin
 from hsmkms.hsm.mechanism_info import MechanismInfo, mechanism_info
 from hsmkms.hsm.module import Module
 from hsmkms.hsm.notes import keep_note, read_notes
@@ -263,6 +264,11 @@ class Device(KeyPairs):
         permit.require(MAY_SEAL)
         with self._turn():
             self._repeatable(lambda session: keep_note(session, prefix, label, value))
+
+    def change_pin(self, permit: Permit, old: str, new: str) -> None:
+        """Change the user's PIN; logins go on. PinError if the token refuses either. Never repeated."""
+        permit.require(MAY_CHANGE_PIN)
+        self._never_repeated(lambda session: set_pin(session, old, new))
 
     def destroy(self, permit: Permit, cka_id: bytes) -> bool:
         """Destroy a key on the token, with both halves; False if it was not there. danger: nothing brings it back."""

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,10 +64,28 @@ class LoginGate:
     def __init__(self, folder: Path) -> None:
         self._lock_path = folder / "login.lock"
         self._mark_path = folder / "pin-refused.json"
+        self._changed_path = folder / "pin-changed"
 
     def exclusive(self) -> AbstractContextManager[None]:
         """Let one process at a time try a PIN."""
         return exclusive(self._lock_path, LOCK_SECONDS)
+
+    def changes(self) -> bytes:
+        """Differs from what it was as soon as the PIN has been changed."""
+        try:
+            return self._changed_path.read_bytes()
+        except FileNotFoundError:
+            return b""
+        except OSError as exc:
+            raise ConfigurationError(f"{self._changed_path} cannot be read: {exc.strerror}") from exc
+
+    def note_change(self) -> None:
+        """The PIN has been changed: who has read the old one reads again. Under the lock."""
+        try:
+            self._changed_path.touch(mode=0o600)
+            self._changed_path.write_text(datetime.now(UTC).isoformat())
+        except OSError as exc:
+            raise ConfigurationError(f"{self._changed_path} cannot be written: {exc.strerror}") from exc
 
     def mark(self) -> PinMark | None:
         """The mark of an earlier refusal, if there is one; an unreadable one counts."""
@@ -147,9 +165,42 @@ def log_in(
 
     with gate.exclusive():
         ready_token()  # nobody is asked for a PIN that would not be tried
-    pin = read_pin()  # not under the lock: a person may take long over it
-    with gate.exclusive():
-        return _try_pin(ready_token(), pin, gate)
+    while True:
+        known = gate.changes()
+        pin = read_pin()  # not under the lock: a person may take long over it
+        with gate.exclusive():
+            if gate.changes() == known:
+                return _try_pin(ready_token(), pin, gate)
+
+
+def set_pin(session: Session, old: str, new: str) -> None:
+    """C_SetPIN for the user. PinError if the token refuses either; then the PIN is the old one."""
+    try:
+        session.set_pin(old, new)
+    except (PinLenRange, PinInvalid) as exc:
+        raise PinError("the token does not take such a PIN: it has its own rules for length and characters") from exc
+    except PinIncorrect as exc:
+        raise PinError("the token refused the present PIN, so it was not changed: look at its PIN file") from exc
+    except PKCS11Error as exc:
+        raise translate(exc) from exc
+
+
+def right_pin(token: Token, candidates: Sequence[str], gate: LoginGate) -> int | None:
+    """Which of a few PINs the token takes, by its place; None if it takes none. Each wrong one costs a try.
+
+    For a process that is not logged in. An earlier refusal's mark is taken away by a PIN that is taken.
+    """
+    _check_counters(token, accept_final_try=False)
+    for place, pin in enumerate(candidates):
+        try:
+            token.open(user_pin=pin, attribute_mapper=MAPPER).close()
+        except REFUSALS:
+            continue
+        except PKCS11Error as exc:
+            raise translate(exc) from exc
+        gate.remove_mark()
+        return place
+    return None
 
 
 def _first_answer(find_token: Callable[[], Token]) -> Token:

@@ -28,6 +28,7 @@ class OperatorAct(StrEnum):
     CREDENTIALS = "credentials"
     SEAL = "seal"
     BACKUP = "backup"
+    CHANGE_PIN = "change-pin"
 
 
 class Permit(Struct, frozen=True):

@@ -38,6 +38,7 @@ OPERATOR_COMMANDS = {
     "token-info",
     "token-check",
     "attest",
+    "change-pin",
     "reconcile",
     "doctor",
     "backup",

@@ -58,6 +58,7 @@ ADMITTED: dict[str, set[Operation | OperatorAct]] = {
     "generate_mac_key": {OperatorAct.INITIALISE, OperatorAct.SEAL},
     "notes": {OperatorAct.SEAL},
     "replace_note": {OperatorAct.SEAL},
+    "change_pin": {OperatorAct.CHANGE_PIN},
     "mac": {
         OperatorAct.CREDENTIALS,
         Operation.GET_PARAMETERS_FOR_IMPORT,
@@ -105,9 +106,10 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "generate_mac": (MacAlgorithm.HMAC_SHA_256, b"message"),
     "notes": (),
     "replace_note": ("label", b"value"),
+    "change_pin": ("new",),
     "destroy": (),
 }
-NEEDS_NO_OBJECT = {"data_key_pair", "random", "notes", "replace_note"}
+NEEDS_NO_OBJECT = {"change_pin", "data_key_pair", "random", "notes", "replace_note"}
 TAKES_MATERIAL = {"fingerprints", "unwrap_backing_key"}
 """Those that are shown the wrapping key within what it wraps."""
 
@@ -238,6 +240,7 @@ ACTS_ON_THE_TOKEN = {
     "keep",
     "keep_note",
     "read_notes",
+    "set_pin",
 }
 """Names of calls that use, make or destroy an object on the token, or draw from its generator."""
 

@@ -210,6 +210,24 @@ def test_worker_that_dies(installed: Installed, root: Endpoint) -> None:
         until(lambda: call(root, "ListKeys", {})[0] == 200)
 
 
+def test_pin_that_is_changed(new_site: NewSite) -> None:
+    """Through a change of the PIN all are served, and workers that die afterwards come back with the new one."""
+    site = new_site()
+    (access_key,) = credentials(site, ("create_access_key", {"user_name": None}))
+    with serving(site, "--workers", 2) as server:
+        root, before = server.endpoint(access_key), server.workers()
+        assert site.run("change-pin", "--generate").status == 0
+        for _ in range(CONNECTIONS):
+            assert call(root, "GenerateRandom", {"NumberOfBytes": 1})[0] == 200
+        for each in before:
+            os.kill(each, signal.SIGKILL)
+        until(lambda: len(server.workers()) == 2 and not server.workers() & before)
+        until(lambda: server.page("/readyz")[0] == 200)
+        until(lambda: call(root, "GenerateRandom", {"NumberOfBytes": 1})[0] == 200)
+        assert not (site.data / "pin-refused.json").exists()
+        assert server.stop() == 0, server.said
+
+
 def test_parent_that_is_killed(new_site: NewSite) -> None:
     """Workers do not outlive their parent, however it ends."""
     with serving(new_site(), "--workers", 2) as server:

@@ -112,6 +112,7 @@ def test_permits_are_made_in_two_places() -> None:
         "service/row_seals.py",
         "service/sealing.py",
         "service/service_keys.py",
+        "pin_change.py",
     }
 
 
@@ -132,6 +133,7 @@ def test_every_device_procedure_on_objects_takes_a_permit() -> None:
         "destroy_wrapping_key",
         "notes",
         "replace_note",
+        "change_pin",
     }
     asking = {
         each.name

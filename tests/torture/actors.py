@@ -101,7 +101,7 @@ class Actor:
         return answer
 
     def _answer(self, operation: str, members: Members, doubt: Callable[[], None]) -> Answer:
-        """The answer; asked again while the token is called unavailable, as every SDK does (it may be done all the same)."""
+        """The answer; asked again while the token is called unavailable: then it may have been done all the same."""
         assert self._caller is not None
         for _ in range(TRIES):
             answer = self._caller.call(operation, members)

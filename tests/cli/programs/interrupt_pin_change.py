@@ -1,0 +1,18 @@
+"""Changes the PIN to another one, and is killed when the token knows it."""
+
+import os
+import signal
+
+from hsmkms import pin_change, wiring
+from hsmkms.config import Secret
+
+
+def die(_: str) -> None:
+    """Take no further step."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+settings = wiring.load_settings()
+core = wiring.core_of(settings)
+core.reached = die
+pin_change.change_pin(core, settings, Secret("another PIN"))
