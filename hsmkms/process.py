@@ -56,6 +56,11 @@ class ForkGuard:
             )
 
 
+def uptime() -> float:
+    """Seconds since the machine was started, the same in all its processes, which nobody can set."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 @contextmanager
 def exclusive(path: Path, seconds: float) -> Iterator[None]:
     """Let one process (and thread) at a time into the block; the lock ends with its process.

@@ -1,7 +1,6 @@
 """Building a `Kms` from settings: the only place where store, device and service meet."""
 
 import os
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
@@ -26,7 +25,7 @@ from hsmkms.hsm.choice import TokenChoice, choose
 from hsmkms.hsm.device import Device, DeviceSettings
 from hsmkms.hsm.login import LoginGate, check_counters
 from hsmkms.hsm.softhsm import SoftToken
-from hsmkms.process import exclusive
+from hsmkms.process import exclusive, uptime
 from hsmkms.rules.audit_policy import AuditPolicy, Durability
 from hsmkms.rules.audit_record import Occasion
 from hsmkms.rules.importing import ImportPolicy
@@ -60,7 +59,7 @@ def utc_now() -> datetime:
 
 def boot_time() -> float:
     """Seconds since the machine was started, also of those in which it slept: a clock that nobody can set."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return uptime()
 
 
 def open_core(path: Path | None = None, clock: Clock = utc_now) -> Core:

@@ -34,7 +34,7 @@ from hsmkms.hsm.comeback import Comeback
 from hsmkms.hsm.cryptoki import TokenLimits
 from hsmkms.hsm.faults import AWAY, BUSY, SESSION_LOST, translate, translated
 from hsmkms.hsm.handles import HandleIndex
-from hsmkms.hsm.login import LoginGate, PinReader, log_in, open_session
+from hsmkms.hsm.login import LoginGate, PinChangedError, PinReader, log_in, open_session
 from hsmkms.hsm.module import Module
 from hsmkms.hsm.objects import find
 from hsmkms.hsm.pool import PoolUse, SessionPool
@@ -91,7 +91,13 @@ class Connection:
         self._recovering = threading.Lock()
         self._login_handle = 0
         self._handles = HandleIndex()
-        self._log_in(accept_final_try=accept_final_try)
+        try:
+            self._log_in(accept_final_try=accept_final_try)
+        except PinChangedError:
+            if module.connections:  # it serves another token of this process
+                raise
+            module.renew()
+            self._log_in(accept_final_try=accept_final_try)
         self._pool = SessionPool(lambda: open_session(self._token), self._pool_size(), settings.session_wait_seconds)
         self._comeback = Comeback(self._come_back)
         module.connections += 1
@@ -303,9 +309,10 @@ class Connection:
             return True
 
     def _begin_anew(self, number: int) -> None:
-        if number:
+        stale = self._gate.changed_since(self._module.loaded_at)
+        if number or stale:
             self._pool.suspend(TokenUnavailableError(AWAY))  # else calls would begin while the pool is drained
-            if self._pool.drain(DRAIN_SECONDS) and number > RENEW_AFTER and self._module.renew():
+            if self._pool.drain(DRAIN_SECONDS) and (number > RENEW_AFTER or stale) and self._module.renew():
                 self._login_handle = 0  # it died with the module
         self._log_in_again()
 
@@ -314,7 +321,13 @@ class Connection:
             self._token = choose(self._module, self._settings.choice)
             return self._token
 
-        self._login = log_in(find_token, self._read_pin, self._gate, accept_final_try=accept_final_try)
+        self._login = log_in(
+            find_token,
+            self._read_pin,
+            self._gate,
+            loaded_at=self._module.loaded_at,
+            accept_final_try=accept_final_try,
+        )
         self._login_handle = _handle(self._login)
 
     def _pool_size(self) -> int:

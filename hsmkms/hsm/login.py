@@ -34,7 +34,7 @@ from pkcs11.types import Session, Token
 from hsmkms.errors import ConfigurationError, PinError, TokenUnavailableError
 from hsmkms.hsm.attributes import MAPPER
 from hsmkms.hsm.faults import AWAY, translate
-from hsmkms.process import exclusive
+from hsmkms.process import exclusive, uptime
 
 log = logging.getLogger("hsmkms.hsm")
 
@@ -48,6 +48,10 @@ LOCK_SECONDS: Final = 30.0
 START_ATTEMPTS: Final = 4
 START_PAUSE_SECONDS: Final = 0.15
 """Two processes that open one SoftHSM token at the same instant: one of them may see CKR_GENERAL_ERROR, once."""
+
+
+class PinChangedError(TokenUnavailableError):
+    """The PIN was changed since this process loaded the module: it must be loaded again before a login."""
 
 
 class PinMark(Struct, frozen=True, kw_only=True):
@@ -70,20 +74,21 @@ class LoginGate:
         """Let one process at a time try a PIN."""
         return exclusive(self._lock_path, LOCK_SECONDS)
 
-    def changes(self) -> bytes:
-        """Differs from what it was as soon as the PIN has been changed."""
+    def changed_since(self, instant: float) -> bool:
+        """True if the PIN was changed after that instant of ``uptime()``; what was before this boot is no matter."""
         try:
-            return self._changed_path.read_bytes()
+            boot, _, changed = self._changed_path.read_text().partition(" ")
+            return boot == _boot() and float(changed) >= instant
         except FileNotFoundError:
-            return b""
-        except OSError as exc:
-            raise ConfigurationError(f"{self._changed_path} cannot be read: {exc.strerror}") from exc
+            return False
+        except (OSError, ValueError) as exc:
+            raise ConfigurationError(f"{self._changed_path} cannot be read: remove it") from exc
 
     def note_change(self) -> None:
         """The PIN has been changed: who has read the old one reads again. Under the lock."""
         try:
             self._changed_path.touch(mode=0o600)
-            self._changed_path.write_text(datetime.now(UTC).isoformat())
+            self._changed_path.write_text(f"{_boot()} {uptime()}")
         except OSError as exc:
             raise ConfigurationError(f"{self._changed_path} cannot be written: {exc.strerror}") from exc
 
@@ -143,16 +148,28 @@ class LoginGate:
         return True
 
 
+def _boot() -> str:
+    """Names the time since the machine was started last."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
 def open_session(token: Token) -> Session:
     """Open a read-write session that shares the process's login."""
     return token.open(rw=True, attribute_mapper=MAPPER)
 
 
 def log_in(
-    find_token: Callable[[], Token], read_pin: PinReader, gate: LoginGate, *, accept_final_try: bool = False
+    find_token: Callable[[], Token],
+    read_pin: PinReader,
+    gate: LoginGate,
+    *,
+    loaded_at: float,
+    accept_final_try: bool = False,
 ) -> Session:
     """Open the session that holds this process's login, and log in with it; at most one PIN is tried.
 
+    PinChangedError if the PIN was changed after ``loaded_at``, when the module was loaded: SoftHSM compares with the
+    PIN of that moment until it is loaded again, and would refuse the right one.
     ``find_token`` is asked again after a fault at start; the PIN itself is sent once. Raises PinError (refused now or
     before, or too risky) or TokenUnavailableError. ``accept_final_try`` is for ``doctor --retry-pin``.
     """
@@ -165,12 +182,11 @@ def log_in(
 
     with gate.exclusive():
         ready_token()  # nobody is asked for a PIN that would not be tried
-    while True:
-        known = gate.changes()
-        pin = read_pin()  # not under the lock: a person may take long over it
-        with gate.exclusive():
-            if gate.changes() == known:
-                return _try_pin(ready_token(), pin, gate)
+    pin = read_pin()  # not under the lock: a person may take long over it
+    with gate.exclusive():
+        if gate.changed_since(loaded_at):
+            raise PinChangedError(AWAY)
+        return _try_pin(ready_token(), pin, gate)
 
 
 def set_pin(session: Session, old: str, new: str) -> None:

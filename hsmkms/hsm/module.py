@@ -19,7 +19,7 @@ from pkcs11.types import Slot
 from hsmkms.errors import ConfigurationError, ModuleError
 from hsmkms.hsm.cryptoki import CKR_CRYPTOKI_ALREADY_INITIALIZED, CKR_OK, Cryptoki
 from hsmkms.hsm.faults import translated
-from hsmkms.process import ForkGuard
+from hsmkms.process import ForkGuard, uptime
 
 
 class _ThreadSafeLibrary(_pkcs11.lib):
@@ -55,6 +55,8 @@ class Module:
             raise ModuleError(f"{path} does not answer as a PKCS#11 module ({type(exc).__name__})") from exc
 
     def _initialize(self) -> None:
+        self.loaded_at = uptime()
+        """When the module began to look at its tokens: what it knows of them may be of then."""
         code = self.cryptoki.initialize(self._reserved)
         if code == CKR_CRYPTOKI_ALREADY_INITIALIZED and _registry.inherited(self.path):
             # A forked child: the parent's state is still in the module and is of no use here.

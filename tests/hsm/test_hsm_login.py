@@ -11,12 +11,13 @@ import spylog
 from devices import PIN, MakeToken, SoftHsm, new_key, permit
 from pkcs11.constants import TokenFlag
 
-from hsmkms.errors import ClosedError, ConfigurationError, PinError
+from hsmkms.errors import ClosedError, ConfigurationError, PinError, TokenUnavailableError
 from hsmkms.hsm import module as modules
 from hsmkms.hsm.choice import TokenChoice, choose
 from hsmkms.hsm.device import Device
 from hsmkms.hsm.login import LoginGate
 from hsmkms.model.enums import Operation
+from hsmkms.model.permit import OperatorAct
 
 WRONG = "not the horse"
 
@@ -181,3 +182,45 @@ def test_lost_login_reads_the_pin_once(token: SoftHsm, lose: Callable[[Device], 
         with pytest.raises(PinError):
             device.encrypt(leave, key, b"x", b"")
     assert reader.asked == 3
+
+
+# -- a PIN that is changed ----------------------------------------------------------------------------------------
+
+
+def test_login_after_a_change_of_the_pin(token: SoftHsm, lose: Callable[[Device], None]) -> None:
+    """A process that is logged in goes on after a change, and takes the new PIN when its login is lost later."""
+    settings, reader = token.settings(), Reader(PIN, "another PIN")
+    device = Device.open(settings, reader)
+    key = new_key(device)
+    gate = LoginGate(settings.state_dir)
+    with gate.exclusive():
+        device.change_pin(permit(OperatorAct.CHANGE_PIN), PIN, "another PIN")
+        gate.note_change()
+    assert device.holds(key)
+    assert reader.asked == 1
+    lose(device)
+    devices.until(lambda: succeeds(lambda: device.holds(key)), 10)
+    device.close()
+    assert gate.mark() is None
+    with pytest.raises(PinError):
+        Device.open(settings, Reader(PIN))
+
+
+def test_pin_that_the_token_does_not_take(token: SoftHsm) -> None:
+    """A PIN that is too short, or a wrong present one, changes nothing, and leaves no mark."""
+    settings = token.settings()
+    device = Device.open(settings, Reader(PIN))
+    for old, new in ((PIN, "x"), (WRONG, "another PIN")):
+        with pytest.raises(PinError):
+            device.change_pin(permit(OperatorAct.CHANGE_PIN), old, new)
+    device.close()
+    Device.open(settings, Reader(PIN)).close()
+
+
+def succeeds(act: Callable[[], object]) -> bool:
+    """True if the act raises nothing that says that the token is away."""
+    try:
+        act()
+    except TokenUnavailableError:
+        return False
+    return True

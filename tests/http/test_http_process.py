@@ -215,10 +215,11 @@ def test_pin_that_is_changed(new_site: NewSite) -> None:
     site = new_site()
     (access_key,) = credentials(site, ("create_access_key", {"user_name": None}))
     with serving(site, "--workers", 2) as server:
-        root, before = server.endpoint(access_key), server.workers()
-        assert site.run("change-pin", "--generate").status == 0
+        root = server.endpoint(access_key)
+        assert site.run("change-pin", "--generate").status == 0  # while a worker may be logging in
         for _ in range(CONNECTIONS):
             assert call(root, "GenerateRandom", {"NumberOfBytes": 1})[0] == 200
+        before = server.workers()
         for each in before:
             os.kill(each, signal.SIGKILL)
         until(lambda: len(server.workers()) == 2 and not server.workers() & before)
