@@ -33,7 +33,7 @@ from hsmkms.testing import Endpoint, read_endpoint
 CONNECTIONS = 64
 ROUNDS = 3
 STEADY_RATE = 1800
-BAO = "http://127.0.0.1:8219"
+BAO_PORT = 8219
 PLAINTEXT = base64.b64encode(bytes(64)).decode()
 TRANSIT = "OpenBao transit encrypt (software key, no signature)"
 EMPTY = "hsmkms empty answer (/healthz)"
@@ -116,14 +116,19 @@ def our_server(workers: int, folder: str, *, log: bool) -> Iterator[Server]:
 
 
 @contextmanager
-def bao_server(program: Path) -> Iterator[None]:
-    """OpenBao in its development mode, with a transit key."""
-    command = [str(program), "server", "-dev", "-dev-root-token-id=root", f"-dev-listen-address={BAO[7:]}"]
+def bao_server(program: Path, port: int, audit_file: Path | None = None) -> Iterator[str]:
+    """OpenBao in its development mode, with a transit key, and its file audit device if a file is named; its URL."""
+    address = f"127.0.0.1:{port}"
+    command = [str(program), "server", "-dev", "-dev-root-token-id=root", f"-dev-listen-address={address}"]
+    if audit_file is not None:
+        config = audit_file.with_suffix(".hcl")
+        config.write_text(f'audit "file" "to-file" {{ options = {{ file_path = "{audit_file}" }} }}')
+        command.append(f"-config={config}")
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             for path, body in (("sys/mounts/transit", {"type": "transit"}), ("transit/keys/bench", {})):
-                _post(f"{BAO}/v1/{path}", body)
-            yield
+                _post(f"http://{address}/v1/{path}", body)
+            yield f"http://{address}"
         finally:
             process.terminate()
 
@@ -173,10 +178,10 @@ def main() -> None:
         (Path(folder) / "logged").mkdir()
         quiet = stack.enter_context(our_server(chosen.workers, folder, log=False))
         logged = stack.enter_context(our_server(chosen.workers, f"{folder}/logged", log=True))
-        stack.enter_context(bao_server(chosen.bao))
+        bao = stack.enter_context(bao_server(chosen.bao, BAO_PORT))
         work, logged_work = Work(quiet), Work(logged)
         transit = Request(
-            f"{BAO}/v1/transit/encrypt/bench", {"X-Vault-Token": "root"}, json.dumps({"plaintext": PLAINTEXT})
+            f"{bao}/v1/transit/encrypt/bench", {"X-Vault-Token": "root"}, json.dumps({"plaintext": PLAINTEXT})
         )
         results: dict[str, list[tuple[float, float, float]]] = {}
         for _ in range(chosen.rounds):
