@@ -130,7 +130,7 @@ def _core(
     monotonic: Monotonic | None,
 ) -> Core:
     rotation, imports = settings.rotation, settings.imports
-    seals = SealBook(store, lambda: row_seals.key_from(device, installation))
+    seals = SealBook(store, lambda conn: row_seals.keys_from(device, installation, conn))
     cache = RecordCache(store, seals.check)
     occasion = Occasion(installation.account, _agent())
     audit = AuditBook(store, installation.id, occasion, audit_policy(settings), lambda: cache.epoch, clock)

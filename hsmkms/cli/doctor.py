@@ -159,6 +159,12 @@ def _whole(patient: Patient) -> Verdict:
     findings = len(patient.kms.operator.find_differences())
     if findings:
         raise StoreError(f"{findings} differences between database and token: run `hsmkms reconcile`")
+    interrupted = patient.kms.operator.interrupted_rotations()
+    if interrupted:
+        return _warning(
+            f"the rotation of the installation's own keys ({', '.join(interrupted)}) was interrupted: run "
+            "`hsmkms rotate-installation-keys`"
+        )
     return _ok("database and token belong together and agree")
 
 

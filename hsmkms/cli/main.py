@@ -20,6 +20,7 @@ from hsmkms.cli import (
     doctor,
     due,
     importing,
+    installation_keys,
     permissions,
     repair,
     report,
@@ -87,6 +88,7 @@ users.register(app)
 permissions.register(app)
 simulation.register(app)
 token.register(app)
+installation_keys.register(app)
 backup.register(app)
 repair.register(app)
 doctor.register(app)

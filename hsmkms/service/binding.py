@@ -16,9 +16,8 @@ from hsmkms.service.core import Checkpoint, Clock, no_checkpoint
 from hsmkms.service.permits import own_permit
 from hsmkms.store import installation as stored
 from hsmkms.store.engine import Connection, Store
-from hsmkms.store.installation import InstallationRow, TokenRow
+from hsmkms.store.installation import MAC_PURPOSE, InstallationKeyRow, InstallationRow, TokenRow
 
-MAC_PURPOSE: Final = "mac"
 FIRST_VERSION: Final = 1
 CHALLENGE_BYTES: Final = 32
 INTERRUPTED: Final = "`hsmkms init` was interrupted here: run it again with the same --data-dir"
@@ -47,29 +46,40 @@ def initialise(
     reached("init 2: device")
 
     # 3. The challenge and its answer: from here on database and token belong together.
+    bind(store, device, token.id, cka_id)
+    reached("init 3: result")
+    return row
+
+
+def bind(store: Store, device: Device, token_id: str, cka_id: bytes) -> None:
+    """Let the token be recognised by a version of its key, which is on it."""
     permit = own_permit(OperatorAct.INITIALISE, cka_id)
     challenge = device.random(permit, CHALLENGE_BYTES)
     response = device.mac(permit, cka_id, challenge)
     with store.atomic() as tx:
-        stored.bind_token(tx, token.id, challenge, response)
-    reached("init 3: result")
-    return row
+        stored.bind_token(tx, token_id, challenge, response)
 
 
 def prove(store: Store, device: Device) -> tuple[InstallationRow, TokenRow, bytes]:
     """Return the installation, the token's row and its key's CKA_ID; raises BindingError for a wrong pair."""
     row, token = told(store)
     with store.reading() as conn:
-        key = stored.installation_key(conn, MAC_PURPOSE, token.id)
-    if key is None or token.challenge is None:
+        versions = stored.versions(conn, MAC_PURPOSE, token.id)
+    if not versions or token.challenge is None:
         raise BindingError(INTERRUPTED)
+    # The newest may be one whose rotation was interrupted: the one that answers as was noted is in use.
+    for key in reversed(versions):
+        if _answers(device, token, key):
+            return row, token, key.cka_id
+    raise _wrong_pair(device, token)
+
+
+def _answers(device: Device, token: TokenRow, key: InstallationKeyRow) -> bool:
     try:
-        answer = device.mac(own_permit(OperatorAct.OPEN, key.cka_id), key.cka_id, token.challenge)
-    except ObjectLostError as exc:
-        raise _wrong_pair(device, token) from exc
-    if not hmac.compare_digest(answer, token.response or b""):
-        raise _wrong_pair(device, token)
-    return row, token, key.cka_id
+        answer = device.mac(own_permit(OperatorAct.OPEN, key.cka_id), key.cka_id, token.challenge or b"")
+    except ObjectLostError:
+        return False
+    return hmac.compare_digest(answer, token.response or b"")
 
 
 def told(store: Store) -> tuple[InstallationRow, TokenRow]:

@@ -10,22 +10,25 @@ from datetime import datetime
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from hsmkms.errors import (
     AlreadyExistsException,
     ConflictException,
     LimitExceededException,
     NotFoundException,
+    ObjectLostError,
     ValidationException,
 )
 from hsmkms.model.ids import root_arn, user_arn
 from hsmkms.model.permit import OperatorAct
 from hsmkms.service.core import Core
 from hsmkms.service.identities import Identities
-from hsmkms.service.installation_keys import encryption_key
+from hsmkms.service.installation_keys import encryption_key, versions
 from hsmkms.service.operator_acts import recorded_in_iam
 from hsmkms.service.permits import own_permit
 from hsmkms.store import installation, users
+from hsmkms.store.installation import InstallationKeyRow
 from hsmkms.store.schema import AccessKeyStatus
 from hsmkms.store.users import AccessKeyRow, UserRow
 
@@ -140,6 +143,8 @@ class Credentials:
             sealed=sealed,
         )
         with core.store.atomic() as tx:
+            if installation.installation_key(tx, PURPOSE, core.installation.token_id) != key:
+                raise ConflictException("The key that secrets are stored with was rotated just now: try again.")
             if user_name is not None and user_name not in {each.name for each in users.users(tx)}:
                 raise _no_user(user_name)
             if len(users.access_keys(tx, user_name)) >= MAX_ACCESS_KEYS:
@@ -186,7 +191,7 @@ class Credentials:
             return None
         sealed, credential = self._opened.get(access_key_id) or (b"", None)
         if credential is None or sealed is not row.sealed:
-            credential = self._open(row)
+            credential = Credential(self._secret(row), self._principal(row.user_name))
             self._opened[access_key_id] = (row.sealed, credential)
         return credential
 
@@ -194,14 +199,29 @@ class Credentials:
         """Write down that an access key was used now."""
         users.note_use(self._core.store, access_key_id, region, self._core.clock())
 
-    def _open(self, row: AccessKeyRow) -> Credential:
+    def move_secrets(self, key: InstallationKeyRow) -> None:
+        """Encrypt all secrets that are encrypted by other versions of the key anew by this one. It can be repeated."""
+        for row in self.secrets_elsewhere(key):
+            permit = own_permit(OperatorAct.CREDENTIALS, key.cka_id)
+            secret = self._secret(row).encode("ascii")
+            iv, sealed = self._core.device.encrypt(permit, key.cka_id, secret, _aad(row.access_key_id))
+            with self._core.store.atomic() as tx:
+                users.set_secret(tx, row, replace(row, key_version=key.version, iv=iv, sealed=sealed))
+            self._core.reached("rotate-own 3: a secret")
+
+    def secrets_elsewhere(self, key: InstallationKeyRow) -> list[AccessKeyRow]:
+        """The access keys whose secrets are encrypted by other versions of the key."""
+        with self._core.store.reading() as conn:
+            return [each for each in users.all_access_keys(conn) if each.key_version != key.version]
+
+    def _secret(self, row: AccessKeyRow) -> str:
         core = self._core
-        with core.store.reading() as conn:
-            keys = installation.installation_keys(conn, core.installation.token_id)
-        cka_id = next(each.cka_id for each in keys if (each.purpose, each.version) == (PURPOSE, row.key_version))
+        keys = {each.version: each.cka_id for each in versions(core, PURPOSE)}
+        if row.key_version not in keys:
+            raise ObjectLostError(f"the key that the secret of {row.access_key_id} is stored with was destroyed")
+        cka_id = keys[row.key_version]
         permit = own_permit(OperatorAct.CREDENTIALS, cka_id)
-        secret = core.device.decrypt(permit, cka_id, row.iv, row.sealed, _aad(row.access_key_id)).decode("ascii")
-        return Credential(secret, self._principal(row.user_name))
+        return core.device.decrypt(permit, cka_id, row.iv, row.sealed, _aad(row.access_key_id)).decode("ascii")
 
     def _user(self, row: UserRow) -> User:
         return User(

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from hsmkms.errors import InvalidGrantTokenException
-from hsmkms.model.permit import OperatorAct
+from hsmkms.model.permit import OperatorAct, Permit
 from hsmkms.model.records import GrantRecord
 from hsmkms.rules import grant_token
 from hsmkms.rules.grant_token import Claims
 from hsmkms.service.core import Core
+from hsmkms.service.installation_keys import macs
 from hsmkms.service.permits import own_permit
 from hsmkms.store import grants
 from hsmkms.store.sealed_rows import grant_subject
@@ -29,7 +30,7 @@ def make(core: Core, grant: GrantRecord) -> str:
     signed = grant_token.signed_part(
         Claims(grant.grant_id, grant.key_id, grant.region, secrets.token_bytes(_NONCE_BYTES))
     )
-    return grant_token.encode(signed, _mac(core, signed))
+    return grant_token.encode(signed, next(macs(core, _permit, signed)))
 
 
 def check(call: "Call", tokens: Sequence[str]) -> None:
@@ -59,7 +60,7 @@ def _claims(core: Core, token: str) -> Claims:
     claims = known.get(token)
     if claims is None:
         signed, mac = grant_token.split(token)
-        if not hmac.compare_digest(_mac(core, signed), mac):
+        if not any(hmac.compare_digest(each, mac) for each in macs(core, _permit, signed)):
             raise InvalidGrantTokenException(grant_token.INVALID)
         claims = grant_token.read(signed)
         if len(known) >= REMEMBERED:
@@ -68,6 +69,5 @@ def _claims(core: Core, token: str) -> Claims:
     return claims
 
 
-def _mac(core: Core, signed: bytes) -> bytes:
-    mac_key = core.installation.mac_key
-    return core.device.mac(own_permit(OperatorAct.CREDENTIALS, mac_key), mac_key, signed)
+def _permit(cka_id: bytes) -> Permit:
+    return own_permit(OperatorAct.CREDENTIALS, cka_id)

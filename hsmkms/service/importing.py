@@ -39,6 +39,7 @@ from hsmkms.rules.states import Event
 from hsmkms.service import destruction, lapses, rotating, wrapping_keys
 from hsmkms.service.backing import NOTHING_WAS_MADE, label_of
 from hsmkms.service.core import Core
+from hsmkms.service.installation_keys import macs
 from hsmkms.service.pipeline import Call
 from hsmkms.store import keys, materials, rotation
 from hsmkms.store.engine import Connection
@@ -61,7 +62,7 @@ def get_parameters_for_import(call: Call, request: GetParametersForImportRequest
     signed = import_token.signed_part(claims)
     return GetParametersForImportResponse(
         key_id=key.record.arn,
-        import_token=signed + _mac(call, signed),
+        import_token=signed + next(macs(call.core, call.new_objects, signed)),
         public_key=public_key,
         parameters_valid_to=row.valid_to,
     )
@@ -193,18 +194,13 @@ def _bring_in(arrival: _Arrival, record: KeyRecord, permit: Permit, cka_id: byte
 def _wrapped(call: Call, record: KeyRecord, request: ImportKeyMaterialRequest) -> WrappedMaterial:
     """What the request brings, once its import token is known to be right."""
     signed, mac = import_token.split(request.import_token)
-    if not hmac.compare_digest(_mac(call, signed), mac):
+    if not any(hmac.compare_digest(each, mac) for each in macs(call.core, call.new_objects, signed)):
         raise InvalidImportTokenException(import_token.DAMAGED)
     claims = import_token.read(signed)
     rules.check_claims(claims, record, call.now)
     if wrapping_keys.find(call.core, claims.wrapping_key) is None:
         raise InvalidImportTokenException(_GONE)
     return WrappedMaterial(claims.wrapping_key, claims.algorithm, request.encrypted_key_material)
-
-
-def _mac(call: Call, signed: bytes) -> bytes:
-    mac_key = call.core.installation.mac_key
-    return call.core.device.mac(call.new_objects(mac_key), mac_key, signed)
 
 
 def _names(core: Core, permit: Permit, wrapped: WrappedMaterial, record: KeyRecord) -> list[str]:

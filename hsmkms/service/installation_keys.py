@@ -1,15 +1,21 @@
-"""Keys of the installation itself on the token, each made when it is first needed."""
+"""Keys of the installation itself on the token, each made when it is first needed.
+
+Each purpose has versions: the newest is used, and the older ones verify what they have made.
+"""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
-from hsmkms.model.permit import OperatorAct
+from msgspec.structs import replace
+
+from hsmkms.errors import ObjectLostError
+from hsmkms.model.permit import OperatorAct, Permit
 from hsmkms.process import exclusive
 from hsmkms.service.core import Core
 from hsmkms.service.permits import own_permit
 from hsmkms.store import installation
-from hsmkms.store.installation import InstallationKeyRow
+from hsmkms.store.installation import MAC_PURPOSE, InstallationKeyRow
 
 _LOCK_SECONDS: Final = 60.0
 
@@ -30,6 +36,42 @@ def encryption_key(core: Core, purpose: str, act: OperatorAct) -> InstallationKe
         core.device.generate_backing_key(own_permit(act, key.cka_id), key.cka_id, label)
 
     return _newest(core, purpose, make)
+
+
+def versions(core: Core, purpose: str) -> list[InstallationKeyRow]:
+    """All versions of a purpose's key, oldest first; the newest may not be on the token yet."""
+    with core.store.reading() as conn:
+        return installation.versions(conn, purpose, core.installation.token_id)
+
+
+def macs(core: Core, permit: Callable[[bytes], Permit], message: bytes) -> Iterator[bytes]:
+    """What the installation's MAC key makes of a message: the newest version first, which is the one to use.
+
+    ``permit``: leave for an object. Raises ObjectLostError if no version is on the token.
+    """
+    lost: ObjectLostError | None = ObjectLostError("the installation has no MAC key")
+    for key in reversed(versions(core, MAC_PURPOSE)):
+        try:
+            made = core.device.mac(permit(key.cka_id), key.cka_id, message)
+        except ObjectLostError as exc:
+            lost = lost and exc
+        else:
+            lost = None
+            yield made
+    if lost is not None:
+        raise lost
+
+
+def witness(core: Core) -> bytes:
+    """CKA_ID of the installation's MAC key: of the version known so far, or else of one that is on the token."""
+    known = core.installation.mac_key
+    if core.device.holds(known):
+        return known
+    for key in reversed(versions(core, MAC_PURPOSE)):
+        if core.device.holds(key.cka_id):
+            core.installation = replace(core.installation, mac_key=key.cka_id)
+            return key.cka_id
+    return known
 
 
 def label_of(core: Core, key: InstallationKeyRow) -> str:

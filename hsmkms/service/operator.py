@@ -16,7 +16,7 @@ from hsmkms.model.enums import Operation, Origin, WrappingAlgorithm
 from hsmkms.model.ids import root_arn
 from hsmkms.model.records import KeyRecord, MaterialRecord
 from hsmkms.rules import import_token as tokens
-from hsmkms.service import backup, clock, maintenance, reconcile, report, simulation, wrapping_keys
+from hsmkms.service import backup, clock, maintenance, own_rotation, reconcile, report, simulation, wrapping_keys
 from hsmkms.service.audit_desk import AuditDesk
 from hsmkms.service.backup import BackupMade
 from hsmkms.service.backup_keys import PublicKey
@@ -25,6 +25,7 @@ from hsmkms.service.credentials import Credentials
 from hsmkms.service.identities import Identities
 from hsmkms.service.maintenance import Report
 from hsmkms.service.operator_acts import recorded
+from hsmkms.service.own_rotation import RotatedKey
 from hsmkms.service.pipeline import Call
 from hsmkms.service.reconcile import Finding, Mended
 from hsmkms.service.report import KeyPosture
@@ -149,6 +150,15 @@ class Operator:
     def backup(self, file: Path, public: PublicKey | None = None, configuration: bytes | None = None) -> BackupMade:
         """Write a backup, sealed to a public key, or by the token if none is given; see ``service/backup.py``."""
         return backup.backup(self._core, file, public, configuration)
+
+    @recorded("RotateInstallationKey", purpose="purpose", destroy_older="destroyOlder")
+    def rotate_installation_key(self, purpose: str, *, destroy_older: bool = False) -> RotatedKey:
+        """Rotate one of the installation's own keys, or destroy its older versions; see ``service/own_rotation.py``."""
+        return own_rotation.rotate(self._core, purpose, destroy_older=destroy_older)
+
+    def interrupted_rotations(self) -> list[str]:
+        """The purposes of the installation's own keys whose rotation was interrupted."""
+        return own_rotation.interrupted(self._core)
 
     @recorded("TrustClock")
     def trust_clock(self) -> None:

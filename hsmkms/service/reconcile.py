@@ -27,6 +27,7 @@ from hsmkms.rules import policies
 from hsmkms.rules.material import LabelParts, material_id, parse_label
 from hsmkms.service import rotating
 from hsmkms.service.core import Core
+from hsmkms.service.installation_keys import witness
 from hsmkms.service.permits import own_permit
 from hsmkms.store import deletion, installation, keys, leases, materials, objects, regions, rotation
 from hsmkms.store.engine import Connection
@@ -117,7 +118,7 @@ def find(core: Core) -> list[Finding]:
     token_id = core.installation.token_id
     with core.store.reading() as conn:
         rows = objects.all_of_token(conn, token_id)
-    inventory = core.device.inventory(core.installation.mac_key)
+    inventory = core.device.inventory(witness(core))
     count = Counter(each.cka_id for each in inventory if each.is_key)
     # A public half is part of its key; alone, it is what a crash has left of one.
     shown = [each for each in inventory if each.is_key or not count[each.cka_id]]

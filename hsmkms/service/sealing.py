@@ -12,7 +12,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from hsmkms.errors import HsmKmsError, StoreError, UnsupportedOperationException
+from hsmkms.errors import HsmKmsError, ObjectLostError, StoreError, UnsupportedOperationException
 from hsmkms.model.audit import Fault, Head, LaneSeal, Seal
 from hsmkms.model.permit import OperatorAct
 from hsmkms.process import exclusive
@@ -20,9 +20,9 @@ from hsmkms.rules import audit_chain, audit_seal
 from hsmkms.rules.audit_record import encode
 from hsmkms.rules.audit_seal import Note, SealedLine
 from hsmkms.service.core import Core
-from hsmkms.service.installation_keys import sealing_key
+from hsmkms.service.installation_keys import sealing_key, versions
 from hsmkms.service.permits import own_permit
-from hsmkms.store import audit_files, changes, installation
+from hsmkms.store import audit_files, changes
 from hsmkms.store.installation import InstallationKeyRow
 
 log = logging.getLogger("hsmkms.service")
@@ -43,7 +43,7 @@ class Sealer:
         self._core = core
         self.folder = core.audit.folder
         self._seals = self.folder / audit_files.SEALS
-        self._keys: list[InstallationKeyRow] = []
+        self._newest: InstallationKeyRow | None = None
 
     def seal(self, unless_within: timedelta = timedelta()) -> bool:
         """Make a seal if there is anything new. False if not, or if the log contradicts the newest seal (an alarm).
@@ -107,8 +107,21 @@ class Sealer:
 
     def proves(self, message: bytes, mac: str, version: int | None = None) -> bool:
         """True if the token made that HMAC (hex) over the message."""
-        fitting = [each for each in self._all_keys() if version in (None, each.version)]
-        return any(hmac.compare_digest(self._mac(each, message).hex(), mac) for each in fitting)
+        lost: ObjectLostError | None = None
+        for each in versions(self._core, PURPOSE):
+            try:
+                if version in (None, each.version) and hmac.compare_digest(self._mac(each, message).hex(), mac):
+                    return True
+            except ObjectLostError as exc:  # perhaps of a rotation that was interrupted
+                lost = exc
+        if lost is not None:
+            raise lost
+        return False
+
+    def versions_used(self) -> set[int]:
+        """The versions of the key that some seal of the log was made with."""
+        lines = self._seals.read_bytes().splitlines() if self._seals.exists() else []
+        return {found.seal.key_version for found in map(audit_seal.read, lines) if found is not None}
 
     def _seal(self, unless_within: timedelta) -> bool:
         last, note = self.last(), self.note()
@@ -166,13 +179,15 @@ class Sealer:
 
     def _write(self, seal: Seal) -> None:
         # The mac first: nothing is written that the token has not vouched for.
-        line = audit_seal.line(seal, self._mac(self._key(), audit_seal.message(seal)))
+        key = next(each for each in versions(self._core, PURPOSE) if each.version == seal.key_version)
+        line = audit_seal.line(seal, self._mac(key, audit_seal.message(seal)))
         audit_files.append(self._seals, line)
         self._remember(seal.number, audit_seal.digest(line))
 
     def _remember(self, number: int, digest: str) -> None:
         note = Note(number=number, digest=digest)
-        mac = self._mac(self._key(), audit_seal.note_message(note)).hex()
+        # By the oldest version: a database that was restored from before a rotation must be able to prove it.
+        mac = self._mac(versions(self._core, PURPOSE)[0], audit_seal.note_message(note)).hex()
         value = encode(Note(number=number, digest=digest, mac=mac))
         elsewhere = self._elsewhere()
         if elsewhere is not None:
@@ -208,17 +223,10 @@ class Sealer:
         return f"hsmkms/{self._core.installation.short_id}/{PURPOSE}/"
 
     def _key(self) -> InstallationKeyRow:
-        """The newest of the keys that seal; made if there is none."""
-        if not self._all_keys():
-            self._keys = [sealing_key(self._core, PURPOSE)]
-        return self._keys[-1]
-
-    def _all_keys(self) -> list[InstallationKeyRow]:
-        if not self._keys:
-            with self._core.store.reading() as conn:
-                keys = installation.installation_keys(conn, self._core.installation.token_id)
-            self._keys = [each for each in keys if each.purpose == PURPOSE]
-        return self._keys
+        """The newest of the keys that seal; made if it is not there yet."""
+        if self._newest not in versions(self._core, PURPOSE)[-1:]:
+            self._newest = sealing_key(self._core, PURPOSE)
+        return self._newest
 
     def _mac(self, key: InstallationKeyRow, message: bytes) -> bytes:
         return self._core.device.mac(own_permit(OperatorAct.SEAL, key.cka_id), key.cka_id, message)

@@ -10,6 +10,7 @@ from hsmkms.hsm.pool import PoolUse
 from hsmkms.rules import budget
 from hsmkms.service import clock, maintenance
 from hsmkms.service.core import Core
+from hsmkms.service.installation_keys import witness
 from hsmkms.service.maintenance import StepOutcome
 from hsmkms.store import changes, keys, leases
 from hsmkms.tally import Count
@@ -54,7 +55,7 @@ class Watch:
     def check_token(self) -> None:
         """Raise what is wrong with the token, if it does not show the installation's own key."""
         self._core.device.ready()
-        if not self._core.device.holds(self._core.installation.mac_key):
+        if not self._core.device.holds(witness(self._core)):
             raise TokenUnavailableError("the token does not show the installation's own key: check it with token-info")
 
     def check_database(self) -> None:

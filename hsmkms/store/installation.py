@@ -1,11 +1,15 @@
 """Who this installation is: its id and account, the tokens that it knows, and its own keys on them."""
 
 from datetime import datetime
+from typing import Final
 
 from msgspec import Struct
 from sqlalchemy import Connection, select
 
 from hsmkms.store import schema
+
+MAC_PURPOSE: Final = "mac"
+"""The key by which a token is recognised, and which proves import and grant tokens."""
 
 
 class InstallationRow(Struct, frozen=True, kw_only=True):
@@ -148,10 +152,27 @@ def insert_installation_key(
     return InstallationKeyRow(purpose=purpose, version=version, token_id=token_id, cka_id=cka_id, created_at=now)
 
 
+def delete_installation_key(tx: Connection, key: InstallationKeyRow) -> None:
+    """Forget a version that is not on the token any more."""
+    tx.execute(schema.installation_key.delete().where(schema.installation_key.c.cka_id == key.cka_id))
+
+
+def set_key_date(tx: Connection, key: InstallationKeyRow, now: datetime) -> None:
+    """Note that a version which was only intended so far is made now."""
+    tx.execute(
+        schema.installation_key.update().where(schema.installation_key.c.cka_id == key.cka_id).values(created_at=now)
+    )
+
+
 def installation_key(conn: Connection, purpose: str, token_id: str) -> InstallationKeyRow | None:
     """The newest version of the installation key for a purpose on a token, or None."""
-    versions = [each for each in installation_keys(conn, token_id) if each.purpose == purpose]
-    return versions[-1] if versions else None
+    found = versions(conn, purpose, token_id)
+    return found[-1] if found else None
+
+
+def versions(conn: Connection, purpose: str, token_id: str) -> list[InstallationKeyRow]:
+    """The installation keys for a purpose on a token, oldest first."""
+    return [each for each in installation_keys(conn, token_id) if each.purpose == purpose]
 
 
 def installation_keys(conn: Connection, token_id: str) -> list[InstallationKeyRow]:

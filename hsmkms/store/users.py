@@ -77,6 +77,18 @@ def access_keys(conn: Connection, user_name: str | None) -> list[AccessKeyRow]:
     return [_row(row) for row in conn.execute(query.order_by(access_key.c.created_at, access_key.c.access_key_id))]
 
 
+def all_access_keys(conn: Connection) -> list[AccessKeyRow]:
+    """All access keys, by id."""
+    return [_row(row) for row in conn.execute(_select().order_by(access_key.c.access_key_id))]
+
+
+def set_secret(tx: Connection, old: AccessKeyRow, new: AccessKeyRow) -> bool:
+    """Store a secret as it is encrypted anew; False if the access key is not as it was any more."""
+    same = (access_key.c.access_key_id == old.access_key_id) & (access_key.c.sealed == old.sealed)
+    values = {"key_version": new.key_version, "iv": new.iv, "sealed": new.sealed}
+    return _noted(tx, old.access_key_id, tx.execute(access_key.update().where(same).values(**values)).rowcount)
+
+
 def fetch_access_key(conn: Connection, access_key_id: str) -> AccessKeyRow | None:
     """An access key by its id, or None."""
     row = conn.execute(_select().where(access_key.c.access_key_id == access_key_id)).one_or_none()

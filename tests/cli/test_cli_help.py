@@ -39,6 +39,7 @@ OPERATOR_COMMANDS = {
     "token-check",
     "attest",
     "change-pin",
+    "rotate-installation-keys",
     "reconcile",
     "doctor",
     "backup",

@@ -107,6 +107,7 @@ def test_permits_are_made_in_two_places() -> None:
         "service/grant_tokens.py",
         "service/installation_keys.py",
         "service/maintenance.py",
+        "service/own_rotation.py",
         "service/reconcile.py",
         "service/rotating.py",
         "service/row_seals.py",

@@ -1,8 +1,8 @@
 """One act at a given instant; may be killed, or wait for a line, at a step of it. Tells what came of it.
 
 Arguments: configuration, instant (ISO), what happens at which step (``kill rotate 2``, ``wait rotate 1``, or nothing),
-then ``maintain``, or an operation and the body of its request. Ready once everything is open, it waits for a line or
-for the end of standard input.
+then ``maintain``, ``rotate-own`` and a purpose (and ``destroy``), or an operation and the body of its request. Ready
+once everything is open, it waits for a line or for the end of standard input.
 """
 
 import logging
@@ -46,6 +46,9 @@ def act(kms: Kms) -> Any:  # noqa: ANN401 - anything that JSON can tell
     if what == "maintain":
         done = kms.operator.maintain()
         return {"busy": done.busy, "outcomes": [each.outcome for each in done.steps]}
+    if what == "rotate-own":
+        done = kms.operator.rotate_installation_key(body[0], destroy_older="destroy" in body)
+        return {"version": done.version, "outcome": done.outcome, "kept": [each.kept for each in done.older]}
     operation = Operation(what)
     answer = getattr(kms, operation.name.lower())(decode_request(operation, body[0].encode()))
     return {} if answer is None else {name: str(value) for name, value in to_wire(answer).items()}

@@ -1,0 +1,39 @@
+"""rotate-installation-keys: new versions of the installation's own keys, and the end of older ones."""
+
+from cli_site import Site
+
+VERSIONS = "InstallationKeys[].[Purpose, Version, Outcome]"
+
+
+def test_rotation(site: Site) -> None:
+    """Every key that there is gets a version more, all goes on working, and the record tells who did it."""
+    secret = site.run("create-access-key", "--root").json["AccessKey"]["AccessKeyId"]
+    assert site.run("rotate-installation-keys", "--query", VERSIONS).json == [
+        ["mac", 2, "rotated"],
+        ["audit-seal", 2, "rotated"],
+        ["secrets", 2, "rotated"],
+        ["backup", 0, "not made yet, since nothing has needed it"],
+    ]
+    assert site.run("rotate-installation-keys", "--purpose", "secrets", "--query", VERSIONS).json == [
+        ["secrets", 3, "rotated"]
+    ]
+    assert secret in site.run("list-access-keys", "--root").stdout
+    assert site.run("doctor").status == 0
+    assert site.run("audit", "verify").status == 0
+    told = site.run("audit", "tail", "--query", "Records[?eventName=='RotateInstallationKey'].requestParameters").json
+    assert [each["purpose"] for each in told] == ["mac", "audit-seal", "secrets", "backup", "secrets"]
+
+
+def test_end_of_older_versions(site: Site) -> None:
+    """It is asked for; what something still needs is kept, and the answer says for what."""
+    site.run("create-access-key", "--root")
+    site.run("rotate-installation-keys")
+    asked = site.run("rotate-installation-keys", "--destroy-older")
+    assert (asked.status, "--destroy-older asks at a terminal" in asked.stderr) == (1, True)
+    query = "InstallationKeys[].[Purpose, Older[0].Version, Older[0].Kept]"
+    mac, seal, secrets, backup = site.run("rotate-installation-keys", "--destroy-older", "--yes", "--query", query).json
+    assert mac[2].startswith("import tokens and grant tokens from before the rotation are good until ")
+    assert seal == ["audit-seal", 1, "seals of the audit log were made with it"]
+    assert secrets == ["secrets", 1, None]
+    assert backup == ["backup", None, None]
+    assert site.run("list-access-keys", "--root").status == 0
