@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from hsmkms.service.watch import PoolUse
+from hsmkms.service.watch import Alarms, PoolUse
 from hsmkms.tally import Count
 
 PUBLISH_SECONDS: Final = 1.0
@@ -50,6 +50,7 @@ class Snapshot(Struct, kw_only=True):
     token_calls: list[Count]
     sweeps: Sweeps
     sessions: PoolUse
+    alarms: Alarms
     written_at: float
 
 
@@ -60,6 +61,7 @@ class Totals(Struct, kw_only=True):
     token_calls: list[Count]
     sweeps: Sweeps
     sessions: PoolUse
+    alarms: Alarms
     workers: int
 
 
@@ -96,6 +98,11 @@ def add_up(all_of_them: list[Snapshot], now: float) -> Totals:
             waits=sum(each.sessions.waits for each in all_of_them),
             away=sum(each.sessions.away for each in living),
             outages=sum(each.sessions.outages for each in all_of_them),
+        ),
+        alarms=Alarms(
+            audit=any(each.alarms.audit for each in living),
+            audit_faults=sum(each.alarms.audit_faults for each in all_of_them),
+            altered=frozenset().union(*(each.alarms.altered for each in living)),
         ),
         workers=len(living),
     )

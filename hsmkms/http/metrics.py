@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 from hsmkms.http.counts import Sweeps, Totals
 from hsmkms.http.health import Health
 from hsmkms.http.pulse import Pulse
-from hsmkms.service.watch import Figures, PoolUse, Watch
+from hsmkms.service.watch import Alarms, Figures, PoolUse, Watch
 from hsmkms.tally import BOUNDS, Count
 
 FIGURES_SECONDS: Final = 5.0
@@ -79,6 +79,7 @@ def _of_totals(totals: Totals, replaced: Pulse) -> Iterator[Metric]:
     yield from _of_counts(totals)
     yield from _of_sweeps(totals.sweeps)
     yield from _of_sessions(totals.sessions, totals.workers)
+    yield from _of_alarms(totals.alarms)
     yield CounterMetricFamily(
         "hsmkms_workers_replaced", "Workers that hung in the token and were replaced.", value=replaced.number
     )
@@ -124,6 +125,18 @@ def _of_sessions(use: PoolUse, workers: int) -> Iterator[Metric]:
     yield CounterMetricFamily("hsmkms_session_waits", "How often a thread had to wait for a session.", value=use.waits)
 
 
+def _of_alarms(alarms: Alarms) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "hsmkms_audit_alarm", "1 while the audit log contradicts its newest seal.", value=float(alarms.audit)
+    )
+    yield CounterMetricFamily(
+        "hsmkms_audit_faults", "How often the audit log could not be written.", value=alarms.audit_faults
+    )
+    yield GaugeMetricFamily(
+        "hsmkms_store_altered", "Keys, aliases, users whose rows were edited by hand.", value=len(alarms.altered)
+    )
+
+
 def _of_health(faults: dict[str, str]) -> Iterator[Metric]:
     ready = GaugeMetricFamily("hsmkms_ready", "1 where /readyz finds nothing wrong.", labels=["part"])
     for part in ("token", "database", "clock"):
@@ -136,17 +149,6 @@ def _of_figures(figures: Figures) -> Iterator[Metric]:
     for state, number in figures.keys_by_state.items():
         states.add_metric([state], number)
     yield states
-    yield GaugeMetricFamily(
-        "hsmkms_audit_alarm", "1 while the audit log contradicts its newest seal.", value=figures.audit_alarm
-    )
-    yield GaugeMetricFamily(
-        "hsmkms_store_altered",
-        "Keys, aliases, users and so on whose rows were edited by hand.",
-        value=figures.altered,
-    )
-    yield GaugeMetricFamily(
-        "hsmkms_audit_faults", "Failures of this worker to write the audit log.", value=figures.audit_faults
-    )
     yield GaugeMetricFamily("hsmkms_due", "Steps of maintenance that are due.", value=figures.due)
     if figures.next_due is not None:
         yield GaugeMetricFamily(

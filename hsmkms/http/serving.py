@@ -89,6 +89,7 @@ class Serving:
                     token_calls=self._watch.token_calls(),
                     sweeps=self._sweeps,
                     sessions=self._watch.sessions(),
+                    alarms=self._watch.alarms(),
                     written_at=0.0 if ended else time.time(),
                 )
             )

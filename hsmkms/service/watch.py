@@ -15,15 +15,14 @@ from hsmkms.service.maintenance import StepOutcome
 from hsmkms.store import changes, keys, leases
 from hsmkms.tally import Count
 
-__all__ = ["Figures", "PoolUse", "StepOutcome", "Watch"]
+__all__ = ["Alarms", "Figures", "PoolUse", "StepOutcome", "Watch"]
 
 
 class Figures(Struct, frozen=True, kw_only=True):
     """The state of the installation in numbers.
 
     ``due``: steps that are due now; ``next_due``: when the first is or was due. ``budget_used``: from 0 to 1, of the
-    most used key material; ``half_spent``, ``nearly_spent``: how many have used 50 and 90 percent. ``altered``: keys,
-    aliases, users and so on of which this process has found that somebody has edited their rows.
+    most used key material; ``half_spent``, ``nearly_spent``: how many have used 50 and 90 percent.
     """
 
     keys_by_state: Mapping[str, int]
@@ -32,9 +31,18 @@ class Figures(Struct, frozen=True, kw_only=True):
     budget_used: float
     half_spent: int
     nearly_spent: int
-    audit_alarm: bool
-    altered: int
+
+
+class Alarms(Struct, frozen=True, kw_only=True):
+    """What this process has found wrong with what is stored.
+
+    ``audit``: the audit log contradicts its newest seal; ``audit_faults``: how often it could not be written;
+    ``altered``: keys, aliases, users and so on whose rows somebody has edited.
+    """
+
+    audit: bool
     audit_faults: int
+    altered: frozenset[str]
 
 
 class Watch:
@@ -80,6 +88,13 @@ class Watch:
         """This process's calls to the token so far."""
         return self._core.device.calls.counts()
 
+    def alarms(self) -> Alarms:
+        """What this process has found wrong with what is stored."""
+        audit = self._core.audit
+        return Alarms(
+            audit=audit.alarm is not None, audit_faults=audit.faults, altered=frozenset(self._core.seals.alarms)
+        )
+
     def figures(self) -> Figures:
         """Count."""
         with self._core.store.reading() as conn:
@@ -92,7 +107,4 @@ class Watch:
             budget_used=leases.most(self._core.store) / budget.LIMIT,
             half_spent=len(warned),
             nearly_spent=warned.count(90),
-            audit_alarm=self._core.audit.alarm is not None,
-            altered=len(self._core.seals.alarms),
-            audit_faults=self._core.audit.faults,
         )

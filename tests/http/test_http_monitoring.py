@@ -21,7 +21,7 @@ from hsmkms.http import counts
 from hsmkms.http.counts import Snapshot, Sweeps
 from hsmkms.http.health import Health
 from hsmkms.http.logs import MAX_TEXT, RequestLine, RequestLog
-from hsmkms.service.watch import PoolUse
+from hsmkms.service.watch import Alarms, PoolUse
 from hsmkms.tally import BOUNDS, Tally
 from hsmkms.testing import Endpoint
 
@@ -239,7 +239,10 @@ def snapshot(written_at: float, last_sweep: float) -> Snapshot:
     sweeps.note("done", [("deletion", "done")], last_sweep)
     sweeps.note("busy", [], last_sweep + 1)
     use = PoolUse(limit=4, opened=2, lent=1, waiting=1, waits=3)
-    return Snapshot(requests=tally.counts(), token_calls=[], sweeps=sweeps, sessions=use, written_at=written_at)
+    alarms = Alarms(audit=written_at > 950, audit_faults=2, altered=frozenset({"key/a", f"key/{last_sweep}"}))
+    return Snapshot(
+        requests=tally.counts(), token_calls=[], sweeps=sweeps, sessions=use, alarms=alarms, written_at=written_at
+    )
 
 
 def test_add_up() -> None:
@@ -250,6 +253,7 @@ def test_add_up() -> None:
     assert (requests.classes[0], requests.classes[-1], sum(requests.classes)) == (2, 2, 4)
     assert (totals.sweeps.runs, totals.sweeps.last_at) == ({"done": 2, "busy": 2}, 20.0)
     assert totals.sweeps.steps == {"deletion": {"done": 2}}
+    assert totals.alarms == Alarms(audit=True, audit_faults=4, altered=frozenset({"key/a", "key/10.0"}))
 
 
 @pytest.mark.parametrize("form", ["json", "text"])

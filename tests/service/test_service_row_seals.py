@@ -164,7 +164,7 @@ def test_edit(
         look(victim)
     named = subject.format(**victim.names)
     assert f"changed by something other than hsmkms: {named}: " in caplog.text
-    assert victim.kms.operator.watch.figures().altered == 1
+    assert victim.kms.operator.watch.alarms().altered == {named}
     assert victim.faults() == [named]
     assert seal(victim.kms, victim.other)
 
