@@ -34,7 +34,7 @@ from hsmkms.hsm.comeback import Comeback
 from hsmkms.hsm.cryptoki import TokenLimits
 from hsmkms.hsm.faults import AWAY, BUSY, SESSION_LOST, translate, translated
 from hsmkms.hsm.handles import HandleIndex
-from hsmkms.hsm.login import LoginGate, PinChangedError, PinReader, log_in, open_session
+from hsmkms.hsm.login import LoginGate, PinReader, StaleModuleError, log_in, open_session
 from hsmkms.hsm.module import Module
 from hsmkms.hsm.objects import find
 from hsmkms.hsm.pool import PoolUse, SessionPool
@@ -93,7 +93,7 @@ class Connection:
         self._handles = HandleIndex()
         try:
             self._log_in(accept_final_try=accept_final_try)
-        except PinChangedError:
+        except StaleModuleError:
             if module.connections:  # it serves another token of this process
                 raise
             module.renew()

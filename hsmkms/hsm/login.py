@@ -40,7 +40,7 @@ log = logging.getLogger("hsmkms.hsm")
 
 PinReader = Callable[[], str]
 
-REFUSALS: Final = (PinIncorrect, PinInvalid, PinLenRange, PinExpired, PinLocked, UserPinNotInitialized)
+REFUSALS: Final = (PinIncorrect, PinInvalid, PinLenRange, PinExpired, PinLocked)
 """Answers that repeat, and may cost a try, if the same PIN is given again."""
 
 LOCK_SECONDS: Final = 30.0
@@ -50,8 +50,8 @@ START_PAUSE_SECONDS: Final = 0.15
 """Two processes that open one SoftHSM token at the same instant: one of them may see CKR_GENERAL_ERROR, once."""
 
 
-class PinChangedError(TokenUnavailableError):
-    """The PIN was changed since this process loaded the module: it must be loaded again before a login."""
+class StaleModuleError(TokenUnavailableError):
+    """What the module knows of the token's PIN is not what holds: it must be loaded again before a login."""
 
 
 class PinMark(Struct, frozen=True, kw_only=True):
@@ -168,7 +168,7 @@ def log_in(
 ) -> Session:
     """Open the session that holds this process's login, and log in with it; at most one PIN is tried.
 
-    PinChangedError if the PIN was changed after ``loaded_at``, when the module was loaded: SoftHSM compares with the
+    StaleModuleError if the PIN was changed after ``loaded_at``, when the module was loaded: SoftHSM compares with the
     PIN of that moment until it is loaded again, and would refuse the right one.
     ``find_token`` is asked again after a fault at start; the PIN itself is sent once. Raises PinError (refused now or
     before, or too risky) or TokenUnavailableError. ``accept_final_try`` is for ``doctor --retry-pin``.
@@ -185,7 +185,7 @@ def log_in(
     pin = read_pin()  # not under the lock: a person may take long over it
     with gate.exclusive():
         if gate.changed_since(loaded_at):
-            raise PinChangedError(AWAY)
+            raise StaleModuleError(AWAY)
         return _try_pin(ready_token(), pin, gate)
 
 
@@ -250,6 +250,10 @@ def _try_pin(token: Token, pin: str, gate: LoginGate) -> Session:
                 f"the token {token.label!r} refused the PIN ({type(exc).__name__}); it will not be tried again: "
                 "correct the PIN, then run `hsmkms doctor --retry-pin`"
             ) from exc
+        except UserPinNotInitialized as exc:
+            # Its flags said that it has a PIN. SoftHSM writes the token's file anew at each login, and who loads it in
+            # that instant finds none; the PIN was compared with nothing, so this is no refusal.
+            raise StaleModuleError(AWAY) from exc
         except PKCS11Error as exc:
             raise translate(exc) from exc
 

@@ -234,3 +234,17 @@ def test_slow_token_serves_as_many_as_it_has_sessions(token: SoftHsm, shim_path:
         return took
 
     assert seconds(1) > 3 * seconds(8)
+
+
+def test_token_whose_file_is_being_written(token: SoftHsm, shim_path: Path) -> None:
+    """A token that finds no PIN of its own, though it says that it has one, has refused none: it is loaded again."""
+    played = Played.of(token, shim_path)
+    played.order("fault C_Login until-initialized return 0x102")
+    device = played.token.open()
+    assert new_key(device)
+    device.close()
+    played.order("fault C_Login * return 0x102")
+    with pytest.raises(TokenUnavailableError):
+        played.token.open()
+    played.order()
+    played.token.open().close()  # no mark was left
