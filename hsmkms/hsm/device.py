@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from pkcs11.constants import ObjectClass
+from pkcs11.constants import Attribute, ObjectClass
 from pkcs11.exceptions import PKCS11Error
 from pkcs11.mechanisms import KeyType, Mechanism
 from pkcs11.types import Object, Session
@@ -87,6 +87,7 @@ class Device(KeyPairs):
         super().__init__(settings, module, read_pin, accept_final_try=accept_final_try)
         self._ivs = IvSource()
         self._turns = Turns(settings.state_dir)
+        self._labels: dict[bytes, str] = {}
         self._probing = threading.Lock()
         self._imports: ImportProfile | None = None
         self._kinds: ImportProfile | None = None
@@ -275,6 +276,7 @@ class Device(KeyPairs):
         permit.require(MAY_DESTROY, cka_id)
         self._handles.forget(cka_id)
         self._publics.pop(cka_id, None)
+        self._labels.pop(cka_id, None)
         was_there = self._destroy(cka_id, None)  # the half that decides goes first
         self._destroy(cka_id, ObjectClass.PUBLIC_KEY)
         return was_there
@@ -282,6 +284,24 @@ class Device(KeyPairs):
     def holds(self, cka_id: bytes) -> bool:
         """True if a secret key or a private half with this CKA_ID is on the token now."""
         return self._repeatable(lambda session: self._find(session, cka_id) is not None, "find")
+
+    def is_labelled(self, cka_id: bytes, label: str) -> bool:
+        """True if the secret key is the one of that label; ObjectLostError if it is not on the token.
+
+        It is looked for once: no label of ours can be changed on the token.
+        """
+
+        def attempt(session: Session) -> str:
+            self._require_login(session)
+            found = self._find(session, cka_id)
+            if found is None:
+                raise ObjectLostError(OBJECT_LOST)
+            told: str = found[Attribute.LABEL]
+            return told
+
+        if cka_id not in self._labels:
+            self._labels[cka_id] = self._repeatable(attempt, "find")
+        return self._labels[cka_id] == label[: self.profile.label_bytes]
 
     # -- what the token says of itself --------------------------------------------------------------------------
 

@@ -69,14 +69,17 @@ def prove(store: Store, device: Device) -> tuple[InstallationRow, TokenRow, byte
         raise BindingError(INTERRUPTED)
     # The newest may be one whose rotation was interrupted: the one that answers as was noted is in use.
     for key in reversed(versions):
-        if _answers(device, token, key):
+        if _answers(device, row, token, key):
             return row, token, key.cka_id
     raise _wrong_pair(device, token)
 
 
-def _answers(device: Device, token: TokenRow, key: InstallationKeyRow) -> bool:
+def _answers(device: Device, row: InstallationRow, token: TokenRow, key: InstallationKeyRow) -> bool:
+    """True if it is that key of the installation's, not one that users can use, and answers as it did."""
     try:
         answer = device.mac(own_permit(OperatorAct.OPEN, key.cka_id), key.cka_id, token.challenge or b"")
+        if not device.is_labelled(key.cka_id, key.label(row.id)):
+            return False
     except ObjectLostError:
         return False
     return hmac.compare_digest(answer, token.response or b"")

@@ -52,10 +52,12 @@ def macs(core: Core, permit: Callable[[bytes], Permit], message: bytes) -> Itera
     lost: ObjectLostError | None = ObjectLostError("the installation has no MAC key")
     for key in reversed(versions(core, MAC_PURPOSE)):
         try:
-            made = core.device.mac(permit(key.cka_id), key.cka_id, message)
+            ours = core.device.is_labelled(key.cka_id, key.label(core.installation.id))
+            made = core.device.mac(permit(key.cka_id), key.cka_id, message) if ours else None
         except ObjectLostError as exc:
             lost = lost and exc
-        else:
+            continue
+        if made is not None:  # else the row was put there by hand, with the id of a key that users can use
             lost = None
             yield made
     if lost is not None:
@@ -76,8 +78,7 @@ def witness(core: Core) -> bytes:
 
 def label_of(core: Core, key: InstallationKeyRow) -> str:
     """How an installation key is labelled on the token."""
-    label = f"hsmkms/{core.installation.short_id}/{key.purpose}/{key.version}"
-    return label[: core.device.profile.label_bytes]
+    return key.label(core.installation.id)[: core.device.profile.label_bytes]
 
 
 def _newest(core: Core, purpose: str, make: Callable[[InstallationKeyRow, str], None]) -> InstallationKeyRow:

@@ -12,7 +12,7 @@ import hmac
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
@@ -60,7 +60,7 @@ class RowFault(Struct, frozen=True, order=True):
 class SealBook:
     """Seals what this process writes, and checks what it reads. Thread-safe."""
 
-    def __init__(self, store: Store, make_keys: Callable[[Connection], Iterator[bytes]]) -> None:
+    def __init__(self, store: Store, make_keys: Callable[[Connection], list[bytes]]) -> None:
         self.alarms: dict[str, str] = {}
         """What was found wrong since this process began, by subject."""
         self._store = store
@@ -73,7 +73,7 @@ class SealBook:
         """The key of all seals there. What hinders the token is raised, and it is asked again the next time."""
         with self._lock:
             if self._key is None or not _fits(conn, self._key):
-                possible = list(self._make_keys(conn))
+                possible = self._make_keys(conn)
                 # If none fits, those rows were edited; other ones may still be right.
                 self._key = next((each for each in possible if _fits(conn, each)), self._key or possible[0])
             return self._key
@@ -201,15 +201,22 @@ class SealBook:
             _seal_all(tx, key, *_totals(tx, key), row_seals.newest_root(tx))
 
 
-def keys_from(device: Device, installation: "Installation", conn: Connection) -> Iterator[bytes]:
-    """The keys that rows may be sealed with: of all versions of the installation's own, the newest first."""
-    versions = [each.cka_id for each in stored.versions(conn, stored.MAC_PURPOSE, installation.token_id)]
-    for cka_id in reversed(versions):
+def keys_from(device: Device, installation: "Installation", conn: Connection) -> list[bytes]:
+    """The keys that rows may be sealed with: of all versions of the installation's own on the token, the newest first.
+
+    A row that names a key of a user's, who could make its HMACs, counts for nothing. ObjectLostError if none is there.
+    """
+    found: list[bytes] = []
+    lost = ObjectLostError("the token does not hold the installation's own key")
+    for each in reversed(stored.versions(conn, stored.MAC_PURPOSE, installation.token_id)):
         try:
-            yield key_from(device, installation, cka_id)
-        except ObjectLostError:
-            if len(versions) == 1:
-                raise
+            if device.is_labelled(each.cka_id, each.label(installation.id)):
+                found.append(key_from(device, installation, each.cka_id))
+        except ObjectLostError as exc:
+            lost = exc
+    if not found:
+        raise lost
+    return found
 
 
 def key_from(device: Device, installation: "Installation", own: bytes) -> bytes:

@@ -52,6 +52,10 @@ class InstallationKeyRow(Struct, frozen=True, kw_only=True):
     cka_id: bytes
     created_at: datetime
 
+    def label(self, installation_id: str) -> str:
+        """Its label on the token, which may keep the beginning alone. No key of a user's has one like it."""
+        return f"hsmkms/{installation_id[:8]}/{self.purpose}/{self.version}"
+
 
 def insert(tx: Connection, installation_id: str, account: str, now: datetime) -> InstallationRow:
     """Write the one row; StoreError (out of ``atomic``) if there is one."""

@@ -184,5 +184,5 @@ NewSite = Callable[..., Site]
 def store_beside(kms: Kms) -> Store:
     """The databases of an open installation on connections of their own; what is written there is sealed as well."""
     store = Store.open(kms._core.store.folder)
-    store.meta.companions.append(SealBook(store, lambda conn: iter([kms._core.seals.key(conn)])))
+    store.meta.companions.append(SealBook(store, lambda conn: [kms._core.seals.key(conn)]))
     return store

@@ -10,15 +10,18 @@ from lifecycle import new_empty_key, request_to_import, sweep
 from msgspec import Struct
 from service_sites import REGION, Site, StoppedClock, new_key, run, seal, unseal
 from test_service_backup import back_up, lose, restore
+from test_service_crash import cka_id_of
 
 from hsmkms.errors import ConflictException, InvalidGrantTokenException, KMSInternalException, StoreError
 from hsmkms.hsm.device import Device
-from hsmkms.model.enums import Operation
+from hsmkms.model.asymmetric import GenerateMacRequest
+from hsmkms.model.enums import KeySpec, KeyUsage, Operation
 from hsmkms.model.grants import CreateGrantRequest
 from hsmkms.model.importing import ImportKeyMaterialRequest
-from hsmkms.service import own_rotation
+from hsmkms.model.keys import CreateKeyRequest
+from hsmkms.service import grant_tokens, own_rotation
 from hsmkms.service.credentials import NewAccessKey
-from hsmkms.service.installation_keys import versions
+from hsmkms.service.installation_keys import macs, versions
 from hsmkms.service.kms import Kms
 from hsmkms.service.own_rotation import PURPOSES, Outcome
 
@@ -208,3 +211,26 @@ def test_secret_that_is_made_meanwhile(site: Site, clock: StoppedClock, monkeypa
             desk.create_access_key(None)
         made = desk.create_access_key(None)
         assert desk.find(made.access_key_id) is not None
+
+
+def test_key_of_a_user_is_none_of_ours(site: Site) -> None:
+    """A row that names a KMS key as the newest MAC key lets its user prove nothing: the real one stays in use."""
+    with site.open() as kms:
+        scene = Scene.of(kms, importing=False)
+        made = kms.create_key(CreateKeyRequest(key_spec=KeySpec.HMAC_256, key_usage=KeyUsage.GENERATE_VERIFY_MAC))
+        cka_id = cka_id_of(kms, made.key_metadata.key_id)
+        edit(
+            site,
+            f"INSERT INTO installation_key SELECT purpose, 2, token_id, x'{cka_id.hex()}', created_at "
+            "FROM installation_key WHERE purpose = 'mac'",
+        )
+        kms._core.grant_tokens.clear()
+        alice = kms.caller(REGION, "alice")
+        assert unseal(kms, scene.sealed, alice, grant_tokens=[scene.grant_token]) == b"secret"
+        assert [each.subject for each in kms.operator.audit.verify_rows()] == ["installation"]
+        label = b"anything"
+        (mac,) = macs(kms._core, grant_tokens._permit, label)
+        request = GenerateMacRequest(key_id=made.key_metadata.key_id, message=label, mac_algorithm="HMAC_SHA_256")
+        assert kms.generate_mac(request).mac != mac
+    with site.open() as kms:
+        assert kms._core.installation.mac_key != cka_id
