@@ -119,7 +119,8 @@ def _wait_for(port: int) -> None:
     raise SystemExit(f"nobody listens on port {port}")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port on which nobody listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -139,13 +140,13 @@ def main() -> None:
         disk = fdatasync_milliseconds(place)
         requests: dict[str, Request] = {}
         for number, contender in enumerate(CONTENDERS):
-            folder, port = place / str(number), _free_port()
+            folder, port = place / str(number), free_port()
             folder.mkdir()
             environment = installed(folder, contender)
             requests[contender.name] = prepared(environment, contender, f"http://127.0.0.1:{port}")
             stack.enter_context(serving(environment, port, chosen.workers))
         for name, audit_file in ((PLAIN_BAO, None), (AUDITED_BAO, place / "bao-audit.log")):
-            url = stack.enter_context(bao_server(chosen.bao, _free_port(), audit_file))
+            url = stack.enter_context(bao_server(chosen.bao, free_port(), audit_file))
             body = json.dumps({"plaintext": PLAINTEXT})
             requests[name] = Request(f"{url}/v1/transit/encrypt/bench", {"X-Vault-Token": "root"}, body)
         rates: dict[str, list[float]] = {}
