@@ -39,6 +39,9 @@ REFUSED: Final = (
 STORE: Final = "store"
 """The name of what is wrong with all rows together."""
 
+_NO_KEY: Final = b""
+"""Where somebody has removed every row that names the installation's own key: no seal is made with it."""
+
 _ALTERED: Final = "its rows are not those that were sealed: something was changed, added or removed by hand"
 _UNSEALED: Final = "it has rows but no seal: they were put there by hand"
 _VANISHED: Final = "its rows were removed by hand"
@@ -75,7 +78,8 @@ class SealBook:
             if self._key is None or not _fits(conn, self._key):
                 possible = self._make_keys(conn)
                 # If none fits, those rows were edited; other ones may still be right.
-                self._key = next((each for each in possible if _fits(conn, each)), self._key or possible[0])
+                last = self._key or (possible[0] if possible else _NO_KEY)
+                self._key = next((each for each in possible if _fits(conn, each)), last)
             return self._key
 
     # -- reading ------------------------------------------------------------------------------------------------
