@@ -12,7 +12,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
@@ -148,7 +148,7 @@ def _work(
     logs.set_up(settings.serve.log_format)
     try:
         serving = Serving(_open(settings, pin), settings.serve, board, replaced)
-        worker.run(worker.application(serving), settings.serve, listener, lambda: told.send(True), pulse)
+        worker.run(worker.application(serving), settings.serve, listener, partial(_tell, told), pulse)
     except SetupError as exc:
         _complain(exc, START_REFUSED)
     except HsmKmsError as exc:
@@ -170,7 +170,13 @@ def _stand_in(
     from hsmkms.http import worker  # noqa: PLC0415
     from hsmkms.http.stand_in import StandIn  # noqa: PLC0415
 
-    worker.run(lambda *_: StandIn(board, replaced), settings.serve, listener, lambda: told.send(True), pulse)
+    worker.run(lambda *_: StandIn(board, replaced), settings.serve, listener, partial(_tell, told), pulse)
+
+
+def _tell(told: Pipe) -> None:
+    """Tell the parent that clients are answered; one that was killed hears nothing, and its workers end."""
+    with suppress(BrokenPipeError):
+        told.send(True)
 
 
 def _begin(others: Inherited) -> None:
