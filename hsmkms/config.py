@@ -61,6 +61,7 @@ _SERVICE: Final = re.compile(r"[A-Za-z0-9/_-]{1,100}")
 _PERIODS: Final = range(90, 2561)
 _PERIOD: Final = "from 90 to 2560"
 _VARIABLE: Final = re.compile(r"[^=\0]+")
+_FURTHER_TOKENS: Final = "token[1:]"
 
 
 class TokenSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -127,15 +128,16 @@ class AuditSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One installation: one account on one token, with one or more regions.
+    """One installation: one account on one token or several, with one or more regions.
 
-    As ``load`` returns it: paths are absolute, ``default_region`` is one of ``regions``, the module is named, and the
-    PIN has exactly one source.
+    As ``load`` returns it: paths are absolute, ``default_region`` is one of ``regions``, the modules are named, and
+    each PIN has exactly one source. ``further_tokens``: all but the first of several ``[[token]]``.
     """
 
     account_id: str
     regions: tuple[str, ...]
     token: TokenSettings
+    further_tokens: tuple[TokenSettings, ...] = field(name=_FURTHER_TOKENS, default=())
     data_dir: Path = Path()
     default_region: str = ""
     services: tuple[str, ...] = ()
@@ -144,6 +146,11 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     serve: ServeSettings = ServeSettings()
     audit: AuditSettings = AuditSettings()
     reconcile: ReconcileSettings = ReconcileSettings()
+
+    @property
+    def tokens(self) -> tuple[TokenSettings, ...]:
+        """Every token, in the order of the file, which says nothing about them."""
+        return self.token, *self.further_tokens
 
 
 # -- finding and reading the file -------------------------------------------------------------------------------
@@ -179,12 +186,22 @@ def _user_files(environ: Mapping[str, str]) -> list[Path]:
 def load(path: Path) -> Settings:
     """Read and check a configuration file; relative paths in it count from its folder. Raises ConfigurationError."""
     try:
-        settings = msgspec.toml.decode(path.read_bytes(), type=Settings, dec_hook=_decode_path)
+        told = msgspec.toml.decode(path.read_bytes())
+        settings = msgspec.convert(_with_first_token(told), Settings, dec_hook=_decode_path)
         return _resolved(path.absolute().parent, settings)
     except OSError as exc:
         raise ConfigurationError(f"the configuration {path} cannot be read: {exc.strerror}") from exc
     except (msgspec.DecodeError, UnicodeDecodeError, ConfigurationError) as exc:
         raise ConfigurationError(f"the configuration {path} is wrong: {exc}") from exc
+
+
+def _with_first_token(told: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the file says, where ``[[token]]`` is one ``[token]`` and the rest of them."""
+    tokens = told.get("token")
+    if not isinstance(tokens, list) or not tokens:
+        return told
+    first, *others = tokens
+    return {**told, "token": first, _FURTHER_TOKENS: others}
 
 
 def _decode_path(kind: type, value: Any) -> Any:  # noqa: ANN401 - the signature of msgspec's hook
@@ -201,6 +218,7 @@ def _resolved(folder: Path, settings: Settings) -> Settings:
         data_dir=folder / settings.data_dir,
         default_region=default_region,
         token=_resolved_token(folder, settings.token),
+        further_tokens=tuple(_resolved_token(folder, each) for each in settings.further_tokens),
         serve=_resolved_serve(folder, settings.serve),
         audit=_resolved_audit(folder, settings.audit),
     )
@@ -208,8 +226,8 @@ def _resolved(folder: Path, settings: Settings) -> Settings:
 
 def check(settings: Settings) -> None:
     """Raise ConfigurationError for what no file may say; ``load`` does this by itself."""
-    token, regions, grace = settings.token, settings.regions, settings.reconcile.grace_hours
-    rotation, within, wait = settings.rotation, settings.imports.valid_to_within_days, token.session_wait_seconds
+    regions, grace = settings.regions, settings.reconcile.grace_hours
+    rotation, within = settings.rotation, settings.imports.valid_to_within_days
     bad_service = next((name for name in settings.services if not _SERVICE.fullmatch(name)), None)
     bad_region = next((region for region in regions if not _REGION.fullmatch(region)), None)
     faults = {
@@ -218,13 +236,7 @@ def check(settings: Settings) -> None:
         f"regions: {bad_region!r} does not look like 'eu-central-1'": bad_region is not None,
         "regions must name each region once": len(set(regions)) < len(regions),
         f"default_region = {settings.default_region!r} must be one of regions": settings.default_region not in regions,
-        "token.label must not be empty": token.label == "",
-        "token.serial must not be empty": token.serial == "",
-        "token.label, token.serial or token.uri must say which token": not (token.label or token.serial or token.uri),
-        "token.environment has a name that cannot be one": not all(map(_VARIABLE.fullmatch, token.environment)),
-        "token.uri goes without token.label and token.serial": bool(token.uri and (token.label or token.serial)),
-        f"token.max_sessions = {token.max_sessions} must be at least 1": token.max_sessions < 1,
-        f"token.session_wait_seconds = {wait} must be from 0 to {MAX_WAIT_SECONDS}": not 0 <= wait <= MAX_WAIT_SECONDS,
+        **_token_faults(settings.tokens),
         f"services: {bad_service!r} must be 1 to 100 letters, digits, '/', '_' or '-'": bad_service is not None,
         "services must name each service once": len(set(settings.services)) < len(settings.services),
         f"rotation.period_days = {rotation.period_days} must be {_PERIOD}": rotation.period_days not in _PERIODS,
@@ -238,6 +250,31 @@ def check(settings: Settings) -> None:
     for sentence, wrong in faults.items():
         if wrong:
             raise ConfigurationError(sentence)
+
+
+def _token_faults(tokens: tuple[TokenSettings, ...]) -> dict[str, bool]:
+    named = {(each.label, each.serial, each.uri) for each in tokens}
+    prompted = len(tokens) > 1 and any(each.pin.prompt for each in tokens)
+    faults = {
+        "a PIN can be asked for at a prompt where there is one [token] only; [[token]] need other sources": prompted,
+        "two [[token]] have the same label, serial and uri: each must be another one": len(named) < len(tokens),
+    }
+    for each in tokens:
+        faults.update({sentence: True for sentence, wrong in _faults_of_token(each).items() if wrong})
+    return faults
+
+
+def _faults_of_token(token: TokenSettings) -> dict[str, bool]:
+    wait = token.session_wait_seconds
+    return {
+        "token.label must not be empty": token.label == "",
+        "token.serial must not be empty": token.serial == "",
+        "token.label, token.serial or token.uri must say which token": not (token.label or token.serial or token.uri),
+        "token.environment has a name that cannot be one": not all(map(_VARIABLE.fullmatch, token.environment)),
+        "token.uri goes without token.label and token.serial": bool(token.uri and (token.label or token.serial)),
+        f"token.max_sessions = {token.max_sessions} must be at least 1": token.max_sessions < 1,
+        f"token.session_wait_seconds = {wait} must be from 0 to {MAX_WAIT_SECONDS}": not 0 <= wait <= MAX_WAIT_SECONDS,
+    }
 
 
 def _resolved_serve(folder: Path, serve: ServeSettings) -> ServeSettings:

@@ -24,6 +24,8 @@ TEMPLATE: Final = """\
 # and cannot manage them.
 {services}
 
+# The token. Where there are several, each table is [[token]], with [token.pin] and [token.environment] below it; their
+# order says nothing: keys are made on the one that `hsmkms migrate-token` named last.
 [token]
 # The PKCS#11 module (shared library) of the HSM. Required, unless uri has module-path.
 {module}

@@ -5,10 +5,12 @@ two files has the right one. Logins that exist go on; who logs in later reads th
 """
 
 import os
+from contextlib import closing
 from pathlib import Path
 
 from hsmkms import pins
-from hsmkms.config import Secret, Settings
+from hsmkms.attaching import device_settings, open_device
+from hsmkms.config import Secret, Settings, TokenSettings
 from hsmkms.errors import ConfigurationError, PinError
 from hsmkms.hsm import module as modules
 from hsmkms.hsm.choice import choose
@@ -17,25 +19,26 @@ from hsmkms.model.permit import OperatorAct
 from hsmkms.pins import PinSettings
 from hsmkms.service.core import Core
 from hsmkms.service.permits import own_permit
-from hsmkms.wiring import device_settings
 
 
-def change_pin(core: Core, settings: Settings, new: Secret) -> Path:
-    """Change the token's user PIN and the file that it comes from; returns the file. Running processes go on.
+def change_pin(core: Core, settings: Settings, token: TokenSettings, new: Secret) -> Path:
+    """Change a token's user PIN and the file that it comes from; returns the file. Running processes go on.
 
     PinError if the token refuses it; then all is as before. Interrupted, it is finished by ``finish``.
     """
-    file = pin_file(settings)
+    file = pin_file(token)
     draft = pins.draft_of(file)
-    old = pins.read_pin(settings.token.pin)
+    old = pins.read_pin(token.pin)
+    device = open_device(settings, token)  # maybe shared with the installation, which has it open
     gate = LoginGate(settings.data_dir)
-    with core.audit.acting("ChangePin", core.installation.default_region), gate.exclusive():
+    details = {"token": device.profile.label}
+    with core.audit.acting("ChangePin", core.installation.default_region, details), gate.exclusive(), closing(device):
         # 1. Both PINs are on the disk, before the token knows the new one.
         pins.write(draft, new)
 
         # 2. Device.
         try:
-            core.device.change_pin(own_permit(OperatorAct.CHANGE_PIN), old, new.reveal())
+            device.change_pin(own_permit(OperatorAct.CHANGE_PIN), old, new.reveal())
         except PinError:
             draft.unlink()
             raise
@@ -47,15 +50,15 @@ def change_pin(core: Core, settings: Settings, new: Secret) -> Path:
     return file
 
 
-def finish(settings: Settings) -> bool | None:
+def finish(settings: Settings, token: TokenSettings) -> bool | None:
     """Find out how an interrupted change of the PIN ended: true if the new PIN holds, None if none was interrupted.
 
     At most one wrong PIN is tried, and then a right one. PinError if the token takes neither.
     """
-    file, draft = settings.token.pin.file, interrupted(settings)
+    file, draft = token.pin.file, interrupted(token)
     if file is None or draft is None:
         return None
-    told, gate = device_settings(settings), LoginGate(settings.data_dir)
+    told, gate = device_settings(settings, token), LoginGate(settings.data_dir)
     with gate.exclusive():
         candidates = [pins.read_pin(PinSettings(file=each)) for each in (file, draft)]
         module = modules.acquire(told.module, environment=told.environment, reserved=told.init_reserved)
@@ -75,15 +78,15 @@ def finish(settings: Settings) -> bool | None:
         return bool(right)
 
 
-def interrupted(settings: Settings) -> Path | None:
+def interrupted(token: TokenSettings) -> Path | None:
     """The file with the other PIN, if a change of it was interrupted (or is going on just now)."""
-    file = settings.token.pin.file
+    file = token.pin.file
     return pins.draft_of(file) if file is not None and pins.draft_of(file).exists() else None
 
 
-def pin_file(settings: Settings) -> Path:
+def pin_file(token: TokenSettings) -> Path:
     """The file that the PIN comes from. ConfigurationError if there is none, or this user cannot replace it."""
-    source = settings.token.pin
+    source = token.pin
     if source.file is None:
         raise ConfigurationError(
             f"the PIN comes from token.pin.{source.named[0]}, which hsmkms cannot change: stop what uses the token, "

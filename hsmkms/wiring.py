@@ -1,17 +1,19 @@
 """Building a `Kms` from settings: the only place where store, device and service meet."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from msgspec.structs import replace
 
-from hsmkms import config
+from hsmkms import attaching, config
 from hsmkms.config import Secret, Settings
 from hsmkms.errors import (
+    BindingError,
     ConfigurationError,
     HsmKmsError,
     StoreError,
@@ -22,8 +24,7 @@ from hsmkms.hsm import module as modules
 from hsmkms.hsm import softhsm
 from hsmkms.hsm.away import AwayDevice
 from hsmkms.hsm.choice import TokenChoice, choose
-from hsmkms.hsm.device import Device, DeviceSettings
-from hsmkms.hsm.login import LoginGate, check_counters
+from hsmkms.hsm.device import Device
 from hsmkms.hsm.softhsm import SoftToken
 from hsmkms.process import exclusive, uptime
 from hsmkms.rules.audit_policy import AuditPolicy, Durability
@@ -41,10 +42,11 @@ from hsmkms.service.core import Checkpoint, Clock, Core, Installation, never_dri
 from hsmkms.service.leases import LeaseBook
 from hsmkms.service.restoring import Restored
 from hsmkms.service.row_seals import SealBook
+from hsmkms.service.tokens import Tokens
 from hsmkms.service.usage import UsageBook
 from hsmkms.store import files, leases, migrate
 from hsmkms.store.engine import Store
-from hsmkms.store.installation import InstallationRow, TokenRow
+from hsmkms.store.installation import InstallationRow
 
 Monotonic = Callable[[], float]
 
@@ -87,26 +89,29 @@ def configuration_file(path: Path | None = None) -> Path:
 
 
 def core_of(
-    settings: Settings, clock: Clock = utc_now, monotonic: Monotonic | None = None, pin: Secret | None = None
+    settings: Settings,
+    clock: Clock = utc_now,
+    monotonic: Monotonic | None = None,
+    pin: Secret | None = None,
+    reread: Callable[[], Settings] | None = None,
 ) -> Core:
-    """Open database and token, and prove that they belong together.
+    """Open database and tokens, and prove that they belong together. Without its home nothing is opened.
 
     ``monotonic`` (seconds, not to be set by anybody) is what the clock is watched with; without one it is not.
-    ``pin`` is for who has asked for it already; otherwise it is read from its source.
+    ``pin`` is for who has asked for it already; otherwise it is read from its source. ``reread`` reads the settings
+    again, for tokens that are added while this process runs.
     """
     store = Store.open(settings.data_dir)
-    try:
-        device = open_device(settings, pin=pin)
-    except BaseException:
-        store.close()
-        raise
-    try:
-        core = _core(settings, store, device, _installation(settings, store, device), clock, monotonic)
+    with ExitStack() as undo:
+        undo.callback(store.close)
+        row, token, device, witness = attaching.open_home(settings, store, pin)
+        tokens = Tokens(store, token.id, device, partial(attaching.seek, reread or (lambda: settings), store))
+        undo.callback(tokens.close)
+        core = _core(settings, store, tokens, _described(settings, row), clock, monotonic)
+        core.witnesses[token.id] = witness
+        tokens.attach_all(attaching.open_spare(settings, tokens))
         sealing.seal_rows(core)
-    except BaseException:
-        device.close()
-        store.close()
-        raise
+        undo.pop_all()
     return core
 
 
@@ -114,8 +119,11 @@ def core_without_token(settings: Settings, fault: HsmKmsError, clock: Clock = ut
     """An installation whose token cannot be reached, for what needs the database alone; ``fault`` says why."""
     store = Store.open(settings.data_dir)
     try:
-        installation = _described(settings, *binding.told(store), mac_key=b"")
-        return _core(settings, store, AwayDevice(fault), installation, clock, None)
+        row, token = binding.told(store)
+
+        away = AwayDevice(fault)
+        tokens = Tokens(store, token.id, away, lambda _: away)
+        return _core(settings, store, tokens, _described(settings, row), clock, None)
     except BaseException:
         store.close()
         raise
@@ -124,21 +132,22 @@ def core_without_token(settings: Settings, fault: HsmKmsError, clock: Clock = ut
 def _core(
     settings: Settings,
     store: Store,
-    device: Device,
+    tokens: Tokens,
     installation: Installation,
     clock: Clock,
     monotonic: Monotonic | None,
 ) -> Core:
     rotation, imports = settings.rotation, settings.imports
-    seals = SealBook(store, lambda conn: row_seals.keys_from(device, installation, conn))
-    cache = RecordCache(store, seals.check)
+    seals = SealBook(store, lambda conn: row_seals.keys_from(tokens, installation, conn))
+    cache = RecordCache(store, seals.check, tokens.may_have_moved)
     occasion = Occasion(installation.account, _agent())
     audit = AuditBook(store, installation.id, occasion, audit_policy(settings), lambda: cache.epoch, clock)
     store.meta.companions.append(seals)  # after the audit log: it seals what that has written
     return Core(
         installation=installation,
         store=store,
-        device=device,
+        tokens=tokens,
+        witnesses={},
         cache=cache,
         audit=audit,
         seals=seals,
@@ -182,44 +191,6 @@ def _agent() -> str:
     return f"hsmkms (uid {os.getuid()}, pid {os.getpid()})"
 
 
-def open_device(settings: Settings, *, accept_final_try: bool = False, pin: Secret | None = None) -> Device:
-    """Open the token of the settings, without the database."""
-    return Device.open(
-        device_settings(settings),
-        pin.reveal if pin is not None else _reader(settings),
-        accept_final_try=accept_final_try,
-    )
-
-
-def _reader(settings: Settings) -> Callable[[], str]:
-    """Reads the PIN at each login, since it may be changed; from a person at the terminal only once."""
-
-    def read() -> str:
-        return config.read_pin(settings.token.pin, interactive=config.terminal_prompt())
-
-    return cache(read) if settings.token.pin.prompt else read
-
-
-def device_settings(settings: Settings) -> DeviceSettings:
-    """What the token's layer has to know of the settings."""
-    token = settings.token
-    if token.module is None:
-        raise ConfigurationError("token.module is missing")
-    uri = config.parse_uri(token.uri) if token.uri else config.TokenUri(label=token.label, serial=token.serial)
-    return DeviceSettings(
-        module=token.module,
-        choice=TokenChoice(
-            label=uri.label, serial=uri.serial, manufacturer=uri.manufacturer, model=uri.model, slot_id=uri.slot_id
-        ),
-        state_dir=settings.data_dir,
-        environment=token.environment,
-        init_reserved=token.init_reserved,
-        max_sessions=token.max_sessions,
-        session_wait_seconds=token.session_wait_seconds,
-        host_unwrap=settings.imports.host_unwrap,
-    )
-
-
 def initialise(settings: Settings, clock: Clock = utc_now) -> InstallationRow:
     """Make the databases and the installation's own key on the token; an interrupted attempt is carried on.
 
@@ -230,7 +201,7 @@ def initialise(settings: Settings, clock: Clock = utc_now) -> InstallationRow:
 
 
 def _initialise(settings: Settings, clock: Clock) -> InstallationRow:
-    device = open_device(settings)
+    device = attaching.open_device(settings)
     try:
         if not files.exists(settings.data_dir):
             if leases.counted(settings.data_dir):
@@ -269,16 +240,6 @@ def check_databases(settings: Settings) -> None:
         files.check_pages(settings.data_dir / database.name)
 
 
-def wrong_pins_given(settings: Settings) -> bool:
-    """True if somebody gave a wrong PIN since the last login. Raises PinError if no PIN would be sent to the token."""
-    told = device_settings(settings)
-    module = modules.acquire(told.module, environment=told.environment, reserved=told.init_reserved)
-    try:
-        return check_counters(choose(module, told.choice), LoginGate(settings.data_dir))
-    finally:
-        module.release()
-
-
 def database_revisions(settings: Settings) -> dict[str, str]:
     """The revisions of both databases; raises StoreError or MigrationError unless this program can work with them."""
     Store.open(settings.data_dir).close()
@@ -315,22 +276,19 @@ def restore(
     ``private_key``: PKCS #8 in DER, of whom the backup is sealed to; None where the token opens it.
     """
     files.make_folder(settings.data_dir)
-    device = open_device(settings)
-    try:
+    with ExitStack() as opened:
         return restoring.restore(
             file,
             settings.data_dir,
-            opener(private_key, device),
+            opener(private_key, attaching.open_what_can_be(settings, opened)),
             lambda folder: core_of(replace(settings, data_dir=folder)),
             accept_rollback=accept_rollback,
             reached=reached,
         )
-    finally:
-        device.close()
 
 
-def opener(private_key: bytes | None, device: Device | None = None) -> restoring.Unseal:
-    """What opens a backup: a private key, or the token."""
+def opener(private_key: bytes | None, devices: Sequence[Device] = ()) -> restoring.Unseal:
+    """What opens a backup: a private key, or one of the tokens."""
 
     def unseal(header: Header) -> bytes:
         if header.method != backup_keys.BY_TOKEN:
@@ -339,9 +297,12 @@ def opener(private_key: bytes | None, device: Device | None = None) -> restoring
                     f"the backup is sealed to a public key ({header.recipient}): give its --private-key"
                 )
             return backup_keys.open_with_private_key(header, private_key)
-        if device is None:
+        if not devices:
             raise ConfigurationError("the backup is sealed by its token: give the --config that says which that is")
-        return backup_keys.open_with_token(header, device)
+        for each in devices[:-1]:
+            with suppress(BindingError):
+                return backup_keys.open_with_token(header, each)
+        return backup_keys.open_with_token(header, devices[-1])
 
     return unseal
 
@@ -354,29 +315,11 @@ def configuration_in(file: Path, private_key: bytes | None) -> bytes:
     return found
 
 
-def retry_pin(settings: Settings) -> bool:
-    """Forget an earlier refusal of the PIN and try it once; True if there was one. Raises PinError if it is refused."""
-    had_mark = LoginGate(settings.data_dir).remove_mark()
-    open_device(settings, accept_final_try=True).close()
-    return had_mark
-
-
-def _installation(settings: Settings, store: Store, device: Device) -> Installation:
-    row, token, mac_key = binding.prove(store, device)
-    if row.account != settings.account_id:
-        raise ConfigurationError(
-            f"account_id is {settings.account_id}, but this installation was made for {row.account}: correct it"
-        )
-    return _described(settings, row, token, mac_key)
-
-
-def _described(settings: Settings, row: InstallationRow, token: TokenRow, mac_key: bytes) -> Installation:
+def _described(settings: Settings, row: InstallationRow) -> Installation:
     return Installation(
         id=row.id,
         account=row.account,
         regions=tuple(settings.regions),
         default_region=settings.default_region,
-        token_id=token.id,
-        mac_key=mac_key,
         restored_at=row.restored_at,
     )

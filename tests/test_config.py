@@ -477,7 +477,7 @@ def settings_of(section: type[msgspec.Struct], table: str = "") -> list[tuple[st
         inner = f"{table}.{each.encode_name}".lstrip(".")
         if isinstance(each.type, type) and issubclass(each.type, msgspec.Struct):
             found += settings_of(each.type, inner)
-        else:
+        elif each.name != "further_tokens":  # it is the rest of [[token]]
             found.append((inner, "") if each.type in (dict[str, str], dict[str, float]) else (table, each.name))
     return found
 
@@ -575,3 +575,50 @@ def test_round_trip(
     )
     file.write_text(init_text(settings), encoding="utf-8")
     assert load(file) == settings
+
+
+# -- several tokens ---------------------------------------------------------------------------------------------------
+
+TWO_TOKENS = """
+account_id = "111122223333"
+regions = ["eu-central-1"]
+[[token]]
+module = "old.so"
+label = "old"
+pin.file = "pin"
+[[token]]
+module = "new.so"
+uri = "pkcs11:token=new?pin-source=new-pin"
+"""
+
+
+def test_several_tokens(tmp_path: Path) -> None:
+    """Each [[token]] is read as one [token] is; paths count from the file's folder."""
+    file = tmp_path / "two.toml"
+    file.write_text(TWO_TOKENS)
+    settings = load(file)
+    assert [(each.module, each.pin.file) for each in settings.tokens] == [
+        (tmp_path / "old.so", tmp_path / "pin"),
+        (tmp_path / "new.so", tmp_path / "new-pin"),
+    ]
+    assert settings.tokens == (settings.token, *settings.further_tokens)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "sentence"),
+    [
+        ('uri = "pkcs11:token=new?pin-source=new-pin"', 'label = "old"\npin.file = "p"', "each must be another one"),
+        ('pin.file = "pin"', "pin.prompt = true", "there is one [token] only"),
+        ('label = "old"\n', "", "must say which token"),
+        ('module = "new.so"\n', "", "the module must be named once"),
+        ('label = "old"', 'labels = "old"', "unknown field `labels`"),
+        ('label = "old"', "max_sessions = 0\nlabel = 'old'", "max_sessions = 0 must be at least 1"),
+    ],
+)
+def test_wrong_settings_of_several_tokens(tmp_path: Path, before: str, after: str, sentence: str) -> None:
+    """What is wrong with one of them is told."""
+    file = tmp_path / "two.toml"
+    assert before in TWO_TOKENS
+    file.write_text(TWO_TOKENS.replace(before, after))
+    with pytest.raises(ConfigurationError, match=re.escape(sentence)):
+        load(file)

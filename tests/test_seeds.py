@@ -22,6 +22,7 @@ FILES = {
     "audit": "L",
     "outage": "O",
     "crashes": "C",
+    "tokens": "T",
     "regions": "M",
 }
 """Each file of statements, and the letter of its ids."""

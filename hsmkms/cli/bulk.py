@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from threading import Event
 from types import FrameType
@@ -19,6 +20,7 @@ from msgspec import Struct
 from hsmkms.cli import sealed_files, values
 from hsmkms.cli.commands import CRYPTOGRAPHY
 from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, RegionOption, outer_options
+from hsmkms.cli.progress import progress
 from hsmkms.cli.sealed_files import Base64Form, Content, FileLeftAloneError, Found
 from hsmkms.errors import DependencyTimeoutException, HsmKmsError, SetupError, TokenUnavailableError
 
@@ -113,7 +115,7 @@ def re_encrypt_files(
             sealed_files.remove_leftovers(arguments)
         run = Run(job, interrupted)
         files = sealed_files.walk(arguments, include or [])
-        with _progress(lambda: sum(1 for _ in sealed_files.walk(arguments, include or []))) as advance:
+        with progress("re-encrypt-files", partial(_count, arguments, include or [])) as advance:
             run.work(files, advance)
         answer = run.answer()
     common.show(answer)
@@ -123,6 +125,10 @@ def re_encrypt_files(
         sys.exit(INTERRUPTED)
     if run.failures:
         sys.exit(1)
+
+
+def _count(arguments: list[Path], include: list[str]) -> int:
+    return sum(1 for _ in sealed_files.walk(arguments, include))
 
 
 class Run:
@@ -295,18 +301,3 @@ def _interruptible() -> Iterator[Event]:
         yield interrupted
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _progress(count: Callable[[], int]) -> Iterator[Callable[[], None]]:
-    """What to call after each file: it moves a bar on standard error, if that is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from rich.console import Console  # noqa: PLC0415 - only who sees the bar pays for it
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
-
-    columns = (TextColumn("re-encrypt-files"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=count())
-        yield lambda: bar.advance(task)

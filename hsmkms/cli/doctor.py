@@ -5,7 +5,7 @@ import shutil
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -92,12 +92,12 @@ def doctor(
 
     Example: hsmkms doctor
     """
-    from hsmkms import wiring  # noqa: PLC0415 - see Patient
+    from hsmkms import attaching, wiring  # noqa: PLC0415 - see Patient
 
     common = Common(config=config, output=output, query=query).over(outer_options(context))
     settings = wiring.load_settings(common.config)
     if retry_pin:
-        wiring.retry_pin(settings)
+        attaching.retry_pin(settings)
     with ExitStack() as exits:
         patient = Patient(settings, exits)
         verdicts = {name: _judge(check, patient) for name, check in CHECKS.items()}
@@ -134,25 +134,26 @@ def _databases(patient: Patient) -> Verdict:
 
 
 def _pin(patient: Patient) -> Verdict:
-    from hsmkms import pin_change, wiring  # noqa: PLC0415 - see Patient
+    from hsmkms import attaching, pin_change  # noqa: PLC0415 - see Patient
 
-    draft = pin_change.interrupted(patient.settings)
-    if draft is not None:
-        raise ConfigurationError(f"a change of the PIN was interrupted ({draft} is left): run `hsmkms change-pin`")
-    if wiring.wrong_pins_given(patient.settings):
+    for each in patient.settings.tokens:
+        draft = pin_change.interrupted(each)
+        if draft is not None:
+            raise ConfigurationError(f"a change of the PIN was interrupted ({draft} is left): run `hsmkms change-pin`")
+    if any(attaching.wrong_pins_given(patient.settings, each) for each in patient.settings.tokens):
         return _warning("somebody gave the token a wrong PIN since the last login: find out who, before it locks")
     return _ok("no wrong PIN since the last login")
 
 
 def _token(patient: Patient) -> Verdict:
-    from hsmkms import wiring  # noqa: PLC0415 - see Patient
+    from hsmkms import attaching  # noqa: PLC0415 - see Patient
 
-    device = wiring.open_device(patient.settings)
-    try:
-        profile = device.profile
-        return _ok(f"{profile.label} ({profile.model}, serial {profile.serial}) took the PIN and passed the probe")
-    finally:
-        device.close()
+    told = []
+    for each in patient.settings.tokens:
+        with closing(attaching.open_device(patient.settings, each)) as device:
+            profile = device.profile
+            told.append(f"{profile.label} ({profile.model}, serial {profile.serial})")
+    return _ok(f"{'; '.join(told)} took the PIN and passed the probe")
 
 
 def _whole(patient: Patient) -> Verdict:

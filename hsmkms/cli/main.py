@@ -21,6 +21,7 @@ from hsmkms.cli import (
     due,
     importing,
     installation_keys,
+    migration,
     permissions,
     repair,
     report,
@@ -89,6 +90,7 @@ permissions.register(app)
 simulation.register(app)
 token.register(app)
 installation_keys.register(app)
+migration.register(app)
 backup.register(app)
 repair.register(app)
 doctor.register(app)

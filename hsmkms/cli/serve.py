@@ -1,5 +1,6 @@
 """The command that serves the endpoint."""
 
+from functools import partial
 from typing import Annotated, Final
 
 import typer
@@ -77,4 +78,4 @@ def serve(
         settings = wiring.load_settings(common.config)
         settings = replace(settings, serve=replace(settings.serve, **given))
         check(settings)
-    server.serve(settings)
+    server.serve(settings, reread=partial(wiring.load_settings, common.config))

@@ -4,8 +4,9 @@ import getpass
 import secrets
 import shlex
 import sys
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -23,9 +24,16 @@ from hsmkms.cli.setup import PIN_BYTES
 from hsmkms.errors import PinError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from hsmkms.config import PinSettings, Secret
 
 PANEL: Final = "Token"
+
+TokenOption = Annotated[
+    str | None,
+    typer.Option("--token", metavar="TOKEN", help="Label or serial, where the configuration has several [[token]]."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -37,15 +45,20 @@ def register(app: typer.Typer) -> None:
 
 
 def token_info(
-    context: typer.Context, config: ConfigOption = None, output: OutputOption = None, query: QueryOption = None
+    context: typer.Context,
+    *,
+    token: TokenOption = None,
+    config: ConfigOption = None,
+    output: OutputOption = None,
+    query: QueryOption = None,
 ) -> None:
     """Show what the token is and can do: profile, sessions, free memory, mechanisms, quirks.
 
     Example: hsmkms token-info --query Profile
     """
     common = Common(config=config, output=output, query=query).over(outer_options(context))
-    with common.open() as kms:
-        info = kms.operator.token_info()
+    with common.open() as kms, _named_device(common, token) as device:
+        info = kms.operator.token_info(device)
     profile = named(info.profile)
     common.show(
         {
@@ -57,15 +70,20 @@ def token_info(
 
 
 def token_check(
-    context: typer.Context, config: ConfigOption = None, output: OutputOption = None, query: QueryOption = None
+    context: typer.Context,
+    *,
+    token: TokenOption = None,
+    config: ConfigOption = None,
+    output: OutputOption = None,
+    query: QueryOption = None,
 ) -> None:
     """Try on the token everything that hsmkms needs; status 1 if something fails.
 
     Example: hsmkms token-check
     """
     common = Common(config=config, output=output, query=query).over(outer_options(context))
-    with common.open() as kms:
-        checks = kms.operator.token_check()
+    with common.open() as kms, _named_device(common, token) as device:
+        checks = kms.operator.token_check(device)
     common.show({"Checks": [named(each) for each in checks]})
     if any(each.failed for each in checks):
         sys.exit(1)
@@ -104,6 +122,7 @@ def change_pin(
         str | None, typer.Option("--new-pin-command", metavar="COMMAND", help="The new PIN, printed by a program.")
     ] = None,
     generate: Annotated[bool, typer.Option("--generate", help="Draw a new PIN at random.")] = False,
+    token: TokenOption = None,
     config: ConfigOption = None,
     output: OutputOption = None,
     query: QueryOption = None,
@@ -115,18 +134,19 @@ def change_pin(
 
     Example: hsmkms change-pin --generate
     """
-    from hsmkms import Kms, pin_change, wiring  # noqa: PLC0415 - help must not pay for the database and the token
+    from hsmkms import Kms, attaching, pin_change, wiring  # noqa: PLC0415 - help must not pay for the database and the token
     from hsmkms import config as configuration  # noqa: PLC0415 - see above
 
     common = Common(config=config, output=output, query=query).over(outer_options(context))
     settings = wiring.load_settings(common.config)
-    finished = pin_change.finish(settings)
+    which = attaching.named_token(settings, token)
+    finished = pin_change.finish(settings, which)
     if finished is not None:
         outcome = "the new PIN holds" if finished else "the old PIN holds"
         told = f"an interrupted change was finished: {outcome}"
-        common.show({"PinFile": str(settings.token.pin.file), "Outcome": told})
+        common.show({"PinFile": str(which.pin.file), "Outcome": told})
         return
-    pin_change.pin_file(settings)
+    pin_change.pin_file(which)
     source = configuration.PinSettings(
         file=new_pin_file,
         environment=new_pin_environment,
@@ -135,8 +155,21 @@ def change_pin(
     new = _new_pin(source, generate=generate)
     core = wiring.core_of(settings)
     with Kms(core):
-        file = pin_change.change_pin(core, settings, new)
+        file = pin_change.change_pin(core, settings, which, new)
     common.show({"PinFile": str(file), "Outcome": "changed"})
+
+
+@contextmanager
+def _named_device(common: Common, name: str | None) -> "Iterator[Any]":
+    """The token that was named, opened; None, for the home, where none was."""
+    if name is None:
+        yield None
+        return
+    from hsmkms import attaching, wiring  # noqa: PLC0415 - see change_pin
+
+    settings = wiring.load_settings(common.config)
+    with closing(attaching.open_device(settings, attaching.named_token(settings, name))) as device:
+        yield device
 
 
 def _new_pin(source: "PinSettings", *, generate: bool) -> "Secret":

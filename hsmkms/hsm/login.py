@@ -6,6 +6,7 @@ that an earlier refusal left, then the token's own counters; a refusal leaves th
 Only ``hsmkms doctor --retry-pin`` takes the mark away. The mark says token and time, nothing of the PIN.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -45,6 +46,9 @@ REFUSALS: Final = (PinIncorrect, PinInvalid, PinLenRange, PinExpired, PinLocked)
 
 LOCK_SECONDS: Final = 30.0
 
+_MARK: Final = "pin-refused"
+_UNKNOWN: Final = "?"
+
 START_ATTEMPTS: Final = 4
 START_PAUSE_SECONDS: Final = 0.15
 """Two processes that open one SoftHSM token at the same instant: one of them may see CKR_GENERAL_ERROR, once."""
@@ -63,11 +67,12 @@ class PinMark(Struct, frozen=True, kw_only=True):
 
 
 class LoginGate:
-    """The lock and the mark of one installation, as two files in ``folder``."""
+    """The lock and the marks of one installation, as files in ``folder``: one for each token that refused its PIN."""
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._lock_path = folder / "login.lock"
-        self._mark_path = folder / "pin-refused.json"
+        self._mark_path = folder / f"{_MARK}.json"
         self._changed_path = folder / "pin-changed"
 
     def exclusive(self) -> AbstractContextManager[None]:
@@ -92,19 +97,14 @@ class LoginGate:
         except OSError as exc:
             raise ConfigurationError(f"{self._changed_path} cannot be written: {exc.strerror}") from exc
 
-    def mark(self) -> PinMark | None:
-        """The mark of an earlier refusal, if there is one; an unreadable one counts."""
-        try:
-            told = json.loads(self._mark_path.read_text())
-            return PinMark(label=told["label"], serial=told["serial"], refused_at=told["refused_at"])
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError):
-            return PinMark(label="?", serial="?", refused_at="an unknown time")
+    def mark(self, serial: str | None = None) -> PinMark | None:
+        """The mark of an earlier refusal by the token of that serial, or by any; an unreadable one counts for all."""
+        marks = map(_read_mark, sorted(self._folder.glob(f"{_MARK}*.json")))
+        return next((each for each in marks if serial is None or each.serial in (serial, _UNKNOWN)), None)
 
-    def refuse_if_marked(self) -> None:
-        """Raise PinError if there is a mark."""
-        mark = self.mark()
+    def refuse_if_marked(self, token: Token | None = None) -> None:
+        """Raise PinError if that token, or any, has left a mark."""
+        mark = self.mark(_serial(token) if token is not None else None)
         if mark is not None:
             raise PinError(
                 f"the token {mark.label!r} (serial {mark.serial}) refused the PIN at {mark.refused_at}: "
@@ -120,10 +120,13 @@ class LoginGate:
         """
         told = {
             "label": token.label,
-            "serial": token.serial.decode("utf-8", "replace"),
+            "serial": _serial(token),
             "refused_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        prepared = self._mark_path.with_suffix(".prepared")
+        path = self._mark_path
+        if path.exists():  # of another token, which keeps its own
+            path = path.with_name(f"{_MARK}-{hashlib.sha256(told['serial'].encode()).hexdigest()[:16]}.json")
+        prepared = path.with_suffix(".prepared")
         try:
             descriptor = os.open(prepared, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             with os.fdopen(descriptor, "w") as file:
@@ -135,17 +138,28 @@ class LoginGate:
                 f"no PIN is tried, since {prepared} cannot be written ({exc.strerror}): make its folder writable"
             ) from exc
         try:
-            yield lambda: _move(prepared, self._mark_path)
+            yield lambda: _move(prepared, path)
         finally:
             prepared.unlink(missing_ok=True)
 
     def remove_mark(self) -> bool:
-        """Take the mark away; True if there was one."""
-        try:
-            self._mark_path.unlink()
-        except FileNotFoundError:
-            return False
-        return True
+        """Take all marks away; True if there was one."""
+        found = list(self._folder.glob(f"{_MARK}*.json"))
+        for each in found:
+            each.unlink(missing_ok=True)
+        return bool(found)
+
+
+def _read_mark(path: Path) -> PinMark:
+    try:
+        told = json.loads(path.read_text())
+        return PinMark(label=told["label"], serial=told["serial"], refused_at=told["refused_at"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return PinMark(label=_UNKNOWN, serial=_UNKNOWN, refused_at="an unknown time")
+
+
+def _serial(token: Token) -> str:
+    return token.serial.decode("utf-8", "replace")
 
 
 def _boot() -> str:
@@ -175,8 +189,8 @@ def log_in(
     """
 
     def ready_token() -> Token:
-        gate.refuse_if_marked()
         token = _first_answer(find_token)
+        gate.refuse_if_marked(token)
         _check_counters(token, accept_final_try=accept_final_try)
         return token
 
@@ -264,7 +278,7 @@ def _move(source: Path, target: Path) -> None:
 
 def check_counters(token: Token, gate: LoginGate) -> bool:
     """True if somebody gave a wrong PIN since the last login. Raises PinError if no PIN would be sent to the token."""
-    gate.refuse_if_marked()
+    gate.refuse_if_marked(token)
     _check_counters(token, accept_final_try=False)
     return bool(token.flags & TokenFlag.USER_PIN_COUNT_LOW)
 

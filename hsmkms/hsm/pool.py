@@ -7,7 +7,7 @@ given back is the next one lent (tokens count open sessions). Who finds none wai
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
@@ -36,6 +36,13 @@ class PoolUse(Struct, frozen=True, kw_only=True):
     waits: int
     away: int = 0
     outages: int = 0
+
+
+def total_use(uses: Iterable[PoolUse]) -> PoolUse:
+    """The use of several pools together."""
+    figures = [[getattr(each, name) for name in PoolUse.__struct_fields__] for each in uses]
+    sums = map(sum, zip(*figures, strict=True)) if figures else [0] * len(PoolUse.__struct_fields__)
+    return PoolUse(**dict(zip(PoolUse.__struct_fields__, sums, strict=True)))
 
 
 class SessionPool:

@@ -25,6 +25,8 @@ from hsmkms.http import notify
 from hsmkms.http.pulse import Pulse
 from hsmkms.http.workers import SIGNALS, START_REFUSED, Inherited, Lives, Workers
 
+Reread = Callable[[], Settings]
+
 _context: Final = multiprocessing.get_context("fork")
 
 
@@ -41,13 +43,15 @@ def serve(
     ready: Callable[[int], None] = tell_systemd,
     lifeline: int | None = None,
     scratch: Path | None = None,
+    reread: Reread | None = None,
 ) -> None:
     """Serve until SIGTERM; SIGHUP replaces the workers one by one, with the certificate that is on the disk then.
 
     ``proven``: the installation was opened just now with the same PIN. ``ready`` is told the port once the first worker
     answers. ``lifeline``: a file descriptor whose end stops the server like SIGTERM. ``scratch``: where workers keep
-    their counts, if not in the system's folder for temporary files. Raises ConfigurationError; ends the process with
-    status 78 where starting again cannot help.
+    their counts, if not in the system's folder for temporary files. ``reread`` reads the settings again, for tokens
+    that are added while the server runs. Raises ConfigurationError; ends the process with status 78 where starting
+    again cannot help.
     """
     with refusing():
         _check_address(settings.serve)
@@ -57,7 +61,8 @@ def serve(
     with tempfile.TemporaryDirectory(prefix="hsmkms-counts-", dir=scratch) as board:
         replaced = Pulse()
         shared = settings, Path(board), replaced
-        lives = Lives(worker=partial(_work, pin, *shared), stand_in=partial(_stand_in, *shared))
+        opener = partial(_open, settings, pin, reread)
+        lives = Lives(worker=partial(_work, opener, *shared), stand_in=partial(_stand_in, *shared))
         Workers(settings.serve, lives, replaced, ready, lifeline).run()
 
 
@@ -123,14 +128,14 @@ def _complain(error: HsmKmsError, status: int) -> None:
     sys.exit(status)
 
 
-def _open(settings: Settings, pin: Secret | None) -> Any:  # noqa: ANN401 - Kms, imported in the process that needs it
+def _open(settings: Settings, pin: Secret | None, reread: Reread | None = None) -> Any:  # noqa: ANN401 - Kms, imported in the process that needs it
     from hsmkms.service.kms import Kms  # noqa: PLC0415 - not in the parent: it must not load the module
 
-    return Kms(wiring.core_of(settings, monotonic=wiring.boot_time, pin=pin))
+    return Kms(wiring.core_of(settings, monotonic=wiring.boot_time, pin=pin, reread=reread))
 
 
 def _work(
-    pin: Secret | None,
+    opener: Callable[[], Any],
     settings: Settings,
     board: Path,
     replaced: Pulse,
@@ -147,7 +152,7 @@ def _work(
 
     logs.set_up(settings.serve.log_format)
     try:
-        serving = Serving(_open(settings, pin), settings.serve, board, replaced)
+        serving = Serving(opener(), settings.serve, board, replaced)
         worker.run(worker.application(serving), settings.serve, listener, partial(_tell, told), pulse)
     except SetupError as exc:
         _complain(exc, START_REFUSED)

@@ -24,11 +24,12 @@ def derive_shared_secret(call: Call, request: DeriveSharedSecretRequest) -> Deri
     if request.recipient is not None:
         raise UnsupportedOperationException(NO_RECIPIENT)
     key, permit = call.key(request.key_id, aliases=True)
-    record, device = key.record, call.core.device
+    record = key.record
     specs.require_usage(record, call.operation)
     algorithm = specs.check_algorithm(
         record, KeyAgreementAlgorithm, request.key_agreement_algorithm, "keyAgreementAlgorithm"
     )
+    device = call.device(key)
     try:
         peer = device.peer_key(record.spec, request.public_key)
     except RejectedDataError as exc:

@@ -35,14 +35,14 @@ def generated(core: Core, key_id: str, sequence: int, state: MaterialState) -> M
         sequence=sequence,
         state=state,
         created_at=core.clock(),
-        token_id=core.installation.token_id,
+        token_id=core.tokens.home_id,
         cka_id=cka_id,
     )
 
 
-def label_of(core: Core, key_id: str, region: str, sequence: int) -> str:
-    """The object's label: what the row can be rebuilt from, in the form that the token has room for."""
+def label_of(core: Core, token_id: str, key_id: str, region: str, sequence: int) -> str:
+    """The object's label: what the row can be rebuilt from, in the form that its token has room for."""
     long = material.object_label(core.installation.short_id, region, key_id, sequence)
-    if len(long) <= core.device.profile.label_bytes:
+    if len(long) <= core.tokens.of(token_id).profile.label_bytes:
         return long
     return material.short_label(core.installation.short_id, key_id, sequence)

@@ -16,7 +16,6 @@ from hsmkms.model.permit import OperatorAct
 from hsmkms.process import exclusive
 from hsmkms.service.backup_keys import Header, PublicKey, Recipient, SealedKey, to_public_key, to_token
 from hsmkms.service.core import Core
-from hsmkms.service.installation_keys import label_of
 from hsmkms.service.permits import own_permit
 from hsmkms.service.sealing import Sealer
 from hsmkms.store import audit_files, files, installation, objects, snapshot
@@ -36,11 +35,12 @@ _WORKPLACE: Final = ".backup-"
 
 
 class NeededObject(Struct, frozen=True, kw_only=True):
-    """An object on the token without which something of a backup does not work. ``cka_id`` in hex."""
+    """An object without which something of a backup does not work. ``cka_id`` in hex, ``token`` as it was labelled."""
 
     cka_id: str
     label: str
     purpose: str
+    token: str
     key_id: str | None = None
 
 
@@ -72,15 +72,26 @@ def backup(core: Core, file: Path, public: PublicKey | None, configuration: byte
 
 
 def needed_objects(core: Core, conn: Connection) -> list[NeededObject]:
-    """The objects that a database needs on its token, the installation's own ones first."""
-    token_id = core.installation.token_id
+    """The objects that a database needs on its tokens, the installation's own ones first."""
+    names = {each.id: each.label for each in installation.tokens(conn)}
     own = [
-        NeededObject(cka_id=each.cka_id.hex(), label=label_of(core, each), purpose=f"installation: {each.purpose}")
-        for each in installation.installation_keys(conn, token_id)
+        NeededObject(
+            cka_id=each.cka_id.hex(),
+            label=each.label(core.installation.id),
+            purpose=f"installation: {each.purpose}",
+            token=names[each.token_id],
+        )
+        for each in installation.installation_keys(conn)
     ]
     return own + [
-        NeededObject(cka_id=cka_id.hex(), label=label, purpose=purpose.replace("_", " ").lower(), key_id=key_id)
-        for cka_id, label, purpose, key_id in objects.present(conn, token_id)
+        NeededObject(
+            cka_id=cka_id.hex(),
+            label=label,
+            purpose=purpose.replace("_", " ").lower(),
+            token=names[token_id],
+            key_id=key_id,
+        )
+        for token_id, cka_id, label, purpose, key_id in objects.present(conn)
     ]
 
 

@@ -155,7 +155,8 @@ def to_token(core: Core) -> Recipient:
     def seal(key: bytes) -> SealedKey:
         own = encryption_key(core, PURPOSE, OperatorAct.BACKUP)
         permit = own_permit(OperatorAct.BACKUP, own.cka_id)
-        iv, sealed = core.device.encrypt(permit, own.cka_id, key, _AAD + core.installation.id.encode())
+        device = core.tokens.of(own.token_id)
+        iv, sealed = device.encrypt(permit, own.cka_id, key, _AAD + core.installation.id.encode())
         return SealedKey(BY_TOKEN, own.cka_id.hex(), sealed, iv)
 
     return seal

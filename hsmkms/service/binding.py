@@ -30,10 +30,10 @@ def initialise(
     # 1. The installation and the name of its key, before the key exists.
     with store.atomic() as tx:
         row = stored.fetch(tx) or stored.insert(tx, uuid.uuid4().hex, account, clock())
-        token = stored.tokens(tx)[0] if stored.tokens(tx) else _insert_token(tx, device, clock)
-        key = stored.installation_key(tx, MAC_PURPOSE, token.id)
-        cka_id = key.cka_id if key else uuid.uuid4().bytes
-        if key is None:
+        token = stored.home(tx) or next(iter(stored.tokens(tx)), None) or insert_token(tx, device, clock)
+        versions = stored.versions(tx, MAC_PURPOSE, token.id)
+        cka_id = versions[-1].cka_id if versions else uuid.uuid4().bytes
+        if not versions:
             stored.insert_installation_key(tx, MAC_PURPOSE, FIRST_VERSION, token.id, cka_id, clock())
     reached("init 1: intent")
     if token.response is not None:
@@ -61,17 +61,22 @@ def bind(store: Store, device: Device, token_id: str, cka_id: bytes) -> None:
 
 
 def prove(store: Store, device: Device) -> tuple[InstallationRow, TokenRow, bytes]:
-    """Return the installation, the token's row and its key's CKA_ID; raises BindingError for a wrong pair."""
+    """Return the installation, its home's row and that one's key's CKA_ID; raises BindingError for a wrong pair."""
     row, token = told(store)
+    witness = recognise(store, device, row, token)
+    if witness is None:
+        raise _wrong_pair(device, token)
+    return row, token, witness
+
+
+def recognise(store: Store, device: Device, row: InstallationRow, token: TokenRow) -> bytes | None:
+    """The CKA_ID of the key by which the device shows that it is that token, or None if it is another one."""
     with store.reading() as conn:
         versions = stored.versions(conn, MAC_PURPOSE, token.id)
     if not versions or token.challenge is None:
         raise BindingError(INTERRUPTED)
     # The newest may be one whose rotation was interrupted: the one that answers as was noted is in use.
-    for key in reversed(versions):
-        if _answers(device, row, token, key):
-            return row, token, key.cka_id
-    raise _wrong_pair(device, token)
+    return next((key.cka_id for key in reversed(versions) if _answers(device, row, token, key)), None)
 
 
 def _answers(device: Device, row: InstallationRow, token: TokenRow, key: InstallationKeyRow) -> bool:
@@ -86,19 +91,19 @@ def _answers(device: Device, row: InstallationRow, token: TokenRow, key: Install
 
 
 def told(store: Store) -> tuple[InstallationRow, TokenRow]:
-    """The installation and its token as the database tells of them, which proves nothing."""
+    """The installation and its home as the database tells of them, which proves nothing."""
     with store.reading() as conn:
         row = stored.fetch(conn)
-        tokens = stored.tokens(conn)
-    if row is None or not tokens or tokens[0].response is None:
+        token = stored.home(conn)
+    if row is None or token is None:
         raise BindingError(INTERRUPTED)
-    return row, tokens[0]
+    return row, token
 
 
 def is_bound(store: Store) -> bool:
     """True if ``initialise`` has been completed."""
     with store.reading() as conn:
-        return any(each.response is not None for each in stored.tokens(conn))
+        return stored.home(conn) is not None
 
 
 def _wrong_pair(device: Device, token: TokenRow) -> BindingError:
@@ -109,7 +114,8 @@ def _wrong_pair(device: Device, token: TokenRow) -> BindingError:
     )
 
 
-def _insert_token(tx: Connection, device: Device, clock: Clock) -> TokenRow:
+def insert_token(tx: Connection, device: Device, clock: Clock) -> TokenRow:
+    """Write a token that is not bound yet, as it describes itself."""
     profile = device.profile
     return stored.insert_token(
         tx, str(uuid.uuid4()), profile.label, profile.serial, profile.manufacturer, profile.model, clock()

@@ -22,7 +22,7 @@ from hsmkms.rules import blob, policies
 from hsmkms.rules.access import OwnPolicy
 from hsmkms.rules.policy_documents import Policy
 from hsmkms.rules.question import Identity
-from hsmkms.store import aliases, changes, grants, identities, keys, tags, users
+from hsmkms.store import aliases, changes, grants, identities, installation, keys, tags, users
 from hsmkms.store.engine import Store
 from hsmkms.store.identities import IdentityRow
 from hsmkms.store.sealed_rows import alias_subject, grant_subject, group_subject, key_subject, user_subject
@@ -58,6 +58,7 @@ class CachedKey:
         "current_cka_id",
         "current_header",
         "current_material_id",
+        "current_token_id",
         "record",
     )
 
@@ -73,6 +74,7 @@ class CachedKey:
         current = record.current
         self.current_material_id = current.material_id if current else ""
         self.current_cka_id = current.cka_id if current else b""
+        self.current_token_id = current.token_id if current else ""
         self.current_header = blob.header(record.key_id, current.material_id) if current else b""
 
     @property
@@ -126,9 +128,10 @@ class CachedIdentity(Struct, frozen=True):
 class RecordCache:
     """KMS keys and aliases by region and name. Thread-safe; of no use in a forked child."""
 
-    def __init__(self, store: Store, check: CheckRows) -> None:
+    def __init__(self, store: Store, check: CheckRows, installation_changed: Callable[[], None]) -> None:
         self._store = store
         self._check = check
+        self._installation_changed = installation_changed
         self._guard = ForkGuard()
         self._signal = changes.ChangeSignal(store)
         self._lock = threading.Lock()
@@ -211,6 +214,8 @@ class RecordCache:
                 self._aliases.pop((region, subject), None)
                 self._access_keys.pop(subject, None)
                 self._identities.pop(subject, None)
+                if subject == installation.SUBJECT:
+                    self._installation_changed()
                 self._epoch = epoch
 
     def _load_key(self, region: str, key_id: str) -> CachedKey | None:

@@ -13,6 +13,7 @@ from msgspec import Struct
 from hsmkms.errors import InvalidCiphertextException, RejectedDataError
 from hsmkms.model.enums import EncryptionAlgorithm, KeySpec, Origin
 from hsmkms.model.permit import Permit
+from hsmkms.model.records import KeyRecord
 from hsmkms.rules import blob, context, messages
 from hsmkms.service import rotating
 from hsmkms.service.cache import CachedKey
@@ -49,13 +50,17 @@ class Cipher(Struct, frozen=True):
 
 
 def ready(call: Call, key: CachedKey, permit: Permit, algorithm: EncryptionAlgorithm) -> Keyed:
-    """A key as it may encrypt now: after a restored backup, generated material that is older is followed by new first.
+    """A key as it may encrypt now: generated material that should not encrypt any more is followed by new first.
 
-    How often it has encrypted since the backup was made is written nowhere, and AES-GCM has a limit. Where the rotation
-    cannot be done now, the key goes on with what it has, and stays due at its next encryption.
+    That is what is older than a restored backup (how often it has encrypted since that was made is written nowhere, and
+    AES-GCM has a limit), and what is on a token that the installation has left. Where the rotation cannot be done now,
+    the key goes on with what it has, and stays due at its next encryption.
     """
     by = Keyed(key, permit, algorithm)
     restored_at, current = call.core.installation.restored_at, key.record.current
+    if key.current_token_id != call.core.tokens.home_id and _rotates(key.record):
+        rotating.rotate_elsewhere(call.core, key.record.key_id, key.record.region)
+        return Keyed(*call.renewed(key), algorithm)
     if restored_at is None or algorithm is not EncryptionAlgorithm.SYMMETRIC_DEFAULT or current is None:
         return by
     if current.created_at >= restored_at:
@@ -74,6 +79,10 @@ def ready(call: Call, key: CachedKey, permit: Permit, algorithm: EncryptionAlgor
     return by
 
 
+def _rotates(record: KeyRecord) -> bool:
+    return record.spec is KeySpec.SYMMETRIC_DEFAULT and record.origin is Origin.AWS_KMS
+
+
 # -- SYMMETRIC_DEFAULT ----------------------------------------------------------------------------------------------
 
 
@@ -84,7 +93,7 @@ def _fits_any(_spec: KeySpec, _algorithm: EncryptionAlgorithm, _length: int) -> 
 def _seal_gcm(call: Call, by: Keyed, plaintext: bytes, bound: bytes) -> bytes:
     key, leases = by.key, call.core.leases
     material_id = key.current_material_id
-    iv, body = call.core.device.encrypt(
+    iv, body = call.device(key).encrypt(
         by.permit,
         key.current_cka_id,
         plaintext,
@@ -117,7 +126,8 @@ def _open_gcm(call: Call, by: Keyed, ciphertext: bytes, parsed: blob.Blob | None
     if material is None:
         raise InvalidCiphertextException
     try:
-        plaintext = call.core.device.decrypt(by.permit, material.cka_id, parsed.iv, parsed.body, parsed.header + bound)
+        device = call.core.tokens.of(material.token_id)
+        plaintext = device.decrypt(by.permit, material.cka_id, parsed.iv, parsed.body, parsed.header + bound)
     except RejectedDataError as exc:
         raise InvalidCiphertextException from exc
     return Opened(plaintext, parsed.material_id)
@@ -133,7 +143,7 @@ def _bind_nothing(encryption_context: dict[str, str] | None) -> bytes:
 
 def _seal_oaep(call: Call, by: Keyed, plaintext: bytes, _bound: bytes) -> bytes:
     record = by.key.record
-    sealed = call.core.device.encrypt_oaep(by.permit, by.key.current_cka_id, record.spec, by.algorithm, plaintext)
+    sealed = call.device(by.key).encrypt_oaep(by.permit, by.key.current_cka_id, record.spec, by.algorithm, plaintext)
     call.used(by.key)
     return sealed
 
@@ -143,7 +153,7 @@ def _open_oaep(call: Call, by: Keyed, ciphertext: bytes, _parsed: blob.Blob | No
     if len(ciphertext) != messages.MODULUS_BYTES[record.spec]:
         raise InvalidCiphertextException
     try:
-        plaintext = call.core.device.decrypt_oaep(
+        plaintext = call.device(by.key).decrypt_oaep(
             by.permit, by.key.current_cka_id, record.spec, by.algorithm, ciphertext
         )
     except RejectedDataError as exc:

@@ -17,6 +17,7 @@ from hsmkms.service.audit import AuditBook
 from hsmkms.service.cache import RecordCache
 from hsmkms.service.leases import LeaseBook
 from hsmkms.service.row_seals import SealBook
+from hsmkms.service.tokens import Tokens
 from hsmkms.service.usage import UsageBook
 from hsmkms.store.engine import Store
 
@@ -57,7 +58,7 @@ def never_drifted() -> bool:
 
 
 class Installation(Struct, frozen=True, kw_only=True):
-    """One account on one token: its id (32 hex digits), account (12 digits), regions, and its own key's CKA_ID.
+    """One account: the id of its installation (32 hex digits), account (12 digits) and regions.
 
     ``restored_at``: when its databases were last restored from a backup.
     """
@@ -66,8 +67,6 @@ class Installation(Struct, frozen=True, kw_only=True):
     account: str
     regions: tuple[str, ...]
     default_region: str
-    token_id: str
-    mac_key: bytes
     restored_at: datetime | None = None
 
     @property
@@ -82,12 +81,14 @@ class Core(Struct, kw_only=True):
     ``rotation`` and ``imports``: what the operator has set. ``services``: those that have a key of their own.
     ``grace_hours``: how long an object without a key stays before it may be removed. ``drifted``: true once the clock
     was moved under this process. ``grant_tokens``: those that were found good, and what they say. ``warned``: key
-    materials of which the log has told. ``reached`` is told of each completed step.
+    materials of which the log has told. ``reached`` is told of each completed step. ``witnesses``: the CKA_ID of
+    the key by which each token shows that it is the one, by the token's id.
     """
 
     installation: Installation
     store: Store
-    device: Device
+    tokens: Tokens
+    witnesses: dict[str, bytes]
     cache: RecordCache
     leases: LeaseBook
     uses: UsageBook
@@ -104,3 +105,13 @@ class Core(Struct, kw_only=True):
     seals: SealBook
     record: Recorder
     reached: Checkpoint = no_checkpoint
+
+    @property
+    def device(self) -> Device:
+        """The token on which keys are made."""
+        return self.tokens.home
+
+    @property
+    def mac_key(self) -> bytes:
+        """The CKA_ID of the installation's MAC key on it, as far as this process knows."""
+        return self.witnesses.get(self.tokens.home_id, b"")

@@ -80,8 +80,9 @@ def make(core: Core, record: KeyRecord, tags: Mapping[str, str], permit: Permit,
     ``permit`` covers the backing key. False if somebody else has taken the alias meanwhile: then there is no key.
     """
     backing_key = record.materials[0]
-    label = label_of(core, record.key_id, record.region, backing_key.sequence)
-    core.device.ready()  # no intent that a token which is away would leave behind
+    device = core.tokens.of(backing_key.token_id)
+    label = label_of(core, backing_key.token_id, record.key_id, record.region, backing_key.sequence)
+    device.ready()  # no intent that a token which is away would leave behind
 
     # 1. Intent: the row that will be the key, invisible until it is complete.
     with core.store.atomic() as tx:
@@ -90,7 +91,7 @@ def make(core: Core, record: KeyRecord, tags: Mapping[str, str], permit: Permit,
 
     # 2. Device: the backing key, read back and compared.
     try:
-        core.device.generate_backing_key(permit, backing_key.cka_id, label, record.kind)
+        device.generate_backing_key(permit, backing_key.cka_id, label, record.kind)
     except NOTHING_WAS_MADE:
         with core.store.atomic() as tx:
             keys.drop_intent(tx, record.key_id, record.region)

@@ -132,7 +132,7 @@ class Credentials:
         drawn = core.device.random(draw, _SECRET_BYTES + _ID_BYTES)
         secret = base64.b64encode(drawn[:_SECRET_BYTES]).decode("ascii")
         access_key_id = "AKIA" + base64.b32encode(drawn[_SECRET_BYTES:]).decode("ascii")
-        iv, sealed = core.device.encrypt(draw, key.cka_id, secret.encode(), _aad(access_key_id))
+        iv, sealed = core.tokens.of(key.token_id).encrypt(draw, key.cka_id, secret.encode(), _aad(access_key_id))
         row = AccessKeyRow(
             access_key_id=access_key_id,
             user_name=user_name,
@@ -143,7 +143,7 @@ class Credentials:
             sealed=sealed,
         )
         with core.store.atomic() as tx:
-            if installation.installation_key(tx, PURPOSE, core.installation.token_id) != key:
+            if installation.versions(tx, PURPOSE)[-1] != key:
                 raise ConflictException("The key that secrets are stored with was rotated just now: try again.")
             if user_name is not None and user_name not in {each.name for each in users.users(tx)}:
                 raise _no_user(user_name)
@@ -204,7 +204,8 @@ class Credentials:
         for row in self.secrets_elsewhere(key):
             permit = own_permit(OperatorAct.CREDENTIALS, key.cka_id)
             secret = self._secret(row).encode("ascii")
-            iv, sealed = self._core.device.encrypt(permit, key.cka_id, secret, _aad(row.access_key_id))
+            device = self._core.tokens.of(key.token_id)
+            iv, sealed = device.encrypt(permit, key.cka_id, secret, _aad(row.access_key_id))
             with self._core.store.atomic() as tx:
                 users.set_secret(tx, row, replace(row, key_version=key.version, iv=iv, sealed=sealed))
             self._core.reached("rotate-own 3: a secret")
@@ -216,12 +217,12 @@ class Credentials:
 
     def _secret(self, row: AccessKeyRow) -> str:
         core = self._core
-        keys = {each.version: each.cka_id for each in versions(core, PURPOSE)}
+        keys = {each.version: each for each in versions(core, PURPOSE)}
         if row.key_version not in keys:
             raise ObjectLostError(f"the key that the secret of {row.access_key_id} is stored with was destroyed")
-        cka_id = keys[row.key_version]
-        permit = own_permit(OperatorAct.CREDENTIALS, cka_id)
-        return core.device.decrypt(permit, cka_id, row.iv, row.sealed, _aad(row.access_key_id)).decode("ascii")
+        key = keys[row.key_version]
+        permit, device = own_permit(OperatorAct.CREDENTIALS, key.cka_id), core.tokens.of(key.token_id)
+        return device.decrypt(permit, key.cka_id, row.iv, row.sealed, _aad(row.access_key_id)).decode("ascii")
 
     def _user(self, row: UserRow) -> User:
         return User(

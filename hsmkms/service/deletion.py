@@ -77,7 +77,7 @@ def destroy_key(core: Core, key_id: str, region: str) -> None:
     danger: its ciphertext is lost for good. Interrupted after the tombstone, the objects are destroyed by the next
     sweep. KMSInvalidStateException if the deletion was cancelled meanwhile.
     """
-    core.device.ready()  # while the token is away nothing is given up
+    _require_tokens(core, key_id, region)
 
     # 1. Intent: nobody finds the key any more. A primary key that waited for it begins to wait for its own end.
     with core.store.atomic() as tx:
@@ -94,6 +94,15 @@ def destroy_key(core: Core, key_id: str, region: str) -> None:
     for each in destruction.of_key(core, key_id):
         destruction.destroy(core, each, own_permit(OperatorAct.MAINTAIN, each.cka_id))
     core.reached("destroy-key 2: objects")
+
+
+def _require_tokens(core: Core, key_id: str, region: str) -> None:
+    """While a token is away nothing that it holds is given up."""
+    with core.store.reading() as conn:
+        record = keys.fetch(conn, region, key_id)
+    held = {each.token_id for each in record.materials} if record is not None else set()
+    for token_id in held | {core.tokens.home_id}:
+        core.tokens.of(token_id).ready()
 
 
 def _begin_waiting(tx: Connection, gone: KeyRecord, now: datetime) -> None:

@@ -21,7 +21,7 @@ log = logging.getLogger("hsmkms.service")
 def of_key(core: Core, key_id: str, object_id: bytes = b"") -> list[Doomed]:
     """What is to be destroyed of one key; with ``object_id``, that object too, though no key may own it any more."""
     with core.store.reading() as conn:
-        found = deletion.doomed(conn, core.installation.token_id)
+        found = deletion.doomed(conn)
     return [each for each in found if each.key_id == key_id or each.cka_id == object_id]
 
 
@@ -37,7 +37,7 @@ def destroy(core: Core, doomed: Doomed, permit: Permit) -> bool:
     core.reached("destroy 1: intent")
 
     # 2. Device.
-    was_there = _PROCEDURES[doomed.purpose](core.device, permit, doomed.cka_id)
+    was_there = _PROCEDURES[doomed.purpose](core.tokens.of(doomed.token_id), permit, doomed.cka_id)
     core.reached("destroy 2: device")
 
     # 3. Result.

@@ -18,6 +18,7 @@ from hsmkms.errors import (
     RejectedDataError,
     RejectedMaterialError,
 )
+from hsmkms.hsm.device import Device
 from hsmkms.hsm.unwrapping import WrappedMaterial
 from hsmkms.model.enums import KeySpec, KeyState, WrappingAlgorithm, WrappingKeySpec
 from hsmkms.model.importing import (
@@ -38,11 +39,11 @@ from hsmkms.rules.importing import Choice, Expiry
 from hsmkms.rules.states import Event
 from hsmkms.service import destruction, lapses, rotating, wrapping_keys
 from hsmkms.service.backing import NOTHING_WAS_MADE, label_of
-from hsmkms.service.core import Core
 from hsmkms.service.installation_keys import macs
 from hsmkms.service.pipeline import Call
 from hsmkms.store import keys, materials, rotation
 from hsmkms.store.engine import Connection
+from hsmkms.store.materials import WrappingKeyRow
 
 log = logging.getLogger("hsmkms.service")
 
@@ -74,11 +75,12 @@ def import_key_material(call: Call, request: ImportKeyMaterialRequest) -> Import
     key, _ = call.key(request.key_id)
     rules.check_members(key.record, request.import_type, request.key_material_id, request.key_material_description)
     expiry = rules.expiry(request.expiration_model, request.valid_to, core.imports, call.now)
-    wrapped = _wrapped(call, key.record, request)
-    wrapping_keys.note_use(core, wrapped.wrapping_key, call.now)
+    row, wrapped = _wrapped(call, key.record, request)
+    wrapping_keys.note_use(core, row, call.now)
     cka_id = uuid.uuid4().bytes
     permit = call.new_objects(wrapped.wrapping_key, cka_id)
-    names = _names(core, permit, wrapped, key.record)
+    device = core.tokens.of(row.token_id)
+    names = _names(device, permit, wrapped, key.record)
     for each in rotating.interrupted(core, key.record.key_id):
         rotating.finish(core, each)
 
@@ -86,13 +88,13 @@ def import_key_material(call: Call, request: ImportKeyMaterialRequest) -> Import
     with call.again(key.record) as (tx, record):
         choice = rules.choose(record, names, request.import_type, request.key_material_id, core.rotation)
         multi_region.check_description(record, choice.known, request.key_material_description)
-        arrival = _Arrival(call, request, choice, expiry, wrapped)
-        label = label_of(core, record.key_id, record.region, _sequence(tx, record, choice))
+        arrival = _Arrival(call, request, choice, expiry, wrapped, row.token_id)
+        label = label_of(core, row.token_id, record.key_id, record.region, _sequence(tx, record, choice))
         there = choice.known is not None and materials.is_on_token(tx, choice.material_id)
         if there:
             arrival.settle(tx, record)
         else:
-            _intend(tx, call, record, choice, cka_id, label)
+            _intend(tx, arrival, record, cka_id, label)
     core.reached("import 1: intent")
     if not there:
         # 2. and 3.
@@ -138,12 +140,14 @@ class _Arrival:
         choice: Choice,
         expiry: Expiry,
         wrapped: WrappedMaterial,
+        token_id: str,
     ) -> None:
         self.call = call
         self.request = request
         self.choice = choice
         self.expiry = expiry
         self.wrapped = wrapped
+        self.token_id = token_id
 
     def settle(self, tx: Connection, record: KeyRecord) -> None:
         """Write presence, expiry and description, then the key's state."""
@@ -157,18 +161,19 @@ class _Arrival:
             self.expiry.model,
             self.expiry.valid_to,
             self.request.key_material_description,
-            host_unwrapped=not core.device.on_device(self.wrapped.algorithm),
+            host_unwrapped=not core.tokens.of(self.token_id).on_device(self.wrapped.algorithm),
         )
         _follow(tx, record, self.choice, now)
 
 
 def _bring_in(arrival: _Arrival, record: KeyRecord, permit: Permit, cka_id: bytes, label: str) -> None:
     """Steps 2 and 3 of an import whose material is not on the token."""
-    core, token_id = arrival.call.core, arrival.call.core.installation.token_id
+    core, token_id = arrival.call.core, arrival.token_id
+    device = core.tokens.of(token_id)
 
     # 2. Device: unwrapped into an object that stays, read back and compared.
     try:
-        core.device.unwrap_backing_key(permit, arrival.wrapped, cka_id, label, record.kind)
+        device.unwrap_backing_key(permit, arrival.wrapped, cka_id, label, record.kind)
     except (*NOTHING_WAS_MADE, RejectedDataError, RejectedMaterialError, ObjectLostError) as exc:
         with core.store.atomic() as tx:
             rotation.drop(tx, token_id, cka_id)
@@ -184,30 +189,33 @@ def _bring_in(arrival: _Arrival, record: KeyRecord, permit: Permit, cka_id: byte
         if fresh is not None and arrived:
             arrival.settle(tx, fresh)
     if not arrived:
-        core.device.destroy(permit, cka_id)
+        device.destroy(permit, cka_id)
         raise KMSInvalidStateException(
             f"The import into {record.arn} was overtaken by another change: look at the key."
         )
     core.reached("import 3: result")
 
 
-def _wrapped(call: Call, record: KeyRecord, request: ImportKeyMaterialRequest) -> WrappedMaterial:
-    """What the request brings, once its import token is known to be right."""
+def _wrapped(
+    call: Call, record: KeyRecord, request: ImportKeyMaterialRequest
+) -> tuple[WrappingKeyRow, WrappedMaterial]:
+    """What the request brings and the key that opens it, once its import token is known to be right."""
     signed, mac = import_token.split(request.import_token)
     if not any(hmac.compare_digest(each, mac) for each in macs(call.core, call.new_objects, signed)):
         raise InvalidImportTokenException(import_token.DAMAGED)
     claims = import_token.read(signed)
     rules.check_claims(claims, record, call.now)
-    if wrapping_keys.find(call.core, claims.wrapping_key) is None:
+    row = wrapping_keys.find(call.core, claims.wrapping_key)
+    if row is None or row.token_id != call.core.tokens.home_id:  # nothing comes to a token that was left
         raise InvalidImportTokenException(_GONE)
-    return WrappedMaterial(claims.wrapping_key, claims.algorithm, request.encrypted_key_material)
+    return row, WrappedMaterial(claims.wrapping_key, claims.algorithm, request.encrypted_key_material)
 
 
-def _names(core: Core, permit: Permit, wrapped: WrappedMaterial, record: KeyRecord) -> list[str]:
+def _names(device: Device, permit: Permit, wrapped: WrappedMaterial, record: KeyRecord) -> list[str]:
     """The ids that the material has in this key, the preferred one first."""
     key_id = record.key_id
     try:
-        outputs = core.device.fingerprints(permit, wrapped, key_id, record.kind)
+        outputs = device.fingerprints(permit, wrapped, key_id, record.kind)
     except ObjectLostError as exc:
         raise InvalidImportTokenException(_GONE) from exc
     return [rules.material_id(prf, key_id, output) for prf, output in outputs.items()]
@@ -217,19 +225,19 @@ def _sequence(tx: Connection, record: KeyRecord, choice: Choice) -> int:
     return choice.known.sequence if choice.known is not None else rotation.next_sequence(tx, record.key_id)
 
 
-def _intend(tx: Connection, call: Call, record: KeyRecord, choice: Choice, cka_id: bytes, label: str) -> None:
+def _intend(tx: Connection, arrival: _Arrival, record: KeyRecord, cka_id: bytes, label: str) -> None:
     """Write that an object of the material is about to be made."""
+    choice, token_id, now = arrival.choice, arrival.token_id, arrival.call.now
     if rotation.unfinished(tx, record.key_id):
         raise KMSInvalidStateException(f"Another import into {record.arn} is under way: try again when it is done.")
-    token_id = call.core.installation.token_id
     if choice.known is not None:
-        materials.insert_object(tx, record.key_id, record.region, choice.material_id, token_id, cka_id, label, call.now)
+        materials.insert_object(tx, record.key_id, record.region, choice.material_id, token_id, cka_id, label, now)
         return
     new = MaterialRecord(
         material_id=choice.material_id,
         sequence=_sequence(tx, record, choice),
         state=choice.state,
-        created_at=call.now,
+        created_at=now,
         token_id=token_id,
         cka_id=cka_id,
         present=False,

@@ -7,9 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from msgspec.structs import replace
-
-from hsmkms.errors import ObjectLostError
+from hsmkms.errors import HsmKmsError, ObjectLostError, TokenUnavailableError
 from hsmkms.model.permit import OperatorAct, Permit
 from hsmkms.process import exclusive
 from hsmkms.service.core import Core
@@ -24,7 +22,7 @@ def sealing_key(core: Core, purpose: str) -> InstallationKeyRow:
     """The newest HMAC key of a purpose; made at its first use, in the same steps as at init."""
 
     def make(key: InstallationKeyRow, label: str) -> None:
-        core.device.generate_mac_key(own_permit(OperatorAct.SEAL, key.cka_id), key.cka_id, label)
+        core.tokens.of(key.token_id).generate_mac_key(own_permit(OperatorAct.SEAL, key.cka_id), key.cka_id, label)
 
     return _newest(core, purpose, make)
 
@@ -33,28 +31,30 @@ def encryption_key(core: Core, purpose: str, act: OperatorAct) -> InstallationKe
     """The newest AES-256 key of a purpose; made at its first use."""
 
     def make(key: InstallationKeyRow, label: str) -> None:
-        core.device.generate_backing_key(own_permit(act, key.cka_id), key.cka_id, label)
+        core.tokens.of(key.token_id).generate_backing_key(own_permit(act, key.cka_id), key.cka_id, label)
 
     return _newest(core, purpose, make)
 
 
 def versions(core: Core, purpose: str) -> list[InstallationKeyRow]:
-    """All versions of a purpose's key, oldest first; the newest may not be on the token yet."""
+    """All versions of a purpose's key on all tokens, oldest first; the newest may not be on its token yet."""
     with core.store.reading() as conn:
-        return installation.versions(conn, purpose, core.installation.token_id)
+        return installation.versions(conn, purpose)
 
 
 def macs(core: Core, permit: Callable[[bytes], Permit], message: bytes) -> Iterator[bytes]:
     """What the installation's MAC key makes of a message: the newest version first, which is the one to use.
 
-    ``permit``: leave for an object. Raises ObjectLostError if no version is on the token.
+    ``permit``: leave for an object. Versions on tokens that are away are left out. Raises ObjectLostError or
+    TokenUnavailableError if none is there.
     """
-    lost: ObjectLostError | None = ObjectLostError("the installation has no MAC key")
+    lost: HsmKmsError | None = ObjectLostError("the installation has no MAC key")
     for key in reversed(versions(core, MAC_PURPOSE)):
         try:
-            ours = core.device.is_labelled(key.cka_id, key.label(core.installation.id))
-            made = core.device.mac(permit(key.cka_id), key.cka_id, message) if ours else None
-        except ObjectLostError as exc:
+            device = core.tokens.of(key.token_id)
+            ours = device.is_labelled(key.cka_id, key.label(core.installation.id))
+            made = device.mac(permit(key.cka_id), key.cka_id, message) if ours else None
+        except (ObjectLostError, TokenUnavailableError) as exc:
             lost = lost and exc
             continue
         if made is not None:  # else the row was put there by hand, with the id of a key that users can use
@@ -64,36 +64,46 @@ def macs(core: Core, permit: Callable[[bytes], Permit], message: bytes) -> Itera
         raise lost
 
 
-def witness(core: Core) -> bytes:
-    """CKA_ID of the installation's MAC key: of the version known so far, or else of one that is on the token."""
-    known = core.installation.mac_key
-    if core.device.holds(known):
+def witness(core: Core, token_id: str | None = None) -> bytes:
+    """CKA_ID of the MAC key on a token, or on the home: of the version known so far, or else of one that is there."""
+    token_id = token_id or core.tokens.home_id
+    device, known = core.tokens.of(token_id), core.witnesses.get(token_id)
+    if known is not None and device.holds(known):
         return known
-    for key in reversed(versions(core, MAC_PURPOSE)):
-        if core.device.holds(key.cka_id):
-            core.installation = replace(core.installation, mac_key=key.cka_id)
+    with core.store.reading() as conn:
+        there = installation.versions(conn, MAC_PURPOSE, token_id)
+    for key in reversed(there):
+        if device.holds(key.cka_id):
+            core.witnesses[token_id] = key.cka_id
             return key.cka_id
-    return known
+    return known or b""
 
 
 def label_of(core: Core, key: InstallationKeyRow) -> str:
     """How an installation key is labelled on the token."""
-    return key.label(core.installation.id)[: core.device.profile.label_bytes]
+    return key.label(core.installation.id)[: core.tokens.of(key.token_id).profile.label_bytes]
 
 
 def _newest(core: Core, purpose: str, make: Callable[[InstallationKeyRow, str], None]) -> InstallationKeyRow:
-    token_id = core.installation.token_id
-    with core.store.reading() as conn:
-        key = installation.installation_key(conn, purpose, token_id)
-    if key is not None and core.device.holds(key.cka_id):
-        return key
+    known = versions(core, purpose)
+    if known and _is_there(core, known[-1]):
+        return known[-1]
     with exclusive(core.store.folder / f"{purpose}.lock", _LOCK_SECONDS):
         # 1. Intent.
         with core.store.atomic() as tx:
-            key = installation.installation_key(tx, purpose, token_id) or installation.insert_installation_key(
-                tx, purpose, 1, token_id, uuid.uuid4().bytes, core.clock()
+            known = installation.versions(tx, purpose)
+            key = (
+                known[-1]
+                if known
+                else installation.insert_installation_key(
+                    tx, purpose, 1, core.tokens.home_id, uuid.uuid4().bytes, core.clock()
+                )
             )
         # 2. Device, unless an interrupted attempt has made it.
-        if not core.device.holds(key.cka_id):
+        if not _is_there(core, key):
             make(key, label_of(core, key))
     return key
+
+
+def _is_there(core: Core, key: InstallationKeyRow) -> bool:
+    return core.tokens.of(key.token_id).holds(key.cka_id)

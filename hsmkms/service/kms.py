@@ -167,7 +167,7 @@ class Kms(PermissionOperations):
             closed_before, self._closed = self._closed, True
         if not closed_before:
             with ExitStack() as rest:  # whatever fails on the way, the token is logged out of
-                rest.callback(self._core.device.close)
+                rest.callback(self._core.tokens.close)
                 rest.callback(self._core.store.close)
                 rest.callback(self._core.cache.close)
                 rest.callback(self._end_log)

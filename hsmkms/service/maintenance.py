@@ -329,7 +329,7 @@ def _deletions(core: Core) -> list[_Due]:
 
 def _destructions(core: Core) -> list[_Due]:
     with core.store.reading() as conn:
-        found = stored_deletion.doomed(conn, core.installation.token_id)
+        found = stored_deletion.doomed(conn)
     return [
         _Due(
             kind=StepKind.DESTRUCTION,

@@ -1,6 +1,6 @@
 """What the operator of an installation may do besides the API: look at the token, attest, reconcile."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +9,24 @@ from msgspec import Struct
 from hsmkms.errors import ObjectLostError
 from hsmkms.hsm.check import Check
 from hsmkms.hsm.cryptoki import TokenLimits
-from hsmkms.hsm.device import MechanismInfo
+from hsmkms.hsm.device import Device, MechanismInfo
 from hsmkms.hsm.profile import TokenProfile
 from hsmkms.model.caller import Caller, local_root
 from hsmkms.model.enums import Operation, Origin, WrappingAlgorithm
 from hsmkms.model.ids import root_arn
 from hsmkms.model.records import KeyRecord, MaterialRecord
 from hsmkms.rules import import_token as tokens
-from hsmkms.service import backup, clock, maintenance, own_rotation, reconcile, report, simulation, wrapping_keys
+from hsmkms.service import (
+    backup,
+    clock,
+    maintenance,
+    migration,
+    own_rotation,
+    reconcile,
+    report,
+    simulation,
+    wrapping_keys,
+)
 from hsmkms.service.audit_desk import AuditDesk
 from hsmkms.service.backup import BackupMade
 from hsmkms.service.backup_keys import PublicKey
@@ -24,6 +34,7 @@ from hsmkms.service.core import Core
 from hsmkms.service.credentials import Credentials
 from hsmkms.service.identities import Identities
 from hsmkms.service.maintenance import Report
+from hsmkms.service.migration import Left, Moved, TokenStanding, Waiting
 from hsmkms.service.operator_acts import recorded
 from hsmkms.service.own_rotation import RotatedKey
 from hsmkms.service.pipeline import Call
@@ -31,6 +42,7 @@ from hsmkms.service.reconcile import Finding, Mended
 from hsmkms.service.report import KeyPosture
 from hsmkms.service.simulation import Simulation
 from hsmkms.service.watch import Watch
+from hsmkms.store.installation import TokenRow
 
 
 class TokenInfo(Struct, frozen=True, kw_only=True):
@@ -78,14 +90,14 @@ class Operator:
         self.watch = Watch(core)
         """What a monitor asks."""
 
-    def token_info(self) -> TokenInfo:
-        """Profile, session and memory counts, and mechanisms of the token."""
-        device = self._core.device
+    def token_info(self, device: Device | None = None) -> TokenInfo:
+        """Profile, session and memory counts, and mechanisms of a token, or of the home."""
+        device = device or self._core.device
         return TokenInfo(profile=device.profile, limits=device.limits(), mechanisms=device.mechanisms())
 
-    def token_check(self) -> list[Check]:
-        """Try on the token everything that hsmkms needs."""
-        return self._core.device.checks()
+    def token_check(self, device: Device | None = None) -> list[Check]:
+        """Try on a token, or on the home, everything that hsmkms needs."""
+        return (device or self._core.device).checks()
 
     @recorded("Attest", key_id="keyId", region="region")
     def attest(self, key_id: str, region: str | None = None) -> list[Attestation]:
@@ -160,6 +172,33 @@ class Operator:
         """The purposes of the installation's own keys whose rotation was interrupted."""
         return own_rotation.interrupted(self._core)
 
+    def tokens(self) -> list[TokenStanding]:
+        """How the installation's tokens stand, oldest first."""
+        return migration.standings(self._core)
+
+    def settle_on(self, device: Device) -> TokenRow:
+        """Make another token the installation's home; ``device`` is closed with it. See ``service/migration.py``."""
+        details = {"label": device.profile.label, "serial": device.profile.serial}
+        try:
+            with self._core.audit.acting("MigrateToken", self._core.installation.default_region, details):
+                return migration.settle(self._core, device)
+        except BaseException:
+            if device not in self._core.tokens.opened():
+                device.close()
+            raise
+
+    def waiting_to_move(self, elsewhere: str | None = None) -> list[Waiting]:
+        """The keys that encrypt on another token than the home, or than ``elsewhere`` (a token's id, or "")."""
+        return migration.waiting(self._core, self._core.tokens.home_id if elsewhere is None else elsewhere)
+
+    def move_keys(self, tell: Callable[[], None]) -> list[Moved]:
+        """Rotate them onto the home; ``tell`` is called after each."""
+        return migration.move_keys(self._core, tell)
+
+    def left_behind(self, elsewhere: str | None = None) -> list[Left]:
+        """The keys that need another token than the home, or than ``elsewhere``, and why."""
+        return migration.left(self._core, self._core.tokens.home_id if elsewhere is None else elsewhere)
+
     @recorded("TrustClock")
     def trust_clock(self) -> None:
         """Say that the clock is right, though the database has newer dates: those were written by a wrong one."""
@@ -175,7 +214,7 @@ class Operator:
         return reconcile.mend(self._core, finding, remove=remove, region=region)
 
     def _attest_one(self, key: KeyRecord, material: MaterialRecord) -> Attestation:
-        device, imported = self._core.device, key.origin is Origin.EXTERNAL
+        device, imported = self._core.tokens.of(material.token_id), key.origin is Origin.EXTERNAL
         public_half: dict[str, Any] = {}
         try:
             attributes, deviations = device.attest(material.cka_id, key.kind, imported=imported)

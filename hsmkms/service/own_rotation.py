@@ -14,7 +14,6 @@ from enum import StrEnum
 from typing import Final
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from hsmkms.model.permit import OperatorAct
 from hsmkms.process import exclusive
@@ -29,6 +28,7 @@ from hsmkms.store.installation import MAC_PURPOSE, InstallationKeyRow
 
 _LOCK: Final = "installation-keys.lock"
 _LOCK_SECONDS: Final = 60.0
+_ELSEWHERE: Final = "it is on a token that the installation has left, which is kept as it is"
 _FOR_BACKUPS: Final = "backups from before the rotation need it: --destroy-older destroys it"
 
 
@@ -92,21 +92,21 @@ def _outcome(core: Core, newest: InstallationKeyRow, *, destroy_older: bool) -> 
 
 
 def _is_complete(core: Core, newest: InstallationKeyRow) -> bool:
-    return core.device.holds(newest.cka_id) and _KINDS[newest.purpose].is_moved(core, newest)
+    return core.tokens.of(newest.token_id).holds(newest.cka_id) and _KINDS[newest.purpose].is_moved(core, newest)
 
 
 def _advance(core: Core, newest: InstallationKeyRow) -> InstallationKeyRow:
     """Go on from the newest version to the next, or finish making it the one in use."""
-    kind, purpose, version = _KINDS[newest.purpose], newest.purpose, newest.version
-    made, complete = core.device.holds(newest.cka_id), _is_complete(core, newest)
+    kind, purpose = _KINDS[newest.purpose], newest.purpose
+    made, complete = core.tokens.of(newest.token_id).holds(newest.cka_id), _is_complete(core, newest)
 
     # 1. Intent: a version more, or the one that was intended before.
     with core.store.atomic() as tx:
         if not made:
             installation.set_key_date(tx, newest, core.clock())
         elif complete:
-            cka_id = uuid.uuid4().bytes
-            installation.insert_installation_key(tx, purpose, version + 1, newest.token_id, cka_id, core.clock())
+            version, home_id = installation.next_version(tx, purpose), core.tokens.home_id
+            installation.insert_installation_key(tx, purpose, version, home_id, new_cka_id(), core.clock())
     core.reached("rotate-own 1: intent")
 
     # 2. Device.
@@ -119,6 +119,22 @@ def _advance(core: Core, newest: InstallationKeyRow) -> InstallationKeyRow:
     return newest
 
 
+def come_home(core: Core) -> None:
+    """Give each key that is used a newest version on the home, with all that it was used for moved to it."""
+    for purpose in PURPOSES:
+        while (known := versions(core, purpose)) and not _is_at_home(core, known[-1]):
+            rotate(core, purpose)
+
+
+def _is_at_home(core: Core, newest: InstallationKeyRow) -> bool:
+    return newest.token_id == core.tokens.home_id and _is_complete(core, newest)
+
+
+def new_cka_id() -> bytes:
+    """A name for an object that is to be made."""
+    return uuid.uuid4().bytes
+
+
 def interrupted(core: Core) -> list[str]:
     """The purposes whose rotation was interrupted."""
     newest = [known[-1] for known in (versions(core, each) for each in PURPOSES) if len(known) > 1]
@@ -126,10 +142,11 @@ def interrupted(core: Core) -> list[str]:
 
 
 def _retire(core: Core, old: InstallationKeyRow, newest: InstallationKeyRow, *, destroy: bool) -> OlderVersion:
-    kept = _KINDS[old.purpose].needed(core, old, newest) or (None if destroy else _FOR_BACKUPS)
+    elsewhere = _ELSEWHERE if old.token_id != core.tokens.home_id else None
+    kept = elsewhere or _KINDS[old.purpose].needed(core, old, newest) or (None if destroy else _FOR_BACKUPS)
     if kept is None:
         # Device, then result: interrupted, it is done again.
-        core.device.destroy(own_permit(OperatorAct.MAINTAIN, old.cka_id), old.cka_id)
+        core.tokens.of(old.token_id).destroy(own_permit(OperatorAct.MAINTAIN, old.cka_id), old.cka_id)
         core.reached("rotate-own 4: device")
         with core.store.atomic() as tx:
             installation.delete_installation_key(tx, old)
@@ -147,14 +164,14 @@ def _is_bound(core: Core, key: InstallationKeyRow) -> bool:
 
 
 def _bind(core: Core, key: InstallationKeyRow) -> None:
-    binding.bind(core.store, core.device, key.token_id, key.cka_id)
+    binding.bind(core.store, core.tokens.of(key.token_id), key.token_id, key.cka_id)
     core.reached("rotate-own 3: bound")
     core.seals.rekey(_row_key(core, key))
-    core.installation = replace(core.installation, mac_key=key.cka_id)
+    core.witnesses[key.token_id] = key.cka_id
 
 
 def _row_key(core: Core, key: InstallationKeyRow) -> bytes:
-    return row_seals.key_from(core.device, core.installation, key.cka_id)
+    return row_seals.key_from(core.tokens.of(key.token_id), core.installation, key.cka_id)
 
 
 def _good_import_tokens(core: Core, _: InstallationKeyRow, newest: InstallationKeyRow) -> str | None:
@@ -168,9 +185,10 @@ def _good_import_tokens(core: Core, _: InstallationKeyRow, newest: InstallationK
 
 
 def _has_sealed(core: Core, old: InstallationKeyRow, _: InstallationKeyRow) -> str | None:
-    # The note on the token, too, is by the oldest version.
+    # The note on the token, too, is by the oldest version there.
     used = sealing.Sealer(core).versions_used()
-    return "seals of the audit log were made with it" if old.version in used or old.version == 1 else None
+    oldest = next(each for each in versions(core, old.purpose) if each.token_id == old.token_id)
+    return "seals of the audit log were made with it" if old.version in used or old == oldest else None
 
 
 def _stores(core: Core, key: InstallationKeyRow) -> bool:

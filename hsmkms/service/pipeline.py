@@ -21,6 +21,7 @@ from hsmkms.errors import (
     NotFoundException,
     ValidationException,
 )
+from hsmkms.hsm.device import Device
 from hsmkms.model.caller import Caller
 from hsmkms.model.constraints import validate
 from hsmkms.model.enums import Operation, Origin
@@ -115,6 +116,10 @@ class Call:
         fresh = self.core.cache.key(record.region, record.key_id) or key
         states.admit(self.operation, fresh.record, self.now)
         return fresh, self._permit(fresh.covers, fresh.record.version, self._seconds_left(fresh.record))
+
+    def device(self, key: CachedKey) -> Device:
+        """The token that holds the key's current material."""
+        return self.core.tokens.of(key.current_token_id)
 
     def used(self, key: CachedKey) -> None:
         """Note that a cryptographic operation with the key has succeeded."""

@@ -15,7 +15,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from hsmkms.errors import KMSInvalidStateException, ValidationException
+from hsmkms.errors import KMSInvalidStateException, TokenUnavailableError, ValidationException
 from hsmkms.hsm.backing_keys import SYMMETRIC
 from hsmkms.hsm.backing_keys import Kind as BackingKind
 from hsmkms.hsm.objects import TokenObject
@@ -31,6 +31,7 @@ from hsmkms.service.installation_keys import witness
 from hsmkms.service.permits import own_permit
 from hsmkms.store import deletion, installation, keys, leases, materials, objects, regions, rotation
 from hsmkms.store.engine import Connection
+from hsmkms.store.installation import TokenRow
 from hsmkms.store.objects import BackingObject
 from hsmkms.store.rotation import Unfinished
 from hsmkms.store.schema import Lifecycle, ObjectStatus
@@ -56,6 +57,8 @@ class Kind(StrEnum):
     """Its destruction was decided and has not been done yet."""
     RETURNED = "returned"
     """It was destroyed, and is on the token again: the token was restored from a backup."""
+    AWAY = "token away"
+    """A token that the installation has left cannot be reached: of what it holds nothing is known."""
 
 
 REMEDIES: Final = {
@@ -66,6 +69,7 @@ REMEDIES: Final = {
     Kind.DUPLICATE: "none here: remove the wrong object with the token's own tool",
     Kind.DOOMED: "remove it, or leave it to `hsmkms maintain`",
     Kind.RETURNED: "remove it again",
+    Kind.AWAY: "bring the token back, or name it as a [[token]] of the configuration",
 }
 MENDABLE: Final = frozenset({Kind.UNFINISHED, Kind.UNACKNOWLEDGED, Kind.ORPHAN})
 REMOVABLE: Final = frozenset({Kind.UNACKNOWLEDGED, Kind.ORPHAN, Kind.DOOMED, Kind.RETURNED})
@@ -75,9 +79,13 @@ _ENDED: Final = frozenset({ObjectStatus.DESTROYING, ObjectStatus.DESTROYED})
 
 
 class Finding(Struct, frozen=True, kw_only=True):
-    """One difference. ``cka_id`` in hex; ``first_seen`` is when a reconcile first met an object without a live key."""
+    """One difference, on a token (``token_id`` is how the database names it).
+
+    ``cka_id`` in hex; ``first_seen`` is when a reconcile first met an object without a live key.
+    """
 
     kind: Kind
+    token_id: str
     key_id: str
     region: str | None
     sequence: int
@@ -114,18 +122,43 @@ def find(core: Core) -> list[Finding]:
 
     Raises TokenUnavailableError if the token does not show the installation's own key: then nothing is known.
     """
+    return [found for row in core.tokens.rows() for found in _of_token_if_there(core, row)]
+
+
+def _of_token_if_there(core: Core, row: TokenRow) -> list[Finding]:
+    """The same of one token; of one that the installation has left and that is away, only that it is."""
+    try:
+        return _of_token(core, row.id)
+    except TokenUnavailableError:
+        if row.id == core.tokens.home_id:
+            raise
+        return [
+            Finding(
+                kind=Kind.AWAY,
+                token_id=row.id,
+                key_id="",
+                region=None,
+                sequence=0,
+                cka_id="",
+                label=row.label,
+                first_seen=None,
+                remedy=REMEDIES[Kind.AWAY],
+            )
+        ]
+
+
+def _of_token(core: Core, token_id: str) -> list[Finding]:
     # Rows first: a key that is created meanwhile is then on the token as well.
-    token_id = core.installation.token_id
     with core.store.reading() as conn:
         rows = objects.all_of_token(conn, token_id)
-    inventory = core.device.inventory(witness(core))
+    inventory = core.tokens.of(token_id).inventory(witness(core, token_id))
     count = Counter(each.cka_id for each in inventory if each.is_key)
     # A public half is part of its key; alone, it is what a crash has left of one.
     shown = [each for each in inventory if each.is_key or not count[each.cka_id]]
     ours = [each for each in (_ours(core, found) for found in shown) if each is not None]
     with core.store.atomic() as tx:
         known = objects.all_of_token(tx, token_id)
-        doomed = {each.cka_id for each in deletion.doomed(tx, token_id)}
+        doomed = {each.cka_id for each in deletion.doomed(tx) if each.token_id == token_id}
         first_seen = {}
         for each in ours:
             if _is_live(known.get(each.cka_id)):
@@ -134,7 +167,7 @@ def find(core: Core) -> list[Finding]:
                 first_seen[each.cka_id] = objects.note_seen(tx, token_id, each.cka_id, core.clock())
     others = {cka_id: row for cka_id, row in rows.items() if cka_id not in first_seen}
     kinds = {each.cka_id: _kind(known.get(each.cka_id), each.cka_id in doomed, count[each.cka_id]) for each in ours}
-    return [*_of_objects(ours, kinds, first_seen), *_of_rows(others, count)]
+    return [*_of_objects(token_id, ours, kinds, first_seen), *_of_rows(token_id, others, count)]
 
 
 def _ours(core: Core, found: TokenObject) -> _Object | None:
@@ -160,7 +193,7 @@ def _kind(row: BackingObject | None, doomed: bool, count: int) -> Kind:  # noqa:
 
 
 def _of_objects(
-    ours: list[_Object], kinds: Mapping[bytes, Kind], first_seen: Mapping[bytes, datetime]
+    token_id: str, ours: list[_Object], kinds: Mapping[bytes, Kind], first_seen: Mapping[bytes, datetime]
 ) -> Iterator[Finding]:
     """What is on the token and has no live key."""
     for each in {each.cka_id: each for each in ours}.values():
@@ -168,6 +201,7 @@ def _of_objects(
             kind = kinds[each.cka_id]
             yield Finding(
                 kind=kind,
+                token_id=token_id,
                 key_id=each.parts.key_id,
                 region=each.parts.region,
                 sequence=each.parts.sequence,
@@ -178,7 +212,7 @@ def _of_objects(
             )
 
 
-def _of_rows(rows: Mapping[bytes, BackingObject], count: Mapping[bytes, int]) -> Iterator[Finding]:
+def _of_rows(token_id: str, rows: Mapping[bytes, BackingObject], count: Mapping[bytes, int]) -> Iterator[Finding]:
     """What has a row and is not on the token once."""
     for cka_id, row in rows.items():
         unfinished = row.lifecycle is Lifecycle.INTENDED or row.status is ObjectStatus.INTENDED
@@ -187,6 +221,7 @@ def _of_rows(rows: Mapping[bytes, BackingObject], count: Mapping[bytes, int]) ->
         kind = Kind.DUPLICATE if count[cka_id] else Kind.UNFINISHED if unfinished else Kind.MISSING
         yield Finding(
             kind=kind,
+            token_id=token_id,
             key_id=row.key_id,
             region=row.region,
             sequence=row.sequence,
@@ -244,7 +279,7 @@ def _forget(core: Core, finding: Finding) -> Mended:
 def _remove(core: Core, finding: Finding) -> Mended:
     if finding.kind is not Kind.DOOMED:  # that was decided already
         _check_grace(core, finding)
-    cka_id, token_id = bytes.fromhex(finding.cka_id), core.installation.token_id
+    cka_id, token_id = bytes.fromhex(finding.cka_id), finding.token_id
     begun = _begun(core, finding)
 
     # 1. Intent: from here on nobody can adopt or complete it.
@@ -258,7 +293,7 @@ def _remove(core: Core, finding: Finding) -> Mended:
     core.reached("remove 1: intent")
 
     # 2. Device.
-    core.device.destroy(own_permit(OperatorAct.RECONCILE, cka_id), cka_id)
+    core.tokens.of(token_id).destroy(own_permit(OperatorAct.RECONCILE, cka_id), cka_id)
     core.reached("remove 2: device")
 
     # 3. Result.
@@ -290,7 +325,7 @@ def _check_grace(core: Core, finding: Finding) -> None:
 
 
 def _adopt(core: Core, finding: Finding, region: str | None) -> Mended:
-    cka_id, token_id = bytes.fromhex(finding.cka_id), core.installation.token_id
+    cka_id, token_id = bytes.fromhex(finding.cka_id), finding.token_id
     kind = _check_genuine(core, finding, cka_id)
     where = finding.region or region or core.installation.default_region
     if finding.kind is Kind.ORPHAN and kind == SYMMETRIC:
@@ -316,10 +351,9 @@ def _check_genuine(core: Core, finding: Finding, cka_id: bytes) -> BackingKind:
 
     That the token made it (LOCAL) and that it was never extractable cannot be forged.
     """
-    kind = core.device.identify(cka_id)
-    deviations = (
-        core.device.attest(cka_id, kind or SYMMETRIC)[1] + core.device.attest_public(cka_id, kind or SYMMETRIC)[1]
-    )
+    device = core.tokens.of(finding.token_id)
+    kind = device.identify(cka_id)
+    deviations = device.attest(cka_id, kind or SYMMETRIC)[1] + device.attest_public(cka_id, kind or SYMMETRIC)[1]
     if kind is None or deviations:
         raise KMSInvalidStateException(
             f"the object {finding.cka_id} is not as hsmkms makes keys ({'; '.join(deviations)}), so it is not adopted"
@@ -354,7 +388,7 @@ def _adopt_orphan(tx: Connection, core: Core, finding: Finding, kind: BackingKin
         sequence=newest + 1 if finding.sequence in taken else finding.sequence,
         state=MaterialState.CURRENT if finding.sequence > newest else MaterialState.NON_CURRENT,
         created_at=core.clock(),
-        token_id=core.installation.token_id,
+        token_id=finding.token_id,
         cka_id=cka_id,
     )
     if known is not None:

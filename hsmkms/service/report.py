@@ -53,7 +53,7 @@ def rotation_report(core: Core, region: str | None = None) -> list[KeyPosture]:
             names = defaultdict(list)
             for alias in aliases.every(conn, each):
                 names[alias.target_key_id].append(alias.name)
-            for record in keys.every(conn, each, core.installation.token_id):
+            for record in keys.every(conn, each, core.tokens.home_id):
                 use = usage.of_this_key(uses.get((record.key_id, record.region)), record)
                 rows.append(_row(core, record, names[record.key_id], use, counts, now))
     order = list(Posture)

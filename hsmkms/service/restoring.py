@@ -13,12 +13,13 @@ from typing import Final
 
 from msgspec import Struct
 
-from hsmkms.errors import StoreError
+from hsmkms.errors import StoreError, TokenUnavailableError
 from hsmkms.process import exclusive
 from hsmkms.service.audit_desk import AuditDesk
 from hsmkms.service.backup import CONFIGURATION, NeededObject, needed_objects
 from hsmkms.service.backup_keys import Header, read_header
 from hsmkms.service.core import Checkpoint, Core, no_checkpoint
+from hsmkms.service.installation_keys import witness
 from hsmkms.service.sealing import Contradiction, Sealer
 from hsmkms.store import audit_files, files, installation, migrate, snapshot
 from hsmkms.store.sealed_stream import SealedReader
@@ -185,9 +186,19 @@ def _rollback(core: Core) -> str | None:
 
 
 def _missing(core: Core) -> list[NeededObject]:
-    there = {each.cka_id.hex() for each in core.device.inventory(core.installation.mac_key)}
+    there = {cka_id for row in core.tokens.rows() for cka_id in _present(core, row.id)}
     with core.store.reading() as conn:
         return [each for each in needed_objects(core, conn) if each.cka_id not in there]
+
+
+def _present(core: Core, token_id: str) -> set[str]:
+    """The CKA_IDs on a token; none of one that the installation has left and that is away."""
+    try:
+        return {each.cka_id.hex() for each in core.tokens.of(token_id).inventory(witness(core, token_id))}
+    except TokenUnavailableError:
+        if token_id == core.tokens.home_id:
+            raise
+        return set()
 
 
 def _move(staging: Path, target: Path, reached: Checkpoint) -> None:
@@ -219,7 +230,7 @@ def _seal(core: Core, *, accept: bool) -> None:
 def _close(core: Core) -> None:
     core.cache.close()
     core.store.close()
-    core.device.close()
+    core.tokens.close()
 
 
 def _not_empty(found: Path) -> StoreError:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from hsmkms.errors import ConflictException, HsmKmsError, KMSInvalidStateException, NotFoundException
-from hsmkms.model.enums import KeyState, MaterialState, Origin, RotationType
+from hsmkms.model.enums import KeySpec, KeyState, MaterialState, Origin, RotationType
 from hsmkms.model.ids import key_arn
 from hsmkms.model.permit import OperatorAct
 from hsmkms.model.records import KeyRecord
@@ -49,14 +49,14 @@ def rotate(core: Core, key_id: str, region: str, kind: RotationType, judge: Judg
         if rotation.unfinished(tx, key_id):
             raise rules.under_way(record)
         new = generated(core, key_id, rotation.next_sequence(tx, key_id), MaterialState.PENDING_ROTATION)
-        label = label_of(core, key_id, region, new.sequence)
+        label = label_of(core, new.token_id, key_id, region, new.sequence)
         keys.insert_material(tx, key_id, replace(new, rotation_type=kind), label)
     core.reached("rotate 1: intent")
 
     # 2. Device: the backing key, read back and compared.
     permit = own_permit(OperatorAct.MAINTAIN, new.cka_id)
     try:
-        core.device.generate_backing_key(permit, new.cka_id, label)
+        core.tokens.of(new.token_id).generate_backing_key(permit, new.cka_id, label)
     except NOTHING_WAS_MADE:
         with core.store.atomic() as tx:
             rotation.drop(tx, new.token_id, new.cka_id)
@@ -70,7 +70,7 @@ def rotate(core: Core, key_id: str, region: str, kind: RotationType, judge: Judg
         if switched:
             _tell(core, record, new.material_id, kind)
     if not switched and (found is None or found.status is not ObjectStatus.PRESENT):
-        core.device.destroy(permit, new.cka_id)
+        core.tokens.of(new.token_id).destroy(permit, new.cka_id)
         raise ConflictException(f"The rotation of {record.arn} was overtaken by another change: look at the key again.")
     core.reached("rotate 3: result")
     log.info("rotated key %s (%s): its key material is %s from now on", key_id, kind, new.material_id)
@@ -92,6 +92,11 @@ def rotate_restored(core: Core, key_id: str, region: str, material_id: str) -> N
     _rotate_unasked(core, key_id, region, lambda fresh: must_be_current(fresh, material_id))
 
 
+def rotate_elsewhere(core: Core, key_id: str, region: str) -> None:
+    """Follow generated material that is on a token which the installation has left by new material at home."""
+    _rotate_unasked(core, key_id, region, lambda fresh: must_be_elsewhere(core, fresh))
+
+
 # -- what was interrupted ---------------------------------------------------------------------------------------
 
 
@@ -109,12 +114,13 @@ def finish(core: Core, found: Unfinished) -> RotationType | None:
     and one of an interrupted import (which its caller repeats), is to be destroyed. Where nothing was made the intent
     is forgotten.
     """
-    if not core.device.holds(found.cka_id):
+    device = core.tokens.of(found.token_id)
+    if not device.holds(found.cka_id):
         with core.store.atomic() as tx:
             rotation.drop(tx, found.token_id, found.cka_id)
         log.info("forgot an interrupted change of key %s: nothing had been made", found.key_id)
         return None
-    _, deviations = core.device.attest(found.cka_id)
+    _, deviations = device.attest(found.cka_id)
     with core.store.atomic() as tx:
         kind = found.rotation_type
         record = keys.fetch(tx, found.region, found.key_id)
@@ -163,3 +169,13 @@ def must_be_current(record: KeyRecord, material_id: str) -> None:
     usable = record.origin is Origin.AWS_KMS and record.state is KeyState.ENABLED
     if not usable or current is None or current.material_id != material_id:
         raise KMSInvalidStateException(f"{record.arn} has other key material by now, or is not enabled.")
+
+
+def must_be_elsewhere(core: Core, record: KeyRecord) -> None:
+    """Raise KMSInvalidStateException unless the key may rotate, and encrypts on a token that was left."""
+    current = record.current
+    usable = record.origin is Origin.AWS_KMS and record.state is KeyState.ENABLED
+    if not usable or record.spec is not KeySpec.SYMMETRIC_DEFAULT or current is None:
+        raise KMSInvalidStateException(f"{record.arn} is no key that rotates, or is not enabled.")
+    if current.token_id == core.tokens.home_id:
+        raise KMSInvalidStateException(f"{record.arn} has key material at home by now.")

@@ -12,16 +12,17 @@ import hmac
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
-from hsmkms.errors import KMSInternalException, ObjectLostError
+from hsmkms.errors import HsmKmsError, KMSInternalException, ObjectLostError, TokenUnavailableError
 from hsmkms.hsm.device import Device
 from hsmkms.model.permit import OperatorAct
 from hsmkms.rules import row_seals as rules
 from hsmkms.service.permits import own_permit
+from hsmkms.service.tokens import Tokens
 from hsmkms.store import installation as stored
 from hsmkms.store import row_seals, sealed_rows
 from hsmkms.store.engine import SEALS, Connection, Store
@@ -63,7 +64,7 @@ class RowFault(Struct, frozen=True, order=True):
 class SealBook:
     """Seals what this process writes, and checks what it reads. Thread-safe."""
 
-    def __init__(self, store: Store, make_keys: Callable[[Connection], list[bytes]]) -> None:
+    def __init__(self, store: Store, make_keys: Callable[[Connection], Iterable[bytes]]) -> None:
         self.alarms: dict[str, str] = {}
         """What was found wrong since this process began, by subject."""
         self._store = store
@@ -76,10 +77,14 @@ class SealBook:
         """The key of all seals there. What hinders the token is raised, and it is asked again the next time."""
         with self._lock:
             if self._key is None or not _fits(conn, self._key):
-                possible = self._make_keys(conn)
+                newest = None
+                for each in self._make_keys(conn):
+                    newest = newest or each
+                    if _fits(conn, each):
+                        self._key = each
+                        return each
                 # If none fits, those rows were edited; other ones may still be right.
-                last = self._key or (possible[0] if possible else _NO_KEY)
-                self._key = next((each for each in possible if _fits(conn, each)), last)
+                self._key = self._key or newest or _NO_KEY
             return self._key
 
     # -- reading ------------------------------------------------------------------------------------------------
@@ -205,22 +210,27 @@ class SealBook:
             _seal_all(tx, key, *_totals(tx, key), row_seals.newest_root(tx))
 
 
-def keys_from(device: Device, installation: "Installation", conn: Connection) -> list[bytes]:
-    """The keys that rows may be sealed with: of all versions of the installation's own on the token, the newest first.
+def keys_from(tokens: Tokens, installation: "Installation", conn: Connection) -> Iterator[bytes]:
+    """The keys that rows may be sealed with: of all versions of the installation's own on its tokens, newest first.
 
-    A row that names a key of a user's, who could make its HMACs, counts for nothing. ObjectLostError if none is there.
+    A row that names a key of a user's, who could make its HMACs, counts for nothing. After those that are there:
+    ObjectLostError if there was none, TokenUnavailableError if there may be another one on a token that is away.
     """
-    found: list[bytes] = []
-    lost = ObjectLostError("the token does not hold the installation's own key")
-    for each in reversed(stored.versions(conn, stored.MAC_PURPOSE, installation.token_id)):
+    none = True
+    lost: HsmKmsError = ObjectLostError("the token does not hold the installation's own key")
+    away: TokenUnavailableError | None = None
+    for each in reversed(stored.versions(conn, stored.MAC_PURPOSE)):
         try:
+            device = tokens.of(each.token_id)
             if device.is_labelled(each.cka_id, each.label(installation.id)):
-                found.append(key_from(device, installation, each.cka_id))
+                none = False
+                yield key_from(device, installation, each.cka_id)
         except ObjectLostError as exc:
             lost = exc
-    if not found:
-        raise lost
-    return found
+        except TokenUnavailableError as exc:
+            away = exc
+    if none or away is not None:
+        raise away or lost
 
 
 def key_from(device: Device, installation: "Installation", own: bytes) -> bytes:

@@ -12,7 +12,13 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from hsmkms.errors import HsmKmsError, ObjectLostError, StoreError, UnsupportedOperationException
+from hsmkms.errors import (
+    HsmKmsError,
+    ObjectLostError,
+    StoreError,
+    TokenUnavailableError,
+    UnsupportedOperationException,
+)
 from hsmkms.model.audit import Fault, Head, LaneSeal, Seal
 from hsmkms.model.permit import OperatorAct
 from hsmkms.process import exclusive
@@ -107,12 +113,12 @@ class Sealer:
 
     def proves(self, message: bytes, mac: str, version: int | None = None) -> bool:
         """True if the token made that HMAC (hex) over the message."""
-        lost: ObjectLostError | None = None
-        for each in versions(self._core, PURPOSE):
+        lost: HsmKmsError | None = None
+        for each in reversed(versions(self._core, PURPOSE)):
             try:
                 if version in (None, each.version) and hmac.compare_digest(self._mac(each, message).hex(), mac):
                     return True
-            except ObjectLostError as exc:  # perhaps of a rotation that was interrupted
+            except (ObjectLostError, TokenUnavailableError) as exc:  # of an interrupted rotation, or a token left
                 lost = exc
         if lost is not None:
             raise lost
@@ -186,8 +192,10 @@ class Sealer:
 
     def _remember(self, number: int, digest: str) -> None:
         note = Note(number=number, digest=digest)
-        # By the oldest version: a database that was restored from before a rotation must be able to prove it.
-        mac = self._mac(versions(self._core, PURPOSE)[0], audit_seal.note_message(note)).hex()
+        # By the oldest version there: a database that was restored from before a rotation must be able to prove it.
+        known, home_id = versions(self._core, PURPOSE), self._core.tokens.home_id
+        oldest = next((each for each in known if each.token_id == home_id), known[0])
+        mac = self._mac(oldest, audit_seal.note_message(note)).hex()
         value = encode(Note(number=number, digest=digest, mac=mac))
         elsewhere = self._elsewhere()
         if elsewhere is not None:
@@ -229,7 +237,8 @@ class Sealer:
         return self._newest
 
     def _mac(self, key: InstallationKeyRow, message: bytes) -> bytes:
-        return self._core.device.mac(own_permit(OperatorAct.SEAL, key.cka_id), key.cka_id, message)
+        device = self._core.tokens.of(key.token_id)
+        return device.mac(own_permit(OperatorAct.SEAL, key.cka_id), key.cka_id, message)
 
 
 def _replace(path: Path, value: bytes) -> None:

@@ -24,7 +24,7 @@ def sign(call: Call, request: SignRequest) -> SignResponse:
     """Sign a message or a digest with the private key, on the token."""
     key, permit = call.key(request.key_id, aliases=True)
     algorithm, data = _what_is_signed(call, key, request)
-    device = call.core.device
+    device = call.device(key)
     device.check_signing(algorithm)
     call.stop_if(dry_run=request.dry_run)
     signature = device.sign(permit, key.current_cka_id, algorithm, data)
@@ -36,7 +36,7 @@ def verify(call: Call, request: VerifyRequest) -> VerifyResponse:
     """Verify a signature; one that is not right, in whatever way, is an error."""
     key, permit = call.key(request.key_id, aliases=True)
     algorithm, data = _what_is_signed(call, key, request)
-    device, record = call.core.device, key.record
+    device, record = call.device(key), key.record
     device.check_signing(algorithm)
     if not device.verify(permit, key.current_cka_id, record.kind, algorithm, data, request.signature):
         raise KMSInvalidSignatureException
@@ -53,7 +53,7 @@ def get_public_key(call: Call, request: GetPublicKeyRequest) -> GetPublicKeyResp
     if record.current is None or not record.current.present:
         # The state admits it, and with its material gone the key has no public half either.
         raise KMSInvalidStateException(f"{record.arn} is pending import.")
-    public = call.core.device.public_key(permit, key.current_cka_id, record.kind)
+    public = call.device(key).public_key(permit, key.current_cka_id, record.kind)
     return GetPublicKeyResponse(
         key_id=record.arn,
         public_key=public,

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from hsmkms.errors import TokenUnavailableError
-from hsmkms.hsm.pool import PoolUse
+from hsmkms.hsm.pool import PoolUse, total_use
 from hsmkms.rules import budget
 from hsmkms.service import clock, maintenance
 from hsmkms.service.core import Core
@@ -77,16 +78,18 @@ class Watch:
         return clock.doubt(self._core)
 
     def sessions(self) -> PoolUse:
-        """How this process uses its sessions with the token now."""
-        return self._core.device.sessions()
+        """How this process uses its sessions with its tokens now."""
+        tokens = self._core.tokens
+        use = total_use(each.sessions() for each in tokens.opened())
+        return replace(use, away=use.away + len(tokens.away()))
 
     def free(self) -> bool:
-        """True if a call to the token that begins now need not wait for a session."""
-        return self._core.device.free
+        """True if a call to any token that begins now need not wait for a session."""
+        return all(each.free for each in self._core.tokens.opened())
 
     def token_calls(self) -> list[Count]:
-        """This process's calls to the token so far."""
-        return self._core.device.calls.counts()
+        """This process's calls to its tokens so far, one token after the other."""
+        return [count for each in self._core.tokens.opened() for count in each.calls.counts()]
 
     def alarms(self) -> Alarms:
         """What this process has found wrong with what is stored."""

@@ -32,10 +32,12 @@ def make(call: Call, record: KeyRecord, bits: int) -> tuple[WrappingKeyRow, byte
     LimitExceededException where there are as many as may be.
     """
     core = call.core
-    core.device.ready()
+    home_id = core.tokens.home_id
+    device = core.tokens.of(home_id)
+    device.ready()
     _make_room(call, record)
     row = WrappingKeyRow(
-        token_id=core.installation.token_id,
+        token_id=home_id,
         cka_id=uuid.uuid4().bytes,
         key_id=record.key_id,
         region=record.region,
@@ -54,7 +56,7 @@ def make(call: Call, record: KeyRecord, bits: int) -> tuple[WrappingKeyRow, byte
 
     # 2. Device: the key pair, whose private half stays there.
     try:
-        public_key = core.device.generate_wrapping_key(call.new_objects(row.cka_id), row.cka_id, label, bits)
+        public_key = device.generate_wrapping_key(call.new_objects(row.cka_id), row.cka_id, label, bits)
     except NOTHING_WAS_MADE:
         with core.store.atomic() as tx:
             materials.forget_wrapping_key(tx, row.token_id, row.cka_id)
@@ -65,23 +67,23 @@ def make(call: Call, record: KeyRecord, bits: int) -> tuple[WrappingKeyRow, byte
     with core.store.atomic() as tx:
         completed = materials.arrive(tx, row.token_id, row.cka_id)
     if not completed:
-        core.device.destroy_wrapping_key(call.new_objects(row.cka_id), row.cka_id)
+        device.destroy_wrapping_key(call.new_objects(row.cka_id), row.cka_id)
         raise KMSInvalidStateException(f"{record.arn} was deleted meanwhile.")
     core.reached("wrapping-key 3: result")
     return row, public_key
 
 
 def find(core: Core, cka_id: bytes) -> WrappingKeyRow | None:
-    """A wrapping key that is on the token, whether or not it is still valid."""
+    """A wrapping key that is on a token, whether or not it is still valid."""
     with core.store.reading() as conn:
         rows = materials.wrapping_keys(conn)
     return next((each for each in rows if each.cka_id == cka_id and each.status is ObjectStatus.PRESENT), None)
 
 
-def note_use(core: Core, cka_id: bytes, now: datetime) -> None:
+def note_use(core: Core, row: WrappingKeyRow, now: datetime) -> None:
     """Something was sent under the wrapping key, good or bad: from now on it may make way for another one."""
     with core.store.atomic() as tx:
-        materials.set_used(tx, core.installation.token_id, cka_id, now)
+        materials.set_used(tx, row.token_id, row.cka_id, now)
 
 
 def destroy(core: Core, row: WrappingKeyRow, permit: Permit) -> None:

@@ -100,8 +100,8 @@ def _doom_wrapping_keys(tx: Connection, key_id: str, region: str) -> None:
 # -- destruction ------------------------------------------------------------------------------------------------
 
 
-def doomed(conn: Connection, token_id: str) -> list[Doomed]:
-    """The objects on a token that are to be destroyed, oldest first; those of unfinished keys are reconcile's."""
+def doomed(conn: Connection) -> list[Doomed]:
+    """The objects on all tokens that are to be destroyed, oldest first; those of unfinished keys are reconcile's."""
     of_intent = exists().where(
         regional_key.c.key_id == material.c.key_id, regional_key.c.lifecycle == Lifecycle.INTENDED
     )
@@ -120,7 +120,6 @@ def doomed(conn: Connection, token_id: str) -> list[Doomed]:
             )
         )
         .where(
-            token_object.c.token_id == token_id,
             token_object.c.status == ObjectStatus.DESTROYING,
             ~of_intent,
         )

@@ -4,9 +4,12 @@ from datetime import datetime
 from typing import Final
 
 from msgspec import Struct
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
-from hsmkms.store import schema
+from hsmkms.store import changes, schema
+
+SUBJECT: Final = "installation"
+"""How the change log tells that another token was bound."""
 
 MAC_PURPOSE: Final = "mac"
 """The key by which a token is recognised, and which proves import and grant tokens."""
@@ -114,6 +117,7 @@ def bind_token(tx: Connection, token_id: str, challenge: bytes, response: bytes)
     tx.execute(
         schema.token.update().where(schema.token.c.id == token_id).values(challenge=challenge, response=response)
     )
+    changes.note(tx, "", SUBJECT)
 
 
 def tokens(conn: Connection) -> list[TokenRow]:
@@ -144,6 +148,23 @@ def tokens(conn: Connection) -> list[TokenRow]:
     ]
 
 
+def home(conn: Connection) -> TokenRow | None:
+    """The token on which keys are made: of those that are bound, the one with the newest version of the MAC key.
+
+    Versions count over all tokens, and no clock has a part in them. None before there is one.
+    """
+    key = schema.installation_key.c
+    newest = (
+        select(key.token_id)
+        .join(schema.token, schema.token.c.id == key.token_id)
+        .where(key.purpose == MAC_PURPOSE, schema.token.c.response.is_not(None))
+        .order_by(key.version.desc())
+        .limit(1)
+    )
+    token_id = conn.scalar(newest)
+    return next((each for each in tokens(conn) if each.id == token_id), None)
+
+
 def insert_installation_key(
     tx: Connection, purpose: str, version: int, token_id: str, cka_id: bytes, now: datetime
 ) -> InstallationKeyRow:
@@ -154,6 +175,12 @@ def insert_installation_key(
         )
     )
     return InstallationKeyRow(purpose=purpose, version=version, token_id=token_id, cka_id=cka_id, created_at=now)
+
+
+def next_version(conn: Connection, purpose: str) -> int:
+    """The version that follows all of a purpose, also those on tokens that were never bound."""
+    key = schema.installation_key.c
+    return (conn.scalar(select(func.max(key.version)).where(key.purpose == purpose)) or 0) + 1
 
 
 def delete_installation_key(tx: Connection, key: InstallationKeyRow) -> None:
@@ -168,23 +195,18 @@ def set_key_date(tx: Connection, key: InstallationKeyRow, now: datetime) -> None
     )
 
 
-def installation_key(conn: Connection, purpose: str, token_id: str) -> InstallationKeyRow | None:
-    """The newest version of the installation key for a purpose on a token, or None."""
-    found = versions(conn, purpose, token_id)
-    return found[-1] if found else None
-
-
-def versions(conn: Connection, purpose: str, token_id: str) -> list[InstallationKeyRow]:
-    """The installation keys for a purpose on a token, oldest first."""
+def versions(conn: Connection, purpose: str, token_id: str | None = None) -> list[InstallationKeyRow]:
+    """The installation keys for a purpose, oldest first: on a token, or on every one that is bound."""
     return [each for each in installation_keys(conn, token_id) if each.purpose == purpose]
 
 
-def installation_keys(conn: Connection, token_id: str) -> list[InstallationKeyRow]:
-    """The installation keys on a token, by purpose and then by version."""
-    table = schema.installation_key.c
+def installation_keys(conn: Connection, token_id: str | None = None) -> list[InstallationKeyRow]:
+    """The installation keys on a token, or on every one that is bound, by purpose and then by version."""
+    table, token = schema.installation_key.c, schema.token.c
     query = (
         select(table.purpose, table.version, table.token_id, table.cka_id, table.created_at)
-        .where(table.token_id == token_id)
+        .join(schema.token, token.id == table.token_id)
+        .where(token.response.is_not(None) if token_id is None else table.token_id == token_id)
         .order_by(table.purpose, table.version)
     )
     return [

@@ -51,15 +51,23 @@ def fetch(conn: Connection, token_id: str, cka_id: bytes) -> BackingObject | Non
     return None if row is None else _object(row)
 
 
-def present(conn: Connection, token_id: str) -> list[tuple[bytes, str, ObjectPurpose, str | None]]:
-    """What should be on a token for keys: CKA_ID, label, purpose, and the id of the key (None for a wrapping key)."""
+def present(conn: Connection) -> list[tuple[str, bytes, str, ObjectPurpose, str | None]]:
+    """What should be there for keys: token, CKA_ID, label, purpose, and the id of the key (None for a wrapping key)."""
     query = (
-        select(token_object.c.cka_id, token_object.c.label, token_object.c.purpose, material.c.key_id)
+        select(
+            token_object.c.token_id,
+            token_object.c.cka_id,
+            token_object.c.label,
+            token_object.c.purpose,
+            material.c.key_id,
+        )
         .select_from(token_object.outerjoin(material, material.c.id == token_object.c.material))
-        .where(token_object.c.token_id == token_id, token_object.c.status == ObjectStatus.PRESENT)
+        .where(token_object.c.status == ObjectStatus.PRESENT)
         .order_by(token_object.c.created_at, token_object.c.cka_id)
     )
-    return [(row.cka_id, row.label, ObjectPurpose(row.purpose), row.key_id) for row in conn.execute(query)]
+    return [
+        (row.token_id, row.cka_id, row.label, ObjectPurpose(row.purpose), row.key_id) for row in conn.execute(query)
+    ]
 
 
 def set_status(tx: Connection, token_id: str, cka_id: bytes, status: ObjectStatus) -> bool:

@@ -9,9 +9,9 @@ from datetime import datetime
 from typing import Any
 
 from msgspec import Struct
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import Connection, Select, exists, func, select
 
-from hsmkms.model.enums import KeyManager, KeyState, MaterialState, Origin, RotationType
+from hsmkms.model.enums import KeyManager, KeySpec, KeyState, MaterialState, Origin, RotationType
 from hsmkms.model.records import RotationSetting
 from hsmkms.store import keys
 from hsmkms.store.regions import LEADING
@@ -123,6 +123,33 @@ def generated_and_current(conn: Connection, material_ids: Collection[str]) -> li
         .order_by(key.c.key_id)
     )
     return [(row.key_id, row.region, row.material_id) for row in conn.execute(query)]
+
+
+def encrypting_elsewhere(conn: Connection, token_id: str) -> list[tuple[str, str]]:
+    """Enabled symmetric keys that were generated and whose current material is on other tokens: (key id, region).
+
+    Of a multi-Region key one of the regions where it is Enabled.
+    """
+    at_home = exists().where(
+        token_object.c.material == material.c.id,
+        token_object.c.token_id == token_id,
+        token_object.c.status == ObjectStatus.PRESENT,
+    )
+    query = (
+        select(key.c.key_id, func.min(regional_key.c.region).label("region"))
+        .select_from(key.join(regional_key).join(material, material.c.key_id == key.c.key_id))
+        .where(
+            material.c.state == MaterialState.CURRENT,
+            ~at_home,
+            key.c.origin == Origin.AWS_KMS,
+            key.c.spec == KeySpec.SYMMETRIC_DEFAULT,
+            regional_key.c.lifecycle == Lifecycle.LIVE,
+            regional_key.c.state == KeyState.ENABLED,
+        )
+        .group_by(key.c.key_id)
+        .order_by(key.c.key_id)
+    )
+    return [(row.key_id, row.region) for row in conn.execute(query)]
 
 
 def unfinished(conn: Connection, key_id: str | None = None) -> list[Unfinished]:

@@ -40,6 +40,8 @@ OPERATOR_COMMANDS = {
     "attest",
     "change-pin",
     "rotate-installation-keys",
+    "list-tokens",
+    "migrate-token",
     "reconcile",
     "doctor",
     "backup",

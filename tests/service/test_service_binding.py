@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from service_sites import NewFolder, NewSite, Site, StoppedClock, new_key, run, seal, unseal
 
-from hsmkms import wiring
+from hsmkms import attaching, wiring
 from hsmkms.errors import BindingError, ConfigurationError, StoreError, ValidationException
 from hsmkms.service import binding
 from hsmkms.store import installation
@@ -60,11 +60,11 @@ def test_init_twice(site: Site) -> None:
         made = new_key(kms)
         sealed = seal(kms, made.key_id)
     with site.open() as kms:  # the key of the audit log's seals is made at the end of the first use
-        before = kms._core.installation, kms._core.device.inventory(kms._core.installation.mac_key)
+        before = kms._core.installation, kms._core.device.inventory(kms._core.mac_key)
     assert wiring.initialise(site.settings).id == before[0].id
     with site.open() as kms:
         assert kms._core.installation == before[0]
-        assert len(kms._core.device.inventory(kms._core.installation.mac_key)) == len(before[1])
+        assert len(kms._core.device.inventory(kms._core.mac_key)) == len(before[1])
         assert unseal(kms, sealed) == b"secret"
 
 
@@ -91,7 +91,7 @@ def test_init_is_carried_on(new_folder: NewFolder, step: str) -> None:
     assert wiring.initialise(site.settings).id == begun.id
     assert wiring.is_initialised(site.settings)
     with site.open() as kms:
-        (only,) = kms._core.device.inventory(kms._core.installation.mac_key)
+        (only,) = kms._core.device.inventory(kms._core.mac_key)
         assert only.label == f"hsmkms/{begun.id[:8]}/mac/1"
         assert kms.operator.find_differences() == []
         assert unseal(kms, seal(kms, new_key(kms).key_id)) == b"secret"
@@ -101,7 +101,7 @@ def test_init_steps_are_told(new_folder: NewFolder, clock: StoppedClock) -> None
     """The numbered steps of init come in their order, and the dates are those of the clock that was given."""
     site = Site.new_token(new_folder())
     wiring.migrate.create(site.settings.data_dir)
-    device = wiring.open_device(site.settings)
+    device = attaching.open_device(site.settings)
     store = Store.open(site.settings.data_dir)
     told: list[str] = []
     row = binding.initialise(store, device, site.settings.account_id, clock, told.append)
@@ -134,5 +134,5 @@ def test_several_inits_at_once(new_folder: NewFolder) -> None:
         made = list(pool.map(lambda _: wiring.initialise(site.settings), range(3)))
     assert len({each.id for each in made}) == 1
     with site.open() as kms:
-        witness = kms._core.installation.mac_key
+        witness = kms._core.mac_key
         assert [each.cka_id for each in kms._core.device.inventory(witness)] == [witness]

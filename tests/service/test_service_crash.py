@@ -61,7 +61,7 @@ def cka_id_of(kms: Kms, key_id: str) -> bytes:
 
 def on_token(kms: Kms, cka_id: bytes) -> int:
     """How many objects of that CKA_ID the token holds."""
-    return [each.cka_id for each in kms._core.device.inventory(kms._core.installation.mac_key)].count(cka_id)
+    return [each.cka_id for each in kms._core.device.inventory(kms._core.mac_key)].count(cka_id)
 
 
 def make_object(kms: Kms, cka_id: bytes, label: str) -> None:
@@ -353,7 +353,7 @@ def test_token_without_its_own_key(site: Site) -> None:
     with site.open() as kms:
         new_key(kms)
         (finding,) = kms.operator.find_differences()
-        destroy_object(kms, kms._core.installation.mac_key)
+        destroy_object(kms, kms._core.mac_key)
         with pytest.raises(TokenUnavailableError, match="nothing is known about it"):
             kms.operator.find_differences()
         with pytest.raises(TokenUnavailableError):

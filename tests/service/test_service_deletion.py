@@ -401,7 +401,7 @@ def test_wrapping_keys_go_with_it(kms: Kms, clock: StoppedClock) -> None:
 
 def wrapping_keys(kms: Kms) -> list[bytes]:
     """CKA_IDs of all private keys on the token."""
-    found = kms._core.device.inventory(kms._core.installation.mac_key)
+    found = kms._core.device.inventory(kms._core.mac_key)
     return [each.cka_id for each in found if not each.is_secret_key]
 
 

@@ -77,7 +77,7 @@ def test_everything_in_order(kms: Kms, clock: StoppedClock) -> None:
     with pytest.raises(NotFoundException):
         described(kms, due.deleted)
     assert backing_keys(kms) == {due.rotating: 2, due.interrupted: 2}
-    assert {each.is_secret_key for each in kms._core.device.inventory(kms._core.installation.mac_key)} == {True}
+    assert {each.is_secret_key for each in kms._core.device.inventory(kms._core.mac_key)} == {True}
     assert kms.operator.find_differences() == []
     assert sweep(kms) == []
 

@@ -54,7 +54,7 @@ def cka_id_of(kms: Kms, key_id: str) -> bytes:
 
 def classes(kms: Kms, cka_id: bytes) -> set[ObjectClass]:
     """The classes of the objects on the token with that CKA_ID."""
-    found = kms._core.device.inventory(kms._core.installation.mac_key)
+    found = kms._core.device.inventory(kms._core.mac_key)
     return {each.object_class for each in found if each.cka_id == cka_id}
 
 

@@ -107,6 +107,7 @@ def test_permits_are_made_in_two_places() -> None:
         "service/grant_tokens.py",
         "service/installation_keys.py",
         "service/maintenance.py",
+        "service/migration.py",
         "service/own_rotation.py",
         "service/reconcile.py",
         "service/rotating.py",
@@ -402,7 +403,7 @@ def scene(kms: Kms, to_import: importing.ImportKeyMaterialRequest) -> Iterator[S
     key = new_key(kms, tags=[Tag(tag_key="first", tag_value="")])
     alias = f"alias/p-{key.key_id}"
     new_alias(kms, alias, key.key_id)
-    device, authorise = kms._core.device, kms._core.authorise
+    tokens, authorise = kms._core.tokens, kms._core.authorise
     pending, imported = new_key(kms), described(kms, to_import.key_id)
     schedule(kms, pending.key_id)
     signer = new_key(kms, key_spec="ECC_NIST_P256", key_usage="SIGN_VERIFY")
@@ -415,7 +416,7 @@ def scene(kms: Kms, to_import: importing.ImportKeyMaterialRequest) -> Iterator[S
     granted = grants.CreateGrantRequest(key_id=key.key_id, grantee_principal=ROOT, operations=["Decrypt"])
     grant_id = kms.create_grant(granted).grant_id
     yield Scene(key, new_key(kms), pending, imported, alias, sealed, to_import, *others, grant_id)
-    kms._core.device = device
+    kms._core.tokens = tokens
     kms._core.authorise = authorise
     kms._core.record = kms._core.audit.record
 
@@ -494,7 +495,7 @@ def test_refusal_stops_everything(kms: Kms, scene: Scene, operation: Operation, 
     kms._core.record = lambda done, _request, _response, error: recorded.append(
         (done.operation, list(done.resources), error)
     )
-    kms._core.device = Untouchable()  # type: ignore[assignment]
+    kms._core.tokens = Untouchable()  # type: ignore[assignment]
     before = epoch(kms)
     with pytest.raises(AccessDeniedException, match="no"):
         call(kms, operation, scene)

@@ -26,7 +26,7 @@ def bury(store: Store, record: KeyRecord) -> None:
 def doomed(store: Store) -> list[bytes]:
     """The CKA_IDs of what is to be destroyed."""
     with store.reading() as conn:
-        return [each.cka_id for each in deletion.doomed(conn, TOKEN)]
+        return [each.cka_id for each in deletion.doomed(conn)]
 
 
 # -- due --------------------------------------------------------------------------------------------------------------
@@ -142,16 +142,14 @@ def test_doomed_until_it_is_destroyed(store: Store) -> None:
     assert doomed(store) == []
 
 
-def test_other_tokens_and_unfinished_keys(store: Store) -> None:
-    """Objects on another token are that token's affair, those of a key that was never finished are reconcile's."""
+def test_unfinished_keys(store: Store) -> None:
+    """Objects of a key that was never finished are reconcile's."""
     record, intent = write(store, a_key()), a_key()
     with store.atomic() as tx:
         keys.insert_intent(tx, intent, {}, "label")
         objects.set_status(tx, TOKEN, intent.materials[0].cka_id, ObjectStatus.DESTROYING)
     assert doomed(store) == []
     bury(store, record)
-    with store.reading() as conn:
-        assert deletion.doomed(conn, "another token") == []
     assert doomed(store) == [record.materials[0].cka_id]
 
 

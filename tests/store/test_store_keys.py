@@ -393,27 +393,53 @@ def test_the_rows_of_a_token(store: Store) -> None:
 
 
 def test_the_installation_and_its_token(store: Store) -> None:
-    """The row, the token before and after binding, and the newest installation key."""
+    """The row, the token before and after binding, and the versions of the installation's keys."""
     cka_ids = [uuid.uuid4().bytes for _ in range(3)]
     with store.atomic() as tx:
         row = installation.fetch(tx)
         assert row == installation.InstallationRow(id=INSTALLATION, account=ACCOUNT, created_at=NOW)
         (token,) = installation.tokens(tx)
         assert (token.id, token.challenge, token.response) == (TOKEN, None, None)
-        installation.bind_token(tx, TOKEN, b"challenge", b"response")
         installation.set_restored(tx, LATER)
-        assert installation.installation_key(tx, "mac", TOKEN) is None
+        assert installation.versions(tx, "mac", TOKEN) == []
+        assert installation.next_version(tx, "mac") == 1
         for version, cka_id in enumerate(cka_ids[:2], start=1):
             installation.insert_installation_key(tx, "mac", version, TOKEN, cka_id, NOW)
         installation.insert_installation_key(tx, "seal", 1, TOKEN, cka_ids[2], NOW)
+        assert installation.versions(tx, "mac") == []  # of tokens that are bound
+        installation.bind_token(tx, TOKEN, b"challenge", b"response")
     with store.reading() as conn:
         restored = installation.fetch(conn)
         (token,) = installation.tokens(conn)
-        newest = installation.installation_key(conn, "mac", TOKEN)
+        newest = installation.versions(conn, "mac")[-1]
         assert [each.cka_id for each in installation.installation_keys(conn, TOKEN)] == cka_ids
+        assert installation.next_version(conn, "mac") == 3
     assert restored is not None
     assert restored.restored_at == LATER
     assert (token.challenge, token.response) == (b"challenge", b"response")
     assert newest == installation.InstallationKeyRow(
         purpose="mac", version=2, token_id=TOKEN, cka_id=cka_ids[1], created_at=NOW
     )
+
+
+def test_home_is_the_token_with_the_newest_key(store: Store) -> None:
+    """Of those that are bound, whatever the dates say; versions count over all tokens."""
+    with store.atomic() as tx:
+        assert installation.home(tx) is None
+        installation.insert_installation_key(tx, "mac", 1, TOKEN, uuid.uuid4().bytes, LATER)
+        installation.insert_token(tx, "new", "label", "serial", "maker", "model", NOW - timedelta(days=9))
+        installation.insert_installation_key(tx, "mac", 2, "new", uuid.uuid4().bytes, NOW)
+        assert installation.home(tx) is None
+        installation.bind_token(tx, TOKEN, b"challenge", b"response")
+    with store.reading() as conn:
+        assert (home := installation.home(conn)) is not None
+        assert home.id == TOKEN
+        assert [each.version for each in installation.versions(conn, "mac")] == [1]
+        assert installation.next_version(conn, "mac") == 3
+    with store.atomic() as tx:
+        before = changes.latest(tx)
+        installation.bind_token(tx, "new", b"other challenge", b"other response")
+        assert [subject for _, _, subject in changes.since(tx, before)] == [installation.SUBJECT]
+        assert (home := installation.home(tx)) is not None
+        assert home.id == "new"
+        assert [each.version for each in installation.versions(tx, "mac")] == [1, 2]

@@ -53,7 +53,7 @@ def set_present(tx: Connection, record: KeyRecord, valid_to: datetime | None = N
 def doomed(store: Store) -> list[Doomed]:
     """What is to be destroyed."""
     with store.reading() as conn:
-        return deletion.doomed(conn, TOKEN)
+        return deletion.doomed(conn)
 
 
 # -- coming -----------------------------------------------------------------------------------------------------------
@@ -129,9 +129,9 @@ def test_loss_in_one_region_of_two(store: Store) -> None:
         replicate(tx, record, ELSEWHERE)
     with store.atomic() as tx:
         materials.lose(tx, record.key_id, REGION, name)
-        assert deletion.doomed(tx, TOKEN) == []
+        assert deletion.doomed(tx) == []
         materials.lose(tx, record.key_id, ELSEWHERE, name)
-        assert [each.material_id for each in deletion.doomed(tx, TOKEN)] == [name]
+        assert [each.material_id for each in deletion.doomed(tx)] == [name]
 
 
 def test_waiting_material_is_forgotten(store: Store) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 from msgspec.structs import replace
-from store_samples import ACCOUNT, ELSEWHERE, REGION, TOKEN, a_key, read, write
+from store_samples import ACCOUNT, ELSEWHERE, REGION, a_key, read, write
 
 from hsmkms.model.enums import Origin
 from hsmkms.model.ids import key_arn, new_key_id
@@ -33,9 +33,9 @@ def test_destroyed_with_the_last_region_only(store: Store, primary: KeyRecord) -
     replicate(store, primary)
     with store.atomic() as tx:
         deletion.bury(tx, primary.key_id, ELSEWHERE)
-        assert deletion.doomed(tx, TOKEN) == []
+        assert deletion.doomed(tx) == []
         deletion.bury(tx, primary.key_id, REGION)
-        assert [each.cka_id for each in deletion.doomed(tx, TOKEN)] == [primary.materials[0].cka_id]
+        assert [each.cka_id for each in deletion.doomed(tx)] == [primary.materials[0].cka_id]
 
 
 def test_presence_in_a_new_replica(store: Store, primary: KeyRecord) -> None:

@@ -5,9 +5,9 @@ import os
 
 import pkcs11
 
-from hsmkms import wiring
+from hsmkms import attaching, wiring
 
-settings = wiring.device_settings(wiring.load_settings())
+settings = attaching.device_settings(wiring.load_settings())
 os.environ |= settings.environment
 (token,) = pkcs11.lib(str(settings.module)).get_tokens(token_label=settings.choice.label)
 with contextlib.suppress(pkcs11.exceptions.PinIncorrect), token.open(user_pin="wrong"):

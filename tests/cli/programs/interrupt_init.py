@@ -5,7 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
-from hsmkms import config, wiring
+from hsmkms import attaching, config, wiring
 from hsmkms.service import binding
 from hsmkms.store import migrate
 from hsmkms.store.engine import Store
@@ -19,5 +19,5 @@ def die_at(reached: str) -> None:
 
 settings = config.load(Path(sys.argv[1]))
 migrate.create(settings.data_dir)
-device = wiring.open_device(settings)
+device = attaching.open_device(settings)
 binding.initialise(Store.open(settings.data_dir), device, settings.account_id, wiring.utc_now, die_at)

@@ -15,4 +15,4 @@ def die(_: str) -> None:
 settings = wiring.load_settings()
 core = wiring.core_of(settings)
 core.reached = die
-pin_change.change_pin(core, settings, Secret("another PIN"))
+pin_change.change_pin(core, settings, settings.token, Secret("another PIN"))

@@ -5,7 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
-from hsmkms import config, wiring
+from hsmkms import attaching, config, wiring
 from hsmkms.service import binding
 from hsmkms.store import migrate
 from hsmkms.store.engine import Store
@@ -20,7 +20,7 @@ def die_at(reached: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-device = wiring.open_device(settings)
+device = attaching.open_device(settings)
 migrate.create(settings.data_dir)
 store = Store.open(settings.data_dir)
 binding.initialise(store, device, settings.account_id, wiring.utc_now, die_at)

@@ -1,0 +1,183 @@
+"""Opening the tokens that the settings name, and telling which of them is which one of the database's."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import cache
+
+from hsmkms import config
+from hsmkms.config import Secret, Settings, TokenSettings
+from hsmkms.errors import BindingError, ConfigurationError, HsmKmsError, TokenUnavailableError
+from hsmkms.hsm import module as modules
+from hsmkms.hsm.choice import TokenChoice, choose
+from hsmkms.hsm.device import Device, DeviceSettings
+from hsmkms.hsm.login import LoginGate, check_counters
+from hsmkms.service import binding
+from hsmkms.service.tokens import Tokens
+from hsmkms.store.engine import Store
+from hsmkms.store.installation import InstallationRow, TokenRow
+
+
+def open_device(
+    settings: Settings, token: TokenSettings | None = None, *, accept_final_try: bool = False, pin: Secret | None = None
+) -> Device:
+    """Open a token of the settings, the first if none is named, without the database."""
+    token = token or settings.token
+    return Device.open(
+        device_settings(settings, token),
+        pin.reveal if pin is not None else _reader(token),
+        accept_final_try=accept_final_try,
+    )
+
+
+def device_settings(settings: Settings, token: TokenSettings | None = None) -> DeviceSettings:
+    """What the token's layer has to know of the settings, of the first token if none is named."""
+    token = token or settings.token
+    if token.module is None:
+        raise ConfigurationError("token.module is missing")
+    return DeviceSettings(
+        module=token.module,
+        choice=_choice(token),
+        state_dir=settings.data_dir,
+        environment=token.environment,
+        init_reserved=token.init_reserved,
+        max_sessions=token.max_sessions,
+        session_wait_seconds=token.session_wait_seconds,
+        host_unwrap=settings.imports.host_unwrap,
+    )
+
+
+def _reader(token: TokenSettings) -> Callable[[], str]:
+    """Reads the PIN at each login, since it may be changed; from a person at the terminal only once."""
+
+    def read() -> str:
+        return config.read_pin(token.pin, interactive=config.terminal_prompt())
+
+    return cache(read) if token.pin.prompt else read
+
+
+def _choice(token: TokenSettings) -> TokenChoice:
+    uri = config.parse_uri(token.uri) if token.uri else config.TokenUri(label=token.label, serial=token.serial)
+    return TokenChoice(
+        label=uri.label, serial=uri.serial, manufacturer=uri.manufacturer, model=uri.model, slot_id=uri.slot_id
+    )
+
+
+def named_token(settings: Settings, name: str | None) -> TokenSettings:
+    """The token of the settings with that label or serial; without a name the only one. Raises ConfigurationError."""
+    known = [(each, _choice(each)) for each in settings.tokens]
+    fitting = [each for each, told in known if name is None or name in (told.label, told.serial)]
+    if len(fitting) == 1:
+        return fitting[0]
+    names = ", ".join(repr(told.label or told.serial) for _, told in known)
+    raise ConfigurationError(f"name one [[token]] of the configuration by its label or serial: {names}")
+
+
+def open_home(settings: Settings, store: Store, pin: Secret | None) -> tuple[InstallationRow, TokenRow, Device, bytes]:
+    """The one of the tokens that is the installation's home, opened, and the key by which it was recognised."""
+    _, home = binding.told(store)
+    faults: list[HsmKmsError] = []
+    for each in sorted(settings.tokens, key=lambda each: not _resembles(each, home)):
+        try:
+            device = open_device(settings, each, pin=pin)
+        except HsmKmsError as exc:
+            faults.append(exc)
+            continue
+        try:
+            row, home, witness = binding.prove(store, device)
+            _check_account(settings, row)
+        except BindingError as exc:
+            device.close()
+            faults.append(exc)
+        except BaseException:
+            device.close()
+            raise
+        else:
+            return row, home, device, witness
+    # What could not be opened may be the home; what was opened is not.
+    raise next((each for each in faults if not isinstance(each, BindingError)), faults[0])
+
+
+def seek(reread: Callable[[], Settings], store: Store, wanted: TokenRow) -> Device:
+    """Open the one of the tokens that is ``wanted``. Raises what is wrong with those that it may be."""
+    settings, row = reread(), binding.told(store)[0]
+    faults: list[HsmKmsError] = []
+    for each in sorted(settings.tokens, key=lambda each: not _resembles(each, wanted)):
+        try:
+            device = open_device(settings, each)
+        except HsmKmsError as exc:
+            faults.append(exc)
+            continue
+        try:
+            if binding.recognise(store, device, row, wanted) is not None:
+                return device
+        except HsmKmsError as exc:
+            faults.append(exc)
+        device.close()
+    if faults:
+        raise faults[0]
+    raise TokenUnavailableError(
+        f"no [[token]] of the configuration is the token {wanted.label!r} (serial {wanted.serial} when it was added), "
+        "on which the installation has keys: add it to the configuration"
+    )
+
+
+def open_spare(settings: Settings, tokens: Tokens) -> list[Device]:
+    """The tokens of the settings that the installation has no keys on yet; what cannot be opened is left out."""
+    spare = []
+    for each in settings.tokens if settings.further_tokens else ():
+        try:
+            device = open_device(settings, each)
+        except HsmKmsError:
+            continue
+        if device in tokens.opened():
+            device.close()  # it is shared with the one that is there
+        else:
+            spare.append(device)
+    return spare
+
+
+def open_what_can_be(settings: Settings, opened: ExitStack) -> list[Device]:
+    """All tokens of the settings that can be opened; raises what is wrong with the first if none can."""
+    devices: list[Device] = []
+    faults: list[HsmKmsError] = []
+    for each in settings.tokens:
+        try:
+            devices.append(open_device(settings, each))
+        except HsmKmsError as exc:
+            faults.append(exc)
+        else:
+            opened.callback(devices[-1].close)
+    if not devices:
+        raise faults[0]
+    return devices
+
+
+def _resembles(token: TokenSettings, row: TokenRow) -> bool:
+    """True if the settings may mean that token, by its names, which prove nothing."""
+    choice = _choice(token)
+    return choice.label in (None, row.label) and choice.serial in (None, row.serial)
+
+
+def _check_account(settings: Settings, row: InstallationRow) -> None:
+    if row.account != settings.account_id:
+        raise ConfigurationError(
+            f"account_id is {settings.account_id}, but this installation was made for {row.account}: correct it"
+        )
+
+
+def wrong_pins_given(settings: Settings, token: TokenSettings) -> bool:
+    """True if somebody gave a wrong PIN since the last login. Raises PinError if no PIN would be sent to the token."""
+    told = device_settings(settings, token)
+    module = modules.acquire(told.module, environment=told.environment, reserved=told.init_reserved)
+    try:
+        return check_counters(choose(module, told.choice), LoginGate(settings.data_dir))
+    finally:
+        module.release()
+
+
+def retry_pin(settings: Settings) -> bool:
+    """Forget earlier refusals of a PIN and try each once; True if there was one. Raises PinError if one is refused."""
+    had_mark = LoginGate(settings.data_dir).remove_mark()
+    for each in settings.tokens:
+        open_device(settings, each, accept_final_try=True).close()
+    return had_mark

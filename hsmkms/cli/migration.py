@@ -1,0 +1,113 @@
+"""Commands about several tokens: list-tokens, migrate-token."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, named, outer_options
+from hsmkms.cli.progress import progress
+from hsmkms.cli.questions import at_a_terminal
+from hsmkms.cli.token import PANEL
+from hsmkms.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from hsmkms.service.operator import Operator
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("list-tokens", rich_help_panel=PANEL)(list_tokens)
+    app.command("migrate-token", rich_help_panel=PANEL)(migrate_token)
+
+
+def list_tokens(
+    context: typer.Context, config: ConfigOption = None, output: OutputOption = None, query: QueryOption = None
+) -> None:
+    """List the installation's tokens: which is its home, where keys are made, what each holds, and what is away.
+
+    With the keys that need a token which the installation has left, and why. Status 1 if a token is away.
+
+    Example: hsmkms list-tokens
+    """
+    common = Common(config=config, output=output, query=query).over(outer_options(context))
+    with common.open() as kms:
+        standings = kms.operator.tokens()
+        left = kms.operator.left_behind()
+    common.show({"Tokens": [named(each) for each in standings], "Left": [named(each) for each in left]})
+    if any(each.away for each in standings):
+        sys.exit(1)
+
+
+def migrate_token(
+    context: typer.Context,
+    *,
+    to: Annotated[
+        str, typer.Option("--to", metavar="TOKEN", help="Label or serial of one [[token]] of the configuration.")
+    ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done, and what stays.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Answer the question with yes.")] = False,
+    config: ConfigOption = None,
+    output: OutputOption = None,
+    query: QueryOption = None,
+) -> None:
+    """Make another token the one on which keys are made, and rotate every generated key onto it.
+
+    No key leaves a token. The old token is kept for what it holds: older ciphertext, key pairs, HMAC keys, imported
+    material. The answer says what that is and what can be done about it. First name both tokens as [[token]] in the
+    configuration and restart the servers: nothing begins while a running process cannot reach the new token.
+
+    There is no way back. Interrupted, or with keys that could not be rotated (status 1), run it again: it does the
+    rest.
+
+    Example: hsmkms migrate-token --to new-hsm
+    """
+    common = Common(config=config, output=output, query=query).over(outer_options(context))
+    with common.open() as kms:
+        operator = kms.operator
+        device = _open(common, to)
+        if dry_run:
+            device.close()
+            common.show(_plan(operator))
+            return
+        if not yes:
+            _ask(to)
+        token = operator.settle_on(device)
+        with progress("migrate-token", lambda: len(operator.waiting_to_move())) as advance:
+            moved = operator.move_keys(advance)
+        failures = [each for each in moved if each.fault is not None]
+        common.show(
+            {
+                "Token": {"TokenId": token.id, "Label": token.label, "Serial": token.serial},
+                "Rotated": len(moved) - len(failures),
+                "Failures": [named(each) for each in failures],
+                "Left": [named(each) for each in operator.left_behind()],
+            }
+        )
+    if failures:
+        sys.exit(1)
+
+
+def _open(common: Common, to: str) -> Any:  # noqa: ANN401 - Device, which help must not pay for
+    from hsmkms import attaching, wiring  # noqa: PLC0415 - see above
+
+    settings = wiring.load_settings(common.config)
+    return attaching.open_device(settings, attaching.named_token(settings, to))
+
+
+def _plan(operator: "Operator") -> dict[str, Any]:
+    """What would be rotated, and what would need the present tokens afterwards."""
+    return {
+        "ToRotate": [named(each) for each in operator.waiting_to_move(elsewhere="")],
+        "Left": [named(each) for each in operator.left_behind(elsewhere="")],
+    }
+
+
+def _ask(to: str) -> None:
+    if not at_a_terminal():
+        raise ConfigurationError("migrate-token asks at a terminal: run it there, or with --yes")
+    typer.confirm(
+        f"Keys are made on {to!r} from then on, and there is no way back. Go on?",
+        abort=True,
+        err=True,
+    )

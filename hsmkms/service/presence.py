@@ -1,0 +1,88 @@
+"""The processes that have an installation open, and which tokens each of them has: a file each, in the data folder.
+
+Its owner holds a lock on it for as long as it lives, so that the file of one that was killed counts for nothing. A
+migration looks here whether everybody can follow it.
+"""
+
+import fcntl
+import os
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from hsmkms.errors import StoreError
+from hsmkms.hsm.profile import TokenProfile
+from hsmkms.store import files
+
+_FOLDER: Final = "processes"
+
+
+class Seen(Struct, frozen=True):
+    """A process, and the tokens that it has open, as (label, serial)."""
+
+    pid: int
+    tokens: list[tuple[str, str]]
+
+
+class Presence:
+    """The file of this process. Raises StoreError if it cannot be written."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / _FOLDER / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.json"
+        try:
+            self._file.parent.mkdir(mode=files.FOLDER_MODE, exist_ok=True)
+            self._descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, files.FILE_MODE)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            raise StoreError(f"{self._file.parent} cannot be written: {exc.strerror}") from exc
+
+    def tell(self, profiles: Iterable[TokenProfile]) -> None:
+        """Write which tokens are open now."""
+        told = Seen(os.getpid(), [_name(each) for each in profiles])
+        try:
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, msgspec.json.encode(told), 0)
+        except OSError as exc:
+            raise StoreError(f"{self._file} cannot be written: {exc.strerror}") from exc
+
+    def others_without(self, profile: TokenProfile) -> list[int]:
+        """The process ids of the others that live and have not that token open, or have not said so yet."""
+        there = [each for each in sorted(self._file.parent.glob("*.json")) if each != self._file and _lives(each)]
+        return [int(each.name.partition("-")[0]) for each in there if _name(profile) not in _tokens(each)]
+
+    def close(self) -> None:
+        """Take the file away."""
+        self._file.unlink(missing_ok=True)
+        os.close(self._descriptor)
+
+
+def _name(profile: TokenProfile) -> tuple[str, str]:
+    return profile.label, profile.serial
+
+
+def _tokens(file: Path) -> list[tuple[str, str]]:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Seen).tokens
+    except (OSError, msgspec.MsgspecError):
+        return []
+
+
+def _lives(file: Path) -> bool:
+    """True if the process holds its file; one that nobody holds is taken away."""
+    try:
+        descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        file.unlink(missing_ok=True)
+        return False
+    finally:
+        os.close(descriptor)

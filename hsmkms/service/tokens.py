@@ -1,0 +1,161 @@
+"""The tokens of an installation: its home, where keys are made, and those that keep what was made before.
+
+Each backing key lives on one token, and its record tells on which. The home is the token that was bound last: it
+changes when an operator migrates, which other processes notice at their next call. A token that cannot be reached
+hinders what needs it and nothing else: calls fail at once, and every few seconds one thread looks whether it is there.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from typing import Final
+
+from hsmkms.errors import HsmKmsError, TokenUnavailableError
+from hsmkms.hsm.device import Device
+from hsmkms.service.presence import Presence
+from hsmkms.store import installation as stored
+from hsmkms.store.engine import Store
+from hsmkms.store.installation import TokenRow
+
+log = logging.getLogger("hsmkms.service")
+
+RETRY_SECONDS: Final = 3.0
+"""How often a token that could not be opened is looked for, at most."""
+
+Seek = Callable[[TokenRow], Device]
+"""Opens a token that the database knows, and proves that it is the one; raises what is wrong with it."""
+
+
+class Tokens:
+    """The open tokens of this process. Thread-safe; of no use in a forked child."""
+
+    def __init__(self, store: Store, home_id: str, home: Device, seek: Seek) -> None:
+        self._store = store
+        self._seek = seek
+        self._home_id = home_id
+        self._open: dict[str, Device] = {home_id: home}
+        self._spare: list[Device] = []
+        self._presence = Presence(store.folder)
+        self._away: dict[str, HsmKmsError] = {}
+        self._next_look: dict[str, float] = {}
+        self._lock = threading.Lock()
+        self._moved = False
+        self._closed = False
+
+    # -- the home ---------------------------------------------------------------------------------------------------
+
+    @property
+    def home_id(self) -> str:
+        """The token on which keys are made."""
+        if self._moved:
+            self._follow()
+        return self._home_id
+
+    @property
+    def home(self) -> Device:
+        """The same, opened."""
+        return self._open[self.home_id]
+
+    def may_have_moved(self) -> None:
+        """Look again which one the home is before it is used the next time."""
+        self._moved = True
+
+    def _follow(self) -> None:
+        with self._store.reading() as conn:
+            row = stored.home(conn)
+        if row is not None and row.id != self._home_id:
+            self.of(row.id)
+            log.warning("keys are made on the token %r from now on", row.label)
+            self._home_id = row.id
+        self._moved = False
+
+    # -- any of them --------------------------------------------------------------------------------------------------
+
+    def of(self, token_id: str) -> Device:
+        """The token of that id. TokenUnavailableError, without waiting, where it could not be opened before."""
+        device = self._open.get(token_id)
+        return device if device is not None else self._attach(token_id)
+
+    def rows(self) -> list[TokenRow]:
+        """Every token that the installation has keys on, as the database tells of it; oldest first."""
+        with self._store.reading() as conn:
+            return [each for each in stored.tokens(conn) if each.response is not None]
+
+    def opened(self) -> list[Device]:
+        """Those that are open in this process; the installation may have keys on more."""
+        return list(self._open.values())
+
+    def attach_all(self, spare: Iterable[Device] = ()) -> None:
+        """Open every token that is not open yet; what cannot be opened is logged, and looked for when it is needed.
+
+        ``spare``: opened tokens that the installation may come to use. They are closed with the others.
+        """
+        for row in self.rows():
+            if row.id not in self._open:
+                self._look(row)
+        self._spare = list(spare)
+        self._tell()
+
+    def others_without(self, device: Device) -> list[int]:
+        """The ids of other processes that have the installation open, but not that token."""
+        return self._presence.others_without(device.profile)
+
+    def _tell(self) -> None:
+        self._presence.tell(each.profile for each in (*self._open.values(), *self._spare))
+
+    def away(self) -> dict[str, HsmKmsError]:
+        """What is wrong with those that this process could not open, by the token's id."""
+        return dict(self._away)
+
+    def add(self, token_id: str, device: Device) -> None:
+        """Use a token that was opened and proven elsewhere. It is closed with the others."""
+        if token_id in self._open:
+            device.close()  # it is shared with the one that is here
+        else:
+            self._open[token_id] = device
+            self._tell()
+
+    def close(self) -> None:
+        """Close them all."""
+        with self._lock, ExitStack() as rest:
+            self._closed = True
+            rest.callback(self._presence.close)
+            for each in (*self._open.values(), *self._spare):
+                rest.callback(each.close)
+
+    def _attach(self, token_id: str) -> Device:
+        if token_id not in self._away:
+            self._look(self._row(token_id))
+        elif time.monotonic() >= self._next_look.get(token_id, 0.0):
+            self._next_look[token_id] = time.monotonic() + RETRY_SECONDS
+            threading.Thread(target=self._look, args=(self._row(token_id),), name="hsmkms attach", daemon=True).start()
+        device = self._open.get(token_id)
+        if device is None:
+            raise TokenUnavailableError(str(self._away[token_id]))
+        return device
+
+    def _row(self, token_id: str) -> TokenRow:
+        found = next((each for each in self.rows() if each.id == token_id), None)
+        if found is None:
+            raise TokenUnavailableError(f"the database knows no token {token_id}")
+        return found
+
+    def _look(self, row: TokenRow) -> None:
+        """Try to open a token; one thread at a time does so."""
+        with self._lock:
+            if row.id in self._open or self._closed:
+                return
+            try:
+                device = self._seek(row)
+                self._open[row.id] = device
+                self._tell()
+            except HsmKmsError as exc:
+                if row.id not in self._away:
+                    log.error("the token %r is away, and its keys with it: %s", row.label, exc)  # noqa: TRY400 - no bug
+                self._away[row.id] = exc
+                self._next_look[row.id] = time.monotonic() + RETRY_SECONDS
+                return
+            if self._away.pop(row.id, None) is not None:
+                log.warning("the token %r is back", row.label)

@@ -1,0 +1,102 @@
+"""Several tokens at the command line: what there is, what a migration would do, doing it, and naming one of them."""
+
+from pathlib import Path
+
+import pytest
+import second_token
+from cli_site import Site, at_terminal
+
+
+@pytest.fixture
+def two(site: Site) -> Site:
+    """An installation whose configuration names a second token."""
+    second_token.add(site.config)
+    return site
+
+
+def encrypted(site: Site, key_id: str) -> Path:
+    """A file that holds a ciphertext under a key."""
+    file = site.folder / f"{key_id}.enc"
+    answer = site.run("encrypt", "--key-id", key_id, "--plaintext", "cGhvdG8=").json
+    file.write_text(answer["CiphertextBlob"])
+    return file
+
+
+def test_migration(two: Site) -> None:
+    """Its plan changes nothing; afterwards keys are made on the new token, and the answer says what stays and why."""
+    symmetric = two.new_key()
+    signing = two.new_key("--key-spec", "ECC_NIST_P256", "--key-usage", "SIGN_VERIFY")
+    sealed = encrypted(two, symmetric)
+    plan = two.run("migrate-token", "--to", second_token.LABEL, "--dry-run").json
+    assert [each["KeyId"] for each in plan["ToRotate"]] == [symmetric]
+    assert {each["KeyId"] for each in plan["Left"]} == {symmetric, signing}
+    assert [each["Home"] for each in two.run("list-tokens").json["Tokens"]] == [True]
+
+    refused = two.run("migrate-token", "--to", second_token.LABEL)
+    assert "run it there, or with --yes" in refused.error
+    done = two.run("migrate-token", "--to", second_token.LABEL, "--yes")
+    assert done.status == 0, done
+    answer = two.run("migrate-token", "--to", second_token.LABEL, "--yes").json
+    assert (answer["Rotated"], answer["Failures"]) == (0, [])
+    left = {each["KeyId"]: each["Reason"] for each in answer["Left"]}
+    assert left[signing].startswith("key pairs never move")
+    assert left[symmetric].startswith("older ciphertext")
+
+    listed = two.run("list-tokens").json["Tokens"]
+    assert [(each["Label"], each["Home"]) for each in listed][1:] == [(second_token.LABEL, True)]
+    assert two.run("decrypt", "--ciphertext-blob", sealed.read_text()).json["Plaintext"] == "cGhvdG8="
+    rotations = two.run("list-key-rotations", "--key-id", symmetric).json["Rotations"]
+    assert [each["RotationType"] for each in rotations] == ["AUTOMATIC"]
+    assert two.run("doctor").status == 0
+    assert two.run("re-encrypt-files", sealed, "--destination-key-id", symmetric).json["ReEncrypted"] == 1
+    events = two.run("audit", "export", "--event-name", "MigrateToken")
+    assert events.stdout.count('"MigrateToken"') == 2
+
+
+def test_question(two: Site) -> None:
+    """At a terminal it is asked whether all servers know the token; no changes nothing."""
+    said, status = at_terminal(two, "migrate-token", "--to", second_token.LABEL, answer="n\n")
+    assert "no way back" in said
+    assert status == 1
+    assert len(two.run("list-tokens").json["Tokens"]) == 1
+
+
+def test_naming_a_token(two: Site) -> None:
+    """Of several, commands about one token want to know which; a name that fits none is told which there are."""
+    info = two.run("token-info", "--token", second_token.LABEL, "--query", "Profile.Label").json
+    assert info == second_token.LABEL
+    assert two.run("token-check", "--token", second_token.LABEL).status == 0
+    for command in (("change-pin", "--generate"), ("token-info", "--token", "x"), ("migrate-token", "--to", "x")):
+        told = two.run(*command).error
+        assert told.startswith("ConfigurationError: name one [[token]] of the configuration")
+        assert second_token.LABEL in told
+    file = two.data / "new-pin"
+    before = file.read_text()
+    assert two.run("change-pin", "--generate", "--token", second_token.LABEL).json["PinFile"] == str(file)
+    assert file.read_text() != before
+    assert two.run("token-info", "--token", second_token.LABEL, "--query", "Profile.Label").json == second_token.LABEL
+
+
+def test_change_pin_of_the_old_token(two: Site) -> None:
+    """After a migration the PINs of both tokens can be changed, each in its own file."""
+    two.run("migrate-token", "--to", second_token.LABEL, "--yes")
+    old = two.run("list-tokens").json["Tokens"][0]["Label"]
+    files = [two.run("change-pin", "--generate", "--token", each).json["PinFile"] for each in (old, second_token.LABEL)]
+    assert files == [str(two.data / "pin"), str(two.data / "new-pin")]
+    assert two.run("doctor").status == 0
+
+
+def test_a_token_is_away(two: Site) -> None:
+    """list-tokens and doctor tell of it with status 1; what is at home goes on."""
+    two.run("migrate-token", "--to", second_token.LABEL, "--yes")
+    text = two.config.read_text()
+    first = text.index("[[token]]\n")
+    two.config.write_text(text[:first] + text[text.rindex("[[token]]\n") :])
+    listed = two.run("list-tokens")
+    assert listed.status == 1
+    assert "add it to the configuration" in listed.stdout
+    created = two.run("create-key")
+    assert created.status == 0
+    doctor = two.run("doctor")
+    assert doctor.status == 1
+    assert "1 differences between database and token" in doctor.stdout
