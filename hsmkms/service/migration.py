@@ -177,8 +177,7 @@ def _bind(core: Core, device: Device) -> TokenRow:
 
     # 3. Result: from here on it is the home. Until the rows are sealed by its key the older one's seals hold.
     binding.bind(core.store, device, row.id, key.cka_id)
-    core.tokens.add(row.id, device)
-    core.tokens.may_have_moved()
+    core.tokens.settle(row.id, device)
     core.witnesses[row.id] = key.cka_id
     core.seals.rekey(row_seals.key_from(device, core.installation, key.cka_id))
     return row

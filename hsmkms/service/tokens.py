@@ -117,6 +117,11 @@ class Tokens:
             self._open[token_id] = device
             self._tell()
 
+    def settle(self, token_id: str, device: Device) -> None:
+        """Use such a token, which was just bound, as the home."""
+        self.add(token_id, device)
+        self._home_id = token_id
+
     def close(self) -> None:
         """Close them all."""
         with self._lock, ExitStack() as rest:

@@ -1,25 +1,25 @@
 """Several tokens: keys are made at home, what was made before is used where it is, whatever is away or interrupted."""
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import second_token
 from lifecycle import (
-    StoppedError,
     delete_material,
     disable,
     enable,
     new_imported_key,
     request_to_import,
     schedule,
-    stop_at,
 )
 from msgspec import Struct
-from service_sites import REGION, NewSite, Site, new_key, seal, unseal
+from service_sites import REGION, NewSite, Site, new_key, run, seal, unseal
 from test_service_backup import lose
 
 from hsmkms import attaching, config, wiring
@@ -34,6 +34,7 @@ from hsmkms.errors import (
     TokenUnavailableError,
 )
 from hsmkms.model.asymmetric import GenerateMacRequest, SignRequest, VerifyMacRequest
+from hsmkms.rules.rotation import UNDER_WAY
 from hsmkms.service.credentials import NewAccessKey
 from hsmkms.service.kms import Kms
 from hsmkms.service.migration import Stays
@@ -229,13 +230,11 @@ def test_imported_material_moves_by_importing_it_again(apart: Settings) -> None:
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_interrupted(apart: Settings, step: str) -> None:
+def test_killed(apart: Settings, step: str) -> None:
     """Whatever was done, everything works, and the same command does the rest."""
     with opened(apart) as kms:
         scene = Scene.of(kms)
-        kms._core.reached = stop_at(step)
-        with pytest.raises(StoppedError):
-            settle(kms, apart)
+    run("migrate_until", apart.data_dir / "hsmkms.toml", step, status=-signal.SIGKILL)
     with opened(apart) as kms:
         scene.whole(kms)
         migrate(kms, apart)
@@ -243,6 +242,21 @@ def test_interrupted(apart: Settings, step: str) -> None:
         assert token_of(kms, scene.symmetric) == second_token.LABEL
         assert kms.operator.interrupted_rotations() == []
         assert len(kms.operator.tokens()) == 2
+
+
+@pytest.mark.parametrize("step", ["rotate 1", "rotate 2", "rotate 3"])
+def test_killed_in_a_key(apart: Settings, step: str) -> None:
+    """The rotation that was cut short counts as interrupted after a while, and the same command finishes it."""
+    with opened(apart) as kms:
+        key_id = new_key(kms).key_id
+        sealed = seal(kms, key_id)
+    run("migrate_until", apart.data_dir / "hsmkms.toml", step, status=-signal.SIGKILL)
+    with Kms(wiring.core_of(apart, lambda: wiring.utc_now() + UNDER_WAY + timedelta(minutes=1))) as kms:
+        assert unseal(kms, sealed) == b"secret"
+        migrate(kms, apart)
+        assert token_of(kms, key_id) == second_token.LABEL
+        assert {unseal(kms, each) for each in (sealed, seal(kms, key_id))} == {b"secret"}
+        assert kms.operator.find_differences() == []
 
 
 def test_no_way_back(apart: Settings) -> None:
