@@ -37,7 +37,7 @@ class Tokens:
         self._home_id = home_id
         self._open: dict[str, Device] = {home_id: home}
         self._spare: list[Device] = []
-        self._presence = Presence(store.folder)
+        self._presence: Presence | None = None
         self._away: dict[str, HsmKmsError] = {}
         self._next_look: dict[str, float] = {}
         self._lock = threading.Lock()
@@ -90,8 +90,10 @@ class Tokens:
     def attach_all(self, spare: Iterable[Device] = ()) -> None:
         """Open every token that is not open yet; what cannot be opened is logged, and looked for when it is needed.
 
-        ``spare``: opened tokens that the installation may come to use. They are closed with the others.
+        ``spare``: opened tokens that the installation may come to use. They are closed with the others. From here on
+        other processes see which tokens this one has.
         """
+        self._presence = Presence(self._store.folder)
         for row in self.rows():
             if row.id not in self._open:
                 self._look(row)
@@ -100,10 +102,11 @@ class Tokens:
 
     def others_without(self, device: Device) -> list[int]:
         """The ids of other processes that have the installation open, but not that token."""
-        return self._presence.others_without(device.profile)
+        return self._presence.others_without(device.profile) if self._presence is not None else []
 
     def _tell(self) -> None:
-        self._presence.tell(each.profile for each in (*self._open.values(), *self._spare))
+        if self._presence is not None:
+            self._presence.tell(each.profile for each in (*self._open.values(), *self._spare))
 
     def away(self) -> dict[str, HsmKmsError]:
         """What is wrong with those that this process could not open, by the token's id."""
@@ -126,7 +129,8 @@ class Tokens:
         """Close them all."""
         with self._lock, ExitStack() as rest:
             self._closed = True
-            rest.callback(self._presence.close)
+            if self._presence is not None:
+                rest.callback(self._presence.close)
             for each in (*self._open.values(), *self._spare):
                 rest.callback(each.close)
 
