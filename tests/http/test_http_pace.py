@@ -65,3 +65,15 @@ def test_a_token_that_is_quick_again() -> None:
     pace = slow_token()
     pace.note(QUICK_SECONDS, 5.0)
     assert pace.inline(Operation.ENCRYPT, 5.0)
+
+
+def test_a_busy_machine_is_no_slow_disk() -> None:
+    """For the disk a quarter decides: who waits for it waits for the processor as well, and then mostly for that."""
+    pace = Pace(decides=0.25)
+    for _ in range(8):
+        for each in [LATE] * (WINDOW * 2 // 3) + [QUICK] * (WINDOW - WINDOW * 2 // 3):
+            pace.note(each, 0.0)
+        assert pace.here(0.0)
+    for _ in range(WINDOW):
+        pace.note(LATE, 0.0)
+    assert not pace.here(0.0)
