@@ -150,24 +150,36 @@ def _of_token_if_there(core: Core, row: TokenRow) -> list[Finding]:
 def _of_token(core: Core, token_id: str) -> list[Finding]:
     # Rows first: a key that is created meanwhile is then on the token as well.
     with core.store.reading() as conn:
-        rows = objects.all_of_token(conn, token_id)
+        rows, going = objects.all_of_token(conn, token_id), _doomed(conn, token_id)
     inventory = core.tokens.of(token_id).inventory(witness(core, token_id))
     count = Counter(each.cka_id for each in inventory if each.is_key)
     # A public half is part of its key; alone, it is what a crash has left of one.
     shown = [each for each in inventory if each.is_key or not count[each.cka_id]]
     ours = [each for each in (_ours(core, found) for found in shown) if each is not None]
     with core.store.atomic() as tx:
-        known = objects.all_of_token(tx, token_id)
-        doomed = {each.cka_id for each in deletion.doomed(tx) if each.token_id == token_id}
+        known, doomed = objects.all_of_token(tx, token_id), _doomed(tx, token_id)
+        ours = [each for each in ours if not _ended(each.cka_id, rows, known) and each.cka_id not in going - doomed]
         first_seen = {}
         for each in ours:
             if _is_live(known.get(each.cka_id)):
                 objects.forget_seen(tx, token_id, each.cka_id)
             else:
                 first_seen[each.cka_id] = objects.note_seen(tx, token_id, each.cka_id, core.clock())
-    others = {cka_id: row for cka_id, row in rows.items() if cka_id not in first_seen}
+    # What has changed while the token was looked at tells nothing.
+    others = {cka_id: row for cka_id, row in rows.items() if cka_id not in first_seen and known.get(cka_id) == row}
     kinds = {each.cka_id: _kind(known.get(each.cka_id), each.cka_id in doomed, count[each.cka_id]) for each in ours}
     return [*_of_objects(token_id, ours, kinds, first_seen), *_of_rows(token_id, others, count)]
+
+
+def _doomed(conn: Connection, token_id: str) -> set[bytes]:
+    return {each.cka_id for each in deletion.doomed(conn) if each.token_id == token_id}
+
+
+def _ended(cka_id: bytes, before: Mapping[bytes, BackingObject], now: Mapping[bytes, BackingObject]) -> bool:
+    """True for what was destroyed while the token was looked at: it was seen there for the last time."""
+    now_row, row = now.get(cka_id), before.get(cka_id)
+    gone = now_row is not None and now_row.status is ObjectStatus.DESTROYED
+    return gone and row is not None and row.status is not ObjectStatus.DESTROYED
 
 
 def _ours(core: Core, found: TokenObject) -> _Object | None:

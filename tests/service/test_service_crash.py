@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from lifecycle import delete_material, new_imported_key
 from pkcs11.constants import Attribute, ObjectClass
 from pkcs11.mechanisms import KeyType
 from service_sites import OTHER_REGION, REGION, Site, StoppedClock, new_key, run, seal, unseal
@@ -22,7 +23,8 @@ from hsmkms.errors import (
     ValidationException,
 )
 from hsmkms.hsm.attributes import AES_256_BACKING_KEY
-from hsmkms.hsm.objects import find, generate
+from hsmkms.hsm.device import Device
+from hsmkms.hsm.objects import TokenObject, find, generate
 from hsmkms.model.keys import DescribeKeyRequest, EnableKeyRequest, KeyMetadata, ListKeysRequest
 from hsmkms.rules.material import object_label, short_label
 from hsmkms.service.kms import Kms
@@ -310,6 +312,31 @@ def test_orphaned_material_of_a_known_key(site: Site, sequence: int, *, becomes_
 
 
 # -- the token ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before the look", "after the look"])
+def test_changes_during_the_look(site: Site, monkeypatch: pytest.MonkeyPatch, *, first: bool) -> None:
+    """What is made, or destroyed, while the token is looked at is no difference."""
+    with site.open() as kms:
+        key_id = new_imported_key(kms)
+        real = Device.inventory
+
+        def change() -> None:
+            monkeypatch.setattr(Device, "inventory", real)
+            delete_material(kms, key_id)
+            new_key(kms)
+
+        def inventory(device: Device, witness: bytes) -> list[TokenObject]:
+            if first:
+                change()
+            found = real(device, witness)
+            if not first:
+                change()
+            return found
+
+        monkeypatch.setattr(Device, "inventory", inventory)
+        assert kms.operator.find_differences() == []
+        assert kms.operator.find_differences() == []
 
 
 def test_missing_object(site: Site) -> None:
