@@ -52,7 +52,11 @@ class Health:
                 self._changed.notify_all()
 
     def _find(self) -> dict[str, str]:
-        checks = {"token": self._watch.check_token, "database": self._watch.check_database}
+        checks = {
+            "token": self._watch.check_token,
+            "database": self._watch.check_database,
+            "disk": self._watch.check_disk,
+        }
         found = {}
         for name, check in checks.items():
             self._looking = name

@@ -13,7 +13,7 @@ from hsmkms.service import clock, maintenance
 from hsmkms.service.core import Core
 from hsmkms.service.installation_keys import witness
 from hsmkms.service.maintenance import StepOutcome
-from hsmkms.store import changes, keys, leases
+from hsmkms.store import changes, files, keys, leases
 from hsmkms.tally import Count
 
 __all__ = ["Alarms", "Figures", "PoolUse", "StepOutcome", "Watch"]
@@ -72,6 +72,10 @@ class Watch:
         with self._core.store.reading() as conn:
             changes.latest(conn)
         leases.total(self._core.store, "")
+
+    def check_disk(self) -> None:
+        """Raise StoreError if nothing can be written to the data folder: it is full, failing or read-only."""
+        files.check_writable(self._core.store.folder)
 
     def clock_doubt(self) -> str | None:
         """Why the clock is not trusted, or None."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Protocol, Self
 
-from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
+from sqlalchemy import Connection, Engine, ExceptionContext, QueuePool, create_engine, event
 
 from hsmkms.errors import ClosedError, MisuseError
 from hsmkms.process import ForkGuard
@@ -132,11 +132,20 @@ class Database:
 def _engine(connect: Callable[[], sqlite3.Connection], idle: int) -> Engine:
     engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool, pool_size=idle, max_overflow=-1)
     event.listen(engine, "begin", _begin)
+    event.listen(engine, "handle_error", _give_up_broken)
     return engine
 
 
 def _begin(conn: Connection) -> None:
     conn.exec_driver_sql("BEGIN IMMEDIATE" if conn.get_execution_options().get(_WRITES) else "BEGIN DEFERRED")
+
+
+def _give_up_broken(context: ExceptionContext) -> None:
+    """Use no connection again that met a failing disk: SQLite may have opened it for reading alone, for ever."""
+    code = getattr(context.original_exception, "sqlite_errorcode", 0)
+    if faults.primary(code) in faults.BREAKING:
+        context.is_disconnect = True
+        context.invalidate_pool_on_disconnect = False  # the others may be well, or find out by themselves
 
 
 class Store:

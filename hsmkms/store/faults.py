@@ -31,9 +31,26 @@ SENTENCES: Final = {
 }
 
 
+BREAKING: Final = frozenset(
+    {
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+    }
+)
+"""After these a connection is not to be trusted."""
+
+
+def primary(code: int) -> int:
+    """The primary code of an extended result code."""
+    return code & _CODE_BITS
+
+
 def translate(error: sqlite3.Error, file: Path) -> HsmKmsError:
     """Return the error of this package for one of SQLite's; the caller raises it ``from`` the original."""
-    code = getattr(error, "sqlite_errorcode", 0) & _CODE_BITS
+    code = primary(getattr(error, "sqlite_errorcode", 0))
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return DependencyTimeoutException(_BUSY)
     if code not in SENTENCES:

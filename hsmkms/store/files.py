@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import tempfile
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +17,7 @@ from hsmkms.store.schema import LOG_REVISIONS, META_REVISIONS
 
 FOLDER_MODE: Final = 0o700
 FILE_MODE: Final = 0o600
+_PAGE_BYTES: Final = 4096
 _OTHERS: Final = 0o077
 
 BUSY_TIMEOUT_SECONDS: Final = 10.0
@@ -124,6 +126,15 @@ def read_revision(connection: sqlite3.Connection, path: Path) -> str:
     if row is None:
         raise StoreError(f"{path} is not a database of hsmkms: move it away and run `hsmkms init`")
     return str(row[0])
+
+
+def check_writable(folder: Path) -> None:
+    """Raise StoreError unless a page can be written to a new file in the folder; nothing is left of it."""
+    try:
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as probe:
+            probe.write(bytes(_PAGE_BYTES))
+    except OSError as exc:
+        raise StoreError(f"nothing can be written to {folder} ({exc.strerror}): look after its disk") from exc
 
 
 def make_folder(folder: Path) -> None:

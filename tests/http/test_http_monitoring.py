@@ -210,6 +210,9 @@ class Watched:
     def check_database(self) -> None:
         """All is well."""
 
+    def check_disk(self) -> None:
+        """All is well."""
+
     def clock_doubt(self) -> str | None:
         """None."""
 

@@ -1,0 +1,117 @@
+"""A disk that becomes read-only, full, or fails under a running server: named answers in time, and nothing is lost."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from cli_site import Site
+from conftest import NewSite
+from msgspec import Struct
+from raw_client import call
+from served import Served, credentials, serving, until
+
+from hsmkms.testing import Endpoint
+
+pytestmark = pytest.mark.xdist_group("served")
+
+SOURCE: Final = Path(__file__).parents[1] / "shim/disk.c"
+FAULTS: Final = {"read-only": "r", "full": "f", "failing": "b"}
+WELL: Final = "w"
+
+
+class Disk(Struct):
+    """A server whose data folder is on a disk that fails when it is told to, and the root's endpoint."""
+
+    site: Site
+    server: Served
+    control: Path
+    root: Endpoint
+    key_id: str
+    sealed: str
+
+    def be(self, letter: str) -> None:
+        """Fail in one way from now on, or be well."""
+        self.control.write_text(letter)
+
+    def ask(self, operation: str, **members: Any) -> tuple[int, dict[str, Any]]:  # noqa: ANN401 - of an operation
+        """Status and answer of a request."""
+        status, _, answer = call(self.root, operation, members)
+        return status, answer
+
+    def ready(self) -> dict[str, str]:
+        """What /readyz finds wrong."""
+        faults: dict[str, str] = json.loads(self.server.page("/readyz")[1])["faults"]
+        return faults
+
+
+def environment(folder: Path, site: Site) -> dict[str, str]:
+    """What puts the data folder of a program on the disk; its token is on another one."""
+    library = folder / "disk.so"
+    if not library.exists():
+        subprocess.run(
+            ["gcc", "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o", library, SOURCE], check=True
+        )
+    return {
+        "LD_PRELOAD": str(library),
+        "DISK_FOLDER": str(site.data),
+        "DISK_EXCEPT": str(site.data / "softhsm"),
+        "DISK_CONTROL": str(folder / "disk"),
+    }
+
+
+@pytest.fixture(scope="module")
+def disk(new_site: NewSite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk]:
+    """The server of these tests."""
+    site, folder = new_site(), tmp_path_factory.mktemp("disk")
+    (root,) = credentials(site, ("create_access_key", {"user_name": None}))
+    (folder / "disk").write_text(WELL)
+    with serving(site, "--workers", 1, **environment(folder, site)) as server:
+        found = Disk(site, server, folder / "disk", server.endpoint(root), "", "")
+        found.key_id = found.ask("CreateKey")[1]["KeyMetadata"]["KeyId"]
+        found.sealed = found.ask("Encrypt", KeyId=found.key_id, Plaintext="c2VjcmV0")[1]["CiphertextBlob"]
+        yield found
+        assert server.stop() == 0, server.said
+    assert "Traceback" not in server.said, server.said[max(server.said.find("Traceback") - 1500, 0) :][:6000]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_disk_fails(disk: Disk, fault: str) -> None:
+    """What would change or open something is refused, looking goes on, /readyz says why; then all works as before."""
+    before = [each["KeyId"] for each in disk.ask("ListKeys")[1]["Keys"]]
+    disk.be(FAULTS[fault])
+    until(lambda: "disk" in disk.ready(), 5)
+    assert "look after its disk" in disk.ready()["disk"]
+    for operation, members in (
+        ("CreateKey", {}),
+        ("Encrypt", {"KeyId": disk.key_id, "Plaintext": "c2VjcmV0"}),
+        ("Decrypt", {"CiphertextBlob": disk.sealed}),
+        ("CreateAlias", {"AliasName": "alias/full", "TargetKeyId": disk.key_id}),
+        ("ScheduleKeyDeletion", {"KeyId": disk.key_id}),
+    ):
+        status, answer = disk.ask(operation, **members)
+        assert status == 500, (operation, answer)
+        assert answer["__type"] == "KMSInternalException", (operation, answer)
+        assert "Plaintext" not in answer
+    assert disk.ask("DescribeKey", KeyId=disk.key_id)[0] == 200
+    disk.be(WELL)
+    until(lambda: not disk.ready(), 5)
+    status, answer = disk.ask("Decrypt", CiphertextBlob=disk.sealed)
+    assert (status, answer["Plaintext"]) == (200, "c2VjcmV0")
+    made = disk.ask("CreateKey")[1]["KeyMetadata"]["KeyId"]
+    assert {each["KeyId"] for each in disk.ask("ListKeys")[1]["Keys"]} == {*before, made}
+    verdict = disk.site.run("audit", "verify")
+    assert verdict.status == 0, verdict
+    assert disk.site.run("reconcile").json["Findings"] == []
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_start_on_it(disk: Disk, tmp_path: Path, fault: str) -> None:
+    """A command that would write says so in one line."""
+    (tmp_path / "disk").write_text(FAULTS[fault])
+    told = disk.site.run("create-key", **environment(tmp_path, disk.site)).error
+    assert any(words in told for words in ("cannot be written", "cannot be opened", "is full", "fails or is full")), (
+        told
+    )
