@@ -28,6 +28,9 @@ MAX_HEADERS: Final = 100
 MAX_WAITING: Final = 32
 """Requests that a client may send ahead on one connection before it is not read from any more."""
 
+MAX_IN_A_TURN: Final = 1000
+"""Connections that the loop hears of by one question to the kernel: libuv takes 1,024 answers, and then asks again."""
+
 HEAD_SECONDS: Final = 10.0
 BODY_SECONDS: Final = 10.0
 IDLE_SECONDS: Final = 75.0
@@ -69,6 +72,7 @@ class Connection(asyncio.Protocol):
         self._going_on = False
         self._keep_alive = True
         self._refusal: Response | None = None
+        self._first = False  # nothing has been completed yet by what was read last
         self._ending = False  # what has begun is answered, nothing else
         self._deaf = False  # nothing is read any more
         self._blocked = False  # the client does not take its answers
@@ -98,6 +102,7 @@ class Connection(asyncio.Protocol):
         """Read on."""
         if self._deaf:
             return
+        self._first = True
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError as exc:
@@ -170,13 +175,23 @@ class Connection(asyncio.Protocol):
         path, query = ("/", "") if self._url == b"/" else _target(self._url)
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         method = self._parser.get_method().decode("latin-1")
-        request = RawRequest(method, path, query, self._headers, body)
+        request = RawRequest(method, path, query, self._headers, body, self._in_turn())
+        self._first = False
         self._waiting.append((request, self._parser.should_keep_alive()))
         self._deaf = self._ending
         self._begin()
         if len(self._waiting) >= MAX_WAITING:
             self._read_or_pause()
         self._next()
+
+    def _in_turn(self) -> bool:
+        """True if the request that is complete now is answered in this turn of the loop, and had begun before it.
+
+        The loop is told what can be read, and reads; so what it read had begun to come, but for requests that were
+        sent ahead: those may have been sent while the loop was at other connections.
+        """
+        at_once = not (self._waiting or self._answering or self._blocked)
+        return self._first and at_once and len(self._everybody) <= MAX_IN_A_TURN
 
     # -- answering ----------------------------------------------------------------------------------------------
 

@@ -65,11 +65,14 @@ class Endpoint:
         self._methods = {operation: getattr(kms, operation.name.lower()) for operation in OPERATIONS}
         self._noted: dict[str, float] = {}
 
-    def answer(self, request: RawRequest, source: Source) -> Handled:
-        """Answer a request, whatever is wrong with it."""
+    def answer(self, request: RawRequest, source: Source, *, just_looked: bool = False) -> Handled:
+        """Answer a request, whatever is wrong with it.
+
+        ``just_looked``: since it began to come, this process has looked at what others have changed.
+        """
         handled = Handled(request_id=uuids.new())
         try:
-            body = self._perform(request, source, handled)
+            body = self._perform(request, source, handled, just_looked=just_looked)
         except HsmKmsError as exc:
             if not handled.admitted:
                 self._record_refusal(request, source, handled, exc)
@@ -84,8 +87,8 @@ class Endpoint:
             handled.response = protocol.success(body, handled.request_id)
         return handled
 
-    def _perform(self, request: RawRequest, source: Source, handled: Handled) -> bytes:
-        scope, credential = self._authenticate(request)
+    def _perform(self, request: RawRequest, source: Source, handled: Handled, *, just_looked: bool) -> bytes:
+        scope, credential = self._authenticate(request, just_looked=just_looked)
         handled.principal, handled.region = credential.principal, scope.region
         handled.access_key_id = scope.access_key_id
         operation = protocol.operation_of(request.method, request.path, request.header("x-amz-target"))
@@ -125,11 +128,11 @@ class Endpoint:
         target = (request.header("x-amz-target") or "").removeprefix(protocol.TARGET_PREFIX)
         self._audit.refused(caller, Operation(target) if target in set(Operation) else None, error)
 
-    def _authenticate(self, request: RawRequest) -> tuple[Scope, Credential]:
+    def _authenticate(self, request: RawRequest, *, just_looked: bool) -> tuple[Scope, Credential]:
         found: list[Credential] = []
 
         def secret_of(access_key_id: str) -> str | None:
-            credential = self._credentials.find(access_key_id)
+            credential = self._credentials.find(access_key_id, just_looked=just_looked)
             if credential is None:
                 return None
             found.append(credential)

@@ -75,6 +75,10 @@ class Serving:
         """True if a call to the token that begins now need not wait for a session."""
         return self._watch.free()
 
+    def look(self) -> None:
+        """Look at what other processes have changed."""
+        self._watch.look()
+
     def metrics(self) -> bytes:
         """The page of /metrics: this worker's counts as they are now, those of the others as of a second ago."""
         self.publish()

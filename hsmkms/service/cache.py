@@ -157,26 +157,27 @@ class RecordCache:
     def key(self, region: str, key_id: str, *, just_looked: bool = False) -> CachedKey | None:
         """The KMS key as it is now, or None. ``just_looked``: this request has asked the cache already."""
         if not just_looked:
-            self._freshen()
+            self.look()
         cached = self._keys.get((region, key_id))
         return cached if cached is not None else self._load_key(region, key_id)
 
     def alias(self, region: str, name: str) -> AliasRecord | None:
         """The alias as it is now, or None."""
-        self._freshen()
+        self.look()
         cached = self._aliases.get((region, name))
         return cached if cached is not None else self._load_alias(region, name)
 
-    def access_key(self, access_key_id: str) -> AccessKeyRow | None:
-        """The access key as it is now, or None."""
-        self._freshen()
+    def access_key(self, access_key_id: str, *, just_looked: bool = False) -> AccessKeyRow | None:
+        """The access key as it is now, or None. ``just_looked``: this request, or one beside it, has done ``look``."""
+        if not just_looked:
+            self.look()
         cached = self._access_keys.get(access_key_id)
         return cached if cached is not None else self._load_access_key(access_key_id)
 
     def identity(self, principal: str, account: str, *, just_looked: bool = False) -> CachedIdentity:
         """Who a principal (an ARN) is now; a user who does not exist has neither tags nor policies."""
         if not just_looked:
-            self._freshen()
+            self.look()
         subject = principal.rpartition(":")[2]
         cached = self._identities.get(subject)
         return cached if cached is not None else self._load_identity(subject, account)
@@ -189,7 +190,7 @@ class RecordCache:
         """Let the signal's connection go."""
         self._signal.close()
 
-    def _freshen(self) -> None:
+    def look(self) -> None:
         """Drop what others have changed before this call.
 
         Threads that wait for the lock share one look at the signal: any that began after they came is as good.

@@ -91,6 +91,10 @@ class Watch:
         """True if a call to any token that begins now need not wait for a session."""
         return all(each.free for each in self._core.tokens.opened())
 
+    def look(self) -> None:
+        """Look at what other processes have changed, and forget what was known of that. StoreError if it cannot be."""
+        self._core.cache.look()
+
     def token_calls(self) -> list[Count]:
         """This process's calls to its tokens so far, one token after the other."""
         return [count for each in self._core.tokens.opened() for count in each.calls.counts()]

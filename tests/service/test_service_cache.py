@@ -135,7 +135,7 @@ def test_stale_key_is_not_kept(opened: Kms, elsewhere: Store, monkeypatch: pytes
         record = fetch(*arguments)
         monkeypatch.undo()
         switch(elsewhere, made.key_id, KeyState.DISABLED)
-        cache._freshen()  # what a thread with another request does at this moment
+        cache.look()  # what a thread with another request does at this moment
         return record
 
     monkeypatch.setattr(caches.keys, "fetch", overtaken)
@@ -159,7 +159,7 @@ def test_stale_alias_is_not_kept(opened: Kms, elsewhere: Store, monkeypatch: pyt
         monkeypatch.undo()
         with elsewhere.atomic() as tx:
             aliases.update(tx, REGION, "alias/overtaken", second.key_id, opened._core.clock())
-        cache._freshen()
+        cache.look()
         return record
 
     monkeypatch.setattr(caches.aliases, "fetch", overtaken)

@@ -1,0 +1,79 @@
+"""Requests of one turn of the event loop, while their key is disabled: CONFIG ACCESS_KEY_ID SECRET [secure].
+
+A piece is what one connection has received when the turn begins. Prints, as JSON, the statuses of the answers: of a
+piece before the key is disabled, of one after, of one with two requests, and of one in the next turn.
+"""
+
+import asyncio
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import cast
+
+import uvloop
+from raw_client import raw, signed
+
+from hsmkms import config, wiring
+from hsmkms.http.app import Application
+from hsmkms.http.connection import Connection
+from hsmkms.http.pulse import Pulse
+from hsmkms.http.serving import Serving
+from hsmkms.model.keys import CreateKeyRequest, DisableKeyRequest
+from hsmkms.service.kms import Kms
+from hsmkms.testing import Endpoint
+
+
+class Transport:
+    """Keeps the status of every answer; ``answered`` is released by each."""
+
+    def __init__(self, answered: asyncio.Semaphore) -> None:
+        self.statuses: list[int] = []
+        self._answered = answered
+
+    def get_extra_info(self, name: str) -> tuple[str, int]:
+        """The peer."""
+        del name
+        return ("127.0.0.1", 4242)
+
+    def is_closing(self) -> bool:
+        """Never."""
+        return False
+
+    def write(self, data: bytes) -> None:
+        """An answer."""
+        self.statuses.append(int(data.split()[1]))
+        self._answered.release()
+
+
+async def play(kms: Kms, serving: Serving, endpoint: Endpoint, *, secure: bool) -> list[list[int]]:
+    """The statuses by piece."""
+    loop = asyncio.get_running_loop()
+    application = Application(serving, loop, secure=secure)
+    key_id = kms.create_key(CreateKeyRequest()).key_metadata.key_id
+    body = json.dumps({"KeyId": key_id, "Plaintext": "aGVsbG8="}).encode()
+    request = raw("POST", "/", signed(endpoint, "Encrypt", body), body)
+    everybody: set[Connection] = set()
+    answered = asyncio.Semaphore(0)
+    transports = [Transport(answered) for _ in range(4)]
+    connections = [Connection(application, everybody, loop.time) for _ in transports]
+    for connection, transport in zip(connections, transports, strict=True):
+        connection.connection_made(cast("asyncio.Transport", transport))
+    before, after, ahead, later = connections
+    before.data_received(request)
+    kms.disable_key(DisableKeyRequest(key_id=key_id))
+    after.data_received(request)
+    ahead.data_received(request + request)
+    for _ in range(4):
+        await answered.acquire()
+    later.data_received(request)
+    await answered.acquire()
+    application._hold.close()
+    return [each.statuses for each in transports]
+
+
+settings = config.load(Path(sys.argv[1]))
+endpoint = Endpoint("http://127.0.0.1:1", settings.default_region, sys.argv[2], sys.argv[3])
+with Kms(wiring.core_of(settings)) as kms, tempfile.TemporaryDirectory() as board:
+    serving = Serving(kms, settings.serve, Path(board), Pulse())
+    sys.stdout.write(json.dumps(uvloop.run(play(kms, serving, endpoint, secure=len(sys.argv) > 4))))
