@@ -31,7 +31,7 @@ from hsmkms.rules.audit_policy import AuditPolicy, Durability
 from hsmkms.rules.audit_record import Occasion
 from hsmkms.rules.importing import ImportPolicy
 from hsmkms.rules.rotation import RotationPolicy
-from hsmkms.service import backup_keys, binding, restoring, row_seals, sealing
+from hsmkms.service import backup_keys, binding, presence, restoring, row_seals, sealing
 from hsmkms.service.access import Access
 from hsmkms.service.audit import FOLDER as AUDIT_FOLDER
 from hsmkms.service.audit import AuditBook
@@ -44,7 +44,7 @@ from hsmkms.service.restoring import Restored
 from hsmkms.service.row_seals import SealBook
 from hsmkms.service.tokens import Tokens
 from hsmkms.service.usage import UsageBook
-from hsmkms.store import files, leases, migrate
+from hsmkms.store import files, installation, leases, log_renewal, migrate
 from hsmkms.store.engine import Store
 from hsmkms.store.installation import InstallationRow
 
@@ -111,6 +111,7 @@ def core_of(
         core.witnesses[token.id] = witness
         tokens.attach_all(attaching.open_spare(settings, tokens))
         sealing.seal_rows(core)
+        _tell_of_lost_counts(core)
         undo.pop_all()
     return core
 
@@ -127,6 +128,32 @@ def core_without_token(settings: Settings, fault: HsmKmsError, clock: Clock = ut
     except BaseException:
         store.close()
         raise
+
+
+def _tell_of_lost_counts(core: Core) -> None:
+    """Let generated keys rotate before they encrypt next, if ``log.db`` is a new one that knows no older counts."""
+    if not log_renewal.is_unknown_before(core.store.log):
+        return
+    now = core.clock()
+    with core.audit.acting("RenewLog", core.installation.default_region), core.store.atomic() as tx:
+        installation.set_restored(tx, now)
+    log_renewal.settle(core.store.log)
+    core.installation = replace(core.installation, restored_at=now)
+
+
+def renew_log(settings: Settings, clock: Clock = utc_now) -> Path | None:
+    """Put a new ``log.db`` in the place of one that is damaged or lost; returns where the old one is, if there is one.
+
+    ConfigurationError if it is whole, or a process has the installation open.
+    """
+    others = presence.living(settings.data_dir)
+    if others:
+        raise ConfigurationError(
+            f"processes have the installation open (pid {', '.join(map(str, others))}): stop them first"
+        )
+    if log_renewal.damage(settings.data_dir) is None:
+        raise ConfigurationError("log.db is whole, so it was left as it is")
+    return log_renewal.renew(settings.data_dir, clock())
 
 
 def _core(

@@ -1,4 +1,4 @@
-"""The command for what differs between database and token: reconcile."""
+"""Commands that mend what is damaged: reconcile, renew-log."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated, Final
@@ -26,6 +26,7 @@ PANEL: Final = "Repair"
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command("reconcile", rich_help_panel=PANEL)(reconcile)
+    app.command("renew-log", rich_help_panel=PANEL)(renew_log)
 
 
 def reconcile(
@@ -58,6 +59,25 @@ def reconcile(
     common.show({"Findings": rows, "Left": left})
     if left:
         sys.exit(1)
+
+
+def renew_log(
+    context: typer.Context, config: ConfigOption = None, output: OutputOption = None, query: QueryOption = None
+) -> None:
+    """Put a new log.db in the place of one that is damaged or lost. Stop all hsmkms processes first.
+
+    It holds how often each key material has encrypted, and last uses. Since the counts are lost, every generated key
+    gets a new backing key before it encrypts next. The damaged file is kept beside the new one.
+
+    Example: hsmkms renew-log
+    """
+    from hsmkms import wiring  # noqa: PLC0415 - help must not pay for the database and the token
+
+    common = Common(config=config, output=output, query=query).over(outer_options(context))
+    kept = wiring.renew_log(wiring.load_settings(common.config))
+    with common.open():
+        pass  # whoever opens it first tells the control plane
+    common.show({"Outcome": "renewed", "Kept": str(kept) if kept is not None else None})
 
 
 def _mend(kms: "Kms", finding: "Finding", *, remove: bool, yes: bool, region: str | None) -> str:

@@ -51,13 +51,26 @@ class Presence:
 
     def others_without(self, profile: TokenProfile) -> list[int]:
         """The process ids of the others that live and have not that token open, or have not said so yet."""
-        there = [each for each in sorted(self._file.parent.glob("*.json")) if each != self._file and _lives(each)]
-        return [int(each.name.partition("-")[0]) for each in there if _name(profile) not in _tokens(each)]
+        others = [each for each in _living(self._file.parent) if each != self._file]
+        return [_pid(each) for each in others if _name(profile) not in _tokens(each)]
 
     def close(self) -> None:
         """Take the file away."""
         self._file.unlink(missing_ok=True)
         os.close(self._descriptor)
+
+
+def living(folder: Path) -> list[int]:
+    """The process ids of all that have the installation in a data folder open."""
+    return [_pid(each) for each in _living(folder / _FOLDER)]
+
+
+def _living(folder: Path) -> list[Path]:
+    return [each for each in sorted(folder.glob("*.json")) if _lives(each)]
+
+
+def _pid(file: Path) -> int:
+    return int(file.name.partition("-")[0])
 
 
 def _name(profile: TokenProfile) -> tuple[str, str]:

@@ -7,7 +7,7 @@ transaction takes the write lock at its beginning (BEGIN IMMEDIATE), so what it 
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol, Self
 
@@ -143,9 +143,14 @@ def _begin(conn: Connection) -> None:
 def _give_up_broken(context: ExceptionContext) -> None:
     """Use no connection again that met a failing disk: SQLite may have opened it for reading alone, for ever."""
     code = getattr(context.original_exception, "sqlite_errorcode", 0)
-    if faults.primary(code) in faults.BREAKING:
-        context.is_disconnect = True
-        context.invalidate_pool_on_disconnect = False  # the others may be well, or find out by themselves
+    if faults.primary(code) not in faults.BREAKING or context.connection is None:
+        return
+    raw = context.connection.connection.driver_connection
+    if isinstance(raw, sqlite3.Connection):
+        with suppress(sqlite3.Error):
+            raw.rollback()  # closed alone, it keeps its locks until the last cursor is gone
+    context.is_disconnect = True
+    context.invalidate_pool_on_disconnect = False  # the others may be well, or find out by themselves
 
 
 class Store:

@@ -13,6 +13,8 @@ from hsmkms.errors import DependencyTimeoutException, HsmKmsError, StoreError
 
 log = logging.getLogger("hsmkms.store")
 
+LOG_NAME: Final = "log.db"
+
 _CODE_BITS: Final = 0xFF
 """An extended result code holds the primary one in its low byte."""
 
@@ -31,15 +33,14 @@ SENTENCES: Final = {
 }
 
 
-BREAKING: Final = frozenset(
-    {
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_CORRUPT,
-        sqlite3.SQLITE_NOTADB,
-    }
-)
+_RENEW: Final = "stop all hsmkms processes and run `hsmkms renew-log`"
+LOG_SENTENCES: Final = {
+    sqlite3.SQLITE_CORRUPT: f"{{file}} is damaged: {_RENEW}",
+    sqlite3.SQLITE_NOTADB: f"{{file}} is no hsmkms database: {_RENEW}, or correct data_dir",
+}
+"""What is otherwise for ``log.db``, of which the control plane can do without what is in it."""
+
+BREAKING: Final = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN})
 """After these a connection is not to be trusted."""
 
 
@@ -55,7 +56,8 @@ def translate(error: sqlite3.Error, file: Path) -> HsmKmsError:
         return DependencyTimeoutException(_BUSY)
     if code not in SENTENCES:
         log.error("unexpected fault of %s (SQLite code %d)", file, code, exc_info=error)
-    return StoreError(SENTENCES.get(code, UNEXPECTED).format(file=file))
+    sentences = SENTENCES | LOG_SENTENCES if file.name == LOG_NAME else SENTENCES
+    return StoreError(sentences.get(code, UNEXPECTED).format(file=file))
 
 
 @contextmanager

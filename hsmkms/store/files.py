@@ -33,7 +33,7 @@ class DatabaseFile(Struct, frozen=True):
 
 
 META: Final = DatabaseFile("meta.db", META_REVISIONS, "meta")
-LOG: Final = DatabaseFile("log.db", LOG_REVISIONS, "log")
+LOG: Final = DatabaseFile(faults.LOG_NAME, LOG_REVISIONS, "log")
 DATABASES: Final = (LOG, META)
 """In the order of their making: where meta.db is, the other one is too."""
 
@@ -91,15 +91,17 @@ def check_pages(path: Path) -> None:
     with faults.translated(path), closing(connect(path)) as connection:
         (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if found != "ok":
-        raise StoreError(f"{path} is damaged ({found}): stop all hsmkms processes and restore a backup")
+        cure = "run `hsmkms renew-log`" if path.name == LOG.name else "restore a backup"
+        raise StoreError(f"{path} is damaged ({found}): stop all hsmkms processes and {cure}")
 
 
 def check_private(path: Path) -> None:
     """Raise StoreError if the database is missing, or if others than its owner may read or write it."""
     if not path.is_file():
-        raise StoreError(
-            f"the database {path} is missing: restore it, correct data_dir, or run `hsmkms init` for a new one"
-        )
+        cure = "run `hsmkms init` for a new one"
+        if path.name == LOG.name and path.with_name(META.name).exists():
+            cure = "run `hsmkms renew-log`"
+        raise StoreError(f"the database {path} is missing: restore it, correct data_dir, or {cure}")
     for each in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
         try:
             mode = S_IMODE(each.stat().st_mode)

@@ -78,9 +78,9 @@ def _make(folder: Path, database: DatabaseFile) -> None:
         with TemporaryDirectory(prefix=f".{database.name}-", dir=folder) as workplace:
             draft = Path(workplace) / database.name
             files.make_empty(draft)
-            _run(draft, database, [])
+            fill(draft, database)
             os.link(draft, target)  # unlike a rename, it never replaces a database that somebody else made meanwhile
-        _sync(folder)
+        sync(folder)
     except OSError as exc:
         raise StoreError(f"the database {target} cannot be made: {exc.strerror}") from exc
 
@@ -93,6 +93,11 @@ def _upgrade(path: Path, database: DatabaseFile) -> Sequence[str]:
     if missing:
         _run(path, database, missing)
     return missing
+
+
+def fill(path: Path, database: DatabaseFile) -> None:
+    """Give an empty file the tables of a database."""
+    _run(path, database, [])
 
 
 def _run(path: Path, database: DatabaseFile, expected: Sequence[str]) -> None:
@@ -124,7 +129,8 @@ def _check_references(connection: Connection, path: Path) -> None:
         )
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
+    """Bring to the disk which files a folder has."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

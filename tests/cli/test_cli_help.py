@@ -43,6 +43,7 @@ OPERATOR_COMMANDS = {
     "list-tokens",
     "migrate-token",
     "reconcile",
+    "renew-log",
     "doctor",
     "backup",
     "restore",

@@ -1,6 +1,7 @@
 """A disk that becomes read-only, full, or fails under a running server: named answers in time, and nothing is lost."""
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from cli_site import Site
 from conftest import NewSite
 from msgspec import Struct
 from raw_client import call
-from served import Served, credentials, serving, until
+from served import STOP_SECONDS, Served, credentials, serving, start, until
 
 from hsmkms.testing import Endpoint
 
@@ -115,3 +116,44 @@ def test_start_on_it(disk: Disk, tmp_path: Path, fault: str) -> None:
     assert any(words in told for words in ("cannot be written", "cannot be opened", "is full", "fails or is full")), (
         told
     )
+
+
+def damage(database: Path) -> None:
+    """The pages after the first are rubbish."""
+    with database.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(4096)
+        file.write(b"\xa5" * (size - 4096))
+
+
+def test_damaged_log(new_site: NewSite) -> None:
+    """With a damaged log.db nothing encrypts without its count, what was encrypted opens; renewed, all works."""
+    site = new_site()
+    (root,) = credentials(site, ("create_access_key", {"user_name": None}))
+    with serving(site) as server:
+        found = Disk(site, server, site.data, server.endpoint(root), "", "")
+        key_id = found.ask("CreateKey")[1]["KeyMetadata"]["KeyId"]
+        sealed = found.ask("Encrypt", KeyId=key_id, Plaintext="c2VjcmV0")[1]["CiphertextBlob"]
+        assert "processes have the installation open (pid " in site.run("renew-log").error
+        assert server.stop() == 0
+    with serving(site) as server:
+        found = Disk(site, server, site.data, server.endpoint(root), "", "")
+        assert found.ask("Decrypt", CiphertextBlob=sealed)[0] == 200
+        damage(site.data / "log.db")
+        for _ in range(4):
+            status, answer = found.ask("Encrypt", KeyId=key_id, Plaintext="c2VjcmV0")
+            assert (status, answer["__type"]) == (500, "KMSInternalException"), (answer, server.said[-3000:])
+            assert "run `hsmkms renew-log`" in answer["message"]
+            assert found.ask("Decrypt", CiphertextBlob=sealed)[1]["Plaintext"] == "c2VjcmV0"
+        server.stop()
+    refused = start(site)
+    assert refused.process.wait(STOP_SECONDS) == 78
+    assert "run `hsmkms renew-log`" in refused.said
+    assert site.run("renew-log").json["Outcome"] == "renewed"
+    with serving(site) as server:
+        found = Disk(site, server, site.data, server.endpoint(root), "", "")
+        again = found.ask("Encrypt", KeyId=key_id, Plaintext="c2VjcmV0")[1]["CiphertextBlob"]
+        opened = [found.ask("Decrypt", CiphertextBlob=each)[1] for each in (sealed, again)]
+        assert [each["Plaintext"] for each in opened] == ["c2VjcmV0"] * 2
+        assert opened[0]["KeyMaterialId"] != opened[1]["KeyMaterialId"]
+        assert server.stop() == 0

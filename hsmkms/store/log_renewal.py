@@ -1,0 +1,72 @@
+"""A new ``log.db`` in the place of one that is damaged or lost.
+
+The counts of encryptions are lost with the old one, and AES-GCM has a limit. So the new one says in its header (its
+``user_version``) that nobody knows what was counted before, until the control plane has been told: then each generated
+key gets a new backing key before it encrypts next, as after a restored backup.
+"""
+
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from hsmkms.errors import HsmKmsError, StoreError
+from hsmkms.store import faults, files, migrate
+from hsmkms.store.engine import Database
+
+_UNKNOWN_BEFORE: Final = 1
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with ``log.db``, or None."""
+    path = folder / files.LOG.name
+    try:
+        files.check(folder, files.LOG)
+        files.check_pages(path)
+    except HsmKmsError as exc:
+        return str(exc)
+    return None
+
+
+def renew(folder: Path, now: datetime) -> Path | None:
+    """Put a new one in the place of ``log.db``; returns where the old one is now, if there was one.
+
+    Nobody may have it open. Interrupted, it is done again.
+    """
+    path = folder / files.LOG.name
+    draft = path.with_name(f".{path.name}-renewed")
+    try:
+        draft.unlink(missing_ok=True)
+        files.make_empty(draft)
+        migrate.fill(draft, files.LOG)
+        with faults.translated(draft), closing(files.connect(draft)) as connection:
+            connection.execute(f"PRAGMA user_version = {_UNKNOWN_BEFORE}")
+        kept = _set_aside(path, now)
+        draft.rename(path)
+        migrate.sync(folder)
+    except OSError as exc:
+        raise StoreError(f"{path} cannot be renewed: {exc.strerror}") from exc
+    return kept
+
+
+def is_unknown_before(log: Database) -> bool:
+    """True if the control plane still has to be told that counts were lost."""
+    with log.reading() as conn:
+        return bool(conn.exec_driver_sql("PRAGMA user_version").scalar() == _UNKNOWN_BEFORE)
+
+
+def settle(log: Database) -> None:
+    """It has been told."""
+    with log.atomic() as tx:
+        tx.exec_driver_sql("PRAGMA user_version = 0")
+
+
+def _set_aside(path: Path, now: datetime) -> Path | None:
+    """Give the old files names of their own; what the WAL holds belongs to them."""
+    kept = path.with_name(f"{path.name}.damaged-{now:%Y%m%dT%H%M%SZ}")
+    for suffix in ("", "-wal"):
+        old = path.with_name(path.name + suffix)
+        if old.exists():
+            old.replace(kept.with_name(kept.name + suffix))
+    path.with_name(f"{path.name}-shm").unlink(missing_ok=True)
+    return kept if kept.exists() else None
