@@ -1,15 +1,21 @@
 """Power cuts: whatever of the WAL is on the disk, the database opens, is whole, and has what was answered by then."""
 
+import random
 import shutil
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from service_sites import NewSite, Site, StoppedClock, new_alias, new_key, seal, unseal
+from msgspec import Struct
+from msgspec.structs import replace
+from service_sites import REGION, NewSite, Site, StoppedClock, new_alias, new_key, seal, unseal
 
+from hsmkms import wiring
 from hsmkms.model.keys import DescribeKeyRequest, UpdateKeyDescriptionRequest
+from hsmkms.service.core import Core
 from hsmkms.service.kms import Kms
+from hsmkms.store import leases
 from hsmkms.store.engine import Store
 
 WAL_HEADER, FRAME_HEADER = 32, 24
@@ -103,3 +109,95 @@ def works(kms: Kms) -> None:
     assert unseal(kms, sealed) == b"secret"
     assert kms.describe_key(DescribeKeyRequest(key_id="alias/a0")).key_metadata.enabled
     assert kms.operator.find_differences() == []
+
+
+# -- all files together -----------------------------------------------------------------------------------------------
+
+FILES = ("meta.db-wal", "log.db-wal", "audit/lane-0001.00000001.jsonl")
+
+
+class Moment(Struct, frozen=True):
+    """How long the files were when something was answered, and what was answered by then."""
+
+    sizes: tuple[int, ...]
+    aliases: frozenset[str]
+    encryptions: int
+    records: int
+
+
+def sizes(folder: Path) -> tuple[int, ...]:
+    """How long the files are now."""
+    return tuple((folder / name).stat().st_size if (folder / name).exists() else 0 for name in FILES)
+
+
+def moments_of(kms: Kms, key_id: str, folder: Path) -> list[Moment]:
+    """Changes and encryptions in turns, and the moments at which they were answered."""
+    found, aliases = list[Moment](), frozenset[str]()
+    for number in range(1, 15):
+        seal(kms, key_id)
+        if number % 3 == 0:
+            new_alias(kms, f"alias/m{number}", key_id)
+            aliases |= {f"alias/m{number}"}
+        found.append(Moment(sizes(folder), aliases, number, number + len(aliases)))
+    return found
+
+
+def test_cut_of_all_files(new_site: NewSite, clock: StoppedClock, tmp_path: Path) -> None:
+    """Each file may be written further than another: what was answered is there, counted and in the audit log."""
+    site = new_site()
+    folder, kept = site.settings.data_dir, tmp_path / "kept"
+    with site.open(clock) as kms:
+        key_id = new_key(kms).key_id
+        material_id = kms._core.cache.key(REGION, key_id).current_material_id  # type: ignore[union-attr]
+    shutil.copytree(folder, kept, ignore=shutil.ignore_patterns("softhsm", "processes"))
+    with site.open(clock) as kms:
+        before = len(lines(folder))
+        moments = moments_of(kms, key_id, folder)
+        whole = {name: (folder / name).read_bytes() for name in FILES}
+        draw = random.Random(7)  # noqa: S311 - lengths of files
+        for number, moment in enumerate(moments):
+            place = tmp_path / f"cut-{number}"
+            shutil.copytree(kept, place)
+            for name, length in zip(FILES, cut_after(moment, moments, draw), strict=True):
+                (place / name).touch(0o600)
+                (place / name).write_bytes(whole[name][:length])
+            check_cut(site, clock, place, moment, material_id, before)
+            shutil.rmtree(place)
+
+
+def cut_after(moment: Moment, moments: list[Moment], draw: random.Random) -> tuple[int, ...]:
+    """How far the files may have come by a power cut: the audit log tells of no change that is not on the disk."""
+    ends = moments[-1].sizes
+    meta, log = (draw.randint(moment.sizes[each], ends[each]) for each in (0, 1))
+    audit = max(each.sizes[2] for each in moments if each.sizes[0] <= meta)
+    return meta, log, draw.randint(moment.sizes[2], audit)
+
+
+def check_cut(site: Site, clock: StoppedClock, place: Path, moment: Moment, material_id: str, before: int) -> None:
+    """Open what is left; it is closed as if it were killed, so that the token remembers nothing of it."""
+    core = wiring.core_of(replace(site.settings, data_dir=place), clock)
+    try:
+        assert moment.aliases <= names(place)
+        assert leases.total(core.store, material_id) >= moment.encryptions
+        kms = Kms(core)
+        assert kms.operator.find_differences() == []
+        assert unseal(kms, seal(kms, material_key(core, material_id))) == b"secret"
+        assert len(lines(place)) >= before + moment.records + 2
+        assert kms.operator.audit.verify().faults == []
+        assert kms.operator.audit.verify_rows() == []
+    finally:
+        core.cache.close()
+        core.store.close()
+        core.tokens.close()
+
+
+def lines(folder: Path) -> list[bytes]:
+    """The records of the audit log's only lane."""
+    return (folder / FILES[2]).read_bytes().splitlines()
+
+
+def material_key(core: Core, material_id: str) -> str:
+    """The id of the key of a material."""
+    with core.store.reading() as conn:
+        query = "SELECT key_id FROM material WHERE material_id = ?"
+        return str(conn.exec_driver_sql(query, (material_id,)).scalar_one())
