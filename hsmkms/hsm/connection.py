@@ -99,6 +99,8 @@ class Connection:
             module.renew()
             self._log_in(accept_final_try=accept_final_try)
         self._pool = SessionPool(lambda: open_session(self._token), self._pool_size(), settings.session_wait_seconds)
+        self.free = self._pool.free
+        """True if a call that begins now need not wait for a session."""
         self._comeback = Comeback(self._come_back)
         module.connections += 1
 
@@ -111,11 +113,6 @@ class Connection:
     def sessions(self) -> PoolUse:
         """How the sessions of the pool are used now."""
         return self._pool.use()
-
-    @property
-    def free(self) -> bool:
-        """True if a call that begins now need not wait for a session."""
-        return self._pool.free
 
     def ready(self) -> None:
         """Make sure that the token answers and that the login holds, before something is begun that needs both."""

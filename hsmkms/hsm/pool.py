@@ -103,7 +103,6 @@ class SessionPool:
         if refusal is not None:
             raise type(refusal)(str(refusal))  # many threads raise it: each has one of its own
 
-    @property
     def free(self) -> bool:
         """True if somebody who asks now need not wait."""
         return bool(self._idle) or self._opened < self._size or self._refusal is not None

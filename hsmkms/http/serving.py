@@ -46,6 +46,7 @@ class Serving:
         self.endpoint = Endpoint(kms, skew=timedelta(minutes=settings.clock_skew_minutes), quota=Quota(rates))
         self.observer = Observer(RequestLog(settings.log_format) if settings.log_requests else None)
         self._watch = kms.operator.watch
+        self.free = self._watch.free
         self.health = Health(self._watch)
         self._metrics = Metrics(self._watch, self.health, replaced)
         self._board = Board(board)
@@ -70,10 +71,6 @@ class Serving:
                 each.join()
         self.publish(ended=True)
         self.kms.close()
-
-    def free(self) -> bool:
-        """True if a call to the token that begins now need not wait for a session."""
-        return self._watch.free()
 
     def look(self) -> None:
         """Look at what other processes have changed."""

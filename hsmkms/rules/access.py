@@ -24,6 +24,7 @@ from hsmkms.rules.question import Question
 
 IDENTITY_BASED: Final = "identity-based"
 RESOURCE_BASED: Final = "resource-based"
+BY_POLICY: Final = frozenset({IDENTITY_BASED, RESOURCE_BASED})
 KEY_POLICY: Final = "key policy"
 ROOT: Final = "the account's root"
 
@@ -127,6 +128,19 @@ def keeps_control(question: Question, key_policy: Policy) -> bool:
     if _first(key_policy.denies, question, _covers) is not None:
         return False
     return _first(key_policy.allows, question, _names) is not None
+
+
+def asks_more(action: str, key_policy: Policy, own: Sequence[OwnPolicy]) -> bool:
+    """True if what policies say of an action may depend on more than who calls and for which key.
+
+    Grants are no part of it: they are asked only where no policy allows.
+    """
+    all_of_them = (key_policy, *(each.policy for each in own))
+    return any(
+        statement.conditions or statement.resource is not None
+        for policy in all_of_them
+        for statement in (*policy.denies.get(action, ()), *policy.allows.get(action, ()))
+    )
 
 
 def refusal(question: Question, decision: Decision) -> AccessDeniedException:

@@ -251,7 +251,7 @@ class RecordCache:
 
     def _load_identity(self, subject: str, account: str) -> CachedIdentity:
         if subject == ROOT_SUBJECT:
-            return CachedIdentity(Identity(arn=root_arn(account), user_name=None, tags={}), ())
+            return _root(account)
         name = subject.removeprefix(identities.subject(""))
         with self._store.reading() as conn:
             epoch = changes.latest(conn)
@@ -271,6 +271,12 @@ class RecordCache:
                 self._keys.clear()
                 self._aliases.clear()
             put()
+
+
+@lru_cache(maxsize=8)
+def _root(account: str) -> CachedIdentity:
+    """The account's root, of which nothing is stored that could change."""
+    return CachedIdentity(Identity(arn=root_arn(account), user_name=None, tags={}), ())
 
 
 def _account_of(record: KeyRecord) -> str:

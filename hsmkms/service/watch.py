@@ -89,7 +89,7 @@ class Watch:
 
     def free(self) -> bool:
         """True if a call to any token that begins now need not wait for a session."""
-        return all(each.free for each in self._core.tokens.opened())
+        return all(each.free() for each in self._core.tokens.opened())
 
     def look(self) -> None:
         """Look at what other processes have changed, and forget what was known of that. StoreError if it cannot be."""
