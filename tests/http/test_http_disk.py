@@ -18,7 +18,7 @@ from hsmkms.testing import Endpoint
 
 pytestmark = pytest.mark.xdist_group("served")
 
-SOURCE: Final = Path(__file__).parents[1] / "shim/disk.c"
+SOURCE: Final = Path(__file__).with_name("disk.c")
 FAULTS: Final = {"read-only": "r", "full": "f", "failing": "b"}
 WELL: Final = "w"
 

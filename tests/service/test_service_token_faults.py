@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -207,3 +208,19 @@ def test_nothing_is_lost(bench: Bench) -> None:
     bench.kms.operator.maintain()
     assert bench.kms.operator.find_differences() == []
     assert not bench.kms.operator.audit.verify().faults
+
+
+def test_slow_calls_go_on_at_once(bench: Bench) -> None:
+    """With a token that takes its time, as many encryptions are under way as there are sessions, and no more."""
+    bench.order("fault C_Encrypt * delay 150000")
+    most = bench.kms.operator.watch.sessions().limit
+    with ThreadPoolExecutor(most + 4) as threads:
+        calls = [threads.submit(bench.encrypt) for _ in range(most + 4)]
+        seen = set[int]()
+        while not all(each.done() for each in calls):
+            seen.add(bench.kms.operator.watch.sessions().lent)
+            time.sleep(0.002)
+        for each in calls:
+            each.result()
+    assert max(seen) == most
+    bench.order()
