@@ -40,7 +40,8 @@ def make_installation(folder: Path, sessions: int) -> Path:
     module, pin = folder / "slow.so", folder / "pin"
     sources = sorted((ROOT / "tests/shim").glob("*.c"))
     options = ("-std=gnu11", "-O1", "-shared", "-fPIC", "-fvisibility=hidden", "-pthread")
-    subprocess.run(["gcc", *options, "-o", module, *sources, "-ldl"], check=True)
+    compile_it = ["gcc", *options, "-o", str(module), *map(str, sources), "-ldl"]
+    subprocess.run(compile_it, check=True)
     told = secrets.token_urlsafe()
     pin.touch(0o600)
     pin.write_text(told)
