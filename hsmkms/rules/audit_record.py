@@ -180,8 +180,9 @@ _OFFSET: Final = "+00:00"
 
 def materials(response: Struct | None, fallback: str | None) -> tuple[tuple[str, str], ...]:
     """Which key materials a cryptographic operation used, each with CloudTrail's name for it."""
-    if response is not None:
-        found = ((name, getattr(response, member)) for member, name in _material_members(type(response)))
+    members = () if response is None else _material_members(type(response))
+    if members:
+        found = ((name, getattr(response, member)) for member, name in members)
         told = tuple((name, value) for name, value in found if value)
         if told:
             return told

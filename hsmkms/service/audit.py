@@ -54,8 +54,7 @@ class _Thread(threading.local):
     """What belongs to one thread."""
 
     def __init__(self) -> None:
-        self.call: Call | None = None
-        self.request: Struct | None = None
+        self.doing: tuple[Call, Struct] | None = None
         self.act: _Act | None = None
         self.noted: list[tuple[str, bytes]] = []
         self.rows: list[int] = []
@@ -113,7 +112,7 @@ class AuditBook:
         if not self._on:
             return
         here = self._here
-        here.call, here.request, here.act = call, request, None
+        here.doing, here.act = (call, request), None
         if self._journal.broken:
             self._try_again(call.operation)
 
@@ -122,7 +121,7 @@ class AuditBook:
         if not self._on:
             return
         here = self._here
-        act, here.call, here.request, here.act = here.act, None, None, None
+        act, here.doing, here.act = here.act, None, None
         event = _event_of(call, request, act.event_id if act is not None else uuids.new())
         outcome = Outcome(response=response, material=call.material_id, error=error)
         made = self._forms.encoded(call.caller, event, outcome)
@@ -248,7 +247,7 @@ class AuditBook:
         try:
             for (_, record), row_id in zip(noted, here.rows, strict=True):
                 self._note_moved(row_id, self._journal.add(record))
-            if noted and here.call is None and here.act is None and self._waits:
+            if noted and here.doing is None and here.act is None and self._waits:
                 self._journal.flush()
         except StoreError as exc:
             self._missed(exc, "Get")  # the outbox has it
@@ -263,8 +262,8 @@ class AuditBook:
 
     def _current_act(self) -> _Act | None:
         here = self._here
-        if here.act is None and here.call is not None and here.request is not None:
-            call, request = here.call, here.request
+        if here.act is None and here.doing is not None:
+            call, request = here.doing
             here.act = _Act(lambda event_id: self._begun(call, request, event_id))
         return here.act
 
@@ -411,7 +410,7 @@ def _unfinished(record: AuditRecord) -> AuditRecord:
 
 def _event_of(call: "Call", request: Struct, event_id: str) -> Event:
     return Event(
-        name=call.operation.value,
+        name=call.operation,
         at=call.now,
         event_id=event_id,
         shown=audit_record.parameters(request),
