@@ -7,6 +7,7 @@ other source is read by each worker.
 
 import ipaddress
 import multiprocessing
+import resource
 import signal
 import socket
 import sys
@@ -58,6 +59,7 @@ def serve(
         pin = _ask_pin(settings)
     if not proven:
         _prove(settings, pin)
+    _allow_connections()
     with tempfile.TemporaryDirectory(prefix="hsmkms-counts-", dir=scratch) as board:
         replaced = Pulse()
         shared = settings, Path(board), replaced
@@ -91,6 +93,12 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _allow_connections() -> None:
+    """As many open files as the system lets this process have: the usual limit is meant for programs that poll less."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _ask_pin(settings: Settings) -> Secret | None:

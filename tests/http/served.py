@@ -54,6 +54,16 @@ class Served(Struct):
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return {int(each) for each in children.read_text().split()}
 
+    @staticmethod
+    def files(worker: int) -> Path:
+        """The folder with the open files of a worker."""
+        return Path(f"/proc/{worker}/fd")
+
+    def memory_mib(self) -> int:
+        """The resident memory of all workers."""
+        told = (Path(f"/proc/{each}/status").read_text() for each in self.workers())
+        return sum(int(each.partition("VmRSS:")[2].split()[0]) for each in told) // 1024
+
     def listens(self) -> bool:
         """True if it accepts new connections."""
         try:

@@ -1,0 +1,56 @@
+"""Ten thousand connections that say nothing: others are served as ever."""
+
+import resource
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+from conftest import NewSite
+from raw_client import call
+from served import Served, credentials, serving, until
+
+pytestmark = pytest.mark.xdist_group("served")
+
+CONNECTIONS = 10_000
+SPARE = 500
+
+
+@contextmanager
+def many_files() -> Iterator[None]:
+    """This process may open as many files as it needs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < CONNECTIONS + SPARE:
+        pytest.skip(f"a process may open {hard} files here (ulimit -Hn), and {CONNECTIONS + SPARE} are needed")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def open_files(server: Served) -> int:
+    """How many files its workers have open."""
+    return sum(len(list(each.iterdir())) for each in (server.files(worker) for worker in server.workers()))
+
+
+def test_ten_thousand_connections(new_site: NewSite) -> None:
+    """Requests are answered while they are there, memory stays bounded, and nothing of them is left afterwards."""
+    site = new_site()
+    (root,) = credentials(site, ("create_access_key", {"user_name": None}))
+    with many_files(), serving(site, "--workers", 2) as server, ExitStack() as held:
+        endpoint = server.endpoint(root)
+        before, memory = open_files(server), server.memory_mib()
+        began = time.monotonic()
+        for _ in range(CONNECTIONS):
+            held.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=5))
+        until(lambda: open_files(server) >= before + CONNECTIONS, 9.0 - (time.monotonic() - began))
+        for _ in range(20):
+            asked = time.monotonic()
+            assert call(endpoint, "ListKeys", {})[0] == 200
+            assert time.monotonic() - asked < 2
+        assert server.memory_mib() - memory < 400
+        held.close()
+        until(lambda: open_files(server) < before + SPARE)
+        assert call(endpoint, "ListKeys", {})[0] == 200
+        assert server.stop() == 0
+    assert "Traceback" not in server.said
