@@ -17,16 +17,30 @@ from hsmkms.store.engine import Store
 from hsmkms.store.installation import InstallationRow, TokenRow
 
 
+def at_once() -> None:
+    """Log in without waiting for anybody."""
+
+
 def open_device(
-    settings: Settings, token: TokenSettings | None = None, *, accept_final_try: bool = False, pin: Secret | None = None
+    settings: Settings,
+    token: TokenSettings | None = None,
+    *,
+    accept_final_try: bool = False,
+    pin: Secret | None = None,
+    before_login: Callable[[], None] = at_once,
 ) -> Device:
-    """Open a token of the settings, the first if none is named, without the database."""
+    """Open a token of the settings, the first if none is named, without the database.
+
+    ``before_login`` is called when the module is loaded and the token found.
+    """
     token = token or settings.token
-    return Device.open(
-        device_settings(settings, token),
-        pin.reveal if pin is not None else _reader(token),
-        accept_final_try=accept_final_try,
-    )
+    read = pin.reveal if pin is not None else _reader(token)
+
+    def read_in_time() -> str:
+        before_login()
+        return read()
+
+    return Device.open(device_settings(settings, token), read_in_time, accept_final_try=accept_final_try)
 
 
 def device_settings(settings: Settings, token: TokenSettings | None = None) -> DeviceSettings:
@@ -72,13 +86,15 @@ def named_token(settings: Settings, name: str | None) -> TokenSettings:
     raise ConfigurationError(f"name one [[token]] of the configuration by its label or serial: {names}")
 
 
-def open_home(settings: Settings, store: Store, pin: Secret | None) -> tuple[InstallationRow, TokenRow, Device, bytes]:
+def open_home(
+    settings: Settings, store: Store, pin: Secret | None, before_login: Callable[[], None] = at_once
+) -> tuple[InstallationRow, TokenRow, Device, bytes]:
     """The one of the tokens that is the installation's home, opened, and the key by which it was recognised."""
     _, home = binding.told(store)
     faults: list[HsmKmsError] = []
     for each in sorted(settings.tokens, key=lambda each: not _resembles(each, home)):
         try:
-            device = open_device(settings, each, pin=pin)
+            device = open_device(settings, each, pin=pin, before_login=before_login)
         except HsmKmsError as exc:
             faults.append(exc)
             continue

@@ -94,17 +94,19 @@ def core_of(
     monotonic: Monotonic | None = None,
     pin: Secret | None = None,
     reread: Callable[[], Settings] | None = None,
+    before_login: Callable[[], None] = attaching.at_once,
 ) -> Core:
     """Open database and tokens, and prove that they belong together. Without its home nothing is opened.
 
     ``monotonic`` (seconds, not to be set by anybody) is what the clock is watched with; without one it is not.
     ``pin`` is for who has asked for it already; otherwise it is read from its source. ``reread`` reads the settings
-    again, for tokens that are added while this process runs.
+    again, for tokens that are added while this process runs. ``before_login`` is called when all is ready for the first
+    login; it may wait.
     """
     store = Store.open(settings.data_dir)
     with ExitStack() as undo:
         undo.callback(store.close)
-        row, token, device, witness = attaching.open_home(settings, store, pin)
+        row, token, device, witness = attaching.open_home(settings, store, pin, before_login)
         tokens = Tokens(store, token.id, device, partial(attaching.seek, reread or (lambda: settings), store))
         undo.callback(tokens.close)
         core = _core(settings, store, tokens, _described(settings, row), clock, monotonic)

@@ -1,8 +1,11 @@
-"""The parent of the workers: it proves the PIN once, and says what a worker does; workers.py looks after them.
+"""The parent of the workers: it says what a worker does; workers.py looks after them.
 
-It never loads the PKCS#11 module, since a module is of no use after a fork. A PIN that is asked for at the terminal is
-asked for once, here, and is in the workers' memory when they begin; it is in no environment and no argument. Every
-other source is read by each worker.
+The first worker proves the PIN. The others load the module and read the token meanwhile, which takes seconds where it
+holds many objects, and log in only after the first: so a wrong PIN is refused once.
+
+The parent never loads the PKCS#11 module, since a module is of no use after a fork. A PIN that is asked for at the
+terminal is asked for once, here, and is in the workers' memory when they begin; it is in no environment and in no
+argument. Every other source is read by each worker.
 """
 
 import ipaddress
@@ -12,6 +15,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -27,6 +31,9 @@ from hsmkms.http.pulse import Pulse
 from hsmkms.http.workers import SIGNALS, START_REFUSED, Inherited, Lives, Workers
 
 Reread = Callable[[], Settings]
+
+WAIT_SECONDS: Final = 0.01
+"""How often a worker looks whether the first one has proven the PIN."""
 
 _context: Final = multiprocessing.get_context("fork")
 
@@ -57,15 +64,20 @@ def serve(
     with refusing():
         _check_address(settings.serve)
         pin = _ask_pin(settings)
-    if not proven:
-        _prove(settings, pin)
     _allow_connections()
+    first = Pulse()
+    if proven:
+        first.beat()
     with tempfile.TemporaryDirectory(prefix="hsmkms-counts-", dir=scratch) as board:
         replaced = Pulse()
         shared = settings, Path(board), replaced
-        opener = partial(_open, settings, pin, reread)
-        lives = Lives(worker=partial(_work, opener, *shared), stand_in=partial(_stand_in, *shared))
-        Workers(settings.serve, lives, replaced, ready, lifeline).run()
+        opener = partial(_open, settings, pin, reread, first)
+        lives = Lives(
+            first=partial(_work, partial(opener, proving=True), *shared),
+            worker=partial(_work, opener, *shared),
+            stand_in=partial(_stand_in, *shared),
+        )
+        Workers(settings.serve, lives, replaced, ready, lifeline, first).run()
 
 
 @contextmanager
@@ -108,42 +120,55 @@ def _ask_pin(settings: Settings) -> Secret | None:
     return Secret(config.read_pin(settings.token.pin, interactive=config.terminal_prompt()))
 
 
-def _prove(settings: Settings, pin: Secret | None) -> None:
-    """Open the installation once in a process of its own: a wrong PIN is then refused once, and not by each worker."""
-    child = _context.Process(target=_try_to_open, args=(settings, pin))
-    child.start()
-    child.join()
-    if child.exitcode:
-        sys.exit(child.exitcode)
-
-
-def _try_to_open(settings: Settings, pin: Secret | None) -> None:
-    from hsmkms.http.worker import tls_context  # noqa: PLC0415 - not in the parent
-
-    try:
-        tls_context(settings.serve)
-        _open(settings, pin).close()
-    except SetupError as exc:
-        _complain(exc, START_REFUSED)
-    except OSError as exc:
-        _complain(ConfigurationError(f"serve.certificate or serve.private_key cannot be used: {exc}"), START_REFUSED)
-    except HsmKmsError as exc:
-        _complain(exc, 1)
-
-
 def _complain(error: HsmKmsError, status: int) -> None:
     sys.stderr.write(f"hsmkms: {type(error).__name__}: {error}\n")
     sys.exit(status)
 
 
-def _open(settings: Settings, pin: Secret | None, reread: Reread | None = None) -> Any:  # noqa: ANN401 - Kms, imported in the process that needs it
+# -- in a worker ------------------------------------------------------------------------------------------------
+
+
+def _open(
+    settings: Settings, pin: Secret | None, reread: Reread | None, first: Pulse, pulse: Pulse, *, proving: bool = False
+) -> Any:  # noqa: ANN401 - Kms, imported in the process that needs it
+    """Open the installation. ``first`` beats once the PIN is proven, which this process does if it is ``proving``."""
     from hsmkms.service.kms import Kms  # noqa: PLC0415 - not in the parent: it must not load the module
 
-    return Kms(wiring.core_of(settings, monotonic=wiring.boot_time, pin=pin, reread=reread))
+    turn = _at_once if proving else partial(_wait_for_first, first, pulse)
+    try:
+        kms = Kms(wiring.core_of(settings, monotonic=wiring.boot_time, pin=pin, reread=reread, before_login=turn))
+    except HsmKmsError:
+        turn()  # what the first worker meets as well is told by that one alone
+        raise
+    first.beat()
+    return kms
+
+
+def _at_once() -> None:
+    """The first worker waits for nobody."""
+
+
+def _wait_for_first(first: Pulse, pulse: Pulse) -> None:
+    """Wait until the first worker has proven the PIN. If it has not, the parent ends this one."""
+    parent = multiprocessing.parent_process()
+    while not first.number:
+        if parent is not None and not parent.is_alive():
+            sys.exit(1)
+        pulse.beat()
+        time.sleep(WAIT_SECONDS)
+
+
+def _check_certificate(settings: ServeSettings) -> None:
+    from hsmkms.http.worker import tls_context  # noqa: PLC0415
+
+    try:
+        tls_context(settings)
+    except OSError as exc:
+        raise ConfigurationError(f"serve.certificate or serve.private_key cannot be used: {exc}") from exc
 
 
 def _work(
-    opener: Callable[[], Any],
+    opener: Callable[[Pulse], Any],
     settings: Settings,
     board: Path,
     replaced: Pulse,
@@ -160,7 +185,8 @@ def _work(
 
     logs.set_up(settings.serve.log_format)
     try:
-        serving = Serving(opener(), settings.serve, board, replaced)
+        _check_certificate(settings.serve)
+        serving = Serving(opener(pulse), settings.serve, board, replaced)
         worker.run(worker.application(serving), settings.serve, listener, partial(_tell, told), pulse)
     except SetupError as exc:
         _complain(exc, START_REFUSED)

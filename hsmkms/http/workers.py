@@ -53,8 +53,9 @@ Life = Callable[[socket.socket, Pipe, Pulse, Inherited], None]
 
 
 class Lives(Struct, frozen=True):
-    """What a worker does, and what its stand-in does."""
+    """What a worker does, what its stand-in does, and what the ``first`` worker does, for which the others wait."""
 
+    first: Life
     worker: Life
     stand_in: Life
 
@@ -84,7 +85,10 @@ class _Place(Struct):
 
 
 class Workers:
-    """The workers of one server. ``replaced`` counts those that hung; ``lifeline``: see ``serve``."""
+    """The workers of one server. ``replaced`` counts those that hung; ``lifeline``: see ``serve``.
+
+    ``proven`` beats once a worker has opened the installation. A first worker that ends before ends the server.
+    """
 
     def __init__(
         self,
@@ -93,11 +97,13 @@ class Workers:
         replaced: Pulse,
         ready: Callable[[int], None],
         lifeline: int | None,
+        proven: Pulse,
     ) -> None:
         self._settings = settings
         self._lives = lives
         self._replaced = replaced
         self._ready = ready
+        self._proven = proven
         self._announced = False
         self._places: list[_Place] = []
         self._leaving: list[BaseProcess] = []
@@ -112,7 +118,7 @@ class Workers:
             signal.signal(number, self._note)
         self._places = [_Place(each) for each in listeners(self._settings)]
         for place in self._places:
-            place.worker = self._start(place, self._lives.worker)
+            place.worker = self._start_worker(place)
         try:
             self._look_after_them()
         except BaseException:
@@ -165,7 +171,7 @@ class Workers:
             self._end_hung(place, elapsed)
             self._bury_dead(place, now)
             if place.worker is None and now >= place.again_at:
-                place.worker = self._start(place, self._lives.worker)
+                place.worker = self._start_worker(place)
             self._fill_gap(place, now)
         self._leaving = [each for each in self._leaving if each.is_alive()]
         if not self._announced and any(place.served for place in self._places):
@@ -192,10 +198,11 @@ class Workers:
         if worker is None or worker.process.is_alive():
             return
         worker.process.join()
-        if worker.process.exitcode == START_REFUSED and not self._announced:
+        status = worker.process.exitcode or 0
+        if not self._announced and (status == START_REFUSED or self._proves(place)):
             self._stop_all()
-            sys.exit(START_REFUSED)
-        _say(f"a worker ended with status {worker.process.exitcode}: it is replaced")
+            sys.exit(max(status, 1))  # a signal that has killed it is a negative number
+        _say(f"a worker ended with status {status}: it is replaced")
         place.again_at = now + min(AGAIN_SECONDS * 2**place.failed, LONGEST_AGAIN_SECONDS)
         place.failed += 1
         place.worker = None
@@ -212,6 +219,13 @@ class Workers:
         late = self._announced and now - place.unserved_since > STAND_IN_SECONDS
         if late and (place.stand_in is None or not place.stand_in.process.is_alive()):
             place.stand_in = self._start(place, self._lives.stand_in)
+
+    def _proves(self, place: _Place) -> bool:
+        """True if the others wait for the worker at this place, which is to prove the PIN."""
+        return place is self._places[0] and not self._proven.number
+
+    def _start_worker(self, place: _Place) -> _Worker:
+        return self._start(place, self._lives.first if self._proves(place) else self._lives.worker)
 
     def _start(self, place: _Place, life: Life) -> _Worker:
         here, there = _context.Pipe(duplex=False)
