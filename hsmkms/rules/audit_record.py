@@ -30,6 +30,9 @@ _SECRET: Final = frozenset({"grant_token", "grant_tokens"})
 _CHANGING: Final = (
     *("Cancel", "Connect", "Create", "Delete", "Disable", "Disconnect", "Enable", "Import", "Put", "Replicate"),
     *("Retire", "Revoke", "Rotate", "Schedule", "Synchronize", "Tag", "Untag", "Update"),
+    # Acts of the operator's, and what hsmkms does by itself.
+    *("Accept", "Add", "Archive", "Change", "Destroy", "Discard", "Migrate", "Reconcile", "Remove", "Renew", "Reset"),
+    *("Restore", "Seal", "Trust"),
 )
 LOOKING: Final = ("Describe", "Get", "List")
 """Operations that still are answered where the log cannot be written: they change nothing and open nothing."""

@@ -107,6 +107,7 @@ class Credentials:
                 raise AlreadyExistsException(f"User with name {name} already exists.")
         return self._user(UserRow(name=name, created_at=now, access_keys=0))
 
+    @recorded_in_iam("ListUsers")
     def list_users(self) -> list[User]:
         """All users, by name."""
         with self._core.store.reading() as conn:
@@ -160,6 +161,7 @@ class Credentials:
             create_date=row.created_at,
         )
 
+    @recorded_in_iam("ListAccessKeys", user_name="userName")
     def list_access_keys(self, user_name: str | None) -> list[AccessKey]:
         """The access keys of a user, or of the root, with their last use."""
         with self._core.store.reading() as conn:

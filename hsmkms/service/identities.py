@@ -102,11 +102,13 @@ class Identities:
             _need_group(tx, name)
             self._put(tx, Owner.GROUP, name, policy_name, document)
 
+    @recorded_in_iam("ListUserPolicies", name="userName")
     def user_policies(self, name: str) -> Mapping[str, str]:
         """The documents of a user's own policies, by name."""
         with self._core.store.reading() as conn:
             return self._user(conn, name).policies
 
+    @recorded_in_iam("ListGroupPolicies", name="groupName")
     def group_policies(self, name: str) -> Mapping[str, str]:
         """The documents of a group's policies, by name."""
         with self._core.store.reading() as conn:
@@ -148,6 +150,7 @@ class Identities:
             if not identities.delete_group(tx, name):
                 raise _no_group(name)
 
+    @recorded_in_iam("ListGroups", user_name="userName")
     def list_groups(self, user_name: str | None = None) -> list[Group]:
         """All groups, or those of a user."""
         with self._core.store.reading() as conn:

@@ -95,6 +95,7 @@ class Operator:
         device = device or self._core.device
         return TokenInfo(profile=device.profile, limits=device.limits(), mechanisms=device.mechanisms())
 
+    @recorded("CheckToken")
     def token_check(self, device: Device | None = None) -> list[Check]:
         """Try on a token, or on the home, everything that hsmkms needs."""
         return (device or self._core.device).checks()

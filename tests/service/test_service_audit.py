@@ -133,6 +133,24 @@ def test_rotation_and_acts_of_the_operator(kms: Kms) -> None:
     assert last(kms)["errorCode"] == "AlreadyExistsException"
 
 
+def test_looks_of_the_operator(kms: Kms) -> None:
+    """Who there is and what he may do, and trials of the token: those who ask leave a record too."""
+    operator = kms.operator
+    operator.credentials.create_user("carol")
+    looks = {
+        "ListUsers": operator.credentials.list_users,
+        "ListAccessKeys": lambda: operator.credentials.list_access_keys("carol"),
+        "ListUserPolicies": lambda: operator.identities.user_policies("carol"),
+        "ListGroups": operator.identities.list_groups,
+        "CheckToken": operator.token_check,
+    }
+    for name, look in looks.items():
+        look()
+        assert (last(kms)["eventName"], last(kms)["readOnly"]) == (name, True)
+    operator.trust_clock()
+    assert (last(kms)["eventName"], last(kms)["readOnly"]) == ("TrustClock", False)
+
+
 MARK = b"\x00tell nobody\xff"
 _secret = st.binary(max_size=40).map(lambda end: MARK + end)
 
