@@ -5,11 +5,11 @@ import shutil
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple, TypeVar
 
 import typer
 
@@ -20,6 +20,8 @@ from hsmkms.errors import ConfigurationError, HsmKmsError, StoreError
 if TYPE_CHECKING:
     from hsmkms.config import Settings
     from hsmkms.service.kms import Kms
+
+Kept = TypeVar("Kept")
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _LEFTOVERS: Final = (".backup-", ".restore-")
@@ -54,6 +56,10 @@ class Patient:
         self._exits = exits
         self._kms: Kms | None = None
         self._fault: HsmKmsError | None = None
+
+    def kept(self, thing: AbstractContextManager[Kept]) -> Kept:
+        """What stays open for the checks that follow: to open a token is to read all of it."""
+        return self._exits.enter_context(thing)
 
     @property
     def kms(self) -> "Kms":
@@ -150,9 +156,8 @@ def _token(patient: Patient) -> Verdict:
 
     told = []
     for each in patient.settings.tokens:
-        with closing(attaching.open_device(patient.settings, each)) as device:
-            profile = device.profile
-            told.append(f"{profile.label} ({profile.model}, serial {profile.serial})")
+        profile = patient.kept(closing(attaching.open_device(patient.settings, each))).profile
+        told.append(f"{profile.label} ({profile.model}, serial {profile.serial})")
     return _ok(f"{'; '.join(told)} took the PIN and passed the probe")
 
 

@@ -288,7 +288,7 @@ class Device(KeyPairs):
     def is_labelled(self, cka_id: bytes, label: str) -> bool:
         """True if the secret key is the one of that label; ObjectLostError if it is not on the token.
 
-        It is looked for once: no label of ours can be changed on the token.
+        It is looked for once, by whoever uses the key first: no label of ours can be changed on the token.
         """
 
         def attempt(session: Session) -> str:
@@ -300,7 +300,7 @@ class Device(KeyPairs):
             return told
 
         if cka_id not in self._labels:
-            self._labels[cka_id] = self._repeatable(attempt, "find")
+            self._labels[cka_id] = self._handles.label(cka_id) or self._repeatable(attempt, "find")
         return self._labels[cka_id] == label[: self.profile.label_bytes]
 
     # -- what the token says of itself --------------------------------------------------------------------------

@@ -9,11 +9,12 @@ import threading
 from collections import Counter
 from typing import Final
 
-from pkcs11.types import Session
+from pkcs11.constants import Attribute
+from pkcs11.types import Object, Session
 
 from hsmkms.errors import ObjectLostError, TokenUnavailableError
 from hsmkms.hsm.faults import AWAY, OBJECT_LOST
-from hsmkms.hsm.objects import find, handle_of, list_keys
+from hsmkms.hsm.objects import find, handle_of, list_keys, tell
 
 ENUMERATE_AFTER: Final = 4
 """Single searches before the whole token is enumerated once: a command needs one key, a server all."""
@@ -27,12 +28,17 @@ class HandleIndex:
 
     def __init__(self) -> None:
         self._handles: dict[bytes, int] = {}
+        self._labels: dict[bytes, str | None] = {}
         self._searching = threading.Lock()
         self._searches = 0
 
     def lookup(self, cka_id: bytes) -> int | None:
         """The handle, if it is known."""
         return self._handles.get(cka_id)
+
+    def label(self, cka_id: bytes) -> str | None:
+        """The label of a key that was searched for by itself, if it could be read then."""
+        return self._labels.get(cka_id)
 
     def remember(self, cka_id: bytes, handle: int) -> None:
         """Note an object that was just made."""
@@ -42,10 +48,12 @@ class HandleIndex:
         """Drop a handle that the token called dead (only if it is still the one given)."""
         if handle is None or self._handles.get(cka_id) == handle:
             self._handles.pop(cka_id, None)
+            self._labels.pop(cka_id, None)
 
     def forget_all(self) -> None:
         """Drop every handle: the sessions or the token changed. A search that is under way fills the old index."""
         self._handles = {}
+        self._labels = {}
         self._searches = 0
 
     def search(self, session: Session, cka_id: bytes) -> int:
@@ -61,17 +69,19 @@ class HandleIndex:
             if self._searches == ENUMERATE_AFTER:
                 _enumerate(session, handles)
             if cka_id not in handles:
-                handles[cka_id] = _find(session, cka_id)
+                found = _find(session, cka_id)
+                self._labels[cka_id] = tell(found, (Attribute.LABEL,))[Attribute.LABEL]
+                handles[cka_id] = handle_of(found)
             return handles[cka_id]
         finally:
             self._searching.release()
 
 
-def _find(session: Session, cka_id: bytes) -> int:
+def _find(session: Session, cka_id: bytes) -> Object:
     found = find(session, None, cka_id)
     if found is None:
         raise ObjectLostError(OBJECT_LOST)
-    return handle_of(found)
+    return found
 
 
 def _enumerate(session: Session, handles: dict[bytes, int]) -> None:

@@ -159,12 +159,12 @@ def _of_token(core: Core, token_id: str) -> list[Finding]:
     with core.store.atomic() as tx:
         known, doomed = objects.all_of_token(tx, token_id), _doomed(tx, token_id)
         ours = [each for each in ours if not _ended(each.cka_id, rows, known) and each.cka_id not in going - doomed]
-        first_seen = {}
+        first_seen, seen_before = {}, objects.first_seen(tx, token_id)
         for each in ours:
-            if _is_live(known.get(each.cka_id)):
-                objects.forget_seen(tx, token_id, each.cka_id)
-            else:
+            if not _is_live(known.get(each.cka_id)):
                 first_seen[each.cka_id] = objects.note_seen(tx, token_id, each.cka_id, core.clock())
+            elif each.cka_id in seen_before:
+                objects.forget_seen(tx, token_id, each.cka_id)
     # What has changed while the token was looked at tells nothing.
     others = {cka_id: row for cka_id, row in rows.items() if cka_id not in first_seen and known.get(cka_id) == row}
     kinds = {each.cka_id: _kind(known.get(each.cka_id), each.cka_id in doomed, count[each.cka_id]) for each in ours}

@@ -21,7 +21,7 @@ from pkcs11.types import Session
 from pkcs11.util.ec import encode_named_curve_parameters
 
 from hsmkms.errors import ObjectLostError, TokenError, TokenUnavailableError
-from hsmkms.hsm import handles
+from hsmkms.hsm import connection, handles
 from hsmkms.hsm.attributes import AES_256_BACKING_KEY, HARDENED, _TolerantMapper
 from hsmkms.hsm.device import Device
 from hsmkms.hsm.objects import tell
@@ -75,6 +75,25 @@ def test_one_search_per_key(token: SoftHsm, searches: Counter[str]) -> None:
         assert searches == {"find": first, "list_keys": 1}
     encrypt(device, new_key(device))
     assert searches == {"find": first, "list_keys": 1}
+
+
+def test_a_label_is_read_where_a_key_is_found(
+    token: SoftHsm, searches: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether a key that was searched for has a label is known without another search, until it is forgotten."""
+    device = token.open()
+    key = new_key(device, "hsmkms one")
+    device.close()
+    device = token.open()
+    monkeypatch.setattr(connection, "find", _counting(searches, "find", connection.find))
+    encrypt(device, key)
+    assert device.is_labelled(key, "hsmkms one")
+    assert not device.is_labelled(key, "hsmkms two")
+    assert searches == {"find": 1}
+    device._labels.clear()
+    device._handles.forget(key)
+    assert device.is_labelled(key, "hsmkms one")
+    assert searches == {"find": 2}
 
 
 def test_searches_on_the_token(make_token: MakeToken, spy_path: Path, programs: Path) -> None:

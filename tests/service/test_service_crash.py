@@ -29,7 +29,7 @@ from hsmkms.model.keys import DescribeKeyRequest, EnableKeyRequest, KeyMetadata,
 from hsmkms.rules.material import object_label, short_label
 from hsmkms.service.kms import Kms
 from hsmkms.service.reconcile import UNKNOWN_USE, Kind, Mended
-from hsmkms.store import installation, keys, leases
+from hsmkms.store import installation, keys, leases, objects
 
 Done = TypeVar("Done")
 
@@ -145,6 +145,18 @@ def test_unacknowledged_is_adopted(site: Site) -> None:
         assert kms.operator.attest(finding.key_id)[0].as_made
         assert kinds(kms) == []
         assert kms.operator.mend(finding) is Mended.GONE
+
+
+def test_what_is_acknowledged_is_forgotten(site: Site, clock: StoppedClock) -> None:
+    """That an object was once seen without a live key is forgotten at the next look that finds it with one."""
+    with site.open(clock) as kms:
+        core = kms._core
+        (row,) = core.cache.key(REGION, new_key(kms).key_id).record.materials  # type: ignore[union-attr]
+        with core.store.atomic() as tx:
+            objects.note_seen(tx, row.token_id, row.cka_id, clock.now)
+        assert kinds(kms) == []
+        with core.store.reading() as conn:
+            assert objects.first_seen(conn, row.token_id) == {}
 
 
 def test_unacknowledged_is_removed_after_grace(site: Site, clock: StoppedClock) -> None:
