@@ -72,7 +72,8 @@ class SessionPool:
         TokenUnavailableError or PinError.
         """
         self._guard.check()
-        self.check()
+        if self._refusal is not None:
+            self.check()
         try:
             return self._idle.pop()
         except IndexError:

@@ -79,7 +79,7 @@ class Application:
         if self._pace.inline(operation, self._loop.time()) and self._serving.free():
             handled, seconds = self._timed(request, source, just_looked=self._has_looked(request))
             self._pace.note(seconds, self._loop.time())
-            self._hold.add(_response(handled), respond, operation or "", handled.request_id)
+            self._hold.add(handled.response or _no_response(handled), respond, operation or "", handled.request_id)
         else:
             ticket = next(self._tickets)
             limit = self._serving.hang_seconds * (1 if operation in QUICK else SLOW_FACTOR)
@@ -178,7 +178,7 @@ class Application:
         if waiting is None:
             return  # it came too late, and the client was told so
         handled = handled or Handled(request_id="")
-        self._hold.add(_response(handled), waiting.respond, operation or "", handled.request_id)
+        self._hold.add(handled.response or _no_response(handled), waiting.respond, operation or "", handled.request_id)
 
     # -- the pages ----------------------------------------------------------------------------------------------
 
@@ -194,5 +194,5 @@ class Application:
         return Response(200, (("content-type", CONTENT_TYPE),), self._serving.metrics())
 
 
-def _response(handled: Handled) -> Response:
-    return handled.response or protocol.failure(RuntimeError(), handled.request_id)
+def _no_response(handled: Handled) -> Response:
+    return protocol.failure(RuntimeError(), handled.request_id)

@@ -43,6 +43,7 @@ Answer = Callable[[RawRequest, str, Respond], None]
 """Answers a request from an address, at once or later, by calling back on the loop."""
 
 _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
+_header_line: Final = "%s: %s\r\n".__mod__
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -228,31 +229,27 @@ class Connection(asyncio.Protocol):
         self._going_on = True
         while self._waiting and not (self._answering or self._blocked):
             self._answering, self._keep_alive = self._waiting.popleft()
-            self._answer(self._answering, self._address, self._write_and_go_on)
+            self._answer(self._answering, self._address, self._write)
         self._going_on = False
         if self._refusal is not None and not (self._answering or self._waiting):
             refusal, self._refusal = self._refusal, None
             self._write_refusal(refusal)
 
-    def _write_and_go_on(self, response: Response) -> None:
-        self._write(response)
+    def _write(self, response: Response) -> None:
+        """Write an answer, and go on with what waits for it."""
+        request, self._answering = self._answering, None
+        if not self._transport.is_closing():
+            keep = self._keep_alive and not (self._ending and self._done())
+            body = b"" if request is not None and request.method == "HEAD" else response.body
+            self._transport.write(_head(response, keep_alive=keep) + body)
+            if not keep:
+                self._close()
+            elif not self._url:
+                self.deadline = self._now() + IDLE_SECONDS
+            if keep and not self._reading:
+                self._read_or_pause()
         if self._waiting or self._refusal is not None:
             self._next()
-
-    def _write(self, response: Response) -> None:
-        request, self._answering = self._answering, None
-        if self._transport.is_closing():
-            return
-        keep = self._keep_alive and not (self._ending and self._done())
-        body = b"" if request is not None and request.method == "HEAD" else response.body
-        self._transport.write(_head(response, keep_alive=keep) + body)
-        if not keep:
-            self._close()
-            return
-        if not self._url:
-            self.deadline = self._now() + IDLE_SECONDS
-        if not self._reading:
-            self._read_or_pause()
 
     def _read_or_pause(self) -> None:
         """Read no further while too much waits: requests for their answers, or answers for the client."""
@@ -301,7 +298,7 @@ def _target(url: bytes) -> tuple[str, str]:
 
 
 def _head(response: Response, *, keep_alive: bool) -> bytes:
-    lines = "".join([f"{name}: {value}\r\n" for name, value in response.headers])
+    lines = "".join(map(_header_line, response.headers))
     end = _date(int(time.time())) if keep_alive else f"{_date(int(time.time()))}connection: close\r\n"
     return f"{_STATUS_LINES[response.status]}{lines}content-length: {len(response.body)}\r\n{end}\r\n".encode("latin-1")
 

@@ -63,7 +63,7 @@ class Pace:
 
     def inline(self, operation: str | None, now: float) -> bool:
         """True if the operation may be done on the event loop at this moment (in seconds)."""
-        return operation in QUICK and self.here(now)
+        return operation in QUICK and (not self.slow or self.here(now))
 
     def here(self, now: float) -> bool:
         """True if what is no operation of the API, but as quick as one, may be done on the event loop."""

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from operator import itemgetter
 from typing import Final
 from urllib.parse import quote, unquote
 
@@ -94,6 +95,14 @@ class _Front(Struct, frozen=True):
     scope: Scope
     credential_scope: str
     signed_headers: tuple[str, ...]
+
+
+class _Signed(Struct, frozen=True):
+    """Signed headers: their names in one line, what reads their values, and the lines of usual ones."""
+
+    names: str
+    read: Callable[[Mapping[str, Sequence[str]]], tuple[Sequence[str], ...]]
+    lines: str
 
 
 def verify(request: RawRequest, find_secret: FindSecret, now: datetime, skew: timedelta) -> Scope:
@@ -247,7 +256,8 @@ def _check_payload_hash(request: RawRequest) -> None:
 
 def _signature(request: RawRequest, front: _Front, stamp: str, secret: str) -> str:
     canonical = canonical_request(request, front.signed_headers)
-    to_sign = f"{ALGORITHM}\n{stamp}\n{front.credential_scope}\n{_hash(canonical.encode(_RAW))}"
+    digest = hashlib.sha256(canonical.encode(_RAW)).hexdigest()
+    to_sign = f"{ALGORITHM}\n{stamp}\n{front.credential_scope}\n{digest}"
     key = signing_key(secret, front.scope.date, front.scope.region)
     return hmac.digest(key, to_sign.encode(_RAW), "sha256").hex()
 
@@ -263,29 +273,38 @@ def signing_key(secret: str, date: str, region: str) -> bytes:
 
 def canonical_request(request: RawRequest, signed_headers: Sequence[str]) -> str:
     """The form that both sides sign."""
-    path, query = request.path, request.query
+    path, query, signed = request.path, request.query, _signed(tuple(signed_headers))
     return "\n".join(
         (
             request.method,
             "/" if path == "/" else _canonical_path(path),
             _canonical_query(query) if query else "",
-            _header_lines(request.headers, signed_headers),
-            ";".join(signed_headers),
-            _hash(request.body),
+            _header_lines(request.headers, signed),
+            signed.names,
+            hashlib.sha256(request.body).hexdigest(),
         )
     )
 
 
-def _header_lines(headers: Mapping[str, Sequence[str]], names: Sequence[str]) -> str:
+@lru_cache(maxsize=256)
+def _signed(names: tuple[str, ...]) -> _Signed:
+    """What is the same for all requests with the same signed headers."""
+    lines = "".join(f"{name.replace('%', '%%')}:%s\n" for name in names)
+    return _Signed(";".join(names), itemgetter(*names), lines)
+
+
+def _header_lines(headers: Mapping[str, Sequence[str]], signed: _Signed) -> str:
     """The signed headers as they are signed. Those of nearly every client need no folding."""
-    held = [headers[name] for name in names]
-    try:
-        lines = "".join([f"{name}:{value}\n" for name, (value,) in zip(names, held, strict=True)])
-    except ValueError:
-        lines = "\t"
+    held = signed.read(headers)
+    lines = signed.lines % tuple(map(_first, held)) if max(map(len, held)) == 1 else "\t"
     if "\t" in lines or "  " in lines or ": " in lines or " \n" in lines:
-        return "".join([f"{name}:{_folded(values)}\n" for name, values in zip(names, held, strict=True)])
+        return "".join(
+            [f"{name}:{_folded(values)}\n" for name, values in zip(signed.names.split(";"), held, strict=True)]
+        )
     return lines
+
+
+_first: Final = itemgetter(0)
 
 
 def _folded(values: Sequence[str]) -> str:

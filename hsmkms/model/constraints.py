@@ -85,7 +85,7 @@ class Text(Struct, frozen=True):
 
     def check(self, value: str, path: str, report: Report) -> None:
         """Report a text that no encoding can carry, without repeating it."""
-        if not _is_text(value):
+        if not value.isascii() and not _is_text(value):
             report(path, value, "Member must hold Unicode characters only")
 
 

@@ -89,6 +89,8 @@ class AuditBook:
         self._clock = clock
         self._on = policy.durability is not Durability.OFF
         self._waits = policy.durability is Durability.COMMIT
+        self.holds_answers = self._waits
+        """True if an answer may leave only after its record is on the disk."""
         self._guard = ForkGuard()
         self._journal = self._new_journal()
         self._here = _Thread()
@@ -153,11 +155,6 @@ class AuditBook:
             log.error("%s", exc)  # noqa: TRY400 - told in one sentence
             return {each: REFUSED for each in operations if self._must_be_kept(each)}
         return {}
-
-    @property
-    def holds_answers(self) -> bool:
-        """True if an answer may leave only after its record is on the disk."""
-        return self._waits
 
     # -- acts that are no requests ------------------------------------------------------------------------------
 

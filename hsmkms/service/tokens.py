@@ -83,6 +83,13 @@ class Tokens:
         with self._store.reading() as conn:
             return [each for each in stored.tokens(conn) if each.response is not None]
 
+    def free(self) -> bool:
+        """True if a call to any of them that begins now need not wait for a session."""
+        for each in list(self._open.values()):  # noqa: SIM110 - asked for each request: a generator costs more
+            if not each.free():
+                return False
+        return True
+
     def opened(self) -> list[Device]:
         """Those that are open in this process; the installation may have keys on more."""
         return list(self._open.values())

@@ -51,6 +51,7 @@ class Watch:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self.free = core.tokens.free
 
     @property
     def regions(self) -> tuple[str, ...]:
@@ -86,10 +87,6 @@ class Watch:
         tokens = self._core.tokens
         use = total_use(each.sessions() for each in tokens.opened())
         return replace(use, away=use.away + len(tokens.away()))
-
-    def free(self) -> bool:
-        """True if a call to any token that begins now need not wait for a session."""
-        return all(each.free() for each in self._core.tokens.opened())
 
     def look(self) -> None:
         """Look at what other processes have changed, and forget what was known of that. StoreError if it cannot be."""
