@@ -23,6 +23,7 @@ log = logging.getLogger("hsmkms.http")
 
 Respond = Callable[[Response], None]
 
+DECIDES: Final = 0.1
 QUICK_BATCH_SECONDS: Final = 0.0007
 """Of this a third is for chaining the records of a batch, the rest for the disk."""
 
@@ -42,7 +43,7 @@ class AnswerHold:
     def __init__(self, audit: AuditBook, loop: asyncio.AbstractEventLoop) -> None:
         self._audit = audit
         self._loop = loop
-        self._pace = Pace(decides=0.25, quick_seconds=QUICK_BATCH_SECONDS)
+        self._pace = Pace(decides=DECIDES, quick_seconds=QUICK_BATCH_SECONDS)
         self._held: list[_Held] = []
         self._under_way = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hsmkms audit")

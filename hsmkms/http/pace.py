@@ -6,7 +6,7 @@ that took long on a machine that had other work say nothing of the token. How lo
 since threads wait for one another; while the token is slow, one is tried there now and then.
 
 For the disk, which takes what the audit log must keep, it is the same: one with a quick fdatasync is waited for, a slow
-one by a thread. But whoever waits for a disk must also wait until a busy machine lets him go on, so there a quarter
+one by a thread. But whoever waits for a disk must also wait until a busy machine lets him go on, so there a tenth
 decides.
 """
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from hsmkms.http.hold import DECIDES
 from hsmkms.http.pace import QUICK_SECONDS, TRY_AFTER, TRY_SHARE, WINDOW, Pace
 from hsmkms.model.enums import Operation
 
@@ -68,12 +69,12 @@ def test_a_token_that_is_quick_again() -> None:
 
 
 def test_a_busy_machine_is_no_slow_disk() -> None:
-    """For the disk a quarter decides: who waits for it waits for the processor as well, and then mostly for that."""
-    pace = Pace(decides=0.25)
-    for _ in range(8):
-        for each in [LATE] * (WINDOW * 2 // 3) + [QUICK] * (WINDOW - WINDOW * 2 // 3):
+    """For the disk a few decide: who waits for it waits for the processor as well, and then mostly for that."""
+    pace = Pace(decides=DECIDES)
+    for _ in range(WINDOW * 8):
+        for each in (QUICK, *[LATE] * 3):
             pace.note(each, 0.0)
-        assert pace.here(0.0)
+            assert pace.here(0.0)
     for _ in range(WINDOW):
         pace.note(LATE, 0.0)
     assert not pace.here(0.0)
