@@ -126,7 +126,7 @@ Response = TypeVar("Response")
 
 
 class Kms(PermissionOperations):
-    """A key management service on one token.
+    """A key management service on a token, or on several.
 
     Open one for each process and share it among threads::
 
