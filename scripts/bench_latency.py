@@ -13,14 +13,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import bench_http
 from bench_http import PLAINTEXT, load, signed
+from rolling import wait
 
 from hsmkms import config, wiring
 from hsmkms.config import PinSettings, ServeSettings, Settings, TokenSettings
@@ -81,21 +80,10 @@ def server(file: Path) -> Iterator[Endpoint]:
         port = probe.getsockname()[1]
     with subprocess.Popen([*hsmkms, "serve", "--port", str(port)], env=environment) as process:
         try:
-            _wait(f"http://127.0.0.1:{port}/healthz")
+            wait(f"http://127.0.0.1:{port}/healthz")
             yield Endpoint(f"http://127.0.0.1:{port}", REGION, key["AccessKeyId"], key["SecretAccessKey"])
         finally:
             process.send_signal(signal.SIGTERM)
-
-
-def _wait(url: str) -> None:
-    for _ in range(200):
-        try:
-            urllib.request.urlopen(url, timeout=5).close()  # noqa: S310 - our own server
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    raise SystemExit(f"{url} does not answer")
 
 
 def measure(sessions: int, seconds: int) -> tuple[float, float, float]:

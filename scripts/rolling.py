@@ -55,7 +55,7 @@ class Program:
             subprocess.Popen(command, env=self._environment, stderr=log) as process,
         ):
             try:
-                _wait(f"http://127.0.0.1:{port}/readyz")
+                wait(f"http://127.0.0.1:{port}/readyz")
                 endpoint = Endpoint(f"http://127.0.0.1:{port}", REGION, key["AccessKeyId"], key["SecretAccessKey"])
                 yield endpoint.client()
             finally:
@@ -65,7 +65,8 @@ class Program:
                 _expect(b"Traceback" not in log.read(), "no server meets a fault of its own")
 
 
-def _wait(url: str) -> None:
+def wait(url: str) -> None:
+    """Wait until a server answers."""
     for _ in range(200):
         try:
             urllib.request.urlopen(url, timeout=5).close()  # noqa: S310 - our own server

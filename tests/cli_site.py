@@ -124,6 +124,14 @@ class Site(Struct, frozen=True, kw_only=True):
         return Site(folder=folder)
 
 
+def damage(database: Path) -> None:
+    """Make the pages after the first rubbish."""
+    with database.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(4096)
+        file.write(b"\xa5" * (size - 4096))
+
+
 def at_terminal(
     site: Site, *arguments: str, columns: str = "200", answer: str = "", **environment: str
 ) -> tuple[str, int]:

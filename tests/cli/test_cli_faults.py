@@ -1,12 +1,11 @@
 """An installation in trouble: every command says in one line what is wrong and what to do, and changes nothing."""
 
-import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 
 import pytest
-from cli_site import Site
+from cli_site import Site, damage
 
 
 def missing_database(site: Site) -> None:
@@ -22,10 +21,7 @@ def missing_log(site: Site) -> None:
 
 def corrupt_database(site: Site) -> None:
     """The pages after the first are rubbish."""
-    with (site.data / "meta.db").open("r+b") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(4096)
-        file.write(b"\xa5" * (size - 4096))
+    damage(site.data / "meta.db")
 
 
 def no_database(site: Site) -> None:

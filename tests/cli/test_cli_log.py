@@ -1,22 +1,18 @@
 """A damaged or lost log.db: it is told by name, renewed at a word, and no key encrypts on with an unknown count."""
 
-import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from cli_site import Site
+from cli_site import Site, damage
 
 from hsmkms.store import log_renewal
 
 
-def damage(site: Site) -> None:
+def corrupt(site: Site) -> None:
     """The pages after the first are rubbish."""
-    with (site.data / "log.db").open("r+b") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(4096)
-        file.write(b"\xa5" * (size - 4096))
+    damage(site.data / "log.db")
 
 
 def replace(site: Site) -> None:
@@ -41,7 +37,7 @@ def material(site: Site, sealed: str) -> str:
     return str(answer["KeyMaterialId"])
 
 
-@pytest.mark.parametrize("fault", [damage, replace, lose])
+@pytest.mark.parametrize("fault", [corrupt, replace, lose])
 def test_renewed(site: Site, fault: Callable[[Site], None]) -> None:
     """Commands say what to do; afterwards all works, and the key has new material before it encrypts next."""
     key_id = site.new_key()
@@ -71,6 +67,6 @@ def test_killed_before_the_control_plane_was_told(site: Site) -> None:
     """Whoever opens the installation next tells it."""
     key_id = site.new_key()
     sealed = encrypted(site, key_id)
-    damage(site)
+    corrupt(site)
     log_renewal.renew(site.data, datetime.now(UTC))
     assert material(site, encrypted(site, key_id)) != material(site, sealed)

@@ -1,14 +1,13 @@
 """A disk that becomes read-only, full, or fails under a running server: named answers in time, and nothing is lost."""
 
 import json
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from cli_site import Site
+from cli_site import Site, damage
 from conftest import NewSite
 from msgspec import Struct
 from raw_client import call
@@ -116,14 +115,6 @@ def test_start_on_it(disk: Disk, tmp_path: Path, fault: str) -> None:
     assert any(words in told for words in ("cannot be written", "cannot be opened", "is full", "fails or is full")), (
         told
     )
-
-
-def damage(database: Path) -> None:
-    """The pages after the first are rubbish."""
-    with database.open("r+b") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(4096)
-        file.write(b"\xa5" * (size - 4096))
 
 
 def test_damaged_log(new_site: NewSite) -> None:
