@@ -120,7 +120,9 @@ def _of_sessions(use: PoolUse, workers: int) -> Iterator[Metric]:
     yield GaugeMetricFamily("hsmkms_sessions_open", "Sessions that are open.", value=use.opened)
     yield GaugeMetricFamily("hsmkms_sessions_in_use", "Sessions in which the token works.", value=use.lent)
     yield GaugeMetricFamily("hsmkms_sessions_waiting", "Threads that wait for a session.", value=use.waiting)
-    yield GaugeMetricFamily("hsmkms_token_away", "Workers for which the token, or one of several, is away.", value=use.away)
+    yield GaugeMetricFamily(
+        "hsmkms_token_away", "Workers for which the token, or one of several, is away.", value=use.away
+    )
     yield CounterMetricFamily("hsmkms_token_outages", "How often the token went away for a worker.", value=use.outages)
     yield CounterMetricFamily("hsmkms_session_waits", "How often a thread had to wait for a session.", value=use.waits)
 

@@ -9,10 +9,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Final
 
-from hsmkms.errors import HsmKmsError, TokenUnavailableError
+from hsmkms.errors import HsmKmsError, StoreError, TokenUnavailableError
 from hsmkms.hsm.device import Device
 from hsmkms.service.presence import Presence
 from hsmkms.store import installation as stored
@@ -41,7 +41,8 @@ class Tokens:
         self._away: dict[str, HsmKmsError] = {}
         self._next_look: dict[str, float] = {}
         self._lock = threading.Lock()
-        self._moved = False
+        self._following = threading.Lock()
+        self._signals = self._followed = 0
         self._closed = False
 
     # -- the home ---------------------------------------------------------------------------------------------------
@@ -49,7 +50,7 @@ class Tokens:
     @property
     def home_id(self) -> str:
         """The token on which keys are made."""
-        if self._moved:
+        if self._signals != self._followed:
             self._follow()
         return self._home_id
 
@@ -60,16 +61,18 @@ class Tokens:
 
     def may_have_moved(self) -> None:
         """Look again which one the home is before it is used the next time."""
-        self._moved = True
+        self._signals += 1
 
     def _follow(self) -> None:
-        with self._store.reading() as conn:
-            row = stored.home(conn)
-        if row is not None and row.id != self._home_id:
-            self.of(row.id)
-            log.warning("keys are made on the token %r from now on", row.label)
-            self._home_id = row.id
-        self._moved = False
+        with self._following:
+            signals = self._signals  # what comes from here on is looked at the next time
+            with self._store.reading() as conn:
+                row = stored.home(conn)
+            if row is not None and row.id != self._home_id:
+                self.of(row.id)
+                log.warning("keys are made on the token %r from now on", row.label)
+                self._home_id = row.id
+            self._followed = signals
 
     # -- any of them --------------------------------------------------------------------------------------------------
 
@@ -142,14 +145,15 @@ class Tokens:
                 rest.callback(each.close)
 
     def _attach(self, token_id: str) -> Device:
-        if token_id not in self._away:
+        fault = self._away.get(token_id)
+        if fault is None:
             self._look(self._row(token_id))
         elif time.monotonic() >= self._next_look.get(token_id, 0.0):
             self._next_look[token_id] = time.monotonic() + RETRY_SECONDS
             threading.Thread(target=self._look, args=(self._row(token_id),), name="hsmkms attach", daemon=True).start()
         device = self._open.get(token_id)
         if device is None:
-            raise TokenUnavailableError(str(self._away[token_id]))
+            raise TokenUnavailableError(str(self._away.get(token_id, fault) or "the installation was closed"))
         return device
 
     def _row(self, token_id: str) -> TokenRow:
@@ -164,14 +168,14 @@ class Tokens:
             if row.id in self._open or self._closed:
                 return
             try:
-                device = self._seek(row)
-                self._open[row.id] = device
-                self._tell()
+                self._open[row.id] = self._seek(row)
             except HsmKmsError as exc:
                 if row.id not in self._away:
                     log.error("the token %r is away, and its keys with it: %s", row.label, exc)  # noqa: TRY400 - no bug
                 self._away[row.id] = exc
                 self._next_look[row.id] = time.monotonic() + RETRY_SECONDS
                 return
+            with suppress(StoreError):  # a migration waits for who has not told
+                self._tell()
             if self._away.pop(row.id, None) is not None:
                 log.warning("the token %r is back", row.label)

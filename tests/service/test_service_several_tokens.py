@@ -38,7 +38,7 @@ from hsmkms.rules.rotation import UNDER_WAY
 from hsmkms.service.credentials import NewAccessKey
 from hsmkms.service.kms import Kms
 from hsmkms.service.migration import Stays
-from hsmkms.service.reconcile import Kind
+from hsmkms.service.reconcile import Kind, Mended
 from hsmkms.service.tokens import RETRY_SECONDS
 
 STEPS = ["migrate 1", "migrate 2", "migrate 3", "rotate-own 1", "rotate-own 2", "rotate-own 3: a secret", "migrate 4"]
@@ -409,3 +409,24 @@ def test_restore(apart: Settings, tmp_path: Path) -> None:
         assert scene.hmac in {each.key_id for each in missing}
         with opened(apart) as kms:
             assert unseal(kms, seal(kms, scene.symmetric)) == b"secret"
+
+
+def test_restore_from_before_a_migration(apart: Settings, tmp_path: Path) -> None:
+    """Migrated again, the keys that the newer database had made on the new token are found there and adopted."""
+    with opened(apart) as kms:
+        scene = Scene.of(kms)
+        kms.operator.backup(tmp_path / "backup")
+        migrate(kms, apart)
+        newer = seal(kms, scene.symmetric)
+    lose(Site(folder=apart.data_dir, settings=apart))
+    assert wiring.restore(apart, tmp_path / "backup", None, accept_rollback=True).missing == []
+    with opened(apart) as kms:
+        with pytest.raises(HsmKmsError):
+            unseal(kms, newer)
+        migrate(kms, apart)
+        found = kms.operator.find_differences()
+        assert {each.kind for each in found} == {Kind.ORPHAN}
+        for each in found:
+            assert kms.operator.mend(each) is Mended.ADDED
+        assert unseal(kms, newer) == b"secret"
+        scene.whole(kms)
