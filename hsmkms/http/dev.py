@@ -39,6 +39,10 @@ REGIONS: Final = (
 )
 _PREFIX: Final = "hsmkms-dev-"
 _TAKEN_WITHIN_SECONDS: Final = 60.0
+_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - the place of a fresh folder with a random name
+_ENOUGH: Final = 1024**3
+"""Bytes: the audit log takes 1 KiB for each request. Containers often have less there."""
+
 _LABEL: Final = "hsmkms-dev"
 _PIN_BYTES: Final = 16
 _UNLIMITED: Final = dict.fromkeys(DEFAULT_RATES, 0.0)
@@ -60,8 +64,9 @@ def serve(wanted: ServeSettings, account: str | None, *, until_stdin_ends: bool)
 @contextmanager
 def _folder() -> Iterator[Path]:
     """A folder that is gone afterwards; if this process is killed, the next development server removes it."""
-    _remove_abandoned()
-    with tempfile.TemporaryDirectory(prefix=_PREFIX) as name:
+    place = _place()
+    _remove_abandoned(place)
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=place) as name:
         folder = Path(name)
         held = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -71,9 +76,17 @@ def _folder() -> Iterator[Path]:
             os.close(held)
 
 
-def _remove_abandoned() -> None:
+def _place() -> Path:
+    """Where the folder is made: in memory, where nothing waits for a disk, unless TMPDIR says otherwise."""
+    usual = Path(tempfile.gettempdir())
+    if "TMPDIR" in os.environ or not os.access(_MEMORY, os.W_OK | os.X_OK):
+        return usual
+    return _MEMORY if shutil.disk_usage(_MEMORY).free >= _ENOUGH else usual
+
+
+def _remove_abandoned(place: Path) -> None:
     """Remove the folders of servers that are gone: those that nobody holds a lock on, after a moment to take it."""
-    for each in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+    for each in place.glob(f"{_PREFIX}*"):
         with suppress(OSError):
             held = os.open(each, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY)
             try:
