@@ -166,6 +166,7 @@ def _owner(user_name: str | None, *, root: bool) -> str | None:
 def _user(user: Any) -> dict[str, Any]:  # noqa: ANN401 - of the service, which help must not load
     return {
         "UserName": user.user_name,
+        "UserId": user.user_id,
         "Arn": user.arn,
         "CreateDate": _date(user.create_date),
         "AccessKeys": user.access_keys,

@@ -4,8 +4,12 @@ A key id is a UUID in lower case, or ``mrk-`` and 32 hex digits for a multi-Regi
 Source: AWS KMS Developer Guide, "Key identifiers (KeyId)".
 """
 
+import base64
+import hashlib
 import re
+import secrets
 import uuid
+from datetime import datetime
 from enum import Enum
 from typing import Final
 
@@ -16,11 +20,15 @@ from hsmkms.errors import InvalidArnException, NotFoundException
 PARTITION: Final = "aws"
 ALIAS_PREFIX: Final = "alias/"
 MULTI_REGION_PREFIX: Final = "mrk-"
+USER_ID_PREFIX: Final = "AIDA"
+
+_USER_ID_BYTES: Final = 11  # 17 characters of base32
 
 _match_key_id: Final = re.compile(
     r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|mrk-[0-9a-f]{32}"
 ).fullmatch
 _match_alias_name: Final = re.compile(r"alias/[a-zA-Z0-9/_-]{1,250}").fullmatch
+_match_user_id: Final = re.compile(r"AIDA[A-Z2-7]{17}").fullmatch
 _match_arn: Final = re.compile(
     rf"arn:{PARTITION}:kms:(?P<region>[a-z0-9-]+):(?P<account>[0-9]{{12}}):(?:key/(?P<key>.+)|(?P<alias>alias/.+))",
     re.DOTALL,
@@ -75,6 +83,25 @@ def key_arn(account: str, region: str, key_id: str) -> str:
 def alias_arn(account: str, region: str, alias_name: str) -> str:
     """The ARN of an alias; ``alias_name`` has its prefix."""
     return f"arn:{PARTITION}:kms:{region}:{account}:{alias_name}"
+
+
+def new_user_id() -> str:
+    """A random unique id for a user in IAM's form, which nobody ever had."""
+    return _user_id(secrets.token_bytes(_USER_ID_BYTES))
+
+
+def derived_user_id(name: str, created_at: datetime) -> str:
+    """The unique id of a user who was made before ids were stored."""
+    return _user_id(hashlib.sha256(f"{created_at.isoformat()} {name}".encode()).digest())
+
+
+def is_user_id(text: str) -> bool:
+    """True if the text has the form of a user's unique id, which says nothing about his existence."""
+    return _match_user_id(text) is not None
+
+
+def _user_id(data: bytes) -> str:
+    return USER_ID_PREFIX + base64.b32encode(data).decode("ascii")[:17]
 
 
 def user_arn(account: str, name: str) -> str:

@@ -248,10 +248,6 @@ def _absent(_: Question) -> Value:
     return None
 
 
-def _user_id(question: Question) -> Value:
-    return question.identity.user_name or question.account
-
-
 _GRANT_CALLS: Final = frozenset({Operation.CREATE_GRANT, Operation.LIST_GRANTS, Operation.REVOKE_GRANT})
 _PAIRS: Final = (Operation.GENERATE_DATA_KEY_PAIR, Operation.GENERATE_DATA_KEY_PAIR_WITHOUT_PLAINTEXT)
 _MACS: Final = (Operation.GENERATE_MAC, Operation.VERIFY_MAC)
@@ -330,7 +326,7 @@ _TABLE: Final = (
     ConditionKey("aws:SourceIp", Kind.ADDRESS, lambda question: question.caller.source_address),
     ConditionKey("aws:TagKeys", Kind.FREE, _tag_keys, several=True),
     ConditionKey("aws:ViaAWSService", Kind.BOOL, lambda _: False),
-    ConditionKey("aws:userid", Kind.WORD, _user_id),
+    ConditionKey("aws:userid", Kind.WORD, lambda question: question.identity.user_id),
     ConditionKey("aws:username", Kind.WORD, lambda question: question.identity.user_name),
 )
 

@@ -3,7 +3,6 @@
 Source: IAM User Guide, "Grammar of the IAM JSON policy language"; AWS KMS Developer Guide, "Key policies".
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
@@ -13,8 +12,9 @@ from msgspec import Struct
 
 from hsmkms.errors import MalformedPolicyDocumentException
 from hsmkms.model.enums import Operation
-from hsmkms.model.ids import root_arn
+from hsmkms.model.ids import is_user_id, root_arn
 from hsmkms.rules import condition_keys, policy_operators
+from hsmkms.rules.policy_json import decode, malformed, statements
 from hsmkms.rules.policy_operators import Condition
 from hsmkms.rules.policy_patterns import Matcher, Template, any_of, arn_like, like
 from hsmkms.rules.question import Question
@@ -35,8 +35,6 @@ _STATEMENT: Final = frozenset(
 _match_action: Final = re.compile(r"\*|[A-Za-z0-9-]+:[A-Za-z0-9*?]+").fullmatch
 _match_service: Final = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*\.amazonaws\.com").fullmatch
 _match_sid: Final = re.compile(r"[A-Za-z0-9]*").fullmatch
-DELETED_USER: Final = re.compile(r"AIDA[A-Z2-7]{17}").fullmatch
-"""What stands in a policy for a user who has been deleted, so that a new one of his name is somebody else."""
 
 
 class PolicyKind(Enum):
@@ -47,7 +45,7 @@ class PolicyKind(Enum):
 
 
 class Principals(Struct, frozen=True):
-    """Whom a statement of a key policy names. ``inverted``: all others (NotPrincipal)."""
+    """Whom a statement of a key policy names: users by ARN or unique id. ``inverted``: all others (NotPrincipal)."""
 
     everybody: bool
     account: bool
@@ -56,7 +54,8 @@ class Principals(Struct, frozen=True):
 
     def directly(self, question: Question) -> bool:
         """True for a caller who is named himself, or by ``*``."""
-        return self.everybody or question.identity.arn in self.users
+        identity = question.identity
+        return self.everybody or identity.arn in self.users or identity.user_id in self.users
 
     def covers(self, question: Question) -> bool:
         """True for a caller whom a Deny means: named himself, by ``*``, or by his account."""
@@ -82,7 +81,7 @@ class Statement(Struct, frozen=True):
 
 
 class Policy(Struct, frozen=True):
-    """A policy document by action (``kms:Encrypt``). ``users``: the ARNs that it names as principals."""
+    """A policy document by action (``kms:Encrypt``). ``users``: the ARNs and unique ids that it names as principals."""
 
     denies: Mapping[str, tuple[Statement, ...]]
     allows: Mapping[str, tuple[Statement, ...]]
@@ -94,45 +93,16 @@ def read(text: str, kind: PolicyKind, account: str) -> Policy:
     document = decode(text)
     for name in document:
         if name not in ("Version", "Id", "Statement"):
-            raise _malformed(f"{name!r} is no element of a policy: it has Version, Id and Statement.")
+            raise malformed(f"{name!r} is no element of a policy: it has Version, Id and Statement.")
     version = document.get("Version", VERSIONS[0])
     if version not in VERSIONS:
-        raise _malformed(f"Version {version!r} is not known: write {VARIABLES_SINCE}.")
+        raise malformed(f"Version {version!r} is not known: write {VARIABLES_SINCE}.")
     if not isinstance(document.get("Id", ""), str):
-        raise _malformed("Id must be a string.")
+        raise malformed("Id must be a string.")
     reader = _Reader(kind, account, variables=version == VARIABLES_SINCE)
-    for number, each in enumerate(_statements(document), start=1):
+    for number, each in enumerate(statements(document), start=1):
         reader.add(number, each)
     return reader.policy()
-
-
-def decode(text: str) -> dict[str, Any]:
-    """The JSON object of a document."""
-    try:
-        text.encode()
-        document = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as exc:
-        raise _malformed("it is not valid JSON.") from exc
-    if not isinstance(document, dict):
-        raise _malformed("it must be a JSON object.")
-    return document
-
-
-def without_user(text: str, arn: str, stand_in: str) -> str | None:
-    """A key policy in which ``stand_in`` has taken the place of a principal; None if it does not name that one."""
-    document = decode(text)
-    found = False
-    for statement in _statements(document):
-        for element in ("Principal", "NotPrincipal"):
-            named = statement.get(element)
-            if not isinstance(named, dict):
-                continue
-            for kind, held in named.items():
-                entries = held if isinstance(held, list) else [held]
-                if arn in entries:
-                    found = True
-                    named[kind] = [stand_in if each == arn else each for each in entries]
-    return json.dumps(document, separators=(",", ":")) if found else None
 
 
 class _Reader:
@@ -208,7 +178,7 @@ class _Reader:
         users: set[str] = set()
         for entry in entries:
             users |= self._user_of(entry)
-        self._users |= {each for each in users if not DELETED_USER(each)}
+        self._users |= users
         return Principals(
             everybody=EVERYBODY in entries,
             account=bool({self._account, root_arn(self._account)} & set(entries)),
@@ -217,10 +187,10 @@ class _Reader:
         )
 
     def _user_of(self, entry: str) -> set[str]:
-        """A principal that is a user of ours, or was one; nothing for everybody, the account, and AWS's services."""
+        """A principal that is a user; nothing for everybody, the account, and AWS's services."""
         if entry in (EVERYBODY, self._account, root_arn(self._account)) or _match_service(entry):
             return set()
-        if DELETED_USER(entry) or re.fullmatch(rf"arn:aws:iam::{self._account}:user/[A-Za-z0-9_+=,.@-]{{1,64}}", entry):
+        if is_user_id(entry) or re.fullmatch(rf"arn:aws:iam::{self._account}:user/[A-Za-z0-9_+=,.@-]{{1,64}}", entry):
             return {entry}
         raise MalformedPolicyDocumentException(
             f"the principal {entry!r} does not exist: there are users of the account {self._account}, "
@@ -284,14 +254,6 @@ _NOBODY: Final[Any] = None
 """In place of a question, where nothing depends on it."""
 
 
-def _statements(document: dict[str, Any]) -> list[dict[str, Any]]:
-    found = document.get("Statement")
-    statements = [found] if isinstance(found, dict) else found
-    if not isinstance(statements, list) or not statements or not all(isinstance(each, dict) for each in statements):
-        raise _malformed("Statement must be an object, or a list of at least one.")
-    return statements
-
-
 def _principal_entries(named: object) -> Iterable[str]:
     if named == EVERYBODY:
         return [EVERYBODY]
@@ -332,19 +294,3 @@ _SCALARS: Final[Mapping[type, Callable[[Any], object]]] = {
     int: str,
     float: str,
 }
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, in which no name may be there twice: one of them would be passed over."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise _malformed("an element is there twice in the same place.")
-    return found
-
-
-def _no_constant(name: str) -> None:
-    raise _malformed(f"{name} is not valid JSON.")
-
-
-def _malformed(sentence: str) -> MalformedPolicyDocumentException:
-    return MalformedPolicyDocumentException(f"The policy cannot be used: {sentence}")

@@ -12,10 +12,15 @@ from hsmkms.model.records import GrantRecord, KeyRecord
 
 
 class Identity(Struct, frozen=True, kw_only=True):
-    """Who calls: a user of the account with his tags, or without a ``user_name`` the account's root."""
+    """Who calls: a user of the account with his tags, or without a ``user_name`` the account's root.
+
+    ``user_id``: his unique id, which no later user of his name has; the root's is the account. None for a user who does
+    not exist (any more).
+    """
 
     arn: str
     user_name: str | None
+    user_id: str | None
     tags: Mapping[str, str]
 
 

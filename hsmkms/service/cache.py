@@ -276,7 +276,7 @@ class RecordCache:
 @lru_cache(maxsize=8)
 def _root(account: str) -> CachedIdentity:
     """The account's root, of which nothing is stored that could change."""
-    return CachedIdentity(Identity(arn=root_arn(account), user_name=None, tags={}), ())
+    return CachedIdentity(Identity(arn=root_arn(account), user_name=None, user_id=account, tags={}), ())
 
 
 def _account_of(record: KeyRecord) -> str:
@@ -311,5 +311,6 @@ def _identity(name: str, row: IdentityRow | None, account: str) -> CachedIdentit
             _own_policy(f"policy {each} of group {group}", text, account)
             for (group, each), text in row.group_policies.items()
         ]
-    identity = Identity(arn=user_arn(account, name), user_name=name, tags=row.tags if row is not None else {})
+    user_id, tags_of_user = (row.unique_id, row.tags) if row is not None else (None, {})
+    identity = Identity(arn=user_arn(account, name), user_name=name, user_id=user_id, tags=tags_of_user)
     return CachedIdentity(identity, tuple(own))

@@ -4,7 +4,7 @@ The token and the database share no transaction, so: intent, device, result. Aft
 ``reconcile`` finds the intent and what became of it; a key that was reported as created has all three.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from msgspec import Struct
@@ -20,9 +20,17 @@ from hsmkms.service.core import Core
 from hsmkms.service.permits import own_permit
 from hsmkms.store import aliases, keys, objects
 from hsmkms.store.deletion import Doomed
+from hsmkms.store.engine import Connection
 from hsmkms.store.schema import ObjectPurpose
 
+Check = Callable[[Connection], None]
+"""Raises if a key cannot be made as things are in this transaction."""
+
 OVERTAKEN: Final = "the key was reconciled away while it was being made: create it again"
+
+
+def unchecked(_: Connection) -> None:
+    """Refuse nothing."""
 
 
 class Nature(Struct, frozen=True, kw_only=True):
@@ -67,17 +75,30 @@ def new_record(
     )
 
 
-def make_empty(core: Core, record: KeyRecord, tags: Mapping[str, str]) -> None:
-    """Make a key that waits for its material: nothing is done on the token, so it is one transaction."""
+def make_empty(core: Core, record: KeyRecord, tags: Mapping[str, str], check: Check = unchecked) -> None:
+    """Make a key that waits for its material: nothing is done on the token, so it is one transaction.
+
+    ``check`` is called in that transaction, and may refuse.
+    """
     with core.store.atomic() as tx:
+        check(tx)
         keys.insert_intent(tx, record, tags, "")
         keys.complete(tx, record.key_id, record.region)
 
 
-def make(core: Core, record: KeyRecord, tags: Mapping[str, str], permit: Permit, alias: str | None = None) -> bool:
+def make(
+    core: Core,
+    record: KeyRecord,
+    tags: Mapping[str, str],
+    permit: Permit,
+    *,
+    alias: str | None = None,
+    check: Check = unchecked,
+) -> bool:
     """Make a key whose backing key is generated on the token and never leaves it; with an alias if one is named.
 
-    ``permit`` covers the backing key. False if somebody else has taken the alias meanwhile: then there is no key.
+    ``permit`` covers the backing key. ``check`` is called in the transaction of the intent, and may refuse. False if
+    somebody else has taken the alias meanwhile: then there is no key.
     """
     backing_key = record.materials[0]
     device = core.tokens.of(backing_key.token_id)
@@ -86,6 +107,7 @@ def make(core: Core, record: KeyRecord, tags: Mapping[str, str], permit: Permit,
 
     # 1. Intent: the row that will be the key, invisible until it is complete.
     with core.store.atomic() as tx:
+        check(tx)
         keys.insert_intent(tx, record, tags, label)
     core.reached("create-key 1: intent")
 

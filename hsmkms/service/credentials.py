@@ -20,7 +20,7 @@ from hsmkms.errors import (
     ObjectLostError,
     ValidationException,
 )
-from hsmkms.model.ids import root_arn, user_arn
+from hsmkms.model.ids import new_user_id, root_arn, user_arn
 from hsmkms.model.permit import OperatorAct
 from hsmkms.service.core import Core
 from hsmkms.service.identities import Identities
@@ -68,9 +68,10 @@ class AccessKey(Struct, frozen=True, kw_only=True):
 
 
 class User(Struct, frozen=True, kw_only=True):
-    """A user by name and ARN."""
+    """A user by name, unique id and ARN."""
 
     user_name: str
+    user_id: str
     arn: str
     create_date: datetime
     access_keys: int
@@ -101,11 +102,11 @@ class Credentials:
         """Make a user. ValidationException for a name that IAM would not take, AlreadyExistsException if taken."""
         if not _match_name(name):
             raise ValidationException(f"{name!r} is no user name: 1 to 64 letters, digits or any of _+=,.@-")
-        now = self._core.clock()
+        row = UserRow(name=name, created_at=self._core.clock(), unique_id=new_user_id(), access_keys=0)
         with self._core.store.atomic() as tx:
-            if not users.insert_user(tx, name, now):
+            if not users.insert_user(tx, row.name, row.created_at, row.unique_id):
                 raise AlreadyExistsException(f"User with name {name} already exists.")
-        return self._user(UserRow(name=name, created_at=now, access_keys=0))
+        return self._user(row)
 
     @recorded_in_iam("ListUsers")
     def list_users(self) -> list[User]:
@@ -228,7 +229,11 @@ class Credentials:
 
     def _user(self, row: UserRow) -> User:
         return User(
-            user_name=row.name, arn=self._principal(row.name), create_date=row.created_at, access_keys=row.access_keys
+            user_name=row.name,
+            user_id=row.unique_id,
+            arn=self._principal(row.name),
+            create_date=row.created_at,
+            access_keys=row.access_keys,
         )
 
     def _principal(self, user_name: str | None) -> str:

@@ -1,10 +1,9 @@
 """Policies of users and groups, groups, and tags of users: acts of the operator's, heeded at the next call."""
 
-import base64
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Final
 
 from msgspec import Struct
@@ -17,7 +16,8 @@ from hsmkms.errors import (
 )
 from hsmkms.model.ids import group_arn, parse_key_ref, unknown, user_arn
 from hsmkms.rules import policies as rules
-from hsmkms.rules import policy_documents, tags
+from hsmkms.rules import tags
+from hsmkms.rules.policy_json import replace_principal
 from hsmkms.service.core import Core
 from hsmkms.service.operator_acts import recorded, recorded_in_iam
 from hsmkms.store import grants, identities, keys
@@ -34,6 +34,7 @@ class UserFacts(Struct, frozen=True, kw_only=True):
     """A user by name and ARN, with tags, and the names of policies and groups."""
 
     user_name: str
+    user_id: str
     arn: str
     create_date: datetime
     tags: dict[str, str]
@@ -65,6 +66,7 @@ class Identities:
             groups = [each.name for each in identities.groups(conn, name)]
         return UserFacts(
             user_name=row.name,
+            user_id=row.unique_id,
             arn=self._arn(name),
             create_date=row.created_at,
             tags=dict(row.tags),
@@ -189,17 +191,17 @@ class Identities:
     def forget_user(self, tx: Connection, name: str) -> None:
         """Take away all that a user may do, in the transaction that removes him.
 
-        Where key policies and grants name him, an id takes his place that nobody has: a new user of the same name is
-        somebody else.
+        Where key policies and grants name him, his unique id takes the place of his ARN, as in AWS: a new user of the
+        same name has another one.
         """
         row = self._user(tx, name)
-        arn, stand_in = self._arn(name), unique_id(row)
-        for key_id, region, text, version in identities.key_policies(tx):
-            if arn in text:
-                changed = policy_documents.without_user(text, arn, stand_in)
-                if changed is not None:
-                    keys.set_policy(tx, key_id, region, changed, version)
-        grants.rename_principal(tx, arn, stand_in)
+        arn, unique_id = self._arn(name), row.unique_id
+        replaced = cache(lambda text: replace_principal(text, arn, unique_id))  # most keys have the same policy
+        for key_id, region, text in identities.key_policies(tx):
+            changed = replaced(text)
+            if changed is not None:
+                keys.rewrite_policy(tx, key_id, region, changed)
+        grants.rename_principal(tx, arn, unique_id)
         identities.delete_belongings(tx, name)
 
     # -- keys that nobody may manage any more -------------------------------------------------------------------
@@ -236,12 +238,6 @@ class Identities:
 
     def _group_arn(self, name: str) -> str:
         return group_arn(self._core.installation.account, name)
-
-
-def unique_id(row: IdentityRow) -> str:
-    """The id of a user in IAM's form: another one for each user who ever was, also of the same name."""
-    digest = hashlib.sha256(f"{row.created_at.isoformat()} {row.name}".encode()).digest()
-    return "AIDA" + base64.b32encode(digest).decode("ascii")[:17]
 
 
 def no_policy(policy_name: str, owner: str) -> NotFoundException:

@@ -37,8 +37,9 @@ from hsmkms.rules.states import Event
 from hsmkms.service import creation, rotating
 from hsmkms.service.core import Core
 from hsmkms.service.pipeline import Call
-from hsmkms.service.policies import check_new
+from hsmkms.service.policies import check_new, check_principals
 from hsmkms.store import keys
+from hsmkms.store.engine import Connection
 
 NO_CUSTOM_STORE: Final = (
     "hsmkms has no custom key stores: use Origin AWS_KMS, and leave CustomKeyStoreId and XksKeyId out."
@@ -65,10 +66,14 @@ def create_key(call: Call, request: CreateKeyRequest) -> CreateKeyResponse:
     if request.policy is not None:
         with core.store.reading() as conn:
             check_new(call, conn, policy, record, bypass=request.bypass_policy_lockout_safety_check)
+
+    def check(tx: Connection) -> None:  # a user whom the policy names may be deleted at any moment before this
+        check_principals(core, tx, policy)
+
     if nature.origin is Origin.EXTERNAL:
-        creation.make_empty(core, record, new_tags)
+        creation.make_empty(core, record, new_tags, check)
     else:
-        creation.make(core, record, new_tags, call.new_objects(record.materials[0].cka_id))
+        creation.make(core, record, new_tags, call.new_objects(record.materials[0].cka_id), check=check)
     call.resources.append(record.arn)
     return CreateKeyResponse(key_metadata=metadata(call, record))
 

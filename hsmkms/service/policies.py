@@ -4,6 +4,7 @@ from typing import Final
 
 from hsmkms.errors import MalformedPolicyDocumentException, NotFoundException, ValidationException
 from hsmkms.model.enums import Operation
+from hsmkms.model.ids import is_user_id
 from hsmkms.model.policies import (
     GetKeyPolicyRequest,
     GetKeyPolicyResponse,
@@ -15,6 +16,7 @@ from hsmkms.model.records import KeyRecord
 from hsmkms.rules import access, paging
 from hsmkms.rules import policies as rules
 from hsmkms.rules.policy_documents import Policy
+from hsmkms.service.core import Core
 from hsmkms.service.pipeline import Call
 from hsmkms.store import identities, keys
 from hsmkms.store.engine import Connection
@@ -53,19 +55,25 @@ def list_key_policies(call: Call, request: ListKeyPoliciesRequest) -> ListKeyPol
 
 def check_new(call: Call, conn: Connection, text: str, record: KeyRecord, *, bypass: bool | None) -> None:
     """Raise if the text cannot be the policy of the key: unreadable, for nobody, or locking its maker out."""
-    policy = rules.read_key_policy(text, call.core.installation.account)
-    _check_users(conn, policy)
+    policy = check_principals(call.core, conn, text)
     question = call.question(_PUT, record.arn, call.core.cache.of(record))
     if not bypass and not access.keeps_control(question, policy):
         raise MalformedPolicyDocumentException(LOCKED_OUT)
 
 
-def _check_users(conn: Connection, policy: Policy) -> None:
-    for arn in sorted(policy.users):
-        if not identities.user_exists(conn, arn.rpartition("/")[2]):
+def check_principals(core: Core, conn: Connection, text: str) -> Policy:
+    """The policy of a text whose principals exist. MalformedPolicyDocumentException."""
+    policy = rules.read_key_policy(text, core.installation.account)
+    for each in sorted(policy.users):
+        if is_user_id(each):
+            exists, reason = identities.user_id_exists(conn, each), f"no user has the id {each} any more; remove it."
+        else:
+            exists, reason = identities.user_exists(conn, each.rpartition("/")[2]), f"there is no {each}."
+        if not exists:
             raise MalformedPolicyDocumentException(
-                f"Policy contains a statement with one or more invalid principals: there is no {arn}."
+                f"Policy contains a statement with one or more invalid principals: {reason}"
             )
+    return policy
 
 
 def _check_name(name: str | None) -> None:

@@ -31,5 +31,5 @@ def draft(core: Core, region: str, alias_name: str) -> KeyRecord:
 def make(core: Core, record: KeyRecord, alias_name: str) -> None:
     """Make the key of a service and its alias, unless somebody else has just done it."""
     permit = own_permit(OperatorAct.MAINTAIN, record.materials[0].cka_id)
-    if creation.make(core, record, {}, permit, alias_name):
+    if creation.make(core, record, {}, permit, alias=alias_name):
         log.info("made the key %s for %s at its first use", record.arn, alias_name)

@@ -6,9 +6,10 @@ from enum import Enum
 from typing import Final
 
 from msgspec import Struct
-from sqlalchemy import Column, Connection, Table, exists, select
+from sqlalchemy import Column, Connection, Row, Select, Table, exists, select
 from sqlalchemy.dialects.sqlite import insert
 
+from hsmkms.model.ids import derived_user_id
 from hsmkms.store import changes
 from hsmkms.store.schema import (
     Lifecycle,
@@ -40,6 +41,7 @@ class IdentityRow(Struct, frozen=True, kw_only=True):
 
     name: str
     created_at: datetime
+    unique_id: str
     tags: Mapping[str, str]
     policies: Mapping[str, str]
     group_policies: Mapping[tuple[str, str], str]
@@ -60,7 +62,7 @@ def subject(user_name: str) -> str:
 
 def fetch(conn: Connection, name: str) -> IdentityRow | None:
     """A user with all that decides what he may do, or None."""
-    row = conn.execute(select(user.c.name, user.c.created_at).where(user.c.name == name)).one_or_none()
+    row = conn.execute(_users().where(user.c.name == name)).one_or_none()
     if row is None:
         return None
     of_groups = (
@@ -72,6 +74,7 @@ def fetch(conn: Connection, name: str) -> IdentityRow | None:
     return IdentityRow(
         name=row.name,
         created_at=row.created_at,
+        unique_id=_unique_id(row),
         tags=tags(conn, name),
         policies=policies(conn, Owner.USER, name),
         group_policies={(each.group_name, each.policy_name): each.document for each in conn.execute(of_groups)},
@@ -81,6 +84,12 @@ def fetch(conn: Connection, name: str) -> IdentityRow | None:
 def user_exists(conn: Connection, name: str) -> bool:
     """True if there is such a user."""
     return bool(conn.scalar(select(exists().where(user.c.name == name))))
+
+
+def user_id_exists(conn: Connection, unique_id: str) -> bool:
+    """True if there is a user with that unique id."""
+    these = _users().where((user.c.unique_id == unique_id) | user.c.unique_id.is_(None))
+    return any(_unique_id(row) == unique_id for row in conn.execute(these))
 
 
 def delete_belongings(tx: Connection, name: str) -> None:
@@ -192,12 +201,20 @@ def remove_tags(tx: Connection, user_name: str, names: Iterable[str]) -> None:
 # -- key policies -----------------------------------------------------------------------------------------------
 
 
-def key_policies(conn: Connection) -> list[tuple[str, str, str, int]]:
-    """The policies of all live keys: (key id, region, text, version of the record)."""
-    query = select(regional_key.c.key_id, regional_key.c.region, regional_key.c.policy, regional_key.c.version).where(
-        regional_key.c.lifecycle == Lifecycle.LIVE
+def key_policies(conn: Connection) -> list[tuple[str, str, str]]:
+    """The policies of all keys that are there or are being made: (key id, region, text)."""
+    query = select(regional_key.c.key_id, regional_key.c.region, regional_key.c.policy).where(
+        regional_key.c.lifecycle != Lifecycle.DELETED
     )
-    return [(row.key_id, row.region, row.policy, row.version) for row in conn.execute(query)]
+    return [(row.key_id, row.region, row.policy) for row in conn.execute(query)]
+
+
+def _users() -> Select[tuple[str, datetime, str | None]]:
+    return select(user.c.name, user.c.created_at, user.c.unique_id)
+
+
+def _unique_id(row: Row[tuple[str, datetime, str | None]]) -> str:
+    return row.unique_id or derived_user_id(row.name, row.created_at)
 
 
 def _members(conn: Connection, group_name: str) -> list[str]:

@@ -397,6 +397,12 @@ def set_policy(tx: Connection, key_id: str, region: str, policy: str, expected_v
     return _set(tx, key_id, region, expected_version, policy=policy)
 
 
+def rewrite_policy(tx: Connection, key_id: str, region: str, policy: str) -> None:
+    """Replace the policy of a key that may still be in the making, whatever its version."""
+    tx.execute(_of(regional_key.update(), key_id, region).values(policy=policy))
+    touch(tx, key_id, region)
+
+
 def touch(tx: Connection, key_id: str, region: str) -> None:
     """Give the record a new version, after a change of something that belongs to it in this region alone."""
     epoch = changes.note(tx, region, key_id)

@@ -6,6 +6,7 @@ from msgspec import Struct
 from sqlalchemy import Connection, Row, Select, func, select
 from sqlalchemy.dialects.sqlite import insert
 
+from hsmkms.model.ids import derived_user_id
 from hsmkms.store import changes
 from hsmkms.store.engine import Store
 from hsmkms.store.schema import AccessKeyStatus, access_key, access_key_use, user
@@ -19,6 +20,7 @@ class UserRow(Struct, frozen=True, kw_only=True):
 
     name: str
     created_at: datetime
+    unique_id: str
     access_keys: int
 
 
@@ -34,9 +36,10 @@ class AccessKeyRow(Struct, frozen=True, kw_only=True):
     sealed: bytes
 
 
-def insert_user(tx: Connection, name: str, now: datetime) -> bool:
+def insert_user(tx: Connection, name: str, now: datetime, unique_id: str) -> bool:
     """Write a new user; False if the name is taken."""
-    return bool(tx.execute(insert(user).values(name=name, created_at=now).on_conflict_do_nothing()).rowcount)
+    row = insert(user).values(name=name, created_at=now, unique_id=unique_id)
+    return bool(tx.execute(row.on_conflict_do_nothing()).rowcount)
 
 
 def delete_user(tx: Connection, name: str) -> bool:
@@ -49,9 +52,15 @@ def users(conn: Connection) -> list[UserRow]:
     count = (
         select(func.count(access_key.c.access_key_id)).where(access_key.c.user_name == user.c.name).scalar_subquery()
     )
-    query = select(user.c.name, user.c.created_at, count.label("access_keys")).order_by(user.c.name)
+    query = select(user.c.name, user.c.created_at, user.c.unique_id, count.label("access_keys")).order_by(user.c.name)
     return [
-        UserRow(name=row.name, created_at=row.created_at, access_keys=row.access_keys) for row in conn.execute(query)
+        UserRow(
+            name=row.name,
+            created_at=row.created_at,
+            unique_id=row.unique_id or derived_user_id(row.name, row.created_at),
+            access_keys=row.access_keys,
+        )
+        for row in conn.execute(query)
     ]
 
 

@@ -7,6 +7,7 @@ def test_life_of_a_user(site: Site) -> None:
     """A user has up to two access keys, each shown once, switched off and deleted, before he can go."""
     made = site.run("create-user", "--user-name", "alice").json["User"]
     assert made["Arn"].endswith(":user/alice")
+    assert site.run("list-users", "--query", "Users[0].UserId").json == made["UserId"]
     assert "already exists" in site.run("create-user", "--user-name", "alice").error
     first, second = (site.run("create-access-key", "--user-name", "alice").json["AccessKey"] for _ in range(2))
     assert len(first["SecretAccessKey"]) == 40

@@ -10,7 +10,7 @@ from msgspec import Struct
 from hsmkms.model.caller import Caller
 from hsmkms.model.crypto import EncryptRequest
 from hsmkms.model.enums import KeyManager, KeySpec, KeyState, KeyUsage, Operation, Origin
-from hsmkms.model.ids import root_arn, user_arn
+from hsmkms.model.ids import derived_user_id, root_arn, user_arn
 from hsmkms.model.records import GrantRecord, KeyRecord
 from hsmkms.rules.access import Decision, OwnPolicy, decide
 from hsmkms.rules.policy_documents import Policy, PolicyKind, read
@@ -59,6 +59,11 @@ class View(Struct, frozen=True):
         return self.held_aliases
 
 
+def user_id_of(user: str | None) -> str:
+    """The unique id of a user in these tests; the account is the root's."""
+    return ACCOUNT if user is None else derived_user_id(user, NOW)
+
+
 def ask(  # noqa: PLR0913 - each has a default, and a test names the ones that it is about
     action: str = "kms:Encrypt",
     *,
@@ -81,7 +86,7 @@ def ask(  # noqa: PLR0913 - each has a default, and a test names the ones that i
     done = operation or Operation(action.removeprefix("kms:"))
     return Question(
         caller=Caller(principal=arn, region=REGION, **caller),
-        identity=Identity(arn=arn, user_name=user, tags=user_tags or {}),
+        identity=Identity(arn=arn, user_name=user, user_id=user_id_of(user), tags=user_tags or {}),
         operation=done,
         request=EncryptRequest(key_id="k", plaintext=b"p") if request is None and action == "kms:Encrypt" else request,
         account=ACCOUNT,

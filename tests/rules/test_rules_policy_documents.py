@@ -2,20 +2,37 @@
 
 import json
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from questions import ACCOUNT, ALICE, BOB, DELEGATING, ROOT, allow, ask, decided, document, key_policy, mine, own
+from questions import (
+    ACCOUNT,
+    ALICE,
+    BOB,
+    DELEGATING,
+    ROOT,
+    allow,
+    ask,
+    decided,
+    document,
+    key_policy,
+    mine,
+    own,
+    user_id_of,
+)
 
 from hsmkms.errors import LimitExceededException, MalformedPolicyDocumentException
 from hsmkms.model.crypto import EncryptRequest
+from hsmkms.model.enums import Operation
 from hsmkms.model.ids import user_arn
 from hsmkms.rules import condition_keys
 from hsmkms.rules.policies import default_policy, read_key_policy, service_policy, unreadable
-from hsmkms.rules.policy_documents import PolicyKind, decode, read, without_user
+from hsmkms.rules.policy_documents import PolicyKind, read
+from hsmkms.rules.policy_json import decode, replace_principal
 from hsmkms.rules.policy_operators import OPERATORS
 
 GOOD = allow("*", Resource="*")
@@ -439,13 +456,102 @@ def test_a_deleted_user_is_nobody() -> None:
         {"Effect": "Deny", "NotPrincipal": {"AWS": ALICE}, "Action": "*", "Resource": "*"},
     )
     gone = f"AIDA{'A' * 17}"
-    changed = without_user(text, ALICE, gone)
+    changed = replace_principal(text, ALICE, gone)
     assert changed is not None
     statements = decode(changed)["Statement"]
     assert statements[0]["Principal"] == {"AWS": [gone, BOB]}
     assert statements[1]["NotPrincipal"] == {"AWS": [gone]}
     assert statements[0]["Condition"]["ArnEquals"]["aws:PrincipalArn"] == ALICE
     policy = read_key_policy(changed, ACCOUNT)
-    assert policy.users == {BOB}
+    assert policy.users == {BOB, gone}
     assert not decided(ask(), policy).allowed
-    assert without_user(text, user_arn(ACCOUNT, "carol"), gone) is None
+    assert replace_principal(text, user_arn(ACCOUNT, "carol"), gone) is None
+
+
+def test_a_unique_id_is_a_principal() -> None:
+    """A user is named by his unique id as by his ARN, in Allow, Deny and NotPrincipal."""
+    alice = {"AWS": user_id_of("alice")}
+    named = key_policy(allow(alice))
+    assert decided(ask(), named).allowed
+    assert not decided(ask(user="bob"), named).allowed
+    spared = key_policy(allow("*"), {"Effect": "Deny", "NotPrincipal": alice, "Action": "*"})
+    assert decided(ask(), spared).allowed
+    assert not decided(ask(user="bob"), spared).allowed
+
+
+def test_a_long_policy_stays_a_policy() -> None:
+    """A policy of the greatest length stays within it when a principal in it is replaced, whatever its characters."""
+    text = document(allow({"AWS": [ROOT, ALICE]}, Resource="*"), Id="").replace('"Id": ""', '"Id": "%s"')
+    text %= "\u00e9" * ((32_768 - len(text) + 2) // 2)
+    read_key_policy(text, ACCOUNT)
+    changed = replace_principal(text, ALICE, user_id_of("alice"))
+    assert changed is not None
+    assert len(changed.encode()) <= 32_768
+    assert read_key_policy(changed, ACCOUNT).users == {user_id_of("alice")}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"Statement":{}}', '{"Statement":[1,{"Principal":"*"}]}'])
+def test_what_names_nobody_is_not_rewritten(text: str) -> None:
+    """What is no policy, or names nobody, stays as it is when a user is deleted."""
+    assert replace_principal(text, ALICE, user_id_of("alice")) is None
+
+
+def test_what_is_not_understood_is_rewritten() -> None:
+    """A policy with elements of a later version keeps them, and loses the principal all the same."""
+    text = '{"Statement":[7,{"Principal":{"AWS":"ALICE","New":[1]},"Later":{}}],"More":"\\ud800"}'
+    text = text.replace("ALICE", ALICE)
+    changed = replace_principal(text, ALICE, user_id_of("alice"))
+    assert changed is not None
+    assert json.loads(changed) == json.loads(text.replace(ALICE, user_id_of("alice"))) | {
+        "Statement": [7, {"Principal": {"AWS": [user_id_of("alice")], "New": [1]}, "Later": {}}]
+    }
+
+
+# -- spelling -----------------------------------------------------------------------------------------------------
+
+
+def spelled(value: object, draw: Callable[[Any], Any]) -> str:
+    """JSON of a value in some other spelling: escapes, blanks, the order of an object's members."""
+    blank = draw(st.sampled_from(["", " ", "\n\t"]))
+    if isinstance(value, dict):
+        members = draw(st.permutations(list(value.items())))
+        held = [f"{spelled(name, draw)}{blank}:{spelled(each, draw)}" for name, each in members]
+        return f"{{{blank}{f'{blank},'.join(held)}{blank}}}"
+    if isinstance(value, list):
+        return f"[{blank}{f'{blank},'.join(spelled(each, draw) for each in value)}]"
+    if isinstance(value, str):
+        return f'"{"".join(draw(st.sampled_from(spellings_of(each))) for each in value)}"'
+    return json.dumps(value)
+
+
+def spellings_of(character: str) -> list[str]:
+    """How a character can stand in a string of JSON."""
+    escaped = [f"\\u{ord(character):04x}", f"\\u{ord(character):04X}"]
+    return [character if character not in '"\\' else f"\\{character}", *escaped, *(["\\/"] * (character == "/"))]
+
+
+SPELLED = [
+    allow({"AWS": [ALICE, BOB]}, ["kms:Encrypt", "kms:D*"]),
+    allow({"AWS": ROOT}, Condition={"StringEquals": {"aws:username": "alice"}}),
+    {"Effect": "Deny", "NotPrincipal": {"AWS": ALICE}, "Action": "kms:Encrypt", "Resource": "*"},
+    {"Effect": "Deny", "Principal": {"AWS": BOB}, "NotAction": "kms:Decrypt", "Resource": "*"},
+]
+
+
+@given(st.lists(st.sampled_from(SPELLED), min_size=1, max_size=3, unique_by=id), st.data())
+def test_spelling_decides_nothing(statements: list[dict[str, Any]], data: st.DataObject) -> None:
+    """However the JSON of a policy is spelled, it is decided alike, and a deleted user leaves nothing in it."""
+    whole = json.loads(document(*statements))
+    text = spelled(whole, data.draw)
+    assert decode(text) == whole
+    policy, again = (read_key_policy(each, ACCOUNT) for each in (json.dumps(whole), text))
+    for user in ("alice", "bob", "carol", None):
+        for action in ("kms:Encrypt", "kms:Decrypt"):
+            question = ask(action, user=user, operation=Operation(action[4:]), request=EncryptRequest())
+            assert decided(question, policy, own(mine("*"))) == decided(question, again, own(mine("*")))
+    gone = user_id_of("alice")
+    replaced = replace_principal(text, ALICE, gone)
+    named = ALICE in policy.users
+    assert (replaced is not None) is named
+    if replaced is not None:
+        assert read_key_policy(replaced, ACCOUNT).users == policy.users - {ALICE} | {gone}

@@ -22,6 +22,7 @@ from hsmkms.model.caller import Caller
 from hsmkms.model.ids import key_arn, root_arn, user_arn
 from hsmkms.model.shapes import Tag
 from hsmkms.rules.policies import default_policy
+from hsmkms.service import creation
 from hsmkms.service.kms import Kms
 
 ROOT = root_arn(ACCOUNT)
@@ -185,12 +186,14 @@ def test_tags_of_a_new_key(kms: Kms, alice: Caller) -> None:
     assert kms.create_key(request, alice)
 
 
-def test_a_user_who_is_gone(kms: Kms, people: Kms) -> None:
+@pytest.mark.parametrize("spelling", ["user/dave", "user\\/dave", "user\\u002fdave", "us\\u0065r/d\\u0061ve"])
+def test_a_user_who_is_gone(kms: Kms, people: Kms, spelling: str) -> None:
     """Nobody can act as a user who is not there; a name in a key policy or grant does not pass to a new user of it."""
     operator = people.operator
-    operator.credentials.create_user("dave")
+    user_id = operator.credentials.create_user("dave").user_id
     dave = kms.caller(REGION, "dave")
-    key = new_key(kms, policy=document(for_whom(ROOT), for_whom(dave.principal))).key_id
+    text = document(for_whom(ROOT), for_whom(dave.principal)).replace("user/dave", spelling)
+    key = new_key(kms, policy=text).key_id
     granted = new_key(kms).key_id
     grant = grants.CreateGrantRequest(key_id=granted, grantee_principal=dave.principal, operations=["Encrypt"])
     grant_id = kms.create_grant(grant).grant_id
@@ -204,11 +207,72 @@ def test_a_user_who_is_gone(kms: Kms, people: Kms) -> None:
     denied(lambda: seal(kms, key, caller=dave))
     denied(lambda: seal(kms, granted, caller=dave))
     text = kms.get_key_policy(policies.GetKeyPolicyRequest(key_id=key)).policy
-    assert "user/dave" not in text
-    assert "AIDA" in text
+    assert json.loads(text)["Statement"][1]["Principal"] == {"AWS": [user_id]}
     (entry,) = kms.list_grants(grants.ListGrantsRequest(key_id=granted, grant_id=grant_id)).grants
-    assert entry.grantee_principal.startswith("AIDA")
+    assert entry.grantee_principal == user_id
     operator.credentials.delete_user("dave")
+
+
+def test_a_user_who_goes_while_a_key_is_made(kms: Kms, people: Kms, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key's policy names no user who was deleted while the key was being made, before its intent or after it."""
+    users = people.operator.credentials
+    dave = user_arn(ACCOUNT, "dave")
+    policy = document(for_whom(ROOT), for_whom(dave))
+    steps: list[str] = []
+
+    def delete_dave(step: str) -> None:
+        if not steps:
+            steps.append(step)
+            users.delete_user("dave")
+
+    def made(origin: str) -> str:
+        steps.clear()
+        users.create_user("dave")
+        return new_key(kms, policy=policy, origin=origin).key_id
+
+    def after_the_first_check(real: Callable[..., object]) -> Callable[..., object]:
+        def make(*args: object, **more: object) -> object:
+            users.delete_user("dave")
+            return real(*args, **more)
+
+        return make
+
+    for origin, name in (("AWS_KMS", "make"), ("EXTERNAL", "make_empty")):
+        with monkeypatch.context() as patch:
+            patch.setattr(creation, name, after_the_first_check(getattr(creation, name)))
+            with pytest.raises(MalformedPolicyDocumentException, match="invalid principals"):
+                made(origin)
+    with monkeypatch.context() as patch:
+        patch.setattr(kms._core, "reached", delete_dave)
+        key = made("AWS_KMS")
+    assert steps == ["create-key 1: intent"]
+    assert "AIDA" in policy_of(kms, key)
+    users.create_user("dave")
+    denied(lambda: seal(kms, key, caller=kms.caller(REGION, "dave")))
+    users.delete_user("dave")
+
+
+def test_ids_of_users(kms: Kms, alice: Caller) -> None:
+    """aws:userid is a user's unique id, which is listed, can be named as a principal, and ends with him."""
+    users = kms.operator.credentials
+    listed = {each.user_name: each.user_id for each in users.list_users()}
+    assert len(set(listed.values())) == len(listed)
+    assert kms.operator.identities.user("alice").user_id == listed["alice"]
+    key = new_key(kms).key_id
+    give(kms, allow("kms:Encrypt", Condition={"StringEquals": {"aws:userid": listed["alice"]}}))
+    assert seal(kms, key, caller=alice)
+    give(kms, allow("kms:Encrypt", Condition={"StringEquals": {"aws:userid": "alice"}}))
+    denied(lambda: seal(kms, key, caller=alice))
+
+    first = users.create_user("dave").user_id
+    put(kms, key, document(for_whom(ROOT), for_whom(first)))
+    assert seal(kms, key, caller=kms.caller(REGION, "dave"))
+    users.delete_user("dave")
+    assert users.create_user("dave").user_id != first
+    denied(lambda: seal(kms, key, caller=kms.caller(REGION, "dave")))
+    with pytest.raises(MalformedPolicyDocumentException, match="any more"):
+        put(kms, key, policy_of(kms, key))
+    users.delete_user("dave")
 
 
 # -- what a refusal tells -----------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from service_sites import ACCOUNT, REGION, NewSite, new_key, seal, store_beside, unseal
+from service_sites import ACCOUNT, REGION, NewSite, StoppedClock, new_key, seal, store_beside, unseal
 
 from hsmkms.errors import AccessDeniedException
 from hsmkms.model import grants, keys, policies
@@ -82,3 +82,14 @@ def test_every_process_heeds_a_change(new_site: NewSite) -> None:
         with pytest.raises(AccessDeniedException):
             seal(kms, key, caller=alice)
         other.close()
+
+
+def test_a_new_user_at_the_same_instant(new_site: NewSite, clock: StoppedClock) -> None:
+    """A user who is deleted and made anew has another id, also while the clock stands still."""
+    with new_site().open(clock) as opened:
+        users = opened.operator.credentials
+        ids = set()
+        for _ in range(3):
+            ids.add(users.create_user("dave").user_id)
+            users.delete_user("dave")
+    assert len(ids) == 3

@@ -10,6 +10,7 @@ from alembic import command
 from sqlalchemy import NullPool, create_engine
 from store_samples import ELSEWHERE, LATER, NOW, REGION, a_key, read, write
 
+from hsmkms.model.ids import derived_user_id
 from hsmkms.model.records import GrantRecord
 from hsmkms.store import aliases, changes, deletion, files, grants, identities, keys, migrate, users
 from hsmkms.store.engine import Store
@@ -124,7 +125,19 @@ def test_policy_of_a_key(store: Store) -> None:
         assert not keys.set_policy(tx, key.key_id, REGION, "newer", key.version)
     assert read(store, key).policy == "new"
     with store.reading() as conn:
-        assert identities.key_policies(conn) == [(key.key_id, REGION, "new", read(store, key).version)]
+        assert identities.key_policies(conn) == [(key.key_id, REGION, "new")]
+
+
+def test_policies_of_keys_in_the_making(store: Store) -> None:
+    """The policy of a key that nobody sees yet is rewritten as well; that of a deleted key is left alone."""
+    key, made = write(store, a_key()), a_key()
+    with store.atomic() as tx:
+        keys.insert_intent(tx, made, {}, "label")
+        deletion.bury(tx, key.key_id, REGION)
+        assert identities.key_policies(tx) == [(made.key_id, REGION, made.policy)]
+        keys.rewrite_policy(tx, made.key_id, REGION, "new")
+        keys.complete(tx, made.key_id, REGION)
+    assert read(store, made).policy == "new"
 
 
 def test_aliases_concern_their_keys(store: Store) -> None:
@@ -149,7 +162,7 @@ def people(store: Store) -> Store:
     """Users alice and bob, and a group of both."""
     with store.atomic() as tx:
         for name in ("alice", "bob"):
-            users.insert_user(tx, name, NOW)
+            users.insert_user(tx, name, NOW, f"id of {name}")
         assert identities.insert_group(tx, "staff", LATER)
         assert not identities.insert_group(tx, "staff", LATER)
         for name in ("bob", "alice"):
@@ -173,6 +186,7 @@ def test_all_that_decides_about_a_user(people: Store) -> None:
     assert alice == identities.IdentityRow(
         name="alice",
         created_at=NOW,
+        unique_id="id of alice",
         tags={"team": "blue"},
         policies={"p": "two"},
         group_policies={("staff", "p"): "three"},
@@ -212,6 +226,8 @@ def test_groups(people: Store) -> None:
         assert identities.group_exists(conn, "empty")
         assert not identities.group_exists(conn, "full")
         assert identities.user_exists(conn, "bob")
+        assert identities.user_id_exists(conn, "id of bob")
+        assert not identities.user_id_exists(conn, "id of carol")
     with people.atomic() as tx:
         identities.delete_belongings(tx, "bob")
         assert users.delete_user(tx, "bob")
@@ -238,11 +254,13 @@ def test_users_of_before_keep_their_rights(tmp_path: Path) -> None:
     assert "meta_0004" in migrate.upgrade(tmp_path / "data")
     store = Store.open(tmp_path / "data")
     with store.atomic() as tx:
-        users.insert_user(tx, "bob", NOW)
+        users.insert_user(tx, "bob", NOW, "new")
         alice, bob = (identities.fetch(tx, name) for name in ("alice", "bob"))
     store.close()
     assert alice is not None
     assert list(alice.policies) == ["from-before-permissions"]
     assert '"Action":"kms:*"' in alice.policies["from-before-permissions"]
+    assert alice.unique_id == derived_user_id("alice", alice.created_at)
     assert bob is not None
+    assert bob.unique_id == "new"
     assert bob.policies == {}

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from store_samples import LATER, NOW, REGION
 
 from hsmkms.errors import StoreError
+from hsmkms.model.ids import new_user_id
 from hsmkms.store import changes, users
 from hsmkms.store.engine import Store
 from hsmkms.store.schema import AccessKeyStatus
@@ -27,7 +28,7 @@ def add(store: Store, *rows: AccessKeyRow) -> None:
     with store.atomic() as tx:
         for row in rows:
             if row.user_name is not None:
-                users.insert_user(tx, row.user_name, NOW)
+                users.insert_user(tx, row.user_name, NOW, new_user_id())
             users.insert_access_key(tx, row)
 
 
@@ -35,13 +36,14 @@ def test_users_by_name(store: Store) -> None:
     """They are listed in the order of their names, with the number of their access keys; a name is given once."""
     with store.atomic() as tx:
         assert users.users(tx) == []
-        assert all(users.insert_user(tx, name, NOW) for name in ("zoe", "ada", "Ada"))
-        assert not users.insert_user(tx, "ada", LATER)
+        assert all(users.insert_user(tx, name, NOW, f"id of {name}") for name in ("zoe", "ada", "Ada"))
+        assert not users.insert_user(tx, "ada", LATER, "another")
     add(store, a_row("one"), a_row("two"), a_row("three", None))
     with store.reading() as conn:
         told = users.users(conn)
     assert told == [
-        UserRow(name=name, created_at=NOW, access_keys=count) for name, count in (("Ada", 0), ("ada", 2), ("zoe", 0))
+        UserRow(name=name, created_at=NOW, unique_id=f"id of {name}", access_keys=count)
+        for name, count in (("Ada", 0), ("ada", 2), ("zoe", 0))
     ]
 
 
@@ -82,7 +84,7 @@ def test_status(store: Store) -> None:
 def test_every_change_of_an_access_key_is_noted(store: Store) -> None:
     """Making, switching and removing it are in the change log, so that every server sees it; what failed is not."""
     with store.atomic() as tx:
-        users.insert_user(tx, "ada", NOW)
+        users.insert_user(tx, "ada", NOW, new_user_id())
         before = changes.latest(tx)
         users.insert_access_key(tx, a_row("one"))
         users.set_status(tx, "one", INACTIVE)

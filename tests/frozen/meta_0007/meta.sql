@@ -1,0 +1,385 @@
+BEGIN TRANSACTION;
+CREATE TABLE access_key (
+	access_key_id TEXT NOT NULL, 
+	user_name TEXT, 
+	status TEXT NOT NULL, 
+	created_at INTEGER NOT NULL, 
+	key_version INTEGER NOT NULL, 
+	iv BLOB NOT NULL, 
+	sealed BLOB NOT NULL, 
+	CONSTRAINT pk_access_key PRIMARY KEY (access_key_id), 
+	CONSTRAINT fk_access_key_user_name FOREIGN KEY(user_name) REFERENCES user (name), 
+	CONSTRAINT ck_access_key_status CHECK (status IN ('Active', 'Inactive'))
+);
+INSERT INTO "access_key" VALUES('AKIAKALZM5IGJTRMZRQ5','alice','Active',1796008056407182,1,X'EA096A71F2A389061345445D',X'CD1247432DEBA3357C3C2E1025CCFEE4E19567F36207DE382541FB56208C39E90F1EEA69FC9C7B70D4549295C66DE917D94541526CA9481B');
+CREATE TABLE alembic_version (
+	version_num VARCHAR(32) NOT NULL, 
+	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
+);
+INSERT INTO "alembic_version" VALUES('meta_0007');
+CREATE TABLE alias (
+	region TEXT NOT NULL, 
+	name TEXT NOT NULL, 
+	key_id TEXT NOT NULL, 
+	creation_date INTEGER NOT NULL, 
+	last_updated_date INTEGER NOT NULL, 
+	CONSTRAINT pk_alias PRIMARY KEY (region, name), 
+	CONSTRAINT fk_alias_key_id FOREIGN KEY(key_id, region) REFERENCES regional_key (key_id, region)
+);
+INSERT INTO "alias" VALUES('eu-central-1','alias/frozen','4fff5e69-4752-46f8-b05d-9a175606b9c2',1796008045018922,1796008045018922);
+CREATE TABLE audit_outbox (
+	id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
+	lane TEXT NOT NULL, 
+	event_id TEXT NOT NULL, 
+	record BLOB NOT NULL
+);
+CREATE TABLE change_log (
+	epoch INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
+	region TEXT NOT NULL, 
+	subject TEXT NOT NULL
+);
+INSERT INTO "change_log" VALUES(1,'','installation');
+INSERT INTO "change_log" VALUES(2,'','seal:installation');
+INSERT INTO "change_log" VALUES(3,'eu-central-1','4fff5e69-4752-46f8-b05d-9a175606b9c2');
+INSERT INTO "change_log" VALUES(4,'','seal:key/4fff5e69-4752-46f8-b05d-9a175606b9c2');
+INSERT INTO "change_log" VALUES(5,'eu-central-1','4fff5e69-4752-46f8-b05d-9a175606b9c2');
+INSERT INTO "change_log" VALUES(6,'','seal:key/4fff5e69-4752-46f8-b05d-9a175606b9c2');
+INSERT INTO "change_log" VALUES(7,'','seal:installation');
+INSERT INTO "change_log" VALUES(8,'eu-central-1','alias/frozen');
+INSERT INTO "change_log" VALUES(9,'eu-central-1','4fff5e69-4752-46f8-b05d-9a175606b9c2');
+INSERT INTO "change_log" VALUES(10,'','seal:alias/eu-central-1/alias/frozen');
+INSERT INTO "change_log" VALUES(11,'eu-central-1','4fff5e69-4752-46f8-b05d-9a175606b9c2');
+INSERT INTO "change_log" VALUES(12,'','seal:key/4fff5e69-4752-46f8-b05d-9a175606b9c2');
+INSERT INTO "change_log" VALUES(13,'eu-central-1','4fff5e69-4752-46f8-b05d-9a175606b9c2');
+INSERT INTO "change_log" VALUES(14,'','seal:key/4fff5e69-4752-46f8-b05d-9a175606b9c2');
+INSERT INTO "change_log" VALUES(15,'eu-central-1','36e2accc-5ed9-46ea-98fa-445f6db268f4');
+INSERT INTO "change_log" VALUES(16,'eu-central-1','36e2accc-5ed9-46ea-98fa-445f6db268f4');
+INSERT INTO "change_log" VALUES(17,'','seal:key/36e2accc-5ed9-46ea-98fa-445f6db268f4');
+INSERT INTO "change_log" VALUES(18,'','seal:key/36e2accc-5ed9-46ea-98fa-445f6db268f4');
+INSERT INTO "change_log" VALUES(19,'','seal:object/11556E33D5554639B8762603F257347A');
+INSERT INTO "change_log" VALUES(20,'','seal:object/11556E33D5554639B8762603F257347A');
+INSERT INTO "change_log" VALUES(21,'','seal:key/36e2accc-5ed9-46ea-98fa-445f6db268f4');
+INSERT INTO "change_log" VALUES(22,'eu-central-1','36e2accc-5ed9-46ea-98fa-445f6db268f4');
+INSERT INTO "change_log" VALUES(23,'','seal:key/36e2accc-5ed9-46ea-98fa-445f6db268f4');
+INSERT INTO "change_log" VALUES(24,'eu-central-1','36e2accc-5ed9-46ea-98fa-445f6db268f4');
+INSERT INTO "change_log" VALUES(25,'eu-central-1','36e2accc-5ed9-46ea-98fa-445f6db268f4');
+INSERT INTO "change_log" VALUES(26,'','seal:key/36e2accc-5ed9-46ea-98fa-445f6db268f4');
+INSERT INTO "change_log" VALUES(27,'','seal:object/11556E33D5554639B8762603F257347A');
+INSERT INTO "change_log" VALUES(28,'','seal:key/36e2accc-5ed9-46ea-98fa-445f6db268f4');
+INSERT INTO "change_log" VALUES(29,'gone','seal:object/11556E33D5554639B8762603F257347A');
+INSERT INTO "change_log" VALUES(30,'','seal:user/alice');
+INSERT INTO "change_log" VALUES(31,'','seal:installation');
+INSERT INTO "change_log" VALUES(32,'','AKIAKALZM5IGJTRMZRQ5');
+INSERT INTO "change_log" VALUES(33,'','seal:user/alice');
+INSERT INTO "change_log" VALUES(34,'','user/alice');
+INSERT INTO "change_log" VALUES(35,'','seal:user/alice');
+INSERT INTO "change_log" VALUES(36,'','seal:group/crew');
+INSERT INTO "change_log" VALUES(37,'','user/alice');
+INSERT INTO "change_log" VALUES(38,'','seal:user/alice');
+INSERT INTO "change_log" VALUES(39,'eu-central-1','mrk-4e44c7a48d1d4a7492f7ea7df89b38e9');
+INSERT INTO "change_log" VALUES(40,'','seal:key/mrk-4e44c7a48d1d4a7492f7ea7df89b38e9');
+INSERT INTO "change_log" VALUES(41,'eu-central-1','mrk-4e44c7a48d1d4a7492f7ea7df89b38e9');
+INSERT INTO "change_log" VALUES(42,'','seal:key/mrk-4e44c7a48d1d4a7492f7ea7df89b38e9');
+INSERT INTO "change_log" VALUES(43,'eu-central-1','d21380b2-a06a-4f4d-a76b-54a937d6fcbe');
+INSERT INTO "change_log" VALUES(44,'','seal:key/d21380b2-a06a-4f4d-a76b-54a937d6fcbe');
+INSERT INTO "change_log" VALUES(45,'eu-central-1','d21380b2-a06a-4f4d-a76b-54a937d6fcbe');
+INSERT INTO "change_log" VALUES(46,'','seal:key/d21380b2-a06a-4f4d-a76b-54a937d6fcbe');
+INSERT INTO "change_log" VALUES(47,'eu-central-1','d21380b2-a06a-4f4d-a76b-54a937d6fcbe');
+INSERT INTO "change_log" VALUES(48,'','seal:grant/dc5c1d4ade048dfb3f257aa5187ff070eb88cc2050a4fb7c9465416bbc35d205');
+INSERT INTO "change_log" VALUES(49,'eu-central-1','d21380b2-a06a-4f4d-a76b-54a937d6fcbe');
+INSERT INTO "change_log" VALUES(50,'','seal:key/d21380b2-a06a-4f4d-a76b-54a937d6fcbe');
+CREATE TABLE group_member (
+	group_name TEXT NOT NULL, 
+	user_name TEXT NOT NULL, 
+	CONSTRAINT pk_group_member PRIMARY KEY (group_name, user_name), 
+	CONSTRAINT fk_group_member_group_name FOREIGN KEY(group_name) REFERENCES user_group (name), 
+	CONSTRAINT fk_group_member_user_name FOREIGN KEY(user_name) REFERENCES user (name)
+);
+INSERT INTO "group_member" VALUES('crew','alice');
+CREATE TABLE group_policy (
+	group_name TEXT NOT NULL, 
+	policy_name TEXT NOT NULL, 
+	document TEXT NOT NULL, 
+	CONSTRAINT pk_group_policy PRIMARY KEY (group_name, policy_name), 
+	CONSTRAINT fk_group_policy_group_name FOREIGN KEY(group_name) REFERENCES user_group (name)
+);
+CREATE TABLE installation (
+	only INTEGER NOT NULL, 
+	id TEXT NOT NULL, 
+	account TEXT NOT NULL, 
+	created_at INTEGER NOT NULL, 
+	restored_at INTEGER, clock_trusted_at INTEGER, clock_trusted_over INTEGER, 
+	CONSTRAINT pk_installation PRIMARY KEY (only), 
+	CONSTRAINT ck_installation_only CHECK (only = 1)
+);
+INSERT INTO "installation" VALUES(1,'cfdad7ad035f439b806f367e20ce8b03','111122223333',1796008042605193,NULL,NULL,NULL);
+CREATE TABLE installation_key (
+	purpose TEXT NOT NULL, 
+	version INTEGER NOT NULL, 
+	token_id TEXT NOT NULL, 
+	cka_id BLOB NOT NULL, 
+	created_at INTEGER NOT NULL, 
+	CONSTRAINT pk_installation_key PRIMARY KEY (purpose, version, token_id), 
+	CONSTRAINT fk_installation_key_token_id FOREIGN KEY(token_id) REFERENCES token (id), 
+	CONSTRAINT ck_installation_key_cka_id CHECK (length(cka_id) = 16)
+);
+INSERT INTO "installation_key" VALUES('mac',1,'592f2b8c-ce13-4103-8d87-5d805e9fa341',X'DD1D4806879A43CEBEEF276BE4908692',1796008042609902);
+INSERT INTO "installation_key" VALUES('audit-seal',1,'592f2b8c-ce13-4103-8d87-5d805e9fa341',X'92561EBB9B6547C1B8B3EB742E7ECCAB',1796008043884271);
+INSERT INTO "installation_key" VALUES('secrets',1,'592f2b8c-ce13-4103-8d87-5d805e9fa341',X'E9178CE226E440B892708730C8AD0573',1796008056379510);
+CREATE TABLE "key" (
+	key_id TEXT NOT NULL, 
+	spec TEXT NOT NULL, 
+	usage TEXT NOT NULL, 
+	origin TEXT NOT NULL, 
+	manager TEXT NOT NULL, 
+	multi_region BOOLEAN NOT NULL, 
+	creation_date INTEGER NOT NULL, primary_region TEXT, 
+	CONSTRAINT pk_key PRIMARY KEY (key_id), 
+	CONSTRAINT ck_key_spec CHECK (spec IN ('RSA_2048', 'RSA_3072', 'RSA_4096', 'ECC_NIST_P256', 'ECC_NIST_P384', 'ECC_NIST_P521', 'ECC_SECG_P256K1', 'SYMMETRIC_DEFAULT', 'HMAC_224', 'HMAC_256', 'HMAC_384', 'HMAC_512', 'ML_DSA_44', 'ML_DSA_65', 'ML_DSA_87', 'ECC_NIST_EDWARDS25519', 'ML_KEM_512', 'ML_KEM_768', 'ML_KEM_1024')), 
+	CONSTRAINT ck_key_usage CHECK (usage IN ('SIGN_VERIFY', 'ENCRYPT_DECRYPT', 'GENERATE_VERIFY_MAC', 'KEY_AGREEMENT', 'ENCAPSULATE_DECAPSULATE')), 
+	CONSTRAINT ck_key_origin CHECK (origin IN ('AWS_KMS', 'EXTERNAL', 'AWS_CLOUDHSM', 'EXTERNAL_KEY_STORE')), 
+	CONSTRAINT ck_key_manager CHECK (manager IN ('AWS', 'CUSTOMER'))
+);
+INSERT INTO "key" VALUES('4fff5e69-4752-46f8-b05d-9a175606b9c2','SYMMETRIC_DEFAULT','ENCRYPT_DECRYPT','AWS_KMS','CUSTOMER',0,1796008043841259,NULL);
+INSERT INTO "key" VALUES('36e2accc-5ed9-46ea-98fa-445f6db268f4','SYMMETRIC_DEFAULT','ENCRYPT_DECRYPT','EXTERNAL','CUSTOMER',0,1796008050091876,NULL);
+INSERT INTO "key" VALUES('mrk-4e44c7a48d1d4a7492f7ea7df89b38e9','SYMMETRIC_DEFAULT','ENCRYPT_DECRYPT','AWS_KMS','CUSTOMER',1,1796008061249354,'eu-central-1');
+INSERT INTO "key" VALUES('d21380b2-a06a-4f4d-a76b-54a937d6fcbe','SYMMETRIC_DEFAULT','ENCRYPT_DECRYPT','AWS_KMS','CUSTOMER',0,1796008063417323,NULL);
+CREATE TABLE key_grant (
+	grant_id TEXT NOT NULL, 
+	key_id TEXT NOT NULL, 
+	region TEXT NOT NULL, 
+	name TEXT NOT NULL, 
+	grantee TEXT NOT NULL, 
+	retiring TEXT, 
+	operations TEXT NOT NULL, 
+	context_equals TEXT, 
+	context_subset TEXT, 
+	creation_date INTEGER NOT NULL, 
+	CONSTRAINT pk_key_grant PRIMARY KEY (grant_id), 
+	CONSTRAINT fk_key_grant_key_id FOREIGN KEY(key_id, region) REFERENCES regional_key (key_id, region)
+);
+INSERT INTO "key_grant" VALUES('dc5c1d4ade048dfb3f257aa5187ff070eb88cc2050a4fb7c9465416bbc35d205','d21380b2-a06a-4f4d-a76b-54a937d6fcbe','eu-central-1','','arn:aws:iam::111122223333:user/alice',NULL,'Encrypt',NULL,NULL,1796008064637373);
+CREATE TABLE material (
+	id INTEGER NOT NULL, 
+	key_id TEXT NOT NULL, 
+	material_id TEXT NOT NULL, 
+	sequence INTEGER NOT NULL, 
+	state TEXT NOT NULL, 
+	created_at INTEGER NOT NULL, 
+	rotation_date INTEGER, 
+	rotation_type TEXT, description TEXT, host_unwrapped BOOLEAN DEFAULT '0' NOT NULL, 
+	CONSTRAINT pk_material PRIMARY KEY (id), 
+	CONSTRAINT fk_material_key_id FOREIGN KEY(key_id) REFERENCES "key" (key_id), 
+	CONSTRAINT uq_material_material_id UNIQUE (material_id), 
+	CONSTRAINT uq_material_key_id UNIQUE (key_id, sequence), 
+	CONSTRAINT ck_material_sequence CHECK (sequence >= 1), 
+	CONSTRAINT ck_material_state CHECK (state IN ('NON_CURRENT', 'CURRENT', 'PENDING_ROTATION', 'PENDING_MULTI_REGION_IMPORT_AND_ROTATION')), 
+	CONSTRAINT ck_material_rotation_type CHECK (rotation_type IN ('AUTOMATIC', 'ON_DEMAND'))
+);
+INSERT INTO "material" VALUES(1,'4fff5e69-4752-46f8-b05d-9a175606b9c2','fc7e61703c58c60e48d9958ba7e6084f704d1eb3ad0715fb27549b2bd2a390ec',1,'NON_CURRENT',1796008043841302,NULL,NULL,NULL,0);
+INSERT INTO "material" VALUES(2,'4fff5e69-4752-46f8-b05d-9a175606b9c2','e32b15a89f983d3185df186e054ce4ee275858635364abde8790567118d46f22',2,'CURRENT',1796008047566029,1796008047587955,'ON_DEMAND',NULL,0);
+INSERT INTO "material" VALUES(3,'36e2accc-5ed9-46ea-98fa-445f6db268f4','b6d2c734b90a37380ebface4abe281ab7c954a5cd40ee5575795c523c1dce5db',1,'CURRENT',1796008053007212,NULL,NULL,NULL,0);
+INSERT INTO "material" VALUES(4,'mrk-4e44c7a48d1d4a7492f7ea7df89b38e9','212a64b88871117432c6437064029f29185989418255c06cf4b86160f574b7a8',1,'CURRENT',1796008061249391,NULL,NULL,NULL,0);
+INSERT INTO "material" VALUES(5,'d21380b2-a06a-4f4d-a76b-54a937d6fcbe','dec3f3a86354b24e27ee4fbeadec3e77b1d2d10c76bb23049d163cb07c1453f2',1,'CURRENT',1796008063417367,NULL,NULL,NULL,0);
+CREATE TABLE material_presence (
+	key_id TEXT NOT NULL, 
+	region TEXT NOT NULL, 
+	material INTEGER NOT NULL, 
+	present BOOLEAN NOT NULL, 
+	expiration_model TEXT, 
+	valid_to INTEGER, 
+	CONSTRAINT pk_material_presence PRIMARY KEY (key_id, region, material), 
+	CONSTRAINT fk_material_presence_key_id FOREIGN KEY(key_id, region) REFERENCES regional_key (key_id, region), 
+	CONSTRAINT fk_material_presence_material FOREIGN KEY(material) REFERENCES material (id), 
+	CONSTRAINT ck_material_presence_expiration_model CHECK (expiration_model IN ('KEY_MATERIAL_EXPIRES', 'KEY_MATERIAL_DOES_NOT_EXPIRE'))
+);
+INSERT INTO "material_presence" VALUES('4fff5e69-4752-46f8-b05d-9a175606b9c2','eu-central-1',1,1,NULL,NULL);
+INSERT INTO "material_presence" VALUES('4fff5e69-4752-46f8-b05d-9a175606b9c2','eu-central-1',2,1,NULL,NULL);
+INSERT INTO "material_presence" VALUES('36e2accc-5ed9-46ea-98fa-445f6db268f4','eu-central-1',3,1,'KEY_MATERIAL_DOES_NOT_EXPIRE',NULL);
+INSERT INTO "material_presence" VALUES('mrk-4e44c7a48d1d4a7492f7ea7df89b38e9','eu-central-1',4,1,NULL,NULL);
+INSERT INTO "material_presence" VALUES('d21380b2-a06a-4f4d-a76b-54a937d6fcbe','eu-central-1',5,1,NULL,NULL);
+CREATE TABLE orphan (
+	token_id TEXT NOT NULL, 
+	cka_id BLOB NOT NULL, 
+	first_seen INTEGER NOT NULL, 
+	CONSTRAINT pk_orphan PRIMARY KEY (token_id, cka_id), 
+	CONSTRAINT fk_orphan_token_id FOREIGN KEY(token_id) REFERENCES token (id)
+);
+CREATE TABLE regional_key (
+	key_id TEXT NOT NULL, 
+	region TEXT NOT NULL, 
+	lifecycle TEXT NOT NULL, 
+	state TEXT NOT NULL, 
+	description TEXT NOT NULL, 
+	policy TEXT NOT NULL, 
+	creation_date INTEGER NOT NULL, 
+	deletion_date INTEGER, 
+	pending_window_days INTEGER, 
+	version INTEGER NOT NULL, 
+	CONSTRAINT pk_regional_key PRIMARY KEY (key_id, region), 
+	CONSTRAINT fk_regional_key_key_id FOREIGN KEY(key_id) REFERENCES "key" (key_id), 
+	CONSTRAINT ck_regional_key_lifecycle CHECK (lifecycle IN ('INTENDED', 'LIVE', 'DELETED')), 
+	CONSTRAINT ck_regional_key_state CHECK (state IN ('Creating', 'Enabled', 'Disabled', 'PendingDeletion', 'PendingImport', 'PendingReplicaDeletion', 'Unavailable', 'Updating'))
+);
+INSERT INTO "regional_key" VALUES('4fff5e69-4752-46f8-b05d-9a175606b9c2','eu-central-1','LIVE','Enabled','frozen','{"Version":"2012-10-17","Id":"key-default-1","Statement":[{"Sid":"Enable IAM User Permissions","Effect":"Allow","Principal":{"AWS":"arn:aws:iam::111122223333:root"},"Action":"kms:*","Resource":"*"}]}',1796008043841259,NULL,NULL,13);
+INSERT INTO "regional_key" VALUES('36e2accc-5ed9-46ea-98fa-445f6db268f4','eu-central-1','LIVE','Enabled','','{"Version":"2012-10-17","Id":"key-default-1","Statement":[{"Sid":"Enable IAM User Permissions","Effect":"Allow","Principal":{"AWS":"arn:aws:iam::111122223333:root"},"Action":"kms:*","Resource":"*"}]}',1796008050091876,NULL,NULL,25);
+INSERT INTO "regional_key" VALUES('mrk-4e44c7a48d1d4a7492f7ea7df89b38e9','eu-central-1','LIVE','Enabled','','{"Version":"2012-10-17","Id":"key-default-1","Statement":[{"Sid":"Enable IAM User Permissions","Effect":"Allow","Principal":{"AWS":"arn:aws:iam::111122223333:root"},"Action":"kms:*","Resource":"*"}]}',1796008061249354,NULL,NULL,41);
+INSERT INTO "regional_key" VALUES('d21380b2-a06a-4f4d-a76b-54a937d6fcbe','eu-central-1','LIVE','Disabled','','{"Version":"2012-10-17","Id":"key-default-1","Statement":[{"Sid":"Enable IAM User Permissions","Effect":"Allow","Principal":{"AWS":"arn:aws:iam::111122223333:root"},"Action":"kms:*","Resource":"*"}]}',1796008063417323,NULL,NULL,49);
+CREATE TABLE rotation (
+	key_id TEXT NOT NULL, 
+	anchor INTEGER NOT NULL, 
+	period_days INTEGER, 
+	CONSTRAINT pk_rotation PRIMARY KEY (key_id), 
+	CONSTRAINT fk_rotation_key_id FOREIGN KEY(key_id) REFERENCES "key" (key_id), 
+	CONSTRAINT ck_rotation_period_days CHECK (period_days > 0)
+);
+CREATE TABLE row_seal (
+	subject TEXT NOT NULL, 
+	epoch INTEGER NOT NULL, 
+	mac BLOB NOT NULL, 
+	CONSTRAINT pk_row_seal PRIMARY KEY (subject)
+);
+INSERT INTO "row_seal" VALUES('alias/eu-central-1/alias/frozen',10,X'2F78FB4B0B6C0A7EE37266B434470FA0DFCA04EB6E1E4B33BC58E78C8F7F51C7');
+INSERT INTO "row_seal" VALUES('key/4fff5e69-4752-46f8-b05d-9a175606b9c2',14,X'1E0C23A853668710A239E304F8DF89C8AE8F587AE54E914B2025A281DE9B8EE9');
+INSERT INTO "row_seal" VALUES('key/36e2accc-5ed9-46ea-98fa-445f6db268f4',28,X'68851C45ECC47CD58377DE5EEE20DDF7912147F3AB5F5E59D526857B94A3129B');
+INSERT INTO "row_seal" VALUES('installation',31,X'F4A4D95586B4E1482119200F62CC0230DCB18C43E5B525EB7A1C5F7B83B02079');
+INSERT INTO "row_seal" VALUES('group/crew',36,X'E3855BE95922BD420734BD605D1D4C444CE54C25C9F0FC658F0F0070F0663B6E');
+INSERT INTO "row_seal" VALUES('user/alice',38,X'3D28673483D91C42ECE8F20C4F400C847F848EC1D425342D6153B3F394AF2B8B');
+INSERT INTO "row_seal" VALUES('key/mrk-4e44c7a48d1d4a7492f7ea7df89b38e9',42,X'82DB883D50EF2F028D89F8BC3F711E85020D838A2E3714B78FAA2BEF1AB05F23');
+INSERT INTO "row_seal" VALUES('grant/dc5c1d4ade048dfb3f257aa5187ff070eb88cc2050a4fb7c9465416bbc35d205',48,X'BB11CB298C47FC95424EE6983073FE7860E9DA834983CC9B20A93BD0CB3D1191');
+INSERT INTO "row_seal" VALUES('key/d21380b2-a06a-4f4d-a76b-54a937d6fcbe',50,X'6C795C31F10B59191C6C3566935B8BB9574381D4668939DA3BA3126D89EE5390');
+CREATE TABLE store_root (
+	number INTEGER NOT NULL, 
+	nonce BLOB NOT NULL, 
+	value BLOB NOT NULL, 
+	CONSTRAINT pk_store_root PRIMARY KEY (number)
+);
+INSERT INTO "store_root" VALUES(1,X'657C08142C5231707AA98A899F08AFDB',X'6B93788FEAB6F2323D67CC8469576CC56882D6927A8F7A15376E7A014AA2F5BC');
+INSERT INTO "store_root" VALUES(2,X'C098FF95083DDE87605271643F95F186',X'7B36D5D04146FD0864BAAE96B2B38A214EF8977BC25F894A10D70E50FB474D2A');
+INSERT INTO "store_root" VALUES(3,X'0CCC27CA3034AE9CD3D88F594763D5C0',X'BDC6A74338ABED9593185C79A8C9A20493FDF7C1DDBE8254FB3DF24302253865');
+INSERT INTO "store_root" VALUES(4,X'916CBC853EC8E4FC5BA086DBE998C405',X'F6D17D796AFA8123EE973AE6420F5198B36EB791DB8220097F2CF772AC51C543');
+INSERT INTO "store_root" VALUES(5,X'D965035BB6903F8FD9BE30E115438223',X'507D6D179E5C61FA1A66CE05CD176DDCED8A276789579AABD8700215940C1F86');
+INSERT INTO "store_root" VALUES(6,X'F2CC5DC9E6363883FF7382223620E044',X'D582974B9C95F8B62D003B1E4020BE9D9AEC71BAE0E84D0C0133AA1F1514D475');
+INSERT INTO "store_root" VALUES(7,X'6E075CE280B70A15501A2352D3B38CCB',X'AB06C1E5C1AA080D350E3DD6858CBFBCD6D5891E4638C0E95D1FD2CCB0BA1050');
+INSERT INTO "store_root" VALUES(8,X'5E2EB06E7FC50EB7BD78FDA53A38B00F',X'689F1128B908129DCACBBE90CB7FBE10D77732DB24C0F67616D6E4CB6D798974');
+INSERT INTO "store_root" VALUES(9,X'B958A58AAA231FADFF5730F7227920AA',X'7339A4EFB047552425F8DE72D37219CBEF470877E8E6C4972DF9CBCC32C398E3');
+INSERT INTO "store_root" VALUES(10,X'DBA386C99619E2B28ED73505E9EA8296',X'2D4FDBA6D9C4135BAD0C29395B57D7F1BB8AF6F9CC0BCCBF1FC6B8ED52E0F5E5');
+INSERT INTO "store_root" VALUES(11,X'22985E001DE1D5C0869AE6C40C15309B',X'08AAAABA2E08AC9D6EBBA451D24D1835006F1F967D13E33C3290258DEE9B5424');
+INSERT INTO "store_root" VALUES(12,X'FB530D162C8ECB405A24E8C94C7DC2D2',X'408D944CAFA0E46FBBA7D0F486DE9EB1B0A0906AB235B2A6F6215B38A955F15E');
+INSERT INTO "store_root" VALUES(13,X'12434A3B495A936E59B25F3D66AF8D45',X'0436A3E36B705F0EA682A3DF3D59E80DD00A3FCFECE89F0C460C1E3907193221');
+INSERT INTO "store_root" VALUES(14,X'9AF96C5872243FD09C06BBB4EAA51FAA',X'40C3CD9D3006271B79DB8095894BA68E4BF9232F0C6CE0A82E5DFE768D16FC99');
+INSERT INTO "store_root" VALUES(15,X'C5E7D79F180CED9B3FA55A38A82EAC91',X'6EB0AD2B0FBA6B6CDBF05F4702CD30E49C88280AF967A642AC78C63105B4D5D0');
+INSERT INTO "store_root" VALUES(16,X'203F05CFEE78E8F25F5CEDA751F46A70',X'F4EFE06E6B431EF1DB42426E5FBD264CAD87F0781CFEC179D4A377BF65FCDCC6');
+INSERT INTO "store_root" VALUES(17,X'A5AFE49C68B012EDD5B23C26C9A3FE8A',X'0F193A847DC16DAD8E3CCFF43B88DC0C1387D03DD32E1CAA9B515EEC1E89E2E2');
+INSERT INTO "store_root" VALUES(18,X'7C4053A6142488B2C3A28FC2669C5A04',X'856FA6CA732CBFEDD88E9E90CF5FF4F13CDEE531590E2F9E9BF5FB55BE3A556D');
+INSERT INTO "store_root" VALUES(19,X'AF74DDE846716B72F83A46FCB8A623B1',X'C22DEF9D2D0EF2DC8E315497E4F1B8327D6DD58007ABB063F92C8CFBD47A024A');
+INSERT INTO "store_root" VALUES(20,X'1F03902B7BBD1C27D8623AA7B92E6B47',X'DD1611A895B274564784703F2090AC8631E99E4BD3B36A2F23C5B8A8BD896A6E');
+INSERT INTO "store_root" VALUES(21,X'8AEAF5ED253235A7512591A5B95A9CEA',X'5EB4EBE82415754B319BA87ACF4B8EB756C393D70025F5F5517DF580B7054D20');
+INSERT INTO "store_root" VALUES(22,X'933C0BE32BF7AC6A40AB244AA71F5B72',X'C2228F551956D4A7E509D55D5BCAECF382B289E7491FD8105846EC2689200E88');
+INSERT INTO "store_root" VALUES(23,X'1F25AF9A0675E6FEDBBF1F7789C2489A',X'17E009FFC71BFAA10070A3C3C18BF27B787C9A5460AAA8E460781762BA49DBF9');
+INSERT INTO "store_root" VALUES(24,X'316D0AF28F49D0A368E2B315B622EF54',X'01D92CC5F7B5E613FA6EA92AECEF142CE9A4BD82EA42C5CE88EC9972A5083C00');
+INSERT INTO "store_root" VALUES(25,X'AE1A3E8A50D17FEBB6506CA8A64914C5',X'AB3E8C26EE79DA8B3F95BEC76F323494F1B25B0C7812E28CCAC5BA0EDEAB2C23');
+INSERT INTO "store_root" VALUES(26,X'B41B8D1204419DE8DACF6E39069B3006',X'5FE3C28A7EAE27C53A3F2A282B4D28FCD2F2059E0A7F3033375BEC2965038270');
+INSERT INTO "store_root" VALUES(27,X'7B95E0860B7E49FF1AC587226E1378F8',X'FEAC33CF1A17470EC6745407104C8EF29B5AB274295A56CFBC14020C0EC68358');
+CREATE TABLE tag (
+	key_id TEXT NOT NULL, 
+	region TEXT NOT NULL, 
+	tag_key TEXT NOT NULL, 
+	tag_value TEXT NOT NULL, 
+	CONSTRAINT pk_tag PRIMARY KEY (key_id, region, tag_key), 
+	CONSTRAINT fk_tag_key_id FOREIGN KEY(key_id, region) REFERENCES regional_key (key_id, region)
+);
+INSERT INTO "tag" VALUES('4fff5e69-4752-46f8-b05d-9a175606b9c2','eu-central-1','made','then');
+CREATE TABLE token (
+	id TEXT NOT NULL, 
+	label TEXT NOT NULL, 
+	serial TEXT NOT NULL, 
+	manufacturer TEXT NOT NULL, 
+	model TEXT NOT NULL, 
+	created_at INTEGER NOT NULL, 
+	challenge BLOB, 
+	response BLOB, 
+	CONSTRAINT pk_token PRIMARY KEY (id), 
+	CONSTRAINT ck_token_bound CHECK ((challenge IS NULL) = (response IS NULL))
+);
+INSERT INTO "token" VALUES('592f2b8c-ce13-4103-8d87-5d805e9fa341','hsmkms','8da9540cf232b5bc','SoftHSM project','SoftHSM v2',1796008042608238,X'99999634ED55755A65EBD8D60D05ADA3F67A41D6552520DEF54920AF550FA411',X'4AB37EF8DCFD1AD576390405D75CAA580D04E4F678C1DFFFA7A6F0C950C9BD97');
+CREATE TABLE token_object (
+	token_id TEXT NOT NULL, 
+	cka_id BLOB NOT NULL, 
+	material INTEGER, 
+	purpose TEXT NOT NULL, 
+	status TEXT NOT NULL, 
+	label TEXT NOT NULL, 
+	created_at INTEGER NOT NULL, 
+	CONSTRAINT pk_token_object PRIMARY KEY (token_id, cka_id), 
+	CONSTRAINT fk_token_object_token_id FOREIGN KEY(token_id) REFERENCES token (id), 
+	CONSTRAINT fk_token_object_material FOREIGN KEY(material) REFERENCES material (id), 
+	CONSTRAINT ck_token_object_cka_id CHECK (length(cka_id) = 16), 
+	CONSTRAINT ck_token_object_purpose CHECK (purpose IN ('BACKING_KEY', 'WRAPPING_KEY')), 
+	CONSTRAINT ck_token_object_status CHECK (status IN ('INTENDED', 'PRESENT', 'DESTROYING', 'DESTROYED'))
+);
+INSERT INTO "token_object" VALUES('592f2b8c-ce13-4103-8d87-5d805e9fa341',X'C0518B1E29C948E0880C0A54F4DB081F',1,'BACKING_KEY','PRESENT','hsmkms/cfdad7ad/eu-central-1/4fff5e69-4752-46f8-b05d-9a175606b9c2/1',1796008043841302);
+INSERT INTO "token_object" VALUES('592f2b8c-ce13-4103-8d87-5d805e9fa341',X'852E7B33ED8244B9AC296BE3504C2117',2,'BACKING_KEY','PRESENT','hsmkms/cfdad7ad/eu-central-1/4fff5e69-4752-46f8-b05d-9a175606b9c2/2',1796008047566029);
+INSERT INTO "token_object" VALUES('592f2b8c-ce13-4103-8d87-5d805e9fa341',X'9F72E59762E24986ACF412127E055A6E',3,'BACKING_KEY','PRESENT','hsmkms/cfdad7ad/eu-central-1/36e2accc-5ed9-46ea-98fa-445f6db268f4/1',1796008053007212);
+INSERT INTO "token_object" VALUES('592f2b8c-ce13-4103-8d87-5d805e9fa341',X'4321DCDCA56E4018BF64B0F2702210E3',4,'BACKING_KEY','PRESENT','hsmkms/cfdad7ad/eu-central-1/mrk-4e44c7a48d1d4a7492f7ea7df89b38e9/1',1796008061249391);
+INSERT INTO "token_object" VALUES('592f2b8c-ce13-4103-8d87-5d805e9fa341',X'74FDDF924E5E48F3BDB2DA0A447BF39A',5,'BACKING_KEY','PRESENT','hsmkms/cfdad7ad/eu-central-1/d21380b2-a06a-4f4d-a76b-54a937d6fcbe/1',1796008063417367);
+CREATE TABLE user (
+	name TEXT NOT NULL, 
+	created_at INTEGER NOT NULL, 
+	CONSTRAINT pk_user PRIMARY KEY (name)
+);
+INSERT INTO "user" VALUES('alice',1796008055355260);
+CREATE TABLE user_group (
+	name TEXT NOT NULL, 
+	created_at INTEGER NOT NULL, 
+	CONSTRAINT pk_user_group PRIMARY KEY (name)
+);
+INSERT INTO "user_group" VALUES('crew',1796008058816427);
+CREATE TABLE user_policy (
+	user_name TEXT NOT NULL, 
+	policy_name TEXT NOT NULL, 
+	document TEXT NOT NULL, 
+	CONSTRAINT pk_user_policy PRIMARY KEY (user_name, policy_name), 
+	CONSTRAINT fk_user_policy_user_name FOREIGN KEY(user_name) REFERENCES user (name)
+);
+INSERT INTO "user_policy" VALUES('alice','use','{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"kms:Encrypt","Resource":"*"}}');
+CREATE TABLE user_tag (
+	user_name TEXT NOT NULL, 
+	tag_key TEXT NOT NULL, 
+	tag_value TEXT NOT NULL, 
+	CONSTRAINT pk_user_tag PRIMARY KEY (user_name, tag_key), 
+	CONSTRAINT fk_user_tag_user_name FOREIGN KEY(user_name) REFERENCES user (name)
+);
+CREATE TABLE wrapping_key (
+	token_id TEXT NOT NULL, 
+	cka_id BLOB NOT NULL, 
+	key_id TEXT NOT NULL, 
+	region TEXT NOT NULL, 
+	valid_to INTEGER NOT NULL, 
+	used_at INTEGER, 
+	CONSTRAINT pk_wrapping_key PRIMARY KEY (token_id, cka_id), 
+	CONSTRAINT fk_wrapping_key_token_id FOREIGN KEY(token_id, cka_id) REFERENCES token_object (token_id, cka_id), 
+	CONSTRAINT fk_wrapping_key_key_id FOREIGN KEY(key_id, region) REFERENCES regional_key (key_id, region)
+);
+CREATE INDEX ix_regional_key_region ON regional_key (region, key_id);
+CREATE INDEX ix_token_object_material ON token_object (material);
+CREATE INDEX ix_alias_key_id ON alias (key_id, region);
+CREATE INDEX ix_wrapping_key_key_id ON wrapping_key (key_id, region);
+CREATE INDEX ix_access_key_user_name ON access_key (user_name);
+CREATE INDEX ix_group_member_user_name ON group_member (user_name);
+CREATE INDEX ix_key_grant_key_id ON key_grant (key_id, region, grantee);
+CREATE INDEX ix_key_grant_retiring ON key_grant (retiring, region);
+CREATE INDEX ix_change_log_subject ON change_log (subject);
+CREATE TRIGGER guard_change_log_insert BEFORE INSERT ON change_log BEGIN SELECT hsmkms_seals(); END;
+CREATE TRIGGER guard_change_log_update BEFORE UPDATE ON change_log BEGIN SELECT hsmkms_seals(); END;
+CREATE TRIGGER guard_change_log_delete BEFORE DELETE ON change_log BEGIN SELECT hsmkms_seals(); END;
+CREATE TRIGGER guard_token_object_insert BEFORE INSERT ON token_object BEGIN SELECT hsmkms_seals(); END;
+CREATE TRIGGER guard_token_object_update BEFORE UPDATE ON token_object BEGIN SELECT hsmkms_seals(); END;
+CREATE TRIGGER guard_token_object_delete BEFORE DELETE ON token_object BEGIN SELECT hsmkms_seals(); END;
+CREATE TRIGGER guard_wrapping_key_insert BEFORE INSERT ON wrapping_key BEGIN SELECT hsmkms_seals(); END;
+CREATE TRIGGER guard_wrapping_key_update BEFORE UPDATE ON wrapping_key BEGIN SELECT hsmkms_seals(); END;
+CREATE TRIGGER guard_wrapping_key_delete BEFORE DELETE ON wrapping_key BEGIN SELECT hsmkms_seals(); END;
+DELETE FROM "sqlite_sequence";
+INSERT INTO "sqlite_sequence" VALUES('change_log',50);
+INSERT INTO "sqlite_sequence" VALUES('audit_outbox',18);
+COMMIT;
