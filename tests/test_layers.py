@@ -85,6 +85,7 @@ PURE = {
     "collections",
     "datetime",
     "decimal",
+    "difflib",
     "enum",
     "functools",
     "hashlib",

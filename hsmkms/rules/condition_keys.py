@@ -16,9 +16,20 @@ from hsmkms.errors import InvalidCiphertextException, MalformedPolicyDocumentExc
 from hsmkms.model.enums import MessageType, Operation
 from hsmkms.model.ids import ALIAS_PREFIX
 from hsmkms.rules import blob
+from hsmkms.rules.context import folded
 from hsmkms.rules.question import Question
 
-Value = str | bool | int | datetime | list[str] | None
+
+class Clash(Struct, frozen=True):
+    """Values where one is asked for: their keys differ in letter case only, which condition keys ignore.
+
+    Which of them counts cannot be said. So a Deny that asks for it holds, and an Allow only if all of them fit.
+    """
+
+    values: tuple[str, ...]
+
+
+Value = str | bool | int | datetime | list[str] | Clash | None
 
 
 class Kind(Enum):
@@ -46,6 +57,7 @@ class ConditionKey(Struct, frozen=True):
 
 Reader = Callable[[Question], Value]
 PrefixReader = Callable[[Question, str], Value]
+"""Takes a question, and what comes after the prefix: folded, where it is a key."""
 
 _CRYPTOGRAPHY: Final = frozenset(
     {
@@ -68,7 +80,7 @@ def find(name: str) -> ConditionKey:
         return found
     for prefix, (kind, reader) in _PREFIXES.items():
         if name.lower().startswith(prefix) and len(name) > len(prefix):
-            return ConditionKey(name, kind, _bound(reader, name[len(prefix) :]))
+            return ConditionKey(name, kind, _bound(reader, folded(name[len(prefix) :])))
     raise MalformedPolicyDocumentException(
         f"{name} is no condition key that hsmkms can evaluate; the README lists those that it can."
     )
@@ -158,12 +170,7 @@ def _algorithm(question: Question) -> Value:
 
 
 def _context_value(question: Question, name: str) -> Value:
-    """The value under a key whose letter case does not matter, if only one fits."""
-    context = encryption_context(question) or {}
-    if name in context:
-        return context[name]
-    fitting = [value for key, value in context.items() if key.lower() == name.lower()]
-    return fitting[0] if len(fitting) == 1 else None
+    return _under(encryption_context(question) or {}, name)
 
 
 def _context_keys(question: Question) -> Value:
@@ -233,14 +240,13 @@ def _tag_keys(question: Question) -> Value:
 
 
 def _resource_tag(question: Question, name: str) -> Value:
-    return None if question.key is None else _tag(question.key.tags(), name)
+    return None if question.key is None else _under(question.key.tags(), name)
 
 
-def _tag(tags: Mapping[str, str], name: str) -> str | None:
-    """The value of a tag; in condition keys the letter case of a tag's key does not matter, but an exact one wins."""
-    if name in tags:
-        return tags[name]
-    return next((value for key, value in sorted(tags.items()) if key.lower() == name.lower()), None)
+def _under(pairs: Mapping[str, str], name: str) -> str | Clash | None:
+    """The value under a key, whose letter case does not matter. ``name``: the key, folded."""
+    found = tuple(value for key, value in pairs.items() if folded(key) == name)
+    return Clash(found) if len(found) > 1 else found[0] if found else None
 
 
 def _absent(_: Question) -> Value:
@@ -337,7 +343,7 @@ _KEYS: Final = {each.name.lower(): each for each in _TABLE}
 
 _PREFIXES: Final[Mapping[str, tuple[Kind, PrefixReader]]] = {
     "kms:encryptioncontext:": (Kind.FREE, _context_value),
-    "aws:principaltag/": (Kind.FREE, lambda question, name: _tag(question.identity.tags, name)),
-    "aws:requesttag/": (Kind.FREE, lambda question, name: _tag(_request_tags(question), name)),
+    "aws:principaltag/": (Kind.FREE, lambda question, name: _under(question.identity.tags, name)),
+    "aws:requesttag/": (Kind.FREE, lambda question, name: _under(_request_tags(question), name)),
     "aws:resourcetag/": (Kind.FREE, _resource_tag),
 }

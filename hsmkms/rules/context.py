@@ -16,6 +16,11 @@ MAX_BYTES: Final = 8192
 EMPTY: Final = bytes(4)
 
 
+def folded(key: str) -> str:
+    """Return what is the same for keys that differ in letter case only."""
+    return key.casefold()
+
+
 def canonical(context: Mapping[str, str] | None) -> bytes:
     """The bytes that stand for this context. ValidationException if it is too long or is no Unicode text."""
     if not context:

@@ -10,10 +10,11 @@ from msgspec import Struct
 
 from hsmkms.errors import LimitExceededException, ValidationException
 from hsmkms.model.enums import GrantOperation, KeySpec, KeyUsage, Operation
-from hsmkms.model.grants import CreateGrantRequest
+from hsmkms.model.grants import CreateGrantRequest, GrantConstraints
 from hsmkms.model.records import GrantRecord, KeyRecord
 from hsmkms.rules.condition_keys import encryption_context
 from hsmkms.rules.constraints import word
+from hsmkms.rules.context import folded
 from hsmkms.rules.question import Question
 
 MAX_GRANTS_PER_KEY: Final = 50_000
@@ -45,11 +46,16 @@ _WITHOUT_CONTEXT: Final = frozenset({"kms:DescribeKey", "kms:RetireGrant"})
 """What the constraints of a grant do not limit."""
 
 
+Pairs = Mapping[str, Sequence[str]]
+"""Pairs of an encryption context by their keys, folded: letter case counts in values alone. With all values of keys
+that differ in letter case only, so that one of them cannot stand in for another."""
+
+
 class Narrowing(Struct, frozen=True):
     """What limits a grant by the encryption context: all of it, and some pairs of it."""
 
-    equals: Mapping[str, str] | None
-    subset: Mapping[str, str] | None
+    equals: Pairs | None
+    subset: Pairs | None
 
 
 def possible(key: KeyRecord) -> frozenset[GrantOperation]:
@@ -102,11 +108,13 @@ def check_room(count: int, key: KeyRecord) -> None:
 
 def same(grant: GrantRecord, request: CreateGrantRequest) -> bool:
     """True if the request asks for what the grant is: with a Name it is then not made a second time."""
-    return (grant.grantee, grant.retiring, set(grant.operations), _limits(grant)) == (
+    wanted = request.constraints or GrantConstraints()
+    return (grant.grantee, grant.retiring, set(grant.operations), grant.context_equals, grant.context_subset) == (
         request.grantee_principal,
         request.retiring_principal,
         set(request.operations),
-        _wanted(request),
+        wanted.encryption_context_equals,
+        wanted.encryption_context_subset,
     )
 
 
@@ -124,7 +132,9 @@ def allows(grant: GrantRecord, question: Question) -> bool:
     if question.action in _WITHOUT_CONTEXT:
         return True
     limits = _limits(grant)
-    context = encryption_context(question) or {}
+    if limits.equals is limits.subset is None:
+        return True
+    context = _folded(encryption_context(question)) or {}
     if limits.equals is not None and context != limits.equals:
         return False
     return limits.subset is None or limits.subset.items() <= context.items()
@@ -157,11 +167,20 @@ def _stricter(child: Narrowing, parent: Narrowing) -> bool:
 
 
 def _limits(grant: GrantRecord) -> Narrowing:
-    return Narrowing(grant.context_equals, grant.context_subset)
+    return Narrowing(_folded(grant.context_equals), _folded(grant.context_subset))
 
 
 def _wanted(request: CreateGrantRequest) -> Narrowing:
     constraints = request.constraints
     if constraints is None:
         return Narrowing(None, None)
-    return Narrowing(constraints.encryption_context_equals, constraints.encryption_context_subset)
+    return Narrowing(_folded(constraints.encryption_context_equals), _folded(constraints.encryption_context_subset))
+
+
+def _folded(context: Mapping[str, str] | None) -> Pairs | None:
+    if context is None:
+        return None
+    pairs: dict[str, list[str]] = {}
+    for key, value in context.items():
+        pairs.setdefault(folded(key), []).append(value)
+    return {key: sorted(values) for key, values in pairs.items()}

@@ -71,6 +71,16 @@ def read_own_policy(text: str, account: str) -> Policy:
     return policy_documents.read(text, PolicyKind.IDENTITY, account)
 
 
+def stored_key_policy(text: str, account: str) -> Policy:
+    """A key policy that was put, perhaps by a version that took more. MalformedPolicyDocumentException."""
+    return policy_documents.read(text, PolicyKind.KEY, account, stored=True)
+
+
+def stored_own_policy(text: str, account: str) -> Policy:
+    """The same for a policy of a user or group."""
+    return policy_documents.read(text, PolicyKind.IDENTITY, account, stored=True)
+
+
 def unreadable(account: str) -> Policy:
     """In place of a stored policy that this version cannot evaluate: the account's root can put another one."""
     statement = {

@@ -1,10 +1,14 @@
 """Reading a policy document into what can be evaluated; what cannot be is refused, and nothing is passed over.
 
+One exception is AWS's: an Allow of a key policy without Action or Resource has no effect. Another is for policies that
+were stored by an earlier version, which took words that have no effect: these are read as they were decided then.
+
 Source: IAM User Guide, "Grammar of the IAM JSON policy language"; AWS KMS Developer Guide, "Key policies".
 """
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from enum import Enum
 from typing import Any, Final
 
@@ -16,7 +20,7 @@ from hsmkms.model.ids import is_user_id, root_arn
 from hsmkms.rules import condition_keys, policy_operators
 from hsmkms.rules.policy_json import decode, malformed, statements
 from hsmkms.rules.policy_operators import Condition
-from hsmkms.rules.policy_patterns import Matcher, Template, any_of, arn_like, like
+from hsmkms.rules.policy_patterns import Matcher, Template, any_of, arn_like, like, settled
 from hsmkms.rules.question import Question
 
 VARIABLES_SINCE: Final = "2012-10-17"
@@ -28,6 +32,9 @@ ACTIONS: Final = frozenset(f"kms:{each}" for each in Operation if each is not Op
     "kms:ReEncryptTo",
 }
 """Everything that is ever asked: a statement's actions are looked up among these when it is read."""
+
+_NAMED: Final = {each.lower(): each for each in (*ACTIONS, "kms:SynchronizeMultiRegionKey")}
+"""What a document may name: of the last one, which AWS asks of itself, nobody is ever asked."""
 
 _STATEMENT: Final = frozenset(
     {"Sid", "Effect", "Principal", "NotPrincipal", "Action", "NotAction", "Resource", "NotResource", "Condition"}
@@ -81,15 +88,22 @@ class Statement(Struct, frozen=True):
 
 
 class Policy(Struct, frozen=True):
-    """A policy document by action (``kms:Encrypt``). ``users``: the ARNs and unique ids that it names as principals."""
+    """A policy document by action (``kms:Encrypt``). ``users``: the ARNs and unique ids that it names as principals.
+
+    ``without_effect``: a sentence for each part of a stored policy that has no effect and could not be put.
+    """
 
     denies: Mapping[str, tuple[Statement, ...]]
     allows: Mapping[str, tuple[Statement, ...]]
     users: frozenset[str]
+    without_effect: tuple[str, ...] = ()
 
 
-def read(text: str, kind: PolicyKind, account: str) -> Policy:
-    """The policy of a document; MalformedPolicyDocumentException with a sentence for what cannot be evaluated."""
+def read(text: str, kind: PolicyKind, account: str, *, stored: bool = False) -> Policy:
+    """The policy of a document; MalformedPolicyDocumentException with a sentence for what cannot be evaluated.
+
+    ``stored``: it was put already, so what has no effect is told in the policy instead of being refused.
+    """
     document = decode(text)
     for name in document:
         if name not in ("Version", "Id", "Statement"):
@@ -99,7 +113,7 @@ def read(text: str, kind: PolicyKind, account: str) -> Policy:
         raise malformed(f"Version {version!r} is not known: write {VARIABLES_SINCE}.")
     if not isinstance(document.get("Id", ""), str):
         raise malformed("Id must be a string.")
-    reader = _Reader(kind, account, variables=version == VARIABLES_SINCE)
+    reader = _Reader(kind, account, variables=version == VARIABLES_SINCE, stored=stored)
     for number, each in enumerate(statements(document), start=1):
         reader.add(number, each)
     return reader.policy()
@@ -108,10 +122,13 @@ def read(text: str, kind: PolicyKind, account: str) -> Policy:
 class _Reader:
     """Collects the statements of one document."""
 
-    def __init__(self, kind: PolicyKind, account: str, *, variables: bool) -> None:
+    def __init__(self, kind: PolicyKind, account: str, *, variables: bool, stored: bool) -> None:
         self._kind = kind
         self._account = account
         self._variables = variables
+        self._stored = stored
+        self._place = ""
+        self._without_effect: list[str] = []
         self._by_effect: dict[str, dict[str, list[Statement]]] = {"Allow": {}, "Deny": {}}
         self._users: set[str] = set()
         self._sids: set[str] = set()
@@ -119,18 +136,26 @@ class _Reader:
     def add(self, number: int, statement: dict[str, Any]) -> None:
         """Read one statement."""
         sid = statement.get("Sid")
-        name = f"statement {number}" + (f" ({sid})" if sid else "")
+        self._place = f"Statement {number}" + (f" ({sid})" if sid else "")
         try:
             self._add(sid if isinstance(sid, str) and sid else f"statement {number}", statement)
         except MalformedPolicyDocumentException as exc:
-            raise MalformedPolicyDocumentException(f"{name[0].upper()}{name[1:]}: {exc}") from exc
+            raise MalformedPolicyDocumentException(f"{self._place}: {exc}") from exc
 
     def policy(self) -> Policy:
         """What was read."""
         allows, denies = (
             {action: tuple(held) for action, held in self._by_effect[effect].items()} for effect in ("Allow", "Deny")
         )
-        return Policy(denies=denies, allows=allows, users=frozenset(self._users))
+        return Policy(
+            denies=denies, allows=allows, users=frozenset(self._users), without_effect=tuple(self._without_effect)
+        )
+
+    def _no_effect(self, sentence: str) -> None:
+        """Refuse what has no effect, or tell it of a stored policy."""
+        if not self._stored:
+            raise MalformedPolicyDocumentException(sentence)
+        self._without_effect.append(f"{self._place}: {sentence}")
 
     def _add(self, name: str, statement: dict[str, Any]) -> None:
         for element in statement:
@@ -142,10 +167,13 @@ class _Reader:
         self._check_sid(statement.get("Sid", ""))
         principals = self._principals(statement, effect)
         actions = self._actions(statement)
-        resource, has_resource = self._resource(statement)
-        read = Statement(name, resource, self._conditions(statement.get("Condition", {})), principals)
+        deny = effect == "Deny"
+        resource, has_resource = self._resource(statement, deny=deny)
+        read = Statement(name, resource, self._conditions(statement.get("Condition", {}), deny=deny), principals)
+        if deny and not (has_resource and {"Action", "NotAction"} & statement.keys()):
+            self._no_effect("a Deny without Action or without Resource denies nothing: write both, Resource as *.")
         if not has_resource:
-            return  # AWS takes such a statement of a key policy, and it has no effect
+            return  # AWS takes such an Allow of a key policy, and it has no effect
         for action in actions:
             self._by_effect[effect].setdefault(action, []).append(read)
 
@@ -209,11 +237,18 @@ class _Reader:
             foreign = [each for each in entries if each != "*" and not each.lower().startswith("kms:")]
             if foreign:
                 raise MalformedPolicyDocumentException(f"a key policy is about actions of kms, not {foreign[0]!r}.")
-        matches = [like(Template.read(each.lower(), variables=False)) for each in entries]
-        named = {each for each in ACTIONS if any(match(each.lower(), _NOBODY) for match in matches)}
-        return frozenset(named if name == "Action" else ACTIONS - named)
+        named = ACTIONS & {action for each in entries for action in self._named_by(each)}
+        return named if name == "Action" else ACTIONS - named
 
-    def _resource(self, statement: dict[str, Any]) -> tuple[Matcher | None, bool]:
+    def _named_by(self, entry: str) -> list[str]:
+        """The actions that an entry matches: at least one if it is about kms."""
+        match = like(Template.read(entry.lower(), variables=False))
+        found = [action for lowered, action in _NAMED.items() if match(lowered, _NOBODY)]
+        if not found and entry.lower().startswith("kms:"):
+            self._no_effect(f"{entry!r} is no action of KMS: {_hint(entry.lower())}")
+        return found
+
+    def _resource(self, statement: dict[str, Any], *, deny: bool) -> tuple[Matcher | None, bool]:
         """What resources must match, and whether the statement names any."""
         given = self._one_of(statement, "Resource", "NotResource")
         if given is None:
@@ -222,7 +257,10 @@ class _Reader:
         if name == "Resource" and "*" in entries:
             return None, True
         match = any_of([arn_like(each, variables=self._variables) for each in entries])
-        return (match if name == "Resource" else lambda value, question: not match(value, question)), True
+        chosen: Matcher = match if name == "Resource" else lambda value, question: not match(value, question)
+        if self._variables and any("${" in each for each in entries):
+            return settled(chosen, deny=deny), True
+        return chosen, True
 
     def _one_of(self, statement: dict[str, Any], name: str, negated: str) -> tuple[str, list[str]] | None:
         given = [each for each in (name, negated) if each in statement]
@@ -234,7 +272,7 @@ class _Reader:
             raise MalformedPolicyDocumentException(f"it needs {name} or {negated}.")
         return given[0], _strings(statement[given[0]], given[0])
 
-    def _conditions(self, block: object) -> tuple[Condition, ...]:
+    def _conditions(self, block: object, *, deny: bool) -> tuple[Condition, ...]:
         if not isinstance(block, dict):
             raise MalformedPolicyDocumentException("Condition must be an object of operators.")
         found: list[Condition] = []
@@ -246,12 +284,18 @@ class _Reader:
                 if key.identity_only and self._kind is PolicyKind.KEY:
                     raise MalformedPolicyDocumentException(f"{name} works in policies of users and groups only.")
                 operands = _strings(values, name, scalars=True)
-                found.append(policy_operators.condition(operator, key, operands, variables=self._variables))
+                found.append(policy_operators.condition(operator, key, operands, variables=self._variables, deny=deny))
         return tuple(found)
 
 
 _NOBODY: Final[Any] = None
 """In place of a question, where nothing depends on it."""
+
+
+def _hint(entry: str) -> str:
+    longer = sorted(each for each in _NAMED if each.startswith(entry))
+    close = [_NAMED[each] for each in longer or get_close_matches(entry, _NAMED)][:2]
+    return f"did you mean {' or '.join(close)}?" if close else "write kms:Encrypt, or kms:*."
 
 
 def _principal_entries(named: object) -> Iterable[str]:

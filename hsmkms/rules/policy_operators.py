@@ -16,8 +16,9 @@ from typing import Any, Final
 from msgspec import Struct
 
 from hsmkms.errors import MalformedPolicyDocumentException
-from hsmkms.rules.condition_keys import ConditionKey, Kind, Value
+from hsmkms.rules.condition_keys import Clash, ConditionKey, Kind, Value
 from hsmkms.rules.policy_patterns import (
+    AmbiguousVariableError,
     Matcher,
     Template,
     arn_like,
@@ -208,10 +209,13 @@ NULL: Final = "Null"
 # -- conditions -------------------------------------------------------------------------------------------------
 
 
-def condition(operator: str, key: ConditionKey, operands: list[str], *, variables: bool) -> Condition:
-    """One line of a Condition block. MalformedPolicyDocumentException for what cannot be evaluated."""
+def condition(operator: str, key: ConditionKey, operands: list[str], *, variables: bool, deny: bool) -> Condition:
+    """One line of a Condition block, of a Deny or an Allow.
+
+    MalformedPolicyDocumentException for what cannot be evaluated.
+    """
     if operator == NULL:
-        return _null(key, operands)
+        return _null(key, operands, deny=deny)
     quantifier = next((each for each in (FOR_ANY, FOR_ALL) if operator.startswith(each)), None)
     name = operator.removeprefix(quantifier or "").removesuffix(IF_EXISTS)
     known = OPERATORS.get(name)
@@ -227,11 +231,18 @@ def condition(operator: str, key: ConditionKey, operands: list[str], *, variable
         )
     tests = [known.prepare(each, variables) for each in operands]
     missing = operator.endswith(IF_EXISTS) or (quantifier == FOR_ALL if quantifier else known.negated)
-    return _quantified(key.value, tests, known, missing=missing, every=quantifier == FOR_ALL)
+    holds = _quantified(key.value, tests, known, missing=missing, every=quantifier == FOR_ALL, deny=deny)
+    return _settled(holds, deny=deny) if variables and any("${" in each for each in operands) else holds
 
 
 def _quantified(
-    value_of: Callable[[Question], Value], tests: list[Test], operator: Operator, *, missing: bool, every: bool
+    value_of: Callable[[Question], Value],
+    tests: list[Test],
+    operator: Operator,
+    *,
+    missing: bool,
+    every: bool,
+    deny: bool,
 ) -> Condition:
     """``missing``: what holds where the request has no such key. ``every``: all values must hold, not only one."""
     negated = operator.negated
@@ -243,6 +254,8 @@ def _quantified(
         value = value_of(question)
         if value is None or value == []:
             return missing
+        if isinstance(value, Clash):
+            return deny or all(holds(each, question) for each in value.values)
         if not isinstance(value, list):
             return holds(value, question)
         quantified = all if every else any
@@ -251,8 +264,25 @@ def _quantified(
     return evaluate
 
 
-def _null(key: ConditionKey, operands: list[str]) -> Condition:
+def _settled(holds: Condition, *, deny: bool) -> Condition:
+    """A condition whose variables may be ambiguous: then that of a Deny holds, and that of an Allow does not."""
+
+    def evaluate(question: Question) -> bool:
+        try:
+            return holds(question)
+        except AmbiguousVariableError:
+            return deny
+
+    return evaluate
+
+
+def _null(key: ConditionKey, operands: list[str], *, deny: bool) -> Condition:
     wanted = {_bool(each) for each in operands}
     if None in wanted:
         raise MalformedPolicyDocumentException(f"{NULL} takes true (the key is absent) or false, not {operands}.")
-    return lambda question: (key.value(question) in (None, [])) in wanted
+
+    def evaluate(question: Question) -> bool:
+        value = key.value(question)
+        return (value in (None, [])) in wanted or (deny and isinstance(value, Clash))
+
+    return evaluate

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from hsmkms.errors import MalformedPolicyDocumentException
 from hsmkms.rules import condition_keys
-from hsmkms.rules.condition_keys import ConditionKey
+from hsmkms.rules.condition_keys import Clash, ConditionKey
 from hsmkms.rules.question import Question
 
 Matcher = Callable[[str, Question], bool]
@@ -23,6 +23,10 @@ _ARN_PARTS: Final = 6
 _variable: Final = re.compile(r"\$\{([^}]*)\}")
 _named: Final = re.compile(r"\s*([^,\s]+)\s*(?:,\s*'([^']*)'\s*)?").fullmatch
 _ITSELF: Final = frozenset("*?$")
+
+
+class AmbiguousVariableError(Exception):
+    """A policy variable stands for a Clash: several values, of which one cannot be chosen."""
 
 
 class _Plain(Struct, frozen=True):
@@ -141,6 +145,18 @@ def arn_like(text: str, *, variables: bool) -> Matcher:
     return match
 
 
+def settled(match: Matcher, *, deny: bool) -> Matcher:
+    """Match like ``match``; where a variable is ambiguous, what a Deny names fits, and what an Allow names does not."""
+
+    def decided(value: str, question: Question) -> bool:
+        try:
+            return match(value, question)
+        except AmbiguousVariableError:
+            return deny
+
+    return decided
+
+
 def any_of(matchers: Sequence[Matcher]) -> Matcher:
     """Matches what one of them matches."""
     if len(matchers) == 1:
@@ -176,6 +192,8 @@ def _value(part: _Part, question: Question | None) -> str | None:
     if isinstance(part, _Plain):
         return part.text
     value = part.key.value(question) if question is not None else None
+    if isinstance(value, Clash):
+        raise AmbiguousVariableError(part.key.name)
     return value if isinstance(value, str) else part.default
 
 

@@ -39,20 +39,9 @@ from hsmkms.model.enums import (
     TrackedOperation,
 )
 
-META_REVISIONS: Final = (
-    "meta_0001",
-    "meta_0002",
-    "meta_0003",
-    "meta_0004",
-    "meta_0005",
-    "meta_0006",
-    "meta_0007",
-    "meta_0008",
-)
-"""Every revision of meta.db that this program knows, oldest first; the last is the one that it works with."""
-
-LOG_REVISIONS: Final = ("log_0001", "log_0002", "log_0003")
-"""The same for log.db."""
+META_REVISIONS: Final = tuple(f"meta_{number:04}" for number in range(1, 9))
+LOG_REVISIONS: Final = tuple(f"log_{number:04}" for number in range(1, 4))
+"""Every revision of either database that this program knows, oldest first; the last is the one that it works with."""
 
 
 class Lifecycle(StrEnum):
@@ -302,9 +291,8 @@ user: Final = Table(
     meta,
     Column("name", Text, primary_key=True),
     Column("created_at", Instant, nullable=False),
-    Column("unique_id", Text),
+    Column("unique_id", Text),  # NULL for users from before meta_0008: it follows from name and creation date
 )
-"""``unique_id``: none for users from before meta_0008, whose id follows from name and creation date."""
 
 access_key: Final = Table(
     "access_key",

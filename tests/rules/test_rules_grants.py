@@ -96,7 +96,14 @@ def test_quota(make_key: Callable[..., KeyRecord]) -> None:
         ({"context_equals": PAIRS}, PAIRS, True),
         ({"context_equals": PAIRS}, {**PAIRS, "c": "3"}, False),
         ({"context_equals": PAIRS}, {"a": "1"}, False),
-        ({"context_equals": PAIRS}, {"A": "1", "b": "2"}, False),
+        ({"context_equals": PAIRS}, {"A": "1", "b": "2"}, True),
+        ({"context_equals": {"a": "x"}}, {"a": "X"}, False),
+        ({"context_equals": {"a": "1"}}, {"a": "1", "A": "2"}, False),
+        ({"context_equals": {"a": "1"}}, {"a": "1", "A": "1"}, False),
+        ({"context_equals": {"a": "1", "A": "2"}}, {"A": "1", "a": "2"}, True),
+        ({"context_subset": {"Level": "low"}}, {"LEVEL": "low", "b": "2"}, True),
+        ({"context_subset": {"Level": "low"}}, {"LEVEL": "Low"}, False),
+        ({"context_subset": {"Level": "low"}}, {"Level": "low", "LEVEL": "high"}, False),
         ({"context_equals": {}}, None, True),
         ({"context_equals": {}}, {"a": "1"}, False),
         ({"context_subset": PAIRS}, {**PAIRS, "c": "3"}, True),
@@ -106,7 +113,7 @@ def test_quota(make_key: Callable[..., KeyRecord]) -> None:
     ],
 )
 def test_constraints(limits: dict[str, Any], context: dict[str, str] | None, allowed: bool) -> None:  # noqa: FBT001 - a column
-    """Equals wants exactly these pairs, Subset at least these; the letter case of both counts."""
+    """Equals wants exactly these pairs, Subset at least these; letter case counts in values alone; no key clashes."""
     grant = a_grant("Encrypt", "DescribeKey", **limits)
     question = ask(request=EncryptRequest(key_id="k", plaintext=b"p", encryption_context=context))
     assert grants.allows(grant, question) is allowed
@@ -134,6 +141,9 @@ def test_each_side_of_a_re_encryption() -> None:
         ({"context_subset": {"a": "1"}}, request("Encrypt", constraints=equals(a="1")), True),
         ({"context_subset": {"a": "1"}}, request("Encrypt", constraints=equals(a="2")), False),
         ({"context_equals": {"a": "1"}}, request("Encrypt", constraints=equals(a="1")), True),
+        ({"context_equals": {"a": "1"}}, request("Encrypt", constraints=equals(A="1")), True),
+        ({"context_subset": {"a": "1"}}, request("Encrypt", constraints=subset(A="1", b="2")), True),
+        ({"context_subset": {"a": "1"}}, request("Encrypt", constraints=subset(a="1", A="2")), False),
         ({"context_equals": {"a": "1"}}, request("Encrypt", constraints=equals(a="1", b="2")), False),
         ({"context_equals": {"a": "1"}}, request("Encrypt", constraints=subset(a="1")), False),
     ],

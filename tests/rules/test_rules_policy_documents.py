@@ -30,7 +30,15 @@ from hsmkms.model.crypto import EncryptRequest
 from hsmkms.model.enums import Operation
 from hsmkms.model.ids import user_arn
 from hsmkms.rules import condition_keys
-from hsmkms.rules.policies import default_policy, read_key_policy, service_policy, unreadable
+from hsmkms.rules.access import OwnPolicy
+from hsmkms.rules.policies import (
+    default_policy,
+    read_key_policy,
+    service_policy,
+    stored_key_policy,
+    stored_own_policy,
+    unreadable,
+)
 from hsmkms.rules.policy_documents import PolicyKind, read
 from hsmkms.rules.policy_json import decode, replace_principal
 from hsmkms.rules.policy_operators import OPERATORS
@@ -119,6 +127,13 @@ KEY_FAULTS = [
     (document(allow("*", "Encrypt")), "'Encrypt' is no action"),
     (document(allow("*", "kms:${aws:username}")), "is no action"),
     (document(allow("*", "s3:GetObject")), "actions of kms"),
+    (document(allow("*", ["kms:Encrypt", "kms:Decypt"])), "did you mean kms:Decrypt"),
+    (document(allow("*", "KMS:ReEncrypt")), "did you mean kms:ReEncryptFrom or kms:ReEncryptTo"),
+    (document(allow("*", "kms:Xyzzy*")), "is no action of KMS: write kms:Encrypt"),
+    (document(allow("*", "kms:Encrypt") | {"Effect": "Deny"}), "denies nothing: write both"),
+    (document({"Effect": "Deny", "Principal": "*", "Resource": "*"}), "denies nothing: write both"),
+    (document({"Effect": "Deny", "Principal": "*", "NotAction": "kms:Decypt", "Resource": "*"}), "no action of KMS"),
+    ('{"Statement":[1e400]}', "too large"),
     (document({**GOOD, "Resource": "key/1"}), "is no ARN"),
     (document({**GOOD, "Resource": "arn:aws:kms:*"}), "is no ARN"),
     (document({**GOOD, "Resource": 7}), "Resource must be a string"),
@@ -184,6 +199,8 @@ def test_conditions_that_are_refused(operator: str, key: str, value: object, sen
         ({"Effect": "Allow", "Action": "*"}, "needs Resource"),
         ({"Effect": "Allow", "Resource": "*"}, "needs Action"),
         ({**OWN, "Sid": "with spaces"}, "letters and digits"),
+        (mine("kms:Decypt", Resource="*"), "no action of KMS"),
+        ({"Effect": "Allow", "NotAction": ["s3:*", "kms:Decypt"], "Resource": "*"}, "no action of KMS"),
     ],
 )
 def test_policies_of_users_that_are_refused(statement: dict[str, Any], sentence: str) -> None:
@@ -200,6 +217,28 @@ def test_statements_without_effect() -> None:
     for statement in ({"Effect": "Allow", "Principal": "*", "Action": "*"}, {**GOOD}):
         statement.pop("Action", None) if "Resource" in statement else None
         assert not read_key_policy(document(statement), ACCOUNT).allows
+
+
+@pytest.mark.parametrize("action", ["s3:GetObject", "s3:Nothing*", "kms:SynchronizeMultiRegionKey", "kms:re?ncrypt*"])
+def test_actions_of_others(action: str) -> None:
+    """A user's policy may name actions of other services, and those of KMS that nobody is ever asked for."""
+    read(document(mine(action, Resource="*")), PolicyKind.IDENTITY, ACCOUNT)
+
+
+def test_stored_policies_without_effect() -> None:
+    """What an earlier version took, and could not be put any more, is decided as it was, and told."""
+    text = document(
+        allow("*", ["kms:Encrypt", "kms:Decypt"], Resource="*"),
+        {"Effect": "Deny", "Principal": "*", "Action": "kms:Encrypt", "Sid": "no resource"},
+    )
+    policy = stored_key_policy(text, ACCOUNT)
+    assert [each.partition(":")[0] for each in policy.without_effect] == ["Statement 1", "Statement 2 (no resource)"]
+    assert decided(ask(), policy).allowed
+    assert list(policy.allows) == ["kms:Encrypt"]
+    assert not policy.denies
+    assert not stored_own_policy(document(OWN), ACCOUNT).without_effect
+    with pytest.raises(MalformedPolicyDocumentException, match="no condition key"):
+        stored_own_policy(document(under("StringEquals", "kms:Unknown", "x")), ACCOUNT)
 
 
 def test_size() -> None:
@@ -399,7 +438,8 @@ def test_conditions_are_joined() -> None:
         ("KMS:Enc*", True),
         ("*", True),
         ("kms:?ncrypt", True),
-        ("kms:Encryp", False),
+        ("kms:Encryp", None),
+        ("kms:D*", False),
         ("kms:En.*", None),
     ],
 )
@@ -444,6 +484,97 @@ def test_every_condition_key_has_a_value_or_none(name: str) -> None:
     for question in (ask(), ask("kms:CreateKey", about_key=False), ask("kms:CreateGrant", user=None)):
         value = key.value(question)
         assert value is None or key.several is isinstance(value, list)
+
+
+# -- keys that differ in letter case only ---------------------------------------------------------------------------
+
+LEVEL = "kms:EncryptionContext:Level"
+CLASHES = [{"level": "secret", "LEVEL": "x"}, {"Level": "x", "level": "secret"}, {"LEVEL": "secret", "level": "x"}]
+
+
+def with_context(context: dict[str, str]) -> EncryptRequest:
+    """An Encrypt with an encryption context."""
+    return EncryptRequest(key_id="k", plaintext=b"p", encryption_context=context)
+
+
+@pytest.mark.parametrize("context", CLASHES)
+@pytest.mark.parametrize(
+    ("operator", "value"),
+    [
+        ("StringEquals", "secret"),
+        ("StringEquals", "another"),
+        ("StringNotEquals", "x"),
+        ("StringLikeIfExists", "sec*"),
+        ("ForAllValues:StringEquals", "secret"),
+        ("Null", "true"),
+        ("Null", "false"),
+    ],
+)
+def test_a_clash_is_denied(context: dict[str, str], operator: str, value: str) -> None:
+    """A Deny that asks for a key of the encryption context holds if it is there twice, in two letter cases."""
+    condition = {"Condition": {operator: {LEVEL: value}}}
+    question = ask(request=with_context(context))
+    assert decided(question, DELEGATING, own(OWN)).allowed
+    assert not decided(question, DELEGATING, own(OWN, mine("*", "Deny", **condition))).allowed
+    denying = key_policy(allow("*"), {"Effect": "Deny", "Principal": "*", "Action": "*", **condition})
+    assert not decided(question, denying).allowed
+
+
+@pytest.mark.parametrize(
+    ("operator", "value", "allowed"),
+    [
+        ("StringEquals", ["secret", "x"], True),
+        ("StringEquals", "secret", False),
+        ("StringEquals", "x", False),
+        ("StringNotEquals", "y", True),
+        ("StringNotEquals", "x", False),
+        ("StringEqualsIfExists", "x", False),
+        ("ForAnyValue:StringEquals", "x", False),
+        ("Null", "false", True),
+        ("Null", "true", False),
+    ],
+)
+@pytest.mark.parametrize("context", CLASHES)
+def test_all_of_a_clash_is_allowed(context: dict[str, str], operator: str, value: object, *, allowed: bool) -> None:
+    """An Allow that asks for such a key holds only if both values fit."""
+    policy = own(under(operator, LEVEL, value))
+    assert decided(ask(request=with_context(context)), DELEGATING, policy).allowed is allowed
+
+
+def test_clashes_of_tags() -> None:
+    """What holds for keys of an encryption context holds for those of tags, and for policy variables."""
+    two = {"team": "red", "TEAM": "blue"}
+    for name, facts in (("aws:PrincipalTag/Team", {"user_tags": two}), ("aws:ResourceTag/Team", {"tags": two})):
+        question = ask(**facts)
+        assert not decided(question, DELEGATING, own(under("StringEquals", name, "red"))).allowed
+        assert decided(question, DELEGATING, own(under("StringEquals", name, ["red", "blue"]))).allowed
+        deny = under("StringEquals", name, "none") | {"Effect": "Deny"}
+        assert not decided(question, DELEGATING, own(OWN, deny)).allowed
+        for operator in ("StringEquals", "StringNotEquals"):
+            by_variable = under(operator, "aws:username", f"${{{name}}}")
+            assert not decided(question, DELEGATING, own(by_variable)).allowed
+            assert not decided(question, DELEGATING, own(OWN, by_variable | {"Effect": "Deny"})).allowed
+        for element in ("Resource", "NotResource"):
+            by_resource = {"Effect": "Allow", "Action": "*", element: f"arn:aws:kms:*:*:key/${{{name}}}"}
+            for statements in ([by_resource], [OWN, by_resource | {"Effect": "Deny"}]):
+                policy = OwnPolicy("p", read(document(*statements), PolicyKind.IDENTITY, ACCOUNT))
+                assert not decided(question, DELEGATING, [policy]).allowed
+
+
+PAIRS = st.dictionaries(
+    st.sampled_from(["level", "Level", "LEVEL", "l\u00e9vel", "L\u00c9VEL", "other"]),
+    st.sampled_from(["secret", "public"]),
+)
+
+
+@given(PAIRS, st.sampled_from(["kms:EncryptionContext:level", "kms:encryptioncontext:L\u00e9VEL"]), st.data())
+def test_no_other_letter_case_helps(context: dict[str, str], name: str, data: st.DataObject) -> None:
+    """Writing a key of the context in another letter case, or twice, allows nothing that was denied."""
+    policy = own(OWN, under("StringEquals", name, "secret") | {"Effect": "Deny"})
+    before = decided(ask(request=with_context(context)), DELEGATING, policy)
+    spelled_anew = {data.draw(st.sampled_from([key, key.upper(), key.lower()])): each for key, each in context.items()}
+    after = decided(ask(request=with_context({**context, **spelled_anew})), DELEGATING, policy)
+    assert before.allowed or not after.allowed
 
 
 # -- users who are deleted ----------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from hsmkms.model.shapes import Tag
 from hsmkms.rules.policies import default_policy
 from hsmkms.service import creation
 from hsmkms.service.kms import Kms
+from hsmkms.store import identities
 
 ROOT = root_arn(ACCOUNT)
 UNKNOWN = "12345678-1234-4123-8123-123456789012"
@@ -405,6 +406,20 @@ def test_a_stored_policy_that_cannot_be_used(kms: Kms, alice: Caller) -> None:
     assert seal(kms, key.key_id)
     put(kms, key.key_id, default_policy(ACCOUNT))
     assert seal(kms, key.key_id, caller=alice)
+
+
+def test_a_stored_policy_of_before(kms: Kms, alice: Caller, caplog: pytest.LogCaptureFixture) -> None:
+    """A stored policy with an action that there is not is decided as before, told in the log, and not put again."""
+    text = document(allow(["kms:Encrypt", "kms:Decypt"]))
+    with pytest.raises(MalformedPolicyDocumentException, match="did you mean kms:Decrypt"):
+        kms.operator.identities.put_user_policy("alice", "p", text)
+    with kms._core.store.atomic() as tx:
+        identities.put_policy(tx, identities.Owner.USER, "alice", "p", text)
+    key = new_key(kms).key_id
+    unseal_refused = denied(lambda: unseal(kms, seal(kms, key, caller=alice), alice))
+    assert "kms:Decrypt" in unseal_refused
+    assert "user policy p has a part without effect" in caplog.text
+    assert "'kms:Decypt' is no action of KMS" in caplog.text
 
 
 # -- ready-made policies ------------------------------------------------------------------------------------------
