@@ -12,10 +12,9 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from hsmkms.errors import InvalidCiphertextException, MalformedPolicyDocumentException
+from hsmkms.errors import MalformedPolicyDocumentException
 from hsmkms.model.enums import MessageType, Operation
 from hsmkms.model.ids import ALIAS_PREFIX
-from hsmkms.rules import blob
 from hsmkms.rules.context import folded
 from hsmkms.rules.question import Question
 
@@ -129,8 +128,9 @@ def _record(name: str) -> Reader:
     """A property of the key; for a key that is about to be made, what the request says."""
 
     def value(question: Question) -> Value:
-        if question.key is not None:
-            found: Value = getattr(question.key.record, name)
+        record = question.key.record if question.key is not None else question.new_key
+        if record is not None:
+            found: Value = getattr(record, name)
             return found
         return _of_new_key(question).get(name) if question.operation is Operation.CREATE_KEY else None
 
@@ -152,9 +152,9 @@ def _of_new_key(question: Question) -> dict[str, Value]:
 
 def _multi_region_type(question: Question) -> Value:
     """PRIMARY or REPLICA, of a multi-Region key."""
-    if question.key is None:
+    record = question.key.record if question.key is not None else question.new_key
+    if record is None:
         return "PRIMARY" if _record("multi_region")(question) else None
-    record = question.key.record
     if not record.multi_region:
         return None
     return "REPLICA" if record.is_replica else "PRIMARY"
@@ -198,14 +198,8 @@ def _same_key(question: Question) -> Value:
         return None
     if question.action == "kms:ReEncryptFrom":
         return question.resource in question.before
-    ciphertext = _member(question.request, "ciphertext_blob")
-    if ciphertext is None or question.key is None:
-        same: bool = _member(question.request, "source_key_id") == _member(question.request, "destination_key_id")
-        return same
-    try:
-        return blob.parse(ciphertext).key_id == question.key.record.key_id
-    except InvalidCiphertextException:
-        return None
+    source = question.source_key_id()
+    return None if source is None or question.key is None else source == question.key.record.key_id
 
 
 def _principal(question: Question, name: str) -> Value:

@@ -1,6 +1,6 @@
 """What access is judged by: who wants to do what with which key, and everything that a condition may ask about it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -38,13 +38,20 @@ class KeyView(Protocol):
         """The names of its aliases, each with its prefix."""
 
 
+def no_source() -> str | None:
+    """Where no ciphertext is to be decrypted."""
+    return None
+
+
 class Question(Struct, kw_only=True):
     """Whether ``identity`` may do ``action`` (``kms:Encrypt``) on ``resource``.
 
     ``resource``: a key's or an alias's ARN, or ``*`` where an operation is about no key. ``key``: the key; None where
     the operation is about none, and where the one that was named does not exist (``about_key`` tells which).
-    ``before``: the ARNs of the keys that this request was judged for already. ``retired``: the grant that RetireGrant
-    is to end. ``shown``: the resource as a refusal names it: never more than the caller has said himself.
+    ``new_key``: the replica that ReplicateKey is to make. ``before``: the ARNs of the keys that this request was judged
+    for already. ``source_key_id``: looks up the key id of what ReEncrypt is to decrypt, None if there is no such key.
+    ``retired``: the grant that RetireGrant is to end. ``shown``: the resource as a refusal names it, never more than
+    the caller has said himself.
     """
 
     caller: Caller
@@ -57,6 +64,8 @@ class Question(Struct, kw_only=True):
     resource: str
     about_key: bool
     key: KeyView | None = None
+    new_key: KeyRecord | None = None
     before: Sequence[str] = ()
+    source_key_id: Callable[[], str | None] = no_source
     retired: GrantRecord | None = None
     shown: str = ""

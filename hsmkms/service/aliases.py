@@ -103,7 +103,7 @@ def _judged_target(tx: Connection, call: Call, name: str) -> KeyRecord:
     record = keys.fetch(tx, call.region, alias.target_key_id) if alias else None
     if record is None:
         raise _not_found(call, name)
-    call.judge(record)
+    call.judge(record, alias_arn(call.core.installation.account, call.region, name))
     return record
 
 

@@ -34,25 +34,36 @@ def make(core: Core, grant: GrantRecord) -> str:
 
 
 def check(call: "Call", tokens: Sequence[str]) -> None:
-    """Raise InvalidGrantTokenException unless each is a token of a grant that there is."""
+    """Raise InvalidGrantTokenException unless each was made here, for this region.
+
+    That its grant has ended is noted in the call: nobody learns it but who may do what he asks for.
+    """
     for token in tokens:
-        find(call, token)
+        claims = read(call, token)
+        if find(call, claims) is None:
+            call.ended_grant_token = True
 
 
-def find(call: "Call", token: str) -> GrantRecord:
-    """The grant of a token, or InvalidGrantTokenException."""
+def read(call: "Call", token: str) -> Claims:
+    """What a token says, or InvalidGrantTokenException if it was not made here, or for another region."""
     claims = _claims(call.core, token)
+    if claims.region != call.region:
+        raise InvalidGrantTokenException(grant_token.INVALID)
+    return claims
+
+
+def find(call: "Call", claims: Claims) -> GrantRecord | None:
+    """The grant of a token, or None if it has ended."""
     key = call.core.cache.key(call.region, claims.key_id)
-    if key is not None and claims.region == call.region:
-        for each in key.grants(call.caller.principal):
-            if each.grant_id == claims.grant_id:
-                return each
-        with call.core.store.reading() as conn:
-            grant = grants.fetch(conn, call.region, claims.grant_id)
-            call.core.seals.check(conn, grant_subject(claims.grant_id))
-        if grant is not None:
-            return grant
-    raise InvalidGrantTokenException(grant_token.INVALID)
+    if key is None:
+        return None
+    for each in key.grants(call.caller.principal):
+        if each.grant_id == claims.grant_id:
+            return each
+    with call.core.store.reading() as conn:
+        grant = grants.fetch(conn, call.region, claims.grant_id)
+        call.core.seals.check(conn, grant_subject(claims.grant_id))
+    return grant
 
 
 def _claims(core: Core, token: str) -> Claims:

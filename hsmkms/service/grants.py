@@ -8,6 +8,7 @@ from typing import Final
 from hsmkms.errors import (
     InvalidArnException,
     InvalidGrantIdException,
+    InvalidGrantTokenException,
     NotFoundException,
     ValidationException,
 )
@@ -27,12 +28,15 @@ from hsmkms.model.ids import key_arn, root_arn, user_arn
 from hsmkms.model.records import GrantRecord, KeyRecord
 from hsmkms.rules import grants as rules
 from hsmkms.rules import paging
+from hsmkms.rules.grant_token import INVALID
 from hsmkms.service import grant_tokens
 from hsmkms.service.pipeline import Call
 from hsmkms.store import grants, identities
 from hsmkms.store.engine import Connection
+from hsmkms.store.sealed_rows import grant_subject
 
 _ID_BYTES: Final = 32
+_RETIRE: Final = "kms:RetireGrant"
 _match_id: Final = re.compile(r"[0-9a-f]{64}").fullmatch
 
 
@@ -120,17 +124,32 @@ def _to_retire(call: Call, request: RetireGrantRequest) -> GrantRecord:
     if (request.grant_token is not None) is by_id:
         raise ValidationException("Name the grant by GrantToken, or by KeyId (the key's ARN) and GrantId together.")
     if request.grant_token is not None:
-        return grant_tokens.find(call, request.grant_token)
-    key_id, grant_id = str(request.key_id), str(request.grant_id)
-    if not key_id.startswith("arn:"):
-        raise InvalidArnException(f"KeyId must be the ARN of the key here, not {key_id!r}.")
-    return _on_key(call, call.find(key_id).record.key_id, grant_id)
+        return _of_token(call, request.grant_token)
+    arn, grant_id = str(request.key_id), str(request.grant_id)
+    if not arn.startswith("arn:"):
+        raise InvalidArnException(f"KeyId must be the ARN of the key here, not {arn!r}.")
+    _check_id(grant_id)
+    try:
+        return _on_key(call, call.find(arn).record.key_id, grant_id)
+    except NotFoundException:
+        call.authorise_unknown(_RETIRE, arn)  # neither key nor grant is told of to who might retire none
+        raise
+
+
+def _of_token(call: Call, token: str) -> GrantRecord:
+    claims = grant_tokens.read(call, token)
+    grant = grant_tokens.find(call, claims)
+    if grant is None:
+        call.authorise_unknown(_RETIRE, key_arn(call.core.installation.account, call.region, claims.key_id))
+        raise InvalidGrantTokenException(INVALID)
+    return grant
 
 
 def _on_key(call: Call, key_id: str, grant_id: str) -> GrantRecord:
     _check_id(grant_id)
     with call.core.store.reading() as conn:
         grant = grants.fetch(conn, call.region, grant_id)
+        call.core.seals.check(conn, grant_subject(grant_id))
     if grant is None or grant.key_id != key_id:
         raise NotFoundException(f"Grant ID {grant_id} not found on the key {key_id}.")
     return grant

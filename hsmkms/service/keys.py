@@ -162,9 +162,10 @@ def first_tags(given: Sequence[Tag] | None) -> dict[str, str]:
     return dict(pairs)
 
 
-def may_tag(call: Call) -> None:
-    """Authorise the tags of a key that is about to be made."""
-    call.account("kms:TagResource", key_arn(call.core.installation.account, call.region, "*"))
+def may_tag(call: Call, replica: KeyRecord | None = None) -> None:
+    """Authorise the tags of a key that is about to be made; the id of a new one that is no replica nobody knows yet."""
+    key_id = replica.key_id if replica is not None else "*"
+    call.account("kms:TagResource", key_arn(call.core.installation.account, call.region, key_id), replica)
 
 
 def first_policy(core: Core, given: str | None) -> str:

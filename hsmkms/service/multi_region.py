@@ -32,13 +32,10 @@ def replicate_key(call: Call, request: ReplicateKeyRequest) -> ReplicateKeyRespo
     key, _ = call.key(request.key_id)
     rules.check_region(region, core.installation.regions)
     there = call.elsewhere(region)
-    there.account("kms:CreateKey")
-    if tags:
-        may_tag(there)
     arn = key_arn(core.installation.account, region, key.record.key_id)
-    with call.again(key.record) as (tx, primary):
-        rules.check_free(primary, region, arn)
-        replica = replace(
+
+    def replica_of(primary: KeyRecord) -> KeyRecord:
+        return replace(
             primary,
             region=region,
             arn=arn,
@@ -48,6 +45,14 @@ def replicate_key(call: Call, request: ReplicateKeyRequest) -> ReplicateKeyRespo
             creation_date=call.now,
             regions=tuple(sorted((*primary.regions, region))),
         )
+
+    draft = replica_of(key.record)
+    there.account("kms:CreateKey", new_key=draft)
+    if tags:
+        may_tag(there, draft)
+    with call.again(key.record) as (tx, primary):
+        rules.check_free(primary, region, arn)
+        replica = replica_of(primary)
         if request.policy is not None:
             check_new(there, tx, policy, replica, bypass=request.bypass_policy_lockout_safety_check)
         regions.insert_replica(tx, replica, tags)
@@ -68,14 +73,12 @@ def update_primary_region(call: Call, request: UpdatePrimaryRegionRequest) -> No
         rules.check_region(region, call.core.installation.regions)
         rules.check_other(primary, region)
         replica = keys.fetch(tx, region, primary.key_id)
+        there = call.elsewhere(region)
         if replica is None:
-            raise _no_replica(call, primary, region)
-        call.elsewhere(region).judge(replace(replica, primary_region=region))  # as what it is to become
+            arn = key_arn(call.core.installation.account, region, primary.key_id)
+            there.authorise_unknown(f"kms:{call.operation}", arn)
+            raise NotFoundException(f"Key '{arn}' does not exist: make a replica there with ReplicateKey first")
+        there.judge(replace(replica, primary_region=region))  # as what it is to become
         regions.set_primary(tx, primary.key_id, region)
     call.core.reached("update-primary-region 1: result")
     log.info("the primary key of %s is in %s from now on", primary.key_id, region)
-
-
-def _no_replica(call: Call, primary: KeyRecord, region: str) -> NotFoundException:
-    arn = key_arn(call.core.installation.account, region, primary.key_id)
-    return NotFoundException(f"Key '{arn}' does not exist: make a replica there with ReplicateKey first")

@@ -17,6 +17,9 @@ from hsmkms.errors import (
     AccessDeniedException,
     DryRunOperationException,
     HsmKmsError,
+    InvalidArnException,
+    InvalidCiphertextException,
+    InvalidGrantTokenException,
     KMSInternalException,
     NotFoundException,
     ValidationException,
@@ -24,11 +27,13 @@ from hsmkms.errors import (
 from hsmkms.hsm.device import Device
 from hsmkms.model.caller import Caller
 from hsmkms.model.constraints import validate
+from hsmkms.model.crypto import ReEncryptRequest
 from hsmkms.model.enums import Operation, Origin
 from hsmkms.model.ids import KeyRef, RefKind, alias_arn, key_arn, parse_key_ref, root_arn, unknown
 from hsmkms.model.permit import LIFETIME_SECONDS, Permit
 from hsmkms.model.records import GrantRecord, KeyRecord
-from hsmkms.rules import kinds, managed, states
+from hsmkms.rules import blob, kinds, managed, states
+from hsmkms.rules.grant_token import INVALID as INVALID_GRANT_TOKEN
 from hsmkms.rules.question import Question
 from hsmkms.service import grant_tokens, lapses, service_keys
 from hsmkms.service.cache import CachedKey
@@ -55,7 +60,18 @@ _EXTERNAL: Final = Origin.EXTERNAL
 class Call:
     """One request of one caller. ``now`` is the instant at which everything about it is judged."""
 
-    __slots__ = ("caller", "core", "just_looked", "material_id", "now", "operation", "region", "request", "resources")
+    __slots__ = (
+        "caller",
+        "core",
+        "ended_grant_token",
+        "just_looked",
+        "material_id",
+        "now",
+        "operation",
+        "region",
+        "request",
+        "resources",
+    )
 
     def __init__(self, core: Core, operation: Operation, caller: Caller, request: Struct | None = None) -> None:
         self.core = core
@@ -67,6 +83,8 @@ class Call:
         self.now: datetime = core.clock()
         self.resources: list[str] = []
         self.material_id: str | None = None
+        self.ended_grant_token = False
+        """True if the request bears the token of a grant that has ended: told only to whoever may use the key."""
 
     # -- resolve, authorise, state, permit ----------------------------------------------------------------------
 
@@ -83,7 +101,9 @@ class Call:
         if cached is None and managed.service_of(ref.name) in self.core.services:
             cached = self._first_use(ref, action, shown)
         if cached is None:
-            self._authorise_unknown(action, shown or key_arn(account, ref.region, ref.name))
+            # Which key an alias would be of nobody knows: its own ARN, as a resource, means the alias alone.
+            arn = key_arn(account, ref.region, "*" if ref.kind is _ALIAS else ref.name)
+            self.authorise_unknown(action, arn, shown)
             raise unknown(ref, account)
         return self._admit(cached, action, shown)
 
@@ -92,7 +112,7 @@ class Call:
         action = action or f"kms:{self.operation}"
         cached = self._cached(self.region, key_id)
         if cached is None:
-            self._authorise_unknown(action, key_arn(self.core.installation.account, self.region, key_id))
+            self.authorise_unknown(action, key_arn(self.core.installation.account, self.region, key_id))
             raise AccessDeniedException(UNKNOWN_CIPHERTEXT_KEY)
         return self._admit(cached, action, "")
 
@@ -104,6 +124,18 @@ class Call:
         if cached is None:
             raise unknown(ref, account)
         return cached
+
+    def _source_key_id(self) -> str | None:
+        """The key id of what ReEncrypt is to decrypt: of the key that is named, else of the one that the blob names."""
+        request = self.request
+        if not isinstance(request, ReEncryptRequest):
+            return None
+        try:
+            if request.source_key_id is not None:
+                return self.find(request.source_key_id, aliases=True).record.key_id
+            return blob.parse(request.ciphertext_blob or b"").key_id
+        except (InvalidArnException, InvalidCiphertextException, NotFoundException):
+            return None
 
     def _cached(self, region: str, key_id: str) -> CachedKey | None:
         """The key as it is now. The look that recognised the caller serves for his first key, and for no other."""
@@ -127,10 +159,17 @@ class Call:
         self.material_id = key.current_material_id or None
         self.core.uses.note(record.key_id, record.region, self.operation, self.now, self.caller.request_id)
 
-    def account(self, action: str | None = None, resource: str = EVERYTHING) -> Permit:
-        """Leave for an operation that is about no key. ``action``: what is authorised, if not the operation."""
+    def account(
+        self, action: str | None = None, resource: str = EVERYTHING, new_key: KeyRecord | None = None
+    ) -> Permit:
+        """Leave for an operation that is about no key. ``action``: what is authorised, if not the operation.
+
+        ``new_key``: the key that is about to be made, if the request alone does not say what it will be.
+        """
         self.resources.append(root_arn(self.core.installation.account))
-        self.core.authorise(self.question(action or f"kms:{self.operation}", resource))
+        question = self.question(action or f"kms:{self.operation}", resource)
+        question.new_key = new_key
+        self.core.authorise(question)
         return self._permit(_NOTHING, 0, LIFETIME_SECONDS)
 
     def new_objects(self, *cka_ids: bytes) -> Permit:
@@ -194,6 +233,7 @@ class Call:
             about_key=about_key or key is not None,
             key=key,
             before=self.resources,
+            source_key_id=self._source_key_id,
             shown=shown,
         )
 
@@ -204,9 +244,12 @@ class Call:
         self.resources.append(key.record.arn)
         self.core.authorise(question)
 
-    def judge(self, record: KeyRecord) -> None:
-        """Authorise the operation on a key and check that the key's kind and state admit it."""
-        self._judge(self.core.cache.of(record), f"kms:{self.operation}", "")
+    def judge(self, record: KeyRecord, shown: str = "") -> None:
+        """Authorise the operation on a key and check that the key's kind and state admit it.
+
+        ``shown``: what the caller has said instead of the key's name.
+        """
+        self._judge(self.core.cache.of(record), f"kms:{self.operation}", shown)
 
     def _judge(self, cached: CachedKey, action: str, shown: str) -> None:
         record = cached.record
@@ -215,6 +258,8 @@ class Call:
             self.core.authorise(question)
         finally:
             self.resources.append(record.arn)
+        if self.ended_grant_token:
+            raise InvalidGrantTokenException(INVALID_GRANT_TOKEN)
         managed.check_use(self.operation, record, self.caller)
         kinds.check(self.operation, record)
         states.admit(self.operation, record, self.now)
@@ -242,9 +287,9 @@ class Call:
         service_keys.make(self.core, draft, ref.name)
         return self._look_up(ref)
 
-    def _authorise_unknown(self, action: str, arn: str) -> None:
+    def authorise_unknown(self, action: str, arn: str, shown: str = "") -> None:
         """Refuse whoever might not use the key if there were one: he does not learn that there is none."""
-        self.core.authorise(self.question(action, arn, about_key=True))
+        self.core.authorise(self.question(action, arn, about_key=True, shown=shown))
 
     def _seconds_left(self, record: KeyRecord) -> float:
         """How long a permit for the key may hold: never beyond the expiry of imported material."""

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from hsmkms.errors import ValidationException
 from hsmkms.model.caller import Caller
+from hsmkms.model.crypto import ReEncryptRequest
 from hsmkms.model.enums import Operation
 from hsmkms.model.operations import OPERATIONS
 from hsmkms.rules import access
@@ -71,6 +72,8 @@ def simulate(
         raise ValidationException(f"{known} is about a key: name it.")
     else:
         key = call.find(key_id, aliases=True)
+        if isinstance(call.request, ReEncryptRequest) and call.request.destination_key_id is not None:
+            call.resources.append(call.find(call.request.destination_key_id, aliases=True).record.arn)  # asked first
         question = call.question(known, key.record.arn, key)
     decision = core.authorise.decide(question)
     return Simulation(

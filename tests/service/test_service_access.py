@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from lifecycle import new_empty_key, request_to_import
-from service_sites import ACCOUNT, REGION, new_alias, new_key, seal, unseal
+from service_sites import ACCOUNT, OTHER_REGION, REGION, new_alias, new_key, seal, unseal
 
 import hsmkms
 from hsmkms.errors import (
@@ -178,6 +178,79 @@ def test_both_sides_of_re_encrypt(kms: Kms, alice: Caller) -> None:
     assert kms.re_encrypt(again, alice).key_id == source.arn
 
 
+@pytest.mark.parametrize(("spec", "usage"), [("SYMMETRIC_DEFAULT", None), ("RSA_2048", "ENCRYPT_DECRYPT")])
+def test_re_encrypt_on_the_same_key(kms: Kms, alice: Caller, spec: str, usage: str | None) -> None:
+    """kms:ReEncryptOnSameKey tells whether both sides are one key, of RSA as well, however each side names it."""
+    algorithm = "SYMMETRIC_DEFAULT" if usage is None else "RSAES_OAEP_SHA_1"
+    one, two = (new_key(kms, key_spec=spec, key_usage=usage) for _ in range(2))
+    name = f"alias/same-{spec.lower()}"
+    new_alias(kms, name, one.key_id)
+    sealed = seal(kms, one.key_id, encryption_algorithm=algorithm)
+
+    def re_encrypt(source: str | None, target: str) -> None:
+        kms.re_encrypt(
+            crypto.ReEncryptRequest(
+                ciphertext_blob=sealed,
+                source_key_id=source,
+                source_encryption_algorithm=algorithm,
+                destination_key_id=target,
+                destination_encryption_algorithm=algorithm,
+            ),
+            alice,
+        )
+
+    sources = [one.key_id, one.arn, name, *([None] if usage is None else [])]
+    for wanted, allowed, refused in (("true", one, two), ("false", two, one)):
+        condition = {"Bool": {"kms:ReEncryptOnSameKey": wanted}}
+        against = {
+            "Effect": "Deny",
+            "Action": "kms:ReEncrypt*",
+            "Condition": {"Bool": {"kms:ReEncryptOnSameKey": {"true": "false", "false": "true"}[wanted]}},
+        }
+        for statements in ([allow("kms:ReEncrypt*", Condition=condition)], [allow("kms:ReEncrypt*"), against]):
+            give(kms, *statements)
+            for source in sources:
+                re_encrypt(source, allowed.arn)
+                assert "kms:ReEncryptTo" in denied(lambda s=source, r=refused: re_encrypt(s, r.arn))  # type: ignore[misc]
+    simulated = kms.operator.simulate(
+        "alice", "kms:ReEncryptFrom", key_id=one.key_id, members={"SourceKeyId": one.key_id, "DestinationKeyId": name}
+    )
+    assert simulated.decision == "explicitDeny"
+
+
+def test_what_a_replica_is_to_be(kms: Kms, alice: Caller) -> None:
+    """kms:CreateKey and kms:TagResource are asked about the replica that ReplicateKey makes: its kind, its region."""
+    primary = new_key(kms, multi_region=True)
+    there = key_arn(ACCOUNT, OTHER_REGION, primary.key_id)
+    request = keys.ReplicateKeyRequest(
+        key_id=primary.key_id, replica_region=OTHER_REGION, tags=[Tag(tag_key="a", tag_value="b")]
+    )
+    for action, name, value in (
+        ("kms:CreateKey", "kms:MultiRegionKeyType", "REPLICA"),
+        ("kms:CreateKey", "kms:KeySpec", "SYMMETRIC_DEFAULT"),
+        ("kms:CreateKey", "kms:KeyUsage", "ENCRYPT_DECRYPT"),
+        ("kms:CreateKey", "kms:KeyOrigin", "AWS_KMS"),
+        ("kms:CreateKey", "kms:MultiRegion", "true"),
+        ("kms:CreateKey", "aws:RequestedRegion", OTHER_REGION),
+        ("kms:CreateKey", "aws:RequestTag/a", "b"),
+        ("kms:TagResource", "kms:MultiRegionKeyType", "REPLICA"),
+        ("kms:TagResource", "aws:RequestedRegion", OTHER_REGION),
+    ):
+        against = {"Effect": "Deny", "Action": action, "Condition": {"StringEquals": {name: value}}}
+        give(kms, allow("kms:*"), against)
+        assert f"to perform: {action} on resource" in denied(lambda: kms.replicate_key(request, alice))
+    give(kms, allow("kms:*"), {"Effect": "Deny", "Action": "kms:TagResource", "Resource": there})
+    assert "to perform: kms:TagResource on resource" in denied(lambda: kms.replicate_key(request, alice))
+    made = {"StringEquals": {"kms:MultiRegionKeyType": "REPLICA", "aws:RequestedRegion": OTHER_REGION}}
+    give(
+        kms,
+        allow("kms:ReplicateKey", Resource=primary.arn),
+        allow("kms:CreateKey", Condition=made),
+        allow("kms:TagResource", Resource=there, Condition=made),
+    )
+    assert kms.replicate_key(request, alice).replica_key_metadata.arn == there
+
+
 def test_tags_of_a_new_key(kms: Kms, alice: Caller) -> None:
     """CreateKey with tags wants kms:TagResource on keys of the account."""
     request = keys.CreateKeyRequest(tags=[Tag(tag_key="a", tag_value="b")])
@@ -316,6 +389,41 @@ def test_state_comes_after_permission(kms: Kms, alice: Caller) -> None:
     key = new_key(kms).key_id
     kms.disable_key(keys.DisableKeyRequest(key_id=key))
     denied(lambda: seal(kms, key, caller=alice))
+
+
+def test_a_name_for_a_secret_key(kms: Kms, alice: Caller) -> None:
+    """Whoever may move or delete an alias, or use it as a name, does not learn from a refusal which key it names."""
+    hidden, own_key = new_key(kms).key_id, new_key(kms)
+    new_alias(kms, "alias/of-a-secret", hidden)
+    give(kms, allow("kms:*", Resource=["arn:aws:kms:*:*:alias/*", own_key.arn]))
+    move = aliases.UpdateAliasRequest(alias_name="alias/of-a-secret", target_key_id=own_key.key_id)
+    for act in (
+        lambda: kms.update_alias(move, alice),
+        lambda: kms.delete_alias(aliases.DeleteAliasRequest(alias_name="alias/of-a-secret"), alice),
+        lambda: kms.describe_key(keys.DescribeKeyRequest(key_id="alias/of-a-secret"), alice),
+    ):
+        refusal = denied(act)
+        assert hidden not in refusal
+        assert "alias/of-a-secret because" in refusal
+    unknown = denied(lambda: kms.describe_key(keys.DescribeKeyRequest(key_id="alias/of-nothing"), alice))
+    assert unknown == refusal.replace("of-a-secret", "of-nothing")
+
+
+def test_the_region_of_a_replica(kms: Kms, alice: Caller) -> None:
+    """Whether a set has a replica in a region is told only to whoever may use one there."""
+    primary = new_key(kms, multi_region=True)
+    request = keys.UpdatePrimaryRegionRequest(key_id=primary.key_id, primary_region=OTHER_REGION)
+    give(kms, allow("kms:UpdatePrimaryRegion", Resource=primary.arn))
+    missing = denied(lambda: kms.update_primary_region(request, alice))
+    kms.replicate_key(keys.ReplicateKeyRequest(key_id=primary.key_id, replica_region=OTHER_REGION))
+    assert denied(lambda: kms.update_primary_region(request, alice)) == missing
+    elsewhere = kms.caller(OTHER_REGION, "alice")
+    alone = new_key(kms, multi_region=True).key_id
+    there, not_there = (
+        denied(lambda key=key: seal(kms, key, caller=elsewhere))  # type: ignore[misc]
+        for key in (primary.key_id, alone)
+    )
+    assert there.replace(primary.key_id, "KEY") == not_there.replace(alone, "KEY")
 
 
 # -- key policies -------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from hsmkms.service.kms import Kms
 
 ROOT = root_arn(ACCOUNT)
 ALICE, BOB, CAROL = (user_arn(ACCOUNT, name) for name in ("alice", "bob", "carol"))
+RETIRE = '{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"kms:RetireGrant","Resource":"*"}}'
 PAIR = GrantConstraints(encryption_context_subset={"a": "1"})
 
 
@@ -227,6 +228,60 @@ def test_what_cannot_be_retired(kms: Kms, members: dict[str, Any], error: type[H
     """A grant is named in one of two ways, and must be there."""
     with pytest.raises(error):
         kms.retire_grant(grants.RetireGrantRequest(**members))
+
+
+def test_retiring_tells_nothing(kms: Kms, callers: dict[str, Caller]) -> None:
+    """Whoever may not retire a grant does not learn whether it, or its key, is there: not by id, nor by a token."""
+    key, bob = new_key(kms), callers["bob"]
+    made, ended = grant(kms, key.key_id), grant(kms, key.key_id)
+    revoke(kms, key.key_id, ended.grant_id)
+    unknown = key.arn.replace(key.key_id, "12345678-1234-4123-8123-123456789012")
+    replica = key.arn.replace(key.key_id, new_key(kms, kms.caller(OTHER_REGION), multi_region=True).key_id)
+
+    def told(**members: Any) -> str:  # noqa: ANN401 - members
+        with pytest.raises(AccessDeniedException) as caught:
+            kms.retire_grant(grants.RetireGrantRequest(**members), bob)
+        return str(caught.value).rpartition("key/")[0] + str(caught.value)[-60:]
+
+    sentences = {
+        told(grant_token=made.grant_token),
+        told(grant_token=ended.grant_token),
+        told(key_id=key.arn, grant_id=made.grant_id),
+        told(key_id=key.arn, grant_id=ended.grant_id),
+        told(key_id=unknown, grant_id=made.grant_id),
+        told(key_id=replica, grant_id=made.grant_id),
+    }
+    assert len(sentences) == 1
+    for arn in (key.arn, unknown):
+        with pytest.raises(InvalidGrantIdException):
+            kms.retire_grant(grants.RetireGrantRequest(key_id=arn, grant_id="no id"), bob)
+    kms.operator.identities.put_user_policy("bob", "p", RETIRE)
+    for members, error in (
+        ({"grant_token": ended.grant_token}, InvalidGrantTokenException),
+        ({"key_id": key.arn, "grant_id": ended.grant_id}, NotFoundException),
+        ({"key_id": unknown, "grant_id": made.grant_id}, NotFoundException),
+    ):
+        with pytest.raises(error):
+            kms.retire_grant(grants.RetireGrantRequest(**members), bob)
+    kms.operator.identities.delete_user_policy("bob", "p")
+
+
+def test_a_token_of_the_past_tells_nothing(kms: Kms, callers: dict[str, Caller]) -> None:
+    """That the grant of a token has ended is told only to whoever may use the key that he names."""
+    key = new_key(kms).key_id
+    lasting, ended = grant(kms, key), grant(kms, key)
+    revoke(kms, key, ended.grant_id)
+    sentences = set()
+    for token in (lasting.grant_token, ended.grant_token):
+        with pytest.raises(AccessDeniedException) as caught:
+            seal(kms, key, caller=callers["bob"], grant_tokens=[token])
+        sentences.add(str(caught.value))
+        with pytest.raises(AccessDeniedException) as caught:
+            kms.describe_key(keys.DescribeKeyRequest(key_id="alias/not-there", grant_tokens=[token]), callers["bob"])
+    assert len(sentences) == 1
+    assert seal(kms, key, caller=callers["alice"], grant_tokens=[lasting.grant_token])
+    with pytest.raises(InvalidGrantTokenException):
+        seal(kms, key, caller=callers["alice"], grant_tokens=[lasting.grant_token, ended.grant_token])
 
 
 def test_dry_runs(kms: Kms, callers: dict[str, Caller]) -> None:
