@@ -2,10 +2,10 @@
 
 The caller signs a canonical form of the request with a key derived from his secret, the day, the region and the
 service. The check makes the same form from the raw request and compares in constant time. An access key that is
-unknown, deleted or inactive gives one and the same error, after the same work; whoever names an active one without
-its secret is told, as by AWS, that the signature does not match. So the ids of access keys are random: 80 bits that
-nobody can try through. Source: AWS General Reference, "Create a signed AWS API request"; the errors are those that
-KMS was seen to give.
+unknown, deleted or inactive gives one and the same error, after the same work (one look into the database, one
+signature, no call to the token); whoever names an active one without its secret is told, as by AWS, that the signature
+does not match. So the ids of access keys are random: 80 bits that nobody can try through. Source: AWS General
+Reference, "Create a signed AWS API request"; the errors are those that KMS was seen to give.
 """
 
 import hashlib

@@ -25,6 +25,7 @@ from hsmkms.rules.question import Identity
 from hsmkms.store import aliases, changes, grants, identities, installation, keys, tags, users
 from hsmkms.store.engine import Store
 from hsmkms.store.identities import IdentityRow
+from hsmkms.store.schema import AccessKeyStatus
 from hsmkms.store.sealed_rows import alias_subject, grant_subject, group_subject, key_subject, user_subject
 from hsmkms.store.users import AccessKeyRow
 
@@ -168,7 +169,10 @@ class RecordCache:
         return cached if cached is not None else self._load_alias(region, name)
 
     def access_key(self, access_key_id: str, *, just_looked: bool = False) -> AccessKeyRow | None:
-        """The access key as it is now, or None. ``just_looked``: this request, or one beside it, has done ``look``."""
+        """The access key as it is now, or None. ``just_looked``: this request, or one beside it, has done ``look``.
+
+        An inactive one is no more checked and kept than one that does not exist, so that it costs the same.
+        """
         if not just_looked:
             self.look()
         cached = self._access_keys.get(access_key_id)
@@ -243,10 +247,10 @@ class RecordCache:
         with self._store.reading() as conn:
             epoch = changes.latest(conn)
             row = users.fetch_access_key(conn, access_key_id)
-            if row is not None:
-                self._check(conn, user_subject(row.user_name))
-        if row is not None:
-            self._keep(epoch, lambda: self._access_keys.__setitem__(access_key_id, row))
+            if row is None or row.status is not AccessKeyStatus.ACTIVE:
+                return row
+            self._check(conn, user_subject(row.user_name))
+        self._keep(epoch, lambda: self._access_keys.__setitem__(access_key_id, row))
         return row
 
     def _load_identity(self, subject: str, account: str) -> CachedIdentity:
