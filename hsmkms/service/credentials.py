@@ -106,6 +106,8 @@ class Credentials:
         with self._core.store.atomic() as tx:
             if not users.insert_user(tx, row.name, row.created_at, row.unique_id):
                 raise AlreadyExistsException(f"User with name {name} already exists.")
+            # What still names somebody of this name means one who was deleted, by a version that overlooked it.
+            Identities(self._core).replace_name(tx, name, new_user_id())
         return self._user(row)
 
     @recorded_in_iam("ListUsers")

@@ -186,23 +186,25 @@ class Identities:
             if not identities.remove_member(tx, group_name, user_name):
                 raise NotFoundException(f"The user {user_name} is not in the group {group_name}.")
 
-    # -- the end of a user --------------------------------------------------------------------------------------
+    # -- the end of a user, and what is left of him --------------------------------------------------------------
 
     def forget_user(self, tx: Connection, name: str) -> None:
-        """Take away all that a user may do, in the transaction that removes him.
+        """Take away all that a user may do, in the transaction that removes him."""
+        self.replace_name(tx, name, self._user(tx, name).unique_id)
+        identities.delete_belongings(tx, name)
 
-        Where key policies and grants name him, his unique id takes the place of his ARN, as in AWS: a new user of the
-        same name has another one.
+    def replace_name(self, tx: Connection, name: str, unique_id: str) -> None:
+        """Put a unique id in the place of a user's ARN in key policies and grants, as AWS does.
+
+        A new user of the same name has another one.
         """
-        row = self._user(tx, name)
-        arn, unique_id = self._arn(name), row.unique_id
+        arn = self._arn(name)
         replaced = cache(lambda text: replace_principal(text, arn, unique_id))  # most keys have the same policy
         for key_id, region, text in identities.key_policies(tx):
             changed = replaced(text)
             if changed is not None:
                 keys.rewrite_policy(tx, key_id, region, changed)
         grants.rename_principal(tx, arn, unique_id)
-        identities.delete_belongings(tx, name)
 
     # -- keys that nobody may manage any more -------------------------------------------------------------------
 

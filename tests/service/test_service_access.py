@@ -25,6 +25,7 @@ from hsmkms.rules.policies import default_policy
 from hsmkms.service import creation
 from hsmkms.service.kms import Kms
 from hsmkms.store import identities
+from hsmkms.store import keys as table
 
 ROOT = root_arn(ACCOUNT)
 UNKNOWN = "12345678-1234-4123-8123-123456789012"
@@ -287,6 +288,19 @@ def test_a_user_who_is_gone(kms: Kms, people: Kms, spelling: str) -> None:
     operator.credentials.delete_user("dave")
 
 
+def test_what_was_left_of_a_user(kms: Kms, people: Kms) -> None:
+    """A name that an earlier version left in the policy of a key when it deleted a user is not the new user's."""
+    key = new_key(kms).key_id
+    text = document(for_whom(ROOT), for_whom(user_arn(ACCOUNT, "fred"))).replace("/fred", "\\/fred")
+    with kms._core.store.atomic() as tx:
+        table.rewrite_policy(tx, key, REGION, text)
+    people.operator.credentials.create_user("fred")
+    denied(lambda: seal(kms, key, caller=kms.caller(REGION, "fred")))
+    put(kms, key, document(for_whom(ROOT), for_whom(user_arn(ACCOUNT, "fred"))))
+    assert seal(kms, key, caller=kms.caller(REGION, "fred"))
+    people.operator.credentials.delete_user("fred")
+
+
 def test_a_user_who_goes_while_a_key_is_made(kms: Kms, people: Kms, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key's policy names no user who was deleted while the key was being made, before its intent or after it."""
     users = people.operator.credentials
@@ -507,8 +521,6 @@ def test_a_stored_policy_that_cannot_be_used(kms: Kms, alice: Caller) -> None:
     with kms._core.store.atomic() as tx:
         record = kms._core.cache.key(REGION, key.key_id)
         assert record is not None
-        from hsmkms.store import keys as table  # noqa: PLC0415 - its name is taken above
-
         assert table.set_policy(tx, key.key_id, REGION, '{"Statement":{}}', record.record.version)
     denied(lambda: seal(kms, key.key_id, caller=alice))
     assert seal(kms, key.key_id)
