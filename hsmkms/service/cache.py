@@ -63,13 +63,15 @@ class CachedKey:
         "record",
     )
 
-    def __init__(self, record: KeyRecord, store: Store, check: CheckRows) -> None:
+    def __init__(
+        self, record: KeyRecord, store: Store, check: CheckRows, new_tags: Mapping[str, str] | None = None
+    ) -> None:
         self._store = store
         self._check = check
         self._aliases: list[str] | None = None
         self._grants: dict[str, list[GrantRecord]] = {}
         self._policy: Policy | None = None
-        self._tags: dict[str, str] | None = None
+        self._tags = new_tags
         self.record = record
         self.covers = frozenset(each.cka_id for each in record.materials)
         current = record.current
@@ -186,9 +188,12 @@ class RecordCache:
         cached = self._identities.get(subject)
         return cached if cached is not None else self._load_identity(subject, account)
 
-    def of(self, record: KeyRecord) -> CachedKey:
-        """A record that is not kept, with all that decides about access to it."""
-        return CachedKey(record, self._store, self._check)
+    def of(self, record: KeyRecord, new_tags: Mapping[str, str] | None = None) -> CachedKey:
+        """A record that is not kept, with all that decides about access to it.
+
+        ``new_tags``: those that a key is to have which is about to be made.
+        """
+        return CachedKey(record, self._store, self._check, new_tags)
 
     def close(self) -> None:
         """Let the signal's connection go."""

@@ -65,7 +65,8 @@ def create_key(call: Call, request: CreateKeyRequest) -> CreateKeyResponse:
     )
     if request.policy is not None:
         with core.store.reading() as conn:
-            check_new(call, conn, policy, record, bypass=request.bypass_policy_lockout_safety_check)
+            bypass = request.bypass_policy_lockout_safety_check
+            check_new(call, conn, policy, record, bypass=bypass, new_tags=new_tags)
 
     def check(tx: Connection) -> None:  # a user whom the policy names may be deleted at any moment before this
         check_principals(core, tx, policy)

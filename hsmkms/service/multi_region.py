@@ -54,7 +54,8 @@ def replicate_key(call: Call, request: ReplicateKeyRequest) -> ReplicateKeyRespo
         rules.check_free(primary, region, arn)
         replica = replica_of(primary)
         if request.policy is not None:
-            check_new(there, tx, policy, replica, bypass=request.bypass_policy_lockout_safety_check)
+            bypass = request.bypass_policy_lockout_safety_check
+            check_new(there, tx, policy, replica, bypass=bypass, new_tags=tags)
         regions.insert_replica(tx, replica, tags)
     core.reached("replicate-key 1: result")
     call.resources.append(arn)

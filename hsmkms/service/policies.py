@@ -1,5 +1,6 @@
 """Key policies: putting, reading, and what a new one must not do."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from hsmkms.errors import MalformedPolicyDocumentException, NotFoundException, ValidationException
@@ -53,10 +54,21 @@ def list_key_policies(call: Call, request: ListKeyPoliciesRequest) -> ListKeyPol
     return ListKeyPoliciesResponse(policy_names=names, truncated=False)
 
 
-def check_new(call: Call, conn: Connection, text: str, record: KeyRecord, *, bypass: bool | None) -> None:
-    """Raise if the text cannot be the policy of the key: unreadable, for nobody, or locking its maker out."""
+def check_new(
+    call: Call,
+    conn: Connection,
+    text: str,
+    record: KeyRecord,
+    *,
+    bypass: bool | None,
+    new_tags: Mapping[str, str] | None = None,
+) -> None:
+    """Raise if the text cannot be the policy of the key: unreadable, for nobody, or locking its maker out.
+
+    ``new_tags``: those of a key that is about to be made.
+    """
     policy = check_principals(call.core, conn, text)
-    question = call.question(_PUT, record.arn, call.core.cache.of(record))
+    question = call.question(_PUT, record.arn, call.core.cache.of(record, new_tags))
     if not bypass and not access.keeps_control(question, policy):
         raise MalformedPolicyDocumentException(LOCKED_OUT)
 

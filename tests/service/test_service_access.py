@@ -499,6 +499,29 @@ def test_locking_oneself_out(kms: Kms, people: Kms) -> None:
         kms.operator.identities.reset_key_policy(UNKNOWN)
 
 
+def test_locking_oneself_out_by_tags(kms: Kms, people: Kms) -> None:
+    """Whether a policy locks its maker out is judged with the tags that the new key, or replica, is to have."""
+    del people
+    team = {"StringEquals": {"aws:ResourceTag/team": "red"}}
+    text = document(for_whom(ROOT, Condition=team))
+    red, blue = ([Tag(tag_key="team", tag_value=each)] for each in ("red", "blue"))
+    primary = new_key(kms, multi_region=True).key_id
+    for wrong in (blue, None):
+        for act in (
+            lambda tags=wrong: new_key(kms, policy=text, tags=tags),
+            lambda tags=wrong: kms.replicate_key(
+                keys.ReplicateKeyRequest(key_id=primary, replica_region=OTHER_REGION, policy=text, tags=tags)
+            ),
+        ):
+            with pytest.raises(MalformedPolicyDocumentException, match="will not allow you"):
+                act()  # type: ignore[no-untyped-call]
+    made = new_key(kms, policy=text, tags=red)
+    put(kms, made.key_id, text)
+    assert kms.replicate_key(
+        keys.ReplicateKeyRequest(key_id=primary, replica_region=OTHER_REGION, policy=text, tags=red)
+    )
+
+
 def test_names_of_key_policies(kms: Kms) -> None:
     """There is one policy name, default; AWS_RAM is for a service of AWS, and others do not exist."""
     key = new_key(kms).key_id
