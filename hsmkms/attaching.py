@@ -4,6 +4,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cache
 
+from msgspec.structs import replace
+
 from hsmkms import config
 from hsmkms.config import Secret, Settings, TokenSettings
 from hsmkms.errors import BindingError, ConfigurationError, HsmKmsError, TokenUnavailableError
@@ -28,17 +30,20 @@ def open_device(
     accept_final_try: bool = False,
     pin: Secret | None = None,
     before_login: Callable[[], None] = at_once,
+    insisted: bool = False,
 ) -> Device:
     """Open a token of the settings, the first if none is named, without the database.
 
-    ``before_login`` is called when the module is loaded and the token found.
+    ``before_login`` is called when the module is loaded and the token found. ``insisted``: a person wants the PIN to be
+    sent, though it may be one that was refused.
     """
     token = token or settings.token
-    read = pin.reveal if pin is not None else _reader(token)
+    read = _reader(token)
 
-    def read_in_time() -> str:
+    def read_in_time() -> Secret:
         before_login()
-        return read()
+        told = pin or read()
+        return Secret(told.reveal(), told.origin, insisted=True) if insisted else told
 
     return Device.open(device_settings(settings, token), read_in_time, accept_final_try=accept_final_try)
 
@@ -60,11 +65,11 @@ def device_settings(settings: Settings, token: TokenSettings | None = None) -> D
     )
 
 
-def _reader(token: TokenSettings) -> Callable[[], str]:
+def _reader(token: TokenSettings) -> Callable[[], Secret]:
     """Reads the PIN at each login, since it may be changed; from a person at the terminal only once."""
 
-    def read() -> str:
-        return config.read_pin(token.pin, interactive=config.terminal_prompt())
+    def read() -> Secret:
+        return config.read_secret(token.pin, interactive=config.terminal_prompt())
 
     return cache(read) if token.pin.prompt else read
 
@@ -152,8 +157,12 @@ def open_spare(settings: Settings, tokens: Tokens) -> list[Device]:
     return spare
 
 
-def open_what_can_be(settings: Settings, opened: ExitStack) -> list[Device]:
-    """All tokens of the settings that can be opened; raises what is wrong with the first if none can."""
+def open_what_can_be(settings: Settings, opened: ExitStack) -> tuple[Settings, list[Device], list[HsmKmsError]]:
+    """All tokens of the settings that can be opened, the settings with these alone, and what is wrong with the others.
+
+    Raises what is wrong with the first if none can.
+    """
+    tokens: list[TokenSettings] = []
     devices: list[Device] = []
     faults: list[HsmKmsError] = []
     for each in settings.tokens:
@@ -163,9 +172,10 @@ def open_what_can_be(settings: Settings, opened: ExitStack) -> list[Device]:
             faults.append(exc)
         else:
             opened.callback(devices[-1].close)
+            tokens.append(each)
     if not devices:
         raise faults[0]
-    return devices
+    return replace(settings, token=tokens[0], further_tokens=tuple(tokens[1:])), devices, faults
 
 
 def _resembles(token: TokenSettings, row: TokenRow) -> bool:
@@ -191,9 +201,20 @@ def wrong_pins_given(settings: Settings, token: TokenSettings) -> bool:
         module.release()
 
 
-def retry_pin(settings: Settings) -> bool:
-    """Forget earlier refusals of a PIN and try each once; True if there was one. Raises PinError if one is refused."""
-    had_mark = LoginGate(settings.data_dir).remove_mark()
+def retry_pin(settings: Settings, *, insisted: TokenSettings | None = None) -> bool:
+    """Try the PINs that were refused, each once, if it may be another one now; true if there was one.
+
+    ``insisted``: the token whose PIN is tried in any case. Raises PinError if one is refused, or still is.
+    """
+    gate = LoginGate(settings.data_dir)
+    had_mark = gate.mark() is not None
+    faults: list[HsmKmsError] = []
     for each in settings.tokens:
-        open_device(settings, each, accept_final_try=True).close()
+        try:
+            open_device(settings, each, accept_final_try=True, insisted=each is insisted).close()
+        except HsmKmsError as exc:
+            faults.append(exc)
+    if faults:
+        raise faults[0]
+    gate.remove_unreadable_marks()
     return had_mark

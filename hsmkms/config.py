@@ -19,7 +19,8 @@ from msgspec.structs import replace
 from hsmkms.config_template import EXAMPLES, TEMPLATE
 from hsmkms.errors import ConfigurationError
 from hsmkms.model.quotas import QUOTA_CLASSES, QUOTA_NAMES
-from hsmkms.pins import PinSettings, Secret, read_pin, terminal_prompt
+from hsmkms.pins import PinSettings, read_pin, read_secret, terminal_prompt
+from hsmkms.secret import Secret
 from hsmkms.token_uri import TokenUri, parse_uri
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "load",
     "parse_uri",
     "read_pin",
+    "read_secret",
     "terminal_prompt",
 ]
 

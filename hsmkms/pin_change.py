@@ -14,7 +14,8 @@ from hsmkms.config import Secret, Settings, TokenSettings
 from hsmkms.errors import ConfigurationError, PinError
 from hsmkms.hsm import module as modules
 from hsmkms.hsm.choice import choose
-from hsmkms.hsm.login import LoginGate, right_pin
+from hsmkms.hsm.device import Device
+from hsmkms.hsm.login import LoginGate, PinRefusedError, right_pin
 from hsmkms.model.permit import OperatorAct
 from hsmkms.pins import PinSettings
 from hsmkms.service.core import Core
@@ -28,17 +29,21 @@ def change_pin(core: Core, settings: Settings, token: TokenSettings, new: Secret
     """
     file = pin_file(token)
     draft = pins.draft_of(file)
-    old = pins.read_pin(token.pin)
     device = open_device(settings, token)  # maybe shared with the installation, which has it open
     gate = LoginGate(settings.data_dir)
     details = {"token": device.profile.label}
     with core.audit.acting("ChangePin", core.installation.default_region, details), gate.exclusive(), closing(device):
+        gate.refuse_if_marked(device.profile.serial)
+        if device.pin_was_changed():
+            raise ConfigurationError("another process has just changed the PIN: run change-pin again")
+        old = pins.read_secret(token.pin)  # under the lock: it is what the last change has left
+
         # 1. Both PINs are on the disk, before the token knows the new one.
         pins.write(draft, new)
 
         # 2. Device.
         try:
-            device.change_pin(own_permit(OperatorAct.CHANGE_PIN), old, new.reveal())
+            _set_pin(device, gate, old, new)
         except PinError:
             draft.unlink()
             raise
@@ -50,32 +55,54 @@ def change_pin(core: Core, settings: Settings, token: TokenSettings, new: Secret
     return file
 
 
+def _set_pin(device: Device, gate: LoginGate, old: Secret, new: Secret) -> None:
+    """Change the PIN on the token; if that refuses the present one, the mark keeps it from being sent again."""
+    profile = device.profile
+    with gate.mark_at_hand(profile.label, profile.serial, old.origin) as leave_mark:
+        try:
+            device.change_pin(own_permit(OperatorAct.CHANGE_PIN), old.reveal(), new.reveal())
+        except PinRefusedError as exc:
+            leave_mark()
+            raise PinError(str(exc)) from exc
+
+
 def finish(settings: Settings, token: TokenSettings) -> bool | None:
     """Find out how an interrupted change of the PIN ended: true if the new PIN holds, None if none was interrupted.
 
-    At most one wrong PIN is tried, and then a right one. PinError if the token takes neither.
+    At most one wrong PIN is tried, and then a right one; none that the token has refused before. PinError if the token
+    takes neither, or if the second try could be its last.
     """
     file, draft = token.pin.file, interrupted(token)
     if file is None or draft is None:
         return None
-    told, gate = device_settings(settings, token), LoginGate(settings.data_dir)
+    gate = LoginGate(settings.data_dir)
     with gate.exclusive():
-        candidates = [pins.read_pin(PinSettings(file=each)) for each in (file, draft)]
-        module = modules.acquire(told.module, environment=told.environment, reserved=told.init_reserved)
-        try:
-            right = right_pin(choose(module, told.choice), candidates, gate)
-        finally:
-            module.release()
-        if right is None:
-            raise PinError(
-                f"the token takes neither the PIN of {file} nor that of {draft}: its security officer can set one"
-            )
+        right = _right_file(settings, token, (file, draft), gate)
         gate.note_change()
-        if right:
+        if right == draft:
             pins.put_in_place(draft, file)
         else:
             draft.unlink()
-        return bool(right)
+        return right == draft
+
+
+def _right_file(settings: Settings, token: TokenSettings, files: tuple[Path, Path], gate: LoginGate) -> Path:
+    """The one of the two files that holds the token's PIN."""
+    told = device_settings(settings, token)
+    candidates = [pins.read_secret(PinSettings(file=each)) for each in files]
+    module = modules.acquire(told.module, environment=told.environment, reserved=told.init_reserved)
+    try:
+        place = right_pin(lambda: choose(module, told.choice), candidates, gate)
+    except PinError as exc:
+        raise PinError(f"{exc}. Of {files[0]} and {files[1]} one has the right PIN: it must be in {files[0]}") from exc
+    finally:
+        module.release()
+    if place is None:
+        raise PinError(
+            f"the token has refused the PIN of {files[0]} and that of {files[1]}, and neither is sent again: write the "
+            f"right one into {files[0]}, remove {files[1]}, and run `hsmkms doctor --retry-pin`"
+        )
+    return files[place]
 
 
 def interrupted(token: TokenSettings) -> Path | None:

@@ -4,7 +4,9 @@ No error, repr or log of this module holds anything of a PIN.
 """
 
 import getpass
+import hashlib
 import os
+import secrets
 import stat
 import subprocess
 import sys
@@ -16,12 +18,15 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from hsmkms.errors import PinError
+from hsmkms.secret import PinOrigin, Secret
 
 COMMAND_SECONDS: Final = 30
 MAX_BYTES: Final = 4096
 """More than any token takes. What is longer is not a PIN, and not all of it is read."""
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+_FAMILY: Final = secrets.token_hex(8)
+"""The same in this process and in those that it forks, which have its environment; another one in all others."""
 
 
 class PinSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -38,22 +43,6 @@ class PinSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         return [name for name, value in asdict(self).items() if value not in (None, False)]
 
 
-class Secret:
-    """A text that no repr, message or traceback with local variables shows."""
-
-    __slots__ = ("_text",)
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def reveal(self) -> str:
-        """The text itself; pass it on at once and keep it nowhere."""
-        return self._text
-
-    def __repr__(self) -> str:
-        return "Secret(...)"
-
-
 def terminal_prompt() -> Callable[[], str] | None:
     """A way to ask the person at the terminal for the PIN, without echo; None where there is no terminal."""
     return (lambda: getpass.getpass("PIN of the token: ")) if sys.stdin.isatty() else None
@@ -64,12 +53,17 @@ def read_pin(pin: PinSettings, *, interactive: Callable[[], str] | None = None) 
 
     ``interactive`` is how a person is asked; without it, at the terminal if there is one.
     """
+    return read_secret(pin, interactive=interactive).reveal()
+
+
+def read_secret(pin: PinSettings, *, interactive: Callable[[], str] | None = None) -> Secret:
+    """The same, with where it came from."""
     if pin.file is not None:
-        return _pin_of_file(pin.file).reveal()
+        return _pin_of_file(pin.file)
     if pin.environment is not None:
-        return _pin_of_environment(pin.environment).reveal()
+        return _pin_of_environment(pin.environment)
     if pin.command is not None:
-        return _pin_of_command(pin.command).reveal()
+        return _pin_of_command(pin.command)
     ask = interactive or terminal_prompt()
     if ask is None:
         raise PinError("token.pin.prompt needs a terminal: use a file, an environment variable or a command")
@@ -77,7 +71,9 @@ def read_pin(pin: PinSettings, *, interactive: Callable[[], str] | None = None) 
         answer = Secret(ask())
     except EOFError as exc:
         raise PinError("no PIN was given") from exc
-    return _one_line(answer, "the answer").reveal()
+    # What a person types anew is what he wants to be tried.
+    origin = PinOrigin(name="the answer at the prompt", version=secrets.token_hex(8), comparable=True)
+    return _one_line(answer, "the answer", origin)
 
 
 def draft_of(file: Path) -> Path:
@@ -142,15 +138,24 @@ def _pin_of_file(named: Path) -> Secret:
                 raise PinError(f"the PIN file {path} belongs to another user: run `chown {os.geteuid()} {path}`")
             if not _closed_to_others(told, credential=path is not named):
                 raise PinError(f"the PIN file {path} is open to other users: run `chmod 600 {path}`")
-            return _one_line(_decoded(file.read(MAX_BYTES)), f"the PIN file {path}")
+            origin = _origin_of_file(named, told, credential=path is not named)
+            return _one_line(_decoded(file.read(MAX_BYTES)), f"the PIN file {path}", origin)
     except OSError as exc:
         raise PinError(f"the PIN file {path} cannot be read: {exc.strerror}") from exc
+
+
+def _origin_of_file(named: Path, told: os.stat_result, *, credential: bool) -> PinOrigin:
+    """A file changes when it is written or replaced; systemd's copies are new files at each start of a unit."""
+    state = f"{told.st_ino} {told.st_mtime_ns} {told.st_ctime_ns}"
+    version = hashlib.sha256(state.encode()).hexdigest()[:16]
+    return PinOrigin(name=f"the PIN file {named}", version=version, comparable=not credential)
 
 
 def _pin_of_environment(name: str) -> Secret:
     if name not in os.environ:
         raise PinError(f"the environment variable {name} (token.pin.environment) is not set")
-    return _one_line(Secret(os.environ[name]), f"the environment variable {name}")
+    source = f"the environment variable {name}"
+    return _one_line(Secret(os.environ[name]), source, PinOrigin(name=source, version=_FAMILY))
 
 
 def _pin_of_command(command: tuple[str, ...]) -> Secret:
@@ -158,7 +163,8 @@ def _pin_of_command(command: tuple[str, ...]) -> Secret:
     printed, fault = _first_line_of(command)
     if fault:
         raise PinError(f"the PIN command {command[0]} {fault}: run it by hand to see why")
-    return _one_line(printed, f"the PIN command {command[0]}")
+    source = f"the PIN command {command[0]}"
+    return _one_line(printed, source, PinOrigin(name=source))
 
 
 def _first_line_of(command: tuple[str, ...]) -> tuple[Secret | None, str]:
@@ -187,11 +193,11 @@ def _decoded(raw: bytes) -> Secret | None:
         return None
 
 
-def _one_line(text: Secret | None, source: str) -> Secret:
+def _one_line(text: Secret | None, source: str, origin: PinOrigin | None = None) -> Secret:
     """Without one line end. A text that cannot be a PIN is refused here, before it costs a try on the token."""
     if text is None:
         raise PinError(f"{source} is not UTF-8 text")
-    pin = Secret(text.reveal().removesuffix("\n").removesuffix("\r"))
+    pin = Secret(text.reveal().removesuffix("\n").removesuffix("\r"), origin)
     if not pin.reveal():
         raise PinError(f"{source} holds no PIN")
     if not pin.reveal().isprintable():

@@ -248,6 +248,17 @@ def _initialise(settings: Settings, clock: Clock) -> InstallationRow:
         device.close()
 
 
+def begun_with(settings: Settings) -> tuple[str | None, str | None]:
+    """The account, and the serial of the token, with which ``initialise`` has begun; None for what is still open."""
+    if not files.exists(settings.data_dir):
+        return None, None
+    store = Store.open(settings.data_dir)
+    try:
+        return binding.begun_with(store)
+    finally:
+        store.close()
+
+
 def is_initialised(settings: Settings) -> bool:
     """True if ``initialise`` has been completed for these settings."""
     store = Store.open(settings.data_dir)
@@ -306,14 +317,19 @@ def restore(
     """
     files.make_folder(settings.data_dir)
     with ExitStack() as opened:
-        return restoring.restore(
-            file,
-            settings.data_dir,
-            opener(private_key, attaching.open_what_can_be(settings, opened)),
-            lambda folder: core_of(replace(settings, data_dir=folder)),
-            accept_rollback=accept_rollback,
-            reached=reached,
-        )
+        # What refuses its PIN here must not be asked again from the staging folder, which knows nothing of it.
+        reachable, devices, faults = attaching.open_what_can_be(settings, opened)
+        try:
+            return restoring.restore(
+                file,
+                settings.data_dir,
+                opener(private_key, devices),
+                lambda folder: core_of(replace(reachable, data_dir=folder)),
+                accept_rollback=accept_rollback,
+                reached=reached,
+            )
+        except BindingError as exc:
+            raise (faults[0] if faults else exc) from exc  # the right token may be one that could not be opened
 
 
 def opener(private_key: bytes | None, devices: Sequence[Device] = ()) -> restoring.Unseal:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, named, outer_options
-from hsmkms.cli.setup import CONFIG_FILE, write_private
+from hsmkms.cli.private_files import write_private
+from hsmkms.cli.setup import CONFIG_FILE
 from hsmkms.errors import ConfigurationError
 
 if TYPE_CHECKING:

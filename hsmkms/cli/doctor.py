@@ -86,8 +86,18 @@ def doctor(
     context: typer.Context,
     *,
     retry_pin: Annotated[
-        bool, typer.Option("--retry-pin", help="Forget that the token refused the PIN, and try it once.")
+        bool, typer.Option("--retry-pin", help="Try the corrected PIN once, after a token has refused one.")
     ] = False,
+    same_source: Annotated[
+        bool,
+        typer.Option(
+            "--same-source",
+            help="With --retry-pin: also if its source has not changed, or hsmkms cannot see whether it has.",
+        ),
+    ] = False,
+    token: Annotated[
+        str | None, typer.Option("--token", help="With --same-source: whose PIN, if there are several [[token]].")
+    ] = None,
     config: ConfigOption = None,
     output: OutputOption = None,
     query: QueryOption = None,
@@ -102,8 +112,10 @@ def doctor(
 
     common = Common(config=config, output=output, query=query).over(outer_options(context))
     settings = wiring.load_settings(common.config)
+    if (same_source and not retry_pin) or (token is not None and not same_source):
+        raise typer.BadParameter("--same-source goes with --retry-pin, and --token with --same-source")
     if retry_pin:
-        attaching.retry_pin(settings)
+        attaching.retry_pin(settings, insisted=attaching.named_token(settings, token) if same_source else None)
     with ExitStack() as exits:
         patient = Patient(settings, exits)
         verdicts = {name: _judge(check, patient) for name, check in CHECKS.items()}

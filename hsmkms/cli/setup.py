@@ -1,6 +1,5 @@
 """Commands that make an installation and bring it up to date: init, migrate."""
 
-import os
 import secrets
 import shutil
 import sys
@@ -10,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 import typer
 
+from hsmkms.cli.interrupted_init import InitOptions, absolute, carry_on, existing_pin_file, module_environment
 from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, outer_options
-from hsmkms.errors import ConfigurationError, PinError, StoreError
+from hsmkms.cli.private_files import write_private
+from hsmkms.errors import ConfigurationError, StoreError
 
 if TYPE_CHECKING:
     from hsmkms.config import Settings, TokenSettings
@@ -24,8 +25,6 @@ DEFAULT_ACCOUNT: Final = "000000000000"
 DEFAULT_REGION: Final = "us-east-1"
 DEFAULT_LABEL: Final = "hsmkms"
 PIN_BYTES: Final = 24
-MODULE_VARIABLES: Final = ("SOFTHSM2_CONF",)
-"""What a module may need: if init had it, the configuration keeps it, so that nothing must be exported."""
 
 
 def register(app: typer.Typer) -> None:
@@ -54,14 +53,15 @@ def init(
 ) -> None:
     """Make an installation: configuration, databases, and its own key on the token.
 
-    What is missing is asked for at a terminal. An interrupted init is carried on by the same command.
+    What is missing is asked for at a terminal. An interrupted init is carried on by the same command; options that
+    differ now are taken, or refused by name where it is too late for them.
 
     Example: hsmkms init --data-dir ./hsmkms-data --create-softhsm-token
     """
     from hsmkms import config, wiring  # noqa: PLC0415 - help must not pay for the database and the token
 
     common = Common(output=output, query=query).over(outer_options(context))
-    folder = Path(os.path.expanduser(data_dir)).absolute()  # noqa: PTH111 - Path.expanduser raises for unknown users
+    folder = absolute(data_dir)
     file = folder / CONFIG_FILE
     if not file.exists():
         label = token_label or DEFAULT_LABEL
@@ -73,6 +73,17 @@ def init(
         write_private(file, config.init_text(msgspec.structs.replace(draft, token=token)))
     elif (folder / "meta.db").exists() and _complete(config.load(file)):
         raise ConfigurationError(f"{folder} holds an installation already; nothing was changed")
+    else:
+        options = InitOptions(
+            account_id=account_id if _is_given(context, "account_id") else None,
+            regions=tuple(region) if region else None,
+            module=module,
+            token_label=token_label,
+            token_serial=token_serial,
+            pin_file=pin_file,
+            create_softhsm_token=create_softhsm_token,
+        )
+        carry_on(file, options)
     settings = config.load(file)
     _forget_attempt(folder)
     row = wiring.initialise(settings)
@@ -103,6 +114,12 @@ def migrate(
     common = Common(config=config, output=output, query=query).over(outer_options(context))
     applied, revisions = wiring.migrate_databases(wiring.load_settings(common.config))
     common.show({"Applied": list(applied), "Revisions": dict(revisions)})
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    """True unless the option has its default because nobody gave it."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
 
 
 def _draft(account_id: str, regions: tuple[str, ...], label: str) -> "Settings":
@@ -183,12 +200,10 @@ def _existing_token(
         )
     from hsmkms import config, wiring  # noqa: PLC0415 - see init
 
-    module = (module or Path(typer.prompt("Path of the PKCS#11 module"))).expanduser().absolute()
+    module = absolute(module or Path(typer.prompt("Path of the PKCS#11 module")))
     label = label or typer.prompt("Label of the token")
-    pin_file = (pin_file or Path(typer.prompt("File with the user PIN (mode 0600)"))).expanduser().absolute()
-    if not pin_file.is_file():
-        raise PinError(f"there is no PIN file {pin_file}: write the user PIN into it and run `chmod 600 {pin_file}`")
-    environment = {name: os.environ[name] for name in MODULE_VARIABLES if name in os.environ}
+    pin_file = existing_pin_file(pin_file or Path(typer.prompt("File with the user PIN (mode 0600)")))
+    environment = module_environment()
     return config.TokenSettings(
         module=module,
         label=label,
@@ -196,15 +211,3 @@ def _existing_token(
         pin=config.PinSettings(file=pin_file),
         environment=environment,
     )
-
-
-def write_private(file: Path, text: str) -> None:
-    """Write a new file that only its owner can read."""
-    try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
-            opened.write(text)
-            opened.flush()
-            os.fsync(opened.fileno())
-    except OSError as exc:
-        raise StoreError(f"{file} cannot be written: {exc.strerror}") from exc

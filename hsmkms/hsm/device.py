@@ -271,6 +271,10 @@ class Device(KeyPairs):
         permit.require(MAY_CHANGE_PIN)
         self._never_repeated(lambda session: set_pin(session, old, new))
 
+    def pin_was_changed(self) -> bool:
+        """True if the PIN was changed after the module was loaded: it may go by the one before."""
+        return self._gate.changed_since(self._module.loaded_at)
+
     def destroy(self, permit: Permit, cka_id: bytes) -> bool:
         """Destroy a key on the token, with both halves; False if it was not there. danger: nothing brings it back."""
         permit.require(MAY_DESTROY, cka_id)

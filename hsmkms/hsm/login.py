@@ -3,21 +3,16 @@
 A token locks after a few wrong PINs, and a server that starts its workers, or a unit that restarts, would use up the
 tries within a second. So every login goes through one gate per installation: an exclusive file lock, then the mark
 that an earlier refusal left, then the token's own counters; a refusal leaves the mark before the lock is let go.
-Only ``hsmkms doctor --retry-pin`` takes the mark away. The mark says token and time, nothing of the PIN.
+Only ``hsmkms doctor --retry-pin`` tries again, and not the PIN of a source that has not changed since (pin_marks.py).
 """
 
-import hashlib
-import json
 import logging
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
-from msgspec import Struct
 from pkcs11.constants import TokenFlag
 from pkcs11.exceptions import (
     GeneralError,
@@ -35,19 +30,18 @@ from pkcs11.types import Session, Token
 from hsmkms.errors import ConfigurationError, PinError, TokenUnavailableError
 from hsmkms.hsm.attributes import MAPPER
 from hsmkms.hsm.faults import AWAY, translate
+from hsmkms.hsm.pin_marks import PinMark, PinMarks
 from hsmkms.process import exclusive, uptime
+from hsmkms.secret import PinOrigin, Secret
 
 log = logging.getLogger("hsmkms.hsm")
 
-PinReader = Callable[[], str]
+PinReader = Callable[[], str | Secret]
 
 REFUSALS: Final = (PinIncorrect, PinInvalid, PinLenRange, PinExpired, PinLocked)
 """Answers that repeat, and may cost a try, if the same PIN is given again."""
 
 LOCK_SECONDS: Final = 30.0
-
-_MARK: Final = "pin-refused"
-_UNKNOWN: Final = "?"
 
 START_ATTEMPTS: Final = 4
 START_PAUSE_SECONDS: Final = 0.15
@@ -58,21 +52,16 @@ class StaleModuleError(TokenUnavailableError):
     """What the module knows of the token's PIN is not what holds: it must be loaded again before a login."""
 
 
-class PinMark(Struct, frozen=True, kw_only=True):
-    """What a refused PIN left behind."""
-
-    label: str
-    serial: str
-    refused_at: str
+class PinRefusedError(PinError):
+    """C_SetPIN has compared the present PIN and refused it, which may have cost a try."""
 
 
 class LoginGate:
     """The lock and the marks of one installation, as files in ``folder``: one for each token that refused its PIN."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
         self._lock_path = folder / "login.lock"
-        self._mark_path = folder / f"{_MARK}.json"
+        self._marks = PinMarks(folder)
         self._changed_path = folder / "pin-changed"
 
     def exclusive(self) -> AbstractContextManager[None]:
@@ -99,63 +88,42 @@ class LoginGate:
 
     def mark(self, serial: str | None = None) -> PinMark | None:
         """The mark of an earlier refusal by the token of that serial, or by any; an unreadable one counts for all."""
-        marks = map(_read_mark, sorted(self._folder.glob(f"{_MARK}*.json")))
-        return next((each for each in marks if serial is None or each.serial in (serial, _UNKNOWN)), None)
+        return self._marks.open_mark(serial)
 
-    def refuse_if_marked(self, token: Token | None = None) -> None:
-        """Raise PinError if that token, or any, has left a mark."""
-        mark = self.mark(_serial(token) if token is not None else None)
+    def refuse_if_marked(self, serial: str | None = None) -> None:
+        """Raise PinError if the token of that serial, or any, has left a mark."""
+        mark = self.mark(serial)
         if mark is not None:
             raise PinError(
                 f"the token {mark.label!r} (serial {mark.serial}) refused the PIN at {mark.refused_at}: "
                 "correct the PIN, then run `hsmkms doctor --retry-pin`"
             )
 
-    @contextmanager
-    def mark_at_hand(self, token: Token) -> Iterator[Callable[[], None]]:
-        """Have the mark ready on the disk while a PIN is tried; the function that is lent puts it in its place.
+    def refuse_if_refused(self, token: Token, pin: Secret) -> None:
+        """Raise PinError if the token has refused this PIN, or may have: unless a person insists on it."""
+        self._marks.refuse_if_refused(_serial(token), pin)
 
-        A mark that could not be written after the refusal would let the next process try again. ConfigurationError
-        if it cannot be prepared: then no PIN is tried.
+    def knows_refused(self, token: Token, pin: Secret) -> bool:
+        """True if the token has refused this PIN, or may have."""
+        return self._marks.knows(_serial(token), pin)
+
+    def mark_at_hand(
+        self, label: str, serial: str, origin: PinOrigin | None
+    ) -> AbstractContextManager[Callable[[], None]]:
+        """Have a mark ready on the disk while a PIN of that origin is tried; the function that is lent leaves it.
+
+        ConfigurationError if it cannot be prepared: then no PIN is tried.
         """
-        told = {
-            "label": token.label,
-            "serial": _serial(token),
-            "refused_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        path = self._mark_path
-        if path.exists():  # of another token, which keeps its own
-            path = path.with_name(f"{_MARK}-{hashlib.sha256(told['serial'].encode()).hexdigest()[:16]}.json")
-        prepared = path.with_suffix(".prepared")
-        try:
-            descriptor = os.open(prepared, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                json.dump(told, file)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as exc:
-            raise ConfigurationError(
-                f"no PIN is tried, since {prepared} cannot be written ({exc.strerror}): make its folder writable"
-            ) from exc
-        try:
-            yield lambda: _move(prepared, path)
-        finally:
-            prepared.unlink(missing_ok=True)
+        return self._marks.at_hand(label, serial, origin)
 
-    def remove_mark(self) -> bool:
-        """Take all marks away; True if there was one."""
-        found = list(self._folder.glob(f"{_MARK}*.json"))
-        for each in found:
-            each.unlink(missing_ok=True)
-        return bool(found)
+    def settle(self, token: Token, pin: Secret) -> None:
+        """The token has taken this PIN: close its mark."""
+        self._marks.settle(_serial(token), pin.origin)
 
-
-def _read_mark(path: Path) -> PinMark:
-    try:
-        told = json.loads(path.read_text())
-        return PinMark(label=told["label"], serial=told["serial"], refused_at=told["refused_at"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return PinMark(label=_UNKNOWN, serial=_UNKNOWN, refused_at="an unknown time")
+    def remove_unreadable_marks(self) -> None:
+        """Remove the marks that name no token, once every token has taken its PIN."""
+        with self.exclusive():
+            self._marks.remove_unreadable()
 
 
 def _serial(token: Token) -> str:
@@ -185,50 +153,64 @@ def log_in(
     StaleModuleError if the PIN was changed after ``loaded_at``, when the module was loaded: SoftHSM compares with the
     PIN of that moment until it is loaded again, and would refuse the right one.
     ``find_token`` is asked again after a fault at start; the PIN itself is sent once. Raises PinError (refused now or
-    before, or too risky) or TokenUnavailableError. ``accept_final_try`` is for ``doctor --retry-pin``.
+    before, or too risky) or TokenUnavailableError. ``accept_final_try`` is for ``doctor --retry-pin``: a mark blocks
+    only the PIN of the source that was refused, and the last try may be spent.
     """
 
     def ready_token() -> Token:
         token = _first_answer(find_token)
-        gate.refuse_if_marked(token)
+        if not accept_final_try:
+            gate.refuse_if_marked(_serial(token))
         _check_counters(token, accept_final_try=accept_final_try)
         return token
 
     with gate.exclusive():
         ready_token()  # nobody is asked for a PIN that would not be tried
-    pin = read_pin()  # not under the lock: a person may take long over it
+    told = read_pin()  # not under the lock: a person may take long over it
+    pin = told if isinstance(told, Secret) else Secret(told)
     with gate.exclusive():
         if gate.changed_since(loaded_at):
             raise StaleModuleError(AWAY)
-        return _try_pin(ready_token(), pin, gate)
+        token = ready_token()
+        gate.refuse_if_refused(token, pin)
+        return _try_pin(token, pin, gate)
 
 
 def set_pin(session: Session, old: str, new: str) -> None:
-    """C_SetPIN for the user. PinError if the token refuses either; then the PIN is the old one."""
+    """C_SetPIN for the user. PinError if the token does not take the new one, PinRefusedError if it refuses the old."""
     try:
         session.set_pin(old, new)
     except (PinLenRange, PinInvalid) as exc:
         raise PinError("the token does not take such a PIN: it has its own rules for length and characters") from exc
-    except PinIncorrect as exc:
-        raise PinError("the token refused the present PIN, so it was not changed: look at its PIN file") from exc
+    except REFUSALS as exc:
+        raise PinRefusedError(
+            f"the token refused the present PIN ({type(exc).__name__}), so it was not changed: correct its PIN file, "
+            "then run `hsmkms doctor --retry-pin`"
+        ) from exc
     except PKCS11Error as exc:
         raise translate(exc) from exc
 
 
-def right_pin(token: Token, candidates: Sequence[str], gate: LoginGate) -> int | None:
-    """Which of a few PINs the token takes, by its place; None if it takes none. Each wrong one costs a try.
+def right_pin(find_token: Callable[[], Token], candidates: Sequence[Secret], gate: LoginGate) -> int | None:
+    """Which of a few PINs the token takes, by its place; None if it takes none of those that it has not refused before.
 
-    For a process that is not logged in. An earlier refusal's mark is taken away by a PIN that is taken.
+    For a process that is not logged in, under the lock. Each wrong one costs a try and leaves a mark; PinError before a
+    try that could be the last.
     """
-    _check_counters(token, accept_final_try=False)
     for place, pin in enumerate(candidates):
-        try:
-            token.open(user_pin=pin, attribute_mapper=MAPPER).close()
-        except REFUSALS:
+        token = find_token()  # anew: its counters have changed
+        if gate.knows_refused(token, pin):
             continue
-        except PKCS11Error as exc:
-            raise translate(exc) from exc
-        gate.remove_mark()
+        _check_counters(token, accept_final_try=False)
+        with gate.mark_at_hand(token.label, _serial(token), pin.origin) as leave_mark:
+            try:
+                token.open(user_pin=pin.reveal(), attribute_mapper=MAPPER).close()
+            except REFUSALS:
+                leave_mark()
+                continue
+            except PKCS11Error as exc:
+                raise translate(exc) from exc
+        gate.settle(token, pin)
         return place
     return None
 
@@ -250,12 +232,12 @@ def _first_answer(find_token: Callable[[], Token]) -> Token:
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-def _try_pin(token: Token, pin: str, gate: LoginGate) -> Session:
+def _try_pin(token: Token, pin: Secret, gate: LoginGate) -> Session:
     if token.flags & TokenFlag.USER_PIN_COUNT_LOW:
         log.warning("somebody gave a wrong PIN for token %r since the last login", token.label)
-    with gate.mark_at_hand(token) as leave_mark:
+    with gate.mark_at_hand(token.label, _serial(token), pin.origin) as leave_mark:
         try:
-            return token.open(rw=True, user_pin=pin, attribute_mapper=MAPPER)
+            session = token.open(rw=True, user_pin=pin.reveal(), attribute_mapper=MAPPER)
         except UserAlreadyLoggedIn:
             return open_session(token)
         except REFUSALS as exc:
@@ -270,15 +252,13 @@ def _try_pin(token: Token, pin: str, gate: LoginGate) -> Session:
             raise StaleModuleError(AWAY) from exc
         except PKCS11Error as exc:
             raise translate(exc) from exc
-
-
-def _move(source: Path, target: Path) -> None:
-    source.replace(target)
+    gate.settle(token, pin)
+    return session
 
 
 def check_counters(token: Token, gate: LoginGate) -> bool:
     """True if somebody gave a wrong PIN since the last login. Raises PinError if no PIN would be sent to the token."""
-    gate.refuse_if_marked(token)
+    gate.refuse_if_marked(_serial(token))
     _check_counters(token, accept_final_try=False)
     return bool(token.flags & TokenFlag.USER_PIN_COUNT_LOW)
 

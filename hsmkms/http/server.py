@@ -117,7 +117,7 @@ def _ask_pin(settings: Settings) -> Secret | None:
     """The PIN, if it is asked for at the terminal."""
     if not settings.token.pin.prompt:
         return None
-    return Secret(config.read_pin(settings.token.pin, interactive=config.terminal_prompt()))
+    return config.read_secret(settings.token.pin, interactive=config.terminal_prompt())
 
 
 def _complain(error: HsmKmsError, status: int) -> None:

@@ -31,6 +31,7 @@ def initialise(
     with store.atomic() as tx:
         row = stored.fetch(tx) or stored.insert(tx, uuid.uuid4().hex, account, clock())
         token = stored.home(tx) or next(iter(stored.tokens(tx)), None) or insert_token(tx, device, clock)
+        _check_begun(row, token, account, device)
         versions = stored.versions(tx, MAC_PURPOSE, token.id)
         cka_id = versions[-1].cka_id if versions else uuid.uuid4().bytes
         if not versions:
@@ -49,6 +50,25 @@ def initialise(
     bind(store, device, token.id, cka_id)
     reached("init 3: result")
     return row
+
+
+def _check_begun(row: InstallationRow, token: TokenRow, account: str, device: Device) -> None:
+    """Raise BindingError if an interrupted attempt has begun with another account or token."""
+    told = {account: row.account, device.profile.serial: token.serial} if token.response is None else {}
+    for now, begun in told.items():
+        if now != begun:
+            raise BindingError(
+                f"`hsmkms init` was interrupted here after it had begun with {begun}, and the configuration says {now} "
+                "now: correct it, or choose another --data-dir"
+            )
+
+
+def begun_with(store: Store) -> tuple[str | None, str | None]:
+    """The account, and the serial of the token, with which an attempt has begun."""
+    with store.reading() as conn:
+        row = stored.fetch(conn)
+        token = next(iter(stored.tokens(conn)), None)
+    return row.account if row is not None else None, token.serial if token is not None else None
 
 
 def bind(store: Store, device: Device, token_id: str, cka_id: bytes) -> None:

@@ -133,8 +133,11 @@ def test_wrong_pin(site: Site) -> None:
     assert site.run("doctor").status == 1
     assert (site.data / "pin-refused.json").read_text() == mark
 
-    # Still wrong: tried once more, and the mark is there again.
-    once_more = site.run("doctor", "--retry-pin")
+    # Still the same file: not tried, unless the operator insists; then the mark is there again.
+    unchanged = site.run("doctor", "--retry-pin").error
+    assert unchanged.startswith(f"PinError: the PIN file {site.data / 'pin'} has not changed since the token 'hsmkms'")
+    assert (site.data / "pin-refused.json").read_text() == mark
+    once_more = site.run("doctor", "--retry-pin", "--same-source")
     assert once_more.status == 1
     *logged, told = once_more.stderr.splitlines()
     assert set(logged) == {"hsmkms: log: somebody gave a wrong PIN for token 'hsmkms' since the last login"}

@@ -163,6 +163,62 @@ def test_interrupted(bare: Site, pristine: Site, step: str) -> None:
     assert half.run("reconcile").json == {"Findings": [], "Left": 0}
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "begun"),
+    [
+        ("--account-id", "999988887777", "the account 111122223333"),
+        ("--token-label", "other", "a SoftHSM token of its own ('hsmkms')"),
+        ("--pin-file", "other.pin", "a SoftHSM token of its own ('hsmkms')"),
+    ],
+)
+def test_option_that_is_too_late(bare: Site, pristine: Site, option: str, value: str, begun: str) -> None:
+    """What an interrupted init has begun with is not replaced: the option is refused by its name, nothing changes."""
+    half = pristine.copy(bare.folder / "half")
+    for each in half.data.glob("*.db*"):
+        each.unlink()
+    half.program("interrupt_init", half.config, "init 1", status=-9)
+    before = half.config.read_text()
+    told = half.run("init", "--data-dir", half.data, option, value).error
+    assert told == (
+        f"ConfigurationError: {option} cannot be taken: the init that was interrupted in {half.data} has begun with "
+        f"{begun}. Run it again without that option, or choose another --data-dir"
+    )
+    assert half.config.read_text() == before
+    assert half.run("init", "--data-dir", half.data, "--region", "eu-north-1").json["Regions"] == ["eu-north-1"]
+
+
+def test_token_that_is_too_late(bare: Site) -> None:
+    """Once the database names a token, whose key may be there, another one is refused; the options are named."""
+    module, environment = existing_token(bare)
+    pin = write_pin(bare)
+    asked = ("--data-dir", "data", "--module", module, "--pin-file", pin)
+    write_pin(bare, pin="wrong horse")
+    assert bare.run("init", *asked, "--token-label", LABEL, **environment).status == 1
+    write_pin(bare)
+    (bare.data / "pin-refused.json").unlink()
+    bare.program("interrupt_init", bare.config, "init 2", status=-9)
+    other = json.loads(bare.program("make_token", bare.folder / "another", "other token", PIN))
+    told = bare.run("init", *asked, "--token-label", "other token", SOFTHSM2_CONF=other["SOFTHSM2_CONF"]).error
+    assert told.startswith("ConfigurationError: --module, --token-label or --token-serial cannot be taken: the init")
+    told = bare.run("init", "--data-dir", "data", "--create-softhsm-token").error
+    assert told.startswith("ConfigurationError: --create-softhsm-token cannot be taken: the init that was interrupted")
+    assert bare.run("init", *asked, "--token-label", LABEL, **environment).status == 0
+    assert bare.run("reconcile").json == {"Findings": [], "Left": 0}
+
+
+def test_edited_by_hand(bare: Site) -> None:
+    """A configuration that a person has edited since is not written over: he corrects it himself."""
+    module, environment = existing_token(bare)
+    asked = ("--data-dir", "data", "--module", module, "--token-label", LABEL, "--pin-file", write_pin(bare, "wrong"))
+    assert bare.run("init", *asked, **environment).status == 1
+    with bare.config.open("a") as file:
+        file.write("# my own words\n")
+    before = bare.config.read_text()
+    told = bare.run("init", *asked, "--region", "eu-north-1", **environment).error
+    assert told.startswith(f"ConfigurationError: {bare.config} was edited after the interrupted init had written it")
+    assert bare.config.read_text() == before
+
+
 def test_interrupted_before_the_databases(pristine: Site, bare: Site) -> None:
     """An init that ended after the configuration is carried on."""
     half = pristine.copy(bare.folder / "half")

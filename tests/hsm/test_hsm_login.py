@@ -18,6 +18,7 @@ from hsmkms.hsm.device import Device
 from hsmkms.hsm.login import LoginGate
 from hsmkms.model.enums import Operation
 from hsmkms.model.permit import OperatorAct
+from hsmkms.secret import PinOrigin, Secret
 
 WRONG = "not the horse"
 
@@ -57,23 +58,90 @@ def test_mark_says_nothing_of_the_pin(token: SoftHsm) -> None:
         Device.open(token.settings(), Reader(WRONG))
     mark = token.folder / "pin-refused.json"
     told = json.loads(mark.read_text())
-    assert told.keys() == {"label", "serial", "refused_at"}
-    assert (told["label"], told["serial"]) == (token.label, token.serial)
+    assert told.keys() == {"label", "serial", "refused_at", "source", "version", "comparable"}
+    assert (told["label"], told["serial"], told["source"]) == (token.label, token.serial, "")
     assert WRONG not in mark.read_text()
     assert WRONG not in str(caught.value)
     assert mode(mark) == 0o600
     assert mode(token.folder / "login.lock") == 0o600
 
 
-def test_mark_removed_lets_in(token: SoftHsm) -> None:
-    """After the mark is taken away the right PIN opens the token; without a mark there is none to take."""
+def test_right_pin_closes_the_mark(token: SoftHsm) -> None:
+    """A PIN that a person insists on is tried in spite of the mark; once the token takes it, everybody is let in."""
     gate = LoginGate(token.folder)
-    assert not gate.remove_mark()
     with pytest.raises(PinError):
         Device.open(token.settings(), Reader(WRONG))
-    assert gate.remove_mark()
-    token.open().close()
+    Device.open(token.settings(), lambda: Secret(PIN, insisted=True), accept_final_try=True).close()
     assert gate.mark() is None
+    token.open().close()
+
+
+def from_file(pin: str, version: str) -> Secret:
+    """A PIN of a file in a state."""
+    return Secret(pin, PinOrigin(name="the PIN file /pin", version=version, comparable=True))
+
+
+def from_variable(pin: str, process: str) -> Secret:
+    """A PIN of an environment variable, as a process and its children see it."""
+    return Secret(pin, PinOrigin(name="the environment variable PIN", version=process))
+
+
+@pytest.mark.parametrize(
+    ("refused", "again", "told"),
+    [
+        (from_file(WRONG, "1"), from_file(WRONG, "1"), "the PIN file /pin has not changed since the token"),
+        (from_variable(WRONG, "1"), from_variable(WRONG, "2"), "cannot see whether it is another one now"),
+        (Secret(WRONG), from_file(WRONG, "1"), "cannot see whether it is another one now"),
+        (from_file(WRONG, "1"), Secret(WRONG), "cannot see whether it is another one now"),
+    ],
+    ids=["file", "variable", "unknown", "unknown-again"],
+)
+def test_refused_pin_is_not_retried(token: SoftHsm, refused: Secret, again: Secret, told: str) -> None:
+    """Even when the operator asks for a retry, what is or may be the refused PIN is not sent, unless he insists."""
+    mark = token.folder / "pin-refused.json"
+    with pytest.raises(PinError, match="refused the PIN"):
+        Device.open(token.settings(), lambda: refused)
+    left = mark.stat()
+    with pytest.raises(PinError, match=told):
+        Device.open(token.settings(), lambda: again, accept_final_try=True)
+    assert mark.stat() == left
+    insisted = Secret(again.reveal(), again.origin, insisted=True)
+    with pytest.raises(PinError, match="refused the PIN"):
+        Device.open(token.settings(), lambda: insisted, accept_final_try=True)
+    assert mark.stat() != left
+
+
+def test_changed_file_is_retried(token: SoftHsm) -> None:
+    """A file that has changed since is tried when the operator asks for it, and never before."""
+    with pytest.raises(PinError, match="refused the PIN"):
+        Device.open(token.settings(), lambda: from_file(WRONG, "1"))
+    with pytest.raises(PinError, match="correct the PIN, then run"):
+        Device.open(token.settings(), lambda: from_file(PIN, "2"))
+    Device.open(token.settings(), lambda: from_file(PIN, "2"), accept_final_try=True).close()
+    Device.open(token.settings(), lambda: from_file(PIN, "2")).close()
+
+
+def test_refused_pin_in_the_memory_of_a_process(token: SoftHsm) -> None:
+    """Who still has the refused PIN when the token has taken another one does not send it again."""
+    gate = LoginGate(token.folder)
+    with pytest.raises(PinError, match="refused the PIN"):
+        Device.open(token.settings(), lambda: from_variable(WRONG, "old"))
+    right = from_variable(PIN, "new")
+    insisted = Secret(PIN, right.origin, insisted=True)
+    Device.open(token.settings(), lambda: insisted, accept_final_try=True).close()
+    with pytest.raises(PinError, match="may still give the PIN that was refused"):
+        Device.open(token.settings(), lambda: from_variable(WRONG, "old"))
+    assert gate.mark() is None
+    Device.open(token.settings(), lambda: right).close()
+
+
+def test_refused_pin_that_is_taken_later(token: SoftHsm) -> None:
+    """A source whose PIN the token takes in the end is no longer listed as refused."""
+    with pytest.raises(PinError, match="refused the PIN"):
+        Device.open(token.settings(), lambda: from_file(WRONG, "1"))
+    insisted = Secret(PIN, from_file(PIN, "1").origin, insisted=True)
+    Device.open(token.settings(), lambda: insisted, accept_final_try=True).close()
+    Device.open(token.settings(), lambda: from_file(PIN, "1")).close()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '"text"', "null"])

@@ -183,15 +183,15 @@ def test_honest_token_decides_by_the_length(played: Played) -> None:
 def test_pin_counters(played: Played, caplog: pytest.LogCaptureFixture) -> None:
     """The gate spends no last try of a token that counts; after the operator's word a right PIN sets the count back."""
     played.order("pin_tries 3")
-    gate = LoginGate(played.token.folder)
+    mark = played.token.folder / "pin-refused.json"
     with pytest.raises(PinError, match="refused the PIN"):
         Device.open(played.token.settings(), Reader(WRONG))
-    assert gate.remove_mark()
+    mark.unlink()
     assert "somebody gave a wrong PIN" not in caplog.text
     with pytest.raises(PinError, match="refused the PIN"):
         Device.open(played.token.settings(), Reader(WRONG))
     assert "somebody gave a wrong PIN" in caplog.text
-    assert gate.remove_mark()
+    mark.unlink()
     reader = Reader(PIN)
     with pytest.raises(PinError, match="one more wrong PIN locks token 'hsmkms test', so none is tried"):
         Device.open(played.token.settings(), reader)
@@ -208,7 +208,7 @@ def test_locked_pin(played: Played) -> None:
         Device.open(played.token.settings(), Reader(WRONG))
     with pytest.raises(PinError, match=r"refused the PIN \(PinIncorrect\)"):
         Device.open(played.token.settings(), Reader(WRONG), accept_final_try=True)
-    assert LoginGate(played.token.folder).remove_mark()
+    (played.token.folder / "pin-refused.json").unlink()
     reader = Reader(PIN)
     for accept_final_try in (False, True):
         with pytest.raises(PinError, match="the user PIN of token 'hsmkms test' is locked: its security officer"):

@@ -23,7 +23,7 @@ from service_sites import REGION, NewSite, Site, new_key, run, seal, unseal
 from test_service_backup import lose
 
 from hsmkms import attaching, config, wiring
-from hsmkms.config import Settings
+from hsmkms.config import PinSettings, Secret, Settings
 from hsmkms.errors import (
     BindingError,
     ConfigurationError,
@@ -409,6 +409,28 @@ def test_restore(apart: Settings, tmp_path: Path) -> None:
         assert scene.hmac in {each.key_id for each in missing}
         with opened(apart) as kms:
             assert unseal(kms, seal(kms, scene.symmetric)) == b"secret"
+
+
+def test_restore_with_a_refused_pin(apart: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that refuses its PIN during a restore is not asked again from the folder where that is prepared."""
+    with opened(apart) as kms:
+        migrate(kms, apart)
+        kms.operator.backup(tmp_path / "backup")
+    lose(Site(folder=apart.data_dir, settings=apart))
+    pin = apart.token.pin.file
+    assert pin is not None
+    pin.write_text("wrong\n")
+    read: list[Path | None] = []
+    usual = config.read_secret
+
+    def counting(source: PinSettings, **more: Callable[[], str] | None) -> Secret:
+        read.append(source.file)
+        return usual(source, **more)
+
+    monkeypatch.setattr(config, "read_secret", counting)
+    assert wiring.restore(apart, tmp_path / "backup", None, accept_rollback=False).missing
+    assert read.count(pin) == 1
+    assert (apart.data_dir / "pin-refused.json").exists()
 
 
 def test_restore_from_before_a_migration(apart: Settings, tmp_path: Path) -> None:

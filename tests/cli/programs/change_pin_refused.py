@@ -1,0 +1,23 @@
+"""Changes the PIN while somebody else has changed it with the token's own tool; prints what is said."""
+
+import sys
+
+import pkcs11
+
+from hsmkms import pin_change, wiring
+from hsmkms.config import Secret
+from hsmkms.errors import PinError
+from hsmkms.hsm import module as modules
+from hsmkms.hsm.choice import TokenChoice, choose
+
+settings = wiring.load_settings()
+core = wiring.core_of(settings)
+right = (settings.data_dir / "pin").read_text().strip()
+assert settings.token.module is not None
+module = modules.acquire(settings.token.module, environment=settings.token.environment)
+session: pkcs11.Session = choose(module, TokenChoice(label=settings.token.label)).open(rw=True)
+session.set_pin(right, "what others have set")
+try:
+    pin_change.change_pin(core, settings, settings.token, Secret("another PIN"))
+except PinError as exc:
+    sys.stdout.write(str(exc))
