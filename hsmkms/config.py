@@ -8,6 +8,7 @@ what ``init_text`` writes, so that an installation's own file can carry the same
 import json
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +17,7 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from hsmkms import ownership
 from hsmkms.config_template import EXAMPLES, TEMPLATE
 from hsmkms.errors import ConfigurationError
 from hsmkms.model.quotas import QUOTA_CLASSES, QUOTA_NAMES
@@ -186,7 +188,17 @@ def _user_files(environ: Mapping[str, str]) -> list[Path]:
 
 
 def load(path: Path) -> Settings:
-    """Read and check a configuration file; relative paths in it count from its folder. Raises ConfigurationError."""
+    """Read and check a configuration file; relative paths in it count from its folder. Raises ConfigurationError.
+
+    Also if another user can change the file, or what it names: the module, the PIN's command, the data folder.
+    """
+    ownership.check("the configuration", path)
+    settings = _read(path)
+    _check_owners(settings)
+    return settings
+
+
+def _read(path: Path) -> Settings:
     try:
         told = msgspec.toml.decode(path.read_bytes())
         settings = msgspec.convert(_with_first_token(told), Settings, dec_hook=_decode_path)
@@ -195,6 +207,20 @@ def load(path: Path) -> Settings:
         raise ConfigurationError(f"the configuration {path} cannot be read: {exc.strerror}") from exc
     except (msgspec.DecodeError, UnicodeDecodeError, ConfigurationError) as exc:
         raise ConfigurationError(f"the configuration {path} is wrong: {exc}") from exc
+
+
+def _check_owners(settings: Settings) -> None:
+    """Refuse what is loaded, run or written and another user can change; the PIN file is looked at when it is read."""
+    ownership.check("the data folder", settings.data_dir)
+    for token in settings.tokens:
+        if token.module is not None:
+            ownership.check_module(token.module, token.environment)
+        program = shutil.which(token.pin.command[0]) if token.pin.command else None
+        if program is not None:
+            ownership.check("the PIN command", Path(program))
+    for name, file in {"certificate": settings.serve.certificate, "private_key": settings.serve.private_key}.items():
+        if file is not None:
+            ownership.check(f"serve.{name}", file)
 
 
 def _with_first_token(told: Mapping[str, Any]) -> Mapping[str, Any]:

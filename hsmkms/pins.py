@@ -17,6 +17,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import asdict
 
+from hsmkms import ownership
 from hsmkms.errors import PinError
 from hsmkms.secret import PinOrigin, Secret
 
@@ -134,10 +135,13 @@ def _pin_of_file(named: Path) -> Secret:
     try:
         with path.open("rb") as file:
             told = os.fstat(file.fileno())
-            if told.st_uid not in (os.geteuid(), 0):
+            if told.st_uid not in ownership.trusted_owners():
                 raise PinError(f"the PIN file {path} belongs to another user: run `chown {os.geteuid()} {path}`")
             if not _closed_to_others(told, credential=path is not named):
                 raise PinError(f"the PIN file {path} is open to other users: run `chmod 600 {path}`")
+            found = ownership.weakness(path)
+            if found is not None:
+                raise PinError(f"the PIN file {path} can be replaced by another user, so it is not used: {found}")
             origin = _origin_of_file(named, told, credential=path is not named)
             return _one_line(_decoded(file.read(MAX_BYTES)), f"the PIN file {path}", origin)
     except OSError as exc:

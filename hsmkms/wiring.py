@@ -10,7 +10,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from hsmkms import attaching, config
+from hsmkms import attaching, config, ownership
 from hsmkms.config import Secret, Settings
 from hsmkms.errors import (
     BindingError,
@@ -291,11 +291,13 @@ def make_softhsm_token(
 ) -> tuple[Path, SoftToken]:
     """Make a SoftHSM token in a folder of its own; returns the module that was used, and the token."""
     used = module or softhsm.find_module()
+    ownership.check_module(used, {})
     return used, softhsm.create(used, folder, label=label, user_pin=user_pin, so_pin=so_pin)
 
 
 def serial_of(module: Path, environment: dict[str, str], label: str, serial: str | None) -> str:
     """The serial of the one token that fits; raises TokenNotFoundError for none or several."""
+    ownership.check_module(module, environment)
     loaded = modules.acquire(module, environment=environment)
     try:
         return choose(loaded, TokenChoice(label=label, serial=serial)).serial.decode("utf-8", "replace")

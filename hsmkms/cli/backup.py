@@ -1,6 +1,7 @@
 """Commands for the day after: backup, restore."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -8,7 +9,7 @@ import typer
 
 from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, named, outer_options
 from hsmkms.cli.private_files import write_private
-from hsmkms.cli.setup import CONFIG_FILE
+from hsmkms.cli.setup import CONFIG_FILE, make_data_folder
 from hsmkms.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def _settings(explicit: Path | None, data_dir: Path | None, file: Path, private:
     own = data_dir.absolute() / CONFIG_FILE
     if explicit is None and not own.exists():
         text = wiring.configuration_in(file, private).decode()
-        own.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_data_folder(own.parent)
         write_private(own, text)
     settings = config.load(explicit or own)
     if settings.data_dir.resolve() != own.parent.resolve():
@@ -114,8 +115,11 @@ def _private(file: Path | None) -> bytes | None:
     """PKCS #8 in DER."""
     if file is None:
         return None
+    from hsmkms.cli.material_files import warn_if_open  # noqa: PLC0415 - see backup
     from hsmkms.cli.private_keys import pkcs8  # noqa: PLC0415 - see backup
 
+    with suppress(OSError):
+        warn_if_open(str(file), file.stat().st_mode)
     with pkcs8(str(file), bytearray(_read(file))) as der:
         return bytes(der)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NamedTuple, TypeVar
 
 import typer
 
+from hsmkms import ownership
 from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, outer_options
 from hsmkms.cli.repair import PANEL
 from hsmkms.errors import ConfigurationError, HsmKmsError, StoreError
@@ -253,6 +254,10 @@ def _files(patient: Patient) -> Verdict:
             f"an interrupted backup or restore has left {left[0]}, with copies of the databases: remove it, unless "
             "one is going on"
         )
+    seals = settings.audit.seal_file
+    found = ownership.weakness(seals) if seals is not None else None
+    if found is not None:
+        return _warning(f"audit.seal_file {seals} can be changed by another user, so what it says may be his: {found}")
     return _ok("nothing of the installation is open to other users")
 
 

@@ -102,7 +102,7 @@ def _fill(path: str, held: bytearray) -> int:
     """Read into the buffer, past every other one of Python's; how many bytes there were."""
     try:
         with os.fdopen(_opened(path), "rb", buffering=0) as file, memoryview(held) as view:
-            _warn_if_open(path, os.fstat(file.fileno()).st_mode)
+            warn_if_open(path, os.fstat(file.fileno()).st_mode)
             length = 0
             while length < len(view) and (count := file.readinto(view[length:])):
                 length += count
@@ -123,7 +123,8 @@ def _shown(path: str) -> str:
     return "standard input" if path == STANDARD_INPUT else path
 
 
-def _warn_if_open(path: str, mode: int) -> None:
+def warn_if_open(path: str, mode: int) -> None:
+    """Say so if a file with a secret is open to other users."""
     if stat.S_ISREG(mode) and mode & _OTHERS and path != STANDARD_INPUT:
         _warn(f"{path} is open to other users (mode {stat.S_IMODE(mode):04o}): run `chmod 600 {shlex.quote(path)}`.")
 

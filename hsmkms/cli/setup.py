@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 import typer
 
+from hsmkms import ownership
 from hsmkms.cli.interrupted_init import InitOptions, absolute, carry_on, existing_pin_file, module_environment
 from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, outer_options
 from hsmkms.cli.private_files import write_private
@@ -68,7 +69,7 @@ def init(
         draft = _draft(account_id, tuple(region or [DEFAULT_REGION]), label)
         _check_folder(folder)
         existing = None if create_softhsm_token else _existing_token(module, token_label, token_serial, pin_file)
-        _make_folder(folder)
+        make_data_folder(folder)
         token = existing or _new_softhsm_token(folder, module, label)
         write_private(file, config.init_text(msgspec.structs.replace(draft, token=token)))
     elif (folder / "meta.db").exists() and _complete(config.load(file)):
@@ -140,7 +141,8 @@ def _complete(settings: "Settings") -> bool:
 
 
 def _check_folder(folder: Path) -> None:
-    """Raise unless the folder is missing, empty, or what an attempt of ours has left."""
+    """Raise unless the folder is safe from others, and missing, empty, or what an attempt of ours has left."""
+    ownership.check("the data folder", folder)
     try:
         ours = (folder / ATTEMPT_FILE).exists() and not (folder / "meta.db").exists()
         if folder.exists() and any(folder.iterdir()) and not ours:
@@ -149,11 +151,13 @@ def _check_folder(folder: Path) -> None:
         raise StoreError(f"{folder} cannot be made or read: {exc.strerror}") from exc
 
 
-def _make_folder(folder: Path) -> None:
+def make_data_folder(folder: Path) -> None:
+    """Make the folder for its owner alone, or refuse one that another user can change."""
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        ownership.make_folder(folder, 0o700)
     except OSError as exc:
         raise StoreError(f"{folder} cannot be made or read: {exc.strerror}") from exc
+    ownership.check("the data folder", folder)  # somebody else may have made it meanwhile
 
 
 def _forget_attempt(folder: Path) -> None:

@@ -152,6 +152,7 @@ def _settings(folder: Path, account: str, wanted: ServeSettings) -> Settings:
         serve=wanted,
     )
     config.check(draft)
+    file.touch(mode=0o600)
     file.write_text(config.init_text(draft))
     return config.load(file)
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from hsmkms import ownership
 from hsmkms.errors import MigrationError, StoreError
 from hsmkms.store import faults
 from hsmkms.store.schema import LOG_REVISIONS, META_REVISIONS
@@ -144,7 +145,7 @@ def make_folder(folder: Path) -> None:
     if folder.is_dir():
         return
     try:
-        folder.mkdir(mode=FOLDER_MODE, parents=True)
+        ownership.make_folder(folder, FOLDER_MODE)
     except OSError as exc:
         raise StoreError(f"the data folder {folder} cannot be made: {exc.strerror}") from exc
 

@@ -89,6 +89,14 @@ def damaged_page(site: Site) -> None:
         file.write(b"\xa5" * size)
 
 
+def open_seals(site: Site) -> None:
+    """The seals are also kept in a folder that everybody may write."""
+    place = site.folder / "share"
+    place.mkdir()
+    place.chmod(0o777)
+    site.config.write_text(site.config.read_text().replace("# seal_file = ", f'seal_file = "{place}/seals"\n# '))
+
+
 CASES: list[tuple[Callable[[Site], None], str, str, str]] = [
     (certified(-400, -30), "certificate", "wrong", "so clients refuse it"),
     (certified(1, 30), "certificate", "wrong", "so clients refuse it"),
@@ -96,6 +104,7 @@ CASES: list[tuple[Callable[[Site], None], str, str, str]] = [
     (certified(-30, 200), "certificate", "ok", "serve.certificate is valid from"),
     (no_certificate, "certificate", "wrong", "cannot be read as PEM"),
     (open_file, "files", "wrong", "so-pin is open to other users (mode 0644): run `chmod go= "),
+    (open_seals, "files", "warning", "seals can be changed by another user, so what it says may be his: "),
     (leftover, "files", "warning", "an interrupted backup or restore has left "),
     (much_used, "encryption limits", "warning", "1 key materials have used half"),
     (much_used, "due work", "warning", "1 steps are due (rotation): run `hsmkms maintain`"),

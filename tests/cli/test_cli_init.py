@@ -132,6 +132,52 @@ def test_folder_that_cannot_be_made(bare: Site) -> None:
     assert told == f"StoreError: {bare.folder}/file/data cannot be made or read: Not a directory"
 
 
+def test_folder_that_others_can_change(bare: Site) -> None:
+    """A data folder that is open to others, or below one, is refused with what mends it; nothing is made."""
+    place = bare.folder / "open"
+    place.mkdir()
+    place.chmod(0o777)
+    for data in (place, place / "data"):
+        told = bare.run("init", "--data-dir", data, "--create-softhsm-token").error
+        assert told.startswith(f"ConfigurationError: the data folder {data} can be changed by another user, so it is ")
+        assert told.endswith(f"run `chmod go-w {place}`")
+        assert list(place.iterdir()) == []
+    place.chmod(0o755)
+    assert bare.run("init", "--data-dir", place / "data", "--create-softhsm-token").status == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_configuration_of_a_stranger(bare: Site) -> None:
+    """In a folder of strangers their hsmkms.toml is found, and refused before its program for the PIN is run."""
+    place = bare.folder / "tmp"
+    place.mkdir()
+    place.chmod(0o1777)
+    trap = place / "hsmkms.toml"
+    trap.write_text(
+        'account_id = "111122223333"\nregions = ["eu-west-1"]\n[token]\nmodule = "/usr/lib/softhsm/libsofthsm2.so"\n'
+        f'label = "x"\n[token.pin]\ncommand = ["touch", "{bare.folder}/run"]\n'
+    )
+    os.chown(trap, 54321, 54321)
+    for command in (["list-keys"], ["doctor"], ["init", "--data-dir", place / "data", "--module", "x"]):
+        told = bare.run(*command, cwd=place, HSMKMS_CONFIG="")
+        assert told.status != 0
+        assert not (bare.folder / "run").exists()
+    told = bare.run("list-keys", cwd=place, HSMKMS_CONFIG="")
+    assert told.error.startswith("ConfigurationError: the configuration hsmkms.toml can be changed by another user, so")
+    assert f"{trap} belongs to 54321 (uid 54321): run hsmkms as 54321, or `chown root {trap}`" in told.error
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs programs as somebody else")
+def test_root_on_the_files_of_a_user(site: Site) -> None:
+    """Root is told to run as the user whose installation it is, and leaves no files of his own in it."""
+    for each in (site.data, *site.data.rglob("*")):
+        os.chown(each, 54321, 54321)
+    before = sorted(site.data.rglob("*"))
+    assert "run hsmkms as 54321" in site.run("create-key").error
+    assert sorted(site.data.rglob("*")) == before
+    assert site.run("create-key", HSMKMS_TRUSTED_OWNERS="54321").status == 0
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
 def test_read_only_folder(bare: Site) -> None:
     """A folder that may not be written is named with the reason."""

@@ -1,0 +1,181 @@
+"""Checks that no other user can change a file or folder that hsmkms relies on; every folder on the way to it counts.
+
+Trusted are root, the user of this process, and whom HSMKMS_TRUSTED_OWNERS names. What their own private groups may
+write (the default of Debian and others) is as good as theirs. A sticky folder such as /tmp may be written by all, as
+long as what hsmkms uses in it belongs to a trusted user.
+"""
+
+import grp
+import os
+import pwd
+import shlex
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+
+from hsmkms.errors import ConfigurationError
+
+TRUSTED_VARIABLE: Final = "HSMKMS_TRUSTED_OWNERS"
+"""Further users, by name or uid, whose files are taken: of a checkout on a CI machine, say."""
+
+_MOST_LINKS: Final = 40
+_SYSTEM_GROUPS: Final = range(1, 1000)
+_ACL: Final = "system.posix_acl_access"
+_FOLDER_MODE: Final = 0o755
+
+
+class Weakness(Struct, frozen=True, kw_only=True):
+    """What lets another user change a path, and what mends it."""
+
+    reason: str
+    cure: str
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.cure}"
+
+
+def check(what: str, path: Path) -> None:
+    """Raise ConfigurationError if another user can change what is at a path; what is missing counts as its folder."""
+    found = weakness(path)
+    if found is not None:
+        place = shlex.quote(str(path))
+        raise ConfigurationError(f"{what} {place} can be changed by another user, so it is not used: {found}")
+
+
+def check_module(module: Path, environment: Mapping[str, str]) -> None:
+    """Raise ConfigurationError if another user can change a module, or a file that a variable names to it."""
+    check("the PKCS#11 module", module)
+    for name, value in environment.items():
+        if value.startswith("/"):
+            check(f"the file of {name}", Path(value))
+
+
+def weakness(path: Path) -> Weakness | None:
+    """The first thing on the way to a path that lets another user change what is there."""
+    trusted = trusted_owners()
+    places = list(_way(path.absolute()))
+    target = places[-1][0] if path.exists() else None
+    for place, status in places:
+        if status.st_uid not in trusted:
+            return _foreign(place, status)
+        sticky = bool(status.st_mode & stat.S_ISVTX) and place != target
+        found = None if sticky or stat.S_ISLNK(status.st_mode) else _written_by_others(place, status)
+        if found is not None:
+            return found
+    return None
+
+
+def make_folder(folder: Path, mode: int) -> None:
+    """Make a folder with exactly this mode, and the missing ones above it for nobody else to write. Raises OSError."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    for each in reversed(missing):
+        each.mkdir(mode=mode if each == folder else _FOLDER_MODE, exist_ok=True)
+
+
+def trusted_owners() -> set[int]:
+    """The uids of root, this user, and whom the variable names. ConfigurationError for a name that nobody has."""
+    return {0, os.geteuid(), *map(_uid, os.environ.get(TRUSTED_VARIABLE, "").replace(",", " ").split())}
+
+
+def _uid(name: str) -> int:
+    if name.isdecimal():
+        return int(name)
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError as exc:
+        raise ConfigurationError(f"{TRUSTED_VARIABLE} names {name!r}, and there is no such user: correct it") from exc
+
+
+def _way(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Every folder and symbolic link on the way to a path, from the root on, and what is there, as far as it exists."""
+    place, links = Path("/"), 0
+    todo = list(reversed(path.parts[1:]))
+    yield place, place.lstat()
+    while todo:
+        name = todo.pop()
+        if name == "..":
+            place = place.parent
+            continue
+        here = place / name
+        try:
+            status = here.lstat()
+            target = here.readlink() if stat.S_ISLNK(status.st_mode) else None
+        except OSError:  # what cannot be reached is not used either
+            return
+        yield here, status
+        if target is None:
+            place = here
+            continue
+        links += 1
+        if links > _MOST_LINKS:
+            return
+        place = Path("/") if target.is_absolute() else place
+        todo.extend(reversed(target.parts[1:] if target.is_absolute() else target.parts))
+
+
+def _foreign(place: Path, status: os.stat_result) -> Weakness:
+    owner = _user_name(status.st_uid)
+    return Weakness(
+        reason=f"{shlex.quote(str(place))} belongs to {owner} (uid {status.st_uid})",
+        cure=f"run hsmkms as {owner}, or `chown {_user_name(os.geteuid())} {shlex.quote(str(place))}`, or name {owner} "
+        f"in {TRUSTED_VARIABLE}",
+    )
+
+
+def _written_by_others(place: Path, status: os.stat_result) -> Weakness | None:
+    """Who else may write there; for a folder that is to remove and replace what is in it."""
+    mode = status.st_mode
+    group = bool(mode & stat.S_IWGRP) and not _is_private(place, status)
+    if not group and not mode & stat.S_IWOTH:
+        return None
+    who, bits = ("everybody", "go") if mode & stat.S_IWOTH else ("its group", "g")
+    return Weakness(
+        reason=f"{shlex.quote(str(place))} can be written by {who} (mode {stat.S_IMODE(mode):04o}, group "
+        f"{_group_name(status.st_gid)})",
+        cure=f"run `chmod {bits}-w {shlex.quote(str(place))}`",
+    )
+
+
+def _is_private(place: Path, status: os.stat_result) -> bool:
+    """True if only trusted users are in the group of a file, as far as this machine knows."""
+    if _has_acl(place):
+        return False  # the group's bits are the mask of the list
+    try:
+        group = grp.getgrgid(status.st_gid)
+    except KeyError:  # a container that runs as a bare number
+        return status.st_gid in {os.getegid(), *os.getgroups()}
+    names = {_user_name(each) for each in trusted_owners()}
+    if not set(group.gr_mem) <= names:
+        return False
+    return status.st_gid == 0 or group.gr_name in names or _is_empty_system_group(group, names)
+
+
+def _is_empty_system_group(group: grp.struct_group, names: set[str]) -> bool:
+    """True for a group such as Debian's ``staff``, while nobody is in it."""
+    if group.gr_gid not in _SYSTEM_GROUPS:
+        return False  # those of people may have members that the machine does not list
+    return all(each.pw_gid != group.gr_gid or each.pw_name in names for each in pwd.getpwall())
+
+
+def _has_acl(place: Path) -> bool:
+    try:
+        return bool(os.getxattr(place, _ACL, follow_symlinks=False))
+    except OSError:
+        return False
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _group_name(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
