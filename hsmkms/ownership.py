@@ -57,7 +57,8 @@ def weakness(path: Path) -> Weakness | None:
     """The first thing on the way to a path that lets another user change what is there."""
     trusted = trusted_owners()
     places = list(_way(path.absolute()))
-    target = places[-1][0] if path.exists() else None
+    # Not Path.exists: that raises where a folder may not be read.
+    target = places[-1][0] if os.path.exists(path) else None  # noqa: PTH110
     for place, status in places:
         if status.st_uid not in trusted:
             return _foreign(place, status)
@@ -70,7 +71,7 @@ def weakness(path: Path) -> Weakness | None:
 
 def make_folder(folder: Path, mode: int) -> None:
     """Make a folder with exactly this mode, and the missing ones above it for nobody else to write. Raises OSError."""
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    missing = [each for each in (folder, *folder.parents) if not os.path.exists(each)]  # noqa: PTH110 - as above
     for each in reversed(missing):
         each.mkdir(mode=mode if each == folder else _FOLDER_MODE, exist_ok=True)
 

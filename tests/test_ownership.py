@@ -89,6 +89,16 @@ def test_sticky_folder(folder: Path) -> None:
     assert ownership.weakness(folder.parent) is not None
 
 
+def test_what_cannot_be_there(folder: Path) -> None:
+    """A path that the system does not take, a link to nowhere and a circle of links count as missing."""
+    (folder / "nowhere").symlink_to("missing")
+    (folder / "circle").symlink_to("circle")
+    for name in ("x" * 5000, "nowhere", "circle", "file/below"):
+        assert ownership.weakness(folder / name) is None
+        with pytest.raises(ConfigurationError, match="cannot be read"):
+            config.load(folder / name)
+
+
 @needs_root
 def test_trusted_owners(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whom the variable names is trusted, by uid or name; a name that nobody has is an error."""

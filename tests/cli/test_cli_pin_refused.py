@@ -131,6 +131,15 @@ def test_no_command_sends_it_again(watched: Watched, source: str) -> None:
     assert watched.run("doctor", "--retry-pin", **given)[1] == []
 
 
+def test_insisting_is_for_a_retry(site: Site) -> None:
+    """--same-source goes with --retry-pin, and --token with both."""
+    for wrong in (["--same-source"], ["--retry-pin", "--token", "hsmkms"], ["--token", "hsmkms"]):
+        assert site.run("doctor", *wrong).status == 2
+    query = ("--query", "Checks[:4].Outcome", "--output", "text")
+    told = site.run("doctor", "--retry-pin", "--same-source", "--token", "hsmkms", *query)
+    assert (told.status, told.stdout) == (0, "ok\tok\tok\tok\n")
+
+
 def test_corrected_variable(watched: Watched) -> None:
     """A variable that has been corrected is sent once the operator says so, for this value."""
     site = watched.site
