@@ -1,5 +1,6 @@
 """Fixtures for everything that needs a token: see devices.py for how SoftHSM is used here."""
 
+import gc
 import itertools
 import os
 import shutil
@@ -24,6 +25,13 @@ SPY_PATHS = (
     "/usr/lib64/pkcs11-spy.so",
     "/usr/lib/pkcs11-spy.so",
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_left_open() -> Iterator[None]:
+    """What a module's tests leave open fails there, not wherever its finalizer would happen to run."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

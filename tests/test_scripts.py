@@ -3,11 +3,13 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from devices import until
 
 ROOT = Path(__file__).parent.parent
 BASH = [
@@ -41,10 +43,11 @@ def test_scripts(script: Path) -> None:
 
 
 def test_continuous_integration() -> None:
-    """Continuous integration runs the checks and the tests, without a terminal or an input."""
+    """Continuous integration runs checks, tests and a bare Debian 13, without a terminal or an input."""
     run = commands(ROOT / ".ci/run")
     assert '"$root/scripts/check" </dev/null' in run
     assert '"$root/scripts/test" </dev/null' in run
+    assert '"$root/scripts/bare-machine" trixie </dev/null' in run
 
 
 @pytest.mark.parametrize("name", ["test", "check", "quickstart"])
@@ -136,3 +139,87 @@ def test_setup_refusals(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "PYTHON=/bin/true is no Python 3.11 or newer" in done.stderr
+
+
+# -- scripts/bare-machine -----------------------------------------------------------------------------------------
+
+
+def stand_in(folder: Path, name: str, text: str) -> None:
+    """A program that a script finds before the real one."""
+    file = folder / name
+    file.write_text(f"#!/bin/bash\n{text}\n")
+    file.chmod(0o755)
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Path:
+    """Programs for scripts/bare-machine: every package is installed, apt is silent, and nothing is made or mounted."""
+    if os.geteuid():
+        pytest.skip("scripts/bare-machine is for root")
+    folder = tmp_path / "tools"
+    folder.mkdir()
+    stand_in(folder, "dpkg-query", "echo installed")
+    for name in ("apt-get", "apt-config", "unshare"):
+        stand_in(folder, name, "true")
+    return folder
+
+
+def bare_machine(tools: Path, *arguments: object) -> "subprocess.Popen[str]":
+    """Start scripts/bare-machine with these tools, and a folder of its own for what it makes."""
+    (tools.parent / "work").mkdir()
+    environment = {"PATH": f"{tools}:{os.environ['PATH']}", "HOME": str(tools), "TMPDIR": str(tools.parent / "work")}
+    return subprocess.Popen(
+        [ROOT / "scripts/bare-machine", *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+
+
+@pytest.mark.parametrize("arguments", [[], ["--fast"], ["tri/xie"], ["--cache"]])
+def test_bare_machine_usage(arguments: list[str]) -> None:
+    """Without the name of a suite, or with an option that it does not have, it tells its usage."""
+    done = subprocess.run(
+        [ROOT / "scripts/bare-machine", *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 1
+    assert "usage: scripts/bare-machine" in done.stderr
+
+
+def test_bare_machine_without_mounts(tools: Path) -> None:
+    """Where mounting is refused it says so with a status of its own, and leaves nothing."""
+    stand_in(tools, "unshare", "echo 'unshare failed: Operation not permitted' >&2; exit 1")
+    with bare_machine(tools, "trixie") as process:
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 77
+    assert said.endswith("not run on this machine: mounting is refused: unshare failed: Operation not permitted \n")
+    assert not any((tools.parent / "work").iterdir())
+
+
+def test_bare_machine_without_the_suite(tools: Path) -> None:
+    """An archive that has no such suite is a fault and no excuse."""
+    with bare_machine(tools, "trixie") as process:
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "no archive that apt uses here has trixie" in said
+    assert not any((tools.parent / "work").iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_bare_machine_interrupted(tools: Path, number: signal.Signals) -> None:
+    """Interrupted, it ends what it has started at once, and removes what it has made."""
+    cache = tools / "cache"
+    (cache / "root/etc/apt/apt.conf.d").mkdir(parents=True)
+    subprocess.run(["tar", "-C", cache / "root", "-cf", cache / "trixie.tar", "."], check=True)
+    stand_in(tools, "unshare", f'[[ "$*" == *chroot* ]] || exit 0; echo $$ >{tools}/pid; exec sleep 600')
+    with bare_machine(tools, "--cache", cache, "trixie") as process:
+        until(lambda: (tools / "pid").exists() and (tools / "pid").read_text() != "", 60)
+        child = Path("/proc") / (tools / "pid").read_text().strip()
+        assert child.exists()
+        assert any((tools.parent / "work").iterdir())
+        process.send_signal(number)
+        assert process.wait(60) == 128 + number
+    assert not child.exists()
+    assert not any((tools.parent / "work").iterdir())
