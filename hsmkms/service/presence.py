@@ -1,13 +1,16 @@
 """The processes that have an installation open, and which tokens each of them has: a file each, in the data folder.
 
-Its owner holds a lock on it for as long as it lives, so that the file of one that was killed counts for nothing. A
+Its owner holds a lock on it for as long as it lives, so that the file of one that was killed counts for nothing. It is
+made under a name that nobody looks for, and gets its own once it is locked: no look can take it for a dead one's. A
 migration looks here whether everybody can follow it.
 """
 
 import fcntl
 import os
+import time
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +22,8 @@ from hsmkms.hsm.profile import TokenProfile
 from hsmkms.store import files
 
 _FOLDER: Final = "processes"
+_DRAFT_SECONDS: Final = 3600.0
+"""A draft that old belongs to a process that was killed before it could lock it."""
 
 
 class Seen(Struct, frozen=True):
@@ -32,11 +37,15 @@ class Presence:
     """The file of this process. Raises StoreError if it cannot be written."""
 
     def __init__(self, folder: Path) -> None:
-        self._file = folder / _FOLDER / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.json"
+        name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._file = folder / _FOLDER / f"{name}.json"
+        draft = self._file.with_name(f".{name}.new")
         try:
             self._file.parent.mkdir(mode=files.FOLDER_MODE, exist_ok=True)
-            self._descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, files.FILE_MODE)
+            _remove_old_drafts(self._file.parent)
+            self._descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, files.FILE_MODE)
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            draft.rename(self._file)
         except OSError as exc:
             raise StoreError(f"{self._file.parent} cannot be written: {exc.strerror}") from exc
 
@@ -65,6 +74,13 @@ def living(folder: Path) -> list[int]:
     return [_pid(each) for each in _living(folder / _FOLDER)]
 
 
+def _remove_old_drafts(folder: Path) -> None:
+    for draft in folder.glob(".*.new"):
+        with suppress(FileNotFoundError):
+            if time.time() - draft.stat().st_mtime > _DRAFT_SECONDS:
+                draft.unlink()
+
+
 def _living(folder: Path) -> list[Path]:
     return [each for each in sorted(folder.glob("*.json")) if _lives(each)]
 
@@ -91,7 +107,7 @@ def _lives(file: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # others who look at the same moment do not count
     except BlockingIOError:
         return True
     else:
