@@ -13,6 +13,7 @@ from hsmkms.hsm import module as modules
 from hsmkms.hsm.choice import TokenChoice, choose
 from hsmkms.hsm.device import Device, DeviceSettings
 from hsmkms.hsm.login import LoginGate, check_counters
+from hsmkms.pin_credentials import credential_names
 from hsmkms.service import binding
 from hsmkms.service.tokens import Tokens
 from hsmkms.store.engine import Store
@@ -38,7 +39,7 @@ def open_device(
     sent, though it may be one that was refused.
     """
     token = token or settings.token
-    read = _reader(token)
+    read = _reader(settings, token)
 
     def read_in_time() -> Secret:
         before_login()
@@ -65,11 +66,12 @@ def device_settings(settings: Settings, token: TokenSettings | None = None) -> D
     )
 
 
-def _reader(token: TokenSettings) -> Callable[[], Secret]:
+def _reader(settings: Settings, token: TokenSettings) -> Callable[[], Secret]:
     """Reads the PIN at each login, since it may be changed; from a person at the terminal only once."""
 
     def read() -> Secret:
-        return config.read_secret(token.pin, interactive=config.terminal_prompt())
+        names = credential_names(settings, token)
+        return config.read_secret(token.pin, credentials=names, interactive=config.terminal_prompt())
 
     return cache(read) if token.pin.prompt else read
 

@@ -50,7 +50,8 @@ TEMPLATE: Final = """\
 [token.pin]
 # Where the PIN of the token's user is: exactly one of these four. It never stands in this file.
 
-# A file with the PIN in one line, of this user or root and open to nobody else (mode 600 or 400).
+# A file with the PIN in one line, of this user or root and open to nobody else (mode 600 or 400). Under systemd it may
+# come with LoadCredential=pin-LABEL:FILE, of the token's label (or serial), or under the file's own name.
 {file}
 
 # A variable of the environment.

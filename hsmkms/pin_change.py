@@ -17,6 +17,7 @@ from hsmkms.hsm.choice import choose
 from hsmkms.hsm.device import Device
 from hsmkms.hsm.login import LoginGate, PinRefusedError, right_pin
 from hsmkms.model.permit import OperatorAct
+from hsmkms.pin_credentials import credential_names
 from hsmkms.pins import PinSettings
 from hsmkms.service.core import Core
 from hsmkms.service.permits import own_permit
@@ -36,7 +37,8 @@ def change_pin(core: Core, settings: Settings, token: TokenSettings, new: Secret
         gate.refuse_if_marked(device.profile.serial)
         if device.pin_was_changed():
             raise ConfigurationError("another process has just changed the PIN: run change-pin again")
-        old = pins.read_secret(token.pin)  # under the lock: it is what the last change has left
+        names = credential_names(settings, token)
+        old = pins.read_secret(token.pin, credentials=names)  # under the lock: it is what the last change has left
 
         # 1. Both PINs are on the disk, before the token knows the new one.
         pins.write(draft, new)

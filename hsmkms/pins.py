@@ -49,18 +49,23 @@ def terminal_prompt() -> Callable[[], str] | None:
     return (lambda: getpass.getpass("PIN of the token: ")) if sys.stdin.isatty() else None
 
 
-def read_pin(pin: PinSettings, *, interactive: Callable[[], str] | None = None) -> str:
+def read_pin(
+    pin: PinSettings, *, credentials: tuple[str, ...] = (), interactive: Callable[[], str] | None = None
+) -> str:
     """Fetch the PIN from its one source. Raises PinError, which holds nothing of it.
 
+    ``credentials``: the names under which systemd may hand over its file.
     ``interactive`` is how a person is asked; without it, at the terminal if there is one.
     """
-    return read_secret(pin, interactive=interactive).reveal()
+    return read_secret(pin, credentials=credentials, interactive=interactive).reveal()
 
 
-def read_secret(pin: PinSettings, *, interactive: Callable[[], str] | None = None) -> Secret:
+def read_secret(
+    pin: PinSettings, *, credentials: tuple[str, ...] = (), interactive: Callable[[], str] | None = None
+) -> Secret:
     """The same, with where it came from."""
     if pin.file is not None:
-        return _pin_of_file(pin.file)
+        return _pin_of_file(pin.file, credentials)
     if pin.environment is not None:
         return _pin_of_environment(pin.environment)
     if pin.command is not None:
@@ -117,11 +122,11 @@ def _sync_folder(file: Path) -> None:
         os.close(folder)
 
 
-def _credential(path: Path) -> Path:
-    """Where systemd has put the file for this service (LoadCredential=, by the file's name); else the path itself."""
+def _credential(path: Path, names: tuple[str, ...]) -> Path:
+    """The copy that systemd handed over (LoadCredential=NAME:PATH) under the first name that is there, or the path."""
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    given = Path(folder, path.name) if folder else path
-    return given if given.exists() else path
+    copies = [Path(folder, name) for name in names] if folder else []
+    return next((copy for copy in copies if copy.exists()), path)
 
 
 def _closed_to_others(told: os.stat_result, *, credential: bool) -> bool:
@@ -130,8 +135,8 @@ def _closed_to_others(told: os.stat_result, *, credential: bool) -> bool:
     return not told.st_mode & _OTHERS & ~may
 
 
-def _pin_of_file(named: Path) -> Secret:
-    path = _credential(named)
+def _pin_of_file(named: Path, credentials: tuple[str, ...]) -> Secret:
+    path = _credential(named, credentials)
     try:
         with path.open("rb") as file:
             told = os.fstat(file.fileno())
@@ -145,7 +150,15 @@ def _pin_of_file(named: Path) -> Secret:
             origin = _origin_of_file(named, told, credential=path is not named)
             return _one_line(_decoded(file.read(MAX_BYTES)), f"the PIN file {path}", origin)
     except OSError as exc:
-        raise PinError(f"the PIN file {path} cannot be read: {exc.strerror}") from exc
+        advice = _advice(named, credentials) if path is named else ""
+        raise PinError(f"the PIN file {path} cannot be read: {exc.strerror}{advice}") from exc
+
+
+def _advice(file: Path, credentials: tuple[str, ...]) -> str:
+    """How a service of systemd gets a file that was not handed over to it."""
+    if not credentials or "CREDENTIALS_DIRECTORY" not in os.environ:
+        return ""
+    return f"; systemd hands it over with LoadCredential={credentials[0]}:{file}"
 
 
 def _origin_of_file(named: Path, told: os.stat_result, *, credential: bool) -> PinOrigin:

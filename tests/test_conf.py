@@ -6,15 +6,19 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from functools import partial
 from pathlib import Path
 
 import pytest
 import typer
 import yaml
 
+from hsmkms import config
 from hsmkms.cli.main import app
+from hsmkms.config import Settings, TokenSettings
 from hsmkms.errors import PinError
 from hsmkms.http import workers as server
+from hsmkms.pin_credentials import credential_names
 from hsmkms.pins import PinSettings, read_pin
 
 ROOT = Path(__file__).parent.parent
@@ -52,18 +56,22 @@ def hsmkms_commands(text: str) -> list[list[str]]:
     return [each[1].split() for each in found if each is not None]
 
 
+@pytest.mark.parametrize("drop_in", [False, True], ids=["one token", "two tokens"])
 @pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
-def test_units_are_valid(unit: Path, tmp_path: Path) -> None:
-    """A unit is without a fault for systemd, once its program is where it says."""
+def test_units_are_valid(unit: Path, tmp_path: Path, *, drop_in: bool) -> None:
+    """A unit is without a fault for systemd, once its program is where it says; with the PIN files of two tokens too."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")
     for each in UNITS:
         text = each.read_text().replace("/opt/hsmkms/bin/hsmkms", sys.executable)
         (tmp_path / each.name).write_text(re.sub(r"(?m)^Documentation=.*$", "", text))
+        if drop_in and each.suffix == ".service":
+            (tmp_path / f"{each.name}.d").mkdir()
+            shutil.copy(CONF / "two-tokens" / "pins.conf", tmp_path / f"{each.name}.d")
     done = subprocess.run(
         ["systemd-analyze", "verify", tmp_path / unit.name], capture_output=True, text=True, check=False
     )
-    assert [line for line in done.stderr.splitlines() if unit.name in line] == []
+    assert [line for line in done.stderr.splitlines() if unit.name in line or "pins.conf" in line] == []
 
 
 def test_server_unit() -> None:
@@ -94,19 +102,54 @@ def test_server_unit_is_closed() -> None:
 def test_pin_from_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The PIN file that systemd hands over goes before the path itself; other files must be closed to everybody."""
     named, given = tmp_path / "pin", tmp_path / "credentials"
+    pin = partial(read_pin, PinSettings(file=named), credentials=("pin",))
     named.write_text("open to others\n")
     named.chmod(0o640)
     given.mkdir()
     (given / "other").touch()
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(given))
     with pytest.raises(PinError, match="open to other users"):
-        read_pin(PinSettings(file=named))
+        pin()
     (given / "pin").write_text("1234\n")
     (given / "pin").chmod(0o400)
-    assert read_pin(PinSettings(file=named)) == "1234"
+    assert pin() == "1234"
     (given / "pin").chmod(0o404)
     with pytest.raises(PinError, match="open to other users"):
-        read_pin(PinSettings(file=named))
+        pin()
+
+
+ONE = TokenSettings(label="old hsm", serial="1c2e", pin=PinSettings(file=Path("/etc/old/pin")))
+
+
+@pytest.mark.parametrize(
+    ("other", "names"),
+    [
+        ((), ["pin-old-hsm", "pin-1c2e", "pin"]),
+        ((TokenSettings(label="new", pin=PinSettings(environment="PIN")),), ["pin-old-hsm", "pin-1c2e", "pin"]),
+        ((TokenSettings(label="new", pin=PinSettings(file=Path("/etc/old/pin"))),), ["pin-old-hsm", "pin-1c2e", "pin"]),
+        ((TokenSettings(label="new", pin=PinSettings(file=Path("/etc/new/pin"))),), ["pin-old-hsm", "pin-1c2e"]),
+        (
+            (TokenSettings(label="old.hsm", pin=PinSettings(file=Path("/etc/new-pin"))),),
+            ["pin-old-hsm", "pin-1c2e", "pin"],
+        ),
+        ((TokenSettings(label="old/hsm", pin=PinSettings(file=Path("/etc/new-pin"))),), ["pin-1c2e", "pin"]),
+        ((TokenSettings(label="new", pin=PinSettings(file=Path("/etc/pin-1c2e"))),), ["pin-old-hsm", "pin"]),
+        ((TokenSettings(uri="pkcs11:serial=1c2e", pin=PinSettings(file=Path("/etc/p"))),), ["pin-old-hsm", "pin"]),
+    ],
+)
+def test_names_of_credentials(other: tuple[TokenSettings, ...], names: list[str]) -> None:
+    """A PIN file goes by its token's label, its serial and its own name, but by none that fits another token's file."""
+    settings = Settings(account_id="111122223333", regions=("eu-central-1",), token=ONE, further_tokens=other)
+    assert list(credential_names(settings, ONE)) == names
+
+
+def test_credentials_of_two_tokens() -> None:
+    """The drop-in for two tokens hands over the PIN file of each, under a name by which hsmkms looks for it."""
+    sample = config.load(CONF / "two-tokens" / "hsmkms.toml")
+    _, *handed_over = settings(CONF / "two-tokens" / "pins.conf")["LoadCredential"]
+    assert len(handed_over) == len(sample.tokens)
+    for token, (name, _, path) in zip(sample.tokens, (each.partition(":") for each in handed_over), strict=True):
+        assert (credential_names(sample, token)[0], token.pin.file) == (name, Path(path))
 
 
 def test_containerfile() -> None:

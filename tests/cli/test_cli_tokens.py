@@ -6,6 +6,8 @@ import pytest
 import second_token
 from cli_site import Site, at_terminal
 
+from hsmkms import config
+
 
 @pytest.fixture
 def two(site: Site) -> Site:
@@ -100,3 +102,37 @@ def test_a_token_is_away(two: Site) -> None:
     doctor = two.run("doctor")
     assert doctor.status == 1
     assert "1 differences between database and token" in doctor.stdout
+
+
+@pytest.fixture
+def handed_over(two: Site) -> Path:
+    """The folder in which systemd would put the PIN files; those that the configuration names have the same name."""
+    text = two.config.read_text()
+    for old, new in ((str(two.data / "new-pin"), str(two.data / "second/pin")), ('file = "pin"', 'file = "first/pin"')):
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    two.config.write_text(text)
+    folder = two.folder / "credentials"
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+def test_pins_from_systemd(two: Site, handed_over: Path) -> None:
+    """Each token gets the PIN file that systemd handed over for it, though both files have one name."""
+    labels = [each.label for each in config.load(two.config).tokens]
+    for label, pin in zip(labels, ("pin", "new-pin"), strict=True):
+        (two.data / pin).rename(handed_over / f"pin-{label.replace(' ', '-')}")
+    environment = {"CREDENTIALS_DIRECTORY": str(handed_over)}
+    done = two.run("migrate-token", "--to", second_token.LABEL, "--yes", **environment)
+    assert done.status == 0, done
+    assert two.run("doctor", **environment).status == 0
+    assert len(two.run("list-tokens", **environment).json["Tokens"]) == 2
+
+
+def test_a_credential_that_fits_both(two: Site, handed_over: Path) -> None:
+    """A file that systemd handed over under the name of both PIN files is sent to neither token."""
+    (two.data / "pin").rename(handed_over / "pin")
+    refused = two.run("list-keys", CREDENTIALS_DIRECTORY=str(handed_over)).error
+    (label, _) = [each.label for each in config.load(two.config).tokens]
+    assert f"systemd hands it over with LoadCredential=pin-{label}:{two.data}/first/pin" in refused
+    assert not list(two.data.rglob("*refused*"))
