@@ -23,7 +23,8 @@ ACCOUNT = "111122223333"
 REGION = "eu-central-1"
 OTHER_REGION = "us-east-1"
 WIDTH = "100"
-SECONDS = 60
+SECONDS = 240
+"""After which a test gives up."""
 
 
 class Result(Struct, frozen=True, kw_only=True):

@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 import shims
 from devices import MakeToken, SoftHsm, close_everything
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from hsmkms.hsm import softhsm
 from hsmkms.hsm.device import Device
 
-settings.register_profile("suite", deadline=None)  # no test depends on how fast the machine is
+settings.register_profile(
+    "suite", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)  # no test depends on how fast the machine is
 settings.load_profile("suite")
 
 SPY_PATHS = (

@@ -73,10 +73,10 @@ class SoftHsm(Struct, frozen=True, kw_only=True):
     def add_token(self, label: str) -> None:
         """Make a second token beside this one, with SoftHSM's own tool."""
         command = ["softhsm2-util", "--init-token", "--free", "--label", label, "--so-pin", SO_PIN, "--pin", PIN]
-        subprocess.run(command, check=True, capture_output=True, timeout=30, env=os.environ | self.environment)
+        subprocess.run(command, check=True, capture_output=True, timeout=120, env=os.environ | self.environment)
 
 
-def permit(operation: Operation | OperatorAct, *cka_ids: bytes, seconds: float = 60) -> Permit:
+def permit(operation: Operation | OperatorAct, *cka_ids: bytes, seconds: float = 120) -> Permit:
     """What the pipeline would give for ``operation`` on these objects, for ``seconds`` from now."""
     return Permit(operation, frozenset(cka_ids), 1, time.monotonic() + seconds)
 
@@ -122,7 +122,7 @@ def start(program: Path, token: SoftHsm, **arguments: object) -> "subprocess.Pop
     )
 
 
-def finish(process: "subprocess.Popen[str]", seconds: float = 60) -> Any:  # noqa: ANN401 - JSON
+def finish(process: "subprocess.Popen[str]", seconds: float = 120) -> Any:  # noqa: ANN401 - JSON
     """Wait for a program that was started; what it reported. It must end well and write nothing to stderr."""
     try:
         output, errors = process.communicate(timeout=seconds)

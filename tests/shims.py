@@ -120,9 +120,20 @@ def build(folder: Path) -> Path:
 
 def order(control: Path, *lines: str) -> None:
     """Tell the shim what to be from now on, in one step; also in processes that have it open."""
+    _waiting(control).unlink(missing_ok=True)
     new = control.with_suffix(".new")
     new.write_text("".join(f"{line}\n" for line in lines))
     new.replace(control)
+
+
+def waiting(control: Path) -> int:
+    """How many calls have come to a `wait` since the last order."""
+    file = _waiting(control)
+    return file.stat().st_size if file.exists() else 0
+
+
+def _waiting(control: Path) -> Path:
+    return control.with_name(f"{control.name}.waiting")
 
 
 def ignoring(attribute: Attribute, *, value: bool) -> str:
@@ -147,6 +158,10 @@ class Played(Struct, frozen=True):
     def order(self, *lines: str) -> None:
         """Tell it what to be from now on."""
         order(self.control, *lines)
+
+    def waiting(self) -> int:
+        """How many calls have come to a `wait` since the last order."""
+        return waiting(self.control)
 
 
 def variables(module: Path, control: Path) -> dict[str, str]:

@@ -59,7 +59,7 @@ def hsmkms_commands(text: str) -> list[list[str]]:
 @pytest.mark.parametrize("drop_in", [False, True], ids=["one token", "two tokens"])
 @pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
 def test_units_are_valid(unit: Path, tmp_path: Path, *, drop_in: bool) -> None:
-    """A unit is without a fault for systemd, once its program is where it says; with the PIN files of two tokens too."""
+    """A unit is without a fault for systemd, once its program is where it says; also with two tokens."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")
     for each in UNITS:

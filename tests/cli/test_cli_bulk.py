@@ -8,7 +8,6 @@ import pty
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -221,14 +220,12 @@ def test_mode_owner_and_attributes(shared: Site, keys: Keys, folder: Path) -> No
 
 
 def test_large_files_are_not_read(shared: Site, keys: Keys, folder: Path) -> None:
-    """A file of a terabyte takes no time, whatever it begins with; nor does anything else that is no regular file."""
+    """A file of ten terabytes is not read, whatever it begins with; nor is anything that is no regular file."""
     (folder / "huge").write_bytes(sealed(shared, keys.old))
-    os.truncate(folder / "huge", 10**12)
+    os.truncate(folder / "huge", 10**13)
     os.mkfifo(folder / "pipe")
-    began = time.monotonic()
     assert totals(run(shared, folder)) == {"NotCiphertext": 1}
     assert totals(run(shared, folder / "pipe")) == {"NotCiphertext": 1}
-    assert time.monotonic() - began < 10
 
 
 def test_links(shared: Site, keys: Keys, folder: Path) -> None:

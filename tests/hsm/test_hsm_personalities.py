@@ -199,7 +199,7 @@ def test_more_threads_than_the_token_has_sessions(device: Device, personality: P
     together = threading.Barrier(20)
 
     def work() -> None:
-        together.wait(30)
+        together.wait(120)
         for _ in range(20):
             iv, body = device.encrypt(permit(Operation.ENCRYPT, cka_id), cka_id, b"mine", b"")
             done.append(device.decrypt(permit(Operation.DECRYPT, cka_id), cka_id, iv, body, b""))
@@ -208,7 +208,7 @@ def test_more_threads_than_the_token_has_sessions(device: Device, personality: P
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(120)
     assert done == [b"mine"] * 400
     taken = [device._pool.take() for _ in range(7)]
     assert device.sessions().opened == 7

@@ -11,7 +11,8 @@ from botocore.credentials import Credentials
 
 from hsmkms.testing import Endpoint
 
-SECONDS = 20.0
+SECONDS = 60.0
+"""After which a test gives up."""
 
 
 def address_of(endpoint: Endpoint) -> tuple[str, int]:

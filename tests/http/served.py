@@ -21,8 +21,9 @@ from hsmkms.testing import Endpoint
 
 REGION = "eu-central-1"
 ACCOUNT = "111122223333"
-START_SECONDS = 40.0
-STOP_SECONDS = 45.0
+START_SECONDS = 120.0
+STOP_SECONDS = 120.0
+"""After which a test gives up."""
 PROGRAMS = Path(__file__).parent / "programs"
 
 

@@ -55,7 +55,7 @@ class Server:
             env=environment(folder),
             start_new_session=True,
         )
-        for _ in range(300):
+        for _ in range(1200):
             try:
                 if exchange(self.endpoint, raw("GET", "/readyz", {"Host": "x"}))[0] == 200:
                     return

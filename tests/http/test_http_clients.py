@@ -69,7 +69,7 @@ def kms_keyring(endpoint: Endpoint, key_arn: str) -> IKeyring:
 
 
 def unseal(sdk: EncryptionSDKClient, sealed: bytes, keyring: IKeyring, **more: Any) -> bytes:  # noqa: ANN401 - of the SDK
-    """What was sealed. Closes what a refusal leaves half read, where the SDK's own ``close`` raises and closes nothing."""
+    """What was sealed. Closes what a refusal leaves half read, where the SDK itself raises and closes nothing."""
     stream = sdk.stream(mode="d", source=sealed, keyring=keyring, **more)
     try:
         return bytes(stream.read())

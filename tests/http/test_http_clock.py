@@ -97,14 +97,14 @@ def test_jump_forth_and_back(clocked: Clocked) -> None:
     ]
 
     clocked.jump(DAY, client=True)
-    until(lambda: "clock" in clocked.ready(), 5)
+    until(lambda: "clock" in clocked.ready())
     assert "the clock was moved" in clocked.ready()["clock"]
     again = clocked.ask("Encrypt", KeyId=key_id, Plaintext="c2VjcmV0")[1]["CiphertextBlob"]
     assert clocked.ask("Decrypt", CiphertextBlob=again)[1]["Plaintext"] == "c2VjcmV0"
     assert clocked.ask("Decrypt", CiphertextBlob=sealed[1])[1]["__type"] == "KMSInvalidStateException"
 
     clocked.jump(timedelta(), client=False)
-    until(lambda: not clocked.ready(), 5)
+    until(lambda: not clocked.ready())
     assert {clocked.ask("Decrypt", CiphertextBlob=each)[1]["Plaintext"] for each in (sealed[0], again)} == {"c2VjcmV0"}
     assert clocked.ask("Decrypt", CiphertextBlob=sealed[1])[1]["__type"] == "KMSInvalidStateException"
     assert clocked.ask("DescribeKey", KeyId=imported)[1]["KeyMetadata"]["KeyState"] == "PendingImport"

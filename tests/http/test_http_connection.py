@@ -8,7 +8,7 @@ import pytest
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
-from raw_client import address_of, exchange, raw, read_answer, signed
+from raw_client import SECONDS, address_of, exchange, raw, read_answer, signed
 
 from hsmkms.testing import Endpoint
 
@@ -17,7 +17,7 @@ HOST = {"Host": "x"}
 
 def connect(endpoint: Endpoint) -> socket.socket:
     """A connection."""
-    return socket.create_connection(address_of(endpoint), timeout=20)
+    return socket.create_connection(address_of(endpoint), timeout=SECONDS)
 
 
 def answers(connection: socket.socket, count: int) -> list[tuple[int, bytes]]:

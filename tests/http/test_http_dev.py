@@ -12,7 +12,7 @@ import pytest
 
 from hsmkms.testing import Endpoint, read_endpoint
 
-SECONDS = 60
+SECONDS = 120
 
 
 @contextmanager

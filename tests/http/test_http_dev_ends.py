@@ -14,7 +14,7 @@ from raw_client import address_of, call
 
 from hsmkms.testing import Endpoint, read_endpoint
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 SAMPLE = """
 import time

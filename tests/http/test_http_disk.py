@@ -82,7 +82,7 @@ def test_disk_fails(disk: Disk, fault: str) -> None:
     """What would change or open something is refused, looking goes on, /readyz says why; then all works as before."""
     before = [each["KeyId"] for each in disk.ask("ListKeys")[1]["Keys"]]
     disk.be(FAULTS[fault])
-    until(lambda: "disk" in disk.ready(), 5)
+    until(lambda: "disk" in disk.ready())
     assert "look after its disk" in disk.ready()["disk"]
     for operation, members in (
         ("CreateKey", {}),
@@ -97,7 +97,7 @@ def test_disk_fails(disk: Disk, fault: str) -> None:
         assert "Plaintext" not in answer
     assert disk.ask("DescribeKey", KeyId=disk.key_id)[0] == 200
     disk.be(WELL)
-    until(lambda: not disk.ready(), 5)
+    until(lambda: not disk.ready())
     status, answer = disk.ask("Decrypt", CiphertextBlob=disk.sealed)
     assert (status, answer["Plaintext"]) == (200, "c2VjcmV0")
     made = disk.ask("CreateKey")[1]["KeyMetadata"]["KeyId"]

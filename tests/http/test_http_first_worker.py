@@ -18,7 +18,7 @@ from hsmkms.http.pulse import Pulse
 from hsmkms.http.server import _begin
 from hsmkms.http.workers import Lives, Workers
 
-SECONDS = 20.0
+SECONDS = 120.0
 _fork = multiprocessing.get_context("fork")
 SETTINGS = replace(ServeSettings(), port=0, workers=2)
 

@@ -12,9 +12,14 @@ from hsmkms.http.pace import LONG_SECONDS
 from hsmkms.http.protocol import Response
 from hsmkms.service.audit import REFUSED, AuditBook
 
+PATIENCE = 60
+
 
 class Book:
-    """An audit log on a disk of which each wait takes as long as it is told, or that refuses some operations."""
+    """An audit log on a disk of which each wait takes as long as it is told, or that refuses some operations.
+
+    It takes that time by a clock of its own. ``gate``: each wait goes on until it is opened.
+    """
 
     holds_answers = True
     held_back = False
@@ -22,12 +27,16 @@ class Book:
     def __init__(self, seconds: float = 0.0, refused: frozenset[str] = frozenset()) -> None:
         self.seconds = seconds
         self.refused = refused
+        self.now = 0.0
+        self.gate = threading.Event()
+        self.gate.set()
         self.batches: list[list[str]] = []
         self.waited_in: list[str] = []
 
     def settle(self, operations: list[str]) -> dict[str, str]:
         """Wait for the disk."""
-        threading.Event().wait(self.seconds)
+        assert self.gate.wait(PATIENCE)
+        self.now += self.seconds
         self.batches.append(operations)
         self.waited_in.append(threading.current_thread().name)
         return {each: REFUSED for each in operations if each in self.refused}
@@ -38,10 +47,12 @@ def held(act: Callable[[Book, AnswerHold], "asyncio.Future[None]"], book: Book) 
 
     async def run() -> None:
         hold = AnswerHold(cast("AuditBook", book), asyncio.get_running_loop())
-        await asyncio.wait_for(act(book, hold), 10)
+        await asyncio.wait_for(act(book, hold), PATIENCE)
         hold.close()
 
-    asyncio.run(run())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hsmkms.http.hold.perf_counter", lambda: book.now)
+        asyncio.run(run())
 
 
 def answers(book: Book, hold: AnswerHold, operations: list[str], into: list[Response]) -> "asyncio.Future[None]":
@@ -92,10 +103,13 @@ def test_a_slow_disk_keeps_the_loop_from_nothing() -> None:
     async def slowly(book: Book, hold: AnswerHold) -> None:
         for _ in range(2):
             await answers(book, hold, ["Encrypt"], left)
+        book.gate.clear()
         first = answers(book, hold, ["Encrypt"], left)
-        await asyncio.sleep(LONG_SECONDS / 5)
+        await asyncio.sleep(0)
         assert not first.done()
         others = [answers(book, hold, ["Decrypt"], left) for _ in range(3)]
+        await asyncio.sleep(0)
+        book.gate.set()
         await asyncio.gather(first, *others)
 
     book = Book(LONG_SECONDS)

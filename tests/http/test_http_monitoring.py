@@ -28,7 +28,7 @@ from hsmkms.testing import Endpoint
 MAKE = Path(__file__).parent / "programs" / "make_monitored.py"
 README = Path(__file__).parent.parent.parent / "README.md"
 SECRET_TEXT = b"a plaintext that nobody must find in a log"
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 class Served(Struct, kw_only=True):

@@ -177,7 +177,9 @@ def requests(draw: st.DrawFn) -> tuple[str, msgspec.Struct]:
     )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(requests())
 def test_nothing_secret(kms: Kms, asked: tuple[str, msgspec.Struct]) -> None:
     """No plaintext, ciphertext, key material, import token or grant token is in a record, whatever was asked."""

@@ -75,7 +75,7 @@ def test_on_demand_in_threads(kms: Kms) -> None:
     def hold(done: str) -> None:
         if done.startswith("rotate 1"):
             for _ in range(7):
-                assert others_are_done.acquire(timeout=20)
+                assert others_are_done.acquire(timeout=120)
 
     def call() -> None:
         try:

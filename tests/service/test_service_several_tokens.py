@@ -39,7 +39,6 @@ from hsmkms.service.credentials import NewAccessKey
 from hsmkms.service.kms import Kms
 from hsmkms.service.migration import Stays
 from hsmkms.service.reconcile import Kind, Mended
-from hsmkms.service.tokens import RETRY_SECONDS
 
 STEPS = ["migrate 1", "migrate 2", "migrate 3", "rotate-own 1", "rotate-own 2", "rotate-own 3: a secret", "migrate 4"]
 
@@ -326,7 +325,7 @@ def test_old_token_is_away(apart: Settings) -> None:
         scene.whole(kms)
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = RETRY_SECONDS + 5) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
     """Wait until a condition holds; faults of tokens count as not yet."""
     end = time.monotonic() + seconds
     while True:

@@ -1,4 +1,5 @@
 /* The control file: its language is in shim.c. */
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -10,7 +11,7 @@
 
 #include "shim.h"
 
-enum action { ACT_RETURN, ACT_DELAY, ACT_HANG, ACT_KILL, ACT_TRUNCATE };
+enum action { ACT_RETURN, ACT_DELAY, ACT_HANG, ACT_KILL, ACT_TRUNCATE, ACT_WAIT };
 
 struct rule {
     enum function function; /* FUNCTION_COUNT: every one but those that begin and end */
@@ -98,14 +99,14 @@ static void parse_which(struct rule *rule, char *word, const char *line)
 
 static void parse_fault(struct rule *rule, char **rest, const char *line)
 {
-    static const char *const actions[] = {"return", "delay", "hang", "kill", "truncate"};
+    static const char *const actions[] = {"return", "delay", "hang", "kill", "truncate", "wait"};
     char *name = strtok_r(NULL, " ", rest);
     if (name != NULL && strcmp(name, "*") == 0)
         rule->function = FUNCTION_COUNT;
     else
         rule->function = one_of(name, NAMES, FUNCTION_COUNT, line);
     parse_which(rule, strtok_r(NULL, " ", rest), line);
-    rule->action = one_of(strtok_r(NULL, " ", rest), actions, 5, line);
+    rule->action = one_of(strtok_r(NULL, " ", rest), actions, 6, line);
     if (rule->action == ACT_RETURN || rule->action == ACT_DELAY || rule->action == ACT_TRUNCATE)
         rule->argument = number(strtok_r(NULL, " ", rest), line);
     rule->before = !flag(strtok_r(NULL, " ", rest), "after", line) && rule->action != ACT_TRUNCATE;
@@ -228,6 +229,19 @@ int control_path(const char *suffix, char *path, unsigned long room)
 
 /* -- faults ------------------------------------------------------------------------------------------------------- */
 
+/* Return once there are other orders. SHIM_CONTROL.waiting has a byte for every call that has come here. */
+static void wait_for_orders(void)
+{
+    const struct orders *then = orders();
+    char path[4096];
+    int file = control_path(".waiting", path, sizeof path) ? open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600) : -1;
+    if (file < 0 || write(file, ".", 1) != 1)
+        abort();
+    close(file);
+    while (orders() == then)
+        usleep(1000);
+}
+
 static CK_RV happen(const struct rule *rule)
 {
     switch (rule->action) {
@@ -244,6 +258,9 @@ static CK_RV happen(const struct rule *rule)
         break;
     case ACT_TRUNCATE:
         truncate_by = rule->argument;
+        break;
+    case ACT_WAIT:
+        wait_for_orders();
     }
     return CKR_OK;
 }

@@ -33,6 +33,8 @@
  *     ACTION               return CKR    answer this number
  *                          delay N       wait for N microseconds; then as if there were no fault
  *                          truncate N    the answer of C_Encrypt, C_Decrypt or C_Sign loses its last N bytes
+ *                          wait          until the control file changes; then as if there were no fault. The file
+ *                                        SHIM_CONTROL.waiting has a byte for each call that came so far.
  *                          hang          never return
  *                          kill          the process kills itself (SIGKILL)
  *     after                the token has done its work before the fault happens; else it is not asked at all, and

@@ -81,7 +81,9 @@ def test_a_key_comes_back_as_it_was_written(store: Store) -> None:
     assert same(found, replace(record, materials=(old, imported)))
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     description=st.text(st.characters(exclude_categories=["Cs"]), max_size=200),
     created=st.datetimes(timezones=st.just(NOW.tzinfo)),
