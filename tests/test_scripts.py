@@ -50,6 +50,22 @@ def test_continuous_integration() -> None:
     assert '"$root/scripts/bare-machine" trixie </dev/null' in run
 
 
+@pytest.mark.parametrize(
+    ("statuses", "status"), [("0 0 0", 0), ("1 0 0", 1), ("0 1 0", 1), ("0 0 1", 1), ("0 0 77", 0)]
+)
+def test_failures_of_continuous_integration(tmp_path: Path, statuses: str, status: int) -> None:
+    """It fails with what fails first; only a bare Debian that cannot be had is left out, and that is told."""
+    for folder in (".ci", "scripts"):
+        (tmp_path / folder).mkdir()
+    shutil.copy(ROOT / ".ci/run", tmp_path / ".ci")
+    for name, ending in zip(("check", "test", "bare-machine"), statuses.split(), strict=True):
+        stand_in(tmp_path / "scripts", name, f"echo {name}; exit {ending}")
+    done = subprocess.run([tmp_path / ".ci/run"], capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    assert ("Debian 13 was left out" in done.stdout) is ("77" in statuses)
+    assert done.stdout.count("bare-machine") == (statuses.startswith("0 0"))
+
+
 @pytest.mark.parametrize("name", ["test", "check", "quickstart"])
 def test_setup_comes_first(name: str) -> None:
     """Each script makes the machine ready before it does anything else."""
