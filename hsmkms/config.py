@@ -55,6 +55,9 @@ MAX_PORT: Final = 65535
 MAX_WORKERS: Final = 256
 MAX_HANG_SECONDS: Final = 3600
 MAX_SKEW_MINUTES: Final = 15
+MAX_CONNECTIONS: Final = 1_000_000
+LEAST_MEMORY: Final = 4.0
+MOST_MEMORY: Final = 65_536.0
 MAX_INTERVAL: Final = 60_000
 MAX_SEGMENT: Final = 4096.0
 MAX_GRACE_HOURS: Final = 10 * 365 * 24
@@ -118,6 +121,8 @@ class ServeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     log_format: str = "json"
     log_requests: bool = True
     hang_seconds: float = 10.0
+    max_connections: int = 0
+    request_memory_mib: float = 16.0
     quotas: dict[str, float] = {}
 
 
@@ -327,6 +332,7 @@ def _audit_faults(audit: AuditSettings) -> dict[str, bool]:
 
 
 def _serve_faults(serve: ServeSettings) -> dict[str, bool]:
+    memory = serve.request_memory_mib
     unknown = next((name for name in serve.quotas if name not in QUOTA_NAMES), None)
     return {
         f"serve.port = {serve.port} must be from 0 to 65535": not 0 <= serve.port <= MAX_PORT,
@@ -339,6 +345,12 @@ def _serve_faults(serve: ServeSettings) -> dict[str, bool]:
         <= MAX_SKEW_MINUTES,
         f"serve.hang_seconds = {serve.hang_seconds} must be 0 or from 1 to 3600": serve.hang_seconds != 0
         and not 1 <= serve.hang_seconds <= MAX_HANG_SECONDS,
+        f"serve.max_connections = {serve.max_connections} must be from 0 to {MAX_CONNECTIONS}": not 0
+        <= serve.max_connections
+        <= MAX_CONNECTIONS,
+        f"serve.request_memory_mib = {memory} must be from {LEAST_MEMORY} to {MOST_MEMORY}": not LEAST_MEMORY
+        <= memory
+        <= MOST_MEMORY,
         f"serve.log_format = {serve.log_format!r} must be json or text": serve.log_format not in ("json", "text"),
         f"serve.quotas: {unknown!r} is no operation of AWS KMS, and none of {', '.join(QUOTA_CLASSES)}": unknown
         is not None,
@@ -386,6 +398,7 @@ def init_text(settings: Settings) -> str:
         **_lines(settings.imports, "valid_to_within_days", "host_unwrap"),
         **_lines(settings.serve, "host", "port", "workers", "threads", "certificate", "private_key", "plain_http"),
         **_lines(settings.serve, "clock_skew_minutes", "log_format", "log_requests", "hang_seconds"),
+        **_lines(settings.serve, "max_connections", "request_memory_mib"),
         **_lines(settings.audit, "durability", "interval_milliseconds", "when_unwritable", "segment_mib", "seal_file"),
         **_lines(settings.reconcile, "grace_hours"),
     }

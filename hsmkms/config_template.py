@@ -116,6 +116,14 @@ TEMPLATE: Final = """\
 # times as long where all threads wait or it is being started. 0: never.
 {hang_seconds}
 
+# Connections that one worker serves at most; others are answered with 503. 0: 10,000, over TLS 2,000, and never more
+# than the limit of open files (LimitNOFILE, ulimit -n) less 512.
+{max_connections}
+
+# What unfinished or waiting requests, and answers that nobody reads, may take of one worker's memory, in MiB: 4 to
+# 65536. Beyond it the oldest unfinished request is answered with 503.
+{request_memory_mib}
+
 [serve.quotas]
 # Requests a second that each user may make, by operation or class of operations; 0 for no limit. Limited by default is
 # what makes or takes in keys: CreateKey and RotateKeyOnDemand 5, GetParametersForImport 1, ImportKeyMaterial 15,

@@ -86,6 +86,10 @@ class Application:
             self._waiting[ticket] = _Waiting(respond, time.monotonic() + limit if limit else inf)
             self._submit(partial(self._in_thread, request, source), partial(self._hold_back, operation, ticket))
 
+    def largest_body(self, head: RawRequest) -> int:
+        """How many bytes the body of a request may have; HsmKmsError if its head does not look signed."""
+        return self._serving.endpoint.largest_body(head)
+
     def begin(self) -> None:
         """Begin what is done beside the requests."""
         self._serving.start()

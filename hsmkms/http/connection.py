@@ -5,28 +5,44 @@ to pass Python's lock to and fro at every call to the token, which cost half of 
 """
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
-from email.utils import formatdate
-from functools import lru_cache
-from http import HTTPStatus
 from typing import Any, Final
 
 import httptools
-import msgspec
 
-from hsmkms.http.protocol import CONTENT_TYPE, Response
+from hsmkms.errors import HsmKmsError
+from hsmkms.http.connections import LINGERING, Connections
+from hsmkms.http.heads import CONTINUE, head_of, header_name, target
+from hsmkms.http.protocol import Response
+from hsmkms.http.refusals import (
+    RefusedError,
+    bad_request,
+    body_too_large,
+    busy,
+    head_too_large,
+    refusal,
+    refused,
+)
 from hsmkms.http.sigv4 import RawRequest
+from hsmkms.model.sizes import SMALL_REQUEST_BYTES
 
 MAX_BODY_BYTES: Final = 1024 * 1024
 """More than any request of the API can need: a key policy of 32 KB, an attestation document of 256 KB in base64."""
 
 MAX_HEAD_BYTES: Final = 64 * 1024
+"""All of a request but its body: target and headers, and the sizes, extensions and trailers of chunks."""
+
 MAX_HEADERS: Final = 100
-MAX_WAITING: Final = 32
-"""Requests that a client may send ahead on one connection before it is not read from any more."""
+SLICE_BYTES: Final = 8 * 1024
+"""More than this is parsed in slices, so that no more than a slice is parsed while a request waits."""
+
+LARGE_REQUEST_BYTES: Final = 8 * 1024
+"""Larger requests count in the worker's budget while they wait for their response."""
+
+HEADER_BYTES: Final = 160
+REQUEST_BYTES: Final = 512
+"""What a header and a request take in memory besides their own bytes."""
 
 MAX_IN_A_TURN: Final = 1000
 """Connections that the loop hears of by one question to the kernel: libuv takes 1,024 answers, and then asks again."""
@@ -42,39 +58,44 @@ Respond = Callable[[Response], None]
 Answer = Callable[[RawRequest, str, Respond], None]
 """Answers a request from an address, at once or later, by calling back on the loop."""
 
-_STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
-_header_line: Final = "%s: %s\r\n".__mod__
-_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-
-class _RefusedError(Exception):
-    """What was sent is no request that is taken."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.response = refusal(status, code, message)
-
-
-def refusal(status: int, code: str, message: str) -> Response:
-    """An error that is older than any operation."""
-    body = msgspec.json.encode({"__type": code, "message": message})
-    return Response(status, (("content-type", CONTENT_TYPE), ("x-amzn-errortype", code)), body, code)
+LargestBody = Callable[[RawRequest], int]
+"""How many bytes the body may have to which a head belongs. HsmKmsError if none of more than 64 KiB belongs to it."""
 
 
 class Connection(asyncio.Protocol):
-    """The server's side of a connection. ``everybody`` holds all that are open, for the time limits and for the end."""
+    """The server's side of a connection. ``connections``: all of the worker, for its limits and for the end."""
 
-    def __init__(self, answer: Answer, everybody: "set[Connection]", now: Callable[[], float]) -> None:
+    _url: bytes
+    _headers: dict[str, list[str]]
+    _body: bytes | bytearray
+    _fields: int
+    _size: int
+    _most: int
+    _head: int
+    _received: int
+    _in_body: bool
+
+    def __init__(
+        self, answer: Answer, largest_body: LargestBody, connections: Connections, now: Callable[[], float]
+    ) -> None:
         self._answer = answer
-        self._everybody = everybody
+        self._largest_body = largest_body
+        self._connections = connections
+        self._budget = connections.budget
         self._now = now
-        self._waiting: deque[tuple[RawRequest, bool]] = deque()
+        self._unread = b""  # received, and not parsed yet from this offset on, since a request waits
+        self._offset = 0
+        self._waiting: deque[tuple[RawRequest, bool, int]] = deque()
         self._answering: RawRequest | None = None
+        self._taken = 0  # bytes of the budget for the request that is being answered
+        self._counted = False  # the budget knows of what is unfinished here
         self._going_on = False
+        self._parsing = False
         self._keep_alive = True
         self._refusal: Response | None = None
         self._first = False  # nothing has been completed yet by what was read last
         self._ending = False  # what has begun is answered, nothing else
+        self._owed = 0  # bytes of what is not parsed yet that had come before the end
         self._deaf = False  # nothing is read any more
         self._blocked = False  # the client does not take its answers
         self._reading = True
@@ -88,42 +109,124 @@ class Connection(asyncio.Protocol):
         self._transport = transport
         peer = transport.get_extra_info("peername")
         self._address = peer[0] if isinstance(peer, tuple) else ""
-        self._parser = httptools.HttpRequestParser(self)
-        self._everybody.add(self)
+        self._parser: Any = httptools.HttpRequestParser(self)
+        served = len(self._connections.open)
+        self._connections.open.add(self)
         self.deadline = self._now() + HEAD_SECONDS
+        if served >= self._connections.most:
+            self._turn_away(linger=served < self._connections.most + LINGERING)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client has gone; what is being answered for it goes on and is thrown away."""
+        """The client has gone; what is being answered for it goes on, counts until then, and is thrown away."""
         del exc
-        self._everybody.discard(self)
-        self._waiting.clear()
+        self._drop()
         self._deaf = True
+        self._blocked = False
+        self._count()
+        self._parser = None  # it knows this object, which would else wait for the garbage collector
+        if not self._answering:
+            self._connections.open.discard(self)
 
     def data_received(self, data: bytes) -> None:
-        """Read on."""
+        """Read on; nothing is parsed while a request waits."""
         if self._deaf:
             return
+        if self._answering or self._unread or self._blocked or len(data) > SLICE_BYTES:
+            self._first = not (self._answering or self._unread or self._blocked)
+            self._unread = self._unread[self._offset :] + data
+            self._offset = 0
+            self._parse()
+            return
         self._first = True
+        self._feed(data)
+        if self._url or self._waiting or self._counted:
+            self._count()
+
+    def _parse(self) -> None:
+        """Parse what was received, slice by slice, until a request waits or nothing is left."""
+        if self._parsing:
+            return  # the loop below goes on when the request has its response
+        self._parsing = True
+        while self._unread and not (self._answering or self._waiting or self._blocked or self._deaf):
+            piece = self._unread[self._offset : self._offset + SLICE_BYTES]
+            self._offset += len(piece)
+            if self._offset >= len(self._unread):
+                self._unread, self._offset = b"", 0
+            self._feed(piece)
+            self._owed -= len(piece)
+        self._parsing = False
+        self._count()
+        self._read_or_pause()
+
+    def _feed(self, piece: bytes) -> None:
         try:
-            self._parser.feed_data(data)
+            self._parser.feed_data(piece)
         except httptools.HttpParserCallbackError as exc:
             cause = exc.__context__
-            if not isinstance(cause, _RefusedError):
+            if not isinstance(cause, RefusedError):
                 raise
             self._refuse(cause.response)
         except httptools.HttpParserError:
-            self._refuse(refusal(400, "BadRequestException", "This is not HTTP/1.1."))
+            self._refuse(bad_request("This is not HTTP/1.1."))
+        else:
+            if self._url and not self._deaf:
+                self._check_frame(len(piece))
+
+    def _check_frame(self, size: int) -> None:
+        """Limit what is no body: headers that have no end, and what stands around chunks. The parser keeps the former.
+
+        The slice in which a request begins counts as a whole.
+        """
+        self._received += size
+        if self._received - self._size > MAX_HEAD_BYTES + SLICE_BYTES:
+            self._refuse(_chunks_too_large() if self._in_body else _frame_too_large().response)
 
     def pause_writing(self) -> None:
         """The client does not read its answers: no more requests of it are read, and none is answered."""
         self._blocked = True
+        self._count()
         self._read_or_pause()
 
     def resume_writing(self) -> None:
         """It reads again."""
         self._blocked = False
-        self._read_or_pause()
+        self._count()
         self._next()
+        self._parse()
+
+    # -- memory -------------------------------------------------------------------------------------------------
+
+    def evict(self) -> None:
+        """Give up what is unfinished here: the worker needs its memory for others."""
+        self._counted = False
+        if self._blocked or self._deaf:
+            self._transport.abort()
+        else:
+            self._drop()
+            self._refuse(busy("Too many requests are unfinished: send each as a whole, and read its response."))
+
+    def _count(self) -> None:
+        """Tell the budget what is occupied here by what the client has not finished."""
+        size = len(self._unread) - self._offset + sum(weight for _, _, weight in self._waiting)
+        if self._url and not self._deaf:
+            size += self._received + HEADER_BYTES * self._fields
+        if self._blocked:
+            size += self._transport.get_write_buffer_size()
+        if size or self._counted:
+            self._counted = bool(size)
+            self._budget.hold(self, size)
+
+    def _drop(self) -> None:
+        """Forget what was received and is not being answered."""
+        self._unread, self._offset = b"", 0
+        self._waiting.clear()
+        self._begin()
+
+    def _give_back(self) -> None:
+        """The request that was being answered needs no memory any more."""
+        if self._taken:
+            self._budget.release(self._taken)
+            self._taken = 0
 
     # -- httptools' calls ---------------------------------------------------------------------------------------
 
@@ -136,15 +239,17 @@ class Connection(asyncio.Protocol):
         self._url += url
         self._head += len(url)
         if self._head > MAX_HEAD_BYTES:
-            raise _head_too_large()
+            raise _frame_too_large()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header."""
+        """One header; a trailer, which stands behind a body, is none."""
+        if self._in_body:
+            return
         self._head += len(name) + len(value)
         self._fields += 1
         if self._head > MAX_HEAD_BYTES or self._fields > MAX_HEADERS:
-            raise _head_too_large() if self._head > MAX_HEAD_BYTES else _too_many_headers()
-        headers, known = self._headers, _header_name(name)
+            raise _frame_too_large() if self._head > MAX_HEAD_BYTES else _too_many_headers()
+        headers, known = self._headers, header_name(name)
         if known in headers:
             headers[known].append(value.decode("latin-1"))
         else:
@@ -153,36 +258,55 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """The head is complete."""
         self.deadline = self._now() + BODY_SECONDS
+        self._in_body = True
         if self._parser.should_upgrade():  # the parser would not read its body
-            raise _RefusedError(400, "BadRequestException", "Upgrades are not taken: use HTTP/1.1.")
+            raise RefusedError(bad_request("Upgrades are not taken: use HTTP/1.1."))
         length = self._headers.get("content-length")
-        if length is not None and (not length[0].isdigit() or int(length[0]) > MAX_BODY_BYTES):
-            raise _too_large()
+        if length is not None and int(length[0]) > SMALL_REQUEST_BYTES:
+            self._admit(int(length[0]))
         expected = self._headers.get("expect")
-        if expected is not None and expected[0].lower() == "100-continue" and not self._deaf:
-            self._transport.write(_CONTINUE)
+        if expected is not None and expected[0].lower() == "100-continue":
+            self._let_continue()
+
+    def _let_continue(self) -> None:
+        """Ask for a body whose client waits for that; not before the responses that it waits for already."""
+        if not (self._deaf or self._answering or self._waiting):
+            self._transport.write(CONTINUE)
 
     def on_body(self, piece: bytes) -> None:
-        """A part of the body."""
-        self._body.append(piece)
+        """A part of the body. Small ones are gathered in one buffer: each by itself would take 33 bytes more."""
         self._size += len(piece)
-        if self._size > MAX_BODY_BYTES:
-            raise _too_large()
+        if self._size > self._most:
+            self._admit(self._size)
+        if isinstance(self._body, bytearray):
+            self._body += piece
+        else:
+            self._body = bytearray(self._body + piece) if self._body else piece
+
+    def _admit(self, size: int) -> None:
+        """Let a body grow beyond 64 KiB, if one of this size can belong to its head."""
+        if size <= MAX_BODY_BYTES and self._most <= SMALL_REQUEST_BYTES:
+            try:
+                self._most = min(self._largest_body(self._request(b"")), MAX_BODY_BYTES)
+            except HsmKmsError as exc:
+                raise refused(exc) from exc
+        if size > self._most:
+            raise body_too_large(self._most if size <= MAX_BODY_BYTES else MAX_BODY_BYTES)
+
+    def _request(self, body: bytes, *, in_turn: bool = False) -> RawRequest:
+        path, query = ("/", "") if self._url == b"/" else target(self._url)
+        return RawRequest(self._parser.get_method().decode("latin-1"), path, query, self._headers, body, in_turn)
 
     def on_message_complete(self) -> None:
         """The whole request is there."""
         if self._deaf:
             return  # it came in the same piece as the last one that is answered
-        path, query = ("/", "") if self._url == b"/" else _target(self._url)
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        method = self._parser.get_method().decode("latin-1")
-        request = RawRequest(method, path, query, self._headers, body, self._in_turn())
+        request = self._request(bytes(self._body), in_turn=self._in_turn())
         self._first = False
-        self._waiting.append((request, self._parser.should_keep_alive()))
-        self._deaf = self._ending
+        weight = self._head + self._size + REQUEST_BYTES
+        self._waiting.append((request, self._parser.should_keep_alive(), weight))
+        self._deaf = self._ending and self._owed <= 0
         self._begin()
-        if len(self._waiting) >= MAX_WAITING:
-            self._read_or_pause()
         self._next()
 
     def _in_turn(self) -> bool:
@@ -192,7 +316,7 @@ class Connection(asyncio.Protocol):
         sent ahead: those may have been sent while the loop was at other connections.
         """
         at_once = not (self._waiting or self._answering or self._blocked)
-        return self._first and at_once and len(self._everybody) <= MAX_IN_A_TURN
+        return self._first and at_once and len(self._connections.open) <= MAX_IN_A_TURN
 
     # -- answering ----------------------------------------------------------------------------------------------
 
@@ -200,6 +324,7 @@ class Connection(asyncio.Protocol):
         """Answer what the client has begun to send, or begins in these moments, and close."""
         if not self._ending:
             self._ending = True
+            self._owed = len(self._unread) - self._offset
             if self._done():
                 self.deadline = self._now() + LINGER_SECONDS
 
@@ -216,11 +341,14 @@ class Connection(asyncio.Protocol):
 
     def _begin(self) -> None:
         self._url = b""
-        self._headers: dict[str, list[str]] = {}
+        self._headers = {}
         self._fields = 0
-        self._body: list[bytes] = []
+        self._body = b""
         self._size = 0
+        self._most = SMALL_REQUEST_BYTES
         self._head = 0
+        self._received = 0
+        self._in_body = False
 
     def _next(self) -> None:
         """Answer the requests one after the other, in their order; an answer that comes later goes on with the next."""
@@ -228,7 +356,12 @@ class Connection(asyncio.Protocol):
             return  # the loop below goes on when this answer, which was there at once, is written
         self._going_on = True
         while self._waiting and not (self._answering or self._blocked):
-            self._answering, self._keep_alive = self._waiting.popleft()
+            self._answering, self._keep_alive, weight = self._waiting.popleft()
+            if weight > LARGE_REQUEST_BYTES:
+                if not self._budget.take(weight):
+                    self._write(busy("Too many large requests wait for their responses."))
+                    continue
+                self._taken = weight
             self._answer(self._answering, self._address, self._write)
         self._going_on = False
         if self._refusal is not None and not (self._answering or self._waiting):
@@ -238,34 +371,37 @@ class Connection(asyncio.Protocol):
     def _write(self, response: Response) -> None:
         """Write an answer, and go on with what waits for it."""
         request, self._answering = self._answering, None
+        self._give_back()
         if not self._transport.is_closing():
             keep = self._keep_alive and not (self._ending and self._done())
             body = b"" if request is not None and request.method == "HEAD" else response.body
-            self._transport.write(_head(response, keep_alive=keep) + body)
+            self._transport.write(head_of(response, keep_alive=keep) + body)
             if not keep:
                 self._close()
             elif not self._url:
                 self.deadline = self._now() + IDLE_SECONDS
-            if keep and not self._reading:
-                self._read_or_pause()
+        elif self._parser is None:
+            self._connections.open.discard(self)
         if self._waiting or self._refusal is not None:
             self._next()
+        if (self._unread or self._counted) and not self._waiting:
+            self._parse()
 
     def _read_or_pause(self) -> None:
-        """Read no further while too much waits: requests for their answers, or answers for the client."""
-        wanted = not self._blocked and len(self._waiting) < MAX_WAITING
+        """Read no further while something waits: what was received for an answer, or answers for the client."""
+        wanted = not (self._blocked or self._unread)
         if wanted is not self._reading and not self._transport.is_closing():
             self._reading = wanted
             (self._transport.resume_reading if wanted else self._transport.pause_reading)()
 
     def _done(self) -> bool:
         """True if the client waits for nothing, and has not begun another request."""
-        return not (self._answering or self._waiting or (self._url and not self._deaf))
+        return not (self._answering or self._waiting or ((self._url or self._unread) and not self._deaf))
 
     def _close(self) -> None:
         """Close when the client has taken what was written; it has as long as for a body."""
         self._deaf = True
-        self._waiting.clear()
+        self._drop()
         self.deadline = self._now() + BODY_SECONDS
         self._transport.close()
 
@@ -273,14 +409,26 @@ class Connection(asyncio.Protocol):
         """Answer after the requests before it, and close: what follows cannot be told apart from what was wrong."""
         self._deaf = True
         self._refusal = response
+        self._unread, self._offset = b"", 0
+        self._begin()
         self._next()
+
+    def _turn_away(self, *, linger: bool) -> None:
+        """Tell a client for whom there is no connection left to try again."""
+        response = busy("This server has as many connections as it may: use fewer, or try again.")
+        if linger:
+            self._refuse(response)
+        else:
+            self._deaf = True
+            self._transport.write(head_of(response, keep_alive=False) + response.body)
+            self._transport.close()
 
     def _write_refusal(self, response: Response) -> None:
         """Closing while the client still sends would take the answer away from it: first only our side is closed."""
         if self._transport.is_closing():
             return
-        self._transport.write(_head(response, keep_alive=False) + response.body)
-        if self._transport.can_write_eof():
+        self._transport.write(head_of(response, keep_alive=False) + response.body)
+        if self._transport.can_write_eof() and not self._transport.is_closing():
             self._transport.write_eof()
             self._transport.resume_reading()
             self.deadline = self._now() + LINGER_SECONDS
@@ -288,42 +436,13 @@ class Connection(asyncio.Protocol):
             self._close()
 
 
-def _target(url: bytes) -> tuple[str, str]:
-    """Path and query of a request's target; it may be a whole URL, as proxies send it."""
-    path, _, query = url.partition(b"?")
-    if not url.startswith(b"/"):
-        with suppress(httptools.HttpParserInvalidURLError):
-            path = httptools.parse_url(url).path or b"/"
-    return path.decode("latin-1"), query.decode("latin-1")
+def _frame_too_large() -> RefusedError:
+    return head_too_large(f"The headers are larger than {MAX_HEAD_BYTES} bytes.")
 
 
-def _head(response: Response, *, keep_alive: bool) -> bytes:
-    lines = "".join(map(_header_line, response.headers))
-    end = _date(int(time.time())) if keep_alive else f"{_date(int(time.time()))}connection: close\r\n"
-    return f"{_STATUS_LINES[response.status]}{lines}content-length: {len(response.body)}\r\n{end}\r\n".encode("latin-1")
+def _chunks_too_large() -> Response:
+    return bad_request(f"Sizes, extensions and trailers of the body's chunks are larger than {MAX_HEAD_BYTES} bytes.")
 
 
-@lru_cache(maxsize=256)
-def _header_name(name: bytes) -> str:
-    """In lower case. Clients send the same names again and again: they are decoded once, and found by identity."""
-    return name.decode("latin-1").lower()
-
-
-@lru_cache(maxsize=2)
-def _date(second: int) -> str:
-    """The header with the date of a second: clients correct their clocks by it."""
-    return f"date: {formatdate(second, usegmt=True)}\r\n"
-
-
-def _head_too_large() -> _RefusedError:
-    return _RefusedError(431, "BadRequestException", f"The headers are larger than {MAX_HEAD_BYTES} bytes.")
-
-
-def _too_many_headers() -> _RefusedError:
-    return _RefusedError(431, "BadRequestException", f"There may be {MAX_HEADERS} headers at most.")
-
-
-def _too_large() -> _RefusedError:
-    return _RefusedError(
-        413, "RequestEntityTooLargeException", f"The request body is larger than {MAX_BODY_BYTES} bytes."
-    )
+def _too_many_headers() -> RefusedError:
+    return head_too_large(f"There may be {MAX_HEADERS} headers at most.")

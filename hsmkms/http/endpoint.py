@@ -19,6 +19,7 @@ from hsmkms.http.sigv4 import RawRequest, Scope
 from hsmkms.model.caller import Caller
 from hsmkms.model.enums import Operation
 from hsmkms.model.operations import OPERATIONS
+from hsmkms.model.sizes import largest_request
 from hsmkms.model.wire import decode_request, encode_response
 from hsmkms.service.credentials import Credential
 from hsmkms.service.kms import Kms
@@ -87,6 +88,11 @@ class Endpoint:
             handled.response = protocol.success(body, handled.request_id)
         return handled
 
+    def largest_body(self, head: RawRequest) -> int:
+        """How many bytes the body of a request may have, if its head looks signed; else the error that it gets."""
+        self._check_region(sigv4.check_head(head, self._clock(), self._skew))
+        return largest_request(protocol.operation_of(head.method, head.path, head.header("x-amz-target")))
+
     def _perform(self, request: RawRequest, source: Source, handled: Handled, *, just_looked: bool) -> bytes:
         scope, credential = self._authenticate(request, just_looked=just_looked)
         handled.principal, handled.region = credential.principal, scope.region
@@ -139,13 +145,16 @@ class Endpoint:
             return credential.secret
 
         scope = sigv4.verify(request, secret_of, self._clock(), self._skew)
+        self._check_region(scope)
+        self._note_use(scope)
+        return scope, found[0]
+
+    def _check_region(self, scope: Scope) -> None:
         if scope.region not in self._regions:
             raise InvalidSignatureException(
                 f"Credential should be scoped to a valid region, not {scope.region!r}: served here are "
                 f"{', '.join(sorted(self._regions))}."
             )
-        self._note_use(scope)
-        return scope, found[0]
 
     def _note_use(self, scope: Scope) -> None:
         """Write down the use of an access key, at most once a minute."""

@@ -122,6 +122,16 @@ def verify(request: RawRequest, find_secret: FindSecret, now: datetime, skew: ti
     return scope
 
 
+def check_head(head: RawRequest, now: datetime, skew: timedelta) -> Scope:
+    """Return for whom a head says that it is signed, before its body is there; the same errors as ``verify``.
+
+    What it proves is nothing: it keeps those out who do not even pretend.
+    """
+    front, _ = _read(head)
+    _check_date(head.header("x-amz-date") or "", front.scope, now, skew)
+    return front.scope
+
+
 # -- reading ----------------------------------------------------------------------------------------------------
 
 

@@ -37,6 +37,11 @@ class StandIn:
         else:
             respond(protocol.failure(TokenUnavailableError(protocol.AWAY), uuids.new()))
 
+    def largest_body(self, head: RawRequest) -> int:
+        """Nobody's large body is read."""
+        del head
+        raise TokenUnavailableError(protocol.AWAY)
+
     def _page(self, path: str) -> Response:
         if path == "/metrics":
             return Response(

@@ -12,13 +12,19 @@ from typing import Final, Protocol
 import uvloop
 
 from hsmkms.config import ServeSettings
+from hsmkms.http import memory
+from hsmkms.http.acceptor import Acceptor
 from hsmkms.http.app import Application
 from hsmkms.http.connection import LINGER_SECONDS, Connection, Respond
+from hsmkms.http.connections import Connections, connections_of
 from hsmkms.http.pulse import Pulse
 from hsmkms.http.serving import Serving
 from hsmkms.http.sigv4 import RawRequest
 
 BACKLOG: Final = 4096
+TRIM_SECONDS: Final = 2.0
+"""How often memory is given back at most."""
+
 LOOK_SECONDS: Final = 0.5
 """How often the time limits of connections are looked at."""
 
@@ -34,6 +40,9 @@ class Answering(Protocol):
 
     def __call__(self, request: RawRequest, address: str, respond: Respond) -> None:
         """Answer a request now, or later on the loop."""
+
+    def largest_body(self, head: RawRequest) -> int:
+        """How many bytes the body may have to which a head belongs, where it is more than any request may have."""
 
     def begin(self) -> None:
         """Begin what is done beside the requests."""
@@ -79,24 +88,31 @@ async def _serve(
     _stop_with_parent(loop, stopped)
     context = tls_context(settings)
     answering = make(loop, context is not None)
-    everybody: set[Connection] = set()
-    server = await loop.create_server(
-        lambda: Connection(answering, everybody, loop.time),
-        sock=listener,
-        backlog=BACKLOG,
-        ssl=context,
-        ssl_handshake_timeout=10.0 if context is not None else None,
-    )
+    connections = connections_of(settings)
+
+    def connection() -> Connection:
+        return Connection(answering, answering.largest_body, connections, loop.time)
+
+    server: asyncio.AbstractServer | Acceptor
+    if context is None:
+        server = await loop.create_server(connection, sock=listener, backlog=BACKLOG)
+    else:
+        server = Acceptor(loop, listener, context, connection, connections)
     answering.begin()
+    memory.keep_heap_small()
     gc.collect()
     gc.freeze()  # what is there now stays: later collections need not walk it, and pages of the parent stay shared
     ready()
-    watching = asyncio.create_task(_watch(everybody, loop.time, answering, pulse))
+    watching = [
+        asyncio.create_task(_watch(connections, loop.time, answering, pulse)),
+        asyncio.create_task(_give_memory_back(loop, connections)),
+    ]
     await stopped.wait()
     await asyncio.sleep(ACCEPT_SECONDS)
     server.close()
-    await _finish(everybody)
-    watching.cancel()
+    await _finish(connections)
+    for task in watching:
+        task.cancel()
     answering.end()
     await asyncio.sleep(0)  # what threads have finished is written
 
@@ -114,26 +130,34 @@ def _stop_with_parent(loop: asyncio.AbstractEventLoop, stopped: asyncio.Event) -
     loop.add_reader(parent.sentinel, gone)
 
 
-async def _watch(everybody: set[Connection], now: Callable[[], float], answering: Answering, pulse: Pulse) -> None:
+async def _give_memory_back(loop: asyncio.AbstractEventLoop, connections: Connections) -> None:
+    """Give memory back to the system some time after a burst; from a thread, since it takes milliseconds."""
+    while True:
+        await asyncio.sleep(TRIM_SECONDS)
+        if connections.have_fallen():
+            await loop.run_in_executor(None, memory.give_back)
+
+
+async def _watch(connections: Connections, now: Callable[[], float], answering: Answering, pulse: Pulse) -> None:
     """Close connections whose time is over, and give signs of life."""
     while True:
         if answering.is_well():
             pulse.beat()
         await asyncio.sleep(LOOK_SECONDS)
-        give_up_late(everybody, now())
+        give_up_late(connections, now())
 
 
-def give_up_late(everybody: set[Connection], moment: float) -> None:
+def give_up_late(connections: Connections, moment: float) -> None:
     """Give up the connections whose time is over at a moment."""
-    for each in [each for each in everybody if each.deadline < moment]:
+    for each in [each for each in connections.open if each.deadline < moment]:
         each.give_up()
 
 
-async def _finish(everybody: set[Connection]) -> None:
+async def _finish(connections: Connections) -> None:
     """Let every connection answer what its client has begun to ask, also those that are just being made."""
     loop = asyncio.get_running_loop()
     begun = loop.time()
-    while loop.time() < begun + (STOP_SECONDS if everybody else LINGER_SECONDS):
-        for each in list(everybody):
+    while loop.time() < begun + (STOP_SECONDS if connections.open else LINGER_SECONDS):
+        for each in list(connections.open):
             each.end()
         await asyncio.sleep(0.02)

@@ -40,6 +40,9 @@ LOOK_SECONDS: Final = 0.5
 START_FACTOR: Final = 3
 """A worker may take longer to open the token than to answer."""
 
+BUFFER_BYTES: Final = 64 * 1024
+"""What the kernel keeps of a connection's data in either direction; it counts twice as much, for its own needs."""
+
 KILL_SECONDS: Final = 1.0
 """A process that a kernel keeps in a call to a device ends after that call only; nobody waits for it longer."""
 
@@ -308,6 +311,9 @@ def listeners(serve: ServeSettings) -> list[socket.socket]:
             listener = socket.socket(family)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            # Connections inherit these: the kernel by itself keeps up to 10 MB for a client that sends or does not read.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
             listener.bind((serve.host, port))
             listener.listen(4096)
             port = listener.getsockname()[1]

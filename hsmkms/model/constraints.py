@@ -96,6 +96,12 @@ class Sensitive(Struct, frozen=True):
     """Marks a member whose value no message may show. Bytes, lists, maps and structures never are shown."""
 
 
+class Width(Struct, frozen=True):
+    """Marks how many bytes of JSON the characters of a text take on average at most. Not checked."""
+
+    bytes_per_character: int
+
+
 def validate(request: Struct) -> None:
     """Raise one ValidationException that names every constraint which the request breaks.
 

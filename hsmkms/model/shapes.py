@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 
 from msgspec import Struct
 
-from hsmkms.model.constraints import Length, OneOf, Pattern, Range, Sensitive
+from hsmkms.model.constraints import Length, OneOf, Pattern, Range, Sensitive, Width
 from hsmkms.model.enums import (
     DataKeyPairSpec,
     DataKeySpec,
@@ -61,12 +61,12 @@ Region = Annotated[str, Length(1, 32), Pattern(r"^([a-z]+-){2,3}\d+$")]  # Regio
 KeyId = Annotated[str, Length(1, 2048)]  # KeyIdType
 AliasName = Annotated[str, Length(1, 256), Pattern(r"^[a-zA-Z0-9:/_-]+$")]  # AliasNameType
 Description = Annotated[str, Length(0, 8192)]  # DescriptionType
-Policy = Annotated[str, Length(1, 131072), Pattern(r"[\u0009\u000A\u000D\u0020-\u00FF]+")]  # PolicyType
+Policy = Annotated[str, Length(1, 131072), Width(2), Pattern(r"[\u0009\u000A\u000D\u0020-\u00FF]+")]  # PolicyType
 Plaintext = Annotated[bytes, Length(1, 4096), Sensitive()]  # PlaintextType
 Ciphertext = Annotated[bytes, Length(1, 6144)]  # CiphertextType
 PublicKey = Annotated[bytes, Length(1, 8192)]  # PublicKeyType
 EncryptionContext = dict[str, str]  # EncryptionContextType
-GrantTokens = Annotated[list[Annotated[str, Length(1, 8192)]], Length(0, 10)]  # GrantTokenList
+GrantTokens = Annotated[list[Annotated[str, Length(1, 8192), Width(1)]], Length(0, 10)]  # GrantTokenList
 Limit = Annotated[int, Range(1, 1000)]  # LimitType
 Marker = Annotated[str, Length(1, 1024), Pattern(r"[\u0020-\u00FF]*")]  # MarkerType
 NumberOfBytes = Annotated[int, Range(1, 1024)]  # NumberOfBytesType

@@ -6,7 +6,15 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from hsmkms.http.connection import BODY_SECONDS, HEAD_SECONDS, IDLE_SECONDS, LINGER_SECONDS, Connection
+from hsmkms.http.connection import (
+    BODY_SECONDS,
+    HEAD_SECONDS,
+    IDLE_SECONDS,
+    LINGER_SECONDS,
+    MAX_BODY_BYTES,
+    Connection,
+)
+from hsmkms.http.connections import Connections
 from hsmkms.http.protocol import Response
 from hsmkms.http.sigv4 import RawRequest
 from hsmkms.http.worker import give_up_late
@@ -20,7 +28,8 @@ class Place:
     """A server in this process: its connections, its clock, and a client's two streams."""
 
     def __init__(self) -> None:
-        self.everybody: set[Connection] = set()
+        self.connections = Connections()
+        self.everybody = self.connections.open
         self.now = 1000.0
         self.held: list[Callable[[Response], None]] | None = None
         self.body = b"{}"
@@ -38,10 +47,15 @@ class Place:
         else:
             self.held.append(respond)
 
+    def largest_body(self, head: RawRequest) -> int:
+        """Bodies may be as large as they can be in any case."""
+        del head
+        return MAX_BODY_BYTES
+
     async def later(self, seconds: float) -> None:
         """Let time pass, and the server look at its limits."""
         self.now += seconds
-        give_up_late(self.everybody, self.now)
+        give_up_late(self.connections, self.now)
         await asyncio.sleep(0.02)
 
     async def send(self, data: bytes) -> None:
@@ -68,7 +82,7 @@ def play(story: Callable[[Place], Awaitable[None]]) -> None:
         place = Place()
         loop = asyncio.get_running_loop()
         server = await loop.create_server(
-            lambda: Connection(place.answer, place.everybody, lambda: place.now), "127.0.0.1", 0
+            lambda: Connection(place.answer, place.largest_body, place.connections, lambda: place.now), "127.0.0.1", 0
         )
         place.reader, place.writer = await asyncio.open_connection(*server.sockets[0].getsockname())
         try:

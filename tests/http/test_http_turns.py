@@ -12,6 +12,7 @@ from served import PROGRAMS, SECONDS, credentials
 
 from hsmkms.http import connection as module
 from hsmkms.http.connection import Connection, Respond
+from hsmkms.http.connections import Connections
 from hsmkms.http.protocol import success
 from hsmkms.http.sigv4 import RawRequest
 
@@ -25,7 +26,9 @@ class Place:
         self.in_turn: list[bool] = []
         self.at_once = at_once
         self.respond: Respond | None = None
-        self.connection = Connection(self.answer, everybody if everybody is not None else set(), lambda: 0.0)
+        connections = Connections()
+        connections.open = everybody if everybody is not None else set()
+        self.connection = Connection(self.answer, lambda _: 0, connections, lambda: 0.0)
         self.connection.connection_made(cast("Any", self))
 
     def answer(self, request: RawRequest, address: str, respond: Respond) -> None:
@@ -43,6 +46,12 @@ class Place:
     def is_closing(self) -> bool:
         """Never."""
         return False
+
+    def pause_reading(self) -> None:
+        """What comes now waits."""
+
+    def resume_reading(self) -> None:
+        """It is read again."""
 
     def write(self, data: bytes) -> None:
         """Nobody reads it."""

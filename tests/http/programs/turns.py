@@ -17,6 +17,7 @@ from raw_client import raw, signed
 from hsmkms import config, wiring
 from hsmkms.http.app import Application
 from hsmkms.http.connection import Connection
+from hsmkms.http.connections import Connections
 from hsmkms.http.pace import Pace
 from hsmkms.http.pulse import Pulse
 from hsmkms.http.serving import Serving
@@ -48,6 +49,12 @@ class Transport:
         """Never."""
         return False
 
+    def pause_reading(self) -> None:
+        """What comes now waits."""
+
+    def resume_reading(self) -> None:
+        """It is read again."""
+
     def write(self, data: bytes) -> None:
         """An answer."""
         self.statuses.append(int(data.split()[1]))
@@ -62,10 +69,10 @@ async def play(kms: Kms, serving: Serving, endpoint: Endpoint, *, secure: bool) 
     key_id = kms.create_key(CreateKeyRequest()).key_metadata.key_id
     body = json.dumps({"KeyId": key_id, "Plaintext": "aGVsbG8="}).encode()
     request = raw("POST", "/", signed(endpoint, "Encrypt", body), body)
-    everybody: set[Connection] = set()
+    all_of_them = Connections()
     answered = asyncio.Semaphore(0)
     transports = [Transport(answered) for _ in range(4)]
-    connections = [Connection(application, everybody, loop.time) for _ in transports]
+    connections = [Connection(application, application.largest_body, all_of_them, loop.time) for _ in transports]
     for connection, transport in zip(connections, transports, strict=True):
         connection.connection_made(cast("asyncio.Transport", transport))
     before, after, ahead, later = connections
