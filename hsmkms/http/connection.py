@@ -97,6 +97,7 @@ class Connection(asyncio.Protocol):
         self._ending = False  # what has begun is answered, nothing else
         self._owed = 0  # bytes of what is not parsed yet that had come before the end
         self._deaf = False  # nothing is read any more
+        self._lost = False
         self._blocked = False  # the client does not take its answers
         self._reading = True
         self.deadline = 0.0
@@ -119,11 +120,11 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone; what is being answered for it goes on, counts until then, and is thrown away."""
         del exc
-        self._drop()
-        self._deaf = True
+        self._stop_reading()
+        self._waiting.clear()
         self._blocked = False
         self._count()
-        self._parser = None  # it knows this object, which would else wait for the garbage collector
+        self._lost = True
         if not self._answering:
             self._connections.open.discard(self)
 
@@ -202,24 +203,28 @@ class Connection(asyncio.Protocol):
         if self._blocked or self._deaf:
             self._transport.abort()
         else:
-            self._drop()
+            self._waiting.clear()
             self._refuse(busy("Too many requests are unfinished: send each as a whole, and read its response."))
 
     def _count(self) -> None:
-        """Tell the budget what is occupied here by what the client has not finished."""
+        """Tell the budget what is occupied here by what the client has not finished.
+
+        What is no body counts twice: the parser keeps a header that has no end, and copies it at each piece.
+        """
         size = len(self._unread) - self._offset + sum(weight for _, _, weight in self._waiting)
         if self._url and not self._deaf:
-            size += self._received + HEADER_BYTES * self._fields
+            size += 2 * self._received - self._size + HEADER_BYTES * self._fields
         if self._blocked:
             size += self._transport.get_write_buffer_size()
         if size or self._counted:
             self._counted = bool(size)
             self._budget.hold(self, size)
 
-    def _drop(self) -> None:
-        """Forget what was received and is not being answered."""
+    def _stop_reading(self) -> None:
+        """Forget what was received and is no whole request, with the parser, which may keep a part of it."""
+        self._deaf = True
+        self._parser = None
         self._unread, self._offset = b"", 0
-        self._waiting.clear()
         self._begin()
 
     def _give_back(self) -> None:
@@ -257,6 +262,8 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """The head is complete."""
+        if self._deaf:
+            return
         self.deadline = self._now() + BODY_SECONDS
         self._in_body = True
         if self._parser.should_upgrade():  # the parser would not read its body
@@ -270,7 +277,7 @@ class Connection(asyncio.Protocol):
 
     def _let_continue(self) -> None:
         """Ask for a body whose client waits for that; not before the responses that it waits for already."""
-        if not (self._deaf or self._answering or self._waiting):
+        if not (self._answering or self._waiting):
             self._transport.write(CONTINUE)
 
     def on_body(self, piece: bytes) -> None:
@@ -380,7 +387,7 @@ class Connection(asyncio.Protocol):
                 self._close()
             elif not self._url:
                 self.deadline = self._now() + IDLE_SECONDS
-        elif self._parser is None:
+        elif self._lost:
             self._connections.open.discard(self)
         if self._waiting or self._refusal is not None:
             self._next()
@@ -400,17 +407,15 @@ class Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         """Close when the client has taken what was written; it has as long as for a body."""
-        self._deaf = True
-        self._drop()
+        self._stop_reading()
+        self._waiting.clear()
         self.deadline = self._now() + BODY_SECONDS
         self._transport.close()
 
     def _refuse(self, response: Response) -> None:
         """Answer after the requests before it, and close: what follows cannot be told apart from what was wrong."""
-        self._deaf = True
+        self._stop_reading()
         self._refusal = response
-        self._unread, self._offset = b"", 0
-        self._begin()
         self._next()
 
     def _turn_away(self, *, linger: bool) -> None:
