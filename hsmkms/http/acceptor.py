@@ -14,6 +14,8 @@ HANDSHAKE_SECONDS: Final = 10.0
 AT_A_TIME: Final = 64
 """Connections that are accepted before others are looked after again."""
 
+HELLO_BYTES: Final = 16 * 1024
+
 ALERT: Final = bytes((21, 3, 3, 0, 2, 2, 80))
 """A fatal alert, internal_error: RFC 8446, section 6.2. All that can be told before a handshake."""
 
@@ -70,4 +72,5 @@ class Acceptor:
 def _turn_away(client: socket.socket) -> None:
     with suppress(OSError):
         client.send(ALERT)
+        client.recv(HELLO_BYTES)  # closing with something unread would take the alert away from it
     client.close()

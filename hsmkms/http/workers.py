@@ -311,7 +311,7 @@ def listeners(serve: ServeSettings) -> list[socket.socket]:
             listener = socket.socket(family)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            # Connections inherit these: the kernel by itself keeps up to 10 MB for a client that sends or does not read.
+            # Inherited by connections: by itself the kernel keeps megabytes of what a worker or a client does not read.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
             listener.bind((serve.host, port))

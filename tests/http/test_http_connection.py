@@ -79,6 +79,97 @@ def test_chunks(hsmkms_endpoint: Endpoint) -> None:
     assert status == 200
 
 
+def test_trailers_are_no_headers(hsmkms_endpoint: Endpoint) -> None:
+    """What stands behind a body in chunks never counts as a header, neither of this request nor of the next."""
+    body = b'{"NumberOfBytes": 8}'
+    headers = signed(hsmkms_endpoint, "GenerateRandom", body)
+    without = {name: value for name, value in headers.items() if name != "Authorization"}
+    chunks = b"%x\r\n%s\r\n0\r\nAuthorization: %s\r\n\r\n" % (len(body), body, headers["Authorization"].encode())
+    chunked = {"Transfer-Encoding": "chunked"}
+    with connect(hsmkms_endpoint) as connection:
+        connection.sendall(raw("POST", "/", without | chunked, chunks) + raw("POST", "/", without, body))
+        connection.sendall(raw("POST", "/", headers | chunked, chunks))
+        found = answers(connection, 3)
+    assert [status for status, _ in found] == [400, 400, 200]
+    assert [json.loads(told).get("__type") for _, told in found] == ["MissingAuthenticationTokenException"] * 2 + [None]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [b"1;" + b"x" * 80_000, b"1;x=y\r\na\r\n" * 20_000, b"0\r\nT: " + b"x" * 80_000, b"0\r\n" + b"T: x\r\n" * 20_000],
+    ids=["extension", "extensions", "trailer", "trailers"],
+)
+def test_what_stands_around_chunks(hsmkms_endpoint: Endpoint, frame: bytes) -> None:
+    """Extensions of chunks, and trailers, are bounded, whether many or one without an end."""
+    with connect(hsmkms_endpoint) as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + frame)
+        status, headers, body = read_answer(connection)
+    assert (status, headers["connection"]) == (400, "close")
+    assert "chunks" in json.loads(body)["message"]
+
+
+def large_body(size: int) -> bytes:
+    """A right request of GenerateRandom with blanks, so that it has a size."""
+    return b'{"NumberOfBytes": 8}'.ljust(size)
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunks"])
+def test_large_bodies(hsmkms_endpoint: Endpoint, chunked: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    """Who signs may send what the operation may need, in either form; nobody may send more."""
+    framing = {"Transfer-Encoding": "chunked"} if chunked else {}
+
+    def send(operation: str, size: int) -> tuple[int, str]:
+        body = large_body(size)
+        headers = signed(hsmkms_endpoint, operation, body) | framing
+        sent = b"%x\r\n%s\r\n0\r\n\r\n" % (size, body) if chunked else body
+        status, _, told = exchange(hsmkms_endpoint, raw("POST", "/", headers, sent))
+        return status, json.loads(told).get("__type", "")
+
+    assert send("GenerateRandom", 350_000) == (200, "")
+    assert send("ListKeys", 64 * 1024) == (200, "")
+    assert send("ListKeys", 100_000) == (413, "RequestEntityTooLargeException")
+    assert send("GenerateRandom", 1_000_000) == (413, "RequestEntityTooLargeException")
+    assert send("Nonsense", 100_000) == (400, "UnknownOperationException")
+
+
+@pytest.mark.parametrize(
+    ("damage", "code"),
+    [
+        ({"Authorization": ""}, "MissingAuthenticationTokenException"),
+        ({"Authorization": "AWS4-HMAC-SHA256 x"}, "IncompleteSignatureException"),
+        ({"X-Amz-Date": "20200101T000000Z"}, "InvalidSignatureException"),
+        ({"region": "xx-nowhere-1"}, "InvalidSignatureException"),
+    ],
+    ids=["none", "broken", "old", "region"],
+)
+def test_large_bodies_of_strangers(hsmkms_endpoint: Endpoint, damage: dict[str, str], code: str) -> None:
+    """A body of more than 64 KiB is not read, nor asked for, where the head does not look signed for here and now."""
+    region = damage.get("region", hsmkms_endpoint.region)
+    endpoint = Endpoint(hsmkms_endpoint.url, region, hsmkms_endpoint.access_key_id, hsmkms_endpoint.secret_access_key)
+    headers = signed(endpoint, "GenerateRandom", b"") | damage | {"Content-Length": "100000", "Expect": "100-continue"}
+    sent = {name: value for name, value in headers.items() if value and name != "region"}
+    status, answered, body = exchange(hsmkms_endpoint, raw("POST", "/", sent))
+    assert (status, json.loads(body)["__type"], answered["connection"]) == (400, code, "close")
+
+
+def test_continue_keeps_its_place(hsmkms_endpoint: Endpoint) -> None:
+    """A client that asks first is not told to go on before the answer to what it sent ahead."""
+    slow_body = b"{}"
+    slow = raw("POST", "/", signed(hsmkms_endpoint, "CreateKey", slow_body), slow_body)
+    body = b'{"NumberOfBytes": 8}'
+    headers = signed(hsmkms_endpoint, "GenerateRandom", body) | {"Expect": "100-continue"}
+    with connect(hsmkms_endpoint) as connection:
+        connection.sendall(slow + raw("POST", "/", headers, body))
+        found = answers(connection, 2)
+    assert [status for status, _ in found] == [200, 200]
+
+
+def test_name_of_a_header(hsmkms_endpoint: Endpoint) -> None:
+    """Long names, which would fill the cache of names, are refused."""
+    status, _, _ = exchange(hsmkms_endpoint, raw("GET", "/healthz", {"x" * 300: "y"}))
+    assert status == 431
+
+
 def test_continue(hsmkms_endpoint: Endpoint) -> None:
     """A client that asks first is told to go on."""
     body = b'{"NumberOfBytes": 8}'

@@ -15,6 +15,7 @@ from hsmkms.http.connection import (
     Connection,
 )
 from hsmkms.http.connections import Connections
+from hsmkms.http.memory import MemoryBudget
 from hsmkms.http.protocol import Response
 from hsmkms.http.sigv4 import RawRequest
 from hsmkms.http.worker import give_up_late
@@ -33,13 +34,15 @@ class Place:
         self.now = 1000.0
         self.held: list[Callable[[Response], None]] | None = None
         self.body = b"{}"
+        self.body_sent = b"{}"
+        self.address: tuple[str, int]
         self.answered = 0
         self.reader: asyncio.StreamReader
         self.writer: asyncio.StreamWriter
 
     def answer(self, request: RawRequest, address: str, respond: Callable[[Response], None]) -> None:
         """Answer at once, or when the test says so."""
-        assert request.body == b"{}"
+        assert request.body == self.body_sent
         assert address == "127.0.0.1"
         self.answered += 1
         if self.held is None:
@@ -63,6 +66,14 @@ class Place:
         self.writer.write(data)
         await asyncio.sleep(0.05)
 
+    async def until(self, happened: Callable[[], bool]) -> None:
+        """Let the server work until it has happened."""
+        for _ in range(2000):
+            if happened():
+                return
+            await asyncio.sleep(0.005)
+        raise AssertionError("it did not happen in time")
+
     async def status(self) -> int:
         """The status of the next answer."""
         head = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 10)
@@ -84,7 +95,8 @@ def play(story: Callable[[Place], Awaitable[None]]) -> None:
         server = await loop.create_server(
             lambda: Connection(place.answer, place.largest_body, place.connections, lambda: place.now), "127.0.0.1", 0
         )
-        place.reader, place.writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        place.address = server.sockets[0].getsockname()
+        place.reader, place.writer = await asyncio.open_connection(*place.address)
         try:
             await place.send(b"")
             await story(place)
@@ -177,6 +189,109 @@ def test_client_that_only_asks() -> None:
         assert answered < 100
         for _ in range(5_000):
             assert await place.status() == 200
+
+    play(story)
+
+
+def test_nothing_is_parsed_while_a_request_waits() -> None:
+    """What is sent ahead stays as it came until the request before it has its answer, and then has its own."""
+
+    async def story(place: Place) -> None:
+        place.held = []
+        await place.send(REQUEST)
+        await place.send(REQUEST * 20_000)
+        await place.until(lambda: place.connections.budget.occupied > 0)
+        assert place.answered == 1
+        assert place.connections.budget.occupied < 2**20
+        first, place.held = place.held.pop(), None
+        first(Response(200, (), b"{}"))
+        for _ in range(20_001):
+            assert await place.status() == 200
+        assert place.connections.budget.occupied == 0
+
+    play(story)
+
+
+def test_beyond_the_budget() -> None:
+    """Who has sent half of a request is told to try again where the budget is spent, and leaves nothing in it."""
+
+    async def story(place: Place) -> None:
+        half = b"POST / HTTP/1.1\r\nContent-Length: 60000\r\n\r\n" + b"x" * 50_000
+        place.connections.budget = MemoryBudget(40_000)
+        reader, writer = await asyncio.open_connection(*place.address)
+        writer.write(half)
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        assert head.startswith(b"HTTP/1.1 503 ")
+        assert b"retry-after: 1\r\n" in head
+        assert b"connection: close\r\n" in head
+        assert place.connections.budget.occupied == 0
+        writer.transport.abort()
+        await place.send(REQUEST)
+        assert await place.status() == 200
+
+    play(story)
+
+
+def test_large_requests_that_wait() -> None:
+    """Complete large requests count until they have their answers, also where their client has gone; others get 503."""
+
+    async def story(place: Place) -> None:
+        place.held = []
+        place.body_sent = b"x" * 20_000
+        large = b"POST / HTTP/1.1\r\nContent-Length: 20000\r\n\r\n" + place.body_sent
+        place.connections.budget = MemoryBudget(30_000)
+        _, writer = await asyncio.open_connection(*place.address)
+        writer.write(large)
+        await place.until(lambda: place.held is not None and len(place.held) == 1)
+        writer.transport.abort()
+        reader, writer = await asyncio.open_connection(*place.address)
+        writer.write(large)
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)).startswith(b"HTTP/1.1 503 ")
+        assert len(place.everybody) == 3
+        place.held.pop()(Response(200, (), b"{}"))
+        assert len(place.everybody) == 2
+        writer.write(large)
+        await place.until(lambda: bool(place.held))
+        place.held.pop()(Response(200, (), b"{}"))
+        assert place.connections.budget.occupied == 0
+        writer.transport.abort()
+
+    play(story)
+
+
+def test_answers_that_are_not_taken_count() -> None:
+    """Beyond the budget a client that reads nothing is cut off."""
+
+    async def story(place: Place) -> None:
+        place.body = b"x" * LARGE
+        (connection,) = place.everybody
+        connection._budget = MemoryBudget(2**20)
+        await place.send(REQUEST)
+        await place.until(lambda: not place.everybody)
+
+    play(story)
+
+
+def test_more_connections_than_are_served() -> None:
+    """Beyond the limit a client is told in words to try again, and is served once another one has gone."""
+
+    async def story(place: Place) -> None:
+        place.connections.most = 1
+        reader, writer = await asyncio.open_connection(*place.address)
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        assert head.startswith(b"HTTP/1.1 503 ")
+        assert b"retry-after: 1\r\n" in head
+        length = int(head.partition(b"content-length: ")[2].split()[0])
+        assert "connections" in json.loads(await reader.readexactly(length))["message"]
+        assert await reader.read() == b""
+        writer.transport.abort()
+        await place.send(REQUEST)
+        assert await place.status() == 200
+        place.connections.most = 2
+        await place.later(LINGER_SECONDS + 1)
+        _, writer = await asyncio.open_connection(*place.address)
+        await place.until(lambda: len(place.everybody) == 2)
+        writer.transport.abort()
 
     play(story)
 

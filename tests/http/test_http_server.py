@@ -116,8 +116,9 @@ def test_too_large(hsmkms_endpoint: Endpoint) -> None:
     status, _, answer = exchange(hsmkms_endpoint, raw("POST", "/", host | {"Content-Length": str(2**31)}))
     assert (status, json.loads(answer)["__type"]) == (413, "RequestEntityTooLargeException")
     pieces = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+    headers = signed(hsmkms_endpoint, "CreateKey", b"") | {"Transfer-Encoding": "chunked"}
     with socket.create_connection(address_of(hsmkms_endpoint), timeout=SECONDS) as connection:
-        connection.sendall(raw("POST", "/", host | {"Transfer-Encoding": "chunked"}))
+        connection.sendall(raw("POST", "/", headers))
         for _ in range(17):
             connection.sendall(pieces)
         status, _, answer = read_answer(connection)

@@ -1,6 +1,8 @@
 """TLS with a certificate of the test's own: versions, boto3, and a new certificate at SIGHUP."""
 
+import contextlib
 import http.client
+import json
 import signal
 import socket
 import ssl
@@ -18,7 +20,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from floods import half_handshakes
+from raw_client import raw, read_answer
 from served import STOP_SECONDS, Served, credentials, serving, set_in, start, until
+
+from hsmkms.http.acceptor import ALERT
+from hsmkms.http.connections import LINGERING
+
+NARROW = 10
 
 pytestmark = pytest.mark.xdist_group("served")
 
@@ -114,6 +123,55 @@ def test_client_with_trust(secure: Secure) -> None:
     assert len(client(str(site.data / "chain.pem")).generate_random(NumberOfBytes=16)["Plaintext"]) == 16
     with pytest.raises(Exception, match="CERTIFICATE_VERIFY_FAILED"):
         client(verify=True).generate_random(NumberOfBytes=16)
+
+
+@pytest.fixture
+def narrow(new_site: NewSite) -> Iterator[Served]:
+    """A server with TLS whose one worker serves ten connections."""
+    site = new_site()
+    make_certificate(site.data, "first")
+    set_in(site, 'certificate = "chain.pem"', 'private_key = "key.pem"', f"max_connections = {NARROW}")
+    with serving(site, "--workers", 1) as server:
+        yield server
+
+
+def test_more_connections_than_are_served(narrow: Served) -> None:
+    """After its handshake a client beyond the limit is told to try again, and it is served once others have gone."""
+    context = chosen(ssl.TLSVersion.TLSv1_3)
+    address = ("127.0.0.1", narrow.port)
+    with contextlib.ExitStack() as opened:
+        for _ in range(NARROW):
+            opened.enter_context(context.wrap_socket(socket.create_connection(address, timeout=20)))
+        with context.wrap_socket(socket.create_connection(address, timeout=20)) as refused:
+            status, headers, body = read_answer(refused)
+        assert (status, headers["retry-after"], headers["connection"]) == (503, "1", "close")
+        assert "connections" in json.loads(body)["message"]
+
+    def served() -> bool:
+        with context.wrap_socket(socket.create_connection(address, timeout=20)) as connection:
+            connection.sendall(raw("GET", "/healthz", {"Host": "x"}))
+            return read_answer(connection)[0] == 200
+
+    until(served)
+
+
+def test_half_handshakes(narrow: Served) -> None:
+    """Who has not finished a handshake counts as well; beyond a reserve clients get an alert, until the others go."""
+    context = chosen(ssl.TLSVersion.TLSv1_3)
+    address = ("127.0.0.1", narrow.port)
+    with half_handshakes(address, NARROW + LINGERING + 20) as made:
+        assert [each.recv(100) for each in made[-20:]] == [ALERT] * 20
+        with pytest.raises(ssl.SSLError, match="INTERNAL_ERROR"):
+            context.wrap_socket(socket.create_connection(address, timeout=20))
+    until(lambda: _shakes_hands(address, context))
+
+
+def _shakes_hands(address: tuple[str, int], context: ssl.SSLContext) -> bool:
+    try:
+        context.wrap_socket(socket.create_connection(address, timeout=20)).close()
+    except OSError:
+        return False
+    return True
 
 
 def test_new_certificate(secure: Secure) -> None:
