@@ -14,35 +14,26 @@ import httptools
 from hsmkms.errors import HsmKmsError
 from hsmkms.http.connections import LINGERING, Connections
 from hsmkms.http.heads import CONTINUE, head_of, header_name, target
-from hsmkms.http.protocol import Response
-from hsmkms.http.refusals import (
-    RefusedError,
-    bad_request,
-    body_too_large,
-    busy,
-    head_too_large,
-    refusal,
-    refused,
+from hsmkms.http.limits import (
+    HEADER_BYTES,
+    LARGE_REQUEST_BYTES,
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    REQUEST_BYTES,
+    SLICE_BYTES,
+    UNCOUNTED_BYTES,
+    UNCOUNTED_HEADERS,
+    chunks_too_large,
+    frame_too_large,
+    too_many_headers,
 )
+from hsmkms.http.protocol import Response
+from hsmkms.http.refusals import RefusedError, bad_request, body_too_large, busy, refusal, refused
 from hsmkms.http.sigv4 import RawRequest
 from hsmkms.model.sizes import SMALL_REQUEST_BYTES
 
 MAX_BODY_BYTES: Final = 1024 * 1024
 """More than any request of the API can need: a key policy of 32 KB, an attestation document of 256 KB in base64."""
-
-MAX_HEAD_BYTES: Final = 64 * 1024
-"""All of a request but its body: target and headers, and the sizes, extensions and trailers of chunks."""
-
-MAX_HEADERS: Final = 100
-SLICE_BYTES: Final = 8 * 1024
-"""More than this is parsed in slices, so that no more than a slice is parsed while a request waits."""
-
-LARGE_REQUEST_BYTES: Final = 8 * 1024
-"""Larger requests count in the worker's budget while they wait for their response."""
-
-HEADER_BYTES: Final = 160
-REQUEST_BYTES: Final = 512
-"""What a header and a request take in memory besides their own bytes."""
 
 MAX_IN_A_TURN: Final = 1000
 """Connections that the loop hears of by one question to the kernel: libuv takes 1,024 answers, and then asks again."""
@@ -140,7 +131,7 @@ class Connection(asyncio.Protocol):
             return
         self._first = True
         self._feed(data)
-        if self._url or self._waiting or self._counted:
+        if self._waiting or self._counted:
             self._count()
 
     def _parse(self) -> None:
@@ -170,17 +161,19 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError:
             self._refuse(bad_request("This is not HTTP/1.1."))
         else:
-            if self._url and not self._deaf:
-                self._check_frame(len(piece))
+            if self._url:  # the request is unfinished; the slice in which it begins counts as a whole
+                self._received += len(piece)
+                if self._received > UNCOUNTED_BYTES or self._fields > UNCOUNTED_HEADERS:
+                    self._check_unfinished()
 
-    def _check_frame(self, size: int) -> None:
-        """Limit what is no body: headers that have no end, and what stands around chunks. The parser keeps the former.
+    def _check_unfinished(self) -> None:
+        """Count it, and limit what is no body: a header without an end, which the parser keeps, and what frames chunks.
 
-        The slice in which a request begins counts as a whole.
+        Chunks: their sizes and extensions, and trailers.
         """
-        self._received += size
-        if self._received - self._size > MAX_HEAD_BYTES + SLICE_BYTES:
-            self._refuse(_chunks_too_large() if self._in_body else _frame_too_large().response)
+        if self._received - self._size > MAX_HEAD_BYTES + SLICE_BYTES and not self._deaf:
+            self._refuse(chunks_too_large() if self._in_body else frame_too_large().response)
+        self._count()
 
     def pause_writing(self) -> None:
         """The client does not read its answers: no more requests of it are read, and none is answered."""
@@ -227,12 +220,6 @@ class Connection(asyncio.Protocol):
         self._unread, self._offset = b"", 0
         self._begin()
 
-    def _give_back(self) -> None:
-        """The request that was being answered needs no memory any more."""
-        if self._taken:
-            self._budget.release(self._taken)
-            self._taken = 0
-
     # -- httptools' calls ---------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
@@ -244,7 +231,7 @@ class Connection(asyncio.Protocol):
         self._url += url
         self._head += len(url)
         if self._head > MAX_HEAD_BYTES:
-            raise _frame_too_large()
+            raise frame_too_large()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header; a trailer, which stands behind a body, is none."""
@@ -253,7 +240,7 @@ class Connection(asyncio.Protocol):
         self._head += len(name) + len(value)
         self._fields += 1
         if self._head > MAX_HEAD_BYTES or self._fields > MAX_HEADERS:
-            raise _frame_too_large() if self._head > MAX_HEAD_BYTES else _too_many_headers()
+            raise frame_too_large() if self._head > MAX_HEAD_BYTES else too_many_headers()
         headers, known = self._headers, header_name(name)
         if known in headers:
             headers[known].append(value.decode("latin-1"))
@@ -365,6 +352,7 @@ class Connection(asyncio.Protocol):
         while self._waiting and not (self._answering or self._blocked):
             self._answering, self._keep_alive, weight = self._waiting.popleft()
             if weight > LARGE_REQUEST_BYTES:
+                self._count()  # it is no longer unfinished
                 if not self._budget.take(weight):
                     self._write(busy("Too many large requests wait for their responses."))
                     continue
@@ -378,7 +366,9 @@ class Connection(asyncio.Protocol):
     def _write(self, response: Response) -> None:
         """Write an answer, and go on with what waits for it."""
         request, self._answering = self._answering, None
-        self._give_back()
+        if self._taken:
+            self._budget.release(self._taken)
+            self._taken = 0
         if not self._transport.is_closing():
             keep = self._keep_alive and not (self._ending and self._done())
             body = b"" if request is not None and request.method == "HEAD" else response.body
@@ -439,15 +429,3 @@ class Connection(asyncio.Protocol):
             self.deadline = self._now() + LINGER_SECONDS
         else:
             self._close()
-
-
-def _frame_too_large() -> RefusedError:
-    return head_too_large(f"The headers are larger than {MAX_HEAD_BYTES} bytes.")
-
-
-def _chunks_too_large() -> Response:
-    return bad_request(f"Sizes, extensions and trailers of the body's chunks are larger than {MAX_HEAD_BYTES} bytes.")
-
-
-def _too_many_headers() -> RefusedError:
-    return head_too_large(f"There may be {MAX_HEADERS} headers at most.")

@@ -1,0 +1,39 @@
+"""How large the parts of a request may be that are not its body, and what they take in memory."""
+
+from typing import Final
+
+from hsmkms.http.protocol import Response
+from hsmkms.http.refusals import RefusedError, bad_request, head_too_large
+
+MAX_HEAD_BYTES: Final = 64 * 1024
+"""All of a request but its body: target and headers, and the sizes, extensions and trailers of chunks."""
+
+MAX_HEADERS: Final = 100
+SLICE_BYTES: Final = 8 * 1024
+"""More than this is parsed in slices, so that no more than a slice is parsed while a request waits."""
+
+LARGE_REQUEST_BYTES: Final = 8 * 1024
+"""Larger requests count in the worker's budget while they wait for their response."""
+
+UNCOUNTED_BYTES: Final = 2 * 1024
+UNCOUNTED_HEADERS: Final = 24
+"""An unfinished request counts once it has more: most clients send the head of a request by itself."""
+
+HEADER_BYTES: Final = 160
+REQUEST_BYTES: Final = 512
+"""What a header and a request take in memory besides their own bytes."""
+
+
+def frame_too_large() -> RefusedError:
+    """Too many bytes of target and headers."""
+    return head_too_large(f"The headers are larger than {MAX_HEAD_BYTES} bytes.")
+
+
+def too_many_headers() -> RefusedError:
+    """Too many headers, however small."""
+    return head_too_large(f"There may be {MAX_HEADERS} headers at most.")
+
+
+def chunks_too_large() -> Response:
+    """Too many bytes around the chunks of a body."""
+    return bad_request(f"Sizes, extensions and trailers of the body's chunks are larger than {MAX_HEAD_BYTES} bytes.")
