@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from hsmkms.service.audit_verification import Verdict
 
 PANEL: Final = "Audit log"
+NOT_PROVEN_STATUS: Final = 3
+"""Of `audit verify`: no fault was found, but the token could not prove all that this rests on."""
 
 audit = typer.Typer(
     name="audit",
@@ -105,7 +107,8 @@ def verify(
 ) -> None:
     """Check every record against its chain, the chains against the seals, and the seals against the token.
 
-    Status 1 if something was changed, removed, inserted, moved or rolled back; the first place is named.
+    Status 1 if something was changed, removed, inserted, moved or rolled back; the first place is named. Status 3 if
+    nothing was, but the token could not prove each seal that the rest depends on (Unproven): that is not "fine".
 
     Example: hsmkms audit verify --archive /mnt/archive
     """
@@ -115,6 +118,8 @@ def verify(
     common.show(_shown(verdict))
     if verdict.faults:
         sys.exit(1)
+    if verdict.unproven:
+        sys.exit(NOT_PROVEN_STATUS)
 
 
 def archive(
@@ -137,7 +142,7 @@ def archive(
 
 def _shown(verdict: "Verdict") -> dict[str, object]:
     answer: dict[str, object] = named(verdict)
-    faults = {"Faults": verdict.faults, "Accepted": verdict.accepted}
+    faults = {"Faults": verdict.faults, "Unproven": verdict.unproven, "Accepted": verdict.accepted}
     return answer | {name: [named(each) for each in found] for name, found in faults.items()}
 
 

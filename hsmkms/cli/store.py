@@ -11,7 +11,7 @@ from hsmkms.cli.questions import at_a_terminal
 from hsmkms.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from hsmkms.service.audit_verification import Verdict
+    from hsmkms.model.audit import Fault
     from hsmkms.service.row_seals import RowFault
 
 
@@ -59,17 +59,18 @@ def accept_store(
     """
     common = Common(config=config, output=output, query=query).over(outer_options(context))
     with common.open() as kms:
-        found, rows = kms.operator.audit.verify(), kms.operator.audit.verify_rows()
-        if (found.faults or rows) and not yes:
+        verdict, rows = kms.operator.audit.verify(), kms.operator.audit.verify_rows()
+        found = [*verdict.faults, *verdict.unproven]
+        if (found or rows) and not yes:
             _ask(found, rows)
-        if found.faults or rows:
-            kms.operator.audit.accept()
-    common.show({"Accepted": [named(each) for each in found.faults], "AcceptedRows": [named(each) for each in rows]})
+        if found or rows:
+            kms.operator.audit.accept((found, rows))
+    common.show({"Accepted": [named(each) for each in found], "AcceptedRows": [named(each) for each in rows]})
 
 
-def _ask(found: "Verdict", rows: "list[RowFault]") -> None:
+def _ask(found: "list[Fault]", rows: "list[RowFault]") -> None:
     """Show what is wrong, and ask a person; without a terminal the answer is no."""
-    for each in found.faults:
+    for each in found:
         typer.echo(f"{each.lane} {each.sequence}: {each.kind}: {each.detail}", err=True)
     for row in rows:
         typer.echo(f"{row.subject}: {row.reason}", err=True)

@@ -20,7 +20,7 @@ _BODY: Final = len(_HASH) + 64 + 2
 
 _GENESIS: Final = b"hsmkms audit chain v1"
 MAX_FAULTS: Final = 100
-"""Faults that are told of one lane; the first one is what counts."""
+"""Faults that are listed one by one for each lane; those beyond it are summed up in one more."""
 
 CHANGED: Final = "changed"
 MISSING: Final = "missing"
@@ -29,6 +29,8 @@ REORDERED: Final = "reordered"
 UNREADABLE: Final = "unreadable"
 ROLLED_BACK: Final = "rolled back"
 RESEALED: Final = "not as sealed"
+NOT_PROVEN: Final = "not proven"
+"""No fault that was found, but nothing that the token could vouch for."""
 
 
 class Numbers(Struct, frozen=True):
@@ -83,7 +85,7 @@ def head_of(line: bytes, segment: int) -> Head | None:
     return Head(sequence=numbers.sequence, hash=numbers.hash, segment=segment)
 
 
-def _name(line: bytes) -> str:
+def name(line: bytes) -> str:
     """Tells a line that is wrong from all others: one that was accepted must not be changed again."""
     return f"SHA-256 {hashlib.sha256(line).hexdigest()}"
 
@@ -98,6 +100,7 @@ class Walker:
 
     def __init__(self, lane: str, start: Head, sealed: dict[int, str], restarts: set[int]) -> None:
         self.lane = lane
+        self.start = start
         self.faults: list[Fault] = []
         self.records = 0
         self.sequence = start.sequence
@@ -106,6 +109,9 @@ class Walker:
         self._restarts = restarts
         self._sealed_well = start.sequence
         self._epoch = 0
+        self._beyond = 0
+        self._beyond_first: Fault | None = None
+        self._beyond_digest = hashlib.sha256()
 
     def walk(self, lines: Iterable[bytes]) -> Iterator[int]:
         """Judge lines; yields the length of each."""
@@ -119,6 +125,9 @@ class Walker:
         if beyond:
             first = self.sequence + 1
             self._add(first, MISSING, f"records {first} to {max(beyond)} were sealed, and are not there any more")
+        if self._beyond_first is not None:
+            words = f"and {self._beyond} more faults from here on (SHA-256 {self._beyond_digest.hexdigest()})"
+            self.faults.append(msgspec.structs.replace(self._beyond_first, detail=words))
 
     def _judge(self, line: bytes) -> None:
         self.records += 1
@@ -127,27 +136,28 @@ class Walker:
         try:
             numbers = _decode_numbers(line)
         except (msgspec.MsgspecError, UnicodeDecodeError):
-            self._add(self.sequence + 1, UNREADABLE, f"the line is no record ({_name(line)})")
+            self._add(self.sequence + 1, UNREADABLE, f"the line is no record ({name(line)})")
             self._go_on(self.sequence + 1, stated)
             return
         expected = self.sequence + 1
         if digest != stated or numbers.sequence != expected or not line.startswith(_HASH):
-            self._break(expected, numbers.sequence, _name(line))
+            self._break(expected, numbers.sequence, name(line))
         elif numbers.epoch < self._epoch:
             detail = f"the control-plane database went back from change {self._epoch} to {numbers.epoch}"
             self._add(numbers.sequence, ROLLED_BACK, detail)
         self._epoch = 0 if numbers.sequence in self._restarts else numbers.epoch
         self._go_on(numbers.sequence, stated)
 
-    def _break(self, expected: int, found: int, name: str) -> None:
+    def _break(self, expected: int, found: int, line: str) -> None:
+        # Each names its line: what the operator accepts is that line, and no other in its place.
         if found == expected:
-            self._add(expected, CHANGED, f"it is not what was written after the record before it ({name})")
+            self._add(expected, CHANGED, f"it is not what was written after the record before it ({line})")
         elif found > expected:
-            self._add(expected, MISSING, f"record {found} follows record {expected - 1}")
+            self._add(expected, MISSING, f"record {found} follows record {expected - 1} ({line})")
         elif self.faults and self.faults[-1].kind == MISSING and self.faults[-1].sequence == found:
-            self._add(found, REORDERED, "it stands behind a later record")
+            self._add(found, REORDERED, f"it stands behind a later record ({line})")
         else:
-            self._add(found, INSERTED, f"a second record {found} stands where {expected} was due")
+            self._add(found, INSERTED, f"a second record {found} stands where {expected} was due ({line})")
 
     def _go_on(self, sequence: int, stated: str) -> None:
         self.sequence, self._previous = sequence, stated
@@ -156,9 +166,15 @@ class Walker:
             return
         if wanted != stated:
             first = self._sealed_well + 1
-            self._add(first, RESEALED, f"records {first} to {sequence} are not those that were sealed")
+            words = f"records {first} to {sequence} are not those that were sealed (the last one's hash is {stated})"
+            self._add(first, RESEALED, words)
         self._sealed_well = sequence
 
     def _add(self, sequence: int, kind: str, detail: str) -> None:
+        fault = Fault(lane=self.lane, sequence=sequence, kind=kind, detail=detail)
         if len(self.faults) < MAX_FAULTS:
-            self.faults.append(Fault(lane=self.lane, sequence=sequence, kind=kind, detail=detail))
+            self.faults.append(fault)
+            return
+        self._beyond += 1
+        self._beyond_first = self._beyond_first or fault
+        self._beyond_digest.update(msgspec.json.encode(fault))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from hsmkms.errors import HsmKmsError, StoreError
-from hsmkms.model.audit import Head
+from hsmkms.model.audit import Fault, Head
 from hsmkms.model.caller import Caller
 from hsmkms.model.enums import Operation
 from hsmkms.rules import audit_chain
@@ -93,22 +93,28 @@ class AuditDesk:
         with self._core.store.reading() as conn:
             return self._core.seals.verify(conn)
 
-    def accept(self) -> Verdict:
+    def accept(self, shown: tuple[list[Fault], list[RowFault]] | None = None) -> Verdict:
         """Take log and database as they are from here on; returns the faults that were accepted.
+
+        ``shown``: what the operator has seen. StoreError if something else is found by now.
 
         danger: what was edited into the database counts as right, and is sealed.
         """
         found, rows = self.verify(), self.verify_rows()
+        if shown is not None and shown != ([*found.faults, *found.unproven], rows):
+            raise StoreError("log or database have changed since they were looked at: nothing was accepted; try again")
         core = self._core
-        shown = {
-            "faults": [f"{each.lane} {each.sequence} {each.kind}: {each.detail}" for each in found.faults],
+        details = {
+            "faults": [
+                f"{each.lane} {each.sequence} {each.kind}: {each.detail}" for each in (*found.faults, *found.unproven)
+            ],
             "rows": [f"{each.subject}: {each.reason}" for each in rows],
         }
-        with core.audit.acting("AcceptStore", self.region, shown):
+        with core.audit.acting("AcceptStore", self.region, details):
             pass
         core.audit.flush()
         core.seals.seal_all(again=True)
-        self._sealer.accept((*found.accepted, *found.faults))
+        self._sealer.accept((*found.accepted, *found.faults, *found.unproven))
         return found
 
     def archive(self, place: Path) -> list[str]:
@@ -117,8 +123,10 @@ class AuditDesk:
         StoreError if the log does not verify: what is wrong must be seen where it is.
         """
         found = self.verify([place] if place.is_dir() else [])
-        if found.faults:
-            raise StoreError("the audit log is not as it was written: run `hsmkms audit verify` before it is archived")
+        if found.faults or found.unproven:
+            raise StoreError(
+                "the audit log is not proven to be as it was written: run `hsmkms audit verify` before it is archived"
+            )
         moved = [each for parts in audit_files.segments(self.folder).values() for each in parts[:-1]]
         if not moved:
             return []

@@ -2,87 +2,101 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
 
 from msgspec import Struct
 
+from hsmkms.errors import ObjectLostError
 from hsmkms.model.audit import Fault, Head
-from hsmkms.rules import audit_chain, audit_seal
-from hsmkms.rules.audit_chain import CHANGED, MISSING, REORDERED, ROLLED_BACK, UNREADABLE, Walker
+from hsmkms.rules import audit_chain
+from hsmkms.rules.audit_chain import CHANGED, MISSING, NOT_PROVEN, ROLLED_BACK, Walker
 from hsmkms.rules.audit_seal import SealedLine
 from hsmkms.service.core import Core
+from hsmkms.service.proven_seals import SealFile, Trusted, seal_fault
 from hsmkms.service.sealing import Sealer
 from hsmkms.store import audit_files, changes
 from hsmkms.store.audit_files import Segment
-
-SEALS: Final = "seals"
-"""Stands for a lane's name in faults of the seals themselves."""
 
 Progress = Callable[[int, int], None]
 """Told of bytes that were read, and of how many there are in all."""
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
-    """What verifying found. ``unsealed``: records behind the newest seal, which only their chain vouches for.
+    """What verifying found. ``unsealed``: records behind the newest seal that counts: only their chain vouches for them.
 
-    ``accepted``: faults that the operator has accepted, and which are still the same.
+    ``archived``: records that were moved away and were not looked at. ``unproven``: seals of which the token cannot say
+    whether it made them. ``accepted``: faults that the operator has accepted, and which are still the same.
     """
 
     records: int
     lanes: int
     seals: int
     unsealed: int
+    archived: int
     faults: list[Fault]
+    unproven: list[Fault]
     accepted: list[Fault]
 
 
 class _Expected:
-    """What the seals say of the lanes."""
+    """What the seals say of the lanes: those that count, and no others."""
 
-    def __init__(self) -> None:
+    def __init__(self, seals: SealFile) -> None:
         self.sealed: dict[str, dict[int, str]] = {}
         self.starts: dict[tuple[str, int], Head] = {}
         self.restarts: dict[str, set[int]] = {}
         self.accepted: set[Fault] = set()
         self.newest: SealedLine | None = None
+        for each in seals.trusted():
+            self._take(each)
 
-    def take(self, line: SealedLine) -> None:
+    def end(self, lane: str) -> int:
+        """How far a lane is sealed."""
+        return max(self.sealed.get(lane, {}), default=0)
+
+    def _take(self, trusted: Trusted) -> None:
         """The next seal."""
-        self.newest = line
-        seal = line.seal
-        if seal.restored:
+        self.newest, seal = trusted.line, trusted.line.seal
+        if trusted.accepts:
             self.accepted |= set(seal.accepted)
             for lane, known in self.sealed.items():
                 end = seal.lanes[lane].head.sequence if lane in seal.lanes else 0
-                self.sealed[lane] = {sequence: digest for sequence, digest in known.items() if sequence <= end}
+                # What it says of its own end counts, and not what was there before.
+                self.sealed[lane] = {sequence: digest for sequence, digest in known.items() if sequence < end}
         for lane, each in seal.lanes.items():
-            self.sealed.setdefault(lane, {})[each.head.sequence] = each.head.hash
+            # The first word counts: a later seal over the same record must not make another one right.
+            self.sealed.setdefault(lane, {}).setdefault(each.head.sequence, each.head.hash)
             if each.start is not None:
-                self.starts[lane, each.start.segment] = each.start
-            if seal.restored:
+                self.starts.setdefault((lane, each.start.segment), each.start)
+            if trusted.accepts:
                 self.restarts.setdefault(lane, set()).add(each.head.sequence)
 
 
 def verify(core: Core, archives: Sequence[Path], progress: Progress) -> Verdict:
     """Look at everything, as a stream; ``archives``: folders with segments that were moved."""
     sealer = Sealer(core)
-    expected = _Expected()
-    faults = _seal_faults(core, sealer, expected)
+    seals = SealFile(sealer)
+    expected = _Expected(seals)
+    faults = seals.faults + _against_the_token(core, sealer, seals.newest)
+    faults += _against_the_database(core, expected.newest)
     lanes = _segments(sealer.folder, archives)
     size = sum(each.path.stat().st_size for parts in lanes.values() for each in parts)
-    records = unsealed = 0
+    records = unsealed = archived = 0
     for lane in sorted(lanes.keys() | expected.sealed.keys()):
         walker = _walk(core, lane, lanes.get(lane, []), expected, lambda read: progress(read, size))
         faults += walker.faults
         records += walker.records
-        unsealed += max(walker.sequence - max(expected.sealed.get(lane, {}), default=0), 0)
+        archived += walker.start.sequence
+        unsealed += max(walker.sequence - expected.end(lane), 0)
     known = [each for each in faults if each in expected.accepted]
+    new = [each for each in faults if each not in known]
     return Verdict(
         records=records,
         lanes=len(lanes),
-        seals=expected.newest.seal.number if expected.newest else 0,
+        seals=seals.newest.seal.number if seals.newest else 0,
         unsealed=unsealed,
-        faults=[each for each in faults if each not in known],
+        archived=archived,
+        faults=[each for each in new if each.kind != NOT_PROVEN],
+        unproven=[each for each in new if each.kind == NOT_PROVEN],
         accepted=known,
     )
 
@@ -114,47 +128,36 @@ def _walk(core: Core, lane: str, parts: list[Segment], expected: _Expected, read
     return walker
 
 
-def _seal_faults(core: Core, sealer: Sealer, expected: _Expected) -> list[Fault]:
-    """Go along the seals, each of which names the one before it, and compare the newest with the token's memory."""
-    path = sealer.folder / audit_files.SEALS
-    faults: list[Fault] = []
-    number, previous = 0, ""
-    for text in audit_files.lines(path) if path.exists() else ():
-        line = audit_seal.read(text)
-        number += 1
-        if line is None:
-            faults.append(_seal_fault(number, UNREADABLE, "the line is no seal"))
-            previous = audit_seal.digest(text)
-            continue
-        if line.seal.previous != previous and not line.seal.restored:
-            kind = CHANGED if line.seal.number == number else MISSING if line.seal.number > number else REORDERED
-            words = f"seal {line.seal.number} does not follow the seal before it"
-            faults.append(_seal_fault(min(number, line.seal.number), kind, words))
-        number, previous = line.seal.number, line.digest
-        expected.take(line)
-    return faults + _against_the_token(core, sealer, expected.newest)
-
-
 def _against_the_token(core: Core, sealer: Sealer, newest: SealedLine | None) -> list[Fault]:
-    note = sealer.note()
+    """Compare the newest seal with the token's memory of it."""
+    number = newest.seal.number if newest is not None else 1
+    try:
+        note = sealer.note()
+    except ObjectLostError as exc:
+        return [seal_fault(number, NOT_PROVEN, f"what the token remembers of it cannot be proven: {exc}")]
+    if note is None and sealer.remembers():
+        return [seal_fault(number, NOT_PROVEN, "what the token remembers of it was made with a key that is not there")]
     if newest is None:
-        return [_seal_fault(1, MISSING, f"the token remembers seal {note.number}")] if note is not None else []
+        return [seal_fault(1, MISSING, f"the token remembers seal {note.number}")] if note is not None else []
     seal, faults = newest.seal, []
-    if not sealer.proves(newest.message, newest.mac, seal.key_version):
-        faults.append(_seal_fault(seal.number, CHANGED, "the token did not make it"))
     if seal.installation != core.installation.id:
-        faults.append(_seal_fault(seal.number, CHANGED, "it is of another installation"))
+        faults.append(seal_fault(seal.number, CHANGED, "it is of another installation"))
     if note is not None and note.number > seal.number:
-        faults.append(_seal_fault(seal.number + 1, MISSING, f"the token remembers seal {note.number}"))
+        faults.append(seal_fault(seal.number + 1, MISSING, f"the token remembers seal {note.number}"))
     elif note is not None and note.number == seal.number and note.digest != newest.digest:
-        faults.append(_seal_fault(seal.number, CHANGED, "it is not the one that the token remembers"))
+        faults.append(seal_fault(seal.number, CHANGED, "it is not the one that the token remembers"))
+    return faults
+
+
+def _against_the_database(core: Core, newest: SealedLine | None) -> list[Fault]:
+    """Compare the control plane with what the newest seal that counts says of it."""
+    if newest is None:
+        return []
+    seal = newest.seal
     with core.store.reading() as conn:
         epoch = changes.latest(conn)
     if epoch < seal.epoch:
         words = f"the control-plane database is at change {epoch}, and was at {seal.epoch} when this was sealed"
-        faults.append(_seal_fault(seal.number, ROLLED_BACK, words))
-    return faults
-
-
-def _seal_fault(number: int, kind: str, detail: str) -> Fault:
-    return Fault(lane=SEALS, sequence=number, kind=kind, detail=detail)
+        return [seal_fault(seal.number, ROLLED_BACK, words)]
+    contradiction = core.seals.contradiction(seal.root_number, seal.root) if seal.root_number else None
+    return [seal_fault(seal.number, ROLLED_BACK, contradiction)] if contradiction is not None else []

@@ -7,6 +7,7 @@ the newest seal, nothing is sealed until the operator has looked: a new seal mus
 import hmac
 import logging
 from datetime import timedelta
+from enum import Enum
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +37,14 @@ log = logging.getLogger("hsmkms.service")
 PURPOSE: Final = "audit-seal"
 _LOCK_SECONDS: Final = 60.0
 _CONTRADICTED: Final = "{}: run `hsmkms audit verify`, and then `hsmkms accept-store` if there is a good reason for it"
+
+
+class Proof(Enum):
+    """What the token says of a MAC. UNKNOWN: it cannot say, since it does not have the key that made it."""
+
+    PROVEN = "proven"
+    REFUTED = "refuted"
+    UNKNOWN = "unknown"
 
 
 class Contradiction(StoreError):
@@ -104,12 +113,19 @@ class Sealer:
 
     def note(self) -> Note | None:
         """What the token, or the file elsewhere, remembers of the newest seal; only what is proven counts."""
+        notes = [note for note in map(audit_seal.read_note, self._notes()) if note is not None]
+        return audit_seal.newest(note for note in notes if self.proves(audit_seal.note_message(note), note.mac))
+
+    def remembers(self) -> bool:
+        """True if the token, or the file elsewhere, has a note of any seal, proven or not."""
+        return bool(self._notes())
+
+    def _notes(self) -> list[bytes]:
         texts = list(self._core.device.notes(own_permit(OperatorAct.SEAL), self._prefix()).values())
         elsewhere = self._elsewhere()
         if elsewhere is not None and elsewhere.exists():
             texts.append(elsewhere.read_bytes())
-        notes = [note for note in map(audit_seal.read_note, texts) if note is not None]
-        return audit_seal.newest(note for note in notes if self.proves(audit_seal.note_message(note), note.mac))
+        return texts
 
     def proves(self, message: bytes, mac: str, version: int | None = None) -> bool:
         """True if the token made that HMAC (hex) over the message."""
@@ -123,6 +139,16 @@ class Sealer:
         if lost is not None:
             raise lost
         return False
+
+    def prove(self, line: SealedLine) -> Proof:
+        """What the token says of a seal; its key may be unknown here, lost, or on a token that is away."""
+        version = line.seal.key_version
+        if all(each.version != version for each in versions(self._core, PURPOSE)):
+            return Proof.UNKNOWN
+        try:
+            return Proof.PROVEN if self.proves(line.message, line.mac, version) else Proof.REFUTED
+        except (ObjectLostError, TokenUnavailableError):
+            return Proof.UNKNOWN
 
     def versions_used(self) -> set[int]:
         """The versions of the key that some seal of the log was made with."""
@@ -165,6 +191,9 @@ class Sealer:
             if found is None or found.sequence < each.head.sequence:
                 at = found.sequence if found is not None else 0
                 words = f"lane {lane} of the audit log ends at record {at}, but {each.head.sequence} were sealed"
+                raise Contradiction(_CONTRADICTED.format(words))
+            if found.sequence == each.head.sequence and found.hash != each.head.hash:
+                words = f"record {found.sequence} of lane {lane} of the audit log is not the one that was sealed"
                 raise Contradiction(_CONTRADICTED.format(words))
 
     def _draft(self, last: SealedLine | None, number: int, heads: dict[str, Head]) -> Seal:
@@ -238,6 +267,9 @@ class Sealer:
 
     def _mac(self, key: InstallationKeyRow, message: bytes) -> bytes:
         device = self._core.tokens.of(key.token_id)
+        if not device.is_labelled(key.cka_id, key.label(self._core.installation.id)):
+            # The row was put there by hand, with the id of a key whose HMACs its users can have.
+            raise ObjectLostError("the token does not hold the key that seals the audit log")
         return device.mac(own_permit(OperatorAct.SEAL, key.cka_id), key.cka_id, message)
 
 

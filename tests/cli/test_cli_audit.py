@@ -38,7 +38,9 @@ def test_verify_and_accept(site: Site) -> None:
         "Lanes": 1,
         "Seals": 2,
         "Unsealed": 0,
+        "Archived": 0,
         "Faults": [],
+        "Unproven": [],
         "Accepted": [],
     }
     (lane,) = (site.data / "audit").glob("lane-0001.*.jsonl")
@@ -53,6 +55,28 @@ def test_verify_and_accept(site: Site) -> None:
     assert "missing: records 2 to 2 were sealed, and are not there any more" in shown
     assert [each["Kind"] for each in site.run("accept-store", "--yes").json["Accepted"]] == ["missing"]
     assert site.run("doctor").json["Checks"][-1]["Outcome"] == "ok"
+
+
+def test_verify_without_the_token(site: Site) -> None:
+    """Without the PIN nothing is called verified; nor with a key that is not there: that has the status 3."""
+    site.new_key()
+    (site.data / "pin").rename(site.data / "kept")
+    without = site.run("audit", "verify")
+    assert (without.status, without.stdout) == (1, "")
+    (site.data / "kept").rename(site.data / "pin")
+    seals = site.data / "audit" / "seals.jsonl"
+    genuine = seals.read_bytes()
+    seals.write_bytes(genuine.replace(b'"key_version":1', b'"key_version":7'))
+    other = site.run("audit", "verify", "--query", "Unproven[].[Lane, Sequence, Kind]", "--output", "text")
+    assert (other.status, other.stdout) == (1, "seals\t1\tnot proven\n")  # 1: the token remembers another seal
+    with closing(sqlite3.connect(site.data / "meta.db")) as connection, connection:
+        for name in ("hsmkms_seals", "hsmkms_seal_sets"):
+            connection.create_function(name, 0, lambda: None)
+        connection.execute("DELETE FROM installation_key WHERE purpose = 'audit-seal'")
+    for text in (genuine, b""):
+        seals.write_bytes(text)
+        unproven = site.run("audit", "verify", "--query", "[Faults, Unproven[0].Kind]")
+        assert (unproven.status, json.loads(unproven.stdout)) == (3, [[], "not proven"])
 
 
 def test_verify_store(site: Site) -> None:
