@@ -21,7 +21,7 @@ Progress = Callable[[int, int], None]
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
-    """What verifying found. ``unsealed``: records behind the newest seal that counts: only their chain vouches for them.
+    """What verifying found. ``unsealed``: records behind the newest seal that counts, with their chain alone.
 
     ``archived``: records that were moved away and were not looked at. ``unproven``: seals of which the token cannot say
     whether it made them. ``accepted``: faults that the operator has accepted, and which are still the same.
