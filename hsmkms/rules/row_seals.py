@@ -1,4 +1,4 @@
-"""Seals over rows: an HMAC for each subject, and one sum over all rows of the store.
+"""Seals over rows: an HMAC for each subject, a sum for each index, and one sum over all rows of the store.
 
 A subject's seal is an HMAC over the sum of its rows' hashes and the epoch of its last change, so neither a row nor an
 older seal can take the place of a newer one. The root is a multiset hash with a secret key (Clarke et al., ASIACRYPT
@@ -21,6 +21,7 @@ _MODULUS: Final = 1 << (8 * _BYTES)
 _ROW: Final = b"row\0"
 _SUBJECT: Final = b"subject\0"
 _ROOT: Final = b"root\0"
+_INDEX: Final = b"index\0"
 
 
 class Root(Struct, frozen=True, kw_only=True):
@@ -47,6 +48,17 @@ def subject_mac(key: bytes, subject: str, epoch: int, rows_total: int) -> bytes:
     return hmac.digest(key, message, "sha256")
 
 
+def index_seal(key: bytes, index: str, nonce: bytes, rows_total: int) -> bytes:
+    """The seal of an index whose rows have that sum. It is masked, and not an HMAC, so that a change can go on from it."""
+    return nonce + ((rows_total + _index_mask(key, index, nonce)) % _MODULUS).to_bytes(_BYTES, "big")
+
+
+def index_total(key: bytes, index: str, seal: bytes) -> int:
+    """The sum that the seal of an index was made of. Only the tree tells whether it was made up."""
+    nonce, value = seal[:NONCE_BYTES], seal[NONCE_BYTES:]
+    return (int.from_bytes(value, "big") - _index_mask(key, index, nonce)) % _MODULUS
+
+
 def root(key: bytes, number: int, nonce: bytes, rows_total: int) -> Root:
     """The root over all rows."""
     value = (rows_total + _mask(key, number, nonce)) % _MODULUS
@@ -65,6 +77,10 @@ def reduced(whole: int) -> int:
 
 def _mask(key: bytes, number: int, nonce: bytes) -> int:
     return _number(key, _ROOT + b"%d\0" % number + nonce)
+
+
+def _index_mask(key: bytes, index: str, nonce: bytes) -> int:
+    return _number(key, _INDEX + index.encode() + b"\0" + nonce)
 
 
 def _number(key: bytes, message: bytes) -> int:

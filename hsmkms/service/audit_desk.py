@@ -16,7 +16,7 @@ from hsmkms.rules import audit_chain
 from hsmkms.service.audit import AuditBook
 from hsmkms.service.audit_verification import Progress, Verdict, verify
 from hsmkms.service.core import Core
-from hsmkms.service.row_seals import RowFault
+from hsmkms.service.seal_checks import RowFault
 from hsmkms.service.sealing import Sealer
 from hsmkms.store import audit_files
 from hsmkms.store.audit_files import Segment

@@ -25,8 +25,18 @@ from hsmkms.rules.question import Identity
 from hsmkms.store import aliases, changes, grants, identities, installation, keys, tags, users
 from hsmkms.store.engine import Store
 from hsmkms.store.identities import IdentityRow
+from hsmkms.store.row_seals import NOTED
 from hsmkms.store.schema import AccessKeyStatus
-from hsmkms.store.sealed_rows import alias_subject, grant_subject, group_subject, key_subject, user_subject
+from hsmkms.store.sealed_rows import (
+    access_key_index,
+    alias_subject,
+    aliases_index,
+    grant_subject,
+    grants_index,
+    group_subject,
+    key_subject,
+    user_subject,
+)
 from hsmkms.store.users import AccessKeyRow
 
 log = logging.getLogger("hsmkms.service")
@@ -36,6 +46,8 @@ MAX_ENTRIES: Final = 50_000
 
 
 ROOT_SUBJECT: Final = "root"
+
+_GROUP_SEALED: Final = f"{NOTED}{group_subject('')}"
 
 CheckRows = Callable[..., object]
 """Called with a connection and subjects: raises KMSInternalException unless their rows are as they were sealed."""
@@ -106,7 +118,7 @@ class CachedKey:
         if self._aliases is None:
             with self._store.reading() as conn:
                 found = aliases.page(conn, self.record.region, self.record.key_id, None, MAX_ENTRIES)
-                self._check(conn, *(alias_subject(each.region, each.name) for each in found))
+                self._check(conn, aliases_index(self.record.region, self.record.key_id))
             self._aliases = [each.name for each in found]
         return self._aliases
 
@@ -116,7 +128,7 @@ class CachedKey:
         if held is None:
             with self._store.reading() as conn:
                 held = grants.held_by(conn, self.record.region, self.record.key_id, principal)
-                self._check(conn, *(grant_subject(each.grant_id) for each in held))
+                self._check(conn, grants_index(self.record.region, self.record.key_id, principal))
             self._grants[principal] = held
         return held
 
@@ -224,6 +236,9 @@ class RecordCache:
                 self._aliases.pop((region, subject), None)
                 self._access_keys.pop(subject, None)
                 self._identities.pop(subject, None)
+                if subject.startswith(_GROUP_SEALED):
+                    # Whoever was its member when he was read: the rows that say so may have been removed since.
+                    self._identities.clear()
                 if subject == installation.SUBJECT:
                     self._installation_changed()
                 self._epoch = epoch
@@ -252,9 +267,12 @@ class RecordCache:
         with self._store.reading() as conn:
             epoch = changes.latest(conn)
             row = users.fetch_access_key(conn, access_key_id)
-            if row is None or row.status is not AccessKeyStatus.ACTIVE:
-                return row
-            self._check(conn, user_subject(row.user_name))
+            active = row is not None and row.status is AccessKeyStatus.ACTIVE
+            # Of one that is not there only the index tells whether there should be one; an inactive one costs as much.
+            owner = (user_subject(row.user_name),) if row is not None and active else ()
+            self._check(conn, access_key_index(access_key_id), *owner)
+        if row is None or not active:
+            return row
         self._keep(epoch, lambda: self._access_keys.__setitem__(access_key_id, row))
         return row
 
@@ -265,7 +283,7 @@ class RecordCache:
         with self._store.reading() as conn:
             epoch = changes.latest(conn)
             row = identities.fetch(conn, name)
-            groups = {group for group, _ in row.group_policies} if row is not None else ()
+            groups = row.groups if row is not None else ()  # also those without a policy, which may have had one
             self._check(conn, user_subject(name), *map(group_subject, groups))
         cached = _identity(name, row, account)
         if row is not None:

@@ -1,7 +1,10 @@
 """Seals over the rows that decide: whoever edits the database by hand is noticed, and not obeyed.
 
 Each subject (a key, an alias, a grant, a user, a group) has a seal, which is made in the transaction that changes it
-and checked when its rows are read for a decision. The key of the seals comes from the token, once for each process:
+and checked when its rows are read for a decision. So has each index (the aliases of a key, the grants of a principal on
+a key, an access key by its id): the sum of its rows, which a change carries on without a look at the others. A tree
+over all seals says which of them are in force: what was removed or put back together with its seal contradicts it. The
+key of the seals comes from the token, once for each process:
 after that no call to the token is needed, least of all inside a transaction. (The first one after the installation's
 own key was rotated is the exception; which version is in force is seen by the seal of the installation's own rows.) A
 change first proves what it found, so that it cannot make an edit legitimate; it does so at its commit, so that no
@@ -13,20 +16,21 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Final
-
-from msgspec import Struct
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from hsmkms.errors import HsmKmsError, KMSInternalException, ObjectLostError, TokenUnavailableError
 from hsmkms.hsm.device import Device
 from hsmkms.model.permit import OperatorAct
 from hsmkms.rules import row_seals as rules
+from hsmkms.service import seal_checks
 from hsmkms.service.permits import own_permit
+from hsmkms.service.seal_checks import AlteredError, RowFault, Totals
+from hsmkms.service.seal_tree import SealTree
 from hsmkms.service.tokens import Tokens
 from hsmkms.store import installation as stored
-from hsmkms.store import row_seals, sealed_rows
+from hsmkms.store import row_seals, seal_tree, sealed_rows
 from hsmkms.store.engine import SEALS, Connection, Store
-from hsmkms.store.row_seals import Change, RootRow, SealRow
+from hsmkms.store.row_seals import RootRow, SealRow
 
 if TYPE_CHECKING:
     from hsmkms.service.core import Installation
@@ -37,28 +41,8 @@ REFUSED: Final = (
     "A record that this request needs is not as hsmkms wrote it, so it is not used. Tell the operator: `hsmkms "
     "verify-store` shows which one, and why."
 )
-STORE: Final = "store"
-"""The name of what is wrong with all rows together."""
-
 _NO_KEY: Final = b""
 """Where somebody has removed every row that names the installation's own key: no seal is made with it."""
-
-_ALTERED: Final = "its rows are not those that were sealed: something was changed, added or removed by hand"
-_UNSEALED: Final = "it has rows but no seal: they were put there by hand"
-_VANISHED: Final = "its rows were removed by hand"
-_OLDER: Final = "it was put back to an older state, or its changes were removed from the change log"
-_ROOTLESS: Final = "the seal over all rows was removed"
-_ROOT: Final = (
-    "the rows are not all those that there should be: a part of them was put back to an older state, together with its "
-    "seals"
-)
-
-
-class RowFault(Struct, frozen=True, order=True):
-    """A subject whose rows are not as hsmkms wrote them, and what is wrong with them."""
-
-    subject: str
-    reason: str
 
 
 class SealBook:
@@ -89,38 +73,33 @@ class SealBook:
 
     # -- reading ------------------------------------------------------------------------------------------------
 
-    def check(self, conn: Connection, *subjects: str) -> int:
-        """The sum of the rows of these subjects, if all are as they were sealed.
+    def check(self, conn: Connection, *subjects: str) -> None:
+        """See that the rows of these subjects and indexes are all those that were sealed, and no others.
 
         If not, the alarm is raised, and KMSInternalException.
         """
-        whole, fault = _look(conn, self._key or self.key(conn), subjects)
-        if fault is not None:
-            whole, fault = _look(conn, self.key(conn), subjects)  # the key may have been rotated
-        if fault is not None:
-            self._alarm(fault)
-            raise KMSInternalException(REFUSED)
-        return whole
+        try:
+            key = self._key or self.key(conn)
+            try:
+                seal_checks.require(conn, key, seal_checks.tree(conn, key), subjects)
+            except AlteredError:
+                key = self.key(conn)  # it may have been rotated
+                seal_checks.require(conn, key, seal_checks.tree(conn, key), subjects)
+        except AlteredError as exc:
+            self._refuse(exc)
 
     def verify(self, conn: Connection) -> list[RowFault]:
         """All that is wrong with the store: subject by subject, or else with all rows together."""
         key = self.key(conn)
-        totals, whole = _totals(conn, key)
-        seals, newest = row_seals.every(conn), row_seals.newest_changes(conn)
-        faults = [
-            RowFault(subject, reason)
-            for subject in sorted({*totals, *seals, *newest})
-            if (reason := _judge(key, subject, totals.get(subject), seals.get(subject), newest.get(subject)))
-        ]
-        root = row_seals.newest_root(conn)
-        if root is None:
-            faults = [RowFault(STORE, _ROOTLESS)]
-        elif not faults and rules.total_of(key, _root(root)) != whole:
-            faults = [RowFault(STORE, _ROOT)]
+        faults = seal_checks.faults(conn, key, Totals.every(conn, key))
         self.alarms = {}
         for each in faults:
             self._alarm(each)
         return faults
+
+    def _refuse(self, error: AlteredError) -> NoReturn:
+        self._alarm(error.fault)
+        raise KMSInternalException(REFUSED) from None
 
     def _alarm(self, fault: RowFault) -> None:
         if self.alarms.get(fault.subject) != fault.reason:
@@ -138,12 +117,26 @@ class SealBook:
             return
         with self._store.reading() as before:  # nobody else can commit now, so this is what the transaction began with
             key = self.key(before)
-            less, fault = _look(before, key, dirty)
-        if fault is not None:
-            self._alarm(fault)
-            raise KMSInternalException(REFUSED)
-        more = sum(_seal(tx, key, subject) for subject in dirty)
-        _put_root(tx, key, root.number + 1, rules.total_of(key, _root(root)) - less + more)
+            try:
+                tree = seal_checks.tree(before, key)
+                less, more = seal_checks.require(before, key, tree, dirty), Totals()
+                for subject in dirty:
+                    more.add(key, subject, sealed_rows.entries(tx, subject))
+                # An index goes on from its sum: it may have thousands of rows that the transaction has not touched.
+                indexes = {
+                    index: seal_checks.index_total(before, key, tree, index)
+                    - less.indexes.get(index, 0)
+                    + more.indexes.get(index, 0)
+                    for index in sorted(less.indexes.keys() | more.indexes.keys())
+                    if less.indexes.get(index) != more.indexes.get(index)
+                }
+            except AlteredError as exc:
+                self._refuse(exc)
+            totals = {each: more.subjects.get(each, 0) for each in dirty} | indexes
+            for subject, total in totals.items():
+                tree.enter(subject, _seal(tx, key, subject, rules.reduced(total)))
+            whole = rules.total_of(key, _root(root)) - less.whole + more.whole
+            tree.write(tx, _put_root(tx, key, root.number + 1, whole))
 
     def after_commit(self) -> None:
         """Nothing is left to do."""
@@ -156,7 +149,7 @@ class SealBook:
     def empty(self) -> bool:
         """True if the store has only what `hsmkms init` has put there."""
         with self._store.reading() as conn:
-            return all(subject == sealed_rows.INSTALLATION for subject, _, _ in sealed_rows.every(conn))
+            return all(subject == sealed_rows.INSTALLATION for subject, _ in sealed_rows.every(conn))
 
     def root(self) -> RootRow | None:
         """The seal over the whole store as it is now, or None if it was never sealed."""
@@ -169,7 +162,7 @@ class SealBook:
             newest, then = row_seals.newest_root(conn), row_seals.root(conn, number)
             forgotten = number < row_seals.oldest_root(conn)
         if newest is None:
-            return _ROOTLESS
+            return seal_checks.ROOTLESS
         if (
             newest.number < number
             or (then is None and not forgotten)
@@ -188,12 +181,34 @@ class SealBook:
             if root is not None and not again:
                 return False
             key = self.key(tx)
-            totals, whole = _totals(tx, key)
-            if tell is not None and set(totals) != {sealed_rows.INSTALLATION}:  # else it has just been made
+            totals = Totals.every(tx, key)
+            if tell is not None and set(totals.subjects) != {sealed_rows.INSTALLATION}:  # else it has just been made
                 tell()
-            _seal_all(tx, key, totals, whole, root)
+            _seal_all(tx, key, totals, root)
         self.alarms = {}
         return True
+
+    def plant(self, tell: Callable[[], None]) -> bool:
+        """Make the tree of a store that was sealed before there were trees, in one transaction with ``tell``.
+
+        False if there is one, or if the rows are not all those that were sealed: then nothing makes them right.
+        """
+        with self._store.atomic() as tx:
+            root = row_seals.newest_root(tx)
+            if root is None or seal_tree.planted(tx):
+                return False
+            key = self.key(tx)
+            totals = Totals.every(tx, key)
+            if rules.total_of(key, _root(root)) != totals.whole:
+                return False
+            tell()
+            _seal_all(tx, key, totals, root)
+        return True
+
+    def planted(self) -> bool:
+        """True if there is a tree over the seals, right or not."""
+        with self._store.reading() as conn:
+            return seal_tree.planted(conn)
 
     def sealed_with(self, key: bytes) -> bool:
         """True if that is the key of the seals."""
@@ -207,7 +222,7 @@ class SealBook:
                 return
             if self.verify(tx):
                 raise KMSInternalException(REFUSED)
-            _seal_all(tx, key, *_totals(tx, key), row_seals.newest_root(tx))
+            _seal_all(tx, key, Totals.every(tx, key), row_seals.newest_root(tx))
 
 
 def keys_from(tokens: Tokens, installation: "Installation", conn: Connection) -> Iterator[bytes]:
@@ -248,73 +263,46 @@ def _fits(conn: Connection, key: bytes) -> bool:
     return hmac.compare_digest(made, seal.mac)
 
 
-def _look(conn: Connection, key: bytes, subjects: Iterable[str]) -> tuple[int, RowFault | None]:
-    """The sum of the rows of these subjects, and what is wrong with the first that is not as it was sealed."""
-    whole = 0
-    for subject in subjects:
-        rows = sealed_rows.rows(conn, subject)
-        found = rules.total(key, rows) if rows else None
-        seal, newest = row_seals.fetch(conn, subject), row_seals.newest_change(conn, subject)
-        reason = _judge(key, subject, found, seal, newest)
-        if reason is not None:
-            return whole, RowFault(subject, reason)
-        whole += found or 0
-    return whole, None
-
-
-def _judge(key: bytes, subject: str, found: int | None, seal: SealRow | None, newest: Change | None) -> str | None:
-    """What is wrong with a subject whose rows have that sum (None: it has none), or None."""
-    if seal is None:
-        if found is not None:
-            return _UNSEALED
-        return None if newest is None or newest.gone else _VANISHED
-    if found is None:
-        return _VANISHED
-    if not hmac.compare_digest(rules.subject_mac(key, subject, seal.epoch, found), seal.mac):
-        return _ALTERED
-    return None if newest is not None and newest.epoch == seal.epoch else _OLDER
-
-
-def _totals(conn: Connection, key: bytes) -> tuple[dict[str, int], int]:
-    """The sums of the rows of each subject, and that of all."""
-    totals, whole = dict[str, int](), 0
-    for subject, table, told in sealed_rows.every(conn):
-        each = rules.row_hash(key, table, told)
-        totals[subject] = totals.get(subject, 0) + each
-        whole += each
-    return {subject: rules.reduced(each) for subject, each in totals.items()}, rules.reduced(whole)
-
-
-def _seal(tx: Connection, key: bytes, subject: str) -> int:
-    """Seal a subject as it is now; the sum of its rows."""
-    rows = sealed_rows.rows(tx, subject)
-    epoch = row_seals.note(tx, subject, gone=not rows)
+def _seal(tx: Connection, key: bytes, subject: str, total: int) -> SealRow | None:
+    """Seal a subject or an index whose rows have that sum; without rows (0) it has no seal."""
     row_seals.drop(tx, subject)
-    found = rules.total(key, rows)
-    if rows:
-        row_seals.put(tx, {subject: SealRow(epoch, rules.subject_mac(key, subject, epoch, found))})
-    return found
+    epoch = row_seals.note(tx, subject, gone=not total)
+    if not total:
+        return None
+    seal = _made(key, subject, epoch, total)
+    row_seals.put(tx, {subject: seal})
+    return seal
 
 
-def _seal_all(tx: Connection, key: bytes, totals: dict[str, int], whole: int, root: RootRow | None) -> None:
-    """Seal all subjects, whose rows have these sums, whatever seals there were."""
+def _made(key: bytes, subject: str, epoch: int, total: int) -> SealRow:
+    if sealed_rows.is_index(subject):
+        return SealRow(epoch, rules.index_seal(key, subject, os.urandom(rules.NONCE_BYTES), total))
+    return SealRow(epoch, rules.subject_mac(key, subject, epoch, total))
+
+
+def _seal_all(tx: Connection, key: bytes, totals: Totals, root: RootRow | None) -> None:
+    """Seal all subjects and indexes, whose rows have these sums, whatever seals there were."""
     sealed_rows.guard(tx, SEALS)
+    every = totals.subjects | totals.indexes
     for subject, change in row_seals.newest_changes(tx).items():
-        if not change.gone and subject not in totals:
+        if not change.gone and subject not in every:
             row_seals.note(tx, subject, gone=True)
-    seals: dict[str, SealRow] = {}
-    for subject, found in totals.items():
-        epoch = row_seals.note(tx, subject)
-        seals[subject] = SealRow(epoch, rules.subject_mac(key, subject, epoch, found))
+    tree, seals = SealTree.empty(key), dict[str, SealRow]()
+    for subject, total in every.items():
+        seals[subject] = _made(key, subject, row_seals.note(tx, subject), total)
+        tree.enter(subject, seals[subject])
     row_seals.drop_all(tx)
     row_seals.put(tx, seals)
-    _put_root(tx, key, root.number + 1 if root is not None else 1, whole)
+    seal_tree.drop(tx)
+    tree.write(tx, _put_root(tx, key, root.number + 1 if root is not None else 1, totals.whole))
     sealed_rows.take_dirty(tx)
 
 
-def _put_root(tx: Connection, key: bytes, number: int, whole: int) -> None:
+def _put_root(tx: Connection, key: bytes, number: int, whole: int) -> RootRow:
     made = rules.root(key, number, os.urandom(rules.NONCE_BYTES), whole)
-    row_seals.put_root(tx, RootRow(made.number, made.nonce, made.value))
+    row = RootRow(made.number, made.nonce, made.value)
+    row_seals.put_root(tx, row)
+    return row
 
 
 def _root(row: RootRow) -> rules.Root:

@@ -291,16 +291,22 @@ def seal_quietly(core: Core) -> None:
 
 
 def seal_rows(core: Core) -> None:
-    """Seal the rows of a database that never was sealed: a new one, or one from before there were seals.
+    """Seal the rows of a database that never was sealed, and make the tree of one that has seals but no tree.
 
     One whose seals were removed stays as it is: the newest seal of the audit log knows of them. An empty one has
-    nothing to lose.
+    nothing to lose. A tree is only made where all rows are as they were sealed, so removing it makes no edit right.
     """
+    region = core.installation.default_region
+
+    def tell() -> None:
+        core.audit.event("SealStore", region, "", {})
+
     if core.seals.root() is not None:
+        if not (core.seals.planted() or core.seals.plant(tell) or core.seals.planted()):
+            log.error("the rows of the control-plane database are not all as they were sealed: `hsmkms verify-store`")
         return
     last = Sealer(core).last()
     if last is not None and last.seal.root_number and not core.seals.empty():
         log.error("the seals of the control-plane database were removed, so nothing in it is used: restore a backup")
         return
-    region = core.installation.default_region
-    core.seals.seal_all(again=False, tell=lambda: core.audit.event("SealStore", region, "", {}))
+    core.seals.seal_all(again=False, tell=tell)

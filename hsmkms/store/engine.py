@@ -17,8 +17,11 @@ from hsmkms.errors import ClosedError, MisuseError
 from hsmkms.process import ForkGuard
 from hsmkms.store import faults, files, sealed_rows
 
-SEALS: Final = "hsmkms_seals"
+SEALS: Final = "hsmkms_seal_sets"
 """The SQL function that a sealed database asks of whoever writes: see ``sealed_rows.guard``."""
+
+SEALS_BEFORE: Final = "hsmkms_seals"
+"""The same, of programs that knew no tree of seals: they cannot write to a database that has one."""
 
 _WRITES: Final = "hsmkms_writes"
 _IDLE_CONNECTIONS: Final = 16
@@ -192,7 +195,8 @@ class Store:
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         sealed_rows.capture(connection)
-        connection.create_function(SEALS, 0, self._must_seal)
+        for name in (SEALS, SEALS_BEFORE):
+            connection.create_function(name, 0, self._must_seal)
 
     def _must_seal(self) -> None:
         """Called by a sealed database for each row that decides: a write that nobody seals must fail as a whole."""

@@ -37,9 +37,10 @@ _TABLES: Final = {Owner.USER: user_policy, Owner.GROUP: group_policy}
 
 
 class IdentityRow(Struct, frozen=True, kw_only=True):
-    """A user with his tags, and the documents of his policies and of those of his groups, by name."""
+    """A user with his tags and groups, and the documents of his policies and of those of his groups, by name."""
 
     name: str
+    groups: tuple[str, ...]
     created_at: datetime
     unique_id: str
     tags: Mapping[str, str]
@@ -71,8 +72,10 @@ def fetch(conn: Connection, name: str) -> IdentityRow | None:
         .where(group_member.c.user_name == name)
         .order_by(group_policy.c.group_name, group_policy.c.policy_name)
     )
+    memberships = select(group_member.c.group_name).where(group_member.c.user_name == name)
     return IdentityRow(
         name=row.name,
+        groups=tuple(conn.execute(memberships.order_by(group_member.c.group_name)).scalars()),
         created_at=row.created_at,
         unique_id=_unique_id(row),
         tags=tags(conn, name),

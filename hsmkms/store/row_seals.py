@@ -9,7 +9,7 @@ from sqlalchemy import Connection, delete, func, insert, select
 from hsmkms.store import changes
 from hsmkms.store.schema import change_log, row_seal, store_root
 
-_NOTED: Final = "seal:"
+NOTED: Final = "seal:"
 """How the words of the change log begin that tell of a new seal: others there have other readers."""
 
 _GONE: Final = "gone"
@@ -59,12 +59,12 @@ def every(conn: Connection) -> dict[str, SealRow]:
 
 def note(tx: Connection, subject: str, *, gone: bool = False) -> int:
     """Note that a subject is sealed anew, or that nothing is left of it; returns the epoch."""
-    return changes.note(tx, _GONE if gone else "", f"{_NOTED}{subject}")
+    return changes.note(tx, _GONE if gone else "", f"{NOTED}{subject}")
 
 
 def newest_change(conn: Connection, subject: str) -> Change | None:
     """The last change of a subject that was noted, or None."""
-    row = conn.exec_driver_sql(_NEWEST, (f"{_NOTED}{subject}",)).one_or_none()
+    row = conn.exec_driver_sql(_NEWEST, (f"{NOTED}{subject}",)).one_or_none()
     return None if row is None else Change(row[0], row[1] == _GONE)
 
 
@@ -72,10 +72,10 @@ def newest_changes(conn: Connection) -> dict[str, Change]:
     """The same for all subjects."""
     query = (
         select(func.max(change_log.c.epoch).label("epoch"), change_log.c.region, change_log.c.subject)
-        .where(change_log.c.subject >= _NOTED, change_log.c.subject < f"{_NOTED}\U0010ffff")
+        .where(change_log.c.subject >= NOTED, change_log.c.subject < f"{NOTED}\U0010ffff")
         .group_by(change_log.c.subject)
     )  # SQLite takes the region from the row that has the maximum
-    return {row.subject.removeprefix(_NOTED): Change(row.epoch, row.region == _GONE) for row in conn.execute(query)}
+    return {row.subject.removeprefix(NOTED): Change(row.epoch, row.region == _GONE) for row in conn.execute(query)}
 
 
 def put(tx: Connection, seals: Mapping[str, SealRow]) -> None:

@@ -393,6 +393,14 @@ store_root: Final = Table(
 )
 """The seal over all sealed rows, after each of the last changes."""
 
+seal_tree: Final = Table(
+    "seal_tree",
+    meta,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("value", LargeBinary, nullable=False),
+)
+"""Which seals are in force, as a tree of HMACs: see ``rules/seal_tree.py``."""
+
 audit_outbox: Final = Table(
     "audit_outbox",
     meta,

@@ -1,7 +1,8 @@
 """The rows of the control plane that decide: whose they are, how each is told, and which of them a transaction touched.
 
 Every such row belongs to one subject: a key (with all that it has in all regions), an alias, a grant, a user, a group,
-the installation. A row is told in a form that does not depend on the order of its columns, nor on columns which
+the installation. Some rows are looked up by something else as well (the aliases of a key, say): such a row also belongs
+to an index, which has a seal of its own, so that nobody can remove one from what is found. A row is told in a form that does not depend on the order of its columns, nor on columns which
 later versions add and which hold nothing (or their default): ``column=type+hex;`` for each that holds something.
 
 The connection that writes has temporary triggers, which note the subject of each row that it inserts, changes or
@@ -10,7 +11,7 @@ deletes. So no change can be forgotten, and a statement or a transaction that is
 
 import sqlite3
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, Table
 
@@ -45,6 +46,13 @@ SUBJECTS: Final[dict[Table, str]] = {
 }
 """The subject of a row of each table, in SQL. What is not here decides nothing: notes, records, what was only seen."""
 
+INDEXES: Final[dict[Table, str]] = {
+    schema.alias: "'aliases/' || {row}.region || '/' || {row}.key_id",
+    schema.key_grant: "'grants/' || {row}.region || '/' || {row}.key_id || '/' || {row}.grantee",
+    schema.access_key: "'access-key/' || {row}.access_key_id",
+}
+"""By what else rows of a table are looked up for a decision: the index of a row, in SQL."""
+
 _OF_KEY: Final = "key_id = :name"
 _OF_USER: Final = "user_name = :name"
 
@@ -68,8 +76,11 @@ _ROWS: Final[dict[str, dict[Table, str]]] = {
     "group": {schema.user_group: "name = :name", schema.group_policy: "group_name = :name"},
     "object": {schema.token_object: "material IS NULL AND hex(cka_id) = :name"},
     "installation": dict.fromkeys((schema.installation, schema.token, schema.installation_key), "true"),
+    "aliases": {schema.alias: "region = :region AND key_id = :key"},
+    "grants": {schema.key_grant: "region = :region AND key_id = :key AND grantee = :rest"},
+    "access-key": {schema.access_key: "access_key_id = :name"},
 }
-"""Where the rows of a subject are: the same as above, the other way round (a test compares the two)."""
+"""Where the rows of a subject or an index are: the same as above, the other way round (a test compares the two)."""
 
 INSTALLATION: Final = "installation"
 ROOT: Final = "root"
@@ -93,6 +104,26 @@ def grant_subject(grant_id: str) -> str:
     return f"grant/{grant_id}"
 
 
+def aliases_index(region: str, key_id: str) -> str:
+    """The index of the aliases of a key."""
+    return f"aliases/{region}/{key_id}"
+
+
+def grants_index(region: str, key_id: str, grantee: str) -> str:
+    """The index of the grants that a principal has on a key."""
+    return f"grants/{region}/{key_id}/{grantee}"
+
+
+def access_key_index(access_key_id: str) -> str:
+    """The index of an access key, which is one of its user's rows."""
+    return f"access-key/{access_key_id}"
+
+
+def is_index(subject: str) -> bool:
+    """True for an index: its rows belong to subjects besides."""
+    return subject.startswith(_INDEX_KINDS)
+
+
 def user_subject(name: str | None) -> str:
     """The subject of a user with his access keys, tags, policies and groups; without a name the root's."""
     return ROOT if name is None else f"user/{name}"
@@ -111,18 +142,35 @@ def object_subject(conn: Connection, token_id: str, cka_id: bytes) -> str | None
     return found
 
 
-def rows(conn: Connection, subject: str) -> list[tuple[str, str]]:
-    """The rows of a subject: each with its table, and as it is told."""
+class Entry(NamedTuple):
+    """A row as it is told, with its table; ``found_by``: its index, if it has one."""
+
+    table: str
+    told: str
+    found_by: str | None
+
+
+def entries(conn: Connection, subject: str) -> list[Entry]:
+    """The rows of a subject or an index."""
     kind, _, name = subject.partition("/")
-    return [(row[0], row[1]) for row in conn.exec_driver_sql(_ROWS_OF[kind], {"name": name})]
+    region, _, key_and_rest = name.partition("/")
+    key, _, rest = key_and_rest.partition("/")
+    words = {"name": name, "region": region, "key": key, "rest": rest}
+    return [Entry(*row) for row in conn.exec_driver_sql(_ROWS_OF[kind], words)]
 
 
-def every(conn: Connection) -> Iterator[tuple[str, str, str]]:
-    """All rows of all subjects: (subject, table, as it is told)."""
+def rows(conn: Connection, subject: str) -> list[tuple[str, str]]:
+    """The rows of a subject or an index: each with its table, and as it is told."""
+    return [(each.table, each.told) for each in entries(conn, subject)]
+
+
+def every(conn: Connection) -> Iterator[tuple[str, Entry]]:
+    """All rows of all subjects, each with its subject."""
     for table, subject in SUBJECTS.items():
-        query = f'SELECT {subject.format(row="r")}, {_told(table)} FROM "{table.name}" AS r'  # noqa: S608 - see above
+        index = _index(table)
+        query = f'SELECT {subject.format(row="r")}, {_told(table)}, {index} FROM "{table.name}" AS r'  # noqa: S608 - see above
         for row in conn.exec_driver_sql(query):
-            yield row[0], table.name, row[1]
+            yield row[0], Entry(table.name, row[1], row[2])
 
 
 def capture(connection: sqlite3.Connection) -> None:
@@ -152,9 +200,13 @@ def guard(tx: Connection, function: str) -> None:
     for table in GUARDED:
         for event in ("INSERT", "UPDATE", "DELETE"):
             name = f"guard_{table}_{event}".lower()
-            tx.exec_driver_sql(
-                f"CREATE TRIGGER IF NOT EXISTS {name} BEFORE {event} ON {table} BEGIN SELECT {function}(); END"
-            )
+            tx.exec_driver_sql(f"DROP TRIGGER IF EXISTS {name}")  # a program of another version may have made it
+            tx.exec_driver_sql(f"CREATE TRIGGER {name} BEFORE {event} ON {table} BEGIN SELECT {function}(); END")
+
+
+def _index(table: Table) -> str:
+    """The index of a row in SQL, or NULL."""
+    return INDEXES[table].format(row="r") if table in INDEXES else "NULL"
 
 
 def _told(table: Table) -> str:
@@ -175,10 +227,11 @@ def _member(name: str, default: object) -> str:
 
 def _query(kind: str) -> str:
     parts = [
-        f"SELECT '{table.name}', {_told(table)} FROM \"{table.name}\" AS r WHERE {where}"  # noqa: S608 - see above
+        f"SELECT '{table.name}', {_told(table)}, {_index(table)} FROM \"{table.name}\" AS r WHERE {where}"  # noqa: S608 - see above
         for table, where in _ROWS[kind].items()
     ]
     return " UNION ALL ".join(parts)
 
 
+_INDEX_KINDS: Final = tuple(f"{each.partition('/')[0]}/".lstrip("'") for each in INDEXES.values())
 _ROWS_OF: Final = {kind: _query(kind) for kind in _ROWS}

@@ -100,7 +100,7 @@ def rotate_beside(site: Site, when: datetime, purpose: str, *words: str, kill: s
 def edit(site: Site, statement: str) -> None:
     """Edit the database as somebody with a tool would."""
     with closing(sqlite3.connect(site.settings.data_dir / "meta.db")) as connection, connection:
-        connection.create_function("hsmkms_seals", 0, lambda: None)
+        connection.create_function("hsmkms_seal_sets", 0, lambda: None)
         connection.execute(statement)
 
 

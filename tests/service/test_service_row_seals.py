@@ -36,7 +36,7 @@ class Victim(Struct):
     def edit(self, *statements: str) -> None:
         """Edit the database as somebody with a tool would, who knows what he is up against."""
         with closing(sqlite3.connect(self.kms._core.store.meta.file)) as connection, connection:
-            connection.create_function("hsmkms_seals", 0, lambda: None)
+            connection.create_function("hsmkms_seal_sets", 0, lambda: None)
             for each in statements:
                 connection.execute(each.format(**self.names))
 
@@ -147,8 +147,19 @@ EDITS: list[tuple[str, str, Callable[[Victim], object]]] = [
     ("DELETE FROM user_policy", "user/alice", as_alice),
     ("INSERT INTO user_tag VALUES ('alice', 'team', 'red')", "user/alice", as_alice),
     ("INSERT INTO group_member VALUES ('staff', 'alice')", "user/alice", as_alice),
-    ("UPDATE key_grant SET operations = 'Decrypt,DescribeKey'", "grant/{grant}", by_grant),
+    (
+        "UPDATE key_grant SET operations = 'Decrypt,DescribeKey'",
+        "grants/eu-central-1/{key}/arn:aws:iam::111122223333:user/alice",
+        by_grant,
+    ),
 ]
+
+ALSO: dict[str, set[str]] = {
+    "UPDATE alias SET": {"aliases/eu-central-1/{key}", "aliases/eu-central-1/{other}"},
+    "DELETE FROM alias": {"aliases/eu-central-1/{key}"},
+    "UPDATE key_grant": {"grant/{grant}"},
+}
+"""What else is not as it was sealed after an edit that begins so: rows that have an index."""
 
 
 @pytest.mark.parametrize(("statement", "subject", "look"), EDITS, ids=[each[0][:60] for each in EDITS])
@@ -165,7 +176,10 @@ def test_edit(
     named = subject.format(**victim.names)
     assert f"changed by something other than hsmkms: {named}: " in caplog.text
     assert victim.kms.operator.watch.alarms().altered == {named}
-    assert victim.faults() == [named]
+    also = {
+        each.format(**victim.names) for begin, names in ALSO.items() if statement.startswith(begin) for each in names
+    }
+    assert set(victim.faults()) == {named, *also}
     assert seal(victim.kms, victim.other)
 
 
@@ -204,7 +218,7 @@ def test_put_back_with_its_seal(victim: Victim) -> None:
 
 
 def test_put_back_without_a_trace(victim: Victim) -> None:
-    """Where its changes were removed from the change log as well, the seal over all rows does not fit any more."""
+    """Where its changes were removed from the change log as well, the tree over the seals contradicts it."""
     regional = victim.rows("SELECT state, version FROM regional_key WHERE key_id = '{key}'")
     seals = victim.rows("SELECT epoch, hex(mac) FROM row_seal WHERE subject = 'key/{key}'")
     victim.kms.enable_key(EnableKeyRequest(key_id=victim.key))
@@ -214,7 +228,10 @@ def test_put_back_without_a_trace(victim: Victim) -> None:
         f"UPDATE row_seal SET epoch = {epoch}, mac = x'{mac}' WHERE subject = 'key/{{key}}'",
         f"DELETE FROM change_log WHERE epoch > {epoch} AND subject LIKE '%{{key}}'",
     )
-    assert victim.faults() == ["store"]
+    victim.forget()
+    with pytest.raises(KMSInternalException):
+        describe(victim)
+    assert victim.faults() == [f"key/{victim.key}"]
 
 
 def test_revoked_grant_that_comes_back(victim: Victim) -> None:
@@ -233,7 +250,8 @@ def test_revoked_grant_that_comes_back(victim: Victim) -> None:
     )
     with pytest.raises(KMSInternalException):
         by_grant(victim)
-    assert victim.faults() == [f"grant/{victim.grant}"]
+    index = f"grants/eu-central-1/{victim.key}/arn:aws:iam::111122223333:user/alice"
+    assert victim.faults() == [f"grant/{victim.grant}", index]
 
 
 def test_a_change_makes_no_edit_right(victim: Victim) -> None:
@@ -272,7 +290,7 @@ def test_from_another_installation(victim: Victim, new_folder: NewFolder) -> Non
         kms.operator.credentials.create_user("mallory")
         kms.operator.identities.put_user_policy("mallory", "p", ALLOW)
     with closing(sqlite3.connect(victim.site.settings.data_dir / "meta.db")) as connection, connection:
-        connection.create_function("hsmkms_seals", 0, lambda: None)
+        connection.create_function("hsmkms_seal_sets", 0, lambda: None)
         connection.execute("ATTACH ? AS other", (str(other.settings.data_dir / "meta.db"),))
         for table in ("user", "user_policy", "row_seal"):
             connection.execute(f"INSERT OR IGNORE INTO main.{table} SELECT * FROM other.{table}")
@@ -338,7 +356,7 @@ def test_a_process_that_seals_nothing(victim: Victim) -> None:
     store.close()
     with (
         closing(sqlite3.connect(victim.kms._core.store.meta.file)) as connection,
-        pytest.raises(sqlite3.OperationalError, match="hsmkms_seals"),
+        pytest.raises(sqlite3.OperationalError, match="hsmkms_seal_sets"),
     ):
         connection.execute("INSERT INTO change_log (region, subject) VALUES ('', 'x')")
     assert victim.faults() == []
@@ -361,16 +379,22 @@ def test_subjects_and_rows(victim: Victim) -> None:
         )
     )
     with victim.kms._core.store.reading() as conn:
-        every = sorted(sealed_rows.every(conn))
-        subjects = sorted({subject for subject, _, _ in every})
-        assert sorted((each, *row) for each in subjects for row in sealed_rows.rows(conn, each)) == every
-    assert {table for _, table, _ in every} == {table.name for table in sealed_rows.SUBJECTS} - {"user_tag"}
+        every = [(subject, *entry) for subject, entry in sealed_rows.every(conn)]
+        for place in (0, 3):  # from the subject, and from the index
+            known = sorted((each for each in every if each[place] is not None), key=str)
+            names = sorted({str(each[place]) for each in known})
+            found = [(each, entry) for each in names for entry in sealed_rows.entries(conn, each)]
+            assert sorted((each, *entry[:2]) for each, entry in found) == sorted(
+                (each[place], *each[1:3]) for each in known
+            )
+        assert {str(each[3]).partition("/")[0] for each in every} == {"aliases", "grants", "access-key", "None"}
+    assert {table for _, table, _, _ in every} == {table.name for table in sealed_rows.SUBJECTS} - {"user_tag"}
     assert victim.faults() == []
 
 
 def test_every_deciding_table_has_a_subject() -> None:
     """A table of the control plane is sealed, or is named here as one that decides nothing."""
-    notes = {"orphan", "change_log", "row_seal", "store_root", "audit_outbox"}
+    notes = {"orphan", "change_log", "row_seal", "store_root", "seal_tree", "audit_outbox"}
     assert {table.name for table in sealed_rows.SUBJECTS} == set(schema.meta.tables) - notes
 
 

@@ -1,4 +1,7 @@
-"""The unique id of a user, which no later user of the same name has."""
+"""The tree over the seals of rows, made when the installation is opened next: that takes its token. Unique ids of users.
+
+What was made before has none of the new columns filled: it would not be as it was sealed.
+"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,5 +11,11 @@ down_revision = "meta_0007"
 
 
 def upgrade() -> None:
-    """Add the column. It stays empty for the users that are there: what is filled would not be as it was sealed."""
+    """Make the table, and add the columns."""
+    op.create_table(
+        "seal_tree",
+        sa.Column("number", sa.Integer, autoincrement=False, nullable=False),
+        sa.Column("value", sa.LargeBinary, nullable=False),
+        sa.PrimaryKeyConstraint("number", name=op.f("pk_seal_tree")),
+    )
     op.add_column("user", sa.Column("unique_id", sa.Text, nullable=True))

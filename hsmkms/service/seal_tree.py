@@ -1,0 +1,103 @@
+"""The tree over the seals, as one reading of the database sees it: each part is proven before it is believed."""
+
+import hmac
+from collections.abc import Callable
+from typing import Final, Self
+
+from hsmkms.rules import seal_tree as rules
+from hsmkms.store import row_seals
+from hsmkms.store import seal_tree as stored
+from hsmkms.store.engine import Connection
+from hsmkms.store.row_seals import RootRow, SealRow
+
+_MAC_BYTES: Final = rules.DIGEST_BYTES
+
+
+class BrokenTreeError(Exception):
+    """A part of the tree is not there, or not as it was written."""
+
+
+class SealTree:
+    """Tells which seal of a subject is in force, and writes what is to be in force from now on."""
+
+    def __init__(self, key: bytes, top: bytes, part: Callable[[int], bytes]) -> None:
+        self._key = key
+        self._part = part
+        self._values: dict[int, bytes] = {rules.TOP: top}
+        self._leaves: dict[int, dict[bytes, bytes]] = {}
+        self._changed: set[int] = set()
+
+    @classmethod
+    def empty(cls, key: bytes) -> Self:
+        """A new tree without entries."""
+        return cls(key, b"", lambda _: b"")
+
+    @classmethod
+    def read(cls, conn: Connection, key: bytes) -> Self:
+        """The tree that is there, with the seal over all rows as it is now. BrokenTreeError if they do not fit."""
+        root, stored_top = row_seals.newest_root(conn), stored.part(conn, rules.TOP)
+        mac, top = stored_top[:_MAC_BYTES], stored_top[_MAC_BYTES:]
+        if root is None or not hmac.compare_digest(mac, _top_mac(key, root, top)):
+            raise BrokenTreeError
+        return cls(key, top, lambda number: stored.part(conn, number))
+
+    def tag(self, subject: str) -> bytes | None:
+        """What is entered for a subject, or None if it has no seal. BrokenTreeError if that cannot be proven."""
+        name = rules.name(self._key, subject)
+        return self._leaf(rules.leaf_of(name)).get(name)
+
+    def enter(self, subject: str, seal: SealRow | None) -> None:
+        """From now on that seal of a subject is in force, or none."""
+        name = rules.name(self._key, subject)
+        number = rules.leaf_of(name)
+        tags = self._leaf(number)
+        if seal is None:
+            tags.pop(name, None)
+        else:
+            tags[name] = rules.tag(self._key, subject, seal.epoch, seal.mac)
+        self._changed.add(number)
+
+    def every(self) -> dict[bytes, bytes]:
+        """All entries by name. BrokenTreeError if any part is not as it was written."""
+        first = 1 + rules.FAN
+        return {name: tag for number in range(first, first + rules.LEAVES) for name, tag in self._leaf(number).items()}
+
+    def write(self, tx: Connection, root: RootRow) -> None:
+        """Write what was entered; ``root``: the seal over all rows from now on."""
+        fresh = {number: rules.leaf(self._leaves[number]) for number in self._changed}
+        nodes = self._with_parts(fresh)
+        top = self._with_parts(nodes).get(rules.TOP, self._values[rules.TOP])
+        stored.put(tx, fresh | nodes | {rules.TOP: _top_mac(self._key, root, top) + top})
+
+    def _with_parts(self, parts: dict[int, bytes]) -> dict[int, bytes]:
+        """The parts above these, as they are with them."""
+        above: dict[int, bytes] = {}
+        for number, value in parts.items():
+            parent, place = rules.parent_of(number)
+            known = above[parent] if parent in above else self._value(parent)
+            above[parent] = rules.with_digest(known, place, rules.digest(self._key, number, value))
+        return above
+
+    def _leaf(self, number: int) -> dict[bytes, bytes]:
+        tags = self._leaves.get(number)
+        if tags is None:
+            tags = self._leaves[number] = rules.entries(self._value(number))
+        return tags
+
+    def _value(self, number: int) -> bytes:
+        """A part, proven by the one above it."""
+        known = self._values.get(number)
+        if known is not None:
+            return known
+        above, place = rules.parent_of(number)
+        value = self._part(number)
+        wanted = rules.digest_at(self._value(above), place)
+        if not hmac.compare_digest(rules.digest(self._key, number, value), wanted):
+            raise BrokenTreeError
+        self._values[number] = value
+        return value
+
+
+def _top_mac(key: bytes, root: RootRow, top: bytes) -> bytes:
+    """The HMAC of the top. It is bound to the root, so that neither can be put back without the other."""
+    return rules.digest(key, rules.TOP, top, b"%d\0" % root.number + root.nonce + root.value)
