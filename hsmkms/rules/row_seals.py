@@ -49,7 +49,7 @@ def subject_mac(key: bytes, subject: str, epoch: int, rows_total: int) -> bytes:
 
 
 def index_seal(key: bytes, index: str, nonce: bytes, rows_total: int) -> bytes:
-    """The seal of an index whose rows have that sum. It is masked, and not an HMAC, so that a change can go on from it."""
+    """The seal of an index whose rows have that sum: masked, and no HMAC, so that a change can go on from it."""
     return nonce + ((rows_total + _index_mask(key, index, nonce)) % _MODULUS).to_bytes(_BYTES, "big")
 
 

@@ -5,16 +5,13 @@
 datetimes outside it. A change here needs a migration; a test compares the two.
 """
 
-from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
 from sqlalchemy import (
-    BigInteger,
     Boolean,
     CheckConstraint,
     Column,
-    Dialect,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
@@ -23,7 +20,6 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
-    TypeDecorator,
     UniqueConstraint,
 )
 
@@ -38,6 +34,7 @@ from hsmkms.model.enums import (
     RotationType,
     TrackedOperation,
 )
+from hsmkms.store.instant import WIDE, Instant
 
 META_REVISIONS: Final = tuple(f"meta_{number:04}" for number in range(1, 9))
 LOG_REVISIONS: Final = tuple(f"log_{number:04}" for number in range(1, 4))
@@ -73,26 +70,6 @@ class ObjectPurpose(StrEnum):
 
     BACKING_KEY = "BACKING_KEY"
     WRAPPING_KEY = "WRAPPING_KEY"
-
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
-_WIDE: Final = BigInteger().with_variant(Integer(), "sqlite")
-
-
-class Instant(TypeDecorator[datetime]):
-    """An aware datetime, stored as whole microseconds since 1970; a naive one raises TypeError."""
-
-    impl = _WIDE
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:  # noqa: ARG002
-        """From the program to the database."""
-        return None if value is None else (value - _EPOCH) // _MICROSECOND
-
-    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """From the database to the program."""
-        return None if value is None else _EPOCH + value * _MICROSECOND
 
 
 def _one_of(column: str, words: type[StrEnum]) -> CheckConstraint:
@@ -416,7 +393,7 @@ encryption_count: Final = Table(
     "encryption_count",
     log,
     Column("material_id", Text, primary_key=True),
-    Column("reserved", _WIDE, CheckConstraint("reserved >= 0", name="reserved"), nullable=False),
+    Column("reserved", WIDE, CheckConstraint("reserved >= 0", name="reserved"), nullable=False),
 )
 
 last_use: Final = Table(

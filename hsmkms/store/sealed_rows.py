@@ -2,8 +2,9 @@
 
 Every such row belongs to one subject: a key (with all that it has in all regions), an alias, a grant, a user, a group,
 the installation. Some rows are looked up by something else as well (the aliases of a key, say): such a row also belongs
-to an index, which has a seal of its own, so that nobody can remove one from what is found. A row is told in a form that does not depend on the order of its columns, nor on columns which
-later versions add and which hold nothing (or their default): ``column=type+hex;`` for each that holds something.
+to an index, which has a seal of its own, so that nobody can remove one from what is found. A row is told in a form that
+does not depend on the order of its columns, nor on columns which later versions add and which hold nothing (or their
+default): ``column=type+hex;`` for each that holds something.
 
 The connection that writes has temporary triggers, which note the subject of each row that it inserts, changes or
 deletes. So no change can be forgotten, and a statement or a transaction that is undone takes its notes with it.

@@ -145,7 +145,7 @@ KEY_TABLES = ("alias", "key_grant", "material_presence", "rotation", "tag", "wra
 
 
 class Removal(Struct):
-    """What is removed: statements, the subjects and indexes that it belongs to, and who looks; before it he gets that."""
+    """What is removed: statements, the subjects and indexes that it belongs to, and who looks; before, he gets that."""
 
     statements: tuple[str, ...]
     subjects: tuple[str, ...]

@@ -16,10 +16,9 @@ CREATE TABLE encryption_count (
 	CONSTRAINT pk_encryption_count PRIMARY KEY (material_id), 
 	CONSTRAINT ck_encryption_count_reserved CHECK (reserved >= 0)
 );
-INSERT INTO "encryption_count" VALUES('fc7e61703c58c60e48d9958ba7e6084f704d1eb3ad0715fb27549b2bd2a390ec',1);
-INSERT INTO "encryption_count" VALUES('e32b15a89f983d3185df186e054ce4ee275858635364abde8790567118d46f22',1);
-INSERT INTO "encryption_count" VALUES('b6d2c734b90a37380ebface4abe281ab7c954a5cd40ee5575795c523c1dce5db',1);
-INSERT INTO "encryption_count" VALUES('212a64b88871117432c6437064029f29185989418255c06cf4b86160f574b7a8',1);
+INSERT INTO "encryption_count" VALUES('4f0748a0ae190608c812f2ad9c96a8aa3a46ecbfc44eeb65c9a50972e2873bcb',1);
+INSERT INTO "encryption_count" VALUES('e6c59a0fa0c4b435a79aa39a8c2895abb5e20670252ed5d6d9d783c182cc18c5',1);
+INSERT INTO "encryption_count" VALUES('e1e5785093c546833476dfcf4a30d7c301ab9f74cc681c3c82e5c2d2d8ad9a92',1);
 CREATE TABLE last_use (
 	key_id TEXT NOT NULL, 
 	region TEXT NOT NULL, 
@@ -29,9 +28,8 @@ CREATE TABLE last_use (
 	CONSTRAINT pk_last_use PRIMARY KEY (key_id, region), 
 	CONSTRAINT ck_last_use_operation CHECK (operation IN ('Decrypt', 'DeriveSharedSecret', 'Encrypt', 'GenerateDataKey', 'GenerateDataKeyPair', 'GenerateDataKeyPairWithoutPlaintext', 'GenerateDataKeyWithoutPlaintext', 'GenerateMac', 'ReEncrypt', 'Sign', 'Verify', 'VerifyMac', 'Encapsulate', 'Decapsulate'))
 );
-INSERT INTO "last_use" VALUES('4fff5e69-4752-46f8-b05d-9a175606b9c2','eu-central-1','Encrypt',1796008048834809,'4a6894ab-ecfd-40aa-a560-1c504669db69');
-INSERT INTO "last_use" VALUES('36e2accc-5ed9-46ea-98fa-445f6db268f4','eu-central-1','Encrypt',1796008054373495,'1f523a2d-29f4-4314-aba7-c7e307eeff6d');
-INSERT INTO "last_use" VALUES('mrk-4e44c7a48d1d4a7492f7ea7df89b38e9','eu-central-1','Encrypt',1796008062271519,'06d79e69-a533-48bb-a348-17da2f2b6719');
+INSERT INTO "last_use" VALUES('6a366f23-894d-4d27-aa52-701951519ae2','eu-central-1','Encrypt',1796009308166716,'a1627518-2824-47c6-a55b-b8ff40bc1274');
+INSERT INTO "last_use" VALUES('mrk-ac0fff8e15674872b73d273d91774b20','eu-central-1','Encrypt',1796009308359514,'a1627518-2824-47c6-a55b-b8ff40bc1274');
 CREATE TABLE sweeper (
 	only INTEGER NOT NULL, 
 	holder TEXT NOT NULL, 
@@ -45,5 +43,5 @@ CREATE TABLE use_tracking (
 	CONSTRAINT pk_use_tracking PRIMARY KEY (only), 
 	CONSTRAINT ck_use_tracking_only CHECK (only = 1)
 );
-INSERT INTO "use_tracking" VALUES(1,1796008042546969);
+INSERT INTO "use_tracking" VALUES(1,1796009304177523);
 COMMIT;

@@ -1,0 +1,27 @@
+"""Instants as they are stored."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from sqlalchemy import BigInteger, Dialect, Integer, TypeDecorator
+
+WIDE: Final = BigInteger().with_variant(Integer(), "sqlite")
+"""A whole number of 64 bits."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+class Instant(TypeDecorator[datetime]):
+    """An aware datetime, stored as whole microseconds since 1970; a naive one raises TypeError."""
+
+    impl = WIDE
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:  # noqa: ARG002
+        """From the program to the database."""
+        return None if value is None else (value - _EPOCH) // _MICROSECOND
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """From the database to the program."""
+        return None if value is None else _EPOCH + value * _MICROSECOND
