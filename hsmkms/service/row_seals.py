@@ -118,7 +118,7 @@ class SealBook:
         with self._store.reading() as before:  # nobody else can commit now, so this is what the transaction began with
             key = self.key(before)
             try:
-                tree = seal_checks.tree(before, key)
+                tree = seal_checks.tree(tx, key)  # of the transaction: a trigger would have worked in it
                 less, more = seal_checks.require(before, key, tree, dirty), Totals()
                 for subject in dirty:
                     more.add(key, subject, sealed_rows.entries(tx, subject))

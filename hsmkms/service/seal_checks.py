@@ -10,7 +10,7 @@ from hsmkms.rules import row_seals as rules
 from hsmkms.rules import seal_tree
 from hsmkms.service.seal_tree import BrokenTreeError, SealTree
 from hsmkms.store import row_seals, sealed_rows
-from hsmkms.store.engine import Connection
+from hsmkms.store.engine import GUARDS, Connection
 from hsmkms.store.row_seals import SealRow
 from hsmkms.store.sealed_rows import Entry
 
@@ -27,6 +27,10 @@ _RETURNED: Final = "it was removed by hsmkms, and put back by hand"
 _OLDER: Final = "it was put back to an older state, together with its seal"
 _TREELESS: Final = "the tree over the seals was removed or changed by hand, so that no seal is known to be in force"
 _NAMELESS: Final = "what {} seals are about was removed by hand, together with every trace of what it was"
+_FOREIGN: Final = (
+    "its schema has triggers, views or indexes that are none of hsmkms, and may change what it writes or reads: {}. "
+    "Remove them (DROP TRIGGER, DROP VIEW, DROP INDEX), and see what they have done"
+)
 _ROOT: Final = (
     "the rows are not all those that there should be: a part of them was put back to an older state, together with its "
     "seals"
@@ -74,7 +78,9 @@ class Totals(Struct):
 
 
 def tree(conn: Connection, key: bytes) -> SealTree:
-    """The tree over the seals. AlteredError if it was removed or changed."""
+    """The tree over the seals. AlteredError if it was removed or changed, or if the schema was."""
+    for fault in _foreign(conn):
+        raise AlteredError(fault)
     try:
         return SealTree.read(conn, key)
     except BrokenTreeError:
@@ -111,28 +117,29 @@ def faults(conn: Connection, key: bytes, totals: Totals) -> list[RowFault]:
     root = row_seals.newest_root(conn)
     if root is None:
         return [RowFault(STORE, ROOTLESS)]
-    known = totals.subjects | totals.indexes
-    seals = row_seals.every(conn)
+    known, seals = totals.subjects | totals.indexes, row_seals.every(conn)
     names = {*known, *seals, *row_seals.newest_changes(conn)}
+    found = _foreign(conn)
     try:
         tags = SealTree.read(conn, key).every()
-        found = _nameless(key, tags, names)
+        found += _nameless(key, tags, names)
     except BrokenTreeError:
         # The seals are taken for those that are in force, to name what can be named.
         tags = {seal_tree.name(key, each): _tag_of(key, each, seal) for each, seal in seals.items()}
         names = {each for each in names if not sealed_rows.is_index(each)}
-        found = [RowFault(STORE, _TREELESS)]
+        found.append(RowFault(STORE, _TREELESS))
     for subject in sorted(names):
         tag = tags.get(seal_tree.name(key, subject))
         reason = _judge(key, subject, known.get(subject), seals.get(subject), tag)
         if reason is not None:
             found.append(RowFault(subject, reason))
-    if (
-        not found
-        and rules.total_of(key, rules.Root(number=root.number, nonce=root.nonce, value=root.value)) != totals.whole
-    ):
-        return [RowFault(STORE, _ROOT)]
-    return found
+    sealed = rules.total_of(key, rules.Root(number=root.number, nonce=root.nonce, value=root.value))
+    return found if found or sealed == totals.whole else [RowFault(STORE, _ROOT)]
+
+
+def _foreign(conn: Connection) -> list[RowFault]:
+    names = sealed_rows.foreign(conn, GUARDS)
+    return [RowFault(STORE, _FOREIGN.format(", ".join(names)))] if names else []
 
 
 def _nameless(key: bytes, tags: dict[bytes, bytes], names: Iterable[str]) -> list[RowFault]:

@@ -23,6 +23,7 @@ SEALS: Final = "hsmkms_seal_sets"
 SEALS_BEFORE: Final = "hsmkms_seals"
 """The same, of programs that knew no tree of seals: they cannot write to a database that has one."""
 
+GUARDS: Final = (SEALS, SEALS_BEFORE)
 _WRITES: Final = "hsmkms_writes"
 _IDLE_CONNECTIONS: Final = 16
 
@@ -195,7 +196,7 @@ class Store:
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         sealed_rows.capture(connection)
-        for name in (SEALS, SEALS_BEFORE):
+        for name in GUARDS:
             connection.create_function(name, 0, self._must_seal)
 
     def _must_seal(self) -> None:

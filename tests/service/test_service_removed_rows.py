@@ -418,3 +418,25 @@ def test_work_of_a_change(world: World, monkeypatch: pytest.MonkeyPatch) -> None
         counts = hashed(act)
         assert max(counts[20:]) <= max(counts[:10])
     assert world.faults() == []
+
+
+FOREIGN = {
+    "trigger": "CREATE TRIGGER evil AFTER UPDATE ON regional_key BEGIN DELETE FROM user_policy; END",
+    "trigger of a group": "CREATE TRIGGER evil AFTER INSERT ON change_log BEGIN DELETE FROM group_policy; END",
+    "view": "CREATE VIEW evil AS SELECT * FROM user",
+    "partial index": "CREATE INDEX evil ON alias (key_id) WHERE name <> 'alias/secret'",
+}
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+def test_planted_in_the_schema(world: World, what: str) -> None:
+    """A trigger that would edit rows within our own transactions makes nothing right: it must go first."""
+    world.edit(FOREIGN[what])
+    with pytest.raises(KMSInternalException):
+        world.kms.disable_key(DisableKeyRequest(key_id=world.key))
+    assert world.faults() == ["store"]
+    assert world.look("ursula") == world.look("grace") == KMSInternalException.code
+    kind = FOREIGN[what].split()[1]
+    world.edit(f"DROP {kind} evil")
+    assert world.faults() == []
+    assert world.look("ursula") == world.look("grace") == AccessDeniedException.code

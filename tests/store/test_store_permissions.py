@@ -185,6 +185,7 @@ def test_all_that_decides_about_a_user(people: Store) -> None:
         assert identities.policies(conn, Owner.GROUP, "staff") == {"p": "three"}
     assert alice == identities.IdentityRow(
         name="alice",
+        groups=("staff",),
         created_at=NOW,
         unique_id="id of alice",
         tags={"team": "blue"},
