@@ -81,10 +81,10 @@ class SealBook:
         try:
             key = self._key or self.key(conn)
             try:
-                seal_checks.require(conn, key, seal_checks.tree(conn, key), subjects)
+                seal_checks.require(conn, key, seal_checks.tree(conn, key, subjects), subjects)
             except AlteredError:
                 key = self.key(conn)  # it may have been rotated
-                seal_checks.require(conn, key, seal_checks.tree(conn, key), subjects)
+                seal_checks.require(conn, key, seal_checks.tree(conn, key, subjects), subjects)
         except AlteredError as exc:
             self._refuse(exc)
 
@@ -118,7 +118,7 @@ class SealBook:
         with self._store.reading() as before:  # nobody else can commit now, so this is what the transaction began with
             key = self.key(before)
             try:
-                tree = seal_checks.tree(tx, key)  # of the transaction: a trigger would have worked in it
+                tree = seal_checks.tree(tx, key, dirty)  # of the transaction: a trigger would have worked in it
                 less, more = seal_checks.require(before, key, tree, dirty), Totals()
                 for subject in dirty:
                     more.add(key, subject, sealed_rows.entries(tx, subject))

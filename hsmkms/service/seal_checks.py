@@ -1,16 +1,17 @@
 """Comparing rows with their seals, and the seals with the tree that says which of them are in force."""
 
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, Self
 
 from msgspec import Struct
 
 from hsmkms.rules import row_seals as rules
 from hsmkms.rules import seal_tree
-from hsmkms.service.seal_tree import BrokenTreeError, SealTree
+from hsmkms.service.seal_tree import BrokenTreeError, ForeignSchemaError, SealTree
 from hsmkms.store import row_seals, sealed_rows
-from hsmkms.store.engine import GUARDS, Connection
+from hsmkms.store import seal_tree as stored_tree
+from hsmkms.store.engine import Connection
 from hsmkms.store.row_seals import SealRow
 from hsmkms.store.sealed_rows import Entry
 
@@ -77,12 +78,12 @@ class Totals(Struct):
                 self.indexes[each.found_by] = rules.reduced(self.indexes.get(each.found_by, 0) + number)
 
 
-def tree(conn: Connection, key: bytes) -> SealTree:
-    """The tree over the seals. AlteredError if it was removed or changed, or if the schema was."""
-    for fault in _foreign(conn):
-        raise AlteredError(fault)
+def tree(conn: Connection, key: bytes, subjects: Sequence[str]) -> SealTree:
+    """The tree over the seals, for these subjects. AlteredError if it was removed or changed, or if the schema was."""
     try:
-        return SealTree.read(conn, key)
+        return SealTree.read(conn, key, *subjects[:1])
+    except ForeignSchemaError:
+        raise AlteredError(*_foreign(conn)) from None
     except BrokenTreeError:
         raise AlteredError(RowFault(STORE, _TREELESS)) from None
 
@@ -123,11 +124,11 @@ def faults(conn: Connection, key: bytes, totals: Totals) -> list[RowFault]:
     try:
         tags = SealTree.read(conn, key).every()
         found += _nameless(key, tags, names)
-    except BrokenTreeError:
+    except (BrokenTreeError, ForeignSchemaError):
         # The seals are taken for those that are in force, to name what can be named.
         tags = {seal_tree.name(key, each): _tag_of(key, each, seal) for each, seal in seals.items()}
         names = {each for each in names if not sealed_rows.is_index(each)}
-        found.append(RowFault(STORE, _TREELESS))
+        found = found or [RowFault(STORE, _TREELESS)]
     for subject in sorted(names):
         tag = tags.get(seal_tree.name(key, subject))
         reason = _judge(key, subject, known.get(subject), seals.get(subject), tag)
@@ -138,7 +139,7 @@ def faults(conn: Connection, key: bytes, totals: Totals) -> list[RowFault]:
 
 
 def _foreign(conn: Connection) -> list[RowFault]:
-    names = sealed_rows.foreign(conn, GUARDS)
+    names = stored_tree.foreign(conn)
     return [RowFault(STORE, _FOREIGN.format(", ".join(names)))] if names else []
 
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Final, Self
 
 from hsmkms.rules import seal_tree as rules
-from hsmkms.store import row_seals
 from hsmkms.store import seal_tree as stored
 from hsmkms.store.engine import Connection
 from hsmkms.store.row_seals import RootRow, SealRow
@@ -15,6 +14,10 @@ _MAC_BYTES: Final = rules.DIGEST_BYTES
 
 class BrokenTreeError(Exception):
     """A part of the tree is not there, or not as it was written."""
+
+
+class ForeignSchemaError(Exception):
+    """The database has triggers, views or indexes that hsmkms did not make."""
 
 
 class SealTree:
@@ -33,13 +36,23 @@ class SealTree:
         return cls(key, b"", lambda _: b"")
 
     @classmethod
-    def read(cls, conn: Connection, key: bytes) -> Self:
-        """The tree that is there, with the seal over all rows as it is now. BrokenTreeError if they do not fit."""
-        root, stored_top = row_seals.newest_root(conn), stored.part(conn, rules.TOP)
-        mac, top = stored_top[:_MAC_BYTES], stored_top[_MAC_BYTES:]
-        if root is None or not hmac.compare_digest(mac, _top_mac(key, root, top)):
+    def read(cls, conn: Connection, key: bytes, first: str = "") -> Self:
+        """The tree that is there, with the seal over all rows as it is now; ``first``: a subject that is asked for.
+
+        BrokenTreeError if they do not fit; ForeignSchemaError if the schema has what could change or hide rows.
+        """
+        leaf = rules.leaf_of(rules.name(key, first))
+        node, _ = rules.parent_of(leaf)
+        found = stored.path(conn, node, leaf)
+        if found is None:
             raise BrokenTreeError
-        return cls(key, top, lambda number: stored.part(conn, number))
+        if found.foreign:
+            raise ForeignSchemaError
+        mac, top = found.top[:_MAC_BYTES], found.top[_MAC_BYTES:]
+        if not hmac.compare_digest(mac, _top_mac(key, found.root, top)):
+            raise BrokenTreeError
+        known = {node: found.node, leaf: found.leaf}
+        return cls(key, top, lambda number: known[number] if number in known else stored.part(conn, number))
 
     def tag(self, subject: str) -> bytes | None:
         """What is entered for a subject, or None if it has no seal. BrokenTreeError if that cannot be proven."""

@@ -11,7 +11,7 @@ deletes. So no change can be forgotten, and a statement or a transaction that is
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, Table
@@ -88,12 +88,6 @@ ROOT: Final = "root"
 DIRTY: Final = "dirty_subject"
 GUARDED: Final = ("change_log", "token_object", "wrapping_key")
 """Tables of which at least one takes part in every change of a sealed row."""
-
-
-_SCHEMA: Final = (
-    "SELECT name, sql FROM main.sqlite_master WHERE type NOT IN ('table', 'index') "
-    "OR type = 'index' AND instr(upper(sql), 'WHERE') > 0 OR upper(sql) LIKE 'CREATE VIRTUAL%' ORDER BY name"
-)
 
 
 def key_subject(key_id: str) -> str:
@@ -204,22 +198,12 @@ def take_dirty(tx: Connection) -> list[str]:
 
 def guard(tx: Connection, function: str) -> None:
     """From now on whoever writes must have an SQL function of that name: programs that seal nothing have none."""
-    for name, statement in _guards(function).items():
+    for name, statement in guards(function).items():
         tx.exec_driver_sql(f"DROP TRIGGER IF EXISTS {name}")  # a program of another version may have made it
         tx.exec_driver_sql(statement)
 
 
-def foreign(conn: Connection, functions: Iterable[str]) -> list[str]:
-    """The names of triggers, views and partial indexes that are none of ours.
-
-    They could change rows within our own transactions, or hide some from one query and not from another. ``functions``:
-    those that guards of this and of earlier programs call.
-    """
-    ours = {each for function in functions for each in _guards(function).values()}
-    return [name for name, statement in conn.exec_driver_sql(_SCHEMA) if statement not in ours]
-
-
-def _guards(function: str) -> dict[str, str]:
+def guards(function: str) -> dict[str, str]:
     """The triggers that guard the database, by name."""
     return {
         name: f"CREATE TRIGGER {name} BEFORE {event} ON {table} BEGIN SELECT {function}(); END"
