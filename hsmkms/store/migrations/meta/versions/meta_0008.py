@@ -1,4 +1,4 @@
-"""The tree over the seals of rows, made when the installation is opened next: that takes its token. Unique ids of users.
+"""The tree over the seals of rows, and the unique ids of users. The tree is made by whoever opens the token next.
 
 What was made before has none of the new columns filled: it would not be as it was sealed.
 """
