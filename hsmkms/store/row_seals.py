@@ -15,9 +15,8 @@ NOTED: Final = "seal:"
 _GONE: Final = "gone"
 """In place of a region: after that change nothing is left of the subject."""
 
-# As text: these two are asked at each reading of a record, and SQLAlchemy's expressions would take most of the time.
+# As text: it is asked at each reading of a record, and SQLAlchemy's expressions would take most of the time.
 _SEAL: Final = "SELECT epoch, mac FROM row_seal WHERE subject = ?"
-_NEWEST: Final = "SELECT epoch, region FROM change_log WHERE subject = ? ORDER BY epoch DESC LIMIT 1"
 
 _KEPT_ROOTS: Final = 4096
 _PRUNE_EVERY: Final = 256
@@ -62,14 +61,8 @@ def note(tx: Connection, subject: str, *, gone: bool = False) -> int:
     return changes.note(tx, _GONE if gone else "", f"{NOTED}{subject}")
 
 
-def newest_change(conn: Connection, subject: str) -> Change | None:
-    """The last change of a subject that was noted, or None."""
-    row = conn.exec_driver_sql(_NEWEST, (f"{NOTED}{subject}",)).one_or_none()
-    return None if row is None else Change(row[0], row[1] == _GONE)
-
-
 def newest_changes(conn: Connection) -> dict[str, Change]:
-    """The same for all subjects."""
+    """The last change of each subject that was noted."""
     query = (
         select(func.max(change_log.c.epoch).label("epoch"), change_log.c.region, change_log.c.subject)
         .where(change_log.c.subject >= NOTED, change_log.c.subject < f"{NOTED}\U0010ffff")
