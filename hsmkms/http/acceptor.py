@@ -14,6 +14,7 @@ HANDSHAKE_SECONDS: Final = 10.0
 AT_A_TIME: Final = 64
 """Connections that are accepted before others are looked after again."""
 
+PAUSE_SECONDS: Final = 0.1
 HELLO_BYTES: Final = 16 * 1024
 
 ALERT: Final = bytes((21, 3, 3, 0, 2, 2, 80))
@@ -37,11 +38,13 @@ class Acceptor:
         self._connection = connection
         self._connections = connections
         self._handshakes: set[asyncio.Task[None]] = set()
+        self._closed = False
         listener.setblocking(False)
         loop.add_reader(listener, self._accept)
 
     def close(self) -> None:
         """Accept nobody any more."""
+        self._closed = True
         self._loop.remove_reader(self._listener)
         self._listener.close()
 
@@ -49,8 +52,11 @@ class Acceptor:
         for _ in range(AT_A_TIME):
             try:
                 client, _ = self._listener.accept()
+            except (BlockingIOError, ConnectionError, InterruptedError):
+                return  # nobody waits any more
             except OSError:
-                return  # nobody waits, who waited has gone, or there are too many files: the next turn tries again
+                self._pause()  # there are too many open files: who waits would wake the loop again and again
+                return
             client.setblocking(False)
             if len(self._handshakes) + len(self._connections.open) >= self._connections.most + LINGERING:
                 _turn_away(client)
@@ -58,6 +64,14 @@ class Acceptor:
             task = self._loop.create_task(self._shake_hands(client))
             self._handshakes.add(task)
             task.add_done_callback(self._handshakes.discard)
+
+    def _pause(self) -> None:
+        self._loop.remove_reader(self._listener)
+        self._loop.call_later(PAUSE_SECONDS, self._resume)
+
+    def _resume(self) -> None:
+        if not self._closed:
+            self._loop.add_reader(self._listener, self._accept)
 
     async def _shake_hands(self, client: socket.socket) -> None:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

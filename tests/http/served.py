@@ -96,6 +96,12 @@ def until(happened: Callable[[], bool], seconds: float = START_SECONDS) -> None:
         time.sleep(0.02)
 
 
+def processor_seconds(process: int) -> float:
+    """How long a process has been on a processor so far."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def start(site: Site, *options: object, terminal: int | None = None, **environment: str) -> Served:
     """Start ``hsmkms serve`` on a free port, without waiting for it."""
     with socket.socket() as probe:

@@ -1,7 +1,6 @@
 """The server through outages of its token: it stays up, says 503 in time, and works again without a restart."""
 
 import json
-import os
 import re
 import resource
 import socket
@@ -16,7 +15,7 @@ from cli_site import Site
 from conftest import NewSite
 from msgspec import Struct
 from raw_client import call
-from served import Served, credentials, serving, set_in, until
+from served import Served, credentials, processor_seconds, serving, set_in, until
 
 from hsmkms.hsm import softhsm
 from hsmkms.testing import Endpoint
@@ -173,12 +172,6 @@ def test_out_of_file_descriptors(well: Outage) -> None:
             connection.close()
     until(well.is_well)
     assert well.server.workers() == before
-
-
-def processor_seconds(process: int) -> float:
-    """How long a process has been on a processor so far."""
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_disk_that_takes_no_more(well: Outage) -> None:

@@ -3,9 +3,11 @@
 import contextlib
 import http.client
 import json
+import resource
 import signal
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
@@ -22,7 +24,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from floods import half_handshakes
 from raw_client import raw, read_answer
-from served import STOP_SECONDS, Served, credentials, serving, set_in, start, until
+from served import STOP_SECONDS, Served, credentials, processor_seconds, serving, set_in, start, until
 
 from hsmkms.http.acceptor import ALERT
 from hsmkms.http.connections import LINGERING
@@ -164,6 +166,28 @@ def test_half_handshakes(narrow: Served) -> None:
         with pytest.raises(ssl.SSLError, match="INTERNAL_ERROR"):
             context.wrap_socket(socket.create_connection(address, timeout=20))
     until(lambda: _shakes_hands(address, context))
+
+
+def test_out_of_file_descriptors(narrow: Served) -> None:
+    """A worker that may open no more files does not spin; given them back, it serves who has waited."""
+    context = chosen(ssl.TLSVersion.TLSv1_3)
+    address = ("127.0.0.1", narrow.port)
+    until(lambda: _shakes_hands(address, context))
+    (worker,) = narrow.workers()
+    limit = resource.prlimit(worker, resource.RLIMIT_NOFILE)
+    most = max(int(file.name) for file in narrow.files(worker).iterdir()) + 1
+    resource.prlimit(worker, resource.RLIMIT_NOFILE, (most, limit[1]))
+    try:
+        with contextlib.ExitStack() as opened:
+            for _ in range(40):
+                opened.enter_context(socket.create_connection(address, timeout=20))
+            began, used = time.monotonic(), processor_seconds(worker)
+            time.sleep(1)
+            assert processor_seconds(worker) - used < 0.5 * (time.monotonic() - began), "it spins"
+    finally:
+        resource.prlimit(worker, resource.RLIMIT_NOFILE, limit)
+    until(lambda: _shakes_hands(address, context))
+    assert narrow.workers() == {worker}
 
 
 def _shakes_hands(address: tuple[str, int], context: ssl.SSLContext) -> bool:
