@@ -21,7 +21,8 @@ from hsmkms.testing import Endpoint
 
 HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
-SECONDS = 200
+SECONDS = 800
+"""After which a test gives up."""
 JAVASCRIPT_SDK = "@aws-sdk/client-kms@3"
 FILE_BYTES = 50 * 1024 * 1024
 FRAME_BYTES = 256 * 1024

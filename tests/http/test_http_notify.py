@@ -13,7 +13,7 @@ def test_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for address, told in ((str(tmp_path / "notify"), str(tmp_path / "notify")), ("\0hsmkms-test", "@hsmkms-test")):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
             manager.bind(address)
-            manager.settimeout(5)
+            manager.settimeout(60)
             monkeypatch.setenv(notify.VARIABLE, told)
             notify.ready()
             assert manager.recv(100) == b"READY=1"
