@@ -21,12 +21,13 @@ from hsmkms import ownership
 from hsmkms.config_template import EXAMPLES, TEMPLATE
 from hsmkms.errors import ConfigurationError
 from hsmkms.model.quotas import QUOTA_CLASSES, QUOTA_NAMES
-from hsmkms.pins import PinSettings, read_pin, read_secret, terminal_prompt
+from hsmkms.pins import PinSettings, read_pin, read_private_key, read_secret, terminal_prompt
 from hsmkms.secret import Secret
 from hsmkms.token_uri import TokenUri, parse_uri
 
 __all__ = [
     "AuditSettings",
+    "BackupSettings",
     "ImportSettings",
     "PinSettings",
     "ReconcileSettings",
@@ -40,8 +41,10 @@ __all__ = [
     "find",
     "init_text",
     "load",
+    "parse",
     "parse_uri",
     "read_pin",
+    "read_private_key",
     "read_secret",
     "terminal_prompt",
 ]
@@ -136,6 +139,14 @@ class AuditSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     seal_file: Path | None = None
 
 
+class BackupSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Whom backups are sealed to, and the key that signs them: from a file, or printed by a program."""
+
+    recipients: tuple[str, ...] = ()
+    signing_key: Path | None = None
+    signing_command: tuple[str, ...] | None = None
+
+
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One installation: one account on one token or several, with one or more regions.
 
@@ -155,6 +166,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     serve: ServeSettings = ServeSettings()
     audit: AuditSettings = AuditSettings()
     reconcile: ReconcileSettings = ReconcileSettings()
+    backup: BackupSettings = BackupSettings()
 
     @property
     def tokens(self) -> tuple[TokenSettings, ...]:
@@ -199,22 +211,29 @@ def load(path: Path) -> Settings:
     """
     ownership.check("the configuration", path)
     settings = _read(path)
-    _check_owners(settings)
+    check_owners(settings)
     return settings
 
 
 def _read(path: Path) -> Settings:
     try:
-        told = msgspec.toml.decode(path.read_bytes())
-        settings = msgspec.convert(_with_first_token(told), Settings, dec_hook=_decode_path)
-        return _resolved(path.absolute().parent, settings)
+        data = path.read_bytes()
     except OSError as exc:
         raise ConfigurationError(f"the configuration {path} cannot be read: {exc.strerror}") from exc
+    return parse(data, path)
+
+
+def parse(data: bytes, path: Path) -> Settings:
+    """The settings in a file's content, as if it lay at ``path``. Raises ConfigurationError."""
+    try:
+        told = msgspec.toml.decode(data)
+        settings = msgspec.convert(_with_first_token(told), Settings, dec_hook=_decode_path)
+        return _resolved(path.absolute().parent, settings)
     except (msgspec.DecodeError, UnicodeDecodeError, ConfigurationError) as exc:
         raise ConfigurationError(f"the configuration {path} is wrong: {exc}") from exc
 
 
-def _check_owners(settings: Settings) -> None:
+def check_owners(settings: Settings) -> None:
     """Refuse what is loaded, run or written and another user can change; the PIN file is looked at when it is read."""
     ownership.check("the data folder", settings.data_dir)
     for token in settings.tokens:
@@ -254,6 +273,7 @@ def _resolved(folder: Path, settings: Settings) -> Settings:
         further_tokens=tuple(_resolved_token(folder, each) for each in settings.further_tokens),
         serve=_resolved_serve(folder, settings.serve),
         audit=_resolved_audit(folder, settings.audit),
+        backup=_resolved_backup(folder, settings.backup),
     )
 
 
@@ -278,6 +298,8 @@ def check(settings: Settings) -> None:
         f"import.valid_to_within_days = {within} must be at least 1": within is not None and within < 1,
         **_serve_faults(settings.serve),
         **_audit_faults(settings.audit),
+        "backup.signing_key and backup.signing_command: name one of them": None
+        not in (settings.backup.signing_key, settings.backup.signing_command),
         f"reconcile.grace_hours = {grace} must be from 0 to {MAX_GRACE_HOURS}": not 0 <= grace <= MAX_GRACE_HOURS,
     }
     for sentence, wrong in faults.items():
@@ -317,6 +339,20 @@ def _resolved_serve(folder: Path, serve: ServeSettings) -> ServeSettings:
 
 def _resolved_audit(folder: Path, audit: AuditSettings) -> AuditSettings:
     return replace(audit, seal_file=folder / audit.seal_file) if audit.seal_file is not None else audit
+
+
+def _resolved_backup(folder: Path, backup: BackupSettings) -> BackupSettings:
+    recipients = tuple(
+        each if each.startswith(("age1", "ssh-")) else str(folder / os.path.expanduser(each))  # noqa: PTH111 - see _decode_path
+        for each in backup.recipients
+    )
+    key, command = backup.signing_key, backup.signing_command
+    return replace(
+        backup,
+        recipients=recipients,
+        signing_key=folder / key if key is not None else None,
+        signing_command=_resolved_command("backup.signing_command", folder, command) if command is not None else None,
+    )
 
 
 def _audit_faults(audit: AuditSettings) -> dict[str, bool]:
@@ -374,11 +410,15 @@ def _resolved_token(folder: Path, token: TokenSettings) -> TokenSettings:
 
 def _resolved_pin(folder: Path, pin: PinSettings) -> PinSettings:
     if pin.command is not None:
-        if not pin.command or not pin.command[0]:
-            raise ConfigurationError("token.pin.command must name a program")
-        program = pin.command[0]
-        return replace(pin, command=(str(folder / program) if "/" in program else program, *pin.command[1:]))
+        return replace(pin, command=_resolved_command("token.pin.command", folder, pin.command))
     return replace(pin, file=folder / pin.file) if pin.file is not None else pin
+
+
+def _resolved_command(name: str, folder: Path, command: tuple[str, ...]) -> tuple[str, ...]:
+    if not command or not command[0]:
+        raise ConfigurationError(f"{name} must name a program")
+    program = command[0]
+    return (str(folder / program) if "/" in program else program, *command[1:])
 
 
 # -- writing the file -------------------------------------------------------------------------------------------
@@ -401,6 +441,7 @@ def init_text(settings: Settings) -> str:
         **_lines(settings.serve, "max_connections", "request_memory_mib"),
         **_lines(settings.audit, "durability", "interval_milliseconds", "when_unwritable", "segment_mib", "seal_file"),
         **_lines(settings.reconcile, "grace_hours"),
+        **_lines(settings.backup, "recipients", "signing_key", "signing_command"),
     }
     told = [f"{_toml_key(name)} = {_toml(value)}" for name, value in settings.token.environment.items()]
     variables = told or [f"# SOFTHSM2_CONF = {_toml(EXAMPLES['SOFTHSM2_CONF'])}"]

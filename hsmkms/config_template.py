@@ -149,6 +149,16 @@ TEMPLATE: Final = """\
 # a file on another machine's disk, say. Default: none.
 {seal_file}
 
+[backup]
+# Whom `hsmkms backup` seals to, where its options name nobody: age1…, ssh-ed25519 … or ssh-rsa …, or files with such
+# lines or a public key in PEM. Default: the token, which must then be there to open it.
+{recipients}
+
+# The operator's signing key, with which every backup is signed: a file in PEM, of this user or root and open to nobody
+# else, or a program that prints it. Default: the token alone proves who made a backup.
+{signing_key}
+{signing_command}
+
 [reconcile]
 # How long an object on the token that belongs to no key is kept before `hsmkms reconcile` may offer to remove it.
 {grace_hours}
@@ -172,6 +182,9 @@ EXAMPLES: Final[dict[str, Any]] = {
     "command": ["systemd-creds", "cat", "hsm-pin"],
     "prompt": True,
     "seal_file": "/mnt/elsewhere/hsmkms.seal",
+    "recipients": ["/etc/hsmkms/backup-recipients.txt"],
+    "signing_key": "/etc/hsmkms/backup-signing.pem",
+    "signing_command": ["systemd-creds", "cat", "backup-signing"],
     "SOFTHSM2_CONF": "/etc/hsmkms/softhsm2.conf",
 }
 """What a commented line shows where there is no default."""

@@ -10,20 +10,24 @@ import secrets
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from msgspec import Struct
 from msgspec.structs import asdict
 
 from hsmkms import ownership
-from hsmkms.errors import PinError
+from hsmkms.errors import ConfigurationError, PinError
 from hsmkms.secret import PinOrigin, Secret
 
 COMMAND_SECONDS: Final = 30
 MAX_BYTES: Final = 4096
 """More than any token takes. What is longer is not a PIN, and not all of it is read."""
+
+_MOST_KEY_BYTES: Final = 65536
+"""No private key is longer in any form."""
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _FAMILY: Final = secrets.token_hex(8)
@@ -138,20 +142,27 @@ def _closed_to_others(told: os.stat_result, *, credential: bool) -> bool:
 def _pin_of_file(named: Path, credentials: tuple[str, ...]) -> Secret:
     path = _credential(named, credentials)
     try:
-        with path.open("rb") as file:
-            told = os.fstat(file.fileno())
-            if told.st_uid not in ownership.trusted_owners():
-                raise PinError(f"the PIN file {path} belongs to another user: run `chown {os.geteuid()} {path}`")
-            if not _closed_to_others(told, credential=path is not named):
-                raise PinError(f"the PIN file {path} is open to other users: run `chmod 600 {path}`")
-            found = ownership.weakness(path)
-            if found is not None:
-                raise PinError(f"the PIN file {path} can be replaced by another user, so it is not used: {found}")
+        with _closed_file(path, "the PIN file", credential=path is not named) as (file, told):
             origin = _origin_of_file(named, told, credential=path is not named)
             return _one_line(_decoded(file.read(MAX_BYTES)), f"the PIN file {path}", origin)
     except OSError as exc:
         advice = _advice(named, credentials) if path is named else ""
         raise PinError(f"the PIN file {path} cannot be read: {exc.strerror}{advice}") from exc
+
+
+@contextmanager
+def _closed_file(path: Path, what: str, *, credential: bool = False) -> Iterator[tuple[BinaryIO, os.stat_result]]:
+    """Open a file that no other user can read or replace. PinError if one can; OSError if it cannot be opened."""
+    with path.open("rb") as file:
+        told = os.fstat(file.fileno())
+        if told.st_uid not in ownership.trusted_owners():
+            raise PinError(f"{what} {path} belongs to another user: run `chown {os.geteuid()} {path}`")
+        if not _closed_to_others(told, credential=credential):
+            raise PinError(f"{what} {path} is open to other users: run `chmod 600 {path}`")
+        found = ownership.weakness(path)
+        if found is not None:
+            raise PinError(f"{what} {path} can be replaced by another user, so it is not used: {found}")
+        yield file, told
 
 
 def _advice(file: Path, credentials: tuple[str, ...]) -> str:
@@ -166,6 +177,26 @@ def _origin_of_file(named: Path, told: os.stat_result, *, credential: bool) -> P
     state = f"{told.st_ino} {told.st_mtime_ns} {told.st_ctime_ns}"
     version = hashlib.sha256(state.encode()).hexdigest()[:16]
     return PinOrigin(name=f"the PIN file {named}", version=version, comparable=not credential)
+
+
+def read_private_key(what: str, *, file: Path | None = None, command: tuple[str, ...] | None = None) -> bytes:
+    """A private key from a file that is closed to others, or as a program prints it. ConfigurationError says why not.
+
+    ``what`` names the key in that. One of the two is given.
+    """
+    if file is not None:
+        try:
+            with _closed_file(file, what) as (opened, _):
+                return opened.read(_MOST_KEY_BYTES)
+        except PinError as exc:
+            raise ConfigurationError(str(exc)) from exc
+        except OSError as exc:
+            raise ConfigurationError(f"{what} {file} cannot be read: {exc.strerror}") from exc
+    printed, fault = _output_of(command or ())
+    if fault:
+        del printed
+        raise ConfigurationError(f"{what}: the program {(command or ('',))[0]} {fault}: run it by hand to see why")
+    return printed[:_MOST_KEY_BYTES]
 
 
 def _pin_of_environment(name: str) -> Secret:
@@ -185,7 +216,13 @@ def _pin_of_command(command: tuple[str, ...]) -> Secret:
 
 
 def _first_line_of(command: tuple[str, ...]) -> tuple[Secret | None, str]:
-    """What a program prints (None if that is no text), and what went wrong with it."""
+    """The first line that a program prints (None if that is no text), and what went wrong with it."""
+    printed, fault = _output_of(command)
+    return _decoded(printed.partition(b"\n")[0]), fault
+
+
+def _output_of(command: tuple[str, ...]) -> tuple[bytes, str]:
+    """What a program prints, and what went wrong with it."""
     try:
         done = subprocess.run(
             command,
@@ -196,11 +233,10 @@ def _first_line_of(command: tuple[str, ...]) -> tuple[Secret | None, str]:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return None, f"took longer than {COMMAND_SECONDS} seconds"
+        return b"", f"took longer than {COMMAND_SECONDS} seconds"
     except (OSError, ValueError) as exc:
-        return None, f"could not be started ({type(exc).__name__})"
-    fault = f"ended with status {done.returncode}" if done.returncode else ""
-    return _decoded(done.stdout.partition(b"\n")[0]), fault
+        return b"", f"could not be started ({type(exc).__name__})"
+    return done.stdout, f"ended with status {done.returncode}" if done.returncode else ""
 
 
 def _decoded(raw: bytes) -> Secret | None:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Final
 
@@ -33,16 +33,19 @@ from hsmkms.rules.importing import ImportPolicy
 from hsmkms.rules.rotation import RotationPolicy
 from hsmkms.service import backup_keys, binding, presence, restoring, row_seals, sealing
 from hsmkms.service.access import Access
+from hsmkms.service.age_keys import PrivateKeys
 from hsmkms.service.audit import FOLDER as AUDIT_FOLDER
 from hsmkms.service.audit import AuditBook
+from hsmkms.service.backup import CONFIGURATION
 from hsmkms.service.backup_keys import Header
 from hsmkms.service.cache import RecordCache
 from hsmkms.service.clock import DriftWatch
 from hsmkms.service.core import Checkpoint, Clock, Core, Installation, never_drifted, no_checkpoint
 from hsmkms.service.leases import LeaseBook
-from hsmkms.service.restoring import Restored
+from hsmkms.service.restoring import Configured, Order, Restored
 from hsmkms.service.row_seals import SealBook
 from hsmkms.service.tokens import Tokens
+from hsmkms.service.unsealing import Unsealed
 from hsmkms.service.usage import UsageBook
 from hsmkms.store import files, installation, leases, log_renewal, migrate
 from hsmkms.store.engine import Store
@@ -52,6 +55,7 @@ Monotonic = Callable[[], float]
 
 INIT_LOCK: Final = "init.lock"
 INIT_LOCK_SECONDS: Final = 60.0
+_NO_WISHES: Final = Order()
 
 
 def utc_now() -> datetime:
@@ -305,61 +309,98 @@ def serial_of(module: Path, environment: dict[str, str], label: str, serial: str
         loaded.release()
 
 
-def restore(
-    settings: Settings,
-    file: Path,
-    private_key: bytes | None,
-    *,
-    accept_rollback: bool,
-    reached: Checkpoint = no_checkpoint,
-) -> Restored:
-    """Restore a backup into the data folder of the settings; see ``service/restoring.py``.
+Accept = Callable[[Unsealed, str | None, Settings], None]
+"""Shows what a configuration out of a backup loads and runs, and raises unless somebody answers for it.
 
-    ``private_key``: PKCS #8 in DER, of whom the backup is sealed to; None where the token opens it.
-    """
+It is told what was unpacked, which signature was found on it, and the settings in it.
+"""
+
+
+def restore(settings: Settings, file: Path, order: Order = _NO_WISHES, reached: Checkpoint = no_checkpoint) -> Restored:
+    """Restore a backup into the data folder of the settings, which say all there is to load; see `restoring.py`."""
     files.make_folder(settings.data_dir)
     with ExitStack() as opened:
-        # What refuses its PIN here must not be asked again from the staging folder, which knows nothing of it.
-        reachable, devices, faults = attaching.open_what_can_be(settings, opened)
+        reachable = cache(lambda: attaching.open_what_can_be(settings, opened))
+        return restoring.restore(
+            file,
+            settings.data_dir,
+            order,
+            lambda header: _unseal(header, order.keys, reachable()[1]),
+            lambda _, __: _configured(reachable()),
+            reached,
+        )
+
+
+def restore_with_its_configuration(
+    target: Path, file: Path, order: Order, accept: Accept, reached: Checkpoint = no_checkpoint
+) -> Restored:
+    """Restore a backup and its configuration into the folder ``target``, for who has none any more.
+
+    Nothing that it names is loaded before ``accept`` has returned. ConfigurationError if it has none, or one that says
+    another folder.
+    """
+    with ExitStack() as opened:
+
+        def configure(unsealed: Unsealed, signature: str | None) -> Configured:
+            settings = settings_in(unsealed, target)
+            accept(unsealed, signature, settings)
+            config.check_owners(settings)
+            return _configured(attaching.open_what_can_be(settings, opened), unsealed.configuration)
+
+        unseal = partial(_unseal, keys=order.keys, devices=())
+        return restoring.restore(file, target, order, unseal, configure, reached)
+
+
+def settings_in(unsealed: Unsealed, target: Path) -> Settings:
+    """What the configuration in a backup says when it lies in ``target``. Raises ConfigurationError."""
+    if unsealed.configuration is None:
+        raise ConfigurationError("the backup holds no configuration: give one with --config")
+    file = target / CONFIGURATION
+    settings = config.parse(unsealed.configuration, file)
+    check_place(settings, file, target)
+    return settings
+
+
+def check_place(settings: Settings, file: Path, folder: Path) -> None:
+    """Raise ConfigurationError unless the data folder of these settings, which are those of ``file``, is ``folder``."""
+    if settings.data_dir.resolve() != folder.resolve():
+        raise ConfigurationError(
+            f"{file} says data_dir = {settings.data_dir}, so nothing would look into {folder}: correct one of them"
+        )
+
+
+def _configured(
+    reachable: tuple[Settings, list[Device], list[HsmKmsError]], file: bytes | None = None
+) -> Configured:
+    """What a restore works with: the tokens that could be opened, and those alone.
+
+    Those that refuse their PIN must not be asked again from the staging folder, which knows nothing of it.
+    """
+    settings, devices, faults = reachable
+
+    def open_core(folder: Path) -> Core:
         try:
-            return restoring.restore(
-                file,
-                settings.data_dir,
-                opener(private_key, devices),
-                lambda folder: core_of(replace(reachable, data_dir=folder)),
-                accept_rollback=accept_rollback,
-                reached=reached,
-            )
+            return core_of(replace(settings, data_dir=folder))
         except BindingError as exc:
             raise (faults[0] if faults else exc) from exc  # the right token may be one that could not be opened
 
-
-def opener(private_key: bytes | None, devices: Sequence[Device] = ()) -> restoring.Unseal:
-    """What opens a backup: a private key, or one of the tokens."""
-
-    def unseal(header: Header) -> bytes:
-        if header.method != backup_keys.BY_TOKEN:
-            if private_key is None:
-                raise ConfigurationError(
-                    f"the backup is sealed to a public key ({header.recipient}): give its --private-key"
-                )
-            return backup_keys.open_with_private_key(header, private_key)
-        if not devices:
-            raise ConfigurationError("the backup is sealed by its token: give the --config that says which that is")
-        for each in devices[:-1]:
-            with suppress(BindingError):
-                return backup_keys.open_with_token(header, each)
-        return backup_keys.open_with_token(header, devices[-1])
-
-    return unseal
+    return Configured(devices=devices, open_core=open_core, file=file)
 
 
-def configuration_in(file: Path, private_key: bytes | None) -> bytes:
-    """The configuration that a backup holds, for who has none any more. Raises ConfigurationError if it has none."""
-    found = restoring.configuration_of(file, opener(private_key))
-    if found is None:
-        raise ConfigurationError("the backup holds no configuration: give one with --config")
-    return found
+def _unseal(header: Header, keys: PrivateKeys | None, devices: Sequence[Device]) -> bytes:
+    """The key of a file in our own envelope, by a private key or by one of the tokens."""
+    if header.method != backup_keys.BY_TOKEN:
+        if keys is None or keys.pkcs8 is None:
+            raise ConfigurationError(
+                f"the backup is sealed to a public key ({header.recipient}): give its --private-key, in PEM or DER"
+            )
+        return backup_keys.open_with_private_key(header, keys.pkcs8)
+    if not devices:
+        raise ConfigurationError("the backup is sealed by its token: give the --config that says which that is")
+    for each in devices[:-1]:
+        with suppress(BindingError):
+            return backup_keys.open_with_token(header, each)
+    return backup_keys.open_with_token(header, devices[-1])
 
 
 def _described(settings: Settings, row: InstallationRow) -> Installation:

@@ -85,6 +85,7 @@ OWNERS = {
     "httptools": "http",
     "uvloop": "http",
     "prometheus_client": "http",
+    "pyrage": "service",
 }
 """A foreign package, and the one layer that may import it."""
 

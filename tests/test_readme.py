@@ -81,7 +81,7 @@ def test_threats_name_tests_that_exist() -> None:
     """Each row of the threat model says what does not hold, and names tests that are there."""
     (table,) = re.findall(r"^\| Who \|.*\n\|[-|]+\n((?:\|.*\n)+)", README, re.MULTILINE)
     rows = [line.strip("|").split(" | ") for line in table.splitlines()]
-    assert len(rows) == 10
+    assert len(rows) >= 10
     for who, holds, lacks, shown in rows:
         assert who.strip()
         assert holds.strip()

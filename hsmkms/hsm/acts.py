@@ -70,6 +70,7 @@ MAY_AUTHENTICATE: Final[_Acts] = frozenset(
     {
         Operation.GET_PARAMETERS_FOR_IMPORT,
         Operation.IMPORT_KEY_MATERIAL,
+        OperatorAct.BACKUP,
         OperatorAct.CREDENTIALS,
         OperatorAct.INITIALISE,
         OperatorAct.OPEN,

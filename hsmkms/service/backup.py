@@ -1,9 +1,11 @@
 """Making a backup: databases, audit log and configuration in one sealed file, while everybody goes on working."""
 
+import hashlib
 import os
+import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -14,11 +16,16 @@ from msgspec import Struct
 from hsmkms.errors import HsmKmsError, StoreError
 from hsmkms.model.permit import OperatorAct
 from hsmkms.process import exclusive
-from hsmkms.service.backup_keys import Header, PublicKey, Recipient, SealedKey, to_public_key, to_token
+from hsmkms.service import age_envelope, backup_origin, backup_signature
+from hsmkms.service.age_keys import Recipient
+from hsmkms.service.backup_keys import BY_TOKEN, Header, SealedKey, seal_to_token
+from hsmkms.service.backup_origin import FORMAT, Manifest, Proof
+from hsmkms.service.backup_signature import SigningKey
 from hsmkms.service.core import Core
 from hsmkms.service.permits import own_permit
 from hsmkms.service.sealing import Sealer
 from hsmkms.store import audit_files, files, installation, objects, snapshot
+from hsmkms.store.archive import Member
 from hsmkms.store.engine import Connection, Database
 from hsmkms.store.sealed_stream import KEY_BYTES, SealedWriter
 
@@ -31,6 +38,7 @@ LACKS: Final = (
 )
 _LOCK: Final = "backup-file.lock"
 _LOCK_SECONDS: Final = 5.0
+_BLOCK: Final = 65536
 _WORKPLACE: Final = ".backup-"
 
 
@@ -45,26 +53,43 @@ class NeededObject(Struct, frozen=True, kw_only=True):
 
 
 class BackupMade(Struct, frozen=True, kw_only=True):
-    """What was written. ``recipient``: see ``Header``."""
+    """What was written. ``recipients``: whom it is sealed to; ``proof``: what proves who made it.
+
+    ``sha256``: of the whole file. ``restore``: the commands that restore it, or open it without this program.
+    """
 
     file: str
     size: int
+    sha256: str
     method: str
-    recipient: str
+    recipients: list[str]
+    proof: str
     objects: int
     contains: str
     lacks: str
+    restore: list[str]
 
 
-def backup(core: Core, file: Path, public: PublicKey | None, configuration: bytes | None) -> BackupMade:
-    """Write a backup to a new file, sealed to ``public``, or by the token. The file is there as a whole, or not at all.
+class Envelope(Struct, frozen=True, kw_only=True):
+    """What is put around the archive: its method, whom it is sealed to, and what writes it."""
 
-    StoreError if there is such a file, or it cannot be written; DependencyTimeoutException if another backup is made.
+    method: str
+    recipients: list[str]
+    write: Callable[[BinaryIO, Iterator[bytes]], None]
+
+
+def backup(
+    core: Core, file: Path, recipients: Sequence[Recipient], configuration: bytes | None, signing_key: SigningKey | None
+) -> BackupMade:
+    """Write a backup to a new file, sealed to the recipients, or by the token if there are none.
+
+    The file is there as a whole, or not at all. StoreError if there is such a file, or it cannot be written;
+    DependencyTimeoutException if another backup is made.
     """
-    recipient = to_token(core) if public is None else to_public_key(public)
+    envelope = _by_token(core) if not recipients else _to_recipients(recipients)
     with exclusive(core.store.folder / _LOCK, _LOCK_SECONDS), _draft(file) as draft, _workplace(core) as place:
         try:
-            return _write(core, file, draft, recipient, place, configuration)
+            return _write(core, file, draft, envelope, place, configuration, signing_key)
         except HsmKmsError as exc:
             details = {"file": str(file)}
             core.audit.event("CreateBackup", core.installation.default_region, "", details, exc)
@@ -96,41 +121,82 @@ def needed_objects(core: Core, conn: Connection) -> list[NeededObject]:
 
 
 def _write(
-    core: Core, file: Path, draft: BinaryIO, recipient: Recipient, place: Path, configuration: bytes | None
+    core: Core,
+    file: Path,
+    draft: BinaryIO,
+    envelope: Envelope,
+    place: Path,
+    configuration: bytes | None,
+    signing_key: SigningKey | None,
 ) -> BackupMade:
-    # 1. The key of the file; what seals it may have to be made, and is then in the backup itself.
-    key = core.device.random(own_permit(OperatorAct.BACKUP), KEY_BYTES)
-    sealed = recipient(key)
-
-    # 2. The record, sealed: the backup tells of itself, and while nothing else happens it is as new as the token knows.
-    details = {"file": str(file), "method": sealed.method, "recipient": sealed.recipient}
+    # 1. The record, sealed: the backup tells of itself, and while nothing else happens it is as new as the token knows.
+    signed_by = backup_signature.fingerprint(signing_key.public_key()) if signing_key is not None else None
+    details = {"file": str(file), "method": envelope.method, "recipient": ", ".join(envelope.recipients)}
+    details["signedBy"] = signed_by or ""
     with core.audit.acting("CreateBackup", core.installation.default_region, details):
         pass
     if core.audit.used:
         core.audit.tidy()
         Sealer(core).seal()
 
-    # 3. The snapshot, encrypted as it is read.
+    # 2. The snapshot, encrypted as it is read; what proves its origin is made of what was read.
     with snapshot.taken(core.store.folder, place) as taken:
         needed = _inventory(core, place)
         others = {INVENTORY: msgspec.json.format(msgspec.json.encode(needed))}
         if configuration is not None:
             others[CONFIGURATION] = configuration
+
+        def proofs(members: list[Member]) -> dict[str, bytes]:
+            return backup_origin.proofs(core, _manifest(core, envelope, members), signing_key)
+
         try:
-            writer = SealedWriter(draft, msgspec.json.encode(_header(core, sealed)), key)
-            taken.write(writer, others)
-            writer.finish()
+            envelope.write(draft, taken.stream(others, proofs))
         except OSError as exc:
             raise _unwritable(file, exc) from exc
     return BackupMade(
         file=str(file),
         size=draft.tell(),
-        method=sealed.method,
-        recipient=sealed.recipient,
+        sha256=_digest(draft),
+        method=envelope.method,
+        recipients=envelope.recipients,
+        proof=str(Proof(token=True, signature=signed_by)),
         objects=len(needed),
         contains=CONTAINS,
         lacks=LACKS,
+        restore=_ways_back(file, envelope, signed=signed_by is not None),
     )
+
+
+def _ways_back(file: Path, envelope: Envelope, *, signed: bool) -> list[str]:
+    name, sealed_to_key = shlex.quote(str(file)), envelope.method == age_envelope.METHOD
+    key, signature = " --private-key KEY" if sealed_to_key else "", " --signed-by PUBLIC.pem" if signed else ""
+    plain = [f"age --decrypt --identity KEY {name} | tar --extract"] if sealed_to_key else []
+    return [f"hsmkms restore {name}{key}{signature}", *plain]
+
+
+# -- the envelope -----------------------------------------------------------------------------------------------
+
+
+def _to_recipients(recipients: Sequence[Recipient]) -> Envelope:
+    return Envelope(
+        method=age_envelope.METHOD,
+        recipients=[each.name for each in recipients],
+        write=lambda file, blocks: age_envelope.seal(file, recipients, blocks),
+    )
+
+
+def _by_token(core: Core) -> Envelope:
+    # What seals it may have to be made, and is then in the backup itself.
+    key = core.device.random(own_permit(OperatorAct.BACKUP), KEY_BYTES)
+    sealed = seal_to_token(core, key)
+
+    def write(file: BinaryIO, blocks: Iterator[bytes]) -> None:
+        writer = SealedWriter(file, msgspec.json.encode(_header(core, sealed)), key)
+        for block in blocks:
+            writer.write(block)
+        writer.finish()
+
+    return Envelope(method=BY_TOKEN, recipients=[sealed.recipient], write=write)
 
 
 def _header(core: Core, sealed: SealedKey) -> Header:
@@ -145,6 +211,28 @@ def _header(core: Core, sealed: SealedKey) -> Header:
         contains=CONTAINS,
         lacks=LACKS,
     )
+
+
+def _manifest(core: Core, envelope: Envelope, members: list[Member]) -> Manifest:
+    return Manifest(
+        format=FORMAT,
+        installation=core.installation.id,
+        account=core.installation.account,
+        created_at=core.clock(),
+        method=envelope.method,
+        recipients=envelope.recipients,
+        contains=CONTAINS,
+        lacks=LACKS,
+        files=members,
+    )
+
+
+def _digest(file: BinaryIO) -> str:
+    file.seek(0)
+    digest = hashlib.sha256()
+    while block := file.read(_BLOCK):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def _inventory(core: Core, place: Path) -> list[NeededObject]:
@@ -178,11 +266,11 @@ def _draft(file: Path) -> Iterator[BinaryIO]:
     draft = file.with_name(f".{file.name}.part")
     try:
         draft.unlink(missing_ok=True)  # of a backup that was killed: one is made at a time
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, files.FILE_MODE)
+        descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, files.FILE_MODE)
     except OSError as exc:
         raise _unwritable(file, exc) from exc
     try:
-        with os.fdopen(descriptor, "wb") as opened:
+        with os.fdopen(descriptor, "w+b") as opened:
             yield opened
             try:
                 opened.flush()

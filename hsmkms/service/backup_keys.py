@@ -1,16 +1,16 @@
-"""Whom a backup is sealed to: the holder of a private key (RSA or X25519), or the token itself.
+"""The envelope of our own: of backups that the token seals, and of older ones that are sealed to a public key.
 
-The key of the file is drawn on the token. RSA encrypts it with OAEP (SHA-256, RFC 8017); with X25519 (RFC 7748) an
-ephemeral key agrees on a secret, of which HKDF makes the key that encrypts it; on the token an AES-256 key of the
-installation does it.
+The key of the file is drawn on the token, and an AES-256 key of the installation encrypts it there. In older files RSA
+encrypted it with OAEP (SHA-256, RFC 8017), or an ephemeral X25519 key (RFC 7748) agreed on a secret, of which HKDF made
+the key that encrypted it; new files for the holder of a private key are of ``age_envelope``.
 """
 
 import hashlib
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
-from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.padding import MGF1, OAEP
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -21,11 +21,10 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
     load_der_private_key,
-    load_pem_public_key,
 )
 from msgspec import Struct
 
-from hsmkms.errors import BindingError, ConfigurationError, ObjectLostError, RejectedDataError, StoreError
+from hsmkms.errors import BindingError, ObjectLostError, RejectedDataError, StoreError
 from hsmkms.hsm.device import Device
 from hsmkms.model.permit import OperatorAct
 from hsmkms.service.core import Core
@@ -36,15 +35,13 @@ PURPOSE: Final = "backup"
 RSA: Final = "RSA-OAEP-SHA-256"
 X25519: Final = "X25519-HKDF-SHA-256-AES-256-GCM"
 BY_TOKEN: Final = "TOKEN-AES-256-GCM"  # noqa: S105 - the name of a method
-LEAST_RSA_BITS: Final = 2048
 
+_MOST_VERSIONS: Final = 10_000
 _PADDING: Final = OAEP(MGF1(SHA256()), SHA256(), None)
 _AGREED: Final = b"hsmkms backup x25519 v1"
 _AAD: Final = b"hsmkms backup key v1\0"
 _ONE_USE: Final = bytes(12)
 """The nonce of a key that encrypts once."""
-
-PublicKey = RSAPublicKey | X25519PublicKey
 
 
 class Header(Struct, frozen=True, kw_only=True):
@@ -74,13 +71,6 @@ class SealedKey(Struct, frozen=True):
     help: bytes = b""
 
 
-class Recipient(Protocol):
-    """Seals the key of a file."""
-
-    def __call__(self, key: bytes) -> SealedKey:
-        """The key, for the recipient alone."""
-
-
 def read_header(data: bytes) -> Header:
     """A header as it stands in the file. StoreError for what is none."""
     try:
@@ -89,36 +79,7 @@ def read_header(data: bytes) -> Header:
         raise StoreError("the header of the backup cannot be read: take another copy of it") from exc
 
 
-# -- to the holder of a private key -----------------------------------------------------------------------------
-
-
-def read_public_key(name: str, pem: bytes) -> PublicKey:
-    """The operator's public key. ConfigurationError for anything but PEM with RSA from 2,048 bits, or X25519."""
-    try:
-        key = load_pem_public_key(pem)
-    except (ValueError, UnsupportedAlgorithm) as exc:
-        raise ConfigurationError(
-            f"{name} holds no public key in PEM: `openssl pkey -in PRIVATE -pubout -out {name}` writes one"
-        ) from exc
-    if not isinstance(key, RSAPublicKey | X25519PublicKey):
-        raise ConfigurationError(f"{name} is neither an RSA nor an X25519 key: make one with `openssl genpkey`")
-    if isinstance(key, RSAPublicKey) and key.key_size < LEAST_RSA_BITS:
-        raise ConfigurationError(f"the RSA key {name} has {key.key_size} bits: it needs {LEAST_RSA_BITS} at least")
-    return key
-
-
-def to_public_key(public: PublicKey) -> Recipient:
-    """Seals to whoever has the private key."""
-
-    def seal(key: bytes) -> SealedKey:
-        if isinstance(public, RSAPublicKey):
-            return SealedKey(RSA, fingerprint(public), public.encrypt(key, _PADDING))
-        ephemeral = X25519PrivateKey.generate()
-        sent = ephemeral.public_key().public_bytes_raw()
-        wrapping = _agreed(ephemeral.exchange(public), sent, public)
-        return SealedKey(X25519, fingerprint(public), wrapping.encrypt(_ONE_USE, key, None), sent)
-
-    return seal
+# -- by the holder of a private key -----------------------------------------------------------------------------
 
 
 def open_with_private_key(header: Header, pkcs8: bytes) -> bytes:
@@ -137,7 +98,7 @@ def open_with_private_key(header: Header, pkcs8: bytes) -> bytes:
         raise StoreError("the header of the backup was changed: take another copy of it") from exc
 
 
-def fingerprint(public: PublicKey) -> str:
+def fingerprint(public: RSAPublicKey | X25519PublicKey) -> str:
     """SHA-256 of a key's SubjectPublicKeyInfo, in hex: `openssl pkey -pubin -outform DER | sha256sum`."""
     return hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
@@ -146,26 +107,28 @@ def _agreed(shared: bytes, sent: bytes, public: X25519PublicKey) -> AESGCM:
     return AESGCM(HKDF(SHA256(), 32, sent + public.public_bytes_raw(), _AGREED).derive(shared))
 
 
-# -- to the token -----------------------------------------------------------------------------------------------
+# -- by the token -------------------------------------------------------------------------------------------------
 
 
-def to_token(core: Core) -> Recipient:
-    """Seals to an AES key of the installation's on the token."""
-
-    def seal(key: bytes) -> SealedKey:
-        own = encryption_key(core, PURPOSE, OperatorAct.BACKUP)
-        permit = own_permit(OperatorAct.BACKUP, own.cka_id)
-        device = core.tokens.of(own.token_id)
-        iv, sealed = device.encrypt(permit, own.cka_id, key, _AAD + core.installation.id.encode())
-        return SealedKey(BY_TOKEN, own.cka_id.hex(), sealed, iv)
-
-    return seal
+def seal_to_token(core: Core, key: bytes) -> SealedKey:
+    """Seal the key of a file by an AES key of the installation's on the token."""
+    own = encryption_key(core, PURPOSE, OperatorAct.BACKUP)
+    permit = own_permit(OperatorAct.BACKUP, own.cka_id)
+    device = core.tokens.of(own.token_id)
+    iv, sealed = device.encrypt(permit, own.cka_id, key, _AAD + core.installation.id.encode())
+    return SealedKey(BY_TOKEN, own.cka_id.hex(), sealed, iv)
 
 
 def open_with_token(header: Header, device: Device) -> bytes:
-    """The key of the file. BindingError for another token, StoreError where the header was changed."""
+    """The key of the file. BindingError for another token, StoreError where the header was changed.
+
+    Only a key that was made for backups opens one: of imported key material, which is on the token as well, somebody
+    knows the bytes.
+    """
     try:
         cka_id = bytes.fromhex(header.recipient)
+        if not _is_for_backups(header, cka_id, device):
+            raise StoreError(f"this backup is sealed by a key ({header.recipient}) that was not made for backups")
         permit = own_permit(OperatorAct.BACKUP, cka_id)
         return device.decrypt(permit, cka_id, header.help, header.sealed_key, _AAD + header.installation.encode())
     except ObjectLostError as exc:
@@ -175,3 +138,9 @@ def open_with_token(header: Header, device: Device) -> bytes:
         ) from exc
     except (RejectedDataError, ValueError) as exc:
         raise StoreError("the header of the backup was changed: take another copy of it") from exc
+
+
+def _is_for_backups(header: Header, cka_id: bytes, device: Device) -> bool:
+    """True if the label on the token says so; the header does not tell the version."""
+    prefix = f"hsmkms/{header.installation[:8]}/{PURPOSE}"
+    return any(device.is_labelled(cka_id, f"{prefix}/{version}") for version in range(1, _MOST_VERSIONS))

@@ -1,6 +1,6 @@
 """What the operator of an installation may do besides the API: look at the token, attest, reconcile."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,10 @@ from hsmkms.service import (
     simulation,
     wrapping_keys,
 )
+from hsmkms.service.age_keys import Recipient
 from hsmkms.service.audit_desk import AuditDesk
 from hsmkms.service.backup import BackupMade
-from hsmkms.service.backup_keys import PublicKey
+from hsmkms.service.backup_signature import SigningKey
 from hsmkms.service.core import Core
 from hsmkms.service.credentials import Credentials
 from hsmkms.service.identities import Identities
@@ -160,9 +161,15 @@ class Operator:
         """How every key, or every key of a region, stands with its rotation: what is worst comes first."""
         return report.rotation_report(self._core, region)
 
-    def backup(self, file: Path, public: PublicKey | None = None, configuration: bytes | None = None) -> BackupMade:
-        """Write a backup, sealed to a public key, or by the token if none is given; see ``service/backup.py``."""
-        return backup.backup(self._core, file, public, configuration)
+    def backup(
+        self,
+        file: Path,
+        recipients: Sequence[Recipient] = (),
+        configuration: bytes | None = None,
+        signing_key: SigningKey | None = None,
+    ) -> BackupMade:
+        """Write a backup, sealed to recipients, or by the token if there are none; see ``service/backup.py``."""
+        return backup.backup(self._core, file, recipients, configuration, signing_key)
 
     @recorded("RotateInstallationKey", purpose="purpose", destroy_older="destroyOlder")
     def rotate_installation_key(self, purpose: str, *, destroy_older: bool = False) -> RotatedKey:

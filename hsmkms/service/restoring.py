@@ -1,29 +1,37 @@
 """Restoring a backup: into a folder beside its target, where everything is proven, and then by renames.
 
+No database is opened, and nothing that the backup names is loaded, before somebody has answered for it: who made it is
+proven, or the operator has said that it need not be; and its configuration is used only where he has none, and has
+seen what it would load and run.
+
 The database takes its place last, so that an interrupted restore is no installation; the next one removes what it has
 left. A mark in the target says that files of a restore may lie there.
 """
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
 
-from hsmkms.errors import StoreError, TokenUnavailableError
+from hsmkms.errors import BindingError, StoreError, TokenUnavailableError
+from hsmkms.hsm.device import Device
 from hsmkms.process import exclusive
+from hsmkms.service import backup_origin, unsealing
+from hsmkms.service.age_keys import PrivateKeys
 from hsmkms.service.audit_desk import AuditDesk
 from hsmkms.service.backup import CONFIGURATION, NeededObject, needed_objects
-from hsmkms.service.backup_keys import Header, read_header
+from hsmkms.service.backup_origin import Proof
+from hsmkms.service.backup_signature import VerifyingKey
 from hsmkms.service.core import Checkpoint, Core, no_checkpoint
 from hsmkms.service.installation_keys import witness
 from hsmkms.service.sealing import Contradiction, Sealer
+from hsmkms.service.unsealing import Unseal, Unsealed
 from hsmkms.store import audit_files, files, installation, migrate, snapshot
-from hsmkms.store.sealed_stream import SealedReader
-from hsmkms.store.sealed_stream import read_header as read_raw_header
+from hsmkms.store.archive import new_file
 
 LOCK: Final = "init.lock"
 """The same as that of `hsmkms init`, which would make databases in the same place."""
@@ -34,17 +42,44 @@ _MARK: Final = ".restore-unfinished"
 _FILES: Final = (snapshot.AUDIT, files.LOG.name, files.META.name)
 """In the order in which they take their places: where meta.db is, everything is."""
 
-Unseal = Callable[[Header], bytes]
-"""Makes the key of the file of its header."""
-
 OpenCore = Callable[[Path], Core]
 """Opens an installation whose data folder is the given one; BindingError where the token is not its own."""
+
+_UNPROVEN: Final = (
+    "{}. Nothing was restored: whoever could write to where the backup lay may have made it. Give --signed-by "
+    "PUBLIC.pem if you have signed it, or --unproven if you know in another way that it is yours"
+)
+
+
+class Order(Struct, frozen=True, kw_only=True):
+    """What the operator gives for a restore and allows: see `hsmkms restore`."""
+
+    keys: PrivateKeys | None = None
+    signed_by: VerifyingKey | None = None
+    unproven: bool = False
+    accept_rollback: bool = False
+
+
+class Configured(Struct, frozen=True, kw_only=True):
+    """What a restore works with once there is a configuration; ``file``: its text, where it came out of the backup."""
+
+    devices: Sequence[Device]
+    open_core: OpenCore
+    file: bytes | None = None
+
+
+Configure = Callable[[Unsealed, str | None], Configured]
+"""Loads a configuration and opens its tokens: the operator's, or that of the backup if he answers for it.
+
+It is told what was unpacked, and which signature was found on it.
+"""
 
 
 class Restored(Struct, frozen=True, kw_only=True):
     """What was restored. ``missing``: objects that the token does not have; ``rollback``: why it is an older state.
 
     ``migrated``: the revisions that the databases were brought to, where the backup was made by an older program.
+    ``proof``: what proves who made the backup; see ``backup_origin.Proof``.
     """
 
     installation: str
@@ -52,39 +87,20 @@ class Restored(Struct, frozen=True, kw_only=True):
     backup_created_at: datetime
     restored_at: datetime
     folder: str
+    proof: str
     migrated: list[str]
     missing: list[NeededObject]
     rollback: str | None
 
 
-def header_of(file: Path) -> Header:
-    """What a backup says of itself, unproven. StoreError for what is no backup."""
-    try:
-        with file.open("rb") as opened:
-            return read_header(read_raw_header(opened))
-    except OSError as exc:
-        raise _unreadable(file, exc) from exc
-
-
-def configuration_of(file: Path, unseal: Unseal) -> bytes | None:
-    """The configuration in a backup, proven with all the rest; None if it has none."""
-    with tempfile.TemporaryDirectory(prefix="hsmkms-restore-") as place:
-        return _unpack(file, unseal, Path(place)).get(CONFIGURATION)
-
-
 def restore(
-    file: Path,
-    target: Path,
-    unseal: Unseal,
-    open_core: OpenCore,
-    *,
-    accept_rollback: bool,
-    reached: Checkpoint = no_checkpoint,
+    file: Path, target: Path, order: Order, unseal: Unseal, configure: Configure, reached: Checkpoint = no_checkpoint
 ) -> Restored:
     """Restore a backup into the data folder ``target``, which must hold no databases and no audit log.
 
-    Raises StoreError (damaged, or older than what the token remembers, or the target is not empty), BindingError
-    (another token, another private key), MigrationError (the backup is of a newer program). Then nothing was changed.
+    Raises StoreError (damaged, unproven, or older than what the token remembers, or the target is not empty),
+    BindingError (another token, another private key), MigrationError (the backup is of a newer program), and what
+    ``configure`` raises. Then nothing was changed.
     """
     files.make_folder(target)
     with exclusive(target / LOCK, LOCK_SECONDS):
@@ -92,23 +108,28 @@ def restore(
         require_empty(target)
         staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=target))
         try:
-            # 1. Everything is read and proven.
-            header = header_of(file)
-            _unpack(file, unseal, staging)
-            migrated = migrate.upgrade(staging)
+            # 1. Everything is read, once.
+            unsealed = unsealing.read(file, order.keys, unseal, staging)
+            signature = _signature(unsealed, order)
             reached("restore 1: unpacked")
 
-            # 2. It belongs to this token, and is not older than what that remembers; the restore is written down.
-            restored = _prepare(open_core(staging), header, target, migrated, accept_rollback=accept_rollback)
-            reached("restore 2: prepared")
+            # 2. The token is reached, and asked who made it.
+            configured = configure(unsealed, signature)
+            proof = _proof(unsealed, signature, configured.devices, order)
+            reached("restore 2: proven")
 
-            # 3. The files take their places, the database last.
-            _move(staging, target, reached)
+            # 3. It belongs to this token, and is not older than what that remembers; the restore is written down.
+            migrated = migrate.upgrade(staging)
+            restored = _prepare(configured.open_core(staging), unsealed, target, migrated, proof, order)
+            reached("restore 3: prepared")
+
+            # 4. The files take their places, the database last.
+            _move(staging, target, configured.file, reached)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
-        # 4. The audit log goes on from here.
-        _seal(open_core(target), accept=restored.rollback is not None)
+        # 5. The audit log goes on from here.
+        _seal(configured.open_core(target), accept=restored.rollback is not None)
     return restored
 
 
@@ -135,39 +156,56 @@ def require_empty(target: Path) -> None:
         raise _not_empty(audit)
 
 
-def _unpack(file: Path, unseal: Unseal, place: Path) -> dict[str, bytes]:
-    try:
-        with file.open("rb") as opened:
-            reader = SealedReader(opened, lambda header: unseal(read_header(header)))
-            others = snapshot.unpack(reader, place)
-            reader.drain()
-    except OSError as exc:
-        raise _unreadable(file, exc) from exc
-    return others
+def _signature(unsealed: Unsealed, order: Order) -> str | None:
+    """The signature that was asked for. StoreError if it is not there, or if nothing else can prove the backup."""
+    if order.signed_by is not None:
+        if unsealed.manifest is None:
+            raise StoreError("the backup is of a version that signed none, and --signed-by asks for a signature")
+        return backup_origin.check_signature(unsealed.kept, order.signed_by)
+    if unsealed.manifest is None and not unsealed.sealed_by_token and not order.unproven:
+        fault = "the backup is of a version that proved nothing, and is sealed to a public key, as anybody can do it"
+        raise StoreError(_UNPROVEN.format(fault))
+    return None
 
 
-def _prepare(core: Core, header: Header, target: Path, migrated: list[str], *, accept_rollback: bool) -> Restored:
+def _proof(unsealed: Unsealed, signature: str | None, devices: Sequence[Device], order: Order) -> Proof:
+    """What proves who made it. StoreError or BindingError if nothing does, and something must."""
+    if unsealed.manifest is None:
+        return Proof(sealed_by_token=unsealed.sealed_by_token)
     try:
-        if core.installation.id != header.installation:
-            raise StoreError("the backup holds another installation than its header says: it is not one of ours")
+        backup_origin.check_token(unsealed.manifest, unsealed.kept, devices)
+    except (StoreError, BindingError) as exc:
+        if signature is None and not order.unproven:
+            raise type(exc)(_UNPROVEN.format(exc)) from exc
+        return Proof(signature=signature)
+    return Proof(token=True, signature=signature)
+
+
+def _prepare(core: Core, unsealed: Unsealed, target: Path, migrated: list[str], proof: Proof, order: Order) -> Restored:
+    about = unsealed.about
+    try:
+        if core.installation.id != about.installation:
+            raise StoreError("the backup holds another installation than it says: it is not one of ours")
         rollback = _rollback(core)
-        if rollback is not None and not accept_rollback:
+        if rollback is not None and not order.accept_rollback:
             raise StoreError(
                 f"the backup is older than what its token remembers ({rollback}): keys, policies and users are as they "
                 "were then. Take the newest backup, or give --accept-rollback; the audit log will tell of it"
             )
         now = core.clock()
         missing = _missing(core)
-        details = {"backupCreatedAt": f"{header.created_at:%Y-%m-%dT%H:%M:%SZ}", "rollback": rollback or ""}
+        details = {"backupCreatedAt": f"{about.created_at:%Y-%m-%dT%H:%M:%SZ}", "rollback": rollback or ""}
+        details |= {"proof": str(proof), "sha256": unsealed.sha256}
         with core.audit.acting("RestoreBackup", core.installation.default_region, details), core.store.atomic() as tx:
             installation.set_restored(tx, now)
         core.audit.close()
         return Restored(
             installation=core.installation.id,
             account=core.installation.account,
-            backup_created_at=header.created_at,
+            backup_created_at=about.created_at,
             restored_at=now,
             folder=str(target),
+            proof=str(proof),
             migrated=migrated,
             missing=missing,
             rollback=rollback,
@@ -201,8 +239,13 @@ def _present(core: Core, token_id: str) -> set[str]:
         return set()
 
 
-def _move(staging: Path, target: Path, reached: Checkpoint) -> None:
+def _move(staging: Path, target: Path, configuration: bytes | None, reached: Checkpoint) -> None:
     try:
+        if configuration is not None:
+            # Somebody has answered for it: if the restore is interrupted here, the next one finds it in its place.
+            with new_file(staging / CONFIGURATION) as opened:
+                opened.write(configuration)
+            (staging / CONFIGURATION).rename(target / CONFIGURATION)
         (target / _MARK).touch(mode=files.FILE_MODE)
         audit_files.sync_folder(target)
         for name in _FILES:
@@ -210,7 +253,7 @@ def _move(staging: Path, target: Path, reached: Checkpoint) -> None:
                 raise StoreError(f"{journal} was not closed: nothing was restored; try again")
             (staging / name).rename(target / name)
             audit_files.sync_folder(target)
-            reached(f"restore 3: {name}")
+            reached(f"restore 4: {name}")
         (target / _MARK).unlink()
     except OSError as exc:
         raise StoreError(f"the backup cannot be restored into {target}: {exc.strerror}") from exc
@@ -238,7 +281,3 @@ def _not_empty(found: Path) -> StoreError:
         f"there is {found} already: a restore replaces nothing. Move what belongs to the old installation away, "
         "or choose another --data-dir"
     )
-
-
-def _unreadable(file: Path, error: OSError) -> StoreError:
-    return StoreError(f"the backup {file} cannot be read: {error.strerror}")

@@ -12,7 +12,7 @@ that a changed header opens nothing.
 
 import hashlib
 from collections.abc import Callable
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -27,7 +27,14 @@ _CHUNK: Final = 65536
 _TAG: Final = 16
 _MOST_HEADER: Final = 65536
 _PURPOSE: Final = b"hsmkms backup v1"
-_NOT_WHOLE: Final = "the backup was changed or is not complete: take another copy of it; nothing was restored"
+NOT_WHOLE: Final = "the backup was changed or is not complete: take another copy of it; nothing was restored"
+
+
+class Source(Protocol):
+    """Where a file is read from."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to so many bytes; fewer only at the end."""
 
 
 class SealedWriter:
@@ -62,7 +69,7 @@ class SealedWriter:
 class SealedReader:
     """Decrypts a file. Only bytes that were proven are given out; StoreError for a file that is not as it was made."""
 
-    def __init__(self, file: BinaryIO, unseal: Callable[[bytes], bytes]) -> None:
+    def __init__(self, file: Source, unseal: Callable[[bytes], bytes]) -> None:
         """``unseal`` makes the file's key of its header, which is proven only by the first chunk."""
         self._file = file
         front, header = _read_front(file)
@@ -93,24 +100,24 @@ class SealedReader:
         try:
             self._held = self._open(_nonce(self._number, last=not self._ahead), chunk, None)
         except InvalidTag as exc:
-            raise StoreError(_NOT_WHOLE) from exc
+            raise StoreError(NOT_WHOLE) from exc
         self._number += 1
         self._ended = not self._ahead
 
 
-def read_header(file: BinaryIO) -> bytes:
+def read_header(file: Source) -> bytes:
     """The header of a file, unproven."""
     return _read_front(file)[1]
 
 
-def _read_front(file: BinaryIO) -> tuple[bytes, bytes]:
+def _read_front(file: Source) -> tuple[bytes, bytes]:
     start = file.read(len(MAGIC) + 4)
     if not start.startswith(MAGIC) or len(start) < len(MAGIC) + 4:
         raise StoreError("this is no backup of hsmkms, or of a newer version: give a file that `hsmkms backup` made")
     length = int.from_bytes(start[len(MAGIC) :], "big")
     header = file.read(length) if length <= _MOST_HEADER else b""
     if len(header) != length or not header:
-        raise StoreError(_NOT_WHOLE)
+        raise StoreError(NOT_WHOLE)
     return start + header, header
 
 

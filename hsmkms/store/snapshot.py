@@ -6,37 +6,21 @@ copying goes on afterwards, from that view, and hinders nobody. ``log.db`` is co
 high.
 """
 
-import os
 import sqlite3
-import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO, Final, Protocol
+from typing import Final
 
 from msgspec import Struct
 
 from hsmkms.errors import StoreError
-from hsmkms.store import audit_files, faults, files
+from hsmkms.store import archive, audit_files, faults, files
+from hsmkms.store.archive import ArchiveReader, ArchiveWriter, Member
 
 AUDIT: Final = "audit"
 _TABLES: Final = frozenset({files.META.name, files.LOG.name})
-_BLOCK: Final = 65536
-
-
-class Writer(Protocol):
-    """Where a snapshot is written to."""
-
-    def write(self, data: bytes) -> int:
-        """Add bytes."""
-
-
-class Reader(Protocol):
-    """Where a snapshot is read from."""
-
-    def read(self, size: int) -> bytes:
-        """The next bytes."""
 
 
 class _End(Struct, frozen=True):
@@ -52,16 +36,19 @@ class Snapshot(Struct, frozen=True):
     folder: Path
     ends: tuple[_End, ...]
 
-    def write(self, target: Writer, others: Mapping[str, bytes]) -> None:
-        """Write everything as one stream (tar); ``others`` come first, by name."""
+    def stream(
+        self, others: Mapping[str, bytes], proofs: Callable[[list[Member]], Mapping[str, bytes]]
+    ) -> Iterator[bytes]:
+        """Yield everything as an archive: ``others`` first, by name, and last what ``proofs`` makes of all the rest."""
+        writer = ArchiveWriter()
         try:
-            with tarfile.open(fileobj=target, mode="w|", bufsize=_BLOCK) as archive:  # type: ignore[call-overload]
-                for name, data in others.items():
-                    _add(archive, name, len(data), BytesIO(data))
-                for name in sorted(_TABLES):
-                    _add_file(archive, name, _End(self.folder / name, (self.folder / name).stat().st_size))
-                for end in self.ends:
-                    _add_file(archive, f"{AUDIT}/{end.path.name}", end)
+            yield from _added(writer, others)
+            for name in sorted(_TABLES):
+                yield from _added_file(writer, name, _End(self.folder / name, (self.folder / name).stat().st_size))
+            for end in self.ends:
+                yield from _added_file(writer, f"{AUDIT}/{end.path.name}", end)
+            yield from _added(writer, proofs(list(writer.members)))
+            yield archive.END
         except FileNotFoundError as exc:
             raise StoreError(f"{exc.filename} was moved away meanwhile (by `audit archive`?): try again") from exc
 
@@ -83,33 +70,24 @@ def taken(folder: Path, workplace: Path) -> Iterator[Snapshot]:
     yield Snapshot(workplace, ends)
 
 
-def unpack(source: Reader, folder: Path) -> dict[str, bytes]:
-    """Write a snapshot's files into an empty folder, durably; returns what was written beside them, by name.
+@contextmanager
+def unpacking(folder: Path, kept: Mapping[str, int]) -> Iterator[ArchiveReader]:
+    """Yield what unpacks a snapshot's files into an empty folder, durably; ``kept`` is for those beside them.
 
-    StoreError for a stream that is no snapshot of ours.
+    StoreError for an archive that is no snapshot of ours, or that is not complete when the block ends.
     """
-    others: dict[str, bytes] = {}
     try:
         audit_files.make_folder(folder / AUDIT)
-        with tarfile.open(fileobj=source, mode="r|", bufsize=_BLOCK) as archive:  # type: ignore[call-overload]
-            for member in archive:
-                data = archive.extractfile(member)
-                if data is None:
-                    raise StoreError(f"the backup holds {member.name}, which is no file: it is not one of ours")
-                if _is_ours(member.name):
-                    _write(folder / member.name, data)
-                else:
-                    others[member.name] = data.read()
+        with ArchiveReader(folder, is_ours, kept) as reader:
+            yield reader
+            reader.finish()
         audit_files.sync_folder(folder / AUDIT)
         audit_files.sync_folder(folder)
-    except tarfile.TarError as exc:
-        raise StoreError("the backup cannot be read: it was not made by this program") from exc
     except OSError as exc:
         raise StoreError(f"the backup cannot be unpacked into {folder}: {exc.strerror}") from exc
-    missing = [name for name in _TABLES if not (folder / name).exists()]
+    missing = sorted(_TABLES - {each.name for each in reader.members})
     if missing:
         raise StoreError(f"the backup has no {', '.join(missing)}: it is not one of ours")
-    return others
 
 
 def _ends(audit: Path) -> Iterator[_End]:
@@ -127,27 +105,17 @@ def _copy(view: sqlite3.Connection, target: Path) -> None:
         view.backup(copy)
 
 
-def _is_ours(name: str) -> bool:
+def is_ours(name: str) -> bool:
+    """True for the names of databases and files of the audit log, as they stand in a snapshot."""
     path = PurePosixPath(name)
-    return name in _TABLES or (path.parts[:-1] == (AUDIT,) and audit_files.is_of_the_log(path.name))
+    return name in _TABLES or (name == f"{AUDIT}/{path.name}" and audit_files.is_of_the_log(path.name))
 
 
-def _add_file(archive: tarfile.TarFile, name: str, end: _End) -> None:
+def _added(writer: ArchiveWriter, contents: Mapping[str, bytes]) -> Iterable[bytes]:
+    for name, data in contents.items():
+        yield from writer.add(name, len(data), BytesIO(data))
+
+
+def _added_file(writer: ArchiveWriter, name: str, end: _End) -> Iterator[bytes]:
     with end.path.open("rb") as file:
-        _add(archive, name, end.size, file)
-
-
-def _add(archive: tarfile.TarFile, name: str, size: int, data: BinaryIO) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = size
-    member.mode = files.FILE_MODE
-    archive.addfile(member, data)
-
-
-def _write(path: Path, data: IO[bytes]) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, files.FILE_MODE)
-    with os.fdopen(descriptor, "wb") as file:
-        while block := data.read(_BLOCK):
-            file.write(block)
-        file.flush()
-        os.fsync(file.fileno())
+        yield from writer.add(name, end.size, file)

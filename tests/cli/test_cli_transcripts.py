@@ -26,6 +26,7 @@ PATTERNS = {
     "ISO": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z",
     "DATE": r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d",
     "NUMBER": r"\d+",
+    "LOWER": r"[0-9a-z]+",
     "URLSAFE": r"[A-Za-z0-9_-]+={0,2}",
     "BASE64": r"[A-Za-z0-9+/]+={0,2}",
 }

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from lifecycle import enable, material_of, named_by, new_imported_key, rotate, rotations
 from service_sites import REGION, NewSite, Site, finish, new_alias, new_key, run, seal, start, unseal
 
@@ -28,11 +28,11 @@ from hsmkms.model.crypto import (
 )
 from hsmkms.model.keys import ReplicateKeyRequest
 from hsmkms.model.permit import OperatorAct
-from hsmkms.service.backup_keys import PublicKey
+from hsmkms.service import age_keys
 from hsmkms.service.kms import Kms
 from hsmkms.service.permits import own_permit
 from hsmkms.service.reconcile import Kind, Mended
-from hsmkms.service.restoring import Restored
+from hsmkms.service.restoring import Order, Restored
 
 Private = rsa.RSAPrivateKey | X25519PrivateKey
 
@@ -48,11 +48,15 @@ def pkcs8(private: Private) -> bytes:
     return private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
 
 
-def back_up(site: Site, public: PublicKey | None = None, name: str = "backup") -> Path:
-    """Make a backup."""
+def back_up(site: Site, private: Private | None = None, name: str = "backup") -> Path:
+    """Make a backup, sealed by the token or to the public half of a key."""
     file = site.folder / name
+    recipients = []
+    if private is not None:
+        pem = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        recipients = age_keys.read_recipients("operator.pem", pem)
     with site.open() as kms:
-        kms.operator.backup(file, public, b"the configuration")
+        kms.operator.backup(file, recipients, b"the configuration")
     return file
 
 
@@ -64,8 +68,8 @@ def lose(site: Site, *others: str) -> None:
 
 def restore(site: Site, file: Path, private: Private | None = None, *, accept_rollback: bool = False) -> Restored:
     """Restore a backup in the place of the installation."""
-    key = pkcs8(private) if private is not None else None
-    return wiring.restore(site.settings, file, key, accept_rollback=accept_rollback)
+    keys = age_keys.identity_of(pkcs8(private)) if private is not None else None
+    return wiring.restore(site.settings, file, Order(keys=keys, accept_rollback=accept_rollback))
 
 
 def left(site: Site) -> list[str]:
@@ -99,7 +103,7 @@ def test_drill(site: Site, to: str) -> None:
         sealed += [seal(kms, first), seal(kms, new_imported_key(kms))]
         kms.operator.credentials.create_user("alice")
         access_key = kms.operator.credentials.create_access_key("alice")
-    file = back_up(site, key.public_key() if key is not None else None)
+    file = back_up(site, key)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     with site.open() as kms:
         later = new_key(kms).key_id
@@ -167,7 +171,7 @@ def test_while_others_work(site: Site) -> None:
 
 def test_tampering(site: Site, private: X25519PrivateKey) -> None:
     """A bit that is changed anywhere in the file, or a shorter file, restores nothing; nothing is left behind."""
-    file = back_up(site, private.public_key())
+    file = back_up(site, private)
     data = file.read_bytes()
     lose(site)
     bent = site.folder / "bent"
@@ -198,7 +202,7 @@ def test_bent_seal_of_the_token(site: Site) -> None:
 
 def test_wrong_keys(site: Site, private: X25519PrivateKey) -> None:
     """Another private key, or none, is named; a backup that the token opens needs no private key."""
-    file = back_up(site, private.public_key())
+    file = back_up(site, private)
     lose(site)
     with pytest.raises(BindingError, match="not sealed to that private key"):
         restore(site, file, X25519PrivateKey.generate())
@@ -209,11 +213,10 @@ def test_wrong_keys(site: Site, private: X25519PrivateKey) -> None:
 @pytest.mark.parametrize("to_token", [True, False])
 def test_wrong_token(new_site: NewSite, private: X25519PrivateKey, to_token: bool) -> None:  # noqa: FBT001 - a parameter
     """A backup of another installation is refused by the token, whoever opens it."""
-    public = None if to_token else private.public_key()
-    file = back_up(new_site(), public)
+    file = back_up(new_site(), None if to_token else private)
     other = new_site()
     lose(other)
-    words = "does not hold: correct|does not hold its key"
+    words = "does not hold: correct|does not hold the key that proves who made this backup"
     with pytest.raises(BindingError, match=words):
         restore(other, file, None if to_token else private, accept_rollback=True)
     assert left(other) == []
@@ -276,10 +279,10 @@ def test_killed_restore(site: Site) -> None:
     with site.open() as kms:
         sealed = seal(kms, new_key(kms).key_id)
     file = back_up(site)
-    for step in ("restore 1", "restore 2", "restore 3: audit", "restore 3: log.db", "restore 3: meta.db"):
+    for step in ("restore 1", "restore 2", "restore 3", "restore 4: audit", "restore 4: log.db", "restore 4: meta.db"):
         lose(site)
         run("restore_until", site.folder / "hsmkms.toml", str(file), step, status=-9)
-        if step != "restore 3: meta.db":
+        if step != "restore 4: meta.db":
             with pytest.raises(StoreError, match="is missing: restore it"):
                 site.open()
             restore(site, file)

@@ -100,6 +100,7 @@ def test_permits_are_made_in_two_places() -> None:
     assert _makers_of("own_permit") == {
         "service/backup.py",
         "service/backup_keys.py",
+        "service/backup_origin.py",
         "service/binding.py",
         "service/creation.py",
         "service/credentials.py",

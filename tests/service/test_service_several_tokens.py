@@ -39,6 +39,7 @@ from hsmkms.service.credentials import NewAccessKey
 from hsmkms.service.kms import Kms
 from hsmkms.service.migration import Stays
 from hsmkms.service.reconcile import Kind, Mended
+from hsmkms.service.restoring import Order
 
 STEPS = ["migrate 1", "migrate 2", "migrate 3", "rotate-own 1", "rotate-own 2", "rotate-own 3: a secret", "migrate 4"]
 
@@ -396,14 +397,14 @@ def test_restore(apart: Settings, tmp_path: Path) -> None:
         held = {each.label: each.objects for each in kms.operator.tokens()}
     assert made.objects > sum(held.values())
     lose(site)
-    assert wiring.restore(apart, file, None, accept_rollback=False).missing == []
+    assert wiring.restore(apart, file).missing == []
     with opened(apart) as kms:
         scene.whole(kms)
         newer = tmp_path / "newer"
         kms.operator.backup(newer)
     lose(site)
     with away(apart):
-        missing = wiring.restore(apart, newer, None, accept_rollback=False).missing
+        missing = wiring.restore(apart, newer).missing
         assert {each.token for each in missing} == {apart.token.label}
         assert scene.hmac in {each.key_id for each in missing}
         with opened(apart) as kms:
@@ -440,7 +441,7 @@ def test_restore_from_before_a_migration(apart: Settings, tmp_path: Path) -> Non
         migrate(kms, apart)
         newer = seal(kms, scene.symmetric)
     lose(Site(folder=apart.data_dir, settings=apart))
-    assert wiring.restore(apart, tmp_path / "backup", None, accept_rollback=True).missing == []
+    assert wiring.restore(apart, tmp_path / "backup", Order(accept_rollback=True)).missing == []
     with opened(apart) as kms:
         with pytest.raises(HsmKmsError):
             unseal(kms, newer)

@@ -16,4 +16,4 @@ def die_at(reached: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-wiring.restore(config.load(Path(file)), Path(backup), None, accept_rollback=False, reached=die_at)
+wiring.restore(config.load(Path(file)), Path(backup), reached=die_at)
