@@ -1,7 +1,8 @@
 """Keys of the age format: whom a backup is sealed to (recipients), and what opens it (identities).
 
 Recipients are age's own (X25519, and the tagged ones of hardware), those of its plugins, and SSH's public keys
-(Ed25519, RSA). RSA and X25519 keys in PEM are the same keys in another notation: RSA as SSH writes it, X25519 as age does.
+(Ed25519, RSA). RSA and X25519 keys in PEM are the same keys in another notation: RSA as SSH writes it, X25519 as age
+does.
 
 A plugin is a program ``age-plugin-NAME`` on the PATH, which age and we run alike: for keys in hardware, for example.
 """

@@ -246,6 +246,29 @@ def test_blocks(sizes: list[int]) -> None:
     assert opened(sealed([read_recipient(RECIPIENT)], *blocks), keys) == b"".join(blocks)
 
 
+def test_it_streams() -> None:
+    """Content is asked for only as the file is written, and given out as it is read: a backup never lies in memory."""
+    made, target, ahead = [0], io.BytesIO(), []
+
+    def blocks() -> Iterator[bytes]:
+        for _ in range(100):
+            made[0] += 65536
+            ahead.append(made[0] - target.tell())
+            yield bytes(65536)
+
+    age_envelope.seal(target, [read_recipient(RECIPIENT)], blocks())
+    assert max(ahead) < 20 * 65536
+    source, behind = io.BytesIO(target.getvalue()), []
+
+    class Watching(io.BytesIO):
+        def write(self, data: object) -> int:
+            behind.append(source.tell() - self.tell())
+            return super().write(data)  # type: ignore[arg-type]  # bytes
+
+    age_envelope.unseal(source, read_identities("k", SECRET.encode()), Watching())
+    assert max(behind) < 20 * 65536
+
+
 def test_changes_are_seen() -> None:
     """A changed bit, a shorter and a longer file give an error wherever it is, and nothing that is not proven."""
     plain = os.urandom(150_000)
