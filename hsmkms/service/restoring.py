@@ -46,9 +46,10 @@ OpenCore = Callable[[Path], Core]
 """Opens an installation whose data folder is the given one; BindingError where the token is not its own."""
 
 _UNPROVEN: Final = (
-    "{}. Nothing was restored: whoever could write to where the backup lay may have made it. Give --signed-by "
-    "PUBLIC.pem if you have signed it, or --unproven if you know in another way that it is yours"
+    "{}. Nothing was restored: whoever could write to where the backup lay may have made it. Give {}--unproven if you "
+    "know in another way that it is yours"
 )
+_IF_SIGNED: Final = "--signed-by PUBLIC.pem if you have signed it, or "
 
 
 class Order(Struct, frozen=True, kw_only=True):
@@ -164,7 +165,7 @@ def _signature(unsealed: Unsealed, order: Order) -> str | None:
         return backup_origin.check_signature(unsealed.kept, order.signed_by)
     if unsealed.manifest is None and not unsealed.sealed_by_token and not order.unproven:
         fault = "the backup is of a version that proved nothing, and is sealed to a public key, as anybody can do it"
-        raise StoreError(_UNPROVEN.format(fault))
+        raise StoreError(_UNPROVEN.format(fault, ""))
     return None
 
 
@@ -176,7 +177,7 @@ def _proof(unsealed: Unsealed, signature: str | None, devices: Sequence[Device],
         backup_origin.check_token(unsealed.manifest, unsealed.kept, devices)
     except (StoreError, BindingError) as exc:
         if signature is None and not order.unproven:
-            raise type(exc)(_UNPROVEN.format(exc)) from exc
+            raise type(exc)(_UNPROVEN.format(exc, _IF_SIGNED)) from exc
         return Proof(signature=signature)
     return Proof(token=True, signature=signature)
 

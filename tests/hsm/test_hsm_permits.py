@@ -60,6 +60,7 @@ ADMITTED: dict[str, set[Operation | OperatorAct]] = {
     "replace_note": {OperatorAct.SEAL},
     "change_pin": {OperatorAct.CHANGE_PIN},
     "mac": {
+        OperatorAct.BACKUP,
         OperatorAct.CREDENTIALS,
         Operation.GET_PARAMETERS_FOR_IMPORT,
         Operation.IMPORT_KEY_MATERIAL,
