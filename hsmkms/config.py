@@ -239,12 +239,17 @@ def check_owners(settings: Settings) -> None:
     for token in settings.tokens:
         if token.module is not None:
             ownership.check_module(token.module, token.environment)
-        program = shutil.which(token.pin.command[0]) if token.pin.command else None
-        if program is not None:
-            ownership.check("the PIN command", Path(program))
+        _check_program("the PIN command", token.pin.command)
+    _check_program("the signing command", settings.backup.signing_command)
     for name, file in {"certificate": settings.serve.certificate, "private_key": settings.serve.private_key}.items():
         if file is not None:
             ownership.check(f"serve.{name}", file)
+
+
+def _check_program(what: str, command: tuple[str, ...] | None) -> None:
+    program = shutil.which(command[0]) if command else None
+    if program is not None:
+        ownership.check(what, Path(program))
 
 
 def _with_first_token(told: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -369,9 +369,7 @@ def check_place(settings: Settings, file: Path, folder: Path) -> None:
         )
 
 
-def _configured(
-    reachable: tuple[Settings, list[Device], list[HsmKmsError]], file: bytes | None = None
-) -> Configured:
+def _configured(reachable: tuple[Settings, list[Device], list[HsmKmsError]], file: bytes | None = None) -> Configured:
     """What a restore works with: the tokens that could be opened, and those alone.
 
     Those that refuse their PIN must not be asked again from the staging folder, which knows nothing of it.
