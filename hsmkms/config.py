@@ -5,7 +5,6 @@ in the file: the file says where it comes from (``hsmkms/pins.py``). ``conf/hsmk
 what ``init_text`` writes, so that an installation's own file can carry the same comments.
 """
 
-import json
 import os
 import re
 import shutil
@@ -18,7 +17,6 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from hsmkms import ownership
-from hsmkms.config_template import EXAMPLES, TEMPLATE
 from hsmkms.errors import ConfigurationError
 from hsmkms.model.quotas import QUOTA_CLASSES, QUOTA_NAMES
 from hsmkms.pins import PinSettings, read_pin, read_private_key, read_secret, terminal_prompt
@@ -39,7 +37,6 @@ __all__ = [
     "TokenUri",
     "check",
     "find",
-    "init_text",
     "load",
     "parse",
     "parse_uri",
@@ -424,53 +421,3 @@ def _resolved_command(name: str, folder: Path, command: tuple[str, ...]) -> tupl
         raise ConfigurationError(f"{name} must name a program")
     program = command[0]
     return (str(folder / program) if "/" in program else program, *command[1:])
-
-
-# -- writing the file -------------------------------------------------------------------------------------------
-
-
-def init_text(settings: Settings) -> str:
-    """The commented file that ``load`` reads as these settings; what has its default is a comment.
-
-    Paths are written as they are: relative ones count from the folder in which the file will be.
-    """
-    lines = {
-        **_lines(settings, "account_id", "regions", "default_region", "data_dir", "services"),
-        **_lines(settings.token, "module", "label", "serial", "uri", "init_reserved"),
-        **_lines(settings.token, "max_sessions", "session_wait_seconds"),
-        **_lines(settings.token.pin, "file", "environment", "command", "prompt"),
-        **_lines(settings.rotation, "period_days", "custom_period", "managed_period_days", "imported_on_demand"),
-        **_lines(settings.imports, "valid_to_within_days", "host_unwrap"),
-        **_lines(settings.serve, "host", "port", "workers", "threads", "certificate", "private_key", "plain_http"),
-        **_lines(settings.serve, "clock_skew_minutes", "log_format", "log_requests", "hang_seconds"),
-        **_lines(settings.serve, "max_connections", "request_memory_mib"),
-        **_lines(settings.audit, "durability", "interval_milliseconds", "when_unwritable", "segment_mib", "seal_file"),
-        **_lines(settings.reconcile, "grace_hours"),
-        **_lines(settings.backup, "recipients", "signing_key", "signing_command"),
-    }
-    told = [f"{_toml_key(name)} = {_toml(value)}" for name, value in settings.token.environment.items()]
-    variables = told or [f"# SOFTHSM2_CONF = {_toml(EXAMPLES['SOFTHSM2_CONF'])}"]
-    rates = [f"{_toml_key(name)} = {_toml(rate)}" for name, rate in settings.serve.quotas.items()]
-    quotas = rates or [f"# CreateKey = {_toml(EXAMPLES['CreateKey'])}"]
-    return TEMPLATE.format(**lines, variables="\n".join(variables), quotas="\n".join(quotas))
-
-
-def _lines(section: Struct, *names: str) -> dict[str, str]:
-    """One line for each setting: in force, or as a comment where it has its default."""
-    defaults = {each.name: each.default for each in msgspec.structs.fields(section)}
-    values = {name: getattr(section, name) for name in names}
-    return {
-        name: f"# {name} = {_toml(EXAMPLES.get(name, value))}"
-        if value == defaults[name]
-        else f"{name} = {_toml(value)}"
-        for name, value in values.items()
-    }
-
-
-def _toml(value: Any) -> str:  # noqa: ANN401 - any setting
-    # JSON is TOML for strings (but for DEL, which TOML wants escaped), numbers, booleans and lists of strings.
-    return json.dumps(value, ensure_ascii=False, default=str).replace("\x7f", "\\u007f")
-
-
-def _toml_key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)

@@ -24,7 +24,7 @@ from pathlib import Path
 from pkcs11.constants import Attribute, ObjectClass
 from pkcs11.mechanisms import GCMParams, Mechanism
 
-from hsmkms import Kms, config, wiring
+from hsmkms import Kms, config, config_template, wiring
 from hsmkms.config import PinSettings, Settings, TokenSettings
 from hsmkms.model.crypto import DecryptRequest, EncryptRequest
 from hsmkms.model.keys import CreateKeyRequest, ListKeysRequest
@@ -48,7 +48,7 @@ def make_installation(folder: Path) -> Settings:
         module=module, label="bench", serial=made.serial, pin=PinSettings(file=pin), environment=made.environment
     )
     file = folder / "hsmkms.toml"
-    file.write_text(config.init_text(Settings(account_id="000000000000", regions=("us-east-1",), token=token)))
+    file.write_text(config_template.init_text(Settings(account_id="000000000000", regions=("us-east-1",), token=token)))
     settings = config.load(file)
     wiring.initialise(settings)
     return settings

@@ -21,7 +21,7 @@ import bench_http
 from bench_http import PLAINTEXT, load, signed
 from rolling import wait
 
-from hsmkms import config, wiring
+from hsmkms import config, config_template, wiring
 from hsmkms.config import PinSettings, ServeSettings, Settings, TokenSettings
 from hsmkms.testing import Endpoint
 
@@ -63,7 +63,7 @@ def make_installation(folder: Path, sessions: int) -> Path:
         serve=ServeSettings(workers=1, threads=2 * CLIENTS, log_requests=False),
     )
     file = folder / "hsmkms.toml"
-    file.write_text(config.init_text(settings))
+    file.write_text(config_template.init_text(settings))
     wiring.initialise(config.load(file))
     return file
 

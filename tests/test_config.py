@@ -25,11 +25,11 @@ from hsmkms.config import (
     TokenSettings,
     TokenUri,
     find,
-    init_text,
     load,
     parse_uri,
     read_pin,
 )
+from hsmkms.config_template import init_text
 from hsmkms.errors import ConfigurationError, PinError
 
 CONF = Path(__file__).parent.parent / "conf"

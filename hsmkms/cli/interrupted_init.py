@@ -56,20 +56,20 @@ def carry_on(file: Path, options: InitOptions) -> None:
 
     ConfigurationError for an option that cannot be taken any more; then nothing was changed.
     """
-    from hsmkms import config  # noqa: PLC0415 - help must not pay for the database and the token
+    from hsmkms import config, config_template  # noqa: PLC0415 - help must not pay for the database and the token
 
     settings = config.load(file)
     wanted = _wanted(settings, options, file.parent)
     if wanted == settings:
         return
-    if file.read_text(encoding="utf-8") != config.init_text(_as_written(settings, file.parent)):
+    if file.read_text(encoding="utf-8") != config_template.init_text(_as_written(settings, file.parent)):
         raise ConfigurationError(
             f"{file} was edited after the interrupted init had written it, and says other than the options: correct it "
             "there, and run `hsmkms init --data-dir DIR` without them"
         )
     _check_begun(settings, wanted, file.parent)
     config.check(wanted)
-    _replace(file, config.init_text(_as_written(wanted, file.parent)))
+    _replace(file, config_template.init_text(_as_written(wanted, file.parent)))
 
 
 def _wanted(settings: "Settings", options: InitOptions, folder: Path) -> "Settings":

@@ -59,7 +59,7 @@ def init(
 
     Example: hsmkms init --data-dir ./hsmkms-data --create-softhsm-token
     """
-    from hsmkms import config, wiring  # noqa: PLC0415 - help must not pay for the database and the token
+    from hsmkms import config, config_template, wiring  # noqa: PLC0415 - help must not pay for the database and the token
 
     common = Common(output=output, query=query).over(outer_options(context))
     folder = absolute(data_dir)
@@ -71,7 +71,7 @@ def init(
         existing = None if create_softhsm_token else _existing_token(module, token_label, token_serial, pin_file)
         make_data_folder(folder)
         token = existing or _new_softhsm_token(folder, module, label)
-        write_private(file, config.init_text(msgspec.structs.replace(draft, token=token)))
+        write_private(file, config_template.init_text(msgspec.structs.replace(draft, token=token)))
     elif (folder / "meta.db").exists() and _complete(config.load(file)):
         raise ConfigurationError(f"{folder} holds an installation already; nothing was changed")
     else:

@@ -21,7 +21,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from hsmkms import config, wiring
+from hsmkms import config, config_template, wiring
 from hsmkms.config import ImportSettings, PinSettings, RotationSettings, ServeSettings, Settings, TokenSettings
 from hsmkms.errors import ConfigurationError, HsmKmsError
 from hsmkms.http import server
@@ -153,7 +153,7 @@ def _settings(folder: Path, account: str, wanted: ServeSettings) -> Settings:
     )
     config.check(draft)
     file.touch(mode=0o600)
-    file.write_text(config.init_text(draft))
+    file.write_text(config_template.init_text(draft))
     return config.load(file)
 
 

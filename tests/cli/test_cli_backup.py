@@ -23,6 +23,7 @@ SIGNING = "openssl genpkey -algorithm ed25519 -out signing.pem && openssl pkey -
 def keys(site: Site) -> Site:
     """A site with an operator's keys beside it."""
     (site.folder / "key.txt").write_text(f"{IDENTITY}\n")
+    (site.folder / "key.txt").chmod(0o600)
     subprocess.run(["sh", "-c", SIGNING], cwd=site.folder, check=True, capture_output=True)
     (site.folder / "signing.pem").chmod(0o600)
     return site

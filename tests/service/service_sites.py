@@ -16,7 +16,7 @@ from typing import Any, Self
 import msgspec
 from msgspec import Struct
 
-from hsmkms import config, wiring
+from hsmkms import config, config_template, wiring
 from hsmkms.config import PinSettings, Settings, TokenSettings
 from hsmkms.hsm import device as devices
 from hsmkms.hsm import module as modules
@@ -90,7 +90,7 @@ class Site(Struct, frozen=True, kw_only=True):
     @classmethod
     def written(cls, folder: Path, wanted: Settings, name: str) -> Self:
         """The installation that a configuration file in ``folder``, written now, describes."""
-        (folder / name).write_text(config.init_text(wanted))
+        (folder / name).write_text(config_template.init_text(wanted))
         return cls(folder=folder, settings=config.load(folder / name))
 
     def varied(self, name: str, **changes: object) -> Self:

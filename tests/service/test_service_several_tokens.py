@@ -428,7 +428,7 @@ def test_restore_with_a_refused_pin(apart: Settings, tmp_path: Path, monkeypatch
         return usual(source, **more)
 
     monkeypatch.setattr(config, "read_secret", counting)
-    assert wiring.restore(apart, tmp_path / "backup", None, accept_rollback=False).missing
+    assert wiring.restore(apart, tmp_path / "backup", Order()).missing
     assert read.count(pin) == 1
     assert (apart.data_dir / "pin-refused.json").exists()
 
