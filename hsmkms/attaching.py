@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from hsmkms import config
 from hsmkms.config import Secret, Settings, TokenSettings
-from hsmkms.errors import BindingError, ConfigurationError, HsmKmsError, TokenUnavailableError
+from hsmkms.errors import BindingError, ConfigurationError, HsmKmsError, TokenUnavailableError, WrongTokenError
 from hsmkms.hsm import module as modules
 from hsmkms.hsm.choice import TokenChoice, choose
 from hsmkms.hsm.device import Device, DeviceSettings
@@ -108,7 +108,7 @@ def open_home(
         try:
             row, home, witness = binding.prove(store, device)
             _check_account(settings, row)
-        except BindingError as exc:
+        except (BindingError, WrongTokenError) as exc:
             device.close()
             faults.append(exc)
         except BaseException:
@@ -133,6 +133,8 @@ def seek(reread: Callable[[], Settings], store: Store, wanted: TokenRow) -> Devi
         try:
             if binding.recognise(store, device, row, wanted) is not None:
                 return device
+            if binding.lacks_key(store, device, wanted):
+                faults.append(binding.wrong_token(device, wanted))
         except HsmKmsError as exc:
             faults.append(exc)
         device.close()

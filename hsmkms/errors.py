@@ -50,7 +50,8 @@
     │   └── StoreError              the database is missing, read-only, full, damaged or locked
     ├── TokenError                  the token answered a call with a fault (see hsmkms/hsm/faults.py)
     │   ├── TokenUnavailableError   gone, failing, or too slow
-    │   ├── SessionLostError        this session is dead; a fresh one may work
+    │   │   ├── WrongTokenError     another token answers in its place, or its objects cannot be seen
+    │   │   └── SessionLostError    this session is dead; a fresh one may work
     │   ├── ObjectLostError         this object handle is dead; a search may find the object again
     │   ├── TokenFullError          no room for another object
     │   ├── RejectedDataError       the token found the data, signature or key material wrong
@@ -340,6 +341,10 @@ class TokenUnavailableError(TokenError):
     """The token is gone, failing, or too slow."""
 
     code = "DependencyTimeoutException"
+
+
+class WrongTokenError(TokenUnavailableError):
+    """What answers does not show the installation's own key: it is another token, or its objects cannot be seen."""
 
 
 class SessionLostError(TokenUnavailableError):

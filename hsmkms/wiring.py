@@ -113,6 +113,7 @@ def core_of(
         row, token, device, witness = attaching.open_home(settings, store, pin, before_login)
         tokens = Tokens(store, token.id, device, partial(attaching.seek, reread or (lambda: settings), store))
         undo.callback(tokens.close)
+        tokens.require(partial(binding.TokenIdentity, store))
         core = _core(settings, store, tokens, _described(settings, row), clock, monotonic)
         core.witnesses[token.id] = witness
         tokens.attach_all(attaching.open_spare(settings, tokens))

@@ -4,10 +4,15 @@ Sessions are borrowed for the device call alone. Calls that may be repeated are 
 lost session or a dead handle. When a call found the token failing, one thread looks whether it is away (comeback.py):
 then nothing is lent any more, every call fails at once, and that thread logs in again when it can, at last with a
 module that it has initialised anew.
+
+After each login the token proves its identity, if an opener has said which token it takes it for (identity.py). Until
+then no session is lent. An object that is missing proves nothing as long as the same session does not show the
+installation's own key: then the token is away, or another one is in its place.
 """
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,7 +20,8 @@ from time import perf_counter
 from typing import Final, TypeVar
 
 from msgspec import Struct
-from pkcs11.constants import ObjectClass
+from msgspec.structs import replace
+from pkcs11.constants import Attribute, ObjectClass
 from pkcs11.exceptions import PKCS11Error
 from pkcs11.types import Object, Session, Token
 
@@ -28,16 +34,19 @@ from hsmkms.errors import (
     TokenFullError,
     TokenNotFoundError,
     TokenUnavailableError,
+    WrongTokenError,
 )
 from hsmkms.hsm.choice import TokenChoice, choose
 from hsmkms.hsm.comeback import Comeback
 from hsmkms.hsm.cryptoki import TokenLimits
 from hsmkms.hsm.faults import AWAY, BUSY, SESSION_LOST, translate, translated
 from hsmkms.hsm.handles import HandleIndex
+from hsmkms.hsm.identity import Candidate, Identity, Proof, mac_by_handle
 from hsmkms.hsm.login import LoginGate, PinReader, StaleModuleError, log_in, open_session
 from hsmkms.hsm.module import Module
-from hsmkms.hsm.objects import find
+from hsmkms.hsm.objects import find, tell
 from hsmkms.hsm.pool import PoolUse, SessionPool
+from hsmkms.hsm.profile import TokenProfile
 from hsmkms.process import ForkGuard
 from hsmkms.tally import Tally
 
@@ -51,6 +60,10 @@ OTHER: Final = "other"
 
 RENEW_AFTER: Final = 1
 """Attempts to log in again before the module is initialised anew."""
+
+FIRST_RENEWAL_PAUSE_SECONDS: Final = 2.0
+LONGEST_RENEWAL_PAUSE_SECONDS: Final = 30.0
+"""How often a token that is away lets another token of the same module, which is in use, step aside for a renewal."""
 
 DRAIN_SECONDS: Final = 1.0
 """How long an attempt waits for calls that are under way: the module is not finalised under them."""
@@ -78,6 +91,8 @@ class DeviceSettings(Struct, frozen=True, kw_only=True):
 class Connection:
     """A logged-in token. Thread-safe; of no use in a forked child."""
 
+    profile: TokenProfile
+
     def __init__(
         self, settings: DeviceSettings, module: Module, read_pin: PinReader, *, accept_final_try: bool = False
     ) -> None:
@@ -91,18 +106,44 @@ class Connection:
         self._recovering = threading.Lock()
         self._login_handle = 0
         self._handles = HandleIndex()
+        self._identities: list[Identity] = []
+        self._proofs: list[Proof] = []
+        self._listeners: list[Callable[[], None]] = []
+        self._is_news = False
+        self._renewal_pause = FIRST_RENEWAL_PAUSE_SECONDS
+        self._next_renewal = 0.0
         try:
             self._log_in(accept_final_try=accept_final_try)
         except StaleModuleError:
-            if module.connections:  # it serves another token of this process
+            if not module.renew():
                 raise
-            module.renew()
             self._log_in(accept_final_try=accept_final_try)
         self._pool = SessionPool(lambda: open_session(self._token), self._pool_size(), settings.session_wait_seconds)
         self.free = self._pool.free
         """True if a call that begins now need not wait for a session."""
         self._comeback = Comeback(self._come_back)
-        module.connections += 1
+        module.lodgers.append(self)
+
+    def require(self, identity: Identity, logged_in: Callable[[], None]) -> None:
+        """Use the token only as long as it proves that identity: now, and after each login from now on.
+
+        ``logged_in`` is called after each later login, in a thread of its own. WrongTokenError if it is another token.
+        """
+        with self._alone():
+            self._identities.append(identity)
+            try:
+                self._prove(self._login)
+            except BaseException:
+                self._identities.remove(identity)
+                raise
+            self._listeners.append(logged_in)
+
+    def release_identity(self, identity: Identity, logged_in: Callable[[], None]) -> None:
+        """Ask no more for an identity that was required: its opener closes the token."""
+        for held, each in ((self._identities, identity), (self._listeners, logged_in)):
+            with suppress(ValueError):
+                held.remove(each)  # type: ignore[arg-type]
+        self._proofs = []
 
     def limits(self) -> TokenLimits | None:
         """Session counts and memory as the token tells them now."""
@@ -137,8 +178,7 @@ class Connection:
         try:
             handle = self._handles.lookup(cka_id)
             if handle is None:
-                self._require_login(session)
-                handle = self._handles.search(session, cka_id)
+                handle = self._search(session, cka_id)
             result = attempt(session, handle)
         except PKCS11Error as exc:
             fault = translate(exc)
@@ -152,6 +192,14 @@ class Connection:
         self.calls.note(call, OK, perf_counter() - started)
         self._pool.put(session)
         return result
+
+    def _search(self, session: Session, cka_id: bytes) -> int:
+        self._require_login(session)
+        try:
+            return self._handles.search(session, cka_id)
+        except ObjectLostError:
+            self._require_identity(session)
+            raise
 
     def _repeatable(self, attempt: Callable[[Session], Result], call: str = OTHER) -> Result:
         """Run an idempotent call that needs no key; once more after a lost session."""
@@ -195,6 +243,7 @@ class Connection:
             self._require_login(session)
             if login != self._login_handle:
                 raise SessionLostError(SESSION_LOST) from exc
+            self._require_identity(session)
             raise
 
     def _give_back(self, session: Session, fault: BaseException, call: str, started: float) -> None:
@@ -227,12 +276,72 @@ class Connection:
             self._require_login(session)
             if login != self._login_handle:
                 raise SessionLostError(SESSION_LOST)
+            self._require_identity(session)
         return found
 
     def _require_login(self, session: Session) -> None:
         """Raise SessionLostError unless the session is logged in; without a login a search shows an empty token."""
         if not self._module.cryptoki.logged_in(_handle(session)):
             raise SessionLostError(SESSION_LOST)
+
+    # -- identity ---------------------------------------------------------------------------------------------------
+
+    def _prove(self, session: Session) -> None:
+        """Challenge the token, in a session of it; WrongTokenError if it is not the one that each opener requires."""
+        if not self._identities:
+            return
+        candidate = Candidate(session, replace(self.profile, label=self._token.label, serial=_serial(self._token)))
+        try:
+            proofs = [each.prove(candidate) for each in list(self._identities)]
+        except WrongTokenError:
+            self._require_login(session)  # without it nothing is to be seen
+            raise
+        for each in proofs:
+            self._handles.remember(each.cka_id, candidate.handle(each.cka_id))
+        self._proofs = proofs
+
+    def _require_identity(self, session: Session) -> None:
+        """Raise WrongTokenError, and lend nothing any more, unless a session shows the token that it should.
+
+        Something is missing in it, or was made: that counts only if the installation's own key is to be seen there.
+        """
+        if not self._identities or self._answers_as_proven(session):
+            return
+        try:
+            self._prove(session)
+        except WrongTokenError as exc:
+            self._suspend(exc)
+            self._comeback.begin()
+            raise
+
+    def _answers_as_proven(self, session: Session) -> bool:
+        """True if the keys with which the token has proven its identity still give the same answers, by their handles.
+
+        That is quick; False says nothing.
+        """
+        proofs = self._proofs
+        for each in proofs:
+            handle = self._handles.lookup(each.cka_id)
+            if handle is None:
+                return False
+            try:
+                if mac_by_handle(session, handle, each.challenge) != each.response:
+                    return False
+            except PKCS11Error:
+                return False
+        return bool(proofs)
+
+    def _require_made(self, session: Session, made: Object) -> None:
+        """Raise TokenUnavailableError unless what was just made is on the token that it should be on.
+
+        First the identity, then the object: a token that was changed for another one between the two lacks it.
+        """
+        if self._identities:
+            self._require_identity(session)
+            if tell(made, (Attribute.CLASS,))[Attribute.CLASS] is None:
+                raise TokenUnavailableError(AWAY)
+
+    # -- the login --------------------------------------------------------------------------------------------------
 
     def _recover(self) -> None:
         """Log in again if the login was lost; one thread does it, the others find it done.
@@ -243,8 +352,10 @@ class Connection:
         with self._alone(), self._suspected():
             self._pool.check()
             if not self._module.cryptoki.logged_in(self._login_handle):
-                with self._else_away():
+                with self._pool.held(), self._else_away():
                     self._log_in_again()
+        if self._is_news:
+            self._comeback.begin()
 
     @contextmanager
     def _else_away(self) -> Iterator[None]:
@@ -252,10 +363,13 @@ class Connection:
         try:
             yield
         except HsmKmsError as exc:
-            fault = exc if isinstance(exc, PinError) else TokenUnavailableError(str(exc))
-            if self._pool.suspend(fault):
-                log.error("the token is away, and calls fail until it is back: %s", exc)  # noqa: TRY400 - no bug
+            fault = exc if isinstance(exc, PinError | WrongTokenError) else TokenUnavailableError(str(exc))
+            self._suspend(fault)
             raise fault from exc
+
+    def _suspend(self, fault: HsmKmsError) -> None:
+        if self._pool.suspend(fault):
+            log.error("the token is away, and calls fail until it is back: %s", fault)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -273,20 +387,27 @@ class Connection:
             self._login_handle = 0  # closed once: a module may give its number to somebody else
             self._module.cryptoki.close_session(lost)  # it may live, logged out; Session.close() fails then
         self._pool.discard_idle()
-        self._handles.forget_all()
+        self._forget_objects()
         try:
             self._log_in()
+            self._prove(self._login)
+            self._is_news = bool(self._listeners)
         except TokenNotFoundError as exc:
             # It was there when this device was opened: not a wrong choice, but a token that is away.
             raise TokenUnavailableError(AWAY) from exc
 
+    def _forget_objects(self) -> None:
+        """Drop all that is known of objects on the token: after another login they may not be the same."""
+        self._handles.forget_all()
+
     def _answers(self) -> bool:
-        """True if the login holds and the token does something in it."""
+        """True if the login holds, the token does something in it, and it is the one that it should be."""
         if not self._module.cryptoki.logged_in(self._login_handle):
             return False
         try:
             self._login.generate_random(_PROBE_BITS)
-        except PKCS11Error:
+            self._prove(self._login)
+        except (PKCS11Error, HsmKmsError):
             return False
         return True
 
@@ -297,26 +418,81 @@ class Connection:
         """
         with self._alone():
             if not self._answers():
-                with suppress(TokenUnavailableError, PinError), self._else_away():
+                with suppress(TokenUnavailableError, PinError), self._pool.held(), self._else_away():
                     self._begin_anew(number)
                 if not self._answers():
                     return False
             if self._pool.resume():
+                self._renewal_pause, self._next_renewal = FIRST_RENEWAL_PAUSE_SECONDS, 0.0
                 log.warning("the token is back")
-            return True
+        return self._tell_listeners()
+
+    def _tell_listeners(self) -> bool:
+        """Tell of a new login whoever wants to know of it; False if one of them could not do what he does then."""
+        if self._is_news:
+            self._is_news = False
+            try:
+                for each in list(self._listeners):
+                    each()
+            except HsmKmsError:
+                self._is_news = True
+                return False
+        return True
 
     def _begin_anew(self, number: int) -> None:
         stale = self._gate.changed_since(self._module.loaded_at)
         if number or stale:
-            self._pool.suspend(TokenUnavailableError(AWAY))  # else calls would begin while the pool is drained
-            if self._pool.drain(DRAIN_SECONDS) and (number > RENEW_AFTER or stale) and self._module.renew():
-                self._login_handle = 0  # it died with the module
+            # Else calls would begin while the pool is drained.
+            self._pool.suspend(TokenUnavailableError(AWAY), unless_suspended=True)
+            if self._pool.drain(DRAIN_SECONDS) and (stale or number > RENEW_AFTER):
+                self._renew(urgent=stale)
         self._log_in_again()
+
+    # -- another module ---------------------------------------------------------------------------------------------
+
+    def _renew(self, *, urgent: bool) -> None:
+        """Initialise the module anew, but not too often while another token of it is in use."""
+        if not urgent and not all(each.is_away for each in self._module.others(self)):
+            now = time.monotonic()
+            if now < self._next_renewal:
+                return
+            self._next_renewal = now + self._renewal_pause
+            self._renewal_pause = min(2 * self._renewal_pause, LONGEST_RENEWAL_PAUSE_SECONDS)
+        if self._module.renew(self):
+            self.login_died()
+
+    @property
+    def is_away(self) -> bool:
+        """True if no session is lent, since the token is away."""
+        return bool(self._pool.use().away)
+
+    @contextmanager
+    def aside(self) -> Iterator[bool]:
+        """Have no call under way in the block, and log in again after it if the module was renewed; see ``Lodger``."""
+        if not self._recovering.acquire(timeout=DRAIN_SECONDS):
+            yield False
+            return
+        try:
+            with self._pool.held():
+                before = self._login_handle
+                yield self._pool.drain(DRAIN_SECONDS)
+                if before and not self._login_handle:
+                    with suppress(HsmKmsError), self._suspected(), self._else_away():
+                        self._log_in_again()
+        finally:
+            self._recovering.release()
+
+    def login_died(self) -> None:
+        """The module was renewed, and all sessions are gone."""
+        self._login_handle = 0
 
     def _log_in(self, *, accept_final_try: bool = False) -> None:
         def find_token() -> Token:
-            self._token = choose(self._module, self._settings.choice)
-            return self._token
+            token = choose(self._module, self._settings.choice)
+            for each in list(self._identities):
+                each.admit(_serial(token))  # no PIN goes to a stranger that is known for one
+            self._token = token
+            return token
 
         self._login = log_in(
             find_token,
@@ -337,10 +513,15 @@ class Connection:
         if self._guard.foreign:
             return
         self._comeback.stop()
-        self._module.connections -= 1
+        self._module.lodgers.remove(self)
         self._pool.close()
-        with suppress(PKCS11Error):  # a token that is gone cannot be logged out of
-            self._login.close()
+        if self._login_handle:
+            with suppress(PKCS11Error):  # a token that is gone cannot be logged out of
+                self._login.close()
+
+
+def _serial(token: Token) -> str:
+    return token.serial.decode("utf-8", "replace")
 
 
 def _handle(session: Session) -> int:

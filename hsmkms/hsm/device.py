@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from pkcs11.constants import Attribute, ObjectClass
 from pkcs11.exceptions import PKCS11Error
 from pkcs11.mechanisms import KeyType, Mechanism
@@ -192,8 +193,14 @@ class Device(KeyPairs):
         """
         permit.require(MAY_GENERATE_WRAPPING_KEY, cka_id)
         template = HOST_WRAPPING_KEY if self._import_profile().raw_rsa else WRAPPING_KEY
+
+        def make(session: Session) -> RSAPublicKey:
+            made = generate_pair(session, template, bits, cka_id, label)
+            self._require_identity(session)
+            return made
+
         with self._turn():
-            made = self._never_repeated(lambda session: generate_pair(session, template, bits, cka_id, label))
+            made = self._never_repeated(make)
         return subject_public_key_info(made)
 
     def destroy_wrapping_key(self, permit: Permit, cka_id: bytes) -> bool:
@@ -258,18 +265,35 @@ class Device(KeyPairs):
     def notes(self, permit: Permit, prefix: str) -> dict[str, bytes]:
         """The data objects of ours on the token whose label begins with ``prefix``, by label."""
         permit.require(MAY_SEAL)
-        return self._repeatable(lambda session: read_notes(session, prefix))
+
+        def attempt(session: Session) -> dict[str, bytes]:
+            found = read_notes(session, prefix)
+            if not found:
+                self._require_identity(session)
+            return found
+
+        return self._repeatable(attempt)
 
     def replace_note(self, permit: Permit, prefix: str, label: str, value: bytes) -> None:
         """Keep ``value`` on the token in place of all with that prefix; UnsupportedOperationException if it cannot."""
         permit.require(MAY_SEAL)
+
+        def attempt(session: Session) -> None:
+            keep_note(session, prefix, label, value)
+            self._require_identity(session)
+
         with self._turn():
-            self._repeatable(lambda session: keep_note(session, prefix, label, value))
+            self._repeatable(attempt)
 
     def change_pin(self, permit: Permit, old: str, new: str) -> None:
         """Change the user's PIN; logins go on. PinError if the token refuses either. Never repeated."""
         permit.require(MAY_CHANGE_PIN)
-        self._never_repeated(lambda session: set_pin(session, old, new))
+
+        def attempt(session: Session) -> None:
+            self._require_identity(session)  # a stranger is not told the new one
+            set_pin(session, old, new)
+
+        self._never_repeated(attempt)
 
     def pin_was_changed(self) -> bool:
         """True if the PIN was changed after the module was loaded: it may go by the one before."""
@@ -303,9 +327,10 @@ class Device(KeyPairs):
             told: str = found[Attribute.LABEL]
             return told
 
-        if cka_id not in self._labels:
-            self._labels[cka_id] = self._handles.label(cka_id) or self._repeatable(attempt, "find")
-        return self._labels[cka_id] == label[: self.profile.label_bytes]
+        told = self._labels.get(cka_id)
+        if told is None:
+            told = self._labels[cka_id] = self._handles.label(cka_id) or self._repeatable(attempt, "find")
+        return told == label[: self.profile.label_bytes]
 
     # -- what the token says of itself --------------------------------------------------------------------------
 
@@ -320,6 +345,7 @@ class Device(KeyPairs):
             self._require_login(session)
             found = list(list_keys(session))
             if not any(each.cka_id == witness for each in found):
+                self._require_identity(session)
                 raise SessionLostError("the token does not show the installation's own key: nothing is known about it")
             return found
 
@@ -361,6 +387,10 @@ class Device(KeyPairs):
             told = [(mechanism_name(each), self._module.cryptoki.mechanism(slot.slot_id, each)) for each in present]
         return sorted((mechanism_info(name, info) for name, info in told), key=lambda each: each.name)
 
+    def _forget_objects(self) -> None:
+        super()._forget_objects()
+        self._labels = {}
+
     def _destroy(self, cka_id: bytes, object_class: ObjectClass | None) -> bool:
         def attempt(session: Session) -> bool:
             found = self._find(session, cka_id, object_class)
@@ -385,10 +415,16 @@ class Device(KeyPairs):
 
     def _keep(self, cka_id: bytes, make: Callable[[Session], Object]) -> None:
         """Make a secret key, and remember its handle while the login is the one under which it was made."""
+
+        def attempt(session: Session) -> int:
+            made = make(session)
+            self._require_made(session, made)
+            return handle_of(made)
+
         self._recover()  # what is never repeated must not meet a lost login
         login = self._login_handle
         with self._turn(), self._suspected():
-            handle = self._once(lambda session: handle_of(make(session)), "make")
+            handle = self._once(attempt, "make")
         with self._alone():
             if login == self._login_handle:
                 self._handles.remember(cka_id, handle)

@@ -38,7 +38,6 @@ from hsmkms.hsm.module import Module
 from hsmkms.hsm.objects import attest, differences, find, handle_of
 from hsmkms.hsm.pairs import Public, disproof, make_pair, read_public
 from hsmkms.hsm.prehash import signs_prehashed
-from hsmkms.hsm.profile import TokenProfile
 from hsmkms.hsm.wrapping import Oaep
 from hsmkms.model.enums import EncryptionAlgorithm, KeySpec, KeyUsage, MacAlgorithm, SigningAlgorithm
 from hsmkms.model.permit import Permit
@@ -84,8 +83,6 @@ def uses(kind: Kind) -> tuple[Mechanism, ...]:
 
 class KeyPairs(Connection):
     """Signing, key agreement, RSA encryption and HMAC on a logged-in token."""
-
-    profile: TokenProfile
 
     def __init__(
         self, settings: DeviceSettings, module: Module, read_pin: PinReader, *, accept_final_try: bool = False
@@ -240,6 +237,10 @@ class KeyPairs(Connection):
         return self._repeatable(attempt)
 
     # -- inside -------------------------------------------------------------------------------------------------
+
+    def _forget_objects(self) -> None:
+        super()._forget_objects()
+        self._publics = {}
 
     def _can(self, kind: Kind) -> bool:
         facts = KEY_FACTS.get(kind[0])

@@ -8,9 +8,10 @@ can (its own call then finds the module initialised).
 
 import os
 import threading
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Final, Protocol
 
 from pkcs11 import _pkcs11
 from pkcs11.exceptions import PKCS11Error
@@ -20,6 +21,27 @@ from hsmkms.errors import ConfigurationError, ModuleError
 from hsmkms.hsm.cryptoki import CKR_CRYPTOKI_ALREADY_INITIALIZED, CKR_OK, Cryptoki
 from hsmkms.hsm.faults import translated
 from hsmkms.process import ForkGuard, uptime
+
+
+RENEWAL_SECONDS: Final = 1.0
+"""How long a renewal waits for whoever opens a token of the module just now."""
+
+
+class Lodger(Protocol):
+    """A logged-in token that lives on a module."""
+
+    @property
+    def is_away(self) -> bool:
+        """True if no session of it is lent, so that a renewal disturbs nobody."""
+
+    def aside(self) -> AbstractContextManager[bool]:
+        """Have no call under way in the block, and log in again after it if the module was renewed.
+
+        False where a call does not come to its end: then nothing may be renewed.
+        """
+
+    def login_died(self) -> None:
+        """The module was renewed, and all sessions are gone."""
 
 
 class _ThreadSafeLibrary(_pkcs11.lib):
@@ -40,8 +62,8 @@ class Module:
         self._reserved = reserved
         self._guard = ForkGuard()
         self.users = 1
-        self.connections = 0
-        """Logged-in tokens that live on it."""
+        self.lodgers: list[Lodger] = []
+        self._opening = threading.RLock()
         os.environ.update(environment)
         try:
             self.cryptoki = Cryptoki(str(path))
@@ -86,19 +108,38 @@ class Module:
         with translated():
             return self._library.get_slots(token_present=True)
 
-    def renew(self) -> bool:
+    @contextmanager
+    def opening(self) -> Iterator[None]:
+        """Look for a token and open it in the block: the module is not renewed meanwhile by another thread."""
+        with self._opening:
+            yield
+
+    def others(self, lodger: Lodger | None) -> list[Lodger]:
+        """The other tokens that live on the module."""
+        return [each for each in self.lodgers if each is not lodger]
+
+    def renew(self, lodger: Lodger | None = None) -> bool:
         """Finalise the module and initialise it again, for tokens that come back in no other way.
 
-        No call may be under way: the caller has seen to that, and False says that it cannot know, since another token
-        lives on the same module. Raises ModuleError.
+        ``lodger``, which asks for it, has no call under way; the module's other tokens step aside meanwhile, and log
+        in again after it. False if one of them cannot just now, or a token is being opened. Raises ModuleError.
         """
         self._guard.check()
-        if self.connections > 1:
+        if not self._opening.acquire(timeout=RENEWAL_SECONDS):
             return False
-        os.environ.update(self.environment)
-        self.cryptoki.finalize()
-        self._initialize()
-        return True
+        try:
+            with ExitStack() as aside:
+                others = self.others(lodger)
+                if not all(aside.enter_context(each.aside()) for each in others):
+                    return False
+                os.environ.update(self.environment)
+                self.cryptoki.finalize()
+                for each in others:
+                    each.login_died()
+                self._initialize()
+                return True
+        finally:
+            self._opening.release()
 
     def release(self) -> None:
         """Give the module back; the last user's call finalises it."""

@@ -49,6 +49,12 @@ class OpenDevices(Generic[Open]):
     def _share_or_open(
         self, settings: DeviceSettings, module: Module, read_pin: PinReader, *, accept_final_try: bool
     ) -> Open:
+        with module.opening():
+            return self._share_or_open_now(settings, module, read_pin, accept_final_try=accept_final_try)
+
+    def _share_or_open_now(
+        self, settings: DeviceSettings, module: Module, read_pin: PinReader, *, accept_final_try: bool
+    ) -> Open:
         token = choose(module, settings.choice)
         key = (module.path, token.label, token.serial.decode("utf-8", "replace"))
         with self._lock:

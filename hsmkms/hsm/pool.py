@@ -15,8 +15,8 @@ from msgspec import Struct
 from pkcs11.exceptions import PKCS11Error, SessionCount
 from pkcs11.types import Session
 
-from hsmkms.errors import ClosedError, HsmKmsError, ThrottlingException
-from hsmkms.hsm.faults import translate
+from hsmkms.errors import ClosedError, HsmKmsError, ThrottlingException, TokenUnavailableError, WrongTokenError
+from hsmkms.hsm.faults import AWAY, translate
 from hsmkms.process import ForkGuard
 
 _LOOK_SECONDS: Final = 0.01
@@ -26,7 +26,7 @@ class PoolUse(Struct, frozen=True, kw_only=True):
     """Sessions of a pool at an instant: how many there may be, are open, are lent, are waited for by threads.
 
     ``waits``: how often a thread has had to wait so far. ``away``: how many pools lend nothing, since their token is
-    away; ``outages``: how often that has begun.
+    away; ``wrong``: how many of those since another token answers in its place; ``outages``: how often that has begun.
     """
 
     limit: int
@@ -36,6 +36,7 @@ class PoolUse(Struct, frozen=True, kw_only=True):
     waits: int
     away: int = 0
     outages: int = 0
+    wrong: int = 0
 
 
 def total_use(uses: Iterable[PoolUse]) -> PoolUse:
@@ -62,6 +63,7 @@ class SessionPool:
         self._waiting = 0
         self._waits = 0
         self._refusal: HsmKmsError | None = None
+        self._holders = 0
         self._outages = 0
         self._guard = ForkGuard()
 
@@ -74,6 +76,8 @@ class SessionPool:
         self._guard.check()
         if self._refusal is not None:
             self.check()
+        if self._holders:
+            return self._open_or_wait()
         try:
             return self._idle.pop()
         except IndexError:
@@ -106,7 +110,9 @@ class SessionPool:
 
     def free(self) -> bool:
         """True if somebody who asks now need not wait."""
-        return bool(self._idle) or self._opened < self._size or self._refusal is not None
+        if self._refusal is not None:
+            return True  # he is refused at once
+        return not self._holders and (bool(self._idle) or self._opened < self._size)
 
     def use(self) -> PoolUse:
         """How the sessions are used now."""
@@ -119,6 +125,7 @@ class SessionPool:
             waits=self._waits,
             away=int(self._refusal is not None),
             outages=self._outages,
+            wrong=int(isinstance(self._refusal, WrongTokenError)),
         )
 
     def discard(self, session: Session) -> None:
@@ -133,20 +140,33 @@ class SessionPool:
         """Drop a session in which something may have been begun and not ended."""
         self._drop([session])
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Lend nothing in the block: who asks waits, as for a free session, until the login is there and proven."""
+        with self._changed:
+            self._holders += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._holders -= 1
+                self._changed.notify_all()
+
     # -- while the token is away ------------------------------------------------------------------------------------
 
-    def suspend(self, fault: HsmKmsError) -> bool:
-        """Lend nothing until ``resume``: who asks, and who waits, gets this fault.
+    def suspend(self, fault: HsmKmsError, *, unless_suspended: bool = False) -> bool:
+        """Lend nothing until ``resume``: who asks, and who waits, gets this fault. True if it is one of a new kind.
 
-        True if that was not so already.
+        ``unless_suspended``: leave the fault that is there already.
         """
         with self._changed:
             before = self._refusal
-            if not isinstance(before, ClosedError):
-                self._outages += before is None
-                self._refusal = fault
-                self._changed.notify_all()
-            return before is None
+            if isinstance(before, ClosedError) or (unless_suspended and before is not None):
+                return False
+            self._outages += before is None
+            self._refusal = fault
+            self._changed.notify_all()
+            return type(before) is not type(fault)
 
     def resume(self) -> bool:
         """Lend again; True if nothing was lent before."""
@@ -208,11 +228,12 @@ class SessionPool:
             try:
                 while True:
                     self.check()
-                    with suppress(IndexError):
-                        return self._idle.pop()
-                    if self._opened < self._size and not full:
-                        self._opened += 1
-                        return None
+                    if not self._holders:
+                        with suppress(IndexError):
+                            return self._idle.pop()
+                        if self._opened < self._size and not full:
+                            self._opened += 1
+                            return None
                     self._wait_once(deadline)
                     full = False
             finally:
@@ -220,6 +241,8 @@ class SessionPool:
 
     def _wait_once(self, deadline: float) -> None:
         remaining = deadline - time.monotonic()
+        if remaining <= 0 and self._holders:
+            raise TokenUnavailableError(AWAY)
         if remaining <= 0:
             raise ThrottlingException(
                 f"all {self._opened} sessions with the token are busy: try again, or raise token.max_sessions"

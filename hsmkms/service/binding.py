@@ -9,8 +9,9 @@ import hmac
 import uuid
 from typing import Final
 
-from hsmkms.errors import BindingError, ObjectLostError
+from hsmkms.errors import BindingError, HsmKmsError, ObjectLostError, WrongTokenError
 from hsmkms.hsm.device import Device
+from hsmkms.hsm.identity import Candidate, Proof
 from hsmkms.model.permit import OperatorAct
 from hsmkms.service.core import Checkpoint, Clock, no_checkpoint
 from hsmkms.service.permits import own_permit
@@ -81,15 +82,51 @@ def bind(store: Store, device: Device, token_id: str, cka_id: bytes) -> None:
 
 
 def prove(store: Store, device: Device) -> tuple[InstallationRow, TokenRow, bytes]:
-    """Return the installation, its home's row and that one's key's CKA_ID; raises BindingError for a wrong pair."""
+    """Return the installation, its home's row and that one's key's CKA_ID; raises BindingError for a wrong pair.
+
+    WrongTokenError if it has the names of the home, and not its key.
+    """
     row, token = told(store)
     witness = recognise(store, device, row, token)
     if witness is None:
-        raise _wrong_pair(device, token)
+        raise _wrong_pair(store, device, token)
     return row, token, witness
 
 
-def recognise(store: Store, device: Device, row: InstallationRow, token: TokenRow) -> bytes | None:
+class TokenIdentity:
+    """The identity of one token of an installation: the challenge in its row, and its serial.
+
+    What it has to answer is read anew each time, since another process may have rotated the installation's own key.
+    """
+
+    def __init__(self, store: Store, token_id: str) -> None:
+        self._store = store
+        self._token_id = token_id
+        self._serials: set[str] = set()
+
+    def admit(self, serial: str) -> None:
+        """Raise WrongTokenError for another serial than those under which the token has proven to be the one."""
+        if self._serials and serial not in self._serials:
+            raise WrongTokenError(
+                f"the token with serial {serial} answers in the place of the one with serial "
+                f"{', '.join(sorted(self._serials))}, so it is not sent the PIN: put the right one back, or restart "
+                "hsmkms if it is meant to be the same"
+            )
+
+    def prove(self, candidate: Candidate) -> Proof:
+        """Challenge a token; WrongTokenError if it does not answer as it did when it was bound."""
+        with self._store.reading() as conn:
+            row, token = stored.fetch(conn), stored.token(conn, self._token_id)
+        if row is None or token is None:
+            raise BindingError(INTERRUPTED)
+        witness = recognise(self._store, candidate, row, token)
+        if witness is None:
+            raise wrong_token(candidate, token)
+        self._serials.add(candidate.profile.serial)
+        return Proof(witness, token.challenge or b"", token.response or b"")
+
+
+def recognise(store: Store, device: Device | Candidate, row: InstallationRow, token: TokenRow) -> bytes | None:
     """The CKA_ID of the key by which the device shows that it is that token, or None if it is another one."""
     with store.reading() as conn:
         versions = stored.versions(conn, MAC_PURPOSE, token.id)
@@ -99,7 +136,7 @@ def recognise(store: Store, device: Device, row: InstallationRow, token: TokenRo
     return next((key.cka_id for key in reversed(versions) if _answers(device, row, token, key)), None)
 
 
-def _answers(device: Device, row: InstallationRow, token: TokenRow, key: InstallationKeyRow) -> bool:
+def _answers(device: Device | Candidate, row: InstallationRow, token: TokenRow, key: InstallationKeyRow) -> bool:
     """True if it is that key of the installation's, not one that users can use, and answers as it did."""
     try:
         answer = device.mac(own_permit(OperatorAct.OPEN, key.cka_id), key.cka_id, token.challenge or b"")
@@ -126,7 +163,28 @@ def is_bound(store: Store) -> bool:
         return stored.home(conn) is not None
 
 
-def _wrong_pair(device: Device, token: TokenRow) -> BindingError:
+def wrong_token(device: Device | Candidate, token: TokenRow) -> WrongTokenError:
+    """What is wrong with a token that stands in the place of one of ours, and does not show its key."""
+    return WrongTokenError(
+        f"another token answers in the place of {token.label!r} (serial {token.serial} when it was added): "
+        f"{device.profile.label!r} (serial {device.profile.serial}) does not hold the installation's own key, or its "
+        "objects cannot be seen. Nothing is made on it or expected of it: put the right one back, or make its objects "
+        "visible again"
+    )
+
+
+def lacks_key(store: Store, device: Device, token: TokenRow) -> bool:
+    """True if a device has the names of a token of ours, and not its key: that may pass without anybody's mistake."""
+    if (device.profile.label, device.profile.serial) != (token.label, token.serial):
+        return False
+    with store.reading() as conn:
+        versions = stored.versions(conn, MAC_PURPOSE, token.id)
+    return not any(device.holds(each.cka_id) for each in versions)
+
+
+def _wrong_pair(store: Store, device: Device, token: TokenRow) -> HsmKmsError:
+    if lacks_key(store, device, token):
+        return wrong_token(device, token)
     return BindingError(
         f"this database belongs to the token {token.label!r} (serial {token.serial} when it was made), but the token "
         f"{device.profile.label!r} (serial {device.profile.serial}) does not hold its key: "

@@ -238,8 +238,9 @@ def keys_from(tokens: Tokens, installation: "Installation", conn: Connection) ->
         try:
             device = tokens.of(each.token_id)
             if device.is_labelled(each.cka_id, each.label(installation.id)):
+                key = key_from(device, installation, each.cka_id)
                 none = False
-                yield key_from(device, installation, each.cka_id)
+                yield key
         except ObjectLostError as exc:
             lost = exc
         except TokenUnavailableError as exc:

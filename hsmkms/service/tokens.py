@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from typing import Final
 
-from hsmkms.errors import HsmKmsError, StoreError, TokenUnavailableError
+from hsmkms.errors import HsmKmsError, StoreError, TokenUnavailableError, WrongTokenError
 from hsmkms.hsm.device import Device
+from hsmkms.hsm.identity import Identity
 from hsmkms.service.presence import Presence
 from hsmkms.store import installation as stored
 from hsmkms.store.engine import Store
@@ -26,6 +27,12 @@ RETRY_SECONDS: Final = 3.0
 
 Seek = Callable[[TokenRow], Device]
 """Opens a token that the database knows, and proves that it is the one; raises what is wrong with it."""
+
+Identify = Callable[[str], Identity]
+"""What a token of the database, by its id, has to prove after each login."""
+
+LoggedIn = Callable[[str], None]
+"""Called with a token's id after it was attached, or after a later login; it may raise what keeps it from its work."""
 
 
 class Tokens:
@@ -40,6 +47,9 @@ class Tokens:
         self._presence: Presence | None = None
         self._away: dict[str, HsmKmsError] = {}
         self._next_look: dict[str, float] = {}
+        self._identify: Identify | None = None
+        self._listeners: list[LoggedIn] = []
+        self._required: list[tuple[Device, Identity, Callable[[], None]]] = []
         self._lock = threading.Lock()
         self._following = threading.Lock()
         self._signals = self._followed = 0
@@ -110,6 +120,30 @@ class Tokens:
         self._spare = list(spare)
         self._tell()
 
+    def require(self, identify: Identify) -> None:
+        """Let each token prove its identity, now and after each login; also those that are attached later.
+
+        WrongTokenError if one that is open is another one.
+        """
+        self._identify = identify
+        for token_id, device in list(self._open.items()):
+            self._require(token_id, device)
+
+    def listen(self, logged_in: LoggedIn) -> None:
+        """Call ``logged_in`` after each later login of a token, and after one is attached."""
+        self._listeners.append(logged_in)
+
+    def _require(self, token_id: str, device: Device) -> None:
+        if self._identify is not None:
+            identity = self._identify(token_id)
+
+            def logged_in() -> None:
+                for each in self._listeners:
+                    each(token_id)
+
+            device.require(identity, logged_in)
+            self._required.append((device, identity, logged_in))
+
     def others_without(self, device: Device) -> list[int]:
         """The ids of other processes that have the installation open, but not that token."""
         return self._presence.others_without(device.profile) if self._presence is not None else []
@@ -127,6 +161,7 @@ class Tokens:
         if token_id in self._open:
             device.close()  # it is shared with the one that is here
         else:
+            self._require(token_id, device)
             self._open[token_id] = device
             self._tell()
 
@@ -143,6 +178,8 @@ class Tokens:
                 rest.callback(self._presence.close)
             for each in (*self._open.values(), *self._spare):
                 rest.callback(each.close)
+            for device, identity, logged_in in self._required:
+                device.release_identity(identity, logged_in)
 
     def _attach(self, token_id: str) -> Device:
         fault = self._away.get(token_id)
@@ -153,7 +190,9 @@ class Tokens:
             threading.Thread(target=self._look, args=(self._row(token_id),), name="hsmkms attach", daemon=True).start()
         device = self._open.get(token_id)
         if device is None:
-            raise TokenUnavailableError(str(self._away.get(token_id, fault) or "the installation was closed"))
+            fault = self._away.get(token_id, fault)
+            kind = WrongTokenError if isinstance(fault, WrongTokenError) else TokenUnavailableError
+            raise kind(str(fault or "the installation was closed"))
         return device
 
     def _row(self, token_id: str) -> TokenRow:
@@ -168,9 +207,9 @@ class Tokens:
             if row.id in self._open or self._closed:
                 return
             try:
-                self._open[row.id] = self._seek(row)
+                self._open[row.id] = self._attached(row)
             except HsmKmsError as exc:
-                if row.id not in self._away:
+                if type(self._away.get(row.id)) is not type(exc):
                     log.error("the token %r is away, and its keys with it: %s", row.label, exc)  # noqa: TRY400 - no bug
                 self._away[row.id] = exc
                 self._next_look[row.id] = time.monotonic() + RETRY_SECONDS
@@ -179,3 +218,15 @@ class Tokens:
                 self._tell()
             if self._away.pop(row.id, None) is not None:
                 log.warning("the token %r is back", row.label)
+        for each in self._listeners:
+            with suppress(HsmKmsError):  # it is told again after the next login
+                each(row.id)
+
+    def _attached(self, row: TokenRow) -> Device:
+        device = self._seek(row)
+        try:
+            self._require(row.id, device)
+        except BaseException:
+            device.close()
+            raise
+        return device

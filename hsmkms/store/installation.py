@@ -148,6 +148,11 @@ def tokens(conn: Connection) -> list[TokenRow]:
     ]
 
 
+def token(conn: Connection, token_id: str) -> TokenRow | None:
+    """The token of that id."""
+    return next((each for each in tokens(conn) if each.id == token_id), None)
+
+
 def home(conn: Connection) -> TokenRow | None:
     """The token on which keys are made: of those that are bound, the one with the newest version of the MAC key.
 
