@@ -146,6 +146,17 @@ def seek(reread: Callable[[], Settings], store: Store, wanted: TokenRow) -> Devi
     )
 
 
+def names_home(settings: Settings) -> bool:
+    """True if a token of the settings is named like the home: where none fits that name, the home is away."""
+    store = Store.open(settings.data_dir)
+    try:
+        _, home = binding.told(store)
+    finally:
+        store.close()
+    named = (each for each in settings.tokens if _choice(each).label or _choice(each).serial)
+    return any(_resembles(each, home) for each in named)
+
+
 def open_spare(settings: Settings, tokens: Tokens) -> list[Device]:
     """The tokens of the settings that the installation has no keys on yet; what cannot be opened is left out."""
     spare = []

@@ -41,6 +41,7 @@ from hsmkms.service.backup_keys import Header
 from hsmkms.service.cache import RecordCache
 from hsmkms.service.clock import DriftWatch
 from hsmkms.service.core import Checkpoint, Clock, Core, Installation, never_drifted, no_checkpoint
+from hsmkms.service.freshness import Freshness
 from hsmkms.service.leases import LeaseBook
 from hsmkms.service.restoring import Configured, Order, Restored
 from hsmkms.service.row_seals import SealBook
@@ -118,6 +119,7 @@ def core_of(
         core.witnesses[token.id] = witness
         tokens.attach_all(attaching.open_spare(settings, tokens))
         sealing.seal_rows(core)
+        Freshness(core).watch()
         _tell_of_lost_counts(core)
         undo.pop_all()
     return core
@@ -135,6 +137,11 @@ def core_without_token(settings: Settings, fault: HsmKmsError, clock: Clock = ut
     except BaseException:
         store.close()
         raise
+
+
+def names_home(settings: Settings) -> bool:
+    """True if a token of the settings is named like the home; see ``attaching.names_home``."""
+    return attaching.names_home(settings)
 
 
 def _tell_of_lost_counts(core: Core) -> None:

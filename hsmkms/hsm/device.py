@@ -6,9 +6,8 @@ after one is lost, are the connection's (connection.py).
 
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from pkcs11.constants import Attribute, ObjectClass
@@ -43,7 +42,6 @@ from hsmkms.hsm.attributes import (
 )
 from hsmkms.hsm.backing_keys import SYMMETRIC, Kind, PairTemplate, template_of
 from hsmkms.hsm.borrowed import BorrowedKey
-from hsmkms.hsm.changes import Turns
 from hsmkms.hsm.check import Check, run_checks
 from hsmkms.hsm.connection import DeviceSettings
 from hsmkms.hsm.faults import OBJECT_LOST, UNSUPPORTED, WRAPPING_KEY_LOST, translated
@@ -57,7 +55,7 @@ from hsmkms.hsm.login import PinReader, set_pin
 from hsmkms.hsm.mechanism_info import MechanismInfo, mechanism_info
 from hsmkms.hsm.module import Module
 from hsmkms.hsm.notes import keep_note, read_notes
-from hsmkms.hsm.objects import MAY_BE_SILENT, TokenObject, attest, find, generate, handle_of, list_keys
+from hsmkms.hsm.objects import MAY_BE_SILENT, TokenObject, attest, generate, list_keys
 from hsmkms.hsm.open_devices import OpenDevices
 from hsmkms.hsm.pairs import generate_pair as generate_backing_pair
 from hsmkms.hsm.profile import TokenProfile, mechanism_name, probe
@@ -69,10 +67,6 @@ from hsmkms.model.enums import WrappingAlgorithm
 from hsmkms.model.permit import Permit
 
 __all__ = ["Device", "DeviceSettings", "MechanismInfo"]
-
-
-_NOBODY: Final = bytes(16)
-"""The CKA_ID of no object."""
 
 
 def _uncounted() -> None:
@@ -87,7 +81,6 @@ class Device(KeyPairs):
     ) -> None:
         super().__init__(settings, module, read_pin, accept_final_try=accept_final_try)
         self._ivs = IvSource()
-        self._turns = Turns(settings.state_dir)
         self._labels: dict[bytes, str] = {}
         self._probing = threading.Lock()
         self._imports: ImportProfile | None = None
@@ -199,6 +192,7 @@ class Device(KeyPairs):
             self._require_identity(session)
             return made
 
+        self._may_make()
         with self._turn():
             made = self._never_repeated(make)
         return subject_public_key_info(made)
@@ -391,43 +385,8 @@ class Device(KeyPairs):
         super()._forget_objects()
         self._labels = {}
 
-    def _destroy(self, cka_id: bytes, object_class: ObjectClass | None) -> bool:
-        def attempt(session: Session) -> bool:
-            found = self._find(session, cka_id, object_class)
-            if found is not None:
-                with translated():
-                    found.destroy()
-            return found is not None
-
-        with self._turn():
-            return self._repeatable(attempt)
-
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Change the token in this block; what others have changed since this process did so is looked at first."""
-        with self._turns.turn() as stale:
-            if stale:
-                self._repeatable(lambda session: find(session, None, _NOBODY), "find")
-            yield
-
     def _generate(self, template: SecretTemplate, cka_id: bytes, label: str) -> None:
         self._keep(cka_id, lambda session: generate(session, template, cka_id, label))
-
-    def _keep(self, cka_id: bytes, make: Callable[[Session], Object]) -> None:
-        """Make a secret key, and remember its handle while the login is the one under which it was made."""
-
-        def attempt(session: Session) -> int:
-            made = make(session)
-            self._require_made(session, made)
-            return handle_of(made)
-
-        self._recover()  # what is never repeated must not meet a lost login
-        login = self._login_handle
-        with self._turn(), self._suspected():
-            handle = self._once(attempt, "make")
-        with self._alone():
-            if login == self._login_handle:
-                self._handles.remember(cka_id, handle)
 
     # -- what an import needs to know -------------------------------------------------------------------------------
 

@@ -4,10 +4,12 @@ Label, serial and PIN prove nothing: a token that was initialised again has them
 one (service/binding.py) is an ``Identity``; the connection asks it.
 """
 
+from contextlib import suppress
 from typing import Protocol
 
 from msgspec import Struct
 from pkcs11.constants import Attribute, ObjectClass
+from pkcs11.exceptions import PKCS11Error
 from pkcs11.mechanisms import KeyType, Mechanism
 from pkcs11.types import Object, Session
 
@@ -15,6 +17,7 @@ from hsmkms.errors import ObjectLostError
 from hsmkms.hsm.acts import MAY_AUTHENTICATE
 from hsmkms.hsm.borrowed import BorrowedKey
 from hsmkms.hsm.faults import OBJECT_LOST, translated
+from hsmkms.hsm.handles import HandleIndex
 from hsmkms.hsm.objects import find, handle_of
 from hsmkms.hsm.profile import TokenProfile
 from hsmkms.model.permit import Permit
@@ -72,6 +75,51 @@ class Identity(Protocol):
 
     def prove(self, candidate: Candidate) -> Proof:
         """Challenge a token; WrongTokenError if it is not the right one."""
+
+
+class Identities:
+    """The identities that the openers of a token require, and how it has proven them last. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._required: list[Identity] = []
+        self._proofs: list[Proof] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._required)
+
+    def add(self, identity: Identity) -> None:
+        """Require one more."""
+        self._required.append(identity)
+
+    def remove(self, identity: Identity) -> None:
+        """Require it no more."""
+        with suppress(ValueError):
+            self._required.remove(identity)
+        self._proofs = []
+
+    def admit(self, serial: str) -> None:
+        """Raise WrongTokenError if no PIN may be sent to the token of that serial."""
+        for each in list(self._required):
+            each.admit(serial)
+
+    def prove(self, candidate: Candidate, handles: HandleIndex) -> None:
+        """Challenge a token, and remember where its keys are; WrongTokenError if it is not what everybody requires."""
+        proofs = [each.prove(candidate) for each in list(self._required)]
+        for each in proofs:
+            handles.remember(each.cka_id, candidate.handle(each.cka_id))
+        self._proofs = proofs
+
+    def are_shown(self, session: Session, handles: HandleIndex) -> bool:
+        """True if the keys that have answered the challenges give the same answers now. Quick; False says nothing."""
+        proofs = self._proofs
+        return bool(proofs) and all(_answers_again(session, each, handles.lookup(each.cka_id)) for each in proofs)
+
+
+def _answers_again(session: Session, proof: Proof, handle: int | None) -> bool:
+    try:
+        return handle is not None and mac_by_handle(session, handle, proof.challenge) == proof.response
+    except PKCS11Error:
+        return False
 
 
 def mac_by_handle(session: Session, handle: int, message: bytes) -> bytes:

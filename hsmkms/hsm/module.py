@@ -22,9 +22,27 @@ from hsmkms.hsm.cryptoki import CKR_CRYPTOKI_ALREADY_INITIALIZED, CKR_OK, Crypto
 from hsmkms.hsm.faults import translated
 from hsmkms.process import ForkGuard, uptime
 
-
 RENEWAL_SECONDS: Final = 1.0
 """How long a renewal waits for whoever opens a token of the module just now."""
+
+
+FIRST_PAUSE_SECONDS: Final = 2.0
+LONGEST_PAUSE_SECONDS: Final = 30.0
+
+
+class RenewalPace:
+    """How often the module may be renewed for a token that is away, while another token of it is in use: ever less."""
+
+    def __init__(self) -> None:
+        self._pause = FIRST_PAUSE_SECONDS
+        self._next = 0.0
+
+    def is_due(self, now: float) -> bool:
+        """True if it may be renewed now; then the next pause begins."""
+        if now < self._next:
+            return False
+        self._next, self._pause = now + self._pause, min(2 * self._pause, LONGEST_PAUSE_SECONDS)
+        return True
 
 
 class Lodger(Protocol):

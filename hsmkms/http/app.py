@@ -191,7 +191,9 @@ class Application:
 
     def _readyz(self) -> Response:
         faults = self._serving.health.faults()
-        body = msgspec.json.encode({"status": "not ready" if faults else "ready", "faults": faults})
+        warnings = self._serving.health.warnings
+        told = {"status": "not ready" if faults else "ready", "faults": faults}
+        body = msgspec.json.encode(told | ({"warnings": warnings} if warnings else {}))
         return Response(503 if faults else 200, _JSON, body)
 
     def _metrics(self) -> Response:

@@ -98,11 +98,13 @@ def add_up(all_of_them: list[Snapshot], now: float) -> Totals:
             waits=sum(each.sessions.waits for each in all_of_them),
             away=sum(each.sessions.away for each in living),
             outages=sum(each.sessions.outages for each in all_of_them),
+            wrong=sum(each.sessions.wrong for each in living),
         ),
         alarms=Alarms(
             audit=any(each.alarms.audit for each in living),
             audit_faults=sum(each.alarms.audit_faults for each in all_of_them),
             altered=frozenset().union(*(each.alarms.altered for each in living)),
+            older=frozenset().union(*(each.alarms.older for each in living)),
         ),
         workers=len(living),
     )

@@ -25,6 +25,8 @@ class Health:
         self._looking = ""
         self._looked_at: float | None = None
         self._faults: dict[str, str] = {}
+        self.warnings: dict[str, str] = {}
+        """What is wrong and keeps nobody from being served, by part, as of the last look."""
 
     def faults(self) -> dict[str, str]:
         """What is wrong, by part; empty if everything is well."""
@@ -64,5 +66,7 @@ class Health:
                 check()
             except HsmKmsError as exc:
                 found[name] = f"{exc.code}: {exc}"
+        older = self._watch.older_tokens() if not found else []
+        self.warnings = {"token": "; ".join(older)} if older else {}
         doubt = self._watch.clock_doubt() if "database" not in found else None
         return found | ({"clock": doubt} if doubt is not None else {})

@@ -123,6 +123,9 @@ def _of_sessions(use: PoolUse, workers: int) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "hsmkms_token_away", "Workers for which the token, or one of several, is away.", value=use.away
     )
+    yield GaugeMetricFamily(
+        "hsmkms_token_wrong", "Workers for which another token answers in the place of one.", value=use.wrong
+    )
     yield CounterMetricFamily("hsmkms_token_outages", "How often the token went away for a worker.", value=use.outages)
     yield CounterMetricFamily("hsmkms_session_waits", "How often a thread had to wait for a session.", value=use.waits)
 
@@ -136,6 +139,9 @@ def _of_alarms(alarms: Alarms) -> Iterator[Metric]:
     )
     yield GaugeMetricFamily(
         "hsmkms_store_altered", "Keys, aliases, users whose rows were edited by hand.", value=len(alarms.altered)
+    )
+    yield GaugeMetricFamily(
+        "hsmkms_token_older", "Tokens that are older copies of themselves.", value=len(alarms.older)
     )
 
 

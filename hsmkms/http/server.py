@@ -25,10 +25,11 @@ from typing import Any, Final
 
 from hsmkms import config, wiring
 from hsmkms.config import Secret, ServeSettings, Settings
-from hsmkms.errors import ConfigurationError, HsmKmsError, SetupError
+from hsmkms.errors import ConfigurationError, HsmKmsError, SetupError, TokenNotFoundError, TokenUnavailableError
 from hsmkms.http import notify
 from hsmkms.http.pulse import Pulse
-from hsmkms.http.workers import SIGNALS, START_REFUSED, Inherited, Lives, Workers
+from hsmkms.http.stand_in import FAULT_FILE
+from hsmkms.http.workers import SIGNALS, START_AWAY, START_REFUSED, Inherited, Lives, Workers
 
 Reread = Callable[[], Settings]
 
@@ -187,11 +188,22 @@ def _work(
     try:
         _check_certificate(settings.serve)
         serving = Serving(opener(pulse), settings.serve, board, replaced)
+        (board / FAULT_FILE).unlink(missing_ok=True)
         worker.run(worker.application(serving), settings.serve, listener, partial(_tell, told), pulse)
+    except (TokenUnavailableError, TokenNotFoundError) as exc:
+        _complain_of_token(exc, settings, board)
     except SetupError as exc:
         _complain(exc, START_REFUSED)
     except HsmKmsError as exc:
         _complain(exc, 1)
+
+
+def _complain_of_token(error: HsmKmsError, settings: Settings, board: Path) -> None:
+    """End the worker, and leave the fault for its stand-in. A token that was never there is a wrong setting."""
+    if isinstance(error, TokenNotFoundError) and not wiring.names_home(settings):
+        _complain(error, START_REFUSED)
+    (board / FAULT_FILE).write_text(str(error))
+    _complain(error, START_AWAY)
 
 
 def _stand_in(

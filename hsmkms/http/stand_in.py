@@ -18,8 +18,10 @@ from hsmkms.http.protocol import Response
 from hsmkms.http.pulse import Pulse
 from hsmkms.http.sigv4 import RawRequest
 
+FAULT_FILE: Final = "token-fault"
+"""Where a worker that could not open the token leaves why, in the folder of the counts."""
+
 _JSON: Final = (("content-type", "application/json"),)
-_FAULTS: Final = {"token": f"{TokenUnavailableError.code}: {protocol.AWAY}"}
 
 
 class StandIn:
@@ -27,6 +29,7 @@ class StandIn:
 
     def __init__(self, board: Path, replaced: Pulse) -> None:
         self._board = Board(board)
+        self._fault = board / FAULT_FILE
         self._replaced = replaced
 
     def __call__(self, request: RawRequest, address: str, respond: Respond) -> None:
@@ -42,14 +45,22 @@ class StandIn:
         del head
         raise TokenUnavailableError(protocol.AWAY)
 
+    def _said(self) -> str:
+        """Why the token cannot be opened, as the last worker that tried has told."""
+        try:
+            return self._fault.read_text() or protocol.AWAY
+        except OSError:
+            return protocol.AWAY
+
     def _page(self, path: str) -> Response:
+        faults = {"token": f"{TokenUnavailableError.code}: {self._said()}"}
         if path == "/metrics":
             return Response(
-                200, (("content-type", CONTENT_TYPE),), bare_page(self._board.totals(), _FAULTS, self._replaced)
+                200, (("content-type", CONTENT_TYPE),), bare_page(self._board.totals(), faults, self._replaced)
             )
         if path == "/healthz":
             return Response(200, _JSON, b'{"status":"ok"}')
-        return Response(503, _JSON, msgspec.json.encode({"status": "not ready", "faults": _FAULTS}))
+        return Response(503, _JSON, msgspec.json.encode({"status": "not ready", "faults": faults}))
 
     def is_well(self) -> bool:
         """Nothing here waits for anything."""

@@ -26,6 +26,9 @@ from hsmkms.http.pulse import Pulse, Silence
 START_REFUSED: Final = 78
 """Exit status where starting again cannot help (EX_CONFIG): a refused PIN, a wrong setting, a wrong token."""
 
+START_AWAY: Final = 75
+"""Exit status of a worker that cannot open the token since it is away (EX_TEMPFAIL): another one tries again."""
+
 STOP_SECONDS: Final = 35.0
 """A worker that has not stopped by then is killed."""
 
@@ -90,7 +93,8 @@ class _Place(Struct):
 class Workers:
     """The workers of one server. ``replaced`` counts those that hung; ``lifeline``: see ``serve``.
 
-    ``proven`` beats once a worker has opened the installation. A first worker that ends before ends the server.
+    ``proven`` beats once a worker has opened the installation. A first worker that ends before ends the server, unless
+    it was for a token that is away: then stand-ins answer, and another one tries again.
     """
 
     def __init__(
@@ -107,7 +111,7 @@ class Workers:
         self._replaced = replaced
         self._ready = ready
         self._proven = proven
-        self._announced = False
+        self._announced = self._away = False
         self._places: list[_Place] = []
         self._leaving: list[BaseProcess] = []
         self._signals: list[int] = []
@@ -202,7 +206,8 @@ class Workers:
             return
         worker.process.join()
         status = worker.process.exitcode or 0
-        if not self._announced and (status == START_REFUSED or self._proves(place)):
+        self._away = self._away or status == START_AWAY
+        if not self._announced and (status == START_REFUSED or (self._proves(place) and status != START_AWAY)):
             self._stop_all()
             sys.exit(max(status, 1))  # a signal that has killed it is a negative number
         _say(f"a worker ended with status {status}: it is replaced")
@@ -219,7 +224,7 @@ class Workers:
                 self._leaving.append(place.stand_in.process)
                 place.stand_in = None
             return
-        late = self._announced and now - place.unserved_since > STAND_IN_SECONDS
+        late = (self._announced or self._away) and now - place.unserved_since > STAND_IN_SECONDS
         if late and (place.stand_in is None or not place.stand_in.process.is_alive()):
             place.stand_in = self._start(place, self._lives.stand_in)
 

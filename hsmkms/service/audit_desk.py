@@ -16,6 +16,7 @@ from hsmkms.rules import audit_chain
 from hsmkms.service.audit import AuditBook
 from hsmkms.service.audit_verification import Progress, Verdict, verify
 from hsmkms.service.core import Core
+from hsmkms.service.freshness import Freshness
 from hsmkms.service.seal_checks import RowFault
 from hsmkms.service.sealing import Sealer
 from hsmkms.store import audit_files
@@ -109,10 +110,11 @@ class AuditDesk:
                 f"{each.lane} {each.sequence} {each.kind}: {each.detail}" for each in (*found.faults, *found.unproven)
             ],
             "rows": [f"{each.subject}: {each.reason}" for each in rows],
-        }
+        } | ({"olderTokens": list(core.older.values())} if core.older else {})
         with core.audit.acting("AcceptStore", self.region, details):
             pass
         core.audit.flush()
+        Freshness(core).accept()
         core.seals.seal_all(again=True)
         self._sealer.accept((*found.accepted, *found.faults, *found.unproven))
         return found

@@ -166,10 +166,9 @@ def is_bound(store: Store) -> bool:
 def wrong_token(device: Device | Candidate, token: TokenRow) -> WrongTokenError:
     """What is wrong with a token that stands in the place of one of ours, and does not show its key."""
     return WrongTokenError(
-        f"another token answers in the place of {token.label!r} (serial {token.serial} when it was added): "
-        f"{device.profile.label!r} (serial {device.profile.serial}) does not hold the installation's own key, or its "
-        "objects cannot be seen. Nothing is made on it or expected of it: put the right one back, or make its objects "
-        "visible again"
+        f"another token answers in the place of {token.label!r} (serial {token.serial} when it was added), or its "
+        f"objects cannot be seen: the one with serial {device.profile.serial} does not show the installation's own "
+        "key. Put the right one back, or make its objects visible again"
     )
 
 

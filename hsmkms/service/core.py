@@ -82,7 +82,8 @@ class Core(Struct, kw_only=True):
     ``grace_hours``: how long an object without a key stays before it may be removed. ``drifted``: true once the clock
     was moved under this process. ``grant_tokens``: those that were found good, and what they say. ``warned``: key
     materials of which the log has told. ``reached`` is told of each completed step. ``witnesses``: the CKA_ID of
-    the key by which each token shows that it is the one, by the token's id.
+    the key by which each token shows that it is the one, by the token's id. ``older``: tokens that were found to be
+    older copies of themselves, by their id, with what is wrong.
     """
 
     installation: Installation
@@ -101,6 +102,7 @@ class Core(Struct, kw_only=True):
     drifted: Callable[[], bool] = never_drifted
     grant_tokens: dict[str, Claims] = field(default_factory=dict)
     warned: set[str] = field(default_factory=set)
+    older: dict[str, str] = field(default_factory=dict)
     audit: AuditBook
     seals: SealBook
     record: Recorder

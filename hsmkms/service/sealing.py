@@ -6,11 +6,13 @@ the newest seal, nothing is sealed until the operator has looked: a new seal mus
 
 import hmac
 import logging
+from collections.abc import Iterable
 from datetime import timedelta
 from enum import Enum
 from pathlib import Path
 from typing import Final
 
+import msgspec
 from msgspec.structs import replace
 
 from hsmkms.errors import (
@@ -39,6 +41,10 @@ _LOCK_SECONDS: Final = 60.0
 _CONTRADICTED: Final = "{}: run `hsmkms audit verify`, and then `hsmkms accept-store` if there is a good reason for it"
 
 
+_NOTED: Final = "noted.json"
+"""The file that remembers the newest note that each token has taken, by the token's id."""
+
+
 class Proof(Enum):
     """What the token says of a MAC. UNKNOWN: it cannot say, since it does not have the key that made it."""
 
@@ -58,7 +64,7 @@ class Sealer:
         self._core = core
         self.folder = core.audit.folder
         self._seals = self.folder / audit_files.SEALS
-        self._newest: InstallationKeyRow | None = None
+        self._newest_key: InstallationKeyRow | None = None
 
     def seal(self, unless_within: timedelta = timedelta()) -> bool:
         """Make a seal if there is anything new. False if not, or if the log contradicts the newest seal (an alarm).
@@ -113,8 +119,7 @@ class Sealer:
 
     def note(self) -> Note | None:
         """What the token, or the file elsewhere, remembers of the newest seal; only what is proven counts."""
-        notes = [note for note in map(audit_seal.read_note, self._notes()) if note is not None]
-        return audit_seal.newest(note for note in notes if self.proves(audit_seal.note_message(note), note.mac))
+        return self._newest_of(self._notes())
 
     def remembers(self) -> bool:
         """True if the token, or the file elsewhere, has a note of any seal, proven or not."""
@@ -126,6 +131,27 @@ class Sealer:
         if elsewhere is not None and elsewhere.exists():
             texts.append(elsewhere.read_bytes())
         return texts
+
+    def older(self, token_id: str, noted: int) -> str | None:
+        """How a token shows that it is an older copy of itself, if it has taken the note of seal ``noted``; or None."""
+        if not noted:
+            return None
+        device = self._core.tokens.of(token_id)
+        found = self._newest_of(device.notes(own_permit(OperatorAct.SEAL), self._prefix()).values())
+        newest = found.number if found is not None else 0
+        if newest >= noted:
+            return None
+        return (
+            f"the token {device.profile.label!r} is an older copy of itself: it remembers seal {newest or 'none'} of "
+            f"the audit log, and has taken the note of seal {noted}. What was made since then is not on it: put the "
+            "newer token, or a newer backup of it, back. If there is none, `hsmkms reconcile` shows what is lost, and "
+            "`hsmkms accept-store` takes the token as it is"
+        )
+
+    def _newest_of(self, texts: Iterable[bytes]) -> Note | None:
+        """The newest of the notes that are proven."""
+        notes = [note for note in map(audit_seal.read_note, texts) if note is not None]
+        return audit_seal.newest(note for note in notes if self.proves(audit_seal.note_message(note), note.mac))
 
     def proves(self, message: bytes, mac: str, version: int | None = None) -> bool:
         """True if the token made that HMAC (hex) over the message."""
@@ -173,6 +199,10 @@ class Sealer:
 
     def _check(self, last: SealedLine | None, note: Note | None, heads: dict[str, Head]) -> None:
         """Raise Contradiction if what is there is not a continuation of what was sealed."""
+        home_id = self._core.tokens.home_id
+        older = self.older(home_id, noted_on(self.folder, home_id))
+        if older is not None:
+            raise Contradiction(older)
         if note is not None and (last is None or note.number > last.seal.number):
             raise Contradiction(_CONTRADICTED.format("the token remembers a newer seal than the audit log has"))
         if last is None:
@@ -232,6 +262,7 @@ class Sealer:
         try:
             permit = own_permit(OperatorAct.SEAL)
             self._core.device.replace_note(permit, self._prefix(), f"{self._prefix()}{number}", value)
+            _write_noted(self.folder, home_id, number)
         except UnsupportedOperationException as exc:
             if elsewhere is None:
                 log.warning("the newest seal of the audit log is kept beside the log alone: %s", exc)
@@ -261,9 +292,9 @@ class Sealer:
 
     def _key(self) -> InstallationKeyRow:
         """The newest of the keys that seal; made if it is not there yet."""
-        if self._newest not in versions(self._core, PURPOSE)[-1:]:
-            self._newest = sealing_key(self._core, PURPOSE)
-        return self._newest
+        if self._newest_key not in versions(self._core, PURPOSE)[-1:]:
+            self._newest_key = sealing_key(self._core, PURPOSE)
+        return self._newest_key
 
     def _mac(self, key: InstallationKeyRow, message: bytes) -> bytes:
         device = self._core.tokens.of(key.token_id)
@@ -271,6 +302,22 @@ class Sealer:
             # The row was put there by hand, with the id of a key whose HMACs its users can have.
             raise ObjectLostError("the token does not hold the key that seals the audit log")
         return device.mac(own_permit(OperatorAct.SEAL, key.cka_id), key.cka_id, message)
+
+
+def noted_on(folder: Path, token_id: str) -> int:
+    """The number of the newest seal whose note that token has taken; 0 if that is not known."""
+    return _noted(folder).get(token_id, 0)
+
+
+def _noted(folder: Path) -> dict[str, int]:
+    try:
+        return msgspec.json.decode((folder / _NOTED).read_bytes(), type=dict[str, int])
+    except (OSError, msgspec.MsgspecError):
+        return {}
+
+
+def _write_noted(folder: Path, token_id: str, number: int) -> None:
+    _replace(folder / _NOTED, encode(_noted(folder) | {token_id: number}))
 
 
 def _replace(path: Path, value: bytes) -> None:

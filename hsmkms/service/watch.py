@@ -6,11 +6,12 @@ from datetime import datetime
 from msgspec import Struct
 from msgspec.structs import replace
 
-from hsmkms.errors import TokenUnavailableError
+from hsmkms.errors import TokenUnavailableError, WrongTokenError
 from hsmkms.hsm.pool import PoolUse, total_use
 from hsmkms.rules import budget
 from hsmkms.service import clock, maintenance
 from hsmkms.service.core import Core
+from hsmkms.service.freshness import Freshness
 from hsmkms.service.installation_keys import witness
 from hsmkms.service.maintenance import StepOutcome
 from hsmkms.store import changes, files, keys, leases
@@ -38,12 +39,14 @@ class Alarms(Struct, frozen=True, kw_only=True):
     """What this process has found wrong with what is stored.
 
     ``audit``: the audit log contradicts its newest seal; ``audit_faults``: how often it could not be written;
-    ``altered``: keys, aliases, users and so on whose rows somebody has edited.
+    ``altered``: keys, aliases, users and so on whose rows somebody has edited; ``older``: tokens that are older copies
+    of themselves, by their id.
     """
 
     audit: bool
     audit_faults: int
     altered: frozenset[str]
+    older: frozenset[str] = frozenset()
 
 
 class Watch:
@@ -51,6 +54,7 @@ class Watch:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._freshness = Freshness(core)
         self.free = core.tokens.free
 
     @property
@@ -86,7 +90,9 @@ class Watch:
         """How this process uses its sessions with its tokens now."""
         tokens = self._core.tokens
         use = total_use(each.sessions() for each in tokens.opened())
-        return replace(use, away=use.away + len(tokens.away()))
+        away = tokens.away().values()
+        wrong = sum(isinstance(each, WrongTokenError) for each in away)
+        return replace(use, away=use.away + len(away), wrong=use.wrong + wrong)
 
     def look(self) -> None:
         """Look at what other processes have changed, and forget what was known of that. StoreError if it cannot be."""
@@ -100,8 +106,16 @@ class Watch:
         """What this process has found wrong with what is stored."""
         audit = self._core.audit
         return Alarms(
-            audit=audit.alarm is not None, audit_faults=audit.faults, altered=frozenset(self._core.seals.alarms)
+            audit=audit.alarm is not None,
+            audit_faults=audit.faults,
+            altered=frozenset(self._core.seals.alarms),
+            older=frozenset(self._core.older),
         )
+
+    def older_tokens(self) -> list[str]:
+        """What is wrong with tokens that are older copies of themselves, as they are now."""
+        self._freshness.look_again()
+        return list(self._core.older.values())
 
     def figures(self) -> Figures:
         """Count."""

@@ -1,0 +1,77 @@
+"""Whether a token is an older copy of itself: a snapshot of a SoftHSM folder, an HSM that was restored from a backup.
+
+It has the installation's own key, so it proves its identity; and it lacks what was made since. It goes on with what it
+has, but no key is made on it: the newer one may be put back. Each seal of the audit
+log leaves a note on the token, and a file beside the log remembers the newest note that each token has taken. A note
+that is older than that was put back. A process that was killed between a seal and its note has not written that file,
+so it raises no alarm.
+"""
+
+import logging
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from hsmkms.errors import HsmKmsError, TokenUnavailableError
+from hsmkms.process import exclusive
+from hsmkms.service.sealing import Sealer, noted_on
+from hsmkms.store import audit_files
+
+if TYPE_CHECKING:
+    from hsmkms.service.core import Core
+
+log = logging.getLogger("hsmkms.service")
+
+_LOCK_SECONDS: Final = 5.0
+
+
+class Freshness:
+    """The look at the notes on the tokens of an open installation. Thread-safe."""
+
+    def __init__(self, core: "Core") -> None:
+        self._core = core
+        self._sealer = Sealer(core)
+        self._lock = threading.Lock()
+
+    def watch(self) -> None:
+        """Look at every open token now, and at each again after a login."""
+        self._core.tokens.listen(self.look)
+        for row in self._core.tokens.rows():
+            with suppress(TokenUnavailableError):  # it is looked at when it is back
+                self.look(row.id)
+
+    def look(self, token_id: str) -> None:
+        """Compare the newest note on a token with the newest that it has taken; what is wrong is in ``core.older``."""
+        with self._lock:
+            found = self._fault(token_id)
+            if found is not None:  # a seal may have been made meanwhile: look again when nobody makes one
+                with exclusive(self._sealer.folder / audit_files.SEAL_LOCK, _LOCK_SECONDS):
+                    found = self._fault(token_id)
+            self._settle(token_id, found)
+
+    def look_again(self) -> None:
+        """Look whether what was wrong still is: somebody may have put the right token back, or accepted this one."""
+        for token_id in list(self._core.older):
+            with suppress(HsmKmsError):
+                self.look(token_id)
+
+    def accept(self) -> None:
+        """Take the tokens as they are: the next seal leaves its note on them."""
+        with self._lock:
+            for token_id in list(self._core.older):
+                self._settle(token_id, None)
+
+    def _fault(self, token_id: str) -> str | None:
+        # The file first: a note that it knows of is on the token.
+        wanted = noted_on(self._sealer.folder, token_id)
+        return self._sealer.older(token_id, wanted) if wanted else None
+
+    def _settle(self, token_id: str, found: str | None) -> None:
+        known = self._core.older.pop(token_id, None)
+        self._core.tokens.of(token_id).make_nothing(TokenUnavailableError(found) if found is not None else None)
+        if found is not None:
+            self._core.older[token_id] = found
+            if known is None:
+                log.error("%s", found)
+        elif known is not None:
+            log.warning("the token is no older copy of itself any more")
