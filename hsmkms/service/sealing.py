@@ -132,6 +132,11 @@ class Sealer:
             texts.append(elsewhere.read_bytes())
         return texts
 
+    def older_home(self) -> str | None:
+        """How the home shows that it is an older copy of itself, or None."""
+        home_id = self._core.tokens.home_id
+        return self.older(home_id, noted_on(self.folder, home_id))
+
     def older(self, token_id: str, noted: int) -> str | None:
         """How a token shows that it is an older copy of itself, if it has taken the note of seal ``noted``; or None."""
         if not noted:
@@ -199,8 +204,7 @@ class Sealer:
 
     def _check(self, last: SealedLine | None, note: Note | None, heads: dict[str, Head]) -> None:
         """Raise Contradiction if what is there is not a continuation of what was sealed."""
-        home_id = self._core.tokens.home_id
-        older = self.older(home_id, noted_on(self.folder, home_id))
+        older = self.older_home()
         if older is not None:
             raise Contradiction(older)
         if note is not None and (last is None or note.number > last.seal.number):

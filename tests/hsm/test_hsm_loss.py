@@ -235,7 +235,7 @@ def test_token_that_is_away(device: Device, key: bytes, lose: Lose, monkeypatch:
 
     sealed = encrypt(device, key)
     with monkeypatch.context() as patch:
-        patch.setattr("hsmkms.hsm.connection.choose", away)
+        patch.setattr("hsmkms.hsm.token_login.choose", away)
         lose(device)
         for act in (lambda: decrypt(device, key, sealed), device.ready, lambda: device.holds(key)):
             with pytest.raises(TokenUnavailableError):

@@ -12,6 +12,7 @@ from devices import new_key, permit
 
 import hsmkms
 from hsmkms.errors import PermitError
+from hsmkms.hsm import connection as connection_module
 from hsmkms.hsm import device as device_module
 from hsmkms.hsm import keypairs as keypairs_module
 from hsmkms.hsm.device import Device
@@ -272,11 +273,12 @@ def called(node: ast.AST) -> set[str]:
 
 
 def device_methods() -> dict[str, ast.FunctionDef]:
-    """The methods of Device and of the part of it that is about key pairs, as they are written."""
+    """The methods of Device and of the parts of it that are about key pairs and making keys, as they are written."""
     found: dict[str, ast.FunctionDef] = {}
-    for module in (keypairs_module, device_module):
+    for module in (connection_module, keypairs_module, device_module):
         tree = ast.parse(Path(module.__file__).read_text())
-        (part,) = (each for each in tree.body if isinstance(each, ast.ClassDef) and each.name in {"Device", "KeyPairs"})
+        classes = [each for each in tree.body if isinstance(each, ast.ClassDef)]
+        (part,) = (each for each in classes if each.name in {"Device", "KeyPairs", "Connection"})
         found |= methods(part)
     return found
 

@@ -213,6 +213,10 @@ class Watched:
     def check_disk(self) -> None:
         """All is well."""
 
+    def older_tokens(self) -> list[str]:
+        """None."""
+        return []
+
     def clock_doubt(self) -> str | None:
         """None."""
 

@@ -1,0 +1,28 @@
+"""Opens an installation and does what it is told, a line each; tells how each ended, in JSON."""
+
+import sys
+from pathlib import Path
+
+from service_sites import new_key, report, unseal
+
+from hsmkms import config, wiring
+from hsmkms.errors import HsmKmsError
+from hsmkms.service.kms import Kms
+
+with Kms(wiring.core_of(config.load(Path(sys.argv[1])))) as kms:
+    report("open")
+    for line in sys.stdin:
+        word, _, argument = line.strip().partition(" ")
+        try:
+            if word == "create":
+                report(["", new_key(kms).key_id])
+            elif word == "unseal":
+                report(["", (unseal(kms, bytes.fromhex(argument)) or b"").decode()])
+            elif word == "ready":
+                kms.operator.watch.check_token()
+                report(["", "; ".join(kms.operator.watch.older_tokens())])
+            elif word == "alarms":
+                use, alarms = kms.operator.watch.sessions(), kms.operator.watch.alarms()
+                report([use.away, use.wrong, len(alarms.older), sorted(alarms.altered)])
+        except HsmKmsError as exc:
+            report([exc.code, str(exc)])

@@ -1,0 +1,299 @@
+"""Each wrong token in the place of the right one, at each moment: what is refused, what is told, and that it passes."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import pytest
+from msgspec import Struct
+from service_sites import NewFolder, NewSite, Site, new_key, seal, start, unseal
+from swapping import TokenFolder
+
+from hsmkms.errors import BindingError, HsmKmsError, WrongTokenError
+from hsmkms.service.kms import Kms
+from hsmkms.service.sealing import Sealer
+
+AWAY = "DependencyTimeoutException"
+BACK_SECONDS = 8.0
+"""The five seconds of the promise, and what a busy machine adds."""
+
+ANOTHER = "another token answers in the place of"
+STRANGER = "is not sent the PIN"
+OLDER = "is an older copy of itself"
+
+
+class Wrong(Struct, frozen=True):
+    """What a wrong token does: how the start ends (None: it goes on), what it says, and what decryption answers.
+
+    ``old``, ``newest``: the codes of decrypting with a key from before the copy and with the newest; ``create``: that
+    of making one; ``told``: a part of what is told while it is open, or "".
+    """
+
+    name: str
+    start: type[HsmKmsError] | None
+    said: str
+    told: str
+    old: str
+    newest: str
+    create: str
+
+
+AGAIN = Wrong("initialised again", WrongTokenError, ANOTHER, ANOTHER, AWAY, AWAY, AWAY)
+FOREIGN = Wrong("foreign", BindingError, "does not hold its key", STRANGER, AWAY, AWAY, AWAY)
+OLDER_COPY = Wrong("older copy", None, "", OLDER, "", "KeyUnavailableException", AWAY)
+STANDBY = Wrong("standby without the newest keys", None, "", "", "", "KeyUnavailableException", "")
+WRONG = [AGAIN, FOREIGN, OLDER_COPY, STANDBY]
+
+
+class Ask(Protocol):
+    """A process that has the installation open: how each thing ended, as (code or "", answer or sentence)."""
+
+    def __call__(self, word: str, argument: str = "") -> tuple[str, str]:
+        """``create``, ``unseal`` with a ciphertext in hex, ``ready``."""
+
+
+class Scene(Struct):
+    """An installation with an old key and a newest one, and the wrong tokens for its place."""
+
+    site: Site
+    folder: TokenFolder
+    old: bytes
+    newest: bytes
+    copies: dict[str, Path]
+
+    @classmethod
+    def of(cls, site: Site, stranger: Site) -> "Scene":
+        """Make it; the settings name no serial, so that a foreign token can be chosen."""
+        site = site.varied("hsmkms.toml", token=msgspec.structs.replace(site.settings.token, serial=None))
+        folder = TokenFolder.of(site.settings.token)
+        with site.open() as kms:
+            old = seal(kms, new_key(kms).key_id)
+        older = folder.copy(OLDER_COPY.name)
+        before = folder.objects()
+        with site.open() as kms:
+            newest = seal(kms, new_key(kms).key_id)
+            made = folder.objects() - before
+        copies = {
+            OLDER_COPY.name: older,
+            STANDBY.name: folder.copy(STANDBY.name, made),
+            AGAIN.name: folder.initialised_again(AGAIN.name),
+            FOREIGN.name: TokenFolder.of(stranger.settings.token).copy(FOREIGN.name),
+        }
+        return cls(site, folder, old, newest, copies)
+
+    def swap(self, wrong: Wrong) -> None:
+        """The wrong one is in the place of the right one."""
+        self.folder.put(self.copies[wrong.name])
+
+    def is_refused(self, wrong: Wrong, ask: Ask) -> None:
+        """What the token cannot be trusted with is refused."""
+        assert ask("unseal", self.old.hex())[0] == wrong.old
+        assert ask("unseal", self.newest.hex())[0] == wrong.newest
+        assert ask("create")[0] == wrong.create
+
+    def is_told(self, wrong: Wrong, ask: Ask) -> None:
+        """It is told by its name, as a fault or as a warning."""
+        code, sentence = ask("ready")
+        assert code == wrong.old
+        assert wrong.told in sentence
+        assert bool(sentence) == bool(wrong.told)
+
+    def passes(self, ask: Ask) -> None:
+        """With the right token in its place all is as before."""
+        self.folder.put_back()
+        until(lambda: ask("ready") == ("", ""))
+        assert ask("unseal", self.old.hex()) == ("", "secret")
+        assert ask("unseal", self.newest.hex()) == ("", "secret")
+        assert ask("create")[0] == ""
+        assert not list(self.site.settings.data_dir.glob("pin-refused*"))
+
+
+def until(happened: Callable[[], bool]) -> None:
+    """Wait until it has happened."""
+    deadline = time.monotonic() + BACK_SECONDS
+    while not happened():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def asking(kms: Kms) -> Ask:
+    """This process, asked like another one."""
+
+    def ask(word: str, argument: str = "") -> tuple[str, str]:
+        try:
+            if word == "create":
+                return "", new_key(kms).key_id
+            if word == "unseal":
+                return "", (unseal(kms, bytes.fromhex(argument)) or b"").decode()
+            kms.operator.watch.check_token()
+            return "", "; ".join(kms.operator.watch.older_tokens())
+        except HsmKmsError as exc:
+            return exc.code, str(exc)
+
+    return ask
+
+
+@contextmanager
+def second_process(site: Site) -> Iterator[Ask]:
+    """Another process that has the installation open."""
+    process = start("ask", site.folder / "hsmkms.toml")
+    assert process.stdin is not None
+    assert process.stdout is not None
+    stdin, stdout = process.stdin, process.stdout
+
+    def answer() -> Any:  # noqa: ANN401 - JSON
+        line = stdout.readline()
+        assert line, process.stderr.read() if process.stderr else ""
+        return json.loads(line)
+
+    def ask(word: str, argument: str = "") -> tuple[str, str]:
+        stdin.write(f"{word} {argument}\n")
+        stdin.flush()
+        code, said = answer()
+        return code, said
+
+    try:
+        assert answer() == "open"
+        yield ask
+    finally:
+        process.communicate(timeout=60)
+
+
+@pytest.fixture
+def scene(new_site: NewSite) -> Iterator[Scene]:
+    """The installation of these tests."""
+    made = Scene.of(new_site(), new_site())
+    yield made
+    made.folder.put_back()
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda each: each.name)
+def test_at_the_start(scene: Scene, wrong: Wrong) -> None:
+    """A wrong token is refused by name before anything is used, or told of from the first moment on."""
+    scene.folder.vanish()
+    scene.swap(wrong)
+    if wrong.start is not None:
+        with pytest.raises(wrong.start, match=wrong.said):
+            scene.site.open()
+        scene.folder.put_back()
+    with scene.site.open() as kms:
+        ask = asking(kms)
+        if wrong.start is None:
+            assert len(kms.operator.watch.alarms().older) == (wrong is OLDER_COPY)
+            scene.is_told(wrong, ask)
+            scene.is_refused(wrong, ask)
+        scene.passes(ask)
+
+
+@pytest.mark.parametrize("where", ["the same process", "a second worker"])
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda each: each.name)
+def test_after_an_outage(scene: Scene, wrong: Wrong, where: str) -> None:
+    """A wrong token that comes back in the place of the right one is refused and told, in every process."""
+    with ExitStack() as exits:
+        if where == "the same process":
+            ask = asking(exits.enter_context(scene.site.open()))
+        else:
+            ask = exits.enter_context(second_process(scene.site))
+        assert ask("unseal", scene.newest.hex()) == ("", "secret")
+        scene.folder.vanish()
+        until(lambda: ask("ready")[0] == AWAY)
+        scene.swap(wrong)
+        until(lambda: ask("ready")[0] == wrong.old and wrong.told in ask("ready")[1])
+        scene.is_refused(wrong, ask)
+        scene.is_told(wrong, ask)
+        scene.passes(ask)
+
+
+def test_under_living_sessions(scene: Scene) -> None:
+    """A token that is changed for another one while its sessions live is noticed by the next call, whatever it is."""
+    with scene.site.open() as kms:
+        ask = asking(kms)
+        assert ask("create")[0] == ""
+        scene.folder.vanish()
+        scene.swap(AGAIN)
+        before = scene.folder.objects()
+        code, said = ask("create")
+        assert code == AWAY
+        assert ANOTHER in said
+        assert (kms.operator.watch.sessions().away, kms.operator.watch.sessions().wrong) == (1, 1)
+        scene.is_refused(AGAIN, ask)
+        assert ask("create")[0] == AWAY
+        assert len(scene.folder.objects() - before) <= 2, "what was made before it was noticed, and nothing after"
+        scene.passes(ask)
+        assert kms.operator.find_differences() == []
+
+
+@pytest.mark.parametrize("how", ["folder", "objects"])
+def test_before_the_first_call(scene: Scene, how: str) -> None:
+    """A process that has not asked for the key of the seals yet calls a token without objects away, not the rows altered."""
+    with scene.site.open() as kms:
+        ask = asking(kms)
+        (scene.folder.vanish if how == "folder" else scene.folder.hide_objects)()
+        for word, argument in (("unseal", scene.old.hex()), ("create", ""), ("ready", "")):
+            assert ask(word, argument)[0] == AWAY, word
+        with suppress(HsmKmsError):
+            kms.operator.audit.look_after()
+        assert kms.operator.watch.alarms().altered == frozenset()
+        assert kms.operator.watch.sessions().away == 1
+        if how == "objects":
+            scene.folder.show_objects()
+        scene.passes(ask)
+
+
+# -- older copies -----------------------------------------------------------------------------------------------------
+
+
+def test_accepting_an_older_copy(scene: Scene) -> None:
+    """The operator's word takes it as it is; then keys are made on it, and other processes see that."""
+    with scene.site.open() as other:
+        scene.folder.vanish()
+        until(lambda: asking(other)("ready")[0] == AWAY)
+        scene.swap(OLDER_COPY)
+        until(lambda: OLDER in asking(other)("ready")[1])
+        with scene.site.open() as kms:
+            with pytest.raises(HsmKmsError, match=OLDER):
+                kms.operator.audit.check()
+            assert [each.detail for each in kms.operator.audit.verify().faults if OLDER in each.detail]
+            kms.operator.audit.accept()
+            assert asking(kms)("ready") == ("", "")
+            assert asking(kms)("create")[0] == ""
+            kms.operator.audit.check()
+        assert asking(other)("ready") == ("", "")
+        assert asking(other)("create")[0] == ""
+
+
+def test_a_note_that_was_not_written_is_no_older_copy(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was killed between a seal and its note, any number of times, leaves a token that is as it should be."""
+    with site.open() as kms:
+        new_key(kms)
+    with monkeypatch.context() as patch, site.open() as kms:
+        patch.setattr(Sealer, "_remember", lambda *_: None)
+        for _ in range(3):
+            new_key(kms)
+            kms.operator.audit.book.tidy()
+            assert Sealer(kms._core).seal()
+    with site.open() as kms:
+        assert asking(kms)("ready") == ("", "")
+        assert kms.operator.watch.alarms().older == frozenset()
+        kms.operator.audit.check()
+        new_key(kms)
+    with site.open() as kms:
+        assert kms.operator.audit.verify().faults == []
+
+
+def test_rotated_own_key(scene: Scene, new_folder: NewFolder) -> None:
+    """A process whose login is lost after another one has rotated the installation's own key proves the new one."""
+    del new_folder
+    with scene.site.open() as kms, second_process(scene.site) as ask:
+        assert ask("ready") == ("", "")
+        kms.operator.rotate_installation_key("mac")
+        kms.operator.rotate_installation_key("mac", destroy_older=True)
+        scene.folder.vanish()
+        until(lambda: ask("ready")[0] == AWAY)
+        scene.folder.put_back()
+        until(lambda: ask("ready") == ("", ""))
+        assert ask("unseal", scene.old.hex()) == ("", "secret")

@@ -1,0 +1,80 @@
+"""A SoftHSM token whose folder is changed under its users: it vanishes, or another one takes its place.
+
+Sessions live on meanwhile, as with a network HSM whose partition is unmounted or an HSM that is initialised again.
+"""
+
+import shutil
+from pathlib import Path
+
+from msgspec import Struct
+
+from hsmkms.config import TokenSettings
+
+OF_THE_TOKEN = {"token.object", "token.lock", "generation"}
+"""The files of a SoftHSM token that are not its objects: label, serial and PINs are in the first."""
+
+
+class TokenFolder(Struct):
+    """The folder of the one token of a SoftHSM, and a place for what is taken out of it."""
+
+    folder: Path
+    place: Path
+
+    @classmethod
+    def of(cls, token: TokenSettings) -> "TokenFolder":
+        """That of a token of an installation."""
+        tokens = Path(token.environment["SOFTHSM2_CONF"]).parent / "tokens"
+        (folder,) = tokens.iterdir()
+        place = tokens.parent / "aside"
+        place.mkdir(exist_ok=True)
+        return cls(folder, place)
+
+    @property
+    def right(self) -> Path:
+        """Where the right token is while it is not in its place."""
+        return self.place / "right"
+
+    def vanish(self) -> None:
+        """Take the token away."""
+        self.folder.rename(self.right)
+
+    def put(self, other: Path) -> None:
+        """Put another token in its place, which it has left."""
+        other.rename(self.folder)
+
+    def put_back(self) -> None:
+        """Put the right one in its place, whatever is there."""
+        if not self.right.exists():
+            return
+        if self.folder.exists():
+            self.folder.rename(self.place / f"was-{len(list(self.place.iterdir()))}")
+        self.right.rename(self.folder)
+
+    def hide_objects(self) -> None:
+        """Take the objects away, and leave the token."""
+        self.right.mkdir()
+        for each in self.folder.iterdir():
+            if each.name not in OF_THE_TOKEN:
+                each.rename(self.right / each.name)
+
+    def show_objects(self) -> None:
+        """Put them back."""
+        for each in self.right.iterdir():
+            each.rename(self.folder / each.name)
+        self.right.rmdir()
+
+    def copy(self, name: str, without: set[str] | None = None) -> Path:
+        """A copy of the token as it is now, without some of its files."""
+        made = self.place / name
+        shutil.copytree(self.folder, made)
+        for each in without or ():
+            (made / each).unlink(missing_ok=True)
+        return made
+
+    def initialised_again(self, name: str = "empty") -> Path:
+        """A token with the same label, serial and PINs, and without objects."""
+        return self.copy(name, self.objects())
+
+    def objects(self) -> set[str]:
+        """The files of its objects."""
+        return {each.name for each in self.folder.iterdir()} - OF_THE_TOKEN
