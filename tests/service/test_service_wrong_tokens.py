@@ -15,6 +15,7 @@ from swapping import TokenFolder
 
 from hsmkms.errors import BindingError, HsmKmsError, WrongTokenError
 from hsmkms.service.kms import Kms
+from hsmkms.service.reconcile import Kind
 from hsmkms.service.sealing import Sealer
 
 AWAY = "DependencyTimeoutException"
@@ -224,7 +225,7 @@ def test_under_living_sessions(scene: Scene) -> None:
         assert ask("create")[0] == AWAY
         assert len(scene.folder.objects() - before) <= 2, "what was made before it was noticed, and nothing after"
         scene.passes(ask)
-        assert kms.operator.find_differences() == []
+        assert {each.kind for each in kms.operator.find_differences()} <= {Kind.UNFINISHED}
 
 
 @pytest.mark.parametrize("how", ["folder", "objects"])

@@ -1,0 +1,170 @@
+"""Two tokens of one module: each comes back by itself, and the module is initialised anew with both aside."""
+
+import ctypes
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from devices import PIN, MakeToken, SoftHsm, new_key, permit, until
+from msgspec import Struct
+from msgspec.structs import replace
+
+from hsmkms.errors import HsmKmsError, ObjectLostError, TokenUnavailableError, WrongTokenError
+from hsmkms.hsm.choice import TokenChoice
+from hsmkms.hsm.device import Device
+from hsmkms.hsm.identity import Candidate, Proof
+from hsmkms.hsm.login import LoginGate
+from hsmkms.hsm.module import RenewalPace
+from hsmkms.model.enums import Operation
+from hsmkms.model.permit import OperatorAct
+
+CHALLENGE = b"which one are you?"
+BACK_SECONDS = 15.0
+
+
+class Known:
+    """The identity of a token with an HMAC key that was made for it."""
+
+    def __init__(self, device: Device) -> None:
+        self.cka_id = b"identity" + device.profile.serial.encode()[:8]
+        shown = permit(OperatorAct.INITIALISE, self.cka_id)
+        device.generate_mac_key(shown, self.cka_id, "identity")
+        self.response = device.mac(shown, self.cka_id, CHALLENGE)
+
+    def admit(self, serial: str) -> None:
+        """Any serial."""
+
+    def prove(self, candidate: Candidate) -> Proof:
+        """Ask for the HMAC."""
+        try:
+            made = candidate.mac(permit(OperatorAct.OPEN, self.cka_id), self.cka_id, CHALLENGE)
+        except ObjectLostError:
+            made = b""
+        if made != self.response:
+            raise WrongTokenError("another token answers")
+        return Proof(self.cka_id, CHALLENGE, self.response)
+
+
+class Side(Struct):
+    """One of the two tokens, open, with a key that has been used, and the PIN that is read for it."""
+
+    device: Device
+    key: bytes
+    pin: list[str]
+    folder: Path
+
+    def works(self) -> bool:
+        """Whether an encryption and its decryption succeed."""
+        iv, body = self.device.encrypt(permit(Operation.ENCRYPT, self.key), self.key, b"x", b"")
+        return self.device.decrypt(permit(Operation.DECRYPT, self.key), self.key, iv, body, b"") == b"x"
+
+    def is_back(self) -> bool:
+        """The same, with a fault as not yet."""
+        try:
+            return self.works()
+        except TokenUnavailableError:
+            return False
+
+    def lose_login(self) -> None:
+        """Log this process out of the token, behind the back of hsmkms."""
+        library = ctypes.CDLL(str(self.device._module.path))
+        assert library.C_Logout(ctypes.c_ulong(self.device._login_handle)) == 0
+
+
+@pytest.fixture
+def sides(make_token: MakeToken) -> Iterator[tuple[Side, Side]]:
+    """Two tokens of one SoftHSM."""
+    token = make_token()
+    tokens = token.folder / "tokens"
+    (first,) = tokens.iterdir()
+    token.add_token("the other one")
+    (second,) = set(tokens.iterdir()) - {first}
+    made = _open(token, token.label, first), _open(token, "the other one", second)
+    yield made
+    for each in made:
+        each.device.close()
+
+
+def _open(token: SoftHsm, label: str, folder: Path) -> Side:
+    pin = [PIN]
+    settings = replace(token.settings(), choice=TokenChoice(label=label), session_wait_seconds=5.0)
+    device = Device.open(settings, lambda: pin[0])
+    device.require(Known(device), lambda: None)
+    side = Side(device, new_key(device), pin, folder)
+    assert side.works()
+    return side
+
+
+@pytest.mark.parametrize("both", [True, False], ids=["both lose their login", "one loses its login"])
+def test_another_pin_and_a_lost_login(sides: tuple[Side, Side], *, both: bool) -> None:
+    """After a PIN was changed and the login lost, each of the two is back without a restart, and no PIN is refused."""
+    first, second = sides
+    first.device.change_pin(permit(OperatorAct.CHANGE_PIN), PIN, "another PIN")
+    first.pin[0] = "another PIN"
+    LoginGate(first.device._settings.state_dir).note_change()
+    first.lose_login()
+    if both:
+        second.lose_login()
+    until(first.is_back, BACK_SECONDS)
+    until(second.is_back, BACK_SECONDS)
+    assert new_key(first.device)
+    assert new_key(second.device)
+    assert not list(first.device._settings.state_dir.glob("pin-refused*"))
+
+
+def test_another_pin_before_the_second_is_opened(make_token: MakeToken) -> None:
+    """A second token of a module that knows its PIN of before is opened all the same, and the first goes on."""
+    token = make_token()
+    (first_folder,) = (token.folder / "tokens").iterdir()
+    token.add_token("the other one")
+    first = _open(token, token.label, first_folder)
+    LoginGate(token.folder).note_change()
+    second = _open(token, "the other one", first_folder)
+    assert first.works()
+    assert second.works()
+    first.device.close()
+    second.device.close()
+
+
+def test_one_is_away_while_the_other_works(sides: tuple[Side, Side]) -> None:
+    """While one of them is away calls to the other all succeed, and the one is back when its objects are."""
+    first, second = sides
+    stopped, faults, done = threading.Event(), list[HsmKmsError](), [0]
+
+    def load() -> None:
+        while not stopped.is_set():
+            try:
+                done[0] += second.works()
+            except HsmKmsError as exc:
+                faults.append(exc)
+
+    threads = [threading.Thread(target=load) for _ in range(3)]
+    for each in threads:
+        each.start()
+    aside = first.folder.parent.parent / "aside"
+    first.folder.rename(aside)
+    until(lambda: not first.is_back() and first.device.is_away, BACK_SECONDS)
+    time.sleep(1.0)  # it is looked for meanwhile
+    aside.rename(first.folder)
+    until(first.is_back, BACK_SECONDS)
+    before = done[0]
+    until(lambda: done[0] > before, BACK_SECONDS)
+    stopped.set()
+    for each in threads:
+        each.join(BACK_SECONDS)
+    assert faults == []
+    assert second.device.sessions().outages == 0
+    assert new_key(first.device)
+
+
+def test_the_pace_of_renewals() -> None:
+    """A token that stays away disturbs the other ones of its module ever less."""
+    pace = RenewalPace()
+    now, due = 0.0, list[float]()
+    while now < 200.0:
+        if pace.is_due(now):
+            due.append(now)
+        now += 0.5
+    assert due == [0.0, 2.0, 6.0, 14.0, 30.0, 60.0, 90.0, 120.0, 150.0, 180.0]
