@@ -23,7 +23,7 @@ BUSY: Final = "ThrottlingException"
 AGAIN: Final = "DependencyTimeoutException"
 """What every SDK tries again: a process whose token was slow for a moment says so until it is back."""
 
-TRIES: Final = 40
+TRIES: Final = 200
 PAUSE_SECONDS: Final = 0.1
 
 Members = dict[str, Any]

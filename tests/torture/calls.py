@@ -20,6 +20,9 @@ from msgspec import Struct
 
 SECONDS: Final = 60.0
 
+AWAY: Final = ("TokenNotFoundError", "TokenUnavailableError", "WrongTokenError")
+"""What a command calls a token that is away when it begins; a server answers DependencyTimeoutException."""
+
 
 class UnansweredError(Exception):
     """Nobody knows whether it was done."""
@@ -137,6 +140,8 @@ class CommandCaller:
         status, printed, said = self.run(words, *options)
         match = re.match(r"hsmkms: (\w+): ", said)
         code = "" if status == 0 else match[1] if match else f"status {status}: {said}"
+        if code in AWAY:
+            return Answer("DependencyTimeoutException", 503, "", {})
         return Answer(code, 200 if not code else 400 if match else 500, "", json.loads(printed or "{}"))
 
     def reconnect(self) -> None:

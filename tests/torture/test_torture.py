@@ -30,6 +30,13 @@ def test_kills() -> None:
     assert "no breach" in said
 
 
+def test_swapped_token() -> None:
+    """Another token in the place of the right one, under load: nothing that was answered is lost, nor made on it."""
+    said = torture("--rounds", "4", "--seed", "5", "--only", "token")
+    assert "no breach" in said
+    assert "4 token" in said
+
+
 def test_many_processes() -> None:
     """Four workers and commands on one database and token: no lock reaches a client, and no update is lost."""
     said = torture("--no-kill", "--seconds", "4", "--workers", "4", "--seed", "2")

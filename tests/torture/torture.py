@@ -1,4 +1,5 @@
-"""Kill -9 of workers, of the whole server and of commands at random moments of a mixed load; then look at everything.
+"""Kill -9 of workers, of the whole server and of commands at random moments of a mixed load, and a token that is swapped
+for another one for a while; then look at everything.
 
 ``scripts/torture --help`` says what can be chosen. A breach ends the run with status 1, its seed and its round; the
 installation is kept then.
@@ -26,12 +27,16 @@ from cli_site import ACCOUNT, OTHER_REGION, REGION, Site
 from inspector import Inspector
 from ledger import BreachError, Ledger
 from served import Served, credentials, set_in, start, until
+from swapping import TokenFolder
+
+from hsmkms import config
 
 WORKERS: Final = 3
 CLIENTS: Final = 5
 GRANTEE: Final = f"arn:aws:iam::{ACCOUNT}:user/alice"
-KINDS: Final = {"worker": 6, "workers": 1, "server": 3, "parent": 1, "command": 3}
-"""What is killed, and how often: one worker, all of them, everything at once, the workers' parent, commands alone."""
+KINDS: Final = {"worker": 6, "workers": 1, "server": 3, "parent": 1, "command": 3, "token": 4}
+"""What happens, and how often. Killed are one worker, all of them, everything at once, the workers' parent, or commands
+alone; or the token is swapped, for one that was initialised again with the same label, serial and PIN."""
 
 COMMAND_ACTS: Final = ("create", "encrypt", "decrypt", "switch", "rotate", "schedule", "alias")
 SUNDRY: Final = (("maintain",), ("list-keys",), ("reconcile",), ("audit", "tail"), ("rotation-report",))
@@ -39,17 +44,21 @@ SUNDRY: Final = (("maintain",), ("list-keys",), ("reconcile",), ("audit", "tail"
 
 
 class Torture:
-    """One installation and what happens to it. ``killing``: False for load alone."""
+    """One installation and what happens to it. ``killing``: False for load alone; ``only``: one kind of event."""
 
-    def __init__(self, folder: Path, seed: int, *, workers: int = WORKERS, killing: bool = True) -> None:
+    def __init__(
+        self, folder: Path, seed: int, *, workers: int = WORKERS, killing: bool = True, only: str | None = None
+    ) -> None:
         self._random = random.Random(seed)  # noqa: S311 - it shall be repeatable
         self._killing = killing
+        self._kinds = {only: 1} if only is not None else KINDS
         self._workers = workers
         self._shift = Shift.build(folder)
         self.site = Site(folder=folder)
         where = ("--data-dir", self.site.data, "--account-id", ACCOUNT, "--region", REGION, "--region", OTHER_REGION)
         assert self.site.run("init", "--create-softhsm-token", *where).json["Account"] == ACCOUNT
         set_in(self.site, "log_requests = false")
+        self._token = TokenFolder.of(config.load(self.site.config).token)
         made, _ = credentials(
             self.site,
             ("create_access_key", {"user_name": None}),
@@ -79,14 +88,14 @@ class Torture:
         killed = ", ".join(f"{count} {kind}" for kind, count in sorted(self.kills.items()))
         again = sum(each.again for each in self.ledgers)
         return (
-            f"{calls} calls, {unanswered} unanswered, {again} asked again; killed: {killed}; "
+            f"{calls} calls, {unanswered} unanswered, {again} asked again; killed or swapped: {killed}; "
             f"mended: {self._inspector.mended}"
         )
 
     def round(self) -> None:
         """Load, a kill, and a look at everything; BreachError if anything is not as it must be."""
         server = self._server or self._start()
-        kind = self._random.choices(list(KINDS), list(KINDS.values()))[0] if self._killing else "nothing"
+        kind = self._random.choices(list(self._kinds), list(self._kinds.values()))[0] if self._killing else "nothing"
         lasting = self._random.uniform(0.05, 0.8)
         with _Load(self._callers(server)) as load:
             load.wait(lasting)
@@ -148,9 +157,21 @@ class Torture:
                 fuse = self._random.uniform(0.2, 0.9)
                 with suppress(UnansweredError):
                     CommandCaller(self.site, self._shift, lambda fuse=fuse: fuse).run(*self._random.choice(SUNDRY))
+        elif kind == "token":
+            self._swap(load)
         elif kind in ("server", "parent"):
             load.stop()
             self._end(server, kind)
+
+    def _swap(self, load: "_Load") -> None:
+        """Another token is in the place of the right one for a while, under load; then that goes on with the right one."""
+        stranger = self._token.initialised_again(f"stranger-{self.kills['token']}")
+        self._token.vanish()
+        time.sleep(self._random.choice((0.0, self._random.uniform(0.0, 0.3))))
+        self._token.put(stranger)
+        load.wait(self._random.uniform(0.02, 1.5))
+        self._token.put_back()
+        load.wait(self._random.uniform(0.1, 1.0))
 
     def _end(self, server: Served, kind: str) -> None:
         """The server is gone; of a parent's workers it is expected that they follow it."""
@@ -218,13 +239,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=900.0, help="begin no round after so long (900)")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="chooses what is done and killed")
     parser.add_argument("--workers", type=int, default=WORKERS, help=f"processes of the server ({WORKERS})")
+    parser.add_argument("--only", choices=sorted(KINDS), help="let nothing else happen than this")
     parser.add_argument("--no-kill", action="store_true", help="load alone: one round of --seconds")
     wanted = parser.parse_args()
     memory = Path("/dev/shm")  # noqa: S108 - only as the place of a fresh folder with a random name
     folder = Path(tempfile.mkdtemp(prefix="hsmkms-torture-", dir=memory if memory.is_dir() else None))
     logging.getLogger("hsmkms").addHandler(logging.NullHandler())
     sys.stdout.write(f"seed {wanted.seed}, in {folder}\n")
-    torture = Torture(folder, wanted.seed, workers=wanted.workers, killing=not wanted.no_kill)
+    torture = Torture(folder, wanted.seed, workers=wanted.workers, killing=not wanted.no_kill, only=wanted.only)
     started, done = time.monotonic(), 0
     try:
         if wanted.no_kill:
