@@ -14,7 +14,15 @@ from pkcs11.constants import Attribute, ObjectClass
 from pkcs11.exceptions import PKCS11Error
 from pkcs11.types import Object, Session
 
-from hsmkms.errors import ObjectLostError, SessionLostError, TokenError, TokenFullError, TokenUnavailableError
+from hsmkms.errors import (
+    ObjectLostError,
+    RejectedDataError,
+    SessionLostError,
+    TokenError,
+    TokenFullError,
+    TokenUnavailableError,
+    TokenUnfitError,
+)
 from hsmkms.hsm.changes import Turns
 from hsmkms.hsm.faults import AWAY, BUSY, SESSION_LOST, translate, translated
 from hsmkms.hsm.login import PinReader
@@ -129,6 +137,11 @@ class Connection(TokenLogin):
             if login != self._login_handle:
                 raise SessionLostError(SESSION_LOST) from exc
             self._require_identity(session)
+            raise
+        except (TokenError, TokenUnfitError) as exc:
+            # Whatever is wrong with what was made: that counts only if it was made on the right token.
+            if not isinstance(exc, TokenUnavailableError | RejectedDataError):
+                self._require_identity(session)
             raise
 
     def _give_back(self, session: Session, fault: BaseException, call: str, started: float) -> None:

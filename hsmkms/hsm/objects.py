@@ -13,9 +13,9 @@ from pkcs11.exceptions import FunctionFailed, ObjectHandleInvalid, PKCS11Error
 from pkcs11.mechanisms import KeyType, Mechanism
 from pkcs11.types import Object, Session
 
-from hsmkms.errors import SessionLostError, TokenError, TokenUnfitError
+from hsmkms.errors import SessionLostError, TokenError, TokenUnavailableError, TokenUnfitError
 from hsmkms.hsm.attributes import HARDENED, SecretTemplate
-from hsmkms.hsm.faults import SESSION_LOST, translated
+from hsmkms.hsm.faults import AWAY, SESSION_LOST, translated
 
 Tolerated = Mapping[Attribute, tuple[object, ...]]
 
@@ -156,13 +156,19 @@ def _destroy_unfit(made: Object, wrong: list[str]) -> None:
 
 
 def differences(made: Object, expected: dict[Attribute, Any], tolerated: Tolerated = MAY_BE_SILENT) -> list[str]:
-    """What the token reports otherwise than ``expected``, as one phrase each."""
+    """What the token reports otherwise than ``expected``, as one phrase each.
+
+    TokenUnavailableError if the object has vanished before it was read back, with the whole token perhaps.
+    """
     told = tell(made, tuple(expected))
-    return [
+    wrong = [
         f"CKA_{attribute.name} is {told[attribute]!r} instead of {wanted!r}"
         for attribute, wanted in expected.items()
         if told[attribute] != wanted and told[attribute] not in tolerated.get(attribute, ())
     ]
+    if wrong and tell(made, (Attribute.CLASS,))[Attribute.CLASS] is None:
+        raise TokenUnavailableError(AWAY)
+    return wrong
 
 
 def attest(

@@ -129,15 +129,19 @@ def _walk(core: Core, lane: str, parts: list[Segment], expected: _Expected, read
 
 
 def _against_the_token(core: Core, sealer: Sealer, newest: SealedLine | None) -> list[Fault]:
+    older = sealer.older_home()
+    number = newest.seal.number if newest is not None else 1
+    faults = [seal_fault(number, ROLLED_BACK, older)] if older is not None else []
+    return faults + _against_the_note(core, sealer, newest)
+
+
+def _against_the_note(core: Core, sealer: Sealer, newest: SealedLine | None) -> list[Fault]:
     """Compare the newest seal with the token's memory of it."""
     number = newest.seal.number if newest is not None else 1
     try:
-        older = sealer.older_home()
         note = sealer.note()
     except ObjectLostError as exc:
         return [seal_fault(number, NOT_PROVEN, f"what the token remembers of it cannot be proven: {exc}")]
-    if older is not None:
-        return [seal_fault(number, ROLLED_BACK, older)]
     if note is None and sealer.remembers():
         return [seal_fault(number, NOT_PROVEN, "what the token remembers of it was made with a key that is not there")]
     if newest is None:

@@ -144,7 +144,7 @@ class Sealer:
         device = self._core.tokens.of(token_id)
         found = self._newest_of(device.notes(own_permit(OperatorAct.SEAL), self._prefix()).values())
         newest = found.number if found is not None else 0
-        if newest >= noted:
+        if newest >= noted or (found is None and self._elsewhere() is not None):  # it may keep no notes any more
             return None
         return (
             f"the token {device.profile.label!r} is an older copy of itself: it remembers seal {newest or 'none'} of "

@@ -77,6 +77,17 @@ def vanishing(new_site: NewSite) -> Iterator[Vanishing]:
         assert server.stop() == 0, server.said
 
 
+def take_away(folder: TokenFolder, how: str) -> None:
+    """Let the token or its objects vanish, or put another one in its place."""
+    if how == "objects":
+        folder.hide_objects()
+        return
+    other = folder.initialised_again()
+    folder.vanish()
+    if how == "initialised again":
+        folder.put(other)
+
+
 @pytest.mark.parametrize("how", ["folder", "objects", "initialised again"])
 def test_under_load(new_site: NewSite, how: str) -> None:
     """Calls end well or with 503, never another way; both workers are back by themselves, and no key is lost."""
@@ -96,13 +107,7 @@ def test_under_load(new_site: NewSite, how: str) -> None:
         for each in threads:
             each.start()
         until(lambda: len(made) > 4)
-        if how == "objects":
-            scene.folder.hide_objects()
-        else:
-            other = scene.folder.initialised_again()
-            scene.folder.vanish()
-            if how == "initialised again":
-                scene.folder.put(other)
+        take_away(scene.folder, how)
         until(lambda: scene.metric("hsmkms_token_away") == 2.0)
         until(lambda: scene.ready()[0] == 503)
         if how != "folder":
@@ -126,7 +131,7 @@ def test_under_load(new_site: NewSite, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["folder", "objects"])
 def test_from_the_start(new_site: NewSite, how: str) -> None:
-    """A server that finds the token away, or without its objects, says so with 503 until it is back, and then serves."""
+    """A server that finds the token away, or without its objects, answers 503 until it is back, and then serves."""
     site = new_site()
     (root,) = credentials(site, ("create_access_key", {"user_name": None}))
     folder = TokenFolder.of(config.load(site.config).token)

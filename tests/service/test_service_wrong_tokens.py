@@ -230,7 +230,7 @@ def test_under_living_sessions(scene: Scene) -> None:
 
 @pytest.mark.parametrize("how", ["folder", "objects"])
 def test_before_the_first_call(scene: Scene, how: str) -> None:
-    """A process that has not asked for the key of the seals yet calls a token without objects away, not the rows altered."""
+    """A process without the key of the seals yet calls a token without objects away, and no row altered."""
     with scene.site.open() as kms:
         ask = asking(kms)
         (scene.folder.vanish if how == "folder" else scene.folder.hide_objects)()
@@ -268,7 +268,7 @@ def test_accepting_an_older_copy(scene: Scene) -> None:
 
 
 def test_a_note_that_was_not_written_is_no_older_copy(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that was killed between a seal and its note, any number of times, leaves a token that is as it should be."""
+    """Processes that were killed between a seal and its note leave a token that is as it should be."""
     with site.open() as kms:
         new_key(kms)
     with monkeypatch.context() as patch, site.open() as kms:

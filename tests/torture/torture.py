@@ -1,5 +1,6 @@
-"""Kill -9 of workers, of the whole server and of commands at random moments of a mixed load, and a token that is swapped
-for another one for a while; then look at everything.
+"""Kill -9 of processes, and a token that is swapped, at random moments of a mixed load; then look at everything.
+
+Killed are workers, the whole server and commands; for the token another one is put in its place for a while.
 
 ``scripts/torture --help`` says what can be chosen. A breach ends the run with status 1, its seed and its round; the
 installation is kept then.
@@ -164,7 +165,7 @@ class Torture:
             self._end(server, kind)
 
     def _swap(self, load: "_Load") -> None:
-        """Another token is in the place of the right one for a while, under load; then that goes on with the right one."""
+        """Put another token in the place of the right one for a while, under load, and the right one back."""
         stranger = self._token.initialised_again(f"stranger-{self.kills['token']}")
         self._token.vanish()
         time.sleep(self._random.choice((0.0, self._random.uniform(0.0, 0.3))))
