@@ -393,7 +393,7 @@ def test_token_without_its_own_key(site: Site) -> None:
         new_key(kms)
         (finding,) = kms.operator.find_differences()
         destroy_object(kms, kms._core.mac_key)
-        with pytest.raises(TokenUnavailableError, match="nothing is known about it"):
+        with pytest.raises(TokenUnavailableError, match="does not show the installation"):
             kms.operator.find_differences()
         with pytest.raises(TokenUnavailableError):
             kms.operator.mend(finding)
