@@ -102,6 +102,8 @@ class Torture:
             load.wait(lasting)
             self._kill(server, kind, load)
         self.kills[kind] += 1
+        if self._server is not None and server.process.poll() is not None:
+            raise BreachError(f"the server has ended: {server.said[-3000:]}")
         said = server.said
         # Workers without a parent may complain: each ends in the middle of whatever it does.
         if ("Traceback" in said and kind != "parent") or "locked" in said:
@@ -132,7 +134,15 @@ class Torture:
     def _start(self) -> Served:
         self._server = start(self.site, "--workers", self._workers, **self._shift.environment())
         self._server.wait_until_ready()
+        until(self._answers)  # killed before it has proven the PIN, a first worker ends the server
         return self._server
+
+    def _answers(self) -> bool:
+        assert self._server is not None
+        try:
+            return self._server.page("/readyz")[0] == 200
+        except ConnectionError:
+            return False
 
     def _callers(self, server: Served) -> list[tuple[Actor, Caller]]:
         seed = self._random.random()
