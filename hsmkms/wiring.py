@@ -11,7 +11,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from hsmkms import attaching, config
-from hsmkms.config import Secret, Settings
+from hsmkms.config import Secret, Settings, TokenSettings
 from hsmkms.errors import (
     BindingError,
     ConfigurationError,
@@ -95,19 +95,22 @@ def core_of(
     pin: Secret | None = None,
     reread: Callable[[], Settings] | None = None,
     before_login: Callable[[], None] = attaching.at_once,
+    accepting: TokenSettings | None = None,
 ) -> Core:
     """Open database and tokens, and prove that they belong together. Without its home nothing is opened.
 
     ``monotonic`` (seconds, not to be set by anybody) is what the clock is watched with; without one it is not.
     ``pin`` is for who has asked for it already; otherwise it is read from its source. ``reread`` reads the settings
     again, for tokens that are added while this process runs. ``before_login`` is called when all is ready for the first
-    login; it may wait.
+    login; it may wait. ``accepting``: the one of the settings' tokens that is taken though it is a clone, since the
+    operator is about to accept it.
     """
     store = Store.open(settings.data_dir)
     with ExitStack() as undo:
         undo.callback(store.close)
-        row, token, device, witness = attaching.open_home(settings, store, pin, before_login)
-        tokens = Tokens(store, token.id, device, partial(attaching.seek, reread or (lambda: settings), store))
+        row, token, device, witness = attaching.open_home(settings, store, pin, before_login, accepting)
+        seek = partial(attaching.seek, reread or (lambda: settings), store, accepting=accepting)
+        tokens = Tokens(store, token.id, device, seek)
         undo.callback(tokens.close)
         core = _core(settings, store, tokens, _described(settings, row), clock, monotonic)
         core.witnesses[token.id] = witness
@@ -283,7 +286,7 @@ def make_softhsm_token(
     return used, softhsm.create(used, folder, label=label, user_pin=user_pin, so_pin=so_pin)
 
 
-def serial_of(module: Path, environment: dict[str, str], label: str, serial: str | None) -> str:
+def serial_of(module: Path, environment: dict[str, str], label: str, serial: tuple[str, ...] | None) -> str:
     """The serial of the one token that fits; raises TokenNotFoundError for none or several."""
     loaded = modules.acquire(module, environment=environment)
     try:
@@ -298,19 +301,23 @@ def restore(
     private_key: bytes | None,
     *,
     accept_rollback: bool,
+    accept_clone: str | None = None,
     reached: Checkpoint = no_checkpoint,
 ) -> Restored:
     """Restore a backup into the data folder of the settings; see ``service/restoring.py``.
 
+    ``accept_clone``: label or serial of the one of the tokens that is accepted though it is a clone.
+
     ``private_key``: PKCS #8 in DER, of whom the backup is sealed to; None where the token opens it.
     """
+    accepting = attaching.named_token(settings, accept_clone) if accept_clone is not None else None
     files.make_folder(settings.data_dir)
     with ExitStack() as opened:
         return restoring.restore(
             file,
             settings.data_dir,
             opener(private_key, attaching.open_what_can_be(settings, opened)),
-            lambda folder: core_of(replace(settings, data_dir=folder)),
+            lambda folder: core_of(replace(settings, data_dir=folder), accepting=accepting),
             accept_rollback=accept_rollback,
             reached=reached,
         )

@@ -68,6 +68,10 @@ def restore(
     accept_rollback: Annotated[
         bool, typer.Option("--accept-rollback", help="Also a state that is older than what the token remembers.")
     ] = False,
+    accept_clone: Annotated[
+        str | None,
+        typer.Option("--accept-clone", metavar="TOKEN", help="Label or serial of a clone that replaces its token."),
+    ] = None,
     config: ConfigOption = None,
     output: OutputOption = None,
     query: QueryOption = None,
@@ -83,7 +87,7 @@ def restore(
     common = Common(config=config, output=output, query=query).over(outer_options(context))
     private = _private(private_key)
     settings = _settings(common.config, data_dir, file, private)
-    restored = wiring.restore(settings, file, private, accept_rollback=accept_rollback)
+    restored = wiring.restore(settings, file, private, accept_rollback=accept_rollback, accept_clone=accept_clone)
     common.show(named(restored) | {"Missing": [named(each) for each in restored.missing]})
     if restored.missing:
         sys.exit(1)

@@ -40,7 +40,10 @@ def init(
     data_dir: Annotated[Path, typer.Option("--data-dir", help="Folder to make the installation in.")],
     module: Annotated[Path | None, typer.Option("--module", metavar="SO", help="The PKCS#11 module.")] = None,
     token_label: Annotated[str | None, typer.Option("--token-label", help="Label of the token.")] = None,
-    token_serial: Annotated[str | None, typer.Option("--token-serial", help="Serial of the token.")] = None,
+    token_serial: Annotated[
+        list[str] | None,
+        typer.Option("--token-serial", help="Serial of the token; repeat it for the members of an HA group."),
+    ] = None,
     pin_file: Annotated[Path | None, typer.Option("--pin-file", help="File with the user PIN, mode 0600.")] = None,
     create_softhsm_token: Annotated[
         bool, typer.Option("--create-softhsm-token", help="Make a SoftHSM token in the data folder.")
@@ -169,7 +172,7 @@ def _new_softhsm_token(folder: Path, module: Path | None, label: str) -> "TokenS
 
 
 def _existing_token(
-    module: Path | None, label: str | None, serial: str | None, pin_file: Path | None
+    module: Path | None, label: str | None, serials: list[str] | None, pin_file: Path | None
 ) -> "TokenSettings":
     """The token that the options name; a person at a terminal is asked for what they leave out."""
     missing = [
@@ -192,10 +195,15 @@ def _existing_token(
     return config.TokenSettings(
         module=module,
         label=label,
-        serial=wiring.serial_of(module, environment, label, serial),
+        serial=_serial(wiring.serial_of(module, environment, label, tuple(serials or ()) or None), serials),
         pin=config.PinSettings(file=pin_file),
         environment=environment,
     )
+
+
+def _serial(present: str, wanted: list[str] | None) -> str | tuple[str, ...]:
+    """What the configuration says: the serial of the token that is there, or those of all members of its group."""
+    return tuple(wanted) if wanted is not None and len(wanted) > 1 else present
 
 
 def write_private(file: Path, text: str) -> None:

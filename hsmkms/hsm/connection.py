@@ -15,6 +15,7 @@ from time import perf_counter
 from typing import Final, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 from pkcs11.constants import ObjectClass
 from pkcs11.exceptions import PKCS11Error
 from pkcs11.types import Object, Session, Token
@@ -29,7 +30,7 @@ from hsmkms.errors import (
     TokenNotFoundError,
     TokenUnavailableError,
 )
-from hsmkms.hsm.choice import TokenChoice, choose
+from hsmkms.hsm.choice import TokenChoice, choose, serial_of
 from hsmkms.hsm.comeback import Comeback
 from hsmkms.hsm.cryptoki import TokenLimits
 from hsmkms.hsm.faults import AWAY, BUSY, SESSION_LOST, translate, translated
@@ -82,6 +83,7 @@ class Connection:
         self, settings: DeviceSettings, module: Module, read_pin: PinReader, *, accept_final_try: bool = False
     ) -> None:
         self._settings = settings
+        self._choice = settings.choice
         self._module = module
         self._read_pin = read_pin
         self._gate = LoginGate(settings.state_dir)
@@ -103,6 +105,11 @@ class Connection:
         """True if a call that begins now need not wait for a session."""
         self._comeback = Comeback(self._come_back)
         module.connections += 1
+
+    @property
+    def members(self) -> frozenset[str]:
+        """The serials of the group that the token is of, as the settings name them; without a group its own."""
+        return frozenset(self._choice.serials)
 
     def limits(self) -> TokenLimits | None:
         """Session counts and memory as the token tells them now."""
@@ -315,7 +322,7 @@ class Connection:
 
     def _log_in(self, *, accept_final_try: bool = False) -> None:
         def find_token() -> Token:
-            self._token = choose(self._module, self._settings.choice)
+            self._token = choose(self._module, self._choice)
             return self._token
 
         self._login = log_in(
@@ -326,6 +333,8 @@ class Connection:
             accept_final_try=accept_final_try,
         )
         self._login_handle = _handle(self._login)
+        if self._choice.serial is None:  # after an outage a clone with the same label must not take its place
+            self._choice = replace(self._choice, serial=serial_of(self._token))
 
     def _pool_size(self) -> int:
         """What the settings allow, within what the token allows besides the login session."""

@@ -13,7 +13,14 @@ from typing import Final
 
 from msgspec import Struct
 
-from hsmkms.errors import BindingError, ConfigurationError, HsmKmsError, KMSInvalidStateException, TokenUnfitError
+from hsmkms.errors import (
+    BindingError,
+    CloneError,
+    ConfigurationError,
+    HsmKmsError,
+    KMSInvalidStateException,
+    TokenUnfitError,
+)
 from hsmkms.hsm.device import Device
 from hsmkms.model.enums import KeySpec, KeyState, Origin, RotationType
 from hsmkms.model.permit import OperatorAct
@@ -113,29 +120,44 @@ def _fault(core: Core, row: TokenRow) -> str | None:
 def settle(core: Core, device: Device) -> TokenRow:
     """Make an open token the home, with the installation's own keys; its row. Nothing happens if it is the home.
 
-    ``device`` is closed with the core's other tokens. Raises BindingError for a token that the installation has left,
-    ConfigurationError if another process could not follow, TokenUnfitError for a token that cannot do all that hsmkms
-    needs; then nothing was changed.
+    ``device`` is closed with the core's other tokens. Raises BindingError for a token that the installation has left
+    or that is a clone, ConfigurationError if another process could not follow, TokenUnfitError for a token that cannot
+    do all that hsmkms needs; then nothing was changed.
     """
     with exclusive(core.store.folder / _LOCK, _LOCK_SECONDS):
-        known = _recognised(core, device)
+        known = check_target(core, device)
         if known is None:
             _require_followers(core, device)
             _require_fit(device)
             known = _bind(core, device)
-        elif known.id == core.tokens.home_id:
-            core.tokens.add(known.id, device)
         else:
-            raise BindingError(
-                f"the installation has left the token {known.label!r} for another one, and does not go back: what is "
-                "new needs a token that it was never on"
-            )
+            core.tokens.add(known.id, device)
         core.reached("migrate 3: bound")
         own_rotation.come_home(core)
         core.reached("migrate 4: own keys")
         if core.audit.used:
             core.audit.tidy()
             Sealer(core).seal()
+    return known
+
+
+def check_target(core: Core, device: Device) -> TokenRow | None:
+    """The home's row if the device is the home, None for a token that the installation was never on.
+
+    Raises BindingError for one that it has left, or for the clone of one.
+    """
+    try:
+        known = _recognised(core, device)
+    except CloneError as exc:
+        raise CloneError(
+            f"{exc}. A migration to it would move nothing: to use it as another token, initialise it anew with its own "
+            "tool, so that it holds no keys of this installation, and migrate then"
+        ) from exc
+    if known is not None and known.id != core.tokens.home_id:
+        raise BindingError(
+            f"the installation has left the token {known.label!r} for another one, and does not go back: what is "
+            "new needs a token that it was never on"
+        )
     return known
 
 

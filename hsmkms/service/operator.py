@@ -19,6 +19,7 @@ from hsmkms.rules import import_token as tokens
 from hsmkms.service import (
     backup,
     clock,
+    clones,
     maintenance,
     migration,
     own_rotation,
@@ -30,6 +31,7 @@ from hsmkms.service import (
 from hsmkms.service.audit_desk import AuditDesk
 from hsmkms.service.backup import BackupMade
 from hsmkms.service.backup_keys import PublicKey
+from hsmkms.service.clones import Clone
 from hsmkms.service.core import Core
 from hsmkms.service.credentials import Credentials
 from hsmkms.service.identities import Identities
@@ -187,6 +189,20 @@ class Operator:
             if device not in self._core.tokens.opened():
                 device.close()
             raise
+
+    def check_target(self, device: Device) -> None:
+        """Raise what hinders a migration to a token from the first: it was left, or is a clone."""
+        migration.check_target(self._core, device)
+
+    def find_clone(self, device: Device) -> Clone:
+        """What accepting an open token would mean; the installation was opened for it. See ``service/clones.py``."""
+        return clones.find(self._core, device)
+
+    def accept_clone(self, clone: Clone) -> None:
+        """Let a clone take the place of the token that was recorded."""
+        details = {"label": clone.label, "serial": clone.serial, "recordedSerial": clone.recorded_serial}
+        with self._core.audit.acting("AcceptClone", self._core.installation.default_region, details):
+            clones.accept(self._core, clone)
 
     def waiting_to_move(self, elsewhere: str | None = None) -> list[Waiting]:
         """The keys that encrypt on another token than the home, or than ``elsewhere`` (a token's id, or "")."""

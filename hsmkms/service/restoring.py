@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from hsmkms.errors import StoreError, TokenUnavailableError
 from hsmkms.process import exclusive
+from hsmkms.service import clones
 from hsmkms.service.audit_desk import AuditDesk
 from hsmkms.service.backup import CONFIGURATION, NeededObject, needed_objects
 from hsmkms.service.backup_keys import Header, read_header
@@ -22,6 +23,7 @@ from hsmkms.service.core import Checkpoint, Core, no_checkpoint
 from hsmkms.service.installation_keys import witness
 from hsmkms.service.sealing import Contradiction, Sealer
 from hsmkms.store import audit_files, files, installation, migrate, snapshot
+from hsmkms.store.engine import Connection
 from hsmkms.store.sealed_stream import SealedReader
 from hsmkms.store.sealed_stream import read_header as read_raw_header
 
@@ -161,6 +163,7 @@ def _prepare(core: Core, header: Header, target: Path, migrated: list[str], *, a
         details = {"backupCreatedAt": f"{header.created_at:%Y-%m-%dT%H:%M:%SZ}", "rollback": rollback or ""}
         with core.audit.acting("RestoreBackup", core.installation.default_region, details), core.store.atomic() as tx:
             installation.set_restored(tx, now)
+            _accept_clones(core, tx)
         core.audit.close()
         return Restored(
             installation=core.installation.id,
@@ -174,6 +177,12 @@ def _prepare(core: Core, header: Header, target: Path, migrated: list[str], *, a
         )
     finally:
         _close(core)
+
+
+def _accept_clones(core: Core, tx: Connection) -> None:
+    """Record the clones that the operator accepts in the place of tokens, each in the audit log."""
+    for serial in clones.accept_all(core, tx):
+        core.audit.event("AcceptClone", core.installation.default_region, "", {"serial": serial})
 
 
 def _rollback(core: Core) -> str | None:

@@ -112,7 +112,7 @@ class Tokens:
 
     def others_without(self, device: Device) -> list[int]:
         """The ids of other processes that have the installation open, but not that token."""
-        return self._presence.others_without(device.profile) if self._presence is not None else []
+        return self._presence.others_without(device.profile.label, device.members) if self._presence is not None else []
 
     def _tell(self) -> None:
         if self._presence is not None:

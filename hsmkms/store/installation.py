@@ -32,8 +32,8 @@ class InstallationRow(Struct, frozen=True, kw_only=True):
 class TokenRow(Struct, frozen=True, kw_only=True):
     """A token that the installation has keys on.
 
-    It is recognised by ``response``, its installation key's answer to ``challenge``: serial numbers change with
-    clones and restores. Both are None until `hsmkms init` has come that far.
+    It is recognised by ``response``, its installation key's answer to ``challenge``, and by its serial, which tells it
+    from its clones. Both are None until `hsmkms init` has come that far, and again when the token was forgotten.
     """
 
     id: str
@@ -117,6 +117,12 @@ def bind_token(tx: Connection, token_id: str, challenge: bytes, response: bytes)
     tx.execute(
         schema.token.update().where(schema.token.c.id == token_id).values(challenge=challenge, response=response)
     )
+    changes.note(tx, "", SUBJECT)
+
+
+def rename_token(tx: Connection, token_id: str, label: str, serial: str) -> None:
+    """Record other names of a token: those of the clone that has taken its place."""
+    tx.execute(schema.token.update().where(schema.token.c.id == token_id).values(label=label, serial=serial))
     changes.note(tx, "", SUBJECT)
 
 

@@ -42,6 +42,7 @@ OPERATOR_COMMANDS = {
     "rotate-installation-keys",
     "list-tokens",
     "migrate-token",
+    "accept-clone",
     "reconcile",
     "renew-log",
     "doctor",

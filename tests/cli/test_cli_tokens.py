@@ -6,6 +6,8 @@ import pytest
 import second_token
 from cli_site import Site, at_terminal
 
+from hsmkms import config
+
 
 @pytest.fixture
 def two(site: Site) -> Site:
@@ -84,6 +86,26 @@ def test_change_pin_of_the_old_token(two: Site) -> None:
     files = [two.run("change-pin", "--generate", "--token", each).json["PinFile"] for each in (old, second_token.LABEL)]
     assert files == [str(two.data / "pin"), str(two.data / "new-pin")]
     assert two.run("doctor").status == 0
+
+
+def test_accept_clone(site: Site) -> None:
+    """A clone is refused with what to do; accepted at the operator's word, it is what list-tokens shows."""
+    clone = second_token.add_clone(site.config)
+    serial = str(clone.serial)
+    for command in (("migrate-token", "--to", serial, "--yes"), ("migrate-token", "--to", serial, "--dry-run")):
+        refused = site.run(*command)
+        assert refused.status == 1
+        assert "is a clone of this installation's token" in refused.error
+    second_token.clone_again(config.load(site.config).tokens[0], clone)
+    assert "run it there, or with --yes" in site.run("accept-clone", "--token", serial).error
+    said, status = at_terminal(site, "accept-clone", "--token", serial, answer="n\n")
+    assert "is refused from then on" in said
+    assert status == 1
+    answer = site.run("accept-clone", "--token", serial, "--yes").json
+    assert (answer["Serial"], answer["Missing"]) == (serial, 0)
+    assert [each["Serial"] for each in site.run("list-tokens").json["Tokens"]] == [serial]
+    assert site.run("create-key").status == 0
+    assert site.run("audit", "export", "--event-name", "AcceptClone").stdout.count('"AcceptClone"') == 1
 
 
 def test_a_token_is_away(two: Site) -> None:
