@@ -116,6 +116,7 @@ def core_of(
         core.witnesses[token.id] = witness
         tokens.attach_all(attaching.open_spare(settings, tokens))
         sealing.seal_rows(core)
+        sealing.look_at_home(core)
         _tell_of_lost_counts(core)
         undo.pop_all()
     return core

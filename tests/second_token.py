@@ -20,22 +20,22 @@ CLONE_SERIAL = "c10ec10ec10ec10e"
 TOKEN_SERIAL = 0x8000534A
 
 
-def add(file: Path, *, own_module: bool = False) -> None:
+def add(file: Path, *, own_module: bool = False, label: str = LABEL, folder: str = "other-hsm") -> None:
     """Make a token and name it in the configuration ``file`` beside the one that is there.
 
-    ``own_module``: a copy of SoftHSM's library in a folder of its own, ``other-hsm``, with its own configuration.
+    ``own_module``: a copy of SoftHSM's library in a ``folder`` of its own, with its own configuration.
     """
     first = config.load(file).token
     assert first.module is not None
     module, environment = first.module, first.environment
     if own_module:
-        module, environment = new_module(first, file.parent / "other-hsm")
-    make = ["softhsm2-util", "--init-token", "--free", "--label", LABEL, "--pin", PIN, "--so-pin", SO_PIN]
+        module, environment = new_module(first, file.parent / folder)
+    make = ["softhsm2-util", "--init-token", "--free", "--label", label, "--pin", PIN, "--so-pin", SO_PIN]
     subprocess.run(make, env=os.environ | environment, check=True, capture_output=True)
     pin = file.parent / "new-pin"
     pin.touch(mode=0o600)
     pin.write_text(f"{PIN}\n")
-    name(file, module, environment, pin, f'label = "{LABEL}"')
+    name(file, module, environment, pin, f'label = "{label}"')
 
 
 def new_module(like: TokenSettings, folder: Path) -> tuple[Path, dict[str, str]]:

@@ -165,6 +165,13 @@ def _whole(patient: Patient) -> Verdict:
     findings = len(patient.kms.operator.find_differences())
     if findings:
         raise StoreError(f"{findings} differences between database and token: run `hsmkms reconcile`")
+    unmarked = patient.kms.operator.interrupted_migrations()
+    if unmarked:
+        return _warning(
+            f"the token {unmarked[0].label!r} was left and bears no note of it, so that an older database could take "
+            "it for the home: let it be reached and run `hsmkms migrate-token --to HOME` again; a token that keeps no "
+            "data objects needs audit.seal_file"
+        )
     interrupted = patient.kms.operator.interrupted_rotations()
     if interrupted:
         return _warning(
@@ -187,6 +194,7 @@ def _rows(patient: Patient) -> Verdict:
 
 def _audit(patient: Patient) -> Verdict:
     if patient.settings.audit.durability == "off":
+        patient.kms.operator.audit.check_home()
         return _ok("switched off by audit.durability")
     patient.kms.operator.audit.check()
     return _ok("the newest seal fits what is there (`hsmkms audit verify` looks at every record)")

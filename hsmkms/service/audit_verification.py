@@ -137,9 +137,15 @@ def _seal_faults(core: Core, sealer: Sealer, expected: _Expected) -> list[Fault]
 
 def _against_the_token(core: Core, sealer: Sealer, newest: SealedLine | None) -> list[Fault]:
     note = sealer.note()
+    faults = [
+        _seal_fault(newest.seal.number if newest is not None else 1, ROLLED_BACK, each)
+        for each in sealer.left_contradictions()
+    ]
     if newest is None:
-        return [_seal_fault(1, MISSING, f"the token remembers seal {note.number}")] if note is not None else []
-    seal, faults = newest.seal, []
+        return faults + (
+            [_seal_fault(1, MISSING, f"the token remembers seal {note.number}")] if note is not None else []
+        )
+    seal = newest.seal
     if not sealer.proves(newest.message, newest.mac, seal.key_version):
         faults.append(_seal_fault(seal.number, CHANGED, "the token did not make it"))
     if seal.installation != core.installation.id:

@@ -36,10 +36,10 @@ def encryption_key(core: Core, purpose: str, act: OperatorAct) -> InstallationKe
     return _newest(core, purpose, make)
 
 
-def versions(core: Core, purpose: str) -> list[InstallationKeyRow]:
-    """All versions of a purpose's key on all tokens, oldest first; the newest may not be on its token yet."""
+def versions(core: Core, purpose: str, token_id: str | None = None) -> list[InstallationKeyRow]:
+    """All versions of a purpose's key, on all tokens or on one, oldest first; the newest may not be there yet."""
     with core.store.reading() as conn:
-        return installation.versions(conn, purpose)
+        return installation.versions(conn, purpose, token_id)
 
 
 def macs(core: Core, permit: Callable[[bytes], Permit], message: bytes) -> Iterator[bytes]:

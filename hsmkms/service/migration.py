@@ -138,7 +138,15 @@ def settle(core: Core, device: Device) -> TokenRow:
         if core.audit.used:
             core.audit.tidy()
             Sealer(core).seal()
+        core.reached("migrate 5: sealed")
+        Sealer(core).leave()
+        core.reached("migrate 6: left")
     return known
+
+
+def interrupted(core: Core) -> list[TokenRow]:
+    """The tokens that were left and do not know of it: a migration was interrupted, or they were away then."""
+    return Sealer(core).unmarked()
 
 
 def check_target(core: Core, device: Device) -> TokenRow | None:

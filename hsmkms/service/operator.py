@@ -190,6 +190,10 @@ class Operator:
                 device.close()
             raise
 
+    def interrupted_migrations(self) -> list[TokenRow]:
+        """The tokens that were left and do not know of it yet, since they were away or the migration was interrupted."""
+        return migration.interrupted(self._core)
+
     def check_target(self, device: Device) -> None:
         """Raise what hinders a migration to a token from the first: it was left, or is a clone."""
         migration.check_target(self._core, device)
