@@ -191,7 +191,7 @@ class Operator:
             raise
 
     def interrupted_migrations(self) -> list[TokenRow]:
-        """The tokens that were left and do not know of it yet, since they were away or the migration was interrupted."""
+        """The tokens that were left and do not know of it yet: they were away, or the migration was interrupted."""
         return migration.interrupted(self._core)
 
     def check_target(self, device: Device) -> None:

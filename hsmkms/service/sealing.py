@@ -166,10 +166,10 @@ class Sealer:
     def _alone(self) -> AbstractContextManager[None]:
         """Let one sealer at a time into the block; it may be that no record was ever written."""
         audit_files.make_folder(self.folder)
+        self._core.tokens.may_have_moved()  # a note on a token that was left must not be replaced
         return exclusive(self.folder / audit_files.SEAL_LOCK, _LOCK_SECONDS)
 
     def _seal(self, unless_within: timedelta) -> bool:
-        self._core.tokens.may_have_moved()  # a note on a token that was left must not be replaced
         last, notes = self.last(), self.notes()
         heads = self._heads()
         self._check(last, notes, heads)

@@ -171,6 +171,12 @@ def home(conn: Connection) -> TokenRow | None:
     return next((each for each in tokens(conn) if each.id == token_id), None)
 
 
+def is_home(conn: Connection, token_id: str) -> bool:
+    """True if keys are made on that token now: asked where the result of a making is written."""
+    found = home(conn)
+    return found is not None and found.id == token_id
+
+
 def insert_installation_key(
     tx: Connection, purpose: str, version: int, token_id: str, cka_id: bytes, now: datetime
 ) -> InstallationKeyRow:
