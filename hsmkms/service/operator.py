@@ -22,6 +22,7 @@ from hsmkms.service import (
     clones,
     maintenance,
     migration,
+    own_renewal,
     own_rotation,
     reconcile,
     report,
@@ -38,6 +39,7 @@ from hsmkms.service.identities import Identities
 from hsmkms.service.maintenance import Report
 from hsmkms.service.migration import Left, Moved, TokenStanding, Waiting
 from hsmkms.service.operator_acts import recorded
+from hsmkms.service.own_renewal import Loss
 from hsmkms.service.own_rotation import RotatedKey
 from hsmkms.service.pipeline import Call
 from hsmkms.service.reconcile import Finding, Mended
@@ -174,6 +176,22 @@ class Operator:
     def interrupted_rotations(self) -> list[str]:
         """The purposes of the installation's own keys whose rotation was interrupted."""
         return own_rotation.interrupted(self._core)
+
+    def lost_installation_keys(self) -> Loss:
+        """What would be lost if the installation's own keys were started afresh; see ``service/own_renewal.py``."""
+        return own_renewal.find(self._core)
+
+    def renew_installation_keys(self, loss: Loss) -> None:
+        """Start them afresh at home, where a token that held some is lost for good."""
+        details = {
+            "purposes": loss.purposes,
+            "tokens": loss.tokens,
+            "accessKeys": loss.access_keys,
+            "contradiction": loss.contradiction or "",
+        }
+        own_renewal.renew(self._core, loss)
+        with self._core.audit.acting("RenewInstallationKeys", self._core.installation.default_region, details):
+            pass
 
     def tokens(self) -> list[TokenStanding]:
         """How the installation's tokens stand, oldest first."""

@@ -119,6 +119,11 @@ def _advance(core: Core, newest: InstallationKeyRow) -> InstallationKeyRow:
     return newest
 
 
+def make(core: Core, purpose: str) -> InstallationKeyRow:
+    """The newest version of a purpose's key; made if it is not on its token yet."""
+    return _KINDS[purpose].make(core)
+
+
 def come_home(core: Core) -> None:
     """Give each key that is used a newest version on the home, with all that it was used for moved to it."""
     for purpose in PURPOSES:

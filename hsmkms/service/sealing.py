@@ -74,6 +74,14 @@ class Sealer:
         """Raise Contradiction if what is there is not a continuation of what was sealed."""
         self._check(self.last(), self.notes(), self._heads())
 
+    def unproven_contradiction(self) -> str | None:
+        """How what is there contradicts the newest seal, whether or not that can be proven, or None."""
+        try:
+            self._check(self.last(), self.notes(), self._heads(), prove=False)
+        except Contradiction as exc:
+            return str(exc)
+        return None
+
     def check_home(self) -> None:
         """Raise Contradiction if the home is a token that the installation has left. Quick: its notes are read."""
         self._check_left(self._notes_on(self._core.tokens.home_id), self._epoch())
@@ -186,7 +194,7 @@ class Sealer:
         self._write(seal)
         return True
 
-    def _check(self, last: SealedLine | None, notes: list[Note], heads: dict[str, Head]) -> None:
+    def _check(self, last: SealedLine | None, notes: list[Note], heads: dict[str, Head], *, prove: bool = True) -> None:
         """Raise Contradiction if what is there is not a continuation of what was sealed."""
         note = audit_seal.newest(notes)
         self._check_left(notes, self._epoch())
@@ -196,7 +204,7 @@ class Sealer:
             return
         if note is not None and note.number == last.seal.number and note.digest != last.digest:
             raise Contradiction(_CONTRADICTED.format("the audit log's newest seal is not the one on the token"))
-        if not self.proves(last.message, last.mac, last.seal.key_version):
+        if prove and not self.proves(last.message, last.mac, last.seal.key_version):
             raise Contradiction(_CONTRADICTED.format("the audit log's newest seal was not made by this token"))
         if self._epoch() < last.seal.epoch:
             raise Contradiction(_CONTRADICTED.format("the control-plane database is older than the newest seal"))

@@ -40,6 +40,7 @@ OPERATOR_COMMANDS = {
     "attest",
     "change-pin",
     "rotate-installation-keys",
+    "renew-installation-keys",
     "list-tokens",
     "migrate-token",
     "accept-clone",

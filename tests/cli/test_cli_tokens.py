@@ -1,12 +1,18 @@
 """Several tokens at the command line: what there is, what a migration would do, doing it, and naming one of them."""
 
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import second_token
-from cli_site import Site, at_terminal
+from cli_site import SECONDS, Site, at_terminal
 
 from hsmkms import config
+
+PROGRAMS = Path(__file__).parent.parent / "service/programs"
 
 
 @pytest.fixture
@@ -107,6 +113,30 @@ def test_accept_clone(site: Site) -> None:
     assert [each["Serial"] for each in site.run("list-tokens").json["Tokens"]] == [serial]
     assert site.run("create-key").status == 0
     assert site.run("audit", "export", "--event-name", "AcceptClone").stdout.count('"AcceptClone"') == 1
+
+
+def test_renewal_of_own_keys(two: Site) -> None:
+    """While nothing is lost it is refused; with the old token lost it says what is lost, asks, and all goes on."""
+    two.run("create-user", "--user-name", "alice")
+    lost = two.run("create-access-key", "--user-name", "alice").json["AccessKey"]["AccessKeyId"]
+    assert "nothing is lost" in two.run("renew-installation-keys", "--yes").error
+    killed = subprocess.run(
+        [sys.executable, PROGRAMS / "migrate_until.py", two.config, "migrate 3"],
+        env=two.environment() | {"PYTHONPATH": str(PROGRAMS.parent.parent)},
+        check=False,
+        timeout=SECONDS,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    shutil.rmtree(second_token.token_folder(config.load(two.config).tokens[0]))
+    refused = two.run("renew-installation-keys")
+    assert lost in refused.stderr
+    assert "run it there, or with --yes" in refused.stderr
+    answer = two.run("renew-installation-keys", "--yes")
+    assert answer.status == 0
+    assert f'"{lost}"' in answer.stdout
+    assert two.run("create-access-key", "--user-name", "alice").status == 0
+    assert two.run("create-key").status == 0
+    assert two.run("audit", "verify").status == 0
 
 
 def test_a_token_is_away(two: Site) -> None:
