@@ -1,4 +1,4 @@
-"""Commands about several tokens: list-tokens, migrate-token, accept-clone."""
+"""Commands about several tokens: list-tokens, migrate-token, accept-clone, forget-token."""
 
 import sys
 from contextlib import closing
@@ -15,6 +15,7 @@ from hsmkms.errors import ConfigurationError
 if TYPE_CHECKING:
     from hsmkms.service.clones import Clone
     from hsmkms.service.operator import Operator
+    from hsmkms.store.installation import TokenRow
 
 
 def register(app: typer.Typer) -> None:
@@ -22,6 +23,7 @@ def register(app: typer.Typer) -> None:
     app.command("list-tokens", rich_help_panel=PANEL)(list_tokens)
     app.command("migrate-token", rich_help_panel=PANEL)(migrate_token)
     app.command("accept-clone", rich_help_panel=PANEL)(accept_clone)
+    app.command("forget-token", rich_help_panel=PANEL)(forget_token)
 
 
 def list_tokens(
@@ -125,6 +127,45 @@ def accept_clone(
             _ask_for_clone(clone)
         kms.operator.accept_clone(clone)
     common.show(named(clone))
+
+
+def forget_token(
+    context: typer.Context,
+    *,
+    token: Annotated[
+        str, typer.Option("--token", metavar="TOKEN", help="Label or serial, as `hsmkms list-tokens` shows it.")
+    ],
+    yes: Annotated[bool, typer.Option("--yes", help="Answer the question with yes.")] = False,
+    config: ConfigOption = None,
+    output: OutputOption = None,
+    query: QueryOption = None,
+) -> None:
+    """Forget a token that the installation has left, once nothing needs it; refused with what does.
+
+    The installation's own keys on it are destroyed where it can be reached. Remove its [[token]] from the configuration
+    afterwards.
+
+    Example: hsmkms forget-token --token old-hsm
+    """
+    common = Common(config=config, output=output, query=query).over(outer_options(context))
+    with common.open() as kms:
+        row = kms.operator.find_forgettable(token)
+        if not yes:
+            _ask_to_forget(row)
+        forgotten = kms.operator.forget_token(row)
+    hint = f"remove the [[token]] with label {row.label!r} (serial {row.serial}) from the configuration"
+    common.show(named(forgotten) | {"Next": hint})
+
+
+def _ask_to_forget(row: "TokenRow") -> None:
+    if not at_a_terminal():
+        raise ConfigurationError("forget-token asks at a terminal: run it there, or with --yes")
+    typer.confirm(
+        f"The installation's own keys on {row.label!r} (serial {row.serial}) are destroyed: no backup from before the "
+        "migration can be restored afterwards. Go on?",
+        abort=True,
+        err=True,
+    )
 
 
 def _ask_for_clone(clone: "Clone") -> None:

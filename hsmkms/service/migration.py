@@ -100,13 +100,14 @@ def standings(core: Core) -> list[TokenStanding]:
             serial=row.serial,
             home=row.id == core.tokens.home_id,
             objects=held[row.id],
-            away=_fault(core, row),
+            away=fault_of(core, row),
         )
         for row in core.tokens.rows()
     ]
 
 
-def _fault(core: Core, row: TokenRow) -> str | None:
+def fault_of(core: Core, row: TokenRow) -> str | None:
+    """Why a token cannot be used now, or None."""
     try:
         core.tokens.of(row.id).ready()
     except HsmKmsError as exc:

@@ -20,6 +20,7 @@ from hsmkms.service import (
     backup,
     clock,
     clones,
+    forgetting,
     maintenance,
     migration,
     own_renewal,
@@ -35,6 +36,7 @@ from hsmkms.service.backup_keys import PublicKey
 from hsmkms.service.clones import Clone
 from hsmkms.service.core import Core
 from hsmkms.service.credentials import Credentials
+from hsmkms.service.forgetting import Forgotten
 from hsmkms.service.identities import Identities
 from hsmkms.service.maintenance import Report
 from hsmkms.service.migration import Left, Moved, TokenStanding, Waiting
@@ -215,6 +217,16 @@ class Operator:
     def check_target(self, device: Device) -> None:
         """Raise what hinders a migration to a token from the first: it was left, or is a clone."""
         migration.check_target(self._core, device)
+
+    def find_forgettable(self, name: str) -> TokenRow:
+        """The token of that label or serial, if nothing needs it; see ``service/forgetting.py``."""
+        return forgetting.find(self._core, name)
+
+    def forget_token(self, row: TokenRow) -> Forgotten:
+        """Forget a token that was left and that nothing needs."""
+        details = {"label": row.label, "serial": row.serial}
+        with self._core.audit.acting("ForgetToken", self._core.installation.default_region, details):
+            return forgetting.forget(self._core, row)
 
     def find_clone(self, device: Device) -> Clone:
         """What accepting an open token would mean; the installation was opened for it. See ``service/clones.py``."""

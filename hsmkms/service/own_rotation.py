@@ -131,6 +131,12 @@ def come_home(core: Core) -> None:
             rotate(core, purpose)
 
 
+def is_at_home(core: Core) -> bool:
+    """True if nothing of the installation's own needs a token that was left."""
+    known = [versions(core, purpose) for purpose in PURPOSES]
+    return all(_is_at_home(core, each[-1]) for each in known if each)
+
+
 def _is_at_home(core: Core, newest: InstallationKeyRow) -> bool:
     return newest.token_id == core.tokens.home_id and _is_complete(core, newest)
 

@@ -166,10 +166,29 @@ class Sealer:
             raise lost
         return False
 
+    def remove_notes(self, token_id: str) -> None:
+        """Take the notes off a token that is about to be forgotten."""
+        with self._alone():
+            device = self._core.tokens.of(token_id)
+            device.remove_notes(own_permit(OperatorAct.SEAL), self._prefix())
+            elsewhere = self._elsewhere()
+            if elsewhere is not None and elsewhere.exists():
+                _replace(
+                    elsewhere, b"\n".join(encode(each) for each in self._lines_elsewhere() if each.token != token_id)
+                )
+
+    def accepted_with(self) -> set[int]:
+        """The versions of the key that some acceptance of the log was sealed with."""
+        return {each.key_version for each in self._all() if each.restored}
+
     def versions_used(self) -> set[int]:
         """The versions of the key that some seal of the log was made with."""
+        return {each.key_version for each in self._all()}
+
+    def _all(self) -> list[Seal]:
+        """Every seal in the file, unproven."""
         lines = self._seals.read_bytes().splitlines() if self._seals.exists() else []
-        return {found.seal.key_version for found in map(audit_seal.read, lines) if found is not None}
+        return [found.seal for found in map(audit_seal.read, lines) if found is not None]
 
     def _alone(self) -> AbstractContextManager[None]:
         """Let one sealer at a time into the block; it may be that no record was ever written."""

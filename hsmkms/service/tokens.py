@@ -72,6 +72,9 @@ class Tokens:
                 self.of(row.id)
                 log.warning("keys are made on the token %r from now on", row.label)
                 self._home_id = row.id
+            known = {each.id for each in self.rows()}
+            for token_id in [each for each in (*self._open, *self._away) if each not in known]:
+                self.drop(token_id)
             self._followed = signals
 
     # -- any of them --------------------------------------------------------------------------------------------------
@@ -129,6 +132,15 @@ class Tokens:
         else:
             self._open[token_id] = device
             self._tell()
+
+    def drop(self, token_id: str) -> None:
+        """Close a token that the installation has forgotten."""
+        with self._lock:
+            device = self._open.pop(token_id, None)
+            self._away.pop(token_id, None)
+        if device is not None:
+            device.close()
+        self._tell()
 
     def settle(self, token_id: str, device: Device) -> None:
         """Use such a token, which was just bound, as the home."""

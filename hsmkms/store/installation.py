@@ -120,6 +120,12 @@ def bind_token(tx: Connection, token_id: str, challenge: bytes, response: bytes)
     changes.note(tx, "", SUBJECT)
 
 
+def unbind_token(tx: Connection, token_id: str) -> None:
+    """Forget by what a token is recognised: from then on it is as one that was never bound."""
+    tx.execute(schema.token.update().where(schema.token.c.id == token_id).values(challenge=None, response=None))
+    changes.note(tx, "", SUBJECT)
+
+
 def rename_token(tx: Connection, token_id: str, label: str, serial: str) -> None:
     """Record other names of a token: those of the clone that has taken its place."""
     tx.execute(schema.token.update().where(schema.token.c.id == token_id).values(label=label, serial=serial))

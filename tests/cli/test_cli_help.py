@@ -44,6 +44,7 @@ OPERATOR_COMMANDS = {
     "list-tokens",
     "migrate-token",
     "accept-clone",
+    "forget-token",
     "reconcile",
     "renew-log",
     "doctor",

@@ -115,6 +115,24 @@ def test_accept_clone(site: Site) -> None:
     assert site.run("audit", "export", "--event-name", "AcceptClone").stdout.count('"AcceptClone"') == 1
 
 
+def test_forget_token(two: Site) -> None:
+    """The home is refused; a token that was left and is empty is gone from the list afterwards."""
+    old = two.run("list-tokens").json["Tokens"][0]["Label"]
+    assert "is the home" in two.run("forget-token", "--token", old, "--yes").error
+    two.run("migrate-token", "--to", second_token.LABEL, "--yes")
+    assert "run it there, or with --yes" in two.run("forget-token", "--token", old).error
+    said, status = at_terminal(two, "forget-token", "--token", old, answer="n\n")
+    assert "no backup from before the migration" in said
+    assert status == 1
+    answer = two.run("forget-token", "--token", old, "--yes").json
+    assert answer["Next"].startswith("remove the [[token]] with label")
+    listed = two.run("list-tokens")
+    assert [each["Label"] for each in listed.json["Tokens"]] == [second_token.LABEL]
+    assert two.run("create-key").status == 0
+    assert two.run("doctor").status == 0
+    assert two.run("audit", "export", "--event-name", "ForgetToken").stdout.count('"ForgetToken"') == 1
+
+
 def test_renewal_of_own_keys(two: Site) -> None:
     """While nothing is lost it is refused; with the old token lost it says what is lost, asks, and all goes on."""
     two.run("create-user", "--user-name", "alice")
