@@ -15,7 +15,7 @@ import typer
 
 from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, outer_options
 from hsmkms.cli.repair import PANEL
-from hsmkms.errors import ConfigurationError, HsmKmsError, StoreError
+from hsmkms.errors import BindingError, CloneError, ConfigurationError, HsmKmsError, StoreError
 
 if TYPE_CHECKING:
     from hsmkms.config import Settings
@@ -165,6 +165,9 @@ def _whole(patient: Patient) -> Verdict:
     findings = len(patient.kms.operator.find_differences())
     if findings:
         raise StoreError(f"{findings} differences between database and token: run `hsmkms reconcile`")
+    clone = _clone(patient)
+    if clone is not None:
+        return _warning(clone)
     unmarked = patient.kms.operator.interrupted_migrations()
     if unmarked:
         return _warning(
@@ -179,6 +182,21 @@ def _whole(patient: Patient) -> Verdict:
             "`hsmkms rotate-installation-keys`"
         )
     return _ok("database and token belong together and agree")
+
+
+def _clone(patient: Patient) -> str | None:
+    """What is to be said of a token of the configuration that is a clone of one of the installation's."""
+    from hsmkms import attaching  # noqa: PLC0415 - see Patient
+
+    for each in patient.settings.further_tokens and patient.settings.tokens:
+        with closing(attaching.open_device(patient.settings, each)) as device:
+            try:
+                patient.kms.operator.check_target(device)
+            except CloneError as exc:
+                return str(exc)
+            except BindingError:
+                continue  # it was left
+    return None
 
 
 def _rows(patient: Patient) -> Verdict:

@@ -15,7 +15,6 @@ from hsmkms.errors import ConfigurationError
 if TYPE_CHECKING:
     from hsmkms.service.clones import Clone
     from hsmkms.service.operator import Operator
-    from hsmkms.store.installation import TokenRow
 
 
 def register(app: typer.Typer) -> None:
@@ -151,17 +150,17 @@ def forget_token(
     with common.open() as kms:
         row = kms.operator.find_forgettable(token)
         if not yes:
-            _ask_to_forget(row)
+            _ask_to_forget(row.label, row.serial)
         forgotten = kms.operator.forget_token(row)
     hint = f"remove the [[token]] with label {row.label!r} (serial {row.serial}) from the configuration"
     common.show(named(forgotten) | {"Next": hint})
 
 
-def _ask_to_forget(row: "TokenRow") -> None:
+def _ask_to_forget(label: str, serial: str) -> None:
     if not at_a_terminal():
         raise ConfigurationError("forget-token asks at a terminal: run it there, or with --yes")
     typer.confirm(
-        f"The installation's own keys on {row.label!r} (serial {row.serial}) are destroyed: no backup from before the "
+        f"The installation's own keys on {label!r} (serial {serial}) are destroyed: no backup from before the "
         "migration can be restored afterwards. Go on?",
         abort=True,
         err=True,

@@ -103,6 +103,7 @@ def test_accept_clone(site: Site) -> None:
         refused = site.run(*command)
         assert refused.status == 1
         assert "is a clone of this installation's token" in refused.error
+    assert "is a clone of this installation's token" in site.run("doctor").stdout
     second_token.clone_again(config.load(site.config).tokens[0], clone)
     assert "run it there, or with --yes" in site.run("accept-clone", "--token", serial).error
     said, status = at_terminal(site, "accept-clone", "--token", serial, answer="n\n")
