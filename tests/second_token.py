@@ -85,6 +85,18 @@ def clone(token: TokenSettings, *, serial: str = CLONE_SERIAL, into: Path | None
     return copy
 
 
+@contextmanager
+def swapped_for_clone(token: TokenSettings, *, serial: str = CLONE_SERIAL) -> Iterator[None]:
+    """In the block a clone is in the place of a token, which is there again afterwards, as it was."""
+    original = token_folder(token)
+    place = original.parent.with_name("swapped")
+    copy = clone(token, serial=serial)
+    original.rename(place)
+    yield
+    shutil.rmtree(copy)
+    place.rename(original)
+
+
 def clone_again(token: TokenSettings, copy: TokenSettings) -> None:
     """Bring a clone in a module of its own to the state of its token now."""
     assert isinstance(copy.serial, str)

@@ -7,7 +7,7 @@ import second_token
 from msgspec.structs import replace
 from service_sites import NewSite, Site, new_key, seal, unseal
 from test_service_backup import lose
-from test_service_several_tokens import Scene, migrate, opened, with_second
+from test_service_several_tokens import Scene, migrate, opened, wait_for, with_second
 
 from hsmkms import attaching, config, wiring
 from hsmkms.config import Settings, TokenSettings
@@ -170,14 +170,13 @@ def test_clone_after_an_outage(new_site: NewSite) -> None:
     by_label = second_token.only(settings, replace(settings.token, serial=None))
     with opened(by_label) as kms:
         key_id = new_key(kms).key_id
-        original = second_token.token_folder(settings.token)
-        second_token.clone(settings.token)
-        original.rename(settings.data_dir / "original")
-        kms._core.device._module.renew()
-        with pytest.raises(TokenUnavailableError):
-            seal(kms, key_id)
-        with pytest.raises(TokenUnavailableError):
-            new_key(kms)
+        with second_token.swapped_for_clone(settings.token):
+            kms._core.device._module.renew()
+            with pytest.raises(TokenUnavailableError):
+                seal(kms, key_id)
+            with pytest.raises(TokenUnavailableError):
+                new_key(kms)
+        wait_for(lambda: unseal(kms, seal(kms, key_id)) == b"secret")
 
 
 def test_clone_of_a_token_that_was_left(new_site: NewSite) -> None:
