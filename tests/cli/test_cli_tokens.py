@@ -158,6 +158,19 @@ def test_renewal_of_own_keys(two: Site) -> None:
     assert two.run("audit", "verify").status == 0
 
 
+def test_init_on_a_group(site: Site) -> None:
+    """The serials of an HA group that init is given stand in the configuration, as a list."""
+    token = config.load(site.config).token
+    made = site.run(
+        *("init", "--data-dir", site.folder / "group", "--module", token.module, "--token-label", token.label),
+        *("--token-serial", "absent", "--token-serial", token.serial, "--pin-file", site.data / "pin"),
+        **token.environment,
+    )
+    assert made.json["TokenSerial"] == ["absent", token.serial]
+    assert config.load(site.folder / "group/hsmkms.toml").token.serial == ("absent", token.serial)
+    assert site.run("create-key", "--config", site.folder / "group/hsmkms.toml").status == 0
+
+
 def test_a_token_is_away(two: Site) -> None:
     """list-tokens and doctor tell of it with status 1; what is at home goes on."""
     two.run("migrate-token", "--to", second_token.LABEL, "--yes")
