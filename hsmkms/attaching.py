@@ -1,14 +1,15 @@
 """Opening the tokens that the settings name, and telling which of them is which one of the database's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import cache
+from typing import TypeVar
 
 from msgspec.structs import replace
 
 from hsmkms import config
 from hsmkms.config import Secret, Settings, TokenSettings
-from hsmkms.errors import BindingError, ConfigurationError, HsmKmsError, TokenUnavailableError, WrongTokenError
+from hsmkms.errors import BindingError, CloneError, ConfigurationError, HsmKmsError
 from hsmkms.hsm import module as modules
 from hsmkms.hsm.choice import TokenChoice, choose
 from hsmkms.hsm.device import Device, DeviceSettings
@@ -18,6 +19,8 @@ from hsmkms.service import binding
 from hsmkms.service.tokens import Tokens
 from hsmkms.store.engine import Store
 from hsmkms.store.installation import InstallationRow, TokenRow
+
+Proof = TypeVar("Proof")
 
 
 def at_once() -> None:
@@ -77,7 +80,9 @@ def _reader(settings: Settings, token: TokenSettings) -> Callable[[], Secret]:
 
 
 def _choice(token: TokenSettings) -> TokenChoice:
-    uri = config.parse_uri(token.uri) if token.uri else config.TokenUri(label=token.label, serial=token.serial)
+    if not token.uri:
+        return TokenChoice(label=token.label, serial=token.serial)
+    uri = config.parse_uri(token.uri)
     return TokenChoice(
         label=uri.label, serial=uri.serial, manufacturer=uri.manufacturer, model=uri.model, slot_id=uri.slot_id
     )
@@ -86,64 +91,95 @@ def _choice(token: TokenSettings) -> TokenChoice:
 def named_token(settings: Settings, name: str | None) -> TokenSettings:
     """The token of the settings with that label or serial; without a name the only one. Raises ConfigurationError."""
     known = [(each, _choice(each)) for each in settings.tokens]
-    fitting = [each for each, told in known if name is None or name in (told.label, told.serial)]
+    fitting = [each for each, choice in known if name is None or name in (choice.label, *choice.serials)]
     if len(fitting) == 1:
         return fitting[0]
-    names = ", ".join(repr(told.label or told.serial) for _, told in known)
+    names = ", ".join(_shown(choice) for _, choice in known)
     raise ConfigurationError(f"name one [[token]] of the configuration by its label or serial: {names}")
 
 
+def _shown(choice: TokenChoice) -> str:
+    """How a token of the settings may be named."""
+    return " or ".join(repr(each) for each in (choice.label, *choice.serials) if each is not None)
+
+
 def open_home(
-    settings: Settings, store: Store, pin: Secret | None, before_login: Callable[[], None] = at_once
+    settings: Settings,
+    store: Store,
+    pin: Secret | None,
+    before_login: Callable[[], None] = at_once,
+    accepting: TokenSettings | None = None,
 ) -> tuple[InstallationRow, TokenRow, Device, bytes]:
-    """The one of the tokens that is the installation's home, opened, and the key by which it was recognised."""
+    """The one of the tokens that is the installation's home, opened, and the key by which it was recognised.
+
+    ``accepting``: the one of the settings that is taken although it is a clone, and before the others.
+    """
     _, home = binding.told(store)
-    faults: list[HsmKmsError] = []
-    for each in sorted(settings.tokens, key=lambda each: not _resembles(each, home)):
+
+    def open_one(token: TokenSettings) -> Device:
+        return open_device(settings, token, pin=pin, before_login=before_login)
+
+    def prove(device: Device, accept: bool) -> tuple[InstallationRow, TokenRow, bytes]:  # noqa: FBT001 - one caller
+        row, token, witness = binding.prove(store, device, accepting=accept)
+        _check_account(settings, row)
+        return row, token, witness
+
+    device, (row, token, witness) = _first_proven(settings, home, open_one, prove, accepting)
+    return row, token, device, witness
+
+
+def seek(
+    reread: Callable[[], Settings], store: Store, wanted: TokenRow, accepting: TokenSettings | None = None
+) -> Device:
+    """Open the one of the tokens that is ``wanted``. Raises what is wrong with those that it may be."""
+    settings, row = reread(), binding.told(store)[0]
+
+    def prove(device: Device, accept: bool) -> None:  # noqa: FBT001 - one caller
+        if binding.recognise(store, device, row, wanted, accepting=accept) is None:
+            if binding.lacks_key(store, device, wanted):
+                raise binding.wrong_token(device, wanted)
+            raise BindingError(
+                f"no [[token]] of the configuration is the token {wanted.label!r} (serial {wanted.serial} when it was "
+                "added), on which the installation has keys: add it to the configuration"
+            )
+
+    return _first_proven(settings, wanted, lambda token: open_device(settings, token), prove, accepting)[0]
+
+
+def _first_proven(
+    settings: Settings,
+    wanted: TokenRow,
+    open_one: Callable[[TokenSettings], Device],
+    prove: Callable[[Device, bool], Proof],
+    accepting: TokenSettings | None,
+) -> tuple[Device, Proof]:
+    """The first of the tokens that is proven to be ``wanted``, with the proof. Those that resemble it come first."""
+    not_opened: list[HsmKmsError] = []
+    not_proven: list[HsmKmsError] = []
+    for each in sorted(settings.tokens, key=lambda each: (each != accepting, not _resembles(each, wanted))):
         try:
-            device = open_device(settings, each, pin=pin, before_login=before_login)
+            device = open_one(each)
         except HsmKmsError as exc:
-            faults.append(exc)
+            not_opened.append(exc)
             continue
         try:
-            row, home, witness = binding.prove(store, device)
-            _check_account(settings, row)
-        except (BindingError, WrongTokenError) as exc:
+            return device, prove(device, each == accepting)
+        except HsmKmsError as exc:
             device.close()
-            faults.append(exc)
+            not_proven.append(exc)
         except BaseException:
             device.close()
             raise
-        else:
-            return row, home, device, witness
-    # What could not be opened may be the home; what was opened is not.
-    raise next((each for each in faults if not isinstance(each, BindingError)), faults[0])
+    raise _fault_of(not_opened, not_proven)
 
 
-def seek(reread: Callable[[], Settings], store: Store, wanted: TokenRow) -> Device:
-    """Open the one of the tokens that is ``wanted``. Raises what is wrong with those that it may be."""
-    settings, row = reread(), binding.told(store)[0]
-    faults: list[HsmKmsError] = []
-    for each in sorted(settings.tokens, key=lambda each: not _resembles(each, wanted)):
-        try:
-            device = open_device(settings, each)
-        except HsmKmsError as exc:
-            faults.append(exc)
-            continue
-        try:
-            if binding.recognise(store, device, row, wanted) is not None:
-                return device
-            if binding.lacks_key(store, device, wanted):
-                faults.append(binding.wrong_token(device, wanted))
-        except HsmKmsError as exc:
-            faults.append(exc)
-        device.close()
-    if faults:
-        raise faults[0]
-    raise TokenUnavailableError(
-        f"no [[token]] of the configuration is the token {wanted.label!r} (serial {wanted.serial} when it was added), "
-        "on which the installation has keys: add it to the configuration"
-    )
+def _fault_of(not_opened: Sequence[HsmKmsError], not_proven: Sequence[HsmKmsError]) -> HsmKmsError:
+    """What to raise where no token is the wanted one: what could not be opened may be it; what was opened is not."""
+    clone = next((each for each in not_proven if isinstance(each, CloneError)), None)
+    fault = next((each for each in (*not_opened, *not_proven) if not isinstance(each, BindingError)), None)
+    if clone is not None and fault is not None and fault in not_opened:
+        return type(fault)(f"{fault}; and {clone}")
+    return clone or fault or not_proven[0]
 
 
 def names_home(settings: Settings) -> bool:
@@ -196,7 +232,7 @@ def open_what_can_be(settings: Settings, opened: ExitStack) -> tuple[Settings, l
 def _resembles(token: TokenSettings, row: TokenRow) -> bool:
     """True if the settings may mean that token, by its names, which prove nothing."""
     choice = _choice(token)
-    return choice.label in (None, row.label) and choice.serial in (None, row.serial)
+    return choice.label in (None, row.label) and (not choice.serials or row.serial in choice.serials)
 
 
 def _check_account(settings: Settings, row: InstallationRow) -> None:

@@ -72,17 +72,25 @@ _FURTHER_TOKENS: Final = "token[1:]"
 
 
 class TokenSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which token, and how it is reached. ``environment`` is set before the module is loaded."""
+    """Which token, and how it is reached. ``environment`` is set before the module is loaded.
+
+    Several serials are those of the members of one HA group, which share their objects: any of them is the token.
+    """
 
     module: Path | None = None
     label: str | None = None
-    serial: str | None = None
+    serial: str | tuple[str, ...] | None = None
     uri: str | None = None
     pin: PinSettings = PinSettings()
     environment: dict[str, str] = {}
     init_reserved: str | None = None
     max_sessions: int = 16
     session_wait_seconds: float = 5.0
+
+    @property
+    def serials(self) -> tuple[str, ...]:
+        """The serials that the token may have; none means any."""
+        return (self.serial,) if isinstance(self.serial, str) else self.serial or ()
 
 
 class ReconcileSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -325,7 +333,9 @@ def _faults_of_token(token: TokenSettings) -> dict[str, bool]:
     wait = token.session_wait_seconds
     return {
         "token.label must not be empty": token.label == "",
-        "token.serial must not be empty": token.serial == "",
+        "token.serial must not be empty": token.serial is not None and not (token.serial and all(token.serial)),
+        "token.serial must name each member once": isinstance(token.serial, tuple)
+        and len(set(token.serial)) < len(token.serial),
         "token.label, token.serial or token.uri must say which token": not (token.label or token.serial or token.uri),
         "token.environment has a name that cannot be one": not all(map(_VARIABLE.fullmatch, token.environment)),
         "token.uri goes without token.label and token.serial": bool(token.uri and (token.label or token.serial)),

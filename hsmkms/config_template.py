@@ -37,7 +37,9 @@ TEMPLATE: Final = """\
 # The PKCS#11 module (shared library) of the HSM. Required, unless uri has module-path.
 {module}
 
-# Which token: label, serial or both. Labels may repeat; with a choice that fits two tokens nothing starts.
+# Which token: label, serial or both. Labels may repeat; with a choice that fits two tokens nothing starts. A list of
+# serials, ["A", "B"], is an HA group whose members share their objects (Luna HA, CloudHSM): any of them is the token,
+# and the first that is present is used. A copy under a serial that is not there is refused.
 {label}
 {serial}
 

@@ -46,6 +46,7 @@
     │   ├── TokenUnfitError         the token cannot do what hsmkms needs, or ignored an attribute
     │   ├── PinError                there is no PIN, or the token refused it, or it must not be tried
     │   ├── BindingError            database and token do not belong together
+    │   │   └── CloneError          the token is a copy of the one that the database belongs to
     │   ├── MigrationError          the database is older or newer than this program
     │   └── StoreError              the database is missing, read-only, full, damaged or locked
     ├── TokenError                  the token answered a call with a fault (see hsmkms/hsm/faults.py)
@@ -323,6 +324,10 @@ class PinError(SetupError):
 
 class BindingError(SetupError):
     """The database and the token do not belong together."""
+
+
+class CloneError(BindingError):
+    """The token holds the installation's own key, under another serial than the one that was recorded."""
 
 
 class MigrationError(SetupError):

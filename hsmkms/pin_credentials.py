@@ -7,7 +7,7 @@ that an installation with one token needs. No name stands for the files of two t
 import re
 from typing import Final
 
-from hsmkms.config import Settings, TokenSettings, TokenUri, parse_uri
+from hsmkms.config import Settings, TokenSettings, parse_uri
 
 _UNFIT: Final = re.compile(r"[^A-Za-z0-9._-]")
 """What would have to be quoted in a unit, or may not be in a credential's name (systemd.exec(5))."""
@@ -22,5 +22,6 @@ def credential_names(settings: Settings, token: TokenSettings) -> tuple[str, ...
 def _names(token: TokenSettings) -> list[str]:
     if token.pin.file is None:
         return []
-    uri = parse_uri(token.uri) if token.uri else TokenUri(label=token.label, serial=token.serial)
-    return [*(f"pin-{_UNFIT.sub('-', each)}" for each in (uri.label, uri.serial) if each), token.pin.file.name]
+    uri = parse_uri(token.uri) if token.uri else None
+    tokens = (uri.label, uri.serial) if uri is not None else (token.label, *token.serials)
+    return [*(f"pin-{_UNFIT.sub('-', each)}" for each in tokens if each), token.pin.file.name]

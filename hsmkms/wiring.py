@@ -11,7 +11,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from hsmkms import attaching, config, ownership
-from hsmkms.config import Secret, Settings
+from hsmkms.config import Secret, Settings, TokenSettings
 from hsmkms.errors import (
     BindingError,
     ConfigurationError,
@@ -100,26 +100,30 @@ def core_of(
     pin: Secret | None = None,
     reread: Callable[[], Settings] | None = None,
     before_login: Callable[[], None] = attaching.at_once,
+    accepting: TokenSettings | None = None,
 ) -> Core:
     """Open database and tokens, and prove that they belong together. Without its home nothing is opened.
 
     ``monotonic`` (seconds, not to be set by anybody) is what the clock is watched with; without one it is not.
     ``pin`` is for who has asked for it already; otherwise it is read from its source. ``reread`` reads the settings
     again, for tokens that are added while this process runs. ``before_login`` is called when all is ready for the first
-    login; it may wait.
+    login; it may wait. ``accepting``: the one of the settings' tokens that is taken though it is a clone, since the
+    operator is about to accept it.
     """
     store = Store.open(settings.data_dir)
     with ExitStack() as undo:
         undo.callback(store.close)
-        row, token, device, witness = attaching.open_home(settings, store, pin, before_login)
-        tokens = Tokens(store, token.id, device, partial(attaching.seek, reread or (lambda: settings), store))
+        row, token, device, witness = attaching.open_home(settings, store, pin, before_login, accepting)
+        seek = partial(attaching.seek, reread or (lambda: settings), store, accepting=accepting)
+        tokens = Tokens(store, token.id, device, seek)
         undo.callback(tokens.close)
-        tokens.require(partial(binding.TokenIdentity, store))
+        tokens.require(partial(binding.TokenIdentity, store, accepting=accepting is not None))
         core = _core(settings, store, tokens, _described(settings, row), clock, monotonic)
         core.witnesses[token.id] = witness
         tokens.attach_all(attaching.open_spare(settings, tokens))
         sealing.seal_rows(core)
         Freshness(core).watch()
+        sealing.look_at_home(core)
         _tell_of_lost_counts(core)
         undo.pop_all()
     return core
@@ -307,7 +311,7 @@ def make_softhsm_token(
     return used, softhsm.create(used, folder, label=label, user_pin=user_pin, so_pin=so_pin)
 
 
-def serial_of(module: Path, environment: dict[str, str], label: str, serial: str | None) -> str:
+def serial_of(module: Path, environment: dict[str, str], label: str, serial: tuple[str, ...] | None) -> str:
     """The serial of the one token that fits; raises TokenNotFoundError for none or several."""
     ownership.check_module(module, environment)
     loaded = modules.acquire(module, environment=environment)
@@ -334,7 +338,7 @@ def restore(settings: Settings, file: Path, order: Order = _NO_WISHES, reached: 
             settings.data_dir,
             order,
             lambda header: _unseal(header, order.keys, reachable()[1]),
-            lambda _, __: _configured(reachable()),
+            lambda _, __: _configured(reachable(), order),
             reached,
         )
 
@@ -353,7 +357,7 @@ def restore_with_its_configuration(
             settings = settings_in(unsealed, target)
             accept(unsealed, signature, settings)
             config.check_owners(settings)
-            return _configured(attaching.open_what_can_be(settings, opened), unsealed.configuration)
+            return _configured(attaching.open_what_can_be(settings, opened), order, unsealed.configuration)
 
         unseal = partial(_unseal, keys=order.keys, devices=())
         return restoring.restore(file, target, order, unseal, configure, reached)
@@ -377,16 +381,19 @@ def check_place(settings: Settings, file: Path, folder: Path) -> None:
         )
 
 
-def _configured(reachable: tuple[Settings, list[Device], list[HsmKmsError]], file: bytes | None = None) -> Configured:
+def _configured(
+    reachable: tuple[Settings, list[Device], list[HsmKmsError]], order: Order, file: bytes | None = None
+) -> Configured:
     """What a restore works with: the tokens that could be opened, and those alone.
 
     Those that refuse their PIN must not be asked again from the staging folder, which knows nothing of it.
     """
     settings, devices, faults = reachable
+    accepting = attaching.named_token(settings, order.accept_clone) if order.accept_clone is not None else None
 
     def open_core(folder: Path) -> Core:
         try:
-            return core_of(replace(settings, data_dir=folder))
+            return core_of(replace(settings, data_dir=folder), accepting=accepting)
         except BindingError as exc:
             raise (faults[0] if faults else exc) from exc  # the right token may be one that could not be opened
 

@@ -151,6 +151,8 @@ def test_uri(write: Callable[..., Path]) -> None:
         ('label = "here"', "", "must say which token"),
         ('label = "here"', 'label = ""', "token.label must not be empty"),
         ('label = "here"', 'serial = ""', "token.serial must not be empty"),
+        ('label = "here"', "serial = []", "token.serial must not be empty"),
+        ('label = "here"', 'serial = ["A", "A"]', "token.serial must name each member once"),
         ('label = "here"', 'label = "here"\nuri = "pkcs11:token=a"', "without token.label and token.serial"),
         ('label = "here"', 'uri = "pkcs11:token=a?module-path=/m.so"', "module must be named once"),
         ('label = "here"', 'uri = "pkcs11:token=a?pin-source=/pin"', "exactly one source"),

@@ -95,6 +95,10 @@ def restore(
     accept_rollback: Annotated[
         bool, typer.Option("--accept-rollback", help="Also a state that is older than what the token remembers.")
     ] = False,
+    accept_clone: Annotated[
+        str | None,
+        typer.Option("--accept-clone", metavar="TOKEN", help="Label or serial of a clone that replaces its token."),
+    ] = None,
     config: ConfigOption = None,
     output: OutputOption = None,
     query: QueryOption = None,
@@ -116,6 +120,7 @@ def restore(
         signed_by=_verifying_key(signed_by),
         unproven=unproven,
         accept_rollback=accept_rollback,
+        accept_clone=accept_clone,
     )
     restored = _restored(common.config, data_dir, file, order, accept_configuration)
     common.show(named(restored) | {"Missing": [named(each) for each in restored.missing]})

@@ -16,7 +16,7 @@ import typer
 from hsmkms import ownership
 from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, outer_options
 from hsmkms.cli.repair import PANEL
-from hsmkms.errors import ConfigurationError, HsmKmsError, StoreError
+from hsmkms.errors import BindingError, CloneError, ConfigurationError, HsmKmsError, StoreError
 
 if TYPE_CHECKING:
     from hsmkms.config import Settings
@@ -178,6 +178,16 @@ def _whole(patient: Patient) -> Verdict:
     findings = len(patient.kms.operator.find_differences())
     if findings:
         raise StoreError(f"{findings} differences between database and token: run `hsmkms reconcile`")
+    clone = _clone(patient)
+    if clone is not None:
+        return _warning(clone)
+    unmarked = patient.kms.operator.interrupted_migrations()
+    if unmarked:
+        return _warning(
+            f"the token {unmarked[0].label!r} was left and bears no note of it, so that an older database could take "
+            "it for the home: let it be reached and run `hsmkms migrate-token --to HOME` again; a token that keeps no "
+            "data objects needs audit.seal_file"
+        )
     interrupted = patient.kms.operator.interrupted_rotations()
     if interrupted:
         return _warning(
@@ -185,6 +195,21 @@ def _whole(patient: Patient) -> Verdict:
             "`hsmkms rotate-installation-keys`"
         )
     return _ok("database and token belong together and agree")
+
+
+def _clone(patient: Patient) -> str | None:
+    """What is to be said of a token of the configuration that is a clone of one of the installation's."""
+    from hsmkms import attaching  # noqa: PLC0415 - see Patient
+
+    for each in patient.settings.further_tokens and patient.settings.tokens:
+        with closing(attaching.open_device(patient.settings, each)) as device:
+            try:
+                patient.kms.operator.check_target(device)
+            except CloneError as exc:
+                return str(exc)
+            except BindingError:
+                continue  # it was left
+    return None
 
 
 def _rows(patient: Patient) -> Verdict:
@@ -200,6 +225,7 @@ def _rows(patient: Patient) -> Verdict:
 
 def _audit(patient: Patient) -> Verdict:
     if patient.settings.audit.durability == "off":
+        patient.kms.operator.audit.check_home()
         return _ok("switched off by audit.durability")
     patient.kms.operator.audit.check()
     return _ok("the newest seal fits what is there (`hsmkms audit verify` looks at every record)")

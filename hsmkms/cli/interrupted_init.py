@@ -28,7 +28,7 @@ class InitOptions(Struct, frozen=True, kw_only=True):
     regions: tuple[str, ...] | None = None
     module: Path | None = None
     token_label: str | None = None
-    token_serial: str | None = None
+    token_serials: tuple[str, ...] | None = None
     pin_file: Path | None = None
     create_softhsm_token: bool = False
 
@@ -49,6 +49,11 @@ def existing_pin_file(path: Path) -> Path:
     if not file.is_file():
         raise PinError(f"there is no PIN file {file}: write the user PIN into it and run `chmod 600 {file}`")
     return file
+
+
+def serial_setting(present: str, wanted: tuple[str, ...] | None) -> str | tuple[str, ...]:
+    """What the configuration says: the serial of the token that is there, or those of all members of its group."""
+    return wanted if wanted is not None and len(wanted) > 1 else present
 
 
 def carry_on(file: Path, options: InitOptions) -> None:
@@ -93,12 +98,12 @@ def _wanted_token(token: "TokenSettings", options: InitOptions) -> "TokenSetting
         token,
         module=absolute(options.module) if options.module is not None else token.module,
         label=options.token_label or token.label,
-        serial=options.token_serial or token.serial,
+        serial=options.token_serials or token.serial,
         environment=token.environment | module_environment(),
     )
     if wanted != token and wanted.module is not None:  # perhaps another token: its serial is asked for anew
-        serial = wiring.serial_of(wanted.module, wanted.environment, wanted.label or "", options.token_serial)
-        wanted = replace(wanted, serial=serial)
+        present = wiring.serial_of(wanted.module, wanted.environment, wanted.label or "", options.token_serials)
+        wanted = replace(wanted, serial=serial_setting(present, options.token_serials))
     if options.pin_file is None:
         return wanted
     return replace(wanted, pin=config.PinSettings(file=existing_pin_file(options.pin_file)))
@@ -115,7 +120,7 @@ def _check_own_token(token: "TokenSettings", options: InitOptions, folder: Path)
     differing = {
         "--module": options.module is not None and absolute(options.module) != token.module,
         "--token-label": options.token_label not in (None, token.label),
-        "--token-serial": options.token_serial not in (None, token.serial),
+        "--token-serial": options.token_serials not in (None, (token.serial,)),
         "--pin-file": options.pin_file is not None and absolute(options.pin_file) != token.pin.file,
     }
     for option, differs in differing.items():
@@ -130,7 +135,7 @@ def _check_begun(settings: "Settings", wanted: "Settings", folder: Path) -> None
     account, serial = wiring.begun_with(settings)
     if account is not None and wanted.account_id != account:
         raise _refused("--account-id", f"the account {account}", folder)
-    if serial is not None and wanted.token.serial != serial:
+    if serial is not None and serial not in wanted.token.serials:
         raise _refused(
             "--module, --token-label or --token-serial", f"the token of serial {serial}, whose key it may have", folder
         )

@@ -1,6 +1,7 @@
-"""Commands about several tokens: list-tokens, migrate-token."""
+"""Commands about several tokens: list-tokens, migrate-token, accept-clone, forget-token."""
 
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +13,7 @@ from hsmkms.cli.token import PANEL
 from hsmkms.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from hsmkms.service.clones import Clone
     from hsmkms.service.operator import Operator
 
 
@@ -19,6 +21,8 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("list-tokens", rich_help_panel=PANEL)(list_tokens)
     app.command("migrate-token", rich_help_panel=PANEL)(migrate_token)
+    app.command("accept-clone", rich_help_panel=PANEL)(accept_clone)
+    app.command("forget-token", rich_help_panel=PANEL)(forget_token)
 
 
 def list_tokens(
@@ -67,7 +71,8 @@ def migrate_token(
         operator = kms.operator
         device = _open(common, to)
         if dry_run:
-            device.close()
+            with closing(device):
+                operator.check_target(device)
             common.show(_plan(operator))
             return
         if not yes:
@@ -86,6 +91,92 @@ def migrate_token(
         )
     if failures:
         sys.exit(1)
+
+
+def accept_clone(
+    context: typer.Context,
+    *,
+    token: Annotated[
+        str, typer.Option("--token", metavar="TOKEN", help="Label or serial of one [[token]] of the configuration.")
+    ],
+    yes: Annotated[bool, typer.Option("--yes", help="Answer the question with yes.")] = False,
+    config: ConfigOption = None,
+    output: OutputOption = None,
+    query: QueryOption = None,
+) -> None:
+    """Let a token's clone, a copy made by its vendor's means, take its place; its serial is recorded.
+
+    For a token that is lost for good, or was replaced. The clone must answer as the token did; from then on the one
+    with the older serial is refused. Members of an HA group that share their objects need nothing of this: list their
+    serials in the configuration, serial = ["A", "B"].
+
+    Example: hsmkms accept-clone --token 0123456789abcdef
+    """
+    from hsmkms import Kms, attaching, wiring  # noqa: PLC0415 - help must not pay for the database and the token
+
+    common = Common(config=config, output=output, query=query).over(outer_options(context))
+    settings = wiring.load_settings(common.config)
+    named_token = attaching.named_token(settings, token)
+    with (
+        closing(attaching.open_device(settings, named_token)) as device,
+        Kms(wiring.core_of(settings, monotonic=wiring.boot_time, accepting=named_token)) as kms,
+    ):
+        clone = kms.operator.find_clone(device)
+        if not yes:
+            _ask_for_clone(clone)
+        kms.operator.accept_clone(clone)
+    common.show(named(clone))
+
+
+def forget_token(
+    context: typer.Context,
+    *,
+    token: Annotated[
+        str, typer.Option("--token", metavar="TOKEN", help="Label or serial, as `hsmkms list-tokens` shows it.")
+    ],
+    yes: Annotated[bool, typer.Option("--yes", help="Answer the question with yes.")] = False,
+    config: ConfigOption = None,
+    output: OutputOption = None,
+    query: QueryOption = None,
+) -> None:
+    """Forget a token that the installation has left, once nothing needs it; refused with what does.
+
+    The installation's own keys on it are destroyed where it can be reached. Remove its [[token]] from the configuration
+    afterwards.
+
+    Example: hsmkms forget-token --token old-hsm
+    """
+    common = Common(config=config, output=output, query=query).over(outer_options(context))
+    with common.open() as kms:
+        row = kms.operator.find_forgettable(token)
+        if not yes:
+            _ask_to_forget(row.label, row.serial)
+        forgotten = kms.operator.forget_token(row)
+    hint = f"remove the [[token]] with label {row.label!r} (serial {row.serial}) from the configuration"
+    common.show(named(forgotten) | {"Next": hint})
+
+
+def _ask_to_forget(label: str, serial: str) -> None:
+    if not at_a_terminal():
+        raise ConfigurationError("forget-token asks at a terminal: run it there, or with --yes")
+    typer.confirm(
+        f"The installation's own keys on {label!r} (serial {serial}) are destroyed: no backup from before the "
+        "migration can be restored afterwards. Go on?",
+        abort=True,
+        err=True,
+    )
+
+
+def _ask_for_clone(clone: "Clone") -> None:
+    if not at_a_terminal():
+        raise ConfigurationError("accept-clone asks at a terminal: run it there, or with --yes")
+    typer.echo(f"{clone.missing} of {clone.objects} objects that should be on it are missing.", err=True)
+    typer.confirm(
+        f"The token {clone.label!r} with the serial {clone.serial} takes the place of the one with the serial "
+        f"{clone.recorded_serial or '(none)'}, which is refused from then on. Go on?",
+        abort=True,
+        err=True,
+    )
 
 
 def _open(common: Common, to: str) -> Any:  # noqa: ANN401 - Device, which help must not pay for

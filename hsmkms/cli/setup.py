@@ -10,7 +10,14 @@ import msgspec
 import typer
 
 from hsmkms import ownership
-from hsmkms.cli.interrupted_init import InitOptions, absolute, carry_on, existing_pin_file, module_environment
+from hsmkms.cli.interrupted_init import (
+    InitOptions,
+    absolute,
+    carry_on,
+    existing_pin_file,
+    module_environment,
+    serial_setting,
+)
 from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, outer_options
 from hsmkms.cli.private_files import write_private
 from hsmkms.errors import ConfigurationError, StoreError
@@ -40,7 +47,10 @@ def init(
     data_dir: Annotated[Path, typer.Option("--data-dir", help="Folder to make the installation in.")],
     module: Annotated[Path | None, typer.Option("--module", metavar="SO", help="The PKCS#11 module.")] = None,
     token_label: Annotated[str | None, typer.Option("--token-label", help="Label of the token.")] = None,
-    token_serial: Annotated[str | None, typer.Option("--token-serial", help="Serial of the token.")] = None,
+    token_serial: Annotated[
+        list[str] | None,
+        typer.Option("--token-serial", help="Serial of the token; repeat it for the members of an HA group."),
+    ] = None,
     pin_file: Annotated[Path | None, typer.Option("--pin-file", help="File with the user PIN, mode 0600.")] = None,
     create_softhsm_token: Annotated[
         bool, typer.Option("--create-softhsm-token", help="Make a SoftHSM token in the data folder.")
@@ -80,7 +90,7 @@ def init(
             regions=tuple(region) if region else None,
             module=module,
             token_label=token_label,
-            token_serial=token_serial,
+            token_serials=tuple(token_serial) if token_serial else None,
             pin_file=pin_file,
             create_softhsm_token=create_softhsm_token,
         )
@@ -190,7 +200,7 @@ def _new_softhsm_token(folder: Path, module: Path | None, label: str) -> "TokenS
 
 
 def _existing_token(
-    module: Path | None, label: str | None, serial: str | None, pin_file: Path | None
+    module: Path | None, label: str | None, serials: list[str] | None, pin_file: Path | None
 ) -> "TokenSettings":
     """The token that the options name; a person at a terminal is asked for what they leave out."""
     missing = [
@@ -208,10 +218,11 @@ def _existing_token(
     label = label or typer.prompt("Label of the token")
     pin_file = existing_pin_file(pin_file or Path(typer.prompt("File with the user PIN (mode 0600)")))
     environment = module_environment()
+    wanted = tuple(serials) if serials else None
     return config.TokenSettings(
         module=module,
         label=label,
-        serial=wiring.serial_of(module, environment, label, serial),
+        serial=serial_setting(wiring.serial_of(module, environment, label, wanted), wanted),
         pin=config.PinSettings(file=pin_file),
         environment=environment,
     )

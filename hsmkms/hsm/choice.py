@@ -16,30 +16,44 @@ from hsmkms.hsm.module import Module
 
 
 class TokenChoice(Struct, frozen=True, kw_only=True):
-    """What the wanted token must say of itself; None means "anything"."""
+    """What the wanted token must say of itself; None means "anything".
+
+    Several serials are those of a group whose members share their objects: the first one that is present is chosen.
+    """
 
     label: str | None = None
-    serial: str | None = None
+    serial: str | tuple[str, ...] | None = None
     manufacturer: str | None = None
     model: str | None = None
     slot_id: int | None = None
+
+    @property
+    def serials(self) -> tuple[str, ...]:
+        """The serials that fit, the preferred one first; none means any."""
+        return (self.serial,) if isinstance(self.serial, str) else self.serial or ()
 
     def fits(self, token: Token) -> bool:
         """True if the token says all that was asked for."""
         told = {
             "label": token.label,
-            "serial": token.serial.decode("utf-8", "replace"),
+            "serial": serial_of(token),
             "manufacturer": token.manufacturer_id,
             "model": token.model,
             "slot_id": token.slot.slot_id,
         }
-        return all(wanted is None or wanted == told[name] for name, wanted in self._wanted())
+        wanted = [(name, each if isinstance(each, tuple) else (each,)) for name, each in self._wanted()]
+        return all(values == (None,) or told[name] in values for name, values in wanted)
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {wanted!r}" for name, wanted in self._wanted() if wanted is not None) or "any token"
 
-    def _wanted(self) -> Iterator[tuple[str, str | int | None]]:
+    def _wanted(self) -> Iterator[tuple[str, str | tuple[str, ...] | int | None]]:
         return ((name, getattr(self, name)) for name in self.__struct_fields__)
+
+
+def serial_of(token: Token) -> str:
+    """The token's serial number as text."""
+    return token.serial.decode("utf-8", "replace")
 
 
 def tokens(module: Module) -> list[Token]:
@@ -58,10 +72,16 @@ def tokens(module: Module) -> list[Token]:
 def choose(module: Module, choice: TokenChoice) -> Token:
     """Return the one token that fits; raises TokenNotFoundError for none or several."""
     present = tokens(module)
-    fitting = [token for token in present if choice.fits(token)]
+    fitting = _of_first_member(choice, [token for token in present if choice.fits(token)])
     if len(fitting) == 1:
         return fitting[0]
-    shown = "; ".join(f"label {t.label!r} serial {t.serial.decode('utf-8', 'replace')!r}" for t in present) or "none"
+    shown = "; ".join(f"label {each.label!r} serial {serial_of(each)!r}" for each in present) or "none"
     if not fitting:
         raise TokenNotFoundError(f"no token fits {choice}; present: {shown}")
     raise TokenNotFoundError(f"{len(fitting)} tokens fit {choice}: add the serial; present: {shown}")
+
+
+def _of_first_member(choice: TokenChoice, fitting: list[Token]) -> list[Token]:
+    """Of a group's members those with the serial that is named first; without a group all of them."""
+    members = [[token for token in fitting if serial_of(token) == serial] for serial in choice.serials]
+    return next(filter(None, members), fitting)

@@ -54,7 +54,7 @@ from hsmkms.hsm.keypairs import KeyPairs
 from hsmkms.hsm.login import PinReader, set_pin
 from hsmkms.hsm.mechanism_info import MechanismInfo, mechanism_info
 from hsmkms.hsm.module import Module
-from hsmkms.hsm.notes import keep_note, read_notes
+from hsmkms.hsm.notes import keep_note, read_notes, remove_notes
 from hsmkms.hsm.objects import MAY_BE_SILENT, TokenObject, attest, generate, list_keys
 from hsmkms.hsm.open_devices import OpenDevices
 from hsmkms.hsm.pairs import generate_pair as generate_backing_pair
@@ -278,6 +278,12 @@ class Device(KeyPairs):
 
         with self._turn():
             self._repeatable(attempt)
+
+    def remove_notes(self, permit: Permit, prefix: str) -> None:
+        """Destroy all data objects of ours with that prefix."""
+        permit.require(MAY_SEAL)
+        with self._turn():
+            self._repeatable(lambda session: remove_notes(session, prefix))
 
     def change_pin(self, permit: Permit, old: str, new: str) -> None:
         """Change the user's PIN; logins go on. PinError if the token refuses either. Never repeated."""

@@ -35,11 +35,13 @@ class Candidate:
     """A logged-in session of a token whose identity is not proven yet. It has of ``Device`` what a proof needs.
 
     ``profile``: that of the token as it was opened, with the label and the serial of the one that answers now.
+    ``members``: the serials of the group that the token is of, as the settings name them; without a group its own.
     """
 
-    def __init__(self, session: Session, profile: TokenProfile) -> None:
+    def __init__(self, session: Session, profile: TokenProfile, members: frozenset[str]) -> None:
         self._session = session
         self.profile = profile
+        self.members = members
         self._found: dict[bytes, Object] = {}
 
     def mac(self, permit: Permit, cka_id: bytes, message: bytes) -> bytes:

@@ -51,6 +51,13 @@ def keep_note(session: Session, prefix: str, label: str, value: bytes) -> None:
             each.destroy()
 
 
+def remove_notes(session: Session, prefix: str) -> None:
+    """Destroy all notes with that prefix."""
+    with translated():
+        for _, found in _find(session, prefix):
+            found.destroy()
+
+
 def _find(session: Session, prefix: str) -> list[tuple[str, Object]]:
     wanted = {Attribute.CLASS: ObjectClass.DATA, Attribute.APPLICATION: APPLICATION, Attribute.TOKEN: True}
     found = [(each[Attribute.LABEL], each) for each in session.get_objects(wanted)]

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from hsmkms.errors import ModuleError, TokenNotFoundError
 from hsmkms.hsm import module as modules
-from hsmkms.hsm.choice import choose
+from hsmkms.hsm.choice import choose, serial_of
 from hsmkms.hsm.connection import Connection, DeviceSettings
 from hsmkms.hsm.login import START_ATTEMPTS, START_PAUSE_SECONDS, PinReader
 from hsmkms.hsm.module import Module
@@ -56,7 +56,7 @@ class OpenDevices(Generic[Open]):
         self, settings: DeviceSettings, module: Module, read_pin: PinReader, *, accept_final_try: bool
     ) -> Open:
         token = choose(module, settings.choice)
-        key = (module.path, token.label, token.serial.decode("utf-8", "replace"))
+        key = (module.path, token.label, serial_of(token))
         with self._lock:
             device, users = self._users.get(key) or (
                 self._make(settings, module, read_pin, accept_final_try=accept_final_try),

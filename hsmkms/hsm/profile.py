@@ -16,6 +16,7 @@ from pkcs11.types import Session, Token
 from hsmkms.errors import TokenUnfitError
 from hsmkms.hsm.attributes import AES_256_BACKING_KEY, HARDENED
 from hsmkms.hsm.borrowed import BorrowedKey
+from hsmkms.hsm.choice import serial_of
 from hsmkms.hsm.faults import translated
 from hsmkms.hsm.gcm import open_sealed, seal
 from hsmkms.hsm.iv import IV_BYTES
@@ -78,7 +79,7 @@ def probe(token: Token, session: Session, library: str) -> TokenProfile:
     major, minor = token.firmware_version
     return TokenProfile(
         label=token.label,
-        serial=token.serial.decode("utf-8", "replace"),
+        serial=serial_of(token),
         manufacturer=token.manufacturer_id,
         model=token.model,
         firmware=f"{major}.{minor}",

@@ -28,7 +28,7 @@ from hsmkms.errors import (
     TokenUnavailableError,
     WrongTokenError,
 )
-from hsmkms.hsm.choice import TokenChoice, choose
+from hsmkms.hsm.choice import TokenChoice, choose, serial_of
 from hsmkms.hsm.comeback import Comeback
 from hsmkms.hsm.cryptoki import TokenLimits
 from hsmkms.hsm.faults import AWAY, SESSION_LOST
@@ -125,6 +125,11 @@ class TokenLogin:
         with suppress(ValueError):
             self._listeners.remove(logged_in)
 
+    @property
+    def members(self) -> frozenset[str]:
+        """The serials of the group that the token is of, as the settings name them; without a group its own."""
+        return frozenset(self._settings.choice.serials or (serial_of(self._token),))
+
     def limits(self) -> TokenLimits | None:
         """Session counts and memory as the token tells them now."""
         self._guard.check()
@@ -153,9 +158,9 @@ class TokenLogin:
         """Challenge the token, in a session of it; WrongTokenError if it is not the one that each opener requires."""
         if not self._identities:
             return
-        profile = replace(self.profile, label=self._token.label, serial=_serial(self._token))
+        profile = replace(self.profile, label=self._token.label, serial=serial_of(self._token))
         try:
-            self._identities.prove(Candidate(session, profile), self._handles)
+            self._identities.prove(Candidate(session, profile, self.members), self._handles)
         except WrongTokenError:
             self._require_login(session)  # without it nothing is to be seen
             raise
@@ -323,7 +328,7 @@ class TokenLogin:
     def _log_in(self, *, accept_final_try: bool = False) -> None:
         def find_token() -> Token:
             token = choose(self._module, self._settings.choice)
-            self._identities.admit(_serial(token))  # no PIN goes to a stranger that is known for one
+            self._identities.admit(serial_of(token))  # no PIN goes to a stranger that is known for one
             self._token = token
             return token
 
@@ -351,10 +356,6 @@ class TokenLogin:
         if self._login_handle:
             with suppress(PKCS11Error):  # a token that is gone cannot be logged out of
                 self._login.close()
-
-
-def _serial(token: Token) -> str:
-    return token.serial.decode("utf-8", "replace")
 
 
 def session_handle(session: Session) -> int:

@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from hsmkms.model.audit import Seal
 from hsmkms.rules.audit_record import encode
@@ -18,6 +19,7 @@ _MAC: Final = b'{"mac":"'
 _BODY: Final = len(_MAC) + 64 + 2
 _SEAL_DOMAIN: Final = b"hsmkms audit seal v1\0"
 _NOTE_DOMAIN: Final = b"hsmkms audit note v1\0"
+_LEFT_DOMAIN: Final = b"hsmkms token left v1\0"
 
 _decode_seal: Final = msgspec.json.Decoder(Seal).decode
 
@@ -31,12 +33,19 @@ class SealedLine(Struct, frozen=True, kw_only=True):
     digest: str
 
 
-class Note(Struct, frozen=True, kw_only=True):
-    """What the token (or a file elsewhere) remembers: the number of the newest seal, and its line's SHA-256 (hex)."""
+class Note(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the token (or a file elsewhere) remembers: the number of the newest seal, and its line's SHA-256 (hex).
+
+    On a token that the installation has left: ``token`` is that one's id, ``left_for`` tells the new home, and
+    ``epoch`` when that was, as a number of the change log. No database from before that is the newest.
+    """
 
     number: int
     digest: str
     mac: str = ""
+    token: str = ""
+    left_for: str = ""
+    epoch: int = 0
 
 
 def message(seal: Seal) -> bytes:
@@ -70,6 +79,8 @@ def digest(text: bytes) -> str:
 
 def note_message(note: Note) -> bytes:
     """What the token authenticates of a note."""
+    if note.token:
+        return _LEFT_DOMAIN + encode(replace(note, mac=""))
     return _NOTE_DOMAIN + b"%d\0%b" % (note.number, note.digest.encode())
 
 

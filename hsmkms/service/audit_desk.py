@@ -85,6 +85,10 @@ class AuditDesk:
         """Raise StoreError if log or database contradict the newest seal. Quick: only the ends are looked at."""
         self._sealer.check()
 
+    def check_home(self) -> None:
+        """Raise StoreError if the home is a token that the installation has left: also where no log is kept."""
+        self._sealer.check_home()
+
     def verify(self, archives: Sequence[Path] = (), progress: Progress = _tell_nobody) -> Verdict:
         """Look at every record, every seal and the token's memory of them."""
         return verify(self._core, archives, progress)

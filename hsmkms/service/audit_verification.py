@@ -129,20 +129,20 @@ def _walk(core: Core, lane: str, parts: list[Segment], expected: _Expected, read
 
 
 def _against_the_token(core: Core, sealer: Sealer, newest: SealedLine | None) -> list[Fault]:
-    older = sealer.older_home()
     number = newest.seal.number if newest is not None else 1
-    faults = [seal_fault(number, ROLLED_BACK, older)] if older is not None else []
-    return faults + _against_the_note(core, sealer, newest)
+    older = sealer.notes.older_home()
+    rolled_back = [*sealer.left_contradictions(), *([older] if older is not None else [])]
+    return [seal_fault(number, ROLLED_BACK, each) for each in rolled_back] + _against_the_note(core, sealer, newest)
 
 
 def _against_the_note(core: Core, sealer: Sealer, newest: SealedLine | None) -> list[Fault]:
     """Compare the newest seal with the token's memory of it."""
     number = newest.seal.number if newest is not None else 1
     try:
-        note = sealer.note()
+        note = sealer.notes.newest()
     except ObjectLostError as exc:
         return [seal_fault(number, NOT_PROVEN, f"what the token remembers of it cannot be proven: {exc}")]
-    if note is None and sealer.remembers():
+    if note is None and sealer.notes.remembers():
         return [seal_fault(number, NOT_PROVEN, "what the token remembers of it was made with a key that is not there")]
     if newest is None:
         return [seal_fault(1, MISSING, f"the token remembers seal {note.number}")] if note is not None else []

@@ -26,6 +26,11 @@ NOTHING_WAS_MADE: Final = (
 )
 """Faults after which no object can have stayed on the token; after any other one somebody has to look."""
 
+ATTEMPTS: Final = 3
+"""How often something is made anew, if each time the home has moved while it was being made."""
+
+HOME_MOVED: Final = "The installation moves to another token just now: try again."
+
 
 def generated(core: Core, key_id: str, sequence: int, state: MaterialState) -> MaterialRecord:
     """The record of a backing key that the token is about to generate."""

@@ -1,15 +1,18 @@
 """What ties a database to its token: a challenge that only the token's own installation key can answer.
 
-Serials change with clones and restores and labels repeat, so neither proves anything. At ``init`` the token makes an
-HMAC key; the database keeps a random challenge and the token's answer. A token that answers otherwise, or that has no
-such key, is not the one of this database. The steps of ``init`` can be repeated after an interruption at any point.
+Labels repeat and serials can be chosen, so neither proves anything. At ``init`` the token makes an HMAC key; the
+database keeps a random challenge and the token's answer. A token that answers otherwise, or that has no such key, is
+not the one of this database. One that answers under another serial than the recorded one is a clone: what is made on
+the one is not on the other, so it is refused until the operator has accepted it. Members of an HA group share their
+objects; the configuration lists their serials, and any of them is the token. A token that had no serial when it was
+recorded is known by the challenge alone. The steps of ``init`` can be repeated after an interruption at any point.
 """
 
 import hmac
 import uuid
 from typing import Final
 
-from hsmkms.errors import BindingError, HsmKmsError, ObjectLostError, WrongTokenError
+from hsmkms.errors import BindingError, CloneError, HsmKmsError, ObjectLostError, WrongTokenError
 from hsmkms.hsm.device import Device
 from hsmkms.hsm.identity import Candidate, Proof
 from hsmkms.model.permit import OperatorAct
@@ -81,13 +84,14 @@ def bind(store: Store, device: Device, token_id: str, cka_id: bytes) -> None:
         stored.bind_token(tx, token_id, challenge, response)
 
 
-def prove(store: Store, device: Device) -> tuple[InstallationRow, TokenRow, bytes]:
+def prove(store: Store, device: Device, *, accepting: bool = False) -> tuple[InstallationRow, TokenRow, bytes]:
     """Return the installation, its home's row and that one's key's CKA_ID; raises BindingError for a wrong pair.
 
-    WrongTokenError if it has the names of the home, and not its key.
+    WrongTokenError if it has the names of the home, and not its key. ``accepting``: a clone is taken, since the
+    operator is about to accept it.
     """
     row, token = told(store)
-    witness = recognise(store, device, row, token)
+    witness = recognise(store, device, row, token, accepting=accepting)
     if witness is None:
         raise _wrong_pair(store, device, token)
     return row, token, witness
@@ -97,12 +101,14 @@ class TokenIdentity:
     """The identity of one token of an installation: the challenge in its row, and its serial.
 
     What it has to answer is read anew each time, since another process may have rotated the installation's own key.
+    ``accepting``: a clone is taken, since the operator is about to accept it.
     """
 
-    def __init__(self, store: Store, token_id: str) -> None:
+    def __init__(self, store: Store, token_id: str, *, accepting: bool = False) -> None:
         self._store = store
         self._token_id = token_id
-        self._serials: set[str] = set()
+        self._accepting = accepting
+        self._serials: frozenset[str] = frozenset()
 
     def admit(self, serial: str) -> None:
         """Raise WrongTokenError for another serial than those under which the token has proven to be the one."""
@@ -114,26 +120,46 @@ class TokenIdentity:
             )
 
     def prove(self, candidate: Candidate) -> Proof:
-        """Challenge a token; WrongTokenError if it does not answer as it did when it was bound."""
+        """Challenge a token; WrongTokenError if it does not answer as it did when it was bound, or is a clone."""
         with self._store.reading() as conn:
             row, token = stored.fetch(conn), stored.token(conn, self._token_id)
         if row is None or token is None:
             raise BindingError(INTERRUPTED)
-        witness = recognise(self._store, candidate, row, token)
+        try:
+            witness = recognise(self._store, candidate, row, token, accepting=self._accepting)
+        except CloneError as exc:
+            raise WrongTokenError(str(exc)) from exc
         if witness is None:
             raise wrong_token(candidate, token)
-        self._serials.add(candidate.profile.serial)
+        self._serials |= candidate.members | {candidate.profile.serial}
         return Proof(witness, token.challenge or b"", token.response or b"")
 
 
-def recognise(store: Store, device: Device | Candidate, row: InstallationRow, token: TokenRow) -> bytes | None:
-    """The CKA_ID of the key by which the device shows that it is that token, or None if it is another one."""
+def recognise(
+    store: Store, device: Device | Candidate, row: InstallationRow, token: TokenRow, *, accepting: bool = False
+) -> bytes | None:
+    """The CKA_ID of the key by which the device shows that it is that token, or None if it is another one.
+
+    Raises CloneError if it holds that key under another serial, unless ``accepting``.
+    """
     with store.reading() as conn:
         versions = stored.versions(conn, MAC_PURPOSE, token.id)
     if not versions or token.challenge is None:
         raise BindingError(INTERRUPTED)
     # The newest may be one whose rotation was interrupted: the one that answers as was noted is in use.
-    return next((key.cka_id for key in reversed(versions) if _answers(device, row, token, key)), None)
+    witness = next((key.cka_id for key in reversed(versions) if _answers(device, row, token, key)), None)
+    if witness is not None and not accepting and is_clone(device, token):
+        raise _clone(device, token)
+    return witness
+
+
+def is_clone(device: Device | Candidate, token: TokenRow) -> bool:
+    """True if a device that has answered as that token has another serial than the recorded one.
+
+    Members of one HA group are one token; where no serial was recorded, none can differ.
+    """
+    serial = device.profile.serial
+    return token.serial not in ("", serial) and not {token.serial, serial} <= device.members
 
 
 def _answers(device: Device | Candidate, row: InstallationRow, token: TokenRow, key: InstallationKeyRow) -> bool:
@@ -188,6 +214,17 @@ def _wrong_pair(store: Store, device: Device, token: TokenRow) -> HsmKmsError:
         f"this database belongs to the token {token.label!r} (serial {token.serial} when it was made), but the token "
         f"{device.profile.label!r} (serial {device.profile.serial}) does not hold its key: "
         "correct [token] in the configuration, or restore the database that belongs to this token"
+    )
+
+
+def _clone(device: Device | Candidate, token: TokenRow) -> CloneError:
+    profile = device.profile
+    return CloneError(
+        f"the token {profile.label!r} (serial {profile.serial}) is a clone of this installation's token "
+        f"{token.label!r} (serial {token.serial}): what is made on the one is not on the other. If it has taken the "
+        "place of that one for good, accept it with `hsmkms accept-clone` (`hsmkms restore --accept-clone` while "
+        "restoring); if both are members of an HA group that shares its objects, list all their serials in the "
+        "configuration; otherwise correct [token] there"
     )
 
 

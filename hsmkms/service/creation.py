@@ -5,23 +5,22 @@ The token and the database share no transaction, so: intent, device, result. Aft
 """
 
 from collections.abc import Callable, Mapping
+from enum import Enum, auto
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from hsmkms.errors import KMSInternalException
 from hsmkms.model.enums import KeyManager, KeySpec, KeyState, KeyUsage, MaterialState, Origin
 from hsmkms.model.ids import key_arn, new_key_id
-from hsmkms.model.permit import OperatorAct, Permit
+from hsmkms.model.permit import Permit
 from hsmkms.model.records import KeyRecord
 from hsmkms.service import destruction
-from hsmkms.service.backing import NOTHING_WAS_MADE, generated, label_of
+from hsmkms.service.backing import ATTEMPTS, HOME_MOVED, NOTHING_WAS_MADE, generated, label_of
 from hsmkms.service.core import Core
-from hsmkms.service.permits import own_permit
-from hsmkms.store import aliases, keys, objects
-from hsmkms.store.deletion import Doomed
+from hsmkms.store import aliases, installation, keys, objects
 from hsmkms.store.engine import Connection
-from hsmkms.store.schema import ObjectPurpose
 
 Check = Callable[[Connection], None]
 """Raises if a key cannot be made as things are in this transaction."""
@@ -98,8 +97,32 @@ def make(
     """Make a key whose backing key is generated on the token and never leaves it; with an alias if one is named.
 
     ``permit`` covers the backing key. ``check`` is called in the transaction of the intent, and may refuse. False if
-    somebody else has taken the alias meanwhile: then there is no key.
+    somebody else has taken the alias meanwhile: then there is no key. Where the home moves to another token meanwhile,
+    what was made is destroyed, and made there.
     """
+    for _ in range(ATTEMPTS):
+        outcome = _make(core, _at_home(core, record), tags, permit, alias, check)
+        if outcome is not _Outcome.HOME_MOVED:
+            return outcome is _Outcome.MADE
+        core.tokens.may_have_moved()
+    raise KMSInternalException(HOME_MOVED)
+
+
+class _Outcome(Enum):
+    MADE = auto()
+    ALIAS_TAKEN = auto()
+    HOME_MOVED = auto()
+    OVERTAKEN = auto()
+
+
+def _at_home(core: Core, record: KeyRecord) -> KeyRecord:
+    """The record of a key that is to be made, with its backing key on what the home is now."""
+    return replace(record, materials=(replace(record.materials[0], token_id=core.tokens.home_id),))
+
+
+def _make(
+    core: Core, record: KeyRecord, tags: Mapping[str, str], permit: Permit, alias: str | None, check: Check
+) -> _Outcome:
     backing_key = record.materials[0]
     device = core.tokens.of(backing_key.token_id)
     label = label_of(core, backing_key.token_id, record.key_id, record.region, backing_key.sequence)
@@ -122,24 +145,27 @@ def make(
 
     # 3. Result: from here on the key exists.
     with core.store.atomic() as tx:
-        taken = alias is not None and aliases.fetch(tx, record.region, alias) is not None
-        completed = not taken and keys.complete(tx, record.key_id, record.region)
-        if completed and alias is not None:
-            aliases.insert(tx, record.region, alias, record.key_id, record.creation_date)
-        if taken:
+        outcome = _complete(tx, record, alias)
+        if outcome in (_Outcome.ALIAS_TAKEN, _Outcome.HOME_MOVED):
             keys.drop_intent(tx, record.key_id, record.region)
             objects.doom(tx, backing_key.token_id, backing_key.cka_id, label, core.clock())
-    if taken:
-        doomed = Doomed(
-            token_id=backing_key.token_id,
-            cka_id=backing_key.cka_id,
-            purpose=ObjectPurpose.BACKING_KEY,
-            key_id=None,
-            material_id=None,
-        )
-        destruction.destroy(core, doomed, own_permit(OperatorAct.MAINTAIN, backing_key.cka_id))
-        return False
-    if not completed:
+    if outcome is _Outcome.OVERTAKEN:
         raise KMSInternalException(OVERTAKEN)
+    if outcome is not _Outcome.MADE:
+        destruction.discard(core, backing_key.token_id, backing_key.cka_id)
+        return outcome
     core.reached("create-key 3: result")
-    return True
+    return outcome
+
+
+def _complete(tx: Connection, record: KeyRecord, alias: str | None) -> _Outcome:
+    """Let the key be there, with its alias, if nothing has come in between."""
+    if not installation.is_home(tx, record.materials[0].token_id):
+        return _Outcome.HOME_MOVED
+    if alias is not None and aliases.fetch(tx, record.region, alias) is not None:
+        return _Outcome.ALIAS_TAKEN
+    if not keys.complete(tx, record.key_id, record.region):
+        return _Outcome.OVERTAKEN
+    if alias is not None:
+        aliases.insert(tx, record.region, alias, record.key_id, record.creation_date)
+    return _Outcome.MADE

@@ -7,9 +7,11 @@ wrapping key. From there on this is the one way, and it can be repeated: device,
 import logging
 from collections.abc import Callable
 
+from hsmkms.errors import HsmKmsError
 from hsmkms.hsm.device import Device
-from hsmkms.model.permit import Permit
+from hsmkms.model.permit import OperatorAct, Permit
 from hsmkms.service.core import Core
+from hsmkms.service.permits import own_permit
 from hsmkms.store import deletion, materials, objects
 from hsmkms.store.deletion import Doomed
 from hsmkms.store.schema import ObjectPurpose, ObjectStatus
@@ -59,6 +61,20 @@ def destroy(core: Core, doomed: Doomed, permit: Permit) -> bool:
         doomed.key_id or "(none)",
     )
     return was_there
+
+
+def discard(core: Core, token_id: str, cka_id: bytes) -> None:
+    """Destroy an object that is doomed since its token was left, or something else came in between, as it was made.
+
+    Where the token cannot be reached now, `hsmkms maintain` does it.
+    """
+    with core.store.reading() as conn:
+        found = [each for each in deletion.doomed(conn) if (each.token_id, each.cka_id) == (token_id, cka_id)]
+    try:
+        for each in found:
+            destroy(core, each, own_permit(OperatorAct.MAINTAIN, cka_id))
+    except HsmKmsError as exc:
+        log.warning("the object %s is to be destroyed later: %s", cka_id.hex(), exc)
 
 
 _PROCEDURES: dict[ObjectPurpose, Callable[[Device, Permit, bytes], bool]] = {

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from hsmkms.errors import HsmKmsError, TokenUnavailableError
 from hsmkms.process import exclusive
-from hsmkms.service.sealing import Sealer, noted_on
+from hsmkms.service.seal_notes import SealNotes, noted_on
 from hsmkms.store import audit_files
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ class Freshness:
 
     def __init__(self, core: "Core") -> None:
         self._core = core
-        self._sealer = Sealer(core)
+        self._notes = SealNotes(core)
+        self._folder = core.audit.folder
         self._lock = threading.Lock()
 
     def watch(self) -> None:
@@ -45,7 +46,7 @@ class Freshness:
         with self._lock:
             found = self._fault(token_id)
             if found is not None:  # a seal may have been made meanwhile: look again when nobody makes one
-                with exclusive(self._sealer.folder / audit_files.SEAL_LOCK, _LOCK_SECONDS):
+                with exclusive(self._folder / audit_files.SEAL_LOCK, _LOCK_SECONDS):
                     found = self._fault(token_id)
             self._settle(token_id, found)
 
@@ -63,8 +64,8 @@ class Freshness:
 
     def _fault(self, token_id: str) -> str | None:
         # The file first: a note that it knows of is on the token.
-        wanted = noted_on(self._sealer.folder, token_id)
-        return self._sealer.older(token_id, wanted) if wanted else None
+        wanted = noted_on(self._folder, token_id)
+        return self._notes.older(token_id, wanted) if wanted else None
 
     def _settle(self, token_id: str, found: str | None) -> None:
         known = self._core.older.pop(token_id, None)

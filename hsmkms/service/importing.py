@@ -41,7 +41,7 @@ from hsmkms.service import destruction, lapses, rotating, wrapping_keys
 from hsmkms.service.backing import NOTHING_WAS_MADE, label_of
 from hsmkms.service.installation_keys import macs
 from hsmkms.service.pipeline import Call
-from hsmkms.store import keys, materials, rotation
+from hsmkms.store import installation, keys, materials, rotation
 from hsmkms.store.engine import Connection
 from hsmkms.store.materials import WrappingKeyRow
 
@@ -93,6 +93,8 @@ def import_key_material(call: Call, request: ImportKeyMaterialRequest) -> Import
         there = choice.known is not None and materials.is_on_token(tx, choice.material_id)
         if there:
             arrival.settle(tx, record)
+        elif not installation.is_home(tx, row.token_id):  # nothing comes to a token that was left
+            raise InvalidImportTokenException(_GONE)
         else:
             _intend(tx, arrival, record, cka_id, label)
     core.reached("import 1: intent")
@@ -185,9 +187,15 @@ def _bring_in(arrival: _Arrival, record: KeyRecord, permit: Permit, cka_id: byte
     # 3. Result, unless the key was deleted meanwhile.
     with core.store.atomic() as tx:
         fresh = keys.fetch(tx, record.region, record.key_id)
-        arrived = fresh is not None and materials.arrive(tx, token_id, cka_id)
+        moved = not installation.is_home(tx, token_id)
+        if moved:
+            materials.doom(tx, token_id, cka_id)
+        arrived = fresh is not None and not moved and materials.arrive(tx, token_id, cka_id)
         if fresh is not None and arrived:
             arrival.settle(tx, fresh)
+    if moved:
+        destruction.discard(core, token_id, cka_id)
+        raise InvalidImportTokenException(_GONE)
     if not arrived:
         device.destroy(permit, cka_id)
         raise KMSInvalidStateException(

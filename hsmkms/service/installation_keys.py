@@ -36,10 +36,10 @@ def encryption_key(core: Core, purpose: str, act: OperatorAct) -> InstallationKe
     return _newest(core, purpose, make)
 
 
-def versions(core: Core, purpose: str) -> list[InstallationKeyRow]:
-    """All versions of a purpose's key on all tokens, oldest first; the newest may not be on its token yet."""
+def versions(core: Core, purpose: str, token_id: str | None = None) -> list[InstallationKeyRow]:
+    """All versions of a purpose's key, on all tokens or on one, oldest first; the newest may not be there yet."""
     with core.store.reading() as conn:
-        return installation.versions(conn, purpose)
+        return installation.versions(conn, purpose, token_id)
 
 
 def macs(core: Core, permit: Callable[[bytes], Permit], message: bytes) -> Iterator[bytes]:
@@ -89,20 +89,32 @@ def _newest(core: Core, purpose: str, make: Callable[[InstallationKeyRow, str], 
     if known and _is_there(core, known[-1]):
         return known[-1]
     with exclusive(core.store.folder / f"{purpose}.lock", _LOCK_SECONDS):
-        # 1. Intent.
-        with core.store.atomic() as tx:
-            known = installation.versions(tx, purpose)
-            key = (
-                known[-1]
-                if known
-                else installation.insert_installation_key(
-                    tx, purpose, 1, core.tokens.home_id, uuid.uuid4().bytes, core.clock()
-                )
-            )
-        # 2. Device, unless an interrupted attempt has made it.
-        if not _is_there(core, key):
-            make(key, label_of(core, key))
-    return key
+        first = _intended(core, purpose)
+        # Where the home moved while the first version was made on the token that was left, the next one is made there.
+        return _made(core, first, make) or _made(core, _intended(core, purpose, first), make) or first
+
+
+def _intended(core: Core, purpose: str, left: InstallationKeyRow | None = None) -> InstallationKeyRow:
+    """The newest version of a purpose, on its token or not; a first one, or one that follows ``left``, if need be."""
+    core.tokens.may_have_moved()
+    home_id = core.tokens.home_id
+    with core.store.atomic() as tx:
+        known = installation.versions(tx, purpose)
+        if known and known[-1] != left:
+            return known[-1]
+        version = installation.next_version(tx, purpose)
+        return installation.insert_installation_key(tx, purpose, version, home_id, uuid.uuid4().bytes, core.clock())
+
+
+def _made(
+    core: Core, key: InstallationKeyRow, make: Callable[[InstallationKeyRow, str], None]
+) -> InstallationKeyRow | None:
+    """The key, on its token; None if that was left while it was being made."""
+    if _is_there(core, key):
+        return key
+    make(key, label_of(core, key))
+    with core.store.reading() as conn:
+        return key if installation.is_home(conn, key.token_id) else None
 
 
 def _is_there(core: Core, key: InstallationKeyRow) -> bool:

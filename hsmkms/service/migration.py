@@ -13,7 +13,14 @@ from typing import Final
 
 from msgspec import Struct
 
-from hsmkms.errors import BindingError, ConfigurationError, HsmKmsError, KMSInvalidStateException, TokenUnfitError
+from hsmkms.errors import (
+    BindingError,
+    CloneError,
+    ConfigurationError,
+    HsmKmsError,
+    KMSInvalidStateException,
+    TokenUnfitError,
+)
 from hsmkms.hsm.device import Device
 from hsmkms.model.enums import KeySpec, KeyState, Origin, RotationType
 from hsmkms.model.permit import OperatorAct
@@ -22,6 +29,7 @@ from hsmkms.process import exclusive
 from hsmkms.service import binding, own_rotation, rotating, row_seals
 from hsmkms.service.core import Core
 from hsmkms.service.permits import own_permit
+from hsmkms.service.seal_notes import SealNotes
 from hsmkms.service.sealing import Sealer
 from hsmkms.store import installation, keys, objects, rotation
 from hsmkms.store.engine import Connection
@@ -93,13 +101,14 @@ def standings(core: Core) -> list[TokenStanding]:
             serial=row.serial,
             home=row.id == core.tokens.home_id,
             objects=held[row.id],
-            away=_fault(core, row),
+            away=fault_of(core, row),
         )
         for row in core.tokens.rows()
     ]
 
 
-def _fault(core: Core, row: TokenRow) -> str | None:
+def fault_of(core: Core, row: TokenRow) -> str | None:
+    """Why a token cannot be used now, or None."""
     try:
         core.tokens.of(row.id).ready()
     except HsmKmsError as exc:
@@ -113,29 +122,52 @@ def _fault(core: Core, row: TokenRow) -> str | None:
 def settle(core: Core, device: Device) -> TokenRow:
     """Make an open token the home, with the installation's own keys; its row. Nothing happens if it is the home.
 
-    ``device`` is closed with the core's other tokens. Raises BindingError for a token that the installation has left,
-    ConfigurationError if another process could not follow, TokenUnfitError for a token that cannot do all that hsmkms
-    needs; then nothing was changed.
+    ``device`` is closed with the core's other tokens. Raises BindingError for a token that the installation has left
+    or that is a clone, ConfigurationError if another process could not follow, TokenUnfitError for a token that cannot
+    do all that hsmkms needs; then nothing was changed.
     """
     with exclusive(core.store.folder / _LOCK, _LOCK_SECONDS):
-        known = _recognised(core, device)
+        known = check_target(core, device)
         if known is None:
             _require_followers(core, device)
             _require_fit(device)
             known = _bind(core, device)
-        elif known.id == core.tokens.home_id:
-            core.tokens.add(known.id, device)
         else:
-            raise BindingError(
-                f"the installation has left the token {known.label!r} for another one, and does not go back: what is "
-                "new needs a token that it was never on"
-            )
+            core.tokens.add(known.id, device)
         core.reached("migrate 3: bound")
         own_rotation.come_home(core)
         core.reached("migrate 4: own keys")
         if core.audit.used:
             core.audit.tidy()
             Sealer(core).seal()
+        core.reached("migrate 5: sealed")
+        Sealer(core).leave()
+        core.reached("migrate 6: left")
+    return known
+
+
+def interrupted(core: Core) -> list[TokenRow]:
+    """The tokens that were left and do not know of it: a migration was interrupted, or they were away then."""
+    return SealNotes(core).unmarked()
+
+
+def check_target(core: Core, device: Device) -> TokenRow | None:
+    """The home's row if the device is the home, None for a token that the installation was never on.
+
+    Raises BindingError for one that it has left, or for the clone of one.
+    """
+    try:
+        known = _recognised(core, device)
+    except CloneError as exc:
+        raise CloneError(
+            f"{exc}. A migration to it would move nothing: to use it as another token, initialise it anew with its own "
+            "tool, so that it holds no keys of this installation, and migrate then"
+        ) from exc
+    if known is not None and known.id != core.tokens.home_id:
+        raise BindingError(
+            f"the installation has left the token {known.label!r} for another one, and does not go back: what is "
+            "new needs a token that it was never on"
+        )
     return known
 
 

@@ -19,8 +19,11 @@ from hsmkms.rules import import_token as tokens
 from hsmkms.service import (
     backup,
     clock,
+    clones,
+    forgetting,
     maintenance,
     migration,
+    own_renewal,
     own_rotation,
     reconcile,
     report,
@@ -31,12 +34,15 @@ from hsmkms.service.age_keys import Recipient
 from hsmkms.service.audit_desk import AuditDesk
 from hsmkms.service.backup import BackupMade
 from hsmkms.service.backup_signature import SigningKey
+from hsmkms.service.clones import Clone
 from hsmkms.service.core import Core
 from hsmkms.service.credentials import Credentials
+from hsmkms.service.forgetting import Forgotten
 from hsmkms.service.identities import Identities
 from hsmkms.service.maintenance import Report
 from hsmkms.service.migration import Left, Moved, TokenStanding, Waiting
 from hsmkms.service.operator_acts import recorded
+from hsmkms.service.own_renewal import Loss
 from hsmkms.service.own_rotation import RotatedKey
 from hsmkms.service.pipeline import Call
 from hsmkms.service.reconcile import Finding, Mended
@@ -180,6 +186,22 @@ class Operator:
         """The purposes of the installation's own keys whose rotation was interrupted."""
         return own_rotation.interrupted(self._core)
 
+    def lost_installation_keys(self) -> Loss:
+        """What would be lost if the installation's own keys were started afresh; see ``service/own_renewal.py``."""
+        return own_renewal.find(self._core)
+
+    def renew_installation_keys(self, loss: Loss) -> None:
+        """Start them afresh at home, where a token that held some is lost for good."""
+        details = {
+            "purposes": loss.purposes,
+            "tokens": loss.tokens,
+            "accessKeys": loss.access_keys,
+            "contradiction": loss.contradiction or "",
+        }
+        own_renewal.renew(self._core, loss)
+        with self._core.audit.acting("RenewInstallationKeys", self._core.installation.default_region, details):
+            pass
+
     def tokens(self) -> list[TokenStanding]:
         """How the installation's tokens stand, oldest first."""
         return migration.standings(self._core)
@@ -194,6 +216,34 @@ class Operator:
             if device not in self._core.tokens.opened():
                 device.close()
             raise
+
+    def interrupted_migrations(self) -> list[TokenRow]:
+        """The tokens that were left and do not know of it yet: they were away, or the migration was interrupted."""
+        return migration.interrupted(self._core)
+
+    def check_target(self, device: Device) -> None:
+        """Raise what hinders a migration to a token from the first: it was left, or is a clone."""
+        migration.check_target(self._core, device)
+
+    def find_forgettable(self, name: str) -> TokenRow:
+        """The token of that label or serial, if nothing needs it; see ``service/forgetting.py``."""
+        return forgetting.find(self._core, name)
+
+    def forget_token(self, row: TokenRow) -> Forgotten:
+        """Forget a token that was left and that nothing needs."""
+        details = {"label": row.label, "serial": row.serial}
+        with self._core.audit.acting("ForgetToken", self._core.installation.default_region, details):
+            return forgetting.forget(self._core, row)
+
+    def find_clone(self, device: Device) -> Clone:
+        """What accepting an open token would mean; the installation was opened for it. See ``service/clones.py``."""
+        return clones.find(self._core, device)
+
+    def accept_clone(self, clone: Clone) -> None:
+        """Let a clone take the place of the token that was recorded."""
+        details = {"label": clone.label, "serial": clone.serial, "recordedSerial": clone.recorded_serial}
+        with self._core.audit.acting("AcceptClone", self._core.installation.default_region, details):
+            clones.accept(self._core, clone)
 
     def waiting_to_move(self, elsewhere: str | None = None) -> list[Waiting]:
         """The keys that encrypt on another token than the home, or than ``elsewhere`` (a token's id, or "")."""

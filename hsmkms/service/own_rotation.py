@@ -18,7 +18,7 @@ from msgspec import Struct
 from hsmkms.model.permit import OperatorAct
 from hsmkms.process import exclusive
 from hsmkms.rules.importing import VALID_FOR
-from hsmkms.service import backup_keys, binding, credentials, row_seals, sealing
+from hsmkms.service import backup_keys, binding, credentials, row_seals, seal_notes, sealing
 from hsmkms.service.core import Core
 from hsmkms.service.credentials import Credentials
 from hsmkms.service.installation_keys import encryption_key, sealing_key, versions
@@ -119,11 +119,22 @@ def _advance(core: Core, newest: InstallationKeyRow) -> InstallationKeyRow:
     return newest
 
 
+def make(core: Core, purpose: str) -> InstallationKeyRow:
+    """The newest version of a purpose's key; made if it is not on its token yet."""
+    return _KINDS[purpose].make(core)
+
+
 def come_home(core: Core) -> None:
     """Give each key that is used a newest version on the home, with all that it was used for moved to it."""
     for purpose in PURPOSES:
         while (known := versions(core, purpose)) and not _is_at_home(core, known[-1]):
             rotate(core, purpose)
+
+
+def is_at_home(core: Core) -> bool:
+    """True if nothing of the installation's own needs a token that was left."""
+    known = [versions(core, purpose) for purpose in PURPOSES]
+    return all(_is_at_home(core, each[-1]) for each in known if each)
 
 
 def _is_at_home(core: Core, newest: InstallationKeyRow) -> bool:
@@ -209,7 +220,7 @@ def _nothing(*_: object) -> None:
 
 _KINDS: Final = {
     MAC_PURPOSE: _Kind(lambda core: sealing_key(core, MAC_PURPOSE), _is_bound, _bind, _good_import_tokens),
-    sealing.PURPOSE: _Kind(lambda core: sealing_key(core, sealing.PURPOSE), _always, _nothing, _has_sealed),
+    seal_notes.PURPOSE: _Kind(lambda core: sealing_key(core, seal_notes.PURPOSE), _always, _nothing, _has_sealed),
     credentials.PURPOSE: _Kind(
         lambda core: encryption_key(core, credentials.PURPOSE, OperatorAct.CREDENTIALS),
         _stores,

@@ -9,7 +9,7 @@ import fcntl
 import os
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -58,10 +58,14 @@ class Presence:
         except OSError as exc:
             raise StoreError(f"{self._file} cannot be written: {exc.strerror}") from exc
 
-    def others_without(self, profile: TokenProfile) -> list[int]:
-        """The process ids of the others that live and have not that token open, or have not said so yet."""
+    def others_without(self, label: str, serials: Collection[str]) -> list[int]:
+        """The process ids of the others that live and have not that token open, or have not said so yet.
+
+        ``serials``: of any member of its group.
+        """
+        names = {(label, each) for each in serials}
         others = [each for each in _living(self._file.parent) if each != self._file]
-        return [_pid(each) for each in others if _name(profile) not in _tokens(each)]
+        return [_pid(each) for each in others if names.isdisjoint(_tokens(each))]
 
     def close(self) -> None:
         """Take the file away."""
@@ -72,6 +76,12 @@ class Presence:
 def living(folder: Path) -> list[int]:
     """The process ids of all that have the installation in a data folder open."""
     return [_pid(each) for each in _living(folder / _FOLDER)]
+
+
+def holders(folder: Path, serial: str) -> list[int]:
+    """The process ids of the others that have the installation in a data folder open, with a token of that serial."""
+    found = [each for each in _living(folder / _FOLDER) if _pid(each) != os.getpid()]
+    return [_pid(each) for each in found if serial in {held for _, held in _tokens(each)}]
 
 
 def _remove_old_drafts(folder: Path) -> None:

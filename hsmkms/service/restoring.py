@@ -20,7 +20,7 @@ from msgspec import Struct
 from hsmkms.errors import BindingError, StoreError, TokenUnavailableError
 from hsmkms.hsm.device import Device
 from hsmkms.process import exclusive
-from hsmkms.service import backup_origin, unsealing
+from hsmkms.service import backup_origin, clones, unsealing
 from hsmkms.service.age_keys import PrivateKeys
 from hsmkms.service.audit_desk import AuditDesk
 from hsmkms.service.backup import CONFIGURATION, NeededObject, needed_objects
@@ -32,6 +32,7 @@ from hsmkms.service.sealing import Contradiction, Sealer
 from hsmkms.service.unsealing import Unseal, Unsealed
 from hsmkms.store import audit_files, files, installation, migrate, snapshot
 from hsmkms.store.archive import new_file
+from hsmkms.store.engine import Connection
 
 LOCK: Final = "init.lock"
 """The same as that of `hsmkms init`, which would make databases in the same place."""
@@ -59,6 +60,8 @@ class Order(Struct, frozen=True, kw_only=True):
     signed_by: VerifyingKey | None = None
     unproven: bool = False
     accept_rollback: bool = False
+    accept_clone: str | None = None
+    """Label or serial of the one of the tokens that is accepted though it is a clone."""
 
 
 class Configured(Struct, frozen=True, kw_only=True):
@@ -199,6 +202,7 @@ def _prepare(core: Core, unsealed: Unsealed, target: Path, migrated: list[str], 
         details |= {"proof": str(proof), "sha256": unsealed.sha256}
         with core.audit.acting("RestoreBackup", core.installation.default_region, details), core.store.atomic() as tx:
             installation.set_restored(tx, now)
+            _accept_clones(core, tx)
         core.audit.close()
         return Restored(
             installation=core.installation.id,
@@ -213,6 +217,12 @@ def _prepare(core: Core, unsealed: Unsealed, target: Path, migrated: list[str], 
         )
     finally:
         _close(core)
+
+
+def _accept_clones(core: Core, tx: Connection) -> None:
+    """Record the clones that the operator accepts in the place of tokens, each in the audit log."""
+    for serial in clones.accept_all(core, tx):
+        core.audit.event("AcceptClone", core.installation.default_region, "", {"serial": serial})
 
 
 def _rollback(core: Core) -> str | None:

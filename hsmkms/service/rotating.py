@@ -16,11 +16,11 @@ from hsmkms.model.ids import key_arn
 from hsmkms.model.permit import OperatorAct
 from hsmkms.model.records import KeyRecord
 from hsmkms.rules import rotation as rules
-from hsmkms.service import clock
-from hsmkms.service.backing import NOTHING_WAS_MADE, generated, label_of
+from hsmkms.service import clock, destruction
+from hsmkms.service.backing import ATTEMPTS, HOME_MOVED, NOTHING_WAS_MADE, generated, label_of
 from hsmkms.service.core import Core
 from hsmkms.service.permits import own_permit
-from hsmkms.store import keys, materials, objects, rotation
+from hsmkms.store import installation, keys, materials, objects, rotation
 from hsmkms.store.rotation import Unfinished
 from hsmkms.store.schema import ObjectStatus
 
@@ -39,7 +39,15 @@ def rotate(core: Core, key_id: str, region: str, kind: RotationType, judge: Judg
     core.device.ready()  # no intent that a token which is away would leave behind
     if any(finish(core, each) is kind for each in interrupted(core, key_id)):
         return
+    for _ in range(ATTEMPTS):
+        if _rotate(core, key_id, region, kind, judge):
+            return
+        core.tokens.may_have_moved()
+    raise ConflictException(HOME_MOVED)
 
+
+def _rotate(core: Core, key_id: str, region: str, kind: RotationType, judge: Judge) -> bool:
+    """The steps of a rotation; False if the home has moved meanwhile: then it is as if nothing had been begun."""
     # 1. Intent: the material, which no record shows yet.
     with core.store.atomic() as tx:
         record = keys.fetch(tx, region, key_id)
@@ -65,15 +73,22 @@ def rotate(core: Core, key_id: str, region: str, kind: RotationType, judge: Judg
 
     # 3. Result: the new one is current, the old one decrypts.
     with core.store.atomic() as tx:
-        switched = rotation.switch(tx, key_id, region, new.material_id, kind, core.clock())
+        moved = not installation.is_home(tx, new.token_id)
+        if moved:
+            materials.doom(tx, new.token_id, new.cka_id)
+        switched = not moved and rotation.switch(tx, key_id, region, new.material_id, kind, core.clock())
         found = objects.fetch(tx, new.token_id, new.cka_id)
         if switched:
             _tell(core, record, new.material_id, kind)
+    if moved:
+        destruction.discard(core, new.token_id, new.cka_id)
+        return False
     if not switched and (found is None or found.status is not ObjectStatus.PRESENT):
         core.tokens.of(new.token_id).destroy(permit, new.cka_id)
         raise ConflictException(f"The rotation of {record.arn} was overtaken by another change: look at the key again.")
     core.reached("rotate 3: result")
     log.info("rotated key %s (%s): its key material is %s from now on", key_id, kind, new.material_id)
+    return True
 
 
 def rotate_if_due(core: Core, key_id: str, region: str) -> None:
@@ -111,9 +126,13 @@ def finish(core: Core, found: Unfinished) -> RotationType | None:
     """Carry an interrupted rotation on; its kind, or None if there was nothing to carry on (or it was an import).
 
     An object that is there and as ordered becomes the current backing key of a key that is still Enabled. Any other,
-    and one of an interrupted import (which its caller repeats), is to be destroyed. Where nothing was made the intent
-    is forgotten.
+    and one of an interrupted import (which its caller repeats), is to be destroyed; so is what was begun on a token
+    that was left since. Where nothing was made the intent is forgotten.
     """
+    if found.token_id != core.tokens.home_id:
+        with core.store.atomic() as tx:
+            materials.doom(tx, found.token_id, found.cka_id)
+        return None
     device = core.tokens.of(found.token_id)
     if not device.holds(found.cka_id):
         with core.store.atomic() as tx:
@@ -124,7 +143,8 @@ def finish(core: Core, found: Unfinished) -> RotationType | None:
     with core.store.atomic() as tx:
         kind = found.rotation_type
         record = keys.fetch(tx, found.region, found.key_id)
-        if kind is None or deviations or record is None or record.state is not KeyState.ENABLED:
+        fit = not deviations and installation.is_home(tx, found.token_id)
+        if kind is None or not fit or record is None or record.state is not KeyState.ENABLED:
             materials.doom(tx, found.token_id, found.cka_id)
         elif rotation.switch(tx, found.key_id, found.region, found.material_id, kind, core.clock()):
             _tell(core, record, found.material_id, kind)

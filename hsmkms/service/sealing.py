@@ -6,13 +6,11 @@ the newest seal, nothing is sealed until the operator has looked: a new seal mus
 
 import hmac
 import logging
-from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from enum import Enum
-from pathlib import Path
 from typing import Final
 
-import msgspec
 from msgspec.structs import replace
 
 from hsmkms.errors import (
@@ -20,29 +18,21 @@ from hsmkms.errors import (
     ObjectLostError,
     StoreError,
     TokenUnavailableError,
-    UnsupportedOperationException,
 )
 from hsmkms.model.audit import Fault, Head, LaneSeal, Seal
-from hsmkms.model.permit import OperatorAct
 from hsmkms.process import exclusive
 from hsmkms.rules import audit_chain, audit_seal
-from hsmkms.rules.audit_record import encode
 from hsmkms.rules.audit_seal import Note, SealedLine
 from hsmkms.service.core import Core
 from hsmkms.service.installation_keys import sealing_key, versions
-from hsmkms.service.permits import own_permit
+from hsmkms.service.seal_notes import PURPOSE, SealNotes, seal_mac
 from hsmkms.store import audit_files, changes
-from hsmkms.store.installation import InstallationKeyRow
+from hsmkms.store.installation import InstallationKeyRow, TokenRow
 
 log = logging.getLogger("hsmkms.service")
 
-PURPOSE: Final = "audit-seal"
 _LOCK_SECONDS: Final = 60.0
 _CONTRADICTED: Final = "{}: run `hsmkms audit verify`, and then `hsmkms accept-store` if there is a good reason for it"
-
-
-_NOTED: Final = "noted.json"
-"""The file that remembers the newest note that each token has taken, by the token's id."""
 
 
 class Proof(Enum):
@@ -64,6 +54,7 @@ class Sealer:
         self._core = core
         self.folder = core.audit.folder
         self._seals = self.folder / audit_files.SEALS
+        self.notes = SealNotes(core)
         self._newest_key: InstallationKeyRow | None = None
 
     def seal(self, unless_within: timedelta = timedelta()) -> bool:
@@ -73,7 +64,7 @@ class Sealer:
         (CKR_GENERAL_ERROR) in the instant in which another process destroys an object: no more notes than are needed.
         """
         try:
-            with exclusive(self.folder / audit_files.SEAL_LOCK, _LOCK_SECONDS):
+            with self._alone():
                 made = self._seal(unless_within)
         except Contradiction as exc:
             self._core.audit.alarm = str(exc)
@@ -84,25 +75,40 @@ class Sealer:
 
     def check(self) -> None:
         """Raise Contradiction if what is there is not a continuation of what was sealed."""
-        self._check(self.last(), self.note(), self._heads())
+        self._check(self.last(), self.notes.every(), self._heads())
+
+    def unproven_contradiction(self) -> str | None:
+        """How what is there contradicts the newest seal, whether or not that can be proven, or None."""
+        try:
+            self._check(self.last(), self.notes.every(), self._heads(), prove=False)
+        except Contradiction as exc:
+            return str(exc)
+        return None
+
+    def check_home(self) -> None:
+        """Raise Contradiction if the home is a token that the installation has left. Quick: its notes are read."""
+        self._check_left(self.notes.on(self._core.tokens.home_id))
 
     def accept(self, faults: tuple[Fault, ...]) -> Seal:
         """Seal what is there now, with the faults that the operator has seen; from here on it counts as right."""
-        with exclusive(self.folder / audit_files.SEAL_LOCK, _LOCK_SECONDS):
-            last, note = self.last(), self.note()
+        with self._alone():
+            last, note = self.last(), self.notes.newest()
             newest = max(last.seal.number if last else 0, note.number if note else 0)
             seal = self._draft(last, newest, self._heads())
             seal = replace(seal, accepted=faults, restored=True)
             self._write(seal)
+            epoch = self._epoch()  # what was left at a later one was left in the state that was given up
+            notes = [each for each in self.notes.every() if self.notes.contradiction(each, epoch) is None]
+            self.notes.leave(notes, self.last(), epoch)
         self._core.audit.alarm = None
         return seal
 
     def move_start(self, starts: dict[str, Head]) -> None:
         """Seal that what was archived ends there."""
-        with exclusive(self.folder / audit_files.SEAL_LOCK, _LOCK_SECONDS):
-            last, note = self.last(), self.note()
+        with self._alone():
+            last = self.last()
             heads = self._heads()
-            self._check(last, note, heads)
+            self._check(last, self.notes.every(), heads)
             seal = self._draft(last, last.seal.number if last else 0, heads)
             lanes = {
                 lane: LaneSeal(head=each.head, start=starts.get(lane, each.start)) for lane, each in seal.lanes.items()
@@ -117,53 +123,29 @@ class Sealer:
             raise Contradiction(_CONTRADICTED.format("the last line of the audit log's seals is no seal"))
         return found
 
-    def note(self) -> Note | None:
-        """What the token, or the file elsewhere, remembers of the newest seal; only what is proven counts."""
-        return self._newest_of(self._notes())
+    def leave(self) -> list[TokenRow]:
+        """Leave a note on every token that is not the home any more; those that still lack one, as they are away."""
+        with self._alone():
+            self.notes.leave(self.notes.every(), self.last(), self._epoch())
+        return self.notes.unmarked()
 
-    def remembers(self) -> bool:
-        """True if the token, or the file elsewhere, has a note of any seal, proven or not."""
-        return bool(self._notes())
+    def left_contradictions(self) -> list[str]:
+        """How the database contradicts the notes on tokens that were left."""
+        return self.notes.contradictions(self.notes.every(), self._epoch())
 
-    def _notes(self) -> list[bytes]:
-        texts = list(self._core.device.notes(own_permit(OperatorAct.SEAL), self._prefix()).values())
-        elsewhere = self._elsewhere()
-        if elsewhere is not None and elsewhere.exists():
-            texts.append(elsewhere.read_bytes())
-        return texts
-
-    def older_home(self) -> str | None:
-        """How the home shows that it is an older copy of itself, or None."""
-        home_id = self._core.tokens.home_id
-        return self.older(home_id, noted_on(self.folder, home_id))
-
-    def older(self, token_id: str, noted: int) -> str | None:
-        """How a token shows that it is an older copy of itself, if it has taken the note of seal ``noted``; or None."""
-        if not noted:
-            return None
-        device = self._core.tokens.of(token_id)
-        found = self._newest_of(device.notes(own_permit(OperatorAct.SEAL), self._prefix()).values())
-        newest = found.number if found is not None else 0
-        if newest >= noted or (found is None and self._elsewhere() is not None):  # it may keep no notes any more
-            return None
-        return (
-            f"the token {device.profile.label!r} is an older copy of itself: it remembers seal {newest or 'none'} of "
-            f"the audit log, and has taken the note of seal {noted}. What was made since then is not on it: put the "
-            "newer token, or a newer backup of it, back. If there is none, `hsmkms reconcile` shows what is lost, and "
-            "`hsmkms accept-store` takes the token as it is"
-        )
-
-    def _newest_of(self, texts: Iterable[bytes]) -> Note | None:
-        """The newest of the notes that are proven."""
-        notes = [note for note in map(audit_seal.read_note, texts) if note is not None]
-        return audit_seal.newest(note for note in notes if self.proves(audit_seal.note_message(note), note.mac))
+    def remove_notes(self, token_id: str) -> None:
+        """Take the notes off a token that is about to be forgotten."""
+        with self._alone():
+            self.notes.remove(token_id)
 
     def proves(self, message: bytes, mac: str, version: int | None = None) -> bool:
         """True if the token made that HMAC (hex) over the message."""
         lost: HsmKmsError | None = None
         for each in reversed(versions(self._core, PURPOSE)):
             try:
-                if version in (None, each.version) and hmac.compare_digest(self._mac(each, message).hex(), mac):
+                if version not in (None, each.version):
+                    continue
+                if hmac.compare_digest(seal_mac(self._core, each, message).hex(), mac):
                     return True
             except (ObjectLostError, TokenUnavailableError) as exc:  # of an interrupted rotation, or a token left
                 lost = exc
@@ -181,54 +163,67 @@ class Sealer:
         except (ObjectLostError, TokenUnavailableError):
             return Proof.UNKNOWN
 
+    def accepted_with(self) -> set[int]:
+        """The versions of the key that some acceptance of the log was sealed with."""
+        return {each.key_version for each in self._all() if each.restored}
+
     def versions_used(self) -> set[int]:
         """The versions of the key that some seal of the log was made with."""
+        return {each.key_version for each in self._all()}
+
+    def _all(self) -> list[Seal]:
+        """Every seal in the file, unproven."""
         lines = self._seals.read_bytes().splitlines() if self._seals.exists() else []
-        return {found.seal.key_version for found in map(audit_seal.read, lines) if found is not None}
+        return [found.seal for found in map(audit_seal.read, lines) if found is not None]
+
+    def _alone(self) -> AbstractContextManager[None]:
+        """Let one sealer at a time into the block; it may be that no record was ever written."""
+        audit_files.make_folder(self.folder)
+        self._core.tokens.may_have_moved()  # a note on a token that was left must not be replaced
+        return exclusive(self.folder / audit_files.SEAL_LOCK, _LOCK_SECONDS)
 
     def _seal(self, unless_within: timedelta) -> bool:
-        last, note = self.last(), self.note()
+        last, notes = self.last(), self.notes.every()
         heads = self._heads()
-        self._check(last, note, heads)
+        self._check(last, notes, heads)
         if last is not None and abs(self._core.clock() - last.seal.time) < unless_within:
             return False
         seal = self._draft(last, last.seal.number if last else 0, heads)
         if last is not None and {lane: each.head for lane, each in seal.lanes.items()} == {
             lane: each.head for lane, each in last.seal.lanes.items()
         }:
+            note = audit_seal.newest(notes)
             if note is None or note.number < last.seal.number:
-                self._remember(last.seal.number, last.digest)  # the one who made it was interrupted
+                self.notes.remember(last.seal.number, last.digest)  # the one who made it was interrupted
             return False
         self._write(seal)
         return True
 
-    def _check(self, last: SealedLine | None, note: Note | None, heads: dict[str, Head]) -> None:
+    def _check(self, last: SealedLine | None, notes: list[Note], heads: dict[str, Head], *, prove: bool = True) -> None:
         """Raise Contradiction if what is there is not a continuation of what was sealed."""
-        older = self.older_home()
+        older = self.notes.older_home()
         if older is not None:
             raise Contradiction(older)
-        if note is not None and (last is None or note.number > last.seal.number):
-            raise Contradiction(_CONTRADICTED.format("the token remembers a newer seal than the audit log has"))
+        self._check_left(notes)
+        _check_newest(last, audit_seal.newest(notes))
         if last is None:
             return
-        if note is not None and note.number == last.seal.number and note.digest != last.digest:
-            raise Contradiction(_CONTRADICTED.format("the audit log's newest seal is not the one on the token"))
-        if not self.proves(last.message, last.mac, last.seal.key_version):
+        if prove and not self.proves(last.message, last.mac, last.seal.key_version):
             raise Contradiction(_CONTRADICTED.format("the audit log's newest seal was not made by this token"))
-        if self._epoch() < last.seal.epoch:
+        self._check_database(last.seal)
+        _check_lanes(last.seal, heads)
+
+    def _check_left(self, notes: list[Note]) -> None:
+        """Raise Contradiction if the database is from before the installation has left a token."""
+        for each in self.notes.contradictions(notes, self._epoch()):
+            raise Contradiction(_CONTRADICTED.format(each))
+
+    def _check_database(self, seal: Seal) -> None:
+        if self._epoch() < seal.epoch:
             raise Contradiction(_CONTRADICTED.format("the control-plane database is older than the newest seal"))
-        contradiction = self._core.seals.contradiction(last.seal.root_number, last.seal.root)
-        if last.seal.root_number and contradiction is not None:
+        contradiction = self._core.seals.contradiction(seal.root_number, seal.root)
+        if seal.root_number and contradiction is not None:
             raise Contradiction(_CONTRADICTED.format(contradiction))
-        for lane, each in last.seal.lanes.items():
-            found = heads.get(lane)
-            if found is None or found.sequence < each.head.sequence:
-                at = found.sequence if found is not None else 0
-                words = f"lane {lane} of the audit log ends at record {at}, but {each.head.sequence} were sealed"
-                raise Contradiction(_CONTRADICTED.format(words))
-            if found.sequence == each.head.sequence and found.hash != each.head.hash:
-                words = f"record {found.sequence} of lane {lane} of the audit log is not the one that was sealed"
-                raise Contradiction(_CONTRADICTED.format(words))
 
     def _draft(self, last: SealedLine | None, number: int, heads: dict[str, Head]) -> Seal:
         key = self._key()
@@ -249,31 +244,9 @@ class Sealer:
     def _write(self, seal: Seal) -> None:
         # The mac first: nothing is written that the token has not vouched for.
         key = next(each for each in versions(self._core, PURPOSE) if each.version == seal.key_version)
-        line = audit_seal.line(seal, self._mac(key, audit_seal.message(seal)))
+        line = audit_seal.line(seal, seal_mac(self._core, key, audit_seal.message(seal)))
         audit_files.append(self._seals, line)
-        self._remember(seal.number, audit_seal.digest(line))
-
-    def _remember(self, number: int, digest: str) -> None:
-        note = Note(number=number, digest=digest)
-        # By the oldest version there: a database that was restored from before a rotation must be able to prove it.
-        known, home_id = versions(self._core, PURPOSE), self._core.tokens.home_id
-        oldest = next((each for each in known if each.token_id == home_id), known[0])
-        mac = self._mac(oldest, audit_seal.note_message(note)).hex()
-        value = encode(Note(number=number, digest=digest, mac=mac))
-        elsewhere = self._elsewhere()
-        if elsewhere is not None:
-            _replace(elsewhere, value)
-        try:
-            permit = own_permit(OperatorAct.SEAL)
-            self._core.device.replace_note(permit, self._prefix(), f"{self._prefix()}{number}", value)
-            _write_noted(self.folder, home_id, number)
-        except UnsupportedOperationException as exc:
-            if elsewhere is None:
-                log.warning("the newest seal of the audit log is kept beside the log alone: %s", exc)
-
-    def _elsewhere(self) -> Path | None:
-        named = self._core.audit.policy.seal_file
-        return Path(named) if named is not None else None
+        self.notes.remember(seal.number, audit_seal.digest(line))
 
     def _heads(self) -> dict[str, Head]:
         """The end of each lane, on the disk."""
@@ -291,46 +264,32 @@ class Sealer:
         with self._core.store.reading() as conn:
             return changes.latest(conn)
 
-    def _prefix(self) -> str:
-        return f"hsmkms/{self._core.installation.short_id}/{PURPOSE}/"
-
     def _key(self) -> InstallationKeyRow:
         """The newest of the keys that seal; made if it is not there yet."""
         if self._newest_key not in versions(self._core, PURPOSE)[-1:]:
             self._newest_key = sealing_key(self._core, PURPOSE)
         return self._newest_key
 
-    def _mac(self, key: InstallationKeyRow, message: bytes) -> bytes:
-        device = self._core.tokens.of(key.token_id)
-        if not device.is_labelled(key.cka_id, key.label(self._core.installation.id)):
-            # The row was put there by hand, with the id of a key whose HMACs its users can have.
-            raise ObjectLostError("the token does not hold the key that seals the audit log")
-        return device.mac(own_permit(OperatorAct.SEAL, key.cka_id), key.cka_id, message)
+
+def _check_newest(last: SealedLine | None, note: Note | None) -> None:
+    """Compare the newest seal with the note of it."""
+    if note is not None and (last is None or note.number > last.seal.number):
+        raise Contradiction(_CONTRADICTED.format("the token remembers a newer seal than the audit log has"))
+    if note is not None and last is not None and note.number == last.seal.number and note.digest != last.digest:
+        raise Contradiction(_CONTRADICTED.format("the audit log's newest seal is not the one on the token"))
 
 
-def noted_on(folder: Path, token_id: str) -> int:
-    """The number of the newest seal whose note that token has taken; 0 if that is not known."""
-    return _noted(folder).get(token_id, 0)
-
-
-def _noted(folder: Path) -> dict[str, int]:
-    try:
-        return msgspec.json.decode((folder / _NOTED).read_bytes(), type=dict[str, int])
-    except (OSError, msgspec.MsgspecError):
-        return {}
-
-
-def _write_noted(folder: Path, token_id: str, number: int) -> None:
-    _replace(folder / _NOTED, encode(_noted(folder) | {token_id: number}))
-
-
-def _replace(path: Path, value: bytes) -> None:
-    draft = path.with_name(f"{path.name}.new")
-    try:
-        draft.write_bytes(value)
-        draft.replace(path)
-    except OSError as exc:
-        raise audit_files.unwritable(path, exc) from exc
+def _check_lanes(seal: Seal, heads: dict[str, Head]) -> None:
+    """Compare the ends of the lanes with those that were sealed."""
+    for lane, each in seal.lanes.items():
+        found = heads.get(lane)
+        if found is None or found.sequence < each.head.sequence:
+            at = found.sequence if found is not None else 0
+            words = f"lane {lane} of the audit log ends at record {at}, but {each.head.sequence} were sealed"
+            raise Contradiction(_CONTRADICTED.format(words))
+        if found.sequence == each.head.sequence and found.hash != each.head.hash:
+            words = f"record {found.sequence} of lane {lane} of the audit log is not the one that was sealed"
+            raise Contradiction(_CONTRADICTED.format(words))
 
 
 def seal_quietly(core: Core) -> None:
@@ -339,6 +298,17 @@ def seal_quietly(core: Core) -> None:
         Sealer(core).seal()
     except HsmKmsError as exc:
         log.warning("the audit log could not be sealed now: %s", exc)
+
+
+def look_at_home(core: Core) -> None:
+    """Raise the alarm, once, where the home is a token that the installation has left: the database is an older one."""
+    try:
+        Sealer(core).check_home()
+    except Contradiction as exc:
+        core.audit.alarm = str(exc)
+        log.error("%s", exc)  # noqa: TRY400 - told in one sentence
+    except HsmKmsError as exc:
+        log.warning("the notes on the token could not be read now: %s", exc)
 
 
 def seal_rows(core: Core) -> None:

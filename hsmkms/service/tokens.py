@@ -82,6 +82,9 @@ class Tokens:
                 self.of(row.id)
                 log.warning("keys are made on the token %r from now on", row.label)
                 self._home_id = row.id
+            known = {each.id for each in self.rows()}
+            for token_id in [each for each in (*self._open, *self._away) if each not in known]:
+                self.drop(token_id)
             self._followed = signals
 
     # -- any of them --------------------------------------------------------------------------------------------------
@@ -144,9 +147,15 @@ class Tokens:
             device.require(identity, logged_in)
             self._required.append((device, identity, logged_in))
 
+    def _release(self, device: Device) -> None:
+        """Require no identity of a token that is about to be closed."""
+        for required in [each for each in self._required if each[0] is device]:
+            self._required.remove(required)
+            device.release_identity(*required[1:])
+
     def others_without(self, device: Device) -> list[int]:
         """The ids of other processes that have the installation open, but not that token."""
-        return self._presence.others_without(device.profile) if self._presence is not None else []
+        return self._presence.others_without(device.profile.label, device.members) if self._presence is not None else []
 
     def _tell(self) -> None:
         if self._presence is not None:
@@ -165,6 +174,16 @@ class Tokens:
             self._open[token_id] = device
             self._tell()
 
+    def drop(self, token_id: str) -> None:
+        """Close a token that the installation has forgotten."""
+        with self._lock:
+            device = self._open.pop(token_id, None)
+            self._away.pop(token_id, None)
+        if device is not None:
+            self._release(device)
+            device.close()
+        self._tell()
+
     def settle(self, token_id: str, device: Device) -> None:
         """Use such a token, which was just bound, as the home."""
         self.add(token_id, device)
@@ -178,8 +197,8 @@ class Tokens:
                 rest.callback(self._presence.close)
             for each in (*self._open.values(), *self._spare):
                 rest.callback(each.close)
-            for device, identity, logged_in in self._required:
-                device.release_identity(identity, logged_in)
+            for each in self.opened():
+                self._release(each)
 
     def _attach(self, token_id: str) -> Device:
         fault = self._away.get(token_id)

@@ -9,17 +9,17 @@ import uuid
 from collections.abc import Sequence
 from datetime import datetime
 
-from hsmkms.errors import KMSInvalidStateException, LimitExceededException
+from hsmkms.errors import KMSInternalException, KMSInvalidStateException, LimitExceededException
 from hsmkms.model.permit import Permit
 from hsmkms.model.records import KeyRecord
 from hsmkms.rules import importing as rules
 from hsmkms.rules import material
 from hsmkms.rules.rotation import UNDER_WAY
 from hsmkms.service import destruction
-from hsmkms.service.backing import NOTHING_WAS_MADE
+from hsmkms.service.backing import ATTEMPTS, HOME_MOVED, NOTHING_WAS_MADE
 from hsmkms.service.core import Core
 from hsmkms.service.pipeline import Call
-from hsmkms.store import materials
+from hsmkms.store import installation, materials
 from hsmkms.store.deletion import Doomed
 from hsmkms.store.engine import Connection
 from hsmkms.store.materials import WrappingKeyRow
@@ -29,15 +29,20 @@ from hsmkms.store.schema import ObjectPurpose, ObjectStatus
 def make(call: Call, record: KeyRecord, bits: int) -> tuple[WrappingKeyRow, bytes]:
     """Make a wrapping key for a KMS key; its row, and the public key as DER SubjectPublicKeyInfo.
 
-    LimitExceededException where there are as many as may be.
+    LimitExceededException where there are as many as may be. Where the home moves meanwhile, it is made there.
     """
-    core = call.core
-    home_id = core.tokens.home_id
-    device = core.tokens.of(home_id)
-    device.ready()
-    _make_room(call, record)
-    row = WrappingKeyRow(
-        token_id=home_id,
+    for _ in range(ATTEMPTS):
+        row = _intended(call, record)
+        public_key = _make(call, record, row, bits)
+        if public_key is not None:
+            return row, public_key
+        call.core.tokens.may_have_moved()
+    raise KMSInternalException(HOME_MOVED)
+
+
+def _intended(call: Call, record: KeyRecord) -> WrappingKeyRow:
+    return WrappingKeyRow(
+        token_id=call.core.tokens.home_id,
         cka_id=uuid.uuid4().bytes,
         key_id=record.key_id,
         region=record.region,
@@ -46,6 +51,14 @@ def make(call: Call, record: KeyRecord, bits: int) -> tuple[WrappingKeyRow, byte
         used_at=None,
         status=ObjectStatus.INTENDED,
     )
+
+
+def _make(call: Call, record: KeyRecord, row: WrappingKeyRow, bits: int) -> bytes | None:
+    """The public key; None if the home has moved meanwhile: then it is as if nothing had been begun."""
+    core = call.core
+    device = core.tokens.of(row.token_id)
+    device.ready()
+    _make_room(call, record)
     label = material.wrapping_label(core.installation.short_id)
 
     # 1. Intent.
@@ -65,12 +78,18 @@ def make(call: Call, record: KeyRecord, bits: int) -> tuple[WrappingKeyRow, byte
 
     # 3. Result, unless the key was deleted meanwhile.
     with core.store.atomic() as tx:
-        completed = materials.arrive(tx, row.token_id, row.cka_id)
+        moved = not installation.is_home(tx, row.token_id)
+        completed = not moved and materials.arrive(tx, row.token_id, row.cka_id)
+        if moved:
+            materials.doom_wrapping_key(tx, row.token_id, row.cka_id)
+    if moved:
+        destruction.discard(core, row.token_id, row.cka_id)
+        return None
     if not completed:
         device.destroy_wrapping_key(call.new_objects(row.cka_id), row.cka_id)
         raise KMSInvalidStateException(f"{record.arn} was deleted meanwhile.")
     core.reached("wrapping-key 3: result")
-    return row, public_key
+    return public_key
 
 
 def find(core: Core, cka_id: bytes) -> WrappingKeyRow | None:

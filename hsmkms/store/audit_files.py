@@ -247,6 +247,16 @@ def _lock(path: Path) -> int | None:
     return descriptor
 
 
+def replace(path: Path, value: bytes) -> None:
+    """Write a small file in the place of another, so that one of the two is there whatever happens."""
+    draft = path.with_name(f"{path.name}.new")
+    try:
+        draft.write_bytes(value)
+        draft.replace(path)
+    except OSError as exc:
+        raise unwritable(path, exc) from exc
+
+
 def unwritable(path: Path, error: OSError) -> StoreError:
     """The error for a file of the log that cannot be written."""
     return StoreError(f"the audit log {path} cannot be written ({error.strerror}): free its disk, or mend its mode")

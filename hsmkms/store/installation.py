@@ -32,8 +32,8 @@ class InstallationRow(Struct, frozen=True, kw_only=True):
 class TokenRow(Struct, frozen=True, kw_only=True):
     """A token that the installation has keys on.
 
-    It is recognised by ``response``, its installation key's answer to ``challenge``: serial numbers change with
-    clones and restores. Both are None until `hsmkms init` has come that far.
+    It is recognised by ``response``, its installation key's answer to ``challenge``, and by its serial, which tells it
+    from its clones. Both are None until `hsmkms init` has come that far, and again when the token was forgotten.
     """
 
     id: str
@@ -120,6 +120,18 @@ def bind_token(tx: Connection, token_id: str, challenge: bytes, response: bytes)
     changes.note(tx, "", SUBJECT)
 
 
+def unbind_token(tx: Connection, token_id: str) -> None:
+    """Forget by what a token is recognised: from then on it is as one that was never bound."""
+    tx.execute(schema.token.update().where(schema.token.c.id == token_id).values(challenge=None, response=None))
+    changes.note(tx, "", SUBJECT)
+
+
+def rename_token(tx: Connection, token_id: str, label: str, serial: str) -> None:
+    """Record other names of a token: those of the clone that has taken its place."""
+    tx.execute(schema.token.update().where(schema.token.c.id == token_id).values(label=label, serial=serial))
+    changes.note(tx, "", SUBJECT)
+
+
 def tokens(conn: Connection) -> list[TokenRow]:
     """All tokens, in the order in which they were added."""
     table = schema.token.c
@@ -168,6 +180,12 @@ def home(conn: Connection) -> TokenRow | None:
     )
     token_id = conn.scalar(newest)
     return next((each for each in tokens(conn) if each.id == token_id), None)
+
+
+def is_home(conn: Connection, token_id: str) -> bool:
+    """True if keys are made on that token now: asked where the result of a making is written."""
+    found = home(conn)
+    return found is not None and found.id == token_id
 
 
 def insert_installation_key(

@@ -70,6 +70,26 @@ def present(conn: Connection) -> list[tuple[str, bytes, str, ObjectPurpose, str 
     ]
 
 
+def standing(conn: Connection, token_id: str) -> list[tuple[ObjectPurpose, ObjectStatus]]:
+    """What each object is and how it stands that is, was to be, or is to be destroyed on a token."""
+    query = select(token_object.c.purpose, token_object.c.status).where(
+        token_object.c.token_id == token_id, token_object.c.status != ObjectStatus.DESTROYED
+    )
+    return [(ObjectPurpose(row.purpose), ObjectStatus(row.status)) for row in conn.execute(query)]
+
+
+def move_ended(tx: Connection, token_id: str, home_id: str) -> None:
+    """Record what was destroyed on a token as if that had been on the home: the other one is forgotten.
+
+    Materials keep a row of an object, whether or not it is there: what comes in again must equal them.
+    """
+    ended = (token_object.c.token_id == token_id) & (token_object.c.status == ObjectStatus.DESTROYED)
+    for row_id in tx.scalars(select(token_object.c.material).where(ended)).all():
+        keys.touch_users(tx, row_id)
+    tx.execute(token_object.update().where(ended).values(token_id=home_id))
+    tx.execute(orphan.delete().where(orphan.c.token_id == token_id))
+
+
 def set_status(tx: Connection, token_id: str, cka_id: bytes, status: ObjectStatus) -> bool:
     """Record what became of an object; the key gets a new version in all its regions. False: no such row."""
     this = (token_object.c.token_id == token_id) & (token_object.c.cka_id == cka_id)

@@ -1,12 +1,18 @@
 """Several tokens at the command line: what there is, what a migration would do, doing it, and naming one of them."""
 
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import second_token
-from cli_site import Site, at_terminal
+from cli_site import SECONDS, Site, at_terminal
 
 from hsmkms import config
+
+PROGRAMS = Path(__file__).parent.parent / "service/programs"
 
 
 @pytest.fixture
@@ -49,7 +55,8 @@ def test_migration(two: Site) -> None:
     assert two.run("decrypt", "--ciphertext-blob", sealed.read_text()).json["Plaintext"] == "cGhvdG8="
     rotations = two.run("list-key-rotations", "--key-id", symmetric).json["Rotations"]
     assert [each["RotationType"] for each in rotations] == ["AUTOMATIC"]
-    assert two.run("doctor").status == 0
+    doctor = two.run("doctor")
+    assert (doctor.status, "bears no note" in doctor.stdout) == (0, False)
     assert two.run("re-encrypt-files", sealed, "--destination-key-id", symmetric).json["ReEncrypted"] == 1
     events = two.run("audit", "export", "--event-name", "MigrateToken")
     assert events.stdout.count('"MigrateToken"') == 2
@@ -86,6 +93,82 @@ def test_change_pin_of_the_old_token(two: Site) -> None:
     files = [two.run("change-pin", "--generate", "--token", each).json["PinFile"] for each in (old, second_token.LABEL)]
     assert files == [str(two.data / "pin"), str(two.data / "new-pin")]
     assert two.run("doctor").status == 0
+
+
+def test_accept_clone(site: Site) -> None:
+    """A clone is refused with what to do; accepted at the operator's word, it is what list-tokens shows."""
+    clone = second_token.add_clone(site.config)
+    serial = str(clone.serial)
+    for command in (("migrate-token", "--to", serial, "--yes"), ("migrate-token", "--to", serial, "--dry-run")):
+        refused = site.run(*command)
+        assert refused.status == 1
+        assert "is a clone of this installation's token" in refused.error
+    assert "is a clone of this installation's token" in site.run("doctor").stdout
+    second_token.clone_again(config.load(site.config).tokens[0], clone)
+    assert "run it there, or with --yes" in site.run("accept-clone", "--token", serial).error
+    said, status = at_terminal(site, "accept-clone", "--token", serial, answer="n\n")
+    assert "is refused from then on" in said
+    assert status == 1
+    answer = site.run("accept-clone", "--token", serial, "--yes").json
+    assert (answer["Serial"], answer["Missing"]) == (serial, 0)
+    assert [each["Serial"] for each in site.run("list-tokens").json["Tokens"]] == [serial]
+    assert site.run("create-key").status == 0
+    assert site.run("audit", "export", "--event-name", "AcceptClone").stdout.count('"AcceptClone"') == 1
+
+
+def test_forget_token(two: Site) -> None:
+    """The home is refused; a token that was left and is empty is gone from the list afterwards."""
+    old = two.run("list-tokens").json["Tokens"][0]["Label"]
+    assert "is the home" in two.run("forget-token", "--token", old, "--yes").error
+    two.run("migrate-token", "--to", second_token.LABEL, "--yes")
+    assert "run it there, or with --yes" in two.run("forget-token", "--token", old).error
+    said, status = at_terminal(two, "forget-token", "--token", old, answer="n\n")
+    assert "no backup from before the migration" in said
+    assert status == 1
+    answer = two.run("forget-token", "--token", old, "--yes").json
+    assert answer["Next"].startswith("remove the [[token]] with label")
+    listed = two.run("list-tokens")
+    assert [each["Label"] for each in listed.json["Tokens"]] == [second_token.LABEL]
+    assert two.run("create-key").status == 0
+    assert two.run("doctor").status == 0
+    assert two.run("audit", "export", "--event-name", "ForgetToken").stdout.count('"ForgetToken"') == 1
+
+
+def test_renewal_of_own_keys(two: Site) -> None:
+    """While nothing is lost it is refused; with the old token lost it says what is lost, asks, and all goes on."""
+    two.run("create-user", "--user-name", "alice")
+    lost = two.run("create-access-key", "--user-name", "alice").json["AccessKey"]["AccessKeyId"]
+    assert "nothing is lost" in two.run("renew-installation-keys", "--yes").error
+    killed = subprocess.run(
+        [sys.executable, PROGRAMS / "migrate_until.py", two.config, "migrate 3"],
+        env=two.environment() | {"PYTHONPATH": str(PROGRAMS.parent.parent)},
+        check=False,
+        timeout=SECONDS,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    shutil.rmtree(second_token.token_folder(config.load(two.config).tokens[0]))
+    refused = two.run("renew-installation-keys")
+    assert lost in refused.stderr
+    assert "run it there, or with --yes" in refused.stderr
+    answer = two.run("renew-installation-keys", "--yes")
+    assert answer.status == 0
+    assert f'"{lost}"' in answer.stdout
+    assert two.run("create-access-key", "--user-name", "alice").status == 0
+    assert two.run("create-key").status == 0
+    assert two.run("audit", "verify").status == 0
+
+
+def test_init_on_a_group(site: Site) -> None:
+    """The serials of an HA group that init is given stand in the configuration, as a list."""
+    token = config.load(site.config).token
+    made = site.run(
+        *("init", "--data-dir", site.folder / "group", "--module", token.module, "--token-label", token.label),
+        *("--token-serial", "absent", "--token-serial", token.serial, "--pin-file", site.data / "pin"),
+        **token.environment,
+    )
+    assert made.json["TokenSerial"] == ["absent", token.serial]
+    assert config.load(site.folder / "group/hsmkms.toml").token.serial == ("absent", token.serial)
+    assert site.run("create-key", "--config", site.folder / "group/hsmkms.toml").status == 0
 
 
 def test_a_token_is_away(two: Site) -> None:

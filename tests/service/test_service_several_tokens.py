@@ -30,6 +30,7 @@ from hsmkms.errors import (
     HsmKmsError,
     InvalidImportTokenException,
     PinError,
+    StoreError,
     TokenNotFoundError,
     TokenUnavailableError,
 )
@@ -41,7 +42,16 @@ from hsmkms.service.migration import Stays
 from hsmkms.service.reconcile import Kind, Mended
 from hsmkms.service.restoring import Order
 
-STEPS = ["migrate 1", "migrate 2", "migrate 3", "rotate-own 1", "rotate-own 2", "rotate-own 3: a secret", "migrate 4"]
+STEPS = [
+    "migrate 1",
+    "migrate 2",
+    "migrate 3",
+    "rotate-own 1",
+    "rotate-own 2",
+    "rotate-own 3: a secret",
+    "migrate 4",
+    "migrate 5",
+]
 
 
 @pytest.fixture(params=[False, True], ids=["one module", "two modules"])
@@ -241,6 +251,7 @@ def test_killed(apart: Settings, step: str) -> None:
         scene.whole(kms)
         assert token_of(kms, scene.symmetric) == second_token.LABEL
         assert kms.operator.interrupted_rotations() == []
+        assert kms.operator.interrupted_migrations() == []
         assert len(kms.operator.tokens()) == 2
 
 
@@ -441,6 +452,10 @@ def test_restore_from_before_a_migration(apart: Settings, tmp_path: Path) -> Non
         migrate(kms, apart)
         newer = seal(kms, scene.symmetric)
     lose(Site(folder=apart.data_dir, settings=apart))
+    with pytest.raises(
+        StoreError, match=rf"older than the migration to the token '{second_token.LABEL}'.*accept-rollb"
+    ):
+        wiring.restore(apart, tmp_path / "backup", Order())
     assert wiring.restore(apart, tmp_path / "backup", Order(accept_rollback=True)).missing == []
     with opened(apart) as kms:
         with pytest.raises(HsmKmsError):

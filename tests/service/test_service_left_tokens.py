@@ -1,0 +1,153 @@
+"""What a token that was left remembers: databases from before the migration are noticed wherever the disk is older."""
+
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import second_token
+from msgspec.structs import replace
+from service_sites import NewSite, Site, new_key, run, seal, unseal
+from test_service_backup import lose
+from test_service_several_tokens import Scene, migrate, opened, with_second
+
+from hsmkms import attaching, config
+from hsmkms.config import AuditSettings, Settings
+from hsmkms.errors import StoreError
+from hsmkms.hsm import device as devices
+from hsmkms.rules.audit_chain import ROLLED_BACK
+from hsmkms.service.kms import Kms
+
+OLDER = "older than the migration to the token 'new hsm'"
+
+
+@pytest.fixture
+def apart(new_site: NewSite) -> Settings:
+    """An installation whose settings name a second token, with a module of its own."""
+    return with_second(new_site(), own_module=True)
+
+
+def copy(settings: Settings) -> Path:
+    """A copy of the databases and of the audit folder, as a thief or a careless operator takes it."""
+    place = settings.data_dir / "copy"
+    place.mkdir()
+    for each in (*settings.data_dir.glob("*.db*"), *settings.data_dir.glob("audit")):
+        (shutil.copytree if each.is_dir() else shutil.copy2)(each, place / each.name)
+    return place
+
+
+def put_back(settings: Settings, place: Path) -> None:
+    """The copy takes the place of what is there."""
+    lose(Site(folder=settings.data_dir, settings=settings))
+    for each in place.iterdir():
+        shutil.move(each, settings.data_dir / each.name)
+
+
+def told(kms: Kms) -> None:
+    """The alarm was raised at the start; check, verification and sealing tell of the rollback."""
+    assert OLDER in (kms.operator.audit.book.alarm or "")
+    with pytest.raises(StoreError, match=OLDER):
+        kms.operator.audit.check()
+    assert ROLLED_BACK in {each.kind for each in kms.operator.audit.verify().faults}
+    assert kms.operator.audit.book.alarm is not None
+
+
+def test_rolled_back_to_before_a_migration(apart: Settings) -> None:
+    """Databases and audit folder put back bring a deleted user back, with an alarm; accepted, everything goes on."""
+    with opened(apart) as kms:
+        scene = Scene.of(kms)
+    place = copy(apart)
+    with opened(apart) as kms:
+        kms.operator.credentials.delete_access_key(scene.access_key.access_key_id)
+        kms.operator.credentials.delete_user("alice")
+        migrate(kms, apart)
+    with opened(apart) as kms:
+        assert kms.operator.audit.book.alarm is None
+    put_back(apart, place)
+    with opened(apart) as kms:
+        told(kms)
+        kms.operator.audit.accept()
+        scene.whole(kms)
+    with opened(apart) as kms:
+        assert kms.operator.audit.book.alarm is None
+        assert kms.operator.audit.verify().faults == []
+        migrate(kms, apart)
+        kms.operator.audit.check()
+        assert kms.operator.interrupted_migrations() == []
+
+
+def test_rolled_back_to_between_two_migrations(apart: Settings) -> None:
+    """Each token that was left tells of it: here the second one."""
+    with opened(apart) as kms:
+        migrate(kms, apart)
+        key_id = new_key(kms).key_id
+    place = copy(apart)
+    file = apart.data_dir / "hsmkms.toml"
+    second_token.add(file, own_module=True, label="third hsm", folder="third-hsm")
+    three = config.load(file)
+    with opened(three) as kms:
+        kms.operator.settle_on(attaching.open_device(three, attaching.named_token(three, "third hsm")))
+    put_back(three, place)
+    with opened(three) as kms:
+        assert "older than the migration to the token 'third hsm'" in (kms.operator.audit.book.alarm or "")
+        assert unseal(kms, seal(kms, key_id)) == b"secret"
+
+
+def test_without_an_audit_log(apart: Settings) -> None:
+    """Where nothing is sealed a token that was left is no home again unnoticed either."""
+    silent = replace(apart, audit=AuditSettings(durability="off"))
+    with opened(silent) as kms:
+        scene = Scene.of(kms)
+    place = copy(silent)
+    with opened(silent) as kms:
+        migrate(kms, silent)
+    put_back(silent, place)
+    with opened(silent) as kms:
+        told(kms)
+        kms.operator.audit.accept()
+        scene.whole(kms)
+
+
+@pytest.mark.parametrize("step", ["migrate 3", "migrate 5"])
+def test_interrupted(apart: Settings, step: str) -> None:
+    """A migration that left no note is told of, and the same command leaves it."""
+    run("migrate_until", apart.data_dir / "hsmkms.toml", step, status=-signal.SIGKILL)
+    with opened(apart) as kms:
+        assert [each.label for each in kms.operator.interrupted_migrations()] == [apart.token.label]
+        migrate(kms, apart)
+        assert kms.operator.interrupted_migrations() == []
+
+
+def test_old_token_was_away(apart: Settings) -> None:
+    """A token that cannot be reached when it is left gets its note by the same command, once it is there."""
+    run("migrate_until", apart.data_dir / "hsmkms.toml", "migrate 5", status=-signal.SIGKILL)
+    with second_token.away(apart.token), opened(apart) as kms:
+        migrate(kms, apart)
+        assert len(kms.operator.interrupted_migrations()) == 1
+    with opened(apart) as kms:
+        migrate(kms, apart)
+        assert kms.operator.interrupted_migrations() == []
+
+
+def test_tokens_without_data_objects(apart: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What such tokens would remember is in audit.seal_file, one note a line; it is kept through later seals."""
+    monkeypatch.setattr(devices.Device, "replace_note", _no_data_objects)
+    named = replace(apart, audit=AuditSettings(seal_file=tmp_path / "seal"))
+    with opened(named) as kms:
+        Scene.of(kms)
+    place = copy(named)
+    with opened(named) as kms:
+        migrate(kms, named)
+    with opened(named) as kms:
+        new_key(kms)
+    assert len((tmp_path / "seal").read_bytes().splitlines()) == 2
+    put_back(named, place)
+    with opened(named) as kms:
+        with pytest.raises(StoreError, match=OLDER):
+            kms.operator.audit.check()
+        kms.operator.audit.accept()
+        kms.operator.audit.check()
+
+
+def _no_data_objects(*_: object) -> None:
+    raise devices.UnsupportedOperationException("no data objects here")
