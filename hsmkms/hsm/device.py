@@ -302,12 +302,20 @@ class Device(KeyPairs):
     def destroy(self, permit: Permit, cka_id: bytes) -> bool:
         """Destroy a key on the token, with both halves; False if it was not there. danger: nothing brings it back."""
         permit.require(MAY_DESTROY, cka_id)
-        self._handles.forget(cka_id)
+        was_there = self.destroy_secret(permit, cka_id)  # the half that decides goes first
         self._publics.pop(cka_id, None)
-        self._labels.pop(cka_id, None)
-        was_there = self._destroy(cka_id, None)  # the half that decides goes first
         self._destroy(cka_id, ObjectClass.PUBLIC_KEY)
         return was_there
+
+    def destroy_secret(self, permit: Permit, cka_id: bytes) -> bool:
+        """Destroy a secret key or a private half alone; False if it was not there. danger: nothing brings it back.
+
+        For the key by which the token is recognised: once that is gone, no search on it counts.
+        """
+        permit.require(MAY_DESTROY, cka_id)
+        self._handles.forget(cka_id)
+        self._labels.pop(cka_id, None)
+        return self._destroy(cka_id, None)
 
     def holds(self, cka_id: bytes) -> bool:
         """True if a secret key or a private half with this CKA_ID is on the token now."""

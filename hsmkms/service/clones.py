@@ -10,6 +10,7 @@ from hsmkms.errors import BindingError, ConfigurationError, TokenUnavailableErro
 from hsmkms.hsm.device import Device
 from hsmkms.service import binding, presence
 from hsmkms.service.core import Core
+from hsmkms.service.freshness import Freshness
 from hsmkms.service.installation_keys import witness
 from hsmkms.store import installation, objects
 from hsmkms.store.engine import Connection
@@ -70,6 +71,7 @@ def accept(core: Core, clone: Clone) -> None:
         )
     with core.store.atomic() as tx:
         installation.rename_token(tx, clone.token_id, clone.label, clone.serial)
+    Freshness(core).take(clone.token_id)
 
 
 def accept_all(core: Core, tx: Connection) -> list[str]:
@@ -79,6 +81,7 @@ def accept_all(core: Core, tx: Connection) -> list[str]:
         device = _device(core, row)
         if device is not None and binding.is_clone(device, row):
             installation.rename_token(tx, row.id, device.profile.label, device.profile.serial)
+            Freshness(core).take(row.id)
             accepted.append(device.profile.serial)
     return accepted
 

@@ -16,7 +16,7 @@ from hsmkms.process import exclusive
 from hsmkms.service import migration, own_rotation
 from hsmkms.service.audit_verification import verify
 from hsmkms.service.core import Core
-from hsmkms.service.installation_keys import versions
+from hsmkms.service.installation_keys import versions, witness
 from hsmkms.service.permits import own_permit
 from hsmkms.service.seal_notes import PURPOSE
 from hsmkms.service.sealing import Sealer
@@ -129,10 +129,13 @@ def _vouch_at_home(core: Core, row: TokenRow) -> None:
 
 def _destroy_own(core: Core, row: TokenRow, device: Device) -> int:
     with core.store.reading() as conn:
-        own = sorted(installation.installation_keys(conn, row.id), key=lambda each: each.purpose == MAC_PURPOSE)
+        keys = installation.installation_keys(conn, row.id)
+    # Last the one by which it is recognised: without that nothing on it counts, nor that anything is not there.
+    proves = witness(core, row.id)
+    own = sorted(keys, key=lambda each: (each.purpose == MAC_PURPOSE, each.cka_id == proves))
     try:
         Sealer(core).remove_notes(row.id)
-        return sum(device.destroy(own_permit(OperatorAct.MAINTAIN, each.cka_id), each.cka_id) for each in own)
+        return sum(device.destroy_secret(own_permit(OperatorAct.MAINTAIN, each.cka_id), each.cka_id) for each in own)
     except HsmKmsError as exc:
         raise ConfigurationError(
             f"the installation's own keys on the token {row.label!r} could not be destroyed ({exc}): run it again"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from hsmkms.errors import HsmKmsError, TokenUnavailableError
 from hsmkms.process import exclusive
-from hsmkms.service.seal_notes import SealNotes, noted_on
+from hsmkms.service.seal_notes import SealNotes, forget_noted, noted_on
 from hsmkms.store import audit_files
 
 if TYPE_CHECKING:
@@ -61,6 +61,12 @@ class Freshness:
         with self._lock:
             for token_id in list(self._core.older):
                 self._settle(token_id, None)
+
+    def take(self, token_id: str) -> None:
+        """Take one token as it is, whatever it remembers: the operator has accepted it in the place of another one."""
+        with self._lock:
+            forget_noted(self._folder, token_id)
+            self._settle(token_id, None)
 
     def _fault(self, token_id: str) -> str | None:
         # The file first: a note that it knows of is on the token.

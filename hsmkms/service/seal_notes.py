@@ -68,9 +68,14 @@ class SealNotes:
         """How a token shows that it is an older copy of itself, if it has taken the note of seal ``noted``; or None."""
         if not noted:
             return None
-        found = audit_seal.newest(self.on(token_id))
+        notes = self._read_on(token_id)
+        try:
+            found = audit_seal.newest(self._proven(notes))
+        except ObjectLostError:  # what cannot be proven is told by the verification of the log
+            return None
         newest = found.number if found is not None else 0
-        if newest >= noted or (found is None and self._elsewhere() is not None):  # it may keep no notes any more
+        # It may keep no notes any more; and one that cannot be proven says nothing of how old it is.
+        if newest >= noted or (found is None and (notes or self._elsewhere() is not None)):
             return None
         return (
             f"the token {self._core.tokens.of(token_id).profile.label!r} is an older copy of itself: it remembers seal "
@@ -205,6 +210,13 @@ def seal_mac(core: Core, key: InstallationKeyRow, message: bytes) -> bytes:
 def noted_on(folder: Path, token_id: str) -> int:
     """The number of the newest seal whose note that token has taken; 0 if that is not known."""
     return _noted(folder).get(token_id, 0)
+
+
+def forget_noted(folder: Path, token_id: str) -> None:
+    """Forget which notes a token has taken: it is another one now, or the operator takes it as it is."""
+    noted = _noted(folder)
+    if noted.pop(token_id, None) is not None:
+        audit_files.replace(folder / _NOTED, encode(noted))
 
 
 def _noted(folder: Path) -> dict[str, int]:

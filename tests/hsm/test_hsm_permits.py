@@ -59,6 +59,7 @@ ADMITTED: dict[str, set[Operation | OperatorAct]] = {
     "generate_mac_key": {OperatorAct.INITIALISE, OperatorAct.SEAL},
     "notes": {OperatorAct.SEAL},
     "replace_note": {OperatorAct.SEAL},
+    "remove_notes": {OperatorAct.SEAL},
     "change_pin": {OperatorAct.CHANGE_PIN},
     "mac": {
         OperatorAct.BACKUP,
@@ -83,6 +84,7 @@ ADMITTED: dict[str, set[Operation | OperatorAct]] = {
         OperatorAct.RECONCILE,
     },
 }
+ADMITTED["destroy_secret"] = ADMITTED["destroy"]
 """For what each procedure is there, typed by hand."""
 
 P256 = (KeySpec.ECC_NIST_P256, KeyUsage.SIGN_VERIFY)
@@ -108,10 +110,12 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "generate_mac": (MacAlgorithm.HMAC_SHA_256, b"message"),
     "notes": (),
     "replace_note": ("label", b"value"),
+    "remove_notes": (),
     "change_pin": ("new",),
     "destroy": (),
+    "destroy_secret": (),
 }
-NEEDS_NO_OBJECT = {"change_pin", "data_key_pair", "random", "notes", "replace_note"}
+NEEDS_NO_OBJECT = {"change_pin", "data_key_pair", "random", "notes", "replace_note", "remove_notes"}
 TAKES_MATERIAL = {"fingerprints", "unwrap_backing_key"}
 """Those that are shown the wrapping key within what it wraps."""
 
@@ -242,6 +246,7 @@ ACTS_ON_THE_TOKEN = {
     "keep",
     "keep_note",
     "read_notes",
+    "remove_notes",
     "set_pin",
 }
 """Names of calls that use, make or destroy an object on the token, or draw from its generator."""

@@ -20,6 +20,7 @@ from hsmkms.errors import (
     TokenUnavailableError,
 )
 from hsmkms.service.kms import Kms
+from hsmkms.service.restoring import Order
 
 
 @pytest.fixture
@@ -210,8 +211,8 @@ def test_restore_onto_a_clone(cloned: Settings, tmp_path: Path) -> None:
     lose(Site(folder=cloned.data_dir, settings=cloned))
     alone = second_token.only(cloned, clone)
     with pytest.raises(CloneError, match="restore --accept-clone"):
-        wiring.restore(alone, tmp_path / "backup", None, accept_rollback=False)
-    done = wiring.restore(alone, tmp_path / "backup", None, accept_rollback=False, accept_clone=str(clone.serial))
+        wiring.restore(alone, tmp_path / "backup", Order())
+    done = wiring.restore(alone, tmp_path / "backup", Order(accept_clone=str(clone.serial)))
     assert done.missing == []
     with opened(alone) as kms:
         assert serials(kms) == [clone.serial]

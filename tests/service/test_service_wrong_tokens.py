@@ -16,6 +16,7 @@ from swapping import TokenFolder
 from hsmkms.errors import BindingError, HsmKmsError, WrongTokenError
 from hsmkms.service.kms import Kms
 from hsmkms.service.reconcile import Kind
+from hsmkms.service.seal_notes import SealNotes
 from hsmkms.service.sealing import Sealer
 
 AWAY = "DependencyTimeoutException"
@@ -272,7 +273,7 @@ def test_a_note_that_was_not_written_is_no_older_copy(site: Site, monkeypatch: p
     with site.open() as kms:
         new_key(kms)
     with monkeypatch.context() as patch, site.open() as kms:
-        patch.setattr(Sealer, "_remember", lambda *_: None)
+        patch.setattr(SealNotes, "remember", lambda *_: None)
         for _ in range(3):
             new_key(kms)
             kms.operator.audit.book.tidy()
