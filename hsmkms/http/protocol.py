@@ -59,7 +59,7 @@ def operation_of(method: str, path: str, target: str | None) -> Operation:
 
 def success(body: bytes, request_id: str) -> Response:
     """The answer of an operation; an empty body where the API answers nothing."""
-    return Response(200, (("content-type", CONTENT_TYPE), ("x-amzn-requestid", request_id)), body)
+    return Response(200, (("Content-Type", CONTENT_TYPE), ("x-amzn-RequestId", request_id)), body)
 
 
 def failure(error: Exception, request_id: str) -> Response:
@@ -68,7 +68,7 @@ def failure(error: Exception, request_id: str) -> Response:
     code = error.code if isinstance(error, HsmKmsError) else "KMSInternalException"
     client = isinstance(error, HsmKmsError) and error.fault == "client"
     status = _STATUS.get(code, _CLIENT if client else _SERVER)
-    headers = (("content-type", CONTENT_TYPE), ("x-amzn-requestid", request_id), ("x-amzn-errortype", code))
+    headers = (("Content-Type", CONTENT_TYPE), ("x-amzn-RequestId", request_id), ("x-amzn-ErrorType", code))
     body = msgspec.json.encode({"__type": code, "message": str(error) if ours else _SILENT})
     return Response(status, headers, body, code)
 

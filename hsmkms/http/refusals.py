@@ -23,7 +23,7 @@ class RefusedError(Exception):
 def refusal(status: int, code: str, message: str, *further: tuple[str, str]) -> Response:
     """An error with a status, a code, a message and further headers."""
     body = msgspec.json.encode({"__type": code, "message": message})
-    return Response(status, (("content-type", CONTENT_TYPE), ("x-amzn-errortype", code), *further), body, code)
+    return Response(status, (("Content-Type", CONTENT_TYPE), ("x-amzn-ErrorType", code), *further), body, code)
 
 
 def bad_request(message: str) -> Response:
@@ -50,5 +50,5 @@ def refused(error: HsmKmsError) -> RefusedError:
 
 def busy(message: str) -> Response:
     """503: clients of AWS try again a little later."""
-    retry = ("retry-after", str(RETRY_AFTER_SECONDS))
+    retry = ("Retry-After", str(RETRY_AFTER_SECONDS))
     return refusal(503, "ServiceUnavailableException", message, retry)

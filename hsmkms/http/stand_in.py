@@ -18,7 +18,7 @@ from hsmkms.http.protocol import Response
 from hsmkms.http.pulse import Pulse
 from hsmkms.http.sigv4 import RawRequest
 
-_JSON: Final = (("content-type", "application/json"),)
+_JSON: Final = (("Content-Type", "application/json"),)
 _FAULTS: Final = {"token": f"{TokenUnavailableError.code}: {protocol.AWAY}"}
 
 
@@ -45,7 +45,7 @@ class StandIn:
     def _page(self, path: str) -> Response:
         if path == "/metrics":
             return Response(
-                200, (("content-type", CONTENT_TYPE),), bare_page(self._board.totals(), _FAULTS, self._replaced)
+                200, (("Content-Type", CONTENT_TYPE),), bare_page(self._board.totals(), _FAULTS, self._replaced)
             )
         if path == "/healthz":
             return Response(200, _JSON, b'{"status":"ok"}')

@@ -371,8 +371,8 @@ class Talk:
         while b"\r\n\r\n" not in self._received:
             self._read()
         head, _, self._received = self._received.partition(b"\r\n\r\n")
-        self.ended = b"connection: close" in head
-        length = next(int(line[15:]) for line in head.split(b"\r\n") if line.startswith(b"content-length:"))
+        self.ended = b"Connection: close" in head
+        length = next(int(line[15:]) for line in head.split(b"\r\n") if line.startswith(b"Content-Length:"))
         while len(self._received) < length:
             self._read()
         body, self._received = self._received[:length], self._received[length:]
