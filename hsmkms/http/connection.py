@@ -297,10 +297,11 @@ class Connection(asyncio.Protocol):
     def _admit(self, size: int) -> None:
         """Let a body grow beyond 64 KiB, if one of this size can belong to its head."""
         if size <= MAX_BODY_BYTES and self._most <= SMALL_REQUEST_BYTES:
+            head = self._request(b"")
             try:
-                self._most = min(self._largest_body(self._request(b"")), MAX_BODY_BYTES)
+                self._most = min(self._largest_body(head), MAX_BODY_BYTES)
             except HsmKmsError as exc:
-                raise refused(exc) from exc
+                raise refused(exc, head) from exc
         if size > self._most:
             raise body_too_large(self._most if size <= MAX_BODY_BYTES else MAX_BODY_BYTES)
 

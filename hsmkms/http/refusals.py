@@ -6,8 +6,9 @@ import msgspec
 
 from hsmkms import uuids
 from hsmkms.errors import HsmKmsError
-from hsmkms.http import protocol
+from hsmkms.http import other_services
 from hsmkms.http.protocol import CONTENT_TYPE, Response
+from hsmkms.http.sigv4 import RawRequest
 
 RETRY_AFTER_SECONDS: Final = 1
 
@@ -43,9 +44,9 @@ def body_too_large(most: int) -> RefusedError:
     )
 
 
-def refused(error: HsmKmsError) -> RefusedError:
+def refused(error: HsmKmsError, head: RawRequest) -> RefusedError:
     """A head with which no body of that size is read."""
-    return RefusedError(protocol.failure(error, uuids.new()))
+    return RefusedError(other_services.failure(error, uuids.new(), head))
 
 
 def busy(message: str) -> Response:

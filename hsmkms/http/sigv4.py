@@ -201,7 +201,11 @@ def _read_scope(credential: str) -> Scope:
         )
     access_key_id, date, region, service, terminator = parts
     if service != SERVICE:
-        raise InvalidSignatureException(f"Credential should be scoped to correct service: '{SERVICE}'.")
+        raise InvalidSignatureException(
+            f"Credential should be scoped to correct service: '{SERVICE}'. This request is signed for "
+            f"'{service}', which hsmkms does not serve: set AWS_ENDPOINT_URL_KMS instead of AWS_ENDPOINT_URL, "
+            "which sends the requests for every service here."
+        )
     if terminator != TERMINATOR:
         raise InvalidSignatureException(f"Credential should be scoped with a valid terminator: '{TERMINATOR}'.")
     return Scope(access_key_id, date, region)

@@ -5,9 +5,13 @@ import shutil
 import socket
 import subprocess
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
+import boto3
 import pytest
-from raw_client import SECONDS, address_of, raw, read_answer, signed
+from botocore.config import Config
+from botocore.exceptions import ClientError
+from raw_client import SECONDS, address_of, exchange, raw, read_answer, signed
 
 from hsmkms.http import refusals
 from hsmkms.http.heads import CLOSED, head_of
@@ -223,3 +227,57 @@ def test_forms_of_requests(hsmkms_endpoint: Endpoint) -> None:
             received += connection.recv(65536)
     assert received.count(b"Content-Length: 15\r\n") == 2
     assert received.count(b'{"status":"ok"}') == 1
+
+
+# -- requests for other services --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("service", "operation", "members"),
+    [
+        ("s3", "list_buckets", {}),
+        ("s3", "put_object", {"Bucket": "b", "Key": "k", "Body": b"x" * 100_000}),
+        ("sts", "get_caller_identity", {}),
+        ("dynamodb", "list_tables", {}),
+        ("lambda", "list_functions", {}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_requests_for_other_services(
+    hsmkms_endpoint: Endpoint, service: str, operation: str, members: dict[str, object]
+) -> None:
+    """Who sends all services here by AWS_ENDPOINT_URL reads which variable to set instead, in its client's form."""
+    client = boto3.client(
+        service,
+        endpoint_url=hsmkms_endpoint.url,
+        region_name=hsmkms_endpoint.region,
+        aws_access_key_id=hsmkms_endpoint.access_key_id,
+        aws_secret_access_key=hsmkms_endpoint.secret_access_key,
+        config=Config(retries={"total_max_attempts": 1}),
+    )
+    with pytest.raises(ClientError) as caught:
+        getattr(client, operation)(**members)
+    told = caught.value.response["Error"]
+    assert told["Code"] == "InvalidSignatureException"
+    assert f"signed for '{service}'" in told["Message"]
+    assert "set AWS_ENDPOINT_URL_KMS instead of AWS_ENDPOINT_URL" in told["Message"]
+
+
+@pytest.mark.parametrize("service", ["<b>&amp;", "kms"])
+def test_other_services_in_xml(hsmkms_endpoint: Endpoint, service: str) -> None:
+    """What a stranger names as a service breaks no XML; a form that is signed for this service is answered in JSON."""
+    credential = f"AKIAIOSFODNN7EXAMPLE/20260102/us-east-1/{service}/aws4_request"
+    headers = {
+        "Host": "x",
+        "X-Amz-Date": "20260102T030405Z",
+        "Content-Type": "application/x-www-form-urlencoded",
+        "Authorization": f"AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders=host, Signature={'0' * 64}",
+    }
+    status, answered, body = exchange(hsmkms_endpoint, raw("POST", "/", headers))
+    assert status == 400
+    if service == "kms":
+        assert json.loads(body)["__type"] == answered["x-amzn-errortype"]
+    else:
+        assert answered["content-type"] == "text/xml"
+        message = ET.fromstring(body).findtext("Error/Message") or ""  # noqa: S314 - of our own server
+        assert f"signed for '{service}'" in message
