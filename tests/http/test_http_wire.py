@@ -15,6 +15,9 @@ from raw_client import SECONDS, address_of, exchange, raw, read_answer, signed
 
 from hsmkms.http import refusals
 from hsmkms.http.heads import CLOSED, head_of
+from hsmkms.http.pulse import Pulse
+from hsmkms.http.sigv4 import RawRequest
+from hsmkms.http.stand_in import StandIn
 from hsmkms.testing import Endpoint
 
 BODY = b'{"NumberOfBytes": 8}'
@@ -83,9 +86,15 @@ def test_header_names(hsmkms_endpoint: Endpoint) -> None:
     assert all(names_of(page) == {"Content-Type", "Content-Length", "Date"} for page in found[-3:])
 
 
-def test_header_names_of_a_busy_server() -> None:
+def test_header_names_of_a_busy_server(tmp_path: Path) -> None:
     """What a server answers that has no room, or no token yet, has them as well."""
-    assert names_of(head_of(refusals.busy("x"), CLOSED).strip()) <= USUAL_CASE
+    responses = [refusals.busy("x"), refusals.refusal(408, "x", "x")]
+    stand_in = StandIn(tmp_path, Pulse())
+    for method, path in (("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics"), ("POST", "/")):
+        stand_in(RawRequest(method, path, "", {}, b""), "", responses.append)
+    assert [each.status for each in responses] == [503, 408, 200, 503, 200, 503]
+    for each in responses:
+        assert {"Content-Type", "Content-Length"} <= names_of(head_of(each, CLOSED).strip()) <= USUAL_CASE
 
 
 # -- HTTP/1.0 ---------------------------------------------------------------------------------------------------
