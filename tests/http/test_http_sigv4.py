@@ -286,6 +286,8 @@ def test_session_tokens() -> None:
         error = refused(authorized(headers, authorization))
         assert isinstance(error, UnrecognizedClientException)
         assert "AWS_SESSION_TOKEN" in str(error)
+    other = refused(authorized(headers, sign(headers, scope=("s3", "us-east-1"))))
+    assert "AWS_ENDPOINT_URL_KMS" in str(other)
 
 
 def test_unknown_access_keys() -> None:

@@ -218,6 +218,22 @@ def test_curl(hsmkms_endpoint: Endpoint, tmp_path: Path) -> None:
         assert json.loads(said.stdout)["Plaintext"]
 
 
+def test_java(hsmkms_endpoint: Endpoint) -> None:
+    """Java's own HTTP client, which offers HTTP/2 by itself, is answered, twice on one connection."""
+    program = shutil.which("java")
+    if program is None:
+        pytest.skip("java is not installed")
+    source = Path(__file__).parent / "programs" / "OffersHttp2.java"
+    headers = signed(hsmkms_endpoint, "GenerateRandom", BODY)
+    told = [each for pair in headers.items() if pair[0].lower() != "host" for each in pair]
+    command = [program, str(source), hsmkms_endpoint.url + "/", BODY.decode(), *told]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
+    if "compiler" in done.stderr:
+        pytest.skip("java cannot run a source file here: there is no compiler")
+    lines = done.stdout.splitlines()
+    assert [line.startswith('200 HTTP_1_1 {"Plaintext":') for line in lines] == [True, True], done
+
+
 # -- forms of a request -----------------------------------------------------------------------------------------
 
 
