@@ -65,6 +65,7 @@ MAX_GRACE_HOURS: Final = 10 * 365 * 24
 _ACCOUNT: Final = re.compile(r"[0-9]{12}")
 _REGION: Final = re.compile(r"([a-z]+-){2,3}[0-9]+")
 _SERVICE: Final = re.compile(r"[A-Za-z0-9/_-]{1,100}")
+EVERY_SERVICE: Final = "*"
 _PERIODS: Final = range(90, 2561)
 _PERIOD: Final = "from 90 to 2560"
 _VARIABLE: Final = re.compile(r"[^=\0]+")
@@ -291,7 +292,8 @@ def check(settings: Settings) -> None:
     """Raise ConfigurationError for what no file may say; ``load`` does this by itself."""
     regions, grace = settings.regions, settings.reconcile.grace_hours
     rotation, within = settings.rotation, settings.imports.valid_to_within_days
-    bad_service = next((name for name in settings.services if not _SERVICE.fullmatch(name)), None)
+    services = settings.services
+    bad_service = next((name for name in services if not _SERVICE.fullmatch(name) and name != EVERY_SERVICE), None)
     bad_region = next((region for region in regions if not _REGION.fullmatch(region)), None)
     faults = {
         f"account_id = {settings.account_id!r} must have 12 digits": not _ACCOUNT.fullmatch(settings.account_id),
@@ -301,7 +303,8 @@ def check(settings: Settings) -> None:
         f"default_region = {settings.default_region!r} must be one of regions": settings.default_region not in regions,
         **_token_faults(settings.tokens),
         f"services: {bad_service!r} must be 1 to 100 letters, digits, '/', '_' or '-'": bad_service is not None,
-        "services must name each service once": len(set(settings.services)) < len(settings.services),
+        "services must name each service once": len(set(services)) < len(services),
+        "services: '*' stands for every name, so it stands alone": EVERY_SERVICE in services and len(services) > 1,
         f"rotation.period_days = {rotation.period_days} must be {_PERIOD}": rotation.period_days not in _PERIODS,
         f"rotation.managed_period_days = {rotation.managed_period_days} must be {_PERIOD}": rotation.managed_period_days
         not in _PERIODS,

@@ -28,7 +28,7 @@ TEMPLATE: Final = """\
 {data_dir}
 
 # The services that have a key of their own, made at the first use of its alias: alias/aws/NAME. Users use these keys
-# and cannot manage them.
+# and cannot manage them. ["*"] is every name, for development only: who asks for any such alias makes a key.
 {services}
 
 # The token. Where there are several, each table is [[token]], with [token.pin] and [token.environment] below it; their

@@ -6,6 +6,7 @@
     ├── ApiError                    what an API caller can cause or must handle; the leaf's name is AWS's code
     │   ├── AlreadyExistsException
     │   ├── ConflictException
+    │   ├── CustomKeyStoreNotFoundException
     │   ├── DisabledException
     │   ├── DryRunOperationException
     │   ├── ExpiredImportTokenException
@@ -98,6 +99,12 @@ class AlreadyExistsException(ApiError):
 
 class ConflictException(ApiError):
     """Another operation on the key is under way."""
+
+    fault = "client"
+
+
+class CustomKeyStoreNotFoundException(ApiError):
+    """There is no custom key store of that id or name: there is none at all."""
 
     fault = "client"
 

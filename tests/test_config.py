@@ -179,6 +179,13 @@ def test_refused(write: Callable[..., Path], old: str, new: str, part: str) -> N
     assert str(file) in str(caught.value)
 
 
+def test_every_service(write: Callable[..., Path]) -> None:
+    """One star stands for the names of all services; beside others it is refused."""
+    assert load(write(("regions", 'services = ["*"]\nregions'))).services == ("*",)
+    with pytest.raises(ConfigurationError, match="stands alone"):
+        load(write(("regions", 'services = ["*", "s3"]\nregions')))
+
+
 def test_unreadable(tmp_path: Path) -> None:
     """A file that is not there, or is no text, is one named error."""
     with pytest.raises(ConfigurationError, match=r"nowhere\.toml cannot be read: No such file"):

@@ -33,6 +33,12 @@ COMMANDS: Final = (
     Command(Operation.DESCRIBE_KEY, KEYS, "Tell the metadata of a key.", "--key-id alias/photos"),
     Command(Operation.LIST_KEYS, KEYS, "List the keys of the region.", "--output text --query 'Keys[].KeyId'"),
     Command(
+        Operation.DESCRIBE_CUSTOM_KEY_STORES,
+        KEYS,
+        "List the custom key stores: there are none.",
+        "--query CustomKeyStores",
+    ),
+    Command(
         Operation.UPDATE_KEY_DESCRIPTION,
         KEYS,
         "Replace a key's description.",
@@ -245,6 +251,7 @@ HELP: Final = {
     "ciphertext_blob": "base64, fileb://FILE, or - for standard input.",
     "constraints": "EncryptionContextSubset or EncryptionContextEquals, as JSON.",
     "custom_key_store_id": "Not available: there are no custom key stores.",
+    "custom_key_store_name": "Not available: there are no custom key stores.",
     "customer_master_key_spec": "Older name of --key-spec.",
     "description": "Words for people.",
     "destination_encryption_algorithm": "Algorithm of the new ciphertext.",

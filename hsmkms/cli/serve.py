@@ -1,6 +1,7 @@
 """The command that serves the endpoint."""
 
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -24,6 +25,12 @@ def serve(
     workers: Annotated[int | None, typer.Option("--workers", help="Processes.", show_default=False)] = None,
     threads: Annotated[
         int | None, typer.Option("--threads", help="Threads of each process, for what is slow.", show_default=False)
+    ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option("--certificate", help="A certificate chain for TLS (PEM).", show_default=False)
+    ] = None,
+    private_key: Annotated[
+        Path | None, typer.Option("--private-key", help="The private key of --certificate (PEM).", show_default=False)
     ] = None,
     plain_http: Annotated[
         bool, typer.Option("--plain-http", help="Serve without TLS on an address that is not loopback.")
@@ -60,6 +67,8 @@ def serve(
         "port": port,
         "workers": workers,
         "threads": threads,
+        "certificate": certificate and certificate.absolute(),
+        "private_key": private_key and private_key.absolute(),
         "plain_http": plain_http or None,
         "log_requests": log_requests,
     }

@@ -40,7 +40,7 @@ SLOW_FACTOR: Final = 3
 MONITOR_THREADS: Final = 2
 
 _READING: Final = frozenset({"GET", "HEAD"})
-_JSON: Final = (("content-type", "application/json"),)
+_JSON: Final = (("Content-Type", "application/json"),)
 
 
 class _Waiting(Struct):
@@ -197,7 +197,7 @@ class Application:
         return Response(503 if faults else 200, _JSON, body)
 
     def _metrics(self) -> Response:
-        return Response(200, (("content-type", CONTENT_TYPE),), self._serving.metrics())
+        return Response(200, (("Content-Type", CONTENT_TYPE),), self._serving.metrics())
 
 
 def _no_response(handled: Handled) -> Response:

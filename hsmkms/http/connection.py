@@ -12,8 +12,8 @@ from typing import Any, Final
 import httptools
 
 from hsmkms.errors import HsmKmsError
+from hsmkms.http import heads
 from hsmkms.http.connections import LINGERING, Connections
-from hsmkms.http.heads import CONTINUE, head_of, header_name, target
 from hsmkms.http.limits import (
     HEADER_BYTES,
     LARGE_REQUEST_BYTES,
@@ -76,13 +76,14 @@ class Connection(asyncio.Protocol):
         self._now = now
         self._unread = b""  # received, and not parsed yet from this offset on, since a request waits
         self._offset = 0
-        self._waiting: deque[tuple[RawRequest, bool, int]] = deque()
+        self._waiting: deque[tuple[RawRequest, str, int]] = deque()
         self._answering: RawRequest | None = None
         self._taken = 0  # bytes of the budget for the request that is being answered
         self._counted = False  # the budget knows of what is unfinished here
         self._going_on = False
         self._parsing = False
-        self._keep_alive = True
+        self._persistence = heads.PERSISTENT  # of the request that is being answered
+        self._replay = b""  # a head that is parsed again, since the parser stops behind the offer of an upgrade
         self._refusal: Response | None = None
         self._first = False  # nothing has been completed yet by what was read last
         self._ending = False  # what has begun is answered, nothing else
@@ -151,20 +152,26 @@ class Connection(asyncio.Protocol):
         self._read_or_pause()
 
     def _feed(self, piece: bytes) -> None:
-        try:
-            self._parser.feed_data(piece)
-        except httptools.HttpParserCallbackError as exc:
-            cause = exc.__context__
-            if not isinstance(cause, RefusedError):
-                raise
-            self._refuse(cause.response)
-        except httptools.HttpParserError:
-            self._refuse(bad_request("This is not HTTP/1.1."))
-        else:
-            if self._url:  # the request is unfinished; the slice in which it begins counts as a whole
-                self._received += len(piece)
-                if self._received > UNCOUNTED_BYTES or self._fields > UNCOUNTED_HEADERS:
-                    self._check_unfinished()
+        rest = piece
+        while rest and self._parser is not None:
+            try:
+                self._parser.feed_data(rest)
+                break
+            except httptools.HttpParserUpgrade as exc:  # offered, and not taken: HTTP/1.1 goes on here
+                rest = self._replay + rest[exc.args[0] :]
+                if self._parser is not None:
+                    self._parser = httptools.HttpRequestParser(self)  # the old one may take nothing more
+            except httptools.HttpParserCallbackError as exc:
+                cause = exc.__context__
+                if not isinstance(cause, RefusedError):
+                    raise
+                self._refuse(cause.response)
+            except httptools.HttpParserError:
+                self._refuse(bad_request("This is not HTTP/1.1."))
+        if self._url:  # the request is unfinished; the slice in which it begins counts as a whole
+            self._received += len(piece)
+            if self._received > UNCOUNTED_BYTES or self._fields > UNCOUNTED_HEADERS:
+                self._check_unfinished()
 
     def _check_unfinished(self) -> None:
         """Count it, and limit what is no body: a header without an end, which the parser keeps, and what frames chunks.
@@ -228,6 +235,8 @@ class Connection(asyncio.Protocol):
 
     def on_url(self, url: bytes) -> None:
         """A part of the request's target."""
+        if self._replay:
+            return
         self._url += url
         self._head += len(url)
         if self._head > MAX_HEAD_BYTES:
@@ -241,7 +250,7 @@ class Connection(asyncio.Protocol):
         self._fields += 1
         if self._head > MAX_HEAD_BYTES or self._fields > MAX_HEADERS:
             raise frame_too_large() if self._head > MAX_HEAD_BYTES else too_many_headers()
-        headers, known = self._headers, header_name(name)
+        headers, known = self._headers, heads.header_name(name)
         if known in headers:
             headers[known].append(value.decode("latin-1"))
         else:
@@ -253,8 +262,10 @@ class Connection(asyncio.Protocol):
             return
         self.deadline = self._now() + BODY_SECONDS
         self._in_body = True
-        if self._parser.should_upgrade():  # the parser would not read its body
-            raise RefusedError(bad_request("Upgrades are not taken: use HTTP/1.1."))
+        if self._parser.should_upgrade():
+            self._ignore_upgrade()
+            return
+        self._replay = b""
         length = self._headers.get("content-length")
         if length is not None and int(length[0]) > SMALL_REQUEST_BYTES:
             self._admit(int(length[0]))
@@ -262,10 +273,16 @@ class Connection(asyncio.Protocol):
         if expected is not None and expected[0].lower() == "100-continue":
             self._let_continue()
 
+    def _ignore_upgrade(self) -> None:
+        """Answer over HTTP/1.1 a client that offers another protocol. The parser would not read the request's body."""
+        if self._parser.get_method() == b"CONNECT":
+            raise RefusedError(bad_request("This is no proxy: CONNECT is not taken."))
+        self._replay = heads.same_frame(self._parser, self._headers)
+
     def _let_continue(self) -> None:
         """Ask for a body whose client waits for that; not before the responses that it waits for already."""
-        if not (self._answering or self._waiting):
-            self._transport.write(CONTINUE)
+        if not (self._answering or self._waiting or self._parser.get_http_version() == heads.HTTP_1_0):
+            self._transport.write(heads.CONTINUE)
 
     def on_body(self, piece: bytes) -> None:
         """A part of the body. Small ones are gathered in one buffer: each by itself would take 33 bytes more."""
@@ -280,25 +297,26 @@ class Connection(asyncio.Protocol):
     def _admit(self, size: int) -> None:
         """Let a body grow beyond 64 KiB, if one of this size can belong to its head."""
         if size <= MAX_BODY_BYTES and self._most <= SMALL_REQUEST_BYTES:
+            head = self._request(b"")
             try:
-                self._most = min(self._largest_body(self._request(b"")), MAX_BODY_BYTES)
+                self._most = min(self._largest_body(head), MAX_BODY_BYTES)
             except HsmKmsError as exc:
-                raise refused(exc) from exc
+                raise refused(exc, head) from exc
         if size > self._most:
             raise body_too_large(self._most if size <= MAX_BODY_BYTES else MAX_BODY_BYTES)
 
     def _request(self, body: bytes, *, in_turn: bool = False) -> RawRequest:
-        path, query = ("/", "") if self._url == b"/" else target(self._url)
+        path, query = ("/", "") if self._url == b"/" else heads.target(self._url)
         return RawRequest(self._parser.get_method().decode("latin-1"), path, query, self._headers, body, in_turn)
 
     def on_message_complete(self) -> None:
         """The whole request is there."""
-        if self._deaf:
-            return  # it came in the same piece as the last one that is answered
+        if self._deaf or self._replay:
+            return  # it came in the same piece as the last one that is answered, or its head is parsed again
         request = self._request(bytes(self._body), in_turn=self._in_turn())
         self._first = False
         weight = self._head + self._size + REQUEST_BYTES
-        self._waiting.append((request, self._parser.should_keep_alive(), weight))
+        self._waiting.append((request, heads.persistence_of(self._parser, self._headers), weight))
         self._deaf = self._ending and self._owed <= 0
         self._begin()
         self._next()
@@ -350,7 +368,7 @@ class Connection(asyncio.Protocol):
             return  # the loop below goes on when this answer, which was there at once, is written
         self._going_on = True
         while self._waiting and not (self._answering or self._blocked):
-            self._answering, self._keep_alive, weight = self._waiting.popleft()
+            self._answering, self._persistence, weight = self._waiting.popleft()
             if weight > LARGE_REQUEST_BYTES:
                 self._count()  # it is no longer unfinished
                 if not self._budget.take(weight):
@@ -370,10 +388,10 @@ class Connection(asyncio.Protocol):
             self._budget.release(self._taken)
             self._taken = 0
         if not self._transport.is_closing():
-            keep = self._keep_alive and not (self._ending and self._done())
+            persistence = heads.CLOSED if self._ending and self._done() else self._persistence
             body = b"" if request is not None and request.method == "HEAD" else response.body
-            self._transport.write(head_of(response, keep_alive=keep) + body)
-            if not keep:
+            self._transport.write(heads.head_of(response, persistence) + body)
+            if persistence is heads.CLOSED:
                 self._close()
             elif not self._url:
                 self.deadline = self._now() + IDLE_SECONDS
@@ -415,14 +433,14 @@ class Connection(asyncio.Protocol):
             self._refuse(response)
         else:
             self._deaf = True
-            self._transport.write(head_of(response, keep_alive=False) + response.body)
+            self._transport.write(heads.head_of(response, heads.CLOSED) + response.body)
             self._transport.close()
 
     def _write_refusal(self, response: Response) -> None:
         """Closing while the client still sends would take the answer away from it: first only our side is closed."""
         if self._transport.is_closing():
             return
-        self._transport.write(head_of(response, keep_alive=False) + response.body)
+        self._transport.write(heads.head_of(response, heads.CLOSED) + response.body)
         if self._transport.can_write_eof() and not self._transport.is_closing():
             self._transport.write_eof()
             self._transport.resume_reading()

@@ -43,6 +43,7 @@ _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - the place of a fresh folder wi
 _ENOUGH: Final = 1024**3
 """Bytes: the audit log takes 1 KiB for each request. Containers often have less there."""
 
+_LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing listens by this
 _LABEL: Final = "hsmkms-dev"
 _PIN_BYTES: Final = 16
 _UNLIMITED: Final = dict.fromkeys(DEFAULT_RATES, 0.0)
@@ -56,7 +57,7 @@ def serve(wanted: ServeSettings, account: str | None, *, until_stdin_ends: bool)
     wanted = replace(wanted, quotas=_UNLIMITED, log_format="text")
     with _folder() as folder:
         settings, access_key_id, secret = _prepare(folder, account or DEFAULT_ACCOUNT, wanted)
-        tell = partial(_tell, access_key_id, secret)
+        tell = partial(_tell, access_key_id, secret, wanted)
         lifeline = sys.stdin.fileno() if until_stdin_ends else None
         server.serve(settings, proven=True, ready=tell, lifeline=lifeline, scratch=folder)
 
@@ -146,6 +147,7 @@ def _settings(folder: Path, account: str, wanted: ServeSettings) -> Settings:
         account_id=account,
         regions=REGIONS,
         default_region=DEFAULT_REGION,
+        services=(config.EVERY_SERVICE,),
         token=token,
         rotation=RotationSettings(custom_period=True, managed_period_days=365, imported_on_demand=True),
         imports=ImportSettings(valid_to_within_days=365, host_unwrap=True),
@@ -157,13 +159,22 @@ def _settings(folder: Path, account: str, wanted: ServeSettings) -> Settings:
     return config.load(file)
 
 
-def _tell(access_key_id: str, secret: str, port: int) -> None:
-    """Print what clients need, when they are answered."""
+def _tell(access_key_id: str, secret: str, serve: ServeSettings, port: int) -> None:
+    """Print what clients need, when they are answered; what would come before it in a shell is unset."""
     lines = {
         "AWS_ACCESS_KEY_ID": access_key_id,
         "AWS_SECRET_ACCESS_KEY": secret,
+        "AWS_REGION": DEFAULT_REGION,
         "AWS_DEFAULT_REGION": DEFAULT_REGION,
-        "AWS_ENDPOINT_URL_KMS": f"http://127.0.0.1:{port}",
+        "AWS_ENDPOINT_URL_KMS": url_of(serve, port),
     }
-    sys.stdout.write("".join(f"export {name}={value}\n" for name, value in lines.items()))
+    exports = "".join(f"export {name}={value}\n" for name, value in lines.items())
+    sys.stdout.write(f"unset AWS_SESSION_TOKEN AWS_PROFILE\n{exports}")
     sys.stdout.flush()
+
+
+def url_of(serve: ServeSettings, port: int) -> str:
+    """Where a client on this machine reaches a server. One that listens on every address is reached on loopback."""
+    scheme = "http" if serve.certificate is None else "https"
+    host = _LOOPBACK.get(serve.host, serve.host)
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from hsmkms import uuids
 from hsmkms.errors import HsmKmsError, InvalidSignatureException
-from hsmkms.http import protocol, sigv4
+from hsmkms.http import other_services, protocol, sigv4
 from hsmkms.http.protocol import Response
 from hsmkms.http.quota import Quota
 from hsmkms.http.sigv4 import RawRequest, Scope
@@ -79,7 +79,7 @@ class Endpoint:
                 self._record_refusal(request, source, handled, exc)
             if exc.fault == "server":
                 log.error("request %s failed: %s: %s", handled.request_id, exc.code, exc)  # noqa: TRY400 - no bug
-            handled.response = protocol.failure(exc, handled.request_id)
+            handled.response = other_services.failure(exc, handled.request_id, request)
         except Exception as exc:
             # The edge: nothing may escape, and nothing of it may be told.
             log.exception("request %s met a fault of hsmkms", handled.request_id)

@@ -59,18 +59,22 @@ def operation_of(method: str, path: str, target: str | None) -> Operation:
 
 def success(body: bytes, request_id: str) -> Response:
     """The answer of an operation; an empty body where the API answers nothing."""
-    return Response(200, (("content-type", CONTENT_TYPE), ("x-amzn-requestid", request_id)), body)
+    return Response(200, (("Content-Type", CONTENT_TYPE), ("x-amzn-RequestId", request_id)), body)
 
 
 def failure(error: Exception, request_id: str) -> Response:
     """An error as clients of AWS expect it; what is no error of ours tells nothing of itself."""
-    ours = isinstance(error, HsmKmsError)
     code = error.code if isinstance(error, HsmKmsError) else "KMSInternalException"
     client = isinstance(error, HsmKmsError) and error.fault == "client"
     status = _STATUS.get(code, _CLIENT if client else _SERVER)
-    headers = (("content-type", CONTENT_TYPE), ("x-amzn-requestid", request_id), ("x-amzn-errortype", code))
-    body = msgspec.json.encode({"__type": code, "message": str(error) if ours else _SILENT})
+    headers = (("Content-Type", CONTENT_TYPE), ("x-amzn-RequestId", request_id), ("x-amzn-ErrorType", code))
+    body = msgspec.json.encode({"__type": code, "message": words_of(error)})
     return Response(status, headers, body, code)
+
+
+def words_of(error: Exception) -> str:
+    """What a client is told of an error."""
+    return str(error) if isinstance(error, HsmKmsError) else _SILENT
 
 
 _NAMES: Final = frozenset(Operation)

@@ -6,8 +6,9 @@ import msgspec
 
 from hsmkms import uuids
 from hsmkms.errors import HsmKmsError
-from hsmkms.http import protocol
+from hsmkms.http import other_services
 from hsmkms.http.protocol import CONTENT_TYPE, Response
+from hsmkms.http.sigv4 import RawRequest
 
 RETRY_AFTER_SECONDS: Final = 1
 
@@ -23,7 +24,7 @@ class RefusedError(Exception):
 def refusal(status: int, code: str, message: str, *further: tuple[str, str]) -> Response:
     """An error with a status, a code, a message and further headers."""
     body = msgspec.json.encode({"__type": code, "message": message})
-    return Response(status, (("content-type", CONTENT_TYPE), ("x-amzn-errortype", code), *further), body, code)
+    return Response(status, (("Content-Type", CONTENT_TYPE), ("x-amzn-ErrorType", code), *further), body, code)
 
 
 def bad_request(message: str) -> Response:
@@ -43,12 +44,12 @@ def body_too_large(most: int) -> RefusedError:
     )
 
 
-def refused(error: HsmKmsError) -> RefusedError:
+def refused(error: HsmKmsError, head: RawRequest) -> RefusedError:
     """A head with which no body of that size is read."""
-    return RefusedError(protocol.failure(error, uuids.new()))
+    return RefusedError(other_services.failure(error, uuids.new(), head))
 
 
 def busy(message: str) -> Response:
     """503: clients of AWS try again a little later."""
-    retry = ("retry-after", str(RETRY_AFTER_SECONDS))
+    retry = ("Retry-After", str(RETRY_AFTER_SECONDS))
     return refusal(503, "ServiceUnavailableException", message, retry)

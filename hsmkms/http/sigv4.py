@@ -143,8 +143,6 @@ def _read(request: RawRequest) -> tuple[_Front, str]:
         raise MissingAuthenticationTokenException(
             "Missing Authentication Token: sign the request (Signature Version 4)."
         )
-    if "x-amz-security-token" in headers:
-        raise UnrecognizedClientException(NO_SESSION_TOKENS)
     told, _, signature = header.rpartition(", Signature=")
     try:
         front = _usual_front(told, tuple(headers))
@@ -167,6 +165,8 @@ def _usual_front(told: str, present: tuple[str, ...]) -> _Front:
 
 def _front(credential: str, told: str, present: tuple[str, ...]) -> _Front:
     scope = _read_scope(credential)
+    if "x-amz-security-token" in present:
+        raise UnrecognizedClientException(NO_SESSION_TOKENS)
     if "x-amz-date" not in present:
         raise IncompleteSignatureException("Authorization header requires existence of a 'X-Amz-Date' header.")
     signed_headers = _signed_headers(told, present)
@@ -201,7 +201,11 @@ def _read_scope(credential: str) -> Scope:
         )
     access_key_id, date, region, service, terminator = parts
     if service != SERVICE:
-        raise InvalidSignatureException(f"Credential should be scoped to correct service: '{SERVICE}'.")
+        raise InvalidSignatureException(
+            f"Credential should be scoped to correct service: '{SERVICE}'. This request is signed for "
+            f"'{service}', which hsmkms does not serve: set AWS_ENDPOINT_URL_KMS instead of AWS_ENDPOINT_URL, "
+            "which sends the requests for every service here."
+        )
     if terminator != TERMINATOR:
         raise InvalidSignatureException(f"Credential should be scoped with a valid terminator: '{TERMINATOR}'.")
     return Scope(access_key_id, date, region)

@@ -21,7 +21,7 @@ from hsmkms.http.sigv4 import RawRequest
 FAULT_FILE: Final = "token-fault"
 """Where a worker that could not open the token leaves why, in the folder of the counts."""
 
-_JSON: Final = (("content-type", "application/json"),)
+_JSON: Final = (("Content-Type", "application/json"),)
 
 
 class StandIn:
@@ -56,7 +56,7 @@ class StandIn:
         faults = {"token": f"{TokenUnavailableError.code}: {self._said()}"}
         if path == "/metrics":
             return Response(
-                200, (("content-type", CONTENT_TYPE),), bare_page(self._board.totals(), faults, self._replaced)
+                200, (("Content-Type", CONTENT_TYPE),), bare_page(self._board.totals(), faults, self._replaced)
             )
         if path == "/healthz":
             return Response(200, _JSON, b'{"status":"ok"}')

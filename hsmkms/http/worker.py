@@ -25,6 +25,9 @@ BACKLOG: Final = 4096
 TRIM_SECONDS: Final = 2.0
 """How often memory is given back at most."""
 
+ALPN: Final = ["http/1.1"]
+"""Protocols over TLS: to a client that offers HTTP/2 as well, this says what is spoken."""
+
 LOOK_SECONDS: Final = 0.5
 """How often the time limits of connections are looked at."""
 
@@ -74,6 +77,7 @@ def tls_context(settings: ServeSettings) -> ssl.SSLContext | None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(ALPN)
     context.load_cert_chain(settings.certificate, settings.private_key)
     return context
 

@@ -5,7 +5,19 @@ from typing import Final
 
 from msgspec import Struct
 
-from hsmkms.model import aliases, asymmetric, crypto, deletion, grants, importing, keys, policies, rotation, tags
+from hsmkms.model import (
+    aliases,
+    asymmetric,
+    crypto,
+    custom_key_stores,
+    deletion,
+    grants,
+    importing,
+    keys,
+    policies,
+    rotation,
+    tags,
+)
 from hsmkms.model.enums import Operation
 
 
@@ -31,6 +43,9 @@ OPERATIONS: Final[Mapping[Operation, OperationShape]] = {
     ),
     Operation.DERIVE_SHARED_SECRET: OperationShape(
         asymmetric.DeriveSharedSecretRequest, asymmetric.DeriveSharedSecretResponse
+    ),
+    Operation.DESCRIBE_CUSTOM_KEY_STORES: OperationShape(
+        custom_key_stores.DescribeCustomKeyStoresRequest, custom_key_stores.DescribeCustomKeyStoresResponse
     ),
     Operation.DESCRIBE_KEY: OperationShape(keys.DescribeKeyRequest, keys.DescribeKeyResponse),
     Operation.DISABLE_KEY: OperationShape(keys.DisableKeyRequest, None),

@@ -71,6 +71,7 @@ Limit = Annotated[int, Range(1, 1000)]  # LimitType
 Marker = Annotated[str, Length(1, 1024), Pattern(r"[\u0020-\u00FF]*")]  # MarkerType
 NumberOfBytes = Annotated[int, Range(1, 1024)]  # NumberOfBytesType
 CustomKeyStoreId = Annotated[str, Length(1, 64)]  # CustomKeyStoreIdType
+CustomKeyStoreName = Annotated[str, Length(1, 256)]  # CustomKeyStoreNameType
 CloudHsmClusterId = Annotated[str, Length(19, 24), Pattern(r"cluster-[2-7a-zA-Z]{11,16}")]  # CloudHsmClusterIdType
 XksKeyId = Annotated[str, Length(1, 128), Pattern(r"^[a-zA-Z0-9-_.]+$")]  # XksKeyIdType
 KeyMaterialId = Annotated[str, Length(64, 64), Pattern(r"^[a-f0-9]+$")]  # BackingKeyIdType

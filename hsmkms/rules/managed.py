@@ -5,6 +5,8 @@ does this by a key policy that no user can change, so what a user may not do is 
 Source: AWS KMS Developer Guide, "AWS managed keys".
 """
 
+import re
+from collections.abc import Collection
 from typing import Final
 
 from hsmkms.errors import AccessDeniedException
@@ -36,6 +38,12 @@ USABLE: Final = frozenset(
 """What users may do with a key of a service."""
 
 
+EVERY: Final = "*"
+"""Among the configured services: every name has a key, as in an account of AWS."""
+
+_match_service: Final = re.compile(r"[a-z][a-z0-9-]{0,99}").fullmatch
+
+
 def alias_of(service: str) -> str:
     """The alias of a service's key."""
     return RESERVED_PREFIX + service
@@ -44,6 +52,14 @@ def alias_of(service: str) -> str:
 def service_of(alias_name: str) -> str | None:
     """The service that an alias belongs to, or None for one of a user's."""
     return alias_name.removeprefix(RESERVED_PREFIX) if alias_name.startswith(RESERVED_PREFIX) else None
+
+
+def has_key(alias_name: str, services: Collection[str]) -> bool:
+    """True if an alias belongs to a service that has a key, made at its first use. ``services``: as configured."""
+    service = service_of(alias_name)
+    if service is None:
+        return False
+    return service in services or (EVERY in services and _match_service(service) is not None)
 
 
 def check_use(operation: Operation, key: KeyRecord, caller: Caller) -> None:

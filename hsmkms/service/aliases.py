@@ -69,7 +69,7 @@ def list_aliases(call: Call, request: ListAliasesRequest) -> ListAliasesResponse
 
 def _unused_service_aliases(conn: Connection, call: Call, after: str | None) -> list[AliasListEntry]:
     """The aliases of services whose keys have not come into being yet: without a key id, and without dates."""
-    names = [managed.alias_of(service) for service in call.core.services]
+    names = [managed.alias_of(service) for service in call.core.services if service != managed.EVERY]
     account = call.core.installation.account
     return [
         AliasListEntry(alias_name=name, alias_arn=alias_arn(account, call.region, name))

@@ -78,7 +78,7 @@ class Installation(Struct, frozen=True, kw_only=True):
 class Core(Struct, kw_only=True):
     """The parts of an open installation.
 
-    ``rotation`` and ``imports``: what the operator has set. ``services``: those that have a key of their own.
+    ``rotation`` and ``imports``: what the operator has set. ``services``: those that have a key of their own, or ``*``.
     ``grace_hours``: how long an object without a key stays before it may be removed. ``drifted``: true once the clock
     was moved under this process. ``grant_tokens``: those that were found good, and what they say. ``warned``: key
     materials of which the log has told. ``reached`` is told of each completed step. ``witnesses``: the CKA_ID of

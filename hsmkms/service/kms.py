@@ -54,6 +54,7 @@ from hsmkms.model.crypto import (
     ReEncryptRequest,
     ReEncryptResponse,
 )
+from hsmkms.model.custom_key_stores import DescribeCustomKeyStoresRequest, DescribeCustomKeyStoresResponse
 from hsmkms.model.deletion import (
     CancelKeyDeletionRequest,
     CancelKeyDeletionResponse,
@@ -105,6 +106,7 @@ from hsmkms.service import (
     agreement,
     aliases,
     crypto,
+    custom_key_stores,
     data_key_pairs,
     deletion,
     importing,
@@ -222,6 +224,14 @@ class Kms(PermissionOperations):
     def disable_key(self, request: DisableKeyRequest, caller: Caller | None = None) -> None:
         """Make a key unusable at the next call of every process."""
         return self._run(Operation.DISABLE_KEY, keys.disable_key, request, caller)
+
+    def describe_custom_key_stores(
+        self, request: DescribeCustomKeyStoresRequest, caller: Caller | None = None
+    ) -> DescribeCustomKeyStoresResponse:
+        """List the custom key stores: there are none."""
+        return self._run(
+            Operation.DESCRIBE_CUSTOM_KEY_STORES, custom_key_stores.describe_custom_key_stores, request, caller
+        )
 
     # -- multi-Region keys --------------------------------------------------------------------------------------
 

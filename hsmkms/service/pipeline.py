@@ -98,7 +98,7 @@ class Call:
         action = action or f"kms:{self.operation}"
         shown = alias_arn(account, ref.region, ref.name) if ref.kind is _ALIAS else ""
         cached = self._look_up(ref)
-        if cached is None and managed.service_of(ref.name) in self.core.services:
+        if cached is None and managed.has_key(ref.name, self.core.services):
             cached = self._first_use(ref, action, shown)
         if cached is None:
             # Which key an alias would be of nobody knows: its own ARN, as a resource, means the alias alone.

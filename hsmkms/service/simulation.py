@@ -19,6 +19,7 @@ from hsmkms.service.pipeline import EVERYTHING, Call
 WITHOUT_KEY: Final = frozenset(
     {
         Operation.CREATE_KEY,
+        Operation.DESCRIBE_CUSTOM_KEY_STORES,
         Operation.GENERATE_RANDOM,
         Operation.LIST_ALIASES,
         Operation.LIST_KEYS,

@@ -94,6 +94,10 @@ HEADS: Final = (
     b"POST /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n",
     b"POST \xff\xfe HTTP/1.1\r\n\r\n",
     b"BREW / HTTP/1.1\r\n\r\n",
+    b"POST / HTTP/1.1\r\nUpgrade: h2c\r\nConnection: Upgrade\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+    b"POST / HTTP/1.1\r\nUpgrade: h2c\r\nConnection: Upgrade\r\nTransfer-Encoding: gzip\r\n\r\nabc",
+    b"GET / HTTP/1.0\r\nUpgrade: websocket\r\nConnection: Upgrade, close\r\n\r\nPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"CONNECT x:1 HTTP/1.1\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n",
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03" + b"\x00" * 60,
 )
@@ -371,8 +375,8 @@ class Talk:
         while b"\r\n\r\n" not in self._received:
             self._read()
         head, _, self._received = self._received.partition(b"\r\n\r\n")
-        self.ended = b"connection: close" in head
-        length = next(int(line[15:]) for line in head.split(b"\r\n") if line.startswith(b"content-length:"))
+        self.ended = b"Connection: close" in head
+        length = next(int(line[15:]) for line in head.split(b"\r\n") if line.startswith(b"Content-Length:"))
         while len(self._received) < length:
             self._read()
         body, self._received = self._received[:length], self._received[length:]

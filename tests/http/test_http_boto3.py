@@ -1,5 +1,6 @@
 """boto3, as programs use it: every operation that hsmkms has, paginators, and error classes."""
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -377,6 +378,16 @@ def grants(client: Client) -> None:
         client.retire_grant(GrantToken=made[0]["GrantToken"])
 
 
+def custom_key_stores(client: Client) -> None:
+    """There are none, however they are listed; one that is named does not exist."""
+    assert client.describe_custom_key_stores(Limit=10)["CustomKeyStores"] == []
+    pages = list(client.get_paginator("describe_custom_key_stores").paginate())
+    assert [(page["CustomKeyStores"], page["Truncated"]) for page in pages] == [([], False)]
+    for named in ({"CustomKeyStoreId": "cks-1234567890abcdef0"}, {"CustomKeyStoreName": "ours"}):
+        with pytest.raises(client.exceptions.CustomKeyStoreNotFoundException, match="does not exist"):
+            client.describe_custom_key_stores(**named)
+
+
 CASES: Final[dict[Operation, Callable[[Client], None]]] = {
     Operation.CANCEL_KEY_DELETION: deletion,
     Operation.CREATE_ALIAS: aliases,
@@ -394,6 +405,7 @@ CASES: Final[dict[Operation, Callable[[Client], None]]] = {
     Operation.DELETE_ALIAS: aliases,
     Operation.DELETE_IMPORTED_KEY_MATERIAL: importing,
     Operation.DERIVE_SHARED_SECRET: derive_shared_secret,
+    Operation.DESCRIBE_CUSTOM_KEY_STORES: custom_key_stores,
     Operation.DESCRIBE_KEY: describe_key,
     Operation.DISABLE_KEY: disable_and_enable_key,
     Operation.DISABLE_KEY_ROTATION: automatic_rotation,
@@ -474,8 +486,18 @@ def arn(key_id: str) -> str:
 
 def test_operation_that_is_not_there(kms_client: Client) -> None:
     """An operation of AWS's that hsmkms lacks is refused as unsupported, and boto3 does not try again."""
-    with pytest.raises(kms_client.exceptions.UnsupportedOperationException, match="DescribeCustomKeyStores"):
-        kms_client.describe_custom_key_stores()
+    store = {"CustomKeyStoreId": "cks-1234567890abcdef0"}
+    lacking = {
+        "ConnectCustomKeyStore": store,
+        "CreateCustomKeyStore": {"CustomKeyStoreName": "ours"},
+        "DeleteCustomKeyStore": store,
+        "DisconnectCustomKeyStore": store,
+        "UpdateCustomKeyStore": store,
+    }
+    for name, members in lacking.items():
+        call = getattr(kms_client, re.sub("(?<!^)(?=[A-Z])", "_", name).lower())
+        with pytest.raises(kms_client.exceptions.UnsupportedOperationException, match=name):
+            call(**members)
 
 
 def test_wrong_credentials(hsmkms_endpoint: Any) -> None:  # noqa: ANN401 - see Client

@@ -2,11 +2,13 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,11 +56,65 @@ def test_two_at_once(tmp_path: Path) -> None:
 def test_lines_for_the_shell(tmp_path: Path) -> None:
     """What it prints can be read by a shell, and is all that the aws CLI needs."""
     with development(tmp_path) as process:
-        lines = [process.stdout.readline() if process.stdout else "" for _ in range(4)]
+        lines = [process.stdout.readline() if process.stdout else "" for _ in range(6)]
         script = "".join(lines) + "env | grep ^AWS_ | sort"
-        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, env={"PATH": "/bin"})
-    names = [line.partition("=")[0] for line in done.stdout.splitlines()]
-    assert names == ["AWS_ACCESS_KEY_ID", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_KMS", "AWS_SECRET_ACCESS_KEY"]
+        before = {"PATH": "/bin", "AWS_SESSION_TOKEN": "x", "AWS_PROFILE": "x", "AWS_REGION": "x"}
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, env=before)
+    values = dict(line.partition("=")[::2] for line in done.stdout.splitlines())
+    assert sorted(values) == [
+        "AWS_ACCESS_KEY_ID",
+        "AWS_DEFAULT_REGION",
+        "AWS_ENDPOINT_URL_KMS",
+        "AWS_REGION",
+        "AWS_SECRET_ACCESS_KEY",
+    ]
+    assert values["AWS_REGION"] == values["AWS_DEFAULT_REGION"] == "us-east-1"
+
+
+@pytest.mark.parametrize(
+    ("options", "begin"),
+    [
+        (("--host", "::1"), "http://[::1]:"),
+        (("--host", "localhost"), "http://localhost:"),
+        (("--host", "0.0.0.0", "--plain-http"), "http://127.0.0.1:"),  # noqa: S104 - the server of this test
+        (("--host", "::", "--plain-http"), "http://[::1]:"),
+    ],
+    ids=["IPv6", "name", "everywhere", "everywhere, IPv6"],
+)
+def test_printed_url_answers(tmp_path: Path, options: tuple[str, ...], begin: str) -> None:
+    """Whatever address it listens on, the URL that it prints is one that answers."""
+    if "::" in options[1] and not has_ipv6():
+        pytest.skip("there is no IPv6 here")
+    with development(tmp_path, *options) as process:
+        endpoint = read_endpoint(process)
+        assert endpoint.url.startswith(begin)
+        assert endpoint.client().list_keys()["Keys"] == []
+
+
+def has_ipv6() -> bool:
+    """True if the loopback of IPv6 can be listened on."""
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+def test_keys_of_every_service(kms_client: Any) -> None:  # noqa: ANN401 - boto3 makes its classes at run time
+    """Each service's key exists at its first use, as in an account of AWS; what is no service's name has none."""
+    for service in ("s3", "ebs", "secretsmanager"):
+        described = kms_client.describe_key(KeyId=f"alias/aws/{service}")["KeyMetadata"]
+        assert (described["KeyManager"], described["KeyState"]) == ("AWS", "Enabled")
+    arn = "arn:aws:kms:us-east-1:000000000000:alias/aws/rds"
+    assert kms_client.encrypt(KeyId=arn, Plaintext=b"x")["KeyId"] != described["Arn"]
+    listed = {
+        each["AliasName"] for page in kms_client.get_paginator("list_aliases").paginate() for each in page["Aliases"]
+    }
+    assert listed >= {"alias/aws/s3", "alias/aws/rds"}
+    assert "alias/aws/*" not in listed
+    for name in ("alias/aws/", "alias/aws/S3", "alias/aws/a/b", "alias/aws/-"):
+        with pytest.raises(kms_client.exceptions.NotFoundException):
+            kms_client.describe_key(KeyId=name)
 
 
 def test_wrong_account(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ class Place:
     async def status(self) -> int:
         """The status of the next answer."""
         head = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 10)
-        length = next(int(line[15:]) for line in head.split(b"\r\n") if line.startswith(b"content-length:"))
+        length = next(int(line[15:]) for line in head.split(b"\r\n") if line.startswith(b"Content-Length:"))
         self.told = await asyncio.wait_for(self.reader.readexactly(length), 10)
         return int(head.split()[1])
 
@@ -222,8 +222,8 @@ def test_beyond_the_budget() -> None:
         writer.write(half)
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
         assert head.startswith(b"HTTP/1.1 503 ")
-        assert b"retry-after: 1\r\n" in head
-        assert b"connection: close\r\n" in head
+        assert b"Retry-After: 1\r\n" in head
+        assert b"Connection: close\r\n" in head
         assert place.connections.budget.occupied == 0
         writer.transport.abort()
         await place.send(REQUEST)
@@ -282,8 +282,8 @@ def test_more_connections_than_are_served() -> None:
         reader, writer = await asyncio.open_connection(*place.address)
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
         assert head.startswith(b"HTTP/1.1 503 ")
-        assert b"retry-after: 1\r\n" in head
-        length = int(head.partition(b"content-length: ")[2].split()[0])
+        assert b"Retry-After: 1\r\n" in head
+        length = int(head.partition(b"Content-Length: ")[2].split()[0])
         assert "connections" in json.loads(await reader.readexactly(length))["message"]
         assert await reader.read() == b""
         writer.transport.abort()

@@ -237,6 +237,7 @@ def test_dates_that_cannot_be_read(date: str | None) -> None:
     ("authorization", "words"),
     [
         (sign(scope=("s3", "us-east-1")), "scoped to correct service: 'kms'"),
+        (sign(scope=("s3", "us-east-1")), "for 's3', which hsmkms does not serve: set AWS_ENDPOINT_URL_KMS instead"),
         (sign().replace("aws4_request", "aws5_request"), "valid terminator: 'aws4_request'"),
         (
             sign().replace("/20260102/", "/20260101/"),
@@ -285,6 +286,8 @@ def test_session_tokens() -> None:
         error = refused(authorized(headers, authorization))
         assert isinstance(error, UnrecognizedClientException)
         assert "AWS_SESSION_TOKEN" in str(error)
+    other = refused(authorized(headers, sign(headers, scope=("s3", "us-east-1"))))
+    assert "AWS_ENDPOINT_URL_KMS" in str(other)
 
 
 def test_unknown_access_keys() -> None:

@@ -7,6 +7,8 @@ import resource
 import signal
 import socket
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -23,11 +25,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from floods import half_handshakes
-from raw_client import raw, read_answer
-from served import STOP_SECONDS, Served, credentials, processor_seconds, serving, set_in, start, until
+from raw_client import address_of, raw, read_answer
+from served import STOP_SECONDS, Served, credentials, processor_seconds, serving, set_in, start, trusting, until
 
 from hsmkms.http.acceptor import ALERT
 from hsmkms.http.connections import LINGERING
+from hsmkms.http.workers import START_REFUSED
+from hsmkms.testing import read_endpoint
 
 NARROW = 10
 
@@ -96,6 +100,72 @@ def test_versions(secure: Secure) -> None:
     for version in (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1):
         with pytest.raises(ssl.SSLError, match=r"EOF|VERSION"):
             shake_hands(server, chosen(version))
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen_one"),
+    [(["h2", "http/1.1"], "http/1.1"), (["http/1.1"], "http/1.1"), (["h2"], None), ([], None)],
+    ids=["both", "HTTP/1.1", "HTTP/2", "nothing"],
+)
+def test_protocol_over_tls(secure: Secure, offered: list[str], chosen_one: str | None) -> None:
+    """A client that offers HTTP/2 and HTTP/1.1 is told that HTTP/1.1 is spoken, and it is, whatever was offered."""
+    _, server, _ = secure
+    context = chosen(ssl.TLSVersion.TLSv1_3)
+    if offered:
+        context.set_alpn_protocols(offered)
+    with (
+        socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection,
+        context.wrap_socket(connection, server_hostname="127.0.0.1") as protected,
+    ):
+        assert protected.selected_alpn_protocol() == chosen_one
+        protected.sendall(raw("GET", "/healthz", {"Host": "x"}))
+        assert read_answer(protected)[0] == 200
+
+
+def test_certificate_by_option(new_site: NewSite) -> None:
+    """--certificate and --private-key go before what the configuration says; one without the other is refused."""
+    site = new_site()
+    (elsewhere := site.folder / "elsewhere").mkdir()
+    make_certificate(site.data, "configured")
+    make_certificate(elsewhere, "by option")
+    set_in(site, 'certificate = "chain.pem"', 'private_key = "key.pem"')
+    options = ("--certificate", "elsewhere/chain.pem", "--private-key", "elsewhere/key.pem")
+    with serving(site, "--workers", 1, *options) as server:
+        assert shake_hands(server, chosen(ssl.TLSVersion.TLSv1_3))[1] == "by option"
+        assert server.stop() == 0, server.said
+    site = new_site()
+    alone = start(site, "--certificate", elsewhere / "chain.pem")
+    assert alone.process.wait(STOP_SECONDS) == START_REFUSED
+    assert "serve.certificate and serve.private_key go together" in alone.said
+
+
+def test_development_server_with_a_certificate(tmp_path: Path) -> None:
+    """The development server takes a certificate as well, and prints the URL for it."""
+    make_certificate(tmp_path, "development")
+    command = [
+        sys.executable,
+        "-m",
+        "hsmkms",
+        "serve",
+        "--dev",
+        "--certificate",
+        "chain.pem",
+        "--private-key",
+        "key.pem",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        try:
+            endpoint = read_endpoint(process)
+            assert endpoint.url.startswith("https://127.0.0.1:")
+            with (
+                socket.create_connection(address_of(endpoint), timeout=20) as connection,
+                trusting(tmp_path / "chain.pem").wrap_socket(connection, server_hostname="127.0.0.1") as protected,
+            ):
+                protected.sendall(raw("GET", "/healthz", {"Host": "x"}))
+                assert read_answer(protected)[0] == 200
+        finally:
+            process.terminate()
+            process.wait(STOP_SECONDS)
 
 
 def test_plain_http_on_the_secure_port(secure: Secure) -> None:

@@ -15,7 +15,7 @@ from msgspec import Struct
 from hsmkms import errors
 from hsmkms.errors import ApiError
 from hsmkms.model import enums
-from hsmkms.model.constraints import Length, OneOf, Pattern, Range, Sensitive
+from hsmkms.model.constraints import Length, OneOf, Pattern, Range, Sensitive, Width
 from hsmkms.model.enums import Operation
 from hsmkms.model.operations import OPERATIONS
 from hsmkms.model.shapes import CustomerMasterKeySpec
@@ -32,7 +32,6 @@ NOT_BUILT_YET: Final = {
     "ConnectCustomKeyStore",
     "CreateCustomKeyStore",
     "DeleteCustomKeyStore",
-    "DescribeCustomKeyStores",
     "DisconnectCustomKeyStore",
     "UpdateCustomKeyStore",
 }
@@ -78,12 +77,14 @@ ENUM_SHAPES_NOT_BUILT_YET: Final = {
 ERRORS_OF_CUSTOM_KEY_STORES: Final = {
     "CloudHsmClusterInvalidConfigurationException",
     "CustomKeyStoreInvalidStateException",
-    "CustomKeyStoreNotFoundException",
     "XksKeyAlreadyInUseException",
     "XksKeyInvalidConfigurationException",
     "XksKeyNotFoundException",
 }
 """Listed by CreateKey and GenerateRandom, but there are no custom key stores here."""
+
+OF_A_STORE: Final = {"CustomKeyStoreId", "CustomKeyStoreName"}
+"""What our type of a custom key store has of the model's: no list ever has one."""
 
 Tree = dict[str, Any]
 
@@ -137,6 +138,8 @@ def our_constraint(constraint: object) -> Tree:
             return {"enum": set(words)}
         case Sensitive():
             return {"sensitive": True}
+        case Width():
+            return {}  # of UTF-8: what the model says of characters bounds bytes by this
         case _:
             raise AssertionError(f"unknown constraint {constraint}")
 
@@ -207,6 +210,9 @@ def test_response_agrees(operation: Operation) -> None:
         # AWS tells the newer specs as well in this deprecated copy of KeySpec
         members = theirs["members"][name]["members"]
         members["CustomerMasterKeySpec"] = members["KeySpec"]
+    if "CustomKeyStores" in theirs["members"]:
+        store = theirs["members"]["CustomKeyStores"]["member"]
+        store["members"] = {name: member for name, member in store["members"].items() if name in OF_A_STORE}
     assert relax_required(our_tree(response), theirs) == theirs
 
 

@@ -22,7 +22,19 @@ from hsmkms.errors import (
     PermitError,
     ValidationException,
 )
-from hsmkms.model import aliases, asymmetric, crypto, deletion, grants, importing, keys, policies, rotation, tags
+from hsmkms.model import (
+    aliases,
+    asymmetric,
+    crypto,
+    custom_key_stores,
+    deletion,
+    grants,
+    importing,
+    keys,
+    policies,
+    rotation,
+    tags,
+)
 from hsmkms.model.caller import Caller
 from hsmkms.model.enums import Operation, WrappingAlgorithm, WrappingKeySpec
 from hsmkms.model.ids import alias_arn, root_arn
@@ -197,6 +209,10 @@ TAKES_AN_ANSWER = {Operation.VERIFY, Operation.VERIFY_MAC}
 
 CASES: dict[Operation, tuple[Request, Callable[[Scene], Heard]]] = {
     Operation.CREATE_KEY: (lambda _: keys.CreateKeyRequest(), lambda _: [("kms:CreateKey", ROOT)]),
+    Operation.DESCRIBE_CUSTOM_KEY_STORES: (
+        lambda _: custom_key_stores.DescribeCustomKeyStoresRequest(),
+        lambda _: [("kms:DescribeCustomKeyStores", ROOT)],
+    ),
     Operation.LIST_KEYS: (lambda _: keys.ListKeysRequest(), lambda _: [("kms:ListKeys", ROOT)]),
     Operation.DESCRIBE_KEY: (
         lambda s: keys.DescribeKeyRequest(key_id=s.alias),

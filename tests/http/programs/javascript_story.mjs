@@ -6,7 +6,7 @@ import {
     ScheduleKeyDeletionCommand, UpdateAliasCommand, paginateListKeys,
 } from "@aws-sdk/client-kms";
 
-const client = new KMSClient({ endpoint: process.env.AWS_ENDPOINT_URL_KMS, region: process.env.AWS_DEFAULT_REGION });
+const client = new KMSClient(); // endpoint, region and credentials are in the environment
 const newKey = async () => (await client.send(new CreateKeyCommand({ Description: "d\u00e9j\u00e0 vu" }))).KeyMetadata;
 const plaintext = new TextEncoder().encode("from JavaScript");
 const EncryptionContext = { purpose: "test" };
