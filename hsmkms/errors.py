@@ -31,6 +31,7 @@
     │   ├── IncompleteSignatureException
     │   ├── InvalidSignatureException
     │   ├── MissingAuthenticationTokenException
+    │   ├── NotAuthorizedException
     │   ├── UnknownOperationException
     │   ├── UnrecognizedClientException
     │   ├── ThrottlingException
@@ -81,7 +82,12 @@ class HsmKmsError(Exception):
 
 
 class ApiError(HsmKmsError):
-    """An error of the KMS API; the class name of each leaf is its AWS code."""
+    """An error of the KMS API; the class name of each leaf is its AWS code.
+
+    ``silent``: AWS sends this error without a ``message`` member. The sentence is for the command line and the log.
+    """
+
+    silent: bool = False
 
     def __init_subclass__(cls) -> None:
         cls.code = cls.__name__
@@ -146,6 +152,7 @@ class InvalidCiphertextException(ApiError):
     """Check the ciphertext and the encryption context: together they are not what encrypt gave (one error for all)."""
 
     fault = "client"
+    silent = True
 
 
 class InvalidGrantIdException(ApiError):
@@ -182,12 +189,14 @@ class KMSInvalidMacException(ApiError):
     """The MAC does not verify."""
 
     fault = "client"
+    silent = True
 
 
 class KMSInvalidSignatureException(ApiError):
     """The signature does not verify."""
 
     fault = "client"
+    silent = True
 
 
 class KMSInvalidStateException(ApiError):
@@ -250,6 +259,13 @@ class MissingAuthenticationTokenException(ApiError):
     fault = "client"
 
 
+class NotAuthorizedException(ApiError):
+    """Nobody may do this: the name is reserved."""
+
+    fault = "client"
+    silent = True
+
+
 class UnknownOperationException(ApiError):
     """There is no operation of that name."""
 
@@ -290,6 +306,12 @@ class KeyUnavailableException(ApiError):
 
 class KMSInternalException(ApiError):
     """Something failed that the caller cannot mend."""
+
+
+def silently(error: ApiError) -> ApiError:
+    """Mark one error as one that AWS sends without a message, though others of its class have one."""
+    error.silent = True
+    return error
 
 
 class SetupError(HsmKmsError):

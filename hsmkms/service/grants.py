@@ -121,10 +121,7 @@ def _to_retire(call: Call, request: RetireGrantRequest) -> GrantRecord:
         raise ValidationException("Name the grant by GrantToken, or by KeyId (the key's ARN) and GrantId together.")
     if request.grant_token is not None:
         return grant_tokens.find(call, request.grant_token)
-    key_id, grant_id = str(request.key_id), str(request.grant_id)
-    if not key_id.startswith("arn:"):
-        raise InvalidArnException(f"KeyId must be the ARN of the key here, not {key_id!r}.")
-    return _on_key(call, call.find(key_id).record.key_id, grant_id)
+    return _on_key(call, call.find(str(request.key_id)).record.key_id, str(request.grant_id))
 
 
 def _on_key(call: Call, key_id: str, grant_id: str) -> GrantRecord:

@@ -39,7 +39,7 @@ from hsmkms.model.enums import (
     TrackedOperation,
 )
 
-META_REVISIONS: Final = ("meta_0001", "meta_0002", "meta_0003", "meta_0004", "meta_0005", "meta_0006", "meta_0007")
+META_REVISIONS: Final = tuple(f"meta_{number:04}" for number in range(1, 9))
 """Every revision of meta.db that this program knows, oldest first; the last is the one that it works with."""
 
 LOG_REVISIONS: Final = ("log_0001", "log_0002", "log_0003")
@@ -252,11 +252,12 @@ wrapping_key: Final = Table(
     Column("region", Text, nullable=False),
     Column("valid_to", Instant, nullable=False),
     Column("used_at", Instant),
+    Column("made_by", Text),
     ForeignKeyConstraint(["token_id", "cka_id"], ["token_object.token_id", "token_object.cka_id"]),
     ForeignKeyConstraint(["key_id", "region"], ["regional_key.key_id", "regional_key.region"]),
     Index("ix_wrapping_key_key_id", "key_id", "region"),
 )
-"""What a token object of purpose WRAPPING_KEY is for; the row goes when the object is destroyed."""
+"""What a token object of purpose WRAPPING_KEY is for, and whose ARN asked for it; it goes with the object."""
 
 orphan: Final = Table(
     "orphan",
