@@ -32,6 +32,7 @@
     │   ├── IncompleteSignatureException
     │   ├── InvalidSignatureException
     │   ├── MissingAuthenticationTokenException
+    │   ├── NotAuthorizedException
     │   ├── UnknownOperationException
     │   ├── UnrecognizedClientException
     │   ├── ThrottlingException
@@ -84,7 +85,12 @@ class HsmKmsError(Exception):
 
 
 class ApiError(HsmKmsError):
-    """An error of the KMS API; the class name of each leaf is its AWS code."""
+    """An error of the KMS API; the class name of each leaf is its AWS code.
+
+    ``silent``: AWS sends this error without a ``message`` member. The sentence is for the command line and the log.
+    """
+
+    silent: bool = False
 
     def __init_subclass__(cls) -> None:
         cls.code = cls.__name__
@@ -155,6 +161,7 @@ class InvalidCiphertextException(ApiError):
     """Check the ciphertext and the encryption context: together they are not what encrypt gave (one error for all)."""
 
     fault = "client"
+    silent = True
 
 
 class InvalidGrantIdException(ApiError):
@@ -191,12 +198,14 @@ class KMSInvalidMacException(ApiError):
     """The MAC does not verify."""
 
     fault = "client"
+    silent = True
 
 
 class KMSInvalidSignatureException(ApiError):
     """The signature does not verify."""
 
     fault = "client"
+    silent = True
 
 
 class KMSInvalidStateException(ApiError):
@@ -259,6 +268,13 @@ class MissingAuthenticationTokenException(ApiError):
     fault = "client"
 
 
+class NotAuthorizedException(ApiError):
+    """Nobody may do this: the name is reserved."""
+
+    fault = "client"
+    silent = True
+
+
 class UnknownOperationException(ApiError):
     """There is no operation of that name."""
 
@@ -299,6 +315,12 @@ class KeyUnavailableException(ApiError):
 
 class KMSInternalException(ApiError):
     """Something failed that the caller cannot mend."""
+
+
+def silently(error: ApiError) -> ApiError:
+    """Mark one error as one that AWS sends without a message, though others of its class have one."""
+    error.silent = True
+    return error
 
 
 class SetupError(HsmKmsError):

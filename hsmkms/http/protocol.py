@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from hsmkms.errors import HsmKmsError, UnknownOperationException, UnsupportedOperationException
+from hsmkms.errors import ApiError, HsmKmsError, UnknownOperationException, UnsupportedOperationException
 from hsmkms.model.enums import Operation
 from hsmkms.model.operations import OPERATIONS
 
@@ -68,8 +68,10 @@ def failure(error: Exception, request_id: str) -> Response:
     client = isinstance(error, HsmKmsError) and error.fault == "client"
     status = _STATUS.get(code, _CLIENT if client else _SERVER)
     headers = (("Content-Type", CONTENT_TYPE), ("x-amzn-RequestId", request_id), ("x-amzn-ErrorType", code))
-    body = msgspec.json.encode({"__type": code, "message": words_of(error)})
-    return Response(status, headers, body, code)
+    members = {"__type": code}
+    if not (isinstance(error, ApiError) and error.silent):
+        members["message"] = words_of(error)
+    return Response(status, headers, msgspec.json.encode(members), code)
 
 
 def words_of(error: Exception) -> str:

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from hsmkms.errors import ValidationException
 
-SHOWN: Final = 256
+SHOWN: Final = 1024
 """Characters of a wrong value that a message repeats."""
 
 SHOWN_BITS: Final = 64

@@ -95,11 +95,11 @@ class SigningAlgorithm(StrEnum):
 
 
 class MacAlgorithm(StrEnum):
-    """Algorithms of GenerateMac and VerifyMac."""
+    """Algorithms of GenerateMac and VerifyMac, in the order in which AWS names them when it refuses another word."""
 
-    HMAC_SHA_224 = "HMAC_SHA_224"
-    HMAC_SHA_256 = "HMAC_SHA_256"
     HMAC_SHA_384 = "HMAC_SHA_384"
+    HMAC_SHA_256 = "HMAC_SHA_256"
+    HMAC_SHA_224 = "HMAC_SHA_224"
     HMAC_SHA_512 = "HMAC_SHA_512"
 
 

@@ -187,7 +187,7 @@ class ReplicateKeyResponse(Shape, frozen=True, kw_only=True):
 
     replica_key_metadata: KeyMetadata
     replica_policy: Policy
-    replica_tags: list[Tag]
+    replica_tags: list[Tag] | None = None
 
 
 class UpdatePrimaryRegionRequest(Shape, frozen=True, kw_only=True):

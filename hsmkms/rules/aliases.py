@@ -5,7 +5,12 @@ Source: AWS KMS Developer Guide, "Aliases in AWS KMS"; API Reference, CreateAlia
 
 from typing import Final
 
-from hsmkms.errors import InvalidAliasNameException, KMSInvalidStateException, ValidationException
+from hsmkms.errors import (
+    InvalidAliasNameException,
+    KMSInvalidStateException,
+    NotAuthorizedException,
+    ValidationException,
+)
 from hsmkms.model.enums import KeyState
 from hsmkms.model.ids import ALIAS_PREFIX, is_alias_name
 from hsmkms.model.records import KeyRecord
@@ -20,7 +25,7 @@ _DELETION: Final = frozenset({KeyState.PENDING_DELETION, KeyState.PENDING_REPLIC
 def check_new_name(name: str) -> None:
     """Raise if a user may not create an alias of that name."""
     if name.startswith(RESERVED_PREFIX):
-        raise InvalidAliasNameException(
+        raise NotAuthorizedException(
             f'Alias names that begin with "{RESERVED_PREFIX}" are reserved for service-managed keys: {name}'
         )
     check_name(name)
@@ -33,10 +38,18 @@ def check_name(name: str) -> None:
             'Alias must start with the prefix "alias/". Please see '
             "https://docs.aws.amazon.com/kms/latest/developerguide/kms-alias.html"
         )
+    if ":" in name:  # the model's pattern allows it, for the sake of ARNs
+        raise ValidationException(f"{name} contains invalid characters for an alias")
     if not is_alias_name(name):
         raise InvalidAliasNameException(
             f'{name} is not an alias name: after "alias/" come 1 to 250 letters, digits, "/", "_" or "-".'
         )
+
+
+def check_target(key_id: str) -> None:
+    """Raise ValidationException for a target that is an alias: its name or its ARN."""
+    if key_id.startswith(ALIAS_PREFIX) or (key_id.startswith("arn:") and f":{ALIAS_PREFIX}" in key_id):
+        raise ValidationException("Aliases must refer to keys. Not aliases")
 
 
 def check_retarget(alias_arn: str, old: KeyRecord, new: KeyRecord) -> None:

@@ -89,6 +89,11 @@ def _check_constraints(request: CreateGrantRequest, key: KeyRecord) -> None:
     if constraints.source_arn is not None:
         raise ValidationException("There are no services of AWS here, which alone have a SourceArn: leave it out.")
     contexts = (constraints.encryption_context_equals, constraints.encryption_context_subset)
+    if None not in contexts:
+        raise ValidationException(
+            "EncryptionContextEquals and EncryptionContextSubset cannot stand together in the constraints of a grant: "
+            "leave one of them out."
+        )
     if any(contexts) and key.spec is not KeySpec.SYMMETRIC_DEFAULT:
         raise ValidationException("Only grants on symmetric encryption keys can be limited by an encryption context.")
     for context in contexts:

@@ -38,7 +38,7 @@ VALID_FOR: Final = timedelta(hours=24)
 
 MAX_LIVE_PER_KEY: Final = 4
 MAX_LIVE: Final = 64
-"""Wrapping keys on the token for one KMS key, and for all together: nobody may fill it."""
+"""Wrapping keys on the token for one KMS key, and for all together. Beyond them a new one replaces an older one."""
 
 WRAPPING_KEY_BITS: Final = {
     WrappingKeySpec.RSA_2048: 2048,

@@ -1,20 +1,21 @@
-"""Operations that are for some keys only: on other keys they are refused whatever the state.
+"""Operations that are for some keys only, and whether the key's kind or its state is judged first.
 
-So nobody is told to enable a key, or to wait for its material, who would then learn that it was of no use. Source: AWS
-KMS Developer Guide, "Key states of AWS KMS keys", the footnotes that name UnsupportedOperationException.
+Mostly the kind: nobody is told to enable a key, or to wait for its material, who would then learn that it was of no
+use. What starts or sets rotation judges the state first, as AWS does. Source: AWS KMS Developer Guide, "Key states of
+AWS KMS keys", the footnotes that name UnsupportedOperationException, and answers of the service.
 """
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Final
 
 from hsmkms.model.enums import Operation
 from hsmkms.model.records import KeyRecord
-from hsmkms.rules import importing, multi_region, rotation
+from hsmkms.rules import importing, multi_region, rotation, states
 
 CHECKS: Final[Mapping[Operation, Callable[[KeyRecord], None]]] = {
     Operation.ENABLE_KEY_ROTATION: rotation.check_automatic,
     Operation.DISABLE_KEY_ROTATION: rotation.check_automatic,
-    Operation.GET_KEY_ROTATION_STATUS: rotation.check_rotatable,
     Operation.LIST_KEY_ROTATIONS: rotation.check_rotatable,
     Operation.ROTATE_KEY_ON_DEMAND: rotation.check_startable,
     Operation.GET_PARAMETERS_FOR_IMPORT: importing.check_origin,
@@ -25,9 +26,20 @@ CHECKS: Final[Mapping[Operation, Callable[[KeyRecord], None]]] = {
 }
 """What each of them asks of a key. Each check raises UnsupportedOperationException."""
 
+STATE_FIRST: Final = frozenset(
+    {Operation.ENABLE_KEY_ROTATION, Operation.DISABLE_KEY_ROTATION, Operation.ROTATE_KEY_ON_DEMAND}
+)
+"""Those that judge the state before the kind: a disabled RSA key answers DisabledException."""
 
-def check(operation: Operation, key: KeyRecord) -> None:
-    """Raise UnsupportedOperationException if the operation is not for keys of this kind."""
-    wanted = CHECKS.get(operation)
-    if wanted is not None:
-        wanted(key)
+
+def admit(operation: Operation, key: KeyRecord, now: datetime) -> None:
+    """Raise the error with which the key's kind, or its state at ``now``, refuses the operation, if one does."""
+    check = CHECKS.get(operation)
+    if check is None:
+        states.admit(operation, key, now)
+    elif operation in STATE_FIRST:
+        states.admit(operation, key, now)
+        check(key)
+    else:
+        check(key)
+        states.admit(operation, key, now)

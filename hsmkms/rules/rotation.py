@@ -18,6 +18,7 @@ from hsmkms.errors import (
     LimitExceededException,
     UnsupportedOperationException,
     ValidationException,
+    silently,
 )
 from hsmkms.model.enums import KeyManager, KeySpec, KeyState, MaterialState, Origin, RotationType
 from hsmkms.model.records import KeyRecord, MaterialRecord, RotationSetting
@@ -103,11 +104,13 @@ def shown_status(key: KeyRecord, policy: RotationPolicy, now: datetime) -> tuple
 
 
 def check_rotatable(key: KeyRecord) -> None:
-    """Raise UnsupportedOperationException for asymmetric and HMAC keys: nothing about rotation applies to them."""
+    """Raise UnsupportedOperationException, silent as AWS's, for asymmetric and HMAC keys: they never rotate."""
     if key.spec is not KeySpec.SYMMETRIC_DEFAULT:
-        raise UnsupportedOperationException(
-            f"{key.arn} is of KeySpec {key.spec}, and only symmetric encryption keys rotate: "
-            "create a new key and move the alias to it."
+        raise silently(
+            UnsupportedOperationException(
+                f"{key.arn} is of KeySpec {key.spec}, and only symmetric encryption keys rotate: "
+                "create a new key and move the alias to it."
+            )
         )
 
 

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from hsmkms.errors import RejectedDataError, UnsupportedOperationException, ValidationException
+from hsmkms.errors import RejectedDataError, UnsupportedOperationException, ValidationException, silently
 from hsmkms.model.asymmetric import (
     DecapsulateRequest,
     DecapsulateResponse,
@@ -17,6 +17,8 @@ from hsmkms.service.crypto import NO_RECIPIENT
 from hsmkms.service.pipeline import Call
 
 NO_ML_KEM: Final = "hsmkms knows no token that has ML-KEM: it keeps no keys of KeyUsage ENCAPSULATE_DECAPSULATE."
+
+NO_PEER: Final = "PublicKey must be the DER SubjectPublicKeyInfo of a key on the curve of {spec}."
 
 
 def derive_shared_secret(call: Call, request: DeriveSharedSecretRequest) -> DeriveSharedSecretResponse:
@@ -33,7 +35,7 @@ def derive_shared_secret(call: Call, request: DeriveSharedSecretRequest) -> Deri
     try:
         peer = device.peer_key(record.spec, request.public_key)
     except RejectedDataError as exc:
-        raise ValidationException from exc
+        raise silently(ValidationException(NO_PEER.format(spec=record.spec))) from exc
     call.stop_if(dry_run=request.dry_run)
     secret = device.agree(permit, key.current_cka_id, record.spec, peer)
     call.used(key)

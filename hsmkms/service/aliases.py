@@ -22,6 +22,7 @@ from hsmkms.store.engine import Connection
 def create_alias(call: Call, request: CreateAliasRequest) -> None:
     """Give a key a name that is free in the region."""
     rules.check_new_name(request.alias_name)
+    rules.check_target(request.target_key_id)
     arn = call.alias(request.alias_name)
     with call.changing(request.target_key_id) as (tx, record):
         if aliases.fetch(tx, call.region, request.alias_name) is not None:
@@ -33,6 +34,7 @@ def create_alias(call: Call, request: CreateAliasRequest) -> None:
 def update_alias(call: Call, request: UpdateAliasRequest) -> None:
     """Move a name to another key of the same kind: manual rotation."""
     arn = _own_alias(call, request.alias_name)
+    rules.check_target(request.target_key_id)
     with call.changing(request.target_key_id) as (tx, record):
         old = _judged_target(tx, call, request.alias_name)
         rules.check_retarget(arn, old, record)

@@ -7,6 +7,7 @@ here, and then the device acts under the permit. Source: AWS KMS API Reference, 
 from typing import Final, NamedTuple
 
 from hsmkms.errors import (
+    DryRunOperationException,
     IncorrectKeyException,
     InvalidCiphertextException,
     UnsupportedOperationException,
@@ -32,7 +33,7 @@ from hsmkms.model.permit import Permit
 from hsmkms.rules import blob, specs
 from hsmkms.service.cache import CachedKey
 from hsmkms.service.ciphers import CIPHERS, Keyed, Opened, ready
-from hsmkms.service.pipeline import Call
+from hsmkms.service.pipeline import DRY_RUN, Call
 
 WRONG_KEY: Final = "The key ID in the request does not identify a CMK that can perform this operation."
 NO_RECIPIENT: Final = "Recipient needs an AWS Nitro attestation, which hsmkms cannot verify: leave it out."
@@ -63,16 +64,14 @@ def decrypt(call: Call, request: DecryptRequest) -> DecryptResponse:
     if _ignores_ciphertext(request):
         _check_named_key(call, request.key_id, "keyId", "kms:Decrypt")
         call.stop_if(dry_run=request.dry_run)
-    by, opened = _open(
-        call,
-        _Source(
-            request.ciphertext_blob,
-            request.key_id,
-            request.encryption_algorithm,
-            request.encryption_context,
-            "kms:Decrypt",
-        ),
+    source = _Source(
+        request.ciphertext_blob,
+        request.key_id,
+        request.encryption_algorithm,
+        request.encryption_context,
+        "kms:Decrypt",
     )
+    by, opened = _open(call, source, _find_key(call, source))
     call.stop_if(dry_run=request.dry_run)
     call.used(by.key)
     return DecryptResponse(
@@ -85,34 +84,36 @@ def decrypt(call: Call, request: DecryptRequest) -> DecryptResponse:
 
 def re_encrypt(call: Call, request: ReEncryptRequest) -> ReEncryptResponse:
     """Decrypt under one key and encrypt under another; the plaintext stays inside."""
+    source = _Source(
+        request.ciphertext_blob,
+        request.source_key_id,
+        request.source_encryption_algorithm,
+        request.source_encryption_context,
+        "kms:ReEncryptFrom",
+    )
+    # The source first, whole: a wrong SourceKeyId is IncorrectKeyException whatever the destination is.
+    ignored = _ignores_ciphertext(request)
+    if ignored:
+        _check_named_key(call, request.source_key_id, "sourceKeyId", "kms:ReEncryptFrom")
+    found = None if ignored else _find_key(call, source)
     key, permit = call.key(request.destination_key_id, aliases=True, action="kms:ReEncryptTo")
     specs.require_usage(key.record, call.operation)
     algorithm = specs.check_encryption_algorithm(key.record, request.destination_encryption_algorithm)
     cipher = CIPHERS[algorithm]
     bound = cipher.bind(request.destination_encryption_context)
-    if _ignores_ciphertext(request):
-        _check_named_key(call, request.source_key_id, "sourceKeyId", "kms:ReEncryptFrom")
-        call.stop_if(dry_run=request.dry_run)
-    source, opened = _open(
-        call,
-        _Source(
-            request.ciphertext_blob,
-            request.source_key_id,
-            request.source_encryption_algorithm,
-            request.source_encryption_context,
-            "kms:ReEncryptFrom",
-        ),
-    )
+    if found is None:
+        raise DryRunOperationException(DRY_RUN)
+    by, opened = _open(call, source, found)
     cipher.fits(key.record.spec, algorithm, len(opened.plaintext))
     call.stop_if(dry_run=request.dry_run)
     target = ready(call, key, permit, algorithm)
     sealed = cipher.seal(call, target, opened.plaintext, bound)
-    call.used(source.key)
+    call.used(by.key)
     return ReEncryptResponse(
         ciphertext_blob=sealed,
-        source_key_id=source.key.record.arn,
+        source_key_id=by.key.record.arn,
         key_id=key.record.arn,
-        source_encryption_algorithm=source.algorithm,
+        source_encryption_algorithm=by.algorithm,
         destination_encryption_algorithm=algorithm,
         source_key_material_id=opened.material_id,
         destination_key_material_id=specs.shown_material(target.key.record),
@@ -178,32 +179,46 @@ class _Source(NamedTuple):
     action: str
 
 
-def _open(call: Call, source: _Source) -> tuple[Keyed, Opened]:
-    """Decrypt with the key of a ciphertext, which must be the one that the caller named, if any was named."""
-    if source.ciphertext is None:
-        raise violation("ciphertextBlob", None, MUST_NOT_BE_NULL)
-    key, permit, parsed = _find_key(call, source, source.ciphertext)
-    by = Keyed(key, permit, specs.check_encryption_algorithm(key.record, source.algorithm))
+class _Found(NamedTuple):
+    """The key of a ciphertext, the permit to use it, and the ciphertext: whole, and in its parts if it has any."""
+
+    key: CachedKey
+    permit: Permit
+    ciphertext: bytes
+    parsed: blob.Blob | None
+
+
+def _open(call: Call, source: _Source, found: _Found) -> tuple[Keyed, Opened]:
+    """Decrypt a ciphertext with its key."""
+    by = Keyed(found.key, found.permit, specs.check_encryption_algorithm(found.key.record, source.algorithm))
     cipher = CIPHERS[by.algorithm]
-    return by, cipher.open(call, by, source.ciphertext, parsed, cipher.bind(source.context))
+    return by, cipher.open(call, by, found.ciphertext, found.parsed, cipher.bind(source.context))
 
 
-def _find_key(call: Call, source: _Source, ciphertext: bytes) -> tuple[CachedKey, Permit, blob.Blob | None]:
-    """The key of a ciphertext, and the ciphertext in its parts, if it has any."""
+def _find_key(call: Call, source: _Source) -> _Found:
+    """Find the key of a ciphertext. It must be the one that the caller named, if any was named."""
+    ciphertext = source.ciphertext
+    if ciphertext is None:
+        raise violation("ciphertextBlob", None, MUST_NOT_BE_NULL)
     if source.key_id is None:
         parsed = _parse_unnamed(ciphertext, source.algorithm)
         key, permit = call.key_of_ciphertext(parsed.key_id, action=source.action)
         specs.require_usage(key.record, call.operation)
-        return key, permit, parsed
+        return _Found(key, permit, ciphertext, parsed)
     key, permit = call.key(source.key_id, aliases=True, action=source.action)
-    if specs.REQUIRED_USAGE[call.operation] is not key.record.usage:
-        raise IncorrectKeyException(WRONG_KEY)
+    _require_usage(call, key)
     if key.record.spec is not KeySpec.SYMMETRIC_DEFAULT:
-        return key, permit, None
+        return _Found(key, permit, ciphertext, None)
     parsed = blob.parse(ciphertext)
     if parsed.key_id != key.record.key_id:
         raise IncorrectKeyException(WRONG_KEY)
-    return key, permit, parsed
+    return _Found(key, permit, ciphertext, parsed)
+
+
+def _require_usage(call: Call, key: CachedKey) -> None:
+    """Raise IncorrectKeyException for a named key that decrypts nothing."""
+    if specs.REQUIRED_USAGE[call.operation] is not key.record.usage:
+        raise IncorrectKeyException(WRONG_KEY)
 
 
 def _parse_unnamed(ciphertext: bytes, algorithm: str | None) -> blob.Blob:
@@ -226,4 +241,4 @@ def _check_named_key(call: Call, key_id: str | None, member: str, action: str) -
     if key_id is None:
         raise violation(member, None, MUST_NOT_BE_NULL)
     key, _ = call.key(key_id, aliases=True, action=action)
-    specs.require_usage(key.record, call.operation)
+    _require_usage(call, key)

@@ -125,14 +125,14 @@ def _to_retire(call: Call, request: RetireGrantRequest) -> GrantRecord:
         raise ValidationException("Name the grant by GrantToken, or by KeyId (the key's ARN) and GrantId together.")
     if request.grant_token is not None:
         return _of_token(call, request.grant_token)
-    arn, grant_id = str(request.key_id), str(request.grant_id)
-    if not arn.startswith("arn:"):
-        raise InvalidArnException(f"KeyId must be the ARN of the key here, not {arn!r}.")
+    key_id, grant_id = str(request.key_id), str(request.grant_id)
     _check_id(grant_id)
     try:
-        return _on_key(call, call.find(arn).record.key_id, grant_id)
+        return _on_key(call, call.find(key_id).record.key_id, grant_id)
     except NotFoundException:
-        call.authorise_unknown(_RETIRE, arn)  # neither key nor grant is told of to who might retire none
+        # Neither key nor grant is told of to who might retire none.
+        arn = key_id if key_id.startswith("arn:") else key_arn(call.core.installation.account, call.region, key_id)
+        call.authorise_unknown(_RETIRE, arn)
         raise
 
 

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Final
 
 from hsmkms.errors import (
+    ExpiredImportTokenException,
     InvalidImportTokenException,
     KMSInvalidStateException,
     NotFoundException,
@@ -48,7 +49,10 @@ from hsmkms.store.materials import WrappingKeyRow
 log = logging.getLogger("hsmkms.service")
 
 _CHANGED_BY_IMPORT: Final = frozenset({KeyState.PENDING_IMPORT, KeyState.ENABLED, KeyState.DISABLED, KeyState.UPDATING})
-_GONE: Final = "The wrapping key of this import token is gone: get new parameters with GetParametersForImport."
+_GONE: Final = (
+    "The wrapping key of this import token is gone: newer ones took its place. Get new parameters with "
+    "GetParametersForImport."
+)
 
 
 def get_parameters_for_import(call: Call, request: GetParametersForImportRequest) -> GetParametersForImportResponse:
@@ -180,7 +184,7 @@ def _bring_in(arrival: _Arrival, record: KeyRecord, permit: Permit, cka_id: byte
         with core.store.atomic() as tx:
             rotation.drop(tx, token_id, cka_id)
         if isinstance(exc, ObjectLostError):
-            raise InvalidImportTokenException(_GONE) from exc
+            raise ExpiredImportTokenException(_GONE) from exc
         raise
     core.reached("import 2: device")
 
@@ -215,7 +219,7 @@ def _wrapped(
     rules.check_claims(claims, record, call.now)
     row = wrapping_keys.find(call.core, claims.wrapping_key)
     if row is None or row.token_id != call.core.tokens.home_id:  # nothing comes to a token that was left
-        raise InvalidImportTokenException(_GONE)
+        raise ExpiredImportTokenException(_GONE)
     return row, WrappedMaterial(claims.wrapping_key, claims.algorithm, request.encrypted_key_material)
 
 
@@ -225,7 +229,7 @@ def _names(device: Device, permit: Permit, wrapped: WrappedMaterial, record: Key
     try:
         outputs = device.fingerprints(permit, wrapped, key_id, record.kind)
     except ObjectLostError as exc:
-        raise InvalidImportTokenException(_GONE) from exc
+        raise ExpiredImportTokenException(_GONE) from exc
     return [rules.material_id(prf, key_id, output) for prf, output in outputs.items()]
 
 

@@ -63,7 +63,7 @@ def replicate_key(call: Call, request: ReplicateKeyRequest) -> ReplicateKeyRespo
     return ReplicateKeyResponse(
         replica_key_metadata=metadata(call, replace(replica, state=KeyState.CREATING, materials=())),
         replica_policy=policy,
-        replica_tags=[Tag(tag_key=name, tag_value=value) for name, value in tags.items()],
+        replica_tags=[Tag(tag_key=name, tag_value=value) for name, value in tags.items()] or None,
     )
 
 

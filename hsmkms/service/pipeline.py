@@ -203,8 +203,7 @@ class Call:
             record = keys.fetch(tx, self.region, seen.key_id)
             if record is None:
                 raise NotFoundException(f"Key '{seen.arn}' does not exist")
-            kinds.check(self.operation, record)  # the primary key of a set may be another one by now
-            states.admit(self.operation, record, self.now)
+            kinds.admit(self.operation, record, self.now)  # the primary key of a set may be another one by now
             yield tx, record
 
     # -- what operations have in common -------------------------------------------------------------------------
@@ -261,8 +260,7 @@ class Call:
         if self.ended_grant_token:
             raise InvalidGrantTokenException(INVALID_GRANT_TOKEN)
         managed.check_use(self.operation, record, self.caller)
-        kinds.check(self.operation, record)
-        states.admit(self.operation, record, self.now)
+        kinds.admit(self.operation, record, self.now)
 
     def _admit(self, cached: CachedKey, action: str, shown: str) -> tuple[CachedKey, Permit]:
         record = cached.record

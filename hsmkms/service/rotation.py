@@ -51,7 +51,7 @@ def get_key_rotation_status(call: Call, request: GetKeyRotationStatusRequest) ->
     days, due = status or (None, None)
     return GetKeyRotationStatusResponse(
         key_rotation_enabled=status is not None,
-        key_id=key.record.key_id,
+        key_id=key.record.arn,
         rotation_period_in_days=days,
         next_rotation_date=due,
         on_demand_rotation_start_date=_running_since(call, key.record),

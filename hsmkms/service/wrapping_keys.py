@@ -1,15 +1,17 @@
 """Wrapping keys: a few at a time, for 24 hours each.
 
-They are made at a user's word and take room on the token, so their number is limited, for each key and in all. Where
-there is no room, one that has done its work makes way. Until then it stays: a client that repeats an import whose
-answer it never got must not be refused.
+They are made at a user's word and take room on the token, so their number is limited, for each KMS key and in all.
+Nobody is refused for it: where there is no room, a new one replaces an older one, at first one that has done its work.
+In all it is one of the principal who has most of them, so that nobody can keep others from importing.
 """
 
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 
-from hsmkms.errors import KMSInternalException, KMSInvalidStateException, LimitExceededException
+from hsmkms.errors import KMSInternalException, KMSInvalidStateException
+from hsmkms.model.ids import key_arn
 from hsmkms.model.permit import Permit
 from hsmkms.model.records import KeyRecord
 from hsmkms.rules import importing as rules
@@ -21,7 +23,6 @@ from hsmkms.service.core import Core
 from hsmkms.service.pipeline import Call
 from hsmkms.store import installation, materials
 from hsmkms.store.deletion import Doomed
-from hsmkms.store.engine import Connection
 from hsmkms.store.materials import WrappingKeyRow
 from hsmkms.store.schema import ObjectPurpose, ObjectStatus
 
@@ -29,11 +30,11 @@ from hsmkms.store.schema import ObjectPurpose, ObjectStatus
 def make(call: Call, record: KeyRecord, bits: int) -> tuple[WrappingKeyRow, bytes]:
     """Make a wrapping key for a KMS key; its row, and the public key as DER SubjectPublicKeyInfo.
 
-    LimitExceededException where there are as many as may be. Where the home moves meanwhile, it is made there.
+    Where the home moves meanwhile, it is made there.
     """
     for _ in range(ATTEMPTS):
         row = _intended(call, record)
-        public_key = _make(call, record, row, bits)
+        public_key = _make(call, row, bits)
         if public_key is not None:
             return row, public_key
         call.core.tokens.may_have_moved()
@@ -49,30 +50,32 @@ def _intended(call: Call, record: KeyRecord) -> WrappingKeyRow:
         created_at=call.now,
         valid_to=call.now + rules.VALID_FOR,
         used_at=None,
+        made_by=call.caller.principal,
         status=ObjectStatus.INTENDED,
     )
 
 
-def _make(call: Call, record: KeyRecord, row: WrappingKeyRow, bits: int) -> bytes | None:
+def _make(call: Call, row: WrappingKeyRow, bits: int) -> bytes | None:
     """The public key; None if the home has moved meanwhile: then it is as if nothing had been begun."""
     core = call.core
     device = core.tokens.of(row.token_id)
     device.ready()
-    _make_room(call, record)
     label = material.wrapping_label(core.installation.short_id)
 
-    # 1. Intent.
+    # 1. Intent, and which ones are replaced.
     with core.store.atomic() as tx:
-        _check_room(tx, record)
+        replaced = _replaced(materials.wrapping_keys(tx), row, call.now)
+        for each in replaced:
+            materials.doom_wrapping_key(tx, each.token_id, each.cka_id)
         materials.insert_wrapping_key(tx, row, label)
     core.reached("wrapping-key 1: intent")
 
-    # 2. Device: the key pair, whose private half stays there.
+    # 2. Device: they go, so that there is room; then the key pair, whose private half stays there.
+    _destroy_all(call, replaced, row)
     try:
         public_key = device.generate_wrapping_key(call.new_objects(row.cka_id), row.cka_id, label, bits)
     except NOTHING_WAS_MADE:
-        with core.store.atomic() as tx:
-            materials.forget_wrapping_key(tx, row.token_id, row.cka_id)
+        _forget(core, row)
         raise
     core.reached("wrapping-key 2: device")
 
@@ -87,7 +90,8 @@ def _make(call: Call, record: KeyRecord, row: WrappingKeyRow, bits: int) -> byte
         return None
     if not completed:
         device.destroy_wrapping_key(call.new_objects(row.cka_id), row.cka_id)
-        raise KMSInvalidStateException(f"{record.arn} was deleted meanwhile.")
+        arn = key_arn(core.installation.account, row.region, row.key_id)
+        raise KMSInvalidStateException(f"{arn} was deleted meanwhile.")
     core.reached("wrapping-key 3: result")
     return public_key
 
@@ -109,6 +113,10 @@ def destroy(core: Core, row: WrappingKeyRow, permit: Permit) -> None:
     """Destroy a wrapping key before its key is deleted: intent, device, result."""
     with core.store.atomic() as tx:
         materials.doom_wrapping_key(tx, row.token_id, row.cka_id)
+    _destroy(core, row, permit)
+
+
+def _destroy(core: Core, row: WrappingKeyRow, permit: Permit) -> None:
     doomed = Doomed(
         token_id=row.token_id,
         cka_id=row.cka_id,
@@ -125,32 +133,42 @@ def is_over(row: WrappingKeyRow, now: datetime) -> bool:
     return row.valid_to <= now or interrupted
 
 
-def _make_room(call: Call, record: KeyRecord) -> None:
-    """Destroy what is over, and where that is not enough the one that was used first."""
-    with call.core.store.reading() as conn:
-        rows = materials.wrapping_keys(conn)
-    for each in _dispensable(rows, record, call.now):
-        destroy(call.core, each, call.new_objects(each.cka_id))
+def _destroy_all(call: Call, replaced: Sequence[WrappingKeyRow], new: WrappingKeyRow) -> None:
+    """Destroy what makes way; the intent of the new one is taken back where that cannot be done."""
+    try:
+        for each in replaced:
+            _destroy(call.core, each, call.new_objects(each.cka_id))
+    except BaseException:
+        _forget(call.core, new)
+        raise
 
 
-def _dispensable(rows: Sequence[WrappingKeyRow], record: KeyRecord, now: datetime) -> list[WrappingKeyRow]:
+def _forget(core: Core, row: WrappingKeyRow) -> None:
+    with core.store.atomic() as tx:
+        materials.forget_wrapping_key(tx, row.token_id, row.cka_id)
+
+
+def _replaced(rows: Sequence[WrappingKeyRow], new: WrappingKeyRow, now: datetime) -> list[WrappingKeyRow]:
+    """Those that make way for a new one: all that are over, and one more where there are as many as may be."""
     over = [each for each in rows if is_over(each, now)]
-    left = [each for each in rows if each not in over]
-    of_key = [each for each in left if (each.key_id, each.region) == (record.key_id, record.region)]
-    crowd = of_key if len(of_key) >= rules.MAX_LIVE_PER_KEY else left if len(left) >= rules.MAX_LIVE else []
-    used = sorted((each for each in crowd if each.used_at is not None), key=lambda each: each.used_at or now)
-    return over + used[:1]
+    left = [each for each in rows if each not in over and each.status is not ObjectStatus.DESTROYING]
+    of_key = [each for each in left if (each.key_id, each.region) == (new.key_id, new.region)]
+    if len(of_key) >= rules.MAX_LIVE_PER_KEY:
+        return over + _first_to_go(of_key)
+    if len(left) >= rules.MAX_LIVE:
+        return over + _first_to_go(_of_who_has_most(left, new.made_by))
+    return over
 
 
-def _check_room(tx: Connection, record: KeyRecord) -> None:
-    rows = materials.wrapping_keys(tx)
-    of_key = [each for each in rows if (each.key_id, each.region) == (record.key_id, record.region)]
-    for count, most, whose in (
-        (len(of_key), rules.MAX_LIVE_PER_KEY, record.arn),
-        (len(rows), rules.MAX_LIVE, "all keys"),
-    ):
-        if count >= most:
-            raise LimitExceededException(
-                f"There are {count} wrapping keys for {whose}, the most that there may be: import with one of them, or "
-                f"wait until the oldest expires at {min(each.valid_to for each in rows):%Y-%m-%d %H:%M:%S} UTC."
-            )
+def _first_to_go(rows: Sequence[WrappingKeyRow]) -> list[WrappingKeyRow]:
+    """The one that was used first, else the oldest that is on the token; none if all are still being made."""
+    used = sorted((each for each in rows if each.used_at is not None), key=lambda each: each.used_at or each.created_at)
+    return used[:1] or [each for each in rows if each.status is ObjectStatus.PRESENT][:1]
+
+
+def _of_who_has_most(rows: Sequence[WrappingKeyRow], principal: str | None) -> list[WrappingKeyRow]:
+    """Those of the principal who has most wrapping keys; the one who asks for another if nobody has more."""
+    counts = Counter(each.made_by for each in rows)
+    most = max(counts.values())
+    loser = principal if counts[principal] == most else next(each for each in counts if counts[each] == most)
+    return [each for each in rows if each.made_by == loser]

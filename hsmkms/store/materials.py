@@ -28,7 +28,10 @@ PENDING: Final = (MaterialState.PENDING_ROTATION, MaterialState.PENDING_MULTI_RE
 
 
 class WrappingKeyRow(Struct, frozen=True, kw_only=True):
-    """A wrapping key of a KMS key. ``status`` is what was last recorded about its token object."""
+    """A wrapping key of a KMS key. ``status`` is what was last recorded about its token object.
+
+    ``made_by``: the ARN of the principal that asked for it; None for one from before that was recorded.
+    """
 
     token_id: str
     cka_id: bytes
@@ -37,6 +40,7 @@ class WrappingKeyRow(Struct, frozen=True, kw_only=True):
     created_at: datetime
     valid_to: datetime
     used_at: datetime | None
+    made_by: str | None
     status: ObjectStatus
 
 
@@ -239,6 +243,7 @@ def insert_wrapping_key(tx: Connection, row: WrappingKeyRow, label: str) -> None
             region=row.region,
             valid_to=row.valid_to,
             used_at=row.used_at,
+            made_by=row.made_by,
         )
     )
 
@@ -254,6 +259,7 @@ def wrapping_keys(conn: Connection) -> list[WrappingKeyRow]:
             token_object.c.created_at,
             wrapping_key.c.valid_to,
             wrapping_key.c.used_at,
+            wrapping_key.c.made_by,
             token_object.c.status,
         )
         .select_from(wrapping_key.join(token_object))
@@ -268,6 +274,7 @@ def wrapping_keys(conn: Connection) -> list[WrappingKeyRow]:
             created_at=row.created_at,
             valid_to=row.valid_to,
             used_at=row.used_at,
+            made_by=row.made_by,
             status=ObjectStatus(row.status),
         )
         for row in conn.execute(query)

@@ -227,11 +227,12 @@ wrapping_key: Final = Table(
     Column("region", Text, nullable=False),
     Column("valid_to", Instant, nullable=False),
     Column("used_at", Instant),
+    Column("made_by", Text),
     ForeignKeyConstraint(["token_id", "cka_id"], ["token_object.token_id", "token_object.cka_id"]),
     ForeignKeyConstraint(["key_id", "region"], ["regional_key.key_id", "regional_key.region"]),
     Index("ix_wrapping_key_key_id", "key_id", "region"),
 )
-"""What a token object of purpose WRAPPING_KEY is for; the row goes when the object is destroyed."""
+"""What a token object of purpose WRAPPING_KEY is for, and whose ARN asked for it; it goes with the object."""
 
 orphan: Final = Table(
     "orphan",

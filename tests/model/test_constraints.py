@@ -121,7 +121,7 @@ ONE = "1 validation error detected: "
                 "2 validation errors detected: "
                 "Value '' at 'tags.2.member.tagKey' failed to satisfy constraint: "
                 "Member must have length greater than or equal to 1; "
-                f"Value '{'v' * 256}' at 'tags.2.member.tagValue' failed to satisfy constraint: "
+                f"Value '{'v' * 257}' at 'tags.2.member.tagValue' failed to satisfy constraint: "
                 "Member must have length less than or equal to 256"
             ),
         ),
@@ -221,10 +221,10 @@ def test_older_key_spec_list_is_closed() -> None:
 
 
 def test_long_values_are_cut() -> None:
-    """A message repeats at most 256 characters of a wrong value."""
+    """A message repeats at most 1,024 characters of a wrong value."""
     message = refusal(DescribeKeyRequest(key_id="k" * 1_000_000))
-    assert f"Value '{'k' * 256}' at 'keyId'" in message
-    assert len(message) < 500
+    assert f"Value '{'k' * 1024}' at 'keyId'" in message
+    assert len(message) < 1300
 
 
 def test_secrets_are_never_shown() -> None:

@@ -5,10 +5,15 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
-from hsmkms.errors import InvalidAliasNameException, KMSInvalidStateException, ValidationException
+from hsmkms.errors import (
+    InvalidAliasNameException,
+    KMSInvalidStateException,
+    NotAuthorizedException,
+    ValidationException,
+)
 from hsmkms.model.enums import KeySpec, KeyState, KeyUsage
 from hsmkms.model.records import KeyRecord
-from hsmkms.rules.aliases import MAX_ALIASES_PER_KEY, check_new_name, check_retarget
+from hsmkms.rules.aliases import MAX_ALIASES_PER_KEY, check_new_name, check_retarget, check_target
 
 ALIAS = "arn:aws:kms:eu-central-1:111122223333:alias/app"
 
@@ -32,16 +37,31 @@ def test_prefix(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["alias/aws/", "alias/aws/s3"])
 def test_reserved(name: str) -> None:
-    """The names of service-managed keys are not for users."""
-    with pytest.raises(InvalidAliasNameException) as caught:
+    """The names of service-managed keys are not for users: NotAuthorizedException, without a message on the wire."""
+    with pytest.raises(NotAuthorizedException) as caught:
         check_new_name(name)
     message = f'Alias names that begin with "alias/aws/" are reserved for service-managed keys: {name}'
     assert str(caught.value) == message
+    assert caught.value.silent
 
 
-@pytest.mark.parametrize(
-    "name", ["alias/", "alias/a b", "alias/a:b", "alias/\u00e9", "alias/a\n", "alias/" + "x" * 251]
-)
+def test_colon() -> None:
+    """A colon, which the model's pattern allows, is refused in AWS's words."""
+    with pytest.raises(ValidationException) as caught:
+        check_new_name("alias/my:alias")
+    assert str(caught.value) == "alias/my:alias contains invalid characters for an alias"
+
+
+@pytest.mark.parametrize("target", ["alias/app", ALIAS])
+def test_target_is_no_alias(target: str) -> None:
+    """An alias refers to a key, never to another alias, by name or ARN."""
+    with pytest.raises(ValidationException) as caught:
+        check_target(target)
+    assert str(caught.value) == "Aliases must refer to keys. Not aliases"
+    check_target(ALIAS.replace("alias/app", "key/1234abcd-12ab-34cd-56ef-1234567890ab"))
+
+
+@pytest.mark.parametrize("name", ["alias/", "alias/a b", "alias/\u00e9", "alias/a\n", "alias/" + "x" * 251])
 def test_bad_names(name: str) -> None:
     """The bare prefix, other characters and longer names are refused."""
     with pytest.raises(InvalidAliasNameException) as caught:

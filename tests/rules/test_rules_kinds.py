@@ -1,13 +1,17 @@
 """Operations that are for some keys only, against a table typed by hand from the reference."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 
-from hsmkms.errors import UnsupportedOperationException
+from hsmkms.errors import DisabledException, KMSInvalidStateException, UnsupportedOperationException
 from hsmkms.model.enums import KeySpec, KeyState, Operation, Origin
 from hsmkms.model.records import KeyRecord
-from hsmkms.rules.kinds import CHECKS, check
+from hsmkms.rules.kinds import CHECKS, STATE_FIRST, admit
+from hsmkms.rules.states import ADMISSION
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
 # Columns: symmetric and generated, symmetric and imported, RSA and generated, HMAC and imported; the primary key and
 # a replica of a set of generated symmetric keys.
@@ -22,7 +26,6 @@ HEAD: tuple[dict[str, object], ...] = (
 TABLE = {
     "EnableKeyRotation": "ok origin spec spec ok role",
     "DisableKeyRotation": "ok origin spec spec ok role",
-    "GetKeyRotationStatus": "ok ok spec spec ok ok",
     "ListKeyRotations": "ok ok spec spec ok ok",
     "RotateKeyOnDemand": "ok ok spec spec ok role",
     "GetParametersForImport": "origin ok origin ok origin origin",
@@ -41,22 +44,54 @@ CELLS = [
 ]
 
 
-@pytest.mark.parametrize("state", [KeyState.ENABLED, KeyState.DISABLED, KeyState.PENDING_DELETION])
+WRONG = [each for each in CELLS if each[2] != "ok" and "origin" not in each[1]]
+FIRST_JUDGED = {
+    "EnableKeyRotation": "state",
+    "DisableKeyRotation": "state",
+    "RotateKeyOnDemand": "state",
+}
+REFUSING_STATES = {KeyState.DISABLED: DisabledException, KeyState.PENDING_DELETION: KMSInvalidStateException}
+
+
 @pytest.mark.parametrize(("operation", "kind", "cell"), CELLS)
 def test_kinds_are_the_reference(
-    make_key: Callable[..., KeyRecord], operation: str, kind: dict[str, object], cell: str, state: KeyState
+    make_key: Callable[..., KeyRecord], operation: str, kind: dict[str, object], cell: str
 ) -> None:
-    """Every kind of key admits the operation, or refuses it for its spec, origin or role, in every state alike."""
-    key = make_key(**kind, state=state)
+    """Every kind of key admits the operation, or refuses it for its spec, origin or role."""
+    key = make_key(**kind)
     if cell == "ok":
-        check(Operation(operation), key)
+        CHECKS[Operation(operation)](key)
         return
     with pytest.raises(UnsupportedOperationException, match=SENTENCES[cell]):
-        check(Operation(operation), key)
+        CHECKS[Operation(operation)](key)
+
+
+@pytest.mark.parametrize("state", REFUSING_STATES)
+@pytest.mark.parametrize(("operation", "kind", "cell"), WRONG)
+def test_what_is_judged_first(
+    make_key: Callable[..., KeyRecord], operation: str, kind: dict[str, object], cell: str, state: KeyState
+) -> None:
+    """Of a key of the wrong kind and in the wrong state, what starts or sets rotation names the state, others the kind.
+
+    Without the imported ones, whose state depends on their material.
+    """
+    key = make_key(**kind, state=state)
+    if FIRST_JUDGED.get(operation) == "state":
+        with pytest.raises(REFUSING_STATES[state]):
+            admit(Operation(operation), key, NOW)
+        return
+    with pytest.raises(UnsupportedOperationException, match=SENTENCES[cell]):
+        admit(Operation(operation), key, NOW)
+
+
+def test_state_first_is_the_reference() -> None:
+    """The table of what judges the state first is the one typed by hand."""
+    assert {str(each) for each in STATE_FIRST} == set(FIRST_JUDGED)
 
 
 def test_all_others_are_for_every_key(make_key: Callable[..., KeyRecord]) -> None:
     """Operations outside the table ask nothing of the kind of key."""
     assert {str(each) for each in CHECKS} == set(TABLE)
-    for operation in set(Operation) - set(CHECKS):
-        check(operation, make_key(spec=KeySpec.HMAC_512, origin=Origin.EXTERNAL))
+    key = make_key(spec=KeySpec.HMAC_512)
+    for operation in set(ADMISSION) - set(CHECKS) - {Operation.CANCEL_KEY_DELETION}:
+        admit(operation, key, NOW)

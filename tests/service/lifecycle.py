@@ -151,19 +151,24 @@ def new_empty_key(kms: Kms) -> str:
     return kms.create_key(CreateKeyRequest(origin="EXTERNAL")).key_metadata.key_id
 
 
-def parameters_for(kms: Kms, key_id: str) -> GetParametersForImportResponse:
+def parameters_for(kms: Kms, key_id: str, caller: Caller | None = None) -> GetParametersForImportResponse:
     """What an import needs."""
     request = GetParametersForImportRequest(
         key_id=key_id, wrapping_algorithm=ALGORITHM, wrapping_key_spec=WrappingKeySpec.RSA_2048
     )
-    return kms.get_parameters_for_import(request)
+    return kms.get_parameters_for_import(request, caller)
 
 
 def request_to_import(
-    kms: Kms, key_id: str, material: bytes = MATERIAL, valid_to: datetime | None = None, **members: object
+    kms: Kms,
+    key_id: str,
+    material: bytes = MATERIAL,
+    valid_to: datetime | None = None,
+    caller: Caller | None = None,
+    **members: object,
 ) -> ImportKeyMaterialRequest:
-    """The request that brings some material."""
-    parameters = parameters_for(kms, key_id)
+    """The request that brings some material, under a wrapping key that ``caller`` asked for."""
+    parameters = parameters_for(kms, key_id, caller)
     model = ExpirationModel.KEY_MATERIAL_EXPIRES if valid_to else ExpirationModel.KEY_MATERIAL_DOES_NOT_EXPIRE
     return ImportKeyMaterialRequest(
         key_id=key_id,

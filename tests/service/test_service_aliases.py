@@ -13,6 +13,7 @@ from hsmkms.errors import (
     InvalidAliasNameException,
     InvalidMarkerException,
     LimitExceededException,
+    NotAuthorizedException,
     NotFoundException,
     ValidationException,
 )
@@ -84,9 +85,9 @@ def test_create_alias_on_disabled_key(kms: Kms) -> None:
     [
         ("photos", ValidationException, 'Alias must start with the prefix "alias/"'),
         ("Alias/photos", ValidationException, 'Alias must start with the prefix "alias/"'),
-        ("alias/aws/photos", InvalidAliasNameException, "reserved"),
+        ("alias/aws/photos", NotAuthorizedException, "reserved"),
         ("alias/", InvalidAliasNameException, "1 to 250"),
-        ("alias/a:b", InvalidAliasNameException, "alias/a:b"),
+        ("alias/a:b", ValidationException, "alias/a:b contains invalid characters"),
         ("alias/a b", ValidationException, "'aliasName'"),
         ("alias/ü", ValidationException, "'aliasName'"),
         ("alias/" + "x" * 251, ValidationException, "'aliasName'"),
@@ -122,7 +123,7 @@ def test_create_alias_twice(kms: Kms) -> None:
     assert target(kms, name) == first.key_id
 
 
-@pytest.mark.parametrize("key_id", [UNKNOWN, "alias/somewhere", f"arn:aws:kms:us-west-2:{ACCOUNT}:key/{UNKNOWN}"])
+@pytest.mark.parametrize("key_id", [UNKNOWN, f"arn:aws:kms:us-west-2:{ACCOUNT}:key/{UNKNOWN}"])
 def test_create_alias_without_its_key(kms: Kms, key_id: str) -> None:
     """The target must be a key of the region, named by id or ARN."""
     name = fresh_name()

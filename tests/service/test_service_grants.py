@@ -214,7 +214,7 @@ def test_retiring(kms: Kms, callers: dict[str, Caller]) -> None:
         ({"key_id": "k"}, ValidationException),
         ({"grant_token": "t", "key_id": "k", "grant_id": "g"}, ValidationException),
         ({"grant_token": "t"}, InvalidGrantTokenException),
-        ({"key_id": "12345678-1234-4123-8123-123456789012", "grant_id": "0" * 64}, InvalidArnException),
+        ({"key_id": "12345678-1234-4123-8123-123456789012", "grant_id": "0" * 64}, NotFoundException),
         (
             {
                 "key_id": f"arn:aws:kms:{REGION}:{ACCOUNT}:key/12345678-1234-4123-8123-123456789012",

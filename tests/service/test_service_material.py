@@ -1,5 +1,6 @@
 """Imported key material through the service: the way in, what it is tied to, expiry, and the way out."""
 
+import json
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -22,7 +23,7 @@ from lifecycle import (
     schedule,
     sweep,
 )
-from service_sites import START, Site, StoppedClock, new_alias, new_key, seal, unseal
+from service_sites import REGION, START, Site, StoppedClock, new_alias, new_key, seal, unseal
 
 from hsmkms.config import ImportSettings, RotationSettings
 from hsmkms.errors import (
@@ -32,11 +33,11 @@ from hsmkms.errors import (
     InvalidCiphertextException,
     InvalidImportTokenException,
     KMSInvalidStateException,
-    LimitExceededException,
     NotFoundException,
     UnsupportedOperationException,
     ValidationException,
 )
+from hsmkms.model.caller import Caller
 from hsmkms.model.enums import ExpirationModel, KeyState, MaterialState, WrappingAlgorithm
 from hsmkms.model.importing import (
     DeleteImportedKeyMaterialRequest,
@@ -46,6 +47,7 @@ from hsmkms.model.importing import (
 from hsmkms.rules import importing as rules
 from hsmkms.service.kms import Kms
 from hsmkms.service.maintenance import StepKind, StepOutcome
+from hsmkms.store.materials import wrapping_keys
 
 OTHER = bytes(range(100, 132))
 HOURS_24 = timedelta(hours=24)
@@ -75,6 +77,15 @@ def import_(kms: Kms, key_id: str, material: bytes = MATERIAL, **members: object
     answer = kms.import_key_material(request_to_import(kms, key_id, material, **members))  # type: ignore[arg-type]
     assert answer.key_material_id is not None
     return answer.key_material_id
+
+
+def importer(kms: Kms, name: str) -> Caller:
+    """A user who may ask for the parameters of every import."""
+    kms.operator.credentials.create_user(name)
+    statement = {"Effect": "Allow", "Action": "kms:GetParametersForImport", "Resource": "*"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    kms.operator.identities.put_user_policy(name, "importer", document)
+    return kms.caller(REGION, name)
 
 
 # -- the key, the wrapping key, the import token --------------------------------------------------------------------
@@ -182,26 +193,44 @@ def test_every_byte_of_a_token_counts(kms: Kms) -> None:
             kms.import_key_material(msgspec.structs.replace(request, import_token=bytes(changed)))
 
 
-def test_four_for_a_key(kms: Kms) -> None:
-    """At most 4 wrapping keys live for one key; one that has done its work makes way for another."""
+def test_four_for_a_key(kms: Kms, clock: StoppedClock) -> None:
+    """At most 4 wrapping keys live for one key; a fifth replaces one that has done its work, else the oldest."""
     key_id = new_empty_key(kms)
-    requests = [request_to_import(kms, key_id) for _ in range(rules.MAX_LIVE_PER_KEY)]
-    with pytest.raises(LimitExceededException, match="4 wrapping keys"):
-        parameters_for(kms, key_id)
+    requests = []
+    for _ in range(rules.MAX_LIVE_PER_KEY):
+        clock.advance(seconds=1)
+        requests.append(request_to_import(kms, key_id))
     kms.import_key_material(requests[1])
     assert parameters_for(kms, key_id).import_token
-    with pytest.raises(InvalidImportTokenException, match="is gone"):
+    with pytest.raises(ExpiredImportTokenException, match="is gone"):
         kms.import_key_material(requests[1])
-    kms.import_key_material(requests[0])
+    assert parameters_for(kms, key_id).import_token
+    with pytest.raises(ExpiredImportTokenException, match="is gone"):
+        kms.import_key_material(requests[0])
+    kms.import_key_material(requests[2])
+    with kms._core.store.reading() as conn:
+        live = [each for each in wrapping_keys(conn) if each.key_id == key_id]
+    assert len(live) == rules.MAX_LIVE_PER_KEY
 
 
-def test_so_many_in_all(kms: Kms, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor may all keys together have more than the limit: nobody can fill the token."""
+def test_so_many_in_all(kms: Kms, clock: StoppedClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In all there are no more than the limit: who has most of them loses the oldest, and nobody keeps others away."""
     monkeypatch.setattr(rules, "MAX_LIVE", 3)
-    for _ in range(3):
-        parameters_for(kms, new_empty_key(kms))
-    with pytest.raises(LimitExceededException, match="3 wrapping keys for all keys"):
-        parameters_for(kms, new_empty_key(kms))
+    greedy, modest = (importer(kms, name) for name in ("greedy", "modest"))
+
+    def ask(caller: Caller) -> ImportKeyMaterialRequest:
+        clock.advance(seconds=1)
+        return request_to_import(kms, new_empty_key(kms), caller=caller)
+
+    taken = [ask(greedy) for _ in range(3)]
+    late = ask(modest)
+    with pytest.raises(ExpiredImportTokenException, match="is gone"):
+        kms.import_key_material(taken[0])
+    taken.append(ask(greedy))
+    with pytest.raises(ExpiredImportTokenException, match="is gone"):
+        kms.import_key_material(taken[1])
+    for each in (*taken[2:], late):
+        kms.import_key_material(each)
 
 
 def test_algorithms(kms: Kms) -> None:

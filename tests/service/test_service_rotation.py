@@ -64,10 +64,10 @@ def kms(site: Site, clock: StoppedClock) -> Iterator[Kms]:
 
 
 def test_off_by_default(kms: Kms, clock: StoppedClock) -> None:
-    """A new key does not rotate until that is switched on, however old it gets; its status tells the id and no more."""
+    """A new key does not rotate until that is switched on, however old it gets; its status tells no more than that."""
     made = new_key(kms)
     told = status_of(kms, made.arn)
-    assert (told.key_id, told.key_rotation_enabled) == (made.key_id, False)
+    assert (told.key_id, told.key_rotation_enabled) == (made.arn, False)
     assert (told.rotation_period_in_days, told.next_rotation_date, told.on_demand_rotation_start_date) == (None,) * 3
     clock.advance(days=4000)
     assert sweep(kms) == []

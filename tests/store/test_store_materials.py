@@ -212,6 +212,7 @@ def a_wrapping_key(record: KeyRecord, **changes: Any) -> WrappingKeyRow:  # noqa
         "created_at": NOW,
         "valid_to": LATER,
         "used_at": None,
+        "made_by": None,
         "status": ObjectStatus.INTENDED,
     }
     return WrappingKeyRow(**(fields | changes))

@@ -1,6 +1,7 @@
-"""The tree over the seals of rows, and the unique ids of users. The tree is made by whoever opens the token next.
+"""The tree over the seals of rows, the unique ids of users, and who asked for a wrapping key.
 
-What was made before has none of the new columns filled: it would not be as it was sealed.
+The tree is made by whoever opens the token next. What was made before has none of the new columns filled: it would not
+be as it was sealed.
 """
 
 import sqlalchemy as sa
@@ -19,3 +20,4 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("number", name=op.f("pk_seal_tree")),
     )
     op.add_column("user", sa.Column("unique_id", sa.Text, nullable=True))
+    op.add_column("wrapping_key", sa.Column("made_by", sa.Text, nullable=True))
