@@ -28,6 +28,7 @@ from hsmkms.token_uri import TokenUri, parse_uri
 __all__ = [
     "AuditSettings",
     "ImportSettings",
+    "PermissionSettings",
     "PinSettings",
     "ReconcileSettings",
     "RotationSettings",
@@ -107,6 +108,12 @@ class ImportSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     host_unwrap: bool = False
 
 
+class PermissionSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``unknown_principals``: whether policies and grants may name users and roles who are not there."""
+
+    unknown_principals: str = "refuse"
+
+
 class ServeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The endpoint: address, processes and threads, TLS, limits. ``quotas``: a second, by operation or class."""
 
@@ -152,6 +159,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     services: tuple[str, ...] = ()
     rotation: RotationSettings = RotationSettings()
     imports: ImportSettings = field(name="import", default=ImportSettings())
+    permissions: PermissionSettings = PermissionSettings()
     serve: ServeSettings = ServeSettings()
     audit: AuditSettings = AuditSettings()
     reconcile: ReconcileSettings = ReconcileSettings()
@@ -261,6 +269,7 @@ def check(settings: Settings) -> None:
     """Raise ConfigurationError for what no file may say; ``load`` does this by itself."""
     regions, grace = settings.regions, settings.reconcile.grace_hours
     rotation, within = settings.rotation, settings.imports.valid_to_within_days
+    unknown = settings.permissions.unknown_principals
     bad_service = next((name for name in settings.services if not _SERVICE.fullmatch(name)), None)
     bad_region = next((region for region in regions if not _REGION.fullmatch(region)), None)
     faults = {
@@ -276,6 +285,7 @@ def check(settings: Settings) -> None:
         f"rotation.managed_period_days = {rotation.managed_period_days} must be {_PERIOD}": rotation.managed_period_days
         not in _PERIODS,
         f"import.valid_to_within_days = {within} must be at least 1": within is not None and within < 1,
+        f"permissions.unknown_principals = {unknown!r} must be refuse or accept": unknown not in ("refuse", "accept"),
         **_serve_faults(settings.serve),
         **_audit_faults(settings.audit),
         f"reconcile.grace_hours = {grace} must be from 0 to {MAX_GRACE_HOURS}": not 0 <= grace <= MAX_GRACE_HOURS,
@@ -396,6 +406,7 @@ def init_text(settings: Settings) -> str:
         **_lines(settings.token.pin, "file", "environment", "command", "prompt"),
         **_lines(settings.rotation, "period_days", "custom_period", "managed_period_days", "imported_on_demand"),
         **_lines(settings.imports, "valid_to_within_days", "host_unwrap"),
+        **_lines(settings.permissions, "unknown_principals"),
         **_lines(settings.serve, "host", "port", "workers", "threads", "certificate", "private_key", "plain_http"),
         **_lines(settings.serve, "clock_skew_minutes", "log_format", "log_requests", "hang_seconds"),
         **_lines(settings.serve, "max_connections", "request_memory_mib"),

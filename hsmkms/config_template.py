@@ -89,6 +89,11 @@ TEMPLATE: Final = """\
 # program remove the padding. Key material then passes through its memory in the clear, and such keys stay marked.
 {host_unwrap}
 
+[permissions]
+# A user or role of the account who does not exist, in a key policy or a grant: refuse, as AWS does, or accept. One who
+# is accepted never calls; a user who is made later under that name is somebody else, as after a deletion.
+{unknown_principals}
+
 [serve]
 # Where `hsmkms serve` listens.
 {host}
