@@ -1,5 +1,6 @@
 """``serve --dev`` and the pytest plugin: a test double in one command, gone when it ends."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from published_policies import terraform_module, text
 
 from hsmkms.testing import Endpoint, read_endpoint
 
@@ -59,6 +61,30 @@ def test_lines_for_the_shell(tmp_path: Path) -> None:
         done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, env={"PATH": "/bin"})
     names = [line.partition("=")[0] for line in done.stdout.splitlines()]
     assert names == ["AWS_ACCESS_KEY_ID", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_KMS", "AWS_SECRET_ACCESS_KEY"]
+
+
+def test_roles_may_be_named(hsmkms_endpoint: Endpoint) -> None:
+    """Policies and grants may name roles and services, as in an account where there are such."""
+    client = hsmkms_endpoint.client()
+    account = client.create_key()["KeyMetadata"]["AWSAccountId"]
+    policy = text(terraform_module(account))
+    made = client.create_key(Policy=policy)["KeyMetadata"]
+    shown = client.get_key_policy(KeyId=made["KeyId"])["Policy"]
+    assert json.loads(shown) == json.loads(policy)
+    role = f"arn:aws:iam::{account}:role/division/app"
+    client.create_grant(KeyId=made["KeyId"], GranteePrincipal=role, Operations=["Decrypt"])
+    client.create_grant(
+        KeyId=made["KeyId"],
+        GranteeServicePrincipal="rds.amazonaws.com",
+        RetiringServicePrincipal="rds.amazonaws.com",
+        Operations=["Decrypt"],
+        Constraints={"SourceArn": f"arn:aws:rds:us-east-1:{account}:db:orders"},
+    )
+    listed = client.list_grants(KeyId=made["KeyId"])["Grants"]
+    assert {each.get("GranteePrincipal"): each.get("GranteeServicePrincipal") for each in listed} == {
+        role: None,
+        None: "rds.amazonaws.com",
+    }
 
 
 def test_wrong_account(tmp_path: Path) -> None:
