@@ -16,6 +16,7 @@ from hsmkms.model.records import GrantRecord, KeyRecord
 from hsmkms.rules.condition_keys import encryption_context
 from hsmkms.rules.constraints import word
 from hsmkms.rules.context import folded
+from hsmkms.rules.principals import is_service
 from hsmkms.rules.question import Question
 
 MAX_GRANTS_PER_KEY: Final = 50_000
@@ -89,12 +90,20 @@ def _check_principals(request: CreateGrantRequest) -> None:
         )
     if request.retiring_principal is not None and request.retiring_service_principal is not None:
         raise ValidationException("Name either a RetiringPrincipal or a RetiringServicePrincipal, not both.")
+    strange = next((each for each in _services(request) if not is_service(each)), None)
+    if strange is not None:
+        raise ValidationException(f"{strange!r} is no service of AWS: write its name, as rds.amazonaws.com.")
     if not service:
         return
     if request.constraints is None or request.constraints.source_arn is None:
         raise ValidationException("A GranteeServicePrincipal wants a SourceArn among the Constraints.")
     if retiring(request) is None:
         raise ValidationException("A GranteeServicePrincipal wants a RetiringPrincipal or a RetiringServicePrincipal.")
+
+
+def _services(request: CreateGrantRequest) -> list[str]:
+    named = (request.grantee_service_principal, request.retiring_service_principal)
+    return [each for each in named if each is not None]
 
 
 def grantee(request: CreateGrantRequest) -> str:

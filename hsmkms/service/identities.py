@@ -14,7 +14,7 @@ from hsmkms.errors import (
     NotFoundException,
     ValidationException,
 )
-from hsmkms.model.ids import group_arn, parse_key_ref, unknown, user_arn
+from hsmkms.model.ids import group_arn, parse_key_ref, root_arn, unknown, user_arn
 from hsmkms.rules import policies as rules
 from hsmkms.rules import tags
 from hsmkms.rules.policy_json import replace_principal, without_mark
@@ -75,6 +75,20 @@ class Identities:
             policies=list(row.policies),
             groups=groups,
         )
+
+    def name_of(self, principal: str) -> str | None:
+        """Return the name of the user whom a principal means, by name or whole ARN; None for the account's root.
+
+        NotFoundException for whoever is none of them.
+        """
+        if principal in ("root", root_arn(self._core.installation.account)):
+            return None
+        name = principal.rpartition("/")[2] if principal.startswith("arn:") else principal
+        with self._core.store.reading() as conn:
+            arn = self._arn(self._user(conn, name))
+        if principal not in (name, arn):
+            raise NotFoundException(f"{principal} does not call here: the user of that name is {arn}.")
+        return name
 
     @recorded_in_iam("TagUser", name="userName")
     def tag_user(self, name: str, new: Sequence[tuple[str, str]]) -> None:

@@ -79,6 +79,8 @@ def test_every_operation_can_be_granted_on_some_key(make_key: Callable[..., KeyR
         (CreateGrantRequest(key_id="k", operations=[], grantee_principal=BOB), "at least one"),
         (request(grantee_service_principal=SERVICE), "either a GranteePrincipal"),
         (request(retiring_service_principal=SERVICE, retiring_principal=ALICE), "not both"),
+        (for_service(grantee_service_principal="rds.example.com"), "no service of AWS"),
+        (request(retiring_service_principal="rds.example.com"), "no service of AWS"),
         (for_service(constraints=None), "wants a SourceArn"),
         (for_service(constraints=subset(a="1")), "wants a SourceArn"),
         (for_service(retiring_service_principal=None), "wants a RetiringPrincipal"),

@@ -15,6 +15,7 @@ from hsmkms.errors import (
     AlreadyExistsException,
     InvalidArnException,
     MalformedPolicyDocumentException,
+    NotFoundException,
     ValidationException,
 )
 from hsmkms.model import deletion, grants, keys, policies
@@ -225,6 +226,16 @@ def test_users_with_paths(either: Kms) -> None:
     assert seal(either, key, caller=dora)
     users.delete_access_key(access_key.access_key_id)
     users.delete_user("dora")
+
+
+def test_whom_a_principal_means(either: Kms) -> None:
+    """The simulation is about a user by name or whole ARN, or the root; a role of that name is nobody."""
+    name_of = either.operator.identities.name_of
+    assert name_of("alice") == name_of(user_arn(ACCOUNT, "alice")) == "alice"
+    assert name_of("root") is name_of(ROOT) is None
+    for other in (user_arn(ACCOUNT, "alice", "/x/"), f"arn:aws:iam::{ACCOUNT}:role/alice", OTHER, "x/alice", "zoe"):
+        with pytest.raises(NotFoundException):
+            name_of(other)
 
 
 def test_a_user_of_another_path_is_somebody_else(either: Kms) -> None:
