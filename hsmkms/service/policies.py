@@ -1,5 +1,6 @@
 """Key policies: putting, reading, and what a new one must not do."""
 
+import logging
 from collections.abc import Mapping
 from typing import Final
 
@@ -22,6 +23,8 @@ from hsmkms.service.pipeline import Call
 from hsmkms.store import identities, keys
 from hsmkms.store.engine import Connection
 
+log = logging.getLogger("hsmkms.service")
+
 LOCKED_OUT: Final = "The new key policy will not allow you to update the key policy in the future."
 NO_SUCH_POLICY: Final = "No such policy exists"
 OF_RAM: Final = "AWS_RAM"
@@ -34,8 +37,10 @@ def put_key_policy(call: Call, request: PutKeyPolicyRequest) -> None:
         raise ValidationException("The AWS_RAM policy can only be managed by the RAM service")
     with call.changing(request.key_id) as (tx, record):
         _check_name(request.policy_name)
-        check_new(call, tx, request.policy, record, bypass=request.bypass_policy_lockout_safety_check)
+        policy = check_new(call, tx, request.policy, record, bypass=request.bypass_policy_lockout_safety_check)
         keys.set_policy(tx, record.key_id, record.region, request.policy, record.version)
+    for note in policy.notes:
+        log.info("the new policy of key %s, %s", record.arn, note)
 
 
 def get_key_policy(call: Call, request: GetKeyPolicyRequest) -> GetKeyPolicyResponse:
@@ -62,8 +67,8 @@ def check_new(
     *,
     bypass: bool | None,
     new_tags: Mapping[str, str] | None = None,
-) -> None:
-    """Raise if the text cannot be the policy of the key: unreadable, for nobody, or locking its maker out.
+) -> Policy:
+    """Return the policy of a text. Raise if it cannot be that of the key: unreadable, or locking its maker out.
 
     ``new_tags``: those of a key that is about to be made.
     """
@@ -71,6 +76,7 @@ def check_new(
     question = call.question(_PUT, record.arn, call.core.cache.of(record, new_tags))
     if not bypass and not access.keeps_control(question, policy):
         raise MalformedPolicyDocumentException(LOCKED_OUT)
+    return policy
 
 
 def check_principals(core: Core, conn: Connection, text: str) -> Policy:
@@ -78,7 +84,7 @@ def check_principals(core: Core, conn: Connection, text: str) -> Policy:
     policy = rules.read_key_policy(text, core.installation.account)
     for each in sorted(policy.users | policy.roles):
         found = principals.parse(each)
-        if found is not None and unknown_principal(core, conn, found):
+        if found is not None and not core.accept_unknown_principals and is_unknown(core, conn, found):
             gone = found.form is Form.USER_ID
             reason = f"no user has the id {each} any more; remove it." if gone else f"there is no {each}."
             raise MalformedPolicyDocumentException(
@@ -87,9 +93,9 @@ def check_principals(core: Core, conn: Connection, text: str) -> Policy:
     return policy
 
 
-def unknown_principal(core: Core, conn: Connection, principal: Principal) -> bool:
-    """Return True for a user or role of the account who is not there, unless the operator lets such be named."""
-    if core.accept_unknown_principals or not principal.must_exist(core.installation.account):
+def is_unknown(core: Core, conn: Connection, principal: Principal) -> bool:
+    """Return True for a user or role of the account who is not there."""
+    if not principal.must_exist(core.installation.account):
         return False
     if principal.form is Form.USER_ID:
         return not identities.user_id_exists(conn, principal.text)

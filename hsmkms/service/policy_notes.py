@@ -1,6 +1,7 @@
 """Notes about policies: what in them no caller and no request here ever fits."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from msgspec import Struct
 
@@ -9,8 +10,11 @@ from hsmkms.model.ids import key_arn
 from hsmkms.rules import policies as rules
 from hsmkms.rules.access import KEY_POLICY, OwnPolicy
 from hsmkms.rules.policy_documents import Policy
+from hsmkms.rules.principals import parse
 from hsmkms.service.core import Core
+from hsmkms.service.policies import is_unknown
 from hsmkms.store import identities
+from hsmkms.store.engine import Connection
 
 
 class PolicyNote(Struct, frozen=True, kw_only=True):
@@ -26,28 +30,42 @@ class PolicyNotes:
     def __init__(self, core: Core) -> None:
         self._core = core
 
-    def of_key_policy(self, text: str) -> tuple[str, ...]:
+    def of_key_policy(self, text: str) -> list[str]:
         """Return the notes about a key policy that was put. MalformedPolicyDocumentException."""
-        return rules.stored_key_policy(text, self._core.installation.account).notes
+        with self._core.store.reading() as conn:
+            return self._of_key_policy(conn, text)
 
-    def of_own_policy(self, text: str) -> tuple[str, ...]:
+    def of_own_policy(self, text: str) -> list[str]:
         """Return the notes about a policy of a user or group that was put. MalformedPolicyDocumentException."""
-        return rules.stored_own_policy(text, self._core.installation.account).notes
+        return list(rules.stored_own_policy(text, self._core.installation.account).notes)
 
     def every(self) -> list[PolicyNote]:
         """Return the notes about all policies that are stored; of several keys with one policy, about the first."""
         with self._core.store.reading() as conn:
-            keys = identities.key_policies(conn)
+            found = [
+                PolicyNote(policy=f"key policy of {arn}", sentence=each)
+                for text, arn in self._key_policies(conn).items()
+                for each in _readable(partial(self._of_key_policy, conn), text)
+            ]
             own = identities.every_own_policy(conn)
-        account = self._core.installation.account
-        texts = {text: key_arn(account, region, key_id) for key_id, region, text in reversed(keys)}
-        found = [
-            PolicyNote(policy=f"key policy of {arn}", sentence=each)
-            for text, arn in reversed(texts.items())
-            for each in _readable(self.of_key_policy, text)
-        ]
         return found + [
             PolicyNote(policy=name, sentence=each) for name, text in own for each in _readable(self.of_own_policy, text)
+        ]
+
+    def _key_policies(self, conn: Connection) -> dict[str, str]:
+        """Each policy of a key by its text, with the ARN of the first key that has it."""
+        account, found = self._core.installation.account, dict[str, str]()
+        for key_id, region, text in identities.key_policies(conn):
+            found.setdefault(text, key_arn(account, region, key_id))
+        return found
+
+    def _of_key_policy(self, conn: Connection, text: str) -> list[str]:
+        policy = rules.stored_key_policy(text, self._core.installation.account)
+        named = ((each, parse(each)) for each in sorted(policy.users))
+        unknown = [each for each, found in named if found is not None and is_unknown(self._core, conn, found)]
+        return [
+            *policy.notes,
+            *(f"There is no {each}: who is made under that name is somebody else." for each in unknown),
         ]
 
 
@@ -65,9 +83,9 @@ def _of_action(policy: Policy, action: str) -> Iterator[str]:
         yield from statement.notes
 
 
-def _readable(notes_of: Callable[[str], tuple[str, ...]], text: str) -> tuple[str, ...]:
+def _readable(notes_of: Callable[[str], list[str]], text: str) -> list[str]:
     """The notes; none where the policy cannot be read, of which the log has told."""
     try:
         return notes_of(text)
     except MalformedPolicyDocumentException:
-        return ()
+        return []

@@ -1,6 +1,7 @@
 """Policies and grants as people write them, through the service: who may be named, paths, and what is noted."""
 
 import json
+import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -125,6 +126,9 @@ def test_a_name_that_was_accepted_is_not_the_new_user(either: Kms) -> None:
             new_key(either, policy=naming(NOBODY))
         return
     key = new_key(either, policy=naming(NOBODY)).key_id
+    note = f"There is no {NOBODY}: who is made under that name is somebody else."
+    assert either.operator.notes.of_key_policy(naming(NOBODY)) == [note]
+    assert note in {each.sentence for each in either.operator.notes.every()}
     grant_id = granted(either, key, grantee_principal=NOBODY)
     made = either.operator.credentials.create_user("nobody", "/division/")
     assert made.arn == NOBODY
@@ -133,6 +137,7 @@ def test_a_name_that_was_accepted_is_not_the_new_user(either: Kms) -> None:
     (entry,) = either.list_grants(grants.ListGrantsRequest(key_id=key, grant_id=grant_id)).grants
     assert entry.grantee_principal not in (NOBODY, made.user_id)
     put(either, key, naming(NOBODY))
+    assert not either.operator.notes.of_key_policy(naming(NOBODY))
     assert seal(either, key, caller=either.caller(REGION, "nobody"))
     either.operator.credentials.delete_user("nobody")
 
@@ -292,6 +297,17 @@ def test_notes_about_all_policies(either: Kms) -> None:
     assert not either.operator.simulate("alice", "kms:Sign", key_id=key.key_id).notes[1:]
     either.operator.identities.delete_user_policy("alice", "endpoint")
     either.operator.identities.delete_group("crew")
+
+
+def test_notes_in_the_log(either: Kms, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever puts a key policy over HTTP sees no note, so the log of the server has it."""
+    caplog.set_level(logging.INFO, logger="hsmkms.service")
+    key = new_key(either)
+    put(either, key.key_id, text(PUBLISHED["cloudwatch_logs"](ACCOUNT)))
+    (line,) = (each.getMessage() for each in caplog.records if "new policy" in each.getMessage())
+    assert line == (
+        f"the new policy of key {key.arn}, Statement 2: nobody calls here as logs.eu-central-1.amazonaws.com."
+    )
 
 
 def test_days_without_use(new_folder: NewFolder, clock: StoppedClock) -> None:
