@@ -37,10 +37,8 @@ def put_key_policy(call: Call, request: PutKeyPolicyRequest) -> None:
         raise ValidationException("The AWS_RAM policy can only be managed by the RAM service")
     with call.changing(request.key_id) as (tx, record):
         _check_name(request.policy_name)
-        policy = check_new(call, tx, request.policy, record, bypass=request.bypass_policy_lockout_safety_check)
+        check_new(call, tx, request.policy, record, bypass=request.bypass_policy_lockout_safety_check)
         keys.set_policy(tx, record.key_id, record.region, request.policy, record.version)
-    for note in policy.notes:
-        log.info("the new policy of key %s, %s", record.arn, note)
 
 
 def get_key_policy(call: Call, request: GetKeyPolicyRequest) -> GetKeyPolicyResponse:
@@ -67,8 +65,8 @@ def check_new(
     *,
     bypass: bool | None,
     new_tags: Mapping[str, str] | None = None,
-) -> Policy:
-    """Return the policy of a text. Raise if it cannot be that of the key: unreadable, or locking its maker out.
+) -> None:
+    """Raise if the text cannot be the policy of the key: unreadable, for nobody, or locking its maker out.
 
     ``new_tags``: those of a key that is about to be made.
     """
@@ -76,7 +74,8 @@ def check_new(
     question = call.question(_PUT, record.arn, call.core.cache.of(record, new_tags))
     if not bypass and not access.keeps_control(question, policy):
         raise MalformedPolicyDocumentException(LOCKED_OUT)
-    return policy
+    for note in policy.notes:
+        log.info("the new policy of key %s, %s", record.arn, note)
 
 
 def check_principals(core: Core, conn: Connection, text: str) -> Policy:

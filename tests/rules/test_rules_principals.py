@@ -1,12 +1,14 @@
 """Principals: their forms, who of them can call here, and that the others match nobody."""
 
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from questions import ACCOUNT, ALICE, ROOT, allow, ask, decided, deny, key_policy, mine, own
 
+from hsmkms.model.crypto import EncryptRequest
 from hsmkms.model.ids import user_arn
 from hsmkms.rules.principals import Form, is_path, is_service, parse, parse_arn, user_of
 
@@ -95,6 +97,36 @@ def test_everybody_with_a_condition_that_never_holds() -> None:
         policy = key_policy(allow("*", Condition=condition))
         assert not decided(ask(), policy, own(mine("kms:*"))).allowed
         assert "never holds" in policy.notes[0]
+
+
+NEVER = [
+    allow({"AWS": f"arn:aws:iam::{ACCOUNT}:role/alice"}, Resource="*"),
+    allow({"AWS": [OTHER], "Service": "s3.amazonaws.com"}, Resource="*"),
+    deny({"AWS": f"arn:aws:sts::{ACCOUNT}:assumed-role/alice/alice"}, Resource="*"),
+    allow("*", Resource="*", Condition={"StringLike": {"aws:PrincipalOrgID": "*"}}),
+    deny("*", Resource="*", Condition={"StringEquals": {"aws:SourceVpce": "vpce-1"}}),
+]
+SOME = [
+    allow({"AWS": ALICE}, "kms:Encrypt", Resource="*"),
+    allow({"AWS": ROOT}, Resource="*"),
+    allow("*", "kms:Decrypt", Resource="*"),
+    deny({"AWS": ALICE}, "kms:Decrypt", Resource="*"),
+    {"Effect": "Deny", "NotPrincipal": {"AWS": ALICE}, "Action": "kms:Encrypt", "Resource": "*"},
+]
+
+
+@given(st.lists(st.sampled_from(SOME), min_size=1, max_size=4), st.lists(st.sampled_from(NEVER), min_size=1), st.data())
+def test_what_never_fits_changes_nothing(
+    some: list[dict[str, Any]], never: list[dict[str, Any]], data: st.DataObject
+) -> None:
+    """Statements for who cannot call, or under what no request has, change no decision, wherever they stand."""
+    mixed = data.draw(st.permutations([*some, *never]))
+    policies = data.draw(st.sampled_from([[], own(mine("kms:*"))]))
+    for user in ("alice", "bob", None):
+        for action in ("kms:Encrypt", "kms:Decrypt"):
+            question = ask(action, user=user, request=EncryptRequest(key_id="k", plaintext=b"p"))
+            before = decided(question, key_policy(*some), policies)
+            assert decided(question, key_policy(*mixed), policies).outcome is before.outcome
 
 
 @pytest.mark.parametrize(

@@ -302,12 +302,12 @@ def test_notes_about_all_policies(either: Kms) -> None:
 def test_notes_in_the_log(either: Kms, caplog: pytest.LogCaptureFixture) -> None:
     """Whoever puts a key policy over HTTP sees no note, so the log of the server has it."""
     caplog.set_level(logging.INFO, logger="hsmkms.service")
-    key = new_key(either)
-    put(either, key.key_id, text(PUBLISHED["cloudwatch_logs"](ACCOUNT)))
-    (line,) = (each.getMessage() for each in caplog.records if "new policy" in each.getMessage())
-    assert line == (
-        f"the new policy of key {key.arn}, Statement 2: nobody calls here as logs.eu-central-1.amazonaws.com."
-    )
+    policy = text(PUBLISHED["cloudwatch_logs"](ACCOUNT))
+    key = new_key(either, policy=policy)
+    put(either, key.key_id, policy)
+    told = [each.getMessage() for each in caplog.records if "new policy" in each.getMessage()]
+    sentence = "Statement 2: nobody calls here as logs.eu-central-1.amazonaws.com."
+    assert told == [f"the new policy of key {key.arn}, {sentence}"] * 2
 
 
 def test_days_without_use(new_folder: NewFolder, clock: StoppedClock) -> None:
