@@ -6,11 +6,12 @@ from functools import partial
 from msgspec import Struct
 
 from hsmkms.errors import MalformedPolicyDocumentException
+from hsmkms.model.grants import CreateGrantRequest
 from hsmkms.model.ids import key_arn
 from hsmkms.rules import policies as rules
 from hsmkms.rules.access import KEY_POLICY, OwnPolicy
 from hsmkms.rules.policy_documents import Policy
-from hsmkms.rules.principals import parse
+from hsmkms.rules.principals import parse, parse_arn
 from hsmkms.service.core import Core
 from hsmkms.service.policies import is_unknown
 from hsmkms.store import identities
@@ -38,6 +39,20 @@ class PolicyNotes:
     def of_own_policy(self, text: str) -> list[str]:
         """Return the notes about a policy of a user or group that was put. MalformedPolicyDocumentException."""
         return list(rules.stored_own_policy(text, self._core.installation.account).notes)
+
+    def of_grant(self, request: CreateGrantRequest) -> list[str]:
+        """Return the notes about a grant that was made: who of those it names cannot call, and what fits no request."""
+        account = self._core.installation.account
+        users = (request.grantee_principal, request.retiring_principal)
+        found = [parse_arn(each) for each in users if each is not None]
+        strangers = [each.text for each in found if each is not None and not each.can_call(account)]
+        strangers += [
+            each for each in (request.grantee_service_principal, request.retiring_service_principal) if each is not None
+        ]
+        notes = [f"Nobody calls here as {each}." for each in dict.fromkeys(strangers)]
+        if request.constraints is not None and request.constraints.source_arn is not None:
+            notes.append("No request here comes on behalf of a SourceArn: the grant allows nothing.")
+        return notes
 
     def every(self) -> list[PolicyNote]:
         """Return the notes about all policies that are stored; of several keys with one policy, about the first."""
