@@ -27,6 +27,7 @@ __all__ = [
     "AuditSettings",
     "BackupSettings",
     "ImportSettings",
+    "PermissionSettings",
     "PinSettings",
     "ReconcileSettings",
     "RotationSettings",
@@ -116,6 +117,12 @@ class ImportSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     host_unwrap: bool = False
 
 
+class PermissionSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``unknown_principals``: whether policies and grants may name users and roles who are not there."""
+
+    unknown_principals: str = "refuse"
+
+
 class ServeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The endpoint: address, processes and threads, TLS, limits. ``quotas``: a second, by operation or class."""
 
@@ -169,6 +176,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     services: tuple[str, ...] = ()
     rotation: RotationSettings = RotationSettings()
     imports: ImportSettings = field(name="import", default=ImportSettings())
+    permissions: PermissionSettings = PermissionSettings()
     serve: ServeSettings = ServeSettings()
     audit: AuditSettings = AuditSettings()
     reconcile: ReconcileSettings = ReconcileSettings()
@@ -292,7 +300,7 @@ def check(settings: Settings) -> None:
     """Raise ConfigurationError for what no file may say; ``load`` does this by itself."""
     regions, grace = settings.regions, settings.reconcile.grace_hours
     rotation, within = settings.rotation, settings.imports.valid_to_within_days
-    services = settings.services
+    services, unknown = settings.services, settings.permissions.unknown_principals
     bad_service = next((name for name in services if not _SERVICE.fullmatch(name) and name != EVERY_SERVICE), None)
     bad_region = next((region for region in regions if not _REGION.fullmatch(region)), None)
     faults = {
@@ -309,6 +317,7 @@ def check(settings: Settings) -> None:
         f"rotation.managed_period_days = {rotation.managed_period_days} must be {_PERIOD}": rotation.managed_period_days
         not in _PERIODS,
         f"import.valid_to_within_days = {within} must be at least 1": within is not None and within < 1,
+        f"permissions.unknown_principals = {unknown!r} must be refuse or accept": unknown not in ("refuse", "accept"),
         **_serve_faults(settings.serve),
         **_audit_faults(settings.audit),
         "backup.signing_key and backup.signing_command: name one of them": None

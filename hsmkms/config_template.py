@@ -98,6 +98,11 @@ TEMPLATE: Final = """\
 # program remove the padding. Key material then passes through its memory in the clear, and such keys stay marked.
 {host_unwrap}
 
+[permissions]
+# A user or role of the account who does not exist, in a key policy or a grant: refuse, as AWS does, or accept. One who
+# is accepted never calls; a user who is made later under that name is somebody else, as after a deletion.
+{unknown_principals}
+
 [serve]
 # Where `hsmkms serve` listens.
 {host}
@@ -211,6 +216,7 @@ def init_text(settings: Settings) -> str:
         **_lines(settings.token.pin, "file", "environment", "command", "prompt"),
         **_lines(settings.rotation, "period_days", "custom_period", "managed_period_days", "imported_on_demand"),
         **_lines(settings.imports, "valid_to_within_days", "host_unwrap"),
+        **_lines(settings.permissions, "unknown_principals"),
         **_lines(settings.serve, "host", "port", "workers", "threads", "certificate", "private_key", "plain_http"),
         **_lines(settings.serve, "clock_skew_minutes", "log_format", "log_requests", "hang_seconds"),
         **_lines(settings.serve, "max_connections", "request_memory_mib"),

@@ -210,6 +210,7 @@ def _core(
         imports=ImportPolicy(valid_to_within_days=imports.valid_to_within_days),
         services=settings.services,
         grace_hours=settings.reconcile.grace_hours,
+        accept_unknown_principals=settings.permissions.unknown_principals == "accept",
         drifted=DriftWatch(clock, monotonic) if monotonic is not None else never_drifted,
     )
 

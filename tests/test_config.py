@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hsmkms import config, pins
 from hsmkms.config import (
     ImportSettings,
+    PermissionSettings,
     PinSettings,
     ReconcileSettings,
     RotationSettings,
@@ -168,6 +169,7 @@ def test_uri(write: Callable[..., Path]) -> None:
         ('file = "pin"', 'file = "pin"\nenvironment = "X"', "exactly one source"),
         ('file = "pin"', "command = []", "must name a program"),
         ('file = "pin"', 'file = "pin"\n[reconcile]\ngrace_hours = inf', "grace_hours = inf"),
+        ('file = "pin"', 'file = "pin"\n[permissions]\nunknown_principals = "allow"', "must be refuse or accept"),
         ('file = "pin"', 'file = "pin', "line 8"),
     ],
 )
@@ -562,6 +564,7 @@ pin_settings = st.one_of(
         imported_on_demand=st.booleans(),
     ),
     st.builds(ImportSettings, valid_to_within_days=st.none() | st.integers(1, 10_000), host_unwrap=st.booleans()),
+    st.builds(PermissionSettings, unknown_principals=st.sampled_from(["refuse", "accept"])),
     paths,
 )
 def test_round_trip(
@@ -570,6 +573,7 @@ def test_round_trip(
     reconcile: ReconcileSettings,
     rotation: RotationSettings,
     imports: ImportSettings,
+    permissions: PermissionSettings,
     data_dir: Path,
 ) -> None:
     """What ``init_text`` writes, ``load`` reads as the same settings, whatever characters are in them."""
@@ -583,6 +587,7 @@ def test_round_trip(
         services=("s3", "my/own-service_1"),
         rotation=rotation,
         imports=imports,
+        permissions=permissions,
         reconcile=reconcile,
     )
     file.write_text(init_text(settings), encoding="utf-8")

@@ -12,6 +12,8 @@ import typer
 
 from hsmkms.cli.main import app
 from hsmkms.model.operations import OPERATIONS
+from hsmkms.rules.absent_keys import ABSENT
+from hsmkms.rules.condition_keys import NAMES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -35,6 +37,16 @@ def commands() -> dict[str, str]:
 def test_the_compatibility_table_is_current() -> None:
     """Writing the generated part again changes nothing."""
     assert load_script("readme").rewritten(README) == README
+
+
+def test_every_global_condition_key_is_named() -> None:
+    """The README names each condition key that is not of AWS KMS; those that no request has stand apart."""
+    chapter = README[README.index("**Condition keys.**") : README.index("Letter case does not count in the KEY")]
+    present, absent = chapter.split("No request here ever has the others")
+    for each in NAMES:
+        if not each.startswith("kms:"):
+            part = absent if each in {key.name for key in ABSENT} else present
+            assert f"`{each}`" in part, each
 
 
 def test_the_compatibility_table_has_every_operation() -> None:

@@ -15,11 +15,21 @@ from msgspec import Struct
 
 from hsmkms.cli import public_key, values
 from hsmkms.cli.commands import COMMANDS, HELP
-from hsmkms.cli.invocation import AsOption, Common, ConfigOption, OutputOption, QueryOption, RegionOption, outer_options
+from hsmkms.cli.invocation import (
+    AsOption,
+    Common,
+    ConfigOption,
+    OutputOption,
+    QueryOption,
+    RegionOption,
+    note,
+    outer_options,
+)
 from hsmkms.cli.public_key import FormatOption, KeyFormat
 from hsmkms.cli.questions import QUESTIONS, at_a_terminal
 from hsmkms.model.constraints import required_members
 from hsmkms.model.enums import Operation
+from hsmkms.model.grants import CreateGrantRequest
 from hsmkms.model.operations import OPERATIONS
 from hsmkms.model.wire import to_wire
 
@@ -185,6 +195,10 @@ def _answer(operation: Operation, common: Common, given: dict[str, Any], *, ask:
             QUESTIONS[operation](kms, request, caller)
         method = getattr(kms, option_name(operation).replace("-", "_"))
         answer = method(request, caller)
+        if isinstance(members.get("policy"), str):
+            note(kms.operator.notes.of_key_policy(members["policy"]))
+        if isinstance(request, CreateGrantRequest):
+            note(kms.operator.notes.of_grant(request))
         if answer is None:
             return None
         shown: dict[str, Any] = to_wire(answer)

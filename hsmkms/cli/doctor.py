@@ -246,6 +246,15 @@ def _due(patient: Patient) -> Verdict:
     return _ok("no rotation, expiry or deletion is overdue")
 
 
+def _policies(patient: Patient) -> Verdict:
+    notes = patient.kms.operator.notes.every()
+    if not notes:
+        return _ok("every principal and every condition can fit")
+    first = notes[0]
+    others = f", and {len(notes) - 1} more like it" if len(notes) > 1 else ""
+    return _ok(f"note: {first.policy}, {first.sentence.rstrip('.')}{others}: `hsmkms simulate-policy` shows them")
+
+
 def _limits(patient: Patient) -> Verdict:
     figures = patient.kms.operator.watch.figures()
     if figures.half_spent:
@@ -337,6 +346,7 @@ CHECKS: Final[dict[str, Check]] = {
     "audit log": _audit,
     "clock": _clock,
     "due work": _due,
+    "policies": _policies,
     "encryption limits": _limits,
     "sessions": _sessions,
     "files": _files,

@@ -1,5 +1,7 @@
 """One run of a command: its common options, its answer, its errors."""
 
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -78,6 +80,12 @@ class Common(Struct, kw_only=True):
     def show(self, answer: Plain) -> None:
         """Print an answer as was asked for."""
         show(answer, self.output or default_format(), self.query)
+
+
+def note(sentences: Iterable[str]) -> None:
+    """Print notes where answers are not read by programs."""
+    for each in sentences:
+        print(f"hsmkms: note: {each}", file=sys.stderr)
 
 
 def named(value: Struct) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from hsmkms.cli.invocation import (
     OutputOption,
     QueryOption,
     RegionOption,
+    note,
     outer_options,
 )
 from hsmkms.errors import NotFoundException
@@ -81,6 +82,7 @@ def put_user_policy(
     document = values.text("--policy-document", policy_document)
     with Common(config=config).over(outer_options(context)).open() as kms:
         kms.operator.identities.put_user_policy(user_name, policy_name, document)
+        note(kms.operator.notes.of_own_policy(document))
 
 
 def get_user_policy(
@@ -256,6 +258,7 @@ def put_group_policy(
     document = values.text("--policy-document", policy_document)
     with Common(config=config).over(outer_options(context)).open() as kms:
         kms.operator.identities.put_group_policy(group_name, policy_name, document)
+        note(kms.operator.notes.of_own_policy(document))
 
 
 def get_group_policy(

@@ -53,7 +53,7 @@ def simulate_policy(
     members: dict[str, Any] = {} if request is None else values.json_object("--request", request)
     with common.open() as kms:
         found = kms.operator.simulate(
-            _user_name(principal),
+            kms.operator.identities.name_of(principal),
             action,
             key_id=None if key_id is None else values.key_name(key_id),
             encryption_context=pairs,
@@ -62,10 +62,3 @@ def simulate_policy(
             source_address=source_ip,
         )
     common.show(named(found))
-
-
-def _user_name(principal: str) -> str | None:
-    """The name in a principal; None for the root."""
-    if principal == "root" or principal.endswith(":root"):
-        return None
-    return principal.rpartition("/")[2]

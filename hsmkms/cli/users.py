@@ -11,6 +11,7 @@ from hsmkms.errors import ValidationException
 PANEL: Final = "Users"
 NEW_USER: Final = "The user may do nothing yet: give permissions with put-user-policy or add-user-to-group."
 
+PathOption = Annotated[str, typer.Option("--path", help="Path before the name in the ARN, as /division/.")]
 UserOption = Annotated[str, typer.Option("--user-name", help="Name of the user.")]
 OwnerOption = Annotated[str | None, typer.Option("--user-name", help="Name of the user.", show_default=False)]
 RootOption = Annotated[bool, typer.Option("--root", help="The account's root instead of a user.")]
@@ -33,7 +34,9 @@ def register(app: typer.Typer) -> None:
 
 def create_user(
     context: typer.Context,
+    *,
     user_name: UserOption,
+    path: PathOption = "/",
     config: ConfigOption = None,
     output: OutputOption = None,
     query: QueryOption = None,
@@ -44,7 +47,7 @@ def create_user(
     """
     common = Common(config=config, output=output, query=query).over(outer_options(context))
     with common.open() as kms:
-        user = kms.operator.credentials.create_user(user_name)
+        user = kms.operator.credentials.create_user(user_name, path)
     common.show({"User": _user(user), "Note": NEW_USER})
 
 
@@ -166,6 +169,7 @@ def _owner(user_name: str | None, *, root: bool) -> str | None:
 def _user(user: Any) -> dict[str, Any]:  # noqa: ANN401 - of the service, which help must not load
     return {
         "UserName": user.user_name,
+        "Path": user.path,
         "UserId": user.user_id,
         "Arn": user.arn,
         "CreateDate": _date(user.create_date),

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import codecs
 import os
 import re
 import sys
@@ -16,6 +17,12 @@ from hsmkms.model.ids import ALIAS_PREFIX, is_key_id
 
 _BINARY_FILE: Final = "fileb://"
 _TEXT_FILE: Final = "file://"
+_MARKS: Final = {
+    codecs.BOM_UTF32_LE: "UTF-32",  # before UTF-16, with which it begins
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
 KEY_HELP: Final = "Key id, key ARN, alias or alias ARN."
 
 _JSON_STARTS: Final = ("{", "[")
@@ -41,10 +48,24 @@ def text(option: str, value: str) -> str:
     """A string, or the text of ``file://FILE``."""
     if not value.startswith(_TEXT_FILE):
         return value
+    data = _read(option, value.removeprefix(_TEXT_FILE))
     try:
-        return _read(option, value.removeprefix(_TEXT_FILE)).decode("utf-8")
+        found = data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
-        raise ValidationException(f"{option}: {value} is not UTF-8 text.") from exc
+        raise ValidationException(f"{option}: {value} is {_encoding(data)}: save it as UTF-8.") from exc
+    if "\0" in found:
+        raise ValidationException(f"{option}: {value} is {_encoding(data)}: save it as UTF-8.")
+    return found
+
+
+def _encoding(data: bytes) -> str:
+    """Name the encoding that a file seems to have which is not UTF-8."""
+    for mark, name in _MARKS.items():
+        if data.startswith(mark):
+            return f"{name} text"
+    if b"\0" in data:
+        return "UTF-16 text without a byte order mark, or no text at all"
+    return "no UTF-8 text, perhaps Windows-1252 or ISO 8859-1"
 
 
 def instant(option: str, value: str) -> datetime:

@@ -22,7 +22,15 @@ from typing import Final
 from msgspec.structs import replace
 
 from hsmkms import config, config_template, wiring
-from hsmkms.config import ImportSettings, PinSettings, RotationSettings, ServeSettings, Settings, TokenSettings
+from hsmkms.config import (
+    ImportSettings,
+    PermissionSettings,
+    PinSettings,
+    RotationSettings,
+    ServeSettings,
+    Settings,
+    TokenSettings,
+)
 from hsmkms.errors import ConfigurationError, HsmKmsError
 from hsmkms.http import server
 from hsmkms.http.quota import DEFAULT_RATES
@@ -151,6 +159,7 @@ def _settings(folder: Path, account: str, wanted: ServeSettings) -> Settings:
         token=token,
         rotation=RotationSettings(custom_period=True, managed_period_days=365, imported_on_demand=True),
         imports=ImportSettings(valid_to_within_days=365, host_unwrap=True),
+        permissions=PermissionSettings(unknown_principals="accept"),
         serve=wanted,
     )
     config.check(draft)

@@ -57,7 +57,7 @@ class GrantListEntry(Shape, frozen=True, kw_only=True):
     grant_id: GrantId
     name: GrantName
     creation_date: datetime
-    grantee_principal: PrincipalId
+    grantee_principal: PrincipalId | None = None
     retiring_principal: PrincipalId | None = None
     issuing_account: PrincipalId
     operations: GrantOperations

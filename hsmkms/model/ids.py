@@ -21,6 +21,8 @@ PARTITION: Final = "aws"
 ALIAS_PREFIX: Final = "alias/"
 MULTI_REGION_PREFIX: Final = "mrk-"
 USER_ID_PREFIX: Final = "AIDA"
+ROOT_PATH: Final = "/"
+"""The path of a user who was given none."""
 
 _USER_ID_BYTES: Final = 11  # 17 characters of base32
 
@@ -104,9 +106,9 @@ def _user_id(data: bytes) -> str:
     return USER_ID_PREFIX + base64.b32encode(data).decode("ascii")[:17]
 
 
-def user_arn(account: str, name: str) -> str:
-    """ARN of a user of the account."""
-    return f"arn:{PARTITION}:iam::{account}:user/{name}"
+def user_arn(account: str, name: str, path: str = ROOT_PATH) -> str:
+    """ARN of a user of the account. ``path``: begins and ends with a slash; it is no part of the name."""
+    return f"arn:{PARTITION}:iam::{account}:user{path}{name}"
 
 
 def group_arn(account: str, name: str) -> str:

@@ -121,7 +121,11 @@ class AliasRecord(Struct, frozen=True, kw_only=True):
 
 
 class GrantRecord(Struct, frozen=True, kw_only=True):
-    """A grant on a key in one region. ``name`` is empty if it has none; principals are ARNs."""
+    """A grant on a key in one region. ``name`` is empty if it has none.
+
+    Principals are ARNs, or names of services of AWS. ``source_arn``: the resource on whose behalf alone such a service
+    may use the grant.
+    """
 
     grant_id: str
     key_id: str
@@ -132,4 +136,5 @@ class GrantRecord(Struct, frozen=True, kw_only=True):
     operations: tuple[str, ...]
     context_equals: Mapping[str, str] | None
     context_subset: Mapping[str, str] | None
+    source_arn: str | None = None
     creation_date: datetime

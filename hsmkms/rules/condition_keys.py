@@ -6,8 +6,6 @@ User Guide, "AWS global condition context keys".
 """
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
-from enum import Enum, auto
 from typing import Any, Final
 
 from msgspec import Struct
@@ -15,46 +13,11 @@ from msgspec import Struct
 from hsmkms.errors import MalformedPolicyDocumentException
 from hsmkms.model.enums import MessageType, Operation
 from hsmkms.model.ids import ALIAS_PREFIX
+from hsmkms.rules.absent_keys import ABSENT
+from hsmkms.rules.condition_key import Clash, ConditionKey, Kind, Reader, Value
 from hsmkms.rules.context import folded
 from hsmkms.rules.question import Question
 
-
-class Clash(Struct, frozen=True):
-    """Values where one is asked for: their keys differ in letter case only, which condition keys ignore.
-
-    Which of them counts cannot be said. So a Deny that asks for it holds, and an Allow only if all of them fit.
-    """
-
-    values: tuple[str, ...]
-
-
-Value = str | bool | int | datetime | list[str] | Clash | None
-
-
-class Kind(Enum):
-    """What a value is, which decides the operators that fit."""
-
-    WORD = auto()
-    FREE = auto()
-    """Text of somebody's own, such as the value of a tag: it may hold a number or a date as well."""
-    ARN = auto()
-    BOOL = auto()
-    NUMBER = auto()
-    DATE = auto()
-    ADDRESS = auto()
-
-
-class ConditionKey(Struct, frozen=True):
-    """One condition key. ``several``: its value is a list."""
-
-    name: str
-    kind: Kind
-    value: Callable[[Question], Value]
-    several: bool = False
-    identity_only: bool = False
-
-
-Reader = Callable[[Question], Value]
 PrefixReader = Callable[[Question, str], Value]
 """Takes a question, and what comes after the prefix: folded, where it is a key."""
 
@@ -73,7 +36,7 @@ _RE_ENCRYPT_SIDES: Final = {"kms:ReEncryptFrom": "source", "kms:ReEncryptTo": "d
 
 
 def find(name: str) -> ConditionKey:
-    """The condition key of that name, in any letter case; MalformedPolicyDocumentException if hsmkms has none."""
+    """Find the condition key of that name, in any letter case. MalformedPolicyDocumentException if there is none."""
     found = _KEYS.get(name.lower())
     if found is not None:
         return found
@@ -81,7 +44,7 @@ def find(name: str) -> ConditionKey:
         if name.lower().startswith(prefix) and len(name) > len(prefix):
             return ConditionKey(name, kind, _bound(reader, folded(name[len(prefix) :])))
     raise MalformedPolicyDocumentException(
-        f"{name} is no condition key that hsmkms can evaluate; the README lists those that it can."
+        f"{name} is no condition key of IAM's global ones, nor one of AWS KMS; the README lists them."
     )
 
 
@@ -202,9 +165,10 @@ def _same_key(question: Question) -> Value:
     return None if source is None or question.key is None else source == question.key.record.key_id
 
 
-def _principal(question: Question, name: str) -> Value:
-    constraint = _member(question.request, name)
-    return constraint if question.operation is Operation.CREATE_GRANT else None
+def _constraint_source_arn(question: Question) -> Value:
+    constraints = _member(question.request, "constraints") if question.operation is Operation.CREATE_GRANT else None
+    source_arn: str | None = _member(constraints, "source_arn")
+    return source_arn
 
 
 def _constraint_type(question: Question) -> Value:
@@ -212,10 +176,15 @@ def _constraint_type(question: Question) -> Value:
     for member, word in (
         ("encryption_context_equals", "EncryptionContextEquals"),
         ("encryption_context_subset", "EncryptionContextSubset"),
+        ("source_arn", "SourceArn"),
     ):
         if _member(constraints, member) is not None:
             return word
     return None
+
+
+def _days_without_use(question: Question) -> Value:
+    return question.days_without_use() if question.operation in _ENDING else None
 
 
 def _grant_operations(question: Question) -> Value:
@@ -243,11 +212,7 @@ def _under(pairs: Mapping[str, str], name: str) -> str | Clash | None:
     return Clash(found) if len(found) > 1 else found[0] if found else None
 
 
-def _absent(_: Question) -> Value:
-    """Of keys that only requests by services of AWS have: there are none here."""
-    return None
-
-
+_ENDING: Final = frozenset({Operation.DISABLE_KEY, Operation.SCHEDULE_KEY_DELETION})
 _GRANT_CALLS: Final = frozenset({Operation.CREATE_GRANT, Operation.LIST_GRANTS, Operation.REVOKE_GRANT})
 _PAIRS: Final = (Operation.GENERATE_DATA_KEY_PAIR, Operation.GENERATE_DATA_KEY_PAIR_WITHOUT_PLAINTEXT)
 _MACS: Final = (Operation.GENERATE_MAC, Operation.VERIFY_MAC)
@@ -276,8 +241,15 @@ _TABLE: Final = (
         lambda question: False if question.operation in _GRANT_CALLS else None,
     ),
     ConditionKey("kms:GrantOperations", Kind.WORD, _grant_operations, several=True),
-    ConditionKey("kms:GranteePrincipal", Kind.ARN, _bound(_principal, "grantee_principal")),
-    ConditionKey("kms:RetiringPrincipal", Kind.ARN, _bound(_principal, "retiring_principal")),
+    ConditionKey("kms:GrantConstraintSourceArn", Kind.ARN, _constraint_source_arn),
+    ConditionKey("kms:GranteePrincipal", Kind.ARN, _request("grantee_principal", Operation.CREATE_GRANT)),
+    ConditionKey(
+        "kms:GranteeServicePrincipal", Kind.WORD, _request("grantee_service_principal", Operation.CREATE_GRANT)
+    ),
+    ConditionKey("kms:RetiringPrincipal", Kind.ARN, _request("retiring_principal", Operation.CREATE_GRANT)),
+    ConditionKey(
+        "kms:RetiringServicePrincipal", Kind.WORD, _request("retiring_service_principal", Operation.CREATE_GRANT)
+    ),
     ConditionKey(
         "kms:KeyAgreementAlgorithm", Kind.WORD, _request("key_agreement_algorithm", Operation.DERIVE_SHARED_SECRET)
     ),
@@ -305,15 +277,13 @@ _TABLE: Final = (
         _request("pending_window_in_days", Operation.SCHEDULE_KEY_DELETION, default=30),
     ),
     ConditionKey("kms:SigningAlgorithm", Kind.WORD, _request("signing_algorithm", *_SIGNATURES)),
-    ConditionKey("kms:ViaService", Kind.WORD, _absent),
+    ConditionKey("kms:TrailingDaysWithoutKeyUsage", Kind.NUMBER, _days_without_use),
     ConditionKey(
         "kms:WrappingAlgorithm", Kind.WORD, _request("wrapping_algorithm", Operation.GET_PARAMETERS_FOR_IMPORT)
     ),
     ConditionKey("kms:WrappingKeySpec", Kind.WORD, _request("wrapping_key_spec", Operation.GET_PARAMETERS_FOR_IMPORT)),
     ConditionKey("aws:CurrentTime", Kind.DATE, lambda question: question.instant),
     ConditionKey("aws:EpochTime", Kind.DATE, lambda question: question.instant),
-    ConditionKey("aws:MultiFactorAuthAge", Kind.NUMBER, _absent),
-    ConditionKey("aws:MultiFactorAuthPresent", Kind.BOOL, _absent),
     ConditionKey("aws:PrincipalAccount", Kind.WORD, lambda question: question.account),
     ConditionKey("aws:PrincipalArn", Kind.ARN, lambda question: question.identity.arn),
     ConditionKey("aws:PrincipalIsAWSService", Kind.BOOL, lambda _: False),
@@ -321,19 +291,18 @@ _TABLE: Final = (
     ConditionKey("aws:RequestedRegion", Kind.WORD, lambda question: question.caller.region),
     ConditionKey("aws:ResourceAccount", Kind.WORD, lambda question: question.account),
     ConditionKey("aws:SecureTransport", Kind.BOOL, lambda question: question.caller.secure_transport),
-    ConditionKey("aws:SourceAccount", Kind.WORD, _absent),
-    ConditionKey("aws:SourceArn", Kind.ARN, _absent),
     ConditionKey("aws:SourceIp", Kind.ADDRESS, lambda question: question.caller.source_address),
     ConditionKey("aws:TagKeys", Kind.FREE, _tag_keys, several=True),
+    ConditionKey("aws:UserAgent", Kind.FREE, lambda question: question.caller.user_agent),
     ConditionKey("aws:ViaAWSService", Kind.BOOL, lambda _: False),
     ConditionKey("aws:userid", Kind.WORD, lambda question: question.identity.user_id),
     ConditionKey("aws:username", Kind.WORD, lambda question: question.identity.user_name),
 )
 
-NAMES: Final = tuple(each.name for each in _TABLE)
+NAMES: Final = tuple(sorted((each.name for each in (*_TABLE, *ABSENT)), key=str.lower))
 """Every condition key that has no name of its user's in it."""
 
-_KEYS: Final = {each.name.lower(): each for each in _TABLE}
+_KEYS: Final = {each.name.lower(): each for each in (*_TABLE, *ABSENT)}
 
 _PREFIXES: Final[Mapping[str, tuple[Kind, PrefixReader]]] = {
     "kms:encryptioncontext:": (Kind.FREE, _context_value),

@@ -11,10 +11,12 @@ from msgspec import Struct
 from hsmkms.errors import LimitExceededException, ValidationException
 from hsmkms.model.enums import GrantOperation, KeySpec, KeyUsage, Operation
 from hsmkms.model.grants import CreateGrantRequest, GrantConstraints
+from hsmkms.model.ids import root_arn
 from hsmkms.model.records import GrantRecord, KeyRecord
 from hsmkms.rules.condition_keys import encryption_context
 from hsmkms.rules.constraints import word
 from hsmkms.rules.context import folded
+from hsmkms.rules.principals import is_service
 from hsmkms.rules.question import Question
 
 MAX_GRANTS_PER_KEY: Final = 50_000
@@ -70,10 +72,7 @@ def check_new(request: CreateGrantRequest, key: KeyRecord) -> None:
     """Raise ValidationException if no grant on the key can be like this."""
     if not request.operations:
         raise ValidationException("Operations must name at least one operation.")
-    if request.grantee_service_principal is not None or request.retiring_service_principal is not None:
-        raise ValidationException("There are no services of AWS here: name a GranteePrincipal by its ARN.")
-    if request.grantee_principal is None:
-        raise ValidationException("GranteePrincipal is required: the ARN of a user, or of the account's root.")
+    _check_principals(request)
     wrong = sorted({word(_G, each, "operations") for each in request.operations} - possible(key))
     if wrong:
         raise ValidationException(
@@ -82,12 +81,45 @@ def check_new(request: CreateGrantRequest, key: KeyRecord) -> None:
     _check_constraints(request, key)
 
 
+def _check_principals(request: CreateGrantRequest) -> None:
+    """Raise unless one grantee is named, at most one who retires, and for a service what it may act for."""
+    service = request.grantee_service_principal is not None
+    if service is (request.grantee_principal is not None):
+        raise ValidationException(
+            "Name either a GranteePrincipal, by the ARN of a user, role or account, or a GranteeServicePrincipal."
+        )
+    if request.retiring_principal is not None and request.retiring_service_principal is not None:
+        raise ValidationException("Name either a RetiringPrincipal or a RetiringServicePrincipal, not both.")
+    strange = next((each for each in _services(request) if not is_service(each)), None)
+    if strange is not None:
+        raise ValidationException(f"{strange!r} is no service of AWS: write its name, as rds.amazonaws.com.")
+    if not service:
+        return
+    if request.constraints is None or request.constraints.source_arn is None:
+        raise ValidationException("A GranteeServicePrincipal wants a SourceArn among the Constraints.")
+    if retiring(request) is None:
+        raise ValidationException("A GranteeServicePrincipal wants a RetiringPrincipal or a RetiringServicePrincipal.")
+
+
+def _services(request: CreateGrantRequest) -> list[str]:
+    named = (request.grantee_service_principal, request.retiring_service_principal)
+    return [each for each in named if each is not None]
+
+
+def grantee(request: CreateGrantRequest) -> str:
+    """Return the grantee that a request names: the ARN of a principal, or the name of a service."""
+    return request.grantee_principal or request.grantee_service_principal or ""
+
+
+def retiring(request: CreateGrantRequest) -> str | None:
+    """Return who may retire the grant that is asked for, named in the same way."""
+    return request.retiring_principal or request.retiring_service_principal
+
+
 def _check_constraints(request: CreateGrantRequest, key: KeyRecord) -> None:
     constraints = request.constraints
     if constraints is None:
         return
-    if constraints.source_arn is not None:
-        raise ValidationException("There are no services of AWS here, which alone have a SourceArn: leave it out.")
     contexts = (constraints.encryption_context_equals, constraints.encryption_context_subset)
     if None not in contexts:
         raise ValidationException(
@@ -114,12 +146,12 @@ def check_room(count: int, key: KeyRecord) -> None:
 def same(grant: GrantRecord, request: CreateGrantRequest) -> bool:
     """True if the request asks for what the grant is: with a Name it is then not made a second time."""
     wanted = request.constraints or GrantConstraints()
-    return (grant.grantee, grant.retiring, set(grant.operations), grant.context_equals, grant.context_subset) == (
-        request.grantee_principal,
-        request.retiring_principal,
+    limits = (grant.context_equals, grant.context_subset, grant.source_arn)
+    return (grant.grantee, grant.retiring, set(grant.operations), limits) == (
+        grantee(request),
+        retiring(request),
         set(request.operations),
-        wanted.encryption_context_equals,
-        wanted.encryption_context_subset,
+        (wanted.encryption_context_equals, wanted.encryption_context_subset, wanted.source_arn),
     )
 
 
@@ -129,8 +161,11 @@ def fitting(grants: Sequence[GrantRecord], question: Question) -> GrantRecord | 
 
 
 def allows(grant: GrantRecord, question: Question) -> bool:
-    """True if a grant, whose grantee asks, holds the operation and its constraints fit the request."""
-    if question.action.removeprefix("kms:") not in grant.operations:
+    """True if a grant, whose grantee asks, holds the operation and its constraints fit the request.
+
+    Nobody asks here on behalf of a resource of AWS, so a grant with a SourceArn allows nothing.
+    """
+    if grant.source_arn is not None or question.action.removeprefix("kms:") not in grant.operations:
         return False
     if question.operation is Operation.CREATE_GRANT:
         return isinstance(question.request, CreateGrantRequest) and _narrower(question.request, grant)
@@ -153,7 +188,7 @@ def may_retire(grant: GrantRecord, question: Question, *, account_allows: bool) 
     """
     arn = question.identity.arn
     named = arn == grant.retiring or (arn == grant.grantee and GrantOperation.RETIRE_GRANT in grant.operations)
-    by_account = account_allows and grant.retiring is not None and grant.retiring.endswith(":root")
+    by_account = account_allows and grant.retiring == root_arn(question.account)
     return named or by_account or question.identity.user_name is None
 
 

@@ -7,7 +7,7 @@ Source: IAM User Guide, "Grammar of the IAM JSON policy language"; AWS KMS Devel
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from enum import Enum
 from typing import Any, Final
@@ -16,16 +16,16 @@ from msgspec import Struct
 
 from hsmkms.errors import MalformedPolicyDocumentException
 from hsmkms.model.enums import Operation
-from hsmkms.model.ids import is_user_id, root_arn
+from hsmkms.model.ids import root_arn
 from hsmkms.rules import condition_keys, policy_operators
 from hsmkms.rules.policy_json import decode, malformed, statements
 from hsmkms.rules.policy_operators import Condition
 from hsmkms.rules.policy_patterns import Matcher, Template, any_of, arn_like, like, settled
+from hsmkms.rules.principals import EVERYBODY, Form, Principal, Principals, gather, is_service, parse
 from hsmkms.rules.question import Question
 
 VARIABLES_SINCE: Final = "2012-10-17"
 VERSIONS: Final = ("2008-10-17", VARIABLES_SINCE)
-EVERYBODY: Final = "*"
 
 ACTIONS: Final = frozenset(f"kms:{each}" for each in Operation if each is not Operation.RE_ENCRYPT) | {
     "kms:ReEncryptFrom",
@@ -40,7 +40,6 @@ _STATEMENT: Final = frozenset(
     {"Sid", "Effect", "Principal", "NotPrincipal", "Action", "NotAction", "Resource", "NotResource", "Condition"}
 )
 _match_action: Final = re.compile(r"\*|[A-Za-z0-9-]+:[A-Za-z0-9*?]+").fullmatch
-_match_service: Final = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*\.amazonaws\.com").fullmatch
 _match_sid: Final = re.compile(r"[A-Za-z0-9]*").fullmatch
 
 
@@ -51,34 +50,17 @@ class PolicyKind(Enum):
     IDENTITY = "policy"
 
 
-class Principals(Struct, frozen=True):
-    """Whom a statement of a key policy names: users by ARN or unique id. ``inverted``: all others (NotPrincipal)."""
-
-    everybody: bool
-    account: bool
-    users: frozenset[str]
-    inverted: bool = False
-
-    def directly(self, question: Question) -> bool:
-        """True for a caller who is named himself, or by ``*``."""
-        identity = question.identity
-        return self.everybody or identity.arn in self.users or identity.user_id in self.users
-
-    def covers(self, question: Question) -> bool:
-        """True for a caller whom a Deny means: named himself, by ``*``, or by his account."""
-        if self.inverted:
-            root = self.account and question.identity.user_name is None
-            return not (root or self.directly(question))
-        return self.account or self.directly(question)
-
-
 class Statement(Struct, frozen=True):
-    """One statement. ``name``: its Sid or its number. ``resource``: None for every one."""
+    """One statement. ``name``: its Sid or its number. ``resource``: None for every one.
+
+    ``notes``: a sentence for each part of it that no caller and no request here ever fits.
+    """
 
     name: str
     resource: Matcher | None
     conditions: tuple[Condition, ...]
     principals: Principals | None
+    notes: tuple[str, ...] = ()
 
     def fits(self, question: Question) -> bool:
         """True if resource and conditions hold; that the action does is known already."""
@@ -90,13 +72,17 @@ class Statement(Struct, frozen=True):
 class Policy(Struct, frozen=True):
     """A policy document by action (``kms:Encrypt``). ``users``: the ARNs and unique ids that it names as principals.
 
-    ``without_effect``: a sentence for each part of a stored policy that has no effect and could not be put.
+    ``roles``: the roles of the account that it names, and sessions of such. ``without_effect``: a sentence for each
+    part of a stored policy that has no effect and could not be put. ``notes``: one for each that no caller and no
+    request here ever fits.
     """
 
     denies: Mapping[str, tuple[Statement, ...]]
     allows: Mapping[str, tuple[Statement, ...]]
     users: frozenset[str]
+    roles: frozenset[str] = frozenset()
     without_effect: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def read(text: str, kind: PolicyKind, account: str, *, stored: bool = False) -> Policy:
@@ -131,6 +117,8 @@ class _Reader:
         self._without_effect: list[str] = []
         self._by_effect: dict[str, dict[str, list[Statement]]] = {"Allow": {}, "Deny": {}}
         self._users: set[str] = set()
+        self._roles: set[str] = set()
+        self._notes: list[str] = []
         self._sids: set[str] = set()
 
     def add(self, number: int, statement: dict[str, Any]) -> None:
@@ -148,7 +136,12 @@ class _Reader:
             {action: tuple(held) for action, held in self._by_effect[effect].items()} for effect in ("Allow", "Deny")
         )
         return Policy(
-            denies=denies, allows=allows, users=frozenset(self._users), without_effect=tuple(self._without_effect)
+            denies=denies,
+            allows=allows,
+            users=frozenset(self._users),
+            roles=frozenset(self._roles),
+            without_effect=tuple(self._without_effect),
+            notes=tuple(dict.fromkeys(self._notes)),
         )
 
     def _no_effect(self, sentence: str) -> None:
@@ -165,11 +158,14 @@ class _Reader:
         if effect not in ("Allow", "Deny"):
             raise MalformedPolicyDocumentException(f"Effect must be Allow or Deny, not {effect!r}.")
         self._check_sid(statement.get("Sid", ""))
+        noted = len(self._notes)
         principals = self._principals(statement, effect)
         actions = self._actions(statement)
         deny = effect == "Deny"
         resource, has_resource = self._resource(statement, deny=deny)
-        read = Statement(name, resource, self._conditions(statement.get("Condition", {}), deny=deny), principals)
+        conditions = self._conditions(statement.get("Condition", {}), deny=deny)
+        notes = tuple(dict.fromkeys(self._notes[noted:]))
+        read = Statement(name, resource, conditions, principals, notes)
         if deny and not (has_resource and {"Action", "NotAction"} & statement.keys()):
             self._no_effect("a Deny without Action or without Resource denies nothing: write both, Resource as *.")
         if not has_resource:
@@ -202,28 +198,13 @@ class _Reader:
         inverted = given == ["NotPrincipal"]
         if inverted and effect == "Allow":
             raise MalformedPolicyDocumentException("NotPrincipal goes with Effect Deny only: name whom you allow.")
-        entries = list(_principal_entries(statement[given[0]]))
-        users: set[str] = set()
-        for entry in entries:
-            users |= self._user_of(entry)
-        self._users |= users
-        return Principals(
-            everybody=EVERYBODY in entries,
-            account=bool({self._account, root_arn(self._account)} & set(entries)),
-            users=frozenset(users),
-            inverted=inverted,
-        )
-
-    def _user_of(self, entry: str) -> set[str]:
-        """A principal that is a user; nothing for everybody, the account, and AWS's services."""
-        if entry in (EVERYBODY, self._account, root_arn(self._account)) or _match_service(entry):
-            return set()
-        if is_user_id(entry) or re.fullmatch(rf"arn:aws:iam::{self._account}:user/[A-Za-z0-9_+=,.@-]{{1,64}}", entry):
-            return {entry}
-        raise MalformedPolicyDocumentException(
-            f"the principal {entry!r} does not exist: there are users of the account {self._account}, "
-            f"arn:aws:iam::{self._account}:user/NAME, the account itself, and *."
-        )
+        entries, services = _principal_entries(statement[given[0]])
+        named = [_parsed(each, self._account) for each in entries if each != EVERYBODY]
+        found = gather(named, self._account, everybody=EVERYBODY in entries, services=services, inverted=inverted)
+        self._users |= found.users
+        self._roles |= {each.text for each in named if each.form is Form.ROLE and each.must_exist(self._account)}
+        self._notes += [f"{self._place}: nobody calls here as {each}." for each in found.strangers]
+        return found
 
     def _actions(self, statement: dict[str, Any]) -> frozenset[str]:
         given = self._one_of(statement, "Action", "NotAction")
@@ -284,6 +265,9 @@ class _Reader:
                 if key.identity_only and self._kind is PolicyKind.KEY:
                     raise MalformedPolicyDocumentException(f"{name} works in policies of users and groups only.")
                 operands = _strings(values, name, scalars=True)
+                if key.absent:
+                    frequency = "always" if policy_operators.holds_if_absent(operator, operands) else "never"
+                    self._notes.append(f"{self._place}: no request here has {key.name}: {operator} {frequency} holds.")
                 found.append(policy_operators.condition(operator, key, operands, variables=self._variables, deny=deny))
         return tuple(found)
 
@@ -298,24 +282,31 @@ def _hint(entry: str) -> str:
     return f"did you mean {' or '.join(close)}?" if close else "write kms:Encrypt, or kms:*."
 
 
-def _principal_entries(named: object) -> Iterable[str]:
+def _principal_entries(named: object) -> tuple[list[str], list[str]]:
+    """Return what stands under AWS, or ``*`` for everybody, and the services of AWS."""
     if named == EVERYBODY:
-        return [EVERYBODY]
+        return [EVERYBODY], []
     if not isinstance(named, dict) or not named:
         raise MalformedPolicyDocumentException('Principal must be "*", or an object such as {"AWS": "arn:..."}.')
-    found: list[str] = []
-    for kind, held in named.items():
-        entries = _strings(held, kind)
-        if kind == "Service":
-            wrong = next((each for each in entries if not _match_service(each)), None)
-            if wrong is not None:
-                raise MalformedPolicyDocumentException(f"{wrong!r} is no service: write NAME.amazonaws.com.")
-        elif kind == "AWS":
-            if any(_match_service(each) for each in entries):
-                raise MalformedPolicyDocumentException("a service is a principal of the kind Service.")
-        else:
-            raise MalformedPolicyDocumentException(f"principals of the kind {kind!r} do not exist here: write AWS.")
-        found += entries
+    wrong = next((kind for kind in named if kind not in ("AWS", "Service")), None)
+    if wrong is not None:
+        raise MalformedPolicyDocumentException(f"there are no principals of the kind {wrong!r}: write AWS or Service.")
+    entries, services = (_strings(named[kind], kind) if kind in named else [] for kind in ("AWS", "Service"))
+    strange = next((each for each in services if not is_service(each)), None)
+    if strange is not None:
+        raise MalformedPolicyDocumentException(f"{strange!r} is no service: write its name, as logs.amazonaws.com.")
+    return entries, services
+
+
+def _parsed(entry: str, account: str) -> Principal:
+    found = parse(entry)
+    if found is None and is_service(entry):
+        raise MalformedPolicyDocumentException(f"{entry!r} is a principal of the kind Service, not AWS.")
+    if found is None:
+        raise MalformedPolicyDocumentException(
+            f"{entry!r} is no principal: write the ARN of a user, arn:aws:iam::{account}:user/NAME, or of a role, "
+            f"without wildcards; an account, {root_arn(account)}; or *."
+        )
     return found
 
 

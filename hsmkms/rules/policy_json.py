@@ -11,12 +11,14 @@ from typing import Any, Final
 
 from hsmkms.errors import MalformedPolicyDocumentException
 
+BYTE_ORDER_MARK: Final = "\ufeff"
 _PRINCIPALS: Final = ("Principal", "NotPrincipal")
 
 
 def decode(text: str) -> dict[str, Any]:
-    """Decode the JSON object of a document. MalformedPolicyDocumentException."""
+    """Decode the JSON object of a document, with or without a byte order mark. MalformedPolicyDocumentException."""
     try:
+        text = without_mark(text)
         text.encode()
         document = json.loads(
             text, object_pairs_hook=_object, parse_constant=_refuse_constant, parse_float=_finite_number
@@ -26,6 +28,11 @@ def decode(text: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise malformed("it must be a JSON object.")
     return document
+
+
+def without_mark(text: str) -> str:
+    """Leave out the byte order mark that some editors put before UTF-8 text."""
+    return text.removeprefix(BYTE_ORDER_MARK)
 
 
 def statements(document: dict[str, Any]) -> list[dict[str, Any]]:

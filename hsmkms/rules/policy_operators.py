@@ -16,7 +16,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from hsmkms.errors import MalformedPolicyDocumentException
-from hsmkms.rules.condition_keys import Clash, ConditionKey, Kind, Value
+from hsmkms.rules.condition_key import Clash, ConditionKey, Kind, Value
 from hsmkms.rules.policy_patterns import (
     AmbiguousVariableError,
     Matcher,
@@ -216,23 +216,40 @@ def condition(operator: str, key: ConditionKey, operands: list[str], *, variable
     """
     if operator == NULL:
         return _null(key, operands, deny=deny)
-    quantifier = next((each for each in (FOR_ANY, FOR_ALL) if operator.startswith(each)), None)
-    name = operator.removeprefix(quantifier or "").removesuffix(IF_EXISTS)
-    known = OPERATORS.get(name)
+    quantifier, known = _parts(operator)
     if known is None:
         raise MalformedPolicyDocumentException(f"{operator} is no condition operator.")
     if known.family not in FITTING[key.kind]:
         raise MalformedPolicyDocumentException(
             f"{operator} does not fit {key.name}: it compares another kind of value."
         )
-    if key.several and quantifier is None:
+    if key.several and quantifier is None and not key.absent:
         raise MalformedPolicyDocumentException(
             f"{key.name} has several values: write {FOR_ANY}{operator} or {FOR_ALL}{operator}."
         )
     tests = [known.prepare(each, variables) for each in operands]
-    missing = operator.endswith(IF_EXISTS) or (quantifier == FOR_ALL if quantifier else known.negated)
+    missing = holds_if_absent(operator, operands)
     holds = _quantified(key.value, tests, known, missing=missing, every=quantifier == FOR_ALL, deny=deny)
     return _settled(holds, deny=deny) if variables and any("${" in each for each in operands) else holds
+
+
+def holds_if_absent(operator: str, operands: list[str]) -> bool:
+    """Return True if a line holds where the request does not have its key.
+
+    Source: IAM User Guide, "Condition operators", "...IfExists" and "Set operators for multivalued context keys".
+    """
+    if operator == NULL:
+        return True in map(_bool, operands)
+    quantifier, known = _parts(operator)
+    if operator.endswith(IF_EXISTS) or known is None:
+        return known is not None
+    return quantifier == FOR_ALL if quantifier else known.negated
+
+
+def _parts(operator: str) -> tuple[str | None, Operator | None]:
+    """The quantifier of an operator, and the operator itself; None for what is none."""
+    quantifier = next((each for each in (FOR_ANY, FOR_ALL) if operator.startswith(each)), None)
+    return quantifier, OPERATORS.get(operator.removeprefix(quantifier or "").removesuffix(IF_EXISTS))
 
 
 def _quantified(

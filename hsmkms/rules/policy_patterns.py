@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from hsmkms.errors import MalformedPolicyDocumentException
 from hsmkms.rules import condition_keys
-from hsmkms.rules.condition_keys import Clash, ConditionKey
+from hsmkms.rules.condition_key import Clash, ConditionKey
 from hsmkms.rules.question import Question
 
 Matcher = Callable[[str, Question], bool]

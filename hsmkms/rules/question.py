@@ -43,6 +43,11 @@ def no_source() -> str | None:
     return None
 
 
+def not_tracked() -> int | None:
+    """Tell no days, where no key is about to end."""
+    return None
+
+
 class Question(Struct, kw_only=True):
     """Whether ``identity`` may do ``action`` (``kms:Encrypt``) on ``resource``.
 
@@ -50,6 +55,7 @@ class Question(Struct, kw_only=True):
     the operation is about none, and where the one that was named does not exist (``about_key`` tells which).
     ``new_key``: the replica that ReplicateKey is to make. ``before``: the ARNs of the keys that this request was judged
     for already. ``source_key_id``: looks up the key id of what ReEncrypt is to decrypt, None if there is no such key.
+    ``days_without_use``: looks up how many whole days ago the key was last used, or made if it never was.
     ``retired``: the grant that RetireGrant is to end. ``shown``: the resource as a refusal names it, never more than
     the caller has said himself.
     """
@@ -67,5 +73,6 @@ class Question(Struct, kw_only=True):
     new_key: KeyRecord | None = None
     before: Sequence[str] = ()
     source_key_id: Callable[[], str | None] = no_source
+    days_without_use: Callable[[], int | None] = not_tracked
     retired: GrantRecord | None = None
     shown: str = ""

@@ -195,9 +195,14 @@ class RecordCache:
         """Who a principal (an ARN) is now; a user who does not exist has neither tags nor policies."""
         if not just_looked:
             self.look()
-        subject = principal.rpartition(":")[2]
+        _, slash, name = principal.rpartition("/")
+        subject = identities.subject(name) if slash else ROOT_SUBJECT
         cached = self._identities.get(subject)
-        return cached if cached is not None else self._load_identity(subject, account)
+        if cached is None:
+            cached = self._load_identity(subject, account)
+        if cached.identity.arn != principal:  # a user of that name, and not of that path
+            return _stranger(principal)
+        return cached
 
     def of(self, record: KeyRecord, new_tags: Mapping[str, str] | None = None) -> CachedKey:
         """A record that is not kept, with all that decides about access to it.
@@ -334,13 +339,19 @@ def _told(policy: Policy, name: str) -> Policy:
 
 
 def _identity(name: str, row: IdentityRow | None, account: str) -> CachedIdentity:
-    own: list[OwnPolicy] = []
-    if row is not None:
-        own += [_own_policy(f"user policy {each}", text, account) for each, text in row.policies.items()]
-        own += [
-            _own_policy(f"policy {each} of group {group}", text, account)
-            for (group, each), text in row.group_policies.items()
-        ]
-    user_id, tags_of_user = (row.unique_id, row.tags) if row is not None else (None, {})
-    identity = Identity(arn=user_arn(account, name), user_name=name, user_id=user_id, tags=tags_of_user)
+    if row is None:
+        return _stranger(user_arn(account, name))
+    own = [_own_policy(f"user policy {each}", text, account) for each, text in row.policies.items()]
+    own += [
+        _own_policy(f"policy {each} of group {group}", text, account)
+        for (group, each), text in row.group_policies.items()
+    ]
+    arn = user_arn(account, name, row.path)
+    identity = Identity(arn=arn, user_name=name, user_id=row.unique_id, tags=row.tags)
     return CachedIdentity(identity, tuple(own))
+
+
+def _stranger(principal: str) -> CachedIdentity:
+    """Whoever is nobody of the account: he has neither id nor tags nor policies."""
+    name = principal.rpartition("/")[2]
+    return CachedIdentity(Identity(arn=principal, user_name=name, user_id=None, tags={}), ())

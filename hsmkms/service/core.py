@@ -79,7 +79,8 @@ class Core(Struct, kw_only=True):
     """The parts of an open installation.
 
     ``rotation`` and ``imports``: what the operator has set. ``services``: those that have a key of their own, or ``*``.
-    ``grace_hours``: how long an object without a key stays before it may be removed. ``drifted``: true once the clock
+    ``grace_hours``: how long an object without a key stays before it may be removed. ``accept_unknown_principals``:
+    policies and grants may name users and roles who are not there. ``drifted``: true once the clock
     was moved under this process. ``grant_tokens``: those that were found good, and what they say. ``warned``: key
     materials of which the log has told. ``reached`` is told of each completed step. ``witnesses``: the CKA_ID of
     the key by which each token shows that it is the one, by the token's id. ``older``: tokens that were found to be
@@ -98,6 +99,7 @@ class Core(Struct, kw_only=True):
     imports: ImportPolicy
     services: tuple[str, ...]
     grace_hours: float
+    accept_unknown_principals: bool = False
     authorise: Authoriser
     drifted: Callable[[], bool] = never_drifted
     grant_tokens: dict[str, Claims] = field(default_factory=dict)

@@ -20,8 +20,9 @@ from hsmkms.errors import (
     ObjectLostError,
     ValidationException,
 )
-from hsmkms.model.ids import new_user_id, root_arn, user_arn
+from hsmkms.model.ids import ROOT_PATH, new_user_id, root_arn, user_arn
 from hsmkms.model.permit import OperatorAct
+from hsmkms.rules.principals import is_path
 from hsmkms.service.core import Core
 from hsmkms.service.identities import Identities
 from hsmkms.service.installation_keys import encryption_key, versions
@@ -68,9 +69,10 @@ class AccessKey(Struct, frozen=True, kw_only=True):
 
 
 class User(Struct, frozen=True, kw_only=True):
-    """A user by name, unique id and ARN."""
+    """A user by name, path, unique id and ARN."""
 
     user_name: str
+    path: str
     user_id: str
     arn: str
     create_date: datetime
@@ -97,17 +99,26 @@ class Credentials:
 
     # -- users --------------------------------------------------------------------------------------------------
 
-    @recorded_in_iam("CreateUser", name="userName")
-    def create_user(self, name: str) -> User:
-        """Make a user. ValidationException for a name that IAM would not take, AlreadyExistsException if taken."""
+    @recorded_in_iam("CreateUser", name="userName", path="path")
+    def create_user(self, name: str, path: str = ROOT_PATH) -> User:
+        """Make a user. AlreadyExistsException if the name is taken, under whatever path.
+
+        ``path``: what stands before the name in the user's ARN, as ``/division/``. ValidationException for a name or
+        path that IAM would not take.
+        """
         if not _match_name(name):
             raise ValidationException(f"{name!r} is no user name: 1 to 64 letters, digits or any of _+=,.@-")
-        row = UserRow(name=name, created_at=self._core.clock(), unique_id=new_user_id(), access_keys=0)
+        if not is_path(path):
+            raise ValidationException(
+                f"{path!r} is no path: write /division/, with a slash at both ends and letters, digits or any of "
+                "_+=,.@- between slashes, 512 characters at most."
+            )
+        row = UserRow(name=name, created_at=self._core.clock(), unique_id=new_user_id(), path=path, access_keys=0)
         with self._core.store.atomic() as tx:
-            if not users.insert_user(tx, row.name, row.created_at, row.unique_id):
+            if not users.insert_user(tx, row.name, row.created_at, row.unique_id, path):
                 raise AlreadyExistsException(f"User with name {name} already exists.")
             # What still names somebody of this name means one who was deleted, by a version that overlooked it.
-            Identities(self._core).replace_name(tx, name, new_user_id())
+            Identities(self._core).replace_arn(tx, self._user(row).arn, new_user_id())
         return self._user(row)
 
     @recorded_in_iam("ListUsers")
@@ -196,7 +207,7 @@ class Credentials:
             return None
         sealed, credential = self._opened.get(access_key_id) or (b"", None)
         if credential is None or sealed is not row.sealed:
-            credential = Credential(self._secret(row), self._principal(row.user_name))
+            credential = Credential(self._secret(row), self._principal(row.user_name, row.user_path))
             self._opened[access_key_id] = (row.sealed, credential)
         return credential
 
@@ -232,15 +243,16 @@ class Credentials:
     def _user(self, row: UserRow) -> User:
         return User(
             user_name=row.name,
+            path=row.path,
             user_id=row.unique_id,
-            arn=self._principal(row.name),
+            arn=self._principal(row.name, row.path),
             create_date=row.created_at,
             access_keys=row.access_keys,
         )
 
-    def _principal(self, user_name: str | None) -> str:
+    def _principal(self, user_name: str | None, path: str) -> str:
         account = self._core.installation.account
-        return root_arn(account) if user_name is None else user_arn(account, user_name)
+        return root_arn(account) if user_name is None else user_arn(account, user_name, path)
 
 
 def _told(row: AccessKeyRow, use: tuple[datetime, str] | None) -> AccessKey:

@@ -27,11 +27,12 @@ from hsmkms.model.grants import (
 from hsmkms.model.ids import key_arn, root_arn, user_arn
 from hsmkms.model.records import GrantRecord, KeyRecord
 from hsmkms.rules import grants as rules
-from hsmkms.rules import paging
+from hsmkms.rules import paging, principals
 from hsmkms.rules.grant_token import INVALID
 from hsmkms.service import grant_tokens
 from hsmkms.service.pipeline import Call
-from hsmkms.store import grants, identities
+from hsmkms.service.policies import is_unknown
+from hsmkms.store import grants
 from hsmkms.store.engine import Connection
 from hsmkms.store.sealed_rows import grant_subject
 
@@ -64,8 +65,8 @@ def create_grant(call: Call, request: CreateGrantRequest) -> CreateGrantResponse
 def list_grants(call: Call, request: ListGrantsRequest) -> ListGrantsResponse:
     """List the grants on a key, in the order of their ids."""
     key, _ = call.key(request.key_id)
-    if request.grantee_service_principal is not None:
-        return ListGrantsResponse(grants=[], truncated=False)  # there are no services of AWS here
+    if request.grantee_principal is not None and request.grantee_service_principal is not None:
+        raise ValidationException("Name either a GranteePrincipal or a GranteeServicePrincipal, not both.")
     if request.grant_id is not None:
         _check_id(request.grant_id)
     size = paging.page_size(Operation.LIST_GRANTS, request.limit)
@@ -78,7 +79,7 @@ def list_grants(call: Call, request: ListGrantsRequest) -> ListGrantsResponse:
             size + 1,
             key_id=key.record.key_id,
             grant_id=request.grant_id,
-            grantee=request.grantee_principal,
+            grantee=request.grantee_principal or request.grantee_service_principal,
         )
     return _page(call, Operation.LIST_GRANTS, found, size)
 
@@ -86,15 +87,14 @@ def list_grants(call: Call, request: ListGrantsRequest) -> ListGrantsResponse:
 def list_retirable_grants(call: Call, request: ListRetirableGrantsRequest) -> ListGrantsResponse:
     """List the grants on all keys that a principal may retire as their retiring principal."""
     call.account()
-    if request.retiring_service_principal is not None and request.retiring_principal is None:
-        return ListGrantsResponse(grants=[], truncated=False)
-    if request.retiring_principal is None:
-        raise ValidationException("RetiringPrincipal is required: the ARN of a user, or of the account's root.")
+    if (request.retiring_principal is None) is (request.retiring_service_principal is None):
+        raise ValidationException("Name either a RetiringPrincipal, by its ARN, or a RetiringServicePrincipal.")
+    retiring = request.retiring_principal or request.retiring_service_principal
     size = paging.page_size(Operation.LIST_RETIRABLE_GRANTS, request.limit)
     after = _after(Operation.LIST_RETIRABLE_GRANTS, request.marker)
     with call.core.store.reading() as conn:
         _check_principal(call, conn, request.retiring_principal)
-        found = grants.page(conn, call.region, after, size + 1, retiring=request.retiring_principal)
+        found = grants.page(conn, call.region, after, size + 1, retiring=retiring)
     return _page(call, Operation.LIST_RETIRABLE_GRANTS, found, size)
 
 
@@ -161,13 +161,15 @@ def _check_id(grant_id: str) -> None:
 
 
 def _check_principal(call: Call, conn: Connection, arn: str | None) -> None:
-    account = call.core.installation.account
-    if arn is None or arn == root_arn(account):
+    """Raise InvalidArnException for what is no ARN of a principal, and for a user or role who is not there."""
+    if arn is None:
         return
-    name = arn.rpartition("/")[2]
-    if arn != user_arn(account, name) or not identities.user_exists(conn, name):
+    account = call.core.installation.account
+    found = principals.parse_arn(arn)
+    if found is None or (not call.core.accept_unknown_principals and is_unknown(call.core, conn, found)):
         raise InvalidArnException(
-            f"The principal {arn!r} does not exist: name a user, {user_arn(account, 'NAME')}, or {root_arn(account)}."
+            f"ARN does not refer to a valid principal: {arn}. Name a user, {user_arn(account, 'NAME')}, or "
+            f"{root_arn(account)}."
         )
 
 
@@ -181,11 +183,12 @@ def _new(call: Call, record: KeyRecord, request: CreateGrantRequest) -> GrantRec
         key_id=record.key_id,
         region=record.region,
         name=request.name or "",
-        grantee=str(request.grantee_principal),
-        retiring=request.retiring_principal,
+        grantee=rules.grantee(request),
+        retiring=rules.retiring(request),
         operations=tuple(dict.fromkeys(request.operations)),
         context_equals=constraints.encryption_context_equals,
         context_subset=constraints.encryption_context_subset,
+        source_arn=constraints.source_arn,
         creation_date=call.now,
     )
 
@@ -202,18 +205,29 @@ def _page(call: Call, operation: Operation, found: Sequence[GrantRecord], size: 
 def _entry(call: Call, grant: GrantRecord) -> GrantListEntry:
     account = call.core.installation.account
     equals, subset = (None if each is None else dict(each) for each in (grant.context_equals, grant.context_subset))
-    limits = GrantConstraints(encryption_context_equals=equals, encryption_context_subset=subset)
+    limits = GrantConstraints(
+        encryption_context_equals=equals, encryption_context_subset=subset, source_arn=grant.source_arn
+    )
+    grantee, grantee_service = _named(grant.grantee)
+    retiring, retiring_service = _named(grant.retiring)
     return GrantListEntry(
         key_id=key_arn(account, grant.region, grant.key_id),
         grant_id=grant.grant_id,
         name=grant.name,
         creation_date=grant.creation_date,
-        grantee_principal=grant.grantee,
-        retiring_principal=grant.retiring,
+        grantee_principal=grantee,
+        retiring_principal=retiring,
+        grantee_service_principal=grantee_service,
+        retiring_service_principal=retiring_service,
         issuing_account=root_arn(account),
         operations=list(grant.operations),
-        constraints=None if equals is None and subset is None else limits,
+        constraints=limits if limits != GrantConstraints() else None,
     )
+
+
+def _named(principal: str | None) -> tuple[str | None, str | None]:
+    """A principal as the API tells it: in one member if it is a service of AWS, else in the other."""
+    return (None, principal) if principal is not None and principals.is_service(principal) else (principal, None)
 
 
 def _after(operation: Operation, marker: str | None) -> str | None:

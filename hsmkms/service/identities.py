@@ -14,10 +14,10 @@ from hsmkms.errors import (
     NotFoundException,
     ValidationException,
 )
-from hsmkms.model.ids import group_arn, parse_key_ref, unknown, user_arn
+from hsmkms.model.ids import group_arn, parse_key_ref, root_arn, unknown, user_arn
 from hsmkms.rules import policies as rules
 from hsmkms.rules import tags
-from hsmkms.rules.policy_json import replace_principal
+from hsmkms.rules.policy_json import replace_principal, without_mark
 from hsmkms.service.core import Core
 from hsmkms.service.operator_acts import recorded, recorded_in_iam
 from hsmkms.store import grants, identities, keys
@@ -31,9 +31,10 @@ _match_name: Final = re.compile(r"[A-Za-z0-9_+=,.@-]{1,128}").fullmatch
 
 
 class UserFacts(Struct, frozen=True, kw_only=True):
-    """A user by name and ARN, with tags, and the names of policies and groups."""
+    """A user by name, path and ARN, with tags, and the names of policies and groups."""
 
     user_name: str
+    path: str
     user_id: str
     arn: str
     create_date: datetime
@@ -66,13 +67,28 @@ class Identities:
             groups = [each.name for each in identities.groups(conn, name)]
         return UserFacts(
             user_name=row.name,
+            path=row.path,
             user_id=row.unique_id,
-            arn=self._arn(name),
+            arn=self._arn(row),
             create_date=row.created_at,
             tags=dict(row.tags),
             policies=list(row.policies),
             groups=groups,
         )
+
+    def name_of(self, principal: str) -> str | None:
+        """Return the name of the user whom a principal means, by name or whole ARN; None for the account's root.
+
+        NotFoundException for whoever is none of them.
+        """
+        if principal in ("root", root_arn(self._core.installation.account)):
+            return None
+        name = principal.rpartition("/")[2] if principal.startswith("arn:") else principal
+        with self._core.store.reading() as conn:
+            arn = self._arn(self._user(conn, name))
+        if principal not in (name, arn):
+            raise NotFoundException(f"{principal} does not call here: the user of that name is {arn}.")
+        return name
 
     @recorded_in_iam("TagUser", name="userName")
     def tag_user(self, name: str, new: Sequence[tuple[str, str]]) -> None:
@@ -190,15 +206,15 @@ class Identities:
 
     def forget_user(self, tx: Connection, name: str) -> None:
         """Take away all that a user may do, in the transaction that removes him."""
-        self.replace_name(tx, name, self._user(tx, name).unique_id)
+        row = self._user(tx, name)
+        self.replace_arn(tx, self._arn(row), row.unique_id)
         identities.delete_belongings(tx, name)
 
-    def replace_name(self, tx: Connection, name: str, unique_id: str) -> None:
+    def replace_arn(self, tx: Connection, arn: str, unique_id: str) -> None:
         """Put a unique id in the place of a user's ARN in key policies and grants, as AWS does.
 
-        A new user of the same name has another one.
+        A new user of the same ARN has another one.
         """
-        arn = self._arn(name)
         replaced = cache(lambda text: replace_principal(text, arn, unique_id))  # most keys have the same policy
         for key_id, region, text in identities.key_policies(tx):
             changed = replaced(text)
@@ -223,6 +239,7 @@ class Identities:
 
     def _put(self, tx: Connection, kind: Owner, owner: str, policy_name: str, document: str) -> None:
         _check_name(policy_name, "policy")
+        document = without_mark(document)
         rules.read_own_policy(document, self._core.installation.account)
         held = identities.policies(tx, kind, owner)
         if policy_name not in held and len(held) >= MAX_POLICIES:
@@ -235,8 +252,8 @@ class Identities:
             raise NotFoundException(f"The user with name {name} cannot be found: list-users shows who there is.")
         return row
 
-    def _arn(self, name: str) -> str:
-        return user_arn(self._core.installation.account, name)
+    def _arn(self, row: IdentityRow) -> str:
+        return user_arn(self._core.installation.account, row.name, row.path)
 
     def _group_arn(self, name: str) -> str:
         return group_arn(self._core.installation.account, name)

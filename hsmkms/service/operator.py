@@ -45,6 +45,7 @@ from hsmkms.service.operator_acts import recorded
 from hsmkms.service.own_renewal import Loss
 from hsmkms.service.own_rotation import RotatedKey
 from hsmkms.service.pipeline import Call
+from hsmkms.service.policy_notes import PolicyNotes
 from hsmkms.service.reconcile import Finding, Mended
 from hsmkms.service.report import KeyPosture
 from hsmkms.service.simulation import Simulation
@@ -94,6 +95,8 @@ class Operator:
         """The audit log."""
         self.identities = Identities(core)
         """What users and groups may do."""
+        self.notes = PolicyNotes(core)
+        """What in policies never fits."""
         self.watch = Watch(core)
         """What a monitor asks."""
 

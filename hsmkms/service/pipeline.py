@@ -38,6 +38,7 @@ from hsmkms.rules.question import Question
 from hsmkms.service import grant_tokens, lapses, service_keys
 from hsmkms.service.cache import CachedKey
 from hsmkms.service.core import Core
+from hsmkms.service.usage import of_this_key
 from hsmkms.store import keys
 from hsmkms.store.engine import Connection
 
@@ -137,6 +138,15 @@ class Call:
         except (InvalidArnException, InvalidCiphertextException, NotFoundException):
             return None
 
+    def _days_without_use(self, key: CachedKey | None) -> int | None:
+        """Whole days since the key was last used; since it was made, or uses are noted, if it never was."""
+        if key is None:
+            return None
+        uses, record = self.core.uses, key.record
+        use = of_this_key(uses.last(record.key_id, record.region), record)
+        since = use.used_at if use is not None else max(record.creation_date, uses.tracked_since())
+        return max(0, (self.now - since).days)
+
     def _cached(self, region: str, key_id: str) -> CachedKey | None:
         """The key as it is now. The look that recognised the caller serves for his first key, and for no other."""
         just_looked, self.just_looked = self.just_looked, False
@@ -233,6 +243,7 @@ class Call:
             key=key,
             before=self.resources,
             source_key_id=self._source_key_id,
+            days_without_use=lambda: self._days_without_use(key),
             shown=shown,
         )
 

@@ -1,11 +1,11 @@
 """Key policies: putting, reading, and what a new one must not do."""
 
+import logging
 from collections.abc import Mapping
 from typing import Final
 
 from hsmkms.errors import MalformedPolicyDocumentException, NotFoundException, ValidationException
 from hsmkms.model.enums import Operation
-from hsmkms.model.ids import is_user_id
 from hsmkms.model.policies import (
     GetKeyPolicyRequest,
     GetKeyPolicyResponse,
@@ -14,13 +14,16 @@ from hsmkms.model.policies import (
     PutKeyPolicyRequest,
 )
 from hsmkms.model.records import KeyRecord
-from hsmkms.rules import access, paging
+from hsmkms.rules import access, paging, principals
 from hsmkms.rules import policies as rules
 from hsmkms.rules.policy_documents import Policy
+from hsmkms.rules.principals import Form, Principal
 from hsmkms.service.core import Core
 from hsmkms.service.pipeline import Call
 from hsmkms.store import identities, keys
 from hsmkms.store.engine import Connection
+
+log = logging.getLogger("hsmkms.service")
 
 LOCKED_OUT: Final = "The new key policy will not allow you to update the key policy in the future."
 NO_SUCH_POLICY: Final = "No such policy exists"
@@ -71,21 +74,34 @@ def check_new(
     question = call.question(_PUT, record.arn, call.core.cache.of(record, new_tags))
     if not bypass and not access.keeps_control(question, policy):
         raise MalformedPolicyDocumentException(LOCKED_OUT)
+    for note in policy.notes:
+        log.info("the new policy of key %s, %s", record.arn, note)
 
 
 def check_principals(core: Core, conn: Connection, text: str) -> Policy:
     """The policy of a text whose principals exist. MalformedPolicyDocumentException."""
     policy = rules.read_key_policy(text, core.installation.account)
-    for each in sorted(policy.users):
-        if is_user_id(each):
-            exists, reason = identities.user_id_exists(conn, each), f"no user has the id {each} any more; remove it."
-        else:
-            exists, reason = identities.user_exists(conn, each.rpartition("/")[2]), f"there is no {each}."
-        if not exists:
+    for each in sorted(policy.users | policy.roles):
+        found = principals.parse(each)
+        if found is not None and not core.accept_unknown_principals and is_unknown(core, conn, found):
+            gone = found.form is Form.USER_ID
+            reason = f"no user has the id {each} any more; remove it." if gone else f"there is no {each}."
             raise MalformedPolicyDocumentException(
                 f"Policy contains a statement with one or more invalid principals: {reason}"
             )
     return policy
+
+
+def is_unknown(core: Core, conn: Connection, principal: Principal) -> bool:
+    """Return True for a user or role of the account who is not there."""
+    if not principal.must_exist(core.installation.account):
+        return False
+    if principal.form is Form.USER_ID:
+        return not identities.user_id_exists(conn, principal.text)
+    if principal.form is Form.USER:
+        path, name = principals.user_of(principal.text)
+        return not identities.user_exists(conn, name, path)
+    return True
 
 
 def _check_name(name: str | None) -> None:

@@ -13,8 +13,10 @@ from hsmkms.model.enums import Operation
 from hsmkms.model.operations import OPERATIONS
 from hsmkms.rules import access
 from hsmkms.rules.policy_documents import ACTIONS
+from hsmkms.service.cache import CachedKey
 from hsmkms.service.core import Core
 from hsmkms.service.pipeline import EVERYTHING, Call
+from hsmkms.service.policy_notes import about_action
 
 WITHOUT_KEY: Final = frozenset(
     {
@@ -40,7 +42,10 @@ _KEYS: Final = {
 
 
 class Simulation(Struct, frozen=True, kw_only=True):
-    """What would be decided. ``decided_by`` and ``statement``: the policy or grant that did it, if one did."""
+    """What would be decided. ``decided_by`` and ``statement``: the policy or grant that did it, if one did.
+
+    ``notes``: what in the policies' statements about the action no caller and no request here ever fits.
+    """
 
     decision: str
     principal: str
@@ -50,6 +55,7 @@ class Simulation(Struct, frozen=True, kw_only=True):
     statement: str | None
     delegated_by: str | None
     reason: str | None
+    notes: list[str]
 
 
 def simulate(
@@ -66,6 +72,7 @@ def simulate(
     """
     known = _action(action)
     operation = Operation.RE_ENCRYPT if known in _CONTEXTS else Operation(known.removeprefix("kms:"))
+    key: CachedKey | None = None
     call = Call(core, operation, caller, _request(operation, known, key_id, encryption_context, members))
     if operation in WITHOUT_KEY:
         question = call.question(known, EVERYTHING)
@@ -77,6 +84,7 @@ def simulate(
             call.resources.append(call.find(call.request.destination_key_id, aliases=True).record.arn)  # asked first
         question = call.question(known, key.record.arn, key)
     decision = core.authorise.decide(question)
+    own = core.cache.identity(caller.principal, core.installation.account).own
     return Simulation(
         decision=decision.outcome.value,
         principal=caller.principal,
@@ -86,6 +94,7 @@ def simulate(
         statement=decision.statement,
         delegated_by=decision.delegated_by,
         reason=None if decision.allowed else str(access.refusal(question, decision)),
+        notes=about_action(known, None if key is None else key.policy(), own),
     )
 
 

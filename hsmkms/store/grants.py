@@ -25,6 +25,7 @@ def insert(tx: Connection, grant: GrantRecord) -> None:
             context_equals=_text(grant.context_equals),
             context_subset=_text(grant.context_subset),
             creation_date=grant.creation_date,
+            source_arn=grant.source_arn,
         )
     )
     changes.note(tx, grant.region, grant.key_id)
@@ -106,6 +107,7 @@ def _select(region: str) -> Select[Any]:
         key_grant.c.context_equals,
         key_grant.c.context_subset,
         key_grant.c.creation_date,
+        key_grant.c.source_arn,
     ).where(key_grant.c.region == region, live)
 
 
@@ -121,6 +123,7 @@ def _record(row: Row[Any]) -> GrantRecord:
         context_equals=_pairs(row.context_equals),
         context_subset=_pairs(row.context_subset),
         creation_date=row.creation_date,
+        source_arn=row.source_arn,
     )
 
 

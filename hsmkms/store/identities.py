@@ -9,7 +9,7 @@ from msgspec import Struct
 from sqlalchemy import Column, Connection, Row, Select, Table, exists, select
 from sqlalchemy.dialects.sqlite import insert
 
-from hsmkms.model.ids import derived_user_id
+from hsmkms.model.ids import ROOT_PATH, derived_user_id
 from hsmkms.store import changes
 from hsmkms.store.schema import (
     Lifecycle,
@@ -43,6 +43,7 @@ class IdentityRow(Struct, frozen=True, kw_only=True):
     groups: tuple[str, ...]
     created_at: datetime
     unique_id: str
+    path: str = ROOT_PATH
     tags: Mapping[str, str]
     policies: Mapping[str, str]
     group_policies: Mapping[tuple[str, str], str]
@@ -78,15 +79,17 @@ def fetch(conn: Connection, name: str) -> IdentityRow | None:
         groups=tuple(conn.execute(memberships.order_by(group_member.c.group_name)).scalars()),
         created_at=row.created_at,
         unique_id=_unique_id(row),
+        path=row.path or ROOT_PATH,
         tags=tags(conn, name),
         policies=policies(conn, Owner.USER, name),
         group_policies={(each.group_name, each.policy_name): each.document for each in conn.execute(of_groups)},
     )
 
 
-def user_exists(conn: Connection, name: str) -> bool:
-    """True if there is such a user."""
-    return bool(conn.scalar(select(exists().where(user.c.name == name))))
+def user_exists(conn: Connection, name: str, path: str = ROOT_PATH) -> bool:
+    """True if there is a user of that name under that path."""
+    found = conn.execute(_users().where(user.c.name == name)).one_or_none()
+    return found is not None and (found.path or ROOT_PATH) == path
 
 
 def user_id_exists(conn: Connection, unique_id: str) -> bool:
@@ -201,6 +204,20 @@ def remove_tags(tx: Connection, user_name: str, names: Iterable[str]) -> None:
     _note(tx, [user_name])
 
 
+def every_own_policy(conn: Connection) -> list[tuple[str, str]]:
+    """All policies of users and groups: (what each is called, its document)."""
+    found: list[tuple[str, str]] = []
+    for kind in Owner:
+        table, owners = _table(kind)
+        query = select(owners.label("owner"), table.c.policy_name, table.c.document).order_by(
+            owners, table.c.policy_name
+        )
+        found += [
+            (f"policy {row.policy_name} of {kind.value} {row.owner}", row.document) for row in conn.execute(query)
+        ]
+    return found
+
+
 # -- key policies -----------------------------------------------------------------------------------------------
 
 
@@ -212,11 +229,11 @@ def key_policies(conn: Connection) -> list[tuple[str, str, str]]:
     return [(row.key_id, row.region, row.policy) for row in conn.execute(query)]
 
 
-def _users() -> Select[tuple[str, datetime, str | None]]:
-    return select(user.c.name, user.c.created_at, user.c.unique_id)
+def _users() -> Select[tuple[str, datetime, str | None, str | None]]:
+    return select(user.c.name, user.c.created_at, user.c.unique_id, user.c.path)
 
 
-def _unique_id(row: Row[tuple[str, datetime, str | None]]) -> str:
+def _unique_id(row: Row[tuple[str, datetime, str | None, str | None]]) -> str:
     return row.unique_id or derived_user_id(row.name, row.created_at)
 
 

@@ -270,6 +270,7 @@ user: Final = Table(
     Column("name", Text, primary_key=True),
     Column("created_at", Instant, nullable=False),
     Column("unique_id", Text),  # NULL for users from before meta_0008: it follows from name and creation date
+    Column("path", Text),  # NULL for the root path, so that users without one are sealed as before meta_0008
 )
 
 access_key: Final = Table(
@@ -334,8 +335,7 @@ key_grant: Final = Table(
     Column("grantee", Text, nullable=False),
     Column("retiring", Text),
     Column("operations", Text, nullable=False),
-    Column("context_equals", Text),
-    Column("context_subset", Text),
+    *(Column(name, Text) for name in ("context_equals", "context_subset", "source_arn")),
     Column("creation_date", Instant, nullable=False),
     ForeignKeyConstraint(["key_id", "region"], ["regional_key.key_id", "regional_key.region"]),
     Index("ix_key_grant_key_id", "key_id", "region", "grantee"),

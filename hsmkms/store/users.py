@@ -6,7 +6,7 @@ from msgspec import Struct
 from sqlalchemy import Connection, Row, Select, func, select
 from sqlalchemy.dialects.sqlite import insert
 
-from hsmkms.model.ids import derived_user_id
+from hsmkms.model.ids import ROOT_PATH, derived_user_id
 from hsmkms.store import changes
 from hsmkms.store.engine import Store
 from hsmkms.store.schema import AccessKeyStatus, access_key, access_key_use, user
@@ -21,14 +21,19 @@ class UserRow(Struct, frozen=True, kw_only=True):
     name: str
     created_at: datetime
     unique_id: str
+    path: str = ROOT_PATH
     access_keys: int
 
 
 class AccessKeyRow(Struct, frozen=True, kw_only=True):
-    """An access key; without ``user_name`` it is the root's. ``sealed`` is its secret, encrypted with ``iv``."""
+    """An access key; without ``user_name`` it is the root's. ``sealed`` is its secret, encrypted with ``iv``.
+
+    ``user_path``: the path of its user, who has it for ever.
+    """
 
     access_key_id: str
     user_name: str | None
+    user_path: str = ROOT_PATH
     status: AccessKeyStatus
     created_at: datetime
     key_version: int
@@ -36,9 +41,10 @@ class AccessKeyRow(Struct, frozen=True, kw_only=True):
     sealed: bytes
 
 
-def insert_user(tx: Connection, name: str, now: datetime, unique_id: str) -> bool:
-    """Write a new user; False if the name is taken."""
-    row = insert(user).values(name=name, created_at=now, unique_id=unique_id)
+def insert_user(tx: Connection, name: str, now: datetime, unique_id: str, path: str = ROOT_PATH) -> bool:
+    """Write a new user; False if the name is taken, whatever the paths are."""
+    stored_path = None if path == ROOT_PATH else path
+    row = insert(user).values(name=name, created_at=now, unique_id=unique_id, path=stored_path)
     return bool(tx.execute(row.on_conflict_do_nothing()).rowcount)
 
 
@@ -52,12 +58,14 @@ def users(conn: Connection) -> list[UserRow]:
     count = (
         select(func.count(access_key.c.access_key_id)).where(access_key.c.user_name == user.c.name).scalar_subquery()
     )
-    query = select(user.c.name, user.c.created_at, user.c.unique_id, count.label("access_keys")).order_by(user.c.name)
+    columns = (user.c.name, user.c.created_at, user.c.unique_id, user.c.path)
+    query = select(*columns, count.label("access_keys")).order_by(user.c.name)
     return [
         UserRow(
             name=row.name,
             created_at=row.created_at,
             unique_id=row.unique_id or derived_user_id(row.name, row.created_at),
+            path=row.path or ROOT_PATH,
             access_keys=row.access_keys,
         )
         for row in conn.execute(query)
@@ -131,22 +139,24 @@ def last_uses(store: Store) -> dict[str, tuple[datetime, str]]:
         return {row.access_key_id: (row.used_at, row.region) for row in conn.execute(query)}
 
 
-def _select() -> Select[tuple[str, str | None, str, datetime, int, bytes, bytes]]:
+def _select() -> Select[tuple[str, str | None, str | None, str, datetime, int, bytes, bytes]]:
     return select(
         access_key.c.access_key_id,
         access_key.c.user_name,
+        user.c.path,
         access_key.c.status,
         access_key.c.created_at,
         access_key.c.key_version,
         access_key.c.iv,
         access_key.c.sealed,
-    )
+    ).select_from(access_key.outerjoin(user, user.c.name == access_key.c.user_name))
 
 
-def _row(row: Row[tuple[str, str | None, str, datetime, int, bytes, bytes]]) -> AccessKeyRow:
+def _row(row: Row[tuple[str, str | None, str | None, str, datetime, int, bytes, bytes]]) -> AccessKeyRow:
     return AccessKeyRow(
         access_key_id=row.access_key_id,
         user_name=row.user_name,
+        user_path=row.path or ROOT_PATH,
         status=AccessKeyStatus(row.status),
         created_at=row.created_at,
         key_version=row.key_version,

@@ -129,6 +129,33 @@ def test_policy_from_a_file(shared: Site) -> None:
     assert told.startswith("ValidationException: --policy: nowhere.json cannot be read")
 
 
+@pytest.mark.parametrize(
+    ("encoding", "mark", "named"),
+    [
+        ("utf-8", b"", None),
+        ("utf-8", b"\xef\xbb\xbf", None),
+        ("utf-16", b"", "UTF-16 text"),
+        ("utf-16-be", b"\xfe\xff", "UTF-16 text"),
+        ("utf-16-le", b"", "UTF-16 text without a byte order mark"),
+        ("utf-32", b"", "UTF-32 text"),
+        ("latin-1", b"", "Windows-1252 or ISO 8859-1"),
+    ],
+)
+def test_encodings_of_files(shared: Site, encoding: str, mark: bytes, named: str | None) -> None:
+    """A document may begin with the byte order mark of UTF-8; another encoding is named, with what to do."""
+    text = json.dumps(POLICY | {"Id": "caf\u00e9"}, ensure_ascii=False)
+    (shared.folder / "encoded.json").write_bytes(mark + text.encode(encoding))
+    command = ("create-key", "--policy", "file://encoded.json")
+    if named is not None:
+        error = shared.run(*command).error
+        assert error.startswith("ValidationException: --policy: file://encoded.json is ")
+        assert named in error
+        assert error.endswith("save it as UTF-8.")
+        return
+    key = shared.new_key(*command[1:])
+    assert json.loads(shared.run("get-key-policy", "--key-id", key).json["Policy"])["Id"] == "caf\u00e9"
+
+
 def test_standard_input(shared: Site, key: str) -> None:
     """A blob of - is the bytes of standard input, whatever they are."""
     plaintext = bytes(range(256)) + b"\r\n\n"

@@ -1,5 +1,6 @@
 """``serve --dev`` and the pytest plugin: a test double in one command, gone when it ends."""
 
+import json
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from published_policies import terraform_module, text
 
 from hsmkms.testing import Endpoint, read_endpoint
 
@@ -115,6 +117,30 @@ def test_keys_of_every_service(kms_client: Any) -> None:  # noqa: ANN401 - boto3
     for name in ("alias/aws/", "alias/aws/S3", "alias/aws/a/b", "alias/aws/-"):
         with pytest.raises(kms_client.exceptions.NotFoundException):
             kms_client.describe_key(KeyId=name)
+
+
+def test_roles_may_be_named(hsmkms_endpoint: Endpoint) -> None:
+    """Policies and grants may name roles and services, as in an account where there are such."""
+    client = hsmkms_endpoint.client()
+    account = client.create_key()["KeyMetadata"]["AWSAccountId"]
+    policy = text(terraform_module(account))
+    made = client.create_key(Policy=policy)["KeyMetadata"]
+    shown = client.get_key_policy(KeyId=made["KeyId"])["Policy"]
+    assert json.loads(shown) == json.loads(policy)
+    role = f"arn:aws:iam::{account}:role/division/app"
+    client.create_grant(KeyId=made["KeyId"], GranteePrincipal=role, Operations=["Decrypt"])
+    client.create_grant(
+        KeyId=made["KeyId"],
+        GranteeServicePrincipal="rds.amazonaws.com",
+        RetiringServicePrincipal="rds.amazonaws.com",
+        Operations=["Decrypt"],
+        Constraints={"SourceArn": f"arn:aws:rds:us-east-1:{account}:db:orders"},
+    )
+    listed = client.list_grants(KeyId=made["KeyId"])["Grants"]
+    assert {each.get("GranteePrincipal"): each.get("GranteeServicePrincipal") for each in listed} == {
+        role: None,
+        None: "rds.amazonaws.com",
+    }
 
 
 def test_wrong_account(tmp_path: Path) -> None:

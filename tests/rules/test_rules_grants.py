@@ -33,6 +33,23 @@ def subset(**pairs: str) -> GrantConstraints:
     return GrantConstraints(encryption_context_subset=pairs)
 
 
+SERVICE = "rds.amazonaws.com"
+DATABASE = "arn:aws:rds:eu-central-1:111122223333:db:orders"
+
+
+def for_service(**members: Any) -> CreateGrantRequest:  # noqa: ANN401 - members of the request
+    """A CreateGrant for a service of AWS."""
+    return request(
+        **{
+            "grantee_principal": None,
+            "grantee_service_principal": SERVICE,
+            "retiring_service_principal": SERVICE,
+            "constraints": GrantConstraints(source_arn=DATABASE),
+            **members,
+        }
+    )
+
+
 @pytest.mark.parametrize("spec", KeySpec)
 def test_operations_suit_the_key(make_key: Callable[..., KeyRecord], spec: KeySpec) -> None:
     """A grant holds what a key of that spec and usage can do at all, and managing grants and looking at the key."""
@@ -58,11 +75,15 @@ def test_every_operation_can_be_granted_on_some_key(make_key: Callable[..., KeyR
     ("wrong", "sentence"),
     [
         (request("Sign"), "cannot hold Sign"),
-        (CreateGrantRequest(key_id="k", operations=["Encrypt"]), "GranteePrincipal is required"),
+        (CreateGrantRequest(key_id="k", operations=["Encrypt"]), "either a GranteePrincipal"),
         (CreateGrantRequest(key_id="k", operations=[], grantee_principal=BOB), "at least one"),
-        (request(grantee_service_principal="s3.x.amazonaws.com"), "no services of AWS"),
-        (request(retiring_service_principal="s3.x.amazonaws.com"), "no services of AWS"),
-        (request(constraints=GrantConstraints(source_arn="arn:aws:s3:::bucket-of-ours")), "SourceArn"),
+        (request(grantee_service_principal=SERVICE), "either a GranteePrincipal"),
+        (request(retiring_service_principal=SERVICE, retiring_principal=ALICE), "not both"),
+        (for_service(grantee_service_principal="rds.example.com"), "no service of AWS"),
+        (request(retiring_service_principal="rds.example.com"), "no service of AWS"),
+        (for_service(constraints=None), "wants a SourceArn"),
+        (for_service(constraints=subset(a="1")), "wants a SourceArn"),
+        (for_service(retiring_service_principal=None), "wants a RetiringPrincipal"),
         (request(constraints=equals(**{str(each): "" for each in range(9)})), "8 pairs"),
         (request(constraints=subset(a="x" * 385)), "384 characters"),
     ],
@@ -72,6 +93,39 @@ def test_what_no_grant_can_be(make_key: Callable[..., KeyRecord], wrong: CreateG
     with pytest.raises(ValidationException) as caught:
         grants.check_new(wrong, make_key())
     assert sentence in str(caught.value)
+
+
+def test_services_as_grantees(make_key: Callable[..., KeyRecord]) -> None:
+    """A service of AWS is a grantee with a SourceArn and somebody to retire, on keys of every kind."""
+    grants.check_new(for_service(), make_key())
+    grants.check_new(for_service(retiring_principal=ALICE, retiring_service_principal=None), make_key())
+    signing = make_key(spec=KeySpec.ECC_NIST_P256, usage=KeyUsage.SIGN_VERIFY)
+    grants.check_new(for_service(operations=["Sign"]), signing)
+    assert (grants.grantee(for_service()), grants.retiring(for_service())) == (SERVICE, SERVICE)
+
+
+def test_a_source_arn_fits_no_request_here() -> None:
+    """A grant with a SourceArn allows nobody anything, whatever else it says."""
+    grant = a_grant("Encrypt", "DescribeKey", "CreateGrant", source_arn=DATABASE)
+    assert grants.allows(a_grant("Encrypt"), ask())
+    assert not grants.allows(grant, ask())
+    assert not grants.allows(grant, ask("kms:DescribeKey"))
+    assert not grants.allows(grant, ask("kms:CreateGrant", request=request("Encrypt")))
+
+
+def test_only_this_account_retires_as_an_account() -> None:
+    """The root of another account as retiring principal lets nobody here retire by a policy of his own."""
+    question = ask("kms:RetireGrant", user="carol")
+    for root, allowed in ((ROOT, True), ("arn:aws:iam::999999999999:root", False), (SERVICE, False), (None, False)):
+        assert grants.may_retire(a_grant("Encrypt", retiring=root), question, account_allows=True) is allowed
+
+
+def test_the_same_grant_has_the_same_source() -> None:
+    """With a Name, a request for another resource or another service is no request for the same grant."""
+    made = a_grant("Encrypt", grantee=SERVICE, retiring=SERVICE, source_arn=DATABASE)
+    assert grants.same(made, for_service())
+    assert not grants.same(made, for_service(constraints=GrantConstraints(source_arn=DATABASE + "2")))
+    assert not grants.same(made, for_service(grantee_service_principal="s3.amazonaws.com"))
 
 
 def test_constraints_are_for_symmetric_keys(make_key: Callable[..., KeyRecord]) -> None:

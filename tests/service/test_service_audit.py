@@ -58,6 +58,18 @@ def last(kms: Kms) -> dict[str, Any]:
 # -- what is in a record ------------------------------------------------------------------------------------------
 
 
+def test_paths_of_users(kms: Kms) -> None:
+    """A user's path is in the record of the act that made him, and in the ARN of his own."""
+    kms.operator.credentials.create_user("gina", "/division/")
+    told = last(kms)
+    assert (told["eventName"], told["requestParameters"]) == ("CreateUser", {"userName": "gina", "path": "/division/"})
+    with pytest.raises(HsmKmsError):
+        new_key(kms, kms.caller(REGION, "gina"))
+    who = last(kms)["userIdentity"]
+    assert (who["arn"], who["userName"]) == (f"arn:aws:iam::{ACCOUNT}:user/division/gina", "gina")
+    kms.operator.credentials.delete_user("gina")
+
+
 def test_a_record_is_cloudtrails(kms: Kms) -> None:
     """A record of a cryptographic operation has every member that CloudTrail's has, with its names and values."""
     kms.operator.credentials.create_user("alice")

@@ -304,7 +304,7 @@ def test_dry_runs(kms: Kms, callers: dict[str, Caller]) -> None:
 def test_principals_exist(kms: Kms, member: str, principal: str) -> None:
     """Grantee and retiring principal are users that there are, or the account's root."""
     key = new_key(kms).key_id
-    with pytest.raises(InvalidArnException, match="does not exist"):
+    with pytest.raises(InvalidArnException, match="does not refer to a valid principal"):
         grant(kms, key, **{"grantee": ROOT, member: principal})
     assert listed(kms, key) == []
 

@@ -143,6 +143,8 @@ EDITS: list[tuple[str, str, Callable[[Victim], object]]] = [
     ("DELETE FROM row_seal WHERE subject = 'key/{key}'", "key/{key}", describe),
     ("UPDATE alias SET key_id = '{other}' WHERE name = 'alias/mine'", "alias/eu-central-1/alias/mine", by_alias),
     ("DELETE FROM alias WHERE name = 'alias/mine'", "alias/eu-central-1/alias/mine", by_alias),
+    ("UPDATE user SET path = '/boss/' WHERE name = 'alice'", "user/alice", as_alice),
+    ("UPDATE key_grant SET source_arn = 'arn:aws:s3:::x'", "grant/{grant}", by_grant),
     ("UPDATE user_policy SET document = replace(document, 'kms:*', '*')", "user/alice", as_alice),
     ("DELETE FROM user_policy", "user/alice", as_alice),
     ("INSERT INTO user_tag VALUES ('alice', 'team', 'red')", "user/alice", as_alice),
@@ -245,7 +247,8 @@ def test_revoked_grant_that_comes_back(victim: Victim) -> None:
     victim.kms.revoke_grant(RevokeGrantRequest(key_id=victim.key, grant_id=victim.grant))
     assert victim.faults() == []
     victim.edit(
-        f"INSERT INTO key_grant VALUES ({', '.join(map(str, grant))})",
+        "INSERT INTO key_grant (grant_id, key_id, region, name, grantee, retiring, operations, context_equals, "
+        f"context_subset, creation_date) VALUES ({', '.join(map(str, grant))})",
         f"INSERT INTO row_seal VALUES ('grant/{{grant}}', {epoch}, x'{mac}')",
     )
     with pytest.raises(KMSInternalException):

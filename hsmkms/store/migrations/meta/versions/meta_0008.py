@@ -1,4 +1,4 @@
-"""The tree over the seals of rows, the unique ids of users, and who asked for a wrapping key.
+"""The tree over the seals of rows; unique ids and paths of users; whom a wrapping key and a grant are for.
 
 The tree is made by whoever opens the token next. What was made before has none of the new columns filled: it would not
 be as it was sealed.
@@ -20,4 +20,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("number", name=op.f("pk_seal_tree")),
     )
     op.add_column("user", sa.Column("unique_id", sa.Text, nullable=True))
+    op.add_column("user", sa.Column("path", sa.Text, nullable=True))
+    op.add_column("key_grant", sa.Column("source_arn", sa.Text, nullable=True))
     op.add_column("wrapping_key", sa.Column("made_by", sa.Text, nullable=True))
