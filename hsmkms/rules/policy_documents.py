@@ -168,6 +168,8 @@ class _Reader:
         read = Statement(name, resource, conditions, principals, notes)
         if deny and not (has_resource and {"Action", "NotAction"} & statement.keys()):
             self._no_effect("a Deny without Action or without Resource denies nothing: write both, Resource as *.")
+        if deny and not actions and "NotAction" in statement:
+            self._no_effect("a Deny whose NotAction names every action of KMS denies nothing: name fewer.")
         if not has_resource:
             return  # AWS takes such an Allow of a key policy, and it has no effect
         for action in actions:
@@ -260,6 +262,7 @@ class _Reader:
         for operator, lines in block.items():
             if not isinstance(lines, dict) or not lines:
                 raise MalformedPolicyDocumentException(f"{operator} must be an object of condition keys and values.")
+            self._check_spellings(operator, list(lines))
             for name, values in lines.items():
                 key = condition_keys.find(name)
                 if key.identity_only and self._kind is PolicyKind.KEY:
@@ -270,6 +273,13 @@ class _Reader:
                     self._notes.append(f"{self._place}: no request here has {key.name}: {operator} {frequency} holds.")
                 found.append(policy_operators.condition(operator, key, operands, variables=self._variables, deny=deny))
         return tuple(found)
+
+    def _check_spellings(self, operator: str, names: list[str]) -> None:
+        """Refuse two spellings of one condition key under an operator: both would have to hold."""
+        folded = [each.lower() for each in names]
+        twice = next((each for each in names if folded.count(each.lower()) > 1), None)
+        if twice is not None:
+            self._no_effect(f"{operator} has {twice!r} twice, in other letter case: put its values into one list.")
 
 
 _NOBODY: Final[Any] = None

@@ -140,6 +140,12 @@ KEY_FAULTS = [
     (document(allow("*", "kms:Encrypt") | {"Effect": "Deny"}), "denies nothing: write both"),
     (document({"Effect": "Deny", "Principal": "*", "Resource": "*"}), "denies nothing: write both"),
     (document({"Effect": "Deny", "Principal": "*", "NotAction": "kms:Decypt", "Resource": "*"}), "no action of KMS"),
+    (document({"Effect": "Deny", "Principal": "*", "NotAction": "*", "Resource": "*"}), "names every action of KMS"),
+    (document({"Effect": "Deny", "Principal": "*", "NotAction": "kms:*", "Resource": "*"}), "names every action"),
+    (
+        document({**GOOD, "Condition": {"StringEquals": {"kms:KeySpec": "a", "KMS:keyspec": "b"}}}),
+        "twice, in other letter case",
+    ),
     ('{"Statement":[1e400]}', "too large"),
     (document({**GOOD, "Resource": "key/1"}), "is no ARN"),
     (document({**GOOD, "Resource": "arn:aws:kms:*"}), "is no ARN"),
