@@ -125,6 +125,7 @@ def test_recipients() -> None:
         (pem_of(Ed25519PrivateKey.generate()), "is neither an RSA nor an X25519 key"),
         (pem_of(rsa.generate_private_key(65537, 1024)), "has 1024 bits: it needs 2048"),  # noqa: S505 - to be refused
     ],
+    ids=range(13),  # keys are drawn at random, and both workers must know the tests by one name
 )
 def test_no_recipients(data: bytes, words: str) -> None:
     """What nothing can be sealed to, a signing key among it, is named before anything is made."""
@@ -150,7 +151,9 @@ def test_identities() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [f"{SECRET}\n{SECRET[:-1]}B\n", f"{SECRET}\nand more\n", "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n"]
+    "data",
+    [f"{SECRET}\n{SECRET[:-1]}B\n", f"{SECRET}\nand more\n", "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n"],
+    ids=["checksum", "another line", "no key of SSH"],
 )
 def test_no_identities(data: str) -> None:
     """A file that cannot be read as private keys is refused, and nothing of it is in the error or behind it."""
