@@ -138,7 +138,7 @@ class ServeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     log_requests: bool = True
     hang_seconds: float = 10.0
     max_connections: int = 0
-    request_memory_mib: float = 16.0
+    request_memory_mib: float = 12.0
     quotas: dict[str, float] = {}
 
 

@@ -130,7 +130,7 @@ TEMPLATE: Final = """\
 # times as long where all threads wait or it is being started. 0: never.
 {hang_seconds}
 
-# Connections that one worker serves at most; others are answered with 503. 0: 10,000, over TLS 2,000, and never more
+# Connections that one worker serves at most; others are answered with 503. 0: 10,000, over TLS 1,500, and never more
 # than the limit of open files (LimitNOFILE, ulimit -n) less 512.
 {max_connections}
 

@@ -22,7 +22,9 @@ from hsmkms.http.limits import (
     REQUEST_BYTES,
     SLICE_BYTES,
     UNCOUNTED_BYTES,
+    UNCOUNTED_CONNECTIONS,
     UNCOUNTED_HEADERS,
+    check_encodings,
     chunks_too_large,
     frame_too_large,
     too_many_headers,
@@ -104,7 +106,7 @@ class Connection(asyncio.Protocol):
         self._address = peer[0] if isinstance(peer, tuple) else ""
         self._parser: Any = httptools.HttpRequestParser(self)
         served = len(self._connections.open)
-        self._connections.open.add(self)
+        self._connections.add(self)
         self.deadline = self._now() + HEAD_SECONDS
         if served >= self._connections.most:
             self._turn_away(linger=served < self._connections.most + LINGERING)
@@ -118,7 +120,7 @@ class Connection(asyncio.Protocol):
         self._count()
         self._lost = True
         if not self._answering:
-            self._connections.open.discard(self)
+            self._connections.discard(self)
 
     def data_received(self, data: bytes) -> None:
         """Read on; nothing is parsed while a request waits."""
@@ -170,7 +172,11 @@ class Connection(asyncio.Protocol):
                 self._refuse(bad_request("This is not HTTP/1.1."))
         if self._url:  # the request is unfinished; the slice in which it begins counts as a whole
             self._received += len(piece)
-            if self._received > UNCOUNTED_BYTES or self._fields > UNCOUNTED_HEADERS:
+            if (
+                self._received > UNCOUNTED_BYTES
+                or self._fields > UNCOUNTED_HEADERS
+                or len(self._connections.open) > UNCOUNTED_CONNECTIONS
+            ):
                 self._check_unfinished()
 
     def _check_unfinished(self) -> None:
@@ -213,7 +219,7 @@ class Connection(asyncio.Protocol):
         """
         size = len(self._unread) - self._offset + sum(weight for _, _, weight in self._waiting)
         if self._url and not self._deaf:
-            size += 2 * self._received - self._size + HEADER_BYTES * self._fields
+            size += REQUEST_BYTES + 2 * self._received - self._size + HEADER_BYTES * self._fields
         if self._blocked:
             size += self._transport.get_write_buffer_size()
         if size or self._counted:
@@ -262,6 +268,9 @@ class Connection(asyncio.Protocol):
             return
         self.deadline = self._now() + BODY_SECONDS
         self._in_body = True
+        encodings = self._headers.get("transfer-encoding")
+        if encodings is not None:
+            check_encodings(encodings)
         if self._parser.should_upgrade():
             self._ignore_upgrade()
             return
@@ -396,7 +405,7 @@ class Connection(asyncio.Protocol):
             elif not self._url:
                 self.deadline = self._now() + IDLE_SECONDS
         elif self._lost:
-            self._connections.open.discard(self)
+            self._connections.discard(self)
         if self._waiting or self._refusal is not None:
             self._next()
         if (self._unread or self._counted) and not self._waiting:

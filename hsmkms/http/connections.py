@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from hsmkms.http.connection import Connection
 
 MOST: Final = 10_000
-MOST_SECURE: Final = 2_000
-"""Connections of a worker where no setting says otherwise: one takes 3 KiB, over TLS 90 KiB."""
+MOST_SECURE: Final = 1_500
+"""Connections of a worker where no setting says otherwise: an idle one takes 5 KiB, over TLS 90 KiB."""
 
 OTHER_FILES: Final = 512
 """Files that a worker may have open besides connections that are served: databases, logs, refused connections."""
@@ -23,19 +23,37 @@ FEWEST: Final = 16
 TRIM_CLOSED: Final = 100
 """So many connections must have been closed since the last time before memory is given back."""
 
+TRIM_AGAIN: Final = 2
+"""How often memory is given back once more after that: a connection is closed before all of it is released."""
+
 
 class Connections:
     """The open connections of a worker. ``most``: how many may be served at a time."""
 
-    def __init__(self, most: int = MOST, budget_bytes: int = 16 * 2**20) -> None:
+    def __init__(self, most: int = MOST, budget_bytes: int = 12 * 2**20) -> None:
         self.open: set[Connection] = set()
         self.most = most
         self.budget = MemoryBudget(budget_bytes)
         self._peak = 0
+        self._again = 0
 
-    def have_fallen(self) -> bool:
-        """True if memory is worth giving back: many have been closed, or much less is occupied than before."""
+    def add(self, connection: "Connection") -> None:
+        """A client has come."""
+        self.open.add(connection)
         self._peak = max(self._peak, len(self.open))
+
+    def discard(self, connection: "Connection") -> None:
+        """It has gone, and has its answers."""
+        self.open.discard(connection)
+
+    def memory_is_free(self) -> bool:
+        """True if memory is worth giving back. To be asked every few seconds: so often it is true after each fall."""
+        fallen = self._have_fallen()
+        self._again = TRIM_AGAIN + 1 if fallen else max(self._again - 1, 0)
+        return self._again > 0
+
+    def _have_fallen(self) -> bool:
+        """True if many have been closed, or much less is occupied than before, since the last time this was true."""
         closed = self._peak - len(self.open) >= TRIM_CLOSED
         if closed:
             self._peak = len(self.open)

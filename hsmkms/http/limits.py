@@ -3,7 +3,7 @@
 from typing import Final
 
 from hsmkms.http.protocol import Response
-from hsmkms.http.refusals import RefusedError, bad_request, head_too_large
+from hsmkms.http.refusals import RefusedError, bad_request, head_too_large, refusal
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 """All of a request but its body: target and headers, and the sizes, extensions and trailers of chunks."""
@@ -19,6 +19,9 @@ UNCOUNTED_BYTES: Final = 2 * 1024
 UNCOUNTED_HEADERS: Final = 24
 """An unfinished request counts once it has more: most clients send the head of a request by itself."""
 
+UNCOUNTED_CONNECTIONS: Final = 256
+"""While a worker has more connections, every unfinished request counts: so the others are 2 MiB together at most."""
+
 HEADER_BYTES: Final = 160
 REQUEST_BYTES: Final = 512
 """What a header and a request take in memory besides their own bytes."""
@@ -32,6 +35,15 @@ def frame_too_large() -> RefusedError:
 def too_many_headers() -> RefusedError:
     """Too many headers, however small."""
     return head_too_large(f"There may be {MAX_HEADERS} headers at most.")
+
+
+def check_encodings(encodings: list[str]) -> None:
+    """Take a body in chunks and nothing else; RefusedError with 501 as in RFC 9112, section 6.1.
+
+    The parser takes whatever ends in chunks, and would pass on a compressed body as it is.
+    """
+    if [encoding.strip().lower() for encoding in encodings] != ["chunked"]:
+        raise RefusedError(refusal(501, "NotImplementedException", "Send Transfer-Encoding: chunked, or none."))
 
 
 def chunks_too_large() -> Response:

@@ -135,10 +135,10 @@ def _stop_with_parent(loop: asyncio.AbstractEventLoop, stopped: asyncio.Event) -
 
 
 async def _give_memory_back(loop: asyncio.AbstractEventLoop, connections: Connections) -> None:
-    """Give memory back to the system some time after a burst; from a thread, since it takes milliseconds."""
+    """Give memory back to the system some seconds after a burst; from a thread, since it takes milliseconds."""
     while True:
         await asyncio.sleep(TRIM_SECONDS)
-        if connections.have_fallen():
+        if connections.memory_is_free():
             await loop.run_in_executor(None, memory.give_back)
 
 

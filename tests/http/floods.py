@@ -1,14 +1,17 @@
 """What clients without a credential send to fill a worker's memory, on many connections at once."""
 
 import contextlib
+import resource
 import selectors
 import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
 
+import pytest
 from raw_client import raw, signed
 
+from hsmkms.http.connections import OTHER_FILES
 from hsmkms.testing import Endpoint
 
 MIB = 2**20
@@ -17,6 +20,29 @@ SECONDS = 8.0
 
 STALLED_SECONDS = 1.0
 """A flood that the server has taken nothing more of for so long has filled what it can fill."""
+
+
+LIMIT = 1500
+"""Connections that the flooded worker serves: all of them together stay below one and a half of its memory."""
+
+MANY = LIMIT - 50
+"""As many connections as a worker serves by default, less a few for others."""
+
+
+@contextlib.contextmanager
+def many_files() -> Iterator[None]:
+    """Raise the limit of open files of this process, and of servers it starts, as far as it may be raised."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def need_files(connections: int) -> None:
+    """Skip the test where this process may not open so many connections."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < connections + OTHER_FILES:
+        pytest.skip(f"a process may open {soft} files here (ulimit -Hn): too few for {connections} connections")
 
 
 def nobody(endpoint: Endpoint) -> Endpoint:
@@ -59,6 +85,20 @@ FLOODS: dict[str, tuple[int, Callable[[Endpoint], bytes]]] = {
         400,
         lambda _: b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nx: " + b"x" * MIB,
     ),
+    "idle connections at the limit": (MANY, lambda _: b""),
+    "answered connections at the limit": (MANY, lambda _: b"GET /healthz HTTP/1.1\r\n\r\n"),
+    "half small heads at the limit": (
+        MANY,
+        lambda _: (
+            b"POST /?"
+            + b"q" * 600
+            + b" HTTP/1.1\r\n"
+            + b"".join(b"h%d%s: %s\r\n" % (each, b"n" * 20, b"v" * 25) for each in range(23))
+        )[:1800],
+    ),
+    "half tiny heads at the limit": (MANY, lambda _: b"GET / HTTP/1.1\r\nHost: "),
+    "half tiny bodies at the limit": (MANY, lambda _: unsigned(60_000)[:1945]),
+    "half bodies at the limit": (MANY, lambda _: unsigned(60_000)[:8000]),
 }
 """By name: on how many connections, and what is sent on each. ``%s`` is replaced by 60,000 bytes, others on each."""
 

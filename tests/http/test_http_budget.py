@@ -8,8 +8,8 @@ import botocore.session
 import pytest
 
 from hsmkms.config import ServeSettings
-from hsmkms.http.connection import MAX_BODY_BYTES
-from hsmkms.http.connections import OTHER_FILES, connections_of
+from hsmkms.http.connection import MAX_BODY_BYTES, Connection
+from hsmkms.http.connections import OTHER_FILES, TRIM_AGAIN, TRIM_CLOSED, Connections, connections_of
 from hsmkms.http.memory import MemoryBudget
 from hsmkms.model.enums import Operation
 from hsmkms.model.operations import OPERATIONS
@@ -73,6 +73,18 @@ def test_memory_is_given_back_after_a_peak() -> None:
     budget.hold(client, 0)
     assert budget.fallen()
     assert not budget.fallen()
+
+
+def test_memory_is_given_back_after_connections() -> None:
+    """Also where many came and went between two looks, and again some seconds later, when all of them is released."""
+    connections = Connections()
+    made = [Connection(lambda *_: None, lambda _: 0, connections, lambda: 0.0) for _ in range(TRIM_CLOSED)]
+    assert not connections.memory_is_free()
+    for each in made:
+        connections.add(each)
+    for each in made:
+        connections.discard(each)
+    assert [connections.memory_is_free() for _ in range(TRIM_AGAIN + 2)] == [True] * (TRIM_AGAIN + 1) + [False]
 
 
 @pytest.mark.parametrize(

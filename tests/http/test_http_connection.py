@@ -94,6 +94,16 @@ def test_trailers_are_no_headers(hsmkms_endpoint: Endpoint) -> None:
     assert [json.loads(told).get("__type") for _, told in found] == ["MissingAuthenticationTokenException"] * 2 + [None]
 
 
+@pytest.mark.parametrize("trailer", [b"Content-Length: 5", b"Transfer-Encoding: chunked"])
+def test_trailers_that_would_frame_a_body(hsmkms_endpoint: Endpoint, trailer: bytes) -> None:
+    """Length and coding of a body stand before it: behind it they are refused, and the connection ends."""
+    body = b'{"NumberOfBytes": 8}'
+    headers = signed(hsmkms_endpoint, "GenerateRandom", body) | {"Transfer-Encoding": "chunked"}
+    chunks = b"%x\r\n%s\r\n0\r\n%s\r\n\r\n" % (len(body), body, trailer)
+    status, answered, _ = exchange(hsmkms_endpoint, raw("POST", "/", headers, chunks))
+    assert (status, answered["connection"]) == (400, "close")
+
+
 @pytest.mark.parametrize(
     "frame",
     [b"1;" + b"x" * 80_000, b"1;x=y\r\na\r\n" * 20_000, b"0\r\nT: " + b"x" * 80_000, b"0\r\n" + b"T: x\r\n" * 20_000],
@@ -192,6 +202,12 @@ def test_continue(hsmkms_endpoint: Endpoint) -> None:
         (b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", 400),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 501),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: xchunked\r\n\r\n", 501),
+        (b"GET /healthz HTTP/1.1\r\nTransfer-Encoding: identity\r\n\r\n", 501),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
         (b"CONNECT x:1 HTTP/1.1\r\nHost: x:1\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\n" + b"".join(b"a%d: b\r\n" % number for number in range(200)) + b"\r\n", 431),
         (b"POST / HTTP/1.1\r\nA: " + b"x" * 70_000 + b"\r\n\r\n", 431),
@@ -204,6 +220,12 @@ def test_continue(hsmkms_endpoint: Endpoint) -> None:
         "length",
         "two lengths",
         "chunk",
+        "coding",
+        "codings",
+        "unknown coding",
+        "no coding",
+        "chunked, chunked",
+        "chunked twice",
         "tunnel",
         "headers",
         "header",

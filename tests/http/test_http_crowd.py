@@ -1,31 +1,19 @@
 """Ten thousand connections that say nothing: others are served as ever."""
 
-import resource
 import select
 import socket
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 import pytest
 from conftest import NewSite
+from floods import many_files, need_files
 from raw_client import SECONDS, call
-from served import Served, credentials, serving, until
+from served import Served, credentials, serving, set_in, until
 
 pytestmark = pytest.mark.xdist_group("served")
 
 CONNECTIONS = 10_000
 SPARE = 500
-
-
-@contextmanager
-def many_files() -> Iterator[None]:
-    """This process may open as many files as it needs."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard < CONNECTIONS + SPARE:
-        pytest.skip(f"a process may open {hard} files here (ulimit -Hn), and {CONNECTIONS + SPARE} are needed")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def open_files(server: Served) -> int:
@@ -44,7 +32,9 @@ def test_ten_thousand_connections(new_site: NewSite) -> None:
     """Requests are answered while they come and stay, memory stays bounded, and nothing of them is left afterwards."""
     site = new_site()
     (root,) = credentials(site, ("create_access_key", {"user_name": None}))
+    set_in(site, f"max_connections = {CONNECTIONS}")
     with many_files(), serving(site, "--workers", 2) as server, ExitStack() as held:
+        need_files(CONNECTIONS + SPARE)
         endpoint = server.endpoint(root)
         before, memory = open_files(server), server.memory_mib()
         address = ("127.0.0.1", server.port)

@@ -15,6 +15,7 @@ from hsmkms.http.connection import (
     Connection,
 )
 from hsmkms.http.connections import Connections
+from hsmkms.http.limits import UNCOUNTED_CONNECTIONS
 from hsmkms.http.memory import MemoryBudget
 from hsmkms.http.protocol import Response
 from hsmkms.http.sigv4 import RawRequest
@@ -228,6 +229,24 @@ def test_beyond_the_budget() -> None:
         writer.transport.abort()
         await place.send(REQUEST)
         assert await place.status() == 200
+
+    play(story)
+
+
+@pytest.mark.parametrize("sent", [20, len(REQUEST) - 1], ids=["head", "body"])
+def test_small_beginnings_on_many_connections(sent: int) -> None:
+    """On many connections everything that is unfinished counts, however small, until the request is complete."""
+
+    async def story(place: Place) -> None:
+        others = [await asyncio.open_connection(*place.address) for _ in range(UNCOUNTED_CONNECTIONS)]
+        await place.until(lambda: len(place.everybody) > UNCOUNTED_CONNECTIONS)
+        await place.send(REQUEST[:sent])
+        await place.until(lambda: place.connections.budget.occupied > sent)
+        await place.send(REQUEST[sent:])
+        assert await place.status() == 200
+        assert place.connections.budget.occupied == 0
+        for _, writer in others:
+            writer.transport.abort()
 
     play(story)
 
