@@ -2,8 +2,8 @@
 
 The content goes into a temporary file in the same folder, is synced, and takes the name by rename(2); then the folder
 is synced. The temporary file has a random name, is made anew (O_EXCL) and follows no link, so that whoever may write in
-the folder cannot make this process write elsewhere. It is locked (flock(2)) by the process that made it: one without a lock
-is left over from a killed process, and the next write in that folder removes it.
+the folder cannot make this process write elsewhere. It is locked (flock(2)) by the process that made it: one without a
+lock is left over from a killed process, and the next write in that folder removes it.
 """
 
 import errno

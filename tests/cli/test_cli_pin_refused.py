@@ -168,7 +168,7 @@ SAME_PIN: dict[str, Callable[[Watched], object]] = {
 
 @pytest.mark.parametrize("change", SAME_PIN.values(), ids=SAME_PIN.keys())
 def test_retry_of_the_same_pin(watched: Watched, change: Callable[[Watched], object]) -> None:
-    """Whatever is done to the PIN file but to correct it: no retry sends its PIN again without a word, and none twice."""
+    """Whatever is done to the PIN file but to correct it: no retry sends its PIN again without a word."""
     write(watched.site.data / "pin", WRONG)
     assert watched.run("list-keys")[1] == [REFUSED]
     change(watched)
