@@ -218,7 +218,7 @@ def test_archive(new_site: NewSite, tmp_path: Path) -> None:
     place.mkdir()
     precious = tmp_path / "precious"
     precious.write_text("precious")
-    leading_elsewhere = place / f".{log.lane.name}.part"
+    leading_elsewhere = place / ".lane-0001.00000001.jsonl.part"
     leading_elsewhere.symlink_to(precious)
     with site.open() as kms:
         moved = kms.operator.audit.archive(place)
