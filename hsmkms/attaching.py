@@ -14,6 +14,7 @@ from hsmkms.hsm import module as modules
 from hsmkms.hsm.choice import TokenChoice, choose
 from hsmkms.hsm.device import Device, DeviceSettings
 from hsmkms.hsm.login import LoginGate, check_counters
+from hsmkms.hsm.pin_marks import UnknownPinError
 from hsmkms.pin_credentials import credential_names
 from hsmkms.service import binding
 from hsmkms.service.tokens import Tokens
@@ -252,20 +253,37 @@ def wrong_pins_given(settings: Settings, token: TokenSettings) -> bool:
         module.release()
 
 
-def retry_pin(settings: Settings, *, insisted: TokenSettings | None = None) -> bool:
-    """Try the PINs that were refused, each once, if it may be another one now; true if there was one.
+def never(_: str) -> bool:
+    """Answer a question with no, where nobody can be asked."""
+    return False
 
-    ``insisted``: the token whose PIN is tried in any case. Raises PinError if one is refused, or still is.
+
+def retry_pin(
+    settings: Settings, *, insisted: TokenSettings | None = None, confirm: Callable[[str], bool] = never
+) -> bool:
+    """Try the PINs that were refused, each once, if a person says that it is another one; true if there was one.
+
+    ``insisted``: the token whose PIN is tried in any case. ``confirm`` asks about the others. Raises PinError if one is
+    refused, or still is.
     """
     gate = LoginGate(settings.data_dir)
     had_mark = gate.mark() is not None
     faults: list[HsmKmsError] = []
     for each in settings.tokens:
         try:
-            open_device(settings, each, accept_final_try=True, insisted=each is insisted).close()
+            _retry_one(settings, each, confirm, insisted=each is insisted)
         except HsmKmsError as exc:
             faults.append(exc)
     if faults:
         raise faults[0]
     gate.remove_unreadable_marks()
     return had_mark
+
+
+def _retry_one(settings: Settings, token: TokenSettings, confirm: Callable[[str], bool], *, insisted: bool) -> None:
+    try:
+        open_device(settings, token, accept_final_try=True, insisted=insisted).close()
+    except UnknownPinError as exc:
+        if not confirm(exc.question):
+            raise
+        open_device(settings, token, accept_final_try=True, insisted=True).close()

@@ -255,6 +255,8 @@ def check_owners(settings: Settings) -> None:
             ownership.check_module(token.module, token.environment)
         _check_program("the PIN command", token.pin.command)
     _check_program("the signing command", settings.backup.signing_command)
+    if settings.audit.seal_file is not None and not os.geteuid():  # a link there would lead root to any file
+        ownership.check("audit.seal_file", settings.audit.seal_file)
     for name, file in {"certificate": settings.serve.certificate, "private_key": settings.serve.private_key}.items():
         if file is not None:
             ownership.check(f"serve.{name}", file)

@@ -22,7 +22,10 @@ TRUSTED_VARIABLE: Final = "HSMKMS_TRUSTED_OWNERS"
 """Further users, by name or uid, whose files are taken: of a checkout on a CI machine, say."""
 
 _MOST_LINKS: Final = 40
-_SYSTEM_GROUPS: Final = range(1, 1000)
+_SYSTEM_GROUPS: Final = range(1, 100)
+"""Those that Debian gives out for all machines, such as ``staff``. From 100 on (``users``) a directory may have put
+people into them, whom the machine does not list.
+"""
 _ACL: Final = "system.posix_acl_access"
 _FOLDER_MODE: Final = 0o755
 
@@ -151,14 +154,10 @@ def _is_private(place: Path, status: os.stat_result) -> bool:
     names = {_user_name(each) for each in trusted_owners()}
     if not set(group.gr_mem) <= names:
         return False
-    return status.st_gid == 0 or group.gr_name in names or _is_empty_system_group(group, names)
-
-
-def _is_empty_system_group(group: grp.struct_group, names: set[str]) -> bool:
-    """True for a group such as Debian's ``staff``, while nobody is in it."""
-    if group.gr_gid not in _SYSTEM_GROUPS:
-        return False  # those of people may have members that the machine does not list
-    return all(each.pw_gid != group.gr_gid or each.pw_name in names for each in pwd.getpwall())
+    if status.st_gid == 0:
+        return True
+    known = group.gr_name in names or status.st_gid in _SYSTEM_GROUPS
+    return known and all(each.pw_gid != status.st_gid or each.pw_name in names for each in pwd.getpwall())
 
 
 def _has_acl(place: Path) -> bool:

@@ -79,6 +79,11 @@ def finish(settings: Settings, token: TokenSettings) -> bool | None:
         return None
     gate = LoginGate(settings.data_dir)
     with gate.exclusive():
+        if not draft.exists():
+            return None  # another process has just finished it
+        if not draft.stat().st_size:  # killed before the new PIN was in it, so the token never heard of one
+            draft.unlink()
+            return False
         right = _right_file(settings, token, (file, draft), gate)
         gate.note_change()
         if right == draft:

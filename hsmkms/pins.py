@@ -18,7 +18,7 @@ from typing import BinaryIO, Final
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from hsmkms import ownership
+from hsmkms import atomic_write, ownership
 from hsmkms.errors import ConfigurationError, PinError
 from hsmkms.secret import PinOrigin, Secret
 
@@ -82,7 +82,7 @@ def read_secret(
     except EOFError as exc:
         raise PinError("no PIN was given") from exc
     # What a person types anew is what he wants to be tried.
-    origin = PinOrigin(name="the answer at the prompt", version=secrets.token_hex(8), comparable=True)
+    origin = PinOrigin(name="the answer at the prompt", version=secrets.token_hex(8), typed=True)
     return _one_line(answer, "the answer", origin)
 
 
@@ -95,12 +95,7 @@ def write(file: Path, pin: Secret) -> None:
     """Write a PIN to a new file of its owner alone, durably. PinError if it cannot be written or is no PIN."""
     _one_line(pin, "the new PIN")
     try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
-            opened.write(f"{pin.reveal()}\n")
-            opened.flush()
-            os.fsync(opened.fileno())
-        _sync_folder(file)
+        atomic_write.create(file, f"{pin.reveal()}\n".encode())
     except OSError as exc:
         raise PinError(f"{file} cannot be written: {exc.strerror}") from exc
 
@@ -109,21 +104,14 @@ def put_in_place(draft: Path, file: Path) -> None:
     """Let the draft take the place of the PIN file, with its owner, durably."""
     try:
         told = file.stat()
-        os.chown(draft, told.st_uid, told.st_gid)
+        os.lchown(draft, told.st_uid, told.st_gid)
         draft.replace(file)
-        _sync_folder(file)
+        with atomic_write.open_folder(file.parent) as folder:
+            os.fsync(folder)
     except OSError as exc:
         raise PinError(
             f"the PIN is changed, but {draft} cannot take the place of {file} ({exc.strerror}): run change-pin again"
         ) from exc
-
-
-def _sync_folder(file: Path) -> None:
-    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _credential(path: Path, names: tuple[str, ...]) -> Path:
@@ -173,10 +161,10 @@ def _advice(file: Path, credentials: tuple[str, ...]) -> str:
 
 
 def _origin_of_file(named: Path, told: os.stat_result, *, credential: bool) -> PinOrigin:
-    """A file changes when it is written or replaced; systemd's copies are new files at each start of a unit."""
+    """A file has one name under all paths to it; its status changes when it is written, and in systemd's copies."""
     state = f"{told.st_ino} {told.st_mtime_ns} {told.st_ctime_ns}"
     version = hashlib.sha256(state.encode()).hexdigest()[:16]
-    return PinOrigin(name=f"the PIN file {named}", version=version, comparable=not credential)
+    return PinOrigin(name=f"the PIN file {os.path.realpath(named)}", version=version, comparable=not credential)
 
 
 def read_private_key(what: str, *, file: Path | None = None, command: tuple[str, ...] | None = None) -> bytes:

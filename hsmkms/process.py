@@ -7,6 +7,7 @@ a ``ForkGuard`` when it is made and asks it before each use.
 
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,6 +57,17 @@ class ForkGuard:
             )
 
 
+class _Held(threading.local):
+    """The locks that this thread has."""
+
+    def __init__(self) -> None:
+        self.paths = set[Path]()
+
+
+_held = _Held()
+os.register_at_fork(after_in_child=lambda: _held.paths.clear())  # noqa: PLW0108 - of the thread that forks
+
+
 def uptime() -> float:
     """Seconds since the machine was started, the same in all its processes, which nobody can set."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -65,17 +77,24 @@ def uptime() -> float:
 def exclusive(path: Path, seconds: float) -> Iterator[None]:
     """Let one process (and thread) at a time into the block; the lock ends with its process.
 
+    A thread that is in such a block already goes on: it would wait for itself.
+
     Raises ConfigurationError if the lock's file cannot be written, DependencyTimeoutException if another one has it
     for longer than ``seconds``.
     """
+    if path in _held.paths:
+        yield
+        return
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as exc:
         raise ConfigurationError(f"{path} cannot be written ({exc.strerror}): make its folder writable") from exc
     try:
         _wait_for(descriptor, path, time.monotonic() + seconds)
+        _held.paths.add(path)
         yield
     finally:
+        _held.paths.discard(path)
         os.close(descriptor)
 
 

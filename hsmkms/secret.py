@@ -10,12 +10,13 @@ class PinOrigin(Struct, frozen=True, kw_only=True):
     """Where a PIN was read.
 
     ``name``: the source in words. ``version``: the same for the same PIN, as far as that can be seen. ``comparable``:
-    another version is another PIN, in whichever process it was read.
+    the same version is the same PIN, in whichever process it was read. ``typed``: a person has just given it by hand.
     """
 
     name: str
     version: str = ""
     comparable: bool = False
+    typed: bool = False
 
 
 class Secret:

@@ -34,7 +34,6 @@ from hsmkms.rules.rotation import RotationPolicy
 from hsmkms.service import backup_keys, binding, presence, restoring, row_seals, sealing
 from hsmkms.service.access import Access
 from hsmkms.service.age_keys import PrivateKeys
-from hsmkms.service.audit import FOLDER as AUDIT_FOLDER
 from hsmkms.service.audit import AuditBook
 from hsmkms.service.backup import CONFIGURATION
 from hsmkms.service.backup_keys import Header
@@ -48,7 +47,7 @@ from hsmkms.service.row_seals import SealBook
 from hsmkms.service.tokens import Tokens
 from hsmkms.service.unsealing import Unsealed
 from hsmkms.service.usage import UsageBook
-from hsmkms.store import files, installation, leases, log_renewal, migrate
+from hsmkms.store import audit_files, files, installation, leases, log_renewal, migrate
 from hsmkms.store.engine import Store
 from hsmkms.store.installation import InstallationRow
 
@@ -217,7 +216,7 @@ def _core(
 
 def audit_folder(settings: Settings) -> Path:
     """Where the files of the audit log are."""
-    return settings.data_dir / AUDIT_FOLDER
+    return settings.data_dir / audit_files.FOLDER
 
 
 def audit_policy(settings: Settings) -> AuditPolicy:

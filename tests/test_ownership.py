@@ -129,6 +129,8 @@ MYSELF = pwd.getpwuid(os.geteuid()).pw_name
         (named_group("developers", 2000), False),
         (named_group("developers", 2000, "eve"), False),
         (named_group("staff", 50), True),
+        (named_group("users", 100), False),
+        (named_group("sssd", 999), False),
         (named_group("staff", 50, "eve"), False),
         (named_group("root", 0), True),
         (named_group("root", 0, "eve"), False),
@@ -143,6 +145,20 @@ def test_groups(
     folder.chmod(0o775)
     status = folder.lstat()
     assert ownership._is_private(folder, pretend(status, told(0).gr_gid)) is private
+
+
+@pytest.mark.parametrize(("name", "gid"), [(MYSELF, 1000), ("staff", 50)])
+def test_primary_group_of_others(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, gid: int) -> None:
+    """A group is not private if somebody else has it as his own, though it lists no members."""
+    me = pwd.getpwuid(os.geteuid())
+    other = pwd.struct_passwd(("eve", "x", STRANGER, gid, "", "/", "/bin/sh"))
+    monkeypatch.setattr(grp, "getgrgid", named_group(name, gid))
+    monkeypatch.setattr(pwd, "getpwall", lambda: [me])
+    folder.chmod(0o775)
+    status = pretend(folder.lstat(), gid)
+    assert ownership._is_private(folder, status)
+    monkeypatch.setattr(pwd, "getpwall", lambda: [me, other])
+    assert not ownership._is_private(folder, status)
 
 
 def pretend(status: os.stat_result, gid: int) -> os.stat_result:
@@ -240,6 +256,24 @@ def test_configuration(folder: Path, name: str) -> None:
         config.load(folder / "hsmkms.toml")
     assert str(caught.value).startswith(f"{NAMED[name]} {folder / name} can be changed by another user, so it is not ")
     assert f"run `chmod go-w {folder / name}`" in str(caught.value)
+
+
+@needs_root
+def test_seal_file_of_root(folder: Path) -> None:
+    """Root writes no seal file into a folder of another user, who could lead it to any file."""
+    (folder / "data").mkdir(mode=0o700)
+    (folder / "share").mkdir(mode=0o755)
+    for each in NAMED:
+        if each != "data":
+            text = CONFIGURATION.format(folder=folder) + '[audit]\nseal_file = "share/seals"\n'
+            (folder / each).write_text(text if each == "hsmkms.toml" else "")
+            (folder / each).chmod(0o700)
+    config.load(folder / "hsmkms.toml")
+    os.chown(folder / "share", STRANGER, -1)
+    with pytest.raises(
+        ConfigurationError, match=f"audit.seal_file {folder}/share/seals can be changed by another user"
+    ):
+        config.load(folder / "hsmkms.toml")
 
 
 def test_pin_file(folder: Path) -> None:

@@ -15,6 +15,7 @@ import typer
 
 from hsmkms import ownership
 from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, outer_options
+from hsmkms.cli.questions import at_a_terminal
 from hsmkms.cli.repair import PANEL
 from hsmkms.errors import BindingError, CloneError, ConfigurationError, HsmKmsError, StoreError
 
@@ -89,15 +90,11 @@ def doctor(
     retry_pin: Annotated[
         bool, typer.Option("--retry-pin", help="Try the corrected PIN once, after a token has refused one.")
     ] = False,
-    same_source: Annotated[
-        bool,
-        typer.Option(
-            "--same-source",
-            help="With --retry-pin: also if its source has not changed, or hsmkms cannot see whether it has.",
-        ),
+    yes: Annotated[
+        bool, typer.Option("--yes", help="With --retry-pin: send the PIN, without asking whether it is another one.")
     ] = False,
     token: Annotated[
-        str | None, typer.Option("--token", help="With --same-source: whose PIN, if there are several [[token]].")
+        str | None, typer.Option("--token", help="With --yes: whose PIN, if there are several [[token]].")
     ] = None,
     config: ConfigOption = None,
     output: OutputOption = None,
@@ -113,10 +110,11 @@ def doctor(
 
     common = Common(config=config, output=output, query=query).over(outer_options(context))
     settings = wiring.load_settings(common.config)
-    if (same_source and not retry_pin) or (token is not None and not same_source):
-        raise typer.BadParameter("--same-source goes with --retry-pin, and --token with --same-source")
+    if (yes and not retry_pin) or (token is not None and not yes):
+        raise typer.BadParameter("--yes goes with --retry-pin, and --token with --yes")
     if retry_pin:
-        attaching.retry_pin(settings, insisted=attaching.named_token(settings, token) if same_source else None)
+        insisted = attaching.named_token(settings, token) if yes else None
+        attaching.retry_pin(settings, insisted=insisted, confirm=_confirm if at_a_terminal() else attaching.never)
     with ExitStack() as exits:
         patient = Patient(settings, exits)
         verdicts = {name: _judge(check, patient) for name, check in CHECKS.items()}
@@ -124,6 +122,10 @@ def doctor(
     common.show({"Checks": rows})
     if any(each.outcome is Outcome.WRONG for each in verdicts.values()):
         sys.exit(1)
+
+
+def _confirm(question: str) -> bool:
+    return typer.confirm(question, err=True)
 
 
 def _judge(check: "Check", patient: Patient) -> Verdict:
@@ -283,6 +285,10 @@ def _files(patient: Patient) -> Verdict:
         mode = stat.S_IMODE(path.lstat().st_mode) if path.exists() else 0
         if mode & _OTHERS and not path.is_symlink():
             raise StoreError(f"{path} is open to other users (mode {mode:04o}): run `chmod go= {path}`")
+    for path in (*own, settings.data_dir, *sorted(settings.data_dir.rglob("*"))):
+        changeable = ownership.weakness(path)
+        if changeable is not None:
+            raise StoreError(f"{path} can be changed by another user: {changeable}")
     left = [each for each in settings.data_dir.iterdir() if each.name.startswith(_LEFTOVERS)]
     if left:
         return _warning(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from hsmkms.cli.private_files import write_private
+from hsmkms import atomic_write
 from hsmkms.errors import ConfigurationError, PinError, StoreError
 
 if TYPE_CHECKING:
@@ -161,10 +161,7 @@ def _as_written(settings: "Settings", folder: Path) -> "Settings":
 
 
 def _replace(file: Path, text: str) -> None:
-    new = file.with_name(f"{file.name}.new")
     try:
-        new.unlink(missing_ok=True)
-        write_private(new, text)
-        new.replace(file)
+        atomic_write.replace(file, text.encode())
     except OSError as exc:
         raise StoreError(f"{file} cannot be written: {exc.strerror}") from exc

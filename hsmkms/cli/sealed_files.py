@@ -1,34 +1,28 @@
 """Files whose whole content is a ciphertext: finding them, reading them, and replacing them in one step.
 
-A file is replaced so that at every instant its name stands for the old or for the new content, whole: the new content
-goes into a temporary file in the same folder, gets mode, owner and extended attributes of the original, is synced, and
-takes the original's name by rename(2); then the folder is synced. The temporary file is locked by the process that
-made it (flock(2)), so that one without a lock is known to be left over from a killed process.
+A file is replaced in one step (atomic_write.py); the new one gets mode, owner and extended attributes of the original.
 """
 
 import base64
 import binascii
 import errno
-import fcntl
 import os
-import re
-import secrets
 import stat
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
 
+from hsmkms import atomic_write
+
 MOST_BYTES: Final = 16 * 1024
 """A longer file is no ciphertext: the longest one has 6,144 bytes, which are 8,192 in base64, and line ends."""
 
-_TEMPORARY: Final = ".hsmkms-re-encrypt-{}.tmp"
-_is_temporary: Final = re.compile(_TEMPORARY.format("[0-9a-f]{32}").replace(".", r"\.")).fullmatch
+_PREFIX: Final = ".hsmkms-re-encrypt-"
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SYSTEM_ATTRIBUTES: Final = ("security.", "trusted.")
 """The system labels new files itself, and lets nobody else do it."""
 
@@ -102,10 +96,10 @@ def remove_leftovers(arguments: Sequence[Path]) -> None:
     """Remove what killed processes have left in the folders of the arguments and below; failures do not matter."""
     for argument in filter(Path.is_dir, arguments):
         for place, _, names in os.walk(argument):
-            _remove_unlocked(Path(place, name) for name in names)
+            atomic_write.remove_leftovers((Path(place, name) for name in names), _PREFIX)
     for folder in {each.parent for each in arguments if not each.is_dir()}:
         with suppress(OSError):
-            _remove_unlocked(folder.iterdir())
+            atomic_write.remove_leftovers(folder.iterdir(), _PREFIX)
 
 
 def read(path: str) -> Content | None:
@@ -133,17 +127,14 @@ def replace(path: str, content: Content, data: bytes) -> None:
     Raises OSError and FileLeftAloneError; then the file is untouched.
     """
     folder, name = os.path.split(path)
-    directory = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with _temporary(directory) as (descriptor, temporary):
+    with atomic_write.open_folder(folder or ".") as directory:
+        with atomic_write.temporary(directory, _PREFIX) as (descriptor, temporary):
             _fill(descriptor, data)
             _dress(descriptor, path, content.seen)
             os.fsync(descriptor)
             _check_unchanged(os.stat(name, dir_fd=directory, follow_symlinks=False), content.seen)
             os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
         os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _walk_folder(folder: str, include: Sequence[str]) -> Iterator[Found]:
@@ -156,7 +147,11 @@ def _walk_folder(folder: str, include: Sequence[str]) -> Iterator[Found]:
     for each in found:
         if each.is_dir(follow_symlinks=False):
             yield from _walk_folder(each.path, include)
-        elif each.is_file(follow_symlinks=False) and not _is_temporary(each.name) and _wanted(each.name, include):
+        elif (
+            each.is_file(follow_symlinks=False)
+            and not atomic_write.is_temporary(each.name, _PREFIX)
+            and _wanted(each.name, include)
+        ):
             yield Found(each.path)
 
 
@@ -166,41 +161,6 @@ def _wanted(name: str, include: Sequence[str]) -> bool:
 
 def _possible(status: os.stat_result) -> bool:
     return stat.S_ISREG(status.st_mode) and 0 < status.st_size <= MOST_BYTES
-
-
-def _remove_unlocked(files: Iterable[Path]) -> None:
-    """Remove temporary files that no process has locked."""
-    for file in files:
-        if _is_temporary(file.name):
-            with suppress(OSError), os.fdopen(os.open(file, _READ), "rb") as opened:
-                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                file.unlink()
-
-
-@contextmanager
-def _temporary(directory: int) -> Iterator[tuple[int, str]]:
-    """A new, locked file for its owner alone; it is removed unless it has got another name."""
-    descriptor, name = _new_temporary(directory)
-    try:
-        yield descriptor, name
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(name, dir_fd=directory)
-        raise
-    finally:
-        os.close(descriptor)
-
-
-def _new_temporary(directory: int) -> tuple[int, str]:
-    while True:
-        name = _TEMPORARY.format(secrets.token_hex(16))
-        descriptor = os.open(name, _CREATE, 0o600, dir_fd=directory)
-        # Another process may take it for a left-over one before it is locked, and remove it.
-        with suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(descriptor).st_nlink == 1:
-                return descriptor, name
-        os.close(descriptor)
 
 
 def _fill(descriptor: int, data: bytes) -> None:

@@ -3,9 +3,10 @@
 A token locks after a few wrong PINs, and a server that starts its workers, or a unit that restarts, would use up the
 tries within a second. So every login goes through one gate per installation: an exclusive file lock, then the mark
 that an earlier refusal left, then the token's own counters; a refusal leaves the mark before the lock is let go.
-Only ``hsmkms doctor --retry-pin`` tries again, and not the PIN of a source that has not changed since (pin_marks.py).
+Only ``hsmkms doctor --retry-pin`` tries again, and only if a person says that the PIN is to be sent (pin_marks.py).
 """
 
+import hmac
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ from pkcs11.exceptions import (
 )
 from pkcs11.types import Session, Token
 
+from hsmkms import atomic_write
 from hsmkms.errors import ConfigurationError, PinError, TokenUnavailableError
 from hsmkms.hsm.attributes import MAPPER
 from hsmkms.hsm.faults import AWAY, translate
@@ -81,8 +83,7 @@ class LoginGate:
     def note_change(self) -> None:
         """The PIN has been changed: who has read the old one reads again. Under the lock."""
         try:
-            self._changed_path.touch(mode=0o600)
-            self._changed_path.write_text(f"{_boot()} {uptime()}")
+            atomic_write.replace(self._changed_path, f"{_boot()} {uptime()}".encode())
         except OSError as exc:
             raise ConfigurationError(f"{self._changed_path} cannot be written: {exc.strerror}") from exc
 
@@ -104,7 +105,7 @@ class LoginGate:
         self._marks.refuse_if_refused(_serial(token), pin)
 
     def knows_refused(self, token: Token, pin: Secret) -> bool:
-        """True if the token has refused this PIN, or may have."""
+        """True if what the token has refused came from the same source."""
         return self._marks.knows(_serial(token), pin)
 
     def mark_at_hand(
@@ -153,8 +154,8 @@ def log_in(
     StaleModuleError if the PIN was changed after ``loaded_at``, when the module was loaded: SoftHSM compares with the
     PIN of that moment until it is loaded again, and would refuse the right one.
     ``find_token`` is asked again after a fault at start; the PIN itself is sent once. Raises PinError (refused now or
-    before, or too risky) or TokenUnavailableError. ``accept_final_try`` is for ``doctor --retry-pin``: a mark blocks
-    only the PIN of the source that was refused, and the last try may be spent.
+    before, or too risky) or TokenUnavailableError. ``accept_final_try`` is for ``doctor --retry-pin``: the last
+    try may be spent, and a mark does not block a PIN that a person wants to be sent; UnknownPinError if none does.
     """
 
     def ready_token() -> Token:
@@ -195,11 +196,13 @@ def right_pin(find_token: Callable[[], Token], candidates: Sequence[Secret], gat
     """Which of a few PINs the token takes, by its place; None if it takes none of those that it has not refused before.
 
     For a process that is not logged in, under the lock. Each wrong one costs a try and leaves a mark; PinError before a
-    try that could be the last.
+    try that could be the last. A text that was refused in one place is not sent from another one.
     """
+    token = find_token()
+    refused = [each for each in candidates if gate.knows_refused(token, each)]
     for place, pin in enumerate(candidates):
         token = find_token()  # anew: its counters have changed
-        if gate.knows_refused(token, pin):
+        if any(hmac.compare_digest(pin.reveal().encode(), each.reveal().encode()) for each in refused):
             continue
         _check_counters(token, accept_final_try=False)
         with gate.mark_at_hand(token.label, _serial(token), pin.origin) as leave_mark:
@@ -207,6 +210,7 @@ def right_pin(find_token: Callable[[], Token], candidates: Sequence[Secret], gat
                 token.open(user_pin=pin.reveal(), attribute_mapper=MAPPER).close()
             except REFUSALS:
                 leave_mark()
+                refused.append(pin)
                 continue
             except PKCS11Error as exc:
                 raise translate(exc) from exc

@@ -1,22 +1,26 @@
 """What refused PINs leave in the data folder: open marks, which block logins, and the list of refused sources.
 
-Both name token, time and source, and say nothing of the PIN. A mark is closed by the next PIN that its token takes;
-the source that was refused stays listed, so that a process that still holds that PIN does not send it again.
+Both name token, time and source, and say nothing of the PIN: not even a hash or a length, from which a short PIN could
+be found out. So nobody can see whether a PIN is another one than the refused one. While a mark is open a PIN of any
+source is sent only if a person says that it is to be; that a file was written, touched or replaced proves nothing.
+
+A mark is closed by the next PIN that its token takes; the source that was refused stays listed, so that a process that
+still holds that PIN does not send it again.
 Everything here runs under the lock of the login gate.
 """
 
 import hashlib
-import json
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
+from hsmkms import atomic_write
 from hsmkms.errors import ConfigurationError, PinError
 from hsmkms.secret import PinOrigin, Secret
 
@@ -28,8 +32,22 @@ _MOST_LISTED: Final = 64
 _UNKNOWN: Final = "?"
 
 
+class UnknownPinError(PinError):
+    """The PIN may be the one that was refused; only a person can know, and has not said so.
+
+    ``question``: what to ask, without its question mark.
+    """
+
+    def __init__(self, sentence: str, question: str) -> None:
+        super().__init__(sentence)
+        self.question = question
+
+
 class PinMark(Struct, frozen=True, kw_only=True):
-    """A refused PIN: by which token, when, and where the PIN came from (empty if unknown)."""
+    """A refused PIN: by which token, when, and where the PIN came from (empty if unknown).
+
+    ``unsettled``: the token has taken no PIN since.
+    """
 
     label: str
     serial: str
@@ -37,18 +55,15 @@ class PinMark(Struct, frozen=True, kw_only=True):
     source: str = ""
     version: str = ""
     comparable: bool = False
+    unsettled: bool = False
 
-    def is_of(self, origin: PinOrigin) -> bool:
+    def is_of(self, origin: PinOrigin | None) -> bool:
         """True if the PIN was read from exactly this source."""
-        return (self.source, self.version) == (origin.name, origin.version)
+        return origin is not None and (self.source, self.version) == (origin.name, origin.version)
 
     def may_be_of(self, origin: PinOrigin | None) -> bool:
-        """True unless what was refused was certainly read from another source, or before the source was changed."""
-        if origin is None or not self.source:
-            return True
-        if self.source != origin.name:
-            return False
-        return not (self.comparable and origin.comparable and self.version != origin.version)
+        """True unless what was refused was read from another source; that a file was changed says nothing."""
+        return origin is None or self.source in ("", origin.name)
 
 
 class PinMarks:
@@ -63,23 +78,21 @@ class PinMarks:
         return next((each for each in marks if serial is None or each.serial in (serial, _UNKNOWN)), None)
 
     def refuse_if_refused(self, serial: str, pin: Secret) -> None:
-        """Raise PinError if the token has refused this PIN, or may have: unless a person insists on it."""
+        """Raise PinError if the token may have refused this PIN: unless a person wants it to be sent."""
         if pin.insisted:
             return
         mark = self.open_mark(serial)
-        if mark is not None and mark.may_be_of(pin.origin):
-            raise PinError(_unchanged(mark, pin.origin))
+        if mark is not None and not (pin.origin is not None and pin.origin.typed):
+            raise _not_sent(mark, pin.origin)
         listed = self._listed_of(serial, pin.origin)
         if listed is not None:
-            raise PinError(_unchanged(listed, pin.origin))
+            raise _not_sent(listed, pin.origin)
 
     def knows(self, serial: str, pin: Secret) -> bool:
-        """True if the token has refused this PIN, or may have."""
-        try:
-            self.refuse_if_refused(serial, pin)
-        except PinError:
-            return True
-        return False
+        """True if what the token has refused came from the same source."""
+        mark = self.open_mark(serial)
+        refused = mark is not None and mark.may_be_of(pin.origin)
+        return refused or self._listed_of(serial, pin.origin) is not None
 
     @contextmanager
     def at_hand(self, label: str, serial: str, origin: PinOrigin | None) -> Iterator[Callable[[], None]]:
@@ -95,33 +108,35 @@ class PinMarks:
             source=origin.name if origin is not None else "",
             version=origin.version if origin is not None else "",
             comparable=origin is not None and origin.comparable,
+            unsettled=True,
         )
         path = self._path_of(serial)
-        prepared = path.with_suffix(".prepared")
-        try:
-            _write_durably(prepared, msgspec.to_builtins(mark))
-        except OSError as exc:
-            raise ConfigurationError(
-                f"no PIN is tried, since {prepared} cannot be written ({exc.strerror}): make its folder writable"
-            ) from exc
+        with ExitStack() as exits:
+            try:
+                put_in_place = exits.enter_context(atomic_write.draft(path, msgspec.json.encode(mark)))
+            except OSError as exc:
+                raise ConfigurationError(
+                    f"no PIN is tried, since {path} cannot be written ({exc.strerror}): make its folder writable"
+                ) from exc
 
-        def leave() -> None:
-            earlier = _read_mark(path) if path.exists() else None
-            prepared.replace(path)
-            if earlier is not None:
-                self._write_list([*self._list(), earlier])
+            def leave() -> None:
+                earlier = _read_mark(path) if path.exists() else None
+                put_in_place()
+                if earlier is not None:
+                    self._write_list([*self._list(), earlier])
 
-        try:
             yield leave
-        finally:
-            prepared.unlink(missing_ok=True)
 
     def settle(self, serial: str, origin: PinOrigin | None) -> None:
         """The token has taken a PIN of that origin: close its mark, and keep the source that was refused listed."""
         closed = [path for path in self._paths() if _read_mark(path).serial == serial]
         listed = self._list()
         refused = [*listed, *map(_read_mark, closed)]
-        kept = [each for each in refused if each.serial != serial or origin is None or not each.is_of(origin)]
+        kept = [
+            replace(each, unsettled=False) if each.serial == serial else each
+            for each in refused
+            if each.serial != serial or not each.is_of(origin)
+        ]
         if kept != listed:
             self._write_list(kept)
         for path in closed:
@@ -144,9 +159,9 @@ class PinMarks:
         return usual.with_name(f"{_MARK}-{hashlib.sha256(serial.encode()).hexdigest()[:16]}.json")
 
     def _listed_of(self, serial: str, origin: PinOrigin | None) -> PinMark | None:
-        if origin is None:
-            return None
-        return next((each for each in self._list() if each.serial == serial and each.is_of(origin)), None)
+        """A refusal before the mark's: of any state of this source until the token takes a PIN, then of this state."""
+        known = [each for each in self._list() if each.serial == serial]
+        return next((each for each in known if each.is_of(origin) or (each.unsettled and each.may_be_of(origin))), None)
 
     def _list(self) -> list[PinMark]:
         try:
@@ -158,25 +173,26 @@ class PinMarks:
 
     def _write_list(self, refused: list[PinMark]) -> None:
         path = self._folder / _LIST
-        new = path.with_suffix(".new")
         try:
-            _write_durably(new, msgspec.to_builtins(refused[-_MOST_LISTED:]))
-            new.replace(path)
+            atomic_write.replace(path, msgspec.json.encode(refused[-_MOST_LISTED:]))
         except OSError as exc:
             raise ConfigurationError(f"{path} cannot be written: {exc.strerror}") from exc
 
 
-def _unchanged(mark: PinMark, origin: PinOrigin | None) -> str:
-    refused = f"the token {mark.label!r} (serial {mark.serial}) refused it at {mark.refused_at}"
+def _not_sent(mark: PinMark, origin: PinOrigin | None) -> PinError:
+    by = f"the token {mark.label!r} (serial {mark.serial})"
     if origin is not None and origin.comparable and mark.is_of(origin):
-        return (
-            f"{origin.name} has not changed since {refused}, so its PIN is not sent again: correct it and run "
-            "`hsmkms doctor --retry-pin`, or add --same-source if the PIN was right"
+        return PinError(
+            f"{origin.name} has not changed since {by} refused it at {mark.refused_at}, so its PIN is not sent again: "
+            "correct it and run `hsmkms doctor --retry-pin`, or add --yes if the PIN was right"
         )
     name = origin.name if origin is not None and origin.name else "the source of the PIN"
-    return (
-        f"{name} may still give the PIN that was refused: {refused}, and hsmkms cannot see whether it is another one "
-        "now. If it is, run `hsmkms doctor --retry-pin --same-source`"
+    source = f" of {mark.source}" if mark.source else ""
+    return UnknownPinError(
+        f"{name} may still give the PIN that was refused: {by} refused that{source} at {mark.refused_at}, and hsmkms "
+        "keeps nothing of it to compare with. If it is another PIN now, run `hsmkms doctor --retry-pin --yes`",
+        f"{by[:1].upper()}{by[1:]} refused the PIN{source} at {mark.refused_at}, and locks after a few wrong ones. Is "
+        f"the PIN that comes from {name} another one, and right",
     )
 
 
@@ -185,11 +201,3 @@ def _read_mark(path: Path) -> PinMark:
         return msgspec.json.decode(path.read_bytes(), type=PinMark)
     except (OSError, msgspec.DecodeError):
         return PinMark(label=_UNKNOWN, serial=_UNKNOWN, refused_at="an unknown time")
-
-
-def _write_durably(path: Path, content: object) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())

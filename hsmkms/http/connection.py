@@ -17,15 +17,14 @@ from hsmkms.http.connections import LINGERING, Connections
 from hsmkms.http.limits import (
     HEADER_BYTES,
     LARGE_REQUEST_BYTES,
+    MAX_BODY_BYTES,
     MAX_HEAD_BYTES,
     MAX_HEADERS,
     REQUEST_BYTES,
     SLICE_BYTES,
-    UNCOUNTED_BYTES,
-    UNCOUNTED_CONNECTIONS,
-    UNCOUNTED_HEADERS,
     check_encodings,
     chunks_too_large,
+    counts,
     frame_too_large,
     too_many_headers,
 )
@@ -33,9 +32,6 @@ from hsmkms.http.protocol import Response
 from hsmkms.http.refusals import RefusedError, bad_request, body_too_large, busy, refusal, refused
 from hsmkms.http.sigv4 import RawRequest
 from hsmkms.model.sizes import SMALL_REQUEST_BYTES
-
-MAX_BODY_BYTES: Final = 1024 * 1024
-"""More than any request of the API can need: a key policy of 32 KB, an attestation document of 256 KB in base64."""
 
 MAX_IN_A_TURN: Final = 1000
 """Connections that the loop hears of by one question to the kernel: libuv takes 1,024 answers, and then asks again."""
@@ -172,11 +168,7 @@ class Connection(asyncio.Protocol):
                 self._refuse(bad_request("This is not HTTP/1.1."))
         if self._url:  # the request is unfinished; the slice in which it begins counts as a whole
             self._received += len(piece)
-            if (
-                self._received > UNCOUNTED_BYTES
-                or self._fields > UNCOUNTED_HEADERS
-                or len(self._connections.open) > UNCOUNTED_CONNECTIONS
-            ):
+            if counts(self._received, self._fields, len(self._connections.open)):
                 self._check_unfinished()
 
     def _check_unfinished(self) -> None:

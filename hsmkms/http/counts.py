@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from hsmkms import atomic_write
 from hsmkms.service.watch import Alarms, PoolUse
 from hsmkms.tally import Count
 
@@ -74,9 +75,7 @@ class Board:
 
     def write(self, mine: Snapshot) -> None:
         """Put this worker's counts in the place of its last ones, at once."""
-        fresh = self._mine.with_suffix(".new")
-        fresh.write_bytes(_encode(mine))
-        fresh.replace(self._mine)
+        atomic_write.replace(self._mine, _encode(mine), durable=False)
 
     def totals(self) -> Totals:
         """Add up what all have written."""

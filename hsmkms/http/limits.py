@@ -5,6 +5,9 @@ from typing import Final
 from hsmkms.http.protocol import Response
 from hsmkms.http.refusals import RefusedError, bad_request, head_too_large, refusal
 
+MAX_BODY_BYTES: Final = 1024 * 1024
+"""More than any request of the API can need: a key policy of 32 KB, an attestation document of 256 KB in base64."""
+
 MAX_HEAD_BYTES: Final = 64 * 1024
 """All of a request but its body: target and headers, and the sizes, extensions and trailers of chunks."""
 
@@ -35,6 +38,11 @@ def frame_too_large() -> RefusedError:
 def too_many_headers() -> RefusedError:
     """Too many headers, however small."""
     return head_too_large(f"There may be {MAX_HEADERS} headers at most.")
+
+
+def counts(received: int, fields: int, connections: int) -> bool:
+    """True if an unfinished request of so many bytes and headers counts, on a worker with so many connections."""
+    return received > UNCOUNTED_BYTES or fields > UNCOUNTED_HEADERS or connections > UNCOUNTED_CONNECTIONS
 
 
 def check_encodings(encodings: list[str]) -> None:

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hsmkms.service")
 
-FOLDER: Final = "audit"
 REFUSED: Final = "The audit log cannot be written, so the request was refused: see the log of hsmkms."
 INTERRUPTED: Final = "the process ended before the outcome was known; the change itself was committed"
 
@@ -73,7 +72,7 @@ class AuditBook:
         epoch: Callable[[], int],
         clock: Callable[[], datetime],
     ) -> None:
-        self.folder = store.folder / FOLDER
+        self.folder = store.folder / audit_files.FOLDER
         self.policy = policy
         self.held_back = False
         """True where somebody else waits for the disk before he lets an answer go."""

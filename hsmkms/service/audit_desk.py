@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
+from hsmkms import atomic_write
 from hsmkms.errors import HsmKmsError, StoreError
 from hsmkms.model.audit import Fault, Head
 from hsmkms.model.caller import Caller
@@ -159,11 +160,8 @@ def _copy(parts: Sequence[Segment], place: Path) -> None:
     audit_files.make_folder(place)
     try:
         for each in parts:
-            draft = place / f".{each.path.name}.part"
-            shutil.copy2(each.path, draft)
-            audit_files.sync(draft)
-            draft.replace(place / each.path.name)
-        audit_files.sync_folder(place)
+            with each.path.open("rb") as source, atomic_write.replacing(place / each.path.name) as copy:
+                shutil.copyfileobj(source, copy)
     except OSError as exc:
         raise audit_files.unwritable(place, exc) from exc
 

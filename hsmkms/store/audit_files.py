@@ -14,10 +14,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
+from hsmkms import atomic_write
 from hsmkms.errors import StoreError
+from hsmkms.store import files
 from hsmkms.store.files import FILE_MODE, FOLDER_MODE
 
 log = logging.getLogger("hsmkms.store")
+
+FOLDER: Final = "audit"
+"""Where the log is in the data folder."""
 
 SEALS: Final = "seals.jsonl"
 SEAL_LOCK: Final = "seal.lock"
@@ -78,6 +83,13 @@ def lines(path: Path) -> Iterator[bytes]:
                 yield line
 
 
+def check_own(folder: Path) -> None:
+    """Raise StoreError if another user can change the log: its folder, or a file in it."""
+    if os.path.lexists(folder):
+        for each in (folder, *sorted(folder.iterdir())):
+            files.check_own(each)
+
+
 def make_folder(folder: Path) -> None:
     """Make the log's folder for its owner alone."""
     try:
@@ -89,7 +101,7 @@ def make_folder(folder: Path) -> None:
 def append(path: Path, line: bytes) -> None:
     """Add a line to a file, durably. StoreError if it cannot be written."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
         try:
             os.lseek(descriptor, _cut_torn_end(descriptor, path), os.SEEK_SET)
             _write(descriptor, line)
@@ -103,7 +115,7 @@ def append(path: Path, line: bytes) -> None:
 def sync(path: Path) -> None:
     """Make sure that what any process has written to a file is on the disk."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             os.fdatasync(descriptor)
         finally:
@@ -200,7 +212,7 @@ class LaneFile:
         self.number = max(self.number, 1)
         path = segment_path(self._folder, self.lane, self.number)
         fresh = not path.exists()
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
         if fresh:
             sync_folder(self._folder)
         self.size = _cut_torn_end(self._descriptor, path)
@@ -236,7 +248,7 @@ def _write(descriptor: int, data: bytes) -> None:
 def _lock(path: Path) -> int | None:
     """Lock a file; None if another process or another log of this one has it."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
     except OSError as exc:
         raise unwritable(path, exc) from exc
     try:
@@ -249,10 +261,8 @@ def _lock(path: Path) -> int | None:
 
 def replace(path: Path, value: bytes) -> None:
     """Write a small file in the place of another, so that one of the two is there whatever happens."""
-    draft = path.with_name(f"{path.name}.new")
     try:
-        draft.write_bytes(value)
-        draft.replace(path)
+        atomic_write.replace(path, value)
     except OSError as exc:
         raise unwritable(path, exc) from exc
 

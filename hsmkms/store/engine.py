@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, ExceptionContext, QueuePool, create_e
 
 from hsmkms.errors import ClosedError, MisuseError
 from hsmkms.process import ForkGuard
-from hsmkms.store import faults, files, sealed_rows
+from hsmkms.store import audit_files, faults, files, sealed_rows
 
 SEALS: Final = "hsmkms_seal_sets"
 """The SQL function that a sealed database asks of whoever writes: see ``sealed_rows.guard``."""
@@ -171,10 +171,12 @@ class Store:
     def open(cls, folder: Path, *, busy_timeout_seconds: float = files.BUSY_TIMEOUT_SECONDS) -> Self:
         """Open the databases in ``folder``.
 
-        Raises StoreError (missing, damaged, open to other users) or MigrationError (older or newer than this program).
+        Raises StoreError (missing, damaged, open to other users; also for an audit log that others can change) or
+        MigrationError (older or newer than this program).
         """
         for database in files.DATABASES:
             files.check(folder, database)
+        audit_files.check_own(folder / audit_files.FOLDER)
         return cls(folder, busy_timeout_seconds=busy_timeout_seconds)
 
     @contextmanager

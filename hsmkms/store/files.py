@@ -97,7 +97,7 @@ def check_pages(path: Path) -> None:
 
 
 def check_private(path: Path) -> None:
-    """Raise StoreError if the database is missing, or if others than its owner may read or write it."""
+    """Raise StoreError if the database is missing, or if others than its owner may read, write or replace it."""
     if not path.is_file():
         cure = "run `hsmkms init` for a new one"
         if path.name == LOG.name and path.with_name(META.name).exists():
@@ -110,6 +110,14 @@ def check_private(path: Path) -> None:
             continue
         if mode & _OTHERS:
             raise StoreError(f"{each} is open to other users (mode {mode:04o}): run `chmod 600 {each}`")
+        check_own(each)
+
+
+def check_own(path: Path) -> None:
+    """Raise StoreError if another user can change what is at a path."""
+    found = ownership.weakness(path)
+    if found is not None:
+        raise StoreError(f"{path} can be changed by another user, so it is not used: {found}")
 
 
 def check_known(path: Path, revision: str, known: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from hsmkms.errors import StoreError
 from hsmkms.store import archive, audit_files, faults, files
 from hsmkms.store.archive import ArchiveReader, ArchiveWriter, Member
 
-AUDIT: Final = "audit"
+AUDIT: Final = audit_files.FOLDER
 _TABLES: Final = frozenset({files.META.name, files.LOG.name})
 
 

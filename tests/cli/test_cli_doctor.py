@@ -1,5 +1,6 @@
 """doctor: each check sees what it is there for, tells what to do, and a warning is no fault."""
 
+import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -97,14 +98,36 @@ def open_seals(site: Site) -> None:
     site.config.write_text(site.config.read_text().replace("# seal_file = ", f'seal_file = "{place}/seals"\n# '))
 
 
-CASES: list[tuple[Callable[[Site], None], str, str, str]] = [
+def open_folder(site: Site) -> None:
+    """Everybody may put a token of his own into the folder of tokens."""
+    (site.data / "softhsm" / "tokens").chmod(0o777)
+
+
+def foreign_file(site: Site) -> None:
+    """A private file of the installation belongs to somebody else."""
+    os.chown(site.data / "so-pin", STRANGER, -1)
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+not_root = pytest.mark.skipif(os.geteuid() == 0, reason="root is refused at once")
+STRANGER = 54321
+
+CASES = [
     (certified(-400, -30), "certificate", "wrong", "so clients refuse it"),
     (certified(1, 30), "certificate", "wrong", "so clients refuse it"),
     (certified(-30, 20), "certificate", "warning", "put a new one there in time"),
     (certified(-30, 200), "certificate", "ok", "serve.certificate is valid from"),
     (no_certificate, "certificate", "wrong", "cannot be read as PEM"),
     (open_file, "files", "wrong", "so-pin is open to other users (mode 0644): run `chmod go= "),
-    (open_seals, "files", "warning", "seals can be changed by another user, so what it says may be his: "),
+    (open_folder, "files", "wrong", "tokens can be changed by another user: "),
+    pytest.param(foreign_file, "files", "wrong", f"so-pin belongs to {STRANGER}", marks=needs_root),
+    pytest.param(
+        open_seals,
+        "files",
+        "warning",
+        "seals can be changed by another user, so what it says may be his: ",
+        marks=not_root,
+    ),
     (leftover, "files", "warning", "an interrupted backup or restore has left "),
     (much_used, "encryption limits", "warning", "1 key materials have used half"),
     (much_used, "due work", "warning", "1 steps are due (rotation): run `hsmkms maintain`"),

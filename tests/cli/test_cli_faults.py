@@ -137,7 +137,7 @@ def test_wrong_pin(site: Site) -> None:
     unchanged = site.run("doctor", "--retry-pin").error
     assert unchanged.startswith(f"PinError: the PIN file {site.data / 'pin'} has not changed since the token 'hsmkms'")
     assert (site.data / "pin-refused.json").read_text() == mark
-    once_more = site.run("doctor", "--retry-pin", "--same-source")
+    once_more = site.run("doctor", "--retry-pin", "--yes")
     assert once_more.status == 1
     *logged, told = once_more.stderr.splitlines()
     assert set(logged) == {"hsmkms: log: somebody gave a wrong PIN for token 'hsmkms' since the last login"}
@@ -146,7 +146,7 @@ def test_wrong_pin(site: Site) -> None:
 
     (site.data / "pin").write_text(right)
     assert "hsmkms doctor --retry-pin" in site.run("list-keys").error
-    recovered = site.run("doctor", "--retry-pin", "--query", "Checks[].Outcome", "--output", "text")
+    recovered = site.run("doctor", "--retry-pin", "--yes", "--query", "Checks[].Outcome", "--output", "text")
     assert (recovered.status, set(recovered.stdout.split())) == (0, {"ok"})
     assert site.new_key()
 

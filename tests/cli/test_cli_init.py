@@ -369,7 +369,7 @@ def test_wrong_pin(bare: Site) -> None:
     again = bare.run("init", *asked, **environment).error
     assert "hsmkms doctor --retry-pin" in again
     assert (bare.data / "pin-refused.json").read_text() == mark
-    bare.run("doctor", "--retry-pin")
+    bare.run("doctor", "--retry-pin", "--yes")
     assert bare.run("init", *asked, **environment).status == 0
     assert bare.new_key()
 

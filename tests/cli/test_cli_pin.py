@@ -82,6 +82,15 @@ def test_interrupted(site: Site) -> None:
     assert not (site.data / "pin.new").exists()
 
 
+def test_interrupted_in_the_first_step(site: Site) -> None:
+    """A file for the new PIN that is still empty holds nobody up: the token has never heard of a new one."""
+    before = pin(site)
+    (site.data / "pin.new").touch(0o600)
+    assert site.run("change-pin").json["Outcome"] == "an interrupted change was finished: the old PIN holds"
+    assert (pin(site), works(site)) == (before, True)
+    assert site.run("change-pin", "--generate").json["Outcome"] == "changed"
+
+
 def test_interrupted_earlier(site: Site) -> None:
     """Killed before the token knew it, the old PIN holds."""
     before = pin(site)

@@ -2,12 +2,14 @@
 
 import itertools
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import shims
 import spylog
-from cli_site import Site
+from cli_site import Site, at_terminal
 
 LABEL = "house token"
 PIN = "correct horse"
@@ -68,7 +70,7 @@ def test_init_takes_the_second_options(half: Watched) -> None:
     assert ("refused the PIN" in said, sent) == (True, [REFUSED])
     said, sent = init(half, right, "--account-id", "222222222222", "--region", "eu-central-1")
     assert ("hsmkms doctor --retry-pin" in said, sent) == (True, [])
-    _, sent = half.run("doctor", "--retry-pin")
+    _, sent = half.run("doctor", "--retry-pin", "--yes")
     assert REFUSED not in sent
     said, sent = init(half, right)
     made = json.loads(said)
@@ -77,14 +79,15 @@ def test_init_takes_the_second_options(half: Watched) -> None:
 
 
 def test_init_with_the_same_file(half: Watched) -> None:
-    """The advised retry sends nothing while the PIN file is as it was; corrected in its place, it is sent once."""
+    """The advised retry sends nothing while the PIN file is as it was; corrected in its place, it is sent on a word."""
     pin = write(half.site.folder / "token.pin", WRONG)
     assert init(half, pin)[1] == [REFUSED]
     said, sent = half.run("doctor", "--retry-pin")
     assert (f"the PIN file {pin} has not changed since the token '{LABEL}'" in said, sent) == (True, [])
     write(pin, PIN)
     assert init(half, pin)[1] == []
-    assert REFUSED not in half.run("doctor", "--retry-pin")[1]
+    assert half.run("doctor", "--retry-pin")[1] == []
+    assert REFUSED not in half.run("doctor", "--retry-pin", "--yes")[1]
     assert REFUSED not in init(half, pin)[1]
 
 
@@ -126,17 +129,74 @@ def test_no_command_sends_it_again(watched: Watched, source: str) -> None:
     for command in COMMANDS:
         said, sent = watched.run(*command, **given)
         assert sent == [], (command, said)
-    said, sent = watched.run("doctor", "--retry-pin", "--same-source", **given)
+    said, sent = watched.run("doctor", "--retry-pin", "--yes", **given)
     assert sent == [REFUSED], said
     assert watched.run("doctor", "--retry-pin", **given)[1] == []
 
 
+def name_it(name: str) -> Callable[[Watched], None]:
+    """Let the configuration name the PIN file in another way."""
+
+    def do(watched: Watched) -> None:
+        watched.site.config.write_text(watched.site.config.read_text().replace('file = "pin"', f'file = "{name}"'))
+
+    return do
+
+
+def rename_it(watched: Watched) -> None:
+    """Keep the PIN under another name, which the configuration names."""
+    (watched.site.data / "pin").rename(watched.site.data / "moved")
+    name_it("moved")(watched)
+
+
+def link_it(watched: Watched) -> None:
+    """Let the configuration name a symbolic link to the PIN file."""
+    (watched.site.data / "link").symlink_to("pin")
+    name_it("link")(watched)
+
+
+SAME_PIN: dict[str, Callable[[Watched], object]] = {
+    "chmod": lambda watched: (watched.site.data / "pin").chmod(0o400),
+    "touch": lambda watched: os.utime(watched.site.data / "pin"),
+    "written anew": lambda watched: write(watched.site.data / "pin", WRONG),
+    "another line end": lambda watched: write(watched.site.data / "pin", f"{WRONG}\r"),
+    "another path": name_it("../data/pin"),
+    "link": link_it,
+    "another name": rename_it,
+}
+
+
+@pytest.mark.parametrize("change", SAME_PIN.values(), ids=SAME_PIN.keys())
+def test_retry_of_the_same_pin(watched: Watched, change: Callable[[Watched], object]) -> None:
+    """Whatever is done to the PIN file but to correct it: no retry sends its PIN again without a word."""
+    write(watched.site.data / "pin", WRONG)
+    assert watched.run("list-keys")[1] == [REFUSED]
+    change(watched)
+    for _ in range(2):
+        said, sent = watched.run("doctor", "--retry-pin")
+        assert ("hsmkms doctor --retry-pin --yes" in said or "has not changed" in said, sent) == (True, [])
+
+
+@pytest.mark.parametrize(("answer", "status"), [("n", 1), ("y", 0)])
+def test_question_about_a_corrected_file(site: Site, answer: str, status: int) -> None:
+    """At a terminal the operator who has corrected the PIN file answers one question, and the PIN is sent on a yes."""
+    right = (site.data / "pin").read_text()
+    write(site.data / "pin", WRONG)
+    site.run("list-keys")
+    (site.data / "pin").write_text(right)
+    shown, ended = at_terminal(site, "doctor", "--retry-pin", answer=answer)
+    assert shown.count("[y/N]") == 1
+    assert f"Is the PIN that comes from the PIN file {site.data / 'pin'} another one, and right" in shown
+    assert ended == status
+    assert (site.data / "pin-refused.json").exists() == (answer == "n")
+
+
 def test_insisting_is_for_a_retry(site: Site) -> None:
-    """--same-source goes with --retry-pin, and --token with both."""
-    for wrong in (["--same-source"], ["--retry-pin", "--token", "hsmkms"], ["--token", "hsmkms"]):
+    """--yes goes with --retry-pin, and --token with both."""
+    for wrong in (["--yes"], ["--retry-pin", "--token", "hsmkms"], ["--token", "hsmkms"]):
         assert site.run("doctor", *wrong).status == 2
     query = ("--query", "Checks[:4].Outcome", "--output", "text")
-    told = site.run("doctor", "--retry-pin", "--same-source", "--token", "hsmkms", *query)
+    told = site.run("doctor", "--retry-pin", "--yes", "--token", "hsmkms", *query)
     assert (told.status, told.stdout) == (0, "ok\tok\tok\tok\n")
 
 
@@ -147,8 +207,8 @@ def test_corrected_variable(watched: Watched) -> None:
     site.config.write_text(site.config.read_text().replace('file = "pin"', 'environment = "HSMKMS_PIN"'))
     assert watched.run("list-keys", HSMKMS_PIN=WRONG)[1] == [REFUSED]
     said, sent = watched.run("doctor", "--retry-pin", HSMKMS_PIN=right)
-    assert ("hsmkms doctor --retry-pin --same-source" in said, sent) == (True, [])
-    said, sent = watched.run("doctor", "--retry-pin", "--same-source", HSMKMS_PIN=right)
+    assert ("hsmkms doctor --retry-pin --yes" in said, sent) == (True, [])
+    said, sent = watched.run("doctor", "--retry-pin", "--yes", HSMKMS_PIN=right)
     assert (REFUSED in sent, "CKR_OK" in sent) == (False, True)
     assert watched.run("list-keys", HSMKMS_PIN=right)[1] == ["CKR_OK"]
 
@@ -166,8 +226,31 @@ def test_interrupted_change_with_two_wrong_files(watched: Watched) -> None:
         assert ("neither is sent again" in said, sent) == (True, [])
     write(pin, right)
     draft.unlink()
-    assert REFUSED not in watched.run("doctor", "--retry-pin")[1]
+    assert REFUSED not in watched.run("doctor", "--retry-pin", "--yes")[1]
     assert watched.run("list-keys")[1] == ["CKR_OK"]
+
+
+def test_interrupted_change_with_the_same_wrong_pin(watched: Watched) -> None:
+    """A wrong PIN that lies in both files is sent once, by one run of change-pin and by those that follow."""
+    write(watched.site.data / "pin", WRONG)
+    write(watched.site.data / "pin.new", WRONG)
+    assert watched.run("change-pin")[1] == [REFUSED]
+    assert watched.run("change-pin")[1] == []
+
+
+@pytest.mark.parametrize("refused", ["pin", "pin.new"])
+def test_interrupted_change_with_a_known_pin(watched: Watched, refused: str) -> None:
+    """What was refused from one of the files is not sent from the other one, nor once its mode has been changed."""
+    pin = watched.site.data / "pin"
+    write(pin, WRONG)
+    assert watched.run("list-keys")[1] == [REFUSED]
+    pin.chmod(0o400)
+    if refused == "pin.new":
+        mark = watched.site.data / "pin-refused.json"
+        mark.write_text(mark.read_text().replace(f"{pin}", f"{pin}.new"))
+    write(watched.site.data / "pin.new", WRONG)
+    said, sent = watched.run("change-pin")
+    assert ("neither is sent again" in said, sent) == (True, [])
 
 
 def test_interrupted_change_after_a_refusal(watched: Watched) -> None:
@@ -199,7 +282,7 @@ def test_interrupted_change_spends_no_last_try(site: Site, shim_path: Path) -> N
         assert said.endswith(f"Of {pin} and {draft} one has the right PIN: it must be in {pin}")
     assert Path(f"{control}.pins").read_text() == "1\n"
     draft.replace(pin)
-    assert site.run("doctor", "--retry-pin", **environment).status == 0
+    assert site.run("doctor", "--retry-pin", "--yes", **environment).status == 0
 
 
 def test_change_of_a_pin_that_is_refused(site: Site) -> None:

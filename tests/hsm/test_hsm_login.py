@@ -58,7 +58,7 @@ def test_mark_says_nothing_of_the_pin(token: SoftHsm) -> None:
         Device.open(token.settings(), Reader(WRONG))
     mark = token.folder / "pin-refused.json"
     told = json.loads(mark.read_text())
-    assert told.keys() == {"label", "serial", "refused_at", "source", "version", "comparable"}
+    assert told.keys() == {"label", "serial", "refused_at", "source", "version", "comparable", "unsettled"}
     assert (told["label"], told["serial"], told["source"]) == (token.label, token.serial, "")
     assert WRONG not in mark.read_text()
     assert WRONG not in str(caught.value)
@@ -90,11 +90,13 @@ def from_variable(pin: str, process: str) -> Secret:
     ("refused", "again", "told"),
     [
         (from_file(WRONG, "1"), from_file(WRONG, "1"), "the PIN file /pin has not changed since the token"),
-        (from_variable(WRONG, "1"), from_variable(WRONG, "2"), "cannot see whether it is another one now"),
-        (Secret(WRONG), from_file(WRONG, "1"), "cannot see whether it is another one now"),
-        (from_file(WRONG, "1"), Secret(WRONG), "cannot see whether it is another one now"),
+        (from_file(WRONG, "1"), from_file(WRONG, "2"), "keeps nothing of it to compare with"),
+        (from_variable(WRONG, "1"), from_file(WRONG, "1"), "keeps nothing of it to compare with"),
+        (from_variable(WRONG, "1"), from_variable(WRONG, "2"), "keeps nothing of it to compare with"),
+        (Secret(WRONG), from_file(WRONG, "1"), "keeps nothing of it to compare with"),
+        (from_file(WRONG, "1"), Secret(WRONG), "keeps nothing of it to compare with"),
     ],
-    ids=["file", "variable", "unknown", "unknown-again"],
+    ids=["file", "changed", "other", "variable", "unknown", "unknown-again"],
 )
 def test_refused_pin_is_not_retried(token: SoftHsm, refused: Secret, again: Secret, told: str) -> None:
     """Even when the operator asks for a retry, what is or may be the refused PIN is not sent, unless he insists."""
@@ -111,13 +113,14 @@ def test_refused_pin_is_not_retried(token: SoftHsm, refused: Secret, again: Secr
     assert mark.stat() != left
 
 
-def test_changed_file_is_retried(token: SoftHsm) -> None:
-    """A file that has changed since is tried when the operator asks for it, and never before."""
+def test_typed_pin_is_retried(token: SoftHsm) -> None:
+    """A PIN that a person has just typed is tried when the operator asks for a retry, and never before."""
+    typed = Secret(PIN, PinOrigin(name="the answer at the prompt", version="2", typed=True))
     with pytest.raises(PinError, match="refused the PIN"):
         Device.open(token.settings(), lambda: from_file(WRONG, "1"))
     with pytest.raises(PinError, match="correct the PIN, then run"):
-        Device.open(token.settings(), lambda: from_file(PIN, "2"))
-    Device.open(token.settings(), lambda: from_file(PIN, "2"), accept_final_try=True).close()
+        Device.open(token.settings(), lambda: typed)
+    Device.open(token.settings(), lambda: typed, accept_final_try=True).close()
     Device.open(token.settings(), lambda: from_file(PIN, "2")).close()
 
 
@@ -272,6 +275,19 @@ def test_login_after_a_change_of_the_pin(token: SoftHsm, lose: Callable[[Device]
     assert gate.mark() is None
     with pytest.raises(PinError):
         Device.open(settings, Reader(PIN))
+
+
+def test_login_that_is_lost_before_a_change(token: SoftHsm, lose: Callable[[Device], None]) -> None:
+    """Who changes the PIN under the lock of logins logs in again under it, instead of waiting for itself."""
+    settings = token.settings()
+    device = Device.open(settings, Reader(PIN))
+    lose(device)
+    gate = LoginGate(settings.state_dir)
+    with gate.exclusive(), gate.mark_at_hand(token.label, device.profile.serial, None) as leave_mark:
+        device.change_pin(permit(OperatorAct.CHANGE_PIN), PIN, "another PIN")
+        leave_mark()
+    device.close()
+    assert gate.mark() is not None
 
 
 def test_pin_that_the_token_does_not_take(token: SoftHsm) -> None:

@@ -8,8 +8,9 @@ import botocore.session
 import pytest
 
 from hsmkms.config import ServeSettings
-from hsmkms.http.connection import MAX_BODY_BYTES, Connection
+from hsmkms.http.connection import Connection
 from hsmkms.http.connections import OTHER_FILES, TRIM_AGAIN, TRIM_CLOSED, Connections, connections_of
+from hsmkms.http.limits import MAX_BODY_BYTES
 from hsmkms.http.memory import MemoryBudget
 from hsmkms.model.enums import Operation
 from hsmkms.model.operations import OPERATIONS

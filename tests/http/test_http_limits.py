@@ -11,11 +11,10 @@ from hsmkms.http.connection import (
     HEAD_SECONDS,
     IDLE_SECONDS,
     LINGER_SECONDS,
-    MAX_BODY_BYTES,
     Connection,
 )
 from hsmkms.http.connections import Connections
-from hsmkms.http.limits import UNCOUNTED_CONNECTIONS
+from hsmkms.http.limits import MAX_BODY_BYTES, UNCOUNTED_CONNECTIONS
 from hsmkms.http.memory import MemoryBudget
 from hsmkms.http.protocol import Response
 from hsmkms.http.sigv4 import RawRequest

@@ -215,9 +215,16 @@ def test_archive(new_site: NewSite, tmp_path: Path) -> None:
     for _ in range(3):
         log.write(2)
     place = tmp_path / "archive"
+    place.mkdir()
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    leading_elsewhere = place / ".lane-0001.00000001.jsonl.part"
+    leading_elsewhere.symlink_to(precious)
     with site.open() as kms:
         moved = kms.operator.audit.archive(place)
         assert len(moved) > 1
+        assert precious.read_text() == "precious"
+        leading_elsewhere.unlink()
         assert {each.name for each in place.iterdir()} == set(moved)
         assert kms.operator.audit.verify().faults == []
         whole = kms.operator.audit.verify([place])

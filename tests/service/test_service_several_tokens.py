@@ -376,7 +376,9 @@ def test_refused_pin_of_the_old_token(apart: Settings) -> None:
     pin.write_text(right)
     with opened(apart) as kms, pytest.raises(TokenUnavailableError, match="refused the PIN"):
         made_mac(kms, scene.hmac)
-    assert attaching.retry_pin(apart)
+    with pytest.raises(PinError, match="may still give the PIN that was refused"):
+        attaching.retry_pin(apart)
+    assert attaching.retry_pin(apart, insisted=apart.token)
     with opened(apart) as kms:
         scene.whole(kms)
 

@@ -269,3 +269,39 @@ def test_a_forked_child_must_open_its_own(folder: Path) -> None:
     """Transactions and signal raise in the child, a store opened there works, and the parent's are unharmed."""
     done = subprocess.run([sys.executable, "-c", FORKED, str(folder)], capture_output=True, text=True, check=True)
     assert done.stdout.split()[0] == "0"
+
+
+STRANGER = 54321
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize("name", ["meta.db", "log.db", "meta.db-wal", "log.db-shm", "audit", "audit/seals.jsonl"])
+def test_files_of_another_user(tmp_path: Path, name: str) -> None:
+    """A database, a file beside it, or a part of the audit log that belongs to another user is not used."""
+    folder = tmp_path / "data"
+    migrate.create(folder)
+    (folder / "audit").mkdir(mode=0o700)
+    (folder / "audit" / "seals.jsonl").touch(0o600)
+    kept = Store.open(folder)
+    with kept.atomic() as tx:
+        changes.note(tx, REGION, "subject")
+    with kept.log.reading():
+        pass
+    os.chown(folder / name, STRANGER, -1)
+    with pytest.raises(StoreError, match=f"{name} can be changed by another user, so it is not used: .*chown"):
+        Store.open(folder)
+    os.chown(folder / name, 0, -1)
+    Store.open(folder).close()
+    kept.close()
+
+
+@pytest.mark.parametrize("name", ["audit", "audit/lane-0001.00000001.jsonl"])
+def test_audit_log_that_everybody_may_write(tmp_path: Path, name: str) -> None:
+    """An audit log whose folder or file everybody may write is not used, and the error says what mends it."""
+    folder = tmp_path / "data"
+    migrate.create(folder)
+    (folder / "audit").mkdir(mode=0o700)
+    (folder / "audit" / "lane-0001.00000001.jsonl").touch(0o600)
+    (folder / name).chmod(0o777)
+    with pytest.raises(StoreError, match=f"run `chmod go-w {folder / name}`"):
+        Store.open(folder)

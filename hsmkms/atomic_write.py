@@ -1,0 +1,127 @@
+"""Replaces a file in one step: its name stands for the old or for the new content, whole, whatever happens.
+
+The content goes into a temporary file in the same folder, is synced, and takes the name by rename(2); then the folder
+is synced. The temporary file has a random name, is made anew (O_EXCL) and follows no link, so that whoever may write in
+the folder cannot make this process write elsewhere. It is locked (flock(2)) by the process that made it: one without a
+lock is left over from a killed process, and the next write in that folder removes it.
+"""
+
+import errno
+import fcntl
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, Final
+
+_PREFIX: Final = ".hsmkms-"
+_SUFFIX: Final = ".tmp"
+_MODE: Final = 0o600
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def replace(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Write a file for its owner alone, in the place of the one there. Raises OSError; then all is as before.
+
+    Without ``durable`` a power cut may leave an empty file.
+    """
+    with draft(path, content, durable=durable) as put_in_place:
+        put_in_place()
+
+
+def create(path: Path, content: bytes) -> None:
+    """Write a new file for its owner alone, durably. FileExistsError if there is one."""
+    with draft(path, content) as put_in_place:
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        put_in_place()
+
+
+@contextmanager
+def draft(path: Path, content: bytes, *, durable: bool = True) -> Iterator[Callable[[], None]]:
+    """Have new content ready on the disk; the function that is lent puts it in the place of the file."""
+    with _drafted(path, durable=durable) as (file, put_in_place):
+        file.write(content)
+        _flush(file, durable=durable)
+        yield put_in_place
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which takes the place of the one there, durably, when the block has ended well."""
+    with _drafted(path, durable=True) as (file, put_in_place):
+        yield file
+        _flush(file, durable=True)
+        put_in_place()
+
+
+@contextmanager
+def temporary(folder: int, prefix: str = _PREFIX) -> Iterator[tuple[int, str]]:
+    """A new, locked file for its owner alone in an open folder; it is removed unless it has got another name."""
+    descriptor, name = _new_temporary(folder, prefix)
+    try:
+        yield descriptor, name
+    finally:
+        with suppress(OSError):
+            os.unlink(name, dir_fd=folder)
+        os.close(descriptor)
+
+
+def is_temporary(name: str, prefix: str = _PREFIX) -> bool:
+    """True for the name of a temporary file."""
+    return re.fullmatch(f"{re.escape(prefix)}[0-9a-f]{{32}}{re.escape(_SUFFIX)}", name) is not None
+
+
+def remove_leftovers(files: Iterable[Path], prefix: str = _PREFIX) -> None:
+    """Remove the temporary files that no process has locked; failures do not matter."""
+    for file in files:
+        if is_temporary(file.name, prefix):
+            with suppress(OSError), os.fdopen(os.open(file, _READ), "rb") as opened:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                file.unlink()
+
+
+@contextmanager
+def open_folder(path: Path | str) -> Iterator[int]:
+    """A folder to make, rename and remove files in, whatever its path leads to meanwhile."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield folder
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def _drafted(path: Path, *, durable: bool) -> Iterator[tuple[BinaryIO, Callable[[], None]]]:
+    with open_folder(path.parent) as folder:
+        with suppress(OSError):
+            remove_leftovers([path.parent / name for name in os.listdir(folder)])  # noqa: PTH208 - of what is open
+        with temporary(folder) as (descriptor, name), os.fdopen(descriptor, "w+b", closefd=False) as file:
+
+            def put_in_place() -> None:
+                os.rename(name, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+                if durable:
+                    os.fsync(folder)
+
+            yield file, put_in_place
+
+
+def _flush(file: BinaryIO, *, durable: bool) -> None:
+    file.flush()
+    if durable:
+        os.fsync(file.fileno())
+
+
+def _new_temporary(folder: int, prefix: str) -> tuple[int, str]:
+    while True:
+        name = f"{prefix}{secrets.token_hex(16)}{_SUFFIX}"
+        descriptor = os.open(name, _CREATE, _MODE, dir_fd=folder)
+        # Another process may take it for a left-over one before it is locked, and remove it.
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_nlink == 1:
+                return descriptor, name
+        os.close(descriptor)
