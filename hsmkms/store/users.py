@@ -1,14 +1,16 @@
 """Users and their access keys. Every change of an access key is noted in the change log under its id."""
 
 from datetime import datetime
+from typing import Any
 
 from msgspec import Struct
-from sqlalchemy import Connection, Row, Select, func, select
+from sqlalchemy import Connection, Select, func, select
 from sqlalchemy.dialects.sqlite import insert
 
 from hsmkms.model.ids import derived_user_id
 from hsmkms.store import changes
 from hsmkms.store.engine import Store
+from hsmkms.store.proven_rows import ProvenRows
 from hsmkms.store.schema import AccessKeyStatus, access_key, access_key_use, user
 
 NO_REGION = ""
@@ -104,6 +106,11 @@ def fetch_access_key(conn: Connection, access_key_id: str) -> AccessKeyRow | Non
     return None if row is None else _row(row)
 
 
+def proven_access_key(rows: ProvenRows, access_key_id: str) -> AccessKeyRow | None:
+    """The same, of an access key among these rows."""
+    return next((_row(row) for row in rows.of(access_key) if row.access_key_id == access_key_id), None)
+
+
 def set_status(tx: Connection, access_key_id: str, status: AccessKeyStatus) -> bool:
     """Make an access key active or inactive; False if there is none."""
     this = access_key.c.access_key_id == access_key_id
@@ -143,7 +150,7 @@ def _select() -> Select[tuple[str, str | None, str, datetime, int, bytes, bytes]
     )
 
 
-def _row(row: Row[tuple[str, str | None, str, datetime, int, bytes, bytes]]) -> AccessKeyRow:
+def _row(row: Any) -> AccessKeyRow:  # noqa: ANN401 - a row, or what is like one
     return AccessKeyRow(
         access_key_id=row.access_key_id,
         user_name=row.user_name,
