@@ -183,7 +183,7 @@ def _core(
 ) -> Core:
     rotation, imports = settings.rotation, settings.imports
     seals = SealBook(store, lambda conn: row_seals.keys_from(tokens, installation, conn))
-    cache = RecordCache(store, seals.check, tokens.may_have_moved)
+    cache = RecordCache(store, seals.check, installation.account, tokens.may_have_moved)
     occasion = Occasion(installation.account, _agent())
     audit = AuditBook(store, installation.id, occasion, audit_policy(settings), lambda: cache.epoch, clock)
     store.meta.companions.append(seals)  # after the audit log: it seals what that has written

@@ -40,8 +40,7 @@ HEAD_SECONDS: Final = 10.0
 BODY_SECONDS: Final = 10.0
 IDLE_SECONDS: Final = 75.0
 LINGER_SECONDS: Final = 0.5
-"""When the server ends, a client may have a request on the way to it: so long after, it is still answered. As long
-it may go on to send what has been refused already."""
+"""So long a request on its way to a server that ends is still answered, and a client may go on with a refused one."""
 
 Respond = Callable[[Response], None]
 Answer = Callable[[RawRequest, str, Respond], None]

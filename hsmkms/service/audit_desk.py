@@ -102,7 +102,7 @@ class AuditDesk:
     def accept(self, shown: tuple[list[Fault], list[RowFault]] | None = None) -> Verdict:
         """Take log and database as they are from here on; returns the faults that were accepted.
 
-        ``shown``: what the operator has seen. StoreError if something else is found by now.
+        ``shown``: what the operator has seen. StoreError if something else is found by now, or the schema is not ours.
 
         danger: what was edited into the database counts as right, and is sealed.
         """
@@ -110,6 +110,7 @@ class AuditDesk:
         if shown is not None and shown != ([*found.faults, *found.unproven], rows):
             raise StoreError("log or database have changed since they were looked at: nothing was accepted; try again")
         core = self._core
+        core.seals.require_schema()
         details = {
             "faults": [
                 f"{each.lane} {each.sequence} {each.kind}: {each.detail}" for each in (*found.faults, *found.unproven)

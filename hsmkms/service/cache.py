@@ -22,9 +22,10 @@ from hsmkms.rules import blob, policies
 from hsmkms.rules.access import OwnPolicy
 from hsmkms.rules.policy_documents import Policy
 from hsmkms.rules.question import Identity
-from hsmkms.store import aliases, changes, grants, identities, installation, keys, tags, users
+from hsmkms.store import aliases, changes, grants, identities, installation, proven_keys, tags, users
 from hsmkms.store.engine import Store
 from hsmkms.store.identities import IdentityRow
+from hsmkms.store.proven_rows import ProvenRows
 from hsmkms.store.row_seals import NOTED
 from hsmkms.store.schema import AccessKeyStatus
 from hsmkms.store.sealed_rows import (
@@ -48,8 +49,8 @@ ROOT_SUBJECT: Final = "root"
 
 _GROUP_SEALED: Final = f"{NOTED}{group_subject('')}"
 
-CheckRows = Callable[..., object]
-"""Called with a connection and subjects: raises KMSInternalException unless their rows are as they were sealed."""
+CheckRows = Callable[..., ProvenRows]
+"""Called with a connection and subjects: their rows; KMSInternalException unless they are as they were sealed."""
 
 
 class CachedKey:
@@ -108,17 +109,15 @@ class CachedKey:
         """The tags of the key."""
         if self._tags is None:
             with self._store.reading() as conn:
-                self._tags = tags.fetch(conn, self.record.key_id, self.record.region)
-                self._check(conn, key_subject(self.record.key_id))
+                self._tags = tags.proven(self._check(conn, key_subject(self.record.key_id)), self.record.region)
         return self._tags
 
     def aliases(self) -> Sequence[str]:
         """The names of its aliases."""
         if self._aliases is None:
             with self._store.reading() as conn:
-                found = aliases.page(conn, self.record.region, self.record.key_id, None, MAX_ENTRIES)
-                self._check(conn, aliases_index(self.record.region, self.record.key_id))
-            self._aliases = [each.name for each in found]
+                rows = self._check(conn, aliases_index(self.record.region, self.record.key_id))
+            self._aliases = aliases.proven_names(rows)
         return self._aliases
 
     def grants(self, principal: str) -> Sequence[GrantRecord]:
@@ -126,9 +125,8 @@ class CachedKey:
         held = self._grants.get(principal)
         if held is None:
             with self._store.reading() as conn:
-                held = grants.held_by(conn, self.record.region, self.record.key_id, principal)
-                self._check(conn, grants_index(self.record.region, self.record.key_id, principal))
-            self._grants[principal] = held
+                rows = self._check(conn, grants_index(self.record.region, self.record.key_id, principal))
+            held = self._grants[principal] = grants.proven(rows, self.record.region)
         return held
 
 
@@ -142,8 +140,9 @@ class CachedIdentity(Struct, frozen=True):
 class RecordCache:
     """KMS keys and aliases by region and name. Thread-safe; of no use in a forked child."""
 
-    def __init__(self, store: Store, check: CheckRows, installation_changed: Callable[[], None]) -> None:
+    def __init__(self, store: Store, check: CheckRows, account: str, installation_changed: Callable[[], None]) -> None:
         self._store = store
+        self._account = account
         self._check = check
         self._installation_changed = installation_changed
         self._guard = ForkGuard()
@@ -250,8 +249,7 @@ class RecordCache:
     def _load_key(self, region: str, key_id: str) -> CachedKey | None:
         with self._store.reading() as conn:
             epoch = changes.latest(conn)
-            record = keys.fetch(conn, region, key_id)
-            self._check(conn, key_subject(key_id))
+            record = proven_keys.record(self._check(conn, key_subject(key_id)), region, self._account)
         if record is None:
             return None
         cached = self.of(record)
@@ -261,8 +259,7 @@ class RecordCache:
     def _load_alias(self, region: str, name: str) -> AliasRecord | None:
         with self._store.reading() as conn:
             epoch = changes.latest(conn)
-            record = aliases.fetch(conn, region, name)
-            self._check(conn, alias_subject(region, name))
+            record = aliases.proven(self._check(conn, alias_subject(region, name)), self._account)
         if record is not None:
             self._keep(epoch, lambda: self._aliases.__setitem__((region, name), record))
         return record
@@ -273,9 +270,11 @@ class RecordCache:
             row = users.fetch_access_key(conn, access_key_id)
             if row is None or row.status is not AccessKeyStatus.ACTIVE:
                 return row  # refused either way, after the same work; what was edited is found by the look at all rows
-            self._check(conn, access_key_index(access_key_id), user_subject(row.user_name))
-        self._keep(epoch, lambda: self._access_keys.__setitem__(access_key_id, row))
-        return row
+            rows = self._check(conn, access_key_index(access_key_id), user_subject(row.user_name))
+        proven = users.proven_access_key(rows, access_key_id)
+        if proven is not None:
+            self._keep(epoch, lambda: self._access_keys.__setitem__(access_key_id, proven))
+        return proven
 
     def _load_identity(self, subject: str, account: str) -> CachedIdentity:
         if subject == ROOT_SUBJECT:
@@ -283,9 +282,9 @@ class RecordCache:
         name = subject.removeprefix(identities.subject(""))
         with self._store.reading() as conn:
             epoch = changes.latest(conn)
-            row = identities.fetch(conn, name)
-            groups = row.groups if row is not None else ()  # also those without a policy, which may have had one
-            self._check(conn, user_subject(name), *map(group_subject, groups))
+            rows = self._check(conn, user_subject(name))
+            groups = identities.proven_groups(rows)  # also those without a policy, which may have had one
+            row = identities.proven(rows, self._check(conn, *map(group_subject, groups)) if groups else ProvenRows(()))
         cached = _identity(name, row, account)
         if row is not None:
             self._keep(epoch, lambda: self._identities.__setitem__(subject, cached))

@@ -148,8 +148,8 @@ def _of_token(call: Call, token: str) -> GrantRecord:
 def _on_key(call: Call, key_id: str, grant_id: str) -> GrantRecord:
     _check_id(grant_id)
     with call.core.store.reading() as conn:
-        grant = grants.fetch(conn, call.region, grant_id)
-        call.core.seals.check(conn, grant_subject(grant_id))
+        rows = call.core.seals.check(conn, grant_subject(grant_id))
+    grant = next(iter(grants.proven(rows, call.region)), None)
     if grant is None or grant.key_id != key_id:
         raise NotFoundException(f"Grant ID {grant_id} not found on the key {key_id}.")
     return grant

@@ -15,10 +15,10 @@ import hmac
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from hsmkms.errors import HsmKmsError, KMSInternalException, ObjectLostError, TokenUnavailableError
+from hsmkms.errors import HsmKmsError, KMSInternalException, ObjectLostError, StoreError, TokenUnavailableError
 from hsmkms.hsm.device import Device
 from hsmkms.model.permit import OperatorAct
 from hsmkms.rules import row_seals as rules
@@ -28,9 +28,11 @@ from hsmkms.service.seal_checks import AlteredError, RowFault, Totals
 from hsmkms.service.seal_tree import SealTree
 from hsmkms.service.tokens import Tokens
 from hsmkms.store import installation as stored
-from hsmkms.store import row_seals, seal_tree, sealed_rows
-from hsmkms.store.engine import SEALS, Connection, Store
+from hsmkms.store import row_seals, seal_tree, sealed_rows, sqlite_schema
+from hsmkms.store.engine import Connection, Store
+from hsmkms.store.proven_rows import ProvenRows
 from hsmkms.store.row_seals import RootRow, SealRow
+from hsmkms.store.sealed_rows import Entry
 
 if TYPE_CHECKING:
     from hsmkms.service.core import Installation
@@ -73,18 +75,18 @@ class SealBook:
 
     # -- reading ------------------------------------------------------------------------------------------------
 
-    def check(self, conn: Connection, *subjects: str) -> None:
-        """See that the rows of these subjects and indexes are all those that were sealed, and no others.
+    def check(self, conn: Connection, *subjects: str) -> ProvenRows:
+        """The rows of these subjects and indexes, which are all those that were sealed, and no others.
 
-        If not, the alarm is raised, and KMSInternalException.
+        If not, the alarm is raised, and KMSInternalException. A decision takes what it needs from these rows: another
+        query may be shown others.
         """
         try:
             key = self._key or self.key(conn)
             try:
-                seal_checks.require(conn, key, seal_checks.tree(conn, key, subjects), subjects)
+                return _proven(conn, key, subjects)
             except AlteredError:
-                key = self.key(conn)  # it may have been rotated
-                seal_checks.require(conn, key, seal_checks.tree(conn, key, subjects), subjects)
+                return _proven(conn, self.key(conn), subjects)  # it may have been rotated
         except AlteredError as exc:
             self._refuse(exc)
 
@@ -96,6 +98,14 @@ class SealBook:
         for each in faults:
             self._alarm(each)
         return faults
+
+    def _require_schema(self, conn: Connection) -> None:
+        """Raise StoreError if the schema is not ours: it could hide from the seals what decides."""
+        try:
+            seal_checks.require_schema(conn)
+        except AlteredError as exc:
+            self._alarm(exc.fault)
+            raise StoreError(f"{self._store.meta.file} is not sealed: {exc.fault.reason}") from None
 
     def _refuse(self, error: AlteredError) -> NoReturn:
         self._alarm(error.fault)
@@ -111,10 +121,15 @@ class SealBook:
 
     def before_commit(self, tx: Connection) -> None:
         """Seal what the transaction has touched, if it found that as it was sealed; KMSInternalException if not."""
-        dirty = sealed_rows.take_dirty(tx)
-        root = row_seals.newest_root(tx) if dirty else None
+        dirty, ours = sealed_rows.take_dirty(tx), not sqlite_schema.differences(tx)
+        root = row_seals.newest_root(tx) if dirty or not ours else None
         if root is None:
             return
+        if not ours:  # what was to be touched may have been swallowed
+            try:
+                seal_checks.require_schema(tx)
+            except AlteredError as exc:
+                self._refuse(exc)
         with self._store.reading() as before:  # nobody else can commit now, so this is what the transaction began with
             key = self.key(before)
             try:
@@ -171,6 +186,11 @@ class SealBook:
             return "the control-plane database is not a continuation of what was sealed"
         return None
 
+    def require_schema(self) -> None:
+        """Raise StoreError if the schema of the database is not the one that hsmkms made."""
+        with self._store.reading() as conn:
+            self._require_schema(conn)
+
     def seal_all(self, *, again: bool, tell: Callable[[], None] | None = None) -> bool:
         """Seal every row as it is now, in one transaction, in which ``tell`` is called. False if all was sealed before.
 
@@ -180,6 +200,7 @@ class SealBook:
             root = row_seals.newest_root(tx)
             if root is not None and not again:
                 return False
+            self._require_schema(tx)
             key = self.key(tx)
             totals = Totals.every(tx, key)
             if tell is not None and set(totals.subjects) != {sealed_rows.INSTALLATION}:  # else it has just been made
@@ -197,6 +218,7 @@ class SealBook:
             root = row_seals.newest_root(tx)
             if root is None or seal_tree.planted(tx):
                 return False
+            self._require_schema(tx)
             key = self.key(tx)
             totals = Totals.every(tx, key)
             if rules.total_of(key, _root(root)) != totals.whole:
@@ -216,6 +238,7 @@ class SealBook:
         danger: what was edited by hand counts as right.
         """
         with self._store.atomic() as tx:
+            self._require_schema(tx)
             _seal_all(tx, key, Totals.every(tx, key), row_seals.newest_root(tx))
         self.alarms = {}
 
@@ -232,6 +255,12 @@ class SealBook:
             if self.verify(tx):
                 raise KMSInternalException(REFUSED)
             _seal_all(tx, key, Totals.every(tx, key), row_seals.newest_root(tx))
+
+
+def _proven(conn: Connection, key: bytes, subjects: Sequence[str]) -> ProvenRows:
+    entries: list[Entry] = []
+    seal_checks.require(conn, key, seal_checks.tree(conn, key, subjects), subjects, entries)
+    return ProvenRows(entries)
 
 
 def keys_from(tokens: Tokens, installation: "Installation", conn: Connection) -> Iterator[bytes]:
@@ -292,7 +321,8 @@ def _made(key: bytes, subject: str, epoch: int, total: int) -> SealRow:
 
 def _seal_all(tx: Connection, key: bytes, totals: Totals, root: RootRow | None) -> None:
     """Seal all subjects and indexes, whose rows have these sums, whatever seals there were."""
-    sealed_rows.guard(tx, SEALS)
+    sqlite_schema.forget(tx)
+    sealed_rows.guard(tx, sealed_rows.SEALS)
     every = totals.subjects | totals.indexes
     for subject, change in row_seals.newest_changes(tx).items():
         if not change.gone and subject not in every:

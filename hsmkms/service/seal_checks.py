@@ -9,8 +9,7 @@ from msgspec import Struct
 from hsmkms.rules import row_seals as rules
 from hsmkms.rules import seal_tree
 from hsmkms.service.seal_tree import BrokenTreeError, ForeignSchemaError, SealTree
-from hsmkms.store import row_seals, sealed_rows
-from hsmkms.store import seal_tree as stored_tree
+from hsmkms.store import row_seals, sealed_rows, sqlite_schema
 from hsmkms.store.engine import Connection
 from hsmkms.store.row_seals import SealRow
 from hsmkms.store.sealed_rows import Entry
@@ -29,8 +28,12 @@ _OLDER: Final = "it was put back to an older state, together with its seal"
 _TREELESS: Final = "the tree over the seals was removed or changed by hand, so that no seal is known to be in force"
 _NAMELESS: Final = "what {} seals are about was removed by hand, together with every trace of what it was"
 _FOREIGN: Final = (
-    "its schema has triggers, views or indexes that are none of hsmkms, and may change what it writes or reads: {}. "
-    "Remove them (DROP TRIGGER, DROP VIEW, DROP INDEX), and see what they have done"
+    "its schema is not the one that hsmkms made, so what is written or read may be changed on the way: {}. Restore a "
+    "backup, or remove what was added (DROP TRIGGER, VIEW, INDEX or TABLE), and see what it has done"
+)
+_DAMAGED: Final = (
+    "its file does not fit together, so that rows may be hidden from some queries: {}. Restore a backup; if only "
+    "indexes are named, stop all hsmkms processes and run `sqlite3 meta.db REINDEX`"
 )
 _ROOT: Final = (
     "the rows are not all those that there should be: a part of them was put back to an older state, together with its "
@@ -83,17 +86,24 @@ def tree(conn: Connection, key: bytes, subjects: Sequence[str]) -> SealTree:
     try:
         return SealTree.read(conn, key, *subjects[:1])
     except ForeignSchemaError:
-        raise AlteredError(*_foreign(conn)) from None
+        raise AlteredError(*_foreign(sqlite_schema.differences(conn))) from None
     except BrokenTreeError:
         raise AlteredError(RowFault(STORE, _TREELESS)) from None
 
 
-def require(conn: Connection, key: bytes, known: SealTree, subjects: Iterable[str]) -> Totals:
-    """The sums of the rows of these subjects and indexes. AlteredError if any is not as it was sealed."""
+def require(
+    conn: Connection, key: bytes, known: SealTree, subjects: Iterable[str], proven: list[Entry] | None = None
+) -> Totals:
+    """The sums of the rows of these subjects and indexes. AlteredError if any is not as it was sealed.
+
+    ``proven`` takes the rows themselves.
+    """
     totals = Totals()
     for subject in subjects:
         entries = sealed_rows.entries(conn, subject)
         totals.add(key, subject, entries)
+        if proven is not None:
+            proven += entries
         found = totals.subjects.get(subject) if entries else None
         reason = _judge(key, subject, found, row_seals.fetch(conn, subject), _tag(known, subject))
         if reason is not None:
@@ -115,12 +125,15 @@ def index_total(conn: Connection, key: bytes, known: SealTree, index: str) -> in
 
 def faults(conn: Connection, key: bytes, totals: Totals) -> list[RowFault]:
     """All that is wrong with the store, whose rows have these sums."""
+    found = _foreign(sqlite_schema.compare_again(conn))
+    damage = sqlite_schema.damage(conn)
+    if damage:
+        found.append(RowFault(STORE, _DAMAGED.format("; ".join(damage))))
     root = row_seals.newest_root(conn)
     if root is None:
-        return [RowFault(STORE, ROOTLESS)]
+        return [*found, RowFault(STORE, ROOTLESS)]
     known, seals = totals.subjects | totals.indexes, row_seals.every(conn)
     names = {*known, *seals, *row_seals.newest_changes(conn)}
-    found = _foreign(conn)
     try:
         tags = SealTree.read(conn, key).every()
         found += _nameless(key, tags, names)
@@ -138,9 +151,15 @@ def faults(conn: Connection, key: bytes, totals: Totals) -> list[RowFault]:
     return found if found or sealed == totals.whole else [RowFault(STORE, _ROOT)]
 
 
-def _foreign(conn: Connection) -> list[RowFault]:
-    names = stored_tree.foreign(conn)
-    return [RowFault(STORE, _FOREIGN.format(", ".join(names)))] if names else []
+def require_schema(conn: Connection) -> None:
+    """Raise AlteredError if the schema is not the one that hsmkms made: nothing is sealed under another one."""
+    found = sqlite_schema.differences(conn)
+    if found:
+        raise AlteredError(*_foreign(found))
+
+
+def _foreign(differences: Sequence[str]) -> list[RowFault]:
+    return [RowFault(STORE, _FOREIGN.format(", ".join(differences)))] if differences else []
 
 
 def _nameless(key: bytes, tags: dict[bytes, bytes], names: Iterable[str]) -> list[RowFault]:

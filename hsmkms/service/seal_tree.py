@@ -6,6 +6,7 @@ from typing import Final, Self
 
 from hsmkms.rules import seal_tree as rules
 from hsmkms.store import seal_tree as stored
+from hsmkms.store import sqlite_schema
 from hsmkms.store.engine import Connection
 from hsmkms.store.row_seals import RootRow, SealRow
 
@@ -17,7 +18,7 @@ class BrokenTreeError(Exception):
 
 
 class ForeignSchemaError(Exception):
-    """The database has triggers, views or indexes that hsmkms did not make."""
+    """The schema of the database is not the one that hsmkms made."""
 
 
 class SealTree:
@@ -39,15 +40,15 @@ class SealTree:
     def read(cls, conn: Connection, key: bytes, first: str = "") -> Self:
         """The tree that is there, with the seal over all rows as it is now; ``first``: a subject that is asked for.
 
-        BrokenTreeError if they do not fit; ForeignSchemaError if the schema has what could change or hide rows.
+        BrokenTreeError if they do not fit; ForeignSchemaError if the schema is not ours.
         """
+        if sqlite_schema.differences(conn):
+            raise ForeignSchemaError
         leaf = rules.leaf_of(rules.name(key, first))
         node, _ = rules.parent_of(leaf)
         found = stored.path(conn, node, leaf)
         if found is None:
             raise BrokenTreeError
-        if found.foreign:
-            raise ForeignSchemaError
         mac, top = found.top[:_MAC_BYTES], found.top[_MAC_BYTES:]
         if not hmac.compare_digest(mac, _top_mac(key, found.root, top)):
             raise BrokenTreeError

@@ -8,12 +8,13 @@ import sqlite3
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, func, select, true
+from sqlalchemy import Connection, Select, func, select, true
 
 from hsmkms.errors import AlreadyExistsException, NotFoundException
 from hsmkms.model.ids import alias_arn
 from hsmkms.model.records import AliasRecord
 from hsmkms.store import changes, faults
+from hsmkms.store.proven_rows import ProvenRows
 from hsmkms.store.schema import alias, installation
 
 
@@ -61,7 +62,17 @@ def delete(tx: Connection, region: str, name: str) -> bool:
 def fetch(conn: Connection, region: str, name: str) -> AliasRecord | None:
     """The alias, or None."""
     row = conn.execute(_select().where(alias.c.region == region, alias.c.name == name)).one_or_none()
-    return None if row is None else _record(row)
+    return None if row is None else _record(row, row.account)
+
+
+def proven(rows: ProvenRows, account: str) -> AliasRecord | None:
+    """The same, of an alias whose rows these are."""
+    return next((_record(row, account) for row in rows.of(alias)), None)
+
+
+def proven_names(rows: ProvenRows) -> list[str]:
+    """The names of the aliases whose rows these are."""
+    return sorted(row.name for row in rows.of(alias))
 
 
 def page(conn: Connection, region: str, key_id: str | None, after: str | None, limit: int) -> list[AliasRecord]:
@@ -69,12 +80,15 @@ def page(conn: Connection, region: str, key_id: str | None, after: str | None, l
     query = _select().where(alias.c.region == region, alias.c.name > (after or ""))
     if key_id is not None:
         query = query.where(alias.c.key_id == key_id)
-    return [_record(row) for row in conn.execute(query.order_by(alias.c.name).limit(limit))]
+    return [_record(row, row.account) for row in conn.execute(query.order_by(alias.c.name).limit(limit))]
 
 
 def every(conn: Connection, region: str) -> list[AliasRecord]:
     """All aliases of the region, in the order of names."""
-    return [_record(row) for row in conn.execute(_select().where(alias.c.region == region).order_by(alias.c.name))]
+    return [
+        _record(row, row.account)
+        for row in conn.execute(_select().where(alias.c.region == region).order_by(alias.c.name))
+    ]
 
 
 def count(conn: Connection, region: str, key_id: str) -> int:
@@ -94,11 +108,11 @@ def _select() -> Select[Any]:
     ).select_from(alias.join(installation, true()))
 
 
-def _record(row: Row[Any]) -> AliasRecord:
+def _record(row: Any, account: str) -> AliasRecord:  # noqa: ANN401 - a row, or what is like one
     return AliasRecord(
         name=row.name,
         region=row.region,
-        arn=alias_arn(row.account, row.region, row.name),
+        arn=alias_arn(account, row.region, row.name),
         target_key_id=row.key_id,
         creation_date=row.creation_date,
         last_updated_date=row.last_updated_date,

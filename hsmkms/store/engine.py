@@ -15,15 +15,8 @@ from sqlalchemy import Connection, Engine, ExceptionContext, QueuePool, create_e
 
 from hsmkms.errors import ClosedError, MisuseError
 from hsmkms.process import ForkGuard
-from hsmkms.store import audit_files, faults, files, sealed_rows
+from hsmkms.store import audit_files, faults, files, sealed_rows, sqlite_schema
 
-SEALS: Final = "hsmkms_seal_sets"
-"""The SQL function that a sealed database asks of whoever writes: see ``sealed_rows.guard``."""
-
-SEALS_BEFORE: Final = "hsmkms_seals"
-"""The same, of programs that knew no tree of seals: they cannot write to a database that has one."""
-
-GUARDS: Final = (SEALS, SEALS_BEFORE)
 _WRITES: Final = "hsmkms_writes"
 _IDLE_CONNECTIONS: Final = 16
 
@@ -54,6 +47,7 @@ class Database:
         *,
         busy_timeout_seconds: float = files.BUSY_TIMEOUT_SECONDS,
         prepare: Prepare | None = None,
+        compare_schema: bool = False,
     ) -> None:
         self.file = file
         self.companions: list[Companion] = []
@@ -69,8 +63,9 @@ class Database:
             return connection
 
         self._closed = False
-        self._reader = _engine(lambda: files.connect(file, busy_timeout_seconds), _IDLE_CONNECTIONS)
-        self._scribe = _engine(connect_to_write, 1)
+        begin = _begin_comparing if compare_schema else _begin
+        self._reader = _engine(lambda: files.connect(file, busy_timeout_seconds), _IDLE_CONNECTIONS, begin)
+        self._scribe = _engine(connect_to_write, 1, begin)
 
     @contextmanager
     def atomic(self) -> Iterator[Connection]:
@@ -103,7 +98,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A consistent view of the database for one block, taken at the first query."""
+        """A consistent view of the database for one block, taken at the first query (of ``meta.db``: at once)."""
         with faults.translated(self.file), self._connect(self._reader) as conn:
             conn.begin()  # never committed: what is written in a reading is lost
             yield conn
@@ -133,15 +128,23 @@ class Database:
         return engine.connect()
 
 
-def _engine(connect: Callable[[], sqlite3.Connection], idle: int) -> Engine:
+def _engine(connect: Callable[[], sqlite3.Connection], idle: int, begin: Callable[[Connection], None]) -> Engine:
     engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool, pool_size=idle, max_overflow=-1)
-    event.listen(engine, "begin", _begin)
+    event.listen(engine, "begin", begin)
     event.listen(engine, "handle_error", _give_up_broken)
     return engine
 
 
 def _begin(conn: Connection) -> None:
     conn.exec_driver_sql("BEGIN IMMEDIATE" if conn.get_execution_options().get(_WRITES) else "BEGIN DEFERRED")
+
+
+def _begin_comparing(conn: Connection) -> None:
+    """Begin, and see before anything else whether the schema is still the one that this connection has compared."""
+    _begin(conn)
+    raw = conn.connection.driver_connection
+    if isinstance(raw, sqlite3.Connection):
+        sqlite_schema.look(raw, conn.info)
 
 
 def _give_up_broken(context: ExceptionContext) -> None:
@@ -164,7 +167,12 @@ class Store:
         self.folder = folder
         self.sealing = False
         """True once somebody seals what this process writes to the control plane."""
-        self.meta = Database(folder / files.META.name, busy_timeout_seconds=busy_timeout_seconds, prepare=self._prepare)
+        self.meta = Database(
+            folder / files.META.name,
+            busy_timeout_seconds=busy_timeout_seconds,
+            prepare=self._prepare,
+            compare_schema=True,
+        )
         self.log = Database(folder / files.LOG.name, busy_timeout_seconds=busy_timeout_seconds)
 
     @classmethod
@@ -197,8 +205,10 @@ class Store:
         self.log.close()
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
+        # The guards of a sealed database call a function of this program; they are part of the compared schema.
+        connection.execute("PRAGMA trusted_schema=ON")
         sealed_rows.capture(connection)
-        for name in GUARDS:
+        for name in sealed_rows.GUARDS:
             connection.create_function(name, 0, self._must_seal)
 
     def _must_seal(self) -> None:

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, Select, exists, func, select
+from sqlalchemy import Connection, Select, exists, func, select
 
 from hsmkms.model.records import GrantRecord
 from hsmkms.store import changes
+from hsmkms.store.proven_rows import ProvenRows
 from hsmkms.store.schema import Lifecycle, key_grant, regional_key
 
 
@@ -47,6 +48,11 @@ def held_by(conn: Connection, region: str, key_id: str, grantee: str) -> list[Gr
     """All grants of a principal on a key."""
     query = _select(region).where(key_grant.c.key_id == key_id, key_grant.c.grantee == grantee)
     return [_record(row) for row in conn.execute(query.order_by(key_grant.c.grant_id))]
+
+
+def proven(rows: ProvenRows, region: str) -> list[GrantRecord]:
+    """The grants whose rows these are, whether or not their keys are live, in the order of ids."""
+    return [_record(row) for row in sorted(rows.of(key_grant), key=lambda row: row.grant_id) if row.region == region]
 
 
 def named(conn: Connection, region: str, key_id: str, name: str) -> list[GrantRecord]:
@@ -111,7 +117,7 @@ def _select(region: str) -> Select[Any]:
     ).where(key_grant.c.region == region, live)
 
 
-def _record(row: Row[Any]) -> GrantRecord:
+def _record(row: Any) -> GrantRecord:  # noqa: ANN401 - a row, or what is like one
     return GrantRecord(
         grant_id=row.grant_id,
         key_id=row.key_id,

@@ -3,14 +3,15 @@
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
-from sqlalchemy import Column, Connection, Row, Select, Table, exists, select
+from sqlalchemy import Column, Connection, Select, Table, exists, select
 from sqlalchemy.dialects.sqlite import insert
 
 from hsmkms.model.ids import ROOT_PATH, derived_user_id
 from hsmkms.store import changes
+from hsmkms.store.proven_rows import ProvenRows
 from hsmkms.store.schema import (
     Lifecycle,
     group_member,
@@ -84,6 +85,30 @@ def fetch(conn: Connection, name: str) -> IdentityRow | None:
         policies=policies(conn, Owner.USER, name),
         group_policies={(each.group_name, each.policy_name): each.document for each in conn.execute(of_groups)},
     )
+
+
+def proven(rows: ProvenRows, of_groups: ProvenRows) -> IdentityRow | None:
+    """The same, of a user whose rows these are; ``of_groups``: those of all his groups."""
+    row = next(iter(rows.of(user)), None)
+    if row is None:
+        return None
+    return IdentityRow(
+        name=row.name,
+        path=row.path or ROOT_PATH,
+        groups=proven_groups(rows),
+        created_at=row.created_at,
+        unique_id=_unique_id(row),
+        tags=dict(sorted((each.tag_key, each.tag_value) for each in rows.of(user_tag))),
+        policies=dict(sorted((each.policy_name, each.document) for each in rows.of(user_policy))),
+        group_policies=dict(
+            sorted(((each.group_name, each.policy_name), each.document) for each in of_groups.of(group_policy))
+        ),
+    )
+
+
+def proven_groups(rows: ProvenRows) -> tuple[str, ...]:
+    """The groups of a user whose rows these are."""
+    return tuple(sorted(each.group_name for each in rows.of(group_member)))
 
 
 def user_exists(conn: Connection, name: str, path: str = ROOT_PATH) -> bool:
@@ -233,7 +258,7 @@ def _users() -> Select[tuple[str, datetime, str | None, str | None]]:
     return select(user.c.name, user.c.created_at, user.c.unique_id, user.c.path)
 
 
-def _unique_id(row: Row[tuple[str, datetime, str | None, str | None]]) -> str:
+def _unique_id(row: Any) -> str:  # noqa: ANN401 - a row, or what is like one
     return row.unique_id or derived_user_id(row.name, row.created_at)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, Select, case, exists, func, select, true
+from sqlalchemy import Connection, Select, case, exists, func, select, true
 
 from hsmkms.model.enums import (
     ExpirationModel,
@@ -226,16 +226,16 @@ def fetch(conn: Connection, region: str, key_id: str, token_id: str | None = Non
     """
     query = _select_keys(region).where(regional_key.c.key_id == key_id)
     row = conn.execute(query).one_or_none()
-    return None if row is None else _record(row, _fetch_materials(conn, region, key_id, token_id))
+    return None if row is None else told(row, _fetch_materials(conn, region, key_id, token_id))
 
 
 def every(conn: Connection, region: str, token_id: str | None = None) -> Iterator[KeyRecord]:
     """All live keys of the region in the order of their ids, as ``fetch`` tells them, in two queries."""
     materials: dict[str, dict[int, MaterialRecord]] = {}
     for row in conn.execute(_select_materials(region, token_id)):
-        materials.setdefault(row.key_id, {}).setdefault(row.id, _material(row))
+        materials.setdefault(row.key_id, {}).setdefault(row.id, told_material(row))
     for row in conn.execute(_select_keys(region).order_by(regional_key.c.key_id)):
-        yield _record(row, tuple(materials.get(row.key_id, {}).values()))
+        yield told(row, tuple(materials.get(row.key_id, {}).values()))
 
 
 def exists_anywhere(conn: Connection, key_id: str) -> bool:
@@ -290,7 +290,7 @@ def _fetch_materials(conn: Connection, region: str, key_id: str, token_id: str |
     chosen: dict[int, MaterialRecord] = {}
     for row in conn.execute(query):
         if row.id not in chosen:
-            chosen[row.id] = _material(row)
+            chosen[row.id] = told_material(row)
     return tuple(chosen.values())
 
 
@@ -319,7 +319,8 @@ def _select_materials(region: str, token_id: str | None) -> Select[Any]:
     )
 
 
-def _record(row: Row[Any], materials: tuple[MaterialRecord, ...]) -> KeyRecord:
+def told(row: Any, materials: tuple[MaterialRecord, ...]) -> KeyRecord:  # noqa: ANN401 - a row, or what is like one
+    """The record of a row of ``fetch``, with its materials."""
     return KeyRecord(
         key_id=row.key_id,
         region=row.region,
@@ -343,7 +344,8 @@ def _record(row: Row[Any], materials: tuple[MaterialRecord, ...]) -> KeyRecord:
     )
 
 
-def _material(row: Row[Any]) -> MaterialRecord:
+def told_material(row: Any) -> MaterialRecord:  # noqa: ANN401 - as above
+    """The record of a material, its presence in a region and one of its objects."""
     return MaterialRecord(
         material_id=row.material_id,
         sequence=row.sequence,

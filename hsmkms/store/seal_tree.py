@@ -6,20 +6,11 @@ from typing import Final, NamedTuple
 from sqlalchemy import Connection, delete, exists, insert, select
 
 from hsmkms.store import schema
-from hsmkms.store.engine import GUARDS
 from hsmkms.store.row_seals import RootRow
-from hsmkms.store.sealed_rows import guards
-
-_OURS: Final = ", ".join(f"'{each}'" for function in GUARDS for each in guards(function).values())
-_FOREIGN: Final = (
-    f"FROM main.sqlite_master WHERE type = 'trigger' AND sql NOT IN ({_OURS}) OR type = 'view' "
-    "OR type = 'index' AND sql LIKE '%WHERE%' OR type = 'table' AND sql LIKE 'CREATE VIRTUAL%'"
-)
-"""What in the schema is not ours: it could change rows within our own transactions, or hide some from one query."""
 
 # As text, and all at once: it is asked at each reading of a record.
 _PATH: Final = (
-    "SELECT r.number, r.nonce, r.value, t.value, n.value, l.value, (SELECT count(*) " + _FOREIGN + ") "  # noqa: S608
+    "SELECT r.number, r.nonce, r.value, t.value, n.value, l.value "
     "FROM (SELECT number, nonce, value FROM store_root ORDER BY number DESC LIMIT 1) AS r "
     "LEFT JOIN seal_tree AS t ON t.number = 0 LEFT JOIN seal_tree AS n ON n.number = ? "
     "LEFT JOIN seal_tree AS l ON l.number = ?"
@@ -28,13 +19,12 @@ _PART: Final = "SELECT value FROM seal_tree WHERE number = ?"
 
 
 class Path(NamedTuple):
-    """The way to a leaf: root, top, node and leaf; b"" for a part that is not there. ``foreign``: see ``foreign``."""
+    """The way to a leaf: root, top, node and leaf; b"" for a part that is not there."""
 
     root: RootRow
     top: bytes
     node: bytes
     leaf: bytes
-    foreign: int
 
 
 def path(conn: Connection, node: int, leaf: int) -> Path | None:
@@ -42,18 +32,13 @@ def path(conn: Connection, node: int, leaf: int) -> Path | None:
     row = conn.exec_driver_sql(_PATH, (node, leaf)).one_or_none()
     if row is None:
         return None
-    return Path(RootRow(row[0], row[1], row[2]), row[3] or b"", row[4] or b"", row[5] or b"", row[6])
+    return Path(RootRow(row[0], row[1], row[2]), row[3] or b"", row[4] or b"", row[5] or b"")
 
 
 def part(conn: Connection, number: int) -> bytes:
     """The value of a part; b"" if there is none."""
     row = conn.exec_driver_sql(_PART, (number,)).one_or_none()
     return b"" if row is None else row[0]
-
-
-def foreign(conn: Connection) -> list[str]:
-    """The names of triggers, views and partial indexes that are none of ours."""
-    return list(conn.exec_driver_sql(f"SELECT name {_FOREIGN} ORDER BY name").scalars())
 
 
 def planted(conn: Connection) -> bool:

@@ -83,6 +83,14 @@ _ROWS: Final[dict[str, dict[Table, str]]] = {
 }
 """Where the rows of a subject or an index are: the same as above, the other way round (a test compares the two)."""
 
+SEALS: Final = "hsmkms_seal_sets"
+"""The SQL function that a sealed database asks of whoever writes: see ``guard``."""
+
+SEALS_BEFORE: Final = "hsmkms_seals"
+"""The same, of programs that knew no tree of seals: they cannot write to a database that has one."""
+
+GUARDS: Final = (SEALS, SEALS_BEFORE)
+
 INSTALLATION: Final = "installation"
 ROOT: Final = "root"
 DIRTY: Final = "dirty_subject"

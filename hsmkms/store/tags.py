@@ -6,6 +6,7 @@ from sqlalchemy import Connection, select
 from sqlalchemy.dialects.sqlite import insert
 
 from hsmkms.store import keys
+from hsmkms.store.proven_rows import ProvenRows
 from hsmkms.store.schema import tag
 
 
@@ -13,6 +14,11 @@ def fetch(conn: Connection, key_id: str, region: str) -> dict[str, str]:
     """The values of all tags of a key by tag key, in the order of tag keys."""
     query = select(tag.c.tag_key, tag.c.tag_value).where(tag.c.key_id == key_id, tag.c.region == region)
     return {row.tag_key: row.tag_value for row in conn.execute(query.order_by(tag.c.tag_key))}
+
+
+def proven(rows: ProvenRows, region: str) -> dict[str, str]:
+    """The same, of a key whose rows these are."""
+    return dict(sorted((row.tag_key, row.tag_value) for row in rows.of(tag) if row.region == region))
 
 
 def put(tx: Connection, key_id: str, region: str, values: Mapping[str, str]) -> None:

@@ -1,14 +1,16 @@
 """Users and their access keys. Every change of an access key is noted in the change log under its id."""
 
 from datetime import datetime
+from typing import Any
 
 from msgspec import Struct
-from sqlalchemy import Connection, Row, Select, func, select
+from sqlalchemy import Connection, Select, func, select
 from sqlalchemy.dialects.sqlite import insert
 
 from hsmkms.model.ids import ROOT_PATH, derived_user_id
 from hsmkms.store import changes
 from hsmkms.store.engine import Store
+from hsmkms.store.proven_rows import ProvenRows
 from hsmkms.store.schema import AccessKeyStatus, access_key, access_key_use, user
 
 NO_REGION = ""
@@ -91,12 +93,12 @@ def insert_access_key(tx: Connection, row: AccessKeyRow) -> None:
 def access_keys(conn: Connection, user_name: str | None) -> list[AccessKeyRow]:
     """The access keys of a user, or of the root, oldest first."""
     query = _select().where(access_key.c.user_name.is_not_distinct_from(user_name))
-    return [_row(row) for row in conn.execute(query.order_by(access_key.c.created_at, access_key.c.access_key_id))]
+    return [_row(row, row.path) for row in conn.execute(query.order_by(access_key.c.created_at, access_key.c.access_key_id))]
 
 
 def all_access_keys(conn: Connection) -> list[AccessKeyRow]:
     """All access keys, by id."""
-    return [_row(row) for row in conn.execute(_select().order_by(access_key.c.access_key_id))]
+    return [_row(row, row.path) for row in conn.execute(_select().order_by(access_key.c.access_key_id))]
 
 
 def set_secret(tx: Connection, old: AccessKeyRow, new: AccessKeyRow) -> bool:
@@ -109,7 +111,14 @@ def set_secret(tx: Connection, old: AccessKeyRow, new: AccessKeyRow) -> bool:
 def fetch_access_key(conn: Connection, access_key_id: str) -> AccessKeyRow | None:
     """An access key by its id, or None."""
     row = conn.execute(_select().where(access_key.c.access_key_id == access_key_id)).one_or_none()
-    return None if row is None else _row(row)
+    return None if row is None else _row(row, row.path)
+
+
+def proven_access_key(rows: ProvenRows, access_key_id: str) -> AccessKeyRow | None:
+    """The same, of an access key among these rows."""
+    paths = {each.name: each.path for each in rows.of(user)}
+    found = (each for each in rows.of(access_key) if each.access_key_id == access_key_id)
+    return next((_row(each, paths.get(each.user_name)) for each in found), None)
 
 
 def set_status(tx: Connection, access_key_id: str, status: AccessKeyStatus) -> bool:
@@ -152,11 +161,11 @@ def _select() -> Select[tuple[str, str | None, str | None, str, datetime, int, b
     ).select_from(access_key.outerjoin(user, user.c.name == access_key.c.user_name))
 
 
-def _row(row: Row[tuple[str, str | None, str | None, str, datetime, int, bytes, bytes]]) -> AccessKeyRow:
+def _row(row: Any, path: str | None) -> AccessKeyRow:  # noqa: ANN401 - a row, or what is like one
     return AccessKeyRow(
         access_key_id=row.access_key_id,
         user_name=row.user_name,
-        user_path=row.path or ROOT_PATH,
+        user_path=path or ROOT_PATH,
         status=AccessKeyStatus(row.status),
         created_at=row.created_at,
         key_version=row.key_version,

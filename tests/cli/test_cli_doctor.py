@@ -145,7 +145,7 @@ def test_checks(site: Site, do: Callable[[Site], None], check: str, outcome: str
     assert (told.status, found) == (1 if outcome == "wrong" else 0, outcome), told
     assert words in detail
     others = site.run("doctor", "--query", f"Checks[?Check!='{check}' && Outcome=='wrong'].Check", "--output", "text")
-    assert others.stdout.strip() == ""
+    assert others.stdout.strip() == ("rows" if do is damaged_page else "")  # an index that is rubbish hides rows
 
 
 def test_wrong_pin_by_somebody_else(site: Site) -> None:

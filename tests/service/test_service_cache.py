@@ -12,7 +12,7 @@ from hsmkms.model.enums import KeyState
 from hsmkms.model.keys import DescribeKeyRequest, DisableKeyRequest, EnableKeyRequest
 from hsmkms.service import cache as caches
 from hsmkms.service.kms import Kms
-from hsmkms.store import aliases, changes, keys
+from hsmkms.store import aliases, changes, keys, proven_keys
 from hsmkms.store.engine import Store
 
 
@@ -129,16 +129,16 @@ def test_stale_key_is_not_kept(opened: Kms, elsewhere: Store, monkeypatch: pytes
     """A key that was read before a change, and whose change was dealt with meanwhile, is not kept."""
     made = new_key(opened)
     cache = opened._core.cache
-    fetch = keys.fetch
+    read = proven_keys.record
 
     def overtaken(*arguments: object) -> object:
-        record = fetch(*arguments)
+        record = read(*arguments)
         monkeypatch.undo()
         switch(elsewhere, made.key_id, KeyState.DISABLED)
         cache.look()  # what a thread with another request does at this moment
         return record
 
-    monkeypatch.setattr(caches.keys, "fetch", overtaken)
+    monkeypatch.setattr(caches.proven_keys, "record", overtaken)
     stale = cache.key(REGION, made.key_id)
     assert stale is not None
     assert stale.record.state is KeyState.ENABLED  # read before the change, so it may still be answered by this call
@@ -152,17 +152,17 @@ def test_stale_alias_is_not_kept(opened: Kms, elsewhere: Store, monkeypatch: pyt
     first, second = new_key(opened), new_key(opened)
     new_alias(opened, "alias/overtaken", first.key_id)
     cache = opened._core.cache
-    fetch = aliases.fetch
+    read = aliases.proven
 
     def overtaken(*arguments: object) -> object:
-        record = fetch(*arguments)
+        record = read(*arguments)
         monkeypatch.undo()
         with elsewhere.atomic() as tx:
             aliases.update(tx, REGION, "alias/overtaken", second.key_id, opened._core.clock())
         cache.look()
         return record
 
-    monkeypatch.setattr(caches.aliases, "fetch", overtaken)
+    monkeypatch.setattr(caches.aliases, "proven", overtaken)
     cache.alias(REGION, "alias/overtaken")
     assert target(opened, "alias/overtaken") == second.key_id
 

@@ -6,7 +6,7 @@ import stat
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 from store_samples import LATER, NOW, REGION, a_key, pragma, read, write
 
 from hsmkms.errors import ClosedError, DependencyTimeoutException, StoreError
-from hsmkms.store import changes, keys, migrate, schema
+from hsmkms.store import changes, files, keys, migrate, schema
 from hsmkms.store.changes import ChangeSignal
 from hsmkms.store.engine import Database, Store
 from hsmkms.store.files import LOG, META
@@ -200,8 +200,8 @@ def test_the_signal_never_holds_up_a_checkpoint(store: Store) -> None:
     signal = ChangeSignal(store)
     write(store, a_key())
     assert signal.moved()
-    with store.reading() as conn:
-        busy, _, _ = conn.connection.cursor().execute("PRAGMA wal_checkpoint").fetchone()
+    with closing(files.connect(store.meta.file)) as connection:
+        busy, _, _ = connection.execute("PRAGMA wal_checkpoint").fetchone()
     assert busy == 0
     signal.close()
 

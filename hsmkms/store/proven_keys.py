@@ -1,0 +1,55 @@
+"""A KMS key out of its proven rows: what ``keys.fetch`` tells, without another query."""
+
+from types import SimpleNamespace
+from typing import Any
+
+from hsmkms.model.records import KeyRecord, MaterialRecord
+from hsmkms.store import keys
+from hsmkms.store.proven_rows import ProvenRows
+from hsmkms.store.schema import (
+    Lifecycle,
+    ObjectStatus,
+    key,
+    material,
+    material_presence,
+    regional_key,
+    rotation,
+    token_object,
+)
+
+
+def record(rows: ProvenRows, region: str, account: str) -> KeyRecord | None:
+    """The key whose rows these are, if it is live in the region, or None."""
+    live = {row.region: row for row in rows.of(regional_key) if row.lifecycle == Lifecycle.LIVE}
+    shared = next(iter(rows.of(key)), None)
+    if region not in live or shared is None:
+        return None
+    setting = next(iter(rows.of(rotation)), None)
+    found = {
+        **vars(shared),
+        **vars(live[region]),  # its creation date is the region's own
+        "account": account,
+        "anchor": setting and setting.anchor,
+        "period_days": setting and setting.period_days,
+        "regions": " ".join(live) if shared.multi_region else None,
+    }
+    return keys.told(SimpleNamespace(**found), _materials(rows, region))
+
+
+def _materials(rows: ProvenRows, region: str) -> tuple[MaterialRecord, ...]:
+    """Those that are known in the region, in the order of their sequence, each with the object that counts."""
+    presences = {row.material: row for row in rows.of(material_presence) if row.region == region}
+    objects: dict[int, Any] = {}
+    for row in sorted(rows.of(token_object), key=_rank):
+        if row.status != ObjectStatus.INTENDED:
+            objects.setdefault(row.material, row)
+    return tuple(
+        keys.told_material(SimpleNamespace(**vars(objects[row.id]) | vars(presences[row.id]) | vars(row)))
+        for row in sorted(rows.of(material), key=lambda row: int(row.sequence))
+        if row.id in presences and row.id in objects
+    )
+
+
+def _rank(row: Any) -> tuple[bool, Any, bytes]:  # noqa: ANN401 - a row
+    """Of several objects of a material a present one counts, then the oldest."""
+    return row.status != ObjectStatus.PRESENT, row.created_at, row.cka_id
