@@ -84,6 +84,7 @@ def decrypt(call: Call, request: DecryptRequest) -> DecryptResponse:
 
 def re_encrypt(call: Call, request: ReEncryptRequest) -> ReEncryptResponse:
     """Decrypt under one key and encrypt under another; the plaintext stays inside."""
+    key, permit = call.key(request.destination_key_id, aliases=True, action="kms:ReEncryptTo")
     source = _Source(
         request.ciphertext_blob,
         request.source_key_id,
@@ -91,12 +92,11 @@ def re_encrypt(call: Call, request: ReEncryptRequest) -> ReEncryptResponse:
         request.source_encryption_context,
         "kms:ReEncryptFrom",
     )
-    # The source first, whole: a wrong SourceKeyId is IncorrectKeyException whatever the destination is.
+    # Before the usage of either: a wrong SourceKeyId is IncorrectKeyException whatever kind the destination is.
     ignored = _ignores_ciphertext(request)
     if ignored:
         _check_named_key(call, request.source_key_id, "sourceKeyId", "kms:ReEncryptFrom")
     found = None if ignored else _find_key(call, source)
-    key, permit = call.key(request.destination_key_id, aliases=True, action="kms:ReEncryptTo")
     specs.require_usage(key.record, call.operation)
     algorithm = specs.check_encryption_algorithm(key.record, request.destination_encryption_algorithm)
     cipher = CIPHERS[algorithm]

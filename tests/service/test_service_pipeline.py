@@ -357,7 +357,7 @@ CASES: dict[Operation, tuple[Request, Callable[[Scene], Heard]]] = {
     ),
     Operation.RE_ENCRYPT: (
         lambda s: crypto.ReEncryptRequest(ciphertext_blob=s.sealed, destination_key_id=s.other.key_id),
-        lambda s: [("kms:ReEncryptFrom", s.key.arn), ("kms:ReEncryptTo", s.other.arn)],
+        lambda s: [("kms:ReEncryptTo", s.other.arn), ("kms:ReEncryptFrom", s.key.arn)],
     ),
     Operation.GENERATE_DATA_KEY: (
         lambda s: crypto.GenerateDataKeyRequest(key_id=s.key.key_id, key_spec="AES_256"),

@@ -144,7 +144,11 @@ EDITS: list[tuple[str, str, Callable[[Victim], object]]] = [
     ("UPDATE alias SET key_id = '{other}' WHERE name = 'alias/mine'", "alias/eu-central-1/alias/mine", by_alias),
     ("DELETE FROM alias WHERE name = 'alias/mine'", "alias/eu-central-1/alias/mine", by_alias),
     ("UPDATE user SET path = '/boss/' WHERE name = 'alice'", "user/alice", as_alice),
-    ("UPDATE key_grant SET source_arn = 'arn:aws:s3:::x'", "grant/{grant}", by_grant),
+    (
+        "UPDATE key_grant SET source_arn = 'arn:aws:s3:::x'",
+        "grants/eu-central-1/{key}/arn:aws:iam::111122223333:user/alice",
+        by_grant,
+    ),
     ("UPDATE user_policy SET document = replace(document, 'kms:*', '*')", "user/alice", as_alice),
     ("DELETE FROM user_policy", "user/alice", as_alice),
     ("INSERT INTO user_tag VALUES ('alice', 'team', 'red')", "user/alice", as_alice),

@@ -27,8 +27,8 @@ from hsmkms.config import PinSettings, Secret, Settings
 from hsmkms.errors import (
     BindingError,
     ConfigurationError,
+    ExpiredImportTokenException,
     HsmKmsError,
-    InvalidImportTokenException,
     PinError,
     StoreError,
     TokenNotFoundError,
@@ -230,7 +230,7 @@ def test_imported_material_moves_by_importing_it_again(apart: Settings) -> None:
         stale = request_to_import(kms, key_id)
         migrate(kms, apart)
         delete_material(kms, key_id)
-        with pytest.raises(InvalidImportTokenException, match="get new parameters"):
+        with pytest.raises(ExpiredImportTokenException, match="Get new parameters"):
             kms.import_key_material(stale)
         kms.import_key_material(request_to_import(kms, key_id))
         assert token_of(kms, key_id) == second_token.LABEL
