@@ -93,9 +93,7 @@ def insert_access_key(tx: Connection, row: AccessKeyRow) -> None:
 def access_keys(conn: Connection, user_name: str | None) -> list[AccessKeyRow]:
     """The access keys of a user, or of the root, oldest first."""
     query = _select().where(access_key.c.user_name.is_not_distinct_from(user_name))
-    return [
-        _row(row, row.path) for row in conn.execute(query.order_by(access_key.c.created_at, access_key.c.access_key_id))
-    ]
+    return [_row(row, row.path) for row in conn.execute(query.order_by(access_key.c.created_at, access_key.c.access_key_id))]
 
 
 def all_access_keys(conn: Connection) -> list[AccessKeyRow]:
