@@ -162,9 +162,7 @@ class SealFile:
             yield text
 
     def _line(self, index: int) -> SealedLine:
-        with self._path.open("rb") as file:
-            file.seek(self._offsets[index])
-            line = audit_seal.read(file.readline())
+        line = audit_seal.read(audit_files.line_at(self._path, self._offsets[index]))
         if line is None:
             raise audit_files.unwritable(self._path, OSError(0, "it was changed while it was read"))
         return line

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from hsmkms.errors import HsmKmsError, ObjectLostError, StoreError, TokenUnavailableError, UnsupportedOperationException
 from hsmkms.model.permit import OperatorAct
+from hsmkms.process import exclusive
 from hsmkms.rules import audit_seal
 from hsmkms.rules.audit_record import encode
 from hsmkms.rules.audit_seal import Note, SealedLine
@@ -27,6 +28,7 @@ from hsmkms.store.installation import MAC_PURPOSE, InstallationKeyRow, TokenRow
 log = logging.getLogger("hsmkms.service")
 
 PURPOSE: Final = "audit-seal"
+_LOCK_SECONDS: Final = 5.0
 _NOTED: Final = "noted.json"
 """The file that remembers the newest seal whose note each token has taken, by the token's id."""
 
@@ -70,9 +72,12 @@ class SealNotes:
             return None
         notes = self._read_on(token_id)
         try:
-            found = audit_seal.newest(self._proven(notes))
+            proven = self._proven(notes)
         except ObjectLostError:  # what cannot be proven is told by the verification of the log
             return None
+        if token_id != self._core.tokens.home_id and any(each.token for each in proven):
+            return None  # it knows that it was left, and nothing has been made on it since
+        found = audit_seal.newest(proven)
         newest = found.number if found is not None else 0
         # It may keep no notes any more; and one that cannot be proven says nothing of how old it is.
         if newest >= noted or (found is None and (notes or self._elsewhere() is not None)):
@@ -238,9 +243,10 @@ def noted_on(folder: Path, token_id: str) -> int:
 
 def forget_noted(folder: Path, token_id: str) -> None:
     """Forget which notes a token has taken: it is another one now, or the operator takes it as it is."""
-    noted = _noted(folder)
-    if noted.pop(token_id, None) is not None:
-        audit_files.replace(folder / _NOTED, encode(noted))
+    if token_id in _noted(folder):
+        with exclusive(folder / audit_files.SEAL_LOCK, _LOCK_SECONDS):
+            noted = {each: number for each, number in _noted(folder).items() if each != token_id}
+            audit_files.replace(folder / _NOTED, encode(noted))
 
 
 def _noted(folder: Path) -> dict[str, int]:

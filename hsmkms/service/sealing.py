@@ -176,7 +176,7 @@ class Sealer:
 
     def _all(self) -> list[Seal]:
         """Every seal in the file, unproven."""
-        lines = self._seals.read_bytes().splitlines() if self._seals.exists() else []
+        lines = audit_files.lines(self._seals) if self._seals.exists() else ()
         return [found.seal for found in map(audit_seal.read, lines) if found is not None]
 
     def _look(self, check: Callable[[], None]) -> None:

@@ -85,6 +85,13 @@ def lines(path: Path) -> Iterator[bytes]:
                 yield line
 
 
+def line_at(path: Path, offset: int) -> bytes:
+    """The line of a file that begins there."""
+    with _readable(path), path.open("rb") as file:
+        file.seek(offset)
+        return file.readline()
+
+
 def size(path: Path) -> int:
     """The size of a file, 0 if it is not there."""
     with _readable(path), suppress(FileNotFoundError):
