@@ -2,9 +2,14 @@
 
 The value of a data object cannot be changed (SoftHSM refuses, others may), so a newer note is made and read back before
 the older ones are destroyed: after a crash there are two, never none. Some tokens have no data objects at all.
+
+Whoever reads while another process does that may be shown an older note that is destroyed before its value is read, or
+neither of the two (SoftHSM looks at the files one after another): such a search is made again.
 """
 
-from typing import Final
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final, TypeVar
 
 from pkcs11 import exceptions as ckr
 from pkcs11.constants import Attribute, ObjectClass
@@ -13,15 +18,18 @@ from pkcs11.types import Object, Session
 from hsmkms.errors import TokenError, UnsupportedOperationException
 from hsmkms.hsm.faults import translated
 
+Found = TypeVar("Found")
+
 APPLICATION: Final = "hsmkms"
 NO_NOTES: Final = "this token keeps no data objects: name audit.seal_file in the configuration"
+_ATTEMPTS: Final = 20
 _REFUSALS: Final = (ckr.AttributeTypeInvalid, ckr.AttributeValueInvalid, ckr.TemplateInconsistent)
 
 
 def read_notes(session: Session, prefix: str) -> dict[str, bytes]:
     """The notes whose label begins with ``prefix``, by label."""
     with translated():
-        return {label: found[Attribute.VALUE] for label, found in _find(session, prefix)}
+        return _settled(lambda: _values(session, prefix)) or _settled(lambda: _values(session, prefix))
 
 
 def keep_note(session: Session, prefix: str, label: str, value: bytes) -> None:
@@ -39,7 +47,7 @@ def keep_note(session: Session, prefix: str, label: str, value: bytes) -> None:
         Attribute.VALUE: value,
     }
     with translated():
-        others = [found for each, found in _find(session, prefix) if each != label]
+        others = [found for each, found in _settled(lambda: _find(session, prefix)) if each != label]
         try:
             session.create_object(template)
         except _REFUSALS as exc:
@@ -54,11 +62,24 @@ def keep_note(session: Session, prefix: str, label: str, value: bytes) -> None:
 def remove_notes(session: Session, prefix: str) -> None:
     """Destroy all notes with that prefix."""
     with translated():
-        for _, found in _find(session, prefix):
+        for _, found in _settled(lambda: _find(session, prefix)):
             found.destroy()
+
+
+def _settled(look: Callable[[], Found]) -> Found:
+    """Look at objects, and again if another process has destroyed one of them meanwhile."""
+    for _ in range(_ATTEMPTS - 1):
+        with suppress(ckr.ObjectHandleInvalid):
+            return look()
+    return look()
+
+
+def _values(session: Session, prefix: str) -> dict[str, bytes]:
+    return {label: found[Attribute.VALUE] for label, found in _find(session, prefix)}
 
 
 def _find(session: Session, prefix: str) -> list[tuple[str, Object]]:
     wanted = {Attribute.CLASS: ObjectClass.DATA, Attribute.APPLICATION: APPLICATION, Attribute.TOKEN: True}
-    found = [(each[Attribute.LABEL], each) for each in session.get_objects(wanted)]
+    objects = list(session.get_objects(wanted))  # a search that is broken off would stand in the way of the next
+    found = [(each[Attribute.LABEL], each) for each in objects]
     return [(label, each) for label, each in found if label.startswith(prefix)]

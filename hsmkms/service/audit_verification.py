@@ -1,16 +1,16 @@
 """Verifying the audit log: records against chains, chains against seals, seals against the token."""
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 from msgspec import Struct
 
 from hsmkms.errors import ObjectLostError
 from hsmkms.model.audit import Fault, Head
-from hsmkms.rules import audit_chain
+from hsmkms.rules import audit_chain, audit_seal
 from hsmkms.rules.audit_chain import CHANGED, MISSING, NOT_PROVEN, ROLLED_BACK, Walker
-from hsmkms.rules.audit_seal import SealedLine
+from hsmkms.rules.audit_seal import Note, SealedLine
 from hsmkms.service.core import Core
 from hsmkms.service.proven_seals import SealFile, Trusted, seal_fault
 from hsmkms.service.sealing import Sealer
@@ -36,6 +36,44 @@ class Verdict(Struct, frozen=True, kw_only=True):
     faults: list[Fault]
     unproven: list[Fault]
     accepted: list[Fault]
+
+
+class _Memory(Struct, frozen=True):
+    """What is remembered of the seals, all of one moment in which nobody seals.
+
+    ``end``: the size of their file. ``older``, ``left``: how the home is an older copy of itself, and how the database
+    contradicts the tokens that were left. ``notes``: those that are proven, or why none can be; ``any``: there is one.
+    """
+
+    end: int
+    older: str | None
+    left: list[str]
+    notes: list[Note] | ObjectLostError
+    any: bool
+
+    @classmethod
+    def of(cls, core: Core, sealer: Sealer) -> Self:
+        with sealer.alone():
+            notes = _notes(sealer)
+            return cls(
+                end=audit_files.size(sealer.folder / audit_files.SEALS),
+                older=sealer.notes.older_home(),
+                left=sealer.notes.contradictions(notes, _epoch(core)) if isinstance(notes, list) else [],
+                notes=notes,
+                any=sealer.notes.remembers(),
+            )
+
+
+def _notes(sealer: Sealer) -> list[Note] | ObjectLostError:
+    try:
+        return sealer.notes.every()
+    except ObjectLostError as exc:
+        return exc
+
+
+def _epoch(core: Core) -> int:
+    with core.store.reading() as conn:
+        return changes.latest(conn)
 
 
 class _Expected:
@@ -75,9 +113,10 @@ class _Expected:
 def verify(core: Core, archives: Sequence[Path], progress: Progress) -> Verdict:
     """Look at everything, as a stream; ``archives``: folders with segments that were moved."""
     sealer = Sealer(core)
-    seals = SealFile(sealer)
+    memory = _Memory.of(core, sealer)
+    seals = SealFile(sealer, memory.end)
     expected = _Expected(seals)
-    faults = seals.faults + _against_the_token(core, sealer, seals.newest)
+    faults = seals.faults + _against_the_token(core, memory, seals.newest)
     faults += _against_the_database(core, expected.newest)
     lanes = _segments(sealer.folder, archives)
     size = sum(each.path.stat().st_size for parts in lanes.values() for each in parts)
@@ -129,23 +168,20 @@ def _walk(core: Core, lane: str, parts: list[Segment], expected: _Expected, read
     return walker
 
 
-def _against_the_token(core: Core, sealer: Sealer, newest: SealedLine | None) -> list[Fault]:
+def _against_the_token(core: Core, memory: _Memory, newest: SealedLine | None) -> list[Fault]:
     number = newest.seal.number if newest is not None else 1
-    older = sealer.notes.older_home()
-    rolled_back = [older] if older is not None else []
-    with suppress(ObjectLostError):  # told below
-        rolled_back += sealer.left_contradictions()
-    return [seal_fault(number, ROLLED_BACK, each) for each in rolled_back] + _against_the_note(core, sealer, newest)
+    rolled_back = [memory.older] if memory.older is not None else []
+    rolled_back += memory.left
+    return [seal_fault(number, ROLLED_BACK, each) for each in rolled_back] + _against_the_note(core, memory, newest)
 
 
-def _against_the_note(core: Core, sealer: Sealer, newest: SealedLine | None) -> list[Fault]:
+def _against_the_note(core: Core, memory: _Memory, newest: SealedLine | None) -> list[Fault]:
     """Compare the newest seal with the token's memory of it."""
     number = newest.seal.number if newest is not None else 1
-    try:
-        note = sealer.notes.newest()
-    except ObjectLostError as exc:
-        return [seal_fault(number, NOT_PROVEN, f"what the token remembers of it cannot be proven: {exc}")]
-    if note is None and sealer.notes.remembers():
+    if isinstance(memory.notes, ObjectLostError):
+        return [seal_fault(number, NOT_PROVEN, f"what the token remembers of it cannot be proven: {memory.notes}")]
+    note = audit_seal.newest(memory.notes)
+    if note is None and memory.any:
         return [seal_fault(number, NOT_PROVEN, "what the token remembers of it was made with a key that is not there")]
     if newest is None:
         return [seal_fault(1, MISSING, f"the token remembers seal {note.number}")] if note is not None else []
@@ -164,8 +200,7 @@ def _against_the_database(core: Core, newest: SealedLine | None) -> list[Fault]:
     if newest is None:
         return []
     seal = newest.seal
-    with core.store.reading() as conn:
-        epoch = changes.latest(conn)
+    epoch = _epoch(core)
     if epoch < seal.epoch:
         words = f"the control-plane database is at change {epoch}, and was at {seal.epoch} when this was sealed"
         return [seal_fault(seal.number, ROLLED_BACK, words)]

@@ -57,9 +57,10 @@ class Freshness:
                 self.look(token_id)
 
     def accept(self) -> None:
-        """Take the tokens as they are: the next seal leaves its note on them."""
+        """Take the tokens as they are: what is sealed next leaves its note on them."""
         with self._lock:
             for token_id in list(self._core.older):
+                forget_noted(self._folder, token_id)
                 self._settle(token_id, None)
 
     def take(self, token_id: str) -> None:

@@ -9,7 +9,6 @@ succeeds is looked for, and nothing behind it counts. The MAC of every acceptanc
 
 from array import array
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
@@ -47,13 +46,17 @@ class _Run(Struct):
 
 
 class SealFile:
-    """The seals in their file. ``newest``: the last one, proven or not; ``faults``: what is wrong with them."""
+    """The seals in their file. ``newest``: the last one, proven or not; ``faults``: what is wrong with them.
 
-    def __init__(self, sealer: Sealer) -> None:
+    ``end``: how many bytes of the file are looked at; others may seal meanwhile.
+    """
+
+    def __init__(self, sealer: Sealer, end: int) -> None:
         self.faults: list[Fault] = []
         self.newest: SealedLine | None = None
         self._sealer = sealer
         self._path = sealer.folder / audit_files.SEALS
+        self._end = end
         self._offsets = array("Q")
         self._proofs_left = MAX_PROOFS
         self._runs = self._split()
@@ -64,7 +67,7 @@ class SealFile:
         """The seals that count, oldest first."""
         runs = iter(self._runs)
         run = next(runs, None)
-        for index, text in enumerate(_lines(self._path)):
+        for index, text in enumerate(self._lines()):
             while run is not None and index >= run.end:
                 run = next(runs, None)
             if run is None or index >= run.trusted:
@@ -80,7 +83,7 @@ class SealFile:
         runs: list[_Run] = []
         number, before, offset = 0, "", 0
         readable = False
-        for index, text in enumerate(_lines(self._path)):
+        for index, text in enumerate(self._lines()):
             self._offsets.append(offset)
             offset += len(text)
             line = audit_seal.read(text)
@@ -150,10 +153,16 @@ class SealFile:
         )
         self._add(seal.number, NOT_PROVEN, words)
 
+    def _lines(self) -> Iterator[bytes]:
+        left = self._end
+        for text in audit_files.lines(self._path) if left else ():
+            left -= len(text)
+            if left < 0:
+                return
+            yield text
+
     def _line(self, index: int) -> SealedLine:
-        with self._path.open("rb") as file:
-            file.seek(self._offsets[index])
-            line = audit_seal.read(file.readline())
+        line = audit_seal.read(audit_files.line_at(self._path, self._offsets[index]))
         if line is None:
             raise audit_files.unwritable(self._path, OSError(0, "it was changed while it was read"))
         return line
@@ -165,7 +174,3 @@ class SealFile:
 def seal_fault(number: int, kind: str, detail: str) -> Fault:
     """A fault of the seals themselves."""
     return Fault(lane=SEALS, sequence=number, kind=kind, detail=detail)
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    yield from audit_files.lines(path) if path.exists() else ()

@@ -13,8 +13,9 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
-from hsmkms.errors import HsmKmsError, ObjectLostError, TokenUnavailableError, UnsupportedOperationException
+from hsmkms.errors import HsmKmsError, ObjectLostError, StoreError, TokenUnavailableError, UnsupportedOperationException
 from hsmkms.model.permit import OperatorAct
+from hsmkms.process import exclusive
 from hsmkms.rules import audit_seal
 from hsmkms.rules.audit_record import encode
 from hsmkms.rules.audit_seal import Note, SealedLine
@@ -27,8 +28,9 @@ from hsmkms.store.installation import MAC_PURPOSE, InstallationKeyRow, TokenRow
 log = logging.getLogger("hsmkms.service")
 
 PURPOSE: Final = "audit-seal"
+_LOCK_SECONDS: Final = 5.0
 _NOTED: Final = "noted.json"
-"""The file that remembers the newest note that each token has taken, by the token's id."""
+"""The file that remembers the newest seal whose note each token has taken, by the token's id."""
 
 
 class SealNotes:
@@ -70,9 +72,12 @@ class SealNotes:
             return None
         notes = self._read_on(token_id)
         try:
-            found = audit_seal.newest(self._proven(notes))
+            proven = self._proven(notes)
         except ObjectLostError:  # what cannot be proven is told by the verification of the log
             return None
+        if token_id != self._core.tokens.home_id and any(each.token for each in proven):
+            return None  # it knows that it was left, and nothing has been made on it since
+        found = audit_seal.newest(proven)
         newest = found.number if found is not None else 0
         # It may keep no notes any more; and one that cannot be proven says nothing of how old it is.
         if newest >= noted or (found is None and (notes or self._elsewhere() is not None)):
@@ -117,10 +122,14 @@ class SealNotes:
         known, home_id = versions(self._core, PURPOSE), self._core.tokens.home_id
         oldest = next((each for each in known if each.token_id == home_id), known[0])
         others = [each for each in self._lines_elsewhere() if each.token not in ("", home_id)]
-        self._keep(home_id, str(number), self._signed(note, oldest), others)
+        if self._keep(home_id, str(number), self._signed(note, oldest), others):
+            _write_noted(self._folder, home_id, number)
 
     def leave(self, notes: Sequence[Note], last: SealedLine | None, epoch: int) -> None:
-        """Leave notes on all tokens but the home, unless one of ``notes`` is there: left for the home, at ``epoch``."""
+        """Leave notes on all tokens but the home, unless one of ``notes`` is there: left for the home, at ``epoch``.
+
+        None on an older copy: it would look like the token that it was copied from, and that one like its older copy.
+        """
         core, marked = self._core, {each.token for each in notes}
         rows = {each.id: each for each in core.tokens.rows()}
         home = rows[core.tokens.home_id]
@@ -133,33 +142,45 @@ class SealNotes:
                 epoch=epoch,
             )
             try:
-                # By the installation's MAC key, which every database knows that ever had the token as its home.
-                oldest = versions(core, MAC_PURPOSE, row.id)[0]
-                others = [each for each in self._lines_elsewhere() if each.token != row.id]
-                self._keep(row.id, f"left-{epoch}", self._signed(note, oldest), others)
+                self._leave(note)
             except (ObjectLostError, TokenUnavailableError) as exc:
                 log.warning("the token %r, which was left, does not know of it yet: %s", row.label, exc)
+
+    def _leave(self, note: Note) -> None:
+        older = self.older(note.token, noted_on(self._folder, note.token))
+        if older is not None:
+            raise TokenUnavailableError(older)
+        # By the installation's MAC key, which every database knows that ever had the token as its home.
+        oldest = versions(self._core, MAC_PURPOSE, note.token)[0]
+        others = [each for each in self._lines_elsewhere() if each.token != note.token]
+        # The number is that of no note that the token had before: it says nothing of how old a copy of it is.
+        self._keep(note.token, f"left-{note.epoch}", self._signed(note, oldest), others)
 
     def remove(self, token_id: str) -> None:
         """Take the notes off a token that is about to be forgotten."""
         self._core.tokens.of(token_id).remove_notes(own_permit(OperatorAct.SEAL), self._prefix)
         elsewhere = self._elsewhere()
-        if elsewhere is not None and elsewhere.exists():
-            kept = [each for each in self._lines_elsewhere() if each.token != token_id]
+        lines = self._lines_elsewhere()
+        if elsewhere is not None and lines:
+            kept = [each for each in lines if each.token != token_id]
             audit_files.replace(elsewhere, b"\n".join(map(encode, kept)))
 
-    def _keep(self, token_id: str, name: str, note: Note, others: list[Note]) -> None:
-        """Put a note on a token in the place of the one there, and with the others into the file elsewhere."""
+    def _keep(self, token_id: str, name: str, note: Note, others: list[Note]) -> bool:
+        """Put a note on a token in the place of the one there, and with the others into the file elsewhere.
+
+        False if the token keeps no notes.
+        """
         elsewhere = self._elsewhere()
         if elsewhere is not None:
             audit_files.replace(elsewhere, b"\n".join(map(encode, (note, *others))))
         try:
             permit, device = own_permit(OperatorAct.SEAL), self._core.tokens.of(token_id)
             device.replace_note(permit, self._prefix, f"{self._prefix}{name}", encode(note))
-            _write_noted(self._folder, token_id, note.number)
         except UnsupportedOperationException as exc:
             if elsewhere is None:
                 log.warning("the newest seal of the audit log is kept beside the log alone: %s", exc)
+            return False
+        return True
 
     def _signed(self, note: Note, key: InstallationKeyRow) -> Note:
         return replace(note, mac=seal_mac(self._core, key, audit_seal.note_message(note)).hex())
@@ -173,7 +194,15 @@ class SealNotes:
     def _lines_elsewhere(self) -> list[Note]:
         """The notes in the file elsewhere, one a line, unproven."""
         path = self._elsewhere()
-        lines = path.read_bytes().splitlines() if path is not None and path.exists() else []
+        try:
+            lines = path.read_bytes().splitlines() if path is not None else []
+        except FileNotFoundError:  # nothing was sealed yet
+            lines = []
+        except OSError as exc:
+            raise StoreError(
+                f"audit.seal_file {path} cannot be read ({exc.strerror}): let it name a file that hsmkms can read and "
+                "replace, or mend its mode"
+            ) from exc
         return [note for note in map(audit_seal.read_note, lines) if note is not None]
 
     def _elsewhere(self) -> Path | None:
@@ -214,9 +243,10 @@ def noted_on(folder: Path, token_id: str) -> int:
 
 def forget_noted(folder: Path, token_id: str) -> None:
     """Forget which notes a token has taken: it is another one now, or the operator takes it as it is."""
-    noted = _noted(folder)
-    if noted.pop(token_id, None) is not None:
-        audit_files.replace(folder / _NOTED, encode(noted))
+    if token_id in _noted(folder):
+        with exclusive(folder / audit_files.SEAL_LOCK, _LOCK_SECONDS):
+            noted = {each: number for each, number in _noted(folder).items() if each != token_id}
+            audit_files.replace(folder / _NOTED, encode(noted))
 
 
 def _noted(folder: Path) -> dict[str, int]:

@@ -6,6 +6,7 @@ the newest seal, nothing is sealed until the operator has looked: a new seal mus
 
 import hmac
 import logging
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from enum import Enum
@@ -57,6 +58,12 @@ class Sealer:
         self.notes = SealNotes(core)
         self._newest_key: InstallationKeyRow | None = None
 
+    def alone(self) -> AbstractContextManager[None]:
+        """Let one sealer at a time into the block; it may be that no record was ever written."""
+        audit_files.make_folder(self.folder)
+        self._core.tokens.may_have_moved()  # a note on a token that was left must not be replaced
+        return exclusive(self.folder / audit_files.SEAL_LOCK, _LOCK_SECONDS)
+
     def seal(self, unless_within: timedelta = timedelta()) -> bool:
         """Make a seal if there is anything new. False if not, or if the log contradicts the newest seal (an alarm).
 
@@ -64,7 +71,7 @@ class Sealer:
         (CKR_GENERAL_ERROR) in the instant in which another process destroys an object: no more notes than are needed.
         """
         try:
-            with self._alone():
+            with self.alone():
                 made = self._seal(unless_within)
         except Contradiction as exc:
             self._core.audit.alarm = str(exc)
@@ -75,23 +82,23 @@ class Sealer:
 
     def check(self) -> None:
         """Raise Contradiction if what is there is not a continuation of what was sealed."""
-        self._check(self.last(), self.notes.every(), self._heads())
+        self._look(lambda: self._check(self.last(), self.notes.every(), self._heads()))
 
     def unproven_contradiction(self) -> str | None:
         """How what is there contradicts the newest seal, whether or not that can be proven, or None."""
         try:
-            self._check(self.last(), self.notes.every(), self._heads(), prove=False)
+            self._look(lambda: self._check(self.last(), self.notes.every(), self._heads(), prove=False))
         except Contradiction as exc:
             return str(exc)
         return None
 
     def check_home(self) -> None:
         """Raise Contradiction if the home is a token that the installation has left. Quick: its notes are read."""
-        self._check_left(self.notes.on(self._core.tokens.home_id))
+        self._look(lambda: self._check_left(self.notes.on(self._core.tokens.home_id)))
 
     def accept(self, faults: tuple[Fault, ...]) -> Seal:
         """Seal what is there now, with the faults that the operator has seen; from here on it counts as right."""
-        with self._alone():
+        with self.alone():
             last, note = self.last(), self.notes.newest()
             newest = max(last.seal.number if last else 0, note.number if note else 0)
             seal = self._draft(last, newest, self._heads())
@@ -105,7 +112,7 @@ class Sealer:
 
     def move_start(self, starts: dict[str, Head]) -> None:
         """Seal that what was archived ends there."""
-        with self._alone():
+        with self.alone():
             last = self.last()
             heads = self._heads()
             self._check(last, self.notes.every(), heads)
@@ -125,17 +132,13 @@ class Sealer:
 
     def leave(self) -> list[TokenRow]:
         """Leave a note on every token that is not the home any more; those that still lack one, as they are away."""
-        with self._alone():
+        with self.alone():
             self.notes.leave(self.notes.every(), self.last(), self._epoch())
         return self.notes.unmarked()
 
-    def left_contradictions(self) -> list[str]:
-        """How the database contradicts the notes on tokens that were left."""
-        return self.notes.contradictions(self.notes.every(), self._epoch())
-
     def remove_notes(self, token_id: str) -> None:
         """Take the notes off a token that is about to be forgotten."""
-        with self._alone():
+        with self.alone():
             self.notes.remove(token_id)
 
     def proves(self, message: bytes, mac: str, version: int | None = None) -> bool:
@@ -173,14 +176,16 @@ class Sealer:
 
     def _all(self) -> list[Seal]:
         """Every seal in the file, unproven."""
-        lines = self._seals.read_bytes().splitlines() if self._seals.exists() else []
+        lines = audit_files.lines(self._seals) if self._seals.exists() else ()
         return [found.seal for found in map(audit_seal.read, lines) if found is not None]
 
-    def _alone(self) -> AbstractContextManager[None]:
-        """Let one sealer at a time into the block; it may be that no record was ever written."""
-        audit_files.make_folder(self.folder)
-        self._core.tokens.may_have_moved()  # a note on a token that was left must not be replaced
-        return exclusive(self.folder / audit_files.SEAL_LOCK, _LOCK_SECONDS)
+    def _look(self, check: Callable[[], None]) -> None:
+        """Check, and if something is wrong again while nobody seals: a seal may have been made meanwhile."""
+        try:
+            check()
+        except Contradiction:
+            with self.alone():
+                check()
 
     def _seal(self, unless_within: timedelta) -> bool:
         last, notes = self.last(), self.notes.every()
@@ -293,10 +298,10 @@ def _check_lanes(seal: Seal, heads: dict[str, Head]) -> None:
 
 
 def seal_quietly(core: Core) -> None:
-    """Seal as a process ends; what hinders it is logged, and the next one seals for it."""
+    """Seal as a process ends; what hinders it is logged, and the next one seals for it: it has an answer to give."""
     try:
         Sealer(core).seal()
-    except HsmKmsError as exc:
+    except (HsmKmsError, OSError) as exc:
         log.warning("the audit log could not be sealed now: %s", exc)
 
 

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
@@ -41,7 +41,9 @@ class Segment(NamedTuple):
 def segments(folder: Path) -> dict[str, list[Segment]]:
     """All segments in a folder by lane, oldest first; none if the folder is not there."""
     found: dict[str, list[Segment]] = {}
-    for name in sorted(os.listdir(folder) if folder.is_dir() else ()):  # noqa: PTH208 - a name is all that is needed
+    with _readable(folder):
+        names = os.listdir(folder) if folder.is_dir() else ()  # noqa: PTH208 - a name is all that is needed
+    for name in sorted(names):
         match = _match_segment(name)
         if match:
             found.setdefault(match[1], []).append(Segment(match[1], int(match[2]), folder / name))
@@ -60,7 +62,7 @@ def segment_path(folder: Path, lane: str, number: int) -> Path:
 
 def last_line(path: Path) -> bytes:
     """The last complete line of a file, b"" if there is none. What follows it is of an interrupted write."""
-    with path.open("rb") as file:
+    with _readable(path), path.open("rb") as file:
         end = file.seek(0, os.SEEK_END)
         tail = b""
         while end:
@@ -77,10 +79,24 @@ def last_line(path: Path) -> bytes:
 
 def lines(path: Path) -> Iterator[bytes]:
     """The complete lines of a file, with their line feeds."""
-    with path.open("rb") as file:
+    with _readable(path), path.open("rb") as file:
         for line in file:
             if line.endswith(b"\n"):
                 yield line
+
+
+def line_at(path: Path, offset: int) -> bytes:
+    """The line of a file that begins there."""
+    with _readable(path), path.open("rb") as file:
+        file.seek(offset)
+        return file.readline()
+
+
+def size(path: Path) -> int:
+    """The size of a file, 0 if it is not there."""
+    with _readable(path), suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0
 
 
 def check_own(folder: Path) -> None:
@@ -265,6 +281,16 @@ def replace(path: Path, value: bytes) -> None:
         atomic_write.replace(path, value)
     except OSError as exc:
         raise unwritable(path, exc) from exc
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Read a file in the block; StoreError if that cannot be done."""
+    try:
+        yield
+    except OSError as exc:
+        sentence = f"the audit log {path} cannot be read ({exc.strerror}): mend its mode, or put a file there"
+        raise StoreError(sentence) from exc
 
 
 def unwritable(path: Path, error: OSError) -> StoreError:

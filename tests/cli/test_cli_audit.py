@@ -100,3 +100,35 @@ def test_verify_store(site: Site) -> None:
     assert (accepted.status, accepted.stdout) == (0, f"key/{key}\n")
     assert site.run("describe-key", "--key-id", key, "--query", "KeyMetadata.Description").json == "edited"
     assert site.run("verify-store").json == {"Faults": []}
+
+
+def test_seal_file_that_cannot_be_used(site: Site) -> None:
+    """A command whose seal fails gives its answer and says so; what needs the seals ends in one line, doctor too."""
+    site.new_key()
+    seals = site.folder / "seals"
+    seals.mkdir()
+    site.config.write_text(site.config.read_text().replace("# seal_file = ", f'seal_file = "{seals}"\n# '))
+    said = f"audit.seal_file {seals} cannot be read (Is a directory): let it name a file"
+    made = site.run("create-key", "--query", "KeyMetadata.KeyState", "--output", "text")
+    assert (made.status, made.stdout) == (0, "Enabled\n")
+    assert said in made.stderr
+    assert site.run("audit", "verify").error.startswith(f"StoreError: {said}")
+    backup = site.run("backup", site.folder / "backup")
+    assert backup.status == 1
+    assert f"StoreError: {said}" in backup.stderr
+    assert not (site.folder / "backup").exists()
+    doctor = site.run("doctor", "--query", "Checks[?Check=='audit log'].[Outcome, Detail][]", "--output", "text")
+    assert doctor.status == 1
+    assert doctor.stdout.startswith(f"wrong\tStoreError: {said}")
+
+
+def test_seals_that_cannot_be_read(site: Site) -> None:
+    """The same where the seals are no file."""
+    site.new_key()
+    seals = site.data / "audit" / "seals.jsonl"
+    seals.unlink()
+    seals.mkdir(mode=0o700)
+    made = site.run("create-key", "--query", "KeyMetadata.KeyState", "--output", "text")
+    assert (made.status, made.stdout) == (0, "Enabled\n")
+    assert f"{seals} cannot be read (Is a directory)" in made.stderr
+    assert f"StoreError: the audit log {seals} cannot be read" in site.run("audit", "verify").error

@@ -129,6 +129,89 @@ def test_old_token_was_away(apart: Settings) -> None:
         assert kms.operator.interrupted_migrations() == []
 
 
+def aside(settings: Settings) -> Path:
+    """Where copies of the first token are."""
+    place = settings.data_dir / "aside"
+    place.mkdir(exist_ok=True)
+    return place
+
+
+def older_tokens(kms: Kms) -> list[str]:
+    """What is told of tokens that are older copies of themselves."""
+    kms.operator.watch.check_token()
+    return kms.operator.watch.older_tokens()
+
+
+@pytest.fixture
+def older_left(apart: Settings) -> Settings:
+    """A migration was interrupted, and an older copy is in the place of the token that it leaves; "right" is aside."""
+    with opened(apart) as kms:
+        new_key(kms)
+    place = second_token.token_folder(apart.token)
+    shutil.copytree(place, aside(apart) / "older")
+    with opened(apart) as kms:
+        new_key(kms)
+    run("migrate_until", apart.data_dir / "hsmkms.toml", "migrate 4", status=-signal.SIGKILL)
+    with opened(apart) as kms:
+        new_key(kms)
+    with opened(apart) as kms:
+        new_key(kms)
+    place.rename(aside(apart) / "right")
+    (aside(apart) / "older").rename(place)
+    return apart
+
+
+def test_an_older_copy_is_left(older_left: Settings) -> None:
+    """It gets no note of it and stays told of; the right token is right when it is back, and gets the note then."""
+    with opened(older_left) as kms:
+        assert len(older_tokens(kms)) == 1
+        migrate(kms, older_left)
+        assert len(older_tokens(kms)) == 1
+        assert [each.label for each in kms.operator.interrupted_migrations()] == [older_left.token.label]
+    with opened(older_left) as kms:
+        assert len(older_tokens(kms)) == 1
+    place = second_token.token_folder(older_left.token)
+    place.rename(aside(older_left) / "older")
+    (aside(older_left) / "right").rename(place)
+    with opened(older_left) as kms:
+        assert older_tokens(kms) == []
+        assert kms.operator.audit.verify().faults == []
+        migrate(kms, older_left)
+        assert kms.operator.interrupted_migrations() == []
+
+
+def test_an_older_copy_is_accepted(older_left: Settings) -> None:
+    """At the operator's word it is taken as it is, and gets the note of the migration."""
+    with opened(older_left) as kms:
+        assert len(older_tokens(kms)) == 1
+        kms.operator.audit.accept()
+        assert older_tokens(kms) == []
+        assert kms.operator.interrupted_migrations() == []
+    with opened(older_left) as kms:
+        assert older_tokens(kms) == []
+        kms.operator.audit.check()
+
+
+def test_a_copy_that_looks_like_the_right_one(apart: Settings) -> None:
+    """A copy with the same note is left with a note of a later seal; the right token is not called older for that."""
+    with opened(apart) as kms:
+        new_key(kms)
+    place = second_token.token_folder(apart.token)
+    shutil.copytree(place, aside(apart) / "right")
+    run("migrate_until", apart.data_dir / "hsmkms.toml", "migrate 4", status=-signal.SIGKILL)
+    for _ in range(2):
+        with opened(apart) as kms:
+            new_key(kms)
+    with opened(apart) as kms:
+        migrate(kms, apart)
+    shutil.rmtree(place)
+    (aside(apart) / "right").rename(place)
+    with opened(apart) as kms:
+        assert older_tokens(kms) == []
+        migrate(kms, apart)
+        assert kms.operator.interrupted_migrations() == []
+
+
 def test_tokens_without_data_objects(apart: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What such tokens would remember is in audit.seal_file, one note a line; it is kept through later seals."""
     monkeypatch.setattr(devices.Device, "replace_note", _no_data_objects)
