@@ -188,8 +188,9 @@ class Connection(TokenLogin):
         They look at the token as after a login: it may have become another copy of itself in the same sessions.
         Before: SoftHSM, which has changed such a copy, does not see that the right one is back (Generation::commit).
         """
+        self._recover()  # what is never repeated must not meet a lost login
         self._news = object()
-        self.ready_to_make()  # what is never repeated must not meet a lost login
+        self._may_make()
         with self._turn(), self._suspected():
             yield
         self._news = object()
