@@ -6,7 +6,7 @@ installation's own key: then the token is away, or another one is in its place (
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Final, TypeVar
 
@@ -189,25 +189,24 @@ class Connection(TokenLogin):
         Before: SoftHSM, which has changed such a copy, does not see that the right one is back (Generation::commit).
         """
         self._recover()  # what is never repeated must not meet a lost login
-        self._news = object()
-        self._may_make()
+        self._may_make(always=True)
         with self._turn(), self._suspected():
             yield
-        self._news = object()
-        self._may_make()
+        self._may_make(always=True)
 
-    def _may_make(self) -> None:
-        self._have_told()
+    def _may_make(self, *, always: bool = False) -> None:
+        try:
+            self._tell_listeners(always=always)
+        except HsmKmsError:  # another process may have destroyed a note while it was read
+            self._tell_or_refuse(always=always)
         fault = self._keeps
         if fault is not None:
             raise type(fault)(str(fault))
 
-    def _have_told(self) -> None:
+    def _tell_or_refuse(self, *, always: bool) -> None:
         """Call the listeners; TokenUnavailableError or PinError if one of them cannot do its work."""
-        with suppress(HsmKmsError):  # another process may have destroyed a note while it was read: once more
-            self._tell_listeners()
         try:
-            self._tell_listeners()
+            self._tell_listeners(always=always)
         except HsmKmsError as exc:
             self._comeback.begin()
             fault = exc if isinstance(exc, PinError | TokenUnavailableError) else TokenUnavailableError(str(exc))

@@ -293,18 +293,19 @@ class TokenLogin:
             return False
         return True
 
-    def _tell_listeners(self) -> None:
+    def _tell_listeners(self, *, always: bool = False) -> None:
         """Call the listeners if there was a login since; who comes meanwhile waits until they are done.
 
-        Raises what keeps one of them from its work: then all are called again the next time.
+        ``always``: also if there was none. Raises what keeps one of them from its work: then all are called again the
+        next time.
         """
-        if self._told is self._news:
+        if self._told is self._news and not always:
             return
         if not self._telling.acquire(timeout=self._settings.session_wait_seconds):
             raise TokenUnavailableError(AWAY)
         try:
             news = self._news
-            if self._told is not news:
+            if always or self._told is not news:
                 for each in list(self._listeners):
                     each()
                 self._told = news
