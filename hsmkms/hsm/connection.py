@@ -15,7 +15,9 @@ from pkcs11.exceptions import PKCS11Error
 from pkcs11.types import Object, Session
 
 from hsmkms.errors import (
+    HsmKmsError,
     ObjectLostError,
+    PinError,
     RejectedDataError,
     SessionLostError,
     TokenError,
@@ -174,10 +176,41 @@ class Connection(TokenLogin):
         """Make no key on the token from here on, since it may go again; None: make them again."""
         self._keeps = fault
 
-    def _may_make(self) -> None:
+    def ready_to_make(self) -> None:
+        """Make sure that the token answers and that keys may be made on it, before the intent to make one is kept."""
+        self._recover()
+        self._may_make()
+
+    @contextmanager
+    def _making(self) -> Iterator[None]:
+        """Make something that stays in the block; refused if the listeners, called before and after it, forbid it.
+
+        They look at the token as after a login: it may have become another copy of itself in the same sessions.
+        Before: SoftHSM, which has changed such a copy, does not see that the right one is back (Generation::commit).
+        """
+        self._recover()  # what is never repeated must not meet a lost login
+        self._may_make(always=True)
+        with self._turn(), self._suspected():
+            yield
+        self._may_make(always=True)
+
+    def _may_make(self, *, always: bool = False) -> None:
+        try:
+            self._tell_listeners(always=always)
+        except HsmKmsError:  # another process may have destroyed a note while it was read
+            self._tell_or_refuse(always=always)
         fault = self._keeps
         if fault is not None:
             raise type(fault)(str(fault))
+
+    def _tell_or_refuse(self, *, always: bool) -> None:
+        """Call the listeners; TokenUnavailableError or PinError if one of them cannot do its work."""
+        try:
+            self._tell_listeners(always=always)
+        except HsmKmsError as exc:
+            self._comeback.begin()
+            fault = exc if isinstance(exc, PinError | TokenUnavailableError) else TokenUnavailableError(str(exc))
+            raise fault from exc
 
     def _keep(self, cka_id: bytes, make: Callable[[Session], Object]) -> None:
         """Make a secret key, and remember its handle while the login is the one under which it was made."""
@@ -187,10 +220,8 @@ class Connection(TokenLogin):
             self._require_made(session, made)
             return handle_of(made)
 
-        self._may_make()
-        self._recover()  # what is never repeated must not meet a lost login
-        login = self._login_handle
-        with self._turn(), self._suspected():
+        with self._making():
+            login = self._login_handle
             handle = self._once(attempt, "make")
         with self._alone():
             if login == self._login_handle:

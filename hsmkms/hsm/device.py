@@ -192,9 +192,8 @@ class Device(KeyPairs):
             self._require_identity(session)
             return made
 
-        self._may_make()
-        with self._turn():
-            made = self._never_repeated(make)
+        with self._making():
+            made = self._once(make)
         return subject_public_key_info(made)
 
     def destroy_wrapping_key(self, permit: Permit, cka_id: bytes) -> bool:

@@ -89,7 +89,9 @@ class TokenLogin:
         self._handles = HandleIndex()
         self._identities = Identities()
         self._listeners: list[Callable[[], None]] = []
-        self._is_news = False
+        self._telling = threading.Lock()
+        self._news = self._told = object()
+        """The newest event after which the listeners look at the token, and the last that they were told of."""
         self._renewals = RenewalPace()
         try:
             self._log_in(accept_final_try=accept_final_try)
@@ -108,7 +110,8 @@ class TokenLogin:
     def require(self, identity: Identity, logged_in: Callable[[], None]) -> None:
         """Use the token only as long as it proves that identity: now, and after each login from now on.
 
-        ``logged_in`` is called after each later login, in a thread of its own. WrongTokenError if it is another token.
+        ``logged_in`` is called after each later login: in a thread of its own, or by the next call that makes a key. So
+        it must make none. WrongTokenError if it is another token.
         """
         with self._alone():
             self._identities.add(identity)
@@ -124,6 +127,12 @@ class TokenLogin:
         self._identities.remove(identity)
         with suppress(ValueError):
             self._listeners.remove(logged_in)
+
+    def announce(self) -> None:
+        """Have the listeners called as after a login: soon, and before a key is made on the token."""
+        if self._listeners:
+            self._news = object()
+            self._comeback.begin()
 
     @property
     def members(self) -> frozenset[str]:
@@ -201,7 +210,10 @@ class TokenLogin:
             if not self._module.cryptoki.logged_in(self._login_handle):
                 with self._pool.held(), self._else_away():
                     self._log_in_again()
-        if self._is_news:
+        self._begin_telling()
+
+    def _begin_telling(self) -> None:
+        if self._told is not self._news:
             self._comeback.begin()
 
     @contextmanager
@@ -238,7 +250,8 @@ class TokenLogin:
         try:
             self._log_in()
             self._prove(self._login)
-            self._is_news = bool(self._listeners)
+            if self._listeners:
+                self._news = object()
         except TokenNotFoundError as exc:
             # It was there when this device was opened: not a wrong choice, but a token that is away.
             raise TokenUnavailableError(AWAY) from exc
@@ -274,19 +287,30 @@ class TokenLogin:
             if self._pool.resume():
                 self._renewals = RenewalPace()
                 log.warning("the token is back")
-        return self._tell_listeners()
+        try:
+            self._tell_listeners()
+        except HsmKmsError:
+            return False
+        return True
 
-    def _tell_listeners(self) -> bool:
-        """Tell of a new login whoever wants to know of it; False if one of them could not do what he does then."""
-        if self._is_news:
-            self._is_news = False
-            try:
+    def _tell_listeners(self, *, always: bool = False) -> None:
+        """Call the listeners if there was a login since; who comes meanwhile waits until they are done.
+
+        ``always``: also if there was none. Raises what keeps one of them from its work: then all are called again the
+        next time.
+        """
+        if self._told is self._news and not always:
+            return
+        if not self._telling.acquire(timeout=self._settings.session_wait_seconds):
+            raise TokenUnavailableError(AWAY)
+        try:
+            news = self._news
+            if always or self._told is not news:
                 for each in list(self._listeners):
                     each()
-            except HsmKmsError:
-                self._is_news = True
-                return False
-        return True
+                self._told = news
+        finally:
+            self._telling.release()
 
     def _begin_anew(self, number: int) -> None:
         stale = self._gate.changed_since(self._module.loaded_at)
@@ -320,6 +344,7 @@ class TokenLogin:
                         self._log_in_again()
         finally:
             self._recovering.release()
+        self._begin_telling()
 
     def login_died(self) -> None:
         """The module was renewed, and all sessions are gone."""

@@ -126,7 +126,7 @@ def _make(
     backing_key = record.materials[0]
     device = core.tokens.of(backing_key.token_id)
     label = label_of(core, backing_key.token_id, record.key_id, record.region, backing_key.sequence)
-    device.ready()  # no intent that a token which is away would leave behind
+    device.ready_to_make()  # no intent that a token which is away would leave behind
 
     # 1. Intent: the row that will be the key, invisible until it is complete.
     with core.store.atomic() as tx:

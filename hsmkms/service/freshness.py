@@ -5,6 +5,8 @@ has, but no key is made on it: the newer one may be put back. Each seal of the a
 log leaves a note on the token, and a file beside the log remembers the newest note that each token has taken. A note
 that is older than that was put back. A process that was killed between a seal and its note has not written that file,
 so it raises no alarm.
+
+A token is looked at when it is opened, after each login, after each key that was made on it, and by each seal.
 """
 
 import logging
@@ -48,7 +50,7 @@ class Freshness:
             if found is not None:  # a seal may have been made meanwhile: look again when nobody makes one
                 with exclusive(self._folder / audit_files.SEAL_LOCK, _LOCK_SECONDS):
                     found = self._fault(token_id)
-            self._settle(token_id, found)
+            settle(self._core, token_id, found)
 
     def look_again(self) -> None:
         """Look whether what was wrong still is: somebody may have put the right token back, or accepted this one."""
@@ -60,26 +62,28 @@ class Freshness:
         """Take the tokens as they are: what is sealed next leaves its note on them."""
         with self._lock:
             for token_id in list(self._core.older):
-                forget_noted(self._folder, token_id)
-                self._settle(token_id, None)
+                forget_noted(self._folder, token_id)  # what is made until that seal is no alarm
+                settle(self._core, token_id, None)
 
     def take(self, token_id: str) -> None:
         """Take one token as it is, whatever it remembers: the operator has accepted it in the place of another one."""
         with self._lock:
             forget_noted(self._folder, token_id)
-            self._settle(token_id, None)
+            settle(self._core, token_id, None)
 
     def _fault(self, token_id: str) -> str | None:
         # The file first: a note that it knows of is on the token.
         wanted = noted_on(self._folder, token_id)
         return self._notes.older(token_id, wanted) if wanted else None
 
-    def _settle(self, token_id: str, found: str | None) -> None:
-        known = self._core.older.pop(token_id, None)
-        self._core.tokens.of(token_id).make_nothing(TokenUnavailableError(found) if found is not None else None)
-        if found is not None:
-            self._core.older[token_id] = found
-            if known is None:
-                log.error("%s", found)
-        elif known is not None:
-            log.warning("the token is no older copy of itself any more")
+
+def settle(core: "Core", token_id: str, found: str | None) -> None:
+    """Make no key on a token that was found to be an older copy of itself, and tell of it; None: it is none."""
+    known = core.older.pop(token_id, None)
+    core.tokens.of(token_id).make_nothing(TokenUnavailableError(found) if found is not None else None)
+    if found is not None:
+        core.older[token_id] = found
+        if known is None:
+            log.error("%s", found)
+    elif known is not None:
+        log.warning("the token is no older copy of itself any more")

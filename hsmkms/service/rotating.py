@@ -36,7 +36,7 @@ def rotate(core: Core, key_id: str, region: str, kind: RotationType, judge: Judg
     ConflictException if somebody else rotates it just now. An interrupted rotation is carried on first; one of the
     same kind counts as this one.
     """
-    core.device.ready()  # no intent that a token which is away would leave behind
+    core.device.ready_to_make()  # no intent that a token which is away would leave behind
     if any(finish(core, each) is kind for each in interrupted(core, key_id)):
         return
     for _ in range(ATTEMPTS):

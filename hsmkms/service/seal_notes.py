@@ -221,7 +221,7 @@ class SealNotes:
                 if hmac.compare_digest(seal_mac(core, each, message).hex(), note.mac):
                     return True
             except (ObjectLostError, TokenUnavailableError) as exc:
-                lost = exc if each.token_id == core.tokens.home_id else lost
+                lost = exc if each.token_id == core.tokens.home_id_so_far else lost
         if lost is not None:
             raise lost
         return False

@@ -25,6 +25,7 @@ from hsmkms.process import exclusive
 from hsmkms.rules import audit_chain, audit_seal
 from hsmkms.rules.audit_seal import Note, SealedLine
 from hsmkms.service.core import Core
+from hsmkms.service.freshness import settle
 from hsmkms.service.installation_keys import sealing_key, versions
 from hsmkms.service.seal_notes import PURPOSE, SealNotes, seal_mac
 from hsmkms.store import audit_files, changes
@@ -208,6 +209,7 @@ class Sealer:
         """Raise Contradiction if what is there is not a continuation of what was sealed."""
         older = self.notes.older_home()
         if older is not None:
+            settle(self._core, self._core.tokens.home_id, older)
             raise Contradiction(older)
         self._check_left(notes)
         _check_newest(last, audit_seal.newest(notes))

@@ -65,6 +65,11 @@ class Tokens:
         return self._home_id
 
     @property
+    def home_id_so_far(self) -> str:
+        """The same as far as it is known, for what is done while the home may be moving: nothing is opened."""
+        return self._home_id
+
+    @property
     def home(self) -> Device:
         """The same, opened."""
         return self._open[self.home_id]
@@ -74,18 +79,25 @@ class Tokens:
         self._signals += 1
 
     def _follow(self) -> None:
+        while (row := self._move()) is not None:
+            self.of(row.id)  # not under the lock: opening one takes long
+        known = {each.id for each in self.rows()}
+        for token_id in [each for each in (*self._open, *self._away) if each not in known]:
+            self.drop(token_id)
+
+    def _move(self) -> TokenRow | None:
+        """Take the home of the database as the home. One that is not open is returned instead."""
         with self._following:
             signals = self._signals  # what comes from here on is looked at the next time
             with self._store.reading() as conn:
                 row = stored.home(conn)
             if row is not None and row.id != self._home_id:
-                self.of(row.id)
+                if row.id not in self._open:
+                    return row
                 log.warning("keys are made on the token %r from now on", row.label)
                 self._home_id = row.id
-            known = {each.id for each in self.rows()}
-            for token_id in [each for each in (*self._open, *self._away) if each not in known]:
-                self.drop(token_id)
             self._followed = signals
+            return None
 
     # -- any of them --------------------------------------------------------------------------------------------------
 
@@ -133,7 +145,7 @@ class Tokens:
             self._require(token_id, device)
 
     def listen(self, logged_in: LoggedIn) -> None:
-        """Call ``logged_in`` after each later login of a token, and after one is attached."""
+        """Call ``logged_in`` after each later login of a token, and after one is attached; see ``Device.require``."""
         self._listeners.append(logged_in)
 
     def _require(self, token_id: str, device: Device) -> None:
@@ -226,7 +238,7 @@ class Tokens:
             if row.id in self._open or self._closed:
                 return
             try:
-                self._open[row.id] = self._attached(row)
+                device = self._open[row.id] = self._attached(row)
             except HsmKmsError as exc:
                 if type(self._away.get(row.id)) is not type(exc):
                     log.error("the token %r is away, and its keys with it: %s", row.label, exc)  # noqa: TRY400 - no bug
@@ -237,9 +249,7 @@ class Tokens:
                 self._tell()
             if self._away.pop(row.id, None) is not None:
                 log.warning("the token %r is back", row.label)
-        for each in self._listeners:
-            with suppress(HsmKmsError):  # it is told again after the next login
-                each(row.id)
+        device.announce()
 
     def _attached(self, row: TokenRow) -> Device:
         device = self._seek(row)

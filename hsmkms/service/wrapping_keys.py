@@ -59,7 +59,7 @@ def _make(call: Call, row: WrappingKeyRow, bits: int) -> bytes | None:
     """The public key; None if the home has moved meanwhile: then it is as if nothing had been begun."""
     core = call.core
     device = core.tokens.of(row.token_id)
-    device.ready()
+    device.ready_to_make()
     label = material.wrapping_label(core.installation.short_id)
 
     # 1. Intent, and which ones are replaced.

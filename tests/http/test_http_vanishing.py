@@ -147,7 +147,7 @@ def test_from_the_start(new_site: NewSite, how: str) -> None:
         if how == "objects":
             folder.show_objects()
         folder.put_back()
-        until(lambda: all(server.page("/readyz")[0] == 200 for _ in range(8)))
+        until(lambda: all(server.page("/readyz")[0] == 200 for _ in range(24)))
         assert call(endpoint, "CreateKey", {})[0] == 200
         assert Path(f"/proc/{server.process.pid}").exists()
         assert server.stop() == 0, server.said

@@ -1,5 +1,6 @@
 """Several tokens: keys are made at home, what was made before is used where it is, whatever is away or interrupted."""
 
+import json
 import os
 import signal
 import time
@@ -19,7 +20,7 @@ from lifecycle import (
     schedule,
 )
 from msgspec import Struct
-from service_sites import REGION, NewSite, Site, new_key, run, seal, unseal
+from service_sites import REGION, NewSite, Site, new_key, run, seal, start, unseal
 from test_service_backup import lose
 
 from hsmkms import attaching, config, wiring
@@ -291,6 +292,23 @@ def test_other_processes_follow(apart: Settings) -> None:
         assert unseal(before, sealed) == b"secret"
         scene.whole(before)
         assert token_of(before, new_key(before).key_id) == second_token.LABEL
+
+
+def test_old_token_gone_before_it_is_noticed(apart: Settings) -> None:
+    """A process that has done nothing since a migration goes on when it finds the token that was left gone."""
+    with opened(apart) as kms:
+        new_key(kms)
+    other = start("ask", apart.data_dir / "hsmkms.toml")
+    try:
+        assert other.stdout is not None
+        assert json.loads(other.stdout.readline()) == "open"
+        with opened(apart) as kms:
+            migrate(kms, apart)
+        with away(apart):
+            told, _ = other.communicate("create\nready\n", timeout=120)
+    finally:
+        other.kill()
+    assert [json.loads(line)[0] for line in told.splitlines()] == ["", ""]
 
 
 def test_process_that_cannot_follow(apart: Settings) -> None:

@@ -1,0 +1,137 @@
+"""An older copy of a token in its place, unnoticed at first: no key that is acknowledged is made on it."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+
+import pytest
+import second_token
+from msgspec import Struct
+from service_sites import NewSite, Site, new_key, seal, unseal
+from swapping import TokenFolder
+from test_service_several_tokens import opened, with_second
+from test_service_wrong_tokens import AWAY, OLDER, asking, until
+
+from hsmkms.service.kms import Kms
+
+
+class Scene(Struct):
+    """An open installation with a newest key, and the copy of its token from before the newest seal."""
+
+    kms: Kms
+    folder: TokenFolder
+    newest: bytes
+
+    @classmethod
+    def of(cls, site: Site) -> Iterator["Scene"]:
+        """Make it."""
+        folder = TokenFolder.of(site.settings.token)
+        with site.open() as kms:
+            new_key(kms)
+        folder.copy("older")
+        with site.open() as kms:
+            newest = seal(kms, new_key(kms).key_id)
+        with site.open() as kms:
+            new_key(kms)
+            yield cls(kms, folder, newest)
+            folder.put_back()
+
+    def swap(self) -> set[str]:
+        """The older copy is in the place of the right token; the files of its objects."""
+        self.folder.vanish()
+        self.folder.put(self.folder.place / "older")
+        return self.folder.objects()
+
+    def lose_login(self) -> None:
+        """All sessions are gone, as after the reset of an HSM."""
+        device = self.kms._core.tokens.home
+        handles = [device._login_handle, *(int(each.handle) for each in device._pool._idle)]  # type: ignore[attr-defined]
+        for each in handles:
+            device._module.cryptoki.close_session(each)
+
+    def is_refused(self) -> None:
+        """No key is made, and it is told why."""
+        code, said = asking(self.kms)("create")
+        assert (code, OLDER in said) == (AWAY, True)
+        assert OLDER in asking(self.kms)("ready")[1]
+
+    def passes(self) -> None:
+        """With the right token in its place all is as before."""
+        self.folder.put_back()
+        until(lambda: asking(self.kms)("ready") == ("", ""))
+        assert unseal(self.kms, self.newest) == b"secret"
+        assert asking(self.kms)("create")[0] == ""
+
+
+@pytest.fixture
+def scene(site: Site) -> Iterator[Scene]:
+    """The installation of these tests."""
+    yield from Scene.of(site)
+
+
+def test_lost_login(scene: Scene) -> None:
+    """The call that has a lost login again looks at the token before it makes a key."""
+    there = scene.swap()
+    scene.lose_login()
+    scene.is_refused()
+    assert scene.folder.objects() == there
+    scene.passes()
+
+
+def test_under_living_sessions(scene: Scene) -> None:
+    """A copy that takes the token's place in the same sessions is noticed before a key is made on it."""
+    there = scene.swap()
+    scene.is_refused()
+    scene.is_refused()
+    assert scene.folder.objects() == there
+    scene.passes()
+
+
+def test_while_a_key_is_made(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that was made on a copy is not acknowledged, and none is made after it."""
+    turns = scene.kms._core.tokens.home._turns
+    turn = turns.turn
+
+    def swapped() -> AbstractContextManager[bool]:
+        scene.swap()
+        return turn()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(turns, "turn", swapped)
+        scene.is_refused()
+    there = scene.folder.objects()
+    scene.is_refused()
+    assert scene.folder.objects() == there
+
+
+def test_seen_by_the_sealer(scene: Scene) -> None:
+    """From the seal on that finds the token older, none is made on it."""
+    there = scene.swap()
+    scene.kms.operator.audit.look_after()
+    assert OLDER in str(scene.kms._core.audit.alarm)
+    assert len(scene.kms.operator.watch.alarms().older) == 1
+    scene.is_refused()
+    assert scene.folder.objects() == there
+    scene.passes()
+
+
+def test_module_that_was_renewed_for_another_token(new_site: NewSite) -> None:
+    """After the login that follows the renewal the token is looked at, whether or not a key is made."""
+    settings = with_second(new_site(), own_module=False)
+    home = second_token.token_folder(settings.token)
+    place = home.parent.parent / "aside"
+    with opened(settings) as kms:
+        new_key(kms)
+    shutil.copytree(home, place / "older")
+    with opened(settings) as kms:
+        new_key(kms)
+    with opened(settings) as kms:
+        new_key(kms)
+        (other,) = kms._core.tokens._spare
+        home.rename(place / "right")
+        (place / "older").rename(home)
+        assert other._module.renew(other)
+        until(lambda: bool(kms.operator.watch.alarms().older))
+        assert asking(kms)("create")[0] == AWAY
+        home.rename(place / "older")
+        (place / "right").rename(home)
