@@ -59,8 +59,7 @@ def move(staging: Path, target: Path, configuration: bytes | None, reached: Call
     """Move everything into its place, the database last. StoreError if that fails; then nothing has moved."""
     moved: list[str] = []
     try:
-        for journal in staging.glob("*.db-wal"):
-            raise StoreError(f"{journal} was not closed: nothing was restored; try again")
+        _require_closed(staging)
         require_empty(target)
         if configuration is not None:
             # Somebody has answered for it: if the restore is interrupted here, the next one finds it in its place.
@@ -79,6 +78,11 @@ def move(staging: Path, target: Path, configuration: bytes | None, reached: Call
         if isinstance(exc, StoreError):
             raise
         raise StoreError(f"the backup cannot be restored into {target}: {exc.strerror}") from exc
+
+
+def _require_closed(staging: Path) -> None:
+    for journal in staging.glob("*.db-wal"):
+        raise StoreError(f"{journal} was not closed: nothing was restored; try again")
 
 
 def _place(staging: Path, target: Path, name: str, content: bytes) -> None:
@@ -103,11 +107,8 @@ def _in_the_way(target: Path) -> Iterator[Path]:
     for database in files.DATABASES:
         yield from target.glob(f"{database.name}*")
     audit, mark = target / snapshot.AUDIT, target / _MARK
-    if (
-        audit.is_symlink()
-        or (os.path.lexists(audit) and not audit.is_dir())
-        or (audit.is_dir() and any(audit.iterdir()))
-    ):
+    is_folder = audit.is_dir() and not audit.is_symlink()
+    if any(audit.iterdir()) if is_folder else os.path.lexists(audit):
         yield audit
     if os.path.lexists(mark):
         yield mark
