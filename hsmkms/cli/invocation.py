@@ -10,6 +10,7 @@ import typer
 from msgspec import Struct
 
 from hsmkms.cli.output import OutputFormat, Plain, check_query, default_format, show
+from hsmkms.errors import HsmKmsError
 
 if TYPE_CHECKING:
     from hsmkms.model.caller import Caller
@@ -45,6 +46,15 @@ AsOption = Annotated[
         rich_help_panel=COMMON,
     ),
 ]
+
+
+class StatusError(Exception):
+    """An error that ends a command with another status than 1."""
+
+    def __init__(self, error: HsmKmsError, status: int) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.status = status
 
 
 class Common(Struct, kw_only=True):
