@@ -70,6 +70,7 @@ EVERY_SERVICE: Final = "*"
 _PERIODS: Final = range(90, 2561)
 _PERIOD: Final = "from 90 to 2560"
 _VARIABLE: Final = re.compile(r"[^=\0]+")
+_TOKEN_TABLE: Final = re.compile(rb"^[ \t]*(\[token\]|\[\[token\]\])", re.MULTILINE)
 _FURTHER_TOKENS: Final = "token[1:]"
 
 
@@ -240,11 +241,21 @@ def _read(path: Path) -> Settings:
 def parse(data: bytes, path: Path) -> Settings:
     """The settings in a file's content, as if it lay at ``path``. Raises ConfigurationError."""
     try:
-        told = msgspec.toml.decode(data)
+        told = _decoded(data)
         settings = msgspec.convert(_with_first_token(told), Settings, dec_hook=_decode_path)
         return _resolved(path.absolute().parent, settings)
     except (msgspec.DecodeError, UnicodeDecodeError, ConfigurationError) as exc:
         raise ConfigurationError(f"the configuration {path} is wrong: {exc}") from exc
+
+
+def _decoded(data: bytes) -> dict[str, Any]:
+    try:
+        decoded: dict[str, Any] = msgspec.toml.decode(data)
+    except msgspec.DecodeError as exc:
+        if set(_TOKEN_TABLE.findall(data)) == {b"[token]", b"[[token]]"}:
+            raise ConfigurationError("it has a [token] beside a [[token]]: make [token] a [[token]]") from exc
+        raise
+    return decoded
 
 
 def check_owners(settings: Settings) -> None:
@@ -338,8 +349,9 @@ def _token_faults(tokens: tuple[TokenSettings, ...]) -> dict[str, bool]:
         "a PIN can be asked for at a prompt where there is one [token] only; [[token]] need other sources": prompted,
         "two [[token]] have the same label, serial and uri: each must be another one": len(named) < len(tokens),
     }
-    for each in tokens:
-        faults.update({sentence: True for sentence, wrong in _faults_of_token(each).items() if wrong})
+    for number, each in enumerate(tokens, 1):
+        which = f" ([[token]] number {number}, label {each.label!r})" if len(tokens) > 1 else ""
+        faults.update({f"{sentence}{which}": True for sentence, wrong in _faults_of_token(each).items() if wrong})
     return faults
 
 
