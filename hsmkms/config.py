@@ -16,11 +16,12 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from hsmkms import ownership
+from hsmkms import ownership, token_tables
 from hsmkms.errors import ConfigurationError
 from hsmkms.model.quotas import QUOTA_CLASSES, QUOTA_NAMES
 from hsmkms.pins import PinSettings, read_pin, read_private_key, read_secret, terminal_prompt
 from hsmkms.secret import Secret
+from hsmkms.token_tables import FURTHER_TOKENS
 from hsmkms.token_uri import TokenUri, parse_uri
 
 __all__ = [
@@ -70,8 +71,6 @@ EVERY_SERVICE: Final = "*"
 _PERIODS: Final = range(90, 2561)
 _PERIOD: Final = "from 90 to 2560"
 _VARIABLE: Final = re.compile(r"[^=\0]+")
-_TOKEN_TABLE: Final = re.compile(rb"^[ \t]*(\[token\]|\[\[token\]\])", re.MULTILINE)
-_FURTHER_TOKENS: Final = "token[1:]"
 
 
 class TokenSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -171,7 +170,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     account_id: str
     regions: tuple[str, ...]
     token: TokenSettings
-    further_tokens: tuple[TokenSettings, ...] = field(name=_FURTHER_TOKENS, default=())
+    further_tokens: tuple[TokenSettings, ...] = field(name=FURTHER_TOKENS, default=())
     data_dir: Path = Path()
     default_region: str = ""
     services: tuple[str, ...] = ()
@@ -241,21 +240,10 @@ def _read(path: Path) -> Settings:
 def parse(data: bytes, path: Path) -> Settings:
     """The settings in a file's content, as if it lay at ``path``. Raises ConfigurationError."""
     try:
-        told = _decoded(data)
-        settings = msgspec.convert(_with_first_token(told), Settings, dec_hook=_decode_path)
+        settings = msgspec.convert(token_tables.decode(data), Settings, dec_hook=_decode_path)
         return _resolved(path.absolute().parent, settings)
     except (msgspec.DecodeError, UnicodeDecodeError, ConfigurationError) as exc:
         raise ConfigurationError(f"the configuration {path} is wrong: {exc}") from exc
-
-
-def _decoded(data: bytes) -> dict[str, Any]:
-    try:
-        decoded: dict[str, Any] = msgspec.toml.decode(data)
-    except msgspec.DecodeError as exc:
-        if set(_TOKEN_TABLE.findall(data)) == {b"[token]", b"[[token]]"}:
-            raise ConfigurationError("it has a [token] beside a [[token]]: make [token] a [[token]]") from exc
-        raise
-    return decoded
 
 
 def check_owners(settings: Settings) -> None:
@@ -277,15 +265,6 @@ def _check_program(what: str, command: tuple[str, ...] | None) -> None:
     program = shutil.which(command[0]) if command else None
     if program is not None:
         ownership.check(what, Path(program))
-
-
-def _with_first_token(told: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the file says, where ``[[token]]`` is one ``[token]`` and the rest of them."""
-    tokens = told.get("token")
-    if not isinstance(tokens, list) or not tokens:
-        return told
-    first, *others = tokens
-    return {**told, "token": first, _FURTHER_TOKENS: others}
 
 
 def _decode_path(kind: type, value: Any) -> Any:  # noqa: ANN401 - the signature of msgspec's hook

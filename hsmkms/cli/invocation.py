@@ -1,5 +1,6 @@
 """One run of a command: its common options, its answer, its errors."""
 
+import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -46,6 +47,12 @@ AsOption = Annotated[
         rich_help_panel=COMMON,
     ),
 ]
+
+
+def runnable(sentence: str, config: Path) -> str:
+    """A sentence whose advice about a refused PIN names the configuration, where no command would find it otherwise."""
+    named = f"`hsmkms doctor --config {shlex.quote(str(config.absolute()))} --retry-pin"
+    return sentence.replace("`hsmkms doctor --retry-pin", named)
 
 
 class StatusError(Exception):

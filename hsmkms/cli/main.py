@@ -8,10 +8,11 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import metadata
-from typing import Annotated, Final
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Final
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 from typer.models import TyperInfo
 
@@ -35,7 +36,16 @@ from hsmkms.cli import (
     token,
     users,
 )
-from hsmkms.cli.invocation import AsOption, Common, ConfigOption, OutputOption, QueryOption, RegionOption, StatusError
+from hsmkms.cli.invocation import (
+    AsOption,
+    Common,
+    ConfigOption,
+    OutputOption,
+    QueryOption,
+    RegionOption,
+    StatusError,
+    runnable,
+)
 from hsmkms.cli.secrecy import keep_secrets
 from hsmkms.errors import ApiError, HsmKmsError
 
@@ -115,14 +125,14 @@ def main() -> None:
         finally:
             _flush()
     except HsmKmsError as exc:
-        _end(describe(exc))
+        _end(_runnable(describe(exc), sys.argv[1:]))
     except StatusError as exc:
-        _end(describe(exc.error), exc.status)
+        _end(_runnable(describe(exc.error), sys.argv[1:]), exc.status)
     except Exception as exc:  # noqa: BLE001 - the edge: whatever is left ends here, without a traceback
         _end(f"internal error ({type(exc).__name__}); set {DEBUG_VARIABLE}=1 to see where")
 
 
-def keep_brackets(command: TyperCommand | TyperGroup) -> None:
+def keep_brackets(command: Any) -> None:  # noqa: ANN401 - a command of the click that typer has in it
     """Escape what Rich would take for markup in all help texts of a command: ``[serve]`` is a part of a file here."""
     for each in (command, *command.params):
         for name in ("help", "short_help", "epilog"):
@@ -139,6 +149,14 @@ def describe(error: HsmKmsError) -> str:
     # Some errors of the API have no message on purpose; people get what the class says of itself.
     sentence = str(error) or (type(error).__doc__ or "").strip().splitlines()[0]
     return f"{name}: {' '.join(sentence.split())}"
+
+
+def _runnable(sentence: str, arguments: Sequence[str]) -> str:
+    """The sentence, with the configuration in its advice if the command line named one."""
+    given = ("", *arguments)
+    named = [word for option, word in pairwise(given) if option == "--config"]
+    named += [word.removeprefix("--config=") for word in arguments if word.startswith("--config=")]
+    return runnable(sentence, Path(named[-1])) if named else sentence
 
 
 class _OneLine(logging.Formatter):

@@ -245,7 +245,7 @@ class TokenLogin:
             raise self._gone(exc) from exc
 
     def _gone(self, fault: TokenNotFoundError) -> TokenUnavailableError:
-        """What to say of a token that is not found any more: is there another one that was not there beside it?"""
+        """The fault of a token that is not found any more: wrong if one of its label is there that was not beside it."""
         label = self._token.label
         if namesakes(self._module, label) <= self._namesakes:
             return TokenUnavailableError(str(fault))

@@ -57,7 +57,10 @@ def list_key_policies(call: Call, request: ListKeyPoliciesRequest) -> ListKeyPol
     return ListKeyPoliciesResponse(policy_names=names, truncated=False)
 
 
-HOW_TO_ACCEPT: Final = 'With permissions.unknown_principals = "accept" in the configuration, users and roles who are not there may be named.'
+HOW_TO_ACCEPT: Final = (
+    'With permissions.unknown_principals = "accept" in the configuration, users and roles who are not there may be '
+    "named."
+)
 
 
 def check_new(
