@@ -118,7 +118,7 @@ def doctor(
         attaching.retry_pin(settings, insisted=insisted, confirm=_confirm if at_a_terminal() else attaching.never)
     with ExitStack() as exits:
         patient = Patient(settings, exits)
-        checks = UNFINISHED if _is_unfinished(settings) else CHECKS
+        checks = UNFINISHED if _is_unfinished(settings, retried=retry_pin) else CHECKS
         verdicts = {name: _judge(check, patient) for name, check in checks.items()}
     rows = [{"Check": name, "Outcome": each.outcome, "Detail": each.detail} for name, each in verdicts.items()]
     common.show({"Checks": rows})
@@ -343,13 +343,13 @@ def _certificate(patient: Patient) -> Verdict:
     return _ok(told)
 
 
-def _is_unfinished(settings: "Settings") -> bool:
-    """True if init has come no further than its configuration, or has not bound the databases to the token."""
+def _is_unfinished(settings: "Settings", *, retried: bool) -> bool:
+    """True if init has not bound the databases to the token, or has made none, since the token had refused its PIN."""
     from hsmkms import wiring  # noqa: PLC0415 - see Patient
 
     traces = [each for each in ("meta.db", "log.db", "audit") if (settings.data_dir / each).exists()]
     try:
-        return not traces or ("meta.db" in traces and not wiring.is_initialised(settings))
+        return (retried and not traces) or ("meta.db" in traces and not wiring.is_initialised(settings))
     except HsmKmsError:
         return False  # the checks say what is wrong with them
 

@@ -245,7 +245,7 @@ class TokenLogin:
             raise self._gone(exc) from exc
 
     def _gone(self, fault: TokenNotFoundError) -> TokenUnavailableError:
-        """The fault of a token that is not found any more: wrong if one of its label is there that was not beside it."""
+        """Return the fault of a token that is not found any more: WrongTokenError if one of its label is new."""
         label = self._token.label
         if namesakes(self._module, label) <= self._namesakes:
             return TokenUnavailableError(str(fault))
