@@ -16,11 +16,12 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from hsmkms import ownership
+from hsmkms import ownership, token_tables
 from hsmkms.errors import ConfigurationError
 from hsmkms.model.quotas import QUOTA_CLASSES, QUOTA_NAMES
 from hsmkms.pins import PinSettings, read_pin, read_private_key, read_secret, terminal_prompt
 from hsmkms.secret import Secret
+from hsmkms.token_tables import FURTHER_TOKENS
 from hsmkms.token_uri import TokenUri, parse_uri
 
 __all__ = [
@@ -70,7 +71,6 @@ EVERY_SERVICE: Final = "*"
 _PERIODS: Final = range(90, 2561)
 _PERIOD: Final = "from 90 to 2560"
 _VARIABLE: Final = re.compile(r"[^=\0]+")
-_FURTHER_TOKENS: Final = "token[1:]"
 
 
 class TokenSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -170,7 +170,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     account_id: str
     regions: tuple[str, ...]
     token: TokenSettings
-    further_tokens: tuple[TokenSettings, ...] = field(name=_FURTHER_TOKENS, default=())
+    further_tokens: tuple[TokenSettings, ...] = field(name=FURTHER_TOKENS, default=())
     data_dir: Path = Path()
     default_region: str = ""
     services: tuple[str, ...] = ()
@@ -240,8 +240,7 @@ def _read(path: Path) -> Settings:
 def parse(data: bytes, path: Path) -> Settings:
     """The settings in a file's content, as if it lay at ``path``. Raises ConfigurationError."""
     try:
-        told = msgspec.toml.decode(data)
-        settings = msgspec.convert(_with_first_token(told), Settings, dec_hook=_decode_path)
+        settings = msgspec.convert(token_tables.decode(data), Settings, dec_hook=_decode_path)
         return _resolved(path.absolute().parent, settings)
     except (msgspec.DecodeError, UnicodeDecodeError, ConfigurationError) as exc:
         raise ConfigurationError(f"the configuration {path} is wrong: {exc}") from exc
@@ -266,15 +265,6 @@ def _check_program(what: str, command: tuple[str, ...] | None) -> None:
     program = shutil.which(command[0]) if command else None
     if program is not None:
         ownership.check(what, Path(program))
-
-
-def _with_first_token(told: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the file says, where ``[[token]]`` is one ``[token]`` and the rest of them."""
-    tokens = told.get("token")
-    if not isinstance(tokens, list) or not tokens:
-        return told
-    first, *others = tokens
-    return {**told, "token": first, _FURTHER_TOKENS: others}
 
 
 def _decode_path(kind: type, value: Any) -> Any:  # noqa: ANN401 - the signature of msgspec's hook
@@ -338,8 +328,9 @@ def _token_faults(tokens: tuple[TokenSettings, ...]) -> dict[str, bool]:
         "a PIN can be asked for at a prompt where there is one [token] only; [[token]] need other sources": prompted,
         "two [[token]] have the same label, serial and uri: each must be another one": len(named) < len(tokens),
     }
-    for each in tokens:
-        faults.update({sentence: True for sentence, wrong in _faults_of_token(each).items() if wrong})
+    for number, each in enumerate(tokens, 1):
+        which = f" ([[token]] number {number}, label {each.label!r})" if len(tokens) > 1 else ""
+        faults.update({f"{sentence}{which}": True for sentence, wrong in _faults_of_token(each).items() if wrong})
     return faults
 
 

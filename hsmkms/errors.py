@@ -53,7 +53,8 @@
     │   └── StoreError              the database is missing, read-only, full, damaged or locked
     ├── TokenError                  the token answered a call with a fault (see hsmkms/hsm/faults.py)
     │   ├── TokenUnavailableError   gone, failing, or too slow
-    │   │   ├── WrongTokenError     another token answers in its place, or its objects cannot be seen
+    │   │   ├── WrongTokenError     another token answers in its place
+    │   │   │   └── HiddenObjectsError  the objects of the right one cannot be seen, or it was initialised again
     │   │   └── SessionLostError    this session is dead; a fresh one may work
     │   ├── ObjectLostError         this object handle is dead; a search may find the object again
     │   ├── TokenFullError          no room for another object
@@ -378,7 +379,14 @@ class TokenUnavailableError(TokenError):
 
 
 class WrongTokenError(TokenUnavailableError):
-    """What answers does not show the installation's own key: it is another token, or its objects cannot be seen."""
+    """What answers is another token: it does not show the installation's own key."""
+
+
+class HiddenObjectsError(WrongTokenError):
+    """A token of the right serial does not show the installation's own key: its objects cannot be seen.
+
+    Or it was initialised again and has kept its serial, which looks the same. It counts as away, not as wrong.
+    """
 
 
 class SessionLostError(TokenUnavailableError):

@@ -3,7 +3,9 @@
 Sessions live on meanwhile, as with a network HSM whose partition is unmounted or an HSM that is initialised again.
 """
 
+import os
 import shutil
+import subprocess
 from pathlib import Path
 
 from msgspec import Struct
@@ -74,6 +76,18 @@ class TokenFolder(Struct):
     def initialised_again(self, name: str = "empty") -> Path:
         """A token with the same label, serial and PINs, and without objects."""
         return self.copy(name, self.objects())
+
+    def with_another_serial(self, label: str, conf: Path) -> Path:
+        """A token that was initialised anew with that label, so that its serial is another one."""
+        made = self.place / "another serial"
+        made.mkdir()
+        own = self.place / "softhsm2.conf"
+        there = [line for line in conf.read_text().splitlines() if not line.startswith("directories.tokendir")]
+        own.write_text("\n".join([*there, f"directories.tokendir = {made}"]))
+        command = ["softhsm2-util", "--init-token", "--free", "--label", label, "--pin", "1234", "--so-pin", "12345678"]
+        subprocess.run(command, env=os.environ | {"SOFTHSM2_CONF": str(own)}, check=True, capture_output=True)
+        (token,) = made.iterdir()
+        return token
 
     def objects(self) -> set[str]:
         """The files of its objects."""

@@ -621,6 +621,16 @@ def test_several_tokens(tmp_path: Path) -> None:
     assert settings.tokens == (settings.token, *settings.further_tokens)
 
 
+def test_single_table_before_several(tmp_path: Path) -> None:
+    """A [[token]] that was added below a [token] is refused with what to do."""
+    file = tmp_path / "two.toml"
+    file.write_text(TWO_TOKENS.replace("[[token]]", "[token]", 1))
+    with pytest.raises(
+        ConfigurationError, match=re.escape("it has a [token] beside a [[token]]: make [token] a [[token]]")
+    ):
+        load(file)
+
+
 @pytest.mark.parametrize(
     ("before", "after", "sentence"),
     [
@@ -630,6 +640,12 @@ def test_several_tokens(tmp_path: Path) -> None:
         ('module = "new.so"\n', "", "the module must be named once"),
         ('label = "old"', 'labels = "old"', "unknown field `labels`"),
         ('label = "old"', "max_sessions = 0\nlabel = 'old'", "max_sessions = 0 must be at least 1"),
+        (
+            'label = "old"\n',
+            "label = 'old'\nserial = ''\n",
+            "token.serial must not be empty ([[token]] number 1, label 'old')",
+        ),
+        ('[[token]]\nmodule = "new.so"', '[token]\nmodule = "new.so"', "make [token] a [[token]]"),
     ],
 )
 def test_wrong_settings_of_several_tokens(tmp_path: Path, before: str, after: str, sentence: str) -> None:

@@ -8,15 +8,23 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, named, outer_options
-from hsmkms.errors import NotFoundException
+from hsmkms.cli.invocation import (
+    Common,
+    ConfigOption,
+    OutputOption,
+    QueryOption,
+    StatusError,
+    named,
+    outer_options,
+)
+from hsmkms.errors import ModuleError, NotFoundException, PinError, TokenError, TokenNotFoundError
 
 if TYPE_CHECKING:
     from hsmkms.service.audit_verification import Verdict
 
 PANEL: Final = "Audit log"
 NOT_PROVEN_STATUS: Final = 3
-"""Of `audit verify`: no fault was found, but the token could not prove all that this rests on."""
+"""Of `audit verify`: no fault was found, but the token is away or could not prove all that this rests on."""
 
 audit = typer.Typer(
     name="audit",
@@ -108,13 +116,17 @@ def verify(
     """Check every record against its chain, the chains against the seals, and the seals against the token.
 
     Status 1 if something was changed, removed, inserted, moved or rolled back; the first place is named. Status 3 if
-    nothing was, but the token could not prove each seal that the rest depends on (Unproven): that is not "fine".
+    nothing was, but the token could not prove each seal that the rest depends on (Unproven), or could not be asked at
+    all (it is away, or its PIN or module is missing): that is not "fine".
 
     Example: hsmkms audit verify --archive /mnt/archive
     """
     common = Common(config=config, output=output, query=query).over(outer_options(context))
-    with common.open() as kms, _progress() as advance:
-        verdict = kms.operator.audit.verify(archives or (), advance)
+    try:
+        with common.open() as kms, _progress() as advance:
+            verdict = kms.operator.audit.verify(archives or (), advance)
+    except (TokenError, TokenNotFoundError, PinError, ModuleError) as exc:
+        raise StatusError(exc, NOT_PROVEN_STATUS) from exc
     common.show(_shown(verdict))
     if verdict.faults:
         sys.exit(1)

@@ -1,6 +1,7 @@
 """doctor: one table of checks, from the outside in; each says what it found, and what to do about it."""
 
 import os
+import shlex
 import shutil
 import stat
 import sys
@@ -117,7 +118,8 @@ def doctor(
         attaching.retry_pin(settings, insisted=insisted, confirm=_confirm if at_a_terminal() else attaching.never)
     with ExitStack() as exits:
         patient = Patient(settings, exits)
-        verdicts = {name: _judge(check, patient) for name, check in CHECKS.items()}
+        checks = UNFINISHED if _is_unfinished(settings, retried=retry_pin) else CHECKS
+        verdicts = {name: _judge(check, patient) for name, check in checks.items()}
     rows = [{"Check": name, "Outcome": each.outcome, "Detail": each.detail} for name, each in verdicts.items()]
     common.show({"Checks": rows})
     if any(each.outcome is Outcome.WRONG for each in verdicts.values()):
@@ -341,7 +343,29 @@ def _certificate(patient: Patient) -> Verdict:
     return _ok(told)
 
 
+def _is_unfinished(settings: "Settings", *, retried: bool) -> bool:
+    """True if init has not bound the databases to the token, or has made none, since the token had refused its PIN."""
+    from hsmkms import wiring  # noqa: PLC0415 - see Patient
+
+    traces = [each for each in ("meta.db", "log.db", "audit") if (settings.data_dir / each).exists()]
+    try:
+        return (retried and not traces) or ("meta.db" in traces and not wiring.is_initialised(settings))
+    except HsmKmsError:
+        return False  # the checks say what is wrong with them
+
+
+def _init(patient: Patient) -> Verdict:
+    raise BindingError(
+        f"init is not finished: run the same init again (`hsmkms init --data-dir "
+        f"{shlex.quote(str(patient.settings.data_dir))}` with its options), or restore a backup if there was an "
+        "installation here"
+    )
+
+
 Check = Callable[[Patient], Verdict]
+
+UNFINISHED: Final[dict[str, Check]] = {"PIN": _pin, "token": _token, "installation": _init}
+"""What can be looked at before init is finished."""
 
 CHECKS: Final[dict[str, Check]] = {
     "databases": _databases,

@@ -1,5 +1,6 @@
 """One run of a command: its common options, its answer, its errors."""
 
+import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +11,7 @@ import typer
 from msgspec import Struct
 
 from hsmkms.cli.output import OutputFormat, Plain, check_query, default_format, show
+from hsmkms.errors import HsmKmsError
 
 if TYPE_CHECKING:
     from hsmkms.model.caller import Caller
@@ -45,6 +47,21 @@ AsOption = Annotated[
         rich_help_panel=COMMON,
     ),
 ]
+
+
+def runnable(sentence: str, config: Path) -> str:
+    """A sentence whose advice about a refused PIN names the configuration, where no command would find it otherwise."""
+    named = f"`hsmkms doctor --config {shlex.quote(str(config.absolute()))} --retry-pin"
+    return sentence.replace("`hsmkms doctor --retry-pin", named)
+
+
+class StatusError(Exception):
+    """An error that ends a command with another status than 1."""
+
+    def __init__(self, error: HsmKmsError, status: int) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.status = status
 
 
 class Common(Struct, kw_only=True):

@@ -3,13 +3,17 @@
 import copy
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
 from importlib import metadata
-from typing import Annotated, Final
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Final
 
 import typer
+from typer.main import get_command
 from typer.models import TyperInfo
 
 from hsmkms.cli import (
@@ -32,13 +36,25 @@ from hsmkms.cli import (
     token,
     users,
 )
-from hsmkms.cli.invocation import AsOption, Common, ConfigOption, OutputOption, QueryOption, RegionOption
+from hsmkms.cli.invocation import (
+    AsOption,
+    Common,
+    ConfigOption,
+    OutputOption,
+    QueryOption,
+    RegionOption,
+    StatusError,
+    runnable,
+)
 from hsmkms.cli.secrecy import keep_secrets
 from hsmkms.errors import ApiError, HsmKmsError
 
 DEBUG_VARIABLE: Final = "HSMKMS_DEBUG"
 BEFORE_THE_COMMAND: Final = frozenset({"--config", "--region", "--output", "--query", "--as"})
 """The options with a value that may stand before the command's name."""
+
+_MARKUP: Final = re.compile(r"(\[[a-z#/@][^\[]*?\])")
+"""What ``rich.markup.escape`` looks for; Rich itself is imported by help alone."""
 
 app = typer.Typer(
     name="hsmkms",
@@ -97,19 +113,34 @@ doctor.register(app)
 
 
 def main() -> None:
-    """Run the command line: status 0, 1 for an error, 2 for wrong usage."""
+    """Run the command line: status 0, 1 for an error (of `audit verify` 3 in some cases), 2 for wrong usage."""
     keep_secrets()
     _log_to_stderr()
     try:
         try:
             name = _command_of(sys.argv[1:])
-            _narrowed(name)(args=_repeat_list_options(name, sys.argv[1:]), prog_name="hsmkms")
+            command = get_command(_narrowed(name))
+            keep_brackets(command)
+            command(args=_repeat_list_options(name, sys.argv[1:]), prog_name="hsmkms")
         finally:
             _flush()
     except HsmKmsError as exc:
-        _end(describe(exc))
+        _end(_runnable(describe(exc), sys.argv[1:]))
+    except StatusError as exc:
+        _end(_runnable(describe(exc.error), sys.argv[1:]), exc.status)
     except Exception as exc:  # noqa: BLE001 - the edge: whatever is left ends here, without a traceback
         _end(f"internal error ({type(exc).__name__}); set {DEBUG_VARIABLE}=1 to see where")
+
+
+def keep_brackets(command: Any) -> None:  # noqa: ANN401 - a command of the click that typer has in it
+    """Escape what Rich would take for markup in all help texts of a command: ``[serve]`` is a part of a file here."""
+    for each in (command, *command.params):
+        for name in ("help", "short_help", "epilog"):
+            text = getattr(each, name, None)
+            if isinstance(text, str):
+                setattr(each, name, _MARKUP.sub(r"\\\1", text))
+    for below in getattr(command, "commands", {}).values():
+        keep_brackets(below)
 
 
 def describe(error: HsmKmsError) -> str:
@@ -118,6 +149,14 @@ def describe(error: HsmKmsError) -> str:
     # Some errors of the API have no message on purpose; people get what the class says of itself.
     sentence = str(error) or (type(error).__doc__ or "").strip().splitlines()[0]
     return f"{name}: {' '.join(sentence.split())}"
+
+
+def _runnable(sentence: str, arguments: Sequence[str]) -> str:
+    """The sentence, with the configuration in its advice if the command line named one."""
+    given = ("", *arguments)
+    named = [word for option, word in pairwise(given) if option == "--config"]
+    named += [word.removeprefix("--config=") for word in arguments if word.startswith("--config=")]
+    return runnable(sentence, Path(named[-1])) if named else sentence
 
 
 class _OneLine(logging.Formatter):
@@ -148,11 +187,11 @@ def _flush() -> None:
         _end(f"the answer cannot be written: {exc.strerror}")
 
 
-def _end(sentence: str) -> None:
+def _end(sentence: str, status: int = 1) -> None:
     if os.environ.get(DEBUG_VARIABLE):
         traceback.print_exc()
     print(f"hsmkms: {sentence}", file=sys.stderr)
-    sys.exit(1)
+    sys.exit(status)
 
 
 def _command_of(arguments: Sequence[str]) -> str:

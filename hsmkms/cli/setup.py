@@ -18,9 +18,9 @@ from hsmkms.cli.interrupted_init import (
     module_environment,
     serial_setting,
 )
-from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, outer_options
+from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, outer_options, runnable
 from hsmkms.cli.private_files import write_private
-from hsmkms.errors import ConfigurationError, StoreError
+from hsmkms.errors import ConfigurationError, PinError, StoreError
 
 if TYPE_CHECKING:
     from hsmkms.config import Settings, TokenSettings
@@ -97,7 +97,10 @@ def init(
         carry_on(file, options)
     settings = config.load(file)
     _forget_attempt(folder)
-    row = wiring.initialise(settings)
+    try:
+        row = wiring.initialise(settings)
+    except PinError as exc:
+        raise PinError(runnable(str(exc), file)) from exc
     common.show(
         {
             "Installation": row.id,

@@ -81,6 +81,11 @@ def choose(module: Module, choice: TokenChoice) -> Token:
     raise TokenNotFoundError(f"{len(fitting)} tokens fit {choice}: add the serial; present: {shown}")
 
 
+def namesakes(module: Module, label: str) -> frozenset[str]:
+    """The serials of the tokens of that label that are present."""
+    return frozenset(serial_of(each) for each in tokens(module) if each.label == label)
+
+
 def _of_first_member(choice: TokenChoice, fitting: list[Token]) -> list[Token]:
     """Of a group's members those with the serial that is named first; without a group all of them."""
     members = [[token for token in fitting if serial_of(token) == serial] for serial in choice.serials]

@@ -15,7 +15,14 @@ from msgspec import Struct
 from pkcs11.exceptions import PKCS11Error, SessionCount
 from pkcs11.types import Session
 
-from hsmkms.errors import ClosedError, HsmKmsError, ThrottlingException, TokenUnavailableError, WrongTokenError
+from hsmkms.errors import (
+    ClosedError,
+    HiddenObjectsError,
+    HsmKmsError,
+    ThrottlingException,
+    TokenUnavailableError,
+    WrongTokenError,
+)
 from hsmkms.hsm.faults import AWAY, translate
 from hsmkms.process import ForkGuard
 
@@ -44,6 +51,11 @@ def total_use(uses: Iterable[PoolUse]) -> PoolUse:
     figures = [[getattr(each, name) for name in PoolUse.__struct_fields__] for each in uses]
     sums = map(sum, zip(*figures, strict=True)) if figures else [0] * len(PoolUse.__struct_fields__)
     return PoolUse(**dict(zip(PoolUse.__struct_fields__, sums, strict=True)))
+
+
+def is_of_another_token(fault: HsmKmsError | None) -> bool:
+    """True if a token is away for certain since another one is in its place: an alarm is true, or it is not raised."""
+    return isinstance(fault, WrongTokenError) and not isinstance(fault, HiddenObjectsError)
 
 
 class SessionPool:
@@ -125,7 +137,7 @@ class SessionPool:
             waits=self._waits,
             away=int(self._refusal is not None),
             outages=self._outages,
-            wrong=int(isinstance(self._refusal, WrongTokenError)),
+            wrong=int(is_of_another_token(self._refusal)),
         )
 
     def discard(self, session: Session) -> None:

@@ -28,7 +28,7 @@ from hsmkms.errors import (
     TokenUnavailableError,
     WrongTokenError,
 )
-from hsmkms.hsm.choice import TokenChoice, choose, serial_of
+from hsmkms.hsm.choice import TokenChoice, choose, namesakes, serial_of
 from hsmkms.hsm.comeback import Comeback
 from hsmkms.hsm.cryptoki import TokenLimits
 from hsmkms.hsm.faults import AWAY, SESSION_LOST
@@ -86,6 +86,7 @@ class TokenLogin:
         self._guard = ForkGuard()
         self._recovering = threading.Lock()
         self._login_handle = 0
+        self._namesakes: frozenset[str] = frozenset()
         self._handles = HandleIndex()
         self._identities = Identities()
         self._listeners: list[Callable[[], None]] = []
@@ -254,7 +255,17 @@ class TokenLogin:
                 self._news = object()
         except TokenNotFoundError as exc:
             # It was there when this device was opened: not a wrong choice, but a token that is away.
-            raise TokenUnavailableError(AWAY) from exc
+            raise self._gone(exc) from exc
+
+    def _gone(self, fault: TokenNotFoundError) -> TokenUnavailableError:
+        """Return the fault of a token that is not found any more: WrongTokenError if one of its label is new."""
+        label = self._token.label
+        if namesakes(self._module, label) <= self._namesakes:
+            return TokenUnavailableError(str(fault))
+        return WrongTokenError(
+            f"another token answers in the place of {label!r} (serial {serial_of(self._token)}), so it is not sent the "
+            f"PIN: {fault}. Put the right one back"
+        )
 
     def _forget_objects(self) -> None:
         """Drop all that is known of objects on the token: after another login they may not be the same."""
@@ -365,6 +376,7 @@ class TokenLogin:
             accept_final_try=accept_final_try,
         )
         self._login_handle = session_handle(self._login)
+        self._namesakes = namesakes(self._module, self._token.label)
 
     def _pool_size(self) -> int:
         """What the settings allow, within what the token allows besides the login session."""

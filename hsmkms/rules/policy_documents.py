@@ -228,7 +228,7 @@ class _Reader:
         match = like(Template.read(entry.lower(), variables=False))
         found = [action for lowered, action in _NAMED.items() if match(lowered, _NOBODY)]
         if not found and entry.lower().startswith("kms:"):
-            self._no_effect(f"{entry!r} is no action of KMS: {_hint(entry.lower())}")
+            self._no_effect(f"{entry!r} is no action of KMS: {action_hint(entry.lower())}")
         return found
 
     def _resource(self, statement: dict[str, Any], *, deny: bool) -> tuple[Matcher | None, bool]:
@@ -286,10 +286,11 @@ _NOBODY: Final[Any] = None
 """In place of a question, where nothing depends on it."""
 
 
-def _hint(entry: str) -> str:
+def action_hint(entry: str, otherwise: str = "kms:*") -> str:
+    """What to write in the place of something that is no action; ``entry``: in lower case, with its prefix."""
     longer = sorted(each for each in _NAMED if each.startswith(entry))
     close = [_NAMED[each] for each in longer or get_close_matches(entry, _NAMED)][:2]
-    return f"did you mean {' or '.join(close)}?" if close else "write kms:Encrypt, or kms:*."
+    return f"did you mean {' or '.join(close)}?" if close else f"write kms:Encrypt, or {otherwise}."
 
 
 def _principal_entries(named: object) -> tuple[list[str], list[str]]:

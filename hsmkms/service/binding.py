@@ -12,7 +12,7 @@ import hmac
 import uuid
 from typing import Final
 
-from hsmkms.errors import BindingError, CloneError, HsmKmsError, ObjectLostError, WrongTokenError
+from hsmkms.errors import BindingError, CloneError, HiddenObjectsError, HsmKmsError, ObjectLostError, WrongTokenError
 from hsmkms.hsm.device import Device
 from hsmkms.hsm.identity import Candidate, Proof
 from hsmkms.model.permit import OperatorAct
@@ -190,11 +190,19 @@ def is_bound(store: Store) -> bool:
 
 
 def wrong_token(device: Device | Candidate, token: TokenRow) -> WrongTokenError:
-    """What is wrong with a token that stands in the place of one of ours, and does not show its key."""
+    """What is wrong with a token that stands in the place of one of ours, and does not show its key.
+
+    Under the recorded serial it is most likely the right one, whose objects cannot be seen.
+    """
+    if device.profile.serial == token.serial:
+        return HiddenObjectsError(
+            f"the objects of the token {token.label!r} (serial {token.serial}) cannot be seen: it does not show the "
+            "installation's own key. Make them visible again (a folder or partition that is not mounted?), or put the "
+            "right token back if this one was initialised again under the same serial"
+        )
     return WrongTokenError(
-        f"another token answers in the place of {token.label!r} (serial {token.serial} when it was added), or its "
-        f"objects cannot be seen: the one with serial {device.profile.serial} does not show the installation's own "
-        "key. Put the right one back, or make its objects visible again"
+        f"another token answers in the place of {token.label!r} (serial {token.serial} when it was added): "
+        f"the one with serial {device.profile.serial} does not show the installation's own key. Put the right one back"
     )
 
 

@@ -31,7 +31,7 @@ from hsmkms.rules import paging, principals
 from hsmkms.rules.grant_token import INVALID
 from hsmkms.service import grant_tokens
 from hsmkms.service.pipeline import Call
-from hsmkms.service.policies import is_unknown
+from hsmkms.service.policies import HOW_TO_ACCEPT, is_unknown
 from hsmkms.store import grants
 from hsmkms.store.engine import Connection
 from hsmkms.store.sealed_rows import grant_subject
@@ -166,10 +166,11 @@ def _check_principal(call: Call, conn: Connection, arn: str | None) -> None:
         return
     account = call.core.installation.account
     found = principals.parse_arn(arn)
-    if found is None or (not call.core.accept_unknown_principals and is_unknown(call.core, conn, found)):
+    unknown = found is not None and not call.core.accept_unknown_principals and is_unknown(call.core, conn, found)
+    if found is None or unknown:
         raise InvalidArnException(
             f"ARN does not refer to a valid principal: {arn}. Name a user, {user_arn(account, 'NAME')}, or "
-            f"{root_arn(account)}."
+            f"{root_arn(account)}.{f' {HOW_TO_ACCEPT}' if unknown else ''}"
         )
 
 

@@ -1,7 +1,7 @@
 """Key policies: putting, reading, and what a new one must not do."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from hsmkms.errors import MalformedPolicyDocumentException, NotFoundException, ValidationException
@@ -57,6 +57,12 @@ def list_key_policies(call: Call, request: ListKeyPoliciesRequest) -> ListKeyPol
     return ListKeyPoliciesResponse(policy_names=names, truncated=False)
 
 
+HOW_TO_ACCEPT: Final = (
+    'With permissions.unknown_principals = "accept" in the configuration, users and roles who are not there may be '
+    "named."
+)
+
+
 def check_new(
     call: Call,
     conn: Connection,
@@ -81,15 +87,24 @@ def check_new(
 def check_principals(core: Core, conn: Connection, text: str) -> Policy:
     """The policy of a text whose principals exist. MalformedPolicyDocumentException."""
     policy = rules.read_key_policy(text, core.installation.account)
-    for each in sorted(policy.users | policy.roles):
-        found = principals.parse(each)
-        if found is not None and not core.accept_unknown_principals and is_unknown(core, conn, found):
-            gone = found.form is Form.USER_ID
-            reason = f"no user has the id {each} any more; remove it." if gone else f"there is no {each}."
-            raise MalformedPolicyDocumentException(
-                f"Policy contains a statement with one or more invalid principals: {reason}"
-            )
+    if core.accept_unknown_principals:
+        return policy
+    named = (principals.parse(each) for each in sorted(policy.users | policy.roles))
+    unknown = [each for each in named if each is not None and is_unknown(core, conn, each)]
+    if unknown:
+        raise MalformedPolicyDocumentException(
+            f"Policy contains a statement with one or more invalid principals: {_reason(unknown)}"
+        )
     return policy
+
+
+def _reason(unknown: Sequence[Principal]) -> str:
+    """What is wrong with principals that are not there, all at once, and what to do."""
+    gone = [each.text for each in unknown if each.form is Form.USER_ID]
+    missing = [each.text for each in unknown if each.form is not Form.USER_ID]
+    reasons = [f"no user has the id {' or '.join(gone)} any more; remove it."] if gone else []
+    reasons += [f"there is no {' and no '.join(missing)}. {HOW_TO_ACCEPT}"] if missing else []
+    return " ".join(reasons)
 
 
 def is_unknown(core: Core, conn: Connection, principal: Principal) -> bool:

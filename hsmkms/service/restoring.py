@@ -5,7 +5,7 @@ proven, or the operator has said that it need not be; and its configuration is u
 seen what it would load and run.
 
 The database takes its place last, so that an interrupted restore is no installation; the next one removes what it has
-left. A mark in the target says that files of a restore may lie there.
+left, and nothing else (restore_moves.py).
 """
 
 import shutil
@@ -20,28 +20,23 @@ from msgspec import Struct
 from hsmkms.errors import BindingError, StoreError, TokenUnavailableError
 from hsmkms.hsm.device import Device
 from hsmkms.process import exclusive
-from hsmkms.service import backup_origin, clones, unsealing
+from hsmkms.service import backup_origin, clones, restore_moves, unsealing
 from hsmkms.service.age_keys import PrivateKeys
 from hsmkms.service.audit_desk import AuditDesk
-from hsmkms.service.backup import CONFIGURATION, NeededObject, needed_objects
+from hsmkms.service.backup import NeededObject, needed_objects
 from hsmkms.service.backup_origin import Proof
 from hsmkms.service.backup_signature import VerifyingKey
 from hsmkms.service.core import Checkpoint, Core, no_checkpoint
 from hsmkms.service.installation_keys import witness
 from hsmkms.service.sealing import Contradiction, Sealer
 from hsmkms.service.unsealing import Unseal, Unsealed
-from hsmkms.store import audit_files, files, installation, migrate, snapshot
-from hsmkms.store.archive import new_file
+from hsmkms.store import files, installation, migrate
 from hsmkms.store.engine import Connection
 
 LOCK: Final = "init.lock"
 """The same as that of `hsmkms init`, which would make databases in the same place."""
 
 LOCK_SECONDS: Final = 60.0
-_STAGING: Final = ".restore-"
-_MARK: Final = ".restore-unfinished"
-_FILES: Final = (snapshot.AUDIT, files.LOG.name, files.META.name)
-"""In the order in which they take their places: where meta.db is, everything is."""
 
 OpenCore = Callable[[Path], Core]
 """Opens an installation whose data folder is the given one; BindingError where the token is not its own."""
@@ -108,9 +103,9 @@ def restore(
     """
     files.make_folder(target)
     with exclusive(target / LOCK, LOCK_SECONDS):
-        remove_leftovers(target)
-        require_empty(target)
-        staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=target))
+        restore_moves.remove_leftovers(target)
+        restore_moves.require_empty(target)
+        staging = Path(tempfile.mkdtemp(prefix=restore_moves.STAGING, dir=target))
         try:
             # 1. Everything is read, once.
             unsealed = unsealing.read(file, order.keys, unseal, staging)
@@ -128,36 +123,13 @@ def restore(
             reached("restore 3: prepared")
 
             # 4. The files take their places, the database last.
-            _move(staging, target, configured.file, reached)
+            restore_moves.move(staging, target, configured.file, reached)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
         # 5. The audit log goes on from here.
         _seal(configured.open_core(target), accept=restored.rollback is not None)
     return restored
-
-
-def remove_leftovers(target: Path) -> None:
-    """Remove what an interrupted restore has left: a half one is none."""
-    for left in target.glob(f"{_STAGING}*"):
-        shutil.rmtree(left, ignore_errors=True) if left.is_dir() else None
-    mark = target / _MARK
-    if not mark.exists():
-        return
-    if not (target / files.META.name).exists():
-        (target / files.LOG.name).unlink(missing_ok=True)
-        shutil.rmtree(target / snapshot.AUDIT, ignore_errors=True)
-    mark.unlink()
-
-
-def require_empty(target: Path) -> None:
-    """Raise StoreError if the folder holds anything that a restore would replace."""
-    for database in files.DATABASES:
-        for each in target.glob(f"{database.name}*"):
-            raise _not_empty(each)
-    audit = target / snapshot.AUDIT
-    if audit.is_dir() and any(audit.iterdir()):
-        raise _not_empty(audit)
 
 
 def _signature(unsealed: Unsealed, order: Order) -> str | None:
@@ -250,26 +222,6 @@ def _present(core: Core, token_id: str) -> set[str]:
         return set()
 
 
-def _move(staging: Path, target: Path, configuration: bytes | None, reached: Checkpoint) -> None:
-    try:
-        if configuration is not None:
-            # Somebody has answered for it: if the restore is interrupted here, the next one finds it in its place.
-            with new_file(staging / CONFIGURATION) as opened:
-                opened.write(configuration)
-            (staging / CONFIGURATION).rename(target / CONFIGURATION)
-        (target / _MARK).touch(mode=files.FILE_MODE)
-        audit_files.sync_folder(target)
-        for name in _FILES:
-            for journal in staging.glob(f"{name}-wal"):
-                raise StoreError(f"{journal} was not closed: nothing was restored; try again")
-            (staging / name).rename(target / name)
-            audit_files.sync_folder(target)
-            reached(f"restore 4: {name}")
-        (target / _MARK).unlink()
-    except OSError as exc:
-        raise StoreError(f"the backup cannot be restored into {target}: {exc.strerror}") from exc
-
-
 def _seal(core: Core, *, accept: bool) -> None:
     try:
         if accept:
@@ -285,10 +237,3 @@ def _close(core: Core) -> None:
     core.cache.close()
     core.store.close()
     core.tokens.close()
-
-
-def _not_empty(found: Path) -> StoreError:
-    return StoreError(
-        f"there is {found} already: a restore replaces nothing. Move what belongs to the old installation away, "
-        "or choose another --data-dir"
-    )

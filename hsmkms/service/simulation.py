@@ -12,7 +12,7 @@ from hsmkms.model.crypto import ReEncryptRequest
 from hsmkms.model.enums import Operation
 from hsmkms.model.operations import OPERATIONS
 from hsmkms.rules import access
-from hsmkms.rules.policy_documents import ACTIONS
+from hsmkms.rules.policy_documents import ACTIONS, action_hint
 from hsmkms.service.cache import CachedKey
 from hsmkms.service.core import Core
 from hsmkms.service.pipeline import EVERYTHING, Call
@@ -103,7 +103,8 @@ def _action(action: str) -> str:
     wanted = action.lower() if ":" in action else f"kms:{action.lower()}"
     found = next((each for each in ACTIONS if each.lower() == wanted), None)
     if found is None:
-        raise ValidationException(f"{action!r} is no action of KMS: write kms:Encrypt, or kms:ReEncryptFrom.")
+        hint = action_hint(wanted, "kms:ReEncryptFrom")
+        raise ValidationException(f"{action!r} is no action of KMS: {hint}")
     if found == "kms:RetireGrant":
         raise ValidationException("Who may retire a grant is said by the grant: list-grants shows it.")
     return found

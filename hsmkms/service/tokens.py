@@ -222,7 +222,7 @@ class Tokens:
         device = self._open.get(token_id)
         if device is None:
             fault = self._away.get(token_id, fault)
-            kind = WrongTokenError if isinstance(fault, WrongTokenError) else TokenUnavailableError
+            kind = type(fault) if isinstance(fault, WrongTokenError) else TokenUnavailableError
             raise kind(str(fault or "the installation was closed"))
         return device
 

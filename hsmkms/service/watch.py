@@ -6,8 +6,8 @@ from datetime import datetime
 from msgspec import Struct
 from msgspec.structs import replace
 
-from hsmkms.errors import TokenUnavailableError, WrongTokenError
-from hsmkms.hsm.pool import PoolUse, total_use
+from hsmkms.errors import TokenUnavailableError
+from hsmkms.hsm.pool import PoolUse, is_of_another_token, total_use
 from hsmkms.rules import budget
 from hsmkms.service import clock, maintenance
 from hsmkms.service.core import Core
@@ -91,7 +91,7 @@ class Watch:
         tokens = self._core.tokens
         use = total_use(each.sessions() for each in tokens.opened())
         away = tokens.away().values()
-        wrong = sum(isinstance(each, WrongTokenError) for each in away)
+        wrong = sum(map(is_of_another_token, away))
         return replace(use, away=use.away + len(away), wrong=use.wrong + wrong)
 
     def look(self) -> None:

@@ -5,6 +5,9 @@ import sqlite3
 from contextlib import closing
 
 from cli_site import Site, at_terminal
+from swapping import TokenFolder
+
+from hsmkms import config
 
 
 def test_tail_show_and_export(site: Site) -> None:
@@ -58,12 +61,19 @@ def test_verify_and_accept(site: Site) -> None:
 
 
 def test_verify_without_the_token(site: Site) -> None:
-    """Without the PIN nothing is called verified; nor with a key that is not there: that has the status 3."""
+    """Without the PIN or the token nothing is called verified, nor with a key that is not there: the status is 3."""
     site.new_key()
     (site.data / "pin").rename(site.data / "kept")
     without = site.run("audit", "verify")
-    assert (without.status, without.stdout) == (1, "")
+    assert (without.status, without.stdout) == (3, "")
+    assert without.stderr.startswith("hsmkms: PinError: ")
     (site.data / "kept").rename(site.data / "pin")
+    folder = TokenFolder.of(config.load(site.config).token)
+    folder.vanish()
+    away = site.run("audit", "verify")
+    assert (away.status, away.stdout) == (3, "")
+    assert away.stderr.startswith("hsmkms: TokenNotFoundError: ")
+    folder.put_back()
     seals = site.data / "audit" / "seals.jsonl"
     genuine = seals.read_bytes()
     seals.write_bytes(genuine.replace(b'"key_version":1', b'"key_version":7'))

@@ -5,11 +5,12 @@ import subprocess
 import pytest
 import typer
 from cli_site import BIN, SECONDS, Site
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 
 from hsmkms.cli.api import option_name
 from hsmkms.cli.commands import COMMANDS
-from hsmkms.cli.main import app
+from hsmkms.cli.main import app, keep_brackets
 from hsmkms.model.constraints import required_members
 from hsmkms.model.operations import OPERATIONS
 
@@ -199,3 +200,27 @@ def test_all_pages(crowded: Site) -> None:
     assert len(set(keys)) == len(keys) >= MANY
     page = crowded.run("list-keys", "--limit", "700").json
     assert ([each["KeyId"] for each in page["Keys"]], page["Truncated"]) == (keys[:700], True)
+
+
+def bracketed(command: TyperCommand | TyperGroup) -> set[str]:
+    """The words with a bracket in the help texts of a command."""
+    texts = [getattr(each, "help", None) or "" for each in (command, *command.params)]
+    return {word for text in texts for word in text.split() if "[" in word}
+
+
+def test_no_bracket_is_lost(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands in brackets in a help text of any command is shown, and not taken for markup."""
+    monkeypatch.setenv("COLUMNS", "200")
+    root = get_command(app)
+    assert isinstance(root, TyperGroup)
+    audit = root.commands["audit"]
+    assert isinstance(audit, TyperGroup)
+    commands = {(name,): each for name, each in root.commands.items()}
+    commands |= {("audit", name): each for name, each in audit.commands.items()}
+    words = {names: bracketed(each) for names, each in commands.items()}
+    keep_brackets(root)
+    assert any("[serve]" in each for each in words.values())
+    for names in [names for names, each in words.items() if each]:
+        root.main(args=[*names, "--help"], prog_name="hsmkms", standalone_mode=False)
+        shown = capsys.readouterr().out
+        assert [word for word in words[names] if word not in shown] == [], names

@@ -363,13 +363,16 @@ def test_wrong_pin(bare: Site) -> None:
     asked = ("--data-dir", "data", "--module", module, "--token-label", LABEL, "--pin-file", pin)
     first = bare.run("init", *asked, **environment).error
     assert first.startswith(f"PinError: the token '{LABEL}' refused the PIN")
-    assert "hsmkms doctor --retry-pin" in first
+    assert f"`hsmkms doctor --config {bare.config} --retry-pin`" in first
     mark = (bare.data / "pin-refused.json").read_text()
     write_pin(bare)
     again = bare.run("init", *asked, **environment).error
-    assert "hsmkms doctor --retry-pin" in again
+    advice = f"hsmkms doctor --config {bare.config} --retry-pin"
+    assert f"`{advice}" in again
     assert (bare.data / "pin-refused.json").read_text() == mark
-    bare.run("doctor", "--retry-pin", "--yes")
+    told = bare.run(*advice.split()[1:], "--yes", "--query", "Checks[].[Check, Outcome, Detail]", HSMKMS_CONFIG="")
+    assert [each[:2] for each in json.loads(told.stdout)] == [["PIN", "ok"], ["token", "ok"], ["installation", "wrong"]]
+    assert "init is not finished: run the same init again" in told.stdout
     assert bare.run("init", *asked, **environment).status == 0
     assert bare.new_key()
 

@@ -69,7 +69,7 @@ def test_init_takes_the_second_options(half: Watched) -> None:
     said, sent = init(half, wrong, "--account-id", "111111111111", "--region", "eu-west-1")
     assert ("refused the PIN" in said, sent) == (True, [REFUSED])
     said, sent = init(half, right, "--account-id", "222222222222", "--region", "eu-central-1")
-    assert ("hsmkms doctor --retry-pin" in said, sent) == (True, [])
+    assert (" --retry-pin" in said, sent) == (True, [])
     _, sent = half.run("doctor", "--retry-pin", "--yes")
     assert REFUSED not in sent
     said, sent = init(half, right)

@@ -92,3 +92,15 @@ def test_reader_of_blocks() -> None:
     text = "\n## A\n```console\n$ one \\\n    two\nprinted\n$ three\n```\n$ no\n## B\n```console\n$ four\n```\n"
     assert commands(section(text, "A")) == ["one \\\n    two", "three"]
     assert section(text, "C") == ""
+
+
+def test_first_steps_of_the_endpoint(site: Site) -> None:
+    """The user that the README makes may do what it lets him do next over the endpoint."""
+    printed = commands(README.read_text())
+    making = [
+        each for each in printed if "--user-name alice" in each and each.split()[1].startswith(("create", "put-u"))
+    ]
+    following = printed[printed.index(making[-1]) + 1]
+    assert following.startswith("aws kms ")
+    asking = following.replace("aws kms", "hsmkms --as alice").partition(" --endpoint-url")[0]
+    run(site, [each.replace("file://conf/", f"file://{README.parent}/conf/") for each in (*making, asking)])

@@ -684,3 +684,10 @@ def test_what_cannot_be_simulated(kms: Kms, action: str, more: dict[str, Any], e
     """What cannot be asked is refused with a sentence."""
     with pytest.raises(error):
         kms.operator.simulate(None, action, **more)
+
+
+def test_hint_for_a_misspelt_action(kms: Kms) -> None:
+    """A misspelt action gets the same hint as in a policy; what is like none, one that can be simulated."""
+    for action, hint in {"kms:Decypt": "did you mean kms:Decrypt", "kms:Xyzzy": "or kms:ReEncryptFrom"}.items():
+        with pytest.raises(ValidationException, match=f"no action of KMS: .*{hint}"):
+            kms.operator.simulate(None, action, key_id=UNKNOWN)

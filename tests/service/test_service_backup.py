@@ -1,5 +1,6 @@
 """Backup and restore: everything comes back, and only where it belongs; what is bent, cut or half done is refused."""
 
+import errno
 import json
 import logging
 import os
@@ -70,6 +71,11 @@ def restore(site: Site, file: Path, private: Private | None = None, *, accept_ro
     """Restore a backup in the place of the installation."""
     keys = age_keys.identity_of(pkcs8(private)) if private is not None else None
     return wiring.restore(site.settings, file, Order(keys=keys, accept_rollback=accept_rollback))
+
+
+def moved(site: Site) -> list[str]:
+    """What of it is no lock."""
+    return [each for each in left(site) if not each.endswith(".lock")]
 
 
 def left(site: Site) -> list[str]:
@@ -239,6 +245,64 @@ def test_target_that_is_not_empty(site: Site) -> None:
         each.unlink()
     with pytest.raises(StoreError, match="audit already: a restore replaces nothing"):
         restore(site, file, accept_rollback=True)
+
+
+def test_symlinks_in_the_target(site: Site) -> None:
+    """A symlink at a name of a restore is refused, also one that leads nowhere, and nothing is written through it."""
+    file = back_up(site)
+    lose(site)
+    nowhere = site.folder / "nowhere"
+    for name in ("audit", "log.db", "meta.db", ".restore-unfinished"):
+        (site.folder / name).symlink_to(nowhere)
+        with pytest.raises(StoreError, match=f"{name} already: a restore replaces nothing"):
+            restore(site, file)
+        (site.folder / name).unlink()
+        assert moved(site) == []
+        assert not nowhere.exists()
+    restore(site, file)
+
+
+@pytest.mark.parametrize("name", ["audit", "log.db", "meta.db"])
+def test_refused_move(site: Site, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A restore that fails while its files take their places leaves the target as it was, and no mark."""
+    file = back_up(site)
+    lose(site)
+    rename = Path.rename
+
+    def failing(path: Path, to: Path) -> Path:
+        if to == site.folder / name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(path, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", failing)
+        with pytest.raises(StoreError, match="cannot be restored into"):
+            restore(site, file)
+    assert moved(site) == []
+    restore(site, file)
+
+
+def test_what_is_not_of_the_interrupted_restore_stays(site: Site) -> None:
+    """A mark is no leave to remove what the operator has put there since: it is refused, and stays."""
+    file = back_up(site)
+    lose(site)
+    for mark in ("an interrupted restore", "a mark of an older version"):
+        if mark == "an interrupted restore":
+            run("restore_until", site.folder / "hsmkms.toml", str(file), "restore 4: log.db", status=-9)
+            shutil.rmtree(site.folder / "audit")
+            kept = [site.folder / "audit" / "mine.jsonl"]
+        else:
+            (site.folder / ".restore-unfinished").touch()
+            kept = [site.folder / "audit" / "mine.jsonl", site.folder / "log.db"]
+        (site.folder / "audit").mkdir()
+        for each in kept:
+            each.write_text("precious")
+        for _ in range(2):
+            with pytest.raises(StoreError, match="a restore replaces nothing"):
+                restore(site, file)
+        assert {each.read_text() for each in kept} == {"precious"}
+        lose(site)
+    restore(site, file)
 
 
 def test_backup_replaces_nothing(site: Site) -> None:

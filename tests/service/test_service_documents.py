@@ -68,6 +68,18 @@ def granted(kms: Kms, key_id: str, **members: Any) -> str:  # noqa: ANN401 - mem
 # -- who may be named ---------------------------------------------------------------------------------------------
 
 
+def test_every_unknown_principal_is_named(site: Site) -> None:
+    """One refusal names all users and roles who are not there, and the setting that takes them."""
+    missing = [f"arn:aws:iam::{ACCOUNT}:{each}" for each in ("role/a", "role/b", "user/nobody")]
+    with site.open() as kms:
+        key = new_key(kms)
+        with pytest.raises(MalformedPolicyDocumentException, match=r'unknown_principals = "accept"') as refused:
+            put(kms, key.key_id, naming(*missing))
+        assert [each for each in missing if each not in str(refused.value)] == []
+        with pytest.raises(InvalidArnException, match=r'unknown_principals = "accept"'):
+            granted(kms, key.key_id, grantee_principal=missing[0])
+
+
 @pytest.mark.parametrize("principal", UNKNOWN)
 def test_unknown_principals(either: Kms, principal: str) -> None:
     """A user or role who is not there is refused as by AWS, in policies and grants, unless such are accepted."""
