@@ -18,7 +18,9 @@ from hsmkms.service.audit import AuditBook
 from hsmkms.service.audit_verification import Progress, Verdict, verify
 from hsmkms.service.core import Core
 from hsmkms.service.freshness import Freshness
+from hsmkms.service.installation_keys import require_made
 from hsmkms.service.seal_checks import RowFault
+from hsmkms.service.seal_notes import PURPOSE
 from hsmkms.service.sealing import Sealer
 from hsmkms.store import audit_files
 from hsmkms.store.audit_files import Segment
@@ -106,6 +108,7 @@ class AuditDesk:
 
         danger: what was edited into the database counts as right, and is sealed.
         """
+        require_made(self._core, PURPOSE)
         found, rows = self.verify(), self.verify_rows()
         if shown is not None and shown != ([*found.faults, *found.unproven], rows):
             raise StoreError("log or database have changed since they were looked at: nothing was accepted; try again")

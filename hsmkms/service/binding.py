@@ -10,6 +10,7 @@ recorded is known by the challenge alone. The steps of ``init`` can be repeated 
 
 import hmac
 import uuid
+from datetime import datetime
 from typing import Final
 
 from hsmkms.errors import BindingError, CloneError, HsmKmsError, ObjectLostError, WrongTokenError
@@ -51,7 +52,7 @@ def initialise(
     reached("init 2: device")
 
     # 3. The challenge and its answer: from here on database and token belong together.
-    bind(store, device, token.id, cka_id)
+    bind(store, device, token.id, cka_id, clock())
     reached("init 3: result")
     return row
 
@@ -75,13 +76,16 @@ def begun_with(store: Store) -> tuple[str | None, str | None]:
     return row.account if row is not None else None, token.serial if token is not None else None
 
 
-def bind(store: Store, device: Device, token_id: str, cka_id: bytes) -> None:
+def bind(store: Store, device: Device, token_id: str, cka_id: bytes, now: datetime) -> None:
     """Let the token be recognised by a version of its key, which is on it."""
     permit = own_permit(OperatorAct.INITIALISE, cka_id)
     challenge = device.random(permit, CHALLENGE_BYTES)
     response = device.mac(permit, cka_id, challenge)
     with store.atomic() as tx:
         stored.bind_token(tx, token_id, challenge, response)
+        for each in stored.installation_keys(tx, token_id):
+            if each.cka_id == cka_id:
+                stored.note_made(tx, each, now)
 
 
 def prove(store: Store, device: Device, *, accepting: bool = False) -> tuple[InstallationRow, TokenRow, bytes]:
