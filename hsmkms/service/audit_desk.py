@@ -24,6 +24,7 @@ from hsmkms.service.seal_notes import PURPOSE
 from hsmkms.service.sealing import Sealer
 from hsmkms.store import audit_files
 from hsmkms.store.audit_files import Segment
+from hsmkms.store.installation import MAC_PURPOSE
 
 SEALED_LATELY: Final = timedelta(seconds=30)
 """Of several workers that seal once a minute, one is enough."""
@@ -108,7 +109,8 @@ class AuditDesk:
 
         danger: what was edited into the database counts as right, and is sealed.
         """
-        require_made(self._core, PURPOSE)
+        for each in (MAC_PURPOSE, PURPOSE):
+            require_made(self._core, each)
         found, rows = self.verify(), self.verify_rows()
         if shown is not None and shown != ([*found.faults, *found.unproven], rows):
             raise StoreError("log or database have changed since they were looked at: nothing was accepted; try again")

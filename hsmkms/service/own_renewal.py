@@ -22,7 +22,7 @@ from hsmkms.store.installation import MAC_PURPOSE, InstallationKeyRow
 
 _LOCK: Final = "installation-keys.lock"
 _LOCK_SECONDS: Final = 60.0
-_RENEWED: Final = (seal_notes.PURPOSE, credentials.PURPOSE, backup_keys.PURPOSE)
+_RENEWED: Final = (MAC_PURPOSE, seal_notes.PURPOSE, credentials.PURPOSE, backup_keys.PURPOSE)
 
 
 class Loss(Struct, frozen=True, kw_only=True):
@@ -108,7 +108,9 @@ def _renew(core: Core, purpose: str) -> None:
         for each in lost:
             installation.delete_installation_key(tx, each)
         installation.insert_installation_key(tx, purpose, version, home_id, own_rotation.new_cka_id(), core.clock())
-    own_rotation.make(core, purpose)
+    made = own_rotation.make(core, purpose)
+    if purpose == MAC_PURPOSE:  # the token is an older copy, recognised by an older version
+        own_rotation.move(core, made)
 
 
 def _needs_renewal(core: Core, purpose: str) -> bool:

@@ -126,6 +126,11 @@ def make(core: Core, purpose: str) -> InstallationKeyRow:
     return _KINDS[purpose].make(core)
 
 
+def move(core: Core, key: InstallationKeyRow) -> None:
+    """Move all that can be to a version of a key."""
+    _KINDS[key.purpose].move(core, key)
+
+
 def come_home(core: Core) -> None:
     """Give each key that is used a newest version on the home, with all that it was used for moved to it."""
     for purpose in PURPOSES:

@@ -215,3 +215,39 @@ def test_older_copy_from_before_a_rotation(new_site: NewSite, noted: bool) -> No
     with site.open() as kms:
         works(kms)
         assert kms.operator.watch.older_tokens() == []
+
+
+def test_older_copy_from_before_the_mac_key(new_site: NewSite) -> None:
+    """It is recognised by the older version as what it is; nothing is made on it until the renewal binds it anew."""
+    site = new_site()
+    folder = TokenFolder.of(site.settings.token)
+    with site.open() as kms:
+        prepared(kms)
+        key_id = new_key(kms).key_id
+        sealed = seal(kms, key_id)
+    older = folder.copy("older")
+    with site.open() as kms:
+        for _ in range(2):
+            kms.operator.rotate_installation_key("mac")
+    folder.vanish()
+    folder.put(older)
+    with site.open() as kms:
+        assert "from before the rotation" in kms.operator.watch.older_tokens()[0]
+        with pytest.raises(TokenUnavailableError, match="older copy of itself"):
+            new_key(kms)
+        with pytest.raises(TokenUnavailableError, match="from before the rotation"):
+            kms.operator.credentials.create_user("bob")
+        with pytest.raises(ObjectLostError, match="renew-installation-keys"):
+            kms.operator.audit.accept()
+        loss = kms.operator.lost_installation_keys()
+        assert (loss.purposes, loss.rows) == (["mac"], True)
+        kms.operator.renew_installation_keys(loss)
+        works(kms)
+    with site.open() as kms:
+        works(kms)
+        assert unseal(kms, sealed) == b"secret"
+        assert kms.operator.watch.older_tokens() == []
+        kms.operator.rotate_installation_key("mac")
+        works(kms)
+        with pytest.raises(ConfigurationError, match="nothing is lost"):
+            kms.operator.lost_installation_keys()

@@ -24,3 +24,5 @@ def upgrade() -> None:
     op.add_column("key_grant", sa.Column("source_arn", sa.Text, nullable=True))
     op.add_column("wrapping_key", sa.Column("made_by", sa.Text, nullable=True))
     op.add_column("installation_key", sa.Column("made_at", sa.Integer, nullable=True))
+    op.add_column("installation_key", sa.Column("challenge", sa.LargeBinary, nullable=True))
+    op.add_column("installation_key", sa.Column("response", sa.LargeBinary, nullable=True))
