@@ -102,6 +102,11 @@ class AuditDesk:
         with self._core.store.reading() as conn:
             return self._core.seals.verify(conn)
 
+    def require_keys(self) -> None:
+        """Raise ObjectLostError if a key that acceptance needs was lost: then nothing can be said of the rows."""
+        for each in (MAC_PURPOSE, PURPOSE):
+            require_made(self._core, each)
+
     def accept(self, shown: tuple[list[Fault], list[RowFault]] | None = None) -> Verdict:
         """Take log and database as they are from here on; returns the faults that were accepted.
 
@@ -109,8 +114,7 @@ class AuditDesk:
 
         danger: what was edited into the database counts as right, and is sealed.
         """
-        for each in (MAC_PURPOSE, PURPOSE):
-            require_made(self._core, each)
+        self.require_keys()
         found, rows = self.verify(), self.verify_rows()
         if shown is not None and shown != ([*found.faults, *found.unproven], rows):
             raise StoreError("log or database have changed since they were looked at: nothing was accepted; try again")

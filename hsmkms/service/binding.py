@@ -177,10 +177,10 @@ def _proof(
     if not versions or token.challenge is None:
         raise BindingError(INTERRUPTED)
     # The newest may be one whose rotation was interrupted: the one that answers as was noted is in use.
-    newest_first = versions[::-1]
-    asked = [(key, token) for key in newest_first]
+    asked = [(key, token) for key in reversed(versions)]
     asked += [
-        (key, replace(token, challenge=key.challenge, response=key.response)) for key in newest_first if key.response
+        (key, replace(token, challenge=key.challenge, response=key.response))
+        for key in _older_than_lost(device, row, token, versions)
     ]
     found = next(((key, as_bound) for key, as_bound in asked if _answers(device, row, as_bound, key)), None)
     if found is None:
@@ -191,18 +191,38 @@ def _proof(
     return Proof(key.cka_id, as_bound.challenge or b"", as_bound.response or b"")
 
 
+def _older_than_lost(
+    device: Device | Candidate, row: InstallationRow, token: TokenRow, versions: list[InstallationKeyRow]
+) -> list[InstallationKeyRow]:
+    """The older versions that may recognise a copy of the token, newest first; none where the one in use is there."""
+    bound = _bound(token, versions)
+    if bound is None:
+        return []
+    try:
+        device.is_labelled(bound.cka_id, bound.label(row.id))
+    except ObjectLostError:
+        return [each for each in reversed(versions) if each.version < bound.version and each.response is not None]
+    return []
+
+
+def _bound(token: TokenRow, versions: list[InstallationKeyRow]) -> InstallationKeyRow | None:
+    """The version by which the token is recognised, as far as that was noted with it."""
+    answer = (token.challenge, token.response)
+    return next((each for each in versions if None not in answer and answer == (each.challenge, each.response)), None)
+
+
 def from_before_rotation(store: Store, device: Device, token_id: str) -> str | None:
     """How a token that was recognised shows that it is from before a rotation of the key by which it is known."""
     with store.reading() as conn:
         token, known = stored.token(conn, token_id), stored.versions(conn, MAC_PURPOSE, token_id)
-    bound = next((each for each in known if token is not None and each.response == token.response is not None), None)
+    bound = _bound(token, known) if token is not None else None
     if bound is None or device.holds(bound.cka_id):
         return None
     return (
         f"the token {device.profile.label!r} is an older copy of itself, {BEFORE_ROTATION} of the installation's MAC "
-        f"key: it lacks version {bound.version}. What was made since then is not on it: put the newer token, or a newer "
-        "backup of it, back. If there is none, `hsmkms renew-installation-keys` takes the token as it is, and tells "
-        "first what is lost; where there is no database, restore a backup from before that rotation"
+        f"key: it lacks version {bound.version}. What was made since then is not on it: put the newer token, or a "
+        "newer backup of it, back. If there is none, `hsmkms renew-installation-keys` takes the token as it is, and "
+        "tells first what is lost; where there is no database, restore a backup from before that rotation"
     )
 
 
@@ -260,15 +280,16 @@ def lacks_key(store: Store, device: Device, token: TokenRow) -> bool:
     return not any(device.holds(each.cka_id) for each in versions)
 
 
-def _holds_any(store: Store, device: Device, token: TokenRow) -> bool:
+def _holds_older(store: Store, device: Device, token: TokenRow) -> bool:
     with store.reading() as conn:
-        return any(device.holds(each.cka_id) for each in stored.versions(conn, MAC_PURPOSE, token.id))
+        *older, newest = stored.versions(conn, MAC_PURPOSE, token.id)
+    return not device.holds(newest.cka_id) and any(device.holds(each.cka_id) for each in older)
 
 
 def _wrong_pair(store: Store, device: Device, token: TokenRow) -> HsmKmsError:
     if lacks_key(store, device, token):
         return wrong_token(device, token)
-    if _holds_any(store, device, token):
+    if _holds_older(store, device, token):
         return BindingError(
             f"the token {device.profile.label!r} (serial {device.profile.serial}) is an older copy of this "
             "installation's token, from before a rotation of the MAC key by an older version of hsmkms, and opens the "
