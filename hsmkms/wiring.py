@@ -120,8 +120,10 @@ def core_of(
         core = _core(settings, store, tokens, _described(settings, row), clock, monotonic)
         core.witnesses[token.id] = witness
         tokens.attach_all(attaching.open_spare(settings, tokens))
+        freshness = Freshness(core)
+        core.seals.without_key = freshness.unsealed
+        freshness.watch()
         sealing.seal_rows(core)
-        Freshness(core).watch()
         sealing.look_at_home(core)
         _tell_of_lost_counts(core)
         undo.pop_all()

@@ -192,6 +192,12 @@ def _whole(patient: Patient) -> Verdict:
             "it for the home: let it be reached and run `hsmkms migrate-token --to HOME` again; a token that keeps no "
             "data objects needs audit.seal_file"
         )
+    lost = patient.kms.operator.lost_purposes()
+    if lost:
+        return _warning(
+            f"the newest of the installation's own keys ({', '.join(lost)}) are not on the token any more: put the "
+            "token that has them back, or run `hsmkms renew-installation-keys`, which tells what is lost"
+        )
     interrupted = patient.kms.operator.interrupted_rotations()
     if interrupted:
         return _warning(

@@ -13,6 +13,11 @@ from hsmkms.errors import ConfigurationError
 if TYPE_CHECKING:
     from hsmkms.service.own_renewal import Loss
 
+_BACK_UP = (
+    "back up the token now, by its own means: copies of it from before lack the new versions, and are refused new keys "
+    "until `hsmkms renew-installation-keys`"
+)
+
 
 class Purpose(StrEnum):
     """What a key of the installation is for; the same as service/own_rotation.py has, which help need not load."""
@@ -59,7 +64,8 @@ def rotate_installation_keys(
         rotated = [
             kms.operator.rotate_installation_key(each, destroy_older=destroy_older) for each in purpose or Purpose
         ]
-    common.show({"InstallationKeys": [named(each) | {"Older": list(map(named, each.older))} for each in rotated]})
+    told = [named(each) | {"Older": list(map(named, each.older))} for each in rotated]
+    common.show({"InstallationKeys": told} | ({} if destroy_older else {"Next": _BACK_UP}))
 
 
 def _ask() -> None:

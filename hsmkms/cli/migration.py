@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from hsmkms.service.clones import Clone
     from hsmkms.service.operator import Operator
 
+RENEW = (
+    "it lacks keys of the installation's own, so that nothing is sealed on it: run `hsmkms renew-installation-keys`, "
+    "which tells what is lost and makes new ones"
+)
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
@@ -125,7 +130,8 @@ def accept_clone(
         if not yes:
             _ask_for_clone(clone)
         kms.operator.accept_clone(clone)
-    common.show(named(clone))
+    hint = {"Next": RENEW} if clone.lost_purposes else {}
+    common.show(named(clone) | hint)
 
 
 def forget_token(
@@ -171,6 +177,8 @@ def _ask_for_clone(clone: "Clone") -> None:
     if not at_a_terminal():
         raise ConfigurationError("accept-clone asks at a terminal: run it there, or with --yes")
     typer.echo(f"{clone.missing} of {clone.objects} objects that should be on it are missing.", err=True)
+    if clone.lost_purposes:
+        typer.echo(f"Of the installation's own keys ({', '.join(clone.lost_purposes)}) {RENEW}", err=True)
     typer.confirm(
         f"The token {clone.label!r} with the serial {clone.serial} takes the place of the one with the serial "
         f"{clone.recorded_serial or '(none)'}, which is refused from then on. Go on?",

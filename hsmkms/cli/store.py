@@ -59,6 +59,7 @@ def accept_store(
     """
     common = Common(config=config, output=output, query=query).over(outer_options(context))
     with common.open() as kms:
+        kms.operator.audit.require_keys()
         verdict, rows = kms.operator.audit.verify(), kms.operator.audit.verify_rows()
         found = [*verdict.faults, *verdict.unproven]
         if (found or rows) and not yes:

@@ -18,10 +18,13 @@ from hsmkms.service.audit import AuditBook
 from hsmkms.service.audit_verification import Progress, Verdict, verify
 from hsmkms.service.core import Core
 from hsmkms.service.freshness import Freshness
+from hsmkms.service.installation_keys import require_made
 from hsmkms.service.seal_checks import RowFault
+from hsmkms.service.seal_notes import PURPOSE
 from hsmkms.service.sealing import Sealer
 from hsmkms.store import audit_files
 from hsmkms.store.audit_files import Segment
+from hsmkms.store.installation import MAC_PURPOSE
 
 SEALED_LATELY: Final = timedelta(seconds=30)
 """Of several workers that seal once a minute, one is enough."""
@@ -99,6 +102,11 @@ class AuditDesk:
         with self._core.store.reading() as conn:
             return self._core.seals.verify(conn)
 
+    def require_keys(self) -> None:
+        """Raise ObjectLostError if a key that acceptance needs was lost: then nothing can be said of the rows."""
+        for each in (MAC_PURPOSE, PURPOSE):
+            require_made(self._core, each)
+
     def accept(self, shown: tuple[list[Fault], list[RowFault]] | None = None) -> Verdict:
         """Take log and database as they are from here on; returns the faults that were accepted.
 
@@ -106,6 +114,7 @@ class AuditDesk:
 
         danger: what was edited into the database counts as right, and is sealed.
         """
+        self.require_keys()
         found, rows = self.verify(), self.verify_rows()
         if shown is not None and shown != ([*found.faults, *found.unproven], rows):
             raise StoreError("log or database have changed since they were looked at: nothing was accepted; try again")

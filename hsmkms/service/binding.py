@@ -10,7 +10,10 @@ recorded is known by the challenge alone. The steps of ``init`` can be repeated 
 
 import hmac
 import uuid
+from datetime import datetime
 from typing import Final
+
+from msgspec.structs import replace
 
 from hsmkms.errors import BindingError, CloneError, HiddenObjectsError, HsmKmsError, ObjectLostError, WrongTokenError
 from hsmkms.hsm.device import Device
@@ -24,6 +27,8 @@ from hsmkms.store.installation import MAC_PURPOSE, InstallationKeyRow, Installat
 
 FIRST_VERSION: Final = 1
 CHALLENGE_BYTES: Final = 32
+BEFORE_ROTATION: Final = "from before the rotation"
+"""What is said of an older copy that lacks the key by which the token is recognised now, and the rows are sealed."""
 INTERRUPTED: Final = "`hsmkms init` was interrupted here: run it again with the same --data-dir"
 
 
@@ -51,7 +56,7 @@ def initialise(
     reached("init 2: device")
 
     # 3. The challenge and its answer: from here on database and token belong together.
-    bind(store, device, token.id, cka_id)
+    bind(store, device, token.id, cka_id, clock())
     reached("init 3: result")
     return row
 
@@ -75,13 +80,30 @@ def begun_with(store: Store) -> tuple[str | None, str | None]:
     return row.account if row is not None else None, token.serial if token is not None else None
 
 
-def bind(store: Store, device: Device, token_id: str, cka_id: bytes) -> None:
-    """Let the token be recognised by a version of its key, which is on it."""
+def bind(store: Store, device: Device, token_id: str, cka_id: bytes, now: datetime) -> None:
+    """Let the token be recognised by a version of its key, which is on it.
+
+    What the version before answered is kept with it: by that an older copy of the token is known.
+    """
     permit = own_permit(OperatorAct.INITIALISE, cka_id)
     challenge = device.random(permit, CHALLENGE_BYTES)
     response = device.mac(permit, cka_id, challenge)
+    with store.reading() as conn:
+        row, token, known = (
+            stored.fetch(conn),
+            stored.token(conn, token_id),
+            stored.versions(conn, MAC_PURPOSE, token_id),
+        )
+    answered = [] if row is None or token is None else [each for each in known if _answers(device, row, token, each)]
     with store.atomic() as tx:
         stored.bind_token(tx, token_id, challenge, response)
+        for each in answered:
+            if token is not None and token.challenge is not None and token.response is not None:
+                stored.note_answer(tx, each, token.challenge, token.response)
+        for each in known:
+            if each.cka_id == cka_id:
+                stored.note_answer(tx, each, challenge, response)
+                stored.note_made(tx, each, now)
 
 
 def prove(store: Store, device: Device, *, accepting: bool = False) -> tuple[InstallationRow, TokenRow, bytes]:
@@ -126,13 +148,13 @@ class TokenIdentity:
         if row is None or token is None:
             raise BindingError(INTERRUPTED)
         try:
-            witness = recognise(self._store, candidate, row, token, accepting=self._accepting)
+            proof = _proof(self._store, candidate, row, token, accepting=self._accepting)
         except CloneError as exc:
             raise WrongTokenError(str(exc)) from exc
-        if witness is None:
+        if proof is None:
             raise wrong_token(candidate, token)
         self._serials |= candidate.members | {candidate.profile.serial}
-        return Proof(witness, token.challenge or b"", token.response or b"")
+        return proof
 
 
 def recognise(
@@ -140,17 +162,68 @@ def recognise(
 ) -> bytes | None:
     """The CKA_ID of the key by which the device shows that it is that token, or None if it is another one.
 
-    Raises CloneError if it holds that key under another serial, unless ``accepting``.
+    An older copy of the token, without the newest version, is recognised by an older one. Raises CloneError if it holds
+    that key under another serial, unless ``accepting``.
     """
+    proof = _proof(store, device, row, token, accepting=accepting)
+    return proof.cka_id if proof is not None else None
+
+
+def _proof(
+    store: Store, device: Device | Candidate, row: InstallationRow, token: TokenRow, *, accepting: bool
+) -> Proof | None:
     with store.reading() as conn:
         versions = stored.versions(conn, MAC_PURPOSE, token.id)
     if not versions or token.challenge is None:
         raise BindingError(INTERRUPTED)
     # The newest may be one whose rotation was interrupted: the one that answers as was noted is in use.
-    witness = next((key.cka_id for key in reversed(versions) if _answers(device, row, token, key)), None)
-    if witness is not None and not accepting and is_clone(device, token):
+    asked = [(key, token) for key in reversed(versions)]
+    asked += [
+        (key, replace(token, challenge=key.challenge, response=key.response))
+        for key in _older_than_lost(device, row, token, versions)
+    ]
+    found = next(((key, as_bound) for key, as_bound in asked if _answers(device, row, as_bound, key)), None)
+    if found is None:
+        return None
+    if not accepting and is_clone(device, token):
         raise _clone(device, token)
-    return witness
+    key, as_bound = found
+    return Proof(key.cka_id, as_bound.challenge or b"", as_bound.response or b"")
+
+
+def _older_than_lost(
+    device: Device | Candidate, row: InstallationRow, token: TokenRow, versions: list[InstallationKeyRow]
+) -> list[InstallationKeyRow]:
+    """The older versions that may recognise a copy of the token, newest first; none where the one in use is there."""
+    bound = _bound(token, versions)
+    if bound is None:
+        return []
+    try:
+        device.is_labelled(bound.cka_id, bound.label(row.id))
+    except ObjectLostError:
+        return [each for each in reversed(versions) if each.version < bound.version and each.response is not None]
+    return []
+
+
+def _bound(token: TokenRow, versions: list[InstallationKeyRow]) -> InstallationKeyRow | None:
+    """The version by which the token is recognised, as far as that was noted with it."""
+    answer = (token.challenge, token.response)
+    return next((each for each in versions if None not in answer and answer == (each.challenge, each.response)), None)
+
+
+def from_before_rotation(store: Store, device: Device, token_id: str) -> str | None:
+    """How a token that was recognised shows that it is from before a rotation of the key by which it is known."""
+    with store.reading() as conn:
+        token, known = stored.token(conn, token_id), stored.versions(conn, MAC_PURPOSE, token_id)
+    bound = _bound(token, known) if token is not None else None
+    if bound is None or device.holds(bound.cka_id):
+        return None
+    return (
+        f"the token {device.profile.label!r} is an older copy of itself, {BEFORE_ROTATION} of the installation's MAC "
+        f"key: it lacks version {bound.version}. What was made since then is not on it: put the newer token, or a "
+        "newer backup of it, back. If there is none, `hsmkms renew-installation-keys` takes the token as it is, and "
+        "tells first what is lost; where there is no database, restore a backup from before that rotation"
+    )
 
 
 def is_clone(device: Device | Candidate, token: TokenRow) -> bool:
@@ -215,9 +288,22 @@ def lacks_key(store: Store, device: Device, token: TokenRow) -> bool:
     return not any(device.holds(each.cka_id) for each in versions)
 
 
+def _holds_older(store: Store, device: Device, token: TokenRow) -> bool:
+    with store.reading() as conn:
+        *older, newest = stored.versions(conn, MAC_PURPOSE, token.id)
+    return not device.holds(newest.cka_id) and any(device.holds(each.cka_id) for each in older)
+
+
 def _wrong_pair(store: Store, device: Device, token: TokenRow) -> HsmKmsError:
     if lacks_key(store, device, token):
         return wrong_token(device, token)
+    if _holds_older(store, device, token):
+        return BindingError(
+            f"the token {device.profile.label!r} (serial {device.profile.serial}) is an older copy of this "
+            "installation's token, from before a rotation of the MAC key by an older version of hsmkms, and opens the "
+            "installation no more: put the newer token, or a newer backup of it, back, or restore a backup of the "
+            "installation from before that rotation"
+        )
     return BindingError(
         f"this database belongs to the token {token.label!r} (serial {token.serial} when it was made), but the token "
         f"{device.profile.label!r} (serial {device.profile.serial}) does not hold its key: "

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from hsmkms.errors import BindingError, ConfigurationError, TokenUnavailableError
 from hsmkms.hsm.device import Device
-from hsmkms.service import binding, presence
+from hsmkms.service import binding, own_rotation, presence
 from hsmkms.service.core import Core
 from hsmkms.service.freshness import Freshness
 from hsmkms.service.installation_keys import witness
@@ -21,6 +21,7 @@ class Clone(Struct, frozen=True, kw_only=True):
     """A token that is to take the place of a recorded one, whose ``serial`` is another one.
 
     ``objects``: those that should be there, with the installation's own keys; ``missing``: how many of them are not.
+    ``lost_purposes``: of the installation's own keys whose newest version it lacks; they have to be renewed.
     """
 
     token_id: str
@@ -29,6 +30,7 @@ class Clone(Struct, frozen=True, kw_only=True):
     recorded_serial: str
     objects: int
     missing: int
+    lost_purposes: list[str]
 
 
 def find(core: Core, device: Device) -> Clone:
@@ -58,6 +60,7 @@ def find(core: Core, device: Device) -> Clone:
         recorded_serial=row.serial,
         objects=len(needed),
         missing=len(needed - there),
+        lost_purposes=own_rotation.lost(core),
     )
 
 

@@ -25,7 +25,7 @@ from hsmkms.model.permit import OperatorAct
 from hsmkms.rules.principals import is_path
 from hsmkms.service.core import Core
 from hsmkms.service.identities import Identities
-from hsmkms.service.installation_keys import encryption_key, versions
+from hsmkms.service.installation_keys import SECRETS_PURPOSE, encryption_key, lost, versions
 from hsmkms.service.operator_acts import recorded_in_iam
 from hsmkms.service.permits import own_permit
 from hsmkms.store import installation, users
@@ -33,7 +33,7 @@ from hsmkms.store.installation import InstallationKeyRow
 from hsmkms.store.schema import AccessKeyStatus
 from hsmkms.store.users import AccessKeyRow, UserRow
 
-PURPOSE: Final = "secrets"
+PURPOSE: Final = SECRETS_PURPOSE
 MAX_ACCESS_KEYS: Final = 2
 """For each user, so that one can be replaced by the other without a gap."""
 
@@ -238,7 +238,10 @@ class Credentials:
             raise ObjectLostError(f"the key that the secret of {row.access_key_id} is stored with was destroyed")
         key = keys[row.key_version]
         permit, device = own_permit(OperatorAct.CREDENTIALS, key.cka_id), core.tokens.of(key.token_id)
-        return device.decrypt(permit, key.cka_id, row.iv, row.sealed, _aad(row.access_key_id)).decode("ascii")
+        try:
+            return device.decrypt(permit, key.cka_id, row.iv, row.sealed, _aad(row.access_key_id)).decode("ascii")
+        except ObjectLostError as exc:
+            raise lost(key) from exc
 
     def _user(self, row: UserRow) -> User:
         return User(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from hsmkms.errors import HsmKmsError, TokenUnavailableError
 from hsmkms.process import exclusive
+from hsmkms.service import binding
 from hsmkms.service.seal_notes import SealNotes, forget_noted, noted_on
 from hsmkms.store import audit_files
 
@@ -52,6 +53,11 @@ class Freshness:
                     found = self._fault(token_id)
             settle(self._core, token_id, found)
 
+    def unsealed(self) -> HsmKmsError | None:
+        """Why no seal of a row can be proven, where the home lacks the key of the seals; no call to the token."""
+        found = self._core.older.get(self._core.tokens.home_id, "")
+        return TokenUnavailableError(found) if binding.BEFORE_ROTATION in found else None
+
     def look_again(self) -> None:
         """Look whether what was wrong still is: somebody may have put the right token back, or accepted this one."""
         for token_id in list(self._core.older):
@@ -72,6 +78,9 @@ class Freshness:
             settle(self._core, token_id, None)
 
     def _fault(self, token_id: str) -> str | None:
+        before = binding.from_before_rotation(self._core.store, self._core.tokens.of(token_id), token_id)
+        if before is not None:
+            return before
         # The file first: a note that it knows of is on the token.
         wanted = noted_on(self._folder, token_id)
         return self._notes.older(token_id, wanted) if wanted else None

@@ -10,11 +10,14 @@ from typing import Final
 from hsmkms.errors import HsmKmsError, ObjectLostError, TokenUnavailableError
 from hsmkms.model.permit import OperatorAct, Permit
 from hsmkms.process import exclusive
+from hsmkms.rules import audit_seal
 from hsmkms.service.core import Core
 from hsmkms.service.permits import own_permit
-from hsmkms.store import installation
+from hsmkms.store import audit_files, installation, users
 from hsmkms.store.installation import MAC_PURPOSE, InstallationKeyRow
 
+SEAL_PURPOSE: Final = "audit-seal"
+SECRETS_PURPOSE: Final = "secrets"
 _LOCK_SECONDS: Final = 60.0
 
 
@@ -84,9 +87,48 @@ def label_of(core: Core, key: InstallationKeyRow) -> str:
     return key.label(core.installation.id)[: core.tokens.of(key.token_id).profile.label_bytes]
 
 
+def was_made(core: Core, key: InstallationKeyRow) -> bool:
+    """True if a version was on its token: then one that is not there any more was lost, and is never made again.
+
+    Of rows that an older program wrote, the newest of a purpose alone may tell of one that is only intended.
+    """
+    if key.made_at is not None or key != versions(core, key.purpose)[-1]:
+        return True
+    return key.version in _versions_used(core, key.purpose)
+
+
+def require_made(core: Core, purpose: str) -> None:
+    """Raise ObjectLostError if the newest version of a purpose's key was lost."""
+    known = versions(core, purpose)
+    if known and not _is_there(core, known[-1]) and was_made(core, known[-1]):
+        raise lost(known[-1])
+
+
+def lost(key: InstallationKeyRow) -> ObjectLostError:
+    """What is wrong, and what is to be done, where a version is not on its token any more."""
+    return ObjectLostError(
+        f"the installation's own key {key.purpose!r}, version {key.version}, is not on its token any more: put the "
+        "token that has it, or a newer backup of it, back; if it is lost for good, `hsmkms renew-installation-keys` "
+        "makes a new version and tells what is lost with this one"
+    )
+
+
+def sealed_versions(core: Core) -> set[int]:
+    """The versions of the key that some seal of the audit log says it was made with, unproven."""
+    path = core.audit.folder / audit_files.SEALS
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    return {found.seal.key_version for found in map(audit_seal.read, lines) if found is not None}
+
+
+def _versions_used(core: Core, purpose: str) -> set[int]:
+    with core.store.reading() as conn:
+        secrets = {each.key_version for each in users.all_access_keys(conn)}
+    return {SEAL_PURPOSE: sealed_versions(core), SECRETS_PURPOSE: secrets}.get(purpose, set())
+
+
 def _newest(core: Core, purpose: str, make: Callable[[InstallationKeyRow, str], None]) -> InstallationKeyRow:
     known = versions(core, purpose)
-    if known and _is_there(core, known[-1]):
+    if known and known[-1].made_at is not None and _is_there(core, known[-1]):
         return known[-1]
     with exclusive(core.store.folder / f"{purpose}.lock", _LOCK_SECONDS):
         first = _intended(core, purpose)
@@ -109,12 +151,15 @@ def _intended(core: Core, purpose: str, left: InstallationKeyRow | None = None) 
 def _made(
     core: Core, key: InstallationKeyRow, make: Callable[[InstallationKeyRow, str], None]
 ) -> InstallationKeyRow | None:
-    """The key, on its token; None if that was left while it was being made."""
-    if _is_there(core, key):
-        return key
-    make(key, label_of(core, key))
-    with core.store.reading() as conn:
-        return key if installation.is_home(conn, key.token_id) else None
+    """The key, on its token; None if that was left while it was being made. ObjectLostError if it was lost."""
+    there = _is_there(core, key)
+    if not there:
+        if was_made(core, key):
+            raise lost(key)
+        make(key, label_of(core, key))
+    with core.store.atomic() as tx:
+        made = installation.note_made(tx, key, core.clock())
+        return made if there or installation.is_home(tx, key.token_id) else None
 
 
 def _is_there(core: Core, key: InstallationKeyRow) -> bool:

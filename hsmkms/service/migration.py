@@ -208,7 +208,7 @@ def _bind(core: Core, device: Device) -> TokenRow:
     core.reached("migrate 2: device")
 
     # 3. Result: from here on it is the home. Until the rows are sealed by its key the older one's seals hold.
-    binding.bind(core.store, device, row.id, key.cka_id)
+    binding.bind(core.store, device, row.id, key.cka_id, core.clock())
     core.tokens.settle(row.id, device)
     core.witnesses[row.id] = key.cka_id
     core.seals.rekey(row_seals.key_from(device, core.installation, key.cka_id))

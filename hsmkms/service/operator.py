@@ -189,6 +189,10 @@ class Operator:
         """The purposes of the installation's own keys whose rotation was interrupted."""
         return own_rotation.interrupted(self._core)
 
+    def lost_purposes(self) -> list[str]:
+        """The purposes of the installation's own keys whose newest version cannot be had now."""
+        return own_rotation.lost(self._core)
+
     def lost_installation_keys(self) -> Loss:
         """What would be lost if the installation's own keys were started afresh; see ``service/own_renewal.py``."""
         return own_renewal.find(self._core)

@@ -14,6 +14,7 @@ from hsmkms.process import exclusive
 from hsmkms.service import backup_keys, credentials, own_rotation, row_seals, seal_notes
 from hsmkms.service.audit_verification import verify
 from hsmkms.service.core import Core
+from hsmkms.service.freshness import Freshness
 from hsmkms.service.installation_keys import versions, witness
 from hsmkms.service.sealing import Sealer
 from hsmkms.store import installation, users
@@ -21,7 +22,7 @@ from hsmkms.store.installation import MAC_PURPOSE, InstallationKeyRow
 
 _LOCK: Final = "installation-keys.lock"
 _LOCK_SECONDS: Final = 60.0
-_RENEWED: Final = (seal_notes.PURPOSE, credentials.PURPOSE, backup_keys.PURPOSE)
+_RENEWED: Final = (MAC_PURPOSE, seal_notes.PURPOSE, credentials.PURPOSE, backup_keys.PURPOSE)
 
 
 class Loss(Struct, frozen=True, kw_only=True):
@@ -71,6 +72,10 @@ def renew(core: Core, loss: Loss) -> None:
     sealed by a lost key are never opened.
     """
     with exclusive(core.store.folder / _LOCK, _LOCK_SECONDS):
+        # A home that is an older copy of itself is taken as it is: the operator has seen what contradicts it.
+        log = loss.log or bool(core.older)
+        Freshness(core).accept()
+
         # 1. The seals of the database, without which nothing can be written.
         if loss.rows:
             core.seals.seal_afresh(row_seals.key_from(core.device, core.installation, witness(core)))
@@ -88,7 +93,7 @@ def renew(core: Core, loss: Loss) -> None:
         core.reached("renew 3: access keys")
 
         # 4. The audit log goes on from here.
-        if loss.log:
+        if log:
             core.audit.tidy()
             found = verify(core, (), lambda _read, _size: None)  # what the lost key alone could prove is accepted
             Sealer(core).accept((*found.accepted, *found.faults, *found.unproven))
@@ -103,13 +108,15 @@ def _renew(core: Core, purpose: str) -> None:
         for each in lost:
             installation.delete_installation_key(tx, each)
         installation.insert_installation_key(tx, purpose, version, home_id, own_rotation.new_cka_id(), core.clock())
-    own_rotation.make(core, purpose)
+    made = own_rotation.make(core, purpose)
+    if purpose == MAC_PURPOSE:  # the token is an older copy, recognised by an older version
+        own_rotation.move(core, made)
 
 
 def _needs_renewal(core: Core, purpose: str) -> bool:
     """True if the newest version cannot be had, and no interrupted rotation would make it from an older one."""
     known = versions(core, purpose)
-    return bool(known) and _is_lost(core, known[-1]) and all(_is_lost(core, each) for each in known)
+    return bool(known) and (own_rotation.is_lost(core, known[-1]) or all(_is_lost(core, each) for each in known))
 
 
 def _is_lost(core: Core, key: InstallationKeyRow) -> bool:

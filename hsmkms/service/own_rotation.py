@@ -15,13 +15,14 @@ from typing import Final
 
 from msgspec import Struct
 
+from hsmkms.errors import TokenUnavailableError
 from hsmkms.model.permit import OperatorAct
 from hsmkms.process import exclusive
 from hsmkms.rules.importing import VALID_FOR
 from hsmkms.service import backup_keys, binding, credentials, row_seals, seal_notes, sealing
 from hsmkms.service.core import Core
 from hsmkms.service.credentials import Credentials
-from hsmkms.service.installation_keys import encryption_key, sealing_key, versions
+from hsmkms.service.installation_keys import encryption_key, require_made, sealing_key, versions, was_made
 from hsmkms.service.permits import own_permit
 from hsmkms.store import installation
 from hsmkms.store.installation import MAC_PURPOSE, InstallationKeyRow
@@ -79,6 +80,7 @@ def rotate(core: Core, purpose: str, *, destroy_older: bool = False) -> RotatedK
         known = versions(core, purpose)
         if not known:
             return RotatedKey(purpose=purpose, version=0, outcome=Outcome.UNUSED, older=[])
+        require_made(core, purpose)
         outcome = _outcome(core, known[-1], destroy_older=destroy_older)
         newest = known[-1] if outcome is Outcome.KEPT else _advance(core, known[-1])
         older = [_retire(core, each, newest, destroy=destroy_older) for each in versions(core, purpose)[:-1]]
@@ -124,6 +126,11 @@ def make(core: Core, purpose: str) -> InstallationKeyRow:
     return _KINDS[purpose].make(core)
 
 
+def move(core: Core, key: InstallationKeyRow) -> None:
+    """Move all that can be to a version of a key."""
+    _KINDS[key.purpose].move(core, key)
+
+
 def come_home(core: Core) -> None:
     """Give each key that is used a newest version on the home, with all that it was used for moved to it."""
     for purpose in PURPOSES:
@@ -149,7 +156,21 @@ def new_cka_id() -> bytes:
 def interrupted(core: Core) -> list[str]:
     """The purposes whose rotation was interrupted."""
     newest = [known[-1] for known in (versions(core, each) for each in PURPOSES) if len(known) > 1]
-    return [each.purpose for each in newest if not _is_complete(core, each)]
+    return [each.purpose for each in newest if not _is_complete(core, each) and not is_lost(core, each)]
+
+
+def is_lost(core: Core, key: InstallationKeyRow) -> bool:
+    """True if a version cannot be had now, and no interrupted rotation would make it."""
+    try:
+        return not core.tokens.of(key.token_id).holds(key.cka_id) and was_made(core, key)
+    except TokenUnavailableError:
+        return True
+
+
+def lost(core: Core) -> list[str]:
+    """The purposes whose newest version cannot be had now."""
+    known = [versions(core, each) for each in PURPOSES]
+    return [each[-1].purpose for each in known if each and is_lost(core, each[-1])]
 
 
 def _retire(core: Core, old: InstallationKeyRow, newest: InstallationKeyRow, *, destroy: bool) -> OlderVersion:
@@ -175,7 +196,7 @@ def _is_bound(core: Core, key: InstallationKeyRow) -> bool:
 
 
 def _bind(core: Core, key: InstallationKeyRow) -> None:
-    binding.bind(core.store, core.tokens.of(key.token_id), key.token_id, key.cka_id)
+    binding.bind(core.store, core.tokens.of(key.token_id), key.token_id, key.cka_id, core.clock())
     core.reached("rotate-own 3: bound")
     core.seals.rekey(_row_key(core, key))
     core.witnesses[key.token_id] = key.cka_id

@@ -57,6 +57,8 @@ class SealBook:
         self._make_keys = make_keys
         self._key: bytes | None = None
         self._lock = threading.Lock()
+        self.without_key: Callable[[], HsmKmsError | None] = lambda: None
+        """Tells, without a call to the token, why no seal can be proven at all."""
         store.sealing = True
 
     def key(self, conn: Connection) -> bytes:
@@ -109,10 +111,12 @@ class SealBook:
 
     def _refuse(self, error: AlteredError) -> NoReturn:
         self._alarm(error.fault)
-        raise KMSInternalException(REFUSED) from None
+        raise self.without_key() or KMSInternalException(REFUSED) from None
 
     def _alarm(self, fault: RowFault) -> None:
-        if self.alarms.get(fault.subject) != fault.reason:
+        if self.without_key() is not None:
+            log.error("%s: it cannot be proven while the token lacks the key of the seals", fault.subject)
+        elif self.alarms.get(fault.subject) != fault.reason:
             words = "the control-plane database was changed by something other than hsmkms: %s: %s"
             log.error(words, fault.subject, fault.reason)
         self.alarms[fault.subject] = fault.reason

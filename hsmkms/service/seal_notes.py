@@ -20,14 +20,14 @@ from hsmkms.rules import audit_seal
 from hsmkms.rules.audit_record import encode
 from hsmkms.rules.audit_seal import Note, SealedLine
 from hsmkms.service.core import Core
-from hsmkms.service.installation_keys import versions
+from hsmkms.service.installation_keys import SEAL_PURPOSE, versions
 from hsmkms.service.permits import own_permit
 from hsmkms.store import audit_files
 from hsmkms.store.installation import MAC_PURPOSE, InstallationKeyRow, TokenRow
 
 log = logging.getLogger("hsmkms.service")
 
-PURPOSE: Final = "audit-seal"
+PURPOSE: Final = SEAL_PURPOSE
 _LOCK_SECONDS: Final = 5.0
 _NOTED: Final = "noted.json"
 """The file that remembers the newest seal whose note each token has taken, by the token's id."""

@@ -26,7 +26,7 @@ from hsmkms.rules import audit_chain, audit_seal
 from hsmkms.rules.audit_seal import Note, SealedLine
 from hsmkms.service.core import Core
 from hsmkms.service.freshness import settle
-from hsmkms.service.installation_keys import sealing_key, versions
+from hsmkms.service.installation_keys import lost, sealed_versions, sealing_key, versions
 from hsmkms.service.seal_notes import PURPOSE, SealNotes, seal_mac
 from hsmkms.store import audit_files, changes
 from hsmkms.store.installation import InstallationKeyRow, TokenRow
@@ -144,17 +144,19 @@ class Sealer:
 
     def proves(self, message: bytes, mac: str, version: int | None = None) -> bool:
         """True if the token made that HMAC (hex) over the message."""
-        lost: HsmKmsError | None = None
+        fault: HsmKmsError | None = None
         for each in reversed(versions(self._core, PURPOSE)):
             try:
                 if version not in (None, each.version):
                     continue
                 if hmac.compare_digest(seal_mac(self._core, each, message).hex(), mac):
                     return True
-            except (ObjectLostError, TokenUnavailableError) as exc:  # of an interrupted rotation, or a token left
-                lost = exc
-        if lost is not None:
-            raise lost
+            except ObjectLostError:  # of an interrupted rotation, or lost
+                fault = lost(each)
+            except TokenUnavailableError as exc:  # a token that was left
+                fault = exc
+        if fault is not None:
+            raise fault
         return False
 
     def prove(self, line: SealedLine) -> Proof:
@@ -173,7 +175,7 @@ class Sealer:
 
     def versions_used(self) -> set[int]:
         """The versions of the key that some seal of the log was made with."""
-        return {each.key_version for each in self._all()}
+        return sealed_versions(self._core)
 
     def _all(self) -> list[Seal]:
         """Every seal in the file, unproven."""
@@ -329,6 +331,8 @@ def seal_rows(core: Core) -> None:
     def tell() -> None:
         core.audit.event("SealStore", region, "", {})
 
+    if core.seals.without_key() is not None:
+        return  # an older copy of the token, which was told of
     if core.seals.root() is not None:
         if not (core.seals.planted() or core.seals.plant(tell) or core.seals.planted()):
             log.error("the rows of the control-plane database are not all as they were sealed: `hsmkms verify-store`")

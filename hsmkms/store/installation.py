@@ -47,13 +47,20 @@ class TokenRow(Struct, frozen=True, kw_only=True):
 
 
 class InstallationKeyRow(Struct, frozen=True, kw_only=True):
-    """A key of the installation itself on a token; ``version`` counts from 1 within its purpose."""
+    """A key of the installation itself on a token; ``version`` counts from 1 within its purpose.
+
+    ``made_at``: when it was first seen on its token. None if it is only intended so far, or an older program made it.
+    ``challenge`` and ``response``: by which the token was recognised while this version of the MAC key was the newest.
+    """
 
     purpose: str
     version: int
     token_id: str
     cka_id: bytes
     created_at: datetime
+    made_at: datetime | None = None
+    challenge: bytes | None = None
+    response: bytes | None = None
 
     def label(self, installation_id: str) -> str:
         """Its label on the token, which may keep the beginning alone. No key of a user's has one like it."""
@@ -218,6 +225,19 @@ def set_key_date(tx: Connection, key: InstallationKeyRow, now: datetime) -> None
     )
 
 
+def note_made(tx: Connection, key: InstallationKeyRow, now: datetime) -> InstallationKeyRow:
+    """Note that a version is on its token: from here on one that is not there was lost. The row as it is stored."""
+    table = schema.installation_key
+    tx.execute(table.update().where(table.c.cka_id == key.cka_id, table.c.made_at.is_(None)).values(made_at=now))
+    return next((each for each in installation_keys(tx, key.token_id) if each.cka_id == key.cka_id), key)
+
+
+def note_answer(tx: Connection, key: InstallationKeyRow, challenge: bytes, response: bytes) -> None:
+    """Keep the challenge that a version of the MAC key has answered, for copies of the token without newer ones."""
+    table = schema.installation_key
+    tx.execute(table.update().where(table.c.cka_id == key.cka_id).values(challenge=challenge, response=response))
+
+
 def versions(conn: Connection, purpose: str, token_id: str | None = None) -> list[InstallationKeyRow]:
     """The installation keys for a purpose, oldest first: on a token, or on every one that is bound."""
     return [each for each in installation_keys(conn, token_id) if each.purpose == purpose]
@@ -227,7 +247,16 @@ def installation_keys(conn: Connection, token_id: str | None = None) -> list[Ins
     """The installation keys on a token, or on every one that is bound, by purpose and then by version."""
     table, token = schema.installation_key.c, schema.token.c
     query = (
-        select(table.purpose, table.version, table.token_id, table.cka_id, table.created_at)
+        select(
+            table.purpose,
+            table.version,
+            table.token_id,
+            table.cka_id,
+            table.created_at,
+            table.made_at,
+            table.challenge,
+            table.response,
+        )
         .join(schema.token, token.id == table.token_id)
         .where(token.response.is_not(None) if token_id is None else table.token_id == token_id)
         .order_by(table.purpose, table.version)
@@ -239,6 +268,9 @@ def installation_keys(conn: Connection, token_id: str | None = None) -> list[Ins
             token_id=row.token_id,
             cka_id=row.cka_id,
             created_at=row.created_at,
+            made_at=row.made_at,
+            challenge=row.challenge,
+            response=row.response,
         )
         for row in conn.execute(query)
     ]

@@ -125,6 +125,9 @@ installation_key: Final = Table(
     Column("token_id", Text, ForeignKey("token.id"), primary_key=True),
     Column("cka_id", LargeBinary, CheckConstraint("length(cka_id) = 16", name="cka_id"), nullable=False),
     Column("created_at", Instant, nullable=False),
+    Column("made_at", Instant),
+    Column("challenge", LargeBinary),
+    Column("response", LargeBinary),
 )
 
 key: Final = Table(

@@ -71,7 +71,7 @@ OBJECTS: Final[frozenset[Object]] = frozenset(
         ("table", "group_member", "group_member", "ff8430312735ab5aa82dc79078f8dea0"),
         ("table", "group_policy", "group_policy", "46b23756d4313159ff0a1dc040882acf"),
         ("table", "installation", "installation", "281855874365898889a607125fa69117"),
-        ("table", "installation_key", "installation_key", "4555547e53f90e1e8e1ce0e016687989"),
+        ("table", "installation_key", "installation_key", "29d04a95ad134a693432efcb1b98afa0"),
         ("table", "key", "key", "a097eb4d69fd1702c239cf41f5b74fa9"),
         ("table", "key_grant", "key_grant", "487ffed867ff9dba59863efc45f6a084"),
         ("table", "material", "material", "531c0e42ad40493351bb82e1cd5cff2f"),

@@ -1,5 +1,6 @@
 """Several tokens at the command line: what there is, what a migration would do, doing it, and naming one of them."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -114,6 +115,22 @@ def test_accept_clone(site: Site) -> None:
     assert [each["Serial"] for each in site.run("list-tokens").json["Tokens"]] == [serial]
     assert site.run("create-key").status == 0
     assert site.run("audit", "export", "--event-name", "AcceptClone").stdout.count('"AcceptClone"') == 1
+
+
+def test_clone_from_before_a_rotation(site: Site) -> None:
+    """Its acceptance, and doctor, name the command that starts afresh what it lacks."""
+    site.run("create-key")
+    clone = second_token.add_clone(site.config)
+    site.run("rotate-installation-keys", "--purpose", "audit-seal")
+    site.run("create-key")
+    shutil.rmtree(second_token.token_folder(config.load(site.config).token))
+    answer = json.loads(site.run("accept-clone", "--token", str(clone.serial), "--yes").stdout)
+    assert answer["LostPurposes"] == ["audit-seal"]
+    assert "`hsmkms renew-installation-keys`" in answer["Next"]
+    assert "`hsmkms renew-installation-keys`" in site.run("doctor").stdout
+    assert site.run("renew-installation-keys", "--yes").status == 0
+    assert site.run("audit", "verify").json["Faults"] == []
+    assert "`hsmkms renew-installation-keys`" not in site.run("doctor").stdout
 
 
 def test_forget_token(two: Site) -> None:

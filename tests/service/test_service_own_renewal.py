@@ -6,13 +6,15 @@ import signal
 import pytest
 import second_token
 from service_sites import NewSite, new_key, run, seal, unseal
+from swapping import TokenFolder
 from test_service_several_tokens import STEPS, Scene, migrate, opened, with_second
 
 from hsmkms import attaching, config, wiring
 from hsmkms.config import Settings
-from hsmkms.errors import ConfigurationError, TokenUnavailableError
+from hsmkms.errors import ConfigurationError, ObjectLostError, TokenUnavailableError
+from hsmkms.service import installation_keys
 from hsmkms.service.kms import Kms
-from hsmkms.store import audit_files
+from hsmkms.store import audit_files, schema
 
 
 @pytest.fixture
@@ -129,3 +131,123 @@ def test_contradiction_is_told(apart: Settings) -> None:
             each.path.unlink()
     with opened(apart) as kms:
         assert "were sealed" in (kms.operator.lost_installation_keys().contradiction or "")
+
+
+def rotated(kms: Kms) -> None:
+    """Rotate the keys that seals, stored secrets and backups need, and use each."""
+    for purpose in ("audit-seal", "secrets", "backup"):
+        kms.operator.rotate_installation_key(purpose)
+    new_key(kms)
+    kms.operator.backup(kms._core.store.folder / "after")
+
+
+def prepared(kms: Kms) -> str:
+    """Make a user with an access key (its id), a seal and a backup, so that there are all keys."""
+    kms.operator.credentials.create_user("alice")
+    new_key(kms)
+    kms.operator.backup(kms._core.store.folder / "before")
+    return kms.operator.credentials.create_access_key("alice").access_key_id
+
+
+def newest(kms: Kms, purpose: str) -> int:
+    """The version that is used."""
+    return installation_keys.versions(kms._core, purpose)[-1].version
+
+
+def test_clone_from_before_a_rotation(new_site: NewSite) -> None:
+    """The lost versions are never made again: seals by them count as unproven, and the next ones are made."""
+    file = new_site().folder / "hsmkms.toml"
+    with opened(config.load(file)) as kms:
+        prepared(kms)
+    clone = second_token.add_clone(file)
+    settings = config.load(file)
+    with opened(settings) as kms:
+        rotated(kms)
+    shutil.rmtree(second_token.token_folder(settings.token))
+    device = attaching.open_device(settings, clone)
+    with Kms(wiring.core_of(settings, accepting=clone)) as kms:
+        found = kms.operator.find_clone(device)
+        assert set(found.lost_purposes) == {"audit-seal", "secrets", "backup"}
+        kms.operator.accept_clone(found)
+        device.close()
+    with opened(settings) as kms:
+        with pytest.raises(ObjectLostError, match="renew-installation-keys"):
+            kms.operator.audit.check()
+        with pytest.raises(ObjectLostError, match="renew-installation-keys"):
+            kms.operator.credentials.create_access_key("alice")
+        with pytest.raises(ObjectLostError, match="renew-installation-keys"):
+            kms.operator.rotate_installation_key("secrets")
+        verdict = kms.operator.audit.verify()
+        assert (verdict.faults, [each.kind for each in verdict.unproven]) == ([], ["not proven"])
+        assert kms.operator.interrupted_rotations() == []
+        kms.operator.renew_installation_keys(kms.operator.lost_installation_keys())
+        works(kms)
+        assert [newest(kms, each) for each in ("audit-seal", "secrets", "backup")] == [3, 3, 3]
+        assert kms.operator.lost_purposes() == []
+    with opened(settings) as kms:
+        works(kms)
+
+
+@pytest.mark.parametrize("noted", [True, False], ids=["noted", "made by an older program"])
+def test_older_copy_from_before_a_rotation(new_site: NewSite, noted: bool) -> None:  # noqa: FBT001 - a parameter
+    """It is not taken without new keys, which the renewal makes; then the log has no faults and keys are made."""
+    site = new_site()
+    folder = TokenFolder.of(site.settings.token)
+    with site.open() as kms:
+        lost = prepared(kms)
+    older = folder.copy("older")
+    with site.open() as kms:
+        rotated(kms)
+    if not noted:
+        with site.open() as kms, kms._core.store.atomic() as tx:
+            tx.execute(schema.installation_key.update().values(made_at=None))
+    folder.vanish()
+    folder.put(older)
+    with site.open() as kms:
+        with pytest.raises(ObjectLostError, match="renew-installation-keys"):
+            kms.operator.audit.accept()
+        loss = kms.operator.lost_installation_keys()
+        assert loss.access_keys == [lost]
+        assert {"audit-seal", "secrets"} <= set(loss.purposes)
+        assert "older copy of itself" in (loss.contradiction or "")
+        kms.operator.renew_installation_keys(loss)
+        works(kms)
+    with site.open() as kms:
+        works(kms)
+        assert kms.operator.watch.older_tokens() == []
+
+
+def test_older_copy_from_before_the_mac_key(new_site: NewSite) -> None:
+    """It is recognised by the older version as what it is; nothing is made on it until the renewal binds it anew."""
+    site = new_site()
+    folder = TokenFolder.of(site.settings.token)
+    with site.open() as kms:
+        prepared(kms)
+        key_id = new_key(kms).key_id
+        sealed = seal(kms, key_id)
+    older = folder.copy("older")
+    with site.open() as kms:
+        for _ in range(2):
+            kms.operator.rotate_installation_key("mac")
+    folder.vanish()
+    folder.put(older)
+    with site.open() as kms:
+        assert "from before the rotation" in kms.operator.watch.older_tokens()[0]
+        with pytest.raises(TokenUnavailableError, match="older copy of itself"):
+            new_key(kms)
+        with pytest.raises(TokenUnavailableError, match="from before the rotation"):
+            kms.operator.credentials.create_user("bob")
+        with pytest.raises(ObjectLostError, match="renew-installation-keys"):
+            kms.operator.audit.accept()
+        loss = kms.operator.lost_installation_keys()
+        assert (loss.purposes, loss.rows) == (["mac"], True)
+        kms.operator.renew_installation_keys(loss)
+        works(kms)
+    with site.open() as kms:
+        works(kms)
+        assert unseal(kms, sealed) == b"secret"
+        assert kms.operator.watch.older_tokens() == []
+        kms.operator.rotate_installation_key("mac")
+        works(kms)
+        with pytest.raises(ConfigurationError, match="nothing is lost"):
+            kms.operator.lost_installation_keys()

@@ -221,7 +221,8 @@ def test_key_of_a_user_is_none_of_ours(site: Site) -> None:
         cka_id = cka_id_of(kms, made.key_metadata.key_id)
         edit(
             site,
-            f"INSERT INTO installation_key SELECT purpose, 2, token_id, x'{cka_id.hex()}', created_at "
+            "INSERT INTO installation_key (purpose, version, token_id, cka_id, created_at) "
+            f"SELECT purpose, 2, token_id, x'{cka_id.hex()}', created_at "
             "FROM installation_key WHERE purpose = 'mac'",
         )
         kms._core.grant_tokens.clear()

@@ -1,4 +1,4 @@
-"""The tree over the seals of rows; unique ids and paths of users; whom a wrapping key and a grant are for.
+"""The tree over the seals of rows; users' ids and paths; whom wrapping keys and grants are for; own keys made.
 
 The tree is made by whoever opens the token next. What was made before has none of the new columns filled: it would not
 be as it was sealed.
@@ -23,3 +23,6 @@ def upgrade() -> None:
     op.add_column("user", sa.Column("path", sa.Text, nullable=True))
     op.add_column("key_grant", sa.Column("source_arn", sa.Text, nullable=True))
     op.add_column("wrapping_key", sa.Column("made_by", sa.Text, nullable=True))
+    op.add_column("installation_key", sa.Column("made_at", sa.Integer, nullable=True))
+    op.add_column("installation_key", sa.Column("challenge", sa.LargeBinary, nullable=True))
+    op.add_column("installation_key", sa.Column("response", sa.LargeBinary, nullable=True))
