@@ -39,13 +39,20 @@ def _quiet() -> Iterator[None]:
     logging.getLogger("hsmkms").removeHandler(handler)
 
 
-@pytest.fixture
-def full(site: Site) -> Iterator[tuple[Kms, Path]]:
-    """An installation whose audit log has no room: its first file is /dev/full."""
+def unwritable(site: Site, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put something that nobody can write to in the place of the first file of the audit log."""
+    monkeypatch.setattr(audit_files, "check_own", lambda _: None)  # everybody may write to /dev/full, which is refused
     folder = site.settings.data_dir / "audit"
     folder.mkdir(mode=0o700)
     file = folder / "lane-0001.00000001.jsonl"
     file.symlink_to("/dev/full")
+    return file
+
+
+@pytest.fixture
+def full(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Kms, Path]]:
+    """An installation whose audit log cannot be written."""
+    file = unwritable(site, monkeypatch)
     with site.open() as kms:
         yield kms, file
 
@@ -69,15 +76,13 @@ def test_no_log_no_work(full: tuple[Kms, Path]) -> None:
     assert kms.operator.audit.verify().faults == []
 
 
-def test_going_on_without_a_log(new_site: NewSite) -> None:
+def test_going_on_without_a_log(new_site: NewSite, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the operator says so, requests are answered though the log cannot be written."""
     site = new_site(audit=AuditSettings(when_unwritable="go-on"))
-    folder = site.settings.data_dir / "audit"
-    folder.mkdir(mode=0o700)
-    (folder / "lane-0001.00000001.jsonl").symlink_to("/dev/full")
+    file = unwritable(site, monkeypatch)
     with site.open() as kms:
         assert unseal(kms, seal(kms, new_key(kms).key_id)) == b"secret"
-        (folder / "lane-0001.00000001.jsonl").unlink()
+        file.unlink()
 
 
 def test_off_and_interval(new_site: NewSite) -> None:

@@ -8,7 +8,7 @@ from service_sites import REGION, NewSite, new_key, seal, unseal
 from test_service_several_tokens import opened, settle, token_of, with_second
 
 from hsmkms.config import Settings
-from hsmkms.errors import InvalidImportTokenException
+from hsmkms.errors import ExpiredImportTokenException
 from hsmkms.model.enums import RotationType
 from hsmkms.model.permit import OperatorAct
 from hsmkms.service import installation_keys, rotating
@@ -98,7 +98,7 @@ def test_import(scene: Scene, step: str) -> None:
     request = request_to_import(scene.kms, key_id)
     before = scene.held()
     scene.migrate_at(step)
-    with pytest.raises(InvalidImportTokenException, match="get new parameters"):
+    with pytest.raises(ExpiredImportTokenException, match="Get new parameters"):
         scene.kms.import_key_material(request)
     assert scene.held() == before
     scene.clean()
