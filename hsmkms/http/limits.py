@@ -3,7 +3,7 @@
 from typing import Final
 
 from hsmkms.http.protocol import Response
-from hsmkms.http.refusals import RefusedError, bad_request, head_too_large, refusal
+from hsmkms.http.refusals import RefusedError, bad_request, head_too_large
 
 MAX_BODY_BYTES: Final = 1024 * 1024
 """More than any request of the API can need: a key policy of 32 KB, an attestation document of 256 KB in base64."""
@@ -46,12 +46,12 @@ def counts(received: int, fields: int, connections: int) -> bool:
 
 
 def check_encodings(encodings: list[str]) -> None:
-    """Take a body in chunks and nothing else; RefusedError with 501 as in RFC 9112, section 6.1.
+    """Take a body in chunks and nothing else. RefusedError: with 400, as no request gives an error of the server's.
 
     The parser takes whatever ends in chunks, and would pass on a compressed body as it is.
     """
     if [encoding.strip().lower() for encoding in encodings] != ["chunked"]:
-        raise RefusedError(refusal(501, "NotImplementedException", "Send Transfer-Encoding: chunked, or none."))
+        raise RefusedError(bad_request("Send Transfer-Encoding: chunked, or none."))
 
 
 def chunks_too_large() -> Response:

@@ -188,7 +188,7 @@ class Attacker:
             status, body = answer()
             told = json.loads(body) if body else {}
             code = "ok" if status == 200 else told["__type"]
-            right = status < 500 and (status == 200 or isinstance(told["message"], str))
+            right = status < 500 and (status == 200 or isinstance(told.get("message", ""), str))
         except (OSError, ValueError, KeyError, TypeError) as exc:
             report.faults.append(f"{exc!r} after {request[:2000]!r}")
             return
