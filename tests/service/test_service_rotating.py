@@ -358,7 +358,7 @@ def test_enabling_does_not_fail_with_the_token(kms: Kms, clock: StoppedClock, mo
     disable(kms, key_id)
     clock.now = START + YEAR
     with monkeypatch.context() as patch:
-        patch.setattr(kms._core.device, "ready", away)
+        patch.setattr(kms._core.device, "ready_to_make", away)
         enable(kms, key_id)
     assert described(kms, key_id).enabled
     assert sweep(kms) == [(ROTATION, key_id, DONE)]
