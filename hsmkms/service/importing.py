@@ -98,7 +98,7 @@ def import_key_material(call: Call, request: ImportKeyMaterialRequest) -> Import
         if there:
             arrival.settle(tx, record)
         elif not installation.is_home(tx, row.token_id):  # nothing comes to a token that was left
-            raise InvalidImportTokenException(_GONE)
+            raise ExpiredImportTokenException(_GONE)
         else:
             _intend(tx, arrival, record, cka_id, label)
     core.reached("import 1: intent")
@@ -199,7 +199,7 @@ def _bring_in(arrival: _Arrival, record: KeyRecord, permit: Permit, cka_id: byte
             arrival.settle(tx, fresh)
     if moved:
         destruction.discard(core, token_id, cka_id)
-        raise InvalidImportTokenException(_GONE)
+        raise ExpiredImportTokenException(_GONE)
     if not arrived:
         device.destroy(permit, cka_id)
         raise KMSInvalidStateException(

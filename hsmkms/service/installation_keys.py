@@ -142,7 +142,7 @@ def _intended(core: Core, purpose: str, left: InstallationKeyRow | None = None) 
     home_id = core.tokens.home_id
     with core.store.atomic() as tx:
         known = installation.versions(tx, purpose)
-        if known and known[-1] != left:
+        if known and (left is None or known[-1].version != left.version):
             return known[-1]
         version = installation.next_version(tx, purpose)
         return installation.insert_installation_key(tx, purpose, version, home_id, uuid.uuid4().bytes, core.clock())
