@@ -114,9 +114,10 @@ def test_permits_are_made_in_two_places() -> None:
         "service/backup_keys.py",
         "service/backup_origin.py",
         "service/binding.py",
-        "service/creation.py",
         "service/credentials.py",
         "service/deletion.py",
+        "service/destruction.py",
+        "service/forgetting.py",
         "service/grant_tokens.py",
         "service/installation_keys.py",
         "service/maintenance.py",
@@ -125,7 +126,7 @@ def test_permits_are_made_in_two_places() -> None:
         "service/reconcile.py",
         "service/rotating.py",
         "service/row_seals.py",
-        "service/sealing.py",
+        "service/seal_notes.py",
         "service/service_keys.py",
         "pin_change.py",
     }
@@ -148,6 +149,8 @@ def test_every_device_procedure_on_objects_takes_a_permit() -> None:
         "destroy_wrapping_key",
         "notes",
         "replace_note",
+        "remove_notes",
+        "destroy_secret",
         "change_pin",
     }
     asking = {
