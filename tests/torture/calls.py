@@ -20,7 +20,7 @@ from msgspec import Struct
 
 SECONDS: Final = 60.0
 
-AWAY: Final = ("TokenNotFoundError", "TokenUnavailableError", "WrongTokenError")
+AWAY: Final = ("HiddenObjectsError", "TokenNotFoundError", "TokenUnavailableError", "WrongTokenError")
 """What a command calls a token that is away when it begins; a server answers DependencyTimeoutException."""
 
 
