@@ -66,7 +66,8 @@ class TokenObject(Struct, frozen=True, kw_only=True):
 def find(session: Session, object_class: ObjectClass | None, cka_id: bytes) -> Object | None:
     """Return the one token object of that CKA_ID and class, or None. Without a class: secret key or private half.
 
-    Two such objects with one CKA_ID are an error: nothing tells which of them holds the key.
+    Two such objects with one CKA_ID are an error: nothing tells which of them holds the key. An object whose class the
+    token cannot tell just now is not an absent one: SessionLostError, so it is asked again.
     """
     wanted: dict[Attribute, Any] = {Attribute.ID: cka_id, Attribute.TOKEN: True}
     if object_class is not None:
@@ -74,6 +75,8 @@ def find(session: Session, object_class: ObjectClass | None, cka_id: bytes) -> O
     with translated():
         found = list(session.get_objects(wanted))
         if object_class is None:
+            if any(each.object_class is None for each in found):
+                raise SessionLostError(SESSION_LOST)
             found = [each for each in found if each.object_class in _SECRETS]
     if len(found) > 1:
         raise TokenError(
