@@ -118,6 +118,7 @@ def core_of(
         undo.callback(tokens.close)
         tokens.require(partial(binding.TokenIdentity, store, accepting=accepting is not None))
         core = _core(settings, store, tokens, _described(settings, row), clock, monotonic)
+        undo.callback(_end_use, core)
         core.witnesses[token.id] = witness
         tokens.attach_all(attaching.open_spare(settings, tokens))
         freshness = Freshness(core)
@@ -128,6 +129,14 @@ def core_of(
         _tell_of_lost_counts(core)
         undo.pop_all()
     return core
+
+
+def _end_use(core: Core) -> None:
+    """Bring what this process has recorded to the disk, and close what the parts of a core hold open themselves."""
+    with ExitStack() as rest:
+        rest.callback(core.cache.close)
+        if core.audit.used:
+            core.audit.close()
 
 
 def core_without_token(settings: Settings, fault: HsmKmsError, clock: Clock = utc_now) -> Core:

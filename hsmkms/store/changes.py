@@ -49,7 +49,11 @@ class ChangeSignal:
         with translated(self._file):
             self._connection = files.connect(self._file)
             self._execute = self._connection.execute
-            self._seen = self._version()
+            try:
+                self._seen = self._version()
+            except BaseException:
+                self._connection.close()
+                raise
 
     def moved(self) -> bool:
         """True if another connection has committed since the last call, or since the signal was made.

@@ -58,8 +58,12 @@ class Database:
 
         def connect_to_write() -> sqlite3.Connection:
             connection = files.connect(file, busy_timeout_seconds)
-            if prepare is not None:
-                prepare(connection)
+            try:
+                if prepare is not None:
+                    prepare(connection)
+            except BaseException:
+                connection.close()
+                raise
             return connection
 
         self._closed = False

@@ -2,6 +2,7 @@
 
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from msgspec import Struct
@@ -40,6 +41,12 @@ def entered(kind: str, table: str, sql: str) -> str:
         "PRAGMA writable_schema=ON;"
         f"INSERT INTO sqlite_master VALUES ('{kind}', 'evil', '{table}', 0, '{sql}'); PRAGMA schema_version=90000;"
     )
+
+
+def open_files(folder: Path) -> list[Path]:
+    """What this process has open in a folder."""
+    links = (each for each in Path("/proc/self/fd").iterdir() if each.is_symlink())  # not the listing's own
+    return [target for target in map(Path.readlink, links) if target.is_relative_to(folder)]
 
 
 DENY = "user_name=''ursula'' AND policy_name=''deny''"
@@ -217,8 +224,10 @@ def test_nothing_makes_it_right(world: World) -> None:
     world.edit("DROP INDEX evil", "DELETE FROM seal_tree")
     run(world, PLANTED["index"].script)
     world.kms.close()
-    with pytest.raises(StoreError, match="is not sealed"):
+    with pytest.raises(StoreError, match="is not sealed") as refusal:
         world.site.open()
+    assert refusal.traceback  # which would keep alive what was left to a finalizer
+    assert open_files(world.site.settings.data_dir) == []
     run(world, "DROP INDEX evil")
     world.kms = world.site.open()
 
