@@ -139,7 +139,7 @@ def at_terminal(
     """What a command prints at a terminal, where ``answer`` has been typed already, and its status."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [BIN / "hsmkms", *arguments],
+        [warm.folder() / "hsmkms", *arguments],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,

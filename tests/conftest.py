@@ -29,6 +29,12 @@ SPY_PATHS = (
 )
 
 
+def pytest_collection_finish() -> None:
+    """Keep what was imported and collected out of each later look of the garbage collector: it stays to the end."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _nothing_left_open() -> Iterator[None]:
     """What a module's tests leave open fails there, not wherever its finalizer would happen to run."""

@@ -30,8 +30,8 @@ from typing import Final, NoReturn
 from warm_client import MOST_BYTES
 
 SCRIPT: Final = Path(sys.executable).parent / "hsmkms"
-LATE: Final = ("HSMKMS_", "SOFTHSM2_CONF", "PATH", "HOME", "COLUMNS", "LINES", "TERM", "PWD", "OLDPWD", "SHLVL", "_")
-"""How the names of variables begin that nothing reads before ``main``."""
+EARLY: Final = ("LD_", "PYTHON", "FAKETIME", "LC_", "TZ", "MALLOC_", "OPENSSL_", "TYPER_", "_TYPER_")
+"""How the names of variables begin that something reads before ``main``."""
 LANG: Final = "C.UTF-8"
 COLD: Final = ("hsmkms.http", "hsmkms.testing", "hsmkms.store.migrations", "hsmkms.__main__")
 """What the commands do not import, or what does something when it is imported."""
@@ -50,7 +50,7 @@ STREAMS: Final = 3
 # What a shell finds as `hsmkms`. It imports next to nothing, or it would be no faster than what it stands for.
 CLIENT: Final = """#!{python} -ISE
 import os, sys
-if any(not name.startswith({late}) and (name, os.environ[name]) != ("LANG", {lang!r}) for name in os.environ):
+if any(name.startswith({early}) for name in os.environ) or os.environ.get("LANG") != {lang!r}:
     os.execv({script!r}, [{script!r}, *sys.argv[1:]])
 sys.path.insert(0, {here!r})
 import warm_client
@@ -80,7 +80,7 @@ def folder() -> Path:
     client.write_text(
         CLIENT.format(
             python=sys.executable,
-            late=LATE,
+            early=EARLY,
             lang=LANG,
             script=str(SCRIPT),
             here=str(Path(__file__).parent),
