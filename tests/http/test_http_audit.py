@@ -11,25 +11,36 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 from raw_client import call, exchange, raw, signed
 
 from hsmkms.testing import Endpoint
 
-PROGRAM = [sys.executable, "-m", "hsmkms"]
 STARTED = "hsmkms: serving on"
 
 
 def run(folder: Path, *words: str) -> Any:  # noqa: ANN401 - JSON
     """A command on the installation in a folder; its answer."""
     done = subprocess.run(
-        [*PROGRAM, *words], capture_output=True, check=True, timeout=60, text=True, env=environment(folder)
+        [warm.folder() / "hsmkms", *words],
+        capture_output=True,
+        check=True,
+        timeout=60,
+        text=True,
+        env=environment(folder),
     )
     return json.loads(done.stdout) if done.stdout else None
 
 
 def environment(folder: Path) -> dict[str, str]:
     """The environment in which commands find that installation."""
-    return os.environ | {"HSMKMS_CONFIG": str(folder / "data" / "hsmkms.toml"), "COLUMNS": "200"}
+    return {
+        "HSMKMS_CONFIG": str(folder / "data" / "hsmkms.toml"),
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "LANG": warm.LANG,
+        "COLUMNS": "200",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +60,7 @@ class Server:
         key = json.loads((folder / "key.json").read_text())
         self.endpoint = Endpoint(f"http://127.0.0.1:{port}", "us-east-1", key["AccessKeyId"], key["SecretAccessKey"])
         self.process = subprocess.Popen(
-            [*PROGRAM, "serve", "--port", str(port)],
+            [sys.executable, "-m", "hsmkms", "serve", "--port", str(port)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env=environment(folder),
@@ -93,7 +104,12 @@ def unused_port() -> int:
 def records(folder: Path) -> dict[str, dict[str, Any]]:
     """All records of requests, by their id."""
     told = subprocess.run(
-        [*PROGRAM, "audit", "export"], capture_output=True, check=True, timeout=60, text=True, env=environment(folder)
+        [warm.folder() / "hsmkms", "audit", "export"],
+        capture_output=True,
+        check=True,
+        timeout=60,
+        text=True,
+        env=environment(folder),
     )
     found = (json.loads(line) for line in told.stdout.splitlines())
     return {each["requestID"]: each for each in found if "requestID" in each}
