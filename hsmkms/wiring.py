@@ -1,4 +1,4 @@
-"""Building a `Kms` from settings: the only place where store, device and service meet."""
+"""Building a `Kms` from settings: the store is opened, tokens are attached (attaching.py), services are built over both."""
 
 import os
 from collections.abc import Callable, Sequence
