@@ -1,4 +1,4 @@
-"""Building a `Kms` from settings: the store is opened, tokens are attached (attaching.py), services are built over both."""
+"""Building a `Kms` from settings: the store, the tokens (attaching.py), and the services over both."""
 
 import os
 from collections.abc import Callable, Sequence

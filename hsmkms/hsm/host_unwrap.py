@@ -2,9 +2,9 @@
 
 ``remove_padding`` serves Decrypt with RSA keys in production (oaep.py): the plaintext is the caller's anyway.
 
-``relay`` serves the setting ``import.host_unwrap``, which is off but for development. danger: key material passes through
-this process in the clear. The token does the RSA decryption, the padding is removed here, and the bytes go back under
-OAEP with a hash that the token has, to be unwrapped there: never by C_CreateObject.
+``relay`` serves the setting ``import.host_unwrap``, which is off but for development. danger: key material passes
+through this process in the clear. The token does the RSA decryption, the padding is removed here, and the bytes go back
+under OAEP with a hash that the token has, to be unwrapped there: never by C_CreateObject.
 
 Source: RFC 8017, sections 7.1.2 and B.2.1.
 """
