@@ -4,7 +4,7 @@ A block of ``console`` has commands behind ``$ ``, continued after a backslash, 
 commands of a page run in one shell, as a reader types them: standard output is a terminal 80 columns wide. What a page
 prints below a command is compared with what comes, but for what differs from run to run: ids, dates, numbers, paths and
 the like. A line ``...`` stands for any lines. A command fails if and only if the page says so: by an error message of
-hsmkms below it, or by ``# status N`` behind it.
+hsmkms below it, or by ``# status N`` behind it. Blocks of ``python`` run between the commands.
 """
 
 import os
@@ -30,6 +30,12 @@ PAGES: Final = (README, *sorted(GUIDE.glob("*.md")))
 COLUMNS: Final = 80
 PAGE_SECONDS: Final = 2 * SECONDS
 """After which a page is given up."""
+
+SHOWN_ONLY: Final = {
+    "README": "its two commands install packages; continuous integration runs both on a bare Debian",
+    "numbers": "benchmarks take minutes, on a machine that does nothing else",
+}
+"""Pages with blocks of ``sh``, whose commands no test runs, and why."""
 
 FENCE: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND: Final = re.compile(r"\$ ((?:.*\\\n)*.*)")
@@ -62,13 +68,19 @@ def blocks(text: str, kind: str) -> list[str]:
 
 
 def steps(text: str) -> list[Step]:
-    """The steps of all console blocks of a text."""
-    return [step for block in blocks(text, "console") for step in _steps(block)]
+    """The steps of a text in their order: those of its console blocks, and each block of Python."""
+    found: list[Step] = []
+    for kind, body in FENCE.findall(text):
+        if kind == "console":
+            found += _steps(body)
+        elif kind == "python":
+            found.append(Step(command=f"python - <<'PYTHON'\n{body}PYTHON", output=[], status=0))
+    return found
 
 
 def commands(text: str) -> list[str]:
     """The commands of all console blocks of a text."""
-    return [step.command for step in steps(text)]
+    return [step.command for block in blocks(text, "console") for step in _steps(block)]
 
 
 def section(text: str, heading: str) -> str:
@@ -97,7 +109,7 @@ class Printed(Struct, frozen=True, kw_only=True):
     status: int
 
 
-def run(site: Site, page: list[Step], places: Mapping[str, str], **environment: str) -> list[Printed]:
+def run(site: Site, page: list[Step], places: Mapping[str, str], environment: Mapping[str, str]) -> list[Printed]:
     """Run steps in the folder of a site. ``places``: a path or a port of the page, and what takes its place here.
 
     Ends early if the shell ends; whatever the page leaves running is killed.
@@ -111,7 +123,7 @@ def run(site: Site, page: list[Step], places: Mapping[str, str], **environment: 
         stdout=theirs,
         stderr=theirs,
         cwd=site.folder,
-        env=site.environment(COLUMNS=str(COLUMNS), TERM="dumb") | environment,
+        env=site.environment(COLUMNS=str(COLUMNS), TERM="dumb", **environment),
         start_new_session=True,
     )
     os.close(theirs)

@@ -47,7 +47,6 @@ class Disk(Struct):
         faults: dict[str, str] = json.loads(self.server.page("/readyz")[1])["faults"]
         return faults
 
-
     def series(self) -> dict[str, float]:
         """The metric hsmkms_ready, by part."""
         page = self.server.page("/metrics")[1].decode()
