@@ -24,6 +24,8 @@ from hsmkms.rules.condition_keys import NAMES
 
 MAP = ROOT / "hsmkms" / "README.md"
 MOST_LINES = 250
+MOST_IN_A_LINE = 84
+"""Of what a topic is for, so that the list of topics fits a terminal."""
 TEXTS = {page: page.read_text() for page in PAGES}
 EVERYTHING = "\n".join(TEXTS.values())
 
@@ -63,6 +65,7 @@ def test_pages_begin_with_commands(page: Path) -> None:
     assert re.fullmatch("# .+", title)
     assert line == summary(TEXTS[page])
     assert "\n" not in line
+    assert len(line) <= MOST_IN_A_LINE
     assert first.startswith(("```console\n$ ", "```sh\n", "<!-- ")), first
 
 
