@@ -1,4 +1,4 @@
-"""Building a `Kms` from settings: the only place where store, device and service meet."""
+"""Building a `Kms` from settings: the store, the tokens (attaching.py), and the services over both."""
 
 import os
 from collections.abc import Callable, Sequence

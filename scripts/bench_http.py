@@ -1,7 +1,7 @@
 """The endpoint under load, next to OpenBao's transit engine and to the server's own empty answer, in the same run.
 
 wrk sends signed requests of 64 bytes on 64 connections; the contenders take turns, and medians of the rounds are
-printed as the table that README has. The client shares the machine's cores with the servers. Then a steady rate of
+printed as the table that the guide has. The client shares the machine's cores with the servers. Then a steady rate of
 requests (open_loop.py), and with --requests the memory of the workers over so many of them.
 """
 

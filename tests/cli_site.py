@@ -144,7 +144,7 @@ def at_terminal(
         stdout=theirs,
         stderr=theirs,
         cwd=site.folder,
-        env=site.environment(COLUMNS=columns, TERM="dumb", **environment),
+        env=site.environment(COLUMNS=columns, TERM="dumb") | environment,
     )
     os.close(theirs)
     if answer:

@@ -1,22 +1,33 @@
-"""The README is true: its generated parts are current, and no command is missing from it."""
+"""README and guide are true: generated parts are current, no command is missing, what they name exists.
+
+That their commands run as they are printed is tested by `tests/cli/test_cli_guide_pages.py`.
+"""
 
 import importlib.machinery
 import importlib.util
 import re
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
 import botocore.session
+import pages
 import pytest
 import typer
+from pages import GUIDE, PAGES, README, ROOT, SHOWN_ONLY
 
+from hsmkms.cli.guide import TOPICS, summary
 from hsmkms.cli.main import app
 from hsmkms.model.operations import OPERATIONS
 from hsmkms.rules.absent_keys import ABSENT
 from hsmkms.rules.condition_keys import NAMES
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+MAP = ROOT / "hsmkms" / "README.md"
+MOST_LINES = 250
+MOST_IN_A_LINE = 84
+"""Of what a topic is for, so that the list of topics fits a terminal."""
+TEXTS = {page: page.read_text() for page in PAGES}
+EVERYTHING = "\n".join(TEXTS.values())
 
 
 def load_script(name: str) -> ModuleType:
@@ -34,14 +45,81 @@ def commands() -> dict[str, str]:
     return {each.name or "": each.help or "" for each in typer.main.get_group(app).commands.values()}
 
 
-def test_the_compatibility_table_is_current() -> None:
-    """Writing the generated part again changes nothing."""
-    assert load_script("readme").rewritten(README) == README
+def test_generated_parts_are_current() -> None:
+    """Writing the compatibility table and the index of the guide again changes nothing."""
+    script = load_script("readme")
+    compatibility, readme = TEXTS[script.COMPATIBILITY], TEXTS[README]
+    assert script.rewritten(compatibility, "compatibility", script.table()) == compatibility
+    assert script.rewritten(readme, "topics", script.index()) == readme
+
+
+def test_the_readme_is_short() -> None:
+    """The README has at most 250 lines; everything else is in the guide."""
+    assert len(TEXTS[README].splitlines()) <= MOST_LINES
+
+
+@pytest.mark.parametrize("page", sorted(GUIDE.glob("*.md")), ids=lambda page: page.stem)
+def test_pages_begin_with_commands(page: Path) -> None:
+    """A page has a title, a line that says what it is for, and then commands or a table that is generated."""
+    title, line, first = TEXTS[page].split("\n\n")[:3]
+    assert re.fullmatch("# .+", title)
+    assert line == summary(TEXTS[page])
+    assert "\n" not in line
+    assert len(line) <= MOST_IN_A_LINE
+    assert first.startswith(("```console\n$ ", "```sh\n", "<!-- ")), first
+
+
+def test_topics_are_pages() -> None:
+    """Every page of the guide has its place in the list of topics; a topic without a page is one that is pending."""
+    there = {page.stem for page in GUIDE.glob("*.md")}
+    assert there <= {*TOPICS}
+    assert {*TOPICS} - there <= {*load_script("readme").PENDING}
+
+
+@pytest.mark.parametrize("page", [*PAGES, MAP], ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """Each relative link is to a file that is there, or that is pending; in the guide to another page of it."""
+    pending = {f"{each}.md" for each in load_script("readme").PENDING}
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+        assert (page.parent / target).exists() or Path(target).name in pending, target
+        assert page.parent != GUIDE or "/" not in target, target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_kinds_of_blocks(page: Path) -> None:
+    """Commands are in blocks that the tests run, but for those few that are only shown, each for a reason."""
+    kinds = {kind for kind, _ in pages.FENCE.findall(TEXTS[page])}
+    assert len(re.findall("^```", TEXTS[page], re.MULTILINE)) == 2 * len(pages.FENCE.findall(TEXTS[page]))
+    assert kinds <= {"console", "python", "json", "sh"}
+    assert ("sh" in kinds) == (page.stem in SHOWN_ONLY)
+
+
+@pytest.mark.parametrize("text", [*TEXTS.values(), MAP.read_text()], ids=[*(page.stem for page in TEXTS), "map"])
+def test_scripts_that_are_shown_exist(text: str) -> None:
+    """Every script, sample and test that is named is there."""
+    named = set(re.findall(r"(?<![\w/.-])((?:scripts|conf|tests|seeds|hsmkms)/[\w./-]*\w)", text))
+    pending = {f"hsmkms/guide/{each}.md" for each in load_script("readme").PENDING}
+    assert [path for path in sorted(named - pending) if not (ROOT / path.partition("::")[0]).exists()] == []
+
+
+def test_the_map_names_every_layer() -> None:
+    """The map for developers names what stands at the top of the package, and only what is there."""
+    text = MAP.read_text()
+    folders = [each.name for each in (ROOT / "hsmkms").iterdir() if each.is_dir() and each.name != "__pycache__"]
+    assert [each for each in folders if f"`hsmkms/{each}/`" not in text] == []
+
+
+def test_the_wheel_has_the_guide() -> None:
+    """The wheel takes the package as a whole, so that the guide's pages and picture are in it."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert settings == {"packages": ["hsmkms"]}
+    ignored = (ROOT / ".gitignore").read_text().split()
+    assert not {"*.md", "*.svg", "guide", "hsmkms"} & {each.strip("/") for each in ignored}
 
 
 def test_every_global_condition_key_is_named() -> None:
-    """The README names each condition key that is not of AWS KMS; those that no request has stand apart."""
-    chapter = README[README.index("**Condition keys.**") : README.index("Letter case does not count in the KEY")]
+    """The guide names each condition key that is not of AWS KMS; those that no request has stand apart."""
+    chapter = pages.section(TEXTS[GUIDE / "permissions.md"], "Condition keys")
     present, absent = chapter.split("No request here ever has the others")
     for each in NAMES:
         if not each.startswith("kms:"):
@@ -62,12 +140,12 @@ def test_the_compatibility_table_has_every_operation() -> None:
     assert not set(script.PARTLY) & set(script.NEVER)
 
 
-def test_every_operator_command_is_in_the_readme() -> None:
-    """Each command that is no operation of the API is explained somewhere in the README."""
+def test_every_operator_command_is_explained() -> None:
+    """Each command that is no operation of the API is explained in the README or the guide."""
     script = load_script("readme")
     table = script.table()
     api = {re.sub(r"(?<=[a-z])(?=[A-Z])", "-", each).lower() for each in re.findall(r"[A-Z][A-Za-z]+", table)}
-    missing = [name for name in commands() if name not in api and f"hsmkms {name}" not in README]
+    missing = [name for name in commands() if name not in api and f"hsmkms {name}" not in EVERYTHING]
     assert missing == []
 
 
@@ -78,20 +156,32 @@ def test_every_command_has_an_example(name: str) -> None:
     assert f"Example: hsmkms {name}" in helped
 
 
-def test_commands_in_the_readme_exist() -> None:
-    """The README shows no command that there is not."""
-    shown = set(re.findall(r"\$ hsmkms ([a-z-]+)", README))
-    assert shown <= set(commands())
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_exist(page: Path) -> None:
+    """A page names no command, and with a command no option, that there is not, also outside its blocks."""
+    group = typer.main.get_group(app)
+    common = {option for each in group.params for option in each.opts}
+    for words in re.findall(r"`hsmkms ([^`]+)`", re.sub(r"\s+", " ", TEXTS[page])):
+        name, *rest = words.split()
+        if name.startswith("-") or name.isupper():
+            assert name in {"--help", "--install-completion"} | common, words
+            continue
+        assert name in group.commands, words
+        command = group.commands[name]
+        if name == "audit":
+            command = command.commands[rest[0]]
+        known = common | {option for each in command.params for option in each.opts}
+        assert {each.partition("=")[0] for each in rest if each.startswith("--")} <= known, words
 
 
 def test_no_placeholder_is_left() -> None:
-    """Every number in the README was measured."""
-    assert "BENCH_" not in README
+    """Every number was measured."""
+    assert "BENCH_" not in EVERYTHING
 
 
 def test_threats_name_tests_that_exist() -> None:
     """Each row of the threat model says what does not hold, and names tests that are there."""
-    (table,) = re.findall(r"^\| Who \|.*\n\|[-|]+\n((?:\|.*\n)+)", README, re.MULTILINE)
+    (table,) = re.findall(r"^\| Who \|.*\n\|[-|]+\n((?:\|.*\n)+)", TEXTS[GUIDE / "security.md"], re.MULTILINE)
     rows = [line.strip("|").split(" | ") for line in table.splitlines()]
     assert len(rows) >= 10
     for who, holds, lacks, shown in rows:

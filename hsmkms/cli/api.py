@@ -1,7 +1,7 @@
 """The commands of the API, made from its model: one for each operation, with the options of `aws kms`.
 
 A command's options are the members of its request, read as the aws CLI reads them. So an operation that is added to
-``OPERATIONS`` needs one row in ``COMMANDS``, and no code.
+``OPERATIONS`` needs one row in ``COMMANDS``, and no code here (hsmkms/README.md lists all places of a new operation).
 """
 
 import inspect

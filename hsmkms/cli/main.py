@@ -23,6 +23,7 @@ from hsmkms.cli import (
     bulk,
     doctor,
     due,
+    guide,
     importing,
     installation_keys,
     migration,
@@ -110,6 +111,7 @@ migration.register(app)
 backup.register(app)
 repair.register(app)
 doctor.register(app)
+guide.register(app)
 
 
 def main() -> None:

@@ -1,8 +1,10 @@
-"""``host_unwrap``: OAEP with a hash that the token lacks.
+"""OAEP padding that is removed in this process, where the token lacks OAEP with that hash.
 
-danger: key material passes through this process in the clear. Off but for development. The token does the RSA
-decryption, the padding is removed here, and the bytes go back under OAEP with a hash that the token has, to be
-unwrapped there: never by C_CreateObject.
+``remove_padding`` serves Decrypt with RSA keys in production (oaep.py): the plaintext is the caller's anyway.
+
+``relay`` serves the setting ``import.host_unwrap``, which is off but for development. danger: key material passes
+through this process in the clear. The token does the RSA decryption, the padding is removed here, and the bytes go back
+under OAEP with a hash that the token has, to be unwrapped there: never by C_CreateObject.
 
 Source: RFC 8017, sections 7.1.2 and B.2.1.
 """

@@ -10,6 +10,9 @@ from typing import Final
 from hsmkms.errors import HsmKmsError
 from hsmkms.service.watch import Watch
 
+PARTS: Final = ("token", "database", "disk", "clock")
+"""What may be at fault: the keys of ``Health.faults``, and the parts of the metric ``hsmkms_ready``."""
+
 CACHED_SECONDS: Final = 1.0
 
 ANSWER_SECONDS: Final = 2.0

@@ -14,7 +14,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from hsmkms.http.counts import Sweeps, Totals
-from hsmkms.http.health import Health
+from hsmkms.http.health import PARTS, Health
 from hsmkms.http.pulse import Pulse
 from hsmkms.service.watch import Alarms, Figures, PoolUse, Watch
 from hsmkms.tally import BOUNDS, Count
@@ -147,7 +147,7 @@ def _of_alarms(alarms: Alarms) -> Iterator[Metric]:
 
 def _of_health(faults: dict[str, str]) -> Iterator[Metric]:
     ready = GaugeMetricFamily("hsmkms_ready", "1 where /readyz finds nothing wrong.", labels=["part"])
-    for part in ("token", "database", "clock"):
+    for part in PARTS:
         ready.add_metric([part], float(part not in faults))
     yield ready
 

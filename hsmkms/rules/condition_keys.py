@@ -44,7 +44,7 @@ def find(name: str) -> ConditionKey:
         if name.lower().startswith(prefix) and len(name) > len(prefix):
             return ConditionKey(name, kind, _bound(reader, folded(name[len(prefix) :])))
     raise MalformedPolicyDocumentException(
-        f"{name} is no condition key of IAM's global ones, nor one of AWS KMS; the README lists them."
+        f"{name} is no condition key of IAM's global ones, nor one of AWS KMS: `hsmkms guide permissions` lists them."
     )
 
 

@@ -1,7 +1,7 @@
 """The one way in: resolve the key, authorise, state, permit; then act; then record.
 
 A ``Call`` is one request on that way. Procedures get it instead of a caller, so none can act for somebody who was not
-judged, and the permits that the device asks for are made here and nowhere else.
+judged. The permits of requests are made here; those of the installation's own work in permits.py.
 """
 
 import time

@@ -32,6 +32,7 @@ PANELS = (
     "Token",
     "Backup",
     "Repair",
+    "Guide",
 )
 OPERATOR_COMMANDS = {
     "init",
@@ -49,6 +50,7 @@ OPERATOR_COMMANDS = {
     "reconcile",
     "renew-log",
     "doctor",
+    "guide",
     "backup",
     "restore",
     "re-encrypt-files",

@@ -1,35 +1,23 @@
-"""The README's section on import: its commands, run as they are printed, do what it says."""
+"""The guide's page on import: its commands, run as they are printed, do what it says."""
 
 import re
 import subprocess
-from pathlib import Path
 
 import pytest
 from cli_site import SECONDS, Site
+from pages import GUIDE, blocks, commands, section, steps
 
-README = Path(__file__).parent.parent.parent / "README.md"
-HEADING = "Import your own key material"
-
-
-def section(text: str, heading: str) -> str:
-    """What stands below a heading, until the next of its kind."""
-    return re.split(r"^## ", text.partition(f"\n## {heading}\n")[2], flags=re.MULTILINE)[0]
-
-
-def commands(text: str) -> list[str]:
-    """The commands of all console blocks: what follows a prompt, and the lines that a backslash adds."""
-    blocks = re.findall(r"^```console\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    return re.findall(r"^\$ ((?:.*\\\n)*.*)$", "".join(blocks), re.MULTILINE)
+PAGE = GUIDE / "import.md"
 
 
 @pytest.fixture(scope="module")
 def printed() -> list[str]:
-    """The commands of the section."""
-    return commands(section(README.read_text(), HEADING))
+    """The commands of the page."""
+    return commands(PAGE.read_text())
 
 
 def test_section_is_there(printed: list[str]) -> None:
-    """The section shows both commands for people, all three of the API's steps, and both ways of OpenSSL."""
+    """The page shows both commands for people, all three of the API's steps, and both ways of OpenSSL."""
     told = "\n".join(printed)
     for word in ("import-key ", "wrap-key-material ", "get-parameters-for-import ", "import-key-material "):
         assert f"hsmkms {word}" in told
@@ -81,26 +69,23 @@ def test_both_wrap_the_same(site: Site, printed: list[str]) -> None:
 
 def test_table_as_printed() -> None:
     """The table below import-key names the members of its answer, and an algorithm that SoftHSM does."""
-    told = section(README.read_text(), HEADING)
+    told = PAGE.read_text()
     shown = re.findall(r"^│ (\w+) +│ (\S+)", told, re.MULTILINE)
     assert [name for name, _ in shown] == ["KeyId", "KeyMaterialId", "WrappingAlgorithm", "ValidTo"]
     assert dict(shown)["WrappingAlgorithm"] == "RSAES_OAEP_SHA_1"
 
 
 def test_reader_of_blocks() -> None:
-    """Commands are told from what they print, and continued lines are kept together."""
-    text = "\n## A\n```console\n$ one \\\n    two\nprinted\n$ three\n```\n$ no\n## B\n```console\n$ four\n```\n"
+    """Commands are told from what they print, continued lines are kept together, and failures are expected as shown."""
+    text = "\n## A\n```console\n$ one \\\n    two\nprinted\n$ three\n```\n$ no\n"
+    text += "## B\n```console\n$ four  # status 3\n```\n"
+    text += "```sh\n$ five\n```\n```console\n$ six\nhsmkms: NotFoundException: nothing\n```\n"
     assert commands(section(text, "A")) == ["one \\\n    two", "three"]
     assert section(text, "C") == ""
-
-
-def test_first_steps_of_the_endpoint(site: Site) -> None:
-    """The user that the README makes may do what it lets him do next over the endpoint."""
-    printed = commands(README.read_text())
-    making = [
-        each for each in printed if "--user-name alice" in each and each.split()[1].startswith(("create", "put-u"))
+    assert blocks(text, "sh") == ["$ five\n"]
+    assert [(step.output, step.status) for step in steps(text)] == [
+        (["printed"], 0),
+        ([], 0),
+        ([], 3),
+        (["hsmkms: NotFoundException: nothing"], None),
     ]
-    following = printed[printed.index(making[-1]) + 1]
-    assert following.startswith("aws kms ")
-    asking = following.replace("aws kms", "hsmkms --as alice").partition(" --endpoint-url")[0]
-    run(site, [each.replace("file://conf/", f"file://{README.parent}/conf/") for each in (*making, asking)])

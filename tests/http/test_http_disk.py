@@ -1,6 +1,7 @@
 """A disk that becomes read-only, full, or fails under a running server: named answers in time, and nothing is lost."""
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,12 @@ class Disk(Struct):
         faults: dict[str, str] = json.loads(self.server.page("/readyz")[1])["faults"]
         return faults
 
+    def series(self) -> dict[str, float]:
+        """The metric hsmkms_ready, by part."""
+        page = self.server.page("/metrics")[1].decode()
+        found = re.findall(r'^hsmkms_ready\{part="(\w+)"\} (\S+)$', page, re.MULTILINE)
+        return {part: float(value) for part, value in found}
+
 
 def environment(folder: Path, site: Site) -> dict[str, str]:
     """What puts the data folder of a program on the disk; its token is on another one."""
@@ -84,6 +91,7 @@ def test_disk_fails(disk: Disk, fault: str) -> None:
     disk.be(FAULTS[fault])
     until(lambda: "disk" in disk.ready())
     assert "look after its disk" in disk.ready()["disk"]
+    assert disk.series() == {"token": 1.0, "database": 1.0, "disk": 0.0, "clock": 1.0}
     for operation, members in (
         ("CreateKey", {}),
         ("Encrypt", {"KeyId": disk.key_id, "Plaintext": "c2VjcmV0"}),
@@ -98,6 +106,7 @@ def test_disk_fails(disk: Disk, fault: str) -> None:
     assert disk.ask("DescribeKey", KeyId=disk.key_id)[0] == 200
     disk.be(WELL)
     until(lambda: not disk.ready())
+    assert set(disk.series().values()) == {1.0}
     status, answer = disk.ask("Decrypt", CiphertextBlob=disk.sealed)
     assert (status, answer["Plaintext"]) == (200, "c2VjcmV0")
     made = disk.ask("CreateKey")[1]["KeyMetadata"]["KeyId"]

@@ -26,7 +26,7 @@ from hsmkms.tally import BOUNDS, Tally
 from hsmkms.testing import Endpoint
 
 MAKE = Path(__file__).parent / "programs" / "make_monitored.py"
-README = Path(__file__).parent.parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent.parent / "hsmkms" / "guide" / "monitoring.md"
 SECRET_TEXT = b"a plaintext that nobody must find in a log"
 PATIENCE = 120.0
 
@@ -122,18 +122,13 @@ def workers(served: Served) -> set[str]:
 
 
 def test_metrics_are_documented(served: Served) -> None:
-    """README names every metric, and none that is not there."""
+    """The guide names every metric, and none that is not there."""
     _, _, body = exchange(served.endpoint, raw("GET", "/metrics", {"Host": "x"}))
     there = set(re.findall(r"^# TYPE (hsmkms_\w+?)(?:_total)? \w+$", body.decode(), re.MULTILINE))
-    named = set(re.findall(r"`(hsmkms_\w+)`", _monitoring()))
+    named = set(re.findall(r"`(hsmkms_\w+)`", PAGE.read_text()))
     sometimes = {"hsmkms_next_due_timestamp_seconds"}  # only if something will be due
     sometimes |= {"hsmkms_last_sweep_success", "hsmkms_last_sweep_timestamp_seconds"}  # after the first sweep
     assert there | sometimes == named
-
-
-def _monitoring() -> str:
-    """The part of README about monitoring."""
-    return README.read_text().partition("### Monitoring\n")[2].partition("\n## ")[0]
 
 
 def test_sweeper_runs_once_for_all(served: Served) -> None:

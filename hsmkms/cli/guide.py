@@ -1,0 +1,93 @@
+"""The command that shows the operator's guide, which is part of the package: HSM hosts have no internet."""
+
+import os
+import sys
+from importlib import resources
+from importlib.resources.abc import Traversable
+from typing import Annotated, Final
+
+import typer
+
+from hsmkms.errors import ValidationException
+
+PANEL: Final = "Guide"
+
+TOPICS: Final = (
+    "keys",
+    "rotation",
+    "import",
+    "permissions",
+    "endpoint",
+    "clients",
+    "compatibility",
+    "hsm",
+    "move-hsm",
+    "operations",
+    "bad-days",
+    "monitoring",
+    "audit",
+    "security",
+    "numbers",
+)
+"""The order in which topics are listed; pages that are not named here follow."""
+
+LESS: Final = "FRX"
+"""Options of less where the user has set none: no pager for a short page, colours, and the page stays on the screen."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("guide", rich_help_panel=PANEL)(guide)
+
+
+def guide(
+    topic: Annotated[
+        str | None, typer.Argument(metavar="[TOPIC]", help="A page of the guide; without it: the list of topics.")
+    ] = None,
+) -> None:
+    """Show the operator's guide: a page by its topic, or the list of topics. It needs no installation.
+
+    At a terminal the page goes through your pager; into a pipe it is Markdown.
+
+    Example: hsmkms guide import
+    """
+    pages = _pages()
+    if topic is None:
+        _print_topics(pages)
+    elif topic in pages:
+        _show(pages[topic].read_text("utf-8"))
+    else:
+        raise ValidationException(f"The guide has no topic {topic}. Its topics are: {', '.join(pages)}.")
+
+
+def _pages() -> dict[str, Traversable]:
+    """Topics and their pages, in the order of ``TOPICS``."""
+    folder = resources.files("hsmkms").joinpath("guide")
+    found = {page.name.removesuffix(".md"): page for page in folder.iterdir() if page.name.endswith(".md")}
+    ordered = [topic for topic in TOPICS if topic in found]
+    return {topic: found[topic] for topic in (*ordered, *sorted(found.keys() - {*TOPICS}))}
+
+
+def _print_topics(pages: dict[str, Traversable]) -> None:
+    width = max(map(len, pages))
+    for topic, page in pages.items():
+        print(f"{topic:{width}}  {summary(page.read_text('utf-8'))}")
+
+
+def summary(text: str) -> str:
+    """What a page is for: the line below its title."""
+    title, _, rest = text.partition("\n\n")
+    return rest.partition("\n")[0] if title.startswith("# ") else title
+
+
+def _show(text: str) -> None:
+    if not sys.stdout.isatty():
+        print(text, end="")
+        return
+    from rich.console import Console  # noqa: PLC0415 - only who reads at a terminal pays for it
+    from rich.markdown import Markdown  # noqa: PLC0415
+
+    os.environ.setdefault("LESS", LESS)
+    console = Console()
+    with console.pager(styles=True):
+        console.print(Markdown(text, hyperlinks=False))

@@ -1,0 +1,170 @@
+"""Every command of the README and of the guide, run as it is printed, does what the page says."""
+
+import os
+import re
+import shutil
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import pages
+import pytest
+import second_token
+from cli_site import BIN, Site
+from devices import SoftHsm
+from msgspec import Struct, field
+
+REGIONS: Final = ("--region", "us-east-1", "--region", "eu-west-1")
+TOOLS: Final = ("age-keygen", "curl", "faketime", "jq", "openssl", "sqlite3")
+"""What the pages use besides hsmkms and what every Debian has; scripts/test installs it."""
+
+
+class Reader(Struct, frozen=True, kw_only=True):
+    """What a page takes for granted: places (what stands in the page: what is here), and the environment."""
+
+    places: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def installed(site: Site) -> Reader:
+    """The installation of the README's tour, with its key and its file."""
+    data = site.folder / "hsmkms-data"
+    config = {"HSMKMS_CONFIG": str(data / "hsmkms.toml")}
+    assert site.run("init", "--data-dir", data, "--create-softhsm-token", *REGIONS).status == 0
+    key = site.run("create-key", "--description", "holiday photos", **config).json["KeyMetadata"]["KeyId"]
+    assert site.run("create-alias", "--alias-name", "photos", "--target-key-id", key, **config).status == 0
+    (site.folder / "secret.txt").write_text("a secret of ours\n")
+    (site.folder / "conf").symlink_to(pages.ROOT / "conf")
+    (site.folder / "backup").mkdir(mode=0o700)
+    return Reader(places={"/mnt/backup": str(site.folder / "backup")}, environment=config)
+
+
+def served(site: Site) -> Reader:
+    """The same on a free port, with servers that are the processes which the shell knows (see warm.py)."""
+    return Reader(places=_free_port(), environment={**installed(site).environment, **_own_processes()})
+
+
+def toured(site: Site) -> Reader:
+    """Nothing but the samples: the README makes all by itself."""
+    (site.folder / "conf").symlink_to(pages.ROOT / "conf")
+    return Reader(places=_free_port(), environment=_own_processes())
+
+
+def on_a_bad_day(site: Site) -> Reader:
+    """The tour's installation with the backup and the operator's key that the page of operations makes."""
+    reader = installed(site)
+    making = [each for each in pages.commands((pages.GUIDE / "operations.md").read_text()) if "operator.txt" in each]
+    steps = [pages.Step(command=each.replace(" --signing-key signing.pem", ""), output=[], status=0) for each in making]
+    done = pages.run(site, steps, reader.places, reader.environment)
+    assert [each.status for each in done] == [0, 0], done
+    return reader
+
+
+def at_an_hsm(site: Site) -> Reader:
+    """A token with its PIN file, and no installation: SoftHSM in the place of a vendor's module."""
+    token = SoftHsm.make(site.folder, "production")
+    pin = site.folder / "pin"
+    pin.touch(mode=0o600)
+    pin.write_text(f"{token.pin}\n")
+    places = {
+        "/opt/vendor/lib/libpkcs11.so": str(token.module),
+        "0123456789": token.serial,
+        "/etc/hsmkms/pin": str(pin),
+        "/var/lib/hsmkms": str(site.folder / "data"),
+    }
+    return Reader(places=places, environment=token.environment)
+
+
+def with_two_tokens(site: Site) -> Reader:
+    """The tour's installation with a second token in its configuration."""
+    reader = installed(site)
+    second_token.add(Path(reader.environment["HSMKMS_CONFIG"]), label="new-hsm")
+    return reader
+
+
+def _free_port() -> dict[str, str]:
+    """A port on which nobody listens, in the place of the pages' one."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return {"8443": str(probe.getsockname()[1])}
+
+
+def _own_processes() -> dict[str, str]:
+    return {"PATH": f"{BIN}:{os.environ['PATH']}"}
+
+
+PREPARATIONS: Final[Mapping[str, Callable[[Site], Reader]]] = {
+    "README": toured,
+    "bad-days": on_a_bad_day,
+    "endpoint": served,
+    "hsm": at_an_hsm,
+    "monitoring": served,
+    "move-hsm": with_two_tokens,
+}
+"""Pages for which more, or less, than the tour's installation is there."""
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in pages.PAGES if pages.steps(page.read_text())], ids=lambda page: page.stem
+)
+def test_page_runs_as_printed(bare: Site, page: Path) -> None:
+    """Each command ends as the page says and prints what it shows."""
+    steps = pages.steps(page.read_text())
+    commands = "\n".join(step.command for step in steps)
+    needed = [tool for tool in TOOLS if re.search(rf"(?m)(?:^|[|&(] *){tool} ", commands)]
+    assert [tool for tool in needed if shutil.which(tool) is None] == [], "scripts/test installs these"
+    reader = PREPARATIONS.get(page.stem, installed)(bare)
+    printed = pages.run(bare, steps, reader.places, reader.environment)
+    assert len(printed) == len(steps), (steps[len(printed)].command, printed[-1:])
+    for step, done in zip(steps, printed, strict=True):
+        ends_as_told = done.status != 0 if step.status is None else done.status == step.status
+        assert ends_as_told, (step.command, done)
+        assert pages.fits(step.output, done.lines), (step.command, pages.constant(step.output), done.lines)
+
+
+def test_every_preparation_is_for_a_page() -> None:
+    """No preparation is left of a page that is gone."""
+    assert set(PREPARATIONS) <= {page.stem for page in pages.PAGES}
+
+
+ARN: Final = "arn:aws:kms:us-east-1:000000000000:key/"
+TABLE: Final = [
+    "┌───────┬──────┐",
+    f"│ KeyId │ {ARN}b2d77691-b363-4c │",
+    "│       │ 8b-8fd6-5009c1baed27 │",
+    "└───────┴──────┘",
+]
+SAME: Final = [
+    "┌─┬─┐",
+    "│ KeyId │ arn:aws:kms:us-east-1:111122223333:key/0002 │",
+    "│       │ 7691-b363-4c8b-8fd6-5009c1baed28 │",
+    "└─┴─┘",
+]
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed", "fits"),
+    [
+        (TABLE, SAME, True),
+        (TABLE, [line.replace("KeyId", "Arn") for line in SAME], False),
+        (TABLE, [line.replace("us-east", "eu-west") for line in SAME], False),
+        (TABLE, [*SAME, "and more"], False),
+        (TABLE, [], False),
+        (["a", "...", "b 7"], ["a", "x", "y", "b 12"], True),
+        (["a", "...", "b"], ["a", "x"], False),
+        (["True\tFalse"], ["True\tTrue"], False),
+        (["Version 1 of 2026-11-30T08:00:00Z"], ["Version 2 of 2026-12-01T09:10:11Z"], True),
+        ([], ["anything"], True),
+    ],
+)
+def test_what_is_compared(shown: list[str], printed: list[str], fits: object) -> None:
+    """Ids, dates, numbers and paths may differ, and where tables are folded; dots are any lines; all else counts."""
+    assert pages.fits(shown, printed) is fits
+
+
+def test_failures_are_seen(bare: Site) -> None:
+    """The status of each command and what it prints is its own, whatever came before and runs beside it."""
+    text = "```console\n$ echo one; false\n$ sleep 600 &\n$ place=two; echo $place PLACE\n$ test -t 1 && exit 3\n```\n"
+    printed = pages.run(bare, pages.steps(text), {"PLACE": "here"}, {})
+    assert [(each.lines, each.status) for each in printed] == [(["one"], 1), ([], 0), (["two here"], 0)]
