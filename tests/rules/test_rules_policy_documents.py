@@ -492,6 +492,23 @@ def test_no_pattern_takes_long() -> None:
 
 
 @pytest.mark.parametrize(
+    "statement",
+    [
+        under("StringEquals", "aws:username", "${" * 100_000),
+        mine(Resource="arn:aws:kms:a:b:c:" + "${" * 100_000),
+        mine(NotResource=["arn:aws:kms:a:b:c:d", "arn:${" * 100_000]),
+    ],
+    ids=["operand", "resource", "other-resource"],
+)
+def test_no_variable_takes_long(statement: dict[str, Any]) -> None:
+    """Variables that begin without end are refused at once, however many."""
+    begun = time.process_time()
+    with pytest.raises(MalformedPolicyDocumentException):
+        own(statement)
+    assert time.process_time() - begun < 20  # by a regular expression this takes minutes
+
+
+@pytest.mark.parametrize(
     "name", [*condition_keys.NAMES, "kms:EncryptionContext:x", "aws:ResourceTag/x", "aws:RequestTag/x"]
 )
 def test_every_condition_key_has_a_value_or_none(name: str) -> None:
