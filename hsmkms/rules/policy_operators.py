@@ -236,14 +236,15 @@ def condition(operator: str, key: ConditionKey, operands: list[str], *, variable
 def holds_if_absent(operator: str, operands: list[str]) -> bool:
     """Return True if a line holds where the request does not have its key.
 
-    Source: IAM User Guide, "Condition operators", "...IfExists" and "Set operators for multivalued context keys".
+    IAM asks for the quantifier first: of no values none fits, whatever IfExists says, and all do. Source: IAM User
+    Guide, "Condition operators", "...IfExists" and "Set operators for multivalued context keys".
     """
     if operator == NULL:
         return True in map(_bool, operands)
     quantifier, known = _parts(operator)
-    if operator.endswith(IF_EXISTS) or known is None:
-        return known is not None
-    return quantifier == FOR_ALL if quantifier else known.negated
+    if known is None or quantifier is not None:
+        return known is not None and quantifier == FOR_ALL
+    return known.negated or operator.endswith(IF_EXISTS)
 
 
 def _parts(operator: str) -> tuple[str | None, Operator | None]:

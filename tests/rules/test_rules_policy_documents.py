@@ -374,7 +374,9 @@ HOLDS = [
     ("Null", TAG, "false", None, False),
     ("ForAnyValue:StringEquals", TAG, "x", None, False),
     ("ForAnyValue:StringNotEquals", TAG, "x", None, False),
-    ("ForAnyValue:StringEqualsIfExists", TAG, "x", None, True),
+    ("ForAnyValue:StringEqualsIfExists", TAG, "x", None, False),  # the quantifier comes first
+    ("ForAnyValue:StringNotEqualsIfExists", TAG, "x", None, False),
+    ("ForAllValues:StringEqualsIfExists", TAG, "x", None, True),
     ("ForAllValues:StringEquals", TAG, "x", None, True),
     ("ForAllValues:StringEquals", TAG, "x", "y", False),
 ]
