@@ -5,7 +5,7 @@ Request types carry Python types; what the API demands beyond them stands beside
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from functools import cache
 from types import UnionType
@@ -21,6 +21,9 @@ SHOWN: Final = 1024
 
 SHOWN_BITS: Final = 64
 """Larger numbers are not repeated."""
+
+PAIR_BYTES: Final = 8
+"""What the lengths of a key and a value take in the canonical form of an encryption context."""
 
 MUST_NOT_BE_NULL: Final = "Member must not be null"
 
@@ -89,7 +92,21 @@ class Text(Struct, frozen=True):
             report(path, value, "Member must hold Unicode characters only")
 
 
-Constraint = Length | Range | Pattern | OneOf | Text
+class Total(Struct, frozen=True):
+    """What a map's keys and values may have together, with 8 bytes for each pair: in characters, so in bytes or more.
+
+    The model has no such bound; this one is checked before anything is decided by a map, such as who may do what.
+    """
+
+    longest: int
+
+    def check(self, value: Mapping[str, str], path: str, report: Report) -> None:
+        """Report a map that is too large, however its characters are encoded."""
+        if sum(len(key) + len(each) + PAIR_BYTES for key, each in value.items()) > self.longest:
+            report(path, value, f"Member must have at most {self.longest} bytes in all its keys and values")
+
+
+Constraint = Length | Range | Pattern | OneOf | Text | Total
 
 
 class Sensitive(Struct, frozen=True):

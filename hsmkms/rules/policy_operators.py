@@ -36,6 +36,9 @@ IF_EXISTS: Final = "IfExists"
 FOR_ANY: Final = "ForAnyValue:"
 FOR_ALL: Final = "ForAllValues:"
 
+LONGEST_SCALAR: Final = 128
+"""Characters of a number, a date or an address: what is longer is none, and would be read anew for each operand."""
+
 
 class Family(Enum):
     """What an operator compares."""
@@ -104,11 +107,12 @@ def _ordered(read: Callable[[Any], Any], compare: Callable[[Any, Any], bool], wh
 def _number(value: Any) -> Decimal | None:  # noqa: ANN401 - an operand or a value
     if isinstance(value, datetime):
         return Decimal(value.timestamp())
+    text = str(value)
     try:
-        number = Decimal(str(value))
+        number = Decimal(text) if len(text) <= LONGEST_SCALAR else None
     except InvalidOperation:
         return None
-    return number if number.is_finite() else None
+    return number if number is not None and number.is_finite() else None
 
 
 def _date(value: Any) -> datetime | None:  # noqa: ANN401 - an operand or a value
@@ -116,6 +120,8 @@ def _date(value: Any) -> datetime | None:  # noqa: ANN401 - an operand or a valu
     if isinstance(value, datetime):
         return value
     text = str(value)
+    if len(text) > LONGEST_SCALAR:
+        return None
     try:
         if text.isascii() and text.isdigit():
             return datetime.fromtimestamp(int(text), UTC)
@@ -137,6 +143,8 @@ def _bytes(value: Any) -> bytes | None:  # noqa: ANN401 - an operand or a value
 
 
 def _address(value: Any) -> IPv4Address | IPv6Address | None:  # noqa: ANN401 - a value
+    if len(value) > LONGEST_SCALAR:
+        return None
     try:
         found = ip_address(value)
     except ValueError:

@@ -11,7 +11,7 @@ import boto3
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
-from raw_client import SECONDS, address_of, exchange, raw, read_answer, signed
+from raw_client import SECONDS, address_of, call, exchange, raw, read_answer, signed
 
 from hsmkms.http import refusals
 from hsmkms.http.heads import CLOSED, head_of
@@ -95,6 +95,29 @@ def test_header_names_of_a_busy_server(tmp_path: Path) -> None:
     assert [each.status for each in responses] == [503, 408, 200, 503, 200, 503]
     for each in responses:
         assert {"Content-Type", "Content-Length"} <= names_of(head_of(each, CLOSED).strip()) <= USUAL_CASE
+
+
+# -- User-Agent -------------------------------------------------------------------------------------------------
+
+
+def test_policies_know_no_more_of_a_user_agent_than_the_audit_log(hsmkms_endpoint: Endpoint) -> None:
+    """What a client calls itself is cut after 1,024 characters, so that its length is no work for patterns."""
+    statements = [
+        {"Effect": "Allow", "Principal": "*", "Action": "kms:*", "Resource": "*"},
+        {
+            "Effect": "Deny",
+            "Principal": "*",
+            "Action": "kms:Encrypt",
+            "Resource": "*",
+            "Condition": {"StringLike": {"aws:UserAgent": "*z"}},
+        },
+    ]
+    policy = json.dumps({"Version": "2012-10-17", "Statement": statements})
+    _, _, made = call(hsmkms_endpoint, "CreateKey", {"Policy": policy})
+    members = {"KeyId": made["KeyMetadata"]["KeyId"], "Plaintext": "eA=="}
+    for length, status in ((1024, 400), (1025, 200)):
+        name = "z".rjust(length, "a")
+        assert call(hsmkms_endpoint, "Encrypt", members, User_Agent=name)[0] == status
 
 
 # -- HTTP/1.0 ---------------------------------------------------------------------------------------------------

@@ -393,6 +393,21 @@ def test_operators(operator: str, key: str, operand: object, value: str | None, 
     assert decided(question, DELEGATING, own(under(operator, key, operand))).allowed is holds
 
 
+@pytest.mark.parametrize(
+    ("operator", "operand", "value"),
+    [
+        ("NumericEquals", "7", "7".zfill),
+        ("DateEquals", "7", "7".zfill),
+        ("IpAddress", "::/0", lambda length: "fe80::1%".ljust(length, "e")),
+    ],
+)
+def test_what_is_too_long_to_be_one(operator: str, operand: str, value: Callable[[int], str]) -> None:
+    """A value of more than 128 characters is no number, date or address: it would be read for each operand anew."""
+    policy = own(under(operator, TAG, [operand]))
+    for length, holds in ((128, True), (129, False)):
+        assert decided(ask(user_tags={"t": value(length)}), DELEGATING, policy).allowed is holds
+
+
 def test_every_operator_is_tried() -> None:
     """The table above has every operator."""
     assert {each[0] for each in HOLDS} >= set(OPERATORS)
