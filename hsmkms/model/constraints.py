@@ -27,6 +27,9 @@ PAIR_BYTES: Final = 8
 
 MUST_NOT_BE_NULL: Final = "Member must not be null"
 
+TOLD: Final = 50
+"""Broken constraints that a message tells; it counts all of them. One of 20,000 bad entries would be of megabytes."""
+
 Report = Callable[[str, Any, str], None]
 """Takes the path of a member, its value, and the constraint that it breaks."""
 Check = Callable[[Any, str, Report], None]
@@ -120,14 +123,14 @@ class Width(Struct, frozen=True):
 
 
 def validate(request: Struct) -> None:
-    """Raise one ValidationException that names every constraint which the request breaks.
+    """Raise one ValidationException that names the constraints which the request breaks, the first 50 of them.
 
     Responses can be checked in the same way.
     """
     broken: list[str] = []
 
     def report(path: str, value: object, constraint: str) -> None:
-        broken.append(_sentence(path, value, constraint))
+        broken.append(_sentence(path, value, constraint) if len(broken) < TOLD else "")
 
     for name, path, required, check in _compile(type(request)):
         value = getattr(request, name)
@@ -157,7 +160,7 @@ def wire_path(wire_name: str) -> str:
 
 def _message(broken: list[str]) -> str:
     errors = "error" if len(broken) == 1 else "errors"
-    return f"{len(broken)} validation {errors} detected: {'; '.join(broken)}"
+    return f"{len(broken)} validation {errors} detected: {'; '.join(broken[:TOLD])}"
 
 
 def _sentence(path: str, value: object, constraint: str) -> str:
