@@ -152,6 +152,22 @@ def test_http_1_0_is_not_told_to_continue(hsmkms_endpoint: Endpoint) -> None:
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
+@pytest.mark.parametrize("offer", [{}, H2C], ids=["plain", "upgrade"])
+def test_http_1_0_has_no_chunks(hsmkms_endpoint: Endpoint, offer: dict[str, str]) -> None:
+    """Chunks in HTTP/1.0 are refused and end the connection: proxies of that version see another end of the body."""
+    told = {"Transfer-Encoding": "chunked", "Connection": "keep-alive"} | offer
+    head = raw("POST", "/", signed(hsmkms_endpoint, "GenerateRandom", BODY) | told)
+    chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
+    with connect(hsmkms_endpoint) as connection:
+        connection.sendall(
+            head.replace(b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", 1) + chunks + random_request(hsmkms_endpoint)
+        )
+        status, headers, body = read_answer(connection)
+        assert (status, headers["connection"]) == (400, "close")
+        assert "HTTP/1.0 has no Transfer-Encoding" in json.loads(body)["message"]
+        assert connection.recv(1) == b""
+
+
 def test_ab(hsmkms_endpoint: Endpoint) -> None:
     """ApacheBench, which speaks HTTP/1.0, keeps its connections with -k."""
     program = shutil.which("ab")
