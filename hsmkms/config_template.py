@@ -100,7 +100,7 @@ TEMPLATE: Final = """\
 
 [permissions]
 # A user or role of the account who does not exist, in a key policy or a grant: refuse, as AWS does, or accept. One who
-# is accepted never calls; a user who is made later under that name is somebody else, as after a deletion.
+# is accepted never calls; a user who is made later under that name is somebody else, whom a Deny alone means.
 {unknown_principals}
 
 [serve]

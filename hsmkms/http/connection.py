@@ -261,7 +261,7 @@ class Connection(asyncio.Protocol):
         self._in_body = True
         encodings = self._headers.get("transfer-encoding")
         if encodings is not None:
-            check_encodings(encodings)
+            check_encodings(encodings, chunks_known=self._parser.get_http_version() != heads.HTTP_1_0)
         if self._parser.should_upgrade():
             self._ignore_upgrade()
             return

@@ -16,7 +16,7 @@ from hsmkms.http import other_services, protocol, sigv4
 from hsmkms.http.protocol import Response
 from hsmkms.http.quota import Quota
 from hsmkms.http.sigv4 import RawRequest, Scope
-from hsmkms.model.caller import Caller
+from hsmkms.model.caller import MAX_USER_AGENT, Caller
 from hsmkms.model.enums import Operation
 from hsmkms.model.operations import OPERATIONS
 from hsmkms.model.sizes import largest_request
@@ -111,7 +111,7 @@ class Endpoint:
             grant_tokens=tuple(getattr(members, "grant_tokens", None) or ()),
             just_looked=True,
             access_key_id=scope.access_key_id,
-            user_agent=request.header("user-agent"),
+            user_agent=_user_agent(request),
         )
         handled.admitted = True
         answer = self._methods[operation](members, caller)
@@ -129,7 +129,7 @@ class Endpoint:
             secure_transport=source.secure,
             request_id=handled.request_id,
             access_key_id=handled.access_key_id,
-            user_agent=request.header("user-agent"),
+            user_agent=_user_agent(request),
         )
         target = (request.header("x-amz-target") or "").removeprefix(protocol.TARGET_PREFIX)
         self._audit.refused(caller, Operation(target) if target in set(Operation) else None, error)
@@ -167,3 +167,9 @@ class Endpoint:
             self._credentials.note_use(scope.access_key_id, scope.region)
         except HsmKmsError as exc:
             log.warning("the use of access key %s could not be written down: %s", scope.access_key_id, exc)
+
+
+def _user_agent(request: RawRequest) -> str | None:
+    """What a client calls itself, no longer than the audit log keeps it: policies compare it with patterns."""
+    told = request.header("user-agent")
+    return None if told is None else told[:MAX_USER_AGENT]

@@ -45,11 +45,15 @@ def counts(received: int, fields: int, connections: int) -> bool:
     return received > UNCOUNTED_BYTES or fields > UNCOUNTED_HEADERS or connections > UNCOUNTED_CONNECTIONS
 
 
-def check_encodings(encodings: list[str]) -> None:
+def check_encodings(encodings: list[str], *, chunks_known: bool) -> None:
     """Take a body in chunks and nothing else. RefusedError: with 400, as no request gives an error of the server's.
 
-    The parser takes whatever ends in chunks, and would pass on a compressed body as it is.
+    The parser takes whatever ends in chunks, and would pass on a compressed body as it is. ``chunks_known``: false for
+    HTTP/1.0. A proxy of that version passes Transfer-Encoding on as a header like any other, and sees the end of the
+    request elsewhere than the parser, so it must not be believed (RFC 9112, section 6.1).
     """
+    if not chunks_known:
+        raise RefusedError(bad_request("HTTP/1.0 has no Transfer-Encoding: send Content-Length, or HTTP/1.1."))
     if [encoding.strip().lower() for encoding in encodings] != ["chunked"]:
         raise RefusedError(bad_request("Send Transfer-Encoding: chunked, or none."))
 

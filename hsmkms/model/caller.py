@@ -1,9 +1,14 @@
 """Who calls, from where, and for which region: what every operation is judged and recorded by."""
 
+from typing import Final
+
 from msgspec import Struct, field
 
 from hsmkms import uuids
 from hsmkms.model.ids import root_arn
+
+MAX_USER_AGENT: Final = 1024
+"""Characters of what a client calls itself: policies and the audit log know no more."""
 
 
 class Caller(Struct, frozen=True, kw_only=True):
@@ -12,7 +17,7 @@ class Caller(Struct, frozen=True, kw_only=True):
     ``principal`` is an ARN; ``region`` the name space that the request is for; ``source_address`` an IP address, or
     None for a local program; ``secure_transport`` is true where nobody can listen (TLS, or the same machine).
     ``just_looked``: to recognise the caller for this one request, its process has asked what changed in the database.
-    ``access_key_id`` and ``user_agent`` are for the audit log alone.
+    ``access_key_id`` is for the audit log alone, ``user_agent`` for that and for policies.
     """
 
     principal: str

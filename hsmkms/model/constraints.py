@@ -5,7 +5,7 @@ Request types carry Python types; what the API demands beyond them stands beside
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from functools import cache
 from types import UnionType
@@ -22,7 +22,13 @@ SHOWN: Final = 1024
 SHOWN_BITS: Final = 64
 """Larger numbers are not repeated."""
 
+PAIR_BYTES: Final = 8
+"""What the lengths of a key and a value take in the canonical form of an encryption context."""
+
 MUST_NOT_BE_NULL: Final = "Member must not be null"
+
+TOLD: Final = 50
+"""Broken constraints that a message tells; it counts all of them. One of 20,000 bad entries would be of megabytes."""
 
 Report = Callable[[str, Any, str], None]
 """Takes the path of a member, its value, and the constraint that it breaks."""
@@ -89,7 +95,21 @@ class Text(Struct, frozen=True):
             report(path, value, "Member must hold Unicode characters only")
 
 
-Constraint = Length | Range | Pattern | OneOf | Text
+class Total(Struct, frozen=True):
+    """What a map's keys and values may have together, with 8 bytes for each pair: in characters, so in bytes or more.
+
+    The model has no such bound; this one is checked before anything is decided by a map, such as who may do what.
+    """
+
+    longest: int
+
+    def check(self, value: Mapping[str, str], path: str, report: Report) -> None:
+        """Report a map that is too large, however its characters are encoded."""
+        if sum(len(key) + len(each) + PAIR_BYTES for key, each in value.items()) > self.longest:
+            report(path, value, f"Member must have at most {self.longest} bytes in all its keys and values")
+
+
+Constraint = Length | Range | Pattern | OneOf | Text | Total
 
 
 class Sensitive(Struct, frozen=True):
@@ -103,14 +123,14 @@ class Width(Struct, frozen=True):
 
 
 def validate(request: Struct) -> None:
-    """Raise one ValidationException that names every constraint which the request breaks.
+    """Raise one ValidationException that names the constraints which the request breaks, the first 50 of them.
 
     Responses can be checked in the same way.
     """
     broken: list[str] = []
 
     def report(path: str, value: object, constraint: str) -> None:
-        broken.append(_sentence(path, value, constraint))
+        broken.append(_sentence(path, value, constraint) if len(broken) < TOLD else "")
 
     for name, path, required, check in _compile(type(request)):
         value = getattr(request, name)
@@ -140,7 +160,7 @@ def wire_path(wire_name: str) -> str:
 
 def _message(broken: list[str]) -> str:
     errors = "error" if len(broken) == 1 else "errors"
-    return f"{len(broken)} validation {errors} detected: {'; '.join(broken)}"
+    return f"{len(broken)} validation {errors} detected: {'; '.join(broken[:TOLD])}"
 
 
 def _sentence(path: str, value: object, constraint: str) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 
 from msgspec import Struct
 
-from hsmkms.model.constraints import Length, OneOf, Pattern, Range, Sensitive, Width
+from hsmkms.model.constraints import Length, OneOf, Pattern, Range, Sensitive, Total, Width
 from hsmkms.model.enums import (
     DataKeyPairSpec,
     DataKeySpec,
@@ -65,7 +65,7 @@ Policy = Annotated[str, Length(1, 131072), Width(2), Pattern(r"[\u0009\u000A\u00
 Plaintext = Annotated[bytes, Length(1, 4096), Sensitive()]  # PlaintextType
 Ciphertext = Annotated[bytes, Length(1, 6144)]  # CiphertextType
 PublicKey = Annotated[bytes, Length(1, 8192)]  # PublicKeyType
-EncryptionContext = dict[str, str]  # EncryptionContextType
+EncryptionContext = Annotated[dict[str, str], Total(8192)]  # EncryptionContextType
 GrantTokens = Annotated[list[Annotated[str, Length(1, 8192), Width(1)]], Length(0, 10)]  # GrantTokenList
 Limit = Annotated[int, Range(1, 1000)]  # LimitType
 Marker = Annotated[str, Length(1, 1024), Pattern(r"[\u0020-\u00FF]*")]  # MarkerType

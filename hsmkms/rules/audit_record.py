@@ -15,7 +15,7 @@ from msgspec import UNSET, Raw, Struct
 
 from hsmkms.errors import HsmKmsError
 from hsmkms.model.audit import INTERNAL, KMS_SOURCE, AuditRecord, Resource
-from hsmkms.model.caller import Caller
+from hsmkms.model.caller import MAX_USER_AGENT, Caller
 from hsmkms.model.enums import Operation
 from hsmkms.model.ids import root_arn
 
@@ -23,7 +23,6 @@ MAX_PARAMETERS: Final = 100_000
 """Bytes of JSON; more is left out, as CloudTrail does."""
 
 MAX_MESSAGE: Final = 1024
-MAX_USER_AGENT: Final = 1024
 LOCAL: Final = "localhost"
 
 _SECRET: Final = frozenset({"grant_token", "grant_tokens"})

@@ -190,7 +190,7 @@ def _days_without_use(question: Question) -> Value:
 def _grant_operations(question: Question) -> Value:
     if question.operation is not Operation.CREATE_GRANT:
         return None
-    return list(_member(question.request, "operations") or [])
+    return list(dict.fromkeys(_member(question.request, "operations") or []))
 
 
 def _request_tags(question: Question) -> dict[str, str]:

@@ -12,7 +12,8 @@ from typing import Any, Final
 from hsmkms.errors import MalformedPolicyDocumentException
 
 BYTE_ORDER_MARK: Final = "\ufeff"
-_PRINCIPALS: Final = ("Principal", "NotPrincipal")
+_SPARED: Final = "NotPrincipal"
+_PRINCIPALS: Final = ("Principal", _SPARED)
 
 
 def decode(text: str) -> dict[str, Any]:
@@ -44,17 +45,18 @@ def statements(document: dict[str, Any]) -> list[dict[str, Any]]:
     return held
 
 
-def replace_principal(text: str, principal: str, replacement: str) -> str | None:
+def replace_principal(text: str, principal: str, replacement: str, *, denied: bool = True) -> str | None:
     """Replace a principal in a key policy; None if the policy does not name it as one.
 
-    What is no valid JSON names nobody. Elements that are not understood stay as they are.
+    ``denied``: also where it is the Principal of a Deny. What is no valid JSON names nobody. Elements that are not
+    understood stay as they are.
     """
     try:
         document = decode(text)
     except MalformedPolicyDocumentException:
         return None
     replaced = False
-    for named in _principals(document):
+    for named in _principals(document, denied=denied):
         for kind, held in named.items():
             entries = held if isinstance(held, list) else [held]
             if principal in entries:
@@ -68,12 +70,13 @@ def malformed(sentence: str) -> MalformedPolicyDocumentException:
     return MalformedPolicyDocumentException(f"The policy cannot be used: {sentence}")
 
 
-def _principals(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The objects under Principal and NotPrincipal, wherever a statement can stand."""
+def _principals(document: dict[str, Any], *, denied: bool) -> Iterator[dict[str, Any]]:
+    """The objects under Principal and NotPrincipal, wherever a statement can stand; without those whom a Deny means."""
     found = document.get("Statement")
     for statement in found if isinstance(found, list) else [found]:
         if isinstance(statement, dict):
-            yield from (named for each in _PRINCIPALS if isinstance(named := statement.get(each), dict))
+            elements = _PRINCIPALS if denied or statement.get("Effect") != "Deny" else (_SPARED,)
+            yield from (named for each in elements if isinstance(named := statement.get(each), dict))
 
 
 def _encode(document: dict[str, Any]) -> str:

@@ -36,6 +36,9 @@ IF_EXISTS: Final = "IfExists"
 FOR_ANY: Final = "ForAnyValue:"
 FOR_ALL: Final = "ForAllValues:"
 
+LONGEST_SCALAR: Final = 128
+"""Characters of a number, a date or an address: what is longer is none, and would be read anew for each operand."""
+
 
 class Family(Enum):
     """What an operator compares."""
@@ -104,11 +107,12 @@ def _ordered(read: Callable[[Any], Any], compare: Callable[[Any, Any], bool], wh
 def _number(value: Any) -> Decimal | None:  # noqa: ANN401 - an operand or a value
     if isinstance(value, datetime):
         return Decimal(value.timestamp())
+    text = str(value)
     try:
-        number = Decimal(str(value))
+        number = Decimal(text) if len(text) <= LONGEST_SCALAR else None
     except InvalidOperation:
         return None
-    return number if number.is_finite() else None
+    return number if number is not None and number.is_finite() else None
 
 
 def _date(value: Any) -> datetime | None:  # noqa: ANN401 - an operand or a value
@@ -116,6 +120,8 @@ def _date(value: Any) -> datetime | None:  # noqa: ANN401 - an operand or a valu
     if isinstance(value, datetime):
         return value
     text = str(value)
+    if len(text) > LONGEST_SCALAR:
+        return None
     try:
         if text.isascii() and text.isdigit():
             return datetime.fromtimestamp(int(text), UTC)
@@ -137,6 +143,8 @@ def _bytes(value: Any) -> bytes | None:  # noqa: ANN401 - an operand or a value
 
 
 def _address(value: Any) -> IPv4Address | IPv6Address | None:  # noqa: ANN401 - a value
+    if len(value) > LONGEST_SCALAR:
+        return None
     try:
         found = ip_address(value)
     except ValueError:
@@ -236,14 +244,15 @@ def condition(operator: str, key: ConditionKey, operands: list[str], *, variable
 def holds_if_absent(operator: str, operands: list[str]) -> bool:
     """Return True if a line holds where the request does not have its key.
 
-    Source: IAM User Guide, "Condition operators", "...IfExists" and "Set operators for multivalued context keys".
+    IAM asks for the quantifier first: of no values none fits, whatever IfExists says, and all do. Source: IAM User
+    Guide, "Condition operators", "...IfExists" and "Set operators for multivalued context keys".
     """
     if operator == NULL:
         return True in map(_bool, operands)
     quantifier, known = _parts(operator)
-    if operator.endswith(IF_EXISTS) or known is None:
-        return known is not None
-    return quantifier == FOR_ALL if quantifier else known.negated
+    if known is None or quantifier is not None:
+        return known is not None and quantifier == FOR_ALL
+    return known.negated or operator.endswith(IF_EXISTS)
 
 
 def _parts(operator: str) -> tuple[str | None, Operator | None]:

@@ -20,7 +20,6 @@ Matcher = Callable[[str, Question], bool]
 """Takes a text and the question in which policy variables get their values."""
 
 _ARN_PARTS: Final = 6
-_variable: Final = re.compile(r"\$\{([^}]*)\}")
 _named: Final = re.compile(r"\s*([^,\s]+)\s*(?:,\s*'([^']*)'\s*)?").fullmatch
 _ITSELF: Final = frozenset("*?$")
 
@@ -56,9 +55,9 @@ class Template(Struct, frozen=True):
         """Cut a text. MalformedPolicyDocumentException for a variable that hsmkms cannot evaluate."""
         if not variables:
             return cls((text,))
-        pieces = _variable.split(text)
+        pieces = _cut(text)
         parts: list[_Part] = [each if place % 2 == 0 else _variable_of(each) for place, each in enumerate(pieces)]
-        if any("${" in each for each in pieces[::2]):
+        if "${" in pieces[-1]:
             raise MalformedPolicyDocumentException(f"{text!r} has a policy variable without its end: write ${{NAME}}.")
         return cls(tuple(each for each in parts if each))
 
@@ -166,8 +165,22 @@ def any_of(matchers: Sequence[Matcher]) -> Matcher:
 
 def _split(text: str) -> list[str]:
     """The parts of an ARN pattern; a colon inside a variable divides nothing."""
-    shielded = _variable.sub(lambda found: found.group().replace(":", "\0"), text)
-    return [each.replace("\0", ":") for each in shielded.split(":", _ARN_PARTS - 1)]
+    pieces = _cut(text)
+    pieces[1::2] = [f"${{{each}}}".replace(":", "\0") for each in pieces[1::2]]
+    return [each.replace("\0", ":") for each in "".join(pieces).split(":", _ARN_PARTS - 1)]
+
+
+def _cut(text: str) -> list[str]:
+    """What stands outside of policy variables and inside, in turn: every second piece is what a variable names.
+
+    No character is looked at more than twice. A regular expression would look at all that follows again and again,
+    where many variables begin and none ends.
+    """
+    pieces, done = list[str](), 0
+    while (begins := text.find("${", done)) >= 0 and (ends := text.find("}", begins)) >= 0:
+        pieces += [text[done:begins], text[begins + 2 : ends]]
+        done = ends + 1
+    return [*pieces, text[done:]]
 
 
 def _could_be(word: str, pattern: str) -> bool:

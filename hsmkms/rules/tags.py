@@ -20,6 +20,12 @@ def check_new(tags: Sequence[tuple[str, str]]) -> None:
         raise TagException("Tags beginning with aws: are reserved")
 
 
+def check_removed(tag_keys: Sequence[str]) -> None:
+    """Raise for more tag keys than a key can have."""
+    if len(set(tag_keys)) > MAX_TAGS:
+        raise TagException("Too many tags")
+
+
 def merge(existing: Mapping[str, str], new: Sequence[tuple[str, str]]) -> dict[str, str]:
     """All tags of a key after the new ones were set; a new value replaces that of the same tag key."""
     check_new(new)

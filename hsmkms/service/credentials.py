@@ -117,8 +117,9 @@ class Credentials:
         with self._core.store.atomic() as tx:
             if not users.insert_user(tx, row.name, row.created_at, row.unique_id, path):
                 raise AlreadyExistsException(f"User with name {name} already exists.")
-            # What still names somebody of this name means one who was deleted, by a version that overlooked it.
-            Identities(self._core).replace_arn(tx, self._user(row).arn, new_user_id())
+            # What names somebody of this name already was written before there was one, or means one who was deleted,
+            # by a version that overlooked it. It gives the new user nothing; but a Deny holds, whoever was meant.
+            Identities(self._core).replace_arn(tx, self._user(row).arn, new_user_id(), denied=False)
         return self._user(row)
 
     @recorded_in_iam("ListUsers")

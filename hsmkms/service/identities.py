@@ -210,12 +210,12 @@ class Identities:
         self.replace_arn(tx, self._arn(row), row.unique_id)
         identities.delete_belongings(tx, name)
 
-    def replace_arn(self, tx: Connection, arn: str, unique_id: str) -> None:
+    def replace_arn(self, tx: Connection, arn: str, unique_id: str, *, denied: bool = True) -> None:
         """Put a unique id in the place of a user's ARN in key policies and grants, as AWS does.
 
-        A new user of the same ARN has another one.
+        A new user of the same ARN has another one. ``denied``: also where a Deny means him.
         """
-        replaced = cache(lambda text: replace_principal(text, arn, unique_id))  # most keys have the same policy
+        replaced = cache(lambda text: replace_principal(text, arn, unique_id, denied=denied))  # most have the same one
         for key_id, region, text in identities.key_policies(tx):
             changed = replaced(text)
             if changed is not None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Final
 
 from msgspec import Struct
 
@@ -16,6 +17,8 @@ from hsmkms.service.core import Core
 from hsmkms.service.policies import is_unknown
 from hsmkms.store import identities
 from hsmkms.store.engine import Connection
+
+NEW_USER: Final = "who is made under that name is somebody else, whom a Deny alone means"
 
 
 class PolicyNote(Struct, frozen=True, kw_only=True):
@@ -80,7 +83,7 @@ class PolicyNotes:
         unknown = [each for each, found in named if found is not None and is_unknown(self._core, conn, found)]
         return [
             *policy.notes,
-            *(f"There is no {each}: who is made under that name is somebody else." for each in unknown),
+            *(f"There is no {each}: {NEW_USER}." for each in unknown),
         ]
 
 

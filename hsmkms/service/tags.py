@@ -17,6 +17,7 @@ from hsmkms.store import tags
 def tag_resource(call: Call, request: TagResourceRequest) -> None:
     """Add tags, or replace the values of tags that are there."""
     new = [(each.tag_key, each.tag_value) for each in request.tags]
+    rules.check_new(new)  # first, since policies may ask about each of them
     with call.changing(request.key_id) as (tx, record):
         rules.merge(tags.fetch(tx, record.key_id, record.region), new)
         tags.put(tx, record.key_id, record.region, dict(new))
@@ -24,6 +25,7 @@ def tag_resource(call: Call, request: TagResourceRequest) -> None:
 
 def untag_resource(call: Call, request: UntagResourceRequest) -> None:
     """Remove tags; one that is not there is no error."""
+    rules.check_removed(request.tag_keys)
     with call.changing(request.key_id) as (tx, record):
         held = tags.fetch(tx, record.key_id, record.region)
         tags.remove(tx, record.key_id, record.region, held.keys() & set(request.tag_keys))

@@ -2,7 +2,7 @@
 
 They are made at a user's word and take room on the token, so their number is limited, for each KMS key and in all.
 Nobody is refused for it: where there is no room, a new one replaces an older one, at first one that has done its work.
-In all it is one of the principal who has most of them, so that nobody can keep others from importing.
+One that is still unused is of the principal who has most of them, so that nobody can keep others from importing.
 """
 
 import uuid
@@ -154,7 +154,8 @@ def _replaced(rows: Sequence[WrappingKeyRow], new: WrappingKeyRow, now: datetime
     left = [each for each in rows if each not in over and each.status is not ObjectStatus.DESTROYING]
     of_key = [each for each in left if (each.key_id, each.region) == (new.key_id, new.region)]
     if len(of_key) >= rules.MAX_LIVE_PER_KEY:
-        return over + _first_to_go(of_key)
+        done = [each for each in of_key if each.used_at is not None]
+        return over + _first_to_go(done or _of_who_has_most(of_key, new.made_by))
     if len(left) >= rules.MAX_LIVE:
         return over + _first_to_go(_of_who_has_most(left, new.made_by))
     return over

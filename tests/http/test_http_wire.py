@@ -11,7 +11,7 @@ import boto3
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
-from raw_client import SECONDS, address_of, exchange, raw, read_answer, signed
+from raw_client import SECONDS, address_of, call, exchange, raw, read_answer, signed
 
 from hsmkms.http import refusals
 from hsmkms.http.heads import CLOSED, head_of
@@ -97,6 +97,29 @@ def test_header_names_of_a_busy_server(tmp_path: Path) -> None:
         assert {"Content-Type", "Content-Length"} <= names_of(head_of(each, CLOSED).strip()) <= USUAL_CASE
 
 
+# -- User-Agent -------------------------------------------------------------------------------------------------
+
+
+def test_policies_know_no_more_of_a_user_agent_than_the_audit_log(hsmkms_endpoint: Endpoint) -> None:
+    """What a client calls itself is cut after 1,024 characters, so that its length is no work for patterns."""
+    statements = [
+        {"Effect": "Allow", "Principal": "*", "Action": "kms:*", "Resource": "*"},
+        {
+            "Effect": "Deny",
+            "Principal": "*",
+            "Action": "kms:Encrypt",
+            "Resource": "*",
+            "Condition": {"StringLike": {"aws:UserAgent": "*z"}},
+        },
+    ]
+    policy = json.dumps({"Version": "2012-10-17", "Statement": statements})
+    _, _, made = call(hsmkms_endpoint, "CreateKey", {"Policy": policy})
+    members = {"KeyId": made["KeyMetadata"]["KeyId"], "Plaintext": "eA=="}
+    for length, status in ((1024, 400), (1025, 200)):
+        name = "z".rjust(length, "a")
+        assert call(hsmkms_endpoint, "Encrypt", members, User_Agent=name)[0] == status
+
+
 # -- HTTP/1.0 ---------------------------------------------------------------------------------------------------
 
 
@@ -127,6 +150,22 @@ def test_http_1_0_is_not_told_to_continue(hsmkms_endpoint: Endpoint) -> None:
     with connect(hsmkms_endpoint) as connection:
         connection.sendall(random_request(hsmkms_endpoint, "1.0", Expect="100-continue"))
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("offer", [{}, H2C], ids=["plain", "upgrade"])
+def test_http_1_0_has_no_chunks(hsmkms_endpoint: Endpoint, offer: dict[str, str]) -> None:
+    """Chunks in HTTP/1.0 are refused and end the connection: proxies of that version see another end of the body."""
+    told = {"Transfer-Encoding": "chunked", "Connection": "keep-alive"} | offer
+    head = raw("POST", "/", signed(hsmkms_endpoint, "GenerateRandom", BODY) | told)
+    chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
+    with connect(hsmkms_endpoint) as connection:
+        connection.sendall(
+            head.replace(b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", 1) + chunks + random_request(hsmkms_endpoint)
+        )
+        status, headers, body = read_answer(connection)
+        assert (status, headers["connection"]) == (400, "close")
+        assert "HTTP/1.0 has no Transfer-Encoding" in json.loads(body)["message"]
+        assert connection.recv(1) == b""
 
 
 def test_ab(hsmkms_endpoint: Endpoint) -> None:

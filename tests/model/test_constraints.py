@@ -23,6 +23,7 @@ from hsmkms.model.constraints import (
 )
 from hsmkms.model.crypto import DecryptRequest, EncryptRequest, GenerateDataKeyRequest, GenerateRandomRequest
 from hsmkms.model.enums import EncryptionAlgorithm
+from hsmkms.model.grants import CreateGrantRequest
 from hsmkms.model.keys import CreateKeyRequest, DescribeKeyRequest, ListKeysRequest, UpdateKeyDescriptionRequest
 from hsmkms.model.shapes import Recipient, Shape, Tag
 from hsmkms.model.tags import TagResourceRequest, UntagResourceRequest
@@ -225,6 +226,22 @@ def test_long_values_are_cut() -> None:
     message = refusal(DescribeKeyRequest(key_id="k" * 1_000_000))
     assert f"Value '{'k' * 1024}' at 'keyId'" in message
     assert len(message) < 1300
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        CreateGrantRequest(key_id="k", grantee_principal="a", operations=[""] * 20_000),
+        TagResourceRequest(key_id="k", tags=[Tag()] * 10_000),
+    ],
+    ids=["operations", "tags"],
+)
+def test_a_message_stays_small(request_: Struct) -> None:
+    """A message counts all broken constraints and tells 50 of them, so that 64 KB of request have no answer of 8 MB."""
+    told = refusal(request_)
+    assert told.startswith("20000 validation errors detected: Value")
+    assert told.count("failed to satisfy constraint") == 50
+    assert len(told) < 65_536
 
 
 def test_secrets_are_never_shown() -> None:

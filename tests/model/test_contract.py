@@ -15,7 +15,7 @@ from msgspec import Struct
 from hsmkms import errors
 from hsmkms.errors import ApiError
 from hsmkms.model import enums
-from hsmkms.model.constraints import Length, OneOf, Pattern, Range, Sensitive, Width
+from hsmkms.model.constraints import Length, OneOf, Pattern, Range, Sensitive, Total, Width
 from hsmkms.model.enums import Operation
 from hsmkms.model.operations import OPERATIONS
 from hsmkms.model.shapes import CustomerMasterKeySpec
@@ -140,6 +140,8 @@ def our_constraint(constraint: object) -> Tree:
             return {"sensitive": True}
         case Width():
             return {}  # of UTF-8: what the model says of characters bounds bytes by this
+        case Total():
+            return {}  # ours: the model does not bound maps
         case _:
             raise AssertionError(f"unknown constraint {constraint}")
 

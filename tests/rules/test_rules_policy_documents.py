@@ -374,7 +374,9 @@ HOLDS = [
     ("Null", TAG, "false", None, False),
     ("ForAnyValue:StringEquals", TAG, "x", None, False),
     ("ForAnyValue:StringNotEquals", TAG, "x", None, False),
-    ("ForAnyValue:StringEqualsIfExists", TAG, "x", None, True),
+    ("ForAnyValue:StringEqualsIfExists", TAG, "x", None, False),  # the quantifier comes first
+    ("ForAnyValue:StringNotEqualsIfExists", TAG, "x", None, False),
+    ("ForAllValues:StringEqualsIfExists", TAG, "x", None, True),
     ("ForAllValues:StringEquals", TAG, "x", None, True),
     ("ForAllValues:StringEquals", TAG, "x", "y", False),
 ]
@@ -389,6 +391,21 @@ def test_operators(operator: str, key: str, operand: object, value: str | None, 
             own(under(operator, key, operand))
         return
     assert decided(question, DELEGATING, own(under(operator, key, operand))).allowed is holds
+
+
+@pytest.mark.parametrize(
+    ("operator", "operand", "value"),
+    [
+        ("NumericEquals", "7", "7".zfill),
+        ("DateEquals", "7", "7".zfill),
+        ("IpAddress", "::/0", lambda length: "fe80::1%".ljust(length, "e")),
+    ],
+)
+def test_what_is_too_long_to_be_one(operator: str, operand: str, value: Callable[[int], str]) -> None:
+    """A value of more than 128 characters is no number, date or address: it would be read for each operand anew."""
+    policy = own(under(operator, TAG, [operand]))
+    for length, holds in ((128, True), (129, False)):
+        assert decided(ask(user_tags={"t": value(length)}), DELEGATING, policy).allowed is holds
 
 
 def test_every_operator_is_tried() -> None:
@@ -489,6 +506,23 @@ def test_no_pattern_takes_long() -> None:
     begun = time.process_time()
     assert not decided(ask(user_tags={"t": "a" * 6000}), DELEGATING, policy).allowed
     assert time.process_time() - begun < 5  # without its cure this would take for ever
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        under("StringEquals", "aws:username", "${" * 100_000),
+        mine(Resource="arn:aws:kms:a:b:c:" + "${" * 100_000),
+        mine(NotResource=["arn:aws:kms:a:b:c:d", "arn:${" * 100_000]),
+    ],
+    ids=["operand", "resource", "other-resource"],
+)
+def test_no_variable_takes_long(statement: dict[str, Any]) -> None:
+    """Variables that begin without end are refused at once, however many."""
+    begun = time.process_time()
+    with pytest.raises(MalformedPolicyDocumentException):
+        own(statement)
+    assert time.process_time() - begun < 20  # by a regular expression this takes minutes
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from hsmkms.errors import (
     HsmKmsError,
     MalformedPolicyDocumentException,
     NotFoundException,
+    TagException,
     ValidationException,
 )
 from hsmkms.model import aliases, crypto, deletion, grants, importing, keys, policies, rotation, tags
@@ -403,6 +404,50 @@ def test_state_comes_after_permission(kms: Kms, alice: Caller) -> None:
     key = new_key(kms).key_id
     kms.disable_key(keys.DisableKeyRequest(key_id=key))
     denied(lambda: seal(kms, key, caller=alice))
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda kms, key, who: seal(kms, key, caller=who, encryption_context={"a": "x" * 8192}),
+        lambda kms, key, who: unseal(kms, b"x", who, key_id=key, encryption_context={"x" * 8192: ""}),
+        lambda kms, key, who: kms.re_encrypt(
+            crypto.ReEncryptRequest(
+                ciphertext_blob=b"x",
+                destination_key_id=key,
+                destination_encryption_context={f"{number:04}": "" for number in range(700)},
+            ),
+            who,
+        ),
+        lambda kms, key, who: kms.create_grant(
+            grants.CreateGrantRequest(
+                key_id=key,
+                grantee_principal=ROOT,
+                operations=["Decrypt"],
+                constraints=grants.GrantConstraints(encryption_context_subset={"a": "x" * 8192}),
+            ),
+            who,
+        ),
+    ],
+    ids=["Encrypt", "Decrypt", "ReEncrypt", "CreateGrant"],
+)
+def test_no_policy_is_asked_about_a_context_that_is_too_long(
+    kms: Kms, alice: Caller, act: Callable[[Kms, str, Caller], object]
+) -> None:
+    """A context that no operation takes is refused first, so that its length is no work for patterns of policies."""
+    with pytest.raises(ValidationException, match="8192"):
+        act(kms, new_key(kms).key_id, alice)
+
+
+def test_no_policy_is_asked_about_more_tags_than_there_can_be(kms: Kms, alice: Caller) -> None:
+    """So are more tags than a key can have, whether they are added or removed."""
+    key, names = new_key(kms).key_id, [f"t{number}" for number in range(51)]
+    both = [Tag(tag_key=name, tag_value="") for name in names]
+    with pytest.raises(TagException, match="Too many tags"):
+        kms.tag_resource(tags.TagResourceRequest(key_id=key, tags=both), alice)
+    with pytest.raises(TagException, match="Too many tags"):
+        kms.untag_resource(tags.UntagResourceRequest(key_id=key, tag_keys=names), alice)
+    kms.untag_resource(tags.UntagResourceRequest(key_id=key, tag_keys=names[:50]))
 
 
 def test_a_name_for_a_secret_key(kms: Kms, alice: Caller) -> None:

@@ -138,7 +138,7 @@ def test_a_name_that_was_accepted_is_not_the_new_user(either: Kms) -> None:
             new_key(either, policy=naming(NOBODY))
         return
     key = new_key(either, policy=naming(NOBODY)).key_id
-    note = f"There is no {NOBODY}: who is made under that name is somebody else."
+    note = f"There is no {NOBODY}: who is made under that name is somebody else, whom a Deny alone means."
     assert either.operator.notes.of_key_policy(naming(NOBODY)) == [note]
     assert note in {each.sentence for each in either.operator.notes.every()}
     grant_id = granted(either, key, grantee_principal=NOBODY)
@@ -152,6 +152,22 @@ def test_a_name_that_was_accepted_is_not_the_new_user(either: Kms) -> None:
     assert not either.operator.notes.of_key_policy(naming(NOBODY))
     assert seal(either, key, caller=either.caller(REGION, "nobody"))
     either.operator.credentials.delete_user("nobody")
+
+
+def test_a_denial_that_was_accepted_holds_for_the_new_user(either: Kms) -> None:
+    """A Deny that names a user before he is made denies him once he is, and NotPrincipal does not spare him."""
+    if not accepts(either):
+        return  # there nobody can be named before he is made
+    for element, named in (("Principal", [NOBODY]), ("NotPrincipal", [root_arn(ACCOUNT), NOBODY])):
+        statements = [
+            {"Effect": "Allow", "Principal": "*", "Action": "kms:*", "Resource": "*"},
+            {"Effect": "Deny", element: {"AWS": named}, "Action": "kms:Encrypt", "Resource": "*"},
+        ]
+        key = new_key(either, policy=text(statements)).key_id
+        either.operator.credentials.create_user("nobody", "/division/")
+        with pytest.raises(AccessDeniedException):
+            seal(either, key, caller=either.caller(REGION, "nobody"))
+        either.operator.credentials.delete_user("nobody")
 
 
 # -- grants for services of AWS -----------------------------------------------------------------------------------

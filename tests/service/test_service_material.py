@@ -213,6 +213,21 @@ def test_four_for_a_key(kms: Kms, clock: StoppedClock) -> None:
     assert len(live) == rules.MAX_LIVE_PER_KEY
 
 
+def test_a_share_of_a_key(kms: Kms, clock: StoppedClock) -> None:
+    """Who asks for wrapping keys of one key again and again replaces his own, and the import of another goes on."""
+    key_id = new_empty_key(kms)
+    flooding, other = (importer(kms, name) for name in ("flooding", "other"))
+    begun = request_to_import(kms, key_id, caller=other)
+    asked = []
+    for _ in range(2 * rules.MAX_LIVE_PER_KEY):
+        clock.advance(seconds=1)
+        asked.append(request_to_import(kms, key_id, caller=flooding))
+    with pytest.raises(ExpiredImportTokenException, match="is gone"):
+        kms.import_key_material(asked[0])
+    kms.import_key_material(begun)
+    kms.import_key_material(asked[-1])
+
+
 def test_so_many_in_all(kms: Kms, clock: StoppedClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """In all there are no more than the limit: who has most of them loses the oldest, and nobody keeps others away."""
     monkeypatch.setattr(rules, "MAX_LIVE", 3)
