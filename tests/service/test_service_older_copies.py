@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import pytest
 import second_token
@@ -12,6 +13,8 @@ from swapping import TokenFolder
 from test_service_several_tokens import opened, with_second
 from test_service_wrong_tokens import AWAY, OLDER, asking, until
 
+from hsmkms.config import AuditSettings
+from hsmkms.errors import StoreError
 from hsmkms.service.kms import Kms
 
 
@@ -113,6 +116,47 @@ def test_seen_by_the_sealer(scene: Scene) -> None:
     scene.is_refused()
     assert scene.folder.objects() == there
     scene.passes()
+
+
+@pytest.mark.parametrize("seal_file", [None, Path("outside.seal")], ids=["notes alone", "and a file elsewhere"])
+def test_from_before_the_first_note(new_site: NewSite, seal_file: Path | None) -> None:
+    """A copy that was made right after init remembers no seal, and is told all the same."""
+    site = new_site()
+    folder = TokenFolder.of(site.settings.token)
+    folder.copy("older")
+    site = site.varied("hsmkms.toml", audit=AuditSettings(seal_file=seal_file))
+    with site.open() as kms:
+        newest = seal(kms, new_key(kms).key_id)
+    folder.vanish()
+    folder.put(folder.place / "older")
+    there = folder.objects()
+    with site.open() as kms:
+        scene = Scene(kms, folder, newest)
+        scene.is_refused()
+        assert folder.objects() == there
+        scene.passes()
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"a":', b"\xff"])
+def test_what_was_noted_cannot_be_read(site: Site, damage: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody knows then whether a token is an older copy: no key is made, all else goes on, and it is said why."""
+    with site.open() as kms:
+        newest = seal(kms, new_key(kms).key_id)
+    noted = site.settings.data_dir / "audit" / "noted.json"
+    right = noted.read_bytes()
+    noted.write_bytes(damage)
+    with site.open() as kms:
+        assert f"{noted} is not as hsmkms wrote it" in caplog.text
+        assert unseal(kms, newest) == b"secret"
+        for _ in range(2):
+            code, said = asking(kms)("create")
+            assert (code, "is not as hsmkms wrote it" in said) == (AWAY, True)
+        with pytest.raises(StoreError, match="is not as hsmkms wrote it"):
+            kms.operator.audit.look_after()
+        assert noted.read_bytes() == damage
+        assert kms.operator.find_differences() == []
+        noted.write_bytes(right)
+        assert asking(kms)("create")[0] == ""
 
 
 def test_module_that_was_renewed_for_another_token(new_site: NewSite) -> None:
