@@ -140,6 +140,11 @@ class TokenLogin:
         """The serials of the group that the token is of, as the settings name them; without a group its own."""
         return frozenset(self._settings.choice.serials or (serial_of(self._token),))
 
+    def is_for(self, token: Token, choice: TokenChoice) -> bool:
+        """True if this is the login with a token of the module, or looks for its token by that choice."""
+        own = self._token
+        return choice == self._settings.choice or (token.label, token.serial) == (own.label, own.serial)
+
     def limits(self) -> TokenLimits | None:
         """Session counts and memory as the token tells them now."""
         self._guard.check()
