@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,9 +13,11 @@ from swapping import TokenFolder
 from test_service_several_tokens import opened, with_second
 from test_service_wrong_tokens import AWAY, OLDER, asking, until
 
+from hsmkms import attaching
 from hsmkms.config import AuditSettings
 from hsmkms.errors import StoreError
 from hsmkms.service.kms import Kms
+from hsmkms.service.reconcile import Kind
 
 
 class Scene(Struct):
@@ -105,6 +107,32 @@ def test_while_a_key_is_made(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> N
     there = scene.folder.objects()
     scene.is_refused()
     assert scene.folder.objects() == there
+
+
+def test_refused_pin_after_a_key_was_made(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The intent stays with the key that was made, although no login can be had to look at the token again."""
+    pin = site.folder / "pin"
+    right = pin.read_text()
+    with site.open() as kms:
+        new_key(kms)
+        scene = Scene(kms, TokenFolder.of(site.settings.token), b"")
+        turns = kms._core.tokens.home._turns
+        turn = turns.turn
+
+        @contextmanager
+        def refused_after_it() -> Iterator[bool]:
+            with turn() as stale:
+                yield stale
+            pin.write_text("wrong horse\n")
+            scene.lose_login()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(turns, "turn", refused_after_it)
+            assert asking(kms)("create")[0] == AWAY
+    pin.write_text(right)
+    assert attaching.retry_pin(site.settings, insisted=site.settings.token)
+    with site.open() as kms:
+        assert [each.kind for each in kms.operator.find_differences()] == [Kind.UNACKNOWLEDGED]
 
 
 def test_seen_by_the_sealer(scene: Scene) -> None:
