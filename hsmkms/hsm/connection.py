@@ -192,7 +192,10 @@ class Connection(TokenLogin):
         self._may_make(always=True)
         with self._turn(), self._suspected():
             yield
-        self._may_make(always=True)
+        try:
+            self._may_make(always=True)
+        except PinError as exc:  # which would say that nothing was made
+            raise TokenUnavailableError(str(exc)) from exc
 
     def _may_make(self, *, always: bool = False) -> None:
         try:

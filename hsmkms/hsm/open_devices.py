@@ -4,12 +4,13 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Generic, TypeVar
+
+from pkcs11.types import Token
 
 from hsmkms.errors import ModuleError, TokenNotFoundError
 from hsmkms.hsm import module as modules
-from hsmkms.hsm.choice import choose, serial_of
+from hsmkms.hsm.choice import TokenChoice, choose
 from hsmkms.hsm.connection import Connection, DeviceSettings
 from hsmkms.hsm.login import START_ATTEMPTS, START_PAUSE_SECONDS, PinReader
 from hsmkms.hsm.module import Module
@@ -18,7 +19,7 @@ Open = TypeVar("Open", bound=Connection)
 
 
 class OpenDevices(Generic[Open]):
-    """The devices of this process, by module and token: two logins on one token cannot be told apart."""
+    """The devices of this process: two logins on one token cannot be told apart."""
 
     def __init__(self, make: Callable[..., Open]) -> None:
         self._make = make
@@ -27,7 +28,8 @@ class OpenDevices(Generic[Open]):
     def after_fork(self) -> None:
         """A child has none open."""
         self._lock = threading.Lock()
-        self._users: dict[tuple[Path, str, str], tuple[Open, int]] = {}
+        self._users: dict[int, tuple[Open, int]] = {}
+        """Each with the number of its users, by what tells it from others."""
 
     def acquire(self, settings: DeviceSettings, read_pin: PinReader, *, accept_final_try: bool) -> Open:
         """The device of a token, opened if it is not yet; its users are counted."""
@@ -56,9 +58,8 @@ class OpenDevices(Generic[Open]):
         self, settings: DeviceSettings, module: Module, read_pin: PinReader, *, accept_final_try: bool
     ) -> Open:
         token = choose(module, settings.choice)
-        key = (module.path, token.label, serial_of(token))
         with self._lock:
-            device, users = self._users.get(key) or (
+            device, users = self._held(module, token, settings.choice) or (
                 self._make(settings, module, read_pin, accept_final_try=accept_final_try),
                 0,
             )
@@ -66,18 +67,27 @@ class OpenDevices(Generic[Open]):
                 raise ModuleError(
                     "this token is open in this process with another setting of import.host_unwrap: use one for both"
                 )
-            self._users[key] = (device, users + 1)
+            self._users[id(device)] = (device, users + 1)
             return device
+
+    def _held(self, module: Module, token: Token, choice: TokenChoice) -> tuple[Open, int] | None:
+        """The device that has a token open, or that looks for its token by the same choice, with how many use it.
+
+        A group has another member now than the one that was opened; and what stands in the place of a token that is
+        away is for its device to judge, before it is sent the PIN.
+        """
+        for device, users in self._users.values():
+            if device._module is module and device.is_for(token, choice):  # noqa: SLF001 - see below
+                return device, users
+        return None
 
     def release(self, device: Open) -> None:
         """One user less; with the last one the sessions are closed and the module let go."""
         with self._lock:
-            for key, (held, users) in self._users.items():
-                if held is device:
-                    if users > 1:
-                        self._users[key] = (device, users - 1)
-                    else:
-                        del self._users[key]
-                        device._close_sessions()  # noqa: SLF001
-                    device._module.release()  # noqa: SLF001
-                    return
+            _, users = self._users.pop(id(device), (device, 0))
+            if users > 1:
+                self._users[id(device)] = (device, users - 1)
+            elif users:
+                device._close_sessions()  # noqa: SLF001
+            if users:
+                device._module.release()  # noqa: SLF001

@@ -93,6 +93,8 @@ class TokenLogin:
         self._telling = threading.Lock()
         self._news = self._told = object()
         """The newest event after which the listeners look at the token, and the last that they were told of."""
+        self._looks = self._looked = 0
+        """How many looks of the listeners have begun, and the number of the last that has ended well."""
         self._renewals = RenewalPace()
         try:
             self._log_in(accept_final_try=accept_final_try)
@@ -139,6 +141,11 @@ class TokenLogin:
     def members(self) -> frozenset[str]:
         """The serials of the group that the token is of, as the settings name them; without a group its own."""
         return frozenset(self._settings.choice.serials or (serial_of(self._token),))
+
+    def is_for(self, token: Token, choice: TokenChoice) -> bool:
+        """True if this is the login with a token of the module, or looks for its token by that choice."""
+        own = self._token
+        return choice == self._settings.choice or (token.label, token.serial) == (own.label, own.serial)
 
     def limits(self) -> TokenLimits | None:
         """Session counts and memory as the token tells them now."""
@@ -307,19 +314,22 @@ class TokenLogin:
     def _tell_listeners(self, *, always: bool = False) -> None:
         """Call the listeners if there was a login since; who comes meanwhile waits until they are done.
 
-        ``always``: also if there was none. Raises what keeps one of them from its work: then all are called again the
-        next time.
+        ``always``: also if there was none, unless another thread calls them after this was asked: one look does for all
+        who wait for it, however long it takes on a token with many objects. Raises what keeps one of them from its
+        work: then all are called again the next time.
         """
+        asked = self._looks
         if self._told is self._news and not always:
             return
         if not self._telling.acquire(timeout=self._settings.session_wait_seconds):
             raise TokenUnavailableError(AWAY)
         try:
             news = self._news
-            if always or self._told is not news:
+            if self._told is not news or (always and self._looked <= asked):
+                self._looks = number = self._looks + 1
                 for each in list(self._listeners):
                     each()
-                self._told = news
+                self._told, self._looked = news, number
         finally:
             self._telling.release()
 

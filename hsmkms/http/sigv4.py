@@ -11,7 +11,7 @@ Reference, "Create a signed AWS API request"; the errors are those that KMS was 
 import hashlib
 import hmac
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from operator import itemgetter
@@ -56,6 +56,9 @@ _RAW: Final = "latin-1"
 _PARTS: Final = ("Credential", "SignedHeaders", "Signature")
 _MAX_CREDENTIAL: Final = 256
 """More than the longest access key id with every scope; what is longer would only fill the caches."""
+
+_MAX_KEPT_NAMES: Final = 1024
+"""Bytes of header names, several times what clients send; more is not cached: a sender may have no credential."""
 
 FindSecret = Callable[[str], str | None]
 """The secret of an access key that is active, or None."""
@@ -144,14 +147,20 @@ def _read(request: RawRequest) -> tuple[_Front, str]:
             "Missing Authentication Token: sign the request (Signature Version 4)."
         )
     told, _, signature = header.rpartition(", Signature=")
+    read = _usual_front if _are_kept(headers) else _usual_front.__wrapped__
     try:
-        front = _usual_front(told, tuple(headers))
+        front = read(told, tuple(headers))
     except ValueError:
         credential, signed_headers, signature = _parts(header)
         front = _front(credential, signed_headers, tuple(headers))
     if not _match_signature(signature):
         raise IncompleteSignatureException("Signature must be 64 lower-case hex digits.")
     return front, signature
+
+
+def _are_kept(names: Iterable[str]) -> bool:
+    """True if what is made of these names of headers may be cached."""
+    return sum(map(len, names)) <= _MAX_KEPT_NAMES
 
 
 @lru_cache(maxsize=256)
@@ -287,7 +296,8 @@ def signing_key(secret: str, date: str, region: str) -> bytes:
 
 def canonical_request(request: RawRequest, signed_headers: Sequence[str]) -> str:
     """The form that both sides sign."""
-    path, query, signed = request.path, request.query, _signed(tuple(signed_headers))
+    path, query, names = request.path, request.query, tuple(signed_headers)
+    signed = _signed(names) if _are_kept(names) else _signed.__wrapped__(names)
     return "\n".join(
         (
             request.method,

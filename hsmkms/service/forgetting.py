@@ -133,10 +133,15 @@ def _destroy_own(core: Core, row: TokenRow, device: Device) -> int:
     # Last the one by which it is recognised: without that nothing on it counts, nor that anything is not there.
     proves = witness(core, row.id)
     own = sorted(keys, key=lambda each: (each.purpose == MAC_PURPOSE, each.cka_id == proves))
+    destroyed = 0
     try:
         Sealer(core).remove_notes(row.id)
-        return sum(device.destroy_secret(own_permit(OperatorAct.MAINTAIN, each.cka_id), each.cka_id) for each in own)
+        for each in own:
+            if each is own[-1]:
+                core.tokens.stop_proving(row.id)
+            destroyed += device.destroy_secret(own_permit(OperatorAct.MAINTAIN, each.cka_id), each.cka_id)
     except HsmKmsError as exc:
         raise ConfigurationError(
             f"the installation's own keys on the token {row.label!r} could not be destroyed ({exc}): run it again"
         ) from exc
+    return destroyed

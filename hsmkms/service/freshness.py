@@ -14,7 +14,7 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from hsmkms.errors import HsmKmsError, TokenUnavailableError
+from hsmkms.errors import HsmKmsError, StoreError, TokenUnavailableError
 from hsmkms.process import exclusive
 from hsmkms.service import binding
 from hsmkms.service.seal_notes import SealNotes, forget_noted, noted_on
@@ -41,8 +41,13 @@ class Freshness:
         """Look at every open token now, and at each again after a login."""
         self._core.tokens.listen(self.look)
         for row in self._core.tokens.rows():
-            with suppress(TokenUnavailableError):  # it is looked at when it is back
+            try:
                 self.look(row.id)
+            except TokenUnavailableError:  # it is looked at when it is back
+                pass
+            except StoreError as exc:  # and before a key is made on it
+                log.error("%s", exc)  # noqa: TRY400 - told in one sentence
+                self._core.tokens.of(row.id).announce()
 
     def look(self, token_id: str) -> None:
         """Compare the newest note on a token with the newest that it has taken; what is wrong is in ``core.older``."""

@@ -32,6 +32,10 @@ _LOCK_SECONDS: Final = 5.0
 _NOTED: Final = "noted.json"
 """The file that remembers the newest seal whose note each token has taken, by the token's id."""
 
+_READABLE_AGAIN: Final = (
+    "mend it, or remove it if the tokens are the newest ones; until then nobody knows whether one is an older copy"
+)
+
 
 class SealNotes:
     """Reads and leaves the notes of an open installation. Who leaves one holds the lock of the seals."""
@@ -79,8 +83,8 @@ class SealNotes:
             return None  # it knows that it was left, and nothing has been made on it since
         found = audit_seal.newest(proven)
         newest = found.number if found is not None else 0
-        # It may keep no notes any more; and one that cannot be proven says nothing of how old it is.
-        if newest >= noted or (found is None and (notes or self._elsewhere() is not None)):
+        # A note that cannot be proven says nothing of how old the token is.
+        if newest >= noted or (found is None and notes):
             return None
         return (
             f"the token {self._core.tokens.of(token_id).profile.label!r} is an older copy of itself: it remembers seal "
@@ -250,10 +254,16 @@ def forget_noted(folder: Path, token_id: str) -> None:
 
 
 def _noted(folder: Path) -> dict[str, int]:
+    """Raises StoreError if the file is there and cannot be read: an older copy of a token would pass for the token."""
+    path = folder / _NOTED
     try:
-        return msgspec.json.decode((folder / _NOTED).read_bytes(), type=dict[str, int])
-    except (OSError, msgspec.MsgspecError):
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, int])
+    except FileNotFoundError:  # nothing was sealed yet, or the database was restored
         return {}
+    except OSError as exc:
+        raise StoreError(f"{path} cannot be read ({exc.strerror}): {_READABLE_AGAIN}") from exc
+    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        raise StoreError(f"{path} is not as hsmkms wrote it: {_READABLE_AGAIN}") from exc
 
 
 def _write_noted(folder: Path, token_id: str, number: int) -> None:

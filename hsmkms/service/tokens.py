@@ -165,6 +165,10 @@ class Tokens:
             self._required.remove(required)
             device.release_identity(*required[1:])
 
+    def stop_proving(self, token_id: str) -> None:
+        """Require no identity of a token whose key for that is about to be destroyed: that it is gone is no outage."""
+        self._release(self._open[token_id])
+
     def others_without(self, device: Device) -> list[int]:
         """The ids of other processes that have the installation open, but not that token."""
         return self._presence.others_without(device.profile.label, device.members) if self._presence is not None else []

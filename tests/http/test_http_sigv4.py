@@ -342,3 +342,30 @@ def test_midnight() -> None:
     headers = replaced("X-Amz-Date", "20260102T235930Z")
     scope = verify(authorized(headers, sign(headers)), datetime(2026, 1, 3, 0, 1, tzinfo=UTC))
     assert scope.date == "20260102"
+
+
+def test_strangers_fill_no_cache() -> None:
+    """Long headers of requests that nobody has signed are not kept; those of usual clients are."""
+
+    def heads(names: list[str]) -> None:
+        told = sorted([*names, "host", "x-amz-date", "x-amz-target"])
+        for signed in (told, ["host", "x-amz-date", "x-amz-target"]):
+            credential = f"{ACCESS_KEY_ID}/20260102/us-east-1/kms/aws4_request"
+            authorization = (
+                f"AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders={';'.join(signed)}, Signature={'0' * 64}"
+            )
+            headers = {name: ["1"] for name in told} | {"x-amz-date": [STAMP], "authorization": [authorization]}
+            with pytest.raises(UnrecognizedClientException):
+                sigv4.verify(RawRequest("POST", "/", "", headers, b""), lambda _: None, NOW, FIVE)
+
+    def kept() -> list[int]:
+        return [each.cache_info().currsize for each in (sigv4._usual_front, sigv4._signed)]
+
+    heads(["content-type", "user-agent"])
+    before = kept()
+    heads(["accept", "amz-sdk-invocation-id", "content-type"])
+    assert all(now > then for now, then in zip(kept(), before, strict=True))
+    before = kept()
+    for number in range(10):
+        heads([f"{number}-{each}-{'z' * 200}" for each in range(8)])
+    assert kept() == before

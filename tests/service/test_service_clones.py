@@ -6,8 +6,10 @@ import pytest
 import second_token
 from msgspec.structs import replace
 from service_sites import NewSite, Site, new_key, seal, unseal
+from swapping import TokenFolder
 from test_service_backup import lose
 from test_service_several_tokens import Scene, migrate, opened, wait_for, with_second
+from test_service_wrong_tokens import asking, until
 
 from hsmkms import attaching, config, wiring
 from hsmkms.config import Settings, TokenSettings
@@ -121,6 +123,50 @@ def test_group(cloned: Settings) -> None:
             assert kms.operator.find_differences() == []
     with pytest.raises(CloneError):
         opened(second_token.only(cloned, replace(clone, serial=(clone.serial, "no such member"))))
+
+
+def test_another_member_after_an_outage(new_site: NewSite) -> None:
+    """The member that takes over is the same token for whoever opens it then: one login, and no session is lost."""
+    settings = new_site().settings
+    home = settings.token
+    assert isinstance(home.serial, str)
+    with opened(settings) as kms:
+        sealed = seal(kms, new_key(kms).key_id)
+    group = second_token.only(settings, replace(home, serial=(home.serial, second_token.CLONE_SERIAL)))
+    with opened(group) as kms:
+        device = kms._core.tokens.home
+        with second_token.swapped_for_clone(home):
+            device._module.cryptoki.close_session(device._login_handle)
+            wait_for(lambda: kms.operator.watch.check_token() is None and device._token.serial.decode() != home.serial)
+            assert unseal(kms, sealed) == b"secret"
+            again = attaching.open_device(group, group.token)
+            assert again is device
+            again.close()
+            assert device._module.cryptoki.logged_in(device._login_handle)
+            assert unseal(kms, sealed) == b"secret"
+
+
+def test_stranger_beside_a_token_that_is_sought(new_site: NewSite) -> None:
+    """While another token is looked for, no PIN goes to a stranger in the place of one that this process had open."""
+    settings = with_second(new_site(), own_module=True)
+    home = settings.tokens[1]
+    with opened(settings) as kms:
+        (left,) = kms.operator.tokens()
+        new_key(kms)
+        migrate(kms, settings)
+    with second_token.away(settings.token), opened(settings) as kms:
+        folder = TokenFolder.of(home)
+        stranger = folder.with_another_serial(second_token.LABEL, Path(home.environment["SOFTHSM2_CONF"]))
+        folder.vanish()
+        folder.put(stranger)
+        device = kms._core.tokens.home
+        device._module.cryptoki.close_session(device._login_handle)
+        until(lambda: "is not sent the PIN" in asking(kms)("ready")[1])
+        with pytest.raises(HsmKmsError):
+            attaching.seek(lambda: settings, kms._core.store, kms._core.tokens._row(left.token_id))
+        assert not list(settings.data_dir.glob("pin-refus*"))
+        folder.put_back()
+        until(lambda: asking(kms)("ready")[0] == "")
 
 
 def test_two_members_in_one_module(new_site: NewSite) -> None:

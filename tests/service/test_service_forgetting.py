@@ -68,6 +68,23 @@ def migrate_home(kms: Kms, settings: Settings) -> None:
     kms.operator.settle_on(device)
 
 
+def test_no_alarm(apart: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    """That the token does not show its key any more is no outage, whenever somebody looks whether it is away."""
+    with opened(apart) as kms:
+        (left,) = kms.operator.tokens()
+        migrate_home(kms, apart)
+        device = kms._core.tokens.of(left.token_id)
+
+        def look(done: str) -> None:
+            if done == "forget 1: device":
+                assert device._come_back(0)
+                assert not device.is_away
+
+        kms._core.reached = look
+        assert forget(kms, str(apart.token.label)) > 0
+    assert "away" not in caplog.text
+
+
 def test_forgotten(apart: Settings) -> None:
     """Its keys and notes are destroyed, the list is without it, and everything works without it and with it away."""
     old = str(apart.token.label)

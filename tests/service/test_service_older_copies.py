@@ -2,7 +2,8 @@
 
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import pytest
 import second_token
@@ -12,7 +13,11 @@ from swapping import TokenFolder
 from test_service_several_tokens import opened, with_second
 from test_service_wrong_tokens import AWAY, OLDER, asking, until
 
+from hsmkms import attaching
+from hsmkms.config import AuditSettings
+from hsmkms.errors import StoreError
 from hsmkms.service.kms import Kms
+from hsmkms.service.reconcile import Kind
 
 
 class Scene(Struct):
@@ -104,6 +109,32 @@ def test_while_a_key_is_made(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> N
     assert scene.folder.objects() == there
 
 
+def test_refused_pin_after_a_key_was_made(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The intent stays with the key that was made, although no login can be had to look at the token again."""
+    pin = site.folder / "pin"
+    right = pin.read_text()
+    with site.open() as kms:
+        new_key(kms)
+        scene = Scene(kms, TokenFolder.of(site.settings.token), b"")
+        turns = kms._core.tokens.home._turns
+        turn = turns.turn
+
+        @contextmanager
+        def refused_after_it() -> Iterator[bool]:
+            with turn() as stale:
+                yield stale
+            pin.write_text("wrong horse\n")
+            scene.lose_login()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(turns, "turn", refused_after_it)
+            assert asking(kms)("create")[0] == AWAY
+    pin.write_text(right)
+    assert attaching.retry_pin(site.settings, insisted=site.settings.token)
+    with site.open() as kms:
+        assert [each.kind for each in kms.operator.find_differences()] == [Kind.UNACKNOWLEDGED]
+
+
 def test_seen_by_the_sealer(scene: Scene) -> None:
     """From the seal on that finds the token older, none is made on it."""
     there = scene.swap()
@@ -113,6 +144,47 @@ def test_seen_by_the_sealer(scene: Scene) -> None:
     scene.is_refused()
     assert scene.folder.objects() == there
     scene.passes()
+
+
+@pytest.mark.parametrize("seal_file", [None, Path("outside.seal")], ids=["notes alone", "and a file elsewhere"])
+def test_from_before_the_first_note(new_site: NewSite, seal_file: Path | None) -> None:
+    """A copy that was made right after init remembers no seal, and is told all the same."""
+    site = new_site()
+    folder = TokenFolder.of(site.settings.token)
+    folder.copy("older")
+    site = site.varied("hsmkms.toml", audit=AuditSettings(seal_file=seal_file))
+    with site.open() as kms:
+        newest = seal(kms, new_key(kms).key_id)
+    folder.vanish()
+    folder.put(folder.place / "older")
+    there = folder.objects()
+    with site.open() as kms:
+        scene = Scene(kms, folder, newest)
+        scene.is_refused()
+        assert folder.objects() == there
+        scene.passes()
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"a":', b"\xff"])
+def test_what_was_noted_cannot_be_read(site: Site, damage: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody knows then whether a token is an older copy: no key is made, all else goes on, and it is said why."""
+    with site.open() as kms:
+        newest = seal(kms, new_key(kms).key_id)
+    noted = site.settings.data_dir / "audit" / "noted.json"
+    right = noted.read_bytes()
+    noted.write_bytes(damage)
+    with site.open() as kms:
+        assert f"{noted} is not as hsmkms wrote it" in caplog.text
+        assert unseal(kms, newest) == b"secret"
+        for _ in range(2):
+            code, said = asking(kms)("create")
+            assert (code, "is not as hsmkms wrote it" in said) == (AWAY, True)
+        with pytest.raises(StoreError, match="is not as hsmkms wrote it"):
+            kms.operator.audit.look_after()
+        assert noted.read_bytes() == damage
+        assert kms.operator.find_differences() == []
+        noted.write_bytes(right)
+        assert asking(kms)("create")[0] == ""
 
 
 def test_module_that_was_renewed_for_another_token(new_site: NewSite) -> None:

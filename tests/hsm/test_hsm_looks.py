@@ -1,0 +1,103 @@
+"""Looks at a token before and after a key is made: many threads that wait for one share it."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from devices import MakeToken, until
+from test_hsm_two_tokens import Known
+
+from hsmkms.errors import TokenUnavailableError
+from hsmkms.hsm.device import Device
+
+MANY = 12
+
+
+class CountedLock:
+    """A lock that counts who has come for it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counting = threading.Lock()
+        self.came = 0
+
+    def acquire(self, timeout: float) -> bool:
+        """Wait for it."""
+        with self._counting:
+            self.came += 1
+        return self._lock.acquire(timeout=timeout)
+
+    def release(self) -> None:
+        """Let it go."""
+        self._lock.release()
+
+
+class Looks:
+    """A listener of a device: each look waits for its word, and may fail."""
+
+    def __init__(self, device: Device) -> None:
+        self.begun = 0
+        self.go_on = threading.Event()
+        self.fault: TokenUnavailableError | None = None
+        device.require(Known(device), self.look)
+        self.lock = device._telling = CountedLock()  # type: ignore[assignment]
+
+    def look(self) -> None:
+        """Look at the token."""
+        self.begun += 1
+        assert self.go_on.wait(60)
+        if self.fault is not None:
+            raise self.fault
+
+
+@pytest.fixture
+def device(make_token: MakeToken) -> Iterator[Device]:
+    """A token whose users wait for a long time before they give up."""
+    opened = make_token().open(session_wait_seconds=60)
+    yield opened
+    opened.close()
+
+
+def test_one_look_for_all_who_wait(device: Device) -> None:
+    """Who asks while a look is under way waits for the next one, which is the same for all of them."""
+    looks = Looks(device)
+    with ThreadPoolExecutor(MANY + 1) as pool:
+        first = pool.submit(device._tell_listeners, always=True)
+        until(lambda: looks.begun == 1, 60)
+        others = [pool.submit(device._tell_listeners, always=True) for _ in range(MANY)]
+        until(lambda: looks.lock.came == 1 + MANY, 60)
+        looks.go_on.set()
+        for each in (first, *others):
+            each.result(60)
+    assert looks.begun == 2
+    device._tell_listeners(always=True)
+    assert looks.begun == 3
+
+
+def test_failed_look_does_for_nobody(device: Device) -> None:
+    """A look that fails says nothing: each who waited for it looks again, and fails by himself."""
+    looks = Looks(device)
+    looks.fault = TokenUnavailableError("away")
+    with ThreadPoolExecutor(MANY + 1) as pool:
+        first = pool.submit(device._tell_listeners, always=True)
+        until(lambda: looks.begun == 1, 60)
+        others = [pool.submit(device._tell_listeners, always=True) for _ in range(MANY)]
+        until(lambda: looks.lock.came == 1 + MANY, 60)
+        looks.go_on.set()
+        for each in (first, *others):
+            with pytest.raises(TokenUnavailableError):
+                each.result(60)
+    assert looks.begun == 1 + MANY
+
+
+def test_login_wants_a_look_of_its_own(device: Device) -> None:
+    """A look that began before another login does not count after it."""
+    looks = Looks(device)
+    looks.go_on.set()
+    device._tell_listeners(always=True)
+    device._news = object()
+    device._tell_listeners()
+    assert looks.begun == 2
+    device._tell_listeners()
+    assert looks.begun == 2
