@@ -32,6 +32,7 @@ PAGE_SECONDS: Final = 2 * SECONDS
 """After which a page is given up."""
 
 SHOWN_ONLY: Final = {
+    "clients": "its variables are an example; scripts/clients and the suite's clients set their own",
     "README": "its two commands install packages; continuous integration runs both on a bare Debian",
     "numbers": "benchmarks take minutes, on a machine that does nothing else",
 }

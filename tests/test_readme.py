@@ -70,18 +70,15 @@ def test_pages_begin_with_commands(page: Path) -> None:
 
 
 def test_topics_are_pages() -> None:
-    """Every page of the guide has its place in the list of topics; a topic without a page is one that is pending."""
-    there = {page.stem for page in GUIDE.glob("*.md")}
-    assert there <= {*TOPICS}
-    assert {*TOPICS} - there <= {*load_script("readme").PENDING}
+    """The list of topics names the pages of the guide."""
+    assert {page.stem for page in GUIDE.glob("*.md")} == {*TOPICS}
 
 
 @pytest.mark.parametrize("page", [*PAGES, MAP], ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
-    """Each relative link is to a file that is there, or that is pending; in the guide to another page of it."""
-    pending = {f"{each}.md" for each in load_script("readme").PENDING}
+    """Each relative link is to a file that is there; in the guide to another page of it."""
     for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-        assert (page.parent / target).exists() or Path(target).name in pending, target
+        assert (page.parent / target).exists(), target
         assert page.parent != GUIDE or "/" not in target, target
 
 
@@ -98,8 +95,7 @@ def test_kinds_of_blocks(page: Path) -> None:
 def test_scripts_that_are_shown_exist(text: str) -> None:
     """Every script, sample and test that is named is there."""
     named = set(re.findall(r"(?<![\w/.-])((?:scripts|conf|tests|seeds|hsmkms)/[\w./-]*\w)", text))
-    pending = {f"hsmkms/guide/{each}.md" for each in load_script("readme").PENDING}
-    assert [path for path in sorted(named - pending) if not (ROOT / path.partition("::")[0]).exists()] == []
+    assert [path for path in sorted(named) if not (ROOT / path.partition("::")[0]).exists()] == []
 
 
 def test_the_map_names_every_layer() -> None:
