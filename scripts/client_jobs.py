@@ -147,6 +147,8 @@ def _bare(requirement: str) -> str:
 
 def _command(client: Client, kit: Path) -> list[str]:
     program = PROGRAMS / client.program
+    for name in client.tools:
+        _tool(name, name)
     match program.suffix:
         case ".py":
             words = [str(kit / "bin" / "python")]

@@ -11,9 +11,10 @@ from typing import NamedTuple
 class Client(NamedTuple):
     """A client. Of its packages the first one is the client itself and gives the version.
 
-    ``key``: spec and usage of the key that is made for it. ``version``: a command of the shell, where a package does
-    not tell. ``tls``: it speaks nothing else. ``suite``: the tests run it; its Python packages are development
-    dependencies. ``absent``: why it is not run at all.
+    ``tools``: programs that its own calls, in Debian packages of the same names. ``key``: spec and usage of the key
+    that is made for it. ``version``: a command of the shell, where a package does not tell. ``tls``: it speaks nothing
+    else. ``suite``: the tests run it; its Python packages are development dependencies. ``absent``: why it is not run
+    at all.
     """
 
     name: str
@@ -22,6 +23,7 @@ class Client(NamedTuple):
     python: tuple[str, ...] = ()
     npm: tuple[str, ...] = ()
     debian: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
     key: tuple[str, str] = ("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
     version: str = ""
     tls: bool = False
@@ -38,7 +40,7 @@ CLIENTS: tuple[Client, ...] = (
     # -- AWS's SDKs and tools
     Client(
         "boto3",
-        "life of a key: alias, context, rotation, import, grants, signatures, HMAC, deletion",
+        "life of a key: alias, context, rotation, import, grant, signature, HMAC, deletion",
         "boto3_story.py",
         python=("boto3", "cryptography"),
         suite=True,
@@ -52,6 +54,7 @@ CLIENTS: tuple[Client, ...] = (
         "life of keys as a shell script: rotation, import by openssl, deletion",
         "aws_story.sh",
         python=("awscli",),
+        tools=("openssl",),
         suite=True,
     ),
     Client(
@@ -371,7 +374,14 @@ CLIENTS: tuple[Client, ...] = (
         absent="version 0.1.6 needs an eth-account that does not import on Python 3.11",
     ),
     # -- requests that are signed by hand
-    Client("curl --aws-sigv4", "encrypts, decrypts, an error", "curl_story.sh", debian=("curl",), suite=True),
+    Client(
+        "curl --aws-sigv4",
+        "encrypts, decrypts, an error",
+        "curl_story.sh",
+        debian=("curl",),
+        tools=("curl",),
+        suite=True,
+    ),
     Client("awscurl", "encrypts and decrypts", "awscurl_story.sh", python=("awscurl",)),
     Client(
         "requests-aws4auth",
