@@ -21,9 +21,11 @@ from pkcs11.exceptions import PKCS11Error
 from pkcs11.types import Session, Token
 
 from hsmkms.errors import (
+    ClosedError,
     HsmKmsError,
     PinError,
     SessionLostError,
+    StoreError,
     TokenNotFoundError,
     TokenUnavailableError,
     WrongTokenError,
@@ -279,12 +281,17 @@ class TokenLogin:
         self._handles.forget_all()
 
     def _answers(self) -> bool:
-        """True if the login holds, the token does something in it, and it is the one that it should be."""
+        """True if the login holds, the token does something in it, and it is the one that it should be.
+
+        Raises ClosedError or StoreError where nobody can say which one that is: that is no fault of the token.
+        """
         if not self._module.cryptoki.logged_in(self._login_handle):
             return False
         try:
             self._login.generate_random(_PROBE_BITS)
             self._prove(self._login)
+        except (ClosedError, StoreError):
+            raise
         except (PKCS11Error, HsmKmsError):
             return False
         return True
@@ -296,16 +303,16 @@ class TokenLogin:
 
         A refused PIN is not tried again: the login gate sees to that, also here.
         """
-        with self._alone():
-            if not self._answers():
-                with suppress(TokenUnavailableError, PinError), self._pool.held(), self._else_away():
-                    self._begin_anew(number)
-                if not self._answers():
-                    return False
-            if self._pool.resume():
-                self._renewals = RenewalPace()
-                log.warning("the token is back")
         try:
+            with self._alone():
+                if not self._answers():
+                    with suppress(TokenUnavailableError, PinError), self._pool.held(), self._else_away():
+                        self._begin_anew(number)
+                    if not self._answers():
+                        return False
+                if self._pool.resume():
+                    self._renewals = RenewalPace()
+                    log.warning("the token is back")
             self._tell_listeners()
         except HsmKmsError:
             return False

@@ -12,6 +12,7 @@ from hsmkms import Kms as PublicKms
 from hsmkms.errors import ClosedError, ConfigurationError, NotFoundException, StoreError
 from hsmkms.model.operations import OPERATIONS
 from hsmkms.service.kms import Kms
+from hsmkms.store.engine import Store
 
 
 def test_closed_kms_refuses_everything(site: Site) -> None:
@@ -34,6 +35,23 @@ def test_context_manager_closes(site: Site) -> None:
         unseal(kms, sealed)
     with site.open() as kms:
         assert unseal(kms, sealed, key_id=made.key_id) == b"secret"
+
+
+def test_look_while_it_closes(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever looks at the token just then cannot ask the database which one it is: that is no outage of the token."""
+    with site.open() as kms:
+        device, store = kms._core.tokens.home, kms._core.store
+        handle = device._login_handle
+        with pytest.MonkeyPatch.context() as patch:
+            closed = Store.open(site.settings.data_dir)
+            closed.close()
+            patch.setattr(store, "meta", closed.meta)
+            assert not device._come_back(0)
+        assert not device.is_away
+        assert device._login_handle == handle
+        assert device._come_back(0)
+        assert device.sessions().outages == 0
+    assert "away" not in caplog.text
 
 
 def test_open_by_file(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
