@@ -6,6 +6,7 @@ pairs and HMAC keys, which never move, and imported material until it is importe
 Every step can be repeated, and an interrupted migration is finished by doing it again.
 """
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from enum import StrEnum
@@ -17,6 +18,7 @@ from hsmkms.errors import (
     BindingError,
     CloneError,
     ConfigurationError,
+    ConflictException,
     HsmKmsError,
     KMSInvalidStateException,
     TokenUnfitError,
@@ -37,6 +39,11 @@ from hsmkms.store.installation import MAC_PURPOSE, InstallationKeyRow, TokenRow
 
 _LOCK: Final = "migration.lock"
 _LOCK_SECONDS: Final = 60.0
+
+_PATIENCE_SECONDS: Final = 20.0
+"""How long a migration waits for rotations by other processes after its last key. An interrupted one counts as under
+way for ten minutes: it is reported, and the next migration finishes it."""
+_PAUSE_SECONDS: Final = 0.1
 
 
 class Stays(StrEnum):
@@ -246,21 +253,47 @@ def waiting(core: Core, home_id: str) -> list[Waiting]:
 
 
 def move_keys(core: Core, tell: Callable[[], None]) -> list[Moved]:
-    """Rotate every key that waits for it; ``tell`` is called after each. What cannot be rotated now stays as it is."""
-    moved = []
+    """Rotate every key that waits for it; ``tell`` is called after each. What cannot be rotated now stays as it is.
+
+    A key that another process rotates at the same moment is looked at again after the others.
+    """
+    faults: dict[Waiting, str | None] = {}
+    busy = []
     for each in waiting(core, core.tokens.home_id):
-        moved.append(Moved(key_id=each.key_id, region=each.region, fault=_move(core, each)))
+        try:
+            faults[each] = _move(core, each)
+        except ConflictException:
+            core.reached("migrate: a rotation is under way")
+            busy.append(each)
+            continue
         tell()
-    return moved
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    for each in busy:
+        faults[each] = _move_when_free(core, each, deadline)
+        tell()
+    return [Moved(key_id=each.key_id, region=each.region, fault=fault) for each, fault in faults.items()]
+
+
+def _move_when_free(core: Core, key: Waiting, deadline: float) -> str | None:
+    while True:
+        try:
+            return _move(core, key)
+        except ConflictException as exc:
+            if time.monotonic() >= deadline:
+                return f"{exc.code}: {exc}"
+        time.sleep(_PAUSE_SECONDS)
 
 
 def _move(core: Core, key: Waiting) -> str | None:
+    """Rotate a key to the home; why that failed, or None. ConflictException if another process rotates it."""
     try:
         rotating.rotate(
             core, key.key_id, key.region, RotationType.AUTOMATIC, lambda fresh: rotating.must_be_elsewhere(core, fresh)
         )
     except KMSInvalidStateException:
         return None  # somebody else has rotated, disabled or scheduled it meanwhile: nothing is left to do
+    except ConflictException:
+        raise
     except HsmKmsError as exc:
         return f"{exc.code}: {exc}"
     return None

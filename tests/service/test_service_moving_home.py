@@ -1,5 +1,6 @@
 """The home moves between the steps of what makes objects: they are made on the new one, or nothing is left of them."""
 
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +15,8 @@ from hsmkms.model.permit import OperatorAct
 from hsmkms.service import installation_keys, rotating
 from hsmkms.service.kms import Kms
 from hsmkms.store import rotation
+
+SECONDS = 60
 
 
 class Scene:
@@ -76,6 +79,29 @@ def test_rotation(scene: Scene, step: str) -> None:
     assert token_of(scene.kms, key_id) == scene.new
     assert scene.held() == before
     assert {unseal(scene.kms, each) for each in (sealed, seal(scene.kms, key_id))} == {b"secret"}
+    scene.clean()
+
+
+@pytest.mark.parametrize("step", ["rotate 1", "rotate 2"])
+def test_rotation_that_is_under_way(scene: Scene, step: str) -> None:
+    """A migration that meets the rotation of another process waits for its end, and reports no failure."""
+    key_id = new_key(scene.kms).key_id
+    faults: list[str | None] = []
+
+    def move() -> None:
+        faults.extend(each.fault for each in scene.other.operator.move_keys(lambda: None))
+
+    migration = threading.Thread(target=move)
+    settle(scene.other, scene.settings)
+    scene.kms._core.tokens.may_have_moved()
+    met = threading.Event()
+    scene.other._core.reached = at("migrate: a rotation is under way", met.set)
+    scene.kms._core.reached = at(step, lambda: (migration.start(), met.wait(SECONDS)))
+    rotating.rotate(scene.kms._core, key_id, REGION, RotationType.ON_DEMAND, lambda _: None)
+    migration.join()
+    assert met.is_set()
+    assert faults == [None]
+    assert token_of(scene.kms, key_id) == scene.new
     scene.clean()
 
 
