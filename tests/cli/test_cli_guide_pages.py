@@ -11,6 +11,7 @@ from typing import Final
 import pages
 import pytest
 import second_token
+import warm
 from cli_site import BIN, Site
 from devices import SoftHsm
 from msgspec import Struct, field
@@ -42,13 +43,13 @@ def installed(site: Site) -> Reader:
 
 def served(site: Site) -> Reader:
     """The same on a free port, with servers that are the processes which the shell knows (see warm.py)."""
-    return Reader(places=_free_port(), environment={**installed(site).environment, **_own_processes()})
+    return Reader(places=_free_port(), environment={**installed(site).environment, **_own_servers(site)})
 
 
 def toured(site: Site) -> Reader:
     """Nothing but the samples: the README makes all by itself."""
     (site.folder / "conf").symlink_to(pages.ROOT / "conf")
-    return Reader(places=_free_port(), environment=_own_processes())
+    return Reader(places=_free_port(), environment=_own_servers(site))
 
 
 def on_a_bad_day(site: Site) -> Reader:
@@ -90,8 +91,15 @@ def _free_port() -> dict[str, str]:
         return {"8443": str(probe.getsockname()[1])}
 
 
-def _own_processes() -> dict[str, str]:
-    return {"PATH": f"{BIN}:{os.environ['PATH']}"}
+def _own_servers(site: Site) -> dict[str, str]:
+    """A PATH whose `hsmkms serve` is the installed script, and whose other commands are quick."""
+    script = site.folder / "bin" / "hsmkms"
+    script.parent.mkdir()
+    script.write_text(
+        f'#!/bin/sh\ncase $1 in serve) exec {BIN}/hsmkms "$@" ;; esac\nexec {warm.folder()}/hsmkms "$@"\n'
+    )
+    script.chmod(0o700)
+    return {"PATH": f"{script.parent}:{BIN}:{os.environ['PATH']}"}
 
 
 PREPARATIONS: Final[Mapping[str, Callable[[Site], Reader]]] = {
