@@ -8,17 +8,17 @@ import os
 from contextlib import closing
 from pathlib import Path
 
-from hsmkms import pins
 from hsmkms.attaching import device_settings, open_device
-from hsmkms.config import Secret, Settings, TokenSettings
+from hsmkms.config import pins
+from hsmkms.config.pin_credentials import credential_names
+from hsmkms.config.pins import PinSettings
+from hsmkms.config.settings import Secret, Settings, TokenSettings
 from hsmkms.errors import ConfigurationError, PinError
 from hsmkms.hsm import module as modules
 from hsmkms.hsm.choice import choose
 from hsmkms.hsm.device import Device
 from hsmkms.hsm.login import LoginGate, PinRefusedError, right_pin
 from hsmkms.model.permit import OperatorAct
-from hsmkms.pin_credentials import credential_names
-from hsmkms.pins import PinSettings
 from hsmkms.service.core import Core
 from hsmkms.service.permits import own_permit
 

@@ -10,8 +10,9 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from hsmkms import attaching, config, ownership
-from hsmkms.config import Secret, Settings, TokenSettings
+from hsmkms import attaching, ownership
+from hsmkms.config import settings as config
+from hsmkms.config.settings import Secret, Settings, TokenSettings
 from hsmkms.errors import (
     BindingError,
     ConfigurationError,

@@ -12,7 +12,7 @@ import msgspec
 from bench import PLAINTEXT, make_installation, medians, rate
 
 from hsmkms import Kms, wiring
-from hsmkms.config import AuditSettings
+from hsmkms.config.settings import AuditSettings
 from hsmkms.model.crypto import EncryptRequest
 from hsmkms.model.enums import Operation
 from hsmkms.model.grants import CreateGrantRequest, GrantConstraints

@@ -18,7 +18,7 @@ import msgspec
 from bench import PLAINTEXT, make_installation, medians, rate
 
 from hsmkms import Kms, wiring
-from hsmkms.config import AuditSettings, Settings
+from hsmkms.config.settings import AuditSettings, Settings
 from hsmkms.model.crypto import EncryptRequest
 from hsmkms.model.keys import CreateKeyRequest, DescribeKeyRequest
 from hsmkms.rules import audit_chain

@@ -21,8 +21,10 @@ import bench_http
 from bench_http import PLAINTEXT, load, signed
 from rolling import wait
 
-from hsmkms import config, config_template, wiring
-from hsmkms.config import PinSettings, ServeSettings, Settings, TokenSettings
+from hsmkms import wiring
+from hsmkms.config import settings as config
+from hsmkms.config import template as config_template
+from hsmkms.config.settings import PinSettings, ServeSettings, Settings, TokenSettings
 from hsmkms.testing import Endpoint
 
 ROOT = Path(__file__).parent.parent

@@ -24,7 +24,7 @@ from bench import PLAINTEXT, make_installation
 from bench_costs import HSMKMS, free_port
 
 from hsmkms import Kms, wiring
-from hsmkms.config import AuditSettings, Settings
+from hsmkms.config.settings import AuditSettings, Settings
 from hsmkms.model.crypto import EncryptRequest
 from hsmkms.model.enums import Origin
 from hsmkms.model.keys import CreateKeyRequest, ListKeysRequest

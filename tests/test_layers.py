@@ -18,11 +18,7 @@ BELOW_CLI = {
     "uuids",
     "ownership",
     "secret",
-    "pins",
-    "token_tables",
-    "token_uri",
     "config",
-    "pin_credentials",
     "model",
     "rules",
     "store",
@@ -37,13 +33,8 @@ ALLOWED: dict[str, set[str]] = {
     "uuids": set(),
     "secret": set(),
     "ownership": {"errors"},
-    "pins": {"atomic_write", "errors", "ownership", "secret"},
-    "token_tables": {"errors"},
-    "token_uri": {"errors"},
     "wrapping": {"errors", "model"},
-    "config": {"errors", "model", "ownership", "pins", "secret", "token_tables", "token_uri"},
-    "config_template": {"config"},
-    "pin_credentials": {"config"},
+    "config": {"atomic_write", "errors", "model", "ownership", "secret", "config"},
     "model": {"errors", "model", "uuids"},
     "rules": {"errors", "model", "rules"},
     "store": {"atomic_write", "errors", "model", "ownership", "process", "store"},
@@ -60,7 +51,6 @@ ALLOWED: dict[str, set[str]] = {
         "tally",
         "uuids",
         "config",
-        "config_template",
         "service",
         "wiring",
         "http",
@@ -71,7 +61,6 @@ ALLOWED: dict[str, set[str]] = {
         "model",
         "ownership",
         "config",
-        "config_template",
         "service",
         "attaching",
         "wiring",
@@ -145,7 +134,8 @@ def imports(tree: ast.AST) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: a relative import"
-            # `from hsmkms import config` imports a module, `from hsmkms import Kms` a name of the package itself.
+            # `from hsmkms.config import settings as config` imports a module, `from hsmkms import Kms` a name of the
+            # package itself.
             names = [alias.name for alias in node.names] if node.module == "hsmkms" else []
             yield from (f"hsmkms.{name}" for name in names)
             if not names:
@@ -233,8 +223,8 @@ def test_no_dead_rows() -> None:
         ("cli/api.py", "from hsmkms.store.engine import Store"),
         ("cli/api.py", "if TYPE_CHECKING:\n    from hsmkms.hsm.device import Device"),
         ("cli/api.py", "import sqlalchemy.exc"),
-        ("config.py", "from hsmkms.rules import states"),
-        ("errors.py", "from hsmkms import config"),
+        ("config/settings.py", "from hsmkms.rules import states"),
+        ("errors.py", "from hsmkms.config import settings as config"),
     ],
 )
 def test_breach_is_seen(name: str, source: str) -> None:
@@ -247,7 +237,7 @@ def test_breach_is_seen(name: str, source: str) -> None:
     [
         ("rules/states.py", "from datetime import datetime, timedelta\nx = datetime(2026, 1, 1)"),
         ("service/kms.py", "from hsmkms.wiring import open_core"),
-        ("cli/api.py", "from hsmkms import Kms, config, wiring"),
+        ("cli/api.py", "from hsmkms import Kms, wiring; from hsmkms.config import settings as config"),
         ("hsm/module.py", "import ctypes\nfrom pkcs11._pkcs11 import lib"),
     ],
 )

@@ -12,7 +12,7 @@ from hsmkms.cli.setup import CONFIG_FILE, make_data_folder
 from hsmkms.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from hsmkms.config import BackupSettings
+    from hsmkms.config.settings import BackupSettings
     from hsmkms.service.age_keys import PrivateKeys, Recipient
     from hsmkms.service.backup_signature import SigningKey, VerifyingKey
     from hsmkms.service.restoring import Order, Restored
@@ -132,8 +132,9 @@ def _restored(
     explicit: Path | None, data_dir: Path | None, file: Path, order: "Order", accepted: str | None
 ) -> "Restored":
     """Restore with the operator's configuration; with that of the backup only into a folder that has none."""
-    from hsmkms import config, wiring  # noqa: PLC0415 - see backup
+    from hsmkms import wiring  # noqa: PLC0415 - see backup
     from hsmkms.cli.foreign_configuration import accept  # noqa: PLC0415 - see backup
+    from hsmkms.config import settings as config  # noqa: PLC0415 - see backup
 
     if data_dir is None:
         return wiring.restore(wiring.load_settings(explicit), file, order)
@@ -164,7 +165,7 @@ def _recipients(words: list[str] | None, file: Path | None, settings: "BackupSet
 
 def _signing_key(file: Path | None, settings: "BackupSettings") -> "SigningKey | None":
     """That of the option, or else that of the configuration; None if neither names one."""
-    from hsmkms.config import read_private_key  # noqa: PLC0415 - see backup
+    from hsmkms.config.settings import read_private_key  # noqa: PLC0415 - see backup
     from hsmkms.service.backup_signature import read_signing_key  # noqa: PLC0415 - see backup
 
     file = file or settings.signing_key

@@ -21,7 +21,7 @@ from hsmkms.cli.repair import PANEL
 from hsmkms.errors import BindingError, CloneError, ConfigurationError, HsmKmsError, StoreError
 
 if TYPE_CHECKING:
-    from hsmkms.config import Settings
+    from hsmkms.config.settings import Settings
     from hsmkms.service.kms import Kms
 
 Kept = TypeVar("Kept")

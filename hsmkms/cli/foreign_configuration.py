@@ -15,7 +15,7 @@ from hsmkms.cli.questions import at_a_terminal
 from hsmkms.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from hsmkms.config import Settings
+    from hsmkms.config.settings import Settings
     from hsmkms.service.unsealing import Unsealed
 
 LOADED: Final = (
@@ -77,7 +77,7 @@ def is_loaded(name: str) -> bool:
 
 def _usual() -> "Settings":
     """Settings with every default."""
-    from hsmkms import config  # noqa: PLC0415 - only this command needs it
+    from hsmkms.config import settings as config  # noqa: PLC0415 - only this command needs it
 
     return config.Settings(account_id="", regions=(), token=config.TokenSettings(), default_region="")
 

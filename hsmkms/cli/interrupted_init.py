@@ -15,7 +15,7 @@ from hsmkms import atomic_write
 from hsmkms.errors import ConfigurationError, PinError, StoreError
 
 if TYPE_CHECKING:
-    from hsmkms.config import Settings, TokenSettings
+    from hsmkms.config.settings import Settings, TokenSettings
 
 MODULE_VARIABLES: Final = ("SOFTHSM2_CONF",)
 """What a module may need: if init had it, the configuration keeps it, so that nothing must be exported."""
@@ -61,7 +61,8 @@ def carry_on(file: Path, options: InitOptions) -> None:
 
     ConfigurationError for an option that cannot be taken any more; then nothing was changed.
     """
-    from hsmkms import config, config_template  # noqa: PLC0415 - help must not pay for the database and the token
+    from hsmkms.config import settings as config  # noqa: PLC0415 - help must not pay for the database and the token
+    from hsmkms.config import template as config_template  # noqa: PLC0415 - help must not pay for the database and the token
 
     settings = config.load(file)
     wanted = _wanted(settings, options, file.parent)
@@ -92,7 +93,8 @@ def _wanted(settings: "Settings", options: InitOptions, folder: Path) -> "Settin
 
 
 def _wanted_token(token: "TokenSettings", options: InitOptions) -> "TokenSettings":
-    from hsmkms import config, wiring  # noqa: PLC0415 - see carry_on
+    from hsmkms import wiring  # noqa: PLC0415 - see carry_on
+    from hsmkms.config import settings as config  # noqa: PLC0415 - see carry_on
 
     wanted = replace(
         token,
@@ -150,7 +152,7 @@ def _refused(option: str, begun: str, folder: Path) -> ConfigurationError:
 
 def _as_written(settings: "Settings", folder: Path) -> "Settings":
     """What init writes into the file for these settings; everything else has its default."""
-    from hsmkms import config  # noqa: PLC0415 - see carry_on
+    from hsmkms.config import settings as config  # noqa: PLC0415 - see carry_on
 
     token = settings.token
     if _is_own_token(settings, folder):

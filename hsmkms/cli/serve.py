@@ -59,7 +59,7 @@ def serve(
     Example: hsmkms serve --port 8443 --workers 4
     """
     from hsmkms import wiring  # noqa: PLC0415 - help must not pay for any of this
-    from hsmkms.config import ServeSettings, check  # noqa: PLC0415
+    from hsmkms.config.settings import ServeSettings, check  # noqa: PLC0415
     from hsmkms.http import server  # noqa: PLC0415
 
     told = {

@@ -23,7 +23,7 @@ from hsmkms.cli.private_files import write_private
 from hsmkms.errors import ConfigurationError, PinError, StoreError
 
 if TYPE_CHECKING:
-    from hsmkms.config import Settings, TokenSettings
+    from hsmkms.config.settings import Settings, TokenSettings
 
 PANEL: Final = "Installation"
 CONFIG_FILE: Final = "hsmkms.toml"
@@ -69,7 +69,9 @@ def init(
 
     Example: hsmkms init --data-dir ./hsmkms-data --create-softhsm-token
     """
-    from hsmkms import config, config_template, wiring  # noqa: PLC0415 - help must not pay for the database and the token
+    from hsmkms import wiring  # noqa: PLC0415 - help must not pay for the database and the token
+    from hsmkms.config import settings as config  # noqa: PLC0415 - help must not pay for the database and the token
+    from hsmkms.config import template as config_template  # noqa: PLC0415 - help must not pay for the database and the token
 
     common = Common(output=output, query=query).over(outer_options(context))
     folder = absolute(data_dir)
@@ -138,7 +140,7 @@ def _is_given(context: typer.Context, name: str) -> bool:
 
 def _draft(account_id: str, regions: tuple[str, ...], label: str) -> "Settings":
     """The settings that the options say, checked before anything is made; the token is filled in later."""
-    from hsmkms import config  # noqa: PLC0415 - see init
+    from hsmkms.config import settings as config  # noqa: PLC0415 - see init
 
     draft = config.Settings(
         account_id=account_id, regions=regions, default_region=regions[0], token=config.TokenSettings(label=label)
@@ -179,7 +181,8 @@ def _forget_attempt(folder: Path) -> None:
 
 
 def _new_softhsm_token(folder: Path, module: Path | None, label: str) -> "TokenSettings":
-    from hsmkms import config, wiring  # noqa: PLC0415 - see init
+    from hsmkms import wiring  # noqa: PLC0415 - see init
+    from hsmkms.config import settings as config  # noqa: PLC0415 - see init
 
     # As long as there is no configuration nothing has used the token, so an attempt that ended here begins afresh.
     # The file is the proof that the folder was empty before: whatever has these names is ours.
@@ -215,7 +218,8 @@ def _existing_token(
         raise typer.BadParameter(
             f"missing {', '.join(missing)} (or --create-softhsm-token): there is no terminal to ask at"
         )
-    from hsmkms import config, wiring  # noqa: PLC0415 - see init
+    from hsmkms import wiring  # noqa: PLC0415 - see init
+    from hsmkms.config import settings as config  # noqa: PLC0415 - see init
 
     module = absolute(module or Path(typer.prompt("Path of the PKCS#11 module")))
     label = label or typer.prompt("Label of the token")

@@ -26,7 +26,7 @@ from hsmkms.errors import PinError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hsmkms.config import PinSettings, Secret
+    from hsmkms.config.settings import PinSettings, Secret
 
 PANEL: Final = "Token"
 
@@ -135,7 +135,7 @@ def change_pin(
     Example: hsmkms change-pin --generate
     """
     from hsmkms import Kms, attaching, pin_change, wiring  # noqa: PLC0415 - help must not pay for the database and the token
-    from hsmkms import config as configuration  # noqa: PLC0415 - see above
+    from hsmkms.config import settings as configuration  # noqa: PLC0415 - see above
 
     common = Common(config=config, output=output, query=query).over(outer_options(context))
     settings = wiring.load_settings(common.config)
@@ -173,7 +173,7 @@ def _named_device(common: Common, name: str | None) -> "Iterator[Any]":
 
 
 def _new_pin(source: "PinSettings", *, generate: bool) -> "Secret":
-    from hsmkms.config import Secret, read_pin  # noqa: PLC0415 - see change_pin
+    from hsmkms.config.settings import Secret, read_pin  # noqa: PLC0415 - see change_pin
 
     if len(source.named) + generate > 1:
         raise typer.BadParameter("give one source of the new PIN")

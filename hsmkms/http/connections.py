@@ -3,7 +3,7 @@
 import resource
 from typing import TYPE_CHECKING, Final
 
-from hsmkms.config import ServeSettings
+from hsmkms.config.settings import ServeSettings
 from hsmkms.http.memory import MemoryBudget
 
 if TYPE_CHECKING:

@@ -21,8 +21,10 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from hsmkms import config, config_template, wiring
-from hsmkms.config import (
+from hsmkms import wiring
+from hsmkms.config import settings as config
+from hsmkms.config import template as config_template
+from hsmkms.config.settings import (
     ImportSettings,
     PermissionSettings,
     PinSettings,

@@ -23,8 +23,9 @@ from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any, Final
 
-from hsmkms import config, wiring
-from hsmkms.config import Secret, ServeSettings, Settings
+from hsmkms import wiring
+from hsmkms.config import settings as config
+from hsmkms.config.settings import Secret, ServeSettings, Settings
 from hsmkms.errors import ConfigurationError, HsmKmsError, SetupError, TokenNotFoundError, TokenUnavailableError
 from hsmkms.http import notify
 from hsmkms.http.pulse import Pulse

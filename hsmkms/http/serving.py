@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from hsmkms.config import ServeSettings
+from hsmkms.config.settings import ServeSettings
 from hsmkms.errors import HsmKmsError
 from hsmkms.http.counts import PUBLISH_SECONDS, Board, Snapshot, Sweeps
 from hsmkms.http.endpoint import Endpoint

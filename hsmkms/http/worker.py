@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 import uvloop
 
-from hsmkms.config import ServeSettings
+from hsmkms.config.settings import ServeSettings
 from hsmkms.http import memory
 from hsmkms.http.acceptor import Acceptor
 from hsmkms.http.app import Application

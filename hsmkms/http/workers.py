@@ -19,7 +19,7 @@ from typing import Final
 
 from msgspec import Struct, field
 
-from hsmkms.config import ServeSettings
+from hsmkms.config.settings import ServeSettings
 from hsmkms.errors import ConfigurationError
 from hsmkms.http.pulse import Pulse, Silence
 

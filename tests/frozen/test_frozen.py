@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 from cli_site import SECONDS, Site
 
-from hsmkms import config, wiring
+from hsmkms import wiring
+from hsmkms.config import settings as config
 from hsmkms.rules import blob
 from hsmkms.store.files import META
 

@@ -7,7 +7,7 @@ import resource
 import botocore.session
 import pytest
 
-from hsmkms.config import ServeSettings
+from hsmkms.config.settings import ServeSettings
 from hsmkms.http.connection import Connection
 from hsmkms.http.connections import OTHER_FILES, TRIM_AGAIN, TRIM_CLOSED, Connections, connections_of
 from hsmkms.http.limits import MAX_BODY_BYTES

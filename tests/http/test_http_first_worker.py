@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from hsmkms.config import ServeSettings
+from hsmkms.config.settings import ServeSettings
 from hsmkms.http.pulse import Pulse
 from hsmkms.http.server import _begin
 from hsmkms.http.workers import Lives, Workers

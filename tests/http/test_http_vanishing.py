@@ -15,8 +15,8 @@ from raw_client import call
 from served import Served, credentials, serving, set_in, until
 from swapping import TokenFolder
 
-from hsmkms import config
-from hsmkms.config import TokenSettings
+from hsmkms.config import settings as config
+from hsmkms.config.settings import TokenSettings
 from hsmkms.testing import Endpoint
 
 pytestmark = pytest.mark.xdist_group("served")

@@ -16,8 +16,10 @@ from typing import Any, Self
 import msgspec
 from msgspec import Struct
 
-from hsmkms import config, config_template, wiring
-from hsmkms.config import PinSettings, Settings, TokenSettings
+from hsmkms import wiring
+from hsmkms.config import settings as config
+from hsmkms.config import template as config_template
+from hsmkms.config.settings import PinSettings, Settings, TokenSettings
 from hsmkms.hsm import device as devices
 from hsmkms.hsm import module as modules
 from hsmkms.model.aliases import CreateAliasRequest

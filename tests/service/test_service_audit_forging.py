@@ -12,7 +12,7 @@ from service_sites import NewFolder, NewSite, Site, new_key
 from test_service_audit_tampering import RECORDS, Log, edit
 from test_service_crash import cka_id_of
 
-from hsmkms.config import AuditSettings
+from hsmkms.config.settings import AuditSettings
 from hsmkms.errors import StoreError
 from hsmkms.model.asymmetric import GenerateMacRequest
 from hsmkms.model.audit import Fault, LaneSeal, Seal

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from service_sites import ACCOUNT, REGION, NewSite, Site, StoppedClock, new_key, seal, start, unseal
 
-from hsmkms.config import AuditSettings
+from hsmkms.config.settings import AuditSettings
 from hsmkms.errors import KMSInternalException, NotFoundException
 from hsmkms.model.caller import local_root
 from hsmkms.model.enums import Operation

@@ -31,8 +31,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from lifecycle import new_imported_key
 from service_sites import NewSite, Site, new_key, seal, unseal
 
-from hsmkms import config, wiring
-from hsmkms.config import Settings
+from hsmkms import wiring
+from hsmkms.config import settings as config
+from hsmkms.config.settings import Settings
 from hsmkms.errors import BindingError, ConfigurationError, StoreError
 from hsmkms.model.asymmetric import GenerateMacRequest
 from hsmkms.model.enums import KeySpec, KeyUsage, MacAlgorithm

@@ -11,8 +11,9 @@ from test_service_backup import lose
 from test_service_several_tokens import Scene, migrate, opened, wait_for, with_second
 from test_service_wrong_tokens import asking, until
 
-from hsmkms import attaching, config, wiring
-from hsmkms.config import Settings, TokenSettings
+from hsmkms import attaching, wiring
+from hsmkms.config import settings as config
+from hsmkms.config.settings import Settings, TokenSettings
 from hsmkms.errors import (
     BindingError,
     CloneError,

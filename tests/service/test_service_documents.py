@@ -10,7 +10,7 @@ import pytest
 from published_policies import ENDPOINT, PUBLISHED, endpoint_only, owner, statement, text
 from service_sites import ACCOUNT, REGION, NewFolder, Site, StoppedClock, close_everything, new_key, seal
 
-from hsmkms.config import PermissionSettings
+from hsmkms.config.settings import PermissionSettings
 from hsmkms.errors import (
     AccessDeniedException,
     AlreadyExistsException,

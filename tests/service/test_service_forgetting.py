@@ -9,7 +9,7 @@ from service_sites import NewSite, new_key, seal, unseal
 from test_service_several_tokens import Scene, migrate, opened, with_second
 
 from hsmkms import attaching, wiring
-from hsmkms.config import Settings
+from hsmkms.config.settings import Settings
 from hsmkms.errors import BindingError, ConfigurationError
 from hsmkms.hsm.objects import list_keys
 from hsmkms.model.enums import RotationType

@@ -11,8 +11,9 @@ from service_sites import NewSite, Site, new_key, run, seal, unseal
 from test_service_backup import lose
 from test_service_several_tokens import Scene, migrate, opened, with_second
 
-from hsmkms import attaching, config
-from hsmkms.config import AuditSettings, Settings
+from hsmkms import attaching
+from hsmkms.config import settings as config
+from hsmkms.config.settings import AuditSettings, Settings
 from hsmkms.errors import StoreError
 from hsmkms.hsm import device as devices
 from hsmkms.rules.audit_chain import ROLLED_BACK

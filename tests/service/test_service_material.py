@@ -25,7 +25,7 @@ from lifecycle import (
 )
 from service_sites import REGION, START, Site, StoppedClock, new_alias, new_key, seal, unseal
 
-from hsmkms.config import ImportSettings, RotationSettings
+from hsmkms.config.settings import ImportSettings, RotationSettings
 from hsmkms.errors import (
     ExpiredImportTokenException,
     HsmKmsError,

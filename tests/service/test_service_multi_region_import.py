@@ -10,7 +10,7 @@ from lifecycle import MATERIAL, backing_keys, sweep
 from service_sites import ACCOUNT, OTHER_REGION, REGION, NewFolder, Site, StoppedClock
 from sides import Side
 
-from hsmkms.config import RotationSettings
+from hsmkms.config.settings import RotationSettings
 from hsmkms.errors import (
     IncorrectKeyMaterialException,
     InvalidImportTokenException,

@@ -13,7 +13,7 @@ from msgspec import Struct
 from service_sites import NewSite, StoppedClock
 from sides import Side
 
-from hsmkms.config import RotationSettings
+from hsmkms.config.settings import RotationSettings
 from hsmkms.errors import HsmKmsError
 from hsmkms.service.kms import Kms
 

@@ -14,7 +14,7 @@ from test_service_several_tokens import opened, with_second
 from test_service_wrong_tokens import AWAY, OLDER, asking, until
 
 from hsmkms import attaching
-from hsmkms.config import AuditSettings
+from hsmkms.config.settings import AuditSettings
 from hsmkms.errors import StoreError
 from hsmkms.service.kms import Kms
 from hsmkms.service.reconcile import Kind

@@ -27,7 +27,7 @@ from lifecycle import (
 )
 from service_sites import START, Site, StoppedClock, new_alias, new_key, seal
 
-from hsmkms.config import RotationSettings
+from hsmkms.config.settings import RotationSettings
 from hsmkms.errors import (
     ConflictException,
     DisabledException,

@@ -9,8 +9,9 @@ from service_sites import NewSite, new_key, run, seal, unseal
 from swapping import TokenFolder
 from test_service_several_tokens import STEPS, Scene, migrate, opened, with_second
 
-from hsmkms import attaching, config, wiring
-from hsmkms.config import Settings
+from hsmkms import attaching, wiring
+from hsmkms.config import settings as config
+from hsmkms.config.settings import Settings
 from hsmkms.errors import ConfigurationError, ObjectLostError, TokenUnavailableError
 from hsmkms.service import installation_keys
 from hsmkms.service.kms import Kms

@@ -29,7 +29,7 @@ from lifecycle import (
 from msgspec.structs import replace
 from service_sites import START, NewSite, Site, StoppedClock, new_alias, new_key, seal, unseal
 
-from hsmkms.config import RotationSettings
+from hsmkms.config.settings import RotationSettings
 from hsmkms.errors import (
     DisabledException,
     KMSInvalidStateException,

@@ -38,7 +38,7 @@ from service_sites import ACCOUNT, OTHER_REGION, REGION, START, NewSite, Stopped
 from service_sites import finish as finished
 from service_sites import start as started
 
-from hsmkms.config import RotationSettings
+from hsmkms.config.settings import RotationSettings
 from hsmkms.errors import AccessDeniedException, HsmKmsError, NotFoundException, TokenUnavailableError
 from hsmkms.model.aliases import CreateAliasRequest, DeleteAliasRequest, ListAliasesRequest, UpdateAliasRequest
 from hsmkms.model.crypto import GenerateDataKeyRequest, ReEncryptRequest

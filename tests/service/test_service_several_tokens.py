@@ -23,8 +23,9 @@ from msgspec import Struct
 from service_sites import REGION, NewSite, Site, new_key, run, seal, start, unseal
 from test_service_backup import lose
 
-from hsmkms import attaching, config, wiring
-from hsmkms.config import PinSettings, Secret, Settings
+from hsmkms import attaching, wiring
+from hsmkms.config import settings as config
+from hsmkms.config.settings import PinSettings, Secret, Settings
 from hsmkms.errors import (
     BindingError,
     ConfigurationError,

@@ -10,7 +10,8 @@ from calls import Shift
 from ledger import DISABLED, ENABLED, GONE, PENDING_DELETION, BreachError, Key, Ledger
 from msgspec.structs import replace
 
-from hsmkms import config, wiring
+from hsmkms import wiring
+from hsmkms.config import settings as config
 from hsmkms.errors import HsmKmsError, NotFoundException
 from hsmkms.model.aliases import ListAliasesRequest
 from hsmkms.model.caller import Caller, local_root

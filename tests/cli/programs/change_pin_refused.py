@@ -5,7 +5,7 @@ import sys
 import pkcs11
 
 from hsmkms import pin_change, wiring
-from hsmkms.config import Secret
+from hsmkms.config.settings import Secret
 from hsmkms.errors import PinError
 from hsmkms.hsm import module as modules
 from hsmkms.hsm.choice import TokenChoice, choose

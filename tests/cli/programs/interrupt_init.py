@@ -5,7 +5,8 @@ import signal
 import sys
 from pathlib import Path
 
-from hsmkms import attaching, config, wiring
+from hsmkms import attaching, wiring
+from hsmkms.config import settings as config
 from hsmkms.service import binding
 from hsmkms.store import migrate
 from hsmkms.store.engine import Store

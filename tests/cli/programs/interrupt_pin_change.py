@@ -4,7 +4,7 @@ import os
 import signal
 
 from hsmkms import pin_change, wiring
-from hsmkms.config import Secret
+from hsmkms.config.settings import Secret
 
 
 def die(_: str) -> None:

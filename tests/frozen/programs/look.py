@@ -5,7 +5,8 @@ import json
 import sys
 from pathlib import Path
 
-from hsmkms import Kms, config, wiring
+from hsmkms import Kms, wiring
+from hsmkms.config import settings as config
 from hsmkms.errors import HsmKmsError
 from hsmkms.model.crypto import DecryptRequest, EncryptRequest
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from hsmkms import config, wiring
+from hsmkms import wiring
+from hsmkms.config import settings as config
 from hsmkms.service.kms import Kms
 
 with Kms(wiring.core_of(config.load(Path(sys.argv[1])))) as kms:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from hsmkms import wiring
-from hsmkms.config import ServeSettings
+from hsmkms.config.settings import ServeSettings
 from hsmkms.http import dev
 from hsmkms.model.deletion import ScheduleKeyDeletionRequest
 from hsmkms.model.keys import CreateKeyRequest

@@ -14,7 +14,8 @@ from typing import cast
 import uvloop
 from raw_client import raw, signed
 
-from hsmkms import config, wiring
+from hsmkms import wiring
+from hsmkms.config import settings as config
 from hsmkms.http.app import Application
 from hsmkms.http.connection import Connection
 from hsmkms.http.connections import Connections

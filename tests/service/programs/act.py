@@ -15,7 +15,8 @@ from typing import Any
 
 from service_sites import report
 
-from hsmkms import config, wiring
+from hsmkms import wiring
+from hsmkms.config import settings as config
 from hsmkms.errors import HsmKmsError
 from hsmkms.model.enums import Operation
 from hsmkms.model.wire import decode_request, to_wire

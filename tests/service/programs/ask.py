@@ -5,7 +5,8 @@ from pathlib import Path
 
 from service_sites import new_key, report, unseal
 
-from hsmkms import config, wiring
+from hsmkms import wiring
+from hsmkms.config import settings as config
 from hsmkms.errors import HsmKmsError
 from hsmkms.service.kms import Kms
 

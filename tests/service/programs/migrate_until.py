@@ -7,7 +7,8 @@ from pathlib import Path
 
 import second_token
 
-from hsmkms import attaching, config, wiring
+from hsmkms import attaching, wiring
+from hsmkms.config import settings as config
 from hsmkms.service.kms import Kms
 
 _, file, step = sys.argv

@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from hsmkms.config import Settings
+from hsmkms.config.settings import Settings
 
 TEMPLATE: Final = """\
 # Settings of one hsmkms installation. An unknown or misspelt setting is refused.

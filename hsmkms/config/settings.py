@@ -1,8 +1,8 @@
 """Settings: one TOML file, read strictly.
 
 A setting that is unknown or misspelt is refused, so that nothing is silently left at its default. A PIN never stands
-in the file: the file says where it comes from (``hsmkms/pins.py``). ``conf/hsmkms.toml`` describes every setting; it is
-what ``init_text`` writes, so that an installation's own file can carry the same comments.
+in the file: the file says where it comes from (``hsmkms/config/pins.py``). ``conf/hsmkms.toml`` describes every
+setting; it is what ``init_text`` writes, so that an installation's own file can carry the same comments.
 """
 
 import os
@@ -16,13 +16,14 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from hsmkms import ownership, token_tables
+from hsmkms import ownership
+from hsmkms.config import token_tables
+from hsmkms.config.pins import PinSettings, read_pin, read_private_key, read_secret, terminal_prompt
+from hsmkms.config.token_tables import FURTHER_TOKENS
+from hsmkms.config.token_uri import TokenUri, parse_uri
 from hsmkms.errors import ConfigurationError
 from hsmkms.model.quotas import QUOTA_CLASSES, QUOTA_NAMES
-from hsmkms.pins import PinSettings, read_pin, read_private_key, read_secret, terminal_prompt
 from hsmkms.secret import Secret
-from hsmkms.token_tables import FURTHER_TOKENS
-from hsmkms.token_uri import TokenUri, parse_uri
 
 __all__ = [
     "AuditSettings",

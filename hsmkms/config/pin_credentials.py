@@ -7,7 +7,7 @@ that an installation with one token needs. No name stands for the files of two t
 import re
 from typing import Final
 
-from hsmkms.config import Settings, TokenSettings, parse_uri
+from hsmkms.config.settings import Settings, TokenSettings, parse_uri
 
 _UNFIT: Final = re.compile(r"[^A-Za-z0-9._-]")
 """What would have to be quoted in a unit, or may not be in a credential's name (systemd.exec(5))."""
