@@ -28,8 +28,8 @@ from hsmkms.hsm.choice import TokenChoice, choose
 from hsmkms.hsm.device import Device
 from hsmkms.hsm.softhsm import SoftToken
 from hsmkms.process import exclusive, uptime
-from hsmkms.rules.audit_policy import AuditPolicy, Durability
-from hsmkms.rules.audit_record import Occasion
+from hsmkms.rules.audit.policy import AuditPolicy, Durability
+from hsmkms.rules.audit.record import Occasion
 from hsmkms.rules.importing import ImportPolicy
 from hsmkms.rules.rotation import RotationPolicy
 from hsmkms.service import backup_keys, binding, presence, restoring, row_seals, sealing

@@ -21,7 +21,7 @@ from hsmkms import Kms, wiring
 from hsmkms.config.settings import AuditSettings, Settings
 from hsmkms.model.crypto import EncryptRequest
 from hsmkms.model.keys import CreateKeyRequest, DescribeKeyRequest
-from hsmkms.rules import audit_chain
+from hsmkms.rules.audit import chain as audit_chain
 from hsmkms.store import audit_files
 
 MODES = ("off", "interval", "commit")

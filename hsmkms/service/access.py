@@ -8,9 +8,9 @@ changes one of them makes it read them anew, and then it is decided anew. This s
 from typing import Final
 
 from hsmkms.model.enums import KeyManager
-from hsmkms.rules import access, managed, policies
-from hsmkms.rules.access import BY_POLICY, RESOURCE_BASED, Decision
-from hsmkms.rules.question import Identity, Question
+from hsmkms.rules.iam import access, managed, policies
+from hsmkms.rules.iam.access import BY_POLICY, RESOURCE_BASED, Decision
+from hsmkms.rules.iam.question import Identity, Question
 from hsmkms.service.cache import CachedKey, RecordCache
 
 MAX_KEPT: Final = 20_000

@@ -13,7 +13,8 @@ from hsmkms.model.enums import Operation
 from hsmkms.model.ids import KeyRef, RefKind, alias_arn, unknown
 from hsmkms.model.records import AliasRecord, KeyRecord
 from hsmkms.rules import aliases as rules
-from hsmkms.rules import managed, paging
+from hsmkms.rules import paging
+from hsmkms.rules.iam import managed
 from hsmkms.service.pipeline import Call
 from hsmkms.store import aliases, keys
 from hsmkms.store.engine import Connection

@@ -21,10 +21,10 @@ from hsmkms.errors import HsmKmsError, KMSInternalException, StoreError
 from hsmkms.model.audit import INTERNAL, KMS_SOURCE, AuditRecord
 from hsmkms.model.caller import Caller, local_root
 from hsmkms.process import ForkGuard
-from hsmkms.rules import audit_record
-from hsmkms.rules.audit_forms import Forms
-from hsmkms.rules.audit_policy import AuditPolicy, Durability
-from hsmkms.rules.audit_record import Event, Occasion, Outcome
+from hsmkms.rules.audit import record as audit_record
+from hsmkms.rules.audit.fast_json import Forms
+from hsmkms.rules.audit.policy import AuditPolicy, Durability
+from hsmkms.rules.audit.record import Event, Occasion, Outcome
 from hsmkms.service.journal import Journal
 from hsmkms.store import audit_files, changes, outbox
 from hsmkms.store.engine import Connection, Store

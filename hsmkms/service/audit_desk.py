@@ -13,7 +13,7 @@ from hsmkms.errors import HsmKmsError, StoreError
 from hsmkms.model.audit import Fault, Head
 from hsmkms.model.caller import Caller
 from hsmkms.model.enums import Operation
-from hsmkms.rules import audit_chain
+from hsmkms.rules.audit import chain as audit_chain
 from hsmkms.service.audit import AuditBook
 from hsmkms.service.audit_verification import Progress, Verdict, verify
 from hsmkms.service.core import Core

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
-from hsmkms.rules import audit_chain
+from hsmkms.rules.audit import chain as audit_chain
 from hsmkms.store import audit_files
 from hsmkms.store.audit_files import Segment
 

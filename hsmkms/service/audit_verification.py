@@ -8,9 +8,10 @@ from msgspec import Struct
 
 from hsmkms.errors import ObjectLostError
 from hsmkms.model.audit import Fault, Head
-from hsmkms.rules import audit_chain, audit_seal
-from hsmkms.rules.audit_chain import CHANGED, MISSING, NOT_PROVEN, ROLLED_BACK, Walker
-from hsmkms.rules.audit_seal import Note, SealedLine
+from hsmkms.rules.audit import chain as audit_chain
+from hsmkms.rules.audit import seal as audit_seal
+from hsmkms.rules.audit.chain import CHANGED, MISSING, NOT_PROVEN, ROLLED_BACK, Walker
+from hsmkms.rules.audit.seal import Note, SealedLine
 from hsmkms.service.core import Core
 from hsmkms.service.proven_seals import SealFile, Trusted, seal_fault
 from hsmkms.service.sealing import Sealer

@@ -18,10 +18,11 @@ from hsmkms.model.enums import KeyManager
 from hsmkms.model.ids import root_arn, user_arn
 from hsmkms.model.records import AliasRecord, GrantRecord, KeyRecord
 from hsmkms.process import ForkGuard
-from hsmkms.rules import blob, policies
-from hsmkms.rules.access import OwnPolicy
-from hsmkms.rules.policy_documents import Policy
-from hsmkms.rules.question import Identity
+from hsmkms.rules import blob
+from hsmkms.rules.iam import policies
+from hsmkms.rules.iam.access import OwnPolicy
+from hsmkms.rules.iam.documents import Policy
+from hsmkms.rules.iam.question import Identity
 from hsmkms.store import aliases, changes, grants, identities, installation, proven_keys, tags, users
 from hsmkms.store.engine import Store
 from hsmkms.store.identities import IdentityRow

@@ -8,10 +8,10 @@ from msgspec import Struct, field
 
 from hsmkms.errors import HsmKmsError
 from hsmkms.hsm.device import Device
-from hsmkms.rules.access import Decision
-from hsmkms.rules.grant_token import Claims
+from hsmkms.rules.iam.access import Decision
+from hsmkms.rules.iam.grant_token import Claims
+from hsmkms.rules.iam.question import Question
 from hsmkms.rules.importing import ImportPolicy
-from hsmkms.rules.question import Question
 from hsmkms.rules.rotation import RotationPolicy
 from hsmkms.service.audit import AuditBook
 from hsmkms.service.cache import RecordCache

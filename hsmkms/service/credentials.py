@@ -22,7 +22,7 @@ from hsmkms.errors import (
 )
 from hsmkms.model.ids import ROOT_PATH, new_user_id, root_arn, user_arn
 from hsmkms.model.permit import OperatorAct
-from hsmkms.rules.principals import is_path
+from hsmkms.rules.iam.principals import is_path
 from hsmkms.service.core import Core
 from hsmkms.service.identities import Identities
 from hsmkms.service.installation_keys import SECRETS_PURPOSE, encryption_key, lost, versions

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 from hsmkms.errors import InvalidGrantTokenException
 from hsmkms.model.permit import OperatorAct, Permit
 from hsmkms.model.records import GrantRecord
-from hsmkms.rules import grant_token
-from hsmkms.rules.grant_token import Claims
+from hsmkms.rules.iam import grant_token
+from hsmkms.rules.iam.grant_token import Claims
 from hsmkms.service.core import Core
 from hsmkms.service.installation_keys import macs
 from hsmkms.service.permits import own_permit

@@ -26,9 +26,10 @@ from hsmkms.model.grants import (
 )
 from hsmkms.model.ids import key_arn, root_arn, user_arn
 from hsmkms.model.records import GrantRecord, KeyRecord
-from hsmkms.rules import grants as rules
-from hsmkms.rules import paging, principals
-from hsmkms.rules.grant_token import INVALID
+from hsmkms.rules import paging
+from hsmkms.rules.iam import grants as rules
+from hsmkms.rules.iam import principals
+from hsmkms.rules.iam.grant_token import INVALID
 from hsmkms.service import grant_tokens
 from hsmkms.service.pipeline import Call
 from hsmkms.service.policies import HOW_TO_ACCEPT, is_unknown

@@ -15,9 +15,9 @@ from hsmkms.errors import (
     ValidationException,
 )
 from hsmkms.model.ids import group_arn, parse_key_ref, root_arn, unknown, user_arn
-from hsmkms.rules import policies as rules
 from hsmkms.rules import tags
-from hsmkms.rules.policy_json import replace_principal, without_mark
+from hsmkms.rules.iam import policies as rules
+from hsmkms.rules.iam.policy_json import replace_principal, without_mark
 from hsmkms.service.core import Core
 from hsmkms.service.operator_acts import recorded, recorded_in_iam
 from hsmkms.store import grants, identities, keys

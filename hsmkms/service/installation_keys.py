@@ -10,7 +10,7 @@ from typing import Final
 from hsmkms.errors import HsmKmsError, ObjectLostError, TokenUnavailableError
 from hsmkms.model.permit import OperatorAct, Permit
 from hsmkms.process import exclusive
-from hsmkms.rules import audit_seal
+from hsmkms.rules.audit import seal as audit_seal
 from hsmkms.service.core import Core
 from hsmkms.service.permits import own_permit
 from hsmkms.store import audit_files, installation, users

@@ -13,7 +13,7 @@ from typing import Final
 
 from hsmkms.errors import StoreError
 from hsmkms.process import ForkGuard
-from hsmkms.rules import audit_chain
+from hsmkms.rules.audit import chain as audit_chain
 from hsmkms.store.audit_files import LaneFile
 
 log = logging.getLogger("hsmkms.service")

@@ -31,8 +31,9 @@ from hsmkms.model.keys import (
 )
 from hsmkms.model.records import KeyRecord
 from hsmkms.model.shapes import Tag
-from hsmkms.rules import paging, policies, specs, states, tags
+from hsmkms.rules import paging, specs, states, tags
 from hsmkms.rules.constraints import word
+from hsmkms.rules.iam import policies
 from hsmkms.rules.states import Event
 from hsmkms.service import creation, rotating
 from hsmkms.service.core import Core

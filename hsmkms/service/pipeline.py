@@ -32,9 +32,10 @@ from hsmkms.model.enums import Operation, Origin
 from hsmkms.model.ids import KeyRef, RefKind, alias_arn, key_arn, parse_key_ref, root_arn, unknown
 from hsmkms.model.permit import LIFETIME_SECONDS, Permit
 from hsmkms.model.records import GrantRecord, KeyRecord
-from hsmkms.rules import blob, kinds, managed, states
-from hsmkms.rules.grant_token import INVALID as INVALID_GRANT_TOKEN
-from hsmkms.rules.question import Question
+from hsmkms.rules import blob, kinds, states
+from hsmkms.rules.iam import managed
+from hsmkms.rules.iam.grant_token import INVALID as INVALID_GRANT_TOKEN
+from hsmkms.rules.iam.question import Question
 from hsmkms.service import grant_tokens, lapses, service_keys
 from hsmkms.service.cache import CachedKey
 from hsmkms.service.core import Core

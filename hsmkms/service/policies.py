@@ -14,10 +14,11 @@ from hsmkms.model.policies import (
     PutKeyPolicyRequest,
 )
 from hsmkms.model.records import KeyRecord
-from hsmkms.rules import access, paging, principals
-from hsmkms.rules import policies as rules
-from hsmkms.rules.policy_documents import Policy
-from hsmkms.rules.principals import Form, Principal
+from hsmkms.rules import paging
+from hsmkms.rules.iam import access, principals
+from hsmkms.rules.iam import policies as rules
+from hsmkms.rules.iam.documents import Policy
+from hsmkms.rules.iam.principals import Form, Principal
 from hsmkms.service.core import Core
 from hsmkms.service.pipeline import Call
 from hsmkms.store import identities, keys

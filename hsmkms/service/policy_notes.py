@@ -9,10 +9,10 @@ from msgspec import Struct
 from hsmkms.errors import MalformedPolicyDocumentException
 from hsmkms.model.grants import CreateGrantRequest
 from hsmkms.model.ids import key_arn
-from hsmkms.rules import policies as rules
-from hsmkms.rules.access import KEY_POLICY, OwnPolicy
-from hsmkms.rules.policy_documents import Policy
-from hsmkms.rules.principals import parse, parse_arn
+from hsmkms.rules.iam import policies as rules
+from hsmkms.rules.iam.access import KEY_POLICY, OwnPolicy
+from hsmkms.rules.iam.documents import Policy
+from hsmkms.rules.iam.principals import parse, parse_arn
 from hsmkms.service.core import Core
 from hsmkms.service.policies import is_unknown
 from hsmkms.store import identities

@@ -14,9 +14,9 @@ from typing import Final
 from msgspec import Struct
 
 from hsmkms.model.audit import Fault
-from hsmkms.rules import audit_seal
-from hsmkms.rules.audit_chain import CHANGED, MISSING, NOT_PROVEN, REORDERED, UNREADABLE, name
-from hsmkms.rules.audit_seal import SealedLine
+from hsmkms.rules.audit import seal as audit_seal
+from hsmkms.rules.audit.chain import CHANGED, MISSING, NOT_PROVEN, REORDERED, UNREADABLE, name
+from hsmkms.rules.audit.seal import SealedLine
 from hsmkms.service.sealing import Proof, Sealer
 from hsmkms.store import audit_files
 

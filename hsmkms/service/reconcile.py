@@ -23,7 +23,7 @@ from hsmkms.model.enums import KeyManager, KeyState, MaterialState, Origin
 from hsmkms.model.ids import is_multi_region, key_arn
 from hsmkms.model.permit import OperatorAct
 from hsmkms.model.records import KeyRecord, MaterialRecord
-from hsmkms.rules import policies
+from hsmkms.rules.iam import policies
 from hsmkms.rules.material import LabelParts, material_id, parse_label
 from hsmkms.service import rotating
 from hsmkms.service.core import Core

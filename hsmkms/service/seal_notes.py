@@ -16,9 +16,9 @@ from msgspec.structs import replace
 from hsmkms.errors import HsmKmsError, ObjectLostError, StoreError, TokenUnavailableError, UnsupportedOperationException
 from hsmkms.model.permit import OperatorAct
 from hsmkms.process import exclusive
-from hsmkms.rules import audit_seal
-from hsmkms.rules.audit_record import encode
-from hsmkms.rules.audit_seal import Note, SealedLine
+from hsmkms.rules.audit import seal as audit_seal
+from hsmkms.rules.audit.record import encode
+from hsmkms.rules.audit.seal import Note, SealedLine
 from hsmkms.service.core import Core
 from hsmkms.service.installation_keys import SEAL_PURPOSE, versions
 from hsmkms.service.permits import own_permit

@@ -22,8 +22,9 @@ from hsmkms.errors import (
 )
 from hsmkms.model.audit import Fault, Head, LaneSeal, Seal
 from hsmkms.process import exclusive
-from hsmkms.rules import audit_chain, audit_seal
-from hsmkms.rules.audit_seal import Note, SealedLine
+from hsmkms.rules.audit import chain as audit_chain
+from hsmkms.rules.audit import seal as audit_seal
+from hsmkms.rules.audit.seal import Note, SealedLine
 from hsmkms.service.core import Core
 from hsmkms.service.freshness import settle
 from hsmkms.service.installation_keys import lost, sealed_versions, sealing_key, versions

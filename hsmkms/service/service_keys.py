@@ -6,7 +6,7 @@ from typing import Final
 from hsmkms.model.enums import KeyManager
 from hsmkms.model.permit import OperatorAct
 from hsmkms.model.records import KeyRecord
-from hsmkms.rules import managed, policies
+from hsmkms.rules.iam import managed, policies
 from hsmkms.service import creation
 from hsmkms.service.core import Core
 from hsmkms.service.permits import own_permit

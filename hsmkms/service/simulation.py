@@ -11,8 +11,8 @@ from hsmkms.model.caller import Caller
 from hsmkms.model.crypto import ReEncryptRequest
 from hsmkms.model.enums import Operation
 from hsmkms.model.operations import OPERATIONS
-from hsmkms.rules import access
-from hsmkms.rules.policy_documents import ACTIONS, action_hint
+from hsmkms.rules.iam import access
+from hsmkms.rules.iam.documents import ACTIONS, action_hint
 from hsmkms.service.cache import CachedKey
 from hsmkms.service.core import Core
 from hsmkms.service.pipeline import EVERYTHING, Call

@@ -22,7 +22,7 @@ from hsmkms.model import aliases, crypto, deletion, grants, importing, keys, pol
 from hsmkms.model.caller import Caller
 from hsmkms.model.ids import key_arn, root_arn, user_arn
 from hsmkms.model.shapes import Tag
-from hsmkms.rules.policies import default_policy
+from hsmkms.rules.iam.policies import default_policy
 from hsmkms.service import creation
 from hsmkms.service.kms import Kms
 from hsmkms.store import identities

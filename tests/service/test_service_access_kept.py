@@ -11,7 +11,7 @@ from hsmkms.errors import AccessDeniedException
 from hsmkms.model import grants, policies
 from hsmkms.model.caller import Caller
 from hsmkms.model.ids import root_arn
-from hsmkms.rules import access as rules
+from hsmkms.rules.iam import access as rules
 from hsmkms.service import access as module
 from hsmkms.service.kms import Kms
 

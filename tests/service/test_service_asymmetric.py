@@ -54,7 +54,7 @@ from hsmkms.model.rotation import (
     RotateKeyOnDemandRequest,
 )
 from hsmkms.model.shapes import Recipient
-from hsmkms.rules import policies
+from hsmkms.rules.iam import policies
 from hsmkms.service import creation
 from hsmkms.service.kms import Kms
 

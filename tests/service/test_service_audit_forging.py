@@ -18,8 +18,9 @@ from hsmkms.model.asymmetric import GenerateMacRequest
 from hsmkms.model.audit import Fault, LaneSeal, Seal
 from hsmkms.model.enums import KeySpec, KeyUsage
 from hsmkms.model.keys import CreateKeyRequest
-from hsmkms.rules import audit_chain, audit_seal
-from hsmkms.rules.audit_chain import genesis
+from hsmkms.rules.audit import chain as audit_chain
+from hsmkms.rules.audit import seal as audit_seal
+from hsmkms.rules.audit.chain import genesis
 from hsmkms.service.audit_verification import Verdict
 from hsmkms.service.kms import Kms
 from hsmkms.store import audit_files

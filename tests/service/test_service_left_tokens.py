@@ -16,7 +16,7 @@ from hsmkms.config import settings as config
 from hsmkms.config.settings import AuditSettings, Settings
 from hsmkms.errors import StoreError
 from hsmkms.hsm import device as devices
-from hsmkms.rules.audit_chain import ROLLED_BACK
+from hsmkms.rules.audit.chain import ROLLED_BACK
 from hsmkms.service.kms import Kms
 
 OLDER = "older than the migration to the token 'new hsm'"

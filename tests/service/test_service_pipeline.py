@@ -41,8 +41,8 @@ from hsmkms.model.ids import alias_arn, root_arn
 from hsmkms.model.operations import OPERATIONS
 from hsmkms.model.permit import Permit
 from hsmkms.model.shapes import Tag
-from hsmkms.rules.policies import default_policy
-from hsmkms.rules.question import Question
+from hsmkms.rules.iam.policies import default_policy
+from hsmkms.rules.iam.question import Question
 from hsmkms.service.kms import Kms
 from hsmkms.service.pipeline import Call
 from hsmkms.store import changes

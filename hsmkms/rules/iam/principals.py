@@ -13,7 +13,7 @@ from typing import Final
 from msgspec import Struct
 
 from hsmkms.model.ids import PARTITION, is_user_id
-from hsmkms.rules.question import Question
+from hsmkms.rules.iam.question import Question
 
 EVERYBODY: Final = "*"
 

@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from hsmkms.model.audit import Seal
-from hsmkms.rules.audit_record import encode
+from hsmkms.rules.audit.record import encode
 
 _MAC: Final = b'{"mac":"'
 _BODY: Final = len(_MAC) + 64 + 2

@@ -17,12 +17,13 @@ from msgspec import Struct
 from hsmkms.errors import MalformedPolicyDocumentException
 from hsmkms.model.enums import Operation
 from hsmkms.model.ids import root_arn
-from hsmkms.rules import condition_keys, policy_operators
-from hsmkms.rules.policy_json import decode, malformed, statements
-from hsmkms.rules.policy_operators import Condition
-from hsmkms.rules.policy_patterns import Matcher, Template, any_of, arn_like, like, settled
-from hsmkms.rules.principals import EVERYBODY, Form, Principal, Principals, gather, is_service, parse
-from hsmkms.rules.question import Question
+from hsmkms.rules.iam import condition_keys
+from hsmkms.rules.iam import operators as policy_operators
+from hsmkms.rules.iam.operators import Condition
+from hsmkms.rules.iam.patterns import Matcher, Template, any_of, arn_like, like, settled
+from hsmkms.rules.iam.policy_json import decode, malformed, statements
+from hsmkms.rules.iam.principals import EVERYBODY, Form, Principal, Principals, gather, is_service, parse
+from hsmkms.rules.iam.question import Question
 
 VARIABLES_SINCE: Final = "2012-10-17"
 VERSIONS: Final = ("2008-10-17", VARIABLES_SINCE)

@@ -11,9 +11,10 @@ from hsmkms.errors import DisabledException
 from hsmkms.model.caller import Caller
 from hsmkms.model.crypto import EncryptRequest
 from hsmkms.model.keys import CreateKeyRequest
-from hsmkms.rules import audit_forms, audit_record
-from hsmkms.rules.audit_forms import Forms
-from hsmkms.rules.audit_record import Event, Occasion, Outcome
+from hsmkms.rules.audit import fast_json
+from hsmkms.rules.audit import record as audit_record
+from hsmkms.rules.audit.fast_json import Forms
+from hsmkms.rules.audit.record import Event, Occasion, Outcome
 
 OCCASION = Occasion("111122223333", "hsmkms")
 START = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -72,7 +73,7 @@ def test_every_outcome(name: str, outcome: Outcome) -> None:
 
 def test_not_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients that are never the same do not make the memory grow."""
-    monkeypatch.setattr(audit_forms, "MAX_FORMS", 4)
+    monkeypatch.setattr(fast_json, "MAX_FORMS", 4)
     forms = Forms(OCCASION, "gap")
     for number in range(20):
         caller = Caller(principal="arn:aws:iam::111122223333:root", region="eu-central-1", user_agent=f"agent {number}")

@@ -12,9 +12,9 @@ from typing import Final
 from msgspec import Struct
 
 from hsmkms.errors import MalformedPolicyDocumentException
-from hsmkms.rules import condition_keys
-from hsmkms.rules.condition_key import Clash, ConditionKey
-from hsmkms.rules.question import Question
+from hsmkms.rules.iam import condition_keys
+from hsmkms.rules.iam.condition_key import Clash, ConditionKey
+from hsmkms.rules.iam.question import Question
 
 Matcher = Callable[[str, Question], bool]
 """Takes a text and the question in which policy variables get their values."""

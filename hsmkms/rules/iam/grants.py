@@ -13,11 +13,11 @@ from hsmkms.model.enums import GrantOperation, KeySpec, KeyUsage, Operation
 from hsmkms.model.grants import CreateGrantRequest, GrantConstraints
 from hsmkms.model.ids import root_arn
 from hsmkms.model.records import GrantRecord, KeyRecord
-from hsmkms.rules.condition_keys import encryption_context
 from hsmkms.rules.constraints import word
 from hsmkms.rules.context import folded
-from hsmkms.rules.principals import is_service
-from hsmkms.rules.question import Question
+from hsmkms.rules.iam.condition_keys import encryption_context
+from hsmkms.rules.iam.principals import is_service
+from hsmkms.rules.iam.question import Question
 
 MAX_GRANTS_PER_KEY: Final = 50_000
 MAX_PAIRS: Final = 8

@@ -8,8 +8,8 @@ context keys"; AWS KMS Developer Guide, "Condition keys for AWS KMS" and "Condit
 from collections.abc import Iterator
 from typing import Final
 
-from hsmkms.rules.condition_key import ConditionKey, Kind, Value
-from hsmkms.rules.question import Question
+from hsmkms.rules.iam.condition_key import ConditionKey, Kind, Value
+from hsmkms.rules.iam.question import Question
 
 _SINGLE: Final = {
     Kind.WORD: (

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from hsmkms.errors import LimitExceededException
 from hsmkms.model.ids import root_arn
-from hsmkms.rules import policy_documents
-from hsmkms.rules.policy_documents import Policy, PolicyKind
+from hsmkms.rules.iam import documents as policy_documents
+from hsmkms.rules.iam.documents import Policy, PolicyKind
 
 MAX_BYTES: Final = 32_768
 MAX_OWN_CHARACTERS: Final = 10_240

@@ -18,9 +18,9 @@ from msgspec import Struct
 
 from hsmkms.errors import AccessDeniedException
 from hsmkms.model.records import GrantRecord
-from hsmkms.rules import grants
-from hsmkms.rules.policy_documents import Policy, Statement
-from hsmkms.rules.question import Question
+from hsmkms.rules.iam import grants
+from hsmkms.rules.iam.documents import Policy, Statement
+from hsmkms.rules.iam.question import Question
 
 IDENTITY_BASED: Final = "identity-based"
 RESOURCE_BASED: Final = "resource-based"

@@ -16,8 +16,8 @@ from typing import Any, Final
 from msgspec import Struct
 
 from hsmkms.errors import MalformedPolicyDocumentException
-from hsmkms.rules.condition_key import Clash, ConditionKey, Kind, Value
-from hsmkms.rules.policy_patterns import (
+from hsmkms.rules.iam.condition_key import Clash, ConditionKey, Kind, Value
+from hsmkms.rules.iam.patterns import (
     AmbiguousVariableError,
     Matcher,
     Template,
@@ -26,7 +26,7 @@ from hsmkms.rules.policy_patterns import (
     equal_to,
     like,
 )
-from hsmkms.rules.question import Question
+from hsmkms.rules.iam.question import Question
 
 Condition = Callable[[Question], bool]
 Test = Callable[[Any, Question], bool]

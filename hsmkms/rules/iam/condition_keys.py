@@ -13,10 +13,10 @@ from msgspec import Struct
 from hsmkms.errors import MalformedPolicyDocumentException
 from hsmkms.model.enums import MessageType, Operation
 from hsmkms.model.ids import ALIAS_PREFIX
-from hsmkms.rules.absent_keys import ABSENT
-from hsmkms.rules.condition_key import Clash, ConditionKey, Kind, Reader, Value
 from hsmkms.rules.context import folded
-from hsmkms.rules.question import Question
+from hsmkms.rules.iam.absent_keys import ABSENT
+from hsmkms.rules.iam.condition_key import Clash, ConditionKey, Kind, Reader, Value
+from hsmkms.rules.iam.question import Question
 
 PrefixReader = Callable[[Question, str], Value]
 """Takes a question, and what comes after the prefix: folded, where it is a key."""

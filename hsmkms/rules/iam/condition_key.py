@@ -6,7 +6,7 @@ from enum import Enum, auto
 
 from msgspec import Struct
 
-from hsmkms.rules.question import Question
+from hsmkms.rules.iam.question import Question
 
 
 class Clash(Struct, frozen=True):

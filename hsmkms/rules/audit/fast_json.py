@@ -11,16 +11,7 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from hsmkms.model.caller import Caller
-from hsmkms.rules.audit_record import (
-    Event,
-    Occasion,
-    Outcome,
-    encode,
-    event_time,
-    is_read_only,
-    materials,
-    of_request,
-)
+from hsmkms.rules.audit.record import Event, Occasion, Outcome, encode, event_time, is_read_only, materials, of_request
 
 MAX_FORMS: Final = 2048
 """Forms that are kept, of 1 to 3 KB each; beyond that all are dropped and made again."""
