@@ -11,11 +11,11 @@ from hsmkms.config import settings as config
 from hsmkms.config.pin_credentials import credential_names
 from hsmkms.config.settings import Secret, Settings, TokenSettings
 from hsmkms.errors import BindingError, CloneError, ConfigurationError, HsmKmsError
-from hsmkms.hsm import module as modules
-from hsmkms.hsm.choice import TokenChoice, choose
 from hsmkms.hsm.device import Device, DeviceSettings
-from hsmkms.hsm.login import LoginGate, check_counters
-from hsmkms.hsm.pin_marks import UnknownPinError
+from hsmkms.hsm.session import module as modules
+from hsmkms.hsm.session.login import LoginGate, check_counters
+from hsmkms.hsm.session.pin_marks import UnknownPinError
+from hsmkms.hsm.session.token_choice import TokenChoice, choose
 from hsmkms.service import binding
 from hsmkms.service.tokens import Tokens
 from hsmkms.store.engine import Store

@@ -14,10 +14,10 @@ from hsmkms.config.pin_credentials import credential_names
 from hsmkms.config.pins import PinSettings
 from hsmkms.config.settings import Secret, Settings, TokenSettings
 from hsmkms.errors import ConfigurationError, PinError
-from hsmkms.hsm import module as modules
-from hsmkms.hsm.choice import choose
 from hsmkms.hsm.device import Device
-from hsmkms.hsm.login import LoginGate, PinRefusedError, right_pin
+from hsmkms.hsm.session import module as modules
+from hsmkms.hsm.session.login import LoginGate, PinRefusedError, right_pin
+from hsmkms.hsm.session.token_choice import choose
 from hsmkms.model.permit import OperatorAct
 from hsmkms.service.core import Core
 from hsmkms.service.permits import own_permit

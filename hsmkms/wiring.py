@@ -21,12 +21,12 @@ from hsmkms.errors import (
     TokenNotFoundError,
     TokenUnavailableError,
 )
-from hsmkms.hsm import module as modules
-from hsmkms.hsm import softhsm
-from hsmkms.hsm.away import AwayDevice
-from hsmkms.hsm.choice import TokenChoice, choose
 from hsmkms.hsm.device import Device
-from hsmkms.hsm.softhsm import SoftToken
+from hsmkms.hsm.session import module as modules
+from hsmkms.hsm.session import softhsm
+from hsmkms.hsm.session.softhsm import SoftToken
+from hsmkms.hsm.session.token_choice import TokenChoice, choose
+from hsmkms.hsm.unavailable import AwayDevice
 from hsmkms.process import exclusive, uptime
 from hsmkms.rules.audit.policy import AuditPolicy, Durability
 from hsmkms.rules.audit.record import Occasion

@@ -238,7 +238,7 @@ def test_breach_is_seen(name: str, source: str) -> None:
         ("rules/states.py", "from datetime import datetime, timedelta\nx = datetime(2026, 1, 1)"),
         ("service/kms.py", "from hsmkms.wiring import open_core"),
         ("cli/api.py", "from hsmkms import Kms, wiring; from hsmkms.config import settings as config"),
-        ("hsm/module.py", "import ctypes\nfrom pkcs11._pkcs11 import lib"),
+        ("hsm/session/module.py", "import ctypes\nfrom pkcs11._pkcs11 import lib"),
     ],
 )
 def test_no_false_alarm(name: str, source: str) -> None:

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from hsmkms.errors import BindingError, CloneError, HiddenObjectsError, HsmKmsError, ObjectLostError, WrongTokenError
 from hsmkms.hsm.device import Device
-from hsmkms.hsm.identity import Candidate, Proof
+from hsmkms.hsm.session.identity import Candidate, Proof
 from hsmkms.model.permit import OperatorAct
 from hsmkms.service.core import Checkpoint, Clock, no_checkpoint
 from hsmkms.service.permits import own_permit

@@ -20,7 +20,7 @@ from hsmkms.errors import (
     RejectedMaterialError,
 )
 from hsmkms.hsm.device import Device
-from hsmkms.hsm.unwrapping import WrappedMaterial
+from hsmkms.hsm.imports.unwrapping import WrappedMaterial
 from hsmkms.model.enums import KeySpec, KeyState, WrappingAlgorithm, WrappingKeySpec
 from hsmkms.model.importing import (
     DeleteImportedKeyMaterialRequest,

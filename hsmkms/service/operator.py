@@ -7,10 +7,10 @@ from typing import Any
 from msgspec import Struct
 
 from hsmkms.errors import ObjectLostError
-from hsmkms.hsm.check import Check
-from hsmkms.hsm.cryptoki import TokenLimits
 from hsmkms.hsm.device import Device, MechanismInfo
-from hsmkms.hsm.profile import TokenProfile
+from hsmkms.hsm.probing.profile import TokenProfile
+from hsmkms.hsm.session.cryptoki import TokenLimits
+from hsmkms.hsm.token_check import Check
 from hsmkms.model.caller import Caller, local_root
 from hsmkms.model.enums import Operation, Origin, WrappingAlgorithm
 from hsmkms.model.ids import root_arn

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from hsmkms.errors import StoreError
-from hsmkms.hsm.profile import TokenProfile
+from hsmkms.hsm.probing.profile import TokenProfile
 from hsmkms.store import files
 
 _FOLDER: Final = "processes"

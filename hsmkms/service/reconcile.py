@@ -16,9 +16,9 @@ from typing import Final
 from msgspec import Struct
 
 from hsmkms.errors import KMSInvalidStateException, TokenUnavailableError, ValidationException
-from hsmkms.hsm.backing_keys import SYMMETRIC
-from hsmkms.hsm.backing_keys import Kind as BackingKind
-from hsmkms.hsm.objects import TokenObject
+from hsmkms.hsm.objects.backing_keys import SYMMETRIC
+from hsmkms.hsm.objects.backing_keys import Kind as BackingKind
+from hsmkms.hsm.objects.objects import TokenObject
 from hsmkms.model.enums import KeyManager, KeyState, MaterialState, Origin
 from hsmkms.model.ids import is_multi_region, key_arn
 from hsmkms.model.permit import OperatorAct

@@ -14,7 +14,7 @@ from typing import Final
 
 from hsmkms.errors import HsmKmsError, StoreError, TokenUnavailableError, WrongTokenError
 from hsmkms.hsm.device import Device
-from hsmkms.hsm.identity import Identity
+from hsmkms.hsm.session.identity import Identity
 from hsmkms.service.presence import Presence
 from hsmkms.store import installation as stored
 from hsmkms.store.engine import Store

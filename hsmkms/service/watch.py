@@ -7,7 +7,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from hsmkms.errors import TokenUnavailableError
-from hsmkms.hsm.pool import PoolUse, is_of_another_token, total_use
+from hsmkms.hsm.session.pool import PoolUse, is_of_another_token, total_use
 from hsmkms.rules import budget
 from hsmkms.service import clock, maintenance
 from hsmkms.service.core import Core

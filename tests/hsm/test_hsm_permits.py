@@ -12,11 +12,11 @@ from devices import new_key, permit
 
 import hsmkms
 from hsmkms.errors import PermitError
-from hsmkms.hsm import connection as connection_module
 from hsmkms.hsm import device as device_module
 from hsmkms.hsm import keypairs as keypairs_module
 from hsmkms.hsm.device import Device
-from hsmkms.hsm.unwrapping import WrappedMaterial
+from hsmkms.hsm.imports.unwrapping import WrappedMaterial
+from hsmkms.hsm.session import connection as connection_module
 from hsmkms.model.enums import (
     EncryptionAlgorithm,
     KeySpec,

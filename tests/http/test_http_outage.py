@@ -17,7 +17,7 @@ from msgspec import Struct
 from raw_client import call
 from served import Served, credentials, processor_seconds, serving, set_in, until
 
-from hsmkms.hsm import softhsm
+from hsmkms.hsm.session import softhsm
 from hsmkms.testing import Endpoint
 
 pytestmark = pytest.mark.xdist_group("served")

@@ -21,7 +21,7 @@ from hsmkms.config import settings as config
 from hsmkms.config import template as config_template
 from hsmkms.config.settings import PinSettings, Settings, TokenSettings
 from hsmkms.hsm import device as devices
-from hsmkms.hsm import module as modules
+from hsmkms.hsm.session import module as modules
 from hsmkms.model.aliases import CreateAliasRequest
 from hsmkms.model.caller import Caller
 from hsmkms.model.crypto import DecryptRequest, EncryptRequest

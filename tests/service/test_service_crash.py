@@ -22,9 +22,9 @@ from hsmkms.errors import (
     TokenUnavailableError,
     ValidationException,
 )
-from hsmkms.hsm.attributes import AES_256_BACKING_KEY
 from hsmkms.hsm.device import Device
-from hsmkms.hsm.objects import TokenObject, find, generate
+from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY
+from hsmkms.hsm.objects.objects import TokenObject, find, generate
 from hsmkms.model.keys import DescribeKeyRequest, EnableKeyRequest, KeyMetadata, ListKeysRequest
 from hsmkms.rules.material import object_label, short_label
 from hsmkms.service.kms import Kms

@@ -43,9 +43,9 @@ from hsmkms.errors import (
     NotFoundException,
     ValidationException,
 )
-from hsmkms.hsm.attributes import AES_256_BACKING_KEY
 from hsmkms.hsm.device import Device
-from hsmkms.hsm.objects import generate
+from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY
+from hsmkms.hsm.objects.objects import generate
 from hsmkms.model.aliases import CreateAliasRequest, DeleteAliasRequest, ListAliasesRequest, UpdateAliasRequest
 from hsmkms.model.crypto import (
     GenerateDataKeyRequest,

@@ -35,7 +35,7 @@ from service_sites import START, Site, StoppedClock, new_key, seal
 
 from hsmkms import wiring
 from hsmkms.errors import TokenUnavailableError
-from hsmkms.hsm.away import AwayDevice
+from hsmkms.hsm.unavailable import AwayDevice
 from hsmkms.rules.budget import ROTATE_AT
 from hsmkms.service.clock import DriftWatch
 from hsmkms.service.kms import Kms

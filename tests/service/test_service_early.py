@@ -27,8 +27,8 @@ from hsmkms.errors import (
     LimitExceededException,
     TokenFullError,
 )
-from hsmkms.hsm.attributes import AES_256_BACKING_KEY
-from hsmkms.hsm.objects import generate
+from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY
+from hsmkms.hsm.objects.objects import generate
 from hsmkms.model.crypto import (
     GenerateDataKeyRequest,
     GenerateDataKeyWithoutPlaintextRequest,

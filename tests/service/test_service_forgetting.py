@@ -11,7 +11,7 @@ from test_service_several_tokens import Scene, migrate, opened, with_second
 from hsmkms import attaching, wiring
 from hsmkms.config.settings import Settings
 from hsmkms.errors import BindingError, ConfigurationError
-from hsmkms.hsm.objects import list_keys
+from hsmkms.hsm.objects.objects import list_keys
 from hsmkms.model.enums import RotationType
 from hsmkms.service import rotating
 from hsmkms.service.kms import Kms

@@ -11,8 +11,8 @@ from service_sites import REGION, Site, StoppedClock, new_key
 
 from hsmkms import wiring
 from hsmkms.errors import HsmKmsError, KMSInvalidStateException, NotFoundException
-from hsmkms.hsm.backing_keys import Kind as BackingKind
-from hsmkms.hsm.objects import find
+from hsmkms.hsm.objects.backing_keys import Kind as BackingKind
+from hsmkms.hsm.objects.objects import find
 from hsmkms.model.asymmetric import GenerateMacRequest, GetPublicKeyRequest, SignRequest, VerifyRequest
 from hsmkms.model.deletion import ScheduleKeyDeletionRequest
 from hsmkms.model.enums import KeySpec, KeyUsage

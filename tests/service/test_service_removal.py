@@ -10,8 +10,8 @@ from service_sites import Site, new_key, seal, unseal
 
 from hsmkms import wiring
 from hsmkms.errors import KMSInvalidStateException, StoreError, TokenUnavailableError, ValidationException
-from hsmkms.hsm.attributes import AES_256_BACKING_KEY
-from hsmkms.hsm.objects import generate
+from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY
+from hsmkms.hsm.objects.objects import generate
 from hsmkms.model.ids import new_key_id
 from hsmkms.model.keys import DescribeKeyRequest, EnableKeyRequest
 from hsmkms.model.permit import Permit

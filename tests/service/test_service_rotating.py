@@ -341,7 +341,7 @@ def test_token_that_is_away(kms: Kms, monkeypatch: pytest.MonkeyPatch) -> None:
 
     key_id = new_key(kms).key_id
     with monkeypatch.context() as patch:
-        patch.setattr("hsmkms.hsm.token_login.choose", gone)
+        patch.setattr("hsmkms.hsm.session.token_login.choose", gone)
         log_out(kms)
         before = epoch(kms)
         with pytest.raises(TokenUnavailableError):
