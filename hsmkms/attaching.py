@@ -16,8 +16,8 @@ from hsmkms.hsm.session import module as modules
 from hsmkms.hsm.session.login import LoginGate, check_counters
 from hsmkms.hsm.session.pin_marks import UnknownPinError
 from hsmkms.hsm.session.token_choice import TokenChoice, choose
-from hsmkms.service import binding
-from hsmkms.service.tokens import Tokens
+from hsmkms.service.runtime import binding
+from hsmkms.service.runtime.tokens import Tokens
 from hsmkms.store.engine import Store
 from hsmkms.store.installation import InstallationRow, TokenRow
 

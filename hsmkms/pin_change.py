@@ -19,8 +19,8 @@ from hsmkms.hsm.session import module as modules
 from hsmkms.hsm.session.login import LoginGate, PinRefusedError, right_pin
 from hsmkms.hsm.session.token_choice import choose
 from hsmkms.model.permit import OperatorAct
-from hsmkms.service.core import Core
-from hsmkms.service.permits import own_permit
+from hsmkms.service.runtime.core import Core
+from hsmkms.service.runtime.permits import own_permit
 
 
 def change_pin(core: Core, settings: Settings, token: TokenSettings, new: Secret) -> Path:

@@ -32,22 +32,24 @@ from hsmkms.rules.audit.policy import AuditPolicy, Durability
 from hsmkms.rules.audit.record import Occasion
 from hsmkms.rules.importing import ImportPolicy
 from hsmkms.rules.rotation import RotationPolicy
-from hsmkms.service import backup_keys, binding, presence, restoring, row_seals, sealing
-from hsmkms.service.access import Access
+from hsmkms.service import backup_keys, restoring, sealing
 from hsmkms.service.age_keys import PrivateKeys
-from hsmkms.service.audit import AuditBook
 from hsmkms.service.backup import CONFIGURATION
 from hsmkms.service.backup_keys import Header
-from hsmkms.service.cache import RecordCache
-from hsmkms.service.clock import DriftWatch
-from hsmkms.service.core import Checkpoint, Clock, Core, Installation, never_drifted, no_checkpoint
 from hsmkms.service.freshness import Freshness
-from hsmkms.service.leases import LeaseBook
 from hsmkms.service.restoring import Configured, Order, Restored
-from hsmkms.service.row_seals import SealBook
-from hsmkms.service.tokens import Tokens
+from hsmkms.service.runtime import binding, open_processes, row_seals
+from hsmkms.service.runtime.audit_log import AuditBook
+from hsmkms.service.runtime.authoriser import Access
+from hsmkms.service.runtime.clock import DriftWatch
+from hsmkms.service.runtime.core import Core
+from hsmkms.service.runtime.encryption_counter import LeaseBook
+from hsmkms.service.runtime.last_use import UsageBook
+from hsmkms.service.runtime.ports import Checkpoint, Clock, Installation, never_drifted, no_checkpoint
+from hsmkms.service.runtime.record_cache import RecordCache
+from hsmkms.service.runtime.row_seals import SealBook
+from hsmkms.service.runtime.tokens import Tokens
 from hsmkms.service.unsealing import Unsealed
-from hsmkms.service.usage import UsageBook
 from hsmkms.store import audit_files, files, installation, leases, log_renewal, migrate
 from hsmkms.store.engine import Store
 from hsmkms.store.installation import InstallationRow
@@ -175,7 +177,7 @@ def renew_log(settings: Settings, clock: Clock = utc_now) -> Path | None:
 
     ConfigurationError if it is whole, or a process has the installation open.
     """
-    others = presence.living(settings.data_dir)
+    others = open_processes.living(settings.data_dir)
     if others:
         raise ConfigurationError(
             f"processes have the installation open (pid {', '.join(map(str, others))}): stop them first"

@@ -210,7 +210,7 @@ def test_no_dead_rows() -> None:
         ("store/keys.py", "from hsmkms.hsm.device import Device"),
         ("store/keys.py", "from hsmkms import rules"),
         ("hsm/device.py", "import hsmkms.store.engine"),
-        ("hsm/device.py", "def f():\n    from hsmkms.service.core import Core"),
+        ("hsm/device.py", "def f():\n    from hsmkms.service.runtime.core import Core"),
         ("service/keys.py", "from pkcs11 import lib"),
         ("service/keys.py", "from hsmkms import wiring"),
         ("service/kms.py", "from hsmkms.cli import main"),

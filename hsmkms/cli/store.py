@@ -12,7 +12,7 @@ from hsmkms.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from hsmkms.model.audit import Fault
-    from hsmkms.service.seal_checks import RowFault
+    from hsmkms.service.runtime.seal_checks import RowFault
 
 
 def register(app: typer.Typer) -> None:

@@ -17,7 +17,7 @@ from hsmkms.errors import KMSInternalException
 from hsmkms.http import protocol
 from hsmkms.http.pace import Pace
 from hsmkms.http.protocol import Response
-from hsmkms.service.audit import AuditBook
+from hsmkms.service.runtime.audit_log import AuditBook
 
 log = logging.getLogger("hsmkms.http")
 

@@ -14,7 +14,7 @@ from hsmkms.errors import (
 from hsmkms.model.enums import MaterialState
 from hsmkms.model.records import MaterialRecord
 from hsmkms.rules import material
-from hsmkms.service.core import Core
+from hsmkms.service.runtime.core import Core
 
 NOTHING_WAS_MADE: Final = (
     ConfigurationError,

@@ -21,8 +21,8 @@ from hsmkms.service.age_keys import Recipient
 from hsmkms.service.backup_keys import BY_TOKEN, Header, SealedKey, seal_to_token
 from hsmkms.service.backup_origin import FORMAT, Manifest, Proof
 from hsmkms.service.backup_signature import SigningKey
-from hsmkms.service.core import Core
-from hsmkms.service.permits import own_permit
+from hsmkms.service.runtime.core import Core
+from hsmkms.service.runtime.permits import own_permit
 from hsmkms.service.sealing import Sealer
 from hsmkms.store import audit_files, files, installation, objects, snapshot
 from hsmkms.store.archive import Member

@@ -27,9 +27,9 @@ from msgspec import Struct
 from hsmkms.errors import BindingError, ObjectLostError, RejectedDataError, StoreError
 from hsmkms.hsm.device import Device
 from hsmkms.model.permit import OperatorAct
-from hsmkms.service.core import Core
 from hsmkms.service.installation_keys import encryption_key
-from hsmkms.service.permits import own_permit
+from hsmkms.service.runtime.core import Core
+from hsmkms.service.runtime.permits import own_permit
 
 PURPOSE: Final = "backup"
 RSA: Final = "RSA-OAEP-SHA-256"

@@ -26,8 +26,8 @@ from hsmkms.hsm.device import Device
 from hsmkms.model.permit import OperatorAct
 from hsmkms.service import backup_signature, installation_keys
 from hsmkms.service.backup_signature import SigningKey, VerifyingKey
-from hsmkms.service.core import Core
-from hsmkms.service.permits import own_permit
+from hsmkms.service.runtime.core import Core
+from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store.archive import Member
 from hsmkms.store.installation import MAC_PURPOSE
 

@@ -16,8 +16,8 @@ from hsmkms.model.permit import Permit
 from hsmkms.model.records import KeyRecord
 from hsmkms.rules import blob, context, messages
 from hsmkms.service import rotating
-from hsmkms.service.cache import CachedKey
 from hsmkms.service.pipeline import Call
+from hsmkms.service.runtime.record_cache import CachedKey
 
 log = logging.getLogger("hsmkms.service")
 

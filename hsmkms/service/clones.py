@@ -8,10 +8,11 @@ from msgspec import Struct
 
 from hsmkms.errors import BindingError, ConfigurationError, TokenUnavailableError
 from hsmkms.hsm.device import Device
-from hsmkms.service import binding, own_rotation, presence
-from hsmkms.service.core import Core
+from hsmkms.service import own_rotation
 from hsmkms.service.freshness import Freshness
 from hsmkms.service.installation_keys import witness
+from hsmkms.service.runtime import binding, open_processes
+from hsmkms.service.runtime.core import Core
 from hsmkms.store import installation, objects
 from hsmkms.store.engine import Connection
 from hsmkms.store.installation import TokenRow
@@ -66,7 +67,7 @@ def find(core: Core, device: Device) -> Clone:
 
 def accept(core: Core, clone: Clone) -> None:
     """Record the clone's names in the place of the token's. ConfigurationError while a process has that one open."""
-    others = presence.holders(core.store.folder, clone.recorded_serial)
+    others = open_processes.holders(core.store.folder, clone.recorded_serial)
     if others:
         raise ConfigurationError(
             f"processes have the token with the serial {clone.recorded_serial} open "

@@ -18,7 +18,7 @@ from hsmkms.model.permit import Permit
 from hsmkms.model.records import KeyRecord
 from hsmkms.service import destruction
 from hsmkms.service.backing import ATTEMPTS, HOME_MOVED, NOTHING_WAS_MADE, generated, label_of
-from hsmkms.service.core import Core
+from hsmkms.service.runtime.core import Core
 from hsmkms.store import aliases, installation, keys, objects
 from hsmkms.store.engine import Connection
 

@@ -23,11 +23,11 @@ from hsmkms.errors import (
 from hsmkms.model.ids import ROOT_PATH, new_user_id, root_arn, user_arn
 from hsmkms.model.permit import OperatorAct
 from hsmkms.rules.iam.principals import is_path
-from hsmkms.service.core import Core
 from hsmkms.service.identities import Identities
 from hsmkms.service.installation_keys import SECRETS_PURPOSE, encryption_key, lost, versions
 from hsmkms.service.operator_acts import recorded_in_iam
-from hsmkms.service.permits import own_permit
+from hsmkms.service.runtime.core import Core
+from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import installation, users
 from hsmkms.store.installation import InstallationKeyRow
 from hsmkms.store.schema import AccessKeyStatus

@@ -31,9 +31,9 @@ from hsmkms.model.crypto import (
 from hsmkms.model.enums import EncryptionAlgorithm, KeySpec
 from hsmkms.model.permit import Permit
 from hsmkms.rules import blob, specs
-from hsmkms.service.cache import CachedKey
 from hsmkms.service.ciphers import CIPHERS, Keyed, Opened, ready
 from hsmkms.service.pipeline import DRY_RUN, Call
+from hsmkms.service.runtime.record_cache import CachedKey
 
 WRONG_KEY: Final = "The key ID in the request does not identify a CMK that can perform this operation."
 NO_RECIPIENT: Final = "Recipient needs an AWS Nitro attestation, which hsmkms cannot verify: leave it out."

@@ -20,10 +20,10 @@ from hsmkms.rules import deletion as rules
 from hsmkms.rules import multi_region, states
 from hsmkms.rules.states import Event
 from hsmkms.service import destruction
-from hsmkms.service.core import Core
-from hsmkms.service.permits import own_permit
 from hsmkms.service.pipeline import Call
-from hsmkms.service.usage import of_this_key
+from hsmkms.service.runtime.core import Core
+from hsmkms.service.runtime.last_use import of_this_key
+from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import deletion, keys
 from hsmkms.store.engine import Connection
 

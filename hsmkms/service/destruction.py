@@ -10,8 +10,8 @@ from collections.abc import Callable
 from hsmkms.errors import HsmKmsError
 from hsmkms.hsm.device import Device
 from hsmkms.model.permit import OperatorAct, Permit
-from hsmkms.service.core import Core
-from hsmkms.service.permits import own_permit
+from hsmkms.service.runtime.core import Core
+from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import deletion, materials, objects
 from hsmkms.store.deletion import Doomed
 from hsmkms.store.schema import ObjectPurpose, ObjectStatus

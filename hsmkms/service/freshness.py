@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Final
 
 from hsmkms.errors import HsmKmsError, StoreError, TokenUnavailableError
 from hsmkms.process import exclusive
-from hsmkms.service import binding
+from hsmkms.service.runtime import binding
 from hsmkms.service.seal_notes import SealNotes, forget_noted, noted_on
 from hsmkms.store import audit_files
 
 if TYPE_CHECKING:
-    from hsmkms.service.core import Core
+    from hsmkms.service.runtime.core import Core
 
 log = logging.getLogger("hsmkms.service")
 

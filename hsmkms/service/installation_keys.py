@@ -11,8 +11,8 @@ from hsmkms.errors import HsmKmsError, ObjectLostError, TokenUnavailableError
 from hsmkms.model.permit import OperatorAct, Permit
 from hsmkms.process import exclusive
 from hsmkms.rules.audit import seal as audit_seal
-from hsmkms.service.core import Core
-from hsmkms.service.permits import own_permit
+from hsmkms.service.runtime.core import Core
+from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import audit_files, installation, users
 from hsmkms.store.installation import MAC_PURPOSE, InstallationKeyRow
 

@@ -117,10 +117,10 @@ from hsmkms.service import (
     signing,
     tags,
 )
-from hsmkms.service.core import Core
 from hsmkms.service.kms_permissions import PermissionOperations
 from hsmkms.service.operator import Operator
 from hsmkms.service.pipeline import Procedure, run
+from hsmkms.service.runtime.core import Core
 from hsmkms.service.sealing import seal_quietly
 
 Request = TypeVar("Request", bound=Struct)

@@ -11,7 +11,7 @@ from datetime import datetime
 from hsmkms.model.records import KeyRecord
 from hsmkms.rules import states
 from hsmkms.rules.states import Event
-from hsmkms.service.core import Core
+from hsmkms.service.runtime.core import Core
 from hsmkms.store import keys, materials
 from hsmkms.store.engine import Connection
 

@@ -7,8 +7,8 @@ from hsmkms.model.asymmetric import GenerateMacRequest, GenerateMacResponse, Ver
 from hsmkms.model.enums import MacAlgorithm
 from hsmkms.model.permit import Permit
 from hsmkms.rules import specs
-from hsmkms.service.cache import CachedKey
 from hsmkms.service.pipeline import Call
+from hsmkms.service.runtime.record_cache import CachedKey
 
 
 def generate_mac(call: Call, request: GenerateMacRequest) -> GenerateMacResponse:

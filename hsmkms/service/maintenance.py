@@ -26,9 +26,10 @@ from hsmkms.model.enums import RotationType
 from hsmkms.model.permit import OperatorAct
 from hsmkms.rules import budget
 from hsmkms.rules import rotation as rules
-from hsmkms.service import clock, deletion, destruction, lapses, rotating, wrapping_keys
-from hsmkms.service.core import Core
-from hsmkms.service.permits import own_permit
+from hsmkms.service import deletion, destruction, lapses, rotating, wrapping_keys
+from hsmkms.service.runtime import clock
+from hsmkms.service.runtime.core import Core
+from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import deletion as stored_deletion
 from hsmkms.store import leases, materials, sweeper
 from hsmkms.store import rotation as stored_rotation

@@ -26,9 +26,10 @@ from hsmkms.model.enums import KeySpec, KeyState, Origin, RotationType
 from hsmkms.model.permit import OperatorAct
 from hsmkms.model.records import KeyRecord
 from hsmkms.process import exclusive
-from hsmkms.service import binding, own_rotation, rotating, row_seals
-from hsmkms.service.core import Core
-from hsmkms.service.permits import own_permit
+from hsmkms.service import own_rotation, rotating
+from hsmkms.service.runtime import binding, row_seals
+from hsmkms.service.runtime.core import Core
+from hsmkms.service.runtime.permits import own_permit
 from hsmkms.service.seal_notes import SealNotes
 from hsmkms.service.sealing import Sealer
 from hsmkms.store import installation, keys, objects, rotation

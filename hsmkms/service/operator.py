@@ -18,7 +18,6 @@ from hsmkms.model.records import KeyRecord, MaterialRecord
 from hsmkms.rules import import_token as tokens
 from hsmkms.service import (
     backup,
-    clock,
     clones,
     forgetting,
     maintenance,
@@ -35,7 +34,6 @@ from hsmkms.service.audit_desk import AuditDesk
 from hsmkms.service.backup import BackupMade
 from hsmkms.service.backup_signature import SigningKey
 from hsmkms.service.clones import Clone
-from hsmkms.service.core import Core
 from hsmkms.service.credentials import Credentials
 from hsmkms.service.forgetting import Forgotten
 from hsmkms.service.identities import Identities
@@ -48,6 +46,8 @@ from hsmkms.service.pipeline import Call
 from hsmkms.service.policy_notes import PolicyNotes
 from hsmkms.service.reconcile import Finding, Mended
 from hsmkms.service.report import KeyPosture
+from hsmkms.service.runtime import clock
+from hsmkms.service.runtime.core import Core
 from hsmkms.service.simulation import Simulation
 from hsmkms.service.watch import Watch
 from hsmkms.store.installation import TokenRow

@@ -6,7 +6,7 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from hsmkms.model.audit import IAM_SOURCE, KMS_SOURCE
-from hsmkms.service.core import Core
+from hsmkms.service.runtime.core import Core
 
 Arguments = ParamSpec("Arguments")
 Answer = TypeVar("Answer")

@@ -11,11 +11,12 @@ from msgspec import Struct
 
 from hsmkms.errors import ConfigurationError, HsmKmsError, ObjectLostError, TokenUnavailableError
 from hsmkms.process import exclusive
-from hsmkms.service import backup_keys, credentials, own_rotation, row_seals, seal_notes
+from hsmkms.service import backup_keys, credentials, own_rotation, seal_notes
 from hsmkms.service.audit_verification import verify
-from hsmkms.service.core import Core
 from hsmkms.service.freshness import Freshness
 from hsmkms.service.installation_keys import versions, witness
+from hsmkms.service.runtime import row_seals
+from hsmkms.service.runtime.core import Core
 from hsmkms.service.sealing import Sealer
 from hsmkms.store import installation, users
 from hsmkms.store.installation import MAC_PURPOSE, InstallationKeyRow

@@ -19,11 +19,12 @@ from hsmkms.errors import TokenUnavailableError
 from hsmkms.model.permit import OperatorAct
 from hsmkms.process import exclusive
 from hsmkms.rules.importing import VALID_FOR
-from hsmkms.service import backup_keys, binding, credentials, row_seals, seal_notes, sealing
-from hsmkms.service.core import Core
+from hsmkms.service import backup_keys, credentials, seal_notes, sealing
 from hsmkms.service.credentials import Credentials
 from hsmkms.service.installation_keys import encryption_key, require_made, sealing_key, versions, was_made
-from hsmkms.service.permits import own_permit
+from hsmkms.service.runtime import binding, row_seals
+from hsmkms.service.runtime.core import Core
+from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import installation
 from hsmkms.store.installation import MAC_PURPOSE, InstallationKeyRow
 

@@ -37,9 +37,9 @@ from hsmkms.rules.iam import managed
 from hsmkms.rules.iam.grant_token import INVALID as INVALID_GRANT_TOKEN
 from hsmkms.rules.iam.question import Question
 from hsmkms.service import grant_tokens, lapses, service_keys
-from hsmkms.service.cache import CachedKey
-from hsmkms.service.core import Core
-from hsmkms.service.usage import of_this_key
+from hsmkms.service.runtime.core import Core
+from hsmkms.service.runtime.last_use import of_this_key
+from hsmkms.service.runtime.record_cache import CachedKey
 from hsmkms.store import keys
 from hsmkms.store.engine import Connection
 

@@ -19,8 +19,8 @@ from hsmkms.rules.iam import access, principals
 from hsmkms.rules.iam import policies as rules
 from hsmkms.rules.iam.documents import Policy
 from hsmkms.rules.iam.principals import Form, Principal
-from hsmkms.service.core import Core
 from hsmkms.service.pipeline import Call
+from hsmkms.service.runtime.core import Core
 from hsmkms.store import identities, keys
 from hsmkms.store.engine import Connection
 

@@ -26,9 +26,9 @@ from hsmkms.model.records import KeyRecord, MaterialRecord
 from hsmkms.rules.iam import policies
 from hsmkms.rules.material import LabelParts, material_id, parse_label
 from hsmkms.service import rotating
-from hsmkms.service.core import Core
 from hsmkms.service.installation_keys import witness
-from hsmkms.service.permits import own_permit
+from hsmkms.service.runtime.core import Core
+from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import deletion, installation, keys, leases, materials, objects, regions, rotation
 from hsmkms.store.engine import Connection
 from hsmkms.store.installation import TokenRow

@@ -9,8 +9,8 @@ from hsmkms.model.enums import KeyManager, KeySpec, KeyState, Origin, RotationTy
 from hsmkms.model.records import KeyRecord
 from hsmkms.rules import budget, posture, rotation, states
 from hsmkms.rules.posture import Posture
-from hsmkms.service import usage
-from hsmkms.service.core import Core
+from hsmkms.service.runtime import last_use
+from hsmkms.service.runtime.core import Core
 from hsmkms.store import aliases, keys, leases
 from hsmkms.store.usage import LastUse
 
@@ -54,7 +54,7 @@ def rotation_report(core: Core, region: str | None = None) -> list[KeyPosture]:
             for alias in aliases.every(conn, each):
                 names[alias.target_key_id].append(alias.name)
             for record in keys.every(conn, each, core.tokens.home_id):
-                use = usage.of_this_key(uses.get((record.key_id, record.region)), record)
+                use = last_use.of_this_key(uses.get((record.key_id, record.region)), record)
                 rows.append(_row(core, record, names[record.key_id], use, counts, now))
     order = list(Posture)
     return sorted(rows, key=lambda row: (order.index(row.posture), row.region, row.key_id))

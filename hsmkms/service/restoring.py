@@ -26,8 +26,9 @@ from hsmkms.service.audit_desk import AuditDesk
 from hsmkms.service.backup import NeededObject, needed_objects
 from hsmkms.service.backup_origin import Proof
 from hsmkms.service.backup_signature import VerifyingKey
-from hsmkms.service.core import Checkpoint, Core, no_checkpoint
 from hsmkms.service.installation_keys import witness
+from hsmkms.service.runtime.core import Core
+from hsmkms.service.runtime.ports import Checkpoint, no_checkpoint
 from hsmkms.service.sealing import Contradiction, Sealer
 from hsmkms.service.unsealing import Unseal, Unsealed
 from hsmkms.store import files, installation, migrate

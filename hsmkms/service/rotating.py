@@ -16,10 +16,11 @@ from hsmkms.model.ids import key_arn
 from hsmkms.model.permit import OperatorAct
 from hsmkms.model.records import KeyRecord
 from hsmkms.rules import rotation as rules
-from hsmkms.service import clock, destruction
+from hsmkms.service import destruction
 from hsmkms.service.backing import ATTEMPTS, HOME_MOVED, NOTHING_WAS_MADE, generated, label_of
-from hsmkms.service.core import Core
-from hsmkms.service.permits import own_permit
+from hsmkms.service.runtime import clock
+from hsmkms.service.runtime.core import Core
+from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import installation, keys, materials, objects, rotation
 from hsmkms.store.rotation import Unfinished
 from hsmkms.store.schema import ObjectStatus

@@ -19,9 +19,9 @@ from hsmkms.process import exclusive
 from hsmkms.rules.audit import seal as audit_seal
 from hsmkms.rules.audit.record import encode
 from hsmkms.rules.audit.seal import Note, SealedLine
-from hsmkms.service.core import Core
 from hsmkms.service.installation_keys import SEAL_PURPOSE, versions
-from hsmkms.service.permits import own_permit
+from hsmkms.service.runtime.core import Core
+from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import audit_files
 from hsmkms.store.installation import MAC_PURPOSE, InstallationKeyRow, TokenRow
 

@@ -8,8 +8,8 @@ from hsmkms.model.permit import OperatorAct
 from hsmkms.model.records import KeyRecord
 from hsmkms.rules.iam import managed, policies
 from hsmkms.service import creation
-from hsmkms.service.core import Core
-from hsmkms.service.permits import own_permit
+from hsmkms.service.runtime.core import Core
+from hsmkms.service.runtime.permits import own_permit
 
 log = logging.getLogger("hsmkms.service")
 

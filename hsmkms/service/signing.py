@@ -14,8 +14,8 @@ from hsmkms.model.asymmetric import (
 from hsmkms.model.enums import SigningAlgorithm
 from hsmkms.model.shapes import CustomerMasterKeySpec
 from hsmkms.rules import messages, specs
-from hsmkms.service.cache import CachedKey
 from hsmkms.service.pipeline import Call
+from hsmkms.service.runtime.record_cache import CachedKey
 
 _OLDER_SPECS: Final = frozenset(each.value for each in CustomerMasterKeySpec)
 

@@ -9,11 +9,12 @@ from msgspec.structs import replace
 from hsmkms.errors import TokenUnavailableError
 from hsmkms.hsm.session.pool import PoolUse, is_of_another_token, total_use
 from hsmkms.rules import budget
-from hsmkms.service import clock, maintenance
-from hsmkms.service.core import Core
+from hsmkms.service import maintenance
 from hsmkms.service.freshness import Freshness
 from hsmkms.service.installation_keys import witness
 from hsmkms.service.maintenance import StepOutcome
+from hsmkms.service.runtime import clock
+from hsmkms.service.runtime.core import Core
 from hsmkms.store import changes, files, keys, leases
 from hsmkms.tally import Count
 

@@ -19,8 +19,8 @@ from hsmkms.rules import material
 from hsmkms.rules.rotation import UNDER_WAY
 from hsmkms.service import destruction
 from hsmkms.service.backing import ATTEMPTS, HOME_MOVED, NOTHING_WAS_MADE
-from hsmkms.service.core import Core
 from hsmkms.service.pipeline import Call
+from hsmkms.service.runtime.core import Core
 from hsmkms.store import installation, materials
 from hsmkms.store.deletion import Doomed
 from hsmkms.store.materials import WrappingKeyRow

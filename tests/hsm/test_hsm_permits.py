@@ -319,7 +319,7 @@ def test_the_reading_finds_what_it_looks_for() -> None:
     assert "holds" not in reaching()
 
 
-MAY_MAKE_PERMITS = {"service/pipeline.py", "service/permits.py"}
+MAY_MAKE_PERMITS = {"service/pipeline.py", "service/runtime/permits.py"}
 """The second makes those that no user asked for; it takes an OperatorAct, so none for an operation of the API."""
 
 

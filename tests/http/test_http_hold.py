@@ -10,7 +10,7 @@ import pytest
 from hsmkms.http.hold import AnswerHold
 from hsmkms.http.pace import LONG_SECONDS
 from hsmkms.http.protocol import Response
-from hsmkms.service.audit import REFUSED, AuditBook
+from hsmkms.service.runtime.audit_log import REFUSED, AuditBook
 
 PATIENCE = 60
 

@@ -26,9 +26,9 @@ from hsmkms.model.aliases import CreateAliasRequest
 from hsmkms.model.caller import Caller
 from hsmkms.model.crypto import DecryptRequest, EncryptRequest
 from hsmkms.model.keys import CreateKeyRequest, KeyMetadata
-from hsmkms.service.core import Clock
 from hsmkms.service.kms import Kms
-from hsmkms.service.row_seals import SealBook
+from hsmkms.service.runtime.ports import Clock
+from hsmkms.service.runtime.row_seals import SealBook
 from hsmkms.store.engine import Store
 
 ACCOUNT = "111122223333"

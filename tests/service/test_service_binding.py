@@ -7,7 +7,7 @@ from service_sites import NewFolder, NewSite, Site, StoppedClock, new_key, run, 
 
 from hsmkms import attaching, wiring
 from hsmkms.errors import BindingError, ConfigurationError, StoreError, ValidationException
-from hsmkms.service import binding
+from hsmkms.service.runtime import binding
 from hsmkms.store import installation
 from hsmkms.store.engine import Store
 

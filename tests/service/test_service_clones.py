@@ -93,7 +93,7 @@ def test_foreign_token_is_not_accepted(new_site: NewSite) -> None:
 def test_accepting_waits_for_other_processes(cloned: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a process has the recorded token open, no clone takes its place."""
     with opened(cloned):
-        monkeypatch.setattr("hsmkms.service.presence.os.getpid", lambda: 1)  # we are another process now
+        monkeypatch.setattr("hsmkms.service.runtime.open_processes.os.getpid", lambda: 1)  # we are another process now
         with pytest.raises(ConfigurationError, match=r"open \(pid .*stop them first"):
             accept(cloned, cloned.tokens[1])
 

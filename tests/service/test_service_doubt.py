@@ -37,8 +37,8 @@ from hsmkms import wiring
 from hsmkms.errors import TokenUnavailableError
 from hsmkms.hsm.unavailable import AwayDevice
 from hsmkms.rules.budget import ROTATE_AT
-from hsmkms.service.clock import DriftWatch
 from hsmkms.service.kms import Kms
+from hsmkms.service.runtime.clock import DriftWatch
 from hsmkms.store import leases
 
 SECOND = timedelta(seconds=1)

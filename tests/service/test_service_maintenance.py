@@ -165,7 +165,7 @@ def test_done_by_somebody_else_meanwhile(kms: Kms, clock: StoppedClock) -> None:
 def test_long_sweep(kms: Kms, clock: StoppedClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long a sweep takes, its later steps have leave to act on the token as the first ones had."""
     moved = SimpleNamespace(now=time.monotonic())
-    for module in ("hsmkms.model.permit", "hsmkms.service.permits"):
+    for module in ("hsmkms.model.permit", "hsmkms.service.runtime.permits"):
         monkeypatch.setattr(f"{module}.time", SimpleNamespace(monotonic=lambda: moved.now))
 
     def pass_a_while(_: str) -> None:

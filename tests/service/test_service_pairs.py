@@ -21,8 +21,8 @@ from hsmkms.model.keys import DescribeKeyRequest, EnableKeyRequest, KeyMetadata
 from hsmkms.model.permit import OperatorAct
 from hsmkms.rules.material import object_label
 from hsmkms.service.kms import Kms
-from hsmkms.service.permits import own_permit
 from hsmkms.service.reconcile import Finding, Kind, Mended
+from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import keys
 
 SIGNING = (KeySpec.ECC_NIST_P256, KeyUsage.SIGN_VERIFY)

@@ -108,12 +108,12 @@ def _makers_of(name: str) -> set[str]:
 
 def test_permits_are_made_in_two_places() -> None:
     """Leave to act on the token comes from the pipeline, or is the installation's own, and comes from nowhere else."""
-    assert _makers_of("Permit") == {"service/pipeline.py", "service/permits.py"}
+    assert _makers_of("Permit") == {"service/pipeline.py", "service/runtime/permits.py"}
     assert _makers_of("own_permit") == {
         "service/backup.py",
         "service/backup_keys.py",
         "service/backup_origin.py",
-        "service/binding.py",
+        "service/runtime/binding.py",
         "service/credentials.py",
         "service/deletion.py",
         "service/destruction.py",
@@ -125,7 +125,7 @@ def test_permits_are_made_in_two_places() -> None:
         "service/own_rotation.py",
         "service/reconcile.py",
         "service/rotating.py",
-        "service/row_seals.py",
+        "service/runtime/row_seals.py",
         "service/seal_notes.py",
         "service/service_keys.py",
         "pin_change.py",

@@ -13,8 +13,8 @@ from service_sites import REGION, NewSite, Site, StoppedClock, new_alias, new_ke
 
 from hsmkms import wiring
 from hsmkms.model.keys import DescribeKeyRequest, UpdateKeyDescriptionRequest
-from hsmkms.service.core import Core
 from hsmkms.service.kms import Kms
+from hsmkms.service.runtime.core import Core
 from hsmkms.store import leases
 from hsmkms.store.engine import Store
 

@@ -1,7 +1,7 @@
 """The identity of a token: proven in the login session after every login, before any other session is lent.
 
 Label, serial and PIN prove nothing: a token that was initialised again has them too. What an opener knows of the right
-one (service/binding.py) is an ``Identity``; the connection asks it.
+one (service/runtime/binding.py) is an ``Identity``; the connection asks it.
 """
 
 from contextlib import suppress

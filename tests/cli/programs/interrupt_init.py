@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hsmkms import attaching, wiring
 from hsmkms.config import settings as config
-from hsmkms.service import binding
+from hsmkms.service.runtime import binding
 from hsmkms.store import migrate
 from hsmkms.store.engine import Store
 

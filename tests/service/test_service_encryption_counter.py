@@ -9,7 +9,7 @@ from service_sites import Site, finish, new_key, seal, start, unseal
 from hsmkms.errors import LimitExceededException
 from hsmkms.model.crypto import GenerateDataKeyRequest, ReEncryptRequest
 from hsmkms.service.kms import Kms
-from hsmkms.service.leases import LeaseBook
+from hsmkms.service.runtime.encryption_counter import LeaseBook
 from hsmkms.store import leases
 from hsmkms.store.engine import Store
 

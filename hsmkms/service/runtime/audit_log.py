@@ -25,7 +25,7 @@ from hsmkms.rules.audit import record as audit_record
 from hsmkms.rules.audit.fast_json import Forms
 from hsmkms.rules.audit.policy import AuditPolicy, Durability
 from hsmkms.rules.audit.record import Event, Occasion, Outcome
-from hsmkms.service.journal import Journal
+from hsmkms.service.runtime.audit_lane import Journal
 from hsmkms.store import audit_files, changes, outbox
 from hsmkms.store.engine import Connection, Store
 

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from hsmkms.rules import clock as rules
-from hsmkms.service.core import Clock, Core
+from hsmkms.service.runtime.core import Core
+from hsmkms.service.runtime.ports import Clock
 from hsmkms.store import deletion, installation
 
 

@@ -15,7 +15,7 @@ from typing import Final
 from hsmkms.errors import HsmKmsError, StoreError, TokenUnavailableError, WrongTokenError
 from hsmkms.hsm.device import Device
 from hsmkms.hsm.session.identity import Identity
-from hsmkms.service.presence import Presence
+from hsmkms.service.runtime.open_processes import Presence
 from hsmkms.store import installation as stored
 from hsmkms.store.engine import Store
 from hsmkms.store.installation import TokenRow

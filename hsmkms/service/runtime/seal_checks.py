@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from hsmkms.rules import row_seals as rules
 from hsmkms.rules import seal_tree
-from hsmkms.service.seal_tree import BrokenTreeError, ForeignSchemaError, SealTree
+from hsmkms.service.runtime.seal_tree import BrokenTreeError, ForeignSchemaError, SealTree
 from hsmkms.store import row_seals, sealed_rows, sqlite_schema
 from hsmkms.store.engine import Connection
 from hsmkms.store.row_seals import SealRow

@@ -19,8 +19,8 @@ from hsmkms.errors import BindingError, CloneError, HiddenObjectsError, HsmKmsEr
 from hsmkms.hsm.device import Device
 from hsmkms.hsm.session.identity import Candidate, Proof
 from hsmkms.model.permit import OperatorAct
-from hsmkms.service.core import Checkpoint, Clock, no_checkpoint
-from hsmkms.service.permits import own_permit
+from hsmkms.service.runtime.permits import own_permit
+from hsmkms.service.runtime.ports import Checkpoint, Clock, no_checkpoint
 from hsmkms.store import installation as stored
 from hsmkms.store.engine import Connection, Store
 from hsmkms.store.installation import MAC_PURPOSE, InstallationKeyRow, InstallationRow, TokenRow

@@ -10,8 +10,8 @@ from hsmkms.errors import DisabledException, NotFoundException, StoreError
 from hsmkms.model.aliases import DeleteAliasRequest, UpdateAliasRequest
 from hsmkms.model.enums import KeyState
 from hsmkms.model.keys import DescribeKeyRequest, DisableKeyRequest, EnableKeyRequest
-from hsmkms.service import cache as caches
 from hsmkms.service.kms import Kms
+from hsmkms.service.runtime import record_cache as caches
 from hsmkms.store import aliases, changes, keys, proven_keys
 from hsmkms.store.engine import Store
 

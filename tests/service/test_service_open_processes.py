@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hsmkms.service import presence
-from hsmkms.service.presence import Presence, living
+from hsmkms.service.runtime import open_processes
+from hsmkms.service.runtime.open_processes import Presence, living
 
 
 def look_before_locking(monkeypatch: pytest.MonkeyPatch, look: Callable[[], object]) -> None:
@@ -16,11 +16,11 @@ def look_before_locking(monkeypatch: pytest.MonkeyPatch, look: Callable[[], obje
     lock = fcntl.flock
 
     def looked_at(descriptor: int, operation: int) -> None:
-        monkeypatch.setattr(presence.fcntl, "flock", lock)
+        monkeypatch.setattr(open_processes.fcntl, "flock", lock)
         look()
         lock(descriptor, operation)
 
-    monkeypatch.setattr(presence.fcntl, "flock", looked_at)
+    monkeypatch.setattr(open_processes.fcntl, "flock", looked_at)
 
 
 def test_visible_only_once_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

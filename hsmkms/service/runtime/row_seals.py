@@ -22,11 +22,11 @@ from hsmkms.errors import HsmKmsError, KMSInternalException, ObjectLostError, St
 from hsmkms.hsm.device import Device
 from hsmkms.model.permit import OperatorAct
 from hsmkms.rules import row_seals as rules
-from hsmkms.service import seal_checks
-from hsmkms.service.permits import own_permit
-from hsmkms.service.seal_checks import AlteredError, RowFault, Totals
-from hsmkms.service.seal_tree import SealTree
-from hsmkms.service.tokens import Tokens
+from hsmkms.service.runtime import seal_checks
+from hsmkms.service.runtime.permits import own_permit
+from hsmkms.service.runtime.seal_checks import AlteredError, RowFault, Totals
+from hsmkms.service.runtime.seal_tree import SealTree
+from hsmkms.service.runtime.tokens import Tokens
 from hsmkms.store import installation as stored
 from hsmkms.store import row_seals, seal_tree, sealed_rows, sqlite_schema
 from hsmkms.store.engine import Connection, Store
@@ -35,7 +35,7 @@ from hsmkms.store.row_seals import RootRow, SealRow
 from hsmkms.store.sealed_rows import Entry
 
 if TYPE_CHECKING:
-    from hsmkms.service.core import Installation
+    from hsmkms.service.runtime.ports import Installation
 
 log = logging.getLogger("hsmkms.service")
 

@@ -11,7 +11,7 @@ from hsmkms.model.enums import KeyManager
 from hsmkms.rules.iam import access, managed, policies
 from hsmkms.rules.iam.access import BY_POLICY, RESOURCE_BASED, Decision
 from hsmkms.rules.iam.question import Identity, Question
-from hsmkms.service.cache import CachedKey, RecordCache
+from hsmkms.service.runtime.record_cache import CachedKey, RecordCache
 
 MAX_KEPT: Final = 20_000
 """Answers that are kept; beyond that all are dropped."""
