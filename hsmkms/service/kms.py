@@ -102,14 +102,15 @@ from hsmkms.model.tags import (
     TagResourceRequest,
     UntagResourceRequest,
 )
-from hsmkms.service import (
+from hsmkms.service.kms_permissions import PermissionOperations
+from hsmkms.service.operations import (
     agreement,
     aliases,
     crypto,
     custom_key_stores,
     data_key_pairs,
     deletion,
-    importing,
+    imports,
     keys,
     macs,
     multi_region,
@@ -117,7 +118,6 @@ from hsmkms.service import (
     signing,
     tags,
 )
-from hsmkms.service.kms_permissions import PermissionOperations
 from hsmkms.service.operator import Operator
 from hsmkms.service.pipeline import Procedure, run
 from hsmkms.service.runtime.core import Core
@@ -277,21 +277,19 @@ class Kms(PermissionOperations):
         self, request: GetParametersForImportRequest, caller: Caller | None = None
     ) -> GetParametersForImportResponse:
         """Get a wrapping key and an import token, good for 24 hours."""
-        return self._run(Operation.GET_PARAMETERS_FOR_IMPORT, importing.get_parameters_for_import, request, caller)
+        return self._run(Operation.GET_PARAMETERS_FOR_IMPORT, imports.get_parameters_for_import, request, caller)
 
     def import_key_material(
         self, request: ImportKeyMaterialRequest, caller: Caller | None = None
     ) -> ImportKeyMaterialResponse:
         """Bring wrapped key material in."""
-        return self._run(Operation.IMPORT_KEY_MATERIAL, importing.import_key_material, request, caller)
+        return self._run(Operation.IMPORT_KEY_MATERIAL, imports.import_key_material, request, caller)
 
     def delete_imported_key_material(
         self, request: DeleteImportedKeyMaterialRequest, caller: Caller | None = None
     ) -> DeleteImportedKeyMaterialResponse:
         """Destroy imported key material at once."""
-        return self._run(
-            Operation.DELETE_IMPORTED_KEY_MATERIAL, importing.delete_imported_key_material, request, caller
-        )
+        return self._run(Operation.DELETE_IMPORTED_KEY_MATERIAL, imports.delete_imported_key_material, request, caller)
 
     # -- deletion -----------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from hsmkms.model.policies import (
     ListKeyPoliciesResponse,
     PutKeyPolicyRequest,
 )
-from hsmkms.service import grants, policies
+from hsmkms.service.operations import grants, policies
 from hsmkms.service.pipeline import Procedure
 
 Request = TypeVar("Request", bound=Struct)

@@ -27,7 +27,6 @@ from hsmkms.service import (
     reconcile,
     report,
     simulation,
-    wrapping_keys,
 )
 from hsmkms.service.age_keys import Recipient
 from hsmkms.service.audit_desk import AuditDesk
@@ -39,6 +38,7 @@ from hsmkms.service.forgetting import Forgotten
 from hsmkms.service.identities import Identities
 from hsmkms.service.maintenance import Report
 from hsmkms.service.migration import Left, Moved, TokenStanding, Waiting
+from hsmkms.service.operations import wrapping_keys
 from hsmkms.service.operator_acts import recorded
 from hsmkms.service.own_renewal import Loss
 from hsmkms.service.own_rotation import RotatedKey

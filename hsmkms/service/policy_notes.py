@@ -13,7 +13,7 @@ from hsmkms.rules.iam import policies as rules
 from hsmkms.rules.iam.access import KEY_POLICY, OwnPolicy
 from hsmkms.rules.iam.documents import Policy
 from hsmkms.rules.iam.principals import parse, parse_arn
-from hsmkms.service.policies import is_unknown
+from hsmkms.service.operations.policies import is_unknown
 from hsmkms.service.runtime.core import Core
 from hsmkms.store import identities
 from hsmkms.store.engine import Connection

@@ -115,7 +115,7 @@ def test_permits_are_made_in_two_places() -> None:
         "service/backup_origin.py",
         "service/runtime/binding.py",
         "service/credentials.py",
-        "service/deletion.py",
+        "service/operations/deletion.py",
         "service/destruction.py",
         "service/forgetting.py",
         "service/grant_tokens.py",

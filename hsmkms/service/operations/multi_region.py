@@ -16,9 +16,9 @@ from hsmkms.model.keys import ReplicateKeyRequest, ReplicateKeyResponse, UpdateP
 from hsmkms.model.records import KeyRecord
 from hsmkms.model.shapes import Tag
 from hsmkms.rules import multi_region as rules
-from hsmkms.service.keys import first_policy, first_tags, may_tag, metadata
+from hsmkms.service.operations.keys import first_policy, first_tags, may_tag, metadata
+from hsmkms.service.operations.policies import check_new
 from hsmkms.service.pipeline import Call
-from hsmkms.service.policies import check_new
 from hsmkms.store import keys, regions
 
 log = logging.getLogger("hsmkms.service")

@@ -38,9 +38,10 @@ from hsmkms.rules.constraints import word
 from hsmkms.rules.import_token import Claims
 from hsmkms.rules.importing import Choice, Expiry
 from hsmkms.rules.states import Event
-from hsmkms.service import destruction, lapses, rotating, wrapping_keys
+from hsmkms.service import destruction, lapses, rotating
 from hsmkms.service.backing import NOTHING_WAS_MADE, label_of
 from hsmkms.service.installation_keys import macs
+from hsmkms.service.operations import wrapping_keys
 from hsmkms.service.pipeline import Call
 from hsmkms.store import installation, keys, materials, rotation
 from hsmkms.store.engine import Connection

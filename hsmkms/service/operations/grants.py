@@ -31,8 +31,8 @@ from hsmkms.rules.iam import grants as rules
 from hsmkms.rules.iam import principals
 from hsmkms.rules.iam.grant_token import INVALID
 from hsmkms.service import grant_tokens
+from hsmkms.service.operations.policies import HOW_TO_ACCEPT, is_unknown
 from hsmkms.service.pipeline import Call
-from hsmkms.service.policies import HOW_TO_ACCEPT, is_unknown
 from hsmkms.store import grants
 from hsmkms.store.engine import Connection
 from hsmkms.store.sealed_rows import grant_subject

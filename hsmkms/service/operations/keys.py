@@ -36,8 +36,8 @@ from hsmkms.rules.constraints import word
 from hsmkms.rules.iam import policies
 from hsmkms.rules.states import Event
 from hsmkms.service import creation, rotating
+from hsmkms.service.operations.policies import check_new, check_principals
 from hsmkms.service.pipeline import Call
-from hsmkms.service.policies import check_new, check_principals
 from hsmkms.service.runtime.core import Core
 from hsmkms.store import keys
 from hsmkms.store.engine import Connection

@@ -9,8 +9,8 @@ from hsmkms.model.crypto import (
 )
 from hsmkms.model.enums import EncryptionAlgorithm, KeySpec
 from hsmkms.rules import specs
-from hsmkms.service.ciphers import CIPHERS, ready
-from hsmkms.service.crypto import NO_RECIPIENT
+from hsmkms.service.operations.ciphers import CIPHERS, ready
+from hsmkms.service.operations.crypto import NO_RECIPIENT
 from hsmkms.service.pipeline import Call
 
 

@@ -13,7 +13,7 @@ from hsmkms.model.asymmetric import (
 )
 from hsmkms.model.enums import EncapsulationAlgorithm, KeyAgreementAlgorithm
 from hsmkms.rules import specs
-from hsmkms.service.crypto import NO_RECIPIENT
+from hsmkms.service.operations.crypto import NO_RECIPIENT
 from hsmkms.service.pipeline import Call
 
 NO_ML_KEM: Final = "hsmkms knows no token that has ML-KEM: it keeps no keys of KeyUsage ENCAPSULATE_DECAPSULATE."

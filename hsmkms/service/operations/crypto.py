@@ -31,7 +31,7 @@ from hsmkms.model.crypto import (
 from hsmkms.model.enums import EncryptionAlgorithm, KeySpec
 from hsmkms.model.permit import Permit
 from hsmkms.rules import blob, specs
-from hsmkms.service.ciphers import CIPHERS, Keyed, Opened, ready
+from hsmkms.service.operations.ciphers import CIPHERS, Keyed, Opened, ready
 from hsmkms.service.pipeline import DRY_RUN, Call
 from hsmkms.service.runtime.record_cache import CachedKey
 
