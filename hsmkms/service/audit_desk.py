@@ -16,7 +16,7 @@ from hsmkms.model.enums import Operation
 from hsmkms.rules.audit import chain as audit_chain
 from hsmkms.service.audit_verification import Progress, Verdict, verify
 from hsmkms.service.freshness import Freshness
-from hsmkms.service.installation_keys import require_made
+from hsmkms.service.keys.installation_keys import require_made
 from hsmkms.service.runtime.audit_log import AuditBook
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.seal_checks import RowFault

@@ -27,7 +27,7 @@ from msgspec import Struct
 from hsmkms.errors import BindingError, ObjectLostError, RejectedDataError, StoreError
 from hsmkms.hsm.device import Device
 from hsmkms.model.permit import OperatorAct
-from hsmkms.service.installation_keys import encryption_key
+from hsmkms.service.keys.installation_keys import encryption_key
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
 

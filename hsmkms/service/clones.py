@@ -10,7 +10,7 @@ from hsmkms.errors import BindingError, ConfigurationError, TokenUnavailableErro
 from hsmkms.hsm.device import Device
 from hsmkms.service import own_rotation
 from hsmkms.service.freshness import Freshness
-from hsmkms.service.installation_keys import witness
+from hsmkms.service.keys.installation_keys import witness
 from hsmkms.service.runtime import binding, open_processes
 from hsmkms.service.runtime.core import Core
 from hsmkms.store import installation, objects

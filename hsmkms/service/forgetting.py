@@ -15,7 +15,7 @@ from hsmkms.model.permit import OperatorAct
 from hsmkms.process import exclusive
 from hsmkms.service import migration, own_rotation
 from hsmkms.service.audit_verification import verify
-from hsmkms.service.installation_keys import versions, witness
+from hsmkms.service.keys.installation_keys import versions, witness
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
 from hsmkms.service.seal_notes import PURPOSE

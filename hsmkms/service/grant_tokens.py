@@ -10,7 +10,7 @@ from hsmkms.model.permit import OperatorAct, Permit
 from hsmkms.model.records import GrantRecord
 from hsmkms.rules.iam import grant_token
 from hsmkms.rules.iam.grant_token import Claims
-from hsmkms.service.installation_keys import macs
+from hsmkms.service.keys.installation_keys import macs
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import grants

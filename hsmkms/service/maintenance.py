@@ -26,7 +26,9 @@ from hsmkms.model.enums import RotationType
 from hsmkms.model.permit import OperatorAct
 from hsmkms.rules import budget
 from hsmkms.rules import rotation as rules
-from hsmkms.service import destruction, lapses, rotating
+from hsmkms.service.keys import destruction
+from hsmkms.service.keys import expiry as lapses
+from hsmkms.service.keys import rotate as rotating
 from hsmkms.service.operations import deletion, wrapping_keys
 from hsmkms.service.runtime import clock
 from hsmkms.service.runtime.core import Core

@@ -26,7 +26,8 @@ from hsmkms.model.enums import KeySpec, KeyState, Origin, RotationType
 from hsmkms.model.permit import OperatorAct
 from hsmkms.model.records import KeyRecord
 from hsmkms.process import exclusive
-from hsmkms.service import own_rotation, rotating
+from hsmkms.service import own_rotation
+from hsmkms.service.keys import rotate as rotating
 from hsmkms.service.runtime import binding, row_seals
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit

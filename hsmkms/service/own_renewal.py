@@ -14,7 +14,7 @@ from hsmkms.process import exclusive
 from hsmkms.service import backup_keys, credentials, own_rotation, seal_notes
 from hsmkms.service.audit_verification import verify
 from hsmkms.service.freshness import Freshness
-from hsmkms.service.installation_keys import versions, witness
+from hsmkms.service.keys.installation_keys import versions, witness
 from hsmkms.service.runtime import row_seals
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.sealing import Sealer

@@ -36,7 +36,9 @@ from hsmkms.rules import blob, kinds, states
 from hsmkms.rules.iam import managed
 from hsmkms.rules.iam.grant_token import INVALID as INVALID_GRANT_TOKEN
 from hsmkms.rules.iam.question import Question
-from hsmkms.service import grant_tokens, lapses, service_keys
+from hsmkms.service import grant_tokens
+from hsmkms.service.keys import expiry as lapses
+from hsmkms.service.keys import service_keys
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.last_use import of_this_key
 from hsmkms.service.runtime.record_cache import CachedKey

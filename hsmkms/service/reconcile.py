@@ -25,8 +25,8 @@ from hsmkms.model.permit import OperatorAct
 from hsmkms.model.records import KeyRecord, MaterialRecord
 from hsmkms.rules.iam import policies
 from hsmkms.rules.material import LabelParts, material_id, parse_label
-from hsmkms.service import rotating
-from hsmkms.service.installation_keys import witness
+from hsmkms.service.keys import rotate as rotating
+from hsmkms.service.keys.installation_keys import witness
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import deletion, installation, keys, leases, materials, objects, regions, rotation

@@ -26,7 +26,7 @@ from hsmkms.service.audit_desk import AuditDesk
 from hsmkms.service.backup import NeededObject, needed_objects
 from hsmkms.service.backup_origin import Proof
 from hsmkms.service.backup_signature import VerifyingKey
-from hsmkms.service.installation_keys import witness
+from hsmkms.service.keys.installation_keys import witness
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.ports import Checkpoint, no_checkpoint
 from hsmkms.service.sealing import Contradiction, Sealer

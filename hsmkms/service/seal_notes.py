@@ -19,7 +19,7 @@ from hsmkms.process import exclusive
 from hsmkms.rules.audit import seal as audit_seal
 from hsmkms.rules.audit.record import encode
 from hsmkms.rules.audit.seal import Note, SealedLine
-from hsmkms.service.installation_keys import SEAL_PURPOSE, versions
+from hsmkms.service.keys.installation_keys import SEAL_PURPOSE, versions
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import audit_files

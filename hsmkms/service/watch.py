@@ -11,7 +11,7 @@ from hsmkms.hsm.session.pool import PoolUse, is_of_another_token, total_use
 from hsmkms.rules import budget
 from hsmkms.service import maintenance
 from hsmkms.service.freshness import Freshness
-from hsmkms.service.installation_keys import witness
+from hsmkms.service.keys.installation_keys import witness
 from hsmkms.service.maintenance import StepOutcome
 from hsmkms.service.runtime import clock
 from hsmkms.service.runtime.core import Core

@@ -55,7 +55,7 @@ from hsmkms.model.rotation import (
 )
 from hsmkms.model.shapes import Recipient
 from hsmkms.rules.iam import policies
-from hsmkms.service import creation
+from hsmkms.service.keys import creation
 from hsmkms.service.kms import Kms
 
 MESSAGE = b"The engine is yours."

@@ -59,7 +59,7 @@ from hsmkms.model.shapes import Tag
 from hsmkms.model.tags import ListResourceTagsRequest, TagResourceRequest, UntagResourceRequest
 from hsmkms.rules import blob
 from hsmkms.rules.material import object_label
-from hsmkms.service import destruction
+from hsmkms.service.keys import destruction
 from hsmkms.service.kms import Kms
 from hsmkms.service.operations import deletion
 from hsmkms.service.reconcile import Kind

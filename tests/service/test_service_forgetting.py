@@ -13,7 +13,7 @@ from hsmkms.config.settings import Settings
 from hsmkms.errors import BindingError, ConfigurationError
 from hsmkms.hsm.objects.objects import list_keys
 from hsmkms.model.enums import RotationType
-from hsmkms.service import rotating
+from hsmkms.service.keys import rotate as rotating
 from hsmkms.service.kms import Kms
 
 

@@ -11,7 +11,8 @@ from hsmkms.config.settings import Settings
 from hsmkms.errors import ExpiredImportTokenException
 from hsmkms.model.enums import RotationType
 from hsmkms.model.permit import OperatorAct
-from hsmkms.service import installation_keys, rotating
+from hsmkms.service.keys import installation_keys
+from hsmkms.service.keys import rotate as rotating
 from hsmkms.service.kms import Kms
 from hsmkms.store import rotation
 

@@ -40,7 +40,7 @@ from hsmkms.errors import (
 from hsmkms.model.enums import IncludeKeyMaterial, KeySpec, KeyUsage, Operation, RotationType
 from hsmkms.model.rotation import ListKeyRotationsRequest, RotateKeyOnDemandRequest
 from hsmkms.rules import paging, rotation
-from hsmkms.service import creation
+from hsmkms.service.keys import creation
 from hsmkms.service.kms import Kms
 
 SECOND = timedelta(seconds=1)

@@ -13,7 +13,7 @@ from hsmkms import attaching, wiring
 from hsmkms.config import settings as config
 from hsmkms.config.settings import Settings
 from hsmkms.errors import ConfigurationError, ObjectLostError, TokenUnavailableError
-from hsmkms.service import installation_keys
+from hsmkms.service.keys import installation_keys
 from hsmkms.service.kms import Kms
 from hsmkms.store import audit_files, schema
 

@@ -21,7 +21,7 @@ from hsmkms.model.importing import ImportKeyMaterialRequest
 from hsmkms.model.keys import CreateKeyRequest
 from hsmkms.service import grant_tokens, own_rotation
 from hsmkms.service.credentials import NewAccessKey
-from hsmkms.service.installation_keys import macs, versions
+from hsmkms.service.keys.installation_keys import macs, versions
 from hsmkms.service.kms import Kms
 from hsmkms.service.own_rotation import PURPOSES, Outcome
 

@@ -15,7 +15,7 @@ from hsmkms.model.enums import EncryptionAlgorithm, KeySpec, Origin
 from hsmkms.model.permit import Permit
 from hsmkms.model.records import KeyRecord
 from hsmkms.rules import blob, context, messages
-from hsmkms.service import rotating
+from hsmkms.service.keys import rotate as rotating
 from hsmkms.service.pipeline import Call
 from hsmkms.service.runtime.record_cache import CachedKey
 

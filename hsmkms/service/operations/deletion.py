@@ -19,7 +19,7 @@ from hsmkms.model.records import KeyRecord
 from hsmkms.rules import deletion as rules
 from hsmkms.rules import multi_region, states
 from hsmkms.rules.states import Event
-from hsmkms.service import destruction
+from hsmkms.service.keys import destruction
 from hsmkms.service.pipeline import Call
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.last_use import of_this_key

@@ -38,9 +38,11 @@ from hsmkms.rules.constraints import word
 from hsmkms.rules.import_token import Claims
 from hsmkms.rules.importing import Choice, Expiry
 from hsmkms.rules.states import Event
-from hsmkms.service import destruction, lapses, rotating
-from hsmkms.service.backing import NOTHING_WAS_MADE, label_of
-from hsmkms.service.installation_keys import macs
+from hsmkms.service.keys import destruction
+from hsmkms.service.keys import expiry as lapses
+from hsmkms.service.keys import rotate as rotating
+from hsmkms.service.keys.backing import NOTHING_WAS_MADE, label_of
+from hsmkms.service.keys.installation_keys import macs
 from hsmkms.service.operations import wrapping_keys
 from hsmkms.service.pipeline import Call
 from hsmkms.store import installation, keys, materials, rotation

@@ -35,7 +35,8 @@ from hsmkms.rules import paging, specs, states, tags
 from hsmkms.rules.constraints import word
 from hsmkms.rules.iam import policies
 from hsmkms.rules.states import Event
-from hsmkms.service import creation, rotating
+from hsmkms.service.keys import creation
+from hsmkms.service.keys import rotate as rotating
 from hsmkms.service.operations.policies import check_new, check_principals
 from hsmkms.service.pipeline import Call
 from hsmkms.service.runtime.core import Core

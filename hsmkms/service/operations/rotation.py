@@ -23,7 +23,7 @@ from hsmkms.model.rotation import (
 )
 from hsmkms.rules import paging, states
 from hsmkms.rules import rotation as rules
-from hsmkms.service import rotating
+from hsmkms.service.keys import rotate as rotating
 from hsmkms.service.pipeline import Call
 from hsmkms.store import rotation as stored
 

@@ -17,8 +17,8 @@ from hsmkms.model.records import KeyRecord
 from hsmkms.rules import importing as rules
 from hsmkms.rules import material
 from hsmkms.rules.rotation import UNDER_WAY
-from hsmkms.service import destruction
-from hsmkms.service.backing import ATTEMPTS, HOME_MOVED, NOTHING_WAS_MADE
+from hsmkms.service.keys import destruction
+from hsmkms.service.keys.backing import ATTEMPTS, HOME_MOVED, NOTHING_WAS_MADE
 from hsmkms.service.pipeline import Call
 from hsmkms.service.runtime.core import Core
 from hsmkms.store import installation, materials

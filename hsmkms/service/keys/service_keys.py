@@ -7,7 +7,7 @@ from hsmkms.model.enums import KeyManager
 from hsmkms.model.permit import OperatorAct
 from hsmkms.model.records import KeyRecord
 from hsmkms.rules.iam import managed, policies
-from hsmkms.service import creation
+from hsmkms.service.keys import creation
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
 

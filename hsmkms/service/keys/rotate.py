@@ -16,8 +16,8 @@ from hsmkms.model.ids import key_arn
 from hsmkms.model.permit import OperatorAct
 from hsmkms.model.records import KeyRecord
 from hsmkms.rules import rotation as rules
-from hsmkms.service import destruction
-from hsmkms.service.backing import ATTEMPTS, HOME_MOVED, NOTHING_WAS_MADE, generated, label_of
+from hsmkms.service.keys import destruction
+from hsmkms.service.keys.backing import ATTEMPTS, HOME_MOVED, NOTHING_WAS_MADE, generated, label_of
 from hsmkms.service.runtime import clock
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit

@@ -16,8 +16,8 @@ from hsmkms.model.enums import KeyManager, KeySpec, KeyState, KeyUsage, Material
 from hsmkms.model.ids import key_arn, new_key_id
 from hsmkms.model.permit import Permit
 from hsmkms.model.records import KeyRecord
-from hsmkms.service import destruction
-from hsmkms.service.backing import ATTEMPTS, HOME_MOVED, NOTHING_WAS_MADE, generated, label_of
+from hsmkms.service.keys import destruction
+from hsmkms.service.keys.backing import ATTEMPTS, HOME_MOVED, NOTHING_WAS_MADE, generated, label_of
 from hsmkms.service.runtime.core import Core
 from hsmkms.store import aliases, installation, keys, objects
 from hsmkms.store.engine import Connection

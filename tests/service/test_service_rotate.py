@@ -46,7 +46,7 @@ from hsmkms.errors import (
 )
 from hsmkms.model.enums import RotationType
 from hsmkms.model.permit import Permit
-from hsmkms.service import rotating
+from hsmkms.service.keys import rotate as rotating
 from hsmkms.service.kms import Kms
 from hsmkms.service.reconcile import Kind, Mended
 from hsmkms.store import rotation
