@@ -25,8 +25,8 @@ from hsmkms.cli.sealed_files import Base64Form, Content, FileLeftAloneError, Fou
 from hsmkms.errors import DependencyTimeoutException, HsmKmsError, SetupError, TokenUnavailableError
 
 if TYPE_CHECKING:
-    from hsmkms.service.bulk import BackingKey, Job
     from hsmkms.service.kms import Kms
+    from hsmkms.service.operator.re_encryption import BackingKey, Job
 
 THREADS: Final = 4
 """They wait for disk and token at the same time; Python itself uses one processor."""
@@ -217,7 +217,7 @@ def do_file(job: "Job", file: Found) -> Outcome:
 def _move(
     job: "Job", path: str, content: Content, ciphertext: bytes, form: Base64Form | None, needs: "BackingKey"
 ) -> Outcome:
-    from hsmkms.service.bulk import recognise  # noqa: PLC0415 - help must not pay for the database and the token
+    from hsmkms.service.operator.re_encryption import recognise  # noqa: PLC0415 - help must not pay for the database and the token
 
     moved = job.move(ciphertext, needs)
     if moved.current:
@@ -231,7 +231,7 @@ def _move(
 
 def _recognise(content: Content) -> "tuple[bytes, Base64Form | None, BackingKey] | None":
     """The ciphertext that is the whole content, its form (None for raw), and the backing key that it needs."""
-    from hsmkms.service.bulk import recognise  # noqa: PLC0415 - see _move
+    from hsmkms.service.operator.re_encryption import recognise  # noqa: PLC0415 - see _move
 
     if (needs := recognise(content.raw)) is not None:
         return content.raw, None, needs
@@ -264,7 +264,7 @@ def _read_contexts(source: str | None, destination: str | None) -> tuple[dict[st
 def _job(
     kms: "Kms", common: Common, key_id: str | None, contexts: tuple[dict[str, str], dict[str, str]], *, dry_run: bool
 ) -> "Job":
-    from hsmkms.service.bulk import Mover, Survey  # noqa: PLC0415 - see _move
+    from hsmkms.service.operator.re_encryption import Mover, Survey  # noqa: PLC0415 - see _move
 
     caller = common.caller(kms)
     if key_id is None:

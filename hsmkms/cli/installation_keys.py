@@ -11,7 +11,7 @@ from hsmkms.cli.token import PANEL
 from hsmkms.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from hsmkms.service.own_renewal import Loss
+    from hsmkms.service.operator.key_renewal import Loss
 
 _BACK_UP = (
     "back up the token now, by its own means: copies of it from before lack the new versions, and are refused new keys "
@@ -20,7 +20,10 @@ _BACK_UP = (
 
 
 class Purpose(StrEnum):
-    """What a key of the installation is for; the same as service/own_rotation.py has, which help need not load."""
+    """What a key of the installation is for.
+
+    The same as service/operator/key_rotation.py has, which help need not load.
+    """
 
     MAC = "mac"
     AUDIT_SEAL = "audit-seal"

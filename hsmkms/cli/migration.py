@@ -13,8 +13,8 @@ from hsmkms.cli.token import PANEL
 from hsmkms.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from hsmkms.service.clones import Clone
-    from hsmkms.service.operator import Operator
+    from hsmkms.service.operator.clones import Clone
+    from hsmkms.service.operator.operator import Operator
 
 RENEW = (
     "it lacks keys of the installation's own, so that nothing is sealed on it: run `hsmkms renew-installation-keys`, "

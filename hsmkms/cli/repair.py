@@ -18,7 +18,7 @@ from hsmkms.errors import HsmKmsError
 
 if TYPE_CHECKING:
     from hsmkms.service.kms import Kms
-    from hsmkms.service.reconcile import Finding
+    from hsmkms.service.operator.reconcile import Finding
 
 PANEL: Final = "Repair"
 
@@ -82,7 +82,7 @@ def renew_log(
 
 def _mend(kms: "Kms", finding: "Finding", *, remove: bool, yes: bool, region: str | None) -> str:
     """Mend one finding and say what was done, or why not."""
-    from hsmkms.service.reconcile import MENDABLE, REMOVABLE  # noqa: PLC0415 - help must not pay for the token
+    from hsmkms.service.operator.reconcile import MENDABLE, REMOVABLE  # noqa: PLC0415 - help must not pay for the token
 
     if finding.kind not in MENDABLE:
         return "left as it is"

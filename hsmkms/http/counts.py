@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from hsmkms import atomic_write
-from hsmkms.service.watch import Alarms, PoolUse
+from hsmkms.service.operator.monitoring import Alarms, PoolUse
 from hsmkms.tally import Count
 
 PUBLISH_SECONDS: Final = 1.0

@@ -21,8 +21,8 @@ from hsmkms.model.enums import Operation
 from hsmkms.model.operations import OPERATIONS
 from hsmkms.model.sizes import largest_request
 from hsmkms.model.wire import decode_request, encode_response
-from hsmkms.service.credentials import Credential
 from hsmkms.service.kms import Kms
+from hsmkms.service.operator.credentials import Credential
 
 log = logging.getLogger("hsmkms.http")
 

@@ -8,7 +8,7 @@ import time
 from typing import Final
 
 from hsmkms.errors import HsmKmsError
-from hsmkms.service.watch import Watch
+from hsmkms.service.operator.monitoring import Watch
 
 PARTS: Final = ("token", "database", "disk", "clock")
 """What may be at fault: the keys of ``Health.faults``, and the parts of the metric ``hsmkms_ready``."""

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 from hsmkms.http.counts import Sweeps, Totals
 from hsmkms.http.health import PARTS, Health
 from hsmkms.http.pulse import Pulse
-from hsmkms.service.watch import Alarms, Figures, PoolUse, Watch
+from hsmkms.service.operator.monitoring import Alarms, Figures, PoolUse, Watch
 from hsmkms.tally import BOUNDS, Count
 
 FIGURES_SECONDS: Final = 5.0

@@ -19,7 +19,7 @@ from hsmkms.http.observer import Observer
 from hsmkms.http.pulse import Pulse
 from hsmkms.http.quota import DEFAULT_RATES, Quota
 from hsmkms.service.kms import Kms
-from hsmkms.service.watch import StepOutcome
+from hsmkms.service.operator.monitoring import StepOutcome
 
 log = logging.getLogger("hsmkms.http")
 

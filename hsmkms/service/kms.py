@@ -118,7 +118,7 @@ from hsmkms.service.operations import (
     signing,
     tags,
 )
-from hsmkms.service.operator import Operator
+from hsmkms.service.operator.operator import Operator
 from hsmkms.service.pipeline import Procedure, run
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.sealing import seal_quietly

@@ -20,13 +20,14 @@ from msgspec import Struct
 from hsmkms.errors import BindingError, StoreError, TokenUnavailableError
 from hsmkms.hsm.device import Device
 from hsmkms.process import exclusive
-from hsmkms.service import backup_origin, clones, restore_moves, unsealing
+from hsmkms.service import backup_origin, restore_moves, unsealing
 from hsmkms.service.age_keys import PrivateKeys
 from hsmkms.service.audit_desk import AuditDesk
 from hsmkms.service.backup import NeededObject, needed_objects
 from hsmkms.service.backup_origin import Proof
 from hsmkms.service.backup_signature import VerifyingKey
 from hsmkms.service.keys.installation_keys import witness
+from hsmkms.service.operator import clones
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.ports import Checkpoint, no_checkpoint
 from hsmkms.service.sealing import Contradiction, Sealer

@@ -14,7 +14,7 @@ from hsmkms.cli import sealed_files
 from hsmkms.cli.bulk import Kind, do_file
 from hsmkms.cli.sealed_files import Base64Form, Content, Found
 from hsmkms.rules import blob
-from hsmkms.service.bulk import BackingKey, Moved
+from hsmkms.service.operator.re_encryption import BackingKey, Moved
 
 CIPHERTEXT = blob.header("11111111-2222-4333-8444-555555555555", "ab" * 32) + bytes(40)
 

@@ -21,7 +21,7 @@ from hsmkms.http import counts
 from hsmkms.http.counts import Snapshot, Sweeps
 from hsmkms.http.health import Health
 from hsmkms.http.logs import MAX_TEXT, RequestLine, RequestLog
-from hsmkms.service.watch import Alarms, PoolUse
+from hsmkms.service.operator.monitoring import Alarms, PoolUse
 from hsmkms.tally import BOUNDS, Tally
 from hsmkms.testing import Endpoint
 

@@ -40,7 +40,7 @@ from hsmkms.model.rotation import (
 )
 from hsmkms.rules.material import parse_label
 from hsmkms.service.kms import Kms
-from hsmkms.service.maintenance import Report, StepKind, StepOutcome
+from hsmkms.service.operator.sweeper import Report, StepKind, StepOutcome
 from hsmkms.store import changes, keys
 
 ALGORITHM = WrappingAlgorithm.RSAES_OAEP_SHA_1

@@ -31,7 +31,7 @@ from hsmkms.model.keys import ReplicateKeyRequest
 from hsmkms.model.permit import OperatorAct
 from hsmkms.service import age_keys
 from hsmkms.service.kms import Kms
-from hsmkms.service.reconcile import Kind, Mended
+from hsmkms.service.operator.reconcile import Kind, Mended
 from hsmkms.service.restoring import Order, Restored
 from hsmkms.service.runtime.permits import own_permit
 

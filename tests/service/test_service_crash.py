@@ -28,7 +28,7 @@ from hsmkms.hsm.objects.objects import TokenObject, find, generate
 from hsmkms.model.keys import DescribeKeyRequest, EnableKeyRequest, KeyMetadata, ListKeysRequest
 from hsmkms.rules.material import object_label, short_label
 from hsmkms.service.kms import Kms
-from hsmkms.service.reconcile import UNKNOWN_USE, Kind, Mended
+from hsmkms.service.operator.reconcile import UNKNOWN_USE, Kind, Mended
 from hsmkms.store import installation, keys, leases, objects
 
 Done = TypeVar("Done")

@@ -62,7 +62,7 @@ from hsmkms.rules.material import object_label
 from hsmkms.service.keys import destruction
 from hsmkms.service.kms import Kms
 from hsmkms.service.operations import deletion
-from hsmkms.service.reconcile import Kind
+from hsmkms.service.operator.reconcile import Kind
 from hsmkms.store import keys
 from hsmkms.store.schema import Lifecycle, ObjectPurpose, alias, regional_key, rotation, tag
 

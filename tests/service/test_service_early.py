@@ -39,7 +39,7 @@ from hsmkms.model.ids import new_key_id
 from hsmkms.rules.budget import LIMIT, ROTATE_AT
 from hsmkms.rules.material import object_label
 from hsmkms.service.kms import Kms
-from hsmkms.service.reconcile import Mended
+from hsmkms.service.operator.reconcile import Mended
 from hsmkms.store import leases
 
 Act = Callable[[Kms, str], object]

@@ -28,8 +28,8 @@ from hsmkms.model.enums import WrappingAlgorithm, WrappingKeySpec
 from hsmkms.model.importing import GetParametersForImportRequest
 from hsmkms.model.wire import to_wire
 from hsmkms.service.kms import Kms
-from hsmkms.service.maintenance import StepKind
-from hsmkms.service.reconcile import Kind, Mended
+from hsmkms.service.operator.reconcile import Kind, Mended
+from hsmkms.service.operator.sweeper import StepKind
 
 ALIAS = "alias/aws/photos"
 UNDER_WAY = timedelta(minutes=10, seconds=1)

@@ -46,7 +46,7 @@ from hsmkms.model.importing import (
 )
 from hsmkms.rules import importing as rules
 from hsmkms.service.kms import Kms
-from hsmkms.service.maintenance import StepKind, StepOutcome
+from hsmkms.service.operator.sweeper import StepKind, StepOutcome
 from hsmkms.store.materials import wrapping_keys
 
 OTHER = bytes(range(100, 132))

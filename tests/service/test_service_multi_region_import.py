@@ -19,7 +19,7 @@ from hsmkms.errors import (
     ValidationException,
 )
 from hsmkms.service.kms import Kms
-from hsmkms.service.maintenance import StepKind, StepOutcome
+from hsmkms.service.operator.sweeper import StepKind, StepOutcome
 
 SECOND = bytes(range(100, 132))
 CURRENT, NON_CURRENT = "CURRENT", "NON_CURRENT"

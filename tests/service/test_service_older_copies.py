@@ -17,7 +17,7 @@ from hsmkms import attaching
 from hsmkms.config.settings import AuditSettings
 from hsmkms.errors import StoreError
 from hsmkms.service.kms import Kms
-from hsmkms.service.reconcile import Kind
+from hsmkms.service.operator.reconcile import Kind
 
 
 class Scene(Struct):

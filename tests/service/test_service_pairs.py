@@ -21,7 +21,7 @@ from hsmkms.model.keys import DescribeKeyRequest, EnableKeyRequest, KeyMetadata
 from hsmkms.model.permit import OperatorAct
 from hsmkms.rules.material import object_label
 from hsmkms.service.kms import Kms
-from hsmkms.service.reconcile import Finding, Kind, Mended
+from hsmkms.service.operator.reconcile import Finding, Kind, Mended
 from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import keys
 

@@ -114,16 +114,16 @@ def test_permits_are_made_in_two_places() -> None:
         "service/backup_keys.py",
         "service/backup_origin.py",
         "service/runtime/binding.py",
-        "service/credentials.py",
+        "service/operator/credentials.py",
         "service/operations/deletion.py",
         "service/keys/destruction.py",
-        "service/forgetting.py",
+        "service/operator/forgetting.py",
         "service/grant_tokens.py",
         "service/keys/installation_keys.py",
-        "service/maintenance.py",
-        "service/migration.py",
-        "service/own_rotation.py",
-        "service/reconcile.py",
+        "service/operator/sweeper.py",
+        "service/operator/migration.py",
+        "service/operator/key_rotation.py",
+        "service/operator/reconcile.py",
         "service/keys/rotate.py",
         "service/runtime/row_seals.py",
         "service/seal_notes.py",
@@ -134,7 +134,11 @@ def test_permits_are_made_in_two_places() -> None:
 
 def test_calls_are_made_in_three_places() -> None:
     """A ``Call`` is made by the pipeline, and by attest and the simulation, which only read."""
-    assert _makers_of("Call") == {"service/pipeline.py", "service/operator.py", "service/simulation.py"}
+    assert _makers_of("Call") == {
+        "service/pipeline.py",
+        "service/operator/operator.py",
+        "service/operator/simulation.py",
+    }
 
 
 def test_every_device_procedure_on_objects_takes_a_permit() -> None:

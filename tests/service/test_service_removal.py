@@ -17,7 +17,7 @@ from hsmkms.model.keys import DescribeKeyRequest, EnableKeyRequest
 from hsmkms.model.permit import Permit
 from hsmkms.rules.material import object_label
 from hsmkms.service.kms import Kms
-from hsmkms.service.reconcile import Finding, Kind, Mended
+from hsmkms.service.operator.reconcile import Finding, Kind, Mended
 from hsmkms.store import leases
 
 KNOWN_BYTES = b"A" * 32

@@ -48,7 +48,7 @@ from hsmkms.model.enums import RotationType
 from hsmkms.model.permit import Permit
 from hsmkms.service.keys import rotate as rotating
 from hsmkms.service.kms import Kms
-from hsmkms.service.reconcile import Kind, Mended
+from hsmkms.service.operator.reconcile import Kind, Mended
 from hsmkms.store import rotation
 
 LATER = {"minutes": 10, "seconds": 1}

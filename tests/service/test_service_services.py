@@ -48,7 +48,7 @@ from hsmkms.model.keys import ListKeysRequest, UpdateKeyDescriptionRequest
 from hsmkms.model.shapes import Tag
 from hsmkms.model.tags import ListResourceTagsRequest, TagResourceRequest, UntagResourceRequest
 from hsmkms.service.kms import Kms
-from hsmkms.service.reconcile import Mended
+from hsmkms.service.operator.reconcile import Mended
 
 ALIAS, OTHER_ALIAS = "alias/aws/photos", "alias/aws/mail"
 ALIAS_ARN = f"arn:aws:kms:{REGION}:{ACCOUNT}:{ALIAS}"

@@ -18,7 +18,7 @@ from hsmkms.errors import HsmKmsError
 from hsmkms.model.asymmetric import SignRequest
 from hsmkms.model.crypto import GenerateRandomRequest
 from hsmkms.service.kms import Kms
-from hsmkms.service.reconcile import MENDABLE
+from hsmkms.service.operator.reconcile import MENDABLE
 
 CODES = {
     "DEVICE_ERROR": 0x30,

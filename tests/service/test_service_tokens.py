@@ -40,7 +40,7 @@ from hsmkms.model.crypto import GenerateDataKeyRequest, ReEncryptRequest
 from hsmkms.model.enums import ExpirationModel, WrappingAlgorithm, WrappingKeySpec
 from hsmkms.model.importing import GetParametersForImportRequest, ImportKeyMaterialRequest
 from hsmkms.service.kms import Kms
-from hsmkms.service.reconcile import Kind, Mended
+from hsmkms.service.operator.reconcile import Kind, Mended
 
 CONTEXT = {"purpose": "test"}
 

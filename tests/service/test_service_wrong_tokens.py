@@ -15,7 +15,7 @@ from swapping import TokenFolder
 
 from hsmkms.errors import BindingError, HiddenObjectsError, HsmKmsError
 from hsmkms.service.kms import Kms
-from hsmkms.service.reconcile import Kind
+from hsmkms.service.operator.reconcile import Kind
 from hsmkms.service.seal_notes import SealNotes
 from hsmkms.service.sealing import Sealer
 

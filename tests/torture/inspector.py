@@ -22,8 +22,8 @@ from hsmkms.model.keys import DescribeKeyRequest
 from hsmkms.model.rotation import ListKeyRotationsRequest
 from hsmkms.model.tags import ListResourceTagsRequest
 from hsmkms.service.kms import Kms
-from hsmkms.service.maintenance import StepOutcome
-from hsmkms.service.reconcile import Kind, Mended
+from hsmkms.service.operator.reconcile import Kind, Mended
+from hsmkms.service.operator.sweeper import StepOutcome
 from hsmkms.store import audit_files
 
 LEFT_BY_A_CRASH: Final = {Kind.UNFINISHED, Kind.UNACKNOWLEDGED, Kind.DOOMED}

@@ -18,7 +18,7 @@ from hsmkms.model.ids import group_arn, parse_key_ref, root_arn, unknown, user_a
 from hsmkms.rules import tags
 from hsmkms.rules.iam import policies as rules
 from hsmkms.rules.iam.policy_json import replace_principal, without_mark
-from hsmkms.service.operator_acts import recorded, recorded_in_iam
+from hsmkms.service.operator.recorded import recorded, recorded_in_iam
 from hsmkms.service.runtime.core import Core
 from hsmkms.store import grants, identities, keys
 from hsmkms.store.engine import Connection

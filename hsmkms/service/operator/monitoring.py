@@ -9,10 +9,10 @@ from msgspec.structs import replace
 from hsmkms.errors import TokenUnavailableError
 from hsmkms.hsm.session.pool import PoolUse, is_of_another_token, total_use
 from hsmkms.rules import budget
-from hsmkms.service import maintenance
 from hsmkms.service.freshness import Freshness
 from hsmkms.service.keys.installation_keys import witness
-from hsmkms.service.maintenance import StepOutcome
+from hsmkms.service.operator import sweeper
+from hsmkms.service.operator.sweeper import StepOutcome
 from hsmkms.service.runtime import clock
 from hsmkms.service.runtime.core import Core
 from hsmkms.store import changes, files, keys, leases
@@ -125,8 +125,8 @@ class Watch:
         warned = [budget.warning(used) for used in leases.beyond(self._core.store, budget.ROTATE_AT).values()]
         return Figures(
             keys_by_state=by_state,
-            due=len(maintenance.maintain(self._core, dry_run=True).steps),
-            next_due=maintenance.next_date(self._core),
+            due=len(sweeper.maintain(self._core, dry_run=True).steps),
+            next_due=sweeper.next_date(self._core),
             budget_used=leases.most(self._core.store) / budget.LIMIT,
             half_spent=len(warned),
             nearly_spent=warned.count(90),

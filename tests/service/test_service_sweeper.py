@@ -42,7 +42,7 @@ from hsmkms.hsm.device import Device
 from hsmkms.model.permit import Permit
 from hsmkms.rules.budget import ROTATE_AT
 from hsmkms.service.kms import Kms
-from hsmkms.service.maintenance import TURN
+from hsmkms.service.operator.sweeper import TURN
 from hsmkms.store import leases, sweeper
 
 SECOND = timedelta(seconds=1)

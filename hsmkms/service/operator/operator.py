@@ -16,40 +16,40 @@ from hsmkms.model.enums import Operation, Origin, WrappingAlgorithm
 from hsmkms.model.ids import root_arn
 from hsmkms.model.records import KeyRecord, MaterialRecord
 from hsmkms.rules import import_token as tokens
-from hsmkms.service import (
-    backup,
-    clones,
-    forgetting,
-    maintenance,
-    migration,
-    own_renewal,
-    own_rotation,
-    reconcile,
-    report,
-    simulation,
-)
+from hsmkms.service import backup
 from hsmkms.service.age_keys import Recipient
 from hsmkms.service.audit_desk import AuditDesk
 from hsmkms.service.backup import BackupMade
 from hsmkms.service.backup_signature import SigningKey
-from hsmkms.service.clones import Clone
-from hsmkms.service.credentials import Credentials
-from hsmkms.service.forgetting import Forgotten
-from hsmkms.service.identities import Identities
-from hsmkms.service.maintenance import Report
-from hsmkms.service.migration import Left, Moved, TokenStanding, Waiting
 from hsmkms.service.operations import wrapping_keys
-from hsmkms.service.operator_acts import recorded
-from hsmkms.service.own_renewal import Loss
-from hsmkms.service.own_rotation import RotatedKey
+from hsmkms.service.operator import (
+    clones,
+    forgetting,
+    key_renewal,
+    key_rotation,
+    migration,
+    reconcile,
+    rotation_report,
+    simulation,
+    sweeper,
+)
+from hsmkms.service.operator.clones import Clone
+from hsmkms.service.operator.credentials import Credentials
+from hsmkms.service.operator.forgetting import Forgotten
+from hsmkms.service.operator.identities import Identities
+from hsmkms.service.operator.key_renewal import Loss
+from hsmkms.service.operator.key_rotation import RotatedKey
+from hsmkms.service.operator.migration import Left, Moved, TokenStanding, Waiting
+from hsmkms.service.operator.monitoring import Watch
+from hsmkms.service.operator.policy_notes import PolicyNotes
+from hsmkms.service.operator.reconcile import Finding, Mended
+from hsmkms.service.operator.recorded import recorded
+from hsmkms.service.operator.rotation_report import KeyPosture
+from hsmkms.service.operator.simulation import Simulation
+from hsmkms.service.operator.sweeper import Report
 from hsmkms.service.pipeline import Call
-from hsmkms.service.policy_notes import PolicyNotes
-from hsmkms.service.reconcile import Finding, Mended
-from hsmkms.service.report import KeyPosture
 from hsmkms.service.runtime import clock
 from hsmkms.service.runtime.core import Core
-from hsmkms.service.simulation import Simulation
-from hsmkms.service.watch import Watch
 from hsmkms.store.installation import TokenRow
 
 
@@ -164,11 +164,11 @@ class Operator:
 
     def maintain(self, *, dry_run: bool = False) -> Report:
         """Do everything that is due: rotation, expiry, wrapping keys, deletion. ``dry_run`` only tells what that is."""
-        return maintenance.maintain(self._core, dry_run=dry_run)
+        return sweeper.maintain(self._core, dry_run=dry_run)
 
     def rotation_report(self, region: str | None = None) -> list[KeyPosture]:
         """How every key, or every key of a region, stands with its rotation: what is worst comes first."""
-        return report.rotation_report(self._core, region)
+        return rotation_report.rotation_report(self._core, region)
 
     def backup(
         self,
@@ -182,20 +182,26 @@ class Operator:
 
     @recorded("RotateInstallationKey", purpose="purpose", destroy_older="destroyOlder")
     def rotate_installation_key(self, purpose: str, *, destroy_older: bool = False) -> RotatedKey:
-        """Rotate one of the installation's own keys, or destroy its older versions; see ``service/own_rotation.py``."""
-        return own_rotation.rotate(self._core, purpose, destroy_older=destroy_older)
+        """Rotate one of the installation's own keys, or destroy its older versions.
+
+        See ``service/operator/key_rotation.py``.
+        """
+        return key_rotation.rotate(self._core, purpose, destroy_older=destroy_older)
 
     def interrupted_rotations(self) -> list[str]:
         """The purposes of the installation's own keys whose rotation was interrupted."""
-        return own_rotation.interrupted(self._core)
+        return key_rotation.interrupted(self._core)
 
     def lost_purposes(self) -> list[str]:
         """The purposes of the installation's own keys whose newest version cannot be had now."""
-        return own_rotation.lost(self._core)
+        return key_rotation.lost(self._core)
 
     def lost_installation_keys(self) -> Loss:
-        """What would be lost if the installation's own keys were started afresh; see ``service/own_renewal.py``."""
-        return own_renewal.find(self._core)
+        """What would be lost if the installation's own keys were started afresh.
+
+        See ``service/operator/key_renewal.py``.
+        """
+        return key_renewal.find(self._core)
 
     def renew_installation_keys(self, loss: Loss) -> None:
         """Start them afresh at home, where a token that held some is lost for good."""
@@ -205,7 +211,7 @@ class Operator:
             "accessKeys": loss.access_keys,
             "contradiction": loss.contradiction or "",
         }
-        own_renewal.renew(self._core, loss)
+        key_renewal.renew(self._core, loss)
         with self._core.audit.acting("RenewInstallationKeys", self._core.installation.default_region, details):
             pass
 
@@ -214,7 +220,10 @@ class Operator:
         return migration.standings(self._core)
 
     def settle_on(self, device: Device) -> TokenRow:
-        """Make another token the installation's home; ``device`` is closed with it. See ``service/migration.py``."""
+        """Make another token the installation's home; ``device`` is closed with it.
+
+        See ``service/operator/migration.py``.
+        """
         details = {"label": device.profile.label, "serial": device.profile.serial}
         try:
             with self._core.audit.acting("MigrateToken", self._core.installation.default_region, details):
@@ -233,7 +242,7 @@ class Operator:
         migration.check_target(self._core, device)
 
     def find_forgettable(self, name: str) -> TokenRow:
-        """The token of that label or serial, if nothing needs it; see ``service/forgetting.py``."""
+        """The token of that label or serial, if nothing needs it; see ``service/operator/forgetting.py``."""
         return forgetting.find(self._core, name)
 
     def forget_token(self, row: TokenRow) -> Forgotten:
@@ -243,7 +252,10 @@ class Operator:
             return forgetting.forget(self._core, row)
 
     def find_clone(self, device: Device) -> Clone:
-        """What accepting an open token would mean; the installation was opened for it. See ``service/clones.py``."""
+        """What accepting an open token would mean; the installation was opened for it.
+
+        See ``service/operator/clones.py``.
+        """
         return clones.find(self._core, device)
 
     def accept_clone(self, clone: Clone) -> None:

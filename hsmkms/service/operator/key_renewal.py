@@ -11,10 +11,11 @@ from msgspec import Struct
 
 from hsmkms.errors import ConfigurationError, HsmKmsError, ObjectLostError, TokenUnavailableError
 from hsmkms.process import exclusive
-from hsmkms.service import backup_keys, credentials, own_rotation, seal_notes
+from hsmkms.service import backup_keys, seal_notes
 from hsmkms.service.audit_verification import verify
 from hsmkms.service.freshness import Freshness
 from hsmkms.service.keys.installation_keys import versions, witness
+from hsmkms.service.operator import credentials, key_rotation
 from hsmkms.service.runtime import row_seals
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.sealing import Sealer
@@ -108,16 +109,16 @@ def _renew(core: Core, purpose: str) -> None:
         version = installation.next_version(tx, purpose)
         for each in lost:
             installation.delete_installation_key(tx, each)
-        installation.insert_installation_key(tx, purpose, version, home_id, own_rotation.new_cka_id(), core.clock())
-    made = own_rotation.make(core, purpose)
+        installation.insert_installation_key(tx, purpose, version, home_id, key_rotation.new_cka_id(), core.clock())
+    made = key_rotation.make(core, purpose)
     if purpose == MAC_PURPOSE:  # the token is an older copy, recognised by an older version
-        own_rotation.move(core, made)
+        key_rotation.move(core, made)
 
 
 def _needs_renewal(core: Core, purpose: str) -> bool:
     """True if the newest version cannot be had, and no interrupted rotation would make it from an older one."""
     known = versions(core, purpose)
-    return bool(known) and (own_rotation.is_lost(core, known[-1]) or all(_is_lost(core, each) for each in known))
+    return bool(known) and (key_rotation.is_lost(core, known[-1]) or all(_is_lost(core, each) for each in known))
 
 
 def _is_lost(core: Core, key: InstallationKeyRow) -> bool:

@@ -10,8 +10,8 @@ from hsmkms.errors import HsmKmsError, InvalidCiphertextException, NotFoundExcep
 from hsmkms.model.crypto import DecryptRequest
 from hsmkms.model.enums import Operation
 from hsmkms.model.rotation import RotateKeyOnDemandRequest
-from hsmkms.service.bulk import LONGEST, BackingKey, Moved, Mover, Survey, recognise
 from hsmkms.service.kms import Kms
+from hsmkms.service.operator.re_encryption import LONGEST, BackingKey, Moved, Mover, Survey, recognise
 from hsmkms.service.pipeline import Call
 
 

@@ -26,8 +26,8 @@ from hsmkms.model.enums import KeySpec, KeyState, Origin, RotationType
 from hsmkms.model.permit import OperatorAct
 from hsmkms.model.records import KeyRecord
 from hsmkms.process import exclusive
-from hsmkms.service import own_rotation
 from hsmkms.service.keys import rotate as rotating
+from hsmkms.service.operator import key_rotation
 from hsmkms.service.runtime import binding, row_seals
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
@@ -137,7 +137,7 @@ def settle(core: Core, device: Device) -> TokenRow:
         else:
             core.tokens.add(known.id, device)
         core.reached("migrate 3: bound")
-        own_rotation.come_home(core)
+        key_rotation.come_home(core)
         core.reached("migrate 4: own keys")
         if core.audit.used:
             core.audit.tidy()
@@ -233,7 +233,7 @@ def _key_for(tx: Connection, core: Core, row: TokenRow) -> InstallationKeyRow:
     if intended and intended[-1].version == next_version - 1:
         return intended[-1]
     return installation.insert_installation_key(
-        tx, MAC_PURPOSE, next_version, row.id, own_rotation.new_cka_id(), core.clock()
+        tx, MAC_PURPOSE, next_version, row.id, key_rotation.new_cka_id(), core.clock()
     )
 
 

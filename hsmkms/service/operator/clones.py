@@ -8,9 +8,9 @@ from msgspec import Struct
 
 from hsmkms.errors import BindingError, ConfigurationError, TokenUnavailableError
 from hsmkms.hsm.device import Device
-from hsmkms.service import own_rotation
 from hsmkms.service.freshness import Freshness
 from hsmkms.service.keys.installation_keys import witness
+from hsmkms.service.operator import key_rotation
 from hsmkms.service.runtime import binding, open_processes
 from hsmkms.service.runtime.core import Core
 from hsmkms.store import installation, objects
@@ -61,7 +61,7 @@ def find(core: Core, device: Device) -> Clone:
         recorded_serial=row.serial,
         objects=len(needed),
         missing=len(needed - there),
-        lost_purposes=own_rotation.lost(core),
+        lost_purposes=key_rotation.lost(core),
     )
 
 

@@ -19,9 +19,10 @@ from hsmkms.errors import TokenUnavailableError
 from hsmkms.model.permit import OperatorAct
 from hsmkms.process import exclusive
 from hsmkms.rules.importing import VALID_FOR
-from hsmkms.service import backup_keys, credentials, seal_notes, sealing
-from hsmkms.service.credentials import Credentials
+from hsmkms.service import backup_keys, seal_notes, sealing
 from hsmkms.service.keys.installation_keys import encryption_key, require_made, sealing_key, versions, was_made
+from hsmkms.service.operator import credentials
+from hsmkms.service.operator.credentials import Credentials
 from hsmkms.service.runtime import binding, row_seals
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit

@@ -13,8 +13,8 @@ from hsmkms.model.enums import Operation
 from hsmkms.model.operations import OPERATIONS
 from hsmkms.rules.iam import access
 from hsmkms.rules.iam.documents import ACTIONS, action_hint
+from hsmkms.service.operator.policy_notes import about_action
 from hsmkms.service.pipeline import EVERYTHING, Call
-from hsmkms.service.policy_notes import about_action
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.record_cache import CachedKey
 

@@ -19,11 +19,12 @@ from hsmkms.model.enums import KeySpec, KeyUsage, Operation
 from hsmkms.model.grants import CreateGrantRequest
 from hsmkms.model.importing import ImportKeyMaterialRequest
 from hsmkms.model.keys import CreateKeyRequest
-from hsmkms.service import grant_tokens, own_rotation
-from hsmkms.service.credentials import NewAccessKey
+from hsmkms.service import grant_tokens
 from hsmkms.service.keys.installation_keys import macs, versions
 from hsmkms.service.kms import Kms
-from hsmkms.service.own_rotation import PURPOSES, Outcome
+from hsmkms.service.operator import key_rotation
+from hsmkms.service.operator.credentials import NewAccessKey
+from hsmkms.service.operator.key_rotation import PURPOSES, Outcome
 
 FOR_BACKUPS = "backups from before the rotation need it: --destroy-older destroys it"
 STEPS = [
@@ -131,10 +132,10 @@ def test_killed(site: Site, clock: StoppedClock, purpose: str, step: str, *, com
     rotate_beside(site, clock.now, purpose, kill=step)
     with site.open(clock) as kms:
         scene.whole(kms)
-        assert own_rotation.interrupted(kms._core) == ([] if complete else [purpose])
+        assert key_rotation.interrupted(kms._core) == ([] if complete else [purpose])
         told = kms.operator.rotate_installation_key(purpose)
         assert (told.outcome, told.version) == ((Outcome.ROTATED, 3) if complete else (Outcome.FINISHED, 2))
-        assert own_rotation.interrupted(kms._core) == []
+        assert key_rotation.interrupted(kms._core) == []
         scene.whole(kms)
 
 

@@ -13,9 +13,9 @@ from hsmkms.errors import ConfigurationError, HsmKmsError
 from hsmkms.hsm.device import Device
 from hsmkms.model.permit import OperatorAct
 from hsmkms.process import exclusive
-from hsmkms.service import migration, own_rotation
 from hsmkms.service.audit_verification import verify
 from hsmkms.service.keys.installation_keys import versions, witness
+from hsmkms.service.operator import key_rotation, migration
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
 from hsmkms.service.seal_notes import PURPOSE
@@ -98,7 +98,7 @@ def _needs(core: Core, row: TokenRow) -> list[str]:
     with core.store.reading() as conn:
         count = Counter(objects.standing(conn, row.id))
     needs = [words.format(count[kind]) for kind, words in _NEEDED_BY.items() if count[kind]]
-    if not own_rotation.is_at_home(core):
+    if not key_rotation.is_at_home(core):
         needs.append(
             "the migration from it is not finished (run `hsmkms migrate-token` again; if it is lost for good, "
             "`hsmkms renew-installation-keys`)"

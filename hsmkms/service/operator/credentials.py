@@ -23,9 +23,9 @@ from hsmkms.errors import (
 from hsmkms.model.ids import ROOT_PATH, new_user_id, root_arn, user_arn
 from hsmkms.model.permit import OperatorAct
 from hsmkms.rules.iam.principals import is_path
-from hsmkms.service.identities import Identities
 from hsmkms.service.keys.installation_keys import SECRETS_PURPOSE, encryption_key, lost, versions
-from hsmkms.service.operator_acts import recorded_in_iam
+from hsmkms.service.operator.identities import Identities
+from hsmkms.service.operator.recorded import recorded_in_iam
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import installation, users
