@@ -32,12 +32,15 @@ from hsmkms.rules.audit.policy import AuditPolicy, Durability
 from hsmkms.rules.audit.record import Occasion
 from hsmkms.rules.importing import ImportPolicy
 from hsmkms.rules.rotation import RotationPolicy
-from hsmkms.service import backup_keys, restoring, sealing
-from hsmkms.service.age_keys import PrivateKeys
-from hsmkms.service.backup import CONFIGURATION
-from hsmkms.service.backup_keys import Header
+from hsmkms.service import sealing
+from hsmkms.service.backup import recipients
+from hsmkms.service.backup import restore as restoring
+from hsmkms.service.backup.age_keys import PrivateKeys
+from hsmkms.service.backup.create import CONFIGURATION
+from hsmkms.service.backup.recipients import Header
+from hsmkms.service.backup.restore import Configured, Order, Restored
+from hsmkms.service.backup.unsealing import Unsealed
 from hsmkms.service.freshness import Freshness
-from hsmkms.service.restoring import Configured, Order, Restored
 from hsmkms.service.runtime import binding, open_processes, row_seals
 from hsmkms.service.runtime.audit_log import AuditBook
 from hsmkms.service.runtime.authoriser import Access
@@ -49,7 +52,6 @@ from hsmkms.service.runtime.ports import Checkpoint, Clock, Installation, never_
 from hsmkms.service.runtime.record_cache import RecordCache
 from hsmkms.service.runtime.row_seals import SealBook
 from hsmkms.service.runtime.tokens import Tokens
-from hsmkms.service.unsealing import Unsealed
 from hsmkms.store import audit_files, files, installation, leases, log_renewal, migrate
 from hsmkms.store.engine import Store
 from hsmkms.store.installation import InstallationRow
@@ -416,18 +418,18 @@ def _configured(
 
 def _unseal(header: Header, keys: PrivateKeys | None, devices: Sequence[Device]) -> bytes:
     """The key of a file in our own envelope, by a private key or by one of the tokens."""
-    if header.method != backup_keys.BY_TOKEN:
+    if header.method != recipients.BY_TOKEN:
         if keys is None or keys.pkcs8 is None:
             raise ConfigurationError(
                 f"the backup is sealed to a public key ({header.recipient}): give its --private-key, in PEM or DER"
             )
-        return backup_keys.open_with_private_key(header, keys.pkcs8)
+        return recipients.open_with_private_key(header, keys.pkcs8)
     if not devices:
         raise ConfigurationError("the backup is sealed by its token: give the --config that says which that is")
     for each in devices[:-1]:
         with suppress(BindingError):
-            return backup_keys.open_with_token(header, each)
-    return backup_keys.open_with_token(header, devices[-1])
+            return recipients.open_with_token(header, each)
+    return recipients.open_with_token(header, devices[-1])
 
 
 def _described(settings: Settings, row: InstallationRow) -> Installation:

@@ -13,9 +13,9 @@ from hsmkms.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from hsmkms.config.settings import BackupSettings
-    from hsmkms.service.age_keys import PrivateKeys, Recipient
-    from hsmkms.service.backup_signature import SigningKey, VerifyingKey
-    from hsmkms.service.restoring import Order, Restored
+    from hsmkms.service.backup.age_keys import PrivateKeys, Recipient
+    from hsmkms.service.backup.restore import Order, Restored
+    from hsmkms.service.backup.signature import SigningKey, VerifyingKey
 
 PANEL: Final = "Backup"
 _MOST_BYTES: Final = 65536
@@ -112,7 +112,7 @@ def restore(
     """
     if signed_by is not None and unproven:
         raise typer.BadParameter("--signed-by demands a proof, and --unproven does without: give one of them")
-    from hsmkms.service.restoring import Order  # noqa: PLC0415 - see backup
+    from hsmkms.service.backup.restore import Order  # noqa: PLC0415 - see backup
 
     common = Common(config=config, output=output, query=query).over(outer_options(context))
     order = Order(
@@ -152,7 +152,7 @@ def _restored(
 def _recipients(words: list[str] | None, file: Path | None, settings: "BackupSettings") -> list["Recipient"]:
     """Those of the options, or else those of the configuration."""
     from hsmkms.cli.age_person import AgePerson  # noqa: PLC0415 - see backup
-    from hsmkms.service.age_keys import WRITTEN_OUT, read_recipient, read_recipients  # noqa: PLC0415 - see backup
+    from hsmkms.service.backup.age_keys import WRITTEN_OUT, read_recipient, read_recipients  # noqa: PLC0415 - see backup
 
     person = AgePerson()
     told = [read_recipient(each, person) for each in words or ()]
@@ -166,7 +166,7 @@ def _recipients(words: list[str] | None, file: Path | None, settings: "BackupSet
 def _signing_key(file: Path | None, settings: "BackupSettings") -> "SigningKey | None":
     """That of the option, or else that of the configuration; None if neither names one."""
     from hsmkms.config.settings import read_private_key  # noqa: PLC0415 - see backup
-    from hsmkms.service.backup_signature import read_signing_key  # noqa: PLC0415 - see backup
+    from hsmkms.service.backup.signature import read_signing_key  # noqa: PLC0415 - see backup
 
     file = file or settings.signing_key
     if file is None and settings.signing_command is None:
@@ -179,7 +179,7 @@ def _signing_key(file: Path | None, settings: "BackupSettings") -> "SigningKey |
 def _verifying_key(file: Path | None) -> "VerifyingKey | None":
     if file is None:
         return None
-    from hsmkms.service.backup_signature import read_verifying_key  # noqa: PLC0415 - see backup
+    from hsmkms.service.backup.signature import read_verifying_key  # noqa: PLC0415 - see backup
 
     return read_verifying_key(str(file), _read(file))
 
@@ -190,7 +190,7 @@ def _private_keys(file: Path | None) -> "PrivateKeys | None":
     from hsmkms.cli.age_person import AgePerson  # noqa: PLC0415 - see backup
     from hsmkms.cli.material_files import warn_if_open  # noqa: PLC0415 - see backup
     from hsmkms.cli.private_keys import pkcs8  # noqa: PLC0415 - see backup
-    from hsmkms.service.age_keys import identity_of, is_identity_file, read_identities  # noqa: PLC0415 - see backup
+    from hsmkms.service.backup.age_keys import identity_of, is_identity_file, read_identities  # noqa: PLC0415 - see backup
 
     with suppress(OSError):
         warn_if_open(str(file), file.stat().st_mode)

@@ -16,7 +16,7 @@ from hsmkms.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from hsmkms.config.settings import Settings
-    from hsmkms.service.unsealing import Unsealed
+    from hsmkms.service.backup.unsealing import Unsealed
 
 LOADED: Final = (
     "data_dir",

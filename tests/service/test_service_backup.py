@@ -29,10 +29,10 @@ from hsmkms.model.crypto import (
 )
 from hsmkms.model.keys import ReplicateKeyRequest
 from hsmkms.model.permit import OperatorAct
-from hsmkms.service import age_keys
+from hsmkms.service.backup import age_keys
+from hsmkms.service.backup.restore import Order, Restored
 from hsmkms.service.kms import Kms
 from hsmkms.service.operator.reconcile import Kind, Mended
-from hsmkms.service.restoring import Order, Restored
 from hsmkms.service.runtime.permits import own_permit
 
 Private = rsa.RSAPrivateKey | X25519PrivateKey

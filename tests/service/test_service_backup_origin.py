@@ -37,10 +37,11 @@ from hsmkms.config.settings import Settings
 from hsmkms.errors import BindingError, ConfigurationError, StoreError
 from hsmkms.model.asymmetric import GenerateMacRequest
 from hsmkms.model.enums import KeySpec, KeyUsage, MacAlgorithm
-from hsmkms.service import backup_origin, backup_signature
-from hsmkms.service.backup_signature import SigningKey
-from hsmkms.service.restoring import Order, Restored
-from hsmkms.service.unsealing import Unsealed
+from hsmkms.service.backup import origin as backup_origin
+from hsmkms.service.backup import signature as backup_signature
+from hsmkms.service.backup.restore import Order, Restored
+from hsmkms.service.backup.signature import SigningKey
+from hsmkms.service.backup.unsealing import Unsealed
 
 OURS = ("meta.db", "log.db", "audit")
 UNPROVEN = "Nothing was restored: whoever could write"

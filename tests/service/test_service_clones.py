@@ -22,8 +22,8 @@ from hsmkms.errors import (
     TokenNotFoundError,
     TokenUnavailableError,
 )
+from hsmkms.service.backup.restore import Order
 from hsmkms.service.kms import Kms
-from hsmkms.service.restoring import Order
 
 
 @pytest.fixture

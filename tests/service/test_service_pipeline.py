@@ -110,9 +110,9 @@ def test_permits_are_made_in_two_places() -> None:
     """Leave to act on the token comes from the pipeline, or is the installation's own, and comes from nowhere else."""
     assert _makers_of("Permit") == {"service/pipeline.py", "service/runtime/permits.py"}
     assert _makers_of("own_permit") == {
-        "service/backup.py",
-        "service/backup_keys.py",
-        "service/backup_origin.py",
+        "service/backup/create.py",
+        "service/backup/recipients.py",
+        "service/backup/origin.py",
         "service/runtime/binding.py",
         "service/operator/credentials.py",
         "service/operations/deletion.py",

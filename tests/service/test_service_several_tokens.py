@@ -38,11 +38,11 @@ from hsmkms.errors import (
 )
 from hsmkms.model.asymmetric import GenerateMacRequest, SignRequest, VerifyMacRequest
 from hsmkms.rules.rotation import UNDER_WAY
+from hsmkms.service.backup.restore import Order
 from hsmkms.service.kms import Kms
 from hsmkms.service.operator.credentials import NewAccessKey
 from hsmkms.service.operator.migration import Stays
 from hsmkms.service.operator.reconcile import Kind, Mended
-from hsmkms.service.restoring import Order
 
 STEPS = [
     "migrate 1",

@@ -11,8 +11,9 @@ from msgspec import Struct
 
 from hsmkms.errors import ConfigurationError, HsmKmsError, ObjectLostError, TokenUnavailableError
 from hsmkms.process import exclusive
-from hsmkms.service import backup_keys, seal_notes
+from hsmkms.service import seal_notes
 from hsmkms.service.audit_verification import verify
+from hsmkms.service.backup import recipients
 from hsmkms.service.freshness import Freshness
 from hsmkms.service.keys.installation_keys import versions, witness
 from hsmkms.service.operator import credentials, key_rotation
@@ -24,7 +25,7 @@ from hsmkms.store.installation import MAC_PURPOSE, InstallationKeyRow
 
 _LOCK: Final = "installation-keys.lock"
 _LOCK_SECONDS: Final = 60.0
-_RENEWED: Final = (MAC_PURPOSE, seal_notes.PURPOSE, credentials.PURPOSE, backup_keys.PURPOSE)
+_RENEWED: Final = (MAC_PURPOSE, seal_notes.PURPOSE, credentials.PURPOSE, recipients.PURPOSE)
 
 
 class Loss(Struct, frozen=True, kw_only=True):

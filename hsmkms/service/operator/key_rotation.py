@@ -19,7 +19,8 @@ from hsmkms.errors import TokenUnavailableError
 from hsmkms.model.permit import OperatorAct
 from hsmkms.process import exclusive
 from hsmkms.rules.importing import VALID_FOR
-from hsmkms.service import backup_keys, seal_notes, sealing
+from hsmkms.service import seal_notes, sealing
+from hsmkms.service.backup import recipients
 from hsmkms.service.keys.installation_keys import encryption_key, require_made, sealing_key, versions, was_made
 from hsmkms.service.operator import credentials
 from hsmkms.service.operator.credentials import Credentials
@@ -250,8 +251,8 @@ _KINDS: Final = {
         _move_secrets,
         _nothing,
     ),
-    backup_keys.PURPOSE: _Kind(
-        lambda core: encryption_key(core, backup_keys.PURPOSE, OperatorAct.BACKUP), _always, _nothing, _nothing
+    recipients.PURPOSE: _Kind(
+        lambda core: encryption_key(core, recipients.PURPOSE, OperatorAct.BACKUP), _always, _nothing, _nothing
     ),
 }
 PURPOSES: Final = tuple(_KINDS)

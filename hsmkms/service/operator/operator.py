@@ -16,11 +16,11 @@ from hsmkms.model.enums import Operation, Origin, WrappingAlgorithm
 from hsmkms.model.ids import root_arn
 from hsmkms.model.records import KeyRecord, MaterialRecord
 from hsmkms.rules import import_token as tokens
-from hsmkms.service import backup
-from hsmkms.service.age_keys import Recipient
 from hsmkms.service.audit_desk import AuditDesk
-from hsmkms.service.backup import BackupMade
-from hsmkms.service.backup_signature import SigningKey
+from hsmkms.service.backup import create
+from hsmkms.service.backup.age_keys import Recipient
+from hsmkms.service.backup.create import BackupMade
+from hsmkms.service.backup.signature import SigningKey
 from hsmkms.service.operations import wrapping_keys
 from hsmkms.service.operator import (
     clones,
@@ -177,8 +177,8 @@ class Operator:
         configuration: bytes | None = None,
         signing_key: SigningKey | None = None,
     ) -> BackupMade:
-        """Write a backup, sealed to recipients, or by the token if there are none; see ``service/backup.py``."""
-        return backup.backup(self._core, file, recipients, configuration, signing_key)
+        """Write a backup, sealed to recipients, or by the token if there are none; see ``service/backup/create.py``."""
+        return create.backup(self._core, file, recipients, configuration, signing_key)
 
     @recorded("RotateInstallationKey", purpose="purpose", destroy_older="destroyOlder")
     def rotate_installation_key(self, purpose: str, *, destroy_older: bool = False) -> RotatedKey:

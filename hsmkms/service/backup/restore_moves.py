@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from hsmkms.errors import StoreError
-from hsmkms.service.backup import CONFIGURATION
+from hsmkms.service.backup.create import CONFIGURATION
 from hsmkms.store import audit_files, files, snapshot
 from hsmkms.store.archive import new_file
 

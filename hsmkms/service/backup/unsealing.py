@@ -12,11 +12,12 @@ from typing import BinaryIO, Final
 from msgspec import Struct
 
 from hsmkms.errors import ConfigurationError, StoreError
-from hsmkms.service import age_envelope, backup_origin
-from hsmkms.service.age_keys import PrivateKeys
-from hsmkms.service.backup import CONFIGURATION, INVENTORY
-from hsmkms.service.backup_keys import BY_TOKEN, Header, read_header
-from hsmkms.service.backup_origin import Manifest
+from hsmkms.service.backup import age_envelope
+from hsmkms.service.backup import origin as backup_origin
+from hsmkms.service.backup.age_keys import PrivateKeys
+from hsmkms.service.backup.create import CONFIGURATION, INVENTORY
+from hsmkms.service.backup.origin import Manifest
+from hsmkms.service.backup.recipients import BY_TOKEN, Header, read_header
 from hsmkms.store import snapshot
 from hsmkms.store.sealed_stream import SealedReader
 

@@ -30,7 +30,7 @@ from msgspec import Struct
 from pyrage import tag, tagpq
 
 from hsmkms.errors import ConfigurationError
-from hsmkms.service.bech32 import encode
+from hsmkms.service.backup.bech32 import encode
 
 LEAST_RSA_BITS: Final = 2048
 WRITTEN_OUT: Final = ("age1", "ssh-")

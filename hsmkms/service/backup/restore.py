@@ -20,18 +20,19 @@ from msgspec import Struct
 from hsmkms.errors import BindingError, StoreError, TokenUnavailableError
 from hsmkms.hsm.device import Device
 from hsmkms.process import exclusive
-from hsmkms.service import backup_origin, restore_moves, unsealing
-from hsmkms.service.age_keys import PrivateKeys
 from hsmkms.service.audit_desk import AuditDesk
-from hsmkms.service.backup import NeededObject, needed_objects
-from hsmkms.service.backup_origin import Proof
-from hsmkms.service.backup_signature import VerifyingKey
+from hsmkms.service.backup import origin as backup_origin
+from hsmkms.service.backup import restore_moves, unsealing
+from hsmkms.service.backup.age_keys import PrivateKeys
+from hsmkms.service.backup.create import NeededObject, needed_objects
+from hsmkms.service.backup.origin import Proof
+from hsmkms.service.backup.signature import VerifyingKey
+from hsmkms.service.backup.unsealing import Unseal, Unsealed
 from hsmkms.service.keys.installation_keys import witness
 from hsmkms.service.operator import clones
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.ports import Checkpoint, no_checkpoint
 from hsmkms.service.sealing import Contradiction, Sealer
-from hsmkms.service.unsealing import Unseal, Unsealed
 from hsmkms.store import files, installation, migrate
 from hsmkms.store.engine import Connection
 

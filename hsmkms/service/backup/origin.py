@@ -24,8 +24,8 @@ from msgspec import Struct
 from hsmkms.errors import BindingError, ObjectLostError, StoreError
 from hsmkms.hsm.device import Device
 from hsmkms.model.permit import OperatorAct
-from hsmkms.service import backup_signature
-from hsmkms.service.backup_signature import SigningKey, VerifyingKey
+from hsmkms.service.backup import signature as backup_signature
+from hsmkms.service.backup.signature import SigningKey, VerifyingKey
 from hsmkms.service.keys import installation_keys
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit

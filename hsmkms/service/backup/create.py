@@ -16,11 +16,13 @@ from msgspec import Struct
 from hsmkms.errors import HsmKmsError, StoreError
 from hsmkms.model.permit import OperatorAct
 from hsmkms.process import exclusive
-from hsmkms.service import age_envelope, backup_origin, backup_signature
-from hsmkms.service.age_keys import Recipient
-from hsmkms.service.backup_keys import BY_TOKEN, Header, SealedKey, seal_to_token
-from hsmkms.service.backup_origin import FORMAT, Manifest, Proof
-from hsmkms.service.backup_signature import SigningKey
+from hsmkms.service.backup import age_envelope
+from hsmkms.service.backup import origin as backup_origin
+from hsmkms.service.backup import signature as backup_signature
+from hsmkms.service.backup.age_keys import Recipient
+from hsmkms.service.backup.origin import FORMAT, Manifest, Proof
+from hsmkms.service.backup.recipients import BY_TOKEN, Header, SealedKey, seal_to_token
+from hsmkms.service.backup.signature import SigningKey
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
 from hsmkms.service.sealing import Sealer

@@ -10,7 +10,7 @@ from typing import BinaryIO, Final, Protocol
 import pyrage
 
 from hsmkms.errors import BindingError, HsmKmsError, StoreError
-from hsmkms.service.age_keys import PrivateKeys, Recipient
+from hsmkms.service.backup.age_keys import PrivateKeys, Recipient
 from hsmkms.store.sealed_stream import NOT_WHOLE, Source
 
 METHOD: Final = "age"
