@@ -32,7 +32,8 @@ from hsmkms.rules.audit.policy import AuditPolicy, Durability
 from hsmkms.rules.audit.record import Occasion
 from hsmkms.rules.importing import ImportPolicy
 from hsmkms.rules.rotation import RotationPolicy
-from hsmkms.service import sealing
+from hsmkms.service.audit import sealing
+from hsmkms.service.audit.freshness import Freshness
 from hsmkms.service.backup import recipients
 from hsmkms.service.backup import restore as restoring
 from hsmkms.service.backup.age_keys import PrivateKeys
@@ -40,7 +41,6 @@ from hsmkms.service.backup.create import CONFIGURATION
 from hsmkms.service.backup.recipients import Header
 from hsmkms.service.backup.restore import Configured, Order, Restored
 from hsmkms.service.backup.unsealing import Unsealed
-from hsmkms.service.freshness import Freshness
 from hsmkms.service.runtime import binding, open_processes, row_seals
 from hsmkms.service.runtime.audit_log import AuditBook
 from hsmkms.service.runtime.authoriser import Access

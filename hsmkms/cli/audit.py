@@ -20,7 +20,7 @@ from hsmkms.cli.invocation import (
 from hsmkms.errors import ModuleError, NotFoundException, PinError, TokenError, TokenNotFoundError
 
 if TYPE_CHECKING:
-    from hsmkms.service.audit_verification import Verdict
+    from hsmkms.service.audit.verification import Verdict
 
 PANEL: Final = "Audit log"
 NOT_PROVEN_STATUS: Final = 3
@@ -57,7 +57,7 @@ def tail(
 
     Example: hsmkms audit tail -n 3 --query 'Records[].[eventTime, eventName, errorCode]'
     """
-    from hsmkms.service import audit_reading  # noqa: PLC0415 - help must not pay for it
+    from hsmkms.service.audit import reading as audit_reading  # noqa: PLC0415 - help must not pay for it
 
     common = Common(config=config, output=output, query=query).over(outer_options(context))
     common.show({"Records": audit_reading.tail(_folder(common), lines)})
@@ -75,7 +75,7 @@ def show(
 
     Example: hsmkms audit show 4b6c4a0e-0f9c-4d0e-9a6e-0d0f4c7b8a11
     """
-    from hsmkms.service import audit_reading  # noqa: PLC0415 - see tail
+    from hsmkms.service.audit import reading as audit_reading  # noqa: PLC0415 - see tail
 
     common = Common(config=config, output=output, query=query).over(outer_options(context))
     found = audit_reading.show(_folder(common), event_id)
@@ -97,7 +97,7 @@ def export(
 
     Example: hsmkms audit export --start-time 2026-01-02 --event-name Decrypt
     """
-    from hsmkms.service import audit_reading  # noqa: PLC0415 - see tail
+    from hsmkms.service.audit import reading as audit_reading  # noqa: PLC0415 - see tail
 
     common = Common(config=config).over(outer_options(context))
     wanted = audit_reading.Wanted(start_time=start_time, end_time=end_time, event_name=event_name, key=key_id)

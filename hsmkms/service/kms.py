@@ -102,6 +102,7 @@ from hsmkms.model.tags import (
     TagResourceRequest,
     UntagResourceRequest,
 )
+from hsmkms.service.audit.sealing import seal_quietly
 from hsmkms.service.kms_permissions import PermissionOperations
 from hsmkms.service.operations import (
     agreement,
@@ -121,7 +122,6 @@ from hsmkms.service.operations import (
 from hsmkms.service.operator.operator import Operator
 from hsmkms.service.pipeline import Procedure, run
 from hsmkms.service.runtime.core import Core
-from hsmkms.service.sealing import seal_quietly
 
 Request = TypeVar("Request", bound=Struct)
 Response = TypeVar("Response")

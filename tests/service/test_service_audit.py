@@ -26,7 +26,7 @@ from hsmkms.model.importing import GetParametersForImportRequest, ImportKeyMater
 from hsmkms.model.keys import DescribeKeyRequest
 from hsmkms.model.rotation import RotateKeyOnDemandRequest
 from hsmkms.model.shapes import Tag
-from hsmkms.service import audit_reading
+from hsmkms.service.audit import reading as audit_reading
 from hsmkms.service.kms import Kms
 from hsmkms.store import audit_files
 

@@ -21,7 +21,7 @@ from hsmkms.model.keys import CreateKeyRequest
 from hsmkms.rules.audit import chain as audit_chain
 from hsmkms.rules.audit import seal as audit_seal
 from hsmkms.rules.audit.chain import genesis
-from hsmkms.service.audit_verification import Verdict
+from hsmkms.service.audit.verification import Verdict
 from hsmkms.service.kms import Kms
 from hsmkms.store import audit_files
 

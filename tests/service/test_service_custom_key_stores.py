@@ -16,7 +16,7 @@ from hsmkms.errors import (
 from hsmkms.model.custom_key_stores import DescribeCustomKeyStoresRequest
 from hsmkms.model.enums import Operation
 from hsmkms.rules import paging
-from hsmkms.service import audit_reading
+from hsmkms.service.audit import reading as audit_reading
 from hsmkms.service.kms import Kms
 
 

@@ -126,7 +126,7 @@ def test_permits_are_made_in_two_places() -> None:
         "service/operator/reconcile.py",
         "service/keys/rotate.py",
         "service/runtime/row_seals.py",
-        "service/seal_notes.py",
+        "service/audit/seal_notes.py",
         "service/keys/service_keys.py",
         "pin_change.py",
     }

@@ -16,7 +16,7 @@ from hsmkms.model.importing import GetParametersForImportRequest
 from hsmkms.model.keys import CreateKeyRequest, DescribeKeyRequest, DisableKeyRequest, EnableKeyRequest
 from hsmkms.model.rotation import EnableKeyRotationRequest
 from hsmkms.model.tags import Tag, TagResourceRequest
-from hsmkms.service import audit_reading
+from hsmkms.service.audit import reading as audit_reading
 from hsmkms.service.kms import Kms
 from hsmkms.store import keys, schema, sealed_rows
 from hsmkms.store.engine import Store

@@ -16,6 +16,7 @@ from msgspec import Struct
 from hsmkms.errors import HsmKmsError, StoreError
 from hsmkms.model.permit import OperatorAct
 from hsmkms.process import exclusive
+from hsmkms.service.audit.sealing import Sealer
 from hsmkms.service.backup import age_envelope
 from hsmkms.service.backup import origin as backup_origin
 from hsmkms.service.backup import signature as backup_signature
@@ -25,7 +26,6 @@ from hsmkms.service.backup.recipients import BY_TOKEN, Header, SealedKey, seal_t
 from hsmkms.service.backup.signature import SigningKey
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
-from hsmkms.service.sealing import Sealer
 from hsmkms.store import audit_files, files, installation, objects, snapshot
 from hsmkms.store.archive import Member
 from hsmkms.store.engine import Connection, Database

@@ -20,7 +20,8 @@ from msgspec import Struct
 from hsmkms.errors import BindingError, StoreError, TokenUnavailableError
 from hsmkms.hsm.device import Device
 from hsmkms.process import exclusive
-from hsmkms.service.audit_desk import AuditDesk
+from hsmkms.service.audit.desk import AuditDesk
+from hsmkms.service.audit.sealing import Contradiction, Sealer
 from hsmkms.service.backup import origin as backup_origin
 from hsmkms.service.backup import restore_moves, unsealing
 from hsmkms.service.backup.age_keys import PrivateKeys
@@ -32,7 +33,6 @@ from hsmkms.service.keys.installation_keys import witness
 from hsmkms.service.operator import clones
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.ports import Checkpoint, no_checkpoint
-from hsmkms.service.sealing import Contradiction, Sealer
 from hsmkms.store import files, installation, migrate
 from hsmkms.store.engine import Connection
 

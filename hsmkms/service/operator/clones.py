@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from hsmkms.errors import BindingError, ConfigurationError, TokenUnavailableError
 from hsmkms.hsm.device import Device
-from hsmkms.service.freshness import Freshness
+from hsmkms.service.audit.freshness import Freshness
 from hsmkms.service.keys.installation_keys import witness
 from hsmkms.service.operator import key_rotation
 from hsmkms.service.runtime import binding, open_processes

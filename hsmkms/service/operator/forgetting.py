@@ -13,13 +13,13 @@ from hsmkms.errors import ConfigurationError, HsmKmsError
 from hsmkms.hsm.device import Device
 from hsmkms.model.permit import OperatorAct
 from hsmkms.process import exclusive
-from hsmkms.service.audit_verification import verify
+from hsmkms.service.audit.seal_notes import PURPOSE
+from hsmkms.service.audit.sealing import Sealer
+from hsmkms.service.audit.verification import verify
 from hsmkms.service.keys.installation_keys import versions, witness
 from hsmkms.service.operator import key_rotation, migration
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
-from hsmkms.service.seal_notes import PURPOSE
-from hsmkms.service.sealing import Sealer
 from hsmkms.store import installation, objects
 from hsmkms.store.installation import MAC_PURPOSE, TokenRow
 from hsmkms.store.schema import ObjectPurpose, ObjectStatus

@@ -11,15 +11,15 @@ from msgspec import Struct
 
 from hsmkms.errors import ConfigurationError, HsmKmsError, ObjectLostError, TokenUnavailableError
 from hsmkms.process import exclusive
-from hsmkms.service import seal_notes
-from hsmkms.service.audit_verification import verify
+from hsmkms.service.audit import seal_notes
+from hsmkms.service.audit.freshness import Freshness
+from hsmkms.service.audit.sealing import Sealer
+from hsmkms.service.audit.verification import verify
 from hsmkms.service.backup import recipients
-from hsmkms.service.freshness import Freshness
 from hsmkms.service.keys.installation_keys import versions, witness
 from hsmkms.service.operator import credentials, key_rotation
 from hsmkms.service.runtime import row_seals
 from hsmkms.service.runtime.core import Core
-from hsmkms.service.sealing import Sealer
 from hsmkms.store import installation, users
 from hsmkms.store.installation import MAC_PURPOSE, InstallationKeyRow
 

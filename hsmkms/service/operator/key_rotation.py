@@ -19,7 +19,7 @@ from hsmkms.errors import TokenUnavailableError
 from hsmkms.model.permit import OperatorAct
 from hsmkms.process import exclusive
 from hsmkms.rules.importing import VALID_FOR
-from hsmkms.service import seal_notes, sealing
+from hsmkms.service.audit import seal_notes, sealing
 from hsmkms.service.backup import recipients
 from hsmkms.service.keys.installation_keys import encryption_key, require_made, sealing_key, versions, was_made
 from hsmkms.service.operator import credentials

@@ -26,13 +26,13 @@ from hsmkms.model.enums import KeySpec, KeyState, Origin, RotationType
 from hsmkms.model.permit import OperatorAct
 from hsmkms.model.records import KeyRecord
 from hsmkms.process import exclusive
+from hsmkms.service.audit.seal_notes import SealNotes
+from hsmkms.service.audit.sealing import Sealer
 from hsmkms.service.keys import rotate as rotating
 from hsmkms.service.operator import key_rotation
 from hsmkms.service.runtime import binding, row_seals
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
-from hsmkms.service.seal_notes import SealNotes
-from hsmkms.service.sealing import Sealer
 from hsmkms.store import installation, keys, objects, rotation
 from hsmkms.store.engine import Connection
 from hsmkms.store.installation import MAC_PURPOSE, InstallationKeyRow, TokenRow

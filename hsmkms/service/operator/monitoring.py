@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from hsmkms.errors import TokenUnavailableError
 from hsmkms.hsm.session.pool import PoolUse, is_of_another_token, total_use
 from hsmkms.rules import budget
-from hsmkms.service.freshness import Freshness
+from hsmkms.service.audit.freshness import Freshness
 from hsmkms.service.keys.installation_keys import witness
 from hsmkms.service.operator import sweeper
 from hsmkms.service.operator.sweeper import StepOutcome

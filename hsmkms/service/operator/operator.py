@@ -16,7 +16,7 @@ from hsmkms.model.enums import Operation, Origin, WrappingAlgorithm
 from hsmkms.model.ids import root_arn
 from hsmkms.model.records import KeyRecord, MaterialRecord
 from hsmkms.rules import import_token as tokens
-from hsmkms.service.audit_desk import AuditDesk
+from hsmkms.service.audit.desk import AuditDesk
 from hsmkms.service.backup import create
 from hsmkms.service.backup.age_keys import Recipient
 from hsmkms.service.backup.create import BackupMade

@@ -14,14 +14,14 @@ from hsmkms.model.audit import Fault, Head
 from hsmkms.model.caller import Caller
 from hsmkms.model.enums import Operation
 from hsmkms.rules.audit import chain as audit_chain
-from hsmkms.service.audit_verification import Progress, Verdict, verify
-from hsmkms.service.freshness import Freshness
+from hsmkms.service.audit.freshness import Freshness
+from hsmkms.service.audit.seal_notes import PURPOSE
+from hsmkms.service.audit.sealing import Sealer
+from hsmkms.service.audit.verification import Progress, Verdict, verify
 from hsmkms.service.keys.installation_keys import require_made
 from hsmkms.service.runtime.audit_log import AuditBook
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.seal_checks import RowFault
-from hsmkms.service.seal_notes import PURPOSE
-from hsmkms.service.sealing import Sealer
 from hsmkms.store import audit_files
 from hsmkms.store.audit_files import Segment
 from hsmkms.store.installation import MAC_PURPOSE

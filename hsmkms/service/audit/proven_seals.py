@@ -17,7 +17,7 @@ from hsmkms.model.audit import Fault
 from hsmkms.rules.audit import seal as audit_seal
 from hsmkms.rules.audit.chain import CHANGED, MISSING, NOT_PROVEN, REORDERED, UNREADABLE, name
 from hsmkms.rules.audit.seal import SealedLine
-from hsmkms.service.sealing import Proof, Sealer
+from hsmkms.service.audit.sealing import Proof, Sealer
 from hsmkms.store import audit_files
 
 SEALS: Final = "seals"

@@ -25,10 +25,10 @@ from hsmkms.process import exclusive
 from hsmkms.rules.audit import chain as audit_chain
 from hsmkms.rules.audit import seal as audit_seal
 from hsmkms.rules.audit.seal import Note, SealedLine
-from hsmkms.service.freshness import settle
+from hsmkms.service.audit.freshness import settle
+from hsmkms.service.audit.seal_notes import PURPOSE, SealNotes, seal_mac
 from hsmkms.service.keys.installation_keys import lost, sealed_versions, sealing_key, versions
 from hsmkms.service.runtime.core import Core
-from hsmkms.service.seal_notes import PURPOSE, SealNotes, seal_mac
 from hsmkms.store import audit_files, changes
 from hsmkms.store.installation import InstallationKeyRow, TokenRow
 

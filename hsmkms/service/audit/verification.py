@@ -12,9 +12,9 @@ from hsmkms.rules.audit import chain as audit_chain
 from hsmkms.rules.audit import seal as audit_seal
 from hsmkms.rules.audit.chain import CHANGED, MISSING, NOT_PROVEN, ROLLED_BACK, Walker
 from hsmkms.rules.audit.seal import Note, SealedLine
-from hsmkms.service.proven_seals import SealFile, Trusted, seal_fault
+from hsmkms.service.audit.proven_seals import SealFile, Trusted, seal_fault
+from hsmkms.service.audit.sealing import Sealer
 from hsmkms.service.runtime.core import Core
-from hsmkms.service.sealing import Sealer
 from hsmkms.store import audit_files, changes
 from hsmkms.store.audit_files import Segment
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Final
 
 from hsmkms.errors import HsmKmsError, StoreError, TokenUnavailableError
 from hsmkms.process import exclusive
+from hsmkms.service.audit.seal_notes import SealNotes, forget_noted, noted_on
 from hsmkms.service.runtime import binding
-from hsmkms.service.seal_notes import SealNotes, forget_noted, noted_on
 from hsmkms.store import audit_files
 
 if TYPE_CHECKING:
