@@ -19,7 +19,7 @@ from hsmkms.config.pin_credentials import credential_names
 from hsmkms.config.pins import PinSettings, read_pin
 from hsmkms.config.settings import Settings, TokenSettings
 from hsmkms.errors import PinError
-from hsmkms.http import workers as server
+from hsmkms.server.process import supervisor as server
 
 ROOT = Path(__file__).parent.parent
 CONF = ROOT / "conf"

@@ -44,7 +44,7 @@ ALLOWED: dict[str, set[str]] = {
     "wiring": BELOW_CLI | {"attaching"},
     "pin_change": BELOW_CLI | {"attaching"},
     "__init__": {"service"},
-    "http": {
+    "server": {
         "atomic_write",
         "errors",
         "model",
@@ -53,7 +53,7 @@ ALLOWED: dict[str, set[str]] = {
         "config",
         "service",
         "wiring",
-        "http",
+        "server",
     },
     "cli": {
         "atomic_write",
@@ -66,7 +66,7 @@ ALLOWED: dict[str, set[str]] = {
         "wiring",
         "pin_change",
         "wrapping",
-        "http",
+        "server",
         "__init__",
         "cli",
     },
@@ -75,7 +75,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 """A layer, and the layers that it may import. ``__init__`` is the package itself, which offers ``Kms``."""
 
-EXCEPTIONS = {("service/kms.py", "wiring"), ("cli/secrecy.py", "ctypes"), ("http/memory.py", "ctypes")}
+EXCEPTIONS = {("service/kms.py", "wiring"), ("cli/secrecy.py", "ctypes"), ("server/process/memory.py", "ctypes")}
 """``Kms.open`` is where a library user comes in; everything else gets its parts handed. prctl and malloc_trim are in
 ctypes alone."""
 
@@ -88,9 +88,9 @@ OWNERS = {
     "typer": "cli",
     "rich": "cli",
     "jmespath": "cli",
-    "httptools": "http",
-    "uvloop": "http",
-    "prometheus_client": "http",
+    "httptools": "server",
+    "uvloop": "server",
+    "prometheus_client": "server",
     "pyrage": "service",
 }
 """A foreign package, and the one layer that may import it."""

@@ -60,7 +60,7 @@ def serve(
     """
     from hsmkms import wiring  # noqa: PLC0415 - help must not pay for any of this
     from hsmkms.config.settings import ServeSettings, check  # noqa: PLC0415
-    from hsmkms.http import server  # noqa: PLC0415
+    from hsmkms.server import server  # noqa: PLC0415
 
     told = {
         "host": host,
@@ -74,7 +74,7 @@ def serve(
     }
     given = {name: value for name, value in told.items() if value is not None}
     if dev:
-        from hsmkms.http import dev as development  # noqa: PLC0415
+        from hsmkms.server import dev as development  # noqa: PLC0415
 
         development.serve(
             replace(ServeSettings(port=0, workers=1, threads=8, log_requests=False), **given),
