@@ -16,7 +16,7 @@ import pytest
 import typer
 from pages import GUIDE, PAGES, README, ROOT, SHOWN_ONLY
 
-from hsmkms.cli.guide import TOPICS, summary
+from hsmkms.cli.commands.guide import TOPICS, summary
 from hsmkms.cli.main import app
 from hsmkms.model.operations import OPERATIONS
 from hsmkms.rules.iam.absent_keys import ABSENT

@@ -12,7 +12,7 @@ import pyrage
 import pytest
 from cli_site import Site, at_terminal
 
-from hsmkms.cli.foreign_configuration import described, is_loaded
+from hsmkms.cli.commands.foreign_configuration import described, is_loaded
 from hsmkms.config.settings import PinSettings, Settings, TokenSettings
 
 IDENTITY = pyrage.x25519.Identity.generate()

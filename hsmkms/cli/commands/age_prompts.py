@@ -4,7 +4,7 @@ import json
 
 import typer
 
-from hsmkms.cli.questions import at_a_terminal
+from hsmkms.cli.api.confirmations import at_a_terminal
 
 
 class AgePerson:

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, named, outer_options
-from hsmkms.cli.questions import at_a_terminal
-from hsmkms.cli.token import PANEL
+from hsmkms.cli.api.confirmations import at_a_terminal
+from hsmkms.cli.commands.token import PANEL
+from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, named, outer_options
 from hsmkms.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from hsmkms.cli import values
-from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, RegionOption, named, outer_options
+from hsmkms.cli.api import values
+from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, RegionOption, named, outer_options
 
 PANEL: Final = "Users"
 

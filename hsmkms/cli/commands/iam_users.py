@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, outer_options
+from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, outer_options
 from hsmkms.errors import ValidationException
 
 PANEL: Final = "Users"

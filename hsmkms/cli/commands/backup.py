@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, named, outer_options
-from hsmkms.cli.setup import CONFIG_FILE, make_data_folder
+from hsmkms.cli.commands.setup import CONFIG_FILE, make_data_folder
+from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, named, outer_options
 from hsmkms.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def _restored(
 ) -> "Restored":
     """Restore with the operator's configuration; with that of the backup only into a folder that has none."""
     from hsmkms import wiring  # noqa: PLC0415 - see backup
-    from hsmkms.cli.foreign_configuration import accept  # noqa: PLC0415 - see backup
+    from hsmkms.cli.commands.foreign_configuration import accept  # noqa: PLC0415 - see backup
     from hsmkms.config import settings as config  # noqa: PLC0415 - see backup
 
     if data_dir is None:
@@ -151,7 +151,7 @@ def _restored(
 
 def _recipients(words: list[str] | None, file: Path | None, settings: "BackupSettings") -> list["Recipient"]:
     """Those of the options, or else those of the configuration."""
-    from hsmkms.cli.age_person import AgePerson  # noqa: PLC0415 - see backup
+    from hsmkms.cli.commands.age_prompts import AgePerson  # noqa: PLC0415 - see backup
     from hsmkms.service.backup.age_keys import WRITTEN_OUT, read_recipient, read_recipients  # noqa: PLC0415 - see backup
 
     person = AgePerson()
@@ -187,9 +187,9 @@ def _verifying_key(file: Path | None) -> "VerifyingKey | None":
 def _private_keys(file: Path | None) -> "PrivateKeys | None":
     if file is None:
         return None
-    from hsmkms.cli.age_person import AgePerson  # noqa: PLC0415 - see backup
-    from hsmkms.cli.material_files import warn_if_open  # noqa: PLC0415 - see backup
-    from hsmkms.cli.private_keys import pkcs8  # noqa: PLC0415 - see backup
+    from hsmkms.cli.commands.age_prompts import AgePerson  # noqa: PLC0415 - see backup
+    from hsmkms.cli.files.material_files import warn_if_open  # noqa: PLC0415 - see backup
+    from hsmkms.cli.files.private_keys import pkcs8  # noqa: PLC0415 - see backup
     from hsmkms.service.backup.age_keys import identity_of, is_identity_file, read_identities  # noqa: PLC0415 - see backup
 
     with suppress(OSError):

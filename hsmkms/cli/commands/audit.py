@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from hsmkms.cli.invocation import (
-    Common,
-    ConfigOption,
-    OutputOption,
-    QueryOption,
-    StatusError,
-    named,
-    outer_options,
-)
+from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, StatusError, named, outer_options
 from hsmkms.errors import ModuleError, NotFoundException, PinError, TokenError, TokenNotFoundError
 
 if TYPE_CHECKING:

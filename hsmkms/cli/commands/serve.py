@@ -7,7 +7,7 @@ from typing import Annotated, Final
 import typer
 from msgspec.structs import replace
 
-from hsmkms.cli.invocation import Common, ConfigOption, outer_options
+from hsmkms.cli.options import Common, ConfigOption, outer_options
 
 PANEL: Final = "Endpoint"
 

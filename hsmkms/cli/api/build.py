@@ -13,9 +13,11 @@ import msgspec
 import typer
 from msgspec import Struct
 
-from hsmkms.cli import public_key, values
-from hsmkms.cli.commands import COMMANDS, HELP
-from hsmkms.cli.invocation import (
+from hsmkms.cli.api import public_key, values
+from hsmkms.cli.api.confirmations import QUESTIONS, at_a_terminal
+from hsmkms.cli.api.public_key import FormatOption, KeyFormat
+from hsmkms.cli.api.table import COMMANDS, HELP
+from hsmkms.cli.options import (
     AsOption,
     Common,
     ConfigOption,
@@ -25,8 +27,6 @@ from hsmkms.cli.invocation import (
     note,
     outer_options,
 )
-from hsmkms.cli.public_key import FormatOption, KeyFormat
-from hsmkms.cli.questions import QUESTIONS, at_a_terminal
 from hsmkms.model.constraints import required_members
 from hsmkms.model.enums import Operation
 from hsmkms.model.grants import CreateGrantRequest

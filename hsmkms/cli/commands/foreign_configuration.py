@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import typer
 
-from hsmkms.cli.questions import at_a_terminal
+from hsmkms.cli.api.confirmations import at_a_terminal
 from hsmkms.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -5,15 +5,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from hsmkms.cli.invocation import (
-    Common,
-    ConfigOption,
-    OutputOption,
-    QueryOption,
-    RegionOption,
-    named,
-    outer_options,
-)
+from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, RegionOption, named, outer_options
 from hsmkms.cli.output import OutputFormat, default_format
 
 PANEL: Final = "Upkeep"

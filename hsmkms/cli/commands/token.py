@@ -10,17 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from hsmkms.cli import values
-from hsmkms.cli.invocation import (
-    Common,
-    ConfigOption,
-    OutputOption,
-    QueryOption,
-    RegionOption,
-    named,
-    outer_options,
-)
-from hsmkms.cli.setup import PIN_BYTES
+from hsmkms.cli.api import values
+from hsmkms.cli.commands.setup import PIN_BYTES
+from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, RegionOption, named, outer_options
 from hsmkms.errors import PinError
 
 if TYPE_CHECKING:

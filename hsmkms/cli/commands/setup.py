@@ -10,7 +10,7 @@ import msgspec
 import typer
 
 from hsmkms import ownership
-from hsmkms.cli.interrupted_init import (
+from hsmkms.cli.commands.interrupted_init import (
     InitOptions,
     absolute,
     carry_on,
@@ -18,8 +18,8 @@ from hsmkms.cli.interrupted_init import (
     module_environment,
     serial_setting,
 )
-from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, outer_options, runnable
-from hsmkms.cli.private_files import write_private
+from hsmkms.cli.files.private_files import write_private
+from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, outer_options, runnable
 from hsmkms.errors import ConfigurationError, PinError, StoreError
 
 if TYPE_CHECKING:

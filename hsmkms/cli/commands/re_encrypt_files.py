@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from msgspec import Struct
 
-from hsmkms.cli import sealed_files, values
-from hsmkms.cli.commands import CRYPTOGRAPHY
-from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, RegionOption, outer_options
-from hsmkms.cli.progress import progress
-from hsmkms.cli.sealed_files import Base64Form, Content, FileLeftAloneError, Found
+from hsmkms.cli.api import values
+from hsmkms.cli.api.table import CRYPTOGRAPHY
+from hsmkms.cli.files import sealed_files
+from hsmkms.cli.files.progress import progress
+from hsmkms.cli.files.sealed_files import Base64Form, Content, FileLeftAloneError, Found
+from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, RegionOption, outer_options
 from hsmkms.errors import DependencyTimeoutException, HsmKmsError, SetupError, TokenUnavailableError
 
 if TYPE_CHECKING:
@@ -242,7 +243,7 @@ def _recognise(content: Content) -> "tuple[bytes, Base64Form | None, BackingKey]
 
 
 def _failed(error: Exception, needs: "BackingKey | None" = None) -> Outcome:
-    from hsmkms.cli.main import describe  # noqa: PLC0415 - main imports this module
+    from hsmkms.cli.errors import describe  # noqa: PLC0415 - main imports this module
 
     if isinstance(error, HsmKmsError):
         code, _, sentence = describe(error).partition(": ")

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Final, NamedTuple, TypeVar
 import typer
 
 from hsmkms import ownership
-from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, outer_options
-from hsmkms.cli.questions import at_a_terminal
-from hsmkms.cli.repair import PANEL
+from hsmkms.cli.api.confirmations import at_a_terminal
+from hsmkms.cli.commands.repair import PANEL
+from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, outer_options
 from hsmkms.errors import BindingError, CloneError, ConfigurationError, HsmKmsError, StoreError
 
 if TYPE_CHECKING:
@@ -312,7 +312,7 @@ def _files(patient: Patient) -> Verdict:
 
 def _all_files(folder: Path) -> Iterator[Path]:
     """Every file in a folder and below; the configuration may be read by others, as it holds no secret."""
-    from hsmkms.cli.setup import CONFIG_FILE  # noqa: PLC0415 - of this check alone
+    from hsmkms.cli.commands.setup import CONFIG_FILE  # noqa: PLC0415 - of this check alone
 
     for place, _, names in os.walk(folder):
         yield from (Path(place, name) for name in names if name != CONFIG_FILE)

@@ -5,15 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from hsmkms.cli.invocation import (
-    Common,
-    ConfigOption,
-    OutputOption,
-    QueryOption,
-    RegionOption,
-    named,
-    outer_options,
-)
+from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, RegionOption, named, outer_options
 from hsmkms.errors import HsmKmsError
 
 if TYPE_CHECKING:

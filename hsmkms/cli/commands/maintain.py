@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 import typer
 
-from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, named, outer_options
+from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, named, outer_options
 
 PANEL: Final = "Upkeep"
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from msgspec import Struct
 
-from hsmkms.cli import material_files, values
-from hsmkms.cli.commands import IMPORT
-from hsmkms.cli.invocation import Common, ConfigOption, OutputOption, QueryOption, RegionOption, outer_options
-from hsmkms.cli.material_files import SYMMETRIC_BYTES
+from hsmkms.cli.api import values
+from hsmkms.cli.api.table import IMPORT
+from hsmkms.cli.files import material_files
+from hsmkms.cli.files.material_files import SYMMETRIC_BYTES
+from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, RegionOption, outer_options
 from hsmkms.errors import HsmKmsError, UnsupportedOperationException
 from hsmkms.model.enums import ExpirationModel, KeySpec, Origin, WrappingKeySpec
 from hsmkms.model.importing import GetParametersForImportRequest, ImportKeyMaterialRequest
@@ -141,7 +142,7 @@ def wrap_key_material(
     Example: hsmkms wrap-key-material key.bin --public-key public.der --wrapping-algorithm RSAES_OAEP_SHA_1 --out w.bin
     """
     from hsmkms import wrapping  # noqa: PLC0415 - help must not pay for the cryptography
-    from hsmkms.cli import private_keys  # noqa: PLC0415 - see above
+    from hsmkms.cli.files import private_keys  # noqa: PLC0415 - see above
 
     public = wrapping.read_public_key(material_files.read("--public-key", public_key))
     with material_files.material(file) as material:
@@ -171,7 +172,7 @@ def _checked(key: KeyMetadata, file: str, material: bytearray) -> Iterator[bytea
         )
     length = LENGTHS.get(KeySpec(key.key_spec))
     if length is None:
-        from hsmkms.cli import private_keys  # noqa: PLC0415 - see wrap_key_material
+        from hsmkms.cli.files import private_keys  # noqa: PLC0415 - see wrap_key_material
 
         with private_keys.pkcs8(file, material) as private:
             yield private

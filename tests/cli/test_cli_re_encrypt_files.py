@@ -17,7 +17,7 @@ import pytest
 from cli_site import BIN, SECONDS, Result, Site, at_terminal
 from msgspec import Struct
 
-from hsmkms.cli.bulk import Kind
+from hsmkms.cli.commands.re_encrypt_files import Kind
 
 PLAINTEXT = "aGVsbG8="
 LEFTOVER = ".hsmkms-re-encrypt-0123456789abcdef0123456789abcdef.tmp"

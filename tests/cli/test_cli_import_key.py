@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import generate_private_key as
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from hsmkms.cli import material_files
+from hsmkms.cli.files import material_files
 from hsmkms.errors import ValidationException
 
 ON_DEVICE = ["RSAES_OAEP_SHA_1", "RSA_AES_KEY_WRAP_SHA_1"]

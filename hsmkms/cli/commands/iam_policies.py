@@ -7,16 +7,8 @@ from typing import Annotated, Any, Final
 import typer
 from msgspec import Struct
 
-from hsmkms.cli import values
-from hsmkms.cli.invocation import (
-    Common,
-    ConfigOption,
-    OutputOption,
-    QueryOption,
-    RegionOption,
-    note,
-    outer_options,
-)
+from hsmkms.cli.api import values
+from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, RegionOption, note, outer_options
 from hsmkms.errors import NotFoundException
 
 PANEL: Final = "Users"
