@@ -14,8 +14,8 @@ from hsmkms.cli.output import OutputFormat, Plain, check_query, default_format, 
 from hsmkms.errors import HsmKmsError
 
 if TYPE_CHECKING:
+    from hsmkms.kms import Kms
     from hsmkms.model.caller import Caller
-    from hsmkms.service.kms import Kms
 
 COMMON: Final = "Common options"
 
@@ -84,7 +84,7 @@ class Common(Struct, kw_only=True):
 
     def open(self) -> "Kms":
         """Open the installation."""
-        from hsmkms.service.kms import Kms  # noqa: PLC0415 - help must not pay for the database and the token
+        from hsmkms.kms import Kms  # noqa: PLC0415 - help must not pay for the database and the token
 
         return Kms.open(self.config)
 

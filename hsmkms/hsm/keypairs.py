@@ -40,9 +40,9 @@ from hsmkms.hsm.objects.objects import attest, differences, find, handle_of
 from hsmkms.hsm.session.connection import Connection, DeviceSettings
 from hsmkms.hsm.session.login import PinReader
 from hsmkms.hsm.session.module import Module
+from hsmkms.key_wrapping import oaep_encrypt
 from hsmkms.model.enums import EncryptionAlgorithm, KeySpec, KeyUsage, MacAlgorithm, SigningAlgorithm
 from hsmkms.model.permit import Permit
-from hsmkms.wrapping import oaep_encrypt
 
 NO_PUBLIC_HALF: Final = "the public half of the key pair is not on the token: check the token with `hsmkms attest`"
 FOREIGN_PUBLIC_HALF: Final = "the public half on the token is not that of the private half: somebody has replaced it"

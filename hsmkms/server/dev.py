@@ -21,7 +21,6 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from hsmkms import wiring
 from hsmkms.config import settings as config
 from hsmkms.config import template as config_template
 from hsmkms.config.settings import (
@@ -36,6 +35,7 @@ from hsmkms.config.settings import (
 from hsmkms.errors import ConfigurationError, HsmKmsError
 from hsmkms.server import server
 from hsmkms.server.aws.quota import DEFAULT_RATES
+from hsmkms.wiring import core as wiring
 
 DEFAULT_ACCOUNT: Final = "000000000000"
 DEFAULT_REGION: Final = "us-east-1"
@@ -126,7 +126,7 @@ def _prepare(folder: Path, account: str, wanted: ServeSettings) -> tuple[Setting
 
 
 def _make(folder: Path, account: str, wanted: ServeSettings, answer: Connection) -> None:
-    from hsmkms.service.kms import Kms  # noqa: PLC0415 - in the child only
+    from hsmkms.kms import Kms  # noqa: PLC0415 - in the child only
 
     try:
         settings = _settings(folder, account, wanted)

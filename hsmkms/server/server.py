@@ -23,7 +23,6 @@ from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any, Final
 
-from hsmkms import wiring
 from hsmkms.config import settings as config
 from hsmkms.config.settings import Secret, ServeSettings, Settings
 from hsmkms.errors import ConfigurationError, HsmKmsError, SetupError, TokenNotFoundError, TokenUnavailableError
@@ -31,6 +30,7 @@ from hsmkms.server.heartbeat import Pulse
 from hsmkms.server.process import systemd
 from hsmkms.server.process.supervisor import SIGNALS, START_AWAY, START_REFUSED, Inherited, Lives, Workers
 from hsmkms.server.unavailable_app import FAULT_FILE
+from hsmkms.wiring import core as wiring
 
 Reread = Callable[[], Settings]
 
@@ -134,7 +134,7 @@ def _open(
     settings: Settings, pin: Secret | None, reread: Reread | None, first: Pulse, pulse: Pulse, *, proving: bool = False
 ) -> Any:  # noqa: ANN401 - Kms, imported in the process that needs it
     """Open the installation. ``first`` beats once the PIN is proven, which this process does if it is ``proving``."""
-    from hsmkms.service.kms import Kms  # noqa: PLC0415 - not in the parent: it must not load the module
+    from hsmkms.kms import Kms  # noqa: PLC0415 - not in the parent: it must not load the module
 
     turn = _at_once if proving else partial(_wait_for_first, first, pulse)
     try:

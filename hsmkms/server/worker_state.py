@@ -10,6 +10,7 @@ from typing import Final
 
 from hsmkms.config.settings import ServeSettings
 from hsmkms.errors import HsmKmsError
+from hsmkms.kms import Kms
 from hsmkms.server.aws.endpoint import Endpoint
 from hsmkms.server.aws.quota import DEFAULT_RATES, Quota
 from hsmkms.server.heartbeat import Pulse
@@ -18,7 +19,6 @@ from hsmkms.server.monitoring.logs import RequestLog
 from hsmkms.server.monitoring.metrics import Metrics
 from hsmkms.server.monitoring.request_observer import Observer
 from hsmkms.server.monitoring.worker_counts import PUBLISH_SECONDS, Board, Snapshot, Sweeps
-from hsmkms.service.kms import Kms
 from hsmkms.service.operator.monitoring import StepOutcome
 
 log = logging.getLogger("hsmkms.http")

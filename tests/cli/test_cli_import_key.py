@@ -471,7 +471,7 @@ def test_needs_nothing_of_an_installation(bare: Site, public: Path) -> None:
     code = (
         "import atexit, sys\n"
         "atexit.register(lambda: print([each for each in sys.modules if each in "
-        "('sqlalchemy', 'pkcs11', 'alembic', 'hsmkms.config.settings', 'hsmkms.wiring')], file=sys.stderr))\n"
+        "('sqlalchemy', 'pkcs11', 'alembic', 'hsmkms.config.settings', 'hsmkms.wiring.core')], file=sys.stderr))\n"
         "from hsmkms.cli.main import main\n"
         f"sys.argv = ['hsmkms', 'wrap-key-material', {str(file)!r}, '--public-key', {str(public)!r},"
         " '--wrapping-algorithm', 'RSAES_OAEP_SHA_1']\n"

@@ -16,13 +16,13 @@ import pytest
 from msgspec import Struct
 from raw_client import call, exchange, raw
 
+from hsmkms.call_stats import BOUNDS, Tally
 from hsmkms.errors import HsmKmsError, TokenUnavailableError
 from hsmkms.server.monitoring import worker_counts
 from hsmkms.server.monitoring.health import Health
 from hsmkms.server.monitoring.logs import MAX_TEXT, RequestLine, RequestLog
 from hsmkms.server.monitoring.worker_counts import Snapshot, Sweeps
 from hsmkms.service.operator.monitoring import Alarms, PoolUse
-from hsmkms.tally import BOUNDS, Tally
 from hsmkms.testing import Endpoint
 
 MAKE = Path(__file__).parent / "programs" / "make_monitored.py"

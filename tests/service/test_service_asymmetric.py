@@ -25,6 +25,7 @@ from hsmkms.errors import (
     UnsupportedOperationException,
     ValidationException,
 )
+from hsmkms.kms import Kms
 from hsmkms.model.aliases import UpdateAliasRequest
 from hsmkms.model.asymmetric import (
     DecapsulateRequest,
@@ -56,7 +57,6 @@ from hsmkms.model.rotation import (
 from hsmkms.model.shapes import Recipient
 from hsmkms.rules.iam import policies
 from hsmkms.service.keys import creation
-from hsmkms.service.kms import Kms
 
 MESSAGE = b"The engine is yours."
 RECIPIENT = Recipient(key_encryption_algorithm="RSAES_OAEP_SHA_256", attestation_document=b"document")

@@ -14,6 +14,7 @@ from test_service_crash import cka_id_of
 
 from hsmkms.config.settings import AuditSettings
 from hsmkms.errors import StoreError
+from hsmkms.kms import Kms
 from hsmkms.model.asymmetric import GenerateMacRequest
 from hsmkms.model.audit import Fault, LaneSeal, Seal
 from hsmkms.model.enums import KeySpec, KeyUsage
@@ -22,7 +23,6 @@ from hsmkms.rules.audit import chain as audit_chain
 from hsmkms.rules.audit import seal as audit_seal
 from hsmkms.rules.audit.chain import genesis
 from hsmkms.service.audit.verification import Verdict
-from hsmkms.service.kms import Kms
 from hsmkms.store import audit_files
 
 Lines = list[bytes]

@@ -31,7 +31,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from lifecycle import new_imported_key
 from service_sites import NewSite, Site, new_key, seal, unseal
 
-from hsmkms import wiring
 from hsmkms.config import settings as config
 from hsmkms.config.settings import Settings
 from hsmkms.errors import BindingError, ConfigurationError, StoreError
@@ -42,6 +41,7 @@ from hsmkms.service.backup import signature as backup_signature
 from hsmkms.service.backup.restore import Order, Restored
 from hsmkms.service.backup.signature import SigningKey
 from hsmkms.service.backup.unsealing import Unsealed
+from hsmkms.wiring import core as wiring
 
 OURS = ("meta.db", "log.db", "audit")
 UNPROVEN = "Nothing was restored: whoever could write"

@@ -46,6 +46,7 @@ from hsmkms.errors import (
 from hsmkms.hsm.device import Device
 from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY
 from hsmkms.hsm.objects.objects import generate
+from hsmkms.kms import Kms
 from hsmkms.model.aliases import CreateAliasRequest, DeleteAliasRequest, ListAliasesRequest, UpdateAliasRequest
 from hsmkms.model.crypto import (
     GenerateDataKeyRequest,
@@ -60,7 +61,6 @@ from hsmkms.model.tags import ListResourceTagsRequest, TagResourceRequest, Untag
 from hsmkms.rules import blob
 from hsmkms.rules.material import object_label
 from hsmkms.service.keys import destruction
-from hsmkms.service.kms import Kms
 from hsmkms.service.operations import deletion
 from hsmkms.service.operator.reconcile import Kind
 from hsmkms.store import keys

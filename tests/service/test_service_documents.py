@@ -19,11 +19,11 @@ from hsmkms.errors import (
     NotFoundException,
     ValidationException,
 )
+from hsmkms.kms import Kms
 from hsmkms.model import deletion, grants, keys, policies
 from hsmkms.model.caller import Caller
 from hsmkms.model.grants import GrantConstraints
 from hsmkms.model.ids import root_arn, user_arn
-from hsmkms.service.kms import Kms
 
 ROOT = root_arn(ACCOUNT)
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/aws-service-role/autoscaling.amazonaws.com/AWSServiceRoleForAutoScaling"

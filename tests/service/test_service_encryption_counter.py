@@ -7,8 +7,8 @@ from lifecycle import described, new_imported_key
 from service_sites import Site, finish, new_key, seal, start, unseal
 
 from hsmkms.errors import LimitExceededException
+from hsmkms.kms import Kms
 from hsmkms.model.crypto import GenerateDataKeyRequest, ReEncryptRequest
-from hsmkms.service.kms import Kms
 from hsmkms.service.runtime.encryption_counter import LeaseBook
 from hsmkms.store import leases
 from hsmkms.store.engine import Store

@@ -9,13 +9,14 @@ from service_sites import NewSite, new_key, run, seal, unseal
 from swapping import TokenFolder
 from test_service_several_tokens import STEPS, Scene, migrate, opened, with_second
 
-from hsmkms import attaching, wiring
 from hsmkms.config import settings as config
 from hsmkms.config.settings import Settings
 from hsmkms.errors import ConfigurationError, ObjectLostError, TokenUnavailableError
+from hsmkms.kms import Kms
 from hsmkms.service.keys import installation_keys
-from hsmkms.service.kms import Kms
 from hsmkms.store import audit_files, schema
+from hsmkms.wiring import core as wiring
+from hsmkms.wiring import tokens as token_wiring
 
 
 @pytest.fixture
@@ -110,7 +111,7 @@ def test_clone_without_the_newest_keys(new_site: NewSite) -> None:
         kms.operator.credentials.create_user("alice")
         lost = kms.operator.credentials.create_access_key("alice").access_key_id
     shutil.rmtree(second_token.token_folder(settings.token))
-    device = attaching.open_device(settings, clone)
+    device = token_wiring.open_device(settings, clone)
     with Kms(wiring.core_of(settings, accepting=clone)) as kms:
         kms.operator.accept_clone(kms.operator.find_clone(device))
         device.close()
@@ -165,7 +166,7 @@ def test_clone_from_before_a_rotation(new_site: NewSite) -> None:
     with opened(settings) as kms:
         rotated(kms)
     shutil.rmtree(second_token.token_folder(settings.token))
-    device = attaching.open_device(settings, clone)
+    device = token_wiring.open_device(settings, clone)
     with Kms(wiring.core_of(settings, accepting=clone)) as kms:
         found = kms.operator.find_clone(device)
         assert set(found.lost_purposes) == {"audit-seal", "secrets", "backup"}

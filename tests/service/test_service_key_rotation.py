@@ -14,6 +14,7 @@ from test_service_crash import cka_id_of
 
 from hsmkms.errors import ConflictException, InvalidGrantTokenException, KMSInternalException, StoreError
 from hsmkms.hsm.device import Device
+from hsmkms.kms import Kms
 from hsmkms.model.asymmetric import GenerateMacRequest
 from hsmkms.model.enums import KeySpec, KeyUsage, Operation
 from hsmkms.model.grants import CreateGrantRequest
@@ -21,7 +22,6 @@ from hsmkms.model.importing import ImportKeyMaterialRequest
 from hsmkms.model.keys import CreateKeyRequest
 from hsmkms.service import grant_tokens
 from hsmkms.service.keys.installation_keys import macs, versions
-from hsmkms.service.kms import Kms
 from hsmkms.service.operator import key_rotation
 from hsmkms.service.operator.credentials import NewAccessKey
 from hsmkms.service.operator.key_rotation import PURPOSES, Outcome

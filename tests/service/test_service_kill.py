@@ -24,10 +24,10 @@ from msgspec import Struct
 from service_sites import START, NewSite, Site, StoppedClock, new_alias, new_key, run, seal, unseal
 
 from hsmkms.errors import AccessDeniedException, NotFoundException
+from hsmkms.kms import Kms
 from hsmkms.model.enums import WrappingAlgorithm, WrappingKeySpec
 from hsmkms.model.importing import GetParametersForImportRequest
 from hsmkms.model.wire import to_wire
-from hsmkms.service.kms import Kms
 from hsmkms.service.operator.reconcile import Kind, Mended
 from hsmkms.service.operator.sweeper import StepKind
 

@@ -12,6 +12,7 @@ from service_sites import REGION, START, Site, StoppedClock, new_alias, new_key,
 from sqlalchemy import update
 
 from hsmkms.errors import HsmKmsError, NotFoundException, StoreError
+from hsmkms.kms import Kms
 from hsmkms.model.caller import Caller
 from hsmkms.model.crypto import (
     DecryptRequest,
@@ -21,7 +22,6 @@ from hsmkms.model.crypto import (
     ReEncryptRequest,
 )
 from hsmkms.model.deletion import GetKeyLastUsageRequest, GetKeyLastUsageResponse, KeyLastUsage
-from hsmkms.service.kms import Kms
 from hsmkms.store import usage
 from hsmkms.store.schema import use_tracking
 

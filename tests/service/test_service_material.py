@@ -37,6 +37,7 @@ from hsmkms.errors import (
     UnsupportedOperationException,
     ValidationException,
 )
+from hsmkms.kms import Kms
 from hsmkms.model.caller import Caller
 from hsmkms.model.enums import ExpirationModel, KeyState, MaterialState, WrappingAlgorithm
 from hsmkms.model.importing import (
@@ -45,7 +46,6 @@ from hsmkms.model.importing import (
     ImportKeyMaterialRequest,
 )
 from hsmkms.rules import importing as rules
-from hsmkms.service.kms import Kms
 from hsmkms.service.operator.sweeper import StepKind, StepOutcome
 from hsmkms.store.materials import wrapping_keys
 

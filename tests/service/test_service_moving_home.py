@@ -9,11 +9,11 @@ from test_service_several_tokens import opened, settle, token_of, with_second
 
 from hsmkms.config.settings import Settings
 from hsmkms.errors import ExpiredImportTokenException
+from hsmkms.kms import Kms
 from hsmkms.model.enums import RotationType
 from hsmkms.model.permit import OperatorAct
 from hsmkms.service.keys import installation_keys
 from hsmkms.service.keys import rotate as rotating
-from hsmkms.service.kms import Kms
 from hsmkms.store import rotation
 
 

@@ -21,11 +21,11 @@ from hsmkms.errors import (
     UnsupportedOperationException,
     ValidationException,
 )
+from hsmkms.kms import Kms
 from hsmkms.model.enums import KeyState
 from hsmkms.model.shapes import Tag
 from hsmkms.rules import budget
 from hsmkms.rules.posture import Posture
-from hsmkms.service.kms import Kms
 from hsmkms.service.operator.sweeper import StepKind, StepOutcome
 from hsmkms.store import leases
 

@@ -18,7 +18,7 @@ from hsmkms.errors import (
     UnsupportedOperationException,
     ValidationException,
 )
-from hsmkms.service.kms import Kms
+from hsmkms.kms import Kms
 from hsmkms.service.operator.sweeper import StepKind, StepOutcome
 
 SECOND = bytes(range(100, 132))

@@ -37,11 +37,11 @@ from hsmkms.errors import (
     UnsupportedOperationException,
     ValidationException,
 )
+from hsmkms.kms import Kms
 from hsmkms.model.enums import IncludeKeyMaterial, KeySpec, KeyUsage, Operation, RotationType
 from hsmkms.model.rotation import ListKeyRotationsRequest, RotateKeyOnDemandRequest
 from hsmkms.rules import paging, rotation
 from hsmkms.service.keys import creation
-from hsmkms.service.kms import Kms
 
 SECOND = timedelta(seconds=1)
 UNKNOWN = "12345678-1234-4123-8123-123456789012"

@@ -7,10 +7,10 @@ from msgspec import Struct
 from service_sites import Site, new_key, seal
 
 from hsmkms.errors import HsmKmsError, InvalidCiphertextException, NotFoundException
+from hsmkms.kms import Kms
 from hsmkms.model.crypto import DecryptRequest
 from hsmkms.model.enums import Operation
 from hsmkms.model.rotation import RotateKeyOnDemandRequest
-from hsmkms.service.kms import Kms
 from hsmkms.service.operator.re_encryption import LONGEST, BackingKey, Moved, Mover, Survey, recognise
 from hsmkms.service.pipeline import Call
 

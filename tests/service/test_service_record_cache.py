@@ -7,10 +7,10 @@ import pytest
 from service_sites import REGION, Site, new_alias, new_key, run, seal, store_beside, unseal
 
 from hsmkms.errors import DisabledException, NotFoundException, StoreError
+from hsmkms.kms import Kms
 from hsmkms.model.aliases import DeleteAliasRequest, UpdateAliasRequest
 from hsmkms.model.enums import KeyState
 from hsmkms.model.keys import DescribeKeyRequest, DisableKeyRequest, EnableKeyRequest
-from hsmkms.service.kms import Kms
 from hsmkms.service.runtime import record_cache as caches
 from hsmkms.store import aliases, changes, keys, proven_keys
 from hsmkms.store.engine import Store

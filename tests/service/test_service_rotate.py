@@ -44,10 +44,10 @@ from hsmkms.errors import (
     TokenNotFoundError,
     TokenUnavailableError,
 )
+from hsmkms.kms import Kms
 from hsmkms.model.enums import RotationType
 from hsmkms.model.permit import Permit
 from hsmkms.service.keys import rotate as rotating
-from hsmkms.service.kms import Kms
 from hsmkms.service.operator.reconcile import Kind, Mended
 from hsmkms.store import rotation
 

@@ -36,6 +36,7 @@ from hsmkms.errors import (
     LimitExceededException,
     ValidationException,
 )
+from hsmkms.kms import Kms
 from hsmkms.model.crypto import (
     GenerateDataKeyRequest,
     GenerateDataKeyWithoutPlaintextRequest,
@@ -45,7 +46,6 @@ from hsmkms.model.enums import RotationType
 from hsmkms.model.keys import ListKeysRequest
 from hsmkms.model.shapes import Tag
 from hsmkms.model.tags import ListResourceTagsRequest
-from hsmkms.service.kms import Kms
 
 SECOND = timedelta(seconds=1)
 

@@ -10,6 +10,7 @@ from msgspec import Struct
 from service_sites import REGION, NewFolder, Site, new_alias, new_key, seal, unseal
 
 from hsmkms.errors import KMSInternalException, StoreError
+from hsmkms.kms import Kms
 from hsmkms.model.enums import Operation, Origin, WrappingAlgorithm, WrappingKeySpec
 from hsmkms.model.grants import CreateGrantRequest, RevokeGrantRequest
 from hsmkms.model.importing import GetParametersForImportRequest
@@ -17,7 +18,6 @@ from hsmkms.model.keys import CreateKeyRequest, DescribeKeyRequest, DisableKeyRe
 from hsmkms.model.rotation import EnableKeyRotationRequest
 from hsmkms.model.tags import Tag, TagResourceRequest
 from hsmkms.service.audit import reading as audit_reading
-from hsmkms.service.kms import Kms
 from hsmkms.store import keys, schema, sealed_rows
 from hsmkms.store.engine import Store
 

@@ -39,9 +39,9 @@ from service_sites import START, Site, StoppedClock, finish, new_key, run, seal,
 
 from hsmkms.errors import NotFoundException, TokenFullError
 from hsmkms.hsm.device import Device
+from hsmkms.kms import Kms
 from hsmkms.model.permit import Permit
 from hsmkms.rules.budget import ROTATE_AT
-from hsmkms.service.kms import Kms
 from hsmkms.service.operator.sweeper import TURN
 from hsmkms.store import leases, sweeper
 

@@ -13,8 +13,8 @@ from hsmkms.model.enums import MultiRegionKeyType, Operation
 from hsmkms.model.keys import DescribeKeyRequest, KeyMetadata
 
 if TYPE_CHECKING:
+    from hsmkms.kms import Kms
     from hsmkms.model.caller import Caller
-    from hsmkms.service.kms import Kms
 
 Question = Callable[["Kms", Any, "Caller | None"], None]
 """Asks about a request; raises ``typer.Abort`` if the answer is no."""

@@ -151,7 +151,7 @@ def _shown(verdict: "Verdict") -> dict[str, object]:
 
 
 def _folder(common: Common) -> Path:
-    from hsmkms import wiring  # noqa: PLC0415 - see tail
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see tail
 
     return wiring.audit_folder(wiring.load_settings(common.config))
 

@@ -57,7 +57,7 @@ def backup(
 
     Example: hsmkms backup /mnt/backup/2026-01-02.age --public-key operator.txt
     """
-    from hsmkms import wiring  # noqa: PLC0415 - help must not pay for the database and the token
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - help must not pay for the database and the token
 
     common = Common(config=config, output=output, query=query).over(outer_options(context))
     found = wiring.configuration_file(common.config)
@@ -132,9 +132,9 @@ def _restored(
     explicit: Path | None, data_dir: Path | None, file: Path, order: "Order", accepted: str | None
 ) -> "Restored":
     """Restore with the operator's configuration; with that of the backup only into a folder that has none."""
-    from hsmkms import wiring  # noqa: PLC0415 - see backup
     from hsmkms.cli.commands.foreign_configuration import accept  # noqa: PLC0415 - see backup
     from hsmkms.config import settings as config  # noqa: PLC0415 - see backup
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see backup
 
     if data_dir is None:
         return wiring.restore(wiring.load_settings(explicit), file, order)

@@ -22,7 +22,7 @@ from hsmkms.errors import BindingError, CloneError, ConfigurationError, HsmKmsEr
 
 if TYPE_CHECKING:
     from hsmkms.config.settings import Settings
-    from hsmkms.service.kms import Kms
+    from hsmkms.kms import Kms
 
 Kept = TypeVar("Kept")
 
@@ -67,7 +67,8 @@ class Patient:
     @property
     def kms(self) -> "Kms":
         """The open installation; where it cannot be opened, the same error each time it is asked for."""
-        from hsmkms import Kms, wiring  # noqa: PLC0415 - help must not pay for the database and the token
+        from hsmkms import Kms  # noqa: PLC0415 - help must not pay for the database and the token
+        from hsmkms.wiring import core as wiring  # noqa: PLC0415 - help must not pay for the database and the token
 
         if self._fault is not None:
             raise self._fault
@@ -107,15 +108,16 @@ def doctor(
 
     Example: hsmkms doctor
     """
-    from hsmkms import attaching, wiring  # noqa: PLC0415 - see Patient
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see Patient
+    from hsmkms.wiring import tokens as token_wiring  # noqa: PLC0415 - see Patient
 
     common = Common(config=config, output=output, query=query).over(outer_options(context))
     settings = wiring.load_settings(common.config)
     if (yes and not retry_pin) or (token is not None and not yes):
         raise typer.BadParameter("--yes goes with --retry-pin, and --token with --yes")
     if retry_pin:
-        insisted = attaching.named_token(settings, token) if yes else None
-        attaching.retry_pin(settings, insisted=insisted, confirm=_confirm if at_a_terminal() else attaching.never)
+        insisted = token_wiring.named_token(settings, token) if yes else None
+        token_wiring.retry_pin(settings, insisted=insisted, confirm=_confirm if at_a_terminal() else token_wiring.never)
     with ExitStack() as exits:
         patient = Patient(settings, exits)
         checks = UNFINISHED if _is_unfinished(settings, retried=retry_pin) else CHECKS
@@ -149,7 +151,7 @@ def _warning(detail: str) -> Verdict:
 
 
 def _databases(patient: Patient) -> Verdict:
-    from hsmkms import wiring  # noqa: PLC0415 - see Patient
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see Patient
 
     revisions = wiring.database_revisions(patient.settings)
     wiring.check_databases(patient.settings)
@@ -157,23 +159,24 @@ def _databases(patient: Patient) -> Verdict:
 
 
 def _pin(patient: Patient) -> Verdict:
-    from hsmkms import attaching, pin_change  # noqa: PLC0415 - see Patient
+    from hsmkms.wiring import pin_change  # noqa: PLC0415 - see Patient
+    from hsmkms.wiring import tokens as token_wiring  # noqa: PLC0415 - see Patient
 
     for each in patient.settings.tokens:
         draft = pin_change.interrupted(each)
         if draft is not None:
             raise ConfigurationError(f"a change of the PIN was interrupted ({draft} is left): run `hsmkms change-pin`")
-    if any(attaching.wrong_pins_given(patient.settings, each) for each in patient.settings.tokens):
+    if any(token_wiring.wrong_pins_given(patient.settings, each) for each in patient.settings.tokens):
         return _warning("somebody gave the token a wrong PIN since the last login: find out who, before it locks")
     return _ok("no wrong PIN since the last login")
 
 
 def _token(patient: Patient) -> Verdict:
-    from hsmkms import attaching  # noqa: PLC0415 - see Patient
+    from hsmkms.wiring import tokens as token_wiring  # noqa: PLC0415 - see Patient
 
     told = []
     for each in patient.settings.tokens:
-        profile = patient.kept(closing(attaching.open_device(patient.settings, each))).profile
+        profile = patient.kept(closing(token_wiring.open_device(patient.settings, each))).profile
         told.append(f"{profile.label} ({profile.model}, serial {profile.serial})")
     return _ok(f"{'; '.join(told)} took the PIN and passed the probe")
 
@@ -209,10 +212,10 @@ def _whole(patient: Patient) -> Verdict:
 
 def _clone(patient: Patient) -> str | None:
     """What is to be said of a token of the configuration that is a clone of one of the installation's."""
-    from hsmkms import attaching  # noqa: PLC0415 - see Patient
+    from hsmkms.wiring import tokens as token_wiring  # noqa: PLC0415 - see Patient
 
     for each in patient.settings.further_tokens and patient.settings.tokens:
-        with closing(attaching.open_device(patient.settings, each)) as device:
+        with closing(token_wiring.open_device(patient.settings, each)) as device:
             try:
                 patient.kms.operator.check_target(device)
             except CloneError as exc:
@@ -351,7 +354,7 @@ def _certificate(patient: Patient) -> Verdict:
 
 def _is_unfinished(settings: "Settings", *, retried: bool) -> bool:
     """True if init has not bound the databases to the token, or has made none, since the token had refused its PIN."""
-    from hsmkms import wiring  # noqa: PLC0415 - see Patient
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see Patient
 
     traces = [each for each in ("meta.db", "log.db", "audit") if (settings.data_dir / each).exists()]
     try:

@@ -22,8 +22,8 @@ from hsmkms.model.shapes import KeyId, KeyMaterialId, Shape, WrappingAlgorithmWo
 from hsmkms.model.wire import to_wire
 
 if TYPE_CHECKING:
+    from hsmkms.kms import Kms
     from hsmkms.model.caller import Caller
-    from hsmkms.service.kms import Kms
 
 LENGTHS: Final = {
     KeySpec.SYMMETRIC_DEFAULT: SYMMETRIC_BYTES,
@@ -141,21 +141,21 @@ def wrap_key_material(
 
     Example: hsmkms wrap-key-material key.bin --public-key public.der --wrapping-algorithm RSAES_OAEP_SHA_1 --out w.bin
     """
-    from hsmkms import wrapping  # noqa: PLC0415 - help must not pay for the cryptography
+    from hsmkms import key_wrapping  # noqa: PLC0415 - help must not pay for the cryptography
     from hsmkms.cli.files import private_keys  # noqa: PLC0415 - see above
 
-    public = wrapping.read_public_key(material_files.read("--public-key", public_key))
+    public = key_wrapping.read_public_key(material_files.read("--public-key", public_key))
     with material_files.material(file) as material:
         if private_keys.is_pem(material):
             with private_keys.pkcs8(file, material) as private:
-                wrapped = wrapping.wrap(public, wrapping_algorithm, private)
+                wrapped = key_wrapping.wrap(public, wrapping_algorithm, private)
         else:
             if not any_length:
                 material_files.check_length(
                     file, material, SYMMETRIC_BYTES, "If it is no symmetric key, say --any-length."
                 )
             material_files.warn_of_text(file, material)
-            wrapped = wrapping.wrap(public, wrapping_algorithm, material)
+            wrapped = key_wrapping.wrap(public, wrapping_algorithm, material)
     if out is None:
         print(base64.b64encode(wrapped).decode())
     else:
@@ -184,15 +184,15 @@ def _checked(key: KeyMetadata, file: str, material: bytearray) -> Iterator[bytea
 
 def _bring_in(kms: "Kms", caller: "Caller | None", key: KeyMetadata, material: bytearray, wishes: Wishes) -> Imported:
     """GetParametersForImport, wrapping, ImportKeyMaterial. The wrapping key goes, whatever comes of it."""
-    from hsmkms import wrapping  # noqa: PLC0415 - see wrap_key_material
+    from hsmkms import key_wrapping  # noqa: PLC0415 - see wrap_key_material
 
     arn, algorithm = key.arn, wishes.algorithm or _strongest(kms, KeySpec(key.key_spec))
     parameters = kms.get_parameters_for_import(
         GetParametersForImportRequest(key_id=arn, wrapping_algorithm=algorithm, wrapping_key_spec=wishes.spec), caller
     )
     try:
-        public = wrapping.read_public_key(parameters.public_key)
-        wrapped = wrapping.wrap(public, algorithm, material)
+        public = key_wrapping.read_public_key(parameters.public_key)
+        wrapped = key_wrapping.wrap(public, algorithm, material)
         answer = kms.import_key_material(_request(arn, parameters.import_token, wrapped, wishes), caller)
     finally:
         # Its 24 hours end it otherwise; what the import said matters more.

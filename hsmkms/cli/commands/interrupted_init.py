@@ -93,8 +93,8 @@ def _wanted(settings: "Settings", options: InitOptions, folder: Path) -> "Settin
 
 
 def _wanted_token(token: "TokenSettings", options: InitOptions) -> "TokenSettings":
-    from hsmkms import wiring  # noqa: PLC0415 - see carry_on
     from hsmkms.config import settings as config  # noqa: PLC0415 - see carry_on
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see carry_on
 
     wanted = replace(
         token,
@@ -132,7 +132,7 @@ def _check_own_token(token: "TokenSettings", options: InitOptions, folder: Path)
 
 def _check_begun(settings: "Settings", wanted: "Settings", folder: Path) -> None:
     """Refuse by name what the database has begun with already."""
-    from hsmkms import wiring  # noqa: PLC0415 - see carry_on
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see carry_on
 
     account, serial = wiring.begun_with(settings)
     if account is not None and wanted.account_id != account:

@@ -40,7 +40,8 @@ def maintain(
 
     Example: hsmkms maintain --dry-run
     """
-    from hsmkms import Kms, wiring  # noqa: PLC0415 - help must not pay for the database and the token
+    from hsmkms import Kms  # noqa: PLC0415 - help must not pay for the database and the token
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - help must not pay for the database and the token
 
     common = Common(config=config, output=output, query=query).over(outer_options(context))
     if verbose:

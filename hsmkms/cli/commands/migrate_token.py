@@ -117,13 +117,15 @@ def accept_clone(
 
     Example: hsmkms accept-clone --token 0123456789abcdef
     """
-    from hsmkms import Kms, attaching, wiring  # noqa: PLC0415 - help must not pay for the database and the token
+    from hsmkms import Kms  # noqa: PLC0415 - help must not pay for the database and the token
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - help must not pay for the database and the token
+    from hsmkms.wiring import tokens as token_wiring  # noqa: PLC0415 - help must not pay for the database and the token
 
     common = Common(config=config, output=output, query=query).over(outer_options(context))
     settings = wiring.load_settings(common.config)
-    named_token = attaching.named_token(settings, token)
+    named_token = token_wiring.named_token(settings, token)
     with (
-        closing(attaching.open_device(settings, named_token)) as device,
+        closing(token_wiring.open_device(settings, named_token)) as device,
         Kms(wiring.core_of(settings, monotonic=wiring.boot_time, accepting=named_token)) as kms,
     ):
         clone = kms.operator.find_clone(device)
@@ -188,10 +190,11 @@ def _ask_for_clone(clone: "Clone") -> None:
 
 
 def _open(common: Common, to: str) -> Any:  # noqa: ANN401 - Device, which help must not pay for
-    from hsmkms import attaching, wiring  # noqa: PLC0415 - see above
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see above
+    from hsmkms.wiring import tokens as token_wiring  # noqa: PLC0415 - see above
 
     settings = wiring.load_settings(common.config)
-    return attaching.open_device(settings, attaching.named_token(settings, to))
+    return token_wiring.open_device(settings, token_wiring.named_token(settings, to))
 
 
 def _plan(operator: "Operator") -> dict[str, Any]:

@@ -26,7 +26,7 @@ from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, 
 from hsmkms.errors import DependencyTimeoutException, HsmKmsError, SetupError, TokenUnavailableError
 
 if TYPE_CHECKING:
-    from hsmkms.service.kms import Kms
+    from hsmkms.kms import Kms
     from hsmkms.service.operator.re_encryption import BackingKey, Job
 
 THREADS: Final = 4

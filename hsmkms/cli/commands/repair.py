@@ -9,7 +9,7 @@ from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, 
 from hsmkms.errors import HsmKmsError
 
 if TYPE_CHECKING:
-    from hsmkms.service.kms import Kms
+    from hsmkms.kms import Kms
     from hsmkms.service.operator.reconcile import Finding
 
 PANEL: Final = "Repair"
@@ -63,7 +63,7 @@ def renew_log(
 
     Example: hsmkms renew-log
     """
-    from hsmkms import wiring  # noqa: PLC0415 - help must not pay for the database and the token
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - help must not pay for the database and the token
 
     common = Common(config=config, output=output, query=query).over(outer_options(context))
     kept = wiring.renew_log(wiring.load_settings(common.config))

@@ -58,9 +58,9 @@ def serve(
 
     Example: hsmkms serve --port 8443 --workers 4
     """
-    from hsmkms import wiring  # noqa: PLC0415 - help must not pay for any of this
     from hsmkms.config.settings import ServeSettings, check  # noqa: PLC0415
     from hsmkms.server import server  # noqa: PLC0415
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - help must not pay for any of this
 
     told = {
         "host": host,

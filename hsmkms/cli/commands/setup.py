@@ -69,9 +69,9 @@ def init(
 
     Example: hsmkms init --data-dir ./hsmkms-data --create-softhsm-token
     """
-    from hsmkms import wiring  # noqa: PLC0415 - help must not pay for the database and the token
     from hsmkms.config import settings as config  # noqa: PLC0415 - help must not pay for the database and the token
     from hsmkms.config import template as config_template  # noqa: PLC0415 - help must not pay for the database and the token
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - help must not pay for the database and the token
 
     common = Common(output=output, query=query).over(outer_options(context))
     folder = absolute(data_dir)
@@ -125,7 +125,7 @@ def migrate(
 
     Example: hsmkms migrate
     """
-    from hsmkms import wiring  # noqa: PLC0415 - help must not pay for the database
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - help must not pay for the database
 
     common = Common(config=config, output=output, query=query).over(outer_options(context))
     applied, revisions = wiring.migrate_databases(wiring.load_settings(common.config))
@@ -150,7 +150,7 @@ def _draft(account_id: str, regions: tuple[str, ...], label: str) -> "Settings":
 
 
 def _complete(settings: "Settings") -> bool:
-    from hsmkms import wiring  # noqa: PLC0415 - see init
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see init
 
     return wiring.is_initialised(settings)
 
@@ -181,8 +181,8 @@ def _forget_attempt(folder: Path) -> None:
 
 
 def _new_softhsm_token(folder: Path, module: Path | None, label: str) -> "TokenSettings":
-    from hsmkms import wiring  # noqa: PLC0415 - see init
     from hsmkms.config import settings as config  # noqa: PLC0415 - see init
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see init
 
     # As long as there is no configuration nothing has used the token, so an attempt that ended here begins afresh.
     # The file is the proof that the folder was empty before: whatever has these names is ours.
@@ -218,8 +218,8 @@ def _existing_token(
         raise typer.BadParameter(
             f"missing {', '.join(missing)} (or --create-softhsm-token): there is no terminal to ask at"
         )
-    from hsmkms import wiring  # noqa: PLC0415 - see init
     from hsmkms.config import settings as config  # noqa: PLC0415 - see init
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see init
 
     module = absolute(module or Path(typer.prompt("Path of the PKCS#11 module")))
     label = label or typer.prompt("Label of the token")

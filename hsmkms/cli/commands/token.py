@@ -126,12 +126,15 @@ def change_pin(
 
     Example: hsmkms change-pin --generate
     """
-    from hsmkms import Kms, attaching, pin_change, wiring  # noqa: PLC0415 - help must not pay for the database and the token
+    from hsmkms import Kms  # noqa: PLC0415 - help must not pay for the database and the token
     from hsmkms.config import settings as configuration  # noqa: PLC0415 - see above
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - help must not pay for the database and the token
+    from hsmkms.wiring import pin_change  # noqa: PLC0415 - help must not pay for the database and the token
+    from hsmkms.wiring import tokens as token_wiring  # noqa: PLC0415 - help must not pay for the database and the token
 
     common = Common(config=config, output=output, query=query).over(outer_options(context))
     settings = wiring.load_settings(common.config)
-    which = attaching.named_token(settings, token)
+    which = token_wiring.named_token(settings, token)
     finished = pin_change.finish(settings, which)
     if finished is not None:
         outcome = "the new PIN holds" if finished else "the old PIN holds"
@@ -157,10 +160,11 @@ def _named_device(common: Common, name: str | None) -> "Iterator[Any]":
     if name is None:
         yield None
         return
-    from hsmkms import attaching, wiring  # noqa: PLC0415 - see change_pin
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see change_pin
+    from hsmkms.wiring import tokens as token_wiring  # noqa: PLC0415 - see change_pin
 
     settings = wiring.load_settings(common.config)
-    with closing(attaching.open_device(settings, attaching.named_token(settings, name))) as device:
+    with closing(token_wiring.open_device(settings, token_wiring.named_token(settings, name))) as device:
         yield device
 
 

@@ -20,8 +20,8 @@ from hsmkms.hsm.crypto.oaep_padding import remove_padding
 from hsmkms.hsm.crypto.oaep_params import OAEP_SHA_1, OAEP_SHA_256, Oaep, modulus_bytes
 from hsmkms.hsm.faults import REJECTED, is_loss, translate
 from hsmkms.hsm.objects.handle_keys import BorrowedKey
+from hsmkms.key_wrapping import oaep_encrypt
 from hsmkms.model.enums import EncryptionAlgorithm
-from hsmkms.wrapping import oaep_encrypt
 
 OAEPS: Final = {
     EncryptionAlgorithm.RSAES_OAEP_SHA_1: OAEP_SHA_1,

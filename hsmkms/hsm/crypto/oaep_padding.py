@@ -21,7 +21,7 @@ from hsmkms.errors import RejectedDataError
 from hsmkms.hsm.crypto.oaep_params import Oaep, modulus_bytes
 from hsmkms.hsm.faults import REJECTED
 from hsmkms.hsm.objects.handle_keys import BorrowedUnwrapper
-from hsmkms.wrapping import oaep_encrypt
+from hsmkms.key_wrapping import oaep_encrypt
 
 _BUFFER_SLACK: Final = 32
 

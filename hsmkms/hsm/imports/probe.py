@@ -55,8 +55,8 @@ from hsmkms.hsm.objects.backing_keys import ImportedPairTemplate, template_of
 from hsmkms.hsm.objects.key_specs import KEY_FACTS, public_half, subject_public_key_info
 from hsmkms.hsm.objects.mac_mechanisms import MAC_OF
 from hsmkms.hsm.objects.objects import generate
+from hsmkms.key_wrapping import wrap
 from hsmkms.model.enums import KeySpec, KeyUsage, WrappingAlgorithm
-from hsmkms.wrapping import wrap
 
 _BITS: Final = 2048
 _PROBE_ID: Final = b"hsmkms probe 002"

@@ -39,8 +39,8 @@ from hsmkms.hsm.objects.objects import (
     handle_of,
     require_as_ordered,
 )
+from hsmkms.key_wrapping import wrap
 from hsmkms.model.enums import WrappingAlgorithm
-from hsmkms.wrapping import wrap
 
 CANNOT_OPEN: Final = (
     "the key material cannot be opened: wrap it again with the public key and the algorithm that came with the import "

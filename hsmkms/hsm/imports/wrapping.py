@@ -19,8 +19,8 @@ from hsmkms.hsm.faults import translated
 from hsmkms.hsm.objects.attributes import PRIVATE_HALF, PUBLIC_HALF, WrappingKeyTemplate
 from hsmkms.hsm.objects.key_specs import KeyFacts, public_half
 from hsmkms.hsm.objects.objects import differences, require_as_ordered
+from hsmkms.key_wrapping import METHODS
 from hsmkms.model.enums import WrappingAlgorithm
-from hsmkms.wrapping import METHODS
 
 MATERIAL_BYTES: Final = 32
 """What a SYMMETRIC_DEFAULT key takes."""

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from pkcs11.exceptions import PKCS11Error
 from pkcs11.types import Session, Token
 
+from hsmkms.call_stats import Tally
 from hsmkms.errors import (
     ClosedError,
     HsmKmsError,
@@ -41,7 +42,6 @@ from hsmkms.hsm.session.pool import PoolUse, SessionPool
 from hsmkms.hsm.session.reconnect import Comeback
 from hsmkms.hsm.session.token_choice import TokenChoice, choose, namesakes, serial_of
 from hsmkms.process import ForkGuard
-from hsmkms.tally import Tally
 
 log = logging.getLogger("hsmkms.hsm")
 

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from hsmkms import uuids
 from hsmkms.errors import HsmKmsError, InvalidSignatureException
+from hsmkms.kms import Kms
 from hsmkms.model.caller import MAX_USER_AGENT, Caller
 from hsmkms.model.enums import Operation
 from hsmkms.model.operations import OPERATIONS
@@ -21,7 +22,6 @@ from hsmkms.server.aws import other_services, protocol, sigv4
 from hsmkms.server.aws.protocol import Response
 from hsmkms.server.aws.quota import Quota
 from hsmkms.server.aws.sigv4 import RawRequest, Scope
-from hsmkms.service.kms import Kms
 from hsmkms.service.operator.credentials import Credential
 
 log = logging.getLogger("hsmkms.http")

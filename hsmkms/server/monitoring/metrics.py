@@ -13,11 +13,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from hsmkms.call_stats import BOUNDS, Count
 from hsmkms.server.heartbeat import Pulse
 from hsmkms.server.monitoring.health import PARTS, Health
 from hsmkms.server.monitoring.worker_counts import Sweeps, Totals
 from hsmkms.service.operator.monitoring import Alarms, Figures, PoolUse, Watch
-from hsmkms.tally import BOUNDS, Count
 
 FIGURES_SECONDS: Final = 5.0
 """What is asked of the database is asked again after that time only, however often somebody looks."""

@@ -16,8 +16,8 @@ import msgspec
 from msgspec import Struct
 
 from hsmkms import atomic_write
+from hsmkms.call_stats import Count
 from hsmkms.service.operator.monitoring import Alarms, PoolUse
-from hsmkms.tally import Count
 
 PUBLISH_SECONDS: Final = 1.0
 ALIVE_SECONDS: Final = 5.0

@@ -6,6 +6,7 @@ from datetime import datetime
 from msgspec import Struct
 from msgspec.structs import replace
 
+from hsmkms.call_stats import Count
 from hsmkms.errors import TokenUnavailableError
 from hsmkms.hsm.session.pool import PoolUse, is_of_another_token, total_use
 from hsmkms.rules import budget
@@ -16,7 +17,6 @@ from hsmkms.service.operator.sweeper import StepOutcome
 from hsmkms.service.runtime import clock
 from hsmkms.service.runtime.core import Core
 from hsmkms.store import changes, files, keys, leases
-from hsmkms.tally import Count
 
 __all__ = ["Alarms", "Figures", "PoolUse", "StepOutcome", "Watch"]
 

@@ -17,12 +17,12 @@ from hsmkms.errors import (
     NotFoundException,
     UnsupportedOperationException,
 )
+from hsmkms.kms import Kms
 from hsmkms.model.caller import Caller
 from hsmkms.model.crypto import ReEncryptRequest
 from hsmkms.model.enums import DryRunModifier
 from hsmkms.model.keys import DescribeKeyRequest
 from hsmkms.rules import blob
-from hsmkms.service.kms import Kms
 
 LONGEST: Final = 6144
 """Bytes of the longest ciphertext that the API takes (CiphertextType)."""

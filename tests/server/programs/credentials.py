@@ -6,9 +6,9 @@ from pathlib import Path
 
 import msgspec
 
-from hsmkms import wiring
 from hsmkms.config import settings as config
-from hsmkms.service.kms import Kms
+from hsmkms.kms import Kms
+from hsmkms.wiring import core as wiring
 
 with Kms(wiring.core_of(config.load(Path(sys.argv[1])))) as kms:
     operators = (kms.operator.credentials, kms.operator.identities)

@@ -7,12 +7,12 @@ import sqlite3
 import sys
 from pathlib import Path
 
-from hsmkms import wiring
 from hsmkms.config.settings import ServeSettings
+from hsmkms.kms import Kms
 from hsmkms.model.deletion import ScheduleKeyDeletionRequest
 from hsmkms.model.keys import CreateKeyRequest
 from hsmkms.server import dev
-from hsmkms.service.kms import Kms
+from hsmkms.wiring import core as wiring
 
 folder = Path(sys.argv[1])
 settings = dev._settings(folder, "000000000000", ServeSettings(port=int(sys.argv[2]), workers=2))

@@ -14,8 +14,8 @@ from typing import cast
 import uvloop
 from raw_client import raw, signed
 
-from hsmkms import wiring
 from hsmkms.config import settings as config
+from hsmkms.kms import Kms
 from hsmkms.model.keys import CreateKeyRequest, DisableKeyRequest
 from hsmkms.server.app import Application
 from hsmkms.server.heartbeat import Pulse
@@ -23,8 +23,8 @@ from hsmkms.server.latency_gate import Pace
 from hsmkms.server.process.connection import Connection
 from hsmkms.server.process.connections import Connections
 from hsmkms.server.worker_state import Serving
-from hsmkms.service.kms import Kms
 from hsmkms.testing import Endpoint
+from hsmkms.wiring import core as wiring
 
 
 class Quick(Pace):

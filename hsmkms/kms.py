@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from hsmkms.errors import ClosedError
+from hsmkms.kms_permissions import PermissionOperations
 from hsmkms.model.aliases import (
     CreateAliasRequest,
     DeleteAliasRequest,
@@ -103,7 +104,6 @@ from hsmkms.model.tags import (
     UntagResourceRequest,
 )
 from hsmkms.service.audit.sealing import seal_quietly
-from hsmkms.service.kms_permissions import PermissionOperations
 from hsmkms.service.operations import (
     agreement,
     aliases,
@@ -159,7 +159,7 @@ class Kms(PermissionOperations):
         Without a path the file is looked for as the command line does: ``$HSMKMS_CONFIG``, ``./hsmkms.toml``, the
         user's and the system's place. Raises SetupError (configuration, token, PIN, database) or TokenError.
         """
-        from hsmkms.wiring import open_core  # noqa: PLC0415 - wiring knows every layer, this one included
+        from hsmkms.wiring.core import open_core  # noqa: PLC0415 - wiring knows every layer, this one included
 
         return cls(open_core(Path(config) if config is not None else None))
 

@@ -1,4 +1,4 @@
-"""Building a `Kms` from settings: the store, the tokens (attaching.py), and the services over both."""
+"""Building a `Kms` from settings: the store, the tokens (tokens.py), and the services over both."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from hsmkms import attaching, ownership
+from hsmkms import ownership
 from hsmkms.config import settings as config
 from hsmkms.config.settings import Secret, Settings, TokenSettings
 from hsmkms.errors import (
@@ -55,6 +55,7 @@ from hsmkms.service.runtime.tokens import Tokens
 from hsmkms.store import audit_files, files, installation, leases, log_renewal, migrate
 from hsmkms.store.engine import Store
 from hsmkms.store.installation import InstallationRow
+from hsmkms.wiring import tokens as token_wiring
 
 Monotonic = Callable[[], float]
 
@@ -103,7 +104,7 @@ def core_of(
     monotonic: Monotonic | None = None,
     pin: Secret | None = None,
     reread: Callable[[], Settings] | None = None,
-    before_login: Callable[[], None] = attaching.at_once,
+    before_login: Callable[[], None] = token_wiring.at_once,
     accepting: TokenSettings | None = None,
 ) -> Core:
     """Open database and tokens, and prove that they belong together. Without its home nothing is opened.
@@ -117,15 +118,15 @@ def core_of(
     store = Store.open(settings.data_dir)
     with ExitStack() as undo:
         undo.callback(store.close)
-        row, token, device, witness = attaching.open_home(settings, store, pin, before_login, accepting)
-        seek = partial(attaching.seek, reread or (lambda: settings), store, accepting=accepting)
+        row, token, device, witness = token_wiring.open_home(settings, store, pin, before_login, accepting)
+        seek = partial(token_wiring.seek, reread or (lambda: settings), store, accepting=accepting)
         tokens = Tokens(store, token.id, device, seek)
         undo.callback(tokens.close)
         tokens.require(partial(binding.TokenIdentity, store, accepting=accepting is not None))
         core = _core(settings, store, tokens, _described(settings, row), clock, monotonic)
         undo.callback(_end_use, core)
         core.witnesses[token.id] = witness
-        tokens.attach_all(attaching.open_spare(settings, tokens))
+        tokens.attach_all(token_wiring.open_spare(settings, tokens))
         freshness = Freshness(core)
         core.seals.without_key = freshness.unsealed
         freshness.watch()
@@ -160,7 +161,7 @@ def core_without_token(settings: Settings, fault: HsmKmsError, clock: Clock = ut
 
 def names_home(settings: Settings) -> bool:
     """True if a token of the settings is named like the home; see ``attaching.names_home``."""
-    return attaching.names_home(settings)
+    return token_wiring.names_home(settings)
 
 
 def _tell_of_lost_counts(core: Core) -> None:
@@ -262,7 +263,7 @@ def initialise(settings: Settings, clock: Clock = utc_now) -> InstallationRow:
 
 
 def _initialise(settings: Settings, clock: Clock) -> InstallationRow:
-    device = attaching.open_device(settings)
+    device = token_wiring.open_device(settings)
     try:
         if not files.exists(settings.data_dir):
             if leases.counted(settings.data_dir):
@@ -348,7 +349,7 @@ def restore(settings: Settings, file: Path, order: Order = _NO_WISHES, reached: 
     """Restore a backup into the data folder of the settings, which say all there is to load; see `restoring.py`."""
     files.make_folder(settings.data_dir)
     with ExitStack() as opened:
-        reachable = cache(lambda: attaching.open_what_can_be(settings, opened))
+        reachable = cache(lambda: token_wiring.open_what_can_be(settings, opened))
         return restoring.restore(
             file,
             settings.data_dir,
@@ -373,7 +374,7 @@ def restore_with_its_configuration(
             settings = settings_in(unsealed, target)
             accept(unsealed, signature, settings)
             config.check_owners(settings)
-            return _configured(attaching.open_what_can_be(settings, opened), order, unsealed.configuration)
+            return _configured(token_wiring.open_what_can_be(settings, opened), order, unsealed.configuration)
 
         unseal = partial(_unseal, keys=order.keys, devices=())
         return restoring.restore(file, target, order, unseal, configure, reached)
@@ -405,7 +406,7 @@ def _configured(
     Those that refuse their PIN must not be asked again from the staging folder, which knows nothing of it.
     """
     settings, devices, faults = reachable
-    accepting = attaching.named_token(settings, order.accept_clone) if order.accept_clone is not None else None
+    accepting = token_wiring.named_token(settings, order.accept_clone) if order.accept_clone is not None else None
 
     def open_core(folder: Path) -> Core:
         try:

@@ -8,7 +8,6 @@ import os
 from contextlib import closing
 from pathlib import Path
 
-from hsmkms.attaching import device_settings, open_device
 from hsmkms.config import pins
 from hsmkms.config.pin_credentials import credential_names
 from hsmkms.config.pins import PinSettings
@@ -21,6 +20,7 @@ from hsmkms.hsm.session.token_choice import choose
 from hsmkms.model.permit import OperatorAct
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
+from hsmkms.wiring.tokens import device_settings, open_device
 
 
 def change_pin(core: Core, settings: Settings, token: TokenSettings, new: Secret) -> Path:

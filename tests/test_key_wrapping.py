@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.keywrap import aes_key_unwrap_with_padding
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from hsmkms import wrapping
+from hsmkms import key_wrapping
 from hsmkms.errors import ValidationException
 
 HASHES: dict[str, hashes.HashAlgorithm] = {"SHA_1": hashes.SHA1(), "SHA_256": hashes.SHA256()}  # noqa: S303 - OAEP
@@ -46,7 +46,7 @@ def unwrap(private: RSAPrivateKey, algorithm: str, wrapped: bytes) -> bytes:
 
 def test_methods() -> None:
     """The four algorithms that are safe, and no other."""
-    assert {str(each) for each in wrapping.METHODS} == set(ALGORITHMS)
+    assert {str(each) for each in key_wrapping.METHODS} == set(ALGORITHMS)
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -54,7 +54,7 @@ def test_methods() -> None:
 def test_there_and_back(algorithm: str, bits: int) -> None:
     """What is wrapped comes out again, and no two wrappings of it are the same."""
     material = bytearray(os.urandom(32))
-    first, second = (wrapping.wrap(pair(bits).public_key(), algorithm, material) for _ in range(2))
+    first, second = (key_wrapping.wrap(pair(bits).public_key(), algorithm, material) for _ in range(2))
     assert first != second
     assert unwrap(pair(bits), algorithm, first) == unwrap(pair(bits), algorithm, second) == material
 
@@ -63,7 +63,7 @@ def test_there_and_back(algorithm: str, bits: int) -> None:
 def test_key_wrap_takes_any_length(length: int) -> None:
     """RSA_AES_KEY_WRAP carries what is no multiple of 8 bytes, and what is longer than an RSA block."""
     material = os.urandom(length)
-    wrapped = wrapping.wrap(pair().public_key(), "RSA_AES_KEY_WRAP_SHA_256", material)
+    wrapped = key_wrapping.wrap(pair().public_key(), "RSA_AES_KEY_WRAP_SHA_256", material)
     assert unwrap(pair(), "RSA_AES_KEY_WRAP_SHA_256", wrapped) == material
 
 
@@ -71,16 +71,16 @@ def test_key_wrap_takes_any_length(length: int) -> None:
 def test_room(algorithm: str, most: int) -> None:
     """OAEP takes as much as RFC 8017 lets it, and a byte more is told with the way out."""
     material = os.urandom(most)
-    assert unwrap(pair(), algorithm, wrapping.wrap(pair().public_key(), algorithm, material)) == material
+    assert unwrap(pair(), algorithm, key_wrapping.wrap(pair().public_key(), algorithm, material)) == material
     with pytest.raises(ValidationException) as told:
-        wrapping.wrap(pair().public_key(), algorithm, material + b"?")
+        key_wrapping.wrap(pair().public_key(), algorithm, material + b"?")
     assert f"takes {most} bytes, and the key material has {most + 1}: use RSA_AES_KEY_WRAP_SHA_256" in str(told.value)
 
 
 def test_too_long_for_the_api() -> None:
     """What ImportKeyMaterial would not take is not made."""
     with pytest.raises(ValidationException) as told:
-        wrapping.wrap(pair().public_key(), "RSA_AES_KEY_WRAP_SHA_1", bytes(6144))
+        key_wrapping.wrap(pair().public_key(), "RSA_AES_KEY_WRAP_SHA_1", bytes(6144))
     assert "6408 bytes: the API takes 6144" in str(told.value)
 
 
@@ -88,7 +88,7 @@ def test_too_long_for_the_api() -> None:
 def test_other_algorithms(algorithm: str) -> None:
     """Any other algorithm is refused with the list of those that there are."""
     with pytest.raises(ValidationException) as told:
-        wrapping.wrap(pair().public_key(), algorithm, bytes(32))
+        key_wrapping.wrap(pair().public_key(), algorithm, bytes(32))
     assert all(each in str(told.value) for each in ALGORITHMS)
 
 
@@ -107,7 +107,7 @@ def test_forms_of_public_keys(bits: int) -> None:
         b'"' + text + b'"\n',
         base64.encodebytes(der(public)),
     ]
-    read = [wrapping.read_public_key(each) for each in forms]
+    read = [key_wrapping.read_public_key(each) for each in forms]
     assert all(isinstance(each, RSAPublicKey) for each in read)
     assert {each.public_numbers() for each in read} == {public.public_numbers()}
 
@@ -123,22 +123,22 @@ def _private() -> bytes:
 def test_no_public_key(data: bytes) -> None:
     """What is no public key is refused, with what would be one."""
     with pytest.raises(ValidationException) as told:
-        wrapping.read_public_key(data)
+        key_wrapping.read_public_key(data)
     assert "--query PublicKey --output text" in str(told.value)
 
 
 def test_private_key() -> None:
     """A private key is no public key, and nothing of it is repeated."""
     with pytest.raises(ValidationException) as told:
-        wrapping.read_public_key(_private())
+        key_wrapping.read_public_key(_private())
     assert str(told.value).startswith("The public key cannot be read")
 
 
 def test_other_public_keys() -> None:
     """An elliptic curve key, and an RSA key of a size that is not handed out, are told from wrapping keys."""
     with pytest.raises(ValidationException) as told:
-        wrapping.read_public_key(der(ec.generate_private_key(ec.SECP256R1()).public_key()))
+        key_wrapping.read_public_key(der(ec.generate_private_key(ec.SECP256R1()).public_key()))
     assert "no RSA key" in str(told.value)
     with pytest.raises(ValidationException) as told:
-        wrapping.read_public_key(der(generate_private_key(65537, 1024).public_key()))  # noqa: S505 - to be refused
+        key_wrapping.read_public_key(der(generate_private_key(65537, 1024).public_key()))  # noqa: S505 - to be refused
     assert "has 1024 bits: wrapping keys have 2048, 3072 or 4096" in str(told.value)
