@@ -329,7 +329,7 @@ def run(
         _check_region(core, caller.region)
         tokens = getattr(request, "grant_tokens", None)
         if tokens:
-            grant_tokens.check(call, tokens)
+            call.ended_grant_token = grant_tokens.check(core, caller, tokens)
         response = procedure(call, request)
     except HsmKmsError as exc:
         core.record(call, request, None, exc)

@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from hsmkms.cli.api import values
 from hsmkms.cli.api.table import CRYPTOGRAPHY
+from hsmkms.cli.errors import describe
 from hsmkms.cli.files import sealed_files
 from hsmkms.cli.files.progress import progress
 from hsmkms.cli.files.sealed_files import Base64Form, Content, FileLeftAloneError, Found
@@ -243,8 +244,6 @@ def _recognise(content: Content) -> "tuple[bytes, Base64Form | None, BackingKey]
 
 
 def _failed(error: Exception, needs: "BackingKey | None" = None) -> Outcome:
-    from hsmkms.cli.errors import describe  # noqa: PLC0415 - main imports this module
-
     if isinstance(error, HsmKmsError):
         code, _, sentence = describe(error).partition(": ")
     elif isinstance(error, OSError):

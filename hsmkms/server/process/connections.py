@@ -1,13 +1,10 @@
 """All connections of a worker: how many there may be, and what they may occupy together."""
 
 import resource
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from hsmkms.config.settings import ServeSettings
 from hsmkms.server.process.memory import MemoryBudget
-
-if TYPE_CHECKING:
-    from hsmkms.server.process.connection import Connection
 
 MOST: Final = 10_000
 MOST_SECURE: Final = 1_500
@@ -27,22 +24,34 @@ TRIM_AGAIN: Final = 2
 """How often memory is given back once more after that: a connection is closed before all of it is released."""
 
 
+class OpenConnection(Protocol):
+    """A connection as the worker looks after it."""
+
+    deadline: float
+
+    def give_up(self) -> None:
+        """Close it: the time for what it waits for is over."""
+
+    def end(self) -> None:
+        """Answer what its client has begun to send, and close."""
+
+
 class Connections:
     """The open connections of a worker. ``most``: how many may be served at a time."""
 
     def __init__(self, most: int = MOST, budget_bytes: int = 12 * 2**20) -> None:
-        self.open: set[Connection] = set()
+        self.open: set[OpenConnection] = set()
         self.most = most
         self.budget = MemoryBudget(budget_bytes)
         self._peak = 0
         self._again = 0
 
-    def add(self, connection: "Connection") -> None:
+    def add(self, connection: OpenConnection) -> None:
         """A client has come."""
         self.open.add(connection)
         self._peak = max(self._peak, len(self.open))
 
-    def discard(self, connection: "Connection") -> None:
+    def discard(self, connection: OpenConnection) -> None:
         """It has gone, and has its answers."""
         self.open.discard(connection)
 

@@ -12,16 +12,14 @@ A token is looked at when it is opened, after each login, after each key that wa
 import logging
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from hsmkms.errors import HsmKmsError, StoreError, TokenUnavailableError
 from hsmkms.process import exclusive
 from hsmkms.service.audit.seal_notes import SealNotes, forget_noted, noted_on
 from hsmkms.service.runtime import binding
+from hsmkms.service.runtime.core import Core
 from hsmkms.store import audit_files
-
-if TYPE_CHECKING:
-    from hsmkms.service.runtime.core import Core
 
 log = logging.getLogger("hsmkms.service")
 
@@ -31,7 +29,7 @@ _LOCK_SECONDS: Final = 5.0
 class Freshness:
     """The look at the notes on the tokens of an open installation. Thread-safe."""
 
-    def __init__(self, core: "Core") -> None:
+    def __init__(self, core: Core) -> None:
         self._core = core
         self._notes = SealNotes(core)
         self._folder = core.audit.folder
@@ -91,7 +89,7 @@ class Freshness:
         return self._notes.older(token_id, wanted) if wanted else None
 
 
-def settle(core: "Core", token_id: str, found: str | None) -> None:
+def settle(core: Core, token_id: str, found: str | None) -> None:
     """Make no key on a token that was found to be an older copy of itself, and tell of it; None: it is none."""
     known = core.older.pop(token_id, None)
     core.tokens.of(token_id).make_nothing(TokenUnavailableError(found) if found is not None else None)

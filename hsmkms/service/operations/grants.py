@@ -138,8 +138,8 @@ def _to_retire(call: Call, request: RetireGrantRequest) -> GrantRecord:
 
 
 def _of_token(call: Call, token: str) -> GrantRecord:
-    claims = grant_tokens.read(call, token)
-    grant = grant_tokens.find(call, claims)
+    claims = grant_tokens.read(call.core, call.caller, token)
+    grant = grant_tokens.find(call.core, call.caller, claims)
     if grant is None:
         call.authorise_unknown(_RETIRE, key_arn(call.core.installation.account, call.region, claims.key_id))
         raise InvalidGrantTokenException(INVALID)

@@ -17,11 +17,10 @@ from hsmkms.errors import (
     NotFoundException,
     UnsupportedOperationException,
 )
-from hsmkms.kms import Kms
 from hsmkms.model.caller import Caller
-from hsmkms.model.crypto import ReEncryptRequest
+from hsmkms.model.crypto import ReEncryptRequest, ReEncryptResponse
 from hsmkms.model.enums import DryRunModifier
-from hsmkms.model.keys import DescribeKeyRequest
+from hsmkms.model.keys import DescribeKeyRequest, DescribeKeyResponse
 from hsmkms.rules import blob
 
 LONGEST: Final = 6144
@@ -43,6 +42,16 @@ class Moved(Struct, frozen=True, kw_only=True):
 
     current: bool
     ciphertext: bytes | None = None
+
+
+class Operations(Protocol):
+    """The operations of the API by which everything is done here: those of ``Kms``."""
+
+    def describe_key(self, request: DescribeKeyRequest, caller: Caller | None = None) -> DescribeKeyResponse:
+        """Tell the metadata of a key."""
+
+    def re_encrypt(self, request: ReEncryptRequest, caller: Caller | None = None) -> ReEncryptResponse:
+        """Move a ciphertext to another key, to the newest material, or to another encryption context."""
 
 
 class Job(Protocol):
@@ -73,7 +82,7 @@ def recognise(data: bytes) -> BackingKey | None:
 class Survey:
     """Compares each ciphertext with the current material of its own key, and moves none."""
 
-    def __init__(self, kms: Kms, caller: Caller | None = None) -> None:
+    def __init__(self, kms: Operations, caller: Caller | None = None) -> None:
         self._kms = kms
         self._caller = caller
         self._current: dict[str, str | None] = {}
@@ -107,7 +116,7 @@ class Mover:
 
     def __init__(
         self,
-        kms: Kms,
+        kms: Operations,
         destination_key_id: str,
         *,
         source_context: Mapping[str, str],

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from msgspec import UNSET, Struct
 from msgspec.structs import replace
@@ -26,11 +26,9 @@ from hsmkms.rules.audit.fast_json import Forms
 from hsmkms.rules.audit.policy import AuditPolicy, Durability
 from hsmkms.rules.audit.record import Event, Occasion, Outcome
 from hsmkms.service.runtime.audit_lane import Journal
+from hsmkms.service.runtime.ports import RecordedCall
 from hsmkms.store import audit_files, changes, outbox
 from hsmkms.store.engine import Connection, Store
-
-if TYPE_CHECKING:
-    from hsmkms.service.pipeline import Call
 
 log = logging.getLogger("hsmkms.service")
 
@@ -53,7 +51,7 @@ class _Thread(threading.local):
     """What belongs to one thread."""
 
     def __init__(self) -> None:
-        self.doing: tuple[Call, Struct] | None = None
+        self.doing: tuple[RecordedCall, Struct] | None = None
         self.act: _Act | None = None
         self.noted: list[tuple[str, bytes]] = []
         self.rows: list[int] = []
@@ -108,7 +106,7 @@ class AuditBook:
 
     # -- requests -----------------------------------------------------------------------------------------------
 
-    def begin(self, call: "Call", request: Struct) -> None:
+    def begin(self, call: RecordedCall, request: Struct) -> None:
         """A request begins. KMSInternalException if it must not be done because it could not be recorded."""
         if not self._on:
             return
@@ -117,7 +115,7 @@ class AuditBook:
         if self._journal.broken:
             self._try_again(call.operation)
 
-    def record(self, call: "Call", request: Struct, response: Struct | None, error: HsmKmsError | None) -> None:
+    def record(self, call: RecordedCall, request: Struct, response: Struct | None, error: HsmKmsError | None) -> None:
         """A request has ended. KMSInternalException if its answer must not leave because it cannot be recorded."""
         if not self._on:
             return
@@ -263,7 +261,7 @@ class AuditBook:
             here.act = _Act(lambda event_id: self._begun(call, request, event_id))
         return here.act
 
-    def _begun(self, call: "Call", request: Struct, event_id: str) -> AuditRecord:
+    def _begun(self, call: RecordedCall, request: Struct, event_id: str) -> AuditRecord:
         """What can be said of a request before its end."""
         event, outcome = _event_of(call, request, event_id), Outcome(material=call.material_id)
         return audit_record.of_request(self._occasion, call.caller, event, outcome)
@@ -404,7 +402,7 @@ def _unfinished(record: AuditRecord) -> AuditRecord:
     return replace(record, additional_event_data={"outcome": INTERRUPTED})
 
 
-def _event_of(call: "Call", request: Struct, event_id: str) -> Event:
+def _event_of(call: RecordedCall, request: Struct, event_id: str) -> Event:
     return Event(
         name=call.operation,
         at=call.now,

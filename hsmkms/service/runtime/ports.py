@@ -2,20 +2,18 @@
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from msgspec import Struct
 
 from hsmkms.errors import HsmKmsError
+from hsmkms.model.caller import Caller
+from hsmkms.model.enums import Operation
 from hsmkms.rules.iam.access import Decision
 from hsmkms.rules.iam.question import Question
 
-if TYPE_CHECKING:
-    from hsmkms.service.pipeline import Call
-
 Clock = Callable[[], datetime]
 """Returns the present instant, aware and in UTC. Only entry points read a clock; tests pass their own."""
-
 
 Checkpoint = Callable[[str], None]
 """Told of each numbered step that a procedure has completed; tests stop the process there."""
@@ -31,10 +29,20 @@ class Authoriser(Protocol):
         """The decision, and what gave it."""
 
 
+class RecordedCall(Protocol):
+    """What is recorded of a request, as far as the pipeline has brought it."""
+
+    operation: Operation
+    caller: Caller
+    now: datetime
+    resources: list[str]
+    material_id: str | None
+
+
 class Recorder(Protocol):
     """The one place that hears of every request, allowed or not."""
 
-    def __call__(self, call: "Call", request: Struct, response: Struct | None, error: HsmKmsError | None) -> None:
+    def __call__(self, call: RecordedCall, request: Struct, response: Struct | None, error: HsmKmsError | None) -> None:
         """Note how a request ended: with its response, or with its error."""
 
 

@@ -16,7 +16,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import Final, NoReturn
 
 from hsmkms.errors import HsmKmsError, KMSInternalException, ObjectLostError, StoreError, TokenUnavailableError
 from hsmkms.hsm.device import Device
@@ -24,6 +24,7 @@ from hsmkms.model.permit import OperatorAct
 from hsmkms.rules import row_seals as rules
 from hsmkms.service.runtime import seal_checks
 from hsmkms.service.runtime.permits import own_permit
+from hsmkms.service.runtime.ports import Installation
 from hsmkms.service.runtime.seal_checks import AlteredError, RowFault, Totals
 from hsmkms.service.runtime.seal_tree import SealTree
 from hsmkms.service.runtime.tokens import Tokens
@@ -33,9 +34,6 @@ from hsmkms.store.engine import Connection, Store
 from hsmkms.store.proven_rows import ProvenRows
 from hsmkms.store.row_seals import RootRow, SealRow
 from hsmkms.store.sealed_rows import Entry
-
-if TYPE_CHECKING:
-    from hsmkms.service.runtime.ports import Installation
 
 log = logging.getLogger("hsmkms.service")
 
@@ -267,7 +265,7 @@ def _proven(conn: Connection, key: bytes, subjects: Sequence[str]) -> ProvenRows
     return ProvenRows(entries)
 
 
-def keys_from(tokens: Tokens, installation: "Installation", conn: Connection) -> Iterator[bytes]:
+def keys_from(tokens: Tokens, installation: Installation, conn: Connection) -> Iterator[bytes]:
     """The keys that rows may be sealed with: of all versions of the installation's own on its tokens, newest first.
 
     A row that names a key of a user's, who could make its HMACs, counts for nothing. After those that are there:
@@ -291,7 +289,7 @@ def keys_from(tokens: Tokens, installation: "Installation", conn: Connection) ->
         raise away or lost
 
 
-def key_from(device: Device, installation: "Installation", own: bytes) -> bytes:
+def key_from(device: Device, installation: Installation, own: bytes) -> bytes:
     """The key of the seals: what the token makes of a label with a version of the installation's own key."""
     label = rules.KEY_LABEL + installation.id.encode()
     return device.mac(own_permit(OperatorAct.SEAL, own), own, label)
