@@ -22,7 +22,7 @@ from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY, HARDENED
 from hsmkms.hsm.objects.handle_keys import BorrowedKey
 from hsmkms.hsm.objects.objects import generate, handle_of
 from hsmkms.hsm.probing.known_answers import expected_gcm
-from hsmkms.hsm.session.token_choice import serial_of
+from hsmkms.hsm.serials import serial_of
 
 NEEDED: Final = (
     Mechanism.AES_KEY_GEN,

@@ -12,6 +12,7 @@ from pkcs11.exceptions import PKCS11Error
 from pkcs11.types import Token
 
 from hsmkms.errors import TokenNotFoundError
+from hsmkms.hsm.serials import serial_of
 from hsmkms.hsm.session.module import Module
 
 
@@ -49,11 +50,6 @@ class TokenChoice(Struct, frozen=True, kw_only=True):
 
     def _wanted(self) -> Iterator[tuple[str, str | tuple[str, ...] | int | None]]:
         return ((name, getattr(self, name)) for name in self.__struct_fields__)
-
-
-def serial_of(token: Token) -> str:
-    """The token's serial number as text."""
-    return token.serial.decode("utf-8", "replace")
 
 
 def tokens(module: Module) -> list[Token]:

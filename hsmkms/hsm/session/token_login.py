@@ -33,6 +33,7 @@ from hsmkms.errors import (
 )
 from hsmkms.hsm.faults import AWAY, SESSION_LOST
 from hsmkms.hsm.probing.profile import TokenProfile
+from hsmkms.hsm.serials import serial_of
 from hsmkms.hsm.session.cryptoki import TokenLimits
 from hsmkms.hsm.session.handles import HandleIndex
 from hsmkms.hsm.session.identity import Candidate, Identities, Identity
@@ -40,7 +41,7 @@ from hsmkms.hsm.session.login import LoginGate, PinReader, StaleModuleError, log
 from hsmkms.hsm.session.module import Module, RenewalPace
 from hsmkms.hsm.session.pool import PoolUse, SessionPool
 from hsmkms.hsm.session.reconnect import Comeback
-from hsmkms.hsm.session.token_choice import TokenChoice, choose, namesakes, serial_of
+from hsmkms.hsm.session.token_choice import TokenChoice, choose, namesakes
 from hsmkms.process import ForkGuard
 
 log = logging.getLogger("hsmkms.hsm")

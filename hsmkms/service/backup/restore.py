@@ -21,6 +21,7 @@ from hsmkms.errors import BindingError, StoreError, TokenUnavailableError
 from hsmkms.hsm.device import Device
 from hsmkms.process import exclusive
 from hsmkms.service.audit.desk import AuditDesk
+from hsmkms.service.audit.freshness import Freshness
 from hsmkms.service.audit.sealing import Contradiction, Sealer
 from hsmkms.service.backup import origin as backup_origin
 from hsmkms.service.backup import restore_moves, unsealing
@@ -30,7 +31,7 @@ from hsmkms.service.backup.origin import Proof
 from hsmkms.service.backup.signature import VerifyingKey
 from hsmkms.service.backup.unsealing import Unseal, Unsealed
 from hsmkms.service.keys.installation_keys import witness
-from hsmkms.service.operator import clones
+from hsmkms.service.runtime import binding
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.ports import Checkpoint, no_checkpoint
 from hsmkms.store import files, installation, migrate
@@ -195,9 +196,17 @@ def _prepare(core: Core, unsealed: Unsealed, target: Path, migrated: list[str], 
 
 
 def _accept_clones(core: Core, tx: Connection) -> None:
-    """Record the clones that the operator accepts in the place of tokens, each in the audit log."""
-    for serial in clones.accept_all(core, tx):
-        core.audit.event("AcceptClone", core.installation.default_region, "", {"serial": serial})
+    """Record the names of each token that is open as a clone: the operator accepts it."""
+    for row in core.tokens.rows():
+        try:
+            device = core.tokens.of(row.id)
+        except TokenUnavailableError:
+            continue  # it is not open, so nothing of it is accepted
+        if binding.is_clone(device, row):
+            installation.rename_token(tx, row.id, device.profile.label, device.profile.serial)
+            Freshness(core).take(row.id)
+            details = {"serial": device.profile.serial}
+            core.audit.event("AcceptClone", core.installation.default_region, "", details)
 
 
 def _rollback(core: Core) -> str | None:

@@ -14,7 +14,6 @@ from hsmkms.service.operator import key_rotation
 from hsmkms.service.runtime import binding, open_processes
 from hsmkms.service.runtime.core import Core
 from hsmkms.store import installation, objects
-from hsmkms.store.engine import Connection
 from hsmkms.store.installation import TokenRow
 
 
@@ -76,18 +75,6 @@ def accept(core: Core, clone: Clone) -> None:
     with core.store.atomic() as tx:
         installation.rename_token(tx, clone.token_id, clone.label, clone.serial)
     Freshness(core).take(clone.token_id)
-
-
-def accept_all(core: Core, tx: Connection) -> list[str]:
-    """Record the names of every token that is open as a clone; their serials. For a database that nobody has open."""
-    accepted = []
-    for row in core.tokens.rows():
-        device = _device(core, row)
-        if device is not None and binding.is_clone(device, row):
-            installation.rename_token(tx, row.id, device.profile.label, device.profile.serial)
-            Freshness(core).take(row.id)
-            accepted.append(device.profile.serial)
-    return accepted
 
 
 def _device(core: Core, row: TokenRow) -> Device | None:
