@@ -1,4 +1,4 @@
-"""What a worker answers: the API, and the pages for monitors.
+"""What a worker answers: the protocols that it speaks, and the pages for monitors.
 
 What is quick is answered on the event loop itself: handing it to a thread and back costs more than an encryption on a
 soft token or a local HSM. What makes keys or writes, and everything once the token has turned out to be slow, goes to
@@ -21,17 +21,13 @@ from msgspec import Struct
 
 from hsmkms import uuids
 from hsmkms.errors import HsmKmsError, TokenUnavailableError
-from hsmkms.model.enums import Operation
 from hsmkms.server.audit_gate import AnswerHold
-from hsmkms.server.aws import protocol
-from hsmkms.server.aws.endpoint import Handled, Source
-from hsmkms.server.aws.protocol import BY_TARGET, Response
-from hsmkms.server.aws.sigv4 import RawRequest
 from hsmkms.server.latency_gate import QUICK, Pace
+from hsmkms.server.messages import RawRequest, Refusal, RefusedError, Respond, Response
 from hsmkms.server.monitoring.metrics import CONTENT_TYPE
+from hsmkms.server.protocol import AWAY, Endpoint, Failure, Handled, ServedProtocol, Source
 from hsmkms.server.worker_state import Serving
 
-Respond = Callable[[Response], None]
 Done = TypeVar("Done")
 
 SLOW_FACTOR: Final = 3
@@ -48,6 +44,7 @@ class _Waiting(Struct):
 
     respond: Respond
     until: float
+    failure: Failure
 
 
 class Application:
@@ -67,6 +64,7 @@ class Application:
         self._busy = 0
         self._moved_at = 0.0
         self._hold = AnswerHold(serving.kms.operator.audit.book, loop)
+        *self._others, self._default = serving.endpoints
         self._pages: Final = {"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics}
 
     def __call__(self, request: RawRequest, address: str, respond: Respond) -> None:
@@ -74,21 +72,36 @@ class Application:
         if request.method in _READING and request.path in self._pages:
             self._later(self._pages[request.path], respond)
             return
+        protocol, endpoint = self._endpoint_of(request) if self._others else self._default
         source = Source(address, self._secure)
-        operation = BY_TARGET.get(request.header("x-amz-target") or "")
+        operation = endpoint.operation_of(request)
         if self._pace.inline(operation, self._loop.time()) and self._serving.free():
-            handled, seconds = self._timed(request, source, just_looked=self._has_looked(request))
+            handled, seconds = self._timed(endpoint, request, source, just_looked=self._has_looked(request))
             self._pace.note(seconds, self._loop.time())
-            self._hold.add(handled.response or _no_response(handled), respond, operation or "", handled.request_id)
+            response = handled.response or _no_response(handled, protocol.failure)
+            self._hold.add(response, respond, operation or "", handled.request_id, protocol.failure)
         else:
             ticket = next(self._tickets)
             limit = self._serving.hang_seconds * (1 if operation in QUICK else SLOW_FACTOR)
-            self._waiting[ticket] = _Waiting(respond, time.monotonic() + limit if limit else inf)
-            self._submit(partial(self._in_thread, request, source), partial(self._hold_back, operation, ticket))
+            self._waiting[ticket] = _Waiting(respond, time.monotonic() + limit if limit else inf, protocol.failure)
+            self._submit(
+                partial(self._in_thread, endpoint, request, source), partial(self._hold_back, operation, ticket)
+            )
 
     def largest_body(self, head: RawRequest) -> int:
-        """How many bytes the body of a request may have; HsmKmsError if its head does not look signed."""
-        return self._serving.endpoint.largest_body(head)
+        """How many bytes the body of a request may have; RefusedError if its head does not look authentic."""
+        protocol, endpoint = self._endpoint_of(head)
+        try:
+            return endpoint.largest_body(head)
+        except HsmKmsError as exc:
+            raise RefusedError(protocol.failure(exc, uuids.new(), head)) from exc
+
+    def refusal(self, refused: Refusal) -> Response:
+        """What a connection refuses, in the form of the protocol that has what no other takes."""
+        return self._default[0].refusal(refused)
+
+    def _endpoint_of(self, head: RawRequest) -> tuple[ServedProtocol, Endpoint]:
+        return next((each for each in self._others if each[0].takes(head)), self._default)
 
     def begin(self) -> None:
         """Begin what is done beside the requests."""
@@ -100,7 +113,7 @@ class Application:
         for ticket, each in list(self._waiting.items()):
             if each.until < now:
                 del self._waiting[ticket]
-                each.respond(protocol.failure(TokenUnavailableError(protocol.AWAY), uuids.new()))
+                each.respond(each.failure(TokenUnavailableError(AWAY), uuids.new()))
         limit = self._serving.hang_seconds * SLOW_FACTOR
         return not (limit and self._busy >= self._serving.threads and now - self._moved_at > limit)
 
@@ -130,16 +143,18 @@ class Application:
         """What is scheduled while connections are read is done before the next of them."""
         self._looked = False
 
-    def _timed(self, request: RawRequest, source: Source, *, just_looked: bool = False) -> tuple[Handled, float]:
+    def _timed(
+        self, endpoint: Endpoint, request: RawRequest, source: Source, *, just_looked: bool = False
+    ) -> tuple[Handled, float]:
         """Answer a request; how long that took, in seconds."""
         started = time.perf_counter()
-        handled: Handled = self._serving.endpoint.answer(request, source, just_looked=just_looked)
+        handled = endpoint.answer(request, source, just_looked=just_looked)
         seconds = time.perf_counter() - started
         self._serving.observer.note(handled, seconds, source.address)
         return handled, seconds
 
-    def _in_thread(self, request: RawRequest, source: Source) -> Handled:
-        handled, _ = self._timed(request, source)
+    def _in_thread(self, endpoint: Endpoint, request: RawRequest, source: Source) -> Handled:
+        handled, _ = self._timed(endpoint, request, source)
         self._pace.note_elsewhere()
         return handled
 
@@ -148,7 +163,7 @@ class Application:
         self._run(
             self._monitor,
             work,
-            lambda done: respond(done if done is not None else protocol.failure(RuntimeError(), "")),
+            lambda done: respond(done if done is not None else self._default[0].failure(RuntimeError(), "")),
         )
 
     def _submit(self, work: Callable[[], Done], use: Callable[[Done | None], None]) -> None:
@@ -176,13 +191,14 @@ class Application:
             self._busy += change
             self._moved_at = time.monotonic()
 
-    def _hold_back(self, operation: Operation | None, ticket: int, handled: Handled | None) -> None:
+    def _hold_back(self, operation: str | None, ticket: int, handled: Handled | None) -> None:
         """On the loop: an answer that was made in a thread."""
         waiting = self._waiting.pop(ticket, None)
         if waiting is None:
             return  # it came too late, and the client was told so
         handled = handled or Handled(request_id="")
-        self._hold.add(handled.response or _no_response(handled), waiting.respond, operation or "", handled.request_id)
+        response = handled.response or _no_response(handled, waiting.failure)
+        self._hold.add(response, waiting.respond, operation or "", handled.request_id, waiting.failure)
 
     # -- the pages ----------------------------------------------------------------------------------------------
 
@@ -200,5 +216,5 @@ class Application:
         return Response(200, (("Content-Type", CONTENT_TYPE),), self._serving.metrics())
 
 
-def _no_response(handled: Handled) -> Response:
-    return protocol.failure(RuntimeError(), handled.request_id)
+def _no_response(handled: Handled, failure: Failure) -> Response:
+    return failure(RuntimeError(), handled.request_id)

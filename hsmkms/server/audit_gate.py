@@ -7,7 +7,6 @@ a tenth of a request's time. A slow one is waited for in a thread, and meanwhile
 
 import asyncio
 import logging
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from time import perf_counter
 from typing import Final
@@ -15,14 +14,12 @@ from typing import Final
 from msgspec import Struct
 
 from hsmkms.errors import KMSInternalException
-from hsmkms.server.aws import protocol
-from hsmkms.server.aws.protocol import Response
 from hsmkms.server.latency_gate import Pace
+from hsmkms.server.messages import Respond, Response
+from hsmkms.server.protocol import Failure
 from hsmkms.service.runtime.audit_log import AuditBook
 
 log = logging.getLogger("hsmkms.http")
-
-Respond = Callable[[Response], None]
 
 DECIDES: Final = 0.1
 QUICK_BATCH_SECONDS: Final = 0.0007
@@ -36,6 +33,7 @@ class _Held(Struct):
     respond: Respond
     operation: str
     request_id: str
+    failure: Failure
 
 
 class AnswerHold:
@@ -50,12 +48,15 @@ class AnswerHold:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hsmkms audit")
         audit.held_back = audit.holds_answers
 
-    def add(self, response: Response, respond: Respond, operation: str, request_id: str) -> None:
-        """Answer now if nothing has to be waited for, and soon otherwise."""
+    def add(self, response: Response, respond: Respond, operation: str, request_id: str, failure: Failure) -> None:
+        """Answer now if nothing has to be waited for, and soon otherwise.
+
+        ``failure`` renders an error in the request's protocol.
+        """
         if not self._audit.holds_answers:
             respond(response)
             return
-        self._held.append(_Held(response, respond, operation, request_id))
+        self._held.append(_Held(response, respond, operation, request_id, failure))
         if not self._under_way:
             self._under_way = True
             # Not at once: whatever else this turn of the loop answers goes with it.
@@ -97,6 +98,6 @@ class AnswerHold:
         for each in held:
             if each.operation in refused:
                 fault = KMSInternalException(refused[each.operation])
-                each.respond(protocol.failure(fault, each.request_id))
+                each.respond(each.failure(fault, each.request_id))
             else:
                 each.respond(each.response)

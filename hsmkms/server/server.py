@@ -8,6 +8,7 @@ terminal is asked for once, here, and is in the workers' memory when they begin;
 argument. Every other source is read by each worker.
 """
 
+import asyncio
 import ipaddress
 import multiprocessing
 import resource
@@ -182,8 +183,9 @@ def _work(
     """The life of a worker. ``others``: what it inherits of the parent's and must not keep open."""
     _begin(others)
 
-    from hsmkms.server.monitoring import logs  # noqa: PLC0415 - in the worker only
-    from hsmkms.server.process import worker  # noqa: PLC0415 - in the worker only
+    from hsmkms.server.app import Application  # noqa: PLC0415 - in the worker only
+    from hsmkms.server.monitoring import logs  # noqa: PLC0415
+    from hsmkms.server.process import worker  # noqa: PLC0415
     from hsmkms.server.worker_state import Serving  # noqa: PLC0415
 
     logs.set_up(settings.serve.log_format)
@@ -191,7 +193,11 @@ def _work(
         _check_certificate(settings.serve)
         serving = Serving(opener(pulse), settings.serve, board, replaced)
         (board / FAULT_FILE).unlink(missing_ok=True)
-        worker.run(worker.application(serving), settings.serve, listener, partial(_tell, told), pulse)
+
+        def make(loop: asyncio.AbstractEventLoop, secure: bool) -> Application:  # noqa: FBT001 - as the worker has it
+            return Application(serving, loop, secure=secure)
+
+        worker.run(make, settings.serve, listener, partial(_tell, told), pulse)
     except (TokenUnavailableError, TokenNotFoundError) as exc:
         _complain_of_token(exc, settings, board)
     except SetupError as exc:

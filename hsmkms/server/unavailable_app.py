@@ -10,13 +10,12 @@ import msgspec
 
 from hsmkms import uuids
 from hsmkms.errors import TokenUnavailableError
-from hsmkms.server.aws import protocol
-from hsmkms.server.aws.protocol import Response
-from hsmkms.server.aws.sigv4 import RawRequest
 from hsmkms.server.heartbeat import Pulse
+from hsmkms.server.messages import RawRequest, Refusal, RefusedError, Respond, Response
 from hsmkms.server.monitoring.metrics import CONTENT_TYPE, bare_page
 from hsmkms.server.monitoring.worker_counts import Board
-from hsmkms.server.process.connection import Respond
+from hsmkms.server.protocol import AWAY
+from hsmkms.server.protocols import DEFAULT, protocol_of
 
 FAULT_FILE: Final = "token-fault"
 """Where a worker that could not open the token leaves why, in the folder of the counts."""
@@ -38,19 +37,22 @@ class StandIn:
         if request.method in ("GET", "HEAD") and request.path in ("/healthz", "/readyz", "/metrics"):
             respond(self._page(request.path))
         else:
-            respond(protocol.failure(TokenUnavailableError(protocol.AWAY), uuids.new()))
+            respond(protocol_of(request).failure(TokenUnavailableError(AWAY), uuids.new()))
 
     def largest_body(self, head: RawRequest) -> int:
         """Nobody's large body is read."""
-        del head
-        raise TokenUnavailableError(protocol.AWAY)
+        raise RefusedError(protocol_of(head).failure(TokenUnavailableError(AWAY), uuids.new(), head))
+
+    def refusal(self, refused: Refusal) -> Response:
+        """What a connection refuses, as it does with an open installation."""
+        return DEFAULT.refusal(refused)
 
     def _said(self) -> str:
         """Why the token cannot be opened, as the last worker that tried has told."""
         try:
-            return self._fault.read_text() or protocol.AWAY
+            return self._fault.read_text() or AWAY
         except OSError:
-            return protocol.AWAY
+            return AWAY
 
     def _page(self, path: str) -> Response:
         faults = {"token": f"{TokenUnavailableError.code}: {self._said()}"}

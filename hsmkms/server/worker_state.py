@@ -1,24 +1,22 @@
-"""What one worker process has open: the installation, its endpoint, its counts, and the sweeper for what is due."""
+"""What one worker process has open: the installation, its endpoints, its counts, and the sweeper for what is due."""
 
 import logging
 import threading
 import time
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
 from hsmkms.config.settings import ServeSettings
 from hsmkms.errors import HsmKmsError
 from hsmkms.kms import Kms
-from hsmkms.server.aws.endpoint import Endpoint
-from hsmkms.server.aws.quota import DEFAULT_RATES, Quota
 from hsmkms.server.heartbeat import Pulse
 from hsmkms.server.monitoring.health import Health
 from hsmkms.server.monitoring.logs import RequestLog
 from hsmkms.server.monitoring.metrics import Metrics
 from hsmkms.server.monitoring.request_observer import Observer
 from hsmkms.server.monitoring.worker_counts import PUBLISH_SECONDS, Board, Snapshot, Sweeps
+from hsmkms.server.protocols import PROTOCOLS
 from hsmkms.service.operator.monitoring import StepOutcome
 
 log = logging.getLogger("hsmkms.http")
@@ -42,8 +40,7 @@ class Serving:
         self.kms = kms
         self.threads = settings.threads
         self.hang_seconds = settings.hang_seconds
-        rates = {name: rate / settings.workers for name, rate in {**DEFAULT_RATES, **settings.quotas}.items()}
-        self.endpoint = Endpoint(kms, skew=timedelta(minutes=settings.clock_skew_minutes), quota=Quota(rates))
+        self.endpoints = [(each, each.open(kms, settings)) for each in PROTOCOLS]
         self.observer = Observer(RequestLog(settings.log_format) if settings.log_requests else None)
         self._watch = kms.operator.watch
         self.free = self._watch.free

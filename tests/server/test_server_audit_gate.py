@@ -8,8 +8,9 @@ from typing import cast
 import pytest
 
 from hsmkms.server.audit_gate import AnswerHold
-from hsmkms.server.aws.protocol import Response
+from hsmkms.server.aws.errors import failure
 from hsmkms.server.latency_gate import LONG_SECONDS
+from hsmkms.server.messages import Response
 from hsmkms.service.runtime.audit_log import REFUSED, AuditBook
 
 PATIENCE = 60
@@ -67,7 +68,7 @@ def answers(book: Book, hold: AnswerHold, operations: list[str], into: list[Resp
             done.set_result(None)
 
     for number, each in enumerate(operations):
-        hold.add(Response(200, (), b"%d" % number), leave, each, f"request-{number}")
+        hold.add(Response(200, (), b"%d" % number), leave, each, f"request-{number}", failure)
     return done
 
 

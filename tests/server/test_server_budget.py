@@ -3,6 +3,7 @@
 import base64
 import json
 import resource
+from typing import cast
 
 import botocore.session
 import pytest
@@ -11,7 +12,7 @@ from hsmkms.config.settings import ServeSettings
 from hsmkms.model.enums import Operation
 from hsmkms.model.operations import OPERATIONS
 from hsmkms.model.sizes import SMALL_REQUEST_BYTES, largest_request
-from hsmkms.server.process.connection import Connection
+from hsmkms.server.process.connection import Connection, Handler
 from hsmkms.server.process.connections import OTHER_FILES, TRIM_AGAIN, TRIM_CLOSED, Connections, connections_of
 from hsmkms.server.process.limits import MAX_BODY_BYTES
 from hsmkms.server.process.memory import MemoryBudget
@@ -79,7 +80,7 @@ def test_memory_is_given_back_after_a_peak() -> None:
 def test_memory_is_given_back_after_connections() -> None:
     """Also where many came and went between two looks, and again some seconds later, when all of them is released."""
     connections = Connections()
-    made = [Connection(lambda *_: None, lambda _: 0, connections, lambda: 0.0) for _ in range(TRIM_CLOSED)]
+    made = [Connection(cast("Handler", None), connections, lambda: 0.0) for _ in range(TRIM_CLOSED)]
     assert not connections.memory_is_free()
     for each in made:
         connections.add(each)

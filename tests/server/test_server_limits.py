@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from hsmkms.server.aws.protocol import Response
-from hsmkms.server.aws.sigv4 import RawRequest
+from hsmkms.server.aws.errors import refusal
+from hsmkms.server.messages import RawRequest, Refusal, Respond, Response
 from hsmkms.server.process.connection import BODY_SECONDS, HEAD_SECONDS, IDLE_SECONDS, LINGER_SECONDS, Connection
 from hsmkms.server.process.connections import Connections
 from hsmkms.server.process.limits import MAX_BODY_BYTES, UNCOUNTED_CONNECTIONS
@@ -26,7 +26,7 @@ class Place:
         self.connections = Connections()
         self.everybody = self.connections.open
         self.now = 1000.0
-        self.held: list[Callable[[Response], None]] | None = None
+        self.held: list[Respond] | None = None
         self.body = b"{}"
         self.body_sent = b"{}"
         self.address: tuple[str, int]
@@ -34,7 +34,7 @@ class Place:
         self.reader: asyncio.StreamReader
         self.writer: asyncio.StreamWriter
 
-    def answer(self, request: RawRequest, address: str, respond: Callable[[Response], None]) -> None:
+    def __call__(self, request: RawRequest, address: str, respond: Respond) -> None:
         """Answer at once, or when the test says so."""
         assert request.body == self.body_sent
         assert address == "127.0.0.1"
@@ -48,6 +48,10 @@ class Place:
         """Bodies may be as large as they can be in any case."""
         del head
         return MAX_BODY_BYTES
+
+    def refusal(self, refused: Refusal) -> Response:
+        """As clients of AWS read it."""
+        return refusal(refused)
 
     async def later(self, seconds: float) -> None:
         """Let time pass, and the server look at its limits."""
@@ -87,7 +91,7 @@ def play(story: Callable[[Place], Awaitable[None]]) -> None:
         place = Place()
         loop = asyncio.get_running_loop()
         server = await loop.create_server(
-            lambda: Connection(place.answer, place.largest_body, place.connections, lambda: place.now), "127.0.0.1", 0
+            lambda: Connection(place, place.connections, lambda: place.now), "127.0.0.1", 0
         )
         place.address = server.sockets[0].getsockname()
         place.reader, place.writer = await asyncio.open_connection(*place.address)

@@ -22,7 +22,7 @@ from hsmkms.errors import (
     UnrecognizedClientException,
 )
 from hsmkms.server.aws import sigv4
-from hsmkms.server.aws.sigv4 import RawRequest
+from hsmkms.server.messages import RawRequest
 
 ACCESS_KEY_ID = "AKIDEXAMPLEKMS000001"
 SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"  # noqa: S105 - the documentation's example

@@ -10,10 +10,11 @@ import pytest
 from conftest import NewSite
 from served import PROGRAMS, SECONDS, credentials
 
+from hsmkms.server.aws.errors import refusal
 from hsmkms.server.aws.protocol import success
-from hsmkms.server.aws.sigv4 import RawRequest
+from hsmkms.server.messages import RawRequest, Refusal, Respond, Response
 from hsmkms.server.process import connection as module
-from hsmkms.server.process.connection import Connection, Respond
+from hsmkms.server.process.connection import Connection
 from hsmkms.server.process.connections import Connections
 
 REQUEST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
@@ -28,16 +29,25 @@ class Place:
         self.respond: Respond | None = None
         connections = Connections()
         connections.open = everybody if everybody is not None else set()
-        self.connection = Connection(self.answer, lambda _: 0, connections, lambda: 0.0)
+        self.connection = Connection(self, connections, lambda: 0.0)
         self.connection.connection_made(cast("Any", self))
 
-    def answer(self, request: RawRequest, address: str, respond: Respond) -> None:
+    def __call__(self, request: RawRequest, address: str, respond: Respond) -> None:
         """Note what a request says of its coming."""
         assert address == "127.0.0.1"
         self.in_turn.append(request.in_turn)
         self.respond = respond
         if self.at_once:
             respond(success(b"", "id"))
+
+    def largest_body(self, head: RawRequest) -> int:
+        """No large body is taken."""
+        del head
+        return 0
+
+    def refusal(self, refused: Refusal) -> Response:
+        """As clients of AWS read it."""
+        return refusal(refused)
 
     def get_extra_info(self, name: str) -> Any:  # noqa: ANN401 - as asyncio says it
         """The peer."""

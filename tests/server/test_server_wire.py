@@ -13,10 +13,11 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from raw_client import SECONDS, address_of, call, exchange, raw, read_answer, signed
 
-from hsmkms.server.aws.sigv4 import RawRequest
+from hsmkms.server.aws.errors import refusal
 from hsmkms.server.heartbeat import Pulse
-from hsmkms.server.process import refusals
+from hsmkms.server.messages import RawRequest
 from hsmkms.server.process.heads import CLOSED, head_of
+from hsmkms.server.process.refusals import LATE, busy
 from hsmkms.server.unavailable_app import StandIn
 from hsmkms.testing import Endpoint
 
@@ -88,7 +89,7 @@ def test_header_names(hsmkms_endpoint: Endpoint) -> None:
 
 def test_header_names_of_a_busy_server(tmp_path: Path) -> None:
     """What a server answers that has no room, or no token yet, has them as well."""
-    responses = [refusals.busy("x"), refusals.refusal(408, "x", "x")]
+    responses = [refusal(busy("x")), refusal(LATE)]
     stand_in = StandIn(tmp_path, Pulse())
     for method, path in (("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics"), ("POST", "/")):
         stand_in(RawRequest(method, path, "", {}, b""), "", responses.append)

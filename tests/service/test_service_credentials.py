@@ -13,7 +13,8 @@ from hsmkms.errors import UnrecognizedClientException
 from hsmkms.hsm.device import Device
 from hsmkms.kms import Kms
 from hsmkms.server.aws import sigv4
-from hsmkms.server.aws.sigv4 import DATE_FORMAT, RawRequest
+from hsmkms.server.aws.sigv4 import DATE_FORMAT
+from hsmkms.server.messages import RawRequest
 
 SIGNED = ("host", "x-amz-date", "x-amz-target")
 TOKEN_CALLS = ("decrypt", "encrypt", "mac", "random")

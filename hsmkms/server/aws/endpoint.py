@@ -8,9 +8,8 @@ import time
 from datetime import timedelta
 from typing import Any, Final
 
-from msgspec import Struct
-
 from hsmkms import uuids
+from hsmkms.config.settings import ServeSettings
 from hsmkms.errors import HsmKmsError, InvalidSignatureException
 from hsmkms.kms import Kms
 from hsmkms.model.caller import MAX_USER_AGENT, Caller
@@ -19,9 +18,11 @@ from hsmkms.model.operations import OPERATIONS
 from hsmkms.model.sizes import largest_request
 from hsmkms.model.wire import decode_request, encode_response
 from hsmkms.server.aws import other_services, protocol, sigv4
-from hsmkms.server.aws.protocol import Response
-from hsmkms.server.aws.quota import Quota
-from hsmkms.server.aws.sigv4 import RawRequest, Scope
+from hsmkms.server.aws.protocol import BY_TARGET
+from hsmkms.server.aws.quota import DEFAULT_RATES, Quota
+from hsmkms.server.aws.sigv4 import Scope
+from hsmkms.server.messages import RawRequest
+from hsmkms.server.protocol import Handled, Source
 from hsmkms.service.operator.credentials import Credential
 
 log = logging.getLogger("hsmkms.http")
@@ -29,28 +30,10 @@ log = logging.getLogger("hsmkms.http")
 NOTE_USE_EVERY_SECONDS: Final = 60.0
 
 
-class Source(Struct, frozen=True):
-    """Where a request came from: an IP address, and whether nobody could listen on the way."""
-
-    address: str | None
-    secure: bool
-
-
-class Handled(Struct, kw_only=True):
-    """What is known of a request when it is answered, for the log and the metrics.
-
-    ``key_id``: the key as the answer names it, else as the request did.
-    """
-
-    request_id: str
-    operation: Operation | None = None
-    principal: str | None = None
-    region: str | None = None
-    key_id: str | None = None
-    response: Response | None = None
-    access_key_id: str | None = None
-    admitted: bool = False
-    """True once the pipeline has it, which records it."""
+def open_endpoint(kms: Kms, settings: ServeSettings) -> "Endpoint":
+    """The endpoint of one worker, which has its share of the quotas."""
+    rates = {name: rate / settings.workers for name, rate in {**DEFAULT_RATES, **settings.quotas}.items()}
+    return Endpoint(kms, skew=timedelta(minutes=settings.clock_skew_minutes), quota=Quota(rates))
 
 
 class Endpoint:
@@ -87,6 +70,11 @@ class Endpoint:
         else:
             handled.response = protocol.success(body, handled.request_id)
         return handled
+
+    def operation_of(self, request: RawRequest) -> Operation | None:
+        """The operation that a request names, if there is one of that name."""
+        targets = request.headers.get("x-amz-target", ())
+        return BY_TARGET.get(targets[0]) if len(targets) == 1 else None
 
     def largest_body(self, head: RawRequest) -> int:
         """How many bytes the body of a request may have, if its head looks signed; else the error that it gets."""

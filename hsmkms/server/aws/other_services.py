@@ -10,8 +10,8 @@ from xml.sax.saxutils import escape
 from msgspec.structs import replace
 
 from hsmkms.server.aws import protocol
-from hsmkms.server.aws.protocol import Response
-from hsmkms.server.aws.sigv4 import SERVICE, RawRequest
+from hsmkms.server.aws.sigv4 import SERVICE
+from hsmkms.server.messages import RawRequest, Response
 
 XML: Final = "text/xml"
 FORM: Final = "application/x-www-form-urlencoded"

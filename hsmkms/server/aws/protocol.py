@@ -5,15 +5,14 @@ not looked at, so that curl needs no more than a signature. Source: AWS KMS API 
 the service was seen to answer.
 """
 
-from collections.abc import Sequence
 from typing import Final
 
 import msgspec
-from msgspec import Struct
 
 from hsmkms.errors import ApiError, HsmKmsError, UnknownOperationException, UnsupportedOperationException
 from hsmkms.model.enums import Operation
 from hsmkms.model.operations import OPERATIONS
+from hsmkms.server.messages import Response
 
 CONTENT_TYPE: Final = "application/x-amz-json-1.1"
 TARGET_PREFIX: Final = "TrentService."
@@ -21,22 +20,10 @@ TARGET_PREFIX: Final = "TrentService."
 BY_TARGET: Final = {f"{TARGET_PREFIX}{operation}": operation for operation in OPERATIONS}
 """The operations that are built, by the whole value of X-Amz-Target."""
 
-Headers = Sequence[tuple[str, str]]
-
 _CLIENT: Final = 400
 _SERVER: Final = 500
 _STATUS: Final = {"DependencyTimeoutException": 503, "RequestEntityTooLargeException": 413}
-AWAY: Final = "the token does not answer: check that the HSM is connected and running, then try again"
 _SILENT: Final = "Something failed inside hsmkms: look into its log for this request id."
-
-
-class Response(Struct, frozen=True):
-    """What is sent back. ``error`` is the AWS code of an error, or None."""
-
-    status: int
-    headers: Headers
-    body: bytes
-    error: str | None = None
 
 
 def operation_of(method: str, path: str, target: str | None) -> Operation:

@@ -26,6 +26,7 @@ from hsmkms.errors import (
     MissingAuthenticationTokenException,
     UnrecognizedClientException,
 )
+from hsmkms.server.messages import RawRequest
 
 ALGORITHM: Final = "AWS4-HMAC-SHA256"
 SERVICE: Final = "kms"
@@ -62,26 +63,6 @@ _MAX_KEPT_NAMES: Final = 1024
 
 FindSecret = Callable[[str], str | None]
 """The secret of an access key that is active, or None."""
-
-
-class RawRequest(Struct, frozen=True):
-    """What was received. Header names in lower case, each with its values in their order; ``path`` as it was sent.
-
-    ``in_turn``: it had begun to come before the event loop's present turn, so that what was looked at in this turn is
-    new enough for it.
-    """
-
-    method: str
-    path: str
-    query: str
-    headers: Mapping[str, Sequence[str]]
-    body: bytes
-    in_turn: bool = False
-
-    def header(self, name: str) -> str | None:
-        """The one value of a header, or None; several values are joined."""
-        values = self.headers.get(name)
-        return None if values is None else values[0] if len(values) == 1 else ",".join(values)
 
 
 class Scope(Struct, frozen=True):

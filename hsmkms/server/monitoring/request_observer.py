@@ -1,8 +1,8 @@
 """What is kept of every request that was answered: a count, and a line of the log."""
 
 from hsmkms.call_stats import Tally
-from hsmkms.server.aws.endpoint import Handled
 from hsmkms.server.monitoring.logs import RequestLine, RequestLog
+from hsmkms.server.protocol import Handled
 
 NO_OPERATION = "none"
 """Stands for requests that named no operation of ours, or were refused before it was looked at."""

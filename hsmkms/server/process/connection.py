@@ -7,14 +7,12 @@ to pass Python's lock to and fro at every call to the token, which cost half of 
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import httptools
 
-from hsmkms.errors import HsmKmsError
 from hsmkms.model.sizes import SMALL_REQUEST_BYTES
-from hsmkms.server.aws.protocol import Response
-from hsmkms.server.aws.sigv4 import RawRequest
+from hsmkms.server.messages import RawRequest, Refusal, RefusedError, Respond, Response
 from hsmkms.server.process import heads
 from hsmkms.server.process.connections import LINGERING, Connections
 from hsmkms.server.process.limits import (
@@ -31,7 +29,7 @@ from hsmkms.server.process.limits import (
     frame_too_large,
     too_many_headers,
 )
-from hsmkms.server.process.refusals import RefusedError, bad_request, body_too_large, busy, refusal, refused
+from hsmkms.server.process.refusals import LATE, bad_request, body_too_large, busy
 
 MAX_IN_A_TURN: Final = 1000
 """Connections that the loop hears of by one question to the kernel: libuv takes 1,024 answers, and then asks again."""
@@ -42,12 +40,18 @@ IDLE_SECONDS: Final = 75.0
 LINGER_SECONDS: Final = 0.5
 """So long a request on its way to a server that ends is still answered, and a client may go on with a refused one."""
 
-Respond = Callable[[Response], None]
-Answer = Callable[[RawRequest, str, Respond], None]
-"""Answers a request from an address, at once or later, by calling back on the loop."""
 
-LargestBody = Callable[[RawRequest], int]
-"""How many bytes the body may have to which a head belongs. HsmKmsError if none of more than 64 KiB belongs to it."""
+class Handler(Protocol):
+    """What answers the requests of a connection, in a content type of its own. Called on the loop alone."""
+
+    def __call__(self, request: RawRequest, address: str, respond: Respond) -> None:
+        """Answer a request from an address, at once or later, by calling back on the loop."""
+
+    def largest_body(self, head: RawRequest) -> int:
+        """How many bytes the body may have to which a head belongs. RefusedError if none of more than 64 KiB does."""
+
+    def refusal(self, refused: Refusal) -> Response:
+        """What a client is told that sent no request that is taken, or for which there is no room."""
 
 
 class Connection(asyncio.Protocol):
@@ -63,11 +67,8 @@ class Connection(asyncio.Protocol):
     _received: int
     _in_body: bool
 
-    def __init__(
-        self, answer: Answer, largest_body: LargestBody, connections: Connections, now: Callable[[], float]
-    ) -> None:
-        self._answer = answer
-        self._largest_body = largest_body
+    def __init__(self, handler: Handler, connections: Connections, now: Callable[[], float]) -> None:
+        self._handler = handler
         self._connections = connections
         self._budget = connections.budget
         self._now = now
@@ -162,7 +163,7 @@ class Connection(asyncio.Protocol):
                 cause = exc.__context__
                 if not isinstance(cause, RefusedError):
                     raise
-                self._refuse(cause.response)
+                self._refuse(cause.answer)
             except httptools.HttpParserError:
                 self._refuse(bad_request("This is not HTTP/1.1."))
         if self._url:  # the request is unfinished; the slice in which it begins counts as a whole
@@ -176,7 +177,7 @@ class Connection(asyncio.Protocol):
         Chunks: their sizes and extensions, and trailers.
         """
         if self._received - self._size > MAX_HEAD_BYTES + SLICE_BYTES and not self._deaf:
-            self._refuse(chunks_too_large() if self._in_body else frame_too_large().response)
+            self._refuse(chunks_too_large() if self._in_body else frame_too_large().answer)
         self._count()
 
     def pause_writing(self) -> None:
@@ -297,11 +298,7 @@ class Connection(asyncio.Protocol):
     def _admit(self, size: int) -> None:
         """Let a body grow beyond 64 KiB, if one of this size can belong to its head."""
         if size <= MAX_BODY_BYTES and self._most <= SMALL_REQUEST_BYTES:
-            head = self._request(b"")
-            try:
-                self._most = min(self._largest_body(head), MAX_BODY_BYTES)
-            except HsmKmsError as exc:
-                raise refused(exc, head) from exc
+            self._most = min(self._handler.largest_body(self._request(b"")), MAX_BODY_BYTES)
         if size > self._most:
             raise body_too_large(self._most if size <= MAX_BODY_BYTES else MAX_BODY_BYTES)
 
@@ -347,7 +344,7 @@ class Connection(asyncio.Protocol):
         elif self._deaf:
             self._transport.abort()
         elif self._url:
-            self._refuse(refusal(408, "RequestTimeoutException", "The request did not come in time."))
+            self._refuse(LATE)
         else:
             self._close()
 
@@ -372,10 +369,10 @@ class Connection(asyncio.Protocol):
             if weight > LARGE_REQUEST_BYTES:
                 self._count()  # it is no longer unfinished
                 if not self._budget.take(weight):
-                    self._write(busy("Too many large requests wait for their responses."))
+                    self._write(self._handler.refusal(busy("Too many large requests wait for their responses.")))
                     continue
                 self._taken = weight
-            self._answer(self._answering, self._address, self._write)
+            self._handler(self._answering, self._address, self._write)
         self._going_on = False
         if self._refusal is not None and not (self._answering or self._waiting):
             refusal, self._refusal = self._refusal, None
@@ -420,19 +417,20 @@ class Connection(asyncio.Protocol):
         self.deadline = self._now() + BODY_SECONDS
         self._transport.close()
 
-    def _refuse(self, response: Response) -> None:
+    def _refuse(self, answer: Refusal | Response) -> None:
         """Answer after the requests before it, and close: what follows cannot be told apart from what was wrong."""
         self._stop_reading()
-        self._refusal = response
+        self._refusal = self._handler.refusal(answer) if isinstance(answer, Refusal) else answer
         self._next()
 
     def _turn_away(self, *, linger: bool) -> None:
         """Tell a client for whom there is no connection left to try again."""
-        response = busy("This server has as many connections as it may: use fewer, or try again.")
+        refused = busy("This server has as many connections as it may: use fewer, or try again.")
         if linger:
-            self._refuse(response)
+            self._refuse(refused)
         else:
             self._deaf = True
+            response = self._handler.refusal(refused)
             self._transport.write(heads.head_of(response, heads.CLOSED) + response.body)
             self._transport.close()
 

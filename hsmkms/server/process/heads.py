@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import httptools
 
-from hsmkms.server.aws.protocol import Response
+from hsmkms.server.messages import Response
 from hsmkms.server.process.refusals import head_too_large
 
 MAX_NAME_BYTES: Final = 256

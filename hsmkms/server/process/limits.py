@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from hsmkms.server.aws.protocol import Response
-from hsmkms.server.process.refusals import RefusedError, bad_request, head_too_large
+from hsmkms.server.messages import Refusal, RefusedError
+from hsmkms.server.process.refusals import bad_request, head_too_large
 
 MAX_BODY_BYTES: Final = 1024 * 1024
 """More than any request of the API can need: a key policy of 32 KB, an attestation document of 256 KB in base64."""
@@ -58,6 +58,6 @@ def check_encodings(encodings: list[str], *, chunks_known: bool) -> None:
         raise RefusedError(bad_request("Send Transfer-Encoding: chunked, or none."))
 
 
-def chunks_too_large() -> Response:
+def chunks_too_large() -> Refusal:
     """Too many bytes around the chunks of a body."""
     return bad_request(f"Sizes, extensions and trailers of the body's chunks are larger than {MAX_HEAD_BYTES} bytes.")

@@ -12,14 +12,11 @@ from typing import Final, Protocol
 import uvloop
 
 from hsmkms.config.settings import ServeSettings
-from hsmkms.server.app import Application
-from hsmkms.server.aws.sigv4 import RawRequest
 from hsmkms.server.heartbeat import Pulse
 from hsmkms.server.process import memory
 from hsmkms.server.process.acceptor import Acceptor
-from hsmkms.server.process.connection import LINGER_SECONDS, Connection, Respond
+from hsmkms.server.process.connection import LINGER_SECONDS, Connection, Handler
 from hsmkms.server.process.connections import Connections, connections_of
-from hsmkms.server.worker_state import Serving
 
 BACKLOG: Final = 4096
 TRIM_SECONDS: Final = 2.0
@@ -38,14 +35,8 @@ STOP_SECONDS: Final = 30.0
 """How long requests that run may take to finish when the server is stopped."""
 
 
-class Answering(Protocol):
+class Answering(Handler, Protocol):
     """What answers requests in a worker."""
-
-    def __call__(self, request: RawRequest, address: str, respond: Respond) -> None:
-        """Answer a request now, or later on the loop."""
-
-    def largest_body(self, head: RawRequest) -> int:
-        """How many bytes the body may have to which a head belongs, where it is more than any request may have."""
 
     def begin(self) -> None:
         """Begin what is done beside the requests."""
@@ -64,11 +55,6 @@ Make = Callable[[asyncio.AbstractEventLoop, bool], Answering]
 def run(make: Make, settings: ServeSettings, listener: socket.socket, ready: Callable[[], None], pulse: Pulse) -> None:
     """Serve until SIGTERM; ``ready`` is called when clients are answered, ``pulse`` beats while they can be."""
     uvloop.run(_serve(make, settings, listener, ready, pulse))
-
-
-def application(serving: Serving) -> Make:
-    """What answers for an open installation."""
-    return lambda loop, secure: Application(serving, loop, secure=secure)
 
 
 def tls_context(settings: ServeSettings) -> ssl.SSLContext | None:
@@ -95,7 +81,7 @@ async def _serve(
     connections = connections_of(settings)
 
     def connection() -> Connection:
-        return Connection(answering, answering.largest_body, connections, loop.time)
+        return Connection(answering, connections, loop.time)
 
     server: asyncio.AbstractServer | Acceptor
     if context is None:

@@ -73,7 +73,7 @@ async def play(kms: Kms, serving: Serving, endpoint: Endpoint, *, secure: bool) 
     all_of_them = Connections()
     answered = asyncio.Semaphore(0)
     transports = [Transport(answered) for _ in range(4)]
-    connections = [Connection(application, application.largest_body, all_of_them, loop.time) for _ in transports]
+    connections = [Connection(application, all_of_them, loop.time) for _ in transports]
     for connection, transport in zip(connections, transports, strict=True):
         connection.connection_made(cast("asyncio.Transport", transport))
     before, after, ahead, later = connections
