@@ -1,7 +1,8 @@
 """Who may import whom: the layers of the package, as a table that is checked against the source."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,6 @@ ALLOWED: dict[str, set[str]] = {
     "store": {"atomic_write", "errors", "model", "ownership", "process", "store"},
     "hsm": {"atomic_write", "errors", "model", "process", "secret", "call_stats", "key_wrapping", "hsm"},
     "service": {
-        "kms",
         "atomic_write",
         "errors",
         "model",
@@ -54,7 +54,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "wiring": BELOW_CLI | {"wiring"},
     "kms_permissions": {"model", "service"},
-    "kms": {"errors", "model", "service", "kms_permissions"},
+    "kms": {"errors", "model", "service", "wiring", "kms_permissions"},
     "__init__": {"kms"},
     "server": {
         "atomic_write",
@@ -87,9 +87,57 @@ ALLOWED: dict[str, set[str]] = {
 }
 """A layer, and the layers that it may import. ``__init__`` is the package itself, which offers ``Kms``."""
 
-EXCEPTIONS = {("kms.py", "wiring"), ("cli/hardening.py", "ctypes"), ("server/process/memory.py", "ctypes")}
-"""``Kms.open`` is where a library user comes in; everything else gets its parts handed. prctl and malloc_trim are in
-ctypes alone."""
+EXCEPTIONS = {("cli/hardening.py", "ctypes"), ("server/process/memory.py", "ctypes")}
+"""prctl and malloc_trim are in ctypes alone."""
+
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("atomic_write", "call_stats", "errors", "secret", "testing", "uuids"),
+    ("model", "ownership", "process"),
+    ("config", "key_wrapping"),
+    ("rules",),
+    ("rules/audit", "rules/iam"),
+    ("store",),
+    ("hsm/allowed_acts", "hsm/faults", "hsm/serials"),
+    ("hsm/objects",),
+    ("hsm/crypto",),
+    ("hsm/imports", "hsm/probing"),
+    ("hsm/session", "hsm/token_check"),
+    ("hsm/keypairs",),
+    ("hsm/device",),
+    ("hsm/unavailable",),
+    ("service/runtime",),
+    ("service/keys",),
+    ("service/grant_tokens",),
+    ("service/pipeline",),
+    ("service/operations",),
+    ("service/audit",),
+    ("service/backup",),
+    ("service/operator",),
+    ("wiring",),
+    ("kms_permissions",),
+    ("kms",),
+    ("__init__",),
+    ("server/heartbeat", "server/latency_gate", "server/messages"),
+    ("server/protocol",),
+    ("server/audit_gate", "server/aws", "server/monitoring", "server/process"),
+    ("server/protocols",),
+    ("server/unavailable_app", "server/worker_state"),
+    ("server/app",),
+    ("server/server",),
+    ("server/dev",),
+    ("cli/errors", "cli/hardening", "cli/output"),
+    ("cli/options",),
+    ("cli/files",),
+    ("cli/api",),
+    ("cli/commands",),
+    ("cli/main",),
+    ("__main__",),
+)
+"""Every module or folder, from the ground to the roof: each imports what stands below it, nothing beside or above it.
+
+Within a folder modules import one another as they like, but in no circle. A protocol is a folder beside
+``server/process``: neither knows the other.
+"""
 
 OWNERS = {
     "pkcs11": "hsm",
@@ -200,6 +248,114 @@ def test_layers(module: Path) -> None:
     """Every import of a module is one that the table allows."""
     assert layer_of(module) in ALLOWED, "a new layer: give it a row in ALLOWED"
     assert breaches(module, module.read_text()) == []
+
+
+def name_of(module: Path) -> str:
+    """The name by which a module is imported, without the package's: ``hsm/session/pool``."""
+    name = str(module.relative_to(PACKAGE).with_suffix(""))
+    return name.removesuffix("/__init__") if name != "__init__" else name
+
+
+NAMES = {name_of(module): module for module in MODULES}
+FLOOR_OF = {place: number for number, places in enumerate(FLOORS) for place in places}
+
+
+def place_of(name: str) -> str | None:
+    """Where a module stands: its own place, or that of the innermost folder that has one."""
+    parts = name.split("/")
+    places = ("/".join(parts[:end]) for end in range(len(parts), 0, -1))
+    return next((each for each in places if each in FLOOR_OF), None)
+
+
+def modules_imported(tree: ast.AST) -> Iterator[str]:
+    """The modules of this package that a source imports, for types alone and within functions as well."""
+    for node in ast.walk(tree):
+        found = []
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            within = (f"{node.module}.{alias.name}" for alias in node.names)
+            found = [each if path_of(each) in NAMES else str(node.module) for each in within]
+        yield from (path_of(each) for each in found if path_of(each) in NAMES)
+
+
+def path_of(dotted: str) -> str:
+    """``hsm/device`` for ``hsmkms.hsm.device``; empty for what is not of this package."""
+    package, *parts = dotted.split(".")
+    return ("/".join(parts) or "__init__") if package == "hsmkms" else ""
+
+
+def upward(name: str, source: str) -> list[str]:
+    """Every import of a module of what does not stand below it, nor in its own place."""
+    here = place_of(name)
+    assert here is not None, "it stands nowhere: give it a place in FLOORS"
+    found = []
+    for other in modules_imported(ast.parse(source)):
+        there = place_of(other)
+        if there is not None and there != here and FLOOR_OF[there] >= FLOOR_OF[here]:
+            found.append(f"{name} imports {other}, which does not stand below it")
+    return found
+
+
+def circle(sources: Mapping[str, str]) -> list[str]:
+    """Modules of which each imports the next, and the last one the first; empty if there is no such circle."""
+    graph = {name: set(modules_imported(ast.parse(source))) - {name} for name, source in sources.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as exc:
+        found: list[str] = exc.args[1]
+        return found
+    return []
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_no_upward_import(name: str) -> None:
+    """A module imports only what stands below it, and what stands in its own folder."""
+    if NAMES[name].name != "__init__.py" or name == "__init__":
+        assert upward(name, NAMES[name].read_text()) == []
+    else:
+        assert list(modules_imported(ast.parse(NAMES[name].read_text()))) == [], "a folder offers nothing by itself"
+
+
+def test_no_import_circle() -> None:
+    """No module imports itself by way of others, not even for types alone or when a function is called."""
+    assert circle({name: module.read_text() for name, module in NAMES.items()}) == []
+
+
+def test_every_place_is_taken() -> None:
+    """Each place in FLOORS is one of a module or a folder, and none has two."""
+    assert len(FLOOR_OF) == sum(map(len, FLOORS))
+    assert {place_of(name) for name, module in NAMES.items() if module.name != "__init__.py"} | {"__init__"} == {
+        *FLOOR_OF
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("hsm/crypto/gcm", "from hsmkms.hsm.device import Device"),
+        ("hsm/crypto/gcm", "from hsmkms.hsm import device"),
+        ("service/runtime/core", "if TYPE_CHECKING:\n    from hsmkms.service.pipeline import Call"),
+        ("service/operations/keys", "def f():\n    from hsmkms.kms import Kms"),
+        ("server/process/connection", "from hsmkms.server.aws import protocol"),
+        ("server/aws/endpoint", "import hsmkms.server.process.worker"),
+        ("wiring/core", "from hsmkms import Kms"),
+    ],
+)
+def test_an_upward_import_is_seen(name: str, source: str) -> None:
+    """The check finds an import of what stands beside or above, in each of its forms."""
+    assert len(upward(name, source)) == 1
+
+
+def test_a_circle_is_seen() -> None:
+    """The check finds a circle of which one side is there for types alone, and the other one within a function."""
+    sources = {
+        "hsm/faults": "def f():\n    from hsmkms.hsm import device",
+        "hsm/device": "from hsmkms.hsm.objects.objects import find",
+        "hsm/objects/objects": "if TYPE_CHECKING:\n    from hsmkms.hsm.faults import translated",
+    }
+    assert {*circle(sources)} == {*sources}
+    assert circle({**sources, "hsm/objects/objects": ""}) == []
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
