@@ -24,10 +24,13 @@ from pathlib import Path
 from pkcs11.constants import Attribute, ObjectClass
 from pkcs11.mechanisms import GCMParams, Mechanism
 
-from hsmkms import Kms, config, config_template, wiring
-from hsmkms.config import PinSettings, Settings, TokenSettings
+from hsmkms import Kms
+from hsmkms.config import settings as config
+from hsmkms.config import template as config_template
+from hsmkms.config.settings import PinSettings, Settings, TokenSettings
 from hsmkms.model.crypto import DecryptRequest, EncryptRequest
 from hsmkms.model.keys import CreateKeyRequest, ListKeysRequest
+from hsmkms.wiring import core as wiring
 
 PLAINTEXT = bytes(64)
 CONTEXT = {"purpose": "bench"}

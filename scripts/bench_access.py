@@ -11,14 +11,15 @@ from pathlib import Path
 import msgspec
 from bench import PLAINTEXT, make_installation, medians, rate
 
-from hsmkms import Kms, wiring
-from hsmkms.config import AuditSettings
+from hsmkms import Kms
+from hsmkms.config.settings import AuditSettings
 from hsmkms.model.crypto import EncryptRequest
 from hsmkms.model.enums import Operation
 from hsmkms.model.grants import CreateGrantRequest, GrantConstraints
 from hsmkms.model.keys import CreateKeyRequest
 from hsmkms.model.shapes import Tag
 from hsmkms.service.pipeline import Call
+from hsmkms.wiring import core as wiring
 
 CONTEXT = {"album": "2026"}
 DECISIONS = 20_000

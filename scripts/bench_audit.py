@@ -17,12 +17,13 @@ from pathlib import Path
 import msgspec
 from bench import PLAINTEXT, make_installation, medians, rate
 
-from hsmkms import Kms, wiring
-from hsmkms.config import AuditSettings, Settings
+from hsmkms import Kms
+from hsmkms.config.settings import AuditSettings, Settings
 from hsmkms.model.crypto import EncryptRequest
 from hsmkms.model.keys import CreateKeyRequest, DescribeKeyRequest
-from hsmkms.rules import audit_chain
+from hsmkms.rules.audit import chain as audit_chain
 from hsmkms.store import audit_files
+from hsmkms.wiring import core as wiring
 
 MODES = ("off", "interval", "commit")
 

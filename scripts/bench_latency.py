@@ -21,9 +21,11 @@ import bench_http
 from bench_http import PLAINTEXT, load, signed
 from rolling import wait
 
-from hsmkms import config, config_template, wiring
-from hsmkms.config import PinSettings, ServeSettings, Settings, TokenSettings
+from hsmkms.config import settings as config
+from hsmkms.config import template as config_template
+from hsmkms.config.settings import PinSettings, ServeSettings, Settings, TokenSettings
 from hsmkms.testing import Endpoint
+from hsmkms.wiring import core as wiring
 
 ROOT = Path(__file__).parent.parent
 DELAY_MICROSECONDS = 2000

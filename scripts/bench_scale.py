@@ -23,11 +23,12 @@ import msgspec
 from bench import PLAINTEXT, make_installation
 from bench_costs import HSMKMS, free_port
 
-from hsmkms import Kms, wiring
-from hsmkms.config import AuditSettings, Settings
+from hsmkms import Kms
+from hsmkms.config.settings import AuditSettings, Settings
 from hsmkms.model.crypto import EncryptRequest
 from hsmkms.model.enums import Origin
 from hsmkms.model.keys import CreateKeyRequest, ListKeysRequest
+from hsmkms.wiring import core as wiring
 
 FEW = 10
 BATCH = 2000

@@ -1,6 +1,6 @@
 """The real clients that are run against hsmkms: what each is, how it is installed, and its job.
 
-``scripts/clients`` runs them all and writes the table of the guide; tests/http/test_http_clients.py runs those that
+``scripts/clients`` runs them all and writes the table of the guide; tests/server/test_server_clients.py runs those that
 have ``suite`` set, where their tools are there. A client's program (tests/clients) configures endpoint, credentials and
 region and nothing else, checks what it got by other means, and ends by printing that the story holds.
 """

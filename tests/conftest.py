@@ -13,8 +13,8 @@ import shims
 from devices import MakeToken, SoftHsm, close_everything
 from hypothesis import HealthCheck, settings
 
-from hsmkms.hsm import softhsm
 from hsmkms.hsm.device import Device
+from hsmkms.hsm.session import softhsm
 
 settings.register_profile(
     "suite", deadline=None, suppress_health_check=[HealthCheck.too_slow]

@@ -18,10 +18,10 @@ import msgspec
 from msgspec import Struct
 
 from hsmkms.hsm import device as devices
-from hsmkms.hsm import module as modules
-from hsmkms.hsm import softhsm
-from hsmkms.hsm.choice import TokenChoice
 from hsmkms.hsm.device import Device, DeviceSettings
+from hsmkms.hsm.session import module as modules
+from hsmkms.hsm.session import softhsm
+from hsmkms.hsm.session.token_choice import TokenChoice
 from hsmkms.model.enums import Operation
 from hsmkms.model.permit import OperatorAct, Permit
 

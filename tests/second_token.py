@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from hsmkms import config
-from hsmkms.config import TokenSettings
+from hsmkms.config import settings as config
+from hsmkms.config.settings import TokenSettings
 
 LABEL = "new hsm"
 PIN = "another horse"

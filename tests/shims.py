@@ -15,7 +15,7 @@ from msgspec import Struct
 from pkcs11.constants import Attribute
 from pkcs11.mechanisms import Mechanism
 
-from hsmkms.hsm.token_iv import IvOrigin
+from hsmkms.hsm.crypto.token_iv import IvOrigin
 
 _WARNINGS: Final = ("-Wall", "-Wextra", "-Werror")
 

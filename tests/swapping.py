@@ -10,7 +10,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from hsmkms.config import TokenSettings
+from hsmkms.config.settings import TokenSettings
 
 OF_THE_TOKEN = {"token.object", "token.lock", "generation"}
 """The files of a SoftHSM token that are not its objects: label, serial and PINs are in the first."""

@@ -13,13 +13,13 @@ import pytest
 import typer
 import yaml
 
-from hsmkms import config
 from hsmkms.cli.main import app
-from hsmkms.config import Settings, TokenSettings
+from hsmkms.config import settings as config
+from hsmkms.config.pin_credentials import credential_names
+from hsmkms.config.pins import PinSettings, read_pin
+from hsmkms.config.settings import Settings, TokenSettings
 from hsmkms.errors import PinError
-from hsmkms.http import workers as server
-from hsmkms.pin_credentials import credential_names
-from hsmkms.pins import PinSettings, read_pin
+from hsmkms.server.process import supervisor as server
 
 ROOT = Path(__file__).parent.parent
 CONF = ROOT / "conf"

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hsmkms import config, pins
-from hsmkms.config import (
+from hsmkms.config import pins
+from hsmkms.config import settings as config
+from hsmkms.config.settings import (
     ImportSettings,
     PermissionSettings,
     PinSettings,
@@ -30,7 +31,7 @@ from hsmkms.config import (
     parse_uri,
     read_pin,
 )
-from hsmkms.config_template import init_text
+from hsmkms.config.template import init_text
 from hsmkms.errors import ConfigurationError, PinError
 
 CONF = Path(__file__).parent.parent / "conf"

@@ -1,7 +1,8 @@
 """Who may import whom: the layers of the package, as a table that is checked against the source."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,15 +15,11 @@ BELOW_CLI = {
     "errors",
     "atomic_write",
     "process",
-    "tally",
+    "call_stats",
     "uuids",
     "ownership",
     "secret",
-    "pins",
-    "token_tables",
-    "token_uri",
     "config",
-    "pin_credentials",
     "model",
     "rules",
     "store",
@@ -33,37 +30,43 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "atomic_write": set(),
     "process": {"errors"},
-    "tally": set(),
+    "call_stats": set(),
     "uuids": set(),
     "secret": set(),
     "ownership": {"errors"},
-    "pins": {"atomic_write", "errors", "ownership", "secret"},
-    "token_tables": {"errors"},
-    "token_uri": {"errors"},
-    "wrapping": {"errors", "model"},
-    "config": {"errors", "model", "ownership", "pins", "secret", "token_tables", "token_uri"},
-    "config_template": {"config"},
-    "pin_credentials": {"config"},
+    "key_wrapping": {"errors", "model"},
+    "config": {"atomic_write", "errors", "model", "ownership", "secret", "config"},
     "model": {"errors", "model", "uuids"},
     "rules": {"errors", "model", "rules"},
     "store": {"atomic_write", "errors", "model", "ownership", "process", "store"},
-    "hsm": {"atomic_write", "errors", "model", "process", "secret", "tally", "wrapping", "hsm"},
-    "service": {"atomic_write", "errors", "model", "process", "tally", "uuids", "rules", "store", "hsm", "service"},
-    "attaching": BELOW_CLI,
-    "wiring": BELOW_CLI | {"attaching"},
-    "pin_change": BELOW_CLI | {"attaching"},
-    "__init__": {"service"},
-    "http": {
+    "hsm": {"atomic_write", "errors", "model", "process", "secret", "call_stats", "key_wrapping", "hsm"},
+    "service": {
         "atomic_write",
         "errors",
         "model",
-        "tally",
+        "process",
+        "call_stats",
+        "uuids",
+        "rules",
+        "store",
+        "hsm",
+        "service",
+    },
+    "wiring": BELOW_CLI | {"wiring"},
+    "kms_permissions": {"model", "service"},
+    "kms": {"errors", "model", "service", "wiring", "kms_permissions"},
+    "__init__": {"kms"},
+    "server": {
+        "atomic_write",
+        "errors",
+        "model",
+        "call_stats",
         "uuids",
         "config",
-        "config_template",
         "service",
         "wiring",
-        "http",
+        "kms",
+        "server",
     },
     "cli": {
         "atomic_write",
@@ -71,13 +74,11 @@ ALLOWED: dict[str, set[str]] = {
         "model",
         "ownership",
         "config",
-        "config_template",
         "service",
-        "attaching",
         "wiring",
-        "pin_change",
-        "wrapping",
-        "http",
+        "kms",
+        "key_wrapping",
+        "server",
         "__init__",
         "cli",
     },
@@ -86,9 +87,57 @@ ALLOWED: dict[str, set[str]] = {
 }
 """A layer, and the layers that it may import. ``__init__`` is the package itself, which offers ``Kms``."""
 
-EXCEPTIONS = {("service/kms.py", "wiring"), ("cli/secrecy.py", "ctypes"), ("http/memory.py", "ctypes")}
-"""``Kms.open`` is where a library user comes in; everything else gets its parts handed. prctl and malloc_trim are in
-ctypes alone."""
+EXCEPTIONS = {("cli/hardening.py", "ctypes"), ("server/process/memory.py", "ctypes")}
+"""prctl and malloc_trim are in ctypes alone."""
+
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("atomic_write", "call_stats", "errors", "secret", "testing", "uuids"),
+    ("model", "ownership", "process"),
+    ("config", "key_wrapping"),
+    ("rules",),
+    ("rules/audit", "rules/iam"),
+    ("store",),
+    ("hsm/allowed_acts", "hsm/faults", "hsm/serials"),
+    ("hsm/objects",),
+    ("hsm/crypto",),
+    ("hsm/imports", "hsm/probing"),
+    ("hsm/session", "hsm/token_check"),
+    ("hsm/keypairs",),
+    ("hsm/device",),
+    ("hsm/unavailable",),
+    ("service/runtime",),
+    ("service/keys",),
+    ("service/grant_tokens",),
+    ("service/pipeline",),
+    ("service/operations",),
+    ("service/audit",),
+    ("service/backup",),
+    ("service/operator",),
+    ("wiring",),
+    ("kms_permissions",),
+    ("kms",),
+    ("__init__",),
+    ("server/heartbeat", "server/latency_gate", "server/messages"),
+    ("server/protocol",),
+    ("server/audit_gate", "server/aws", "server/monitoring", "server/process"),
+    ("server/protocols",),
+    ("server/unavailable_app", "server/worker_state"),
+    ("server/app",),
+    ("server/server",),
+    ("server/dev",),
+    ("cli/errors", "cli/hardening", "cli/output"),
+    ("cli/options",),
+    ("cli/files",),
+    ("cli/api",),
+    ("cli/commands",),
+    ("cli/main",),
+    ("__main__",),
+)
+"""Every module or folder, from the ground to the roof: each imports what stands below it, nothing beside or above it.
+
+Within a folder modules import one another as they like, but in no circle. A protocol is a folder beside
+``server/process``: neither knows the other.
+"""
 
 OWNERS = {
     "pkcs11": "hsm",
@@ -99,9 +148,9 @@ OWNERS = {
     "typer": "cli",
     "rich": "cli",
     "jmespath": "cli",
-    "httptools": "http",
-    "uvloop": "http",
-    "prometheus_client": "http",
+    "httptools": "server",
+    "uvloop": "server",
+    "prometheus_client": "server",
     "pyrage": "service",
 }
 """A foreign package, and the one layer that may import it."""
@@ -145,7 +194,8 @@ def imports(tree: ast.AST) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: a relative import"
-            # `from hsmkms import config` imports a module, `from hsmkms import Kms` a name of the package itself.
+            # `from hsmkms.config import settings as config` imports a module, `from hsmkms import Kms` a name of the
+            # package itself.
             names = [alias.name for alias in node.names] if node.module == "hsmkms" else []
             yield from (f"hsmkms.{name}" for name in names)
             if not names:
@@ -200,6 +250,114 @@ def test_layers(module: Path) -> None:
     assert breaches(module, module.read_text()) == []
 
 
+def name_of(module: Path) -> str:
+    """The name by which a module is imported, without the package's: ``hsm/session/pool``."""
+    name = str(module.relative_to(PACKAGE).with_suffix(""))
+    return name.removesuffix("/__init__") if name != "__init__" else name
+
+
+NAMES = {name_of(module): module for module in MODULES}
+FLOOR_OF = {place: number for number, places in enumerate(FLOORS) for place in places}
+
+
+def place_of(name: str) -> str | None:
+    """Where a module stands: its own place, or that of the innermost folder that has one."""
+    parts = name.split("/")
+    places = ("/".join(parts[:end]) for end in range(len(parts), 0, -1))
+    return next((each for each in places if each in FLOOR_OF), None)
+
+
+def modules_imported(tree: ast.AST) -> Iterator[str]:
+    """The modules of this package that a source imports, for types alone and within functions as well."""
+    for node in ast.walk(tree):
+        found = []
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            within = (f"{node.module}.{alias.name}" for alias in node.names)
+            found = [each if path_of(each) in NAMES else str(node.module) for each in within]
+        yield from (path_of(each) for each in found if path_of(each) in NAMES)
+
+
+def path_of(dotted: str) -> str:
+    """``hsm/device`` for ``hsmkms.hsm.device``; empty for what is not of this package."""
+    package, *parts = dotted.split(".")
+    return ("/".join(parts) or "__init__") if package == "hsmkms" else ""
+
+
+def upward(name: str, source: str) -> list[str]:
+    """Every import of a module of what does not stand below it, nor in its own place."""
+    here = place_of(name)
+    assert here is not None, "it stands nowhere: give it a place in FLOORS"
+    found = []
+    for other in modules_imported(ast.parse(source)):
+        there = place_of(other)
+        if there is not None and there != here and FLOOR_OF[there] >= FLOOR_OF[here]:
+            found.append(f"{name} imports {other}, which does not stand below it")
+    return found
+
+
+def circle(sources: Mapping[str, str]) -> list[str]:
+    """Modules of which each imports the next, and the last one the first; empty if there is no such circle."""
+    graph = {name: set(modules_imported(ast.parse(source))) - {name} for name, source in sources.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as exc:
+        found: list[str] = exc.args[1]
+        return found
+    return []
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_no_upward_import(name: str) -> None:
+    """A module imports only what stands below it, and what stands in its own folder."""
+    if NAMES[name].name != "__init__.py" or name == "__init__":
+        assert upward(name, NAMES[name].read_text()) == []
+    else:
+        assert list(modules_imported(ast.parse(NAMES[name].read_text()))) == [], "a folder offers nothing by itself"
+
+
+def test_no_import_circle() -> None:
+    """No module imports itself by way of others, not even for types alone or when a function is called."""
+    assert circle({name: module.read_text() for name, module in NAMES.items()}) == []
+
+
+def test_every_place_is_taken() -> None:
+    """Each place in FLOORS is one of a module or a folder, and none has two."""
+    assert len(FLOOR_OF) == sum(map(len, FLOORS))
+    assert {place_of(name) for name, module in NAMES.items() if module.name != "__init__.py"} | {"__init__"} == {
+        *FLOOR_OF
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("hsm/crypto/gcm", "from hsmkms.hsm.device import Device"),
+        ("hsm/crypto/gcm", "from hsmkms.hsm import device"),
+        ("service/runtime/core", "if TYPE_CHECKING:\n    from hsmkms.service.pipeline import Call"),
+        ("service/operations/keys", "def f():\n    from hsmkms.kms import Kms"),
+        ("server/process/connection", "from hsmkms.server.aws import protocol"),
+        ("server/aws/endpoint", "import hsmkms.server.process.worker"),
+        ("wiring/core", "from hsmkms import Kms"),
+    ],
+)
+def test_an_upward_import_is_seen(name: str, source: str) -> None:
+    """The check finds an import of what stands beside or above, in each of its forms."""
+    assert len(upward(name, source)) == 1
+
+
+def test_a_circle_is_seen() -> None:
+    """The check finds a circle of which one side is there for types alone, and the other one within a function."""
+    sources = {
+        "hsm/faults": "def f():\n    from hsmkms.hsm import device",
+        "hsm/device": "from hsmkms.hsm.objects.objects import find",
+        "hsm/objects/objects": "if TYPE_CHECKING:\n    from hsmkms.hsm.faults import translated",
+    }
+    assert {*circle(sources)} == {*sources}
+    assert circle({**sources, "hsm/objects/objects": ""}) == []
+
+
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_size(module: Path) -> None:
     """A module stays short enough to be read in one go."""
@@ -220,21 +378,21 @@ def test_no_dead_rows() -> None:
         ("store/keys.py", "from hsmkms.hsm.device import Device"),
         ("store/keys.py", "from hsmkms import rules"),
         ("hsm/device.py", "import hsmkms.store.engine"),
-        ("hsm/device.py", "def f():\n    from hsmkms.service.core import Core"),
-        ("service/keys.py", "from pkcs11 import lib"),
-        ("service/keys.py", "from hsmkms import wiring"),
-        ("service/kms.py", "from hsmkms.cli import main"),
+        ("hsm/device.py", "def f():\n    from hsmkms.service.runtime.core import Core"),
+        ("service/operations/keys.py", "from pkcs11 import lib"),
+        ("service/operations/keys.py", "from hsmkms.wiring import core as wiring"),
+        ("kms.py", "from hsmkms.cli import main"),
         ("rules/states.py", "import time"),
         ("rules/states.py", "from pathlib import Path"),
         ("rules/states.py", "from os import urandom"),
         ("rules/states.py", "from datetime import datetime\nx = datetime.now()"),
         ("rules/states.py", "open('x')"),
         ("model/ids.py", "from hsmkms.rules import states"),
-        ("cli/api.py", "from hsmkms.store.engine import Store"),
-        ("cli/api.py", "if TYPE_CHECKING:\n    from hsmkms.hsm.device import Device"),
-        ("cli/api.py", "import sqlalchemy.exc"),
-        ("config.py", "from hsmkms.rules import states"),
-        ("errors.py", "from hsmkms import config"),
+        ("cli/api/build.py", "from hsmkms.store.engine import Store"),
+        ("cli/api/build.py", "if TYPE_CHECKING:\n    from hsmkms.hsm.device import Device"),
+        ("cli/api/build.py", "import sqlalchemy.exc"),
+        ("config/settings.py", "from hsmkms.rules import states"),
+        ("errors.py", "from hsmkms.config import settings as config"),
     ],
 )
 def test_breach_is_seen(name: str, source: str) -> None:
@@ -246,9 +404,12 @@ def test_breach_is_seen(name: str, source: str) -> None:
     ("name", "source"),
     [
         ("rules/states.py", "from datetime import datetime, timedelta\nx = datetime(2026, 1, 1)"),
-        ("service/kms.py", "from hsmkms.wiring import open_core"),
-        ("cli/api.py", "from hsmkms import Kms, config, wiring"),
-        ("hsm/module.py", "import ctypes\nfrom pkcs11._pkcs11 import lib"),
+        ("kms.py", "from hsmkms.wiring.core import open_core"),
+        (
+            "cli/api/build.py",
+            "from hsmkms import Kms; from hsmkms.wiring import core; from hsmkms.config import settings",
+        ),
+        ("hsm/session/module.py", "import ctypes\nfrom pkcs11._pkcs11 import lib"),
     ],
 )
 def test_no_false_alarm(name: str, source: str) -> None:

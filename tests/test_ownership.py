@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from hsmkms import config, ownership
+from hsmkms import ownership
+from hsmkms.config import settings as config
+from hsmkms.config.pins import PinSettings, read_pin
 from hsmkms.errors import ConfigurationError, PinError
-from hsmkms.pins import PinSettings, read_pin
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 STRANGER = 54321

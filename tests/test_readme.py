@@ -16,11 +16,11 @@ import pytest
 import typer
 from pages import GUIDE, PAGES, README, ROOT, SHOWN_ONLY
 
-from hsmkms.cli.guide import TOPICS, summary
+from hsmkms.cli.commands.guide import TOPICS, summary
 from hsmkms.cli.main import app
 from hsmkms.model.operations import OPERATIONS
-from hsmkms.rules.absent_keys import ABSENT
-from hsmkms.rules.condition_keys import NAMES
+from hsmkms.rules.iam.absent_keys import ABSENT
+from hsmkms.rules.iam.condition_keys import NAMES
 
 MAP = ROOT / "hsmkms" / "README.md"
 MOST_LINES = 250

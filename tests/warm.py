@@ -33,7 +33,7 @@ SCRIPT: Final = Path(sys.executable).parent / "hsmkms"
 EARLY: Final = ("LD_", "PYTHON", "FAKETIME", "LC_", "TZ", "MALLOC_", "OPENSSL_", "TYPER_", "_TYPER_")
 """How the names of variables begin that something reads before ``main``."""
 LANG: Final = "C.UTF-8"
-COLD: Final = ("hsmkms.http", "hsmkms.testing", "hsmkms.store.migrations", "hsmkms.__main__")
+COLD: Final = ("hsmkms.server", "hsmkms.testing", "hsmkms.store.migrations", "hsmkms.__main__")
 """What the commands do not import, or what does something when it is imported."""
 LAZY: Final = (
     "pydantic.json_schema",

@@ -16,28 +16,30 @@ import typer
 from typer.main import get_command
 from typer.models import TyperInfo
 
-from hsmkms.cli import (
-    api,
+from hsmkms.cli.api import build as api
+from hsmkms.cli.commands import (
     audit,
     backup,
-    bulk,
     doctor,
-    due,
     guide,
-    importing,
+    iam_policies,
+    iam_users,
+    import_key,
     installation_keys,
-    migration,
-    permissions,
+    maintain,
+    migrate_token,
+    re_encrypt_files,
     repair,
-    report,
+    rotation_report,
     serve,
     setup,
     simulation,
-    store,
     token,
-    users,
+    verify_store,
 )
-from hsmkms.cli.invocation import (
+from hsmkms.cli.errors import describe
+from hsmkms.cli.hardening import keep_secrets
+from hsmkms.cli.options import (
     AsOption,
     Common,
     ConfigOption,
@@ -47,8 +49,7 @@ from hsmkms.cli.invocation import (
     StatusError,
     runnable,
 )
-from hsmkms.cli.secrecy import keep_secrets
-from hsmkms.errors import ApiError, HsmKmsError
+from hsmkms.errors import HsmKmsError
 
 DEBUG_VARIABLE: Final = "HSMKMS_DEBUG"
 BEFORE_THE_COMMAND: Final = frozenset({"--config", "--region", "--output", "--query", "--as"})
@@ -95,19 +96,19 @@ def common_options(
 
 setup.register(app)
 api.register(app)
-importing.register(app)
-bulk.register(app)
-due.register(app)
-report.register(app)
+import_key.register(app)
+re_encrypt_files.register(app)
+maintain.register(app)
+rotation_report.register(app)
 audit.register(app)
-store.register(app)
+verify_store.register(app)
 serve.register(app)
-users.register(app)
-permissions.register(app)
+iam_users.register(app)
+iam_policies.register(app)
 simulation.register(app)
 token.register(app)
 installation_keys.register(app)
-migration.register(app)
+migrate_token.register(app)
 backup.register(app)
 repair.register(app)
 doctor.register(app)
@@ -143,14 +144,6 @@ def keep_brackets(command: Any) -> None:  # noqa: ANN401 - a command of the clic
                 setattr(each, name, _MARKUP.sub(r"\\\1", text))
     for below in getattr(command, "commands", {}).values():
         keep_brackets(below)
-
-
-def describe(error: HsmKmsError) -> str:
-    """An error in one line: its name and its sentence. Names of the API are AWS's codes."""
-    name = error.code if isinstance(error, ApiError) else type(error).__name__
-    # Some errors of the API have no message on purpose; people get what the class says of itself.
-    sentence = str(error) or (type(error).__doc__ or "").strip().splitlines()[0]
-    return f"{name}: {' '.join(sentence.split())}"
 
 
 def _runnable(sentence: str, arguments: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ from hsmkms.errors import (
     SessionLostError,
     UnsupportedOperationException,
 )
-from hsmkms.hsm.acts import (
+from hsmkms.hsm.allowed_acts import (
     MAY_AUTHENTICATE,
     MAY_CHANGE_PIN,
     MAY_DECRYPT,
@@ -34,35 +34,30 @@ from hsmkms.hsm.acts import (
     MAY_SEAL,
     MAY_UNWRAP,
 )
-from hsmkms.hsm.attributes import (
-    HOST_WRAPPING_KEY,
-    INSTALLATION_MAC_KEY,
-    WRAPPING_KEY,
-    SecretTemplate,
-)
-from hsmkms.hsm.backing_keys import SYMMETRIC, Kind, PairTemplate, template_of
-from hsmkms.hsm.borrowed import BorrowedKey
-from hsmkms.hsm.check import Check, run_checks
-from hsmkms.hsm.connection import DeviceSettings
+from hsmkms.hsm.crypto.decrypt_faults import explain_refusal
+from hsmkms.hsm.crypto.gcm import open_sealed, seal
+from hsmkms.hsm.crypto.iv import IvSource
+from hsmkms.hsm.crypto.pairs import generate_pair as generate_backing_pair
+from hsmkms.hsm.crypto.token_iv import IvOrigin, seal_by_token
 from hsmkms.hsm.faults import OBJECT_LOST, UNSUPPORTED, WRAPPING_KEY_LOST, translated
-from hsmkms.hsm.gcm import open_sealed, seal
-from hsmkms.hsm.import_probe import probe_import, probe_kinds
-from hsmkms.hsm.importers import Importer, importer
-from hsmkms.hsm.iv import IvSource
-from hsmkms.hsm.key_specs import KEY_FACTS, subject_public_key_info
+from hsmkms.hsm.imports.importers import Importer, importer
+from hsmkms.hsm.imports.probe import probe_import, probe_kinds
+from hsmkms.hsm.imports.unwrapping import FINGERPRINT_LABEL, Unwrapping, WrappedMaterial, tolerated
+from hsmkms.hsm.imports.wrapping import ImportProfile, generate_pair
 from hsmkms.hsm.keypairs import KeyPairs
-from hsmkms.hsm.login import PinReader, set_pin
-from hsmkms.hsm.mechanism_info import MechanismInfo, mechanism_info
-from hsmkms.hsm.module import Module
-from hsmkms.hsm.notes import keep_note, read_notes, remove_notes
-from hsmkms.hsm.objects import MAY_BE_SILENT, TokenObject, attest, generate, list_keys
-from hsmkms.hsm.open_devices import OpenDevices
-from hsmkms.hsm.pairs import generate_pair as generate_backing_pair
-from hsmkms.hsm.profile import TokenProfile, mechanism_name, probe
-from hsmkms.hsm.refusal import explain_refusal
-from hsmkms.hsm.token_iv import IvOrigin, seal_by_token
-from hsmkms.hsm.unwrapping import FINGERPRINT_LABEL, Unwrapping, WrappedMaterial, tolerated
-from hsmkms.hsm.wrapping import ImportProfile, generate_pair
+from hsmkms.hsm.objects.attributes import HOST_WRAPPING_KEY, INSTALLATION_MAC_KEY, WRAPPING_KEY, SecretTemplate
+from hsmkms.hsm.objects.backing_keys import SYMMETRIC, Kind, PairTemplate, template_of
+from hsmkms.hsm.objects.data_objects import keep_note, read_notes, remove_notes
+from hsmkms.hsm.objects.handle_keys import BorrowedKey
+from hsmkms.hsm.objects.key_specs import KEY_FACTS, subject_public_key_info
+from hsmkms.hsm.objects.objects import MAY_BE_SILENT, TokenObject, attest, generate, list_keys
+from hsmkms.hsm.probing.mechanism_info import MechanismInfo, mechanism_info
+from hsmkms.hsm.probing.profile import TokenProfile, mechanism_name, probe
+from hsmkms.hsm.session.connection import DeviceSettings
+from hsmkms.hsm.session.login import PinReader, set_pin
+from hsmkms.hsm.session.module import Module
+from hsmkms.hsm.session.registry import OpenDevices
+from hsmkms.hsm.token_check import Check, run_checks
 from hsmkms.model.enums import WrappingAlgorithm
 from hsmkms.model.permit import Permit
 

@@ -17,8 +17,7 @@ from pkcs11.mechanisms import KeyType, Mechanism
 from pkcs11.types import Object, Session
 
 from hsmkms.errors import ObjectLostError, RejectedDataError, TokenError, UnsupportedOperationException
-from hsmkms.hsm import agreement, oaep, signing
-from hsmkms.hsm.acts import (
+from hsmkms.hsm.allowed_acts import (
     MAY_AGREE,
     MAY_DECRYPT,
     MAY_MAKE_DATA_KEY_PAIRS,
@@ -27,42 +26,29 @@ from hsmkms.hsm.acts import (
     MAY_USE_PUBLIC_HALVES,
     MAY_VERIFY,
 )
-from hsmkms.hsm.backing_keys import Kind, PairTemplate, kinds, template_of
-from hsmkms.hsm.borrowed import BorrowedKey
-from hsmkms.hsm.connection import Connection, DeviceSettings
-from hsmkms.hsm.data_key_pairs import READABLE, WRAPPING, DataKeyPair, make_data_key_pair
+from hsmkms.hsm.crypto import agreement, oaep, signing
+from hsmkms.hsm.crypto.data_key_pairs import READABLE, WRAPPING, DataKeyPair, make_data_key_pair
+from hsmkms.hsm.crypto.oaep_params import Oaep
+from hsmkms.hsm.crypto.pairs import Public, disproof, make_pair, read_public
+from hsmkms.hsm.crypto.prehash import signs_prehashed
 from hsmkms.hsm.faults import OBJECT_LOST, REJECTED
-from hsmkms.hsm.key_specs import KEY_FACTS
-from hsmkms.hsm.login import PinReader
-from hsmkms.hsm.module import Module
-from hsmkms.hsm.objects import attest, differences, find, handle_of
-from hsmkms.hsm.pairs import Public, disproof, make_pair, read_public
-from hsmkms.hsm.prehash import signs_prehashed
-from hsmkms.hsm.wrapping import Oaep
+from hsmkms.hsm.objects.backing_keys import Kind, PairTemplate, kinds, template_of
+from hsmkms.hsm.objects.handle_keys import BorrowedKey
+from hsmkms.hsm.objects.key_specs import KEY_FACTS
+from hsmkms.hsm.objects.mac_mechanisms import MAC_OF, MACS
+from hsmkms.hsm.objects.objects import attest, differences, find, handle_of
+from hsmkms.hsm.session.connection import Connection, DeviceSettings
+from hsmkms.hsm.session.login import PinReader
+from hsmkms.hsm.session.module import Module
+from hsmkms.key_wrapping import oaep_encrypt
 from hsmkms.model.enums import EncryptionAlgorithm, KeySpec, KeyUsage, MacAlgorithm, SigningAlgorithm
 from hsmkms.model.permit import Permit
-from hsmkms.wrapping import oaep_encrypt
 
 NO_PUBLIC_HALF: Final = "the public half of the key pair is not on the token: check the token with `hsmkms attest`"
 FOREIGN_PUBLIC_HALF: Final = "the public half on the token is not that of the private half: somebody has replaced it"
 
 _PROBED: Final[Kind] = (KeySpec.RSA_2048, KeyUsage.ENCRYPT_DECRYPT)
 
-MACS: Final = {
-    MacAlgorithm.HMAC_SHA_224: Mechanism.SHA224_HMAC,
-    MacAlgorithm.HMAC_SHA_256: Mechanism.SHA256_HMAC,
-    MacAlgorithm.HMAC_SHA_384: Mechanism.SHA384_HMAC,
-    MacAlgorithm.HMAC_SHA_512: Mechanism.SHA512_HMAC,
-}
-
-
-MAC_OF: Final[Mapping[KeySpec, Mechanism]] = {
-    KeySpec.HMAC_224: Mechanism.SHA224_HMAC,
-    KeySpec.HMAC_256: Mechanism.SHA256_HMAC,
-    KeySpec.HMAC_384: Mechanism.SHA384_HMAC,
-    KeySpec.HMAC_512: Mechanism.SHA512_HMAC,
-}
-"""The only mechanism that an HMAC key is used with."""
 
 _USES: Final[Mapping[tuple[KeyType, KeyUsage], tuple[Mechanism, ...]]] = {
     (KeyType.AES, KeyUsage.ENCRYPT_DECRYPT): (Mechanism.AES_GCM,),

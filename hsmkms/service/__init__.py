@@ -1,1 +1,1 @@
-"""The façade `Kms` and the procedures behind it."""
+"""The procedures behind the façade `Kms`."""

@@ -3,21 +3,19 @@
 import hmac
 import secrets
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from hsmkms.errors import InvalidGrantTokenException
+from hsmkms.model.caller import Caller
 from hsmkms.model.permit import OperatorAct, Permit
 from hsmkms.model.records import GrantRecord
-from hsmkms.rules import grant_token
-from hsmkms.rules.grant_token import Claims
-from hsmkms.service.core import Core
-from hsmkms.service.installation_keys import macs
-from hsmkms.service.permits import own_permit
+from hsmkms.rules.iam import grant_token
+from hsmkms.rules.iam.grant_token import Claims
+from hsmkms.service.keys.installation_keys import macs
+from hsmkms.service.runtime.core import Core
+from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import grants
 from hsmkms.store.sealed_rows import grant_subject
-
-if TYPE_CHECKING:
-    from hsmkms.service.pipeline import Call
 
 REMEMBERED: Final = 10_000
 """Tokens whose MAC is not checked again in a process."""
@@ -33,36 +31,34 @@ def make(core: Core, grant: GrantRecord) -> str:
     return grant_token.encode(signed, next(macs(core, _permit, signed)))
 
 
-def check(call: "Call", tokens: Sequence[str]) -> None:
-    """Raise InvalidGrantTokenException unless each was made here, for this region.
+def check(core: Core, caller: Caller, tokens: Sequence[str]) -> bool:
+    """Raise InvalidGrantTokenException unless each was made here, for the caller's region.
 
-    That its grant has ended is noted in the call: nobody learns it but who may do what he asks for.
+    True if the grant of one of them has ended: nobody is to learn that but who may do what he asks for.
     """
-    for token in tokens:
-        claims = read(call, token)
-        if find(call, claims) is None:
-            call.ended_grant_token = True
+    found = [find(core, caller, read(core, caller, token)) for token in tokens]
+    return None in found
 
 
-def read(call: "Call", token: str) -> Claims:
+def read(core: Core, caller: Caller, token: str) -> Claims:
     """What a token says, or InvalidGrantTokenException if it was not made here, or for another region."""
-    claims = _claims(call.core, token)
-    if claims.region != call.region:
+    claims = _claims(core, token)
+    if claims.region != caller.region:
         raise InvalidGrantTokenException(grant_token.INVALID)
     return claims
 
 
-def find(call: "Call", claims: Claims) -> GrantRecord | None:
+def find(core: Core, caller: Caller, claims: Claims) -> GrantRecord | None:
     """The grant of a token, or None if it has ended."""
-    key = call.core.cache.key(call.region, claims.key_id)
+    key = core.cache.key(caller.region, claims.key_id)
     if key is None:
         return None
-    for each in key.grants(call.caller.principal):
+    for each in key.grants(caller.principal):
         if each.grant_id == claims.grant_id:
             return each
-    with call.core.store.reading() as conn:
-        rows = call.core.seals.check(conn, grant_subject(claims.grant_id))
-    return next(iter(grants.proven(rows, call.region)), None)
+    with core.store.reading() as conn:
+        rows = core.seals.check(conn, grant_subject(claims.grant_id))
+    return next(iter(grants.proven(rows, caller.region)), None)
 
 
 def _claims(core: Core, token: str) -> Claims:

@@ -32,13 +32,16 @@ from hsmkms.model.enums import Operation, Origin
 from hsmkms.model.ids import KeyRef, RefKind, alias_arn, key_arn, parse_key_ref, root_arn, unknown
 from hsmkms.model.permit import LIFETIME_SECONDS, Permit
 from hsmkms.model.records import GrantRecord, KeyRecord
-from hsmkms.rules import blob, kinds, managed, states
-from hsmkms.rules.grant_token import INVALID as INVALID_GRANT_TOKEN
-from hsmkms.rules.question import Question
-from hsmkms.service import grant_tokens, lapses, service_keys
-from hsmkms.service.cache import CachedKey
-from hsmkms.service.core import Core
-from hsmkms.service.usage import of_this_key
+from hsmkms.rules import blob, kinds, states
+from hsmkms.rules.iam import managed
+from hsmkms.rules.iam.grant_token import INVALID as INVALID_GRANT_TOKEN
+from hsmkms.rules.iam.question import Question
+from hsmkms.service import grant_tokens
+from hsmkms.service.keys import expiry as lapses
+from hsmkms.service.keys import service_keys
+from hsmkms.service.runtime.core import Core
+from hsmkms.service.runtime.last_use import of_this_key
+from hsmkms.service.runtime.record_cache import CachedKey
 from hsmkms.store import keys
 from hsmkms.store.engine import Connection
 
@@ -326,7 +329,7 @@ def run(
         _check_region(core, caller.region)
         tokens = getattr(request, "grant_tokens", None)
         if tokens:
-            grant_tokens.check(call, tokens)
+            call.ended_grant_token = grant_tokens.check(core, caller, tokens)
         response = procedure(call, request)
     except HsmKmsError as exc:
         core.record(call, request, None, exc)

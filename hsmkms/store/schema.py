@@ -363,7 +363,10 @@ row_seal: Final = Table(
     Column("epoch", Integer, nullable=False),
     Column("mac", LargeBinary, nullable=False),
 )
-"""The seal over all rows of a subject (a key, an alias, a user …) since an epoch: see ``service/row_seals.py``."""
+"""The seal over all rows of a subject (a key, an alias, a user …) since an epoch.
+
+See ``service/runtime/row_seals.py``.
+"""
 
 store_root: Final = Table(
     "store_root",

@@ -7,7 +7,7 @@ from contextlib import closing
 from cli_site import Site, at_terminal
 from swapping import TokenFolder
 
-from hsmkms import config
+from hsmkms.config import settings as config
 
 
 def test_tail_show_and_export(site: Site) -> None:

@@ -12,8 +12,8 @@ import pyrage
 import pytest
 from cli_site import Site, at_terminal
 
-from hsmkms.cli.foreign_configuration import described, is_loaded
-from hsmkms.config import PinSettings, Settings, TokenSettings
+from hsmkms.cli.commands.foreign_configuration import described, is_loaded
+from hsmkms.config.settings import PinSettings, Settings, TokenSettings
 
 IDENTITY = pyrage.x25519.Identity.generate()
 SIGNING = "openssl genpkey -algorithm ed25519 -out signing.pem && openssl pkey -in signing.pem -pubout -out signing.pub"

@@ -6,7 +6,7 @@ import pytest
 from cli_site import Site, at_terminal
 from pages import GUIDE
 
-from hsmkms.cli.guide import summary
+from hsmkms.cli.commands.guide import summary
 
 
 def test_topics(bare: Site) -> None:

@@ -8,8 +8,8 @@ from cli_site import BIN, SECONDS, Site
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from hsmkms.cli.api import option_name
-from hsmkms.cli.commands import COMMANDS
+from hsmkms.cli.api.build import option_name
+from hsmkms.cli.api.table import COMMANDS
 from hsmkms.cli.main import app, keep_brackets
 from hsmkms.model.constraints import required_members
 from hsmkms.model.operations import OPERATIONS

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import load_der_private_key
 
-from hsmkms.cli.private_keys import pkcs8
+from hsmkms.cli.files.private_keys import pkcs8
 from hsmkms.errors import ValidationException
 
 NAMED = ("-pkeyopt", "ec_paramgen_curve:P-256")

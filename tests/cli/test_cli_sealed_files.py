@@ -10,11 +10,11 @@ from typing import Any, NoReturn
 
 import pytest
 
-from hsmkms.cli import sealed_files
-from hsmkms.cli.bulk import Kind, do_file
-from hsmkms.cli.sealed_files import Base64Form, Content, Found
+from hsmkms.cli.commands.re_encrypt_files import Kind, do_file
+from hsmkms.cli.files import sealed_files
+from hsmkms.cli.files.sealed_files import Base64Form, Content, Found
 from hsmkms.rules import blob
-from hsmkms.service.bulk import BackingKey, Moved
+from hsmkms.service.operator.re_encryption import BackingKey, Moved
 
 CIPHERTEXT = blob.header("11111111-2222-4333-8444-555555555555", "ab" * 32) + bytes(40)
 

@@ -11,7 +11,7 @@ import pytest
 import second_token
 from cli_site import SECONDS, Site, at_terminal
 
-from hsmkms import config
+from hsmkms.config import settings as config
 
 PROGRAMS = Path(__file__).parent.parent / "service/programs"
 

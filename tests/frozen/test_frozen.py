@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 from cli_site import SECONDS, Site
 
-from hsmkms import config, wiring
+from hsmkms.config import settings as config
 from hsmkms.rules import blob
 from hsmkms.store.files import META
+from hsmkms.wiring import core as wiring
 
 HERE = Path(__file__).parent
 FROZEN = sorted(each.name for each in HERE.glob("meta_*"))

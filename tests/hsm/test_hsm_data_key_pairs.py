@@ -9,10 +9,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from devices import SoftHsm, permit
 
 from hsmkms.errors import UnsupportedOperationException
-from hsmkms.hsm.data_key_pairs import first_element
+from hsmkms.hsm.crypto.data_key_pairs import first_element
 from hsmkms.hsm.device import Device
-from hsmkms.hsm.key_specs import KEY_FACTS
-from hsmkms.hsm.objects import list_keys
+from hsmkms.hsm.objects.key_specs import KEY_FACTS
+from hsmkms.hsm.objects.objects import list_keys
 from hsmkms.model.enums import DataKeyPairSpec, KeySpec, Operation
 
 SPECS = [KeySpec(each) for each in DataKeyPairSpec if not each.startswith("ML_KEM")]

@@ -18,12 +18,12 @@ from pkcs11.mechanisms import KeyType
 from pkcs11.types import Session
 
 from hsmkms.errors import ObjectLostError, RejectedDataError
+from hsmkms.hsm.crypto.decrypt_faults import explain_refusal
+from hsmkms.hsm.crypto.gcm import TAG_BYTES, open_sealed, seal
+from hsmkms.hsm.crypto.token_iv import IvOrigin
 from hsmkms.hsm.device import Device
-from hsmkms.hsm.gcm import TAG_BYTES, open_sealed, seal
-from hsmkms.hsm.known_answers import expected_gcm
-from hsmkms.hsm.objects import handle_of
-from hsmkms.hsm.refusal import explain_refusal
-from hsmkms.hsm.token_iv import IvOrigin
+from hsmkms.hsm.objects.objects import handle_of
+from hsmkms.hsm.probing.known_answers import expected_gcm
 from hsmkms.model.enums import Operation
 
 VECTORS = Path(cryptography_vectors.__file__).parent / "ciphers" / "AES" / "GCM"

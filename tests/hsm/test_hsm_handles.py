@@ -21,10 +21,10 @@ from pkcs11.types import Session
 from pkcs11.util.ec import encode_named_curve_parameters
 
 from hsmkms.errors import ObjectLostError, TokenError, TokenUnavailableError
-from hsmkms.hsm import connection, handles
-from hsmkms.hsm.attributes import AES_256_BACKING_KEY, HARDENED, _TolerantMapper
 from hsmkms.hsm.device import Device
-from hsmkms.hsm.objects import tell
+from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY, HARDENED, _TolerantMapper
+from hsmkms.hsm.objects.objects import tell
+from hsmkms.hsm.session import connection, handles
 from hsmkms.model.enums import Operation
 from hsmkms.model.permit import OperatorAct
 

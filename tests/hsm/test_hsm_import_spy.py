@@ -13,8 +13,8 @@ import spylog
 from devices import SoftHsm
 from msgspec import Struct
 
-from hsmkms.hsm.host_unwrap import remove_padding
-from hsmkms.hsm.wrapping import OAEP_SHA_256
+from hsmkms.hsm.crypto.oaep_padding import remove_padding
+from hsmkms.hsm.crypto.oaep_params import OAEP_SHA_256
 from hsmkms.model.enums import WrappingAlgorithm
 
 ON_DEVICE = (WrappingAlgorithm.RSAES_OAEP_SHA_1, WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_1)

@@ -8,9 +8,9 @@ import pytest
 from devices import SoftHsm, new_key
 from pkcs11.types import Session
 
+from hsmkms.hsm.crypto.iv import BLOCK, IV_BYTES, IvSource
 from hsmkms.hsm.device import Device
-from hsmkms.hsm.iv import BLOCK, IV_BYTES, IvSource
-from hsmkms.hsm.login import open_session
+from hsmkms.hsm.session.login import open_session
 
 
 def test_none_twice_among_threads(device: Device) -> None:

@@ -20,14 +20,15 @@ from pkcs11.mechanisms import KeyType, Mechanism
 from pkcs11.types import Object
 
 from hsmkms.errors import ObjectLostError, RejectedDataError, TokenError, UnsupportedOperationException
-from hsmkms.hsm import keypairs, oaep, signing
-from hsmkms.hsm.agreement import agree
-from hsmkms.hsm.backing_keys import Kind, kinds
+from hsmkms.hsm import keypairs
+from hsmkms.hsm.crypto import oaep, signing
+from hsmkms.hsm.crypto.agreement import agree
+from hsmkms.hsm.crypto.oaep_params import OAEP_SHA_1, OAEP_SHA_256
+from hsmkms.hsm.crypto.prehash import signs_prehashed
 from hsmkms.hsm.device import Device
-from hsmkms.hsm.key_specs import KEY_FACTS
-from hsmkms.hsm.objects import find, handle_of
-from hsmkms.hsm.prehash import signs_prehashed
-from hsmkms.hsm.wrapping import OAEP_SHA_1, OAEP_SHA_256
+from hsmkms.hsm.objects.backing_keys import Kind, kinds
+from hsmkms.hsm.objects.key_specs import KEY_FACTS
+from hsmkms.hsm.objects.objects import find, handle_of
 from hsmkms.model.enums import EncryptionAlgorithm, KeySpec, KeyUsage, MacAlgorithm, Operation, SigningAlgorithm
 from hsmkms.model.permit import OperatorAct
 
@@ -228,7 +229,7 @@ def test_the_known_answer_can_be_met(bench: Bench, monkeypatch: pytest.MonkeyPat
     public = Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
     assert public.hex() == "ec172b93ad5e563bf4932c70e1245034c35467ef2efd4d64ebf819683467e2bf"  # RFC 8032, 7.3
     pure = Ed25519PrivateKey.from_private_bytes(seed).sign(b"abc")
-    monkeypatch.setattr("hsmkms.hsm.prehash._SIGNATURE", pure)
+    monkeypatch.setattr("hsmkms.hsm.crypto.prehash._SIGNATURE", pure)
     with bench.device._pool.session() as session:
         assert signs_prehashed(session) is True
 

@@ -12,10 +12,10 @@ from devices import PIN, MakeToken, SoftHsm, new_key, permit
 from pkcs11.constants import TokenFlag
 
 from hsmkms.errors import ClosedError, ConfigurationError, PinError, TokenUnavailableError
-from hsmkms.hsm import module as modules
-from hsmkms.hsm.choice import TokenChoice, choose
 from hsmkms.hsm.device import Device
-from hsmkms.hsm.login import LoginGate
+from hsmkms.hsm.session import module as modules
+from hsmkms.hsm.session.login import LoginGate
+from hsmkms.hsm.session.token_choice import TokenChoice, choose
 from hsmkms.model.enums import Operation
 from hsmkms.model.permit import OperatorAct
 from hsmkms.secret import PinOrigin, Secret

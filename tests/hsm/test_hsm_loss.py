@@ -21,7 +21,7 @@ from hsmkms.errors import (
     TokenUnavailableError,
 )
 from hsmkms.hsm.device import Device
-from hsmkms.hsm.objects import find
+from hsmkms.hsm.objects.objects import find
 from hsmkms.model.enums import Operation
 from hsmkms.model.permit import OperatorAct
 
@@ -128,7 +128,7 @@ def test_login_lost_during_a_search(
             device._recover()
         return found
 
-    monkeypatch.setattr("hsmkms.hsm.connection.find", find_logged_out)
+    monkeypatch.setattr("hsmkms.hsm.session.connection.find", find_logged_out)
     assert device.holds(key)
     assert len(searched) == 2
 
@@ -235,7 +235,7 @@ def test_token_that_is_away(device: Device, key: bytes, lose: Lose, monkeypatch:
 
     sealed = encrypt(device, key)
     with monkeypatch.context() as patch:
-        patch.setattr("hsmkms.hsm.token_login.choose", away)
+        patch.setattr("hsmkms.hsm.session.token_login.choose", away)
         lose(device)
         for act in (lambda: decrypt(device, key, sealed), device.ready, lambda: device.holds(key)):
             with pytest.raises(TokenUnavailableError):

@@ -9,10 +9,10 @@ from devices import MakeToken, SoftHsm
 from msgspec import _core
 
 from hsmkms.errors import ConfigurationError, ModuleError
-from hsmkms.hsm import module as modules
-from hsmkms.hsm.choice import TokenChoice, tokens
-from hsmkms.hsm.cryptoki import CKR_CRYPTOKI_ALREADY_INITIALIZED, CKR_OK, Cryptoki
 from hsmkms.hsm.device import Device
+from hsmkms.hsm.session import module as modules
+from hsmkms.hsm.session.cryptoki import CKR_CRYPTOKI_ALREADY_INITIALIZED, CKR_OK, Cryptoki
+from hsmkms.hsm.session.token_choice import TokenChoice, tokens
 
 CKR_CRYPTOKI_NOT_INITIALIZED = 0x190
 

@@ -12,9 +12,9 @@ from pkcs11.mechanisms import KeyType
 from pkcs11.types import Session
 
 from hsmkms.errors import ObjectLostError, TokenError
-from hsmkms.hsm.attributes import AES_256_BACKING_KEY, INSTALLATION_MAC_KEY
 from hsmkms.hsm.device import Device
-from hsmkms.hsm.objects import attest, differences, find, generate
+from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY, INSTALLATION_MAC_KEY
+from hsmkms.hsm.objects.objects import attest, differences, find, generate
 from hsmkms.model.enums import Operation
 from hsmkms.model.permit import OperatorAct
 

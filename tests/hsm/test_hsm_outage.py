@@ -11,8 +11,8 @@ from msgspec import Struct
 from shims import Played
 
 from hsmkms.errors import HsmKmsError, PinError, TokenUnavailableError
-from hsmkms.hsm.comeback import Comeback
 from hsmkms.hsm.device import Device
+from hsmkms.hsm.session.reconnect import Comeback
 from hsmkms.model.enums import Operation
 
 # A search that failed is ended by python-pkcs11 when its iterator is collected, and that fails as well.

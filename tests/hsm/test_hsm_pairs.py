@@ -15,10 +15,10 @@ from pkcs11.exceptions import AttributeSensitive
 from pkcs11.types import Session
 
 from hsmkms.errors import TokenError, TokenUnfitError, UnsupportedOperationException
-from hsmkms.hsm import pairs
-from hsmkms.hsm.backing_keys import PairTemplate, template_of
-from hsmkms.hsm.key_specs import KEY_FACTS, der_octet_string, subject_public_key_info
-from hsmkms.hsm.objects import find, tell
+from hsmkms.hsm.crypto import pairs
+from hsmkms.hsm.objects.backing_keys import PairTemplate, template_of
+from hsmkms.hsm.objects.key_specs import KEY_FACTS, der_octet_string, subject_public_key_info
+from hsmkms.hsm.objects.objects import find, tell
 from hsmkms.model.enums import KeySpec, KeyUsage
 
 PAIRS = [

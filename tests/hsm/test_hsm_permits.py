@@ -12,11 +12,11 @@ from devices import new_key, permit
 
 import hsmkms
 from hsmkms.errors import PermitError
-from hsmkms.hsm import connection as connection_module
 from hsmkms.hsm import device as device_module
 from hsmkms.hsm import keypairs as keypairs_module
 from hsmkms.hsm.device import Device
-from hsmkms.hsm.unwrapping import WrappedMaterial
+from hsmkms.hsm.imports.unwrapping import WrappedMaterial
+from hsmkms.hsm.session import connection as connection_module
 from hsmkms.model.enums import (
     EncryptionAlgorithm,
     KeySpec,
@@ -319,7 +319,7 @@ def test_the_reading_finds_what_it_looks_for() -> None:
     assert "holds" not in reaching()
 
 
-MAY_MAKE_PERMITS = {"service/pipeline.py", "service/permits.py"}
+MAY_MAKE_PERMITS = {"service/pipeline.py", "service/runtime/permits.py"}
 """The second makes those that no user asked for; it takes an OperatorAct, so none for an operation of the API."""
 
 

@@ -55,10 +55,10 @@ from test_hsm_objects import (  # noqa: F401
 from test_hsm_unwrapping import CANNOT_OPEN, WRONG_LENGTH, Bench, opens
 
 from hsmkms.errors import RejectedDataError, RejectedMaterialError
-from hsmkms.hsm.check import Outcome
+from hsmkms.hsm.crypto.token_iv import IvOrigin
 from hsmkms.hsm.device import Device
-from hsmkms.hsm.token_iv import IvOrigin
-from hsmkms.hsm.wrapping import Lengths
+from hsmkms.hsm.imports.wrapping import Lengths
+from hsmkms.hsm.token_check import Outcome
 from hsmkms.model.enums import Operation, WrappingAlgorithm
 
 SHA_1 = (WrappingAlgorithm.RSAES_OAEP_SHA_1, WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_1)
@@ -146,7 +146,7 @@ def test_bad_ciphertexts_use_up_no_iv(device: Device, session: Session, monkeypa
     cka_id = new_key(device)
     iv, body = device.encrypt(permit(Operation.ENCRYPT, cka_id), cka_id, b"x", b"")
     used: list[int] = []
-    monkeypatch.setattr("hsmkms.hsm.refusal.encrypt_sample", lambda _session, handle: used.append(handle))
+    monkeypatch.setattr("hsmkms.hsm.crypto.decrypt_faults.encrypt_sample", lambda _session, handle: used.append(handle))
     refused(device, cka_id, iv, body[::-1], b"")
     assert len(used) == 1
     assert used[0] != device._handles.lookup(cka_id)

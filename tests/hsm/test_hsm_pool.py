@@ -11,10 +11,10 @@ from pkcs11.exceptions import GeneralError, SessionCount
 from pkcs11.types import Session
 
 from hsmkms.errors import ClosedError, ThrottlingException, TokenUnavailableError
-from hsmkms.hsm import module as modules
-from hsmkms.hsm.choice import choose
-from hsmkms.hsm.login import open_session
-from hsmkms.hsm.pool import SessionPool
+from hsmkms.hsm.session import module as modules
+from hsmkms.hsm.session.login import open_session
+from hsmkms.hsm.session.pool import SessionPool
+from hsmkms.hsm.session.token_choice import choose
 
 MakePool = Callable[..., SessionPool]
 

@@ -8,11 +8,11 @@ from pkcs11.constants import Attribute
 from pkcs11.mechanisms import KeyType
 
 from hsmkms.errors import TokenUnfitError
-from hsmkms.hsm import module as modules
-from hsmkms.hsm import profile as profiles
-from hsmkms.hsm.check import GCM_VECTOR, Check, Outcome
+from hsmkms.hsm.crypto.gcm import open_sealed
 from hsmkms.hsm.device import Device
-from hsmkms.hsm.gcm import open_sealed
+from hsmkms.hsm.probing import profile as profiles
+from hsmkms.hsm.session import module as modules
+from hsmkms.hsm.token_check import GCM_VECTOR, Check, Outcome
 
 
 def without(*mechanisms: str) -> str:

@@ -7,7 +7,7 @@ import pytest
 from devices import SO_PIN, MakeToken, SoftHsm, new_key
 
 from hsmkms.errors import ConfigurationError, ModuleError, TokenError
-from hsmkms.hsm import softhsm
+from hsmkms.hsm.session import softhsm
 
 
 def test_token_is_private(token: SoftHsm) -> None:

@@ -12,11 +12,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from hsmkms.errors import HsmKmsError, ObjectLostError, TokenUnavailableError, WrongTokenError
-from hsmkms.hsm.choice import TokenChoice
 from hsmkms.hsm.device import Device
-from hsmkms.hsm.identity import Candidate, Proof
-from hsmkms.hsm.login import LoginGate
-from hsmkms.hsm.module import RenewalPace
+from hsmkms.hsm.session.identity import Candidate, Proof
+from hsmkms.hsm.session.login import LoginGate
+from hsmkms.hsm.session.module import RenewalPace
+from hsmkms.hsm.session.token_choice import TokenChoice
 from hsmkms.model.enums import Operation
 from hsmkms.model.permit import OperatorAct
 

@@ -11,9 +11,9 @@ from test_hsm_login import WRONG, Reader
 from test_hsm_unwrapping import OAEP_1, WRONG_LENGTH, Bench
 
 from hsmkms.errors import PinError, RejectedMaterialError, TokenError, TokenUnfitError
-from hsmkms.hsm import module as modules
 from hsmkms.hsm.device import Device
-from hsmkms.hsm.login import LoginGate
+from hsmkms.hsm.session import module as modules
+from hsmkms.hsm.session.login import LoginGate
 from hsmkms.model.enums import Operation
 
 

@@ -24,9 +24,9 @@ from hsmkms.errors import (
     TokenUnavailableError,
     UnsupportedOperationException,
 )
-from hsmkms.hsm import unwrapping, wrapping
 from hsmkms.hsm.device import Device
-from hsmkms.hsm.unwrapping import CANNOT_OPEN, WRONG_LENGTH, WrappedMaterial
+from hsmkms.hsm.imports import unwrapping, wrapping
+from hsmkms.hsm.imports.unwrapping import CANNOT_OPEN, WRONG_LENGTH, WrappedMaterial
 from hsmkms.model.enums import Operation, WrappingAlgorithm
 from hsmkms.model.permit import OperatorAct, Permit
 

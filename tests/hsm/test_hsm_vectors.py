@@ -23,12 +23,12 @@ from pkcs11.mechanisms import KeyType
 from pkcs11.types import Session
 
 from hsmkms.errors import RejectedDataError
-from hsmkms.hsm import signing
-from hsmkms.hsm.agreement import agree
-from hsmkms.hsm.key_specs import KEY_FACTS
-from hsmkms.hsm.oaep import Private
-from hsmkms.hsm.objects import handle_of
-from hsmkms.hsm.wrapping import OAEP_SHA_1, OAEP_SHA_256, Oaep
+from hsmkms.hsm.crypto import signing
+from hsmkms.hsm.crypto.agreement import agree
+from hsmkms.hsm.crypto.oaep import Private
+from hsmkms.hsm.crypto.oaep_params import OAEP_SHA_1, OAEP_SHA_256, Oaep
+from hsmkms.hsm.objects.key_specs import KEY_FACTS
+from hsmkms.hsm.objects.objects import handle_of
 from hsmkms.model.enums import KeySpec, SigningAlgorithm
 
 _LABELLED = re.compile(r"^# ([A-Z][a-z 0-9]+): *\n((?:[0-9a-f]+[0-9a-f ]*\n)+)", re.MULTILINE)

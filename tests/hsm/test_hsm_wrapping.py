@@ -26,14 +26,15 @@ from hsmkms.errors import (
     UnsupportedOperationException,
 )
 from hsmkms.hsm import device as device_module
-from hsmkms.hsm import import_probe, wrapping
-from hsmkms.hsm import module as modules
-from hsmkms.hsm.check import Outcome
 from hsmkms.hsm.device import Device
-from hsmkms.hsm.import_probe import probe_import
-from hsmkms.hsm.objects import find, tell
-from hsmkms.hsm.unwrapping import Copies, Unwrapping, WrappedMaterial
-from hsmkms.hsm.wrapping import ImportProfile, Lengths
+from hsmkms.hsm.imports import probe as import_probe
+from hsmkms.hsm.imports import wrapping
+from hsmkms.hsm.imports.probe import probe_import
+from hsmkms.hsm.imports.unwrapping import Copies, Unwrapping, WrappedMaterial
+from hsmkms.hsm.imports.wrapping import ImportProfile, Lengths
+from hsmkms.hsm.objects.objects import find, tell
+from hsmkms.hsm.session import module as modules
+from hsmkms.hsm.token_check import Outcome
 from hsmkms.model.enums import Operation, WrappingAlgorithm
 from hsmkms.model.permit import OperatorAct
 

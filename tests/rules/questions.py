@@ -12,9 +12,9 @@ from hsmkms.model.crypto import EncryptRequest
 from hsmkms.model.enums import KeyManager, KeySpec, KeyState, KeyUsage, Operation, Origin
 from hsmkms.model.ids import derived_user_id, root_arn, user_arn
 from hsmkms.model.records import GrantRecord, KeyRecord
-from hsmkms.rules.access import Decision, OwnPolicy, decide
-from hsmkms.rules.policy_documents import Policy, PolicyKind, read
-from hsmkms.rules.question import Identity, Question
+from hsmkms.rules.iam.access import Decision, OwnPolicy, decide
+from hsmkms.rules.iam.documents import Policy, PolicyKind, read
+from hsmkms.rules.iam.question import Identity, Question
 
 KEY_ID = "1234abcd-12ab-34cd-56ef-1234567890ab"
 BASE: dict[str, Any] = {

@@ -17,9 +17,9 @@ from hsmkms.errors import MalformedPolicyDocumentException
 from hsmkms.model.crypto import EncryptRequest
 from hsmkms.model.enums import Operation
 from hsmkms.model.grants import CreateGrantRequest, GrantConstraints
-from hsmkms.rules import condition_keys
-from hsmkms.rules.absent_keys import ABSENT
-from hsmkms.rules.policies import read_own_policy
+from hsmkms.rules.iam import condition_keys
+from hsmkms.rules.iam.absent_keys import ABSENT
+from hsmkms.rules.iam.policies import read_own_policy
 
 GLOBAL = """
 aws:AssumedRoot aws:CalledVia aws:CalledViaAWSMCP aws:CalledViaFirst aws:CalledViaLast aws:ChatbotSourceArn

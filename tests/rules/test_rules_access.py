@@ -35,8 +35,8 @@ from hsmkms.model.policies import PutKeyPolicyRequest
 from hsmkms.model.records import GrantRecord
 from hsmkms.model.shapes import Tag
 from hsmkms.model.tags import TagResourceRequest, UntagResourceRequest
-from hsmkms.rules.access import Decision, Outcome, decide_retiring, keeps_control, refusal
-from hsmkms.rules.question import Question
+from hsmkms.rules.iam.access import Decision, Outcome, decide_retiring, keeps_control, refusal
+from hsmkms.rules.iam.question import Question
 
 YES, NO, NEVER = Outcome.ALLOWED, Outcome.IMPLICIT_DENY, Outcome.EXPLICIT_DENY
 EVERYTHING = own(mine("*"))

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hsmkms.model.audit import Head
-from hsmkms.rules import audit_chain
-from hsmkms.rules.audit_chain import Walker, genesis, link
+from hsmkms.rules.audit import chain as audit_chain
+from hsmkms.rules.audit.chain import Walker, genesis, link
 
 LANE = "0001"
 INSTALLATION = "ab" * 16

@@ -11,7 +11,8 @@ from hsmkms.model.crypto import EncryptRequest, ReEncryptRequest
 from hsmkms.model.enums import GrantOperation, KeySpec, KeyUsage, Operation
 from hsmkms.model.grants import CreateGrantRequest, GrantConstraints
 from hsmkms.model.records import KeyRecord
-from hsmkms.rules import grants, specs
+from hsmkms.rules import specs
+from hsmkms.rules.iam import grants
 
 PAIRS = {"a": "1", "b": "2"}
 

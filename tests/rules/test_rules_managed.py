@@ -8,7 +8,7 @@ from hsmkms.errors import AccessDeniedException
 from hsmkms.model.caller import local_root
 from hsmkms.model.enums import KeyManager, Operation
 from hsmkms.model.records import KeyRecord
-from hsmkms.rules.managed import USABLE, alias_of, check_use, denied, service_of
+from hsmkms.rules.iam.managed import USABLE, alias_of, check_use, denied, service_of
 from hsmkms.rules.states import ADMISSION
 
 ROOT = local_root("111122223333", "eu-central-1")

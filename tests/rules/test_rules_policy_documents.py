@@ -29,9 +29,11 @@ from hsmkms.errors import LimitExceededException, MalformedPolicyDocumentExcepti
 from hsmkms.model.crypto import EncryptRequest
 from hsmkms.model.enums import Operation
 from hsmkms.model.ids import user_arn
-from hsmkms.rules import condition_keys
-from hsmkms.rules.access import OwnPolicy
-from hsmkms.rules.policies import (
+from hsmkms.rules.iam import condition_keys
+from hsmkms.rules.iam.access import OwnPolicy
+from hsmkms.rules.iam.documents import PolicyKind, read
+from hsmkms.rules.iam.operators import OPERATORS
+from hsmkms.rules.iam.policies import (
     default_policy,
     read_key_policy,
     service_policy,
@@ -39,9 +41,7 @@ from hsmkms.rules.policies import (
     stored_own_policy,
     unreadable,
 )
-from hsmkms.rules.policy_documents import PolicyKind, read
-from hsmkms.rules.policy_json import decode, replace_principal
-from hsmkms.rules.policy_operators import OPERATORS
+from hsmkms.rules.iam.policy_json import decode, replace_principal
 
 GOOD = allow("*", Resource="*")
 OWN = mine(Resource="*")

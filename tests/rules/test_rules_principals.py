@@ -10,7 +10,7 @@ from questions import ACCOUNT, ALICE, ROOT, allow, ask, decided, deny, key_polic
 
 from hsmkms.model.crypto import EncryptRequest
 from hsmkms.model.ids import user_arn
-from hsmkms.rules.principals import Form, is_path, is_service, parse, parse_arn, user_of
+from hsmkms.rules.iam.principals import Form, is_path, is_service, parse, parse_arn, user_of
 
 OTHER = "999999999999"
 FORMS = [

@@ -19,10 +19,10 @@ from questions import ACCOUNT, Document, ask, decided, mine, own
 from hsmkms.model.crypto import DecryptRequest, EncryptRequest
 from hsmkms.model.enums import Operation
 from hsmkms.model.grants import CreateGrantRequest
-from hsmkms.rules.access import Outcome
-from hsmkms.rules.policies import read_key_policy
-from hsmkms.rules.policy_documents import Policy
-from hsmkms.rules.question import Question
+from hsmkms.rules.iam.access import Outcome
+from hsmkms.rules.iam.documents import Policy
+from hsmkms.rules.iam.policies import read_key_policy
+from hsmkms.rules.iam.question import Question
 
 EVERYTHING = own(mine("kms:*"))
 

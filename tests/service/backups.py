@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from service_sites import Site
 
-from hsmkms.service import age_keys, backup_keys
-from hsmkms.service.age_keys import PrivateKeys, Recipient
-from hsmkms.service.backup_keys import Header
-from hsmkms.service.backup_signature import SigningKey
+from hsmkms.service.backup import age_keys, recipients
+from hsmkms.service.backup.age_keys import PrivateKeys, Recipient
+from hsmkms.service.backup.recipients import Header
+from hsmkms.service.backup.signature import SigningKey
 from hsmkms.store.archive import END, ArchiveReader, ArchiveWriter, Member
 from hsmkms.store.sealed_stream import SealedReader, SealedWriter
 
@@ -153,7 +153,7 @@ def open_by_token(file: Path, site: Site) -> tuple[Header, dict[str, bytes]]:
     headers: list[Header] = []
 
     def unseal(raw: bytes) -> bytes:
-        headers.append(backup_keys.read_header(raw))
+        headers.append(recipients.read_header(raw))
         return key_of(headers[0], site)
 
     with file.open("rb") as opened:
@@ -165,7 +165,7 @@ def open_by_token(file: Path, site: Site) -> tuple[Header, dict[str, bytes]]:
 def key_of(header: Header, site: Site) -> bytes:
     """The key of a file that the token has sealed."""
     with site.open() as kms:
-        return backup_keys.open_with_token(header, kms._core.device)
+        return recipients.open_with_token(header, kms._core.device)
 
 
 def in_our_envelope(file: Path, header: Header, contents: dict[str, bytes], key: bytes = KEY) -> Path:

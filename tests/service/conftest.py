@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from service_sites import NewFolder, NewSite, Site, StoppedClock, close_everything
 
-from hsmkms.service.kms import Kms
+from hsmkms.kms import Kms
 
 
 @pytest.fixture(scope="session")

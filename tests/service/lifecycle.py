@@ -11,6 +11,7 @@ import wrapped
 from service_sites import REGION, START, StoppedClock, new_key
 
 from hsmkms.errors import HsmKmsError, TokenUnavailableError
+from hsmkms.kms import Kms
 from hsmkms.model.caller import Caller
 from hsmkms.model.crypto import DecryptRequest
 from hsmkms.model.deletion import CancelKeyDeletionRequest, ScheduleKeyDeletionRequest
@@ -39,8 +40,7 @@ from hsmkms.model.rotation import (
     RotationsListEntry,
 )
 from hsmkms.rules.material import parse_label
-from hsmkms.service.kms import Kms
-from hsmkms.service.maintenance import Report, StepKind, StepOutcome
+from hsmkms.service.operator.sweeper import Report, StepKind, StepOutcome
 from hsmkms.store import changes, keys
 
 ALGORITHM = WrappingAlgorithm.RSAES_OAEP_SHA_1

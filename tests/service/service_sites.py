@@ -16,18 +16,20 @@ from typing import Any, Self
 import msgspec
 from msgspec import Struct
 
-from hsmkms import config, config_template, wiring
-from hsmkms.config import PinSettings, Settings, TokenSettings
+from hsmkms.config import settings as config
+from hsmkms.config import template as config_template
+from hsmkms.config.settings import PinSettings, Settings, TokenSettings
 from hsmkms.hsm import device as devices
-from hsmkms.hsm import module as modules
+from hsmkms.hsm.session import module as modules
+from hsmkms.kms import Kms
 from hsmkms.model.aliases import CreateAliasRequest
 from hsmkms.model.caller import Caller
 from hsmkms.model.crypto import DecryptRequest, EncryptRequest
 from hsmkms.model.keys import CreateKeyRequest, KeyMetadata
-from hsmkms.service.core import Clock
-from hsmkms.service.kms import Kms
-from hsmkms.service.row_seals import SealBook
+from hsmkms.service.runtime.ports import Clock
+from hsmkms.service.runtime.row_seals import SealBook
 from hsmkms.store.engine import Store
+from hsmkms.wiring import core as wiring
 
 ACCOUNT = "111122223333"
 REGION = "eu-central-1"

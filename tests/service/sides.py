@@ -6,11 +6,11 @@ from typing import Any
 import wrapped
 from lifecycle import ALGORITHM, MATERIAL
 
+from hsmkms.kms import Kms
 from hsmkms.model.enums import ExpirationModel, WrappingKeySpec
 from hsmkms.model.importing import GetParametersForImportResponse, ImportKeyMaterialRequest
 from hsmkms.model.keys import KeyMetadata, MultiRegionConfiguration
 from hsmkms.model.operations import OPERATIONS
-from hsmkms.service.kms import Kms
 
 _parameters: dict[tuple[str, str], GetParametersForImportResponse] = {}
 """By region and key id: RSA key pairs take their time, and one is good for 24 hours."""

@@ -18,13 +18,13 @@ from hsmkms.errors import (
     TagException,
     ValidationException,
 )
+from hsmkms.kms import Kms
 from hsmkms.model import aliases, crypto, deletion, grants, importing, keys, policies, rotation, tags
 from hsmkms.model.caller import Caller
 from hsmkms.model.ids import key_arn, root_arn, user_arn
 from hsmkms.model.shapes import Tag
-from hsmkms.rules.policies import default_policy
-from hsmkms.service import creation
-from hsmkms.service.kms import Kms
+from hsmkms.rules.iam.policies import default_policy
+from hsmkms.service.keys import creation
 from hsmkms.store import identities
 from hsmkms.store import keys as table
 

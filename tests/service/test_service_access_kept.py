@@ -8,12 +8,12 @@ import pytest
 from service_sites import ACCOUNT, REGION, new_key, seal
 
 from hsmkms.errors import AccessDeniedException
+from hsmkms.kms import Kms
 from hsmkms.model import grants, policies
 from hsmkms.model.caller import Caller
 from hsmkms.model.ids import root_arn
-from hsmkms.rules import access as rules
-from hsmkms.service import access as module
-from hsmkms.service.kms import Kms
+from hsmkms.rules.iam import access as rules
+from hsmkms.service.runtime import authoriser as module
 
 ROOT = {"AWS": root_arn(ACCOUNT)}
 ALLOW = {"Effect": "Allow", "Action": "kms:*", "Resource": "*"}

@@ -7,8 +7,8 @@ from service_sites import ACCOUNT, REGION, NewSite, StoppedClock, new_key, seal,
 from hsmkms.errors import AccessDeniedException
 from hsmkms.model import grants, keys, policies
 from hsmkms.model.ids import root_arn
-from hsmkms.rules.policies import NOTHING, default_policy
-from hsmkms.service.identities import Identities
+from hsmkms.rules.iam.policies import NOTHING, default_policy
+from hsmkms.service.operator.identities import Identities
 from hsmkms.store import grants as table
 
 EVERYTHING = '{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"kms:*","Resource":"*"}}'

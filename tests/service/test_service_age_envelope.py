@@ -17,11 +17,11 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from service_sites import PROGRAMS, Site
 
-from hsmkms import wiring
 from hsmkms.errors import BindingError, ConfigurationError, StoreError
-from hsmkms.service import age_envelope, age_keys, bech32
-from hsmkms.service.age_keys import read_identities, read_recipient, read_recipients
-from hsmkms.service.restoring import Order
+from hsmkms.service.backup import age_envelope, age_keys, bech32
+from hsmkms.service.backup.age_keys import read_identities, read_recipient, read_recipients
+from hsmkms.service.backup.restore import Order
+from hsmkms.wiring import core as wiring
 
 needs_age = pytest.mark.skipif(shutil.which("age") is None, reason="the program age is not installed (package age)")
 RSA = rsa.generate_private_key(65537, 2048)

@@ -17,6 +17,7 @@ from hsmkms.errors import (
     NotFoundException,
     ValidationException,
 )
+from hsmkms.kms import Kms
 from hsmkms.model.aliases import (
     CreateAliasRequest,
     DeleteAliasRequest,
@@ -27,7 +28,6 @@ from hsmkms.model.caller import Caller
 from hsmkms.model.enums import Operation
 from hsmkms.model.keys import DescribeKeyRequest, DisableKeyRequest
 from hsmkms.rules import paging
-from hsmkms.service.kms import Kms
 
 UNKNOWN = "12345678-1234-4123-8123-123456789012"
 

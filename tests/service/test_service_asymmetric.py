@@ -25,6 +25,7 @@ from hsmkms.errors import (
     UnsupportedOperationException,
     ValidationException,
 )
+from hsmkms.kms import Kms
 from hsmkms.model.aliases import UpdateAliasRequest
 from hsmkms.model.asymmetric import (
     DecapsulateRequest,
@@ -54,9 +55,8 @@ from hsmkms.model.rotation import (
     RotateKeyOnDemandRequest,
 )
 from hsmkms.model.shapes import Recipient
-from hsmkms.rules import policies
-from hsmkms.service import creation
-from hsmkms.service.kms import Kms
+from hsmkms.rules.iam import policies
+from hsmkms.service.keys import creation
 
 MESSAGE = b"The engine is yours."
 RECIPIENT = Recipient(key_encryption_algorithm="RSAES_OAEP_SHA_256", attestation_document=b"document")

@@ -20,14 +20,14 @@ from service_sites import (
 )
 
 from hsmkms.errors import HsmKmsError, NotFoundException
+from hsmkms.kms import Kms
 from hsmkms.model.caller import Caller
 from hsmkms.model.crypto import DecryptRequest, EncryptRequest, GenerateDataKeyRequest
 from hsmkms.model.importing import GetParametersForImportRequest, ImportKeyMaterialRequest
 from hsmkms.model.keys import DescribeKeyRequest
 from hsmkms.model.rotation import RotateKeyOnDemandRequest
 from hsmkms.model.shapes import Tag
-from hsmkms.service import audit_reading
-from hsmkms.service.kms import Kms
+from hsmkms.service.audit import reading as audit_reading
 from hsmkms.store import audit_files
 
 ALICE = Caller(

@@ -12,16 +12,17 @@ from service_sites import NewFolder, NewSite, Site, new_key
 from test_service_audit_tampering import RECORDS, Log, edit
 from test_service_crash import cka_id_of
 
-from hsmkms.config import AuditSettings
+from hsmkms.config.settings import AuditSettings
 from hsmkms.errors import StoreError
+from hsmkms.kms import Kms
 from hsmkms.model.asymmetric import GenerateMacRequest
 from hsmkms.model.audit import Fault, LaneSeal, Seal
 from hsmkms.model.enums import KeySpec, KeyUsage
 from hsmkms.model.keys import CreateKeyRequest
-from hsmkms.rules import audit_chain, audit_seal
-from hsmkms.rules.audit_chain import genesis
-from hsmkms.service.audit_verification import Verdict
-from hsmkms.service.kms import Kms
+from hsmkms.rules.audit import chain as audit_chain
+from hsmkms.rules.audit import seal as audit_seal
+from hsmkms.rules.audit.chain import genesis
+from hsmkms.service.audit.verification import Verdict
 from hsmkms.store import audit_files
 
 Lines = list[bytes]

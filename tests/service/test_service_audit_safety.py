@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from service_sites import ACCOUNT, REGION, NewSite, Site, StoppedClock, new_key, seal, start, unseal
 
-from hsmkms.config import AuditSettings
+from hsmkms.config.settings import AuditSettings
 from hsmkms.errors import KMSInternalException, NotFoundException
+from hsmkms.kms import Kms
 from hsmkms.model.caller import local_root
 from hsmkms.model.enums import Operation
 from hsmkms.model.keys import DescribeKeyRequest, UpdateKeyDescriptionRequest
 from hsmkms.model.rotation import EnableKeyRotationRequest
-from hsmkms.service.kms import Kms
 from hsmkms.store import audit_files
 
 

@@ -10,7 +10,7 @@ import pytest
 from msgspec import Struct
 from service_sites import NewFolder, NewSite, Site, new_key
 
-from hsmkms.config import AuditSettings
+from hsmkms.config.settings import AuditSettings
 from hsmkms.errors import BindingError, StoreError, UnsupportedOperationException
 from hsmkms.hsm.device import Device
 from hsmkms.model.audit import Fault

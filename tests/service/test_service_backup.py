@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from lifecycle import enable, material_of, named_by, new_imported_key, rotate, rotations
 from service_sites import REGION, NewSite, Site, finish, new_alias, new_key, run, seal, start, unseal
 
-from hsmkms import wiring
 from hsmkms.errors import BindingError, ConfigurationError, HsmKmsError, StoreError
+from hsmkms.kms import Kms
 from hsmkms.model.crypto import (
     DecryptRequest,
     EncryptRequest,
@@ -29,11 +29,11 @@ from hsmkms.model.crypto import (
 )
 from hsmkms.model.keys import ReplicateKeyRequest
 from hsmkms.model.permit import OperatorAct
-from hsmkms.service import age_keys
-from hsmkms.service.kms import Kms
-from hsmkms.service.permits import own_permit
-from hsmkms.service.reconcile import Kind, Mended
-from hsmkms.service.restoring import Order, Restored
+from hsmkms.service.backup import age_keys
+from hsmkms.service.backup.restore import Order, Restored
+from hsmkms.service.operator.reconcile import Kind, Mended
+from hsmkms.service.runtime.permits import own_permit
+from hsmkms.wiring import core as wiring
 
 Private = rsa.RSAPrivateKey | X25519PrivateKey
 

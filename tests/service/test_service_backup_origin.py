@@ -31,15 +31,17 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from lifecycle import new_imported_key
 from service_sites import NewSite, Site, new_key, seal, unseal
 
-from hsmkms import config, wiring
-from hsmkms.config import Settings
+from hsmkms.config import settings as config
+from hsmkms.config.settings import Settings
 from hsmkms.errors import BindingError, ConfigurationError, StoreError
 from hsmkms.model.asymmetric import GenerateMacRequest
 from hsmkms.model.enums import KeySpec, KeyUsage, MacAlgorithm
-from hsmkms.service import backup_origin, backup_signature
-from hsmkms.service.backup_signature import SigningKey
-from hsmkms.service.restoring import Order, Restored
-from hsmkms.service.unsealing import Unsealed
+from hsmkms.service.backup import origin as backup_origin
+from hsmkms.service.backup import signature as backup_signature
+from hsmkms.service.backup.restore import Order, Restored
+from hsmkms.service.backup.signature import SigningKey
+from hsmkms.service.backup.unsealing import Unsealed
+from hsmkms.wiring import core as wiring
 
 OURS = ("meta.db", "log.db", "audit")
 UNPROVEN = "Nothing was restored: whoever could write"

@@ -5,11 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from service_sites import NewFolder, NewSite, Site, StoppedClock, new_key, run, seal, unseal
 
-from hsmkms import attaching, wiring
 from hsmkms.errors import BindingError, ConfigurationError, StoreError, ValidationException
-from hsmkms.service import binding
+from hsmkms.service.runtime import binding
 from hsmkms.store import installation
 from hsmkms.store.engine import Store
+from hsmkms.wiring import core as wiring
+from hsmkms.wiring import tokens as token_wiring
 
 
 def test_wrong_pair(new_site: NewSite) -> None:
@@ -101,7 +102,7 @@ def test_init_steps_are_told(new_folder: NewFolder, clock: StoppedClock) -> None
     """The numbered steps of init come in their order, and the dates are those of the clock that was given."""
     site = Site.new_token(new_folder())
     wiring.migrate.create(site.settings.data_dir)
-    device = attaching.open_device(site.settings)
+    device = token_wiring.open_device(site.settings)
     store = Store.open(site.settings.data_dir)
     told: list[str] = []
     row = binding.initialise(store, device, site.settings.account_id, clock, told.append)

@@ -5,7 +5,7 @@ from datetime import timedelta
 from service_sites import START, Site, StoppedClock, new_key
 
 from hsmkms.model.rotation import EnableKeyRotationRequest, GetKeyRotationStatusRequest
-from hsmkms.service.maintenance import StepOutcome
+from hsmkms.service.operator.sweeper import StepOutcome
 
 YEAR = timedelta(days=365)
 

@@ -11,8 +11,8 @@ from test_service_backup import lose
 from test_service_several_tokens import Scene, migrate, opened, wait_for, with_second
 from test_service_wrong_tokens import asking, until
 
-from hsmkms import attaching, config, wiring
-from hsmkms.config import Settings, TokenSettings
+from hsmkms.config import settings as config
+from hsmkms.config.settings import Settings, TokenSettings
 from hsmkms.errors import (
     BindingError,
     CloneError,
@@ -21,8 +21,10 @@ from hsmkms.errors import (
     TokenNotFoundError,
     TokenUnavailableError,
 )
-from hsmkms.service.kms import Kms
-from hsmkms.service.restoring import Order
+from hsmkms.kms import Kms
+from hsmkms.service.backup.restore import Order
+from hsmkms.wiring import core as wiring
+from hsmkms.wiring import tokens as token_wiring
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def cloned(new_site: NewSite) -> Settings:
 
 def accept(settings: Settings, named: TokenSettings) -> int:
     """What `hsmkms accept-clone` does; how many objects are missing on the clone."""
-    device = attaching.open_device(settings, named)
+    device = token_wiring.open_device(settings, named)
     try:
         with Kms(wiring.core_of(settings, accepting=named)) as kms:
             clone = kms.operator.find_clone(device)
@@ -92,7 +94,7 @@ def test_foreign_token_is_not_accepted(new_site: NewSite) -> None:
 def test_accepting_waits_for_other_processes(cloned: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a process has the recorded token open, no clone takes its place."""
     with opened(cloned):
-        monkeypatch.setattr("hsmkms.service.presence.os.getpid", lambda: 1)  # we are another process now
+        monkeypatch.setattr("hsmkms.service.runtime.open_processes.os.getpid", lambda: 1)  # we are another process now
         with pytest.raises(ConfigurationError, match=r"open \(pid .*stop them first"):
             accept(cloned, cloned.tokens[1])
 
@@ -100,7 +102,7 @@ def test_accepting_waits_for_other_processes(cloned: Settings, monkeypatch: pyte
 def test_migration_to_a_clone(cloned: Settings) -> None:
     """It is refused with a sentence that says what to do; nothing is changed."""
     with opened(cloned) as kms:
-        device = attaching.open_device(cloned, cloned.tokens[1])
+        device = token_wiring.open_device(cloned, cloned.tokens[1])
         with pytest.raises(CloneError, match="A migration to it would move nothing"):
             kms.operator.settle_on(device)
         assert len(kms.operator.tokens()) == 1
@@ -139,7 +141,7 @@ def test_another_member_after_an_outage(new_site: NewSite) -> None:
             device._module.cryptoki.close_session(device._login_handle)
             wait_for(lambda: kms.operator.watch.check_token() is None and device._token.serial.decode() != home.serial)
             assert unseal(kms, sealed) == b"secret"
-            again = attaching.open_device(group, group.token)
+            again = token_wiring.open_device(group, group.token)
             assert again is device
             again.close()
             assert device._module.cryptoki.logged_in(device._login_handle)
@@ -163,7 +165,7 @@ def test_stranger_beside_a_token_that_is_sought(new_site: NewSite) -> None:
         device._module.cryptoki.close_session(device._login_handle)
         until(lambda: "is not sent the PIN" in asking(kms)("ready")[1])
         with pytest.raises(HsmKmsError):
-            attaching.seek(lambda: settings, kms._core.store, kms._core.tokens._row(left.token_id))
+            token_wiring.seek(lambda: settings, kms._core.store, kms._core.tokens._row(left.token_id))
         assert not list(settings.data_dir.glob("pin-refus*"))
         folder.put_back()
         until(lambda: asking(kms)("ready")[0] == "")
@@ -176,7 +178,7 @@ def test_two_members_in_one_module(new_site: NewSite) -> None:
     assert isinstance(home.serial, str)
     second_token.clone(home)
     for members in ((home.serial, second_token.CLONE_SERIAL), (second_token.CLONE_SERIAL, home.serial)):
-        device = attaching.open_device(settings, replace(home, label=None, serial=members))
+        device = token_wiring.open_device(settings, replace(home, label=None, serial=members))
         assert device.profile.serial == members[0]
         device.close()
 

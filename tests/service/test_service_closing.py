@@ -10,8 +10,8 @@ from service_sites import Site, new_key, seal, unseal
 
 from hsmkms import Kms as PublicKms
 from hsmkms.errors import ClosedError, ConfigurationError, NotFoundException, StoreError
+from hsmkms.kms import Kms
 from hsmkms.model.operations import OPERATIONS
-from hsmkms.service.kms import Kms
 from hsmkms.store.engine import Store
 
 

@@ -22,13 +22,13 @@ from hsmkms.errors import (
     TokenUnavailableError,
     ValidationException,
 )
-from hsmkms.hsm.attributes import AES_256_BACKING_KEY
 from hsmkms.hsm.device import Device
-from hsmkms.hsm.objects import TokenObject, find, generate
+from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY
+from hsmkms.hsm.objects.objects import TokenObject, find, generate
+from hsmkms.kms import Kms
 from hsmkms.model.keys import DescribeKeyRequest, EnableKeyRequest, KeyMetadata, ListKeysRequest
 from hsmkms.rules.material import object_label, short_label
-from hsmkms.service.kms import Kms
-from hsmkms.service.reconcile import UNKNOWN_USE, Kind, Mended
+from hsmkms.service.operator.reconcile import UNKNOWN_USE, Kind, Mended
 from hsmkms.store import installation, keys, leases, objects
 
 Done = TypeVar("Done")

@@ -11,9 +11,10 @@ from sqlalchemy import event
 
 from hsmkms.errors import UnrecognizedClientException
 from hsmkms.hsm.device import Device
-from hsmkms.http import sigv4
-from hsmkms.http.sigv4 import DATE_FORMAT, RawRequest
-from hsmkms.service.kms import Kms
+from hsmkms.kms import Kms
+from hsmkms.server.aws import sigv4
+from hsmkms.server.aws.sigv4 import DATE_FORMAT
+from hsmkms.server.messages import RawRequest
 
 SIGNED = ("host", "x-amz-date", "x-amz-target")
 TOKEN_CALLS = ("decrypt", "encrypt", "mac", "random")

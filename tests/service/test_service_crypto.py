@@ -19,6 +19,7 @@ from hsmkms.errors import (
     UnsupportedOperationException,
     ValidationException,
 )
+from hsmkms.kms import Kms
 from hsmkms.model.crypto import (
     DecryptRequest,
     EncryptRequest,
@@ -33,7 +34,6 @@ from hsmkms.model.crypto import (
 from hsmkms.model.keys import DisableKeyRequest, EnableKeyRequest
 from hsmkms.model.shapes import Recipient
 from hsmkms.rules import blob
-from hsmkms.service.kms import Kms
 from hsmkms.store import leases
 
 UNKNOWN = "12345678-1234-4123-8123-123456789012"

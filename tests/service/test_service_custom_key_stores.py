@@ -13,11 +13,11 @@ from hsmkms.errors import (
     InvalidMarkerException,
     ValidationException,
 )
+from hsmkms.kms import Kms
 from hsmkms.model.custom_key_stores import DescribeCustomKeyStoresRequest
 from hsmkms.model.enums import Operation
 from hsmkms.rules import paging
-from hsmkms.service import audit_reading
-from hsmkms.service.kms import Kms
+from hsmkms.service.audit import reading as audit_reading
 
 
 def test_there_are_none(kms: Kms) -> None:

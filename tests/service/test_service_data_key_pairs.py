@@ -15,6 +15,7 @@ from hsmkms.errors import (
     UnsupportedOperationException,
     ValidationException,
 )
+from hsmkms.kms import Kms
 from hsmkms.model.crypto import (
     DecryptRequest,
     GenerateDataKeyPairRequest,
@@ -22,7 +23,6 @@ from hsmkms.model.crypto import (
 )
 from hsmkms.model.keys import DisableKeyRequest
 from hsmkms.model.shapes import Recipient
-from hsmkms.service.kms import Kms
 
 CONTEXT = {"ship": "Argo"}
 Ask = Callable[..., Any]

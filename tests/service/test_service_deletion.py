@@ -43,9 +43,10 @@ from hsmkms.errors import (
     NotFoundException,
     ValidationException,
 )
-from hsmkms.hsm.attributes import AES_256_BACKING_KEY
 from hsmkms.hsm.device import Device
-from hsmkms.hsm.objects import generate
+from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY
+from hsmkms.hsm.objects.objects import generate
+from hsmkms.kms import Kms
 from hsmkms.model.aliases import CreateAliasRequest, DeleteAliasRequest, ListAliasesRequest, UpdateAliasRequest
 from hsmkms.model.crypto import (
     GenerateDataKeyRequest,
@@ -59,9 +60,9 @@ from hsmkms.model.shapes import Tag
 from hsmkms.model.tags import ListResourceTagsRequest, TagResourceRequest, UntagResourceRequest
 from hsmkms.rules import blob
 from hsmkms.rules.material import object_label
-from hsmkms.service import deletion, destruction
-from hsmkms.service.kms import Kms
-from hsmkms.service.reconcile import Kind
+from hsmkms.service.keys import destruction
+from hsmkms.service.operations import deletion
+from hsmkms.service.operator.reconcile import Kind
 from hsmkms.store import keys
 from hsmkms.store.schema import Lifecycle, ObjectPurpose, alias, regional_key, rotation, tag
 

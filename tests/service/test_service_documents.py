@@ -10,7 +10,7 @@ import pytest
 from published_policies import ENDPOINT, PUBLISHED, endpoint_only, owner, statement, text
 from service_sites import ACCOUNT, REGION, NewFolder, Site, StoppedClock, close_everything, new_key, seal
 
-from hsmkms.config import PermissionSettings
+from hsmkms.config.settings import PermissionSettings
 from hsmkms.errors import (
     AccessDeniedException,
     AlreadyExistsException,
@@ -19,11 +19,11 @@ from hsmkms.errors import (
     NotFoundException,
     ValidationException,
 )
+from hsmkms.kms import Kms
 from hsmkms.model import deletion, grants, keys, policies
 from hsmkms.model.caller import Caller
 from hsmkms.model.grants import GrantConstraints
 from hsmkms.model.ids import root_arn, user_arn
-from hsmkms.service.kms import Kms
 
 ROOT = root_arn(ACCOUNT)
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/aws-service-role/autoscaling.amazonaws.com/AWSServiceRoleForAutoScaling"

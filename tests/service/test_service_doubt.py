@@ -33,13 +33,13 @@ from lifecycle import (
 )
 from service_sites import START, Site, StoppedClock, new_key, seal
 
-from hsmkms import wiring
 from hsmkms.errors import TokenUnavailableError
-from hsmkms.hsm.away import AwayDevice
+from hsmkms.hsm.unavailable import AwayDevice
+from hsmkms.kms import Kms
 from hsmkms.rules.budget import ROTATE_AT
-from hsmkms.service.clock import DriftWatch
-from hsmkms.service.kms import Kms
+from hsmkms.service.runtime.clock import DriftWatch
 from hsmkms.store import leases
+from hsmkms.wiring import core as wiring
 
 SECOND = timedelta(seconds=1)
 TOLERANCE = timedelta(minutes=5)

@@ -27,8 +27,9 @@ from hsmkms.errors import (
     LimitExceededException,
     TokenFullError,
 )
-from hsmkms.hsm.attributes import AES_256_BACKING_KEY
-from hsmkms.hsm.objects import generate
+from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY
+from hsmkms.hsm.objects.objects import generate
+from hsmkms.kms import Kms
 from hsmkms.model.crypto import (
     GenerateDataKeyRequest,
     GenerateDataKeyWithoutPlaintextRequest,
@@ -38,8 +39,7 @@ from hsmkms.model.enums import RotationType
 from hsmkms.model.ids import new_key_id
 from hsmkms.rules.budget import LIMIT, ROTATE_AT
 from hsmkms.rules.material import object_label
-from hsmkms.service.kms import Kms
-from hsmkms.service.reconcile import Mended
+from hsmkms.service.operator.reconcile import Mended
 from hsmkms.store import leases
 
 Act = Callable[[Kms, str], object]

@@ -8,13 +8,14 @@ from lifecycle import delete_material, new_imported_key, request_to_import, sche
 from service_sites import NewSite, new_key, seal, unseal
 from test_service_several_tokens import Scene, migrate, opened, with_second
 
-from hsmkms import attaching, wiring
-from hsmkms.config import Settings
+from hsmkms.config.settings import Settings
 from hsmkms.errors import BindingError, ConfigurationError
-from hsmkms.hsm.objects import list_keys
+from hsmkms.hsm.objects.objects import list_keys
+from hsmkms.kms import Kms
 from hsmkms.model.enums import RotationType
-from hsmkms.service import rotating
-from hsmkms.service.kms import Kms
+from hsmkms.service.keys import rotate as rotating
+from hsmkms.wiring import core as wiring
+from hsmkms.wiring import tokens as token_wiring
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_interrupted_change(apart: Settings) -> None:
 
 def migrate_home(kms: Kms, settings: Settings) -> None:
     """The home moves, and no key is rotated yet."""
-    device = attaching.open_device(settings, attaching.named_token(settings, second_token.LABEL))
+    device = token_wiring.open_device(settings, token_wiring.named_token(settings, second_token.LABEL))
     kms.operator.settle_on(device)
 
 
@@ -112,7 +113,7 @@ def test_forgotten(apart: Settings) -> None:
         assert kms.operator.audit.verify_rows() == []
         assert kms.operator.audit.verify().faults == []
         assert [each.present for each in kms.operator.attest(imported)] == [True]
-    device = attaching.open_device(apart, apart.token)
+    device = token_wiring.open_device(apart, apart.token)
     with device._pool.session() as session:
         assert list(list_keys(session)) == []
     device.close()

@@ -20,12 +20,12 @@ from hsmkms.errors import (
     NotFoundException,
     ValidationException,
 )
+from hsmkms.kms import Kms
 from hsmkms.model import grants, keys
 from hsmkms.model.caller import Caller
 from hsmkms.model.crypto import EncryptRequest
 from hsmkms.model.grants import GrantConstraints, GrantListEntry
 from hsmkms.model.ids import root_arn, user_arn
-from hsmkms.service.kms import Kms
 
 ROOT = root_arn(ACCOUNT)
 ALICE, BOB, CAROL = (user_arn(ACCOUNT, name) for name in ("alice", "bob", "carol"))

@@ -29,6 +29,7 @@ from hsmkms.errors import (
     UnsupportedOperationException,
     ValidationException,
 )
+from hsmkms.kms import Kms
 from hsmkms.model.asymmetric import (
     DeriveSharedSecretRequest,
     GenerateMacRequest,
@@ -44,7 +45,6 @@ from hsmkms.model.importing import (
     GetParametersForImportResponse,
     ImportKeyMaterialRequest,
 )
-from hsmkms.service.kms import Kms
 
 MESSAGE = b"The engine is yours."
 KEY_WRAP = WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_1

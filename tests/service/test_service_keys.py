@@ -20,6 +20,7 @@ from hsmkms.errors import (
     UnsupportedOperationException,
     ValidationException,
 )
+from hsmkms.kms import Kms
 from hsmkms.model.enums import Operation
 from hsmkms.model.keys import (
     DescribeKeyRequest,
@@ -32,7 +33,6 @@ from hsmkms.model.keys import (
 from hsmkms.model.shapes import Tag
 from hsmkms.model.tags import ListResourceTagsRequest, TagResourceRequest
 from hsmkms.rules import paging
-from hsmkms.service.kms import Kms
 from hsmkms.store import keys as stored
 
 UNKNOWN = "12345678-1234-4123-8123-123456789012"

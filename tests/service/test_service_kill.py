@@ -24,12 +24,12 @@ from msgspec import Struct
 from service_sites import START, NewSite, Site, StoppedClock, new_alias, new_key, run, seal, unseal
 
 from hsmkms.errors import AccessDeniedException, NotFoundException
+from hsmkms.kms import Kms
 from hsmkms.model.enums import WrappingAlgorithm, WrappingKeySpec
 from hsmkms.model.importing import GetParametersForImportRequest
 from hsmkms.model.wire import to_wire
-from hsmkms.service.kms import Kms
-from hsmkms.service.maintenance import StepKind
-from hsmkms.service.reconcile import Kind, Mended
+from hsmkms.service.operator.reconcile import Kind, Mended
+from hsmkms.service.operator.sweeper import StepKind
 
 ALIAS = "alias/aws/photos"
 UNDER_WAY = timedelta(minutes=10, seconds=1)

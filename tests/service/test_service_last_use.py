@@ -12,6 +12,7 @@ from service_sites import REGION, START, Site, StoppedClock, new_alias, new_key,
 from sqlalchemy import update
 
 from hsmkms.errors import HsmKmsError, NotFoundException, StoreError
+from hsmkms.kms import Kms
 from hsmkms.model.caller import Caller
 from hsmkms.model.crypto import (
     DecryptRequest,
@@ -21,7 +22,6 @@ from hsmkms.model.crypto import (
     ReEncryptRequest,
 )
 from hsmkms.model.deletion import GetKeyLastUsageRequest, GetKeyLastUsageResponse, KeyLastUsage
-from hsmkms.service.kms import Kms
 from hsmkms.store import usage
 from hsmkms.store.schema import use_tracking
 
@@ -40,7 +40,7 @@ def kms(site: Site, clock: StoppedClock) -> Iterator[Kms]:
 def seconds(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The seconds by which the book of uses decides when to write: move ``now``."""
     moved = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr("hsmkms.service.usage.time", SimpleNamespace(monotonic=lambda: moved.now))
+    monkeypatch.setattr("hsmkms.service.runtime.last_use.time", SimpleNamespace(monotonic=lambda: moved.now))
     return moved
 
 
@@ -241,7 +241,7 @@ def test_use_that_cannot_be_written(
 
     key_id, other = new_key(kms).key_id, new_key(kms).key_id
     with monkeypatch.context() as patch:
-        patch.setattr("hsmkms.service.usage.stored.note", full)
+        patch.setattr("hsmkms.service.runtime.last_use.stored.note", full)
         assert unseal(kms, seal(kms, key_id)) == b"secret"
         assert "could not be written down" in caplog.text
     assert stored_use(kms, key_id) is None

@@ -11,12 +11,13 @@ from service_sites import NewSite, Site, new_key, run, seal, unseal
 from test_service_backup import lose
 from test_service_several_tokens import Scene, migrate, opened, with_second
 
-from hsmkms import attaching, config
-from hsmkms.config import AuditSettings, Settings
+from hsmkms.config import settings as config
+from hsmkms.config.settings import AuditSettings, Settings
 from hsmkms.errors import StoreError
 from hsmkms.hsm import device as devices
-from hsmkms.rules.audit_chain import ROLLED_BACK
-from hsmkms.service.kms import Kms
+from hsmkms.kms import Kms
+from hsmkms.rules.audit.chain import ROLLED_BACK
+from hsmkms.wiring import tokens as token_wiring
 
 OLDER = "older than the migration to the token 'new hsm'"
 
@@ -86,7 +87,7 @@ def test_rolled_back_to_between_two_migrations(apart: Settings) -> None:
     second_token.add(file, own_module=True, label="third hsm", folder="third-hsm")
     three = config.load(file)
     with opened(three) as kms:
-        kms.operator.settle_on(attaching.open_device(three, attaching.named_token(three, "third hsm")))
+        kms.operator.settle_on(token_wiring.open_device(three, token_wiring.named_token(three, "third hsm")))
     put_back(three, place)
     with opened(three) as kms:
         assert "older than the migration to the token 'third hsm'" in (kms.operator.audit.book.alarm or "")

@@ -27,7 +27,7 @@ from msgspec import Struct
 from service_sites import Site, StoppedClock, new_key, seal, unseal
 
 from hsmkms.errors import HsmKmsError
-from hsmkms.service.kms import Kms
+from hsmkms.kms import Kms
 
 MOST_KEYS: Final = 4
 GONE: Final = {"NotFoundException", "AccessDeniedException"}

@@ -21,6 +21,7 @@ from msgspec import Struct
 from service_sites import new_alias, new_key, seal, unseal
 
 from hsmkms.errors import DisabledException, InvalidCiphertextException, NotFoundException
+from hsmkms.kms import Kms
 from hsmkms.model.aliases import DeleteAliasRequest, ListAliasesRequest, UpdateAliasRequest
 from hsmkms.model.crypto import GenerateDataKeyRequest, ReEncryptRequest
 from hsmkms.model.keys import (
@@ -31,7 +32,6 @@ from hsmkms.model.keys import (
     UpdateKeyDescriptionRequest,
 )
 from hsmkms.model.tags import ListResourceTagsRequest, Tag, TagResourceRequest, UntagResourceRequest
-from hsmkms.service.kms import Kms
 
 CONTEXTS: Final = st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=2)
 NAMES: Final = itertools.count()

@@ -25,7 +25,7 @@ from lifecycle import (
 )
 from service_sites import REGION, START, Site, StoppedClock, new_alias, new_key, seal, unseal
 
-from hsmkms.config import ImportSettings, RotationSettings
+from hsmkms.config.settings import ImportSettings, RotationSettings
 from hsmkms.errors import (
     ExpiredImportTokenException,
     HsmKmsError,
@@ -37,6 +37,7 @@ from hsmkms.errors import (
     UnsupportedOperationException,
     ValidationException,
 )
+from hsmkms.kms import Kms
 from hsmkms.model.caller import Caller
 from hsmkms.model.enums import ExpirationModel, KeyState, MaterialState, WrappingAlgorithm
 from hsmkms.model.importing import (
@@ -45,8 +46,7 @@ from hsmkms.model.importing import (
     ImportKeyMaterialRequest,
 )
 from hsmkms.rules import importing as rules
-from hsmkms.service.kms import Kms
-from hsmkms.service.maintenance import StepKind, StepOutcome
+from hsmkms.service.operator.sweeper import StepKind, StepOutcome
 from hsmkms.store.materials import wrapping_keys
 
 OTHER = bytes(range(100, 132))

@@ -8,12 +8,13 @@ from lifecycle import StoppedError, at, new_empty_key, request_to_import, stop_a
 from service_sites import REGION, NewSite, new_key, seal, unseal
 from test_service_several_tokens import opened, settle, token_of, with_second
 
-from hsmkms.config import Settings
+from hsmkms.config.settings import Settings
 from hsmkms.errors import ExpiredImportTokenException
+from hsmkms.kms import Kms
 from hsmkms.model.enums import RotationType
 from hsmkms.model.permit import OperatorAct
-from hsmkms.service import installation_keys, rotating
-from hsmkms.service.kms import Kms
+from hsmkms.service.keys import installation_keys
+from hsmkms.service.keys import rotate as rotating
 from hsmkms.store import rotation
 
 SECONDS = 60

@@ -21,12 +21,12 @@ from hsmkms.errors import (
     UnsupportedOperationException,
     ValidationException,
 )
+from hsmkms.kms import Kms
 from hsmkms.model.enums import KeyState
 from hsmkms.model.shapes import Tag
 from hsmkms.rules import budget
 from hsmkms.rules.posture import Posture
-from hsmkms.service.kms import Kms
-from hsmkms.service.maintenance import StepKind, StepOutcome
+from hsmkms.service.operator.sweeper import StepKind, StepOutcome
 from hsmkms.store import leases
 
 THIRD_REGION = "ap-southeast-2"

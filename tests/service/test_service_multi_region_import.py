@@ -10,7 +10,7 @@ from lifecycle import MATERIAL, backing_keys, sweep
 from service_sites import ACCOUNT, OTHER_REGION, REGION, NewFolder, Site, StoppedClock
 from sides import Side
 
-from hsmkms.config import RotationSettings
+from hsmkms.config.settings import RotationSettings
 from hsmkms.errors import (
     IncorrectKeyMaterialException,
     InvalidImportTokenException,
@@ -18,8 +18,8 @@ from hsmkms.errors import (
     UnsupportedOperationException,
     ValidationException,
 )
-from hsmkms.service.kms import Kms
-from hsmkms.service.maintenance import StepKind, StepOutcome
+from hsmkms.kms import Kms
+from hsmkms.service.operator.sweeper import StepKind, StepOutcome
 
 SECOND = bytes(range(100, 132))
 CURRENT, NON_CURRENT = "CURRENT", "NON_CURRENT"

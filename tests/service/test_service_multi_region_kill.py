@@ -11,9 +11,9 @@ from service_sites import OTHER_REGION, REGION, Site, StoppedClock, run
 from sides import Side
 
 from hsmkms.errors import AccessDeniedException, NotFoundException
+from hsmkms.kms import Kms
 from hsmkms.model.wire import to_wire
-from hsmkms.service.kms import Kms
-from hsmkms.service.reconcile import Mended
+from hsmkms.service.operator.reconcile import Mended
 
 UNDER_WAY = timedelta(minutes=10, seconds=1)
 """After that what was begun counts as interrupted."""

@@ -13,9 +13,9 @@ from msgspec import Struct
 from service_sites import NewSite, StoppedClock
 from sides import Side
 
-from hsmkms.config import RotationSettings
+from hsmkms.config.settings import RotationSettings
 from hsmkms.errors import HsmKmsError
-from hsmkms.service.kms import Kms
+from hsmkms.kms import Kms
 
 REGIONS: Final = ("eu-central-1", "us-east-1", "ap-southeast-2")
 SECOND: Final = bytes(range(100, 132))

@@ -13,11 +13,11 @@ from swapping import TokenFolder
 from test_service_several_tokens import opened, with_second
 from test_service_wrong_tokens import AWAY, OLDER, asking, until
 
-from hsmkms import attaching
-from hsmkms.config import AuditSettings
+from hsmkms.config.settings import AuditSettings
 from hsmkms.errors import StoreError
-from hsmkms.service.kms import Kms
-from hsmkms.service.reconcile import Kind
+from hsmkms.kms import Kms
+from hsmkms.service.operator.reconcile import Kind
+from hsmkms.wiring import tokens as token_wiring
 
 
 class Scene(Struct):
@@ -130,7 +130,7 @@ def test_refused_pin_after_a_key_was_made(site: Site, monkeypatch: pytest.Monkey
             patch.setattr(turns, "turn", refused_after_it)
             assert asking(kms)("create")[0] == AWAY
     pin.write_text(right)
-    assert attaching.retry_pin(site.settings, insisted=site.settings.token)
+    assert token_wiring.retry_pin(site.settings, insisted=site.settings.token)
     with site.open() as kms:
         assert [each.kind for each in kms.operator.find_differences()] == [Kind.UNACKNOWLEDGED]
 

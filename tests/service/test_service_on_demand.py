@@ -27,7 +27,7 @@ from lifecycle import (
 )
 from service_sites import START, Site, StoppedClock, new_alias, new_key, seal
 
-from hsmkms.config import RotationSettings
+from hsmkms.config.settings import RotationSettings
 from hsmkms.errors import (
     ConflictException,
     DisabledException,
@@ -37,11 +37,11 @@ from hsmkms.errors import (
     UnsupportedOperationException,
     ValidationException,
 )
+from hsmkms.kms import Kms
 from hsmkms.model.enums import IncludeKeyMaterial, KeySpec, KeyUsage, Operation, RotationType
 from hsmkms.model.rotation import ListKeyRotationsRequest, RotateKeyOnDemandRequest
 from hsmkms.rules import paging, rotation
-from hsmkms.service import creation
-from hsmkms.service.kms import Kms
+from hsmkms.service.keys import creation
 
 SECOND = timedelta(seconds=1)
 UNKNOWN = "12345678-1234-4123-8123-123456789012"

@@ -9,10 +9,10 @@ from lifecycle import stop_at
 from pkcs11.constants import ObjectClass
 from service_sites import REGION, Site, StoppedClock, new_key
 
-from hsmkms import wiring
 from hsmkms.errors import HsmKmsError, KMSInvalidStateException, NotFoundException
-from hsmkms.hsm.backing_keys import Kind as BackingKind
-from hsmkms.hsm.objects import find
+from hsmkms.hsm.objects.backing_keys import Kind as BackingKind
+from hsmkms.hsm.objects.objects import find
+from hsmkms.kms import Kms
 from hsmkms.model.asymmetric import GenerateMacRequest, GetPublicKeyRequest, SignRequest, VerifyRequest
 from hsmkms.model.deletion import ScheduleKeyDeletionRequest
 from hsmkms.model.enums import KeySpec, KeyUsage
@@ -20,10 +20,10 @@ from hsmkms.model.ids import new_key_id
 from hsmkms.model.keys import DescribeKeyRequest, EnableKeyRequest, KeyMetadata
 from hsmkms.model.permit import OperatorAct
 from hsmkms.rules.material import object_label
-from hsmkms.service.kms import Kms
-from hsmkms.service.permits import own_permit
-from hsmkms.service.reconcile import Finding, Kind, Mended
+from hsmkms.service.operator.reconcile import Finding, Kind, Mended
+from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import keys
+from hsmkms.wiring import core as wiring
 
 SIGNING = (KeySpec.ECC_NIST_P256, KeyUsage.SIGN_VERIFY)
 KINDS: list[BackingKind] = [

@@ -22,6 +22,7 @@ from hsmkms.errors import (
     PermitError,
     ValidationException,
 )
+from hsmkms.kms import Kms
 from hsmkms.model import (
     aliases,
     asymmetric,
@@ -41,9 +42,8 @@ from hsmkms.model.ids import alias_arn, root_arn
 from hsmkms.model.operations import OPERATIONS
 from hsmkms.model.permit import Permit
 from hsmkms.model.shapes import Tag
-from hsmkms.rules.policies import default_policy
-from hsmkms.rules.question import Question
-from hsmkms.service.kms import Kms
+from hsmkms.rules.iam.policies import default_policy
+from hsmkms.rules.iam.question import Question
 from hsmkms.service.pipeline import Call
 from hsmkms.store import changes
 
@@ -61,7 +61,7 @@ Recorded = list[tuple[Operation, list[str], HsmKmsError | None]]
 def _methods() -> list[ast.FunctionDef]:
     functions: list[ast.FunctionDef] = []
     for module, name in (("kms", "Kms"), ("kms_permissions", "PermissionOperations")):
-        tree = ast.parse((PACKAGE / "service" / f"{module}.py").read_text())
+        tree = ast.parse((PACKAGE / f"{module}.py").read_text())
         (found,) = (each for each in tree.body if isinstance(each, ast.ClassDef) and each.name == name)
         functions += [each for each in found.body if isinstance(each, ast.FunctionDef)]
     return [each for each in functions if not each.name.startswith("_") and each.name not in NO_OPERATION]
@@ -108,33 +108,37 @@ def _makers_of(name: str) -> set[str]:
 
 def test_permits_are_made_in_two_places() -> None:
     """Leave to act on the token comes from the pipeline, or is the installation's own, and comes from nowhere else."""
-    assert _makers_of("Permit") == {"service/pipeline.py", "service/permits.py"}
+    assert _makers_of("Permit") == {"service/pipeline.py", "service/runtime/permits.py"}
     assert _makers_of("own_permit") == {
-        "service/backup.py",
-        "service/backup_keys.py",
-        "service/backup_origin.py",
-        "service/binding.py",
-        "service/credentials.py",
-        "service/deletion.py",
-        "service/destruction.py",
-        "service/forgetting.py",
+        "service/backup/create.py",
+        "service/backup/recipients.py",
+        "service/backup/origin.py",
+        "service/runtime/binding.py",
+        "service/operator/credentials.py",
+        "service/operations/deletion.py",
+        "service/keys/destruction.py",
+        "service/operator/forgetting.py",
         "service/grant_tokens.py",
-        "service/installation_keys.py",
-        "service/maintenance.py",
-        "service/migration.py",
-        "service/own_rotation.py",
-        "service/reconcile.py",
-        "service/rotating.py",
-        "service/row_seals.py",
-        "service/seal_notes.py",
-        "service/service_keys.py",
-        "pin_change.py",
+        "service/keys/installation_keys.py",
+        "service/operator/sweeper.py",
+        "service/operator/migration.py",
+        "service/operator/key_rotation.py",
+        "service/operator/reconcile.py",
+        "service/keys/rotate.py",
+        "service/runtime/row_seals.py",
+        "service/audit/seal_notes.py",
+        "service/keys/service_keys.py",
+        "wiring/pin_change.py",
     }
 
 
 def test_calls_are_made_in_three_places() -> None:
     """A ``Call`` is made by the pipeline, and by attest and the simulation, which only read."""
-    assert _makers_of("Call") == {"service/pipeline.py", "service/operator.py", "service/simulation.py"}
+    assert _makers_of("Call") == {
+        "service/pipeline.py",
+        "service/operator/operator.py",
+        "service/operator/simulation.py",
+    }
 
 
 def test_every_device_procedure_on_objects_takes_a_permit() -> None:

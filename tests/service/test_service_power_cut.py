@@ -11,12 +11,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 from service_sites import REGION, NewSite, Site, StoppedClock, new_alias, new_key, seal, unseal
 
-from hsmkms import wiring
+from hsmkms.kms import Kms
 from hsmkms.model.keys import DescribeKeyRequest, UpdateKeyDescriptionRequest
-from hsmkms.service.core import Core
-from hsmkms.service.kms import Kms
+from hsmkms.service.runtime.core import Core
 from hsmkms.store import leases
 from hsmkms.store.engine import Store
+from hsmkms.wiring import core as wiring
 
 WAL_HEADER, FRAME_HEADER = 32, 24
 """Bytes; https://www.sqlite.org/fileformat2.html#the_write_ahead_log."""

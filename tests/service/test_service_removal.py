@@ -8,17 +8,17 @@ from pkcs11.constants import Attribute, ObjectClass
 from pkcs11.mechanisms import KeyType
 from service_sites import Site, new_key, seal, unseal
 
-from hsmkms import wiring
 from hsmkms.errors import KMSInvalidStateException, StoreError, TokenUnavailableError, ValidationException
-from hsmkms.hsm.attributes import AES_256_BACKING_KEY
-from hsmkms.hsm.objects import generate
+from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY
+from hsmkms.hsm.objects.objects import generate
+from hsmkms.kms import Kms
 from hsmkms.model.ids import new_key_id
 from hsmkms.model.keys import DescribeKeyRequest, EnableKeyRequest
 from hsmkms.model.permit import Permit
 from hsmkms.rules.material import object_label
-from hsmkms.service.kms import Kms
-from hsmkms.service.reconcile import Finding, Kind, Mended
+from hsmkms.service.operator.reconcile import Finding, Kind, Mended
 from hsmkms.store import leases
+from hsmkms.wiring import core as wiring
 
 KNOWN_BYTES = b"A" * 32
 

@@ -14,6 +14,7 @@ from service_sites import ACCOUNT, REGION, NewFolder, Site, new_alias, new_key
 from test_service_row_seals import ALLOW, records
 
 from hsmkms.errors import AccessDeniedException, HsmKmsError, KMSInternalException
+from hsmkms.kms import Kms
 from hsmkms.model.aliases import DeleteAliasRequest
 from hsmkms.model.enums import Operation
 from hsmkms.model.grants import CreateGrantRequest, GrantConstraints, RevokeGrantRequest
@@ -21,7 +22,6 @@ from hsmkms.model.ids import user_arn
 from hsmkms.model.keys import DescribeKeyRequest, DisableKeyRequest, EnableKeyRequest
 from hsmkms.model.tags import Tag, TagResourceRequest, UntagResourceRequest
 from hsmkms.rules import row_seals as rules
-from hsmkms.service.kms import Kms
 
 USERS = ("grace", "ursula", "al", "tom", "ute", "greta", "nina")
 

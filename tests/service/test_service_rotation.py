@@ -29,13 +29,14 @@ from lifecycle import (
 from msgspec.structs import replace
 from service_sites import START, NewSite, Site, StoppedClock, new_alias, new_key, seal, unseal
 
-from hsmkms.config import RotationSettings
+from hsmkms.config.settings import RotationSettings
 from hsmkms.errors import (
     DisabledException,
     KMSInvalidStateException,
     LimitExceededException,
     ValidationException,
 )
+from hsmkms.kms import Kms
 from hsmkms.model.crypto import (
     GenerateDataKeyRequest,
     GenerateDataKeyWithoutPlaintextRequest,
@@ -45,7 +46,6 @@ from hsmkms.model.enums import RotationType
 from hsmkms.model.keys import ListKeysRequest
 from hsmkms.model.shapes import Tag
 from hsmkms.model.tags import ListResourceTagsRequest
-from hsmkms.service.kms import Kms
 
 SECOND = timedelta(seconds=1)
 

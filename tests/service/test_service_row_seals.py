@@ -10,14 +10,14 @@ from msgspec import Struct
 from service_sites import REGION, NewFolder, Site, new_alias, new_key, seal, unseal
 
 from hsmkms.errors import KMSInternalException, StoreError
+from hsmkms.kms import Kms
 from hsmkms.model.enums import Operation, Origin, WrappingAlgorithm, WrappingKeySpec
 from hsmkms.model.grants import CreateGrantRequest, RevokeGrantRequest
 from hsmkms.model.importing import GetParametersForImportRequest
 from hsmkms.model.keys import CreateKeyRequest, DescribeKeyRequest, DisableKeyRequest, EnableKeyRequest
 from hsmkms.model.rotation import EnableKeyRotationRequest
 from hsmkms.model.tags import Tag, TagResourceRequest
-from hsmkms.service import audit_reading
-from hsmkms.service.kms import Kms
+from hsmkms.service.audit import reading as audit_reading
 from hsmkms.store import keys, schema, sealed_rows
 from hsmkms.store.engine import Store
 

@@ -6,11 +6,11 @@ import pytest
 from service_sites import REGION, Site, new_key
 
 from hsmkms import process
-from hsmkms.service import audit_verification
-from hsmkms.service.kms import Kms
-from hsmkms.service.proven_seals import SealFile
-from hsmkms.service.seal_notes import SealNotes
-from hsmkms.service.sealing import Contradiction, Sealer
+from hsmkms.kms import Kms
+from hsmkms.service.audit import verification as audit_verification
+from hsmkms.service.audit.proven_seals import SealFile
+from hsmkms.service.audit.seal_notes import SealNotes
+from hsmkms.service.audit.sealing import Contradiction, Sealer
 from hsmkms.store import audit_files
 
 

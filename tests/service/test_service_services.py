@@ -38,8 +38,9 @@ from service_sites import ACCOUNT, OTHER_REGION, REGION, START, NewSite, Stopped
 from service_sites import finish as finished
 from service_sites import start as started
 
-from hsmkms.config import RotationSettings
+from hsmkms.config.settings import RotationSettings
 from hsmkms.errors import AccessDeniedException, HsmKmsError, NotFoundException, TokenUnavailableError
+from hsmkms.kms import Kms
 from hsmkms.model.aliases import CreateAliasRequest, DeleteAliasRequest, ListAliasesRequest, UpdateAliasRequest
 from hsmkms.model.crypto import GenerateDataKeyRequest, ReEncryptRequest
 from hsmkms.model.deletion import GetKeyLastUsageRequest
@@ -47,8 +48,7 @@ from hsmkms.model.enums import KeyManager
 from hsmkms.model.keys import ListKeysRequest, UpdateKeyDescriptionRequest
 from hsmkms.model.shapes import Tag
 from hsmkms.model.tags import ListResourceTagsRequest, TagResourceRequest, UntagResourceRequest
-from hsmkms.service.kms import Kms
-from hsmkms.service.reconcile import Mended
+from hsmkms.service.operator.reconcile import Mended
 
 ALIAS, OTHER_ALIAS = "alias/aws/photos", "alias/aws/mail"
 ALIAS_ARN = f"arn:aws:kms:{REGION}:{ACCOUNT}:{ALIAS}"

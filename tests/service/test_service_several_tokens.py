@@ -23,8 +23,8 @@ from msgspec import Struct
 from service_sites import REGION, NewSite, Site, new_key, run, seal, start, unseal
 from test_service_backup import lose
 
-from hsmkms import attaching, config, wiring
-from hsmkms.config import PinSettings, Secret, Settings
+from hsmkms.config import settings as config
+from hsmkms.config.settings import PinSettings, Secret, Settings
 from hsmkms.errors import (
     BindingError,
     ConfigurationError,
@@ -35,13 +35,15 @@ from hsmkms.errors import (
     TokenNotFoundError,
     TokenUnavailableError,
 )
+from hsmkms.kms import Kms
 from hsmkms.model.asymmetric import GenerateMacRequest, SignRequest, VerifyMacRequest
 from hsmkms.rules.rotation import UNDER_WAY
-from hsmkms.service.credentials import NewAccessKey
-from hsmkms.service.kms import Kms
-from hsmkms.service.migration import Stays
-from hsmkms.service.reconcile import Kind, Mended
-from hsmkms.service.restoring import Order
+from hsmkms.service.backup.restore import Order
+from hsmkms.service.operator.credentials import NewAccessKey
+from hsmkms.service.operator.migration import Stays
+from hsmkms.service.operator.reconcile import Kind, Mended
+from hsmkms.wiring import core as wiring
+from hsmkms.wiring import tokens as token_wiring
 
 STEPS = [
     "migrate 1",
@@ -81,8 +83,8 @@ def opened(settings: Settings, reread: Callable[[], Settings] | None = None) -> 
 
 def settle(kms: Kms, settings: Settings) -> None:
     """Make the second token the home."""
-    named = attaching.named_token(settings, second_token.LABEL)
-    kms.operator.settle_on(attaching.open_device(settings, named))
+    named = token_wiring.named_token(settings, second_token.LABEL)
+    kms.operator.settle_on(token_wiring.open_device(settings, named))
 
 
 def migrate(kms: Kms, settings: Settings) -> None:
@@ -276,7 +278,7 @@ def test_no_way_back(apart: Settings) -> None:
     with opened(apart) as kms:
         scene = Scene.of(kms)
         migrate(kms, apart)
-        device = attaching.open_device(apart, apart.token)
+        device = token_wiring.open_device(apart, apart.token)
         with pytest.raises(BindingError, match="does not go back"):
             kms.operator.settle_on(device)
         scene.whole(kms)
@@ -395,8 +397,8 @@ def test_refused_pin_of_the_old_token(apart: Settings) -> None:
     with opened(apart) as kms, pytest.raises(TokenUnavailableError, match="refused the PIN"):
         made_mac(kms, scene.hmac)
     with pytest.raises(PinError, match="may still give the PIN that was refused"):
-        attaching.retry_pin(apart)
-    assert attaching.retry_pin(apart, insisted=apart.token)
+        token_wiring.retry_pin(apart)
+    assert token_wiring.retry_pin(apart, insisted=apart.token)
     with opened(apart) as kms:
         scene.whole(kms)
 
@@ -410,7 +412,7 @@ def test_both_pins_are_refused(apart: Settings) -> None:
     for _ in range(2):
         for each in apart.tokens:
             with pytest.raises(PinError, match=f"{each.label}.* refused the PIN"):
-                attaching.open_device(apart, each)
+                token_wiring.open_device(apart, each)
     assert len(list(apart.data_dir.glob("pin-refused*.json"))) == 2
 
 

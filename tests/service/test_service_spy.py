@@ -12,7 +12,7 @@ import pytest
 from msgspec import Struct
 from service_sites import REGION, Site, run
 
-from hsmkms.config import AuditSettings
+from hsmkms.config.settings import AuditSettings
 from hsmkms.store import keys
 from hsmkms.store.engine import Store
 

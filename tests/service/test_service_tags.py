@@ -6,11 +6,11 @@ import pytest
 from service_sites import OTHER_REGION, new_key
 
 from hsmkms.errors import HsmKmsError, InvalidMarkerException, NotFoundException, TagException, ValidationException
+from hsmkms.kms import Kms
 from hsmkms.model.enums import Operation
 from hsmkms.model.keys import DisableKeyRequest
 from hsmkms.model.tags import ListResourceTagsRequest, Tag, TagResourceRequest, UntagResourceRequest
 from hsmkms.rules import paging
-from hsmkms.service.kms import Kms
 
 UNKNOWN = "12345678-1234-4123-8123-123456789012"
 

@@ -13,12 +13,12 @@ from lifecycle import delete_material, new_empty_key, new_imported_key, request_
 from msgspec import Struct
 from service_sites import START, NewFolder, Site, close_everything, new_key, seal, unseal
 
-from hsmkms import wiring
 from hsmkms.errors import HsmKmsError
+from hsmkms.kms import Kms
 from hsmkms.model.asymmetric import SignRequest
 from hsmkms.model.crypto import GenerateRandomRequest
-from hsmkms.service.kms import Kms
-from hsmkms.service.reconcile import MENDABLE
+from hsmkms.service.operator.reconcile import MENDABLE
+from hsmkms.wiring import core as wiring
 
 CODES = {
     "DEVICE_ERROR": 0x30,

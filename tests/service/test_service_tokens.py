@@ -34,13 +34,13 @@ from shims import (
 )
 from test_service_crash import key_ids, restored_copy
 
-from hsmkms import wiring
 from hsmkms.errors import IncorrectKeyMaterialException, TokenUnfitError
+from hsmkms.kms import Kms
 from hsmkms.model.crypto import GenerateDataKeyRequest, ReEncryptRequest
 from hsmkms.model.enums import ExpirationModel, WrappingAlgorithm, WrappingKeySpec
 from hsmkms.model.importing import GetParametersForImportRequest, ImportKeyMaterialRequest
-from hsmkms.service.kms import Kms
-from hsmkms.service.reconcile import Kind, Mended
+from hsmkms.service.operator.reconcile import Kind, Mended
+from hsmkms.wiring import core as wiring
 
 CONTEXT = {"purpose": "test"}
 

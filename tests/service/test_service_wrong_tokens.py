@@ -14,10 +14,10 @@ from service_sites import NewFolder, NewSite, Site, new_key, seal, start, unseal
 from swapping import TokenFolder
 
 from hsmkms.errors import BindingError, HiddenObjectsError, HsmKmsError
-from hsmkms.service.kms import Kms
-from hsmkms.service.reconcile import Kind
-from hsmkms.service.seal_notes import SealNotes
-from hsmkms.service.sealing import Sealer
+from hsmkms.kms import Kms
+from hsmkms.service.audit.seal_notes import SealNotes
+from hsmkms.service.audit.sealing import Sealer
+from hsmkms.service.operator.reconcile import Kind
 
 AWAY = "DependencyTimeoutException"
 BACK_SECONDS = 8.0

@@ -10,8 +10,9 @@ from calls import Shift
 from ledger import DISABLED, ENABLED, GONE, PENDING_DELETION, BreachError, Key, Ledger
 from msgspec.structs import replace
 
-from hsmkms import config, wiring
+from hsmkms.config import settings as config
 from hsmkms.errors import HsmKmsError, NotFoundException
+from hsmkms.kms import Kms
 from hsmkms.model.aliases import ListAliasesRequest
 from hsmkms.model.caller import Caller, local_root
 from hsmkms.model.crypto import DecryptRequest, EncryptRequest
@@ -20,10 +21,10 @@ from hsmkms.model.grants import ListGrantsRequest
 from hsmkms.model.keys import DescribeKeyRequest
 from hsmkms.model.rotation import ListKeyRotationsRequest
 from hsmkms.model.tags import ListResourceTagsRequest
-from hsmkms.service.kms import Kms
-from hsmkms.service.maintenance import StepOutcome
-from hsmkms.service.reconcile import Kind, Mended
+from hsmkms.service.operator.reconcile import Kind, Mended
+from hsmkms.service.operator.sweeper import StepOutcome
 from hsmkms.store import audit_files
+from hsmkms.wiring import core as wiring
 
 LEFT_BY_A_CRASH: Final = {Kind.UNFINISHED, Kind.UNACKNOWLEDGED, Kind.DOOMED}
 """What a process that was killed may leave; anything else that differs is a loss."""

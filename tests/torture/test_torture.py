@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PATHS = os.pathsep.join(map(str, (HERE.parent, HERE.parent / "http")))
+PATHS = os.pathsep.join(map(str, (HERE.parent, HERE.parent / "server")))
 
 
 def torture(*options: str) -> str:

@@ -30,7 +30,7 @@ from ledger import BreachError, Ledger
 from served import Served, credentials, set_in, start, until
 from swapping import TokenFolder
 
-from hsmkms import config
+from hsmkms.config import settings as config
 
 WORKERS: Final = 3
 CLIENTS: Final = 5

@@ -4,11 +4,12 @@ import sys
 
 import pkcs11
 
-from hsmkms import pin_change, wiring
-from hsmkms.config import Secret
+from hsmkms.config.settings import Secret
 from hsmkms.errors import PinError
-from hsmkms.hsm import module as modules
-from hsmkms.hsm.choice import TokenChoice, choose
+from hsmkms.hsm.session import module as modules
+from hsmkms.hsm.session.token_choice import TokenChoice, choose
+from hsmkms.wiring import core as wiring
+from hsmkms.wiring import pin_change
 
 settings = wiring.load_settings()
 core = wiring.core_of(settings)

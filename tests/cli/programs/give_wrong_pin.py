@@ -5,9 +5,10 @@ import os
 
 import pkcs11
 
-from hsmkms import attaching, wiring
+from hsmkms.wiring import core as wiring
+from hsmkms.wiring import tokens as token_wiring
 
-settings = attaching.device_settings(wiring.load_settings())
+settings = token_wiring.device_settings(wiring.load_settings())
 os.environ |= settings.environment
 (token,) = pkcs11.lib(str(settings.module)).get_tokens(token_label=settings.choice.label)
 with contextlib.suppress(pkcs11.exceptions.PinIncorrect), token.open(user_pin="wrong"):

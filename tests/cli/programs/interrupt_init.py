@@ -5,10 +5,12 @@ import signal
 import sys
 from pathlib import Path
 
-from hsmkms import attaching, config, wiring
-from hsmkms.service import binding
+from hsmkms.config import settings as config
+from hsmkms.service.runtime import binding
 from hsmkms.store import migrate
 from hsmkms.store.engine import Store
+from hsmkms.wiring import core as wiring
+from hsmkms.wiring import tokens as token_wiring
 
 
 def die_at(reached: str) -> None:
@@ -19,5 +21,5 @@ def die_at(reached: str) -> None:
 
 settings = config.load(Path(sys.argv[1]))
 migrate.create(settings.data_dir)
-device = attaching.open_device(settings)
+device = token_wiring.open_device(settings)
 binding.initialise(Store.open(settings.data_dir), device, settings.account_id, wiring.utc_now, die_at)

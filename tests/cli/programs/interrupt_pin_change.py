@@ -3,8 +3,9 @@
 import os
 import signal
 
-from hsmkms import pin_change, wiring
-from hsmkms.config import Secret
+from hsmkms.config.settings import Secret
+from hsmkms.wiring import core as wiring
+from hsmkms.wiring import pin_change
 
 
 def die(_: str) -> None:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from hsmkms.errors import TokenNotFoundError
-from hsmkms.hsm import softhsm
+from hsmkms.hsm.session import softhsm
 
 folder, label, pin = sys.argv[1:4]
 module = softhsm.find_module()

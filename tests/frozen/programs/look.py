@@ -5,9 +5,11 @@ import json
 import sys
 from pathlib import Path
 
-from hsmkms import Kms, config, wiring
+from hsmkms import Kms
+from hsmkms.config import settings as config
 from hsmkms.errors import HsmKmsError
 from hsmkms.model.crypto import DecryptRequest, EncryptRequest
+from hsmkms.wiring import core as wiring
 
 told = json.loads(Path(sys.argv[2]).read_text())
 with Kms(wiring.core_of(config.load(Path(sys.argv[1])))) as kms:

@@ -7,9 +7,9 @@ from typing import Any
 
 from devices import SoftHsm, arguments, new_key, permit, report
 
+from hsmkms.hsm.crypto.iv import IvSource
 from hsmkms.hsm.device import Device
-from hsmkms.hsm.iv import IvSource
-from hsmkms.hsm.unwrapping import WrappedMaterial
+from hsmkms.hsm.imports.unwrapping import WrappedMaterial
 from hsmkms.model.enums import Operation, WrappingAlgorithm
 from hsmkms.model.permit import OperatorAct
 

@@ -8,7 +8,7 @@ from devices import arguments, permit, report
 
 from hsmkms.errors import HsmKmsError
 from hsmkms.hsm.device import Device
-from hsmkms.hsm.unwrapping import WrappedMaterial
+from hsmkms.hsm.imports.unwrapping import WrappedMaterial
 from hsmkms.model.enums import Operation, WrappingAlgorithm
 
 IMPORT = Operation.IMPORT_KEY_MATERIAL

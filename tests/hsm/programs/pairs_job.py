@@ -6,8 +6,8 @@ import os
 from cryptography.hazmat.primitives.asymmetric import ec
 from devices import arguments, permit, report
 
-from hsmkms.hsm.backing_keys import Kind
 from hsmkms.hsm.device import Device
+from hsmkms.hsm.objects.backing_keys import Kind
 from hsmkms.model.enums import EncryptionAlgorithm, KeySpec, KeyUsage, MacAlgorithm, Operation, SigningAlgorithm
 
 DIGEST = hashlib.sha256(b"m").digest()

@@ -15,11 +15,12 @@ from typing import Any
 
 from service_sites import report
 
-from hsmkms import config, wiring
+from hsmkms.config import settings as config
 from hsmkms.errors import HsmKmsError
+from hsmkms.kms import Kms
 from hsmkms.model.enums import Operation
 from hsmkms.model.wire import decode_request, to_wire
-from hsmkms.service.kms import Kms
+from hsmkms.wiring import core as wiring
 
 _, file, instant, happening, what, *body = sys.argv
 logging.getLogger("hsmkms").addHandler(logging.NullHandler())

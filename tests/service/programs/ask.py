@@ -5,9 +5,10 @@ from pathlib import Path
 
 from service_sites import new_key, report, unseal
 
-from hsmkms import config, wiring
+from hsmkms.config import settings as config
 from hsmkms.errors import HsmKmsError
-from hsmkms.service.kms import Kms
+from hsmkms.kms import Kms
+from hsmkms.wiring import core as wiring
 
 with Kms(wiring.core_of(config.load(Path(sys.argv[1])))) as kms:
     report("open")

@@ -4,9 +4,9 @@ import os
 import sys
 import threading
 
+from hsmkms.kms import Kms
 from hsmkms.model.crypto import EncryptRequest
 from hsmkms.model.keys import CreateKeyRequest, UpdateKeyDescriptionRequest
-from hsmkms.service.kms import Kms
 
 THREADS = 4
 

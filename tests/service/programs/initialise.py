@@ -5,10 +5,12 @@ import signal
 import sys
 from pathlib import Path
 
-from hsmkms import attaching, config, wiring
-from hsmkms.service import binding
+from hsmkms.config import settings as config
+from hsmkms.service.runtime import binding
 from hsmkms.store import migrate
 from hsmkms.store.engine import Store
+from hsmkms.wiring import core as wiring
+from hsmkms.wiring import tokens as token_wiring
 
 _, file, step = sys.argv
 settings = config.load(Path(file))
@@ -20,7 +22,7 @@ def die_at(reached: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-device = attaching.open_device(settings)
+device = token_wiring.open_device(settings)
 migrate.create(settings.data_dir)
 store = Store.open(settings.data_dir)
 binding.initialise(store, device, settings.account_id, wiring.utc_now, die_at)

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import second_token
 
-from hsmkms import attaching, config, wiring
-from hsmkms.service.kms import Kms
+from hsmkms.config import settings as config
+from hsmkms.kms import Kms
+from hsmkms.wiring import core as wiring
+from hsmkms.wiring import tokens as token_wiring
 
 _, file, step = sys.argv
 settings = config.load(Path(file))
@@ -23,5 +25,5 @@ def die(done: str) -> None:
 core = wiring.core_of(settings)
 core.reached = die
 with Kms(core) as kms:
-    kms.operator.settle_on(attaching.open_device(settings, attaching.named_token(settings, second_token.LABEL)))
+    kms.operator.settle_on(token_wiring.open_device(settings, token_wiring.named_token(settings, second_token.LABEL)))
     kms.operator.move_keys(lambda: None)

@@ -5,7 +5,8 @@ import signal
 import sys
 from pathlib import Path
 
-from hsmkms import config, wiring
+from hsmkms.config import settings as config
+from hsmkms.wiring import core as wiring
 
 _, file, backup, step = sys.argv
 

@@ -1,0 +1,218 @@
+"""The commands of the API, made from its model: one for each operation, with the options of `aws kms`.
+
+A command's options are the members of its request, read as the aws CLI reads them. So an operation that is added to
+``OPERATIONS`` needs one row in ``COMMANDS``, and no code here (hsmkms/README.md lists all places of a new operation).
+"""
+
+import inspect
+from collections.abc import Callable
+from datetime import datetime
+from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
+
+import msgspec
+import typer
+from msgspec import Struct
+
+from hsmkms.cli.api import public_key, values
+from hsmkms.cli.api.confirmations import QUESTIONS, at_a_terminal
+from hsmkms.cli.api.public_key import FormatOption, KeyFormat
+from hsmkms.cli.api.table import COMMANDS, HELP
+from hsmkms.cli.options import (
+    AsOption,
+    Common,
+    ConfigOption,
+    OutputOption,
+    QueryOption,
+    RegionOption,
+    note,
+    outer_options,
+)
+from hsmkms.model.constraints import required_members
+from hsmkms.model.enums import Operation
+from hsmkms.model.grants import CreateGrantRequest
+from hsmkms.model.operations import OPERATIONS
+from hsmkms.model.wire import to_wire
+
+_YES: Final = Annotated[bool, typer.Option("--yes", help="Do not ask at the terminal.")]
+_COMMON: Final = {
+    "config": ConfigOption,
+    "region": RegionOption,
+    "output": OutputOption,
+    "query": QueryOption,
+    "user": AsOption,
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add a command for every operation of the API."""
+    for command in COMMANDS:
+        name = option_name(command.operation)
+        app.command(
+            name,
+            help=f"{command.summary}\n\nExample: hsmkms {name} {command.example}",
+            rich_help_panel=command.panel,
+        )(_function(command.operation))
+
+
+def option_name(name: str) -> str:
+    """``key_id`` or ``CreateKey`` as an option or command is written: ``key-id``, ``create-key``."""
+    spaced = "".join(f"-{each.lower()}" if each.isupper() else each for each in name)
+    return spaced.replace("_", "-").strip("-")
+
+
+def list_options(command: str) -> frozenset[str]:
+    """The options of a command that take several words in a row, as in ``--tag-keys a b``.
+
+    Other commands than the API's have the API's names for what they share with it.
+    """
+    operations = [each.operation for each in COMMANDS]
+    return frozenset(
+        f"--{option_name(name)}"
+        for operation in [each for each in operations if option_name(each) == command] or operations
+        for name, kind in _members(operation).items()
+        if get_origin(kind) is list
+    )
+
+
+def _function(operation: Operation) -> Callable[..., None]:
+    """The function behind a command, with the signature that typer reads its options from."""
+    members = _members(operation)
+    required = required_members(OPERATIONS[operation].request)
+
+    def command(
+        context: typer.Context,
+        config: Any,  # noqa: ANN401 - typer reads the signature below, not this one
+        region: Any,  # noqa: ANN401
+        output: Any,  # noqa: ANN401
+        query: Any,  # noqa: ANN401
+        user: Any,  # noqa: ANN401
+        yes: bool = True,  # noqa: FBT001, FBT002 - where there is no question
+        output_format: KeyFormat | None = None,
+        **given: Any,  # noqa: ANN401
+    ) -> None:
+        common = Common(config=config, region=region, output=output, query=query, user=user).over(
+            outer_options(context)
+        )
+        members = {name: value for name, value in given.items() if value is not None}
+        answer = _answer(operation, common, members, ask=not yes)
+        if output_format is not None and answer is not None:
+            public_key.write(answer, output_format)
+        elif answer is not None:
+            common.show(answer)
+
+    options = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            annotation=_annotation(name, kind, required=name in required),
+            default=inspect.Parameter.empty if name in required else None,
+        )
+        for name, kind in members.items()
+    ]
+    common = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=None)
+        for name, kind in _COMMON.items()
+    ]
+    if operation in QUESTIONS:
+        options.append(inspect.Parameter("yes", inspect.Parameter.KEYWORD_ONLY, annotation=_YES, default=False))
+    if operation is Operation.GET_PUBLIC_KEY:
+        form = inspect.Parameter("output_format", inspect.Parameter.KEYWORD_ONLY, annotation=FormatOption, default=None)
+        options.append(form)
+    context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    command.__signature__ = inspect.Signature([context, *options, *common])  # type: ignore[attr-defined]
+    return command
+
+
+def _members(operation: Operation) -> dict[str, Any]:
+    """The members of an operation's request with their bare types, in the order of the model."""
+    request = OPERATIONS[operation].request
+    return {name: _bare(kind) for name, kind in get_type_hints(request).items() if name in request.__struct_fields__}
+
+
+def _bare(kind: Any) -> Any:  # noqa: ANN401 - types of many kinds
+    """``str`` for ``str | None``: every option may be left out or be required, whatever its type says."""
+    choices = [each for each in get_args(kind) if each is not type(None)]
+    return choices[0] if type(None) in get_args(kind) else kind
+
+
+def _annotation(name: str, kind: Any, *, required: bool) -> Any:  # noqa: ANN401 - types of many kinds
+    option = f"--{option_name(name)}"
+    if kind is bool:
+        option += f"/--no-{option_name(name)}"
+    python_type, metavar = _OPTION_TYPES.get(get_origin(kind) or kind, (str, "JSON"))
+    described = typer.Option(option, help=HELP[name], metavar=metavar, show_default=False)
+    return Annotated[python_type if required else python_type | None, described]
+
+
+_OPTION_TYPES: Final[dict[Any, tuple[Any, str | None]]] = {
+    str: (str, "TEXT"),
+    int: (int, "NUMBER"),
+    bool: (bool, None),
+    bytes: (str, "BLOB"),
+    dict: (str, "MAP"),
+    list: (list[str], "LIST"),
+    datetime: (str, "INSTANT"),
+}
+
+
+def _read(name: str, kind: Any, value: Any) -> Any:  # noqa: ANN401 - values of many kinds
+    """The value of an option as the request wants it: by the member's name, by its type, or as typer gave it."""
+    option = f"--{option_name(name)}"
+    if name in _BY_NAME:
+        return _BY_NAME[name](value)
+    read = _BY_TYPE.get(get_origin(kind) or kind)
+    if read is not None:
+        return read(option, value, kind)
+    if isinstance(kind, type) and issubclass(kind, Struct):
+        return values.structure(option, value, kind)
+    return value
+
+
+_BY_NAME: Final[dict[str, Callable[[str], str]]] = {
+    "alias_name": values.alias_name,
+    "key_id": values.key_name,
+    "source_key_id": values.key_name,
+    "destination_key_id": values.key_name,
+}
+_BY_TYPE: Final[dict[Any, Callable[[str, Any, Any], Any]]] = {
+    bytes: lambda option, value, _: values.blob(option, value),
+    str: lambda option, value, _: values.text(option, value),
+    datetime: lambda option, value, _: values.instant(option, value),
+    dict: lambda option, value, _: values.mapping(option, value),
+    list: lambda option, value, kind: values.items(option, value, get_args(kind)[0]),
+}
+
+
+def _answer(operation: Operation, common: Common, given: dict[str, Any], *, ask: bool) -> dict[str, Any] | None:
+    kinds = _members(operation)
+    shape = OPERATIONS[operation]
+    # typer gives an empty list for a list option that was not used
+    members = {name: _read(name, kinds[name], value) for name, value in given.items() if value != []}
+    request = shape.request(**members)
+    with common.open() as kms:
+        caller = common.caller(kms)
+        if ask and at_a_terminal():
+            QUESTIONS[operation](kms, request, caller)
+        method = getattr(kms, option_name(operation).replace("-", "_"))
+        answer = method(request, caller)
+        if isinstance(members.get("policy"), str):
+            note(kms.operator.notes.of_key_policy(members["policy"]))
+        if isinstance(request, CreateGrantRequest):
+            note(kms.operator.notes.of_grant(request))
+        if answer is None:
+            return None
+        shown: dict[str, Any] = to_wire(answer)
+        if "marker" in kinds and "marker" not in members and "limit" not in members:
+            _add_pages(shown, lambda marker: to_wire(method(msgspec.structs.replace(request, marker=marker), caller)))
+    return shown
+
+
+def _add_pages(shown: dict[str, Any], next_page: Callable[[str], dict[str, Any]]) -> None:
+    """Append all further pages of a list to its first one, as the aws CLI does."""
+    while shown.pop("Truncated", False):
+        page = next_page(shown.pop("NextMarker"))
+        for name, value in page.items():
+            if isinstance(value, list):
+                shown[name] += value
+            else:
+                shown[name] = value

@@ -1,0 +1,34 @@
+"""The person at the terminal, as a plugin of age speaks to: a touch to ask for, a PIN to enter."""
+
+import json
+
+import typer
+
+from hsmkms.cli.api.confirmations import at_a_terminal
+
+
+class AgePerson:
+    """Shows and asks on the terminal; without one nothing is answered, and the plugin goes on or fails by itself."""
+
+    def display_message(self, message: str) -> None:
+        """Show a message."""
+        typer.echo(_plain(message), err=True)
+
+    def confirm(self, message: str, yes_string: str, no_string: str | None) -> bool | None:
+        """Ask for a decision."""
+        if not at_a_terminal():
+            return None
+        return typer.confirm(f"{_plain(message)} ({_plain(yes_string)}, or {_plain(no_string or 'no')})", err=True)
+
+    def request_public_string(self, description: str) -> str | None:
+        """Ask for a text."""
+        return str(typer.prompt(_plain(description), err=True)) if at_a_terminal() else None
+
+    def request_passphrase(self, description: str) -> str | None:
+        """Ask for a secret, without an echo."""
+        return str(typer.prompt(_plain(description), hide_input=True, err=True)) if at_a_terminal() else None
+
+
+def _plain(text: str) -> str:
+    """Without control characters."""
+    return json.dumps(text)[1:-1]

@@ -1,0 +1,183 @@
+"""Commands about the audit log: audit tail, show, export, verify, archive."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, StatusError, named, outer_options
+from hsmkms.errors import ModuleError, NotFoundException, PinError, TokenError, TokenNotFoundError
+
+if TYPE_CHECKING:
+    from hsmkms.service.audit.verification import Verdict
+
+PANEL: Final = "Audit log"
+NOT_PROVEN_STATUS: Final = 3
+"""Of `audit verify`: no fault was found, but the token is away or could not prove all that this rests on."""
+
+audit = typer.Typer(
+    name="audit",
+    help="Read, verify and archive the audit log.\n\nExample: hsmkms audit verify",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+
+ArchiveOption = Annotated[
+    list[Path] | None, typer.Option("--archive", metavar="DIR", help="Folder with archived files of the log.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (tail, show, export, verify, archive):
+        audit.command(command.__name__)(command)
+    app.add_typer(audit, rich_help_panel=PANEL)
+
+
+def tail(
+    context: typer.Context,
+    *,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many records.")] = 10,
+    config: ConfigOption = None,
+    output: OutputOption = None,
+    query: QueryOption = None,
+) -> None:
+    """Show the newest records; neither PIN nor token is needed.
+
+    Example: hsmkms audit tail -n 3 --query 'Records[].[eventTime, eventName, errorCode]'
+    """
+    from hsmkms.service.audit import reading as audit_reading  # noqa: PLC0415 - help must not pay for it
+
+    common = Common(config=config, output=output, query=query).over(outer_options(context))
+    common.show({"Records": audit_reading.tail(_folder(common), lines)})
+
+
+def show(
+    context: typer.Context,
+    event_id: Annotated[str, typer.Argument(metavar="ID", help="An eventID, or the requestID that a client got.")],
+    *,
+    config: ConfigOption = None,
+    output: OutputOption = None,
+    query: QueryOption = None,
+) -> None:
+    """Show the records of an event or of a request.
+
+    Example: hsmkms audit show 4b6c4a0e-0f9c-4d0e-9a6e-0d0f4c7b8a11
+    """
+    from hsmkms.service.audit import reading as audit_reading  # noqa: PLC0415 - see tail
+
+    common = Common(config=config, output=output, query=query).over(outer_options(context))
+    found = audit_reading.show(_folder(common), event_id)
+    if not found:
+        raise NotFoundException(f"The audit log has no record with the id {event_id}.")
+    common.show({"Records": found})
+
+
+def export(
+    context: typer.Context,
+    *,
+    start_time: Annotated[str | None, typer.Option("--start-time", help="2026-01-02T03:04:05Z, or a part.")] = None,
+    end_time: Annotated[str | None, typer.Option("--end-time", help="Records before that time.")] = None,
+    event_name: Annotated[str | None, typer.Option("--event-name", help="Only this operation, e.g. Decrypt.")] = None,
+    key_id: Annotated[str | None, typer.Option("--key-id", help="Only records about this key (id or ARN).")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Print records as JSON lines in the order of their time: CloudTrail's shape, one record a line.
+
+    Example: hsmkms audit export --start-time 2026-01-02 --event-name Decrypt
+    """
+    from hsmkms.service.audit import reading as audit_reading  # noqa: PLC0415 - see tail
+
+    common = Common(config=config).over(outer_options(context))
+    wanted = audit_reading.Wanted(start_time=start_time, end_time=end_time, event_name=event_name, key=key_id)
+    for record in audit_reading.export(_folder(common), wanted):
+        sys.stdout.buffer.write(record + b"\n")
+
+
+def verify(
+    context: typer.Context,
+    *,
+    archives: ArchiveOption = None,
+    config: ConfigOption = None,
+    output: OutputOption = None,
+    query: QueryOption = None,
+) -> None:
+    """Check every record against its chain, the chains against the seals, and the seals against the token.
+
+    Status 1 if something was changed, removed, inserted, moved or rolled back; the first place is named. Status 3 if
+    nothing was, but the token could not prove each seal that the rest depends on (Unproven), or could not be asked at
+    all (it is away, or its PIN or module is missing): that is not "fine".
+
+    Example: hsmkms audit verify --archive /mnt/archive
+    """
+    common = Common(config=config, output=output, query=query).over(outer_options(context))
+    try:
+        with common.open() as kms, _progress() as advance:
+            verdict = kms.operator.audit.verify(archives or (), advance)
+    except (TokenError, TokenNotFoundError, PinError, ModuleError) as exc:
+        raise StatusError(exc, NOT_PROVEN_STATUS) from exc
+    common.show(_shown(verdict))
+    if verdict.faults:
+        sys.exit(1)
+    if verdict.unproven:
+        sys.exit(NOT_PROVEN_STATUS)
+
+
+def archive(
+    context: typer.Context,
+    *,
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder that the files are moved to.")],
+    config: ConfigOption = None,
+    output: OutputOption = None,
+    query: QueryOption = None,
+) -> None:
+    """Move finished files of the log to a folder, after verifying it; the newest of each lane stays.
+
+    Example: hsmkms audit archive --to /mnt/archive
+    """
+    common = Common(config=config, output=output, query=query).over(outer_options(context))
+    with common.open() as kms:
+        moved = kms.operator.audit.archive(to)
+    common.show({"Moved": moved})
+
+
+def _shown(verdict: "Verdict") -> dict[str, object]:
+    answer: dict[str, object] = named(verdict)
+    faults = {"Faults": verdict.faults, "Unproven": verdict.unproven, "Accepted": verdict.accepted}
+    return answer | {name: [named(each) for each in found] for name, found in faults.items()}
+
+
+def _folder(common: Common) -> Path:
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see tail
+
+    return wiring.audit_folder(wiring.load_settings(common.config))
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar for people at a terminal; it counts bytes."""
+    if not sys.stderr.isatty():
+        yield lambda _read, _size: None
+        return
+    from rich.console import Console  # noqa: PLC0415 - only who sees the bar pays for it
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    columns = (TextColumn("verifying"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        unshown = 0
+
+        def advance(read: int, size: int) -> None:
+            nonlocal unshown
+            unshown += read
+            if unshown > _SHOW_EVERY or unshown >= size:
+                bar.update(task, total=size, advance=unshown)
+                unshown = 0
+
+        yield advance
+
+
+_SHOW_EVERY: Final = 1 << 20

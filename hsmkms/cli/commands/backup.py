@@ -1,0 +1,209 @@
+"""Commands for the day after: backup, restore."""
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from hsmkms.cli.commands.setup import CONFIG_FILE, make_data_folder
+from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, named, outer_options
+from hsmkms.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from hsmkms.config.settings import BackupSettings
+    from hsmkms.service.backup.age_keys import PrivateKeys, Recipient
+    from hsmkms.service.backup.restore import Order, Restored
+    from hsmkms.service.backup.signature import SigningKey, VerifyingKey
+
+PANEL: Final = "Backup"
+_MOST_BYTES: Final = 65536
+"""No file with a key is longer."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("backup", rich_help_panel=PANEL)(backup)
+    app.command("restore", rich_help_panel=PANEL)(restore)
+
+
+def backup(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write; it must not be there yet.")],
+    *,
+    recipient: Annotated[
+        list[str] | None,
+        typer.Option("--recipient", metavar="KEY", help="Seal it to age1…, ssh-ed25519 …, ssh-rsa …; repeat for more."),
+    ] = None,
+    public_key: Annotated[
+        Path | None,
+        typer.Option(
+            "--public-key", metavar="FILE", help="Seal it to the public keys in a file: age, SSH, PEM (RSA, X25519)."
+        ),
+    ] = None,
+    signing_key: Annotated[
+        Path | None,
+        typer.Option("--signing-key", metavar="PEM", help="Sign it with this private key (Ed25519, EC, RSA)."),
+    ] = None,
+    config: ConfigOption = None,
+    output: OutputOption = None,
+    query: QueryOption = None,
+) -> None:
+    """Write databases, audit log and configuration to one encrypted file, while everything goes on working.
+
+    Without a recipient here or in the configuration only the token opens it. The token's objects are not in it, nor is
+    the PIN: the token needs a backup of its own. `Restore` of the answer says how to restore it.
+
+    Example: hsmkms backup /mnt/backup/2026-01-02.age --public-key operator.txt
+    """
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - help must not pay for the database and the token
+
+    common = Common(config=config, output=output, query=query).over(outer_options(context))
+    found = wiring.configuration_file(common.config)
+    settings = wiring.load_settings(found).backup
+    recipients = _recipients(recipient, public_key, settings)
+    signing = _signing_key(signing_key, settings)
+    with common.open() as kms:
+        made = kms.operator.backup(file.absolute(), recipients, found.read_bytes(), signing)
+    common.show(named(made))
+
+
+def restore(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that `hsmkms backup` wrote.")],
+    *,
+    private_key: Annotated[
+        Path | None,
+        typer.Option("--private-key", metavar="FILE", help="The key that it is sealed to: age, SSH, PEM or DER."),
+    ] = None,
+    signed_by: Annotated[
+        Path | None, typer.Option("--signed-by", metavar="PEM", help="Public half of the key that must have signed it.")
+    ] = None,
+    unproven: Annotated[
+        bool, typer.Option("--unproven", help="Also a backup that nothing proves to be yours.")
+    ] = False,
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", metavar="DIR", help="Folder to restore into; default: the configured.")
+    ] = None,
+    accept_configuration: Annotated[
+        str | None,
+        typer.Option(
+            "--accept-configuration", metavar="SHA256", help="Use the configuration in the file with this digest."
+        ),
+    ] = None,
+    accept_rollback: Annotated[
+        bool, typer.Option("--accept-rollback", help="Also a state that is older than what the token remembers.")
+    ] = False,
+    accept_clone: Annotated[
+        str | None,
+        typer.Option("--accept-clone", metavar="TOKEN", help="Label or serial of a clone that replaces its token."),
+    ] = None,
+    config: ConfigOption = None,
+    output: OutputOption = None,
+    query: QueryOption = None,
+) -> None:
+    """Restore a backup into a folder without databases, if it belongs to this token; status 1 if objects are missing.
+
+    Refused if nothing proves who made it: the token, or the key of --signed-by. With --data-dir, DIR/hsmkms.toml is the
+    configuration; where there is none, that of the backup is put there, once you have seen what it loads and runs.
+
+    Example: hsmkms restore /mnt/backup/2026-01-02.age --private-key operator-private.txt
+    """
+    if signed_by is not None and unproven:
+        raise typer.BadParameter("--signed-by demands a proof, and --unproven does without: give one of them")
+    from hsmkms.service.backup.restore import Order  # noqa: PLC0415 - see backup
+
+    common = Common(config=config, output=output, query=query).over(outer_options(context))
+    order = Order(
+        keys=_private_keys(private_key),
+        signed_by=_verifying_key(signed_by),
+        unproven=unproven,
+        accept_rollback=accept_rollback,
+        accept_clone=accept_clone,
+    )
+    restored = _restored(common.config, data_dir, file, order, accept_configuration)
+    common.show(named(restored) | {"Missing": [named(each) for each in restored.missing]})
+    if restored.missing:
+        sys.exit(1)
+
+
+def _restored(
+    explicit: Path | None, data_dir: Path | None, file: Path, order: "Order", accepted: str | None
+) -> "Restored":
+    """Restore with the operator's configuration; with that of the backup only into a folder that has none."""
+    from hsmkms.cli.commands.foreign_configuration import accept  # noqa: PLC0415 - see backup
+    from hsmkms.config import settings as config  # noqa: PLC0415 - see backup
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see backup
+
+    if data_dir is None:
+        return wiring.restore(wiring.load_settings(explicit), file, order)
+    own = data_dir.absolute() / CONFIG_FILE
+    if explicit is None and not own.exists():
+        make_data_folder(own.parent)
+        return wiring.restore_with_its_configuration(
+            own.parent, file, order, lambda unsealed, proof, settings: accept(unsealed, proof, settings, accepted)
+        )
+    settings = config.load(explicit or own)
+    wiring.check_place(settings, explicit or own, own.parent)
+    return wiring.restore(settings, file, order)
+
+
+def _recipients(words: list[str] | None, file: Path | None, settings: "BackupSettings") -> list["Recipient"]:
+    """Those of the options, or else those of the configuration."""
+    from hsmkms.cli.commands.age_prompts import AgePerson  # noqa: PLC0415 - see backup
+    from hsmkms.service.backup.age_keys import WRITTEN_OUT, read_recipient, read_recipients  # noqa: PLC0415 - see backup
+
+    person = AgePerson()
+    told = [read_recipient(each, person) for each in words or ()]
+    told += read_recipients(str(file), _read(file), person) if file is not None else []
+    for each in settings.recipients if not told else ():
+        written_out = each.startswith(WRITTEN_OUT)
+        told += [read_recipient(each, person)] if written_out else read_recipients(each, _read(Path(each)), person)
+    return told
+
+
+def _signing_key(file: Path | None, settings: "BackupSettings") -> "SigningKey | None":
+    """That of the option, or else that of the configuration; None if neither names one."""
+    from hsmkms.config.settings import read_private_key  # noqa: PLC0415 - see backup
+    from hsmkms.service.backup.signature import read_signing_key  # noqa: PLC0415 - see backup
+
+    file = file or settings.signing_key
+    if file is None and settings.signing_command is None:
+        return None
+    name = str(file) if file is not None else "backup.signing_command"
+    command = settings.signing_command if file is None else None
+    return read_signing_key(name, read_private_key("the signing key", file=file, command=command))
+
+
+def _verifying_key(file: Path | None) -> "VerifyingKey | None":
+    if file is None:
+        return None
+    from hsmkms.service.backup.signature import read_verifying_key  # noqa: PLC0415 - see backup
+
+    return read_verifying_key(str(file), _read(file))
+
+
+def _private_keys(file: Path | None) -> "PrivateKeys | None":
+    if file is None:
+        return None
+    from hsmkms.cli.commands.age_prompts import AgePerson  # noqa: PLC0415 - see backup
+    from hsmkms.cli.files.material_files import warn_if_open  # noqa: PLC0415 - see backup
+    from hsmkms.cli.files.private_keys import pkcs8  # noqa: PLC0415 - see backup
+    from hsmkms.service.backup.age_keys import identity_of, is_identity_file, read_identities  # noqa: PLC0415 - see backup
+
+    with suppress(OSError):
+        warn_if_open(str(file), file.stat().st_mode)
+    data = _read(file)
+    if is_identity_file(data):
+        return read_identities(str(file), data, AgePerson())
+    with pkcs8(str(file), bytearray(data)) as der:
+        return identity_of(bytes(der))
+
+
+def _read(file: Path) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(_MOST_BYTES)
+    except OSError as exc:
+        raise ConfigurationError(f"{file} cannot be read: {exc.strerror}") from exc

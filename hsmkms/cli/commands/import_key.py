@@ -1,0 +1,233 @@
+"""Commands for people who bring key material of their own: import-key, wrap-key-material."""
+
+import base64
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+from msgspec import Struct
+
+from hsmkms.cli.api import values
+from hsmkms.cli.api.table import IMPORT
+from hsmkms.cli.files import material_files
+from hsmkms.cli.files.material_files import SYMMETRIC_BYTES
+from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, RegionOption, outer_options
+from hsmkms.errors import HsmKmsError, UnsupportedOperationException
+from hsmkms.model.enums import ExpirationModel, KeySpec, Origin, WrappingKeySpec
+from hsmkms.model.importing import GetParametersForImportRequest, ImportKeyMaterialRequest
+from hsmkms.model.keys import DescribeKeyRequest, KeyMetadata
+from hsmkms.model.shapes import KeyId, KeyMaterialId, Shape, WrappingAlgorithmWord
+from hsmkms.model.wire import to_wire
+
+if TYPE_CHECKING:
+    from hsmkms.kms import Kms
+    from hsmkms.model.caller import Caller
+
+LENGTHS: Final = {
+    KeySpec.SYMMETRIC_DEFAULT: SYMMETRIC_BYTES,
+    KeySpec.HMAC_224: 28,
+    KeySpec.HMAC_256: 32,
+    KeySpec.HMAC_384: 48,
+    KeySpec.HMAC_512: 64,
+}
+"""Bytes of key material, by the spec of the key. Of all others it is a private key."""
+
+STRONGEST: Final = WrappingKeySpec.RSA_4096
+"""The default: material can be no safer than what wraps it, and a second more does not matter for an act so rare."""
+
+FileArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE",
+        help="Key material, binary, or a private key, PEM or DER; - for standard input.",
+        show_default=False,
+    ),
+]
+
+
+class Imported(Shape, frozen=True, kw_only=True):
+    """What ImportKeyMaterial answers, and how the material came and until when it stays."""
+
+    key_id: KeyId
+    key_material_id: KeyMaterialId | None = None
+    wrapping_algorithm: WrappingAlgorithmWord
+    valid_to: datetime | None = None
+
+
+class Wishes(Struct, frozen=True):
+    """What the person said about an import; ``valid_to`` is None for material that does not expire."""
+
+    algorithm: str | None
+    spec: str
+    valid_to: datetime | None
+    description: str | None
+    import_type: str | None
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("import-key", rich_help_panel=IMPORT)(import_key)
+    app.command("wrap-key-material", rich_help_panel=IMPORT)(wrap_key_material)
+
+
+def import_key(
+    context: typer.Context,
+    file: FileArgument,
+    *,
+    key_id: Annotated[str, typer.Option("--key-id", help=values.KEY_HELP)],
+    valid_to: Annotated[
+        str | None, typer.Option("--valid-to", metavar="INSTANT", help="When it expires: 2027-01-31T12:00:00Z.")
+    ] = None,
+    no_expiry: Annotated[bool, typer.Option("--no-expiry", help="It does not expire.")] = False,
+    wrapping_algorithm: Annotated[
+        str | None, typer.Option("--wrapping-algorithm", help="Default: the strongest that the token does by itself.")
+    ] = None,
+    wrapping_key_spec: Annotated[
+        str, typer.Option("--wrapping-key-spec", help="RSA_2048, RSA_3072 or RSA_4096.")
+    ] = STRONGEST.value,
+    description: Annotated[
+        str | None, typer.Option("--description", help="Words about the key material.", show_default=False)
+    ] = None,
+    import_type: Annotated[
+        str | None, typer.Option("--import-type", help="NEW_KEY_MATERIAL or EXISTING_KEY_MATERIAL.")
+    ] = None,
+    config: ConfigOption = None,
+    region: RegionOption = None,
+    output: OutputOption = None,
+    query: QueryOption = None,
+) -> None:
+    """Import key material into a key that was created with --origin EXTERNAL: parameters, wrapping, upload in one.
+
+    Symmetric and HMAC keys take bytes, RSA and ECC keys a private key. Say when it expires, or that it does not.
+    Keep a copy of the material: nothing gives it back.
+
+    Example: hsmkms import-key key.bin --key-id photos --no-expiry
+    """
+    common = Common(config=config, region=region, output=output, query=query).over(outer_options(context))
+    if no_expiry == (valid_to is not None):
+        raise typer.BadParameter("say either --valid-to INSTANT, when the key material expires, or --no-expiry")
+    expiry = values.instant("--valid-to", valid_to) if valid_to is not None else None
+    wishes = Wishes(wrapping_algorithm, wrapping_key_spec, expiry, description, import_type)
+    with material_files.material(file) as material, common.open() as kms:
+        caller = common.caller(kms)
+        metadata = kms.describe_key(DescribeKeyRequest(key_id=values.key_name(key_id)), caller).key_metadata
+        with _checked(metadata, file, material) as checked:
+            answer = _bring_in(kms, caller, metadata, checked, wishes)
+    common.show(to_wire(answer))
+
+
+def wrap_key_material(
+    file: FileArgument,
+    *,
+    public_key: Annotated[
+        str, typer.Option("--public-key", metavar="PUB", help="File with the PublicKey: DER, PEM or base64.")
+    ],
+    wrapping_algorithm: Annotated[
+        str, typer.Option("--wrapping-algorithm", help="The one that get-parameters-for-import was asked for.")
+    ],
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="WRAPPED", help="New file; default: base64 on standard output.")
+    ] = None,
+    any_length: Annotated[
+        bool, typer.Option("--any-length", help="For keys that are not symmetric: do not insist on 32 bytes.")
+    ] = False,
+) -> None:
+    """Wrap key material for import-key-material on any machine: it needs no configuration, token or database.
+
+    A private key in PEM is wrapped as PKCS #8 in DER. --public-key is what get-parameters-for-import gave. Make sure
+    that it came to you unchanged.
+
+    Example: hsmkms wrap-key-material key.bin --public-key public.der --wrapping-algorithm RSAES_OAEP_SHA_1 --out w.bin
+    """
+    from hsmkms import key_wrapping  # noqa: PLC0415 - help must not pay for the cryptography
+    from hsmkms.cli.files import private_keys  # noqa: PLC0415 - see above
+
+    public = key_wrapping.read_public_key(material_files.read("--public-key", public_key))
+    with material_files.material(file) as material:
+        if private_keys.is_pem(material):
+            with private_keys.pkcs8(file, material) as private:
+                wrapped = key_wrapping.wrap(public, wrapping_algorithm, private)
+        else:
+            if not any_length:
+                material_files.check_length(
+                    file, material, SYMMETRIC_BYTES, "If it is no symmetric key, say --any-length."
+                )
+            material_files.warn_of_text(file, material)
+            wrapped = key_wrapping.wrap(public, wrapping_algorithm, material)
+    if out is None:
+        print(base64.b64encode(wrapped).decode())
+    else:
+        material_files.write_private("--out", out, wrapped)
+
+
+@contextmanager
+def _checked(key: KeyMetadata, file: str, material: bytearray) -> Iterator[bytearray]:
+    """What is to be wrapped. Refuses what cannot come to a good end, before anything is made on the token."""
+    if key.origin != Origin.EXTERNAL:
+        raise UnsupportedOperationException(
+            f"{key.arn} has the origin {key.origin}, so nothing can be imported into it: make a key with "
+            "`hsmkms create-key --origin EXTERNAL`."
+        )
+    length = LENGTHS.get(KeySpec(key.key_spec))
+    if length is None:
+        from hsmkms.cli.files import private_keys  # noqa: PLC0415 - see wrap_key_material
+
+        with private_keys.pkcs8(file, material) as private:
+            yield private
+        return
+    material_files.check_length(file, material, length)
+    material_files.warn_of_text(file, material)
+    yield material
+
+
+def _bring_in(kms: "Kms", caller: "Caller | None", key: KeyMetadata, material: bytearray, wishes: Wishes) -> Imported:
+    """GetParametersForImport, wrapping, ImportKeyMaterial. The wrapping key goes, whatever comes of it."""
+    from hsmkms import key_wrapping  # noqa: PLC0415 - see wrap_key_material
+
+    arn, algorithm = key.arn, wishes.algorithm or _strongest(kms, KeySpec(key.key_spec))
+    parameters = kms.get_parameters_for_import(
+        GetParametersForImportRequest(key_id=arn, wrapping_algorithm=algorithm, wrapping_key_spec=wishes.spec), caller
+    )
+    try:
+        public = key_wrapping.read_public_key(parameters.public_key)
+        wrapped = key_wrapping.wrap(public, algorithm, material)
+        answer = kms.import_key_material(_request(arn, parameters.import_token, wrapped, wishes), caller)
+    finally:
+        # Its 24 hours end it otherwise; what the import said matters more.
+        with suppress(HsmKmsError):
+            kms.operator.discard_wrapping_key(parameters.import_token)
+    return Imported(
+        key_id=answer.key_id,
+        key_material_id=answer.key_material_id,
+        wrapping_algorithm=algorithm,
+        valid_to=wishes.valid_to,
+    )
+
+
+def _request(arn: str, import_token: bytes, wrapped: bytes, wishes: Wishes) -> ImportKeyMaterialRequest:
+    expires = wishes.valid_to is not None
+    return ImportKeyMaterialRequest(
+        key_id=arn,
+        import_token=import_token,
+        encrypted_key_material=wrapped,
+        valid_to=wishes.valid_to,
+        expiration_model=(
+            ExpirationModel.KEY_MATERIAL_EXPIRES if expires else ExpirationModel.KEY_MATERIAL_DOES_NOT_EXPIRE
+        ),
+        import_type=wishes.import_type,
+        key_material_description=wishes.description,
+    )
+
+
+def _strongest(kms: "Kms", spec: KeySpec) -> str:
+    """The first that the token can do; for private keys one that has room for them."""
+    possible = kms.operator.import_algorithms()
+    if spec not in LENGTHS:
+        possible = [each for each in possible if "KEY_WRAP" in each] or possible
+    if not possible:
+        raise UnsupportedOperationException(
+            "This token cannot unwrap key material by itself: `hsmkms token-check` shows what it can do."
+        )
+    return possible[0]

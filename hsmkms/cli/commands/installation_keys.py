@@ -1,0 +1,129 @@
+"""Commands about the installation's own keys on the token: rotate-installation-keys, renew-installation-keys."""
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hsmkms.cli.api.confirmations import at_a_terminal
+from hsmkms.cli.commands.token import PANEL
+from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, named, outer_options
+from hsmkms.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from hsmkms.service.operator.key_renewal import Loss
+
+_BACK_UP = (
+    "back up the token now, by its own means: copies of it from before lack the new versions, and are refused new keys "
+    "until `hsmkms renew-installation-keys`"
+)
+
+
+class Purpose(StrEnum):
+    """What a key of the installation is for.
+
+    The same as service/operator/key_rotation.py has, which help need not load.
+    """
+
+    MAC = "mac"
+    AUDIT_SEAL = "audit-seal"
+    SECRETS = "secrets"
+    BACKUP = "backup"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("rotate-installation-keys", rich_help_panel=PANEL)(rotate_installation_keys)
+    app.command("renew-installation-keys", rich_help_panel=PANEL)(renew_installation_keys)
+
+
+def rotate_installation_keys(
+    context: typer.Context,
+    *,
+    purpose: Annotated[
+        list[Purpose] | None, typer.Option("--purpose", help="Rotate this one alone; may be repeated.")
+    ] = None,
+    destroy_older: Annotated[
+        bool,
+        typer.Option("--destroy-older", help="Make no version, but destroy the older ones that nothing here needs."),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Answer the question with yes.")] = False,
+    config: ConfigOption = None,
+    output: OutputOption = None,
+    query: QueryOption = None,
+) -> None:
+    """Give the installation's own keys a new version on the token: for MACs, audit seals, stored secrets, backups.
+
+    Running servers use the new versions from their next call on; older ones go on verifying. An interrupted rotation is
+    finished by the next, which then makes no further version. Backups from before a rotation need the older versions;
+    when you have none any more, --destroy-older removes those from the token.
+
+    Example: hsmkms rotate-installation-keys --purpose secrets
+    """
+    common = Common(config=config, output=output, query=query).over(outer_options(context))
+    if destroy_older and not yes:
+        _ask()
+    with common.open() as kms:
+        rotated = [
+            kms.operator.rotate_installation_key(each, destroy_older=destroy_older) for each in purpose or Purpose
+        ]
+    told = [named(each) | {"Older": list(map(named, each.older))} for each in rotated]
+    common.show({"InstallationKeys": told} | ({} if destroy_older else {"Next": _BACK_UP}))
+
+
+def _ask() -> None:
+    if not at_a_terminal():
+        raise ConfigurationError("--destroy-older asks at a terminal: run it there, or with --yes if no backup is lost")
+    typer.confirm(
+        "No backup from before the rotation can be restored afterwards, and none sealed by the token be opened. Go on?",
+        abort=True,
+        err=True,
+    )
+
+
+def renew_installation_keys(
+    context: typer.Context,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Answer the question with yes.")] = False,
+    config: ConfigOption = None,
+    output: OutputOption = None,
+    query: QueryOption = None,
+) -> None:
+    """Start the installation's own keys afresh at home, where a token that held some of them is lost for good.
+
+    For a migration that was interrupted and whose old token is lost, and for a clone that lacks them. Access keys whose
+    secrets cannot be read are deleted, database and audit log count as right as they are now, and backups sealed by
+    the lost token are never opened. No KMS key is touched. Refused while nothing is lost.
+
+    Example: hsmkms renew-installation-keys
+    """
+    common = Common(config=config, output=output, query=query).over(outer_options(context))
+    with common.open() as kms:
+        loss = kms.operator.lost_installation_keys()
+        if not yes:
+            _ask_for_renewal(loss)
+        kms.operator.renew_installation_keys(loss)
+    common.show(named(loss))
+
+
+def _ask_for_renewal(loss: "Loss") -> None:
+    """Show what is lost, and ask a person; without a terminal the answer is no."""
+    for label, lost in {
+        "Tokens that are away": ", ".join(loss.tokens),
+        "Keys that are started afresh": ", ".join(loss.purposes),
+        "Access keys that are deleted": ", ".join(loss.access_keys),
+        "Seals of the database": "cannot be proven: it is taken as it is" if loss.rows else "",
+        "Seals of the audit log": "cannot be proven: it is taken as it is" if loss.log else "",
+        "What contradicts its newest seal": loss.contradiction or "",
+    }.items():
+        typer.echo(f"{label}: {lost or '-'}", err=True)
+    if not at_a_terminal():
+        raise ConfigurationError(
+            "renew-installation-keys asks at a terminal: run it there, or with --yes if the token is lost for good"
+        )
+    typer.confirm(
+        "None of this comes back, nor do backups that the lost token has sealed. If it only is away, bring it back "
+        "instead. Go on?",
+        abort=True,
+        err=True,
+    )

@@ -1,0 +1,169 @@
+"""Carrying on an init that was interrupted: the options of the second run against what the first one wrote.
+
+An option that differs is taken as long as it can be: the account until the database has begun with one, the token until
+the database names one, whose key may be there. What cannot be taken is refused by its name.
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from hsmkms import atomic_write
+from hsmkms.errors import ConfigurationError, PinError, StoreError
+
+if TYPE_CHECKING:
+    from hsmkms.config.settings import Settings, TokenSettings
+
+MODULE_VARIABLES: Final = ("SOFTHSM2_CONF",)
+"""What a module may need: if init had it, the configuration keeps it, so that nothing must be exported."""
+
+
+class InitOptions(Struct, frozen=True, kw_only=True):
+    """The options of init; None for what was not given."""
+
+    account_id: str | None = None
+    regions: tuple[str, ...] | None = None
+    module: Path | None = None
+    token_label: str | None = None
+    token_serials: tuple[str, ...] | None = None
+    pin_file: Path | None = None
+    create_softhsm_token: bool = False
+
+
+def module_environment() -> dict[str, str]:
+    """The variables of this process that a module may need."""
+    return {name: os.environ[name] for name in MODULE_VARIABLES if name in os.environ}
+
+
+def absolute(path: Path) -> Path:
+    """A path as a person names it."""
+    return Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 - Path.expanduser raises for unknown users
+
+
+def existing_pin_file(path: Path) -> Path:
+    """The PIN file that was named. PinError if there is none."""
+    file = absolute(path)
+    if not file.is_file():
+        raise PinError(f"there is no PIN file {file}: write the user PIN into it and run `chmod 600 {file}`")
+    return file
+
+
+def serial_setting(present: str, wanted: tuple[str, ...] | None) -> str | tuple[str, ...]:
+    """What the configuration says: the serial of the token that is there, or those of all members of its group."""
+    return wanted if wanted is not None and len(wanted) > 1 else present
+
+
+def carry_on(file: Path, options: InitOptions) -> None:
+    """Bring the configuration of an interrupted init to the options that were given now.
+
+    ConfigurationError for an option that cannot be taken any more; then nothing was changed.
+    """
+    from hsmkms.config import settings as config  # noqa: PLC0415 - help must not pay for the database and the token
+    from hsmkms.config import template as config_template  # noqa: PLC0415 - help must not pay for the database and the token
+
+    settings = config.load(file)
+    wanted = _wanted(settings, options, file.parent)
+    if wanted == settings:
+        return
+    if file.read_text(encoding="utf-8") != config_template.init_text(_as_written(settings, file.parent)):
+        raise ConfigurationError(
+            f"{file} was edited after the interrupted init had written it, and says other than the options: correct it "
+            "there, and run `hsmkms init --data-dir DIR` without them"
+        )
+    _check_begun(settings, wanted, file.parent)
+    config.check(wanted)
+    _replace(file, config_template.init_text(_as_written(wanted, file.parent)))
+
+
+def _wanted(settings: "Settings", options: InitOptions, folder: Path) -> "Settings":
+    """The settings with the options in them."""
+    wanted = replace(settings, account_id=options.account_id or settings.account_id)
+    if options.regions is not None and options.regions != settings.regions:
+        wanted = replace(wanted, regions=options.regions, default_region=options.regions[0])
+    if _is_own_token(settings, folder):
+        _check_own_token(settings.token, options, folder)
+        return wanted
+    if options.create_softhsm_token:
+        begun = f"the token {settings.token.label!r} of {settings.token.module}"
+        raise _refused("--create-softhsm-token", begun, folder)
+    return replace(wanted, token=_wanted_token(settings.token, options))
+
+
+def _wanted_token(token: "TokenSettings", options: InitOptions) -> "TokenSettings":
+    from hsmkms.config import settings as config  # noqa: PLC0415 - see carry_on
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see carry_on
+
+    wanted = replace(
+        token,
+        module=absolute(options.module) if options.module is not None else token.module,
+        label=options.token_label or token.label,
+        serial=options.token_serials or token.serial,
+        environment=token.environment | module_environment(),
+    )
+    if wanted != token and wanted.module is not None:  # perhaps another token: its serial is asked for anew
+        present = wiring.serial_of(wanted.module, wanted.environment, wanted.label or "", options.token_serials)
+        wanted = replace(wanted, serial=serial_setting(present, options.token_serials))
+    if options.pin_file is None:
+        return wanted
+    return replace(wanted, pin=config.PinSettings(file=existing_pin_file(options.pin_file)))
+
+
+def _is_own_token(settings: "Settings", folder: Path) -> bool:
+    """True if the interrupted init has made a SoftHSM token in the data folder."""
+    own = (folder / "softhsm").resolve()
+    return any(Path(each).is_relative_to(own) for each in settings.token.environment.values())
+
+
+def _check_own_token(token: "TokenSettings", options: InitOptions, folder: Path) -> None:
+    """Refuse another token by name: the one that was made stays."""
+    differing = {
+        "--module": options.module is not None and absolute(options.module) != token.module,
+        "--token-label": options.token_label not in (None, token.label),
+        "--token-serial": options.token_serials not in (None, (token.serial,)),
+        "--pin-file": options.pin_file is not None and absolute(options.pin_file) != token.pin.file,
+    }
+    for option, differs in differing.items():
+        if differs:
+            raise _refused(option, f"a SoftHSM token of its own ({token.label!r})", folder)
+
+
+def _check_begun(settings: "Settings", wanted: "Settings", folder: Path) -> None:
+    """Refuse by name what the database has begun with already."""
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see carry_on
+
+    account, serial = wiring.begun_with(settings)
+    if account is not None and wanted.account_id != account:
+        raise _refused("--account-id", f"the account {account}", folder)
+    if serial is not None and serial not in wanted.token.serials:
+        raise _refused(
+            "--module, --token-label or --token-serial", f"the token of serial {serial}, whose key it may have", folder
+        )
+
+
+def _refused(option: str, begun: str, folder: Path) -> ConfigurationError:
+    return ConfigurationError(
+        f"{option} cannot be taken: the init that was interrupted in {folder} has begun with {begun}. Run it again "
+        "without that option, or choose another --data-dir"
+    )
+
+
+def _as_written(settings: "Settings", folder: Path) -> "Settings":
+    """What init writes into the file for these settings; everything else has its default."""
+    from hsmkms.config import settings as config  # noqa: PLC0415 - see carry_on
+
+    token = settings.token
+    if _is_own_token(settings, folder):
+        token = replace(token, pin=config.PinSettings(file=Path("pin")))
+    return config.Settings(
+        account_id=settings.account_id, regions=settings.regions, default_region=settings.default_region, token=token
+    )
+
+
+def _replace(file: Path, text: str) -> None:
+    try:
+        atomic_write.replace(file, text.encode())
+    except OSError as exc:
+        raise StoreError(f"{file} cannot be written: {exc.strerror}") from exc

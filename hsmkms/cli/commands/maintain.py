@@ -1,0 +1,57 @@
+"""Commands about what is due: maintain."""
+
+import logging
+import sys
+from typing import Annotated, Final
+
+import typer
+
+from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, named, outer_options
+
+PANEL: Final = "Upkeep"
+
+_LEFT: Final = frozenset({"held", "failed"})
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("maintain", rich_help_panel=PANEL)(maintain)
+
+
+def maintain(
+    context: typer.Context,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what is due.")] = False,
+    trust_clock: Annotated[
+        bool, typer.Option("--trust-clock", help="The clock is right, though the database has newer dates.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Log each step to standard error while it is done.")
+    ] = False,
+    config: ConfigOption = None,
+    output: OutputOption = None,
+    query: QueryOption = None,
+) -> None:
+    """Do what is due: rotations, expired key material, wrapping keys, deletions; status 1 if something must wait.
+
+    For a timer, once an hour or so. Any number of processes may run it: one works, the others say Busy.
+
+    Standard error is silent, unless there is something that deserves a mail.
+
+    Example: hsmkms maintain --dry-run
+    """
+    from hsmkms import Kms  # noqa: PLC0415 - help must not pay for the database and the token
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - help must not pay for the database and the token
+
+    common = Common(config=config, output=output, query=query).over(outer_options(context))
+    if verbose:
+        logging.getLogger("hsmkms").setLevel(logging.INFO)
+    with Kms(wiring.open_core_for_maintenance(common.config)) as kms:
+        if trust_clock:
+            kms.operator.trust_clock()
+        report = kms.operator.maintain(dry_run=dry_run)
+    answer = named(report)
+    answer["Steps"] = [named(each) for each in report.steps]
+    common.show(answer)
+    if report.doubt is not None or any(each.outcome in _LEFT for each in report.steps):
+        sys.exit(1)

@@ -1,0 +1,215 @@
+"""Commands about several tokens: list-tokens, migrate-token, accept-clone, forget-token."""
+
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hsmkms.cli.api.confirmations import at_a_terminal
+from hsmkms.cli.commands.token import PANEL
+from hsmkms.cli.files.progress import progress
+from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, named, outer_options
+from hsmkms.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from hsmkms.service.operator.clones import Clone
+    from hsmkms.service.operator.operator import Operator
+
+RENEW = (
+    "it lacks keys of the installation's own, so that nothing is sealed on it: run `hsmkms renew-installation-keys`, "
+    "which tells what is lost and makes new ones"
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("list-tokens", rich_help_panel=PANEL)(list_tokens)
+    app.command("migrate-token", rich_help_panel=PANEL)(migrate_token)
+    app.command("accept-clone", rich_help_panel=PANEL)(accept_clone)
+    app.command("forget-token", rich_help_panel=PANEL)(forget_token)
+
+
+def list_tokens(
+    context: typer.Context, config: ConfigOption = None, output: OutputOption = None, query: QueryOption = None
+) -> None:
+    """List the installation's tokens: which is its home, where keys are made, what each holds, and what is away.
+
+    With the keys that need a token which the installation has left, and why. Status 1 if a token is away.
+
+    Example: hsmkms list-tokens
+    """
+    common = Common(config=config, output=output, query=query).over(outer_options(context))
+    with common.open() as kms:
+        standings = kms.operator.tokens()
+        left = kms.operator.left_behind()
+    common.show({"Tokens": [named(each) for each in standings], "Left": [named(each) for each in left]})
+    if any(each.away for each in standings):
+        sys.exit(1)
+
+
+def migrate_token(
+    context: typer.Context,
+    *,
+    to: Annotated[
+        str, typer.Option("--to", metavar="TOKEN", help="Label or serial of one [[token]] of the configuration.")
+    ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done, and what stays.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Answer the question with yes.")] = False,
+    config: ConfigOption = None,
+    output: OutputOption = None,
+    query: QueryOption = None,
+) -> None:
+    """Make another token the one on which keys are made, and rotate every generated key onto it.
+
+    No key leaves a token. The old token is kept for what it holds: older ciphertext, key pairs, HMAC keys, imported
+    material. The answer says what that is and what can be done about it. First name both tokens as [[token]] in the
+    configuration and restart the servers: nothing begins while a running process cannot reach the new token.
+
+    There is no way back. Interrupted, or with keys that could not be rotated (status 1), run it again: it does the
+    rest.
+
+    Example: hsmkms migrate-token --to new-hsm
+    """
+    common = Common(config=config, output=output, query=query).over(outer_options(context))
+    with common.open() as kms:
+        operator = kms.operator
+        device = _open(common, to)
+        if dry_run:
+            with closing(device):
+                operator.check_target(device)
+            common.show(_plan(operator))
+            return
+        if not yes:
+            _ask(to)
+        token = operator.settle_on(device)
+        with progress("migrate-token", lambda: len(operator.waiting_to_move())) as advance:
+            moved = operator.move_keys(advance)
+        failures = [each for each in moved if each.fault is not None]
+        common.show(
+            {
+                "Token": {"TokenId": token.id, "Label": token.label, "Serial": token.serial},
+                "Rotated": len(moved) - len(failures),
+                "Failures": [named(each) for each in failures],
+                "Left": [named(each) for each in operator.left_behind()],
+            }
+        )
+    if failures:
+        sys.exit(1)
+
+
+def accept_clone(
+    context: typer.Context,
+    *,
+    token: Annotated[
+        str, typer.Option("--token", metavar="TOKEN", help="Label or serial of one [[token]] of the configuration.")
+    ],
+    yes: Annotated[bool, typer.Option("--yes", help="Answer the question with yes.")] = False,
+    config: ConfigOption = None,
+    output: OutputOption = None,
+    query: QueryOption = None,
+) -> None:
+    """Let a token's clone, a copy made by its vendor's means, take its place; its serial is recorded.
+
+    For a token that is lost for good, or was replaced. The clone must answer as the token did; from then on the one
+    with the older serial is refused. Members of an HA group that share their objects need nothing of this: list their
+    serials in the configuration, serial = ["A", "B"].
+
+    Example: hsmkms accept-clone --token 0123456789abcdef
+    """
+    from hsmkms import Kms  # noqa: PLC0415 - help must not pay for the database and the token
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - help must not pay for the database and the token
+    from hsmkms.wiring import tokens as token_wiring  # noqa: PLC0415 - help must not pay for the database and the token
+
+    common = Common(config=config, output=output, query=query).over(outer_options(context))
+    settings = wiring.load_settings(common.config)
+    named_token = token_wiring.named_token(settings, token)
+    with (
+        closing(token_wiring.open_device(settings, named_token)) as device,
+        Kms(wiring.core_of(settings, monotonic=wiring.boot_time, accepting=named_token)) as kms,
+    ):
+        clone = kms.operator.find_clone(device)
+        if not yes:
+            _ask_for_clone(clone)
+        kms.operator.accept_clone(clone)
+    hint = {"Next": RENEW} if clone.lost_purposes else {}
+    common.show(named(clone) | hint)
+
+
+def forget_token(
+    context: typer.Context,
+    *,
+    token: Annotated[
+        str, typer.Option("--token", metavar="TOKEN", help="Label or serial, as `hsmkms list-tokens` shows it.")
+    ],
+    yes: Annotated[bool, typer.Option("--yes", help="Answer the question with yes.")] = False,
+    config: ConfigOption = None,
+    output: OutputOption = None,
+    query: QueryOption = None,
+) -> None:
+    """Forget a token that the installation has left, once nothing needs it; refused with what does.
+
+    The installation's own keys on it are destroyed where it can be reached. Remove its [[token]] from the configuration
+    afterwards.
+
+    Example: hsmkms forget-token --token old-hsm
+    """
+    common = Common(config=config, output=output, query=query).over(outer_options(context))
+    with common.open() as kms:
+        row = kms.operator.find_forgettable(token)
+        if not yes:
+            _ask_to_forget(row.label, row.serial)
+        forgotten = kms.operator.forget_token(row)
+    hint = f"remove the [[token]] with label {row.label!r} (serial {row.serial}) from the configuration"
+    common.show(named(forgotten) | {"Next": hint})
+
+
+def _ask_to_forget(label: str, serial: str) -> None:
+    if not at_a_terminal():
+        raise ConfigurationError("forget-token asks at a terminal: run it there, or with --yes")
+    typer.confirm(
+        f"The installation's own keys on {label!r} (serial {serial}) are destroyed: no backup from before the "
+        "migration can be restored afterwards. Go on?",
+        abort=True,
+        err=True,
+    )
+
+
+def _ask_for_clone(clone: "Clone") -> None:
+    if not at_a_terminal():
+        raise ConfigurationError("accept-clone asks at a terminal: run it there, or with --yes")
+    typer.echo(f"{clone.missing} of {clone.objects} objects that should be on it are missing.", err=True)
+    if clone.lost_purposes:
+        typer.echo(f"Of the installation's own keys ({', '.join(clone.lost_purposes)}) {RENEW}", err=True)
+    typer.confirm(
+        f"The token {clone.label!r} with the serial {clone.serial} takes the place of the one with the serial "
+        f"{clone.recorded_serial or '(none)'}, which is refused from then on. Go on?",
+        abort=True,
+        err=True,
+    )
+
+
+def _open(common: Common, to: str) -> Any:  # noqa: ANN401 - Device, which help must not pay for
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see above
+    from hsmkms.wiring import tokens as token_wiring  # noqa: PLC0415 - see above
+
+    settings = wiring.load_settings(common.config)
+    return token_wiring.open_device(settings, token_wiring.named_token(settings, to))
+
+
+def _plan(operator: "Operator") -> dict[str, Any]:
+    """What would be rotated, and what would need the present tokens afterwards."""
+    return {
+        "ToRotate": [named(each) for each in operator.waiting_to_move(elsewhere="")],
+        "Left": [named(each) for each in operator.left_behind(elsewhere="")],
+    }
+
+
+def _ask(to: str) -> None:
+    if not at_a_terminal():
+        raise ConfigurationError("migrate-token asks at a terminal: run it there, or with --yes")
+    typer.confirm(
+        f"Keys are made on {to!r} from then on, and there is no way back. Go on?",
+        abort=True,
+        err=True,
+    )

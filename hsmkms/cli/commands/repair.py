@@ -1,0 +1,96 @@
+"""Commands that mend what is damaged: reconcile, renew-log."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, RegionOption, named, outer_options
+from hsmkms.errors import HsmKmsError
+
+if TYPE_CHECKING:
+    from hsmkms.kms import Kms
+    from hsmkms.service.operator.reconcile import Finding
+
+PANEL: Final = "Repair"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("reconcile", rich_help_panel=PANEL)(reconcile)
+    app.command("renew-log", rich_help_panel=PANEL)(renew_log)
+
+
+def reconcile(
+    context: typer.Context,
+    *,
+    mend: Annotated[bool, typer.Option("--mend", help="Adopt and forget: everything that loses nothing.")] = False,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Remove objects instead of adopting them, each after a question.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Answer the questions of --remove with yes.")] = False,
+    config: ConfigOption = None,
+    region: RegionOption = None,
+    output: OutputOption = None,
+    query: QueryOption = None,
+) -> None:
+    """Show what differs between database and token, and mend it if asked to; status 1 while something differs.
+
+    Adopted keys are Disabled until you enable them. --region is for objects whose label has no room for one.
+
+    Example: hsmkms reconcile --mend
+    """
+    common = Common(config=config, region=region, output=output, query=query).over(outer_options(context))
+    with common.open() as kms:
+        found = kms.operator.find_differences()
+        rows = [named(each) for each in found]
+        if mend or remove:
+            for row, finding in zip(rows, found, strict=True):
+                row["Outcome"] = _mend(kms, finding, remove=remove, yes=yes, region=common.region)
+        left = len(kms.operator.find_differences()) if (mend or remove) else len(found)
+    common.show({"Findings": rows, "Left": left})
+    if left:
+        sys.exit(1)
+
+
+def renew_log(
+    context: typer.Context, config: ConfigOption = None, output: OutputOption = None, query: QueryOption = None
+) -> None:
+    """Put a new log.db in the place of one that is damaged or lost. Stop all hsmkms processes first.
+
+    It holds how often each key material has encrypted, and last uses. Since the counts are lost, every generated key
+    gets a new backing key before it encrypts next. The damaged file is kept beside the new one.
+
+    Example: hsmkms renew-log
+    """
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - help must not pay for the database and the token
+
+    common = Common(config=config, output=output, query=query).over(outer_options(context))
+    kept = wiring.renew_log(wiring.load_settings(common.config))
+    with common.open():
+        pass  # whoever opens it first tells the control plane
+    common.show({"Outcome": "renewed", "Kept": str(kept) if kept is not None else None})
+
+
+def _mend(kms: "Kms", finding: "Finding", *, remove: bool, yes: bool, region: str | None) -> str:
+    """Mend one finding and say what was done, or why not."""
+    from hsmkms.service.operator.reconcile import MENDABLE, REMOVABLE  # noqa: PLC0415 - help must not pay for the token
+
+    if finding.kind not in MENDABLE:
+        return "left as it is"
+    removing = remove and finding.kind in REMOVABLE
+    if removing and not (yes or _confirmed(finding)):
+        return "left as it is"
+    try:
+        return kms.operator.mend(finding, remove=removing, region=region)
+    except HsmKmsError as exc:
+        return f"left as it is: {exc}"
+
+
+def _confirmed(finding: "Finding") -> bool:
+    """Ask a person; without a terminal the answer is no."""
+    if not sys.stdin.isatty():
+        return False
+    return typer.confirm(
+        f"Destroy the object {finding.cka_id} ({finding.label}) on the token? What it encrypted is lost for ever"
+    )

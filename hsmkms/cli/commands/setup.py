@@ -1,0 +1,235 @@
+"""Commands that make an installation and bring it up to date: init, migrate."""
+
+import secrets
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import msgspec
+import typer
+
+from hsmkms import ownership
+from hsmkms.cli.commands.interrupted_init import (
+    InitOptions,
+    absolute,
+    carry_on,
+    existing_pin_file,
+    module_environment,
+    serial_setting,
+)
+from hsmkms.cli.files.private_files import write_private
+from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, outer_options, runnable
+from hsmkms.errors import ConfigurationError, PinError, StoreError
+
+if TYPE_CHECKING:
+    from hsmkms.config.settings import Settings, TokenSettings
+
+PANEL: Final = "Installation"
+CONFIG_FILE: Final = "hsmkms.toml"
+ATTEMPT_FILE: Final = ".init-unfinished"
+"""There from the first file of an init to its configuration, so that an interrupted one can begin afresh."""
+DEFAULT_ACCOUNT: Final = "000000000000"
+DEFAULT_REGION: Final = "us-east-1"
+DEFAULT_LABEL: Final = "hsmkms"
+PIN_BYTES: Final = 24
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("init", rich_help_panel=PANEL)(init)
+    app.command("migrate", rich_help_panel=PANEL)(migrate)
+
+
+def init(
+    context: typer.Context,
+    *,
+    data_dir: Annotated[Path, typer.Option("--data-dir", help="Folder to make the installation in.")],
+    module: Annotated[Path | None, typer.Option("--module", metavar="SO", help="The PKCS#11 module.")] = None,
+    token_label: Annotated[str | None, typer.Option("--token-label", help="Label of the token.")] = None,
+    token_serial: Annotated[
+        list[str] | None,
+        typer.Option("--token-serial", help="Serial of the token; repeat it for the members of an HA group."),
+    ] = None,
+    pin_file: Annotated[Path | None, typer.Option("--pin-file", help="File with the user PIN, mode 0600.")] = None,
+    create_softhsm_token: Annotated[
+        bool, typer.Option("--create-softhsm-token", help="Make a SoftHSM token in the data folder.")
+    ] = False,
+    account_id: Annotated[str, typer.Option("--account-id", help="Account of all ARNs: 12 digits.")] = DEFAULT_ACCOUNT,
+    region: Annotated[
+        list[str] | None, typer.Option("--region", help=f"Region to serve; repeat for more. Default: {DEFAULT_REGION}.")
+    ] = None,
+    output: OutputOption = None,
+    query: QueryOption = None,
+) -> None:
+    """Make an installation: configuration, databases, and its own key on the token.
+
+    What is missing is asked for at a terminal. An interrupted init is carried on by the same command; options that
+    differ now are taken, or refused by name where it is too late for them.
+
+    Example: hsmkms init --data-dir ./hsmkms-data --create-softhsm-token
+    """
+    from hsmkms.config import settings as config  # noqa: PLC0415 - help must not pay for the database and the token
+    from hsmkms.config import template as config_template  # noqa: PLC0415 - help must not pay for the database and the token
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - help must not pay for the database and the token
+
+    common = Common(output=output, query=query).over(outer_options(context))
+    folder = absolute(data_dir)
+    file = folder / CONFIG_FILE
+    if not file.exists():
+        label = token_label or DEFAULT_LABEL
+        draft = _draft(account_id, tuple(region or [DEFAULT_REGION]), label)
+        _check_folder(folder)
+        existing = None if create_softhsm_token else _existing_token(module, token_label, token_serial, pin_file)
+        make_data_folder(folder)
+        token = existing or _new_softhsm_token(folder, module, label)
+        write_private(file, config_template.init_text(msgspec.structs.replace(draft, token=token)))
+    elif (folder / "meta.db").exists() and _complete(config.load(file)):
+        raise ConfigurationError(f"{folder} holds an installation already; nothing was changed")
+    else:
+        options = InitOptions(
+            account_id=account_id if _is_given(context, "account_id") else None,
+            regions=tuple(region) if region else None,
+            module=module,
+            token_label=token_label,
+            token_serials=tuple(token_serial) if token_serial else None,
+            pin_file=pin_file,
+            create_softhsm_token=create_softhsm_token,
+        )
+        carry_on(file, options)
+    settings = config.load(file)
+    _forget_attempt(folder)
+    try:
+        row = wiring.initialise(settings)
+    except PinError as exc:
+        raise PinError(runnable(str(exc), file)) from exc
+    common.show(
+        {
+            "Installation": row.id,
+            "Account": settings.account_id,
+            "Regions": list(settings.regions),
+            "Configuration": str(file),
+            "Databases": [str(folder / "meta.db"), str(folder / "log.db")],
+            "Module": str(settings.token.module),
+            "TokenLabel": settings.token.label or "",
+            "TokenSerial": settings.token.serial or "",
+            "PinFile": str(settings.token.pin.file or ""),
+        }
+    )
+
+
+def migrate(
+    context: typer.Context, config: ConfigOption = None, output: OutputOption = None, query: QueryOption = None
+) -> None:
+    """Bring the databases to this program's version. Make a backup first.
+
+    Example: hsmkms migrate
+    """
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - help must not pay for the database
+
+    common = Common(config=config, output=output, query=query).over(outer_options(context))
+    applied, revisions = wiring.migrate_databases(wiring.load_settings(common.config))
+    common.show({"Applied": list(applied), "Revisions": dict(revisions)})
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    """True unless the option has its default because nobody gave it."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
+def _draft(account_id: str, regions: tuple[str, ...], label: str) -> "Settings":
+    """The settings that the options say, checked before anything is made; the token is filled in later."""
+    from hsmkms.config import settings as config  # noqa: PLC0415 - see init
+
+    draft = config.Settings(
+        account_id=account_id, regions=regions, default_region=regions[0], token=config.TokenSettings(label=label)
+    )
+    config.check(draft)
+    return draft
+
+
+def _complete(settings: "Settings") -> bool:
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see init
+
+    return wiring.is_initialised(settings)
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise unless the folder is safe from others, and missing, empty, or what an attempt of ours has left."""
+    ownership.check("the data folder", folder)
+    try:
+        ours = (folder / ATTEMPT_FILE).exists() and not (folder / "meta.db").exists()
+        if folder.exists() and any(folder.iterdir()) and not ours:
+            raise ConfigurationError(f"{folder} is not empty and holds no {CONFIG_FILE}: choose another folder")
+    except OSError as exc:
+        raise StoreError(f"{folder} cannot be made or read: {exc.strerror}") from exc
+
+
+def make_data_folder(folder: Path) -> None:
+    """Make the folder for its owner alone, or refuse one that another user can change."""
+    try:
+        ownership.make_folder(folder, 0o700)
+    except OSError as exc:
+        raise StoreError(f"{folder} cannot be made or read: {exc.strerror}") from exc
+    ownership.check("the data folder", folder)  # somebody else may have made it meanwhile
+
+
+def _forget_attempt(folder: Path) -> None:
+    """Before the token is used: from now on nobody may begin afresh."""
+    (folder / ATTEMPT_FILE).unlink(missing_ok=True)
+
+
+def _new_softhsm_token(folder: Path, module: Path | None, label: str) -> "TokenSettings":
+    from hsmkms.config import settings as config  # noqa: PLC0415 - see init
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see init
+
+    # As long as there is no configuration nothing has used the token, so an attempt that ended here begins afresh.
+    # The file is the proof that the folder was empty before: whatever has these names is ours.
+    if (folder / ATTEMPT_FILE).exists():
+        for name in ("pin", "so-pin"):
+            (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / "softhsm", ignore_errors=True)
+    else:
+        write_private(folder / ATTEMPT_FILE, "hsmkms init was interrupted: run it again, it begins afresh\n")
+    user_pin, so_pin = (secrets.token_urlsafe(PIN_BYTES) for _ in range(2))
+    write_private(folder / "pin", f"{user_pin}\n")
+    write_private(folder / "so-pin", f"{so_pin}\n")
+    used, made = wiring.make_softhsm_token(module, folder / "softhsm", label=label, user_pin=user_pin, so_pin=so_pin)
+    return config.TokenSettings(
+        module=used,
+        label=label,
+        serial=made.serial,
+        pin=config.PinSettings(file=Path("pin")),
+        environment=made.environment,
+    )
+
+
+def _existing_token(
+    module: Path | None, label: str | None, serials: list[str] | None, pin_file: Path | None
+) -> "TokenSettings":
+    """The token that the options name; a person at a terminal is asked for what they leave out."""
+    missing = [
+        option
+        for option, value in {"--module": module, "--token-label": label, "--pin-file": pin_file}.items()
+        if value is None
+    ]
+    if missing and not sys.stdin.isatty():
+        raise typer.BadParameter(
+            f"missing {', '.join(missing)} (or --create-softhsm-token): there is no terminal to ask at"
+        )
+    from hsmkms.config import settings as config  # noqa: PLC0415 - see init
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see init
+
+    module = absolute(module or Path(typer.prompt("Path of the PKCS#11 module")))
+    label = label or typer.prompt("Label of the token")
+    pin_file = existing_pin_file(pin_file or Path(typer.prompt("File with the user PIN (mode 0600)")))
+    environment = module_environment()
+    wanted = tuple(serials) if serials else None
+    return config.TokenSettings(
+        module=module,
+        label=label,
+        serial=serial_setting(wiring.serial_of(module, environment, label, wanted), wanted),
+        pin=config.PinSettings(file=pin_file),
+        environment=environment,
+    )

@@ -1,0 +1,185 @@
+"""Commands about the token: token-info, token-check, attest, change-pin."""
+
+import getpass
+import secrets
+import shlex
+import sys
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from hsmkms.cli.api import values
+from hsmkms.cli.commands.setup import PIN_BYTES
+from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, RegionOption, named, outer_options
+from hsmkms.errors import PinError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hsmkms.config.settings import PinSettings, Secret
+
+PANEL: Final = "Token"
+
+TokenOption = Annotated[
+    str | None,
+    typer.Option("--token", metavar="TOKEN", help="Label or serial, where the configuration has several [[token]]."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("token-info", rich_help_panel=PANEL)(token_info)
+    app.command("token-check", rich_help_panel=PANEL)(token_check)
+    app.command("attest", rich_help_panel=PANEL)(attest)
+    app.command("change-pin", rich_help_panel=PANEL)(change_pin)
+
+
+def token_info(
+    context: typer.Context,
+    *,
+    token: TokenOption = None,
+    config: ConfigOption = None,
+    output: OutputOption = None,
+    query: QueryOption = None,
+) -> None:
+    """Show what the token is and can do: profile, sessions, free memory, mechanisms, quirks.
+
+    Example: hsmkms token-info --query Profile
+    """
+    common = Common(config=config, output=output, query=query).over(outer_options(context))
+    with common.open() as kms, _named_device(common, token) as device:
+        info = kms.operator.token_info(device)
+    profile = named(info.profile)
+    common.show(
+        {
+            "Profile": {name: value for name, value in profile.items() if name != "Mechanisms"},
+            "Limits": named(info.limits) if info.limits is not None else {},
+            "Mechanisms": [named(each) for each in info.mechanisms],
+        }
+    )
+
+
+def token_check(
+    context: typer.Context,
+    *,
+    token: TokenOption = None,
+    config: ConfigOption = None,
+    output: OutputOption = None,
+    query: QueryOption = None,
+) -> None:
+    """Try on the token everything that hsmkms needs; status 1 if something fails.
+
+    Example: hsmkms token-check
+    """
+    common = Common(config=config, output=output, query=query).over(outer_options(context))
+    with common.open() as kms, _named_device(common, token) as device:
+        checks = kms.operator.token_check(device)
+    common.show({"Checks": [named(each) for each in checks]})
+    if any(each.failed for each in checks):
+        sys.exit(1)
+
+
+def attest(
+    context: typer.Context,
+    key_id: Annotated[str, typer.Option("--key-id", help=values.KEY_HELP)],
+    config: ConfigOption = None,
+    region: RegionOption = None,
+    output: OutputOption = None,
+    query: QueryOption = None,
+) -> None:
+    """Read a key's backing keys back from the token: each attribute as it is now; status 1 if one is not as made.
+
+    Example: hsmkms attest --key-id alias/photos
+    """
+    common = Common(config=config, region=region, output=output, query=query).over(outer_options(context))
+    with common.open() as kms:
+        attestations = kms.operator.attest(values.key_name(key_id), common.region)
+    common.show({"BackingKeys": [named(each) for each in attestations]})
+    if not all(each.as_made for each in attestations):
+        sys.exit(1)
+
+
+def change_pin(
+    context: typer.Context,
+    *,
+    new_pin_file: Annotated[
+        Path | None, typer.Option("--new-pin-file", metavar="FILE", help="The new PIN, in a file of mode 0600.")
+    ] = None,
+    new_pin_environment: Annotated[
+        str | None, typer.Option("--new-pin-environment", metavar="NAME", help="The new PIN, in that variable.")
+    ] = None,
+    new_pin_command: Annotated[
+        str | None, typer.Option("--new-pin-command", metavar="COMMAND", help="The new PIN, printed by a program.")
+    ] = None,
+    generate: Annotated[bool, typer.Option("--generate", help="Draw a new PIN at random.")] = False,
+    token: TokenOption = None,
+    config: ConfigOption = None,
+    output: OutputOption = None,
+    query: QueryOption = None,
+) -> None:
+    """Change the token's user PIN, and the file that it comes from, while everything goes on working.
+
+    Without an option it is asked for at the terminal. An interrupted change is finished first, and then nothing else
+    is done.
+
+    Example: hsmkms change-pin --generate
+    """
+    from hsmkms import Kms  # noqa: PLC0415 - help must not pay for the database and the token
+    from hsmkms.config import settings as configuration  # noqa: PLC0415 - see above
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - help must not pay for the database and the token
+    from hsmkms.wiring import pin_change  # noqa: PLC0415 - help must not pay for the database and the token
+    from hsmkms.wiring import tokens as token_wiring  # noqa: PLC0415 - help must not pay for the database and the token
+
+    common = Common(config=config, output=output, query=query).over(outer_options(context))
+    settings = wiring.load_settings(common.config)
+    which = token_wiring.named_token(settings, token)
+    finished = pin_change.finish(settings, which)
+    if finished is not None:
+        outcome = "the new PIN holds" if finished else "the old PIN holds"
+        told = f"an interrupted change was finished: {outcome}"
+        common.show({"PinFile": str(which.pin.file), "Outcome": told})
+        return
+    pin_change.pin_file(which)
+    source = configuration.PinSettings(
+        file=new_pin_file,
+        environment=new_pin_environment,
+        command=tuple(shlex.split(new_pin_command)) if new_pin_command is not None else None,
+    )
+    new = _new_pin(source, generate=generate)
+    core = wiring.core_of(settings)
+    with Kms(core):
+        file = pin_change.change_pin(core, settings, which, new)
+    common.show({"PinFile": str(file), "Outcome": "changed"})
+
+
+@contextmanager
+def _named_device(common: Common, name: str | None) -> "Iterator[Any]":
+    """The token that was named, opened; None, for the home, where none was."""
+    if name is None:
+        yield None
+        return
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see change_pin
+    from hsmkms.wiring import tokens as token_wiring  # noqa: PLC0415 - see change_pin
+
+    settings = wiring.load_settings(common.config)
+    with closing(token_wiring.open_device(settings, token_wiring.named_token(settings, name))) as device:
+        yield device
+
+
+def _new_pin(source: "PinSettings", *, generate: bool) -> "Secret":
+    from hsmkms.config.settings import Secret, read_pin  # noqa: PLC0415 - see change_pin
+
+    if len(source.named) + generate > 1:
+        raise typer.BadParameter("give one source of the new PIN")
+    if generate:
+        return Secret(secrets.token_urlsafe(PIN_BYTES))
+    if source.named:
+        return Secret(read_pin(source))
+    if not sys.stdin.isatty():
+        raise typer.BadParameter("missing --new-pin-file, --new-pin-environment, --new-pin-command or --generate")
+    first, again = (Secret(getpass.getpass(prompt)) for prompt in ("New PIN of the token: ", "The same again: "))
+    if first.reveal() != again.reveal():
+        raise PinError("the two are not the same: nothing was changed")
+    return first

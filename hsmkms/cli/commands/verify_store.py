@@ -1,0 +1,80 @@
+"""Commands about the truth of what is stored: verify-store, accept-store."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hsmkms.cli.api.confirmations import at_a_terminal
+from hsmkms.cli.commands.audit import PANEL
+from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, named, outer_options
+from hsmkms.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from hsmkms.model.audit import Fault
+    from hsmkms.service.runtime.seal_checks import RowFault
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("verify-store", rich_help_panel=PANEL)(verify_store)
+    app.command("accept-store", rich_help_panel=PANEL)(accept_store)
+
+
+def verify_store(
+    context: typer.Context,
+    *,
+    config: ConfigOption = None,
+    output: OutputOption = None,
+    query: QueryOption = None,
+) -> None:
+    """Check every row of the database that decides (keys, aliases, grants, users, groups) against its seal.
+
+    Status 1 if something was changed, removed, added or put back by hand: what that is about is refused until the
+    rows are as they were, or are accepted.
+
+    Example: hsmkms verify-store
+    """
+    common = Common(config=config, output=output, query=query).over(outer_options(context))
+    with common.open() as kms:
+        faults = kms.operator.audit.verify_rows()
+    common.show({"Faults": [named(each) for each in faults]})
+    if faults:
+        sys.exit(1)
+
+
+def accept_store(
+    context: typer.Context,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Answer the question with yes.")] = False,
+    config: ConfigOption = None,
+    output: OutputOption = None,
+    query: QueryOption = None,
+) -> None:
+    """Take database and audit log as they are from here on: after a restored backup, and for nothing else.
+
+    What contradicts the seals is shown first; the act itself, and what was accepted, stays in the log for ever.
+
+    Example: hsmkms accept-store
+    """
+    common = Common(config=config, output=output, query=query).over(outer_options(context))
+    with common.open() as kms:
+        kms.operator.audit.require_keys()
+        verdict, rows = kms.operator.audit.verify(), kms.operator.audit.verify_rows()
+        found = [*verdict.faults, *verdict.unproven]
+        if (found or rows) and not yes:
+            _ask(found, rows)
+        if found or rows:
+            kms.operator.audit.accept((found, rows))
+    common.show({"Accepted": [named(each) for each in found], "AcceptedRows": [named(each) for each in rows]})
+
+
+def _ask(found: "list[Fault]", rows: "list[RowFault]") -> None:
+    """Show what is wrong, and ask a person; without a terminal the answer is no."""
+    for each in found:
+        typer.echo(f"{each.lane} {each.sequence}: {each.kind}: {each.detail}", err=True)
+    for row in rows:
+        typer.echo(f"{row.subject}: {row.reason}", err=True)
+    if not at_a_terminal():
+        raise ConfigurationError("accept-store asks at a terminal: run it there, or with --yes if you know the reason")
+    typer.confirm("Take this as the truth from here on? Only a restored backup is a good reason", abort=True, err=True)

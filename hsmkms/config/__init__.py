@@ -1,0 +1,1 @@
+"""Settings: reading them, their template, where PINs come from, how tokens are named."""

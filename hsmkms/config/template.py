@@ -1,0 +1,252 @@
+"""The commented configuration file: its text, what its commented lines show, and filling it in."""
+
+import json
+import re
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from hsmkms.config.settings import Settings
+
+TEMPLATE: Final = """\
+# Settings of one hsmkms installation. An unknown or misspelt setting is refused.
+# Found by: --config FILE, else $HSMKMS_CONFIG, ./hsmkms.toml, $XDG_CONFIG_HOME/hsmkms/hsmkms.toml (else under
+# ~/.config), /etc/hsmkms/hsmkms.toml. A line after a single # shows a default, or what may be set instead.
+# Relative paths count from the folder of this file; ~ is the home folder.
+
+# The account in every ARN: 12 digits of your choice. Do not change it once there are keys.
+{account_id}
+
+# The regions served: name spaces of keys and aliases, named as AWS names its own.
+{regions}
+
+# The region of a request that names none. Default: the first of regions.
+{default_region}
+
+# Where the databases meta.db and log.db are: a folder that only this user may open. Default: the folder of this file.
+{data_dir}
+
+# The services that have a key of their own, made at the first use of its alias: alias/aws/NAME. Users use these keys
+# and cannot manage them. ["*"] is every name, for development only: who asks for any such alias makes a key.
+{services}
+
+# The token. Where there are several, each table is [[token]], with [token.pin] and [token.environment] below it; their
+# order says nothing: keys are made on the one that `hsmkms migrate-token` named last.
+[token]
+# The PKCS#11 module (shared library) of the HSM. Required, unless uri has module-path.
+{module}
+
+# Which token: label, serial or both. Labels may repeat; with a choice that fits two tokens nothing starts. A list of
+# serials, ["A", "B"], is an HA group whose members share their objects (Luna HA, CloudHSM): any of them is the token,
+# and the first that is present is used. A copy under a serial that is not there is refused.
+{label}
+{serial}
+
+# Or an RFC 7512 URI instead, of token, serial, manufacturer, model and slot-id. It may say module-path and pin-source
+# (a file), which then stand nowhere else.
+{uri}
+
+# Sessions that one process opens at most; the token's own limit counts too.
+{max_sessions}
+
+# How long a request waits for a free session before it is answered with ThrottlingException.
+{session_wait_seconds}
+
+# The string for pReserved of C_Initialize, for modules that take their parameters there (NSS). Default: none.
+{init_reserved}
+
+[token.pin]
+# Where the PIN of the token's user is: exactly one of these four. It never stands in this file.
+
+# A file with the PIN in one line, of this user or root and open to nobody else (mode 600 or 400). Under systemd it may
+# come with LoadCredential=pin-LABEL:FILE, of the token's label (or serial), or under the file's own name.
+{file}
+
+# A variable of the environment.
+{environment}
+
+# A program and its arguments, started without a shell: the first line that it prints within 30 seconds.
+{command}
+
+# Ask at the terminal.
+{prompt}
+
+[token.environment]
+# Variables that the vendor's library reads, set before it is loaded: nothing else must be exported.
+{variables}
+
+[rotation]
+# After how many days a key gets a new backing key, where automatic rotation is switched on for it: 90 to 2560.
+{period_days}
+
+# Let users choose the period of each key (RotationPeriodInDays, 90 to 2560 days), as today's AWS does.
+{custom_period}
+
+# The same for the keys of services, which always rotate. Today's AWS: 365.
+{managed_period_days}
+
+# Let RotateKeyOnDemand move keys with imported material to a second, newly imported one, as today's AWS does.
+# Otherwise no other material ever replaces the one that was imported first.
+{imported_on_demand}
+
+[import]
+# How many days ahead the ValidTo of imported material may lie. Default: any number. Today's AWS: 365.
+{valid_to_within_days}
+
+# For development only: where the token cannot unwrap RSAES_OAEP_SHA_256 or RSA_AES_KEY_WRAP_SHA_256 by itself, let this
+# program remove the padding. Key material then passes through its memory in the clear, and such keys stay marked.
+{host_unwrap}
+
+[permissions]
+# A user or role of the account who does not exist, in a key policy or a grant: refuse, as AWS does, or accept. One who
+# is accepted never calls; a user who is made later under that name is somebody else, whom a Deny alone means.
+{unknown_principals}
+
+[serve]
+# Where `hsmkms serve` listens.
+{host}
+{port}
+
+# Processes, each with a login of its own, and threads of each for what is slow.
+{workers}
+{threads}
+
+# TLS: a certificate chain and its private key, both PEM. SIGHUP reads them again.
+{certificate}
+{private_key}
+
+# Without TLS only a loopback address is served, unless this says that something else protects the way.
+{plain_http}
+
+# How far a client's clock may be off: 1 to 15 minutes.
+{clock_skew_minutes}
+
+# The log: json, or text for people; and whether each request gets a line.
+{log_format}
+{log_requests}
+
+# A worker that a call to the token keeps from answering for so long is killed and replaced: 1 to 3600 seconds, three
+# times as long where all threads wait or it is being started. 0: never.
+{hang_seconds}
+
+# Connections that one worker serves at most; others are answered with 503. 0: 10,000, over TLS 1,500, and never more
+# than the limit of open files (LimitNOFILE, ulimit -n) less 512.
+{max_connections}
+
+# What unfinished or waiting requests, and answers that nobody reads, may take of one worker's memory, in MiB: 4 to
+# 65536. Beyond it the oldest unfinished request is answered with 503.
+{request_memory_mib}
+
+[serve.quotas]
+# Requests a second that each user may make, by operation or class of operations; 0 for no limit. Limited by default is
+# what makes or takes in keys: CreateKey and RotateKeyOnDemand 5, GetParametersForImport 1, ImportKeyMaterial 15,
+# DataKeyPairs 10. The classes: SymmetricCryptography (Encrypt, Decrypt, ReEncrypt, data keys, random bytes and MACs),
+# AsymmetricCryptography (Sign, Verify, DeriveSharedSecret), DataKeyPairs (GenerateDataKeyPair in both forms).
+{quotas}
+
+[audit]
+# When the record of a request is on the disk: commit (before the request is answered), interval (a short time later,
+# which a crash may lose), or off (never: no audit log is written).
+{durability}
+
+# That short time.
+{interval_milliseconds}
+
+# What happens while the log cannot be written: refuse (all that changes, opens or makes something), or go-on.
+{when_unwritable}
+
+# The size at which a new file is begun; older ones can be moved to an archive.
+{segment_mib}
+
+# The newest seal is kept on the token, out of reach of who copies files back. Where the token keeps no data objects:
+# a file on another machine's disk, say. Default: none.
+{seal_file}
+
+[backup]
+# Whom `hsmkms backup` seals to, where its options name nobody: age1…, ssh-ed25519 … or ssh-rsa …, or files with such
+# lines or a public key in PEM. Default: the token, which must then be there to open it.
+{recipients}
+
+# The operator's signing key, with which every backup is signed: a file in PEM, of this user or root and open to nobody
+# else, or a program that prints it. Default: the token alone proves who made a backup.
+{signing_key}
+{signing_command}
+
+[reconcile]
+# How long an object on the token that belongs to no key is kept before `hsmkms reconcile` may offer to remove it.
+{grace_hours}
+"""
+
+EXAMPLES: Final[dict[str, Any]] = {
+    "default_region": "eu-central-1",
+    "data_dir": ".",
+    "module": "/usr/lib/softhsm/libsofthsm2.so",
+    "label": "hsmkms",
+    "serial": "1c2e0a58b4a1e9d3",
+    "uri": "pkcs11:token=hsmkms;serial=1c2e0a58b4a1e9d3?pin-source=file:/etc/hsmkms/pin",
+    "services": ["s3"],
+    "CreateKey": 5.0,
+    "certificate": "/etc/hsmkms/tls/chain.pem",
+    "private_key": "/etc/hsmkms/tls/key.pem",
+    "valid_to_within_days": 365,
+    "init_reserved": "configdir='/etc/pki/nssdb'",
+    "file": "pin",
+    "environment": "HSMKMS_PIN",
+    "command": ["systemd-creds", "cat", "hsm-pin"],
+    "prompt": True,
+    "seal_file": "/mnt/elsewhere/hsmkms.seal",
+    "recipients": ["/etc/hsmkms/backup-recipients.txt"],
+    "signing_key": "/etc/hsmkms/backup-signing.pem",
+    "signing_command": ["systemd-creds", "cat", "backup-signing"],
+    "SOFTHSM2_CONF": "/etc/hsmkms/softhsm2.conf",
+}
+"""What a commented line shows where there is no default."""
+
+
+def init_text(settings: Settings) -> str:
+    """The commented file that ``load`` reads as these settings; what has its default is a comment.
+
+    Paths are written as they are: relative ones count from the folder in which the file will be.
+    """
+    lines = {
+        **_lines(settings, "account_id", "regions", "default_region", "data_dir", "services"),
+        **_lines(settings.token, "module", "label", "serial", "uri", "init_reserved"),
+        **_lines(settings.token, "max_sessions", "session_wait_seconds"),
+        **_lines(settings.token.pin, "file", "environment", "command", "prompt"),
+        **_lines(settings.rotation, "period_days", "custom_period", "managed_period_days", "imported_on_demand"),
+        **_lines(settings.imports, "valid_to_within_days", "host_unwrap"),
+        **_lines(settings.permissions, "unknown_principals"),
+        **_lines(settings.serve, "host", "port", "workers", "threads", "certificate", "private_key", "plain_http"),
+        **_lines(settings.serve, "clock_skew_minutes", "log_format", "log_requests", "hang_seconds"),
+        **_lines(settings.serve, "max_connections", "request_memory_mib"),
+        **_lines(settings.audit, "durability", "interval_milliseconds", "when_unwritable", "segment_mib", "seal_file"),
+        **_lines(settings.reconcile, "grace_hours"),
+        **_lines(settings.backup, "recipients", "signing_key", "signing_command"),
+    }
+    told = [f"{_toml_key(name)} = {_toml(value)}" for name, value in settings.token.environment.items()]
+    variables = told or [f"# SOFTHSM2_CONF = {_toml(EXAMPLES['SOFTHSM2_CONF'])}"]
+    rates = [f"{_toml_key(name)} = {_toml(rate)}" for name, rate in settings.serve.quotas.items()]
+    quotas = rates or [f"# CreateKey = {_toml(EXAMPLES['CreateKey'])}"]
+    return TEMPLATE.format(**lines, variables="\n".join(variables), quotas="\n".join(quotas))
+
+
+def _lines(section: Struct, *names: str) -> dict[str, str]:
+    """One line for each setting: in force, or as a comment where it has its default."""
+    defaults = {each.name: each.default for each in msgspec.structs.fields(section)}
+    values = {name: getattr(section, name) for name in names}
+    return {
+        name: f"# {name} = {_toml(EXAMPLES.get(name, value))}"
+        if value == defaults[name]
+        else f"{name} = {_toml(value)}"
+        for name, value in values.items()
+    }
+
+
+def _toml(value: Any) -> str:  # noqa: ANN401 - any setting
+    # JSON is TOML for strings (but for DEL, which TOML wants escaped), numbers, booleans and lists of strings.
+    return json.dumps(value, ensure_ascii=False, default=str).replace("\x7f", "\\u007f")
+
+
+def _toml_key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)

@@ -1,0 +1,1 @@
+"""Cryptographic operations, one kind to a module."""

@@ -1,0 +1,193 @@
+"""Data key pairs: made on the token, read once, and destroyed there at once.
+
+A backing key cannot wrap, so the private key of a data key pair comes into this process before it is encrypted under
+its KMS key. It is made as a sensitive session object and leaves the token wrapped (AES-KWP, RFC 5649) under a transport
+key that serves this one time. Where the token does not wrap such keys, the pair is made readable and read by attribute.
+Source of the attributes: PKCS #11 3.2, sections on RSA and elliptic curve private keys; PKCS #8 is RFC 5958.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, Final, NamedTuple
+
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap_with_padding
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_der_private_key,
+)
+from pkcs11 import exceptions as ckr
+from pkcs11.constants import Attribute, MechanismFlag, ObjectClass
+from pkcs11.mechanisms import KeyType, Mechanism
+from pkcs11.types import Object, Session
+
+from hsmkms.errors import TokenError
+from hsmkms.hsm.objects.key_specs import KeyFacts, public_half, subject_public_key_info
+from hsmkms.hsm.objects.objects import discard
+
+PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | Ed25519PrivateKey
+
+WRAPPING: Final = Mechanism.AES_KEY_WRAP_PAD
+UNREADABLE: Final = "the token made a key pair and gave no usable private key of it: check it with `hsmkms token-check`"
+
+_TRANSPORT_KEY_BYTES: Final = 32
+_PUBLIC: Final = {Attribute.TOKEN: False, Attribute.PRIVATE: False, Attribute.VERIFY_RECOVER: False}
+_TRANSPORT: Final = {
+    Attribute.CLASS: ObjectClass.SECRET_KEY,
+    Attribute.KEY_TYPE: KeyType.AES,
+    Attribute.TOKEN: False,
+    Attribute.PRIVATE: True,
+    Attribute.SENSITIVE: True,
+    Attribute.EXTRACTABLE: False,
+    Attribute.WRAP: True,
+}
+"""The transport key, while it is on the token: it wraps, and nothing else."""
+
+_WRAPS_NO_SUCH_KEY: Final = (
+    ckr.KeyNotWrappable,
+    ckr.KeyUnextractable,
+    ckr.KeySizeRange,
+    ckr.KeyTypeInconsistent,
+    ckr.MechanismInvalid,
+    ckr.FunctionNotSupported,
+    ckr.TemplateInconsistent,
+    ckr.AttributeTypeInvalid,
+    ckr.AttributeValueInvalid,
+)
+"""Answers of a token that cannot wrap a private key of that type, or takes no transport key."""
+
+
+class DataKeyPair(NamedTuple):
+    """A private key as DER PKCS #8, and its public key as DER SubjectPublicKeyInfo."""
+
+    private: bytes
+    public: bytes
+
+
+def make_data_key_pair(session: Session, facts: KeyFacts, *, wraps: bool) -> DataKeyPair:
+    """A key pair of which nothing stays on the token. ``wraps``: the token has AES-KWP.
+
+    Raises TokenError if the token gives no usable private key; python-pkcs11's errors come out as they are.
+    """
+    if wraps:
+        try:
+            return _made(session, facts, _wrapped_out, sensitive=True)
+        except _WRAPS_NO_SUCH_KEY:
+            pass  # SoftHSM: Ed25519
+    return _made(session, facts, _by_attribute, sensitive=False)
+
+
+def private_key_info(key: PrivateKey) -> bytes:
+    """DER PKCS #8 of a private key, not encrypted."""
+    return key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+
+
+Reader = Callable[[Session, KeyFacts, Object], PrivateKey]
+
+
+def _made(session: Session, facts: KeyFacts, read: Reader, *, sensitive: bool) -> DataKeyPair:
+    with _session_pair(session, facts, sensitive=sensitive) as (public, private):
+        try:
+            key = read(session, facts, private)
+        except (ValueError, InvalidUnwrap) as exc:
+            raise TokenError(UNREADABLE) from exc
+        info = subject_public_key_info(key.public_key())
+        if facts.public is None or facts.public(public) != info:
+            raise TokenError(UNREADABLE)
+    return DataKeyPair(private_key_info(key), info)
+
+
+@contextmanager
+def _session_pair(session: Session, facts: KeyFacts, *, sensitive: bool) -> Iterator[tuple[Object, Object]]:
+    public, private = session.generate_keypair(
+        facts.key_type,
+        facts.generated_bits,
+        store=False,
+        capabilities=MechanismFlag.SIGN | MechanismFlag.VERIFY,  # never used; some tokens make no key without a usage
+        mechanism=facts.generation,
+        public_template={**_PUBLIC, **facts.parameters},
+        private_template={
+            Attribute.TOKEN: False,
+            Attribute.PRIVATE: True,
+            Attribute.SENSITIVE: sensitive,
+            Attribute.EXTRACTABLE: True,
+            Attribute.SIGN_RECOVER: False,
+        },
+    )
+    with ExitStack() as cleanup:
+        cleanup.callback(discard, public)
+        cleanup.callback(discard, private)
+        yield public, private
+
+
+# -- wrapped under a transport key ----------------------------------------------------------------------------------
+
+
+def _wrapped_out(session: Session, _facts: KeyFacts, private: Object) -> PrivateKey:
+    secret = os.urandom(_TRANSPORT_KEY_BYTES)
+    transport: Any = session.create_object({**_TRANSPORT, Attribute.VALUE: secret})
+    try:
+        wrapped: bytes = transport.wrap_key(private, mechanism=WRAPPING)
+    finally:
+        discard(transport)
+    key = load_der_private_key(first_element(aes_key_unwrap_with_padding(secret, wrapped)), None)
+    if not isinstance(key, PrivateKey):
+        raise TokenError(UNREADABLE)
+    return key
+
+
+def first_element(padded: bytes) -> bytes:
+    """The DER SEQUENCE at the beginning: SoftHSM fills wrapped private keys up to 8 bytes with zeros.
+
+    ValueError if something else follows, or nothing of the kind is there.
+    """
+    if len(padded) < 2 or padded[0] != 0x30:  # noqa: PLR2004 - tag and length
+        raise ValueError("no DER SEQUENCE")
+    more = padded[1] & 0x7F if padded[1] & 0x80 else 0
+    length = int.from_bytes(padded[2 : 2 + more]) if more else padded[1]
+    end = 2 + more + length
+    if end > len(padded) or any(padded[end:]):
+        raise ValueError("no DER SEQUENCE alone")
+    return padded[:end]
+
+
+# -- by attribute ---------------------------------------------------------------------------------------------------
+
+
+def _by_attribute(_session: Session, facts: KeyFacts, private: Object) -> PrivateKey:
+    return _READ[facts.key_type](facts, private)
+
+
+def _read_rsa(_facts: KeyFacts, private: Object) -> PrivateKey:
+    public = public_half(private).public_numbers()
+    d, p, q = (int.from_bytes(private[each]) for each in _RSA_PARTS)
+    numbers = rsa.RSAPrivateNumbers(
+        p, q, d, rsa.rsa_crt_dmp1(d, p), rsa.rsa_crt_dmq1(d, q), rsa.rsa_crt_iqmp(p, q), public
+    )
+    return numbers.private_key()
+
+
+def _read_ec(facts: KeyFacts, private: Object) -> PrivateKey:
+    if facts.curve is None:
+        raise ValueError("no curve")
+    return ec.derive_private_key(int.from_bytes(private[Attribute.VALUE]), facts.curve)
+
+
+def _read_ed25519(facts: KeyFacts, private: Object) -> PrivateKey:
+    value: bytes = private[Attribute.VALUE]
+    return Ed25519PrivateKey.from_private_bytes(value[-facts.size :])  # some tokens tell it as an OCTET STRING
+
+
+_RSA_PARTS: Final = (Attribute.PRIVATE_EXPONENT, Attribute.PRIME_1, Attribute.PRIME_2)
+_READ: Final[Mapping[KeyType, Callable[[KeyFacts, Object], PrivateKey]]] = {
+    KeyType.RSA: _read_rsa,
+    KeyType.EC: _read_ec,
+    KeyType.EC_EDWARDS: _read_ed25519,
+}
+
+READABLE: Final = frozenset(_READ)
+"""The types of keys that data key pairs can have."""

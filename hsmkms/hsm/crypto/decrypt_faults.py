@@ -1,0 +1,58 @@
+"""Whether a failed decryption means bad data or a bad device."""
+
+from typing import Final
+
+from pkcs11.exceptions import (
+    DataInvalid,
+    DataLenRange,
+    EncryptedDataInvalid,
+    EncryptedDataLenRange,
+    GeneralError,
+    PKCS11Error,
+    SignatureInvalid,
+)
+from pkcs11.types import Session
+
+from hsmkms.errors import RejectedDataError
+from hsmkms.hsm.crypto.gcm import seal
+from hsmkms.hsm.crypto.token_iv import IvOrigin, encrypt_sample
+from hsmkms.hsm.faults import REJECTED, translate
+from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY
+from hsmkms.hsm.objects.objects import generate, handle_of
+
+_PROBE: Final = (b"hsmkms probe", b"?", b"is the device well?")
+"""IV, plaintext and AAD of the one encryption that is not counted: always the same, so it adds at most one."""
+
+_PROBE_ID: Final = b"hsmkms probe 003"
+_PROBE_LABEL: Final = "hsmkms probe (a session object)"
+
+_REFUSALS: Final = (EncryptedDataInvalid, EncryptedDataLenRange, SignatureInvalid, DataInvalid, DataLenRange)
+
+
+def explain_refusal(error: PKCS11Error, session: Session, handle: int, origin: IvOrigin) -> Exception:
+    """Say whether a failed decryption means bad data or a bad device.
+
+    SoftHSM answers CKR_GENERAL_ERROR to a wrong tag, the same as to trouble of its own. If the device still encrypts in
+    the same session, it is well and the data was at fault.
+    """
+    if isinstance(error, _REFUSALS):
+        return RejectedDataError(REJECTED)
+    if isinstance(error, GeneralError):
+        try:
+            _try_device(session, handle, origin)
+        except PKCS11Error as exc:
+            return translate(exc)
+        return RejectedDataError(REJECTED)
+    return translate(error)
+
+
+def _try_device(session: Session, handle: int, origin: IvOrigin) -> None:
+    if origin is IvOrigin.CALLER:
+        seal(session, handle, *_PROBE)
+        return
+    # With the key itself, each bad ciphertext would use up one more IV of the token's, and nobody would count it.
+    key = generate(session, AES_256_BACKING_KEY, _PROBE_ID, _PROBE_LABEL, store=False)
+    try:
+        encrypt_sample(session, handle_of(key))
+    finally:
+        key.destroy()

@@ -1,0 +1,47 @@
+"""AES-256-GCM on the device, for a key known by its handle."""
+
+from typing import Final
+
+from pkcs11.mechanisms import GCMParams, Mechanism
+from pkcs11.types import Session
+
+from hsmkms.errors import TokenError
+from hsmkms.hsm.objects.handle_keys import BorrowedKey
+
+TAG_BYTES: Final = 16
+BUFFER_SLACK: Final = 32
+"""Room for the tag, and for an IV that the token puts beside the ciphertext."""
+
+MECHANISM: Final = Mechanism.AES_GCM
+
+OTHER_ANSWER: Final = (
+    "the token encrypts in another way than when it was tried, so its answer was thrown away: restart hsmkms, which "
+    "tries it again"
+)
+
+
+def seal(session: Session, handle: int, iv: bytes, plaintext: bytes, aad: bytes) -> bytes:
+    """Return ciphertext || 16-byte tag. python-pkcs11's errors come out as they are.
+
+    Only for tokens that take the IV of the caller (token_iv.py tells); TokenError if the answer has another length.
+    """
+    sealed: bytes = BorrowedKey(session, handle).encrypt(
+        plaintext,
+        buffer_size=len(plaintext) + BUFFER_SLACK,
+        mechanism=MECHANISM,
+        mechanism_param=GCMParams(iv, aad, 128),
+    )
+    if len(sealed) != len(plaintext) + TAG_BYTES:
+        raise TokenError(OTHER_ANSWER)
+    return sealed
+
+
+def open_sealed(session: Session, handle: int, iv: bytes, body: bytes, aad: bytes) -> bytes:
+    """Return the plaintext of ciphertext || tag. python-pkcs11's errors come out as they are."""
+    plaintext: bytes = BorrowedKey(session, handle).decrypt(
+        body,
+        buffer_size=len(body) + BUFFER_SLACK,
+        mechanism=MECHANISM,
+        mechanism_param=GCMParams(iv, aad, 128),
+    )
+    return plaintext

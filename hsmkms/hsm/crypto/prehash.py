@@ -1,0 +1,48 @@
+"""Whether a token does Ed25519ph: a known answer, since some accept the order and sign pure Ed25519.
+
+SoftHSM 2.6.1 does so. The published test key goes onto the token as a session object; a token that takes no keys in the
+clear proves nothing, and counts as one that cannot. Source: RFC 8032, section 7.3.
+"""
+
+from typing import Final
+
+from pkcs11.constants import Attribute, ObjectClass
+from pkcs11.exceptions import PKCS11Error
+from pkcs11.mechanisms import KeyType
+from pkcs11.types import Session
+
+from hsmkms.hsm.crypto.signing import sign
+from hsmkms.hsm.faults import is_loss
+from hsmkms.hsm.objects.key_specs import KEY_FACTS
+from hsmkms.hsm.objects.objects import handle_of
+from hsmkms.model.enums import KeySpec, SigningAlgorithm
+
+_SEED: Final = bytes.fromhex("833fe62409237b9d62ec77587520911e9a759cec1d19755b7da901b96dca3d42")
+_MESSAGE: Final = b"abc"
+_SIGNATURE: Final = bytes.fromhex(
+    "98a70222f0b8121aa9d30f813d683f809e462b469c7ff87639499bb94e6dae41"
+    "31f85042463c2a355a2003d062adf5aaa10b8c61e636062aaad11c2a26083406"
+)
+
+
+def signs_prehashed(session: Session) -> bool:
+    """True if the token makes the signature of the standard. python-pkcs11's errors of lost sessions come out."""
+    try:
+        made = session.create_object(
+            {
+                Attribute.CLASS: ObjectClass.PRIVATE_KEY,
+                Attribute.KEY_TYPE: KeyType.EC_EDWARDS,
+                Attribute.TOKEN: False,
+                Attribute.SIGN: True,
+                Attribute.VALUE: _SEED,
+                **KEY_FACTS[KeySpec.ECC_NIST_EDWARDS25519].parameters,
+            }
+        )
+        try:
+            return sign(session, handle_of(made), SigningAlgorithm.ED25519_PH_SHA_512, _MESSAGE) == _SIGNATURE
+        finally:
+            made.destroy()
+    except PKCS11Error as exc:
+        if is_loss(exc):
+            raise
+        return False

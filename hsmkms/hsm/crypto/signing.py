@@ -1,0 +1,145 @@
+"""Signatures: one row for each signing algorithm.
+
+The private half signs on the token, what it is given being a digest or, for EdDSA and ML-DSA, the message itself.
+Verification needs no secret: a row that has ``verify`` does it in this process, faster than any token, and as strictly
+as OpenSSL; the others ask the token. Source: AWS KMS Developer Guide, "Key spec reference"; PKCS #11 2.40, sections 2.1
+(RSA) and 2.3 (ECDSA); RFC 8017 (RSA), SEC 1 (ECDSA), RFC 8032 (EdDSA), FIPS 204 (ML-DSA).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.padding import MGF1, PSS, PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
+from msgspec import Struct
+from pkcs11.mechanisms import MGF, KeyType, Mechanism
+from pkcs11.types import Session
+
+from hsmkms.hsm.objects.handle_keys import BorrowedKey
+from hsmkms.hsm.objects.key_specs import PublicKey
+from hsmkms.model.enums import SigningAlgorithm
+
+Check = Callable[[PublicKey, bytes, bytes], None]
+"""Takes public key, signature, and what was signed; InvalidSignature if it was not."""
+
+
+def _as_it_is(data: bytes) -> bytes:
+    return data
+
+
+class Signing(Struct, frozen=True, kw_only=True):
+    """``prepare`` turns digest or message into the mechanism's input, ``encode`` its output into the API's."""
+
+    key_type: KeyType
+    mechanism: Mechanism
+    parameters: Any = None
+    prepare: Callable[[bytes], bytes] = _as_it_is
+    encode: Callable[[bytes], bytes] = _as_it_is
+    verify: Check | None = None
+
+
+def sign(session: Session, handle: int, algorithm: SigningAlgorithm, data: bytes) -> bytes:
+    """Sign a digest or message; the signature in the API's encoding. python-pkcs11's errors come out as they are."""
+    row = SIGNINGS[algorithm]
+    signed: bytes = BorrowedKey(session, handle, row.key_type).sign(
+        row.prepare(data), mechanism=row.mechanism, mechanism_param=row.parameters
+    )
+    return row.encode(signed)
+
+
+def verify_here(check: Check, public: PublicKey, signature: bytes, data: bytes) -> bool:
+    """Whether the signature is right; whatever is wrong with it, the answer is the same."""
+    try:
+        check(public, signature, data)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def verify_on_token(session: Session, handle: int, algorithm: SigningAlgorithm, signature: bytes, data: bytes) -> bool:
+    """The same by the public half, for algorithms that this process does not know."""
+    row = SIGNINGS[algorithm]
+    right: bool = BorrowedKey(session, handle, row.key_type).verify(
+        row.prepare(data), signature, mechanism=row.mechanism, mechanism_param=row.parameters
+    )
+    return right
+
+
+# -- the rows -------------------------------------------------------------------------------------------------------
+
+
+def _pss(hashed: HashAlgorithm, mechanism: Mechanism, mask: MGF) -> Signing:
+    """The salt is as long as the hash, as AWS has it."""
+
+    def check(public: PublicKey, signature: bytes, digest: bytes) -> None:
+        _rsa(public).verify(signature, digest, PSS(MGF1(hashed), hashed.digest_size), Prehashed(hashed))
+
+    return Signing(
+        key_type=KeyType.RSA,
+        mechanism=Mechanism.RSA_PKCS_PSS,
+        parameters=(mechanism, mask, hashed.digest_size),
+        verify=check,
+    )
+
+
+def _pkcs1(hashed: HashAlgorithm, digest_info: str) -> Signing:
+    """``digest_info``: what DER DigestInfo puts before the digest (RFC 8017, section 9.2, note 1), in hex."""
+    prefix = bytes.fromhex(digest_info)
+
+    def check(public: PublicKey, signature: bytes, digest: bytes) -> None:
+        _rsa(public).verify(signature, digest, PKCS1v15(), Prehashed(hashed))
+
+    return Signing(
+        key_type=KeyType.RSA, mechanism=Mechanism.RSA_PKCS, prepare=lambda digest: prefix + digest, verify=check
+    )
+
+
+def _ecdsa(hashed: HashAlgorithm) -> Signing:
+    def check(public: PublicKey, signature: bytes, digest: bytes) -> None:
+        if not isinstance(public, ec.EllipticCurvePublicKey):
+            raise InvalidSignature
+        public.verify(signature, digest, ec.ECDSA(Prehashed(hashed)))
+
+    return Signing(key_type=KeyType.EC, mechanism=Mechanism.ECDSA, encode=_ecdsa_der, verify=check)
+
+
+def _ecdsa_der(raw: bytes) -> bytes:
+    """DER SEQUENCE of r and s; the token gives them one after the other, equally long."""
+    half = len(raw) // 2
+    return encode_dss_signature(int.from_bytes(raw[:half]), int.from_bytes(raw[half:]))
+
+
+def _check_ed25519(public: PublicKey, signature: bytes, message: bytes) -> None:
+    if not isinstance(public, Ed25519PublicKey):
+        raise InvalidSignature
+    public.verify(signature, message)
+
+
+def _rsa(public: PublicKey) -> RSAPublicKey:
+    if not isinstance(public, RSAPublicKey):
+        raise InvalidSignature
+    return public
+
+
+_EDDSA: Final = Signing(key_type=KeyType.EC_EDWARDS, mechanism=Mechanism.EDDSA, verify=_check_ed25519)
+_EDDSA_PREHASH: Final = Signing(key_type=KeyType.EC_EDWARDS, mechanism=Mechanism.EDDSA, parameters=(True, None))
+
+SIGNINGS: Final[Mapping[SigningAlgorithm, Signing]] = {
+    SigningAlgorithm.RSASSA_PSS_SHA_256: _pss(SHA256(), Mechanism.SHA256, MGF.SHA256),
+    SigningAlgorithm.RSASSA_PSS_SHA_384: _pss(SHA384(), Mechanism.SHA384, MGF.SHA384),
+    SigningAlgorithm.RSASSA_PSS_SHA_512: _pss(SHA512(), Mechanism.SHA512, MGF.SHA512),
+    SigningAlgorithm.RSASSA_PKCS1_V1_5_SHA_256: _pkcs1(SHA256(), "3031300d060960864801650304020105000420"),
+    SigningAlgorithm.RSASSA_PKCS1_V1_5_SHA_384: _pkcs1(SHA384(), "3041300d060960864801650304020205000430"),
+    SigningAlgorithm.RSASSA_PKCS1_V1_5_SHA_512: _pkcs1(SHA512(), "3051300d060960864801650304020305000440"),
+    SigningAlgorithm.ECDSA_SHA_256: _ecdsa(SHA256()),
+    SigningAlgorithm.ECDSA_SHA_384: _ecdsa(SHA384()),
+    SigningAlgorithm.ECDSA_SHA_512: _ecdsa(SHA512()),
+    SigningAlgorithm.ED25519_SHA_512: _EDDSA,
+    SigningAlgorithm.ED25519_PH_SHA_512: _EDDSA_PREHASH,
+    SigningAlgorithm.ML_DSA_SHAKE_256: Signing(key_type=KeyType.ML_DSA, mechanism=Mechanism.ML_DSA),
+}

@@ -1,0 +1,154 @@
+"""Tokens that choose the IVs of AES-GCM by themselves, as certified ones often must (FIPS 140).
+
+They tell the IV in one of three places. python-pkcs11 lends a token the inside of a ``bytes`` object for it, which must
+never change, so here the parameters of the mechanism are made by hand around a buffer that may be written to. What the
+token did with it is found out by decrypting.
+
+Source: PKCS #11 Cryptographic Token Interface Current Mechanisms 2.40, additional AES mechanisms (CK_GCM_PARAMS); the
+places are those of vendors' manuals.
+"""
+
+import ctypes
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from pkcs11.exceptions import MechanismParamInvalid, PKCS11Error
+from pkcs11.types import Session
+
+from hsmkms.errors import TokenError, TokenUnfitError
+from hsmkms.hsm.crypto.gcm import BUFFER_SLACK, MECHANISM, OTHER_ANSWER, TAG_BYTES, open_sealed
+from hsmkms.hsm.crypto.iv import IV_BYTES
+from hsmkms.hsm.objects.handle_keys import BorrowedKey
+
+_ZEROS: Final = bytes(IV_BYTES)
+"""What is offered to a token that chooses by itself: some want the buffer zeroed. Never the IV of a message."""
+
+_NOTHING: Final = b""
+"""What is offered to a token that takes no IV at all, only the number of bits that it is to choose."""
+
+_SAMPLE: Final = b"hsmkms: who chooses the IV?"
+_SAMPLE_AAD: Final = b"hsmkms probe"
+
+
+class IvOrigin(StrEnum):
+    """Who chooses the IV of an encryption, and where a token that does it tells which it was."""
+
+    CALLER = "caller"
+    WRITTEN_BACK = "token_written_back"
+    APPENDED = "token_appended"
+    APPENDED_UNASKED = "token_appended_without_buffer"
+    PREPENDED = "token_prepended"
+
+
+_BEHIND: Final = "the token chooses the IVs of AES-GCM itself: they are taken from behind its ciphertext"
+
+QUIRKS: Final = {
+    IvOrigin.WRITTEN_BACK: "the token chooses the IVs of AES-GCM itself: they are read from where it writes them",
+    IvOrigin.APPENDED: _BEHIND,
+    IvOrigin.APPENDED_UNASKED: f"{_BEHIND}; it takes no IV",
+    IvOrigin.PREPENDED: "the token chooses the IVs of AES-GCM itself: they are taken from before its ciphertext",
+}
+"""For people."""
+
+
+class _Way(NamedTuple):
+    """What is offered as the IV; and IV and ciphertext || tag, found in the IV's buffer and the token's output."""
+
+    offered: bytes
+    find: Callable[[bytes, bytes], tuple[bytes, bytes]]
+
+
+def _behind(_buffer: bytes, output: bytes) -> tuple[bytes, bytes]:
+    return output[-IV_BYTES:], output[:-IV_BYTES]
+
+
+_WAYS: Final = {
+    IvOrigin.CALLER: _Way(_ZEROS, lambda buffer, output: (buffer, output)),
+    IvOrigin.WRITTEN_BACK: _Way(_ZEROS, lambda buffer, output: (buffer, output)),
+    IvOrigin.APPENDED: _Way(_ZEROS, _behind),
+    IvOrigin.APPENDED_UNASKED: _Way(_NOTHING, _behind),
+    IvOrigin.PREPENDED: _Way(_ZEROS, lambda _buffer, output: (output[:IV_BYTES], output[IV_BYTES:])),
+}
+
+
+class _GcmParams(ctypes.Structure):
+    _fields_ = (
+        ("iv", ctypes.c_void_p),
+        ("iv_bytes", ctypes.c_ulong),
+        ("iv_bits", ctypes.c_ulong),
+        ("aad", ctypes.c_char_p),
+        ("aad_bytes", ctypes.c_ulong),
+        ("tag_bits", ctypes.c_ulong),
+    )
+
+
+def seal_by_token(session: Session, handle: int, origin: IvOrigin, plaintext: bytes, aad: bytes) -> tuple[bytes, bytes]:
+    """Return the IV that the token chose, and ciphertext || 16-byte tag. TokenError if it did not tell an IV."""
+    way = _WAYS[origin]
+    iv, body = way.find(*_encrypt(session, handle, way.offered, plaintext, aad))
+    if iv == _ZEROS or len(body) != len(plaintext) + TAG_BYTES:
+        raise TokenError(OTHER_ANSWER)
+    return iv, body
+
+
+def encrypt_sample(session: Session, handle: int) -> None:
+    """Encrypt something that nobody keeps, whoever chooses the IV. python-pkcs11's errors come out as they are."""
+    try:
+        _encrypt(session, handle, _ZEROS, _SAMPLE, _SAMPLE_AAD)
+    except MechanismParamInvalid:
+        _encrypt(session, handle, _NOTHING, _SAMPLE, _SAMPLE_AAD)
+
+
+def find_origin(session: Session, handle: int) -> IvOrigin:
+    """Find out who chooses, by decrypting what the token made. TokenUnfitError if nothing decrypts.
+
+    python-pkcs11's errors come out as they are, if the token takes neither an IV nor a place for one.
+    """
+    refusal: PKCS11Error | None = None
+    answered = False
+    for offered in (session.generate_random(8 * IV_BYTES), _ZEROS, _NOTHING):
+        try:
+            answer = _encrypt(session, handle, offered, _SAMPLE, _SAMPLE_AAD)
+        except PKCS11Error as exc:
+            refusal = refusal or exc
+            continue
+        answered = True
+        for origin, way in _WAYS.items():
+            iv, body = way.find(*answer)
+            fits = bool(way.offered) == bool(offered) and (iv == offered) == (origin is IvOrigin.CALLER)
+            if fits and iv != _ZEROS and _opens(session, handle, iv, body):
+                return origin
+    if refusal is not None and not answered:
+        raise refusal
+    raise TokenUnfitError(
+        "the token's AES-GCM does not decrypt what it encrypted, neither with an IV of ours nor with one of its own "
+        f"that has {IV_BYTES} bytes: hsmkms cannot use it"
+    )
+
+
+def _encrypt(session: Session, handle: int, offered: bytes, plaintext: bytes, aad: bytes) -> tuple[bytes, bytes]:
+    """AES-GCM with an IV that the token may use or not: the IV's buffer afterwards, and what the token put out."""
+    buffer = ctypes.create_string_buffer(offered)
+    parameters = _GcmParams(
+        iv=ctypes.addressof(buffer) if offered else None,
+        iv_bytes=len(offered),
+        iv_bits=8 * IV_BYTES,
+        aad=aad,
+        aad_bytes=len(aad),
+        tag_bits=8 * TAG_BYTES,
+    )
+    output: bytes = BorrowedKey(session, handle).encrypt(
+        plaintext,
+        buffer_size=len(plaintext) + BUFFER_SLACK,
+        mechanism=MECHANISM,
+        mechanism_param=bytes(parameters),
+    )
+    return buffer.raw[: len(offered)], output
+
+
+def _opens(session: Session, handle: int, iv: bytes, body: bytes) -> bool:
+    try:
+        return open_sealed(session, handle, iv, body, _SAMPLE_AAD) == _SAMPLE
+    except PKCS11Error:
+        return False

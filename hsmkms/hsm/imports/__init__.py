@@ -1,0 +1,1 @@
+"""How imported key material comes onto the token."""

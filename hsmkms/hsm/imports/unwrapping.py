@@ -1,0 +1,347 @@
+"""Unwrapping: how imported key material comes onto the token without passing through this process.
+
+Material is opened as session copies first, which can do no more than sign: they prove that it has exactly 32 bytes, and
+tell its fingerprint. RSA_AES_KEY_WRAP takes two steps, also where a token has a mechanism for both: OAEP opens an AES
+key, a session object that can do no more than unwrap, and that one opens the material.
+
+Every fault of a ciphertext is one opaque RejectedDataError. Tokens answer to bad data with codes that may also mean
+that the device is in trouble (SoftHSM: CKR_GENERAL_ERROR); then a sample of random bytes that this process wrapped in
+the same way is unwrapped in the same session. If that works, the device is well and the data was at fault.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Final, NamedTuple
+
+from msgspec import Struct
+from pkcs11 import exceptions as ckr
+from pkcs11.constants import DEFAULT, Attribute, MechanismFlag, ObjectClass
+from pkcs11.exceptions import PKCS11Error
+from pkcs11.mechanisms import KeyType, Mechanism
+from pkcs11.types import Object, Session
+
+from hsmkms.errors import RejectedDataError, RejectedMaterialError, TokenError, TokenUnfitError
+from hsmkms.hsm.crypto.oaep_padding import relay
+from hsmkms.hsm.crypto.oaep_params import Oaep, modulus_bytes
+from hsmkms.hsm.crypto.token_iv import encrypt_sample
+from hsmkms.hsm.faults import translate
+from hsmkms.hsm.imports.wrapping import AES_CMAC, ALGORITHMS, MATERIAL_BYTES, ImportProfile, Lengths, Prf
+from hsmkms.hsm.objects.attributes import HARDENED, IMPORTED_AES_256, PRIVATE_HALF
+from hsmkms.hsm.objects.handle_keys import BorrowedKey, BorrowedUnwrapper
+from hsmkms.hsm.objects.key_specs import public_half
+from hsmkms.hsm.objects.objects import (
+    MAY_BE_SILENT,
+    MAY_NOT_KNOW_LENGTHS,
+    Tolerated,
+    differences,
+    discard,
+    handle_of,
+    require_as_ordered,
+)
+from hsmkms.key_wrapping import wrap
+from hsmkms.model.enums import WrappingAlgorithm
+
+CANNOT_OPEN: Final = (
+    "the key material cannot be opened: wrap it again with the public key and the algorithm that came with the import "
+    "token"
+)
+WRONG_LENGTH: Final = f"the key material must have exactly {MATERIAL_BYTES} bytes"
+FINGERPRINT_LABEL: Final = b"hsmkms imported material v1\0"
+
+_MIN_KEY_WRAP_BYTES: Final = 16
+_HALF_BLOCK: Final = 8
+
+_REFUSALS: Final = (
+    ckr.WrappedKeyInvalid,
+    ckr.WrappedKeyLenRange,
+    ckr.EncryptedDataInvalid,
+    ckr.EncryptedDataLenRange,
+)
+"""C_UnwrapKey found the data wrong, and nothing else can be meant."""
+
+_NOT_OF_THIS_LENGTH: Final = (ckr.KeySizeRange, ckr.MechanismInvalid)
+"""A trial found the key's length wrong: HMAC and AES of SoftHSM. The mechanisms themselves are known to work."""
+
+_AMBIGUOUS: Final = (
+    ckr.GeneralError,
+    ckr.FunctionFailed,
+    ckr.DeviceError,
+    ckr.ArgumentsBad,
+    ckr.DataInvalid,
+    ckr.DataLenRange,
+    ckr.KeySizeRange,
+    ckr.KeyTypeInconsistent,
+    ckr.TemplateInconsistent,
+    ckr.AttributeValueInvalid,
+)
+"""Codes that may mean the data or the device."""
+
+_HARDENED: Final[dict[ObjectClass, dict[Attribute, Any]]] = {
+    ObjectClass.SECRET_KEY: dict(HARDENED),
+    # python-pkcs11 orders usages of secret keys, which no private key has; DEFAULT leaves them out.
+    ObjectClass.PRIVATE_KEY: {
+        **dict.fromkeys((Attribute.ENCRYPT, Attribute.VERIFY, Attribute.WRAP), DEFAULT),
+        **PRIVATE_HALF,
+    },
+}
+_SESSION_COPY: Final[dict[Attribute, Any]] = {Attribute.TOKEN: False, **HARDENED}
+
+
+class WrappedMaterial(Struct, frozen=True):
+    """What an import brings: the CKA_ID of its wrapping key, the algorithm, and the EncryptedKeyMaterial."""
+
+    wrapping_key: bytes
+    algorithm: WrappingAlgorithm
+    ciphertext: bytes
+
+
+class Source(NamedTuple):
+    """Something wrapped, and what opens it on the token."""
+
+    key: BorrowedUnwrapper
+    mechanism: Mechanism
+    parameters: Any
+    ciphertext: bytes
+
+    def unwrap(
+        self,
+        key_type: KeyType,
+        usage: MechanismFlag,
+        cka_id: bytes = b"",
+        label: str = "",
+        object_class: ObjectClass = ObjectClass.SECRET_KEY,
+    ) -> Object:
+        """C_UnwrapKey, into an object that stays if it has a CKA_ID. python-pkcs11's errors come out as they are."""
+        made: Object = self.key.unwrap_key(
+            object_class,
+            key_type,
+            self.ciphertext,
+            id=cka_id,
+            label=label,
+            mechanism=self.mechanism,
+            mechanism_param=self.parameters,
+            store=bool(cka_id),
+            capabilities=usage,
+            template=dict(_HARDENED[object_class]),
+        )
+        return made
+
+
+class Copies(NamedTuple):
+    """Two session copies of one material."""
+
+    generic: BorrowedKey
+    aes: BorrowedKey
+    aes_length: int | None
+
+    def sign(self, prf: Prf, message: bytes) -> bytes:
+        """The PRF's output under the material."""
+        key = self.aes if prf.key_type is KeyType.AES else self.generic
+        signed: bytes = key.sign(message, mechanism=prf.mechanism)
+        return signed
+
+
+class Unwrapping:
+    """One wrapping key in one session, and one algorithm. ``is_sample``: what is opened is known to be right."""
+
+    def __init__(
+        self,
+        session: Session,
+        wrapping_key: Object,
+        profile: ImportProfile,
+        algorithm: WrappingAlgorithm,
+        *,
+        is_sample: bool = False,
+    ) -> None:
+        self._session = session
+        self._wrapping_key = wrapping_key
+        self._profile = profile
+        self._algorithm = algorithm
+        self._is_sample = is_sample
+        self._key = BorrowedUnwrapper(session, handle_of(wrapping_key), KeyType.RSA)
+        self._public = public_half(wrapping_key)
+
+    def fingerprints(self, ciphertext: bytes, message: bytes) -> dict[str, bytes]:
+        """What each PRF of the token makes of ``message`` under the material, by name, the preferred one first."""
+        with self.material(ciphertext) as source, self.proven(source) as copies:
+            return {prf.name: copies.sign(prf, message) for prf in self._profile.prfs}
+
+    def keep(self, ciphertext: bytes, cka_id: bytes, label: str) -> Object:
+        """Make the backing key, once the material is proven; read its attributes back and compare."""
+        template = IMPORTED_AES_256
+        with self.material(ciphertext) as source:
+            with self.proven(source):
+                pass
+            # A refusal now has nothing to do with the data: the same was opened a moment ago.
+            made = source.unwrap(KeyType.AES, template.capabilities, cka_id, label)
+            require_as_ordered(made, differences(made, template.expected(cka_id, label), tolerated(self._profile)))
+            return made
+
+    def prove(self, ciphertext: bytes) -> None:
+        """Raise RejectedMaterialError unless the material has exactly 32 bytes."""
+        with self.material(ciphertext) as source, self.proven(source):
+            pass
+
+    @contextmanager
+    def copies(self, ciphertext: bytes) -> Iterator[Copies]:
+        """Session copies of material of any length, for the probe."""
+        with self.material(ciphertext) as source, self._copies(source) as copies:
+            yield copies
+
+    # -- what opens what --------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def material(self, ciphertext: bytes) -> Iterator[Source]:
+        """The material, still wrapped, with what opens it."""
+        size, key_wrap = modulus_bytes(self._public), ALGORITHMS[self._algorithm].key_wrap
+        block, rest = ciphertext[:size], ciphertext[size:]
+        if len(block) < size or not _fits(rest, key_wrap=key_wrap):
+            raise RejectedDataError(CANNOT_OPEN)
+        source = self._oaep(block)
+        if key_wrap:
+            with self._wrapped_key(source) as key:
+                yield Source(key, Mechanism.AES_KEY_WRAP_PAD, None, rest)
+        else:
+            yield source
+
+    def _oaep(self, block: bytes) -> Source:
+        oaep = ALGORITHMS[self._algorithm].oaep
+        if oaep not in self._profile.oaep:
+            block, oaep = self._through_host(block, oaep)
+        return Source(self._key, Mechanism.RSA_PKCS_OAEP, oaep.parameters, block)
+
+    def _through_host(self, block: bytes, foreign: Oaep) -> tuple[bytes, Oaep]:
+        known = self._profile.oaep[0]
+        refusal = RejectedDataError(CANNOT_OPEN)
+        with self._explained(refusal):
+            try:
+                return relay(self._key, self._public, block, foreign, known), known
+            except RejectedDataError as exc:
+                raise refusal from exc
+
+    @contextmanager
+    def _wrapped_key(self, source: Source) -> Iterator[BorrowedUnwrapper]:
+        """The AES key of RSA_AES_KEY_WRAP; one that is not AES-256 counts as damage."""
+        try:
+            with self.proven(source):
+                pass
+        except RejectedMaterialError as exc:
+            raise RejectedDataError(CANNOT_OPEN) from exc
+        with self.copy(source, KeyType.AES, MechanismFlag.UNWRAP, RejectedDataError(CANNOT_OPEN)) as made:
+            yield BorrowedUnwrapper(self._session, handle_of(made), KeyType.AES)
+
+    # -- session copies -----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def proven(self, source: Source) -> Iterator[Copies]:
+        """Session copies of material that has exactly 32 bytes."""
+        with self._copies(source) as copies:
+            if self._profile.lengths is Lengths.HONEST:
+                right = copies.aes_length == MATERIAL_BYTES
+            else:
+                right = self._tried(copies)
+            if not right:
+                raise RejectedMaterialError(WRONG_LENGTH)
+            yield copies
+
+    @contextmanager
+    def _copies(self, source: Source) -> Iterator[Copies]:
+        # Some tokens let AES keys sign only where they have a mechanism for it.
+        usage = MechanismFlag.SIGN if AES_CMAC in self._profile.prfs else MechanismFlag.ENCRYPT
+        wrong = RejectedMaterialError(WRONG_LENGTH)
+        with self.opened(source) as generic, self.copy(source, KeyType.AES, usage, wrong) as aes:
+            yield Copies(
+                BorrowedKey(self._session, handle_of(generic), KeyType.GENERIC_SECRET),
+                BorrowedKey(self._session, handle_of(aes), KeyType.AES),
+                length_of(aes),
+            )
+
+    def opened(self, source: Source) -> AbstractContextManager[Object]:
+        """A session copy of material of any kind and length: what cannot even be this is damaged."""
+        return self.copy(source, KeyType.GENERIC_SECRET, MechanismFlag.SIGN, RejectedDataError(CANNOT_OPEN))
+
+    @contextmanager
+    def copy(
+        self,
+        source: Source,
+        key_type: KeyType,
+        usage: MechanismFlag,
+        refusal: RejectedDataError | RejectedMaterialError,
+        object_class: ObjectClass = ObjectClass.SECRET_KEY,
+    ) -> Iterator[Object]:
+        """A session copy; ``refusal`` is raised if the token finds that the material cannot be one."""
+        with self._explained(refusal):
+            made = source.unwrap(key_type, usage, object_class=object_class)
+        try:
+            _require_harmless(made)
+            yield made
+        finally:
+            discard(made)
+
+    def _tried(self, copies: Copies) -> bool:
+        """True if HMAC-SHA-256 takes the material (32 bytes and more) and AES does (16, 24 or 32)."""
+        with self._explained(RejectedMaterialError(WRONG_LENGTH)):
+            try:
+                copies.generic.sign(FINGERPRINT_LABEL, mechanism=Mechanism.SHA256_HMAC)
+                if AES_CMAC in self._profile.prfs:
+                    copies.aes.sign(FINGERPRINT_LABEL, mechanism=Mechanism.AES_CMAC)
+                else:
+                    encrypt_sample(self._session, copies.aes.handle)
+            except _NOT_OF_THIS_LENGTH:
+                return False
+        return True
+
+    # -- refusals ---------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _explained(self, refusal: TokenError) -> Iterator[None]:
+        """Raise ``refusal`` for what the token answers to bad data, else what its answer means."""
+        try:
+            yield
+        except PKCS11Error as exc:
+            if self._is_sample:
+                raise
+            if not isinstance(exc, (*_REFUSALS, *_AMBIGUOUS)):
+                raise translate(exc) from exc
+            if isinstance(exc, _AMBIGUOUS):
+                self._open_sample()
+            raise refusal from exc
+
+    def _open_sample(self) -> None:
+        """Raise what is wrong with the device, if it does not open what is right."""
+        sample = Unwrapping(self._session, self._wrapping_key, self._profile, self._algorithm, is_sample=True)
+        try:
+            sample.prove(wrap(self._public, self._algorithm, os.urandom(MATERIAL_BYTES)))
+        except PKCS11Error as exc:
+            raise translate(exc) from exc
+        except (RejectedDataError, RejectedMaterialError) as exc:
+            raise TokenError("the token refuses to unwrap what is right: check it with `hsmkms token-check`") from exc
+
+
+def tolerated(profile: ImportProfile) -> Tolerated:
+    """What an imported key may keep to itself on this token."""
+    return MAY_BE_SILENT if profile.lengths is Lengths.HONEST else MAY_NOT_KNOW_LENGTHS
+
+
+def _require_harmless(made: Object) -> None:
+    """Raise TokenUnfitError if the token ignored what a session copy is ordered with."""
+    wrong = differences(made, _SESSION_COPY)
+    if wrong:
+        raise TokenUnfitError(f"the token made a session copy that is not as ordered ({'; '.join(wrong)})")
+
+
+def _fits(rest: bytes, *, key_wrap: bool) -> bool:
+    """Whether what follows the RSA block can be AES-KWP, or is nothing where nothing belongs."""
+    if key_wrap:
+        return len(rest) >= _MIN_KEY_WRAP_BYTES and len(rest) % _HALF_BLOCK == 0
+    return not rest
+
+
+def length_of(made: Object) -> int | None:
+    """What the token tells of a secret key's length in bytes, if it tells anything."""
+    try:
+        told: int = made[Attribute.VALUE_LEN]
+    except (PKCS11Error, IndexError, ValueError):
+        return None
+    return told

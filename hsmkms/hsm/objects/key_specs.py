@@ -1,0 +1,189 @@
+"""Key specs as a token knows them: one row each, so that a new spec is a new row. And their public halves.
+
+Source: PKCS #11 3.2, sections on RSA, elliptic curves, generic secrets and ML-DSA; SEC 2 and RFC 5480 for the names of
+the curves; RFC 5280, RFC 8410 and RFC 9881 for SubjectPublicKeyInfo.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey, RSAPublicNumbers
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from msgspec import Struct
+from pkcs11.constants import Attribute
+from pkcs11.mechanisms import KeyType, Mechanism, MLDSAParameterSet
+from pkcs11.types import Object
+
+from hsmkms.errors import TokenError
+from hsmkms.hsm.faults import translated
+from hsmkms.hsm.objects.objects import tell
+from hsmkms.model.enums import KeySpec
+
+PublicKey = RSAPublicKey | ec.EllipticCurvePublicKey | Ed25519PublicKey
+
+_PUBLIC_EXPONENT: Final = b"\x01\x00\x01"
+
+
+class KeyFacts(Struct, frozen=True, kw_only=True):
+    """How a token makes keys of a spec, and how its public half is read.
+
+    ``bits``: of the modulus, the curve's field, or the secret. ``parameters``: what the template of a public half says
+    instead of a number of bits. ``public``: makes DER SubjectPublicKeyInfo of a public half; None for secret keys.
+    """
+
+    key_type: KeyType
+    generation: Mechanism
+    bits: int
+    parameters: Mapping[Attribute, Any] = {}
+    curve: ec.EllipticCurve | None = None
+    public: Callable[[Object], bytes] | None = None
+
+    @property
+    def size(self) -> int:
+        """``bits`` in bytes: of a secret key, an RSA block, or one number of an elliptic curve (r, s, x)."""
+        return (self.bits + 7) // 8
+
+    @property
+    def generated_bits(self) -> int | None:
+        """The number of bits that the token must be told to generate; None where ``parameters`` say all."""
+        return None if self.parameters else self.bits
+
+
+# -- public halves --------------------------------------------------------------------------------------------------
+
+
+def subject_public_key_info(public: PublicKey) -> bytes:
+    """DER SubjectPublicKeyInfo (RFC 5280), as the API hands it out."""
+    return public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def public_half(half: Object) -> RSAPublicKey:
+    """The public key of an RSA pair, told by either half; a private one may keep the exponent to itself."""
+    with translated():
+        modulus = half[Attribute.MODULUS]
+    exponent = tell(half, (Attribute.PUBLIC_EXPONENT,))[Attribute.PUBLIC_EXPONENT] or _PUBLIC_EXPONENT
+    try:
+        return RSAPublicNumbers(int.from_bytes(exponent), int.from_bytes(modulus)).public_key()
+    except ValueError as exc:
+        raise TokenError("the token tells no usable public key of an RSA key pair") from exc
+
+
+def _rsa_public(half: Object) -> bytes:
+    return subject_public_key_info(public_half(half))
+
+
+def _ec_public(curve: ec.EllipticCurve) -> Callable[[Object], bytes]:
+    length = 1 + 2 * ((curve.key_size + 7) // 8)
+
+    def read(half: Object) -> bytes:
+        return subject_public_key_info(ec.EllipticCurvePublicKey.from_encoded_point(curve, _point(half, length)))
+
+    return _checked(read)
+
+
+def _ed25519_public(half: Object) -> bytes:
+    return subject_public_key_info(Ed25519PublicKey.from_public_bytes(_point(half, 32)))
+
+
+def _ml_dsa_public(arc: int, length: int) -> Callable[[Object], bytes]:
+    """AlgorithmIdentifier is the object identifier 2.16.840.1.101.3.4.3.17, .18 or .19 alone (RFC 9881)."""
+    algorithm = bytes.fromhex("300b06096086480165030403") + bytes((arc,))
+
+    def read(half: Object) -> bytes:
+        with translated():
+            value: bytes = half[Attribute.VALUE]
+        if len(value) != length:
+            raise ValueError
+        bit_string = b"\x03\x82" + (length + 1).to_bytes(2) + b"\x00" + value
+        return b"\x30\x82" + (len(algorithm) + len(bit_string)).to_bytes(2) + algorithm + bit_string
+
+    return _checked(read)
+
+
+def _checked(read: Callable[[Object], bytes]) -> Callable[[Object], bytes]:
+    def checked(half: Object) -> bytes:
+        try:
+            return read(half)
+        except ValueError as exc:
+            raise TokenError("the token tells no usable public key") from exc
+
+    return checked
+
+
+def _point(half: Object, length: int) -> bytes:
+    """CKA_EC_POINT, which is a DER OCTET STRING of the point, or the point itself on some tokens."""
+    with translated():
+        told: bytes = half[Attribute.EC_POINT]
+    point = told[-length:]
+    if told not in (point, der_octet_string(point)):
+        raise ValueError("CKA_EC_POINT is no point of the curve")
+    return point
+
+
+def der_octet_string(content: bytes) -> bytes:
+    """An OCTET STRING of less than 256 bytes, as CKA_EC_POINT wants a point."""
+    length = bytes((len(content),)) if len(content) < 0x80 else bytes((0x81, len(content)))  # noqa: PLR2004 - X.690
+    return b"\x04" + length + content
+
+
+# -- the table ------------------------------------------------------------------------------------------------------
+
+
+def _rsa(bits: int) -> KeyFacts:
+    return KeyFacts(key_type=KeyType.RSA, generation=Mechanism.RSA_PKCS_KEY_PAIR_GEN, bits=bits, public=_rsa_public)
+
+
+def _curve(curve: ec.EllipticCurve, name: str) -> KeyFacts:
+    """``name``: the curve's object identifier in DER, in hex."""
+    return KeyFacts(
+        key_type=KeyType.EC,
+        generation=Mechanism.EC_KEY_PAIR_GEN,
+        bits=curve.key_size,
+        parameters={Attribute.EC_PARAMS: bytes.fromhex(name)},
+        curve=curve,
+        public=_ec_public(curve),
+    )
+
+
+def _ml_dsa(parameter_set: MLDSAParameterSet, arc: int, public_bytes: int) -> KeyFacts:
+    return KeyFacts(
+        key_type=KeyType.ML_DSA,
+        generation=Mechanism.ML_DSA_KEY_PAIR_GEN,
+        bits=8 * public_bytes,
+        parameters={Attribute.PARAMETER_SET: parameter_set},
+        public=_ml_dsa_public(arc, public_bytes),
+    )
+
+
+def _hmac(bits: int) -> KeyFacts:
+    """Keys as long as what their hash gives: some tokens take no shorter ones, and a longer one adds nothing."""
+    return KeyFacts(key_type=KeyType.GENERIC_SECRET, generation=Mechanism.GENERIC_SECRET_KEY_GEN, bits=bits)
+
+
+KEY_FACTS: Final[Mapping[KeySpec, KeyFacts]] = {
+    KeySpec.SYMMETRIC_DEFAULT: KeyFacts(key_type=KeyType.AES, generation=Mechanism.AES_KEY_GEN, bits=256),
+    KeySpec.RSA_2048: _rsa(2048),
+    KeySpec.RSA_3072: _rsa(3072),
+    KeySpec.RSA_4096: _rsa(4096),
+    KeySpec.ECC_NIST_P256: _curve(ec.SECP256R1(), "06082a8648ce3d030107"),
+    KeySpec.ECC_NIST_P384: _curve(ec.SECP384R1(), "06052b81040022"),
+    KeySpec.ECC_NIST_P521: _curve(ec.SECP521R1(), "06052b81040023"),
+    KeySpec.ECC_SECG_P256K1: _curve(ec.SECP256K1(), "06052b8104000a"),
+    KeySpec.ECC_NIST_EDWARDS25519: KeyFacts(
+        key_type=KeyType.EC_EDWARDS,
+        generation=Mechanism.EC_EDWARDS_KEY_PAIR_GEN,
+        bits=256,
+        parameters={Attribute.EC_PARAMS: b"\x13\x0cedwards25519"},  # a PrintableString
+        public=_checked(_ed25519_public),
+    ),
+    KeySpec.ML_DSA_44: _ml_dsa(MLDSAParameterSet.ML_DSA_44, 17, 1312),
+    KeySpec.ML_DSA_65: _ml_dsa(MLDSAParameterSet.ML_DSA_65, 18, 1952),
+    KeySpec.ML_DSA_87: _ml_dsa(MLDSAParameterSet.ML_DSA_87, 19, 2592),
+    KeySpec.HMAC_224: _hmac(224),
+    KeySpec.HMAC_256: _hmac(256),
+    KeySpec.HMAC_384: _hmac(384),
+    KeySpec.HMAC_512: _hmac(512),
+}
+"""All specs but ML_KEM: no token that hsmkms was tried with has it."""

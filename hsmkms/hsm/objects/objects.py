@@ -1,0 +1,223 @@
+"""Objects on the token: making, finding, reading back, listing, destroying."""
+
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from enum import IntEnum
+from typing import Any, Final, NamedTuple
+
+from msgspec import Struct
+from pkcs11._pkcs11 import SearchIter  # type: ignore[attr-defined]
+from pkcs11.constants import Attribute, ObjectClass
+from pkcs11.exceptions import FunctionFailed, ObjectHandleInvalid, PKCS11Error
+from pkcs11.mechanisms import KeyType, Mechanism
+from pkcs11.types import Object, Session
+
+from hsmkms.errors import SessionLostError, TokenError, TokenUnavailableError, TokenUnfitError
+from hsmkms.hsm.faults import AWAY, SESSION_LOST, translated
+from hsmkms.hsm.objects.attributes import HARDENED, SecretTemplate
+
+Tolerated = Mapping[Attribute, tuple[object, ...]]
+
+MAY_BE_SILENT: Final[Tolerated] = {Attribute.VALUE_LEN: (None,), Attribute.SIGN_RECOVER: (None,)}
+"""Attributes that a token may keep to itself without being refused."""
+
+MAY_NOT_KNOW_LENGTHS: Final[Tolerated] = {**MAY_BE_SILENT, Attribute.VALUE_LEN: (None, 0)}
+"""The same for unwrapped keys, on tokens that tell no length of them: it was proven in another way."""
+
+_UNAVAILABLE: Final = 2 ** (8 * struct.calcsize("L")) - 1
+"""CK_UNAVAILABLE_INFORMATION: the value of a number that there is not."""
+
+
+class _Words(NamedTuple):
+    prefix: str
+    words: type[IntEnum]
+
+
+_NAMES: Final = {
+    Attribute.CLASS: _Words("O", ObjectClass),
+    Attribute.KEY_TYPE: _Words("K", KeyType),
+    Attribute.KEY_GEN_MECHANISM: _Words("M", Mechanism),
+}
+
+_SECRETS: Final = (ObjectClass.SECRET_KEY, ObjectClass.PRIVATE_KEY)
+_KEY_CLASSES: Final = (*_SECRETS, ObjectClass.PUBLIC_KEY)
+
+
+class TokenObject(Struct, frozen=True, kw_only=True):
+    """A key object as the token lists it; foreign ones too. ``handle`` holds for this process only."""
+
+    object_class: ObjectClass
+    cka_id: bytes
+    label: str
+    handle: int
+
+    @property
+    def is_key(self) -> bool:
+        """True for a secret key and for the private half of a pair: what there is one of under a CKA_ID."""
+        return self.object_class in _SECRETS
+
+    @property
+    def is_secret_key(self) -> bool:
+        """True for what a backing key is made of."""
+        return self.object_class is ObjectClass.SECRET_KEY
+
+
+def find(session: Session, object_class: ObjectClass | None, cka_id: bytes) -> Object | None:
+    """Return the one token object of that CKA_ID and class, or None. Without a class: secret key or private half.
+
+    Two such objects with one CKA_ID are an error: nothing tells which of them holds the key. An object whose class the
+    token cannot tell just now is not an absent one: SessionLostError, so it is asked again.
+    """
+    wanted: dict[Attribute, Any] = {Attribute.ID: cka_id, Attribute.TOKEN: True}
+    if object_class is not None:
+        wanted[Attribute.CLASS] = object_class
+    with translated():
+        found = list(session.get_objects(wanted))
+        if object_class is None:
+            if any(each.object_class is None for each in found):
+                raise SessionLostError(SESSION_LOST)
+            found = [each for each in found if each.object_class in _SECRETS]
+    if len(found) > 1:
+        raise TokenError(
+            f"the token holds {len(found)} objects with CKA_ID {cka_id.hex()}: remove the one that is not its"
+        )
+    return found[0] if found else None
+
+
+def handle_of(found: Object) -> int:
+    """The object's handle: good in every session of this process, for as long as the object lives."""
+    handle = found.handle
+    if handle is None:
+        raise TokenError("the token returned an object without a handle")
+    return handle
+
+
+def list_keys(session: Session) -> Iterator[TokenObject]:
+    """All key objects on the token that can be read; one that cannot is left out."""
+    for object_class in _KEY_CLASSES:
+        for each in _readable_objects(session, {Attribute.CLASS: object_class, Attribute.TOKEN: True}):
+            told = tell(each, (Attribute.ID, Attribute.LABEL))
+            if told[Attribute.ID]:
+                yield TokenObject(
+                    object_class=object_class,
+                    cka_id=told[Attribute.ID],
+                    label=told[Attribute.LABEL] or "",
+                    handle=handle_of(each),
+                )
+
+
+def _readable_objects(session: Session, wanted: dict[Attribute, Any]) -> list[Object]:
+    """All objects that fit, found one by one.
+
+    python-pkcs11 reads attributes of what it finds, and fails for the whole batch if another process has destroyed
+    one of them since: a batch of one loses that one alone.
+    """
+    found: list[Object] = []
+    with translated(), SearchIter(session, wanted, 1) as search:
+        for batch in search:
+            with suppress(ObjectHandleInvalid, FunctionFailed):
+                found.extend(batch)
+    return found
+
+
+def generate(session: Session, template: SecretTemplate, cka_id: bytes, label: str, *, store: bool = True) -> Object:
+    """Generate a secret key on the token, read its attributes back and compare; an object that differs is destroyed.
+
+    Raises TokenUnfitError naming the attributes that the token ignored.
+    """
+    with translated():
+        made = session.generate_key(
+            template.key_type,
+            template.bits,
+            id=cka_id,
+            label=label,
+            store=store,
+            capabilities=template.capabilities,
+            mechanism=template.mechanism,
+            template=dict(HARDENED),
+        )
+    require_as_ordered(made, differences(made, template.expected(cka_id, label) | {Attribute.TOKEN: store}))
+    return made
+
+
+def require_as_ordered(made: Object, wrong: list[str]) -> None:
+    """Destroy what is not as ordered (``wrong`` says in what), and raise TokenUnfitError."""
+    if wrong:
+        _destroy_unfit(made, wrong)
+        raise TokenUnfitError(f"the token made a key that is not as ordered ({'; '.join(wrong)}), so it was destroyed")
+
+
+def _destroy_unfit(made: Object, wrong: list[str]) -> None:
+    try:
+        made.destroy()
+    except PKCS11Error as exc:
+        # Not the fault's own class: it may say that nothing was made, and that would not be true.
+        raise TokenError(
+            f"the token made a key that is not as ordered ({'; '.join(wrong)}) and keeps it: remove it by hand"
+        ) from exc
+
+
+def differences(made: Object, expected: dict[Attribute, Any], tolerated: Tolerated = MAY_BE_SILENT) -> list[str]:
+    """What the token reports otherwise than ``expected``, as one phrase each.
+
+    TokenUnavailableError if the object has vanished before it was read back, with the whole token perhaps.
+    """
+    told = tell(made, tuple(expected))
+    wrong = [
+        f"CKA_{attribute.name} is {told[attribute]!r} instead of {wanted!r}"
+        for attribute, wanted in expected.items()
+        if told[attribute] != wanted and told[attribute] not in tolerated.get(attribute, ())
+    ]
+    if wrong and tell(made, (Attribute.CLASS,))[Attribute.CLASS] is None:
+        raise TokenUnavailableError(AWAY)
+    return wrong
+
+
+def attest(
+    found: Object, expected: Mapping[Attribute, Any], tolerated: Tolerated = MAY_BE_SILENT
+) -> tuple[dict[str, Any], list[str]]:
+    """The attributes that decide, as the token reports them now (None where it does not), and what is not ``expected``.
+
+    CKA_ID and CKA_LABEL are told and not compared.
+    """
+    names = (*expected, Attribute.DESTROYABLE, Attribute.KEY_GEN_MECHANISM)
+    told = {f"CKA_{name.name}": _readable(name, value) for name, value in tell(found, names).items()}
+    decisive: dict[Attribute, Any] = {
+        name: value for name, value in expected.items() if name not in (Attribute.ID, Attribute.LABEL)
+    }
+    return told, differences(found, decisive, tolerated)
+
+
+def _readable(name: Attribute, value: Any) -> Any:  # noqa: ANN401 - attributes have many types
+    """Numbers of classes, key types and mechanisms by name, bytes in hex."""
+    if isinstance(value, bytes):
+        return value.hex()
+    kind = _NAMES.get(name)
+    if kind is None or value is None:
+        return value
+    if value == _UNAVAILABLE:
+        return None
+    try:
+        return f"CK{kind.prefix}_{kind.words(value).name}"
+    except ValueError:
+        return f"0x{value:08x}"
+
+
+def tell(found: Object, names: tuple[Attribute, ...]) -> dict[Attribute, Any]:
+    """Read attributes one by one, since a token that knows one of them not may refuse them all; None for such a one."""
+    told: dict[Attribute, Any] = {}
+    for name in names:
+        try:
+            told[name] = found[name]
+        except (PKCS11Error, IndexError, ValueError):
+            told[name] = None
+    return told
+
+
+def discard(made: Object) -> None:
+    """Destroy a session object; where that fails its session goes, and the object with it."""
+    try:
+        made.destroy()
+    except PKCS11Error as exc:
+        raise SessionLostError(SESSION_LOST) from exc

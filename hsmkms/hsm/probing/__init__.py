@@ -1,0 +1,1 @@
+"""What a token can really do, found out by trying."""

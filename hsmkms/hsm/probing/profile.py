@@ -1,0 +1,159 @@
+"""What a token can really do, found out by trying: one value that the rest of the code asks.
+
+Nobody asks for the vendor's name: tokens of one vendor differ by firmware and configuration. The probe runs at every
+start with session objects only; it leaves nothing on the token.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from msgspec import Struct
+from pkcs11.constants import Attribute
+from pkcs11.exceptions import PKCS11Error
+from pkcs11.mechanisms import KeyType, Mechanism
+from pkcs11.types import Session, Token
+
+from hsmkms.errors import TokenUnfitError
+from hsmkms.hsm.crypto.gcm import open_sealed, seal
+from hsmkms.hsm.crypto.iv import IV_BYTES
+from hsmkms.hsm.crypto.token_iv import QUIRKS, IvOrigin, find_origin, seal_by_token
+from hsmkms.hsm.faults import translated
+from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY, HARDENED
+from hsmkms.hsm.objects.handle_keys import BorrowedKey
+from hsmkms.hsm.objects.objects import generate, handle_of
+from hsmkms.hsm.probing.known_answers import expected_gcm
+from hsmkms.hsm.serials import serial_of
+
+NEEDED: Final = (
+    Mechanism.AES_KEY_GEN,
+    Mechanism.AES_GCM,
+    Mechanism.GENERIC_SECRET_KEY_GEN,
+    Mechanism.SHA256_HMAC,
+)
+LONG_LABEL_BYTES: Final = 128
+SHORT_LABEL_BYTES: Final = 32
+_PROBE_LABEL: Final = "hsmkms probe (a session object)"
+_PLAINTEXT: Final = b"hsmkms known answer test: 40 bytes long."
+_AAD: Final = b"additional authenticated data"
+
+
+class TokenProfile(Struct, frozen=True, kw_only=True):
+    """What was found out about a token.
+
+    ``mechanisms``: names, or hexadecimal numbers of vendors' own. ``label_bytes``: how much of a label it keeps.
+    ``iv_origin``: who chooses the IVs of AES-GCM. ``gcm_checked``: the AES-GCM answer was compared with an independent
+    computation (False where the token has no AES-ECB to compute with; then only round trip and refusal were tried).
+    ``quirks``: sentences for people.
+    """
+
+    label: str
+    serial: str
+    manufacturer: str
+    model: str
+    firmware: str
+    library: str
+    mechanisms: frozenset[str]
+    label_bytes: int
+    iv_origin: IvOrigin
+    gcm_checked: bool
+    quirks: tuple[str, ...]
+
+
+def probe(token: Token, session: Session, library: str) -> TokenProfile:
+    """Try what hsmkms needs; raises TokenUnfitError naming what the token lacks or does wrong."""
+    with translated():
+        mechanisms = token.slot.get_mechanisms()
+    missing = [each.name for each in NEEDED if each not in mechanisms]
+    if missing:
+        raise TokenUnfitError(f"the token has no {', '.join(missing)}: hsmkms cannot keep keys on it")
+    quirks: list[str] = []
+    gcm_checked = Mechanism.AES_ECB in mechanisms
+    iv_origin = check_gcm(session, exact=gcm_checked)
+    if iv_origin in QUIRKS:
+        quirks.append(QUIRKS[iv_origin])
+    if not gcm_checked:
+        quirks.append("no AES-ECB to compute a known answer with: AES-GCM was checked by round trip only")
+    kept = label_bytes(session)
+    if kept < LONG_LABEL_BYTES:
+        quirks.append(f"labels are cut to {kept} bytes: short labels are used, without the region")
+    major, minor = token.firmware_version
+    return TokenProfile(
+        label=token.label,
+        serial=serial_of(token),
+        manufacturer=token.manufacturer_id,
+        model=token.model,
+        firmware=f"{major}.{minor}",
+        library=library,
+        mechanisms=frozenset(mechanism_name(each) for each in mechanisms),
+        label_bytes=kept,
+        iv_origin=iv_origin,
+        gcm_checked=gcm_checked,
+        quirks=tuple(quirks),
+    )
+
+
+def check_gcm(session: Session, *, exact: bool) -> IvOrigin:
+    """Encrypt, compare, decrypt, and see a changed message refused, with a random session key; who chooses the IVs.
+
+    ``exact``: compare with an independent computation, for which the token must have AES-ECB.
+    """
+    key = generate(session, AES_256_BACKING_KEY, b"hsmkms probe 001", _PROBE_LABEL, store=False)
+    handle = handle_of(key)
+    try:
+        with translated():
+            origin = find_origin(session, handle)
+            iv, body = _seal(session, handle, origin)
+            opened = open_sealed(session, handle, iv, body, _AAD)
+            repeated = origin is not IvOrigin.CALLER and _seal(session, handle, origin)[0] == iv
+        if repeated:
+            raise TokenUnfitError("the token chooses the same IV for two encryptions: hsmkms cannot use its AES-GCM")
+        if exact and body != expected_gcm(_aes_block(session, handle), iv, _PLAINTEXT, _AAD):
+            raise TokenUnfitError("the token's AES-GCM is not that of NIST SP 800-38D: hsmkms cannot use it")
+        if opened != _PLAINTEXT or _accepts(session, handle, iv, bytes((body[0] ^ 1,)) + body[1:]):
+            raise TokenUnfitError("the token's AES-GCM accepts changed data or loses plaintext: hsmkms cannot use it")
+    finally:
+        with translated():
+            key.destroy()
+    return origin
+
+
+def _seal(session: Session, handle: int, origin: IvOrigin) -> tuple[bytes, bytes]:
+    if origin is IvOrigin.CALLER:
+        iv = session.generate_random(8 * IV_BYTES)
+        return iv, seal(session, handle, iv, _PLAINTEXT, _AAD)
+    return seal_by_token(session, handle, origin, _PLAINTEXT, _AAD)
+
+
+def _aes_block(session: Session, handle: int) -> Callable[[bytes], bytes]:
+    def encrypt_block(block: bytes) -> bytes:
+        with translated():
+            done: bytes = BorrowedKey(session, handle).encrypt(block, mechanism=Mechanism.AES_ECB)
+        return done
+
+    return encrypt_block
+
+
+def _accepts(session: Session, handle: int, iv: bytes, body: bytes) -> bool:
+    try:
+        open_sealed(session, handle, iv, body, _AAD)
+    except PKCS11Error:
+        return False
+    return True
+
+
+def label_bytes(session: Session) -> int:
+    """How many bytes of a long label the token keeps; 32 where it refuses a long one."""
+    wanted = "L" * LONG_LABEL_BYTES
+    try:
+        made = session.generate_key(KeyType.AES, 256, label=wanted, store=False, template=dict(HARDENED))
+        kept = len(made[Attribute.LABEL])
+        made.destroy()
+    except PKCS11Error:
+        return SHORT_LABEL_BYTES
+    return kept
+
+
+def mechanism_name(mechanism: Mechanism | int) -> str:
+    """The mechanism's name in the standard, or its number where a vendor made it."""
+    # python-pkcs11 marks weak ones (MD5, DES) with an underscore.
+    return mechanism.name.removeprefix("_") if isinstance(mechanism, Mechanism) else f"0x{mechanism:08x}"

@@ -1,0 +1,91 @@
+"""Where each backing key is: CKA_ID to object handle, for the whole process.
+
+C_FindObjects walks the whole token on SoftHSM (15 µs an object), while an operation by handle costs the same however
+many objects there are. So a key is searched for once in a process; and who asks for many keys gets them all by one
+enumeration.
+"""
+
+import threading
+from collections import Counter
+from typing import Final
+
+from pkcs11.constants import Attribute
+from pkcs11.types import Object, Session
+
+from hsmkms.errors import ObjectLostError, TokenUnavailableError
+from hsmkms.hsm.faults import AWAY, OBJECT_LOST
+from hsmkms.hsm.objects.objects import find, handle_of, list_keys, tell
+
+ENUMERATE_AFTER: Final = 4
+"""Single searches before the whole token is enumerated once: a command needs one key, a server all."""
+
+SEARCH_SECONDS: Final = 10.0
+"""How long somebody waits for the search of another thread: that one may never come back."""
+
+
+class HandleIndex:
+    """Handles of this process's secret keys and private halves. ``lookup`` is one dictionary access for a known key."""
+
+    def __init__(self) -> None:
+        self._handles: dict[bytes, int] = {}
+        self._labels: dict[bytes, str | None] = {}
+        self._searching = threading.Lock()
+        self._searches = 0
+
+    def lookup(self, cka_id: bytes) -> int | None:
+        """The handle, if it is known."""
+        return self._handles.get(cka_id)
+
+    def label(self, cka_id: bytes) -> str | None:
+        """The label of a key that was searched for by itself, if it could be read then."""
+        return self._labels.get(cka_id)
+
+    def remember(self, cka_id: bytes, handle: int) -> None:
+        """Note an object that was just made."""
+        self._handles[cka_id] = handle
+
+    def forget(self, cka_id: bytes, handle: int | None = None) -> None:
+        """Drop a handle that the token called dead (only if it is still the one given)."""
+        if handle is None or self._handles.get(cka_id) == handle:
+            self._handles.pop(cka_id, None)
+            self._labels.pop(cka_id, None)
+
+    def forget_all(self) -> None:
+        """Drop every handle: the sessions or the token changed. A search that is under way fills the old index."""
+        self._handles = {}
+        self._labels = {}
+        self._searches = 0
+
+    def search(self, session: Session, cka_id: bytes) -> int:
+        """Find a key on the token; raises ObjectLostError if it is not there."""
+        if not self._searching.acquire(timeout=SEARCH_SECONDS):
+            raise TokenUnavailableError(AWAY)
+        try:
+            handles = self._handles
+            handle = handles.get(cka_id)
+            if handle is not None:
+                return handle
+            self._searches += 1
+            if self._searches == ENUMERATE_AFTER:
+                _enumerate(session, handles)
+            if cka_id not in handles:
+                found = _find(session, cka_id)
+                self._labels[cka_id] = tell(found, (Attribute.LABEL,))[Attribute.LABEL]
+                handles[cka_id] = handle_of(found)
+            return handles[cka_id]
+        finally:
+            self._searching.release()
+
+
+def _find(session: Session, cka_id: bytes) -> Object:
+    found = find(session, None, cka_id)
+    if found is None:
+        raise ObjectLostError(OBJECT_LOST)
+    return found
+
+
+def _enumerate(session: Session, handles: dict[bytes, int]) -> None:
+    secrets = [each for each in list_keys(session) if each.is_key]
+    count = Counter(each.cka_id for each in secrets)
+    # A CKA_ID that stands twice is left to find(), which names the trouble.
+    handles.update((each.cka_id, each.handle) for each in secrets if count[each.cka_id] == 1)

@@ -1,0 +1,225 @@
+"""Loading a PKCS#11 module: once per process, safe for threads, never carried across a fork.
+
+A module has one state per process, however many users it has here, so loaded modules are counted in a registry and
+finalised with their last user. python-pkcs11 initialises a module with ``C_Initialize(NULL)``, which tells it that
+only one thread will call: ``_ThreadSafeLibrary`` makes the call itself, with CKF_OS_LOCKING_OK, before python-pkcs11
+can (its own call then finds the module initialised).
+"""
+
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Final, Protocol
+
+from pkcs11 import _pkcs11
+from pkcs11.exceptions import PKCS11Error
+from pkcs11.types import Slot
+
+from hsmkms.errors import ConfigurationError, ModuleError
+from hsmkms.hsm.faults import translated
+from hsmkms.hsm.session.cryptoki import CKR_CRYPTOKI_ALREADY_INITIALIZED, CKR_OK, Cryptoki
+from hsmkms.process import ForkGuard, uptime
+
+RENEWAL_SECONDS: Final = 1.0
+"""How long a renewal waits for whoever opens a token of the module just now."""
+
+
+FIRST_PAUSE_SECONDS: Final = 2.0
+LONGEST_PAUSE_SECONDS: Final = 30.0
+
+
+class RenewalPace:
+    """How often the module may be renewed for a token that is away, while another token of it is in use: ever less."""
+
+    def __init__(self) -> None:
+        self._pause = FIRST_PAUSE_SECONDS
+        self._next = 0.0
+
+    def is_due(self, now: float) -> bool:
+        """True if it may be renewed now; then the next pause begins."""
+        if now < self._next:
+            return False
+        self._next, self._pause = now + self._pause, min(2 * self._pause, LONGEST_PAUSE_SECONDS)
+        return True
+
+
+class Lodger(Protocol):
+    """A logged-in token that lives on a module."""
+
+    @property
+    def is_away(self) -> bool:
+        """True if no session of it is lent, so that a renewal disturbs nobody."""
+
+    def aside(self) -> AbstractContextManager[bool]:
+        """Have no call under way in the block, and log in again after it if the module was renewed.
+
+        False where a call does not come to its end: then nothing may be renewed.
+        """
+
+    def login_died(self) -> None:
+        """The module was renewed, and all sessions are gone."""
+
+
+class _ThreadSafeLibrary(_pkcs11.lib):
+    """python-pkcs11's library object over a module that we have initialised."""
+
+    def initialize(self) -> None:
+        """Let python-pkcs11 find the module initialised; see the docstring of this file."""
+        with suppress(PKCS11Error):  # CKR_CRYPTOKI_ALREADY_INITIALIZED, which has no class of its own
+            super().initialize()
+
+
+class Module:
+    """A loaded and initialised PKCS#11 module. Get one with ``acquire``, give it back with ``release``."""
+
+    def __init__(self, path: Path, environment: Mapping[str, str], reserved: str | None) -> None:
+        self.path = path
+        self.environment = dict(environment)
+        self._reserved = reserved
+        self._guard = ForkGuard()
+        self.users = 1
+        self.lodgers: list[Lodger] = []
+        self._opening = threading.RLock()
+        os.environ.update(environment)
+        try:
+            self.cryptoki = Cryptoki(str(path))
+        except (OSError, AttributeError) as exc:
+            raise ModuleError(f"{path} cannot be loaded as a PKCS#11 module ({exc}): check token.module") from exc
+        self._initialize()
+        try:
+            self._library = _ThreadSafeLibrary(str(path))
+        except PKCS11Error as exc:
+            self.cryptoki.finalize()
+            raise ModuleError(f"{path} does not answer as a PKCS#11 module ({type(exc).__name__})") from exc
+
+    def _initialize(self) -> None:
+        self.loaded_at = uptime()
+        """When the module began to look at its tokens: what it knows of them may be of then."""
+        code = self.cryptoki.initialize(self._reserved)
+        if code == CKR_CRYPTOKI_ALREADY_INITIALIZED and _registry.inherited(self.path):
+            # A forked child: the parent's state is still in the module and is of no use here.
+            self.cryptoki.finalize()
+            code = self.cryptoki.initialize(self._reserved)
+        if code == CKR_CRYPTOKI_ALREADY_INITIALIZED:
+            raise ModuleError(
+                f"{self.path} was initialised by another part of this process, maybe without locking: "
+                "let hsmkms open it first, or use it in a process of its own"
+            )
+        if code != CKR_OK:
+            raise ModuleError(
+                f"{self.path} refused to start (C_Initialize: CKR 0x{code:08x}): "
+                "check token.environment and the module's own configuration file"
+            )
+
+    @property
+    def description(self) -> str:
+        """Manufacturer, description and version of the module, as it tells them."""
+        library = self._library
+        major, minor = library.library_version
+        return f"{library.manufacturer_id} {library.library_description} {major}.{minor}".strip()
+
+    def slots(self) -> list[Slot]:
+        """All slots that hold a token, initialised or not."""
+        self._guard.check()
+        with translated():
+            return self._library.get_slots(token_present=True)
+
+    @contextmanager
+    def opening(self) -> Iterator[None]:
+        """Look for a token and open it in the block: the module is not renewed meanwhile by another thread."""
+        with self._opening:
+            yield
+
+    def others(self, lodger: Lodger | None) -> list[Lodger]:
+        """The other tokens that live on the module."""
+        return [each for each in self.lodgers if each is not lodger]
+
+    def renew(self, lodger: Lodger | None = None) -> bool:
+        """Finalise the module and initialise it again, for tokens that come back in no other way.
+
+        ``lodger``, which asks for it, has no call under way; the module's other tokens step aside meanwhile, and log
+        in again after it. False if one of them cannot just now, or a token is being opened. Raises ModuleError.
+        """
+        self._guard.check()
+        if not self._opening.acquire(timeout=RENEWAL_SECONDS):
+            return False
+        try:
+            with ExitStack() as aside:
+                others = self.others(lodger)
+                if not all(aside.enter_context(each.aside()) for each in others):
+                    return False
+                os.environ.update(self.environment)
+                self.cryptoki.finalize()
+                for each in others:
+                    each.login_died()
+                self._initialize()
+                return True
+        finally:
+            self._opening.release()
+
+    def release(self) -> None:
+        """Give the module back; the last user's call finalises it."""
+        _registry.release(self)
+
+    def finalize(self) -> None:
+        """Finalise the module, unless this is a forked child, where it never was ours."""
+        if not self._guard.foreign:
+            self.cryptoki.finalize()
+
+
+class _Registry:
+    """The modules that this process has open, by path."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: dict[Path, Module] = {}
+        self._inherited: set[Path] = set()
+
+    def acquire(self, path: Path, environment: Mapping[str, str], reserved: str | None) -> Module:
+        with self._lock:
+            module = self._open.get(path)
+            if module is None:
+                module = self._open[path] = Module(path, environment, reserved)
+                return module
+            if module.environment != environment:
+                raise ConfigurationError(
+                    f"{path} is already open in this process with another token.environment: "
+                    "a module has one state per process, so use a process for each"
+                )
+            module.users += 1
+            return module
+
+    def release(self, module: Module) -> None:
+        with self._lock:
+            if self._open.get(module.path) is not module:
+                return
+            module.users -= 1
+            if module.users == 0:
+                del self._open[module.path]
+                module.finalize()
+
+    def inherited(self, path: Path) -> bool:
+        """True in a forked child whose parent had the module open."""
+        return path in self._inherited
+
+    def after_fork(self) -> None:
+        self._inherited.update(self._open)
+        self._open.clear()
+        self._lock = threading.Lock()
+
+
+_registry = _Registry()
+os.register_at_fork(after_in_child=_registry.after_fork)
+
+
+def acquire(path: Path, *, environment: Mapping[str, str] | None = None, reserved: str | None = None) -> Module:
+    """Return the module at ``path``, loaded and initialised in this process.
+
+    ``environment`` is set before the module is loaded (SoftHSM reads SOFTHSM2_CONF); ``reserved`` is passed as
+    pReserved of C_Initialize (NSS wants a parameter string there). Raises ModuleError or ConfigurationError.
+    """
+    if not path.is_file():
+        raise ModuleError(f"there is no PKCS#11 module at {path}: install it, or correct token.module")
+    return _registry.acquire(path.resolve(), environment or {}, reserved)

@@ -1,0 +1,93 @@
+"""Which devices this process has open: two of them on one token would share a login, and neither would know."""
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Generic, TypeVar
+
+from pkcs11.types import Token
+
+from hsmkms.errors import ModuleError, TokenNotFoundError
+from hsmkms.hsm.session import module as modules
+from hsmkms.hsm.session.connection import Connection, DeviceSettings
+from hsmkms.hsm.session.login import START_ATTEMPTS, START_PAUSE_SECONDS, PinReader
+from hsmkms.hsm.session.module import Module
+from hsmkms.hsm.session.token_choice import TokenChoice, choose
+
+Open = TypeVar("Open", bound=Connection)
+
+
+class OpenDevices(Generic[Open]):
+    """The devices of this process: two logins on one token cannot be told apart."""
+
+    def __init__(self, make: Callable[..., Open]) -> None:
+        self._make = make
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """A child has none open."""
+        self._lock = threading.Lock()
+        self._users: dict[int, tuple[Open, int]] = {}
+        """Each with the number of its users, by what tells it from others."""
+
+    def acquire(self, settings: DeviceSettings, read_pin: PinReader, *, accept_final_try: bool) -> Open:
+        """The device of a token, opened if it is not yet; its users are counted."""
+        # SoftHSM writes to a token at each login, and a module that loads the token at that instant never shows it.
+        for _ in range(START_ATTEMPTS - 1):
+            with suppress(TokenNotFoundError):
+                return self._acquire_now(settings, read_pin, accept_final_try=accept_final_try)
+            time.sleep(START_PAUSE_SECONDS)
+        return self._acquire_now(settings, read_pin, accept_final_try=accept_final_try)
+
+    def _acquire_now(self, settings: DeviceSettings, read_pin: PinReader, *, accept_final_try: bool) -> Open:
+        module = modules.acquire(settings.module, environment=settings.environment, reserved=settings.init_reserved)
+        try:
+            return self._share_or_open(settings, module, read_pin, accept_final_try=accept_final_try)
+        except BaseException:
+            module.release()
+            raise
+
+    def _share_or_open(
+        self, settings: DeviceSettings, module: Module, read_pin: PinReader, *, accept_final_try: bool
+    ) -> Open:
+        with module.opening():
+            return self._share_or_open_now(settings, module, read_pin, accept_final_try=accept_final_try)
+
+    def _share_or_open_now(
+        self, settings: DeviceSettings, module: Module, read_pin: PinReader, *, accept_final_try: bool
+    ) -> Open:
+        token = choose(module, settings.choice)
+        with self._lock:
+            device, users = self._held(module, token, settings.choice) or (
+                self._make(settings, module, read_pin, accept_final_try=accept_final_try),
+                0,
+            )
+            if device._settings.host_unwrap != settings.host_unwrap:  # noqa: SLF001 - the registry is the other half of the class
+                raise ModuleError(
+                    "this token is open in this process with another setting of import.host_unwrap: use one for both"
+                )
+            self._users[id(device)] = (device, users + 1)
+            return device
+
+    def _held(self, module: Module, token: Token, choice: TokenChoice) -> tuple[Open, int] | None:
+        """The device that has a token open, or that looks for its token by the same choice, with how many use it.
+
+        A group has another member now than the one that was opened; and what stands in the place of a token that is
+        away is for its device to judge, before it is sent the PIN.
+        """
+        for device, users in self._users.values():
+            if device._module is module and device.is_for(token, choice):  # noqa: SLF001 - see below
+                return device, users
+        return None
+
+    def release(self, device: Open) -> None:
+        """One user less; with the last one the sessions are closed and the module let go."""
+        with self._lock:
+            _, users = self._users.pop(id(device), (device, 0))
+            if users > 1:
+                self._users[id(device)] = (device, users - 1)
+            elif users:
+                device._close_sessions()  # noqa: SLF001
+            if users:
+                device._module.release()  # noqa: SLF001

@@ -1,0 +1,88 @@
+"""Choosing one token among those that a module shows.
+
+Slot numbers move and labels repeat, so a token is named by label, serial, manufacturer or model, as an RFC 7512 URI
+does; a choice that fits two tokens is refused rather than answered with the first.
+"""
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+from pkcs11.constants import TokenFlag
+from pkcs11.exceptions import PKCS11Error
+from pkcs11.types import Token
+
+from hsmkms.errors import TokenNotFoundError
+from hsmkms.hsm.serials import serial_of
+from hsmkms.hsm.session.module import Module
+
+
+class TokenChoice(Struct, frozen=True, kw_only=True):
+    """What the wanted token must say of itself; None means "anything".
+
+    Several serials are those of a group whose members share their objects: the first one that is present is chosen.
+    """
+
+    label: str | None = None
+    serial: str | tuple[str, ...] | None = None
+    manufacturer: str | None = None
+    model: str | None = None
+    slot_id: int | None = None
+
+    @property
+    def serials(self) -> tuple[str, ...]:
+        """The serials that fit, the preferred one first; none means any."""
+        return (self.serial,) if isinstance(self.serial, str) else self.serial or ()
+
+    def fits(self, token: Token) -> bool:
+        """True if the token says all that was asked for."""
+        told = {
+            "label": token.label,
+            "serial": serial_of(token),
+            "manufacturer": token.manufacturer_id,
+            "model": token.model,
+            "slot_id": token.slot.slot_id,
+        }
+        wanted = [(name, each if isinstance(each, tuple) else (each,)) for name, each in self._wanted()]
+        return all(values == (None,) or told[name] in values for name, values in wanted)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {wanted!r}" for name, wanted in self._wanted() if wanted is not None) or "any token"
+
+    def _wanted(self) -> Iterator[tuple[str, str | tuple[str, ...] | int | None]]:
+        return ((name, getattr(self, name)) for name in self.__struct_fields__)
+
+
+def tokens(module: Module) -> list[Token]:
+    """All initialised tokens of the module; a slot that does not answer is left out."""
+    found = []
+    for slot in module.slots():
+        try:
+            token = slot.get_token()
+        except PKCS11Error:
+            continue
+        if token.flags & TokenFlag.TOKEN_INITIALIZED:
+            found.append(token)
+    return found
+
+
+def choose(module: Module, choice: TokenChoice) -> Token:
+    """Return the one token that fits; raises TokenNotFoundError for none or several."""
+    present = tokens(module)
+    fitting = _of_first_member(choice, [token for token in present if choice.fits(token)])
+    if len(fitting) == 1:
+        return fitting[0]
+    shown = "; ".join(f"label {each.label!r} serial {serial_of(each)!r}" for each in present) or "none"
+    if not fitting:
+        raise TokenNotFoundError(f"no token fits {choice}; present: {shown}")
+    raise TokenNotFoundError(f"{len(fitting)} tokens fit {choice}: add the serial; present: {shown}")
+
+
+def namesakes(module: Module, label: str) -> frozenset[str]:
+    """The serials of the tokens of that label that are present."""
+    return frozenset(serial_of(each) for each in tokens(module) if each.label == label)
+
+
+def _of_first_member(choice: TokenChoice, fitting: list[Token]) -> list[Token]:
+    """Of a group's members those with the serial that is named first; without a group all of them."""
+    members = [[token for token in fitting if serial_of(token) == serial] for serial in choice.serials]
+    return next(filter(None, members), fitting)

@@ -1,0 +1,221 @@
+"""``token-check``: the probe, step by step and with published vectors, for people to read.
+
+Unlike the probe at start it also loads a published test key as a session object, to compare with the standard's own
+answer; a token that takes no keys in the clear refuses that, which is no fault.
+"""
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Final
+
+from msgspec import Struct
+from pkcs11.constants import Attribute, ObjectClass
+from pkcs11.exceptions import PKCS11Error
+from pkcs11.mechanisms import KeyType, Mechanism
+from pkcs11.types import Session, Token
+
+from hsmkms.errors import HsmKmsError
+from hsmkms.hsm.crypto.gcm import open_sealed, seal
+from hsmkms.hsm.crypto.oaep_params import OAEP_SHA_1, OAEP_SHA_256, Oaep
+from hsmkms.hsm.crypto.token_iv import QUIRKS, IvOrigin, find_origin
+from hsmkms.hsm.imports.probe import probe_import
+from hsmkms.hsm.imports.wrapping import AES_CMAC, ImportProfile, Lengths
+from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY, INSTALLATION_MAC_KEY, SecretTemplate
+from hsmkms.hsm.objects.handle_keys import BorrowedKey
+from hsmkms.hsm.objects.key_specs import KEY_FACTS
+from hsmkms.hsm.objects.objects import generate, handle_of
+from hsmkms.hsm.probing.profile import LONG_LABEL_BYTES, NEEDED, check_gcm, label_bytes
+
+_PROBE_ID: Final = b"hsmkms check 001"
+_PROBE_LABEL: Final = "hsmkms check (a session object)"  # tokens may keep 32 bytes only
+
+GCM_VECTOR: Final = {
+    "key": "feffe9928665731c6d6a8f9467308308feffe9928665731c6d6a8f9467308308",
+    "iv": "cafebabefacedbaddecaf888",
+    "aad": "feedfacedeadbeeffeedfacedeadbeefabaddad2",
+    "plaintext": "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72"
+    "1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39",
+    "sealed": "522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa"
+    "8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f66276fc6ece0f4e1768cddf8853bb2d551b",
+}
+"""Test case 16 of McGrew and Viega, "The Galois/Counter Mode of Operation (GCM)", submitted to NIST in 2005."""
+
+
+class Outcome(StrEnum):
+    """How a check ended; only ``FAILED`` makes the token unfit."""
+
+    WORKS = "works"
+    LIMITED = "limited"
+    FAILED = "failed"
+
+
+class Check(Struct, frozen=True, kw_only=True):
+    """One line of ``token-check``."""
+
+    name: str
+    outcome: Outcome
+    detail: str
+
+    @property
+    def failed(self) -> bool:
+        """True if the token is unfit for this reason."""
+        return self.outcome is Outcome.FAILED
+
+
+def run_checks(token: Token, session: Session) -> list[Check]:
+    """Run every check, also after one has failed; nothing is left on the token."""
+    return [_guarded(name, check, token, session) for name, check in _CHECKS.items()] + _import_checks(token, session)
+
+
+def _guarded(
+    name: str, check: Callable[[Token, Session], tuple[Outcome, str]], token: Token, session: Session
+) -> Check:
+    try:
+        outcome, detail = check(token, session)
+    except HsmKmsError as exc:
+        outcome, detail = Outcome.FAILED, str(exc)
+    except PKCS11Error as exc:
+        outcome, detail = Outcome.FAILED, f"the token answered {type(exc).__name__}"
+    return Check(name=name, outcome=outcome, detail=detail)
+
+
+def _mechanisms(token: Token, _session: Session) -> tuple[Outcome, str]:
+    present = token.slot.get_mechanisms()
+    missing = [each.name for each in NEEDED if each not in present]
+    if missing:
+        return Outcome.FAILED, f"missing: {', '.join(missing)}"
+    return Outcome.WORKS, ", ".join(each.name for each in NEEDED)
+
+
+def _random(_token: Token, session: Session) -> tuple[Outcome, str]:
+    if session.generate_random(256) == session.generate_random(256):
+        return Outcome.FAILED, "two draws of 32 bytes were the same"
+    return Outcome.WORKS, "two draws of 32 bytes differ"
+
+
+def _template(template: SecretTemplate) -> Callable[[Token, Session], tuple[Outcome, str]]:
+    def check(_token: Token, session: Session) -> tuple[Outcome, str]:
+        generate(session, template, _PROBE_ID, _PROBE_LABEL, store=False).destroy()
+        return Outcome.WORKS, "made as ordered: sensitive, not extractable, not modifiable, not copyable"
+
+    return check
+
+
+def _gcm_computed(token: Token, session: Session) -> tuple[Outcome, str]:
+    exact = Mechanism.AES_ECB in token.slot.get_mechanisms()
+    check_gcm(session, exact=exact)
+    if exact:
+        return Outcome.WORKS, "equals an independent computation; a changed message is refused"
+    return Outcome.LIMITED, "round trip and refusal work; no AES-ECB to compute a known answer with"
+
+
+def _gcm_vector(_token: Token, session: Session) -> tuple[Outcome, str]:
+    key, iv, aad, plaintext, sealed = (bytes.fromhex(GCM_VECTOR[each]) for each in GCM_VECTOR)
+    try:
+        made = session.create_object(
+            {
+                Attribute.CLASS: ObjectClass.SECRET_KEY,
+                Attribute.KEY_TYPE: KeyType.AES,
+                Attribute.TOKEN: False,
+                Attribute.ENCRYPT: True,
+                Attribute.DECRYPT: True,
+                Attribute.VALUE: key,
+            }
+        )
+    except PKCS11Error as exc:
+        return Outcome.LIMITED, f"the token takes no published test key ({type(exc).__name__}); that is no fault"
+    handle = handle_of(made)
+    chooses = find_origin(session, handle) is not IvOrigin.CALLER
+    right = chooses or seal(session, handle, iv, plaintext, aad) == sealed
+    right = right and open_sealed(session, handle, iv, sealed, aad) == plaintext
+    made.destroy()
+    if not right:
+        return Outcome.FAILED, "differs from the published vector"
+    return Outcome.WORKS, "published vector, decrypted only" if chooses else "published vector"
+
+
+def _gcm_iv(token: Token, session: Session) -> tuple[Outcome, str]:
+    origin = check_gcm(session, exact=Mechanism.AES_ECB in token.slot.get_mechanisms())
+    return Outcome.WORKS, QUIRKS.get(origin, "taken as given: 96 bits of the token's random generator")
+
+
+def _hmac(_token: Token, session: Session) -> tuple[Outcome, str]:
+    made = generate(session, INSTALLATION_MAC_KEY, _PROBE_ID, _PROBE_LABEL, store=False)
+    key = BorrowedKey(session, handle_of(made), KeyType.GENERIC_SECRET)
+    tag = key.sign(b"message", mechanism=Mechanism.SHA256_HMAC)
+    right = len(tag) == 32 and key.verify(b"message", tag, mechanism=Mechanism.SHA256_HMAC)  # noqa: PLR2004
+    wrong = key.verify(b"another", tag, mechanism=Mechanism.SHA256_HMAC)
+    made.destroy()
+    if right and not wrong:
+        return Outcome.WORKS, "signs, verifies, and refuses another message"
+    return Outcome.FAILED, "does not tell a right from a wrong message"
+
+
+def _labels(_token: Token, session: Session) -> tuple[Outcome, str]:
+    kept = label_bytes(session)
+    if kept < LONG_LABEL_BYTES:
+        return Outcome.LIMITED, f"cut to {kept} bytes: short labels are used, without the region"
+    return Outcome.WORKS, f"at least {kept} bytes are kept"
+
+
+def _key_specs(token: Token, _session: Session) -> tuple[Outcome, str]:
+    present = token.slot.get_mechanisms()
+    return Outcome.WORKS, ", ".join(spec for spec, facts in KEY_FACTS.items() if facts.generation in present)
+
+
+def _import_checks(token: Token, session: Session) -> list[Check]:
+    """What the import of key material needs; a token without it keeps generated keys all the same."""
+    try:
+        told = probe_import(token, session, host_unwrap=False)
+    except (HsmKmsError, PKCS11Error) as exc:
+        reason = f"could not be tried: {str(exc) or type(exc).__name__}"
+        return [Check(name=name, outcome=Outcome.LIMITED, detail=reason) for name in _IMPORT_CHECKS]
+    answers = {name: check(told) for name, check in _IMPORT_CHECKS.items()}
+    return [Check(name=name, outcome=outcome, detail=detail) for name, (outcome, detail) in answers.items()]
+
+
+def _oaep(oaep: Oaep) -> Callable[[ImportProfile], tuple[Outcome, str]]:
+    def check(told: ImportProfile) -> tuple[Outcome, str]:
+        if oaep in told.oaep:
+            return Outcome.WORKS, "unwraps what was wrapped elsewhere"
+        return Outcome.LIMITED, "does not unwrap: key material that is wrapped so cannot be imported"
+
+    return check
+
+
+def _key_wrap(told: ImportProfile) -> tuple[Outcome, str]:
+    if told.key_wrap:
+        return Outcome.WORKS, "unwraps what was wrapped elsewhere, with an AES key that OAEP unwrapped"
+    return Outcome.LIMITED, "does not unwrap: no key material can be imported with RSA_AES_KEY_WRAP"
+
+
+def _cmac(told: ImportProfile) -> tuple[Outcome, str]:
+    if AES_CMAC in told.prfs:
+        return Outcome.WORKS, "equals an independent computation; it names imported key material"
+    return Outcome.LIMITED, "not there or not right: HMAC-SHA-256 names imported key material"
+
+
+def _lengths(told: ImportProfile) -> tuple[Outcome, str]:
+    return Outcome.WORKS if told.lengths is Lengths.HONEST else Outcome.LIMITED, told.lengths.value
+
+
+_IMPORT_CHECKS: Final[dict[str, Callable[[ImportProfile], tuple[Outcome, str]]]] = {
+    "OAEP SHA-1": _oaep(OAEP_SHA_1),
+    "OAEP SHA-256": _oaep(OAEP_SHA_256),
+    "AES-KWP": _key_wrap,
+    "AES-CMAC": _cmac,
+    "honest lengths": _lengths,
+}
+
+_CHECKS: Final[dict[str, Callable[[Token, Session], tuple[Outcome, str]]]] = {
+    "mechanisms": _mechanisms,
+    "random numbers": _random,
+    "AES-256 backing key": _template(AES_256_BACKING_KEY),
+    "AES-GCM, computed answer": _gcm_computed,
+    "AES-GCM, published vector": _gcm_vector,
+    "AES-GCM, IVs": _gcm_iv,
+    "installation key": _template(INSTALLATION_MAC_KEY),
+    "HMAC-SHA-256": _hmac,
+    "object labels": _labels,
+    "key specs": _key_specs,
+}

@@ -1,0 +1,1 @@
+"""Records of the audit log, the chain that holds them together, and its seals."""

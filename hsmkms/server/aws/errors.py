@@ -1,0 +1,33 @@
+"""Errors as clients of AWS read them: those of operations, and refusals that are older than any operation."""
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from hsmkms.server.aws import other_services, protocol
+from hsmkms.server.aws.protocol import CONTENT_TYPE
+from hsmkms.server.messages import RawRequest, Refusal, Response
+
+_CODES: Final[Mapping[int, str]] = {
+    408: "RequestTimeoutException",
+    413: "RequestEntityTooLargeException",
+    503: "ServiceUnavailableException",
+}
+_OTHER: Final = "BadRequestException"
+
+
+def failure(error: Exception, request_id: str, head: RawRequest | None = None) -> Response:
+    """An error of a request; with its head, in the form that the service reads for which it was meant."""
+    if head is None:
+        return protocol.failure(error, request_id)
+    return other_services.failure(error, request_id, head)
+
+
+def refusal(refused: Refusal) -> Response:
+    """A refusal: AWS JSON, whatever was sent."""
+    code = _CODES.get(refused.status, _OTHER)
+    body = msgspec.json.encode({"__type": code, "message": refused.message})
+    retry = refused.retry_after_seconds
+    further = (("Retry-After", str(retry)),) if retry is not None else ()
+    return Response(refused.status, (("Content-Type", CONTENT_TYPE), ("x-amzn-ErrorType", code), *further), body, code)

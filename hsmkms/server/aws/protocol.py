@@ -1,0 +1,69 @@
+"""AWS JSON 1.1: from a raw request to an operation, and from its outcome to a raw response.
+
+Everything about the wire is here but the signature. X-Amz-Target alone says what a request is: its Content-Type is
+not looked at, so that curl needs no more than a signature. Source: AWS KMS API Reference, "Common errors", and what
+the service was seen to answer.
+"""
+
+from typing import Final
+
+import msgspec
+
+from hsmkms.errors import ApiError, HsmKmsError, UnknownOperationException, UnsupportedOperationException
+from hsmkms.model.enums import Operation
+from hsmkms.model.operations import OPERATIONS
+from hsmkms.server.messages import Response
+
+CONTENT_TYPE: Final = "application/x-amz-json-1.1"
+TARGET_PREFIX: Final = "TrentService."
+
+BY_TARGET: Final = {f"{TARGET_PREFIX}{operation}": operation for operation in OPERATIONS}
+"""The operations that are built, by the whole value of X-Amz-Target."""
+
+_CLIENT: Final = 400
+_SERVER: Final = 500
+_STATUS: Final = {"DependencyTimeoutException": 503, "RequestEntityTooLargeException": 413}
+_SILENT: Final = "Something failed inside hsmkms: look into its log for this request id."
+
+
+def operation_of(method: str, path: str, target: str | None) -> Operation:
+    """The operation that a request asks for: it is posted to ``/``, and X-Amz-Target names it.
+
+    UnknownOperationException for a name that no model has, UnsupportedOperationException for one that is not built.
+    """
+    if (method, path) != ("POST", "/"):
+        raise UnknownOperationException("The API is POST / alone: set the endpoint URL without a path.")
+    operation = BY_TARGET.get(target or "")
+    if operation is not None:
+        return operation
+    name = (target or "").removeprefix(TARGET_PREFIX)
+    if target is None or not target.startswith(TARGET_PREFIX) or name not in _NAMES:
+        raise UnknownOperationException(
+            "X-Amz-Target must be TrentService. and the name of an operation of AWS KMS, such as TrentService.Encrypt."
+        )
+    raise UnsupportedOperationException(f"hsmkms does not have the operation {name}.")
+
+
+def success(body: bytes, request_id: str) -> Response:
+    """The answer of an operation; an empty body where the API answers nothing."""
+    return Response(200, (("Content-Type", CONTENT_TYPE), ("x-amzn-RequestId", request_id)), body)
+
+
+def failure(error: Exception, request_id: str) -> Response:
+    """An error as clients of AWS expect it; what is no error of ours tells nothing of itself."""
+    code = error.code if isinstance(error, HsmKmsError) else "KMSInternalException"
+    client = isinstance(error, HsmKmsError) and error.fault == "client"
+    status = _STATUS.get(code, _CLIENT if client else _SERVER)
+    headers = (("Content-Type", CONTENT_TYPE), ("x-amzn-RequestId", request_id), ("x-amzn-ErrorType", code))
+    members = {"__type": code}
+    if not (isinstance(error, ApiError) and error.silent):
+        members["message"] = words_of(error)
+    return Response(status, headers, msgspec.json.encode(members), code)
+
+
+def words_of(error: Exception) -> str:
+    """What a client is told of an error."""
+    return str(error) if isinstance(error, HsmKmsError) else _SILENT
+
+
+_NAMES: Final = frozenset(Operation)

@@ -1,0 +1,191 @@
+"""``serve --dev``: a whole installation for tests, which is gone when the server ends.
+
+Fresh token, today's AWS rules, every region, no quotas, and credentials of the account's root. Never for real data: the
+PIN lies in a file beside the token, and imported key material passes through this program.
+"""
+
+import fcntl
+import multiprocessing
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Final
+
+from msgspec.structs import replace
+
+from hsmkms.config import settings as config
+from hsmkms.config import template as config_template
+from hsmkms.config.settings import (
+    ImportSettings,
+    PermissionSettings,
+    PinSettings,
+    RotationSettings,
+    ServeSettings,
+    Settings,
+    TokenSettings,
+)
+from hsmkms.errors import ConfigurationError, HsmKmsError
+from hsmkms.server import server
+from hsmkms.server.aws.quota import DEFAULT_RATES
+from hsmkms.wiring import core as wiring
+
+DEFAULT_ACCOUNT: Final = "000000000000"
+DEFAULT_REGION: Final = "us-east-1"
+REGIONS: Final = (
+    *("us-east-1", "us-east-2", "us-west-1", "us-west-2", "us-gov-east-1", "us-gov-west-1", "mx-central-1"),
+    *("ca-central-1", "ca-west-1", "sa-east-1", "af-south-1", "il-central-1", "me-central-1", "me-south-1"),
+    *("eu-central-1", "eu-central-2", "eu-north-1", "eu-south-1", "eu-south-2", "eu-west-1", "eu-west-2", "eu-west-3"),
+    *("ap-east-1", "ap-east-2", "ap-northeast-1", "ap-northeast-2", "ap-northeast-3", "ap-south-1", "ap-south-2"),
+    *("ap-southeast-1", "ap-southeast-2", "ap-southeast-3", "ap-southeast-4", "ap-southeast-5", "ap-southeast-7"),
+    *("cn-north-1", "cn-northwest-1"),
+)
+_PREFIX: Final = "hsmkms-dev-"
+_TAKEN_WITHIN_SECONDS: Final = 60.0
+_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - the place of a fresh folder with a random name
+_ENOUGH: Final = 1024**3
+"""Bytes: the audit log takes 1 KiB for each request. Containers often have less there."""
+
+_LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing listens by this
+_LABEL: Final = "hsmkms-dev"
+_PIN_BYTES: Final = 16
+_UNLIMITED: Final = dict.fromkeys(DEFAULT_RATES, 0.0)
+
+
+def serve(wanted: ServeSettings, account: str | None, *, until_stdin_ends: bool) -> None:
+    """Make an installation, print its credentials as lines for a shell once it answers, and serve it.
+
+    ``until_stdin_ends``: stop with whoever holds the other end of standard input, also if that is killed.
+    """
+    wanted = replace(wanted, quotas=_UNLIMITED, log_format="text")
+    with _folder() as folder:
+        settings, access_key_id, secret = _prepare(folder, account or DEFAULT_ACCOUNT, wanted)
+        tell = partial(_tell, access_key_id, secret, wanted)
+        lifeline = sys.stdin.fileno() if until_stdin_ends else None
+        server.serve(settings, proven=True, ready=tell, lifeline=lifeline, scratch=folder)
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder that is gone afterwards; if this process is killed, the next development server removes it."""
+    place = _place()
+    _remove_abandoned(place)
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=place) as name:
+        folder = Path(name)
+        held = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(held, fcntl.LOCK_EX)
+        try:
+            yield folder
+        finally:
+            os.close(held)
+
+
+def _place() -> Path:
+    """Where the folder is made: in memory, where nothing waits for a disk, unless TMPDIR says otherwise."""
+    usual = Path(tempfile.gettempdir())
+    if "TMPDIR" in os.environ or not os.access(_MEMORY, os.W_OK | os.X_OK):
+        return usual
+    return _MEMORY if shutil.disk_usage(_MEMORY).free >= _ENOUGH else usual
+
+
+def _remove_abandoned(place: Path) -> None:
+    """Remove the folders of servers that are gone: those that nobody holds a lock on, after a moment to take it."""
+    for each in place.glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            held = os.open(each, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY)
+            try:
+                told = os.fstat(held)
+                if told.st_uid == os.geteuid() and time.time() - told.st_mtime > _TAKEN_WITHIN_SECONDS:
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(each)
+            finally:
+                os.close(held)
+
+
+def _prepare(folder: Path, account: str, wanted: ServeSettings) -> tuple[Settings, str, str]:
+    """Make token and databases in a process of its own: this one must not load the PKCS#11 module."""
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe(duplex=False)
+    child = context.Process(target=_make, args=(folder, account, wanted, there))
+    child.start()
+    there.close()
+    try:
+        settings, access_key_id, secret = here.recv()
+    except EOFError as exc:
+        raise ConfigurationError("the development installation could not be made: see the message above") from exc
+    finally:
+        child.join()
+    return settings, access_key_id, secret
+
+
+def _make(folder: Path, account: str, wanted: ServeSettings, answer: Connection) -> None:
+    from hsmkms.kms import Kms  # noqa: PLC0415 - in the child only
+
+    try:
+        settings = _settings(folder, account, wanted)
+        wiring.initialise(settings)
+        with Kms(wiring.core_of(settings)) as kms:
+            made = kms.operator.credentials.create_access_key(None)
+        answer.send((settings, made.access_key_id, made.secret_access_key))
+    except HsmKmsError as exc:
+        sys.stderr.write(f"hsmkms: {type(exc).__name__}: {exc}\n")
+    answer.close()
+
+
+def _settings(folder: Path, account: str, wanted: ServeSettings) -> Settings:
+    pin = folder / "pin"
+    user_pin, so_pin = (secrets.token_urlsafe(_PIN_BYTES) for _ in range(2))
+    pin.touch(mode=0o600)
+    pin.write_text(f"{user_pin}\n")
+    module, made = wiring.make_softhsm_token(None, folder / "softhsm", label=_LABEL, user_pin=user_pin, so_pin=so_pin)
+    token = TokenSettings(
+        module=module,
+        label=_LABEL,
+        serial=made.serial,
+        pin=PinSettings(file=Path("pin")),
+        environment=made.environment,
+    )
+    file = folder / config.FILE_NAME
+    draft = Settings(
+        account_id=account,
+        regions=REGIONS,
+        default_region=DEFAULT_REGION,
+        services=(config.EVERY_SERVICE,),
+        token=token,
+        rotation=RotationSettings(custom_period=True, managed_period_days=365, imported_on_demand=True),
+        imports=ImportSettings(valid_to_within_days=365, host_unwrap=True),
+        permissions=PermissionSettings(unknown_principals="accept"),
+        serve=wanted,
+    )
+    config.check(draft)
+    file.touch(mode=0o600)
+    file.write_text(config_template.init_text(draft))
+    return config.load(file)
+
+
+def _tell(access_key_id: str, secret: str, serve: ServeSettings, port: int) -> None:
+    """Print what clients need, when they are answered; what would come before it in a shell is unset."""
+    lines = {
+        "AWS_ACCESS_KEY_ID": access_key_id,
+        "AWS_SECRET_ACCESS_KEY": secret,
+        "AWS_REGION": DEFAULT_REGION,
+        "AWS_DEFAULT_REGION": DEFAULT_REGION,
+        "AWS_ENDPOINT_URL_KMS": url_of(serve, port),
+    }
+    exports = "".join(f"export {name}={value}\n" for name, value in lines.items())
+    sys.stdout.write(f"unset AWS_SESSION_TOKEN AWS_PROFILE\n{exports}")
+    sys.stdout.flush()
+
+
+def url_of(serve: ServeSettings, port: int) -> str:
+    """Where a client on this machine reaches a server. One that listens on every address is reached on loopback."""
+    scheme = "http" if serve.certificate is None else "https"
+    host = _LOOPBACK.get(serve.host, serve.host)
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"

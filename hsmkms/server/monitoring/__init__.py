@@ -1,0 +1,1 @@
+"""What monitors are told: health, metrics, the log of requests."""

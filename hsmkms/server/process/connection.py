@@ -1,0 +1,447 @@
+"""One HTTP/1.1 connection: httptools reads, this class keeps the limits, and the application answers.
+
+Everything happens on the event loop's own thread. A server whose I/O runs in other threads (granian was measured) has
+to pass Python's lock to and fro at every call to the token, which cost half of the requests a second.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import httptools
+
+from hsmkms.model.sizes import SMALL_REQUEST_BYTES
+from hsmkms.server.messages import RawRequest, Refusal, RefusedError, Respond, Response
+from hsmkms.server.process import heads
+from hsmkms.server.process.connections import LINGERING, Connections
+from hsmkms.server.process.limits import (
+    HEADER_BYTES,
+    LARGE_REQUEST_BYTES,
+    MAX_BODY_BYTES,
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    REQUEST_BYTES,
+    SLICE_BYTES,
+    check_encodings,
+    chunks_too_large,
+    counts,
+    frame_too_large,
+    too_many_headers,
+)
+from hsmkms.server.process.refusals import LATE, bad_request, body_too_large, busy
+
+MAX_IN_A_TURN: Final = 1000
+"""Connections that the loop hears of by one question to the kernel: libuv takes 1,024 answers, and then asks again."""
+
+HEAD_SECONDS: Final = 10.0
+BODY_SECONDS: Final = 10.0
+IDLE_SECONDS: Final = 75.0
+LINGER_SECONDS: Final = 0.5
+"""So long a request on its way to a server that ends is still answered, and a client may go on with a refused one."""
+
+
+class Handler(Protocol):
+    """What answers the requests of a connection, in a content type of its own. Called on the loop alone."""
+
+    def __call__(self, request: RawRequest, address: str, respond: Respond) -> None:
+        """Answer a request from an address, at once or later, by calling back on the loop."""
+
+    def largest_body(self, head: RawRequest) -> int:
+        """How many bytes the body may have to which a head belongs. RefusedError if none of more than 64 KiB does."""
+
+    def refusal(self, refused: Refusal) -> Response:
+        """What a client is told that sent no request that is taken, or for which there is no room."""
+
+
+class Connection(asyncio.Protocol):
+    """The server's side of a connection. ``connections``: all of the worker, for its limits and for the end."""
+
+    _url: bytes
+    _headers: dict[str, list[str]]
+    _body: bytes | bytearray
+    _fields: int
+    _size: int
+    _most: int
+    _head: int
+    _received: int
+    _in_body: bool
+
+    def __init__(self, handler: Handler, connections: Connections, now: Callable[[], float]) -> None:
+        self._handler = handler
+        self._connections = connections
+        self._budget = connections.budget
+        self._now = now
+        self._unread = b""  # received, and not parsed yet from this offset on, since a request waits
+        self._offset = 0
+        self._waiting: deque[tuple[RawRequest, str, int]] = deque()
+        self._answering: RawRequest | None = None
+        self._taken = 0  # bytes of the budget for the request that is being answered
+        self._counted = False  # the budget knows of what is unfinished here
+        self._going_on = False
+        self._parsing = False
+        self._persistence = heads.PERSISTENT  # of the request that is being answered
+        self._replay = b""  # a head that is parsed again, since the parser stops behind the offer of an upgrade
+        self._refusal: Response | None = None
+        self._first = False  # nothing has been completed yet by what was read last
+        self._ending = False  # what has begun is answered, nothing else
+        self._owed = 0  # bytes of what is not parsed yet that had come before the end
+        self._deaf = False  # nothing is read any more
+        self._lost = False
+        self._blocked = False  # the client does not take its answers
+        self._reading = True
+        self.deadline = 0.0
+        self._begin()
+
+    # -- asyncio's calls ----------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: Any) -> None:  # noqa: ANN401 - asyncio's own type
+        """A client has come."""
+        self._transport = transport
+        peer = transport.get_extra_info("peername")
+        self._address = peer[0] if isinstance(peer, tuple) else ""
+        self._parser: Any = httptools.HttpRequestParser(self)
+        served = len(self._connections.open)
+        self._connections.add(self)
+        self.deadline = self._now() + HEAD_SECONDS
+        if served >= self._connections.most:
+            self._turn_away(linger=served < self._connections.most + LINGERING)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone; what is being answered for it goes on, counts until then, and is thrown away."""
+        del exc
+        self._stop_reading()
+        self._waiting.clear()
+        self._blocked = False
+        self._count()
+        self._lost = True
+        if not self._answering:
+            self._connections.discard(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Read on; nothing is parsed while a request waits."""
+        if self._deaf:
+            return
+        if self._answering or self._unread or self._blocked or len(data) > SLICE_BYTES:
+            self._first = not (self._answering or self._unread or self._blocked)
+            self._unread = self._unread[self._offset :] + data
+            self._offset = 0
+            self._parse()
+            return
+        self._first = True
+        self._feed(data)
+        if self._waiting or self._counted:
+            self._count()
+
+    def _parse(self) -> None:
+        """Parse what was received, slice by slice, until a request waits or nothing is left."""
+        if self._parsing:
+            return  # the loop below goes on when the request has its response
+        self._parsing = True
+        while self._unread and not (self._answering or self._waiting or self._blocked or self._deaf):
+            piece = self._unread[self._offset : self._offset + SLICE_BYTES]
+            self._offset += len(piece)
+            if self._offset >= len(self._unread):
+                self._unread, self._offset = b"", 0
+            self._feed(piece)
+            self._owed -= len(piece)
+        self._parsing = False
+        self._count()
+        self._read_or_pause()
+
+    def _feed(self, piece: bytes) -> None:
+        rest = piece
+        while rest and self._parser is not None:
+            try:
+                self._parser.feed_data(rest)
+                break
+            except httptools.HttpParserUpgrade as exc:  # offered, and not taken: HTTP/1.1 goes on here
+                rest = self._replay + rest[exc.args[0] :]
+                if self._parser is not None:
+                    self._parser = httptools.HttpRequestParser(self)  # the old one may take nothing more
+            except httptools.HttpParserCallbackError as exc:
+                cause = exc.__context__
+                if not isinstance(cause, RefusedError):
+                    raise
+                self._refuse(cause.answer)
+            except httptools.HttpParserError:
+                self._refuse(bad_request("This is not HTTP/1.1."))
+        if self._url:  # the request is unfinished; the slice in which it begins counts as a whole
+            self._received += len(piece)
+            if counts(self._received, self._fields, len(self._connections.open)):
+                self._check_unfinished()
+
+    def _check_unfinished(self) -> None:
+        """Count it, and limit what is no body: a header without an end, which the parser keeps, and what frames chunks.
+
+        Chunks: their sizes and extensions, and trailers.
+        """
+        if self._received - self._size > MAX_HEAD_BYTES + SLICE_BYTES and not self._deaf:
+            self._refuse(chunks_too_large() if self._in_body else frame_too_large().answer)
+        self._count()
+
+    def pause_writing(self) -> None:
+        """The client does not read its answers: no more requests of it are read, and none is answered."""
+        self._blocked = True
+        self._count()
+        self._read_or_pause()
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        self._blocked = False
+        self._count()
+        self._next()
+        self._parse()
+
+    # -- memory -------------------------------------------------------------------------------------------------
+
+    def evict(self) -> None:
+        """Give up what is unfinished here: the worker needs its memory for others."""
+        self._counted = False
+        if self._blocked or self._deaf:
+            self._transport.abort()
+        else:
+            self._waiting.clear()
+            self._refuse(busy("Too many requests are unfinished: send each as a whole, and read its response."))
+
+    def _count(self) -> None:
+        """Tell the budget what is occupied here by what the client has not finished.
+
+        What is no body counts twice: the parser keeps a header that has no end, and copies it at each piece.
+        """
+        size = len(self._unread) - self._offset + sum(weight for _, _, weight in self._waiting)
+        if self._url and not self._deaf:
+            size += REQUEST_BYTES + 2 * self._received - self._size + HEADER_BYTES * self._fields
+        if self._blocked:
+            size += self._transport.get_write_buffer_size()
+        if size or self._counted:
+            self._counted = bool(size)
+            self._budget.hold(self, size)
+
+    def _stop_reading(self) -> None:
+        """Forget what was received and is no whole request, with the parser, which may keep a part of it."""
+        self._deaf = True
+        self._parser = None
+        self._unread, self._offset = b"", 0
+        self._begin()
+
+    # -- httptools' calls ---------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        self.deadline = self._now() + HEAD_SECONDS
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the request's target."""
+        if self._replay:
+            return
+        self._url += url
+        self._head += len(url)
+        if self._head > MAX_HEAD_BYTES:
+            raise frame_too_large()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header; a trailer, which stands behind a body, is none."""
+        if self._in_body:
+            return
+        self._head += len(name) + len(value)
+        self._fields += 1
+        if self._head > MAX_HEAD_BYTES or self._fields > MAX_HEADERS:
+            raise frame_too_large() if self._head > MAX_HEAD_BYTES else too_many_headers()
+        headers, known = self._headers, heads.header_name(name)
+        if known in headers:
+            headers[known].append(value.decode("latin-1"))
+        else:
+            headers[known] = [value.decode("latin-1")]
+
+    def on_headers_complete(self) -> None:
+        """The head is complete."""
+        if self._deaf:
+            return
+        self.deadline = self._now() + BODY_SECONDS
+        self._in_body = True
+        encodings = self._headers.get("transfer-encoding")
+        if encodings is not None:
+            check_encodings(encodings, chunks_known=self._parser.get_http_version() != heads.HTTP_1_0)
+        if self._parser.should_upgrade():
+            self._ignore_upgrade()
+            return
+        self._replay = b""
+        length = self._headers.get("content-length")
+        if length is not None and int(length[0]) > SMALL_REQUEST_BYTES:
+            self._admit(int(length[0]))
+        expected = self._headers.get("expect")
+        if expected is not None and expected[0].lower() == "100-continue":
+            self._let_continue()
+
+    def _ignore_upgrade(self) -> None:
+        """Answer over HTTP/1.1 a client that offers another protocol. The parser would not read the request's body."""
+        if self._parser.get_method() == b"CONNECT":
+            raise RefusedError(bad_request("This is no proxy: CONNECT is not taken."))
+        self._replay = heads.same_frame(self._parser, self._headers)
+
+    def _let_continue(self) -> None:
+        """Ask for a body whose client waits for that; not before the responses that it waits for already."""
+        if not (self._answering or self._waiting or self._parser.get_http_version() == heads.HTTP_1_0):
+            self._transport.write(heads.CONTINUE)
+
+    def on_body(self, piece: bytes) -> None:
+        """A part of the body. Small ones are gathered in one buffer: each by itself would take 33 bytes more."""
+        self._size += len(piece)
+        if self._size > self._most:
+            self._admit(self._size)
+        if isinstance(self._body, bytearray):
+            self._body += piece
+        else:
+            self._body = bytearray(self._body + piece) if self._body else piece
+
+    def _admit(self, size: int) -> None:
+        """Let a body grow beyond 64 KiB, if one of this size can belong to its head."""
+        if size <= MAX_BODY_BYTES and self._most <= SMALL_REQUEST_BYTES:
+            self._most = min(self._handler.largest_body(self._request(b"")), MAX_BODY_BYTES)
+        if size > self._most:
+            raise body_too_large(self._most if size <= MAX_BODY_BYTES else MAX_BODY_BYTES)
+
+    def _request(self, body: bytes, *, in_turn: bool = False) -> RawRequest:
+        path, query = ("/", "") if self._url == b"/" else heads.target(self._url)
+        return RawRequest(self._parser.get_method().decode("latin-1"), path, query, self._headers, body, in_turn)
+
+    def on_message_complete(self) -> None:
+        """The whole request is there."""
+        if self._deaf or self._replay:
+            return  # it came in the same piece as the last one that is answered, or its head is parsed again
+        request = self._request(bytes(self._body), in_turn=self._in_turn())
+        self._first = False
+        weight = self._head + self._size + REQUEST_BYTES
+        self._waiting.append((request, heads.persistence_of(self._parser, self._headers), weight))
+        self._deaf = self._ending and self._owed <= 0
+        self._begin()
+        self._next()
+
+    def _in_turn(self) -> bool:
+        """True if the request that is complete now is answered in this turn of the loop, and had begun before it.
+
+        The loop is told what can be read, and reads; so what it read had begun to come, but for requests that were
+        sent ahead: those may have been sent while the loop was at other connections.
+        """
+        at_once = not (self._waiting or self._answering or self._blocked)
+        return self._first and at_once and len(self._connections.open) <= MAX_IN_A_TURN
+
+    # -- answering ----------------------------------------------------------------------------------------------
+
+    def end(self) -> None:
+        """Answer what the client has begun to send, or begins in these moments, and close."""
+        if not self._ending:
+            self._ending = True
+            self._owed = len(self._unread) - self._offset
+            if self._done():
+                self.deadline = self._now() + LINGER_SECONDS
+
+    def give_up(self) -> None:
+        """The time for a head, a body, the next request, or for taking the last answer is over."""
+        if self._answering:
+            self.deadline = self._now() + IDLE_SECONDS
+        elif self._deaf:
+            self._transport.abort()
+        elif self._url:
+            self._refuse(LATE)
+        else:
+            self._close()
+
+    def _begin(self) -> None:
+        self._url = b""
+        self._headers = {}
+        self._fields = 0
+        self._body = b""
+        self._size = 0
+        self._most = SMALL_REQUEST_BYTES
+        self._head = 0
+        self._received = 0
+        self._in_body = False
+
+    def _next(self) -> None:
+        """Answer the requests one after the other, in their order; an answer that comes later goes on with the next."""
+        if self._going_on:
+            return  # the loop below goes on when this answer, which was there at once, is written
+        self._going_on = True
+        while self._waiting and not (self._answering or self._blocked):
+            self._answering, self._persistence, weight = self._waiting.popleft()
+            if weight > LARGE_REQUEST_BYTES:
+                self._count()  # it is no longer unfinished
+                if not self._budget.take(weight):
+                    self._write(self._handler.refusal(busy("Too many large requests wait for their responses.")))
+                    continue
+                self._taken = weight
+            self._handler(self._answering, self._address, self._write)
+        self._going_on = False
+        if self._refusal is not None and not (self._answering or self._waiting):
+            refusal, self._refusal = self._refusal, None
+            self._write_refusal(refusal)
+
+    def _write(self, response: Response) -> None:
+        """Write an answer, and go on with what waits for it."""
+        request, self._answering = self._answering, None
+        if self._taken:
+            self._budget.release(self._taken)
+            self._taken = 0
+        if not self._transport.is_closing():
+            persistence = heads.CLOSED if self._ending and self._done() else self._persistence
+            body = b"" if request is not None and request.method == "HEAD" else response.body
+            self._transport.write(heads.head_of(response, persistence) + body)
+            if persistence is heads.CLOSED:
+                self._close()
+            elif not self._url:
+                self.deadline = self._now() + IDLE_SECONDS
+        elif self._lost:
+            self._connections.discard(self)
+        if self._waiting or self._refusal is not None:
+            self._next()
+        if (self._unread or self._counted) and not self._waiting:
+            self._parse()
+
+    def _read_or_pause(self) -> None:
+        """Read no further while something waits: what was received for an answer, or answers for the client."""
+        wanted = not (self._blocked or self._unread)
+        if wanted is not self._reading and not self._transport.is_closing():
+            self._reading = wanted
+            (self._transport.resume_reading if wanted else self._transport.pause_reading)()
+
+    def _done(self) -> bool:
+        """True if the client waits for nothing, and has not begun another request."""
+        return not (self._answering or self._waiting or ((self._url or self._unread) and not self._deaf))
+
+    def _close(self) -> None:
+        """Close when the client has taken what was written; it has as long as for a body."""
+        self._stop_reading()
+        self._waiting.clear()
+        self.deadline = self._now() + BODY_SECONDS
+        self._transport.close()
+
+    def _refuse(self, answer: Refusal | Response) -> None:
+        """Answer after the requests before it, and close: what follows cannot be told apart from what was wrong."""
+        self._stop_reading()
+        self._refusal = self._handler.refusal(answer) if isinstance(answer, Refusal) else answer
+        self._next()
+
+    def _turn_away(self, *, linger: bool) -> None:
+        """Tell a client for whom there is no connection left to try again."""
+        refused = busy("This server has as many connections as it may: use fewer, or try again.")
+        if linger:
+            self._refuse(refused)
+        else:
+            self._deaf = True
+            response = self._handler.refusal(refused)
+            self._transport.write(heads.head_of(response, heads.CLOSED) + response.body)
+            self._transport.close()
+
+    def _write_refusal(self, response: Response) -> None:
+        """Closing while the client still sends would take the answer away from it: first only our side is closed."""
+        if self._transport.is_closing():
+            return
+        self._transport.write(heads.head_of(response, heads.CLOSED) + response.body)
+        if self._transport.can_write_eof() and not self._transport.is_closing():
+            self._transport.write_eof()
+            self._transport.resume_reading()
+            self.deadline = self._now() + LINGER_SECONDS
+        else:
+            self._close()

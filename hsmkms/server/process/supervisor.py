@@ -1,0 +1,328 @@
+"""The workers of one server: each has a place with a socket, and is replaced when it dies or hangs.
+
+Each place has a listening socket of its own on the same port (SO_REUSEPORT), which the parent holds, so that nobody is
+refused while a worker is replaced. Where that takes long, since the token is away or hangs, a stand-in answers at the
+place that the token is away, until the worker has opened it.
+"""
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from multiprocessing.connection import Connection as Pipe
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from typing import Final
+
+from msgspec import Struct, field
+
+from hsmkms.config.settings import ServeSettings
+from hsmkms.errors import ConfigurationError
+from hsmkms.server.heartbeat import Pulse, Silence
+
+START_REFUSED: Final = 78
+"""Exit status where starting again cannot help (EX_CONFIG): a refused PIN, a wrong setting, a wrong token."""
+
+START_AWAY: Final = 75
+"""Exit status of a worker that cannot open the token since it is away (EX_TEMPFAIL): another one tries again."""
+
+STOP_SECONDS: Final = 35.0
+"""A worker that has not stopped by then is killed."""
+
+AGAIN_SECONDS: Final = 1.0
+LONGEST_AGAIN_SECONDS: Final = 4.0
+"""A worker that died is replaced after a second, and where that fails again and again after up to four."""
+
+STAND_IN_SECONDS: Final = 3.0
+"""A place without a worker that answers has a stand-in after that time."""
+
+LOOK_SECONDS: Final = 0.5
+START_FACTOR: Final = 3
+"""A worker may take longer to open the token than to answer."""
+
+BUFFER_BYTES: Final = 64 * 1024
+"""What the kernel keeps of a connection's data in either direction; it counts twice as much, for its own needs."""
+
+KILL_SECONDS: Final = 1.0
+"""A process that a kernel keeps in a call to a device ends after that call only; nobody waits for it longer."""
+
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+_context: Final = multiprocessing.get_context("fork")
+
+Inherited = Sequence[Pipe | socket.socket]
+Life = Callable[[socket.socket, Pipe, Pulse, Inherited], None]
+"""What a process does at its place: the socket, where it says that it is ready, its pulse, and what it must close."""
+
+
+class Lives(Struct, frozen=True):
+    """What a worker does, what its stand-in does, and what the ``first`` worker does, for which the others wait."""
+
+    first: Life
+    worker: Life
+    stand_in: Life
+
+
+class _Worker(Struct):
+    """A process, the pipe on which it says that it is ready, and for how long it has given no sign of life."""
+
+    process: BaseProcess
+    told: Pipe
+    silence: Silence
+    ready: bool = False
+
+
+class _Place(Struct):
+    """A socket and who serves it. ``failed``: attempts to start a worker that failed, in a row."""
+
+    listener: socket.socket
+    worker: _Worker | None = None
+    stand_in: _Worker | None = None
+    unserved_since: float = field(default_factory=time.monotonic)
+    again_at: float = 0.0
+    failed: int = 0
+
+    @property
+    def served(self) -> bool:
+        return self.worker is not None and self.worker.ready
+
+
+class Workers:
+    """The workers of one server. ``replaced`` counts those that hung; ``lifeline``: see ``serve``.
+
+    ``proven`` beats once a worker has opened the installation. A first worker that ends before ends the server, unless
+    it was for a token that is away: then stand-ins answer, and another one tries again.
+    """
+
+    def __init__(
+        self,
+        settings: ServeSettings,
+        lives: Lives,
+        replaced: Pulse,
+        ready: Callable[[int], None],
+        lifeline: int | None,
+        proven: Pulse,
+    ) -> None:
+        self._settings = settings
+        self._lives = lives
+        self._replaced = replaced
+        self._ready = ready
+        self._proven = proven
+        self._announced = self._away = False
+        self._places: list[_Place] = []
+        self._leaving: list[BaseProcess] = []
+        self._signals: list[int] = []
+        self._looked_at = time.monotonic()
+        self._wake_read, self._wake_write = os.pipe()
+        self._lifeline = [lifeline] if lifeline is not None else []
+
+    def run(self) -> None:
+        """Start all, then look after them."""
+        for number in SIGNALS:
+            signal.signal(number, self._note)
+        self._places = [_Place(each) for each in listeners(self._settings)]
+        for place in self._places:
+            place.worker = self._start_worker(place)
+        try:
+            self._look_after_them()
+        except BaseException:
+            # Without a parent nobody would replace them, and the end of this process would wait for theirs.
+            self._stop_all()
+            raise
+
+    def _look_after_them(self) -> None:
+        while True:
+            self._wait()
+            if signal.SIGTERM in self._signals or signal.SIGINT in self._signals:
+                self._stop_all()
+                return
+            if signal.SIGHUP in self._signals:
+                self._signals.clear()
+                self._renew()
+            self._look_after_all()
+
+    def _note(self, number: int, frame: object) -> None:
+        del frame
+        self._signals.append(number)
+        os.write(self._wake_write, b"!")
+
+    def _workers(self) -> list[_Worker]:
+        return [place.worker for place in self._places if place.worker is not None]
+
+    def _wait(self) -> None:
+        """Until a worker says something or dies, a signal comes, or it is time to look."""
+        workers = self._workers()
+        pipes = [each.told for each in workers if not each.ready]
+        happened = wait(
+            [self._wake_read, *self._lifeline, *pipes, *(each.process.sentinel for each in workers)], LOOK_SECONDS
+        )
+        if any(each in happened and not os.read(each, 4096) for each in self._lifeline):
+            self._lifeline.clear()
+            self._signals.append(signal.SIGTERM)
+        if self._wake_read in happened:
+            os.read(self._wake_read, 4096)
+        for each in workers:
+            if each.told in happened:
+                each.ready = each.told.poll() and _heard(each.told)
+
+    # -- looking after a place --------------------------------------------------------------------------------------
+
+    def _look_after_all(self) -> None:
+        now = time.monotonic()
+        elapsed = min(now - self._looked_at, 2 * LOOK_SECONDS)  # a machine that was stopped has not hung
+        self._looked_at = now
+        for place in self._places:
+            self._end_hung(place, elapsed)
+            self._bury_dead(place, now)
+            if place.worker is None and now >= place.again_at:
+                place.worker = self._start_worker(place)
+            self._fill_gap(place, now)
+        self._leaving = [each for each in self._leaving if each.is_alive()]
+        if not self._announced and any(place.served for place in self._places):
+            self._announced = True
+            self._ready(self._places[0].listener.getsockname()[1])
+
+    def _end_hung(self, place: _Place, elapsed: float) -> None:
+        """Kill a worker that gives no sign of life; the next one takes its place at once."""
+        worker = place.worker
+        if worker is None:
+            return
+        limit = self._settings.hang_seconds * (1 if worker.ready else START_FACTOR)
+        if not limit or worker.silence.listen(elapsed) <= limit:
+            return
+        _say(f"worker {worker.process.pid} has given no sign of life for {limit:g} s: it is killed and replaced")
+        self._replaced.beat()
+        worker.process.kill()
+        worker.process.join(KILL_SECONDS)
+        self._leaving.append(worker.process)
+        place.worker, place.again_at = None, 0.0
+
+    def _bury_dead(self, place: _Place, now: float) -> None:
+        worker = place.worker
+        if worker is None or worker.process.is_alive():
+            return
+        worker.process.join()
+        status = worker.process.exitcode or 0
+        self._away = self._away or status == START_AWAY
+        if not self._announced and (status == START_REFUSED or (self._proves(place) and status != START_AWAY)):
+            self._stop_all()
+            sys.exit(max(status, 1))  # a signal that has killed it is a negative number
+        _say(f"a worker ended with status {status}: it is replaced")
+        place.again_at = now + min(AGAIN_SECONDS * 2**place.failed, LONGEST_AGAIN_SECONDS)
+        place.failed += 1
+        place.worker = None
+
+    def _fill_gap(self, place: _Place, now: float) -> None:
+        """Have a stand-in as long as no worker answers."""
+        if place.served:
+            place.unserved_since, place.failed = now, 0
+            if place.stand_in is not None:
+                place.stand_in.process.terminate()
+                self._leaving.append(place.stand_in.process)
+                place.stand_in = None
+            return
+        late = (self._announced or self._away) and now - place.unserved_since > STAND_IN_SECONDS
+        if late and (place.stand_in is None or not place.stand_in.process.is_alive()):
+            place.stand_in = self._start(place, self._lives.stand_in)
+
+    def _proves(self, place: _Place) -> bool:
+        """True if the others wait for the worker at this place, which is to prove the PIN."""
+        return place is self._places[0] and not self._proven.number
+
+    def _start_worker(self, place: _Place) -> _Worker:
+        return self._start(place, self._lives.first if self._proves(place) else self._lives.worker)
+
+    def _start(self, place: _Place, life: Life) -> _Worker:
+        here, there = _context.Pipe(duplex=False)
+        pulse = Pulse()
+        others = [here, *(each.listener for each in self._places if each is not place)]
+        process = _context.Process(target=life, args=(place.listener, there, pulse, others))
+        # Until the child has its own handlers, the parent's would swallow a signal that is meant for it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        there.close()
+        return _Worker(process, here, Silence(pulse))
+
+    # -- all of them ------------------------------------------------------------------------------------------------
+
+    def _renew(self) -> None:
+        """Replace the workers one by one: the new one serves before the old one stops."""
+        for place in self._places:
+            old = place.worker
+            if old is None:
+                continue  # it is being replaced as it is
+            new = self._start(place, self._lives.worker)
+            if not self._is_ready(new):
+                _say("a new worker did not start, so the old ones go on: see the message above")
+                return
+            place.worker = new
+            _stop([old.process])
+
+    def _is_ready(self, worker: _Worker) -> bool:
+        """Wait until a worker is ready; one that hangs is killed."""
+        limit = self._settings.hang_seconds * START_FACTOR
+        deadline = time.monotonic() + limit
+        while not worker.ready and worker.process.is_alive():
+            if limit and time.monotonic() > deadline:
+                worker.process.kill()
+            if worker.told.poll(0.1):
+                worker.ready = _heard(worker.told)
+        return worker.ready
+
+    def _stop_all(self) -> None:
+        """New clients are refused from now on, not kept waiting for workers that finish what they have."""
+        for each in self._places:
+            each.listener.close()
+        stand_ins = (place.stand_in for place in self._places if place.stand_in is not None)
+        _stop([*(each.process for each in (*self._workers(), *stand_ins)), *self._leaving])
+
+
+def _stop(processes: Iterable[BaseProcess]) -> None:
+    for each in processes:
+        each.terminate()
+    deadline = time.monotonic() + STOP_SECONDS
+    for each in processes:
+        each.join(max(deadline - time.monotonic(), 0.0))
+        if each.is_alive():
+            each.kill()
+            each.join(KILL_SECONDS)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"hsmkms: {text}\n")
+
+
+def _heard(pipe: Pipe) -> bool:
+    """What a worker says: True when it is ready; a closed pipe says nothing any more."""
+    try:
+        return bool(pipe.recv())
+    except EOFError:
+        return False
+
+
+def listeners(serve: ServeSettings) -> list[socket.socket]:
+    """One listening socket for each worker, all on one port."""
+    port = serve.port
+    made = []
+    try:
+        for _ in range(serve.workers):
+            family = socket.AF_INET6 if ":" in serve.host else socket.AF_INET
+            listener = socket.socket(family)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            # Inherited by connections: by itself the kernel keeps megabytes of what a worker or a client does not read.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
+            listener.bind((serve.host, port))
+            listener.listen(4096)
+            port = listener.getsockname()[1]
+            made.append(listener)
+    except OSError as exc:
+        raise ConfigurationError(f"cannot listen on {serve.host} port {port}: {exc.strerror}") from exc
+    return made

@@ -1,0 +1,246 @@
+"""The parent of the workers: it says what a worker does; supervisor.py looks after them.
+
+The first worker proves the PIN. The others load the module and read the token meanwhile, which takes seconds where it
+holds many objects, and log in only after the first: so a wrong PIN is refused once.
+
+The parent never loads the PKCS#11 module, since a module is of no use after a fork. A PIN that is asked for at the
+terminal is asked for once, here, and is in the workers' memory when they begin; it is in no environment and in no
+argument. Every other source is read by each worker.
+"""
+
+import asyncio
+import ipaddress
+import multiprocessing
+import resource
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from multiprocessing.connection import Connection as Pipe
+from pathlib import Path
+from typing import Any, Final
+
+from hsmkms.config import settings as config
+from hsmkms.config.settings import Secret, ServeSettings, Settings
+from hsmkms.errors import ConfigurationError, HsmKmsError, SetupError, TokenNotFoundError, TokenUnavailableError
+from hsmkms.server.heartbeat import Pulse
+from hsmkms.server.process import systemd
+from hsmkms.server.process.supervisor import SIGNALS, START_AWAY, START_REFUSED, Inherited, Lives, Workers
+from hsmkms.server.unavailable_app import FAULT_FILE
+from hsmkms.wiring import core as wiring
+
+Reread = Callable[[], Settings]
+
+WAIT_SECONDS: Final = 0.01
+"""How often a worker looks whether the first one has proven the PIN."""
+
+_context: Final = multiprocessing.get_context("fork")
+
+
+def tell_systemd(port: int) -> None:
+    """Everybody else asks ``/readyz``."""
+    del port
+    systemd.ready()
+
+
+def serve(
+    settings: Settings,
+    *,
+    proven: bool = False,
+    ready: Callable[[int], None] = tell_systemd,
+    lifeline: int | None = None,
+    scratch: Path | None = None,
+    reread: Reread | None = None,
+) -> None:
+    """Serve until SIGTERM; SIGHUP replaces the workers one by one, with the certificate that is on the disk then.
+
+    ``proven``: the installation was opened just now with the same PIN. ``ready`` is told the port once the first worker
+    answers. ``lifeline``: a file descriptor whose end stops the server like SIGTERM. ``scratch``: where workers keep
+    their counts, if not in the system's folder for temporary files. ``reread`` reads the settings again, for tokens
+    that are added while the server runs. Raises ConfigurationError; ends the process with status 78 where starting
+    again cannot help.
+    """
+    with refusing():
+        _check_address(settings.serve)
+        pin = _ask_pin(settings)
+    _allow_connections()
+    first = Pulse()
+    if proven:
+        first.beat()
+    with tempfile.TemporaryDirectory(prefix="hsmkms-counts-", dir=scratch) as board:
+        replaced = Pulse()
+        shared = settings, Path(board), replaced
+        opener = partial(_open, settings, pin, reread, first)
+        lives = Lives(
+            first=partial(_work, partial(opener, proving=True), *shared),
+            worker=partial(_work, opener, *shared),
+            stand_in=partial(_stand_in, *shared),
+        )
+        Workers(settings.serve, lives, replaced, ready, lifeline, first).run()
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """End the process with status 78 for what the operator must mend first."""
+    try:
+        yield
+    except SetupError as exc:
+        _complain(exc, START_REFUSED)
+
+
+# -- before the workers -----------------------------------------------------------------------------------------
+
+
+def _check_address(serve: ServeSettings) -> None:
+    if serve.certificate is None and not serve.plain_http and not _is_loopback(serve.host):
+        raise ConfigurationError(
+            f"serve.host = {serve.host!r} is no loopback address, and there is no TLS: name serve.certificate and "
+            "serve.private_key, or say serve.plain_http = true if something else protects the way"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _allow_connections() -> None:
+    """As many open files as the system lets this process have: the usual limit is meant for programs that poll less."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _ask_pin(settings: Settings) -> Secret | None:
+    """The PIN, if it is asked for at the terminal."""
+    if not settings.token.pin.prompt:
+        return None
+    return config.read_secret(settings.token.pin, interactive=config.terminal_prompt())
+
+
+def _complain(error: HsmKmsError, status: int) -> None:
+    sys.stderr.write(f"hsmkms: {type(error).__name__}: {error}\n")
+    sys.exit(status)
+
+
+# -- in a worker ------------------------------------------------------------------------------------------------
+
+
+def _open(
+    settings: Settings, pin: Secret | None, reread: Reread | None, first: Pulse, pulse: Pulse, *, proving: bool = False
+) -> Any:  # noqa: ANN401 - Kms, imported in the process that needs it
+    """Open the installation. ``first`` beats once the PIN is proven, which this process does if it is ``proving``."""
+    from hsmkms.kms import Kms  # noqa: PLC0415 - not in the parent: it must not load the module
+
+    turn = _at_once if proving else partial(_wait_for_first, first, pulse)
+    try:
+        kms = Kms(wiring.core_of(settings, monotonic=wiring.boot_time, pin=pin, reread=reread, before_login=turn))
+    except HsmKmsError:
+        turn()  # what the first worker meets as well is told by that one alone
+        raise
+    first.beat()
+    return kms
+
+
+def _at_once() -> None:
+    """The first worker waits for nobody."""
+
+
+def _wait_for_first(first: Pulse, pulse: Pulse) -> None:
+    """Wait until the first worker has proven the PIN. If it has not, the parent ends this one."""
+    parent = multiprocessing.parent_process()
+    while not first.number:
+        if parent is not None and not parent.is_alive():
+            sys.exit(1)
+        pulse.beat()
+        time.sleep(WAIT_SECONDS)
+
+
+def _check_certificate(settings: ServeSettings) -> None:
+    from hsmkms.server.process.worker import tls_context  # noqa: PLC0415
+
+    try:
+        tls_context(settings)
+    except OSError as exc:
+        raise ConfigurationError(f"serve.certificate or serve.private_key cannot be used: {exc}") from exc
+
+
+def _work(
+    opener: Callable[[Pulse], Any],
+    settings: Settings,
+    board: Path,
+    replaced: Pulse,
+    listener: socket.socket,
+    told: Pipe,
+    pulse: Pulse,
+    others: Inherited,
+) -> None:
+    """The life of a worker. ``others``: what it inherits of the parent's and must not keep open."""
+    _begin(others)
+
+    from hsmkms.server.app import Application  # noqa: PLC0415 - in the worker only
+    from hsmkms.server.monitoring import logs  # noqa: PLC0415
+    from hsmkms.server.process import worker  # noqa: PLC0415
+    from hsmkms.server.worker_state import Serving  # noqa: PLC0415
+
+    logs.set_up(settings.serve.log_format)
+    try:
+        _check_certificate(settings.serve)
+        serving = Serving(opener(pulse), settings.serve, board, replaced)
+        (board / FAULT_FILE).unlink(missing_ok=True)
+
+        def make(loop: asyncio.AbstractEventLoop, secure: bool) -> Application:  # noqa: FBT001 - as the worker has it
+            return Application(serving, loop, secure=secure)
+
+        worker.run(make, settings.serve, listener, partial(_tell, told), pulse)
+    except (TokenUnavailableError, TokenNotFoundError) as exc:
+        _complain_of_token(exc, settings, board)
+    except SetupError as exc:
+        _complain(exc, START_REFUSED)
+    except HsmKmsError as exc:
+        _complain(exc, 1)
+
+
+def _complain_of_token(error: HsmKmsError, settings: Settings, board: Path) -> None:
+    """End the worker, and leave the fault for its stand-in. A token that was never there is a wrong setting."""
+    if isinstance(error, TokenNotFoundError) and not wiring.names_home(settings):
+        _complain(error, START_REFUSED)
+    (board / FAULT_FILE).write_text(str(error))
+    _complain(error, START_AWAY)
+
+
+def _stand_in(
+    settings: Settings,
+    board: Path,
+    replaced: Pulse,
+    listener: socket.socket,
+    told: Pipe,
+    pulse: Pulse,
+    others: Inherited,
+) -> None:
+    """The life of what answers while a worker cannot open the token."""
+    _begin(others)
+
+    from hsmkms.server.process import worker  # noqa: PLC0415
+    from hsmkms.server.unavailable_app import StandIn  # noqa: PLC0415
+
+    worker.run(lambda *_: StandIn(board, replaced), settings.serve, listener, partial(_tell, told), pulse)
+
+
+def _tell(told: Pipe) -> None:
+    """Tell the parent that clients are answered; one that was killed hears nothing, and its workers end."""
+    with suppress(BrokenPipeError):
+        told.send(True)
+
+
+def _begin(others: Inherited) -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    for each in others:
+        each.close()

@@ -1,0 +1,119 @@
+"""What one worker process has open: the installation, its endpoints, its counts, and the sweeper for what is due."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from hsmkms.config.settings import ServeSettings
+from hsmkms.errors import HsmKmsError
+from hsmkms.kms import Kms
+from hsmkms.server.heartbeat import Pulse
+from hsmkms.server.monitoring.health import Health
+from hsmkms.server.monitoring.logs import RequestLog
+from hsmkms.server.monitoring.metrics import Metrics
+from hsmkms.server.monitoring.request_observer import Observer
+from hsmkms.server.monitoring.worker_counts import PUBLISH_SECONDS, Board, Snapshot, Sweeps
+from hsmkms.server.protocols import PROTOCOLS
+from hsmkms.service.operator.monitoring import StepOutcome
+
+log = logging.getLogger("hsmkms.http")
+
+SWEEP_SECONDS: Final = 60.0
+"""How often a worker looks for what is due; one of all workers then does it."""
+
+SEAL_SECONDS: Final = 60.0
+"""How often the audit log is sealed, if there is anything new in it."""
+
+_NOT_DONE: Final = frozenset({StepOutcome.FAILED, StepOutcome.HELD})
+
+
+class Serving:
+    """An open installation with everything that answers for it.
+
+    ``board``: the folder of all workers' counts; ``replaced`` counts workers that hung and were replaced.
+    """
+
+    def __init__(self, kms: Kms, settings: ServeSettings, board: Path, replaced: Pulse) -> None:
+        self.kms = kms
+        self.threads = settings.threads
+        self.hang_seconds = settings.hang_seconds
+        self.endpoints = [(each, each.open(kms, settings)) for each in PROTOCOLS]
+        self.observer = Observer(RequestLog(settings.log_format) if settings.log_requests else None)
+        self._watch = kms.operator.watch
+        self.free = self._watch.free
+        self.health = Health(self._watch)
+        self._metrics = Metrics(self._watch, self.health, replaced)
+        self._board = Board(board)
+        self._sweeps = Sweeps()
+        self._publishing = threading.Lock()
+        self._stopped = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._repeat, args=each, name=f"hsmkms {each[0].__name__}", daemon=True)
+            for each in ((self.sweep, SWEEP_SECONDS), (self.seal, SEAL_SECONDS), (self.publish, PUBLISH_SECONDS))
+        ]
+
+    def start(self) -> None:
+        """Begin to sweep, now and then every minute, and to publish counts."""
+        for each in self._threads:
+            each.start()
+
+    def close(self) -> None:
+        """Stop sweeping, publish the last counts, and close the installation."""
+        self._stopped.set()
+        for each in self._threads:
+            if each.is_alive():
+                each.join()
+        self.publish(ended=True)
+        self.kms.close()
+
+    def look(self) -> None:
+        """Look at what other processes have changed."""
+        self._watch.look()
+
+    def metrics(self) -> bytes:
+        """The page of /metrics: this worker's counts as they are now, those of the others as of a second ago."""
+        self.publish()
+        return self._metrics.page(self._board.totals())
+
+    def publish(self, *, ended: bool = False) -> None:
+        """Write this worker's counts for the others."""
+        with self._publishing:
+            self._board.write(
+                Snapshot(
+                    requests=self.observer.requests.counts(),
+                    token_calls=self._watch.token_calls(),
+                    sweeps=self._sweeps,
+                    sessions=self._watch.sessions(),
+                    alarms=self._watch.alarms(),
+                    written_at=0.0 if ended else time.time(),
+                )
+            )
+
+    def sweep(self) -> None:
+        """Do what is due, unless another process is at it."""
+        try:
+            report = self.kms.operator.maintain()
+        except HsmKmsError:
+            self._sweeps.note("failed", (), time.time())
+            raise
+        held = report.doubt is not None or any(step.outcome in _NOT_DONE for step in report.steps)
+        outcome = "busy" if report.busy else "incomplete" if held else "done"
+        self._sweeps.note(outcome, [(step.kind, step.outcome) for step in report.steps], time.time())
+
+    def seal(self) -> None:
+        """Seal the audit log, and bring to its end what processes that died have left of it."""
+        self.kms.operator.audit.look_after()
+
+    def _repeat(self, act: Callable[[], None], seconds: float) -> None:
+        while True:
+            try:
+                act()
+            except HsmKmsError as exc:
+                log.error("%s failed and is tried again: %s: %s", act.__name__, exc.code, exc)  # noqa: TRY400 - no bug
+            except Exception:
+                log.exception("%s met a fault of hsmkms and is tried again", act.__name__)
+            if self._stopped.wait(seconds):
+                return

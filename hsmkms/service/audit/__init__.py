@@ -1,0 +1,1 @@
+"""The audit log after it was written: seals, their notes, reading and verifying."""

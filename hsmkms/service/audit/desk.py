@@ -1,0 +1,198 @@
+"""What an operator does with the audit log: look after it, verify it, archive it, accept what it has become."""
+
+import shutil
+import threading
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from hsmkms import atomic_write
+from hsmkms.errors import HsmKmsError, StoreError
+from hsmkms.model.audit import Fault, Head
+from hsmkms.model.caller import Caller
+from hsmkms.model.enums import Operation
+from hsmkms.rules.audit import chain as audit_chain
+from hsmkms.service.audit.freshness import Freshness
+from hsmkms.service.audit.seal_notes import PURPOSE
+from hsmkms.service.audit.sealing import Sealer
+from hsmkms.service.audit.verification import Progress, Verdict, verify
+from hsmkms.service.keys.installation_keys import require_made
+from hsmkms.service.runtime.audit_log import AuditBook
+from hsmkms.service.runtime.core import Core
+from hsmkms.service.runtime.seal_checks import RowFault
+from hsmkms.store import audit_files
+from hsmkms.store.audit_files import Segment
+from hsmkms.store.installation import MAC_PURPOSE
+
+SEALED_LATELY: Final = timedelta(seconds=30)
+"""Of several workers that seal once a minute, one is enough."""
+
+ROWS_AFTER_SECONDS: Final = 600.0
+"""How long after its start a process looks at all rows for the first time: not while everybody waits for it."""
+
+ROWS_EVERY_SECONDS: Final = 86_400.0
+
+UNPROVEN_A_SECOND: Final = 20.0
+"""Requests without a valid signature that are recorded, on average: strangers must not fill the disk."""
+
+UNPROVEN_AT_ONCE: Final = 200.0
+
+
+def _tell_nobody(read: int, size: int) -> None:
+    """For who does not watch."""
+    del read, size
+
+
+class AuditDesk:
+    """The audit log of an open installation. Get it as ``kms.operator.audit``."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._sealer = Sealer(core)
+        self._strangers = _Trickle(UNPROVEN_A_SECOND, UNPROVEN_AT_ONCE)
+        self._rows_next = time.monotonic() + ROWS_AFTER_SECONDS
+
+    @property
+    def book(self) -> AuditBook:
+        """Where records are written."""
+        return self._core.audit
+
+    @property
+    def region(self) -> str:
+        """The region of what names none."""
+        return self._core.installation.default_region
+
+    @property
+    def folder(self) -> Path:
+        """Where the log's files are."""
+        return self._core.audit.folder
+
+    def refused(self, caller: Caller, operation: Operation | None, error: HsmKmsError) -> None:
+        """Record a request that did not come as far as the pipeline; of strangers' requests a few a second."""
+        if caller.principal or self._strangers.drop():
+            self._core.audit.refuse(caller, operation or "Unknown", error)
+
+    def look_after(self) -> None:
+        """What is done now and then: move what dead processes left in the outbox, and seal."""
+        book = self._core.audit
+        book.recover_others()
+        if book.used:
+            book.tidy()
+            self._sealer.seal(SEALED_LATELY)
+        if time.monotonic() >= self._rows_next:
+            self._rows_next = time.monotonic() + ROWS_EVERY_SECONDS
+            self.verify_rows()
+
+    def check(self) -> None:
+        """Raise StoreError if log or database contradict the newest seal. Quick: only the ends are looked at."""
+        self._sealer.check()
+
+    def check_home(self) -> None:
+        """Raise StoreError if the home is a token that the installation has left: also where no log is kept."""
+        self._sealer.check_home()
+
+    def verify(self, archives: Sequence[Path] = (), progress: Progress = _tell_nobody) -> Verdict:
+        """Look at every record, every seal and the token's memory of them."""
+        return verify(self._core, archives, progress)
+
+    def verify_rows(self) -> list[RowFault]:
+        """Look at every row of the control plane that decides, and at its seal."""
+        with self._core.store.reading() as conn:
+            return self._core.seals.verify(conn)
+
+    def require_keys(self) -> None:
+        """Raise ObjectLostError if a key that acceptance needs was lost: then nothing can be said of the rows."""
+        for each in (MAC_PURPOSE, PURPOSE):
+            require_made(self._core, each)
+
+    def accept(self, shown: tuple[list[Fault], list[RowFault]] | None = None) -> Verdict:
+        """Take log and database as they are from here on; returns the faults that were accepted.
+
+        ``shown``: what the operator has seen. StoreError if something else is found by now, or the schema is not ours.
+
+        danger: what was edited into the database counts as right, and is sealed.
+        """
+        self.require_keys()
+        found, rows = self.verify(), self.verify_rows()
+        if shown is not None and shown != ([*found.faults, *found.unproven], rows):
+            raise StoreError("log or database have changed since they were looked at: nothing was accepted; try again")
+        core = self._core
+        core.seals.require_schema()
+        details = {
+            "faults": [
+                f"{each.lane} {each.sequence} {each.kind}: {each.detail}" for each in (*found.faults, *found.unproven)
+            ],
+            "rows": [f"{each.subject}: {each.reason}" for each in rows],
+        } | ({"olderTokens": list(core.older.values())} if core.older else {})
+        with core.audit.acting("AcceptStore", self.region, details):
+            pass
+        core.audit.flush()
+        Freshness(core).accept()
+        core.seals.seal_all(again=True)
+        self._sealer.accept((*found.accepted, *found.faults, *found.unproven))
+        return found
+
+    def archive(self, place: Path) -> list[str]:
+        """Move all segments but the newest of each lane to a folder; the names of those that were moved.
+
+        StoreError if the log does not verify: what is wrong must be seen where it is.
+        """
+        found = self.verify([place] if place.is_dir() else [])
+        if found.faults or found.unproven:
+            raise StoreError(
+                "the audit log is not proven to be as it was written: run `hsmkms audit verify` before it is archived"
+            )
+        moved = [each for parts in audit_files.segments(self.folder).values() for each in parts[:-1]]
+        if not moved:
+            return []
+        core = self._core
+        shown = {"folder": str(place), "files": [each.path.name for each in moved]}
+        with core.audit.acting("ArchiveAuditLog", self.region, shown):
+            _copy(moved, place)
+        core.audit.flush()
+        self._sealer.move_start({each.lane: _end(each) for each in moved})
+        for each in moved:
+            each.path.unlink()
+        return [each.path.name for each in moved]
+
+
+def _end(part: Segment) -> Head:
+    head = audit_chain.head_of(audit_files.last_line(part.path), part.number)
+    if head is None:
+        raise StoreError(f"{part.path} has no record: run `hsmkms audit verify`")
+    return head
+
+
+def _copy(parts: Sequence[Segment], place: Path) -> None:
+    """Copy files durably, each complete or not at all."""
+    audit_files.make_folder(place)
+    try:
+        for each in parts:
+            with each.path.open("rb") as source, atomic_write.replacing(place / each.path.name) as copy:
+                shutil.copyfileobj(source, copy)
+    except OSError as exc:
+        raise audit_files.unwritable(place, exc) from exc
+
+
+class _Trickle:
+    """Lets so many through a second."""
+
+    def __init__(self, a_second: float, at_once: float) -> None:
+        self._a_second = a_second
+        self._at_once = at_once
+        self._left = at_once
+        self._seen_at = time.monotonic()
+        self._lock = threading.Lock()
+
+    def drop(self) -> bool:
+        """True if one more may pass now."""
+        with self._lock:
+            now = time.monotonic()
+            self._left = min(self._left + (now - self._seen_at) * self._a_second, self._at_once)
+            self._seen_at = now
+            if self._left < 1:
+                return False
+            self._left -= 1
+            return True

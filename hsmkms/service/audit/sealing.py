@@ -1,0 +1,345 @@
+"""Sealing the audit log: at intervals, and when a process that has written ends. One sealer at a time.
+
+The newest seal is named by a note on the token, which no copy of the disk brings back. Where what is there contradicts
+the newest seal, nothing is sealed until the operator has looked: a new seal must not hide what the old one says.
+"""
+
+import hmac
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from enum import Enum
+from typing import Final
+
+from msgspec.structs import replace
+
+from hsmkms.errors import (
+    HsmKmsError,
+    ObjectLostError,
+    StoreError,
+    TokenUnavailableError,
+)
+from hsmkms.model.audit import Fault, Head, LaneSeal, Seal
+from hsmkms.process import exclusive
+from hsmkms.rules.audit import chain as audit_chain
+from hsmkms.rules.audit import seal as audit_seal
+from hsmkms.rules.audit.seal import Note, SealedLine
+from hsmkms.service.audit.freshness import settle
+from hsmkms.service.audit.seal_notes import PURPOSE, SealNotes, seal_mac
+from hsmkms.service.keys.installation_keys import lost, sealed_versions, sealing_key, versions
+from hsmkms.service.runtime.core import Core
+from hsmkms.store import audit_files, changes
+from hsmkms.store.installation import InstallationKeyRow, TokenRow
+
+log = logging.getLogger("hsmkms.service")
+
+_LOCK_SECONDS: Final = 60.0
+_CONTRADICTED: Final = "{}: run `hsmkms audit verify`, and then `hsmkms accept-store` if there is a good reason for it"
+
+
+class Proof(Enum):
+    """What the token says of a MAC. UNKNOWN: it cannot say, since it does not have the key that made it."""
+
+    PROVEN = "proven"
+    REFUTED = "refuted"
+    UNKNOWN = "unknown"
+
+
+class Contradiction(StoreError):
+    """The log, or the database, is not what the newest seal says."""
+
+
+class Sealer:
+    """Seals the log of an open installation, and reads its seals."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self.folder = core.audit.folder
+        self._seals = self.folder / audit_files.SEALS
+        self.notes = SealNotes(core)
+        self._newest_key: InstallationKeyRow | None = None
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Let one sealer at a time into the block; it may be that no record was ever written."""
+        audit_files.make_folder(self.folder)
+        self._core.tokens.may_have_moved()  # a note on a token that was left must not be replaced
+        return exclusive(self.folder / audit_files.SEAL_LOCK, _LOCK_SECONDS)
+
+    def seal(self, unless_within: timedelta = timedelta()) -> bool:
+        """Make a seal if there is anything new. False if not, or if the log contradicts the newest seal (an alarm).
+
+        ``unless_within``: nor if somebody else has made one so lately. SoftHSM sometimes fails a call
+        (CKR_GENERAL_ERROR) in the instant in which another process destroys an object: no more notes than are needed.
+        """
+        try:
+            with self.alone():
+                made = self._seal(unless_within)
+        except Contradiction as exc:
+            self._core.audit.alarm = str(exc)
+            log.error("%s", exc)  # noqa: TRY400 - told in one sentence
+            return False
+        self._core.audit.alarm = None
+        return made
+
+    def check(self) -> None:
+        """Raise Contradiction if what is there is not a continuation of what was sealed."""
+        self._look(lambda: self._check(self.last(), self.notes.every(), self._heads()))
+
+    def unproven_contradiction(self) -> str | None:
+        """How what is there contradicts the newest seal, whether or not that can be proven, or None."""
+        try:
+            self._look(lambda: self._check(self.last(), self.notes.every(), self._heads(), prove=False))
+        except Contradiction as exc:
+            return str(exc)
+        return None
+
+    def check_home(self) -> None:
+        """Raise Contradiction if the home is a token that the installation has left. Quick: its notes are read."""
+        self._look(lambda: self._check_left(self.notes.on(self._core.tokens.home_id)))
+
+    def accept(self, faults: tuple[Fault, ...]) -> Seal:
+        """Seal what is there now, with the faults that the operator has seen; from here on it counts as right."""
+        with self.alone():
+            last, note = self.last(), self.notes.newest()
+            newest = max(last.seal.number if last else 0, note.number if note else 0)
+            seal = self._draft(last, newest, self._heads())
+            seal = replace(seal, accepted=faults, restored=True)
+            self._write(seal)
+            epoch = self._epoch()  # what was left at a later one was left in the state that was given up
+            notes = [each for each in self.notes.every() if self.notes.contradiction(each, epoch) is None]
+            self.notes.leave(notes, self.last(), epoch)
+        self._core.audit.alarm = None
+        return seal
+
+    def move_start(self, starts: dict[str, Head]) -> None:
+        """Seal that what was archived ends there."""
+        with self.alone():
+            last = self.last()
+            heads = self._heads()
+            self._check(last, self.notes.every(), heads)
+            seal = self._draft(last, last.seal.number if last else 0, heads)
+            lanes = {
+                lane: LaneSeal(head=each.head, start=starts.get(lane, each.start)) for lane, each in seal.lanes.items()
+            }
+            self._write(replace(seal, lanes=lanes))
+
+    def last(self) -> SealedLine | None:
+        """The newest seal in the file, unproven."""
+        text = audit_files.last_line(self._seals) if self._seals.exists() else b""
+        found = audit_seal.read(text) if text else None
+        if text and found is None:
+            raise Contradiction(_CONTRADICTED.format("the last line of the audit log's seals is no seal"))
+        return found
+
+    def leave(self) -> list[TokenRow]:
+        """Leave a note on every token that is not the home any more; those that still lack one, as they are away."""
+        with self.alone():
+            self.notes.leave(self.notes.every(), self.last(), self._epoch())
+        return self.notes.unmarked()
+
+    def remove_notes(self, token_id: str) -> None:
+        """Take the notes off a token that is about to be forgotten."""
+        with self.alone():
+            self.notes.remove(token_id)
+
+    def proves(self, message: bytes, mac: str, version: int | None = None) -> bool:
+        """True if the token made that HMAC (hex) over the message."""
+        fault: HsmKmsError | None = None
+        for each in reversed(versions(self._core, PURPOSE)):
+            try:
+                if version not in (None, each.version):
+                    continue
+                if hmac.compare_digest(seal_mac(self._core, each, message).hex(), mac):
+                    return True
+            except ObjectLostError:  # of an interrupted rotation, or lost
+                fault = lost(each)
+            except TokenUnavailableError as exc:  # a token that was left
+                fault = exc
+        if fault is not None:
+            raise fault
+        return False
+
+    def prove(self, line: SealedLine) -> Proof:
+        """What the token says of a seal; its key may be unknown here, lost, or on a token that is away."""
+        version = line.seal.key_version
+        if all(each.version != version for each in versions(self._core, PURPOSE)):
+            return Proof.UNKNOWN
+        try:
+            return Proof.PROVEN if self.proves(line.message, line.mac, version) else Proof.REFUTED
+        except (ObjectLostError, TokenUnavailableError):
+            return Proof.UNKNOWN
+
+    def accepted_with(self) -> set[int]:
+        """The versions of the key that some acceptance of the log was sealed with."""
+        return {each.key_version for each in self._all() if each.restored}
+
+    def versions_used(self) -> set[int]:
+        """The versions of the key that some seal of the log was made with."""
+        return sealed_versions(self._core)
+
+    def _all(self) -> list[Seal]:
+        """Every seal in the file, unproven."""
+        lines = audit_files.lines(self._seals) if self._seals.exists() else ()
+        return [found.seal for found in map(audit_seal.read, lines) if found is not None]
+
+    def _look(self, check: Callable[[], None]) -> None:
+        """Check, and if something is wrong again while nobody seals: a seal may have been made meanwhile."""
+        try:
+            check()
+        except Contradiction:
+            with self.alone():
+                check()
+
+    def _seal(self, unless_within: timedelta) -> bool:
+        last, notes = self.last(), self.notes.every()
+        heads = self._heads()
+        self._check(last, notes, heads)
+        if last is not None and abs(self._core.clock() - last.seal.time) < unless_within:
+            return False
+        seal = self._draft(last, last.seal.number if last else 0, heads)
+        if last is not None and {lane: each.head for lane, each in seal.lanes.items()} == {
+            lane: each.head for lane, each in last.seal.lanes.items()
+        }:
+            note = audit_seal.newest(notes)
+            if note is None or note.number < last.seal.number:
+                self.notes.remember(last.seal.number, last.digest)  # the one who made it was interrupted
+            return False
+        self._write(seal)
+        return True
+
+    def _check(self, last: SealedLine | None, notes: list[Note], heads: dict[str, Head], *, prove: bool = True) -> None:
+        """Raise Contradiction if what is there is not a continuation of what was sealed."""
+        older = self.notes.older_home()
+        if older is not None:
+            settle(self._core, self._core.tokens.home_id, older)
+            raise Contradiction(older)
+        self._check_left(notes)
+        _check_newest(last, audit_seal.newest(notes))
+        if last is None:
+            return
+        if prove and not self.proves(last.message, last.mac, last.seal.key_version):
+            raise Contradiction(_CONTRADICTED.format("the audit log's newest seal was not made by this token"))
+        self._check_database(last.seal)
+        _check_lanes(last.seal, heads)
+
+    def _check_left(self, notes: list[Note]) -> None:
+        """Raise Contradiction if the database is from before the installation has left a token."""
+        for each in self.notes.contradictions(notes, self._epoch()):
+            raise Contradiction(_CONTRADICTED.format(each))
+
+    def _check_database(self, seal: Seal) -> None:
+        if self._epoch() < seal.epoch:
+            raise Contradiction(_CONTRADICTED.format("the control-plane database is older than the newest seal"))
+        contradiction = self._core.seals.contradiction(seal.root_number, seal.root)
+        if seal.root_number and contradiction is not None:
+            raise Contradiction(_CONTRADICTED.format(contradiction))
+
+    def _draft(self, last: SealedLine | None, number: int, heads: dict[str, Head]) -> Seal:
+        key = self._key()
+        starts = {lane: each.start for lane, each in last.seal.lanes.items()} if last is not None else {}
+        root = self._core.seals.root()
+        return Seal(
+            number=number + 1,
+            time=self._core.clock(),
+            installation=self._core.installation.id,
+            key_version=key.version,
+            epoch=self._epoch(),
+            previous=last.digest if last is not None else "",
+            lanes={lane: LaneSeal(head=head, start=starts.get(lane)) for lane, head in heads.items()},
+            root_number=root.number if root is not None else 0,
+            root=root.value.hex() if root is not None else "",
+        )
+
+    def _write(self, seal: Seal) -> None:
+        # The mac first: nothing is written that the token has not vouched for.
+        key = next(each for each in versions(self._core, PURPOSE) if each.version == seal.key_version)
+        line = audit_seal.line(seal, seal_mac(self._core, key, audit_seal.message(seal)))
+        audit_files.append(self._seals, line)
+        self.notes.remember(seal.number, audit_seal.digest(line))
+
+    def _heads(self) -> dict[str, Head]:
+        """The end of each lane, on the disk."""
+        heads = {}
+        for lane, parts in audit_files.segments(self.folder).items():
+            for each in reversed(parts):
+                audit_files.sync(each.path)
+                head = audit_chain.head_of(audit_files.last_line(each.path), each.number)
+                if head is not None:
+                    heads[lane] = head
+                    break
+        return heads
+
+    def _epoch(self) -> int:
+        with self._core.store.reading() as conn:
+            return changes.latest(conn)
+
+    def _key(self) -> InstallationKeyRow:
+        """The newest of the keys that seal; made if it is not there yet."""
+        if self._newest_key not in versions(self._core, PURPOSE)[-1:]:
+            self._newest_key = sealing_key(self._core, PURPOSE)
+        return self._newest_key
+
+
+def _check_newest(last: SealedLine | None, note: Note | None) -> None:
+    """Compare the newest seal with the note of it."""
+    if note is not None and (last is None or note.number > last.seal.number):
+        raise Contradiction(_CONTRADICTED.format("the token remembers a newer seal than the audit log has"))
+    if note is not None and last is not None and note.number == last.seal.number and note.digest != last.digest:
+        raise Contradiction(_CONTRADICTED.format("the audit log's newest seal is not the one on the token"))
+
+
+def _check_lanes(seal: Seal, heads: dict[str, Head]) -> None:
+    """Compare the ends of the lanes with those that were sealed."""
+    for lane, each in seal.lanes.items():
+        found = heads.get(lane)
+        if found is None or found.sequence < each.head.sequence:
+            at = found.sequence if found is not None else 0
+            words = f"lane {lane} of the audit log ends at record {at}, but {each.head.sequence} were sealed"
+            raise Contradiction(_CONTRADICTED.format(words))
+        if found.sequence == each.head.sequence and found.hash != each.head.hash:
+            words = f"record {found.sequence} of lane {lane} of the audit log is not the one that was sealed"
+            raise Contradiction(_CONTRADICTED.format(words))
+
+
+def seal_quietly(core: Core) -> None:
+    """Seal as a process ends; what hinders it is logged, and the next one seals for it: it has an answer to give."""
+    try:
+        Sealer(core).seal()
+    except (HsmKmsError, OSError) as exc:
+        log.warning("the audit log could not be sealed now: %s", exc)
+
+
+def look_at_home(core: Core) -> None:
+    """Raise the alarm, once, where the home is a token that the installation has left: the database is an older one."""
+    try:
+        Sealer(core).check_home()
+    except Contradiction as exc:
+        core.audit.alarm = str(exc)
+        log.error("%s", exc)  # noqa: TRY400 - told in one sentence
+    except HsmKmsError as exc:
+        log.warning("the notes on the token could not be read now: %s", exc)
+
+
+def seal_rows(core: Core) -> None:
+    """Seal the rows of a database that never was sealed, and make the tree of one that has seals but no tree.
+
+    One whose seals were removed stays as it is: the newest seal of the audit log knows of them. An empty one has
+    nothing to lose. A tree is only made where all rows are as they were sealed, so removing it makes no edit right.
+    """
+    region = core.installation.default_region
+
+    def tell() -> None:
+        core.audit.event("SealStore", region, "", {})
+
+    if core.seals.without_key() is not None:
+        return  # an older copy of the token, which was told of
+    if core.seals.root() is not None:
+        if not (core.seals.planted() or core.seals.plant(tell) or core.seals.planted()):
+            log.error("the rows of the control-plane database are not all as they were sealed: `hsmkms verify-store`")
+        return
+    last = Sealer(core).last()
+    if last is not None and last.seal.root_number and not core.seals.empty():
+        log.error("the seals of the control-plane database were removed, so nothing in it is used: restore a backup")
+        return
+    core.seals.seal_all(again=False, tell=tell)

@@ -1,0 +1,209 @@
+"""Verifying the audit log: records against chains, chains against seals, seals against the token."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Self
+
+from msgspec import Struct
+
+from hsmkms.errors import ObjectLostError
+from hsmkms.model.audit import Fault, Head
+from hsmkms.rules.audit import chain as audit_chain
+from hsmkms.rules.audit import seal as audit_seal
+from hsmkms.rules.audit.chain import CHANGED, MISSING, NOT_PROVEN, ROLLED_BACK, Walker
+from hsmkms.rules.audit.seal import Note, SealedLine
+from hsmkms.service.audit.proven_seals import SealFile, Trusted, seal_fault
+from hsmkms.service.audit.sealing import Sealer
+from hsmkms.service.runtime.core import Core
+from hsmkms.store import audit_files, changes
+from hsmkms.store.audit_files import Segment
+
+Progress = Callable[[int, int], None]
+"""Told of bytes that were read, and of how many there are in all."""
+
+
+class Verdict(Struct, frozen=True, kw_only=True):
+    """What verifying found. ``unsealed``: records behind the newest seal that counts, with their chain alone.
+
+    ``archived``: records that were moved away and were not looked at. ``unproven``: seals of which the token cannot say
+    whether it made them. ``accepted``: faults that the operator has accepted, and which are still the same.
+    """
+
+    records: int
+    lanes: int
+    seals: int
+    unsealed: int
+    archived: int
+    faults: list[Fault]
+    unproven: list[Fault]
+    accepted: list[Fault]
+
+
+class _Memory(Struct, frozen=True):
+    """What is remembered of the seals, all of one moment in which nobody seals.
+
+    ``end``: the size of their file. ``older``, ``left``: how the home is an older copy of itself, and how the database
+    contradicts the tokens that were left. ``notes``: those that are proven, or why none can be; ``any``: there is one.
+    """
+
+    end: int
+    older: str | None
+    left: list[str]
+    notes: list[Note] | ObjectLostError
+    any: bool
+
+    @classmethod
+    def of(cls, core: Core, sealer: Sealer) -> Self:
+        with sealer.alone():
+            notes = _notes(sealer)
+            return cls(
+                end=audit_files.size(sealer.folder / audit_files.SEALS),
+                older=sealer.notes.older_home(),
+                left=sealer.notes.contradictions(notes, _epoch(core)) if isinstance(notes, list) else [],
+                notes=notes,
+                any=sealer.notes.remembers(),
+            )
+
+
+def _notes(sealer: Sealer) -> list[Note] | ObjectLostError:
+    try:
+        return sealer.notes.every()
+    except ObjectLostError as exc:
+        return exc
+
+
+def _epoch(core: Core) -> int:
+    with core.store.reading() as conn:
+        return changes.latest(conn)
+
+
+class _Expected:
+    """What the seals say of the lanes: those that count, and no others."""
+
+    def __init__(self, seals: SealFile) -> None:
+        self.sealed: dict[str, dict[int, str]] = {}
+        self.starts: dict[tuple[str, int], Head] = {}
+        self.restarts: dict[str, set[int]] = {}
+        self.accepted: set[Fault] = set()
+        self.newest: SealedLine | None = None
+        for each in seals.trusted():
+            self._take(each)
+
+    def end(self, lane: str) -> int:
+        """How far a lane is sealed."""
+        return max(self.sealed.get(lane, {}), default=0)
+
+    def _take(self, trusted: Trusted) -> None:
+        """The next seal."""
+        self.newest, seal = trusted.line, trusted.line.seal
+        if trusted.accepts:
+            self.accepted |= set(seal.accepted)
+            for lane, known in self.sealed.items():
+                end = seal.lanes[lane].head.sequence if lane in seal.lanes else 0
+                # What it says of its own end counts, and not what was there before.
+                self.sealed[lane] = {sequence: digest for sequence, digest in known.items() if sequence < end}
+        for lane, each in seal.lanes.items():
+            # The first word counts: a later seal over the same record must not make another one right.
+            self.sealed.setdefault(lane, {}).setdefault(each.head.sequence, each.head.hash)
+            if each.start is not None:
+                self.starts.setdefault((lane, each.start.segment), each.start)
+            if trusted.accepts:
+                self.restarts.setdefault(lane, set()).add(each.head.sequence)
+
+
+def verify(core: Core, archives: Sequence[Path], progress: Progress) -> Verdict:
+    """Look at everything, as a stream; ``archives``: folders with segments that were moved."""
+    sealer = Sealer(core)
+    memory = _Memory.of(core, sealer)
+    seals = SealFile(sealer, memory.end)
+    expected = _Expected(seals)
+    faults = seals.faults + _against_the_token(core, memory, seals.newest)
+    faults += _against_the_database(core, expected.newest)
+    lanes = _segments(sealer.folder, archives)
+    size = sum(each.path.stat().st_size for parts in lanes.values() for each in parts)
+    records = unsealed = archived = 0
+    for lane in sorted(lanes.keys() | expected.sealed.keys()):
+        walker = _walk(core, lane, lanes.get(lane, []), expected, lambda read: progress(read, size))
+        faults += walker.faults
+        records += walker.records
+        archived += walker.start.sequence
+        unsealed += max(walker.sequence - expected.end(lane), 0)
+    known = [each for each in faults if each in expected.accepted]
+    new = [each for each in faults if each not in known]
+    return Verdict(
+        records=records,
+        lanes=len(lanes),
+        seals=seals.newest.seal.number if seals.newest else 0,
+        unsealed=unsealed,
+        archived=archived,
+        faults=[each for each in new if each.kind != NOT_PROVEN],
+        unproven=[each for each in new if each.kind == NOT_PROVEN],
+        accepted=known,
+    )
+
+
+def _segments(folder: Path, archives: Sequence[Path]) -> dict[str, list[Segment]]:
+    by_lane: dict[str, dict[int, Segment]] = {}
+    for place in (*archives, folder):
+        for lane, parts in audit_files.segments(place).items():
+            by_lane.setdefault(lane, {}).update({each.number: each for each in parts})
+    return {lane: [parts[number] for number in sorted(parts)] for lane, parts in by_lane.items()}
+
+
+def _walk(core: Core, lane: str, parts: list[Segment], expected: _Expected, read: Callable[[int], None]) -> Walker:
+    archived = [each for (name, _), each in expected.starts.items() if name == lane]
+    start: Head | None = Head(sequence=0, hash=audit_chain.genesis(core.installation.id, lane), segment=0)
+    if parts and parts[0].number > 1:
+        start = next((each for each in archived if each.segment == parts[0].number - 1), None)
+    lost = start is None
+    start = start or Head(sequence=0, hash="", segment=0)
+    sealed = {at: digest for at, digest in expected.sealed.get(lane, {}).items() if at > start.sequence}
+    walker = Walker(lane, start, sealed, expected.restarts.get(lane, set()))
+    if lost:
+        what = f"the files before {parts[0].path.name} are not here, and were not archived"
+        walker.faults.append(Fault(lane=lane, sequence=1, kind=MISSING, detail=what))
+    for part in parts:
+        for length in walker.walk(audit_files.lines(part.path)):
+            read(length)
+    walker.finish()
+    return walker
+
+
+def _against_the_token(core: Core, memory: _Memory, newest: SealedLine | None) -> list[Fault]:
+    number = newest.seal.number if newest is not None else 1
+    rolled_back = [memory.older] if memory.older is not None else []
+    rolled_back += memory.left
+    return [seal_fault(number, ROLLED_BACK, each) for each in rolled_back] + _against_the_note(core, memory, newest)
+
+
+def _against_the_note(core: Core, memory: _Memory, newest: SealedLine | None) -> list[Fault]:
+    """Compare the newest seal with the token's memory of it."""
+    number = newest.seal.number if newest is not None else 1
+    if isinstance(memory.notes, ObjectLostError):
+        return [seal_fault(number, NOT_PROVEN, f"what the token remembers of it cannot be proven: {memory.notes}")]
+    note = audit_seal.newest(memory.notes)
+    if note is None and memory.any:
+        return [seal_fault(number, NOT_PROVEN, "what the token remembers of it was made with a key that is not there")]
+    if newest is None:
+        return [seal_fault(1, MISSING, f"the token remembers seal {note.number}")] if note is not None else []
+    seal, faults = newest.seal, []
+    if seal.installation != core.installation.id:
+        faults.append(seal_fault(seal.number, CHANGED, "it is of another installation"))
+    if note is not None and note.number > seal.number:
+        faults.append(seal_fault(seal.number + 1, MISSING, f"the token remembers seal {note.number}"))
+    elif note is not None and note.number == seal.number and note.digest != newest.digest:
+        faults.append(seal_fault(seal.number, CHANGED, "it is not the one that the token remembers"))
+    return faults
+
+
+def _against_the_database(core: Core, newest: SealedLine | None) -> list[Fault]:
+    """Compare the control plane with what the newest seal that counts says of it."""
+    if newest is None:
+        return []
+    seal = newest.seal
+    epoch = _epoch(core)
+    if epoch < seal.epoch:
+        words = f"the control-plane database is at change {epoch}, and was at {seal.epoch} when this was sealed"
+        return [seal_fault(seal.number, ROLLED_BACK, words)]
+    contradiction = core.seals.contradiction(seal.root_number, seal.root) if seal.root_number else None
+    return [seal_fault(seal.number, ROLLED_BACK, contradiction)] if contradiction is not None else []

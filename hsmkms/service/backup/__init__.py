@@ -1,0 +1,1 @@
+"""Backups: making, proving, opening and restoring them."""

@@ -1,0 +1,222 @@
+"""Keys of the age format: whom a backup is sealed to (recipients), and what opens it (identities).
+
+Recipients are age's own (X25519, and the tagged ones of hardware), those of its plugins, and SSH's public keys
+(Ed25519, RSA). RSA and X25519 keys in PEM are the same keys in another notation: RSA as SSH writes it, X25519 as age
+does.
+
+A plugin is a program ``age-plugin-NAME`` on the PATH, which age and we run alike: for keys in hardware, for example.
+"""
+
+import base64
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import pyrage
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_der_private_key,
+    load_pem_public_key,
+)
+from msgspec import Struct
+from pyrage import tag, tagpq
+
+from hsmkms.errors import ConfigurationError
+from hsmkms.service.backup.bech32 import encode
+
+LEAST_RSA_BITS: Final = 2048
+WRITTEN_OUT: Final = ("age1", "ssh-")
+"""How a recipient begins that is written out, and not in a file."""
+
+_PEM: Final = b"-----BEGIN"
+_SECRET: Final = "age-secret-key-"  # noqa: S105 - the prefix of one
+_IDENTITIES: Final = ("AGE-SECRET-KEY-", "AGE-PLUGIN-")
+_OPENSSH: Final = b"-----BEGIN OPENSSH PRIVATE KEY-----"
+_OWN: Final[dict[str, Callable[[str], Any]]] = {
+    "age": pyrage.x25519.Recipient.from_str,
+    "age1tag": tag.Recipient.from_str,
+    "age1tagpq": tagpq.Recipient.from_str,
+}
+"""age's own recipients, by the prefix of their Bech32."""
+
+
+class Recipient(Struct, frozen=True):
+    """Whom an envelope is sealed to; ``name``: an age recipient as a whole, an SSH key's type and SHA-256."""
+
+    name: str
+    key: Any
+
+
+class PrivateKeys(Struct, frozen=True):
+    """What opens a backup: identities as age calls them, and the one key as PKCS #8 in DER, where it is such a one."""
+
+    identities: tuple[Any, ...]
+    pkcs8: bytes | None = None
+
+
+class Person(Protocol):
+    """Whom a plugin speaks to; None is for no answer."""
+
+    def display_message(self, message: str) -> None:
+        """Show a message."""
+
+    def confirm(self, message: str, yes_string: str, no_string: str | None) -> bool | None:
+        """Ask for a decision."""
+
+    def request_public_string(self, description: str) -> str | None:
+        """Ask for a text."""
+
+    def request_passphrase(self, description: str) -> str | None:
+        """Ask for a secret."""
+
+
+class Nobody:
+    """No person is there."""
+
+    def display_message(self, message: str) -> None:
+        """Show nothing."""
+
+    def confirm(self, message: str, yes_string: str, no_string: str | None) -> bool | None:  # noqa: ARG002 - see Person
+        """No answer."""
+        return None
+
+    def request_public_string(self, description: str) -> str | None:  # noqa: ARG002 - see Person
+        """No answer."""
+        return None
+
+    def request_passphrase(self, description: str) -> str | None:  # noqa: ARG002 - see Person
+        """No answer."""
+        return None
+
+
+# -- recipients -------------------------------------------------------------------------------------------------
+
+
+def read_recipient(text: str, person: Person = Nobody()) -> Recipient:  # noqa: B008 - it has no state
+    """A recipient as age or SSH writes it. ConfigurationError for anything else, or if its plugin is not there."""
+    words = text.split()
+    try:
+        if text.startswith("ssh-"):
+            blob = base64.b64decode(words[1], validate=True)
+            digest = base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
+            return Recipient(f"{words[0]} SHA256:{digest}", pyrage.ssh.Recipient.from_str(text))
+        if text.startswith("age1"):
+            own = _OWN.get(text.rpartition("1")[0])
+            return Recipient(text, own(text) if own is not None else _of_plugin(text, person))
+    except (pyrage.RecipientError, IndexError, ValueError) as exc:
+        raise _no_recipient(text) from exc
+    raise _no_recipient(text)
+
+
+def _of_plugin(text: str, person: Person) -> Any:  # noqa: ANN401 - pyrage has no common type of recipients
+    recipient = pyrage.plugin.Recipient.from_str(text)
+    try:
+        return pyrage.plugin.RecipientPluginV1(recipient.plugin(), [recipient], [], person)
+    except pyrage.EncryptError as exc:
+        raise _no_plugin(recipient.plugin()) from exc
+
+
+def read_recipients(name: str, data: bytes, person: Person = Nobody()) -> list[Recipient]:  # noqa: B008 - see above
+    """The recipients in a file: one key in PEM, or a line for each as age and SSH write them; # begins a comment.
+
+    ConfigurationError if there is none, or one that cannot be used.
+    """
+    if data.lstrip().startswith(_PEM):
+        return [_of_pem(name, data)]
+    try:
+        lines = [line.strip() for line in data.decode().splitlines()]
+    except UnicodeDecodeError:
+        lines = []
+    found = [read_recipient(line, person) for line in lines if line.startswith(WRITTEN_OUT)]
+    if not found or any(line and not line.startswith((*WRITTEN_OUT, "#")) for line in lines):
+        raise ConfigurationError(
+            f"{name} holds no public key: give PEM (`openssl pkey -in PRIVATE -pubout -out {name}`), an SSH public key "
+            "(ed25519, rsa), or age recipients (`age-keygen -y PRIVATE`)"
+        )
+    return found
+
+
+def _of_pem(name: str, pem: bytes) -> Recipient:
+    try:
+        key = load_pem_public_key(pem)
+    except (ValueError, UnsupportedAlgorithm) as exc:
+        raise ConfigurationError(
+            f"{name} holds no public key in PEM: `openssl pkey -in PRIVATE -pubout -out {name}` writes one"
+        ) from exc
+    if isinstance(key, X25519PublicKey):
+        return read_recipient(encode("age", key.public_bytes_raw()))
+    if not isinstance(key, RSAPublicKey):
+        raise ConfigurationError(f"{name} is neither an RSA nor an X25519 key: make one with `openssl genpkey`")
+    if key.key_size < LEAST_RSA_BITS:
+        raise ConfigurationError(f"the RSA key {name} has {key.key_size} bits: it needs {LEAST_RSA_BITS} at least")
+    return read_recipient(key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode())
+
+
+def _no_recipient(text: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{text[:80]!r} is no recipient: give age1…, ssh-ed25519 … or ssh-rsa …, or a file with such lines"
+    )
+
+
+def _no_plugin(name: str) -> ConfigurationError:
+    return ConfigurationError(f"there is no program age-plugin-{name} on the PATH, which this key needs: install it")
+
+
+# -- identities -------------------------------------------------------------------------------------------------
+
+
+def is_identity_file(data: bytes) -> bool:
+    """True for a file of age's or SSH's, which is no PEM or DER of a kind that OpenSSL writes."""
+    return data.lstrip().startswith(_OPENSSH) or any(each.encode() in data for each in _IDENTITIES)
+
+
+def read_identities(name: str, data: bytes, person: Person = Nobody()) -> PrivateKeys:  # noqa: B008 - see above
+    """The private keys in a file as age-keygen, a plugin or ssh-keygen writes it.
+
+    ConfigurationError, which holds nothing of them, if it is none, or if a plugin is not there.
+    """
+    try:
+        if data.lstrip().startswith(_OPENSSH):
+            return PrivateKeys((pyrage.ssh.Identity.from_buffer(data),))
+        lines = [line.strip() for line in data.decode().splitlines()]
+        return _identities([line for line in lines if line and not line.startswith("#")], person)
+    except (pyrage.IdentityError, ValueError):
+        fault = f"{name} cannot be read as private keys of age or SSH: give a file of age-keygen or ssh-keygen"
+    raise ConfigurationError(fault)  # out here, where no earlier exception holds anything of the file
+
+
+def _identities(lines: list[str], person: Person) -> PrivateKeys:
+    found: list[Any] = []
+    plugins: defaultdict[str, list[pyrage.plugin.Identity]] = defaultdict(list)
+    for line in lines:
+        if line.startswith("AGE-PLUGIN-"):
+            identity = pyrage.plugin.Identity.from_str(line)
+            plugins[identity.plugin()].append(identity)
+        else:
+            found.append(pyrage.x25519.Identity.from_str(line))
+    for name, identities in plugins.items():
+        try:
+            found.append(pyrage.plugin.IdentityPluginV1(name, identities, person))
+        except pyrage.DecryptError as exc:
+            raise _no_plugin(name) from exc
+    return PrivateKeys(tuple(found))
+
+
+def identity_of(pkcs8: bytes) -> PrivateKeys:
+    """The same for a private key in PKCS #8. ConfigurationError for one that nothing is sealed to."""
+    key = load_der_private_key(pkcs8, None)
+    if isinstance(key, X25519PrivateKey):
+        text = encode(_SECRET, key.private_bytes_raw()).upper()
+        return PrivateKeys((pyrage.x25519.Identity.from_str(text),), pkcs8)
+    if isinstance(key, RSAPrivateKey | Ed25519PrivateKey):
+        openssh = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+        return PrivateKeys((pyrage.ssh.Identity.from_buffer(openssh),), pkcs8)
+    raise ConfigurationError("no backup is sealed to a key of that kind: give an RSA, X25519 or Ed25519 key")

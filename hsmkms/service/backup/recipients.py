@@ -1,0 +1,146 @@
+"""The envelope of our own: of backups that the token seals, and of older ones that are sealed to a public key.
+
+The key of the file is drawn on the token, and an AES-256 key of the installation encrypts it there. In older files RSA
+encrypted it with OAEP (SHA-256, RFC 8017), or an ephemeral X25519 key (RFC 7748) agreed on a secret, of which HKDF made
+the key that encrypted it; new files for the holder of a private key are of ``age_envelope``.
+"""
+
+import hashlib
+from datetime import datetime
+from typing import Final
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.padding import MGF1, OAEP
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_der_private_key,
+)
+from msgspec import Struct
+
+from hsmkms.errors import BindingError, ObjectLostError, RejectedDataError, StoreError
+from hsmkms.hsm.device import Device
+from hsmkms.model.permit import OperatorAct
+from hsmkms.service.keys.installation_keys import encryption_key
+from hsmkms.service.runtime.core import Core
+from hsmkms.service.runtime.permits import own_permit
+
+PURPOSE: Final = "backup"
+RSA: Final = "RSA-OAEP-SHA-256"
+X25519: Final = "X25519-HKDF-SHA-256-AES-256-GCM"
+BY_TOKEN: Final = "TOKEN-AES-256-GCM"  # noqa: S105 - the name of a method
+
+_MOST_VERSIONS: Final = 10_000
+_PADDING: Final = OAEP(MGF1(SHA256()), SHA256(), None)
+_AGREED: Final = b"hsmkms backup x25519 v1"
+_AAD: Final = b"hsmkms backup key v1\0"
+_ONE_USE: Final = bytes(12)
+"""The nonce of a key that encrypts once."""
+
+
+class Header(Struct, frozen=True, kw_only=True):
+    """What a backup says of itself in the clear. It holds good only once the first chunk was proven.
+
+    ``recipient``: SHA-256 of the public key's SubjectPublicKeyInfo, or the CKA_ID of the token's key, in hex.
+    ``help``: the ephemeral public key of X25519, or the IV of the token.
+    """
+
+    method: str
+    recipient: str
+    sealed_key: bytes
+    help: bytes = b""
+    installation: str
+    account: str
+    created_at: datetime
+    contains: str
+    lacks: str
+
+
+class SealedKey(Struct, frozen=True):
+    """The part of a header that only a recipient can open."""
+
+    method: str
+    recipient: str
+    sealed: bytes
+    help: bytes = b""
+
+
+def read_header(data: bytes) -> Header:
+    """A header as it stands in the file. StoreError for what is none."""
+    try:
+        return msgspec.json.decode(data, type=Header)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        raise StoreError("the header of the backup cannot be read: take another copy of it") from exc
+
+
+# -- by the holder of a private key -----------------------------------------------------------------------------
+
+
+def open_with_private_key(header: Header, pkcs8: bytes) -> bytes:
+    """The key of the file. BindingError for another private key, StoreError where the header was changed."""
+    private = load_der_private_key(pkcs8, None)
+    if not isinstance(private, RSAPrivateKey | X25519PrivateKey) or fingerprint(private.public_key()) != (
+        header.recipient
+    ):
+        raise BindingError(f"this backup is not sealed to that private key, but to {header.method} {header.recipient}")
+    try:
+        if isinstance(private, RSAPrivateKey):
+            return private.decrypt(header.sealed_key, _PADDING)
+        shared = private.exchange(X25519PublicKey.from_public_bytes(header.help))
+        return _agreed(shared, header.help, private.public_key()).decrypt(_ONE_USE, header.sealed_key, None)
+    except (ValueError, InvalidTag) as exc:
+        raise StoreError("the header of the backup was changed: take another copy of it") from exc
+
+
+def fingerprint(public: RSAPublicKey | X25519PublicKey) -> str:
+    """SHA-256 of a key's SubjectPublicKeyInfo, in hex: `openssl pkey -pubin -outform DER | sha256sum`."""
+    return hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+
+def _agreed(shared: bytes, sent: bytes, public: X25519PublicKey) -> AESGCM:
+    return AESGCM(HKDF(SHA256(), 32, sent + public.public_bytes_raw(), _AGREED).derive(shared))
+
+
+# -- by the token -------------------------------------------------------------------------------------------------
+
+
+def seal_to_token(core: Core, key: bytes) -> SealedKey:
+    """Seal the key of a file by an AES key of the installation's on the token."""
+    own = encryption_key(core, PURPOSE, OperatorAct.BACKUP)
+    permit = own_permit(OperatorAct.BACKUP, own.cka_id)
+    device = core.tokens.of(own.token_id)
+    iv, sealed = device.encrypt(permit, own.cka_id, key, _AAD + core.installation.id.encode())
+    return SealedKey(BY_TOKEN, own.cka_id.hex(), sealed, iv)
+
+
+def open_with_token(header: Header, device: Device) -> bytes:
+    """The key of the file. BindingError for another token, StoreError where the header was changed.
+
+    Only a key that was made for backups opens one: of imported key material, which is on the token as well, somebody
+    knows the bytes.
+    """
+    try:
+        cka_id = bytes.fromhex(header.recipient)
+        if not _is_for_backups(header, cka_id, device):
+            raise StoreError(f"this backup is sealed by a key ({header.recipient}) that was not made for backups")
+        permit = own_permit(OperatorAct.BACKUP, cka_id)
+        return device.decrypt(permit, cka_id, header.help, header.sealed_key, _AAD + header.installation.encode())
+    except ObjectLostError as exc:
+        raise BindingError(
+            f"this backup is sealed by a key ({header.recipient}) that the token {device.profile.label!r} does not "
+            "hold: correct [token] in the configuration, or restore the token's own backup first"
+        ) from exc
+    except (RejectedDataError, ValueError) as exc:
+        raise StoreError("the header of the backup was changed: take another copy of it") from exc
+
+
+def _is_for_backups(header: Header, cka_id: bytes, device: Device) -> bool:
+    """True if the label on the token says so; the header does not tell the version."""
+    prefix = f"hsmkms/{header.installation[:8]}/{PURPOSE}"
+    return any(device.is_labelled(cka_id, f"{prefix}/{version}") for version in range(1, _MOST_VERSIONS))

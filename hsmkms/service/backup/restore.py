@@ -1,0 +1,251 @@
+"""Restoring a backup: into a folder beside its target, where everything is proven, and then by renames.
+
+No database is opened, and nothing that the backup names is loaded, before somebody has answered for it: who made it is
+proven, or the operator has said that it need not be; and its configuration is used only where he has none, and has
+seen what it would load and run.
+
+The database takes its place last, so that an interrupted restore is no installation; the next one removes what it has
+left, and nothing else (restore_moves.py).
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+
+from hsmkms.errors import BindingError, StoreError, TokenUnavailableError
+from hsmkms.hsm.device import Device
+from hsmkms.process import exclusive
+from hsmkms.service.audit.desk import AuditDesk
+from hsmkms.service.audit.freshness import Freshness
+from hsmkms.service.audit.sealing import Contradiction, Sealer
+from hsmkms.service.backup import origin as backup_origin
+from hsmkms.service.backup import restore_moves, unsealing
+from hsmkms.service.backup.age_keys import PrivateKeys
+from hsmkms.service.backup.create import NeededObject, needed_objects
+from hsmkms.service.backup.origin import Proof
+from hsmkms.service.backup.signature import VerifyingKey
+from hsmkms.service.backup.unsealing import Unseal, Unsealed
+from hsmkms.service.keys.installation_keys import witness
+from hsmkms.service.runtime import binding
+from hsmkms.service.runtime.core import Core
+from hsmkms.service.runtime.ports import Checkpoint, no_checkpoint
+from hsmkms.store import files, installation, migrate
+from hsmkms.store.engine import Connection
+
+LOCK: Final = "init.lock"
+"""The same as that of `hsmkms init`, which would make databases in the same place."""
+
+LOCK_SECONDS: Final = 60.0
+
+OpenCore = Callable[[Path], Core]
+"""Opens an installation whose data folder is the given one; BindingError where the token is not its own."""
+
+_UNPROVEN: Final = (
+    "{}. Nothing was restored: whoever could write to where the backup lay may have made it. Give {}--unproven if you "
+    "know in another way that it is yours"
+)
+_IF_SIGNED: Final = "--signed-by PUBLIC.pem if you have signed it, or "
+
+
+class Order(Struct, frozen=True, kw_only=True):
+    """What the operator gives for a restore and allows: see `hsmkms restore`."""
+
+    keys: PrivateKeys | None = None
+    signed_by: VerifyingKey | None = None
+    unproven: bool = False
+    accept_rollback: bool = False
+    accept_clone: str | None = None
+    """Label or serial of the one of the tokens that is accepted though it is a clone."""
+
+
+class Configured(Struct, frozen=True, kw_only=True):
+    """What a restore works with once there is a configuration; ``file``: its text, where it came out of the backup."""
+
+    devices: Sequence[Device]
+    open_core: OpenCore
+    file: bytes | None = None
+
+
+Configure = Callable[[Unsealed, str | None], Configured]
+"""Loads a configuration and opens its tokens: the operator's, or that of the backup if he answers for it.
+
+It is told what was unpacked, and which signature was found on it.
+"""
+
+
+class Restored(Struct, frozen=True, kw_only=True):
+    """What was restored. ``missing``: objects that the token does not have; ``rollback``: why it is an older state.
+
+    ``migrated``: the revisions that the databases were brought to, where the backup was made by an older program.
+    ``proof``: what proves who made the backup; see ``backup_origin.Proof``.
+    """
+
+    installation: str
+    account: str
+    backup_created_at: datetime
+    restored_at: datetime
+    folder: str
+    proof: str
+    migrated: list[str]
+    missing: list[NeededObject]
+    rollback: str | None
+
+
+def restore(
+    file: Path, target: Path, order: Order, unseal: Unseal, configure: Configure, reached: Checkpoint = no_checkpoint
+) -> Restored:
+    """Restore a backup into the data folder ``target``, which must hold no databases and no audit log.
+
+    Raises StoreError (damaged, unproven, or older than what the token remembers, or the target is not empty),
+    BindingError (another token, another private key), MigrationError (the backup is of a newer program), and what
+    ``configure`` raises. Then nothing was changed.
+    """
+    files.make_folder(target)
+    with exclusive(target / LOCK, LOCK_SECONDS):
+        restore_moves.remove_leftovers(target)
+        restore_moves.require_empty(target)
+        staging = Path(tempfile.mkdtemp(prefix=restore_moves.STAGING, dir=target))
+        try:
+            # 1. Everything is read, once.
+            unsealed = unsealing.read(file, order.keys, unseal, staging)
+            signature = _signature(unsealed, order)
+            reached("restore 1: unpacked")
+
+            # 2. The token is reached, and asked who made it.
+            configured = configure(unsealed, signature)
+            proof = _proof(unsealed, signature, configured.devices, order)
+            reached("restore 2: proven")
+
+            # 3. It belongs to this token, and is not older than what that remembers; the restore is written down.
+            migrated = migrate.upgrade(staging)
+            restored = _prepare(configured.open_core(staging), unsealed, target, migrated, proof, order)
+            reached("restore 3: prepared")
+
+            # 4. The files take their places, the database last.
+            restore_moves.move(staging, target, configured.file, reached)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+        # 5. The audit log goes on from here.
+        _seal(configured.open_core(target), accept=restored.rollback is not None)
+    return restored
+
+
+def _signature(unsealed: Unsealed, order: Order) -> str | None:
+    """The signature that was asked for. StoreError if it is not there, or if nothing else can prove the backup."""
+    if order.signed_by is not None:
+        if unsealed.manifest is None:
+            raise StoreError("the backup is of a version that signed none, and --signed-by asks for a signature")
+        return backup_origin.check_signature(unsealed.kept, order.signed_by)
+    if unsealed.manifest is None and not unsealed.sealed_by_token and not order.unproven:
+        fault = "the backup is of a version that proved nothing, and is sealed to a public key, as anybody can do it"
+        raise StoreError(_UNPROVEN.format(fault, ""))
+    return None
+
+
+def _proof(unsealed: Unsealed, signature: str | None, devices: Sequence[Device], order: Order) -> Proof:
+    """What proves who made it. StoreError or BindingError if nothing does, and something must."""
+    if unsealed.manifest is None:
+        return Proof(sealed_by_token=unsealed.sealed_by_token)
+    try:
+        backup_origin.check_token(unsealed.manifest, unsealed.kept, devices)
+    except (StoreError, BindingError) as exc:
+        if signature is None and not order.unproven:
+            raise type(exc)(_UNPROVEN.format(exc, _IF_SIGNED)) from exc
+        return Proof(signature=signature)
+    return Proof(token=True, signature=signature)
+
+
+def _prepare(core: Core, unsealed: Unsealed, target: Path, migrated: list[str], proof: Proof, order: Order) -> Restored:
+    about = unsealed.about
+    try:
+        if core.installation.id != about.installation:
+            raise StoreError("the backup holds another installation than it says: it is not one of ours")
+        rollback = _rollback(core)
+        if rollback is not None and not order.accept_rollback:
+            raise StoreError(
+                f"the backup is older than what its token remembers ({rollback}): keys, policies and users are as they "
+                "were then. Take the newest backup, or give --accept-rollback; the audit log will tell of it"
+            )
+        now = core.clock()
+        missing = _missing(core)
+        details = {"backupCreatedAt": f"{about.created_at:%Y-%m-%dT%H:%M:%SZ}", "rollback": rollback or ""}
+        details |= {"proof": str(proof), "sha256": unsealed.sha256}
+        with core.audit.acting("RestoreBackup", core.installation.default_region, details), core.store.atomic() as tx:
+            installation.set_restored(tx, now)
+            _accept_clones(core, tx)
+        core.audit.close()
+        return Restored(
+            installation=core.installation.id,
+            account=core.installation.account,
+            backup_created_at=about.created_at,
+            restored_at=now,
+            folder=str(target),
+            proof=str(proof),
+            migrated=migrated,
+            missing=missing,
+            rollback=rollback,
+        )
+    finally:
+        _close(core)
+
+
+def _accept_clones(core: Core, tx: Connection) -> None:
+    """Record the names of each token that is open as a clone: the operator accepts it."""
+    for row in core.tokens.rows():
+        try:
+            device = core.tokens.of(row.id)
+        except TokenUnavailableError:
+            continue  # it is not open, so nothing of it is accepted
+        if binding.is_clone(device, row):
+            installation.rename_token(tx, row.id, device.profile.label, device.profile.serial)
+            Freshness(core).take(row.id)
+            details = {"serial": device.profile.serial}
+            core.audit.event("AcceptClone", core.installation.default_region, "", details)
+
+
+def _rollback(core: Core) -> str | None:
+    """How the state contradicts what the token remembers, or None."""
+    try:
+        Sealer(core).check()
+    except Contradiction as exc:
+        return str(exc).partition(": run ")[0]
+    return None
+
+
+def _missing(core: Core) -> list[NeededObject]:
+    there = {cka_id for row in core.tokens.rows() for cka_id in _present(core, row.id)}
+    with core.store.reading() as conn:
+        return [each for each in needed_objects(core, conn) if each.cka_id not in there]
+
+
+def _present(core: Core, token_id: str) -> set[str]:
+    """The CKA_IDs on a token; none of one that the installation has left and that is away."""
+    try:
+        return {each.cka_id.hex() for each in core.tokens.of(token_id).inventory(witness(core, token_id))}
+    except TokenUnavailableError:
+        if token_id == core.tokens.home_id:
+            raise
+        return set()
+
+
+def _seal(core: Core, *, accept: bool) -> None:
+    try:
+        if accept:
+            AuditDesk(core).accept()
+        else:
+            Sealer(core).seal()
+        core.audit.close()
+    finally:
+        _close(core)
+
+
+def _close(core: Core) -> None:
+    core.cache.close()
+    core.store.close()
+    core.tokens.close()

@@ -1,0 +1,138 @@
+"""The moves of a restored installation into its place, and their undoing.
+
+Before anything is moved, a mark in the target names each file that is going to be, with what a rename keeps of it: its
+inode, size and time. So whatever is found there after a crash is known for what the restore has put there, or for
+somebody else's.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from hsmkms.errors import StoreError
+from hsmkms.service.backup.create import CONFIGURATION
+from hsmkms.store import audit_files, files, snapshot
+from hsmkms.store.archive import new_file
+
+STAGING: Final = ".restore-"
+_MARK: Final = ".restore-unfinished"
+_FILES: Final = (snapshot.AUDIT, files.LOG.name, files.META.name)
+"""In the order in which they take their places: where meta.db is, everything is."""
+
+_Identity = tuple[int, int, int, int]
+"""Device, inode, size and time of change in ns: an inode alone may be used again."""
+
+
+def remove_leftovers(target: Path) -> None:
+    """Remove what an interrupted restore has left, and nothing else: a half one is none."""
+    for left in target.glob(f"{STAGING}*"):
+        shutil.rmtree(left, ignore_errors=True)  # which follows no symlink
+    mark = target / _MARK
+    moved = _read(mark)
+    if moved is None or (target / snapshot.AUDIT).is_symlink():
+        return
+    if not os.path.lexists(target / files.META.name):
+        for name, identity in moved.items():
+            place = target / name
+            if place.parent in (target, target / snapshot.AUDIT) and _identity(place) == identity:
+                place.unlink()
+        with suppress(OSError):  # somebody has put something there, or it is not there
+            (target / snapshot.AUDIT).rmdir()
+    mark.unlink()
+
+
+def require_empty(target: Path) -> None:
+    """Raise StoreError if the folder holds anything that a restore would replace, or a symlink at its names."""
+    for each in _in_the_way(target):
+        raise StoreError(
+            f"there is {each} already: a restore replaces nothing. Move what belongs to the old installation away, "
+            "or choose another --data-dir"
+        )
+
+
+def move(staging: Path, target: Path, configuration: bytes | None, reached: Callable[[str], None]) -> None:
+    """Move everything into its place, the database last. StoreError if that fails; then nothing has moved."""
+    moved: list[str] = []
+    try:
+        _require_closed(staging)
+        require_empty(target)
+        if configuration is not None:
+            # Somebody has answered for it: if the restore is interrupted here, the next one finds it in its place.
+            _place(staging, target, CONFIGURATION, configuration)
+            moved.append(CONFIGURATION)
+        _place(staging, target, _MARK, msgspec.json.encode(_identities(staging)))
+        audit_files.sync_folder(target)
+        for name in _FILES:
+            (staging / name).rename(target / name)
+            moved.append(name)
+            audit_files.sync_folder(target)
+            reached(f"restore 4: {name}")
+        (target / _MARK).unlink()
+    except (OSError, StoreError) as exc:
+        _undo(staging, target, moved)
+        if isinstance(exc, StoreError):
+            raise
+        raise StoreError(f"the backup cannot be restored into {target}: {exc.strerror}") from exc
+
+
+def _require_closed(staging: Path) -> None:
+    for journal in staging.glob("*.db-wal"):
+        raise StoreError(f"{journal} was not closed: nothing was restored; try again")
+
+
+def _place(staging: Path, target: Path, name: str, content: bytes) -> None:
+    if os.path.lexists(target / name):
+        raise StoreError(f"there is {target / name} already: a restore replaces nothing. Move it away, and try again")
+    with new_file(staging / name) as opened:
+        opened.write(content)
+    (staging / name).rename(target / name)
+
+
+def _undo(staging: Path, target: Path, moved: list[str]) -> None:
+    """Take back what was moved, the database first; the mark goes when nothing is left of it."""
+    with suppress(OSError):
+        for name in reversed(moved):
+            (target / name).rename(staging / name)
+        if _read(target / _MARK) is not None:
+            (target / _MARK).unlink()
+        audit_files.sync_folder(target)
+
+
+def _in_the_way(target: Path) -> Iterator[Path]:
+    for database in files.DATABASES:
+        yield from target.glob(f"{database.name}*")
+    audit, mark = target / snapshot.AUDIT, target / _MARK
+    is_folder = audit.is_dir() and not audit.is_symlink()
+    if any(audit.iterdir()) if is_folder else os.path.lexists(audit):
+        yield audit
+    if os.path.lexists(mark):
+        yield mark
+
+
+def _read(mark: Path) -> dict[str, _Identity] | None:
+    """What a mark names: nothing for one of an older version; None where there is no mark of ours."""
+    if mark.is_symlink() or not mark.is_file():
+        return None
+    try:
+        return msgspec.json.decode(mark.read_bytes(), type=dict[str, _Identity])
+    except msgspec.DecodeError:
+        return {}
+
+
+def _identities(staging: Path) -> dict[str, _Identity | None]:
+    folder = (each for each in (staging / snapshot.AUDIT).rglob("*") if each.is_file())
+    found = (*folder, *(staging / name for name in _FILES if name != snapshot.AUDIT))
+    return {str(each.relative_to(staging)): _identity(each) for each in found}
+
+
+def _identity(path: Path) -> _Identity | None:
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

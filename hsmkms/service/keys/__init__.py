@@ -1,0 +1,1 @@
+"""The life of backing keys: creation, rotation, expiry, destruction."""

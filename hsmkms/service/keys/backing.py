@@ -1,0 +1,53 @@
+"""What all procedures that make backing keys share: names, first records, and what to do after a fault."""
+
+import uuid
+from typing import Final
+
+from hsmkms.errors import (
+    ConfigurationError,
+    PinError,
+    ThrottlingException,
+    TokenFullError,
+    TokenUnfitError,
+    UnsupportedOperationException,
+)
+from hsmkms.model.enums import MaterialState
+from hsmkms.model.records import MaterialRecord
+from hsmkms.rules import material
+from hsmkms.service.runtime.core import Core
+
+NOTHING_WAS_MADE: Final = (
+    ConfigurationError,
+    PinError,
+    ThrottlingException,
+    TokenFullError,
+    TokenUnfitError,
+    UnsupportedOperationException,
+)
+"""Faults after which no object can have stayed on the token; after any other one somebody has to look."""
+
+ATTEMPTS: Final = 3
+"""How often something is made anew, if each time the home has moved while it was being made."""
+
+HOME_MOVED: Final = "The installation moves to another token just now: try again."
+
+
+def generated(core: Core, key_id: str, sequence: int, state: MaterialState) -> MaterialRecord:
+    """The record of a backing key that the token is about to generate."""
+    cka_id = uuid.uuid4().bytes
+    return MaterialRecord(
+        material_id=material.material_id(key_id, cka_id),
+        sequence=sequence,
+        state=state,
+        created_at=core.clock(),
+        token_id=core.tokens.home_id,
+        cka_id=cka_id,
+    )
+
+
+def label_of(core: Core, token_id: str, key_id: str, region: str, sequence: int) -> str:
+    """The object's label: what the row can be rebuilt from, in the form that its token has room for."""
+    long = material.object_label(core.installation.short_id, region, key_id, sequence)
+    if len(long) <= core.tokens.of(token_id).profile.label_bytes:
+        return long
+    return material.short_label(core.installation.short_id, key_id, sequence)

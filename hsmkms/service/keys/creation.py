@@ -1,0 +1,171 @@
+"""Making a KMS key, step by step, whoever asks for it.
+
+The token and the database share no transaction, so: intent, device, result. After a crash between the steps
+``reconcile`` finds the intent and what became of it; a key that was reported as created has all three.
+"""
+
+from collections.abc import Callable, Mapping
+from enum import Enum, auto
+from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from hsmkms.errors import KMSInternalException
+from hsmkms.model.enums import KeyManager, KeySpec, KeyState, KeyUsage, MaterialState, Origin
+from hsmkms.model.ids import key_arn, new_key_id
+from hsmkms.model.permit import Permit
+from hsmkms.model.records import KeyRecord
+from hsmkms.service.keys import destruction
+from hsmkms.service.keys.backing import ATTEMPTS, HOME_MOVED, NOTHING_WAS_MADE, generated, label_of
+from hsmkms.service.runtime.core import Core
+from hsmkms.store import aliases, installation, keys, objects
+from hsmkms.store.engine import Connection
+
+Check = Callable[[Connection], None]
+"""Raises if a key cannot be made as things are in this transaction."""
+
+OVERTAKEN: Final = "the key was reconciled away while it was being made: create it again"
+
+
+def unchecked(_: Connection) -> None:
+    """Refuse nothing."""
+
+
+class Nature(Struct, frozen=True, kw_only=True):
+    """What a key is for life."""
+
+    spec: KeySpec = KeySpec.SYMMETRIC_DEFAULT
+    usage: KeyUsage = KeyUsage.ENCRYPT_DECRYPT
+    origin: Origin = Origin.AWS_KMS
+    multi_region: bool = False
+
+
+def new_record(
+    core: Core,
+    region: str,
+    nature: Nature,
+    *,
+    manager: KeyManager = KeyManager.CUSTOMER,
+    description: str,
+    policy: str,
+) -> KeyRecord:
+    """The record of a key that is about to be made; with its first backing key, unless that is to be imported."""
+    key_id = new_key_id(multi_region=nature.multi_region)
+    imported = nature.origin is Origin.EXTERNAL
+    now = core.clock()
+    return KeyRecord(
+        key_id=key_id,
+        region=region,
+        arn=key_arn(core.installation.account, region, key_id),
+        spec=nature.spec,
+        usage=nature.usage,
+        origin=nature.origin,
+        manager=manager,
+        multi_region=nature.multi_region,
+        primary_region=region if nature.multi_region else None,
+        regions=(region,) if nature.multi_region else (),
+        state=KeyState.PENDING_IMPORT if imported else KeyState.ENABLED,
+        description=description,
+        policy=policy,
+        creation_date=now,
+        version=0,
+        materials=() if imported else (generated(core, key_id, 1, MaterialState.CURRENT),),
+    )
+
+
+def make_empty(core: Core, record: KeyRecord, tags: Mapping[str, str], check: Check = unchecked) -> None:
+    """Make a key that waits for its material: nothing is done on the token, so it is one transaction.
+
+    ``check`` is called in that transaction, and may refuse.
+    """
+    with core.store.atomic() as tx:
+        check(tx)
+        keys.insert_intent(tx, record, tags, "")
+        keys.complete(tx, record.key_id, record.region)
+
+
+def make(
+    core: Core,
+    record: KeyRecord,
+    tags: Mapping[str, str],
+    permit: Permit,
+    *,
+    alias: str | None = None,
+    check: Check = unchecked,
+) -> bool:
+    """Make a key whose backing key is generated on the token and never leaves it; with an alias if one is named.
+
+    ``permit`` covers the backing key. ``check`` is called in the transaction of the intent, and may refuse. False if
+    somebody else has taken the alias meanwhile: then there is no key. Where the home moves to another token meanwhile,
+    what was made is destroyed, and made there.
+    """
+    for _ in range(ATTEMPTS):
+        outcome = _make(core, _at_home(core, record), tags, permit, alias, check)
+        if outcome is not _Outcome.HOME_MOVED:
+            return outcome is _Outcome.MADE
+        core.tokens.may_have_moved()
+    raise KMSInternalException(HOME_MOVED)
+
+
+class _Outcome(Enum):
+    MADE = auto()
+    ALIAS_TAKEN = auto()
+    HOME_MOVED = auto()
+    OVERTAKEN = auto()
+
+
+def _at_home(core: Core, record: KeyRecord) -> KeyRecord:
+    """The record of a key that is to be made, with its backing key on what the home is now."""
+    return replace(record, materials=(replace(record.materials[0], token_id=core.tokens.home_id),))
+
+
+def _make(
+    core: Core, record: KeyRecord, tags: Mapping[str, str], permit: Permit, alias: str | None, check: Check
+) -> _Outcome:
+    backing_key = record.materials[0]
+    device = core.tokens.of(backing_key.token_id)
+    label = label_of(core, backing_key.token_id, record.key_id, record.region, backing_key.sequence)
+    device.ready_to_make()  # no intent that a token which is away would leave behind
+
+    # 1. Intent: the row that will be the key, invisible until it is complete.
+    with core.store.atomic() as tx:
+        check(tx)
+        keys.insert_intent(tx, record, tags, label)
+    core.reached("create-key 1: intent")
+
+    # 2. Device: the backing key, read back and compared.
+    try:
+        device.generate_backing_key(permit, backing_key.cka_id, label, record.kind)
+    except NOTHING_WAS_MADE:
+        with core.store.atomic() as tx:
+            keys.drop_intent(tx, record.key_id, record.region)
+        raise
+    core.reached("create-key 2: device")
+
+    # 3. Result: from here on the key exists.
+    with core.store.atomic() as tx:
+        outcome = _complete(tx, record, alias)
+        if outcome in (_Outcome.ALIAS_TAKEN, _Outcome.HOME_MOVED):
+            keys.drop_intent(tx, record.key_id, record.region)
+            objects.doom(tx, backing_key.token_id, backing_key.cka_id, label, core.clock())
+    if outcome is _Outcome.OVERTAKEN:
+        raise KMSInternalException(OVERTAKEN)
+    if outcome is not _Outcome.MADE:
+        destruction.discard(core, backing_key.token_id, backing_key.cka_id)
+        return outcome
+    core.reached("create-key 3: result")
+    return outcome
+
+
+def _complete(tx: Connection, record: KeyRecord, alias: str | None) -> _Outcome:
+    """Let the key be there, with its alias, if nothing has come in between."""
+    if not installation.is_home(tx, record.materials[0].token_id):
+        return _Outcome.HOME_MOVED
+    if alias is not None and aliases.fetch(tx, record.region, alias) is not None:
+        return _Outcome.ALIAS_TAKEN
+    if not keys.complete(tx, record.key_id, record.region):
+        return _Outcome.OVERTAKEN
+    if alias is not None:
+        aliases.insert(tx, record.region, alias, record.key_id, record.creation_date)
+    return _Outcome.MADE

@@ -1,0 +1,202 @@
+"""The rotation of a generated key, step by step, whoever asks for it.
+
+Intent, device, result, as for a new key. Until the result is written the old backing key encrypts, and afterwards it
+decrypts for ever. The intent keeps everybody else from rotating the same key; ten minutes after it was written it
+counts as interrupted, and whoever comes next carries it on.
+"""
+
+import logging
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from hsmkms.errors import ConflictException, HsmKmsError, KMSInvalidStateException, NotFoundException
+from hsmkms.model.enums import KeySpec, KeyState, MaterialState, Origin, RotationType
+from hsmkms.model.ids import key_arn
+from hsmkms.model.permit import OperatorAct
+from hsmkms.model.records import KeyRecord
+from hsmkms.rules import rotation as rules
+from hsmkms.service.keys import destruction
+from hsmkms.service.keys.backing import ATTEMPTS, HOME_MOVED, NOTHING_WAS_MADE, generated, label_of
+from hsmkms.service.runtime import clock
+from hsmkms.service.runtime.core import Core
+from hsmkms.service.runtime.permits import own_permit
+from hsmkms.store import installation, keys, materials, objects, rotation
+from hsmkms.store.rotation import Unfinished
+from hsmkms.store.schema import ObjectStatus
+
+log = logging.getLogger("hsmkms.service")
+
+Judge = Callable[[KeyRecord], None]
+"""Raises if the record, as it is now, must not be rotated."""
+
+
+def rotate(core: Core, key_id: str, region: str, kind: RotationType, judge: Judge) -> None:
+    """Give the key a new current backing key.
+
+    ConflictException if somebody else rotates it just now. An interrupted rotation is carried on first; one of the
+    same kind counts as this one.
+    """
+    core.device.ready_to_make()  # no intent that a token which is away would leave behind
+    if any(finish(core, each) is kind for each in interrupted(core, key_id)):
+        return
+    for _ in range(ATTEMPTS):
+        if _rotate(core, key_id, region, kind, judge):
+            return
+        core.tokens.may_have_moved()
+    raise ConflictException(HOME_MOVED)
+
+
+def _rotate(core: Core, key_id: str, region: str, kind: RotationType, judge: Judge) -> bool:
+    """The steps of a rotation; False if the home has moved meanwhile: then it is as if nothing had been begun."""
+    # 1. Intent: the material, which no record shows yet.
+    with core.store.atomic() as tx:
+        record = keys.fetch(tx, region, key_id)
+        if record is None:
+            raise NotFoundException(f"Key '{key_arn(core.installation.account, region, key_id)}' does not exist")
+        judge(record)
+        if rotation.unfinished(tx, key_id):
+            raise rules.under_way(record)
+        new = generated(core, key_id, rotation.next_sequence(tx, key_id), MaterialState.PENDING_ROTATION)
+        label = label_of(core, new.token_id, key_id, region, new.sequence)
+        keys.insert_material(tx, key_id, replace(new, rotation_type=kind), label)
+    core.reached("rotate 1: intent")
+
+    # 2. Device: the backing key, read back and compared.
+    permit = own_permit(OperatorAct.MAINTAIN, new.cka_id)
+    try:
+        core.tokens.of(new.token_id).generate_backing_key(permit, new.cka_id, label)
+    except NOTHING_WAS_MADE:
+        with core.store.atomic() as tx:
+            rotation.drop(tx, new.token_id, new.cka_id)
+        raise
+    core.reached("rotate 2: device")
+
+    # 3. Result: the new one is current, the old one decrypts.
+    with core.store.atomic() as tx:
+        moved = not installation.is_home(tx, new.token_id)
+        if moved:
+            materials.doom(tx, new.token_id, new.cka_id)
+        switched = not moved and rotation.switch(tx, key_id, region, new.material_id, kind, core.clock())
+        found = objects.fetch(tx, new.token_id, new.cka_id)
+        if switched:
+            _tell(core, record, new.material_id, kind)
+    if moved:
+        destruction.discard(core, new.token_id, new.cka_id)
+        return False
+    if not switched and (found is None or found.status is not ObjectStatus.PRESENT):
+        core.tokens.of(new.token_id).destroy(permit, new.cka_id)
+        raise ConflictException(f"The rotation of {record.arn} was overtaken by another change: look at the key again.")
+    core.reached("rotate 3: result")
+    log.info("rotated key %s (%s): its key material is %s from now on", key_id, kind, new.material_id)
+    return True
+
+
+def rotate_if_due(core: Core, key_id: str, region: str) -> None:
+    """Do a rotation that is overdue; what hinders it is logged, and the work stays due."""
+    _rotate_unasked(core, key_id, region, lambda fresh: must_be_due(core, fresh))
+
+
+def rotate_early(core: Core, key_id: str, region: str, material_id: str) -> None:
+    """Follow generated material that has made many encryptions by new material, unless somebody has done it."""
+    log.warning("key material %s of key %s has used half of its AES-GCM budget: rotating the key", material_id, key_id)
+    _rotate_unasked(core, key_id, region, lambda fresh: must_be_current(fresh, material_id))
+
+
+def rotate_restored(core: Core, key_id: str, region: str, material_id: str) -> None:
+    """Follow generated material that is older than the last restore, since nobody knows how often it encrypted."""
+    _rotate_unasked(core, key_id, region, lambda fresh: must_be_current(fresh, material_id))
+
+
+def rotate_elsewhere(core: Core, key_id: str, region: str) -> None:
+    """Follow generated material that is on a token which the installation has left by new material at home."""
+    _rotate_unasked(core, key_id, region, lambda fresh: must_be_elsewhere(core, fresh))
+
+
+# -- what was interrupted ---------------------------------------------------------------------------------------
+
+
+def interrupted(core: Core, key_id: str | None = None) -> list[Unfinished]:
+    """Rotations and imports, of one key or of all, that were begun so long ago that nobody can be at work on them."""
+    with core.store.reading() as conn:
+        found = rotation.unfinished(conn, key_id)
+    return [each for each in found if core.clock() - each.created_at > rules.UNDER_WAY]
+
+
+def finish(core: Core, found: Unfinished) -> RotationType | None:
+    """Carry an interrupted rotation on; its kind, or None if there was nothing to carry on (or it was an import).
+
+    An object that is there and as ordered becomes the current backing key of a key that is still Enabled. Any other,
+    and one of an interrupted import (which its caller repeats), is to be destroyed; so is what was begun on a token
+    that was left since. Where nothing was made the intent is forgotten.
+    """
+    if found.token_id != core.tokens.home_id:
+        with core.store.atomic() as tx:
+            materials.doom(tx, found.token_id, found.cka_id)
+        return None
+    device = core.tokens.of(found.token_id)
+    if not device.holds(found.cka_id):
+        with core.store.atomic() as tx:
+            rotation.drop(tx, found.token_id, found.cka_id)
+        log.info("forgot an interrupted change of key %s: nothing had been made", found.key_id)
+        return None
+    _, deviations = device.attest(found.cka_id)
+    with core.store.atomic() as tx:
+        kind = found.rotation_type
+        record = keys.fetch(tx, found.region, found.key_id)
+        fit = not deviations and installation.is_home(tx, found.token_id)
+        if kind is None or not fit or record is None or record.state is not KeyState.ENABLED:
+            materials.doom(tx, found.token_id, found.cka_id)
+        elif rotation.switch(tx, found.key_id, found.region, found.material_id, kind, core.clock()):
+            _tell(core, record, found.material_id, kind)
+            log.info("finished an interrupted rotation of key %s", found.key_id)
+            return kind
+    return None
+
+
+def _tell(core: Core, record: KeyRecord, material_id: str, kind: RotationType) -> None:
+    details = {"keyId": record.key_id, "rotationType": kind, "keyMaterialId": material_id}
+    core.audit.event("RotateKey", record.region, record.arn, details)
+
+
+def _rotate_unasked(core: Core, key_id: str, region: str, judge: Judge) -> None:
+    """A rotation that nobody waits for: what hinders it must not fail the request that noticed it."""
+    try:
+        with core.store.reading() as conn:
+            record = keys.fetch(conn, region, key_id)
+        if record is None:
+            return
+        judge(record)
+        doubt = clock.doubt(core)
+        if doubt is None:
+            rotate(core, key_id, region, RotationType.AUTOMATIC, judge)
+        else:
+            log.warning("key %s is due for rotation, which waits: %s", key_id, doubt)
+    except (ConflictException, KMSInvalidStateException) as exc:
+        log.debug("key %s was not rotated: %s", key_id, exc)
+    except HsmKmsError as exc:
+        log.warning("key %s could not be rotated now, and stays due: %s", key_id, exc)
+
+
+def must_be_due(core: Core, record: KeyRecord) -> None:
+    """Raise KMSInvalidStateException unless the key's automatic rotation is due: somebody may have done it."""
+    if not rules.is_due(record, core.rotation, core.clock()):
+        raise KMSInvalidStateException(f"{record.arn} is not due for rotation any more.")
+
+
+def must_be_current(record: KeyRecord, material_id: str) -> None:
+    """Raise KMSInvalidStateException unless that material is the current one of a key that may rotate."""
+    current = record.current
+    usable = record.origin is Origin.AWS_KMS and record.state is KeyState.ENABLED
+    if not usable or current is None or current.material_id != material_id:
+        raise KMSInvalidStateException(f"{record.arn} has other key material by now, or is not enabled.")
+
+
+def must_be_elsewhere(core: Core, record: KeyRecord) -> None:
+    """Raise KMSInvalidStateException unless the key may rotate, and encrypts on a token that was left."""
+    current = record.current
+    usable = record.origin is Origin.AWS_KMS and record.state is KeyState.ENABLED
+    if not usable or record.spec is not KeySpec.SYMMETRIC_DEFAULT or current is None:
+        raise KMSInvalidStateException(f"{record.arn} is no key that rotates, or is not enabled.")
+    if current.token_id == core.tokens.home_id:
+        raise KMSInvalidStateException(f"{record.arn} has key material at home by now.")

@@ -1,0 +1,61 @@
+"""DeriveSharedSecret, and Encapsulate and Decapsulate, which no token here can do. Source: AWS KMS API Reference."""
+
+from typing import Final
+
+from hsmkms.errors import RejectedDataError, UnsupportedOperationException, ValidationException, silently
+from hsmkms.model.asymmetric import (
+    DecapsulateRequest,
+    DecapsulateResponse,
+    DeriveSharedSecretRequest,
+    DeriveSharedSecretResponse,
+    EncapsulateRequest,
+    EncapsulateResponse,
+)
+from hsmkms.model.enums import EncapsulationAlgorithm, KeyAgreementAlgorithm
+from hsmkms.rules import specs
+from hsmkms.service.operations.crypto import NO_RECIPIENT
+from hsmkms.service.pipeline import Call
+
+NO_ML_KEM: Final = "hsmkms knows no token that has ML-KEM: it keeps no keys of KeyUsage ENCAPSULATE_DECAPSULATE."
+
+NO_PEER: Final = "PublicKey must be the DER SubjectPublicKeyInfo of a key on the curve of {spec}."
+
+
+def derive_shared_secret(call: Call, request: DeriveSharedSecretRequest) -> DeriveSharedSecretResponse:
+    """Agree on a secret with the holder of a public key, on the token. The raw secret: derive keys from it by a KDF."""
+    if request.recipient is not None:
+        raise UnsupportedOperationException(NO_RECIPIENT)
+    key, permit = call.key(request.key_id, aliases=True)
+    record = key.record
+    specs.require_usage(record, call.operation)
+    algorithm = specs.check_algorithm(
+        record, KeyAgreementAlgorithm, request.key_agreement_algorithm, "keyAgreementAlgorithm"
+    )
+    device = call.device(key)
+    try:
+        peer = device.peer_key(record.spec, request.public_key)
+    except RejectedDataError as exc:
+        raise silently(ValidationException(NO_PEER.format(spec=record.spec))) from exc
+    call.stop_if(dry_run=request.dry_run)
+    secret = device.agree(permit, key.current_cka_id, record.spec, peer)
+    call.used(key)
+    return DeriveSharedSecretResponse(
+        key_id=record.arn, shared_secret=secret, key_agreement_algorithm=algorithm, key_origin=record.origin
+    )
+
+
+def encapsulate(call: Call, request: EncapsulateRequest) -> EncapsulateResponse:
+    """Refuse, in the order of every other operation: a key of another usage is told so first."""
+    raise _refused(call, request)
+
+
+def decapsulate(call: Call, request: DecapsulateRequest) -> DecapsulateResponse:
+    """Refuse as ``encapsulate`` does."""
+    raise _refused(call, request)
+
+
+def _refused(call: Call, request: EncapsulateRequest | DecapsulateRequest) -> Exception:
+    key, _ = call.key(request.key_id, aliases=True)
+    specs.require_usage(key.record, call.operation)
+    specs.check_algorithm(key.record, EncapsulationAlgorithm, request.encapsulation_algorithm, "encapsulationAlgorithm")
+    return UnsupportedOperationException(NO_ML_KEM)

@@ -1,0 +1,171 @@
+"""How each encryption algorithm encrypts and decrypts: one row for the symmetric one, one for those of RSA.
+
+The ciphertext of a symmetric key names its key and material; that of an RSA key is the bare RSA block. Source: AWS KMS
+API Reference, Encrypt and Decrypt.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from msgspec import Struct
+
+from hsmkms.errors import InvalidCiphertextException, RejectedDataError
+from hsmkms.model.enums import EncryptionAlgorithm, KeySpec, Origin
+from hsmkms.model.permit import Permit
+from hsmkms.model.records import KeyRecord
+from hsmkms.rules import blob, context, messages
+from hsmkms.service.keys import rotate as rotating
+from hsmkms.service.pipeline import Call
+from hsmkms.service.runtime.record_cache import CachedKey
+
+log = logging.getLogger("hsmkms.service")
+
+
+class Keyed(Struct, frozen=True):
+    """A key that an operation was admitted to, the permit to use it, and the algorithm that was chosen."""
+
+    key: CachedKey
+    permit: Permit
+    algorithm: EncryptionAlgorithm
+
+
+class Opened(Struct, frozen=True):
+    """A plaintext, and the material that opened it where the answer names one."""
+
+    plaintext: bytes
+    material_id: str | None
+
+
+class Cipher(Struct, frozen=True):
+    """``bind`` makes the bytes that an encryption context binds, or refuses it; ``fits`` refuses what is too long.
+
+    ``seal`` and ``open`` take what ``bind`` gave; ``open`` also takes the ciphertext in its parts, if it was parsed.
+    """
+
+    bind: Callable[[dict[str, str] | None], bytes]
+    fits: Callable[[KeySpec, EncryptionAlgorithm, int], None]
+    seal: Callable[[Call, Keyed, bytes, bytes], bytes]
+    open: Callable[[Call, Keyed, bytes, blob.Blob | None, bytes], Opened]
+
+
+def ready(call: Call, key: CachedKey, permit: Permit, algorithm: EncryptionAlgorithm) -> Keyed:
+    """A key as it may encrypt now: generated material that should not encrypt any more is followed by new first.
+
+    That is what is older than a restored backup (how often it has encrypted since that was made is written nowhere, and
+    AES-GCM has a limit), and what is on a token that the installation has left. Where the rotation cannot be done now,
+    the key goes on with what it has, and stays due at its next encryption.
+    """
+    by = Keyed(key, permit, algorithm)
+    restored_at, current = call.core.installation.restored_at, key.record.current
+    if key.current_token_id != call.core.tokens.home_id and _rotates(key.record):
+        rotating.rotate_elsewhere(call.core, key.record.key_id, key.record.region)
+        return Keyed(*call.renewed(key), algorithm)
+    if restored_at is None or algorithm is not EncryptionAlgorithm.SYMMETRIC_DEFAULT or current is None:
+        return by
+    if current.created_at >= restored_at:
+        return by
+    record = key.record
+    if record.origin is Origin.AWS_KMS:
+        rotating.rotate_restored(call.core, record.key_id, record.region, current.material_id)
+        return Keyed(*call.renewed(key), algorithm)
+    if current.material_id not in call.core.warned:
+        call.core.warned.add(current.material_id)
+        log.warning(
+            "the imported material %s of key %s is older than the restored backup, so nobody knows how often it has "
+            "encrypted: create a new key and move the alias to it",
+            *(current.material_id, record.key_id),
+        )
+    return by
+
+
+def _rotates(record: KeyRecord) -> bool:
+    return record.spec is KeySpec.SYMMETRIC_DEFAULT and record.origin is Origin.AWS_KMS
+
+
+# -- SYMMETRIC_DEFAULT ----------------------------------------------------------------------------------------------
+
+
+def _fits_any(_spec: KeySpec, _algorithm: EncryptionAlgorithm, _length: int) -> None:
+    """The request's own limit of 4,096 bytes is all."""
+
+
+def _seal_gcm(call: Call, by: Keyed, plaintext: bytes, bound: bytes) -> bytes:
+    key, leases = by.key, call.core.leases
+    material_id = key.current_material_id
+    iv, body = call.device(key).encrypt(
+        by.permit,
+        key.current_cka_id,
+        plaintext,
+        key.current_header + bound,
+        count=lambda: leases.spend(material_id),
+    )
+    call.used(key)
+    if material_id in leases.nearly_spent:
+        _follow_up(call, key)
+    return blob.assemble(key.current_header, iv, body)
+
+
+def _follow_up(call: Call, key: CachedKey) -> None:
+    """Material has made so many encryptions that generated keys rotate, and of imported ones the operator is told."""
+    record, material_id = key.record, key.current_material_id
+    share = call.core.leases.nearly_spent.pop(material_id, None)
+    if record.origin is Origin.AWS_KMS:
+        rotating.rotate_early(call.core, record.key_id, record.region, material_id)
+    elif share is not None and share.crossed:
+        log.warning(
+            "the imported material %s of key %s has used %d %% of the encryptions that AES-GCM allows: "
+            "create a new key and move the alias to it",
+            *(material_id, record.key_id, share.percent),
+        )
+
+
+def _open_gcm(call: Call, by: Keyed, ciphertext: bytes, parsed: blob.Blob | None, bound: bytes) -> Opened:
+    parsed = parsed or blob.parse(ciphertext)
+    material = by.key.record.material(parsed.material_id)
+    if material is None:
+        raise InvalidCiphertextException
+    try:
+        device = call.core.tokens.of(material.token_id)
+        plaintext = device.decrypt(by.permit, material.cka_id, parsed.iv, parsed.body, parsed.header + bound)
+    except RejectedDataError as exc:
+        raise InvalidCiphertextException from exc
+    return Opened(plaintext, parsed.material_id)
+
+
+# -- RSAES_OAEP -----------------------------------------------------------------------------------------------------
+
+
+def _bind_nothing(encryption_context: dict[str, str] | None) -> bytes:
+    messages.check_no_context(encryption_context)
+    return b""
+
+
+def _seal_oaep(call: Call, by: Keyed, plaintext: bytes, _bound: bytes) -> bytes:
+    record = by.key.record
+    sealed = call.device(by.key).encrypt_oaep(by.permit, by.key.current_cka_id, record.spec, by.algorithm, plaintext)
+    call.used(by.key)
+    return sealed
+
+
+def _open_oaep(call: Call, by: Keyed, ciphertext: bytes, _parsed: blob.Blob | None, _bound: bytes) -> Opened:
+    record = by.key.record
+    if len(ciphertext) != messages.MODULUS_BYTES[record.spec]:
+        raise InvalidCiphertextException
+    try:
+        plaintext = call.device(by.key).decrypt_oaep(
+            by.permit, by.key.current_cka_id, record.spec, by.algorithm, ciphertext
+        )
+    except RejectedDataError as exc:
+        raise InvalidCiphertextException from exc
+    return Opened(plaintext, None)
+
+
+_GCM: Final = Cipher(context.canonical, _fits_any, _seal_gcm, _open_gcm)
+_OAEP: Final = Cipher(_bind_nothing, messages.check_fits, _seal_oaep, _open_oaep)
+
+CIPHERS: Final[Mapping[EncryptionAlgorithm, Cipher]] = {
+    EncryptionAlgorithm.SYMMETRIC_DEFAULT: _GCM,
+    EncryptionAlgorithm.RSAES_OAEP_SHA_1: _OAEP,
+    EncryptionAlgorithm.RSAES_OAEP_SHA_256: _OAEP,
+}

@@ -1,0 +1,59 @@
+"""GenerateDataKeyPair in both forms. Source: AWS KMS API Reference."""
+
+from hsmkms.errors import UnsupportedOperationException
+from hsmkms.model.crypto import (
+    GenerateDataKeyPairRequest,
+    GenerateDataKeyPairResponse,
+    GenerateDataKeyPairWithoutPlaintextRequest,
+    GenerateDataKeyPairWithoutPlaintextResponse,
+)
+from hsmkms.model.enums import EncryptionAlgorithm, KeySpec
+from hsmkms.rules import specs
+from hsmkms.service.operations.ciphers import CIPHERS, ready
+from hsmkms.service.operations.crypto import NO_RECIPIENT
+from hsmkms.service.pipeline import Call
+
+
+def generate_data_key_pair(call: Call, request: GenerateDataKeyPairRequest) -> GenerateDataKeyPairResponse:
+    """Make a key pair on the token; return its private key in the clear and encrypted under the key."""
+    if request.recipient is not None:
+        raise UnsupportedOperationException(NO_RECIPIENT)
+    private, made = _data_key_pair(call, request)
+    return GenerateDataKeyPairResponse(
+        private_key_ciphertext_blob=made.private_key_ciphertext_blob,
+        private_key_plaintext=private,
+        public_key=made.public_key,
+        key_id=made.key_id,
+        key_pair_spec=made.key_pair_spec,
+        key_material_id=made.key_material_id,
+    )
+
+
+def generate_data_key_pair_without_plaintext(
+    call: Call, request: GenerateDataKeyPairWithoutPlaintextRequest
+) -> GenerateDataKeyPairWithoutPlaintextResponse:
+    """Make a key pair and return its private key encrypted only."""
+    _, made = _data_key_pair(call, request)
+    return made
+
+
+def _data_key_pair(
+    call: Call, request: GenerateDataKeyPairRequest | GenerateDataKeyPairWithoutPlaintextRequest
+) -> tuple[bytes, GenerateDataKeyPairWithoutPlaintextResponse]:
+    """The private key in the clear, and the answer that leaves it out."""
+    key, permit = call.key(request.key_id, aliases=True)
+    specs.require_usage(key.record, call.operation)
+    spec, device = KeySpec(request.key_pair_spec), call.core.device
+    device.check_data_key_pair(spec)
+    cipher = CIPHERS[EncryptionAlgorithm.SYMMETRIC_DEFAULT]
+    bound = cipher.bind(request.encryption_context)
+    call.stop_if(dry_run=request.dry_run)
+    pair = device.data_key_pair(permit, spec)
+    by = ready(call, key, permit, EncryptionAlgorithm.SYMMETRIC_DEFAULT)
+    return pair.private, GenerateDataKeyPairWithoutPlaintextResponse(
+        private_key_ciphertext_blob=cipher.seal(call, by, pair.private, bound),
+        public_key=pair.public,
+        key_id=key.record.arn,
+        key_pair_spec=spec,
+        key_material_id=by.key.current_material_id,
+    )

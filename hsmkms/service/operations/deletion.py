@@ -1,0 +1,117 @@
+"""Scheduling the deletion of a key, cancelling it, and carrying it out; and when a key was last used."""
+
+import logging
+from datetime import datetime
+
+from hsmkms.errors import KMSInvalidStateException
+from hsmkms.model.deletion import (
+    CancelKeyDeletionRequest,
+    CancelKeyDeletionResponse,
+    GetKeyLastUsageRequest,
+    GetKeyLastUsageResponse,
+    KeyLastUsage,
+    ScheduleKeyDeletionRequest,
+    ScheduleKeyDeletionResponse,
+)
+from hsmkms.model.enums import KeyState
+from hsmkms.model.permit import OperatorAct
+from hsmkms.model.records import KeyRecord
+from hsmkms.rules import deletion as rules
+from hsmkms.rules import multi_region, states
+from hsmkms.rules.states import Event
+from hsmkms.service.keys import destruction
+from hsmkms.service.pipeline import Call
+from hsmkms.service.runtime.core import Core
+from hsmkms.service.runtime.last_use import of_this_key
+from hsmkms.service.runtime.permits import own_permit
+from hsmkms.store import deletion, keys
+from hsmkms.store.engine import Connection
+
+log = logging.getLogger("hsmkms.service")
+
+
+def schedule_key_deletion(call: Call, request: ScheduleKeyDeletionRequest) -> ScheduleKeyDeletionResponse:
+    """Begin the waiting period; the key works no more, in every process at its next call.
+
+    That of a primary key with replicas begins when the last of them is gone.
+    """
+    days = rules.window_days(request.pending_window_in_days)
+    with call.changing(request.key_id) as (tx, record):
+        waits = multi_region.waits_for_replicas(record)
+        date = None if waits else rules.deletion_date(call.now, days)
+        event = Event.SCHEDULE_DELETION_WITH_REPLICAS if waits else Event.SCHEDULE_DELETION
+        state = states.next_state(record.state, event)
+        keys.schedule_deletion(tx, record.key_id, record.region, state, date, days, record.version)
+    return ScheduleKeyDeletionResponse(
+        key_id=record.arn, deletion_date=date, key_state=state, pending_window_in_days=days
+    )
+
+
+def cancel_key_deletion(call: Call, request: CancelKeyDeletionRequest) -> CancelKeyDeletionResponse:
+    """Keep the key: it is Disabled, and all else is as it was."""
+    with call.changing(request.key_id) as (tx, record):
+        state = states.next_state(record.state, Event.CANCEL_DELETION)
+        keys.cancel_deletion(tx, record.key_id, record.region, state, record.version)
+    return CancelKeyDeletionResponse(key_id=record.arn)
+
+
+def get_key_last_usage(call: Call, request: GetKeyLastUsageRequest) -> GetKeyLastUsageResponse:
+    """Tell the last successful cryptographic operation with the key."""
+    key, _ = call.key(request.key_id)
+    record = key.record
+    use = of_this_key(call.core.uses.last(record.key_id, record.region), record)
+    usage = KeyLastUsage()
+    if use is not None:
+        usage = KeyLastUsage(operation=use.operation, timestamp=use.used_at, kms_request_id=use.request_id)
+    return GetKeyLastUsageResponse(
+        key_id=record.arn,
+        key_last_usage=usage,
+        tracking_start_date=max(record.creation_date, call.core.uses.tracked_since()),
+        key_creation_date=record.creation_date,
+    )
+
+
+def destroy_key(core: Core, key_id: str, region: str) -> None:
+    """End a key whose waiting period is over: a tombstone first, then its objects on the token.
+
+    danger: its ciphertext is lost for good. Interrupted after the tombstone, the objects are destroyed by the next
+    sweep. KMSInvalidStateException if the deletion was cancelled meanwhile.
+    """
+    _require_tokens(core, key_id, region)
+
+    # 1. Intent: nobody finds the key any more. A primary key that waited for it begins to wait for its own end.
+    with core.store.atomic() as tx:
+        record = keys.fetch(tx, region, key_id)
+        if record is None or not rules.is_due(record, core.clock()):
+            raise KMSInvalidStateException(f"The key {key_id} is not due for deletion any more.")
+        deletion.bury(tx, key_id, region)
+        _begin_waiting(tx, record, core.clock())
+        core.audit.event("DeleteKey", region, record.arn, {"keyId": key_id})
+    core.reached("destroy-key 1: intent")
+    log.warning("deleted key %s: its waiting period was over at %s", record.arn, record.deletion_date)
+
+    # 2. Device and result, object by object.
+    for each in destruction.of_key(core, key_id):
+        destruction.destroy(core, each, own_permit(OperatorAct.MAINTAIN, each.cka_id))
+    core.reached("destroy-key 2: objects")
+
+
+def _require_tokens(core: Core, key_id: str, region: str) -> None:
+    """While a token is away nothing that it holds is given up."""
+    with core.store.reading() as conn:
+        record = keys.fetch(conn, region, key_id)
+    held = {each.token_id for each in record.materials} if record is not None else set()
+    for token_id in held | {core.tokens.home_id}:
+        core.tokens.of(token_id).ready()
+
+
+def _begin_waiting(tx: Connection, gone: KeyRecord, now: datetime) -> None:
+    """Begin the waiting period of a primary key whose last replica has just gone, if its deletion was scheduled."""
+    primary = keys.fetch(tx, gone.primary_region, gone.key_id) if gone.primary_region is not None else None
+    if primary is None or primary.state is not KeyState.PENDING_REPLICA_DELETION or primary.replica_regions:
+        return
+    state = states.next_state(primary.state, Event.LAST_REPLICA_GONE)
+    days = rules.window_days(primary.pending_window_days)
+    date = rules.deletion_date(now, days)
+    keys.schedule_deletion(tx, primary.key_id, primary.region, state, date, days, primary.version)
+    log.info("the waiting period of key %s has begun: its last replica is gone", primary.arn)

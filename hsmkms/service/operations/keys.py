@@ -1,0 +1,212 @@
+"""Making KMS keys, and what may be said and changed about them."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+from hsmkms.errors import UnsupportedOperationException, ValidationException
+from hsmkms.model.enums import (
+    ExpirationModel,
+    KeySpec,
+    KeyState,
+    MultiRegionKeyType,
+    Operation,
+    Origin,
+)
+from hsmkms.model.ids import key_arn
+from hsmkms.model.keys import (
+    CreateKeyRequest,
+    CreateKeyResponse,
+    DescribeKeyRequest,
+    DescribeKeyResponse,
+    DisableKeyRequest,
+    EnableKeyRequest,
+    KeyListEntry,
+    KeyMetadata,
+    ListKeysRequest,
+    ListKeysResponse,
+    MultiRegionConfiguration,
+    MultiRegionKey,
+    UpdateKeyDescriptionRequest,
+)
+from hsmkms.model.records import KeyRecord
+from hsmkms.model.shapes import Tag
+from hsmkms.rules import paging, specs, states, tags
+from hsmkms.rules.constraints import word
+from hsmkms.rules.iam import policies
+from hsmkms.rules.states import Event
+from hsmkms.service.keys import creation
+from hsmkms.service.keys import rotate as rotating
+from hsmkms.service.operations.policies import check_new, check_principals
+from hsmkms.service.pipeline import Call
+from hsmkms.service.runtime.core import Core
+from hsmkms.store import keys
+from hsmkms.store.engine import Connection
+
+NO_CUSTOM_STORE: Final = (
+    "hsmkms has no custom key stores: use Origin AWS_KMS, and leave CustomKeyStoreId and XksKeyId out."
+)
+
+
+def create_key(call: Call, request: CreateKeyRequest) -> CreateKeyResponse:
+    """Make a KMS key: its backing key is generated on the token and never leaves it, or is imported later."""
+    core = call.core
+    nature = _check_new(request)
+    new_tags = first_tags(request.tags)
+    policy = first_policy(core, request.policy)
+    call.account()
+    if new_tags:
+        may_tag(call)
+    _check_token(core, nature)
+    record = creation.new_record(
+        core,
+        call.region,
+        nature,
+        description=request.description or "",
+        policy=policy,
+    )
+    if request.policy is not None:
+        with core.store.reading() as conn:
+            bypass = request.bypass_policy_lockout_safety_check
+            check_new(call, conn, policy, record, bypass=bypass, new_tags=new_tags)
+
+    def check(tx: Connection) -> None:  # a user whom the policy names may be deleted at any moment before this
+        check_principals(core, tx, policy)
+
+    if nature.origin is Origin.EXTERNAL:
+        creation.make_empty(core, record, new_tags, check)
+    else:
+        creation.make(core, record, new_tags, call.new_objects(record.materials[0].cka_id), check=check)
+    call.resources.append(record.arn)
+    return CreateKeyResponse(key_metadata=metadata(call, record))
+
+
+def describe_key(call: Call, request: DescribeKeyRequest) -> DescribeKeyResponse:
+    """Tell everything about a key that is no policy, alias, tag or rotation setting."""
+    key, _ = call.key(request.key_id, aliases=True)
+    return DescribeKeyResponse(key_metadata=metadata(call, key.record))
+
+
+def list_keys(call: Call, request: ListKeysRequest) -> ListKeysResponse:
+    """List the keys of the region in the order of their ids."""
+    call.account()
+    size = paging.page_size(Operation.LIST_KEYS, request.limit)
+    after = paging.decode_marker(Operation.LIST_KEYS, request.marker) if request.marker is not None else None
+    with call.core.store.reading() as conn:
+        found = keys.page(conn, call.region, after, size + 1)
+    account = call.core.installation.account
+    more = len(found) > size
+    return ListKeysResponse(
+        keys=[KeyListEntry(key_id=each, key_arn=key_arn(account, call.region, each)) for each in found[:size]],
+        truncated=more,
+        next_marker=paging.encode_marker(Operation.LIST_KEYS, found[size - 1]) if more else None,
+    )
+
+
+def update_key_description(call: Call, request: UpdateKeyDescriptionRequest) -> None:
+    """Replace the description."""
+    with call.changing(request.key_id) as (tx, record):
+        keys.set_description(tx, record.key_id, record.region, request.description, record.version)
+
+
+def enable_key(call: Call, request: EnableKeyRequest) -> None:
+    """Make the key usable again; a rotation that fell due meanwhile is done at once."""
+    record = _switch(call, request.key_id, Event.ENABLE)
+    rotating.rotate_if_due(call.core, record.key_id, record.region)
+
+
+def disable_key(call: Call, request: DisableKeyRequest) -> None:
+    """Make the key unusable, at the next call of every process."""
+    _switch(call, request.key_id, Event.DISABLE)
+
+
+def metadata(call: Call, record: KeyRecord) -> KeyMetadata:
+    """What DescribeKey shows of a record at the call's instant."""
+    state = states.effective_state(record, call.now)
+    imported = record.origin is Origin.EXTERNAL
+    valid_to = states.expires_at(record)
+    present = any(not states.lapsed(each, call.now) for each in states.associated(record))
+    return KeyMetadata(
+        aws_account_id=call.core.installation.account,
+        key_id=record.key_id,
+        arn=record.arn,
+        creation_date=record.creation_date,
+        enabled=state is KeyState.ENABLED,
+        description=record.description,
+        key_usage=record.usage,
+        key_state=state,
+        deletion_date=record.deletion_date if state is KeyState.PENDING_DELETION else None,
+        valid_to=valid_to,
+        origin=record.origin,
+        expiration_model=_expiration_model(valid_to) if imported and present else None,
+        key_manager=record.manager,
+        customer_master_key_spec=record.spec,
+        key_spec=record.spec,
+        **specs.reported_algorithms(record),
+        multi_region=record.multi_region,
+        multi_region_configuration=_multi_region_configuration(call, record) if record.multi_region else None,
+        pending_deletion_window_in_days=record.pending_window_days
+        if state is KeyState.PENDING_REPLICA_DELETION
+        else None,
+        current_key_material_id=specs.shown_material(record),
+    )
+
+
+def _expiration_model(valid_to: datetime | None) -> ExpirationModel:
+    """The model of the key as a whole: of several materials, one that expires is enough."""
+    expires, stays = ExpirationModel.KEY_MATERIAL_EXPIRES, ExpirationModel.KEY_MATERIAL_DOES_NOT_EXPIRE
+    return stays if valid_to is None else expires
+
+
+def first_tags(given: Sequence[Tag] | None) -> dict[str, str]:
+    """The tags that a new key is to have, by tag key. TagException if they cannot be set together."""
+    pairs = [(each.tag_key, each.tag_value) for each in given or []]
+    tags.check_new(pairs)
+    return dict(pairs)
+
+
+def may_tag(call: Call, replica: KeyRecord | None = None) -> None:
+    """Authorise the tags of a key that is about to be made; the id of a new one that is no replica nobody knows yet."""
+    key_id = replica.key_id if replica is not None else "*"
+    call.account("kms:TagResource", key_arn(call.core.installation.account, call.region, key_id), replica)
+
+
+def first_policy(core: Core, given: str | None) -> str:
+    """The policy that a new key is to have: the given one, else the default."""
+    return given if given is not None else policies.default_policy(core.installation.account)
+
+
+def _multi_region_configuration(call: Call, record: KeyRecord) -> MultiRegionConfiguration:
+    def member(region: str) -> MultiRegionKey:
+        return MultiRegionKey(arn=key_arn(call.core.installation.account, region, record.key_id), region=region)
+
+    return MultiRegionConfiguration(
+        multi_region_key_type=MultiRegionKeyType.REPLICA if record.is_replica else MultiRegionKeyType.PRIMARY,
+        primary_key=member(record.primary_region or record.region),
+        replica_keys=[member(each) for each in record.replica_regions],
+    )
+
+
+def _switch(call: Call, key_id: str, event: Event) -> KeyRecord:
+    with call.changing(key_id) as (tx, record):
+        keys.set_state(tx, record.key_id, record.region, states.next_state(record.state, event), record.version)
+    return record
+
+
+def _check_token(core: Core, nature: creation.Nature) -> None:
+    """Raise UnsupportedOperationException for keys that the token cannot have."""
+    kind = (nature.spec, nature.usage)
+    if nature.origin is Origin.EXTERNAL and nature.spec is not KeySpec.SYMMETRIC_DEFAULT:
+        core.device.check_import(kind)
+    else:
+        core.device.check_kind(kind)
+
+
+def _check_new(request: CreateKeyRequest) -> creation.Nature:
+    spec, usage = specs.resolve(request.key_spec, request.customer_master_key_spec, request.key_usage)
+    origin = word(Origin, request.origin, "origin") if request.origin is not None else Origin.AWS_KMS
+    if origin in (Origin.AWS_CLOUDHSM, Origin.EXTERNAL_KEY_STORE):
+        raise UnsupportedOperationException(NO_CUSTOM_STORE)
+    if request.custom_key_store_id is not None or request.xks_key_id is not None:
+        raise ValidationException(NO_CUSTOM_STORE)
+    return creation.Nature(spec=spec, usage=usage, origin=origin, multi_region=bool(request.multi_region))

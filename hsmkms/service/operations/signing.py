@@ -1,0 +1,70 @@
+"""Sign, Verify and GetPublicKey. Source: AWS KMS API Reference, operation by operation."""
+
+from typing import Final
+
+from hsmkms.errors import KMSInvalidSignatureException, KMSInvalidStateException
+from hsmkms.model.asymmetric import (
+    GetPublicKeyRequest,
+    GetPublicKeyResponse,
+    SignRequest,
+    SignResponse,
+    VerifyRequest,
+    VerifyResponse,
+)
+from hsmkms.model.enums import SigningAlgorithm
+from hsmkms.model.shapes import CustomerMasterKeySpec
+from hsmkms.rules import messages, specs
+from hsmkms.service.pipeline import Call
+from hsmkms.service.runtime.record_cache import CachedKey
+
+_OLDER_SPECS: Final = frozenset(each.value for each in CustomerMasterKeySpec)
+
+
+def sign(call: Call, request: SignRequest) -> SignResponse:
+    """Sign a message or a digest with the private key, on the token."""
+    key, permit = call.key(request.key_id, aliases=True)
+    algorithm, data = _what_is_signed(call, key, request)
+    device = call.device(key)
+    device.check_signing(algorithm)
+    call.stop_if(dry_run=request.dry_run)
+    signature = device.sign(permit, key.current_cka_id, algorithm, data)
+    call.used(key)
+    return SignResponse(key_id=key.record.arn, signature=signature, signing_algorithm=algorithm)
+
+
+def verify(call: Call, request: VerifyRequest) -> VerifyResponse:
+    """Verify a signature; one that is not right, in whatever way, is an error."""
+    key, permit = call.key(request.key_id, aliases=True)
+    algorithm, data = _what_is_signed(call, key, request)
+    device, record = call.device(key), key.record
+    device.check_signing(algorithm)
+    if not device.verify(permit, key.current_cka_id, record.kind, algorithm, data, request.signature):
+        raise KMSInvalidSignatureException
+    call.stop_if(dry_run=request.dry_run)
+    call.used(key)
+    return VerifyResponse(key_id=record.arn, signature_valid=True, signing_algorithm=algorithm)
+
+
+def get_public_key(call: Call, request: GetPublicKeyRequest) -> GetPublicKeyResponse:
+    """Tell the public half of a key pair: DER SubjectPublicKeyInfo."""
+    key, permit = call.key(request.key_id, aliases=True)
+    record = key.record
+    specs.require_pair(record)
+    if record.current is None or not record.current.present:
+        # The state admits it, and with its material gone the key has no public half either.
+        raise KMSInvalidStateException(f"{record.arn} is pending import.")
+    public = call.device(key).public_key(permit, key.current_cka_id, record.kind)
+    return GetPublicKeyResponse(
+        key_id=record.arn,
+        public_key=public,
+        customer_master_key_spec=record.spec if record.spec in _OLDER_SPECS else None,
+        key_spec=record.spec,
+        key_usage=record.usage,
+        **specs.reported_algorithms(record),
+    )
+
+
+def _what_is_signed(call: Call, key: CachedKey, request: SignRequest | VerifyRequest) -> tuple[SigningAlgorithm, bytes]:
+    specs.require_usage(key.record, call.operation)
+    algorithm = specs.check_algorithm(key.record, SigningAlgorithm, request.signing_algorithm, "signingAlgorithm")
+    return algorithm, messages.to_sign(algorithm, request.message, request.message_type)

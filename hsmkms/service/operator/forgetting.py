@@ -1,0 +1,147 @@
+"""Forgetting a token that the installation has left, once nothing needs it any more.
+
+The installation's own keys on it, and the note of its being left, are destroyed where it can be reached: no database
+from before the migration opens with it afterwards, and no backup that it has sealed. Interrupted, it is done again.
+"""
+
+from collections import Counter
+from typing import Final
+
+from msgspec import Struct
+
+from hsmkms.errors import ConfigurationError, HsmKmsError
+from hsmkms.hsm.device import Device
+from hsmkms.model.permit import OperatorAct
+from hsmkms.process import exclusive
+from hsmkms.service.audit.seal_notes import PURPOSE
+from hsmkms.service.audit.sealing import Sealer
+from hsmkms.service.audit.verification import verify
+from hsmkms.service.keys.installation_keys import versions, witness
+from hsmkms.service.operator import key_rotation, migration
+from hsmkms.service.runtime.core import Core
+from hsmkms.service.runtime.permits import own_permit
+from hsmkms.store import installation, objects
+from hsmkms.store.installation import MAC_PURPOSE, TokenRow
+from hsmkms.store.schema import ObjectPurpose, ObjectStatus
+
+_LOCK: Final = "migration.lock"
+_LOCK_SECONDS: Final = 60.0
+
+_KEYS, _WRAPPING = ObjectPurpose.BACKING_KEY, ObjectPurpose.WRAPPING_KEY
+_NEEDED_BY: Final = {
+    (_KEYS, ObjectStatus.PRESENT): "{} keys are on it (`hsmkms list-tokens` says which, and what can be done)",
+    (_KEYS, ObjectStatus.INTENDED): "{} changes on it were interrupted (run `hsmkms reconcile`)",
+    (_KEYS, ObjectStatus.DESTROYING): "{} keys on it are still to be destroyed (run `hsmkms maintain`)",
+    (_WRAPPING, ObjectStatus.PRESENT): "{} wrapping keys of imports are on it (run `hsmkms maintain` after 24 hours)",
+    (_WRAPPING, ObjectStatus.INTENDED): "{} wrapping keys on it were interrupted (run `hsmkms maintain` in 10 minutes)",
+    (_WRAPPING, ObjectStatus.DESTROYING): "{} wrapping keys on it are to be destroyed (run `hsmkms maintain`)",
+}
+
+
+class Forgotten(Struct, frozen=True, kw_only=True):
+    """A token that was forgotten. ``destroyed``: objects of the installation's own that were destroyed on it.
+
+    ``away``: why it could not be reached, so that they are still there, or None.
+    """
+
+    token_id: str
+    label: str
+    serial: str
+    destroyed: int
+    away: str | None
+
+
+def find(core: Core, name: str) -> TokenRow:
+    """The token of that label or serial that may be forgotten.
+
+    ConfigurationError for what is no token of the installation, or is its home, or is needed: with what needs it.
+    """
+    rows = core.tokens.rows()
+    fitting = [each for each in rows if name in (each.label, each.serial)]
+    if len(fitting) != 1:
+        names = ", ".join(f"{each.label!r} (serial {each.serial})" for each in rows)
+        raise ConfigurationError(f"name one token of the installation by its label or serial: {names}")
+    (row,) = fitting
+    if row.id == core.tokens.home_id:
+        raise ConfigurationError(f"the token {row.label!r} is the home, where keys are made: migrate to another first")
+    needs = _needs(core, row)
+    if needs:
+        raise ConfigurationError(f"the token {row.label!r} is still needed: {'; '.join(needs)}")
+    return row
+
+
+def forget(core: Core, row: TokenRow) -> Forgotten:
+    """Forget a token that ``find`` has found, if nothing has come to need it since."""
+    with exclusive(core.store.folder / _LOCK, _LOCK_SECONDS):
+        row = find(core, row.serial or row.label)
+        device, away = _reached(core, row)
+        if device is not None:
+            _vouch_at_home(core, row)
+
+        # 1. Device: the installation's own keys, at last the one by which the token is recognised.
+        destroyed = _destroy_own(core, row, device) if device is not None else 0
+        core.reached("forget 1: device")
+
+        # 2. Result.
+        with core.store.atomic() as tx:
+            for each in installation.installation_keys(tx, row.id):
+                installation.delete_installation_key(tx, each)
+            objects.move_ended(tx, row.id, core.tokens.home_id)
+            installation.unbind_token(tx, row.id)
+        core.reached("forget 2: result")
+        core.witnesses.pop(row.id, None)
+        core.tokens.drop(row.id)
+    return Forgotten(token_id=row.id, label=row.label, serial=row.serial, destroyed=destroyed, away=away)
+
+
+def _needs(core: Core, row: TokenRow) -> list[str]:
+    with core.store.reading() as conn:
+        count = Counter(objects.standing(conn, row.id))
+    needs = [words.format(count[kind]) for kind, words in _NEEDED_BY.items() if count[kind]]
+    if not key_rotation.is_at_home(core):
+        needs.append(
+            "the migration from it is not finished (run `hsmkms migrate-token` again; if it is lost for good, "
+            "`hsmkms renew-installation-keys`)"
+        )
+    return needs
+
+
+def _reached(core: Core, row: TokenRow) -> tuple[Device | None, str | None]:
+    fault = migration.fault_of(core, row)
+    return (core.tokens.of(row.id), None) if fault is None else (None, fault)
+
+
+def _vouch_at_home(core: Core, row: TokenRow) -> None:
+    """Repeat at home what only a seal of that token vouches for: the faults of the log that were accepted with it.
+
+    ConfigurationError if the log does not verify: what is wrong must be seen while its seals can be proven.
+    """
+    sealer = Sealer(core)
+    made_there = {each.version for each in versions(core, PURPOSE, row.id)}
+    if not sealer.accepted_with() & made_there:
+        return
+    core.audit.tidy()
+    found = verify(core, (), lambda _read, _size: None)
+    if found.faults:
+        raise ConfigurationError("the audit log is not as it was written: run `hsmkms audit verify` first")
+    sealer.accept(tuple(found.accepted))
+
+
+def _destroy_own(core: Core, row: TokenRow, device: Device) -> int:
+    with core.store.reading() as conn:
+        keys = installation.installation_keys(conn, row.id)
+    # Last the one by which it is recognised: without that nothing on it counts, nor that anything is not there.
+    proves = witness(core, row.id)
+    own = sorted(keys, key=lambda each: (each.purpose == MAC_PURPOSE, each.cka_id == proves))
+    destroyed = 0
+    try:
+        Sealer(core).remove_notes(row.id)
+        for each in own:
+            if each is own[-1]:
+                core.tokens.stop_proving(row.id)
+            destroyed += device.destroy_secret(own_permit(OperatorAct.MAINTAIN, each.cka_id), each.cka_id)
+    except HsmKmsError as exc:
+        raise ConfigurationError(
+            f"the installation's own keys on the token {row.label!r} could not be destroyed ({exc}): run it again"
+        ) from exc
+    return destroyed

@@ -1,0 +1,166 @@
+"""Starting the installation's own keys afresh at home, where a token that held some of them is lost for good.
+
+A migration that was interrupted after the new token was bound needs the old one, since no key can be read: without it
+the stored secrets, the seals and the backups that were made with the old one's keys are lost. So is what was made with
+a key that the accepted clone of a token lacks. Every step can be repeated.
+"""
+
+from typing import Final
+
+from msgspec import Struct
+
+from hsmkms.errors import ConfigurationError, HsmKmsError, ObjectLostError, TokenUnavailableError
+from hsmkms.process import exclusive
+from hsmkms.service.audit import seal_notes
+from hsmkms.service.audit.freshness import Freshness
+from hsmkms.service.audit.sealing import Sealer
+from hsmkms.service.audit.verification import verify
+from hsmkms.service.backup import recipients
+from hsmkms.service.keys.installation_keys import versions, witness
+from hsmkms.service.operator import credentials, key_rotation
+from hsmkms.service.runtime import row_seals
+from hsmkms.service.runtime.core import Core
+from hsmkms.store import installation, users
+from hsmkms.store.installation import MAC_PURPOSE, InstallationKeyRow
+
+_LOCK: Final = "installation-keys.lock"
+_LOCK_SECONDS: Final = 60.0
+_RENEWED: Final = (MAC_PURPOSE, seal_notes.PURPOSE, credentials.PURPOSE, recipients.PURPOSE)
+
+
+class Loss(Struct, frozen=True, kw_only=True):
+    """What of the installation's own keys cannot be had now, and what is lost if they are started afresh.
+
+    ``purposes``: of the keys; ``tokens``: labels of those that cannot be reached; ``access_keys``: ids of those whose
+    secrets cannot be read: they are deleted. ``rows``: the seals of the database cannot be proven; ``log``: those of
+    the audit log; both are taken as they are. ``contradiction``: how they contradict the newest seal, proven or not.
+    """
+
+    purposes: list[str]
+    tokens: list[str]
+    access_keys: list[str]
+    rows: bool
+    log: bool
+    contradiction: str | None
+
+    @property
+    def nothing(self) -> bool:
+        """True if all can be had."""
+        return not (self.purposes or self.access_keys or self.rows or self.log)
+
+
+def find(core: Core) -> Loss:
+    """What cannot be had. ConfigurationError if nothing is lost: then another command does what is to be done."""
+    lost_keys = [each for purpose in _RENEWED for each in versions(core, purpose) if _is_lost(core, each)]
+    loss = Loss(
+        purposes=[purpose for purpose in _RENEWED if _needs_renewal(core, purpose)],
+        tokens=[row.label for row in core.tokens.rows() if _is_away(core, row.id)],
+        access_keys=_unreadable(core, {each.version for each in lost_keys if each.purpose == credentials.PURPOSE}),
+        rows=not _rows_proven(core),
+        log=not _log_proven(core),
+        contradiction=Sealer(core).unproven_contradiction(),
+    )
+    if loss.nothing:
+        raise ConfigurationError(
+            "nothing is lost: all of the installation's own keys can be had. An interrupted migration is finished by "
+            "`hsmkms migrate-token`, an interrupted rotation by `hsmkms rotate-installation-keys`"
+        )
+    return loss
+
+
+def renew(core: Core, loss: Loss) -> None:
+    """Start afresh what is lost.
+
+    danger: the access keys go, the database and the audit log count as right as they are now, and backups that were
+    sealed by a lost key are never opened.
+    """
+    with exclusive(core.store.folder / _LOCK, _LOCK_SECONDS):
+        # A home that is an older copy of itself is taken as it is: the operator has seen what contradicts it.
+        log = loss.log or bool(core.older)
+        Freshness(core).accept()
+
+        # 1. The seals of the database, without which nothing can be written.
+        if loss.rows:
+            core.seals.seal_afresh(row_seals.key_from(core.device, core.installation, witness(core)))
+        core.reached("renew 1: rows")
+
+        # 2. The keys.
+        for purpose in loss.purposes:
+            _renew(core, purpose)
+        core.reached("renew 2: keys")
+
+        # 3. What was stored with the lost ones.
+        for each in loss.access_keys:
+            with core.store.atomic() as tx:
+                users.delete_access_key(tx, each)
+        core.reached("renew 3: access keys")
+
+        # 4. The audit log goes on from here.
+        if log:
+            core.audit.tidy()
+            found = verify(core, (), lambda _read, _size: None)  # what the lost key alone could prove is accepted
+            Sealer(core).accept((*found.accepted, *found.faults, *found.unproven))
+
+
+def _renew(core: Core, purpose: str) -> None:
+    """Make a version at home; those that are not on the home though they should be are forgotten."""
+    home_id = core.tokens.home_id
+    lost = [each for each in versions(core, purpose, home_id) if _is_lost(core, each)]
+    with core.store.atomic() as tx:
+        version = installation.next_version(tx, purpose)
+        for each in lost:
+            installation.delete_installation_key(tx, each)
+        installation.insert_installation_key(tx, purpose, version, home_id, key_rotation.new_cka_id(), core.clock())
+    made = key_rotation.make(core, purpose)
+    if purpose == MAC_PURPOSE:  # the token is an older copy, recognised by an older version
+        key_rotation.move(core, made)
+
+
+def _needs_renewal(core: Core, purpose: str) -> bool:
+    """True if the newest version cannot be had, and no interrupted rotation would make it from an older one."""
+    known = versions(core, purpose)
+    return bool(known) and (key_rotation.is_lost(core, known[-1]) or all(_is_lost(core, each) for each in known))
+
+
+def _is_lost(core: Core, key: InstallationKeyRow) -> bool:
+    try:
+        return not core.tokens.of(key.token_id).holds(key.cka_id)
+    except TokenUnavailableError:
+        return True
+
+
+def _is_away(core: Core, token_id: str) -> bool:
+    try:
+        core.tokens.of(token_id).ready()
+    except HsmKmsError:
+        return True
+    return False
+
+
+def _unreadable(core: Core, lost_versions: set[int]) -> list[str]:
+    known = {each.version for each in versions(core, credentials.PURPOSE)}
+    with core.store.reading() as conn:
+        rows = users.all_access_keys(conn)
+    return [each.access_key_id for each in rows if each.key_version in lost_versions or each.key_version not in known]
+
+
+def _rows_proven(core: Core) -> bool:
+    """True if the seals of the database are those of a version of the MAC key that is there."""
+    for each in reversed(versions(core, MAC_PURPOSE)):
+        try:
+            key = row_seals.key_from(core.tokens.of(each.token_id), core.installation, each.cka_id)
+        except (ObjectLostError, TokenUnavailableError):
+            continue
+        if core.seals.sealed_with(key):
+            return True
+    return core.seals.root() is None
+
+
+def _log_proven(core: Core) -> bool:
+    """True unless the token that made the newest seal of the audit log is lost."""
+    sealer = Sealer(core)
+    last = sealer.last()
+    try:
+        return last is None or sealer.proves(last.message, last.mac, last.seal.key_version) or True
+    except (ObjectLostError, TokenUnavailableError):
+        return False

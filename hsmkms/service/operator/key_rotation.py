@@ -1,0 +1,258 @@
+"""Rotation of the installation's own keys: a new version on the token, while the older ones go on verifying.
+
+What was made with an older version is moved to the newest where that is possible: stored secrets are encrypted anew,
+the database is sealed anew, the token is recognised by the newest. Every step can be repeated, and an interrupted
+rotation is finished by the next one, which then makes no further version.
+
+Older versions stay, since backups from before the rotation need them. At the operator's word they are destroyed, as
+far as nothing else needs them.
+"""
+
+import uuid
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Final
+
+from msgspec import Struct
+
+from hsmkms.errors import TokenUnavailableError
+from hsmkms.model.permit import OperatorAct
+from hsmkms.process import exclusive
+from hsmkms.rules.importing import VALID_FOR
+from hsmkms.service.audit import seal_notes, sealing
+from hsmkms.service.backup import recipients
+from hsmkms.service.keys.installation_keys import encryption_key, require_made, sealing_key, versions, was_made
+from hsmkms.service.operator import credentials
+from hsmkms.service.operator.credentials import Credentials
+from hsmkms.service.runtime import binding, row_seals
+from hsmkms.service.runtime.core import Core
+from hsmkms.service.runtime.permits import own_permit
+from hsmkms.store import installation
+from hsmkms.store.installation import MAC_PURPOSE, InstallationKeyRow
+
+_LOCK: Final = "installation-keys.lock"
+_LOCK_SECONDS: Final = 60.0
+_ELSEWHERE: Final = "it is on a token that the installation has left, which is kept as it is"
+_FOR_BACKUPS: Final = "backups from before the rotation need it: --destroy-older destroys it"
+
+
+class Outcome(StrEnum):
+    """What became of one purpose."""
+
+    ROTATED = "rotated"
+    KEPT = "no further version was made"
+    FINISHED = "an interrupted rotation was finished"
+    UNUSED = "not made yet, since nothing has needed it"
+
+
+class OlderVersion(Struct, frozen=True, kw_only=True):
+    """An older version of a key: why it is kept, or None if it was destroyed."""
+
+    version: int
+    kept: str | None
+
+
+class RotatedKey(Struct, frozen=True, kw_only=True):
+    """The key of a purpose after its rotation; ``version`` is 0 where there is none."""
+
+    purpose: str
+    version: int
+    outcome: Outcome
+    older: list[OlderVersion]
+
+
+class _Kind(Struct, frozen=True):
+    """How the key of a purpose is made, whether all that can be is moved to it, moving it, and what needs it for ever.
+
+    ``needed`` is asked about an older version, with the newest: why it must not be destroyed, or None.
+    """
+
+    make: Callable[[Core], InstallationKeyRow]
+    is_moved: Callable[[Core, InstallationKeyRow], bool]
+    move: Callable[[Core, InstallationKeyRow], None]
+    needed: Callable[[Core, InstallationKeyRow, InstallationKeyRow], str | None]
+
+
+def rotate(core: Core, purpose: str, *, destroy_older: bool = False) -> RotatedKey:
+    """Rotate the key of a purpose, one of PURPOSES, or finish its interrupted rotation.
+
+    ``destroy_older``: make no further version, but destroy the older ones that nothing here needs. danger: no backup
+    from before the rotation can be restored afterwards.
+    """
+    with exclusive(core.store.folder / _LOCK, _LOCK_SECONDS):
+        known = versions(core, purpose)
+        if not known:
+            return RotatedKey(purpose=purpose, version=0, outcome=Outcome.UNUSED, older=[])
+        require_made(core, purpose)
+        outcome = _outcome(core, known[-1], destroy_older=destroy_older)
+        newest = known[-1] if outcome is Outcome.KEPT else _advance(core, known[-1])
+        older = [_retire(core, each, newest, destroy=destroy_older) for each in versions(core, purpose)[:-1]]
+    return RotatedKey(purpose=purpose, version=newest.version, outcome=outcome, older=older)
+
+
+def _outcome(core: Core, newest: InstallationKeyRow, *, destroy_older: bool) -> Outcome:
+    if not _is_complete(core, newest):
+        return Outcome.FINISHED
+    return Outcome.KEPT if destroy_older else Outcome.ROTATED
+
+
+def _is_complete(core: Core, newest: InstallationKeyRow) -> bool:
+    return core.tokens.of(newest.token_id).holds(newest.cka_id) and _KINDS[newest.purpose].is_moved(core, newest)
+
+
+def _advance(core: Core, newest: InstallationKeyRow) -> InstallationKeyRow:
+    """Go on from the newest version to the next, or finish making it the one in use."""
+    kind, purpose = _KINDS[newest.purpose], newest.purpose
+    made, complete = core.tokens.of(newest.token_id).holds(newest.cka_id), _is_complete(core, newest)
+
+    # 1. Intent: a version more, or the one that was intended before.
+    with core.store.atomic() as tx:
+        if not made:
+            installation.set_key_date(tx, newest, core.clock())
+        elif complete:
+            version, home_id = installation.next_version(tx, purpose), core.tokens.home_id
+            installation.insert_installation_key(tx, purpose, version, home_id, new_cka_id(), core.clock())
+    core.reached("rotate-own 1: intent")
+
+    # 2. Device.
+    newest = kind.make(core)
+    core.reached("rotate-own 2: device")
+
+    # 3. What was made with older versions.
+    kind.move(core, newest)
+    core.reached("rotate-own 3: moved")
+    return newest
+
+
+def make(core: Core, purpose: str) -> InstallationKeyRow:
+    """The newest version of a purpose's key; made if it is not on its token yet."""
+    return _KINDS[purpose].make(core)
+
+
+def move(core: Core, key: InstallationKeyRow) -> None:
+    """Move all that can be to a version of a key."""
+    _KINDS[key.purpose].move(core, key)
+
+
+def come_home(core: Core) -> None:
+    """Give each key that is used a newest version on the home, with all that it was used for moved to it."""
+    for purpose in PURPOSES:
+        while (known := versions(core, purpose)) and not _is_at_home(core, known[-1]):
+            rotate(core, purpose)
+
+
+def is_at_home(core: Core) -> bool:
+    """True if nothing of the installation's own needs a token that was left."""
+    known = [versions(core, purpose) for purpose in PURPOSES]
+    return all(_is_at_home(core, each[-1]) for each in known if each)
+
+
+def _is_at_home(core: Core, newest: InstallationKeyRow) -> bool:
+    return newest.token_id == core.tokens.home_id and _is_complete(core, newest)
+
+
+def new_cka_id() -> bytes:
+    """A name for an object that is to be made."""
+    return uuid.uuid4().bytes
+
+
+def interrupted(core: Core) -> list[str]:
+    """The purposes whose rotation was interrupted."""
+    newest = [known[-1] for known in (versions(core, each) for each in PURPOSES) if len(known) > 1]
+    return [each.purpose for each in newest if not _is_complete(core, each) and not is_lost(core, each)]
+
+
+def is_lost(core: Core, key: InstallationKeyRow) -> bool:
+    """True if a version cannot be had now, and no interrupted rotation would make it."""
+    try:
+        return not core.tokens.of(key.token_id).holds(key.cka_id) and was_made(core, key)
+    except TokenUnavailableError:
+        return True
+
+
+def lost(core: Core) -> list[str]:
+    """The purposes whose newest version cannot be had now."""
+    known = [versions(core, each) for each in PURPOSES]
+    return [each[-1].purpose for each in known if each and is_lost(core, each[-1])]
+
+
+def _retire(core: Core, old: InstallationKeyRow, newest: InstallationKeyRow, *, destroy: bool) -> OlderVersion:
+    elsewhere = _ELSEWHERE if old.token_id != core.tokens.home_id else None
+    kept = elsewhere or _KINDS[old.purpose].needed(core, old, newest) or (None if destroy else _FOR_BACKUPS)
+    if kept is None:
+        # Device, then result: interrupted, it is done again.
+        core.tokens.of(old.token_id).destroy(own_permit(OperatorAct.MAINTAIN, old.cka_id), old.cka_id)
+        core.reached("rotate-own 4: device")
+        with core.store.atomic() as tx:
+            installation.delete_installation_key(tx, old)
+            details = {"purpose": f"installation: {old.purpose}", "version": old.version, "ckaId": old.cka_id.hex()}
+            core.audit.event("DestroyTokenObject", core.installation.default_region, "", details)
+    return OlderVersion(version=old.version, kept=kept)
+
+
+# -- the installation's MAC key ---------------------------------------------------------------------------------
+
+
+def _is_bound(core: Core, key: InstallationKeyRow) -> bool:
+    _, _, cka_id = binding.prove(core.store, core.device)
+    return cka_id == key.cka_id and core.seals.sealed_with(_row_key(core, key))
+
+
+def _bind(core: Core, key: InstallationKeyRow) -> None:
+    binding.bind(core.store, core.tokens.of(key.token_id), key.token_id, key.cka_id, core.clock())
+    core.reached("rotate-own 3: bound")
+    core.seals.rekey(_row_key(core, key))
+    core.witnesses[key.token_id] = key.cka_id
+
+
+def _row_key(core: Core, key: InstallationKeyRow) -> bytes:
+    return row_seals.key_from(core.tokens.of(key.token_id), core.installation, key.cka_id)
+
+
+def _good_import_tokens(core: Core, _: InstallationKeyRow, newest: InstallationKeyRow) -> str | None:
+    until = newest.created_at + VALID_FOR
+    if core.clock() < until:
+        return f"import tokens and grant tokens from before the rotation are good until {until:%Y-%m-%d %H:%M} UTC"
+    return None
+
+
+# -- the others -------------------------------------------------------------------------------------------------
+
+
+def _has_sealed(core: Core, old: InstallationKeyRow, _: InstallationKeyRow) -> str | None:
+    # The note on the token, too, is by the oldest version there.
+    used = sealing.Sealer(core).versions_used()
+    oldest = next(each for each in versions(core, old.purpose) if each.token_id == old.token_id)
+    return "seals of the audit log were made with it" if old.version in used or old == oldest else None
+
+
+def _stores(core: Core, key: InstallationKeyRow) -> bool:
+    return not Credentials(core).secrets_elsewhere(key)
+
+
+def _move_secrets(core: Core, key: InstallationKeyRow) -> None:
+    Credentials(core).move_secrets(key)
+
+
+def _always(_: Core, __: InstallationKeyRow) -> bool:
+    return True
+
+
+def _nothing(*_: object) -> None:
+    """Nothing is to be moved, or needs it."""
+
+
+_KINDS: Final = {
+    MAC_PURPOSE: _Kind(lambda core: sealing_key(core, MAC_PURPOSE), _is_bound, _bind, _good_import_tokens),
+    seal_notes.PURPOSE: _Kind(lambda core: sealing_key(core, seal_notes.PURPOSE), _always, _nothing, _has_sealed),
+    credentials.PURPOSE: _Kind(
+        lambda core: encryption_key(core, credentials.PURPOSE, OperatorAct.CREDENTIALS),
+        _stores,
+        _move_secrets,
+        _nothing,
+    ),
+    recipients.PURPOSE: _Kind(
+        lambda core: encryption_key(core, recipients.PURPOSE, OperatorAct.BACKUP), _always, _nothing, _nothing
+    ),
+}
+PURPOSES: Final = tuple(_KINDS)

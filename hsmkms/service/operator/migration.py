@@ -1,0 +1,333 @@
+"""Moving an installation to another token: no key can leave the old one, so new ones are made on the new one.
+
+The new token becomes the home: the installation's own keys get a version there, and each generated symmetric key is
+rotated, so that it encrypts there from then on. The old token stays attached for what it holds: older ciphertext, key
+pairs and HMAC keys, which never move, and imported material until it is imported again. No key is made on it any more.
+Every step can be repeated, and an interrupted migration is finished by doing it again.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from typing import Final
+
+from msgspec import Struct
+
+from hsmkms.errors import (
+    BindingError,
+    CloneError,
+    ConfigurationError,
+    ConflictException,
+    HsmKmsError,
+    KMSInvalidStateException,
+    TokenUnfitError,
+)
+from hsmkms.hsm.device import Device
+from hsmkms.model.enums import KeySpec, KeyState, Origin, RotationType
+from hsmkms.model.permit import OperatorAct
+from hsmkms.model.records import KeyRecord
+from hsmkms.process import exclusive
+from hsmkms.service.audit.seal_notes import SealNotes
+from hsmkms.service.audit.sealing import Sealer
+from hsmkms.service.keys import rotate as rotating
+from hsmkms.service.operator import key_rotation
+from hsmkms.service.runtime import binding, row_seals
+from hsmkms.service.runtime.core import Core
+from hsmkms.service.runtime.permits import own_permit
+from hsmkms.store import installation, keys, objects, rotation
+from hsmkms.store.engine import Connection
+from hsmkms.store.installation import MAC_PURPOSE, InstallationKeyRow, TokenRow
+
+_LOCK: Final = "migration.lock"
+_LOCK_SECONDS: Final = 60.0
+
+_PATIENCE_SECONDS: Final = 20.0
+"""How long a migration waits for rotations by other processes after its last key. An interrupted one counts as under
+way for ten minutes: it is reported, and the next migration finishes it."""
+_PAUSE_SECONDS: Final = 0.1
+
+
+class Stays(StrEnum):
+    """Why a key still needs a token that the installation has left, and what can be done about it."""
+
+    PAIR = "key pairs never move: keep the token, or create a new key and move its aliases and users to it"
+    HMAC = "HMAC keys never move: keep the token, or create a new key and move its aliases and users to it"
+    IMPORTED = "imported: delete-imported-key-material, then import the same material again, or keep the token"
+    NEXT_USE = "not Enabled now: it is rotated before its next encryption"
+    WAITING = "still to be rotated: run migrate-token again"
+    DELETION = "to be deleted: the token is needed until then"
+    OLDER = "older ciphertext: re-encrypt what it has encrypted (re-encrypt-files, ReEncrypt), or keep the token"
+
+
+class Waiting(Struct, frozen=True, kw_only=True):
+    """A generated key that encrypts on a token which the installation has left."""
+
+    key_id: str
+    region: str
+
+
+class Moved(Struct, frozen=True, kw_only=True):
+    """What became of one: ``fault`` says why it was not rotated, and is None if it was."""
+
+    key_id: str
+    region: str
+    fault: str | None
+
+
+class Left(Struct, frozen=True, kw_only=True):
+    """A key that needs a token which the installation has left; ``token`` is that one's label."""
+
+    key_id: str
+    region: str
+    key_spec: KeySpec
+    token: str
+    reason: Stays
+
+
+class TokenStanding(Struct, frozen=True, kw_only=True):
+    """A token of the installation. ``objects``: the backing and wrapping keys that should be on it.
+
+    ``away``: why it cannot be used now, or None.
+    """
+
+    token_id: str
+    label: str
+    serial: str
+    home: bool
+    objects: int
+    away: str | None
+
+
+def standings(core: Core) -> list[TokenStanding]:
+    """How the tokens of the installation stand, oldest first."""
+    with core.store.reading() as conn:
+        held = Counter(token_id for token_id, *_ in objects.present(conn))
+    return [
+        TokenStanding(
+            token_id=row.id,
+            label=row.label,
+            serial=row.serial,
+            home=row.id == core.tokens.home_id,
+            objects=held[row.id],
+            away=fault_of(core, row),
+        )
+        for row in core.tokens.rows()
+    ]
+
+
+def fault_of(core: Core, row: TokenRow) -> str | None:
+    """Why a token cannot be used now, or None."""
+    try:
+        core.tokens.of(row.id).ready()
+    except HsmKmsError as exc:
+        return str(exc)
+    return None
+
+
+# -- another home ---------------------------------------------------------------------------------------------------
+
+
+def settle(core: Core, device: Device) -> TokenRow:
+    """Make an open token the home, with the installation's own keys; its row. Nothing happens if it is the home.
+
+    ``device`` is closed with the core's other tokens. Raises BindingError for a token that the installation has left
+    or that is a clone, ConfigurationError if another process could not follow, TokenUnfitError for a token that cannot
+    do all that hsmkms needs; then nothing was changed.
+    """
+    with exclusive(core.store.folder / _LOCK, _LOCK_SECONDS):
+        known = check_target(core, device)
+        if known is None:
+            _require_followers(core, device)
+            _require_fit(device)
+            known = _bind(core, device)
+        else:
+            core.tokens.add(known.id, device)
+        core.reached("migrate 3: bound")
+        key_rotation.come_home(core)
+        core.reached("migrate 4: own keys")
+        if core.audit.used:
+            core.audit.tidy()
+            Sealer(core).seal()
+        core.reached("migrate 5: sealed")
+        Sealer(core).leave()
+        core.reached("migrate 6: left")
+    return known
+
+
+def interrupted(core: Core) -> list[TokenRow]:
+    """The tokens that were left and do not know of it: a migration was interrupted, or they were away then."""
+    return SealNotes(core).unmarked()
+
+
+def check_target(core: Core, device: Device) -> TokenRow | None:
+    """The home's row if the device is the home, None for a token that the installation was never on.
+
+    Raises BindingError for one that it has left, or for the clone of one.
+    """
+    try:
+        known = _recognised(core, device)
+    except CloneError as exc:
+        raise CloneError(
+            f"{exc}. A migration to it would move nothing: to use it as another token, initialise it anew with its own "
+            "tool, so that it holds no keys of this installation, and migrate then"
+        ) from exc
+    if known is not None and known.id != core.tokens.home_id:
+        raise BindingError(
+            f"the installation has left the token {known.label!r} for another one, and does not go back: what is "
+            "new needs a token that it was never on"
+        )
+    return known
+
+
+def _recognised(core: Core, device: Device) -> TokenRow | None:
+    row, _ = binding.told(core.store)
+    return next((each for each in core.tokens.rows() if binding.recognise(core.store, device, row, each)), None)
+
+
+def _require_followers(core: Core, device: Device) -> None:
+    others = core.tokens.others_without(device)
+    if others:
+        pids = ", ".join(map(str, others))
+        raise ConfigurationError(
+            f"processes that have the installation open cannot reach the token {device.profile.label!r} (pid {pids}): "
+            "name it as a [[token]] of their configuration and restart them first"
+        )
+
+
+def _require_fit(device: Device) -> None:
+    failed = [each for each in device.checks() if each.failed]
+    if failed:
+        names = ", ".join(each.name for each in failed)
+        raise TokenUnfitError(f"that token fails what hsmkms needs ({names}): `hsmkms token-check --token` tells more")
+
+
+def _bind(core: Core, device: Device) -> TokenRow:
+    # 1. Intent: the token, and the name of its key.
+    with core.store.atomic() as tx:
+        row = _begun(tx, device) or binding.insert_token(tx, device, core.clock)
+        key = _key_for(tx, core, row)
+    core.reached("migrate 1: intent")
+
+    # 2. Device.
+    permit = own_permit(OperatorAct.INITIALISE, key.cka_id)
+    if not device.holds(key.cka_id):
+        label = key.label(core.installation.id)[: device.profile.label_bytes]
+        device.generate_mac_key(permit, key.cka_id, label)
+    core.reached("migrate 2: device")
+
+    # 3. Result: from here on it is the home. Until the rows are sealed by its key the older one's seals hold.
+    binding.bind(core.store, device, row.id, key.cka_id, core.clock())
+    core.tokens.settle(row.id, device)
+    core.witnesses[row.id] = key.cka_id
+    core.seals.rekey(row_seals.key_from(device, core.installation, key.cka_id))
+    return row
+
+
+def _begun(tx: Connection, device: Device) -> TokenRow | None:
+    """The row of an interrupted attempt with this token."""
+    names = (device.profile.label, device.profile.serial)
+    for row in installation.tokens(tx):
+        if row.response is None and (row.label, row.serial) == names:
+            return row
+    return None
+
+
+def _key_for(tx: Connection, core: Core, row: TokenRow) -> InstallationKeyRow:
+    """The newest version of all, on that token: an interrupted attempt's if nothing newer was made meanwhile."""
+    next_version = installation.next_version(tx, MAC_PURPOSE)
+    intended = installation.versions(tx, MAC_PURPOSE, row.id)
+    if intended and intended[-1].version == next_version - 1:
+        return intended[-1]
+    return installation.insert_installation_key(
+        tx, MAC_PURPOSE, next_version, row.id, key_rotation.new_cka_id(), core.clock()
+    )
+
+
+# -- keys -----------------------------------------------------------------------------------------------------------
+
+
+def waiting(core: Core, home_id: str) -> list[Waiting]:
+    """The generated keys that are Enabled and encrypt on another token than that one."""
+    with core.store.reading() as conn:
+        found = rotation.encrypting_elsewhere(conn, home_id)
+    return [Waiting(key_id=key_id, region=region) for key_id, region in found]
+
+
+def move_keys(core: Core, tell: Callable[[], None]) -> list[Moved]:
+    """Rotate every key that waits for it; ``tell`` is called after each. What cannot be rotated now stays as it is.
+
+    A key that another process rotates at the same moment is looked at again after the others.
+    """
+    faults: dict[Waiting, str | None] = {}
+    busy = []
+    for each in waiting(core, core.tokens.home_id):
+        try:
+            faults[each] = _move(core, each)
+        except ConflictException:
+            core.reached("migrate: a rotation is under way")
+            busy.append(each)
+            continue
+        tell()
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    for each in busy:
+        faults[each] = _move_when_free(core, each, deadline)
+        tell()
+    return [Moved(key_id=each.key_id, region=each.region, fault=fault) for each, fault in faults.items()]
+
+
+def _move_when_free(core: Core, key: Waiting, deadline: float) -> str | None:
+    while True:
+        try:
+            return _move(core, key)
+        except ConflictException as exc:
+            if time.monotonic() >= deadline:
+                return f"{exc.code}: {exc}"
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _move(core: Core, key: Waiting) -> str | None:
+    """Rotate a key to the home; why that failed, or None. ConflictException if another process rotates it."""
+    try:
+        rotating.rotate(
+            core, key.key_id, key.region, RotationType.AUTOMATIC, lambda fresh: rotating.must_be_elsewhere(core, fresh)
+        )
+    except KMSInvalidStateException:
+        return None  # somebody else has rotated, disabled or scheduled it meanwhile: nothing is left to do
+    except ConflictException:
+        raise
+    except HsmKmsError as exc:
+        return f"{exc.code}: {exc}"
+    return None
+
+
+def left(core: Core, home_id: str) -> list[Left]:
+    """What needs other tokens than that one: a row for each key and reason."""
+    labels = {row.id: row.label for row in core.tokens.rows()}
+    with core.store.reading() as conn:
+        return [
+            Left(key_id=record.key_id, region=region, key_spec=record.spec, token=labels[token_id], reason=reason)
+            for region in core.installation.regions
+            for record in keys.every(conn, region, home_id)
+            for token_id, reason in _reasons(record, home_id)
+        ]
+
+
+def _reasons(record: KeyRecord, home_id: str) -> Iterator[tuple[str, Stays]]:
+    current = record.current
+    if current is not None and current.present and current.token_id != home_id:
+        yield current.token_id, _reason(record)
+    elsewhere = {each.token_id for each in record.materials if each.present and each is not current} - {home_id}
+    for token_id in sorted(elsewhere):
+        yield token_id, Stays.IMPORTED if record.origin is Origin.EXTERNAL else Stays.OLDER
+
+
+def _reason(record: KeyRecord) -> Stays:
+    """Why a key's current material is on a token that was left."""
+    if record.state in (KeyState.PENDING_DELETION, KeyState.PENDING_REPLICA_DELETION):
+        return Stays.DELETION
+    if record.origin is Origin.EXTERNAL:
+        return Stays.IMPORTED
+    if record.spec is KeySpec.SYMMETRIC_DEFAULT:
+        return Stays.WAITING if record.state is KeyState.ENABLED else Stays.NEXT_USE
+    return Stays.HMAC if record.spec.startswith("HMAC") else Stays.PAIR

@@ -1,0 +1,133 @@
+"""What a monitor asks of an installation: is the token there, is the database, and a few figures."""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from hsmkms.call_stats import Count
+from hsmkms.errors import TokenUnavailableError
+from hsmkms.hsm.session.pool import PoolUse, is_of_another_token, total_use
+from hsmkms.rules import budget
+from hsmkms.service.audit.freshness import Freshness
+from hsmkms.service.keys.installation_keys import witness
+from hsmkms.service.operator import sweeper
+from hsmkms.service.operator.sweeper import StepOutcome
+from hsmkms.service.runtime import clock
+from hsmkms.service.runtime.core import Core
+from hsmkms.store import changes, files, keys, leases
+
+__all__ = ["Alarms", "Figures", "PoolUse", "StepOutcome", "Watch"]
+
+
+class Figures(Struct, frozen=True, kw_only=True):
+    """The state of the installation in numbers.
+
+    ``due``: steps that are due now; ``next_due``: when the first is or was due. ``budget_used``: from 0 to 1, of the
+    most used key material; ``half_spent``, ``nearly_spent``: how many have used 50 and 90 percent.
+    """
+
+    keys_by_state: Mapping[str, int]
+    due: int
+    next_due: datetime | None
+    budget_used: float
+    half_spent: int
+    nearly_spent: int
+
+
+class Alarms(Struct, frozen=True, kw_only=True):
+    """What this process has found wrong with what is stored.
+
+    ``audit``: the audit log contradicts its newest seal; ``audit_faults``: how often it could not be written;
+    ``altered``: keys, aliases, users and so on whose rows somebody has edited; ``older``: tokens that are older copies
+    of themselves, by their id.
+    """
+
+    audit: bool
+    audit_faults: int
+    altered: frozenset[str]
+    older: frozenset[str] = frozenset()
+
+
+class Watch:
+    """Looks at an open installation. Get it as ``kms.operator.watch``."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._freshness = Freshness(core)
+        self.free = core.tokens.free
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """The regions that are served."""
+        return self._core.installation.regions
+
+    def now(self) -> datetime:
+        """The installation's time."""
+        return self._core.clock()
+
+    def check_token(self) -> None:
+        """Raise what is wrong with the token, if it does not show the installation's own key."""
+        self._core.device.ready()
+        if not self._core.device.holds(witness(self._core)):
+            raise TokenUnavailableError("the token does not show the installation's own key: check it with token-info")
+
+    def check_database(self) -> None:
+        """Raise what is wrong with the databases, if they cannot be read."""
+        with self._core.store.reading() as conn:
+            changes.latest(conn)
+        leases.total(self._core.store, "")
+
+    def check_disk(self) -> None:
+        """Raise StoreError if nothing can be written to the data folder: it is full, failing or read-only."""
+        files.check_writable(self._core.store.folder)
+
+    def clock_doubt(self) -> str | None:
+        """Why the clock is not trusted, or None."""
+        return clock.doubt(self._core)
+
+    def sessions(self) -> PoolUse:
+        """How this process uses its sessions with its tokens now."""
+        tokens = self._core.tokens
+        use = total_use(each.sessions() for each in tokens.opened())
+        away = tokens.away().values()
+        wrong = sum(map(is_of_another_token, away))
+        return replace(use, away=use.away + len(away), wrong=use.wrong + wrong)
+
+    def look(self) -> None:
+        """Look at what other processes have changed, and forget what was known of that. StoreError if it cannot be."""
+        self._core.cache.look()
+
+    def token_calls(self) -> list[Count]:
+        """This process's calls to its tokens so far, one token after the other."""
+        return [count for each in self._core.tokens.opened() for count in each.calls.counts()]
+
+    def alarms(self) -> Alarms:
+        """What this process has found wrong with what is stored."""
+        audit = self._core.audit
+        return Alarms(
+            audit=audit.alarm is not None,
+            audit_faults=audit.faults,
+            altered=frozenset(self._core.seals.alarms),
+            older=frozenset(self._core.older),
+        )
+
+    def older_tokens(self) -> list[str]:
+        """What is wrong with tokens that are older copies of themselves, as they are now."""
+        self._freshness.look_again()
+        return list(self._core.older.values())
+
+    def figures(self) -> Figures:
+        """Count."""
+        with self._core.store.reading() as conn:
+            by_state = keys.count_by_state(conn)
+        warned = [budget.warning(used) for used in leases.beyond(self._core.store, budget.ROTATE_AT).values()]
+        return Figures(
+            keys_by_state=by_state,
+            due=len(sweeper.maintain(self._core, dry_run=True).steps),
+            next_due=sweeper.next_date(self._core),
+            budget_used=leases.most(self._core.store) / budget.LIMIT,
+            half_spent=len(warned),
+            nearly_spent=warned.count(90),
+        )

@@ -1,0 +1,314 @@
+"""What the operator of an installation may do besides the API: look at the token, attest, reconcile."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from hsmkms.errors import ObjectLostError
+from hsmkms.hsm.device import Device, MechanismInfo
+from hsmkms.hsm.probing.profile import TokenProfile
+from hsmkms.hsm.session.cryptoki import TokenLimits
+from hsmkms.hsm.token_check import Check
+from hsmkms.model.caller import Caller, local_root
+from hsmkms.model.enums import Operation, Origin, WrappingAlgorithm
+from hsmkms.model.ids import root_arn
+from hsmkms.model.records import KeyRecord, MaterialRecord
+from hsmkms.rules import import_token as tokens
+from hsmkms.service.audit.desk import AuditDesk
+from hsmkms.service.backup import create
+from hsmkms.service.backup.age_keys import Recipient
+from hsmkms.service.backup.create import BackupMade
+from hsmkms.service.backup.signature import SigningKey
+from hsmkms.service.operations import wrapping_keys
+from hsmkms.service.operator import (
+    clones,
+    forgetting,
+    key_renewal,
+    key_rotation,
+    migration,
+    reconcile,
+    rotation_report,
+    simulation,
+    sweeper,
+)
+from hsmkms.service.operator.clones import Clone
+from hsmkms.service.operator.credentials import Credentials
+from hsmkms.service.operator.forgetting import Forgotten
+from hsmkms.service.operator.identities import Identities
+from hsmkms.service.operator.key_renewal import Loss
+from hsmkms.service.operator.key_rotation import RotatedKey
+from hsmkms.service.operator.migration import Left, Moved, TokenStanding, Waiting
+from hsmkms.service.operator.monitoring import Watch
+from hsmkms.service.operator.policy_notes import PolicyNotes
+from hsmkms.service.operator.reconcile import Finding, Mended
+from hsmkms.service.operator.recorded import recorded
+from hsmkms.service.operator.rotation_report import KeyPosture
+from hsmkms.service.operator.simulation import Simulation
+from hsmkms.service.operator.sweeper import Report
+from hsmkms.service.pipeline import Call
+from hsmkms.service.runtime import clock
+from hsmkms.service.runtime.core import Core
+from hsmkms.store.installation import TokenRow
+
+
+class TokenInfo(Struct, frozen=True, kw_only=True):
+    """The token as it presents itself now."""
+
+    profile: TokenProfile
+    limits: TokenLimits | None
+    mechanisms: list[MechanismInfo]
+
+
+class Attestation(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One backing key as the token reports it now. ``attributes`` is empty where the object is not there.
+
+    Of a key pair they are those of the private half; ``public_half`` has the other's.
+
+    ``as_made`` is true if everything that decides is still as hsmkms ordered it; ``deviations`` says what is not.
+    ``imported``: the material came from outside, so the token cannot vouch for its past. ``host_unwrapped``: it once
+    passed through a process of hsmkms in the clear.
+    """
+
+    key_id: str
+    key_material_id: str
+    sequence: int
+    cka_id: str
+    present: bool
+    as_made: bool
+    imported: bool
+    host_unwrapped: bool
+    deviations: list[str]
+    attributes: dict[str, Any]
+    public_half: dict[str, Any] | None = None
+
+
+class Operator:
+    """Operator's acts on an open installation. Get it as ``kms.operator``."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self.credentials = Credentials(core)
+        """Users and their access keys."""
+        self.audit = AuditDesk(core)
+        """The audit log."""
+        self.identities = Identities(core)
+        """What users and groups may do."""
+        self.notes = PolicyNotes(core)
+        """What in policies never fits."""
+        self.watch = Watch(core)
+        """What a monitor asks."""
+
+    def token_info(self, device: Device | None = None) -> TokenInfo:
+        """Profile, session and memory counts, and mechanisms of a token, or of the home."""
+        device = device or self._core.device
+        return TokenInfo(profile=device.profile, limits=device.limits(), mechanisms=device.mechanisms())
+
+    @recorded("CheckToken")
+    def token_check(self, device: Device | None = None) -> list[Check]:
+        """Try on a token, or on the home, everything that hsmkms needs."""
+        return (device or self._core.device).checks()
+
+    @recorded("Attest", key_id="keyId", region="region")
+    def attest(self, key_id: str, region: str | None = None) -> list[Attestation]:
+        """Read every backing key of a KMS key back from the token, oldest first.
+
+        ``key_id`` in any of its four forms. Raises NotFoundException.
+        """
+        installation = self._core.installation
+        root = local_root(installation.account, region or installation.default_region)
+        key = Call(self._core, Operation.DESCRIBE_KEY, root).find(key_id, aliases=True)
+        return [self._attest_one(key.record, each) for each in key.record.materials]
+
+    def import_algorithms(self) -> list[WrappingAlgorithm]:
+        """What the token unwraps key material with, all by itself: the strongest first."""
+        device = self._core.device
+        return [each for each in device.wrapping_algorithms() if device.on_device(each)]
+
+    @recorded("DiscardWrappingKey")
+    def discard_wrapping_key(self, import_token: bytes) -> None:
+        """Destroy the wrapping key of an import token of ours that nobody will use (again), ahead of its 24 hours.
+
+        InvalidImportTokenException for what is no import token.
+        """
+        claims = tokens.read(tokens.split(import_token)[0])
+        row = wrapping_keys.find(self._core, claims.wrapping_key)
+        if row is not None:
+            root = local_root(self._core.installation.account, claims.region)
+            call = Call(self._core, Operation.IMPORT_KEY_MATERIAL, root)
+            wrapping_keys.destroy(self._core, row, call.new_objects(row.cka_id))
+
+    def simulate(
+        self,
+        user: str | None,
+        action: str,
+        *,
+        key_id: str | None = None,
+        encryption_context: Mapping[str, str] | None = None,
+        members: Mapping[str, Any] | None = None,
+        region: str | None = None,
+        source_address: str | None = None,
+    ) -> Simulation:
+        """What would be decided about an action of a user's (None: the root's), and by what; nothing is done.
+
+        ``members``: what else the request would say, by the API's names. Raises ValidationException, NotFoundException.
+        """
+        installation = self._core.installation
+        caller = Caller(
+            principal=root_arn(installation.account) if user is None else self.identities.user(user).arn,
+            region=region or installation.default_region,
+            source_address=source_address,
+        )
+        return simulation.simulate(self._core, caller, action, key_id, encryption_context, members or {})
+
+    def maintain(self, *, dry_run: bool = False) -> Report:
+        """Do everything that is due: rotation, expiry, wrapping keys, deletion. ``dry_run`` only tells what that is."""
+        return sweeper.maintain(self._core, dry_run=dry_run)
+
+    def rotation_report(self, region: str | None = None) -> list[KeyPosture]:
+        """How every key, or every key of a region, stands with its rotation: what is worst comes first."""
+        return rotation_report.rotation_report(self._core, region)
+
+    def backup(
+        self,
+        file: Path,
+        recipients: Sequence[Recipient] = (),
+        configuration: bytes | None = None,
+        signing_key: SigningKey | None = None,
+    ) -> BackupMade:
+        """Write a backup, sealed to recipients, or by the token if there are none; see ``service/backup/create.py``."""
+        return create.backup(self._core, file, recipients, configuration, signing_key)
+
+    @recorded("RotateInstallationKey", purpose="purpose", destroy_older="destroyOlder")
+    def rotate_installation_key(self, purpose: str, *, destroy_older: bool = False) -> RotatedKey:
+        """Rotate one of the installation's own keys, or destroy its older versions.
+
+        See ``service/operator/key_rotation.py``.
+        """
+        return key_rotation.rotate(self._core, purpose, destroy_older=destroy_older)
+
+    def interrupted_rotations(self) -> list[str]:
+        """The purposes of the installation's own keys whose rotation was interrupted."""
+        return key_rotation.interrupted(self._core)
+
+    def lost_purposes(self) -> list[str]:
+        """The purposes of the installation's own keys whose newest version cannot be had now."""
+        return key_rotation.lost(self._core)
+
+    def lost_installation_keys(self) -> Loss:
+        """What would be lost if the installation's own keys were started afresh.
+
+        See ``service/operator/key_renewal.py``.
+        """
+        return key_renewal.find(self._core)
+
+    def renew_installation_keys(self, loss: Loss) -> None:
+        """Start them afresh at home, where a token that held some is lost for good."""
+        details = {
+            "purposes": loss.purposes,
+            "tokens": loss.tokens,
+            "accessKeys": loss.access_keys,
+            "contradiction": loss.contradiction or "",
+        }
+        key_renewal.renew(self._core, loss)
+        with self._core.audit.acting("RenewInstallationKeys", self._core.installation.default_region, details):
+            pass
+
+    def tokens(self) -> list[TokenStanding]:
+        """How the installation's tokens stand, oldest first."""
+        return migration.standings(self._core)
+
+    def settle_on(self, device: Device) -> TokenRow:
+        """Make another token the installation's home; ``device`` is closed with it.
+
+        See ``service/operator/migration.py``.
+        """
+        details = {"label": device.profile.label, "serial": device.profile.serial}
+        try:
+            with self._core.audit.acting("MigrateToken", self._core.installation.default_region, details):
+                return migration.settle(self._core, device)
+        except BaseException:
+            if device not in self._core.tokens.opened():
+                device.close()
+            raise
+
+    def interrupted_migrations(self) -> list[TokenRow]:
+        """The tokens that were left and do not know of it yet: they were away, or the migration was interrupted."""
+        return migration.interrupted(self._core)
+
+    def check_target(self, device: Device) -> None:
+        """Raise what hinders a migration to a token from the first: it was left, or is a clone."""
+        migration.check_target(self._core, device)
+
+    def find_forgettable(self, name: str) -> TokenRow:
+        """The token of that label or serial, if nothing needs it; see ``service/operator/forgetting.py``."""
+        return forgetting.find(self._core, name)
+
+    def forget_token(self, row: TokenRow) -> Forgotten:
+        """Forget a token that was left and that nothing needs."""
+        details = {"label": row.label, "serial": row.serial}
+        with self._core.audit.acting("ForgetToken", self._core.installation.default_region, details):
+            return forgetting.forget(self._core, row)
+
+    def find_clone(self, device: Device) -> Clone:
+        """What accepting an open token would mean; the installation was opened for it.
+
+        See ``service/operator/clones.py``.
+        """
+        return clones.find(self._core, device)
+
+    def accept_clone(self, clone: Clone) -> None:
+        """Let a clone take the place of the token that was recorded."""
+        details = {"label": clone.label, "serial": clone.serial, "recordedSerial": clone.recorded_serial}
+        with self._core.audit.acting("AcceptClone", self._core.installation.default_region, details):
+            clones.accept(self._core, clone)
+
+    def waiting_to_move(self, elsewhere: str | None = None) -> list[Waiting]:
+        """The keys that encrypt on another token than the home, or than ``elsewhere`` (a token's id, or "")."""
+        return migration.waiting(self._core, self._core.tokens.home_id if elsewhere is None else elsewhere)
+
+    def move_keys(self, tell: Callable[[], None]) -> list[Moved]:
+        """Rotate them onto the home; ``tell`` is called after each."""
+        return migration.move_keys(self._core, tell)
+
+    def left_behind(self, elsewhere: str | None = None) -> list[Left]:
+        """The keys that need another token than the home, or than ``elsewhere``, and why."""
+        return migration.left(self._core, self._core.tokens.home_id if elsewhere is None else elsewhere)
+
+    @recorded("TrustClock")
+    def trust_clock(self) -> None:
+        """Say that the clock is right, though the database has newer dates: those were written by a wrong one."""
+        clock.trust(self._core)
+
+    def find_differences(self) -> list[Finding]:
+        """What differs between database and token, and what mending it would do; nothing is changed."""
+        return reconcile.find(self._core)
+
+    @recorded("Reconcile", finding="finding", remove="remove", region="region")
+    def mend(self, finding: Finding, *, remove: bool = False, region: str | None = None) -> Mended:
+        """Mend one difference. Nothing is removed from the token unless ``remove`` says so for this finding."""
+        return reconcile.mend(self._core, finding, remove=remove, region=region)
+
+    def _attest_one(self, key: KeyRecord, material: MaterialRecord) -> Attestation:
+        device, imported = self._core.tokens.of(material.token_id), key.origin is Origin.EXTERNAL
+        public_half: dict[str, Any] = {}
+        try:
+            attributes, deviations = device.attest(material.cka_id, key.kind, imported=imported)
+            public_half, of_public_half = device.attest_public(material.cka_id, key.kind)
+            deviations += [f"public half: {each}" for each in of_public_half]
+        except ObjectLostError as exc:
+            attributes, deviations = {}, [str(exc)]
+        return Attestation(
+            key_id=key.key_id,
+            key_material_id=material.material_id,
+            sequence=material.sequence,
+            cka_id=material.cka_id.hex(),
+            present=bool(attributes),
+            as_made=not deviations,
+            imported=imported,
+            host_unwrapped=material.host_unwrapped,
+            deviations=deviations,
+            attributes=attributes,
+            public_half=public_half or None,
+        )

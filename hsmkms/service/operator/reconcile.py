@@ -1,0 +1,435 @@
+"""Reconcile: what differs between the database and the token, and how it is mended.
+
+An interrupted operation leaves an intent without an object, or an object that was never reported; a restored older
+database makes keys in daily use look like orphans. So adoption comes before removal: whatever hsmkms itself has
+labelled can be rebuilt from its label and CKA_ID, as a Disabled key. Removal needs the operator's word for each
+object and a grace period since it was first seen, and is refused for what was first seen after a restore. Absence
+counts only in a session that shows the installation's own key.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
+
+from msgspec import Struct
+
+from hsmkms.errors import KMSInvalidStateException, TokenUnavailableError, ValidationException
+from hsmkms.hsm.objects.backing_keys import SYMMETRIC
+from hsmkms.hsm.objects.backing_keys import Kind as BackingKind
+from hsmkms.hsm.objects.objects import TokenObject
+from hsmkms.model.enums import KeyManager, KeyState, MaterialState, Origin
+from hsmkms.model.ids import is_multi_region, key_arn
+from hsmkms.model.permit import OperatorAct
+from hsmkms.model.records import KeyRecord, MaterialRecord
+from hsmkms.rules.iam import policies
+from hsmkms.rules.material import LabelParts, material_id, parse_label
+from hsmkms.service.keys import rotate as rotating
+from hsmkms.service.keys.installation_keys import witness
+from hsmkms.service.runtime.core import Core
+from hsmkms.service.runtime.permits import own_permit
+from hsmkms.store import deletion, installation, keys, leases, materials, objects, regions, rotation
+from hsmkms.store.engine import Connection
+from hsmkms.store.installation import TokenRow
+from hsmkms.store.objects import BackingObject
+from hsmkms.store.rotation import Unfinished
+from hsmkms.store.schema import Lifecycle, ObjectStatus
+
+UNKNOWN_USE: Final = 2**31
+"""Encryptions assumed of an adopted material: nobody knows its count, so half of its budget is taken as used."""
+
+
+class Kind(StrEnum):
+    """What can differ."""
+
+    UNFINISHED = "unfinished"
+    """A creation, rotation or import was interrupted before its object was made. Nobody was told of it."""
+    UNACKNOWLEDGED = "unacknowledged"
+    """One was interrupted after its object was made. Nobody was told of it."""
+    ORPHAN = "orphan"
+    """An object of this installation has no row: the database is older than the token."""
+    MISSING = "missing"
+    """A backing key in use is not on the token."""
+    DUPLICATE = "duplicate"
+    """Several objects carry one CKA_ID: nothing tells which is the key."""
+    DOOMED = "doomed"
+    """Its destruction was decided and has not been done yet."""
+    RETURNED = "returned"
+    """It was destroyed, and is on the token again: the token was restored from a backup."""
+    AWAY = "token away"
+    """A token that the installation has left cannot be reached: of what it holds nothing is known."""
+
+
+REMEDIES: Final = {
+    Kind.UNFINISHED: "forget the intent: nothing is on the token",
+    Kind.UNACKNOWLEDGED: "adopt it (as a Disabled key, if its key is new), or remove it",
+    Kind.ORPHAN: "adopt it as a Disabled key, or remove it",
+    Kind.MISSING: "none here: restore the token's own backup; imported material can be deleted and imported again",
+    Kind.DUPLICATE: "none here: remove the wrong object with the token's own tool",
+    Kind.DOOMED: "remove it, or leave it to `hsmkms maintain`",
+    Kind.RETURNED: "remove it again",
+    Kind.AWAY: "bring the token back, or name it as a [[token]] of the configuration",
+}
+MENDABLE: Final = frozenset({Kind.UNFINISHED, Kind.UNACKNOWLEDGED, Kind.ORPHAN})
+REMOVABLE: Final = frozenset({Kind.UNACKNOWLEDGED, Kind.ORPHAN, Kind.DOOMED, Kind.RETURNED})
+
+
+_ENDED: Final = frozenset({ObjectStatus.DESTROYING, ObjectStatus.DESTROYED})
+
+
+class Finding(Struct, frozen=True, kw_only=True):
+    """One difference, on a token (``token_id`` is how the database names it).
+
+    ``cka_id`` in hex; ``first_seen`` is when a reconcile first met an object without a live key.
+    """
+
+    kind: Kind
+    token_id: str
+    key_id: str
+    region: str | None
+    sequence: int
+    cka_id: str
+    label: str
+    first_seen: datetime | None
+    remedy: str
+
+
+class Mended(StrEnum):
+    """What was done about a finding."""
+
+    FORGOTTEN = "intent forgotten"
+    ADOPTED = "adopted as a Disabled key"
+    ADDED = "added to its key as a further backing key"
+    DOOMED = "to be destroyed by `hsmkms maintain`"
+    REMOVED = "removed from the token"
+    GONE = "nothing to do any more"
+
+
+class _Object(Struct, frozen=True):
+    """An object on the token that carries this installation's label."""
+
+    cka_id: bytes
+    label: str
+    parts: LabelParts
+
+
+# -- finding ----------------------------------------------------------------------------------------------------
+
+
+def find(core: Core) -> list[Finding]:
+    """Compare database and token. Objects without a live key are noted as seen; nothing else is changed.
+
+    Raises TokenUnavailableError if the token does not show the installation's own key: then nothing is known.
+    """
+    return [found for row in core.tokens.rows() for found in _of_token_if_there(core, row)]
+
+
+def _of_token_if_there(core: Core, row: TokenRow) -> list[Finding]:
+    """The same of one token; of one that the installation has left and that is away, only that it is."""
+    try:
+        return _of_token(core, row.id)
+    except TokenUnavailableError:
+        if row.id == core.tokens.home_id:
+            raise
+        return [
+            Finding(
+                kind=Kind.AWAY,
+                token_id=row.id,
+                key_id="",
+                region=None,
+                sequence=0,
+                cka_id="",
+                label=row.label,
+                first_seen=None,
+                remedy=REMEDIES[Kind.AWAY],
+            )
+        ]
+
+
+def _of_token(core: Core, token_id: str) -> list[Finding]:
+    # Rows first: a key that is created meanwhile is then on the token as well.
+    with core.store.reading() as conn:
+        rows, going = objects.all_of_token(conn, token_id), _doomed(conn, token_id)
+    inventory = core.tokens.of(token_id).inventory(witness(core, token_id))
+    count = Counter(each.cka_id for each in inventory if each.is_key)
+    # A public half is part of its key; alone, it is what a crash has left of one.
+    shown = [each for each in inventory if each.is_key or not count[each.cka_id]]
+    ours = [each for each in (_ours(core, found) for found in shown) if each is not None]
+    with core.store.atomic() as tx:
+        known, doomed = objects.all_of_token(tx, token_id), _doomed(tx, token_id)
+        ours = [each for each in ours if not _ended(each.cka_id, rows, known) and each.cka_id not in going - doomed]
+        first_seen, seen_before = {}, objects.first_seen(tx, token_id)
+        for each in ours:
+            if not _is_live(known.get(each.cka_id)):
+                first_seen[each.cka_id] = objects.note_seen(tx, token_id, each.cka_id, core.clock())
+            elif each.cka_id in seen_before:
+                objects.forget_seen(tx, token_id, each.cka_id)
+    # What has changed while the token was looked at tells nothing.
+    others = {cka_id: row for cka_id, row in rows.items() if cka_id not in first_seen and known.get(cka_id) == row}
+    kinds = {each.cka_id: _kind(known.get(each.cka_id), each.cka_id in doomed, count[each.cka_id]) for each in ours}
+    return [*_of_objects(token_id, ours, kinds, first_seen), *_of_rows(token_id, others, count)]
+
+
+def _doomed(conn: Connection, token_id: str) -> set[bytes]:
+    return {each.cka_id for each in deletion.doomed(conn) if each.token_id == token_id}
+
+
+def _ended(cka_id: bytes, before: Mapping[bytes, BackingObject], now: Mapping[bytes, BackingObject]) -> bool:
+    """True for what was destroyed while the token was looked at: it was seen there for the last time."""
+    now_row, row = now.get(cka_id), before.get(cka_id)
+    gone = now_row is not None and now_row.status is ObjectStatus.DESTROYED
+    return gone and row is not None and row.status is not ObjectStatus.DESTROYED
+
+
+def _ours(core: Core, found: TokenObject) -> _Object | None:
+    parts = parse_label(found.label)
+    if parts is None or parts.installation != core.installation.short_id:
+        return None
+    return _Object(found.cka_id, found.label, parts)
+
+
+def _is_live(row: BackingObject | None) -> bool:
+    return row is not None and row.status is ObjectStatus.PRESENT and row.lifecycle is Lifecycle.LIVE
+
+
+def _kind(row: BackingObject | None, doomed: bool, count: int) -> Kind:  # noqa: FBT001 - three facts of one object
+    """What an object on the token is that has no live key."""
+    if count > 1:
+        return Kind.DUPLICATE
+    if doomed:
+        return Kind.DOOMED
+    if row is None:
+        return Kind.ORPHAN
+    return Kind.RETURNED if row.status is ObjectStatus.DESTROYED else Kind.UNACKNOWLEDGED
+
+
+def _of_objects(
+    token_id: str, ours: list[_Object], kinds: Mapping[bytes, Kind], first_seen: Mapping[bytes, datetime]
+) -> Iterator[Finding]:
+    """What is on the token and has no live key."""
+    for each in {each.cka_id: each for each in ours}.values():
+        if each.cka_id in first_seen:
+            kind = kinds[each.cka_id]
+            yield Finding(
+                kind=kind,
+                token_id=token_id,
+                key_id=each.parts.key_id,
+                region=each.parts.region,
+                sequence=each.parts.sequence,
+                cka_id=each.cka_id.hex(),
+                label=each.label,
+                first_seen=first_seen[each.cka_id],
+                remedy=REMEDIES[kind],
+            )
+
+
+def _of_rows(token_id: str, rows: Mapping[bytes, BackingObject], count: Mapping[bytes, int]) -> Iterator[Finding]:
+    """What has a row and is not on the token once."""
+    for cka_id, row in rows.items():
+        unfinished = row.lifecycle is Lifecycle.INTENDED or row.status is ObjectStatus.INTENDED
+        if count[cka_id] == 1 or (row.status in _ENDED and not unfinished):
+            continue
+        kind = Kind.DUPLICATE if count[cka_id] else Kind.UNFINISHED if unfinished else Kind.MISSING
+        yield Finding(
+            kind=kind,
+            token_id=token_id,
+            key_id=row.key_id,
+            region=row.region,
+            sequence=row.sequence,
+            cka_id=cka_id.hex(),
+            label=row.label,
+            first_seen=None,
+            remedy=REMEDIES[kind],
+        )
+
+
+# -- mending ----------------------------------------------------------------------------------------------------
+
+
+def mend(core: Core, finding: Finding, *, remove: bool, region: str | None) -> Mended:
+    """Mend one difference, if it is still there.
+
+    ``remove`` takes the object from the token instead of adopting it: KMSInvalidStateException before its grace
+    period is over, or if it may have come with a restore. ``region`` is for labels that have no room for it.
+    """
+    if finding not in find(core):
+        return Mended.GONE
+    if finding.kind not in (REMOVABLE if remove else MENDABLE):
+        raise ValidationException(f"a finding of kind {finding.kind} cannot be mended so: {finding.remedy}")
+    if remove:
+        return _remove(core, finding)
+    begun = _begun(core, finding)
+    if begun is not None:
+        return _finish(core, begun)
+    if finding.kind is Kind.UNFINISHED:
+        return _forget(core, finding)
+    return _adopt(core, finding, region)
+
+
+def _begun(core: Core, finding: Finding) -> Unfinished | None:
+    """The rotation or import of a live key that the finding is about, or None."""
+    with core.store.reading() as conn:
+        found = rotation.unfinished(conn, finding.key_id)
+    return next((each for each in found if each.cka_id.hex() == finding.cka_id), None)
+
+
+def _finish(core: Core, begun: Unfinished) -> Mended:
+    if rotating.finish(core, begun) is not None:
+        return Mended.ADDED
+    with core.store.reading() as conn:
+        doomed = objects.is_doomed(conn, begun.token_id, begun.cka_id)
+    return Mended.DOOMED if doomed else Mended.FORGOTTEN
+
+
+def _forget(core: Core, finding: Finding) -> Mended:
+    with core.store.atomic() as tx:
+        dropped = keys.drop_intent(tx, finding.key_id, finding.region or "")
+    return Mended.FORGOTTEN if dropped else Mended.GONE
+
+
+def _remove(core: Core, finding: Finding) -> Mended:
+    if finding.kind is not Kind.DOOMED:  # that was decided already
+        _check_grace(core, finding)
+    cka_id, token_id = bytes.fromhex(finding.cka_id), finding.token_id
+    begun = _begun(core, finding)
+
+    # 1. Intent: from here on nobody can adopt or complete it.
+    with core.store.atomic() as tx:
+        row = objects.fetch(tx, token_id, cka_id)
+        if _is_live(row):
+            return Mended.GONE
+        if begun is not None:
+            materials.doom(tx, token_id, cka_id)  # the key lives on without the material that was begun
+        objects.doom(tx, token_id, cka_id, finding.label, core.clock())
+    core.reached("remove 1: intent")
+
+    # 2. Device.
+    core.tokens.of(token_id).destroy(own_permit(OperatorAct.RECONCILE, cka_id), cka_id)
+    core.reached("remove 2: device")
+
+    # 3. Result.
+    with core.store.atomic() as tx:
+        if row is not None:
+            keys.drop_intent(tx, row.key_id, row.region)
+        objects.set_status(tx, token_id, cka_id, ObjectStatus.DESTROYED)
+        objects.forget_doomed(tx, token_id, cka_id)
+        objects.forget_seen(tx, token_id, cka_id)
+    core.reached("remove 3: result")
+    return Mended.REMOVED
+
+
+def _check_grace(core: Core, finding: Finding) -> None:
+    first_seen = finding.first_seen or core.clock()
+    with core.store.reading() as conn:
+        row = installation.fetch(conn)
+    if row is not None and row.restored_at is not None and first_seen >= row.restored_at:
+        raise KMSInvalidStateException(
+            f"the object {finding.cka_id} was first seen after the database was restored, so it may be a key in use: "
+            "adopt it instead"
+        )
+    until = first_seen + timedelta(hours=core.grace_hours)
+    if core.clock() < until:
+        raise KMSInvalidStateException(
+            f"the object {finding.cka_id} was first seen at {first_seen:%Y-%m-%d %H:%M:%S} UTC and may be removed from "
+            f"{until:%Y-%m-%d %H:%M:%S} UTC on (reconcile.grace_hours): adopt it, or wait"
+        )
+
+
+def _adopt(core: Core, finding: Finding, region: str | None) -> Mended:
+    cka_id, token_id = bytes.fromhex(finding.cka_id), finding.token_id
+    kind = _check_genuine(core, finding, cka_id)
+    where = finding.region or region or core.installation.default_region
+    if finding.kind is Kind.ORPHAN and kind == SYMMETRIC:
+        # Before the key can be used: a crash in between must not leave it with a count of nothing.
+        leases.at_least(core.store, material_id(finding.key_id, cka_id), UNKNOWN_USE)
+    with core.store.atomic() as tx:
+        if objects.is_doomed(tx, token_id, cka_id):
+            return Mended.GONE
+        row = objects.fetch(tx, token_id, cka_id)
+        if row is None:
+            mended = _adopt_orphan(tx, core, finding, kind, where)
+        elif keys.complete(tx, row.key_id, row.region, KeyState.DISABLED):
+            keys.hand_over(tx, row.key_id)  # of a service's key whose alias was never made
+            mended = Mended.ADOPTED
+        else:
+            mended = Mended.GONE
+        objects.forget_seen(tx, token_id, cka_id)
+    return mended
+
+
+def _check_genuine(core: Core, finding: Finding, cka_id: bytes) -> BackingKind:
+    """Refuse what hsmkms cannot have made: a label can be written by anybody who has the PIN. Its spec and usage.
+
+    That the token made it (LOCAL) and that it was never extractable cannot be forged.
+    """
+    device = core.tokens.of(finding.token_id)
+    kind = device.identify(cka_id)
+    deviations = device.attest(cka_id, kind or SYMMETRIC)[1] + device.attest_public(cka_id, kind or SYMMETRIC)[1]
+    if kind is None or deviations:
+        raise KMSInvalidStateException(
+            f"the object {finding.cka_id} is not as hsmkms makes keys ({'; '.join(deviations)}), so it is not adopted"
+        )
+    return kind
+
+
+def _adopt_orphan(tx: Connection, core: Core, finding: Finding, kind: BackingKind, region: str) -> Mended:
+    """Rebuild the row of a backing key from its label and CKA_ID: a new key, or one more material of a known key.
+
+    The highest sequence is the newest material, so it is the one that encrypts. The materials of a set of multi-Region
+    keys may tell of several regions, of those where the primary key once was: they join it where it is now.
+    """
+    region = regions.primary_region(tx, finding.key_id) or region
+    cka_id = bytes.fromhex(finding.cka_id)
+    known = keys.fetch(tx, region, finding.key_id)
+    if known is not None and (known.kind != kind or kind != SYMMETRIC):
+        raise KMSInvalidStateException(
+            f"the object {finding.cka_id} is of spec {kind[0]}, and the key {finding.key_id} is known with another "
+            "backing key: only symmetric encryption keys have several"
+        )
+    if known is None and keys.exists_anywhere(tx, finding.key_id):
+        raise KMSInvalidStateException(
+            f"the key {finding.key_id} of the object {finding.cka_id} is known, but not as a key of {region}: "
+            "name its region with --region, or mend its other findings first"
+        )
+    taken = {each.sequence for each in known.materials} if known else set()
+    newest = max(taken, default=0)
+    adopted = MaterialRecord(
+        material_id=material_id(finding.key_id, cka_id),
+        # Taken: the key was rotated, its database restored, and rotated again. Both materials are needed.
+        sequence=newest + 1 if finding.sequence in taken else finding.sequence,
+        state=MaterialState.CURRENT if finding.sequence > newest else MaterialState.NON_CURRENT,
+        created_at=core.clock(),
+        token_id=finding.token_id,
+        cka_id=cka_id,
+    )
+    if known is not None:
+        if adopted.state is MaterialState.CURRENT:
+            keys.retire_materials(tx, finding.key_id)
+        keys.insert_material(tx, finding.key_id, adopted, finding.label, ObjectStatus.PRESENT)
+        return Mended.ADDED
+    keys.insert_intent(tx, _rebuilt(core, finding.key_id, region, kind, adopted), {}, finding.label)
+    keys.complete(tx, finding.key_id, region)
+    return Mended.ADOPTED
+
+
+def _rebuilt(core: Core, key_id: str, region: str, kind: BackingKind, first: MaterialRecord) -> KeyRecord:
+    spec, usage = kind
+    account = core.installation.account
+    return KeyRecord(
+        key_id=key_id,
+        region=region,
+        arn=key_arn(account, region, key_id),
+        spec=spec,
+        usage=usage,
+        origin=Origin.AWS_KMS,
+        manager=KeyManager.CUSTOMER,
+        multi_region=is_multi_region(key_id),
+        primary_region=region if is_multi_region(key_id) else None,
+        state=KeyState.DISABLED,
+        description=f"adopted from the token at {core.clock():%Y-%m-%d %H:%M:%S} UTC",
+        policy=policies.default_policy(account),
+        creation_date=core.clock(),
+        version=0,
+        materials=(first,),
+    )

@@ -1,0 +1,54 @@
+"""Acts of the operator that are no requests of the KMS API: each is in the audit log, under a name of its own."""
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+from hsmkms.model.audit import IAM_SOURCE, KMS_SOURCE
+from hsmkms.service.runtime.core import Core
+
+Arguments = ParamSpec("Arguments")
+Answer = TypeVar("Answer")
+
+
+class Desk(Protocol):
+    """Where an operator acts: it has the open installation."""
+
+    _core: Core
+
+
+AnyDesk = TypeVar("AnyDesk", bound=Desk)
+Method = Callable[Concatenate[AnyDesk, Arguments], Answer]
+
+
+def recorded(
+    event: str, source: str = KMS_SOURCE, **shown: str
+) -> Callable[[Method[AnyDesk, Arguments, Answer]], Method[AnyDesk, Arguments, Answer]]:
+    """Record every call of a method. ``shown``: the parameters that the record tells, and their names there."""
+
+    def decorate(method: Method[AnyDesk, Arguments, Answer]) -> Method[AnyDesk, Arguments, Answer]:
+        signature = inspect.signature(method)
+
+        @wraps(method)
+        def act(desk: AnyDesk, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Answer:
+            core = desk._core  # noqa: SLF001 - the other half of the desk
+            told = signature.bind(desk, *args, **kwargs).arguments
+            parameters = {name: _plain(told[each]) for each, name in shown.items() if told.get(each) is not None}
+            with core.audit.acting(event, core.installation.default_region, parameters or None, source=source):
+                return method(desk, *args, **kwargs)
+
+        return act
+
+    return decorate
+
+
+def recorded_in_iam(
+    event: str, **shown: str
+) -> Callable[[Method[AnyDesk, Arguments, Answer]], Method[AnyDesk, Arguments, Answer]]:
+    """The same for acts that AWS has in IAM."""
+    return recorded(event, IAM_SOURCE, **shown)
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - any parameter
+    return value if isinstance(value, bool | int) else str(value)

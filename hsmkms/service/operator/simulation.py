@@ -1,0 +1,140 @@
+"""Asking what would be decided, and by what, without doing anything."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from hsmkms.errors import ValidationException
+from hsmkms.model.caller import Caller
+from hsmkms.model.crypto import ReEncryptRequest
+from hsmkms.model.enums import Operation
+from hsmkms.model.operations import OPERATIONS
+from hsmkms.rules.iam import access
+from hsmkms.rules.iam.documents import ACTIONS, action_hint
+from hsmkms.service.operator.policy_notes import about_action
+from hsmkms.service.pipeline import EVERYTHING, Call
+from hsmkms.service.runtime.core import Core
+from hsmkms.service.runtime.record_cache import CachedKey
+
+WITHOUT_KEY: Final = frozenset(
+    {
+        Operation.CREATE_KEY,
+        Operation.DESCRIBE_CUSTOM_KEY_STORES,
+        Operation.GENERATE_RANDOM,
+        Operation.LIST_ALIASES,
+        Operation.LIST_KEYS,
+        Operation.LIST_RETIRABLE_GRANTS,
+    }
+)
+_CONTEXTS: Final = {
+    "kms:ReEncryptFrom": "SourceEncryptionContext",
+    "kms:ReEncryptTo": "DestinationEncryptionContext",
+}
+_KEYS: Final = {
+    "kms:ReEncryptFrom": "SourceKeyId",
+    "kms:ReEncryptTo": "DestinationKeyId",
+    "kms:CreateAlias": "TargetKeyId",
+    "kms:UpdateAlias": "TargetKeyId",
+    "kms:DeleteAlias": "TargetKeyId",
+}
+
+
+class Simulation(Struct, frozen=True, kw_only=True):
+    """What would be decided. ``decided_by`` and ``statement``: the policy or grant that did it, if one did.
+
+    ``notes``: what in the policies' statements about the action no caller and no request here ever fits.
+    """
+
+    decision: str
+    principal: str
+    action: str
+    resource: str
+    decided_by: str | None
+    statement: str | None
+    delegated_by: str | None
+    reason: str | None
+    notes: list[str]
+
+
+def simulate(
+    core: Core,
+    caller: Caller,
+    action: str,
+    key_id: str | None,
+    encryption_context: Mapping[str, str] | None,
+    members: Mapping[str, Any],
+) -> Simulation:
+    """Decide about an action (``kms:Encrypt``) of a caller's. ``members``: what else the request says, by wire names.
+
+    ValidationException for what cannot be asked, NotFoundException for an unknown key.
+    """
+    known = _action(action)
+    operation = Operation.RE_ENCRYPT if known in _CONTEXTS else Operation(known.removeprefix("kms:"))
+    key: CachedKey | None = None
+    call = Call(core, operation, caller, _request(operation, known, key_id, encryption_context, members))
+    if operation in WITHOUT_KEY:
+        question = call.question(known, EVERYTHING)
+    elif key_id is None:
+        raise ValidationException(f"{known} is about a key: name it.")
+    else:
+        key = call.find(key_id, aliases=True)
+        if isinstance(call.request, ReEncryptRequest) and call.request.destination_key_id is not None:
+            call.resources.append(call.find(call.request.destination_key_id, aliases=True).record.arn)  # asked first
+        question = call.question(known, key.record.arn, key)
+    decision = core.authorise.decide(question)
+    own = core.cache.identity(caller.principal, core.installation.account).own
+    return Simulation(
+        decision=decision.outcome.value,
+        principal=caller.principal,
+        action=known,
+        resource=question.resource,
+        decided_by=decision.policy,
+        statement=decision.statement,
+        delegated_by=decision.delegated_by,
+        reason=None if decision.allowed else str(access.refusal(question, decision)),
+        notes=about_action(known, None if key is None else key.policy(), own),
+    )
+
+
+def _action(action: str) -> str:
+    """The action as it is written, with or without ``kms:``, in any letter case."""
+    wanted = action.lower() if ":" in action else f"kms:{action.lower()}"
+    found = next((each for each in ACTIONS if each.lower() == wanted), None)
+    if found is None:
+        hint = action_hint(wanted, "kms:ReEncryptFrom")
+        raise ValidationException(f"{action!r} is no action of KMS: {hint}")
+    if found == "kms:RetireGrant":
+        raise ValidationException("Who may retire a grant is said by the grant: list-grants shows it.")
+    return found
+
+
+def _request(
+    operation: Operation,
+    action: str,
+    key_id: str | None,
+    encryption_context: Mapping[str, str] | None,
+    members: Mapping[str, Any],
+) -> Struct | None:
+    """The request that is asked about; None for an operation that is not built."""
+    shape = OPERATIONS.get(operation)
+    if shape is None:
+        return None
+    said = dict(members)
+    names = {each.encode_name for each in msgspec.structs.fields(shape.request)}
+    if key_id is not None and _KEYS.get(action, "KeyId") in names:
+        said.setdefault(_KEYS.get(action, "KeyId"), key_id)
+    context = _CONTEXTS.get(action, "EncryptionContext")
+    if encryption_context is not None:
+        if operation is Operation.CREATE_GRANT:
+            said.setdefault("Constraints", {"EncryptionContextEquals": dict(encryption_context)})
+        elif context in names:
+            said.setdefault(context, dict(encryption_context))
+        else:
+            raise ValidationException(f"{action} has no encryption context.")
+    try:
+        request: Struct = msgspec.convert(said, shape.request)
+    except msgspec.ValidationError as exc:
+        raise ValidationException(f"That is no request of {operation}: {exc}.") from exc
+    return request

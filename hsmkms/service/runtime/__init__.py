@@ -1,0 +1,1 @@
+"""What an open installation is: its parts, and what they keep in this process."""

@@ -1,0 +1,412 @@
+"""The audit log as a process writes it: one record for each request and each act, safe before the answer leaves.
+
+A change to the control-plane database commits a record together with itself, in the outbox; the log gets the final one
+when the request ends. So whatever happens in between, the change is told of: who takes the lane of a process that died
+moves what it left in the outbox.
+"""
+
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, Final
+
+from msgspec import UNSET, Struct
+from msgspec.structs import replace
+
+from hsmkms import uuids
+from hsmkms.errors import HsmKmsError, KMSInternalException, StoreError
+from hsmkms.model.audit import INTERNAL, KMS_SOURCE, AuditRecord
+from hsmkms.model.caller import Caller, local_root
+from hsmkms.process import ForkGuard
+from hsmkms.rules.audit import record as audit_record
+from hsmkms.rules.audit.fast_json import Forms
+from hsmkms.rules.audit.policy import AuditPolicy, Durability
+from hsmkms.rules.audit.record import Event, Occasion, Outcome
+from hsmkms.service.runtime.audit_lane import Journal
+from hsmkms.service.runtime.ports import RecordedCall
+from hsmkms.store import audit_files, changes, outbox
+from hsmkms.store.engine import Connection, Store
+
+log = logging.getLogger("hsmkms.service")
+
+REFUSED: Final = "The audit log cannot be written, so the request was refused: see the log of hsmkms."
+INTERRUPTED: Final = "the process ended before the outcome was known; the change itself was committed"
+
+
+class _Act:
+    """What this thread is doing just now: the builder of its record, and its row in the outbox if it has one."""
+
+    __slots__ = ("build", "event_id", "row_id")
+
+    def __init__(self, build: Callable[[str], AuditRecord]) -> None:
+        self.build = build
+        self.event_id = uuids.new()
+        self.row_id: int | None = None
+
+
+class _Thread(threading.local):
+    """What belongs to one thread."""
+
+    def __init__(self) -> None:
+        self.doing: tuple[RecordedCall, Struct] | None = None
+        self.act: _Act | None = None
+        self.noted: list[tuple[str, bytes]] = []
+        self.rows: list[int] = []
+        self.begun_here: bool = False
+
+
+class AuditBook:
+    """Writes the records of this process. Thread-safe; of no use in a forked child."""
+
+    def __init__(
+        self,
+        store: Store,
+        installation_id: str,
+        occasion: Occasion,
+        policy: AuditPolicy,
+        epoch: Callable[[], int],
+        clock: Callable[[], datetime],
+    ) -> None:
+        self.folder = store.folder / audit_files.FOLDER
+        self.policy = policy
+        self.held_back = False
+        """True where somebody else waits for the disk before he lets an answer go."""
+        self.faults = 0
+        """Records that could not be written when they should have been."""
+        self.alarm: str | None = None
+        """What the last look of the sealer found wrong, if anything."""
+        self._store = store
+        self._installation_id = installation_id
+        self._occasion = occasion
+        self._forms = Forms(occasion, secrets.token_hex(16))
+        self._epoch = epoch
+        self._clock = clock
+        self._on = policy.durability is not Durability.OFF
+        self._waits = policy.durability is Durability.COMMIT
+        self.holds_answers = self._waits
+        """True if an answer may leave only after its record is on the disk."""
+        self._guard = ForkGuard()
+        self._journal = self._new_journal()
+        self._here = _Thread()
+        self._moving = threading.Lock()
+        self._moved: dict[int, int] = {}
+        self._recovered = False
+        self._stopped = threading.Event()
+        self._flusher: threading.Thread | None = None
+        if self._on:
+            store.meta.companions.append(self)
+
+    @property
+    def used(self) -> bool:
+        """True once this process (not its parent) has written a record."""
+        return self._journal.used and not self._guard.foreign
+
+    # -- requests -----------------------------------------------------------------------------------------------
+
+    def begin(self, call: RecordedCall, request: Struct) -> None:
+        """A request begins. KMSInternalException if it must not be done because it could not be recorded."""
+        if not self._on:
+            return
+        here = self._here
+        here.doing, here.act = (call, request), None
+        if self._journal.broken:
+            self._try_again(call.operation)
+
+    def record(self, call: RecordedCall, request: Struct, response: Struct | None, error: HsmKmsError | None) -> None:
+        """A request has ended. KMSInternalException if its answer must not leave because it cannot be recorded."""
+        if not self._on:
+            return
+        here = self._here
+        act, here.doing, here.act = here.act, None, None
+        event = _event_of(call, request, act.event_id if act is not None else uuids.new())
+        outcome = Outcome(response=response, material=call.material_id, error=error)
+        made = self._forms.encoded(call.caller, event, outcome)
+        try:
+            self._add(made, act.row_id if act is not None else None)
+        except StoreError as exc:
+            self._missed(exc, call.operation)
+
+    def refuse(self, caller: Caller, name: str, error: HsmKmsError) -> None:
+        """A request was refused before it came to the pipeline: by its signature, its form or a quota."""
+        if not self._on:
+            return
+        event = Event(name=name, at=self._clock(), event_id=uuids.new())
+        made = self._forms.encoded(caller, event, Outcome(error=error))
+        try:
+            self._add(made, None)
+        except StoreError as exc:
+            self._missed(exc, "Get")
+
+    def settle(self, operations: list[str]) -> dict[str, str]:
+        """Wait until everything is on the disk; the operations whose answers must not leave, if it does not get there.
+
+        For whoever holds answers back.
+        """
+        try:
+            self._journal.flush()
+        except StoreError as exc:
+            self.faults += 1
+            log.error("%s", exc)  # noqa: TRY400 - told in one sentence
+            return {each: REFUSED for each in operations if self._must_be_kept(each)}
+        return {}
+
+    # -- acts that are no requests ------------------------------------------------------------------------------
+
+    @contextmanager
+    def acting(
+        self, name: str, region: str, shown: Mapping[str, Any] | None = None, *, source: str = KMS_SOURCE
+    ) -> Iterator[None]:
+        """An act of the operator's, for the account's root: recorded when it ends, also when it fails."""
+        if not self._on:
+            yield
+            return
+
+        now, root = self._clock(), local_root(self._occasion.account, region)
+
+        def build(event_id: str, error: HsmKmsError | None = None) -> AuditRecord:
+            event = Event(name=name, at=now, event_id=event_id, source=source, shown=audit_record.limited(shown))
+            return audit_record.of_request(self._occasion, root, event, Outcome(error=error))
+
+        if self._journal.broken:
+            self._try_again(name)
+        before, act = self._here.act, _Act(build)
+        self._here.act = act
+        fault: HsmKmsError | None = None
+        try:
+            yield
+        except HsmKmsError as exc:
+            fault = exc
+            raise
+        except Exception as exc:
+            fault = KMSInternalException(type(exc).__name__)
+            raise
+        finally:
+            self._here.act = before
+            try:
+                self._add(audit_record.encode(build(act.event_id, fault)), act.row_id)
+            except StoreError as exc:
+                self._missed(exc, name)
+
+    def event(
+        self, name: str, region: str, arn: str, details: Mapping[str, Any], error: HsmKmsError | None = None
+    ) -> None:
+        """Something that hsmkms did by itself; within a transaction it is recorded if that is committed."""
+        if not self._on:
+            return
+        made = AuditRecord(
+            user_identity=audit_record.internal_identity(self._occasion.account),
+            event_time=audit_record.event_time(self._clock()),
+            event_name=name,
+            aws_region=region,
+            source_ip_address=INTERNAL,
+            user_agent=INTERNAL,
+            error_code=UNSET if error is None else error.code,
+            error_message=UNSET if error is None else str(error)[: audit_record.MAX_MESSAGE],
+            event_id=uuids.new(),
+            read_only=False,
+            resources=audit_record.resources((arn,), self._occasion.account),
+            event_type="AwsServiceEvent",
+            recipient_account_id=self._occasion.account,
+            service_event_details=details,
+        )
+        record = audit_record.encode(made)
+        if self._store.meta.writing_here:
+            self._here.noted.append((made.event_id, record))
+            return
+        try:
+            self._add(record, None)
+        except StoreError as exc:
+            self._missed(exc, name)
+
+    # -- the companion of the control-plane database ------------------------------------------------------------
+
+    def before_commit(self, tx: Connection) -> None:
+        """Commit what tells of the change together with it; remove what the log has by now."""
+        here = self._here
+        lane = self._take()
+        here.rows = [outbox.put(tx, lane, event_id, record) for event_id, record in here.noted]
+        act = self._current_act()
+        if act is not None and act.row_id is None:
+            act.row_id = outbox.put(tx, lane, act.event_id, audit_record.encode(_unfinished(act.build(act.event_id))))
+            here.begun_here = True
+        self._remove_moved(tx)
+
+    def after_commit(self) -> None:
+        """Move what this thread noted to the log."""
+        here = self._here
+        noted, here.noted, here.begun_here = here.noted, [], False
+        try:
+            for (_, record), row_id in zip(noted, here.rows, strict=True):
+                self._note_moved(row_id, self._journal.add(record))
+            if noted and here.doing is None and here.act is None and self._waits:
+                self._journal.flush()
+        except StoreError as exc:
+            self._missed(exc, "Get")  # the outbox has it
+
+    def rolled_back(self) -> None:
+        """What this thread noted did not happen."""
+        here = self._here
+        here.noted = []
+        if here.begun_here and here.act is not None:
+            here.act.row_id = None
+        here.begun_here = False
+
+    def _current_act(self) -> _Act | None:
+        here = self._here
+        if here.act is None and here.doing is not None:
+            call, request = here.doing
+            here.act = _Act(lambda event_id: self._begun(call, request, event_id))
+        return here.act
+
+    def _begun(self, call: RecordedCall, request: Struct, event_id: str) -> AuditRecord:
+        """What can be said of a request before its end."""
+        event, outcome = _event_of(call, request, event_id), Outcome(material=call.material_id)
+        return audit_record.of_request(self._occasion, call.caller, event, outcome)
+
+    def _remove_moved(self, tx: Connection) -> None:
+        with self._moving:
+            done = [row_id for row_id, number in self._moved.items() if number <= self._journal.safe]
+            for row_id in done:
+                del self._moved[row_id]  # if this is rolled back, the next holder of the lane finds that the log has it
+        if done:
+            outbox.remove(tx, done)
+
+    def _note_moved(self, row_id: int, number: int) -> None:
+        with self._moving:
+            self._moved[row_id] = number
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    def _add(self, record: bytes, row_id: int | None) -> None:
+        if not self._recovered:
+            self._take()
+        number = self._journal.add(record)
+        if row_id is not None:
+            self._note_moved(row_id, number)
+        if self._waits:
+            if not self.held_back:
+                self._journal.flush(number)
+        elif self._flusher is None:
+            self._start_flusher()
+
+    def _take(self) -> str:
+        """Take a lane; what its last holder left in the outbox is moved first."""
+        lane = self._journal.take()
+        if lane is None:
+            raise StoreError("no lane of the audit log could be taken")
+        if not self._recovered:
+            self._recovered = True
+            for row_id in self._recover(self._journal, lane):
+                self._note_moved(row_id, 0)
+        return lane
+
+    def _recover(self, journal: Journal, lane: str) -> list[int]:
+        """Move to a lane what its last holder left in the outbox; the rows that the log has now."""
+        with self._store.reading() as conn:
+            left = outbox.fetch(conn, lane)
+        newest = audit_files.segments(self.folder).get(lane, [])[-2:]
+        known = [each.path.read_bytes() for each in newest] if left else []
+        for row in left:
+            if not any(row.event_id.encode() in each for each in known):
+                journal.add(row.record)
+                log.info("an interrupted process left a record of the audit log in the outbox: it was moved")
+        journal.flush()
+        return [row.id for row in left]
+
+    def recover_others(self) -> None:
+        """Move what processes that died have left in the outbox of lanes that nobody holds."""
+        if not self._on:
+            return
+        with self._store.reading() as conn:
+            lanes = {each.lane for each in outbox.fetch(conn)}
+        for lane in sorted(lanes):
+            journal = self._new_journal(lane)
+            if journal.take() is not None:
+                try:
+                    done = self._recover(journal, lane)
+                    with self._store.atomic() as tx:
+                        outbox.remove(tx, done)
+                finally:
+                    journal.close()
+
+    def _new_journal(self, only: str | None = None) -> Journal:
+        segment_bytes = self.policy.segment_bytes
+        return Journal(self.folder, self._installation_id, self._epoch, self._newest_change, segment_bytes, only)
+
+    def _newest_change(self) -> int:
+        with self._store.reading() as conn:
+            return changes.latest(conn)
+
+    def _must_be_kept(self, operation: str) -> bool:
+        return self.policy.refuse and not audit_record.only_looks(operation)
+
+    def _try_again(self, operation: str) -> None:
+        try:
+            self._journal.flush()
+        except StoreError as exc:
+            self._missed(exc, operation)
+
+    def _missed(self, fault: StoreError, operation: str) -> None:
+        """A record is not on the disk: it stays in memory and is tried again at the next request."""
+        self.faults += 1
+        log.error("%s", fault)
+        if self._must_be_kept(operation):
+            raise KMSInternalException(REFUSED) from fault
+
+    def _start_flusher(self) -> None:
+        with self._moving:
+            if self._flusher is None:
+                self._flusher = threading.Thread(target=self._flush_now_and_then, name="hsmkms audit", daemon=True)
+                self._flusher.start()
+
+    def _flush_now_and_then(self) -> None:
+        while not self._stopped.wait(self.policy.interval_seconds):
+            try:
+                self._journal.flush()
+            except StoreError as exc:
+                self.faults += 1
+                log.error("%s", exc)  # noqa: TRY400 - told in one sentence
+
+    # -- the end ------------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Bring everything to the disk. StoreError if it does not get there."""
+        self._journal.flush()
+
+    def tidy(self) -> None:
+        """Bring everything to the disk, and empty the outbox of what the log has."""
+        self._journal.flush()
+        if self._moved:
+            with self._store.atomic():
+                pass  # as companion of the transaction
+
+    def close(self) -> None:
+        """Write what is left, and let the lane go. What hinders it is logged: the outbox has what changed."""
+        if self._guard.foreign:
+            return
+        self._stopped.set()
+        try:
+            self.tidy()
+        except HsmKmsError as exc:
+            log.error("%s", exc)  # noqa: TRY400 - told in one sentence
+        try:
+            self._journal.close()
+        except StoreError as exc:
+            log.error("%s", exc)  # noqa: TRY400 - see above
+
+
+def _unfinished(record: AuditRecord) -> AuditRecord:
+    return replace(record, additional_event_data={"outcome": INTERRUPTED})
+
+
+def _event_of(call: RecordedCall, request: Struct, event_id: str) -> Event:
+    return Event(
+        name=call.operation,
+        at=call.now,
+        event_id=event_id,
+        shown=audit_record.parameters(request),
+        arns=tuple(call.resources),
+    )

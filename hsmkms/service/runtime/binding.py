@@ -1,0 +1,330 @@
+"""What ties a database to its token: a challenge that only the token's own installation key can answer.
+
+Labels repeat and serials can be chosen, so neither proves anything. At ``init`` the token makes an HMAC key; the
+database keeps a random challenge and the token's answer. A token that answers otherwise, or that has no such key, is
+not the one of this database. One that answers under another serial than the recorded one is a clone: what is made on
+the one is not on the other, so it is refused until the operator has accepted it. Members of an HA group share their
+objects; the configuration lists their serials, and any of them is the token. A token that had no serial when it was
+recorded is known by the challenge alone. The steps of ``init`` can be repeated after an interruption at any point.
+"""
+
+import hmac
+import uuid
+from datetime import datetime
+from typing import Final
+
+from msgspec.structs import replace
+
+from hsmkms.errors import BindingError, CloneError, HiddenObjectsError, HsmKmsError, ObjectLostError, WrongTokenError
+from hsmkms.hsm.device import Device
+from hsmkms.hsm.session.identity import Candidate, Proof
+from hsmkms.model.permit import OperatorAct
+from hsmkms.service.runtime.permits import own_permit
+from hsmkms.service.runtime.ports import Checkpoint, Clock, no_checkpoint
+from hsmkms.store import installation as stored
+from hsmkms.store.engine import Connection, Store
+from hsmkms.store.installation import MAC_PURPOSE, InstallationKeyRow, InstallationRow, TokenRow
+
+FIRST_VERSION: Final = 1
+CHALLENGE_BYTES: Final = 32
+BEFORE_ROTATION: Final = "from before the rotation"
+"""What is said of an older copy that lacks the key by which the token is recognised now, and the rows are sealed."""
+INTERRUPTED: Final = "`hsmkms init` was interrupted here: run it again with the same --data-dir"
+
+
+def initialise(
+    store: Store, device: Device, account: str, clock: Clock, reached: Checkpoint = no_checkpoint
+) -> InstallationRow:
+    """Bind an empty database to a token; repeatable, and without effect where it is bound already."""
+    # 1. The installation and the name of its key, before the key exists.
+    with store.atomic() as tx:
+        row = stored.fetch(tx) or stored.insert(tx, uuid.uuid4().hex, account, clock())
+        token = stored.home(tx) or next(iter(stored.tokens(tx)), None) or insert_token(tx, device, clock)
+        _check_begun(row, token, account, device)
+        versions = stored.versions(tx, MAC_PURPOSE, token.id)
+        cka_id = versions[-1].cka_id if versions else uuid.uuid4().bytes
+        if not versions:
+            stored.insert_installation_key(tx, MAC_PURPOSE, FIRST_VERSION, token.id, cka_id, clock())
+    reached("init 1: intent")
+    if token.response is not None:
+        return row
+
+    # 2. The key on the token, unless an interrupted attempt has made it.
+    if not device.holds(cka_id):
+        label = f"hsmkms/{row.id[:8]}/{MAC_PURPOSE}/{FIRST_VERSION}"
+        device.generate_mac_key(own_permit(OperatorAct.INITIALISE, cka_id), cka_id, label[: device.profile.label_bytes])
+    reached("init 2: device")
+
+    # 3. The challenge and its answer: from here on database and token belong together.
+    bind(store, device, token.id, cka_id, clock())
+    reached("init 3: result")
+    return row
+
+
+def _check_begun(row: InstallationRow, token: TokenRow, account: str, device: Device) -> None:
+    """Raise BindingError if an interrupted attempt has begun with another account or token."""
+    told = {account: row.account, device.profile.serial: token.serial} if token.response is None else {}
+    for now, begun in told.items():
+        if now != begun:
+            raise BindingError(
+                f"`hsmkms init` was interrupted here after it had begun with {begun}, and the configuration says {now} "
+                "now: correct it, or choose another --data-dir"
+            )
+
+
+def begun_with(store: Store) -> tuple[str | None, str | None]:
+    """The account, and the serial of the token, with which an attempt has begun."""
+    with store.reading() as conn:
+        row = stored.fetch(conn)
+        token = next(iter(stored.tokens(conn)), None)
+    return row.account if row is not None else None, token.serial if token is not None else None
+
+
+def bind(store: Store, device: Device, token_id: str, cka_id: bytes, now: datetime) -> None:
+    """Let the token be recognised by a version of its key, which is on it.
+
+    What the version before answered is kept with it: by that an older copy of the token is known.
+    """
+    permit = own_permit(OperatorAct.INITIALISE, cka_id)
+    challenge = device.random(permit, CHALLENGE_BYTES)
+    response = device.mac(permit, cka_id, challenge)
+    with store.reading() as conn:
+        row, token, known = (
+            stored.fetch(conn),
+            stored.token(conn, token_id),
+            stored.versions(conn, MAC_PURPOSE, token_id),
+        )
+    answered = [] if row is None or token is None else [each for each in known if _answers(device, row, token, each)]
+    with store.atomic() as tx:
+        stored.bind_token(tx, token_id, challenge, response)
+        for each in answered:
+            if token is not None and token.challenge is not None and token.response is not None:
+                stored.note_answer(tx, each, token.challenge, token.response)
+        for each in known:
+            if each.cka_id == cka_id:
+                stored.note_answer(tx, each, challenge, response)
+                stored.note_made(tx, each, now)
+
+
+def prove(store: Store, device: Device, *, accepting: bool = False) -> tuple[InstallationRow, TokenRow, bytes]:
+    """Return the installation, its home's row and that one's key's CKA_ID; raises BindingError for a wrong pair.
+
+    WrongTokenError if it has the names of the home, and not its key. ``accepting``: a clone is taken, since the
+    operator is about to accept it.
+    """
+    row, token = told(store)
+    witness = recognise(store, device, row, token, accepting=accepting)
+    if witness is None:
+        raise _wrong_pair(store, device, token)
+    return row, token, witness
+
+
+class TokenIdentity:
+    """The identity of one token of an installation: the challenge in its row, and its serial.
+
+    What it has to answer is read anew each time, since another process may have rotated the installation's own key.
+    ``accepting``: a clone is taken, since the operator is about to accept it.
+    """
+
+    def __init__(self, store: Store, token_id: str, *, accepting: bool = False) -> None:
+        self._store = store
+        self._token_id = token_id
+        self._accepting = accepting
+        self._serials: frozenset[str] = frozenset()
+
+    def admit(self, serial: str) -> None:
+        """Raise WrongTokenError for another serial than those under which the token has proven to be the one."""
+        if self._serials and serial not in self._serials:
+            raise WrongTokenError(
+                f"the token with serial {serial} answers in the place of the one with serial "
+                f"{', '.join(sorted(self._serials))}, so it is not sent the PIN: put the right one back, or restart "
+                "hsmkms if it is meant to be the same"
+            )
+
+    def prove(self, candidate: Candidate) -> Proof:
+        """Challenge a token; WrongTokenError if it does not answer as it did when it was bound, or is a clone."""
+        with self._store.reading() as conn:
+            row, token = stored.fetch(conn), stored.token(conn, self._token_id)
+        if row is None or token is None:
+            raise BindingError(INTERRUPTED)
+        try:
+            proof = _proof(self._store, candidate, row, token, accepting=self._accepting)
+        except CloneError as exc:
+            raise WrongTokenError(str(exc)) from exc
+        if proof is None:
+            raise wrong_token(candidate, token)
+        self._serials |= candidate.members | {candidate.profile.serial}
+        return proof
+
+
+def recognise(
+    store: Store, device: Device | Candidate, row: InstallationRow, token: TokenRow, *, accepting: bool = False
+) -> bytes | None:
+    """The CKA_ID of the key by which the device shows that it is that token, or None if it is another one.
+
+    An older copy of the token, without the newest version, is recognised by an older one. Raises CloneError if it holds
+    that key under another serial, unless ``accepting``.
+    """
+    proof = _proof(store, device, row, token, accepting=accepting)
+    return proof.cka_id if proof is not None else None
+
+
+def _proof(
+    store: Store, device: Device | Candidate, row: InstallationRow, token: TokenRow, *, accepting: bool
+) -> Proof | None:
+    with store.reading() as conn:
+        versions = stored.versions(conn, MAC_PURPOSE, token.id)
+    if not versions or token.challenge is None:
+        raise BindingError(INTERRUPTED)
+    # The newest may be one whose rotation was interrupted: the one that answers as was noted is in use.
+    asked = [(key, token) for key in reversed(versions)]
+    asked += [
+        (key, replace(token, challenge=key.challenge, response=key.response))
+        for key in _older_than_lost(device, row, token, versions)
+    ]
+    found = next(((key, as_bound) for key, as_bound in asked if _answers(device, row, as_bound, key)), None)
+    if found is None:
+        return None
+    if not accepting and is_clone(device, token):
+        raise _clone(device, token)
+    key, as_bound = found
+    return Proof(key.cka_id, as_bound.challenge or b"", as_bound.response or b"")
+
+
+def _older_than_lost(
+    device: Device | Candidate, row: InstallationRow, token: TokenRow, versions: list[InstallationKeyRow]
+) -> list[InstallationKeyRow]:
+    """The older versions that may recognise a copy of the token, newest first; none where the one in use is there."""
+    bound = _bound(token, versions)
+    if bound is None:
+        return []
+    try:
+        device.is_labelled(bound.cka_id, bound.label(row.id))
+    except ObjectLostError:
+        return [each for each in reversed(versions) if each.version < bound.version and each.response is not None]
+    return []
+
+
+def _bound(token: TokenRow, versions: list[InstallationKeyRow]) -> InstallationKeyRow | None:
+    """The version by which the token is recognised, as far as that was noted with it."""
+    answer = (token.challenge, token.response)
+    return next((each for each in versions if None not in answer and answer == (each.challenge, each.response)), None)
+
+
+def from_before_rotation(store: Store, device: Device, token_id: str) -> str | None:
+    """How a token that was recognised shows that it is from before a rotation of the key by which it is known."""
+    with store.reading() as conn:
+        token, known = stored.token(conn, token_id), stored.versions(conn, MAC_PURPOSE, token_id)
+    bound = _bound(token, known) if token is not None else None
+    if bound is None or device.holds(bound.cka_id):
+        return None
+    return (
+        f"the token {device.profile.label!r} is an older copy of itself, {BEFORE_ROTATION} of the installation's MAC "
+        f"key: it lacks version {bound.version}. What was made since then is not on it: put the newer token, or a "
+        "newer backup of it, back. If there is none, `hsmkms renew-installation-keys` takes the token as it is, and "
+        "tells first what is lost; where there is no database, restore a backup from before that rotation"
+    )
+
+
+def is_clone(device: Device | Candidate, token: TokenRow) -> bool:
+    """True if a device that has answered as that token has another serial than the recorded one.
+
+    Members of one HA group are one token; where no serial was recorded, none can differ.
+    """
+    serial = device.profile.serial
+    return token.serial not in ("", serial) and not {token.serial, serial} <= device.members
+
+
+def _answers(device: Device | Candidate, row: InstallationRow, token: TokenRow, key: InstallationKeyRow) -> bool:
+    """True if it is that key of the installation's, not one that users can use, and answers as it did."""
+    try:
+        answer = device.mac(own_permit(OperatorAct.OPEN, key.cka_id), key.cka_id, token.challenge or b"")
+        if not device.is_labelled(key.cka_id, key.label(row.id)):
+            return False
+    except ObjectLostError:
+        return False
+    return hmac.compare_digest(answer, token.response or b"")
+
+
+def told(store: Store) -> tuple[InstallationRow, TokenRow]:
+    """The installation and its home as the database tells of them, which proves nothing."""
+    with store.reading() as conn:
+        row = stored.fetch(conn)
+        token = stored.home(conn)
+    if row is None or token is None:
+        raise BindingError(INTERRUPTED)
+    return row, token
+
+
+def is_bound(store: Store) -> bool:
+    """True if ``initialise`` has been completed."""
+    with store.reading() as conn:
+        return stored.home(conn) is not None
+
+
+def wrong_token(device: Device | Candidate, token: TokenRow) -> WrongTokenError:
+    """What is wrong with a token that stands in the place of one of ours, and does not show its key.
+
+    Under the recorded serial it is most likely the right one, whose objects cannot be seen.
+    """
+    if device.profile.serial == token.serial:
+        return HiddenObjectsError(
+            f"the objects of the token {token.label!r} (serial {token.serial}) cannot be seen: it does not show the "
+            "installation's own key. Make them visible again (a folder or partition that is not mounted?), or put the "
+            "right token back if this one was initialised again under the same serial"
+        )
+    return WrongTokenError(
+        f"another token answers in the place of {token.label!r} (serial {token.serial} when it was added): "
+        f"the one with serial {device.profile.serial} does not show the installation's own key. Put the right one back"
+    )
+
+
+def lacks_key(store: Store, device: Device, token: TokenRow) -> bool:
+    """True if a device has the names of a token of ours, and not its key: that may pass without anybody's mistake."""
+    if (device.profile.label, device.profile.serial) != (token.label, token.serial):
+        return False
+    with store.reading() as conn:
+        versions = stored.versions(conn, MAC_PURPOSE, token.id)
+    return not any(device.holds(each.cka_id) for each in versions)
+
+
+def _holds_older(store: Store, device: Device, token: TokenRow) -> bool:
+    with store.reading() as conn:
+        *older, newest = stored.versions(conn, MAC_PURPOSE, token.id)
+    return not device.holds(newest.cka_id) and any(device.holds(each.cka_id) for each in older)
+
+
+def _wrong_pair(store: Store, device: Device, token: TokenRow) -> HsmKmsError:
+    if lacks_key(store, device, token):
+        return wrong_token(device, token)
+    if _holds_older(store, device, token):
+        return BindingError(
+            f"the token {device.profile.label!r} (serial {device.profile.serial}) is an older copy of this "
+            "installation's token, from before a rotation of the MAC key by an older version of hsmkms, and opens the "
+            "installation no more: put the newer token, or a newer backup of it, back, or restore a backup of the "
+            "installation from before that rotation"
+        )
+    return BindingError(
+        f"this database belongs to the token {token.label!r} (serial {token.serial} when it was made), but the token "
+        f"{device.profile.label!r} (serial {device.profile.serial}) does not hold its key: "
+        "correct [token] in the configuration, or restore the database that belongs to this token"
+    )
+
+
+def _clone(device: Device | Candidate, token: TokenRow) -> CloneError:
+    profile = device.profile
+    return CloneError(
+        f"the token {profile.label!r} (serial {profile.serial}) is a clone of this installation's token "
+        f"{token.label!r} (serial {token.serial}): what is made on the one is not on the other. If it has taken the "
+        "place of that one for good, accept it with `hsmkms accept-clone` (`hsmkms restore --accept-clone` while "
+        "restoring); if both are members of an HA group that shares its objects, list all their serials in the "
+        "configuration; otherwise correct [token] there"
+    )
+
+
+def insert_token(tx: Connection, device: Device, clock: Clock) -> TokenRow:
+    """Write a token that is not bound yet, as it describes itself."""
+    profile = device.profile
+    return stored.insert_token(
+        tx, str(uuid.uuid4()), profile.label, profile.serial, profile.manufacturer, profile.model, clock()
+    )

@@ -1,0 +1,72 @@
+"""What every procedure of the service works with."""
+
+from collections.abc import Callable
+
+from msgspec import Struct, field
+
+from hsmkms.hsm.device import Device
+from hsmkms.rules.iam.grant_token import Claims
+from hsmkms.rules.importing import ImportPolicy
+from hsmkms.rules.rotation import RotationPolicy
+from hsmkms.service.runtime.audit_log import AuditBook
+from hsmkms.service.runtime.encryption_counter import LeaseBook
+from hsmkms.service.runtime.last_use import UsageBook
+from hsmkms.service.runtime.ports import (
+    Authoriser,
+    Checkpoint,
+    Clock,
+    Installation,
+    Recorder,
+    never_drifted,
+    no_checkpoint,
+)
+from hsmkms.service.runtime.record_cache import RecordCache
+from hsmkms.service.runtime.row_seals import SealBook
+from hsmkms.service.runtime.tokens import Tokens
+from hsmkms.store.engine import Store
+
+
+class Core(Struct, kw_only=True):
+    """The parts of an open installation.
+
+    ``rotation`` and ``imports``: what the operator has set. ``services``: those that have a key of their own, or ``*``.
+    ``grace_hours``: how long an object without a key stays before it may be removed. ``accept_unknown_principals``:
+    policies and grants may name users and roles who are not there. ``drifted``: true once the clock
+    was moved under this process. ``grant_tokens``: those that were found good, and what they say. ``warned``: key
+    materials of which the log has told. ``reached`` is told of each completed step. ``witnesses``: the CKA_ID of
+    the key by which each token shows that it is the one, by the token's id. ``older``: tokens that were found to be
+    older copies of themselves, by their id, with what is wrong.
+    """
+
+    installation: Installation
+    store: Store
+    tokens: Tokens
+    witnesses: dict[str, bytes]
+    cache: RecordCache
+    leases: LeaseBook
+    uses: UsageBook
+    clock: Clock
+    rotation: RotationPolicy
+    imports: ImportPolicy
+    services: tuple[str, ...]
+    grace_hours: float
+    accept_unknown_principals: bool = False
+    authorise: Authoriser
+    drifted: Callable[[], bool] = never_drifted
+    grant_tokens: dict[str, Claims] = field(default_factory=dict)
+    warned: set[str] = field(default_factory=set)
+    older: dict[str, str] = field(default_factory=dict)
+    audit: AuditBook
+    seals: SealBook
+    record: Recorder
+    reached: Checkpoint = no_checkpoint
+
+    @property
+    def device(self) -> Device:
+        """The token on which keys are made."""
+        return self.tokens.home
+
+    @property
+    def mac_key(self) -> bytes:
+        """The CKA_ID of the installation's MAC key on it, as far as this process knows."""
+        return self.witnesses.get(self.tokens.home_id, b"")

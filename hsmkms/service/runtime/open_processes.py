@@ -1,0 +1,127 @@
+"""The processes that have an installation open, and which tokens each of them has: a file each, in the data folder.
+
+Its owner holds a lock on it for as long as it lives, so that the file of one that was killed counts for nothing. It is
+made under a name that nobody looks for, and gets its own once it is locked: no look can take it for a dead one's. A
+migration looks here whether everybody can follow it.
+"""
+
+import fcntl
+import os
+import time
+import uuid
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from hsmkms.errors import StoreError
+from hsmkms.hsm.probing.profile import TokenProfile
+from hsmkms.store import files
+
+_FOLDER: Final = "processes"
+_DRAFT_SECONDS: Final = 3600.0
+"""A draft that old belongs to a process that was killed before it could lock it."""
+
+
+class Seen(Struct, frozen=True):
+    """A process, and the tokens that it has open, as (label, serial)."""
+
+    pid: int
+    tokens: list[tuple[str, str]]
+
+
+class Presence:
+    """The file of this process. Raises StoreError if it cannot be written."""
+
+    def __init__(self, folder: Path) -> None:
+        name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._file = folder / _FOLDER / f"{name}.json"
+        draft = self._file.with_name(f".{name}.new")
+        try:
+            self._file.parent.mkdir(mode=files.FOLDER_MODE, exist_ok=True)
+            _remove_old_drafts(self._file.parent)
+            self._descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, files.FILE_MODE)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            draft.rename(self._file)
+        except OSError as exc:
+            raise StoreError(f"{self._file.parent} cannot be written: {exc.strerror}") from exc
+
+    def tell(self, profiles: Iterable[TokenProfile]) -> None:
+        """Write which tokens are open now."""
+        told = Seen(os.getpid(), [_name(each) for each in profiles])
+        try:
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, msgspec.json.encode(told), 0)
+        except OSError as exc:
+            raise StoreError(f"{self._file} cannot be written: {exc.strerror}") from exc
+
+    def others_without(self, label: str, serials: Collection[str]) -> list[int]:
+        """The process ids of the others that live and have not that token open, or have not said so yet.
+
+        ``serials``: of any member of its group.
+        """
+        names = {(label, each) for each in serials}
+        others = [each for each in _living(self._file.parent) if each != self._file]
+        return [_pid(each) for each in others if names.isdisjoint(_tokens(each))]
+
+    def close(self) -> None:
+        """Take the file away."""
+        self._file.unlink(missing_ok=True)
+        os.close(self._descriptor)
+
+
+def living(folder: Path) -> list[int]:
+    """The process ids of all that have the installation in a data folder open."""
+    return [_pid(each) for each in _living(folder / _FOLDER)]
+
+
+def holders(folder: Path, serial: str) -> list[int]:
+    """The process ids of the others that have the installation in a data folder open, with a token of that serial."""
+    found = [each for each in _living(folder / _FOLDER) if _pid(each) != os.getpid()]
+    return [_pid(each) for each in found if serial in {held for _, held in _tokens(each)}]
+
+
+def _remove_old_drafts(folder: Path) -> None:
+    for draft in folder.glob(".*.new"):
+        with suppress(FileNotFoundError):
+            if time.time() - draft.stat().st_mtime > _DRAFT_SECONDS:
+                draft.unlink()
+
+
+def _living(folder: Path) -> list[Path]:
+    return [each for each in sorted(folder.glob("*.json")) if _lives(each)]
+
+
+def _pid(file: Path) -> int:
+    return int(file.name.partition("-")[0])
+
+
+def _name(profile: TokenProfile) -> tuple[str, str]:
+    return profile.label, profile.serial
+
+
+def _tokens(file: Path) -> list[tuple[str, str]]:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Seen).tokens
+    except (OSError, msgspec.MsgspecError):
+        return []
+
+
+def _lives(file: Path) -> bool:
+    """True if the process holds its file; one that nobody holds is taken away."""
+    try:
+        descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # others who look at the same moment do not count
+    except BlockingIOError:
+        return True
+    else:
+        file.unlink(missing_ok=True)
+        return False
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,357 @@
+"""Key records and aliases in the process, dropped at the next call after anybody changed them.
+
+The change signal costs a few microseconds: has any other connection committed to the control-plane database? Only
+then is the change log asked what changed, and only those records are dropped. A record that was read before a change
+and would be kept after it is recognised by the epoch at which it was read.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Final
+
+from msgspec import Struct
+
+from hsmkms.errors import MalformedPolicyDocumentException
+from hsmkms.model.enums import KeyManager
+from hsmkms.model.ids import root_arn, user_arn
+from hsmkms.model.records import AliasRecord, GrantRecord, KeyRecord
+from hsmkms.process import ForkGuard
+from hsmkms.rules import blob
+from hsmkms.rules.iam import policies
+from hsmkms.rules.iam.access import OwnPolicy
+from hsmkms.rules.iam.documents import Policy
+from hsmkms.rules.iam.question import Identity
+from hsmkms.store import aliases, changes, grants, identities, installation, proven_keys, tags, users
+from hsmkms.store.engine import Store
+from hsmkms.store.identities import IdentityRow
+from hsmkms.store.proven_rows import ProvenRows
+from hsmkms.store.row_seals import NOTED
+from hsmkms.store.schema import AccessKeyStatus
+from hsmkms.store.sealed_rows import (
+    access_key_index,
+    alias_subject,
+    aliases_index,
+    grants_index,
+    group_subject,
+    key_subject,
+    user_subject,
+)
+from hsmkms.store.users import AccessKeyRow
+
+log = logging.getLogger("hsmkms.service")
+
+MAX_ENTRIES: Final = 50_000
+"""Records kept in one process; beyond that all are dropped and read again when needed."""
+
+
+ROOT_SUBJECT: Final = "root"
+
+_GROUP_SEALED: Final = f"{NOTED}{group_subject('')}"
+
+CheckRows = Callable[..., ProvenRows]
+"""Called with a connection and subjects: their rows; KMSInternalException unless they are as they were sealed."""
+
+
+class CachedKey:
+    """A record with what every encryption would otherwise work out anew.
+
+    What decides about access is read when it is asked for. Whatever changes one of these facts is noted in the change
+    log under the key, so that a stale one is dropped with the whole.
+    """
+
+    __slots__ = (
+        "_aliases",
+        "_check",
+        "_grants",
+        "_policy",
+        "_store",
+        "_tags",
+        "covers",
+        "current_cka_id",
+        "current_header",
+        "current_material_id",
+        "current_token_id",
+        "record",
+    )
+
+    def __init__(
+        self, record: KeyRecord, store: Store, check: CheckRows, new_tags: Mapping[str, str] | None = None
+    ) -> None:
+        self._store = store
+        self._check = check
+        self._aliases: list[str] | None = None
+        self._grants: dict[str, list[GrantRecord]] = {}
+        self._policy: Policy | None = None
+        self._tags = new_tags
+        self.record = record
+        self.covers = frozenset(each.cka_id for each in record.materials)
+        current = record.current
+        self.current_material_id = current.material_id if current else ""
+        self.current_cka_id = current.cka_id if current else b""
+        self.current_token_id = current.token_id if current else ""
+        self.current_header = blob.header(record.key_id, current.material_id) if current else b""
+
+    @property
+    def policy_text(self) -> str:
+        """The key policy; a service's key has that of all of them, whatever its record says."""
+        if self.record.manager is KeyManager.AWS:
+            return policies.service_policy(_account_of(self.record))
+        return self.record.policy
+
+    def policy(self) -> Policy:
+        """The key policy, read."""
+        if self._policy is None:
+            self._policy = _key_policy(self.policy_text, _account_of(self.record))
+        return self._policy
+
+    def tags(self) -> Mapping[str, str]:
+        """The tags of the key."""
+        if self._tags is None:
+            with self._store.reading() as conn:
+                self._tags = tags.proven(self._check(conn, key_subject(self.record.key_id)), self.record.region)
+        return self._tags
+
+    def aliases(self) -> Sequence[str]:
+        """The names of its aliases."""
+        if self._aliases is None:
+            with self._store.reading() as conn:
+                rows = self._check(conn, aliases_index(self.record.region, self.record.key_id))
+            self._aliases = aliases.proven_names(rows)
+        return self._aliases
+
+    def grants(self, principal: str) -> Sequence[GrantRecord]:
+        """The grants that a principal has on it."""
+        held = self._grants.get(principal)
+        if held is None:
+            with self._store.reading() as conn:
+                rows = self._check(conn, grants_index(self.record.region, self.record.key_id, principal))
+            held = self._grants[principal] = grants.proven(rows, self.record.region)
+        return held
+
+
+class CachedIdentity(Struct, frozen=True):
+    """A user, or the root, with his policies and those of his groups, read."""
+
+    identity: Identity
+    own: tuple[OwnPolicy, ...]
+
+
+class RecordCache:
+    """KMS keys and aliases by region and name. Thread-safe; of no use in a forked child."""
+
+    def __init__(self, store: Store, check: CheckRows, account: str, installation_changed: Callable[[], None]) -> None:
+        self._store = store
+        self._account = account
+        self._check = check
+        self._installation_changed = installation_changed
+        self._guard = ForkGuard()
+        self._signal = changes.ChangeSignal(store)
+        self._lock = threading.Lock()
+        self._owed = False
+        self._begun = 0
+        self._done = 0
+        self._keys: dict[tuple[str, str], CachedKey] = {}
+        self._aliases: dict[tuple[str, str], AliasRecord] = {}
+        self._access_keys: dict[str, AccessKeyRow] = {}
+        self._identities: dict[str, CachedIdentity] = {}
+        try:
+            with store.reading() as conn:
+                self._epoch = changes.latest(conn)
+        except BaseException:
+            self._signal.close()
+            raise
+
+    @property
+    def epoch(self) -> int:
+        """The newest change that this process knows of."""
+        return self._epoch
+
+    def key(self, region: str, key_id: str, *, just_looked: bool = False) -> CachedKey | None:
+        """The KMS key as it is now, or None. ``just_looked``: this request has asked the cache already."""
+        if not just_looked:
+            self.look()
+        cached = self._keys.get((region, key_id))
+        return cached if cached is not None else self._load_key(region, key_id)
+
+    def alias(self, region: str, name: str) -> AliasRecord | None:
+        """The alias as it is now, or None."""
+        self.look()
+        cached = self._aliases.get((region, name))
+        return cached if cached is not None else self._load_alias(region, name)
+
+    def access_key(self, access_key_id: str, *, just_looked: bool = False) -> AccessKeyRow | None:
+        """The access key as it is now, or None. ``just_looked``: this request, or one beside it, has done ``look``.
+
+        An inactive one is no more checked and kept than one that does not exist, so that it costs the same.
+        """
+        if not just_looked:
+            self.look()
+        cached = self._access_keys.get(access_key_id)
+        return cached if cached is not None else self._load_access_key(access_key_id)
+
+    def identity(self, principal: str, account: str, *, just_looked: bool = False) -> CachedIdentity:
+        """Who a principal (an ARN) is now; a user who does not exist has neither tags nor policies."""
+        if not just_looked:
+            self.look()
+        _, slash, name = principal.rpartition("/")
+        subject = identities.subject(name) if slash else ROOT_SUBJECT
+        cached = self._identities.get(subject)
+        if cached is None:
+            cached = self._load_identity(subject, account)
+        if cached.identity.arn != principal:  # a user of that name, and not of that path
+            return _stranger(principal)
+        return cached
+
+    def of(self, record: KeyRecord, new_tags: Mapping[str, str] | None = None) -> CachedKey:
+        """A record that is not kept, with all that decides about access to it.
+
+        ``new_tags``: those that a key is to have which is about to be made.
+        """
+        return CachedKey(record, self._store, self._check, new_tags)
+
+    def close(self) -> None:
+        """Let the signal's connection go."""
+        self._signal.close()
+
+    def look(self) -> None:
+        """Drop what others have changed before this call.
+
+        Threads that wait for the lock share one look at the signal: any that began after they came is as good.
+        """
+        self._guard.check()
+        begun_before = self._begun
+        with self._lock:
+            if self._done > begun_before:
+                return
+            self._begun += 1
+            # Owed until it is done: a signal that was heard is not given a second time.
+            self._owed = self._signal.moved() or self._owed
+            if self._owed:
+                self._drop_changed()
+                self._owed = False
+            self._done = self._begun
+
+    def _drop_changed(self) -> None:
+        with self._store.reading() as conn:
+            for epoch, region, subject in changes.since(conn, self._epoch):
+                self._keys.pop((region, subject), None)
+                self._aliases.pop((region, subject), None)
+                self._access_keys.pop(subject, None)
+                self._identities.pop(subject, None)
+                if subject.startswith(_GROUP_SEALED):
+                    # Whoever was its member when he was read: the rows that say so may have been removed since.
+                    self._identities.clear()
+                if subject == installation.SUBJECT:
+                    self._installation_changed()
+                self._epoch = epoch
+
+    def _load_key(self, region: str, key_id: str) -> CachedKey | None:
+        with self._store.reading() as conn:
+            epoch = changes.latest(conn)
+            record = proven_keys.record(self._check(conn, key_subject(key_id)), region, self._account)
+        if record is None:
+            return None
+        cached = self.of(record)
+        self._keep(epoch, lambda: self._keys.__setitem__((region, key_id), cached))
+        return cached
+
+    def _load_alias(self, region: str, name: str) -> AliasRecord | None:
+        with self._store.reading() as conn:
+            epoch = changes.latest(conn)
+            record = aliases.proven(self._check(conn, alias_subject(region, name)), self._account)
+        if record is not None:
+            self._keep(epoch, lambda: self._aliases.__setitem__((region, name), record))
+        return record
+
+    def _load_access_key(self, access_key_id: str) -> AccessKeyRow | None:
+        with self._store.reading() as conn:
+            epoch = changes.latest(conn)
+            row = users.fetch_access_key(conn, access_key_id)
+            if row is None or row.status is not AccessKeyStatus.ACTIVE:
+                return row  # refused either way, after the same work; what was edited is found by the look at all rows
+            rows = self._check(conn, access_key_index(access_key_id), user_subject(row.user_name))
+        proven = users.proven_access_key(rows, access_key_id)
+        if proven is not None:
+            self._keep(epoch, lambda: self._access_keys.__setitem__(access_key_id, proven))
+        return proven
+
+    def _load_identity(self, subject: str, account: str) -> CachedIdentity:
+        if subject == ROOT_SUBJECT:
+            return _root(account)
+        name = subject.removeprefix(identities.subject(""))
+        with self._store.reading() as conn:
+            epoch = changes.latest(conn)
+            rows = self._check(conn, user_subject(name))
+            groups = identities.proven_groups(rows)  # also those without a policy, which may have had one
+            row = identities.proven(rows, self._check(conn, *map(group_subject, groups)) if groups else ProvenRows(()))
+        cached = _identity(name, row, account)
+        if row is not None:
+            self._keep(epoch, lambda: self._identities.__setitem__(subject, cached))
+        return cached
+
+    def _keep(self, epoch: int, put: Callable[[], None]) -> None:
+        with self._lock:
+            if epoch < self._epoch:
+                return  # read before a change that has been dealt with already
+            if len(self._keys) + len(self._aliases) >= MAX_ENTRIES:
+                self._keys.clear()
+                self._aliases.clear()
+            put()
+
+
+@lru_cache(maxsize=8)
+def _root(account: str) -> CachedIdentity:
+    """The account's root, of which nothing is stored that could change."""
+    return CachedIdentity(Identity(arn=root_arn(account), user_name=None, user_id=account, tags={}), ())
+
+
+def _account_of(record: KeyRecord) -> str:
+    return record.arn.split(":")[4]
+
+
+@lru_cache(maxsize=4096)
+def _key_policy(text: str, account: str) -> Policy:
+    """A key policy, read once for all keys that have it."""
+    try:
+        return _told(policies.stored_key_policy(text, account), "a stored key policy")
+    except MalformedPolicyDocumentException as exc:
+        log.warning("a stored key policy cannot be used, so only the root may use and mend its key: %s", exc)
+        return policies.unreadable(account)
+
+
+@lru_cache(maxsize=4096)
+def _own_policy(name: str, text: str, account: str) -> OwnPolicy:
+    """A policy of a user or group, read once; one that cannot be used may have denied anything, so it denies all."""
+    try:
+        return OwnPolicy(name, _told(policies.stored_own_policy(text, account), f"the stored {name}"))
+    except MalformedPolicyDocumentException as exc:
+        log.warning("the stored %s cannot be used, so nothing is allowed where it counts: %s", name, exc)
+        return OwnPolicy(name, policies.read_own_policy(policies.NOTHING, account))
+
+
+def _told(policy: Policy, name: str) -> Policy:
+    """A policy, after the log has told what of it has no effect."""
+    for each in policy.without_effect:
+        log.warning("%s has a part without effect, with which it could not be put again: %s", name, each)
+    return policy
+
+
+def _identity(name: str, row: IdentityRow | None, account: str) -> CachedIdentity:
+    if row is None:
+        return _stranger(user_arn(account, name))
+    own = [_own_policy(f"user policy {each}", text, account) for each, text in row.policies.items()]
+    own += [
+        _own_policy(f"policy {each} of group {group}", text, account)
+        for (group, each), text in row.group_policies.items()
+    ]
+    arn = user_arn(account, name, row.path)
+    identity = Identity(arn=arn, user_name=name, user_id=row.unique_id, tags=row.tags)
+    return CachedIdentity(identity, tuple(own))
+
+
+def _stranger(principal: str) -> CachedIdentity:
+    """Whoever is nobody of the account: he has neither id nor tags nor policies."""
+    name = principal.rpartition("/")[2]
+    return CachedIdentity(Identity(arn=principal, user_name=name, user_id=None, tags={}), ())

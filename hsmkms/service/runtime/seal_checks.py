@@ -1,0 +1,204 @@
+"""Comparing rows with their seals, and the seals with the tree that says which of them are in force."""
+
+import hmac
+from collections.abc import Iterable, Sequence
+from typing import Final, Self
+
+from msgspec import Struct
+
+from hsmkms.rules import row_seals as rules
+from hsmkms.rules import seal_tree
+from hsmkms.service.runtime.seal_tree import BrokenTreeError, ForeignSchemaError, SealTree
+from hsmkms.store import row_seals, sealed_rows, sqlite_schema
+from hsmkms.store.engine import Connection
+from hsmkms.store.row_seals import SealRow
+from hsmkms.store.sealed_rows import Entry
+
+STORE: Final = "store"
+"""The name of what is wrong with all rows together."""
+
+ROOTLESS: Final = "the seal over all rows was removed"
+
+_ALTERED: Final = "its rows are not those that were sealed: something was changed, added or removed by hand"
+_UNSEALED: Final = "it has rows but no seal: they were put there by hand"
+_SEALLESS: Final = "its seal was removed by hand"
+_VANISHED: Final = "its rows were removed by hand"
+_RETURNED: Final = "it was removed by hsmkms, and put back by hand"
+_OLDER: Final = "it was put back to an older state, together with its seal"
+_TREELESS: Final = "the tree over the seals was removed or changed by hand, so that no seal is known to be in force"
+_NAMELESS: Final = "what {} seals are about was removed by hand, together with every trace of what it was"
+_FOREIGN: Final = (
+    "its schema is not the one that hsmkms made, so what is written or read may be changed on the way: {}. Restore a "
+    "backup, or remove what was added (DROP TRIGGER, VIEW, INDEX or TABLE), and see what it has done"
+)
+_DAMAGED: Final = (
+    "its file does not fit together, so that rows may be hidden from some queries: {}. Restore a backup; if only "
+    "indexes are named, stop all hsmkms processes and run `sqlite3 meta.db REINDEX`"
+)
+_ROOT: Final = (
+    "the rows are not all those that there should be: a part of them was put back to an older state, together with its "
+    "seals"
+)
+
+
+class RowFault(Struct, frozen=True, order=True):
+    """A subject or index whose rows are not as hsmkms wrote them, and what is wrong with them."""
+
+    subject: str
+    reason: str
+
+
+class AlteredError(Exception):
+    """Rows are not as hsmkms wrote them."""
+
+    def __init__(self, fault: RowFault) -> None:
+        super().__init__(fault.subject)
+        self.fault = fault
+
+
+class Totals(Struct):
+    """Sums of row hashes: that of all rows, and those of each subject and each index."""
+
+    whole: int = 0
+    subjects: dict[str, int] = {}
+    indexes: dict[str, int] = {}
+
+    @classmethod
+    def every(cls, conn: Connection, key: bytes) -> Self:
+        """Those of the whole store."""
+        totals = cls()
+        for subject, entry in sealed_rows.every(conn):
+            totals.add(key, subject, [entry])
+        return totals
+
+    def add(self, key: bytes, subject: str, entries: Iterable[Entry]) -> None:
+        """Count rows of a subject."""
+        for each in entries:
+            number = rules.row_hash(key, each.table, each.told)
+            self.whole = rules.reduced(self.whole + number)
+            self.subjects[subject] = rules.reduced(self.subjects.get(subject, 0) + number)
+            if each.found_by is not None:
+                self.indexes[each.found_by] = rules.reduced(self.indexes.get(each.found_by, 0) + number)
+
+
+def tree(conn: Connection, key: bytes, subjects: Sequence[str]) -> SealTree:
+    """The tree over the seals, for these subjects. AlteredError if it was removed or changed, or if the schema was."""
+    try:
+        return SealTree.read(conn, key, *subjects[:1])
+    except ForeignSchemaError:
+        raise AlteredError(*_foreign(sqlite_schema.differences(conn))) from None
+    except BrokenTreeError:
+        raise AlteredError(RowFault(STORE, _TREELESS)) from None
+
+
+def require(
+    conn: Connection, key: bytes, known: SealTree, subjects: Iterable[str], proven: list[Entry] | None = None
+) -> Totals:
+    """The sums of the rows of these subjects and indexes. AlteredError if any is not as it was sealed.
+
+    ``proven`` takes the rows themselves.
+    """
+    totals = Totals()
+    for subject in subjects:
+        entries = sealed_rows.entries(conn, subject)
+        totals.add(key, subject, entries)
+        if proven is not None:
+            proven += entries
+        found = totals.subjects.get(subject) if entries else None
+        reason = _judge(key, subject, found, row_seals.fetch(conn, subject), _tag(known, subject))
+        if reason is not None:
+            raise AlteredError(RowFault(subject, reason))
+    return totals
+
+
+def index_total(conn: Connection, key: bytes, known: SealTree, index: str) -> int:
+    """The sum of the rows that an index should have, without a look at them. AlteredError if its seal was changed."""
+    seal, tag = row_seals.fetch(conn, index), _tag(known, index)
+    if seal is None and tag is None:
+        return 0
+    if seal is None or tag is None:
+        raise AlteredError(RowFault(index, _SEALLESS if seal is None else _RETURNED))
+    if not _in_force(key, index, seal, tag):
+        raise AlteredError(RowFault(index, _OLDER))
+    return rules.index_total(key, index, seal.mac)
+
+
+def faults(conn: Connection, key: bytes, totals: Totals) -> list[RowFault]:
+    """All that is wrong with the store, whose rows have these sums."""
+    found = _foreign(sqlite_schema.compare_again(conn))
+    damage = sqlite_schema.damage(conn)
+    if damage:
+        found.append(RowFault(STORE, _DAMAGED.format("; ".join(damage))))
+    root = row_seals.newest_root(conn)
+    if root is None:
+        return [*found, RowFault(STORE, ROOTLESS)]
+    known, seals = totals.subjects | totals.indexes, row_seals.every(conn)
+    names = {*known, *seals, *row_seals.newest_changes(conn)}
+    try:
+        tags = SealTree.read(conn, key).every()
+        found += _nameless(key, tags, names)
+    except (BrokenTreeError, ForeignSchemaError):
+        # The seals are taken for those that are in force, to name what can be named.
+        tags = {seal_tree.name(key, each): _tag_of(key, each, seal) for each, seal in seals.items()}
+        names = {each for each in names if not sealed_rows.is_index(each)}
+        found = found or [RowFault(STORE, _TREELESS)]
+    for subject in sorted(names):
+        tag = tags.get(seal_tree.name(key, subject))
+        reason = _judge(key, subject, known.get(subject), seals.get(subject), tag)
+        if reason is not None:
+            found.append(RowFault(subject, reason))
+    sealed = rules.total_of(key, rules.Root(number=root.number, nonce=root.nonce, value=root.value))
+    return found if found or sealed == totals.whole else [RowFault(STORE, _ROOT)]
+
+
+def require_schema(conn: Connection) -> None:
+    """Raise AlteredError if the schema is not the one that hsmkms made: nothing is sealed under another one."""
+    found = sqlite_schema.differences(conn)
+    if found:
+        raise AlteredError(*_foreign(found))
+
+
+def _foreign(differences: Sequence[str]) -> list[RowFault]:
+    return [RowFault(STORE, _FOREIGN.format(", ".join(differences)))] if differences else []
+
+
+def _nameless(key: bytes, tags: dict[bytes, bytes], names: Iterable[str]) -> list[RowFault]:
+    count = len(tags.keys() - {seal_tree.name(key, each) for each in names})
+    return [RowFault(STORE, _NAMELESS.format(count))] if count else []
+
+
+def _judge(key: bytes, subject: str, found: int | None, seal: SealRow | None, tag: bytes | None) -> str | None:
+    """What is wrong with a subject or index whose rows have that sum (None: it has none), or None."""
+    if seal is None:
+        if tag is None:
+            return None if found is None else _UNSEALED
+        return _VANISHED if found is None else _SEALLESS
+    if tag is None:
+        return _RETURNED
+    if found is None:
+        return _VANISHED
+    if not _fits(key, subject, seal, found):
+        return _ALTERED
+    return None if _in_force(key, subject, seal, tag) else _OLDER
+
+
+def _fits(key: bytes, subject: str, seal: SealRow, found: int) -> bool:
+    """True if a seal was made of rows with that sum."""
+    if sealed_rows.is_index(subject):
+        return rules.index_total(key, subject, seal.mac) == found
+    return hmac.compare_digest(rules.subject_mac(key, subject, seal.epoch, found), seal.mac)
+
+
+def _in_force(key: bytes, subject: str, seal: SealRow, tag: bytes) -> bool:
+    return hmac.compare_digest(_tag_of(key, subject, seal), tag)
+
+
+def _tag_of(key: bytes, subject: str, seal: SealRow) -> bytes:
+    return seal_tree.tag(key, subject, seal.epoch, seal.mac)
+
+
+def _tag(known: SealTree, subject: str) -> bytes | None:
+    try:
+        return known.tag(subject)
+    except BrokenTreeError:
+        raise AlteredError(RowFault(STORE, _TREELESS)) from None

@@ -1,0 +1,265 @@
+"""The tokens of an installation: its home, where keys are made, and those that keep what was made before.
+
+Each backing key lives on one token, and its record tells on which. The home is the token that was bound last: it
+changes when an operator migrates, which other processes notice at their next call. A token that cannot be reached
+hinders what needs it and nothing else: calls fail at once, and every few seconds one thread looks whether it is there.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
+from typing import Final
+
+from hsmkms.errors import HsmKmsError, StoreError, TokenUnavailableError, WrongTokenError
+from hsmkms.hsm.device import Device
+from hsmkms.hsm.session.identity import Identity
+from hsmkms.service.runtime.open_processes import Presence
+from hsmkms.store import installation as stored
+from hsmkms.store.engine import Store
+from hsmkms.store.installation import TokenRow
+
+log = logging.getLogger("hsmkms.service")
+
+RETRY_SECONDS: Final = 3.0
+"""How often a token that could not be opened is looked for, at most."""
+
+Seek = Callable[[TokenRow], Device]
+"""Opens a token that the database knows, and proves that it is the one; raises what is wrong with it."""
+
+Identify = Callable[[str], Identity]
+"""What a token of the database, by its id, has to prove after each login."""
+
+LoggedIn = Callable[[str], None]
+"""Called with a token's id after it was attached, or after a later login; it may raise what keeps it from its work."""
+
+
+class Tokens:
+    """The open tokens of this process. Thread-safe; of no use in a forked child."""
+
+    def __init__(self, store: Store, home_id: str, home: Device, seek: Seek) -> None:
+        self._store = store
+        self._seek = seek
+        self._home_id = home_id
+        self._open: dict[str, Device] = {home_id: home}
+        self._spare: list[Device] = []
+        self._presence: Presence | None = None
+        self._away: dict[str, HsmKmsError] = {}
+        self._next_look: dict[str, float] = {}
+        self._identify: Identify | None = None
+        self._listeners: list[LoggedIn] = []
+        self._required: list[tuple[Device, Identity, Callable[[], None]]] = []
+        self._lock = threading.Lock()
+        self._following = threading.Lock()
+        self._signals = self._followed = 0
+        self._closed = False
+
+    # -- the home ---------------------------------------------------------------------------------------------------
+
+    @property
+    def home_id(self) -> str:
+        """The token on which keys are made."""
+        if self._signals != self._followed:
+            self._follow()
+        return self._home_id
+
+    @property
+    def home_id_so_far(self) -> str:
+        """The same as far as it is known, for what is done while the home may be moving: nothing is opened."""
+        return self._home_id
+
+    @property
+    def home(self) -> Device:
+        """The same, opened."""
+        return self._open[self.home_id]
+
+    def may_have_moved(self) -> None:
+        """Look again which one the home is before it is used the next time."""
+        self._signals += 1
+
+    def _follow(self) -> None:
+        while (row := self._move()) is not None:
+            self.of(row.id)  # not under the lock: opening one takes long
+        known = {each.id for each in self.rows()}
+        for token_id in [each for each in (*self._open, *self._away) if each not in known]:
+            self.drop(token_id)
+
+    def _move(self) -> TokenRow | None:
+        """Take the home of the database as the home. One that is not open is returned instead."""
+        with self._following:
+            signals = self._signals  # what comes from here on is looked at the next time
+            with self._store.reading() as conn:
+                row = stored.home(conn)
+            if row is not None and row.id != self._home_id:
+                if row.id not in self._open:
+                    return row
+                log.warning("keys are made on the token %r from now on", row.label)
+                self._home_id = row.id
+            self._followed = signals
+            return None
+
+    # -- any of them --------------------------------------------------------------------------------------------------
+
+    def of(self, token_id: str) -> Device:
+        """The token of that id. TokenUnavailableError, without waiting, where it could not be opened before."""
+        device = self._open.get(token_id)
+        return device if device is not None else self._attach(token_id)
+
+    def rows(self) -> list[TokenRow]:
+        """Every token that the installation has keys on, as the database tells of it; oldest first."""
+        with self._store.reading() as conn:
+            return [each for each in stored.tokens(conn) if each.response is not None]
+
+    def free(self) -> bool:
+        """True if a call to any of them that begins now need not wait for a session."""
+        for each in list(self._open.values()):  # noqa: SIM110 - asked for each request: a generator costs more
+            if not each.free():
+                return False
+        return True
+
+    def opened(self) -> list[Device]:
+        """Those that are open in this process; the installation may have keys on more."""
+        return list(self._open.values())
+
+    def attach_all(self, spare: Iterable[Device] = ()) -> None:
+        """Open every token that is not open yet; what cannot be opened is logged, and looked for when it is needed.
+
+        ``spare``: opened tokens that the installation may come to use. They are closed with the others. From here on
+        other processes see which tokens this one has.
+        """
+        self._presence = Presence(self._store.folder)
+        for row in self.rows():
+            if row.id not in self._open:
+                self._look(row)
+        self._spare = list(spare)
+        self._tell()
+
+    def require(self, identify: Identify) -> None:
+        """Let each token prove its identity, now and after each login; also those that are attached later.
+
+        WrongTokenError if one that is open is another one.
+        """
+        self._identify = identify
+        for token_id, device in list(self._open.items()):
+            self._require(token_id, device)
+
+    def listen(self, logged_in: LoggedIn) -> None:
+        """Call ``logged_in`` after each later login of a token, and after one is attached; see ``Device.require``."""
+        self._listeners.append(logged_in)
+
+    def _require(self, token_id: str, device: Device) -> None:
+        if self._identify is not None:
+            identity = self._identify(token_id)
+
+            def logged_in() -> None:
+                for each in self._listeners:
+                    each(token_id)
+
+            device.require(identity, logged_in)
+            self._required.append((device, identity, logged_in))
+
+    def _release(self, device: Device) -> None:
+        """Require no identity of a token that is about to be closed."""
+        for required in [each for each in self._required if each[0] is device]:
+            self._required.remove(required)
+            device.release_identity(*required[1:])
+
+    def stop_proving(self, token_id: str) -> None:
+        """Require no identity of a token whose key for that is about to be destroyed: that it is gone is no outage."""
+        self._release(self._open[token_id])
+
+    def others_without(self, device: Device) -> list[int]:
+        """The ids of other processes that have the installation open, but not that token."""
+        return self._presence.others_without(device.profile.label, device.members) if self._presence is not None else []
+
+    def _tell(self) -> None:
+        if self._presence is not None:
+            self._presence.tell(each.profile for each in (*self._open.values(), *self._spare))
+
+    def away(self) -> dict[str, HsmKmsError]:
+        """What is wrong with those that this process could not open, by the token's id."""
+        return dict(self._away)
+
+    def add(self, token_id: str, device: Device) -> None:
+        """Use a token that was opened and proven elsewhere. It is closed with the others."""
+        if token_id in self._open:
+            device.close()  # it is shared with the one that is here
+        else:
+            self._require(token_id, device)
+            self._open[token_id] = device
+            self._tell()
+
+    def drop(self, token_id: str) -> None:
+        """Close a token that the installation has forgotten."""
+        with self._lock:
+            device = self._open.pop(token_id, None)
+            self._away.pop(token_id, None)
+        if device is not None:
+            self._release(device)
+            device.close()
+        self._tell()
+
+    def settle(self, token_id: str, device: Device) -> None:
+        """Use such a token, which was just bound, as the home."""
+        self.add(token_id, device)
+        self._home_id = token_id
+
+    def close(self) -> None:
+        """Close them all."""
+        with self._lock, ExitStack() as rest:
+            self._closed = True
+            if self._presence is not None:
+                rest.callback(self._presence.close)
+            for each in (*self._open.values(), *self._spare):
+                rest.callback(each.close)
+            for each in self.opened():
+                self._release(each)
+
+    def _attach(self, token_id: str) -> Device:
+        fault = self._away.get(token_id)
+        if fault is None:
+            self._look(self._row(token_id))
+        elif time.monotonic() >= self._next_look.get(token_id, 0.0):
+            self._next_look[token_id] = time.monotonic() + RETRY_SECONDS
+            threading.Thread(target=self._look, args=(self._row(token_id),), name="hsmkms attach", daemon=True).start()
+        device = self._open.get(token_id)
+        if device is None:
+            fault = self._away.get(token_id, fault)
+            kind = type(fault) if isinstance(fault, WrongTokenError) else TokenUnavailableError
+            raise kind(str(fault or "the installation was closed"))
+        return device
+
+    def _row(self, token_id: str) -> TokenRow:
+        found = next((each for each in self.rows() if each.id == token_id), None)
+        if found is None:
+            raise TokenUnavailableError(f"the database knows no token {token_id}")
+        return found
+
+    def _look(self, row: TokenRow) -> None:
+        """Try to open a token; one thread at a time does so."""
+        with self._lock:
+            if row.id in self._open or self._closed:
+                return
+            try:
+                device = self._open[row.id] = self._attached(row)
+            except HsmKmsError as exc:
+                if type(self._away.get(row.id)) is not type(exc):
+                    log.error("the token %r is away, and its keys with it: %s", row.label, exc)  # noqa: TRY400 - no bug
+                self._away[row.id] = exc
+                self._next_look[row.id] = time.monotonic() + RETRY_SECONDS
+                return
+            with suppress(StoreError):  # a migration waits for who has not told
+                self._tell()
+            if self._away.pop(row.id, None) is not None:
+                log.warning("the token %r is back", row.label)
+        device.announce()
+
+    def _attached(self, row: TokenRow) -> Device:
+        device = self._seek(row)
+        try:
+            self._require(row.id, device)
+        except BaseException:
+            device.close()
+            raise
+        return device

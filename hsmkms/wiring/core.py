@@ -1,0 +1,443 @@
+"""Building a `Kms` from settings: the store, the tokens (tokens.py), and the services over both."""
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime
+from functools import cache, partial
+from pathlib import Path
+from typing import Final
+
+from msgspec.structs import replace
+
+from hsmkms import ownership
+from hsmkms.config import settings as config
+from hsmkms.config.settings import Secret, Settings, TokenSettings
+from hsmkms.errors import (
+    BindingError,
+    ConfigurationError,
+    HsmKmsError,
+    StoreError,
+    TokenNotFoundError,
+    TokenUnavailableError,
+)
+from hsmkms.hsm.device import Device
+from hsmkms.hsm.session import module as modules
+from hsmkms.hsm.session import softhsm
+from hsmkms.hsm.session.softhsm import SoftToken
+from hsmkms.hsm.session.token_choice import TokenChoice, choose
+from hsmkms.hsm.unavailable import AwayDevice
+from hsmkms.process import exclusive, uptime
+from hsmkms.rules.audit.policy import AuditPolicy, Durability
+from hsmkms.rules.audit.record import Occasion
+from hsmkms.rules.importing import ImportPolicy
+from hsmkms.rules.rotation import RotationPolicy
+from hsmkms.service.audit import sealing
+from hsmkms.service.audit.freshness import Freshness
+from hsmkms.service.backup import recipients
+from hsmkms.service.backup import restore as restoring
+from hsmkms.service.backup.age_keys import PrivateKeys
+from hsmkms.service.backup.create import CONFIGURATION
+from hsmkms.service.backup.recipients import Header
+from hsmkms.service.backup.restore import Configured, Order, Restored
+from hsmkms.service.backup.unsealing import Unsealed
+from hsmkms.service.runtime import binding, open_processes, row_seals
+from hsmkms.service.runtime.audit_log import AuditBook
+from hsmkms.service.runtime.authoriser import Access
+from hsmkms.service.runtime.clock import DriftWatch
+from hsmkms.service.runtime.core import Core
+from hsmkms.service.runtime.encryption_counter import LeaseBook
+from hsmkms.service.runtime.last_use import UsageBook
+from hsmkms.service.runtime.ports import Checkpoint, Clock, Installation, never_drifted, no_checkpoint
+from hsmkms.service.runtime.record_cache import RecordCache
+from hsmkms.service.runtime.row_seals import SealBook
+from hsmkms.service.runtime.tokens import Tokens
+from hsmkms.store import audit_files, files, installation, leases, log_renewal, migrate
+from hsmkms.store.engine import Store
+from hsmkms.store.installation import InstallationRow
+from hsmkms.wiring import tokens as token_wiring
+
+Monotonic = Callable[[], float]
+
+INIT_LOCK: Final = "init.lock"
+INIT_LOCK_SECONDS: Final = 60.0
+_NO_WISHES: Final = Order()
+
+
+def utc_now() -> datetime:
+    """The clock of every entry point."""
+    return datetime.now(UTC)
+
+
+def boot_time() -> float:
+    """Seconds since the machine was started, also of those in which it slept: a clock that nobody can set."""
+    return uptime()
+
+
+def open_core(path: Path | None = None, clock: Clock = utc_now) -> Core:
+    """Open the installation that a configuration file describes; see ``Kms.open``."""
+    return core_of(load_settings(path), clock, boot_time if clock is utc_now else None)
+
+
+def open_core_for_maintenance(path: Path | None = None) -> Core:
+    """The same, also while the token is away: then everything that needs it is refused by ``TokenUnavailableError``."""
+    settings = load_settings(path)
+    try:
+        return core_of(settings, monotonic=boot_time)
+    except (TokenUnavailableError, TokenNotFoundError) as exc:
+        return core_without_token(settings, TokenUnavailableError(str(exc)))
+
+
+def load_settings(path: Path | None = None) -> Settings:
+    """Find and read the configuration as every entry point does."""
+    return config.load(configuration_file(path))
+
+
+def configuration_file(path: Path | None = None) -> Path:
+    """Find the configuration as every entry point does."""
+    return config.find(path, os.environ)
+
+
+def core_of(
+    settings: Settings,
+    clock: Clock = utc_now,
+    monotonic: Monotonic | None = None,
+    pin: Secret | None = None,
+    reread: Callable[[], Settings] | None = None,
+    before_login: Callable[[], None] = token_wiring.at_once,
+    accepting: TokenSettings | None = None,
+) -> Core:
+    """Open database and tokens, and prove that they belong together. Without its home nothing is opened.
+
+    ``monotonic`` (seconds, not to be set by anybody) is what the clock is watched with; without one it is not.
+    ``pin`` is for who has asked for it already; otherwise it is read from its source. ``reread`` reads the settings
+    again, for tokens that are added while this process runs. ``before_login`` is called when all is ready for the first
+    login; it may wait. ``accepting``: the one of the settings' tokens that is taken though it is a clone, since the
+    operator is about to accept it.
+    """
+    store = Store.open(settings.data_dir)
+    with ExitStack() as undo:
+        undo.callback(store.close)
+        row, token, device, witness = token_wiring.open_home(settings, store, pin, before_login, accepting)
+        seek = partial(token_wiring.seek, reread or (lambda: settings), store, accepting=accepting)
+        tokens = Tokens(store, token.id, device, seek)
+        undo.callback(tokens.close)
+        tokens.require(partial(binding.TokenIdentity, store, accepting=accepting is not None))
+        core = _core(settings, store, tokens, _described(settings, row), clock, monotonic)
+        undo.callback(_end_use, core)
+        core.witnesses[token.id] = witness
+        tokens.attach_all(token_wiring.open_spare(settings, tokens))
+        freshness = Freshness(core)
+        core.seals.without_key = freshness.unsealed
+        freshness.watch()
+        sealing.seal_rows(core)
+        sealing.look_at_home(core)
+        _tell_of_lost_counts(core)
+        undo.pop_all()
+    return core
+
+
+def _end_use(core: Core) -> None:
+    """Bring what this process has recorded to the disk, and close what the parts of a core hold open themselves."""
+    with ExitStack() as rest:
+        rest.callback(core.cache.close)
+        if core.audit.used:
+            core.audit.close()
+
+
+def core_without_token(settings: Settings, fault: HsmKmsError, clock: Clock = utc_now) -> Core:
+    """An installation whose token cannot be reached, for what needs the database alone; ``fault`` says why."""
+    store = Store.open(settings.data_dir)
+    try:
+        row, token = binding.told(store)
+
+        away = AwayDevice(fault)
+        tokens = Tokens(store, token.id, away, lambda _: away)
+        return _core(settings, store, tokens, _described(settings, row), clock, None)
+    except BaseException:
+        store.close()
+        raise
+
+
+def names_home(settings: Settings) -> bool:
+    """True if a token of the settings is named like the home; see ``attaching.names_home``."""
+    return token_wiring.names_home(settings)
+
+
+def _tell_of_lost_counts(core: Core) -> None:
+    """Let generated keys rotate before they encrypt next, if ``log.db`` is a new one that knows no older counts."""
+    if not log_renewal.is_unknown_before(core.store.log):
+        return
+    now = core.clock()
+    with core.audit.acting("RenewLog", core.installation.default_region), core.store.atomic() as tx:
+        installation.set_restored(tx, now)
+    log_renewal.settle(core.store.log)
+    core.installation = replace(core.installation, restored_at=now)
+
+
+def renew_log(settings: Settings, clock: Clock = utc_now) -> Path | None:
+    """Put a new ``log.db`` in the place of one that is damaged or lost; returns where the old one is, if there is one.
+
+    ConfigurationError if it is whole, or a process has the installation open.
+    """
+    others = open_processes.living(settings.data_dir)
+    if others:
+        raise ConfigurationError(
+            f"processes have the installation open (pid {', '.join(map(str, others))}): stop them first"
+        )
+    if log_renewal.damage(settings.data_dir) is None:
+        raise ConfigurationError("log.db is whole, so it was left as it is")
+    return log_renewal.renew(settings.data_dir, clock())
+
+
+def _core(
+    settings: Settings,
+    store: Store,
+    tokens: Tokens,
+    installation: Installation,
+    clock: Clock,
+    monotonic: Monotonic | None,
+) -> Core:
+    rotation, imports = settings.rotation, settings.imports
+    seals = SealBook(store, lambda conn: row_seals.keys_from(tokens, installation, conn))
+    cache = RecordCache(store, seals.check, installation.account, tokens.may_have_moved)
+    occasion = Occasion(installation.account, _agent())
+    audit = AuditBook(store, installation.id, occasion, audit_policy(settings), lambda: cache.epoch, clock)
+    store.meta.companions.append(seals)  # after the audit log: it seals what that has written
+    return Core(
+        installation=installation,
+        store=store,
+        tokens=tokens,
+        witnesses={},
+        cache=cache,
+        audit=audit,
+        seals=seals,
+        record=audit.record,
+        authorise=Access(cache, installation.account),
+        leases=LeaseBook(store),
+        uses=UsageBook(store),
+        clock=clock,
+        rotation=RotationPolicy(
+            period_days=rotation.period_days,
+            custom_period=rotation.custom_period,
+            managed_period_days=rotation.managed_period_days,
+            imported_on_demand=rotation.imported_on_demand,
+        ),
+        imports=ImportPolicy(valid_to_within_days=imports.valid_to_within_days),
+        services=settings.services,
+        grace_hours=settings.reconcile.grace_hours,
+        accept_unknown_principals=settings.permissions.unknown_principals == "accept",
+        drifted=DriftWatch(clock, monotonic) if monotonic is not None else never_drifted,
+    )
+
+
+def audit_folder(settings: Settings) -> Path:
+    """Where the files of the audit log are."""
+    return settings.data_dir / audit_files.FOLDER
+
+
+def audit_policy(settings: Settings) -> AuditPolicy:
+    """What the settings say of the audit log."""
+    audit = settings.audit
+    return AuditPolicy(
+        durability=Durability(audit.durability),
+        interval_seconds=audit.interval_milliseconds / 1000,
+        refuse=audit.when_unwritable == "refuse",
+        segment_bytes=int(audit.segment_mib * 1024 * 1024),
+        seal_file=str(audit.seal_file) if audit.seal_file is not None else None,
+    )
+
+
+def _agent() -> str:
+    """How calls of this process that come from nobody else are named in the audit log."""
+    return f"hsmkms (uid {os.getuid()}, pid {os.getpid()})"
+
+
+def initialise(settings: Settings, clock: Clock = utc_now) -> InstallationRow:
+    """Make the databases and the installation's own key on the token; an interrupted attempt is carried on.
+
+    The configuration file must be there. Several at once make one. Raises SetupError or TokenError.
+    """
+    with exclusive(settings.data_dir / INIT_LOCK, INIT_LOCK_SECONDS):
+        return _initialise(settings, clock)
+
+
+def _initialise(settings: Settings, clock: Clock) -> InstallationRow:
+    device = token_wiring.open_device(settings)
+    try:
+        if not files.exists(settings.data_dir):
+            if leases.counted(settings.data_dir):
+                raise StoreError(
+                    f"{settings.data_dir} has a log.db with counts of encryptions but no meta.db: restore that one. "
+                    "To give its keys up and begin afresh, choose another --data-dir"
+                )
+            migrate.create(settings.data_dir)
+        store = Store.open(settings.data_dir)
+        try:
+            return binding.initialise(store, device, settings.account_id, clock)
+        finally:
+            store.close()
+    finally:
+        device.close()
+
+
+def begun_with(settings: Settings) -> tuple[str | None, str | None]:
+    """The account, and the serial of the token, with which ``initialise`` has begun; None for what is still open."""
+    if not files.exists(settings.data_dir):
+        return None, None
+    store = Store.open(settings.data_dir)
+    try:
+        return binding.begun_with(store)
+    finally:
+        store.close()
+
+
+def is_initialised(settings: Settings) -> bool:
+    """True if ``initialise`` has been completed for these settings."""
+    store = Store.open(settings.data_dir)
+    try:
+        return binding.is_bound(store)
+    finally:
+        store.close()
+
+
+def migrate_databases(settings: Settings) -> tuple[list[str], dict[str, str]]:
+    """Bring both databases to this program's revision; returns what was applied, and where they are now."""
+    applied = migrate.upgrade(settings.data_dir)
+    return applied, migrate.current(settings.data_dir)
+
+
+def check_databases(settings: Settings) -> None:
+    """Let SQLite look at every page of both databases. Raises StoreError if one is damaged."""
+    for database in files.DATABASES:
+        files.check_pages(settings.data_dir / database.name)
+
+
+def database_revisions(settings: Settings) -> dict[str, str]:
+    """The revisions of both databases; raises StoreError or MigrationError unless this program can work with them."""
+    Store.open(settings.data_dir).close()
+    return migrate.current(settings.data_dir)
+
+
+def make_softhsm_token(
+    module: Path | None, folder: Path, *, label: str, user_pin: str, so_pin: str
+) -> tuple[Path, SoftToken]:
+    """Make a SoftHSM token in a folder of its own; returns the module that was used, and the token."""
+    used = module or softhsm.find_module()
+    ownership.check_module(used, {})
+    return used, softhsm.create(used, folder, label=label, user_pin=user_pin, so_pin=so_pin)
+
+
+def serial_of(module: Path, environment: dict[str, str], label: str, serial: tuple[str, ...] | None) -> str:
+    """The serial of the one token that fits; raises TokenNotFoundError for none or several."""
+    ownership.check_module(module, environment)
+    loaded = modules.acquire(module, environment=environment)
+    try:
+        return choose(loaded, TokenChoice(label=label, serial=serial)).serial.decode("utf-8", "replace")
+    finally:
+        loaded.release()
+
+
+Accept = Callable[[Unsealed, str | None, Settings], None]
+"""Shows what a configuration out of a backup loads and runs, and raises unless somebody answers for it.
+
+It is told what was unpacked, which signature was found on it, and the settings in it.
+"""
+
+
+def restore(settings: Settings, file: Path, order: Order = _NO_WISHES, reached: Checkpoint = no_checkpoint) -> Restored:
+    """Restore a backup into the data folder of the settings, which say all there is to load; see `restoring.py`."""
+    files.make_folder(settings.data_dir)
+    with ExitStack() as opened:
+        reachable = cache(lambda: token_wiring.open_what_can_be(settings, opened))
+        return restoring.restore(
+            file,
+            settings.data_dir,
+            order,
+            lambda header: _unseal(header, order.keys, reachable()[1]),
+            lambda _, __: _configured(reachable(), order),
+            reached,
+        )
+
+
+def restore_with_its_configuration(
+    target: Path, file: Path, order: Order, accept: Accept, reached: Checkpoint = no_checkpoint
+) -> Restored:
+    """Restore a backup and its configuration into the folder ``target``, for who has none any more.
+
+    Nothing that it names is loaded before ``accept`` has returned. ConfigurationError if it has none, or one that says
+    another folder.
+    """
+    with ExitStack() as opened:
+
+        def configure(unsealed: Unsealed, signature: str | None) -> Configured:
+            settings = settings_in(unsealed, target)
+            accept(unsealed, signature, settings)
+            config.check_owners(settings)
+            return _configured(token_wiring.open_what_can_be(settings, opened), order, unsealed.configuration)
+
+        unseal = partial(_unseal, keys=order.keys, devices=())
+        return restoring.restore(file, target, order, unseal, configure, reached)
+
+
+def settings_in(unsealed: Unsealed, target: Path) -> Settings:
+    """What the configuration in a backup says when it lies in ``target``. Raises ConfigurationError."""
+    if unsealed.configuration is None:
+        raise ConfigurationError("the backup holds no configuration: give one with --config")
+    file = target / CONFIGURATION
+    settings = config.parse(unsealed.configuration, file)
+    check_place(settings, file, target)
+    return settings
+
+
+def check_place(settings: Settings, file: Path, folder: Path) -> None:
+    """Raise ConfigurationError unless the data folder of these settings, which are those of ``file``, is ``folder``."""
+    if settings.data_dir.resolve() != folder.resolve():
+        raise ConfigurationError(
+            f"{file} says data_dir = {settings.data_dir}, so nothing would look into {folder}: correct one of them"
+        )
+
+
+def _configured(
+    reachable: tuple[Settings, list[Device], list[HsmKmsError]], order: Order, file: bytes | None = None
+) -> Configured:
+    """What a restore works with: the tokens that could be opened, and those alone.
+
+    Those that refuse their PIN must not be asked again from the staging folder, which knows nothing of it.
+    """
+    settings, devices, faults = reachable
+    accepting = token_wiring.named_token(settings, order.accept_clone) if order.accept_clone is not None else None
+
+    def open_core(folder: Path) -> Core:
+        try:
+            return core_of(replace(settings, data_dir=folder), accepting=accepting)
+        except BindingError as exc:
+            raise (faults[0] if faults else exc) from exc  # the right token may be one that could not be opened
+
+    return Configured(devices=devices, open_core=open_core, file=file)
+
+
+def _unseal(header: Header, keys: PrivateKeys | None, devices: Sequence[Device]) -> bytes:
+    """The key of a file in our own envelope, by a private key or by one of the tokens."""
+    if header.method != recipients.BY_TOKEN:
+        if keys is None or keys.pkcs8 is None:
+            raise ConfigurationError(
+                f"the backup is sealed to a public key ({header.recipient}): give its --private-key, in PEM or DER"
+            )
+        return recipients.open_with_private_key(header, keys.pkcs8)
+    if not devices:
+        raise ConfigurationError("the backup is sealed by its token: give the --config that says which that is")
+    for each in devices[:-1]:
+        with suppress(BindingError):
+            return recipients.open_with_token(header, each)
+    return recipients.open_with_token(header, devices[-1])
+
+
+def _described(settings: Settings, row: InstallationRow) -> Installation:
+    return Installation(
+        id=row.id,
+        account=row.account,
+        regions=tuple(settings.regions),
+        default_region=settings.default_region,
+        restored_at=row.restored_at,
+    )

@@ -1,0 +1,131 @@
+"""Changing the token's PIN without downtime, in steps that can be finished after an interruption.
+
+The new PIN lies beside the PIN file before the token knows it, and takes its place afterwards: so at any moment one of
+two files has the right one. Logins that exist go on; who logs in later reads the file anew.
+"""
+
+import os
+from contextlib import closing
+from pathlib import Path
+
+from hsmkms.config import pins
+from hsmkms.config.pin_credentials import credential_names
+from hsmkms.config.pins import PinSettings
+from hsmkms.config.settings import Secret, Settings, TokenSettings
+from hsmkms.errors import ConfigurationError, PinError
+from hsmkms.hsm.device import Device
+from hsmkms.hsm.session import module as modules
+from hsmkms.hsm.session.login import LoginGate, PinRefusedError, right_pin
+from hsmkms.hsm.session.token_choice import choose
+from hsmkms.model.permit import OperatorAct
+from hsmkms.service.runtime.core import Core
+from hsmkms.service.runtime.permits import own_permit
+from hsmkms.wiring.tokens import device_settings, open_device
+
+
+def change_pin(core: Core, settings: Settings, token: TokenSettings, new: Secret) -> Path:
+    """Change a token's user PIN and the file that it comes from; returns the file. Running processes go on.
+
+    PinError if the token refuses it; then all is as before. Interrupted, it is finished by ``finish``.
+    """
+    file = pin_file(token)
+    draft = pins.draft_of(file)
+    device = open_device(settings, token)  # maybe shared with the installation, which has it open
+    gate = LoginGate(settings.data_dir)
+    details = {"token": device.profile.label}
+    with core.audit.acting("ChangePin", core.installation.default_region, details), gate.exclusive(), closing(device):
+        gate.refuse_if_marked(device.profile.serial)
+        if device.pin_was_changed():
+            raise ConfigurationError("another process has just changed the PIN: run change-pin again")
+        names = credential_names(settings, token)
+        old = pins.read_secret(token.pin, credentials=names)  # under the lock: it is what the last change has left
+
+        # 1. Both PINs are on the disk, before the token knows the new one.
+        pins.write(draft, new)
+
+        # 2. Device.
+        try:
+            _set_pin(device, gate, old, new)
+        except PinError:
+            draft.unlink()
+            raise
+        core.reached("change-pin 2: device")
+
+        # 3. Whoever logs in from now on reads the new one.
+        gate.note_change()
+        pins.put_in_place(draft, file)
+    return file
+
+
+def _set_pin(device: Device, gate: LoginGate, old: Secret, new: Secret) -> None:
+    """Change the PIN on the token; if that refuses the present one, the mark keeps it from being sent again."""
+    profile = device.profile
+    with gate.mark_at_hand(profile.label, profile.serial, old.origin) as leave_mark:
+        try:
+            device.change_pin(own_permit(OperatorAct.CHANGE_PIN), old.reveal(), new.reveal())
+        except PinRefusedError as exc:
+            leave_mark()
+            raise PinError(str(exc)) from exc
+
+
+def finish(settings: Settings, token: TokenSettings) -> bool | None:
+    """Find out how an interrupted change of the PIN ended: true if the new PIN holds, None if none was interrupted.
+
+    At most one wrong PIN is tried, and then a right one; none that the token has refused before. PinError if the token
+    takes neither, or if the second try could be its last.
+    """
+    file, draft = token.pin.file, interrupted(token)
+    if file is None or draft is None:
+        return None
+    gate = LoginGate(settings.data_dir)
+    with gate.exclusive():
+        if not draft.exists():
+            return None  # another process has just finished it
+        if not draft.stat().st_size:  # killed before the new PIN was in it, so the token never heard of one
+            draft.unlink()
+            return False
+        right = _right_file(settings, token, (file, draft), gate)
+        gate.note_change()
+        if right == draft:
+            pins.put_in_place(draft, file)
+        else:
+            draft.unlink()
+        return right == draft
+
+
+def _right_file(settings: Settings, token: TokenSettings, files: tuple[Path, Path], gate: LoginGate) -> Path:
+    """The one of the two files that holds the token's PIN."""
+    told = device_settings(settings, token)
+    candidates = [pins.read_secret(PinSettings(file=each)) for each in files]
+    module = modules.acquire(told.module, environment=told.environment, reserved=told.init_reserved)
+    try:
+        place = right_pin(lambda: choose(module, told.choice), candidates, gate)
+    except PinError as exc:
+        raise PinError(f"{exc}. Of {files[0]} and {files[1]} one has the right PIN: it must be in {files[0]}") from exc
+    finally:
+        module.release()
+    if place is None:
+        raise PinError(
+            f"the token has refused the PIN of {files[0]} and that of {files[1]}, and neither is sent again: write the "
+            f"right one into {files[0]}, remove {files[1]}, and run `hsmkms doctor --retry-pin`"
+        )
+    return files[place]
+
+
+def interrupted(token: TokenSettings) -> Path | None:
+    """The file with the other PIN, if a change of it was interrupted (or is going on just now)."""
+    file = token.pin.file
+    return pins.draft_of(file) if file is not None and pins.draft_of(file).exists() else None
+
+
+def pin_file(token: TokenSettings) -> Path:
+    """The file that the PIN comes from. ConfigurationError if there is none, or this user cannot replace it."""
+    source = token.pin
+    if source.file is None:
+        raise ConfigurationError(
+            f"the PIN comes from token.pin.{source.named[0]}, which hsmkms cannot change: stop what uses the token, "
+            "change the PIN with the token's own tool, and then what it comes from"
+        )
+    if not os.access(source.file.parent, os.W_OK):
+        raise ConfigurationError(f"{source.file} cannot be replaced by this user: run change-pin as its owner")
+    return source.file

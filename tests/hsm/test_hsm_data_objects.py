@@ -1,0 +1,65 @@
+"""Notes on the token: another process replaces one while they are read."""
+
+from collections.abc import Callable
+
+import pytest
+from devices import permit
+from pkcs11.types import Object, Session
+
+from hsmkms.errors import ObjectLostError
+from hsmkms.hsm.device import Device
+from hsmkms.hsm.objects import data_objects
+from hsmkms.model.permit import OperatorAct
+
+PREFIX = "hsmkms/test/"
+Found = list[tuple[str, Object]]
+Replace = Callable[[Session, Found], Found]
+
+
+def _after_the_search(session: Session, found: Found) -> Found:
+    """What was found is destroyed before its value is read."""
+    data_objects.keep_note(session, PREFIX, f"{PREFIX}newer", b"newer")
+    return found
+
+
+def _within_the_search(session: Session, found: Found) -> Found:
+    """The search has passed the place of the newer one, and comes to the older one when that is not there any more."""
+    _after_the_search(session, found)
+    return []
+
+
+@pytest.mark.parametrize("replace", [_after_the_search, _within_the_search])
+def test_replaced_while_it_is_read(device: Device, replace: Replace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whenever another one replaces a note, a reader is told the older or the newer one, and never of none."""
+    seal = permit(OperatorAct.SEAL)
+    device.replace_note(seal, PREFIX, f"{PREFIX}older", b"older")
+    search = data_objects._find
+
+    def once(session: Session, prefix: str) -> Found:
+        found = search(session, prefix)
+        monkeypatch.setattr(data_objects, "_find", search)
+        return replace(session, found)
+
+    monkeypatch.setattr(data_objects, "_find", once)
+    assert device.notes(seal, PREFIX) == {f"{PREFIX}newer": b"newer"}
+
+
+def test_lost_each_time(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that shows an object again and again, and never gives its value, is not asked for ever."""
+    seal = permit(OperatorAct.SEAL)
+    device.replace_note(seal, PREFIX, f"{PREFIX}older", b"older")
+    search, searches = data_objects._find, list[str]()
+
+    def always(session: Session, prefix: str) -> Found:
+        searches.append(prefix)
+        found = search(session, prefix)
+        if len(searches) == 1:
+            found[0][1].destroy()
+            destroyed.extend(found)
+        return destroyed
+
+    destroyed: Found = []
+    monkeypatch.setattr(data_objects, "_find", always)
+    with pytest.raises(ObjectLostError):
+        device.notes(seal, PREFIX)
+    assert 1 < len(searches) < 100

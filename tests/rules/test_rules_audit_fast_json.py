@@ -1,0 +1,81 @@
+"""Forms of audit records: filled in, they are byte for byte what the encoder makes."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hsmkms.errors import DisabledException
+from hsmkms.model.caller import Caller
+from hsmkms.model.crypto import EncryptRequest
+from hsmkms.model.keys import CreateKeyRequest
+from hsmkms.rules.audit import fast_json
+from hsmkms.rules.audit import record as audit_record
+from hsmkms.rules.audit.fast_json import Forms
+from hsmkms.rules.audit.record import Event, Occasion, Outcome
+
+OCCASION = Occasion("111122223333", "hsmkms")
+START = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+TEXT = st.text(max_size=12)
+
+
+def told(forms: Forms, caller: Caller, event: Event, outcome: Outcome) -> bytes:
+    """The record, which must be the one that the encoder makes."""
+    record = forms.encoded(caller, event, outcome)
+    assert record == audit_record.encode(audit_record.of_request(OCCASION, caller, event, outcome))
+    return record
+
+
+def event(number: int, request: Any, name: str = "Encrypt") -> Event:  # noqa: ANN401 - any request
+    """The n-th event, a third of a second after the one before."""
+    return Event(
+        name=name,
+        at=START + number * timedelta(seconds=1 / 3),
+        event_id=f"event-{number}",
+        shown=audit_record.parameters(request),
+        arns=(f"arn:aws:kms:eu-central-1:111122223333:key/{number % 2}",),
+    )
+
+
+@given(st.lists(st.tuples(TEXT, TEXT, TEXT, TEXT, st.dictionaries(TEXT, TEXT, max_size=2)), max_size=8))
+def test_as_the_encoder_has_it(calls: list[tuple[str, str, str, str, dict[str, str]]]) -> None:
+    """Whatever clients send, in whatever order, each record is what the encoder makes of it."""
+    forms = Forms(OCCASION, "gap")
+    for number, (agent, address, key, request_id, context) in enumerate(calls):
+        caller = Caller(
+            principal="arn:aws:iam::111122223333:user/a",
+            region="eu-central-1",
+            source_address=address,
+            user_agent=agent,
+            request_id=request_id,
+        )
+        request = EncryptRequest(key_id=key, plaintext=b"x", encryption_context=context)
+        told(forms, caller, event(number, request), Outcome(material=key or None))
+
+
+@pytest.mark.parametrize(
+    ("name", "outcome"),
+    [
+        ("Encrypt", Outcome(error=DisabledException("no"))),
+        ("CreateKey", Outcome()),
+        ("Encrypt", Outcome(material="ab")),
+    ],
+)
+def test_every_outcome(name: str, outcome: Outcome) -> None:
+    """Errors, changes and the material that was used are told as ever."""
+    caller = Caller(principal="arn:aws:iam::111122223333:root", region="eu-central-1")
+    request = EncryptRequest(key_id="k", plaintext=b"x") if name == "Encrypt" else CreateKeyRequest()
+    for number in range(3):
+        told(Forms(OCCASION, "gap"), caller, event(number, request, name), outcome)
+
+
+def test_not_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients that are never the same do not make the memory grow."""
+    monkeypatch.setattr(fast_json, "MAX_FORMS", 4)
+    forms = Forms(OCCASION, "gap")
+    for number in range(20):
+        caller = Caller(principal="arn:aws:iam::111122223333:root", region="eu-central-1", user_agent=f"agent {number}")
+        told(forms, caller, event(number, EncryptRequest(key_id="k", plaintext=b"x")), Outcome())
+        assert len(forms._forms) <= 4

@@ -1,0 +1,32 @@
+"""Make an installation with a user, and a key whose deletion is overdue. Arguments: folder, port.
+
+Prints the user's access key id and secret.
+"""
+
+import sqlite3
+import sys
+from pathlib import Path
+
+from hsmkms.config.settings import ServeSettings
+from hsmkms.kms import Kms
+from hsmkms.model.deletion import ScheduleKeyDeletionRequest
+from hsmkms.model.keys import CreateKeyRequest
+from hsmkms.server import dev
+from hsmkms.wiring import core as wiring
+
+folder = Path(sys.argv[1])
+settings = dev._settings(folder, "000000000000", ServeSettings(port=int(sys.argv[2]), workers=2))
+wiring.initialise(settings)
+with Kms(wiring.core_of(settings)) as kms:
+    doomed = kms.create_key(CreateKeyRequest()).key_metadata.key_id
+    kms.schedule_key_deletion(ScheduleKeyDeletionRequest(key_id=doomed))
+    kms.operator.credentials.create_user("alice")
+    everything = '{"Statement": {"Effect": "Allow", "Action": "kms:*", "Resource": "*"}}'
+    kms.operator.identities.put_user_policy("alice", "all", everything)
+    made = kms.operator.credentials.create_access_key("alice")
+with sqlite3.connect(folder / "meta.db") as database:
+    database.execute("UPDATE regional_key SET deletion_date = deletion_date - 40 * 86400 * 1000000")
+database.close()
+with Kms(wiring.core_of(settings)) as kms:
+    kms.operator.audit.accept()  # what was edited counts as right
+sys.stdout.write(f"{made.access_key_id} {made.secret_access_key}")

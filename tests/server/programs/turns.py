@@ -1,0 +1,96 @@
+"""Requests of one turn of the event loop, while their key is disabled: CONFIG ACCESS_KEY_ID SECRET [secure].
+
+A piece is what one connection has received when the turn begins. Prints, as JSON, the statuses of the answers: of a
+piece before the key is disabled, of one after, of one with two requests, and of one in the next turn.
+"""
+
+import asyncio
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import cast
+
+import uvloop
+from raw_client import raw, signed
+
+from hsmkms.config import settings as config
+from hsmkms.kms import Kms
+from hsmkms.model.keys import CreateKeyRequest, DisableKeyRequest
+from hsmkms.server.app import Application
+from hsmkms.server.heartbeat import Pulse
+from hsmkms.server.latency_gate import Pace
+from hsmkms.server.process.connection import Connection
+from hsmkms.server.process.connections import Connections
+from hsmkms.server.worker_state import Serving
+from hsmkms.testing import Endpoint
+from hsmkms.wiring import core as wiring
+
+
+class Quick(Pace):
+    """Holds the token for quick, however busy the machine is: all is answered on the loop."""
+
+    def note(self, seconds: float, now: float) -> None:
+        """What an operation took decides nothing."""
+
+
+class Transport:
+    """Keeps the status of every answer; ``answered`` is released by each."""
+
+    def __init__(self, answered: asyncio.Semaphore) -> None:
+        self.statuses: list[int] = []
+        self._answered = answered
+
+    def get_extra_info(self, name: str) -> tuple[str, int]:
+        """The peer."""
+        del name
+        return ("127.0.0.1", 4242)
+
+    def is_closing(self) -> bool:
+        """Never."""
+        return False
+
+    def pause_reading(self) -> None:
+        """What comes now waits."""
+
+    def resume_reading(self) -> None:
+        """It is read again."""
+
+    def write(self, data: bytes) -> None:
+        """An answer."""
+        self.statuses.append(int(data.split()[1]))
+        self._answered.release()
+
+
+async def play(kms: Kms, serving: Serving, endpoint: Endpoint, *, secure: bool) -> list[list[int]]:
+    """The statuses by piece."""
+    loop = asyncio.get_running_loop()
+    application = Application(serving, loop, secure=secure)
+    application._pace = Quick()
+    key_id = kms.create_key(CreateKeyRequest()).key_metadata.key_id
+    body = json.dumps({"KeyId": key_id, "Plaintext": "aGVsbG8="}).encode()
+    request = raw("POST", "/", signed(endpoint, "Encrypt", body), body)
+    all_of_them = Connections()
+    answered = asyncio.Semaphore(0)
+    transports = [Transport(answered) for _ in range(4)]
+    connections = [Connection(application, all_of_them, loop.time) for _ in transports]
+    for connection, transport in zip(connections, transports, strict=True):
+        connection.connection_made(cast("asyncio.Transport", transport))
+    before, after, ahead, later = connections
+    before.data_received(request)
+    kms.disable_key(DisableKeyRequest(key_id=key_id))
+    after.data_received(request)
+    ahead.data_received(request + request)
+    for _ in range(4):
+        await answered.acquire()
+    later.data_received(request)
+    await answered.acquire()
+    application._hold.close()
+    return [each.statuses for each in transports]
+
+
+settings = config.load(Path(sys.argv[1]))
+endpoint = Endpoint("http://127.0.0.1:1", settings.default_region, sys.argv[2], sys.argv[3])
+with Kms(wiring.core_of(settings)) as kms, tempfile.TemporaryDirectory() as board:
+    serving = Serving(kms, settings.serve, Path(board), Pulse())
+    sys.stdout.write(json.dumps(uvloop.run(play(kms, serving, endpoint, secure=len(sys.argv) > 4))))

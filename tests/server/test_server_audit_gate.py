@@ -1,0 +1,132 @@
+"""Answers leave after their audit records are on the disk, whether the loop or a thread waits for it."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import cast
+
+import pytest
+
+from hsmkms.server.audit_gate import AnswerHold
+from hsmkms.server.aws.errors import failure
+from hsmkms.server.latency_gate import LONG_SECONDS
+from hsmkms.server.messages import Response
+from hsmkms.service.runtime.audit_log import REFUSED, AuditBook
+
+PATIENCE = 60
+
+
+class Book:
+    """An audit log on a disk of which each wait takes as long as it is told, or that refuses some operations.
+
+    It takes that time by a clock of its own. ``gate``: each wait goes on until it is opened.
+    """
+
+    holds_answers = True
+    held_back = False
+
+    def __init__(self, seconds: float = 0.0, refused: frozenset[str] = frozenset()) -> None:
+        self.seconds = seconds
+        self.refused = refused
+        self.now = 0.0
+        self.gate = threading.Event()
+        self.gate.set()
+        self.batches: list[list[str]] = []
+        self.waited_in: list[str] = []
+
+    def settle(self, operations: list[str]) -> dict[str, str]:
+        """Wait for the disk."""
+        assert self.gate.wait(PATIENCE)
+        self.now += self.seconds
+        self.batches.append(operations)
+        self.waited_in.append(threading.current_thread().name)
+        return {each: REFUSED for each in operations if each in self.refused}
+
+
+def held(act: Callable[[Book, AnswerHold], "asyncio.Future[None]"], book: Book) -> None:
+    """Do something with a hold on a loop, until it is done."""
+
+    async def run() -> None:
+        hold = AnswerHold(cast("AuditBook", book), asyncio.get_running_loop())
+        await asyncio.wait_for(act(book, hold), PATIENCE)
+        hold.close()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hsmkms.server.audit_gate.perf_counter", lambda: book.now)
+        asyncio.run(run())
+
+
+def answers(book: Book, hold: AnswerHold, operations: list[str], into: list[Response]) -> "asyncio.Future[None]":
+    """Give answers of one turn to the hold; done when all have left, each after the wait for its record."""
+    done = asyncio.get_running_loop().create_future()
+    before = len(book.batches)
+
+    def leave(response: Response) -> None:
+        assert len(book.batches) > before
+        into.append(response)
+        if len(into) % len(operations) == 0:
+            done.set_result(None)
+
+    for number, each in enumerate(operations):
+        hold.add(Response(200, (), b"%d" % number), leave, each, f"request-{number}", failure)
+    return done
+
+
+def test_a_turn_shares_a_wait() -> None:
+    """What one turn of the loop answers waits once, on the loop itself, and leaves in its order."""
+    left: list[Response] = []
+    book = Book()
+    held(lambda book, hold: answers(book, hold, ["Encrypt"] * 5, left), book)
+    assert book.batches == [["Encrypt"] * 5]
+    assert book.waited_in == [threading.current_thread().name]
+    assert [each.body for each in left] == [b"0", b"1", b"2", b"3", b"4"]
+
+
+@pytest.mark.parametrize("seconds", [0.0, LONG_SECONDS])
+def test_what_is_not_on_the_disk_is_refused(seconds: float) -> None:
+    """Only the answers whose records must be kept, and were not, become errors; in a thread as on the loop."""
+    left: list[Response] = []
+
+    async def twice(book: Book, hold: AnswerHold) -> None:
+        for _ in range(4):
+            await answers(book, hold, ["Encrypt", "DescribeKey"], left)
+
+    book = Book(seconds, frozenset({"Encrypt"}))
+    held(lambda book, hold: asyncio.ensure_future(twice(book, hold)), book)
+    assert [(each.status, each.error) for each in left] == [(500, "KMSInternalException"), (200, None)] * 4
+    assert (book.waited_in[-1] == threading.current_thread().name) is (seconds == 0.0)
+
+
+def test_a_slow_disk_keeps_the_loop_from_nothing() -> None:
+    """After two waits that took long, a thread waits, and the loop goes on meanwhile; what comes then goes together."""
+    left: list[Response] = []
+
+    async def slowly(book: Book, hold: AnswerHold) -> None:
+        for _ in range(2):
+            await answers(book, hold, ["Encrypt"], left)
+        book.gate.clear()
+        first = answers(book, hold, ["Encrypt"], left)
+        await asyncio.sleep(0)
+        assert not first.done()
+        others = [answers(book, hold, ["Decrypt"], left) for _ in range(3)]
+        await asyncio.sleep(0)
+        book.gate.set()
+        await asyncio.gather(first, *others)
+
+    book = Book(LONG_SECONDS)
+    held(lambda book, hold: asyncio.ensure_future(slowly(book, hold)), book)
+    assert book.batches[2:] == [["Encrypt"], ["Decrypt"] * 3]
+    assert set(book.waited_in[2:]) != {threading.current_thread().name}
+
+
+def test_a_fault_of_ours_lets_nothing_go() -> None:
+    """If waiting for the disk raises what it should not, no answer of the batch leaves as a success."""
+    left: list[Response] = []
+
+    class Broken(Book):
+        def settle(self, operations: list[str]) -> dict[str, str]:
+            super().settle(operations)
+            raise RuntimeError("a bug")
+
+    held(lambda book, hold: answers(book, hold, ["Encrypt", "DescribeKey"], left), Broken())
+    assert [each.status for each in left] == [500, 500]

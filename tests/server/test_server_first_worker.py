@@ -1,0 +1,86 @@
+"""The first worker proves the PIN for all: as long as it has not, its end is the server's."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection as Pipe
+from multiprocessing.connection import wait
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from hsmkms.config.settings import ServeSettings
+from hsmkms.server.heartbeat import Pulse
+from hsmkms.server.process.supervisor import Lives, Workers
+from hsmkms.server.server import _begin
+
+SECONDS = 120.0
+_fork = multiprocessing.get_context("fork")
+SETTINGS = replace(ServeSettings(), port=0, workers=2)
+
+
+def sleep(*_: Any) -> None:  # noqa: ANN401 - as a worker is called
+    """A worker that says nothing."""
+    _begin(())
+    time.sleep(SECONDS)
+
+
+def end(how: Callable[[], object], pulse: Pulse | None = None) -> Callable[..., None]:
+    """A worker that ends in some way, after it has proven the PIN if it has a pulse to beat."""
+
+    def life(*_: Any) -> None:  # noqa: ANN401 - see above
+        if pulse is not None:
+            pulse.beat()
+        how()
+
+    return life
+
+
+def serve_ready(_listener: Any, told: Pipe, *_: Any) -> None:  # noqa: ANN401 - see above
+    """A worker that is ready at once."""
+    told.send(True)
+    sleep()
+
+
+def run(first: Callable[..., None], other: Callable[..., None], proven: Pulse, ready: Pipe) -> None:
+    """A server of two workers."""
+    Workers(SETTINGS, Lives(first, other, sleep), Pulse(), ready.send, None, proven).run()
+
+
+@pytest.mark.parametrize(
+    ("how", "status"),
+    [(lambda: sys.exit(1), 1), (lambda: sys.exit(78), 78), (lambda: os.kill(os.getpid(), signal.SIGKILL), 1)],
+    ids=["a fault", "refused", "killed"],
+)
+def test_its_end_ends_the_server(how: Callable[[], object], status: int) -> None:
+    """Whatever keeps the first worker from opening the installation ends the server, and the others with it."""
+    here, there = _fork.Pipe(duplex=False)
+    process = _fork.Process(target=run, args=(end(how), sleep, Pulse(), there))
+    process.start()
+    there.close()
+    process.join(SECONDS)
+    assert process.exitcode == status
+    assert here.poll(SECONDS / 2), "a worker lives on"  # the pipe ends with the last process that has it
+    with pytest.raises(EOFError):
+        here.recv()
+
+
+def test_once_proven_it_is_one_of_them() -> None:
+    """A first worker that ends after it has proven the PIN is replaced by one like the others; the server goes on."""
+    here, there = _fork.Pipe(duplex=False)
+    proven = Pulse()
+    process = _fork.Process(target=run, args=(end(lambda: sys.exit(1), proven), serve_ready, proven, there))
+    process.start()
+    there.close()
+    try:
+        assert wait([here], SECONDS)
+        assert here.recv() > 0
+        assert process.is_alive()
+    finally:
+        process.terminate()
+        process.join(SECONDS)
+    assert process.exitcode == 0
