@@ -160,7 +160,7 @@ def core_without_token(settings: Settings, fault: HsmKmsError, clock: Clock = ut
 
 
 def names_home(settings: Settings) -> bool:
-    """True if a token of the settings is named like the home; see ``attaching.names_home``."""
+    """True if a token of the settings is named like the home; see ``tokens.names_home``."""
     return token_wiring.names_home(settings)
 
 
@@ -346,7 +346,10 @@ It is told what was unpacked, which signature was found on it, and the settings 
 
 
 def restore(settings: Settings, file: Path, order: Order = _NO_WISHES, reached: Checkpoint = no_checkpoint) -> Restored:
-    """Restore a backup into the data folder of the settings, which say all there is to load; see `restoring.py`."""
+    """Restore a backup into the data folder of the settings, which say all there is to load.
+
+    See ``service/backup/restore.py``.
+    """
     files.make_folder(settings.data_dir)
     with ExitStack() as opened:
         reachable = cache(lambda: token_wiring.open_what_can_be(settings, opened))

@@ -1,4 +1,4 @@
-"""The operations about rotation. When a key is due is told by ``rules/rotation.py``, how it rotates by ``rotating``."""
+"""The operations about rotation. ``rules/rotation.py`` says when a key is due, ``keys/rotate.py`` how it rotates."""
 
 from datetime import datetime
 
