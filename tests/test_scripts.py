@@ -181,11 +181,11 @@ def tools(tmp_path: Path) -> Path:
 
 
 def bare_machine(tools: Path, *arguments: object) -> "subprocess.Popen[str]":
-    """Start scripts/bare-machine with these tools, and a folder of its own for what it makes."""
+    """Start scripts/bare-machine with these tools, a folder of its own for what it makes, and signals as by default."""
     (tools.parent / "work").mkdir()
     environment = {"PATH": f"{tools}:{os.environ['PATH']}", "HOME": str(tools), "TMPDIR": str(tools.parent / "work")}
     return subprocess.Popen(
-        [ROOT / "scripts/bare-machine", *map(str, arguments)],
+        ["env", "--default-signal=HUP,INT,TERM", ROOT / "scripts/bare-machine", *map(str, arguments)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -236,6 +236,9 @@ def test_bare_machine_interrupted(tools: Path, number: signal.Signals) -> None:
         assert child.exists()
         assert any((tools.parent / "work").iterdir())
         process.send_signal(number)
-        assert process.wait(60) == 128 + number
+        try:
+            assert process.wait(60) == 128 + number
+        finally:
+            process.kill()
     assert not child.exists()
     assert not any((tools.parent / "work").iterdir())
