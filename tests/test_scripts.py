@@ -80,6 +80,24 @@ def test_compiler_of_the_shim() -> None:
     assert {"softhsm2", "gcc", "libc6-dev"} <= set(packages.split())
 
 
+@pytest.mark.parametrize(
+    ("statuses", "status", "runs"), [("0 0", 0, 1), ("1 0", 0, 2), ("1 1", 1, 2), ("2 0", 2, 1), ("1 5", 5, 2)]
+)
+def test_failed_tests_run_once_more(tmp_path: Path, statuses: str, status: int, runs: int) -> None:
+    """What failed is run once more by itself and fails the run if it fails again; other faults fail it at once."""
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    shutil.copy(ROOT / "scripts/test", tmp_path / "scripts")
+    stand_in(tmp_path / "scripts", "setup", "exit 0")
+    first, second = statuses.split()
+    text = f'echo "$@" >>{tmp_path}/log; [[ "$*" == *--last-failed* ]] && exit {second}; exit {first}'
+    stand_in(tmp_path / ".venv/bin", "python", text)
+    done = subprocess.run([tmp_path / "scripts/test"], capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    assert len((tmp_path / "log").read_text().splitlines()) == runs
+    assert ("please report them" in done.stderr) is (statuses == "1 0")
+
+
 def test_nothing_of_the_person_is_touched() -> None:
     """Tests and quickstart forget whatever installation or token the environment points at."""
     for name in ("test", "quickstart"):
