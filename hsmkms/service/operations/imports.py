@@ -51,7 +51,7 @@ from hsmkms.store.materials import WrappingKeyRow
 
 log = logging.getLogger("hsmkms.service")
 
-_CHANGED_BY_IMPORT: Final = frozenset({KeyState.PENDING_IMPORT, KeyState.ENABLED, KeyState.DISABLED, KeyState.UPDATING})
+_CHANGED_BY_IMPORT: Final = frozenset({KeyState.PENDING_IMPORT, KeyState.ENABLED, KeyState.DISABLED})
 _GONE: Final = (
     "The wrapping key of this import token is gone: newer ones took its place. Get new parameters with "
     "GetParametersForImport."
