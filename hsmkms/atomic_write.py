@@ -94,6 +94,12 @@ def open_folder(path: Path | str) -> Iterator[int]:
         os.close(folder)
 
 
+def sync_folder(path: Path) -> None:
+    """Fsync a folder, so that the names in it are on the disk. Raises OSError."""
+    with open_folder(path) as folder:
+        os.fsync(folder)
+
+
 @contextmanager
 def _drafted(path: Path, *, durable: bool) -> Iterator[tuple[BinaryIO, Callable[[], None]]]:
     with open_folder(path.parent) as folder:

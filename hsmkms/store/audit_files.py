@@ -140,15 +140,6 @@ def sync(path: Path) -> None:
         raise unwritable(path, exc) from exc
 
 
-def sync_folder(folder: Path) -> None:
-    """Make sure that the names in a folder are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 class LaneFile:
     """A lane that this process holds, open at its end. Not thread-safe."""
 
@@ -230,7 +221,7 @@ class LaneFile:
         fresh = not path.exists()
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
         if fresh:
-            sync_folder(self._folder)
+            atomic_write.sync_folder(self._folder)
         self.size = _cut_torn_end(self._descriptor, path)
         os.lseek(self._descriptor, self.size, os.SEEK_SET)
 
