@@ -5,7 +5,6 @@ on ``lane-0001.lock`` that ends with the process; the next one goes on behind th
 until whole segments are moved to an archive.
 """
 
-import fcntl
 import logging
 import os
 import re
@@ -16,6 +15,7 @@ from typing import Final, NamedTuple, Self
 
 from hsmkms import atomic_write
 from hsmkms.errors import StoreError
+from hsmkms.file_lock import try_lock
 from hsmkms.store import files
 from hsmkms.store.files import FILE_MODE, FOLDER_MODE
 
@@ -258,9 +258,7 @@ def _lock(path: Path) -> int | None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
     except OSError as exc:
         raise unwritable(path, exc) from exc
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not try_lock(descriptor):
         os.close(descriptor)
         return None
     return descriptor
