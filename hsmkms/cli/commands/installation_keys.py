@@ -7,7 +7,7 @@ import typer
 
 from hsmkms.cli.api.confirmations import at_a_terminal
 from hsmkms.cli.commands.token import PANEL
-from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, named, outer_options
+from hsmkms.cli.options import Common, named, with_common
 from hsmkms.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -37,8 +37,9 @@ def register(app: typer.Typer) -> None:
     app.command("renew-installation-keys", rich_help_panel=PANEL)(renew_installation_keys)
 
 
+@with_common("config", "output", "query")
 def rotate_installation_keys(
-    context: typer.Context,
+    common: Common,
     *,
     purpose: Annotated[
         list[Purpose] | None, typer.Option("--purpose", help="Rotate this one alone; may be repeated.")
@@ -48,9 +49,6 @@ def rotate_installation_keys(
         typer.Option("--destroy-older", help="Make no version, but destroy the older ones that nothing here needs."),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Answer the question with yes.")] = False,
-    config: ConfigOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
 ) -> None:
     """Give the installation's own keys a new version on the token: for MACs, audit seals, stored secrets, backups.
 
@@ -60,7 +58,6 @@ def rotate_installation_keys(
 
     Example: hsmkms rotate-installation-keys --purpose secrets
     """
-    common = Common(config=config, output=output, query=query).over(outer_options(context))
     if destroy_older and not yes:
         _ask()
     with common.open() as kms:
@@ -81,13 +78,9 @@ def _ask() -> None:
     )
 
 
+@with_common("config", "output", "query")
 def renew_installation_keys(
-    context: typer.Context,
-    *,
-    yes: Annotated[bool, typer.Option("--yes", help="Answer the question with yes.")] = False,
-    config: ConfigOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
+    common: Common, *, yes: Annotated[bool, typer.Option("--yes", help="Answer the question with yes.")] = False
 ) -> None:
     """Start the installation's own keys afresh at home, where a token that held some of them is lost for good.
 
@@ -97,7 +90,6 @@ def renew_installation_keys(
 
     Example: hsmkms renew-installation-keys
     """
-    common = Common(config=config, output=output, query=query).over(outer_options(context))
     with common.open() as kms:
         loss = kms.operator.lost_installation_keys()
         if not yes:
