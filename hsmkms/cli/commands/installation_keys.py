@@ -1,6 +1,5 @@
 """Commands about the installation's own keys on the token: rotate-installation-keys, renew-installation-keys."""
 
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,6 +8,7 @@ from hsmkms.cli.api.confirmations import at_a_terminal
 from hsmkms.cli.commands.token import PANEL
 from hsmkms.cli.options import Common, named, with_common
 from hsmkms.errors import ConfigurationError
+from hsmkms.model.own_keys import KeyPurpose
 
 if TYPE_CHECKING:
     from hsmkms.service.operator.key_renewal import Loss
@@ -17,18 +17,6 @@ _BACK_UP = (
     "back up the token now, by its own means: copies of it from before lack the new versions, and are refused new keys "
     "until `hsmkms renew-installation-keys`"
 )
-
-
-class Purpose(StrEnum):
-    """What a key of the installation is for.
-
-    The same as service/operator/key_rotation.py has, which help need not load.
-    """
-
-    MAC = "mac"
-    AUDIT_SEAL = "audit-seal"
-    SECRETS = "secrets"
-    BACKUP = "backup"
 
 
 def register(app: typer.Typer) -> None:
@@ -42,7 +30,7 @@ def rotate_installation_keys(
     common: Common,
     *,
     purpose: Annotated[
-        list[Purpose] | None, typer.Option("--purpose", help="Rotate this one alone; may be repeated.")
+        list[KeyPurpose] | None, typer.Option("--purpose", help="Rotate this one alone; may be repeated.")
     ] = None,
     destroy_older: Annotated[
         bool,
@@ -62,7 +50,7 @@ def rotate_installation_keys(
         _ask()
     with common.open() as kms:
         rotated = [
-            kms.operator.rotate_installation_key(each, destroy_older=destroy_older) for each in purpose or Purpose
+            kms.operator.rotate_installation_key(each, destroy_older=destroy_older) for each in purpose or KeyPurpose
         ]
     told = [named(each) | {"Older": list(map(named, each.older))} for each in rotated]
     common.show({"InstallationKeys": told} | ({} if destroy_older else {"Next": _BACK_UP}))

@@ -13,9 +13,9 @@ from hsmkms.errors import HsmKmsError, StoreError
 from hsmkms.model.audit import Fault, Head
 from hsmkms.model.caller import Caller
 from hsmkms.model.enums import Operation
+from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.rules.audit import chain as audit_chain
 from hsmkms.service.audit.freshness import Freshness
-from hsmkms.service.audit.seal_notes import PURPOSE
 from hsmkms.service.audit.sealing import Sealer
 from hsmkms.service.audit.verification import Progress, Verdict, verify
 from hsmkms.service.keys.installation_keys import require_made
@@ -24,7 +24,6 @@ from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.seal_checks import RowFault
 from hsmkms.store import audit_files
 from hsmkms.store.audit_files import Segment
-from hsmkms.store.installation import MAC_PURPOSE
 
 SEALED_LATELY: Final = timedelta(seconds=30)
 """Of several workers that seal once a minute, one is enough."""
@@ -104,7 +103,7 @@ class AuditDesk:
 
     def require_keys(self) -> None:
         """Raise ObjectLostError if a key that acceptance needs was lost: then nothing can be said of the rows."""
-        for each in (MAC_PURPOSE, PURPOSE):
+        for each in (KeyPurpose.MAC, KeyPurpose.AUDIT_SEAL):
             require_made(self._core, each)
 
     def accept(self, shown: tuple[list[Fault], list[RowFault]] | None = None) -> Verdict:
