@@ -3,6 +3,7 @@
 Each purpose has versions: the newest is used, and the older ones verify what they have made.
 """
 
+import hmac
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -64,6 +65,11 @@ def macs(core: Core, permit: Callable[[bytes], Permit], message: bytes) -> Itera
             yield made
     if lost is not None:
         raise lost
+
+
+def is_mac(core: Core, permit: Callable[[bytes], Permit], message: bytes, mac: bytes) -> bool:
+    """True if some version of the installation's MAC key makes that MAC of the message. Raises as ``macs`` does."""
+    return any(hmac.compare_digest(each, mac) for each in macs(core, permit, message))
 
 
 def witness(core: Core, token_id: str | None = None) -> bytes:
