@@ -25,8 +25,6 @@ from hsmkms.model.records import KeyRecord, MaterialRecord, RotationSetting
 from hsmkms.rules import multi_region
 from hsmkms.rules.states import effective_state
 
-SHORTEST_PERIOD_DAYS: Final = 90
-LONGEST_PERIOD_DAYS: Final = 2560
 MAX_ON_DEMAND: Final = 25
 """Rotations on demand in the life of a key."""
 

@@ -19,6 +19,7 @@ from hsmkms.cli.api.confirmations import at_a_terminal
 from hsmkms.cli.commands.repair import PANEL
 from hsmkms.cli.options import Common, with_common
 from hsmkms.errors import BindingError, CloneError, ConfigurationError, HsmKmsError, StoreError
+from hsmkms.model.audit import Durability
 
 if TYPE_CHECKING:
     from hsmkms.config.settings import Settings
@@ -234,7 +235,7 @@ def _rows(patient: Patient) -> Verdict:
 
 
 def _audit(patient: Patient) -> Verdict:
-    if patient.settings.audit.durability == "off":
+    if patient.settings.audit.durability == Durability.OFF:
         patient.kms.operator.audit.check_home()
         return _ok("switched off by audit.durability")
     patient.kms.operator.audit.check()
