@@ -29,6 +29,7 @@ from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.model.permit import OperatorAct
 from hsmkms.model.records import KeyRecord
 from hsmkms.process import exclusive
+from hsmkms.rules.rotation import rotates
 from hsmkms.service.audit.seal_notes import SealNotes
 from hsmkms.service.audit.sealing import Sealer
 from hsmkms.service.keys import rotate as rotating
@@ -329,6 +330,6 @@ def _reason(record: KeyRecord) -> Stays:
         return Stays.DELETION
     if record.origin is Origin.EXTERNAL:
         return Stays.IMPORTED
-    if record.spec is KeySpec.SYMMETRIC_DEFAULT:
+    if rotates(record):
         return Stays.WAITING if record.state is KeyState.ENABLED else Stays.NEXT_USE
     return Stays.HMAC if record.spec.startswith("HMAC") else Stays.PAIR
