@@ -24,6 +24,7 @@ from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.seal_checks import RowFault
 from hsmkms.store import audit_files
 from hsmkms.store.audit_files import Segment
+from hsmkms.token_bucket import TokenBucket
 
 SEALED_LATELY: Final = timedelta(seconds=30)
 """Of several workers that seal once a minute, one is enough."""
@@ -50,7 +51,8 @@ class AuditDesk:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._sealer = Sealer(core)
-        self._strangers = _Trickle(UNPROVEN_A_SECOND, UNPROVEN_AT_ONCE)
+        self._strangers = TokenBucket(UNPROVEN_A_SECOND, UNPROVEN_AT_ONCE, time.monotonic())
+        self._strangers_lock = threading.Lock()
         self._rows_next = time.monotonic() + ROWS_AFTER_SECONDS
 
     @property
@@ -70,8 +72,12 @@ class AuditDesk:
 
     def refused(self, caller: Caller, operation: Operation | None, error: HsmKmsError) -> None:
         """Record a request that did not come as far as the pipeline; of strangers' requests a few a second."""
-        if caller.principal or self._strangers.drop():
+        if caller.principal or self._takes_stranger():
             self._core.audit.refuse(caller, operation or "Unknown", error)
+
+    def _takes_stranger(self) -> bool:
+        with self._strangers_lock:
+            return self._strangers.take(time.monotonic())
 
     def look_after(self) -> None:
         """What is done now and then: move what dead processes left in the outbox, and seal."""
@@ -173,25 +179,3 @@ def _copy(parts: Sequence[Segment], place: Path) -> None:
                 shutil.copyfileobj(source, copy)
     except OSError as exc:
         raise audit_files.unwritable(place, exc) from exc
-
-
-class _Trickle:
-    """Lets so many through a second."""
-
-    def __init__(self, a_second: float, at_once: float) -> None:
-        self._a_second = a_second
-        self._at_once = at_once
-        self._left = at_once
-        self._seen_at = time.monotonic()
-        self._lock = threading.Lock()
-
-    def drop(self) -> bool:
-        """True if one more may pass now."""
-        with self._lock:
-            now = time.monotonic()
-            self._left = min(self._left + (now - self._seen_at) * self._a_second, self._at_once)
-            self._seen_at = now
-            if self._left < 1:
-                return False
-            self._left -= 1
-            return True
