@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from lifecycle import new_empty_key, request_to_import, sweep
 from msgspec import Struct
-from service_sites import REGION, Site, StoppedClock, new_key, run, seal, unseal
+from service_sites import REGION, Site, StoppedClock, mac_key, new_key, run, seal, unseal
 from test_service_backup import back_up, lose, restore
 from test_service_crash import cka_id_of
 
@@ -236,4 +236,4 @@ def test_key_of_a_user_is_none_of_ours(site: Site) -> None:
         request = GenerateMacRequest(key_id=made.key_metadata.key_id, message=label, mac_algorithm="HMAC_SHA_256")
         assert kms.generate_mac(request).mac != mac
     with site.open() as kms:
-        assert kms._core.mac_key != cka_id
+        assert mac_key(kms) != cka_id
