@@ -1,8 +1,8 @@
 """What users and groups may do: the commands and answers of `aws iam`."""
 
 import json
-from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from msgspec import Struct
@@ -10,6 +10,9 @@ from msgspec import Struct
 from hsmkms.cli.api import values
 from hsmkms.cli.options import Common, note, with_common
 from hsmkms.errors import NotFoundException
+
+if TYPE_CHECKING:
+    from hsmkms.service.operator.identities import Identities
 
 PANEL: Final = "Users"
 
@@ -24,6 +27,32 @@ TagsOption = Annotated[
     list[str], typer.Option("--tags", metavar="LIST", help="Key=...,Value=... for each tag, or JSON.")
 ]
 TagKeysOption = Annotated[list[str], typer.Option("--tag-keys", metavar="LIST", help="Keys of the tags.")]
+
+
+class _Owner(Struct, frozen=True):
+    """Who has policies: the word for it, the member that names it in an answer, and what the service does with them."""
+
+    word: str
+    member: str
+    put: Callable[["Identities"], Callable[[str, str, str], None]]
+    policies: Callable[["Identities"], Callable[[str], Mapping[str, str]]]
+    delete: Callable[["Identities"], Callable[[str, str], None]]
+
+
+_USER: Final = _Owner(
+    "user",
+    "UserName",
+    put=lambda of: of.put_user_policy,
+    policies=lambda of: of.user_policies,
+    delete=lambda of: of.delete_user_policy,
+)
+_GROUP: Final = _Owner(
+    "group",
+    "GroupName",
+    put=lambda of: of.put_group_policy,
+    policies=lambda of: of.group_policies,
+    delete=lambda of: of.delete_group_policy,
+)
 
 
 class UserTag(Struct, frozen=True, rename="pascal"):
@@ -68,10 +97,7 @@ def put_user_policy(
 
     Example: hsmkms put-user-policy --user-name alice --policy-name use --policy-document file://conf/policies/key-user.json
     """
-    document = values.text("--policy-document", policy_document)
-    with common.open() as kms:
-        kms.operator.identities.put_user_policy(user_name, policy_name, document)
-        note(kms.operator.notes.of_own_policy(document))
+    _put(common, _USER, user_name, policy_name, policy_document)
 
 
 @with_common("config", "output", "query")
@@ -80,10 +106,7 @@ def get_user_policy(common: Common, user_name: UserOption, policy_name: PolicyOp
 
     Example: hsmkms get-user-policy --user-name alice --policy-name use
     """
-    with common.open() as kms:
-        held = kms.operator.identities.user_policies(user_name)
-    document = _document(held, policy_name, f"user {user_name}")
-    common.show({"UserName": user_name, "PolicyName": policy_name, "PolicyDocument": document})
+    _show(common, _USER, user_name, policy_name)
 
 
 @with_common("config", "output", "query")
@@ -92,9 +115,7 @@ def list_user_policies(common: Common, user_name: UserOption) -> None:
 
     Example: hsmkms list-user-policies --user-name alice
     """
-    with common.open() as kms:
-        held = kms.operator.identities.user_policies(user_name)
-    common.show({"PolicyNames": list(held)})
+    _list(common, _USER, user_name)
 
 
 @with_common("config")
@@ -103,8 +124,7 @@ def delete_user_policy(common: Common, user_name: UserOption, policy_name: Polic
 
     Example: hsmkms delete-user-policy --user-name alice --policy-name use
     """
-    with common.open() as kms:
-        kms.operator.identities.delete_user_policy(user_name, policy_name)
+    _delete(common, _USER, user_name, policy_name)
 
 
 # -- tags of users ----------------------------------------------------------------------------------------------
@@ -208,10 +228,7 @@ def put_group_policy(
 
     Example: hsmkms put-group-policy --group-name auditors --policy-name read --policy-document file://conf/policies/auditor.json
     """
-    document = values.text("--policy-document", policy_document)
-    with common.open() as kms:
-        kms.operator.identities.put_group_policy(group_name, policy_name, document)
-        note(kms.operator.notes.of_own_policy(document))
+    _put(common, _GROUP, group_name, policy_name, policy_document)
 
 
 @with_common("config", "output", "query")
@@ -220,10 +237,7 @@ def get_group_policy(common: Common, group_name: GroupOption, policy_name: Polic
 
     Example: hsmkms get-group-policy --group-name auditors --policy-name read
     """
-    with common.open() as kms:
-        held = kms.operator.identities.group_policies(group_name)
-    document = _document(held, policy_name, f"group {group_name}")
-    common.show({"GroupName": group_name, "PolicyName": policy_name, "PolicyDocument": document})
+    _show(common, _GROUP, group_name, policy_name)
 
 
 @with_common("config", "output", "query")
@@ -232,9 +246,7 @@ def list_group_policies(common: Common, group_name: GroupOption) -> None:
 
     Example: hsmkms list-group-policies --group-name auditors
     """
-    with common.open() as kms:
-        held = kms.operator.identities.group_policies(group_name)
-    common.show({"PolicyNames": list(held)})
+    _list(common, _GROUP, group_name)
 
 
 @with_common("config")
@@ -243,8 +255,7 @@ def delete_group_policy(common: Common, group_name: GroupOption, policy_name: Po
 
     Example: hsmkms delete-group-policy --group-name auditors --policy-name read
     """
-    with common.open() as kms:
-        kms.operator.identities.delete_group_policy(group_name, policy_name)
+    _delete(common, _GROUP, group_name, policy_name)
 
 
 # -- keys -------------------------------------------------------------------------------------------------------
@@ -262,10 +273,36 @@ def reset_key_policy(
         kms.operator.identities.reset_key_policy(key_id, common.region)
 
 
-def _document(held: Mapping[str, str], policy_name: str, owner: str) -> Any:  # noqa: ANN401 - JSON
-    if policy_name not in held:
-        raise NotFoundException(f"The {owner} has no policy with name {policy_name}.")
-    return json.loads(held[policy_name])
+# -- of users and groups alike ------------------------------------------------------------------------------------
+
+
+def _put(common: Common, owner: _Owner, name: str, policy_name: str, policy_document: str) -> None:
+    document = values.text("--policy-document", policy_document)
+    with common.open() as kms:
+        owner.put(kms.operator.identities)(name, policy_name, document)
+        note(kms.operator.notes.of_own_policy(document))
+
+
+def _show(common: Common, owner: _Owner, name: str, policy_name: str) -> None:
+    documents = _documents(common, owner, name)
+    if policy_name not in documents:
+        raise NotFoundException(f"The {owner.word} {name} has no policy with name {policy_name}.")
+    document = json.loads(documents[policy_name])
+    common.show({owner.member: name, "PolicyName": policy_name, "PolicyDocument": document})
+
+
+def _list(common: Common, owner: _Owner, name: str) -> None:
+    common.show({"PolicyNames": list(_documents(common, owner, name))})
+
+
+def _delete(common: Common, owner: _Owner, name: str, policy_name: str) -> None:
+    with common.open() as kms:
+        owner.delete(kms.operator.identities)(name, policy_name)
+
+
+def _documents(common: Common, owner: _Owner, name: str) -> Mapping[str, str]:
+    with common.open() as kms:
+        return owner.policies(kms.operator.identities)(name)
 
 
 def _group(group: Any) -> dict[str, Any]:  # noqa: ANN401 - of the service, which help must not load
