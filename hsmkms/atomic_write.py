@@ -7,7 +7,6 @@ lock is left over from a killed process, and the next write in that folder remov
 """
 
 import errno
-import fcntl
 import os
 import re
 import secrets
@@ -15,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
+
+from hsmkms.file_lock import try_lock
 
 _PREFIX: Final = ".hsmkms-"
 _SUFFIX: Final = ".tmp"
@@ -80,8 +81,8 @@ def remove_leftovers(files: Iterable[Path], prefix: str = _PREFIX) -> None:
     for file in files:
         if is_temporary(file.name, prefix):
             with suppress(OSError), os.fdopen(os.open(file, _READ), "rb") as opened:
-                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                file.unlink()
+                if try_lock(opened.fileno()):
+                    file.unlink()
 
 
 @contextmanager
@@ -92,6 +93,12 @@ def open_folder(path: Path | str) -> Iterator[int]:
         yield folder
     finally:
         os.close(folder)
+
+
+def sync_folder(path: Path) -> None:
+    """Fsync a folder, so that the names in it are on the disk. Raises OSError."""
+    with open_folder(path) as folder:
+        os.fsync(folder)
 
 
 @contextmanager
@@ -120,8 +127,6 @@ def _new_temporary(folder: int, prefix: str) -> tuple[int, str]:
         name = f"{prefix}{secrets.token_hex(16)}{_SUFFIX}"
         descriptor = os.open(name, _CREATE, _MODE, dir_fd=folder)
         # Another process may take it for a left-over one before it is locked, and remove it.
-        with suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(descriptor).st_nlink == 1:
-                return descriptor, name
+        if try_lock(descriptor) and os.fstat(descriptor).st_nlink == 1:
+            return descriptor, name
         os.close(descriptor)

@@ -5,7 +5,6 @@ would be used twice: SoftHSM even goes on encrypting there, with the parent's IV
 a ``ForkGuard`` when it is made and asks it before each use.
 """
 
-import fcntl
 import os
 import threading
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from hsmkms.errors import ConfigurationError, DependencyTimeoutException, ForkedProcessError
+from hsmkms.file_lock import try_lock
 
 _PAUSE_SECONDS: Final = 0.01
 
@@ -99,14 +99,9 @@ def exclusive(path: Path, seconds: float) -> Iterator[None]:
 
 
 def _wait_for(descriptor: int, path: Path, deadline: float) -> None:
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            if time.monotonic() > deadline:
-                raise DependencyTimeoutException(
-                    f"another process has held {path.name} for too long: see what it waits for"
-                ) from exc
-            time.sleep(_PAUSE_SECONDS)
-        else:
-            return
+    while not try_lock(descriptor):
+        if time.monotonic() > deadline:
+            raise DependencyTimeoutException(
+                f"another process has held {path.name} for too long: see what it waits for"
+            )
+        time.sleep(_PAUSE_SECONDS)

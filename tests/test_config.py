@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from hsmkms.config import pins
 from hsmkms.config import settings as config
@@ -23,6 +24,7 @@ from hsmkms.config.settings import (
     ReconcileSettings,
     RotationSettings,
     Secret,
+    ServeSettings,
     Settings,
     TokenSettings,
     TokenUri,
@@ -180,6 +182,42 @@ def test_refused(write: Callable[..., Path], old: str, new: str, part: str) -> N
     with pytest.raises(ConfigurationError, match=re.escape(part)) as caught:
         load(file)
     assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "setting", "sentence"),
+    [
+        ("rotation", "period_days = 89", "rotation.period_days = 89 must be from 90 to 2560"),
+        ("rotation", "managed_period_days = 2561", "rotation.managed_period_days = 2561 must be from 90 to 2560"),
+        ("import", "valid_to_within_days = 0", "import.valid_to_within_days = 0 must be at least 1"),
+        ("permissions", 'unknown_principals = "x"', "permissions.unknown_principals = 'x' must be refuse or accept"),
+        ("serve", "port = 65536", "serve.port = 65536 must be from 0 to 65535"),
+        ("serve", "workers = 0", "serve.workers = 0 must be from 1 to 256"),
+        ("serve", "threads = 257", "serve.threads = 257 must be from 1 to 256"),
+        ("serve", "clock_skew_minutes = 16", "serve.clock_skew_minutes = 16 must be from 1 to 15"),
+        ("serve", 'log_format = "x"', "serve.log_format = 'x' must be json or text"),
+        ("serve", "hang_seconds = 0.5", "serve.hang_seconds = 0.5 must be 0 or from 1 to 3600"),
+        ("serve", "hang_seconds = nan", "serve.hang_seconds = nan must be 0 or from 1 to 3600"),
+        ("serve", "max_connections = 1000001", "serve.max_connections = 1000001 must be from 0 to 1000000"),
+        ("serve", "request_memory_mib = 3", "serve.request_memory_mib = 3.0 must be from 4.0 to 65536.0"),
+        ("audit", 'durability = "x"', "audit.durability = 'x' must be commit, interval or off"),
+        ("audit", "interval_milliseconds = 0", "audit.interval_milliseconds = 0 must be from 1 to 60000"),
+        ("audit", 'when_unwritable = "x"', "audit.when_unwritable = 'x' must be refuse or go-on"),
+        ("audit", "segment_mib = 0", "audit.segment_mib = 0.0 must be more than 0, and 4096 at most"),
+        ("reconcile", "grace_hours = 87601", "reconcile.grace_hours = 87601.0 must be from 0 to 87600"),
+    ],
+)
+def test_limits(write: Callable[..., Path], table: str, setting: str, sentence: str) -> None:
+    """A value outside its limits is named with them."""
+    with pytest.raises(ConfigurationError, match=re.escape(sentence) + "$"):
+        load(write(('file = "pin"', f'file = "pin"\n[{table}]\n{setting}')))
+
+
+def test_limits_of_settings_made_in_the_program(write: Callable[..., Path]) -> None:
+    """Settings that no file was read for keep to the same limits."""
+    settings = replace(load(write()), serve=ServeSettings(port=-1))
+    with pytest.raises(ConfigurationError, match=r"^serve\.port = -1 must be from 0 to 65535$"):
+        config.check(settings)
 
 
 def test_every_service(write: Callable[..., Path]) -> None:

@@ -1,8 +1,10 @@
 """One run of a command: its common options, its answer, its errors."""
 
+import inspect
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -47,6 +49,16 @@ AsOption = Annotated[
         rich_help_panel=COMMON,
     ),
 ]
+
+
+COMMON_OPTIONS: Final = {
+    "config": ConfigOption,
+    "region": RegionOption,
+    "output": OutputOption,
+    "query": QueryOption,
+    "user": AsOption,
+}
+"""What commands take before or after their name, by the member of ``Common`` that it sets."""
 
 
 def runnable(sentence: str, config: Path) -> str:
@@ -111,7 +123,35 @@ def named(value: Struct) -> dict[str, Any]:
     return {"".join(word.capitalize() for word in name.split("_")): held for name, held in members.items()}
 
 
-def outer_options(context: typer.Context) -> Common:
-    """The options that stood before the command's name."""
-    held: Any = context.obj
-    return held if isinstance(held, Common) else Common()
+def with_common(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command those of the common options, and pass it their values as ``common``, its first argument.
+
+    An option before the command's name holds where the same one behind it is not given. A command that has a parameter
+    ``context`` is passed typer's context too.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        parameters = inspect.signature(function).parameters
+
+        @wraps(function)
+        def command(context: typer.Context, **given: Any) -> None:  # noqa: ANN401 - typer reads the signature below
+            near = Common(**{name: given.pop(name) for name in names})
+            outer: Any = context.obj
+            if "context" in parameters:
+                given["context"] = context
+            function(near.over(outer if isinstance(outer, Common) else Common()), **given)
+
+        own = [
+            each.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for each in parameters.values()
+            if each.name not in ("common", "context")
+        ]
+        common = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=COMMON_OPTIONS[name], default=None)
+            for name in names
+        ]
+        context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+        command.__signature__ = inspect.Signature([context, *own, *common])  # type: ignore[attr-defined]
+        return command
+
+    return decorate

@@ -106,8 +106,7 @@ def put_in_place(draft: Path, file: Path) -> None:
         told = file.stat()
         os.lchown(draft, told.st_uid, told.st_gid)
         draft.replace(file)
-        with atomic_write.open_folder(file.parent) as folder:
-            os.fsync(folder)
+        atomic_write.sync_folder(file.parent)
     except OSError as exc:
         raise PinError(
             f"the PIN is changed, but {draft} cannot take the place of {file} ({exc.strerror}): run change-pin again"

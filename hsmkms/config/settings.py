@@ -10,7 +10,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Struct, field
@@ -18,11 +18,14 @@ from msgspec.structs import replace
 
 from hsmkms import ownership
 from hsmkms.config import token_tables
+from hsmkms.config.limits import above_zero, at_least, between, broken, matching, off_or_between, one_of
 from hsmkms.config.pins import PinSettings, read_pin, read_private_key, read_secret, terminal_prompt
 from hsmkms.config.token_tables import FURTHER_TOKENS
 from hsmkms.config.token_uri import TokenUri, parse_uri
 from hsmkms.errors import ConfigurationError
+from hsmkms.model.audit import Durability
 from hsmkms.model.quotas import QUOTA_CLASSES, QUOTA_NAMES
+from hsmkms.model.shapes import ROTATION_PERIOD_DAYS
 from hsmkms.secret import Secret
 
 __all__ = [
@@ -53,24 +56,11 @@ FILE_NAME: Final = "hsmkms.toml"
 CONFIG_VARIABLE: Final = "HSMKMS_CONFIG"
 SYSTEM_FILE: Final = Path("/etc/hsmkms") / FILE_NAME
 
-MAX_WAIT_SECONDS: Final = 3600
-MAX_PORT: Final = 65535
-MAX_WORKERS: Final = 256
-MAX_HANG_SECONDS: Final = 3600
-MAX_SKEW_MINUTES: Final = 15
-MAX_CONNECTIONS: Final = 1_000_000
-LEAST_MEMORY: Final = 4.0
-MOST_MEMORY: Final = 65_536.0
-MAX_INTERVAL: Final = 60_000
-MAX_SEGMENT: Final = 4096.0
-MAX_GRACE_HOURS: Final = 10 * 365 * 24
-
-_ACCOUNT: Final = re.compile(r"[0-9]{12}")
-_REGION: Final = re.compile(r"([a-z]+-){2,3}[0-9]+")
-_SERVICE: Final = re.compile(r"[A-Za-z0-9/_-]{1,100}")
 EVERY_SERVICE: Final = "*"
-_PERIODS: Final = range(90, 2561)
-_PERIOD: Final = "from 90 to 2560"
+
+_PERIOD: Final = between(ROTATION_PERIOD_DAYS.lowest, ROTATION_PERIOD_DAYS.highest)
+_THREADS: Final = between(1, 256)
+_SERVICE: Final = matching(r"[A-Za-z0-9/_-]{1,100}|\*", "must be 1 to 100 letters, digits, '/', '_' or '-'")
 _VARIABLE: Final = re.compile(r"[^=\0]+")
 
 
@@ -87,8 +77,8 @@ class TokenSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     pin: PinSettings = PinSettings()
     environment: dict[str, str] = {}
     init_reserved: str | None = None
-    max_sessions: int = 16
-    session_wait_seconds: float = 5.0
+    max_sessions: Annotated[int, at_least(1)] = 16
+    session_wait_seconds: Annotated[float, between(0, 3600)] = 5.0
 
     @property
     def serials(self) -> tuple[str, ...]:
@@ -99,57 +89,57 @@ class TokenSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 class ReconcileSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``grace_hours``: how long an object without a key is kept before it may be removed."""
 
-    grace_hours: float = 24.0
+    grace_hours: Annotated[float, between(0, 10 * 365 * 24)] = 24.0
 
 
 class RotationSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How often keys rotate, in days, and which of today's AWS rules hold."""
 
-    period_days: int = 365
+    period_days: Annotated[int, _PERIOD] = 365
     custom_period: bool = False
-    managed_period_days: int = 1095
+    managed_period_days: Annotated[int, _PERIOD] = 1095
     imported_on_demand: bool = False
 
 
 class ImportSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``valid_to_within_days``: how far ahead ValidTo may lie. ``host_unwrap``: for development only."""
 
-    valid_to_within_days: int | None = None
+    valid_to_within_days: Annotated[int | None, at_least(1)] = None
     host_unwrap: bool = False
 
 
 class PermissionSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``unknown_principals``: whether policies and grants may name users and roles who are not there."""
 
-    unknown_principals: str = "refuse"
+    unknown_principals: Annotated[str, one_of(("refuse", "accept"))] = "refuse"
 
 
 class ServeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The endpoint: address, processes and threads, TLS, limits. ``quotas``: a second, by operation or class."""
 
     host: str = "127.0.0.1"
-    port: int = 8443
-    workers: int = 2
-    threads: int = 16
+    port: Annotated[int, between(0, 65535)] = 8443
+    workers: Annotated[int, _THREADS] = 2
+    threads: Annotated[int, _THREADS] = 16
     certificate: Path | None = None
     private_key: Path | None = None
     plain_http: bool = False
-    clock_skew_minutes: int = 5
-    log_format: str = "json"
+    clock_skew_minutes: Annotated[int, between(1, 15)] = 5
+    log_format: Annotated[str, one_of(("json", "text"))] = "json"
     log_requests: bool = True
-    hang_seconds: float = 10.0
-    max_connections: int = 0
-    request_memory_mib: float = 12.0
+    hang_seconds: Annotated[float, off_or_between(1, 3600)] = 10.0
+    max_connections: Annotated[int, between(0, 1_000_000)] = 0
+    request_memory_mib: Annotated[float, between(4.0, 65_536.0)] = 12.0
     quotas: dict[str, float] = {}
 
 
 class AuditSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The audit log: when a record is safe, what happens when it cannot be, and how its files are cut and sealed."""
 
-    durability: str = "commit"
-    interval_milliseconds: int = 200
-    when_unwritable: str = "refuse"
-    segment_mib: float = 64.0
+    durability: Annotated[str, one_of(Durability)] = Durability.COMMIT
+    interval_milliseconds: Annotated[int, between(1, 60_000)] = 200
+    when_unwritable: Annotated[str, one_of(("refuse", "go-on"))] = "refuse"
+    segment_mib: Annotated[float, above_zero(4096)] = 64.0
     seal_file: Path | None = None
 
 
@@ -168,13 +158,13 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     each PIN has exactly one source. ``further_tokens``: all but the first of several ``[[token]]``.
     """
 
-    account_id: str
-    regions: tuple[str, ...]
+    account_id: Annotated[str, matching(r"[0-9]{12}", "must have 12 digits")]
+    regions: Annotated[tuple[str, ...], matching(r"([a-z]+-){2,3}[0-9]+", "does not look like 'eu-central-1'")]
     token: TokenSettings
     further_tokens: tuple[TokenSettings, ...] = field(name=FURTHER_TOKENS, default=())
     data_dir: Path = Path()
     default_region: str = ""
-    services: tuple[str, ...] = ()
+    services: Annotated[tuple[str, ...], _SERVICE] = ()
     rotation: RotationSettings = RotationSettings()
     imports: ImportSettings = field(name="import", default=ImportSettings())
     permissions: PermissionSettings = PermissionSettings()
@@ -291,31 +281,19 @@ def _resolved(folder: Path, settings: Settings) -> Settings:
 
 def check(settings: Settings) -> None:
     """Raise ConfigurationError for what no file may say; ``load`` does this by itself."""
-    regions, grace = settings.regions, settings.reconcile.grace_hours
-    rotation, within = settings.rotation, settings.imports.valid_to_within_days
-    services, unknown = settings.services, settings.permissions.unknown_principals
-    bad_service = next((name for name in services if not _SERVICE.fullmatch(name) and name != EVERY_SERVICE), None)
-    bad_region = next((region for region in regions if not _REGION.fullmatch(region)), None)
+    regions, services, backup = settings.regions, settings.services, settings.backup
+    for sentence in broken(replace(settings, token=TokenSettings())):  # the tokens: below, each with its number
+        raise ConfigurationError(sentence)
     faults = {
-        f"account_id = {settings.account_id!r} must have 12 digits": not _ACCOUNT.fullmatch(settings.account_id),
         "regions must name at least one": not regions,
-        f"regions: {bad_region!r} does not look like 'eu-central-1'": bad_region is not None,
         "regions must name each region once": len(set(regions)) < len(regions),
         f"default_region = {settings.default_region!r} must be one of regions": settings.default_region not in regions,
         **_token_faults(settings.tokens),
-        f"services: {bad_service!r} must be 1 to 100 letters, digits, '/', '_' or '-'": bad_service is not None,
         "services must name each service once": len(set(services)) < len(services),
         "services: '*' stands for every name, so it stands alone": EVERY_SERVICE in services and len(services) > 1,
-        f"rotation.period_days = {rotation.period_days} must be {_PERIOD}": rotation.period_days not in _PERIODS,
-        f"rotation.managed_period_days = {rotation.managed_period_days} must be {_PERIOD}": rotation.managed_period_days
-        not in _PERIODS,
-        f"import.valid_to_within_days = {within} must be at least 1": within is not None and within < 1,
-        f"permissions.unknown_principals = {unknown!r} must be refuse or accept": unknown not in ("refuse", "accept"),
         **_serve_faults(settings.serve),
-        **_audit_faults(settings.audit),
         "backup.signing_key and backup.signing_command: name one of them": None
-        not in (settings.backup.signing_key, settings.backup.signing_command),
-        f"reconcile.grace_hours = {grace} must be from 0 to {MAX_GRACE_HOURS}": not 0 <= grace <= MAX_GRACE_HOURS,
+        not in (backup.signing_key, backup.signing_command),
     }
     for sentence, wrong in faults.items():
         if wrong:
@@ -336,7 +314,6 @@ def _token_faults(tokens: tuple[TokenSettings, ...]) -> dict[str, bool]:
 
 
 def _faults_of_token(token: TokenSettings) -> dict[str, bool]:
-    wait = token.session_wait_seconds
     return {
         "token.label must not be empty": token.label == "",
         "token.serial must not be empty": token.serial is not None and not (token.serial and all(token.serial)),
@@ -345,8 +322,7 @@ def _faults_of_token(token: TokenSettings) -> dict[str, bool]:
         "token.label, token.serial or token.uri must say which token": not (token.label or token.serial or token.uri),
         "token.environment has a name that cannot be one": not all(map(_VARIABLE.fullmatch, token.environment)),
         "token.uri goes without token.label and token.serial": bool(token.uri and (token.label or token.serial)),
-        f"token.max_sessions = {token.max_sessions} must be at least 1": token.max_sessions < 1,
-        f"token.session_wait_seconds = {wait} must be from 0 to {MAX_WAIT_SECONDS}": not 0 <= wait <= MAX_WAIT_SECONDS,
+        **dict.fromkeys(broken(token, "token"), True),
     }
 
 
@@ -373,39 +349,11 @@ def _resolved_backup(folder: Path, backup: BackupSettings) -> BackupSettings:
     )
 
 
-def _audit_faults(audit: AuditSettings) -> dict[str, bool]:
-    waits, size = audit.interval_milliseconds, audit.segment_mib
-    return {
-        f"audit.durability = {audit.durability!r} must be commit, interval or off": audit.durability
-        not in ("commit", "interval", "off"),
-        f"audit.interval_milliseconds = {waits} must be from 1 to 60000": not 1 <= waits <= MAX_INTERVAL,
-        f"audit.when_unwritable = {audit.when_unwritable!r} must be refuse or go-on": audit.when_unwritable
-        not in ("refuse", "go-on"),
-        f"audit.segment_mib = {size} must be more than 0, and 4096 at most": not 0 < size <= MAX_SEGMENT,
-    }
-
-
 def _serve_faults(serve: ServeSettings) -> dict[str, bool]:
-    memory = serve.request_memory_mib
     unknown = next((name for name in serve.quotas if name not in QUOTA_NAMES), None)
     return {
-        f"serve.port = {serve.port} must be from 0 to 65535": not 0 <= serve.port <= MAX_PORT,
-        f"serve.workers = {serve.workers} must be from 1 to 256": not 1 <= serve.workers <= MAX_WORKERS,
-        f"serve.threads = {serve.threads} must be from 1 to 256": not 1 <= serve.threads <= MAX_WORKERS,
         "serve.certificate and serve.private_key go together": (serve.certificate is None)
         != (serve.private_key is None),
-        f"serve.clock_skew_minutes = {serve.clock_skew_minutes} must be from 1 to 15": not 1
-        <= serve.clock_skew_minutes
-        <= MAX_SKEW_MINUTES,
-        f"serve.hang_seconds = {serve.hang_seconds} must be 0 or from 1 to 3600": serve.hang_seconds != 0
-        and not 1 <= serve.hang_seconds <= MAX_HANG_SECONDS,
-        f"serve.max_connections = {serve.max_connections} must be from 0 to {MAX_CONNECTIONS}": not 0
-        <= serve.max_connections
-        <= MAX_CONNECTIONS,
-        f"serve.request_memory_mib = {memory} must be from {LEAST_MEMORY} to {MOST_MEMORY}": not LEAST_MEMORY
-        <= memory
-        <= MOST_MEMORY,
-        f"serve.log_format = {serve.log_format!r} must be json or text": serve.log_format not in ("json", "text"),
         f"serve.quotas: {unknown!r} is no operation of AWS KMS, and none of {', '.join(QUOTA_CLASSES)}": unknown
         is not None,
     }

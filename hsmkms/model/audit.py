@@ -5,6 +5,7 @@ Source: AWS CloudTrail User Guide, "CloudTrail record contents"; AWS KMS Develop
 
 from collections.abc import Mapping
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, Final
 
 import msgspec
@@ -15,6 +16,18 @@ KMS_SOURCE: Final = "kms.amazonaws.com"
 IAM_SOURCE: Final = "iam.amazonaws.com"
 INTERNAL: Final = "AWS Internal"
 """As CloudTrail names what nobody asked for: here it is hsmkms itself."""
+
+
+class Durability(StrEnum):
+    """When a record is on the disk."""
+
+    COMMIT = "commit"
+    """Before its request is answered; requests of one moment share one wait for the disk."""
+    INTERVAL = "interval"
+    """A short time later: a crash may lose that much."""
+    OFF = "off"
+    """Never: no audit log is written."""
+
 
 _NAMES: Final = {
     "source_ip_address": "sourceIPAddress",

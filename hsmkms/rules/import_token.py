@@ -1,20 +1,16 @@
 """The import token: what was promised with a wrapping key, for its caller an opaque string.
 
-``magic || claims || MAC``. The MAC is made and checked on the token by the installation's own key, over magic and
-claims; nothing in it is secret, and nothing in it is believed before the MAC was checked.
+Its form is that of ``signed_claims``.
 """
 
 from datetime import datetime
 from typing import Final
 
-import msgspec
 from msgspec import Struct
 
 from hsmkms.errors import InvalidImportTokenException
 from hsmkms.model.enums import WrappingAlgorithm
-
-_MAGIC: Final = b"hsmkms import token v1\x00"
-_MAC_BYTES: Final = 32
+from hsmkms.rules.signed_claims import SignedClaims
 
 DAMAGED: Final = "The import token is damaged, or was made elsewhere: get a new one with GetParametersForImport."
 
@@ -29,22 +25,8 @@ class Claims(Struct, frozen=True, array_like=True):
     valid_to: datetime
 
 
-def signed_part(claims: Claims) -> bytes:
-    """What the MAC is made over, and the first part of the token."""
-    return _MAGIC + msgspec.msgpack.encode(claims)
+_FORM: Final = SignedClaims(b"hsmkms import token v1\x00", Claims, lambda: InvalidImportTokenException(DAMAGED))
 
-
-def split(token: bytes) -> tuple[bytes, bytes]:
-    """The part that was signed, and its MAC. InvalidImportTokenException if it cannot be one of ours."""
-    signed, mac = token[:-_MAC_BYTES], token[-_MAC_BYTES:]
-    if not signed.startswith(_MAGIC):
-        raise InvalidImportTokenException(DAMAGED)
-    return signed, mac
-
-
-def read(signed: bytes) -> Claims:
-    """The claims, once the MAC is known to be right."""
-    try:
-        return msgspec.msgpack.decode(signed.removeprefix(_MAGIC), type=Claims)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise InvalidImportTokenException(DAMAGED) from exc
+signed_part: Final = _FORM.signed_part
+split: Final = _FORM.split
+read: Final = _FORM.read

@@ -5,8 +5,6 @@ aliases, grants, state, and the presence and expiry of imported material. Source
 "Multi-Region keys in AWS KMS".
 """
 
-from collections.abc import Sequence
-
 from hsmkms.errors import AlreadyExistsException, UnsupportedOperationException, ValidationException
 from hsmkms.model.enums import KeyState, Origin
 from hsmkms.model.records import KeyRecord, MaterialRecord
@@ -23,12 +21,6 @@ def refuse_replica(key: KeyRecord) -> None:
     """The same for what single-Region keys may do as well: what a set shares is changed on its primary key."""
     if key.is_replica:
         require_primary(key)
-
-
-def check_region(region: str, served: Sequence[str]) -> None:
-    """Raise UnsupportedOperationException for a region that the installation does not serve."""
-    if region not in served:
-        raise UnsupportedOperationException(f"The region {region} is not served here; served: {', '.join(served)}")
 
 
 def check_free(key: KeyRecord, region: str, arn: str) -> None:

@@ -7,14 +7,16 @@ operation.
 
 import base64
 import hashlib
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TypeVar
 
 from msgspec import Struct
 
 from hsmkms.errors import InvalidMarkerException
 from hsmkms.model.enums import Operation
 from hsmkms.rules.constraints import check_range
+
+Item = TypeVar("Item")
 
 
 class PageLimits(Struct, frozen=True):
@@ -47,6 +49,29 @@ def page_size(operation: Operation, limit: int | None) -> int:
     return limit
 
 
+def after(operation: Operation, marker: str | None) -> str | None:
+    """The last key of the page before, or None for the first page. Raises as ``decode_marker`` does."""
+    return None if marker is None else decode_marker(operation, marker)
+
+
+def after_number(operation: Operation, marker: str | None) -> int | None:
+    """The same for lists whose keys are numbers."""
+    last_key = after(operation, marker)
+    if last_key is None:
+        return None
+    if not (last_key.isascii() and last_key.isdigit()):
+        raise _invalid(operation)
+    return int(last_key)
+
+
+def cut(
+    operation: Operation, found: Sequence[Item], size: int, key_of: Callable[[Item], str]
+) -> tuple[Sequence[Item], str | None]:
+    """The items of a page, and the marker of the next: None unless ``found`` has more than fit."""
+    page = found[:size]
+    return page, encode_marker(operation, key_of(page[-1])) if len(found) > size else None
+
+
 def encode_marker(operation: Operation, last_key: str) -> str:
     """The marker that continues after ``last_key``: letters, digits, ``-``, ``_`` and ``=``."""
     payload = operation.encode("ascii") + _SEPARATOR + last_key.encode("utf-8")
@@ -63,14 +88,6 @@ def decode_marker(operation: Operation, marker: str) -> str:
     if encode_marker(operation, last_key) != marker:
         raise _invalid(operation)
     return last_key
-
-
-def decode_number(operation: Operation, marker: str) -> int:
-    """The last key of the page before, for lists whose keys are numbers."""
-    last_key = decode_marker(operation, marker)
-    if not (last_key.isascii() and last_key.isdigit()):
-        raise _invalid(operation)
-    return int(last_key)
 
 
 def _payload(marker: str) -> bytes:

@@ -8,7 +8,7 @@ nothing. Source: AWS KMS Developer Guide, "Rotate AWS KMS keys"; where the missi
 """
 
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, Protocol
 
 from msgspec import Struct
 
@@ -25,8 +25,6 @@ from hsmkms.model.records import KeyRecord, MaterialRecord, RotationSetting
 from hsmkms.rules import multi_region
 from hsmkms.rules.states import effective_state
 
-SHORTEST_PERIOD_DAYS: Final = 90
-LONGEST_PERIOD_DAYS: Final = 2560
 MAX_ON_DEMAND: Final = 25
 """Rotations on demand in the life of a key."""
 
@@ -49,10 +47,39 @@ class RotationPolicy(Struct, frozen=True, kw_only=True):
     imported_on_demand: bool = False
 
 
+class Scheduled(Protocol):
+    """What decides when a key rotates, beside its last rotation: a key record, or the store's extract of one."""
+
+    @property
+    def manager(self) -> KeyManager:
+        """Whose key it is."""
+
+    @property
+    def creation_date(self) -> datetime:
+        """When it was made."""
+
+    @property
+    def rotation(self) -> RotationSetting | None:
+        """The user's setting, if automatic rotation was switched on."""
+
+
+# -- which keys -------------------------------------------------------------------------------------------------
+
+
+def rotates(key: KeyRecord) -> bool:
+    """True for the keys that can get new material without a user: generated ones for symmetric encryption."""
+    return key.spec is KeySpec.SYMMETRIC_DEFAULT and key.origin is Origin.AWS_KMS
+
+
+def rotates_now(key: KeyRecord) -> bool:
+    """True for those of them that are Enabled. The store selects by the same rule (``store/rotation.py``)."""
+    return rotates(key) and key.state is KeyState.ENABLED
+
+
 # -- dates ------------------------------------------------------------------------------------------------------
 
 
-def period_days(key: KeyRecord, policy: RotationPolicy) -> int | None:
+def period_days(key: Scheduled, policy: RotationPolicy) -> int | None:
     """The key's period, or None if automatic rotation is off."""
     if key.manager is KeyManager.AWS:
         return policy.managed_period_days
@@ -66,11 +93,16 @@ def next_rotation(key: KeyRecord, policy: RotationPolicy, now: datetime) -> date
 
     Rotations that are dated after ``now`` were made under a wrong clock, and put none off.
     """
+    return date_after(last_automatic(key, now), key, policy)
+
+
+def date_after(last: datetime | None, key: Scheduled, policy: RotationPolicy) -> datetime | None:
+    """When a key is due whose last automatic rotation was at ``last``, if any; None if automatic rotation is off."""
     days = period_days(key, policy)
     if days is None:
         return None
     anchor = key.rotation.anchor if key.rotation is not None else key.creation_date
-    return next_date(anchor, days, last_automatic(key, now))
+    return next_date(anchor, days, last)
 
 
 def next_date(anchor: datetime, days: int, last: datetime | None) -> datetime:
@@ -83,7 +115,7 @@ def next_date(anchor: datetime, days: int, last: datetime | None) -> datetime:
 def is_due(key: KeyRecord, policy: RotationPolicy, now: datetime) -> bool:
     """True if the key must be rotated now. Keys that are not Enabled wait, and replicas follow their primary key."""
     due = next_rotation(key, policy, now)
-    return due is not None and due <= now and key.state is KeyState.ENABLED and not key.is_replica
+    return due is not None and due <= now and rotates_now(key) and not key.is_replica
 
 
 def last_automatic(key: KeyRecord, now: datetime) -> datetime | None:

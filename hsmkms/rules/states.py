@@ -176,26 +176,16 @@ class Event(Enum):
     CANCEL_DELETION = auto()
     REPLICA_READY = auto()
     REPLICA_READY_WITHOUT_MATERIAL = auto()
-    PRIMARY_CHANGE_STARTED = auto()
-    PRIMARY_CHANGE_DONE = auto()
-    STORE_DISCONNECTED = auto()
-    STORE_CONNECTED_ENABLED = auto()
-    """The custom key store is back; the key's stored wish is to be enabled."""
-    STORE_CONNECTED_DISABLED = auto()
-    """The custom key store is back; the key's stored wish is to be disabled."""
 
 
 TRANSITIONS: Final[Mapping[tuple[KeyState, Event], KeyState]] = {
     (KeyState.ENABLED, Event.ENABLE): KeyState.ENABLED,
     (KeyState.DISABLED, Event.ENABLE): KeyState.ENABLED,
-    (KeyState.UNAVAILABLE, Event.ENABLE): KeyState.UNAVAILABLE,
     (KeyState.ENABLED, Event.DISABLE): KeyState.DISABLED,
     (KeyState.DISABLED, Event.DISABLE): KeyState.DISABLED,
-    (KeyState.UNAVAILABLE, Event.DISABLE): KeyState.UNAVAILABLE,
     (KeyState.PENDING_IMPORT, Event.IMPORT_COMPLETE): KeyState.ENABLED,
     (KeyState.ENABLED, Event.IMPORT_COMPLETE): KeyState.ENABLED,
     (KeyState.DISABLED, Event.IMPORT_COMPLETE): KeyState.DISABLED,
-    (KeyState.UPDATING, Event.IMPORT_COMPLETE): KeyState.UPDATING,
     (KeyState.PENDING_IMPORT, Event.IMPORT_PARTIAL): KeyState.PENDING_IMPORT,
     (KeyState.ENABLED, Event.MATERIAL_LOST): KeyState.PENDING_IMPORT,
     (KeyState.DISABLED, Event.MATERIAL_LOST): KeyState.PENDING_IMPORT,
@@ -205,7 +195,6 @@ TRANSITIONS: Final[Mapping[tuple[KeyState, Event], KeyState]] = {
     (KeyState.ENABLED, Event.SCHEDULE_DELETION): KeyState.PENDING_DELETION,
     (KeyState.DISABLED, Event.SCHEDULE_DELETION): KeyState.PENDING_DELETION,
     (KeyState.PENDING_IMPORT, Event.SCHEDULE_DELETION): KeyState.PENDING_DELETION,
-    (KeyState.UNAVAILABLE, Event.SCHEDULE_DELETION): KeyState.PENDING_DELETION,
     (KeyState.CREATING, Event.SCHEDULE_DELETION): KeyState.PENDING_DELETION,
     (KeyState.ENABLED, Event.SCHEDULE_DELETION_WITH_REPLICAS): KeyState.PENDING_REPLICA_DELETION,
     (KeyState.DISABLED, Event.SCHEDULE_DELETION_WITH_REPLICAS): KeyState.PENDING_REPLICA_DELETION,
@@ -215,15 +204,6 @@ TRANSITIONS: Final[Mapping[tuple[KeyState, Event], KeyState]] = {
     (KeyState.PENDING_REPLICA_DELETION, Event.CANCEL_DELETION): KeyState.DISABLED,
     (KeyState.CREATING, Event.REPLICA_READY): KeyState.ENABLED,
     (KeyState.CREATING, Event.REPLICA_READY_WITHOUT_MATERIAL): KeyState.PENDING_IMPORT,
-    (KeyState.ENABLED, Event.PRIMARY_CHANGE_STARTED): KeyState.UPDATING,
-    (KeyState.UPDATING, Event.PRIMARY_CHANGE_DONE): KeyState.ENABLED,
-    (KeyState.ENABLED, Event.STORE_DISCONNECTED): KeyState.UNAVAILABLE,
-    (KeyState.DISABLED, Event.STORE_DISCONNECTED): KeyState.UNAVAILABLE,
-    (KeyState.PENDING_DELETION, Event.STORE_DISCONNECTED): KeyState.PENDING_DELETION,
-    (KeyState.UNAVAILABLE, Event.STORE_CONNECTED_ENABLED): KeyState.ENABLED,
-    (KeyState.UNAVAILABLE, Event.STORE_CONNECTED_DISABLED): KeyState.DISABLED,
-    (KeyState.PENDING_DELETION, Event.STORE_CONNECTED_ENABLED): KeyState.PENDING_DELETION,
-    (KeyState.PENDING_DELETION, Event.STORE_CONNECTED_DISABLED): KeyState.PENDING_DELETION,
 }
 
 # Plain names: a look-up through the enum class costs more than the rest of admit().

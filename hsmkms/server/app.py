@@ -16,7 +16,6 @@ from functools import partial
 from math import inf
 from typing import Final, TypeVar
 
-import msgspec
 from msgspec import Struct
 
 from hsmkms import uuids
@@ -24,7 +23,7 @@ from hsmkms.errors import HsmKmsError, TokenUnavailableError
 from hsmkms.server.audit_gate import AnswerHold
 from hsmkms.server.latency_gate import QUICK, Pace
 from hsmkms.server.messages import RawRequest, Refusal, RefusedError, Respond, Response
-from hsmkms.server.monitoring.metrics import CONTENT_TYPE
+from hsmkms.server.monitoring.pages import PAGES, READING, Findings, Page, respond_to
 from hsmkms.server.protocol import AWAY, Endpoint, Failure, Handled, ServedProtocol, Source
 from hsmkms.server.worker_state import Serving
 
@@ -34,9 +33,6 @@ SLOW_FACTOR: Final = 3
 """What runs in threads may take longer than a quick operation: the generation of RSA keys, say."""
 
 MONITOR_THREADS: Final = 2
-
-_READING: Final = frozenset({"GET", "HEAD"})
-_JSON: Final = (("Content-Type", "application/json"),)
 
 
 class _Waiting(Struct):
@@ -65,12 +61,11 @@ class Application:
         self._moved_at = 0.0
         self._hold = AnswerHold(serving.kms.operator.audit.book, loop)
         *self._others, self._default = serving.endpoints
-        self._pages: Final = {"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics}
 
     def __call__(self, request: RawRequest, address: str, respond: Respond) -> None:
         """Answer a request now, or later on the loop."""
-        if request.method in _READING and request.path in self._pages:
-            self._later(self._pages[request.path], respond)
+        if request.method in READING and request.path in PAGES:
+            self._later(partial(self._page, PAGES[request.path]), respond)
             return
         protocol, endpoint = self._endpoint_of(request) if self._others else self._default
         source = Source(address, self._secure)
@@ -202,18 +197,12 @@ class Application:
 
     # -- the pages ----------------------------------------------------------------------------------------------
 
-    def _healthz(self) -> Response:
-        return Response(200, _JSON, b'{"status":"ok"}')
+    def _page(self, page: Page) -> Response:
+        return respond_to(page, self._findings, self._serving.metrics)
 
-    def _readyz(self) -> Response:
-        faults = self._serving.health.faults()
-        warnings = self._serving.health.warnings
-        told = {"status": "not ready" if faults else "ready", "faults": faults}
-        body = msgspec.json.encode(told | ({"warnings": warnings} if warnings else {}))
-        return Response(503 if faults else 200, _JSON, body)
-
-    def _metrics(self) -> Response:
-        return Response(200, (("Content-Type", CONTENT_TYPE),), self._serving.metrics())
+    def _findings(self) -> tuple[Findings, Findings]:
+        health = self._serving.health
+        return health.faults(), health.warnings  # in this order: a look for faults finds the warnings
 
 
 def _no_response(handled: Handled, failure: Failure) -> Response:

@@ -4,7 +4,6 @@ Fresh token, today's AWS rules, every region, no quotas, and credentials of the 
 PIN lies in a file beside the token, and imported key material passes through this program.
 """
 
-import fcntl
 import multiprocessing
 import os
 import secrets
@@ -33,6 +32,7 @@ from hsmkms.config.settings import (
     TokenSettings,
 )
 from hsmkms.errors import ConfigurationError, HsmKmsError
+from hsmkms.file_lock import lock, try_lock
 from hsmkms.server import server
 from hsmkms.server.aws.quota import DEFAULT_RATES
 from hsmkms.wiring import core as wiring
@@ -80,7 +80,7 @@ def _folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=place) as name:
         folder = Path(name)
         held = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-        fcntl.flock(held, fcntl.LOCK_EX)
+        lock(held)
         try:
             yield folder
         finally:
@@ -102,8 +102,8 @@ def _remove_abandoned(place: Path) -> None:
             held = os.open(each, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY)
             try:
                 told = os.fstat(held)
-                if told.st_uid == os.geteuid() and time.time() - told.st_mtime > _TAKEN_WITHIN_SECONDS:
-                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                old = told.st_uid == os.geteuid() and time.time() - told.st_mtime > _TAKEN_WITHIN_SECONDS
+                if old and try_lock(held):
                     shutil.rmtree(each)
             finally:
                 os.close(held)

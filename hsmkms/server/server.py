@@ -13,7 +13,6 @@ import ipaddress
 import multiprocessing
 import resource
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -24,12 +23,14 @@ from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any, Final
 
+from msgspec import Struct
+
 from hsmkms.config import settings as config
 from hsmkms.config.settings import Secret, ServeSettings, Settings
 from hsmkms.errors import ConfigurationError, HsmKmsError, SetupError, TokenNotFoundError, TokenUnavailableError
 from hsmkms.server.heartbeat import Pulse
 from hsmkms.server.process import systemd
-from hsmkms.server.process.supervisor import SIGNALS, START_AWAY, START_REFUSED, Inherited, Lives, Workers
+from hsmkms.server.process.supervisor import SIGNALS, START_AWAY, START_REFUSED, Inherited, Lives, Slot, Workers
 from hsmkms.server.unavailable_app import FAULT_FILE
 from hsmkms.wiring import core as wiring
 
@@ -73,12 +74,12 @@ def serve(
         first.beat()
     with tempfile.TemporaryDirectory(prefix="hsmkms-counts-", dir=scratch) as board:
         replaced = Pulse()
-        shared = settings, Path(board), replaced
+        shared = _Shared(settings, Path(board), replaced)
         opener = partial(_open, settings, pin, reread, first)
         lives = Lives(
-            first=partial(_work, partial(opener, proving=True), *shared),
-            worker=partial(_work, opener, *shared),
-            stand_in=partial(_stand_in, *shared),
+            first=partial(_work, partial(opener, proving=True), shared),
+            worker=partial(_work, opener, shared),
+            stand_in=partial(_stand_in, shared),
         )
         Workers(settings.serve, lives, replaced, ready, lifeline, first).run()
 
@@ -131,6 +132,14 @@ def _complain(error: HsmKmsError, status: int) -> None:
 # -- in a worker ------------------------------------------------------------------------------------------------
 
 
+class _Shared(Struct, frozen=True):
+    """What all children of one server have: settings, the folder of their counts, and the count of those that hung."""
+
+    settings: Settings
+    board: Path
+    replaced: Pulse
+
+
 def _open(
     settings: Settings, pin: Secret | None, reread: Reread | None, first: Pulse, pulse: Pulse, *, proving: bool = False
 ) -> Any:  # noqa: ANN401 - Kms, imported in the process that needs it
@@ -170,34 +179,26 @@ def _check_certificate(settings: ServeSettings) -> None:
         raise ConfigurationError(f"serve.certificate or serve.private_key cannot be used: {exc}") from exc
 
 
-def _work(
-    opener: Callable[[Pulse], Any],
-    settings: Settings,
-    board: Path,
-    replaced: Pulse,
-    listener: socket.socket,
-    told: Pipe,
-    pulse: Pulse,
-    others: Inherited,
-) -> None:
-    """The life of a worker. ``others``: what it inherits of the parent's and must not keep open."""
-    _begin(others)
+def _work(opener: Callable[[Pulse], Any], shared: _Shared, slot: Slot) -> None:
+    """The life of a worker."""
+    _begin(slot.others)
 
     from hsmkms.server.app import Application  # noqa: PLC0415 - in the worker only
     from hsmkms.server.monitoring import logs  # noqa: PLC0415
     from hsmkms.server.process import worker  # noqa: PLC0415
     from hsmkms.server.worker_state import Serving  # noqa: PLC0415
 
+    settings, board = shared.settings, shared.board
     logs.set_up(settings.serve.log_format)
     try:
         _check_certificate(settings.serve)
-        serving = Serving(opener(pulse), settings.serve, board, replaced)
+        serving = Serving(opener(slot.pulse), settings.serve, board, shared.replaced)
         (board / FAULT_FILE).unlink(missing_ok=True)
 
         def make(loop: asyncio.AbstractEventLoop, secure: bool) -> Application:  # noqa: FBT001 - as the worker has it
             return Application(serving, loop, secure=secure)
 
-        worker.run(make, settings.serve, listener, partial(_tell, told), pulse)
+        worker.run(make, settings.serve, slot.listener, partial(_tell, slot.told), slot.pulse)
     except (TokenUnavailableError, TokenNotFoundError) as exc:
         _complain_of_token(exc, settings, board)
     except SetupError as exc:
@@ -214,22 +215,15 @@ def _complain_of_token(error: HsmKmsError, settings: Settings, board: Path) -> N
     _complain(error, START_AWAY)
 
 
-def _stand_in(
-    settings: Settings,
-    board: Path,
-    replaced: Pulse,
-    listener: socket.socket,
-    told: Pipe,
-    pulse: Pulse,
-    others: Inherited,
-) -> None:
+def _stand_in(shared: _Shared, slot: Slot) -> None:
     """The life of what answers while a worker cannot open the token."""
-    _begin(others)
+    _begin(slot.others)
 
     from hsmkms.server.process import worker  # noqa: PLC0415
     from hsmkms.server.unavailable_app import StandIn  # noqa: PLC0415
 
-    worker.run(lambda *_: StandIn(board, replaced), settings.serve, listener, partial(_tell, told), pulse)
+    application = StandIn(shared.board, shared.replaced)
+    worker.run(lambda *_: application, shared.settings.serve, slot.listener, partial(_tell, slot.told), slot.pulse)
 
 
 def _tell(told: Pipe) -> None:

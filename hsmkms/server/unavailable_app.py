@@ -6,21 +6,18 @@ It has neither token nor database, so nothing can keep it from answering.
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from hsmkms import uuids
 from hsmkms.errors import TokenUnavailableError
 from hsmkms.server.heartbeat import Pulse
 from hsmkms.server.messages import RawRequest, Refusal, RefusedError, Respond, Response
-from hsmkms.server.monitoring.metrics import CONTENT_TYPE, bare_page
+from hsmkms.server.monitoring.metrics import bare_page
+from hsmkms.server.monitoring.pages import PAGES, READING, Page, respond_to
 from hsmkms.server.monitoring.worker_counts import Board
 from hsmkms.server.protocol import AWAY
 from hsmkms.server.protocols import DEFAULT, protocol_of
 
 FAULT_FILE: Final = "token-fault"
 """Where a worker that could not open the token leaves why, in the folder of the counts."""
-
-_JSON: Final = (("Content-Type", "application/json"),)
 
 
 class StandIn:
@@ -34,8 +31,8 @@ class StandIn:
     def __call__(self, request: RawRequest, address: str, respond: Respond) -> None:
         """Answer now."""
         del address
-        if request.method in ("GET", "HEAD") and request.path in ("/healthz", "/readyz", "/metrics"):
-            respond(self._page(request.path))
+        if request.method in READING and request.path in PAGES:
+            respond(self._page(PAGES[request.path]))
         else:
             respond(protocol_of(request).failure(TokenUnavailableError(AWAY), uuids.new()))
 
@@ -54,15 +51,9 @@ class StandIn:
         except OSError:
             return AWAY
 
-    def _page(self, path: str) -> Response:
+    def _page(self, page: Page) -> Response:
         faults = {"token": f"{TokenUnavailableError.code}: {self._said()}"}
-        if path == "/metrics":
-            return Response(
-                200, (("Content-Type", CONTENT_TYPE),), bare_page(self._board.totals(), faults, self._replaced)
-            )
-        if path == "/healthz":
-            return Response(200, _JSON, b'{"status":"ok"}')
-        return Response(503, _JSON, msgspec.json.encode({"status": "not ready", "faults": faults}))
+        return respond_to(page, lambda: (faults, {}), lambda: bare_page(self._board.totals(), faults, self._replaced))
 
     def is_well(self) -> bool:
         """Nothing here waits for anything."""

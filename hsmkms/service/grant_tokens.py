@@ -1,6 +1,5 @@
 """Making and checking grant tokens."""
 
-import hmac
 import secrets
 from collections.abc import Sequence
 from typing import Final
@@ -11,7 +10,7 @@ from hsmkms.model.permit import OperatorAct, Permit
 from hsmkms.model.records import GrantRecord
 from hsmkms.rules.iam import grant_token
 from hsmkms.rules.iam.grant_token import Claims
-from hsmkms.service.keys.installation_keys import macs
+from hsmkms.service.keys.installation_keys import is_mac, macs
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import grants
@@ -66,7 +65,7 @@ def _claims(core: Core, token: str) -> Claims:
     claims = known.get(token)
     if claims is None:
         signed, mac = grant_token.split(token)
-        if not any(hmac.compare_digest(each, mac) for each in macs(core, _permit, signed)):
+        if not is_mac(core, _permit, signed, mac):
             raise InvalidGrantTokenException(grant_token.INVALID)
         claims = grant_token.read(signed)
         if len(known) >= REMEMBERED:

@@ -36,6 +36,7 @@ from hsmkms.rules import blob, kinds, states
 from hsmkms.rules.iam import managed
 from hsmkms.rules.iam.grant_token import INVALID as INVALID_GRANT_TOKEN
 from hsmkms.rules.iam.question import Question
+from hsmkms.rules.regions import check_served
 from hsmkms.service import grant_tokens
 from hsmkms.service.keys import expiry as lapses
 from hsmkms.service.keys import service_keys
@@ -326,7 +327,7 @@ def run(
     core.audit.begin(call, request)
     try:
         validate(request)
-        _check_region(core, caller.region)
+        check_served(caller.region, core.installation.regions, ValidationException)
         tokens = getattr(request, "grant_tokens", None)
         if tokens:
             call.ended_grant_token = grant_tokens.check(core, caller, tokens)
@@ -340,10 +341,3 @@ def run(
         raise
     core.record(call, request, response if isinstance(response, Struct) else None, None)
     return response
-
-
-def _check_region(core: Core, region: str) -> None:
-    if region not in core.installation.regions:
-        raise ValidationException(
-            f"The region {region} is not served here; served: {', '.join(core.installation.regions)}"
-        )

@@ -5,7 +5,6 @@ on ``lane-0001.lock`` that ends with the process; the next one goes on behind th
 until whole segments are moved to an archive.
 """
 
-import fcntl
 import logging
 import os
 import re
@@ -16,6 +15,7 @@ from typing import Final, NamedTuple, Self
 
 from hsmkms import atomic_write
 from hsmkms.errors import StoreError
+from hsmkms.file_lock import try_lock
 from hsmkms.store import files
 from hsmkms.store.files import FILE_MODE, FOLDER_MODE
 
@@ -140,15 +140,6 @@ def sync(path: Path) -> None:
         raise unwritable(path, exc) from exc
 
 
-def sync_folder(folder: Path) -> None:
-    """Make sure that the names in a folder are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 class LaneFile:
     """A lane that this process holds, open at its end. Not thread-safe."""
 
@@ -230,7 +221,7 @@ class LaneFile:
         fresh = not path.exists()
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
         if fresh:
-            sync_folder(self._folder)
+            atomic_write.sync_folder(self._folder)
         self.size = _cut_torn_end(self._descriptor, path)
         os.lseek(self._descriptor, self.size, os.SEEK_SET)
 
@@ -267,9 +258,7 @@ def _lock(path: Path) -> int | None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
     except OSError as exc:
         raise unwritable(path, exc) from exc
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not try_lock(descriptor):
         os.close(descriptor)
         return None
     return descriptor

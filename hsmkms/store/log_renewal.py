@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from hsmkms.atomic_write import sync_folder
 from hsmkms.errors import HsmKmsError, StoreError
 from hsmkms.store import faults, files, migrate
 from hsmkms.store.engine import Database
@@ -43,7 +44,7 @@ def renew(folder: Path, now: datetime) -> Path | None:
             connection.execute(f"PRAGMA user_version = {_UNKNOWN_BEFORE}")
         kept = _set_aside(path, now)
         draft.rename(path)
-        migrate.sync(folder)
+        sync_folder(folder)
     except OSError as exc:
         raise StoreError(f"{path} cannot be renewed: {exc.strerror}") from exc
     return kept

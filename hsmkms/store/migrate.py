@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Connection, NullPool, create_engine
 
+from hsmkms.atomic_write import sync_folder
 from hsmkms.errors import StoreError
 from hsmkms.store import faults, files, schema
 from hsmkms.store.files import DatabaseFile
@@ -80,7 +81,7 @@ def _make(folder: Path, database: DatabaseFile) -> None:
             files.make_empty(draft)
             fill(draft, database)
             os.link(draft, target)  # unlike a rename, it never replaces a database that somebody else made meanwhile
-        sync(folder)
+        sync_folder(folder)
     except OSError as exc:
         raise StoreError(f"the database {target} cannot be made: {exc.strerror}") from exc
 
@@ -127,12 +128,3 @@ def _check_references(connection: Connection, path: Path) -> None:
         raise StoreError(
             f"the migration of {path} would leave rows of {broken[0]} without what they refer to: nothing was changed"
         )
-
-
-def sync(folder: Path) -> None:
-    """Bring to the disk which files a folder has."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

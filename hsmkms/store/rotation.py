@@ -6,10 +6,10 @@ A rotation's intent is a material in state PENDING_ROTATION whose token object i
 
 from collections.abc import Collection
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
-from sqlalchemy import Connection, Select, exists, func, select
+from sqlalchemy import Connection, Select, and_, exists, func, select
 
 from hsmkms.model.enums import KeyManager, KeySpec, KeyState, MaterialState, Origin, RotationType
 from hsmkms.model.records import RotationSetting
@@ -41,14 +41,23 @@ class Unfinished(Struct, frozen=True, kw_only=True):
 
 
 class Candidate(Struct, frozen=True, kw_only=True):
-    """What decides whether a key may be due. ``anchor`` is None for keys of services, which count from creation."""
+    """What decides whether a key may be due. ``rotation`` is None for keys of services, which count from creation."""
 
     key_id: str
     region: str
+    manager: KeyManager
     creation_date: datetime
-    anchor: datetime | None
-    period_days: int | None
+    rotation: RotationSetting | None
     last_automatic: datetime | None
+
+
+_ROTATES_NOW: Final = and_(
+    key.c.origin == Origin.AWS_KMS,
+    key.c.spec == KeySpec.SYMMETRIC_DEFAULT,
+    regional_key.c.lifecycle == Lifecycle.LIVE,
+    regional_key.c.state == KeyState.ENABLED,
+)
+"""``rules.rotation.rotates_now`` in SQL: generated keys for symmetric encryption that are Enabled."""
 
 
 def set_setting(tx: Connection, key_id: str, setting: RotationSetting | None) -> None:
@@ -77,6 +86,7 @@ def candidates(conn: Connection, now: datetime) -> list[Candidate]:
         select(
             key.c.key_id,
             regional_key.c.region,
+            key.c.manager,
             key.c.creation_date,
             rotation.c.anchor,
             rotation.c.period_days,
@@ -84,8 +94,7 @@ def candidates(conn: Connection, now: datetime) -> list[Candidate]:
         )
         .select_from(key.join(regional_key).outerjoin(rotation, rotation.c.key_id == key.c.key_id))
         .where(
-            regional_key.c.lifecycle == Lifecycle.LIVE,
-            regional_key.c.state == KeyState.ENABLED,
+            _ROTATES_NOW,
             rotation.c.anchor.is_not(None) | (key.c.manager == KeyManager.AWS),
             LEADING,
         )
@@ -95,9 +104,9 @@ def candidates(conn: Connection, now: datetime) -> list[Candidate]:
         Candidate(
             key_id=row.key_id,
             region=row.region,
+            manager=KeyManager(row.manager),
             creation_date=row.creation_date,
-            anchor=row.anchor,
-            period_days=row.period_days,
+            rotation=RotationSetting(anchor=row.anchor, period_days=row.period_days) if row.anchor else None,
             last_automatic=row.last_automatic,
         )
         for row in conn.execute(query)
@@ -115,9 +124,7 @@ def generated_and_current(conn: Connection, material_ids: Collection[str]) -> li
         .where(
             material.c.material_id.in_(material_ids),
             material.c.state == MaterialState.CURRENT,
-            key.c.origin == Origin.AWS_KMS,
-            regional_key.c.lifecycle == Lifecycle.LIVE,
-            regional_key.c.state == KeyState.ENABLED,
+            _ROTATES_NOW,
         )
         .group_by(key.c.key_id, material.c.material_id)
         .order_by(key.c.key_id)
@@ -141,10 +148,7 @@ def encrypting_elsewhere(conn: Connection, token_id: str) -> list[tuple[str, str
         .where(
             material.c.state == MaterialState.CURRENT,
             ~at_home,
-            key.c.origin == Origin.AWS_KMS,
-            key.c.spec == KeySpec.SYMMETRIC_DEFAULT,
-            regional_key.c.lifecycle == Lifecycle.LIVE,
-            regional_key.c.state == KeyState.ENABLED,
+            _ROTATES_NOW,
         )
         .group_by(key.c.key_id)
         .order_by(key.c.key_id)

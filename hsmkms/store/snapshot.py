@@ -15,6 +15,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from hsmkms.atomic_write import sync_folder
 from hsmkms.errors import StoreError
 from hsmkms.store import archive, audit_files, faults, files
 from hsmkms.store.archive import ArchiveReader, ArchiveWriter, Member
@@ -81,8 +82,8 @@ def unpacking(folder: Path, kept: Mapping[str, int]) -> Iterator[ArchiveReader]:
         with ArchiveReader(folder, is_ours, kept) as reader:
             yield reader
             reader.finish()
-        audit_files.sync_folder(folder / AUDIT)
-        audit_files.sync_folder(folder)
+        sync_folder(folder / AUDIT)
+        sync_folder(folder)
     except OSError as exc:
         raise StoreError(f"the backup cannot be unpacked into {folder}: {exc.strerror}") from exc
     missing = sorted(_TABLES - {each.name for each in reader.members})

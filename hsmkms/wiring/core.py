@@ -27,8 +27,9 @@ from hsmkms.hsm.session import softhsm
 from hsmkms.hsm.session.softhsm import SoftToken
 from hsmkms.hsm.session.token_choice import TokenChoice, choose
 from hsmkms.hsm.unavailable import AwayDevice
+from hsmkms.model.audit import Durability
 from hsmkms.process import exclusive, uptime
-from hsmkms.rules.audit.policy import AuditPolicy, Durability
+from hsmkms.rules.audit.policy import AuditPolicy
 from hsmkms.rules.audit.record import Occasion
 from hsmkms.rules.importing import ImportPolicy
 from hsmkms.rules.rotation import RotationPolicy

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hsmkms.errors import InvalidMarkerException, ValidationException
 from hsmkms.model.enums import Operation
-from hsmkms.rules.paging import LIMITS, decode_marker, encode_marker, page_size
+from hsmkms.rules.paging import LIMITS, after, after_number, cut, decode_marker, encode_marker, page_size
 
 # AWS KMS API Reference, member Limit of each operation: default, maximum.
 SIZES = {
@@ -97,3 +97,23 @@ def test_damage_is_refused(key: str, at: int, character: str) -> None:
     assert refused(Operation.LIST_KEYS, changed) == (changed != marker)
     assert refused(Operation.LIST_KEYS, marker[:at])
     assert refused(Operation.LIST_KEYS, marker + "A")
+
+
+def test_pages_follow_each_other() -> None:
+    """Cutting what follows each marker tells every item once, and the last page has no marker, also if it is full."""
+    items = list(range(1, 7))
+    for size, pages in ((2, [[1, 2], [3, 4], [5, 6]]), (4, [[1, 2, 3, 4], [5, 6]]), (6, [items]), (7, [items])):
+        told, marker = [], None
+        for number in range(len(pages)):
+            last = after_number(Operation.LIST_KEY_ROTATIONS, marker) or 0
+            page, marker = cut(Operation.LIST_KEY_ROTATIONS, items[last:], size, str)
+            told.append(list(page))
+            assert (marker is None) is (number == len(pages) - 1)
+        assert told == pages
+
+
+def test_first_page_has_no_marker() -> None:
+    """Without a marker nothing comes before the page; an empty list is one page."""
+    assert after(Operation.LIST_KEYS, None) is None
+    assert after_number(Operation.LIST_KEY_ROTATIONS, None) is None
+    assert cut(Operation.LIST_KEYS, [], 5, str) == ([], None)

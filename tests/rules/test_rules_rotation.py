@@ -18,6 +18,7 @@ from hsmkms.errors import (
 )
 from hsmkms.model.enums import KeyManager, KeySpec, KeyState, MaterialState, Origin, RotationType
 from hsmkms.model.records import KeyRecord, MaterialRecord, RotationSetting
+from hsmkms.model.shapes import ROTATION_PERIOD_DAYS
 from hsmkms.rules import rotation as rules
 from hsmkms.rules.rotation import RotationPolicy
 
@@ -30,7 +31,7 @@ ANCHOR = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 MISSION = RotationPolicy()
 TODAY = RotationPolicy(custom_period=True, managed_period_days=365, imported_on_demand=True)
 instants = st.datetimes(datetime(2020, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - bounds
-periods = st.integers(rules.SHORTEST_PERIOD_DAYS, rules.LONGEST_PERIOD_DAYS)
+periods = st.integers(ROTATION_PERIOD_DAYS.lowest, ROTATION_PERIOD_DAYS.highest)
 
 
 def utc(text: str) -> datetime:

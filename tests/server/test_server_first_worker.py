@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from hsmkms.config.settings import ServeSettings
 from hsmkms.server.heartbeat import Pulse
-from hsmkms.server.process.supervisor import Lives, Workers
+from hsmkms.server.process.supervisor import Lives, Slot, Workers
 from hsmkms.server.server import _begin
 
 SECONDS = 120.0
@@ -40,9 +40,9 @@ def end(how: Callable[[], object], pulse: Pulse | None = None) -> Callable[..., 
     return life
 
 
-def serve_ready(_listener: Any, told: Pipe, *_: Any) -> None:  # noqa: ANN401 - see above
+def serve_ready(slot: Slot) -> None:
     """A worker that is ready at once."""
-    told.send(True)
+    slot.told.send(True)
     sleep()
 
 

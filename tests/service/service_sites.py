@@ -188,3 +188,8 @@ def store_beside(kms: Kms) -> Store:
     store = Store.open(kms._core.store.folder)
     store.meta.companions.append(SealBook(store, lambda conn: [kms._core.seals.key(conn)]))
     return store
+
+
+def mac_key(kms: Kms) -> bytes:
+    """CKA_ID of the installation's MAC key at home, by which this process knows its token again."""
+    return kms._core.witnesses[kms._core.tokens.home_id]

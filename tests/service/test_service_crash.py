@@ -11,7 +11,7 @@ import pytest
 from lifecycle import delete_material, new_imported_key
 from pkcs11.constants import Attribute, ObjectClass
 from pkcs11.mechanisms import KeyType
-from service_sites import OTHER_REGION, REGION, Site, StoppedClock, new_key, run, seal, unseal
+from service_sites import OTHER_REGION, REGION, Site, StoppedClock, mac_key, new_key, run, seal, unseal
 
 from hsmkms.errors import (
     AccessDeniedException,
@@ -63,7 +63,7 @@ def cka_id_of(kms: Kms, key_id: str) -> bytes:
 
 def on_token(kms: Kms, cka_id: bytes) -> int:
     """How many objects of that CKA_ID the token holds."""
-    return [each.cka_id for each in kms._core.device.inventory(kms._core.mac_key)].count(cka_id)
+    return [each.cka_id for each in kms._core.device.inventory(mac_key(kms))].count(cka_id)
 
 
 def make_object(kms: Kms, cka_id: bytes, label: str) -> None:
@@ -392,7 +392,7 @@ def test_token_without_its_own_key(site: Site) -> None:
     with site.open() as kms:
         new_key(kms)
         (finding,) = kms.operator.find_differences()
-        destroy_object(kms, kms._core.mac_key)
+        destroy_object(kms, mac_key(kms))
         with pytest.raises(TokenUnavailableError, match="does not show the installation"):
             kms.operator.find_differences()
         with pytest.raises(TokenUnavailableError):

@@ -32,7 +32,7 @@ from lifecycle import (
     switch_on,
 )
 from msgspec.structs import replace
-from service_sites import REGION, START, Site, StoppedClock, new_alias, new_key, seal, unseal
+from service_sites import REGION, START, Site, StoppedClock, mac_key, new_alias, new_key, seal, unseal
 from sqlalchemy import func, select
 
 from hsmkms.errors import (
@@ -402,7 +402,7 @@ def test_wrapping_keys_go_with_it(kms: Kms, clock: StoppedClock) -> None:
 
 def wrapping_keys(kms: Kms) -> list[bytes]:
     """CKA_IDs of all private keys on the token."""
-    found = kms._core.device.inventory(kms._core.mac_key)
+    found = kms._core.device.inventory(mac_key(kms))
     return [each.cka_id for each in found if not each.is_secret_key]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from lifecycle import new_empty_key, request_to_import, sweep
 from msgspec import Struct
-from service_sites import REGION, Site, StoppedClock, new_key, run, seal, unseal
+from service_sites import REGION, Site, StoppedClock, mac_key, new_key, run, seal, unseal
 from test_service_backup import back_up, lose, restore
 from test_service_crash import cka_id_of
 
@@ -20,11 +20,12 @@ from hsmkms.model.enums import KeySpec, KeyUsage, Operation
 from hsmkms.model.grants import CreateGrantRequest
 from hsmkms.model.importing import ImportKeyMaterialRequest
 from hsmkms.model.keys import CreateKeyRequest
+from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.service import grant_tokens
 from hsmkms.service.keys.installation_keys import macs, versions
 from hsmkms.service.operator import key_rotation
 from hsmkms.service.operator.credentials import NewAccessKey
-from hsmkms.service.operator.key_rotation import PURPOSES, Outcome
+from hsmkms.service.operator.key_rotation import Outcome
 
 FOR_BACKUPS = "backups from before the rotation need it: --destroy-older destroys it"
 STEPS = [
@@ -105,7 +106,7 @@ def edit(site: Site, statement: str) -> None:
         connection.execute(statement)
 
 
-@pytest.mark.parametrize("purpose", PURPOSES)
+@pytest.mark.parametrize("purpose", KeyPurpose)
 def test_beside_a_running_process(site: Site, clock: StoppedClock, purpose: str) -> None:
     """A process that has long been open goes on with all that it knew, and uses the new version at its next call."""
     with site.open(clock) as kms:
@@ -171,7 +172,7 @@ def test_backup_from_before(site: Site) -> None:
         kms.operator.audit.look_after()
     file = back_up(site)
     with site.open() as kms:
-        for purpose in PURPOSES:
+        for purpose in KeyPurpose:
             kms.operator.rotate_installation_key(purpose)
     lose(site)
     with pytest.raises(StoreError, match="older than what its token remembers"):
@@ -179,7 +180,7 @@ def test_backup_from_before(site: Site) -> None:
     assert restore(site, file, accept_rollback=True).missing == []
     with site.open() as kms:
         scene.whole(kms)
-        assert [kms.operator.rotate_installation_key(each).version for each in PURPOSES] == [2] * 4
+        assert [kms.operator.rotate_installation_key(each).version for each in KeyPurpose] == [2] * 4
         scene.whole(kms)
 
 
@@ -235,4 +236,4 @@ def test_key_of_a_user_is_none_of_ours(site: Site) -> None:
         request = GenerateMacRequest(key_id=made.key_metadata.key_id, message=label, mac_algorithm="HMAC_SHA_256")
         assert kms.generate_mac(request).mac != mac
     with site.open() as kms:
-        assert kms._core.mac_key != cka_id
+        assert mac_key(kms) != cka_id

@@ -21,7 +21,7 @@ from lifecycle import (
     switch_on,
 )
 from msgspec import Struct
-from service_sites import START, NewSite, Site, StoppedClock, new_alias, new_key, run, seal, unseal
+from service_sites import START, NewSite, Site, StoppedClock, mac_key, new_alias, new_key, run, seal, unseal
 
 from hsmkms.errors import AccessDeniedException, NotFoundException
 from hsmkms.kms import Kms
@@ -171,7 +171,7 @@ def test_killed_parameters(site: Site, clock: StoppedClock, step: str) -> None:
 
 def wrapping_keys(kms: Kms) -> int:
     """How many private keys the token holds."""
-    found = kms._core.device.inventory(kms._core.mac_key)
+    found = kms._core.device.inventory(mac_key(kms))
     return sum(not each.is_secret_key for each in found)
 
 

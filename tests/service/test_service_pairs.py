@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 from lifecycle import stop_at
 from pkcs11.constants import ObjectClass
-from service_sites import REGION, Site, StoppedClock, new_key
+from service_sites import REGION, Site, StoppedClock, mac_key, new_key
 
 from hsmkms.errors import HsmKmsError, KMSInvalidStateException, NotFoundException
 from hsmkms.hsm.objects.backing_keys import Kind as BackingKind
@@ -54,7 +54,7 @@ def cka_id_of(kms: Kms, key_id: str) -> bytes:
 
 def classes(kms: Kms, cka_id: bytes) -> set[ObjectClass]:
     """The classes of the objects on the token with that CKA_ID."""
-    found = kms._core.device.inventory(kms._core.mac_key)
+    found = kms._core.device.inventory(mac_key(kms))
     return {each.object_class for each in found if each.cka_id == cka_id}
 
 

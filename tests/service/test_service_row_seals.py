@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from msgspec import Struct
-from service_sites import REGION, NewFolder, Site, new_alias, new_key, seal, unseal
+from service_sites import REGION, NewFolder, Site, mac_key, new_alias, new_key, seal, unseal
 
 from hsmkms.errors import KMSInternalException, StoreError
 from hsmkms.kms import Kms
@@ -280,10 +280,10 @@ def test_nothing_is_destroyed_by_an_edit(victim: Victim) -> None:
         "UPDATE token_object SET status = 'DESTROYING' WHERE material = (SELECT id FROM material WHERE key_id = "
         "'{other}')",
     )
-    there = len(victim.kms._core.device.inventory(victim.kms._core.mac_key))
+    there = len(victim.kms._core.device.inventory(mac_key(victim.kms)))
     outcomes = {each.outcome for each in victim.kms.operator.maintain().steps}
     assert outcomes == {"failed"}
-    assert len(victim.kms._core.device.inventory(victim.kms._core.mac_key)) == there
+    assert len(victim.kms._core.device.inventory(mac_key(victim.kms))) == there
     victim.edit("UPDATE token_object SET status = 'PRESENT'")
     victim.forget()
     assert unseal(victim.kms, blob)

@@ -35,7 +35,7 @@ from lifecycle import (
     sweep,
     switch_on,
 )
-from service_sites import START, Site, StoppedClock, finish, new_key, run, seal, start
+from service_sites import START, Site, StoppedClock, finish, mac_key, new_key, run, seal, start
 
 from hsmkms.errors import NotFoundException, TokenFullError
 from hsmkms.hsm.device import Device
@@ -77,7 +77,7 @@ def test_everything_in_order(kms: Kms, clock: StoppedClock) -> None:
     with pytest.raises(NotFoundException):
         described(kms, due.deleted)
     assert backing_keys(kms) == {due.rotating: 2, due.interrupted: 2}
-    assert {each.is_secret_key for each in kms._core.device.inventory(kms._core.mac_key)} == {True}
+    assert {each.is_secret_key for each in kms._core.device.inventory(mac_key(kms))} == {True}
     assert kms.operator.find_differences() == []
     assert sweep(kms) == []
 

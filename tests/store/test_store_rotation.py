@@ -1,5 +1,6 @@
 """Rotation in the database: the setting, what may be due, and a new backing key from intent to result."""
 
+import itertools
 from datetime import datetime, timedelta
 
 import pytest
@@ -7,8 +8,10 @@ from msgspec.structs import replace
 from sqlalchemy import Connection
 from store_samples import LATER, NOW, REGION, TOKEN, a_key, a_material, read, write
 
-from hsmkms.model.enums import KeyManager, KeyState, MaterialState, RotationType
+from hsmkms.model.enums import KeyManager, KeySpec, KeyState, MaterialState, Origin, RotationType
 from hsmkms.model.records import KeyRecord, MaterialRecord, RotationSetting
+from hsmkms.rules import rotation as rules
+from hsmkms.rules.rotation import RotationPolicy
 from hsmkms.store import changes, deletion, keys, objects, rotation
 from hsmkms.store.engine import Store
 from hsmkms.store.rotation import Candidate, Unfinished
@@ -93,12 +96,44 @@ def test_keys_whose_rotation_is_on(store: Store) -> None:
     service = write(store, a_key(manager=KeyManager.AWS))
     set_setting(store, usual, RotationSetting(anchor=NOW))
     set_setting(store, own, RotationSetting(anchor=LATER, period_days=90))
-    told = {each.key_id: (each.anchor, each.period_days, each.last_automatic) for each in candidates(store)}
+    told = {each.key_id: (each.manager, each.rotation, each.last_automatic) for each in candidates(store)}
     assert told == {
-        usual.key_id: (NOW, None, None),
-        own.key_id: (LATER, 90, None),
-        service.key_id: (None, None, None),
+        usual.key_id: (KeyManager.CUSTOMER, RotationSetting(anchor=NOW), None),
+        own.key_id: (KeyManager.CUSTOMER, RotationSetting(anchor=LATER, period_days=90), None),
+        service.key_id: (KeyManager.AWS, None, None),
     }
+
+
+ALL_KINDS = list(
+    itertools.product(
+        KeyState,
+        (KeySpec.SYMMETRIC_DEFAULT, KeySpec.RSA_2048),
+        (Origin.AWS_KMS, Origin.EXTERNAL),
+        ((KeyManager.CUSTOMER, None), (KeyManager.CUSTOMER, NOW), (KeyManager.CUSTOMER, LATER), (KeyManager.AWS, None)),
+    )
+)
+"""State, spec, origin, manager with the anchor of the setting (of keys that could never be made, too)."""
+
+
+def test_database_and_rules_find_the_same(store: Store) -> None:
+    """The keys that the database selects are those of which the rules say that they are due, or rotate at all."""
+    policy, now = RotationPolicy(managed_period_days=365), NOW + timedelta(days=365)
+    for state, spec, origin, (manager, anchor) in ALL_KINDS:
+        record = write(store, a_key(state=state, spec=spec, origin=origin, manager=manager))
+        set_setting(store, record, RotationSetting(anchor=anchor) if anchor is not None else None)
+    with store.reading() as conn:
+        records = list(keys.every(conn, REGION, TOKEN))
+        by_date = rotation.candidates(conn, now)
+        current = rotation.generated_and_current(conn, [each.materials[0].material_id for each in records])
+        elsewhere = rotation.encrypting_elsewhere(conn, "another token")
+    assert len(records) == len(ALL_KINDS)
+    dates = {each.key_id: rules.date_after(each.last_automatic, each, policy) for each in by_date}
+    due = {key_id for key_id, date in dates.items() if date is not None and date <= now}
+    assert due == {each.key_id for each in records if rules.is_due(each, policy, now)}
+    assert 0 < len(due) < len(dates)
+    rotating = {each.key_id for each in records if rules.rotates_now(each)}
+    assert {key_id for key_id, *_ in current} == {key_id for key_id, _ in elsewhere} == rotating
+    assert 0 < len(rotating) < len(records)
 
 
 def test_keys_that_are_not_there(store: Store) -> None:

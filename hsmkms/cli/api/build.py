@@ -17,16 +17,7 @@ from hsmkms.cli.api import public_key, values
 from hsmkms.cli.api.confirmations import QUESTIONS, at_a_terminal
 from hsmkms.cli.api.public_key import FormatOption, KeyFormat
 from hsmkms.cli.api.table import COMMANDS, HELP
-from hsmkms.cli.options import (
-    AsOption,
-    Common,
-    ConfigOption,
-    OutputOption,
-    QueryOption,
-    RegionOption,
-    note,
-    outer_options,
-)
+from hsmkms.cli.options import COMMON_OPTIONS, Common, note, with_common
 from hsmkms.model.constraints import required_members
 from hsmkms.model.enums import Operation
 from hsmkms.model.grants import CreateGrantRequest
@@ -34,13 +25,6 @@ from hsmkms.model.operations import OPERATIONS
 from hsmkms.model.wire import to_wire
 
 _YES: Final = Annotated[bool, typer.Option("--yes", help="Do not ask at the terminal.")]
-_COMMON: Final = {
-    "config": ConfigOption,
-    "region": RegionOption,
-    "output": OutputOption,
-    "query": QueryOption,
-    "user": AsOption,
-}
 
 
 def register(app: typer.Typer) -> None:
@@ -80,19 +64,12 @@ def _function(operation: Operation) -> Callable[..., None]:
     required = required_members(OPERATIONS[operation].request)
 
     def command(
-        context: typer.Context,
-        config: Any,  # noqa: ANN401 - typer reads the signature below, not this one
-        region: Any,  # noqa: ANN401
-        output: Any,  # noqa: ANN401
-        query: Any,  # noqa: ANN401
-        user: Any,  # noqa: ANN401
-        yes: bool = True,  # noqa: FBT001, FBT002 - where there is no question
+        common: Common,
+        *,
+        yes: bool = True,  # where there is no question
         output_format: KeyFormat | None = None,
-        **given: Any,  # noqa: ANN401
+        **given: Any,  # noqa: ANN401 - typer reads the signature below, not this one
     ) -> None:
-        common = Common(config=config, region=region, output=output, query=query, user=user).over(
-            outer_options(context)
-        )
         members = {name: value for name, value in given.items() if value is not None}
         answer = _answer(operation, common, members, ask=not yes)
         if output_format is not None and answer is not None:
@@ -109,18 +86,14 @@ def _function(operation: Operation) -> Callable[..., None]:
         )
         for name, kind in members.items()
     ]
-    common = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=None)
-        for name, kind in _COMMON.items()
-    ]
     if operation in QUESTIONS:
         options.append(inspect.Parameter("yes", inspect.Parameter.KEYWORD_ONLY, annotation=_YES, default=False))
     if operation is Operation.GET_PUBLIC_KEY:
         form = inspect.Parameter("output_format", inspect.Parameter.KEYWORD_ONLY, annotation=FormatOption, default=None)
         options.append(form)
-    context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
-    command.__signature__ = inspect.Signature([context, *options, *common])  # type: ignore[attr-defined]
-    return command
+    common = inspect.Parameter("common", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Common)
+    command.__signature__ = inspect.Signature([common, *options])  # type: ignore[attr-defined]
+    return with_common(*COMMON_OPTIONS)(command)
 
 
 def _members(operation: Operation) -> dict[str, Any]:

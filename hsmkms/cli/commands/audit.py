@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, StatusError, named, outer_options
+from hsmkms.cli.options import Common, StatusError, named, with_common
 from hsmkms.errors import ModuleError, NotFoundException, PinError, TokenError, TokenNotFoundError
 
 if TYPE_CHECKING:
@@ -37,13 +37,9 @@ def register(app: typer.Typer) -> None:
     app.add_typer(audit, rich_help_panel=PANEL)
 
 
+@with_common("config", "output", "query")
 def tail(
-    context: typer.Context,
-    *,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many records.")] = 10,
-    config: ConfigOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
+    common: Common, *, lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many records.")] = 10
 ) -> None:
     """Show the newest records; neither PIN nor token is needed.
 
@@ -51,17 +47,13 @@ def tail(
     """
     from hsmkms.service.audit import reading as audit_reading  # noqa: PLC0415 - help must not pay for it
 
-    common = Common(config=config, output=output, query=query).over(outer_options(context))
     common.show({"Records": audit_reading.tail(_folder(common), lines)})
 
 
+@with_common("config", "output", "query")
 def show(
-    context: typer.Context,
+    common: Common,
     event_id: Annotated[str, typer.Argument(metavar="ID", help="An eventID, or the requestID that a client got.")],
-    *,
-    config: ConfigOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
 ) -> None:
     """Show the records of an event or of a request.
 
@@ -69,21 +61,20 @@ def show(
     """
     from hsmkms.service.audit import reading as audit_reading  # noqa: PLC0415 - see tail
 
-    common = Common(config=config, output=output, query=query).over(outer_options(context))
     found = audit_reading.show(_folder(common), event_id)
     if not found:
         raise NotFoundException(f"The audit log has no record with the id {event_id}.")
     common.show({"Records": found})
 
 
+@with_common("config")
 def export(
-    context: typer.Context,
+    common: Common,
     *,
     start_time: Annotated[str | None, typer.Option("--start-time", help="2026-01-02T03:04:05Z, or a part.")] = None,
     end_time: Annotated[str | None, typer.Option("--end-time", help="Records before that time.")] = None,
     event_name: Annotated[str | None, typer.Option("--event-name", help="Only this operation, e.g. Decrypt.")] = None,
     key_id: Annotated[str | None, typer.Option("--key-id", help="Only records about this key (id or ARN).")] = None,
-    config: ConfigOption = None,
 ) -> None:
     """Print records as JSON lines in the order of their time: CloudTrail's shape, one record a line.
 
@@ -91,20 +82,13 @@ def export(
     """
     from hsmkms.service.audit import reading as audit_reading  # noqa: PLC0415 - see tail
 
-    common = Common(config=config).over(outer_options(context))
     wanted = audit_reading.Wanted(start_time=start_time, end_time=end_time, event_name=event_name, key=key_id)
     for record in audit_reading.export(_folder(common), wanted):
         sys.stdout.buffer.write(record + b"\n")
 
 
-def verify(
-    context: typer.Context,
-    *,
-    archives: ArchiveOption = None,
-    config: ConfigOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
-) -> None:
+@with_common("config", "output", "query")
+def verify(common: Common, *, archives: ArchiveOption = None) -> None:
     """Check every record against its chain, the chains against the seals, and the seals against the token.
 
     Status 1 if something was changed, removed, inserted, moved or rolled back; the first place is named. Status 3 if
@@ -113,7 +97,6 @@ def verify(
 
     Example: hsmkms audit verify --archive /mnt/archive
     """
-    common = Common(config=config, output=output, query=query).over(outer_options(context))
     try:
         with common.open() as kms, _progress() as advance:
             verdict = kms.operator.audit.verify(archives or (), advance)
@@ -126,19 +109,16 @@ def verify(
         sys.exit(NOT_PROVEN_STATUS)
 
 
+@with_common("config", "output", "query")
 def archive(
-    context: typer.Context,
+    common: Common,
     *,
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder that the files are moved to.")],
-    config: ConfigOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
 ) -> None:
     """Move finished files of the log to a folder, after verifying it; the newest of each lane stays.
 
     Example: hsmkms audit archive --to /mnt/archive
     """
-    common = Common(config=config, output=output, query=query).over(outer_options(context))
     with common.open() as kms:
         moved = kms.operator.audit.archive(to)
     common.show({"Moved": moved})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from hsmkms.cli.commands.setup import CONFIG_FILE, make_data_folder
-from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, named, outer_options
+from hsmkms.cli.options import Common, named, with_common
 from hsmkms.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -28,8 +28,9 @@ def register(app: typer.Typer) -> None:
     app.command("restore", rich_help_panel=PANEL)(restore)
 
 
+@with_common("config", "output", "query")
 def backup(
-    context: typer.Context,
+    common: Common,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write; it must not be there yet.")],
     *,
     recipient: Annotated[
@@ -46,9 +47,6 @@ def backup(
         Path | None,
         typer.Option("--signing-key", metavar="PEM", help="Sign it with this private key (Ed25519, EC, RSA)."),
     ] = None,
-    config: ConfigOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
 ) -> None:
     """Write databases, audit log and configuration to one encrypted file, while everything goes on working.
 
@@ -59,7 +57,6 @@ def backup(
     """
     from hsmkms.wiring import core as wiring  # noqa: PLC0415 - help must not pay for the database and the token
 
-    common = Common(config=config, output=output, query=query).over(outer_options(context))
     found = wiring.configuration_file(common.config)
     settings = wiring.load_settings(found).backup
     recipients = _recipients(recipient, public_key, settings)
@@ -69,8 +66,9 @@ def backup(
     common.show(named(made))
 
 
+@with_common("config", "output", "query")
 def restore(
-    context: typer.Context,
+    common: Common,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that `hsmkms backup` wrote.")],
     *,
     private_key: Annotated[
@@ -99,9 +97,6 @@ def restore(
         str | None,
         typer.Option("--accept-clone", metavar="TOKEN", help="Label or serial of a clone that replaces its token."),
     ] = None,
-    config: ConfigOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
 ) -> None:
     """Restore a backup into a folder without databases, if it belongs to this token; status 1 if objects are missing.
 
@@ -114,7 +109,6 @@ def restore(
         raise typer.BadParameter("--signed-by demands a proof, and --unproven does without: give one of them")
     from hsmkms.service.backup.restore import Order  # noqa: PLC0415 - see backup
 
-    common = Common(config=config, output=output, query=query).over(outer_options(context))
     order = Order(
         keys=_private_keys(private_key),
         signed_by=_verifying_key(signed_by),

@@ -17,8 +17,9 @@ import typer
 from hsmkms import ownership
 from hsmkms.cli.api.confirmations import at_a_terminal
 from hsmkms.cli.commands.repair import PANEL
-from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, outer_options
+from hsmkms.cli.options import Common, with_common
 from hsmkms.errors import BindingError, CloneError, ConfigurationError, HsmKmsError, StoreError
+from hsmkms.model.audit import Durability
 
 if TYPE_CHECKING:
     from hsmkms.config.settings import Settings
@@ -86,8 +87,9 @@ def register(app: typer.Typer) -> None:
     app.command("doctor", rich_help_panel=PANEL)(doctor)
 
 
+@with_common("config", "output", "query")
 def doctor(
-    context: typer.Context,
+    common: Common,
     *,
     retry_pin: Annotated[
         bool, typer.Option("--retry-pin", help="Try the corrected PIN once, after a token has refused one.")
@@ -98,9 +100,6 @@ def doctor(
     token: Annotated[
         str | None, typer.Option("--token", help="With --yes: whose PIN, if there are several [[token]].")
     ] = None,
-    config: ConfigOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
 ) -> None:
     """Check the installation from the outside in, and say what to do.
 
@@ -111,7 +110,6 @@ def doctor(
     from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see Patient
     from hsmkms.wiring import tokens as token_wiring  # noqa: PLC0415 - see Patient
 
-    common = Common(config=config, output=output, query=query).over(outer_options(context))
     settings = wiring.load_settings(common.config)
     if (yes and not retry_pin) or (token is not None and not yes):
         raise typer.BadParameter("--yes goes with --retry-pin, and --token with --yes")
@@ -237,7 +235,7 @@ def _rows(patient: Patient) -> Verdict:
 
 
 def _audit(patient: Patient) -> Verdict:
-    if patient.settings.audit.durability == "off":
+    if patient.settings.audit.durability == Durability.OFF:
         patient.kms.operator.audit.check_home()
         return _ok("switched off by audit.durability")
     patient.kms.operator.audit.check()

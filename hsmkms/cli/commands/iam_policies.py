@@ -1,15 +1,18 @@
 """What users and groups may do: the commands and answers of `aws iam`."""
 
 import json
-from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from msgspec import Struct
 
 from hsmkms.cli.api import values
-from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, RegionOption, note, outer_options
+from hsmkms.cli.options import Common, note, with_common
 from hsmkms.errors import NotFoundException
+
+if TYPE_CHECKING:
+    from hsmkms.service.operator.identities import Identities
 
 PANEL: Final = "Users"
 
@@ -24,6 +27,32 @@ TagsOption = Annotated[
     list[str], typer.Option("--tags", metavar="LIST", help="Key=...,Value=... for each tag, or JSON.")
 ]
 TagKeysOption = Annotated[list[str], typer.Option("--tag-keys", metavar="LIST", help="Keys of the tags.")]
+
+
+class _Owner(Struct, frozen=True):
+    """Who has policies: the word for it, the member that names it in an answer, and what the service does with them."""
+
+    word: str
+    member: str
+    put: Callable[["Identities"], Callable[[str, str, str], None]]
+    policies: Callable[["Identities"], Callable[[str], Mapping[str, str]]]
+    delete: Callable[["Identities"], Callable[[str, str], None]]
+
+
+_USER: Final = _Owner(
+    "user",
+    "UserName",
+    put=lambda of: of.put_user_policy,
+    policies=lambda of: of.user_policies,
+    delete=lambda of: of.delete_user_policy,
+)
+_GROUP: Final = _Owner(
+    "group",
+    "GroupName",
+    put=lambda of: of.put_group_policy,
+    policies=lambda of: of.group_policies,
+    delete=lambda of: of.delete_group_policy,
+)
 
 
 class UserTag(Struct, frozen=True, rename="pascal"):
@@ -60,106 +89,74 @@ def register(app: typer.Typer) -> None:
 # -- policies of users ------------------------------------------------------------------------------------------
 
 
+@with_common("config")
 def put_user_policy(
-    context: typer.Context,
-    user_name: UserOption,
-    policy_name: PolicyOption,
-    policy_document: DocumentOption,
-    config: ConfigOption = None,
+    common: Common, user_name: UserOption, policy_name: PolicyOption, policy_document: DocumentOption
 ) -> None:
     """Give a user a policy, at the next request; conf/policies/ has ready-made ones.
 
     Example: hsmkms put-user-policy --user-name alice --policy-name use --policy-document file://conf/policies/key-user.json
     """
-    document = values.text("--policy-document", policy_document)
-    with Common(config=config).over(outer_options(context)).open() as kms:
-        kms.operator.identities.put_user_policy(user_name, policy_name, document)
-        note(kms.operator.notes.of_own_policy(document))
+    _put(common, _USER, user_name, policy_name, policy_document)
 
 
-def get_user_policy(
-    context: typer.Context,
-    user_name: UserOption,
-    policy_name: PolicyOption,
-    config: ConfigOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
-) -> None:
+@with_common("config", "output", "query")
+def get_user_policy(common: Common, user_name: UserOption, policy_name: PolicyOption) -> None:
     """Tell a policy of a user.
 
     Example: hsmkms get-user-policy --user-name alice --policy-name use
     """
-    common = Common(config=config, output=output, query=query).over(outer_options(context))
-    with common.open() as kms:
-        held = kms.operator.identities.user_policies(user_name)
-    document = _document(held, policy_name, f"user {user_name}")
-    common.show({"UserName": user_name, "PolicyName": policy_name, "PolicyDocument": document})
+    _show(common, _USER, user_name, policy_name)
 
 
-def list_user_policies(
-    context: typer.Context,
-    user_name: UserOption,
-    config: ConfigOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
-) -> None:
+@with_common("config", "output", "query")
+def list_user_policies(common: Common, user_name: UserOption) -> None:
     """List the names of a user's own policies.
 
     Example: hsmkms list-user-policies --user-name alice
     """
-    common = Common(config=config, output=output, query=query).over(outer_options(context))
-    with common.open() as kms:
-        held = kms.operator.identities.user_policies(user_name)
-    common.show({"PolicyNames": list(held)})
+    _list(common, _USER, user_name)
 
 
-def delete_user_policy(
-    context: typer.Context, user_name: UserOption, policy_name: PolicyOption, config: ConfigOption = None
-) -> None:
+@with_common("config")
+def delete_user_policy(common: Common, user_name: UserOption, policy_name: PolicyOption) -> None:
     """Take a policy away from a user.
 
     Example: hsmkms delete-user-policy --user-name alice --policy-name use
     """
-    with Common(config=config).over(outer_options(context)).open() as kms:
-        kms.operator.identities.delete_user_policy(user_name, policy_name)
+    _delete(common, _USER, user_name, policy_name)
 
 
 # -- tags of users ----------------------------------------------------------------------------------------------
 
 
-def tag_user(context: typer.Context, user_name: UserOption, tags: TagsOption, config: ConfigOption = None) -> None:
+@with_common("config")
+def tag_user(common: Common, user_name: UserOption, tags: TagsOption) -> None:
     """Add or replace tags of a user, for aws:PrincipalTag in policies.
 
     Example: hsmkms tag-user --user-name alice --tags Key=team,Value=red
     """
     new = [(each.key, each.value) for each in values.items("--tags", tags, UserTag)]
-    with Common(config=config).over(outer_options(context)).open() as kms:
+    with common.open() as kms:
         kms.operator.identities.tag_user(user_name, new)
 
 
-def untag_user(
-    context: typer.Context, user_name: UserOption, tag_keys: TagKeysOption, config: ConfigOption = None
-) -> None:
+@with_common("config")
+def untag_user(common: Common, user_name: UserOption, tag_keys: TagKeysOption) -> None:
     """Remove tags of a user.
 
     Example: hsmkms untag-user --user-name alice --tag-keys team
     """
-    with Common(config=config).over(outer_options(context)).open() as kms:
+    with common.open() as kms:
         kms.operator.identities.untag_user(user_name, values.items("--tag-keys", tag_keys, str))
 
 
-def list_user_tags(
-    context: typer.Context,
-    user_name: UserOption,
-    config: ConfigOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
-) -> None:
+@with_common("config", "output", "query")
+def list_user_tags(common: Common, user_name: UserOption) -> None:
     """List the tags of a user.
 
     Example: hsmkms list-user-tags --user-name alice
     """
-    common = Common(config=config, output=output, query=query).over(outer_options(context))
     with common.open() as kms:
         held = kms.operator.identities.user(user_name).tags
     common.show({"Tags": [{"Key": key, "Value": value} for key, value in held.items()]})
@@ -168,160 +165,144 @@ def list_user_tags(
 # -- groups -----------------------------------------------------------------------------------------------------
 
 
-def create_group(
-    context: typer.Context,
-    group_name: GroupOption,
-    config: ConfigOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
-) -> None:
+@with_common("config", "output", "query")
+def create_group(common: Common, group_name: GroupOption) -> None:
     """Make a group of users, whose policies are for all of them.
 
     Example: hsmkms create-group --group-name auditors
     """
-    common = Common(config=config, output=output, query=query).over(outer_options(context))
     with common.open() as kms:
         group = kms.operator.identities.create_group(group_name)
     common.show({"Group": _group(group)})
 
 
-def list_groups(
-    context: typer.Context,
-    user_name: SomeUserOption = None,
-    config: ConfigOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
-) -> None:
+@with_common("config", "output", "query")
+def list_groups(common: Common, user_name: SomeUserOption = None) -> None:
     """List the groups with their users, or the groups of a user.
 
     Example: hsmkms list-groups --user-name alice
     """
-    common = Common(config=config, output=output, query=query).over(outer_options(context))
     with common.open() as kms:
         groups = kms.operator.identities.list_groups(user_name)
     common.show({"Groups": [_group(each) for each in groups]})
 
 
-def delete_group(context: typer.Context, group_name: GroupOption, config: ConfigOption = None) -> None:
+@with_common("config")
+def delete_group(common: Common, group_name: GroupOption) -> None:
     """Remove a group and its policies; its users stay.
 
     Example: hsmkms delete-group --group-name auditors
     """
-    with Common(config=config).over(outer_options(context)).open() as kms:
+    with common.open() as kms:
         kms.operator.identities.delete_group(group_name)
 
 
-def add_user_to_group(
-    context: typer.Context, group_name: GroupOption, user_name: UserOption, config: ConfigOption = None
-) -> None:
+@with_common("config")
+def add_user_to_group(common: Common, group_name: GroupOption, user_name: UserOption) -> None:
     """Put a user into a group.
 
     Example: hsmkms add-user-to-group --group-name auditors --user-name alice
     """
-    with Common(config=config).over(outer_options(context)).open() as kms:
+    with common.open() as kms:
         kms.operator.identities.add_user_to_group(group_name, user_name)
 
 
-def remove_user_from_group(
-    context: typer.Context, group_name: GroupOption, user_name: UserOption, config: ConfigOption = None
-) -> None:
+@with_common("config")
+def remove_user_from_group(common: Common, group_name: GroupOption, user_name: UserOption) -> None:
     """Take a user out of a group.
 
     Example: hsmkms remove-user-from-group --group-name auditors --user-name alice
     """
-    with Common(config=config).over(outer_options(context)).open() as kms:
+    with common.open() as kms:
         kms.operator.identities.remove_user_from_group(group_name, user_name)
 
 
 # -- policies of groups -----------------------------------------------------------------------------------------
 
 
+@with_common("config")
 def put_group_policy(
-    context: typer.Context,
-    group_name: GroupOption,
-    policy_name: PolicyOption,
-    policy_document: DocumentOption,
-    config: ConfigOption = None,
+    common: Common, group_name: GroupOption, policy_name: PolicyOption, policy_document: DocumentOption
 ) -> None:
     """Give a group a policy, at the next request of its users.
 
     Example: hsmkms put-group-policy --group-name auditors --policy-name read --policy-document file://conf/policies/auditor.json
     """
-    document = values.text("--policy-document", policy_document)
-    with Common(config=config).over(outer_options(context)).open() as kms:
-        kms.operator.identities.put_group_policy(group_name, policy_name, document)
-        note(kms.operator.notes.of_own_policy(document))
+    _put(common, _GROUP, group_name, policy_name, policy_document)
 
 
-def get_group_policy(
-    context: typer.Context,
-    group_name: GroupOption,
-    policy_name: PolicyOption,
-    config: ConfigOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
-) -> None:
+@with_common("config", "output", "query")
+def get_group_policy(common: Common, group_name: GroupOption, policy_name: PolicyOption) -> None:
     """Tell a policy of a group.
 
     Example: hsmkms get-group-policy --group-name auditors --policy-name read
     """
-    common = Common(config=config, output=output, query=query).over(outer_options(context))
-    with common.open() as kms:
-        held = kms.operator.identities.group_policies(group_name)
-    document = _document(held, policy_name, f"group {group_name}")
-    common.show({"GroupName": group_name, "PolicyName": policy_name, "PolicyDocument": document})
+    _show(common, _GROUP, group_name, policy_name)
 
 
-def list_group_policies(
-    context: typer.Context,
-    group_name: GroupOption,
-    config: ConfigOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
-) -> None:
+@with_common("config", "output", "query")
+def list_group_policies(common: Common, group_name: GroupOption) -> None:
     """List the names of a group's policies.
 
     Example: hsmkms list-group-policies --group-name auditors
     """
-    common = Common(config=config, output=output, query=query).over(outer_options(context))
-    with common.open() as kms:
-        held = kms.operator.identities.group_policies(group_name)
-    common.show({"PolicyNames": list(held)})
+    _list(common, _GROUP, group_name)
 
 
-def delete_group_policy(
-    context: typer.Context, group_name: GroupOption, policy_name: PolicyOption, config: ConfigOption = None
-) -> None:
+@with_common("config")
+def delete_group_policy(common: Common, group_name: GroupOption, policy_name: PolicyOption) -> None:
     """Take a policy away from a group.
 
     Example: hsmkms delete-group-policy --group-name auditors --policy-name read
     """
-    with Common(config=config).over(outer_options(context)).open() as kms:
-        kms.operator.identities.delete_group_policy(group_name, policy_name)
+    _delete(common, _GROUP, group_name, policy_name)
 
 
 # -- keys -------------------------------------------------------------------------------------------------------
 
 
+@with_common("config", "region")
 def reset_key_policy(
-    context: typer.Context,
-    key_id: Annotated[str, typer.Option("--key-id", help="Key id, without any permission on it.")],
-    config: ConfigOption = None,
-    region: RegionOption = None,
+    common: Common, key_id: Annotated[str, typer.Option("--key-id", help="Key id, without any permission on it.")]
 ) -> None:
     """Give a key the default policy again, for the operator whom its policy has locked out.
 
     Example: hsmkms reset-key-policy --key-id KEY_ID
     """
-    common = Common(config=config, region=region).over(outer_options(context))
     with common.open() as kms:
         kms.operator.identities.reset_key_policy(key_id, common.region)
 
 
-def _document(held: Mapping[str, str], policy_name: str, owner: str) -> Any:  # noqa: ANN401 - JSON
-    if policy_name not in held:
-        raise NotFoundException(f"The {owner} has no policy with name {policy_name}.")
-    return json.loads(held[policy_name])
+# -- of users and groups alike ------------------------------------------------------------------------------------
+
+
+def _put(common: Common, owner: _Owner, name: str, policy_name: str, policy_document: str) -> None:
+    document = values.text("--policy-document", policy_document)
+    with common.open() as kms:
+        owner.put(kms.operator.identities)(name, policy_name, document)
+        note(kms.operator.notes.of_own_policy(document))
+
+
+def _show(common: Common, owner: _Owner, name: str, policy_name: str) -> None:
+    documents = _documents(common, owner, name)
+    if policy_name not in documents:
+        raise NotFoundException(f"The {owner.word} {name} has no policy with name {policy_name}.")
+    document = json.loads(documents[policy_name])
+    common.show({owner.member: name, "PolicyName": policy_name, "PolicyDocument": document})
+
+
+def _list(common: Common, owner: _Owner, name: str) -> None:
+    common.show({"PolicyNames": list(_documents(common, owner, name))})
+
+
+def _delete(common: Common, owner: _Owner, name: str, policy_name: str) -> None:
+    with common.open() as kms:
+        owner.delete(kms.operator.identities)(name, policy_name)
+
+
+def _documents(common: Common, owner: _Owner, name: str) -> Mapping[str, str]:
+    with common.open() as kms:
+        return owner.policies(kms.operator.identities)(name)
 
 
 def _group(group: Any) -> dict[str, Any]:  # noqa: ANN401 - of the service, which help must not load

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, outer_options
+from hsmkms.cli.options import Common, with_common
 from hsmkms.errors import ValidationException
 
 PANEL: Final = "Users"
@@ -32,61 +32,44 @@ def register(app: typer.Typer) -> None:
         app.command(command.__name__.replace("_", "-"), rich_help_panel=PANEL)(command)
 
 
-def create_user(
-    context: typer.Context,
-    *,
-    user_name: UserOption,
-    path: PathOption = "/",
-    config: ConfigOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
-) -> None:
+@with_common("config", "output", "query")
+def create_user(common: Common, *, user_name: UserOption, path: PathOption = "/") -> None:
     """Make a user of the endpoint, who may do nothing yet: see put-user-policy and add-user-to-group.
 
     Example: hsmkms create-user --user-name alice
     """
-    common = Common(config=config, output=output, query=query).over(outer_options(context))
     with common.open() as kms:
         user = kms.operator.credentials.create_user(user_name, path)
     common.show({"User": _user(user), "Note": NEW_USER})
 
 
-def list_users(
-    context: typer.Context, config: ConfigOption = None, output: OutputOption = None, query: QueryOption = None
-) -> None:
+@with_common("config", "output", "query")
+def list_users(common: Common) -> None:
     """List the users.
 
     Example: hsmkms list-users
     """
-    common = Common(config=config, output=output, query=query).over(outer_options(context))
     with common.open() as kms:
         users = kms.operator.credentials.list_users()
     common.show({"Users": [_user(each) for each in users]})
 
 
-def delete_user(context: typer.Context, user_name: UserOption, config: ConfigOption = None) -> None:
+@with_common("config")
+def delete_user(common: Common, user_name: UserOption) -> None:
     """Remove a user, who has no access keys any more.
 
     Example: hsmkms delete-user --user-name alice
     """
-    with Common(config=config).over(outer_options(context)).open() as kms:
+    with common.open() as kms:
         kms.operator.credentials.delete_user(user_name)
 
 
-def create_access_key(
-    context: typer.Context,
-    *,
-    user_name: OwnerOption = None,
-    root: RootOption = False,
-    config: ConfigOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
-) -> None:
+@with_common("config", "output", "query")
+def create_access_key(common: Common, *, user_name: OwnerOption = None, root: RootOption = False) -> None:
     """Make an access key. Its secret is shown here and never again.
 
     Example: hsmkms create-access-key --user-name alice
     """
-    common = Common(config=config, output=output, query=query).over(outer_options(context))
     with common.open() as kms:
         made = kms.operator.credentials.create_access_key(_owner(user_name, root=root))
     common.show(
@@ -102,20 +85,12 @@ def create_access_key(
     )
 
 
-def list_access_keys(
-    context: typer.Context,
-    *,
-    user_name: OwnerOption = None,
-    root: RootOption = False,
-    config: ConfigOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
-) -> None:
+@with_common("config", "output", "query")
+def list_access_keys(common: Common, *, user_name: OwnerOption = None, root: RootOption = False) -> None:
     """List the access keys of a user, with their last use.
 
     Example: hsmkms list-access-keys --user-name alice
     """
-    common = Common(config=config, output=output, query=query).over(outer_options(context))
     with common.open() as kms:
         found = kms.operator.credentials.list_access_keys(_owner(user_name, root=root))
     common.show(
@@ -135,11 +110,11 @@ def list_access_keys(
     )
 
 
+@with_common("config")
 def update_access_key(
-    context: typer.Context,
+    common: Common,
     access_key_id: KeyOption,
     status: Annotated[str, typer.Option("--status", help="Active or Inactive.")],
-    config: ConfigOption = None,
 ) -> None:
     """Make an access key inactive, or active again: at the next request.
 
@@ -147,16 +122,17 @@ def update_access_key(
     """
     if status not in ("Active", "Inactive"):
         raise ValidationException(f"--status is {status!r}: it must be Active or Inactive.")
-    with Common(config=config).over(outer_options(context)).open() as kms:
+    with common.open() as kms:
         kms.operator.credentials.update_access_key(access_key_id, active=status == "Active")
 
 
-def delete_access_key(context: typer.Context, access_key_id: KeyOption, config: ConfigOption = None) -> None:
+@with_common("config")
+def delete_access_key(common: Common, access_key_id: KeyOption) -> None:
     """Remove an access key for good, at the next request.
 
     Example: hsmkms delete-access-key --access-key-id AKIAEXAMPLE
     """
-    with Common(config=config).over(outer_options(context)).open() as kms:
+    with common.open() as kms:
         kms.operator.credentials.delete_access_key(access_key_id)
 
 

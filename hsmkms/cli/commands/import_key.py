@@ -13,7 +13,7 @@ from hsmkms.cli.api import values
 from hsmkms.cli.api.table import IMPORT
 from hsmkms.cli.files import material_files
 from hsmkms.cli.files.material_files import SYMMETRIC_BYTES
-from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, RegionOption, outer_options
+from hsmkms.cli.options import Common, with_common
 from hsmkms.errors import HsmKmsError, UnsupportedOperationException
 from hsmkms.model.enums import ExpirationModel, KeySpec, Origin, WrappingKeySpec
 from hsmkms.model.importing import GetParametersForImportRequest, ImportKeyMaterialRequest
@@ -72,8 +72,9 @@ def register(app: typer.Typer) -> None:
     app.command("wrap-key-material", rich_help_panel=IMPORT)(wrap_key_material)
 
 
+@with_common("config", "region", "output", "query")
 def import_key(
-    context: typer.Context,
+    common: Common,
     file: FileArgument,
     *,
     key_id: Annotated[str, typer.Option("--key-id", help=values.KEY_HELP)],
@@ -93,10 +94,6 @@ def import_key(
     import_type: Annotated[
         str | None, typer.Option("--import-type", help="NEW_KEY_MATERIAL or EXISTING_KEY_MATERIAL.")
     ] = None,
-    config: ConfigOption = None,
-    region: RegionOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
 ) -> None:
     """Import key material into a key that was created with --origin EXTERNAL: parameters, wrapping, upload in one.
 
@@ -105,7 +102,6 @@ def import_key(
 
     Example: hsmkms import-key key.bin --key-id photos --no-expiry
     """
-    common = Common(config=config, region=region, output=output, query=query).over(outer_options(context))
     if no_expiry == (valid_to is not None):
         raise typer.BadParameter("say either --valid-to INSTANT, when the key material expires, or --no-expiry")
     expiry = values.instant("--valid-to", valid_to) if valid_to is not None else None

@@ -1,14 +1,14 @@
 """Commands about the installation's own keys on the token: rotate-installation-keys, renew-installation-keys."""
 
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hsmkms.cli.api.confirmations import at_a_terminal
 from hsmkms.cli.commands.token import PANEL
-from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, named, outer_options
+from hsmkms.cli.options import Common, named, with_common
 from hsmkms.errors import ConfigurationError
+from hsmkms.model.own_keys import KeyPurpose
 
 if TYPE_CHECKING:
     from hsmkms.service.operator.key_renewal import Loss
@@ -19,38 +19,24 @@ _BACK_UP = (
 )
 
 
-class Purpose(StrEnum):
-    """What a key of the installation is for.
-
-    The same as service/operator/key_rotation.py has, which help need not load.
-    """
-
-    MAC = "mac"
-    AUDIT_SEAL = "audit-seal"
-    SECRETS = "secrets"
-    BACKUP = "backup"
-
-
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("rotate-installation-keys", rich_help_panel=PANEL)(rotate_installation_keys)
     app.command("renew-installation-keys", rich_help_panel=PANEL)(renew_installation_keys)
 
 
+@with_common("config", "output", "query")
 def rotate_installation_keys(
-    context: typer.Context,
+    common: Common,
     *,
     purpose: Annotated[
-        list[Purpose] | None, typer.Option("--purpose", help="Rotate this one alone; may be repeated.")
+        list[KeyPurpose] | None, typer.Option("--purpose", help="Rotate this one alone; may be repeated.")
     ] = None,
     destroy_older: Annotated[
         bool,
         typer.Option("--destroy-older", help="Make no version, but destroy the older ones that nothing here needs."),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Answer the question with yes.")] = False,
-    config: ConfigOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
 ) -> None:
     """Give the installation's own keys a new version on the token: for MACs, audit seals, stored secrets, backups.
 
@@ -60,12 +46,11 @@ def rotate_installation_keys(
 
     Example: hsmkms rotate-installation-keys --purpose secrets
     """
-    common = Common(config=config, output=output, query=query).over(outer_options(context))
     if destroy_older and not yes:
         _ask()
     with common.open() as kms:
         rotated = [
-            kms.operator.rotate_installation_key(each, destroy_older=destroy_older) for each in purpose or Purpose
+            kms.operator.rotate_installation_key(each, destroy_older=destroy_older) for each in purpose or KeyPurpose
         ]
     told = [named(each) | {"Older": list(map(named, each.older))} for each in rotated]
     common.show({"InstallationKeys": told} | ({} if destroy_older else {"Next": _BACK_UP}))
@@ -81,13 +66,9 @@ def _ask() -> None:
     )
 
 
+@with_common("config", "output", "query")
 def renew_installation_keys(
-    context: typer.Context,
-    *,
-    yes: Annotated[bool, typer.Option("--yes", help="Answer the question with yes.")] = False,
-    config: ConfigOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
+    common: Common, *, yes: Annotated[bool, typer.Option("--yes", help="Answer the question with yes.")] = False
 ) -> None:
     """Start the installation's own keys afresh at home, where a token that held some of them is lost for good.
 
@@ -97,7 +78,6 @@ def renew_installation_keys(
 
     Example: hsmkms renew-installation-keys
     """
-    common = Common(config=config, output=output, query=query).over(outer_options(context))
     with common.open() as kms:
         loss = kms.operator.lost_installation_keys()
         if not yes:

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 import typer
 
-from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, named, outer_options
+from hsmkms.cli.options import Common, named, with_common
 
 PANEL: Final = "Upkeep"
 
@@ -18,8 +18,9 @@ def register(app: typer.Typer) -> None:
     app.command("maintain", rich_help_panel=PANEL)(maintain)
 
 
+@with_common("config", "output", "query")
 def maintain(
-    context: typer.Context,
+    common: Common,
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what is due.")] = False,
     trust_clock: Annotated[
@@ -28,9 +29,6 @@ def maintain(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Log each step to standard error while it is done.")
     ] = False,
-    config: ConfigOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
 ) -> None:
     """Do what is due: rotations, expired key material, wrapping keys, deletions; status 1 if something must wait.
 
@@ -43,7 +41,6 @@ def maintain(
     from hsmkms import Kms  # noqa: PLC0415 - help must not pay for the database and the token
     from hsmkms.wiring import core as wiring  # noqa: PLC0415 - help must not pay for the database and the token
 
-    common = Common(config=config, output=output, query=query).over(outer_options(context))
     if verbose:
         logging.getLogger("hsmkms").setLevel(logging.INFO)
     with Kms(wiring.open_core_for_maintenance(common.config)) as kms:

@@ -9,7 +9,7 @@ import typer
 from hsmkms.cli.api.confirmations import at_a_terminal
 from hsmkms.cli.commands.token import PANEL
 from hsmkms.cli.files.progress import progress
-from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, named, outer_options
+from hsmkms.cli.options import Common, named, with_common
 from hsmkms.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -30,16 +30,14 @@ def register(app: typer.Typer) -> None:
     app.command("forget-token", rich_help_panel=PANEL)(forget_token)
 
 
-def list_tokens(
-    context: typer.Context, config: ConfigOption = None, output: OutputOption = None, query: QueryOption = None
-) -> None:
+@with_common("config", "output", "query")
+def list_tokens(common: Common) -> None:
     """List the installation's tokens: which is its home, where keys are made, what each holds, and what is away.
 
     With the keys that need a token which the installation has left, and why. Status 1 if a token is away.
 
     Example: hsmkms list-tokens
     """
-    common = Common(config=config, output=output, query=query).over(outer_options(context))
     with common.open() as kms:
         standings = kms.operator.tokens()
         left = kms.operator.left_behind()
@@ -48,17 +46,15 @@ def list_tokens(
         sys.exit(1)
 
 
+@with_common("config", "output", "query")
 def migrate_token(
-    context: typer.Context,
+    common: Common,
     *,
     to: Annotated[
         str, typer.Option("--to", metavar="TOKEN", help="Label or serial of one [[token]] of the configuration.")
     ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done, and what stays.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Answer the question with yes.")] = False,
-    config: ConfigOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
 ) -> None:
     """Make another token the one on which keys are made, and rotate every generated key onto it.
 
@@ -71,7 +67,6 @@ def migrate_token(
 
     Example: hsmkms migrate-token --to new-hsm
     """
-    common = Common(config=config, output=output, query=query).over(outer_options(context))
     with common.open() as kms:
         operator = kms.operator
         device = _open(common, to)
@@ -98,16 +93,14 @@ def migrate_token(
         sys.exit(1)
 
 
+@with_common("config", "output", "query")
 def accept_clone(
-    context: typer.Context,
+    common: Common,
     *,
     token: Annotated[
         str, typer.Option("--token", metavar="TOKEN", help="Label or serial of one [[token]] of the configuration.")
     ],
     yes: Annotated[bool, typer.Option("--yes", help="Answer the question with yes.")] = False,
-    config: ConfigOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
 ) -> None:
     """Let a token's clone, a copy made by its vendor's means, take its place; its serial is recorded.
 
@@ -121,7 +114,6 @@ def accept_clone(
     from hsmkms.wiring import core as wiring  # noqa: PLC0415 - help must not pay for the database and the token
     from hsmkms.wiring import tokens as token_wiring  # noqa: PLC0415 - help must not pay for the database and the token
 
-    common = Common(config=config, output=output, query=query).over(outer_options(context))
     settings = wiring.load_settings(common.config)
     named_token = token_wiring.named_token(settings, token)
     with (
@@ -136,16 +128,14 @@ def accept_clone(
     common.show(named(clone) | hint)
 
 
+@with_common("config", "output", "query")
 def forget_token(
-    context: typer.Context,
+    common: Common,
     *,
     token: Annotated[
         str, typer.Option("--token", metavar="TOKEN", help="Label or serial, as `hsmkms list-tokens` shows it.")
     ],
     yes: Annotated[bool, typer.Option("--yes", help="Answer the question with yes.")] = False,
-    config: ConfigOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
 ) -> None:
     """Forget a token that the installation has left, once nothing needs it; refused with what does.
 
@@ -154,7 +144,6 @@ def forget_token(
 
     Example: hsmkms forget-token --token old-hsm
     """
-    common = Common(config=config, output=output, query=query).over(outer_options(context))
     with common.open() as kms:
         row = kms.operator.find_forgettable(token)
         if not yes:

@@ -23,7 +23,7 @@ from hsmkms.cli.errors import describe
 from hsmkms.cli.files import sealed_files
 from hsmkms.cli.files.progress import progress
 from hsmkms.cli.files.sealed_files import Base64Form, Content, FileLeftAloneError, Found
-from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, RegionOption, outer_options
+from hsmkms.cli.options import Common, with_common
 from hsmkms.errors import DependencyTimeoutException, HsmKmsError, SetupError, TokenUnavailableError
 
 if TYPE_CHECKING:
@@ -68,8 +68,9 @@ def register(app: typer.Typer) -> None:
     app.command("re-encrypt-files", rich_help_panel=CRYPTOGRAPHY)(re_encrypt_files)
 
 
+@with_common("config", "region", "output", "query")
 def re_encrypt_files(
-    context: typer.Context,
+    common: Common,
     *,
     paths: Annotated[
         list[Path], typer.Argument(metavar="PATH", exists=True, help="Files, and folders with all below them.")
@@ -92,10 +93,6 @@ def re_encrypt_files(
     report: Annotated[
         bool, typer.Option("--report", help="Only tell which files are not under their keys' current material.")
     ] = False,
-    config: ConfigOption = None,
-    region: RegionOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
 ) -> None:
     """Move files that are ciphertexts to a key's current key material; status 1 if something failed.
 
@@ -106,7 +103,6 @@ def re_encrypt_files(
 
     Example: hsmkms re-encrypt-files ./secrets --destination-key-id alias/photos
     """
-    common = Common(config=config, region=region, output=output, query=query).over(outer_options(context))
     contexts = _read_contexts(source_encryption_context, destination_encryption_context)
     if report != (destination_key_id is None) or (report and (dry_run or any(contexts))):
         raise typer.BadParameter("say --destination-key-id, or --report without key, contexts and --dry-run")

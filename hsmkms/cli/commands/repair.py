@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, RegionOption, named, outer_options
+from hsmkms.cli.options import Common, named, with_common
 from hsmkms.errors import HsmKmsError
 
 if TYPE_CHECKING:
@@ -21,18 +21,15 @@ def register(app: typer.Typer) -> None:
     app.command("renew-log", rich_help_panel=PANEL)(renew_log)
 
 
+@with_common("config", "region", "output", "query")
 def reconcile(
-    context: typer.Context,
+    common: Common,
     *,
     mend: Annotated[bool, typer.Option("--mend", help="Adopt and forget: everything that loses nothing.")] = False,
     remove: Annotated[
         bool, typer.Option("--remove", help="Remove objects instead of adopting them, each after a question.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Answer the questions of --remove with yes.")] = False,
-    config: ConfigOption = None,
-    region: RegionOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
 ) -> None:
     """Show what differs between database and token, and mend it if asked to; status 1 while something differs.
 
@@ -40,7 +37,6 @@ def reconcile(
 
     Example: hsmkms reconcile --mend
     """
-    common = Common(config=config, region=region, output=output, query=query).over(outer_options(context))
     with common.open() as kms:
         found = kms.operator.find_differences()
         rows = [named(each) for each in found]
@@ -53,9 +49,8 @@ def reconcile(
         sys.exit(1)
 
 
-def renew_log(
-    context: typer.Context, config: ConfigOption = None, output: OutputOption = None, query: QueryOption = None
-) -> None:
+@with_common("config", "output", "query")
+def renew_log(common: Common) -> None:
     """Put a new log.db in the place of one that is damaged or lost. Stop all hsmkms processes first.
 
     It holds how often each key material has encrypted, and last uses. Since the counts are lost, every generated key
@@ -65,7 +60,6 @@ def renew_log(
     """
     from hsmkms.wiring import core as wiring  # noqa: PLC0415 - help must not pay for the database and the token
 
-    common = Common(config=config, output=output, query=query).over(outer_options(context))
     kept = wiring.renew_log(wiring.load_settings(common.config))
     with common.open():
         pass  # whoever opens it first tells the control plane

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, RegionOption, named, outer_options
+from hsmkms.cli.options import Common, named, with_common
 from hsmkms.cli.output import OutputFormat, default_format
 
 PANEL: Final = "Upkeep"
@@ -18,15 +18,12 @@ def register(app: typer.Typer) -> None:
     app.command("rotation-report", rich_help_panel=PANEL)(rotation_report)
 
 
+@with_common("config", "region", "output", "query")
 def rotation_report(
-    context: typer.Context,
+    common: Common,
     *,
     only_problems: Annotated[bool, typer.Option("--only-problems", help="Leave out what is well.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Status 1 if a key is overdue, waiting or expiring.")] = False,
-    config: ConfigOption = None,
-    region: RegionOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
 ) -> None:
     """Show for every key its age, backing keys, next date, last use, and what is overdue or cannot rotate, and why.
 
@@ -34,7 +31,6 @@ def rotation_report(
 
     Example: hsmkms rotation-report --only-problems
     """
-    common = Common(config=config, region=region, output=output, query=query).over(outer_options(context))
     with common.open() as kms:
         rows = [named(each) for each in kms.operator.rotation_report(common.region)]
     problems = [each for each in rows if each["Posture"] in _BAD]

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 import typer
 from msgspec.structs import replace
 
-from hsmkms.cli.options import Common, ConfigOption, outer_options
+from hsmkms.cli.options import Common, with_common
 
 PANEL: Final = "Endpoint"
 
@@ -17,8 +17,9 @@ def register(app: typer.Typer) -> None:
     app.command("serve", rich_help_panel=PANEL)(serve)
 
 
+@with_common("config")
 def serve(
-    context: typer.Context,
+    common: Common,
     *,
     host: Annotated[str | None, typer.Option("--host", help="Address to listen on.", show_default=False)] = None,
     port: Annotated[int | None, typer.Option("--port", help="Port to listen on.", show_default=False)] = None,
@@ -50,7 +51,6 @@ def serve(
     account_id: Annotated[
         str | None, typer.Option("--account-id", help="With --dev: 12 digits.", show_default=False)
     ] = None,
-    config: ConfigOption = None,
 ) -> None:
     """Serve the API of AWS KMS over HTTP until told to stop. Settings are in [serve] of the configuration.
 
@@ -82,7 +82,6 @@ def serve(
             until_stdin_ends=until_stdin_ends,
         )
         return
-    common = Common(config=config).over(outer_options(context))
     with server.refusing():
         settings = wiring.load_settings(common.config)
         settings = replace(settings, serve=replace(settings.serve, **given))

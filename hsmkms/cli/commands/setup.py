@@ -19,7 +19,7 @@ from hsmkms.cli.commands.interrupted_init import (
     serial_setting,
 )
 from hsmkms.cli.files.private_files import write_private
-from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, outer_options, runnable
+from hsmkms.cli.options import Common, runnable, with_common
 from hsmkms.errors import ConfigurationError, PinError, StoreError
 
 if TYPE_CHECKING:
@@ -41,7 +41,9 @@ def register(app: typer.Typer) -> None:
     app.command("migrate", rich_help_panel=PANEL)(migrate)
 
 
+@with_common("output", "query")
 def init(
+    common: Common,
     context: typer.Context,
     *,
     data_dir: Annotated[Path, typer.Option("--data-dir", help="Folder to make the installation in.")],
@@ -59,8 +61,6 @@ def init(
     region: Annotated[
         list[str] | None, typer.Option("--region", help=f"Region to serve; repeat for more. Default: {DEFAULT_REGION}.")
     ] = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
 ) -> None:
     """Make an installation: configuration, databases, and its own key on the token.
 
@@ -73,7 +73,6 @@ def init(
     from hsmkms.config import template as config_template  # noqa: PLC0415 - help must not pay for the database and the token
     from hsmkms.wiring import core as wiring  # noqa: PLC0415 - help must not pay for the database and the token
 
-    common = Common(output=output, query=query).over(outer_options(context))
     folder = absolute(data_dir)
     file = folder / CONFIG_FILE
     if not file.exists():
@@ -118,16 +117,14 @@ def init(
     )
 
 
-def migrate(
-    context: typer.Context, config: ConfigOption = None, output: OutputOption = None, query: QueryOption = None
-) -> None:
+@with_common("config", "output", "query")
+def migrate(common: Common) -> None:
     """Bring the databases to this program's version. Make a backup first.
 
     Example: hsmkms migrate
     """
     from hsmkms.wiring import core as wiring  # noqa: PLC0415 - help must not pay for the database
 
-    common = Common(config=config, output=output, query=query).over(outer_options(context))
     applied, revisions = wiring.migrate_databases(wiring.load_settings(common.config))
     common.show({"Applied": list(applied), "Revisions": dict(revisions)})
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from hsmkms.cli.api import values
-from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, RegionOption, named, outer_options
+from hsmkms.cli.options import Common, named, with_common
 
 PANEL: Final = "Users"
 
@@ -30,8 +30,9 @@ def register(app: typer.Typer) -> None:
     app.command("simulate-policy", rich_help_panel=PANEL)(simulate_policy)
 
 
+@with_common("config", "region", "output", "query")
 def simulate_policy(
-    context: typer.Context,
+    common: Common,
     *,
     principal: PrincipalOption,
     action: ActionOption,
@@ -39,16 +40,11 @@ def simulate_policy(
     encryption_context: ContextOption = None,
     request: RequestOption = None,
     source_ip: AddressOption = None,
-    config: ConfigOption = None,
-    region: RegionOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
 ) -> None:
     """Say whether a user would be allowed something, and which policy and statement decides; nothing is done.
 
     Example: hsmkms simulate-policy --principal alice --action kms:Decrypt --key-id alias/photos
     """
-    common = Common(config=config, region=region, output=output, query=query).over(outer_options(context))
     pairs = None if encryption_context is None else values.mapping("--encryption-context", encryption_context)
     members: dict[str, Any] = {} if request is None else values.json_object("--request", request)
     with common.open() as kms:

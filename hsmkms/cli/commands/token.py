@@ -12,7 +12,7 @@ import typer
 
 from hsmkms.cli.api import values
 from hsmkms.cli.commands.setup import PIN_BYTES
-from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, RegionOption, named, outer_options
+from hsmkms.cli.options import Common, named, with_common
 from hsmkms.errors import PinError
 
 if TYPE_CHECKING:
@@ -36,19 +36,12 @@ def register(app: typer.Typer) -> None:
     app.command("change-pin", rich_help_panel=PANEL)(change_pin)
 
 
-def token_info(
-    context: typer.Context,
-    *,
-    token: TokenOption = None,
-    config: ConfigOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
-) -> None:
+@with_common("config", "output", "query")
+def token_info(common: Common, *, token: TokenOption = None) -> None:
     """Show what the token is and can do: profile, sessions, free memory, mechanisms, quirks.
 
     Example: hsmkms token-info --query Profile
     """
-    common = Common(config=config, output=output, query=query).over(outer_options(context))
     with common.open() as kms, _named_device(common, token) as device:
         info = kms.operator.token_info(device)
     profile = named(info.profile)
@@ -61,19 +54,12 @@ def token_info(
     )
 
 
-def token_check(
-    context: typer.Context,
-    *,
-    token: TokenOption = None,
-    config: ConfigOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
-) -> None:
+@with_common("config", "output", "query")
+def token_check(common: Common, *, token: TokenOption = None) -> None:
     """Try on the token everything that hsmkms needs; status 1 if something fails.
 
     Example: hsmkms token-check
     """
-    common = Common(config=config, output=output, query=query).over(outer_options(context))
     with common.open() as kms, _named_device(common, token) as device:
         checks = kms.operator.token_check(device)
     common.show({"Checks": [named(each) for each in checks]})
@@ -81,19 +67,12 @@ def token_check(
         sys.exit(1)
 
 
-def attest(
-    context: typer.Context,
-    key_id: Annotated[str, typer.Option("--key-id", help=values.KEY_HELP)],
-    config: ConfigOption = None,
-    region: RegionOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
-) -> None:
+@with_common("config", "region", "output", "query")
+def attest(common: Common, key_id: Annotated[str, typer.Option("--key-id", help=values.KEY_HELP)]) -> None:
     """Read a key's backing keys back from the token: each attribute as it is now; status 1 if one is not as made.
 
     Example: hsmkms attest --key-id alias/photos
     """
-    common = Common(config=config, region=region, output=output, query=query).over(outer_options(context))
     with common.open() as kms:
         attestations = kms.operator.attest(values.key_name(key_id), common.region)
     common.show({"BackingKeys": [named(each) for each in attestations]})
@@ -101,8 +80,9 @@ def attest(
         sys.exit(1)
 
 
+@with_common("config", "output", "query")
 def change_pin(
-    context: typer.Context,
+    common: Common,
     *,
     new_pin_file: Annotated[
         Path | None, typer.Option("--new-pin-file", metavar="FILE", help="The new PIN, in a file of mode 0600.")
@@ -115,9 +95,6 @@ def change_pin(
     ] = None,
     generate: Annotated[bool, typer.Option("--generate", help="Draw a new PIN at random.")] = False,
     token: TokenOption = None,
-    config: ConfigOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
 ) -> None:
     """Change the token's user PIN, and the file that it comes from, while everything goes on working.
 
@@ -132,7 +109,6 @@ def change_pin(
     from hsmkms.wiring import pin_change  # noqa: PLC0415 - help must not pay for the database and the token
     from hsmkms.wiring import tokens as token_wiring  # noqa: PLC0415 - help must not pay for the database and the token
 
-    common = Common(config=config, output=output, query=query).over(outer_options(context))
     settings = wiring.load_settings(common.config)
     which = token_wiring.named_token(settings, token)
     finished = pin_change.finish(settings, which)

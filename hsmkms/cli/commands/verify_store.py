@@ -7,7 +7,7 @@ import typer
 
 from hsmkms.cli.api.confirmations import at_a_terminal
 from hsmkms.cli.commands.audit import PANEL
-from hsmkms.cli.options import Common, ConfigOption, OutputOption, QueryOption, named, outer_options
+from hsmkms.cli.options import Common, named, with_common
 from hsmkms.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -21,13 +21,8 @@ def register(app: typer.Typer) -> None:
     app.command("accept-store", rich_help_panel=PANEL)(accept_store)
 
 
-def verify_store(
-    context: typer.Context,
-    *,
-    config: ConfigOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
-) -> None:
+@with_common("config", "output", "query")
+def verify_store(common: Common) -> None:
     """Check every row of the database that decides (keys, aliases, grants, users, groups) against its seal.
 
     Status 1 if something was changed, removed, added or put back by hand: what that is about is refused until the
@@ -35,7 +30,6 @@ def verify_store(
 
     Example: hsmkms verify-store
     """
-    common = Common(config=config, output=output, query=query).over(outer_options(context))
     with common.open() as kms:
         faults = kms.operator.audit.verify_rows()
     common.show({"Faults": [named(each) for each in faults]})
@@ -43,13 +37,9 @@ def verify_store(
         sys.exit(1)
 
 
+@with_common("config", "output", "query")
 def accept_store(
-    context: typer.Context,
-    *,
-    yes: Annotated[bool, typer.Option("--yes", help="Answer the question with yes.")] = False,
-    config: ConfigOption = None,
-    output: OutputOption = None,
-    query: QueryOption = None,
+    common: Common, *, yes: Annotated[bool, typer.Option("--yes", help="Answer the question with yes.")] = False
 ) -> None:
     """Take database and audit log as they are from here on: after a restored backup, and for nothing else.
 
@@ -57,7 +47,6 @@ def accept_store(
 
     Example: hsmkms accept-store
     """
-    common = Common(config=config, output=output, query=query).over(outer_options(context))
     with common.open() as kms:
         kms.operator.audit.require_keys()
         verdict, rows = kms.operator.audit.verify(), kms.operator.audit.verify_rows()

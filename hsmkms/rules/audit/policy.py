@@ -1,19 +1,8 @@
 """How safe a record of the audit log must be before its request is answered, and what happens if it cannot be."""
 
-from enum import StrEnum
-
 from msgspec import Struct
 
-
-class Durability(StrEnum):
-    """When a record is on the disk."""
-
-    COMMIT = "commit"
-    """Before its request is answered; requests of one moment share one wait for the disk."""
-    INTERVAL = "interval"
-    """A short time later: a crash may lose that much."""
-    OFF = "off"
-    """Never: no audit log is written."""
+from hsmkms.model.audit import Durability
 
 
 class AuditPolicy(Struct, frozen=True, kw_only=True):

@@ -1,19 +1,16 @@
 """The grant token: the name of a grant that nobody can make up, for its holder an opaque string.
 
-``base64url(magic || claims || MAC)``. The MAC is made and checked on the token by the installation's own key. A token
-gives no right of its own: it is the grantee who may use a grant.
+Its form is the base64url of ``signed_claims``. A token gives no right of its own: it is the grantee who may use a
+grant.
 """
 
 import base64
 from typing import Final
 
-import msgspec
 from msgspec import Struct
 
 from hsmkms.errors import InvalidGrantTokenException
-
-_MAGIC: Final = b"hsmkms grant token v1\x00"
-_MAC_BYTES: Final = 32
+from hsmkms.rules.signed_claims import SignedClaims
 
 INVALID: Final = (
     "The grant token is not one of this installation, or its grant has been retired or revoked: "
@@ -30,9 +27,10 @@ class Claims(Struct, frozen=True, array_like=True):
     nonce: bytes
 
 
-def signed_part(claims: Claims) -> bytes:
-    """What the MAC is made over."""
-    return _MAGIC + msgspec.msgpack.encode(claims)
+_FORM: Final = SignedClaims(b"hsmkms grant token v1\x00", Claims, lambda: InvalidGrantTokenException(INVALID))
+
+signed_part: Final = _FORM.signed_part
+read: Final = _FORM.read
 
 
 def encode(signed: bytes, mac: bytes) -> str:
@@ -46,16 +44,8 @@ def split(token: str) -> tuple[bytes, bytes]:
         data = base64.urlsafe_b64decode(token)
     except ValueError as exc:
         raise InvalidGrantTokenException(INVALID) from exc
-    signed, mac = data[:-_MAC_BYTES], data[-_MAC_BYTES:]
+    signed, mac = _FORM.split(data)
     # Only the exact text that encode gives is taken: base64 decoders pass over what does not belong there.
-    if not signed.startswith(_MAGIC) or encode(signed, mac) != token:
+    if encode(signed, mac) != token:
         raise InvalidGrantTokenException(INVALID)
     return signed, mac
-
-
-def read(signed: bytes) -> Claims:
-    """The claims, once the MAC is known to be right."""
-    try:
-        return msgspec.msgpack.decode(signed.removeprefix(_MAGIC), type=Claims)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise InvalidGrantTokenException(INVALID) from exc

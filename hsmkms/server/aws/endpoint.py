@@ -13,12 +13,10 @@ from hsmkms.config.settings import ServeSettings
 from hsmkms.errors import HsmKmsError, InvalidSignatureException
 from hsmkms.kms import Kms
 from hsmkms.model.caller import MAX_USER_AGENT, Caller
-from hsmkms.model.enums import Operation
 from hsmkms.model.operations import OPERATIONS
 from hsmkms.model.sizes import largest_request
 from hsmkms.model.wire import decode_request, encode_response
 from hsmkms.server.aws import other_services, protocol, sigv4
-from hsmkms.server.aws.protocol import BY_TARGET
 from hsmkms.server.aws.quota import DEFAULT_RATES, Quota
 from hsmkms.server.aws.sigv4 import Scope
 from hsmkms.server.messages import RawRequest
@@ -48,6 +46,7 @@ class Endpoint:
         self._audit = kms.operator.audit
         self._methods = {operation: getattr(kms, operation.name.lower()) for operation in OPERATIONS}
         self._noted: dict[str, float] = {}
+        self.operation_of = protocol.built_operation
 
     def answer(self, request: RawRequest, source: Source, *, just_looked: bool = False) -> Handled:
         """Answer a request, whatever is wrong with it.
@@ -71,21 +70,16 @@ class Endpoint:
             handled.response = protocol.success(body, handled.request_id)
         return handled
 
-    def operation_of(self, request: RawRequest) -> Operation | None:
-        """The operation that a request names, if there is one of that name."""
-        targets = request.headers.get("x-amz-target", ())
-        return BY_TARGET.get(targets[0]) if len(targets) == 1 else None
-
     def largest_body(self, head: RawRequest) -> int:
         """How many bytes the body of a request may have, if its head looks signed; else the error that it gets."""
         self._check_region(sigv4.check_head(head, self._clock(), self._skew))
-        return largest_request(protocol.operation_of(head.method, head.path, head.header("x-amz-target")))
+        return largest_request(protocol.operation_of(head))
 
     def _perform(self, request: RawRequest, source: Source, handled: Handled, *, just_looked: bool) -> bytes:
         scope, credential = self._authenticate(request, just_looked=just_looked)
         handled.principal, handled.region = credential.principal, scope.region
         handled.access_key_id = scope.access_key_id
-        operation = protocol.operation_of(request.method, request.path, request.header("x-amz-target"))
+        operation = protocol.operation_of(request)
         handled.operation = operation
         self._quota.spend(credential.principal, operation, time.monotonic())
         members: Any = decode_request(operation, request.body)
@@ -119,8 +113,7 @@ class Endpoint:
             access_key_id=handled.access_key_id,
             user_agent=_user_agent(request),
         )
-        target = (request.header("x-amz-target") or "").removeprefix(protocol.TARGET_PREFIX)
-        self._audit.refused(caller, Operation(target) if target in set(Operation) else None, error)
+        self._audit.refused(caller, protocol.named_operation(request), error)
 
     def _authenticate(self, request: RawRequest, *, just_looked: bool) -> tuple[Scope, Credential]:
         found: list[Credential] = []

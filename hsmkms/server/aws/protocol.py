@@ -12,12 +12,13 @@ import msgspec
 from hsmkms.errors import ApiError, HsmKmsError, UnknownOperationException, UnsupportedOperationException
 from hsmkms.model.enums import Operation
 from hsmkms.model.operations import OPERATIONS
-from hsmkms.server.messages import Response
+from hsmkms.server.messages import RawRequest, Response
 
 CONTENT_TYPE: Final = "application/x-amz-json-1.1"
-TARGET_PREFIX: Final = "TrentService."
+TARGET: Final = "x-amz-target"
 
-BY_TARGET: Final = {f"{TARGET_PREFIX}{operation}": operation for operation in OPERATIONS}
+_PREFIX: Final = "TrentService."
+_BY_TARGET: Final = {f"{_PREFIX}{operation}": operation for operation in OPERATIONS}
 """The operations that are built, by the whole value of X-Amz-Target."""
 
 _CLIENT: Final = 400
@@ -26,22 +27,35 @@ _STATUS: Final = {"DependencyTimeoutException": 503, "RequestEntityTooLargeExcep
 _SILENT: Final = "Something failed inside hsmkms: look into its log for this request id."
 
 
-def operation_of(method: str, path: str, target: str | None) -> Operation:
+def built_operation(request: RawRequest) -> Operation | None:
+    """The operation that a request names, if it is built: for what is decided before the request is checked."""
+    targets = request.headers.get(TARGET, ())
+    return _BY_TARGET.get(targets[0]) if len(targets) == 1 else None
+
+
+def named_operation(request: RawRequest) -> Operation | None:
+    """The operation of AWS KMS that a request names, built or not."""
+    name = (request.header(TARGET) or "").removeprefix(_PREFIX)
+    return Operation(name) if name in _NAMES else None
+
+
+def operation_of(request: RawRequest) -> Operation:
     """The operation that a request asks for: it is posted to ``/``, and X-Amz-Target names it.
 
     UnknownOperationException for a name that no model has, UnsupportedOperationException for one that is not built.
     """
-    if (method, path) != ("POST", "/"):
+    if (request.method, request.path) != ("POST", "/"):
         raise UnknownOperationException("The API is POST / alone: set the endpoint URL without a path.")
-    operation = BY_TARGET.get(target or "")
+    target = request.header(TARGET) or ""
+    operation = _BY_TARGET.get(target)
     if operation is not None:
         return operation
-    name = (target or "").removeprefix(TARGET_PREFIX)
-    if target is None or not target.startswith(TARGET_PREFIX) or name not in _NAMES:
+    named = named_operation(request)
+    if named is None or not target.startswith(_PREFIX):
         raise UnknownOperationException(
             "X-Amz-Target must be TrentService. and the name of an operation of AWS KMS, such as TrentService.Encrypt."
         )
-    raise UnsupportedOperationException(f"hsmkms does not have the operation {name}.")
+    raise UnsupportedOperationException(f"hsmkms does not have the operation {named}.")
 
 
 def success(body: bytes, request_id: str) -> Response:

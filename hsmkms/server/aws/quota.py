@@ -12,6 +12,7 @@ from typing import Final
 from hsmkms.errors import ThrottlingException
 from hsmkms.model.enums import Operation
 from hsmkms.model.quotas import quota_members
+from hsmkms.token_bucket import TokenBucket
 
 TOO_FAST: Final = "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls."
 MAX_BUCKETS: Final = 100_000
@@ -36,7 +37,7 @@ class Quota:
             for operation in quota_members(name) if rate > 0 else ():
                 limits.setdefault(operation, []).append((name, rate))
         self._limits = limits
-        self._buckets: dict[tuple[str, str], tuple[float, float]] = {}
+        self._buckets: dict[tuple[str, str], TokenBucket] = {}
         self._lock = threading.Lock()
 
     def spend(self, principal: str, operation: Operation, now: float) -> None:
@@ -47,15 +48,17 @@ class Quota:
         with self._lock:
             if len(self._buckets) >= MAX_BUCKETS:
                 self._buckets.clear()
-            levels = {(principal, name): self._level(principal, name, rate, now) for name, rate in limits}
-            enough = min(levels.values()) >= 1.0
+            buckets = [self._bucket(principal, name, rate, now) for name, rate in limits]
             # A request that is refused in one bucket costs nothing in the others.
-            self._buckets.update({bucket: (level - enough, now) for bucket, level in levels.items()})
+            enough = min(each.level(now) for each in buckets) >= 1.0
+            if enough:
+                for each in buckets:
+                    each.take(now)
         if not enough:
             raise ThrottlingException(TOO_FAST)
 
-    def _level(self, principal: str, name: str, rate: float, now: float) -> float:
-        """How many requests a bucket holds now."""
-        depth = max(rate, 1.0)
-        level, since = self._buckets.get((principal, name), (depth, now))
-        return min(depth, level + (now - since) * rate)
+    def _bucket(self, principal: str, name: str, rate: float, now: float) -> TokenBucket:
+        bucket = self._buckets.get((principal, name))
+        if bucket is None:
+            bucket = self._buckets[principal, name] = TokenBucket(rate, max(rate, 1.0), now)
+        return bucket

@@ -4,13 +4,14 @@ from typing import Final
 
 from hsmkms.server.aws import errors
 from hsmkms.server.aws.endpoint import open_endpoint
+from hsmkms.server.aws.protocol import TARGET
 from hsmkms.server.messages import RawRequest
 from hsmkms.server.protocol import ServedProtocol
 
 
 def takes(request: RawRequest) -> bool:
     """Clients of AWS sign a request, or name its operation."""
-    return "x-amz-target" in request.headers or "authorization" in request.headers
+    return TARGET in request.headers or "authorization" in request.headers
 
 
 AWS: Final = ServedProtocol(

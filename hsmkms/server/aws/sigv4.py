@@ -26,13 +26,14 @@ from hsmkms.errors import (
     MissingAuthenticationTokenException,
     UnrecognizedClientException,
 )
+from hsmkms.server.aws.protocol import TARGET
 from hsmkms.server.messages import RawRequest
 
 ALGORITHM: Final = "AWS4-HMAC-SHA256"
 SERVICE: Final = "kms"
 TERMINATOR: Final = "aws4_request"
 DATE_FORMAT: Final = "%Y%m%dT%H%M%SZ"
-MUST_BE_SIGNED: Final = frozenset({"host", "x-amz-date", "x-amz-target"})
+MUST_BE_SIGNED: Final = frozenset({"host", "x-amz-date", TARGET})
 
 WRONG_CLIENT: Final = "The security token included in the request is invalid."
 WRONG_SIGNATURE: Final = (

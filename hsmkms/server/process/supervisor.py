@@ -54,8 +54,22 @@ SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _context: Final = multiprocessing.get_context("fork")
 
 Inherited = Sequence[Pipe | socket.socket]
-Life = Callable[[socket.socket, Pipe, Pulse, Inherited], None]
-"""What a process does at its place: the socket, where it says that it is ready, its pulse, and what it must close."""
+
+
+class Slot(Struct, frozen=True):
+    """What a child process gets: its socket, the pipe on which it says that it is ready, its pulse, and ``others``.
+
+    ``others`` are what it inherits of the parent's and must close.
+    """
+
+    listener: socket.socket
+    told: Pipe
+    pulse: Pulse
+    others: Inherited
+
+
+Life = Callable[[Slot], None]
+"""What a child process does."""
 
 
 class Lives(Struct, frozen=True):
@@ -238,8 +252,8 @@ class Workers:
     def _start(self, place: _Place, life: Life) -> _Worker:
         here, there = _context.Pipe(duplex=False)
         pulse = Pulse()
-        others = [here, *(each.listener for each in self._places if each is not place)]
-        process = _context.Process(target=life, args=(place.listener, there, pulse, others))
+        others: Inherited = [here, *(each.listener for each in self._places if each is not place)]
+        process = _context.Process(target=life, args=(Slot(place.listener, there, pulse, others),))
         # Until the child has its own handlers, the parent's would swallow a signal that is meant for it.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:

@@ -13,9 +13,9 @@ from hsmkms.errors import HsmKmsError, StoreError
 from hsmkms.model.audit import Fault, Head
 from hsmkms.model.caller import Caller
 from hsmkms.model.enums import Operation
+from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.rules.audit import chain as audit_chain
 from hsmkms.service.audit.freshness import Freshness
-from hsmkms.service.audit.seal_notes import PURPOSE
 from hsmkms.service.audit.sealing import Sealer
 from hsmkms.service.audit.verification import Progress, Verdict, verify
 from hsmkms.service.keys.installation_keys import require_made
@@ -24,7 +24,7 @@ from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.seal_checks import RowFault
 from hsmkms.store import audit_files
 from hsmkms.store.audit_files import Segment
-from hsmkms.store.installation import MAC_PURPOSE
+from hsmkms.token_bucket import TokenBucket
 
 SEALED_LATELY: Final = timedelta(seconds=30)
 """Of several workers that seal once a minute, one is enough."""
@@ -51,7 +51,8 @@ class AuditDesk:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._sealer = Sealer(core)
-        self._strangers = _Trickle(UNPROVEN_A_SECOND, UNPROVEN_AT_ONCE)
+        self._strangers = TokenBucket(UNPROVEN_A_SECOND, UNPROVEN_AT_ONCE, time.monotonic())
+        self._strangers_lock = threading.Lock()
         self._rows_next = time.monotonic() + ROWS_AFTER_SECONDS
 
     @property
@@ -71,8 +72,12 @@ class AuditDesk:
 
     def refused(self, caller: Caller, operation: Operation | None, error: HsmKmsError) -> None:
         """Record a request that did not come as far as the pipeline; of strangers' requests a few a second."""
-        if caller.principal or self._strangers.drop():
+        if caller.principal or self._takes_stranger():
             self._core.audit.refuse(caller, operation or "Unknown", error)
+
+    def _takes_stranger(self) -> bool:
+        with self._strangers_lock:
+            return self._strangers.take(time.monotonic())
 
     def look_after(self) -> None:
         """What is done now and then: move what dead processes left in the outbox, and seal."""
@@ -104,7 +109,7 @@ class AuditDesk:
 
     def require_keys(self) -> None:
         """Raise ObjectLostError if a key that acceptance needs was lost: then nothing can be said of the rows."""
-        for each in (MAC_PURPOSE, PURPOSE):
+        for each in (KeyPurpose.MAC, KeyPurpose.AUDIT_SEAL):
             require_made(self._core, each)
 
     def accept(self, shown: tuple[list[Fault], list[RowFault]] | None = None) -> Verdict:
@@ -174,25 +179,3 @@ def _copy(parts: Sequence[Segment], place: Path) -> None:
                 shutil.copyfileobj(source, copy)
     except OSError as exc:
         raise audit_files.unwritable(place, exc) from exc
-
-
-class _Trickle:
-    """Lets so many through a second."""
-
-    def __init__(self, a_second: float, at_once: float) -> None:
-        self._a_second = a_second
-        self._at_once = at_once
-        self._left = at_once
-        self._seen_at = time.monotonic()
-        self._lock = threading.Lock()
-
-    def drop(self) -> bool:
-        """True if one more may pass now."""
-        with self._lock:
-            now = time.monotonic()
-            self._left = min(self._left + (now - self._seen_at) * self._a_second, self._at_once)
-            self._seen_at = now
-            if self._left < 1:
-                return False
-            self._left -= 1
-            return True

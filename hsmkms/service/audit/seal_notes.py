@@ -14,20 +14,20 @@ import msgspec
 from msgspec.structs import replace
 
 from hsmkms.errors import HsmKmsError, ObjectLostError, StoreError, TokenUnavailableError, UnsupportedOperationException
+from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.model.permit import OperatorAct
 from hsmkms.process import exclusive
 from hsmkms.rules.audit import seal as audit_seal
 from hsmkms.rules.audit.record import encode
 from hsmkms.rules.audit.seal import Note, SealedLine
-from hsmkms.service.keys.installation_keys import SEAL_PURPOSE, versions
+from hsmkms.service.keys.installation_keys import versions
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import audit_files
-from hsmkms.store.installation import MAC_PURPOSE, InstallationKeyRow, TokenRow
+from hsmkms.store.installation import InstallationKeyRow, TokenRow
 
 log = logging.getLogger("hsmkms.service")
 
-PURPOSE: Final = SEAL_PURPOSE
 _LOCK_SECONDS: Final = 5.0
 _NOTED: Final = "noted.json"
 """The file that remembers the newest seal whose note each token has taken, by the token's id."""
@@ -43,7 +43,7 @@ class SealNotes:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._folder = core.audit.folder
-        self._prefix = f"hsmkms/{core.installation.short_id}/{PURPOSE}/"
+        self._prefix = f"hsmkms/{core.installation.short_id}/{KeyPurpose.AUDIT_SEAL}/"
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -123,7 +123,7 @@ class SealNotes:
         """Leave the note of a seal on the home."""
         note = Note(number=number, digest=digest)
         # By the oldest version there: a database that was restored from before a rotation must be able to prove it.
-        known, home_id = versions(self._core, PURPOSE), self._core.tokens.home_id
+        known, home_id = versions(self._core, KeyPurpose.AUDIT_SEAL), self._core.tokens.home_id
         oldest = next((each for each in known if each.token_id == home_id), known[0])
         others = [each for each in self._lines_elsewhere() if each.token not in ("", home_id)]
         if self._keep(home_id, str(number), self._signed(note, oldest), others):
@@ -155,7 +155,7 @@ class SealNotes:
         if older is not None:
             raise TokenUnavailableError(older)
         # By the installation's MAC key, which every database knows that ever had the token as its home.
-        oldest = versions(self._core, MAC_PURPOSE, note.token)[0]
+        oldest = versions(self._core, KeyPurpose.MAC, note.token)[0]
         others = [each for each in self._lines_elsewhere() if each.token != note.token]
         # The number is that of no note that the token had before: it says nothing of how old a copy of it is.
         self._keep(note.token, f"left-{note.epoch}", self._signed(note, oldest), others)
@@ -220,7 +220,7 @@ class SealNotes:
         """True if the token of a note made it; also False where only a token that was left, and is away, may have."""
         message, core = audit_seal.note_message(note), self._core
         lost: HsmKmsError | None = None
-        for each in versions(core, MAC_PURPOSE, note.token) if note.token else versions(core, PURPOSE):
+        for each in versions(core, KeyPurpose.MAC, note.token) if note.token else versions(core, KeyPurpose.AUDIT_SEAL):
             try:
                 if hmac.compare_digest(seal_mac(core, each, message).hex(), note.mac):
                     return True

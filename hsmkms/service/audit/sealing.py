@@ -21,12 +21,13 @@ from hsmkms.errors import (
     TokenUnavailableError,
 )
 from hsmkms.model.audit import Fault, Head, LaneSeal, Seal
+from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.process import exclusive
 from hsmkms.rules.audit import chain as audit_chain
 from hsmkms.rules.audit import seal as audit_seal
 from hsmkms.rules.audit.seal import Note, SealedLine
 from hsmkms.service.audit.freshness import settle
-from hsmkms.service.audit.seal_notes import PURPOSE, SealNotes, seal_mac
+from hsmkms.service.audit.seal_notes import SealNotes, seal_mac
 from hsmkms.service.keys.installation_keys import lost, sealed_versions, sealing_key, versions
 from hsmkms.service.runtime.core import Core
 from hsmkms.store import audit_files, changes
@@ -146,7 +147,7 @@ class Sealer:
     def proves(self, message: bytes, mac: str, version: int | None = None) -> bool:
         """True if the token made that HMAC (hex) over the message."""
         fault: HsmKmsError | None = None
-        for each in reversed(versions(self._core, PURPOSE)):
+        for each in reversed(versions(self._core, KeyPurpose.AUDIT_SEAL)):
             try:
                 if version not in (None, each.version):
                     continue
@@ -163,7 +164,7 @@ class Sealer:
     def prove(self, line: SealedLine) -> Proof:
         """What the token says of a seal; its key may be unknown here, lost, or on a token that is away."""
         version = line.seal.key_version
-        if all(each.version != version for each in versions(self._core, PURPOSE)):
+        if all(each.version != version for each in versions(self._core, KeyPurpose.AUDIT_SEAL)):
             return Proof.UNKNOWN
         try:
             return Proof.PROVEN if self.proves(line.message, line.mac, version) else Proof.REFUTED
@@ -253,7 +254,7 @@ class Sealer:
 
     def _write(self, seal: Seal) -> None:
         # The mac first: nothing is written that the token has not vouched for.
-        key = next(each for each in versions(self._core, PURPOSE) if each.version == seal.key_version)
+        key = next(each for each in versions(self._core, KeyPurpose.AUDIT_SEAL) if each.version == seal.key_version)
         line = audit_seal.line(seal, seal_mac(self._core, key, audit_seal.message(seal)))
         audit_files.append(self._seals, line)
         self.notes.remember(seal.number, audit_seal.digest(line))
@@ -276,8 +277,8 @@ class Sealer:
 
     def _key(self) -> InstallationKeyRow:
         """The newest of the keys that seal; made if it is not there yet."""
-        if self._newest_key not in versions(self._core, PURPOSE)[-1:]:
-            self._newest_key = sealing_key(self._core, PURPOSE)
+        if self._newest_key not in versions(self._core, KeyPurpose.AUDIT_SEAL)[-1:]:
+            self._newest_key = sealing_key(self._core, KeyPurpose.AUDIT_SEAL)
         return self._newest_key
 
 

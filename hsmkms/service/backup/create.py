@@ -13,6 +13,7 @@ from typing import BinaryIO, Final
 import msgspec
 from msgspec import Struct
 
+from hsmkms.atomic_write import sync_folder
 from hsmkms.errors import HsmKmsError, StoreError
 from hsmkms.model.permit import OperatorAct
 from hsmkms.process import exclusive
@@ -26,7 +27,7 @@ from hsmkms.service.backup.recipients import BY_TOKEN, Header, SealedKey, seal_t
 from hsmkms.service.backup.signature import SigningKey
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
-from hsmkms.store import audit_files, files, installation, objects, snapshot
+from hsmkms.store import files, installation, objects, snapshot
 from hsmkms.store.archive import Member
 from hsmkms.store.engine import Connection, Database
 from hsmkms.store.sealed_stream import KEY_BYTES, SealedWriter
@@ -278,7 +279,7 @@ def _draft(file: Path) -> Iterator[BinaryIO]:
                 opened.flush()
                 os.fsync(opened.fileno())
                 draft.rename(file)
-                audit_files.sync_folder(file.parent)
+                sync_folder(file.parent)
             except OSError as exc:
                 raise _unwritable(file, exc) from exc
     finally:

@@ -23,6 +23,7 @@ from msgspec import Struct
 
 from hsmkms.errors import BindingError, ObjectLostError, StoreError
 from hsmkms.hsm.device import Device
+from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.model.permit import OperatorAct
 from hsmkms.service.backup import signature as backup_signature
 from hsmkms.service.backup.signature import SigningKey, VerifyingKey
@@ -30,7 +31,6 @@ from hsmkms.service.keys import installation_keys
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store.archive import Member
-from hsmkms.store.installation import MAC_PURPOSE
 
 MANIFEST: Final = "manifest.json"
 MAC: Final = "manifest.mac"
@@ -40,7 +40,7 @@ LARGEST: Final[Mapping[str, int]] = {MANIFEST: 64 * 1024 * 1024, MAC: 4096, SIGN
 """What is read of each at most, in bytes."""
 
 _DOMAIN: Final = b"hsmkms backup manifest v1\0"
-_match_label: Final = re.compile(rf"hsmkms/([0-9a-f]{{8}})/{MAC_PURPOSE}/[1-9][0-9]{{0,8}}").fullmatch
+_match_label: Final = re.compile(rf"hsmkms/([0-9a-f]{{8}})/{KeyPurpose.MAC}/[1-9][0-9]{{0,8}}").fullmatch
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
@@ -100,7 +100,7 @@ def proofs(core: Core, manifest: Manifest, signing_key: SigningKey | None) -> di
 
 def _token_mac(core: Core, manifest: bytes) -> TokenMac:
     cka_id = installation_keys.witness(core)
-    key = next(each for each in installation_keys.versions(core, MAC_PURPOSE) if each.cka_id == cka_id)
+    key = next(each for each in installation_keys.versions(core, KeyPurpose.MAC) if each.cka_id == cka_id)
     made = _mac(core.tokens.of(key.token_id), cka_id, manifest)
     return TokenMac(key=cka_id.hex(), label=key.label(core.installation.id), mac=made.hex())
 

@@ -26,12 +26,12 @@ from msgspec import Struct
 
 from hsmkms.errors import BindingError, ObjectLostError, RejectedDataError, StoreError
 from hsmkms.hsm.device import Device
+from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.model.permit import OperatorAct
 from hsmkms.service.keys.installation_keys import encryption_key
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
 
-PURPOSE: Final = "backup"
 RSA: Final = "RSA-OAEP-SHA-256"
 X25519: Final = "X25519-HKDF-SHA-256-AES-256-GCM"
 BY_TOKEN: Final = "TOKEN-AES-256-GCM"  # noqa: S105 - the name of a method
@@ -112,7 +112,7 @@ def _agreed(shared: bytes, sent: bytes, public: X25519PublicKey) -> AESGCM:
 
 def seal_to_token(core: Core, key: bytes) -> SealedKey:
     """Seal the key of a file by an AES key of the installation's on the token."""
-    own = encryption_key(core, PURPOSE, OperatorAct.BACKUP)
+    own = encryption_key(core, KeyPurpose.BACKUP, OperatorAct.BACKUP)
     permit = own_permit(OperatorAct.BACKUP, own.cka_id)
     device = core.tokens.of(own.token_id)
     iv, sealed = device.encrypt(permit, own.cka_id, key, _AAD + core.installation.id.encode())
@@ -142,5 +142,5 @@ def open_with_token(header: Header, device: Device) -> bytes:
 
 def _is_for_backups(header: Header, cka_id: bytes, device: Device) -> bool:
     """True if the label on the token says so; the header does not tell the version."""
-    prefix = f"hsmkms/{header.installation[:8]}/{PURPOSE}"
+    prefix = f"hsmkms/{header.installation[:8]}/{KeyPurpose.BACKUP}"
     return any(device.is_labelled(cka_id, f"{prefix}/{version}") for version in range(1, _MOST_VERSIONS))

@@ -14,9 +14,10 @@ from typing import Final
 
 import msgspec
 
+from hsmkms.atomic_write import sync_folder
 from hsmkms.errors import StoreError
 from hsmkms.service.backup.create import CONFIGURATION
-from hsmkms.store import audit_files, files, snapshot
+from hsmkms.store import files, snapshot
 from hsmkms.store.archive import new_file
 
 STAGING: Final = ".restore-"
@@ -66,11 +67,11 @@ def move(staging: Path, target: Path, configuration: bytes | None, reached: Call
             _place(staging, target, CONFIGURATION, configuration)
             moved.append(CONFIGURATION)
         _place(staging, target, _MARK, msgspec.json.encode(_identities(staging)))
-        audit_files.sync_folder(target)
+        sync_folder(target)
         for name in _FILES:
             (staging / name).rename(target / name)
             moved.append(name)
-            audit_files.sync_folder(target)
+            sync_folder(target)
             reached(f"restore 4: {name}")
         (target / _MARK).unlink()
     except (OSError, StoreError) as exc:
@@ -100,7 +101,7 @@ def _undo(staging: Path, target: Path, moved: list[str]) -> None:
             (target / name).rename(staging / name)
         if _read(target / _MARK) is not None:
             (target / _MARK).unlink()
-        audit_files.sync_folder(target)
+        sync_folder(target)
 
 
 def _in_the_way(target: Path) -> Iterator[Path]:

@@ -3,25 +3,25 @@
 Each purpose has versions: the newest is used, and the older ones verify what they have made.
 """
 
+import hmac
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Final
 
 from hsmkms.errors import HsmKmsError, ObjectLostError, TokenUnavailableError
+from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.model.permit import OperatorAct, Permit
 from hsmkms.process import exclusive
 from hsmkms.rules.audit import seal as audit_seal
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import audit_files, installation, users
-from hsmkms.store.installation import MAC_PURPOSE, InstallationKeyRow
+from hsmkms.store.installation import InstallationKeyRow
 
-SEAL_PURPOSE: Final = "audit-seal"
-SECRETS_PURPOSE: Final = "secrets"
 _LOCK_SECONDS: Final = 60.0
 
 
-def sealing_key(core: Core, purpose: str) -> InstallationKeyRow:
+def sealing_key(core: Core, purpose: KeyPurpose) -> InstallationKeyRow:
     """The newest HMAC key of a purpose; made at its first use, in the same steps as at init."""
 
     def make(key: InstallationKeyRow, label: str) -> None:
@@ -30,7 +30,7 @@ def sealing_key(core: Core, purpose: str) -> InstallationKeyRow:
     return _newest(core, purpose, make)
 
 
-def encryption_key(core: Core, purpose: str, act: OperatorAct) -> InstallationKeyRow:
+def encryption_key(core: Core, purpose: KeyPurpose, act: OperatorAct) -> InstallationKeyRow:
     """The newest AES-256 key of a purpose; made at its first use."""
 
     def make(key: InstallationKeyRow, label: str) -> None:
@@ -39,7 +39,7 @@ def encryption_key(core: Core, purpose: str, act: OperatorAct) -> InstallationKe
     return _newest(core, purpose, make)
 
 
-def versions(core: Core, purpose: str, token_id: str | None = None) -> list[InstallationKeyRow]:
+def versions(core: Core, purpose: KeyPurpose, token_id: str | None = None) -> list[InstallationKeyRow]:
     """All versions of a purpose's key, on all tokens or on one, oldest first; the newest may not be there yet."""
     with core.store.reading() as conn:
         return installation.versions(conn, purpose, token_id)
@@ -52,7 +52,7 @@ def macs(core: Core, permit: Callable[[bytes], Permit], message: bytes) -> Itera
     TokenUnavailableError if none is there.
     """
     lost: HsmKmsError | None = ObjectLostError("the installation has no MAC key")
-    for key in reversed(versions(core, MAC_PURPOSE)):
+    for key in reversed(versions(core, KeyPurpose.MAC)):
         try:
             device = core.tokens.of(key.token_id)
             ours = device.is_labelled(key.cka_id, key.label(core.installation.id))
@@ -67,6 +67,11 @@ def macs(core: Core, permit: Callable[[bytes], Permit], message: bytes) -> Itera
         raise lost
 
 
+def is_mac(core: Core, permit: Callable[[bytes], Permit], message: bytes, mac: bytes) -> bool:
+    """True if some version of the installation's MAC key makes that MAC of the message. Raises as ``macs`` does."""
+    return any(hmac.compare_digest(each, mac) for each in macs(core, permit, message))
+
+
 def witness(core: Core, token_id: str | None = None) -> bytes:
     """CKA_ID of the MAC key on a token, or on the home: of the version known so far, or else of one that is there."""
     token_id = token_id or core.tokens.home_id
@@ -74,7 +79,7 @@ def witness(core: Core, token_id: str | None = None) -> bytes:
     if known is not None and device.holds(known):
         return known
     with core.store.reading() as conn:
-        there = installation.versions(conn, MAC_PURPOSE, token_id)
+        there = installation.versions(conn, KeyPurpose.MAC, token_id)
     for key in reversed(there):
         if device.holds(key.cka_id):
             core.witnesses[token_id] = key.cka_id
@@ -97,7 +102,7 @@ def was_made(core: Core, key: InstallationKeyRow) -> bool:
     return key.version in _versions_used(core, key.purpose)
 
 
-def require_made(core: Core, purpose: str) -> None:
+def require_made(core: Core, purpose: KeyPurpose) -> None:
     """Raise ObjectLostError if the newest version of a purpose's key was lost."""
     known = versions(core, purpose)
     if known and not _is_there(core, known[-1]) and was_made(core, known[-1]):
@@ -120,13 +125,13 @@ def sealed_versions(core: Core) -> set[int]:
     return {found.seal.key_version for found in map(audit_seal.read, lines) if found is not None}
 
 
-def _versions_used(core: Core, purpose: str) -> set[int]:
+def _versions_used(core: Core, purpose: KeyPurpose) -> set[int]:
     with core.store.reading() as conn:
         secrets = {each.key_version for each in users.all_access_keys(conn)}
-    return {SEAL_PURPOSE: sealed_versions(core), SECRETS_PURPOSE: secrets}.get(purpose, set())
+    return {KeyPurpose.AUDIT_SEAL: sealed_versions(core), KeyPurpose.SECRETS: secrets}.get(purpose, set())
 
 
-def _newest(core: Core, purpose: str, make: Callable[[InstallationKeyRow, str], None]) -> InstallationKeyRow:
+def _newest(core: Core, purpose: KeyPurpose, make: Callable[[InstallationKeyRow, str], None]) -> InstallationKeyRow:
     known = versions(core, purpose)
     if known and known[-1].made_at is not None and _is_there(core, known[-1]):
         return known[-1]
@@ -136,7 +141,7 @@ def _newest(core: Core, purpose: str, make: Callable[[InstallationKeyRow, str], 
         return _made(core, first, make) or _made(core, _intended(core, purpose, first), make) or first
 
 
-def _intended(core: Core, purpose: str, left: InstallationKeyRow | None = None) -> InstallationKeyRow:
+def _intended(core: Core, purpose: KeyPurpose, left: InstallationKeyRow | None = None) -> InstallationKeyRow:
     """The newest version of a purpose, on its token or not; a first one, or one that follows ``left``, if need be."""
     core.tokens.may_have_moved()
     home_id = core.tokens.home_id

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from hsmkms.errors import ConflictException, HsmKmsError, KMSInvalidStateException, NotFoundException
-from hsmkms.model.enums import KeySpec, KeyState, MaterialState, Origin, RotationType
+from hsmkms.model.enums import KeyState, MaterialState, RotationType
 from hsmkms.model.ids import key_arn
 from hsmkms.model.permit import OperatorAct
 from hsmkms.model.records import KeyRecord
@@ -187,16 +187,14 @@ def must_be_due(core: Core, record: KeyRecord) -> None:
 def must_be_current(record: KeyRecord, material_id: str) -> None:
     """Raise KMSInvalidStateException unless that material is the current one of a key that may rotate."""
     current = record.current
-    usable = record.origin is Origin.AWS_KMS and record.state is KeyState.ENABLED
-    if not usable or current is None or current.material_id != material_id:
+    if not rules.rotates_now(record) or current is None or current.material_id != material_id:
         raise KMSInvalidStateException(f"{record.arn} has other key material by now, or is not enabled.")
 
 
 def must_be_elsewhere(core: Core, record: KeyRecord) -> None:
     """Raise KMSInvalidStateException unless the key may rotate, and encrypts on a token that was left."""
     current = record.current
-    usable = record.origin is Origin.AWS_KMS and record.state is KeyState.ENABLED
-    if not usable or record.spec is not KeySpec.SYMMETRIC_DEFAULT or current is None:
+    if not rules.rotates_now(record) or current is None:
         raise KMSInvalidStateException(f"{record.arn} is no key that rotates, or is not enabled.")
     if current.token_id == core.tokens.home_id:
         raise KMSInvalidStateException(f"{record.arn} has key material at home by now.")

@@ -57,17 +57,13 @@ def list_aliases(call: Call, request: ListAliasesRequest) -> ListAliasesResponse
     call.account()
     key_id = call.find(request.key_id).record.key_id if request.key_id is not None else None
     size = paging.page_size(Operation.LIST_ALIASES, request.limit)
-    after = paging.decode_marker(Operation.LIST_ALIASES, request.marker) if request.marker is not None else None
+    after = paging.after(Operation.LIST_ALIASES, request.marker)
     with call.core.store.reading() as conn:
         found = aliases.page(conn, call.region, key_id, after, size + 1)
         reserved = [] if key_id is not None else _unused_service_aliases(conn, call, after)
     entries = sorted([*map(_entry, found), *reserved], key=lambda entry: entry.alias_name)
-    more = len(entries) > size
-    return ListAliasesResponse(
-        aliases=entries[:size],
-        truncated=more,
-        next_marker=paging.encode_marker(Operation.LIST_ALIASES, entries[size - 1].alias_name) if more else None,
-    )
+    page, marker = paging.cut(Operation.LIST_ALIASES, entries, size, lambda entry: entry.alias_name)
+    return ListAliasesResponse(aliases=list(page), truncated=marker is not None, next_marker=marker)
 
 
 def _unused_service_aliases(conn: Connection, call: Call, after: str | None) -> list[AliasListEntry]:

@@ -13,8 +13,8 @@ from msgspec import Struct
 from hsmkms.errors import InvalidCiphertextException, RejectedDataError
 from hsmkms.model.enums import EncryptionAlgorithm, KeySpec, Origin
 from hsmkms.model.permit import Permit
-from hsmkms.model.records import KeyRecord
 from hsmkms.rules import blob, context, messages
+from hsmkms.rules.rotation import rotates
 from hsmkms.service.keys import rotate as rotating
 from hsmkms.service.pipeline import Call
 from hsmkms.service.runtime.record_cache import CachedKey
@@ -58,7 +58,7 @@ def ready(call: Call, key: CachedKey, permit: Permit, algorithm: EncryptionAlgor
     """
     by = Keyed(key, permit, algorithm)
     restored_at, current = call.core.installation.restored_at, key.record.current
-    if key.current_token_id != call.core.tokens.home_id and _rotates(key.record):
+    if key.current_token_id != call.core.tokens.home_id and rotates(key.record):
         rotating.rotate_elsewhere(call.core, key.record.key_id, key.record.region)
         return Keyed(*call.renewed(key), algorithm)
     if restored_at is None or algorithm is not EncryptionAlgorithm.SYMMETRIC_DEFAULT or current is None:
@@ -77,10 +77,6 @@ def ready(call: Call, key: CachedKey, permit: Permit, algorithm: EncryptionAlgor
             *(current.material_id, record.key_id),
         )
     return by
-
-
-def _rotates(record: KeyRecord) -> bool:
-    return record.spec is KeySpec.SYMMETRIC_DEFAULT and record.origin is Origin.AWS_KMS
 
 
 # -- SYMMETRIC_DEFAULT ----------------------------------------------------------------------------------------------

@@ -15,8 +15,7 @@ def describe_custom_key_stores(call: Call, request: DescribeCustomKeyStoresReque
     named = [each for each in (request.custom_key_store_id, request.custom_key_store_name) if each is not None]
     if len(named) > 1:
         raise ValidationException("Name a custom key store by CustomKeyStoreId or by CustomKeyStoreName, not by both.")
-    if request.marker is not None:
-        paging.decode_marker(call.operation, request.marker)
+    paging.after(call.operation, request.marker)
     if named:
         raise CustomKeyStoreNotFoundException(
             f"The custom key store '{named[0]}' does not exist: hsmkms has none, every key is on its own token."

@@ -71,7 +71,7 @@ def list_grants(call: Call, request: ListGrantsRequest) -> ListGrantsResponse:
     if request.grant_id is not None:
         _check_id(request.grant_id)
     size = paging.page_size(Operation.LIST_GRANTS, request.limit)
-    after = _after(Operation.LIST_GRANTS, request.marker)
+    after = paging.after(Operation.LIST_GRANTS, request.marker)
     with call.core.store.reading() as conn:
         found = grants.page(
             conn,
@@ -92,7 +92,7 @@ def list_retirable_grants(call: Call, request: ListRetirableGrantsRequest) -> Li
         raise ValidationException("Name either a RetiringPrincipal, by its ARN, or a RetiringServicePrincipal.")
     retiring = request.retiring_principal or request.retiring_service_principal
     size = paging.page_size(Operation.LIST_RETIRABLE_GRANTS, request.limit)
-    after = _after(Operation.LIST_RETIRABLE_GRANTS, request.marker)
+    after = paging.after(Operation.LIST_RETIRABLE_GRANTS, request.marker)
     with call.core.store.reading() as conn:
         _check_principal(call, conn, request.retiring_principal)
         found = grants.page(conn, call.region, after, size + 1, retiring=retiring)
@@ -196,11 +196,9 @@ def _new(call: Call, record: KeyRecord, request: CreateGrantRequest) -> GrantRec
 
 
 def _page(call: Call, operation: Operation, found: Sequence[GrantRecord], size: int) -> ListGrantsResponse:
-    more = len(found) > size
+    page, marker = paging.cut(operation, found, size, lambda grant: grant.grant_id)
     return ListGrantsResponse(
-        grants=[_entry(call, each) for each in found[:size]],
-        truncated=more,
-        next_marker=paging.encode_marker(operation, found[size - 1].grant_id) if more else None,
+        grants=[_entry(call, each) for each in page], truncated=marker is not None, next_marker=marker
     )
 
 
@@ -230,7 +228,3 @@ def _entry(call: Call, grant: GrantRecord) -> GrantListEntry:
 def _named(principal: str | None) -> tuple[str | None, str | None]:
     """A principal as the API tells it: in one member if it is a service of AWS, else in the other."""
     return (None, principal) if principal is not None and principals.is_service(principal) else (principal, None)
-
-
-def _after(operation: Operation, marker: str | None) -> str | None:
-    return None if marker is None else paging.decode_marker(operation, marker)

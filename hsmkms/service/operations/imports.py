@@ -4,7 +4,6 @@ What comes in is unwrapped on the token, never here. First session copies of the
 or its public key, and under which name), then the rules decide, and only then does it become an object that stays.
 """
 
-import hmac
 import logging
 import uuid
 from datetime import datetime
@@ -42,7 +41,7 @@ from hsmkms.service.keys import destruction
 from hsmkms.service.keys import expiry as lapses
 from hsmkms.service.keys import rotate as rotating
 from hsmkms.service.keys.backing import NOTHING_WAS_MADE, label_of
-from hsmkms.service.keys.installation_keys import macs
+from hsmkms.service.keys.installation_keys import is_mac, macs
 from hsmkms.service.operations import wrapping_keys
 from hsmkms.service.pipeline import Call
 from hsmkms.store import installation, keys, materials, rotation
@@ -51,7 +50,7 @@ from hsmkms.store.materials import WrappingKeyRow
 
 log = logging.getLogger("hsmkms.service")
 
-_CHANGED_BY_IMPORT: Final = frozenset({KeyState.PENDING_IMPORT, KeyState.ENABLED, KeyState.DISABLED, KeyState.UPDATING})
+_CHANGED_BY_IMPORT: Final = frozenset({KeyState.PENDING_IMPORT, KeyState.ENABLED, KeyState.DISABLED})
 _GONE: Final = (
     "The wrapping key of this import token is gone: newer ones took its place. Get new parameters with "
     "GetParametersForImport."
@@ -216,7 +215,7 @@ def _wrapped(
 ) -> tuple[WrappingKeyRow, WrappedMaterial]:
     """What the request brings and the key that opens it, once its import token is known to be right."""
     signed, mac = import_token.split(request.import_token)
-    if not any(hmac.compare_digest(each, mac) for each in macs(call.core, call.new_objects, signed)):
+    if not is_mac(call.core, call.new_objects, signed, mac):
         raise InvalidImportTokenException(import_token.DAMAGED)
     claims = import_token.read(signed)
     rules.check_claims(claims, record, call.now)

@@ -91,15 +91,15 @@ def list_keys(call: Call, request: ListKeysRequest) -> ListKeysResponse:
     """List the keys of the region in the order of their ids."""
     call.account()
     size = paging.page_size(Operation.LIST_KEYS, request.limit)
-    after = paging.decode_marker(Operation.LIST_KEYS, request.marker) if request.marker is not None else None
+    after = paging.after(Operation.LIST_KEYS, request.marker)
     with call.core.store.reading() as conn:
         found = keys.page(conn, call.region, after, size + 1)
     account = call.core.installation.account
-    more = len(found) > size
+    page, marker = paging.cut(Operation.LIST_KEYS, found, size, str)
     return ListKeysResponse(
-        keys=[KeyListEntry(key_id=each, key_arn=key_arn(account, call.region, each)) for each in found[:size]],
-        truncated=more,
-        next_marker=paging.encode_marker(Operation.LIST_KEYS, found[size - 1]) if more else None,
+        keys=[KeyListEntry(key_id=each, key_arn=key_arn(account, call.region, each)) for each in page],
+        truncated=marker is not None,
+        next_marker=marker,
     )
 
 

@@ -9,13 +9,14 @@ import logging
 
 from msgspec.structs import replace
 
-from hsmkms.errors import NotFoundException
+from hsmkms.errors import NotFoundException, UnsupportedOperationException
 from hsmkms.model.enums import KeyState
 from hsmkms.model.ids import key_arn
 from hsmkms.model.keys import ReplicateKeyRequest, ReplicateKeyResponse, UpdatePrimaryRegionRequest
 from hsmkms.model.records import KeyRecord
 from hsmkms.model.shapes import Tag
 from hsmkms.rules import multi_region as rules
+from hsmkms.rules.regions import check_served
 from hsmkms.service.operations.keys import first_policy, first_tags, may_tag, metadata
 from hsmkms.service.operations.policies import check_new
 from hsmkms.service.pipeline import Call
@@ -30,7 +31,7 @@ def replicate_key(call: Call, request: ReplicateKeyRequest) -> ReplicateKeyRespo
     tags = first_tags(request.tags)
     policy = first_policy(core, request.policy)
     key, _ = call.key(request.key_id)
-    rules.check_region(region, core.installation.regions)
+    check_served(region, core.installation.regions, UnsupportedOperationException)
     there = call.elsewhere(region)
     arn = key_arn(core.installation.account, region, key.record.key_id)
 
@@ -71,7 +72,7 @@ def update_primary_region(call: Call, request: UpdatePrimaryRegionRequest) -> No
     """Make a replica the primary key of its set, and the primary key a replica; both go on working."""
     region = request.primary_region
     with call.changing(request.key_id) as (tx, primary):
-        rules.check_region(region, call.core.installation.regions)
+        check_served(region, call.core.installation.regions, UnsupportedOperationException)
         rules.check_other(primary, region)
         replica = keys.fetch(tx, region, primary.key_id)
         there = call.elsewhere(region)

@@ -53,7 +53,7 @@ def list_key_policies(call: Call, request: ListKeyPoliciesRequest) -> ListKeyPol
     """Tell the names of a key's policies: there is one."""
     call.key(request.key_id)
     paging.page_size(Operation.LIST_KEY_POLICIES, request.limit)
-    after = paging.decode_marker(Operation.LIST_KEY_POLICIES, request.marker) if request.marker is not None else ""
+    after = paging.after(Operation.LIST_KEY_POLICIES, request.marker) or ""
     names = [each for each in (rules.NAME,) if each > after]
     return ListKeyPoliciesResponse(policy_names=names, truncated=False)
 

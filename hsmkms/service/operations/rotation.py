@@ -80,19 +80,14 @@ def list_key_rotations(call: Call, request: ListKeyRotationsRequest) -> ListKeyR
     key, _ = call.key(request.key_id)
     record = key.record
     size = paging.page_size(Operation.LIST_KEY_ROTATIONS, request.limit)
-    marker = request.marker
-    after = paging.decode_number(Operation.LIST_KEY_ROTATIONS, marker) if marker is not None else 0
+    after = paging.after_number(Operation.LIST_KEY_ROTATIONS, request.marker) or 0
     all_of_them = request.include_key_material == IncludeKeyMaterial.ALL_KEY_MATERIAL
     wanted = [
         each for each in record.materials if each.sequence > after and (all_of_them or each.rotation_date is not None)
     ]
-    more = len(wanted) > size
+    page, marker = paging.cut(Operation.LIST_KEY_ROTATIONS, wanted, size, lambda material: str(material.sequence))
     return ListKeyRotationsResponse(
-        rotations=[_entry(record, each, call.now) for each in wanted[:size]],
-        truncated=more,
-        next_marker=paging.encode_marker(Operation.LIST_KEY_ROTATIONS, str(wanted[size - 1].sequence))
-        if more
-        else None,
+        rotations=[_entry(record, each, call.now) for each in page], truncated=marker is not None, next_marker=marker
     )
 
 

@@ -35,13 +35,13 @@ def list_resource_tags(call: Call, request: ListResourceTagsRequest) -> ListReso
     """List the tags of a key in the order of their keys."""
     key, _ = call.key(request.key_id)
     size = paging.page_size(Operation.LIST_RESOURCE_TAGS, request.limit)
-    after = paging.decode_marker(Operation.LIST_RESOURCE_TAGS, request.marker) if request.marker is not None else ""
+    after = paging.after(Operation.LIST_RESOURCE_TAGS, request.marker) or ""
     with call.core.store.reading() as conn:
         held = tags.fetch(conn, key.record.key_id, key.record.region)
     names = sorted(name for name in held if name > after)
-    more = len(names) > size
+    page, marker = paging.cut(Operation.LIST_RESOURCE_TAGS, names, size, str)
     return ListResourceTagsResponse(
-        tags=[Tag(tag_key=name, tag_value=held[name]) for name in names[:size]],
-        truncated=more,
-        next_marker=paging.encode_marker(Operation.LIST_RESOURCE_TAGS, names[size - 1]) if more else None,
+        tags=[Tag(tag_key=name, tag_value=held[name]) for name in page],
+        truncated=marker is not None,
+        next_marker=marker,
     )

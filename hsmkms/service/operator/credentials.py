@@ -21,9 +21,10 @@ from hsmkms.errors import (
     ValidationException,
 )
 from hsmkms.model.ids import ROOT_PATH, new_user_id, root_arn, user_arn
+from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.model.permit import OperatorAct
 from hsmkms.rules.iam.principals import is_path
-from hsmkms.service.keys.installation_keys import SECRETS_PURPOSE, encryption_key, lost, versions
+from hsmkms.service.keys.installation_keys import encryption_key, lost, versions
 from hsmkms.service.operator.identities import Identities
 from hsmkms.service.operator.recorded import recorded_in_iam
 from hsmkms.service.runtime.core import Core
@@ -33,7 +34,6 @@ from hsmkms.store.installation import InstallationKeyRow
 from hsmkms.store.schema import AccessKeyStatus
 from hsmkms.store.users import AccessKeyRow, UserRow
 
-PURPOSE: Final = SECRETS_PURPOSE
 MAX_ACCESS_KEYS: Final = 2
 """For each user, so that one can be replaced by the other without a gap."""
 
@@ -143,7 +143,7 @@ class Credentials:
     def create_access_key(self, user_name: str | None) -> NewAccessKey:
         """Make an access key for a user, or for the root if none is named. LimitExceededException at the third."""
         core = self._core
-        key = encryption_key(core, PURPOSE, OperatorAct.CREDENTIALS)
+        key = encryption_key(core, KeyPurpose.SECRETS, OperatorAct.CREDENTIALS)
         draw = own_permit(OperatorAct.CREDENTIALS, key.cka_id)
         drawn = core.device.random(draw, _SECRET_BYTES + _ID_BYTES)
         secret = base64.b64encode(drawn[:_SECRET_BYTES]).decode("ascii")
@@ -159,7 +159,7 @@ class Credentials:
             sealed=sealed,
         )
         with core.store.atomic() as tx:
-            if installation.versions(tx, PURPOSE)[-1] != key:
+            if installation.versions(tx, KeyPurpose.SECRETS)[-1] != key:
                 raise ConflictException("The key that secrets are stored with was rotated just now: try again.")
             if user_name is not None and user_name not in {each.name for each in users.users(tx)}:
                 raise _no_user(user_name)
@@ -234,7 +234,7 @@ class Credentials:
 
     def _secret(self, row: AccessKeyRow) -> str:
         core = self._core
-        keys = {each.version: each for each in versions(core, PURPOSE)}
+        keys = {each.version: each for each in versions(core, KeyPurpose.SECRETS)}
         if row.key_version not in keys:
             raise ObjectLostError(f"the key that the secret of {row.access_key_id} is stored with was destroyed")
         key = keys[row.key_version]

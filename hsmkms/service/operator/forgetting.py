@@ -11,9 +11,9 @@ from msgspec import Struct
 
 from hsmkms.errors import ConfigurationError, HsmKmsError
 from hsmkms.hsm.device import Device
+from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.model.permit import OperatorAct
 from hsmkms.process import exclusive
-from hsmkms.service.audit.seal_notes import PURPOSE
 from hsmkms.service.audit.sealing import Sealer
 from hsmkms.service.audit.verification import verify
 from hsmkms.service.keys.installation_keys import versions, witness
@@ -21,7 +21,7 @@ from hsmkms.service.operator import key_rotation, migration
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import installation, objects
-from hsmkms.store.installation import MAC_PURPOSE, TokenRow
+from hsmkms.store.installation import TokenRow
 from hsmkms.store.schema import ObjectPurpose, ObjectStatus
 
 _LOCK: Final = "migration.lock"
@@ -117,7 +117,7 @@ def _vouch_at_home(core: Core, row: TokenRow) -> None:
     ConfigurationError if the log does not verify: what is wrong must be seen while its seals can be proven.
     """
     sealer = Sealer(core)
-    made_there = {each.version for each in versions(core, PURPOSE, row.id)}
+    made_there = {each.version for each in versions(core, KeyPurpose.AUDIT_SEAL, row.id)}
     if not sealer.accepted_with() & made_there:
         return
     core.audit.tidy()
@@ -132,7 +132,7 @@ def _destroy_own(core: Core, row: TokenRow, device: Device) -> int:
         keys = installation.installation_keys(conn, row.id)
     # Last the one by which it is recognised: without that nothing on it counts, nor that anything is not there.
     proves = witness(core, row.id)
-    own = sorted(keys, key=lambda each: (each.purpose == MAC_PURPOSE, each.cka_id == proves))
+    own = sorted(keys, key=lambda each: (each.purpose == KeyPurpose.MAC, each.cka_id == proves))
     destroyed = 0
     try:
         Sealer(core).remove_notes(row.id)

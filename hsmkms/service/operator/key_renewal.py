@@ -10,22 +10,20 @@ from typing import Final
 from msgspec import Struct
 
 from hsmkms.errors import ConfigurationError, HsmKmsError, ObjectLostError, TokenUnavailableError
+from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.process import exclusive
-from hsmkms.service.audit import seal_notes
 from hsmkms.service.audit.freshness import Freshness
 from hsmkms.service.audit.sealing import Sealer
 from hsmkms.service.audit.verification import verify
-from hsmkms.service.backup import recipients
 from hsmkms.service.keys.installation_keys import versions, witness
-from hsmkms.service.operator import credentials, key_rotation
+from hsmkms.service.operator import key_rotation
 from hsmkms.service.runtime import row_seals
 from hsmkms.service.runtime.core import Core
 from hsmkms.store import installation, users
-from hsmkms.store.installation import MAC_PURPOSE, InstallationKeyRow
+from hsmkms.store.installation import InstallationKeyRow
 
 _LOCK: Final = "installation-keys.lock"
 _LOCK_SECONDS: Final = 60.0
-_RENEWED: Final = (MAC_PURPOSE, seal_notes.PURPOSE, credentials.PURPOSE, recipients.PURPOSE)
 
 
 class Loss(Struct, frozen=True, kw_only=True):
@@ -36,7 +34,7 @@ class Loss(Struct, frozen=True, kw_only=True):
     the audit log; both are taken as they are. ``contradiction``: how they contradict the newest seal, proven or not.
     """
 
-    purposes: list[str]
+    purposes: list[KeyPurpose]
     tokens: list[str]
     access_keys: list[str]
     rows: bool
@@ -51,11 +49,11 @@ class Loss(Struct, frozen=True, kw_only=True):
 
 def find(core: Core) -> Loss:
     """What cannot be had. ConfigurationError if nothing is lost: then another command does what is to be done."""
-    lost_keys = [each for purpose in _RENEWED for each in versions(core, purpose) if _is_lost(core, each)]
+    lost_keys = [each for purpose in KeyPurpose for each in versions(core, purpose) if _is_lost(core, each)]
     loss = Loss(
-        purposes=[purpose for purpose in _RENEWED if _needs_renewal(core, purpose)],
+        purposes=[purpose for purpose in KeyPurpose if _needs_renewal(core, purpose)],
         tokens=[row.label for row in core.tokens.rows() if _is_away(core, row.id)],
-        access_keys=_unreadable(core, {each.version for each in lost_keys if each.purpose == credentials.PURPOSE}),
+        access_keys=_unreadable(core, {each.version for each in lost_keys if each.purpose == KeyPurpose.SECRETS}),
         rows=not _rows_proven(core),
         log=not _log_proven(core),
         contradiction=Sealer(core).unproven_contradiction(),
@@ -102,7 +100,7 @@ def renew(core: Core, loss: Loss) -> None:
             Sealer(core).accept((*found.accepted, *found.faults, *found.unproven))
 
 
-def _renew(core: Core, purpose: str) -> None:
+def _renew(core: Core, purpose: KeyPurpose) -> None:
     """Make a version at home; those that are not on the home though they should be are forgotten."""
     home_id = core.tokens.home_id
     lost = [each for each in versions(core, purpose, home_id) if _is_lost(core, each)]
@@ -112,11 +110,11 @@ def _renew(core: Core, purpose: str) -> None:
             installation.delete_installation_key(tx, each)
         installation.insert_installation_key(tx, purpose, version, home_id, key_rotation.new_cka_id(), core.clock())
     made = key_rotation.make(core, purpose)
-    if purpose == MAC_PURPOSE:  # the token is an older copy, recognised by an older version
+    if purpose == KeyPurpose.MAC:  # the token is an older copy, recognised by an older version
         key_rotation.move(core, made)
 
 
-def _needs_renewal(core: Core, purpose: str) -> bool:
+def _needs_renewal(core: Core, purpose: KeyPurpose) -> bool:
     """True if the newest version cannot be had, and no interrupted rotation would make it from an older one."""
     known = versions(core, purpose)
     return bool(known) and (key_rotation.is_lost(core, known[-1]) or all(_is_lost(core, each) for each in known))
@@ -138,7 +136,7 @@ def _is_away(core: Core, token_id: str) -> bool:
 
 
 def _unreadable(core: Core, lost_versions: set[int]) -> list[str]:
-    known = {each.version for each in versions(core, credentials.PURPOSE)}
+    known = {each.version for each in versions(core, KeyPurpose.SECRETS)}
     with core.store.reading() as conn:
         rows = users.all_access_keys(conn)
     return [each.access_key_id for each in rows if each.key_version in lost_versions or each.key_version not in known]
@@ -146,7 +144,7 @@ def _unreadable(core: Core, lost_versions: set[int]) -> list[str]:
 
 def _rows_proven(core: Core) -> bool:
     """True if the seals of the database are those of a version of the MAC key that is there."""
-    for each in reversed(versions(core, MAC_PURPOSE)):
+    for each in reversed(versions(core, KeyPurpose.MAC)):
         try:
             key = row_seals.key_from(core.tokens.of(each.token_id), core.installation, each.cka_id)
         except (ObjectLostError, TokenUnavailableError):

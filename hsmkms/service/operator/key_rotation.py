@@ -16,19 +16,18 @@ from typing import Final
 from msgspec import Struct
 
 from hsmkms.errors import TokenUnavailableError
+from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.model.permit import OperatorAct
 from hsmkms.process import exclusive
 from hsmkms.rules.importing import VALID_FOR
-from hsmkms.service.audit import seal_notes, sealing
-from hsmkms.service.backup import recipients
+from hsmkms.service.audit import sealing
 from hsmkms.service.keys.installation_keys import encryption_key, require_made, sealing_key, versions, was_made
-from hsmkms.service.operator import credentials
 from hsmkms.service.operator.credentials import Credentials
 from hsmkms.service.runtime import binding, row_seals
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import installation
-from hsmkms.store.installation import MAC_PURPOSE, InstallationKeyRow
+from hsmkms.store.installation import InstallationKeyRow
 
 _LOCK: Final = "installation-keys.lock"
 _LOCK_SECONDS: Final = 60.0
@@ -55,7 +54,7 @@ class OlderVersion(Struct, frozen=True, kw_only=True):
 class RotatedKey(Struct, frozen=True, kw_only=True):
     """The key of a purpose after its rotation; ``version`` is 0 where there is none."""
 
-    purpose: str
+    purpose: KeyPurpose
     version: int
     outcome: Outcome
     older: list[OlderVersion]
@@ -73,8 +72,8 @@ class _Kind(Struct, frozen=True):
     needed: Callable[[Core, InstallationKeyRow, InstallationKeyRow], str | None]
 
 
-def rotate(core: Core, purpose: str, *, destroy_older: bool = False) -> RotatedKey:
-    """Rotate the key of a purpose, one of PURPOSES, or finish its interrupted rotation.
+def rotate(core: Core, purpose: KeyPurpose, *, destroy_older: bool = False) -> RotatedKey:
+    """Rotate the key of a purpose, or finish its interrupted rotation.
 
     ``destroy_older``: make no further version, but destroy the older ones that nothing here needs. danger: no backup
     from before the rotation can be restored afterwards.
@@ -124,7 +123,7 @@ def _advance(core: Core, newest: InstallationKeyRow) -> InstallationKeyRow:
     return newest
 
 
-def make(core: Core, purpose: str) -> InstallationKeyRow:
+def make(core: Core, purpose: KeyPurpose) -> InstallationKeyRow:
     """The newest version of a purpose's key; made if it is not on its token yet."""
     return _KINDS[purpose].make(core)
 
@@ -136,14 +135,14 @@ def move(core: Core, key: InstallationKeyRow) -> None:
 
 def come_home(core: Core) -> None:
     """Give each key that is used a newest version on the home, with all that it was used for moved to it."""
-    for purpose in PURPOSES:
+    for purpose in KeyPurpose:
         while (known := versions(core, purpose)) and not _is_at_home(core, known[-1]):
             rotate(core, purpose)
 
 
 def is_at_home(core: Core) -> bool:
     """True if nothing of the installation's own needs a token that was left."""
-    known = [versions(core, purpose) for purpose in PURPOSES]
+    known = [versions(core, purpose) for purpose in KeyPurpose]
     return all(_is_at_home(core, each[-1]) for each in known if each)
 
 
@@ -158,7 +157,7 @@ def new_cka_id() -> bytes:
 
 def interrupted(core: Core) -> list[str]:
     """The purposes whose rotation was interrupted."""
-    newest = [known[-1] for known in (versions(core, each) for each in PURPOSES) if len(known) > 1]
+    newest = [known[-1] for known in (versions(core, each) for each in KeyPurpose) if len(known) > 1]
     return [each.purpose for each in newest if not _is_complete(core, each) and not is_lost(core, each)]
 
 
@@ -172,7 +171,7 @@ def is_lost(core: Core, key: InstallationKeyRow) -> bool:
 
 def lost(core: Core) -> list[str]:
     """The purposes whose newest version cannot be had now."""
-    known = [versions(core, each) for each in PURPOSES]
+    known = [versions(core, each) for each in KeyPurpose]
     return [each[-1].purpose for each in known if each and is_lost(core, each[-1])]
 
 
@@ -243,16 +242,15 @@ def _nothing(*_: object) -> None:
 
 
 _KINDS: Final = {
-    MAC_PURPOSE: _Kind(lambda core: sealing_key(core, MAC_PURPOSE), _is_bound, _bind, _good_import_tokens),
-    seal_notes.PURPOSE: _Kind(lambda core: sealing_key(core, seal_notes.PURPOSE), _always, _nothing, _has_sealed),
-    credentials.PURPOSE: _Kind(
-        lambda core: encryption_key(core, credentials.PURPOSE, OperatorAct.CREDENTIALS),
+    KeyPurpose.MAC: _Kind(lambda core: sealing_key(core, KeyPurpose.MAC), _is_bound, _bind, _good_import_tokens),
+    KeyPurpose.AUDIT_SEAL: _Kind(lambda core: sealing_key(core, KeyPurpose.AUDIT_SEAL), _always, _nothing, _has_sealed),
+    KeyPurpose.SECRETS: _Kind(
+        lambda core: encryption_key(core, KeyPurpose.SECRETS, OperatorAct.CREDENTIALS),
         _stores,
         _move_secrets,
         _nothing,
     ),
-    recipients.PURPOSE: _Kind(
-        lambda core: encryption_key(core, recipients.PURPOSE, OperatorAct.BACKUP), _always, _nothing, _nothing
+    KeyPurpose.BACKUP: _Kind(
+        lambda core: encryption_key(core, KeyPurpose.BACKUP, OperatorAct.BACKUP), _always, _nothing, _nothing
     ),
 }
-PURPOSES: Final = tuple(_KINDS)

@@ -25,9 +25,11 @@ from hsmkms.errors import (
 )
 from hsmkms.hsm.device import Device
 from hsmkms.model.enums import KeySpec, KeyState, Origin, RotationType
+from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.model.permit import OperatorAct
 from hsmkms.model.records import KeyRecord
 from hsmkms.process import exclusive
+from hsmkms.rules.rotation import rotates
 from hsmkms.service.audit.seal_notes import SealNotes
 from hsmkms.service.audit.sealing import Sealer
 from hsmkms.service.keys import rotate as rotating
@@ -37,7 +39,7 @@ from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import installation, keys, objects, rotation
 from hsmkms.store.engine import Connection
-from hsmkms.store.installation import MAC_PURPOSE, InstallationKeyRow, TokenRow
+from hsmkms.store.installation import InstallationKeyRow, TokenRow
 
 _LOCK: Final = "migration.lock"
 _LOCK_SECONDS: Final = 60.0
@@ -235,12 +237,12 @@ def _begun(tx: Connection, device: Device) -> TokenRow | None:
 
 def _key_for(tx: Connection, core: Core, row: TokenRow) -> InstallationKeyRow:
     """The newest version of all, on that token: an interrupted attempt's if nothing newer was made meanwhile."""
-    next_version = installation.next_version(tx, MAC_PURPOSE)
-    intended = installation.versions(tx, MAC_PURPOSE, row.id)
+    next_version = installation.next_version(tx, KeyPurpose.MAC)
+    intended = installation.versions(tx, KeyPurpose.MAC, row.id)
     if intended and intended[-1].version == next_version - 1:
         return intended[-1]
     return installation.insert_installation_key(
-        tx, MAC_PURPOSE, next_version, row.id, key_rotation.new_cka_id(), core.clock()
+        tx, KeyPurpose.MAC, next_version, row.id, key_rotation.new_cka_id(), core.clock()
     )
 
 
@@ -328,6 +330,6 @@ def _reason(record: KeyRecord) -> Stays:
         return Stays.DELETION
     if record.origin is Origin.EXTERNAL:
         return Stays.IMPORTED
-    if record.spec is KeySpec.SYMMETRIC_DEFAULT:
+    if rotates(record):
         return Stays.WAITING if record.state is KeyState.ENABLED else Stays.NEXT_USE
     return Stays.HMAC if record.spec.startswith("HMAC") else Stays.PAIR

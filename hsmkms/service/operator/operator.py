@@ -14,6 +14,7 @@ from hsmkms.hsm.token_check import Check
 from hsmkms.model.caller import Caller, local_root
 from hsmkms.model.enums import Operation, Origin, WrappingAlgorithm
 from hsmkms.model.ids import root_arn
+from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.model.records import KeyRecord, MaterialRecord
 from hsmkms.rules import import_token as tokens
 from hsmkms.service.audit.desk import AuditDesk
@@ -181,7 +182,7 @@ class Operator:
         return create.backup(self._core, file, recipients, configuration, signing_key)
 
     @recorded("RotateInstallationKey", purpose="purpose", destroy_older="destroyOlder")
-    def rotate_installation_key(self, purpose: str, *, destroy_older: bool = False) -> RotatedKey:
+    def rotate_installation_key(self, purpose: KeyPurpose, *, destroy_older: bool = False) -> RotatedKey:
         """Rotate one of the installation's own keys, or destroy its older versions.
 
         See ``service/operator/key_rotation.py``.

@@ -7,7 +7,7 @@ processes may run it: one works, the others are told so.
 
 import logging
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import partial
@@ -193,7 +193,7 @@ def _words(step: Step) -> tuple[str, str, str, str, str]:
 
 def _all_due(core: Core) -> Iterator[_Due]:
     """Each kind is looked up when the kinds before it are done: what they doom is destroyed in the same sweep."""
-    for find in (_expiries, _recoveries, _rotations, _early_rotations, _wrapping_keys, _deletions, _destructions):
+    for find in (_expiries, _recoveries, _rotations, _wrapping_keys, _deletions, _destructions):
         yield from find(core)
 
 
@@ -227,10 +227,15 @@ def _recoveries(core: Core) -> list[_Due]:
 
 
 def _rotations(core: Core) -> list[_Due]:
+    """Those that are due by date, then those of other keys whose material has made many encryptions."""
+    by_date = _rotations_by_date(core)
+    return [*by_date, *_early_rotations(core, {each.key_id for each in by_date})]
+
+
+def _rotations_by_date(core: Core) -> list[_Due]:
     now = core.clock()
     with core.store.reading() as conn:
         found = stored_rotation.candidates(conn, now)
-    due = ((each, _next_date(core, each)) for each in found)
     return [
         _Due(
             kind=StepKind.ROTATION,
@@ -246,31 +251,30 @@ def _rotations(core: Core) -> list[_Due]:
                 partial(rotating.must_be_due, core),
             ),
         )
-        for each, date in due
+        for each, date in _dated(core, found)
         if date <= now
     ]
 
 
-def _next_date(core: Core, candidate: Candidate) -> datetime:
-    policy = core.rotation
-    if candidate.anchor is None:
-        return rules.next_date(candidate.creation_date, policy.managed_period_days, candidate.last_automatic)
-    days = candidate.period_days or policy.period_days
-    return rules.next_date(candidate.anchor, days, candidate.last_automatic)
+def _dated(core: Core, candidates: Iterable[Candidate]) -> Iterator[tuple[Candidate, datetime]]:
+    """Yield each candidate with the date of its next rotation."""
+    for each in candidates:
+        date = rules.date_after(each.last_automatic, each, core.rotation)
+        if date is not None:
+            yield each, date
 
 
 def next_date(core: Core) -> datetime | None:
     """When something is or was due first: a rotation, an expiry, the end of a wrapping key, a deletion."""
     now = core.clock()
     with core.store.reading() as conn:
-        dates = [_next_date(core, each) for each in stored_rotation.candidates(conn, now)]
+        dates = [date for _, date in _dated(core, stored_rotation.candidates(conn, now))]
         dates += [each.valid_to for each in materials.wrapping_keys(conn) if each.status is not ObjectStatus.DESTROYING]
         others = (materials.first_expiry(conn), stored_deletion.first(conn))
     return min([*dates, *(each for each in others if each is not None)], default=None)
 
 
-def _early_rotations(core: Core) -> list[_Due]:
-    by_date = {each.key_id for each in _rotations(core)}
+def _early_rotations(core: Core, by_date: Container[str | None]) -> list[_Due]:
     used = leases.beyond(core.store, budget.ROTATE_AT)
     with core.store.reading() as conn:
         found = stored_rotation.generated_and_current(conn, used)

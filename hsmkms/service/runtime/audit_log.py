@@ -18,12 +18,12 @@ from msgspec.structs import replace
 
 from hsmkms import uuids
 from hsmkms.errors import HsmKmsError, KMSInternalException, StoreError
-from hsmkms.model.audit import INTERNAL, KMS_SOURCE, AuditRecord
+from hsmkms.model.audit import INTERNAL, KMS_SOURCE, AuditRecord, Durability
 from hsmkms.model.caller import Caller, local_root
 from hsmkms.process import ForkGuard
 from hsmkms.rules.audit import record as audit_record
 from hsmkms.rules.audit.fast_json import Forms
-from hsmkms.rules.audit.policy import AuditPolicy, Durability
+from hsmkms.rules.audit.policy import AuditPolicy
 from hsmkms.rules.audit.record import Event, Occasion, Outcome
 from hsmkms.service.runtime.audit_lane import Journal
 from hsmkms.service.runtime.ports import RecordedCall

@@ -18,12 +18,13 @@ from msgspec.structs import replace
 from hsmkms.errors import BindingError, CloneError, HiddenObjectsError, HsmKmsError, ObjectLostError, WrongTokenError
 from hsmkms.hsm.device import Device
 from hsmkms.hsm.session.identity import Candidate, Proof
+from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.model.permit import OperatorAct
 from hsmkms.service.runtime.permits import own_permit
 from hsmkms.service.runtime.ports import Checkpoint, Clock, no_checkpoint
 from hsmkms.store import installation as stored
 from hsmkms.store.engine import Connection, Store
-from hsmkms.store.installation import MAC_PURPOSE, InstallationKeyRow, InstallationRow, TokenRow
+from hsmkms.store.installation import InstallationKeyRow, InstallationRow, TokenRow
 
 FIRST_VERSION: Final = 1
 CHALLENGE_BYTES: Final = 32
@@ -41,17 +42,17 @@ def initialise(
         row = stored.fetch(tx) or stored.insert(tx, uuid.uuid4().hex, account, clock())
         token = stored.home(tx) or next(iter(stored.tokens(tx)), None) or insert_token(tx, device, clock)
         _check_begun(row, token, account, device)
-        versions = stored.versions(tx, MAC_PURPOSE, token.id)
+        versions = stored.versions(tx, KeyPurpose.MAC, token.id)
         cka_id = versions[-1].cka_id if versions else uuid.uuid4().bytes
         if not versions:
-            stored.insert_installation_key(tx, MAC_PURPOSE, FIRST_VERSION, token.id, cka_id, clock())
+            stored.insert_installation_key(tx, KeyPurpose.MAC, FIRST_VERSION, token.id, cka_id, clock())
     reached("init 1: intent")
     if token.response is not None:
         return row
 
     # 2. The key on the token, unless an interrupted attempt has made it.
     if not device.holds(cka_id):
-        label = f"hsmkms/{row.id[:8]}/{MAC_PURPOSE}/{FIRST_VERSION}"
+        label = f"hsmkms/{row.id[:8]}/{KeyPurpose.MAC}/{FIRST_VERSION}"
         device.generate_mac_key(own_permit(OperatorAct.INITIALISE, cka_id), cka_id, label[: device.profile.label_bytes])
     reached("init 2: device")
 
@@ -92,7 +93,7 @@ def bind(store: Store, device: Device, token_id: str, cka_id: bytes, now: dateti
         row, token, known = (
             stored.fetch(conn),
             stored.token(conn, token_id),
-            stored.versions(conn, MAC_PURPOSE, token_id),
+            stored.versions(conn, KeyPurpose.MAC, token_id),
         )
     answered = [] if row is None or token is None else [each for each in known if _answers(device, row, token, each)]
     with store.atomic() as tx:
@@ -173,7 +174,7 @@ def _proof(
     store: Store, device: Device | Candidate, row: InstallationRow, token: TokenRow, *, accepting: bool
 ) -> Proof | None:
     with store.reading() as conn:
-        versions = stored.versions(conn, MAC_PURPOSE, token.id)
+        versions = stored.versions(conn, KeyPurpose.MAC, token.id)
     if not versions or token.challenge is None:
         raise BindingError(INTERRUPTED)
     # The newest may be one whose rotation was interrupted: the one that answers as was noted is in use.
@@ -214,7 +215,7 @@ def _bound(token: TokenRow, versions: list[InstallationKeyRow]) -> InstallationK
 def from_before_rotation(store: Store, device: Device, token_id: str) -> str | None:
     """How a token that was recognised shows that it is from before a rotation of the key by which it is known."""
     with store.reading() as conn:
-        token, known = stored.token(conn, token_id), stored.versions(conn, MAC_PURPOSE, token_id)
+        token, known = stored.token(conn, token_id), stored.versions(conn, KeyPurpose.MAC, token_id)
     bound = _bound(token, known) if token is not None else None
     if bound is None or device.holds(bound.cka_id):
         return None
@@ -284,13 +285,13 @@ def lacks_key(store: Store, device: Device, token: TokenRow) -> bool:
     if (device.profile.label, device.profile.serial) != (token.label, token.serial):
         return False
     with store.reading() as conn:
-        versions = stored.versions(conn, MAC_PURPOSE, token.id)
+        versions = stored.versions(conn, KeyPurpose.MAC, token.id)
     return not any(device.holds(each.cka_id) for each in versions)
 
 
 def _holds_older(store: Store, device: Device, token: TokenRow) -> bool:
     with store.reading() as conn:
-        *older, newest = stored.versions(conn, MAC_PURPOSE, token.id)
+        *older, newest = stored.versions(conn, KeyPurpose.MAC, token.id)
     return not device.holds(newest.cka_id) and any(device.holds(each.cka_id) for each in older)
 
 

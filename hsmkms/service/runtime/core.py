@@ -65,8 +65,3 @@ class Core(Struct, kw_only=True):
     def device(self) -> Device:
         """The token on which keys are made."""
         return self.tokens.home
-
-    @property
-    def mac_key(self) -> bytes:
-        """The CKA_ID of the installation's MAC key on it, as far as this process knows."""
-        return self.witnesses.get(self.tokens.home_id, b"")

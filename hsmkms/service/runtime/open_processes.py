@@ -5,7 +5,6 @@ made under a name that nobody looks for, and gets its own once it is locked: no 
 migration looks here whether everybody can follow it.
 """
 
-import fcntl
 import os
 import time
 import uuid
@@ -18,6 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from hsmkms.errors import StoreError
+from hsmkms.file_lock import lock, try_lock
 from hsmkms.hsm.probing.profile import TokenProfile
 from hsmkms.store import files
 
@@ -44,7 +44,7 @@ class Presence:
             self._file.parent.mkdir(mode=files.FOLDER_MODE, exist_ok=True)
             _remove_old_drafts(self._file.parent)
             self._descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, files.FILE_MODE)
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(self._descriptor)
             draft.rename(self._file)
         except OSError as exc:
             raise StoreError(f"{self._file.parent} cannot be written: {exc.strerror}") from exc
@@ -117,10 +117,8 @@ def _lives(file: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # others who look at the same moment do not count
-    except BlockingIOError:
-        return True
-    else:
+        if not try_lock(descriptor, shared=True):  # others who look at the same moment do not count
+            return True
         file.unlink(missing_ok=True)
         return False
     finally:

@@ -20,6 +20,7 @@ from typing import Final, NoReturn
 
 from hsmkms.errors import HsmKmsError, KMSInternalException, ObjectLostError, StoreError, TokenUnavailableError
 from hsmkms.hsm.device import Device
+from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.model.permit import OperatorAct
 from hsmkms.rules import row_seals as rules
 from hsmkms.service.runtime import seal_checks
@@ -274,7 +275,7 @@ def keys_from(tokens: Tokens, installation: Installation, conn: Connection) -> I
     none = True
     lost: HsmKmsError = ObjectLostError("the token does not hold the installation's own key")
     away: TokenUnavailableError | None = None
-    for each in reversed(stored.versions(conn, stored.MAC_PURPOSE)):
+    for each in reversed(stored.versions(conn, KeyPurpose.MAC)):
         try:
             device = tokens.of(each.token_id)
             if device.is_labelled(each.cka_id, each.label(installation.id)):

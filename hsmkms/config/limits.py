@@ -1,0 +1,71 @@
+"""The limits of settings: each stands in the type of its setting, as ``Annotated[int, between(1, 256)]``.
+
+One walk over the settings finds the first value that breaks its limit, in the order of the tables, and names it in a
+sentence. Unlike ``msgspec.Meta``, whose messages show neither the value nor the whole range, a limit also holds for
+settings that were made in the program.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Struct
+
+
+class Limit(Struct, frozen=True):
+    """Which values fit, and what a sentence about one that does not says after it. Holds for each item of a tuple."""
+
+    fits: Callable[[Any], bool]
+    otherwise: str
+
+
+def between(lowest: float, highest: float) -> Limit:
+    """A number, both ends included."""
+    return Limit(lambda value: lowest <= value <= highest, f"must be from {lowest} to {highest}")
+
+
+def at_least(lowest: int) -> Limit:
+    """A number that is not smaller."""
+    return Limit(lambda value: value >= lowest, f"must be at least {lowest}")
+
+
+def off_or_between(lowest: float, highest: float) -> Limit:
+    """A number, both ends included, or 0 for what is switched off."""
+    return Limit(lambda value: value == 0 or lowest <= value <= highest, f"must be 0 or from {lowest} to {highest}")
+
+
+def above_zero(highest: float) -> Limit:
+    """A number that is more than 0."""
+    return Limit(lambda value: 0 < value <= highest, f"must be more than 0, and {highest} at most")
+
+
+def one_of(words: Iterable[str]) -> Limit:
+    """One of several words."""
+    *most, last = words
+    return Limit(lambda value: value in (*most, last), f"must be {', '.join(most)} or {last}")
+
+
+def matching(expression: str, otherwise: str) -> Limit:
+    """A text that a regular expression matches as a whole."""
+    compiled: Final = re.compile(expression)
+    return Limit(lambda value: compiled.fullmatch(value) is not None, otherwise)
+
+
+def broken(settings: Struct, table: str = "") -> Iterator[str]:
+    """Yield a sentence for each value that breaks its limit. ``table``: the name of the settings' table in the file."""
+    hints = get_type_hints(type(settings), include_extras=True)
+    for each in msgspec.structs.fields(settings):
+        value, path = getattr(settings, each.name), f"{table}.{each.encode_name}".lstrip(".")
+        if isinstance(value, Struct):
+            yield from broken(value, path)
+        for limit in _limits_of(hints[each.name]) if value is not None else ():
+            if isinstance(value, tuple):
+                yield from (f"{path}: {item!r} {limit.otherwise}" for item in value if not limit.fits(item))
+            elif not limit.fits(value):
+                yield f"{path} = {value!r} {limit.otherwise}"
+
+
+def _limits_of(hint: Any) -> Iterator[Limit]:  # noqa: ANN401 - a type of any kind
+    if get_origin(hint) is Annotated:
+        yield from (each for each in get_args(hint)[1:] if isinstance(each, Limit))
