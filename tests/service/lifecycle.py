@@ -197,7 +197,7 @@ def delete_material(kms: Kms, key_id: str) -> None:
 
 def backing_keys(kms: Kms) -> Counter[str]:
     """How many backing keys of this installation each KMS key has on the token, by key id."""
-    found = (parse_label(each.label) for each in kms._core.device.inventory(kms._core.mac_key))
+    found = (parse_label(each.label) for each in kms._core.device.keys.inventory(kms._core.mac_key))
     return Counter(each.key_id for each in found if each is not None)
 
 

@@ -280,10 +280,10 @@ def test_nothing_is_destroyed_by_an_edit(victim: Victim) -> None:
         "UPDATE token_object SET status = 'DESTROYING' WHERE material = (SELECT id FROM material WHERE key_id = "
         "'{other}')",
     )
-    there = len(victim.kms._core.device.inventory(victim.kms._core.mac_key))
+    there = len(victim.kms._core.device.keys.inventory(victim.kms._core.mac_key))
     outcomes = {each.outcome for each in victim.kms.operator.maintain().steps}
     assert outcomes == {"failed"}
-    assert len(victim.kms._core.device.inventory(victim.kms._core.mac_key)) == there
+    assert len(victim.kms._core.device.keys.inventory(victim.kms._core.mac_key)) == there
     victim.edit("UPDATE token_object SET status = 'PRESENT'")
     victim.forget()
     assert unseal(victim.kms, blob)
