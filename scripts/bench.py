@@ -128,7 +128,7 @@ class Bare:
 
     def _session(self):
         if not hasattr(self._local, "session"):
-            self._local.session = self._device._token.open(rw=True)
+            self._local.session = self._device.connection.token.open(rw=True)
         return self._local.session
 
     def _key(self):

@@ -13,7 +13,7 @@ import shims
 from devices import MakeToken, SoftHsm, close_everything
 from hypothesis import HealthCheck, settings
 
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.session import softhsm
 
 settings.register_profile(
@@ -109,7 +109,7 @@ def token(make_token: MakeToken) -> SoftHsm:
 
 
 @pytest.fixture
-def device(token: SoftHsm) -> Iterator[Device]:
+def device(token: SoftHsm) -> Iterator[TokenDevice]:
     """An opened fresh token; closed after the test."""
     device = token.open()
     yield device

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from hsmkms.hsm import device as devices
-from hsmkms.hsm.device import Device, DeviceSettings
+from hsmkms.hsm.device import DeviceSettings, TokenDevice
 from hsmkms.hsm.session import module as modules
 from hsmkms.hsm.session import softhsm
 from hsmkms.hsm.session.token_choice import TokenChoice
@@ -61,9 +61,9 @@ class SoftHsm(Struct, frozen=True, kw_only=True):
         )
         return msgspec.structs.replace(usual, **changes)
 
-    def open(self, **changes: object) -> Device:
+    def open(self, **changes: object) -> TokenDevice:
         """Open the token; the caller closes it."""
-        return Device.open(self.settings(**changes), lambda: self.pin)
+        return TokenDevice.open(self.settings(**changes), lambda: self.pin)
 
     def spied(self, spy: Path, log: Path) -> Self:
         """The same token through ``pkcs11-spy``, which writes each call to ``log``. For processes of their own only."""
@@ -81,10 +81,10 @@ def permit(operation: Operation | OperatorAct, *cka_ids: bytes, seconds: float =
     return Permit(operation, frozenset(cka_ids), 1, time.monotonic() + seconds)
 
 
-def new_key(device: Device, label: str = "hsmkms test key") -> bytes:
+def new_key(device: TokenDevice, label: str = "hsmkms test key") -> bytes:
     """Make a backing key; its CKA_ID."""
     cka_id = os.urandom(16)
-    device.generate_backing_key(permit(Operation.CREATE_KEY, cka_id), cka_id, label)
+    device.keys.generate_backing_key(permit(Operation.CREATE_KEY, cka_id), cka_id, label)
     return cka_id
 
 

@@ -28,6 +28,7 @@ SESSION_LOST: Final = (
     "the session with the token was lost: try again; if it goes on, check the HSM with `hsmkms token-info`"
 )
 OBJECT_LOST: Final = "the backing key is not on the token now: check the token with `hsmkms reconcile`"
+NO_PUBLIC_HALF: Final = "the public half of the key pair is not on the token: check the token with `hsmkms attest`"
 WRAPPING_KEY_LOST: Final = "the wrapping key is not on the token now: get new parameters with GetParametersForImport"
 AWAY: Final = "the token does not answer: check that the HSM is connected and running, then try again"
 FULL: Final = "the token has no room for another object: free memory on it, or use a larger token"

@@ -24,7 +24,7 @@ from hsmkms.errors import (
     NotFoundException,
     ValidationException,
 )
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.ports import Device
 from hsmkms.model.caller import Caller
 from hsmkms.model.constraints import validate
 from hsmkms.model.crypto import ReEncryptRequest

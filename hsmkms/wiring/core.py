@@ -21,7 +21,7 @@ from hsmkms.errors import (
     TokenNotFoundError,
     TokenUnavailableError,
 )
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.ports import Device
 from hsmkms.hsm.session import module as modules
 from hsmkms.hsm.session import softhsm
 from hsmkms.hsm.session.softhsm import SoftToken

@@ -13,7 +13,7 @@ from hsmkms.config.pin_credentials import credential_names
 from hsmkms.config.pins import PinSettings
 from hsmkms.config.settings import Secret, Settings, TokenSettings
 from hsmkms.errors import ConfigurationError, PinError
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.ports import Device
 from hsmkms.hsm.session import module as modules
 from hsmkms.hsm.session.login import LoginGate, PinRefusedError, right_pin
 from hsmkms.hsm.session.token_choice import choose
@@ -35,7 +35,7 @@ def change_pin(core: Core, settings: Settings, token: TokenSettings, new: Secret
     details = {"token": device.profile.label}
     with core.audit.acting("ChangePin", core.installation.default_region, details), gate.exclusive(), closing(device):
         gate.refuse_if_marked(device.profile.serial)
-        if device.pin_was_changed():
+        if device.connection.pin_was_changed():
             raise ConfigurationError("another process has just changed the PIN: run change-pin again")
         names = credential_names(settings, token)
         old = pins.read_secret(token.pin, credentials=names)  # under the lock: it is what the last change has left
@@ -62,7 +62,7 @@ def _set_pin(device: Device, gate: LoginGate, old: Secret, new: Secret) -> None:
     profile = device.profile
     with gate.mark_at_hand(profile.label, profile.serial, old.origin) as leave_mark:
         try:
-            device.change_pin(own_permit(OperatorAct.CHANGE_PIN), old.reveal(), new.reveal())
+            device.connection.change_pin(own_permit(OperatorAct.CHANGE_PIN), old.reveal(), new.reveal())
         except PinRefusedError as exc:
             leave_mark()
             raise PinError(str(exc)) from exc

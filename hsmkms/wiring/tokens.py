@@ -11,7 +11,8 @@ from hsmkms.config import settings as config
 from hsmkms.config.pin_credentials import credential_names
 from hsmkms.config.settings import Secret, Settings, TokenSettings
 from hsmkms.errors import BindingError, CloneError, ConfigurationError, HsmKmsError
-from hsmkms.hsm.device import Device, DeviceSettings
+from hsmkms.hsm.device import DeviceSettings, TokenDevice
+from hsmkms.hsm.ports import Device
 from hsmkms.hsm.session import module as modules
 from hsmkms.hsm.session.login import LoginGate, check_counters
 from hsmkms.hsm.session.pin_marks import UnknownPinError
@@ -50,7 +51,7 @@ def open_device(
         told = pin or read()
         return Secret(told.reveal(), told.origin, insisted=True) if insisted else told
 
-    return Device.open(device_settings(settings, token), read_in_time, accept_final_try=accept_final_try)
+    return TokenDevice.open(device_settings(settings, token), read_in_time, accept_final_try=accept_final_try)
 
 
 def device_settings(settings: Settings, token: TokenSettings | None = None) -> DeviceSettings:

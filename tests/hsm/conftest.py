@@ -10,7 +10,7 @@ import spylog
 from devices import SoftHsm
 from pkcs11.types import Session
 
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.device import TokenDevice
 
 PROGRAMS = Path(__file__).parent / "programs"
 
@@ -33,26 +33,26 @@ def main_job(scratch: Path, spy_path: Path) -> spylog.MainJob:
 
 
 @pytest.fixture
-def session(device: Device) -> Iterator[Session]:
+def session(device: TokenDevice) -> Iterator[Session]:
     """A session of the device's pool, to look at the token behind its back."""
-    with device._pool.session() as borrowed:
+    with device.connection.pool.session() as borrowed:
         yield borrowed
 
 
-def _log_out(library: ctypes.CDLL, device: Device) -> int:
-    return int(library.C_Logout(ctypes.c_ulong(device._login_handle)))
+def _log_out(library: ctypes.CDLL, device: TokenDevice) -> int:
+    return int(library.C_Logout(ctypes.c_ulong(device.connection.login_handle)))
 
 
-def _close_all_sessions(library: ctypes.CDLL, device: Device) -> int:
-    return int(library.C_CloseAllSessions(ctypes.c_ulong(device._token.slot.slot_id)))
+def _close_all_sessions(library: ctypes.CDLL, device: TokenDevice) -> int:
+    return int(library.C_CloseAllSessions(ctypes.c_ulong(device.connection.token.slot.slot_id)))
 
 
 @pytest.fixture(params=[_log_out, _close_all_sessions], ids=["logged out", "sessions closed"])
-def lose(request: pytest.FixtureRequest, module_path: Path) -> Callable[[Device], None]:
+def lose(request: pytest.FixtureRequest, module_path: Path) -> Callable[[TokenDevice], None]:
     """Lose a device's login, or all its sessions, as happens when a token is pulled or restarted."""
     library = ctypes.CDLL(str(module_path))
 
-    def act(device: Device) -> None:
+    def act(device: TokenDevice) -> None:
         assert request.param(library, device) == 0
 
     return act

@@ -10,7 +10,7 @@ from devices import SoftHsm, permit
 
 from hsmkms.errors import UnsupportedOperationException
 from hsmkms.hsm.crypto.data_key_pairs import first_element
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.objects.key_specs import KEY_FACTS
 from hsmkms.hsm.objects.objects import list_keys
 from hsmkms.model.enums import DataKeyPairSpec, KeySpec, Operation
@@ -20,7 +20,7 @@ MAY = Operation.GENERATE_DATA_KEY_PAIR
 
 
 @pytest.fixture(scope="module")
-def device(scratch: Path) -> Iterator[Device]:
+def device(scratch: Path) -> Iterator[TokenDevice]:
     """A token of this module's own: it must be empty at the end of each test."""
     folder = scratch / "data-key-pairs"
     folder.mkdir()
@@ -30,9 +30,9 @@ def device(scratch: Path) -> Iterator[Device]:
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_pairs_work_elsewhere(device: Device, spec: KeySpec, tmp_path: Path) -> None:
+def test_pairs_work_elsewhere(device: TokenDevice, spec: KeySpec, tmp_path: Path) -> None:
     """Other programs read the private key, it belongs to the public key, and nothing of it stays on the token."""
-    pair = device.data_key_pair(permit(MAY), spec)
+    pair = device.pairs.data_key_pair(permit(MAY), spec)
     key = load_der_private_key(pair.private, None)
     public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     assert public == pair.public
@@ -42,27 +42,27 @@ def test_pairs_work_elsewhere(device: Device, spec: KeySpec, tmp_path: Path) -> 
     file.write_bytes(pair.private)
     command = ["openssl", "pkey", "-inform", "DER", "-in", str(file), "-pubout", "-outform", "DER"]
     assert subprocess.run(command, check=True, capture_output=True).stdout == pair.public
-    with device._pool.session() as session:
+    with device.connection.pool.session() as session:
         assert list(list_keys(session)) == []
 
 
 @pytest.mark.parametrize("spec", [KeySpec.RSA_2048, KeySpec.ECC_NIST_P521])
-def test_without_key_wrap(device: Device, spec: KeySpec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_key_wrap(device: TokenDevice, spec: KeySpec, monkeypatch: pytest.MonkeyPatch) -> None:
     """A token without AES-KWP gives the private key by attribute, and keeps nothing either."""
-    monkeypatch.setattr(device, "_has", lambda mechanism: mechanism.name != "AES_KEY_WRAP_PAD")
-    pair = device.data_key_pair(permit(MAY), spec)
+    monkeypatch.setattr(device.connection, "has", lambda mechanism: mechanism.name != "AES_KEY_WRAP_PAD")
+    pair = device.pairs.data_key_pair(permit(MAY), spec)
     key = load_der_private_key(pair.private, None)
     assert key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) == pair.public
-    with device._pool.session() as session:
+    with device.connection.pool.session() as session:
         assert list(list_keys(session)) == []
 
 
-def test_specs_that_the_token_lacks(device: Device) -> None:
+def test_specs_that_the_token_lacks(device: TokenDevice) -> None:
     """A spec that the token cannot make is refused with those that it can."""
     for spec in SPECS:
-        device.check_data_key_pair(spec)
+        device.pairs.check_data_key_pair(spec)
     with pytest.raises(UnsupportedOperationException, match=r"no data key pairs of KeyPairSpec ML_KEM_768.*RSA_2048"):
-        device.check_data_key_pair(KeySpec.ML_KEM_768)
+        device.pairs.check_data_key_pair(KeySpec.ML_KEM_768)
 
 
 def test_padding_is_removed() -> None:

@@ -7,7 +7,7 @@ from devices import permit
 from pkcs11.types import Object, Session
 
 from hsmkms.errors import ObjectLostError
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.objects import data_objects
 from hsmkms.model.permit import OperatorAct
 
@@ -29,10 +29,10 @@ def _within_the_search(session: Session, found: Found) -> Found:
 
 
 @pytest.mark.parametrize("replace", [_after_the_search, _within_the_search])
-def test_replaced_while_it_is_read(device: Device, replace: Replace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replaced_while_it_is_read(device: TokenDevice, replace: Replace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whenever another one replaces a note, a reader is told the older or the newer one, and never of none."""
     seal = permit(OperatorAct.SEAL)
-    device.replace_note(seal, PREFIX, f"{PREFIX}older", b"older")
+    device.own.replace_note(seal, PREFIX, f"{PREFIX}older", b"older")
     search = data_objects._find
 
     def once(session: Session, prefix: str) -> Found:
@@ -41,13 +41,13 @@ def test_replaced_while_it_is_read(device: Device, replace: Replace, monkeypatch
         return replace(session, found)
 
     monkeypatch.setattr(data_objects, "_find", once)
-    assert device.notes(seal, PREFIX) == {f"{PREFIX}newer": b"newer"}
+    assert device.own.notes(seal, PREFIX) == {f"{PREFIX}newer": b"newer"}
 
 
-def test_lost_each_time(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_each_time(device: TokenDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     """A token that shows an object again and again, and never gives its value, is not asked for ever."""
     seal = permit(OperatorAct.SEAL)
-    device.replace_note(seal, PREFIX, f"{PREFIX}older", b"older")
+    device.own.replace_note(seal, PREFIX, f"{PREFIX}older", b"older")
     search, searches = data_objects._find, list[str]()
 
     def always(session: Session, prefix: str) -> Found:
@@ -61,5 +61,5 @@ def test_lost_each_time(device: Device, monkeypatch: pytest.MonkeyPatch) -> None
     destroyed: Found = []
     monkeypatch.setattr(data_objects, "_find", always)
     with pytest.raises(ObjectLostError):
-        device.notes(seal, PREFIX)
+        device.own.notes(seal, PREFIX)
     assert 1 < len(searches) < 100

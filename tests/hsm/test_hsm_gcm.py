@@ -21,7 +21,7 @@ from hsmkms.errors import ObjectLostError, RejectedDataError
 from hsmkms.hsm.crypto.decrypt_faults import explain_refusal
 from hsmkms.hsm.crypto.gcm import TAG_BYTES, open_sealed, seal
 from hsmkms.hsm.crypto.token_iv import IvOrigin
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.objects.objects import handle_of
 from hsmkms.hsm.probing.known_answers import expected_gcm
 from hsmkms.model.enums import Operation
@@ -137,17 +137,17 @@ def flips(data: bytes) -> Iterator[bytes]:
         yield bytes(changed)
 
 
-def refused(device: Device, key: bytes, iv: bytes, body: bytes, aad: bytes) -> None:
+def refused(device: TokenDevice, key: bytes, iv: bytes, body: bytes, aad: bytes) -> None:
     """Decrypt, and see it refused as bad data with the one sentence for all faults."""
     with pytest.raises(RejectedDataError) as caught:
-        device.decrypt(permit(Operation.DECRYPT, key), key, iv, body, aad)
+        device.ciphers.decrypt(permit(Operation.DECRYPT, key), key, iv, body, aad)
     assert str(caught.value) == "the token refused the data"
 
 
-def test_every_bit_counts(device: Device) -> None:
+def test_every_bit_counts(device: TokenDevice) -> None:
     """A change of any one bit of IV, ciphertext, tag or AAD is refused."""
     key, aad = new_key(device), b"a=b"
-    iv, body = device.encrypt(permit(Operation.ENCRYPT, key), key, b"abc", aad)
+    iv, body = device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"abc", aad)
     assert len(iv) == 12
     assert len(body) == 3 + TAG_BYTES
     for changed in flips(iv):
@@ -156,55 +156,55 @@ def test_every_bit_counts(device: Device) -> None:
         refused(device, key, iv, changed, aad)
     for changed in flips(aad):
         refused(device, key, iv, body, changed)
-    assert device.decrypt(permit(Operation.DECRYPT, key), key, iv, body, aad) == b"abc"
+    assert device.ciphers.decrypt(permit(Operation.DECRYPT, key), key, iv, body, aad) == b"abc"
 
 
-def test_wrong_lengths(device: Device) -> None:
+def test_wrong_lengths(device: TokenDevice) -> None:
     """Bodies and AAD that were cut or lengthened are refused, down to nothing, and cost no session."""
     key, aad = new_key(device), b"context"
-    iv, body = device.encrypt(permit(Operation.ENCRYPT, key), key, b"a plaintext of 24 bytes.", aad)
-    opened = device._pool._opened
+    iv, body = device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"a plaintext of 24 bytes.", aad)
+    opened = device.connection.pool._opened
     for length in range(len(body)):
         refused(device, key, iv, body[:length], aad)
     for changed in (body + b"\0", body[1:], body[-16:], bytes(16), bytes(5000)):
         refused(device, key, iv, changed, aad)
     for changed in (b"", aad[:-1], aad + b"\0", aad * 1000):
         refused(device, key, iv, body, changed)
-    assert device._pool._opened == opened == 1
+    assert device.connection.pool._opened == opened == 1
 
 
-def test_another_key(device: Device) -> None:
+def test_another_key(device: TokenDevice) -> None:
     """What one key made is refused by another."""
     first, second = new_key(device), new_key(device)
-    iv, body = device.encrypt(permit(Operation.ENCRYPT, first), first, b"mine", b"")
+    iv, body = device.ciphers.encrypt(permit(Operation.ENCRYPT, first), first, b"mine", b"")
     refused(device, second, iv, body, b"")
-    assert device.decrypt(permit(Operation.DECRYPT, first), first, iv, body, b"") == b"mine"
+    assert device.ciphers.decrypt(permit(Operation.DECRYPT, first), first, iv, body, b"") == b"mine"
 
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(plaintext=st.binary(min_size=1, max_size=4096), aad=st.binary(max_size=300))
-def test_round_trip(device: Device, plaintext: bytes, aad: bytes) -> None:
+def test_round_trip(device: TokenDevice, plaintext: bytes, aad: bytes) -> None:
     """Whatever goes in comes out with the same AAD, and the same plaintext twice looks different each time."""
     key = new_key(device)
     leave = permit(Operation.ENCRYPT, key)
-    first, second = (device.encrypt(leave, key, plaintext, aad) for _ in range(2))
+    first, second = (device.ciphers.encrypt(leave, key, plaintext, aad) for _ in range(2))
     assert first[0] != second[0]
     assert first[1] != second[1]
     for iv, body in (first, second):
-        assert device.decrypt(permit(Operation.DECRYPT, key), key, iv, body, aad) == plaintext
+        assert device.ciphers.decrypt(permit(Operation.DECRYPT, key), key, iv, body, aad) == plaintext
 
 
-def test_largest_plaintext(device: Device) -> None:
+def test_largest_plaintext(device: TokenDevice) -> None:
     """4,096 bytes, the most that Encrypt takes, go through the device."""
     key, plaintext = new_key(device), os.urandom(4096)
-    iv, body = device.encrypt(permit(Operation.ENCRYPT, key), key, plaintext, b"")
+    iv, body = device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, plaintext, b"")
     assert len(body) == 4096 + TAG_BYTES
-    assert device.decrypt(permit(Operation.DECRYPT, key), key, iv, body, b"") == plaintext
+    assert device.ciphers.decrypt(permit(Operation.DECRYPT, key), key, iv, body, b"") == plaintext
 
 
-def test_trouble_of_the_token_is_no_bad_data(device: Device, session: Session) -> None:
+def test_trouble_of_the_token_is_no_bad_data(device: TokenDevice, session: Session) -> None:
     """CKR_GENERAL_ERROR means bad data only if the key still works; else it is the device's own trouble."""
     good = load(session, os.urandom(32))
     assert isinstance(explain_refusal(GeneralError(), session, good, IvOrigin.CALLER), RejectedDataError)
     assert isinstance(explain_refusal(GeneralError(), session, 123456, IvOrigin.CALLER), ObjectLostError)
-    assert device.holds(new_key(device))
+    assert device.keys.holds(new_key(device))

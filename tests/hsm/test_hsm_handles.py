@@ -21,7 +21,7 @@ from pkcs11.types import Session
 from pkcs11.util.ec import encode_named_curve_parameters
 
 from hsmkms.errors import ObjectLostError, TokenError, TokenUnavailableError
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY, HARDENED, _TolerantMapper
 from hsmkms.hsm.objects.objects import tell
 from hsmkms.hsm.session import connection, handles
@@ -48,13 +48,13 @@ def searches(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return count
 
 
-def encrypt(device: Device, *keys: bytes) -> None:
+def encrypt(device: TokenDevice, *keys: bytes) -> None:
     """Encrypt once with each key."""
     for key in keys:
-        device.encrypt(permit(Operation.ENCRYPT, key), key, b"x", b"")
+        device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"x", b"")
 
 
-def test_made_keys_are_known(device: Device, searches: Counter[str]) -> None:
+def test_made_keys_are_known(device: TokenDevice, searches: Counter[str]) -> None:
     """A key made by this process is never searched for."""
     encrypt(device, new_key(device), new_key(device))
     assert not searches
@@ -87,12 +87,12 @@ def test_a_label_is_read_where_a_key_is_found(
     device = token.open()
     monkeypatch.setattr(connection, "find", _counting(searches, "find", connection.find))
     encrypt(device, key)
-    assert device.is_labelled(key, "hsmkms one")
-    assert not device.is_labelled(key, "hsmkms two")
+    assert device.keys.is_labelled(key, "hsmkms one")
+    assert not device.keys.is_labelled(key, "hsmkms two")
     assert searches == {"find": 1}
-    device._labels.clear()
-    device._handles.forget(key)
-    assert device.is_labelled(key, "hsmkms one")
+    device.keys._labels.clear()
+    device.connection.handles.forget(key)
+    assert device.keys.is_labelled(key, "hsmkms one")
     assert searches == {"find": 2}
 
 
@@ -109,12 +109,12 @@ def test_searches_on_the_token(make_token: MakeToken, spy_path: Path, programs: 
     assert len(spylog.named(calls, "C_Login")) == 1
 
 
-def test_enumerated_anew(device: Device, searches: Counter[str]) -> None:
+def test_enumerated_anew(device: TokenDevice, searches: Counter[str]) -> None:
     """After all handles were dropped, many keys are again found by one enumeration."""
     keys = [new_key(device) for _ in range(12)]
     for _ in range(2):
         searches.clear()
-        device._handles.forget_all()
+        device.connection.handles.forget_all()
         encrypt(device, *keys)
         assert searches == {"find": handles.ENUMERATE_AFTER - 1, "list_keys": 1}
 
@@ -122,7 +122,7 @@ def test_enumerated_anew(device: Device, searches: Counter[str]) -> None:
 def test_many_objects(token: SoftHsm, searches: Counter[str]) -> None:
     """With thousands of objects on the token, forty keys cost three searches and one enumeration, then nothing."""
     device = token.open()
-    with device._pool.session() as session:
+    with device.connection.pool.session() as session:
         for number in range(OBJECTS):
             foreign_key(session, id=number.to_bytes(16), label=f"hsmkms key {number}")
     device.close()
@@ -131,7 +131,7 @@ def test_many_objects(token: SoftHsm, searches: Counter[str]) -> None:
     for _ in range(3):
         encrypt(device, *keys)
         assert searches == {"find": handles.ENUMERATE_AFTER - 1, "list_keys": 1}
-    assert len(device.inventory(keys[0])) == OBJECTS
+    assert len(device.keys.inventory(keys[0])) == OBJECTS
 
 
 # -- foreign objects ------------------------------------------------------------------------------------------------
@@ -160,9 +160,9 @@ def certificate() -> bytes:
     return builder.sign(key, None).public_bytes(Encoding.DER)
 
 
-def add_foreign_objects(device: Device) -> int:
+def add_foreign_objects(device: TokenDevice) -> int:
     """Put everything on the token that other applications leave there; how many objects."""
-    with closing(device._token.open(rw=True, attribute_mapper=RawMapper())) as session:
+    with closing(device.connection.token.open(rw=True, attribute_mapper=RawMapper())) as session:
         templates: list[dict[Attribute, Any]] = [
             {Attribute.CLASS: ObjectClass.DATA, Attribute.LABEL: b"data", Attribute.VALUE: b"\0\1"},
             {Attribute.CLASS: ObjectClass.DATA, Attribute.LABEL: b"", Attribute.VALUE: b"", Attribute.PRIVATE: False},
@@ -201,9 +201,9 @@ def add_foreign_objects(device: Device) -> int:
     return len(templates) + 5
 
 
-def snapshot(device: Device) -> set[tuple[Any, ...]]:
+def snapshot(device: TokenDevice) -> set[tuple[Any, ...]]:
     """Every object on the token, with all that it says of itself."""
-    with closing(device._token.open(attribute_mapper=RawMapper())) as session:
+    with closing(device.connection.token.open(attribute_mapper=RawMapper())) as session:
         return {
             (each.handle, *(f"{name.name}={told!r}" for name, told in tell(each, tuple(Attribute)).items()))
             for each in session.get_objects({Attribute.TOKEN: True})
@@ -217,46 +217,50 @@ def test_foreign_objects(token: SoftHsm) -> None:
     before = snapshot(device)
     assert len(before) == count
     keys = [new_key(device) for _ in range(handles.ENUMERATE_AFTER + 3)]
-    device._handles.forget_all()
+    device.connection.handles.forget_all()
     encrypt(device, *keys)
-    listed = device.inventory(keys[0])
+    listed = device.keys.inventory(keys[0])
     assert {each.cka_id for each in listed} == {*keys, b"\xff", b"same", b"pair"}
     assert Counter(each.cka_id for each in listed)[b"same"] == 2
-    assert not any(each.failed for each in device.checks())
+    assert not any(each.failed for each in device.connection.checks())
     for key in keys:
-        assert device.attest(key)[1] == []
-        assert device.destroy(permit(OperatorAct.RECONCILE, key), key)
+        assert device.keys.attest(key)[1] == []
+        assert device.keys.destroy(permit(OperatorAct.RECONCILE, key), key)
     device.close()
     device = token.open()
     assert {each[1:] for each in snapshot(device)} == {each[1:] for each in before}
 
 
-def test_key_that_stands_twice(device: Device) -> None:
+def test_key_that_stands_twice(device: TokenDevice) -> None:
     """Two keys with one CKA_ID are an error that names it, for this key alone, also after an enumeration."""
     keys = [new_key(device) for _ in range(handles.ENUMERATE_AFTER + 1)]
     twice = keys[0]
-    with device._pool.session() as session:
+    with device.connection.pool.session() as session:
         foreign_key(session, id=twice, label="the second")
-    device._handles.forget_all()
+    device.connection.handles.forget_all()
     for _ in range(2):
-        for act in (lambda: encrypt(device, twice), lambda: device.attest(twice), lambda: device.holds(twice)):
+        for act in (
+            lambda: encrypt(device, twice),
+            lambda: device.keys.attest(twice),
+            lambda: device.keys.holds(twice),
+        ):
             with pytest.raises(TokenError, match=f"2 objects with CKA_ID {twice.hex()}"):
                 act()
         with pytest.raises(TokenError):
-            device.destroy(permit(OperatorAct.RECONCILE, twice), twice)
+            device.keys.destroy(permit(OperatorAct.RECONCILE, twice), twice)
         encrypt(device, *keys[1:])
-    assert Counter(each.cka_id for each in device.inventory(twice))[twice] == 2
+    assert Counter(each.cka_id for each in device.keys.inventory(twice))[twice] == 2
 
 
-def test_inventory_needs_its_witness(device: Device) -> None:
+def test_inventory_needs_its_witness(device: TokenDevice) -> None:
     """An inventory that does not show the installation's own key proves nothing and is refused."""
     key = new_key(device)
     with pytest.raises(TokenUnavailableError, match="does not show the installation's own key"):
-        device.inventory(bytes(16))
-    assert [each.cka_id for each in device.inventory(key)] == [key]
+        device.keys.inventory(bytes(16))
+    assert [each.cka_id for each in device.keys.inventory(key)] == [key]
 
 
-def test_inventory_while_keys_come_and_go(device: Device, token: SoftHsm, programs: Path) -> None:
+def test_inventory_while_keys_come_and_go(device: TokenDevice, token: SoftHsm, programs: Path) -> None:
     """A listing holds all keys that stay, however many another process makes and destroys meanwhile."""
     keys = {new_key(device) for _ in range(5)}
     witness = next(iter(keys))
@@ -265,14 +269,14 @@ def test_inventory_while_keys_come_and_go(device: Device, token: SoftHsm, progra
     process.stdin.flush()
     listings = 0
     while process.poll() is None:
-        assert keys <= {each.cka_id for each in device.inventory(witness)}
+        assert keys <= {each.cka_id for each in device.keys.inventory(witness)}
         listings += 1
     assert devices.finish(process) > 20
     assert listings > 20
-    assert {each.cka_id for each in device.inventory(witness)} == keys
+    assert {each.cka_id for each in device.keys.inventory(witness)} == keys
 
 
-def test_unknown_key(device: Device) -> None:
+def test_unknown_key(device: TokenDevice) -> None:
     """A key that is not on the token is ObjectLostError, before the enumeration and after it."""
     for _ in range(handles.ENUMERATE_AFTER + 2):
         with pytest.raises(ObjectLostError):

@@ -9,11 +9,11 @@ from devices import SoftHsm, new_key
 from pkcs11.types import Session
 
 from hsmkms.hsm.crypto.iv import BLOCK, IV_BYTES, IvSource
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.session.login import open_session
 
 
-def test_none_twice_among_threads(device: Device) -> None:
+def test_none_twice_among_threads(device: TokenDevice) -> None:
     """100,000 IVs of 96 bits, drawn by four threads from one source, are all different."""
     source = IvSource()
     drawn: list[list[bytes]] = [[] for _ in range(4)]
@@ -21,7 +21,7 @@ def test_none_twice_among_threads(device: Device) -> None:
     def draw(into: list[bytes], session: Session) -> None:
         into.extend(source.next(session) for _ in range(25_000))
 
-    threads = [threading.Thread(target=draw, args=(into, open_session(device._token))) for into in drawn]
+    threads = [threading.Thread(target=draw, args=(into, open_session(device.connection.token))) for into in drawn]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -20,15 +20,17 @@ from pkcs11.mechanisms import KeyType, Mechanism
 from pkcs11.types import Object
 
 from hsmkms.errors import ObjectLostError, RejectedDataError, TokenError, UnsupportedOperationException
-from hsmkms.hsm import keypairs
+from hsmkms.hsm import faults
 from hsmkms.hsm.crypto import oaep, signing
 from hsmkms.hsm.crypto.agreement import agree
 from hsmkms.hsm.crypto.oaep_params import OAEP_SHA_1, OAEP_SHA_256
 from hsmkms.hsm.crypto.prehash import signs_prehashed
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.device import TokenDevice
+from hsmkms.hsm.objects import mac_mechanisms
 from hsmkms.hsm.objects.backing_keys import Kind, kinds
 from hsmkms.hsm.objects.key_specs import KEY_FACTS
 from hsmkms.hsm.objects.objects import find, handle_of
+from hsmkms.hsm.session.connection import Connection
 from hsmkms.model.enums import EncryptionAlgorithm, KeySpec, KeyUsage, MacAlgorithm, Operation, SigningAlgorithm
 from hsmkms.model.permit import OperatorAct
 
@@ -58,7 +60,7 @@ RSA = (KeySpec.RSA_2048, KeyUsage.ENCRYPT_DECRYPT)
 class Bench:
     """A token with one key of each kind, made when it is first asked for: RSA keys take their time."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: TokenDevice) -> None:
         self.device = device
         self._keys: dict[Kind, bytes] = {}
 
@@ -72,33 +74,33 @@ class Bench:
     def new(self, spec: KeySpec, usage: KeyUsage = KeyUsage.SIGN_VERIFY) -> bytes:
         """CKA_ID of a new key of that kind."""
         cka_id = os.urandom(16)
-        self.device.generate_backing_key(permit(Operation.CREATE_KEY, cka_id), cka_id, "a key", (spec, usage))
+        self.device.keys.generate_backing_key(permit(Operation.CREATE_KEY, cka_id), cka_id, "a key", (spec, usage))
         return cka_id
 
     def public(self, spec: KeySpec, usage: KeyUsage = KeyUsage.SIGN_VERIFY) -> object:
         """The public key, as another program reads it."""
         cka_id = self.key(spec, usage)
-        info = self.device.public_key(permit(Operation.GET_PUBLIC_KEY, cka_id), cka_id, (spec, usage))
+        info = self.device.pairs.public_key(permit(Operation.GET_PUBLIC_KEY, cka_id), cka_id, (spec, usage))
         return load_der_public_key(info)
 
     def sign(self, spec: KeySpec, algorithm: SigningAlgorithm, data: bytes) -> bytes:
         """Sign with the key of that spec."""
         cka_id = self.key(spec)
-        return self.device.sign(permit(Operation.SIGN, cka_id), cka_id, algorithm, data)
+        return self.device.pairs.sign(permit(Operation.SIGN, cka_id), cka_id, algorithm, data)
 
     def verify(self, spec: KeySpec, algorithm: SigningAlgorithm, data: bytes, signature: bytes) -> bool:
         """Verify with the key of that spec."""
         cka_id, kind = self.key(spec), (spec, KeyUsage.SIGN_VERIFY)
-        return self.device.verify(permit(Operation.VERIFY, cka_id), cka_id, kind, algorithm, data, signature)
+        return self.device.pairs.verify(permit(Operation.VERIFY, cka_id), cka_id, kind, algorithm, data, signature)
 
     def open(self, block: bytes, algorithm: EncryptionAlgorithm, spec: KeySpec = KeySpec.RSA_2048) -> bytes:
         """Decrypt with the RSA key of that spec."""
         cka_id = self.key(spec, KeyUsage.ENCRYPT_DECRYPT)
-        return self.device.decrypt_oaep(permit(Operation.DECRYPT, cka_id), cka_id, spec, algorithm, block)
+        return self.device.pairs.decrypt_oaep(permit(Operation.DECRYPT, cka_id), cka_id, spec, algorithm, block)
 
     def object(self, object_class: ObjectClass | None, cka_id: bytes) -> Object | None:
         """An object, looked at behind the device's back."""
-        with self.device._pool.session() as session:
+        with self.device.connection.pool.session() as session:
             return find(session, object_class, cka_id)
 
 
@@ -216,11 +218,11 @@ def test_verification_on_the_token(
 
 def test_prehashed_ed25519_is_refused(bench: Bench) -> None:
     """SoftHSM signs pure Ed25519 whatever it is told: the known answer shows it, and the algorithm is refused."""
-    with bench.device._pool.session() as session:
+    with bench.device.connection.pool.session() as session:
         assert signs_prehashed(session) is False
     with pytest.raises(UnsupportedOperationException, match="Use ED25519_SHA_512 with the message itself"):
-        bench.device.check_signing(S.ED25519_PH_SHA_512)
-    bench.device.check_signing(S.ED25519_SHA_512)
+        bench.device.pairs.check_signing(S.ED25519_PH_SHA_512)
+    bench.device.pairs.check_signing(S.ED25519_SHA_512)
 
 
 def test_the_known_answer_can_be_met(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +232,7 @@ def test_the_known_answer_can_be_met(bench: Bench, monkeypatch: pytest.MonkeyPat
     assert public.hex() == "ec172b93ad5e563bf4932c70e1245034c35467ef2efd4d64ebf819683467e2bf"  # RFC 8032, 7.3
     pure = Ed25519PrivateKey.from_private_bytes(seed).sign(b"abc")
     monkeypatch.setattr("hsmkms.hsm.crypto.prehash._SIGNATURE", pure)
-    with bench.device._pool.session() as session:
+    with bench.device.connection.pool.session() as session:
         assert signs_prehashed(session) is True
 
 
@@ -263,7 +265,7 @@ def test_oaep(bench: Bench, algorithm: EncryptionAlgorithm) -> None:
     for length in (0, 1, 32, 256 - 2 * hashed.digest_size - 2):
         plaintext = os.urandom(length)
         assert bench.open(seal(public, plaintext, hashed), algorithm) == plaintext
-        made = bench.device.encrypt_oaep(permit(Operation.ENCRYPT, cka_id), cka_id, RSA[0], algorithm, plaintext)
+        made = bench.device.pairs.encrypt_oaep(permit(Operation.ENCRYPT, cka_id), cka_id, RSA[0], algorithm, plaintext)
         assert bench.open(made, algorithm) == plaintext
 
 
@@ -328,17 +330,15 @@ def xor(left: bytes, right: bytes) -> bytes:
 
 def test_where_padding_is_removed(bench: Bench) -> None:
     """SoftHSM's own OAEP has SHA-1 only; the probe tells, and SHA-256 goes through the bare RSA decryption."""
-    assert bench.device._oaeps_of_token() == (OAEP_SHA_1,)
-    assert OAEP_SHA_256 not in bench.device._oaeps_of_token()
+    assert bench.device.pairs._oaeps_of_token() == (OAEP_SHA_1,)
+    assert OAEP_SHA_256 not in bench.device.pairs._oaeps_of_token()
     assert set(oaep.OAEPS.values()) == {OAEP_SHA_1, OAEP_SHA_256}
 
 
 def test_a_token_without_raw_rsa(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the token can do neither, the error says what it lacks."""
-    has = keypairs.KeyPairs._has
-    monkeypatch.setattr(
-        keypairs.KeyPairs, "_has", lambda self, each: each is not Mechanism.RSA_X_509 and has(self, each)
-    )
+    has = Connection.has
+    monkeypatch.setattr(Connection, "has", lambda self, each: each is not Mechanism.RSA_X_509 and has(self, each))
     with pytest.raises(UnsupportedOperationException, match="lacks CKM_RSA_X_509"):
         bench.open(bytes(256), EncryptionAlgorithm.RSAES_OAEP_SHA_256)
 
@@ -354,8 +354,8 @@ def test_key_agreement(bench: Bench, spec: KeySpec) -> None:
     theirs = ec.generate_private_key(public.curve)
     info = theirs.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     cka_id = bench.key(spec, KeyUsage.KEY_AGREEMENT)
-    peer = bench.device.peer_key(spec, info)
-    secret = bench.device.agree(permit(Operation.DERIVE_SHARED_SECRET, cka_id), cka_id, spec, peer)
+    peer = bench.device.pairs.peer_key(spec, info)
+    secret = bench.device.pairs.agree(permit(Operation.DERIVE_SHARED_SECRET, cka_id), cka_id, spec, peer)
     assert secret == theirs.exchange(ec.ECDH(), public)
     assert len(secret) == KEY_FACTS[spec].size
 
@@ -368,7 +368,7 @@ def test_secrets_keep_their_leading_zeros(bench: Bench) -> None:
     known = ec.derive_private_key(number, facts.curve)
     peers = (ec.derive_private_key(each, facts.curve) for each in range(1, 100_000))
     peer = next(each for each in peers if each.exchange(ec.ECDH(), known.public_key())[0] == 0)
-    with bench.device._pool.session() as session:
+    with bench.device.connection.pool.session() as session:
         ours = session.create_object(
             {
                 Attribute.CLASS: ObjectClass.PRIVATE_KEY,
@@ -406,8 +406,8 @@ def test_unusable_peers(bench: Bench) -> None:
     ]
     for info in unusable:
         with pytest.raises(RejectedDataError):
-            bench.device.peer_key(KeySpec.ECC_NIST_P256, info)
-    assert spki(bench.device.peer_key(KeySpec.ECC_NIST_P256, right)) == right
+            bench.device.pairs.peer_key(KeySpec.ECC_NIST_P256, info)
+    assert spki(bench.device.pairs.peer_key(KeySpec.ECC_NIST_P256, right)) == right
 
 
 # -- HMAC -----------------------------------------------------------------------------------------------------------
@@ -420,7 +420,7 @@ def test_hmac(bench: Bench, algorithm: MacAlgorithm) -> None:
     first, second = (bench.new(spec, KeyUsage.GENERATE_VERIFY_MAC) for _ in range(2))
 
     def mac(cka_id: bytes) -> bytes:
-        return bench.device.generate_mac(permit(Operation.GENERATE_MAC, cka_id), cka_id, algorithm, MESSAGE)
+        return bench.device.pairs.generate_mac(permit(Operation.GENERATE_MAC, cka_id), cka_id, algorithm, MESSAGE)
 
     assert mac(first) == mac(first) != mac(second)
     assert len(mac(first)) == length
@@ -433,7 +433,7 @@ def test_hmac(bench: Bench, algorithm: MacAlgorithm) -> None:
 def test_hmac_is_that_of_the_standard(bench: Bench, algorithm: MacAlgorithm) -> None:
     """With a known key the token's HMAC is that of another program."""
     secret = os.urandom(64)
-    with bench.device._pool.session() as session:
+    with bench.device.connection.pool.session() as session:
         known = session.create_object(
             {
                 Attribute.CLASS: ObjectClass.SECRET_KEY,
@@ -443,7 +443,7 @@ def test_hmac_is_that_of_the_standard(bench: Bench, algorithm: MacAlgorithm) -> 
                 Attribute.VALUE: secret,
             }
         )
-        made = known.sign(MESSAGE, mechanism=keypairs.MACS[algorithm])  # type: ignore[attr-defined]
+        made = known.sign(MESSAGE, mechanism=mac_mechanisms.MACS[algorithm])  # type: ignore[attr-defined]
     assert made == hmac.digest(secret, MESSAGE, f"sha{algorithm.rsplit('_', 1)[1]}")
 
 
@@ -456,9 +456,9 @@ CHEAP = [kind for kind in kinds() if KEY_FACTS[kind[0]].key_type not in (KeyType
 def test_objects_tell_their_kind(bench: Bench, kind: Kind) -> None:
     """Spec and usage of a key can be told from its objects alone, and it is attested as it was made."""
     cka_id = bench.key(*kind)
-    assert bench.device.identify(cka_id) == kind
-    attributes, deviations = bench.device.attest(cka_id, kind)
-    public, of_public = bench.device.attest_public(cka_id, kind)
+    assert bench.device.keys.identify(cka_id) == kind
+    attributes, deviations = bench.device.keys.attest(cka_id, kind)
+    public, of_public = bench.device.keys.attest_public(cka_id, kind)
     assert (deviations, of_public) == ([], [])
     assert attributes["CKA_EXTRACTABLE"] is False
     assert bool(public) == (KEY_FACTS[kind[0]].public is not None)
@@ -467,11 +467,11 @@ def test_objects_tell_their_kind(bench: Bench, kind: Kind) -> None:
 def test_foreign_objects_tell_no_kind(bench: Bench) -> None:
     """An object that hsmkms would not make so is like nothing; one that is not there is lost."""
     cka_id = os.urandom(16)
-    with bench.device._pool.session() as session:
+    with bench.device.connection.pool.session() as session:
         session.generate_keypair(KeyType.RSA, 1024, id=cka_id, store=True, capabilities=MechanismFlag.SIGN)
-    assert bench.device.identify(cka_id) is None
+    assert bench.device.keys.identify(cka_id) is None
     with pytest.raises(ObjectLostError):
-        bench.device.identify(os.urandom(16))
+        bench.device.keys.identify(os.urandom(16))
 
 
 @pytest.mark.parametrize(
@@ -483,7 +483,7 @@ def test_a_replaced_public_half_is_noticed(bench: Bench, kind: Kind) -> None:
     """Nobody gets, verifies with, or encrypts to a public half that is not the private half's own."""
     device, attacker, victim = bench.device, bench.key(*kind), bench.new(*kind)
     shown = permit(Operation.GET_PUBLIC_KEY, victim)
-    before = device.public_key(shown, victim, kind)
+    before = device.pairs.public_key(shown, victim, kind)
     original, other = (bench.object(ObjectClass.PUBLIC_KEY, each) for each in (victim, attacker))
     assert original is not None
     assert other is not None
@@ -492,28 +492,28 @@ def test_a_replaced_public_half_is_noticed(bench: Bench, kind: Kind) -> None:
         copied = [Attribute.MODULUS, Attribute.PUBLIC_EXPONENT]
     told = {name: other[name] for name in (Attribute.KEY_TYPE, *copied)}
     original.destroy()
-    with device._pool.session() as session:
+    with device.connection.pool.session() as session:
         session.create_object(
             {Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.TOKEN: True, Attribute.ID: victim, **told}
         )
-    assert device.public_key(shown, victim, kind) == before  # what this process has seen proven stays
-    device._publics.clear()
+    assert device.pairs.public_key(shown, victim, kind) == before  # what this process has seen proven stays
+    device.pairs._publics.clear()
     with pytest.raises(TokenError, match="somebody has replaced it"):
-        device.public_key(shown, victim, kind)
-    _, deviations = device.attest_public(victim, kind)
+        device.pairs.public_key(shown, victim, kind)
+    _, deviations = device.keys.attest_public(victim, kind)
     assert "its halves do not belong together" in deviations
 
 
 def test_destruction_takes_both_halves(bench: Bench) -> None:
     """Destroying a pair destroys both halves, and nothing of another; a second time finds nothing."""
     gone, stays = (bench.new(KeySpec.ECC_NIST_P256) for _ in range(2))
-    assert bench.device.destroy(permit(OperatorAct.MAINTAIN, gone), gone)
-    assert not bench.device.destroy(permit(OperatorAct.MAINTAIN, gone), gone)
+    assert bench.device.keys.destroy(permit(OperatorAct.MAINTAIN, gone), gone)
+    assert not bench.device.keys.destroy(permit(OperatorAct.MAINTAIN, gone), gone)
     for object_class in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
         assert bench.object(object_class, gone) is None
         assert bench.object(object_class, stays) is not None
-    assert bench.device.holds(stays)
-    assert not bench.device.holds(gone)
+    assert bench.device.keys.holds(stays)
+    assert not bench.device.keys.holds(gone)
 
 
 def test_a_public_half_alone_is_destroyed_too(bench: Bench) -> None:
@@ -522,8 +522,8 @@ def test_a_public_half_alone_is_destroyed_too(bench: Bench) -> None:
     private = bench.object(ObjectClass.PRIVATE_KEY, cka_id)
     assert private is not None
     private.destroy()
-    assert not bench.device.holds(cka_id)
-    assert not bench.device.destroy(permit(OperatorAct.MAINTAIN, cka_id), cka_id)
+    assert not bench.device.keys.holds(cka_id)
+    assert not bench.device.keys.destroy(permit(OperatorAct.MAINTAIN, cka_id), cka_id)
     assert bench.object(ObjectClass.PUBLIC_KEY, cka_id) is None
 
 
@@ -534,20 +534,20 @@ def test_a_missing_public_half(bench: Bench) -> None:
     public = bench.object(ObjectClass.PUBLIC_KEY, cka_id)
     assert public is not None
     public.destroy()
-    assert bench.device.attest_public(cka_id, kind) == ({}, [keypairs.NO_PUBLIC_HALF])
+    assert bench.device.keys.attest_public(cka_id, kind) == ({}, [faults.NO_PUBLIC_HALF])
     with pytest.raises(ObjectLostError, match="public half"):
-        bench.device.public_key(permit(Operation.GET_PUBLIC_KEY, cka_id), cka_id, kind)
-    assert bench.device.identify(cka_id) is None
+        bench.device.pairs.public_key(permit(Operation.GET_PUBLIC_KEY, cka_id), cka_id, kind)
+    assert bench.device.keys.identify(cka_id) is None
 
 
 def test_specs_that_the_token_lacks(bench: Bench) -> None:
     """What the token cannot make is refused with what it can."""
     for spec in (KeySpec.ML_DSA_44, KeySpec.ML_DSA_87, KeySpec.ML_KEM_768):
         with pytest.raises(UnsupportedOperationException, match=f"no keys of KeySpec {spec} for SIGN_VERIFY: it has"):
-            bench.device.check_kind((spec, KeyUsage.SIGN_VERIFY))
+            bench.device.keys.check_kind((spec, KeyUsage.SIGN_VERIFY))
     for kind in kinds():
         if KEY_FACTS[kind[0]].key_type is not KeyType.ML_DSA:
-            bench.device.check_kind(kind)
+            bench.device.keys.check_kind(kind)
 
 
 @pytest.mark.parametrize(
@@ -562,7 +562,7 @@ def test_keys_that_could_not_be_used(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, lacking: Mechanism, kind: Kind, instead: str
 ) -> None:
     """A key that the token could make and not use is refused before it is made."""
-    has = keypairs.KeyPairs._has
-    monkeypatch.setattr(keypairs.KeyPairs, "_has", lambda self, each: each is not lacking and has(self, each))
+    has = Connection.has
+    monkeypatch.setattr(Connection, "has", lambda self, each: each is not lacking and has(self, each))
     with pytest.raises(UnsupportedOperationException, match=f"for {kind[1]}: it has keys of .*{instead}"):
-        bench.device.check_kind(kind)
+        bench.device.keys.check_kind(kind)

@@ -12,7 +12,7 @@ from devices import PIN, MakeToken, SoftHsm, new_key, permit
 from pkcs11.constants import TokenFlag
 
 from hsmkms.errors import ClosedError, ConfigurationError, PinError, TokenUnavailableError
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.session import module as modules
 from hsmkms.hsm.session.login import LoginGate
 from hsmkms.hsm.session.token_choice import TokenChoice, choose
@@ -45,17 +45,17 @@ def mode(path: Path) -> int:
 def test_refused_pin_is_not_tried_again(token: SoftHsm, pin: str) -> None:
     """A refusal of any kind leaves a mark, and then not even the right PIN is read."""
     with pytest.raises(PinError, match="refused the PIN"):
-        Device.open(token.settings(), Reader(pin))
+        TokenDevice.open(token.settings(), Reader(pin))
     right = Reader(PIN)
     with pytest.raises(PinError, match=r"hsmkms doctor --retry-pin"):
-        Device.open(token.settings(), right)
+        TokenDevice.open(token.settings(), right)
     assert right.asked == 0
 
 
 def test_mark_says_nothing_of_the_pin(token: SoftHsm) -> None:
     """The mark names token and time; neither it nor the error says anything of the PIN; both files are private."""
     with pytest.raises(PinError) as caught:
-        Device.open(token.settings(), Reader(WRONG))
+        TokenDevice.open(token.settings(), Reader(WRONG))
     mark = token.folder / "pin-refused.json"
     told = json.loads(mark.read_text())
     assert told.keys() == {"label", "serial", "refused_at", "source", "version", "comparable", "unsettled"}
@@ -70,8 +70,8 @@ def test_right_pin_closes_the_mark(token: SoftHsm) -> None:
     """A PIN that a person insists on is tried in spite of the mark; once the token takes it, everybody is let in."""
     gate = LoginGate(token.folder)
     with pytest.raises(PinError):
-        Device.open(token.settings(), Reader(WRONG))
-    Device.open(token.settings(), lambda: Secret(PIN, insisted=True), accept_final_try=True).close()
+        TokenDevice.open(token.settings(), Reader(WRONG))
+    TokenDevice.open(token.settings(), lambda: Secret(PIN, insisted=True), accept_final_try=True).close()
     assert gate.mark() is None
     token.open().close()
 
@@ -102,14 +102,14 @@ def test_refused_pin_is_not_retried(token: SoftHsm, refused: Secret, again: Secr
     """Even when the operator asks for a retry, what is or may be the refused PIN is not sent, unless he insists."""
     mark = token.folder / "pin-refused.json"
     with pytest.raises(PinError, match="refused the PIN"):
-        Device.open(token.settings(), lambda: refused)
+        TokenDevice.open(token.settings(), lambda: refused)
     left = mark.stat()
     with pytest.raises(PinError, match=told):
-        Device.open(token.settings(), lambda: again, accept_final_try=True)
+        TokenDevice.open(token.settings(), lambda: again, accept_final_try=True)
     assert mark.stat() == left
     insisted = Secret(again.reveal(), again.origin, insisted=True)
     with pytest.raises(PinError, match="refused the PIN"):
-        Device.open(token.settings(), lambda: insisted, accept_final_try=True)
+        TokenDevice.open(token.settings(), lambda: insisted, accept_final_try=True)
     assert mark.stat() != left
 
 
@@ -117,34 +117,34 @@ def test_typed_pin_is_retried(token: SoftHsm) -> None:
     """A PIN that a person has just typed is tried when the operator asks for a retry, and never before."""
     typed = Secret(PIN, PinOrigin(name="the answer at the prompt", version="2", typed=True))
     with pytest.raises(PinError, match="refused the PIN"):
-        Device.open(token.settings(), lambda: from_file(WRONG, "1"))
+        TokenDevice.open(token.settings(), lambda: from_file(WRONG, "1"))
     with pytest.raises(PinError, match="correct the PIN, then run"):
-        Device.open(token.settings(), lambda: typed)
-    Device.open(token.settings(), lambda: typed, accept_final_try=True).close()
-    Device.open(token.settings(), lambda: from_file(PIN, "2")).close()
+        TokenDevice.open(token.settings(), lambda: typed)
+    TokenDevice.open(token.settings(), lambda: typed, accept_final_try=True).close()
+    TokenDevice.open(token.settings(), lambda: from_file(PIN, "2")).close()
 
 
 def test_refused_pin_in_the_memory_of_a_process(token: SoftHsm) -> None:
     """Who still has the refused PIN when the token has taken another one does not send it again."""
     gate = LoginGate(token.folder)
     with pytest.raises(PinError, match="refused the PIN"):
-        Device.open(token.settings(), lambda: from_variable(WRONG, "old"))
+        TokenDevice.open(token.settings(), lambda: from_variable(WRONG, "old"))
     right = from_variable(PIN, "new")
     insisted = Secret(PIN, right.origin, insisted=True)
-    Device.open(token.settings(), lambda: insisted, accept_final_try=True).close()
+    TokenDevice.open(token.settings(), lambda: insisted, accept_final_try=True).close()
     with pytest.raises(PinError, match="may still give the PIN that was refused"):
-        Device.open(token.settings(), lambda: from_variable(WRONG, "old"))
+        TokenDevice.open(token.settings(), lambda: from_variable(WRONG, "old"))
     assert gate.mark() is None
-    Device.open(token.settings(), lambda: right).close()
+    TokenDevice.open(token.settings(), lambda: right).close()
 
 
 def test_refused_pin_that_is_taken_later(token: SoftHsm) -> None:
     """A source whose PIN the token takes in the end is no longer listed as refused."""
     with pytest.raises(PinError, match="refused the PIN"):
-        Device.open(token.settings(), lambda: from_file(WRONG, "1"))
+        TokenDevice.open(token.settings(), lambda: from_file(WRONG, "1"))
     insisted = Secret(PIN, from_file(PIN, "1").origin, insisted=True)
-    Device.open(token.settings(), lambda: insisted, accept_final_try=True).close()
-    Device.open(token.settings(), lambda: from_file(PIN, "1")).close()
+    TokenDevice.open(token.settings(), lambda: insisted, accept_final_try=True).close()
+    TokenDevice.open(token.settings(), lambda: from_file(PIN, "1")).close()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '"text"', "null"])
@@ -153,7 +153,7 @@ def test_unreadable_mark_counts(token: SoftHsm, content: str) -> None:
     (token.folder / "pin-refused.json").write_text(content)
     reader = Reader(PIN)
     with pytest.raises(PinError):
-        Device.open(token.settings(), reader)
+        TokenDevice.open(token.settings(), reader)
     assert reader.asked == 0
 
 
@@ -190,7 +190,7 @@ def test_failing_pin_source(token: SoftHsm) -> None:
         raise PinError("the PIN file is empty")
 
     with pytest.raises(PinError, match="empty"):
-        Device.open(token.settings(), broken)
+        TokenDevice.open(token.settings(), broken)
     token.open().close()
 
 
@@ -198,7 +198,7 @@ def test_unwritable_state_folder(token: SoftHsm) -> None:
     """Where no mark could be written, no PIN is read."""
     reader = Reader(PIN)
     with pytest.raises(ConfigurationError, match="cannot be written"):
-        Device.open(token.settings(state_dir=token.folder / "missing"), reader)
+        TokenDevice.open(token.settings(state_dir=token.folder / "missing"), reader)
     assert reader.asked == 0
 
 
@@ -211,21 +211,21 @@ def test_token_without_user_pin(make_token: MakeToken) -> None:
     module.release()
     reader = Reader(PIN)
     with pytest.raises(PinError, match="has no user PIN yet"):
-        Device.open(token.settings(choice=TokenChoice(label="bare")), reader)
+        TokenDevice.open(token.settings(choice=TokenChoice(label="bare")), reader)
     assert reader.asked == 0
 
 
-def test_second_opening_shares_the_login(device: Device, token: SoftHsm) -> None:
+def test_second_opening_shares_the_login(device: TokenDevice, token: SoftHsm) -> None:
     """A token that is open in this process is shared without another login, until its last user closes it."""
     reader = Reader(WRONG)
-    second = Device.open(token.settings(), reader)
+    second = TokenDevice.open(token.settings(), reader)
     assert second is device
     assert reader.asked == 0
     second.close()
     key = new_key(device)
     device.close()
     with pytest.raises(ClosedError):
-        device.encrypt(permit(Operation.ENCRYPT, key), key, b"x", b"")
+        device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"x", b"")
     device.close()
 
 
@@ -234,57 +234,57 @@ def test_login_of_others_is_shared(token: SoftHsm) -> None:
     module = modules.acquire(token.module, environment=token.environment)
     others = choose(module, token.settings().choice).open(rw=True, user_pin=PIN)
     device = token.open()
-    assert device.holds(new_key(device))
+    assert device.keys.holds(new_key(device))
     device.close()
     assert module.cryptoki.logged_in(others.handle)
 
 
-def test_lost_login_reads_the_pin_once(token: SoftHsm, lose: Callable[[Device], None]) -> None:
+def test_lost_login_reads_the_pin_once(token: SoftHsm, lose: Callable[[TokenDevice], None]) -> None:
     """After a lost login the PIN is read and tried once more; if it is refused then, never again."""
     reader = Reader(PIN, PIN, WRONG)
-    device = Device.open(token.settings(), reader)
+    device = TokenDevice.open(token.settings(), reader)
     key = new_key(device)
     leave = permit(Operation.ENCRYPT, key)
     lose(device)
-    device.encrypt(leave, key, b"x", b"")
+    device.ciphers.encrypt(leave, key, b"x", b"")
     assert reader.asked == 2
     lose(device)
     for _ in range(3):
         with pytest.raises(PinError):
-            device.encrypt(leave, key, b"x", b"")
+            device.ciphers.encrypt(leave, key, b"x", b"")
     assert reader.asked == 3
 
 
 # -- a PIN that is changed ----------------------------------------------------------------------------------------
 
 
-def test_login_after_a_change_of_the_pin(token: SoftHsm, lose: Callable[[Device], None]) -> None:
+def test_login_after_a_change_of_the_pin(token: SoftHsm, lose: Callable[[TokenDevice], None]) -> None:
     """A process that is logged in goes on after a change, and takes the new PIN when its login is lost later."""
     settings, reader = token.settings(), Reader(PIN, "another PIN")
-    device = Device.open(settings, reader)
+    device = TokenDevice.open(settings, reader)
     key = new_key(device)
     gate = LoginGate(settings.state_dir)
     with gate.exclusive():
-        device.change_pin(permit(OperatorAct.CHANGE_PIN), PIN, "another PIN")
+        device.connection.change_pin(permit(OperatorAct.CHANGE_PIN), PIN, "another PIN")
         gate.note_change()
-    assert device.holds(key)
+    assert device.keys.holds(key)
     assert reader.asked == 1
     lose(device)
-    devices.until(lambda: succeeds(lambda: device.holds(key)), 10)
+    devices.until(lambda: succeeds(lambda: device.keys.holds(key)), 10)
     device.close()
     assert gate.mark() is None
     with pytest.raises(PinError):
-        Device.open(settings, Reader(PIN))
+        TokenDevice.open(settings, Reader(PIN))
 
 
-def test_login_that_is_lost_before_a_change(token: SoftHsm, lose: Callable[[Device], None]) -> None:
+def test_login_that_is_lost_before_a_change(token: SoftHsm, lose: Callable[[TokenDevice], None]) -> None:
     """Who changes the PIN under the lock of logins logs in again under it, instead of waiting for itself."""
     settings = token.settings()
-    device = Device.open(settings, Reader(PIN))
+    device = TokenDevice.open(settings, Reader(PIN))
     lose(device)
     gate = LoginGate(settings.state_dir)
     with gate.exclusive(), gate.mark_at_hand(token.label, device.profile.serial, None) as leave_mark:
-        device.change_pin(permit(OperatorAct.CHANGE_PIN), PIN, "another PIN")
+        device.connection.change_pin(permit(OperatorAct.CHANGE_PIN), PIN, "another PIN")
         leave_mark()
     device.close()
     assert gate.mark() is not None
@@ -293,12 +293,12 @@ def test_login_that_is_lost_before_a_change(token: SoftHsm, lose: Callable[[Devi
 def test_pin_that_the_token_does_not_take(token: SoftHsm) -> None:
     """A PIN that is too short, or a wrong present one, changes nothing, and leaves no mark."""
     settings = token.settings()
-    device = Device.open(settings, Reader(PIN))
+    device = TokenDevice.open(settings, Reader(PIN))
     for old, new in ((PIN, "x"), (WRONG, "another PIN")):
         with pytest.raises(PinError):
-            device.change_pin(permit(OperatorAct.CHANGE_PIN), old, new)
+            device.connection.change_pin(permit(OperatorAct.CHANGE_PIN), old, new)
     device.close()
-    Device.open(settings, Reader(PIN)).close()
+    TokenDevice.open(settings, Reader(PIN)).close()
 
 
 def succeeds(act: Callable[[], object]) -> bool:

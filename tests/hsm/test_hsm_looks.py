@@ -9,7 +9,7 @@ from devices import MakeToken, until
 from test_hsm_two_tokens import Known
 
 from hsmkms.errors import TokenUnavailableError
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.device import TokenDevice
 
 MANY = 12
 
@@ -36,12 +36,12 @@ class CountedLock:
 class Looks:
     """A listener of a device: each look waits for its word, and may fail."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: TokenDevice) -> None:
         self.begun = 0
         self.go_on = threading.Event()
         self.fault: TokenUnavailableError | None = None
-        device.require(Known(device), self.look)
-        self.lock = device._telling = CountedLock()  # type: ignore[assignment]
+        device.connection.require(Known(device), self.look)
+        self.lock = device.connection._telling = CountedLock()  # type: ignore[assignment]
 
     def look(self) -> None:
         """Look at the token."""
@@ -52,37 +52,37 @@ class Looks:
 
 
 @pytest.fixture
-def device(make_token: MakeToken) -> Iterator[Device]:
+def device(make_token: MakeToken) -> Iterator[TokenDevice]:
     """A token whose users wait for a long time before they give up."""
     opened = make_token().open(session_wait_seconds=60)
     yield opened
     opened.close()
 
 
-def test_one_look_for_all_who_wait(device: Device) -> None:
+def test_one_look_for_all_who_wait(device: TokenDevice) -> None:
     """Who asks while a look is under way waits for the next one, which is the same for all of them."""
     looks = Looks(device)
     with ThreadPoolExecutor(MANY + 1) as pool:
-        first = pool.submit(device._tell_listeners, always=True)
+        first = pool.submit(device.connection._tell_listeners, always=True)
         until(lambda: looks.begun == 1, 60)
-        others = [pool.submit(device._tell_listeners, always=True) for _ in range(MANY)]
+        others = [pool.submit(device.connection._tell_listeners, always=True) for _ in range(MANY)]
         until(lambda: looks.lock.came == 1 + MANY, 60)
         looks.go_on.set()
         for each in (first, *others):
             each.result(60)
     assert looks.begun == 2
-    device._tell_listeners(always=True)
+    device.connection._tell_listeners(always=True)
     assert looks.begun == 3
 
 
-def test_failed_look_does_for_nobody(device: Device) -> None:
+def test_failed_look_does_for_nobody(device: TokenDevice) -> None:
     """A look that fails says nothing: each who waited for it looks again, and fails by himself."""
     looks = Looks(device)
     looks.fault = TokenUnavailableError("away")
     with ThreadPoolExecutor(MANY + 1) as pool:
-        first = pool.submit(device._tell_listeners, always=True)
+        first = pool.submit(device.connection._tell_listeners, always=True)
         until(lambda: looks.begun == 1, 60)
-        others = [pool.submit(device._tell_listeners, always=True) for _ in range(MANY)]
+        others = [pool.submit(device.connection._tell_listeners, always=True) for _ in range(MANY)]
         until(lambda: looks.lock.came == 1 + MANY, 60)
         looks.go_on.set()
         for each in (first, *others):
@@ -91,13 +91,13 @@ def test_failed_look_does_for_nobody(device: Device) -> None:
     assert looks.begun == 1 + MANY
 
 
-def test_login_wants_a_look_of_its_own(device: Device) -> None:
+def test_login_wants_a_look_of_its_own(device: TokenDevice) -> None:
     """A look that began before another login does not count after it."""
     looks = Looks(device)
     looks.go_on.set()
-    device._tell_listeners(always=True)
-    device._news = object()
-    device._tell_listeners()
+    device.connection._tell_listeners(always=True)
+    device.connection._news = object()
+    device.connection._tell_listeners()
     assert looks.begun == 2
-    device._tell_listeners()
+    device.connection._tell_listeners()
     assert looks.begun == 2

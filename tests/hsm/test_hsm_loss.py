@@ -20,32 +20,32 @@ from hsmkms.errors import (
     TokenNotFoundError,
     TokenUnavailableError,
 )
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.objects.objects import find
 from hsmkms.model.enums import Operation
 from hsmkms.model.permit import OperatorAct
 
-Lose = Callable[[Device], None]
+Lose = Callable[[TokenDevice], None]
 OTHER = bytes(15) + b"\1"
 
 
-def encrypt(device: Device, key: bytes, plaintext: bytes = b"x") -> tuple[bytes, bytes]:
+def encrypt(device: TokenDevice, key: bytes, plaintext: bytes = b"x") -> tuple[bytes, bytes]:
     """Encrypt with the key and no AAD."""
-    return device.encrypt(permit(Operation.ENCRYPT, key), key, plaintext, b"")
+    return device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, plaintext, b"")
 
 
-def decrypt(device: Device, key: bytes, sealed: tuple[bytes, bytes]) -> bytes:
+def decrypt(device: TokenDevice, key: bytes, sealed: tuple[bytes, bytes]) -> bytes:
     """Decrypt what ``encrypt`` gave."""
-    return device.decrypt(permit(Operation.DECRYPT, key), key, *sealed, b"")
+    return device.ciphers.decrypt(permit(Operation.DECRYPT, key), key, *sealed, b"")
 
 
-def destroy(device: Device, key: bytes) -> bool:
+def destroy(device: TokenDevice, key: bytes) -> bool:
     """Destroy the key as reconcile does."""
-    return device.destroy(permit(OperatorAct.RECONCILE, key), key)
+    return device.keys.destroy(permit(OperatorAct.RECONCILE, key), key)
 
 
 @pytest.fixture
-def key(device: Device) -> bytes:
+def key(device: TokenDevice) -> bytes:
     """A backing key whose handle is known."""
     key = new_key(device)
     encrypt(device, key)
@@ -53,14 +53,14 @@ def key(device: Device) -> bytes:
 
 
 @pytest.fixture
-def mac_key(device: Device) -> bytes:
+def mac_key(device: TokenDevice) -> bytes:
     """An installation key."""
     mac_key = os.urandom(16)
-    device.generate_mac_key(permit(OperatorAct.INITIALISE, mac_key), mac_key, "hsmkms test installation")
+    device.own.generate_mac_key(permit(OperatorAct.INITIALISE, mac_key), mac_key, "hsmkms test installation")
     return mac_key
 
 
-def test_encrypt_and_decrypt_go_on(device: Device, key: bytes, lose: Lose) -> None:
+def test_encrypt_and_decrypt_go_on(device: TokenDevice, key: bytes, lose: Lose) -> None:
     """After a loss the next encryption and the next decryption succeed."""
     sealed = encrypt(device, key, b"before")
     lose(device)
@@ -70,38 +70,38 @@ def test_encrypt_and_decrypt_go_on(device: Device, key: bytes, lose: Lose) -> No
 
 
 @pytest.mark.parametrize("warm", [True, False], ids=["with a warm pool", "with an empty pool"])
-def test_every_procedure_goes_on(device: Device, key: bytes, mac_key: bytes, lose: Lose, *, warm: bool) -> None:
+def test_every_procedure_goes_on(device: TokenDevice, key: bytes, mac_key: bytes, lose: Lose, *, warm: bool) -> None:
     """After a loss every other procedure gives the same answer as before it."""
-    attested = device.attest(key)
-    answer = device.mac(permit(OperatorAct.OPEN, mac_key), mac_key, b"challenge")
-    listed = {each.cka_id for each in device.inventory(mac_key)}
+    attested = device.keys.attest(key)
+    answer = device.own.mac(permit(OperatorAct.OPEN, mac_key), mac_key, b"challenge")
+    listed = {each.cka_id for each in device.keys.inventory(mac_key)}
     steps: list[Callable[[], bool]] = [
-        lambda: device.holds(key),
-        lambda: not device.holds(OTHER),
-        lambda: device.attest(key) == attested,
-        lambda: device.mac(permit(OperatorAct.OPEN, mac_key), mac_key, b"challenge") == answer,
-        lambda: {each.cka_id for each in device.inventory(mac_key)} == listed,
-        lambda: len(device.random(permit(Operation.GENERATE_RANDOM), 9)) == 9,
-        lambda: not any(each.failed for each in device.checks()),
-        lambda: device.limits() is not None,
-        lambda: len(device.mechanisms()) > 10,
+        lambda: device.keys.holds(key),
+        lambda: not device.keys.holds(OTHER),
+        lambda: device.keys.attest(key) == attested,
+        lambda: device.own.mac(permit(OperatorAct.OPEN, mac_key), mac_key, b"challenge") == answer,
+        lambda: {each.cka_id for each in device.keys.inventory(mac_key)} == listed,
+        lambda: len(device.ciphers.random(permit(Operation.GENERATE_RANDOM), 9)) == 9,
+        lambda: not any(each.failed for each in device.connection.checks()),
+        lambda: device.connection.limits() is not None,
+        lambda: len(device.connection.mechanisms()) > 10,
         lambda: new_key(device) != key,
         lambda: destroy(device, key),
         lambda: not destroy(device, key),
     ]
     for number, step in enumerate(steps):
         if not warm:
-            device._pool.discard_idle()
+            device.connection.pool.discard_idle()
         lose(device)
         assert step(), number
 
 
-def test_lost_login_is_not_an_empty_token(device: Device, key: bytes, lose: Lose) -> None:
+def test_lost_login_is_not_an_empty_token(device: TokenDevice, key: bytes, lose: Lose) -> None:
     """Nothing says "absent" of a key that is there but hidden by a lost login, while the login can't be mended."""
     lose(device)
-    device._recover = lambda: None  # type: ignore[method-assign]  # as if the token refused a new login for now
-    device._comeback.begin = lambda: None  # type: ignore[method-assign]
-    for act in (device.holds, device.attest, device.inventory):
+    device.connection._recover = lambda: None  # type: ignore[method-assign]  # as if the token refused a new login for now
+    device.connection._comeback.begin = lambda: None  # type: ignore[method-assign]
+    for act in (device.keys.holds, device.keys.attest, device.keys.inventory):
         with pytest.raises(TokenUnavailableError):
             act(key)
     with pytest.raises(TokenUnavailableError):
@@ -112,7 +112,7 @@ def test_lost_login_is_not_an_empty_token(device: Device, key: bytes, lose: Lose
 
 @pytest.mark.parametrize("mended", [False, True], ids=["still lost", "mended by another thread"])
 def test_login_lost_during_a_search(
-    device: Device, key: bytes, module_path: Path, monkeypatch: pytest.MonkeyPatch, *, mended: bool
+    device: TokenDevice, key: bytes, module_path: Path, monkeypatch: pytest.MonkeyPatch, *, mended: bool
 ) -> None:
     """A login that is lost in the midst of a search, even if it is back at its end, makes no key look absent."""
     library = ctypes.CDLL(str(module_path))
@@ -122,21 +122,21 @@ def test_login_lost_during_a_search(
         searched.append(arguments)
         if len(searched) > 1:
             return find(*arguments)
-        assert library.C_Logout(ctypes.c_ulong(device._login_handle)) == 0
+        assert library.C_Logout(ctypes.c_ulong(device.connection.login_handle)) == 0
         found = find(*arguments)
         if mended:
-            device._recover()
+            device.connection._recover()
         return found
 
     monkeypatch.setattr("hsmkms.hsm.session.connection.find", find_logged_out)
-    assert device.holds(key)
+    assert device.keys.holds(key)
     assert len(searched) == 2
 
 
-def test_repeated_exactly_once(device: Device, key: bytes, lose: Lose, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repeated_exactly_once(device: TokenDevice, key: bytes, lose: Lose, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that meets a loss each time is tried twice, not more; its error says that the session was lost."""
     tries = []
-    take = device._pool.take
+    take = device.connection.pool.take
 
     def take_and_lose() -> Session:
         session = take()
@@ -144,12 +144,12 @@ def test_repeated_exactly_once(device: Device, key: bytes, lose: Lose, monkeypat
         lose(device)
         return session
 
-    monkeypatch.setattr(device._pool, "take", take_and_lose)
+    monkeypatch.setattr(device.connection.pool, "take", take_and_lose)
     for act in (
         lambda: encrypt(device, key),
         lambda: decrypt(device, key, (bytes(12), bytes(20))),
-        lambda: device.holds(key),
-        lambda: device.inventory(key),
+        lambda: device.keys.holds(key),
+        lambda: device.keys.inventory(key),
         lambda: destroy(device, key),
     ):
         tries.clear()
@@ -158,10 +158,12 @@ def test_repeated_exactly_once(device: Device, key: bytes, lose: Lose, monkeypat
         assert len(tries) == 2
 
 
-def test_generation_is_never_repeated(device: Device, key: bytes, lose: Lose, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generation_is_never_repeated(
+    device: TokenDevice, key: bytes, lose: Lose, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A generation that meets a loss is tried once; nothing is on the token, and the next one succeeds."""
     tries = []
-    take = device._pool.take
+    take = device.connection.pool.take
 
     def take_and_lose() -> Session:
         session = take()
@@ -170,16 +172,16 @@ def test_generation_is_never_repeated(device: Device, key: bytes, lose: Lose, mo
         return session
 
     with monkeypatch.context() as patch:
-        patch.setattr(device._pool, "take", take_and_lose)
+        patch.setattr(device.connection.pool, "take", take_and_lose)
         with pytest.raises(SessionLostError):
-            device.generate_backing_key(permit(Operation.CREATE_KEY, OTHER), OTHER, "never")
+            device.keys.generate_backing_key(permit(Operation.CREATE_KEY, OTHER), OTHER, "never")
     assert len(tries) == 1
-    assert not device.holds(OTHER)
-    assert device.holds(key)
-    assert device.holds(new_key(device))
+    assert not device.keys.holds(OTHER)
+    assert device.keys.holds(key)
+    assert device.keys.holds(new_key(device))
 
 
-def test_losses_leak_no_sessions(device: Device, key: bytes, module_path: Path, lose: Lose) -> None:
+def test_losses_leak_no_sessions(device: TokenDevice, key: bytes, module_path: Path, lose: Lose) -> None:
     """However often the login is lost, no dead login session stays open."""
     library = ctypes.CDLL(str(module_path))
     information = (ctypes.c_ulong * 4)()
@@ -194,10 +196,10 @@ def test_losses_leak_no_sessions(device: Device, key: bytes, module_path: Path, 
     assert living() == before
 
 
-def test_destroyed_in_another_session(device: Device, key: bytes) -> None:
+def test_destroyed_in_another_session(device: TokenDevice, key: bytes) -> None:
     """A key that was destroyed behind the device's back is ObjectLostError, for a known handle and for an unknown."""
     sealed = encrypt(device, key)
-    with device._pool.session() as session:
+    with device.connection.pool.session() as session:
         found = find(session, ObjectClass.SECRET_KEY, key)
         assert found is not None
         found.destroy()
@@ -206,19 +208,19 @@ def test_destroyed_in_another_session(device: Device, key: bytes) -> None:
             decrypt(device, key, sealed)
         with pytest.raises(ObjectLostError):
             encrypt(device, key)
-    assert not device.holds(key)
-    assert device.holds(new_key(device))
+    assert not device.keys.holds(key)
+    assert device.keys.holds(new_key(device))
 
 
-def test_destroyed_by_another_process(device: Device, key: bytes, token: SoftHsm, programs: Path) -> None:
+def test_destroyed_by_another_process(device: TokenDevice, key: bytes, token: SoftHsm, programs: Path) -> None:
     """The same when another process destroyed it."""
     assert devices.run(programs / "remake_key.py", token, key=key.hex(), again=False)
     with pytest.raises(ObjectLostError):
         encrypt(device, key)
-    assert not device.holds(key)
+    assert not device.keys.holds(key)
 
 
-def test_made_again_by_another_process(device: Device, key: bytes, token: SoftHsm, programs: Path) -> None:
+def test_made_again_by_another_process(device: TokenDevice, key: bytes, token: SoftHsm, programs: Path) -> None:
     """A key that was destroyed and made again is found again by its CKA_ID, under its new handle."""
     old = encrypt(device, key, b"old")
     assert devices.run(programs / "remake_key.py", token, key=key.hex(), again=True)
@@ -227,7 +229,7 @@ def test_made_again_by_another_process(device: Device, key: bytes, token: SoftHs
         decrypt(device, key, old)
 
 
-def test_token_that_is_away(device: Device, key: bytes, lose: Lose, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_token_that_is_away(device: TokenDevice, key: bytes, lose: Lose, monkeypatch: pytest.MonkeyPatch) -> None:
     """A token that was there and does not come back is unavailable, for every kind of call, until it does."""
 
     def away(*_: object) -> NoReturn:
@@ -237,8 +239,8 @@ def test_token_that_is_away(device: Device, key: bytes, lose: Lose, monkeypatch:
     with monkeypatch.context() as patch:
         patch.setattr("hsmkms.hsm.session.token_login.choose", away)
         lose(device)
-        for act in (lambda: decrypt(device, key, sealed), device.ready, lambda: device.holds(key)):
+        for act in (lambda: decrypt(device, key, sealed), device.connection.ready, lambda: device.keys.holds(key)):
             with pytest.raises(TokenUnavailableError):
                 act()
-    until(lambda: not device.sessions().away, 5)
+    until(lambda: not device.connection.sessions().away, 5)
     assert decrypt(device, key, sealed)

@@ -9,7 +9,7 @@ from devices import MakeToken, SoftHsm
 from msgspec import _core
 
 from hsmkms.errors import ConfigurationError, ModuleError
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.session import module as modules
 from hsmkms.hsm.session.cryptoki import CKR_CRYPTOKI_ALREADY_INITIALIZED, CKR_OK, Cryptoki
 from hsmkms.hsm.session.token_choice import TokenChoice, tokens
@@ -72,12 +72,12 @@ def test_reserved_reaches_the_module(token: SoftHsm) -> None:
         token.open(init_reserved="configDir='/nowhere'")
 
 
-def test_second_environment_is_refused(device: Device, token: SoftHsm, tmp_path: Path) -> None:
+def test_second_environment_is_refused(device: TokenDevice, token: SoftHsm, tmp_path: Path) -> None:
     """While a module is open, another environment for it is refused, and the open device goes on."""
     with pytest.raises(ConfigurationError, match=r"another token\.environment"):
         token.open(environment={"SOFTHSM2_CONF": str(tmp_path / "other.conf")})
     assert os.environ["SOFTHSM2_CONF"] == token.environment["SOFTHSM2_CONF"]
-    assert device.checks()
+    assert device.connection.checks()
 
 
 def test_configuration_is_read_again(make_token: MakeToken) -> None:
@@ -85,7 +85,7 @@ def test_configuration_is_read_again(make_token: MakeToken) -> None:
     first, second = make_token("first"), make_token("second")
     for token in (first, second, first):
         device = token.open()
-        assert [each.label for each in tokens(device._module)] == [token.label]
+        assert [each.label for each in tokens(device.connection.module)] == [token.label]
         device.close()
 
 
@@ -127,6 +127,6 @@ def test_failed_opening_leaves_nothing(token: SoftHsm) -> None:
     assert not modules._registry._open
 
 
-def test_description(device: Device) -> None:
+def test_description(device: TokenDevice) -> None:
     """The module's own description and version are told in the profile."""
     assert device.profile.library.startswith("SoftHSM Implementation of PKCS11 2.")

@@ -12,7 +12,8 @@ from pkcs11.mechanisms import KeyType
 from pkcs11.types import Session
 
 from hsmkms.errors import ObjectLostError, TokenError
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.device import TokenDevice
+from hsmkms.hsm.key_objects import KeyObjects
 from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY, INSTALLATION_MAC_KEY
 from hsmkms.hsm.objects.objects import attest, differences, find, generate
 from hsmkms.model.enums import Operation
@@ -55,18 +56,18 @@ COPYABLE = "CKA_? (0x00000171)"
 """How the spy, older than PKCS#11 2.40, writes CKA_COPYABLE."""
 
 
-def test_backing_key_is_as_ordered(device: Device) -> None:
+def test_backing_key_is_as_ordered(device: TokenDevice) -> None:
     """A backing key reports exactly the attributes that design decision 4 orders, and no deviation."""
     key = new_key(device, "a label")
-    attributes, deviations = device.attest(key)
+    attributes, deviations = device.keys.attest(key)
     assert attributes == BACKING_KEY | {"CKA_ID": key.hex(), "CKA_LABEL": "a label"}
     assert deviations == []
 
 
-def test_installation_key_is_as_ordered(device: Device, session: Session) -> None:
+def test_installation_key_is_as_ordered(device: TokenDevice, session: Session) -> None:
     """An installation key signs and verifies, and nothing else."""
     key = os.urandom(16)
-    device.generate_mac_key(permit(OperatorAct.INITIALISE, key), key, "own")
+    device.own.generate_mac_key(permit(OperatorAct.INITIALISE, key), key, "own")
     found = find(session, ObjectClass.SECRET_KEY, key)
     assert found is not None
     attributes, deviations = attest(found, INSTALLATION_MAC_KEY.expected(b"", ""))
@@ -170,10 +171,10 @@ def by_hand(session: Session, **changes: object) -> bytes:
         ({"key_type": KeyType.GENERIC_SECRET}, {"CKA_KEY_TYPE is 16"}),
     ],
 )
-def test_deviations_are_named(device: Device, session: Session, changes: dict[str, Any], wrong: set[str]) -> None:
+def test_deviations_are_named(device: TokenDevice, session: Session, changes: dict[str, Any], wrong: set[str]) -> None:
     """Each attribute that is not as ordered is named with what it is, and nothing else is named."""
     key = by_hand(session, **changes)
-    _, deviations = device.attest(key)
+    _, deviations = device.keys.attest(key)
     assert {each.partition(" instead of ")[0] for each in deviations} == wrong
 
 
@@ -190,49 +191,51 @@ def test_label_and_id_count_at_generation(session: Session) -> None:
     assert phrase == f"CKA_ID is {key!r} instead of b'x'"
 
 
-def test_destroy(device: Device) -> None:
+def test_destroy(device: TokenDevice) -> None:
     """Destroying tells whether the key was there; afterwards it is gone, and its neighbour is not."""
     key, neighbour = new_key(device), new_key(device)
-    assert device.holds(key)
-    assert device.destroy(permit(OperatorAct.RECONCILE, key), key)
-    assert not device.holds(key)
-    assert device._handles.lookup(key) is None
-    assert not device.destroy(permit(OperatorAct.RECONCILE, key), key)
-    assert device.holds(neighbour)
+    assert device.keys.holds(key)
+    assert device.keys.destroy(permit(OperatorAct.RECONCILE, key), key)
+    assert not device.keys.holds(key)
+    assert device.connection.handles.lookup(key) is None
+    assert not device.keys.destroy(permit(OperatorAct.RECONCILE, key), key)
+    assert device.keys.holds(neighbour)
 
 
-@pytest.mark.parametrize("look", [Device.attest, Device.holds])
-def test_missing_key(device: Device, look: Callable[[Device, bytes], Any]) -> None:
+@pytest.mark.parametrize("look", [KeyObjects.attest, KeyObjects.holds])
+def test_missing_key(device: TokenDevice, look: Callable[[KeyObjects, bytes], Any]) -> None:
     """A key that is not there is ObjectLostError for attest and False for holds."""
-    if look is Device.holds:
-        assert look(device, bytes(16)) is False
+    if look is KeyObjects.holds:
+        assert look(device.keys, bytes(16)) is False
         return
     with pytest.raises(ObjectLostError):
-        look(device, bytes(16))
+        look(device.keys, bytes(16))
 
 
-def test_attest_counts_keys(device: Device, session: Session) -> None:
+def test_attest_counts_keys(device: TokenDevice, session: Session) -> None:
     """Two keys with one CKA_ID can't be attested: nothing tells which is meant."""
     key = new_key(device)
     generate(session, AES_256_BACKING_KEY, key, "again")
     with pytest.raises(TokenError, match="2 objects with CKA_ID"):
-        device.attest(key)
+        device.keys.attest(key)
 
 
-def test_mac(device: Device) -> None:
+def test_mac(device: TokenDevice) -> None:
     """The installation key's MAC is 32 bytes, the same for the same message, another for another message or key."""
     keys = [os.urandom(16) for _ in range(2)]
     for key in keys:
-        device.generate_mac_key(permit(OperatorAct.INITIALISE, key), key, "own")
-    answers = {device.mac(permit(OperatorAct.OPEN, key), key, message) for key in keys for message in (b"a", b"b", b"")}
+        device.own.generate_mac_key(permit(OperatorAct.INITIALISE, key), key, "own")
+    answers = {
+        device.own.mac(permit(OperatorAct.OPEN, key), key, message) for key in keys for message in (b"a", b"b", b"")
+    }
     assert len(answers) == 6
     assert {len(each) for each in answers} == {32}
-    assert device.mac(permit(OperatorAct.INITIALISE, keys[0]), keys[0], b"a") in answers
+    assert device.own.mac(permit(OperatorAct.INITIALISE, keys[0]), keys[0], b"a") in answers
 
 
 @pytest.mark.parametrize("count", [1, 32, 1024])
-def test_random(device: Device, count: int) -> None:
+def test_random(device: TokenDevice, count: int) -> None:
     """As many random bytes as asked for, new ones each time."""
-    drawn = [device.random(permit(Operation.GENERATE_RANDOM), count) for _ in range(2)]
+    drawn = [device.ciphers.random(permit(Operation.GENERATE_RANDOM), count) for _ in range(2)]
     assert [len(each) for each in drawn] == [count] * 2
     assert count == 1 or drawn[0] != drawn[1]

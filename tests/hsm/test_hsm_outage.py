@@ -11,7 +11,7 @@ from msgspec import Struct
 from shims import Played
 
 from hsmkms.errors import HsmKmsError, PinError, TokenUnavailableError
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.session.reconnect import Comeback
 from hsmkms.model.enums import Operation
 
@@ -27,13 +27,13 @@ class Bench(Struct):
     """A played token, open, with one key on it."""
 
     played: Played
-    device: Device
+    device: TokenDevice
     key: bytes
 
     def works(self) -> bool:
         """Whether an encryption and its decryption succeed."""
-        iv, body = self.device.encrypt(permit(Operation.ENCRYPT, self.key), self.key, b"x", b"")
-        return self.device.decrypt(permit(Operation.DECRYPT, self.key), self.key, iv, body, b"") == b"x"
+        iv, body = self.device.ciphers.encrypt(permit(Operation.ENCRYPT, self.key), self.key, b"x", b"")
+        return self.device.ciphers.decrypt(permit(Operation.DECRYPT, self.key), self.key, iv, body, b"") == b"x"
 
     def fails(self) -> str:
         """What an encryption that must fail says."""
@@ -44,13 +44,13 @@ class Bench(Struct):
 
     def is_away(self) -> bool:
         """Whether calls fail fast."""
-        return bool(self.device.sessions().away)
+        return bool(self.device.connection.sessions().away)
 
     def comes_back(self) -> None:
         """Told nothing any more, the token is soon in use again, and nobody tries any longer."""
         self.played.order()
         until(lambda: not self.is_away(), PATIENCE)
-        until(lambda: self.device._comeback._thread is None, PATIENCE)
+        until(lambda: self.device.connection._comeback._thread is None, PATIENCE)
         assert self.works()
 
 
@@ -69,7 +69,7 @@ def bench(token: SoftHsm, shim_path: Path, logins: list[float]) -> Iterator[Benc
         logins.append(time.monotonic())
         return PIN
 
-    device = Device.open(played.token.settings(session_wait_seconds=1.0), read_pin)
+    device = TokenDevice.open(played.token.settings(session_wait_seconds=1.0), read_pin)
     bench = Bench(played, device, new_key(device))
     assert bench.works()
     yield bench
@@ -90,22 +90,24 @@ def bench(token: SoftHsm, shim_path: Path, logins: list[float]) -> Iterator[Benc
 )
 def test_comes_back(bench: Bench, orders: tuple[str, ...], logins: list[float]) -> None:
     """While the token is away calls fail fast and without a login each; after its return all is well."""
-    sealed = bench.device.encrypt(permit(Operation.ENCRYPT, bench.key), bench.key, b"kept", b"")
+    sealed = bench.device.ciphers.encrypt(permit(Operation.ENCRYPT, bench.key), bench.key, b"kept", b"")
     bench.played.order(*orders)
     bench.fails()
     before = len(logins)
     if "until-initialized" not in orders[0]:
         until(bench.is_away, PATIENCE)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(bench.device._handles, "lookup", lambda _: pytest.fail("they fail without asking the token"))
+            patch.setattr(
+                bench.device.connection.handles, "lookup", lambda _: pytest.fail("they fail without asking the token")
+            )
             for _ in range(200):
                 bench.fails()
         assert len(logins) - before < 100, "there is no login for each call"
         bench.comes_back()
-    until(lambda: bench.device._comeback._thread is None, PATIENCE)
-    assert bench.device.decrypt(permit(Operation.DECRYPT, bench.key), bench.key, *sealed, b"") == b"kept"
+    until(lambda: bench.device.connection._comeback._thread is None, PATIENCE)
+    assert bench.device.ciphers.decrypt(permit(Operation.DECRYPT, bench.key), bench.key, *sealed, b"") == b"kept"
     assert bench.works()
-    assert bench.device.sessions().outages == 1
+    assert bench.device.connection.sessions().outages == 1
 
 
 def test_refused_pin_is_not_repeated(bench: Bench, logins: list[float], token: SoftHsm) -> None:
@@ -138,7 +140,7 @@ def test_other_calls_are_never_finalised_under(bench: Bench) -> None:
     hanging.start()
     until(lambda: bench.played.waiting() == 1, PATIENCE)
     with pytest.raises(TokenUnavailableError):
-        bench.device.holds(bench.key)
+        bench.device.keys.holds(bench.key)
     until(bench.is_away, PATIENCE)
     assert hanging.is_alive()
     bench.played.order(lost)
@@ -156,7 +158,7 @@ def test_hanging_call_keeps_only_its_thread(bench: Bench) -> None:
         each.start()
     until(lambda: bench.played.waiting() == 2, PATIENCE)
     assert bench.works()
-    assert bench.device.holds(bench.key)
+    assert bench.device.keys.holds(bench.key)
     assert new_key(bench.device)
     assert all(each.is_alive() for each in slow)
     bench.played.order()
@@ -228,7 +230,7 @@ def test_slow_token_serves_as_many_as_it_has_sessions(token: SoftHsm, shim_path:
     threads = [threading.Thread(target=bench.works) for _ in range(16)]
     for each in threads:
         each.start()
-    until(lambda: device.sessions().waiting == 16 - sessions, PATIENCE)
+    until(lambda: device.connection.sessions().waiting == 16 - sessions, PATIENCE)
     until(lambda: played.waiting() == sessions, PATIENCE)
     played.order()
     for each in threads:

@@ -57,7 +57,7 @@ def session(scratch: Path) -> Iterator[Session]:
     folder = scratch / "pairs"
     folder.mkdir()
     device = SoftHsm.make(folder).open()
-    with device._pool.session() as borrowed:
+    with device.connection.pool.session() as borrowed:
         yield borrowed
     device.close()
 

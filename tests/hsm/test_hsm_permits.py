@@ -12,11 +12,16 @@ from devices import new_key, permit
 
 import hsmkms
 from hsmkms.errors import PermitError
-from hsmkms.hsm import device as device_module
-from hsmkms.hsm import keypairs as keypairs_module
-from hsmkms.hsm.device import Device
+from hsmkms.hsm import ports
+from hsmkms.hsm.ciphers import Ciphers
+from hsmkms.hsm.device import TokenDevice
+from hsmkms.hsm.import_profiles import ImportProfiles
+from hsmkms.hsm.imported import Imports
 from hsmkms.hsm.imports.unwrapping import WrappedMaterial
-from hsmkms.hsm.session import connection as connection_module
+from hsmkms.hsm.key_objects import KeyObjects
+from hsmkms.hsm.keypairs import KeyPairs
+from hsmkms.hsm.own_objects import OwnObjects
+from hsmkms.hsm.session.connection import Connection
 from hsmkms.model.enums import (
     EncryptionAlgorithm,
     KeySpec,
@@ -120,44 +125,70 @@ TAKES_MATERIAL = {"fingerprints", "unwrap_backing_key"}
 """Those that are shown the wrapping key within what it wraps."""
 
 
-def procedures() -> set[str]:
-    """Names of the device's public procedures that take a permit."""
+PARTS: dict[str, type] = {
+    "ciphers": Ciphers,
+    "connection": Connection,
+    "imports": Imports,
+    "keys": KeyObjects,
+    "own": OwnObjects,
+    "pairs": KeyPairs,
+}
+"""The parts of a device, by their names in it."""
+PORTS: dict[str, type] = {
+    "ciphers": ports.Encrypting,
+    "connection": ports.Login,
+    "imports": ports.Unwrapping,
+    "keys": ports.Keys,
+    "own": ports.Own,
+    "pairs": ports.Signing,
+}
+"""What those who use a device see of each."""
+
+
+def procedures() -> dict[str, str]:
+    """The public procedures that take a permit, each with the part that has it."""
     return {
-        name
-        for name, member in inspect.getmembers(Device, inspect.isfunction)
+        name: part
+        for part, kind in PARTS.items()
+        for name, member in inspect.getmembers(kind, inspect.isfunction)
         if not name.startswith("_") and "permit" in inspect.signature(member).parameters
     }
 
 
-def call(device: Device, name: str, shown: Permit, key: bytes) -> object:
+def offered() -> set[str]:
+    """Names of all that is offered to those who use a device."""
+    return {name for port in PORTS.values() for name in vars(port) if not name.startswith("_")}
+
+
+def call(device: TokenDevice, name: str, shown: Permit, key: bytes) -> object:
     """Call a procedure on ``key``."""
     first: object = 16 if name in NEEDS_NO_OBJECT else key
     if name == "data_key_pair":
         first = KeySpec.ECC_NIST_P256
     if name in TAKES_MATERIAL:
         first = WrappedMaterial(key, WrappingAlgorithm.RSAES_OAEP_SHA_1, b"")
-    return getattr(device, name)(shown, first, *ARGUMENTS[name])
+    return getattr(getattr(device, procedures()[name]), name)(shown, first, *ARGUMENTS[name])
 
 
 @pytest.fixture
-def key(device: Device, monkeypatch: pytest.MonkeyPatch) -> bytes:
+def key(device: TokenDevice, monkeypatch: pytest.MonkeyPatch) -> bytes:
     """A key; from here on, whoever borrows a session of the device fails the test."""
     key = new_key(device)
 
     def forbidden() -> NoReturn:
         raise AssertionError("a session was borrowed")
 
-    monkeypatch.setattr(device._pool, "take", forbidden)
+    monkeypatch.setattr(device.connection.pool, "take", forbidden)
     return key
 
 
 def test_every_procedure_is_in_the_tables() -> None:
     """No procedure is missing from the tables of this file."""
-    assert procedures() == set(ADMITTED) == set(ARGUMENTS)
+    assert set(procedures()) == set(ADMITTED) == set(ARGUMENTS)
 
 
 @pytest.mark.parametrize("name", sorted(ADMITTED))
-def test_operations_that_do_not_fit(device: Device, key: bytes, name: str) -> None:
+def test_operations_that_do_not_fit(device: TokenDevice, key: bytes, name: str) -> None:
     """A permit for any operation that the procedure is not there for is refused before the token is touched."""
     for act in set(EVERY_ACT) - ADMITTED[name]:
         with pytest.raises(PermitError, match=f"a permit for {act} was shown where one of"):
@@ -165,7 +196,7 @@ def test_operations_that_do_not_fit(device: Device, key: bytes, name: str) -> No
 
 
 @pytest.mark.parametrize("name", sorted(set(ADMITTED) - NEEDS_NO_OBJECT))
-def test_objects_that_are_not_covered(device: Device, key: bytes, name: str) -> None:
+def test_objects_that_are_not_covered(device: TokenDevice, key: bytes, name: str) -> None:
     """A permit for other objects, or for none, is refused before the token is touched."""
     for act in ADMITTED[name]:
         for others in ((), (bytes(16),), (key[:-1],), (key.hex().encode(),)):
@@ -174,7 +205,7 @@ def test_objects_that_are_not_covered(device: Device, key: bytes, name: str) -> 
 
 
 @pytest.mark.parametrize("name", sorted(ADMITTED))
-def test_permits_run_out(device: Device, key: bytes, name: str) -> None:
+def test_permits_run_out(device: TokenDevice, key: bytes, name: str) -> None:
     """A permit that has run out is refused before the token is touched."""
     for act in ADMITTED[name]:
         with pytest.raises(PermitError, match="has run out"):
@@ -182,33 +213,33 @@ def test_permits_run_out(device: Device, key: bytes, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(ADMITTED))
-def test_fitting_permits_reach_the_token(device: Device, key: bytes, name: str) -> None:
+def test_fitting_permits_reach_the_token(device: TokenDevice, key: bytes, name: str) -> None:
     """A fitting permit is let through to the token: the refusals above are no blanket refusal."""
     for act in ADMITTED[name]:
         with pytest.raises(AssertionError, match="a session was borrowed"):
             call(device, name, permit(act, key, bytes(16)), key)
 
 
-def test_an_import_needs_both_objects(device: Device, key: bytes) -> None:
+def test_an_import_needs_both_objects(device: TokenDevice, key: bytes) -> None:
     """Unwrapping into a new object takes a permit for that object as well as for the wrapping key."""
     new = os.urandom(16)
     wrapped = WrappedMaterial(key, WrappingAlgorithm.RSAES_OAEP_SHA_1, b"")
     for covered, missing in ((key, new), (new, key)):
         with pytest.raises(PermitError, match=f"does not cover the object {missing.hex()}"):
-            device.unwrap_backing_key(permit(Operation.IMPORT_KEY_MATERIAL, covered), wrapped, new, "label")
+            device.imports.unwrap_backing_key(permit(Operation.IMPORT_KEY_MATERIAL, covered), wrapped, new, "label")
 
 
-def test_refusal_changes_nothing(device: Device) -> None:
+def test_refusal_changes_nothing(device: TokenDevice) -> None:
     """After every kind of refusal the token holds what it held."""
     key, other = new_key(device), os.urandom(16)
-    held = {each.cka_id for each in device.inventory(key)}
+    held = {each.cka_id for each in device.keys.inventory(key)}
     for name, acts in ADMITTED.items():
         unfit = next(act for act in EVERY_ACT if act not in acts)
         for shown in (permit(unfit, key, other), *(permit(act, key, other, seconds=-1) for act in acts)):
             for target in (key, other):
                 with pytest.raises(PermitError):
                     call(device, name, shown, target)
-    assert {each.cka_id for each in device.inventory(key)} == held
+    assert {each.cka_id for each in device.keys.inventory(key)} == held
 
 
 def test_permit_covers_several() -> None:
@@ -278,13 +309,12 @@ def called(node: ast.AST) -> set[str]:
 
 
 def device_methods() -> dict[str, ast.FunctionDef]:
-    """The methods of Device and of the parts of it that are about key pairs and making keys, as they are written."""
+    """The methods of a device's parts, as they are written."""
     found: dict[str, ast.FunctionDef] = {}
-    for module in (connection_module, keypairs_module, device_module):
-        tree = ast.parse(Path(module.__file__).read_text())
-        classes = [each for each in tree.body if isinstance(each, ast.ClassDef)]
-        (part,) = (each for each in classes if each.name in {"Device", "KeyPairs", "Connection"})
-        found |= methods(part)
+    for part in (*PARTS.values(), ImportProfiles):
+        tree = ast.parse(Path(inspect.getfile(part)).read_text())
+        (written,) = (each for each in tree.body if isinstance(each, ast.ClassDef) and each.name == part.__name__)
+        found |= methods(written)
     return found
 
 
@@ -305,8 +335,7 @@ def _names(node: ast.AST) -> set[str]:
 
 def test_whoever_acts_on_the_token_takes_a_permit() -> None:
     """Every public procedure that acts on the token takes a permit, and asks it before it does anything else."""
-    public = {name for name in reaching() if not name.startswith("_")}
-    assert public - SHOWS_THE_TOKEN_ONLY == procedures()
+    assert (reaching() & offered()) - SHOWS_THE_TOKEN_ONLY == set(procedures())
     for name in procedures():
         _docstring, first, *_ = device_methods()[name].body
         assert ast.unparse(first).startswith("permit.require(MAY_"), name
@@ -314,9 +343,30 @@ def test_whoever_acts_on_the_token_takes_a_permit() -> None:
 
 def test_the_reading_finds_what_it_looks_for() -> None:
     """The reading of the source above sees private helpers too, so it would see a new procedure."""
-    assert {"encrypt", "decrypt", "destroy", "_generate", "generate_backing_key", "checks"} <= reaching()
-    assert {"fingerprints", "unwrap_backing_key", "_destroy", "_import_profile"} <= reaching()
+    assert {"encrypt", "decrypt", "destroy", "generate_backing_key", "checks"} <= reaching()
+    assert {"fingerprints", "unwrap_backing_key", "destroy_object", "symmetric"} <= reaching()
     assert "holds" not in reaching()
+
+
+def test_nothing_else_of_a_device_is_in_reach() -> None:
+    """Only wiring opens devices; all other code outside of hsm/ knows what ports.py offers, and no part's own class."""
+    classes = {"TokenDevice", "ImportProfiles", *(part.__name__ for part in PARTS.values())}
+    modules = {"hsmkms.hsm.device", *(part.__module__ for part in (*PARTS.values(), ImportProfiles))}
+    for path in SOURCE.rglob("*.py"):
+        inside = path.relative_to(SOURCE).parts[0]
+        if inside in {"hsm", "wiring"}:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module in modules:
+                assert classes.isdisjoint(each.name for each in node.names), path
+
+
+def test_a_device_has_what_it_offers(device: TokenDevice) -> None:
+    """Each part of an open device has everything that its port offers."""
+    for part, port in PORTS.items():
+        assert [
+            name for name in vars(port) if not name.startswith("_") and not hasattr(getattr(device, part), name)
+        ] == []
 
 
 MAY_MAKE_PERMITS = {"service/pipeline.py", "service/runtime/permits.py"}

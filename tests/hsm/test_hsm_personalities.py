@@ -56,7 +56,7 @@ from test_hsm_unwrapping import CANNOT_OPEN, WRONG_LENGTH, Bench, opens
 
 from hsmkms.errors import RejectedDataError, RejectedMaterialError
 from hsmkms.hsm.crypto.token_iv import IvOrigin
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.imports.wrapping import Lengths
 from hsmkms.hsm.token_check import Outcome
 from hsmkms.model.enums import Operation, WrappingAlgorithm
@@ -92,7 +92,7 @@ def on(*personalities: Personality) -> pytest.MarkDecorator:
 # -- what is found out ----------------------------------------------------------------------------------------------
 
 
-def test_profile_tells_it(device: Device, personality: Personality) -> None:
+def test_profile_tells_it(device: TokenDevice, personality: Personality) -> None:
     """The probe at start finds out who chooses IVs, and how long labels may be, and has a sentence for each quirk."""
     told = device.profile
     short = "labels 32 cut" in personality.orders or "labels 32 refused" in personality.orders
@@ -104,9 +104,9 @@ def test_profile_tells_it(device: Device, personality: Personality) -> None:
     assert any("chooses the IVs" in each for each in told.quirks) is chooses
 
 
-def test_checks(device: Device, session: Session, personality: Personality) -> None:
+def test_checks(device: TokenDevice, session: Session, personality: Personality) -> None:
     """``token-check`` finds nothing that fails, says what is done in another way, and leaves nothing."""
-    told = {each.name: each for each in device.checks()}
+    told = {each.name: each for each in device.connection.checks()}
     assert {name: each.detail for name, each in told.items() if each.failed} == {}
     limited = {name for name, each in told.items() if each.outcome is Outcome.LIMITED}
     orders = personality.orders
@@ -128,7 +128,9 @@ def test_ivs_of_the_token(make_token: MakeToken, shim_path: Path, name: str) -> 
     cka_id = new_key(device)
     counted: list[int] = []
     made = [
-        device.encrypt(permit(Operation.ENCRYPT, cka_id), cka_id, b"x" * size, b"a\0d", lambda: counted.append(1))
+        device.ciphers.encrypt(
+            permit(Operation.ENCRYPT, cka_id), cka_id, b"x" * size, b"a\0d", lambda: counted.append(1)
+        )
         for size in range(1, 200)
     ]
     assert len(counted) == 199
@@ -136,20 +138,20 @@ def test_ivs_of_the_token(make_token: MakeToken, shim_path: Path, name: str) -> 
     assert bytes(12) not in {iv for iv, _ in made}
     for size, (iv, body) in enumerate(made, 1):
         assert (len(iv), len(body)) == (12, size + 16)
-        assert device.decrypt(permit(Operation.DECRYPT, cka_id), cka_id, iv, body, b"a\0d") == b"x" * size
-    assert not device._ivs._ready
+        assert device.ciphers.decrypt(permit(Operation.DECRYPT, cka_id), cka_id, iv, body, b"a\0d") == b"x" * size
+    assert not device.ciphers._ivs._ready
 
 
 @on(WRITTEN_BACK)
-def test_bad_ciphertexts_use_up_no_iv(device: Device, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_ciphertexts_use_up_no_iv(device: TokenDevice, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where each encryption has an IV of the token's, whether the device is well is tried with a key of its own."""
     cka_id = new_key(device)
-    iv, body = device.encrypt(permit(Operation.ENCRYPT, cka_id), cka_id, b"x", b"")
+    iv, body = device.ciphers.encrypt(permit(Operation.ENCRYPT, cka_id), cka_id, b"x", b"")
     used: list[int] = []
     monkeypatch.setattr("hsmkms.hsm.crypto.decrypt_faults.encrypt_sample", lambda _session, handle: used.append(handle))
     refused(device, cka_id, iv, body[::-1], b"")
     assert len(used) == 1
-    assert used[0] != device._handles.lookup(cka_id)
+    assert used[0] != device.connection.handles.lookup(cka_id)
     assert len(list(session.get_objects({}))) == 1
 
 
@@ -157,14 +159,14 @@ def test_bad_ciphertexts_use_up_no_iv(device: Device, session: Session, monkeypa
 
 
 @on(UNASKED_NO_CMAC, NO_CMAC, OAEP_SHA_256, HONEST_LENGTHS, EVERYTHING)
-def test_imported_material(device: Device, personality: Personality) -> None:
+def test_imported_material(device: TokenDevice, personality: Personality) -> None:
     """Material arrives by each algorithm of the token, has its fingerprints, and what is wrong with it is told."""
     orders = personality.orders
     bench = Bench(device)
     algorithms = (*SHA_256, *SHA_1) if "oaep_sha_256" in orders else SHA_1
-    assert device.wrapping_algorithms() == algorithms
-    assert all(device.on_device(each) for each in algorithms)
-    told = device._import_profile()
+    assert device.imports.wrapping_algorithms() == algorithms
+    assert all(device.imports.on_device(each) for each in algorithms)
+    told = device.imports.profiles.symmetric()
     assert told.lengths is (Lengths.HONEST if "lengths honest" in orders else Lengths.PROBED)
     names = [prf.name for prf in told.prfs]
     assert names == ["AES_CMAC"] * (NO_CMAC.orders[0] not in orders) + ["SHA256_HMAC"]
@@ -175,7 +177,7 @@ def test_imported_material(device: Device, personality: Personality) -> None:
         assert bench.fingerprints(material) == {name: expected[name] for name in names}
         cka_id = bench.bring(material)
         assert opens(bench, cka_id, secret)
-        attributes, deviations = device.attest(cka_id, imported=True)
+        attributes, deviations = device.keys.attest(cka_id, imported=True)
         assert deviations == []
         assert attributes["CKA_VALUE_LEN"] == (32 if told.lengths is Lengths.HONEST else 0)
         assert bench.objects() == before + 1
@@ -189,9 +191,9 @@ def test_imported_material(device: Device, personality: Personality) -> None:
 
 
 @on(EIGHT_SESSIONS, EIGHT_UNTOLD)
-def test_more_threads_than_the_token_has_sessions(device: Device, personality: Personality) -> None:
+def test_more_threads_than_the_token_has_sessions(device: TokenDevice, personality: Personality) -> None:
     """Twenty threads get on with a token of eight sessions, one of which holds the login, whether it tells or not."""
-    limits = device.limits()
+    limits = device.connection.limits()
     assert limits is not None
     assert limits.max_sessions == (8 if personality is EIGHT_SESSIONS else None)
     cka_id = new_key(device)
@@ -201,8 +203,8 @@ def test_more_threads_than_the_token_has_sessions(device: Device, personality: P
     def work() -> None:
         together.wait(120)
         for _ in range(20):
-            iv, body = device.encrypt(permit(Operation.ENCRYPT, cka_id), cka_id, b"mine", b"")
-            done.append(device.decrypt(permit(Operation.DECRYPT, cka_id), cka_id, iv, body, b""))
+            iv, body = device.ciphers.encrypt(permit(Operation.ENCRYPT, cka_id), cka_id, b"mine", b"")
+            done.append(device.ciphers.decrypt(permit(Operation.DECRYPT, cka_id), cka_id, iv, body, b""))
 
     threads = [threading.Thread(target=work) for _ in range(20)]
     for thread in threads:
@@ -210,13 +212,13 @@ def test_more_threads_than_the_token_has_sessions(device: Device, personality: P
     for thread in threads:
         thread.join(120)
     assert done == [b"mine"] * 400
-    taken = [device._pool.take() for _ in range(7)]
-    assert device.sessions().opened == 7
+    taken = [device.connection.pool.take() for _ in range(7)]
+    assert device.connection.sessions().opened == 7
     for each in taken:
-        device._pool.put(each)
+        device.connection.pool.put(each)
 
 
-def test_two_sessions_are_enough(make_token: MakeToken, shim_path: Path, lose: Callable[[Device], None]) -> None:
+def test_two_sessions_are_enough(make_token: MakeToken, shim_path: Path, lose: Callable[[TokenDevice], None]) -> None:
     """One session holds the login, and everything else is done in the other, also after a loss."""
     device = Played.of(make_token(), shim_path, "sessions 2").token.open()
     bench = Bench(device)
@@ -224,16 +226,16 @@ def test_two_sessions_are_enough(make_token: MakeToken, shim_path: Path, lose: C
     cka_id = bench.bring(bench.wrap(SHA_1[0], bytes(32)))
     lose(device)
     assert opens(bench, cka_id, bytes(32))
-    assert device.sessions().opened == 1
+    assert device.connection.sessions().opened == 1
 
 
 # -- short labels ---------------------------------------------------------------------------------------------------
 
 
 @on(CUT_LABELS, SHORT_LABELS)
-def test_label_of_32_bytes(device: Device) -> None:
+def test_label_of_32_bytes(device: TokenDevice) -> None:
     """A label of exactly 32 bytes is kept and listed; the service makes no longer ones (test_service_tokens.py)."""
     label = "l" * 32
     cka_id = new_key(device, label)
-    (found,) = device.inventory(cka_id)
+    (found,) = device.keys.inventory(cka_id)
     assert found.label == label

@@ -9,7 +9,7 @@ from pkcs11.mechanisms import KeyType
 
 from hsmkms.errors import TokenUnfitError
 from hsmkms.hsm.crypto.gcm import open_sealed
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.probing import profile as profiles
 from hsmkms.hsm.session import module as modules
 from hsmkms.hsm.token_check import GCM_VECTOR, Check, Outcome
@@ -29,13 +29,13 @@ def other_outcomes(checks: list[Check]) -> dict[str, Outcome]:
     return {each.name: each.outcome for each in checks if each.name not in LIMITED_ON_SOFTHSM}
 
 
-def objects(device: Device) -> int:
+def objects(device: TokenDevice) -> int:
     """How many objects a session sees, of the token and of sessions."""
-    with device._pool.session() as session:
+    with device.connection.pool.session() as session:
         return len(list(session.get_objects({})))
 
 
-def test_profile(device: Device, token: SoftHsm) -> None:
+def test_profile(device: TokenDevice, token: SoftHsm) -> None:
     """The probe tells what this token is and can do; AES-GCM was compared with an independent computation."""
     told = device.profile
     assert (told.label, told.serial) == (token.label, token.serial)
@@ -46,9 +46,9 @@ def test_profile(device: Device, token: SoftHsm) -> None:
     assert told.quirks == ()
 
 
-def test_checks(device: Device) -> None:
+def test_checks(device: TokenDevice) -> None:
     """Everything that hsmkms needs works on SoftHSM, each by name and with a detail for people."""
-    told = {each.name: each for each in device.checks()}
+    told = {each.name: each for each in device.connection.checks()}
     assert list(told) == [
         "mechanisms",
         "random numbers",
@@ -72,10 +72,10 @@ def test_checks(device: Device) -> None:
     assert all(each.detail for each in told.values())
 
 
-def test_nothing_is_left(device: Device) -> None:
+def test_nothing_is_left(device: TokenDevice) -> None:
     """Neither the probe nor the checks leave an object, on the token or in the session."""
     assert objects(device) == 0
-    device.checks()
+    device.connection.checks()
     assert objects(device) == 0
 
 
@@ -94,7 +94,7 @@ def test_token_without_aes_ecb(make_token: MakeToken) -> None:
     assert not device.profile.gcm_checked
     assert len(device.profile.quirks) == 1
     assert "AES-ECB" in device.profile.quirks[0]
-    told = other_outcomes(device.checks())
+    told = other_outcomes(device.connection.checks())
     assert told.pop("AES-GCM, computed answer") is Outcome.LIMITED
     assert set(told.values()) == {Outcome.WORKS}
 
@@ -120,17 +120,17 @@ def test_token_with_wrong_gcm(
     assert objects(token.open()) == 0
 
 
-def test_failed_check_is_told(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_check_is_told(device: TokenDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     """A check that fails says so, and the others are made all the same."""
     monkeypatch.setitem(GCM_VECTOR, "sealed", "00" * 76)
-    told = other_outcomes(device.checks())
+    told = other_outcomes(device.connection.checks())
     assert told.pop("AES-GCM, published vector") is Outcome.FAILED
     assert set(told.values()) == {Outcome.WORKS}
 
 
-def test_mechanisms(device: Device) -> None:
+def test_mechanisms(device: TokenDevice) -> None:
     """Mechanisms are told in order of their names, with key sizes and uses."""
-    told = {each.name: each for each in device.mechanisms()}
+    told = {each.name: each for each in device.connection.mechanisms()}
     assert list(told) == sorted(told)
     assert {"ENCRYPT", "DECRYPT"} <= set(told["AES_GCM"].uses)
     assert (told["AES_GCM"].min_key_size, told["AES_GCM"].max_key_size) == (16, 32)
@@ -139,18 +139,18 @@ def test_mechanisms(device: Device) -> None:
     assert "MD5" in told
 
 
-def test_limits(device: Device) -> None:
+def test_limits(device: TokenDevice) -> None:
     """SoftHSM tells no limits: each is None rather than a number that means "unknown"."""
-    limits = device.limits()
+    limits = device.connection.limits()
     assert limits is not None
     assert limits.max_sessions is None
     assert limits.free_private_memory is None
 
 
-def test_labels(device: Device) -> None:
+def test_labels(device: TokenDevice) -> None:
     """As long a label as the profile promises is kept whole."""
     label = "é" * (device.profile.label_bytes // 2)
-    with device._pool.session() as session:
+    with device.connection.pool.session() as session:
         session.generate_key(KeyType.AES, 256, label=label, store=False)
         (found,) = session.get_objects({Attribute.LABEL: label})
         assert found[Attribute.LABEL] == label

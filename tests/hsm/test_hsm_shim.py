@@ -11,7 +11,7 @@ from devices import SoftHsm, new_key, permit
 from shims import PERSONALITIES, Played
 
 from hsmkms.errors import TokenError, TokenFullError, TokenUnavailableError
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.device import TokenDevice
 from hsmkms.model.enums import Operation
 
 
@@ -22,27 +22,33 @@ def played(token: SoftHsm, shim_path: Path) -> Played:
 
 
 @pytest.fixture
-def device(played: Played) -> Device:
+def device(played: Played) -> TokenDevice:
     """The same, open."""
     return played.token.open()
 
 
-def works(device: Device) -> bool:
+def works(device: TokenDevice) -> bool:
     """Whether an encryption, a decryption and a generation succeed."""
     key = new_key(device)
-    iv, body = device.encrypt(permit(Operation.ENCRYPT, key), key, b"x", b"")
-    return device.decrypt(permit(Operation.DECRYPT, key), key, iv, body, b"") == b"x"
+    iv, body = device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"x", b"")
+    return device.ciphers.decrypt(permit(Operation.DECRYPT, key), key, iv, body, b"") == b"x"
 
 
-def test_nothing_is_changed_without_an_order(device: Device, token: SoftHsm) -> None:
+def test_nothing_is_changed_without_an_order(device: TokenDevice, token: SoftHsm) -> None:
     """Untold, the shim shows SoftHSM itself: the same profile, mechanisms, limits and attributes."""
     key = new_key(device)
-    told = (device.profile, device.mechanisms(), device.limits(), device.attest(key), device.wrapping_algorithms())
+    told = (
+        device.profile,
+        device.connection.mechanisms(),
+        device.connection.limits(),
+        device.keys.attest(key),
+        device.imports.wrapping_algorithms(),
+    )
     device.close()
     behind = token.open()
     assert told == (
-        *(behind.profile, behind.mechanisms(), behind.limits(), behind.attest(key)),
-        behind.wrapping_algorithms(),
+        *(behind.profile, behind.connection.mechanisms(), behind.connection.limits(), behind.keys.attest(key)),
+        behind.imports.wrapping_algorithms(),
     )
 
 
@@ -52,7 +58,7 @@ def test_reasons() -> None:
     assert all(len(each.reason) > 20 for each in PERSONALITIES)
 
 
-def test_the_nth_call_fails(played: Played, device: Device) -> None:
+def test_the_nth_call_fails(played: Played, device: TokenDevice) -> None:
     """A fault meets the call that it was ordered for, counted since the order, or all from there on."""
     played.order("fault C_GenerateKey 2 return 0x31")
     assert works(device)
@@ -71,22 +77,22 @@ def test_the_nth_call_fails(played: Played, device: Device) -> None:
 
 
 @pytest.mark.parametrize("after", [True, False])
-def test_before_or_after_the_work(played: Played, device: Device, *, after: bool) -> None:
+def test_before_or_after_the_work(played: Played, device: TokenDevice, *, after: bool) -> None:
     """A fault stands instead of the work, or behind it: then the token has done what it did not answer."""
     key = os.urandom(16)
     played.order("fault C_GenerateKey 1 return 0x30" + " after" * after)
     with pytest.raises(TokenUnavailableError):
-        device.generate_backing_key(permit(Operation.CREATE_KEY, key), key, "unanswered")
-    assert device.holds(key) is after
+        device.keys.generate_backing_key(permit(Operation.CREATE_KEY, key), key, "unanswered")
+    assert device.keys.holds(key) is after
 
 
-def test_delay(played: Played, device: Device) -> None:
+def test_delay(played: Played, device: TokenDevice) -> None:
     """A delayed call takes as long as was ordered at least, and then succeeds."""
     key = new_key(device)
     played.order("fault C_EncryptInit * delay 30000")
     start = time.monotonic()
     for _ in range(2):
-        device.encrypt(permit(Operation.ENCRYPT, key), key, b"x", b"")
+        device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"x", b"")
     assert time.monotonic() - start >= 0.06
 
 
@@ -142,11 +148,11 @@ def test_wrong_orders(played: Played, programs: Path, order: str) -> None:
     assert f"shim: the control file has no such order: {order}\n" in errors
 
 
-def test_truncated_answer(played: Played, device: Device) -> None:
+def test_truncated_answer(played: Played, device: TokenDevice) -> None:
     """An answer that lost its end is thrown away, and not given to anybody."""
     key = new_key(device)
     played.order("fault C_Encrypt * truncate 3")
     with pytest.raises(TokenError, match="thrown away"):
-        device.encrypt(permit(Operation.ENCRYPT, key), key, b"x" * 10, b"")
+        device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"x" * 10, b"")
     played.order()
     assert works(device)

@@ -30,7 +30,7 @@ def test_token_in_use_is_left_alone(token: SoftHsm) -> None:
     with pytest.raises(ConfigurationError, match="there already"):
         softhsm.create(token.module, token.folder, label="x", user_pin="12345678", so_pin="12345678")
     device = token.open()
-    assert device.holds(key)
+    assert device.keys.holds(key)
 
 
 @pytest.mark.parametrize("label", ["L" * 33, "ü" * 17, ""])

@@ -77,12 +77,12 @@ def test_slots_move(token: SoftHsm) -> None:
     """However many tokens are made beside it, a token named by label and serial is the same one with the same keys."""
     device = token.open()
     key = new_key(device)
-    slots = {device._token.slot.slot_id}
+    slots = {device.connection.token.slot.slot_id}
     device.close()
     for number in range(3):
         token.add_token(f"another {number}")
     device = token.open()
-    assert device.holds(key)
+    assert device.keys.holds(key)
     assert device.profile.serial == token.serial
     assert len(serials(token)) == 4
     assert slots

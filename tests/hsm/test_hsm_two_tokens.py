@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from hsmkms.errors import HsmKmsError, ObjectLostError, TokenUnavailableError, WrongTokenError
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.session.identity import Candidate, Proof
 from hsmkms.hsm.session.login import LoginGate
 from hsmkms.hsm.session.module import RenewalPace
@@ -27,11 +27,11 @@ BACK_SECONDS = 15.0
 class Known:
     """The identity of a token with an HMAC key that was made for it."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: TokenDevice) -> None:
         self.cka_id = b"identity" + device.profile.serial.encode()[:8]
         shown = permit(OperatorAct.INITIALISE, self.cka_id)
-        device.generate_mac_key(shown, self.cka_id, "identity")
-        self.response = device.mac(shown, self.cka_id, CHALLENGE)
+        device.own.generate_mac_key(shown, self.cka_id, "identity")
+        self.response = device.own.mac(shown, self.cka_id, CHALLENGE)
 
     def admit(self, serial: str) -> None:
         """Any serial."""
@@ -50,15 +50,15 @@ class Known:
 class Side(Struct):
     """One of the two tokens, open, with a key that has been used, and the PIN that is read for it."""
 
-    device: Device
+    device: TokenDevice
     key: bytes
     pin: list[str]
     folder: Path
 
     def works(self) -> bool:
         """Whether an encryption and its decryption succeed."""
-        iv, body = self.device.encrypt(permit(Operation.ENCRYPT, self.key), self.key, b"x", b"")
-        return self.device.decrypt(permit(Operation.DECRYPT, self.key), self.key, iv, body, b"") == b"x"
+        iv, body = self.device.ciphers.encrypt(permit(Operation.ENCRYPT, self.key), self.key, b"x", b"")
+        return self.device.ciphers.decrypt(permit(Operation.DECRYPT, self.key), self.key, iv, body, b"") == b"x"
 
     def is_back(self) -> bool:
         """The same, with a fault as not yet."""
@@ -69,8 +69,8 @@ class Side(Struct):
 
     def lose_login(self) -> None:
         """Log this process out of the token, behind the back of hsmkms."""
-        library = ctypes.CDLL(str(self.device._module.path))
-        assert library.C_Logout(ctypes.c_ulong(self.device._login_handle)) == 0
+        library = ctypes.CDLL(str(self.device.connection.module.path))
+        assert library.C_Logout(ctypes.c_ulong(self.device.connection.login_handle)) == 0
 
 
 @pytest.fixture
@@ -90,8 +90,8 @@ def sides(make_token: MakeToken) -> Iterator[tuple[Side, Side]]:
 def _open(token: SoftHsm, label: str, folder: Path) -> Side:
     pin = [PIN]
     settings = replace(token.settings(), choice=TokenChoice(label=label), session_wait_seconds=5.0)
-    device = Device.open(settings, lambda: pin[0])
-    device.require(Known(device), lambda: None)
+    device = TokenDevice.open(settings, lambda: pin[0])
+    device.connection.require(Known(device), lambda: None)
     side = Side(device, new_key(device), pin, folder)
     assert side.works()
     return side
@@ -101,9 +101,9 @@ def _open(token: SoftHsm, label: str, folder: Path) -> Side:
 def test_another_pin_and_a_lost_login(sides: tuple[Side, Side], *, both: bool) -> None:
     """After a PIN was changed and the login lost, each of the two is back without a restart, and no PIN is refused."""
     first, second = sides
-    first.device.change_pin(permit(OperatorAct.CHANGE_PIN), PIN, "another PIN")
+    first.device.connection.change_pin(permit(OperatorAct.CHANGE_PIN), PIN, "another PIN")
     first.pin[0] = "another PIN"
-    LoginGate(first.device._settings.state_dir).note_change()
+    LoginGate(first.device.connection.settings.state_dir).note_change()
     first.lose_login()
     if both:
         second.lose_login()
@@ -111,7 +111,7 @@ def test_another_pin_and_a_lost_login(sides: tuple[Side, Side], *, both: bool) -
     until(second.is_back, BACK_SECONDS)
     assert new_key(first.device)
     assert new_key(second.device)
-    assert not list(first.device._settings.state_dir.glob("pin-refused*"))
+    assert not list(first.device.connection.settings.state_dir.glob("pin-refused*"))
 
 
 def test_another_pin_before_the_second_is_opened(make_token: MakeToken) -> None:
@@ -145,7 +145,7 @@ def test_one_is_away_while_the_other_works(sides: tuple[Side, Side]) -> None:
         each.start()
     aside = first.folder.parent.parent / "aside"
     first.folder.rename(aside)
-    until(lambda: not first.is_back() and first.device.is_away, BACK_SECONDS)
+    until(lambda: not first.is_back() and first.device.connection.is_away, BACK_SECONDS)
     time.sleep(1.0)  # it is looked for meanwhile
     aside.rename(first.folder)
     until(first.is_back, BACK_SECONDS)
@@ -155,7 +155,7 @@ def test_one_is_away_while_the_other_works(sides: tuple[Side, Side]) -> None:
     for each in threads:
         each.join(BACK_SECONDS)
     assert faults == []
-    assert second.device.sessions().outages == 0
+    assert second.device.connection.sessions().outages == 0
     assert new_key(first.device)
 
 

@@ -11,7 +11,7 @@ from test_hsm_login import WRONG, Reader
 from test_hsm_unwrapping import OAEP_1, WRONG_LENGTH, Bench
 
 from hsmkms.errors import PinError, RejectedMaterialError, TokenError, TokenUnfitError
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.session import module as modules
 from hsmkms.hsm.session.login import LoginGate
 from hsmkms.model.enums import Operation
@@ -66,14 +66,14 @@ def test_token_that_changes_its_ways(played: Played, before: str, after: str) ->
     played.order(before)
     device = played.token.open()
     key = new_key(device)
-    sealed = device.encrypt(permit(Operation.ENCRYPT, key), key, b"before", b"")
+    sealed = device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"before", b"")
     played.order(after)
     with pytest.raises(TokenError, match="encrypts in another way than when it was tried"):
-        device.encrypt(permit(Operation.ENCRYPT, key), key, b"after", b"")
-    assert device.decrypt(permit(Operation.DECRYPT, key), key, *sealed, b"") == b"before"
+        device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"after", b"")
+    assert device.ciphers.decrypt(permit(Operation.DECRYPT, key), key, *sealed, b"") == b"before"
     played.order(before)
-    assert device.encrypt(permit(Operation.ENCRYPT, key), key, b"again", b"")
-    assert device.sessions().opened == 1
+    assert device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"again", b"")
+    assert device.connection.sessions().opened == 1
 
 
 # -- attributes that are ignored ------------------------------------------------------------------------------------
@@ -106,13 +106,13 @@ def test_ignored_attribute(played: Played, attribute: Attribute, *, value: bool)
     played.order(ignoring(attribute, value=value))
     for _ in range(3):
         with pytest.raises(TokenUnfitError, match=wrong):
-            device.generate_backing_key(permit(Operation.CREATE_KEY, key), key, "never")
-    assert not device.holds(key)
-    assert device._handles.lookup(key) is None
-    assert [each.cka_id for each in device.inventory(witness)] == [witness]
-    assert device._pool._opened == 1
+            device.keys.generate_backing_key(permit(Operation.CREATE_KEY, key), key, "never")
+    assert not device.keys.holds(key)
+    assert device.connection.handles.lookup(key) is None
+    assert [each.cka_id for each in device.keys.inventory(witness)] == [witness]
+    assert device.connection.pool._opened == 1
     played.order()
-    assert device.holds(new_key(device))
+    assert device.keys.holds(new_key(device))
 
 
 @pytest.mark.parametrize(
@@ -124,8 +124,8 @@ def test_wrapping_key_with_an_ignored_attribute(played: Played, attribute: Attri
     witness, key = new_key(device), os.urandom(16)
     played.order(ignoring(attribute, value=value))
     with pytest.raises(TokenUnfitError, match=f"not as ordered .CKA_{attribute.name} is {value} instead of "):
-        device.generate_wrapping_key(permit(Operation.GET_PARAMETERS_FOR_IMPORT, key), key, "never", 2048)
-    assert [each.cka_id for each in device.inventory(witness)] == [witness]
+        device.imports.generate_wrapping_key(permit(Operation.GET_PARAMETERS_FOR_IMPORT, key), key, "never", 2048)
+    assert [each.cka_id for each in device.keys.inventory(witness)] == [witness]
 
 
 def test_every_ignored_attribute_is_named(played: Played) -> None:
@@ -151,7 +151,7 @@ def test_imported_key_with_an_ignored_attribute(played: Played, attribute: Attri
     device = played.token.open()
     bench = Bench(device)
     material, before = bench.wrap(OAEP_1, os.urandom(32)), bench.objects()
-    device.wrapping_algorithms()
+    device.imports.wrapping_algorithms()
     played.order(ignoring(attribute, value=True))
     with pytest.raises(TokenUnfitError, match=sentence):
         bench.bring(material)
@@ -172,7 +172,7 @@ def test_honest_token_decides_by_the_length(played: Played) -> None:
     for told in (0, 16, 31, 33):
         played.order(f"lengths {told}")
         bench.refused(material, RejectedMaterialError, WRONG_LENGTH)
-        assert bench.device.attest(key, imported=True)[1] == [f"CKA_VALUE_LEN is {told} instead of 32"]
+        assert bench.device.keys.attest(key, imported=True)[1] == [f"CKA_VALUE_LEN is {told} instead of 32"]
     played.order("lengths honest")
     assert list(bench.fingerprints(material)) == ["AES_CMAC", "SHA256_HMAC"]
 
@@ -185,18 +185,18 @@ def test_pin_counters(played: Played, caplog: pytest.LogCaptureFixture) -> None:
     played.order("pin_tries 3")
     mark = played.token.folder / "pin-refused.json"
     with pytest.raises(PinError, match="refused the PIN"):
-        Device.open(played.token.settings(), Reader(WRONG))
+        TokenDevice.open(played.token.settings(), Reader(WRONG))
     mark.unlink()
     assert "somebody gave a wrong PIN" not in caplog.text
     with pytest.raises(PinError, match="refused the PIN"):
-        Device.open(played.token.settings(), Reader(WRONG))
+        TokenDevice.open(played.token.settings(), Reader(WRONG))
     assert "somebody gave a wrong PIN" in caplog.text
     mark.unlink()
     reader = Reader(PIN)
     with pytest.raises(PinError, match="one more wrong PIN locks token 'hsmkms test', so none is tried"):
-        Device.open(played.token.settings(), reader)
+        TokenDevice.open(played.token.settings(), reader)
     assert reader.asked == 0
-    Device.open(played.token.settings(), reader, accept_final_try=True).close()
+    TokenDevice.open(played.token.settings(), reader, accept_final_try=True).close()
     assert reader.asked == 1
     played.token.open().close()
 
@@ -205,13 +205,13 @@ def test_locked_pin(played: Played) -> None:
     """A PIN that is locked is told as such, and read no more, whatever the operator's word; the officer unlocks it."""
     played.order("pin_tries 1")
     with pytest.raises(PinError, match="one more wrong PIN locks"):
-        Device.open(played.token.settings(), Reader(WRONG))
+        TokenDevice.open(played.token.settings(), Reader(WRONG))
     with pytest.raises(PinError, match=r"refused the PIN \(PinIncorrect\)"):
-        Device.open(played.token.settings(), Reader(WRONG), accept_final_try=True)
+        TokenDevice.open(played.token.settings(), Reader(WRONG), accept_final_try=True)
     (played.token.folder / "pin-refused.json").unlink()
     reader = Reader(PIN)
     for accept_final_try in (False, True):
         with pytest.raises(PinError, match="the user PIN of token 'hsmkms test' is locked: its security officer"):
-            Device.open(played.token.settings(), reader, accept_final_try=accept_final_try)
+            TokenDevice.open(played.token.settings(), reader, accept_final_try=accept_final_try)
     assert reader.asked == 0
     assert LoginGate(played.token.folder).mark() is None

@@ -24,7 +24,7 @@ from hsmkms.errors import (
     TokenUnavailableError,
     UnsupportedOperationException,
 )
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.imports import unwrapping, wrapping
 from hsmkms.hsm.imports.unwrapping import CANNOT_OPEN, WRONG_LENGTH, WrappedMaterial
 from hsmkms.model.enums import Operation, WrappingAlgorithm
@@ -67,7 +67,7 @@ IMPORTED_KEY = {
 class Bench:
     """A device, a wrapping key on it, and what it takes to import with it."""
 
-    def __init__(self, device: Device, bits: int = 2048) -> None:
+    def __init__(self, device: TokenDevice, bits: int = 2048) -> None:
         self.device = device
         self.witness = new_key(device)
         self.key, self.public_key = self.new_wrapping_key(bits)
@@ -76,7 +76,7 @@ class Bench:
         """Make another one; its CKA_ID and its public half."""
         key = os.urandom(16)
         shown = permit(Operation.GET_PARAMETERS_FOR_IMPORT, key)
-        return key, self.device.generate_wrapping_key(shown, key, "a wrapping key", bits)
+        return key, self.device.imports.generate_wrapping_key(shown, key, "a wrapping key", bits)
 
     def material(self, algorithm: WrappingAlgorithm, ciphertext: bytes) -> WrappedMaterial:
         """What an import brings."""
@@ -92,17 +92,17 @@ class Bench:
 
     def fingerprints(self, material: WrappedMaterial, key_id: str = "key id") -> dict[str, bytes]:
         """Fingerprints of material."""
-        return self.device.fingerprints(self.may(material.wrapping_key), material, key_id)
+        return self.device.imports.fingerprints(self.may(material.wrapping_key), material, key_id)
 
     def bring(self, material: WrappedMaterial, label: str = "imported") -> bytes:
         """Import; the CKA_ID of the backing key."""
         new = os.urandom(16)
-        self.device.unwrap_backing_key(self.may(new, material.wrapping_key), material, new, label)
+        self.device.imports.unwrap_backing_key(self.may(new, material.wrapping_key), material, new, label)
         return new
 
     def objects(self) -> int:
         """How many objects a session sees, of the token and of sessions."""
-        with self.device._pool.session() as session:
+        with self.device.connection.pool.session() as session:
             return len(list(session.get_objects({})))
 
     def refused(self, material: WrappedMaterial, kind: type[HsmKmsError], sentence: str) -> None:
@@ -117,7 +117,7 @@ class Bench:
 
 
 @pytest.fixture
-def bench(device: Device) -> Bench:
+def bench(device: TokenDevice) -> Bench:
     """A fresh token with a wrapping key."""
     return Bench(device)
 
@@ -132,7 +132,7 @@ def host_bench(token: SoftHsm) -> Iterator[Bench]:
 
 def opens(bench: Bench, key: bytes, secret: bytes) -> bool:
     """True if what the device encrypts under ``key`` is opened by the material itself, without a token."""
-    iv, body = bench.device.encrypt(permit(Operation.ENCRYPT, key), key, b"plaintext", b"aad")
+    iv, body = bench.device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"plaintext", b"aad")
     return AESGCM(secret).decrypt(iv, body, b"aad") == b"plaintext"
 
 
@@ -140,7 +140,7 @@ def opens(bench: Bench, key: bytes, secret: bytes) -> bool:
 
 
 @pytest.mark.parametrize("bits", [2048, 3072, 4096])
-def test_material_arrives(device: Device, bits: int) -> None:
+def test_material_arrives(device: TokenDevice, bits: int) -> None:
     """What was wrapped elsewhere is the key that encrypts on the token afterwards; copies are gone, it stays."""
     bench = Bench(device, bits)
     for algorithm in ON_DEVICE:
@@ -151,13 +151,13 @@ def test_material_arrives(device: Device, bits: int) -> None:
         key = bench.bring(material)
         assert bench.objects() == before + 1
         assert opens(bench, key, secret)
-        assert {each.cka_id for each in device.inventory(bench.witness)} >= {key, bench.key, bench.witness}
+        assert {each.cka_id for each in device.keys.inventory(bench.witness)} >= {key, bench.key, bench.witness}
 
 
 def test_attributes_of_an_imported_key(bench: Bench) -> None:
     """An imported key reports exactly what design decision 4 orders, and honestly that it was not made here."""
     key = bench.bring(bench.wrap(OAEP_1, os.urandom(32)), "a label")
-    attributes, deviations = bench.device.attest(key, imported=True)
+    attributes, deviations = bench.device.keys.attest(key, imported=True)
     assert attributes == IMPORTED_KEY | {"CKA_ID": key.hex(), "CKA_LABEL": "a label"}
     assert deviations == []
 
@@ -165,13 +165,13 @@ def test_attributes_of_an_imported_key(bench: Bench) -> None:
 def test_imported_and_generated_are_not_confused(bench: Bench) -> None:
     """Attesting an imported key as a generated one names each attribute that differs, and the other way round."""
     key = bench.bring(bench.wrap(OAEP_1, os.urandom(32)))
-    _, deviations = bench.device.attest(key)
+    _, deviations = bench.device.keys.attest(key)
     honest = ["LOCAL", "ALWAYS_SENSITIVE", "NEVER_EXTRACTABLE"]
     assert deviations == [
         "CKA_VALUE_LEN is 0 instead of 32",
         *(f"CKA_{name} is False instead of True" for name in honest),
     ]
-    _, deviations = bench.device.attest(bench.witness, imported=True)
+    _, deviations = bench.device.keys.attest(bench.witness, imported=True)
     assert deviations == [f"CKA_{name} is True instead of False" for name in honest]
 
 
@@ -203,7 +203,7 @@ def test_import_again(bench: Bench) -> None:
     material = bench.wrap(OAEP_1, secret)
     keys = [bench.bring(material), bench.bring(material), bench.bring(bench.wrap(KEY_WRAP_1, secret))]
     assert all(opens(bench, key, secret) for key in keys)
-    assert bench.device.destroy(permit(OperatorAct.MAINTAIN, keys[0]), keys[0])
+    assert bench.device.keys.destroy(permit(OperatorAct.MAINTAIN, keys[0]), keys[0])
     assert opens(bench, keys[1], secret)
 
 
@@ -211,7 +211,7 @@ def test_imported_key_is_found_again(bench: Bench, token: SoftHsm) -> None:
     """After the wrapping key is gone and the device was closed, the imported key is there and works."""
     secret = os.urandom(32)
     key = bench.bring(bench.wrap(KEY_WRAP_1, secret))
-    bench.device.destroy_wrapping_key(permit(OperatorAct.MAINTAIN, bench.key), bench.key)
+    bench.device.imports.destroy_wrapping_key(permit(OperatorAct.MAINTAIN, bench.key), bench.key)
     bench.device.close()
     bench.device = token.open()
     assert opens(bench, key, secret)
@@ -342,7 +342,7 @@ def test_wrapping_key_that_is_gone(bench: Bench) -> None:
     sentence = "the wrapping key is not on the token now: get new parameters with GetParametersForImport"
     secret_key = WrappedMaterial(bench.witness, OAEP_1, material.ciphertext)
     bench.refused(secret_key, ObjectLostError, sentence)
-    bench.device.destroy_wrapping_key(permit(OperatorAct.MAINTAIN, bench.key), bench.key)
+    bench.device.imports.destroy_wrapping_key(permit(OperatorAct.MAINTAIN, bench.key), bench.key)
     bench.refused(material, ObjectLostError, sentence)
 
 
@@ -376,7 +376,7 @@ def test_refusals_leave_nothing(host_bench: Bench) -> None:
             with pytest.raises((RejectedDataError, RejectedMaterialError)):
                 host_bench.bring(material)
     assert host_bench.objects() == before
-    assert host_bench.device._pool._opened == 1
+    assert host_bench.device.connection.pool._opened == 1
 
 
 # -- a device in trouble --------------------------------------------------------------------------------------------
@@ -407,10 +407,12 @@ def test_key_that_dies_in_between(bench: Bench, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(unwrapping, "public_half", destroyed)
     with pytest.raises(ObjectLostError, match="the wrapping key is not on the token now"):
         bench.fingerprints(bench.wrap(OAEP_1, os.urandom(32)))
-    assert not bench.device.destroy_wrapping_key(shown, bench.key)
+    assert not bench.device.imports.destroy_wrapping_key(shown, bench.key)
 
 
-def test_loss_between_two_steps(bench: Bench, lose: Callable[[Device], None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loss_between_two_steps(
+    bench: Bench, lose: Callable[[TokenDevice], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Fingerprints survive a login that is lost in their midst; an import is not repeated and leaves nothing."""
     losses: list[object] = []
     proven = unwrapping.Copies.sign
@@ -436,7 +438,7 @@ def test_loss_between_two_steps(bench: Bench, lose: Callable[[Device], None], mo
         patch.setattr(unwrapping, "length_of", lost)
         with pytest.raises(SessionLostError):
             bench.bring(material)
-    bench.device.ready()
+    bench.device.connection.ready()
     assert bench.objects() == before
     assert opens(bench, bench.bring(material), secret)
 
@@ -444,7 +446,7 @@ def test_loss_between_two_steps(bench: Bench, lose: Callable[[Device], None], mo
 def test_copy_that_cannot_be_destroyed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a session copy cannot be destroyed its session is given up, and the copy with it."""
     given_up: list[Session] = []
-    discard = bench.device._pool.discard
+    discard = bench.device.connection.pool.discard
 
     def give_up(session: Session) -> None:
         given_up.append(session)
@@ -456,7 +458,7 @@ def test_copy_that_cannot_be_destroyed(bench: Bench, monkeypatch: pytest.MonkeyP
         original(made)
 
     original = unwrapping.discard
-    monkeypatch.setattr(bench.device._pool, "discard", give_up)
+    monkeypatch.setattr(bench.device.connection.pool, "discard", give_up)
     monkeypatch.setattr(unwrapping, "discard", twice)
     assert bench.fingerprints(bench.wrap(OAEP_1, bytes(32)))
     assert len(given_up) == 1
@@ -475,7 +477,7 @@ def test_host_unwrap_gives_the_same(host_bench: Bench) -> None:
         key = host_bench.bring(material)
         assert host_bench.objects() == before + 1
         assert opens(host_bench, key, secret)
-        assert host_bench.device.attest(key, imported=True)[1] == []
+        assert host_bench.device.keys.attest(key, imported=True)[1] == []
 
 
 @pytest.mark.parametrize("length", WRONG_LENGTHS)

@@ -41,7 +41,7 @@ def session(scratch: Path) -> Iterator[Session]:
     folder = scratch / "vectors"
     folder.mkdir()
     device = SoftHsm.make(folder).open()
-    with device._pool.session() as borrowed:
+    with device.connection.pool.session() as borrowed:
         yield borrowed
     device.close()
 

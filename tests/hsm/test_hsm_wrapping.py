@@ -25,8 +25,8 @@ from hsmkms.errors import (
     TokenUnfitError,
     UnsupportedOperationException,
 )
-from hsmkms.hsm import device as device_module
-from hsmkms.hsm.device import Device
+from hsmkms.hsm import import_profiles
+from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.imports import probe as import_probe
 from hsmkms.hsm.imports import wrapping
 from hsmkms.hsm.imports.probe import probe_import
@@ -75,11 +75,11 @@ def played(token: SoftHsm, shim_path: Path) -> Played:
     return Played.of(token, shim_path)
 
 
-def make(device: Device, bits: int = 2048, label: str = "a wrapping key") -> tuple[bytes, bytes]:
+def make(device: TokenDevice, bits: int = 2048, label: str = "a wrapping key") -> tuple[bytes, bytes]:
     """Make a wrapping key; its CKA_ID and its public half."""
     key = os.urandom(16)
     shown = permit(Operation.GET_PARAMETERS_FOR_IMPORT, key)
-    return key, device.generate_wrapping_key(shown, key, label, bits)
+    return key, device.imports.generate_wrapping_key(shown, key, label, bits)
 
 
 def listed(session: Session) -> int:
@@ -91,7 +91,7 @@ def listed(session: Session) -> int:
 
 
 @pytest.mark.parametrize("bits", [2048, 3072, 4096])
-def test_wrapping_key_is_as_ordered(device: Device, session: Session, bits: int) -> None:
+def test_wrapping_key_is_as_ordered(device: TokenDevice, session: Session, bits: int) -> None:
     """The private half stays and can only unwrap; the public half is handed out, and is not on the token."""
     key, public_key = make(device, bits)
     private = find(session, ObjectClass.PRIVATE_KEY, key)
@@ -105,36 +105,36 @@ def test_wrapping_key_is_as_ordered(device: Device, session: Session, bits: int)
     assert public.public_numbers().n == int.from_bytes(private[Attribute.MODULUS])
 
 
-def test_listed_in_the_inventory(device: Device) -> None:
+def test_listed_in_the_inventory(device: TokenDevice) -> None:
     """The inventory shows a wrapping key as what it is, so that reconcile can tell whose it is."""
     witness, (key, _) = new_key(device), make(device, label="whose?")
-    (found,) = (each for each in device.inventory(witness) if each.cka_id == key)
+    (found,) = (each for each in device.keys.inventory(witness) if each.cka_id == key)
     assert (found.object_class, found.label, found.is_secret_key) == (ObjectClass.PRIVATE_KEY, "whose?", False)
 
 
-def test_destruction(device: Device, session: Session) -> None:
+def test_destruction(device: TokenDevice, session: Session) -> None:
     """A wrapping key is destroyed by its CKA_ID; afterwards it is gone, which is told by False."""
     key, _ = make(device)
     shown = permit(OperatorAct.MAINTAIN, key)
-    assert device.destroy_wrapping_key(shown, key)
+    assert device.imports.destroy_wrapping_key(shown, key)
     assert listed(session) == 0
-    assert not device.destroy_wrapping_key(shown, key)
+    assert not device.imports.destroy_wrapping_key(shown, key)
 
 
-def test_secret_and_wrapping_keys_are_kept_apart(device: Device) -> None:
+def test_secret_and_wrapping_keys_are_kept_apart(device: TokenDevice) -> None:
     """Neither destruction touches a key of the other kind, even under the same CKA_ID."""
     key = new_key(device)
-    device.generate_wrapping_key(permit(Operation.GET_PARAMETERS_FOR_IMPORT, key), key, "the same id", 2048)
+    device.imports.generate_wrapping_key(permit(Operation.GET_PARAMETERS_FOR_IMPORT, key), key, "the same id", 2048)
     shown = permit(OperatorAct.MAINTAIN, key)
-    assert device.destroy_wrapping_key(shown, key)
-    assert not device.destroy_wrapping_key(shown, key)
-    assert device.holds(key)
+    assert device.imports.destroy_wrapping_key(shown, key)
+    assert not device.imports.destroy_wrapping_key(shown, key)
+    assert device.keys.holds(key)
     make(device)
-    assert device.destroy(shown, key)
-    assert not device.holds(key)
+    assert device.keys.destroy(shown, key)
+    assert not device.keys.holds(key)
 
 
-def test_wrong_public_half(device: Device, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_public_half(device: TokenDevice, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """A token that makes a key of another size, or halves that differ, or tells none, keeps no such wrapping key."""
     told = iter([SOFT_KEY, SOFT_KEY, SOFT_KEY, wrapped.load(make(device)[1])])
     monkeypatch.setattr(wrapping, "public_half", lambda _half: next(told))
@@ -153,7 +153,7 @@ class Silent(dict[Attribute, bytes]):
         raise AttributeTypeInvalid
 
 
-def test_half_that_tells_little(device: Device, session: Session) -> None:
+def test_half_that_tells_little(device: TokenDevice, session: Session) -> None:
     """A half that tells no exponent has the one that was ordered; one that tells no modulus is of no use."""
     key, public_key = make(device)
     private = find(session, ObjectClass.PRIVATE_KEY, key)
@@ -167,14 +167,14 @@ def test_half_that_tells_little(device: Device, session: Session) -> None:
 
 
 def test_generation_is_never_repeated(
-    device: Device, lose: Callable[[Device], None], monkeypatch: pytest.MonkeyPatch
+    device: TokenDevice, lose: Callable[[TokenDevice], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A generation that meets a loss is tried once and leaves nothing; after a loss before it, it succeeds."""
-    device.wrapping_algorithms()
-    with device._turn():  # nobody else has changed the token since, so the generation needs no look at it
+    device.imports.wrapping_algorithms()
+    with device.connection.turn():  # nobody else has changed the token since, so the generation needs no look at it
         pass
     tries = []
-    take = device._pool.take
+    take = device.connection.pool.take
 
     def take_and_lose() -> Session:
         session = take()
@@ -183,23 +183,23 @@ def test_generation_is_never_repeated(
         return session
 
     with monkeypatch.context() as patch:
-        patch.setattr(device._pool, "take", take_and_lose)
+        patch.setattr(device.connection.pool, "take", take_and_lose)
         with pytest.raises(SessionLostError):
             make(device)
     assert len(tries) == 1
     lose(device)
     key, _ = make(device)
-    assert [each.cka_id for each in device.inventory(key)] == [key]
+    assert [each.cka_id for each in device.keys.inventory(key)] == [key]
 
 
 # -- what the token can do ------------------------------------------------------------------------------------------
 
 
-def test_softhsm(device: Device) -> None:
+def test_softhsm(device: TokenDevice) -> None:
     """SoftHSM 2.6.1 unwraps OAEP with SHA-1 only, and AES-KWP; it tells no lengths, which are proven by trying."""
-    assert device.wrapping_algorithms() == SHA_1
-    assert [device.on_device(each) for each in (*SHA_1, *SHA_256)] == [True, True, False, False]
-    told = device._import_profile()
+    assert device.imports.wrapping_algorithms() == SHA_1
+    assert [device.imports.on_device(each) for each in (*SHA_1, *SHA_256)] == [True, True, False, False]
+    told = device.imports.profiles.symmetric()
     assert told.lengths is Lengths.PROBED
     assert [prf.name for prf in told.prfs] == ["AES_CMAC", "SHA256_HMAC"]
     assert told.key_wrap
@@ -209,15 +209,15 @@ def test_softhsm(device: Device) -> None:
 def test_host_unwrap(token: SoftHsm) -> None:
     """With ``host_unwrap`` the token's own algorithms come first; the others are not on the device."""
     device = token.open(host_unwrap=True)
-    assert device.wrapping_algorithms() == (*SHA_1, *SHA_256)
-    assert [device.on_device(each) for each in (*SHA_1, *SHA_256)] == [True, True, False, False]
+    assert device.imports.wrapping_algorithms() == (*SHA_1, *SHA_256)
+    assert [device.imports.on_device(each) for each in (*SHA_1, *SHA_256)] == [True, True, False, False]
 
 
 def test_host_wrapping_keys_decrypt_as_well(token: SoftHsm) -> None:
     """Only with ``host_unwrap`` can a wrapping key decrypt; the rest of it is as ever."""
     device = token.open(host_unwrap=True)
     key, _ = make(device)
-    with device._pool.session() as session:
+    with device.connection.pool.session() as session:
         private = find(session, ObjectClass.PRIVATE_KEY, key)
         assert private is not None
         assert tell(private, tuple(PRIVATE_HALF)) == PRIVATE_HALF | {Attribute.DECRYPT: True}
@@ -227,8 +227,8 @@ def test_pkcs1_v1_5_is_never_done(token: SoftHsm) -> None:
     """RSAES_PKCS1_V1_5 is offered by no device, with ``host_unwrap`` or without."""
     for host_unwrap in (False, True):
         device = token.open(host_unwrap=host_unwrap)
-        assert WrappingAlgorithm.RSAES_PKCS1_V1_5 not in device.wrapping_algorithms()
-        assert not device.on_device(WrappingAlgorithm.RSAES_PKCS1_V1_5)
+        assert WrappingAlgorithm.RSAES_PKCS1_V1_5 not in device.imports.wrapping_algorithms()
+        assert not device.imports.on_device(WrappingAlgorithm.RSAES_PKCS1_V1_5)
         device.close()
 
 
@@ -248,41 +248,41 @@ def test_host_unwrap_is_one_for_the_process(token: SoftHsm) -> None:
 def test_token_without_rsa(make_token: MakeToken, missing: str) -> None:
     """A token that cannot unwrap imports nothing, keeps generated keys all the same, and says so."""
     device = make_token(configuration=without(f"CKM_{missing}")).open(host_unwrap=True)
-    assert device.wrapping_algorithms() == ()
+    assert device.imports.wrapping_algorithms() == ()
     material = WrappedMaterial(bytes(16), SHA_1[0], bytes(256))
     with pytest.raises(UnsupportedOperationException, match="it can do no wrapping algorithm"):
-        device.fingerprints(permit(Operation.IMPORT_KEY_MATERIAL, bytes(16)), material, "key id")
-    outcomes = {each.name: each.outcome for each in device.checks()}
+        device.imports.fingerprints(permit(Operation.IMPORT_KEY_MATERIAL, bytes(16)), material, "key id")
+    outcomes = {each.name: each.outcome for each in device.connection.checks()}
     assert outcomes["OAEP SHA-1"] is outcomes["AES-KWP"] is outcomes["AES-CMAC"] is Outcome.LIMITED
     assert Outcome.FAILED not in outcomes.values()
-    assert device.holds(new_key(device))
+    assert device.keys.holds(new_key(device))
 
 
 def test_token_without_key_wrap(make_token: MakeToken) -> None:
     """Without AES-KWP only plain OAEP is left."""
     device = make_token(configuration=without("CKM_AES_KEY_WRAP_PAD")).open(host_unwrap=True)
-    assert device.wrapping_algorithms() == (SHA_1[0], SHA_256[0])
-    assert {each.name: each.outcome for each in device.checks()}["AES-KWP"] is Outcome.LIMITED
+    assert device.imports.wrapping_algorithms() == (SHA_1[0], SHA_256[0])
+    assert {each.name: each.outcome for each in device.connection.checks()}["AES-KWP"] is Outcome.LIMITED
 
 
 def test_token_without_raw_rsa(make_token: MakeToken) -> None:
     """Without raw RSA ``host_unwrap`` adds nothing, and wrapping keys get no DECRYPT."""
     device = make_token(configuration=without("CKM_RSA_X_509")).open(host_unwrap=True)
-    assert device.wrapping_algorithms() == SHA_1
-    assert device._import_profile() == replace(device._import_profile(), raw_rsa=False)
+    assert device.imports.wrapping_algorithms() == SHA_1
+    assert device.imports.profiles.symmetric() == replace(device.imports.profiles.symmetric(), raw_rsa=False)
 
 
 def test_token_without_cmac(make_token: MakeToken) -> None:
     """Without AES-CMAC there is one fingerprint less, the other is the same, and lengths are still proven."""
     device = make_token(configuration=without("CKM_AES_CMAC")).open()
-    told = device._import_profile()
+    told = device.imports.profiles.symmetric()
     assert ([prf.name for prf in told.prfs], told.lengths) == (["SHA256_HMAC"], Lengths.PROBED)
-    assert {each.name: each.outcome for each in device.checks()}["AES-CMAC"] is Outcome.LIMITED
+    assert {each.name: each.outcome for each in device.connection.checks()}["AES-CMAC"] is Outcome.LIMITED
     key, public_key = make(device)
     secret = os.urandom(32)
-    for algorithm in device.wrapping_algorithms():
+    for algorithm in device.imports.wrapping_algorithms():
         material = WrappedMaterial(key, algorithm, wrapped.wrap(public_key, algorithm, secret))
-        prints = device.fingerprints(permit(Operation.IMPORT_KEY_MATERIAL, key), material, "key id")
+        prints = device.imports.fingerprints(permit(Operation.IMPORT_KEY_MATERIAL, key), material, "key id")
         assert prints == {"SHA256_HMAC": wrapped.expected_fingerprints(secret, "key id")["SHA256_HMAC"]}
 
 
@@ -290,17 +290,17 @@ def test_token_that_proves_no_length(token: SoftHsm, monkeypatch: pytest.MonkeyP
     """Where neither CKA_VALUE_LEN nor a trial tells lengths apart, nothing can be imported."""
     monkeypatch.setattr(Unwrapping, "_tried", lambda *_: True)
     device = token.open(host_unwrap=True)
-    assert device._import_profile().lengths is Lengths.UNPROVEN
-    assert device.wrapping_algorithms() == ()
+    assert device.imports.profiles.symmetric().lengths is Lengths.UNPROVEN
+    assert device.imports.wrapping_algorithms() == ()
 
 
 def test_token_that_unwraps_nothing(token: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:
     """A token whose mechanisms are there but open nothing imports nothing."""
     monkeypatch.setattr(import_probe, "wrap", lambda *_: os.urandom(256))
     device = token.open()
-    assert device._import_profile() == ImportProfile()
-    assert {each.name: each.outcome for each in device.checks()}["OAEP SHA-1"] is Outcome.LIMITED
-    assert device.wrapping_algorithms() == ()
+    assert device.imports.profiles.symmetric() == ImportProfile()
+    assert {each.name: each.outcome for each in device.connection.checks()}["OAEP SHA-1"] is Outcome.LIMITED
+    assert device.imports.wrapping_algorithms() == ()
 
 
 def test_probe_that_fails(played: Played) -> None:
@@ -308,15 +308,15 @@ def test_probe_that_fails(played: Played) -> None:
     device = played.token.open()
     played.order("fault C_GenerateKeyPair * return 0x30")
     with pytest.raises(TokenUnavailableError):
-        device.wrapping_algorithms()
-    told = {each.name: each for each in device.checks()}
+        device.imports.wrapping_algorithms()
+    told = {each.name: each for each in device.connection.checks()}
     assert told["AES-KWP"].detail.startswith("could not be tried: the token does not answer")
     assert told["AES-KWP"].outcome is Outcome.LIMITED
     played.order("fault C_UnwrapKey * return 0x30", "fault C_GenerateKey * return 0x30")
     with pytest.raises(TokenUnavailableError):
-        device.wrapping_algorithms()
+        device.imports.wrapping_algorithms()
     played.order()
-    assert device.wrapping_algorithms() == SHA_1
+    assert device.imports.wrapping_algorithms() == SHA_1
 
 
 def test_honest_token(played: Played) -> None:
@@ -324,7 +324,7 @@ def test_honest_token(played: Played) -> None:
     for order, found in (("lengths honest", Lengths.HONEST), ("lengths 32", Lengths.PROBED)):
         played.order(order)
         device = played.token.open()
-        assert device._import_profile().lengths is found
+        assert device.imports.profiles.symmetric().lengths is found
         device.close()
 
 
@@ -336,11 +336,11 @@ def test_probe_is_lazy_and_done_once(token: SoftHsm, monkeypatch: pytest.MonkeyP
         probes.append(arguments)
         return probe_import(*arguments, **settings)
 
-    monkeypatch.setattr(device_module, "probe_import", counted)
+    monkeypatch.setattr(import_profiles, "probe_import", counted)
     device = token.open()
     assert probes == []
     answers: list[object] = []
-    threads = [threading.Thread(target=lambda: answers.append(device.wrapping_algorithms())) for _ in range(6)]
+    threads = [threading.Thread(target=lambda: answers.append(device.imports.wrapping_algorithms())) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -349,15 +349,15 @@ def test_probe_is_lazy_and_done_once(token: SoftHsm, monkeypatch: pytest.MonkeyP
     assert len(probes) == 1
 
 
-def test_probe_leaves_nothing(device: Device, session: Session) -> None:
+def test_probe_leaves_nothing(device: TokenDevice, session: Session) -> None:
     """Nothing of the probe is left, neither on the token nor in a session."""
-    device.wrapping_algorithms()
-    device.checks()
+    device.imports.wrapping_algorithms()
+    device.connection.checks()
     assert listed(session) == 0
 
 
 def test_lost_session_is_no_answer(
-    device: Device, lose: Callable[[Device], None], monkeypatch: pytest.MonkeyPatch
+    device: TokenDevice, lose: Callable[[TokenDevice], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A session that is lost during the probe does not make the token one that can do nothing."""
     losses: list[object] = []
@@ -370,5 +370,5 @@ def test_lost_session_is_no_answer(
 
     sign = Copies.sign
     monkeypatch.setattr(Copies, "sign", lost_once)
-    assert device.wrapping_algorithms() == SHA_1
+    assert device.imports.wrapping_algorithms() == SHA_1
     assert len(losses) == 1

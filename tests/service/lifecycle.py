@@ -197,7 +197,7 @@ def delete_material(kms: Kms, key_id: str) -> None:
 
 def backing_keys(kms: Kms) -> Counter[str]:
     """How many backing keys of this installation each KMS key has on the token, by key id."""
-    found = (parse_label(each.label) for each in kms._core.device.inventory(mac_key(kms)))
+    found = (parse_label(each.label) for each in kms._core.device.keys.inventory(mac_key(kms)))
     return Counter(each.key_id for each in found if each is not None)
 
 

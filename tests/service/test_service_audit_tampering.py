@@ -12,7 +12,7 @@ from service_sites import NewFolder, NewSite, Site, new_key
 
 from hsmkms.config.settings import AuditSettings
 from hsmkms.errors import BindingError, StoreError, UnsupportedOperationException
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.own_objects import OwnObjects
 from hsmkms.model.audit import Fault
 from hsmkms.store import audit_files
 
@@ -251,8 +251,8 @@ def test_a_file_elsewhere_stands_in_for_the_token(log: Log, monkeypatch: pytest.
     def no_objects(*_: object) -> None:
         raise UnsupportedOperationException("no data objects")
 
-    monkeypatch.setattr(Device, "replace_note", no_objects)
-    monkeypatch.setattr(Device, "notes", lambda *_: {})
+    monkeypatch.setattr(OwnObjects, "replace_note", no_objects)
+    monkeypatch.setattr(OwnObjects, "notes", lambda *_: {})
     site = log.site.varied("outside.toml", audit=AuditSettings(seal_file=Path("outside.seal")))
     log.seals.with_name("noted.json").unlink()  # such a token has taken no note
     for _ in range(2):

@@ -326,7 +326,7 @@ def test_missing_objects_are_named(site: Site) -> None:
     file = back_up(site)
     with site.open() as kms:
         cka_id = bytes.fromhex(gone.cka_id)
-        assert kms._core.device.destroy(own_permit(OperatorAct.MAINTAIN, cka_id), cka_id)
+        assert kms._core.device.keys.destroy(own_permit(OperatorAct.MAINTAIN, cka_id), cka_id)
     lose(site)
     (missing,) = restore(site, file).missing
     assert (missing.cka_id, missing.key_id, missing.purpose) == (gone.cka_id, key_id, "backing key")
@@ -458,7 +458,7 @@ def test_keys_that_cannot_rotate_go_on(site: Site, monkeypatch: pytest.MonkeyPat
     restore(site, file)
     with site.open() as kms:
         with monkeypatch.context() as broken:
-            broken.setattr(kms._core.device, "generate_backing_key", refuse)
+            broken.setattr(kms._core.device.keys, "generate_backing_key", refuse)
             assert unseal(kms, seal(kms, key)) == b"secret"
             assert material_of(kms, key) == old
         kms._core.clock = lambda: wiring.utc_now().replace(year=2100)  # what was begun counts as interrupted

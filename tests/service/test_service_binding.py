@@ -61,11 +61,11 @@ def test_init_twice(site: Site) -> None:
         made = new_key(kms)
         sealed = seal(kms, made.key_id)
     with site.open() as kms:  # the key of the audit log's seals is made at the end of the first use
-        before = kms._core.installation, kms._core.device.inventory(mac_key(kms))
+        before = kms._core.installation, kms._core.device.keys.inventory(mac_key(kms))
     assert wiring.initialise(site.settings).id == before[0].id
     with site.open() as kms:
         assert kms._core.installation == before[0]
-        assert len(kms._core.device.inventory(mac_key(kms))) == len(before[1])
+        assert len(kms._core.device.keys.inventory(mac_key(kms))) == len(before[1])
         assert unseal(kms, sealed) == b"secret"
 
 
@@ -92,7 +92,7 @@ def test_init_is_carried_on(new_folder: NewFolder, step: str) -> None:
     assert wiring.initialise(site.settings).id == begun.id
     assert wiring.is_initialised(site.settings)
     with site.open() as kms:
-        (only,) = kms._core.device.inventory(mac_key(kms))
+        (only,) = kms._core.device.keys.inventory(mac_key(kms))
         assert only.label == f"hsmkms/{begun.id[:8]}/mac/1"
         assert kms.operator.find_differences() == []
         assert unseal(kms, seal(kms, new_key(kms).key_id)) == b"secret"
@@ -136,4 +136,4 @@ def test_several_inits_at_once(new_folder: NewFolder) -> None:
     assert len({each.id for each in made}) == 1
     with site.open() as kms:
         witness = mac_key(kms)
-        assert [each.cka_id for each in kms._core.device.inventory(witness)] == [witness]
+        assert [each.cka_id for each in kms._core.device.keys.inventory(witness)] == [witness]

@@ -138,13 +138,17 @@ def test_another_member_after_an_outage(new_site: NewSite) -> None:
     with opened(group) as kms:
         device = kms._core.tokens.home
         with second_token.swapped_for_clone(home):
-            device._module.cryptoki.close_session(device._login_handle)
-            wait_for(lambda: kms.operator.watch.check_token() is None and device._token.serial.decode() != home.serial)
+            device.connection.module.cryptoki.close_session(device.connection.login_handle)
+            wait_for(
+                lambda: (
+                    kms.operator.watch.check_token() is None and device.connection.token.serial.decode() != home.serial
+                )
+            )
             assert unseal(kms, sealed) == b"secret"
             again = token_wiring.open_device(group, group.token)
             assert again is device
             again.close()
-            assert device._module.cryptoki.logged_in(device._login_handle)
+            assert device.connection.module.cryptoki.logged_in(device.connection.login_handle)
             assert unseal(kms, sealed) == b"secret"
 
 
@@ -162,7 +166,7 @@ def test_stranger_beside_a_token_that_is_sought(new_site: NewSite) -> None:
         folder.vanish()
         folder.put(stranger)
         device = kms._core.tokens.home
-        device._module.cryptoki.close_session(device._login_handle)
+        device.connection.module.cryptoki.close_session(device.connection.login_handle)
         until(lambda: "is not sent the PIN" in asking(kms)("ready")[1])
         with pytest.raises(HsmKmsError):
             token_wiring.seek(lambda: settings, kms._core.store, kms._core.tokens._row(left.token_id))
@@ -220,7 +224,7 @@ def test_clone_after_an_outage(new_site: NewSite) -> None:
     with opened(by_label) as kms:
         key_id = new_key(kms).key_id
         with second_token.swapped_for_clone(settings.token):
-            kms._core.device._module.renew()
+            kms._core.device.connection.module.renew()
             with pytest.raises(TokenUnavailableError):
                 seal(kms, key_id)
             with pytest.raises(TokenUnavailableError):

@@ -41,16 +41,16 @@ def test_look_while_it_closes(site: Site, caplog: pytest.LogCaptureFixture) -> N
     """Whoever looks at the token just then cannot ask the database which one it is: that is no outage of the token."""
     with site.open() as kms:
         device, store = kms._core.tokens.home, kms._core.store
-        handle = device._login_handle
+        handle = device.connection.login_handle
         with pytest.MonkeyPatch.context() as patch:
             closed = Store.open(site.settings.data_dir)
             closed.close()
             patch.setattr(store, "meta", closed.meta)
-            assert not device._come_back(0)
-        assert not device.is_away
-        assert device._login_handle == handle
-        assert device._come_back(0)
-        assert device.sessions().outages == 0
+            assert not device.connection._come_back(0)
+        assert not device.connection.is_away
+        assert device.connection.login_handle == handle
+        assert device.connection._come_back(0)
+        assert device.connection.sessions().outages == 0
     assert "away" not in caplog.text
 
 

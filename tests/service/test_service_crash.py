@@ -22,7 +22,7 @@ from hsmkms.errors import (
     TokenUnavailableError,
     ValidationException,
 )
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.key_objects import KeyObjects
 from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY
 from hsmkms.hsm.objects.objects import TokenObject, find, generate
 from hsmkms.kms import Kms
@@ -63,18 +63,18 @@ def cka_id_of(kms: Kms, key_id: str) -> bytes:
 
 def on_token(kms: Kms, cka_id: bytes) -> int:
     """How many objects of that CKA_ID the token holds."""
-    return [each.cka_id for each in kms._core.device.inventory(mac_key(kms))].count(cka_id)
+    return [each.cka_id for each in kms._core.device.keys.inventory(mac_key(kms))].count(cka_id)
 
 
 def make_object(kms: Kms, cka_id: bytes, label: str) -> None:
     """Make a backing key on the token behind the back of the database."""
-    with kms._core.device._pool.session() as session:
+    with kms._core.device.connection.pool.session() as session:
         generate(session, AES_256_BACKING_KEY, cka_id, label)
 
 
 def destroy_object(kms: Kms, cka_id: bytes) -> None:
     """Destroy an object on the token behind everybody's back."""
-    with kms._core.device._pool.session() as session:
+    with kms._core.device.connection.pool.session() as session:
         found = find(session, ObjectClass.SECRET_KEY, cka_id)
         assert found is not None
         found.destroy()
@@ -331,22 +331,22 @@ def test_changes_during_the_look(site: Site, monkeypatch: pytest.MonkeyPatch, *,
     """What is made, or destroyed, while the token is looked at is no difference."""
     with site.open() as kms:
         key_id = new_imported_key(kms)
-        real = Device.inventory
+        real = KeyObjects.inventory
 
         def change() -> None:
-            monkeypatch.setattr(Device, "inventory", real)
+            monkeypatch.setattr(KeyObjects, "inventory", real)
             delete_material(kms, key_id)
             new_key(kms)
 
-        def inventory(device: Device, witness: bytes) -> list[TokenObject]:
+        def inventory(keys: KeyObjects, witness: bytes) -> list[TokenObject]:
             if first:
                 change()
-            found = real(device, witness)
+            found = real(keys, witness)
             if not first:
                 change()
             return found
 
-        monkeypatch.setattr(Device, "inventory", inventory)
+        monkeypatch.setattr(KeyObjects, "inventory", inventory)
         assert kms.operator.find_differences() == []
         assert kms.operator.find_differences() == []
 
@@ -376,13 +376,13 @@ def test_lost_login(site: Site) -> None:
         made = new_key(kms)
         sealed = seal(kms, made.key_id)
         device = kms._core.device
-        library = ctypes.CDLL(str(device._module.path))
+        library = ctypes.CDLL(str(device.connection.module.path))
         for _ in range(3):
-            library.C_Logout(ctypes.c_ulong(device._login_handle))
+            library.C_Logout(ctypes.c_ulong(device.connection.login_handle))
             assert kinds(kms) == []
-            library.C_Logout(ctypes.c_ulong(device._login_handle))
+            library.C_Logout(ctypes.c_ulong(device.connection.login_handle))
             assert unseal(kms, sealed) == b"secret"
-            library.C_Logout(ctypes.c_ulong(device._login_handle))
+            library.C_Logout(ctypes.c_ulong(device.connection.login_handle))
             assert new_key(kms).enabled
 
 
@@ -455,7 +455,7 @@ def test_foreign_objects(site: Site, clock: StoppedClock) -> None:
             short_label(stranger, key_id, 1),
             "ä" * 16,
         )
-        with kms._core.device._pool.session() as session:
+        with kms._core.device.connection.pool.session() as session:
             for number, label in enumerate(labels):
                 session.generate_key(KeyType.AES, 128, id=bytes((number,)) * 16, label=label, store=True)
             session.generate_key(KeyType.AES, 128, label="without an id", store=True)
@@ -465,7 +465,7 @@ def test_foreign_objects(site: Site, clock: StoppedClock) -> None:
         assert kinds(kms) == []
         clock.advance(days=10)
         assert kinds(kms) == []
-        with kms._core.device._pool.session() as session:
+        with kms._core.device.connection.pool.session() as session:
             assert len(list(session.get_objects({Attribute.TOKEN: True}))) == before
         assert unseal(kms, seal(kms, made.key_id)) == b"secret"
 

@@ -82,7 +82,7 @@ def test_dry_run(kms: Kms, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     """A dry run makes no pair and says that it would have been made."""
     key_id = new_key(kms).key_id
     made: list[object] = []
-    monkeypatch.setattr(kms._core.device, "data_key_pair", lambda *order: made.append(order))
+    monkeypatch.setattr(kms._core.device.pairs, "data_key_pair", lambda *order: made.append(order))
     with pytest.raises(DryRunOperationException):
         ask(kms, key_id, "RSA_4096", dry_run=True)
     assert made == []

@@ -43,7 +43,7 @@ from hsmkms.errors import (
     NotFoundException,
     ValidationException,
 )
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY
 from hsmkms.hsm.objects.objects import generate
 from hsmkms.kms import Kms
@@ -362,7 +362,7 @@ def test_tombstone(kms: Kms, clock: StoppedClock) -> None:
     with kms._core.store.reading() as conn:
         assert keys.exists_anywhere(conn, key_id)
         assert conn.scalar(select(regional_key.c.lifecycle).where(regional_key.c.key_id == key_id)) == Lifecycle.DELETED
-    with kms._core.device._pool.session() as session:
+    with kms._core.device.connection.pool.session() as session:
         label = object_label(kms._core.installation.short_id, REGION, key_id, 1)
         generate(session, AES_256_BACKING_KEY, b"z" * 16, label)
     (finding,) = kms.operator.find_differences()
@@ -402,7 +402,7 @@ def test_wrapping_keys_go_with_it(kms: Kms, clock: StoppedClock) -> None:
 
 def wrapping_keys(kms: Kms) -> list[bytes]:
     """CKA_IDs of all private keys on the token."""
-    found = kms._core.device.inventory(mac_key(kms))
+    found = kms._core.device.keys.inventory(mac_key(kms))
     return [each.cka_id for each in found if not each.is_secret_key]
 
 
@@ -416,11 +416,11 @@ def test_token_fails_in_the_middle(kms: Kms, clock: StoppedClock, monkeypatch: p
     clock.now = schedule(kms, key_id)
     destroyed: list[bytes] = []
 
-    def fail_at_the_second(device: Device, permit: Permit, cka_id: bytes) -> bool:
+    def fail_at_the_second(device: TokenDevice, permit: Permit, cka_id: bytes) -> bool:
         if destroyed:
             away()
         destroyed.append(cka_id)
-        return device.destroy(permit, cka_id)
+        return device.keys.destroy(permit, cka_id)
 
     with monkeypatch.context() as patch:
         patch.setitem(destruction._PROCEDURES, ObjectPurpose.BACKING_KEY, fail_at_the_second)
@@ -441,8 +441,8 @@ def test_token_away_before_the_end(kms: Kms, clock: StoppedClock, monkeypatch: p
     sealed = seal(kms, key_id)
     clock.now = schedule(kms, key_id)
     with monkeypatch.context() as patch:
-        for name in ("ready", "_use", "_repeatable", "_never_repeated"):
-            patch.setattr(kms._core.device, name, away)
+        for name in ("ready", "use", "repeatable", "never_repeated"):
+            patch.setattr(kms._core.device.connection, name, away)
         assert sweep(kms) == [(DELETION, key_id, HELD)]
     cancel(kms, key_id)
     enable(kms, key_id)

@@ -115,7 +115,7 @@ def test_token_goes_away_in_the_middle(kms: Kms, clock: StoppedClock, monkeypatc
         switch_on(kms, key_id)
     clock.now = START + YEAR
     with monkeypatch.context() as patch:
-        kms._core.reached = at("rotate 3", lambda: patch.setattr(kms._core.device, "ready_to_make", away))
+        kms._core.reached = at("rotate 3", lambda: patch.setattr(kms._core.device.connection, "ready_to_make", away))
         assert sweep(kms) == [(ROTATION, keys[0], DONE), (ROTATION, keys[1], HELD), (ROTATION, keys[2], HELD)]
     assert sweep(kms) == [(ROTATION, keys[1], DONE), (ROTATION, keys[2], DONE)]
 

@@ -142,7 +142,7 @@ def test_early_that_fails(kms: Kms, monkeypatch: pytest.MonkeyPatch) -> None:
     key_id = new_key(kms).key_id
     first = use_up(kms, key_id, ROTATE_AT)
     with monkeypatch.context() as patch:
-        patch.setattr(kms._core.device, "generate_backing_key", full)
+        patch.setattr(kms._core.device.keys, "generate_backing_key", full)
         assert named_by(kms, seal(kms, key_id)) == first
         assert sweep(kms) == [(ROTATION, key_id, FAILED)]
     assert sweep(kms) == [(ROTATION, key_id, DONE)]
@@ -151,7 +151,7 @@ def test_early_that_fails(kms: Kms, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def make_object(kms: Kms, cka_id: bytes, label: str) -> None:
     """Make a backing key on the token behind the back of the database."""
-    with kms._core.device._pool.session() as session:
+    with kms._core.device.connection.pool.session() as session:
         generate(session, AES_256_BACKING_KEY, cka_id, label)
 
 

@@ -78,8 +78,8 @@ def test_no_alarm(apart: Settings, caplog: pytest.LogCaptureFixture) -> None:
 
         def look(done: str) -> None:
             if done == "forget 1: device":
-                assert device._come_back(0)
-                assert not device.is_away
+                assert device.connection._come_back(0)
+                assert not device.connection.is_away
 
         kms._core.reached = look
         assert forget(kms, str(apart.token.label)) > 0
@@ -114,7 +114,7 @@ def test_forgotten(apart: Settings) -> None:
         assert kms.operator.audit.verify().faults == []
         assert [each.present for each in kms.operator.attest(imported)] == [True]
     device = token_wiring.open_device(apart, apart.token)
-    with device._pool.session() as session:
+    with device.connection.pool.session() as session:
         assert list(list_keys(session)) == []
     device.close()
     with second_token.away(apart.token), opened(apart) as kms:

@@ -13,7 +13,7 @@ from test_service_backup import back_up, lose, restore
 from test_service_crash import cka_id_of
 
 from hsmkms.errors import ConflictException, InvalidGrantTokenException, KMSInternalException, StoreError
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.ciphers import Ciphers
 from hsmkms.kms import Kms
 from hsmkms.model.asymmetric import GenerateMacRequest
 from hsmkms.model.enums import KeySpec, KeyUsage, Operation
@@ -200,7 +200,7 @@ def test_edited_rows_are_not_sealed_anew(site: Site) -> None:
 def test_secret_that_is_made_meanwhile(site: Site, clock: StoppedClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """A secret that was encrypted by the version before is not stored after the rotation has looked for such ones."""
     with site.open(clock) as kms:
-        desk, encrypt = kms.operator.credentials, Device.encrypt
+        desk, encrypt = kms.operator.credentials, Ciphers.encrypt
         desk.create_access_key(None)
 
         def overtaken(*arguments: Any) -> Any:  # noqa: ANN401 - whatever the device is asked
@@ -208,7 +208,7 @@ def test_secret_that_is_made_meanwhile(site: Site, clock: StoppedClock, monkeypa
             rotate_beside(site, clock.now, "secrets")
             return encrypt(*arguments)
 
-        monkeypatch.setattr(Device, "encrypt", overtaken)
+        monkeypatch.setattr(Ciphers, "encrypt", overtaken)
         with pytest.raises(ConflictException, match="was rotated just now: try again"):
             desk.create_access_key(None)
         made = desk.create_access_key(None)

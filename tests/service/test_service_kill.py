@@ -171,7 +171,7 @@ def test_killed_parameters(site: Site, clock: StoppedClock, step: str) -> None:
 
 def wrapping_keys(kms: Kms) -> int:
     """How many private keys the token holds."""
-    found = kms._core.device.inventory(mac_key(kms))
+    found = kms._core.device.keys.inventory(mac_key(kms))
     return sum(not each.is_secret_key for each in found)
 
 

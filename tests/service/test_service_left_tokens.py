@@ -13,8 +13,8 @@ from test_service_several_tokens import Scene, migrate, opened, with_second
 
 from hsmkms.config import settings as config
 from hsmkms.config.settings import AuditSettings, Settings
-from hsmkms.errors import StoreError
-from hsmkms.hsm import device as devices
+from hsmkms.errors import StoreError, UnsupportedOperationException
+from hsmkms.hsm.own_objects import OwnObjects
 from hsmkms.kms import Kms
 from hsmkms.rules.audit.chain import ROLLED_BACK
 from hsmkms.wiring import tokens as token_wiring
@@ -215,7 +215,7 @@ def test_a_copy_that_looks_like_the_right_one(apart: Settings) -> None:
 
 def test_tokens_without_data_objects(apart: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What such tokens would remember is in audit.seal_file, one note a line; it is kept through later seals."""
-    monkeypatch.setattr(devices.Device, "replace_note", _no_data_objects)
+    monkeypatch.setattr(OwnObjects, "replace_note", _no_data_objects)
     named = replace(apart, audit=AuditSettings(seal_file=tmp_path / "seal"))
     with opened(named) as kms:
         Scene.of(kms)
@@ -234,4 +234,4 @@ def test_tokens_without_data_objects(apart: Settings, tmp_path: Path, monkeypatc
 
 
 def _no_data_objects(*_: object) -> None:
-    raise devices.UnsupportedOperationException("no data objects here")
+    raise UnsupportedOperationException("no data objects here")

@@ -159,7 +159,7 @@ def test_valid_to_the_second(kms: Kms, clock: StoppedClock) -> None:
     assert [each for each in sweep(kms) if each[0] is StepKind.WRAPPING_KEY] == [
         (StepKind.WRAPPING_KEY, key_id, StepOutcome.DONE)
     ]
-    objects = kms._core.device.inventory(mac_key(kms))
+    objects = kms._core.device.keys.inventory(mac_key(kms))
     assert [each for each in objects if not each.is_secret_key] == []
 
 

@@ -37,7 +37,7 @@ class Scene:
         """How many keys there are on the token that was there first."""
         core = self.kms._core
         row = core.tokens.rows()[0]
-        return len(core.tokens.of(row.id).inventory(installation_keys.witness(core, row.id)))
+        return len(core.tokens.of(row.id).keys.inventory(installation_keys.witness(core, row.id)))
 
     def clean(self) -> None:
         """Neither intents nor objects without a key are left, and the database's seals are right."""

@@ -52,7 +52,7 @@ class Scene(Struct):
         device = self.kms._core.tokens.home
         handles = [device._login_handle, *(int(each.handle) for each in device._pool._idle)]  # type: ignore[attr-defined]
         for each in handles:
-            device._module.cryptoki.close_session(each)
+            device.connection.module.cryptoki.close_session(each)
 
     def is_refused(self) -> None:
         """No key is made, and it is told why."""
@@ -94,7 +94,7 @@ def test_under_living_sessions(scene: Scene) -> None:
 
 def test_while_a_key_is_made(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key that was made on a copy is not acknowledged, and none is made after it."""
-    turns = scene.kms._core.tokens.home._turns
+    turns = scene.kms._core.tokens.home.connection._turns
     turn = turns.turn
 
     def swapped() -> AbstractContextManager[bool]:
@@ -116,7 +116,7 @@ def test_refused_pin_after_a_key_was_made(site: Site, monkeypatch: pytest.Monkey
     with site.open() as kms:
         new_key(kms)
         scene = Scene(kms, TokenFolder.of(site.settings.token), b"")
-        turns = kms._core.tokens.home._turns
+        turns = kms._core.tokens.home.connection._turns
         turn = turns.turn
 
         @contextmanager
@@ -202,7 +202,7 @@ def test_module_that_was_renewed_for_another_token(new_site: NewSite) -> None:
         (other,) = kms._core.tokens._spare
         home.rename(place / "right")
         (place / "older").rename(home)
-        assert other._module.renew(other)
+        assert other.connection.module.renew(other)
         until(lambda: bool(kms.operator.watch.alarms().older))
         assert asking(kms)("create")[0] == AWAY
         home.rename(place / "older")

@@ -54,13 +54,13 @@ def cka_id_of(kms: Kms, key_id: str) -> bytes:
 
 def classes(kms: Kms, cka_id: bytes) -> set[ObjectClass]:
     """The classes of the objects on the token with that CKA_ID."""
-    found = kms._core.device.inventory(mac_key(kms))
+    found = kms._core.device.keys.inventory(mac_key(kms))
     return {each.object_class for each in found if each.cka_id == cka_id}
 
 
 def destroy(kms: Kms, cka_id: bytes, *which: ObjectClass) -> None:
     """Destroy objects behind hsmkms's back."""
-    with kms._core.device._pool.session() as session:
+    with kms._core.device.connection.pool.session() as session:
         for object_class in which:
             found = find(session, object_class, cka_id)
             assert found is not None
@@ -71,7 +71,7 @@ def orphan(kms: Kms, kind: BackingKind, key_id: str) -> bytes:
     """A backing key on the token that the database does not know; its CKA_ID."""
     cka_id = uuid.uuid4().bytes
     label = object_label(kms._core.installation.short_id, REGION, key_id, 1)
-    kms._core.device.generate_backing_key(own_permit(OperatorAct.MAINTAIN, cka_id), cka_id, label, kind)
+    kms._core.device.keys.generate_backing_key(own_permit(OperatorAct.MAINTAIN, cka_id), cka_id, label, kind)
     return cka_id
 
 

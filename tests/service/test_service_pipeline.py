@@ -581,21 +581,21 @@ def test_permit_is_for_one_key(kms: Kms, scene: Scene) -> None:
     other, _ = _call(kms, Operation.ENCRYPT).key(scene.other.key_id)
     assert permit.version == cached.record.version
     device = kms._core.device
-    device.encrypt(permit, cached.current_cka_id, b"p", b"")
+    device.ciphers.encrypt(permit, cached.current_cka_id, b"p", b"")
     with pytest.raises(PermitError, match="does not cover"):
-        device.encrypt(permit, other.current_cka_id, b"p", b"")
+        device.ciphers.encrypt(permit, other.current_cka_id, b"p", b"")
     with pytest.raises(PermitError, match="Encrypt was shown"):
-        device.destroy(permit, cached.current_cka_id)
+        device.keys.destroy(permit, cached.current_cka_id)
     spent = Permit(permit.operation, permit.covers, permit.version, time.monotonic() - 1)
     with pytest.raises(PermitError, match="run out"):
-        device.encrypt(spent, cached.current_cka_id, b"p", b"")
+        device.ciphers.encrypt(spent, cached.current_cka_id, b"p", b"")
 
 
 def test_describing_gives_no_leave_to_encrypt(kms: Kms, scene: Scene) -> None:
     """The permit of an operation that reads cannot be used to encrypt."""
     cached, permit = _call(kms, Operation.DESCRIBE_KEY).key(scene.key.key_id)
     with pytest.raises(PermitError, match="DescribeKey was shown"):
-        kms._core.device.encrypt(permit, cached.current_cka_id, b"p", b"")
+        kms._core.device.ciphers.encrypt(permit, cached.current_cka_id, b"p", b"")
 
 
 def test_refusal_in_the_other_region(kms: Kms, scene: Scene) -> None:
@@ -620,7 +620,7 @@ def test_a_bug_is_recorded(kms: Kms, monkeypatch: pytest.MonkeyPatch) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(kms._core, "record", lambda *heard: told.append((heard[0].operation, type(heard[3]).__name__)))
-    monkeypatch.setattr(kms._core.device, "random", broken)
+    monkeypatch.setattr(kms._core.device.ciphers, "random", broken)
     with pytest.raises(ZeroDivisionError):
         kms.generate_random(crypto.GenerateRandomRequest(number_of_bytes=1))
     assert told == [(Operation.GENERATE_RANDOM, "KMSInternalException")]

@@ -30,7 +30,7 @@ def label_for(kms: Kms, key_id: str, sequence: int) -> str:
 
 def orphan(kms: Kms, key_id: str, cka_id: bytes) -> Finding:
     """A real backing key on the token that the database does not know, as it is found."""
-    with kms._core.device._pool.session() as session:
+    with kms._core.device.connection.pool.session() as session:
         generate(session, AES_256_BACKING_KEY, cka_id, label_for(kms, key_id, 1))
     (finding,) = kms.operator.find_differences()
     return finding
@@ -55,7 +55,7 @@ def test_planted_key_is_not_adopted(site: Site) -> None:
             Attribute.LABEL: label_for(kms, made.key_id, 2),
             Attribute.VALUE: KNOWN_BYTES,
         }
-        with kms._core.device._pool.session() as session:
+        with kms._core.device.connection.pool.session() as session:
             session.create_object(planted)
         (finding,) = kms.operator.find_differences()
         assert finding.kind is Kind.ORPHAN
@@ -70,14 +70,14 @@ def test_removal_cannot_be_overtaken(site: Site, monkeypatch: pytest.MonkeyPatch
     """Once a removal has begun nobody can adopt the object, so no key that works loses its material."""
     with patient(site).open() as kms:
         finding = orphan(kms, new_key_id(multi_region=False), b"o" * 16)
-        destroy = kms._core.device.destroy
+        destroy = kms._core.device.keys.destroy
         overtaken: list[Mended] = []
 
         def adopt_first(permit: Permit, cka_id: bytes) -> bool:
             overtaken.append(kms.operator.mend(finding))
             return destroy(permit, cka_id)
 
-        monkeypatch.setattr(kms._core.device, "destroy", adopt_first)
+        monkeypatch.setattr(kms._core.device.keys, "destroy", adopt_first)
         assert kms.operator.mend(finding, remove=True) is Mended.REMOVED
         assert overtaken == [Mended.GONE]
         assert kms.operator.find_differences() == []
@@ -103,7 +103,7 @@ def test_interrupted_removal_is_finished(site: Site, monkeypatch: pytest.MonkeyP
             raise TokenUnavailableError(f"{permit.operation} {cka_id.hex()}")
 
         with monkeypatch.context() as patch:
-            patch.setattr(kms._core.device, "destroy", away)
+            patch.setattr(kms._core.device.keys, "destroy", away)
             with pytest.raises(TokenUnavailableError):
                 kms.operator.mend(finding, remove=True)
         (again,) = kms.operator.find_differences()

@@ -224,7 +224,7 @@ def test_planted_object_is_not_taken(kms: Kms, clock: StoppedClock) -> None:
     interrupted_at(kms, key_id, "rotate 1")
     with kms._core.store.reading() as conn:
         (begun,) = rotation.unfinished(conn, key_id)
-    with kms._core.device._pool.session() as session:
+    with kms._core.device.connection.pool.session() as session:
         session.create_object(
             {
                 Attribute.CLASS: ObjectClass.SECRET_KEY,
@@ -269,7 +269,7 @@ def test_no_room(kms: Kms, monkeypatch: pytest.MonkeyPatch) -> None:
 
     made = new_key(kms)
     with monkeypatch.context() as patch:
-        patch.setattr(kms._core.device, "generate_backing_key", full)
+        patch.setattr(kms._core.device.keys, "generate_backing_key", full)
         with pytest.raises(TokenFullError):
             rotate(kms, made.key_id)
     assert kms.operator.find_differences() == []
@@ -286,7 +286,7 @@ def test_fault_of_unknown_effect(
     """After a fault that may have left an object the intent stays; ten minutes later it is told from the token."""
     key_id = new_key(kms).key_id
     first = material_of(kms, key_id)
-    generate_backing_key = kms._core.device.generate_backing_key
+    generate_backing_key = kms._core.device.keys.generate_backing_key
 
     def fail(permit: Permit, cka_id: bytes, label: str) -> None:
         if made_before:
@@ -294,7 +294,7 @@ def test_fault_of_unknown_effect(
         away()
 
     with monkeypatch.context() as patch:
-        patch.setattr(kms._core.device, "generate_backing_key", fail)
+        patch.setattr(kms._core.device.keys, "generate_backing_key", fail)
         with pytest.raises(TokenUnavailableError):
             rotate(kms, key_id)
     assert named_by(kms, seal(kms, key_id)) == first
@@ -308,7 +308,7 @@ def test_fault_of_unknown_effect(
 def log_out(kms: Kms) -> None:
     """Take the login away behind the device's back."""
     device = kms._core.device
-    ctypes.CDLL(str(device._module.path)).C_Logout(ctypes.c_ulong(device._login_handle))
+    ctypes.CDLL(str(device.connection.module.path)).C_Logout(ctypes.c_ulong(device.connection.login_handle))
 
 
 @pytest.mark.parametrize("step", ["rotate 1", "rotate 2", "rotate 3"])
@@ -358,7 +358,7 @@ def test_enabling_does_not_fail_with_the_token(kms: Kms, clock: StoppedClock, mo
     disable(kms, key_id)
     clock.now = START + YEAR
     with monkeypatch.context() as patch:
-        patch.setattr(kms._core.device, "ready_to_make", away)
+        patch.setattr(kms._core.device.connection, "ready_to_make", away)
         enable(kms, key_id)
     assert described(kms, key_id).enabled
     assert sweep(kms) == [(ROTATION, key_id, DONE)]

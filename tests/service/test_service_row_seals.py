@@ -280,10 +280,10 @@ def test_nothing_is_destroyed_by_an_edit(victim: Victim) -> None:
         "UPDATE token_object SET status = 'DESTROYING' WHERE material = (SELECT id FROM material WHERE key_id = "
         "'{other}')",
     )
-    there = len(victim.kms._core.device.inventory(mac_key(victim.kms)))
+    there = len(victim.kms._core.device.keys.inventory(mac_key(victim.kms)))
     outcomes = {each.outcome for each in victim.kms.operator.maintain().steps}
     assert outcomes == {"failed"}
-    assert len(victim.kms._core.device.inventory(mac_key(victim.kms))) == there
+    assert len(victim.kms._core.device.keys.inventory(mac_key(victim.kms))) == there
     victim.edit("UPDATE token_object SET status = 'PRESENT'")
     victim.forget()
     assert unseal(victim.kms, blob)

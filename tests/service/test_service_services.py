@@ -181,7 +181,7 @@ def test_token_fails_when_overtaken(kms: Kms, monkeypatch: pytest.MonkeyPatch) -
     """An object that came too late and cannot be destroyed now is known as doomed, and goes with the next sweep."""
     kms._core.reached = overtaken(kms)
     with monkeypatch.context() as patch:
-        patch.setattr(kms._core.device, "destroy", away)
+        patch.setattr(kms._core.device.keys, "destroy", away)
         with suppress(TokenUnavailableError):
             seal(kms, ALIAS)
     sweep(kms)
@@ -192,8 +192,8 @@ def test_token_fails_when_overtaken(kms: Kms, monkeypatch: pytest.MonkeyPatch) -
 def test_lost_login_at_first_use(kms: Kms) -> None:
     """A login that is lost on the way harms nothing."""
     device = kms._core.device
-    library = ctypes.CDLL(str(device._module.path))
-    kms._core.reached = lambda _: library.C_Logout(ctypes.c_ulong(device._login_handle))
+    library = ctypes.CDLL(str(device.connection.module.path))
+    kms._core.reached = lambda _: library.C_Logout(ctypes.c_ulong(device.connection.login_handle))
     assert unseal(kms, seal(kms, ALIAS), key_id=ALIAS) == b"secret"
     assert kms.operator.find_differences() == []
 

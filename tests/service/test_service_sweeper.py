@@ -38,7 +38,7 @@ from lifecycle import (
 from service_sites import START, Site, StoppedClock, finish, mac_key, new_key, run, seal, start
 
 from hsmkms.errors import NotFoundException, TokenFullError
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.key_objects import KeyObjects
 from hsmkms.kms import Kms
 from hsmkms.model.permit import Permit
 from hsmkms.rules.budget import ROTATE_AT
@@ -77,7 +77,7 @@ def test_everything_in_order(kms: Kms, clock: StoppedClock) -> None:
     with pytest.raises(NotFoundException):
         described(kms, due.deleted)
     assert backing_keys(kms) == {due.rotating: 2, due.interrupted: 2}
-    assert {each.is_secret_key for each in kms._core.device.inventory(mac_key(kms))} == {True}
+    assert {each.is_secret_key for each in kms._core.device.keys.inventory(mac_key(kms))} == {True}
     assert kms.operator.find_differences() == []
     assert sweep(kms) == []
 
@@ -116,15 +116,15 @@ def test_failure_hinders_nothing_else(kms: Kms, clock: StoppedClock, monkeypatch
     more = [new_key(kms).key_id for _ in range(2)]
     for each in more:
         leases.at_least(kms._core.store, material_of(kms, each) or "", ROTATE_AT)
-    generate = Device.generate_backing_key
+    generate = KeyObjects.generate_backing_key
 
-    def full_for_the_first(device: Device, permit: Permit, cka_id: bytes, label: str) -> None:
+    def full_for_the_first(keys: KeyObjects, permit: Permit, cka_id: bytes, label: str) -> None:
         if due.rotating in label:
             raise TokenFullError("no room")
-        generate(device, permit, cka_id, label)
+        generate(keys, permit, cka_id, label)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Device, "generate_backing_key", full_for_the_first)
+        patch.setattr(KeyObjects, "generate_backing_key", full_for_the_first)
         report = kms.operator.maintain()
     done = {(each.kind, each.key_id): each for each in report.steps}
     failed = done.pop((ROTATION, due.rotating))

@@ -70,15 +70,15 @@ class Bench(Struct):
     def lose_login(self) -> None:
         """As if the token had forgotten this process."""
         device = self.kms._core.device
-        device._pool.discard_idle()
-        device._module.cryptoki.close_session(device._login_handle)
+        device.connection.pool.discard_idle()
+        device.connection.module.cryptoki.close_session(device.connection.login_handle)
 
     def recover(self) -> None:
         """The fault is gone, and a person has allowed the PIN again: all must be well soon."""
         self.order()
         (self.site.folder / "pin-refused.json").unlink(missing_ok=True)
         device = self.kms._core.device
-        until(lambda: not device.sessions().away and device._comeback._thread is None, PATIENCE)
+        until(lambda: not device.connection.sessions().away and device.connection._comeback._thread is None, PATIENCE)
         for each in self.acknowledged[-3:]:
             assert unseal(self.kms, each) == b"secret"
 
@@ -93,12 +93,12 @@ class Bench(Struct):
 
     def search(self) -> None:
         """Encrypt with a key whose handle is not known."""
-        self.kms._core.device._handles.forget_all()
+        self.kms._core.device.connection.handles.forget_all()
         self.encrypt()
 
     def open_session(self) -> None:
         """Encrypt in a new session."""
-        self.kms._core.device._pool.discard_idle()
+        self.kms._core.device.connection.pool.discard_idle()
         self.encrypt()
 
     def log_in(self) -> None:
@@ -213,7 +213,7 @@ def test_nothing_is_lost(bench: Bench) -> None:
 
 def test_slow_calls_go_on_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a token that takes its time, as many encryptions are under way as there are sessions, and no more."""
-    monkeypatch.setattr(bench.kms._core.device._pool, "_wait_seconds", PATIENCE)
+    monkeypatch.setattr(bench.kms._core.device.connection.pool, "_wait_seconds", PATIENCE)
     bench.order("fault C_Encrypt * wait")
     use = bench.kms.operator.watch.sessions
     most = use().limit

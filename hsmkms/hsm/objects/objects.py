@@ -13,7 +13,7 @@ from pkcs11.exceptions import FunctionFailed, ObjectHandleInvalid, PKCS11Error
 from pkcs11.mechanisms import KeyType, Mechanism
 from pkcs11.types import Object, Session
 
-from hsmkms.errors import SessionLostError, TokenError, TokenUnavailableError, TokenUnfitError
+from hsmkms.errors import ObjectLostError, SessionLostError, TokenError, TokenUnavailableError, TokenUnfitError
 from hsmkms.hsm.faults import AWAY, SESSION_LOST, translated
 from hsmkms.hsm.objects.attributes import HARDENED, SecretTemplate
 
@@ -91,6 +91,13 @@ def handle_of(found: Object) -> int:
     if handle is None:
         raise TokenError("the token returned an object without a handle")
     return handle
+
+
+def required(found: Object | None, sentence: str) -> Object:
+    """An object that was looked for; ObjectLostError with the sentence if it is not there."""
+    if found is None:
+        raise ObjectLostError(sentence)
+    return found
 
 
 def list_keys(session: Session) -> Iterator[TokenObject]:

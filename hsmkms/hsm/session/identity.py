@@ -42,6 +42,8 @@ class Candidate:
         self._session = session
         self.profile = profile
         self.members = members
+        # What a device has in parts stands here together, under the same names.
+        self.connection = self.keys = self.own = self
         self._found: dict[bytes, Object] = {}
 
     def mac(self, permit: Permit, cka_id: bytes, message: bytes) -> bytes:

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from pkcs11.types import Token
 
@@ -15,7 +15,14 @@ from hsmkms.hsm.session.login import START_ATTEMPTS, START_PAUSE_SECONDS, PinRea
 from hsmkms.hsm.session.module import Module
 from hsmkms.hsm.session.token_choice import TokenChoice, choose
 
-Open = TypeVar("Open", bound=Connection)
+
+class HasConnection(Protocol):
+    """A device, as far as it matters here."""
+
+    connection: Connection
+
+
+Open = TypeVar("Open", bound=HasConnection)
 
 
 class OpenDevices(Generic[Open]):
@@ -63,7 +70,7 @@ class OpenDevices(Generic[Open]):
                 self._make(settings, module, read_pin, accept_final_try=accept_final_try),
                 0,
             )
-            if device._settings.host_unwrap != settings.host_unwrap:  # noqa: SLF001 - the registry is the other half of the class
+            if device.connection.settings.host_unwrap != settings.host_unwrap:
                 raise ModuleError(
                     "this token is open in this process with another setting of import.host_unwrap: use one for both"
                 )
@@ -77,7 +84,7 @@ class OpenDevices(Generic[Open]):
         away is for its device to judge, before it is sent the PIN.
         """
         for device, users in self._users.values():
-            if device._module is module and device.is_for(token, choice):  # noqa: SLF001 - see below
+            if device.connection.module is module and device.connection.is_for(token, choice):
                 return device, users
         return None
 
@@ -88,6 +95,6 @@ class OpenDevices(Generic[Open]):
             if users > 1:
                 self._users[id(device)] = (device, users - 1)
             elif users:
-                device._close_sessions()  # noqa: SLF001
+                device.connection.close_sessions()
             if users:
-                device._module.release()  # noqa: SLF001
+                device.connection.module.release()

@@ -76,21 +76,22 @@ class TokenLogin:
     """The login that all sessions of this process share with a token. Thread-safe; of no use in a forked child."""
 
     profile: TokenProfile
+    token: Token
 
     def __init__(
         self, settings: DeviceSettings, module: Module, read_pin: PinReader, *, accept_final_try: bool = False
     ) -> None:
-        self._settings = settings
-        self._module = module
+        self.settings = settings
+        self.module = module
         self._read_pin = read_pin
-        self._gate = LoginGate(settings.state_dir)
+        self.gate = LoginGate(settings.state_dir)
         self.calls = Tally()
         """Calls by name, with how they ended (the class of their fault) and how long they took."""
-        self._guard = ForkGuard()
+        self.guard = ForkGuard()
         self._recovering = threading.Lock()
-        self._login_handle = 0
+        self.login_handle = 0
         self._namesakes: frozenset[str] = frozenset()
-        self._handles = HandleIndex()
+        self.handles = HandleIndex()
         self._identities = Identities()
         self._listeners: list[Callable[[], None]] = []
         self._telling = threading.Lock()
@@ -105,8 +106,8 @@ class TokenLogin:
             if not module.renew():
                 raise
             self._log_in(accept_final_try=accept_final_try)
-        self._pool = SessionPool(lambda: open_session(self._token), self._pool_size(), settings.session_wait_seconds)
-        self.free = self._pool.free
+        self.pool = SessionPool(lambda: open_session(self.token), self._pool_size(), settings.session_wait_seconds)
+        self.free = self.pool.free
         """True if a call that begins now need not wait for a session."""
         self._comeback = Comeback(self._come_back)
         module.lodgers.append(self)
@@ -119,7 +120,7 @@ class TokenLogin:
         ``logged_in`` is called after each later login: in a thread of its own, or by the next call that makes a key. So
         it must make none. WrongTokenError if it is another token.
         """
-        with self._alone():
+        with self.alone():
             self._identities.add(identity)
             try:
                 self._prove(self._login)
@@ -143,22 +144,22 @@ class TokenLogin:
     @property
     def members(self) -> frozenset[str]:
         """The serials of the group that the token is of, as the settings name them; without a group its own."""
-        return frozenset(self._settings.choice.serials or (serial_of(self._token),))
+        return frozenset(self.settings.choice.serials or (serial_of(self.token),))
 
     def is_for(self, token: Token, choice: TokenChoice) -> bool:
         """True if this is the login with a token of the module, or looks for its token by that choice."""
-        own = self._token
-        return choice == self._settings.choice or (token.label, token.serial) == (own.label, own.serial)
+        own = self.token
+        return choice == self.settings.choice or (token.label, token.serial) == (own.label, own.serial)
 
     def limits(self) -> TokenLimits | None:
         """Session counts and memory as the token tells them now."""
-        self._guard.check()
-        with self._alone():
-            return self._module.cryptoki.token_limits(self._token.slot.slot_id)
+        self.guard.check()
+        with self.alone():
+            return self.module.cryptoki.token_limits(self.token.slot.slot_id)
 
     def sessions(self) -> PoolUse:
         """How the sessions of the pool are used now."""
-        return self._pool.use()
+        return self.pool.use()
 
     def ready(self) -> None:
         """Make sure that the token answers and that the login holds, before something is begun that needs both."""
@@ -167,30 +168,30 @@ class TokenLogin:
     @property
     def is_away(self) -> bool:
         """True if no session is lent, since the token is away."""
-        return bool(self._pool.use().away)
+        return bool(self.pool.use().away)
 
-    def _require_login(self, session: Session) -> None:
+    def require_login(self, session: Session) -> None:
         """Raise SessionLostError unless the session is logged in; without a login a search shows an empty token."""
-        if not self._module.cryptoki.logged_in(session_handle(session)):
+        if not self.module.cryptoki.logged_in(session_handle(session)):
             raise SessionLostError(SESSION_LOST)
 
     def _prove(self, session: Session) -> None:
         """Challenge the token, in a session of it; WrongTokenError if it is not the one that each opener requires."""
         if not self._identities:
             return
-        profile = replace(self.profile, label=self._token.label, serial=serial_of(self._token))
+        profile = replace(self.profile, label=self.token.label, serial=serial_of(self.token))
         try:
-            self._identities.prove(Candidate(session, profile, self.members), self._handles)
+            self._identities.prove(Candidate(session, profile, self.members), self.handles)
         except WrongTokenError:
-            self._require_login(session)  # without it nothing is to be seen
+            self.require_login(session)  # without it nothing is to be seen
             raise
 
-    def _require_identity(self, session: Session) -> None:
+    def require_identity(self, session: Session) -> None:
         """Raise WrongTokenError, and lend nothing any more, unless a session shows the token that it should.
 
         Something is missing in it, or was made: that counts only if the installation's own key is to be seen there.
         """
-        if not self._identities or self._identities.are_shown(session, self._handles):
+        if not self._identities or self._identities.are_shown(session, self.handles):
             return
         try:
             self._prove(session)
@@ -215,11 +216,11 @@ class TokenLogin:
 
         TokenUnavailableError while the token is away, PinError if it has refused the PIN.
         """
-        self._guard.check()
-        with self._alone(), self._suspected():
-            self._pool.check()
-            if not self._module.cryptoki.logged_in(self._login_handle):
-                with self._pool.held(), self._else_away():
+        self.guard.check()
+        with self.alone(), self._suspected():
+            self.pool.check()
+            if not self.module.cryptoki.logged_in(self.login_handle):
+                with self.pool.held(), self._else_away():
                     self._log_in_again()
         self._begin_telling()
 
@@ -238,13 +239,13 @@ class TokenLogin:
             raise fault from exc
 
     def _suspend(self, fault: HsmKmsError) -> None:
-        if self._pool.suspend(fault):
+        if self.pool.suspend(fault):
             log.error("the token is away, and calls fail until it is back: %s", fault)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def alone(self) -> Iterator[None]:
         """Let one thread at a time look after the login; nobody waits for long on one that may never come back."""
-        if not self._recovering.acquire(timeout=self._settings.session_wait_seconds):
+        if not self._recovering.acquire(timeout=self.settings.session_wait_seconds):
             raise TokenUnavailableError(AWAY)
         try:
             yield
@@ -252,11 +253,11 @@ class TokenLogin:
             self._recovering.release()
 
     def _log_in_again(self) -> None:
-        lost = self._login_handle
+        lost = self.login_handle
         if lost:
-            self._login_handle = 0  # closed once: a module may give its number to somebody else
-            self._module.cryptoki.close_session(lost)  # it may live, logged out; Session.close() fails then
-        self._pool.discard_idle()
+            self.login_handle = 0  # closed once: a module may give its number to somebody else
+            self.module.cryptoki.close_session(lost)  # it may live, logged out; Session.close() fails then
+        self.pool.discard_idle()
         self._forget_objects()
         try:
             self._log_in()
@@ -269,24 +270,24 @@ class TokenLogin:
 
     def _gone(self, fault: TokenNotFoundError) -> TokenUnavailableError:
         """Return the fault of a token that is not found any more: WrongTokenError if one of its label is new."""
-        label = self._token.label
-        if namesakes(self._module, label) <= self._namesakes:
+        label = self.token.label
+        if namesakes(self.module, label) <= self._namesakes:
             return TokenUnavailableError(str(fault))
         return WrongTokenError(
-            f"another token answers in the place of {label!r} (serial {serial_of(self._token)}), so it is not sent the "
+            f"another token answers in the place of {label!r} (serial {serial_of(self.token)}), so it is not sent the "
             f"PIN: {fault}. Put the right one back"
         )
 
     def _forget_objects(self) -> None:
         """Drop all that is known of objects on the token: after another login they may not be the same."""
-        self._handles.forget_all()
+        self.handles.forget_all()
 
     def _answers(self) -> bool:
         """True if the login holds, the token does something in it, and it is the one that it should be.
 
         Raises ClosedError or StoreError where nobody can say which one that is: that is no fault of the token.
         """
-        if not self._module.cryptoki.logged_in(self._login_handle):
+        if not self.module.cryptoki.logged_in(self.login_handle):
             return False
         try:
             self._login.generate_random(_PROBE_BITS)
@@ -305,13 +306,13 @@ class TokenLogin:
         A refused PIN is not tried again: the login gate sees to that, also here.
         """
         try:
-            with self._alone():
+            with self.alone():
                 if not self._answers():
-                    with suppress(TokenUnavailableError, PinError), self._pool.held(), self._else_away():
+                    with suppress(TokenUnavailableError, PinError), self.pool.held(), self._else_away():
                         self._begin_anew(number)
                     if not self._answers():
                         return False
-                if self._pool.resume():
+                if self.pool.resume():
                     self._renewals = RenewalPace()
                     log.warning("the token is back")
             self._tell_listeners()
@@ -329,7 +330,7 @@ class TokenLogin:
         asked = self._looks
         if self._told is self._news and not always:
             return
-        if not self._telling.acquire(timeout=self._settings.session_wait_seconds):
+        if not self._telling.acquire(timeout=self.settings.session_wait_seconds):
             raise TokenUnavailableError(AWAY)
         try:
             news = self._news
@@ -342,11 +343,11 @@ class TokenLogin:
             self._telling.release()
 
     def _begin_anew(self, number: int) -> None:
-        stale = self._gate.changed_since(self._module.loaded_at)
+        stale = self.gate.changed_since(self.module.loaded_at)
         if number or stale:
             # Else calls would begin while the pool is drained.
-            self._pool.suspend(TokenUnavailableError(AWAY), unless_suspended=True)
-            if self._pool.drain(DRAIN_SECONDS) and (stale or number > RENEW_AFTER):
+            self.pool.suspend(TokenUnavailableError(AWAY), unless_suspended=True)
+            if self.pool.drain(DRAIN_SECONDS) and (stale or number > RENEW_AFTER):
                 self._renew(urgent=stale)
         self._log_in_again()
 
@@ -354,8 +355,8 @@ class TokenLogin:
 
     def _renew(self, *, urgent: bool) -> None:
         """Initialise the module anew, but not too often while another token of it is in use."""
-        alone = all(each.is_away for each in self._module.others(self))
-        if (urgent or alone or self._renewals.is_due(time.monotonic())) and self._module.renew(self):
+        alone = all(each.is_away for each in self.module.others(self))
+        if (urgent or alone or self._renewals.is_due(time.monotonic())) and self.module.renew(self):
             self.login_died()
 
     @contextmanager
@@ -365,10 +366,10 @@ class TokenLogin:
             yield False
             return
         try:
-            with self._pool.held():
-                before = self._login_handle
-                yield self._pool.drain(DRAIN_SECONDS)
-                if before and not self._login_handle:
+            with self.pool.held():
+                before = self.login_handle
+                yield self.pool.drain(DRAIN_SECONDS)
+                if before and not self.login_handle:
                     with suppress(HsmKmsError), self._suspected(), self._else_away():
                         self._log_in_again()
         finally:
@@ -377,38 +378,39 @@ class TokenLogin:
 
     def login_died(self) -> None:
         """The module was renewed, and all sessions are gone."""
-        self._login_handle = 0
+        self.login_handle = 0
 
     def _log_in(self, *, accept_final_try: bool = False) -> None:
         def find_token() -> Token:
-            token = choose(self._module, self._settings.choice)
+            token = choose(self.module, self.settings.choice)
             self._identities.admit(serial_of(token))  # no PIN goes to a stranger that is known for one
-            self._token = token
+            self.token = token
             return token
 
         self._login = log_in(
             find_token,
             self._read_pin,
-            self._gate,
-            loaded_at=self._module.loaded_at,
+            self.gate,
+            loaded_at=self.module.loaded_at,
             accept_final_try=accept_final_try,
         )
-        self._login_handle = session_handle(self._login)
-        self._namesakes = namesakes(self._module, self._token.label)
+        self.login_handle = session_handle(self._login)
+        self._namesakes = namesakes(self.module, self.token.label)
 
     def _pool_size(self) -> int:
         """What the settings allow, within what the token allows besides the login session."""
         limits = self.limits()
         maxima = [limits.max_sessions, limits.max_rw_sessions] if limits else []
-        return max(1, min([self._settings.max_sessions, *(each - 1 for each in maxima if each is not None)]))
+        return max(1, min([self.settings.max_sessions, *(each - 1 for each in maxima if each is not None)]))
 
-    def _close_sessions(self) -> None:
-        if self._guard.foreign:
+    def close_sessions(self) -> None:
+        """Log out, and close all that is open; what the module holds of a parent process is left to that."""
+        if self.guard.foreign:
             return
         self._comeback.stop()
-        self._module.lodgers.remove(self)
-        self._pool.close()
-        if self._login_handle:
+        self.module.lodgers.remove(self)
+        self.pool.close()
+        if self.login_handle:
             with suppress(PKCS11Error):  # a token that is gone cannot be logged out of
                 self._login.close()
 

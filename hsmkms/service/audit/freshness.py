@@ -45,7 +45,7 @@ class Freshness:
                 pass
             except StoreError as exc:  # and before a key is made on it
                 log.error("%s", exc)  # noqa: TRY400 - told in one sentence
-                self._core.tokens.of(row.id).announce()
+                self._core.tokens.of(row.id).connection.announce()
 
     def look(self, token_id: str) -> None:
         """Compare the newest note on a token with the newest that it has taken; what is wrong is in ``core.older``."""
@@ -92,7 +92,7 @@ class Freshness:
 def settle(core: Core, token_id: str, found: str | None) -> None:
     """Make no key on a token that was found to be an older copy of itself, and tell of it; None: it is none."""
     known = core.older.pop(token_id, None)
-    core.tokens.of(token_id).make_nothing(TokenUnavailableError(found) if found is not None else None)
+    core.tokens.of(token_id).connection.make_nothing(TokenUnavailableError(found) if found is not None else None)
     if found is not None:
         core.older[token_id] = found
         if known is None:

@@ -162,7 +162,7 @@ class SealNotes:
 
     def remove(self, token_id: str) -> None:
         """Take the notes off a token that is about to be forgotten."""
-        self._core.tokens.of(token_id).remove_notes(own_permit(OperatorAct.SEAL), self._prefix)
+        self._core.tokens.of(token_id).own.remove_notes(own_permit(OperatorAct.SEAL), self._prefix)
         elsewhere = self._elsewhere()
         lines = self._lines_elsewhere()
         if elsewhere is not None and lines:
@@ -179,7 +179,7 @@ class SealNotes:
             audit_files.replace(elsewhere, b"\n".join(map(encode, (note, *others))))
         try:
             permit, device = own_permit(OperatorAct.SEAL), self._core.tokens.of(token_id)
-            device.replace_note(permit, self._prefix, f"{self._prefix}{name}", encode(note))
+            device.own.replace_note(permit, self._prefix, f"{self._prefix}{name}", encode(note))
         except UnsupportedOperationException as exc:
             if elsewhere is None:
                 log.warning("the newest seal of the audit log is kept beside the log alone: %s", exc)
@@ -192,7 +192,7 @@ class SealNotes:
     # -- where they are -----------------------------------------------------------------------------------------------
 
     def _read_on(self, token_id: str) -> list[Note]:
-        texts = self._core.tokens.of(token_id).notes(own_permit(OperatorAct.SEAL), self._prefix).values()
+        texts = self._core.tokens.of(token_id).own.notes(own_permit(OperatorAct.SEAL), self._prefix).values()
         return [note for note in map(audit_seal.read_note, texts) if note is not None]
 
     def _lines_elsewhere(self) -> list[Note]:
@@ -234,10 +234,10 @@ class SealNotes:
 def seal_mac(core: Core, key: InstallationKeyRow, message: bytes) -> bytes:
     """HMAC by an installation key; ObjectLostError if the token does not hold it under its own label."""
     device = core.tokens.of(key.token_id)
-    if not device.is_labelled(key.cka_id, key.label(core.installation.id)):
+    if not device.keys.is_labelled(key.cka_id, key.label(core.installation.id)):
         # The row was put there by hand, with the id of a key whose HMACs its users can have.
         raise ObjectLostError("the token does not hold the key that seals the audit log")
-    return device.mac(own_permit(OperatorAct.SEAL, key.cka_id), key.cka_id, message)
+    return device.own.mac(own_permit(OperatorAct.SEAL, key.cka_id), key.cka_id, message)
 
 
 def noted_on(folder: Path, token_id: str) -> int:

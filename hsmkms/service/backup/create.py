@@ -190,7 +190,7 @@ def _to_recipients(recipients: Sequence[Recipient]) -> Envelope:
 
 def _by_token(core: Core) -> Envelope:
     # What seals it may have to be made, and is then in the backup itself.
-    key = core.device.random(own_permit(OperatorAct.BACKUP), KEY_BYTES)
+    key = core.device.ciphers.random(own_permit(OperatorAct.BACKUP), KEY_BYTES)
     sealed = seal_to_token(core, key)
 
     def write(file: BinaryIO, blocks: Iterator[bytes]) -> None:

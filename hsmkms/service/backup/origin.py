@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from hsmkms.errors import BindingError, ObjectLostError, StoreError
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.ports import Device
 from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.model.permit import OperatorAct
 from hsmkms.service.backup import signature as backup_signature
@@ -107,7 +107,7 @@ def _token_mac(core: Core, manifest: bytes) -> TokenMac:
 
 def _mac(device: Device, cka_id: bytes, manifest: bytes) -> bytes:
     message = _DOMAIN + hashlib.sha256(manifest).digest()
-    return device.mac(own_permit(OperatorAct.BACKUP, cka_id), cka_id, message)
+    return device.own.mac(own_permit(OperatorAct.BACKUP, cka_id), cka_id, message)
 
 
 # -- checking ---------------------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def check_token(manifest: Manifest, kept: Mapping[str, bytes], devices: Iterable
         raise StoreError(f"the proof in the backup is by a key that proves nothing about its installation: {told.key}")
     for device in devices:
         try:
-            ours = device.is_labelled(cka_id, told.label)
+            ours = device.keys.is_labelled(cka_id, told.label)
             right = ours and hmac.compare_digest(_mac(device, cka_id, kept[MANIFEST]).hex(), told.mac)
         except ObjectLostError:
             continue

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 from msgspec import Struct
 
 from hsmkms.errors import BindingError, ObjectLostError, RejectedDataError, StoreError
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.ports import Device
 from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.model.permit import OperatorAct
 from hsmkms.service.keys.installation_keys import encryption_key
@@ -115,7 +115,7 @@ def seal_to_token(core: Core, key: bytes) -> SealedKey:
     own = encryption_key(core, KeyPurpose.BACKUP, OperatorAct.BACKUP)
     permit = own_permit(OperatorAct.BACKUP, own.cka_id)
     device = core.tokens.of(own.token_id)
-    iv, sealed = device.encrypt(permit, own.cka_id, key, _AAD + core.installation.id.encode())
+    iv, sealed = device.ciphers.encrypt(permit, own.cka_id, key, _AAD + core.installation.id.encode())
     return SealedKey(BY_TOKEN, own.cka_id.hex(), sealed, iv)
 
 
@@ -130,7 +130,9 @@ def open_with_token(header: Header, device: Device) -> bytes:
         if not _is_for_backups(header, cka_id, device):
             raise StoreError(f"this backup is sealed by a key ({header.recipient}) that was not made for backups")
         permit = own_permit(OperatorAct.BACKUP, cka_id)
-        return device.decrypt(permit, cka_id, header.help, header.sealed_key, _AAD + header.installation.encode())
+        return device.ciphers.decrypt(
+            permit, cka_id, header.help, header.sealed_key, _AAD + header.installation.encode()
+        )
     except ObjectLostError as exc:
         raise BindingError(
             f"this backup is sealed by a key ({header.recipient}) that the token {device.profile.label!r} does not "
@@ -143,4 +145,4 @@ def open_with_token(header: Header, device: Device) -> bytes:
 def _is_for_backups(header: Header, cka_id: bytes, device: Device) -> bool:
     """True if the label on the token says so; the header does not tell the version."""
     prefix = f"hsmkms/{header.installation[:8]}/{KeyPurpose.BACKUP}"
-    return any(device.is_labelled(cka_id, f"{prefix}/{version}") for version in range(1, _MOST_VERSIONS))
+    return any(device.keys.is_labelled(cka_id, f"{prefix}/{version}") for version in range(1, _MOST_VERSIONS))

@@ -18,7 +18,7 @@ from typing import Final
 from msgspec import Struct
 
 from hsmkms.errors import BindingError, StoreError, TokenUnavailableError
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.ports import Device
 from hsmkms.process import exclusive
 from hsmkms.service.audit.desk import AuditDesk
 from hsmkms.service.audit.freshness import Freshness
@@ -227,7 +227,7 @@ def _missing(core: Core) -> list[NeededObject]:
 def _present(core: Core, token_id: str) -> set[str]:
     """The CKA_IDs on a token; none of one that the installation has left and that is away."""
     try:
-        return {each.cka_id.hex() for each in core.tokens.of(token_id).inventory(witness(core, token_id))}
+        return {each.cka_id.hex() for each in core.tokens.of(token_id).keys.inventory(witness(core, token_id))}
     except TokenUnavailableError:
         if token_id == core.tokens.home_id:
             raise

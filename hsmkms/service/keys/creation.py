@@ -126,7 +126,7 @@ def _make(
     backing_key = record.materials[0]
     device = core.tokens.of(backing_key.token_id)
     label = label_of(core, backing_key.token_id, record.key_id, record.region, backing_key.sequence)
-    device.ready_to_make()  # no intent that a token which is away would leave behind
+    device.connection.ready_to_make()  # no intent that a token which is away would leave behind
 
     # 1. Intent: the row that will be the key, invisible until it is complete.
     with core.store.atomic() as tx:
@@ -136,7 +136,7 @@ def _make(
 
     # 2. Device: the backing key, read back and compared.
     try:
-        device.generate_backing_key(permit, backing_key.cka_id, label, record.kind)
+        device.keys.generate_backing_key(permit, backing_key.cka_id, label, record.kind)
     except NOTHING_WAS_MADE:
         with core.store.atomic() as tx:
             keys.drop_intent(tx, record.key_id, record.region)

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 
 from hsmkms.errors import HsmKmsError
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.ports import Device
 from hsmkms.model.permit import OperatorAct, Permit
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
@@ -78,6 +78,6 @@ def discard(core: Core, token_id: str, cka_id: bytes) -> None:
 
 
 _PROCEDURES: dict[ObjectPurpose, Callable[[Device, Permit, bytes], bool]] = {
-    ObjectPurpose.BACKING_KEY: Device.destroy,
-    ObjectPurpose.WRAPPING_KEY: Device.destroy_wrapping_key,
+    ObjectPurpose.BACKING_KEY: lambda device, permit, cka_id: device.keys.destroy(permit, cka_id),
+    ObjectPurpose.WRAPPING_KEY: lambda device, permit, cka_id: device.imports.destroy_wrapping_key(permit, cka_id),
 }

@@ -25,7 +25,7 @@ def sealing_key(core: Core, purpose: KeyPurpose) -> InstallationKeyRow:
     """The newest HMAC key of a purpose; made at its first use, in the same steps as at init."""
 
     def make(key: InstallationKeyRow, label: str) -> None:
-        core.tokens.of(key.token_id).generate_mac_key(own_permit(OperatorAct.SEAL, key.cka_id), key.cka_id, label)
+        core.tokens.of(key.token_id).own.generate_mac_key(own_permit(OperatorAct.SEAL, key.cka_id), key.cka_id, label)
 
     return _newest(core, purpose, make)
 
@@ -34,7 +34,7 @@ def encryption_key(core: Core, purpose: KeyPurpose, act: OperatorAct) -> Install
     """The newest AES-256 key of a purpose; made at its first use."""
 
     def make(key: InstallationKeyRow, label: str) -> None:
-        core.tokens.of(key.token_id).generate_backing_key(own_permit(act, key.cka_id), key.cka_id, label)
+        core.tokens.of(key.token_id).keys.generate_backing_key(own_permit(act, key.cka_id), key.cka_id, label)
 
     return _newest(core, purpose, make)
 
@@ -55,8 +55,8 @@ def macs(core: Core, permit: Callable[[bytes], Permit], message: bytes) -> Itera
     for key in reversed(versions(core, KeyPurpose.MAC)):
         try:
             device = core.tokens.of(key.token_id)
-            ours = device.is_labelled(key.cka_id, key.label(core.installation.id))
-            made = device.mac(permit(key.cka_id), key.cka_id, message) if ours else None
+            ours = device.keys.is_labelled(key.cka_id, key.label(core.installation.id))
+            made = device.own.mac(permit(key.cka_id), key.cka_id, message) if ours else None
         except (ObjectLostError, TokenUnavailableError) as exc:
             lost = lost and exc
             continue
@@ -76,12 +76,12 @@ def witness(core: Core, token_id: str | None = None) -> bytes:
     """CKA_ID of the MAC key on a token, or on the home: of the version known so far, or else of one that is there."""
     token_id = token_id or core.tokens.home_id
     device, known = core.tokens.of(token_id), core.witnesses.get(token_id)
-    if known is not None and device.holds(known):
+    if known is not None and device.keys.holds(known):
         return known
     with core.store.reading() as conn:
         there = installation.versions(conn, KeyPurpose.MAC, token_id)
     for key in reversed(there):
-        if device.holds(key.cka_id):
+        if device.keys.holds(key.cka_id):
             core.witnesses[token_id] = key.cka_id
             return key.cka_id
     return known or b""
@@ -168,4 +168,4 @@ def _made(
 
 
 def _is_there(core: Core, key: InstallationKeyRow) -> bool:
-    return core.tokens.of(key.token_id).holds(key.cka_id)
+    return core.tokens.of(key.token_id).keys.holds(key.cka_id)

@@ -37,7 +37,7 @@ def rotate(core: Core, key_id: str, region: str, kind: RotationType, judge: Judg
     ConflictException if somebody else rotates it just now. An interrupted rotation is carried on first; one of the
     same kind counts as this one.
     """
-    core.device.ready_to_make()  # no intent that a token which is away would leave behind
+    core.device.connection.ready_to_make()  # no intent that a token which is away would leave behind
     if any(finish(core, each) is kind for each in interrupted(core, key_id)):
         return
     for _ in range(ATTEMPTS):
@@ -65,7 +65,7 @@ def _rotate(core: Core, key_id: str, region: str, kind: RotationType, judge: Jud
     # 2. Device: the backing key, read back and compared.
     permit = own_permit(OperatorAct.MAINTAIN, new.cka_id)
     try:
-        core.tokens.of(new.token_id).generate_backing_key(permit, new.cka_id, label)
+        core.tokens.of(new.token_id).keys.generate_backing_key(permit, new.cka_id, label)
     except NOTHING_WAS_MADE:
         with core.store.atomic() as tx:
             rotation.drop(tx, new.token_id, new.cka_id)
@@ -85,7 +85,7 @@ def _rotate(core: Core, key_id: str, region: str, kind: RotationType, judge: Jud
         destruction.discard(core, new.token_id, new.cka_id)
         return False
     if not switched and (found is None or found.status is not ObjectStatus.PRESENT):
-        core.tokens.of(new.token_id).destroy(permit, new.cka_id)
+        core.tokens.of(new.token_id).keys.destroy(permit, new.cka_id)
         raise ConflictException(f"The rotation of {record.arn} was overtaken by another change: look at the key again.")
     core.reached("rotate 3: result")
     log.info("rotated key %s (%s): its key material is %s from now on", key_id, kind, new.material_id)
@@ -135,12 +135,12 @@ def finish(core: Core, found: Unfinished) -> RotationType | None:
             materials.doom(tx, found.token_id, found.cka_id)
         return None
     device = core.tokens.of(found.token_id)
-    if not device.holds(found.cka_id):
+    if not device.keys.holds(found.cka_id):
         with core.store.atomic() as tx:
             rotation.drop(tx, found.token_id, found.cka_id)
         log.info("forgot an interrupted change of key %s: nothing had been made", found.key_id)
         return None
-    _, deviations = device.attest(found.cka_id)
+    _, deviations = device.keys.attest(found.cka_id)
     with core.store.atomic() as tx:
         kind = found.rotation_type
         record = keys.fetch(tx, found.region, found.key_id)

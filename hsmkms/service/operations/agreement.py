@@ -33,11 +33,11 @@ def derive_shared_secret(call: Call, request: DeriveSharedSecretRequest) -> Deri
     )
     device = call.device(key)
     try:
-        peer = device.peer_key(record.spec, request.public_key)
+        peer = device.pairs.peer_key(record.spec, request.public_key)
     except RejectedDataError as exc:
         raise silently(ValidationException(NO_PEER.format(spec=record.spec))) from exc
     call.stop_if(dry_run=request.dry_run)
-    secret = device.agree(permit, key.current_cka_id, record.spec, peer)
+    secret = device.pairs.agree(permit, key.current_cka_id, record.spec, peer)
     call.used(key)
     return DeriveSharedSecretResponse(
         key_id=record.arn, shared_secret=secret, key_agreement_algorithm=algorithm, key_origin=record.origin

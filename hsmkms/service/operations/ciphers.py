@@ -89,7 +89,7 @@ def _fits_any(_spec: KeySpec, _algorithm: EncryptionAlgorithm, _length: int) -> 
 def _seal_gcm(call: Call, by: Keyed, plaintext: bytes, bound: bytes) -> bytes:
     key, leases = by.key, call.core.leases
     material_id = key.current_material_id
-    iv, body = call.device(key).encrypt(
+    iv, body = call.device(key).ciphers.encrypt(
         by.permit,
         key.current_cka_id,
         plaintext,
@@ -123,7 +123,7 @@ def _open_gcm(call: Call, by: Keyed, ciphertext: bytes, parsed: blob.Blob | None
         raise InvalidCiphertextException
     try:
         device = call.core.tokens.of(material.token_id)
-        plaintext = device.decrypt(by.permit, material.cka_id, parsed.iv, parsed.body, parsed.header + bound)
+        plaintext = device.ciphers.decrypt(by.permit, material.cka_id, parsed.iv, parsed.body, parsed.header + bound)
     except RejectedDataError as exc:
         raise InvalidCiphertextException from exc
     return Opened(plaintext, parsed.material_id)
@@ -139,7 +139,9 @@ def _bind_nothing(encryption_context: dict[str, str] | None) -> bytes:
 
 def _seal_oaep(call: Call, by: Keyed, plaintext: bytes, _bound: bytes) -> bytes:
     record = by.key.record
-    sealed = call.device(by.key).encrypt_oaep(by.permit, by.key.current_cka_id, record.spec, by.algorithm, plaintext)
+    sealed = call.device(by.key).pairs.encrypt_oaep(
+        by.permit, by.key.current_cka_id, record.spec, by.algorithm, plaintext
+    )
     call.used(by.key)
     return sealed
 
@@ -149,7 +151,7 @@ def _open_oaep(call: Call, by: Keyed, ciphertext: bytes, _parsed: blob.Blob | No
     if len(ciphertext) != messages.MODULUS_BYTES[record.spec]:
         raise InvalidCiphertextException
     try:
-        plaintext = call.device(by.key).decrypt_oaep(
+        plaintext = call.device(by.key).pairs.decrypt_oaep(
             by.permit, by.key.current_cka_id, record.spec, by.algorithm, ciphertext
         )
     except RejectedDataError as exc:

@@ -152,7 +152,7 @@ def generate_random(call: Call, request: GenerateRandomRequest) -> GenerateRando
     if request.number_of_bytes is None:
         raise ValidationException("NumberOfBytes is required.")
     permit = call.account()
-    return GenerateRandomResponse(plaintext=call.core.device.random(permit, request.number_of_bytes))
+    return GenerateRandomResponse(plaintext=call.core.device.ciphers.random(permit, request.number_of_bytes))
 
 
 def _data_key(
@@ -164,7 +164,7 @@ def _data_key(
     cipher = CIPHERS[EncryptionAlgorithm.SYMMETRIC_DEFAULT]
     bound = cipher.bind(request.encryption_context)
     call.stop_if(dry_run=request.dry_run)
-    plaintext = call.core.device.random(permit, length)
+    plaintext = call.core.device.ciphers.random(permit, length)
     by = ready(call, key, permit, EncryptionAlgorithm.SYMMETRIC_DEFAULT)
     return plaintext, cipher.seal(call, by, plaintext, bound), by.key
 

@@ -44,11 +44,11 @@ def _data_key_pair(
     key, permit = call.key(request.key_id, aliases=True)
     specs.require_usage(key.record, call.operation)
     spec, device = KeySpec(request.key_pair_spec), call.core.device
-    device.check_data_key_pair(spec)
+    device.pairs.check_data_key_pair(spec)
     cipher = CIPHERS[EncryptionAlgorithm.SYMMETRIC_DEFAULT]
     bound = cipher.bind(request.encryption_context)
     call.stop_if(dry_run=request.dry_run)
-    pair = device.data_key_pair(permit, spec)
+    pair = device.pairs.data_key_pair(permit, spec)
     by = ready(call, key, permit, EncryptionAlgorithm.SYMMETRIC_DEFAULT)
     return pair.private, GenerateDataKeyPairWithoutPlaintextResponse(
         private_key_ciphertext_blob=cipher.seal(call, by, pair.private, bound),

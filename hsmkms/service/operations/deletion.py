@@ -102,7 +102,7 @@ def _require_tokens(core: Core, key_id: str, region: str) -> None:
         record = keys.fetch(conn, region, key_id)
     held = {each.token_id for each in record.materials} if record is not None else set()
     for token_id in held | {core.tokens.home_id}:
-        core.tokens.of(token_id).ready()
+        core.tokens.of(token_id).connection.ready()
 
 
 def _begin_waiting(tx: Connection, gone: KeyRecord, now: datetime) -> None:

@@ -18,8 +18,8 @@ from hsmkms.errors import (
     RejectedDataError,
     RejectedMaterialError,
 )
-from hsmkms.hsm.device import Device
 from hsmkms.hsm.imports.unwrapping import WrappedMaterial
+from hsmkms.hsm.ports import Device
 from hsmkms.model.enums import KeySpec, KeyState, WrappingAlgorithm, WrappingKeySpec
 from hsmkms.model.importing import (
     DeleteImportedKeyMaterialRequest,
@@ -62,7 +62,7 @@ def get_parameters_for_import(call: Call, request: GetParametersForImportRequest
     key, _ = call.key(request.key_id)
     algorithm = word(WrappingAlgorithm, request.wrapping_algorithm, "wrappingAlgorithm")
     spec = word(WrappingKeySpec, request.wrapping_key_spec, "wrappingKeySpec")
-    rules.check_algorithm(algorithm, call.core.device.wrapping_algorithms())
+    rules.check_algorithm(algorithm, call.core.device.imports.wrapping_algorithms())
     rules.check_combination(key.record.spec, algorithm, spec)
     row, public_key = wrapping_keys.make(call, key.record, rules.WRAPPING_KEY_BITS[spec])
     claims = Claims(row.key_id, row.region, row.cka_id, algorithm, row.valid_to)
@@ -169,7 +169,7 @@ class _Arrival:
             self.expiry.model,
             self.expiry.valid_to,
             self.request.key_material_description,
-            host_unwrapped=not core.tokens.of(self.token_id).on_device(self.wrapped.algorithm),
+            host_unwrapped=not core.tokens.of(self.token_id).imports.on_device(self.wrapped.algorithm),
         )
         _follow(tx, record, self.choice, now)
 
@@ -181,7 +181,7 @@ def _bring_in(arrival: _Arrival, record: KeyRecord, permit: Permit, cka_id: byte
 
     # 2. Device: unwrapped into an object that stays, read back and compared.
     try:
-        device.unwrap_backing_key(permit, arrival.wrapped, cka_id, label, record.kind)
+        device.imports.unwrap_backing_key(permit, arrival.wrapped, cka_id, label, record.kind)
     except (*NOTHING_WAS_MADE, RejectedDataError, RejectedMaterialError, ObjectLostError) as exc:
         with core.store.atomic() as tx:
             rotation.drop(tx, token_id, cka_id)
@@ -203,7 +203,7 @@ def _bring_in(arrival: _Arrival, record: KeyRecord, permit: Permit, cka_id: byte
         destruction.discard(core, token_id, cka_id)
         raise ExpiredImportTokenException(_GONE)
     if not arrived:
-        device.destroy(permit, cka_id)
+        device.keys.destroy(permit, cka_id)
         raise KMSInvalidStateException(
             f"The import into {record.arn} was overtaken by another change: look at the key."
         )
@@ -229,7 +229,7 @@ def _names(device: Device, permit: Permit, wrapped: WrappedMaterial, record: Key
     """The ids that the material has in this key, the preferred one first."""
     key_id = record.key_id
     try:
-        outputs = device.fingerprints(permit, wrapped, key_id, record.kind)
+        outputs = device.imports.fingerprints(permit, wrapped, key_id, record.kind)
     except ObjectLostError as exc:
         raise ExpiredImportTokenException(_GONE) from exc
     return [rules.material_id(prf, key_id, output) for prf, output in outputs.items()]

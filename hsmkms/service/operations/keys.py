@@ -197,9 +197,9 @@ def _check_token(core: Core, nature: creation.Nature) -> None:
     """Raise UnsupportedOperationException for keys that the token cannot have."""
     kind = (nature.spec, nature.usage)
     if nature.origin is Origin.EXTERNAL and nature.spec is not KeySpec.SYMMETRIC_DEFAULT:
-        core.device.check_import(kind)
+        core.device.imports.check_import(kind)
     else:
-        core.device.check_kind(kind)
+        core.device.keys.check_kind(kind)
 
 
 def _check_new(request: CreateKeyRequest) -> creation.Nature:

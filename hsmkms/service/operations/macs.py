@@ -15,7 +15,7 @@ def generate_mac(call: Call, request: GenerateMacRequest) -> GenerateMacResponse
     """Make the HMAC of a message, on the token and in full length."""
     key, permit, algorithm = _admitted(call, request)
     call.stop_if(dry_run=request.dry_run)
-    mac = call.device(key).generate_mac(permit, key.current_cka_id, algorithm, request.message)
+    mac = call.device(key).pairs.generate_mac(permit, key.current_cka_id, algorithm, request.message)
     call.used(key)
     return GenerateMacResponse(mac=mac, mac_algorithm=algorithm, key_id=key.record.arn)
 
@@ -23,7 +23,7 @@ def generate_mac(call: Call, request: GenerateMacRequest) -> GenerateMacResponse
 def verify_mac(call: Call, request: VerifyMacRequest) -> VerifyMacResponse:
     """Verify an HMAC: the token makes it anew, and the two are compared in constant time."""
     key, permit, algorithm = _admitted(call, request)
-    right = call.device(key).generate_mac(permit, key.current_cka_id, algorithm, request.message)
+    right = call.device(key).pairs.generate_mac(permit, key.current_cka_id, algorithm, request.message)
     if not hmac.compare_digest(right, request.mac):
         raise KMSInvalidMacException
     call.stop_if(dry_run=request.dry_run)

@@ -25,9 +25,9 @@ def sign(call: Call, request: SignRequest) -> SignResponse:
     key, permit = call.key(request.key_id, aliases=True)
     algorithm, data = _what_is_signed(call, key, request)
     device = call.device(key)
-    device.check_signing(algorithm)
+    device.pairs.check_signing(algorithm)
     call.stop_if(dry_run=request.dry_run)
-    signature = device.sign(permit, key.current_cka_id, algorithm, data)
+    signature = device.pairs.sign(permit, key.current_cka_id, algorithm, data)
     call.used(key)
     return SignResponse(key_id=key.record.arn, signature=signature, signing_algorithm=algorithm)
 
@@ -37,8 +37,8 @@ def verify(call: Call, request: VerifyRequest) -> VerifyResponse:
     key, permit = call.key(request.key_id, aliases=True)
     algorithm, data = _what_is_signed(call, key, request)
     device, record = call.device(key), key.record
-    device.check_signing(algorithm)
-    if not device.verify(permit, key.current_cka_id, record.kind, algorithm, data, request.signature):
+    device.pairs.check_signing(algorithm)
+    if not device.pairs.verify(permit, key.current_cka_id, record.kind, algorithm, data, request.signature):
         raise KMSInvalidSignatureException
     call.stop_if(dry_run=request.dry_run)
     call.used(key)
@@ -53,7 +53,7 @@ def get_public_key(call: Call, request: GetPublicKeyRequest) -> GetPublicKeyResp
     if record.current is None or not record.current.present:
         # The state admits it, and with its material gone the key has no public half either.
         raise KMSInvalidStateException(f"{record.arn} is pending import.")
-    public = call.device(key).public_key(permit, key.current_cka_id, record.kind)
+    public = call.device(key).pairs.public_key(permit, key.current_cka_id, record.kind)
     return GetPublicKeyResponse(
         key_id=record.arn,
         public_key=public,

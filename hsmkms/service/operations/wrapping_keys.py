@@ -59,7 +59,7 @@ def _make(call: Call, row: WrappingKeyRow, bits: int) -> bytes | None:
     """The public key; None if the home has moved meanwhile: then it is as if nothing had been begun."""
     core = call.core
     device = core.tokens.of(row.token_id)
-    device.ready_to_make()
+    device.connection.ready_to_make()
     label = material.wrapping_label(core.installation.short_id)
 
     # 1. Intent, and which ones are replaced.
@@ -73,7 +73,7 @@ def _make(call: Call, row: WrappingKeyRow, bits: int) -> bytes | None:
     # 2. Device: they go, so that there is room; then the key pair, whose private half stays there.
     _destroy_all(call, replaced, row)
     try:
-        public_key = device.generate_wrapping_key(call.new_objects(row.cka_id), row.cka_id, label, bits)
+        public_key = device.imports.generate_wrapping_key(call.new_objects(row.cka_id), row.cka_id, label, bits)
     except NOTHING_WAS_MADE:
         _forget(core, row)
         raise
@@ -89,7 +89,7 @@ def _make(call: Call, row: WrappingKeyRow, bits: int) -> bytes | None:
         destruction.discard(core, row.token_id, row.cka_id)
         return None
     if not completed:
-        device.destroy_wrapping_key(call.new_objects(row.cka_id), row.cka_id)
+        device.imports.destroy_wrapping_key(call.new_objects(row.cka_id), row.cka_id)
         arn = key_arn(core.installation.account, row.region, row.key_id)
         raise KMSInvalidStateException(f"{arn} was deleted meanwhile.")
     core.reached("wrapping-key 3: result")

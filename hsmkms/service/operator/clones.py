@@ -7,7 +7,7 @@ is recorded. (Members of an HA group share their objects; their serials are list
 from msgspec import Struct
 
 from hsmkms.errors import BindingError, ConfigurationError, TokenUnavailableError
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.ports import Device
 from hsmkms.service.audit.freshness import Freshness
 from hsmkms.service.keys.installation_keys import witness
 from hsmkms.service.operator import key_rotation
@@ -52,7 +52,7 @@ def find(core: Core, device: Device) -> Clone:
     with core.store.reading() as conn:
         needed = {cka_id for token_id, cka_id, *_ in objects.present(conn) if token_id == row.id}
         needed |= {each.cka_id for each in installation.installation_keys(conn, row.id)}
-    there = {each.cka_id for each in device.inventory(witness(core, row.id))}
+    there = {each.cka_id for each in device.keys.inventory(witness(core, row.id))}
     return Clone(
         token_id=row.id,
         label=device.profile.label,

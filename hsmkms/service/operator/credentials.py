@@ -145,10 +145,12 @@ class Credentials:
         core = self._core
         key = encryption_key(core, KeyPurpose.SECRETS, OperatorAct.CREDENTIALS)
         draw = own_permit(OperatorAct.CREDENTIALS, key.cka_id)
-        drawn = core.device.random(draw, _SECRET_BYTES + _ID_BYTES)
+        drawn = core.device.ciphers.random(draw, _SECRET_BYTES + _ID_BYTES)
         secret = base64.b64encode(drawn[:_SECRET_BYTES]).decode("ascii")
         access_key_id = "AKIA" + base64.b32encode(drawn[_SECRET_BYTES:]).decode("ascii")
-        iv, sealed = core.tokens.of(key.token_id).encrypt(draw, key.cka_id, secret.encode(), _aad(access_key_id))
+        iv, sealed = core.tokens.of(key.token_id).ciphers.encrypt(
+            draw, key.cka_id, secret.encode(), _aad(access_key_id)
+        )
         row = AccessKeyRow(
             access_key_id=access_key_id,
             user_name=user_name,
@@ -222,7 +224,7 @@ class Credentials:
             permit = own_permit(OperatorAct.CREDENTIALS, key.cka_id)
             secret = self._secret(row).encode("ascii")
             device = self._core.tokens.of(key.token_id)
-            iv, sealed = device.encrypt(permit, key.cka_id, secret, _aad(row.access_key_id))
+            iv, sealed = device.ciphers.encrypt(permit, key.cka_id, secret, _aad(row.access_key_id))
             with self._core.store.atomic() as tx:
                 users.set_secret(tx, row, replace(row, key_version=key.version, iv=iv, sealed=sealed))
             self._core.reached("rotate-own 3: a secret")
@@ -240,7 +242,9 @@ class Credentials:
         key = keys[row.key_version]
         permit, device = own_permit(OperatorAct.CREDENTIALS, key.cka_id), core.tokens.of(key.token_id)
         try:
-            return device.decrypt(permit, key.cka_id, row.iv, row.sealed, _aad(row.access_key_id)).decode("ascii")
+            return device.ciphers.decrypt(permit, key.cka_id, row.iv, row.sealed, _aad(row.access_key_id)).decode(
+                "ascii"
+            )
         except ObjectLostError as exc:
             raise lost(key) from exc
 

@@ -10,7 +10,7 @@ from typing import Final
 from msgspec import Struct
 
 from hsmkms.errors import ConfigurationError, HsmKmsError
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.ports import Device
 from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.model.permit import OperatorAct
 from hsmkms.process import exclusive
@@ -139,7 +139,7 @@ def _destroy_own(core: Core, row: TokenRow, device: Device) -> int:
         for each in own:
             if each is own[-1]:
                 core.tokens.stop_proving(row.id)
-            destroyed += device.destroy_secret(own_permit(OperatorAct.MAINTAIN, each.cka_id), each.cka_id)
+            destroyed += device.keys.destroy_secret(own_permit(OperatorAct.MAINTAIN, each.cka_id), each.cka_id)
     except HsmKmsError as exc:
         raise ConfigurationError(
             f"the installation's own keys on the token {row.label!r} could not be destroyed ({exc}): run it again"

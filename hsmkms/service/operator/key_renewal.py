@@ -122,14 +122,14 @@ def _needs_renewal(core: Core, purpose: KeyPurpose) -> bool:
 
 def _is_lost(core: Core, key: InstallationKeyRow) -> bool:
     try:
-        return not core.tokens.of(key.token_id).holds(key.cka_id)
+        return not core.tokens.of(key.token_id).keys.holds(key.cka_id)
     except TokenUnavailableError:
         return True
 
 
 def _is_away(core: Core, token_id: str) -> bool:
     try:
-        core.tokens.of(token_id).ready()
+        core.tokens.of(token_id).connection.ready()
     except HsmKmsError:
         return True
     return False

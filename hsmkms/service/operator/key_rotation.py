@@ -96,13 +96,13 @@ def _outcome(core: Core, newest: InstallationKeyRow, *, destroy_older: bool) -> 
 
 
 def _is_complete(core: Core, newest: InstallationKeyRow) -> bool:
-    return core.tokens.of(newest.token_id).holds(newest.cka_id) and _KINDS[newest.purpose].is_moved(core, newest)
+    return core.tokens.of(newest.token_id).keys.holds(newest.cka_id) and _KINDS[newest.purpose].is_moved(core, newest)
 
 
 def _advance(core: Core, newest: InstallationKeyRow) -> InstallationKeyRow:
     """Go on from the newest version to the next, or finish making it the one in use."""
     kind, purpose = _KINDS[newest.purpose], newest.purpose
-    made, complete = core.tokens.of(newest.token_id).holds(newest.cka_id), _is_complete(core, newest)
+    made, complete = core.tokens.of(newest.token_id).keys.holds(newest.cka_id), _is_complete(core, newest)
 
     # 1. Intent: a version more, or the one that was intended before.
     with core.store.atomic() as tx:
@@ -164,7 +164,7 @@ def interrupted(core: Core) -> list[str]:
 def is_lost(core: Core, key: InstallationKeyRow) -> bool:
     """True if a version cannot be had now, and no interrupted rotation would make it."""
     try:
-        return not core.tokens.of(key.token_id).holds(key.cka_id) and was_made(core, key)
+        return not core.tokens.of(key.token_id).keys.holds(key.cka_id) and was_made(core, key)
     except TokenUnavailableError:
         return True
 
@@ -180,7 +180,7 @@ def _retire(core: Core, old: InstallationKeyRow, newest: InstallationKeyRow, *, 
     kept = elsewhere or _KINDS[old.purpose].needed(core, old, newest) or (None if destroy else _FOR_BACKUPS)
     if kept is None:
         # Device, then result: interrupted, it is done again.
-        core.tokens.of(old.token_id).destroy(own_permit(OperatorAct.MAINTAIN, old.cka_id), old.cka_id)
+        core.tokens.of(old.token_id).keys.destroy(own_permit(OperatorAct.MAINTAIN, old.cka_id), old.cka_id)
         core.reached("rotate-own 4: device")
         with core.store.atomic() as tx:
             installation.delete_installation_key(tx, old)

@@ -23,7 +23,7 @@ from hsmkms.errors import (
     KMSInvalidStateException,
     TokenUnfitError,
 )
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.ports import Device
 from hsmkms.model.enums import KeySpec, KeyState, Origin, RotationType
 from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.model.permit import OperatorAct
@@ -121,7 +121,7 @@ def standings(core: Core) -> list[TokenStanding]:
 def fault_of(core: Core, row: TokenRow) -> str | None:
     """Why a token cannot be used now, or None."""
     try:
-        core.tokens.of(row.id).ready()
+        core.tokens.of(row.id).connection.ready()
     except HsmKmsError as exc:
         return str(exc)
     return None
@@ -198,7 +198,7 @@ def _require_followers(core: Core, device: Device) -> None:
 
 
 def _require_fit(device: Device) -> None:
-    failed = [each for each in device.checks() if each.failed]
+    failed = [each for each in device.connection.checks() if each.failed]
     if failed:
         names = ", ".join(each.name for each in failed)
         raise TokenUnfitError(f"that token fails what hsmkms needs ({names}): `hsmkms token-check --token` tells more")
@@ -213,9 +213,9 @@ def _bind(core: Core, device: Device) -> TokenRow:
 
     # 2. Device.
     permit = own_permit(OperatorAct.INITIALISE, key.cka_id)
-    if not device.holds(key.cka_id):
+    if not device.keys.holds(key.cka_id):
         label = key.label(core.installation.id)[: device.profile.label_bytes]
-        device.generate_mac_key(permit, key.cka_id, label)
+        device.own.generate_mac_key(permit, key.cka_id, label)
     core.reached("migrate 2: device")
 
     # 3. Result: from here on it is the home. Until the rows are sealed by its key the older one's seals hold.

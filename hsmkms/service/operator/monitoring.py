@@ -69,8 +69,8 @@ class Watch:
 
     def check_token(self) -> None:
         """Raise what is wrong with the token, if it does not show the installation's own key."""
-        self._core.device.ready()
-        if not self._core.device.holds(witness(self._core)):
+        self._core.device.connection.ready()
+        if not self._core.device.keys.holds(witness(self._core)):
             raise TokenUnavailableError("the token does not show the installation's own key: check it with token-info")
 
     def check_database(self) -> None:
@@ -90,7 +90,7 @@ class Watch:
     def sessions(self) -> PoolUse:
         """How this process uses its sessions with its tokens now."""
         tokens = self._core.tokens
-        use = total_use(each.sessions() for each in tokens.opened())
+        use = total_use(each.connection.sessions() for each in tokens.opened())
         away = tokens.away().values()
         wrong = sum(map(is_of_another_token, away))
         return replace(use, away=use.away + len(away), wrong=use.wrong + wrong)
@@ -101,7 +101,7 @@ class Watch:
 
     def token_calls(self) -> list[Count]:
         """This process's calls to its tokens so far, one token after the other."""
-        return [count for each in self._core.tokens.opened() for count in each.calls.counts()]
+        return [count for each in self._core.tokens.opened() for count in each.connection.calls.counts()]
 
     def alarms(self) -> Alarms:
         """What this process has found wrong with what is stored."""

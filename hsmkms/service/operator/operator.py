@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import Struct
 
 from hsmkms.errors import ObjectLostError
-from hsmkms.hsm.device import Device, MechanismInfo
+from hsmkms.hsm.ports import Device, MechanismInfo
 from hsmkms.hsm.probing.profile import TokenProfile
 from hsmkms.hsm.session.cryptoki import TokenLimits
 from hsmkms.hsm.token_check import Check
@@ -104,12 +104,16 @@ class Operator:
     def token_info(self, device: Device | None = None) -> TokenInfo:
         """Profile, session and memory counts, and mechanisms of a token, or of the home."""
         device = device or self._core.device
-        return TokenInfo(profile=device.profile, limits=device.limits(), mechanisms=device.mechanisms())
+        return TokenInfo(
+            profile=device.profile,
+            limits=device.connection.limits(),
+            mechanisms=device.connection.mechanisms(),
+        )
 
     @recorded("CheckToken")
     def token_check(self, device: Device | None = None) -> list[Check]:
         """Try on a token, or on the home, everything that hsmkms needs."""
-        return (device or self._core.device).checks()
+        return (device or self._core.device).connection.checks()
 
     @recorded("Attest", key_id="keyId", region="region")
     def attest(self, key_id: str, region: str | None = None) -> list[Attestation]:
@@ -125,7 +129,7 @@ class Operator:
     def import_algorithms(self) -> list[WrappingAlgorithm]:
         """What the token unwraps key material with, all by itself: the strongest first."""
         device = self._core.device
-        return [each for each in device.wrapping_algorithms() if device.on_device(each)]
+        return [each for each in device.imports.wrapping_algorithms() if device.imports.on_device(each)]
 
     @recorded("DiscardWrappingKey")
     def discard_wrapping_key(self, import_token: bytes) -> None:
@@ -295,8 +299,8 @@ class Operator:
         device, imported = self._core.tokens.of(material.token_id), key.origin is Origin.EXTERNAL
         public_half: dict[str, Any] = {}
         try:
-            attributes, deviations = device.attest(material.cka_id, key.kind, imported=imported)
-            public_half, of_public_half = device.attest_public(material.cka_id, key.kind)
+            attributes, deviations = device.keys.attest(material.cka_id, key.kind, imported=imported)
+            public_half, of_public_half = device.keys.attest_public(material.cka_id, key.kind)
             deviations += [f"public half: {each}" for each in of_public_half]
         except ObjectLostError as exc:
             attributes, deviations = {}, [str(exc)]

@@ -151,7 +151,7 @@ def _of_token(core: Core, token_id: str) -> list[Finding]:
     # Rows first: a key that is created meanwhile is then on the token as well.
     with core.store.reading() as conn:
         rows, going = objects.all_of_token(conn, token_id), _doomed(conn, token_id)
-    inventory = core.tokens.of(token_id).inventory(witness(core, token_id))
+    inventory = core.tokens.of(token_id).keys.inventory(witness(core, token_id))
     count = Counter(each.cka_id for each in inventory if each.is_key)
     # A public half is part of its key; alone, it is what a crash has left of one.
     shown = [each for each in inventory if each.is_key or not count[each.cka_id]]
@@ -305,7 +305,7 @@ def _remove(core: Core, finding: Finding) -> Mended:
     core.reached("remove 1: intent")
 
     # 2. Device.
-    core.tokens.of(token_id).destroy(own_permit(OperatorAct.RECONCILE, cka_id), cka_id)
+    core.tokens.of(token_id).keys.destroy(own_permit(OperatorAct.RECONCILE, cka_id), cka_id)
     core.reached("remove 2: device")
 
     # 3. Result.
@@ -364,8 +364,10 @@ def _check_genuine(core: Core, finding: Finding, cka_id: bytes) -> BackingKind:
     That the token made it (LOCAL) and that it was never extractable cannot be forged.
     """
     device = core.tokens.of(finding.token_id)
-    kind = device.identify(cka_id)
-    deviations = device.attest(cka_id, kind or SYMMETRIC)[1] + device.attest_public(cka_id, kind or SYMMETRIC)[1]
+    kind = device.keys.identify(cka_id)
+    deviations = (
+        device.keys.attest(cka_id, kind or SYMMETRIC)[1] + device.keys.attest_public(cka_id, kind or SYMMETRIC)[1]
+    )
     if kind is None or deviations:
         raise KMSInvalidStateException(
             f"the object {finding.cka_id} is not as hsmkms makes keys ({'; '.join(deviations)}), so it is not adopted"

@@ -16,7 +16,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from hsmkms.errors import BindingError, CloneError, HiddenObjectsError, HsmKmsError, ObjectLostError, WrongTokenError
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.ports import Device
 from hsmkms.hsm.session.identity import Candidate, Proof
 from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.model.permit import OperatorAct
@@ -51,9 +51,11 @@ def initialise(
         return row
 
     # 2. The key on the token, unless an interrupted attempt has made it.
-    if not device.holds(cka_id):
+    if not device.keys.holds(cka_id):
         label = f"hsmkms/{row.id[:8]}/{KeyPurpose.MAC}/{FIRST_VERSION}"
-        device.generate_mac_key(own_permit(OperatorAct.INITIALISE, cka_id), cka_id, label[: device.profile.label_bytes])
+        device.own.generate_mac_key(
+            own_permit(OperatorAct.INITIALISE, cka_id), cka_id, label[: device.profile.label_bytes]
+        )
     reached("init 2: device")
 
     # 3. The challenge and its answer: from here on database and token belong together.
@@ -87,8 +89,8 @@ def bind(store: Store, device: Device, token_id: str, cka_id: bytes, now: dateti
     What the version before answered is kept with it: by that an older copy of the token is known.
     """
     permit = own_permit(OperatorAct.INITIALISE, cka_id)
-    challenge = device.random(permit, CHALLENGE_BYTES)
-    response = device.mac(permit, cka_id, challenge)
+    challenge = device.ciphers.random(permit, CHALLENGE_BYTES)
+    response = device.own.mac(permit, cka_id, challenge)
     with store.reading() as conn:
         row, token, known = (
             stored.fetch(conn),
@@ -200,7 +202,7 @@ def _older_than_lost(
     if bound is None:
         return []
     try:
-        device.is_labelled(bound.cka_id, bound.label(row.id))
+        device.keys.is_labelled(bound.cka_id, bound.label(row.id))
     except ObjectLostError:
         return [each for each in reversed(versions) if each.version < bound.version and each.response is not None]
     return []
@@ -217,7 +219,7 @@ def from_before_rotation(store: Store, device: Device, token_id: str) -> str | N
     with store.reading() as conn:
         token, known = stored.token(conn, token_id), stored.versions(conn, KeyPurpose.MAC, token_id)
     bound = _bound(token, known) if token is not None else None
-    if bound is None or device.holds(bound.cka_id):
+    if bound is None or device.keys.holds(bound.cka_id):
         return None
     return (
         f"the token {device.profile.label!r} is an older copy of itself, {BEFORE_ROTATION} of the installation's MAC "
@@ -233,14 +235,14 @@ def is_clone(device: Device | Candidate, token: TokenRow) -> bool:
     Members of one HA group are one token; where no serial was recorded, none can differ.
     """
     serial = device.profile.serial
-    return token.serial not in ("", serial) and not {token.serial, serial} <= device.members
+    return token.serial not in ("", serial) and not {token.serial, serial} <= device.connection.members
 
 
 def _answers(device: Device | Candidate, row: InstallationRow, token: TokenRow, key: InstallationKeyRow) -> bool:
     """True if it is that key of the installation's, not one that users can use, and answers as it did."""
     try:
-        answer = device.mac(own_permit(OperatorAct.OPEN, key.cka_id), key.cka_id, token.challenge or b"")
-        if not device.is_labelled(key.cka_id, key.label(row.id)):
+        answer = device.own.mac(own_permit(OperatorAct.OPEN, key.cka_id), key.cka_id, token.challenge or b"")
+        if not device.keys.is_labelled(key.cka_id, key.label(row.id)):
             return False
     except ObjectLostError:
         return False
@@ -286,13 +288,13 @@ def lacks_key(store: Store, device: Device, token: TokenRow) -> bool:
         return False
     with store.reading() as conn:
         versions = stored.versions(conn, KeyPurpose.MAC, token.id)
-    return not any(device.holds(each.cka_id) for each in versions)
+    return not any(device.keys.holds(each.cka_id) for each in versions)
 
 
 def _holds_older(store: Store, device: Device, token: TokenRow) -> bool:
     with store.reading() as conn:
         *older, newest = stored.versions(conn, KeyPurpose.MAC, token.id)
-    return not device.holds(newest.cka_id) and any(device.holds(each.cka_id) for each in older)
+    return not device.keys.holds(newest.cka_id) and any(device.keys.holds(each.cka_id) for each in older)
 
 
 def _wrong_pair(store: Store, device: Device, token: TokenRow) -> HsmKmsError:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from msgspec import Struct, field
 
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.ports import Device
 from hsmkms.rules.iam.grant_token import Claims
 from hsmkms.rules.importing import ImportPolicy
 from hsmkms.rules.rotation import RotationPolicy

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NoReturn
 
 from hsmkms.errors import HsmKmsError, KMSInternalException, ObjectLostError, StoreError, TokenUnavailableError
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.ports import Device
 from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.model.permit import OperatorAct
 from hsmkms.rules import row_seals as rules
@@ -278,7 +278,7 @@ def keys_from(tokens: Tokens, installation: Installation, conn: Connection) -> I
     for each in reversed(stored.versions(conn, KeyPurpose.MAC)):
         try:
             device = tokens.of(each.token_id)
-            if device.is_labelled(each.cka_id, each.label(installation.id)):
+            if device.keys.is_labelled(each.cka_id, each.label(installation.id)):
                 key = key_from(device, installation, each.cka_id)
                 none = False
                 yield key
@@ -293,7 +293,7 @@ def keys_from(tokens: Tokens, installation: Installation, conn: Connection) -> I
 def key_from(device: Device, installation: Installation, own: bytes) -> bytes:
     """The key of the seals: what the token makes of a label with a version of the installation's own key."""
     label = rules.KEY_LABEL + installation.id.encode()
-    return device.mac(own_permit(OperatorAct.SEAL, own), own, label)
+    return device.own.mac(own_permit(OperatorAct.SEAL, own), own, label)
 
 
 def _fits(conn: Connection, key: bytes) -> bool:

@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from typing import Final
 
 from hsmkms.errors import HsmKmsError, StoreError, TokenUnavailableError, WrongTokenError
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.ports import Device
 from hsmkms.hsm.session.identity import Identity
 from hsmkms.service.runtime.open_processes import Presence
 from hsmkms.store import installation as stored
@@ -114,7 +114,7 @@ class Tokens:
     def free(self) -> bool:
         """True if a call to any of them that begins now need not wait for a session."""
         for each in list(self._open.values()):  # noqa: SIM110 - asked for each request: a generator costs more
-            if not each.free():
+            if not each.connection.free():
                 return False
         return True
 
@@ -156,14 +156,14 @@ class Tokens:
                 for each in self._listeners:
                     each(token_id)
 
-            device.require(identity, logged_in)
+            device.connection.require(identity, logged_in)
             self._required.append((device, identity, logged_in))
 
     def _release(self, device: Device) -> None:
         """Require no identity of a token that is about to be closed."""
         for required in [each for each in self._required if each[0] is device]:
             self._required.remove(required)
-            device.release_identity(*required[1:])
+            device.connection.release_identity(*required[1:])
 
     def stop_proving(self, token_id: str) -> None:
         """Require no identity of a token whose key for that is about to be destroyed: that it is gone is no outage."""
@@ -171,7 +171,11 @@ class Tokens:
 
     def others_without(self, device: Device) -> list[int]:
         """The ids of other processes that have the installation open, but not that token."""
-        return self._presence.others_without(device.profile.label, device.members) if self._presence is not None else []
+        return (
+            self._presence.others_without(device.profile.label, device.connection.members)
+            if self._presence is not None
+            else []
+        )
 
     def _tell(self) -> None:
         if self._presence is not None:
@@ -253,7 +257,7 @@ class Tokens:
                 self._tell()
             if self._away.pop(row.id, None) is not None:
                 log.warning("the token %r is back", row.label)
-        device.announce()
+        device.connection.announce()
 
     def _attached(self, row: TokenRow) -> Device:
         device = self._seek(row)

@@ -6,9 +6,9 @@ from typing import Any
 
 from hsmkms.cli.main import main
 from hsmkms.errors import TokenUnavailableError
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.ciphers import Ciphers
 
-calls, most, decrypt = itertools.count(1), int(sys.argv.pop(1)), Device.decrypt
+calls, most, decrypt = itertools.count(1), int(sys.argv.pop(1)), Ciphers.decrypt
 
 
 def fail_later(*arguments: Any) -> bytes:  # noqa: ANN401 - whatever decrypt takes
@@ -18,5 +18,5 @@ def fail_later(*arguments: Any) -> bytes:  # noqa: ANN401 - whatever decrypt tak
     return decrypt(*arguments)
 
 
-Device.decrypt = fail_later  # type: ignore[method-assign]
+Ciphers.decrypt = fail_later  # type: ignore[method-assign]
 main()

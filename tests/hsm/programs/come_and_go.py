@@ -17,7 +17,7 @@ def main() -> None:
     while time.monotonic() < until:
         keys = [new_key(device, "foreign") for _ in range(6)]
         for key in keys:
-            device.destroy(permit(OperatorAct.RECONCILE, key), key)
+            device.keys.destroy(permit(OperatorAct.RECONCILE, key), key)
         count += len(keys)
     device.close()
     report(count)

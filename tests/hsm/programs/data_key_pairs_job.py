@@ -2,15 +2,15 @@
 
 from devices import arguments, permit, report
 
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.device import TokenDevice
 from hsmkms.model.enums import KeySpec, Operation
 
 SPECS = (KeySpec.RSA_2048, KeySpec.ECC_NIST_P256, KeySpec.ECC_NIST_EDWARDS25519)
 
 
-def made(device: Device, spec: KeySpec) -> bool:
+def made(device: TokenDevice, spec: KeySpec) -> bool:
     """Make one, and say whether both keys came."""
-    return all(device.data_key_pair(permit(Operation.GENERATE_DATA_KEY_PAIR), spec))
+    return all(device.pairs.data_key_pair(permit(Operation.GENERATE_DATA_KEY_PAIR), spec))
 
 
 def main() -> None:

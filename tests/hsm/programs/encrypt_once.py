@@ -11,8 +11,8 @@ def main() -> None:
     device = token.open()
     key = new_key(device)
     wait_for_start()
-    iv, body = device.encrypt(permit(Operation.ENCRYPT, key), key, b"plaintext", b"")
-    opened = device.decrypt(permit(Operation.DECRYPT, key), key, iv, body, b"")
+    iv, body = device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"plaintext", b"")
+    opened = device.ciphers.decrypt(permit(Operation.DECRYPT, key), key, iv, body, b"")
     device.close()
     report(opened.decode())
 

@@ -8,7 +8,7 @@ from typing import Any
 from devices import SoftHsm, arguments, new_key, permit, report
 
 from hsmkms.hsm.crypto.iv import IvSource
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.imports.unwrapping import WrappedMaterial
 from hsmkms.model.enums import Operation, WrappingAlgorithm
 from hsmkms.model.permit import OperatorAct
@@ -28,41 +28,43 @@ def material(wrapping_key: bytes) -> WrappedMaterial:
     return WrappedMaterial(wrapping_key, WrappingAlgorithm.RSAES_OAEP_SHA_1, bytes(256))
 
 
-def in_child(token: SoftHsm, device: Device, ivs: IvSource, key: bytes) -> dict[str, Any]:
+def in_child(token: SoftHsm, device: TokenDevice, ivs: IvSource, key: bytes) -> dict[str, Any]:
     """Use what the parent made, then a device of the child's own."""
     other = os.urandom(16)
     session = None
     inherited = {
-        "encrypt": lambda: device.encrypt(permit(Operation.ENCRYPT, key), key, b"x", b""),
-        "decrypt": lambda: device.decrypt(permit(Operation.DECRYPT, key), key, bytes(12), bytes(20), b""),
-        "random": lambda: device.random(permit(Operation.GENERATE_RANDOM), 4),
-        "generate": lambda: device.generate_backing_key(permit(Operation.CREATE_KEY, other), other, "child"),
-        "wrapping_key": lambda: device.generate_wrapping_key(
+        "encrypt": lambda: device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"x", b""),
+        "decrypt": lambda: device.ciphers.decrypt(permit(Operation.DECRYPT, key), key, bytes(12), bytes(20), b""),
+        "random": lambda: device.ciphers.random(permit(Operation.GENERATE_RANDOM), 4),
+        "generate": lambda: device.keys.generate_backing_key(permit(Operation.CREATE_KEY, other), other, "child"),
+        "wrapping_key": lambda: device.imports.generate_wrapping_key(
             permit(Operation.GET_PARAMETERS_FOR_IMPORT, other), other, "child", 2048
         ),
-        "destroy_wrapping_key": lambda: device.destroy_wrapping_key(permit(OperatorAct.RECONCILE, key), key),
-        "fingerprints": lambda: device.fingerprints(permit(Operation.IMPORT_KEY_MATERIAL, key), material(key), "id"),
-        "unwrap": lambda: device.unwrap_backing_key(
+        "destroy_wrapping_key": lambda: device.imports.destroy_wrapping_key(permit(OperatorAct.RECONCILE, key), key),
+        "fingerprints": lambda: device.imports.fingerprints(
+            permit(Operation.IMPORT_KEY_MATERIAL, key), material(key), "id"
+        ),
+        "unwrap": lambda: device.imports.unwrap_backing_key(
             permit(Operation.IMPORT_KEY_MATERIAL, key, other), material(key), other, "child"
         ),
-        "wrapping_algorithms": device.wrapping_algorithms,
-        "generate_mac_key": lambda: device.generate_mac_key(permit(OperatorAct.INITIALISE, other), other, "child"),
-        "mac": lambda: device.mac(permit(OperatorAct.OPEN, key), key, b""),
-        "destroy": lambda: device.destroy(permit(OperatorAct.RECONCILE, key), key),
-        "holds": lambda: device.holds(key),
-        "inventory": lambda: device.inventory(key),
-        "attest": lambda: device.attest(key),
-        "checks": device.checks,
-        "mechanisms": device.mechanisms,
-        "limits": device.limits,
-        "pool": device._pool.take,
-        "slots": device._module.slots,
+        "wrapping_algorithms": device.imports.wrapping_algorithms,
+        "generate_mac_key": lambda: device.own.generate_mac_key(permit(OperatorAct.INITIALISE, other), other, "child"),
+        "mac": lambda: device.own.mac(permit(OperatorAct.OPEN, key), key, b""),
+        "destroy": lambda: device.keys.destroy(permit(OperatorAct.RECONCILE, key), key),
+        "holds": lambda: device.keys.holds(key),
+        "inventory": lambda: device.keys.inventory(key),
+        "attest": lambda: device.keys.attest(key),
+        "checks": device.connection.checks,
+        "mechanisms": device.connection.mechanisms,
+        "limits": device.connection.limits,
+        "pool": device.connection.pool.take,
+        "slots": device.connection.module.slots,
         "ivs": lambda: ivs.next(session),
     }
     told: dict[str, Any] = {name: outcome(act) for name, act in inherited.items()}
     told["close"] = outcome(device.close)
     own = token.open()
-    told["own"] = [own.encrypt(permit(Operation.ENCRYPT, key), key, b"x", b"")[0].hex() for _ in range(100)]
+    told["own"] = [own.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"x", b"")[0].hex() for _ in range(100)]
     own.close()
     return told
 
@@ -73,11 +75,11 @@ def main() -> None:
     device = token.open()
     key = new_key(device)
     ivs = IvSource()
-    with device._pool.session() as session:
+    with device.connection.pool.session() as session:
         ivs.next(session)
 
     def encrypt(times: int) -> list[str]:
-        return [device.encrypt(permit(Operation.ENCRYPT, key), key, b"x", b"")[0].hex() for _ in range(times)]
+        return [device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"x", b"")[0].hex() for _ in range(times)]
 
     used = encrypt(3)
     reading, writing = os.pipe()

@@ -6,19 +6,19 @@ from itertools import cycle, islice
 
 from devices import arguments, new_key, permit, report
 
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.device import TokenDevice
 from hsmkms.model.enums import Operation
 
 
-def work(device: Device, keys: list[bytes], rounds: int, failures: list[str]) -> None:
+def work(device: TokenDevice, keys: list[bytes], rounds: int, failures: list[str]) -> None:
     """Do ``rounds`` operations of mixed kinds; note the first failure."""
     try:
         for turn, key in enumerate(islice(cycle(keys), rounds // 4)):
             plaintext = turn.to_bytes(4) * (1 + turn % 200)
-            iv, body = device.encrypt(permit(Operation.ENCRYPT, key), key, plaintext, b"aad")
-            opened = device.decrypt(permit(Operation.DECRYPT, key), key, iv, body, b"aad")
-            again = device.decrypt(permit(Operation.RE_ENCRYPT, key), key, iv, body, b"aad")
-            drawn = device.random(permit(Operation.GENERATE_RANDOM), 32)
+            iv, body = device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, plaintext, b"aad")
+            opened = device.ciphers.decrypt(permit(Operation.DECRYPT, key), key, iv, body, b"aad")
+            again = device.ciphers.decrypt(permit(Operation.RE_ENCRYPT, key), key, iv, body, b"aad")
+            drawn = device.ciphers.random(permit(Operation.GENERATE_RANDOM), 32)
             if not opened == again == plaintext or len(drawn) != 32:
                 failures.append("a wrong answer")
     except Exception as exc:  # noqa: BLE001 - whatever it is, the test must see it
@@ -39,7 +39,7 @@ def main() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    opened = device._pool._opened
+    opened = device.connection.pool._opened
     device.close()
     report({"failures": failures, "sessions": opened})
 

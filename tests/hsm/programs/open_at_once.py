@@ -11,8 +11,8 @@ def main() -> None:
     key = bytes.fromhex(passed["key"])
     wait_for_start()
     device = token.open()
-    iv, body = device.encrypt(permit(Operation.ENCRYPT, key), key, b"at once", b"")
-    opened = device.decrypt(permit(Operation.DECRYPT, key), key, iv, body, b"")
+    iv, body = device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"at once", b"")
+    opened = device.ciphers.decrypt(permit(Operation.DECRYPT, key), key, iv, body, b"")
     device.close()
     report(opened.decode())
 

@@ -6,17 +6,17 @@ import os
 from cryptography.hazmat.primitives.asymmetric import ec
 from devices import arguments, permit, report
 
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.objects.backing_keys import Kind
 from hsmkms.model.enums import EncryptionAlgorithm, KeySpec, KeyUsage, MacAlgorithm, Operation, SigningAlgorithm
 
 DIGEST = hashlib.sha256(b"m").digest()
 
 
-def new(device: Device, kind: Kind) -> bytes:
+def new(device: TokenDevice, kind: Kind) -> bytes:
     """Make a key; its CKA_ID."""
     cka_id = os.urandom(16)
-    device.generate_backing_key(permit(Operation.CREATE_KEY, cka_id), cka_id, "hsmkms spied pair", kind)
+    device.keys.generate_backing_key(permit(Operation.CREATE_KEY, cka_id), cka_id, "hsmkms spied pair", kind)
     return cka_id
 
 
@@ -28,15 +28,15 @@ def main() -> None:
     opener = new(device, (KeySpec.RSA_2048, KeyUsage.ENCRYPT_DECRYPT))
     agreer = new(device, (KeySpec.ECC_NIST_P256, KeyUsage.KEY_AGREEMENT))
     maker = new(device, (KeySpec.HMAC_256, KeyUsage.GENERATE_VERIFY_MAC))
-    signed = device.sign(permit(Operation.SIGN, signer), signer, SigningAlgorithm.RSASSA_PSS_SHA_256, DIGEST)
+    signed = device.pairs.sign(permit(Operation.SIGN, signer), signer, SigningAlgorithm.RSASSA_PSS_SHA_256, DIGEST)
     plaintext, right = os.urandom(32), [len(signed) == 256]
     for algorithm in (EncryptionAlgorithm.RSAES_OAEP_SHA_1, EncryptionAlgorithm.RSAES_OAEP_SHA_256):
         shown = permit(Operation.RE_ENCRYPT, opener)
-        block = device.encrypt_oaep(shown, opener, KeySpec.RSA_2048, algorithm, plaintext)
-        right.append(device.decrypt_oaep(shown, opener, KeySpec.RSA_2048, algorithm, block) == plaintext)
+        block = device.pairs.encrypt_oaep(shown, opener, KeySpec.RSA_2048, algorithm, plaintext)
+        right.append(device.pairs.decrypt_oaep(shown, opener, KeySpec.RSA_2048, algorithm, block) == plaintext)
     peer = ec.generate_private_key(ec.SECP256R1()).public_key()
-    secret = device.agree(permit(Operation.DERIVE_SHARED_SECRET, agreer), agreer, KeySpec.ECC_NIST_P256, peer)
-    device.generate_mac(permit(Operation.GENERATE_MAC, maker), maker, MacAlgorithm.HMAC_SHA_256, b"m")
+    secret = device.pairs.agree(permit(Operation.DERIVE_SHARED_SECRET, agreer), agreer, KeySpec.ECC_NIST_P256, peer)
+    device.pairs.generate_mac(permit(Operation.GENERATE_MAC, maker), maker, MacAlgorithm.HMAC_SHA_256, b"m")
     device.close()
     report({"right": all(right), "secret": secret.hex()})
 

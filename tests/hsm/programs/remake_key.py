@@ -11,9 +11,9 @@ def main() -> None:
     token, passed = arguments()
     key = bytes.fromhex(passed["key"])
     device = token.open()
-    there = device.destroy(permit(OperatorAct.RECONCILE, key), key)
+    there = device.keys.destroy(permit(OperatorAct.RECONCILE, key), key)
     if passed["again"]:
-        device.generate_backing_key(permit(Operation.CREATE_KEY, key), key, "made again")
+        device.keys.generate_backing_key(permit(Operation.CREATE_KEY, key), key, "made again")
     device.close()
     report(there)
 

@@ -11,7 +11,7 @@ def main() -> None:
     device = token.open()
     for _ in range(3):
         for key in map(bytes.fromhex, passed["keys"]):
-            device.encrypt(permit(Operation.ENCRYPT, key), key, b"x", b"")
+            device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"x", b"")
     device.close()
     report("done")
 

@@ -3,7 +3,7 @@
 from devices import arguments, report, wait_for_start
 
 from hsmkms.errors import HsmKmsError
-from hsmkms.hsm.device import Device
+from hsmkms.hsm.device import TokenDevice
 
 
 def main() -> None:
@@ -11,7 +11,7 @@ def main() -> None:
     token, passed = arguments()
     wait_for_start()
     try:
-        Device.open(token.settings(), lambda: passed["pin"]).close()
+        TokenDevice.open(token.settings(), lambda: passed["pin"]).close()
     except HsmKmsError as exc:
         report(type(exc).__name__)
     else:

@@ -14,7 +14,7 @@ def main() -> None:
     device = token.open()
     wait_for_start()
     leave = permit(Operation.ENCRYPT, key)
-    ivs = [device.encrypt(leave, key, b"x", b"")[0] for _ in range(passed["count"])]
+    ivs = [device.ciphers.encrypt(leave, key, b"x", b"")[0] for _ in range(passed["count"])]
     device.close()
     with Path(passed["folder"], f"{ivs[0].hex()}.ivs").open("wb") as file:
         file.write(b"".join(ivs))

@@ -1,0 +1,50 @@
+"""What a token can do with imported key material: found out by trying, when somebody first asks."""
+
+import threading
+
+from hsmkms.errors import UnsupportedOperationException
+from hsmkms.hsm.imports.probe import probe_import, probe_kinds
+from hsmkms.hsm.imports.wrapping import ImportProfile
+from hsmkms.hsm.session.connection import Connection
+from hsmkms.model.enums import WrappingAlgorithm
+
+
+class ImportProfiles:
+    """The results of the probes, kept. Thread-safe; of no use in a forked child."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._probing = threading.Lock()
+        self._symmetric: ImportProfile | None = None
+        self._every_kind: ImportProfile | None = None
+
+    def symmetric(self) -> ImportProfile:
+        """What the token can do with imported material: tried out when somebody first asks."""
+        self._connection.guard.check()
+        host_unwrap = self._connection.settings.host_unwrap
+        with self._probing:
+            if self._symmetric is None:
+                self._symmetric = self._connection.repeatable(
+                    lambda session: probe_import(self._connection.token, session, host_unwrap=host_unwrap)
+                )
+            return self._symmetric
+
+    def every_kind(self) -> ImportProfile:
+        """The same, and what else than symmetric keys it imports: tried out when somebody makes such a key."""
+        told = self.symmetric()
+        with self._probing:
+            if self._every_kind is None:
+                self._every_kind = self._connection.repeatable(
+                    lambda session: probe_kinds(self._connection.token, session, told)
+                )
+            return self._every_kind
+
+    def of(self, algorithm: WrappingAlgorithm) -> ImportProfile:
+        """The same for an algorithm; UnsupportedOperationException if the token cannot do it."""
+        profile = self.symmetric()
+        possible = profile.algorithms()
+        if algorithm not in possible:
+            raise UnsupportedOperationException(
+                f"this token cannot unwrap {algorithm}: it can do {', '.join(possible) or 'no wrapping algorithm'}"
+            )
+        return profile

@@ -1,0 +1,110 @@
+"""Importing key material into a token: wrapping keys, and what they unwrap."""
+
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from pkcs11.constants import ObjectClass
+from pkcs11.types import Object, Session
+
+from hsmkms.errors import ObjectLostError, UnsupportedOperationException
+from hsmkms.hsm.allowed_acts import MAY_DESTROY_WRAPPING_KEY, MAY_GENERATE_WRAPPING_KEY, MAY_UNWRAP
+from hsmkms.hsm.faults import WRAPPING_KEY_LOST
+from hsmkms.hsm.import_profiles import ImportProfiles
+from hsmkms.hsm.imports.importers import Importer, importer
+from hsmkms.hsm.imports.unwrapping import FINGERPRINT_LABEL, Unwrapping, WrappedMaterial
+from hsmkms.hsm.imports.wrapping import ImportProfile, generate_pair
+from hsmkms.hsm.key_objects import KeyObjects
+from hsmkms.hsm.objects.attributes import HOST_WRAPPING_KEY, WRAPPING_KEY
+from hsmkms.hsm.objects.backing_keys import SYMMETRIC, Kind
+from hsmkms.hsm.objects.key_specs import KEY_FACTS, subject_public_key_info
+from hsmkms.hsm.session.connection import Connection
+from hsmkms.model.enums import WrappingAlgorithm
+from hsmkms.model.permit import Permit
+
+
+class Imports:
+    """Wrapping keys, and what is unwrapped by them. Thread-safe; of no use in a forked child."""
+
+    def __init__(self, connection: Connection, profiles: ImportProfiles, keys: KeyObjects) -> None:
+        self._connection = connection
+        self.profiles = profiles
+        self._keys = keys
+
+    def wrapping_algorithms(self) -> tuple[WrappingAlgorithm, ...]:
+        """What key material can be imported with: what the token does by itself first, of that the strongest first."""
+        return self.profiles.symmetric().algorithms()
+
+    def check_import(self, kind: Kind) -> None:
+        """Raise UnsupportedOperationException if nothing shows that such keys can be imported into this token."""
+        self._keys.check_kind(kind)
+        if not self.profiles.every_kind().imports(KEY_FACTS[kind[0]]):
+            raise UnsupportedOperationException(
+                f"This token cannot import keys of KeySpec {kind[0]}: create the key with Origin AWS_KMS, "
+                "so that the token generates it."
+            )
+
+    def on_device(self, algorithm: WrappingAlgorithm) -> bool:
+        """True if no byte of the material passes through this process."""
+        return self.profiles.symmetric().on_device(algorithm)
+
+    def generate_wrapping_key(self, permit: Permit, cka_id: bytes, label: str, bits: int) -> bytes:
+        """Make an RSA key pair for one import; its public half as DER SubjectPublicKeyInfo. Never repeated.
+
+        The private half stays, verified by reading its attributes back; it can do no more than unwrap.
+        """
+        permit.require(MAY_GENERATE_WRAPPING_KEY, cka_id)
+        template = HOST_WRAPPING_KEY if self.profiles.symmetric().raw_rsa else WRAPPING_KEY
+
+        def make(session: Session) -> RSAPublicKey:
+            made = generate_pair(session, template, bits, cka_id, label)
+            self._connection.require_identity(session)
+            return made
+
+        with self._connection.making():
+            made = self._connection.once(make)
+        return subject_public_key_info(made)
+
+    def destroy_wrapping_key(self, permit: Permit, cka_id: bytes) -> bool:
+        """Destroy the private half of a wrapping key; False if it was not there."""
+        permit.require(MAY_DESTROY_WRAPPING_KEY, cka_id)
+        return self._connection.destroy_object(cka_id, ObjectClass.PRIVATE_KEY)
+
+    def fingerprints(
+        self, permit: Permit, wrapped: WrappedMaterial, key_id: str, kind: Kind = SYMMETRIC
+    ) -> dict[str, bytes]:
+        """What tells the material of ``key_id`` from any other, by the name of the way, the preferred one first.
+
+        Of secret keys what PRFs of the token make of the key's id, of private keys their public key.
+        RejectedDataError if the wrapping key cannot open the material, RejectedMaterialError if it is not of the kind
+        (length, curve, modulus), UnsupportedOperationException if the token cannot do the algorithm, ObjectLostError
+        if the wrapping key is gone. Session copies do it: nothing stays on the token.
+        """
+        permit.require(MAY_UNWRAP, wrapped.wrapping_key)
+        profile = self.profiles.of(wrapped.algorithm)
+        message = FINGERPRINT_LABEL + key_id.encode("ascii")
+
+        def attempt(session: Session) -> dict[str, bytes]:
+            return self._unwrapping(session, wrapped, profile, kind).fingerprints(wrapped.ciphertext, message)
+
+        return self._connection.repeatable(attempt)
+
+    def unwrap_backing_key(
+        self, permit: Permit, wrapped: WrappedMaterial, cka_id: bytes, label: str, kind: Kind = SYMMETRIC
+    ) -> None:
+        """Unwrap material into a backing key, once it is proven to be of the kind. Never repeated.
+
+        A key pair gets its public half beside it. Verified by reading the attributes back. Errors as of
+        ``fingerprints``; after those nothing was made.
+        """
+        permit.require(MAY_UNWRAP, wrapped.wrapping_key)
+        permit.require(MAY_UNWRAP, cka_id)
+        profile = self.profiles.of(wrapped.algorithm)
+
+        def make(session: Session) -> Object:
+            return self._unwrapping(session, wrapped, profile, kind).keep(wrapped.ciphertext, cka_id, label)
+
+        self._connection.keep(cka_id, make)
+
+    def _unwrapping(self, session: Session, wrapped: WrappedMaterial, profile: ImportProfile, kind: Kind) -> Importer:
+        found = self._connection.find(session, wrapped.wrapping_key, ObjectClass.PRIVATE_KEY)
+        if found is None:
+            raise ObjectLostError(WRAPPING_KEY_LOST)
+        return importer(session, Unwrapping(session, found, profile, wrapped.algorithm), profile, kind)

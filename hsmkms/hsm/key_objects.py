@@ -1,0 +1,219 @@
+"""The key objects on a token: made, looked at and destroyed."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pkcs11.constants import Attribute, ObjectClass
+from pkcs11.mechanisms import KeyType, Mechanism
+from pkcs11.types import Object, Session
+
+from hsmkms.errors import ObjectLostError, SessionLostError, UnsupportedOperationException
+from hsmkms.hsm.allowed_acts import MAY_DESTROY, MAY_GENERATE
+from hsmkms.hsm.crypto import agreement
+from hsmkms.hsm.crypto.pairs import disproof, read_public
+from hsmkms.hsm.crypto.pairs import generate_pair as generate_backing_pair
+from hsmkms.hsm.faults import NO_PUBLIC_HALF, OBJECT_LOST, UNSUPPORTED
+from hsmkms.hsm.import_profiles import ImportProfiles
+from hsmkms.hsm.imports.unwrapping import tolerated
+from hsmkms.hsm.objects.backing_keys import SYMMETRIC, Kind, PairTemplate, kinds, template_of
+from hsmkms.hsm.objects.key_specs import KEY_FACTS
+from hsmkms.hsm.objects.mac_mechanisms import MAC_OF
+from hsmkms.hsm.objects.objects import (
+    MAY_BE_SILENT,
+    TokenObject,
+    attest,
+    differences,
+    find,
+    generate,
+    list_keys,
+    required,
+)
+from hsmkms.hsm.session.connection import Connection
+from hsmkms.model.enums import KeyUsage
+from hsmkms.model.permit import Permit
+
+_USES: Final[Mapping[tuple[KeyType, KeyUsage], tuple[Mechanism, ...]]] = {
+    (KeyType.AES, KeyUsage.ENCRYPT_DECRYPT): (Mechanism.AES_GCM,),
+    (KeyType.RSA, KeyUsage.SIGN_VERIFY): (Mechanism.RSA_PKCS_PSS, Mechanism.RSA_PKCS),
+    (KeyType.RSA, KeyUsage.ENCRYPT_DECRYPT): (Mechanism.RSA_PKCS_OAEP, Mechanism.RSA_X_509),
+    (KeyType.EC, KeyUsage.SIGN_VERIFY): (Mechanism.ECDSA,),
+    (KeyType.EC, KeyUsage.KEY_AGREEMENT): (agreement.MECHANISM,),
+    (KeyType.EC_EDWARDS, KeyUsage.SIGN_VERIFY): (Mechanism.EDDSA,),
+    (KeyType.ML_DSA, KeyUsage.SIGN_VERIFY): (Mechanism.ML_DSA,),
+}
+
+
+def uses(kind: Kind) -> tuple[Mechanism, ...]:
+    """The mechanisms that such keys are used with: without any of them there is no point in making one."""
+    spec, usage = kind
+    return (MAC_OF[spec],) if spec in MAC_OF else _USES[KEY_FACTS[spec].key_type, usage]
+
+
+class KeyObjects:
+    """Backing keys as objects. Thread-safe; of no use in a forked child."""
+
+    def __init__(self, connection: Connection, imports: ImportProfiles) -> None:
+        self._connection = connection
+        self._imports = imports
+        self._labels: dict[bytes, str] = {}
+        connection.caches.append(self._labels)
+
+    def generate_backing_key(self, permit: Permit, cka_id: bytes, label: str, kind: Kind = SYMMETRIC) -> None:
+        """Make a backing key on the token, verified by reading its attributes back. Never repeated.
+
+        UnsupportedOperationException if the token makes none of that kind.
+        """
+        permit.require(MAY_GENERATE, cka_id)
+        template = template_of(*kind)
+        if template is None:
+            raise UnsupportedOperationException(UNSUPPORTED)
+        if isinstance(template, PairTemplate):
+            pair = template
+            self._connection.keep(cka_id, lambda session: generate_backing_pair(session, pair, cka_id, label))
+        else:
+            secret = template
+            self._connection.keep(cka_id, lambda session: generate(session, secret, cka_id, label))
+
+    def destroy(self, permit: Permit, cka_id: bytes) -> bool:
+        """Destroy a key on the token, with both halves; False if it was not there. danger: nothing brings it back."""
+        permit.require(MAY_DESTROY, cka_id)
+        was_there = self.destroy_secret(permit, cka_id)  # the half that decides goes first
+        self._connection.forget(cka_id)
+        self._connection.destroy_object(cka_id, ObjectClass.PUBLIC_KEY)
+        return was_there
+
+    def destroy_secret(self, permit: Permit, cka_id: bytes) -> bool:
+        """Destroy a secret key or a private half alone; False if it was not there. danger: nothing brings it back.
+
+        For the key by which the token is recognised: once that is gone, no search on it counts.
+        """
+        permit.require(MAY_DESTROY, cka_id)
+        self._connection.forget(cka_id)
+        return self._connection.destroy_object(cka_id, None)
+
+    def holds(self, cka_id: bytes) -> bool:
+        """True if a secret key or a private half with this CKA_ID is on the token now."""
+        return self._connection.repeatable(lambda session: self._connection.find(session, cka_id) is not None, "find")
+
+    def is_labelled(self, cka_id: bytes, label: str) -> bool:
+        """True if the secret key is the one of that label; ObjectLostError if it is not on the token.
+
+        It is looked for once, by whoever uses the key first: no label of ours can be changed on the token.
+        """
+
+        def attempt(session: Session) -> str:
+            self._connection.require_login(session)
+            found = self._connection.find(session, cka_id)
+            if found is None:
+                raise ObjectLostError(OBJECT_LOST)
+            told: str = found[Attribute.LABEL]
+            return told
+
+        told = self._labels.get(cka_id)
+        if told is None:
+            told = self._labels[cka_id] = self._connection.handles.label(cka_id) or self._connection.repeatable(
+                attempt, "find"
+            )
+        return told == label[: self._connection.profile.label_bytes]
+
+    def inventory(self, witness: bytes) -> list[TokenObject]:
+        """All key objects on the token, foreign ones too.
+
+        ``witness`` is the CKA_ID of an object that must be among them: a lost login shows an empty token without
+        any error, so an inventory without it proves nothing and raises TokenUnavailableError.
+        """
+
+        def attempt(session: Session) -> list[TokenObject]:
+            self._connection.require_login(session)
+            found = list(list_keys(session))
+            if not any(each.cka_id == witness for each in found):
+                self._connection.require_identity(session)
+                raise SessionLostError("the token does not show the installation's own key: nothing is known about it")
+            return found
+
+        return self._connection.repeatable(attempt)
+
+    def attest(
+        self, cka_id: bytes, kind: Kind = SYMMETRIC, *, imported: bool = False
+    ) -> tuple[dict[str, Any], list[str]]:
+        """A backing key's attributes as the token reports them now, and how they differ from what was ordered.
+
+        Of a pair it is the private half; ``attest_public`` tells of the other. ``imported``: its material came from
+        elsewhere. Raises ObjectLostError if the key is not there.
+        """
+        template = template_of(*kind, imported=imported)
+        if template is None:
+            raise UnsupportedOperationException(UNSUPPORTED)
+        tolerance = tolerated(self._imports.symmetric()) if imported else MAY_BE_SILENT
+
+        def attempt(session: Session) -> tuple[dict[str, Any], list[str]]:
+            found = self._connection.find(session, cka_id)
+            if found is None:
+                raise ObjectLostError(OBJECT_LOST)
+            return attest(found, template.expected(b"", ""), tolerance)
+
+        return self._connection.repeatable(attempt)
+
+    def identify(self, cka_id: bytes) -> Kind | None:
+        """Spec and usage of a generated key, as the object tells about itself; None if it is like none of them.
+
+        Raises ObjectLostError if there is no such object.
+        """
+
+        def attempt(session: Session) -> Kind | None:
+            found = required(self._connection.find(session, cka_id), OBJECT_LOST)
+            public = find(session, ObjectClass.PUBLIC_KEY, cka_id)
+            fitting = [kind for kind in kinds() if _fits(kind, found, public)]
+            return fitting[0] if len(fitting) == 1 else None
+
+        return self._connection.repeatable(attempt)
+
+    def attest_public(self, cka_id: bytes, kind: Kind) -> tuple[dict[str, Any], list[str]]:
+        """A pair's public half as the token reports it now, and what is wrong with it; nothing for a secret key."""
+        template = template_of(*kind)
+        if not isinstance(template, PairTemplate):
+            return {}, []
+
+        def attempt(session: Session) -> tuple[dict[str, Any], list[str]]:
+            public, private = find(session, ObjectClass.PUBLIC_KEY, cka_id), self._connection.find(session, cka_id)
+            if public is None or private is None:
+                return {}, [NO_PUBLIC_HALF]
+            told, wrong = attest(public, template.expected_public(b"", ""))
+            return told, wrong + disproof(session, template, private, read_public(public, template.facts))
+
+        return self._connection.repeatable(attempt)
+
+    def check_kind(self, kind: Kind) -> None:
+        """Raise UnsupportedOperationException, naming what can be had, if the token cannot make and use such keys."""
+        if not self._can(kind):
+            spec, usage = kind
+            possible = ", ".join(dict.fromkeys(spec for spec, _ in filter(self._can, kinds())))
+            raise UnsupportedOperationException(
+                f"This token has no keys of KeySpec {spec} for {usage}: it has keys of {possible}."
+            )
+
+    def _can(self, kind: Kind) -> bool:
+        facts = KEY_FACTS.get(kind[0])
+        return (
+            facts is not None and self._connection.has(facts.generation) and any(map(self._connection.has, uses(kind)))
+        )
+
+
+def _fits(kind: Kind, found: Object, public: Object | None) -> bool:
+    """Whether an object, and the public half beside it, are as those of generated keys of that kind."""
+    template = template_of(*kind)
+    if template is None:
+        return False
+    decisive = template.expected(b"", "")
+    del decisive[Attribute.ID], decisive[Attribute.LABEL]
+    if differences(found, decisive):
+        return False
+    if not isinstance(template, PairTemplate):
+        return public is None
+    if public is None:
+        return False
+    expected = {**template.expected_public(b"", ""), **template.facts.parameters}
+    if template.key_type is KeyType.RSA:
+        expected[Attribute.MODULUS_BITS] = template.facts.bits
+    del expected[Attribute.ID], expected[Attribute.LABEL]
+    return not differences(public, expected)

@@ -1,0 +1,64 @@
+"""What the installation keeps on a token for itself: its MAC keys, and notes in data objects."""
+
+from pkcs11.mechanisms import KeyType, Mechanism
+from pkcs11.types import Session
+
+from hsmkms.hsm.allowed_acts import MAY_AUTHENTICATE, MAY_INITIALISE, MAY_SEAL
+from hsmkms.hsm.objects.attributes import INSTALLATION_MAC_KEY
+from hsmkms.hsm.objects.data_objects import keep_note, read_notes, remove_notes
+from hsmkms.hsm.objects.handle_keys import BorrowedKey
+from hsmkms.hsm.objects.objects import generate
+from hsmkms.hsm.session.connection import Connection
+from hsmkms.model.permit import Permit
+
+
+class OwnObjects:
+    """HMAC by the installation's own keys, and data objects of ours. Thread-safe; of no use in a forked child."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def generate_mac_key(self, permit: Permit, cka_id: bytes, label: str) -> None:
+        """Make an installation key (HMAC-SHA-256) on the token, verified by reading its attributes back."""
+        permit.require(MAY_INITIALISE, cka_id)
+        self._connection.keep(cka_id, lambda session: generate(session, INSTALLATION_MAC_KEY, cka_id, label))
+
+    def mac(self, permit: Permit, cka_id: bytes, message: bytes) -> bytes:
+        """HMAC-SHA-256 of ``message`` by an installation key: 32 bytes."""
+        permit.require(MAY_AUTHENTICATE, cka_id)
+
+        def attempt(session: Session, handle: int) -> bytes:
+            key = BorrowedKey(session, handle, KeyType.GENERIC_SECRET)
+            done: bytes = key.sign(message, mechanism=Mechanism.SHA256_HMAC)
+            return done
+
+        return self._connection.use(cka_id, attempt, "mac")
+
+    def notes(self, permit: Permit, prefix: str) -> dict[str, bytes]:
+        """The data objects of ours on the token whose label begins with ``prefix``, by label."""
+        permit.require(MAY_SEAL)
+
+        def attempt(session: Session) -> dict[str, bytes]:
+            found = read_notes(session, prefix)
+            if not found:
+                self._connection.require_identity(session)
+            return found
+
+        return self._connection.repeatable(attempt)
+
+    def replace_note(self, permit: Permit, prefix: str, label: str, value: bytes) -> None:
+        """Keep ``value`` on the token in place of all with that prefix; UnsupportedOperationException if it cannot."""
+        permit.require(MAY_SEAL)
+
+        def attempt(session: Session) -> None:
+            keep_note(session, prefix, label, value)
+            self._connection.require_identity(session)
+
+        with self._connection.turn():
+            self._connection.repeatable(attempt)
+
+    def remove_notes(self, permit: Permit, prefix: str) -> None:
+        """Destroy all data objects of ours with that prefix."""
+        permit.require(MAY_SEAL)
+        with self._connection.turn():
+            self._connection.repeatable(lambda session: remove_notes(session, prefix))
