@@ -40,12 +40,12 @@ def register(app: typer.Typer) -> None:
 def tail(
     context: typer.Context,
     *,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many records.")] = 10,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="Number of records.")] = 10,
     config: ConfigOption = None,
     output: OutputOption = None,
     query: QueryOption = None,
 ) -> None:
-    """Show the newest records; neither PIN nor token is needed.
+    """Show the newest records; needs neither PIN nor token.
 
     Example: hsmkms audit tail -n 3 --query 'Records[].[eventTime, eventName, errorCode]'
     """
@@ -57,7 +57,7 @@ def tail(
 
 def show(
     context: typer.Context,
-    event_id: Annotated[str, typer.Argument(metavar="ID", help="An eventID, or the requestID that a client got.")],
+    event_id: Annotated[str, typer.Argument(metavar="ID", help="An eventID, or a client's requestID.")],
     *,
     config: ConfigOption = None,
     output: OutputOption = None,
@@ -80,12 +80,12 @@ def export(
     context: typer.Context,
     *,
     start_time: Annotated[str | None, typer.Option("--start-time", help="2026-01-02T03:04:05Z, or a part.")] = None,
-    end_time: Annotated[str | None, typer.Option("--end-time", help="Records before that time.")] = None,
+    end_time: Annotated[str | None, typer.Option("--end-time", help="Only records before this time.")] = None,
     event_name: Annotated[str | None, typer.Option("--event-name", help="Only this operation, e.g. Decrypt.")] = None,
     key_id: Annotated[str | None, typer.Option("--key-id", help="Only records about this key (id or ARN).")] = None,
     config: ConfigOption = None,
 ) -> None:
-    """Print records as JSON lines in the order of their time: CloudTrail's shape, one record a line.
+    """Print records as JSON lines ordered by time, in CloudTrail's format.
 
     Example: hsmkms audit export --start-time 2026-01-02 --event-name Decrypt
     """
@@ -108,8 +108,8 @@ def verify(
     """Check every record against its chain, the chains against the seals, and the seals against the token.
 
     Status 1 if something was changed, removed, inserted, moved or rolled back; the first place is named. Status 3 if
-    nothing was, but the token could not prove each seal that the rest depends on (Unproven), or could not be asked at
-    all (it is away, or its PIN or module is missing): that is not "fine".
+    no such change was detected, but the token could not prove each seal that the rest depends on (Unproven), or was not
+    reachable at all (it is away, or its PIN or module is missing): that is not a success.
 
     Example: hsmkms audit verify --archive /mnt/archive
     """
@@ -129,12 +129,12 @@ def verify(
 def archive(
     context: typer.Context,
     *,
-    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder that the files are moved to.")],
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder to move the files to.")],
     config: ConfigOption = None,
     output: OutputOption = None,
     query: QueryOption = None,
 ) -> None:
-    """Move finished files of the log to a folder, after verifying it; the newest of each lane stays.
+    """Move completed files of the log to a folder, after verifying it; the newest of each lane stays.
 
     Example: hsmkms audit archive --to /mnt/archive
     """

@@ -19,7 +19,7 @@ SomeUserOption = Annotated[
 ]
 GroupOption = Annotated[str, typer.Option("--group-name", help="Name of the group.")]
 PolicyOption = Annotated[str, typer.Option("--policy-name", help="Name of the policy.")]
-DocumentOption = Annotated[str, typer.Option("--policy-document", help="Policy of IAM's form: JSON, or file://FILE.")]
+DocumentOption = Annotated[str, typer.Option("--policy-document", help="IAM policy: JSON, or file://FILE.")]
 TagsOption = Annotated[
     list[str], typer.Option("--tags", metavar="LIST", help="Key=...,Value=... for each tag, or JSON.")
 ]
@@ -67,7 +67,7 @@ def put_user_policy(
     policy_document: DocumentOption,
     config: ConfigOption = None,
 ) -> None:
-    """Give a user a policy, at the next request; conf/policies/ has ready-made ones.
+    """Attach a policy to a user, effective at the next request; conf/policies/ has ready-made ones.
 
     Example: hsmkms put-user-policy --user-name alice --policy-name use --policy-document file://conf/policies/key-user.json
     """
@@ -85,7 +85,7 @@ def get_user_policy(
     output: OutputOption = None,
     query: QueryOption = None,
 ) -> None:
-    """Tell a policy of a user.
+    """Show a policy of a user.
 
     Example: hsmkms get-user-policy --user-name alice --policy-name use
     """
@@ -116,7 +116,7 @@ def list_user_policies(
 def delete_user_policy(
     context: typer.Context, user_name: UserOption, policy_name: PolicyOption, config: ConfigOption = None
 ) -> None:
-    """Take a policy away from a user.
+    """Delete a policy of a user.
 
     Example: hsmkms delete-user-policy --user-name alice --policy-name use
     """
@@ -175,7 +175,7 @@ def create_group(
     output: OutputOption = None,
     query: QueryOption = None,
 ) -> None:
-    """Make a group of users, whose policies are for all of them.
+    """Create a group of users; its policies apply to all of them.
 
     Example: hsmkms create-group --group-name auditors
     """
@@ -203,7 +203,7 @@ def list_groups(
 
 
 def delete_group(context: typer.Context, group_name: GroupOption, config: ConfigOption = None) -> None:
-    """Remove a group and its policies; its users stay.
+    """Delete a group and its policies; its users stay.
 
     Example: hsmkms delete-group --group-name auditors
     """
@@ -214,7 +214,7 @@ def delete_group(context: typer.Context, group_name: GroupOption, config: Config
 def add_user_to_group(
     context: typer.Context, group_name: GroupOption, user_name: UserOption, config: ConfigOption = None
 ) -> None:
-    """Put a user into a group.
+    """Add a user to a group.
 
     Example: hsmkms add-user-to-group --group-name auditors --user-name alice
     """
@@ -225,7 +225,7 @@ def add_user_to_group(
 def remove_user_from_group(
     context: typer.Context, group_name: GroupOption, user_name: UserOption, config: ConfigOption = None
 ) -> None:
-    """Take a user out of a group.
+    """Remove a user from a group.
 
     Example: hsmkms remove-user-from-group --group-name auditors --user-name alice
     """
@@ -243,7 +243,7 @@ def put_group_policy(
     policy_document: DocumentOption,
     config: ConfigOption = None,
 ) -> None:
-    """Give a group a policy, at the next request of its users.
+    """Attach a policy to a group, effective at the next request of its users.
 
     Example: hsmkms put-group-policy --group-name auditors --policy-name read --policy-document file://conf/policies/auditor.json
     """
@@ -261,7 +261,7 @@ def get_group_policy(
     output: OutputOption = None,
     query: QueryOption = None,
 ) -> None:
-    """Tell a policy of a group.
+    """Show a policy of a group.
 
     Example: hsmkms get-group-policy --group-name auditors --policy-name read
     """
@@ -292,7 +292,7 @@ def list_group_policies(
 def delete_group_policy(
     context: typer.Context, group_name: GroupOption, policy_name: PolicyOption, config: ConfigOption = None
 ) -> None:
-    """Take a policy away from a group.
+    """Delete a policy of a group.
 
     Example: hsmkms delete-group-policy --group-name auditors --policy-name read
     """
@@ -305,11 +305,11 @@ def delete_group_policy(
 
 def reset_key_policy(
     context: typer.Context,
-    key_id: Annotated[str, typer.Option("--key-id", help="Key id, without any permission on it.")],
+    key_id: Annotated[str, typer.Option("--key-id", help="Key id; no permission on the key is needed.")],
     config: ConfigOption = None,
     region: RegionOption = None,
 ) -> None:
-    """Give a key the default policy again, for the operator whom its policy has locked out.
+    """Reset a key's policy to the default, if its policy has locked out the operator.
 
     Example: hsmkms reset-key-policy --key-id KEY_ID
     """
