@@ -86,7 +86,7 @@ def common_options(
     query: QueryOption = None,
     user: AsOption = None,
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version and end.", callback=_show_version, is_eager=True)
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
     """Keep the options that stand before the command's name."""

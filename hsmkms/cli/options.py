@@ -1,4 +1,4 @@
-"""One run of a command: its common options, its answer, its errors."""
+"""Common options of commands, and the output of their results."""
 
 import inspect
 import shlex
@@ -37,7 +37,9 @@ OutputOption = Annotated[
 ]
 QueryOption = Annotated[
     str | None,
-    typer.Option("--query", metavar="JMESPATH", help="Show a part.", show_default=False, rich_help_panel=COMMON),
+    typer.Option(
+        "--query", metavar="JMESPATH", help="Show only this part.", show_default=False, rich_help_panel=COMMON
+    ),
 ]
 AsOption = Annotated[
     str | None,
@@ -62,7 +64,7 @@ COMMON_OPTIONS: Final = {
 
 
 def runnable(sentence: str, config: Path) -> str:
-    """A sentence whose advice about a refused PIN names the configuration, where no command would find it otherwise."""
+    """Insert --config into a sentence's advice about a refused PIN, so that the command can be run as printed."""
     named = f"`hsmkms doctor --config {shlex.quote(str(config.absolute()))} --retry-pin"
     return sentence.replace("`hsmkms doctor --retry-pin", named)
 
@@ -77,7 +79,7 @@ class StatusError(Exception):
 
 
 class Common(Struct, kw_only=True):
-    """What every command takes, before or after its name; the nearer one wins."""
+    """Options that every command accepts before or after its name; one after the name takes precedence."""
 
     config: Path | None = None
     region: str | None = None
@@ -86,11 +88,11 @@ class Common(Struct, kw_only=True):
     user: str | None = None
 
     def over(self, outer: "Common") -> "Common":
-        """These options, and the outer ones where these say nothing."""
+        """Return these options, with missing ones taken from ``outer``."""
         mine = {name: getattr(self, name) for name in self.__struct_fields__}
         merged = Common(**{name: getattr(outer, name) if value is None else value for name, value in mine.items()})
         if merged.query is not None:
-            # Before anything is done: an answer that cannot be shown may be the only one.
+            # Before anything is done: a result that cannot be shown might not be available again.
             check_query(merged.query)
         return merged
 
@@ -101,26 +103,26 @@ class Common(Struct, kw_only=True):
         return Kms.open(self.config)
 
     def caller(self, kms: "Kms") -> "Caller | None":
-        """The account's root, or the user that was named, in the region that was asked for."""
+        """Return the caller: the account's root or the user of --as, in the region of --region; None by default."""
         if self.region is None and self.user is None:
             return None
         return kms.caller(self.region, self.user)
 
     def show(self, answer: Plain) -> None:
-        """Print an answer as was asked for."""
+        """Print a result in the requested format."""
         show(answer, self.output or default_format(), self.query)
 
 
 def note(sentences: Iterable[str]) -> None:
-    """Print notes where answers are not read by programs."""
-    for each in sentences:
-        print(f"hsmkms: note: {each}", file=sys.stderr)
+    """Print notes to standard error, so that results stay machine-readable."""
+    for sentence in sentences:
+        print(f"hsmkms: note: {sentence}", file=sys.stderr)
 
 
 def named(value: Struct) -> dict[str, Any]:
-    """A struct of ours as an answer: its members' names as the API would write them."""
+    """Convert a struct to a result whose members are named in the API's style (CamelCase)."""
     members: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(value))
-    return {"".join(word.capitalize() for word in name.split("_")): held for name, held in members.items()}
+    return {"".join(word.capitalize() for word in name.split("_")): member for name, member in members.items()}
 
 
 def with_common(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

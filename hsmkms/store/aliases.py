@@ -1,7 +1,7 @@
-"""Aliases, by region and name.
+"""Store aliases, by region and name.
 
-Every change is noted in the change log under the name, and under the keys that gain or lose it: a key's aliases can
-decide who may use it.
+Every change is recorded in the change log under the name, and under the keys that gain or lose it: a key's aliases can
+affect who may use it.
 """
 
 import sqlite3
@@ -19,7 +19,7 @@ from hsmkms.store.schema import alias, installation
 
 
 def insert(tx: Connection, region: str, name: str, key_id: str, now: datetime) -> None:
-    """Write a new alias of a key in the region.
+    """Insert a new alias of a key in the region.
 
     Raises AlreadyExistsException if the name is taken, and NotFoundException if there is no such key.
     """
@@ -60,23 +60,23 @@ def delete(tx: Connection, region: str, name: str) -> bool:
 
 
 def fetch(conn: Connection, region: str, name: str) -> AliasRecord | None:
-    """The alias, or None."""
+    """Return the alias, or None."""
     row = conn.execute(_select().where(alias.c.region == region, alias.c.name == name)).one_or_none()
     return None if row is None else _record(row, row.account)
 
 
 def proven(rows: ProvenRows, account: str) -> AliasRecord | None:
-    """The same, of an alias whose rows these are."""
+    """Build the alias record from proven rows, or None."""
     return next((_record(row, account) for row in rows.of(alias)), None)
 
 
 def proven_names(rows: ProvenRows) -> list[str]:
-    """The names of the aliases whose rows these are."""
+    """Return the names of the aliases among proven rows."""
     return sorted(row.name for row in rows.of(alias))
 
 
 def page(conn: Connection, region: str, key_id: str | None, after: str | None, limit: int) -> list[AliasRecord]:
-    """At most ``limit`` aliases of the region, or of one of its keys, that follow ``after``, in the order of names."""
+    """Return at most ``limit`` aliases of the region, or of one of its keys, whose names follow ``after``, by name."""
     query = _select().where(alias.c.region == region, alias.c.name > (after or ""))
     if key_id is not None:
         query = query.where(alias.c.key_id == key_id)
@@ -84,7 +84,7 @@ def page(conn: Connection, region: str, key_id: str | None, after: str | None, l
 
 
 def every(conn: Connection, region: str) -> list[AliasRecord]:
-    """All aliases of the region, in the order of names."""
+    """Return all aliases of the region, ordered by name."""
     return [
         _record(row, row.account)
         for row in conn.execute(_select().where(alias.c.region == region).order_by(alias.c.name))
@@ -92,7 +92,7 @@ def every(conn: Connection, region: str) -> list[AliasRecord]:
 
 
 def count(conn: Connection, region: str, key_id: str) -> int:
-    """How many aliases a key has in the region."""
+    """Count a key's aliases in the region."""
     query = select(func.count(alias.c.name)).where(alias.c.region == region, alias.c.key_id == key_id)
     return conn.scalar(query) or 0
 

@@ -1,8 +1,8 @@
-"""The archive inside a backup: a plain tar, written for every tar program and read strictly.
+"""Write and read the archive inside a backup: a plain tar, readable by every tar program and read strictly here.
 
-Read are regular files, each once, under the names that a backup of ours has. Links, devices, folders, sparse files,
-extension headers and bytes between the members are refused: nothing is obeyed in an archive but names, sizes and
-contents, and all of these are in the list that a backup's proof covers.
+Only regular files are accepted, each once, under the names that a backup of hsmkms has. Links, devices, folders, sparse
+files, extension headers and bytes between the members are refused: only names, sizes and contents of members are used,
+and all of these are in the list that a backup's proof covers.
 """
 
 import hashlib
@@ -32,13 +32,13 @@ class Member(Struct, frozen=True, kw_only=True):
 
 
 class ArchiveWriter:
-    """Makes the bytes of an archive; ``members`` are those that were given out whole."""
+    """Produces the bytes of an archive; ``members`` lists the members that were yielded completely."""
 
     def __init__(self) -> None:
         self.members: list[Member] = []
 
     def add(self, name: str, size: int, data: BinaryIO) -> Iterator[bytes]:
-        """Yield a member: so many bytes of ``data``. StoreError if there are fewer."""
+        """Yield a member of ``size`` bytes of ``data``. StoreError if there are fewer."""
         member = tarfile.TarInfo(name)
         member.size, member.mode = size, files.FILE_MODE
         yield member.tobuf(tarfile.GNU_FORMAT)  # it writes sizes above 8 GiB without an extension header
@@ -55,10 +55,10 @@ class ArchiveWriter:
 
 
 class ArchiveReader:
-    """Unpacks the bytes of an archive that are written to it; ``finish`` makes sure that they were all.
+    """Unpacks an archive whose bytes are written to it; ``finish`` checks that the archive was complete.
 
-    ``is_file``: true for the names that are written into ``folder``. ``kept``: the names whose content is kept in
-    memory instead, and the longest that it may be; 0 keeps none. StoreError for everything else.
+    ``is_file``: True for the names that are written into ``folder``. ``kept``: names whose content is kept in memory
+    instead, with its maximum length; 0 discards the content. StoreError for every other name.
     """
 
     def __init__(self, folder: Path, is_file: Callable[[str], bool], kept: Mapping[str, int]) -> None:
@@ -81,22 +81,22 @@ class ArchiveReader:
         self._open.__exit__(*error)  # type: ignore[arg-type]  # the same three
 
     def write(self, data: bytes) -> int:
-        """Take the next bytes."""
+        """Process the next bytes of the archive."""
         self._buffer += data
         while self._step():
             pass
         return len(data)
 
     def flush(self) -> None:
-        """Do nothing: whoever writes to it may ask for it."""
+        """Do nothing: part of the file interface that writers may call."""
 
     def finish(self) -> None:
-        """Raise StoreError unless the archive has come to its end."""
+        """Raise StoreError unless the end of the archive was reached."""
         if not self._ended:
             raise StoreError(f"the archive in the backup has no end: {_NOT_OURS}")
 
     def _step(self) -> bool:
-        """Take something from the buffer; false if more is needed for that."""
+        """Consume a part of the buffer; False if more bytes are needed."""
         if self._ended:
             self._take_zeros(len(self._buffer))
             return False
@@ -166,7 +166,7 @@ class ArchiveReader:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
-    """A new file for its owner alone, which is on the disk when the block has ended well."""
+    """Create a file with mode 0600; it is fsynced when the block ends without an error."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, files.FILE_MODE)
     with os.fdopen(descriptor, "wb") as file:
         yield file
@@ -175,4 +175,4 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def _forget(_: bytes) -> None:
-    """Keep nothing."""
+    """Discard the data."""

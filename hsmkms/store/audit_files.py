@@ -1,8 +1,8 @@
-"""The files of the audit log: lanes cut into segments, and the seals. What their lines mean is not known here.
+"""Read and append the files of the audit log: lanes split into segments, and the seals. Lines are opaque here.
 
-``audit/lane-0001.00000001.jsonl`` is the first segment of the first lane. One process at a time holds a lane, by a lock
-on ``lane-0001.lock`` that ends with the process; the next one goes on behind the last complete line. Files only grow,
-until whole segments are moved to an archive.
+``audit/lane-0001.00000001.jsonl`` is the first segment of the first lane. One process at a time owns a lane, by a file
+lock on ``lane-0001.lock`` that ends with the process; the next owner continues after the last complete line. Files only
+grow, until whole segments are moved to an archive.
 """
 
 import logging
@@ -22,7 +22,7 @@ from hsmkms.store.files import FILE_MODE, FOLDER_MODE
 log = logging.getLogger("hsmkms.store")
 
 FOLDER: Final = "audit"
-"""Where the log is in the data folder."""
+"""Name of the log's folder in the data folder."""
 
 SEALS: Final = "seals.jsonl"
 SEAL_LOCK: Final = "seal.lock"
@@ -31,7 +31,7 @@ _match_segment: Final = re.compile(r"lane-(\d{4})\.(\d{8})\.jsonl").fullmatch
 
 
 class Segment(NamedTuple):
-    """A part of a lane in a file of its own; ``number`` counts from 1."""
+    """One file of a lane; ``number`` counts from 1."""
 
     lane: str
     number: int
@@ -39,29 +39,29 @@ class Segment(NamedTuple):
 
 
 def segments(folder: Path) -> dict[str, list[Segment]]:
-    """All segments in a folder by lane, oldest first; none if the folder is not there."""
-    found: dict[str, list[Segment]] = {}
+    """Return all segments in a folder by lane, oldest first; empty if the folder does not exist."""
+    by_lane: dict[str, list[Segment]] = {}
     with _readable(folder):
         names = os.listdir(folder) if folder.is_dir() else ()  # noqa: PTH208 - a name is all that is needed
     for name in sorted(names):
         match = _match_segment(name)
         if match:
-            found.setdefault(match[1], []).append(Segment(match[1], int(match[2]), folder / name))
-    return found
+            by_lane.setdefault(match[1], []).append(Segment(match[1], int(match[2]), folder / name))
+    return by_lane
 
 
 def is_of_the_log(name: str) -> bool:
-    """True for the name of a segment, and of the seals."""
+    """Return True for the name of a segment, and of the seals."""
     return name == SEALS or _match_segment(name) is not None
 
 
 def segment_path(folder: Path, lane: str, number: int) -> Path:
-    """Where a segment is."""
+    """Return the path of a segment."""
     return folder / f"lane-{lane}.{number:08}.jsonl"
 
 
 def last_line(path: Path) -> bytes:
-    """The last complete line of a file, b"" if there is none. What follows it is of an interrupted write."""
+    """Return the last complete line of a file, b"" if there is none. Bytes after it are an interrupted write."""
     with _readable(path), path.open("rb") as file:
         end = file.seek(0, os.SEEK_END)
         tail = b""
@@ -78,7 +78,7 @@ def last_line(path: Path) -> bytes:
 
 
 def lines(path: Path) -> Iterator[bytes]:
-    """The complete lines of a file, with their line feeds."""
+    """Yield the complete lines of a file, with their line feeds."""
     with _readable(path), path.open("rb") as file:
         for line in file:
             if line.endswith(b"\n"):
@@ -86,14 +86,14 @@ def lines(path: Path) -> Iterator[bytes]:
 
 
 def line_at(path: Path, offset: int) -> bytes:
-    """The line of a file that begins there."""
+    """Return the line that begins at an offset of a file."""
     with _readable(path), path.open("rb") as file:
         file.seek(offset)
         return file.readline()
 
 
 def size(path: Path) -> int:
-    """The size of a file, 0 if it is not there."""
+    """Return the size of a file, 0 if it does not exist."""
     with _readable(path), suppress(FileNotFoundError):
         return path.stat().st_size
     return 0
@@ -102,12 +102,12 @@ def size(path: Path) -> int:
 def check_own(folder: Path) -> None:
     """Raise StoreError if another user can change the log: its folder, or a file in it."""
     if os.path.lexists(folder):
-        for each in (folder, *sorted(folder.iterdir())):
-            files.check_own(each)
+        for path in (folder, *sorted(folder.iterdir())):
+            files.check_own(path)
 
 
 def make_folder(folder: Path) -> None:
-    """Make the log's folder for its owner alone."""
+    """Create the log's folder with mode 0700."""
     try:
         folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
     except OSError as exc:
@@ -115,7 +115,7 @@ def make_folder(folder: Path) -> None:
 
 
 def append(path: Path, line: bytes) -> None:
-    """Add a line to a file, durably. StoreError if it cannot be written."""
+    """Append a line to a file and fsync it. StoreError if it cannot be written."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
         try:
@@ -129,7 +129,7 @@ def append(path: Path, line: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Make sure that what any process has written to a file is on the disk."""
+    """Sync a file (fdatasync), including the writes of other processes."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
@@ -141,25 +141,25 @@ def sync(path: Path) -> None:
 
 
 class LaneFile:
-    """A lane that this process holds, open at its end. Not thread-safe."""
+    """A lane that this process has locked, open for appending. Not thread-safe."""
 
     def __init__(self, folder: Path, lane: str, lock: int) -> None:
         self.lane = lane
         self._folder = folder
         self._lock = lock
         self._descriptor = -1
-        held = segments(folder).get(lane, [])
-        self.number = held[-1].number if held else 0
-        self.size = held[-1].path.stat().st_size if held else 0
+        existing = segments(folder).get(lane, [])
+        self.number = existing[-1].number if existing else 0
+        self.size = existing[-1].path.stat().st_size if existing else 0
         self.last = b""
-        for each in reversed(held):
-            self.last = last_line(each.path)
+        for segment in reversed(existing):
+            self.last = last_line(segment.path)
             if self.last:
                 break
 
     @classmethod
     def take(cls, folder: Path, lane: str) -> Self | None:
-        """Take a lane; None if somebody holds it."""
+        """Lock a lane and open it; None if it is locked already."""
         make_folder(folder)
         lock = _lock(folder / f"lane-{lane}.lock")
         if lock is None:
@@ -171,7 +171,7 @@ class LaneFile:
             raise
 
     def write(self, data: bytes) -> None:
-        """Add complete lines to the segment; all or nothing, not yet durable. StoreError if they cannot be written."""
+        """Append complete lines to the segment, all or nothing, without syncing. StoreError if that fails."""
         path = segment_path(self._folder, self.lane, max(self.number, 1))
         try:
             if self._descriptor < 0:
@@ -186,27 +186,27 @@ class LaneFile:
         self.size += len(data)
 
     def sync(self) -> None:
-        """Wait until all that was written is on the disk. StoreError if it does not get there."""
+        """Sync what was written to disk (fdatasync). StoreError if that fails."""
         try:
             os.fdatasync(self._descriptor)
         except OSError as exc:
             raise unwritable(segment_path(self._folder, self.lane, self.number), exc) from exc
 
     def undo(self, size: int) -> None:
-        """Take back what was written after ``size`` and is not known to be on the disk; the file is opened anew."""
+        """Truncate the segment to ``size``, since what follows may not be on disk; the next write reopens the file."""
         with suppress(OSError):
             os.ftruncate(self._descriptor, size)
         self._shut()
         self.size = size
 
     def begin_segment(self) -> None:
-        """What comes next goes to a new file."""
+        """Make the next write go to a new segment file."""
         self._shut()
         self.number += 1
         self.size = 0
 
     def close(self) -> None:
-        """Let the lane go."""
+        """Close the file and release the lane's lock."""
         self._shut()
         os.close(self._lock)
 
@@ -227,9 +227,9 @@ class LaneFile:
 
 
 def _cut_torn_end(descriptor: int, path: Path) -> int:
-    """Remove what an interrupted write left behind the last complete line; where that ends.
+    """Truncate the rest of an interrupted write after the last complete line; return the new end.
 
-    Nobody was told that it was written: an answer leaves after its record.
+    No response was sent for such a record: responses are sent only after their records are written.
     """
     size = os.fstat(descriptor).st_size
     end = size
@@ -253,7 +253,7 @@ def _write(descriptor: int, data: bytes) -> None:
 
 
 def _lock(path: Path) -> int | None:
-    """Lock a file; None if another process or another log of this one has it."""
+    """Lock a file without waiting; None if another process, or another log in this process, has locked it."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
     except OSError as exc:
@@ -265,7 +265,7 @@ def _lock(path: Path) -> int | None:
 
 
 def replace(path: Path, value: bytes) -> None:
-    """Write a small file in the place of another, so that one of the two is there whatever happens."""
+    """Replace a small file atomically."""
     try:
         atomic_write.replace(path, value)
     except OSError as exc:
@@ -274,7 +274,7 @@ def replace(path: Path, value: bytes) -> None:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Read a file in the block; StoreError if that cannot be done."""
+    """Turn an OSError of reading a file in the block into StoreError."""
     try:
         yield
     except OSError as exc:
@@ -283,5 +283,5 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def unwritable(path: Path, error: OSError) -> StoreError:
-    """The error for a file of the log that cannot be written."""
+    """Return the error for a file of the log that cannot be written."""
     return StoreError(f"the audit log {path} cannot be written ({error.strerror}): free its disk, or mend its mode")

@@ -1,7 +1,7 @@
-"""What changed: a cheap signal that something did, and a log that says what.
+"""Detect changes: a cheap signal that something changed, and the change log that says what.
 
-``PRAGMA data_version`` moves on one connection at every commit of another one, and costs a few microseconds. Its
-values mean something only within that connection, so one connection is kept for it alone.
+``PRAGMA data_version`` changes on one connection at every commit of another one, and costs a few microseconds. Its
+values are comparable only within one connection, so a connection is dedicated to it.
 """
 
 import sqlite3
@@ -19,28 +19,28 @@ _DATA_VERSION: Final = "PRAGMA data_version"
 
 
 def note(tx: Connection, region: str, subject: str) -> int:
-    """Note that a key (by id) or an alias (by name) changed; returns the epoch of the change."""
+    """Record that a key (by id) or an alias (by name) changed; return the epoch of the change."""
     done = tx.execute(insert(change_log).values(region=region, subject=subject))
     epoch: int = done.inserted_primary_key[0]  # type: ignore[index]  # an insert of one row always has one
     return epoch
 
 
 def latest(conn: Connection) -> int:
-    """The epoch of the last change; 0 before the first."""
+    """Return the epoch of the last change; 0 before the first."""
     return conn.execute(select(func.max(change_log.c.epoch))).scalar() or 0
 
 
 def since(conn: Connection, epoch: int) -> list[tuple[int, str, str]]:
-    """Changes after an epoch, oldest first: (epoch, region, key id or alias name)."""
+    """Return the changes after an epoch, oldest first: (epoch, region, key id or alias name)."""
     query = select(change_log.c.epoch, change_log.c.region, change_log.c.subject)
     rows = conn.execute(query.where(change_log.c.epoch > epoch).order_by(change_log.c.epoch))
     return [(row.epoch, row.region, row.subject) for row in rows]
 
 
 class ChangeSignal:
-    """Tells whether ``meta.db`` was committed to since it was last asked.
+    """Detects commits to ``meta.db`` by other connections since the last call.
 
-    Not thread-safe: the caller holds a lock, which it needs anyway to act on the answer.
+    Not thread-safe: the caller holds a lock, which it needs anyway to act on the result.
     """
 
     def __init__(self, store: Store) -> None:
@@ -56,7 +56,7 @@ class ChangeSignal:
                 raise
 
     def moved(self) -> bool:
-        """True if another connection has committed since the last call, or since the signal was made.
+        """Return True if another connection has committed since the last call, or since the signal was created.
 
         Raises StoreError, and ForkedProcessError in a forked child.
         """
@@ -72,7 +72,7 @@ class ChangeSignal:
         return True
 
     def close(self) -> None:
-        """Close the signal's connection, unless it is a parent's."""
+        """Close the signal's connection, unless it belongs to the parent of a forked child."""
         if not self._guard.foreign:
             self._connection.close()
 

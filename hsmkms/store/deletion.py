@@ -1,7 +1,8 @@
-"""The end of keys: what is due, the tombstone, and the objects that are to be destroyed.
+"""Delete keys: find due deletions, write tombstones, and mark token objects for destruction.
 
-A key's end is one transaction: its record becomes a tombstone that nobody is shown, its aliases, tags, grants and
-settings go, and its objects are marked for destruction. What the token then does can be repeated until it is done.
+A deletion is one transaction: the key's record becomes a tombstone that is never shown, its aliases, tags, grants and
+settings are removed, and its objects are marked for destruction. Destroying them on the token can be retried until it
+succeeds.
 """
 
 from datetime import datetime
@@ -33,7 +34,7 @@ _GOING: Final = (ObjectStatus.INTENDED, ObjectStatus.PRESENT)
 
 
 class Doomed(Struct, frozen=True, kw_only=True):
-    """An object whose destruction was decided. ``key_id`` is None where it belongs to no key any more."""
+    """An object marked for destruction. ``key_id`` is None if it no longer belongs to a key."""
 
     token_id: str
     cka_id: bytes
@@ -43,7 +44,7 @@ class Doomed(Struct, frozen=True, kw_only=True):
 
 
 def due(conn: Connection, now: datetime) -> list[tuple[str, str]]:
-    """Keys whose waiting period is over, as (key id, region), the longest overdue first."""
+    """Return the keys whose waiting period is over, as (key id, region), the longest overdue first."""
     query = (
         select(regional_key.c.key_id, regional_key.c.region)
         .where(
@@ -57,11 +58,11 @@ def due(conn: Connection, now: datetime) -> list[tuple[str, str]]:
 
 
 def first(conn: Connection) -> datetime | None:
-    """The end of the waiting period that ends first."""
+    """Return the earliest end of a waiting period, or None."""
     query = select(func.min(regional_key.c.deletion_date))
     waiting = query.where(regional_key.c.lifecycle == Lifecycle.LIVE, regional_key.c.state == KeyState.PENDING_DELETION)
-    found: datetime | None = conn.scalar(waiting)
-    return found
+    earliest: datetime | None = conn.scalar(waiting)
+    return earliest
 
 
 def bury(tx: Connection, key_id: str, region: str) -> None:
@@ -101,7 +102,7 @@ def _doom_wrapping_keys(tx: Connection, key_id: str, region: str) -> None:
 
 
 def doomed(conn: Connection) -> list[Doomed]:
-    """The objects on all tokens that are to be destroyed, oldest first; those of unfinished keys are reconcile's."""
+    """Return the objects on all tokens to be destroyed, oldest first, except those of unfinished keys (reconcile's)."""
     of_intent = exists().where(
         regional_key.c.key_id == material.c.key_id, regional_key.c.lifecycle == Lifecycle.INTENDED
     )
@@ -138,9 +139,9 @@ def doomed(conn: Connection) -> list[Doomed]:
 
 
 def newest_instant(conn: Connection) -> datetime | None:
-    """The latest date on which anything was written down: the clock must not be much behind it.
+    """Return the latest recorded date; the clock must not be far behind it.
 
-    Dates that lie in the future by their nature (deletion, expiry) do not count.
+    Dates that are planned in advance (deletion, expiry) do not count.
     """
     columns = (
         installation.c.created_at,

@@ -1,7 +1,7 @@
-"""Opening the databases, and the two ways to use them: ``atomic()`` to write, ``reading()`` to read.
+"""Open the databases, and run transactions on them: ``atomic()`` to write, ``reading()`` to read.
 
-SQLite in WAL mode: readers do not wait for writers, and every commit is on the disk before it returns. A write
-transaction takes the write lock at its beginning (BEGIN IMMEDIATE), so what it reads cannot change before it writes.
+SQLite in WAL mode: readers do not wait for writers, and every commit is fsynced before it returns. A write transaction
+takes the write lock at its beginning (BEGIN IMMEDIATE), so what it reads cannot change before it writes.
 """
 
 import sqlite3
@@ -22,24 +22,24 @@ _IDLE_CONNECTIONS: Final = 16
 
 
 Prepare = Callable[[sqlite3.Connection], None]
-"""Makes a connection ready for writing, before its first transaction."""
+"""Prepares a connection for writing, before its first transaction."""
 
 
 class Companion(Protocol):
-    """Goes along with the write transactions of a database, each on its thread."""
+    """Hooks into every write transaction of a database, called on the transaction's thread."""
 
     def before_commit(self, tx: Connection) -> None:
-        """Write what belongs to the transaction."""
+        """Write further rows into the transaction before it is committed."""
 
     def after_commit(self) -> None:
-        """It was committed."""
+        """Handle a commit."""
 
     def rolled_back(self) -> None:
-        """It was not."""
+        """Handle a rollback."""
 
 
 class Database:
-    """One SQLite file. Thread-safe; of no use in a forked child."""
+    """One SQLite file. Thread-safe; raises in a forked child."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Database:
     ) -> None:
         self.file = file
         self.companions: list[Companion] = []
-        """In the order in which they write; they are told of the end of a transaction in the same order."""
+        """Hooks in the order in which they write; they are called in the same order at the end of a transaction."""
         self._guard = ForkGuard()
         self._writing = threading.Lock()
         self._writer: int | None = None
@@ -73,10 +73,10 @@ class Database:
 
     @contextmanager
     def atomic(self) -> Iterator[Connection]:
-        """A write transaction: committed at the end of the block, rolled back if it raises.
+        """Run a write transaction: committed at the end of the block, rolled back if it raises.
 
-        Threads of one process queue here, which is fairer and faster than SQLite's waiting. MisuseError if the
-        thread has one open already: it would wait for itself.
+        Threads of one process queue on a lock, which is fairer and faster than SQLite's busy waiting. MisuseError if
+        the thread has a write transaction open already: it would deadlock.
         """
         try:
             with (
@@ -86,14 +86,14 @@ class Database:
                 conn.begin(),
             ):
                 yield conn
-                for each in self.companions:
-                    each.before_commit(conn)
+                for companion in self.companions:
+                    companion.before_commit(conn)
         except BaseException:
-            for each in self.companions:
-                each.rolled_back()
+            for companion in self.companions:
+                companion.rolled_back()
             raise
-        for each in self.companions:
-            each.after_commit()
+        for companion in self.companions:
+            companion.after_commit()
 
     @property
     def writing_here(self) -> bool:
@@ -102,20 +102,20 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A consistent view of the database for one block, taken at the first query (of ``meta.db``: at once)."""
+        """Run a read transaction: a consistent snapshot, taken at the first query (for ``meta.db``: at once)."""
         with faults.translated(self.file), self._connect(self._reader) as conn:
-            conn.begin()  # never committed: what is written in a reading is lost
+            conn.begin()  # never committed: writes in a read transaction are lost
             yield conn
 
     def close(self) -> None:
-        """Close all connections; in a forked child they stay the parent's."""
+        """Close all connections; in a forked child they are left to the parent."""
         self._closed = True
         for engine in (self._reader, self._scribe):
             engine.dispose(close=not self._guard.foreign)
 
     @contextmanager
     def _one_writer(self) -> Iterator[None]:
-        self._guard.check()  # before the lock: a forked child may have inherited it taken
+        self._guard.check()  # before the lock: a forked child may have inherited it locked
         if self._writer == threading.get_ident():
             raise MisuseError("a write transaction was begun inside another one")
         with self._writing:
@@ -144,7 +144,7 @@ def _begin(conn: Connection) -> None:
 
 
 def _begin_comparing(conn: Connection) -> None:
-    """Begin, and see before anything else whether the schema is still the one that this connection has compared."""
+    """Begin, and check first whether the schema is still the one that this connection has compared."""
     _begin(conn)
     raw = conn.connection.driver_connection
     if isinstance(raw, sqlite3.Connection):
@@ -152,25 +152,25 @@ def _begin_comparing(conn: Connection) -> None:
 
 
 def _give_up_broken(context: ExceptionContext) -> None:
-    """Use no connection again that met a failing disk: SQLite may have opened it for reading alone, for ever."""
+    """Discard a connection after a disk error: SQLite may have made it read-only for its whole life."""
     code = getattr(context.original_exception, "sqlite_errorcode", 0)
     if faults.primary(code) not in faults.BREAKING or context.connection is None:
         return
     raw = context.connection.connection.driver_connection
     if isinstance(raw, sqlite3.Connection):
         with suppress(sqlite3.Error):
-            raw.rollback()  # closed alone, it keeps its locks until the last cursor is gone
+            raw.rollback()  # without it, a closed connection keeps its locks until its last cursor is gone
     context.is_disconnect = True
-    context.invalidate_pool_on_disconnect = False  # the others may be well, or find out by themselves
+    context.invalidate_pool_on_disconnect = False  # other connections may work, or fail on their own
 
 
 class Store:
-    """Both databases of an installation: ``meta`` for the control plane, ``log`` for what moves under load."""
+    """Both databases of an installation: ``meta`` for the control plane, ``log`` for data that changes under load."""
 
     def __init__(self, folder: Path, *, busy_timeout_seconds: float = files.BUSY_TIMEOUT_SECONDS) -> None:
         self.folder = folder
         self.sealing = False
-        """True once somebody seals what this process writes to the control plane."""
+        """True once this process seals its writes to the control plane."""
         self.meta = Database(
             folder / files.META.name,
             busy_timeout_seconds=busy_timeout_seconds,
@@ -193,13 +193,13 @@ class Store:
 
     @contextmanager
     def atomic(self) -> Iterator[Connection]:
-        """A write transaction on the control plane."""
+        """Run a write transaction on the control plane."""
         with self.meta.atomic() as conn:
             yield conn
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A consistent view of the control plane."""
+        """Run a read transaction on the control plane."""
         with self.meta.reading() as conn:
             yield conn
 
@@ -209,14 +209,14 @@ class Store:
         self.log.close()
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        # The guards of a sealed database call a function of this program; they are part of the compared schema.
+        # The guard triggers of a sealed database call a function of this program; the schema comparison covers them.
         connection.execute("PRAGMA trusted_schema=ON")
         sealed_rows.capture(connection)
         for name in sealed_rows.GUARDS:
             connection.create_function(name, 0, self._must_seal)
 
     def _must_seal(self) -> None:
-        """Called by a sealed database for each row that decides: a write that nobody seals must fail as a whole."""
+        """Raise MisuseError unless writes are sealed; called by a sealed database's guard triggers for each row."""
         if not self.sealing:
             raise MisuseError("a sealed control plane was written to by a process that seals nothing")
 

@@ -1,4 +1,4 @@
-"""The one place where SQLite's errors become errors of this package, by their codes and never by their text."""
+"""Translate SQLite's errors into errors of this package, by their codes and never by their text."""
 
 import logging
 import sqlite3
@@ -38,19 +38,19 @@ LOG_SENTENCES: Final = {
     sqlite3.SQLITE_CORRUPT: f"{{file}} is damaged: {_RENEW}",
     sqlite3.SQLITE_NOTADB: f"{{file}} is no hsmkms database: {_RENEW}, or correct data_dir",
 }
-"""What is otherwise for ``log.db``, of which the control plane can do without what is in it."""
+"""Sentences that differ for ``log.db``, whose contents the control plane can do without."""
 
 BREAKING: Final = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN})
-"""After these a connection is not to be trusted."""
+"""Codes after which a connection must not be used again."""
 
 
 def primary(code: int) -> int:
-    """The primary code of an extended result code."""
+    """Return the primary code of an extended result code."""
     return code & _CODE_BITS
 
 
 def translate(error: sqlite3.Error, file: Path) -> HsmKmsError:
-    """Return the error of this package for one of SQLite's; the caller raises it ``from`` the original."""
+    """Return this package's error for an SQLite error; the caller raises it ``from`` the original."""
     code = primary(getattr(error, "sqlite_errorcode", 0))
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return DependencyTimeoutException(_BUSY)
@@ -62,7 +62,7 @@ def translate(error: sqlite3.Error, file: Path) -> HsmKmsError:
 
 @contextmanager
 def translated(file: Path) -> Iterator[None]:
-    """Turn every error of SQLite in the block into one of this package."""
+    """Translate every SQLite error in the block into one of this package."""
     try:
         yield
     except DBAPIError as exc:
@@ -75,7 +75,7 @@ def translated(file: Path) -> Iterator[None]:
 
 @contextmanager
 def constraints(errors: Mapping[int, HsmKmsError]) -> Iterator[None]:
-    """Raise the given error where the block breaks the constraint with that extended SQLite code."""
+    """Raise the given error if the block violates the constraint with that extended SQLite code."""
     try:
         yield
     except IntegrityError as exc:

@@ -1,4 +1,4 @@
-"""The two database files: names, modes, connections, and the revision that each says it has."""
+"""Open and check the two database files: names, modes, connections, and recorded revisions."""
 
 import os
 import sqlite3
@@ -23,11 +23,11 @@ _PAGE_BYTES: Final = 4096
 _OTHERS: Final = 0o077
 
 BUSY_TIMEOUT_SECONDS: Final = 10.0
-"""How long a write waits for one of another process or thread."""
+"""How long a write waits for the write lock of another process or thread."""
 
 
 class DatabaseFile(Struct, frozen=True):
-    """One of the databases: file name, known revisions (oldest first), folder of its migrations."""
+    """Description of a database: file name, known revisions (oldest first), folder of its migrations."""
 
     name: str
     revisions: Sequence[str]
@@ -37,7 +37,7 @@ class DatabaseFile(Struct, frozen=True):
 META: Final = DatabaseFile("meta.db", META_REVISIONS, "meta")
 LOG: Final = DatabaseFile(faults.LOG_NAME, LOG_REVISIONS, "log")
 DATABASES: Final = (LOG, META)
-"""In the order of their making: where meta.db is, the other one is too."""
+"""In the order of creation: if meta.db exists, the other one does too."""
 
 
 def exists(folder: Path) -> bool:
@@ -61,7 +61,7 @@ def connect(path: Path, busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> s
         _set_wal(connection, path)
         _distrust(connection)
         connection.execute("PRAGMA foreign_keys=ON")
-        # FULL: what was answered is on the disk, whatever happens to the power.
+        # FULL: commits that were answered survive a power failure.
         connection.execute("PRAGMA synchronous=FULL")
     except BaseException:
         connection.close()
@@ -70,7 +70,7 @@ def connect(path: Path, busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> s
 
 
 def _distrust(connection: sqlite3.Connection) -> None:
-    """Believe nothing of the file that SQLite can prove cheaply, and let no statement edit the schema as a table."""
+    """Enable SQLite's cheap integrity checks of the file, and forbid statements that edit the schema table."""
     connection.execute("PRAGMA trusted_schema=OFF")
     connection.execute("PRAGMA cell_size_check=ON")
     connection.execute("PRAGMA writable_schema=OFF")
@@ -85,9 +85,9 @@ def _set_wal(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def check(folder: Path, database: DatabaseFile) -> None:
-    """Raise unless the file is there, private, and of the revision that this program works with.
+    """Raise unless the file exists, is private, and has the revision that this program works with.
 
-    StoreError: missing, readable by others, or no database of hsmkms. MigrationError: older or newer.
+    StoreError: missing, readable by others, or not a database of hsmkms. MigrationError: older or newer.
     """
     path = folder / database.name
     check_private(path)
@@ -99,12 +99,12 @@ def check(folder: Path, database: DatabaseFile) -> None:
 
 
 def check_pages(path: Path) -> None:
-    """Raise StoreError for a database with a page that is not as SQLite writes it."""
+    """Raise StoreError if SQLite's ``quick_check`` finds a damaged page."""
     with faults.translated(path), closing(connect(path)) as connection:
-        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    if found != "ok":
+        (finding,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if finding != "ok":
         cure = "run `hsmkms renew-log`" if path.name == LOG.name else "restore a backup"
-        raise StoreError(f"{path} is damaged ({found}): stop all hsmkms processes and {cure}")
+        raise StoreError(f"{path} is damaged ({finding}): stop all hsmkms processes and {cure}")
 
 
 def check_private(path: Path) -> None:
@@ -125,14 +125,14 @@ def check_private(path: Path) -> None:
 
 
 def check_own(path: Path) -> None:
-    """Raise StoreError if another user can change what is at a path."""
-    found = ownership.weakness(path)
-    if found is not None:
-        raise StoreError(f"{path} can be changed by another user, so it is not used: {found}")
+    """Raise StoreError if another user can change or replace the file at a path."""
+    weakness = ownership.weakness(path)
+    if weakness is not None:
+        raise StoreError(f"{path} can be changed by another user, so it is not used: {weakness}")
 
 
 def check_known(path: Path, revision: str, known: Sequence[str]) -> None:
-    """Raise MigrationError for a revision that this program has never heard of."""
+    """Raise MigrationError for a revision that this program does not know."""
     if revision not in known:
         raise MigrationError(
             f"the database {path} is newer than this program (its revision is {revision}): use the version of hsmkms "
@@ -141,17 +141,17 @@ def check_known(path: Path, revision: str, known: Sequence[str]) -> None:
 
 
 def read_revision(connection: sqlite3.Connection, path: Path) -> str:
-    """The revision that the database says it has; StoreError if it says none."""
+    """Return the revision recorded in the database; StoreError if there is none."""
     table = "SELECT count(name) FROM sqlite_master NOT INDEXED WHERE type = 'table' AND name = 'alembic_version'"
-    (found,) = connection.execute(table).fetchone()
-    row = connection.execute("SELECT version_num FROM alembic_version").fetchone() if found else None
+    (tables,) = connection.execute(table).fetchone()
+    row = connection.execute("SELECT version_num FROM alembic_version").fetchone() if tables else None
     if row is None:
         raise StoreError(f"{path} is not a database of hsmkms: move it away and run `hsmkms init`")
     return str(row[0])
 
 
 def check_writable(folder: Path) -> None:
-    """Raise StoreError unless a page can be written to a new file in the folder; nothing is left of it."""
+    """Raise StoreError unless a page can be written to a temporary file in the folder."""
     try:
         with tempfile.TemporaryFile(dir=folder, buffering=0) as probe:
             probe.write(bytes(_PAGE_BYTES))
@@ -160,7 +160,7 @@ def check_writable(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder for its owner alone; one that is there stays as it is."""
+    """Create the folder with mode 0700; an existing one is left as it is."""
     if folder.is_dir():
         return
     try:
@@ -170,7 +170,7 @@ def make_folder(folder: Path) -> None:
 
 
 def make_empty(path: Path) -> None:
-    """Make a new, empty file for its owner alone, whatever the umask; SQLite gives -wal and -shm its mode."""
+    """Create a new, empty file of mode 0600, whatever the umask; SQLite gives -wal and -shm the same mode."""
     descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, FILE_MODE)
     try:
         os.fchmod(descriptor, FILE_MODE)

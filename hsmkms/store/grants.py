@@ -1,4 +1,4 @@
-"""Grants on keys. Every change is noted in the change log under the key's id."""
+"""Store grants on keys. Every change is recorded in the change log under the key's id."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from hsmkms.store.schema import Lifecycle, key_grant, regional_key
 
 
 def insert(tx: Connection, grant: GrantRecord) -> None:
-    """Write a new grant."""
+    """Insert a new grant."""
     tx.execute(
         key_grant.insert().values(
             grant_id=grant.grant_id,
@@ -33,36 +33,36 @@ def insert(tx: Connection, grant: GrantRecord) -> None:
 
 
 def delete(tx: Connection, grant: GrantRecord) -> None:
-    """Remove a grant; one that is gone already is passed over."""
+    """Remove a grant; does nothing if it is gone already."""
     if tx.execute(key_grant.delete().where(key_grant.c.grant_id == grant.grant_id)).rowcount:
         changes.note(tx, grant.region, grant.key_id)
 
 
 def fetch(conn: Connection, region: str, grant_id: str) -> GrantRecord | None:
-    """A grant of the region by its id, or None."""
+    """Return a grant of the region by its id, or None."""
     row = conn.execute(_select(region).where(key_grant.c.grant_id == grant_id)).one_or_none()
     return None if row is None else _record(row)
 
 
 def held_by(conn: Connection, region: str, key_id: str, grantee: str) -> list[GrantRecord]:
-    """All grants of a principal on a key."""
+    """Return all grants of a principal on a key."""
     query = _select(region).where(key_grant.c.key_id == key_id, key_grant.c.grantee == grantee)
     return [_record(row) for row in conn.execute(query.order_by(key_grant.c.grant_id))]
 
 
 def proven(rows: ProvenRows, region: str) -> list[GrantRecord]:
-    """The grants whose rows these are, whether or not their keys are live, in the order of ids."""
+    """Build the grant records of a region from proven rows, by id, whether or not their keys are live."""
     return [_record(row) for row in sorted(rows.of(key_grant), key=lambda row: row.grant_id) if row.region == region]
 
 
 def named(conn: Connection, region: str, key_id: str, name: str) -> list[GrantRecord]:
-    """All grants of that name on a key."""
+    """Return all grants of that name on a key."""
     query = _select(region).where(key_grant.c.key_id == key_id, key_grant.c.name == name)
     return [_record(row) for row in conn.execute(query.order_by(key_grant.c.grant_id))]
 
 
 def count(conn: Connection, region: str, key_id: str) -> int:
-    """How many grants a key has."""
+    """Count a key's grants."""
     query = select(func.count(key_grant.c.grant_id))
     return conn.scalar(query.where(key_grant.c.key_id == key_id, key_grant.c.region == region)) or 0
 
@@ -78,7 +78,7 @@ def page(
     grantee: str | None = None,
     retiring: str | None = None,
 ) -> list[GrantRecord]:
-    """At most ``limit`` grants on live keys that follow ``after``, in the order of ids, of those that are asked for."""
+    """Return at most ``limit`` matching grants on live keys whose ids follow ``after``, by id."""
     wanted = {"key_id": key_id, "grant_id": grant_id, "grantee": grantee, "retiring": retiring}
     query = _select(region).where(key_grant.c.grant_id > (after or ""))
     for column, value in wanted.items():
@@ -88,7 +88,7 @@ def page(
 
 
 def rename_principal(tx: Connection, principal: str, stand_in: str) -> None:
-    """Put another name in the place of a principal, in all grants."""
+    """Replace a principal by another name in all grants."""
     for column in (key_grant.c.grantee, key_grant.c.retiring):
         keys = tx.execute(select(key_grant.c.region, key_grant.c.key_id).where(column == principal).distinct()).all()
         tx.execute(key_grant.update().where(column == principal).values({column.name: stand_in}))

@@ -1,4 +1,4 @@
-"""What users may do: policies, groups, tags. Every change is noted in the change log for each user whom it concerns."""
+"""Store users' policies, groups and tags. Every change is recorded in the change log for each user it affects."""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -24,11 +24,11 @@ from hsmkms.store.schema import (
 )
 
 EVERYWHERE = ""
-"""Users are the same in every region."""
+"""Region in the change log: users are the same in every region."""
 
 
 class Owner(Enum):
-    """Whose policy it is."""
+    """Kind of a policy's owner."""
 
     USER = "user"
     GROUP = "group"
@@ -38,7 +38,7 @@ _TABLES: Final = {Owner.USER: user_policy, Owner.GROUP: group_policy}
 
 
 class IdentityRow(Struct, frozen=True, kw_only=True):
-    """A user with his tags and groups, and the documents of his policies and of those of his groups, by name."""
+    """A user with their tags and groups, and the documents of their own and their groups' policies, by name."""
 
     name: str
     groups: tuple[str, ...]
@@ -59,12 +59,12 @@ class GroupRow(Struct, frozen=True, kw_only=True):
 
 
 def subject(user_name: str) -> str:
-    """Under what changes of a user are noted."""
+    """Return the subject under which changes of a user are recorded."""
     return f"user/{user_name}"
 
 
 def fetch(conn: Connection, name: str) -> IdentityRow | None:
-    """A user with all that decides what he may do, or None."""
+    """Return a user with everything that decides their permissions, or None."""
     row = conn.execute(_users().where(user.c.name == name)).one_or_none()
     if row is None:
         return None
@@ -88,7 +88,7 @@ def fetch(conn: Connection, name: str) -> IdentityRow | None:
 
 
 def proven(rows: ProvenRows, of_groups: ProvenRows) -> IdentityRow | None:
-    """The same, of a user whose rows these are; ``of_groups``: those of all his groups."""
+    """Build a user's record from proven rows, or None; ``of_groups``: the rows of all their groups."""
     row = next(iter(rows.of(user)), None)
     if row is None:
         return None
@@ -107,14 +107,14 @@ def proven(rows: ProvenRows, of_groups: ProvenRows) -> IdentityRow | None:
 
 
 def proven_groups(rows: ProvenRows) -> tuple[str, ...]:
-    """The groups of a user whose rows these are."""
+    """Return the groups of a user from their proven rows."""
     return tuple(sorted(each.group_name for each in rows.of(group_member)))
 
 
 def user_exists(conn: Connection, name: str, path: str = ROOT_PATH) -> bool:
-    """True if there is a user of that name under that path."""
-    found = conn.execute(_users().where(user.c.name == name)).one_or_none()
-    return found is not None and (found.path or ROOT_PATH) == path
+    """Return True if there is a user of that name under that path."""
+    row = conn.execute(_users().where(user.c.name == name)).one_or_none()
+    return row is not None and (row.path or ROOT_PATH) == path
 
 
 def user_id_exists(conn: Connection, unique_id: str) -> bool:
@@ -134,7 +134,7 @@ def delete_belongings(tx: Connection, name: str) -> None:
 
 
 def put_policy(tx: Connection, kind: Owner, owner: str, policy_name: str, document: str) -> None:
-    """Write a policy of a user or group, or replace the one of that name."""
+    """Insert or replace a policy of a user or group."""
     table, owners = _table(kind)
     row = {owners.name: owner, "policy_name": policy_name, "document": document}
     tx.execute(insert(table).values(row).on_conflict_do_update(set_={"document": document}))
@@ -151,7 +151,7 @@ def delete_policy(tx: Connection, kind: Owner, owner: str, policy_name: str) -> 
 
 
 def policies(conn: Connection, kind: Owner, owner: str) -> dict[str, str]:
-    """The documents of a user's or group's own policies, by name."""
+    """Return the documents of a user's or group's own policies, by name."""
     table, owners = _table(kind)
     query = select(table.c.policy_name, table.c.document).where(owners == owner).order_by(table.c.policy_name)
     return {row.policy_name: row.document for row in conn.execute(query)}
@@ -161,7 +161,7 @@ def policies(conn: Connection, kind: Owner, owner: str) -> dict[str, str]:
 
 
 def insert_group(tx: Connection, name: str, now: datetime) -> bool:
-    """Write a new group; False if the name is taken."""
+    """Insert a new group; False if the name is taken."""
     return bool(tx.execute(insert(user_group).values(name=name, created_at=now).on_conflict_do_nothing()).rowcount)
 
 
@@ -174,7 +174,7 @@ def delete_group(tx: Connection, name: str) -> bool:
 
 
 def groups(conn: Connection, user_name: str | None = None) -> list[GroupRow]:
-    """All groups, or those of a user, by name."""
+    """Return all groups, or those of a user, ordered by name."""
     query = select(user_group.c.name, user_group.c.created_at).order_by(user_group.c.name)
     if user_name is not None:
         query = query.where(
@@ -192,13 +192,13 @@ def group_exists(conn: Connection, name: str) -> bool:
 
 
 def add_member(tx: Connection, group_name: str, user_name: str) -> None:
-    """Make a user a member of a group."""
+    """Add a user to a group."""
     tx.execute(insert(group_member).values(group_name=group_name, user_name=user_name).on_conflict_do_nothing())
     _note(tx, [user_name])
 
 
 def remove_member(tx: Connection, group_name: str, user_name: str) -> bool:
-    """Make a user no member of a group any more; False if he was none."""
+    """Remove a user from a group; False if they were not a member."""
     these = (group_member.c.group_name == group_name) & (group_member.c.user_name == user_name)
     gone = tx.execute(group_member.delete().where(these)).rowcount
     if gone:
@@ -210,13 +210,13 @@ def remove_member(tx: Connection, group_name: str, user_name: str) -> bool:
 
 
 def tags(conn: Connection, user_name: str) -> dict[str, str]:
-    """A user's tags, in the order of their keys."""
+    """Return a user's tags, ordered by tag key."""
     query = select(user_tag.c.tag_key, user_tag.c.tag_value).where(user_tag.c.user_name == user_name)
     return {row.tag_key: row.tag_value for row in conn.execute(query.order_by(user_tag.c.tag_key))}
 
 
 def put_tags(tx: Connection, user_name: str, values: Mapping[str, str]) -> None:
-    """Add tags of a user, or replace the values of those that are there."""
+    """Add tags to a user, replacing the values of existing ones."""
     for tag_key, tag_value in values.items():
         row = {"user_name": user_name, "tag_key": tag_key, "tag_value": tag_value}
         tx.execute(insert(user_tag).values(row).on_conflict_do_update(set_={"tag_value": tag_value}))
@@ -224,30 +224,30 @@ def put_tags(tx: Connection, user_name: str, values: Mapping[str, str]) -> None:
 
 
 def remove_tags(tx: Connection, user_name: str, names: Iterable[str]) -> None:
-    """Remove tags of a user; those that are not there are passed over."""
+    """Remove tags of a user; missing ones are ignored."""
     tx.execute(user_tag.delete().where(user_tag.c.user_name == user_name, user_tag.c.tag_key.in_(list(names))))
     _note(tx, [user_name])
 
 
 def every_own_policy(conn: Connection) -> list[tuple[str, str]]:
-    """All policies of users and groups: (what each is called, its document)."""
-    found: list[tuple[str, str]] = []
+    """Return all policies of users and groups: (a phrase that names the policy, its document)."""
+    named_documents: list[tuple[str, str]] = []
     for kind in Owner:
         table, owners = _table(kind)
         query = select(owners.label("owner"), table.c.policy_name, table.c.document).order_by(
             owners, table.c.policy_name
         )
-        found += [
+        named_documents += [
             (f"policy {row.policy_name} of {kind.value} {row.owner}", row.document) for row in conn.execute(query)
         ]
-    return found
+    return named_documents
 
 
 # -- key policies -----------------------------------------------------------------------------------------------
 
 
 def key_policies(conn: Connection) -> list[tuple[str, str, str]]:
-    """The policies of all keys that are there or are being made: (key id, region, text)."""
+    """Return the policies of all live and intended keys: (key id, region, text)."""
     query = select(regional_key.c.key_id, regional_key.c.region, regional_key.c.policy).where(
         regional_key.c.lifecycle != Lifecycle.DELETED
     )
@@ -272,7 +272,7 @@ def _concerned(tx: Connection, kind: Owner, owner: str) -> list[str]:
 
 
 def _table(kind: Owner) -> tuple[Table, Column[str]]:
-    """The table of their policies, and its column of owners."""
+    """Return the table of policies for a kind of owner, and its owner column."""
     table = _TABLES[kind]
     return table, table.c[f"{kind.value}_name"]
 

@@ -1,4 +1,4 @@
-"""Who this installation is: its id and account, the tokens that it knows, and its own keys on them."""
+"""Store the installation's identity: its id and account, its tokens, and its own keys on them."""
 
 from datetime import datetime
 from typing import Final
@@ -10,15 +10,16 @@ from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.store import changes, schema
 
 SUBJECT: Final = "installation"
-"""How the change log tells that another token was bound."""
+"""Subject in the change log for changes of the bound tokens."""
 
-"""The key by which a token is recognised, and which proves import and grant tokens."""
+"""Purpose of the key that identifies a token and authenticates import and grant tokens."""
 
 
 class InstallationRow(Struct, frozen=True, kw_only=True):
     """The installation: ``id`` is 32 hex digits, ``account`` 12 digits, ``restored_at`` the last restore.
 
-    At ``clock_trusted_at`` the operator said that the clock is right, with ``clock_trusted_over`` as the newest date.
+    At ``clock_trusted_at`` the operator confirmed the clock, although the newest stored date was
+    ``clock_trusted_over``.
     """
 
     id: str
@@ -32,8 +33,9 @@ class InstallationRow(Struct, frozen=True, kw_only=True):
 class TokenRow(Struct, frozen=True, kw_only=True):
     """A token that the installation has keys on.
 
-    It is recognised by ``response``, its installation key's answer to ``challenge``, and by its serial, which tells it
-    from its clones. Both are None until `hsmkms init` has come that far, and again when the token was forgotten.
+    It is identified by ``response``, its installation key's answer to ``challenge``, and by its serial, which
+    distinguishes it from its clones. Challenge and response are None until `hsmkms init` has written them, and again
+    once the token was forgotten.
     """
 
     id: str
@@ -50,7 +52,7 @@ class InstallationKeyRow(Struct, frozen=True, kw_only=True):
     """A key of the installation itself on a token; ``version`` counts from 1 within its purpose.
 
     ``made_at``: when it was first seen on its token. None if it is only intended so far, or an older program made it.
-    ``challenge`` and ``response``: by which the token was recognised while this version of the MAC key was the newest.
+    ``challenge`` and ``response`` identified the token while this version of the MAC key was the newest.
     """
 
     purpose: KeyPurpose
@@ -63,18 +65,18 @@ class InstallationKeyRow(Struct, frozen=True, kw_only=True):
     response: bytes | None = None
 
     def label(self, installation_id: str) -> str:
-        """Its label on the token, which may keep the beginning alone. No key of a user's has one like it."""
+        """Return its label on the token, which may cut it. Labels of KMS keys have another form."""
         return f"hsmkms/{installation_id[:8]}/{self.purpose}/{self.version}"
 
 
 def insert(tx: Connection, installation_id: str, account: str, now: datetime) -> InstallationRow:
-    """Write the one row; StoreError (out of ``atomic``) if there is one."""
+    """Insert the only row; StoreError (raised by ``atomic``) if it exists."""
     tx.execute(schema.installation.insert().values(only=1, id=installation_id, account=account, created_at=now))
     return InstallationRow(id=installation_id, account=account, created_at=now)
 
 
 def fetch(conn: Connection) -> InstallationRow | None:
-    """The installation, or None before `hsmkms init` got that far."""
+    """Return the installation, or None before `hsmkms init` has written it."""
     table = schema.installation.c
     query = select(
         table.id,
@@ -98,19 +100,19 @@ def fetch(conn: Connection) -> InstallationRow | None:
 
 
 def trust_clock(tx: Connection, now: datetime, newest: datetime | None) -> None:
-    """Note the operator's word that it is ``now``, whatever newer dates there are up to ``newest``."""
+    """Record the operator's confirmation that it is ``now``, despite newer dates in the store up to ``newest``."""
     tx.execute(schema.installation.update().values(clock_trusted_at=now, clock_trusted_over=newest))
 
 
 def set_restored(tx: Connection, restored_at: datetime) -> None:
-    """Note that the database was restored from a backup."""
+    """Record that the database was restored from a backup."""
     tx.execute(schema.installation.update().values(restored_at=restored_at))
 
 
 def insert_token(
     tx: Connection, token_id: str, label: str, serial: str, manufacturer: str, model: str, now: datetime
 ) -> TokenRow:
-    """Write a token that is not bound yet."""
+    """Insert a token that is not bound yet."""
     tx.execute(
         schema.token.insert().values(
             id=token_id, label=label, serial=serial, manufacturer=manufacturer, model=model, created_at=now
@@ -120,7 +122,7 @@ def insert_token(
 
 
 def bind_token(tx: Connection, token_id: str, challenge: bytes, response: bytes) -> None:
-    """Write the challenge and the answer by which the token is recognised."""
+    """Store the challenge and response that identify the token."""
     tx.execute(
         schema.token.update().where(schema.token.c.id == token_id).values(challenge=challenge, response=response)
     )
@@ -128,19 +130,19 @@ def bind_token(tx: Connection, token_id: str, challenge: bytes, response: bytes)
 
 
 def unbind_token(tx: Connection, token_id: str) -> None:
-    """Forget by what a token is recognised: from then on it is as one that was never bound."""
+    """Remove a token's challenge and response, so that it counts as never bound."""
     tx.execute(schema.token.update().where(schema.token.c.id == token_id).values(challenge=None, response=None))
     changes.note(tx, "", SUBJECT)
 
 
 def rename_token(tx: Connection, token_id: str, label: str, serial: str) -> None:
-    """Record other names of a token: those of the clone that has taken its place."""
+    """Record a new label and serial of a token: those of the clone that has taken its place."""
     tx.execute(schema.token.update().where(schema.token.c.id == token_id).values(label=label, serial=serial))
     changes.note(tx, "", SUBJECT)
 
 
 def tokens(conn: Connection) -> list[TokenRow]:
-    """All tokens, in the order in which they were added."""
+    """Return all tokens in the order in which they were added."""
     table = schema.token.c
     query = select(
         table.id,
@@ -168,14 +170,14 @@ def tokens(conn: Connection) -> list[TokenRow]:
 
 
 def token(conn: Connection, token_id: str) -> TokenRow | None:
-    """The token of that id."""
+    """Return the token of that id, or None."""
     return next((each for each in tokens(conn) if each.id == token_id), None)
 
 
 def home(conn: Connection) -> TokenRow | None:
-    """The token on which keys are made: of those that are bound, the one with the newest version of the MAC key.
+    """Return the token on which keys are created: the bound one with the newest version of the MAC key, or None.
 
-    Versions count over all tokens, and no clock has a part in them. None before there is one.
+    Versions are numbered across all tokens, so this does not depend on any clock.
     """
     key = schema.installation_key.c
     newest = (
@@ -190,15 +192,15 @@ def home(conn: Connection) -> TokenRow | None:
 
 
 def is_home(conn: Connection, token_id: str) -> bool:
-    """True if keys are made on that token now: asked where the result of a making is written."""
-    found = home(conn)
-    return found is not None and found.id == token_id
+    """Return True if that token is the home; checked in the transaction that records a created key."""
+    current = home(conn)
+    return current is not None and current.id == token_id
 
 
 def insert_installation_key(
     tx: Connection, purpose: KeyPurpose, version: int, token_id: str, cka_id: bytes, now: datetime
 ) -> InstallationKeyRow:
-    """Write an installation key; ``cka_id`` has 16 bytes."""
+    """Insert an installation key; ``cka_id`` has 16 bytes."""
     tx.execute(
         schema.installation_key.insert().values(
             purpose=purpose, version=version, token_id=token_id, cka_id=cka_id, created_at=now
@@ -208,43 +210,43 @@ def insert_installation_key(
 
 
 def next_version(conn: Connection, purpose: KeyPurpose) -> int:
-    """The version that follows all of a purpose, also those on tokens that were never bound."""
+    """Return the next version for a purpose, counting all tokens, including those that were never bound."""
     key = schema.installation_key.c
     return (conn.scalar(select(func.max(key.version)).where(key.purpose == purpose)) or 0) + 1
 
 
 def delete_installation_key(tx: Connection, key: InstallationKeyRow) -> None:
-    """Forget a version that is not on the token any more."""
+    """Delete the row of a version that is no longer on the token."""
     tx.execute(schema.installation_key.delete().where(schema.installation_key.c.cka_id == key.cka_id))
 
 
 def set_key_date(tx: Connection, key: InstallationKeyRow, now: datetime) -> None:
-    """Note that a version which was only intended so far is made now."""
+    """Set the creation date of a version that was only intended so far to now."""
     tx.execute(
         schema.installation_key.update().where(schema.installation_key.c.cka_id == key.cka_id).values(created_at=now)
     )
 
 
 def note_made(tx: Connection, key: InstallationKeyRow, now: datetime) -> InstallationKeyRow:
-    """Note that a version is on its token: from here on one that is not there was lost. The row as it is stored."""
+    """Record that a version is on its token, so that its absence later means loss; return the stored row."""
     table = schema.installation_key
     tx.execute(table.update().where(table.c.cka_id == key.cka_id, table.c.made_at.is_(None)).values(made_at=now))
     return next((each for each in installation_keys(tx, key.token_id) if each.cka_id == key.cka_id), key)
 
 
 def note_answer(tx: Connection, key: InstallationKeyRow, challenge: bytes, response: bytes) -> None:
-    """Keep the challenge that a version of the MAC key has answered, for copies of the token without newer ones."""
+    """Store a MAC key version's challenge and response, to identify copies of the token without newer versions."""
     table = schema.installation_key
     tx.execute(table.update().where(table.c.cka_id == key.cka_id).values(challenge=challenge, response=response))
 
 
 def versions(conn: Connection, purpose: KeyPurpose, token_id: str | None = None) -> list[InstallationKeyRow]:
-    """The installation keys for a purpose, oldest first: on a token, or on every one that is bound."""
+    """Return the installation keys for a purpose, oldest first: on one token, or on all bound tokens."""
     return [each for each in installation_keys(conn, token_id) if each.purpose == purpose]
 
 
 def installation_keys(conn: Connection, token_id: str | None = None) -> list[InstallationKeyRow]:
-    """The installation keys on a token, or on every one that is bound, by purpose and then by version."""
+    """Return the installation keys on one token, or on all bound tokens, by purpose and then by version."""
     table, token = schema.installation_key.c, schema.token.c
     query = (
         select(

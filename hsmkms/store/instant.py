@@ -1,4 +1,4 @@
-"""Instants as they are stored."""
+"""Column types for instants and 64-bit integers."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -6,7 +6,7 @@ from typing import Final
 from sqlalchemy import BigInteger, Dialect, Integer, TypeDecorator
 
 WIDE: Final = BigInteger().with_variant(Integer(), "sqlite")
-"""A whole number of 64 bits."""
+"""A 64-bit integer column type."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -19,9 +19,9 @@ class Instant(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:  # noqa: ARG002
-        """From the program to the database."""
+        """Convert a datetime to its stored value."""
         return None if value is None else (value - _EPOCH) // _MICROSECOND
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """From the database to the program."""
+        """Convert a stored value to a datetime."""
         return None if value is None else _EPOCH + value * _MICROSECOND

@@ -1,8 +1,8 @@
-"""KMS keys: intent and result of their making, reading, and changes.
+"""Store KMS keys: intent and result of their creation, reads, and changes.
 
-Every change gives the record a new version, which is the epoch of its row in the change log. A setter takes the
-version that the caller decided upon and returns False, without a trace, if the record has moved on since: read it
-again, decide again. (Inside one ``atomic`` a record that was read there cannot move on.)
+Every change gives the record a new version, which is the epoch of its row in the change log (optimistic locking). A
+setter takes the version on which the caller based its decision; it returns False and changes nothing if the record has
+another version by now: read it again and decide again. (A record read inside the same ``atomic`` cannot change.)
 """
 
 from collections.abc import Iterator, Mapping
@@ -63,11 +63,11 @@ _MATERIAL: Final = (
 )
 
 
-# -- making a key -----------------------------------------------------------------------------------------------
+# -- creating a key ---------------------------------------------------------------------------------------------
 
 
 def insert_intent(tx: Connection, record: KeyRecord, tags: Mapping[str, str], label: str) -> None:
-    """Write a new key, its materials and their token objects as intent: nobody sees them before ``complete``.
+    """Insert a new key, its materials and their token objects as intent, invisible until ``complete``.
 
     ``label`` is the CKA_LABEL of the token objects; ``record.version`` is not used.
     """
@@ -103,17 +103,17 @@ def insert_intent(tx: Connection, record: KeyRecord, tags: Mapping[str, str], la
 
 
 def insert_tags(tx: Connection, key_id: str, region: str, tags: Mapping[str, str]) -> None:
-    """Write the first tags of a key."""
+    """Insert the tags of a new key."""
     rows = [{"key_id": key_id, "region": region, "tag_key": name, "tag_value": value} for name, value in tags.items()]
     if rows:
         tx.execute(tag.insert(), rows)
 
 
 def complete(tx: Connection, key_id: str, region: str, state: KeyState | None = None) -> bool:
-    """Write the result of an intent: the key is live, its intended objects are on the token.
+    """Record the result of an intent: the key is live, its intended objects are on the token.
 
-    False if there is no such intent (any more), or if its object is being removed. ``state`` replaces the one that
-    was intended.
+    False if the intent does not exist (any more), or if its object is being destroyed. ``state`` replaces the intended
+    state.
     """
     values = {"lifecycle": Lifecycle.LIVE} | ({"state": state} if state is not None else {})
     doomed = exists().where(
@@ -132,12 +132,12 @@ def complete(tx: Connection, key_id: str, region: str, state: KeyState | None = 
 
 
 def hand_over(tx: Connection, key_id: str) -> None:
-    """Make the key one that users manage."""
+    """Make the key customer-managed."""
     tx.execute(key.update().where(key.c.key_id == key_id).values(manager=KeyManager.CUSTOMER))
 
 
 def drop_intent(tx: Connection, key_id: str, region: str) -> bool:
-    """Remove all rows of an intent that came to nothing; False if there is none (a live key stays as it is)."""
+    """Remove all rows of a failed intent; False if there is none (a live key stays as it is)."""
     query = select(regional_key.c.lifecycle).where(regional_key.c.key_id == key_id, regional_key.c.region == region)
     if tx.scalar(query) != Lifecycle.INTENDED:
         return False
@@ -154,13 +154,13 @@ def drop_intent(tx: Connection, key_id: str, region: str) -> bool:
 def insert_material(
     tx: Connection, key_id: str, new: MaterialRecord, label: str, status: ObjectStatus = ObjectStatus.INTENDED
 ) -> None:
-    """Add a material and its token object to a key that is there, in all its regions."""
+    """Add a material and its token object to an existing key, in all its regions."""
     _insert_material(tx, key_id, new, label, status)
     touch_all(tx, key_id)
 
 
 def retire_materials(tx: Connection, key_id: str) -> None:
-    """Make the current material of a key a former one; its successor is written in the same transaction."""
+    """Mark a key's current material as non-current; its successor is written in the same transaction."""
     tx.execute(
         material.update()
         .where(material.c.key_id == key_id, material.c.state == MaterialState.CURRENT)
@@ -169,7 +169,7 @@ def retire_materials(tx: Connection, key_id: str) -> None:
 
 
 def forget_unused_material(tx: Connection, row_id: int | None) -> None:
-    """Remove a material's row (by its number in the database) if no object refers to it any more."""
+    """Remove a material's row (by its row id) if no token object refers to it any more."""
     if row_id is None or tx.scalar(select(exists().where(token_object.c.material == row_id))):
         return
     tx.execute(material_presence.delete().where(material_presence.c.material == row_id))
@@ -219,10 +219,10 @@ def _insert_material(tx: Connection, key_id: str, new: MaterialRecord, label: st
 
 
 def fetch(conn: Connection, region: str, key_id: str, token_id: str | None = None) -> KeyRecord | None:
-    """A live key with its materials in the order of their sequence, or None.
+    """Return a live key with its materials ordered by sequence, or None.
 
-    Of several objects of a material the one shown is present before any other, then on ``token_id`` before any
-    other, then the oldest. A material whose objects are all still intended is left out.
+    Of several objects of a material the one chosen is, in this order: one that is present, one on ``token_id``, the
+    oldest. A material whose objects are all still intended is left out.
     """
     query = _select_keys(region).where(regional_key.c.key_id == key_id)
     row = conn.execute(query).one_or_none()
@@ -230,7 +230,7 @@ def fetch(conn: Connection, region: str, key_id: str, token_id: str | None = Non
 
 
 def every(conn: Connection, region: str, token_id: str | None = None) -> Iterator[KeyRecord]:
-    """All live keys of the region in the order of their ids, as ``fetch`` tells them, in two queries."""
+    """Yield all live keys of the region by id, as ``fetch`` returns them, with two queries."""
     materials: dict[str, dict[int, MaterialRecord]] = {}
     for row in conn.execute(_select_materials(region, token_id)):
         materials.setdefault(row.key_id, {}).setdefault(row.id, told_material(row))
@@ -239,12 +239,12 @@ def every(conn: Connection, region: str, token_id: str | None = None) -> Iterato
 
 
 def exists_anywhere(conn: Connection, key_id: str) -> bool:
-    """True if the key id is taken: in any region, by an intent, a live key, or a deleted one."""
+    """Return True if the key id is taken: in any region, by an intent, a live key, or a deleted one."""
     return bool(conn.scalar(select(exists().where(key.c.key_id == key_id))))
 
 
 def page(conn: Connection, region: str, after: str | None, limit: int) -> list[str]:
-    """At most ``limit`` ids of live keys in the region that follow ``after``, in their order."""
+    """Return at most ``limit`` ids of live keys in the region that follow ``after``, in order."""
     query = (
         select(regional_key.c.key_id)
         .where(
@@ -259,7 +259,7 @@ def page(conn: Connection, region: str, after: str | None, limit: int) -> list[s
 
 
 def count_by_state(conn: Connection) -> dict[str, int]:
-    """How many live keys there are in each stored state, over all regions."""
+    """Count the live keys of each stored state, over all regions."""
     query = select(regional_key.c.state, func.count()).where(regional_key.c.lifecycle == Lifecycle.LIVE)
     return {row[0]: row[1] for row in conn.execute(query.group_by(regional_key.c.state))}
 
@@ -295,7 +295,7 @@ def _fetch_materials(conn: Connection, region: str, key_id: str, token_id: str |
 
 
 def _select_materials(region: str, token_id: str | None) -> Select[Any]:
-    """The first row of each material is the one that counts: see ``fetch``."""
+    """Select the materials of a region; the first row of each material is the one that ``fetch`` uses."""
     return (
         select(
             *(material.c[name] for name in _MATERIAL),
@@ -320,7 +320,7 @@ def _select_materials(region: str, token_id: str | None) -> Select[Any]:
 
 
 def told(row: Any, materials: tuple[MaterialRecord, ...]) -> KeyRecord:  # noqa: ANN401 - a row, or what is like one
-    """The record of a row of ``fetch``, with its materials."""
+    """Build the record of a row of ``fetch``, with its materials."""
     return KeyRecord(
         key_id=row.key_id,
         region=row.region,
@@ -345,7 +345,7 @@ def told(row: Any, materials: tuple[MaterialRecord, ...]) -> KeyRecord:  # noqa:
 
 
 def told_material(row: Any) -> MaterialRecord:  # noqa: ANN401 - as above
-    """The record of a material, its presence in a region and one of its objects."""
+    """Build the record of a material, its presence in a region and one of its objects."""
     return MaterialRecord(
         material_id=row.material_id,
         sequence=row.sequence,
@@ -380,12 +380,12 @@ def schedule_deletion(
     window_days: int,
     expected_version: int,
 ) -> bool:
-    """Write state, window and date of a deletion (None: not known yet); False if not live in that version."""
+    """Set state, window and date of a deletion (None: not known yet); False if not live in that version."""
     return _set(tx, key_id, region, expected_version, state=state, deletion_date=date, pending_window_days=window_days)
 
 
 def cancel_deletion(tx: Connection, key_id: str, region: str, state: KeyState, expected_version: int) -> bool:
-    """The key has no deletion date any more; False if the record is not live in that version."""
+    """Remove the deletion date; False if the record is not live in that version."""
     return _set(tx, key_id, region, expected_version, state=state, deletion_date=None, pending_window_days=None)
 
 
@@ -400,26 +400,26 @@ def set_policy(tx: Connection, key_id: str, region: str, policy: str, expected_v
 
 
 def rewrite_policy(tx: Connection, key_id: str, region: str, policy: str) -> None:
-    """Replace the policy of a key that may still be in the making, whatever its version."""
+    """Replace the policy of a live or intended key, whatever its version."""
     tx.execute(_of(regional_key.update(), key_id, region).values(policy=policy))
     touch(tx, key_id, region)
 
 
 def touch(tx: Connection, key_id: str, region: str) -> None:
-    """Give the record a new version, after a change of something that belongs to it in this region alone."""
+    """Give the record a new version, after a change of data that belongs to it in this region only."""
     epoch = changes.note(tx, region, key_id)
     tx.execute(_of(regional_key.update(), key_id, region).values(version=epoch))
 
 
 def touch_users(tx: Connection, row_id: int) -> None:
-    """Give a new version to the records, in all regions, of the key that a material (by its row) belongs to."""
+    """Give new versions to the records, in all regions, of the key that a material (by its row id) belongs to."""
     key_id = tx.scalar(select(material.c.key_id).where(material.c.id == row_id))
     if key_id is not None:
         touch_all(tx, key_id)
 
 
 def touch_all(tx: Connection, key_id: str) -> None:
-    """Give the key's records in all regions a new version, after a change of something that they share."""
+    """Give the key's records in all regions new versions, after a change of data that they share."""
     for region in tx.scalars(select(regional_key.c.region).where(regional_key.c.key_id == key_id)).all():
         touch(tx, key_id, region)
 

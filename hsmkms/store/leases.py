@@ -1,4 +1,4 @@
-"""Counts of encryptions per material, in ``log.db``. They outlive the key: a re-imported material is the same key."""
+"""Count encryptions per material in ``log.db``. Counts outlive the key: a re-imported material is the same key."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +14,9 @@ _reserved = encryption_count.c.reserved
 
 
 def reserve(store: Store, material_id: str, count_of: Callable[[int], int]) -> tuple[int, int]:
-    """Count encryptions as used before they happen: returns (used before, granted).
+    """Reserve encryptions before they happen; return (used before, granted).
 
-    ``count_of`` is told what is used already and says how many to grant, 0 for none.
+    ``count_of`` gets the number used already and returns how many to grant, 0 for none.
     """
     with store.log.atomic() as tx:
         used = tx.execute(select(_reserved).where(encryption_count.c.material_id == material_id)).scalar() or 0
@@ -28,20 +28,20 @@ def reserve(store: Store, material_id: str, count_of: Callable[[int], int]) -> t
 
 
 def give_back(store: Store, material_id: str, unused: int) -> None:
-    """Return what was reserved and certainly not used."""
+    """Give back reserved encryptions that were certainly not used."""
     with store.log.atomic() as tx:
         counted = update(encryption_count).where(encryption_count.c.material_id == material_id)
         tx.execute(counted.values(reserved=_reserved - unused))
 
 
 def total(store: Store, material_id: str) -> int:
-    """Encryptions counted so far: at least as many as were made."""
+    """Return the encryptions counted so far: at least as many as were made."""
     with store.log.reading() as conn:
         return conn.execute(select(_reserved).where(encryption_count.c.material_id == material_id)).scalar() or 0
 
 
 def counted(folder: Path) -> bool:
-    """True if the folder's ``log.db`` has counted any encryption; False if there is no such file."""
+    """Return True if the folder's ``log.db`` has counted any encryption; False if there is no such file."""
     file = folder / files.LOG.name
     if not file.exists():
         return False
@@ -54,18 +54,18 @@ def counted(folder: Path) -> bool:
 
 
 def at_least(store: Store, material_id: str, count: int) -> None:
-    """Raise the count of a material whose history is not known."""
+    """Raise the count of a material with an unknown history to at least ``count``."""
     reserve(store, material_id, lambda used: max(count - used, 0))
 
 
 def beyond(store: Store, count: int) -> dict[str, int]:
-    """Materials that have made at least so many encryptions, with their counts."""
+    """Return the materials with at least ``count`` encryptions, with their counts."""
     with store.log.reading() as conn:
         query = select(encryption_count.c.material_id, _reserved).where(_reserved >= count)
         return {row.material_id: row.reserved for row in conn.execute(query)}
 
 
 def most(store: Store) -> int:
-    """The count of the material that has made the most encryptions."""
+    """Return the highest count of any material."""
     with store.log.reading() as conn:
         return conn.scalar(select(func.max(_reserved))) or 0

@@ -1,8 +1,8 @@
-"""A new ``log.db`` in the place of one that is damaged or lost.
+"""Replace a damaged or lost ``log.db`` by a new one.
 
-The counts of encryptions are lost with the old one, and AES-GCM has a limit. So the new one says in its header (its
-``user_version``) that nobody knows what was counted before, until the control plane has been told: then each generated
-key gets a new backing key before it encrypts next, as after a restored backup.
+The counts of encryptions are lost with the old one, and AES-GCM has a limit. So the new one has a flag in its header
+(its ``user_version``) that earlier counts are unknown, until the control plane has recorded it: from then on each
+generated key gets a new backing key before it encrypts next, as after a restored backup.
 """
 
 from contextlib import closing
@@ -19,7 +19,7 @@ _UNKNOWN_BEFORE: Final = 1
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with ``log.db``, or None."""
+    """Return what is wrong with ``log.db``, or None."""
     path = folder / files.LOG.name
     try:
         files.check(folder, files.LOG)
@@ -30,9 +30,9 @@ def damage(folder: Path) -> str | None:
 
 
 def renew(folder: Path, now: datetime) -> Path | None:
-    """Put a new one in the place of ``log.db``; returns where the old one is now, if there was one.
+    """Replace ``log.db`` by a new one; return the new path of the old one, if there was one.
 
-    Nobody may have it open. Interrupted, it is done again.
+    No process may have it open. After an interruption, call it again.
     """
     path = folder / files.LOG.name
     draft = path.with_name(f".{path.name}-renewed")
@@ -51,19 +51,19 @@ def renew(folder: Path, now: datetime) -> Path | None:
 
 
 def is_unknown_before(log: Database) -> bool:
-    """True if the control plane still has to be told that counts were lost."""
+    """Return True if the loss of counts is not yet recorded in the control plane."""
     with log.reading() as conn:
         return bool(conn.exec_driver_sql("PRAGMA user_version").scalar() == _UNKNOWN_BEFORE)
 
 
 def settle(log: Database) -> None:
-    """It has been told."""
+    """Clear the flag, once the loss of counts is recorded in the control plane."""
     with log.atomic() as tx:
         tx.exec_driver_sql("PRAGMA user_version = 0")
 
 
 def _set_aside(path: Path, now: datetime) -> Path | None:
-    """Give the old files names of their own; what the WAL holds belongs to them."""
+    """Rename the old database and its WAL, which holds a part of its data; return the new path."""
     kept = path.with_name(f"{path.name}.damaged-{now:%Y%m%dT%H%M%SZ}")
     for suffix in ("", "-wal"):
         old = path.with_name(path.name + suffix)

@@ -1,7 +1,7 @@
-"""Imported material: its coming, its loss, and the wrapping keys that carry it.
+"""Store imported material: import, loss, and the wrapping keys used for import.
 
-A material row stays for the life of its key: it is what a later import must equal. What comes and goes is its
-presence, and a token object of its own each time.
+A material row stays for the life of its key: a later import must equal it. Each import marks it present and adds a
+token object; a loss clears that mark and has the object destroyed.
 """
 
 from datetime import datetime
@@ -24,13 +24,13 @@ from hsmkms.store.schema import (
 )
 
 PENDING: Final = (MaterialState.PENDING_ROTATION, MaterialState.PENDING_MULTI_REGION_IMPORT_AND_ROTATION)
-"""States of material that waits for its rotation: where all regions of the key have it, and where one lacks it."""
+"""States of material that waits for its rotation: all regions of the key have it, or at least one lacks it."""
 
 
 class WrappingKeyRow(Struct, frozen=True, kw_only=True):
-    """A wrapping key of a KMS key. ``status`` is what was last recorded about its token object.
+    """A wrapping key of a KMS key. ``status``: last recorded status of its token object.
 
-    ``made_by``: the ARN of the principal that asked for it; None for one from before that was recorded.
+    ``made_by``: the ARN of the principal that requested it; None for one created before that was recorded.
     """
 
     token_id: str
@@ -50,7 +50,7 @@ class WrappingKeyRow(Struct, frozen=True, kw_only=True):
 def insert_object(
     tx: Connection, key_id: str, region: str, material_id: str, token_id: str, cka_id: bytes, label: str, now: datetime
 ) -> None:
-    """Write the intent of one more token object for a material that is known already."""
+    """Insert the intent of a further token object for an existing material."""
     tx.execute(
         token_object.insert().values(
             token_id=token_id,
@@ -66,7 +66,7 @@ def insert_object(
 
 
 def arrive(tx: Connection, token_id: str, cka_id: bytes) -> bool:
-    """An intended object is on the token; False if it is not intended any more."""
+    """Record that an intended object is on the token; False if it is not intended any more."""
     return bool(
         tx.execute(
             token_object.update()
@@ -91,9 +91,9 @@ def set_present(
     *,
     host_unwrapped: bool,
 ) -> None:
-    """The material is there, until ``valid_to`` if that is given; a description of None leaves the old one.
+    """Mark the material as present, until ``valid_to`` if given; a description of None keeps the old one.
 
-    Material that once passed through this process in the clear stays marked for ever.
+    Material that once passed through this process in the clear stays marked so.
     """
     of_this = material.c.material_id == material_id
     tx.execute(
@@ -114,7 +114,7 @@ def set_present(
 
 
 def is_on_token(conn: Connection, material_id: str) -> bool:
-    """True if an object of the material is there, for whichever region."""
+    """Return True if an object of the material is present, for any region."""
     there = exists().where(
         token_object.c.material == material.c.id,
         material.c.material_id == material_id,
@@ -124,7 +124,7 @@ def is_on_token(conn: Connection, material_id: str) -> bool:
 
 
 def lose(tx: Connection, key_id: str, region: str, material_id: str) -> None:
-    """The material is gone for the key in this region; its objects are to be destroyed if no other region uses it."""
+    """Mark the material as lost in this region, and its objects for destruction if no other region uses it."""
     row_id = select(material.c.id).where(material.c.material_id == material_id).scalar_subquery()
     of_this = material_presence.c.material == row_id
     tx.execute(
@@ -137,7 +137,7 @@ def lose(tx: Connection, key_id: str, region: str, material_id: str) -> None:
 
 
 def forget_region(tx: Connection, key_id: str, region: str) -> None:
-    """A regional key has ended: nothing is there for it any more. The caller gives the records new versions."""
+    """Remove a deleted regional key's presences. The caller gives the records new versions."""
     tx.execute(
         material_presence.delete().where(material_presence.c.key_id == key_id, material_presence.c.region == region)
     )
@@ -145,7 +145,7 @@ def forget_region(tx: Connection, key_id: str, region: str) -> None:
 
 
 def let_go(tx: Connection, key_id: str) -> None:
-    """Mark the objects of a key that no region has any use for, and see who still lacks what waits for rotation."""
+    """Mark a key's unused objects for destruction, and update which regions lack material that waits for rotation."""
     used = exists().where(material_presence.c.material == token_object.c.material, material_presence.c.present)
     tx.execute(
         token_object.update()
@@ -160,7 +160,7 @@ def let_go(tx: Connection, key_id: str) -> None:
 
 
 def settle_pending(tx: Connection, key_id: str) -> None:
-    """Write of material that waits for its rotation whether all regions of the key have it."""
+    """Update the state of material that waits for its rotation: whether all regions of the key have it."""
     lacking = exists().where(material_presence.c.material == material.c.id, ~material_presence.c.present)
     waiting = material.update().where(material.c.key_id == key_id, material.c.state.in_(PENDING))
     for state, which in zip(PENDING, (~lacking, lacking), strict=True):
@@ -168,7 +168,7 @@ def settle_pending(tx: Connection, key_id: str) -> None:
 
 
 def doom(tx: Connection, token_id: str, cka_id: bytes) -> None:
-    """An object is to be destroyed; a material that has no other object, and so was never anybody's, is forgotten."""
+    """Mark an object for destruction; its material is removed if it has no other object, so was never completed."""
     this = (token_object.c.token_id == token_id) & (token_object.c.cka_id == cka_id)
     row_id = tx.scalar(select(token_object.c.material).where(this))
     if row_id is None:
@@ -182,9 +182,9 @@ def doom(tx: Connection, token_id: str, cka_id: bytes) -> None:
 
 
 def forget_pending(tx: Connection, material_id: str) -> None:
-    """Remove a material that waited for its rotation and never was current: another one may be imported instead.
+    """Remove a material that waited for its rotation and never was current, so that another one can be imported.
 
-    It goes from all regions. Its objects stay on record without it until they are destroyed.
+    It is removed from all regions. Rows of its objects stay without it until the objects are destroyed.
     """
     row_id = tx.scalar(select(material.c.id).where(material.c.material_id == material_id))
     if row_id is None:
@@ -197,15 +197,15 @@ def forget_pending(tx: Connection, material_id: str) -> None:
 
 
 def first_expiry(conn: Connection) -> datetime | None:
-    """When the time of a present material of a live key ends next."""
+    """Return the earliest expiry of a present material of a live key, or None."""
     query = select(func.min(material_presence.c.valid_to)).select_from(material_presence.join(regional_key))
     present = query.where(material_presence.c.present, regional_key.c.lifecycle == Lifecycle.LIVE)
-    found: datetime | None = conn.scalar(present)
-    return found
+    earliest: datetime | None = conn.scalar(present)
+    return earliest
 
 
 def expired(conn: Connection, now: datetime) -> list[tuple[str, str]]:
-    """Keys, as (key id, region), that have material whose time is over and that still counts as present."""
+    """Return the keys, as (key id, region), with expired material that is still marked present."""
     query = (
         select(material_presence.c.key_id, material_presence.c.region)
         .select_from(material_presence.join(regional_key))
@@ -224,7 +224,7 @@ def expired(conn: Connection, now: datetime) -> list[tuple[str, str]]:
 
 
 def insert_wrapping_key(tx: Connection, row: WrappingKeyRow, label: str) -> None:
-    """Write a wrapping key and its token object with the status of ``row``."""
+    """Insert a wrapping key and its token object with the status of ``row``."""
     tx.execute(
         token_object.insert().values(
             token_id=row.token_id,
@@ -249,7 +249,7 @@ def insert_wrapping_key(tx: Connection, row: WrappingKeyRow, label: str) -> None
 
 
 def wrapping_keys(conn: Connection) -> list[WrappingKeyRow]:
-    """All wrapping keys that are, or may be, on a token, oldest first."""
+    """Return all wrapping keys that are, or may be, on a token, oldest first."""
     query = (
         select(
             wrapping_key.c.token_id,
@@ -282,18 +282,18 @@ def wrapping_keys(conn: Connection) -> list[WrappingKeyRow]:
 
 
 def doom_wrapping_key(tx: Connection, token_id: str, cka_id: bytes) -> None:
-    """A wrapping key is to be destroyed."""
+    """Mark a wrapping key for destruction."""
     this = (token_object.c.token_id == token_id) & (token_object.c.cka_id == cka_id)
     tx.execute(token_object.update().where(this).values(status=ObjectStatus.DESTROYING))
 
 
 def set_used(tx: Connection, token_id: str, cka_id: bytes, now: datetime) -> None:
-    """Note that a wrapping key has carried material: it is the first to go when room is needed."""
+    """Record that a wrapping key was used: used ones are destroyed first when room is needed."""
     this = (wrapping_key.c.token_id == token_id) & (wrapping_key.c.cka_id == cka_id)
     tx.execute(wrapping_key.update().where(this).values(used_at=now))
 
 
 def forget_wrapping_key(tx: Connection, token_id: str, cka_id: bytes) -> None:
-    """Remove the rows of a wrapping key that is not on the token any more."""
+    """Remove the rows of a wrapping key that is no longer on the token."""
     for table in (wrapping_key, token_object):
         tx.execute(table.delete().where(table.c.token_id == token_id, table.c.cka_id == cka_id))

@@ -1,4 +1,4 @@
-"""Making the databases and bringing them to this program's revision.
+"""Create the databases and migrate them to this program's revision.
 
 Alembic is imported only when a migration runs: reading a revision does not need it.
 """
@@ -25,10 +25,10 @@ _METADATA: Final = {files.META.name: schema.meta, files.LOG.name: schema.log}
 
 
 def create(folder: Path) -> None:
-    """Make both databases, empty but for their tables; the folder too, if it is not there.
+    """Create both databases with empty tables, and the folder if it is missing.
 
-    Each appears in its place complete or not at all. A ``log.db`` that is there is kept, for its counts outlive
-    everything. Raises StoreError if there is a ``meta.db``.
+    Each file appears complete or not at all. An existing ``log.db`` is kept, because its counts outlive everything.
+    Raises StoreError if there is a ``meta.db``.
     """
     if (folder / files.META.name).exists():
         raise StoreError(f"there is a database {folder / files.META.name} already: it was left as it is")
@@ -39,7 +39,7 @@ def create(folder: Path) -> None:
 
 
 def upgrade(folder: Path) -> list[str]:
-    """Bring both databases to this program's revision, each in one transaction; returns the revisions applied.
+    """Migrate both databases to this program's revision, each in one transaction; return the revisions applied.
 
     Raises StoreError, and MigrationError for a database that is newer than this program.
     """
@@ -52,18 +52,18 @@ def upgrade(folder: Path) -> list[str]:
 
 
 def current(folder: Path) -> dict[str, str]:
-    """The revision of each database, by file name."""
-    found = {}
+    """Return the revision of each database, by file name."""
+    revisions = {}
     for database in files.DATABASES:
         path = folder / database.name
         files.check_private(path)
         with faults.translated(path), closing(files.connect(path)) as connection:
-            found[database.name] = files.read_revision(connection, path)
-    return found
+            revisions[database.name] = files.read_revision(connection, path)
+    return revisions
 
 
 def alembic_config(database: DatabaseFile) -> "Config":
-    """What Alembic has to know about a database's migrations; they travel with the package."""
+    """Build Alembic's configuration for a database's migrations, which are part of the package."""
     from alembic.config import Config  # noqa: PLC0415 - see the module's docstring
 
     config = Config()
@@ -80,7 +80,7 @@ def _make(folder: Path, database: DatabaseFile) -> None:
             draft = Path(workplace) / database.name
             files.make_empty(draft)
             fill(draft, database)
-            os.link(draft, target)  # unlike a rename, it never replaces a database that somebody else made meanwhile
+            os.link(draft, target)  # unlike a rename, it never replaces a database that another process has made
         sync_folder(folder)
     except OSError as exc:
         raise StoreError(f"the database {target} cannot be made: {exc.strerror}") from exc
@@ -97,12 +97,12 @@ def _upgrade(path: Path, database: DatabaseFile) -> Sequence[str]:
 
 
 def fill(path: Path, database: DatabaseFile) -> None:
-    """Give an empty file the tables of a database."""
+    """Create the tables of a database in an empty file."""
     _run(path, database, [])
 
 
 def _run(path: Path, database: DatabaseFile, expected: Sequence[str]) -> None:
-    """Run all migrations that the database lacks; none of them is kept unless all succeed."""
+    """Run all missing migrations in one transaction."""
     from alembic import command  # noqa: PLC0415 - see the module's docstring
 
     config = alembic_config(database)
@@ -116,7 +116,7 @@ def _run(path: Path, database: DatabaseFile, expected: Sequence[str]) -> None:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    """A connection without foreign keys: SQLite alters a table by making it anew."""
+    """Open a connection without foreign keys: SQLite alters a table by recreating it."""
     connection = files.connect(path)
     connection.execute("PRAGMA foreign_keys=OFF")
     return connection

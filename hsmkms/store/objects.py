@@ -1,4 +1,4 @@
-"""What should be on the tokens, and what was seen there without being acknowledged."""
+"""Store which objects should be on the tokens, and which unacknowledged ones (orphans) were seen there."""
 
 from datetime import datetime
 from typing import Any
@@ -24,8 +24,8 @@ from hsmkms.store.schema import (
 class BackingObject(Struct, frozen=True, kw_only=True):
     """The row of a backing key's token object.
 
-    ``region`` is the key's only region, or that of the primary key, ``lifecycle`` the key's there, and ``status`` what
-    was last recorded about the object.
+    ``region`` is the key's only region, or that of the primary key, ``lifecycle`` the key's there, and ``status`` the
+    last recorded status of the object.
     """
 
     token_id: str
@@ -41,18 +41,18 @@ class BackingObject(Struct, frozen=True, kw_only=True):
 
 
 def all_of_token(conn: Connection, token_id: str) -> dict[bytes, BackingObject]:
-    """Every row of a token by CKA_ID, whatever its status, oldest first."""
+    """Return every row of a token by CKA_ID, whatever its status, oldest first."""
     return {row.cka_id: _object(row) for row in conn.execute(_select(token_id))}
 
 
 def fetch(conn: Connection, token_id: str, cka_id: bytes) -> BackingObject | None:
-    """The row of an object, whatever its status, or None."""
+    """Return the row of an object, whatever its status, or None."""
     row = conn.execute(_select(token_id).where(token_object.c.cka_id == cka_id)).one_or_none()
     return None if row is None else _object(row)
 
 
 def present(conn: Connection) -> list[tuple[str, bytes, str, ObjectPurpose, str | None]]:
-    """What should be there for keys: token, CKA_ID, label, purpose, and the id of the key (None for a wrapping key)."""
+    """Return the objects recorded as present: token, CKA_ID, label, purpose, key id (None for a wrapping key)."""
     query = (
         select(
             token_object.c.token_id,
@@ -71,7 +71,7 @@ def present(conn: Connection) -> list[tuple[str, bytes, str, ObjectPurpose, str 
 
 
 def standing(conn: Connection, token_id: str) -> list[tuple[ObjectPurpose, ObjectStatus]]:
-    """What each object is and how it stands that is, was to be, or is to be destroyed on a token."""
+    """Return purpose and status of each object of a token that is not destroyed yet."""
     query = select(token_object.c.purpose, token_object.c.status).where(
         token_object.c.token_id == token_id, token_object.c.status != ObjectStatus.DESTROYED
     )
@@ -79,9 +79,9 @@ def standing(conn: Connection, token_id: str) -> list[tuple[ObjectPurpose, Objec
 
 
 def move_ended(tx: Connection, token_id: str, home_id: str) -> None:
-    """Record what was destroyed on a token as if that had been on the home: the other one is forgotten.
+    """Move the rows of a token's destroyed objects to the home token, because the token is being forgotten.
 
-    Materials keep a row of an object, whether or not it is there: what comes in again must equal them.
+    A material keeps a row of an object even if that is destroyed: re-imported material must equal it.
     """
     ended = (token_object.c.token_id == token_id) & (token_object.c.status == ObjectStatus.DESTROYED)
     for row_id in tx.scalars(select(token_object.c.material).where(ended)).all():
@@ -91,7 +91,7 @@ def move_ended(tx: Connection, token_id: str, home_id: str) -> None:
 
 
 def set_status(tx: Connection, token_id: str, cka_id: bytes, status: ObjectStatus) -> bool:
-    """Record what became of an object; the key gets a new version in all its regions. False: no such row."""
+    """Set an object's status; the key gets a new version in all its regions. False: no such row."""
     this = (token_object.c.token_id == token_id) & (token_object.c.cka_id == cka_id)
     if not tx.execute(token_object.update().where(this).values(status=status)).rowcount:
         return False
@@ -105,7 +105,7 @@ def set_status(tx: Connection, token_id: str, cka_id: bytes, status: ObjectStatu
 
 
 def doom(tx: Connection, token_id: str, cka_id: bytes, label: str, now: datetime) -> None:
-    """Write down that an object will be destroyed; one that has no row gets one without a key."""
+    """Mark an object for destruction; an object without a row gets one without a key."""
     this = (token_object.c.token_id == token_id) & (token_object.c.cka_id == cka_id)
     if tx.execute(token_object.update().where(this).values(status=ObjectStatus.DESTROYING)).rowcount:
         return
@@ -122,7 +122,7 @@ def doom(tx: Connection, token_id: str, cka_id: bytes, label: str, now: datetime
 
 
 def is_doomed(conn: Connection, token_id: str, cka_id: bytes) -> bool:
-    """True if the destruction of the object was begun."""
+    """Return True if the object is marked for destruction."""
     query = select(token_object.c.status).where(token_object.c.token_id == token_id, token_object.c.cka_id == cka_id)
     return conn.scalar(query) == ObjectStatus.DESTROYING
 
@@ -133,11 +133,11 @@ def forget_doomed(tx: Connection, token_id: str, cka_id: bytes) -> None:
     tx.execute(token_object.delete().where(this, token_object.c.material.is_(None)))
 
 
-# -- objects seen and not acknowledged --------------------------------------------------------------------------
+# -- orphans: objects seen and not acknowledged -----------------------------------------------------------------
 
 
 def note_seen(tx: Connection, token_id: str, cka_id: bytes, now: datetime) -> datetime:
-    """Note an unacknowledged object on the token, and return when it was first seen."""
+    """Record an unacknowledged object on the token, and return when it was first seen."""
     statement = insert(orphan).values(token_id=token_id, cka_id=cka_id, first_seen=now)
     tx.execute(statement.on_conflict_do_nothing())
     query = select(orphan.c.first_seen).where(orphan.c.token_id == token_id, orphan.c.cka_id == cka_id)
@@ -146,13 +146,13 @@ def note_seen(tx: Connection, token_id: str, cka_id: bytes, now: datetime) -> da
 
 
 def first_seen(conn: Connection, token_id: str) -> dict[bytes, datetime]:
-    """When each unacknowledged object was first seen on a token, by CKA_ID."""
+    """Return when each unacknowledged object was first seen on a token, by CKA_ID."""
     query = select(orphan.c.cka_id, orphan.c.first_seen).where(orphan.c.token_id == token_id)
     return {row.cka_id: row.first_seen for row in conn.execute(query.order_by(orphan.c.first_seen))}
 
 
 def forget_seen(tx: Connection, token_id: str, cka_id: bytes) -> None:
-    """The object is gone, or is acknowledged now."""
+    """Remove the record of an unacknowledged object that is gone, or acknowledged now."""
     tx.execute(orphan.delete().where(orphan.c.token_id == token_id, orphan.c.cka_id == cka_id))
 
 

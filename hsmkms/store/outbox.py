@@ -1,4 +1,4 @@
-"""The outbox of the audit log: what a change tells of itself is committed with it, and moved to the log afterwards."""
+"""Outbox of the audit log: a change's record is committed with the change, and moved to the log afterwards."""
 
 from collections.abc import Collection
 
@@ -9,7 +9,7 @@ from hsmkms.store.schema import audit_outbox
 
 
 class OutboxRow(Struct, frozen=True):
-    """A record that the log may not have yet. ``lane``: that of the process which wrote it."""
+    """A record that the log may not have yet. ``lane``: the lane of the process that wrote it."""
 
     id: int
     lane: str
@@ -25,12 +25,12 @@ def put(tx: Connection, lane: str, event_id: str, record: bytes) -> int:
 
 
 def remove(tx: Connection, row_ids: Collection[int]) -> None:
-    """The log has these."""
+    """Remove records that the log has."""
     tx.execute(delete(audit_outbox).where(audit_outbox.c.id.in_(row_ids)))
 
 
 def fetch(conn: Connection, lane: str | None = None) -> list[OutboxRow]:
-    """What is in the outbox, of one lane or of all, oldest first."""
+    """Return the records in the outbox, of one lane or of all, oldest first."""
     query = select(audit_outbox.c.id, audit_outbox.c.lane, audit_outbox.c.event_id, audit_outbox.c.record)
     if lane is not None:
         query = query.where(audit_outbox.c.lane == lane)

@@ -1,4 +1,4 @@
-"""A KMS key out of its proven rows: what ``keys.fetch`` tells, without another query."""
+"""Build a KMS key's record from its proven rows: the result of ``keys.fetch``, without another query."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -19,13 +19,13 @@ from hsmkms.store.schema import (
 
 
 def record(rows: ProvenRows, region: str, account: str) -> KeyRecord | None:
-    """The key whose rows these are, if it is live in the region, or None."""
+    """Build the record of the key with these rows, or None if it is not live in the region."""
     live = {row.region: row for row in rows.of(regional_key) if row.lifecycle == Lifecycle.LIVE}
     shared = next(iter(rows.of(key)), None)
     if region not in live or shared is None:
         return None
     setting = next(iter(rows.of(rotation)), None)
-    found = {
+    columns = {
         **vars(shared),
         **vars(live[region]),  # its creation date is the region's own
         "account": account,
@@ -33,11 +33,11 @@ def record(rows: ProvenRows, region: str, account: str) -> KeyRecord | None:
         "period_days": setting and setting.period_days,
         "regions": " ".join(live) if shared.multi_region else None,
     }
-    return keys.told(SimpleNamespace(**found), _materials(rows, region))
+    return keys.told(SimpleNamespace(**columns), _materials(rows, region))
 
 
 def _materials(rows: ProvenRows, region: str) -> tuple[MaterialRecord, ...]:
-    """Those that are known in the region, in the order of their sequence, each with the object that counts."""
+    """Return the materials that the region has a row for, by sequence, each with the object that ``fetch`` chooses."""
     presences = {row.material: row for row in rows.of(material_presence) if row.region == region}
     objects: dict[int, Any] = {}
     for row in sorted(rows.of(token_object), key=_rank):
@@ -51,5 +51,5 @@ def _materials(rows: ProvenRows, region: str) -> tuple[MaterialRecord, ...]:
 
 
 def _rank(row: Any) -> tuple[bool, Any, bytes]:  # noqa: ANN401 - a row
-    """Of several objects of a material a present one counts, then the oldest."""
+    """Sort key for the objects of a material: present ones first, then the oldest."""
     return row.status != ObjectStatus.PRESENT, row.created_at, row.cka_id

@@ -1,7 +1,7 @@
-"""Rows as they were compared with their seals, read back from the form in which they were told.
+"""Parse rows from the canonical text whose seal was verified.
 
-What decides is taken from them. A second query for the same rows may go by another index, and an index can be made to
-leave rows out, or to lead to other ones.
+Decisions are made on these rows. A second query for the same rows could use another index, and a forged index can omit
+rows or return other ones.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ _READERS: Final[dict[str, Callable[[bytes], object]]] = {
     "real": float,
     "blob": bytes,
 }
-"""What a value is by SQLite's name of its type: ``hex()`` gave the bytes of its text, or of itself."""
+"""Decoders by SQLite type name: ``hex()`` returned the bytes of the value's text, or of a blob itself."""
 
 _Column = tuple[str, object, Callable[[Any], Any] | None]
 
@@ -33,13 +33,13 @@ class ProvenRows:
         self._entries = entries
 
     def of(self, table: Table) -> list[Any]:
-        """Those of a table, in no order. The same row may be there twice, if several subjects or indexes have it."""
+        """Return the rows of a table, unordered. A row can occur twice, if several subjects or indexes contain it."""
         columns = _columns(table)
         return [_row(columns, each.told) for each in self._entries if each.table == table.name]
 
 
-def _row(columns: Sequence[_Column], told: str) -> SimpleNamespace:
-    values = dict(each.split("=") for each in told.split(";")[:-1])
+def _row(columns: Sequence[_Column], text: str) -> SimpleNamespace:
+    values = dict(each.split("=") for each in text.split(";")[:-1])
     row = SimpleNamespace()
     for name, absent, process in columns:
         value = _value(values[name]) if name in values else absent
@@ -47,15 +47,15 @@ def _row(columns: Sequence[_Column], told: str) -> SimpleNamespace:
     return row
 
 
-def _value(told: str) -> object:
-    """A value from ``type+hex``: the types are in small letters, the digits in capitals."""
-    kind = told.rstrip("0123456789ABCDEF")
-    return _READERS[kind](bytes.fromhex(told[len(kind) :]))
+def _value(text: str) -> object:
+    """Decode a value from ``type+hex``: types are in lower case, hex digits in upper case."""
+    kind = text.rstrip("0123456789ABCDEF")
+    return _READERS[kind](bytes.fromhex(text[len(kind) :]))
 
 
 @lru_cache
 def _columns(table: Table) -> list[_Column]:
-    """Name, value where nothing is told, and how the program sees what the database holds."""
+    """Return each column's name, its value if the text omits it, and its result processor."""
     return [
         (
             column.name,

@@ -1,7 +1,7 @@
-"""Multi-Region keys: their replicas, and which of them is the primary key.
+"""Store multi-Region keys: their replicas, and which of them is the primary key.
 
-All that the regions share is there once (key, materials, token objects); a replica is one more regional key, with one
-row for each material that says whether the region has it. So replicating or moving the primary key is one transaction.
+Shared data is stored once (key, materials, token objects); a replica is a further regional key, with one row per
+material that says whether the region has it. So replicating or moving the primary key is one transaction.
 """
 
 from collections.abc import Mapping
@@ -16,13 +16,13 @@ from hsmkms.store import changes, keys, materials
 from hsmkms.store.schema import Lifecycle, key, material, material_presence, regional_key
 
 LEADING: Final = key.c.primary_region.is_(None) | (key.c.primary_region == regional_key.c.region)
-"""Of a key's regions the one that stands for all: its only one, or that of the primary key."""
+"""Condition that selects one region per key: its only one, or that of the primary key."""
 
 
 def insert_replica(tx: Connection, record: KeyRecord, tags: Mapping[str, str]) -> None:
-    """Add a live regional key to a multi-Region key; an earlier one that was deleted there makes way.
+    """Add a live regional key to a multi-Region key, replacing an earlier deleted one in the region.
 
-    Generated materials are there at once, imported ones have to come. ``record.version`` is not used.
+    Generated materials are present at once, imported ones must be imported. ``record.version`` is not used.
     """
     values = {
         "lifecycle": Lifecycle.LIVE,
@@ -49,7 +49,7 @@ def insert_replica(tx: Connection, record: KeyRecord, tags: Mapping[str, str]) -
 
 
 def primary_region(conn: Connection, key_id: str) -> str | None:
-    """Where the primary key of a set of multi-Region keys is; None for other keys, and for unknown ones."""
+    """Return the region of a multi-Region key's primary key; None for other keys, and for unknown ones."""
     region: str | None = conn.scalar(select(key.c.primary_region).where(key.c.key_id == key_id))
     return region
 

@@ -1,7 +1,7 @@
-"""Rotation in the database: the setting, the intent and the result of a new backing key, and what may be due.
+"""Store rotations: the setting, the intent and the result of a new backing key, and candidates that may be due.
 
-A rotation's intent is a material in state PENDING_ROTATION whose token object is INTENDED. No record shows it before
-``switch`` makes it the current one.
+A rotation's intent is a material in state PENDING_ROTATION whose token object is INTENDED. Records do not include it
+before ``switch`` makes it the current one.
 """
 
 from collections.abc import Collection
@@ -28,7 +28,7 @@ from hsmkms.store.schema import (
 
 
 class Unfinished(Struct, frozen=True, kw_only=True):
-    """A backing key of a live key that was begun, and whose making has not been reported: rotation or import."""
+    """A backing key of a live key that was begun and not completed: by rotation or import."""
 
     key_id: str
     region: str
@@ -61,7 +61,7 @@ _ROTATES_NOW: Final = and_(
 
 
 def set_setting(tx: Connection, key_id: str, setting: RotationSetting | None) -> None:
-    """Switch automatic rotation on (or change it), or off, in all regions of the key."""
+    """Enable or change automatic rotation in all regions of the key; None disables it."""
     tx.execute(rotation.delete().where(rotation.c.key_id == key_id))
     if setting is not None:
         tx.execute(rotation.insert().values(key_id=key_id, anchor=setting.anchor, period_days=setting.period_days))
@@ -69,9 +69,9 @@ def set_setting(tx: Connection, key_id: str, setting: RotationSetting | None) ->
 
 
 def candidates(conn: Connection, now: datetime) -> list[Candidate]:
-    """All Enabled keys whose automatic rotation is on, in all regions; with their last rotation until ``now``.
+    """Return all Enabled keys with automatic rotation, in all regions, with their last rotation until ``now``.
 
-    Of multi-Region keys the primary ones: these decide for their replicas.
+    Of multi-Region keys only the primary ones, which decide for their replicas.
     """
     last = (
         select(func.max(material.c.rotation_date))
@@ -114,9 +114,9 @@ def candidates(conn: Connection, now: datetime) -> list[Candidate]:
 
 
 def generated_and_current(conn: Connection, material_ids: Collection[str]) -> list[tuple[str, str, str]]:
-    """Those of the materials that encrypt for an Enabled key now and were generated: (key id, region, material id).
+    """Filter materials: those that are generated and current for an Enabled key, as (key id, region, material id).
 
-    Of a multi-Region key one of the regions where it is Enabled.
+    For a multi-Region key, one of the regions where it is Enabled.
     """
     query = (
         select(key.c.key_id, func.min(regional_key.c.region).label("region"), material.c.material_id)
@@ -133,9 +133,9 @@ def generated_and_current(conn: Connection, material_ids: Collection[str]) -> li
 
 
 def encrypting_elsewhere(conn: Connection, token_id: str) -> list[tuple[str, str]]:
-    """Enabled symmetric keys that were generated and whose current material is on other tokens: (key id, region).
+    """Return generated, Enabled symmetric keys whose current material is only on other tokens: (key id, region).
 
-    Of a multi-Region key one of the regions where it is Enabled.
+    For a multi-Region key, one of the regions where it is Enabled.
     """
     at_home = exists().where(
         token_object.c.material == material.c.id,
@@ -157,7 +157,7 @@ def encrypting_elsewhere(conn: Connection, token_id: str) -> list[tuple[str, str
 
 
 def unfinished(conn: Connection, key_id: str | None = None) -> list[Unfinished]:
-    """Backing keys of live keys (or of one key) that were begun and not finished, oldest first."""
+    """Return the unfinished backing keys of all live keys (or of one key), oldest first."""
     query: Select[Any] = (
         select(
             material.c.key_id,
@@ -199,14 +199,14 @@ def unfinished(conn: Connection, key_id: str | None = None) -> list[Unfinished]:
 
 
 def next_sequence(conn: Connection, key_id: str) -> int:
-    """The sequence of the next material, intents counted."""
+    """Return the sequence of the next material, counting intents."""
     return (conn.scalar(select(func.max(material.c.sequence)).where(material.c.key_id == key_id)) or 0) + 1
 
 
 def switch(tx: Connection, key_id: str, region: str, material_id: str, kind: RotationType, now: datetime) -> bool:
-    """Make a material that waits, or whose object was just made, the current one in all regions of the key.
+    """Make a pending material, or one whose object was just created, current in all regions of the key.
 
-    False if it does not wait (any more), or if the key or the object is being destroyed.
+    False if it is not pending (any more), or if the key or the object is being destroyed.
     """
     row_id = tx.scalar(
         select(material.c.id)
@@ -242,9 +242,9 @@ def switch(tx: Connection, key_id: str, region: str, material_id: str, kind: Rot
 
 
 def drop(tx: Connection, token_id: str, cka_id: bytes) -> bool:
-    """Forget a backing key that was begun and of which nothing is on the token; False if it is not intended any more.
+    """Remove the intent of a backing key that is not on the token; False if it is not intended any more.
 
-    A material that has no other object goes as well.
+    A material that has no other object is removed as well.
     """
     this = (token_object.c.token_id == token_id) & (token_object.c.cka_id == cka_id)
     row_id = tx.scalar(select(token_object.c.material).where(this, token_object.c.status == ObjectStatus.INTENDED))

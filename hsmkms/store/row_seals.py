@@ -1,4 +1,4 @@
-"""The seals of rows, as they are stored: one for each subject, and the roots of the newest changes."""
+"""Store row seals: one for each subject, and the roots of the newest changes."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -10,12 +10,12 @@ from hsmkms.store import changes
 from hsmkms.store.schema import change_log, row_seal, store_root
 
 NOTED: Final = "seal:"
-"""How the words of the change log begin that tell of a new seal: others there have other readers."""
+"""Prefix of change log subjects for new seals; subjects without it have other readers."""
 
 _GONE: Final = "gone"
-"""In place of a region: after that change nothing is left of the subject."""
+"""Stored in place of a region: after that change the subject has no rows left."""
 
-# As text: it is asked at each reading of a record, and SQLAlchemy's expressions would take most of the time.
+# SQL text: it runs at each read of a record, and SQLAlchemy's expressions would take most of the time.
 _SEAL: Final = "SELECT epoch, mac FROM row_seal WHERE subject = ?"
 
 _KEPT_ROOTS: Final = 4096
@@ -30,14 +30,14 @@ class SealRow(Struct, frozen=True):
 
 
 class Change(Struct, frozen=True):
-    """The last change of a subject. ``gone``: nothing was left of it."""
+    """The last change of a subject. ``gone``: it has no rows left."""
 
     epoch: int
     gone: bool
 
 
 class RootRow(Struct, frozen=True):
-    """A root as it is stored."""
+    """A stored root."""
 
     number: int
     nonce: bytes
@@ -45,24 +45,24 @@ class RootRow(Struct, frozen=True):
 
 
 def fetch(conn: Connection, subject: str) -> SealRow | None:
-    """The seal of a subject, or None."""
+    """Return the seal of a subject, or None."""
     row = conn.exec_driver_sql(_SEAL, (subject,)).one_or_none()
     return None if row is None else SealRow(row[0], row[1])
 
 
 def every(conn: Connection) -> dict[str, SealRow]:
-    """All seals by subject."""
+    """Return all seals by subject."""
     rows = conn.execute(select(row_seal.c.subject, row_seal.c.epoch, row_seal.c.mac))
     return {row.subject: SealRow(row.epoch, row.mac) for row in rows}
 
 
 def note(tx: Connection, subject: str, *, gone: bool = False) -> int:
-    """Note that a subject is sealed anew, or that nothing is left of it; returns the epoch."""
+    """Record in the change log that a subject is sealed anew, or has no rows left; return the epoch."""
     return changes.note(tx, _GONE if gone else "", f"{NOTED}{subject}")
 
 
 def newest_changes(conn: Connection) -> dict[str, Change]:
-    """The last change of each subject that was noted."""
+    """Return the last recorded change of each subject."""
     query = (
         select(func.max(change_log.c.epoch).label("epoch"), change_log.c.region, change_log.c.subject)
         .where(change_log.c.subject >= NOTED, change_log.c.subject < f"{NOTED}\U0010ffff")
@@ -72,7 +72,7 @@ def newest_changes(conn: Connection) -> dict[str, Change]:
 
 
 def put(tx: Connection, seals: Mapping[str, SealRow]) -> None:
-    """Write the seals of subjects that have none (any more)."""
+    """Insert the seals of subjects that have none (any more)."""
     rows = [{"subject": subject, "epoch": each.epoch, "mac": each.mac} for subject, each in seals.items()]
     if rows:
         tx.execute(insert(row_seal), rows)
@@ -89,26 +89,26 @@ def drop_all(tx: Connection) -> None:
 
 
 def newest_root(conn: Connection) -> RootRow | None:
-    """The root over the store as it is now, or None if it was never sealed."""
+    """Return the root over the store's present state, or None if it was never sealed."""
     query = select(store_root.c.number, store_root.c.nonce, store_root.c.value)
     row = conn.execute(query.order_by(store_root.c.number.desc()).limit(1)).one_or_none()
     return None if row is None else RootRow(row.number, row.nonce, row.value)
 
 
 def root(conn: Connection, number: int) -> RootRow | None:
-    """An earlier root, or None if there is none (any more)."""
+    """Return the root of that number, or None if there is none (any more)."""
     query = select(store_root.c.number, store_root.c.nonce, store_root.c.value).where(store_root.c.number == number)
     row = conn.execute(query).one_or_none()
     return None if row is None else RootRow(row.number, row.nonce, row.value)
 
 
 def oldest_root(conn: Connection) -> int:
-    """The number of the oldest root that is kept; 0 if there is none."""
+    """Return the number of the oldest kept root; 0 if there is none."""
     return conn.scalar(select(func.min(store_root.c.number))) or 0
 
 
 def put_root(tx: Connection, row: RootRow) -> None:
-    """Write the root over the store as it is now; the last few thousand are kept."""
+    """Insert the root over the store's present state; the last few thousand roots are kept."""
     tx.execute(insert(store_root).values(number=row.number, nonce=row.nonce, value=row.value))
     if row.number % _PRUNE_EVERY == 0:
         tx.execute(delete(store_root).where(store_root.c.number <= row.number - _KEPT_ROOTS))

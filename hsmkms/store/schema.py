@@ -1,8 +1,8 @@
-"""The tables, as this version of the program reads and writes them.
+"""Define the tables, as this version of the program reads and writes them.
 
-``meta.db`` holds what control-plane acts change; ``log.db`` what use alone changes, so that the change signal of
-``meta.db`` stays quiet under load. Instants are INTEGER microseconds since 1970 in the database and aware UTC
-datetimes outside it. A change here needs a migration; a test compares the two.
+``meta.db`` holds data that control-plane operations change; ``log.db`` data that changes with mere use, so that the
+change signal of ``meta.db`` stays quiet under load. Instants are INTEGER microseconds since 1970 in the database and
+aware UTC datetimes outside it. A change here needs a migration; a test compares the two.
 """
 
 from enum import StrEnum
@@ -38,11 +38,11 @@ from hsmkms.store.instant import WIDE, Instant
 
 META_REVISIONS: Final = tuple(f"meta_{number:04}" for number in range(1, 9))
 LOG_REVISIONS: Final = tuple(f"log_{number:04}" for number in range(1, 4))
-"""Every revision of either database that this program knows, oldest first; the last is the one that it works with."""
+"""Known revisions of each database, oldest first; the last is the one that this program works with."""
 
 
 class Lifecycle(StrEnum):
-    """Whether a key in a region exists for its users. Only LIVE ones are ever shown."""
+    """Life cycle of a key in a region. Only LIVE keys are visible to users."""
 
     INTENDED = "INTENDED"
     LIVE = "LIVE"
@@ -50,7 +50,7 @@ class Lifecycle(StrEnum):
 
 
 class ObjectStatus(StrEnum):
-    """What was last recorded about a token object: intent, then result."""
+    """Last recorded status of a token object: intent, then result."""
 
     INTENDED = "INTENDED"
     PRESENT = "PRESENT"
@@ -59,14 +59,14 @@ class ObjectStatus(StrEnum):
 
 
 class AccessKeyStatus(StrEnum):
-    """Whether an access key is taken; the words are those of AWS IAM."""
+    """Whether an access key is accepted; the values are those of AWS IAM."""
 
     ACTIVE = "Active"
     INACTIVE = "Inactive"
 
 
 class ObjectPurpose(StrEnum):
-    """What a token object is for."""
+    """Purpose of a token object."""
 
     BACKING_KEY = "BACKING_KEY"
     WRAPPING_KEY = "WRAPPING_KEY"
@@ -100,8 +100,8 @@ installation: Final = Table(
     Column("clock_trusted_at", Instant),
     Column("clock_trusted_over", Instant),
 )
-"""``clock_trusted_at``: when the operator last said that the clock is right, though there was ``clock_trusted_over``
-in the database as its newest date."""
+"""``clock_trusted_at``: when the operator last confirmed that the clock is right, although the newest date in the
+database was ``clock_trusted_over``."""
 
 token: Final = Table(
     "token",
@@ -146,8 +146,8 @@ key: Final = Table(
     _one_of("origin", Origin),
     _one_of("manager", KeyManager),
 )
-"""What all regions of a key share. ``primary_region``: of a multi-Region key; as long as it lives in any region, it
-lives there."""
+"""Data that all regions of a key share. ``primary_region``: set for a multi-Region key; as long as the key is live in
+any region, it is live there."""
 
 regional_key: Final = Table(
     "regional_key",
@@ -174,7 +174,7 @@ rotation: Final = Table(
     Column("anchor", Instant, nullable=False),
     Column("period_days", Integer, CheckConstraint("period_days > 0", name="period_days")),
 )
-"""Keys whose automatic rotation is on. Without ``period_days`` the installation's period holds."""
+"""Keys with automatic rotation. Without ``period_days`` the installation's period applies."""
 
 material: Final = Table(
     "material",
@@ -235,7 +235,8 @@ wrapping_key: Final = Table(
     ForeignKeyConstraint(["key_id", "region"], ["regional_key.key_id", "regional_key.region"]),
     Index("ix_wrapping_key_key_id", "key_id", "region"),
 )
-"""What a token object of purpose WRAPPING_KEY is for, and whose ARN asked for it; it goes with the object."""
+"""Details of a token object of purpose WRAPPING_KEY; ``made_by`` is the requesting principal's ARN. Removed with the
+object."""
 
 orphan: Final = Table(
     "orphan",
@@ -288,7 +289,7 @@ access_key: Final = Table(
     Column("sealed", LargeBinary, nullable=False),
     _one_of("status", AccessKeyStatus),
 )
-"""Without a user's name it is the account root's. ``sealed``: the secret, encrypted by an installation key."""
+"""Without ``user_name`` it belongs to the account root. ``sealed``: the secret, encrypted by an installation key."""
 
 user_policy: Final = Table(
     "user_policy",
@@ -344,9 +345,9 @@ key_grant: Final = Table(
     Index("ix_key_grant_key_id", "key_id", "region", "grantee"),
     Index("ix_key_grant_retiring", "retiring", "region"),
 )
-"""``operations``: the words of the API with commas between them; encryption contexts are objects of JSON."""
+"""``operations``: the API's names, separated by commas; encryption contexts are JSON objects."""
 
-# AUTOINCREMENT: an epoch is never given twice, even after the newest rows were removed.
+# AUTOINCREMENT: an epoch is never reused, even after the newest rows were removed.
 change_log: Final = Table(
     "change_log",
     meta,
@@ -383,7 +384,7 @@ seal_tree: Final = Table(
     Column("number", Integer, primary_key=True, autoincrement=False),
     Column("value", LargeBinary, nullable=False),
 )
-"""Which seals are in force, as a tree of HMACs: see ``rules/seal_tree.py``."""
+"""The valid seals as a tree of HMACs: see ``rules/seal_tree.py``."""
 
 audit_outbox: Final = Table(
     "audit_outbox",
@@ -394,7 +395,7 @@ audit_outbox: Final = Table(
     Column("record", LargeBinary, nullable=False),
     sqlite_autoincrement=True,
 )
-"""Audit records of changes that were committed with them, until the audit log has them."""
+"""Audit records that were committed with their changes, until the audit log has them."""
 
 encryption_count: Final = Table(
     "encryption_count",
@@ -428,7 +429,7 @@ use_tracking: Final = Table(
     Column("only", Integer, CheckConstraint("only = 1", name="only"), primary_key=True, autoincrement=False),
     Column("since", Instant, nullable=False),
 )
-"""Since when uses are noted: what was used before that may show no use."""
+"""When recording of uses began: earlier uses are not recorded."""
 
 sweeper: Final = Table(
     "sweeper",
@@ -437,4 +438,4 @@ sweeper: Final = Table(
     Column("holder", Text, nullable=False),
     Column("until", Instant, nullable=False),
 )
-"""Whose turn it is to do what is due. Here and not in meta.db, so that the change signal stays quiet."""
+"""The sweeper's lease. Here and not in meta.db, so that the change signal stays quiet."""

@@ -1,4 +1,4 @@
-"""The tree over the seals, as it is stored: a row for each part that is not empty."""
+"""Store the tree over the seals: one row for each node that is not empty."""
 
 from collections.abc import Mapping
 from typing import Final, NamedTuple
@@ -8,7 +8,7 @@ from sqlalchemy import Connection, delete, exists, insert, select
 from hsmkms.store import schema
 from hsmkms.store.row_seals import RootRow
 
-# As text, and all at once: it is asked at each reading of a record.
+# SQL text, and a single query: it runs at each read of a record.
 _PATH: Final = (
     "SELECT r.number, r.nonce, r.value, t.value, n.value, l.value "
     "FROM (SELECT number, nonce, value FROM store_root ORDER BY number DESC LIMIT 1) AS r "
@@ -19,7 +19,7 @@ _PART: Final = "SELECT value FROM seal_tree WHERE number = ?"
 
 
 class Path(NamedTuple):
-    """The way to a leaf: root, top, node and leaf; b"" for a part that is not there."""
+    """Path to a leaf: root, top, node and leaf; b"" for a missing part."""
 
     root: RootRow
     top: bytes
@@ -28,7 +28,7 @@ class Path(NamedTuple):
 
 
 def path(conn: Connection, node: int, leaf: int) -> Path | None:
-    """The way to a leaf, or None in a store that was never sealed."""
+    """Return the path to a leaf, or None in a store that was never sealed."""
     row = conn.exec_driver_sql(_PATH, (node, leaf)).one_or_none()
     if row is None:
         return None
@@ -36,18 +36,18 @@ def path(conn: Connection, node: int, leaf: int) -> Path | None:
 
 
 def part(conn: Connection, number: int) -> bytes:
-    """The value of a part; b"" if there is none."""
+    """Return the value of a part; b"" if there is none."""
     row = conn.exec_driver_sql(_PART, (number,)).one_or_none()
     return b"" if row is None else row[0]
 
 
 def planted(conn: Connection) -> bool:
-    """True if any part of a tree is there."""
+    """Return True if any part of a tree is stored."""
     return bool(conn.scalar(select(exists().where(schema.seal_tree.c.number >= 0))))
 
 
 def put(tx: Connection, values: Mapping[int, bytes]) -> None:
-    """Write parts, in place of what was there; an empty one is removed."""
+    """Replace parts; an empty value removes the part."""
     if not values:
         return
     tx.execute(delete(schema.seal_tree).where(schema.seal_tree.c.number.in_(list(values))))

@@ -1,13 +1,13 @@
-"""The rows of the control plane that decide: whose they are, how each is told, and which of them a transaction touched.
+"""Map the control plane's deciding rows to sealed subjects, serialise them canonically, and track which change.
 
-Every such row belongs to one subject: a key (with all that it has in all regions), an alias, a grant, a user, a group,
-the installation. Some rows are looked up by something else as well (the aliases of a key, say): such a row also belongs
-to an index, which has a seal of its own, so that nobody can remove one from what is found. A row is told in a form that
-does not depend on the order of its columns, nor on columns which later versions add and which hold nothing (or their
-default): ``column=type+hex;`` for each that holds something.
+Every such row belongs to one subject: a key (with all its rows in all regions), an alias, a grant, a user, a group, the
+installation. Some rows are also looked up by another attribute (the aliases of a key, for example): such a row also
+belongs to an index, which has a seal of its own, so that removing a row from a lookup is detected. The canonical form
+of a row is independent of the order of its columns, and of columns added later that hold NULL or their default:
+``column=type+hex;`` for each other column.
 
-The connection that writes has temporary triggers, which note the subject of each row that it inserts, changes or
-deletes. So no change can be forgotten, and a statement or a transaction that is undone takes its notes with it.
+The writing connection has temporary triggers, which record the subject of each row that it inserts, changes or deletes.
+So no change can be missed, and a rollback of a statement or transaction also rolls back its records.
 """
 
 import sqlite3
@@ -45,14 +45,14 @@ SUBJECTS: Final[dict[Table, str]] = {
     schema.user_group: "'group/' || {row}.name",
     schema.group_policy: "'group/' || {row}.group_name",
 }
-"""The subject of a row of each table, in SQL. What is not here decides nothing: notes, records, what was only seen."""
+"""SQL expression for the subject of a row, by table. Other tables decide nothing: change log, outbox, orphans."""
 
 INDEXES: Final[dict[Table, str]] = {
     schema.alias: "'aliases/' || {row}.region || '/' || {row}.key_id",
     schema.key_grant: "'grants/' || {row}.region || '/' || {row}.key_id || '/' || {row}.grantee",
     schema.access_key: "'access-key/' || {row}.access_key_id",
 }
-"""By what else rows of a table are looked up for a decision: the index of a row, in SQL."""
+"""SQL expression for the index of a row, for tables that decisions also look up by another attribute."""
 
 _OF_KEY: Final = "key_id = :name"
 _OF_USER: Final = "user_name = :name"
@@ -81,13 +81,13 @@ _ROWS: Final[dict[str, dict[Table, str]]] = {
     "grants": {schema.key_grant: "region = :region AND key_id = :key AND grantee = :rest"},
     "access-key": {schema.access_key: "access_key_id = :name"},
 }
-"""Where the rows of a subject or an index are: the same as above, the other way round (a test compares the two)."""
+"""SQL conditions that select the rows of a subject or index: the inverse of the above (a test compares the two)."""
 
 SEALS: Final = "hsmkms_seal_sets"
-"""The SQL function that a sealed database asks of whoever writes: see ``guard``."""
+"""SQL function that a sealed database requires of writing connections: see ``guard``."""
 
 SEALS_BEFORE: Final = "hsmkms_seals"
-"""The same, of programs that knew no tree of seals: they cannot write to a database that has one."""
+"""The same for programs before the seal tree, which therefore cannot write to a database that has one."""
 
 GUARDS: Final = (SEALS, SEALS_BEFORE)
 
@@ -95,64 +95,64 @@ INSTALLATION: Final = "installation"
 ROOT: Final = "root"
 DIRTY: Final = "dirty_subject"
 GUARDED: Final = ("change_log", "token_object", "wrapping_key")
-"""Tables of which at least one takes part in every change of a sealed row."""
+"""Tables with guard triggers: every change of a sealed row writes to at least one of them."""
 
 
 def key_subject(key_id: str) -> str:
-    """The subject of a KMS key, in all regions."""
+    """Return the subject of a KMS key, in all regions."""
     return f"key/{key_id}"
 
 
 def alias_subject(region: str, name: str) -> str:
-    """The subject of an alias."""
+    """Return the subject of an alias."""
     return f"alias/{region}/{name}"
 
 
 def grant_subject(grant_id: str) -> str:
-    """The subject of a grant."""
+    """Return the subject of a grant."""
     return f"grant/{grant_id}"
 
 
 def aliases_index(region: str, key_id: str) -> str:
-    """The index of the aliases of a key."""
+    """Return the index of a key's aliases."""
     return f"aliases/{region}/{key_id}"
 
 
 def grants_index(region: str, key_id: str, grantee: str) -> str:
-    """The index of the grants that a principal has on a key."""
+    """Return the index of a principal's grants on a key."""
     return f"grants/{region}/{key_id}/{grantee}"
 
 
 def access_key_index(access_key_id: str) -> str:
-    """The index of an access key, which is one of its user's rows."""
+    """Return the index of an access key, whose row belongs to its user's subject."""
     return f"access-key/{access_key_id}"
 
 
 def is_index(subject: str) -> bool:
-    """True for an index: its rows belong to subjects besides."""
+    """Return True for an index, whose rows also belong to subjects."""
     return subject.startswith(_INDEX_KINDS)
 
 
 def user_subject(name: str | None) -> str:
-    """The subject of a user with his access keys, tags, policies and groups; without a name the root's."""
+    """Return the subject of a user with their access keys, tags, policies and groups; the root's without a name."""
     return ROOT if name is None else f"user/{name}"
 
 
 def group_subject(name: str) -> str:
-    """The subject of a group with its policies."""
+    """Return the subject of a group with its policies."""
     return f"group/{name}"
 
 
 def object_subject(conn: Connection, token_id: str, cka_id: bytes) -> str | None:
-    """The subject of an object on the token, or None if no row tells of it."""
+    """Return the subject of an object on the token, or None if it has no row."""
     expression = SUBJECTS[schema.token_object].format(row="token_object")
-    query = f"SELECT {expression} FROM token_object WHERE token_id = ? AND cka_id = ?"  # noqa: S608 - no word of a user
-    found: str | None = conn.exec_driver_sql(query, (token_id, cka_id)).scalar()
-    return found
+    query = f"SELECT {expression} FROM token_object WHERE token_id = ? AND cka_id = ?"  # noqa: S608 - no user input
+    subject: str | None = conn.exec_driver_sql(query, (token_id, cka_id)).scalar()
+    return subject
 
 
 class Entry(NamedTuple):
-    """A row as it is told, with its table; ``found_by``: its index, if it has one."""
+    """A row's table, its canonical text (``told``), and its index if it has one (``found_by``)."""
 
     table: str
     told: str
@@ -160,7 +160,7 @@ class Entry(NamedTuple):
 
 
 def entries(conn: Connection, subject: str) -> list[Entry]:
-    """The rows of a subject or an index."""
+    """Return the rows of a subject or an index."""
     kind, _, name = subject.partition("/")
     region, _, key_and_rest = name.partition("/")
     key, _, rest = key_and_rest.partition("/")
@@ -169,26 +169,26 @@ def entries(conn: Connection, subject: str) -> list[Entry]:
 
 
 def rows(conn: Connection, subject: str) -> list[tuple[str, str]]:
-    """The rows of a subject or an index: each with its table, and as it is told."""
+    """Return the rows of a subject or an index as (table, canonical text)."""
     return [(each.table, each.told) for each in entries(conn, subject)]
 
 
 def every(conn: Connection) -> Iterator[tuple[str, Entry]]:
-    """All rows of all subjects, each with its subject."""
+    """Yield all rows of all subjects, each with its subject."""
     for table, subject in SUBJECTS.items():
         index = _index(table)
-        query = f'SELECT {subject.format(row="r")}, {_told(table)}, {index} FROM "{table.name}" AS r'  # noqa: S608 - see above
+        query = f'SELECT {subject.format(row="r")}, {_canonical_row(table)}, {index} FROM "{table.name}" AS r'  # noqa: S608 - see above
         for row in conn.exec_driver_sql(query):
             yield row[0], Entry(table.name, row[1], row[2])
 
 
 def capture(connection: sqlite3.Connection) -> None:
-    """Let a connection note the subjects of what it changes, in a table of its own. Before any transaction."""
+    """Make a connection record the subjects of rows that it changes, in a temporary table. Outside transactions."""
     connection.execute("PRAGMA temp_store=MEMORY")
     statements = [f"CREATE TEMP TABLE {DIRTY} (subject TEXT NOT NULL)"]
     for table, subject in SUBJECTS.items():
         for event, sides in (("INSERT", ("NEW",)), ("UPDATE", ("OLD", "NEW")), ("DELETE", ("OLD",))):
-            # Not OR IGNORE: an upsert's own way with conflicts would hold in its triggers as well.
+            # Not OR IGNORE: an upsert's conflict clause overrides the one of statements in its triggers.
             notes = "".join(f"INSERT INTO {DIRTY} VALUES ({subject.format(row=side)});" for side in sides)  # noqa: S608
             statements.append(
                 f'CREATE TEMP TRIGGER note_{table.name}_{event} AFTER {event} ON main."{table.name}" BEGIN {notes} END'
@@ -197,22 +197,22 @@ def capture(connection: sqlite3.Connection) -> None:
 
 
 def take_dirty(tx: Connection) -> list[str]:
-    """The subjects that the transaction has touched; they are not told again."""
-    found: list[str] = list(tx.exec_driver_sql(f"SELECT DISTINCT subject FROM {DIRTY} ORDER BY 1").scalars())  # noqa: S608
-    if found:
+    """Return the subjects that the transaction has changed, and clear the list."""
+    subjects: list[str] = list(tx.exec_driver_sql(f"SELECT DISTINCT subject FROM {DIRTY} ORDER BY 1").scalars())  # noqa: S608
+    if subjects:
         tx.exec_driver_sql(f"DELETE FROM {DIRTY}")  # noqa: S608 - see above
-    return found
+    return subjects
 
 
 def guard(tx: Connection, function: str) -> None:
-    """From now on whoever writes must have an SQL function of that name: programs that seal nothing have none."""
+    """Require an SQL function of that name of every writing connection; programs that do not seal lack it."""
     for name, statement in guards(function).items():
-        tx.exec_driver_sql(f"DROP TRIGGER IF EXISTS {name}")  # a program of another version may have made it
+        tx.exec_driver_sql(f"DROP TRIGGER IF EXISTS {name}")  # another version of the program may have created it
         tx.exec_driver_sql(statement)
 
 
 def guards(function: str) -> dict[str, str]:
-    """The triggers that guard the database, by name."""
+    """Return the SQL of the guard triggers, by name."""
     return {
         name: f"CREATE TRIGGER {name} BEFORE {event} ON {table} BEGIN SELECT {function}(); END"
         for table in GUARDED
@@ -222,12 +222,12 @@ def guards(function: str) -> dict[str, str]:
 
 
 def _index(table: Table) -> str:
-    """The index of a row in SQL, or NULL."""
+    """Return the SQL expression of a row's index, or NULL."""
     return INDEXES[table].format(row="r") if table in INDEXES else "NULL"
 
 
-def _told(table: Table) -> str:
-    """A row in SQL: every column that holds something, in the order of the names, by type and value."""
+def _canonical_row(table: Table) -> str:
+    """Return the SQL expression of a row's canonical text: its columns by name, each with type and value."""
     return " || ".join(_member(column.name, column.server_default) for column in sorted(table.c, key=lambda c: c.name))
 
 
@@ -235,7 +235,7 @@ def _member(name: str, default: object) -> str:
     value = f'typeof(r."{name}") || hex(r."{name}")'
     nothing = "null"
     if default is not None:
-        # As if it was not there: columns with a default are added to rows that were sealed without them.
+        # Default values are omitted: such columns are added to rows that were sealed without them.
         text = str(getattr(default, "arg", default))
         nothing = f"integer{text.encode().hex().upper()}"
         value = f"coalesce(nullif({value}, 'null'), '{nothing}')"
@@ -244,7 +244,7 @@ def _member(name: str, default: object) -> str:
 
 def _query(kind: str) -> str:
     parts = [
-        f"SELECT '{table.name}', {_told(table)}, {_index(table)} FROM \"{table.name}\" AS r WHERE {where}"  # noqa: S608 - see above
+        f"SELECT '{table.name}', {_canonical_row(table)}, {_index(table)} FROM \"{table.name}\" AS r WHERE {where}"  # noqa: S608 - see above
         for table, where in _ROWS[kind].items()
     ]
     return " UNION ALL ".join(parts)

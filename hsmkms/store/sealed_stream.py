@@ -1,13 +1,13 @@
-"""A file that is encrypted and authenticated as a whole, written and read as a stream.
+"""Encrypt and authenticate a whole file, written and read as a stream.
 
 ::
 
     magic (16 bytes) | length of the header (4 bytes, big-endian) | header (JSON) | chunks
 
-Each chunk is AES-256-GCM over up to 64 KiB. Its nonce is its number and a byte that is 1 for the last chunk alone, so
-that chunks cannot be changed, moved, left out or cut off (the STREAM construction of Hoang, Reyhanitabar, Rogaway and
-Vizár, 2015). The key of the chunks is HKDF-SHA-256 of the file's key with everything before the chunks as its salt, so
-that a changed header opens nothing.
+Each chunk is AES-256-GCM over up to 64 KiB. Its nonce is its number and a byte that is 1 only for the last chunk, so
+that changed, reordered, missing and truncated chunks are detected (the STREAM construction of Hoang, Reyhanitabar,
+Rogaway and Vizár, 2015). The chunk key is HKDF-SHA-256 of the file's key with the hash of everything before the chunks
+as its salt, so that a file with a changed header does not decrypt.
 """
 
 import hashlib
@@ -31,35 +31,35 @@ NOT_WHOLE: Final = "the backup was changed or is not complete: take another copy
 
 
 class Source(Protocol):
-    """Where a file is read from."""
+    """A readable byte stream."""
 
     def read(self, size: int, /) -> bytes:
         """Up to so many bytes; fewer only at the end."""
 
 
 class SealedWriter:
-    """Encrypts what is written to it. ``finish`` makes the file complete; without it nobody can open the file."""
+    """Encrypts what is written to it. ``finish`` writes the last chunk, without which the file cannot be opened."""
 
     def __init__(self, file: BinaryIO, header: bytes, key: bytes) -> None:
         self._file = file
         front = MAGIC + len(header).to_bytes(4, "big") + header
         self._seal = AESGCM(_chunk_key(front, key)).encrypt
         self._number = 0
-        self._held = bytearray()
+        self._buffered = bytearray()
         file.write(front)
 
     def write(self, data: bytes) -> int:
-        """Add bytes; how many these were."""
-        self._held += data
-        while len(self._held) > _CHUNK:  # one stays behind, since the last chunk must be known as such
-            self._put(bytes(self._held[:_CHUNK]), last=False)
-            del self._held[:_CHUNK]
+        """Encrypt bytes; return their number."""
+        self._buffered += data
+        while len(self._buffered) > _CHUNK:  # one chunk stays buffered, since the last one must be marked
+            self._put(bytes(self._buffered[:_CHUNK]), last=False)
+            del self._buffered[:_CHUNK]
         return len(data)
 
     def finish(self) -> None:
         """Write the last chunk."""
-        self._put(bytes(self._held), last=True)
-        self._held.clear()
+        self._put(bytes(self._buffered), last=True)
+        self._buffered.clear()
 
     def _put(self, chunk: bytes, *, last: bool) -> None:
         self._file.write(self._seal(_nonce(self._number, last=last), chunk, None))
@@ -67,38 +67,38 @@ class SealedWriter:
 
 
 class SealedReader:
-    """Decrypts a file. Only bytes that were proven are given out; StoreError for a file that is not as it was made."""
+    """Decrypts a file. Returns only authenticated bytes; StoreError for a file that was changed or truncated."""
 
     def __init__(self, file: Source, unseal: Callable[[bytes], bytes]) -> None:
-        """``unseal`` makes the file's key of its header, which is proven only by the first chunk."""
+        """``unseal`` derives the file's key from its header, which is authenticated only by the first chunk."""
         self._file = file
         front, header = _read_front(file)
         self._open = AESGCM(_chunk_key(front, unseal(header))).decrypt
         self._number = 0
         self._ahead = file.read(_CHUNK + _TAG)
-        self._held = b""
+        self._buffered = b""
         self._ended = False
 
     def read(self, size: int) -> bytes:
         """Up to so many bytes; fewer only at the end."""
         parts = []
-        while size and (self._held or not self._ended):
-            if not self._held:
+        while size and (self._buffered or not self._ended):
+            if not self._buffered:
                 self._next()
-            parts.append(self._held[:size])
-            self._held = self._held[size:]
+            parts.append(self._buffered[:size])
+            self._buffered = self._buffered[size:]
             size -= len(parts[-1])
         return b"".join(parts)
 
     def drain(self) -> None:
-        """Read and prove the rest."""
+        """Read and authenticate the rest."""
         while not self._ended:
             self._next()
 
     def _next(self) -> None:
         chunk, self._ahead = self._ahead, self._file.read(_CHUNK + _TAG)
         try:
-            self._held = self._open(_nonce(self._number, last=not self._ahead), chunk, None)
+            self._buffered = self._open(_nonce(self._number, last=not self._ahead), chunk, None)
         except InvalidTag as exc:
             raise StoreError(NOT_WHOLE) from exc
         self._number += 1
@@ -106,7 +106,7 @@ class SealedReader:
 
 
 def read_header(file: Source) -> bytes:
-    """The header of a file, unproven."""
+    """Return the header of a file, not authenticated."""
     return _read_front(file)[1]
 
 

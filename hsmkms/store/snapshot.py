@@ -1,9 +1,9 @@
-"""A consistent copy of databases and audit log, taken while others work with them.
+"""Take a consistent copy of databases and audit log while other processes use them.
 
-For an instant the write lock of ``meta.db`` is held. In it a reader is given its view, and the ends of the audit log
-are noted: so the log tells of no change that the copy lacks, and what it lacks itself is in the copy's outbox. The
-copying goes on afterwards, from that view, and hinders nobody. ``log.db`` is copied last: its counts may only be too
-high.
+The write lock of ``meta.db`` is held for an instant. Under it a read transaction is begun, and the sizes of the audit
+log's files are taken: so the log has no record of a change that the copy lacks, and records that it lacks itself are in
+the copy's outbox. The copy is then made from that read transaction, without blocking anyone. ``log.db`` is copied last,
+so that its counts can only be too high.
 """
 
 import sqlite3
@@ -25,14 +25,14 @@ _TABLES: Final = frozenset({files.META.name, files.LOG.name})
 
 
 class _End(Struct, frozen=True):
-    """A file of the audit log, and how much of it belongs to the snapshot."""
+    """A file of the audit log, and its size in the snapshot."""
 
     path: Path
     size: int
 
 
 class Snapshot(Struct, frozen=True):
-    """Copies of the databases in a folder of their own, and how far the files of the audit log go."""
+    """Copies of the databases in a folder of their own, and the sizes of the audit log's files."""
 
     folder: Path
     ends: tuple[_End, ...]
@@ -40,7 +40,7 @@ class Snapshot(Struct, frozen=True):
     def stream(
         self, others: Mapping[str, bytes], proofs: Callable[[list[Member]], Mapping[str, bytes]]
     ) -> Iterator[bytes]:
-        """Yield everything as an archive: ``others`` first, by name, and last what ``proofs`` makes of all the rest."""
+        """Yield everything as an archive: ``others`` first, and last the files that ``proofs`` makes of the members."""
         writer = ArchiveWriter()
         try:
             yield from _added(writer, others)
@@ -62,7 +62,7 @@ def taken(folder: Path, workplace: Path) -> Iterator[Snapshot]:
         with closing(files.connect(meta)) as lock:
             lock.execute("BEGIN IMMEDIATE")
             view.execute("BEGIN")
-            view.execute("SELECT count(*) FROM alembic_version").fetchone()  # the view is that of the first query
+            view.execute("SELECT count(*) FROM alembic_version").fetchone()  # the first query takes the snapshot
             ends = tuple(_ends(folder / AUDIT))
         _copy(view, workplace / files.META.name)
     log = folder / files.LOG.name
@@ -73,9 +73,9 @@ def taken(folder: Path, workplace: Path) -> Iterator[Snapshot]:
 
 @contextmanager
 def unpacking(folder: Path, kept: Mapping[str, int]) -> Iterator[ArchiveReader]:
-    """Yield what unpacks a snapshot's files into an empty folder, durably; ``kept`` is for those beside them.
+    """Yield a reader that unpacks a snapshot into an empty folder, fsynced; ``kept`` is for the other members.
 
-    StoreError for an archive that is no snapshot of ours, or that is not complete when the block ends.
+    StoreError for an archive that is not a snapshot of hsmkms, or is incomplete when the block ends.
     """
     try:
         audit_files.make_folder(folder / AUDIT)
@@ -100,14 +100,14 @@ def _ends(audit: Path) -> Iterator[_End]:
 
 
 def _copy(view: sqlite3.Connection, target: Path) -> None:
-    """All pages of a view in one step. The copy needs no WAL, and is synced when it is unpacked."""
+    """Copy all pages of a read transaction in one step. The copy needs no WAL, and is fsynced when it is unpacked."""
     files.make_empty(target)
     with closing(sqlite3.connect(target)) as copy:
         view.backup(copy)
 
 
 def is_ours(name: str) -> bool:
-    """True for the names of databases and files of the audit log, as they stand in a snapshot."""
+    """Return True for the names that databases and files of the audit log have in a snapshot."""
     path = PurePosixPath(name)
     return name in _TABLES or (name == f"{AUDIT}/{path.name}" and audit_files.is_of_the_log(path.name))
 

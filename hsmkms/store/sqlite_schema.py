@@ -1,11 +1,11 @@
-"""Compares what SQLite holds as the schema of ``meta.db`` with what the migrations of this revision make.
+"""Compare the schema in ``meta.db`` with the one that the migrations of this revision create.
 
-Nothing in it is named as bad: whatever is not exactly ours is a difference. A trigger or a foreign key's action could
-change rows within our own transactions, an index (or the statistics that make SQLite choose it) hide rows from one
-query and show them to another, a generated column swallow a write.
+The comparison is an allow-list: everything that is not exactly as expected is a difference. A trigger or a foreign
+key's action could change rows within hsmkms's own transactions, an index (or the statistics that make SQLite choose it)
+could hide rows from one query and show them to another, a generated column could discard a write.
 
-A transaction begins with a look at ``PRAGMA schema_version``, in its own snapshot. Only where that is not the one
-which this connection has compared, SQLite reads the schema again, and it is compared.
+A transaction begins by reading ``PRAGMA schema_version`` in its own snapshot. Only if that is not the version that this
+connection has compared, SQLite reads the schema again, and it is compared.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ _DIGEST_DIGITS: Final = 32
 _FINDINGS: Final = 3
 
 Object = tuple[str, str, str, str]
-"""Of a table, index or trigger: type, name, table, digest of its SQL."""
+"""A table, index or trigger: type, name, table, digest of its SQL."""
 
 OBJECTS: Final[frozenset[Object]] = frozenset(
     {
@@ -93,75 +93,76 @@ OBJECTS: Final[frozenset[Object]] = frozenset(
         ("table", "wrapping_key", "wrapping_key", "d6ccf3745f8c836b2319c63036eb6aeb"),
     }
 )
-"""What the migrations make, up to the newest. A test makes a database and compares; it shows what is to stand here.
+"""Objects that the migrations create, up to the newest. A test creates a database and compares; on a difference it
+prints the right table.
 
 The triggers that guard a sealed database are not among them: see ``sealed_rows.guards``."""
 
 
 class Compared(Struct, frozen=True):
-    """The schema version that a connection has compared, and how the schema differs from ours."""
+    """The schema version that a connection has compared, and the differences."""
 
     version: int | None
     differences: tuple[str, ...]
 
 
 def look(connection: sqlite3.Connection, info: MutableMapping[Any, Any]) -> None:
-    """Compare the schema, at the beginning of a transaction, if it is not the one that was compared last.
+    """Compare the schema, at the beginning of a transaction, unless that version was compared already.
 
-    ``info`` belongs to the connection, and keeps the result.
+    ``info`` belongs to the connection, and caches the result.
     """
     (version,) = connection.execute("PRAGMA schema_version").fetchone()
     compared = info.get(_COMPARED)
     if compared is None or compared.version != version:
-        # What is parsed from here on is of this snapshot; it may have been read from an older or newer one before.
+        # From here on the schema is parsed from this snapshot; SQLite may have read it from another one before.
         connection.execute("PRAGMA writable_schema=RESET")
         info[_COMPARED] = Compared(version, _differences(connection))
 
 
 def differences(conn: Connection) -> tuple[str, ...]:
-    """How the schema differs from ours, as the transaction found it at its beginning; empty if it does not."""
+    """Return the schema's differences as of the beginning of the transaction; empty if there are none."""
     compared: Compared = conn.info[_COMPARED]
     return compared.differences
 
 
 def compare_again(conn: Connection) -> tuple[str, ...]:
-    """The same, read from the file now: it may have been edited so that the schema version did not move."""
+    """Compare again, reading the file now: it may have been edited without a change of the schema version."""
     conn.info.pop(_COMPARED, None)
     connection = conn.connection.driver_connection
-    assert isinstance(connection, sqlite3.Connection)  # noqa: S101 - told to mypy
+    assert isinstance(connection, sqlite3.Connection)  # noqa: S101 - for mypy
     look(connection, conn.info)
     return differences(conn)
 
 
 def damage(conn: Connection) -> list[str]:
-    """What does not fit together in the file, above all rows that an index leaves out; the first few findings.
+    """Run SQLite's integrity check, which also detects rows missing from an index; return the first few findings.
 
-    Takes 20 ms for a thousand keys, three seconds for a hundred thousand, and hinders nobody.
+    Takes 20 ms for a thousand keys, three seconds for a hundred thousand, and blocks no other connection.
     """
-    found = list(conn.exec_driver_sql(f"PRAGMA main.integrity_check({_FINDINGS})").scalars())
-    return [] if found == ["ok"] else found
+    findings = list(conn.exec_driver_sql(f"PRAGMA main.integrity_check({_FINDINGS})").scalars())
+    return [] if findings == ["ok"] else findings
 
 
 def forget(tx: Connection) -> None:
-    """Let the next transaction compare: this one changes the schema, and SQLite reads it anew if it is rolled back."""
+    """Make the next transaction compare: this one changes the schema, and SQLite rereads it after a rollback."""
     tx.info[_COMPARED] = Compared(None, differences(tx))
 
 
 def objects(connection: sqlite3.Connection) -> list[Object]:
-    """What is in the schema of a database."""
+    """Return the objects in the schema of a database."""
     return [_object(*row) for row in connection.execute(_LISTING)]
 
 
 def _differences(connection: sqlite3.Connection) -> tuple[str, ...]:
-    found = Counter(objects(connection))
-    sealed = any(row[:2] == ("table", "store_root") for row in found) and connection.execute(_SEALED).fetchone()[0]
+    actual = Counter(objects(connection))
+    sealed = any(row[:2] == ("table", "store_root") for row in actual) and connection.execute(_SEALED).fetchone()[0]
     guards = [_guards(function) for function in sealed_rows.GUARDS]
     choices = [Counter(OBJECTS | each) for each in (guards if sealed else [frozenset(), *guards])]
-    ours = min(choices, key=lambda each: (found - each).total() + (each - found).total())
-    return tuple(_told(found - ours, ours - found))
+    expected = min(choices, key=lambda choice: (actual - choice).total() + (choice - actual).total())
+    return tuple(_phrases(actual - expected, expected - actual))
 
 
-def _told(added: Counter[Object], missing: Counter[Object]) -> Iterable[str]:
+def _phrases(added: Counter[Object], missing: Counter[Object]) -> Iterable[str]:
     names = {row[:2] for row in missing}
     for kind, name in sorted({(str(row[0]), str(row[1])) for row in added}):
         yield f"{kind} {name!r} was {'changed' if (kind, name) in names else 'added'}"
@@ -177,7 +178,7 @@ def _guards(function: str) -> frozenset[Object]:
 
 
 def _object(kind: str, name: str, table: str, sql: str | None) -> Object:
-    """The digest is over the text with every run of white space as one blank: none of ours has any in quotes."""
+    """Build a listed object; its digest ignores differences in white space, which hsmkms's SQL never has in quotes."""
     if sql is None:
         return kind, name, table, ""
     text = " ".join(str(sql).split())

@@ -1,4 +1,4 @@
-"""Whose turn it is to do what is due: one process at a time, and another one if that dies."""
+"""Lease of the sweeper: one process at a time runs what is due, and another one takes over if it dies."""
 
 from datetime import datetime, timedelta
 
@@ -10,13 +10,13 @@ from hsmkms.store.schema import sweeper
 
 
 def take_turn(store: Store, holder: str, now: datetime, turn: timedelta) -> bool:
-    """Begin or go on with a turn; False while another holder has one.
+    """Take or renew the lease; False while another holder has it.
 
-    A turn that would last longer than any can was written by a clock that has been set back since: it counts as over.
+    A lease that ends later than ``turn`` from now was written before the clock was set back: it counts as expired.
     """
     with store.log.atomic() as tx:
-        held = tx.execute(select(sweeper.c.holder, sweeper.c.until)).one_or_none()
-        if held is not None and held.holder != holder and now < held.until <= now + turn:
+        lease = tx.execute(select(sweeper.c.holder, sweeper.c.until)).one_or_none()
+        if lease is not None and lease.holder != holder and now < lease.until <= now + turn:
             return False
         mine = {"holder": holder, "until": now + turn}
         tx.execute(insert(sweeper).values(only=1, **mine).on_conflict_do_update(set_=mine))
@@ -24,6 +24,6 @@ def take_turn(store: Store, holder: str, now: datetime, turn: timedelta) -> bool
 
 
 def end_turn(store: Store, holder: str) -> None:
-    """Let the next one begin at once."""
+    """Release the lease."""
     with store.log.atomic() as tx:
         tx.execute(sweeper.delete().where(sweeper.c.holder == holder))

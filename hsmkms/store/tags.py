@@ -1,4 +1,4 @@
-"""Tags of keys. A change gives the key's record a new version."""
+"""Store tags of keys. A change gives the key's record a new version."""
 
 from collections.abc import Iterable, Mapping
 
@@ -11,18 +11,18 @@ from hsmkms.store.schema import tag
 
 
 def fetch(conn: Connection, key_id: str, region: str) -> dict[str, str]:
-    """The values of all tags of a key by tag key, in the order of tag keys."""
+    """Return the tags of a key, ordered by tag key."""
     query = select(tag.c.tag_key, tag.c.tag_value).where(tag.c.key_id == key_id, tag.c.region == region)
     return {row.tag_key: row.tag_value for row in conn.execute(query.order_by(tag.c.tag_key))}
 
 
 def proven(rows: ProvenRows, region: str) -> dict[str, str]:
-    """The same, of a key whose rows these are."""
+    """Build a key's tags from its proven rows."""
     return dict(sorted((row.tag_key, row.tag_value) for row in rows.of(tag) if row.region == region))
 
 
 def put(tx: Connection, key_id: str, region: str, values: Mapping[str, str]) -> None:
-    """Add tags, or replace the values of those that are there."""
+    """Add tags, replacing the values of existing ones."""
     if not values:
         return
     statement = insert(tag)
@@ -37,7 +37,7 @@ def put(tx: Connection, key_id: str, region: str, values: Mapping[str, str]) -> 
 
 
 def remove(tx: Connection, key_id: str, region: str, names: Iterable[str]) -> None:
-    """Remove tags; those that are not there are passed over."""
+    """Remove tags; missing ones are ignored."""
     of_key = tag.delete().where(tag.c.key_id == key_id, tag.c.region == region)
     if tx.execute(of_key.where(tag.c.tag_key.in_(list(names)))).rowcount:
         keys.touch(tx, key_id, region)

@@ -1,4 +1,4 @@
-"""When each key was last used, in ``log.db``."""
+"""Store the last use of each key, in ``log.db``."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -23,7 +23,7 @@ class LastUse(Struct, frozen=True, kw_only=True):
 
 
 def note(store: Store, uses: Sequence[LastUse]) -> None:
-    """Write down uses, unless later ones are there already."""
+    """Store uses, unless later ones are stored already."""
     with store.log.atomic() as tx:
         for each in uses:
             fresh = {"operation": each.operation, "used_at": each.used_at, "request_id": each.request_id}
@@ -32,12 +32,12 @@ def note(store: Store, uses: Sequence[LastUse]) -> None:
 
 
 def fetch(store: Store, key_id: str, region: str) -> LastUse | None:
-    """The last use of a key that was written down, or None."""
+    """Return the last stored use of a key, or None."""
     return fetch_all(store, key_id, region).get((key_id, region))
 
 
 def fetch_all(store: Store, key_id: str | None = None, region: str | None = None) -> dict[tuple[str, str], LastUse]:
-    """The last uses by (key id, region): all of them, or that of one key."""
+    """Return the last uses by (key id, region): of all keys, or of one."""
     query = select(
         last_use.c.key_id, last_use.c.region, last_use.c.operation, last_use.c.used_at, last_use.c.request_id
     )
@@ -58,7 +58,7 @@ def fetch_all(store: Store, key_id: str | None = None, region: str | None = None
 
 
 def tracked_since(store: Store) -> datetime:
-    """Since when uses are written down at all."""
+    """Return when recording of uses began."""
     with store.log.reading() as conn:
         since: datetime = conn.execute(select(use_tracking.c.since)).scalar_one()
     return since

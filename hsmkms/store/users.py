@@ -1,4 +1,4 @@
-"""Users and their access keys. Every change of an access key is noted in the change log under its id."""
+"""Store users and their access keys. Every change of an access key is recorded in the change log under its id."""
 
 from datetime import datetime
 from typing import Any
@@ -14,11 +14,11 @@ from hsmkms.store.proven_rows import ProvenRows
 from hsmkms.store.schema import AccessKeyStatus, access_key, access_key_use, user
 
 NO_REGION = ""
-"""Access keys are good in every region."""
+"""Region in the change log: access keys are valid in every region."""
 
 
 class UserRow(Struct, frozen=True, kw_only=True):
-    """A user, and how many access keys he has."""
+    """A user, and the number of their access keys."""
 
     name: str
     created_at: datetime
@@ -30,7 +30,7 @@ class UserRow(Struct, frozen=True, kw_only=True):
 class AccessKeyRow(Struct, frozen=True, kw_only=True):
     """An access key; without ``user_name`` it is the root's. ``sealed`` is its secret, encrypted with ``iv``.
 
-    ``user_path``: the path of its user, who has it for ever.
+    ``user_path``: the path of its user, which never changes.
     """
 
     access_key_id: str
@@ -44,7 +44,7 @@ class AccessKeyRow(Struct, frozen=True, kw_only=True):
 
 
 def insert_user(tx: Connection, name: str, now: datetime, unique_id: str, path: str = ROOT_PATH) -> bool:
-    """Write a new user; False if the name is taken, whatever the paths are."""
+    """Insert a new user; False if the name is taken, whatever the paths are."""
     stored_path = None if path == ROOT_PATH else path
     row = insert(user).values(name=name, created_at=now, unique_id=unique_id, path=stored_path)
     return bool(tx.execute(row.on_conflict_do_nothing()).rowcount)
@@ -56,7 +56,7 @@ def delete_user(tx: Connection, name: str) -> bool:
 
 
 def users(conn: Connection) -> list[UserRow]:
-    """All users in the order of their names."""
+    """Return all users, ordered by name."""
     count = (
         select(func.count(access_key.c.access_key_id)).where(access_key.c.user_name == user.c.name).scalar_subquery()
     )
@@ -75,7 +75,7 @@ def users(conn: Connection) -> list[UserRow]:
 
 
 def insert_access_key(tx: Connection, row: AccessKeyRow) -> None:
-    """Write a new access key."""
+    """Insert a new access key."""
     tx.execute(
         access_key.insert().values(
             access_key_id=row.access_key_id,
@@ -91,32 +91,32 @@ def insert_access_key(tx: Connection, row: AccessKeyRow) -> None:
 
 
 def access_keys(conn: Connection, user_name: str | None) -> list[AccessKeyRow]:
-    """The access keys of a user, or of the root, oldest first."""
+    """Return the access keys of a user, or of the root, oldest first."""
     query = _select().where(access_key.c.user_name.is_not_distinct_from(user_name))
     oldest_first = query.order_by(access_key.c.created_at, access_key.c.access_key_id)
     return [_row(row, row.path) for row in conn.execute(oldest_first)]
 
 
 def all_access_keys(conn: Connection) -> list[AccessKeyRow]:
-    """All access keys, by id."""
+    """Return all access keys, ordered by id."""
     return [_row(row, row.path) for row in conn.execute(_select().order_by(access_key.c.access_key_id))]
 
 
 def set_secret(tx: Connection, old: AccessKeyRow, new: AccessKeyRow) -> bool:
-    """Store a secret as it is encrypted anew; False if the access key is not as it was any more."""
+    """Replace the encrypted secret; False if the access key has changed meanwhile."""
     same = (access_key.c.access_key_id == old.access_key_id) & (access_key.c.sealed == old.sealed)
     values = {"key_version": new.key_version, "iv": new.iv, "sealed": new.sealed}
     return _noted(tx, old.access_key_id, tx.execute(access_key.update().where(same).values(**values)).rowcount)
 
 
 def fetch_access_key(conn: Connection, access_key_id: str) -> AccessKeyRow | None:
-    """An access key by its id, or None."""
+    """Return an access key by its id, or None."""
     row = conn.execute(_select().where(access_key.c.access_key_id == access_key_id)).one_or_none()
     return None if row is None else _row(row, row.path)
 
 
 def proven_access_key(rows: ProvenRows, access_key_id: str) -> AccessKeyRow | None:
-    """The same, of an access key among these rows."""
+    """Build an access key's record from proven rows, or None."""
     paths = {each.name: each.path for each in rows.of(user)}
     found = (each for each in rows.of(access_key) if each.access_key_id == access_key_id)
     return next((_row(each, paths.get(each.user_name)) for each in found), None)
@@ -135,7 +135,7 @@ def delete_access_key(tx: Connection, access_key_id: str) -> bool:
 
 
 def note_use(store: Store, access_key_id: str, region: str, now: datetime) -> None:
-    """Write down when and for which region an access key was last used, in log.db."""
+    """Store when and for which region an access key was last used, in log.db."""
     fresh = {"region": region, "used_at": now}
     added = insert(access_key_use).values(access_key_id=access_key_id, **fresh)
     with store.log.atomic() as tx:
@@ -143,7 +143,7 @@ def note_use(store: Store, access_key_id: str, region: str, now: datetime) -> No
 
 
 def last_uses(store: Store) -> dict[str, tuple[datetime, str]]:
-    """When, and for which region, each access key was last used."""
+    """Return when, and for which region, each access key was last used."""
     query = select(access_key_use.c.access_key_id, access_key_use.c.used_at, access_key_use.c.region)
     with store.log.reading() as conn:
         return {row.access_key_id: (row.used_at, row.region) for row in conn.execute(query)}

@@ -1,4 +1,4 @@
-"""Building a `Kms` from settings: the store, the tokens (tokens.py), and the services over both."""
+"""Build a `Kms` from settings: the store, the tokens (tokens.py), and the services over both."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -66,12 +66,12 @@ _NO_WISHES: Final = Order()
 
 
 def utc_now() -> datetime:
-    """The clock of every entry point."""
+    """Return the wall clock time: the clock of every entry point."""
     return datetime.now(UTC)
 
 
 def boot_time() -> float:
-    """Seconds since the machine was started, also of those in which it slept: a clock that nobody can set."""
+    """Return the seconds since boot, including suspend (CLOCK_BOOTTIME): a clock that cannot be set."""
     return uptime()
 
 
@@ -81,7 +81,7 @@ def open_core(path: Path | None = None, clock: Clock = utc_now) -> Core:
 
 
 def open_core_for_maintenance(path: Path | None = None) -> Core:
-    """The same, also while the token is away: then everything that needs it is refused by ``TokenUnavailableError``."""
+    """Open the installation even while the token is away: what needs it then raises ``TokenUnavailableError``."""
     settings = load_settings(path)
     try:
         return core_of(settings, monotonic=boot_time)
@@ -108,13 +108,13 @@ def core_of(
     before_login: Callable[[], None] = token_wiring.at_once,
     accepting: TokenSettings | None = None,
 ) -> Core:
-    """Open database and tokens, and prove that they belong together. Without its home nothing is opened.
+    """Open database and tokens, and prove that they belong together. Without the home token nothing is opened.
 
-    ``monotonic`` (seconds, not to be set by anybody) is what the clock is watched with; without one it is not.
-    ``pin`` is for who has asked for it already; otherwise it is read from its source. ``reread`` reads the settings
-    again, for tokens that are added while this process runs. ``before_login`` is called when all is ready for the first
-    login; it may wait. ``accepting``: the one of the settings' tokens that is taken though it is a clone, since the
-    operator is about to accept it.
+    ``monotonic`` (seconds, of a clock that cannot be set) is what ``clock`` is checked against; None: no check.
+    ``pin``: a PIN that the caller has read already; otherwise it is read from its source. ``reread`` reads the settings
+    again, for tokens that are added while this process runs. ``before_login`` is called when everything is ready for
+    the first login; it may block. ``accepting``: a token of the settings that is accepted though it is a clone, since
+    the operator is about to accept it.
     """
     store = Store.open(settings.data_dir)
     with ExitStack() as undo:
@@ -133,13 +133,13 @@ def core_of(
         freshness.watch()
         sealing.seal_rows(core)
         sealing.look_at_home(core)
-        _tell_of_lost_counts(core)
+        _rotate_after_lost_counts(core)
         undo.pop_all()
     return core
 
 
 def _end_use(core: Core) -> None:
-    """Bring what this process has recorded to the disk, and close what the parts of a core hold open themselves."""
+    """Flush this process's audit records to disk, and close the resources that the parts of a core hold open."""
     with ExitStack() as rest:
         rest.callback(core.cache.close)
         if core.audit.used:
@@ -147,7 +147,7 @@ def _end_use(core: Core) -> None:
 
 
 def core_without_token(settings: Settings, fault: HsmKmsError, clock: Clock = utc_now) -> Core:
-    """An installation whose token cannot be reached, for what needs the database alone; ``fault`` says why."""
+    """Open an installation without its token, for work that needs only the database; ``fault`` says why it is away."""
     store = Store.open(settings.data_dir)
     try:
         row, token = binding.told(store)
@@ -165,8 +165,8 @@ def names_home(settings: Settings) -> bool:
     return token_wiring.names_home(settings)
 
 
-def _tell_of_lost_counts(core: Core) -> None:
-    """Let generated keys rotate before they encrypt next, if ``log.db`` is a new one that knows no older counts."""
+def _rotate_after_lost_counts(core: Core) -> None:
+    """Make generated keys rotate before their next encryption, if ``log.db`` is new and has no older counts."""
     if not log_renewal.is_unknown_before(core.store.log):
         return
     now = core.clock()
@@ -177,9 +177,9 @@ def _tell_of_lost_counts(core: Core) -> None:
 
 
 def renew_log(settings: Settings, clock: Clock = utc_now) -> Path | None:
-    """Put a new ``log.db`` in the place of one that is damaged or lost; returns where the old one is, if there is one.
+    """Replace a damaged or lost ``log.db`` by a new one; return the path of the old one, if there is one.
 
-    ConfigurationError if it is whole, or a process has the installation open.
+    ConfigurationError if it is not damaged, or a process has the installation open.
     """
     others = open_processes.living(settings.data_dir)
     if others:
@@ -204,7 +204,7 @@ def _core(
     cache = RecordCache(store, seals.check, installation.account, tokens.may_have_moved)
     occasion = Occasion(installation.account, _agent())
     audit = AuditBook(store, installation.id, occasion, audit_policy(settings), lambda: cache.epoch, clock)
-    store.meta.companions.append(seals)  # after the audit log: it seals what that has written
+    store.meta.companions.append(seals)  # after the audit log, since it seals what the audit log has written
     return Core(
         installation=installation,
         store=store,
@@ -233,12 +233,12 @@ def _core(
 
 
 def audit_folder(settings: Settings) -> Path:
-    """Where the files of the audit log are."""
+    """Return the folder of the audit log's files."""
     return settings.data_dir / audit_files.FOLDER
 
 
 def audit_policy(settings: Settings) -> AuditPolicy:
-    """What the settings say of the audit log."""
+    """Convert the settings of the audit log."""
     audit = settings.audit
     return AuditPolicy(
         durability=Durability(audit.durability),
@@ -250,14 +250,14 @@ def audit_policy(settings: Settings) -> AuditPolicy:
 
 
 def _agent() -> str:
-    """How calls of this process that come from nobody else are named in the audit log."""
+    """Return the user agent under which this process's own calls appear in the audit log."""
     return f"hsmkms (uid {os.getuid()}, pid {os.getpid()})"
 
 
 def initialise(settings: Settings, clock: Clock = utc_now) -> InstallationRow:
-    """Make the databases and the installation's own key on the token; an interrupted attempt is carried on.
+    """Create the databases and the installation's own key on the token; resume an interrupted attempt.
 
-    The configuration file must be there. Several at once make one. Raises SetupError or TokenError.
+    The configuration file must exist. Concurrent calls create one installation. Raises SetupError or TokenError.
     """
     with exclusive(settings.data_dir / INIT_LOCK, INIT_LOCK_SECONDS):
         return _initialise(settings, clock)
@@ -283,7 +283,7 @@ def _initialise(settings: Settings, clock: Clock) -> InstallationRow:
 
 
 def begun_with(settings: Settings) -> tuple[str | None, str | None]:
-    """The account, and the serial of the token, with which ``initialise`` has begun; None for what is still open."""
+    """Return the account and the token serial with which ``initialise`` began; None for what is not decided yet."""
     if not files.exists(settings.data_dir):
         return None, None
     store = Store.open(settings.data_dir)
@@ -303,19 +303,19 @@ def is_initialised(settings: Settings) -> bool:
 
 
 def migrate_databases(settings: Settings) -> tuple[list[str], dict[str, str]]:
-    """Bring both databases to this program's revision; returns what was applied, and where they are now."""
+    """Migrate both databases to this program's revision; return the applied revisions and the current ones."""
     applied = migrate.upgrade(settings.data_dir)
     return applied, migrate.current(settings.data_dir)
 
 
 def check_databases(settings: Settings) -> None:
-    """Let SQLite look at every page of both databases. Raises StoreError if one is damaged."""
+    """Check every page of both databases. Raises StoreError if one is damaged."""
     for database in files.DATABASES:
         files.check_pages(settings.data_dir / database.name)
 
 
 def database_revisions(settings: Settings) -> dict[str, str]:
-    """The revisions of both databases; raises StoreError or MigrationError unless this program can work with them."""
+    """Return both databases' revisions; raises StoreError or MigrationError unless this program supports them."""
     Store.open(settings.data_dir).close()
     return migrate.current(settings.data_dir)
 
@@ -323,14 +323,14 @@ def database_revisions(settings: Settings) -> dict[str, str]:
 def make_softhsm_token(
     module: Path | None, folder: Path, *, label: str, user_pin: str, so_pin: str
 ) -> tuple[Path, SoftToken]:
-    """Make a SoftHSM token in a folder of its own; returns the module that was used, and the token."""
+    """Create a SoftHSM token in a folder of its own; return the module that was used, and the token."""
     used = module or softhsm.find_module()
     ownership.check_module(used, {})
     return used, softhsm.create(used, folder, label=label, user_pin=user_pin, so_pin=so_pin)
 
 
 def serial_of(module: Path, environment: dict[str, str], label: str, serial: tuple[str, ...] | None) -> str:
-    """The serial of the one token that fits; raises TokenNotFoundError for none or several."""
+    """Return the serial of the one token that fits; raises TokenNotFoundError for none or several."""
     ownership.check_module(module, environment)
     loaded = modules.acquire(module, environment=environment)
     try:
@@ -340,9 +340,9 @@ def serial_of(module: Path, environment: dict[str, str], label: str, serial: tup
 
 
 Accept = Callable[[Unsealed, str | None, Settings], None]
-"""Shows what a configuration out of a backup loads and runs, and raises unless somebody answers for it.
+"""Shows what a configuration from a backup loads and runs, and raises unless a person accepts it.
 
-It is told what was unpacked, which signature was found on it, and the settings in it.
+Called with the unpacked backup, the signature on it (None without one), and the settings in it.
 """
 
 
@@ -367,10 +367,10 @@ def restore(settings: Settings, file: Path, order: Order = _NO_WISHES, reached: 
 def restore_with_its_configuration(
     target: Path, file: Path, order: Order, accept: Accept, reached: Checkpoint = no_checkpoint
 ) -> Restored:
-    """Restore a backup and its configuration into the folder ``target``, for who has none any more.
+    """Restore a backup and its configuration into the folder ``target``, for a host that has lost its configuration.
 
-    Nothing that it names is loaded before ``accept`` has returned. ConfigurationError if it has none, or one that says
-    another folder.
+    Nothing that it names is loaded before ``accept`` has returned. ConfigurationError if the backup has none, or one
+    for another folder.
     """
     with ExitStack() as opened:
 
@@ -385,7 +385,7 @@ def restore_with_its_configuration(
 
 
 def settings_in(unsealed: Unsealed, target: Path) -> Settings:
-    """What the configuration in a backup says when it lies in ``target``. Raises ConfigurationError."""
+    """Parse the backup's configuration as if it were in ``target``. Raises ConfigurationError."""
     if unsealed.configuration is None:
         raise ConfigurationError("the backup holds no configuration: give one with --config")
     file = target / CONFIGURATION
@@ -395,7 +395,7 @@ def settings_in(unsealed: Unsealed, target: Path) -> Settings:
 
 
 def check_place(settings: Settings, file: Path, folder: Path) -> None:
-    """Raise ConfigurationError unless the data folder of these settings, which are those of ``file``, is ``folder``."""
+    """Raise ConfigurationError unless the data folder of these settings, read from ``file``, is ``folder``."""
     if settings.data_dir.resolve() != folder.resolve():
         raise ConfigurationError(
             f"{file} says data_dir = {settings.data_dir}, so nothing would look into {folder}: correct one of them"
@@ -405,9 +405,9 @@ def check_place(settings: Settings, file: Path, folder: Path) -> None:
 def _configured(
     reachable: tuple[Settings, list[Device], list[HsmKmsError]], order: Order, file: bytes | None = None
 ) -> Configured:
-    """What a restore works with: the tokens that could be opened, and those alone.
+    """Build the environment of a restore with only the tokens that could be opened.
 
-    Those that refuse their PIN must not be asked again from the staging folder, which knows nothing of it.
+    Tokens that refused their PIN must not be tried again from the staging folder, which does not have their marks.
     """
     settings, devices, faults = reachable
     accepting = token_wiring.named_token(settings, order.accept_clone) if order.accept_clone is not None else None
@@ -422,7 +422,7 @@ def _configured(
 
 
 def _unseal(header: Header, keys: PrivateKeys | None, devices: Sequence[Device]) -> bytes:
-    """The key of a file in our own envelope, by a private key or by one of the tokens."""
+    """Unwrap the file key of hsmkms's own envelope with a private key or with one of the tokens."""
     if header.method != recipients.BY_TOKEN:
         if keys is None or keys.pkcs8 is None:
             raise ConfigurationError(

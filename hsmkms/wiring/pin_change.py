@@ -1,7 +1,7 @@
-"""Changing the token's PIN without downtime, in steps that can be finished after an interruption.
+"""Change the token's PIN without downtime, in steps that can be finished after an interruption.
 
-The new PIN lies beside the PIN file before the token knows it, and takes its place afterwards: so at any moment one of
-two files has the right one. Logins that exist go on; who logs in later reads the file anew.
+The new PIN is written beside the PIN file before it is set on the token, and replaces that file afterwards: so at any
+moment one of the two files has the right PIN. Existing logins continue; later logins read the file anew.
 """
 
 import os
@@ -24,9 +24,9 @@ from hsmkms.wiring.tokens import device_settings, open_device
 
 
 def change_pin(core: Core, settings: Settings, token: TokenSettings, new: Secret) -> Path:
-    """Change a token's user PIN and the file that it comes from; returns the file. Running processes go on.
+    """Change a token's user PIN and the file that it is read from; return the file. Running processes continue.
 
-    PinError if the token refuses it; then all is as before. Interrupted, it is finished by ``finish``.
+    PinError if the token refuses the change; then nothing has changed. ``finish`` completes an interrupted change.
     """
     file = pin_file(token)
     draft = pins.draft_of(file)
@@ -38,9 +38,9 @@ def change_pin(core: Core, settings: Settings, token: TokenSettings, new: Secret
         if device.connection.pin_was_changed():
             raise ConfigurationError("another process has just changed the PIN: run change-pin again")
         names = credential_names(settings, token)
-        old = pins.read_secret(token.pin, credentials=names)  # under the lock: it is what the last change has left
+        old = pins.read_secret(token.pin, credentials=names)  # under the lock: the result of the last change
 
-        # 1. Both PINs are on the disk, before the token knows the new one.
+        # 1. Write the new PIN to the disk beside the old one, before it is set on the token.
         pins.write(draft, new)
 
         # 2. Device.
@@ -51,14 +51,14 @@ def change_pin(core: Core, settings: Settings, token: TokenSettings, new: Secret
             raise
         core.reached("change-pin 2: device")
 
-        # 3. Whoever logs in from now on reads the new one.
+        # 3. Replace the file, and make other processes reread it at their next login.
         gate.note_change()
         pins.put_in_place(draft, file)
     return file
 
 
 def _set_pin(device: Device, gate: LoginGate, old: Secret, new: Secret) -> None:
-    """Change the PIN on the token; if that refuses the present one, the mark keeps it from being sent again."""
+    """Change the PIN on the token; if it refuses the present PIN, the mark keeps that from being sent again."""
     profile = device.profile
     with gate.mark_at_hand(profile.label, profile.serial, old.origin) as leave_mark:
         try:
@@ -69,10 +69,10 @@ def _set_pin(device: Device, gate: LoginGate, old: Secret, new: Secret) -> None:
 
 
 def finish(settings: Settings, token: TokenSettings) -> bool | None:
-    """Find out how an interrupted change of the PIN ended: true if the new PIN holds, None if none was interrupted.
+    """Complete an interrupted PIN change: True if the new PIN is the token's, None if no change was interrupted.
 
-    At most one wrong PIN is tried, and then a right one; none that the token has refused before. PinError if the token
-    takes neither, or if the second try could be its last.
+    At most one wrong PIN is tried, and then the right one; none that the token has refused before. PinError if the
+    token accepts neither, or if the second attempt could be the last one.
     """
     file, draft = token.pin.file, interrupted(token)
     if file is None or draft is None:
@@ -81,7 +81,7 @@ def finish(settings: Settings, token: TokenSettings) -> bool | None:
     with gate.exclusive():
         if not draft.exists():
             return None  # another process has just finished it
-        if not draft.stat().st_size:  # killed before the new PIN was in it, so the token never heard of one
+        if not draft.stat().st_size:  # killed before the new PIN was written, so it was never set on the token
             draft.unlink()
             return False
         right = _right_file(settings, token, (file, draft), gate)
@@ -94,12 +94,12 @@ def finish(settings: Settings, token: TokenSettings) -> bool | None:
 
 
 def _right_file(settings: Settings, token: TokenSettings, files: tuple[Path, Path], gate: LoginGate) -> Path:
-    """The one of the two files that holds the token's PIN."""
-    told = device_settings(settings, token)
+    """Return the one of the two files that holds the token's PIN."""
+    device = device_settings(settings, token)
     candidates = [pins.read_secret(PinSettings(file=each)) for each in files]
-    module = modules.acquire(told.module, environment=told.environment, reserved=told.init_reserved)
+    module = modules.acquire(device.module, environment=device.environment, reserved=device.init_reserved)
     try:
-        place = right_pin(lambda: choose(module, told.choice), candidates, gate)
+        place = right_pin(lambda: choose(module, device.choice), candidates, gate)
     except PinError as exc:
         raise PinError(f"{exc}. Of {files[0]} and {files[1]} one has the right PIN: it must be in {files[0]}") from exc
     finally:
@@ -113,13 +113,13 @@ def _right_file(settings: Settings, token: TokenSettings, files: tuple[Path, Pat
 
 
 def interrupted(token: TokenSettings) -> Path | None:
-    """The file with the other PIN, if a change of it was interrupted (or is going on just now)."""
+    """Return the draft file with the other PIN, if a PIN change was interrupted (or is in progress)."""
     file = token.pin.file
     return pins.draft_of(file) if file is not None and pins.draft_of(file).exists() else None
 
 
 def pin_file(token: TokenSettings) -> Path:
-    """The file that the PIN comes from. ConfigurationError if there is none, or this user cannot replace it."""
+    """Return the file that the PIN is read from. ConfigurationError if there is none, or it cannot be replaced."""
     source = token.pin
     if source.file is None:
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""Opening the tokens that the settings name, and telling which of them is which one of the database's."""
+"""Open the tokens that the settings name, and match them to the tokens of the database."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -26,7 +26,7 @@ Proof = TypeVar("Proof")
 
 
 def at_once() -> None:
-    """Log in without waiting for anybody."""
+    """Do nothing: the default hook before a login, which does not wait."""
 
 
 def open_device(
@@ -40,22 +40,22 @@ def open_device(
 ) -> Device:
     """Open a token of the settings, the first if none is named, without the database.
 
-    ``before_login`` is called when the module is loaded and the token found. ``insisted``: a person wants the PIN to be
-    sent, though it may be one that was refused.
+    ``before_login`` is called when the module is loaded and the token found. ``insisted``: a person confirmed that the
+    PIN is to be sent, though it may be one that was refused.
     """
     token = token or settings.token
     read = _reader(settings, token)
 
     def read_in_time() -> Secret:
         before_login()
-        told = pin or read()
-        return Secret(told.reveal(), told.origin, insisted=True) if insisted else told
+        secret = pin or read()
+        return Secret(secret.reveal(), secret.origin, insisted=True) if insisted else secret
 
     return TokenDevice.open(device_settings(settings, token), read_in_time, accept_final_try=accept_final_try)
 
 
 def device_settings(settings: Settings, token: TokenSettings | None = None) -> DeviceSettings:
-    """What the token's layer has to know of the settings, of the first token if none is named."""
+    """Return the settings that the device layer needs for a token, the first if none is named."""
     token = token or settings.token
     if token.module is None:
         raise ConfigurationError("token.module is missing")
@@ -72,7 +72,7 @@ def device_settings(settings: Settings, token: TokenSettings | None = None) -> D
 
 
 def _reader(settings: Settings, token: TokenSettings) -> Callable[[], Secret]:
-    """Reads the PIN at each login, since it may be changed; from a person at the terminal only once."""
+    """Return the PIN reader: it reads the source anew at each login, since it may change, but prompts only once."""
 
     def read() -> Secret:
         names = credential_names(settings, token)
@@ -91,7 +91,7 @@ def _choice(token: TokenSettings) -> TokenChoice:
 
 
 def named_token(settings: Settings, name: str | None) -> TokenSettings:
-    """The token of the settings with that label or serial; without a name the only one. Raises ConfigurationError."""
+    """Find the token of the settings by label or serial; without a name the only one. Raises ConfigurationError."""
     known = [(each, _choice(each)) for each in settings.tokens]
     fitting = [each for each, choice in known if name is None or name in (choice.label, *choice.serials)]
     if len(fitting) == 1:
@@ -101,7 +101,7 @@ def named_token(settings: Settings, name: str | None) -> TokenSettings:
 
 
 def _shown(choice: TokenChoice) -> str:
-    """How a token of the settings may be named."""
+    """Format the names by which a token of the settings may be given."""
     return " or ".join(repr(each) for each in (choice.label, *choice.serials) if each is not None)
 
 
@@ -112,9 +112,9 @@ def open_home(
     before_login: Callable[[], None] = at_once,
     accepting: TokenSettings | None = None,
 ) -> tuple[InstallationRow, TokenRow, Device, bytes]:
-    """The one of the tokens that is the installation's home, opened, and the key by which it was recognised.
+    """Open the token that is the installation's home; return it with its rows and the CKA_ID that identified it.
 
-    ``accepting``: the one of the settings that is taken although it is a clone, and before the others.
+    ``accepting``: a token of the settings that is accepted although it is a clone, and tried before the others.
     """
     _, home = binding.told(store)
 
@@ -133,7 +133,7 @@ def open_home(
 def seek(
     reread: Callable[[], Settings], store: Store, wanted: TokenRow, accepting: TokenSettings | None = None
 ) -> Device:
-    """Open the one of the tokens that is ``wanted``. Raises what is wrong with those that it may be."""
+    """Open the token that is ``wanted``. Raises the error of the tokens that might be it."""
     settings, row = reread(), binding.told(store)[0]
 
     def prove(device: Device, accept: bool) -> None:  # noqa: FBT001 - one caller
@@ -155,7 +155,7 @@ def _first_proven(
     prove: Callable[[Device, bool], Proof],
     accepting: TokenSettings | None,
 ) -> tuple[Device, Proof]:
-    """The first of the tokens that is proven to be ``wanted``, with the proof. Those that resemble it come first."""
+    """Return the first token proven to be ``wanted``, with the proof. Tokens of matching names are tried first."""
     not_opened: list[HsmKmsError] = []
     not_proven: list[HsmKmsError] = []
     for each in sorted(settings.tokens, key=lambda each: (each != accepting, not _resembles(each, wanted))):
@@ -176,7 +176,7 @@ def _first_proven(
 
 
 def _fault_of(not_opened: Sequence[HsmKmsError], not_proven: Sequence[HsmKmsError]) -> HsmKmsError:
-    """What to raise where no token is the wanted one: what could not be opened may be it; what was opened is not."""
+    """Choose the error when no token is the wanted one: a token that could not be opened might be the wanted one."""
     clone = next((each for each in not_proven if isinstance(each, CloneError)), None)
     fault = next((each for each in (*not_opened, *not_proven) if not isinstance(each, BindingError)), None)
     if clone is not None and fault is not None and fault in not_opened:
@@ -185,7 +185,7 @@ def _fault_of(not_opened: Sequence[HsmKmsError], not_proven: Sequence[HsmKmsErro
 
 
 def names_home(settings: Settings) -> bool:
-    """True if a token of the settings is named like the home: where none fits that name, the home is away."""
+    """Return True if a token of the settings has the home's label or serial; if none is found, the home is away."""
     store = Store.open(settings.data_dir)
     try:
         _, home = binding.told(store)
@@ -196,7 +196,7 @@ def names_home(settings: Settings) -> bool:
 
 
 def open_spare(settings: Settings, tokens: Tokens) -> list[Device]:
-    """The tokens of the settings that the installation has no keys on yet; what cannot be opened is left out."""
+    """Open the tokens of the settings that are not attached yet, skipping those that cannot be opened."""
     spare = []
     for each in settings.tokens if settings.further_tokens else ():
         try:
@@ -204,16 +204,16 @@ def open_spare(settings: Settings, tokens: Tokens) -> list[Device]:
         except HsmKmsError:
             continue
         if device in tokens.opened():
-            device.close()  # it is shared with the one that is there
+            device.close()  # shared with the device that is already attached
         else:
             spare.append(device)
     return spare
 
 
 def open_what_can_be(settings: Settings, opened: ExitStack) -> tuple[Settings, list[Device], list[HsmKmsError]]:
-    """All tokens of the settings that can be opened, the settings with these alone, and what is wrong with the others.
+    """Open all tokens that can be opened; return the settings with only these, the devices, and the others' errors.
 
-    Raises what is wrong with the first if none can.
+    Raises the first error if none can be opened.
     """
     tokens: list[TokenSettings] = []
     devices: list[Device] = []
@@ -232,7 +232,7 @@ def open_what_can_be(settings: Settings, opened: ExitStack) -> tuple[Settings, l
 
 
 def _resembles(token: TokenSettings, row: TokenRow) -> bool:
-    """True if the settings may mean that token, by its names, which prove nothing."""
+    """Return True if label and serial in the settings match the row; that is a hint, not a proof."""
     choice = _choice(token)
     return choice.label in (None, row.label) and (not choice.serials or row.serial in choice.serials)
 
@@ -245,27 +245,27 @@ def _check_account(settings: Settings, row: InstallationRow) -> None:
 
 
 def wrong_pins_given(settings: Settings, token: TokenSettings) -> bool:
-    """True if somebody gave a wrong PIN since the last login. Raises PinError if no PIN would be sent to the token."""
-    told = device_settings(settings, token)
-    module = modules.acquire(told.module, environment=told.environment, reserved=told.init_reserved)
+    """Return True if a wrong PIN was given since the last login. PinError if no PIN would be sent to the token."""
+    device = device_settings(settings, token)
+    module = modules.acquire(device.module, environment=device.environment, reserved=device.init_reserved)
     try:
-        return check_counters(choose(module, told.choice), LoginGate(settings.data_dir))
+        return check_counters(choose(module, device.choice), LoginGate(settings.data_dir))
     finally:
         module.release()
 
 
 def never(_: str) -> bool:
-    """Answer a question with no, where nobody can be asked."""
+    """Answer no: the default where no person can be asked."""
     return False
 
 
 def retry_pin(
     settings: Settings, *, insisted: TokenSettings | None = None, confirm: Callable[[str], bool] = never
 ) -> bool:
-    """Try the PINs that were refused, each once, if a person says that it is another one; true if there was one.
+    """Retry the login of every token once, where a person confirms that a PIN differs from the refused one.
 
-    ``insisted``: the token whose PIN is tried in any case. ``confirm`` asks about the others. Raises PinError if one is
-    refused, or still is.
+    Returns True if there was a mark of a refused PIN. ``insisted``: the token whose PIN is tried without asking.
+    ``confirm`` asks about the others. Raises PinError if a PIN is refused or is not confirmed.
     """
     gate = LoginGate(settings.data_dir)
     had_mark = gate.mark() is not None

@@ -119,7 +119,7 @@ def test_help_is_grouped(bare: Site) -> None:
 def test_command_help_as_printed(bare: Site) -> None:
     """A command's help shows its summary, an example, its own options and the common ones, in panels."""
     shown = bare.run("create-alias", "--help").stdout
-    assert "Give a key a name." in shown
+    assert "Create an alias of a key." in shown
     assert "Example: hsmkms create-alias --alias-name alias/photos --target-key-id KEY_ID" in shown
     assert "--target-key-id" in shown
     assert "─ Common options ─" in shown

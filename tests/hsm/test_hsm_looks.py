@@ -41,7 +41,7 @@ class Looks:
         self.go_on = threading.Event()
         self.fault: TokenUnavailableError | None = None
         device.connection.require(Known(device), self.look)
-        self.lock = device.connection._telling = CountedLock()  # type: ignore[assignment]
+        self.lock = device.connection._notifying = CountedLock()  # type: ignore[assignment]
 
     def look(self) -> None:
         """Look at the token."""
@@ -63,15 +63,15 @@ def test_one_look_for_all_who_wait(device: TokenDevice) -> None:
     """Who asks while a look is under way waits for the next one, which is the same for all of them."""
     looks = Looks(device)
     with ThreadPoolExecutor(MANY + 1) as pool:
-        first = pool.submit(device.connection._tell_listeners, always=True)
+        first = pool.submit(device.connection._notify_listeners, always=True)
         until(lambda: looks.begun == 1, 60)
-        others = [pool.submit(device.connection._tell_listeners, always=True) for _ in range(MANY)]
+        others = [pool.submit(device.connection._notify_listeners, always=True) for _ in range(MANY)]
         until(lambda: looks.lock.came == 1 + MANY, 60)
         looks.go_on.set()
         for each in (first, *others):
             each.result(60)
     assert looks.begun == 2
-    device.connection._tell_listeners(always=True)
+    device.connection._notify_listeners(always=True)
     assert looks.begun == 3
 
 
@@ -80,9 +80,9 @@ def test_failed_look_does_for_nobody(device: TokenDevice) -> None:
     looks = Looks(device)
     looks.fault = TokenUnavailableError("away")
     with ThreadPoolExecutor(MANY + 1) as pool:
-        first = pool.submit(device.connection._tell_listeners, always=True)
+        first = pool.submit(device.connection._notify_listeners, always=True)
         until(lambda: looks.begun == 1, 60)
-        others = [pool.submit(device.connection._tell_listeners, always=True) for _ in range(MANY)]
+        others = [pool.submit(device.connection._notify_listeners, always=True) for _ in range(MANY)]
         until(lambda: looks.lock.came == 1 + MANY, 60)
         looks.go_on.set()
         for each in (first, *others):
@@ -95,9 +95,9 @@ def test_login_wants_a_look_of_its_own(device: TokenDevice) -> None:
     """A look that began before another login does not count after it."""
     looks = Looks(device)
     looks.go_on.set()
-    device.connection._tell_listeners(always=True)
+    device.connection._notify_listeners(always=True)
     device.connection._news = object()
-    device.connection._tell_listeners()
+    device.connection._notify_listeners()
     assert looks.begun == 2
-    device.connection._tell_listeners()
+    device.connection._notify_listeners()
     assert looks.begun == 2

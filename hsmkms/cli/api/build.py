@@ -24,7 +24,7 @@ from hsmkms.model.grants import CreateGrantRequest
 from hsmkms.model.operations import OPERATIONS
 from hsmkms.model.wire import to_wire
 
-_YES: Final = Annotated[bool, typer.Option("--yes", help="Do not ask at the terminal.")]
+_YES: Final = Annotated[bool, typer.Option("--yes", help="Do not prompt for confirmation.")]
 
 
 def register(app: typer.Typer) -> None:

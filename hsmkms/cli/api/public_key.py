@@ -20,7 +20,7 @@ class KeyFormat(StrEnum):
 
 FormatOption = Annotated[
     KeyFormat | None,
-    typer.Option("--output-format", help="Print the public key alone, in this form.", show_default=False),
+    typer.Option("--output-format", help="Print only the public key, in this format.", show_default=False),
 ]
 
 

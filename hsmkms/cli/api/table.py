@@ -1,4 +1,4 @@
-"""The tables of the API's commands: their place in the help, what they do, an example; and the help of every option."""
+"""Define the API's commands: panel in the help, summary and example of each; and the help of every option."""
 
 from typing import Final
 
@@ -18,7 +18,7 @@ KEY_PAIRS: Final = "Key pairs and HMAC keys"
 
 
 class Command(Struct, frozen=True):
-    """How an operation looks on the command line."""
+    """An operation's command: its panel, summary and example."""
 
     operation: Operation
     panel: str
@@ -28,9 +28,9 @@ class Command(Struct, frozen=True):
 
 COMMANDS: Final = (
     Command(
-        Operation.CREATE_KEY, KEYS, "Make a KMS key; its backing key never leaves the token.", "--description photos"
+        Operation.CREATE_KEY, KEYS, "Create a KMS key; its backing key never leaves the token.", "--description photos"
     ),
-    Command(Operation.DESCRIBE_KEY, KEYS, "Tell the metadata of a key.", "--key-id alias/photos"),
+    Command(Operation.DESCRIBE_KEY, KEYS, "Show the metadata of a key.", "--key-id alias/photos"),
     Command(Operation.LIST_KEYS, KEYS, "List the keys of the region.", "--output text --query 'Keys[].KeyId'"),
     Command(
         Operation.DESCRIBE_CUSTOM_KEY_STORES,
@@ -44,12 +44,12 @@ COMMANDS: Final = (
         "Replace a key's description.",
         "--key-id KEY_ID --description 'old photos'",
     ),
-    Command(Operation.ENABLE_KEY, KEYS, "Make a disabled key usable again.", "--key-id KEY_ID"),
-    Command(Operation.DISABLE_KEY, KEYS, "Make a key unusable, at once and everywhere.", "--key-id KEY_ID"),
+    Command(Operation.ENABLE_KEY, KEYS, "Enable a disabled key.", "--key-id KEY_ID"),
+    Command(Operation.DISABLE_KEY, KEYS, "Disable a key, at once and in all processes.", "--key-id KEY_ID"),
     Command(
         Operation.REPLICATE_KEY,
         KEYS,
-        "Make a replica of a multi-Region key in another region.",
+        "Create a replica of a multi-Region key in another region.",
         "--key-id KEY_ID --replica-region eu-west-1",
     ),
     Command(
@@ -58,10 +58,13 @@ COMMANDS: Final = (
         "Make a replica the primary key of its set.",
         "--key-id KEY_ID --primary-region eu-west-1",
     ),
-    Command(Operation.ENABLE_KEY_ROTATION, ROTATION, "Rotate a key automatically, from now on.", "--key-id KEY_ID"),
-    Command(Operation.DISABLE_KEY_ROTATION, ROTATION, "Rotate a key automatically no more.", "--key-id KEY_ID"),
+    Command(Operation.ENABLE_KEY_ROTATION, ROTATION, "Enable automatic rotation of a key.", "--key-id KEY_ID"),
+    Command(Operation.DISABLE_KEY_ROTATION, ROTATION, "Disable automatic rotation of a key.", "--key-id KEY_ID"),
     Command(
-        Operation.GET_KEY_ROTATION_STATUS, ROTATION, "Tell whether a key rotates, and when next.", "--key-id KEY_ID"
+        Operation.GET_KEY_ROTATION_STATUS,
+        ROTATION,
+        "Show whether a key rotates automatically, and when next.",
+        "--key-id KEY_ID",
     ),
     Command(Operation.ROTATE_KEY_ON_DEMAND, ROTATION, "Rotate a key now.", "--key-id KEY_ID"),
     Command(
@@ -73,13 +76,13 @@ COMMANDS: Final = (
     Command(
         Operation.GET_PARAMETERS_FOR_IMPORT,
         IMPORT,
-        "Get a wrapping key and an import token, good for 24 hours.",
+        "Get a wrapping key and an import token, valid for 24 hours.",
         "--key-id KEY_ID --wrapping-algorithm RSA_AES_KEY_WRAP_SHA_1 --wrapping-key-spec RSA_4096",
     ),
     Command(
         Operation.IMPORT_KEY_MATERIAL,
         IMPORT,
-        "Bring wrapped key material in, or change its expiry.",
+        "Import wrapped key material, or change its expiry.",
         "--key-id KEY_ID --import-token fileb://token.bin --encrypted-key-material fileb://wrapped.bin "
         "--expiration-model KEY_MATERIAL_DOES_NOT_EXPIRE",
     ),
@@ -92,24 +95,26 @@ COMMANDS: Final = (
     Command(
         Operation.SCHEDULE_KEY_DELETION,
         DELETION,
-        "Delete a key after a waiting period; what it encrypted is then lost.",
+        "Delete a key after a waiting period; its ciphertexts are then lost.",
         "--key-id KEY_ID --pending-window-in-days 30",
     ),
     Command(
         Operation.CANCEL_KEY_DELETION,
         DELETION,
-        "Keep a key whose deletion is scheduled; it is Disabled.",
+        "Cancel the scheduled deletion of a key; it is then Disabled.",
         "--key-id KEY_ID",
     ),
-    Command(Operation.GET_KEY_LAST_USAGE, DELETION, "Tell when a key was last used.", "--key-id KEY_ID"),
-    Command(Operation.CREATE_ALIAS, ALIASES, "Give a key a name.", "--alias-name alias/photos --target-key-id KEY_ID"),
+    Command(Operation.GET_KEY_LAST_USAGE, DELETION, "Show when a key was last used.", "--key-id KEY_ID"),
+    Command(
+        Operation.CREATE_ALIAS, ALIASES, "Create an alias of a key.", "--alias-name alias/photos --target-key-id KEY_ID"
+    ),
     Command(
         Operation.UPDATE_ALIAS,
         ALIASES,
-        "Move a name to another key: manual rotation.",
+        "Move an alias to another key (manual rotation).",
         "--alias-name alias/photos --target-key-id NEW_KEY_ID",
     ),
-    Command(Operation.DELETE_ALIAS, ALIASES, "Take a name away; the key stays.", "--alias-name alias/photos"),
+    Command(Operation.DELETE_ALIAS, ALIASES, "Delete an alias; the key stays.", "--alias-name alias/photos"),
     Command(Operation.LIST_ALIASES, ALIASES, "List the aliases of the region or of a key.", "--key-id KEY_ID"),
     Command(
         Operation.TAG_RESOURCE, TAGS, "Add or replace tags of a key.", "--key-id KEY_ID --tags TagKey=team,TagValue=red"
@@ -119,13 +124,13 @@ COMMANDS: Final = (
     Command(
         Operation.PUT_KEY_POLICY,
         PERMISSIONS,
-        "Replace a key's policy, at once and everywhere.",
+        "Replace a key's policy, at once and in all processes.",
         "--key-id KEY_ID --policy file://policy.json",
     ),
     Command(
         Operation.GET_KEY_POLICY,
         PERMISSIONS,
-        "Tell a key's policy.",
+        "Show a key's policy.",
         "--key-id KEY_ID --query Policy --output text",
     ),
     Command(Operation.LIST_KEY_POLICIES, PERMISSIONS, "List the names of a key's policies.", "--key-id KEY_ID"),
@@ -143,9 +148,12 @@ COMMANDS: Final = (
         "--retiring-principal arn:aws:iam::111122223333:user/alice",
     ),
     Command(
-        Operation.RETIRE_GRANT, PERMISSIONS, "End a grant whose task is done.", "--key-id KEY_ARN --grant-id GRANT_ID"
+        Operation.RETIRE_GRANT,
+        PERMISSIONS,
+        "Retire a grant whose task is done.",
+        "--key-id KEY_ARN --grant-id GRANT_ID",
     ),
-    Command(Operation.REVOKE_GRANT, PERMISSIONS, "Take a grant away.", "--key-id KEY_ID --grant-id GRANT_ID"),
+    Command(Operation.REVOKE_GRANT, PERMISSIONS, "Revoke a grant.", "--key-id KEY_ID --grant-id GRANT_ID"),
     Command(
         Operation.ENCRYPT,
         CRYPTOGRAPHY,
@@ -155,43 +163,43 @@ COMMANDS: Final = (
     Command(
         Operation.DECRYPT,
         CRYPTOGRAPHY,
-        "Decrypt what encrypt, re-encrypt or generate-data-key gave.",
+        "Decrypt a ciphertext of encrypt, re-encrypt or generate-data-key.",
         "--ciphertext-blob fileb://secret.bin --query Plaintext --output text",
     ),
     Command(
         Operation.RE_ENCRYPT,
         CRYPTOGRAPHY,
-        "Move a ciphertext to another key or context; the plaintext stays inside.",
+        "Re-encrypt a ciphertext under another key or context; the plaintext is not shown.",
         "--ciphertext-blob fileb://secret.bin --destination-key-id alias/new",
     ),
     Command(
         Operation.GENERATE_DATA_KEY,
         CRYPTOGRAPHY,
-        "Make a data key: in the clear, and encrypted.",
+        "Generate a data key: in the clear, and encrypted.",
         "--key-id alias/photos --key-spec AES_256",
     ),
     Command(
         Operation.GENERATE_DATA_KEY_WITHOUT_PLAINTEXT,
         CRYPTOGRAPHY,
-        "Make a data key, encrypted only.",
+        "Generate a data key, encrypted only.",
         "--key-id alias/photos --key-spec AES_256",
     ),
     Command(
         Operation.GENERATE_DATA_KEY_PAIR,
         CRYPTOGRAPHY,
-        "Make a key pair: its private key in the clear, and encrypted.",
+        "Generate a key pair: its private key in the clear, and encrypted.",
         "--key-id alias/photos --key-pair-spec ECC_NIST_P256",
     ),
     Command(
         Operation.GENERATE_DATA_KEY_PAIR_WITHOUT_PLAINTEXT,
         CRYPTOGRAPHY,
-        "Make a key pair, its private key encrypted only.",
+        "Generate a key pair, its private key encrypted only.",
         "--key-id alias/photos --key-pair-spec ECC_NIST_P256",
     ),
     Command(
         Operation.GENERATE_RANDOM,
         CRYPTOGRAPHY,
-        "Draw random bytes from the token.",
+        "Generate random bytes on the token.",
         "--number-of-bytes 32 --query Plaintext --output text",
     ),
     Command(
@@ -203,32 +211,32 @@ COMMANDS: Final = (
     Command(
         Operation.VERIFY,
         KEY_PAIRS,
-        "Verify a signature; a wrong one is an error.",
+        "Verify a signature; an invalid one is an error.",
         "--key-id alias/releases --message fileb://notes.txt --signature fileb://notes.sig "
         "--signing-algorithm ECDSA_SHA_256",
     ),
     Command(
         Operation.GET_PUBLIC_KEY,
         KEY_PAIRS,
-        "Tell the public half of a key pair.",
+        "Show the public key of a key pair.",
         "--key-id alias/releases --output-format pem",
     ),
     Command(
         Operation.GENERATE_MAC,
         KEY_PAIRS,
-        "Make the HMAC of 1 to 4,096 bytes.",
+        "Compute the HMAC of 1 to 4,096 bytes.",
         "--key-id alias/tokens --message fileb://token.json --mac-algorithm HMAC_SHA_256",
     ),
     Command(
         Operation.VERIFY_MAC,
         KEY_PAIRS,
-        "Verify an HMAC; a wrong one is an error.",
+        "Verify an HMAC; an invalid one is an error.",
         "--key-id alias/tokens --message fileb://token.json --mac fileb://token.mac --mac-algorithm HMAC_SHA_256",
     ),
     Command(
         Operation.DERIVE_SHARED_SECRET,
         KEY_PAIRS,
-        "Agree on a secret with the holder of a public key.",
+        "Derive a secret shared with the owner of a public key (ECDH).",
         "--key-id alias/talks --key-agreement-algorithm ECDH --public-key fileb://theirs.der",
     ),
     Command(
@@ -247,17 +255,17 @@ COMMANDS: Final = (
 
 HELP: Final = {
     "alias_name": "Alias; the prefix alias/ may be left out.",
-    "bypass_policy_lockout_safety_check": "Accept a policy that locks its maker out.",
+    "bypass_policy_lockout_safety_check": "Accept a policy that locks out the caller.",
     "ciphertext_blob": "base64, fileb://FILE, or - for standard input.",
     "constraints": "EncryptionContextSubset or EncryptionContextEquals, as JSON.",
     "custom_key_store_id": "Not available: there are no custom key stores.",
     "custom_key_store_name": "Not available: there are no custom key stores.",
     "customer_master_key_spec": "Older name of --key-spec.",
-    "description": "Words for people.",
+    "description": "Free text.",
     "destination_encryption_algorithm": "Algorithm of the new ciphertext.",
     "destination_encryption_context": "Context of the new ciphertext.",
     "destination_key_id": "Key of the new ciphertext.",
-    "dry_run": "Only say whether it would succeed.",
+    "dry_run": "Only check whether it would succeed.",
     "dry_run_modifiers": "IGNORE_CIPHERTEXT: check the permission only.",
     "encrypted_key_material": "Wrapped key material: base64, or fileb://FILE.",
     "encapsulation_algorithm": "ML_KEM.",
@@ -268,26 +276,26 @@ HELP: Final = {
     "grant_token": "Token of the grant.",
     "grant_tokens": "Grant tokens.",
     "grantee_principal": "ARN of the user, role or account that is allowed.",
-    "grantee_service_principal": "Service of AWS, as rds.amazonaws.com: it never calls here.",
+    "grantee_service_principal": "AWS service such as rds.amazonaws.com; it never calls hsmkms.",
     "import_token": "Import token: base64, or fileb://FILE.",
     "import_type": "NEW_KEY_MATERIAL or EXISTING_KEY_MATERIAL.",
     "include_key_material": "ROTATIONS_ONLY (the default) or ALL_KEY_MATERIAL.",
     "key_agreement_algorithm": "ECDH.",
     "key_id": "Key id, key ARN, alias or alias ARN.",
-    "key_material_description": "Words about the key material.",
-    "key_material_id": "Which key material; default: the current one.",
+    "key_material_description": "Free text about the key material.",
+    "key_material_id": "Id of the key material; default: the current one.",
     "key_pair_spec": "RSA_2048, _3072, _4096, ECC_NIST_P256, _P384, _P521, ECC_SECG_P256K1 or ECC_NIST_EDWARDS25519.",
     "key_spec": "Of keys: SYMMETRIC_DEFAULT, RSA_2048, ECC_NIST_P256, HMAC_256, ...; of data keys: AES_128 or AES_256.",
     "key_usage": "ENCRYPT_DECRYPT, SIGN_VERIFY, GENERATE_VERIFY_MAC or KEY_AGREEMENT.",
-    "limit": "Entries on one page; all pages if left out.",
+    "limit": "Entries per page; default: all pages.",
     "mac": "HMAC: base64, or fileb://FILE.",
     "mac_algorithm": "HMAC_SHA_224, _256, _384 or _512: that of the key.",
-    "marker": "NextMarker of the page before.",
+    "marker": "NextMarker of the previous page.",
     "message": "base64, fileb://FILE, or - for standard input.",
     "message_type": "RAW (the default): a message. DIGEST: its digest.",
-    "multi_region": "Make a multi-Region key: other regions can have replicas.",
-    "name": "Makes the same grant once, however often it is asked for.",
-    "number_of_bytes": "How many bytes, 1 to 1,024.",
+    "multi_region": "Create a multi-Region key, which can have replicas in other regions.",
+    "name": "Name for idempotence: repeated requests create one grant.",
+    "number_of_bytes": "Number of bytes, 1 to 1,024.",
     "operations": "Such as Encrypt Decrypt GenerateDataKey.",
     "origin": "AWS_KMS: generated on the token. EXTERNAL: to be imported.",
     "pending_window_in_days": "Waiting period, 7 to 30 days; default 30.",
@@ -300,19 +308,19 @@ HELP: Final = {
     "replica_region": "Region of the new replica.",
     "resource_owners": "SELF; there is one account.",
     "retiring_principal": "ARN of the user, role or account that may retire it.",
-    "retiring_service_principal": "Service of AWS, as rds.amazonaws.com: it never calls here.",
+    "retiring_service_principal": "AWS service such as rds.amazonaws.com; it never calls hsmkms.",
     "rotation_period_in_days": "Period, where the operator lets users choose it.",
     "shared_secret_ciphertext_blob": "Encapsulated secret: base64, or fileb://FILE.",
     "signature": "Signature: base64, or fileb://FILE.",
     "signing_algorithm": "Such as RSASSA_PSS_SHA_256, ECDSA_SHA_256 or ED25519_SHA_512.",
     "source_encryption_algorithm": "Algorithm of the ciphertext.",
     "source_encryption_context": "Context of the ciphertext.",
-    "source_key_id": "Key of the ciphertext, if it must be a certain one.",
+    "source_key_id": "Required key of the ciphertext; default: any.",
     "tag_keys": "Keys of the tags.",
     "tags": "TagKey=...,TagValue=... for each tag, or JSON.",
     "target_key_id": "Key id or key ARN.",
     "valid_to": "When the material expires: 2027-01-31T12:00:00Z, or seconds since 1970.",
-    "wrapping_algorithm": "Such as RSA_AES_KEY_WRAP_SHA_1; token-check shows what the token does.",
+    "wrapping_algorithm": "Such as RSA_AES_KEY_WRAP_SHA_1; token-check shows those that the token supports.",
     "wrapping_key_spec": "RSA_2048, RSA_3072 or RSA_4096.",
     "xks_key_id": "Not available: there are no custom key stores.",
 }

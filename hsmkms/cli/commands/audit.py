@@ -39,9 +39,9 @@ def register(app: typer.Typer) -> None:
 
 @with_common("config", "output", "query")
 def tail(
-    common: Common, *, lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many records.")] = 10
+    common: Common, *, lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="Number of records.")] = 10
 ) -> None:
-    """Show the newest records; neither PIN nor token is needed.
+    """Show the newest records; needs neither PIN nor token.
 
     Example: hsmkms audit tail -n 3 --query 'Records[].[eventTime, eventName, errorCode]'
     """
@@ -53,7 +53,7 @@ def tail(
 @with_common("config", "output", "query")
 def show(
     common: Common,
-    event_id: Annotated[str, typer.Argument(metavar="ID", help="An eventID, or the requestID that a client got.")],
+    event_id: Annotated[str, typer.Argument(metavar="ID", help="An eventID, or a client's requestID.")],
 ) -> None:
     """Show the records of an event or of a request.
 
@@ -72,11 +72,11 @@ def export(
     common: Common,
     *,
     start_time: Annotated[str | None, typer.Option("--start-time", help="2026-01-02T03:04:05Z, or a part.")] = None,
-    end_time: Annotated[str | None, typer.Option("--end-time", help="Records before that time.")] = None,
+    end_time: Annotated[str | None, typer.Option("--end-time", help="Only records before this time.")] = None,
     event_name: Annotated[str | None, typer.Option("--event-name", help="Only this operation, e.g. Decrypt.")] = None,
     key_id: Annotated[str | None, typer.Option("--key-id", help="Only records about this key (id or ARN).")] = None,
 ) -> None:
-    """Print records as JSON lines in the order of their time: CloudTrail's shape, one record a line.
+    """Print records as JSON lines ordered by time, in CloudTrail's format.
 
     Example: hsmkms audit export --start-time 2026-01-02 --event-name Decrypt
     """
@@ -92,8 +92,8 @@ def verify(common: Common, *, archives: ArchiveOption = None) -> None:
     """Check every record against its chain, the chains against the seals, and the seals against the token.
 
     Status 1 if something was changed, removed, inserted, moved or rolled back; the first place is named. Status 3 if
-    nothing was, but the token could not prove each seal that the rest depends on (Unproven), or could not be asked at
-    all (it is away, or its PIN or module is missing): that is not "fine".
+    no such change was detected, but the token could not prove each seal that the rest depends on (Unproven), or was not
+    reachable at all (it is away, or its PIN or module is missing): that is not a success.
 
     Example: hsmkms audit verify --archive /mnt/archive
     """
@@ -113,9 +113,9 @@ def verify(common: Common, *, archives: ArchiveOption = None) -> None:
 def archive(
     common: Common,
     *,
-    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder that the files are moved to.")],
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder to move the files to.")],
 ) -> None:
-    """Move finished files of the log to a folder, after verifying it; the newest of each lane stays.
+    """Move completed files of the log to a folder, after verifying it; the newest of each lane stays.
 
     Example: hsmkms audit archive --to /mnt/archive
     """

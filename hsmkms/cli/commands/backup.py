@@ -31,16 +31,16 @@ def register(app: typer.Typer) -> None:
 @with_common("config", "output", "query")
 def backup(
     common: Common,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write; it must not be there yet.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write; it must not exist yet.")],
     *,
     recipient: Annotated[
         list[str] | None,
-        typer.Option("--recipient", metavar="KEY", help="Seal it to age1…, ssh-ed25519 …, ssh-rsa …; repeat for more."),
+        typer.Option("--recipient", metavar="KEY", help="Encrypt it to age1…, ssh-ed25519 …, ssh-rsa …; repeatable."),
     ] = None,
     public_key: Annotated[
         Path | None,
         typer.Option(
-            "--public-key", metavar="FILE", help="Seal it to the public keys in a file: age, SSH, PEM (RSA, X25519)."
+            "--public-key", metavar="FILE", help="Encrypt it to the public keys in a file: age, SSH, PEM (RSA, X25519)."
         ),
     ] = None,
     signing_key: Annotated[
@@ -48,10 +48,10 @@ def backup(
         typer.Option("--signing-key", metavar="PEM", help="Sign it with this private key (Ed25519, EC, RSA)."),
     ] = None,
 ) -> None:
-    """Write databases, audit log and configuration to one encrypted file, while everything goes on working.
+    """Write databases, audit log and configuration to one encrypted file, without interrupting service.
 
-    Without a recipient here or in the configuration only the token opens it. The token's objects are not in it, nor is
-    the PIN: the token needs a backup of its own. `Restore` of the answer says how to restore it.
+    Without a recipient here or in the configuration only the token can open it. It does not contain the token's
+    objects or the PIN: the token needs a backup of its own. `Restore` in the result says how to restore it.
 
     Example: hsmkms backup /mnt/backup/2026-01-02.age --public-key operator.txt
     """
@@ -69,29 +69,28 @@ def backup(
 @with_common("config", "output", "query")
 def restore(
     common: Common,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that `hsmkms backup` wrote.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file written by `hsmkms backup`.")],
     *,
     private_key: Annotated[
         Path | None,
-        typer.Option("--private-key", metavar="FILE", help="The key that it is sealed to: age, SSH, PEM or DER."),
+        typer.Option("--private-key", metavar="FILE", help="Private key that decrypts it: age, SSH, PEM or DER."),
     ] = None,
     signed_by: Annotated[
-        Path | None, typer.Option("--signed-by", metavar="PEM", help="Public half of the key that must have signed it.")
+        Path | None, typer.Option("--signed-by", metavar="PEM", help="Public key that must verify its signature.")
     ] = None,
-    unproven: Annotated[
-        bool, typer.Option("--unproven", help="Also a backup that nothing proves to be yours.")
-    ] = False,
+    unproven: Annotated[bool, typer.Option("--unproven", help="Accept a backup whose origin is not proven.")] = False,
     data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", metavar="DIR", help="Folder to restore into; default: the configured.")
+        Path | None,
+        typer.Option("--data-dir", metavar="DIR", help="Folder to restore into; default: the configured one."),
     ] = None,
     accept_configuration: Annotated[
         str | None,
         typer.Option(
-            "--accept-configuration", metavar="SHA256", help="Use the configuration in the file with this digest."
+            "--accept-configuration", metavar="SHA256", help="Accept the backup's configuration if it has this digest."
         ),
     ] = None,
     accept_rollback: Annotated[
-        bool, typer.Option("--accept-rollback", help="Also a state that is older than what the token remembers.")
+        bool, typer.Option("--accept-rollback", help="Accept a state older than the one recorded on the token.")
     ] = False,
     accept_clone: Annotated[
         str | None,
@@ -100,8 +99,8 @@ def restore(
 ) -> None:
     """Restore a backup into a folder without databases, if it belongs to this token; status 1 if objects are missing.
 
-    Refused if nothing proves who made it: the token, or the key of --signed-by. With --data-dir, DIR/hsmkms.toml is the
-    configuration; where there is none, that of the backup is put there, once you have seen what it loads and runs.
+    Refused if neither the token nor the key of --signed-by proves who made it. With --data-dir, DIR/hsmkms.toml is the
+    configuration; if it does not exist, the backup's is used, after you have confirmed what it loads and runs.
 
     Example: hsmkms restore /mnt/backup/2026-01-02.age --private-key operator-private.txt
     """

@@ -92,16 +92,17 @@ def doctor(
     common: Common,
     *,
     retry_pin: Annotated[
-        bool, typer.Option("--retry-pin", help="Try the corrected PIN once, after a token has refused one.")
+        bool, typer.Option("--retry-pin", help="Try the corrected PIN once, after the token has refused one.")
     ] = False,
     yes: Annotated[
-        bool, typer.Option("--yes", help="With --retry-pin: send the PIN, without asking whether it is another one.")
+        bool, typer.Option("--yes", help="With --retry-pin: send the PIN without asking whether it was corrected.")
     ] = False,
     token: Annotated[
-        str | None, typer.Option("--token", help="With --yes: whose PIN, if there are several [[token]].")
+        str | None,
+        typer.Option("--token", help="With --yes: the token whose PIN is sent, if there are several [[token]]."),
     ] = None,
 ) -> None:
-    """Check the installation from the outside in, and say what to do.
+    """Check the installation step by step, and say what to do about each problem.
 
     Status 1 if something is wrong; a warning leaves it 0.
 

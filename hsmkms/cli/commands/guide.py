@@ -42,12 +42,12 @@ def register(app: typer.Typer) -> None:
 
 def guide(
     topic: Annotated[
-        str | None, typer.Argument(metavar="[TOPIC]", help="A page of the guide; without it: the list of topics.")
+        str | None, typer.Argument(metavar="[TOPIC]", help="Topic of the page; default: the list of topics.")
     ] = None,
 ) -> None:
     """Show the operator's guide: a page by its topic, or the list of topics. It needs no installation.
 
-    At a terminal the page goes through your pager; into a pipe it is Markdown.
+    At a terminal the page is shown in your pager; in a pipe it is Markdown.
 
     Example: hsmkms guide import
     """

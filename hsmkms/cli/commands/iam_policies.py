@@ -22,7 +22,7 @@ SomeUserOption = Annotated[
 ]
 GroupOption = Annotated[str, typer.Option("--group-name", help="Name of the group.")]
 PolicyOption = Annotated[str, typer.Option("--policy-name", help="Name of the policy.")]
-DocumentOption = Annotated[str, typer.Option("--policy-document", help="Policy of IAM's form: JSON, or file://FILE.")]
+DocumentOption = Annotated[str, typer.Option("--policy-document", help="IAM policy: JSON, or file://FILE.")]
 TagsOption = Annotated[
     list[str], typer.Option("--tags", metavar="LIST", help="Key=...,Value=... for each tag, or JSON.")
 ]
@@ -93,7 +93,7 @@ def register(app: typer.Typer) -> None:
 def put_user_policy(
     common: Common, user_name: UserOption, policy_name: PolicyOption, policy_document: DocumentOption
 ) -> None:
-    """Give a user a policy, at the next request; conf/policies/ has ready-made ones.
+    """Attach a policy to a user, effective at the next request; conf/policies/ has ready-made ones.
 
     Example: hsmkms put-user-policy --user-name alice --policy-name use --policy-document file://conf/policies/key-user.json
     """
@@ -102,7 +102,7 @@ def put_user_policy(
 
 @with_common("config", "output", "query")
 def get_user_policy(common: Common, user_name: UserOption, policy_name: PolicyOption) -> None:
-    """Tell a policy of a user.
+    """Show a policy of a user.
 
     Example: hsmkms get-user-policy --user-name alice --policy-name use
     """
@@ -120,7 +120,7 @@ def list_user_policies(common: Common, user_name: UserOption) -> None:
 
 @with_common("config")
 def delete_user_policy(common: Common, user_name: UserOption, policy_name: PolicyOption) -> None:
-    """Take a policy away from a user.
+    """Delete a policy of a user.
 
     Example: hsmkms delete-user-policy --user-name alice --policy-name use
     """
@@ -167,7 +167,7 @@ def list_user_tags(common: Common, user_name: UserOption) -> None:
 
 @with_common("config", "output", "query")
 def create_group(common: Common, group_name: GroupOption) -> None:
-    """Make a group of users, whose policies are for all of them.
+    """Create a group of users; its policies apply to all of them.
 
     Example: hsmkms create-group --group-name auditors
     """
@@ -189,7 +189,7 @@ def list_groups(common: Common, user_name: SomeUserOption = None) -> None:
 
 @with_common("config")
 def delete_group(common: Common, group_name: GroupOption) -> None:
-    """Remove a group and its policies; its users stay.
+    """Delete a group and its policies; its users stay.
 
     Example: hsmkms delete-group --group-name auditors
     """
@@ -199,7 +199,7 @@ def delete_group(common: Common, group_name: GroupOption) -> None:
 
 @with_common("config")
 def add_user_to_group(common: Common, group_name: GroupOption, user_name: UserOption) -> None:
-    """Put a user into a group.
+    """Add a user to a group.
 
     Example: hsmkms add-user-to-group --group-name auditors --user-name alice
     """
@@ -209,7 +209,7 @@ def add_user_to_group(common: Common, group_name: GroupOption, user_name: UserOp
 
 @with_common("config")
 def remove_user_from_group(common: Common, group_name: GroupOption, user_name: UserOption) -> None:
-    """Take a user out of a group.
+    """Remove a user from a group.
 
     Example: hsmkms remove-user-from-group --group-name auditors --user-name alice
     """
@@ -224,7 +224,7 @@ def remove_user_from_group(common: Common, group_name: GroupOption, user_name: U
 def put_group_policy(
     common: Common, group_name: GroupOption, policy_name: PolicyOption, policy_document: DocumentOption
 ) -> None:
-    """Give a group a policy, at the next request of its users.
+    """Attach a policy to a group, effective at the next request of its users.
 
     Example: hsmkms put-group-policy --group-name auditors --policy-name read --policy-document file://conf/policies/auditor.json
     """
@@ -233,7 +233,7 @@ def put_group_policy(
 
 @with_common("config", "output", "query")
 def get_group_policy(common: Common, group_name: GroupOption, policy_name: PolicyOption) -> None:
-    """Tell a policy of a group.
+    """Show a policy of a group.
 
     Example: hsmkms get-group-policy --group-name auditors --policy-name read
     """
@@ -251,7 +251,7 @@ def list_group_policies(common: Common, group_name: GroupOption) -> None:
 
 @with_common("config")
 def delete_group_policy(common: Common, group_name: GroupOption, policy_name: PolicyOption) -> None:
-    """Take a policy away from a group.
+    """Delete a policy of a group.
 
     Example: hsmkms delete-group-policy --group-name auditors --policy-name read
     """
@@ -263,9 +263,9 @@ def delete_group_policy(common: Common, group_name: GroupOption, policy_name: Po
 
 @with_common("config", "region")
 def reset_key_policy(
-    common: Common, key_id: Annotated[str, typer.Option("--key-id", help="Key id, without any permission on it.")]
+    common: Common, key_id: Annotated[str, typer.Option("--key-id", help="Key id; no permission on the key is needed.")]
 ) -> None:
-    """Give a key the default policy again, for the operator whom its policy has locked out.
+    """Reset a key's policy to the default, if its policy has locked out the operator.
 
     Example: hsmkms reset-key-policy --key-id KEY_ID
     """

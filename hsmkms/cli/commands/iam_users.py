@@ -11,7 +11,7 @@ from hsmkms.errors import ValidationException
 PANEL: Final = "Users"
 NEW_USER: Final = "The user may do nothing yet: give permissions with put-user-policy or add-user-to-group."
 
-PathOption = Annotated[str, typer.Option("--path", help="Path before the name in the ARN, as /division/.")]
+PathOption = Annotated[str, typer.Option("--path", help="Path before the name in the ARN, such as /division/.")]
 UserOption = Annotated[str, typer.Option("--user-name", help="Name of the user.")]
 OwnerOption = Annotated[str | None, typer.Option("--user-name", help="Name of the user.", show_default=False)]
 RootOption = Annotated[bool, typer.Option("--root", help="The account's root instead of a user.")]
@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
 
 @with_common("config", "output", "query")
 def create_user(common: Common, *, user_name: UserOption, path: PathOption = "/") -> None:
-    """Make a user of the endpoint, who may do nothing yet: see put-user-policy and add-user-to-group.
+    """Create a user of the endpoint, without any permission yet: see put-user-policy and add-user-to-group.
 
     Example: hsmkms create-user --user-name alice
     """
@@ -56,7 +56,7 @@ def list_users(common: Common) -> None:
 
 @with_common("config")
 def delete_user(common: Common, user_name: UserOption) -> None:
-    """Remove a user, who has no access keys any more.
+    """Delete a user; delete their access keys first.
 
     Example: hsmkms delete-user --user-name alice
     """
@@ -66,7 +66,7 @@ def delete_user(common: Common, user_name: UserOption) -> None:
 
 @with_common("config", "output", "query")
 def create_access_key(common: Common, *, user_name: OwnerOption = None, root: RootOption = False) -> None:
-    """Make an access key. Its secret is shown here and never again.
+    """Create an access key. Its secret is shown here and never again.
 
     Example: hsmkms create-access-key --user-name alice
     """
@@ -116,7 +116,7 @@ def update_access_key(
     access_key_id: KeyOption,
     status: Annotated[str, typer.Option("--status", help="Active or Inactive.")],
 ) -> None:
-    """Make an access key inactive, or active again: at the next request.
+    """Deactivate or reactivate an access key, effective at the next request.
 
     Example: hsmkms update-access-key --access-key-id AKIAEXAMPLE --status Inactive
     """
@@ -128,7 +128,7 @@ def update_access_key(
 
 @with_common("config")
 def delete_access_key(common: Common, access_key_id: KeyOption) -> None:
-    """Remove an access key for good, at the next request.
+    """Delete an access key, effective at the next request.
 
     Example: hsmkms delete-access-key --access-key-id AKIAEXAMPLE
     """

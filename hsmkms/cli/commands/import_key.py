@@ -83,22 +83,22 @@ def import_key(
     ] = None,
     no_expiry: Annotated[bool, typer.Option("--no-expiry", help="It does not expire.")] = False,
     wrapping_algorithm: Annotated[
-        str | None, typer.Option("--wrapping-algorithm", help="Default: the strongest that the token does by itself.")
+        str | None, typer.Option("--wrapping-algorithm", help="Default: the strongest that the token supports.")
     ] = None,
     wrapping_key_spec: Annotated[
         str, typer.Option("--wrapping-key-spec", help="RSA_2048, RSA_3072 or RSA_4096.")
     ] = STRONGEST.value,
     description: Annotated[
-        str | None, typer.Option("--description", help="Words about the key material.", show_default=False)
+        str | None, typer.Option("--description", help="Free text about the key material.", show_default=False)
     ] = None,
     import_type: Annotated[
         str | None, typer.Option("--import-type", help="NEW_KEY_MATERIAL or EXISTING_KEY_MATERIAL.")
     ] = None,
 ) -> None:
-    """Import key material into a key that was created with --origin EXTERNAL: parameters, wrapping, upload in one.
+    """Import key material into a key created with --origin EXTERNAL: parameters, wrapping and upload in one step.
 
     Symmetric and HMAC keys take bytes, RSA and ECC keys a private key. Say when it expires, or that it does not.
-    Keep a copy of the material: nothing gives it back.
+    Keep a copy of the material: it cannot be exported again.
 
     Example: hsmkms import-key key.bin --key-id photos --no-expiry
     """
@@ -121,19 +121,19 @@ def wrap_key_material(
         str, typer.Option("--public-key", metavar="PUB", help="File with the PublicKey: DER, PEM or base64.")
     ],
     wrapping_algorithm: Annotated[
-        str, typer.Option("--wrapping-algorithm", help="The one that get-parameters-for-import was asked for.")
+        str, typer.Option("--wrapping-algorithm", help="The one given to get-parameters-for-import.")
     ],
     out: Annotated[
         str | None, typer.Option("--out", metavar="WRAPPED", help="New file; default: base64 on standard output.")
     ] = None,
     any_length: Annotated[
-        bool, typer.Option("--any-length", help="For keys that are not symmetric: do not insist on 32 bytes.")
+        bool, typer.Option("--any-length", help="Accept other lengths than 32 bytes, for keys that are not symmetric.")
     ] = False,
 ) -> None:
     """Wrap key material for import-key-material on any machine: it needs no configuration, token or database.
 
-    A private key in PEM is wrapped as PKCS #8 in DER. --public-key is what get-parameters-for-import gave. Make sure
-    that it came to you unchanged.
+    A private key in PEM is wrapped as PKCS #8 in DER. --public-key is the PublicKey of get-parameters-for-import. Make
+    sure that it was not changed on its way.
 
     Example: hsmkms wrap-key-material key.bin --public-key public.der --wrapping-algorithm RSAES_OAEP_SHA_1 --out w.bin
     """

@@ -30,19 +30,21 @@ def rotate_installation_keys(
     common: Common,
     *,
     purpose: Annotated[
-        list[KeyPurpose] | None, typer.Option("--purpose", help="Rotate this one alone; may be repeated.")
+        list[KeyPurpose] | None, typer.Option("--purpose", help="Rotate only this one; repeatable.")
     ] = None,
     destroy_older: Annotated[
         bool,
-        typer.Option("--destroy-older", help="Make no version, but destroy the older ones that nothing here needs."),
+        typer.Option(
+            "--destroy-older", help="Do not rotate; destroy older versions that the installation does not need."
+        ),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Answer the question with yes.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Give the installation's own keys a new version on the token: for MACs, audit seals, stored secrets, backups.
+    """Rotate the installation's own keys on the token: for MACs, audit seals, stored secrets, backups.
 
-    Running servers use the new versions from their next call on; older ones go on verifying. An interrupted rotation is
-    finished by the next, which then makes no further version. Backups from before a rotation need the older versions;
-    when you have none any more, --destroy-older removes those from the token.
+    Running servers use the new versions from their next call on; older versions still verify. The next run finishes an
+    interrupted rotation, without creating a further version. Backups from before a rotation need the older versions;
+    when you have no such backups any more, --destroy-older removes those versions from the token.
 
     Example: hsmkms rotate-installation-keys --purpose secrets
     """
@@ -68,13 +70,13 @@ def _ask() -> None:
 
 @with_common("config", "output", "query")
 def renew_installation_keys(
-    common: Common, *, yes: Annotated[bool, typer.Option("--yes", help="Answer the question with yes.")] = False
+    common: Common, *, yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False
 ) -> None:
-    """Start the installation's own keys afresh at home, where a token that held some of them is lost for good.
+    """Replace the installation's own keys on the home token, after a token with some of them was lost for good.
 
-    For a migration that was interrupted and whose old token is lost, and for a clone that lacks them. Access keys whose
-    secrets cannot be read are deleted, database and audit log count as right as they are now, and backups sealed by
-    the lost token are never opened. No KMS key is touched. Refused while nothing is lost.
+    For an interrupted migration whose old token is lost, and for a clone that lacks them. Access keys whose secrets
+    cannot be read are deleted, database and audit log are accepted as they are now, and backups sealed by the lost
+    token can never be opened. KMS keys are not affected. Refused while nothing is lost.
 
     Example: hsmkms renew-installation-keys
     """

@@ -24,17 +24,16 @@ def maintain(
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what is due.")] = False,
     trust_clock: Annotated[
-        bool, typer.Option("--trust-clock", help="The clock is right, though the database has newer dates.")
+        bool,
+        typer.Option("--trust-clock", help="Confirm that the clock is right, although the database has newer dates."),
     ] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Log each step to standard error while it is done.")
-    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log each step to standard error.")] = False,
 ) -> None:
-    """Do what is due: rotations, expired key material, wrapping keys, deletions; status 1 if something must wait.
+    """Run what is due: rotations, expired key material, wrapping keys, deletions; status 1 if something must wait.
 
-    For a timer, once an hour or so. Any number of processes may run it: one works, the others say Busy.
+    For a timer, about once an hour. Any number of processes may run it: one works, the others report Busy.
 
-    Standard error is silent, unless there is something that deserves a mail.
+    Nothing is printed to standard error unless it deserves a mail from the timer.
 
     Example: hsmkms maintain --dry-run
     """

@@ -32,9 +32,9 @@ def register(app: typer.Typer) -> None:
 
 @with_common("config", "output", "query")
 def list_tokens(common: Common) -> None:
-    """List the installation's tokens: which is its home, where keys are made, what each holds, and what is away.
+    """List the installation's tokens: which is the home, where keys are created, what each holds, and which are away.
 
-    With the keys that need a token which the installation has left, and why. Status 1 if a token is away.
+    Also lists the keys that still need a former home, and why. Status 1 if a token is away.
 
     Example: hsmkms list-tokens
     """
@@ -53,17 +53,19 @@ def migrate_token(
     to: Annotated[
         str, typer.Option("--to", metavar="TOKEN", help="Label or serial of one [[token]] of the configuration.")
     ],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done, and what stays.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Answer the question with yes.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would be done, and what would stay on the old token.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Make another token the one on which keys are made, and rotate every generated key onto it.
+    """Make another token the home, on which keys are created, and rotate every generated key onto it.
 
-    No key leaves a token. The old token is kept for what it holds: older ciphertext, key pairs, HMAC keys, imported
-    material. The answer says what that is and what can be done about it. First name both tokens as [[token]] in the
-    configuration and restart the servers: nothing begins while a running process cannot reach the new token.
+    No key leaves a token. The old token is still needed for older ciphertext, key pairs, HMAC keys and imported
+    material; the result lists these and what can be done about them. First name both tokens as [[token]] in the
+    configuration and restart the servers: the migration does not begin while a running process cannot reach the new
+    token.
 
-    There is no way back. Interrupted, or with keys that could not be rotated (status 1), run it again: it does the
-    rest.
+    A migration cannot be undone. After an interruption, or if keys could not be rotated (status 1), run it again.
 
     Example: hsmkms migrate-token --to new-hsm
     """
@@ -100,13 +102,13 @@ def accept_clone(
     token: Annotated[
         str, typer.Option("--token", metavar="TOKEN", help="Label or serial of one [[token]] of the configuration.")
     ],
-    yes: Annotated[bool, typer.Option("--yes", help="Answer the question with yes.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Let a token's clone, a copy made by its vendor's means, take its place; its serial is recorded.
+    """Accept a token's clone, a copy made with its vendor's tools, in its place, and record its serial.
 
-    For a token that is lost for good, or was replaced. The clone must answer as the token did; from then on the one
-    with the older serial is refused. Members of an HA group that share their objects need nothing of this: list their
-    serials in the configuration, serial = ["A", "B"].
+    For a token that is lost for good, or was replaced. The clone must answer the token's challenge; from then on the
+    token with the older serial is refused. Members of an HA group that share their objects do not need this: list
+    their serials in the configuration, serial = ["A", "B"].
 
     Example: hsmkms accept-clone --token 0123456789abcdef
     """
@@ -135,11 +137,11 @@ def forget_token(
     token: Annotated[
         str, typer.Option("--token", metavar="TOKEN", help="Label or serial, as `hsmkms list-tokens` shows it.")
     ],
-    yes: Annotated[bool, typer.Option("--yes", help="Answer the question with yes.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Forget a token that the installation has left, once nothing needs it; refused with what does.
+    """Remove a former home token from the installation; refused with a list while anything needs it.
 
-    The installation's own keys on it are destroyed where it can be reached. Remove its [[token]] from the configuration
+    The installation's own keys on it are destroyed if it can be reached. Remove its [[token]] from the configuration
     afterwards.
 
     Example: hsmkms forget-token --token old-hsm

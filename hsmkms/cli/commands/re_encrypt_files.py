@@ -72,9 +72,7 @@ def register(app: typer.Typer) -> None:
 def re_encrypt_files(
     common: Common,
     *,
-    paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH", exists=True, help="Files, and folders with all below them.")
-    ],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", exists=True, help="Files, and folders (recursive).")],
     destination_key_id: Annotated[
         str | None, typer.Option("--destination-key-id", help=f"{values.KEY_HELP} Not needed with --report.")
     ] = None,
@@ -83,23 +81,27 @@ def re_encrypt_files(
     ] = None,
     destination_encryption_context: Annotated[
         str | None,
-        typer.Option("--destination-encryption-context", metavar="MAP", help="Their new one; default: the same."),
+        typer.Option(
+            "--destination-encryption-context",
+            metavar="MAP",
+            help="The files' new encryption context; default: the same.",
+        ),
     ] = None,
     include: Annotated[
         list[str] | None,
-        typer.Option("--include", metavar="GLOB", help="Only files whose names match; repeat for more."),
+        typer.Option("--include", metavar="GLOB", help="Only files whose names match; repeatable."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Try everything, change nothing.")] = False,
     report: Annotated[
-        bool, typer.Option("--report", help="Only tell which files are not under their keys' current material.")
+        bool, typer.Option("--report", help="Only list the files that are not under their keys' current material.")
     ] = False,
 ) -> None:
-    """Move files that are ciphertexts to a key's current key material; status 1 if something failed.
+    """Re-encrypt files that are ciphertexts under a key's current key material; status 1 if something failed.
 
-    A file is taken if its whole content is one ciphertext, raw or in base64; it keeps that form, mode and owner.
+    A file is processed if its whole content is one ciphertext, raw or in base64; it keeps that form, mode and owner.
 
-    Each file is replaced in one step, and after an interruption the same command does the rest. In folders, symbolic
-    links are not followed.
+    Each file is replaced atomically; after an interruption, run the same command again. In folders, symbolic links are
+    not followed.
 
     Example: hsmkms re-encrypt-files ./secrets --destination-key-id alias/photos
     """

@@ -25,13 +25,15 @@ def register(app: typer.Typer) -> None:
 def reconcile(
     common: Common,
     *,
-    mend: Annotated[bool, typer.Option("--mend", help="Adopt and forget: everything that loses nothing.")] = False,
-    remove: Annotated[
-        bool, typer.Option("--remove", help="Remove objects instead of adopting them, each after a question.")
+    mend: Annotated[
+        bool, typer.Option("--mend", help="Repair whatever needs no destruction: adopt objects, drop stale rows.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Answer the questions of --remove with yes.")] = False,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Remove objects instead of adopting them, after a confirmation for each.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --remove: do not ask for confirmation.")] = False,
 ) -> None:
-    """Show what differs between database and token, and mend it if asked to; status 1 while something differs.
+    """Show the differences between database and token, and repair them on request; status 1 while there are any.
 
     Adopted keys are Disabled until you enable them. --region is for objects whose label has no room for one.
 
@@ -51,9 +53,9 @@ def reconcile(
 
 @with_common("config", "output", "query")
 def renew_log(common: Common) -> None:
-    """Put a new log.db in the place of one that is damaged or lost. Stop all hsmkms processes first.
+    """Replace a damaged or lost log.db by a new one. Stop all hsmkms processes first.
 
-    It holds how often each key material has encrypted, and last uses. Since the counts are lost, every generated key
+    It holds the number of encryptions per key material, and last uses. Since the counts are lost, every generated key
     gets a new backing key before it encrypts next. The damaged file is kept beside the new one.
 
     Example: hsmkms renew-log

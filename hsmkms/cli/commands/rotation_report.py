@@ -22,10 +22,10 @@ def register(app: typer.Typer) -> None:
 def rotation_report(
     common: Common,
     *,
-    only_problems: Annotated[bool, typer.Option("--only-problems", help="Leave out what is well.")] = False,
+    only_problems: Annotated[bool, typer.Option("--only-problems", help="Show only keys with problems.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Status 1 if a key is overdue, waiting or expiring.")] = False,
 ) -> None:
-    """Show for every key its age, backing keys, next date, last use, and what is overdue or cannot rotate, and why.
+    """Show every key's age, backing keys, next rotation, last use, and why it is overdue or cannot rotate.
 
     The table has the most important columns; --output json has all.
 

@@ -23,9 +23,11 @@ def serve(
     *,
     host: Annotated[str | None, typer.Option("--host", help="Address to listen on.", show_default=False)] = None,
     port: Annotated[int | None, typer.Option("--port", help="Port to listen on.", show_default=False)] = None,
-    workers: Annotated[int | None, typer.Option("--workers", help="Processes.", show_default=False)] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Number of worker processes.", show_default=False)
+    ] = None,
     threads: Annotated[
-        int | None, typer.Option("--threads", help="Threads of each process, for what is slow.", show_default=False)
+        int | None, typer.Option("--threads", help="Threads per process, for slow operations.", show_default=False)
     ] = None,
     certificate: Annotated[
         Path | None, typer.Option("--certificate", help="A certificate chain for TLS (PEM).", show_default=False)
@@ -37,24 +39,22 @@ def serve(
         bool, typer.Option("--plain-http", help="Serve without TLS on an address that is not loopback.")
     ] = False,
     dev: Annotated[
-        bool, typer.Option("--dev", help="A throw-away installation on SoftHSM for tests; prints credentials.")
+        bool, typer.Option("--dev", help="Serve a temporary installation on SoftHSM for tests; prints credentials.")
     ] = False,
     log_requests: Annotated[
         bool | None,
-        typer.Option(
-            "--log-requests/--no-log-requests", help="A line of the log for each request.", show_default=False
-        ),
+        typer.Option("--log-requests/--no-log-requests", help="Log a line for each request.", show_default=False),
     ] = None,
     until_stdin_ends: Annotated[
-        bool, typer.Option("--until-stdin-ends", help="With --dev: stop when standard input ends, as its writer does.")
+        bool, typer.Option("--until-stdin-ends", help="With --dev: stop when standard input is closed.")
     ] = False,
     account_id: Annotated[
-        str | None, typer.Option("--account-id", help="With --dev: 12 digits.", show_default=False)
+        str | None, typer.Option("--account-id", help="With --dev: account id of 12 digits.", show_default=False)
     ] = None,
 ) -> None:
-    """Serve the API of AWS KMS over HTTP until told to stop. Settings are in [serve] of the configuration.
+    """Serve the API of AWS KMS over HTTP until stopped. Settings are in [serve] of the configuration.
 
-    With --dev nothing must exist: token, keys and databases are made for this run and are gone afterwards.
+    --dev needs nothing: token, keys and databases are created for this run and deleted afterwards.
 
     Example: hsmkms serve --port 8443 --workers 4
     """

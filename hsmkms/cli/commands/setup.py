@@ -46,26 +46,26 @@ def init(
     common: Common,
     context: typer.Context,
     *,
-    data_dir: Annotated[Path, typer.Option("--data-dir", help="Folder to make the installation in.")],
+    data_dir: Annotated[Path, typer.Option("--data-dir", help="Folder of the new installation.")],
     module: Annotated[Path | None, typer.Option("--module", metavar="SO", help="The PKCS#11 module.")] = None,
     token_label: Annotated[str | None, typer.Option("--token-label", help="Label of the token.")] = None,
     token_serial: Annotated[
         list[str] | None,
-        typer.Option("--token-serial", help="Serial of the token; repeat it for the members of an HA group."),
+        typer.Option("--token-serial", help="Serial of the token; repeat for the members of an HA group."),
     ] = None,
     pin_file: Annotated[Path | None, typer.Option("--pin-file", help="File with the user PIN, mode 0600.")] = None,
     create_softhsm_token: Annotated[
-        bool, typer.Option("--create-softhsm-token", help="Make a SoftHSM token in the data folder.")
+        bool, typer.Option("--create-softhsm-token", help="Create a SoftHSM token in the data folder.")
     ] = False,
     account_id: Annotated[str, typer.Option("--account-id", help="Account of all ARNs: 12 digits.")] = DEFAULT_ACCOUNT,
     region: Annotated[
         list[str] | None, typer.Option("--region", help=f"Region to serve; repeat for more. Default: {DEFAULT_REGION}.")
     ] = None,
 ) -> None:
-    """Make an installation: configuration, databases, and its own key on the token.
+    """Create an installation: configuration, databases, and its own key on the token.
 
-    What is missing is asked for at a terminal. An interrupted init is carried on by the same command; options that
-    differ now are taken, or refused by name where it is too late for them.
+    Missing options are asked for at a terminal. The same command continues an interrupted init; changed options are
+    used, or refused by name where they cannot be changed any more.
 
     Example: hsmkms init --data-dir ./hsmkms-data --create-softhsm-token
     """
@@ -119,7 +119,7 @@ def init(
 
 @with_common("config", "output", "query")
 def migrate(common: Common) -> None:
-    """Bring the databases to this program's version. Make a backup first.
+    """Migrate the databases to this program's version. Make a backup first.
 
     Example: hsmkms migrate
     """

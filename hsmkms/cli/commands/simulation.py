@@ -18,7 +18,9 @@ ContextOption = Annotated[
 ]
 RequestOption = Annotated[
     str | None,
-    typer.Option("--request", metavar="JSON", help="What else the request says, for conditions.", show_default=False),
+    typer.Option(
+        "--request", metavar="JSON", help="Further values of the request, for conditions.", show_default=False
+    ),
 ]
 AddressOption = Annotated[
     str | None, typer.Option("--source-ip", help="Address that the request comes from.", show_default=False)
@@ -41,7 +43,7 @@ def simulate_policy(
     request: RequestOption = None,
     source_ip: AddressOption = None,
 ) -> None:
-    """Say whether a user would be allowed something, and which policy and statement decides; nothing is done.
+    """Show whether a user would be allowed an action, and which policy and statement decides; nothing is done.
 
     Example: hsmkms simulate-policy --principal alice --action kms:Decrypt --key-id alias/photos
     """

@@ -24,7 +24,7 @@ PANEL: Final = "Token"
 
 TokenOption = Annotated[
     str | None,
-    typer.Option("--token", metavar="TOKEN", help="Label or serial, where the configuration has several [[token]]."),
+    typer.Option("--token", metavar="TOKEN", help="Label or serial, if the configuration has several [[token]]."),
 ]
 
 
@@ -38,7 +38,7 @@ def register(app: typer.Typer) -> None:
 
 @with_common("config", "output", "query")
 def token_info(common: Common, *, token: TokenOption = None) -> None:
-    """Show what the token is and can do: profile, sessions, free memory, mechanisms, quirks.
+    """Show the token's profile, sessions, free memory, mechanisms and quirks.
 
     Example: hsmkms token-info --query Profile
     """
@@ -56,7 +56,7 @@ def token_info(common: Common, *, token: TokenOption = None) -> None:
 
 @with_common("config", "output", "query")
 def token_check(common: Common, *, token: TokenOption = None) -> None:
-    """Try on the token everything that hsmkms needs; status 1 if something fails.
+    """Test everything that hsmkms needs on the token; status 1 if something fails.
 
     Example: hsmkms token-check
     """
@@ -69,7 +69,7 @@ def token_check(common: Common, *, token: TokenOption = None) -> None:
 
 @with_common("config", "region", "output", "query")
 def attest(common: Common, key_id: Annotated[str, typer.Option("--key-id", help=values.KEY_HELP)]) -> None:
-    """Read a key's backing keys back from the token: each attribute as it is now; status 1 if one is not as made.
+    """Read a key's backing keys back from the token, with their present attributes; status 1 if one has changed.
 
     Example: hsmkms attest --key-id alias/photos
     """
@@ -88,18 +88,19 @@ def change_pin(
         Path | None, typer.Option("--new-pin-file", metavar="FILE", help="The new PIN, in a file of mode 0600.")
     ] = None,
     new_pin_environment: Annotated[
-        str | None, typer.Option("--new-pin-environment", metavar="NAME", help="The new PIN, in that variable.")
+        str | None,
+        typer.Option("--new-pin-environment", metavar="NAME", help="The new PIN, in this environment variable."),
     ] = None,
     new_pin_command: Annotated[
         str | None, typer.Option("--new-pin-command", metavar="COMMAND", help="The new PIN, printed by a program.")
     ] = None,
-    generate: Annotated[bool, typer.Option("--generate", help="Draw a new PIN at random.")] = False,
+    generate: Annotated[bool, typer.Option("--generate", help="Generate a random PIN.")] = False,
     token: TokenOption = None,
 ) -> None:
-    """Change the token's user PIN, and the file that it comes from, while everything goes on working.
+    """Change the token's user PIN, and the file that it is read from, without interrupting service.
 
-    Without an option it is asked for at the terminal. An interrupted change is finished first, and then nothing else
-    is done.
+    Without an option the new PIN is asked for at the terminal. After an interrupted change, the command only finishes
+    that one.
 
     Example: hsmkms change-pin --generate
     """

@@ -23,10 +23,10 @@ def register(app: typer.Typer) -> None:
 
 @with_common("config", "output", "query")
 def verify_store(common: Common) -> None:
-    """Check every row of the database that decides (keys, aliases, grants, users, groups) against its seal.
+    """Check the database's deciding rows (keys, aliases, grants, users, groups) against their seals.
 
-    Status 1 if something was changed, removed, added or put back by hand: what that is about is refused until the
-    rows are as they were, or are accepted.
+    Status 1 if rows were changed, removed, added or put back by hand: operations that depend on them are refused until
+    the rows are as they were, or are accepted.
 
     Example: hsmkms verify-store
     """
@@ -39,11 +39,11 @@ def verify_store(common: Common) -> None:
 
 @with_common("config", "output", "query")
 def accept_store(
-    common: Common, *, yes: Annotated[bool, typer.Option("--yes", help="Answer the question with yes.")] = False
+    common: Common, *, yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False
 ) -> None:
-    """Take database and audit log as they are from here on: after a restored backup, and for nothing else.
+    """Accept database and audit log as they are now: after a restored backup, and for nothing else.
 
-    What contradicts the seals is shown first; the act itself, and what was accepted, stays in the log for ever.
+    Contradictions to the seals are shown first; the command and what it accepted stay in the audit log for ever.
 
     Example: hsmkms accept-store
     """

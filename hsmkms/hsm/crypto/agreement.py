@@ -1,8 +1,7 @@
-"""Key agreement: Diffie-Hellman on an elliptic curve, by the private half on the token.
+"""Key agreement: ECDH with the private half on the token.
 
-The shared secret is the one thing that the API wants out of the token, so it is derived into a session object that
-may be read, is read once, and is destroyed at once. Source: NIST SP 800-56A, section 5.7.1.2 (the curves' cofactor is
-1); PKCS #11 2.40, section 2.3.8.
+The API returns the shared secret, so it is derived into a readable session object, which is read once and destroyed at
+once. Source: NIST SP 800-56A, section 5.7.1.2 (the curves' cofactor is 1); PKCS #11 2.40, section 2.3.8.
 """
 
 from typing import Final
@@ -21,9 +20,9 @@ _READ_ONCE: Final = {Attribute.PRIVATE: True, Attribute.SENSITIVE: False, Attrib
 
 
 def agree(session: Session, handle: int, facts: KeyFacts, peer: ec.EllipticCurvePublicKey) -> bytes:
-    """The x coordinate of the shared point, as long as the curve's field. ``peer`` is a point of the same curve.
+    """Return the x coordinate of the shared point, as long as the curve's field. ``peer`` is on the same curve.
 
-    python-pkcs11's errors come out as they are.
+    Raises PKCS11Error.
     """
     point = peer.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     made = BorrowedDeriver(session, handle, facts.key_type).derive_key(

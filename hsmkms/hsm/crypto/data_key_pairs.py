@@ -1,8 +1,8 @@
-"""Data key pairs: made on the token, read once, and destroyed there at once.
+"""Generate data key pairs on the token, read them once, and destroy them there at once.
 
 A backing key cannot wrap, so the private key of a data key pair comes into this process before it is encrypted under
-its KMS key. It is made as a sensitive session object and leaves the token wrapped (AES-KWP, RFC 5649) under a transport
-key that serves this one time. Where the token does not wrap such keys, the pair is made readable and read by attribute.
+its KMS key. It is generated as a sensitive session object and leaves the token wrapped (AES-KWP, RFC 5649) under a
+single-use transport key. Where the token cannot wrap such keys, the pair is generated readable and read by attribute.
 Source of the attributes: PKCS #11 3.2, sections on RSA and elliptic curve private keys; PKCS #8 is RFC 5958.
 """
 
@@ -45,7 +45,7 @@ _TRANSPORT: Final = {
     Attribute.EXTRACTABLE: False,
     Attribute.WRAP: True,
 }
-"""The transport key, while it is on the token: it wraps, and nothing else."""
+"""Template of the transport key, which can only wrap."""
 
 _WRAPS_NO_SUCH_KEY: Final = (
     ckr.KeyNotWrappable,
@@ -58,7 +58,7 @@ _WRAPS_NO_SUCH_KEY: Final = (
     ckr.AttributeTypeInvalid,
     ckr.AttributeValueInvalid,
 )
-"""Answers of a token that cannot wrap a private key of that type, or takes no transport key."""
+"""Errors of a token that cannot wrap a private key of that type, or does not accept a transport key."""
 
 
 class DataKeyPair(NamedTuple):
@@ -69,9 +69,9 @@ class DataKeyPair(NamedTuple):
 
 
 def make_data_key_pair(session: Session, facts: KeyFacts, *, wraps: bool) -> DataKeyPair:
-    """A key pair of which nothing stays on the token. ``wraps``: the token has AES-KWP.
+    """Generate a key pair of which nothing stays on the token. ``wraps``: the token has AES-KWP.
 
-    Raises TokenError if the token gives no usable private key; python-pkcs11's errors come out as they are.
+    Raises TokenError if the token returns no usable private key; PKCS11Error is not translated.
     """
     if wraps:
         try:
@@ -82,7 +82,7 @@ def make_data_key_pair(session: Session, facts: KeyFacts, *, wraps: bool) -> Dat
 
 
 def private_key_info(key: PrivateKey) -> bytes:
-    """DER PKCS #8 of a private key, not encrypted."""
+    """Encode a private key as unencrypted DER PKCS #8."""
     return key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
 
 
@@ -107,7 +107,7 @@ def _session_pair(session: Session, facts: KeyFacts, *, sensitive: bool) -> Iter
         facts.key_type,
         facts.generated_bits,
         store=False,
-        capabilities=MechanismFlag.SIGN | MechanismFlag.VERIFY,  # never used; some tokens make no key without a usage
+        capabilities=MechanismFlag.SIGN | MechanismFlag.VERIFY,  # unused, but some tokens require a usage
         mechanism=facts.generation,
         public_template={**_PUBLIC, **facts.parameters},
         private_template={
@@ -141,9 +141,9 @@ def _wrapped_out(session: Session, _facts: KeyFacts, private: Object) -> Private
 
 
 def first_element(padded: bytes) -> bytes:
-    """The DER SEQUENCE at the beginning: SoftHSM fills wrapped private keys up to 8 bytes with zeros.
+    """Return the leading DER SEQUENCE: SoftHSM pads wrapped private keys with zeros to a multiple of 8 bytes.
 
-    ValueError if something else follows, or nothing of the kind is there.
+    ValueError if the data is not a SEQUENCE, or anything but zeros follows it.
     """
     if len(padded) < 2 or padded[0] != 0x30:  # noqa: PLR2004 - tag and length
         raise ValueError("no DER SEQUENCE")
@@ -179,7 +179,7 @@ def _read_ec(facts: KeyFacts, private: Object) -> PrivateKey:
 
 def _read_ed25519(facts: KeyFacts, private: Object) -> PrivateKey:
     value: bytes = private[Attribute.VALUE]
-    return Ed25519PrivateKey.from_private_bytes(value[-facts.size :])  # some tokens tell it as an OCTET STRING
+    return Ed25519PrivateKey.from_private_bytes(value[-facts.size :])  # some tokens return a DER OCTET STRING
 
 
 _RSA_PARTS: Final = (Attribute.PRIVATE_EXPONENT, Attribute.PRIME_1, Attribute.PRIME_2)
@@ -190,4 +190,4 @@ _READ: Final[Mapping[KeyType, Callable[[KeyFacts, Object], PrivateKey]]] = {
 }
 
 READABLE: Final = frozenset(_READ)
-"""The types of keys that data key pairs can have."""
+"""Key types that data key pairs can have."""

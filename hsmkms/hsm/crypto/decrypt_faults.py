@@ -1,4 +1,4 @@
-"""Whether a failed decryption means bad data or a bad device."""
+"""Decide whether a failed decryption means bad data or a bad device."""
 
 from typing import Final
 
@@ -21,7 +21,7 @@ from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY
 from hsmkms.hsm.objects.objects import generate, handle_of
 
 _PROBE: Final = (b"hsmkms probe", b"?", b"is the device well?")
-"""IV, plaintext and AAD of the one encryption that is not counted: always the same, so it adds at most one."""
+"""IV, plaintext and AAD of the only encryption that is not counted: always the same, so it adds one message at most."""
 
 _PROBE_ID: Final = b"hsmkms probe 003"
 _PROBE_LABEL: Final = "hsmkms probe (a session object)"
@@ -30,10 +30,10 @@ _REFUSALS: Final = (EncryptedDataInvalid, EncryptedDataLenRange, SignatureInvali
 
 
 def explain_refusal(error: PKCS11Error, session: Session, handle: int, origin: IvOrigin) -> Exception:
-    """Say whether a failed decryption means bad data or a bad device.
+    """Return the error that a failed decryption means: RejectedDataError for bad data, else the device's error.
 
-    SoftHSM answers CKR_GENERAL_ERROR to a wrong tag, the same as to trouble of its own. If the device still encrypts in
-    the same session, it is well and the data was at fault.
+    SoftHSM reports a wrong tag as CKR_GENERAL_ERROR, the same code as for internal trouble. If the device still
+    encrypts in the same session, it is well and the data was at fault.
     """
     if isinstance(error, _REFUSALS):
         return RejectedDataError(REJECTED)
@@ -50,7 +50,7 @@ def _try_device(session: Session, handle: int, origin: IvOrigin) -> None:
     if origin is IvOrigin.CALLER:
         seal(session, handle, *_PROBE)
         return
-    # With the key itself, each bad ciphertext would use up one more IV of the token's, and nobody would count it.
+    # With the backing key, each bad ciphertext would use one more IV chosen by the token, and it would not be counted.
     key = generate(session, AES_256_BACKING_KEY, _PROBE_ID, _PROBE_LABEL, store=False)
     try:
         encrypt_sample(session, handle_of(key))

@@ -1,4 +1,4 @@
-"""AES-256-GCM on the device, for a key known by its handle."""
+"""Run AES-256-GCM on the device with a key identified by its handle."""
 
 from typing import Final
 
@@ -10,7 +10,7 @@ from hsmkms.hsm.objects.handle_keys import BorrowedKey
 
 TAG_BYTES: Final = 16
 BUFFER_SLACK: Final = 32
-"""Room for the tag, and for an IV that the token puts beside the ciphertext."""
+"""Bytes of room for the tag, and for an IV that the token puts beside the ciphertext."""
 
 MECHANISM: Final = Mechanism.AES_GCM
 
@@ -21,9 +21,9 @@ OTHER_ANSWER: Final = (
 
 
 def seal(session: Session, handle: int, iv: bytes, plaintext: bytes, aad: bytes) -> bytes:
-    """Return ciphertext || 16-byte tag. python-pkcs11's errors come out as they are.
+    """Encrypt; return ciphertext || 16-byte tag. PKCS11Error is not translated.
 
-    Only for tokens that take the IV of the caller (token_iv.py tells); TokenError if the answer has another length.
+    Only for tokens that accept the caller's IV (see token_iv.py); TokenError if the output has another length.
     """
     sealed: bytes = BorrowedKey(session, handle).encrypt(
         plaintext,
@@ -37,7 +37,7 @@ def seal(session: Session, handle: int, iv: bytes, plaintext: bytes, aad: bytes)
 
 
 def open_sealed(session: Session, handle: int, iv: bytes, body: bytes, aad: bytes) -> bytes:
-    """Return the plaintext of ciphertext || tag. python-pkcs11's errors come out as they are."""
+    """Decrypt ciphertext || tag; return the plaintext. PKCS11Error is not translated."""
     plaintext: bytes = BorrowedKey(session, handle).decrypt(
         body,
         buffer_size=len(body) + BUFFER_SLACK,

@@ -1,4 +1,4 @@
-"""Initialisation vectors: 96 random bits from the token for each encryption, fetched in small blocks.
+"""Supply initialisation vectors: 96 random bits from the token for each encryption, fetched in small blocks.
 
 Source: NIST SP 800-38D, section 8.2.2 (RBG-based construction; with random IVs at most 2^32 encryptions per key).
 """
@@ -13,11 +13,11 @@ from hsmkms.process import ForkGuard
 
 IV_BYTES: Final = 12
 BLOCK: Final = 64
-"""IVs fetched by one call: enough to make the call cheap, few enough to lose nothing worth the name."""
+"""IVs fetched by one call: enough to make the call cheap, and few to lose when the process ends."""
 
 
 class IvSource:
-    """Hands out each IV once. Of no use in a forked child, which would hand out the parent's a second time."""
+    """Buffer of IVs, each returned once. Raises in a forked child, which would return the parent's IVs again."""
 
     def __init__(self) -> None:
         self._ready: deque[bytes] = deque()

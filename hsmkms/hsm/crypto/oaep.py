@@ -1,9 +1,9 @@
-"""RSAES-OAEP with a private half that stays on the token.
+"""Decrypt RSAES-OAEP with a private half that stays on the token.
 
-A token whose OAEP has the hash does it all. Many have SHA-1 only; then the token does the bare RSA decryption, and the
-padding is removed in this process: the plaintext is the caller's anyway, and the private key is not touched by it.
-What is wrong with a ciphertext must not be told, not even by the time it takes (Manger's attack): there is one refusal,
-after everything has been looked at. Source: RFC 8017, section 7.1.2.
+A token whose OAEP supports the hash does everything. Many support SHA-1 only; then the token does the raw RSA
+decryption and the padding is removed in this process: the caller receives the plaintext anyway, and the private key
+stays on the token. The reason of a refusal must not leak, not even through timing (Manger's attack): there is one
+error, raised after all checks. Source: RFC 8017, section 7.1.2.
 """
 
 import os
@@ -42,14 +42,14 @@ _AMBIGUOUS: Final = (ckr.GeneralError, ckr.FunctionFailed, ckr.ArgumentsBad)
 
 
 class Private:
-    """The private half of an RSA pair, by its handle, with its public key."""
+    """Decrypts with the private half of an RSA pair, identified by its handle."""
 
     def __init__(self, session: Session, handle: int, public: RSAPublicKey) -> None:
         self._key = BorrowedKey(session, handle, KeyType.RSA)
         self._public = public
 
     def open_on_token(self, oaep: Oaep, block: bytes) -> bytes:
-        """Decrypt all on the token. RejectedDataError for what was not encrypted to this key in this way."""
+        """Decrypt on the token. RejectedDataError if the block was not encrypted to this key with this padding."""
         try:
             return self._decrypt(oaep, block)
         except PKCS11Error as exc:
@@ -58,7 +58,7 @@ class Private:
             raise translate(exc) from exc
 
     def open_here(self, oaep: Oaep, block: bytes) -> bytes:
-        """Decrypt on the token and remove the padding here. RejectedDataError as above; python-pkcs11's as they are."""
+        """Decrypt on the token and remove the padding here. RejectedDataError as above; PKCS11Error not translated."""
         size = modulus_bytes(self._public)
         if len(block) != size or int.from_bytes(block) >= self._public.public_numbers().n:
             raise RejectedDataError(REJECTED)
@@ -66,7 +66,7 @@ class Private:
         return remove_padding(raw.rjust(size, b"\x00"), oaep)  # some tokens leave out leading zeros
 
     def works(self, oaep: Oaep) -> bool:
-        """Whether the token decrypts what this process encrypted."""
+        """Return whether the token decrypts a sample encrypted here. Raises the PKCS11Error of a lost session."""
         sample = os.urandom(_SAMPLE_BYTES)
         try:
             return self._decrypt(oaep, oaep_encrypt(self._public, oaep.algorithm, sample)) == sample

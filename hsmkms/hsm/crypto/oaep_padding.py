@@ -1,10 +1,10 @@
-"""OAEP padding that is removed in this process, where the token lacks OAEP with that hash.
+"""Remove OAEP padding in this process, where the token lacks OAEP with that hash.
 
-``remove_padding`` serves Decrypt with RSA keys in production (oaep.py): the plaintext is the caller's anyway.
+``remove_padding`` serves Decrypt with RSA keys in production (oaep.py): the caller receives the plaintext anyway.
 
-``relay`` serves the setting ``import.host_unwrap``, which is off but for development. danger: key material passes
+``relay`` serves the setting ``import.host_unwrap``, which is off except in development. danger: key material passes
 through this process in the clear. The token does the RSA decryption, the padding is removed here, and the bytes go back
-under OAEP with a hash that the token has, to be unwrapped there: never by C_CreateObject.
+under OAEP with a hash that the token supports, to be unwrapped there: never by C_CreateObject.
 
 Source: RFC 8017, sections 7.1.2 and B.2.1.
 """
@@ -29,7 +29,7 @@ _BUFFER_SLACK: Final = 32
 def relay(key: BorrowedUnwrapper, public: RSAPublicKey, block: bytes, foreign: Oaep, known: Oaep) -> bytes:
     """Turn an RSA block with ``foreign`` padding into one with ``known``.
 
-    RejectedDataError, one for all, if the padding is wrong. python-pkcs11's errors come out as they are.
+    Any padding fault raises the same RejectedDataError. PKCS11Error is not translated.
     """
     size = modulus_bytes(public)
     if int.from_bytes(block) >= public.public_numbers().n:
@@ -40,7 +40,7 @@ def relay(key: BorrowedUnwrapper, public: RSAPublicKey, block: bytes, foreign: O
 
 
 def remove_padding(encoded: bytes, oaep: Oaep) -> bytes:
-    """EME-OAEP decoding with an empty label. All is looked at before anything is said: there is one refusal."""
+    """Decode EME-OAEP with an empty label. All checks run before the single RejectedDataError is raised."""
     name = oaep.algorithm().name
     digest = hashlib.new(name, b"", usedforsecurity=False).digest()
     size = len(digest)
@@ -49,14 +49,14 @@ def remove_padding(encoded: bytes, oaep: Oaep) -> bytes:
     data = _xor(masked_data, _mgf1(seed, len(masked_data), name))
     good = hmac.compare_digest(data[:size], digest)
     good &= encoded[0] == 0
-    found, start = _separator(data[size:])
-    if not good & found:
+    separated, start = _separator(data[size:])
+    if not good & separated:
         raise RejectedDataError(REJECTED)
     return data[size + start :]
 
 
 def _separator(padded: bytes) -> tuple[bool, int]:
-    """Whether zeros and a one come first, and where the message begins; every byte is looked at."""
+    """Return whether the data starts with zeros and a 0x01, and where the message begins; reads every byte."""
     looking, bad, start = 1, 0, 0
     for position, byte in enumerate(padded):
         is_one = int(byte == 1)

@@ -1,4 +1,4 @@
-"""RSAES-OAEP as a token takes it: one row for each hash. Source: RFC 8017, section 7.1; PKCS#11, section 6.1.8."""
+"""PKCS #11 parameters of RSAES-OAEP, one row per hash. Source: RFC 8017, section 7.1; PKCS#11, section 6.1.8."""
 
 from collections.abc import Callable
 from typing import Final, NamedTuple
@@ -9,7 +9,7 @@ from pkcs11.mechanisms import MGF, Mechanism
 
 
 class Oaep(NamedTuple):
-    """RSAES-OAEP with one hash: the mechanism's parameters, and the hash in this process."""
+    """RSAES-OAEP with one hash: the mechanism's parameters, and the hash class for use in this process."""
 
     name: str
     parameters: tuple[Mechanism, MGF, None]
@@ -21,5 +21,5 @@ OAEP_SHA_256: Final = Oaep("SHA-256", (Mechanism.SHA256, MGF.SHA256, None), hash
 
 
 def modulus_bytes(public: RSAPublicKey) -> int:
-    """The length of one RSA block."""
+    """Return the length of one RSA block in bytes."""
     return (public.key_size + 7) // 8

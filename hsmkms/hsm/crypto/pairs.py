@@ -1,8 +1,8 @@
-"""Key pairs on the token: making both halves, and the proof that they belong together.
+"""Generate key pairs on the token, and prove that their halves belong together.
 
-The halves are two objects that anybody with the PIN could destroy and make anew. Who encrypts to a public key that is
-not the private one's, or trusts its signatures, is lost. So nobody gets a public key before the private half has
-shown that it is its own: by its modulus, by a signature, or by a shared secret.
+The halves are two objects, each of which anyone with the PIN could replace. Encrypting to a public key that is not the
+private half's, or trusting signatures under it, would be fatal. So a public key is not returned before the private half
+has proven that it belongs to it: by its modulus, by a signature, or by a shared secret.
 """
 
 from typing import Final
@@ -31,7 +31,7 @@ _DIGEST_BYTES: Final = 32
 
 
 class Public(Struct, frozen=True):
-    """A public half: DER SubjectPublicKeyInfo, its handle, and the key in this process where it knows that kind."""
+    """A public half: DER SubjectPublicKeyInfo, its handle, and the parsed key (None for ML-DSA)."""
 
     info: bytes
     handle: int
@@ -41,7 +41,7 @@ class Public(Struct, frozen=True):
 def make_pair(
     session: Session, template: PairTemplate, cka_id: bytes, label: str, *, store: bool = True
 ) -> tuple[PublicObject, PrivateKey]:
-    """C_GenerateKeyPair: both halves under one CKA_ID. python-pkcs11's errors come out as they are."""
+    """Call C_GenerateKeyPair: both halves get the same CKA_ID. PKCS11Error is not translated."""
     facts = template.facts
     return session.generate_keypair(
         facts.key_type,
@@ -57,9 +57,9 @@ def make_pair(
 
 
 def generate_pair(session: Session, template: PairTemplate, cka_id: bytes, label: str, *, store: bool = True) -> Object:
-    """Make a key pair, read both halves back and compare, and prove that they belong together; its private half.
+    """Generate a key pair, read both halves back, prove that they belong together; return the private half.
 
-    Raises TokenUnfitError naming what the token ignored; both halves are destroyed then.
+    Raises TokenUnfitError naming the attributes that the token ignored; both halves are destroyed then.
     """
     with translated():
         public, private = make_pair(session, template, cka_id, label, store=store)
@@ -82,41 +82,41 @@ def _destroy_both(public: Object, private: Object, wrong: list[str]) -> None:
         private.destroy()
         public.destroy()
     except PKCS11Error as exc:
-        # Not the fault's own class: it may say that nothing was made, and that would not be true.
+        # Not the class of the original error, which may claim that nothing was created.
         raise TokenError(
             f"the token made a key pair that is not as ordered ({'; '.join(wrong)}) and keeps it: remove it by hand"
         ) from exc
 
 
 def read_public(half: Object, facts: KeyFacts) -> Public:
-    """The public key that a public half tells. TokenError if it is none of its spec."""
+    """Read the public key of a public half. TokenError if it is not a key of its spec."""
     if facts.public is None:
         raise TokenError("a secret key has no public half")
     info = facts.public(half)
-    # RFC 9881 is newer than some versions of the library that are about.
+    # RFC 9881 is newer than some supported versions of `cryptography`.
     key = load_der_public_key(info) if facts.key_type is not KeyType.ML_DSA else None
     return Public(info, handle_of(half), key)  # type: ignore[arg-type]  # facts.public made it of one of these kinds
 
 
 def disproof(session: Session, template: PairTemplate, private: Object, public: Public) -> list[str]:
-    """What speaks against the halves of a pair belonging together, as phrases: none if they do."""
+    """Check that the halves of a pair belong together; return a phrase for each contradiction, empty if they do."""
     with translated():
         proven = _PROOFS[template.key_type](session, template, private, public)
     return [] if proven else ["its halves do not belong together"]
 
 
 def _proven_by_modulus(_session: Session, template: PairTemplate, private: Object, public: Public) -> bool:
-    told = public_half(private)
-    return public.key == told and told.key_size == template.facts.bits
+    modulus_key = public_half(private)
+    return public.key == modulus_key and modulus_key.key_size == template.facts.bits
 
 
 def _proven_by_use(session: Session, template: PairTemplate, private: Object, public: Public) -> bool:
     if not isinstance(public.key, ec.EllipticCurvePublicKey):
         return False
     if template.capabilities & MechanismFlag.DERIVE:
-        ours = ec.generate_private_key(public.key.curve)
-        shared = agree(session, handle_of(private), template.facts, ours.public_key())
-        return shared == ours.exchange(ec.ECDH(), public.key)
+        peer = ec.generate_private_key(public.key.curve)
+        shared = agree(session, handle_of(private), template.facts, peer.public_key())
+        return shared == peer.exchange(ec.ECDH(), public.key)
     return _proven_by_signature(
         session, private, public.key, SigningAlgorithm.ECDSA_SHA_256, _CHALLENGE[:_DIGEST_BYTES]
     )

@@ -1,7 +1,7 @@
-"""Whether a token does Ed25519ph: a known answer, since some accept the order and sign pure Ed25519.
+"""Test whether a token supports Ed25519ph, by a known answer: some accept the parameter and sign pure Ed25519.
 
-SoftHSM 2.6.1 does so. The published test key goes onto the token as a session object; a token that takes no keys in the
-clear proves nothing, and counts as one that cannot. Source: RFC 8032, section 7.3.
+SoftHSM 2.6.1 does so. The published test key is created on the token as a session object; a token that accepts no keys
+in the clear counts as one without support. Source: RFC 8032, section 7.3.
 """
 
 from typing import Final
@@ -26,7 +26,7 @@ _SIGNATURE: Final = bytes.fromhex(
 
 
 def signs_prehashed(session: Session) -> bool:
-    """True if the token makes the signature of the standard. python-pkcs11's errors of lost sessions come out."""
+    """Return True if the token makes the standard's signature. Raises the PKCS11Error of a lost session."""
     try:
         made = session.create_object(
             {

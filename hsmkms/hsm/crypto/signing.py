@@ -1,8 +1,8 @@
-"""Signatures: one row for each signing algorithm.
+"""Sign and verify: one table row per signing algorithm.
 
-The private half signs on the token, what it is given being a digest or, for EdDSA and ML-DSA, the message itself.
-Verification needs no secret: a row that has ``verify`` does it in this process, faster than any token, and as strictly
-as OpenSSL; the others ask the token. Source: AWS KMS Developer Guide, "Key spec reference"; PKCS #11 2.40, sections 2.1
+The private half signs a digest on the token or, for EdDSA and ML-DSA, the message itself. Verification needs no secret:
+a row that has ``verify`` does it in this process, faster than any token and as strictly as OpenSSL; the others verify
+on the token. Source: AWS KMS Developer Guide, "Key spec reference"; PKCS #11 2.40, sections 2.1
 (RSA) and 2.3 (ECDSA); RFC 8017 (RSA), SEC 1 (ECDSA), RFC 8032 (EdDSA), FIPS 204 (ML-DSA).
 """
 
@@ -25,7 +25,7 @@ from hsmkms.hsm.objects.key_specs import PublicKey
 from hsmkms.model.enums import SigningAlgorithm
 
 Check = Callable[[PublicKey, bytes, bytes], None]
-"""Takes public key, signature, and what was signed; InvalidSignature if it was not."""
+"""Takes public key, signature, and the signed digest or message; raises InvalidSignature if they do not match."""
 
 
 def _as_it_is(data: bytes) -> bytes:
@@ -33,7 +33,7 @@ def _as_it_is(data: bytes) -> bytes:
 
 
 class Signing(Struct, frozen=True, kw_only=True):
-    """``prepare`` turns digest or message into the mechanism's input, ``encode`` its output into the API's."""
+    """A signing algorithm. ``prepare`` makes the mechanism's input of the data, ``encode`` the API's of its output."""
 
     key_type: KeyType
     mechanism: Mechanism
@@ -44,7 +44,7 @@ class Signing(Struct, frozen=True, kw_only=True):
 
 
 def sign(session: Session, handle: int, algorithm: SigningAlgorithm, data: bytes) -> bytes:
-    """Sign a digest or message; the signature in the API's encoding. python-pkcs11's errors come out as they are."""
+    """Sign a digest or message; return the signature in the API's encoding. PKCS11Error is not translated."""
     row = SIGNINGS[algorithm]
     signed: bytes = BorrowedKey(session, handle, row.key_type).sign(
         row.prepare(data), mechanism=row.mechanism, mechanism_param=row.parameters
@@ -53,7 +53,7 @@ def sign(session: Session, handle: int, algorithm: SigningAlgorithm, data: bytes
 
 
 def verify_here(check: Check, public: PublicKey, signature: bytes, data: bytes) -> bool:
-    """Whether the signature is right; whatever is wrong with it, the answer is the same."""
+    """Return whether the signature is right; every kind of fault gives False."""
     try:
         check(public, signature, data)
     except InvalidSignature:
@@ -62,7 +62,7 @@ def verify_here(check: Check, public: PublicKey, signature: bytes, data: bytes) 
 
 
 def verify_on_token(session: Session, handle: int, algorithm: SigningAlgorithm, signature: bytes, data: bytes) -> bool:
-    """The same by the public half, for algorithms that this process does not know."""
+    """Verify with the public half on the token, for algorithms that this process does not support."""
     row = SIGNINGS[algorithm]
     right: bool = BorrowedKey(session, handle, row.key_type).verify(
         row.prepare(data), signature, mechanism=row.mechanism, mechanism_param=row.parameters
@@ -74,7 +74,7 @@ def verify_on_token(session: Session, handle: int, algorithm: SigningAlgorithm, 
 
 
 def _pss(hashed: HashAlgorithm, mechanism: Mechanism, mask: MGF) -> Signing:
-    """The salt is as long as the hash, as AWS has it."""
+    """Build a PSS row. The salt is as long as the hash, as at AWS."""
 
     def check(public: PublicKey, signature: bytes, digest: bytes) -> None:
         _rsa(public).verify(signature, digest, PSS(MGF1(hashed), hashed.digest_size), Prehashed(hashed))
@@ -88,7 +88,7 @@ def _pss(hashed: HashAlgorithm, mechanism: Mechanism, mask: MGF) -> Signing:
 
 
 def _pkcs1(hashed: HashAlgorithm, digest_info: str) -> Signing:
-    """``digest_info``: what DER DigestInfo puts before the digest (RFC 8017, section 9.2, note 1), in hex."""
+    """Build a PKCS #1 v1.5 row. ``digest_info``: hex DER prefix of DigestInfo (RFC 8017, section 9.2, note 1)."""
     prefix = bytes.fromhex(digest_info)
 
     def check(public: PublicKey, signature: bytes, digest: bytes) -> None:
@@ -109,7 +109,7 @@ def _ecdsa(hashed: HashAlgorithm) -> Signing:
 
 
 def _ecdsa_der(raw: bytes) -> bytes:
-    """DER SEQUENCE of r and s; the token gives them one after the other, equally long."""
+    """Encode as a DER SEQUENCE of r and s, which the token returns concatenated, equally long."""
     half = len(raw) // 2
     return encode_dss_signature(int.from_bytes(raw[:half]), int.from_bytes(raw[half:]))
 

@@ -1,8 +1,8 @@
-"""Tokens that choose the IVs of AES-GCM by themselves, as certified ones often must (FIPS 140).
+"""Support tokens that choose the IVs of AES-GCM themselves, as certified ones often must (FIPS 140).
 
-They tell the IV in one of three places. python-pkcs11 lends a token the inside of a ``bytes`` object for it, which must
-never change, so here the parameters of the mechanism are made by hand around a buffer that may be written to. What the
-token did with it is found out by decrypting.
+They return the IV in one of three places. python-pkcs11 passes the token a pointer into a ``bytes`` object, which must
+never change, so the mechanism's parameters are built here around a writable buffer. Where the token put the IV is
+determined by trial decryption.
 
 Source: PKCS #11 Cryptographic Token Interface Current Mechanisms 2.40, additional AES mechanisms (CK_GCM_PARAMS); the
 places are those of vendors' manuals.
@@ -22,17 +22,17 @@ from hsmkms.hsm.crypto.iv import IV_BYTES
 from hsmkms.hsm.objects.handle_keys import BorrowedKey
 
 _ZEROS: Final = bytes(IV_BYTES)
-"""What is offered to a token that chooses by itself: some want the buffer zeroed. Never the IV of a message."""
+"""IV buffer passed to a token that chooses the IV: some require it zeroed. Never accepted as the IV of a message."""
 
 _NOTHING: Final = b""
-"""What is offered to a token that takes no IV at all, only the number of bits that it is to choose."""
+"""IV buffer for a token that accepts no IV at all, only the number of bits that it is to choose."""
 
 _SAMPLE: Final = b"hsmkms: who chooses the IV?"
 _SAMPLE_AAD: Final = b"hsmkms probe"
 
 
 class IvOrigin(StrEnum):
-    """Who chooses the IV of an encryption, and where a token that does it tells which it was."""
+    """Who chooses the IV of an encryption, and where a token that chooses it returns it."""
 
     CALLER = "caller"
     WRITTEN_BACK = "token_written_back"
@@ -49,11 +49,11 @@ QUIRKS: Final = {
     IvOrigin.APPENDED_UNASKED: f"{_BEHIND}; it takes no IV",
     IvOrigin.PREPENDED: "the token chooses the IVs of AES-GCM itself: they are taken from before its ciphertext",
 }
-"""For people."""
+"""Sentences for people, by origin."""
 
 
 class _Way(NamedTuple):
-    """What is offered as the IV; and IV and ciphertext || tag, found in the IV's buffer and the token's output."""
+    """IV buffer to pass, and the function that extracts IV and ciphertext || tag from that buffer and the output."""
 
     offered: bytes
     find: Callable[[bytes, bytes], tuple[bytes, bytes]]
@@ -84,7 +84,7 @@ class _GcmParams(ctypes.Structure):
 
 
 def seal_by_token(session: Session, handle: int, origin: IvOrigin, plaintext: bytes, aad: bytes) -> tuple[bytes, bytes]:
-    """Return the IV that the token chose, and ciphertext || 16-byte tag. TokenError if it did not tell an IV."""
+    """Encrypt; return the IV that the token chose, and ciphertext || 16-byte tag. TokenError if there is no IV."""
     way = _WAYS[origin]
     iv, body = way.find(*_encrypt(session, handle, way.offered, plaintext, aad))
     if iv == _ZEROS or len(body) != len(plaintext) + TAG_BYTES:
@@ -93,7 +93,7 @@ def seal_by_token(session: Session, handle: int, origin: IvOrigin, plaintext: by
 
 
 def encrypt_sample(session: Session, handle: int) -> None:
-    """Encrypt something that nobody keeps, whoever chooses the IV. python-pkcs11's errors come out as they are."""
+    """Encrypt a sample and drop the result, whoever chooses the IV. PKCS11Error is not translated."""
     try:
         _encrypt(session, handle, _ZEROS, _SAMPLE, _SAMPLE_AAD)
     except MechanismParamInvalid:
@@ -101,9 +101,9 @@ def encrypt_sample(session: Session, handle: int) -> None:
 
 
 def find_origin(session: Session, handle: int) -> IvOrigin:
-    """Find out who chooses, by decrypting what the token made. TokenUnfitError if nothing decrypts.
+    """Determine who chooses the IV, by trial decryption. TokenUnfitError if nothing decrypts.
 
-    python-pkcs11's errors come out as they are, if the token takes neither an IV nor a place for one.
+    Raises PKCS11Error if the token accepts neither an IV nor a buffer for one.
     """
     refusal: PKCS11Error | None = None
     answered = False
@@ -128,7 +128,7 @@ def find_origin(session: Session, handle: int) -> IvOrigin:
 
 
 def _encrypt(session: Session, handle: int, offered: bytes, plaintext: bytes, aad: bytes) -> tuple[bytes, bytes]:
-    """AES-GCM with an IV that the token may use or not: the IV's buffer afterwards, and what the token put out."""
+    """Encrypt with an IV that the token may use or replace; return the IV buffer afterwards, and the output."""
     buffer = ctypes.create_string_buffer(offered)
     parameters = _GcmParams(
         iv=ctypes.addressof(buffer) if offered else None,

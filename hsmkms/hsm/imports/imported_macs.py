@@ -1,8 +1,9 @@
-"""Importing HMAC keys: their length is proven on the token as far as it lets itself be proven there.
+"""Import HMAC keys, proving their length on the token as far as the token allows.
 
-A key must be as long as its spec says. Where the token tells no lengths of unwrapped keys (SoftHSM), its HMAC refuses
-what is shorter; what is longer shows in AES-KWP, which grows by 8 bytes, and for 32 bytes by trying AES. So a longer
-one can pass with RSAES_OAEP alone (or as HMAC_224 of up to 32 bytes): it is no weaker for that.
+A key must be as long as its spec says. Where the token does not report the length of unwrapped keys (SoftHSM), its HMAC
+mechanism refuses shorter keys; longer keys are detected by AES-KWP, whose output grows in steps of 8 bytes, and keys of
+32 bytes by a trial AES operation. So a longer key can pass with RSAES_OAEP alone (or as HMAC_224 of up to 32 bytes);
+such a key is not weaker.
 """
 
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ _TRIAL: Final = b"hsmkms imported HMAC key"
 
 
 class MacImport:
-    """One HMAC key on its way in; ``mac`` is the only mechanism that it will be used with."""
+    """Import one HMAC key; ``mac`` is the only mechanism that it will be used with."""
 
     def __init__(
         self,
@@ -44,12 +45,12 @@ class MacImport:
         self._bytes = template.bits // 8
 
     def fingerprints(self, ciphertext: bytes, message: bytes) -> dict[str, bytes]:
-        """What the key's own HMAC makes of ``message``, by the mechanism's name."""
+        """Return the key's own HMAC of ``message``, keyed by the mechanism's name."""
         with self._unwrapping.material(ciphertext) as source, self._proven(source) as copy:
             return {self._mac.name: self._compute(copy, message)}
 
     def keep(self, ciphertext: bytes, cka_id: bytes, label: str) -> Object:
-        """Make the backing key, once the material is proven; read its attributes back and compare."""
+        """Create the backing key once the material's length is proven; read its attributes back and compare."""
         template = self._template
         with self._unwrapping.material(ciphertext) as source:
             with self._proven(source):
@@ -60,7 +61,7 @@ class MacImport:
 
     @contextmanager
     def _proven(self, source: Source) -> Iterator[Object]:
-        """A session copy of material that is as long as it must be, as far as that can be told."""
+        """Yield a session copy of the material. RejectedMaterialError if its length is known to be wrong."""
         wrong = RejectedMaterialError(f"the key material must have exactly {self._bytes} bytes")
         if self._bytes == MATERIAL_BYTES:
             with self._unwrapping.proven(source):
@@ -74,7 +75,7 @@ class MacImport:
 
     @property
     def _padded(self) -> int:
-        """The length of the material in AES-KWP (RFC 5649)."""
+        """Length in bytes of the material once wrapped with AES-KWP (RFC 5649)."""
         return _OVERHEAD + (self._bytes + _BLOCK - 1) // _BLOCK * _BLOCK
 
     def _fits(self, copy: Object) -> bool:

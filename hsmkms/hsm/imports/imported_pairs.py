@@ -1,8 +1,8 @@
-"""Importing key pairs: a private key comes in as all imported material does; its public half is found on the token.
+"""Import key pairs: unwrap the private key like all imported material, and derive its public half on the token.
 
-Only the private half is imported (PKCS #8, RFC 5958). What it is, its session copies tell: by the modulus and a
-signature that fits it; or, as an unwrapped private key of an elliptic curve may know no CKA_EC_POINT (SoftHSM), by
-ECDH with the curve's generator, which gives the point's x coordinate, and a signature, which fits one of both y.
+Only the private half is imported (PKCS #8, RFC 5958). Its public key is determined from session copies: for RSA, from
+the modulus and a signature that verifies under it. An unwrapped EC private key may have no CKA_EC_POINT (SoftHSM), so
+for EC, ECDH with the curve's generator gives the point's x coordinate, and a signature selects one of the two y.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from hsmkms.hsm.objects.objects import attest, differences, handle_of
 from hsmkms.model.enums import SigningAlgorithm
 
 FINGERPRINT: Final = "SUBJECT_PUBLIC_KEY_INFO"
-"""What a private key is told from others by. The name goes into material ids: it never changes."""
+"""Name of the fingerprint that distinguishes private keys. It is part of material ids: it never changes."""
 
 NO_PRIVATE_KEY: Final = (
     "the key material is no private key of this kind in PKCS #8 (DER, not encrypted): `openssl pkcs8 -topk8 -nocrypt "
@@ -44,7 +44,7 @@ _USAGES: Final = {KeyType.RSA: MechanismFlag.SIGN, KeyType.EC: MechanismFlag.SIG
 
 
 class PairImport:
-    """One private key on its way in; ``unwrapping`` knows what opens it."""
+    """Import one private key; ``unwrapping`` holds the wrapping key that opens it."""
 
     def __init__(self, session: Session, unwrapping: Unwrapping, template: ImportedPairTemplate) -> None:
         self._session = session
@@ -53,14 +53,14 @@ class PairImport:
         self._facts = template.facts
 
     def fingerprints(self, ciphertext: bytes, _message: bytes) -> dict[str, bytes]:
-        """The public key of the material, as DER SubjectPublicKeyInfo, by the name of this way to tell materials."""
+        """Return the material's public key as DER SubjectPublicKeyInfo, keyed by the name of this fingerprint."""
         with self._unwrapping.material(ciphertext) as source:
             return {FINGERPRINT: subject_public_key_info(self._public(source))}
 
     def keep(self, ciphertext: bytes, cka_id: bytes, label: str) -> Object:
-        """Make both halves, once the private one is proven to be of the spec; read them back, and prove them again.
+        """Create both halves once the private one is proven to be of the spec; read them back and prove them again.
 
-        Nothing stays if that fails.
+        On failure, both objects are destroyed.
         """
         with self._unwrapping.material(ciphertext) as source, ExitStack() as undo:
             public = self._make_public(self._public(source), cka_id, label)
@@ -75,9 +75,9 @@ class PairImport:
     # -- what the material is ---------------------------------------------------------------------------------------
 
     def _public(self, source: Source) -> PublicKey:
-        """The public key of the material. RejectedMaterialError if it is no private key of the spec."""
+        """Return the material's public key. RejectedMaterialError if it is not a private key of the spec."""
         with self._unwrapping.opened(source):
-            pass  # whatever it is, it can be opened: what is refused from now on is no private key of that kind
+            pass  # the material unwraps: a refusal from here on means that it is not a private key of this kind
         with self._copy(source) as copy, translated():
             public = _PUBLICS[self._facts.key_type](self._session, self._facts, copy)
         if public is None:
@@ -150,14 +150,15 @@ def _ec_public(session: Session, facts: KeyFacts, copy: Object) -> PublicKey | N
 def _ed25519_public(session: Session, facts: KeyFacts, copy: Object) -> PublicKey | None:
     if facts.public is None:
         return None
-    told: Any = load_der_public_key(facts.public(copy))  # only a token that tells the point: none has it in Debian
-    return _signs_for(session, copy, SigningAlgorithm.ED25519_SHA_512, (told,))
+    # Needs a token that reports the point of an unwrapped Ed25519 key; none that Debian packages does.
+    public: Any = load_der_public_key(facts.public(copy))
+    return _signs_for(session, copy, SigningAlgorithm.ED25519_SHA_512, (public,))
 
 
 def _signs_for(
     session: Session, copy: Object, algorithm: SigningAlgorithm, candidates: Sequence[PublicKey]
 ) -> PublicKey | None:
-    """That of the public keys which a signature of the copy fits, if any."""
+    """Return the candidate public key that verifies a signature made by the copy, or None."""
     signature = sign(session, handle_of(copy), algorithm, _CHALLENGE)
     check = SIGNINGS[algorithm].verify
     fitting = (each for each in candidates if check is not None and verify_here(check, each, signature, _CHALLENGE))

@@ -1,4 +1,4 @@
-"""Which way each kind of key comes in."""
+"""Choose the importer for each kind of key."""
 
 from pkcs11.types import Session
 
@@ -15,7 +15,7 @@ Importer = Unwrapping | PairImport | MacImport
 
 
 def importer(session: Session, unwrapping: Unwrapping, profile: ImportProfile, kind: Kind) -> Importer:
-    """What brings keys of that kind in, through what ``unwrapping`` opens."""
+    """Return the importer for keys of that kind, which opens its material through ``unwrapping``."""
     template = template_of(*kind, imported=True)
     if isinstance(template, ImportedPairTemplate):
         return PairImport(session, unwrapping, template)

@@ -1,7 +1,8 @@
-"""What a token can do with imported key material, found out by trying.
+"""Probe what a token can do with imported key material.
 
-An RSA key pair takes a tenth of a second and more, so this is no part of the probe at start: it is done when somebody
-first asks. What is unwrapped are random bytes that this process wrapped, into session objects; nothing is left.
+Generating an RSA key pair takes a tenth of a second or more, so this is not part of the probe at start: it runs when
+the import profile is first needed. The probe wraps random bytes in this process and unwraps them on the token into
+session objects; it leaves nothing behind.
 """
 
 import hmac
@@ -74,28 +75,28 @@ _KEY_WRAP: Final[dict[Oaep, WrappingAlgorithm]] = {
 
 
 def probe_import(token: Token, session: Session, *, host_unwrap: bool) -> ImportProfile:
-    """Try everything that an import may need. Raises the fault of a device that is not well."""
+    """Try everything that an import may need. Raises the device's error if it is in trouble."""
     with translated():
         mechanisms = frozenset(token.slot.get_mechanisms())
     if not mechanisms >= _NEEDED:
         return ImportProfile()
     raw_rsa = host_unwrap and Mechanism.RSA_X_509 in mechanisms
     with _pair(session, HOST_WRAPPING_KEY if raw_rsa else WRAPPING_KEY) as key:
-        told = _Probe(session, key, mechanisms).run(raw_rsa=raw_rsa)
-    # Trouble of the device looks like a token that can't: whatever was refused, this must work.
+        profile = _Probe(session, key, mechanisms).run(raw_rsa=raw_rsa)
+    # A device in trouble looks like a token that lacks features. This operation must work on every token.
     with translated():
         generate(session, INSTALLATION_MAC_KEY, _PROBE_ID, _PROBE_LABEL, store=False).destroy()
-    return told
+    return profile
 
 
-def probe_kinds(token: Token, session: Session, told: ImportProfile) -> ImportProfile:
-    """The same profile, and what else than symmetric keys can be imported. Only for tokens that import those."""
-    if not told.algorithms():
-        return told
+def probe_kinds(token: Token, session: Session, profile: ImportProfile) -> ImportProfile:
+    """Return the profile with the importable key pairs and HMAC keys added; unchanged if nothing can be imported."""
+    if not profile.algorithms():
+        return profile
     with translated():
         mechanisms = frozenset(token.slot.get_mechanisms())
     with _pair(session, WRAPPING_KEY) as key:
-        return _Probe(session, key, mechanisms).kinds(told)
+        return _Probe(session, key, mechanisms).kinds(profile)
 
 
 @contextmanager
@@ -109,7 +110,7 @@ def _pair(session: Session, template: WrappingKeyTemplate) -> Iterator[PrivateKe
 
 
 class _Probe:
-    """One session key pair, with which everything is tried."""
+    """Run the trials with one session key pair."""
 
     def __init__(self, session: Session, key: PrivateKey, mechanisms: frozenset[Mechanism]) -> None:
         self._session = session
@@ -118,58 +119,58 @@ class _Probe:
         self._mechanisms = mechanisms
 
     def run(self, *, raw_rsa: bool) -> ImportProfile:
-        """Find out one thing after the other; each relies on those before it."""
-        told = ImportProfile(prfs=(AES_CMAC,) if AES_CMAC.mechanism in self._mechanisms else ())
-        told = replace(told, oaep=tuple(each for each in _PLAIN if self._unwraps(told, each)))
-        if not told.oaep:
+        """Probe one capability after the other; each trial relies on the results before it."""
+        profile = ImportProfile(prfs=(AES_CMAC,) if AES_CMAC.mechanism in self._mechanisms else ())
+        profile = replace(profile, oaep=tuple(each for each in _PLAIN if self._unwraps(profile, each)))
+        if not profile.oaep:
             return ImportProfile()
-        told = replace(told, prfs=tuple(each for each in PRFS if self._computes(told, each)))
-        told = replace(told, lengths=self._lengths(told))
-        told = replace(told, key_wrap=self._key_wraps(told))
-        return replace(told, raw_rsa=raw_rsa and self._relays(told))
+        profile = replace(profile, prfs=tuple(each for each in PRFS if self._computes(profile, each)))
+        profile = replace(profile, lengths=self._lengths(profile))
+        profile = replace(profile, key_wrap=self._key_wraps(profile))
+        return replace(profile, raw_rsa=raw_rsa and self._relays(profile))
 
-    def kinds(self, told: ImportProfile) -> ImportProfile:
-        """What else than symmetric keys can be imported, given the rest."""
-        macs = frozenset(KEY_FACTS[spec].bits for spec in MAC_OF if self._proves_mac(told, spec))
-        return replace(told, macs=macs, pairs=frozenset(each for each in _PAIRS if self._recognises(told, each)))
+    def kinds(self, profile: ImportProfile) -> ImportProfile:
+        """Return the profile with the importable key pairs and HMAC keys added."""
+        macs = frozenset(KEY_FACTS[spec].bits for spec in MAC_OF if self._proves_mac(profile, spec))
+        return replace(profile, macs=macs, pairs=frozenset(each for each in _PAIRS if self._recognises(profile, each)))
 
-    def _unwraps(self, told: ImportProfile, oaep: Oaep) -> bool:
-        return self._look(replace(told, oaep=(oaep,)), MATERIAL_BYTES, lambda _secret, _copies: True)
+    def _unwraps(self, profile: ImportProfile, oaep: Oaep) -> bool:
+        return self._look(replace(profile, oaep=(oaep,)), MATERIAL_BYTES, lambda _secret, _copies: True)
 
-    def _computes(self, told: ImportProfile, prf: Prf) -> bool:
+    def _computes(self, profile: ImportProfile, prf: Prf) -> bool:
         def right(secret: bytes, copies: Copies) -> bool:
             return copies.sign(prf, FINGERPRINT_LABEL) == _ANSWERS[prf](secret, FINGERPRINT_LABEL)
 
-        return prf.mechanism in self._mechanisms and self._look(told, MATERIAL_BYTES, right)
+        return prf.mechanism in self._mechanisms and self._look(profile, MATERIAL_BYTES, right)
 
-    def _lengths(self, told: ImportProfile) -> Lengths:
+    def _lengths(self, profile: ImportProfile) -> Lengths:
         def honest(secret: bytes, copies: Copies) -> bool:
             return copies.aes_length == len(secret)
 
-        if all(self._look(told, length, honest) for length in _HONEST_LENGTHS):
+        if all(self._look(profile, length, honest) for length in _HONEST_LENGTHS):
             return Lengths.HONEST
-        tried = replace(told, lengths=Lengths.PROBED)
-        if self._opens(tried, _plain(told)) and all(self._rejects(tried, length) for length in _WRONG_LENGTHS):
+        tried = replace(profile, lengths=Lengths.PROBED)
+        if self._opens(tried, _plain(profile)) and all(self._rejects(tried, length) for length in _WRONG_LENGTHS):
             return Lengths.PROBED
         return Lengths.UNPROVEN
 
-    def _key_wraps(self, told: ImportProfile) -> bool:
-        return Mechanism.AES_KEY_WRAP_PAD in self._mechanisms and self._opens(told, _KEY_WRAP[told.oaep[0]])
+    def _key_wraps(self, profile: ImportProfile) -> bool:
+        return Mechanism.AES_KEY_WRAP_PAD in self._mechanisms and self._opens(profile, _KEY_WRAP[profile.oaep[0]])
 
-    def _relays(self, told: ImportProfile) -> bool:
-        foreign = [algorithm for oaep, algorithm in _PLAIN.items() if oaep not in told.oaep]
-        return bool(foreign) and all(self._opens(told, algorithm) for algorithm in foreign)
+    def _relays(self, profile: ImportProfile) -> bool:
+        foreign = [algorithm for oaep, algorithm in _PLAIN.items() if oaep not in profile.oaep]
+        return bool(foreign) and all(self._opens(profile, algorithm) for algorithm in foreign)
 
-    def _proves_mac(self, told: ImportProfile, spec: KeySpec) -> bool:
-        """Whether an HMAC key computes what it should, and one that is a byte shorter is refused."""
+    def _proves_mac(self, profile: ImportProfile, spec: KeySpec) -> bool:
+        """Return whether an imported HMAC key computes the right MAC, and a key one byte shorter is refused."""
         mechanism, template = MAC_OF[spec], template_of(spec, KeyUsage.GENERATE_VERIFY_MAC, imported=True)
         if mechanism not in self._mechanisms or not isinstance(template, ImportedTemplate):
             return False
-        secret, algorithm = os.urandom(template.bits // 8), _plain(told)
+        secret, algorithm = os.urandom(template.bits // 8), _plain(profile)
 
         def tried(material: bytes) -> dict[str, bytes]:
-            unwrapping = Unwrapping(self._session, self._key, told, algorithm, is_sample=True)
-            coming = MacImport(self._session, unwrapping, template, mechanism, told)
+            unwrapping = Unwrapping(self._session, self._key, profile, algorithm, is_sample=True)
+            coming = MacImport(self._session, unwrapping, template, mechanism, profile)
             return coming.fingerprints(wrap(self._public, algorithm, material), FINGERPRINT_LABEL)
 
         with _refusal_is_no() as answer:
@@ -178,17 +179,17 @@ class _Probe:
             shorter.append(bool(tried(secret[:-1])))
         return answer == [True] and not shorter
 
-    def _recognises(self, told: ImportProfile, key_type: KeyType) -> bool:
-        """Whether a private key comes in, and its own public key is found."""
+    def _recognises(self, profile: ImportProfile, key_type: KeyType) -> bool:
+        """Return whether a private key can be imported and its own public key is derived."""
         spec, make = _PAIRS[key_type]
-        algorithm, template = self._roomy(told), template_of(spec, KeyUsage.SIGN_VERIFY, imported=True)
-        if not isinstance(template, ImportedPairTemplate) or (key_type is KeyType.RSA and not told.key_wrap):
+        algorithm, template = self._roomy(profile), template_of(spec, KeyUsage.SIGN_VERIFY, imported=True)
+        if not isinstance(template, ImportedPairTemplate) or (key_type is KeyType.RSA and not profile.key_wrap):
             return False
         key = make()
-        unwrapping = Unwrapping(self._session, self._key, told, algorithm, is_sample=True)
+        unwrapping = Unwrapping(self._session, self._key, profile, algorithm, is_sample=True)
         coming, material = PairImport(self._session, unwrapping, template), private_key_info(key)
         try:
-            found = coming.fingerprints(wrap(self._public, algorithm, material), b"")
+            fingerprints = coming.fingerprints(wrap(self._public, algorithm, material), b"")
         except SessionLostError:
             raise
         except HsmKmsError:
@@ -197,32 +198,32 @@ class _Probe:
             if is_loss(exc):
                 raise
             return False
-        return found == {FINGERPRINT: subject_public_key_info(key.public_key())}
+        return fingerprints == {FINGERPRINT: subject_public_key_info(key.public_key())}
 
-    def _roomy(self, told: ImportProfile) -> WrappingAlgorithm:
-        return _KEY_WRAP[told.oaep[0]] if told.key_wrap else _plain(told)
+    def _roomy(self, profile: ImportProfile) -> WrappingAlgorithm:
+        return _KEY_WRAP[profile.oaep[0]] if profile.key_wrap else _plain(profile)
 
-    # -- trying -----------------------------------------------------------------------------------------------------
+    # -- trials -----------------------------------------------------------------------------------------------------
 
-    def _look(self, told: ImportProfile, length: int, right: Callable[[bytes, Copies], bool]) -> bool:
-        """Whether random bytes of that length can be opened as session copies, and these are ``right``."""
-        secret, algorithm = os.urandom(length), _plain(told)
-        unwrapping = Unwrapping(self._session, self._key, told, algorithm, is_sample=True)
+    def _look(self, profile: ImportProfile, length: int, right: Callable[[bytes, Copies], bool]) -> bool:
+        """Return whether random bytes of that length unwrap to session copies for which ``right`` returns True."""
+        secret, algorithm = os.urandom(length), _plain(profile)
+        unwrapping = Unwrapping(self._session, self._key, profile, algorithm, is_sample=True)
         with _refusal_is_no() as answer, unwrapping.copies(wrap(self._public, algorithm, secret)) as copies:
             answer.append(right(secret, copies))
         return answer == [True]
 
-    def _opens(self, told: ImportProfile, algorithm: WrappingAlgorithm) -> bool:
-        unwrapping = Unwrapping(self._session, self._key, told, algorithm, is_sample=True)
+    def _opens(self, profile: ImportProfile, algorithm: WrappingAlgorithm) -> bool:
+        unwrapping = Unwrapping(self._session, self._key, profile, algorithm, is_sample=True)
         with _refusal_is_no() as answer:
             unwrapping.prove(wrap(self._public, algorithm, os.urandom(MATERIAL_BYTES)))
             answer.append(True)
         return answer == [True]
 
-    def _rejects(self, told: ImportProfile, length: int) -> bool:
-        """Whether material of a wrong length ends as it must when a user brings it."""
-        algorithm = _plain(told)
-        unwrapping = Unwrapping(self._session, self._key, told, algorithm)
+    def _rejects(self, profile: ImportProfile, length: int) -> bool:
+        """Return whether material of a wrong length raises RejectedMaterialError, as it must for a user's import."""
+        algorithm = _plain(profile)
+        unwrapping = Unwrapping(self._session, self._key, profile, algorithm)
         try:
             unwrapping.prove(wrap(self._public, algorithm, os.urandom(length)))
         except RejectedMaterialError:
@@ -234,8 +235,8 @@ class _Probe:
         return False
 
 
-def _plain(told: ImportProfile) -> WrappingAlgorithm:
-    return _PLAIN[told.oaep[0]]
+def _plain(profile: ImportProfile) -> WrappingAlgorithm:
+    return _PLAIN[profile.oaep[0]]
 
 
 _PAIRS: Final[dict[KeyType, tuple[KeySpec, Callable[[], OwnPrivateKey]]]] = {
@@ -265,7 +266,7 @@ _ANSWERS: Final[dict[Prf, Callable[[bytes, bytes], bytes]]] = {
 
 @contextmanager
 def _refusal_is_no() -> Iterator[list[bool]]:
-    """Take every refusal of the token for an answer; but not a lost session, which says nothing."""
+    """Suppress the token's refusals, which count as "no"; re-raise a lost session, which proves nothing."""
     try:
         yield []
     except (RejectedDataError, RejectedMaterialError, TokenUnfitError):

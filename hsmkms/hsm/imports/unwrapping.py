@@ -1,12 +1,12 @@
-"""Unwrapping: how imported key material comes onto the token without passing through this process.
+"""Unwrap imported key material on the token, so that it does not pass through this process.
 
-Material is opened as session copies first, which can do no more than sign: they prove that it has exactly 32 bytes, and
-tell its fingerprint. RSA_AES_KEY_WRAP takes two steps, also where a token has a mechanism for both: OAEP opens an AES
-key, a session object that can do no more than unwrap, and that one opens the material.
+Material is first unwrapped into session copies that can only sign: they prove that it has exactly 32 bytes and give its
+fingerprint. RSA_AES_KEY_WRAP takes two steps, even where a token has one mechanism for both: OAEP unwraps an AES key
+into a session object that can only unwrap, and that key unwraps the material.
 
-Every fault of a ciphertext is one opaque RejectedDataError. Tokens answer to bad data with codes that may also mean
-that the device is in trouble (SoftHSM: CKR_GENERAL_ERROR); then a sample of random bytes that this process wrapped in
-the same way is unwrapped in the same session. If that works, the device is well and the data was at fault.
+Every fault of a ciphertext is one opaque RejectedDataError. Tokens report bad data with codes that may also mean that
+the device is in trouble (SoftHSM: CKR_GENERAL_ERROR); then a sample of random bytes that this process wrapped in the
+same way is unwrapped in the same session. If that works, the device is well and the data was at fault.
 """
 
 import os
@@ -58,10 +58,10 @@ _REFUSALS: Final = (
     ckr.EncryptedDataInvalid,
     ckr.EncryptedDataLenRange,
 )
-"""C_UnwrapKey found the data wrong, and nothing else can be meant."""
+"""Codes by which C_UnwrapKey reports bad data and nothing else."""
 
 _NOT_OF_THIS_LENGTH: Final = (ckr.KeySizeRange, ckr.MechanismInvalid)
-"""A trial found the key's length wrong: HMAC and AES of SoftHSM. The mechanisms themselves are known to work."""
+"""Codes by which SoftHSM's HMAC and AES report a wrong key length. The mechanisms themselves are known to work."""
 
 _AMBIGUOUS: Final = (
     ckr.GeneralError,
@@ -79,7 +79,7 @@ _AMBIGUOUS: Final = (
 
 _HARDENED: Final[dict[ObjectClass, dict[Attribute, Any]]] = {
     ObjectClass.SECRET_KEY: dict(HARDENED),
-    # python-pkcs11 orders usages of secret keys, which no private key has; DEFAULT leaves them out.
+    # python-pkcs11 puts secret-key usages into the template, which no private key has; DEFAULT leaves them out.
     ObjectClass.PRIVATE_KEY: {
         **dict.fromkeys((Attribute.ENCRYPT, Attribute.VERIFY, Attribute.WRAP), DEFAULT),
         **PRIVATE_HALF,
@@ -89,7 +89,7 @@ _SESSION_COPY: Final[dict[Attribute, Any]] = {Attribute.TOKEN: False, **HARDENED
 
 
 class WrappedMaterial(Struct, frozen=True):
-    """What an import brings: the CKA_ID of its wrapping key, the algorithm, and the EncryptedKeyMaterial."""
+    """Wrapped material of one import: the wrapping key's CKA_ID, the algorithm, and the EncryptedKeyMaterial."""
 
     wrapping_key: bytes
     algorithm: WrappingAlgorithm
@@ -97,7 +97,7 @@ class WrappedMaterial(Struct, frozen=True):
 
 
 class Source(NamedTuple):
-    """Something wrapped, and what opens it on the token."""
+    """A wrapped key, with the key and mechanism that unwrap it on the token."""
 
     key: BorrowedUnwrapper
     mechanism: Mechanism
@@ -112,7 +112,7 @@ class Source(NamedTuple):
         label: str = "",
         object_class: ObjectClass = ObjectClass.SECRET_KEY,
     ) -> Object:
-        """C_UnwrapKey, into an object that stays if it has a CKA_ID. python-pkcs11's errors come out as they are."""
+        """Call C_UnwrapKey; a token object if ``cka_id`` is given, else a session object. Raises PKCS11Error."""
         made: Object = self.key.unwrap_key(
             object_class,
             key_type,
@@ -129,21 +129,21 @@ class Source(NamedTuple):
 
 
 class Copies(NamedTuple):
-    """Two session copies of one material."""
+    """Two session copies of the same material; ``aes_length`` is the AES copy's length in bytes, if reported."""
 
     generic: BorrowedKey
     aes: BorrowedKey
     aes_length: int | None
 
     def sign(self, prf: Prf, message: bytes) -> bytes:
-        """The PRF's output under the material."""
+        """Return the PRF's output for ``message`` under the material."""
         key = self.aes if prf.key_type is KeyType.AES else self.generic
         signed: bytes = key.sign(message, mechanism=prf.mechanism)
         return signed
 
 
 class Unwrapping:
-    """One wrapping key in one session, and one algorithm. ``is_sample``: what is opened is known to be right."""
+    """Unwraps with one wrapping key in one session by one algorithm. ``is_sample``: the data is known to be good."""
 
     def __init__(
         self,
@@ -163,17 +163,17 @@ class Unwrapping:
         self._public = public_half(wrapping_key)
 
     def fingerprints(self, ciphertext: bytes, message: bytes) -> dict[str, bytes]:
-        """What each PRF of the token makes of ``message`` under the material, by name, the preferred one first."""
+        """Return each PRF's output for ``message`` under the material, keyed by PRF name, the preferred one first."""
         with self.material(ciphertext) as source, self.proven(source) as copies:
             return {prf.name: copies.sign(prf, message) for prf in self._profile.prfs}
 
     def keep(self, ciphertext: bytes, cka_id: bytes, label: str) -> Object:
-        """Make the backing key, once the material is proven; read its attributes back and compare."""
+        """Create the backing key once the material's length is proven; read its attributes back and compare."""
         template = IMPORTED_AES_256
         with self.material(ciphertext) as source:
             with self.proven(source):
                 pass
-            # A refusal now has nothing to do with the data: the same was opened a moment ago.
+            # A refusal now is not caused by the data: the same data was unwrapped a moment ago.
             made = source.unwrap(KeyType.AES, template.capabilities, cka_id, label)
             require_as_ordered(made, differences(made, template.expected(cka_id, label), tolerated(self._profile)))
             return made
@@ -185,7 +185,7 @@ class Unwrapping:
 
     @contextmanager
     def copies(self, ciphertext: bytes) -> Iterator[Copies]:
-        """Session copies of material of any length, for the probe."""
+        """Yield session copies of material of any length, for the probe."""
         with self.material(ciphertext) as source, self._copies(source) as copies:
             yield copies
 
@@ -193,7 +193,7 @@ class Unwrapping:
 
     @contextmanager
     def material(self, ciphertext: bytes) -> Iterator[Source]:
-        """The material, still wrapped, with what opens it."""
+        """Yield the material, still wrapped, with the key that unwraps it."""
         size, key_wrap = modulus_bytes(self._public), ALGORITHMS[self._algorithm].key_wrap
         block, rest = ciphertext[:size], ciphertext[size:]
         if len(block) < size or not _fits(rest, key_wrap=key_wrap):
@@ -222,7 +222,7 @@ class Unwrapping:
 
     @contextmanager
     def _wrapped_key(self, source: Source) -> Iterator[BorrowedUnwrapper]:
-        """The AES key of RSA_AES_KEY_WRAP; one that is not AES-256 counts as damage."""
+        """Yield the AES key of RSA_AES_KEY_WRAP; a key that is not AES-256 counts as damaged data."""
         try:
             with self.proven(source):
                 pass
@@ -235,7 +235,7 @@ class Unwrapping:
 
     @contextmanager
     def proven(self, source: Source) -> Iterator[Copies]:
-        """Session copies of material that has exactly 32 bytes."""
+        """Yield session copies of the material. RejectedMaterialError unless it has exactly 32 bytes."""
         with self._copies(source) as copies:
             if self._profile.lengths is Lengths.HONEST:
                 right = copies.aes_length == MATERIAL_BYTES
@@ -247,7 +247,7 @@ class Unwrapping:
 
     @contextmanager
     def _copies(self, source: Source) -> Iterator[Copies]:
-        # Some tokens let AES keys sign only where they have a mechanism for it.
+        # Some tokens allow CKA_SIGN on AES keys only if they have a mechanism for it.
         usage = MechanismFlag.SIGN if AES_CMAC in self._profile.prfs else MechanismFlag.ENCRYPT
         wrong = RejectedMaterialError(WRONG_LENGTH)
         with self.opened(source) as generic, self.copy(source, KeyType.AES, usage, wrong) as aes:
@@ -258,7 +258,7 @@ class Unwrapping:
             )
 
     def opened(self, source: Source) -> AbstractContextManager[Object]:
-        """A session copy of material of any kind and length: what cannot even be this is damaged."""
+        """Unwrap into a generic secret, which fits material of any kind and length; a refusal means damaged data."""
         return self.copy(source, KeyType.GENERIC_SECRET, MechanismFlag.SIGN, RejectedDataError(CANNOT_OPEN))
 
     @contextmanager
@@ -270,7 +270,7 @@ class Unwrapping:
         refusal: RejectedDataError | RejectedMaterialError,
         object_class: ObjectClass = ObjectClass.SECRET_KEY,
     ) -> Iterator[Object]:
-        """A session copy; ``refusal`` is raised if the token finds that the material cannot be one."""
+        """Yield a session copy; raise ``refusal`` if the token refuses the material for it."""
         with self._explained(refusal):
             made = source.unwrap(key_type, usage, object_class=object_class)
         try:
@@ -280,7 +280,7 @@ class Unwrapping:
             discard(made)
 
     def _tried(self, copies: Copies) -> bool:
-        """True if HMAC-SHA-256 takes the material (32 bytes and more) and AES does (16, 24 or 32)."""
+        """True if both HMAC-SHA-256 (32 bytes or more) and AES (16, 24 or 32 bytes) accept the material."""
         with self._explained(RejectedMaterialError(WRONG_LENGTH)):
             try:
                 copies.generic.sign(FINGERPRINT_LABEL, mechanism=Mechanism.SHA256_HMAC)
@@ -296,7 +296,7 @@ class Unwrapping:
 
     @contextmanager
     def _explained(self, refusal: TokenError) -> Iterator[None]:
-        """Raise ``refusal`` for what the token answers to bad data, else what its answer means."""
+        """Translate the token's errors: ``refusal`` if the data is bad, else the error of the code's own meaning."""
         try:
             yield
         except PKCS11Error as exc:
@@ -309,7 +309,7 @@ class Unwrapping:
             raise refusal from exc
 
     def _open_sample(self) -> None:
-        """Raise what is wrong with the device, if it does not open what is right."""
+        """Unwrap a known-good sample; raise the device's error if that fails."""
         sample = Unwrapping(self._session, self._wrapping_key, self._profile, self._algorithm, is_sample=True)
         try:
             sample.prove(wrap(self._public, self._algorithm, os.urandom(MATERIAL_BYTES)))
@@ -320,28 +320,28 @@ class Unwrapping:
 
 
 def tolerated(profile: ImportProfile) -> Tolerated:
-    """What an imported key may keep to itself on this token."""
+    """Return the attributes that this token may leave unreported for an imported key."""
     return MAY_BE_SILENT if profile.lengths is Lengths.HONEST else MAY_NOT_KNOW_LENGTHS
 
 
 def _require_harmless(made: Object) -> None:
-    """Raise TokenUnfitError if the token ignored what a session copy is ordered with."""
+    """Raise TokenUnfitError if the token ignored an attribute of the session copy's template."""
     wrong = differences(made, _SESSION_COPY)
     if wrong:
         raise TokenUnfitError(f"the token made a session copy that is not as ordered ({'; '.join(wrong)})")
 
 
 def _fits(rest: bytes, *, key_wrap: bool) -> bool:
-    """Whether what follows the RSA block can be AES-KWP, or is nothing where nothing belongs."""
+    """Return whether the bytes after the RSA block can be AES-KWP; without key wrap they must be empty."""
     if key_wrap:
         return len(rest) >= _MIN_KEY_WRAP_BYTES and len(rest) % _HALF_BLOCK == 0
     return not rest
 
 
 def length_of(made: Object) -> int | None:
-    """What the token tells of a secret key's length in bytes, if it tells anything."""
+    """Return a secret key's length in bytes as the token reports it, or None if it reports none."""
     try:
-        told: int = made[Attribute.VALUE_LEN]
+        length: int = made[Attribute.VALUE_LEN]
     except (PKCS11Error, IndexError, ValueError):
         return None
-    return told
+    return length

@@ -1,7 +1,7 @@
-"""Wrapping algorithms and wrapping keys: the tables, and what makes a key pair on the token.
+"""Define wrapping algorithms and generate wrapping keys.
 
-A wrapping key is an RSA key pair. Its private half stays on the token and unwraps; its public half goes to whoever has
-key material to import. Source of the algorithms: AWS KMS API Reference, GetParametersForImport; RFC 8017, section 7.1
+A wrapping key is an RSA key pair. Its private half stays on the token and unwraps; its public half goes to the owner of
+the key material. Source of the algorithms: AWS KMS API Reference, GetParametersForImport; RFC 8017, section 7.1
 (OAEP, with the hash in MGF1 as well, and no label); RFC 5649 (AES key wrap with padding).
 """
 
@@ -23,18 +23,18 @@ from hsmkms.key_wrapping import METHODS
 from hsmkms.model.enums import WrappingAlgorithm
 
 MATERIAL_BYTES: Final = 32
-"""What a SYMMETRIC_DEFAULT key takes."""
+"""Length of the material of a SYMMETRIC_DEFAULT key."""
 
 
 class Steps(NamedTuple):
-    """What an algorithm consists of: OAEP, of the material itself or of an AES key that wraps it."""
+    """Steps of a wrapping algorithm: OAEP of the material itself, or of an AES key that wraps it (``key_wrap``)."""
 
     oaep: Oaep
     key_wrap: bool
 
 
 class Prf(NamedTuple):
-    """A function that tells materials from each other and gives nothing away of them."""
+    """A pseudorandom function whose output identifies key material without revealing it."""
 
     name: str
     key_type: KeyType
@@ -46,16 +46,16 @@ _BY_HASH: Final = {each.algorithm: each for each in (OAEP_SHA_1, OAEP_SHA_256)}
 ALGORITHMS: Final[Mapping[WrappingAlgorithm, Steps]] = {
     algorithm: Steps(_BY_HASH[method.hash], method.key_wrap) for algorithm, method in METHODS.items()
 }
-"""How each algorithm is undone. The strongest first."""
+"""Unwrapping steps of each algorithm, strongest first."""
 
 AES_CMAC: Final = Prf("AES_CMAC", KeyType.AES, Mechanism.AES_CMAC)
 SHA256_HMAC: Final = Prf("SHA256_HMAC", KeyType.GENERIC_SECRET, Mechanism.SHA256_HMAC)
 PRFS: Final = (AES_CMAC, SHA256_HMAC)
-"""The preferred one first. The names go into material ids: they never change."""
+"""PRFs, the preferred one first. Their names are part of material ids: they never change."""
 
 
 class Lengths(StrEnum):
-    """How a token lets the length of unwrapped material be proven."""
+    """How the length of unwrapped material can be proven on a token."""
 
     HONEST = "CKA_VALUE_LEN of unwrapped keys is right"
     PROBED = "CKA_VALUE_LEN of unwrapped keys is not right: their length is proven by trying HMAC and AES"
@@ -63,11 +63,11 @@ class Lengths(StrEnum):
 
 
 class ImportProfile(Struct, frozen=True, kw_only=True):
-    """What a token can do with imported material, found out by trying.
+    """A token's probed capabilities for imported material.
 
-    ``oaep``: the hashes that it unwraps OAEP with. ``key_wrap``: AES-KWP as well. ``raw_rsa``: this process may remove
-    the padding of other hashes, and the token lets it. ``pairs``: the types of private keys that it unwraps and lets be
-    recognised. ``macs``: the bits of HMAC keys whose length it lets be proven.
+    ``oaep``: the hashes that it unwraps OAEP with. ``key_wrap``: it unwraps AES-KWP. ``raw_rsa``: the padding of other
+    hashes may be removed in this process, and the token allows it. ``pairs``: the types of private keys that it unwraps
+    and whose public key can be derived. ``macs``: the bits of HMAC keys whose length can be proven.
     """
 
     oaep: tuple[Oaep, ...] = ()
@@ -85,17 +85,17 @@ class ImportProfile(Struct, frozen=True, kw_only=True):
         return facts.key_type is KeyType.AES or facts.bits in self.macs
 
     def algorithms(self) -> tuple[WrappingAlgorithm, ...]:
-        """What can be imported with: what the token does by itself first, and of both the strongest first."""
+        """Return the usable algorithms: those that run on the token first, each group strongest first."""
         on_device = tuple(filter(self.on_device, ALGORITHMS))
         return on_device + tuple(each for each in ALGORITHMS if self.through_host(each))
 
     def on_device(self, algorithm: WrappingAlgorithm) -> bool:
-        """True if the token does every step by itself."""
+        """True if the token does every step itself."""
         steps = ALGORITHMS.get(algorithm)
         return steps is not None and self._fit and steps.oaep in self.oaep and (self.key_wrap or not steps.key_wrap)
 
     def through_host(self, algorithm: WrappingAlgorithm) -> bool:
-        """True if the bytes have to pass through this process, and may."""
+        """True if the key material must pass through this process for this algorithm, and that is allowed."""
         steps = ALGORITHMS.get(algorithm)
         return (
             (steps is not None and self._fit and self.raw_rsa)
@@ -114,27 +114,27 @@ class ImportProfile(Struct, frozen=True, kw_only=True):
 def generate_pair(
     session: Session, template: WrappingKeyTemplate, bits: int, cka_id: bytes, label: str
 ) -> RSAPublicKey:
-    """Make a wrapping key that stays on the token, read it back and compare; its public half.
+    """Generate a wrapping key on the token, read it back and compare; return its public half.
 
     Raises TokenUnfitError naming what the token ignored; the key is destroyed then.
     """
     public, private = make_pair(session, template, bits, cka_id, label, store=True)
-    told = public_half(public)
+    public_key = public_half(public)
     with translated():
         public.destroy()
     wrong = differences(private, template.expected(cka_id, label))
-    if told.key_size != bits:
-        wrong.append(f"it has {told.key_size} bits instead of {bits}")
-    if public_half(private).public_numbers() != told.public_numbers():
+    if public_key.key_size != bits:
+        wrong.append(f"it has {public_key.key_size} bits instead of {bits}")
+    if public_half(private).public_numbers() != public_key.public_numbers():
         wrong.append("its halves do not belong together")
     require_as_ordered(private, wrong)
-    return told
+    return public_key
 
 
 def make_pair(
     session: Session, template: WrappingKeyTemplate, bits: int, cka_id: bytes, label: str, *, store: bool
 ) -> tuple[PublicKey, PrivateKey]:
-    """C_GenerateKeyPair. ``store`` is for the private half; the public one is a session object."""
+    """Call C_GenerateKeyPair. ``store`` applies to the private half; the public half is a session object."""
     with translated():
         return session.generate_keypair(
             KeyType.RSA,

@@ -1,7 +1,7 @@
-"""Attributes and templates: what every object is made with, and what it must say of itself afterwards.
+"""Attribute templates: the attributes that each object is created with and must report when read back.
 
 Templates are ``Final`` tables. python-pkcs11 adds CKA_CLASS, CKA_ID, CKA_LABEL, CKA_TOKEN and one boolean for each
-usage, all false but those named in ``capabilities``. Source of the attributes: PKCS #11 2.40, sections 4.4 to 4.10.
+usage, all false except those named in ``capabilities``. Source of the attributes: PKCS #11 2.40, sections 4.4 to 4.10.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from pkcs11.mechanisms import KeyType, Mechanism
 
 
 class _TolerantMapper(AttributeMapper):
-    """Reads every attribute of every object, also of foreign ones.
+    """Attribute mapper that reads every attribute of every object, including foreign ones.
 
     python-pkcs11's own mapper raises for an attribute that it does not know (and leaves the heap damaged), for enum
     values that it does not know, and for labels that are not UTF-8: one foreign object would break a listing.
@@ -39,16 +39,16 @@ HARDENED: Final[Mapping[Attribute, bool]] = {
     Attribute.SENSITIVE: True,
     Attribute.EXTRACTABLE: False,
     Attribute.COPYABLE: False,
-    Attribute.MODIFIABLE: False,  # last: C_UnwrapKey of SoftHSM sets them in this order, and none after this one
+    Attribute.MODIFIABLE: False,  # last: SoftHSM's C_UnwrapKey sets them in this order, and none after this one
 }
-"""Every secret that stays on the token: unreadable, unchangeable, and impossible to copy into something weaker."""
+"""Attributes of every secret that stays on the token: not readable, not modifiable, not copyable."""
 
 CAME_FROM_ELSEWHERE: Final[Mapping[Attribute, bool]] = {
     Attribute.LOCAL: False,
     Attribute.ALWAYS_SENSITIVE: False,
     Attribute.NEVER_EXTRACTABLE: False,
 }
-"""What a token says of keys that were unwrapped (PKCS #11 2.40, section 5.13: C_UnwrapKey)."""
+"""Attributes that a token reports for unwrapped keys (PKCS #11 2.40, section 5.13: C_UnwrapKey)."""
 
 USAGES: Final[Mapping[Attribute, MechanismFlag]] = {
     Attribute.ENCRYPT: MechanismFlag.ENCRYPT,
@@ -62,7 +62,7 @@ USAGES: Final[Mapping[Attribute, MechanismFlag]] = {
 
 
 class SecretTemplate:
-    """How one purpose's secret keys are made: key type, bits, mechanism, and the only usages that it needs."""
+    """Template of the secret keys of one purpose: key type, bits, mechanism, and only the usages that it needs."""
 
     __slots__ = ("bits", "capabilities", "key_type", "mechanism")
 
@@ -73,7 +73,7 @@ class SecretTemplate:
         self.capabilities = capabilities
 
     def expected(self, cka_id: bytes, label: str) -> dict[Attribute, Any]:
-        """What the token must report of such an object."""
+        """Return the attributes that the token must report for such an object."""
         return {
             Attribute.CLASS: ObjectClass.SECRET_KEY,
             Attribute.KEY_TYPE: int(self.key_type),
@@ -90,15 +90,15 @@ class SecretTemplate:
 
 
 class ImportedTemplate(SecretTemplate):
-    """The same for keys whose material came from elsewhere: they say so, honestly, by three attributes."""
+    """Template of imported secret keys; three attributes mark their material as not generated on the token."""
 
     def expected(self, cka_id: bytes, label: str) -> dict[Attribute, Any]:
-        """What the token must report of such an object."""
+        """Return the attributes that the token must report for such an object."""
         return super().expected(cka_id, label) | dict(CAME_FROM_ELSEWHERE)
 
 
 class PrivateTemplate:
-    """How the private half of a key pair is made: like every secret, with the only usages that it needs."""
+    """Template of the private half of a key pair: hardened like every secret, with only the usages that it needs."""
 
     __slots__ = ("capabilities", "key_type")
 
@@ -107,7 +107,7 @@ class PrivateTemplate:
         self.capabilities = capabilities
 
     def expected(self, cka_id: bytes, label: str) -> dict[Attribute, Any]:
-        """What the token must report of such an object."""
+        """Return the attributes that the token must report for such an object."""
         return {
             Attribute.CLASS: ObjectClass.PRIVATE_KEY,
             Attribute.KEY_TYPE: int(self.key_type),
@@ -123,7 +123,7 @@ class PrivateTemplate:
 
 
 class WrappingKeyTemplate(PrivateTemplate):
-    """How the private half of a wrapping key is made. The public half is no more than a session object."""
+    """Template of the private half of a wrapping key. The public half is only a session object."""
 
     __slots__ = ()
 
@@ -137,10 +137,10 @@ PUBLIC_HALF: Final[Mapping[Attribute, bool]] = {
     Attribute.VERIFY_RECOVER: False,
 }
 PRIVATE_HALF: Final[Mapping[Attribute, bool]] = {Attribute.SIGN_RECOVER: False, **HARDENED}
-"""SoftHSM lets every private key sign with recovery if nobody forbids it."""
+"""SIGN_RECOVER is set to False because SoftHSM defaults it to True for private keys."""
 
 KEPT_PUBLIC_HALF: Final[Mapping[Attribute, bool]] = {
-    Attribute.PRIVATE: True,  # nothing secret, but nobody without the PIN shall put another one in its place
+    Attribute.PRIVATE: True,  # not secret, but it must not be replaceable without the PIN
     Attribute.VERIFY_RECOVER: False,
     Attribute.COPYABLE: False,
     Attribute.MODIFIABLE: False,
@@ -148,10 +148,10 @@ KEPT_PUBLIC_HALF: Final[Mapping[Attribute, bool]] = {
 """The public half of a backing key, which stays on the token beside the private one."""
 
 PUBLIC_USAGES: Final = (Attribute.ENCRYPT, Attribute.VERIFY, Attribute.WRAP)
-"""Those of the usages that a public key has."""
+"""Usages of public keys."""
 
 PRIVATE_USAGES: Final = (Attribute.DECRYPT, Attribute.SIGN, Attribute.UNWRAP, Attribute.DERIVE)
-"""Those of the usages that a private key has."""
+"""Usages of private keys."""
 
 AES_256_BACKING_KEY: Final = SecretTemplate(
     KeyType.AES, 256, Mechanism.AES_KEY_GEN, MechanismFlag.ENCRYPT | MechanismFlag.DECRYPT
@@ -167,7 +167,7 @@ WRAPPING_KEY: Final = WrappingKeyTemplate(MechanismFlag.UNWRAP)
 """Unwraps; never decrypts, signs or derives."""
 
 HOST_WRAPPING_KEY: Final = WrappingKeyTemplate(MechanismFlag.UNWRAP | MechanismFlag.DECRYPT)
-"""danger: what it decrypts comes into this process. Only where ``host_unwrap`` is set."""
+"""danger: the plaintext that it decrypts enters this process. Used only where ``host_unwrap`` is set."""
 
 INSTALLATION_MAC_KEY: Final = SecretTemplate(
     KeyType.GENERIC_SECRET, 256, Mechanism.GENERIC_SECRET_KEY_GEN, MechanismFlag.SIGN | MechanismFlag.VERIFY

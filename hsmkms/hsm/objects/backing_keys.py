@@ -1,8 +1,8 @@
-"""Backing keys of every spec: how they are made, by spec and usage, and what the token must say of them afterwards.
+"""Templates of backing keys, by key spec and usage.
 
-A symmetric or HMAC key is one secret object. A key pair is two, a private and a public half, that carry one CKA_ID
-and one label. The public half stays on the token, since nothing else there tells the point of an elliptic curve; that
-it is the private half's own is proven when it is made, and again when a process first reads it (pairs.py).
+A symmetric or HMAC key is one secret object. A key pair is two objects, a private and a public half, that share one
+CKA_ID and one label. The public half stays on the token, since nothing else there holds the point of an elliptic curve;
+that it belongs to the private half is proven when it is made, and again when a process first reads it (pairs.py).
 """
 
 from collections.abc import Mapping
@@ -30,11 +30,11 @@ CAPABILITIES: Final[Mapping[KeyUsage, MechanismFlag]] = {
     KeyUsage.GENERATE_VERIFY_MAC: MechanismFlag.SIGN | MechanismFlag.VERIFY,
     KeyUsage.KEY_AGREEMENT: MechanismFlag.DERIVE,
 }
-"""The only usages on the token that a key's usage in the API needs; a pair's halves share them."""
+"""PKCS #11 usages that each KeyUsage of the API needs; the halves of a pair share them out."""
 
 
 class PairTemplate(PrivateTemplate):
-    """How a key pair is made that stays on the token; as a template, that of its private half."""
+    """Template of a key pair that stays on the token; its base class describes the private half."""
 
     __slots__ = ("facts",)
 
@@ -43,7 +43,7 @@ class PairTemplate(PrivateTemplate):
         self.facts = facts
 
     def expected_public(self, cka_id: bytes, label: str) -> dict[Attribute, Any]:
-        """What the token must report of the public half."""
+        """Return the attributes that the token must report for the public half."""
         return {
             Attribute.CLASS: ObjectClass.PUBLIC_KEY,
             Attribute.KEY_TYPE: int(self.key_type),
@@ -56,24 +56,24 @@ class PairTemplate(PrivateTemplate):
 
 
 class ImportedPairTemplate(PairTemplate):
-    """The same for pairs whose private half came from elsewhere."""
+    """Template of a key pair whose private half was imported."""
 
     __slots__ = ()
 
     def expected(self, cka_id: bytes, label: str) -> dict[Attribute, Any]:
-        """What the token must report of the private half."""
+        """Return the attributes that the token must report for the private half."""
         return super().expected(cka_id, label) | dict(CAME_FROM_ELSEWHERE)
 
 
 Template = SecretTemplate | PairTemplate
 Kind = tuple[KeySpec, KeyUsage]
-"""What decides how a backing key is made: the spec and the usage of its KMS key."""
+"""Key spec and usage of a KMS key, which select the template of its backing keys."""
 
 SYMMETRIC: Final[Kind] = (KeySpec.SYMMETRIC_DEFAULT, KeyUsage.ENCRYPT_DECRYPT)
 
 
 def _of(spec: KeySpec, usage: KeyUsage) -> tuple[Template, Template]:
-    """The templates of generated and of imported keys."""
+    """Return the templates of generated and of imported keys."""
     facts, capabilities = KEY_FACTS[spec], CAPABILITIES[usage]
     if facts.public is not None:
         return PairTemplate(facts, capabilities), ImportedPairTemplate(facts, capabilities)
@@ -111,11 +111,11 @@ _TEMPLATES: Final[Mapping[Kind, tuple[Template, Template]]] = {
 
 
 def template_of(spec: KeySpec, usage: KeyUsage, *, imported: bool = False) -> Template | None:
-    """How the backing keys of such KMS keys are made; None if the token has no part in that spec (ML_KEM)."""
-    generated, brought = _TEMPLATES.get((spec, usage), (None, None))
-    return brought if imported else generated
+    """Return the template of such KMS keys' backing keys; None if the spec does not use the token (ML_KEM)."""
+    generated_template, imported_template = _TEMPLATES.get((spec, usage), (None, None))
+    return imported_template if imported else generated_template
 
 
 def kinds() -> tuple[Kind, ...]:
-    """Every kind of backing key that there can be."""
+    """Return every kind of backing key."""
     return tuple(_TEMPLATES)

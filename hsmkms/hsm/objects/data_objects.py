@@ -1,10 +1,10 @@
-"""Notes on the token: small data objects that a copy of the disk does not bring back.
+"""Store notes on the token: small data objects that restoring an old copy of the disk does not bring back.
 
-The value of a data object cannot be changed (SoftHSM refuses, others may), so a newer note is made and read back before
-the older ones are destroyed: after a crash there are two, never none. Some tokens have no data objects at all.
+The value of a data object cannot be changed (SoftHSM refuses, others may), so a newer note is created and read back
+before the older ones are destroyed: after a crash there are two, never none. Some tokens have no data objects at all.
 
-Whoever reads while another process does that may be shown an older note that is destroyed before its value is read, or
-neither of the two (SoftHSM looks at the files one after another): such a search is made again.
+A reader that races with another process's replacement may see an older note that is destroyed before its value is read,
+or neither note (SoftHSM reads the files one after another): such a search is retried.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from pkcs11.types import Object, Session
 from hsmkms.errors import TokenError, UnsupportedOperationException
 from hsmkms.hsm.faults import translated
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 APPLICATION: Final = "hsmkms"
 NO_NOTES: Final = "this token keeps no data objects: name audit.seal_file in the configuration"
@@ -27,13 +27,13 @@ _REFUSALS: Final = (ckr.AttributeTypeInvalid, ckr.AttributeValueInvalid, ckr.Tem
 
 
 def read_notes(session: Session, prefix: str) -> dict[str, bytes]:
-    """The notes whose label begins with ``prefix``, by label."""
+    """Return the values of the notes whose label begins with ``prefix``, keyed by label."""
     with translated():
         return _settled(lambda: _values(session, prefix)) or _settled(lambda: _values(session, prefix))
 
 
 def keep_note(session: Session, prefix: str, label: str, value: bytes) -> None:
-    """Make a note, read it back, and destroy all others with that prefix.
+    """Create a note, read it back, and destroy all others with that prefix.
 
     UnsupportedOperationException for a token that has no data objects.
     """
@@ -47,7 +47,7 @@ def keep_note(session: Session, prefix: str, label: str, value: bytes) -> None:
         Attribute.VALUE: value,
     }
     with translated():
-        others = [found for each, found in _settled(lambda: _find(session, prefix)) if each != label]
+        others = [note for note_label, note in _settled(lambda: _find(session, prefix)) if note_label != label]
         try:
             session.create_object(template)
         except _REFUSALS as exc:
@@ -55,19 +55,19 @@ def keep_note(session: Session, prefix: str, label: str, value: bytes) -> None:
     if read_notes(session, prefix).get(label) != value:
         raise TokenError("the token does not give a data object back as it was made")
     with translated():
-        for each in others:
-            each.destroy()
+        for note in others:
+            note.destroy()
 
 
 def remove_notes(session: Session, prefix: str) -> None:
     """Destroy all notes with that prefix."""
     with translated():
-        for _, found in _settled(lambda: _find(session, prefix)):
-            found.destroy()
+        for _, note in _settled(lambda: _find(session, prefix)):
+            note.destroy()
 
 
-def _settled(look: Callable[[], Found]) -> Found:
-    """Look at objects, and again if another process has destroyed one of them meanwhile."""
+def _settled(look: Callable[[], Result]) -> Result:
+    """Call ``look``, and retry if another process has destroyed one of the objects meanwhile."""
     for _ in range(_ATTEMPTS - 1):
         with suppress(ckr.ObjectHandleInvalid):
             return look()
@@ -75,11 +75,11 @@ def _settled(look: Callable[[], Found]) -> Found:
 
 
 def _values(session: Session, prefix: str) -> dict[str, bytes]:
-    return {label: found[Attribute.VALUE] for label, found in _find(session, prefix)}
+    return {label: note[Attribute.VALUE] for label, note in _find(session, prefix)}
 
 
 def _find(session: Session, prefix: str) -> list[tuple[str, Object]]:
     wanted = {Attribute.CLASS: ObjectClass.DATA, Attribute.APPLICATION: APPLICATION, Attribute.TOKEN: True}
-    objects = list(session.get_objects(wanted))  # a search that is broken off would stand in the way of the next
-    found = [(each[Attribute.LABEL], each) for each in objects]
-    return [(label, each) for label, each in found if label.startswith(prefix)]
+    objects = list(session.get_objects(wanted))  # run to its end: an unfinished search would block the next one
+    labelled = [(note[Attribute.LABEL], note) for note in objects]
+    return [(label, note) for label, note in labelled if label.startswith(prefix)]

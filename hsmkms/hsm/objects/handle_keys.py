@@ -1,4 +1,4 @@
-"""Keys by handle: an object of one session used in another.
+"""Use a key object in another session by its handle.
 
 PKCS#11 object handles are valid in every session of the process, but python-pkcs11 binds its key objects to the
 session that found them, and searching again costs a walk over the whole token. These classes carry a session and a
@@ -18,7 +18,7 @@ from pkcs11.types import Session
 
 
 class BorrowedKey(EncryptMixin, DecryptMixin, SignMixin, VerifyMixin):  # type: ignore[misc]
-    """A key of any class, known by its handle, in a session of the caller's."""
+    """Key of any class, identified by its handle, in the caller's session."""
 
     __slots__ = ("handle", "key_type", "session")
 
@@ -29,7 +29,7 @@ class BorrowedKey(EncryptMixin, DecryptMixin, SignMixin, VerifyMixin):  # type: 
 
 
 class BorrowedUnwrapper(UnwrapMixin, DecryptMixin):  # type: ignore[misc]
-    """A key that opens others, known by its handle, in a session of the caller's."""
+    """Unwrapping key, identified by its handle, in the caller's session."""
 
     __slots__ = ("handle", "key_type", "session")
 
@@ -40,7 +40,7 @@ class BorrowedUnwrapper(UnwrapMixin, DecryptMixin):  # type: ignore[misc]
 
 
 class BorrowedDeriver(DeriveMixin):  # type: ignore[misc]
-    """A private key that agrees on secrets, known by its handle, in a session of the caller's."""
+    """Private key for key agreement, identified by its handle, in the caller's session."""
 
     __slots__ = ("handle", "key_type", "session")
 

@@ -1,4 +1,4 @@
-"""Key specs as a token knows them: one row each, so that a new spec is a new row. And their public halves.
+"""Map each key spec to its PKCS #11 parameters, one table row per spec, and read public keys from the token.
 
 Source: PKCS #11 3.2, sections on RSA, elliptic curves, generic secrets and ML-DSA; SEC 2 and RFC 5480 for the names of
 the curves; RFC 5280, RFC 8410 and RFC 9881 for SubjectPublicKeyInfo.
@@ -27,10 +27,10 @@ _PUBLIC_EXPONENT: Final = b"\x01\x00\x01"
 
 
 class KeyFacts(Struct, frozen=True, kw_only=True):
-    """How a token makes keys of a spec, and how its public half is read.
+    """How a token generates keys of a spec, and how their public half is read.
 
-    ``bits``: of the modulus, the curve's field, or the secret. ``parameters``: what the template of a public half says
-    instead of a number of bits. ``public``: makes DER SubjectPublicKeyInfo of a public half; None for secret keys.
+    ``bits``: of the modulus, the curve's field, or the secret. ``parameters``: attributes that a public half's template
+    has instead of a number of bits. ``public``: encodes a public half as SubjectPublicKeyInfo (DER); None for secrets.
     """
 
     key_type: KeyType
@@ -42,12 +42,12 @@ class KeyFacts(Struct, frozen=True, kw_only=True):
 
     @property
     def size(self) -> int:
-        """``bits`` in bytes: of a secret key, an RSA block, or one number of an elliptic curve (r, s, x)."""
+        """``bits`` in bytes: the length of a secret key, an RSA block, or one number of an EC operation (r, s, x)."""
         return (self.bits + 7) // 8
 
     @property
     def generated_bits(self) -> int | None:
-        """The number of bits that the token must be told to generate; None where ``parameters`` say all."""
+        """Number of bits to pass to C_GenerateKeyPair; None where ``parameters`` determine it."""
         return None if self.parameters else self.bits
 
 
@@ -55,12 +55,12 @@ class KeyFacts(Struct, frozen=True, kw_only=True):
 
 
 def subject_public_key_info(public: PublicKey) -> bytes:
-    """DER SubjectPublicKeyInfo (RFC 5280), as the API hands it out."""
+    """Encode as DER SubjectPublicKeyInfo (RFC 5280), as the API returns it."""
     return public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def public_half(half: Object) -> RSAPublicKey:
-    """The public key of an RSA pair, told by either half; a private one may keep the exponent to itself."""
+    """Read the public key of an RSA pair from either half; a private half may not report the exponent."""
     with translated():
         modulus = half[Attribute.MODULUS]
     exponent = tell(half, (Attribute.PUBLIC_EXPONENT,))[Attribute.PUBLIC_EXPONENT] or _PUBLIC_EXPONENT
@@ -88,7 +88,7 @@ def _ed25519_public(half: Object) -> bytes:
 
 
 def _ml_dsa_public(arc: int, length: int) -> Callable[[Object], bytes]:
-    """AlgorithmIdentifier is the object identifier 2.16.840.1.101.3.4.3.17, .18 or .19 alone (RFC 9881)."""
+    """Build the reader; AlgorithmIdentifier is only the OID 2.16.840.1.101.3.4.3.17, .18 or .19 (RFC 9881)."""
     algorithm = bytes.fromhex("300b06096086480165030403") + bytes((arc,))
 
     def read(half: Object) -> bytes:
@@ -113,17 +113,17 @@ def _checked(read: Callable[[Object], bytes]) -> Callable[[Object], bytes]:
 
 
 def _point(half: Object, length: int) -> bytes:
-    """CKA_EC_POINT, which is a DER OCTET STRING of the point, or the point itself on some tokens."""
+    """Read CKA_EC_POINT, which is a DER OCTET STRING of the point, or the point itself on some tokens."""
     with translated():
-        told: bytes = half[Attribute.EC_POINT]
-    point = told[-length:]
-    if told not in (point, der_octet_string(point)):
+        ec_point: bytes = half[Attribute.EC_POINT]
+    point = ec_point[-length:]
+    if ec_point not in (point, der_octet_string(point)):
         raise ValueError("CKA_EC_POINT is no point of the curve")
     return point
 
 
 def der_octet_string(content: bytes) -> bytes:
-    """An OCTET STRING of less than 256 bytes, as CKA_EC_POINT wants a point."""
+    """Encode less than 256 bytes as a DER OCTET STRING, the encoding of CKA_EC_POINT."""
     length = bytes((len(content),)) if len(content) < 0x80 else bytes((0x81, len(content)))  # noqa: PLR2004 - X.690
     return b"\x04" + length + content
 
@@ -136,7 +136,7 @@ def _rsa(bits: int) -> KeyFacts:
 
 
 def _curve(curve: ec.EllipticCurve, name: str) -> KeyFacts:
-    """``name``: the curve's object identifier in DER, in hex."""
+    """Build the row of a curve. ``name``: its object identifier in DER, in hex."""
     return KeyFacts(
         key_type=KeyType.EC,
         generation=Mechanism.EC_KEY_PAIR_GEN,
@@ -158,7 +158,7 @@ def _ml_dsa(parameter_set: MLDSAParameterSet, arc: int, public_bytes: int) -> Ke
 
 
 def _hmac(bits: int) -> KeyFacts:
-    """Keys as long as what their hash gives: some tokens take no shorter ones, and a longer one adds nothing."""
+    """Build the row of an HMAC key as long as its hash: some tokens refuse shorter keys, longer ones add nothing."""
     return KeyFacts(key_type=KeyType.GENERIC_SECRET, generation=Mechanism.GENERIC_SECRET_KEY_GEN, bits=bits)
 
 
@@ -186,4 +186,4 @@ KEY_FACTS: Final[Mapping[KeySpec, KeyFacts]] = {
     KeySpec.HMAC_384: _hmac(384),
     KeySpec.HMAC_512: _hmac(512),
 }
-"""All specs but ML_KEM: no token that hsmkms was tried with has it."""
+"""All specs except ML_KEM, which no token tested with hsmkms supports."""

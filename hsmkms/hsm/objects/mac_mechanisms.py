@@ -1,4 +1,4 @@
-"""The mechanisms of HMAC keys: one for each algorithm, and one for each key spec."""
+"""Map each MAC algorithm and each HMAC key spec to its PKCS #11 mechanism."""
 
 from collections.abc import Mapping
 from typing import Final

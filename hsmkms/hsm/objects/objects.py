@@ -1,4 +1,4 @@
-"""Objects on the token: making, finding, reading back, listing, destroying."""
+"""Generate, find, read back, list and destroy objects on the token."""
 
 import struct
 from collections.abc import Iterator, Mapping
@@ -20,13 +20,13 @@ from hsmkms.hsm.objects.attributes import HARDENED, SecretTemplate
 Tolerated = Mapping[Attribute, tuple[object, ...]]
 
 MAY_BE_SILENT: Final[Tolerated] = {Attribute.VALUE_LEN: (None,), Attribute.SIGN_RECOVER: (None,)}
-"""Attributes that a token may keep to itself without being refused."""
+"""Attributes that a token may leave unreported without being refused."""
 
 MAY_NOT_KNOW_LENGTHS: Final[Tolerated] = {**MAY_BE_SILENT, Attribute.VALUE_LEN: (None, 0)}
-"""The same for unwrapped keys, on tokens that tell no length of them: it was proven in another way."""
+"""The same for unwrapped keys on tokens that do not report their length, which was proven in another way."""
 
 _UNAVAILABLE: Final = 2 ** (8 * struct.calcsize("L")) - 1
-"""CK_UNAVAILABLE_INFORMATION: the value of a number that there is not."""
+"""CK_UNAVAILABLE_INFORMATION: the value of a number that the token does not have."""
 
 
 class _Words(NamedTuple):
@@ -45,7 +45,7 @@ _KEY_CLASSES: Final = (*_SECRETS, ObjectClass.PUBLIC_KEY)
 
 
 class TokenObject(Struct, frozen=True, kw_only=True):
-    """A key object as the token lists it; foreign ones too. ``handle`` holds for this process only."""
+    """A key object as the token lists it, including foreign ones. ``handle`` is valid in this process only."""
 
     object_class: ObjectClass
     cka_id: bytes
@@ -54,20 +54,20 @@ class TokenObject(Struct, frozen=True, kw_only=True):
 
     @property
     def is_key(self) -> bool:
-        """True for a secret key and for the private half of a pair: what there is one of under a CKA_ID."""
+        """True for a secret key or the private half of a pair: each CKA_ID has one such object."""
         return self.object_class in _SECRETS
 
     @property
     def is_secret_key(self) -> bool:
-        """True for what a backing key is made of."""
+        """True for a secret key object."""
         return self.object_class is ObjectClass.SECRET_KEY
 
 
 def find(session: Session, object_class: ObjectClass | None, cka_id: bytes) -> Object | None:
     """Return the one token object of that CKA_ID and class, or None. Without a class: secret key or private half.
 
-    Two such objects with one CKA_ID are an error: nothing tells which of them holds the key. An object whose class the
-    token cannot tell just now is not an absent one: SessionLostError, so it is asked again.
+    Two such objects with one CKA_ID are a TokenError: nothing shows which of them holds the key. An object whose class
+    cannot be read at the moment does not count as absent: SessionLostError, so that the search is retried.
     """
     wanted: dict[Attribute, Any] = {Attribute.ID: cka_id, Attribute.TOKEN: True}
     if object_class is not None:
@@ -86,7 +86,7 @@ def find(session: Session, object_class: ObjectClass | None, cka_id: bytes) -> O
 
 
 def handle_of(found: Object) -> int:
-    """The object's handle: good in every session of this process, for as long as the object lives."""
+    """Return the object's handle, which is valid in every session of this process as long as the object exists."""
     handle = found.handle
     if handle is None:
         raise TokenError("the token returned an object without a handle")
@@ -101,24 +101,24 @@ def required(found: Object | None, sentence: str) -> Object:
 
 
 def list_keys(session: Session) -> Iterator[TokenObject]:
-    """All key objects on the token that can be read; one that cannot is left out."""
+    """List all readable key objects on the token; unreadable ones are left out."""
     for object_class in _KEY_CLASSES:
-        for each in _readable_objects(session, {Attribute.CLASS: object_class, Attribute.TOKEN: True}):
-            told = tell(each, (Attribute.ID, Attribute.LABEL))
-            if told[Attribute.ID]:
+        for key in _readable_objects(session, {Attribute.CLASS: object_class, Attribute.TOKEN: True}):
+            attributes = tell(key, (Attribute.ID, Attribute.LABEL))
+            if attributes[Attribute.ID]:
                 yield TokenObject(
                     object_class=object_class,
-                    cka_id=told[Attribute.ID],
-                    label=told[Attribute.LABEL] or "",
-                    handle=handle_of(each),
+                    cka_id=attributes[Attribute.ID],
+                    label=attributes[Attribute.LABEL] or "",
+                    handle=handle_of(key),
                 )
 
 
 def _readable_objects(session: Session, wanted: dict[Attribute, Any]) -> list[Object]:
-    """All objects that fit, found one by one.
+    """Return all matching objects, searching in batches of one.
 
-    python-pkcs11 reads attributes of what it finds, and fails for the whole batch if another process has destroyed
-    one of them since: a batch of one loses that one alone.
+    python-pkcs11 reads attributes of the objects that a search returns, and fails for the whole batch if another
+    process has destroyed one of them since: a batch of one loses only that object.
     """
     found: list[Object] = []
     with translated(), SearchIter(session, wanted, 1) as search:
@@ -149,7 +149,7 @@ def generate(session: Session, template: SecretTemplate, cka_id: bytes, label: s
 
 
 def require_as_ordered(made: Object, wrong: list[str]) -> None:
-    """Destroy what is not as ordered (``wrong`` says in what), and raise TokenUnfitError."""
+    """If ``wrong`` lists differences from the template, destroy the object and raise TokenUnfitError."""
     if wrong:
         _destroy_unfit(made, wrong)
         raise TokenUnfitError(f"the token made a key that is not as ordered ({'; '.join(wrong)}), so it was destroyed")
@@ -159,22 +159,22 @@ def _destroy_unfit(made: Object, wrong: list[str]) -> None:
     try:
         made.destroy()
     except PKCS11Error as exc:
-        # Not the fault's own class: it may say that nothing was made, and that would not be true.
+        # Not the class of the original error, which may claim that nothing was created.
         raise TokenError(
             f"the token made a key that is not as ordered ({'; '.join(wrong)}) and keeps it: remove it by hand"
         ) from exc
 
 
 def differences(made: Object, expected: dict[Attribute, Any], tolerated: Tolerated = MAY_BE_SILENT) -> list[str]:
-    """What the token reports otherwise than ``expected``, as one phrase each.
+    """Compare the reported attributes with ``expected``; return one phrase for each difference.
 
-    TokenUnavailableError if the object has vanished before it was read back, with the whole token perhaps.
+    TokenUnavailableError if the object, or the whole token, disappeared before it was read back.
     """
-    told = tell(made, tuple(expected))
+    reported = tell(made, tuple(expected))
     wrong = [
-        f"CKA_{attribute.name} is {told[attribute]!r} instead of {wanted!r}"
+        f"CKA_{attribute.name} is {reported[attribute]!r} instead of {wanted!r}"
         for attribute, wanted in expected.items()
-        if told[attribute] != wanted and told[attribute] not in tolerated.get(attribute, ())
+        if reported[attribute] != wanted and reported[attribute] not in tolerated.get(attribute, ())
     ]
     if wrong and tell(made, (Attribute.CLASS,))[Attribute.CLASS] is None:
         raise TokenUnavailableError(AWAY)
@@ -184,20 +184,20 @@ def differences(made: Object, expected: dict[Attribute, Any], tolerated: Tolerat
 def attest(
     found: Object, expected: Mapping[Attribute, Any], tolerated: Tolerated = MAY_BE_SILENT
 ) -> tuple[dict[str, Any], list[str]]:
-    """The attributes that decide, as the token reports them now (None where it does not), and what is not ``expected``.
+    """Return the attributes as the token reports them now (None where it does not), and their ``differences``.
 
-    CKA_ID and CKA_LABEL are told and not compared.
+    CKA_ID and CKA_LABEL are reported but not compared.
     """
     names = (*expected, Attribute.DESTROYABLE, Attribute.KEY_GEN_MECHANISM)
-    told = {f"CKA_{name.name}": _readable(name, value) for name, value in tell(found, names).items()}
+    reported = {f"CKA_{name.name}": _readable(name, value) for name, value in tell(found, names).items()}
     decisive: dict[Attribute, Any] = {
         name: value for name, value in expected.items() if name not in (Attribute.ID, Attribute.LABEL)
     }
-    return told, differences(found, decisive, tolerated)
+    return reported, differences(found, decisive, tolerated)
 
 
 def _readable(name: Attribute, value: Any) -> Any:  # noqa: ANN401 - attributes have many types
-    """Numbers of classes, key types and mechanisms by name, bytes in hex."""
+    """Format for people: numbers of classes, key types and mechanisms by name, bytes in hex."""
     if isinstance(value, bytes):
         return value.hex()
     kind = _NAMES.get(name)
@@ -212,18 +212,21 @@ def _readable(name: Attribute, value: Any) -> Any:  # noqa: ANN401 - attributes 
 
 
 def tell(found: Object, names: tuple[Attribute, ...]) -> dict[Attribute, Any]:
-    """Read attributes one by one, since a token that knows one of them not may refuse them all; None for such a one."""
-    told: dict[Attribute, Any] = {}
+    """Read attributes one by one; None for one that the token refuses.
+
+    Read together, a token that does not know one of the attributes may refuse them all.
+    """
+    values: dict[Attribute, Any] = {}
     for name in names:
         try:
-            told[name] = found[name]
+            values[name] = found[name]
         except (PKCS11Error, IndexError, ValueError):
-            told[name] = None
-    return told
+            values[name] = None
+    return values
 
 
 def discard(made: Object) -> None:
-    """Destroy a session object; where that fails its session goes, and the object with it."""
+    """Destroy a session object; SessionLostError if that fails, so that closing the session destroys the object."""
     try:
         made.destroy()
     except PKCS11Error as exc:

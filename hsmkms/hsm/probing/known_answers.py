@@ -1,8 +1,8 @@
-"""Known answers: whether the token's AES-GCM is the AES-GCM of the standard.
+"""Compute known answers that prove that the token's AES-GCM is that of the standard.
 
 At start no known key may enter the token (nothing of hsmkms ever creates an object from key bytes), so the probe
-makes a random session key and computes the expected answer from single AES blocks of the same key: GCM is counter
-mode plus GHASH, and GHASH is arithmetic that needs no secret but AES(K, 0). ``token-check`` adds NIST vectors.
+generates a random session key and computes the expected answer from single AES blocks of the same key: GCM is counter
+mode plus GHASH, and GHASH is arithmetic that needs no secret except AES(K, 0). ``token-check`` adds NIST vectors.
 
 Source: NIST SP 800-38D, sections 6.3 to 7.1.
 """

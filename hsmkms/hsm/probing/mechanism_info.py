@@ -1,11 +1,11 @@
-"""What a token tells of its mechanisms."""
+"""Describe a token's mechanisms."""
 
 from msgspec import Struct
 from pkcs11.constants import MechanismFlag
 
 
 class MechanismInfo(Struct, frozen=True, kw_only=True):
-    """What C_GetMechanismInfo tells: key sizes in the mechanism's own unit (bits or bytes), and uses by name."""
+    """Result of C_GetMechanismInfo: key sizes in the mechanism's own unit (bits or bytes), and uses by name."""
 
     name: str
     min_key_size: int | None
@@ -13,8 +13,8 @@ class MechanismInfo(Struct, frozen=True, kw_only=True):
     uses: tuple[str, ...]
 
 
-def mechanism_info(name: str, told: tuple[int, int, int] | None) -> MechanismInfo:
-    """Of one mechanism; ``told`` are its smallest and largest key and its flags."""
-    smallest, largest, flags = told or (0, 0, 0)
+def mechanism_info(name: str, info: tuple[int, int, int] | None) -> MechanismInfo:
+    """Describe one mechanism; ``info`` is its smallest and largest key size and its flags, None if not reported."""
+    smallest, largest, flags = info or (0, 0, 0)
     uses = tuple(flag.name or "" for flag in MechanismFlag if flag & flags)
     return MechanismInfo(name=name, min_key_size=smallest or None, max_key_size=largest or None, uses=uses)

@@ -1,6 +1,6 @@
-"""What a token can really do, found out by trying: one value that the rest of the code asks.
+"""Probe what a token can really do; the result is one value that the rest of the code consults.
 
-Nobody asks for the vendor's name: tokens of one vendor differ by firmware and configuration. The probe runs at every
+No code checks the vendor's name: tokens of one vendor differ by firmware and configuration. The probe runs at every
 start with session objects only; it leaves nothing on the token.
 """
 
@@ -38,7 +38,7 @@ _AAD: Final = b"additional authenticated data"
 
 
 class TokenProfile(Struct, frozen=True, kw_only=True):
-    """What was found out about a token.
+    """Result of probing a token.
 
     ``mechanisms``: names, or hexadecimal numbers of vendors' own. ``label_bytes``: how much of a label it keeps.
     ``iv_origin``: who chooses the IVs of AES-GCM. ``gcm_checked``: the AES-GCM answer was compared with an independent
@@ -93,8 +93,9 @@ def probe(token: Token, session: Session, library: str) -> TokenProfile:
 
 
 def check_gcm(session: Session, *, exact: bool) -> IvOrigin:
-    """Encrypt, compare, decrypt, and see a changed message refused, with a random session key; who chooses the IVs.
+    """Test AES-GCM with a random session key; return who chooses the IVs.
 
+    It encrypts, compares, decrypts, and requires that a changed message is refused. TokenUnfitError if the token fails.
     ``exact``: compare with an independent computation, for which the token must have AES-ECB.
     """
     key = generate(session, AES_256_BACKING_KEY, b"hsmkms probe 001", _PROBE_LABEL, store=False)
@@ -142,7 +143,7 @@ def _accepts(session: Session, handle: int, iv: bytes, body: bytes) -> bool:
 
 
 def label_bytes(session: Session) -> int:
-    """How many bytes of a long label the token keeps; 32 where it refuses a long one."""
+    """Return how many bytes of a long label the token keeps; 32 if it refuses a long one."""
     wanted = "L" * LONG_LABEL_BYTES
     try:
         made = session.generate_key(KeyType.AES, 256, label=wanted, store=False, template=dict(HARDENED))
@@ -154,6 +155,6 @@ def label_bytes(session: Session) -> int:
 
 
 def mechanism_name(mechanism: Mechanism | int) -> str:
-    """The mechanism's name in the standard, or its number where a vendor made it."""
+    """Return the mechanism's name in the standard, or its hexadecimal number if it is a vendor's own."""
     # python-pkcs11 marks weak ones (MD5, DES) with an underscore.
     return mechanism.name.removeprefix("_") if isinstance(mechanism, Mechanism) else f"0x{mechanism:08x}"

@@ -1,8 +1,8 @@
-"""The connection: the calls to a logged-in token, each in a session of its own.
+"""Run calls on a logged-in token, each in a session of its own.
 
-Sessions are borrowed for the device call alone. Calls that may be repeated are repeated at most once, and only after a
-lost session or a dead handle. An object that is missing proves nothing as long as the same session does not show the
-installation's own key: then the token is away, or another one is in its place (token_login.py).
+Sessions are borrowed only for the device call. Idempotent calls are retried at most once, and only after a lost session
+or an invalid handle. A missing object proves nothing unless the installation's own key is visible in the same session:
+otherwise the token is away, or another one is in its place (token_login.py).
 """
 
 from collections.abc import Callable, Iterator
@@ -44,14 +44,14 @@ Result = TypeVar("Result")
 
 OK: Final = "ok"
 OTHER: Final = "other"
-"""How calls are counted that have no name of their own."""
+"""Name under which calls without their own name are counted."""
 
 _NOBODY: Final = bytes(16)
-"""The CKA_ID of no object."""
+"""A CKA_ID that no object has."""
 
 
 class Connection(TokenLogin):
-    """A logged-in token. Thread-safe; of no use in a forked child."""
+    """A logged-in token. Thread-safe; raises in a forked child."""
 
     def __init__(
         self, settings: DeviceSettings, module: Module, read_pin: PinReader, *, accept_final_try: bool = False
@@ -86,7 +86,7 @@ class Connection(TokenLogin):
     # -- calls --------------------------------------------------------------------------------------------------------
 
     def use(self, cka_id: bytes, attempt: Callable[[Session, int], Result], call: str = OTHER) -> Result:
-        """Run an idempotent call on a key; once more after a lost session or a dead handle."""
+        """Run an idempotent call on a key; retry once after a lost session or an invalid handle."""
         try:
             return self._attempt(cka_id, attempt, call)
         except (SessionLostError, ObjectLostError):
@@ -108,7 +108,7 @@ class Connection(TokenLogin):
             result = attempt(session, handle)
         except PKCS11Error as exc:
             fault = translate(exc)
-            if isinstance(fault, TokenFullError):  # nothing is to be kept, so it is the memory for the work
+            if isinstance(fault, TokenFullError):  # the call stores no object, so its working memory is exhausted
                 fault = TokenUnavailableError(BUSY)
             self._give_back(session, fault, call, started)
             raise fault from exc
@@ -128,7 +128,7 @@ class Connection(TokenLogin):
             raise
 
     def repeatable(self, attempt: Callable[[Session], Result], call: str = OTHER) -> Result:
-        """Run an idempotent call that needs no key; once more after a lost session."""
+        """Run an idempotent call that needs no key; retry once after a lost session."""
         try:
             return self.once(attempt, call)
         except SessionLostError:
@@ -140,8 +140,8 @@ class Connection(TokenLogin):
             return self.once(attempt, call)
 
     def never_repeated(self, act: Callable[[Session], Result], call: str = OTHER) -> Result:
-        """Run a call that makes something; what it makes is lost from sight if the session is, so one try it is."""
-        self._recover()  # it must not meet a lost login
+        """Run a call that creates an object, without retry: with its session lost, the object could not be traced."""
+        self._recover()  # it must not run under a lost login
         with self._suspected():
             return self.once(act, call)
 
@@ -150,7 +150,7 @@ class Connection(TokenLogin):
         session = self.pool.take()
         started = perf_counter()
         try:
-            with self._losses_told_apart(session):
+            with self._classified_losses(session):
                 result = attempt(session)
         except BaseException as exc:
             self._give_back(session, exc, call, started)
@@ -160,8 +160,8 @@ class Connection(TokenLogin):
         return result
 
     @contextmanager
-    def _losses_told_apart(self, session: Session) -> Iterator[None]:
-        """Translate faults; a handle that died with the login, as those of session objects do, is a lost session."""
+    def _classified_losses(self, session: Session) -> Iterator[None]:
+        """Translate PKCS#11 errors; a handle that became invalid with a lost login counts as a lost session."""
         login = self.login_handle
         try:
             with translated():
@@ -173,7 +173,7 @@ class Connection(TokenLogin):
             self.require_identity(session)
             raise
         except (TokenError, TokenUnfitError) as exc:
-            # Whatever is wrong with what was made: that counts only if it was made on the right token.
+            # A fault of the created object counts only if it was created on the right token.
             if not isinstance(exc, TokenUnavailableError | RejectedDataError):
                 self.require_identity(session)
             raise
@@ -183,14 +183,14 @@ class Connection(TokenLogin):
         if isinstance(fault, SessionLostError):
             self.pool.discard(session)
         elif isinstance(fault, TokenUnavailableError) or type(fault) is TokenError:
-            self.pool.discard_one(session)  # an operation may have been begun in it
+            self.pool.discard_one(session)  # an operation may still be active in it
         else:
             self.pool.put(session)
 
     def find(self, session: Session, cka_id: bytes, object_class: ObjectClass | None = None) -> Object | None:
-        """A key (without a class: secret key or private half), or None.
+        """Find a key (without a class: secret key or private half); None if it is absent.
 
-        Absence counts only if one login held from before the search until after it.
+        Absence counts only if the same login was valid before and after the search.
         """
         login = self.login_handle
         self.require_login(session)
@@ -236,50 +236,51 @@ class Connection(TokenLogin):
     # -- making and destroying ----------------------------------------------------------------------------------------
 
     def make_nothing(self, fault: TokenUnavailableError | None) -> None:
-        """Make no key on the token from here on, since it may go again; None: make them again."""
+        """Refuse to create keys on the token with this error, since it may disappear again; None: allow it again."""
         self._keeps = fault
 
     def ready_to_make(self) -> None:
-        """Make sure that the token answers and that keys may be made on it, before the intent to make one is kept."""
+        """Check that the token answers and that keys may be created on it, before the intent row is written."""
         self._recover()
         self._may_make()
 
     @contextmanager
     def making(self) -> Iterator[None]:
-        """Make something that stays in the block; refused if the listeners, called before and after it, forbid it.
+        """Guard a block that creates a token object; the listeners, called before and after it, may forbid it.
 
-        They look at the token as after a login: it may have become another copy of itself in the same sessions.
-        Before: SoftHSM, which has changed such a copy, does not see that the right one is back (Generation::commit).
+        They check the token as after a login: it may have been replaced by another copy of itself under open sessions.
+        They are called before as well because SoftHSM, once it has changed such a copy, does not notice that the right
+        one is back (Generation::commit).
         """
-        self._recover()  # what is never repeated must not meet a lost login
+        self._recover()  # a call that is never retried must not run under a lost login
         self._may_make(always=True)
         with self.turn(), self._suspected():
             yield
         try:
             self._may_make(always=True)
-        except PinError as exc:  # which would say that nothing was made
+        except PinError as exc:  # PinError would claim that nothing was created
             raise TokenUnavailableError(str(exc)) from exc
 
     def _may_make(self, *, always: bool = False) -> None:
         try:
-            self._tell_listeners(always=always)
+            self._notify_listeners(always=always)
         except HsmKmsError:  # another process may have destroyed a note while it was read
-            self._tell_or_refuse(always=always)
+            self._notify_or_refuse(always=always)
         fault = self._keeps
         if fault is not None:
             raise type(fault)(str(fault))
 
-    def _tell_or_refuse(self, *, always: bool) -> None:
-        """Call the listeners; TokenUnavailableError or PinError if one of them cannot do its work."""
+    def _notify_or_refuse(self, *, always: bool) -> None:
+        """Call the listeners; TokenUnavailableError or PinError if one of them fails."""
         try:
-            self._tell_listeners(always=always)
+            self._notify_listeners(always=always)
         except HsmKmsError as exc:
             self._comeback.begin()
             fault = exc if isinstance(exc, PinError | TokenUnavailableError) else TokenUnavailableError(str(exc))
             raise fault from exc
 
     def keep(self, cka_id: bytes, make: Callable[[Session], Object]) -> None:
-        """Make a secret key, and remember its handle while the login is the one under which it was made."""
+        """Create a secret key, and cache its handle if the login is still the one under which it was created."""
 
         def attempt(session: Session) -> int:
             made = make(session)
@@ -294,9 +295,9 @@ class Connection(TokenLogin):
                 self.handles.remember(cka_id, handle)
 
     def _require_made(self, session: Session, made: Object) -> None:
-        """Raise TokenUnavailableError unless what was just made is on the token that it should be on.
+        """Raise TokenUnavailableError unless the object just created is on the right token.
 
-        First the identity, then the object: a token that was changed for another one between the two lacks it.
+        Checks the identity first, then the object: a token that was swapped between the two checks lacks it.
         """
         if self._identities:
             self.require_identity(session)
@@ -318,7 +319,7 @@ class Connection(TokenLogin):
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Change the token in this block; what others have changed since this process did so is looked at first."""
+        """Hold the cross-process write lock of the token; if another process wrote last, refresh the view first."""
         with self._turns.turn() as stale:
             if stale:
                 self.repeatable(lambda session: find(session, None, _NOBODY), "find")

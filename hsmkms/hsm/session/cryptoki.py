@@ -1,4 +1,4 @@
-"""The seven Cryptoki calls that python-pkcs11 does not make as we need them, through ctypes.
+"""Call through ctypes the seven Cryptoki functions that python-pkcs11 does not call as needed here.
 
 ``C_Initialize`` with CKF_OS_LOCKING_OK (python-pkcs11 passes NULL, which permits a module to be unsafe with threads,
 and SoftHSM then crashes), its counterpart ``C_Finalize``, the whole of ``C_GetTokenInfo`` (session counts, memory),
@@ -104,7 +104,7 @@ _InitToken = CFUNCTYPE(c_ulong, c_ulong, c_char_p, c_ulong, c_char_p)
 
 
 class TokenLimits(Struct, frozen=True, kw_only=True):
-    """Numbers of CK_TOKEN_INFO; None where the token says "unlimited" or "not told". Memory in bytes."""
+    """Numbers of CK_TOKEN_INFO; None where the token reports "unlimited" or "unavailable". Memory in bytes."""
 
     max_sessions: int | None
     sessions: int | None
@@ -130,17 +130,17 @@ class Cryptoki:
         self._functions = functions.contents
 
     def initialize(self, reserved: str | None) -> int:
-        """C_Initialize for use from many threads with the operating system's locks."""
+        """Call C_Initialize for use from many threads with the operating system's locks."""
         parameter = ctypes.create_string_buffer(reserved.encode()) if reserved is not None else None
         args = _InitializeArgs(flags=CKF_OS_LOCKING_OK, reserved=cast(parameter, c_void_p) if parameter else None)
         return int(_Initialize(self._functions.initialize)(byref(args)))
 
     def finalize(self) -> int:
-        """C_Finalize."""
+        """Call C_Finalize."""
         return int(_Finalize(self._functions.finalize)(None))
 
     def token_limits(self, slot_id: int) -> TokenLimits | None:
-        """C_GetTokenInfo of a slot, or None when the token does not answer."""
+        """Call C_GetTokenInfo for a slot; None if the token does not answer."""
         info = _TokenInfo()
         if _GetTokenInfo(self._functions.get_token_info)(slot_id, byref(info)) != CKR_OK:
             return None
@@ -148,23 +148,23 @@ class Cryptoki:
         return TokenLimits(**{name: _number(name, getattr(info, name)) for name in names})
 
     def mechanism(self, slot_id: int, mechanism: int) -> tuple[int, int, int] | None:
-        """C_GetMechanismInfo: smallest and largest key (bits or bytes) and CKF flags; None if it is not told."""
-        info = _MechanismInfo()  # zeroed: SoftHSM 2.6.1 only adds flags to what it is given
+        """Call C_GetMechanismInfo: smallest and largest key (bits or bytes) and CKF flags; None if it fails."""
+        info = _MechanismInfo()  # zeroed: SoftHSM 2.6.1 only sets bits in the flags field that it is given
         code = _GetMechanismInfo(self._functions.get_mechanism_info)(slot_id, mechanism, byref(info))
         return (info.min_key_size, info.max_key_size, info.flags) if code == CKR_OK else None
 
     def logged_in(self, session_handle: int) -> bool:
-        """C_GetSessionInfo: True if the session lives and its process is logged in as the user."""
+        """Call C_GetSessionInfo: True if the session is open and the process is logged in as the user."""
         info = _SessionInfo()
         code = _GetSessionInfo(self._functions.get_session_info)(session_handle, byref(info))
         return bool(code == CKR_OK and info.state == CKS_RW_USER_FUNCTIONS)
 
     def close_session(self, session_handle: int) -> int:
-        """C_CloseSession alone; the process stays logged in as long as it has another session."""
+        """Call C_CloseSession without a logout; the process stays logged in as long as it has another session."""
         return int(_CloseSession(self._functions.close_session)(session_handle))
 
     def init_token(self, slot_id: int, so_pin: str, label: str) -> int:
-        """C_InitToken: makes a new token in an empty slot. danger: on a token in use it destroys every object."""
+        """Call C_InitToken: create a new token in an empty slot. danger: it destroys every object of a token in use."""
         pin = so_pin.encode()
         padded = label.encode().ljust(32)
         return int(_InitToken(self._functions.init_token)(slot_id, pin, len(pin), padded))

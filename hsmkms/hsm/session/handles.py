@@ -1,7 +1,7 @@
-"""Where each backing key is: CKA_ID to object handle, for the whole process.
+"""Cache of object handles by CKA_ID, one for the whole process.
 
-C_FindObjects walks the whole token on SoftHSM (15 µs an object), while an operation by handle costs the same however
-many objects there are. So a key is searched for once in a process; and who asks for many keys gets them all by one
+C_FindObjects walks the whole token on SoftHSM (15 µs per object), while an operation by handle costs the same however
+many objects there are. So a key is searched for once per process; after a few searches, all keys are loaded by one
 enumeration.
 """
 
@@ -20,11 +20,11 @@ ENUMERATE_AFTER: Final = 4
 """Single searches before the whole token is enumerated once: a command needs one key, a server all."""
 
 SEARCH_SECONDS: Final = 10.0
-"""How long somebody waits for the search of another thread: that one may never come back."""
+"""Timeout for another thread's search, which may hang in the token."""
 
 
 class HandleIndex:
-    """Handles of this process's secret keys and private halves. ``lookup`` is one dictionary access for a known key."""
+    """Handle cache for secret keys and private halves. ``lookup`` is one dictionary access for a known key."""
 
     def __init__(self) -> None:
         self._handles: dict[bytes, int] = {}
@@ -33,25 +33,25 @@ class HandleIndex:
         self._searches = 0
 
     def lookup(self, cka_id: bytes) -> int | None:
-        """The handle, if it is known."""
+        """Return the cached handle, or None."""
         return self._handles.get(cka_id)
 
     def label(self, cka_id: bytes) -> str | None:
-        """The label of a key that was searched for by itself, if it could be read then."""
+        """Return the label of a key that was found by a single search, if it could be read then."""
         return self._labels.get(cka_id)
 
     def remember(self, cka_id: bytes, handle: int) -> None:
-        """Note an object that was just made."""
+        """Cache the handle of an object that was just created."""
         self._handles[cka_id] = handle
 
     def forget(self, cka_id: bytes, handle: int | None = None) -> None:
-        """Drop a handle that the token called dead (only if it is still the one given)."""
+        """Drop a handle that the token reported invalid; with ``handle``, only if it is still the cached one."""
         if handle is None or self._handles.get(cka_id) == handle:
             self._handles.pop(cka_id, None)
             self._labels.pop(cka_id, None)
 
     def forget_all(self) -> None:
-        """Drop every handle: the sessions or the token changed. A search that is under way fills the old index."""
+        """Drop every handle: the sessions or the token changed. A search in progress fills the old dictionary."""
         self._handles = {}
         self._labels = {}
         self._searches = 0
@@ -87,5 +87,5 @@ def _find(session: Session, cka_id: bytes) -> Object:
 def _enumerate(session: Session, handles: dict[bytes, int]) -> None:
     secrets = [each for each in list_keys(session) if each.is_key]
     count = Counter(each.cka_id for each in secrets)
-    # A CKA_ID that stands twice is left to find(), which names the trouble.
+    # A duplicate CKA_ID is left to find(), whose error names it.
     handles.update((each.cka_id, each.handle) for each in secrets if count[each.cka_id] == 1)

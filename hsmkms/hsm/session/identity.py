@@ -1,7 +1,7 @@
-"""The identity of a token: proven in the login session after every login, before any other session is lent.
+"""Prove the identity of a token in the login session after every login, before any other session is lent.
 
-Label, serial and PIN prove nothing: a token that was initialised again has them too. What an opener knows of the right
-one (service/runtime/binding.py) is an ``Identity``; the connection asks it.
+Label, serial and PIN prove nothing: a token that was initialised again can have the same. An opener's knowledge of the
+right token (service/runtime/binding.py) is an ``Identity``, which the connection calls.
 """
 
 from contextlib import suppress
@@ -24,7 +24,7 @@ from hsmkms.model.permit import Permit
 
 
 class Proof(Struct, frozen=True):
-    """The challenge that a token has answered, and with which key."""
+    """A challenge, the token's response, and the CKA_ID of the key that made it."""
 
     cka_id: bytes
     challenge: bytes
@@ -32,10 +32,10 @@ class Proof(Struct, frozen=True):
 
 
 class Candidate:
-    """A logged-in session of a token whose identity is not proven yet. It has of ``Device`` what a proof needs.
+    """A logged-in session of a token whose identity is not proven yet, with the part of ``Device`` that a proof needs.
 
     ``profile``: that of the token as it was opened, with the label and the serial of the one that answers now.
-    ``members``: the serials of the group that the token is of, as the settings name them; without a group its own.
+    ``members``: the serials of the token's HA group, as the settings name them; without a group only its own.
     """
 
     def __init__(self, session: Session, profile: TokenProfile, members: frozenset[str]) -> None:
@@ -47,7 +47,7 @@ class Candidate:
         self._found: dict[bytes, Object] = {}
 
     def mac(self, permit: Permit, cka_id: bytes, message: bytes) -> bytes:
-        """HMAC-SHA-256 by an installation key; ObjectLostError if it is not on the token."""
+        """Return the HMAC-SHA-256 by an installation key; ObjectLostError if it is not on the token."""
         permit.require(MAY_AUTHENTICATE, cka_id)
         with translated():
             return mac_by_handle(self._session, self.handle(cka_id), message)
@@ -55,11 +55,11 @@ class Candidate:
     def is_labelled(self, cka_id: bytes, label: str) -> bool:
         """True if the key has that label; ObjectLostError if it is not on the token."""
         with translated():
-            told: str = self._object(cka_id)[Attribute.LABEL]
-        return told == label[: self.profile.label_bytes]
+            reported: str = self._object(cka_id)[Attribute.LABEL]
+        return reported == label[: self.profile.label_bytes]
 
     def handle(self, cka_id: bytes) -> int:
-        """The handle of an installation key; ObjectLostError if it is not on the token."""
+        """Return the handle of an installation key; ObjectLostError if it is not on the token."""
         return handle_of(self._object(cka_id))
 
     def _object(self, cka_id: bytes) -> Object:
@@ -72,7 +72,7 @@ class Candidate:
 
 
 class Identity(Protocol):
-    """What an opener knows of the right token. It reads that anew each time, since other processes may change it."""
+    """An opener's knowledge of the right token, read anew for each call, since other processes may change it."""
 
     def admit(self, serial: str) -> None:
         """Raise WrongTokenError if no PIN may be sent to the token of that serial."""
@@ -82,7 +82,7 @@ class Identity(Protocol):
 
 
 class Identities:
-    """The identities that the openers of a token require, and how it has proven them last. Thread-safe."""
+    """The identities that the openers of a token require, and the token's latest proofs. Thread-safe."""
 
     def __init__(self) -> None:
         self._required: list[Identity] = []
@@ -92,11 +92,11 @@ class Identities:
         return bool(self._required)
 
     def add(self, identity: Identity) -> None:
-        """Require one more."""
+        """Require this identity from now on."""
         self._required.append(identity)
 
     def remove(self, identity: Identity) -> None:
-        """Require it no more."""
+        """Stop requiring this identity; drop the proofs."""
         with suppress(ValueError):
             self._required.remove(identity)
         self._proofs = []
@@ -107,14 +107,14 @@ class Identities:
             each.admit(serial)
 
     def prove(self, candidate: Candidate, handles: HandleIndex) -> None:
-        """Challenge a token, and remember where its keys are; WrongTokenError if it is not what everybody requires."""
+        """Challenge a token for every identity and cache its keys' handles; WrongTokenError if one does not match."""
         proofs = [each.prove(candidate) for each in list(self._required)]
-        for each in proofs:
-            handles.remember(each.cka_id, candidate.handle(each.cka_id))
+        for proof in proofs:
+            handles.remember(proof.cka_id, candidate.handle(proof.cka_id))
         self._proofs = proofs
 
     def are_shown(self, session: Session, handles: HandleIndex) -> bool:
-        """True if the keys that have answered the challenges give the same answers now. Quick; False says nothing."""
+        """Repeat the latest proofs: True if the token's responses are the same. Fast; False proves nothing."""
         proofs = self._proofs
         return bool(proofs) and all(_answers_again(session, each, handles.lookup(each.cka_id)) for each in proofs)
 
@@ -127,6 +127,6 @@ def _answers_again(session: Session, proof: Proof, handle: int | None) -> bool:
 
 
 def mac_by_handle(session: Session, handle: int, message: bytes) -> bytes:
-    """HMAC-SHA-256 by a key whose handle is known. python-pkcs11's errors come out as they are."""
+    """Return the HMAC-SHA-256 by a key whose handle is known. PKCS11Error is not translated."""
     made: bytes = BorrowedKey(session, handle, KeyType.GENERIC_SECRET).sign(message, mechanism=Mechanism.SHA256_HMAC)
     return made

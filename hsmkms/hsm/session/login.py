@@ -1,9 +1,9 @@
-"""Logging in: at most one refused PIN, whoever asks and however many processes start at once.
+"""Log in with at most one refused PIN, however many processes start at once.
 
 A token locks after a few wrong PINs, and a server that starts its workers, or a unit that restarts, would use up the
-tries within a second. So every login goes through one gate per installation: an exclusive file lock, then the mark
-that an earlier refusal left, then the token's own counters; a refusal leaves the mark before the lock is let go.
-Only ``hsmkms doctor --retry-pin`` tries again, and only if a person says that the PIN is to be sent (pin_marks.py).
+attempts within a second. So every login passes one gate per installation: an exclusive file lock, then the mark that an
+earlier refusal left, then the token's own counters; after a refusal the mark is written before the lock is released.
+Only ``hsmkms doctor --retry-pin`` tries again, and only if a person confirms that the PIN is to be sent (pin_marks.py).
 """
 
 import hmac
@@ -41,25 +41,25 @@ log = logging.getLogger("hsmkms.hsm")
 PinReader = Callable[[], str | Secret]
 
 REFUSALS: Final = (PinIncorrect, PinInvalid, PinLenRange, PinExpired, PinLocked)
-"""Answers that repeat, and may cost a try, if the same PIN is given again."""
+"""Errors that recur, and may cost an attempt, if the same PIN is sent again."""
 
 LOCK_SECONDS: Final = 30.0
 
 START_ATTEMPTS: Final = 4
 START_PAUSE_SECONDS: Final = 0.15
-"""Two processes that open one SoftHSM token at the same instant: one of them may see CKR_GENERAL_ERROR, once."""
+"""Pause before a retry: of two processes that open one SoftHSM token at once, one may get CKR_GENERAL_ERROR, once."""
 
 
 class StaleModuleError(TokenUnavailableError):
-    """What the module knows of the token's PIN is not what holds: it must be loaded again before a login."""
+    """The module's cached state of the token's PIN is stale: the module must be reloaded before a login."""
 
 
 class PinRefusedError(PinError):
-    """C_SetPIN has compared the present PIN and refused it, which may have cost a try."""
+    """C_SetPIN has compared the present PIN and refused it, which may have cost an attempt."""
 
 
 class LoginGate:
-    """The lock and the marks of one installation, as files in ``folder``: one for each token that refused its PIN."""
+    """Login lock and refusal marks of one installation, files in ``folder``: one mark per token that refused a PIN."""
 
     def __init__(self, folder: Path) -> None:
         self._lock_path = folder / "login.lock"
@@ -67,11 +67,11 @@ class LoginGate:
         self._changed_path = folder / "pin-changed"
 
     def exclusive(self) -> AbstractContextManager[None]:
-        """Let one process at a time try a PIN."""
+        """Hold the cross-process login lock: one process at a time tries a PIN."""
         return exclusive(self._lock_path, LOCK_SECONDS)
 
     def changed_since(self, instant: float) -> bool:
-        """True if the PIN was changed after that instant of ``uptime()``; what was before this boot is no matter."""
+        """True if the PIN was changed after that instant of ``uptime()``; changes before this boot do not count."""
         try:
             boot, _, changed = self._changed_path.read_text().partition(" ")
             return boot == _boot() and float(changed) >= instant
@@ -81,18 +81,18 @@ class LoginGate:
             raise ConfigurationError(f"{self._changed_path} cannot be read: remove it") from exc
 
     def note_change(self) -> None:
-        """The PIN has been changed: who has read the old one reads again. Under the lock."""
+        """Record that the PIN was changed, so that processes that read the old one reread it. Needs the lock."""
         try:
             atomic_write.replace(self._changed_path, f"{_boot()} {uptime()}".encode())
         except OSError as exc:
             raise ConfigurationError(f"{self._changed_path} cannot be written: {exc.strerror}") from exc
 
     def mark(self, serial: str | None = None) -> PinMark | None:
-        """The mark of an earlier refusal by the token of that serial, or by any; an unreadable one counts for all."""
+        """Return the mark of an earlier refusal by that token, or by any; an unreadable mark counts for all tokens."""
         return self._marks.open_mark(serial)
 
     def refuse_if_marked(self, serial: str | None = None) -> None:
-        """Raise PinError if the token of that serial, or any, has left a mark."""
+        """Raise PinError if there is a mark for the token of that serial, or without a serial, for any token."""
         mark = self.mark(serial)
         if mark is not None:
             raise PinError(
@@ -101,28 +101,28 @@ class LoginGate:
             )
 
     def refuse_if_refused(self, token: Token, pin: Secret) -> None:
-        """Raise PinError if the token has refused this PIN, or may have: unless a person insists on it."""
+        """Raise PinError if the token has or may have refused this PIN, unless a person confirmed that it be sent."""
         self._marks.refuse_if_refused(_serial(token), pin)
 
     def knows_refused(self, token: Token, pin: Secret) -> bool:
-        """True if what the token has refused came from the same source."""
+        """True if a PIN from the same source was refused by the token."""
         return self._marks.knows(_serial(token), pin)
 
     def mark_at_hand(
         self, label: str, serial: str, origin: PinOrigin | None
     ) -> AbstractContextManager[Callable[[], None]]:
-        """Have a mark ready on the disk while a PIN of that origin is tried; the function that is lent leaves it.
+        """Prepare a mark on disk while a PIN of that origin is tried; the yielded function puts it in place.
 
         ConfigurationError if it cannot be prepared: then no PIN is tried.
         """
         return self._marks.at_hand(label, serial, origin)
 
     def settle(self, token: Token, pin: Secret) -> None:
-        """The token has taken this PIN: close its mark."""
+        """Close the token's mark: it has accepted this PIN."""
         self._marks.settle(_serial(token), pin.origin)
 
     def remove_unreadable_marks(self) -> None:
-        """Remove the marks that name no token, once every token has taken its PIN."""
+        """Remove the unreadable marks, once every token has accepted its PIN."""
         with self.exclusive():
             self._marks.remove_unreadable()
 
@@ -132,7 +132,7 @@ def _serial(token: Token) -> str:
 
 
 def _boot() -> str:
-    """Names the time since the machine was started last."""
+    """Return the kernel's id of the current boot."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
@@ -152,10 +152,10 @@ def log_in(
     """Open the session that holds this process's login, and log in with it; at most one PIN is tried.
 
     StaleModuleError if the PIN was changed after ``loaded_at``, when the module was loaded: SoftHSM compares with the
-    PIN of that moment until it is loaded again, and would refuse the right one.
-    ``find_token`` is asked again after a fault at start; the PIN itself is sent once. Raises PinError (refused now or
-    before, or too risky) or TokenUnavailableError. ``accept_final_try`` is for ``doctor --retry-pin``: the last
-    try may be spent, and a mark does not block a PIN that a person wants to be sent; UnknownPinError if none does.
+    PIN of that moment until it is reloaded, and would refuse the right one.
+    ``find_token`` is called again after an error at start; the PIN itself is sent once. Raises PinError (refused now or
+    before, or too risky) or TokenUnavailableError. ``accept_final_try`` is for ``doctor --retry-pin``: the last attempt
+    may be used, and a mark does not block a PIN that a person confirmed; UnknownPinError if it was not confirmed.
     """
 
     def ready_token() -> Token:
@@ -166,9 +166,9 @@ def log_in(
         return token
 
     with gate.exclusive():
-        ready_token()  # nobody is asked for a PIN that would not be tried
-    told = read_pin()  # not under the lock: a person may take long over it
-    pin = told if isinstance(told, Secret) else Secret(told)
+        ready_token()  # do not ask for a PIN that would not be tried
+    text = read_pin()  # not under the lock: a person may take long to type it
+    pin = text if isinstance(text, Secret) else Secret(text)
     with gate.exclusive():
         if gate.changed_since(loaded_at):
             raise StaleModuleError(AWAY)
@@ -178,7 +178,7 @@ def log_in(
 
 
 def set_pin(session: Session, old: str, new: str) -> None:
-    """C_SetPIN for the user. PinError if the token does not take the new one, PinRefusedError if it refuses the old."""
+    """Call C_SetPIN for the user. PinError if the token rejects the new PIN, PinRefusedError if it refuses the old."""
     try:
         session.set_pin(old, new)
     except (PinLenRange, PinInvalid) as exc:
@@ -193,15 +193,16 @@ def set_pin(session: Session, old: str, new: str) -> None:
 
 
 def right_pin(find_token: Callable[[], Token], candidates: Sequence[Secret], gate: LoginGate) -> int | None:
-    """Which of a few PINs the token takes, by its place; None if it takes none of those that it has not refused before.
+    """Return the index of the candidate PIN that the token accepts; None if it accepts none.
 
-    For a process that is not logged in, under the lock. Each wrong one costs a try and leaves a mark; PinError before a
-    try that could be the last. A text that was refused in one place is not sent from another one.
+    Candidates that it refused before are not sent. For a process that is not logged in; needs the lock. Each wrong PIN
+    costs an attempt and leaves a mark; PinError before an attempt that could be the last. A text that was refused is
+    not sent again, even if it also comes from another source.
     """
     token = find_token()
     refused = [each for each in candidates if gate.knows_refused(token, each)]
     for place, pin in enumerate(candidates):
-        token = find_token()  # anew: its counters have changed
+        token = find_token()  # read again: its counters have changed
         if any(hmac.compare_digest(pin.reveal().encode(), each.reveal().encode()) for each in refused):
             continue
         _check_counters(token, accept_final_try=False)
@@ -220,7 +221,7 @@ def right_pin(find_token: Callable[[], Token], candidates: Sequence[Secret], gat
 
 
 def _first_answer(find_token: Callable[[], Token]) -> Token:
-    """The token, once it opens a session without a fault."""
+    """Return the token once it opens a session without an error; retries CKR_GENERAL_ERROR."""
     for remaining in reversed(range(START_ATTEMPTS)):
         try:
             token = find_token()
@@ -251,8 +252,8 @@ def _try_pin(token: Token, pin: Secret, gate: LoginGate) -> Session:
                 "correct the PIN, then run `hsmkms doctor --retry-pin`"
             ) from exc
         except UserPinNotInitialized as exc:
-            # Its flags said that it has a PIN. SoftHSM writes the token's file anew at each login, and who loads it in
-            # that instant finds none; the PIN was compared with nothing, so this is no refusal.
+            # Its flags said that it has a PIN. SoftHSM rewrites the token's file at each login, and a process that
+            # loads it in that instant sees no PIN; nothing was compared, so this is not a refusal.
             raise StaleModuleError(AWAY) from exc
         except PKCS11Error as exc:
             raise translate(exc) from exc
@@ -261,7 +262,7 @@ def _try_pin(token: Token, pin: Secret, gate: LoginGate) -> Session:
 
 
 def check_counters(token: Token, gate: LoginGate) -> bool:
-    """True if somebody gave a wrong PIN since the last login. Raises PinError if no PIN would be sent to the token."""
+    """Return True if a wrong PIN was given since the last login. PinError if no PIN would be sent to the token."""
     gate.refuse_if_marked(_serial(token))
     _check_counters(token, accept_final_try=False)
     return bool(token.flags & TokenFlag.USER_PIN_COUNT_LOW)

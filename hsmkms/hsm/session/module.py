@@ -1,9 +1,9 @@
-"""Loading a PKCS#11 module: once per process, safe for threads, never carried across a fork.
+"""Load a PKCS#11 module once per process, thread-safe, never carried across a fork.
 
-A module has one state per process, however many users it has here, so loaded modules are counted in a registry and
-finalised with their last user. python-pkcs11 initialises a module with ``C_Initialize(NULL)``, which tells it that
-only one thread will call: ``_ThreadSafeLibrary`` makes the call itself, with CKF_OS_LOCKING_OK, before python-pkcs11
-can (its own call then finds the module initialised).
+A module has one state per process, however many users it has here, so a registry counts the users of loaded modules and
+finalises a module with its last user. python-pkcs11 initialises a module with ``C_Initialize(NULL)``, which declares
+that only one thread will call: ``Module`` makes the call first, with CKF_OS_LOCKING_OK, and ``_ThreadSafeLibrary``
+ignores that python-pkcs11's own call then finds the module initialised.
 """
 
 import os
@@ -23,7 +23,7 @@ from hsmkms.hsm.session.cryptoki import CKR_CRYPTOKI_ALREADY_INITIALIZED, CKR_OK
 from hsmkms.process import ForkGuard, uptime
 
 RENEWAL_SECONDS: Final = 1.0
-"""How long a renewal waits for whoever opens a token of the module just now."""
+"""How long a renewal waits while another thread opens a token of the module."""
 
 
 FIRST_PAUSE_SECONDS: Final = 2.0
@@ -31,14 +31,14 @@ LONGEST_PAUSE_SECONDS: Final = 30.0
 
 
 class RenewalPace:
-    """How often the module may be renewed for a token that is away, while another token of it is in use: ever less."""
+    """Exponential backoff for renewing the module while one of its tokens is away and another is in use."""
 
     def __init__(self) -> None:
         self._pause = FIRST_PAUSE_SECONDS
         self._next = 0.0
 
     def is_due(self, now: float) -> bool:
-        """True if it may be renewed now; then the next pause begins."""
+        """Return True if the module may be renewed now; if so, start the next pause."""
         if now < self._next:
             return False
         self._next, self._pause = now + self._pause, min(2 * self._pause, LONGEST_PAUSE_SECONDS)
@@ -46,24 +46,24 @@ class RenewalPace:
 
 
 class Lodger(Protocol):
-    """A logged-in token that lives on a module."""
+    """A logged-in token that uses a module."""
 
     @property
     def is_away(self) -> bool:
-        """True if no session of it is lent, so that a renewal disturbs nobody."""
+        """True if none of its sessions is lent, so that a renewal interrupts no call."""
 
     def aside(self) -> AbstractContextManager[bool]:
-        """Have no call under way in the block, and log in again after it if the module was renewed.
+        """Stop all calls for the block, and log in again after it if the module was renewed.
 
-        False where a call does not come to its end: then nothing may be renewed.
+        Yields False if a call does not finish in time: then the module must not be renewed.
         """
 
     def login_died(self) -> None:
-        """The module was renewed, and all sessions are gone."""
+        """Record that the module was renewed, which closed all sessions."""
 
 
 class _ThreadSafeLibrary(_pkcs11.lib):
-    """python-pkcs11's library object over a module that we have initialised."""
+    """python-pkcs11's library object for a module that is already initialised."""
 
     def initialize(self) -> None:
         """Let python-pkcs11 find the module initialised; see the docstring of this file."""
@@ -72,7 +72,7 @@ class _ThreadSafeLibrary(_pkcs11.lib):
 
 
 class Module:
-    """A loaded and initialised PKCS#11 module. Get one with ``acquire``, give it back with ``release``."""
+    """A loaded and initialised PKCS#11 module. Get one with ``acquire``, return it with ``release``."""
 
     def __init__(self, path: Path, environment: Mapping[str, str], reserved: str | None) -> None:
         self.path = path
@@ -96,10 +96,10 @@ class Module:
 
     def _initialize(self) -> None:
         self.loaded_at = uptime()
-        """When the module began to look at its tokens: what it knows of them may be of then."""
+        """When the module was initialised: its view of its tokens may date from then."""
         code = self.cryptoki.initialize(self._reserved)
         if code == CKR_CRYPTOKI_ALREADY_INITIALIZED and _registry.inherited(self.path):
-            # A forked child: the parent's state is still in the module and is of no use here.
+            # A forked child: the module still has the parent's state, which is useless here.
             self.cryptoki.finalize()
             code = self.cryptoki.initialize(self._reserved)
         if code == CKR_CRYPTOKI_ALREADY_INITIALIZED:
@@ -115,32 +115,32 @@ class Module:
 
     @property
     def description(self) -> str:
-        """Manufacturer, description and version of the module, as it tells them."""
+        """Manufacturer, description and version of the module, as it reports them."""
         library = self._library
         major, minor = library.library_version
         return f"{library.manufacturer_id} {library.library_description} {major}.{minor}".strip()
 
     def slots(self) -> list[Slot]:
-        """All slots that hold a token, initialised or not."""
+        """Return all slots that hold a token, initialised or not."""
         self._guard.check()
         with translated():
             return self._library.get_slots(token_present=True)
 
     @contextmanager
     def opening(self) -> Iterator[None]:
-        """Look for a token and open it in the block: the module is not renewed meanwhile by another thread."""
+        """Keep other threads from renewing the module while a token is searched for and opened in the block."""
         with self._opening:
             yield
 
     def others(self, lodger: Lodger | None) -> list[Lodger]:
-        """The other tokens that live on the module."""
+        """Return the other tokens that use the module."""
         return [each for each in self.lodgers if each is not lodger]
 
     def renew(self, lodger: Lodger | None = None) -> bool:
-        """Finalise the module and initialise it again, for tokens that come back in no other way.
+        """Finalise the module and initialise it again, for tokens that cannot be reached again otherwise.
 
-        ``lodger``, which asks for it, has no call under way; the module's other tokens step aside meanwhile, and log
-        in again after it. False if one of them cannot just now, or a token is being opened. Raises ModuleError.
+        The caller, ``lodger``, has no call in progress; the module's other tokens stop their calls meanwhile and log in
+        again afterwards. False if one of them cannot, or a token is being opened. Raises ModuleError.
         """
         self._guard.check()
         if not self._opening.acquire(timeout=RENEWAL_SECONDS):
@@ -160,17 +160,17 @@ class Module:
             self._opening.release()
 
     def release(self) -> None:
-        """Give the module back; the last user's call finalises it."""
+        """Return the module; the last user's call finalises it."""
         _registry.release(self)
 
     def finalize(self) -> None:
-        """Finalise the module, unless this is a forked child, where it never was ours."""
+        """Finalise the module, except in a forked child, which did not initialise it."""
         if not self._guard.foreign:
             self.cryptoki.finalize()
 
 
 class _Registry:
-    """The modules that this process has open, by path."""
+    """Modules that this process has open, by path."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

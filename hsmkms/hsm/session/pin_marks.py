@@ -1,11 +1,11 @@
-"""What refused PINs leave in the data folder: open marks, which block logins, and the list of refused sources.
+"""Record refused PINs in the data folder: open marks, which block logins, and the list of refused sources.
 
-Both name token, time and source, and say nothing of the PIN: not even a hash or a length, from which a short PIN could
-be found out. So nobody can see whether a PIN is another one than the refused one. While a mark is open a PIN of any
-source is sent only if a person says that it is to be; that a file was written, touched or replaced proves nothing.
+Both name token, time and source, and hold nothing derived from the PIN: not even a hash or a length, from which a short
+PIN could be guessed. So hsmkms cannot see whether a PIN differs from the refused one. While a mark is open, a PIN of
+any source is sent only if a person confirms it; that a file was written, touched or replaced proves nothing.
 
-A mark is closed by the next PIN that its token takes; the source that was refused stays listed, so that a process that
-still holds that PIN does not send it again.
+A mark is closed by the next PIN that its token accepts; the refused source stays listed, so that a process that still
+has that PIN in memory does not send it again.
 Everything here runs under the lock of the login gate.
 """
 
@@ -33,9 +33,9 @@ _UNKNOWN: Final = "?"
 
 
 class UnknownPinError(PinError):
-    """The PIN may be the one that was refused; only a person can know, and has not said so.
+    """The PIN may be the one that was refused; only a person can know, and has not confirmed it.
 
-    ``question``: what to ask, without its question mark.
+    ``question``: the question to ask, without its question mark.
     """
 
     def __init__(self, sentence: str, question: str) -> None:
@@ -46,7 +46,7 @@ class UnknownPinError(PinError):
 class PinMark(Struct, frozen=True, kw_only=True):
     """A refused PIN: by which token, when, and where the PIN came from (empty if unknown).
 
-    ``unsettled``: the token has taken no PIN since.
+    ``unsettled``: the token has accepted no PIN since.
     """
 
     label: str
@@ -62,23 +62,23 @@ class PinMark(Struct, frozen=True, kw_only=True):
         return origin is not None and (self.source, self.version) == (origin.name, origin.version)
 
     def may_be_of(self, origin: PinOrigin | None) -> bool:
-        """True unless what was refused was read from another source; that a file was changed says nothing."""
+        """True unless the refused PIN was read from another source; a change of the same file proves nothing."""
         return origin is None or self.source in ("", origin.name)
 
 
 class PinMarks:
-    """The marks of one installation, as files in ``folder``: one for each token that refused its PIN."""
+    """Marks of one installation, files in ``folder``: one for each token that refused its PIN."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def open_mark(self, serial: str | None = None) -> PinMark | None:
-        """The mark of the token of that serial, or of any; an unreadable one counts for all."""
+        """Return the mark of the token of that serial, or of any; an unreadable mark counts for all tokens."""
         marks = map(_read_mark, self._paths())
         return next((each for each in marks if serial is None or each.serial in (serial, _UNKNOWN)), None)
 
     def refuse_if_refused(self, serial: str, pin: Secret) -> None:
-        """Raise PinError if the token may have refused this PIN: unless a person wants it to be sent."""
+        """Raise PinError if the token may have refused this PIN, unless a person confirmed that it be sent."""
         if pin.insisted:
             return
         mark = self.open_mark(serial)
@@ -89,16 +89,16 @@ class PinMarks:
             raise _not_sent(listed, pin.origin)
 
     def knows(self, serial: str, pin: Secret) -> bool:
-        """True if what the token has refused came from the same source."""
+        """True if a PIN from the same source was refused by the token."""
         mark = self.open_mark(serial)
         refused = mark is not None and mark.may_be_of(pin.origin)
         return refused or self._listed_of(serial, pin.origin) is not None
 
     @contextmanager
     def at_hand(self, label: str, serial: str, origin: PinOrigin | None) -> Iterator[Callable[[], None]]:
-        """Have the mark ready on the disk while a PIN is tried; the function that is lent puts it in its place.
+        """Prepare the mark on disk while a PIN is tried; the yielded function puts it in place.
 
-        A mark that could not be written after the refusal would let the next process try again. ConfigurationError
+        If the mark could not be written after the refusal, the next process would try again. ConfigurationError
         if it cannot be prepared: then no PIN is tried.
         """
         mark = PinMark(
@@ -128,7 +128,7 @@ class PinMarks:
             yield leave
 
     def settle(self, serial: str, origin: PinOrigin | None) -> None:
-        """The token has taken a PIN of that origin: close its mark, and keep the source that was refused listed."""
+        """Close the token's mark, since it accepted a PIN of that origin; the refused source stays listed."""
         closed = [path for path in self._paths() if _read_mark(path).serial == serial]
         listed = self._list()
         refused = [*listed, *map(_read_mark, closed)]
@@ -143,7 +143,7 @@ class PinMarks:
             path.unlink(missing_ok=True)
 
     def remove_unreadable(self) -> None:
-        """Remove the marks that name no token, once every token has taken its PIN."""
+        """Remove the unreadable marks, once every token has accepted its PIN."""
         for path in self._paths():
             if _read_mark(path).serial == _UNKNOWN:
                 path.unlink(missing_ok=True)
@@ -152,14 +152,14 @@ class PinMarks:
         return sorted(self._folder.glob(f"{_MARK}*.json"))
 
     def _path_of(self, serial: str) -> Path:
-        """Where the mark of a token is, or will be: each token has its own."""
+        """Return the path of a token's mark: each token has its own file."""
         usual = self._folder / f"{_MARK}.json"
         if not usual.exists() or _read_mark(usual).serial == serial:
             return usual
         return usual.with_name(f"{_MARK}-{hashlib.sha256(serial.encode()).hexdigest()[:16]}.json")
 
     def _listed_of(self, serial: str, origin: PinOrigin | None) -> PinMark | None:
-        """A refusal before the mark's: of any state of this source until the token takes a PIN, then of this state."""
+        """Return a listed refusal of this source: of any version until the token accepts a PIN, then of this one."""
         known = [each for each in self._list() if each.serial == serial]
         return next((each for each in known if each.is_of(origin) or (each.unsettled and each.may_be_of(origin))), None)
 

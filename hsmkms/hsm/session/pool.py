@@ -1,7 +1,7 @@
-"""A bounded pool of sessions.
+"""Bounded pool of sessions.
 
-A thread borrows a session for one device call alone, so request threads may outnumber sessions. The last session
-given back is the next one lent (tokens count open sessions). Who finds none waits, for a limited time.
+A thread borrows a session for one device call only, so request threads may outnumber sessions. The pool is LIFO, so
+that few sessions are opened (tokens count open sessions). A thread that gets none waits for a limited time.
 """
 
 import threading
@@ -30,10 +30,10 @@ _LOOK_SECONDS: Final = 0.01
 
 
 class PoolUse(Struct, frozen=True, kw_only=True):
-    """Sessions of a pool at an instant: how many there may be, are open, are lent, are waited for by threads.
+    """Snapshot of a pool: the limit, open sessions, lent sessions, and threads that wait for one.
 
-    ``waits``: how often a thread has had to wait so far. ``away``: how many pools lend nothing, since their token is
-    away; ``wrong``: how many of those since another token answers in its place; ``outages``: how often that has begun.
+    ``waits``: how often a thread has had to wait so far. ``away``: how many pools lend nothing, because their token is
+    away; ``wrong``: how many of those because another token is in its place; ``outages``: how many outages have begun.
     """
 
     limit: int
@@ -47,22 +47,22 @@ class PoolUse(Struct, frozen=True, kw_only=True):
 
 
 def total_use(uses: Iterable[PoolUse]) -> PoolUse:
-    """The use of several pools together."""
+    """Add up the snapshots of several pools."""
     figures = [[getattr(each, name) for name in PoolUse.__struct_fields__] for each in uses]
     sums = map(sum, zip(*figures, strict=True)) if figures else [0] * len(PoolUse.__struct_fields__)
     return PoolUse(**dict(zip(PoolUse.__struct_fields__, sums, strict=True)))
 
 
 def is_of_another_token(fault: HsmKmsError | None) -> bool:
-    """True if a token is away for certain since another one is in its place: an alarm is true, or it is not raised."""
+    """Return True only if it is certain that another token is in its place, so that the alarm is never false."""
     return isinstance(fault, WrongTokenError) and not isinstance(fault, HiddenObjectsError)
 
 
 class SessionPool:
     """At most ``size`` sessions, opened by ``open_session`` when first needed.
 
-    ``take`` and ``put`` are on the path of every request: lending and returning an idle session costs one operation
-    on a deque each, which the interpreter makes atomic. The condition is only for those who must wait.
+    ``take`` and ``put`` are on the hot path of every request: lending and returning an idle session costs one deque
+    operation each, which the interpreter makes atomic. The condition is used only by threads that must wait.
     """
 
     def __init__(self, open_session: Callable[[], Session], size: int, wait_seconds: float) -> None:
@@ -80,10 +80,10 @@ class SessionPool:
         self._guard = ForkGuard()
 
     def take(self) -> Session:
-        """Borrow a session; give it back with ``put``, or ``discard`` it when it is dead.
+        """Borrow a session; return it with ``put``, or ``discard`` it when it is dead.
 
-        Raises ThrottlingException after ``wait_seconds`` without a free one; at once while the token is away:
-        TokenUnavailableError or PinError.
+        Raises ThrottlingException after ``wait_seconds`` without a free session; while the token is away,
+        TokenUnavailableError or PinError at once.
         """
         self._guard.check()
         if self._refusal is not None:
@@ -96,7 +96,7 @@ class SessionPool:
             return self._open_or_wait()
 
     def put(self, session: Session) -> None:
-        """Give a borrowed session back."""
+        """Return a borrowed session."""
         if isinstance(self._refusal, ClosedError):
             _close_quietly(session)
             return
@@ -115,19 +115,19 @@ class SessionPool:
             self.put(session)
 
     def check(self) -> None:
-        """Raise why nothing is lent now, if that is so."""
+        """Raise the pool's error if it is suspended or closed."""
         refusal = self._refusal
         if refusal is not None:
-            raise type(refusal)(str(refusal))  # many threads raise it: each has one of its own
+            raise type(refusal)(str(refusal))  # many threads raise it, so each gets its own copy
 
     def free(self) -> bool:
-        """True if somebody who asks now need not wait."""
+        """Return True if a thread that asks now would not wait."""
         if self._refusal is not None:
-            return True  # he is refused at once
+            return True  # it is refused at once
         return not self._holders and (bool(self._idle) or self._opened < self._size)
 
     def use(self) -> PoolUse:
-        """How the sessions are used now."""
+        """Return a snapshot of the pool."""
         opened = self._opened
         return PoolUse(
             limit=self._size,
@@ -149,12 +149,12 @@ class SessionPool:
         self._drop(self._take_idle())
 
     def discard_one(self, session: Session) -> None:
-        """Drop a session in which something may have been begun and not ended."""
+        """Drop a session in which an operation may still be active."""
         self._drop([session])
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Lend nothing in the block: who asks waits, as for a free session, until the login is there and proven."""
+        """Lend nothing in the block: threads wait, as for a free session, until the login is restored and proven."""
         with self._changed:
             self._holders += 1
         try:
@@ -167,9 +167,9 @@ class SessionPool:
     # -- while the token is away ------------------------------------------------------------------------------------
 
     def suspend(self, fault: HsmKmsError, *, unless_suspended: bool = False) -> bool:
-        """Lend nothing until ``resume``: who asks, and who waits, gets this fault. True if it is one of a new kind.
+        """Lend nothing until ``resume``: callers and waiting threads get this error. True if its class is new.
 
-        ``unless_suspended``: leave the fault that is there already.
+        ``unless_suspended``: keep the error of an earlier ``suspend``.
         """
         with self._changed:
             before = self._refusal
@@ -181,7 +181,7 @@ class SessionPool:
             return type(before) is not type(fault)
 
     def resume(self) -> bool:
-        """Lend again; True if nothing was lent before."""
+        """Lend again; True if the pool was suspended."""
         with self._changed:
             suspended = self._refusal is not None and not isinstance(self._refusal, ClosedError)
             if suspended:
@@ -189,7 +189,7 @@ class SessionPool:
             return suspended
 
     def drain(self, seconds: float) -> bool:
-        """While nothing is lent: drop what comes back; True once no session is left, and so no call is under way."""
+        """Drop returned sessions while nothing is lent; True once no session is open, so that no call is running."""
         deadline = time.monotonic() + seconds
         while True:
             self.discard_idle()
@@ -200,12 +200,12 @@ class SessionPool:
             time.sleep(_LOOK_SECONDS)
 
     def close(self) -> None:
-        """Close all idle sessions; borrowed ones end with their process."""
+        """Close all idle sessions; a borrowed one is closed when it is returned."""
         with self._changed:
             self._refusal = ClosedError("this Kms has been closed: open a new one")
             self._changed.notify_all()
-        for each in self._take_idle():
-            _close_quietly(each)
+        for session in self._take_idle():
+            _close_quietly(session)
 
     def _take_idle(self) -> list[Session]:
         taken = []
@@ -217,7 +217,7 @@ class SessionPool:
     def _drop(self, dead: list[Session]) -> None:
         for each in dead:
             _close_quietly(each)
-        with self._changed:  # not before they are closed: until then a call is under way
+        with self._changed:  # only after closing them: until then a call may be running
             self._opened -= len(dead)
             self._changed.notify_all()
 
@@ -231,9 +231,9 @@ class SessionPool:
             full = True
 
     def _wait(self, deadline: float, *, full: bool) -> Session | None:
-        """An idle session, or None when there is a place for another one, which is then taken.
+        """Wait for an idle session; None if another one may be opened, whose place is then reserved.
 
-        ``full``: the token has just refused another one, so wait for one of those that we have first.
+        ``full``: the token has just refused another session, so wait for an existing one first.
         """
         with self._changed:
             self._waiting += 1
@@ -263,9 +263,9 @@ class SessionPool:
         self._changed.wait(remaining)
 
     def _open(self) -> Session | None:
-        """Open a session on the place that was taken; None if the token has no more just now.
+        """Open a session in the reserved place; None if the token has no more sessions now.
 
-        Not under the lock: a token that does not answer keeps nobody else from giving a session back.
+        Not under the lock, so that a token that does not answer does not keep other threads from returning sessions.
         """
         try:
             return self._open_session()
@@ -281,6 +281,6 @@ class SessionPool:
 
 
 def _close_quietly(session: Session) -> None:
-    """Close a session that may be dead already; there is nothing to do about a refusal."""
+    """Close a session that may be dead already, ignoring errors."""
     with suppress(PKCS11Error):
         session.close()

@@ -1,4 +1,4 @@
-"""Coming back to a token that is away: one thread tries, with growing pauses, while everybody else fails fast."""
+"""Reconnect to a token that is away: one thread retries with backoff while all other calls fail fast."""
 
 import logging
 import threading
@@ -9,15 +9,15 @@ log = logging.getLogger("hsmkms.hsm")
 
 FIRST_PAUSE_SECONDS: Final = 0.05
 LONGEST_PAUSE_SECONDS: Final = 2.0
-"""A token that is back is in use again within this time and what a login takes."""
+"""A token that is back is in use again within this time plus the time of a login."""
 
 STOP_SECONDS: Final = 5.0
 
 
 class Comeback:
-    """Runs ``attempt`` until it says True, in a thread that exists only as long as that takes.
+    """Retries ``attempt`` until it returns True, in a thread that exists only for that time.
 
-    ``attempt`` is told how many went before it in this run.
+    ``attempt`` gets the number of earlier attempts in this run.
     """
 
     def __init__(self, attempt: Callable[[int], bool]) -> None:
@@ -27,14 +27,14 @@ class Comeback:
         self._thread: threading.Thread | None = None
 
     def begin(self) -> None:
-        """See to it that somebody tries; soon, and then again and again."""
+        """Start the reconnect thread, unless it is running; the first attempt follows after a short pause."""
         with self._lock:
             if self._thread is None and not self._stopped.is_set():
                 self._thread = threading.Thread(target=self._run, name="hsmkms comeback", daemon=True)
                 self._thread.start()
 
     def stop(self) -> None:
-        """Try no more; a try that hangs in the token is left to itself."""
+        """Stop retrying; an attempt that hangs in the token is abandoned."""
         self._stopped.set()
         thread = self._thread
         if thread is not None:

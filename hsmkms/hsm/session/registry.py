@@ -1,4 +1,4 @@
-"""Which devices this process has open: two of them on one token would share a login, and neither would know."""
+"""Registry of this process's open devices: two devices on one token would share a login without knowing it."""
 
 import threading
 import time
@@ -26,21 +26,21 @@ Open = TypeVar("Open", bound=HasConnection)
 
 
 class OpenDevices(Generic[Open]):
-    """The devices of this process: two logins on one token cannot be told apart."""
+    """Open devices of this process, one per token: two logins on one token are indistinguishable."""
 
     def __init__(self, make: Callable[..., Open]) -> None:
         self._make = make
         self.after_fork()
 
     def after_fork(self) -> None:
-        """A child has none open."""
+        """Reset the registry in a forked child, which has no device open."""
         self._lock = threading.Lock()
         self._users: dict[int, tuple[Open, int]] = {}
-        """Each with the number of its users, by what tells it from others."""
+        """Device and number of its users, by the device's ``id()``."""
 
     def acquire(self, settings: DeviceSettings, read_pin: PinReader, *, accept_final_try: bool) -> Open:
-        """The device of a token, opened if it is not yet; its users are counted."""
-        # SoftHSM writes to a token at each login, and a module that loads the token at that instant never shows it.
+        """Return the device of a token, opening it if needed, and count its users."""
+        # SoftHSM writes to a token at each login, and a module that loads the token in that instant never lists it.
         for _ in range(START_ATTEMPTS - 1):
             with suppress(TokenNotFoundError):
                 return self._acquire_now(settings, read_pin, accept_final_try=accept_final_try)
@@ -66,7 +66,7 @@ class OpenDevices(Generic[Open]):
     ) -> Open:
         token = choose(module, settings.choice)
         with self._lock:
-            device, users = self._held(module, token, settings.choice) or (
+            device, users = self._open_device(module, token, settings.choice) or (
                 self._make(settings, module, read_pin, accept_final_try=accept_final_try),
                 0,
             )
@@ -77,11 +77,11 @@ class OpenDevices(Generic[Open]):
             self._users[id(device)] = (device, users + 1)
             return device
 
-    def _held(self, module: Module, token: Token, choice: TokenChoice) -> tuple[Open, int] | None:
-        """The device that has a token open, or that looks for its token by the same choice, with how many use it.
+    def _open_device(self, module: Module, token: Token, choice: TokenChoice) -> tuple[Open, int] | None:
+        """Return the device that has the token open or uses the same choice, with its number of users; else None.
 
-        A group has another member now than the one that was opened; and what stands in the place of a token that is
-        away is for its device to judge, before it is sent the PIN.
+        The choice counts because the present member of an HA group may not be the one that was opened, and because a
+        token in the place of one that is away must be judged by that device before it is sent the PIN.
         """
         for device, users in self._users.values():
             if device.connection.module is module and device.connection.is_for(token, choice):
@@ -89,7 +89,7 @@ class OpenDevices(Generic[Open]):
         return None
 
     def release(self, device: Open) -> None:
-        """One user less; with the last one the sessions are closed and the module let go."""
+        """Drop one user; with the last one, close the sessions and release the module."""
         with self._lock:
             _, users = self._users.pop(id(device), (device, 0))
             if users > 1:

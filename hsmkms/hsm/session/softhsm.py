@@ -1,8 +1,8 @@
-"""Making a SoftHSM token of the installation's own, in a folder of its own.
+"""Create a SoftHSM token for the installation, in a folder of its own.
 
-Nothing must be exported afterwards: the folder holds SoftHSM's configuration file and the token, and hsmkms sets
-SOFTHSM2_CONF itself before it loads the module. PINs pass through the library call, never through an argument
-vector (softhsm2-util would show them to every user of the machine).
+No environment variable needs to be exported afterwards: the folder holds SoftHSM's configuration file and the token,
+and hsmkms sets SOFTHSM2_CONF itself before it loads the module. PINs pass through the library call, never through an
+argument vector (softhsm2-util would show them to every user of the machine).
 """
 
 from pathlib import Path
@@ -29,7 +29,7 @@ MODULE_PATHS: Final = (
 )
 
 LABEL_BYTES: Final = 32
-"""Room for a label in CK_TOKEN_INFO; a longer one would be cut, and the token not found again."""
+"""Size of the label field in CK_TOKEN_INFO; a longer label would be cut, and the token not found again."""
 
 _CONFIGURATION: Final = """\
 # SoftHSM's configuration for the token of this folder; hsmkms points SOFTHSM2_CONF here.
@@ -41,14 +41,14 @@ slots.removable = false
 
 
 class SoftToken(Struct, frozen=True, kw_only=True):
-    """A token that was made: its serial, and the environment that its module needs."""
+    """A created token: its serial, and the environment that its module needs."""
 
     serial: str
     environment: dict[str, str]
 
 
 def find_module() -> Path:
-    """Where the distributions put SoftHSM; raises ModuleError if it is nowhere."""
+    """Find SoftHSM's module in the distributions' usual paths; raises ModuleError if it is in none of them."""
     for path in map(Path, MODULE_PATHS):
         if path.is_file():
             return path
@@ -56,7 +56,7 @@ def find_module() -> Path:
 
 
 def create(module: Path, folder: Path, *, label: str, user_pin: str, so_pin: str) -> SoftToken:
-    """Make a new SoftHSM token in ``folder``, which holds none yet. Raises ConfigurationError for a bad label."""
+    """Create a new SoftHSM token in ``folder``, which holds none yet. Raises ConfigurationError for a bad label."""
     if not 0 < len(label.encode()) <= LABEL_BYTES:
         raise ConfigurationError(f"the token label {label!r} must have 1 to {LABEL_BYTES} bytes: choose another")
     environment = {"SOFTHSM2_CONF": str(_write_configuration(folder))}
@@ -90,7 +90,7 @@ def _initialise(module: Path, environment: dict[str, str], label: str, so_pin: s
 
 
 def _set_user_pin(module: Path, environment: dict[str, str], label: str, user_pin: str, so_pin: str) -> str:
-    # Loaded anew: the token has moved to another slot.
+    # Reloaded: the token has moved to another slot.
     loaded = modules.acquire(module, environment=environment)
     try:
         token = choose(loaded, TokenChoice(label=label))

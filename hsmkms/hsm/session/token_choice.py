@@ -1,4 +1,4 @@
-"""Choosing one token among those that a module shows.
+"""Choose one token among those that a module lists.
 
 Slot numbers move and labels repeat, so a token is named by label, serial, manufacturer or model, as an RFC 7512 URI
 does; a choice that fits two tokens is refused rather than answered with the first.
@@ -17,9 +17,9 @@ from hsmkms.hsm.session.module import Module
 
 
 class TokenChoice(Struct, frozen=True, kw_only=True):
-    """What the wanted token must say of itself; None means "anything".
+    """Attributes that the wanted token must report; None means "any".
 
-    Several serials are those of a group whose members share their objects: the first one that is present is chosen.
+    Several serials are those of an HA group whose members share their objects: the first one present is chosen.
     """
 
     label: str | None = None
@@ -30,12 +30,12 @@ class TokenChoice(Struct, frozen=True, kw_only=True):
 
     @property
     def serials(self) -> tuple[str, ...]:
-        """The serials that fit, the preferred one first; none means any."""
+        """Serials that fit, the preferred one first; empty means any."""
         return (self.serial,) if isinstance(self.serial, str) else self.serial or ()
 
     def fits(self, token: Token) -> bool:
-        """True if the token says all that was asked for."""
-        told = {
+        """Return True if the token matches every given attribute."""
+        reported = {
             "label": token.label,
             "serial": serial_of(token),
             "manufacturer": token.manufacturer_id,
@@ -43,7 +43,7 @@ class TokenChoice(Struct, frozen=True, kw_only=True):
             "slot_id": token.slot.slot_id,
         }
         wanted = [(name, each if isinstance(each, tuple) else (each,)) for name, each in self._wanted()]
-        return all(values == (None,) or told[name] in values for name, values in wanted)
+        return all(values == (None,) or reported[name] in values for name, values in wanted)
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {wanted!r}" for name, wanted in self._wanted() if wanted is not None) or "any token"
@@ -53,16 +53,16 @@ class TokenChoice(Struct, frozen=True, kw_only=True):
 
 
 def tokens(module: Module) -> list[Token]:
-    """All initialised tokens of the module; a slot that does not answer is left out."""
-    found = []
+    """List all initialised tokens of the module; a slot that does not answer is left out."""
+    initialised = []
     for slot in module.slots():
         try:
             token = slot.get_token()
         except PKCS11Error:
             continue
         if token.flags & TokenFlag.TOKEN_INITIALIZED:
-            found.append(token)
-    return found
+            initialised.append(token)
+    return initialised
 
 
 def choose(module: Module, choice: TokenChoice) -> Token:
@@ -78,11 +78,11 @@ def choose(module: Module, choice: TokenChoice) -> Token:
 
 
 def namesakes(module: Module, label: str) -> frozenset[str]:
-    """The serials of the tokens of that label that are present."""
+    """Return the serials of the tokens present that have that label."""
     return frozenset(serial_of(each) for each in tokens(module) if each.label == label)
 
 
 def _of_first_member(choice: TokenChoice, fitting: list[Token]) -> list[Token]:
-    """Of a group's members those with the serial that is named first; without a group all of them."""
+    """Keep the tokens with the first listed serial that is present; without serials keep all."""
     members = [[token for token in fitting if serial_of(token) == serial] for serial in choice.serials]
     return next(filter(None, members), fitting)

@@ -1,10 +1,9 @@
-"""The login of a token: kept, had again after it was lost, and proven to be that of the right token.
+"""Keep the login of a token, restore it after a loss, and prove that it is the right token.
 
-When a call found the token failing, one thread looks whether it is away (reconnect.py): then nothing is lent any more,
-every call fails at once, and that thread logs in again when it can, at last with a module that it has initialised anew.
+When a call fails on the token, one thread checks whether it is away (reconnect.py): then no session is lent, every call
+fails at once, and that thread retries the login, eventually after reinitialising the module.
 
-After each login the token proves its identity, if an opener has said which token it takes it for (identity.py). Until
-then no session is lent.
+After each login the token proves its identity, if an opener requires one (identity.py). Until then no session is lent.
 """
 
 import logging
@@ -47,10 +46,10 @@ from hsmkms.process import ForkGuard
 log = logging.getLogger("hsmkms.hsm")
 
 RENEW_AFTER: Final = 1
-"""Attempts to log in again before the module is initialised anew."""
+"""Login retries before the module is reinitialised."""
 
 DRAIN_SECONDS: Final = 1.0
-"""How long an attempt waits for calls that are under way: the module is not finalised under them."""
+"""How long an attempt waits for calls in progress: the module must not be finalised under them."""
 
 _PROBE_BITS: Final = 64
 
@@ -58,8 +57,8 @@ _PROBE_BITS: Final = 64
 class DeviceSettings(Struct, frozen=True, kw_only=True):
     """How to reach a token, and what is allowed with it.
 
-    ``state_dir`` holds the lock and the mark of the login gate; times in seconds. ``host_unwrap``: imported key
-    material may pass through this process where the token cannot unwrap it by itself.
+    ``state_dir`` holds the lock and the marks of the login gate; times in seconds. ``host_unwrap``: imported key
+    material may pass through this process where the token cannot unwrap it itself.
     """
 
     module: Path
@@ -73,7 +72,7 @@ class DeviceSettings(Struct, frozen=True, kw_only=True):
 
 
 class TokenLogin:
-    """The login that all sessions of this process share with a token. Thread-safe; of no use in a forked child."""
+    """The login that all sessions of this process share with a token. Thread-safe; raises in a forked child."""
 
     profile: TokenProfile
     token: Token
@@ -86,7 +85,7 @@ class TokenLogin:
         self._read_pin = read_pin
         self.gate = LoginGate(settings.state_dir)
         self.calls = Tally()
-        """Calls by name, with how they ended (the class of their fault) and how long they took."""
+        """Call statistics by name and outcome (the class of the error), with durations."""
         self.guard = ForkGuard()
         self._recovering = threading.Lock()
         self.login_handle = 0
@@ -94,11 +93,11 @@ class TokenLogin:
         self.handles = HandleIndex()
         self._identities = Identities()
         self._listeners: list[Callable[[], None]] = []
-        self._telling = threading.Lock()
-        self._news = self._told = object()
-        """The newest event after which the listeners look at the token, and the last that they were told of."""
+        self._notifying = threading.Lock()
+        self._news = self._notified = object()
+        """The newest event for which the listeners must be called, and the last one for which they were called."""
         self._looks = self._looked = 0
-        """How many looks of the listeners have begun, and the number of the last that has ended well."""
+        """How many rounds of listener calls have begun, and the number of the last round that succeeded."""
         self._renewals = RenewalPace()
         try:
             self._log_in(accept_final_try=accept_final_try)
@@ -108,17 +107,17 @@ class TokenLogin:
             self._log_in(accept_final_try=accept_final_try)
         self.pool = SessionPool(lambda: open_session(self.token), self._pool_size(), settings.session_wait_seconds)
         self.free = self.pool.free
-        """True if a call that begins now need not wait for a session."""
+        """Returns True if a call that begins now would not wait for a session."""
         self._comeback = Comeback(self._come_back)
         module.lodgers.append(self)
 
     # -- identity ------------------------------------------------------------------------------------------------------
 
     def require(self, identity: Identity, logged_in: Callable[[], None]) -> None:
-        """Use the token only as long as it proves that identity: now, and after each login from now on.
+        """Require that the token proves this identity now and after each later login.
 
-        ``logged_in`` is called after each later login: in a thread of its own, or by the next call that makes a key. So
-        it must make none. WrongTokenError if it is another token.
+        ``logged_in`` is called after each later login: in the reconnect thread, or by the next call that creates a key.
+        So it must not create one itself. WrongTokenError if it is another token.
         """
         with self.alone():
             self._identities.add(identity)
@@ -130,66 +129,66 @@ class TokenLogin:
             self._listeners.append(logged_in)
 
     def release_identity(self, identity: Identity, logged_in: Callable[[], None]) -> None:
-        """Ask no more for an identity that was required: its opener closes the token."""
+        """Stop requiring an identity, whose opener closes the token."""
         self._identities.remove(identity)
         with suppress(ValueError):
             self._listeners.remove(logged_in)
 
     def announce(self) -> None:
-        """Have the listeners called as after a login: soon, and before a key is made on the token."""
+        """Have the listeners called as after a login: soon, and before a key is created on the token."""
         if self._listeners:
             self._news = object()
             self._comeback.begin()
 
     @property
     def members(self) -> frozenset[str]:
-        """The serials of the group that the token is of, as the settings name them; without a group its own."""
+        """Serials of the token's HA group, as the settings name them; without a group only its own."""
         return frozenset(self.settings.choice.serials or (serial_of(self.token),))
 
     def is_for(self, token: Token, choice: TokenChoice) -> bool:
-        """True if this is the login with a token of the module, or looks for its token by that choice."""
+        """Return True if this login is with that token, or was configured with that choice."""
         own = self.token
         return choice == self.settings.choice or (token.label, token.serial) == (own.label, own.serial)
 
     def limits(self) -> TokenLimits | None:
-        """Session counts and memory as the token tells them now."""
+        """Return session counts and memory as the token reports them now."""
         self.guard.check()
         with self.alone():
             return self.module.cryptoki.token_limits(self.token.slot.slot_id)
 
     def sessions(self) -> PoolUse:
-        """How the sessions of the pool are used now."""
+        """Return a snapshot of the session pool."""
         return self.pool.use()
 
     def ready(self) -> None:
-        """Make sure that the token answers and that the login holds, before something is begun that needs both."""
+        """Check that the token answers and the login is valid, restoring it if needed, before work that needs both."""
         self._recover()
 
     @property
     def is_away(self) -> bool:
-        """True if no session is lent, since the token is away."""
+        """True if no session is lent because the token is away."""
         return bool(self.pool.use().away)
 
     def require_login(self, session: Session) -> None:
-        """Raise SessionLostError unless the session is logged in; without a login a search shows an empty token."""
+        """Raise SessionLostError unless the session is logged in; without a login, a search finds an empty token."""
         if not self.module.cryptoki.logged_in(session_handle(session)):
             raise SessionLostError(SESSION_LOST)
 
     def _prove(self, session: Session) -> None:
-        """Challenge the token, in a session of it; WrongTokenError if it is not the one that each opener requires."""
+        """Challenge the token in this session; WrongTokenError if it is not the one that every opener requires."""
         if not self._identities:
             return
         profile = replace(self.profile, label=self.token.label, serial=serial_of(self.token))
         try:
             self._identities.prove(Candidate(session, profile, self.members), self.handles)
         except WrongTokenError:
-            self.require_login(session)  # without it nothing is to be seen
+            self.require_login(session)  # without a login no object is visible, which proves nothing
             raise
 
     def require_identity(self, session: Session) -> None:
-        """Raise WrongTokenError, and lend nothing any more, unless a session shows the token that it should.
+        """Raise WrongTokenError and suspend the pool unless the session is with the right token.
 
-        Something is missing in it, or was made: that counts only if the installation's own key is to be seen there.
+        A missing or newly created object counts only if the installation's own key is visible in the same session.
         """
         if not self._identities or self._identities.are_shown(session, self.handles):
             return
@@ -202,7 +201,7 @@ class TokenLogin:
 
     @contextmanager
     def _suspected(self) -> Iterator[None]:
-        """Have it looked at whether the token is away, if the block finds it failing."""
+        """Start the reconnect thread if the block raises an error that suggests that the token is away."""
         try:
             yield
         except (TokenUnavailableError, PinError):
@@ -212,7 +211,7 @@ class TokenLogin:
     # -- the login -----------------------------------------------------------------------------------------------------
 
     def _recover(self) -> None:
-        """Log in again if the login was lost; one thread does it, the others find it done.
+        """Log in again if the login was lost; one thread does it while the others wait.
 
         TokenUnavailableError while the token is away, PinError if it has refused the PIN.
         """
@@ -222,15 +221,15 @@ class TokenLogin:
             if not self.module.cryptoki.logged_in(self.login_handle):
                 with self.pool.held(), self._else_away():
                     self._log_in_again()
-        self._begin_telling()
+        self._begin_notifying()
 
-    def _begin_telling(self) -> None:
-        if self._told is not self._news:
+    def _begin_notifying(self) -> None:
+        if self._notified is not self._news:
             self._comeback.begin()
 
     @contextmanager
     def _else_away(self) -> Iterator[None]:
-        """Lend nothing any more if the block cannot have the login back: PinError, or else TokenUnavailableError."""
+        """Suspend the pool if the block fails to log in: PinError, WrongTokenError, or else TokenUnavailableError."""
         try:
             yield
         except HsmKmsError as exc:
@@ -244,7 +243,7 @@ class TokenLogin:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Let one thread at a time look after the login; nobody waits for long on one that may never come back."""
+        """Hold the login lock: one thread at a time. The wait is limited, since the holder may hang in the token."""
         if not self._recovering.acquire(timeout=self.settings.session_wait_seconds):
             raise TokenUnavailableError(AWAY)
         try:
@@ -255,8 +254,8 @@ class TokenLogin:
     def _log_in_again(self) -> None:
         lost = self.login_handle
         if lost:
-            self.login_handle = 0  # closed once: a module may give its number to somebody else
-            self.module.cryptoki.close_session(lost)  # it may live, logged out; Session.close() fails then
+            self.login_handle = 0  # closed only once: a module may reuse the number for another session
+            self.module.cryptoki.close_session(lost)  # it may be open but logged out; Session.close() fails then
         self.pool.discard_idle()
         self._forget_objects()
         try:
@@ -265,11 +264,11 @@ class TokenLogin:
             if self._listeners:
                 self._news = object()
         except TokenNotFoundError as exc:
-            # It was there when this device was opened: not a wrong choice, but a token that is away.
+            # It was present when this device was opened: not a wrong choice, but a token that is away.
             raise self._gone(exc) from exc
 
     def _gone(self, fault: TokenNotFoundError) -> TokenUnavailableError:
-        """Return the fault of a token that is not found any more: WrongTokenError if one of its label is new."""
+        """Return the error for a token that is no longer found: WrongTokenError if a new token has its label."""
         label = self.token.label
         if namesakes(self.module, label) <= self._namesakes:
             return TokenUnavailableError(str(fault))
@@ -279,13 +278,13 @@ class TokenLogin:
         )
 
     def _forget_objects(self) -> None:
-        """Drop all that is known of objects on the token: after another login they may not be the same."""
+        """Drop all cached handles: after another login the objects may not be the same."""
         self.handles.forget_all()
 
     def _answers(self) -> bool:
-        """True if the login holds, the token does something in it, and it is the one that it should be.
+        """Return True if the login is valid, the token works in it, and it is the right token.
 
-        Raises ClosedError or StoreError where nobody can say which one that is: that is no fault of the token.
+        Raises ClosedError or StoreError if the required identity cannot be read: that is not the token's fault.
         """
         if not self.module.cryptoki.logged_in(self.login_handle):
             return False
@@ -301,9 +300,9 @@ class TokenLogin:
     # -- coming back ---------------------------------------------------------------------------------------------------
 
     def _come_back(self, number: int) -> bool:
-        """Attempt ``number`` (from 0) to have the token again; True if it answers.
+        """Run reconnect attempt ``number`` (from 0); True if the token answers.
 
-        A refused PIN is not tried again: the login gate sees to that, also here.
+        A refused PIN is not tried again: the login gate prevents that, here as well.
         """
         try:
             with self.alone():
@@ -315,37 +314,37 @@ class TokenLogin:
                 if self.pool.resume():
                     self._renewals = RenewalPace()
                     log.warning("the token is back")
-            self._tell_listeners()
+            self._notify_listeners()
         except HsmKmsError:
             return False
         return True
 
-    def _tell_listeners(self, *, always: bool = False) -> None:
-        """Call the listeners if there was a login since; who comes meanwhile waits until they are done.
+    def _notify_listeners(self, *, always: bool = False) -> None:
+        """Call the listeners if there was a login since they were last called; other callers wait until they are done.
 
-        ``always``: also if there was none, unless another thread calls them after this was asked: one look does for all
-        who wait for it, however long it takes on a token with many objects. Raises what keeps one of them from its
-        work: then all are called again the next time.
+        ``always``: also without a new login, unless another thread begins a round of calls after this method was
+        entered: one round serves all waiting threads, however long it takes on a token with many objects. Raises a
+        listener's error; then all listeners are called again the next time.
         """
         asked = self._looks
-        if self._told is self._news and not always:
+        if self._notified is self._news and not always:
             return
-        if not self._telling.acquire(timeout=self.settings.session_wait_seconds):
+        if not self._notifying.acquire(timeout=self.settings.session_wait_seconds):
             raise TokenUnavailableError(AWAY)
         try:
             news = self._news
-            if self._told is not news or (always and self._looked <= asked):
+            if self._notified is not news or (always and self._looked <= asked):
                 self._looks = number = self._looks + 1
-                for each in list(self._listeners):
-                    each()
-                self._told, self._looked = news, number
+                for listener in list(self._listeners):
+                    listener()
+                self._notified, self._looked = news, number
         finally:
-            self._telling.release()
+            self._notifying.release()
 
     def _begin_anew(self, number: int) -> None:
         stale = self.gate.changed_since(self.module.loaded_at)
         if number or stale:
-            # Else calls would begin while the pool is drained.
+            # Otherwise new calls would begin while the pool is drained.
             self.pool.suspend(TokenUnavailableError(AWAY), unless_suspended=True)
             if self.pool.drain(DRAIN_SECONDS) and (stale or number > RENEW_AFTER):
                 self._renew(urgent=stale)
@@ -354,14 +353,14 @@ class TokenLogin:
     # -- another module ------------------------------------------------------------------------------------------------
 
     def _renew(self, *, urgent: bool) -> None:
-        """Initialise the module anew, but not too often while another token of it is in use."""
+        """Reinitialise the module, but not too often while another of its tokens is in use."""
         alone = all(each.is_away for each in self.module.others(self))
         if (urgent or alone or self._renewals.is_due(time.monotonic())) and self.module.renew(self):
             self.login_died()
 
     @contextmanager
     def aside(self) -> Iterator[bool]:
-        """Have no call under way in the block, and log in again after it if the module was renewed; see ``Lodger``."""
+        """Stop all calls for the block, and log in again after it if the module was renewed; see ``Lodger``."""
         if not self._recovering.acquire(timeout=DRAIN_SECONDS):
             yield False
             return
@@ -374,16 +373,16 @@ class TokenLogin:
                         self._log_in_again()
         finally:
             self._recovering.release()
-        self._begin_telling()
+        self._begin_notifying()
 
     def login_died(self) -> None:
-        """The module was renewed, and all sessions are gone."""
+        """Record that the module was renewed, which closed all sessions."""
         self.login_handle = 0
 
     def _log_in(self, *, accept_final_try: bool = False) -> None:
         def find_token() -> Token:
             token = choose(self.module, self.settings.choice)
-            self._identities.admit(serial_of(token))  # no PIN goes to a stranger that is known for one
+            self._identities.admit(serial_of(token))  # no PIN is sent to a token that is known to be a wrong one
             self.token = token
             return token
 
@@ -398,7 +397,7 @@ class TokenLogin:
         self._namesakes = namesakes(self.module, self.token.label)
 
     def _pool_size(self) -> int:
-        """What the settings allow, within what the token allows besides the login session."""
+        """Return the configured number of sessions, limited to what the token allows besides the login session."""
         limits = self.limits()
         maxima = [limits.max_sessions, limits.max_rw_sessions] if limits else []
         return max(1, min([self.settings.max_sessions, *(each - 1 for each in maxima if each is not None)]))
@@ -416,5 +415,5 @@ class TokenLogin:
 
 
 def session_handle(session: Session) -> int:
-    """The number of a session."""
+    """Return a session's PKCS #11 handle."""
     return int(session.handle)  # type: ignore[attr-defined]  # the stub leaves it out

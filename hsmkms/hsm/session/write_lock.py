@@ -1,10 +1,10 @@
-"""Changes of the token, one at a time in all processes of an installation.
+"""Write lock of the token across all processes of an installation.
 
-SoftHSM counts the changes of a token in a file, and a process looks for what others have made when the count is not
-the one that it knows. A change of its own makes it know the newest count without having looked (SoftHSM 2.6.1,
-Generation::commit): what another process has made a moment before stays unseen until the next change of anybody. So
-whoever changes the token waits for his turn, and looks first if somebody else had the last one. For other tokens that
-costs a file lock.
+SoftHSM keeps a generation counter of a token in a file, and a process rereads the token's objects when the counter is
+not the one it knows. Its own write makes it take over the newest counter without rereading (SoftHSM 2.6.1,
+Generation::commit): an object that another process created just before stays invisible until the next write of any
+process. So a writer takes this lock, and rereads first if another process wrote last. For other tokens this costs one
+file lock.
 """
 
 import os
@@ -20,13 +20,13 @@ from hsmkms.process import exclusive
 
 LOCK_FILE: Final = "token-changes.lock"
 TURN_SECONDS: Final = 30.0
-"""How long one waits for the others: an HSM may take seconds for an RSA key pair, and a call that hangs goes on."""
+"""Timeout for the lock: an HSM may take seconds for an RSA key pair, and a call that hangs keeps the lock."""
 
 _BUSY: Final = "other processes have been changing the token for too long: try again"
 
 
 class Turns:
-    """The turns of one process. Thread-safe; of no use in a forked child."""
+    """Write lock as seen by one process. Thread-safe; not for use in a forked child."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / LOCK_FILE
@@ -35,9 +35,9 @@ class Turns:
 
     @contextmanager
     def turn(self) -> Iterator[bool]:
-        """Change the token in this block; true if somebody else has changed it since this process did so last.
+        """Hold the cross-process write lock. Yields True if another process wrote last.
 
-        DependencyTimeoutException if the others do not come to an end.
+        DependencyTimeoutException if the lock is not free in time.
         """
         if not self._here.acquire(timeout=TURN_SECONDS):
             raise DependencyTimeoutException(_BUSY)
@@ -45,7 +45,7 @@ class Turns:
             with exclusive(self._file, TURN_SECONDS):
                 last = self._file.read_bytes()
                 if last != self._name:
-                    self._note(b"")  # if this process dies here, the next one looks
+                    self._note(b"")  # if this process dies here, the next writer rereads
                 yield last != self._name
                 self._note(self._name)
         finally:

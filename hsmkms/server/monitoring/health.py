@@ -1,6 +1,6 @@
-"""Whether the process lives, and whether it can serve: it asks the token and the database, at most once a second.
+"""Check readiness: token, database, disk and clock, at most once a second.
 
-A look that hangs in the token keeps nobody: whoever asks is told so after a while.
+A check that hangs in the token does not block a request: it gets a timeout fault after a while.
 """
 
 import threading
@@ -11,16 +11,16 @@ from hsmkms.errors import HsmKmsError
 from hsmkms.service.operator.monitoring import Watch
 
 PARTS: Final = ("token", "database", "disk", "clock")
-"""What may be at fault: the keys of ``Health.faults``, and the parts of the metric ``hsmkms_ready``."""
+"""Checked parts: the keys of ``Health.faults``, and the parts of the metric ``hsmkms_ready``."""
 
 CACHED_SECONDS: Final = 1.0
 
 ANSWER_SECONDS: Final = 2.0
-"""How long somebody waits for a look that is under way."""
+"""How long a request waits for a check in progress."""
 
 
 class Health:
-    """Readiness of an open installation. Thread-safe: several askers share one look."""
+    """Readiness of an open installation. Thread-safe: concurrent requests share one check."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
@@ -29,10 +29,10 @@ class Health:
         self._looked_at: float | None = None
         self._faults: dict[str, str] = {}
         self.warnings: dict[str, str] = {}
-        """What is wrong and keeps nobody from being served, by part, as of the last look."""
+        """Problems that do not prevent serving, by part, as of the last check."""
 
     def faults(self) -> dict[str, str]:
-        """What is wrong, by part; empty if everything is well."""
+        """Return the faults by part; empty if everything is well."""
         with self._changed:
             if not self._looking and self._is_old():
                 self._looking = "token"
@@ -45,15 +45,15 @@ class Health:
         return self._looked_at is None or time.monotonic() - self._looked_at >= CACHED_SECONDS
 
     def _look(self) -> None:
-        found: dict[str, str] = {}
+        faults: dict[str, str] = {}
         try:
-            found = self._find()
+            faults = self._find()
         except Exception as exc:
-            found = {self._looking: f"{type(exc).__name__}: the log tells more"}
+            faults = {self._looking: f"{type(exc).__name__}: the log tells more"}
             raise
         finally:
             with self._changed:
-                self._faults, self._looked_at, self._looking = found, time.monotonic(), ""
+                self._faults, self._looked_at, self._looking = faults, time.monotonic(), ""
                 self._changed.notify_all()
 
     def _find(self) -> dict[str, str]:
@@ -62,14 +62,14 @@ class Health:
             "database": self._watch.check_database,
             "disk": self._watch.check_disk,
         }
-        found = {}
+        faults = {}
         for name, check in checks.items():
             self._looking = name
             try:
                 check()
             except HsmKmsError as exc:
-                found[name] = f"{exc.code}: {exc}"
-        older = self._watch.older_tokens() if not found else []
+                faults[name] = f"{exc.code}: {exc}"
+        older = self._watch.older_tokens() if not faults else []
         self.warnings = {"token": "; ".join(older)} if older else {}
-        doubt = self._watch.clock_doubt() if "database" not in found else None
-        return found | ({"clock": doubt} if doubt is not None else {})
+        doubt = self._watch.clock_doubt() if "database" not in faults else None
+        return faults | ({"clock": doubt} if doubt is not None else {})

@@ -1,7 +1,8 @@
-"""The log of the server: one JSON object a line, or text for people, to standard error.
+"""Write the server's log to standard error: one JSON object per line, or text for people.
 
-Lines of requests are made here without any library, gathered, and written together a few times a second: a system call
-for each would cost as much as an encryption. Everything else is written at once, and so is what was gathered before it.
+Request lines are rendered here without the logging library, buffered, and written together a few times a second: a
+system call per line would cost as much as an encryption. Every other record is written at once, after flushing the
+buffer.
 """
 
 import atexit
@@ -18,14 +19,14 @@ from msgspec import Struct
 
 FLUSH_SECONDS: Final = 0.2
 MAX_WAITING: Final = 50_000
-"""Lines that may wait to be written; then whoever has one more waits with them, so that memory has an end."""
+"""Buffer limit in lines; a thread that reaches it flushes the buffer itself, so that memory use is bounded."""
 
 MAX_TEXT: Final = 300
-"""Characters of what a client has written that a line repeats: more than the longest ARN of a key or alias."""
+"""Limit in characters for client text in a line: more than the longest ARN of a key or alias."""
 
 
 class RequestLine(Struct, kw_only=True):
-    """What is written of a request: names and numbers, never a plaintext, a blob or a secret."""
+    """Log line of a request: names and numbers, never a plaintext, a blob or a secret."""
 
     request_id: str
     principal: str | None
@@ -41,7 +42,7 @@ class RequestLine(Struct, kw_only=True):
 
 
 class Gathered:
-    """Lines that wait to be written. Thread-safe."""
+    """Buffer of lines to be written. Thread-safe."""
 
     def __init__(self) -> None:
         self._lines: deque[bytes] = deque()  # its append and popleft are atomic
@@ -49,7 +50,7 @@ class Gathered:
         self._thread: threading.Thread | None = None
 
     def add(self, line: bytes) -> None:
-        """Keep a line for at most ``FLUSH_SECONDS``."""
+        """Buffer a line for at most ``FLUSH_SECONDS``."""
         self._lines.append(line)
         if self._thread is None:
             self._begin()
@@ -57,7 +58,7 @@ class Gathered:
             self.write_out()
 
     def write_out(self) -> None:
-        """Write what was gathered."""
+        """Flush the buffer."""
         with self._writing:
             taken = [self._lines.popleft() for _ in range(len(self._lines))]
             if taken:
@@ -76,14 +77,14 @@ class Gathered:
 
 
 class RequestLog:
-    """Writes a line for each request."""
+    """Log of requests, one line each."""
 
     def __init__(self, form: str) -> None:
         self._write = _gathered.add
         self._render = _as_json if form == "json" else _as_text
 
     def note(self, line: RequestLine) -> None:
-        """Write one line, with the time of now."""
+        """Write one line, stamped with the current time."""
         if line.key_id is not None and len(line.key_id) > MAX_TEXT:
             line.key_id = f"{line.key_id[:MAX_TEXT]}..."
         line.timestamp = _stamp(time.time())
@@ -91,7 +92,7 @@ class RequestLog:
 
 
 def set_up(form: str) -> None:
-    """Write what hsmkms logs to standard error in the given form, ``json`` or ``text``."""
+    """Configure the logger ``hsmkms`` to write to standard error as ``json`` or ``text``."""
     handler = _Handler()
     handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
     logger = logging.getLogger("hsmkms")
@@ -108,10 +109,10 @@ def _as_json(line: RequestLine) -> bytes:
 
 
 def _as_text(line: RequestLine) -> bytes:
-    """Every value in JSON's quotes where it is not a plain word, so that a client's line break makes no line."""
-    told = msgspec.structs.asdict(line)
-    start = f"{told.pop('timestamp')} {told.pop('level')} {told.pop('event')}"
-    words = (f"{name}={_word(value)}" for name, value in told.items() if value is not None)
+    """Render as text; values that are not plain words are JSON strings, so that a line break cannot forge a line."""
+    fields = msgspec.structs.asdict(line)
+    start = f"{fields.pop('timestamp')} {fields.pop('level')} {fields.pop('event')}"
+    words = (f"{name}={_word(value)}" for name, value in fields.items() if value is not None)
     return f"{start} {' '.join(words)}\n".encode()
 
 
@@ -121,23 +122,23 @@ def _word(value: object) -> str:
 
 
 class _JsonFormatter(logging.Formatter):
-    """A record as one JSON object."""
+    """Formats a record as one JSON object."""
 
     def format(self, record: logging.LogRecord) -> str:
-        told = _told(self, record)
-        return _encode({name: value for name, value in told.items() if value is not None}).decode()
+        fields = _fields_of(self, record)
+        return _encode({name: value for name, value in fields.items() if value is not None}).decode()
 
 
 class _TextFormatter(logging.Formatter):
-    """A record as text; a traceback follows in lines of its own."""
+    """Formats a record as text; a traceback follows on lines of its own."""
 
     def format(self, record: logging.LogRecord) -> str:
-        told = _told(self, record)
-        trace = f"\n{told['exception']}" if told["exception"] else ""
-        return f"{told['timestamp']} {told['level']} {told['logger']}: {told['event']}{trace}"
+        fields = _fields_of(self, record)
+        trace = f"\n{fields['exception']}" if fields["exception"] else ""
+        return f"{fields['timestamp']} {fields['level']} {fields['logger']}: {fields['event']}{trace}"
 
 
-def _told(formatter: logging.Formatter, record: logging.LogRecord) -> dict[str, str | None]:
+def _fields_of(formatter: logging.Formatter, record: logging.LogRecord) -> dict[str, str | None]:
     return {
         "event": record.getMessage(),
         "logger": record.name,
@@ -148,19 +149,19 @@ def _told(formatter: logging.Formatter, record: logging.LogRecord) -> dict[str, 
 
 
 class _Handler(logging.StreamHandler[Any]):
-    """Writes records in their place after what was gathered."""
+    """Handler that flushes buffered request lines before each record, to keep the order."""
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the lines before this one first."""
+        """Flush the buffer, then write the record."""
         _gathered.write_out()
         super().emit(record)
 
 
 def _stamp(moment: float) -> str:
-    """An instant in UTC, to the microsecond."""
+    """Format an instant in UTC, to the microsecond."""
     second = int(moment)
     return f"{_second(second)}.{int((moment - second) * 1e6):06d}Z"
 

@@ -1,4 +1,4 @@
-"""What ``/metrics`` shows, in Prometheus's text format: the counts of all workers, and the installation's state now."""
+"""Render ``/metrics`` in Prometheus's text format: counts of all workers, and the installation's current state."""
 
 import threading
 import time
@@ -20,13 +20,13 @@ from hsmkms.server.monitoring.worker_counts import Sweeps, Totals
 from hsmkms.service.operator.monitoring import Alarms, Figures, PoolUse, Watch
 
 FIGURES_SECONDS: Final = 5.0
-"""What is asked of the database is asked again after that time only, however often somebody looks."""
+"""How long figures from the database are cached, however often the page is scraped."""
 
 _BOUNDS: Final = (*(str(each) for each in BOUNDS), "+Inf")
 
 
 class Metrics:
-    """The page. Thread-safe."""
+    """Renders the metrics page. Thread-safe."""
 
     def __init__(self, watch: Watch, health: Health, replaced: Pulse) -> None:
         self._watch = watch
@@ -36,7 +36,7 @@ class Metrics:
         self._figures: tuple[float, Figures] | None = None
 
     def page(self, totals: Totals) -> bytes:
-        """The page for these counts. Where the database cannot be asked, its figures are left out."""
+        """Render the page for these counts. If the database is unavailable, its figures are left out."""
         faults = self._health.faults()
         metrics = [*_of_totals(totals, self._replaced), *_of_health(faults)]
         metrics += _of_figures(self._look()) if "database" not in faults else ()
@@ -51,7 +51,7 @@ class Metrics:
 
 
 def bare_page(totals: Totals, faults: dict[str, str], replaced: Pulse) -> bytes:
-    """The page of a process that can ask neither token nor database."""
+    """Render the page of a process that has neither token nor database open."""
     return _rendered([*_of_totals(totals, replaced), *_of_health(faults)])
 
 
@@ -62,13 +62,13 @@ def _rendered(metrics: list[Metric]) -> bytes:
 
 
 class _Collected(Collector):
-    """Metrics as the library wants to be told them."""
+    """Adapter that passes finished metrics to prometheus_client."""
 
     def __init__(self, metrics: list[Metric]) -> None:
         self._metrics = metrics
 
     def collect(self) -> Iterator[Metric]:
-        """All of them."""
+        """Yield all metrics."""
         yield from self._metrics
 
 
@@ -185,7 +185,7 @@ def _counter(name: str, text: str, label: str, counts: list[Count]) -> Metric:
 
 
 def _histogram(name: str, text: str, label: str, counts: list[Count]) -> Metric:
-    """Durations whatever the outcome; Prometheus wants each class with all below it."""
+    """Build a histogram of durations over all outcomes; Prometheus's buckets are cumulative."""
     classes: dict[str, list[int]] = defaultdict(lambda: [0] * len(_BOUNDS))
     seconds: dict[str, float] = defaultdict(float)
     for each in counts:

@@ -1,22 +1,22 @@
-"""What is kept of every request that was answered: a count, and a line of the log."""
+"""Count and log every answered request."""
 
 from hsmkms.call_stats import Tally
 from hsmkms.server.monitoring.logs import RequestLine, RequestLog
 from hsmkms.server.protocol import Handled
 
 NO_OPERATION = "none"
-"""Stands for requests that named no operation of ours, or were refused before it was looked at."""
+"""Label of requests that named no known operation, or were refused before it was parsed."""
 
 
 class Observer:
-    """Hears of every request that was answered. Thread-safe."""
+    """Counts and logs answered requests. Thread-safe."""
 
     def __init__(self, log: RequestLog | None) -> None:
         self.requests = Tally()
         self._log = log
 
     def note(self, handled: Handled, seconds: float, address: str | None) -> None:
-        """Count a request, and write its line."""
+        """Count a request, and log it."""
         operation = handled.operation or NO_OPERATION
         outcome = (handled.response.error if handled.response is not None else None) or "ok"
         self.requests.note(operation, outcome, seconds)

@@ -1,8 +1,8 @@
-"""What each worker has counted, and how whoever is asked tells it for all of them.
+"""Share the counts of all workers, so that any worker can report them for all.
 
-Workers are processes, and a scrape reaches one of them. So each writes its counts into a file of its own once a
-second; who is asked writes its own now and reads all. The file of a worker that has ended stays, so that counters
-never go back when workers are renewed; what holds for an instant only, its sessions, counts no more then.
+Workers are processes, and a scrape reaches one of them. So each writes its counts into a file of its own once a second;
+the scraped worker writes its own at once and reads all. The file of a worker that has ended stays, so that counters
+never decrease when workers are replaced; its gauges (sessions) no longer count then.
 """
 
 import time
@@ -21,13 +21,13 @@ from hsmkms.service.operator.monitoring import Alarms, PoolUse
 
 PUBLISH_SECONDS: Final = 1.0
 ALIVE_SECONDS: Final = 5.0
-"""A worker that has written nothing for so long has ended."""
+"""A worker that has written nothing for this long counts as ended."""
 
 _SUFFIX: Final = ".counts"
 
 
 class Sweeps(Struct):
-    """What the sweeper of a worker has done: runs by outcome, steps by kind and outcome, the last run that was one."""
+    """Counts of a worker's sweeper: runs by outcome, steps by kind and outcome, and the last run that was not busy."""
 
     runs: dict[str, int] = {}
     steps: dict[str, dict[str, int]] = {}
@@ -35,7 +35,7 @@ class Sweeps(Struct):
     last_well: bool = True
 
     def note(self, outcome: str, steps: Iterable[tuple[str, str]], now: float) -> None:
-        """Count a run. ``outcome``: done, incomplete, failed, or busy where another process was at it."""
+        """Count a run. ``outcome``: done, incomplete, failed, or busy (another process holds the lease)."""
         self.runs[outcome] = self.runs.get(outcome, 0) + 1
         for kind, ended in steps:
             by_outcome = self.steps.setdefault(kind, {})
@@ -45,7 +45,7 @@ class Sweeps(Struct):
 
 
 class Snapshot(Struct, kw_only=True):
-    """The counts of one worker since it began; ``written_at`` in seconds since 1970, 0 for its last ones."""
+    """Counts of one worker since its start; ``written_at`` in seconds since 1970, 0 in its final snapshot."""
 
     requests: list[Count]
     token_calls: list[Count]
@@ -56,7 +56,7 @@ class Snapshot(Struct, kw_only=True):
 
 
 class Totals(Struct, kw_only=True):
-    """The counts of all workers together. ``sessions``: those of workers that live."""
+    """Counts of all workers together. The gauges in ``sessions`` are of living workers only."""
 
     requests: list[Count]
     token_calls: list[Count]
@@ -67,23 +67,23 @@ class Totals(Struct, kw_only=True):
 
 
 class Board:
-    """The folder in which the workers of one server write their counts."""
+    """Folder in which the workers of one server write their counts."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._mine = folder / f"{uuid.uuid4().hex}{_SUFFIX}"
 
     def write(self, mine: Snapshot) -> None:
-        """Put this worker's counts in the place of its last ones, at once."""
+        """Replace this worker's counts atomically."""
         atomic_write.replace(self._mine, _encode(mine), durable=False)
 
     def totals(self) -> Totals:
-        """Add up what all have written."""
+        """Add up the counts of all workers."""
         return add_up([_decode(each.read_bytes()) for each in self._folder.glob(f"*{_SUFFIX}")], time.time())
 
 
 def add_up(all_of_them: list[Snapshot], now: float) -> Totals:
-    """The sum of counts; what holds for an instant comes from workers that have written lately."""
+    """Add up snapshots; gauges come only from workers that have written within ``ALIVE_SECONDS``."""
     living = [each for each in all_of_them if now - each.written_at < ALIVE_SECONDS]
     return Totals(
         requests=_sum(count for each in all_of_them for count in each.requests),
@@ -110,15 +110,15 @@ def add_up(all_of_them: list[Snapshot], now: float) -> Totals:
 
 
 def _sum(counts: Iterable[Count]) -> list[Count]:
-    found: dict[tuple[str, str], Count] = {}
+    sums: dict[tuple[str, str], Count] = {}
     for each in counts:
-        known = found.get((each.what, each.outcome))
+        known = sums.get((each.what, each.outcome))
         if known is None:
-            found[each.what, each.outcome] = Count(each.what, each.outcome, list(each.classes), each.seconds)
+            sums[each.what, each.outcome] = Count(each.what, each.outcome, list(each.classes), each.seconds)
         else:
             known.classes = [a + b for a, b in zip(known.classes, each.classes, strict=True)]
             known.seconds += each.seconds
-    return list(found.values())
+    return list(sums.values())
 
 
 def _all_sweeps(all_of_them: list[Sweeps]) -> Sweeps:
@@ -129,7 +129,8 @@ def _all_sweeps(all_of_them: list[Sweeps]) -> Sweeps:
         for kind, by_outcome in each.steps.items():
             steps.setdefault(kind, Counter()).update(by_outcome)
     last = max(all_of_them, key=lambda each: each.last_at, default=Sweeps())
-    return Sweeps(dict(runs), {kind: dict(found) for kind, found in steps.items()}, last.last_at, last.last_well)
+    by_kind = {kind: dict(by_outcome) for kind, by_outcome in steps.items()}
+    return Sweeps(dict(runs), by_kind, last.last_at, last.last_well)
 
 
 _encode: Final = msgspec.json.Encoder().encode

@@ -1,4 +1,4 @@
-"""What an operator does with the audit log: look after it, verify it, archive it, accept what it has become."""
+"""Operate the audit log: periodic sealing, verification, archiving, and acceptance of its present state."""
 
 import shutil
 import threading
@@ -27,21 +27,21 @@ from hsmkms.store.audit_files import Segment
 from hsmkms.token_bucket import TokenBucket
 
 SEALED_LATELY: Final = timedelta(seconds=30)
-"""Of several workers that seal once a minute, one is enough."""
+"""Skip a periodic seal if any process made one within this time: of several workers, one is enough."""
 
 ROWS_AFTER_SECONDS: Final = 600.0
-"""How long after its start a process looks at all rows for the first time: not while everybody waits for it."""
+"""Delay after a process's start before its first check of all rows, which must not slow down the start."""
 
 ROWS_EVERY_SECONDS: Final = 86_400.0
 
 UNPROVEN_A_SECOND: Final = 20.0
-"""Requests without a valid signature that are recorded, on average: strangers must not fill the disk."""
+"""Average rate of recorded requests without a valid signature: unauthenticated clients must not fill the disk."""
 
 UNPROVEN_AT_ONCE: Final = 200.0
 
 
-def _tell_nobody(read: int, size: int) -> None:
-    """For who does not watch."""
+def _no_progress(read: int, size: int) -> None:
+    """Ignore the progress."""
     del read, size
 
 
@@ -57,21 +57,21 @@ class AuditDesk:
 
     @property
     def book(self) -> AuditBook:
-        """Where records are written."""
+        """The log that records are written to."""
         return self._core.audit
 
     @property
     def region(self) -> str:
-        """The region of what names none."""
+        """The region of records without one."""
         return self._core.installation.default_region
 
     @property
     def folder(self) -> Path:
-        """Where the log's files are."""
+        """The folder of the log's files."""
         return self._core.audit.folder
 
     def refused(self, caller: Caller, operation: Operation | None, error: HsmKmsError) -> None:
-        """Record a request that did not come as far as the pipeline; of strangers' requests a few a second."""
+        """Record a request that was refused before the pipeline; unauthenticated ones are rate-limited."""
         if caller.principal or self._takes_stranger():
             self._core.audit.refuse(caller, operation or "Unknown", error)
 
@@ -80,7 +80,7 @@ class AuditDesk:
             return self._strangers.take(time.monotonic())
 
     def look_after(self) -> None:
-        """What is done now and then: move what dead processes left in the outbox, and seal."""
+        """Do periodic work: move records of dead processes from the outbox to the log, seal, and check all rows."""
         book = self._core.audit
         book.recover_others()
         if book.used:
@@ -91,43 +91,44 @@ class AuditDesk:
             self.verify_rows()
 
     def check(self) -> None:
-        """Raise StoreError if log or database contradict the newest seal. Quick: only the ends are looked at."""
+        """Raise StoreError if log or database contradict the newest seal. Fast: reads only the ends of the lanes."""
         self._sealer.check()
 
     def check_home(self) -> None:
-        """Raise StoreError if the home is a token that the installation has left: also where no log is kept."""
+        """Raise StoreError if the home is a token that the installation has left, even if no log is kept."""
         self._sealer.check_home()
 
-    def verify(self, archives: Sequence[Path] = (), progress: Progress = _tell_nobody) -> Verdict:
-        """Look at every record, every seal and the token's memory of them."""
+    def verify(self, archives: Sequence[Path] = (), progress: Progress = _no_progress) -> Verdict:
+        """Verify every record, every seal, and the notes of them on the token."""
         return verify(self._core, archives, progress)
 
     def verify_rows(self) -> list[RowFault]:
-        """Look at every row of the control plane that decides, and at its seal."""
+        """Verify every deciding row of the control plane against its seal."""
         with self._core.store.reading() as conn:
             return self._core.seals.verify(conn)
 
     def require_keys(self) -> None:
-        """Raise ObjectLostError if a key that acceptance needs was lost: then nothing can be said of the rows."""
+        """Raise ObjectLostError if a key that acceptance needs was lost: without it the rows cannot be verified."""
         for each in (KeyPurpose.MAC, KeyPurpose.AUDIT_SEAL):
             require_made(self._core, each)
 
     def accept(self, shown: tuple[list[Fault], list[RowFault]] | None = None) -> Verdict:
-        """Take log and database as they are from here on; returns the faults that were accepted.
+        """Accept log and database as they are now; return the accepted faults.
 
-        ``shown``: what the operator has seen. StoreError if something else is found by now, or the schema is not ours.
+        ``shown``: the faults that the operator has seen. StoreError if they differ by now, or the schema was changed.
 
-        danger: what was edited into the database counts as right, and is sealed.
+        danger: rows that were edited into the database become valid, and are sealed.
         """
         self.require_keys()
-        found, rows = self.verify(), self.verify_rows()
-        if shown is not None and shown != ([*found.faults, *found.unproven], rows):
+        verdict, rows = self.verify(), self.verify_rows()
+        if shown is not None and shown != ([*verdict.faults, *verdict.unproven], rows):
             raise StoreError("log or database have changed since they were looked at: nothing was accepted; try again")
         core = self._core
         core.seals.require_schema()
         details = {
             "faults": [
-                f"{each.lane} {each.sequence} {each.kind}: {each.detail}" for each in (*found.faults, *found.unproven)
+                f"{each.lane} {each.sequence} {each.kind}: {each.detail}"
+                for each in (*verdict.faults, *verdict.unproven)
             ],
             "rows": [f"{each.subject}: {each.reason}" for each in rows],
         } | ({"olderTokens": list(core.older.values())} if core.older else {})
@@ -136,16 +137,16 @@ class AuditDesk:
         core.audit.flush()
         Freshness(core).accept()
         core.seals.seal_all(again=True)
-        self._sealer.accept((*found.accepted, *found.faults, *found.unproven))
-        return found
+        self._sealer.accept((*verdict.accepted, *verdict.faults, *verdict.unproven))
+        return verdict
 
     def archive(self, place: Path) -> list[str]:
-        """Move all segments but the newest of each lane to a folder; the names of those that were moved.
+        """Move all segments except the newest of each lane to a folder; return their names.
 
-        StoreError if the log does not verify: what is wrong must be seen where it is.
+        StoreError if the log does not verify, so that faults are examined before files are moved.
         """
-        found = self.verify([place] if place.is_dir() else [])
-        if found.faults or found.unproven:
+        verdict = self.verify([place] if place.is_dir() else [])
+        if verdict.faults or verdict.unproven:
             raise StoreError(
                 "the audit log is not proven to be as it was written: run `hsmkms audit verify` before it is archived"
             )
@@ -171,7 +172,7 @@ def _end(part: Segment) -> Head:
 
 
 def _copy(parts: Sequence[Segment], place: Path) -> None:
-    """Copy files durably, each complete or not at all."""
+    """Copy files and fsync them, each complete or not at all."""
     audit_files.make_folder(place)
     try:
         for each in parts:

@@ -1,12 +1,12 @@
-"""Whether a token is an older copy of itself: a snapshot of a SoftHSM folder, an HSM that was restored from a backup.
+"""Detect a token that is an older copy of itself: a snapshot of a SoftHSM folder, or an HSM restored from a backup.
 
-It has the installation's own key, so it proves its identity; and it lacks what was made since. It goes on with what it
-has, but no key is made on it: the newer one may be put back. Each seal of the audit
-log leaves a note on the token, and a file beside the log remembers the newest note that each token has taken. A note
-that is older than that was put back. A process that was killed between a seal and its note has not written that file,
-so it raises no alarm.
+It has the installation's own key, so it proves its identity; but it lacks the keys created since. It still serves the
+keys it has, but no key is created on it, since the newer token may be put back. Each seal of the audit log leaves a
+note on the token, and a file beside the log records the newest note written to each token. A token whose note is older
+than that is an older copy. If a process is killed between a seal and its note, it has not written that file, so this
+raises no false alarm.
 
-A token is looked at when it is opened, after each login, after each key that was made on it, and by each seal.
+A token is checked when it is opened, after each login, after each key created on it, and by each seal.
 """
 
 import logging
@@ -27,7 +27,7 @@ _LOCK_SECONDS: Final = 5.0
 
 
 class Freshness:
-    """The look at the notes on the tokens of an open installation. Thread-safe."""
+    """Checks the notes on the tokens of an open installation. Thread-safe."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -36,46 +36,46 @@ class Freshness:
         self._lock = threading.Lock()
 
     def watch(self) -> None:
-        """Look at every open token now, and at each again after a login."""
+        """Check every open token now, and each again after a login."""
         self._core.tokens.listen(self.look)
         for row in self._core.tokens.rows():
             try:
                 self.look(row.id)
-            except TokenUnavailableError:  # it is looked at when it is back
+            except TokenUnavailableError:  # it is checked when it is back
                 pass
-            except StoreError as exc:  # and before a key is made on it
-                log.error("%s", exc)  # noqa: TRY400 - told in one sentence
+            except StoreError as exc:  # it is checked again before a key is created on it
+                log.error("%s", exc)  # noqa: TRY400 - the sentence suffices
                 self._core.tokens.of(row.id).connection.announce()
 
     def look(self, token_id: str) -> None:
-        """Compare the newest note on a token with the newest that it has taken; what is wrong is in ``core.older``."""
+        """Compare the newest note on a token with the newest one written to it; record a fault in ``core.older``."""
         with self._lock:
-            found = self._fault(token_id)
-            if found is not None:  # a seal may have been made meanwhile: look again when nobody makes one
+            fault = self._fault(token_id)
+            if fault is not None:  # a concurrent seal can cause this: check again under the seal lock
                 with exclusive(self._folder / audit_files.SEAL_LOCK, _LOCK_SECONDS):
-                    found = self._fault(token_id)
-            settle(self._core, token_id, found)
+                    fault = self._fault(token_id)
+            settle(self._core, token_id, fault)
 
     def unsealed(self) -> HsmKmsError | None:
-        """Why no seal of a row can be proven, where the home lacks the key of the seals; no call to the token."""
-        found = self._core.older.get(self._core.tokens.home_id, "")
-        return TokenUnavailableError(found) if binding.BEFORE_ROTATION in found else None
+        """Return why no row seal can be verified, if the home lacks the sealing key; makes no call to the token."""
+        reason = self._core.older.get(self._core.tokens.home_id, "")
+        return TokenUnavailableError(reason) if binding.BEFORE_ROTATION in reason else None
 
     def look_again(self) -> None:
-        """Look whether what was wrong still is: somebody may have put the right token back, or accepted this one."""
+        """Check the faulty tokens again: the right token may have been put back, or this one accepted."""
         for token_id in list(self._core.older):
             with suppress(HsmKmsError):
                 self.look(token_id)
 
     def accept(self) -> None:
-        """Take the tokens as they are: what is sealed next leaves its note on them."""
+        """Accept the tokens as they are; the next seal leaves its note on them."""
         with self._lock:
             for token_id in list(self._core.older):
-                forget_noted(self._folder, token_id)  # what is made until that seal is no alarm
+                forget_noted(self._folder, token_id)  # so that there is no alarm before that seal
                 settle(self._core, token_id, None)
 
     def take(self, token_id: str) -> None:
-        """Take one token as it is, whatever it remembers: the operator has accepted it in the place of another one."""
+        """Accept one token as it is, whatever its notes: the operator has accepted it in the place of another one."""
         with self._lock:
             forget_noted(self._folder, token_id)
             settle(self._core, token_id, None)
@@ -84,18 +84,18 @@ class Freshness:
         before = binding.from_before_rotation(self._core.store, self._core.tokens.of(token_id), token_id)
         if before is not None:
             return before
-        # The file first: a note that it knows of is on the token.
+        # Read the file first: a note that it lists is on the token already.
         wanted = noted_on(self._folder, token_id)
         return self._notes.older(token_id, wanted) if wanted else None
 
 
-def settle(core: Core, token_id: str, found: str | None) -> None:
-    """Make no key on a token that was found to be an older copy of itself, and tell of it; None: it is none."""
+def settle(core: Core, token_id: str, fault: str | None) -> None:
+    """Forbid creating keys on a token that is an older copy of itself, and log it; None: it is not an older copy."""
     known = core.older.pop(token_id, None)
-    core.tokens.of(token_id).connection.make_nothing(TokenUnavailableError(found) if found is not None else None)
-    if found is not None:
-        core.older[token_id] = found
+    core.tokens.of(token_id).connection.make_nothing(TokenUnavailableError(fault) if fault is not None else None)
+    if fault is not None:
+        core.older[token_id] = fault
         if known is None:
-            log.error("%s", found)
+            log.error("%s", fault)
     elif known is not None:
         log.warning("the token is no older copy of itself any more")

@@ -1,10 +1,11 @@
-"""Which seals of the audit log the token vouches for, and what is wrong with the others.
+"""Determine which seals of the audit log are proven by the token, and the faults of the others.
 
-Each seal names the one before it, and hsmkms proves that one before it seals on: so a seal whose MAC is proven vouches
-for all before it, as far back as the chain of seals is whole. An acceptance vouches for nothing before it, since it was
-made whatever that was. So the chain falls into runs: a new one begins with every acceptance, and with every seal that
-does not follow the one before it. Of each run the last seal is proven; if that fails, the last one for which it
-succeeds is looked for, and nothing behind it counts. The MAC of every acceptance is proven besides.
+Each seal names the one before it, and hsmkms verifies that one before it makes the next: so a seal whose MAC is
+verified proves all before it, as far back as the chain of seals is unbroken. An acceptance proves nothing before it,
+since it was made regardless of the state before. So the chain is split into runs: a new one begins with every
+acceptance, and with every seal that does not follow the one before it. Of each run the last seal is verified; if that
+fails, a binary search finds the last one that verifies, and seals after it do not count. The MAC of every acceptance is
+verified as well.
 """
 
 from array import array
@@ -21,34 +22,34 @@ from hsmkms.service.audit.sealing import Proof, Sealer
 from hsmkms.store import audit_files
 
 SEALS: Final = "seals"
-"""Stands for a lane's name in faults of the seals themselves."""
+"""Used as the lane's name in faults of the seals themselves."""
 
 MAX_PROOFS: Final = 2_000
-"""Calls to the token for one look at all seals: a file of forged seals must not keep it busy for hours."""
+"""Limit of token calls for one verification: a file of forged seals must not keep the token busy for hours."""
 
 
 class Trusted(Struct, frozen=True):
-    """A seal that counts. ``accepts``: it is an acceptance, and what it accepts counts as well."""
+    """A proven seal. ``accepts``: it is a proven acceptance, so that the faults which it accepts are accepted."""
 
     line: SealedLine
     accepts: bool
 
 
 class _Run(Struct):
-    """Seals that follow each other: the first one's index in the file, and the index behind the last."""
+    """Consecutive seals: the first one's index in the file, and the index after the last."""
 
     first: int
     end: int
     trusted: int = 0
-    """The index behind the last one that is proven."""
+    """The index after the last proven seal."""
 
     accepts: bool = False
 
 
 class SealFile:
-    """The seals in their file. ``newest``: the last one, proven or not; ``faults``: what is wrong with them.
+    """Verifies the file of seals. ``newest``: the last seal, proven or not; ``faults``: the seals' faults.
 
-    ``end``: how many bytes of the file are looked at; others may seal meanwhile.
+    ``end``: how many bytes of the file are read; other processes may append meanwhile.
     """
 
     def __init__(self, sealer: Sealer, end: int) -> None:
@@ -64,7 +65,7 @@ class SealFile:
             self._prove(run)
 
     def trusted(self) -> Iterator[Trusted]:
-        """The seals that count, oldest first."""
+        """Yield the proven seals, oldest first."""
         runs = iter(self._runs)
         run = next(runs, None)
         for index, text in enumerate(self._lines()):
@@ -79,7 +80,7 @@ class SealFile:
     # -- the chain ----------------------------------------------------------------------------------------------
 
     def _split(self) -> list[_Run]:
-        """Go along the chain, and note each place where it is broken."""
+        """Split the chain into runs, recording each break as a fault."""
         runs: list[_Run] = []
         number, before, offset = 0, "", 0
         readable = False
@@ -111,20 +112,20 @@ class SealFile:
     # -- the token ----------------------------------------------------------------------------------------------
 
     def _prove(self, run: _Run) -> None:
-        """Find how far a run is proven, and whether the acceptance that it may begin with is."""
+        """Determine how far a run is proven, and whether the acceptance at its beginning is."""
         head, proof = self._line(run.first), self._ask(run.end - 1)
         run.trusted = run.end if proof is Proof.PROVEN else self._last_proven(run)
         if run.trusted < run.end:
-            self._tell(self._line(run.trusted), proof)
+            self._add_unproven(self._line(run.trusted), proof)
         if not head.seal.restored:
             return
         proof = self._ask(run.first)
         run.accepts = proof is Proof.PROVEN
         if not run.accepts and run.trusted > run.first:
-            self._tell(head, proof)
+            self._add_unproven(head, proof)
 
     def _last_proven(self, run: _Run) -> int:
-        """The index behind the last seal of a run that is proven: all before that one are, so halving finds it."""
+        """Return the index after a run's last proven seal, by binary search: all before a proven one are proven."""
         low, high = run.first, run.end - 1
         while low < high:
             middle = (low + high) // 2
@@ -140,7 +141,7 @@ class SealFile:
         self._proofs_left -= 1
         return self._sealer.prove(self._line(index))
 
-    def _tell(self, line: SealedLine, proof: Proof) -> None:
+    def _add_unproven(self, line: SealedLine, proof: Proof) -> None:
         seal = line.seal
         what = "accepts nothing" if seal.restored else "vouches for nothing"
         if proof is Proof.REFUTED:
@@ -172,5 +173,5 @@ class SealFile:
 
 
 def seal_fault(number: int, kind: str, detail: str) -> Fault:
-    """A fault of the seals themselves."""
+    """Return a fault of the seals themselves."""
     return Fault(lane=SEALS, sequence=number, kind=kind, detail=detail)

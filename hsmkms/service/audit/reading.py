@@ -1,4 +1,4 @@
-"""Reading the audit log: its files are enough, no token and no database is asked."""
+"""Read the audit log from its files, without token or database."""
 
 import heapq
 from collections import deque
@@ -18,8 +18,8 @@ class _Named(Struct):
     arn: str = field(name="ARN", default="")
 
 
-class _Told(Struct):
-    """What a record is looked for by."""
+class _Fields(Struct):
+    """The searchable fields of a record."""
 
     event_time: str = field(name="eventTime", default="")
     event_name: str = field(name="eventName", default="")
@@ -28,39 +28,39 @@ class _Told(Struct):
     resources: list[_Named] = []
 
 
-_decode = msgspec.json.Decoder(_Told).decode
+_decode = msgspec.json.Decoder(_Fields).decode
 
 
 class Wanted(Struct, frozen=True, kw_only=True):
-    """Which records are asked for. Times as in the records (2026-01-02T03:04:05Z); ``key``: a part of an ARN."""
+    """Filter of records. Times as in the records (2026-01-02T03:04:05Z); ``key``: a part of an ARN."""
 
     start_time: str | None = None
     end_time: str | None = None
     event_name: str | None = None
     key: str | None = None
 
-    def fits(self, told: _Told) -> bool:
-        """True for a record that is asked for."""
+    def fits(self, fields: _Fields) -> bool:
+        """Return True for a record that matches."""
         return (
-            (self.start_time is None or told.event_time >= self.start_time)
-            and (self.end_time is None or told.event_time < self.end_time)
-            and (self.event_name is None or told.event_name == self.event_name)
-            and (self.key is None or any(self.key in each.arn for each in told.resources))
+            (self.start_time is None or fields.event_time >= self.start_time)
+            and (self.end_time is None or fields.event_time < self.end_time)
+            and (self.event_name is None or fields.event_name == self.event_name)
+            and (self.key is None or any(self.key in each.arn for each in fields.resources))
         )
 
 
 def export(folder: Path, wanted: Wanted) -> Iterator[bytes]:
-    """Records in the order of their time, as they were written: JSON without a line feed."""
+    """Yield matching records as written, ordered by time: JSON without a line feed."""
     lanes = [_records(parts) for parts in audit_files.segments(folder).values()]
     merged = heapq.merge(*lanes, key=lambda both: both[0].event_time)
-    return (record for told, record in merged if wanted.fits(told))
+    return (record for fields, record in merged if wanted.fits(fields))
 
 
 def tail(folder: Path, count: int) -> list[dict[str, Any]]:
-    """The newest records, oldest of them first."""
-    newest: list[tuple[_Told, bytes]] = []
+    """Return the newest records, the oldest of them first."""
+    newest: list[tuple[_Fields, bytes]] = []
     for parts in audit_files.segments(folder).values():
-        last: deque[tuple[_Told, bytes]] = deque(maxlen=count)
+        last: deque[tuple[_Fields, bytes]] = deque(maxlen=count)
         last.extend(_records(parts[-2:]))
         newest += last
     newest.sort(key=lambda both: both[0].event_time)
@@ -68,25 +68,25 @@ def tail(folder: Path, count: int) -> list[dict[str, Any]]:
 
 
 def show(folder: Path, wanted_id: str) -> list[dict[str, Any]]:
-    """The records of an event id or a request id."""
+    """Return the records of an event id or a request id."""
     sought = wanted_id.encode()
-    found = []
-    for parts in audit_files.segments(folder).values():
-        for each in parts:
-            lines = (line for line in audit_files.lines(each.path) if sought in line)
-            for told, record in _told(lines):
-                if wanted_id in (told.event_id, told.request_id):
-                    found.append((told.event_time, record))
-    return [msgspec.json.decode(record) for _, record in sorted(found)]
+    matches = []
+    for segments in audit_files.segments(folder).values():
+        for segment in segments:
+            lines = (line for line in audit_files.lines(segment.path) if sought in line)
+            for fields, record in _readable(lines):
+                if wanted_id in (fields.event_id, fields.request_id):
+                    matches.append((fields.event_time, record))
+    return [msgspec.json.decode(record) for _, record in sorted(matches)]
 
 
-def _records(parts: list[Segment]) -> Iterator[tuple[_Told, bytes]]:
-    for each in parts:
-        yield from _told(audit_files.lines(each.path))
+def _records(segments: list[Segment]) -> Iterator[tuple[_Fields, bytes]]:
+    for segment in segments:
+        yield from _readable(audit_files.lines(segment.path))
 
 
-def _told(lines: Iterator[bytes]) -> Iterator[tuple[_Told, bytes]]:
-    """Records that can be read; `hsmkms audit verify` names the others."""
+def _readable(lines: Iterator[bytes]) -> Iterator[tuple[_Fields, bytes]]:
+    """Yield the records that can be parsed, with their fields; `hsmkms audit verify` names the others."""
     for line in lines:
         record = audit_chain.record_of(line)
         try:

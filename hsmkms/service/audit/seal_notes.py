@@ -1,7 +1,7 @@
-"""Notes of the audit log's newest seal, on the tokens and in a file elsewhere: no copy of the disk brings them back.
+"""Notes of the audit log's newest seal, on the tokens and in a file elsewhere, which restoring the disk cannot undo.
 
-The home's note names the newest seal. A token that the installation has left keeps a note of that, so that a database
-from before the migration contradicts it. Only a note that is proven counts.
+The home's note names the newest seal. A token that the installation has left has a note that says so, which a database
+from before the migration contradicts. Only a note whose MAC is verified counts.
 """
 
 import hmac
@@ -30,7 +30,7 @@ log = logging.getLogger("hsmkms.service")
 
 _LOCK_SECONDS: Final = 5.0
 _NOTED: Final = "noted.json"
-"""The file that remembers the newest seal whose note each token has taken, by the token's id."""
+"""The file that records the newest seal whose note was written to each token, by the token's id."""
 
 _READABLE_AGAIN: Final = (
     "mend it, or remove it if the tokens are the newest ones; until then nobody knows whether one is an older copy"
@@ -38,7 +38,7 @@ _READABLE_AGAIN: Final = (
 
 
 class SealNotes:
-    """Reads and leaves the notes of an open installation. Who leaves one holds the lock of the seals."""
+    """Reads and writes the notes of an open installation. Writers hold the seal lock."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -48,43 +48,43 @@ class SealNotes:
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def every(self) -> list[Note]:
-        """The proven notes on all tokens and in the file elsewhere; none of a token that was left and is away."""
-        core, found = self._core, list[Note]()
+        """Return the verified notes on all tokens and in the file elsewhere, skipping left tokens that are away."""
+        core, notes = self._core, list[Note]()
         for row in core.tokens.rows():
             try:
-                found += self.on(row.id)
+                notes += self.on(row.id)
             except TokenUnavailableError:
                 if row.id == core.tokens.home_id:
                     raise
-        return found + self._proven(self._lines_elsewhere())
+        return notes + self._proven(self._lines_elsewhere())
 
     def on(self, token_id: str) -> list[Note]:
-        """The proven notes on a token."""
+        """Return the verified notes on a token."""
         return self._proven(self._read_on(token_id))
 
     def newest(self) -> Note | None:
-        """The newest of all."""
+        """Return the newest verified note of all, or None."""
         return audit_seal.newest(self.every())
 
     def remembers(self) -> bool:
-        """True if the home, or the file elsewhere, has a note of any seal, proven or not."""
+        """Return True if the home, or the file elsewhere, has a note of any seal, verified or not."""
         return bool(self._read_on(self._core.tokens.home_id) or self._lines_elsewhere())
 
     def older(self, token_id: str, noted: int) -> str | None:
-        """How a token shows that it is an older copy of itself, if it has taken the note of seal ``noted``; or None."""
+        """Return how a token proves to be an older copy, if the note of seal ``noted`` was written to it; or None."""
         if not noted:
             return None
         notes = self._read_on(token_id)
         try:
             proven = self._proven(notes)
-        except ObjectLostError:  # what cannot be proven is told by the verification of the log
+        except ObjectLostError:  # the verification of the log reports what cannot be verified
             return None
         if token_id != self._core.tokens.home_id and any(each.token for each in proven):
-            return None  # it knows that it was left, and nothing has been made on it since
-        found = audit_seal.newest(proven)
-        newest = found.number if found is not None else 0
-        # A note that cannot be proven says nothing of how old the token is.
-        if newest >= noted or (found is None and notes):
+            return None  # its note says that it was left, and nothing has been created on it since
+        newest_note = audit_seal.newest(proven)
+        newest = newest_note.number if newest_note is not None else 0
+        # A note that cannot be verified does not show how old the token is.
+        if newest >= noted or (newest_note is None and notes):
             return None
         return (
             f"the token {self._core.tokens.of(token_id).profile.label!r} is an older copy of itself: it remembers seal "
@@ -94,16 +94,16 @@ class SealNotes:
         )
 
     def older_home(self) -> str | None:
-        """How the home shows that it is an older copy of itself, or None."""
+        """Return how the home proves to be an older copy of itself, or None."""
         home_id = self._core.tokens.home_id
         return self.older(home_id, noted_on(self._folder, home_id))
 
     def contradictions(self, notes: Iterable[Note], epoch: int) -> list[str]:
-        """How a database at that epoch contradicts the notes on tokens that were left."""
+        """Return how a database at that epoch contradicts the notes on tokens that were left."""
         return [each for each in (self.contradiction(note, epoch) for note in notes) if each is not None]
 
     def contradiction(self, note: Note, epoch: int) -> str | None:
-        """How a database at that epoch is older than what a note says, or None."""
+        """Return how a database at that epoch contradicts a note, or None."""
         if not note.token:
             return None
         if note.token == self._core.tokens.home_id:
@@ -113,16 +113,16 @@ class SealNotes:
         return None
 
     def unmarked(self) -> list[TokenRow]:
-        """The tokens that were left and have no note of it."""
+        """Return the tokens that were left and have no note of it."""
         core, marked = self._core, {each.token for each in self.every()}
         return [each for each in core.tokens.rows() if each.id not in marked and each.id != core.tokens.home_id]
 
     # -- leaving ------------------------------------------------------------------------------------------------------
 
     def remember(self, number: int, digest: str) -> None:
-        """Leave the note of a seal on the home."""
+        """Write the note of a seal to the home."""
         note = Note(number=number, digest=digest)
-        # By the oldest version there: a database that was restored from before a rotation must be able to prove it.
+        # Use the oldest key version there: a database restored from before a rotation must be able to verify it.
         known, home_id = versions(self._core, KeyPurpose.AUDIT_SEAL), self._core.tokens.home_id
         oldest = next((each for each in known if each.token_id == home_id), known[0])
         others = [each for each in self._lines_elsewhere() if each.token not in ("", home_id)]
@@ -130,9 +130,10 @@ class SealNotes:
             _write_noted(self._folder, home_id, number)
 
     def leave(self, notes: Sequence[Note], last: SealedLine | None, epoch: int) -> None:
-        """Leave notes on all tokens but the home, unless one of ``notes`` is there: left for the home, at ``epoch``.
+        """Write notes to all left tokens that lack one in ``notes``: left for the home, at ``epoch``.
 
-        None on an older copy: it would look like the token that it was copied from, and that one like its older copy.
+        None is written to an older copy: it would look like the token that it was copied from, and that token like an
+        older copy.
         """
         core, marked = self._core, {each.token for each in notes}
         rows = {each.id: each for each in core.tokens.rows()}
@@ -154,14 +155,14 @@ class SealNotes:
         older = self.older(note.token, noted_on(self._folder, note.token))
         if older is not None:
             raise TokenUnavailableError(older)
-        # By the installation's MAC key, which every database knows that ever had the token as its home.
+        # Use the installation's MAC key, which every database that had the token as its home knows.
         oldest = versions(self._core, KeyPurpose.MAC, note.token)[0]
         others = [each for each in self._lines_elsewhere() if each.token != note.token]
-        # The number is that of no note that the token had before: it says nothing of how old a copy of it is.
+        # The name is not a seal's number, so this note does not count in the check for an older copy.
         self._keep(note.token, f"left-{note.epoch}", self._signed(note, oldest), others)
 
     def remove(self, token_id: str) -> None:
-        """Take the notes off a token that is about to be forgotten."""
+        """Remove the notes from a token that is about to be forgotten."""
         self._core.tokens.of(token_id).own.remove_notes(own_permit(OperatorAct.SEAL), self._prefix)
         elsewhere = self._elsewhere()
         lines = self._lines_elsewhere()
@@ -170,9 +171,9 @@ class SealNotes:
             audit_files.replace(elsewhere, b"\n".join(map(encode, kept)))
 
     def _keep(self, token_id: str, name: str, note: Note, others: list[Note]) -> bool:
-        """Put a note on a token in the place of the one there, and with the others into the file elsewhere.
+        """Replace the note on a token, and write it with the others to the file elsewhere.
 
-        False if the token keeps no notes.
+        False if the token has no data objects.
         """
         elsewhere = self._elsewhere()
         if elsewhere is not None:
@@ -196,7 +197,7 @@ class SealNotes:
         return [note for note in map(audit_seal.read_note, texts) if note is not None]
 
     def _lines_elsewhere(self) -> list[Note]:
-        """The notes in the file elsewhere, one a line, unproven."""
+        """Read the notes in the file elsewhere, one per line, not verified."""
         path = self._elsewhere()
         try:
             lines = path.read_bytes().splitlines() if path is not None else []
@@ -217,7 +218,7 @@ class SealNotes:
         return [each for each in notes if self._proves(each)]
 
     def _proves(self, note: Note) -> bool:
-        """True if the token of a note made it; also False where only a token that was left, and is away, may have."""
+        """Return True if the note's MAC verifies; False also if only a left token that is away could verify it."""
         message, core = audit_seal.note_message(note), self._core
         lost: HsmKmsError | None = None
         for each in versions(core, KeyPurpose.MAC, note.token) if note.token else versions(core, KeyPurpose.AUDIT_SEAL):
@@ -232,21 +233,21 @@ class SealNotes:
 
 
 def seal_mac(core: Core, key: InstallationKeyRow, message: bytes) -> bytes:
-    """HMAC by an installation key; ObjectLostError if the token does not hold it under its own label."""
+    """Compute an HMAC by an installation key; ObjectLostError if the token does not hold it under its own label."""
     device = core.tokens.of(key.token_id)
     if not device.keys.is_labelled(key.cka_id, key.label(core.installation.id)):
-        # The row was put there by hand, with the id of a key whose HMACs its users can have.
+        # The row was forged, with the CKA_ID of a key whose HMACs users can request.
         raise ObjectLostError("the token does not hold the key that seals the audit log")
     return device.own.mac(own_permit(OperatorAct.SEAL, key.cka_id), key.cka_id, message)
 
 
 def noted_on(folder: Path, token_id: str) -> int:
-    """The number of the newest seal whose note that token has taken; 0 if that is not known."""
+    """Return the number of the newest seal whose note was written to that token; 0 if unknown."""
     return _noted(folder).get(token_id, 0)
 
 
 def forget_noted(folder: Path, token_id: str) -> None:
-    """Forget which notes a token has taken: it is another one now, or the operator takes it as it is."""
+    """Forget which notes were written to a token: it was replaced, or the operator accepts it as it is."""
     if token_id in _noted(folder):
         with exclusive(folder / audit_files.SEAL_LOCK, _LOCK_SECONDS):
             noted = {each: number for each, number in _noted(folder).items() if each != token_id}
@@ -254,7 +255,7 @@ def forget_noted(folder: Path, token_id: str) -> None:
 
 
 def _noted(folder: Path) -> dict[str, int]:
-    """Raises StoreError if the file is there and cannot be read: an older copy of a token would pass for the token."""
+    """Read the file. StoreError if it exists and cannot be read: an older copy would otherwise go undetected."""
     path = folder / _NOTED
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, int])

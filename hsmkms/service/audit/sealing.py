@@ -1,7 +1,7 @@
-"""Sealing the audit log: at intervals, and when a process that has written ends. One sealer at a time.
+"""Seal the audit log at intervals, and when a process that has written records ends. One sealer at a time.
 
-The newest seal is named by a note on the token, which no copy of the disk brings back. Where what is there contradicts
-the newest seal, nothing is sealed until the operator has looked: a new seal must not hide what the old one says.
+A note on the token names the newest seal, which restoring the disk cannot undo. If the present state contradicts the
+newest seal, nothing is sealed until the operator has examined it: a new seal must not hide what the old one proves.
 """
 
 import hmac
@@ -40,7 +40,7 @@ _CONTRADICTED: Final = "{}: run `hsmkms audit verify`, and then `hsmkms accept-s
 
 
 class Proof(Enum):
-    """What the token says of a MAC. UNKNOWN: it cannot say, since it does not have the key that made it."""
+    """Result of verifying a MAC on the token. UNKNOWN: the token does not have the key."""
 
     PROVEN = "proven"
     REFUTED = "refuted"
@@ -48,11 +48,11 @@ class Proof(Enum):
 
 
 class Contradiction(StoreError):
-    """The log, or the database, is not what the newest seal says."""
+    """Log or database contradict the newest seal."""
 
 
 class Sealer:
-    """Seals the log of an open installation, and reads its seals."""
+    """Makes and reads the seals of an open installation's log."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -62,33 +62,33 @@ class Sealer:
         self._newest_key: InstallationKeyRow | None = None
 
     def alone(self) -> AbstractContextManager[None]:
-        """Let one sealer at a time into the block; it may be that no record was ever written."""
+        """Hold the cross-process seal lock; creates the log's folder if there is none yet."""
         audit_files.make_folder(self.folder)
-        self._core.tokens.may_have_moved()  # a note on a token that was left must not be replaced
+        self._core.tokens.may_have_moved()  # the note on a token that was left must not be replaced
         return exclusive(self.folder / audit_files.SEAL_LOCK, _LOCK_SECONDS)
 
     def seal(self, unless_within: timedelta = timedelta()) -> bool:
-        """Make a seal if there is anything new. False if not, or if the log contradicts the newest seal (an alarm).
+        """Seal new records. False if there are none, or if the log contradicts the newest seal (raises the alarm).
 
-        ``unless_within``: nor if somebody else has made one so lately. SoftHSM sometimes fails a call
-        (CKR_GENERAL_ERROR) in the instant in which another process destroys an object: no more notes than are needed.
+        ``unless_within``: also False if any process made a seal within that time. SoftHSM sometimes fails a call
+        (CKR_GENERAL_ERROR) at the instant when another process destroys an object, so notes are replaced rarely.
         """
         try:
             with self.alone():
                 made = self._seal(unless_within)
         except Contradiction as exc:
             self._core.audit.alarm = str(exc)
-            log.error("%s", exc)  # noqa: TRY400 - told in one sentence
+            log.error("%s", exc)  # noqa: TRY400 - the sentence suffices
             return False
         self._core.audit.alarm = None
         return made
 
     def check(self) -> None:
-        """Raise Contradiction if what is there is not a continuation of what was sealed."""
+        """Raise Contradiction if the present state does not continue the sealed one."""
         self._look(lambda: self._check(self.last(), self.notes.every(), self._heads()))
 
     def unproven_contradiction(self) -> str | None:
-        """How what is there contradicts the newest seal, whether or not that can be proven, or None."""
+        """Return how the present state contradicts the newest seal, verified or not, or None."""
         try:
             self._look(lambda: self._check(self.last(), self.notes.every(), self._heads(), prove=False))
         except Contradiction as exc:
@@ -96,25 +96,25 @@ class Sealer:
         return None
 
     def check_home(self) -> None:
-        """Raise Contradiction if the home is a token that the installation has left. Quick: its notes are read."""
+        """Raise Contradiction if the home is a token that the installation has left. Fast: reads only its notes."""
         self._look(lambda: self._check_left(self.notes.on(self._core.tokens.home_id)))
 
     def accept(self, faults: tuple[Fault, ...]) -> Seal:
-        """Seal what is there now, with the faults that the operator has seen; from here on it counts as right."""
+        """Seal the present state as accepted, with the faults that the operator has seen."""
         with self.alone():
             last, note = self.last(), self.notes.newest()
             newest = max(last.seal.number if last else 0, note.number if note else 0)
             seal = self._draft(last, newest, self._heads())
             seal = replace(seal, accepted=faults, restored=True)
             self._write(seal)
-            epoch = self._epoch()  # what was left at a later one was left in the state that was given up
+            epoch = self._epoch()  # tokens left at a later epoch were left in the abandoned state
             notes = [each for each in self.notes.every() if self.notes.contradiction(each, epoch) is None]
             self.notes.leave(notes, self.last(), epoch)
         self._core.audit.alarm = None
         return seal
 
     def move_start(self, starts: dict[str, Head]) -> None:
-        """Seal that what was archived ends there."""
+        """Seal the new starts of the lanes after archiving."""
         with self.alone():
             last = self.last()
             heads = self._heads()
@@ -126,26 +126,26 @@ class Sealer:
             self._write(replace(seal, lanes=lanes))
 
     def last(self) -> SealedLine | None:
-        """The newest seal in the file, unproven."""
+        """Return the newest seal in the file, not verified; None if there is none."""
         text = audit_files.last_line(self._seals) if self._seals.exists() else b""
-        found = audit_seal.read(text) if text else None
-        if text and found is None:
+        line = audit_seal.read(text) if text else None
+        if text and line is None:
             raise Contradiction(_CONTRADICTED.format("the last line of the audit log's seals is no seal"))
-        return found
+        return line
 
     def leave(self) -> list[TokenRow]:
-        """Leave a note on every token that is not the home any more; those that still lack one, as they are away."""
+        """Write a note to every token that was left; return those that still lack one because they are away."""
         with self.alone():
             self.notes.leave(self.notes.every(), self.last(), self._epoch())
         return self.notes.unmarked()
 
     def remove_notes(self, token_id: str) -> None:
-        """Take the notes off a token that is about to be forgotten."""
+        """Remove the notes from a token that is about to be forgotten."""
         with self.alone():
             self.notes.remove(token_id)
 
     def proves(self, message: bytes, mac: str, version: int | None = None) -> bool:
-        """True if the token made that HMAC (hex) over the message."""
+        """Verify an HMAC (hex) over the message with the sealing keys; raises if none verifies and one is missing."""
         fault: HsmKmsError | None = None
         for each in reversed(versions(self._core, KeyPurpose.AUDIT_SEAL)):
             try:
@@ -153,16 +153,16 @@ class Sealer:
                     continue
                 if hmac.compare_digest(seal_mac(self._core, each, message).hex(), mac):
                     return True
-            except ObjectLostError:  # of an interrupted rotation, or lost
+            except ObjectLostError:  # the version is of an interrupted rotation, or was lost
                 fault = lost(each)
-            except TokenUnavailableError as exc:  # a token that was left
+            except TokenUnavailableError as exc:  # it is on a token that was left
                 fault = exc
         if fault is not None:
             raise fault
         return False
 
     def prove(self, line: SealedLine) -> Proof:
-        """What the token says of a seal; its key may be unknown here, lost, or on a token that is away."""
+        """Verify a seal's MAC; UNKNOWN if its key is not in the database, lost, or on a token that is away."""
         version = line.seal.key_version
         if all(each.version != version for each in versions(self._core, KeyPurpose.AUDIT_SEAL)):
             return Proof.UNKNOWN
@@ -172,20 +172,20 @@ class Sealer:
             return Proof.UNKNOWN
 
     def accepted_with(self) -> set[int]:
-        """The versions of the key that some acceptance of the log was sealed with."""
+        """Return the key versions with which acceptances of the log were sealed."""
         return {each.key_version for each in self._all() if each.restored}
 
     def versions_used(self) -> set[int]:
-        """The versions of the key that some seal of the log was made with."""
+        """Return the key versions with which seals of the log were made."""
         return sealed_versions(self._core)
 
     def _all(self) -> list[Seal]:
-        """Every seal in the file, unproven."""
+        """Return every seal in the file, not verified."""
         lines = audit_files.lines(self._seals) if self._seals.exists() else ()
-        return [found.seal for found in map(audit_seal.read, lines) if found is not None]
+        return [line.seal for line in map(audit_seal.read, lines) if line is not None]
 
     def _look(self, check: Callable[[], None]) -> None:
-        """Check, and if something is wrong again while nobody seals: a seal may have been made meanwhile."""
+        """Run a check; if it fails, run it again under the seal lock, since a concurrent seal can make it fail."""
         try:
             check()
         except Contradiction:
@@ -204,13 +204,13 @@ class Sealer:
         }:
             note = audit_seal.newest(notes)
             if note is None or note.number < last.seal.number:
-                self.notes.remember(last.seal.number, last.digest)  # the one who made it was interrupted
+                self.notes.remember(last.seal.number, last.digest)  # the sealer was interrupted before the note
             return False
         self._write(seal)
         return True
 
     def _check(self, last: SealedLine | None, notes: list[Note], heads: dict[str, Head], *, prove: bool = True) -> None:
-        """Raise Contradiction if what is there is not a continuation of what was sealed."""
+        """Raise Contradiction if the present state does not continue the sealed one."""
         older = self.notes.older_home()
         if older is not None:
             settle(self._core, self._core.tokens.home_id, older)
@@ -225,7 +225,7 @@ class Sealer:
         _check_lanes(last.seal, heads)
 
     def _check_left(self, notes: list[Note]) -> None:
-        """Raise Contradiction if the database is from before the installation has left a token."""
+        """Raise Contradiction if the database is older than a migration that left a token."""
         for each in self.notes.contradictions(notes, self._epoch()):
             raise Contradiction(_CONTRADICTED.format(each))
 
@@ -253,14 +253,14 @@ class Sealer:
         )
 
     def _write(self, seal: Seal) -> None:
-        # The mac first: nothing is written that the token has not vouched for.
+        # Compute the MAC first: a seal is written only with its proof.
         key = next(each for each in versions(self._core, KeyPurpose.AUDIT_SEAL) if each.version == seal.key_version)
         line = audit_seal.line(seal, seal_mac(self._core, key, audit_seal.message(seal)))
         audit_files.append(self._seals, line)
         self.notes.remember(seal.number, audit_seal.digest(line))
 
     def _heads(self) -> dict[str, Head]:
-        """The end of each lane, on the disk."""
+        """Sync each lane and return its last record."""
         heads = {}
         for lane, parts in audit_files.segments(self.folder).items():
             for each in reversed(parts):
@@ -276,14 +276,14 @@ class Sealer:
             return changes.latest(conn)
 
     def _key(self) -> InstallationKeyRow:
-        """The newest of the keys that seal; made if it is not there yet."""
+        """Return the newest sealing key, created if there is none yet."""
         if self._newest_key not in versions(self._core, KeyPurpose.AUDIT_SEAL)[-1:]:
             self._newest_key = sealing_key(self._core, KeyPurpose.AUDIT_SEAL)
         return self._newest_key
 
 
 def _check_newest(last: SealedLine | None, note: Note | None) -> None:
-    """Compare the newest seal with the note of it."""
+    """Raise Contradiction if the newest seal does not match the newest note."""
     if note is not None and (last is None or note.number > last.seal.number):
         raise Contradiction(_CONTRADICTED.format("the token remembers a newer seal than the audit log has"))
     if note is not None and last is not None and note.number == last.seal.number and note.digest != last.digest:
@@ -291,20 +291,23 @@ def _check_newest(last: SealedLine | None, note: Note | None) -> None:
 
 
 def _check_lanes(seal: Seal, heads: dict[str, Head]) -> None:
-    """Compare the ends of the lanes with those that were sealed."""
+    """Raise Contradiction if the ends of the lanes do not continue the sealed ones."""
     for lane, each in seal.lanes.items():
-        found = heads.get(lane)
-        if found is None or found.sequence < each.head.sequence:
-            at = found.sequence if found is not None else 0
+        head = heads.get(lane)
+        if head is None or head.sequence < each.head.sequence:
+            at = head.sequence if head is not None else 0
             words = f"lane {lane} of the audit log ends at record {at}, but {each.head.sequence} were sealed"
             raise Contradiction(_CONTRADICTED.format(words))
-        if found.sequence == each.head.sequence and found.hash != each.head.hash:
-            words = f"record {found.sequence} of lane {lane} of the audit log is not the one that was sealed"
+        if head.sequence == each.head.sequence and head.hash != each.head.hash:
+            words = f"record {head.sequence} of lane {lane} of the audit log is not the one that was sealed"
             raise Contradiction(_CONTRADICTED.format(words))
 
 
 def seal_quietly(core: Core) -> None:
-    """Seal as a process ends; what hinders it is logged, and the next one seals for it: it has an answer to give."""
+    """Seal as a process ends; errors are logged only, since the process must still deliver its result.
+
+    The next process seals the records instead.
+    """
     try:
         Sealer(core).seal()
     except (HsmKmsError, OSError) as exc:
@@ -312,35 +315,36 @@ def seal_quietly(core: Core) -> None:
 
 
 def look_at_home(core: Core) -> None:
-    """Raise the alarm, once, where the home is a token that the installation has left: the database is an older one."""
+    """Raise the alarm if the home is a token that the installation has left, so that the database is an older one."""
     try:
         Sealer(core).check_home()
     except Contradiction as exc:
         core.audit.alarm = str(exc)
-        log.error("%s", exc)  # noqa: TRY400 - told in one sentence
+        log.error("%s", exc)  # noqa: TRY400 - the sentence suffices
     except HsmKmsError as exc:
         log.warning("the notes on the token could not be read now: %s", exc)
 
 
 def seal_rows(core: Core) -> None:
-    """Seal the rows of a database that never was sealed, and make the tree of one that has seals but no tree.
+    """Seal the rows of a database that was never sealed, and build the seal tree of one that has seals but no tree.
 
-    One whose seals were removed stays as it is: the newest seal of the audit log knows of them. An empty one has
-    nothing to lose. A tree is only made where all rows are as they were sealed, so removing it makes no edit right.
+    If its seals were removed, nothing is sealed: the newest seal of the audit log proves that there were seals. An
+    empty database is sealed in any case. A tree is built only if all rows match their seals, so that removing the tree
+    does not legitimise an edit.
     """
     region = core.installation.default_region
 
-    def tell() -> None:
+    def record_event() -> None:
         core.audit.event("SealStore", region, "", {})
 
     if core.seals.without_key() is not None:
-        return  # an older copy of the token, which was told of
+        return  # an older copy of the token, which was reported already
     if core.seals.root() is not None:
-        if not (core.seals.planted() or core.seals.plant(tell) or core.seals.planted()):
+        if not (core.seals.planted() or core.seals.plant(record_event) or core.seals.planted()):
             log.error("the rows of the control-plane database are not all as they were sealed: `hsmkms verify-store`")
         return
     last = Sealer(core).last()
     if last is not None and last.seal.root_number and not core.seals.empty():
         log.error("the seals of the control-plane database were removed, so nothing in it is used: restore a backup")
         return
-    core.seals.seal_all(again=False, tell=tell)
+    core.seals.seal_all(again=False, tell=record_event)

@@ -1,4 +1,4 @@
-"""Verifying the audit log: records against chains, chains against seals, seals against the token."""
+"""Verify the audit log: records against chains, chains against seals, seals against the token."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,14 +19,14 @@ from hsmkms.store import audit_files, changes
 from hsmkms.store.audit_files import Segment
 
 Progress = Callable[[int, int], None]
-"""Told of bytes that were read, and of how many there are in all."""
+"""Callback with the bytes read so far and the total."""
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
-    """What verifying found. ``unsealed``: records behind the newest seal that counts, with their chain alone.
+    """Result of a verification. ``unsealed``: records after the newest proven seal, protected only by their chain.
 
-    ``archived``: records that were moved away and were not looked at. ``unproven``: seals of which the token cannot say
-    whether it made them. ``accepted``: faults that the operator has accepted, and which are still the same.
+    ``archived``: records that were moved away and were not read. ``unproven``: seals that the token can neither prove
+    nor refute. ``accepted``: faults that the operator has accepted, and which are still the same.
     """
 
     records: int
@@ -40,10 +40,11 @@ class Verdict(Struct, frozen=True, kw_only=True):
 
 
 class _Memory(Struct, frozen=True):
-    """What is remembered of the seals, all of one moment in which nobody seals.
+    """Notes and size of the seals, read together under the seal lock.
 
     ``end``: the size of their file. ``older``, ``left``: how the home is an older copy of itself, and how the database
-    contradicts the tokens that were left. ``notes``: those that are proven, or why none can be; ``any``: there is one.
+    contradicts the tokens that were left. ``notes``: the verified notes, or why none can be verified; ``any``: a note
+    exists.
     """
 
     end: int
@@ -78,7 +79,7 @@ def _epoch(core: Core) -> int:
 
 
 class _Expected:
-    """What the seals say of the lanes: those that count, and no others."""
+    """Expected state of the lanes according to the proven seals."""
 
     def __init__(self, seals: SealFile) -> None:
         self.sealed: dict[str, dict[int, str]] = {}
@@ -90,20 +91,20 @@ class _Expected:
             self._take(each)
 
     def end(self, lane: str) -> int:
-        """How far a lane is sealed."""
+        """Return the last sealed sequence number of a lane."""
         return max(self.sealed.get(lane, {}), default=0)
 
     def _take(self, trusted: Trusted) -> None:
-        """The next seal."""
+        """Apply the next seal."""
         self.newest, seal = trusted.line, trusted.line.seal
         if trusted.accepts:
             self.accepted |= set(seal.accepted)
             for lane, known in self.sealed.items():
                 end = seal.lanes[lane].head.sequence if lane in seal.lanes else 0
-                # What it says of its own end counts, and not what was there before.
+                # The acceptance replaces earlier seals from its own end of the lane on.
                 self.sealed[lane] = {sequence: digest for sequence, digest in known.items() if sequence < end}
         for lane, each in seal.lanes.items():
-            # The first word counts: a later seal over the same record must not make another one right.
+            # The first seal wins: a later seal over the same record must not legitimise another record.
             self.sealed.setdefault(lane, {}).setdefault(each.head.sequence, each.head.hash)
             if each.start is not None:
                 self.starts.setdefault((lane, each.start.segment), each.start)
@@ -112,7 +113,7 @@ class _Expected:
 
 
 def verify(core: Core, archives: Sequence[Path], progress: Progress) -> Verdict:
-    """Look at everything, as a stream; ``archives``: folders with segments that were moved."""
+    """Verify everything, as a stream; ``archives``: folders with archived segments."""
     sealer = Sealer(core)
     memory = _Memory.of(core, sealer)
     seals = SealFile(sealer, memory.end)
@@ -177,7 +178,7 @@ def _against_the_token(core: Core, memory: _Memory, newest: SealedLine | None) -
 
 
 def _against_the_note(core: Core, memory: _Memory, newest: SealedLine | None) -> list[Fault]:
-    """Compare the newest seal with the token's memory of it."""
+    """Compare the newest seal with the notes of it."""
     number = newest.seal.number if newest is not None else 1
     if isinstance(memory.notes, ObjectLostError):
         return [seal_fault(number, NOT_PROVEN, f"what the token remembers of it cannot be proven: {memory.notes}")]
@@ -197,7 +198,7 @@ def _against_the_note(core: Core, memory: _Memory, newest: SealedLine | None) ->
 
 
 def _against_the_database(core: Core, newest: SealedLine | None) -> list[Fault]:
-    """Compare the control plane with what the newest seal that counts says of it."""
+    """Compare the control plane with the newest proven seal."""
     if newest is None:
         return []
     seal = newest.seal

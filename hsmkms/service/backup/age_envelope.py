@@ -1,7 +1,7 @@
-"""The age format (age-encryption.org/v1): the envelope of backups that are sealed to public keys.
+"""Encrypt and decrypt the age format (age-encryption.org/v1), the envelope of backups sealed to public keys.
 
-It is streamed: memory does not grow with the backup. Each chunk is proven before it is given out; that a file is
-complete is known at its end. ``age --decrypt`` opens the same files.
+It is streamed: memory does not grow with the backup. Each chunk is authenticated before it is returned; whether a file
+is complete is known only at its end. ``age --decrypt`` opens the same files.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,27 +18,27 @@ MAGIC: Final = b"age-encryption.org/v1\n"
 
 
 class Writer(Protocol):
-    """Where the content of an envelope goes."""
+    """A writable byte stream, the target of an envelope's content."""
 
     def write(self, data: bytes) -> int:
-        """Take bytes."""
+        """Write bytes; return their number."""
 
 
 def seal(file: BinaryIO, recipients: Sequence[Recipient], blocks: Iterator[bytes]) -> None:
-    """Write an envelope around the blocks. What making them raises is raised."""
+    """Encrypt the blocks to a file. Errors of the iterator are raised."""
     content = _Blocks(blocks)
     try:
-        # It takes whatever has the methods; its types ask for more.
+        # pyrage accepts any object with these methods; its type stubs require more.
         pyrage.encrypt_io(content, file, [each.key for each in recipients])  # type: ignore[arg-type]
     except pyrage.EncryptError as exc:
         raise content.error or StoreError(f"the backup could not be encrypted: {str(exc)!a}") from exc
 
 
 def unseal(file: Source, keys: PrivateKeys, target: Writer) -> None:
-    """Write the content of an envelope to ``target``. What that raises is raised.
+    """Decrypt an envelope to ``target``. Errors of ``target`` are raised.
 
-    BindingError if none of the keys opens its header; StoreError if it was changed or is not complete, which may be
-    known only when all of its content was written.
+    BindingError if none of the keys opens its header; StoreError if it was changed or is incomplete, which may be
+    detected only after all of its content was written.
     """
     try:
         pyrage.decrypt_io(file, target, list(keys.identities))  # type: ignore[arg-type]  # see seal
@@ -54,23 +54,23 @@ def unseal(file: Source, keys: PrivateKeys, target: Writer) -> None:
 
 
 class _Blocks:
-    """A file to read from that blocks are made for as they are needed."""
+    """Readable file over an iterator of blocks."""
 
     def __init__(self, blocks: Iterator[bytes]) -> None:
         self._blocks = blocks
-        self._held = memoryview(b"")
+        self._unread = memoryview(b"")
         self.error: HsmKmsError | OSError | None = None
 
     def read(self, size: int) -> bytes:
-        """Up to so many bytes; none at the end."""
+        """Return up to ``size`` bytes; none at the end."""
         try:
-            while not self._held:
+            while not self._unread:
                 block = next(self._blocks, None)
                 if block is None:
                     return b""
-                self._held = memoryview(block)
+                self._unread = memoryview(block)
         except (HsmKmsError, OSError) as exc:
-            self.error = exc  # what encrypts would tell of it as of a fault of its own
+            self.error = exc  # pyrage would report it as an error of its own
             raise
-        part, self._held = self._held[:size], self._held[size:]
+        part, self._unread = self._unread[:size], self._unread[size:]
         return bytes(part)

@@ -1,10 +1,9 @@
-"""Keys of the age format: whom a backup is sealed to (recipients), and what opens it (identities).
+"""Parse keys of the age format: public keys to encrypt to (recipients), and private keys (identities).
 
-Recipients are age's own (X25519, and the tagged ones of hardware), those of its plugins, and SSH's public keys
-(Ed25519, RSA). RSA and X25519 keys in PEM are the same keys in another notation: RSA as SSH writes it, X25519 as age
-does.
+Recipients are age's own (X25519, and the tagged ones of hardware), those of its plugins, and SSH public keys (Ed25519,
+RSA). RSA and X25519 keys in PEM are converted: RSA to SSH's notation, X25519 to age's.
 
-A plugin is a program ``age-plugin-NAME`` on the PATH, which age and we run alike: for keys in hardware, for example.
+A plugin is a program ``age-plugin-NAME`` on the PATH, which hsmkms runs as age does: for keys in hardware, for example.
 """
 
 import base64
@@ -34,7 +33,7 @@ from hsmkms.service.backup.bech32 import encode
 
 LEAST_RSA_BITS: Final = 2048
 WRITTEN_OUT: Final = ("age1", "ssh-")
-"""How a recipient begins that is written out, and not in a file."""
+"""Prefixes of a recipient given as text rather than as a file."""
 
 _PEM: Final = b"-----BEGIN"
 _SECRET: Final = "age-secret-key-"  # noqa: S105 - the prefix of one
@@ -49,21 +48,21 @@ _OWN: Final[dict[str, Callable[[str], Any]]] = {
 
 
 class Recipient(Struct, frozen=True):
-    """Whom an envelope is sealed to; ``name``: an age recipient as a whole, an SSH key's type and SHA-256."""
+    """A key that an envelope is encrypted to; ``name``: the age recipient itself, or an SSH key's type and SHA-256."""
 
     name: str
     key: Any
 
 
 class PrivateKeys(Struct, frozen=True):
-    """What opens a backup: identities as age calls them, and the one key as PKCS #8 in DER, where it is such a one."""
+    """Private keys that open a backup: age identities, and the key as DER PKCS #8 if it is a single such key."""
 
     identities: tuple[Any, ...]
     pkcs8: bytes | None = None
 
 
 class Person(Protocol):
-    """Whom a plugin speaks to; None is for no answer."""
+    """Prompts of a plugin to a person; None means no answer."""
 
     def display_message(self, message: str) -> None:
         """Show a message."""
@@ -79,10 +78,10 @@ class Person(Protocol):
 
 
 class Nobody:
-    """No person is there."""
+    """Answers no prompts, for use without a terminal."""
 
     def display_message(self, message: str) -> None:
-        """Show nothing."""
+        """Ignore the message."""
 
     def confirm(self, message: str, yes_string: str, no_string: str | None) -> bool | None:  # noqa: ARG002 - see Person
         """No answer."""
@@ -101,7 +100,7 @@ class Nobody:
 
 
 def read_recipient(text: str, person: Person = Nobody()) -> Recipient:  # noqa: B008 - it has no state
-    """A recipient as age or SSH writes it. ConfigurationError for anything else, or if its plugin is not there."""
+    """Parse a recipient in age's or SSH's notation. ConfigurationError otherwise, or if its plugin is missing."""
     words = text.split()
     try:
         if text.startswith("ssh-"):
@@ -125,7 +124,7 @@ def _of_plugin(text: str, person: Person) -> Any:  # noqa: ANN401 - pyrage has n
 
 
 def read_recipients(name: str, data: bytes, person: Person = Nobody()) -> list[Recipient]:  # noqa: B008 - see above
-    """The recipients in a file: one key in PEM, or a line for each as age and SSH write them; # begins a comment.
+    """Parse a file of recipients: one key in PEM, or one line each in age's or SSH's notation; # begins a comment.
 
     ConfigurationError if there is none, or one that cannot be used.
     """
@@ -135,13 +134,13 @@ def read_recipients(name: str, data: bytes, person: Person = Nobody()) -> list[R
         lines = [line.strip() for line in data.decode().splitlines()]
     except UnicodeDecodeError:
         lines = []
-    found = [read_recipient(line, person) for line in lines if line.startswith(WRITTEN_OUT)]
-    if not found or any(line and not line.startswith((*WRITTEN_OUT, "#")) for line in lines):
+    recipients = [read_recipient(line, person) for line in lines if line.startswith(WRITTEN_OUT)]
+    if not recipients or any(line and not line.startswith((*WRITTEN_OUT, "#")) for line in lines):
         raise ConfigurationError(
             f"{name} holds no public key: give PEM (`openssl pkey -in PRIVATE -pubout -out {name}`), an SSH public key "
             "(ed25519, rsa), or age recipients (`age-keygen -y PRIVATE`)"
         )
-    return found
+    return recipients
 
 
 def _of_pem(name: str, pem: bytes) -> Recipient:
@@ -174,14 +173,14 @@ def _no_plugin(name: str) -> ConfigurationError:
 
 
 def is_identity_file(data: bytes) -> bool:
-    """True for a file of age's or SSH's, which is no PEM or DER of a kind that OpenSSL writes."""
+    """Return True for a private key file in age's or SSH's format, as opposed to OpenSSL's PEM or DER."""
     return data.lstrip().startswith(_OPENSSH) or any(each.encode() in data for each in _IDENTITIES)
 
 
 def read_identities(name: str, data: bytes, person: Person = Nobody()) -> PrivateKeys:  # noqa: B008 - see above
-    """The private keys in a file as age-keygen, a plugin or ssh-keygen writes it.
+    """Parse private keys in a file written by age-keygen, a plugin or ssh-keygen.
 
-    ConfigurationError, which holds nothing of them, if it is none, or if a plugin is not there.
+    ConfigurationError, which contains nothing of the file, if it holds none, or if a plugin is missing.
     """
     try:
         if data.lstrip().startswith(_OPENSSH):
@@ -190,28 +189,28 @@ def read_identities(name: str, data: bytes, person: Person = Nobody()) -> Privat
         return _identities([line for line in lines if line and not line.startswith("#")], person)
     except (pyrage.IdentityError, ValueError):
         fault = f"{name} cannot be read as private keys of age or SSH: give a file of age-keygen or ssh-keygen"
-    raise ConfigurationError(fault)  # out here, where no earlier exception holds anything of the file
+    raise ConfigurationError(fault)  # outside the handler, so that no chained exception contains parts of the file
 
 
 def _identities(lines: list[str], person: Person) -> PrivateKeys:
-    found: list[Any] = []
+    loaded: list[Any] = []
     plugins: defaultdict[str, list[pyrage.plugin.Identity]] = defaultdict(list)
     for line in lines:
         if line.startswith("AGE-PLUGIN-"):
             identity = pyrage.plugin.Identity.from_str(line)
             plugins[identity.plugin()].append(identity)
         else:
-            found.append(pyrage.x25519.Identity.from_str(line))
+            loaded.append(pyrage.x25519.Identity.from_str(line))
     for name, identities in plugins.items():
         try:
-            found.append(pyrage.plugin.IdentityPluginV1(name, identities, person))
+            loaded.append(pyrage.plugin.IdentityPluginV1(name, identities, person))
         except pyrage.DecryptError as exc:
             raise _no_plugin(name) from exc
-    return PrivateKeys(tuple(found))
+    return PrivateKeys(tuple(loaded))
 
 
 def identity_of(pkcs8: bytes) -> PrivateKeys:
-    """The same for a private key in PKCS #8. ConfigurationError for one that nothing is sealed to."""
+    """Convert a private key in PKCS #8 to an identity. ConfigurationError for a kind that is no recipient."""
     key = load_der_private_key(pkcs8, None)
     if isinstance(key, X25519PrivateKey):
         text = encode(_SECRET, key.private_bytes_raw()).upper()

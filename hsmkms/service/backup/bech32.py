@@ -1,4 +1,4 @@
-"""Bech32 (BIP 173): how age writes X25519 keys. For keys that come in another form, as PEM does."""
+"""Encode Bech32 (BIP 173), age's notation of X25519 keys, for keys given in another form such as PEM."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -9,7 +9,7 @@ _CHECK_DIGITS: Final = 6
 
 
 def encode(prefix: str, data: bytes) -> str:
-    """The bytes in Bech32, in lower case; ``prefix`` (lower case) says what they are."""
+    """Encode bytes as Bech32 in lower case; ``prefix`` (lower case) is the human-readable part."""
     digits = list(_in_fives(data))
     check = _polymod([*_expanded(prefix), *digits, *[0] * _CHECK_DIGITS]) ^ 1
     digits += [check >> 5 * (_CHECK_DIGITS - 1 - place) & 31 for place in range(_CHECK_DIGITS)]
@@ -17,7 +17,7 @@ def encode(prefix: str, data: bytes) -> str:
 
 
 def _in_fives(data: bytes) -> Iterator[int]:
-    """The bytes as digits of five bits, filled up with zeros."""
+    """Return the bytes as 5-bit digits, padded with zeros."""
     count = -(-len(data) * 8 // 5)
     number = int.from_bytes(data, "big") << (count * 5 - len(data) * 8)
     return (number >> 5 * (count - 1 - place) & 31 for place in range(count))

@@ -1,4 +1,4 @@
-"""Making a backup: databases, audit log and configuration in one sealed file, while everybody goes on working."""
+"""Create a backup: databases, audit log and configuration in one encrypted file, without interrupting service."""
 
 import hashlib
 import os
@@ -46,7 +46,7 @@ _WORKPLACE: Final = ".backup-"
 
 
 class NeededObject(Struct, frozen=True, kw_only=True):
-    """An object without which something of a backup does not work. ``cka_id`` in hex, ``token`` as it was labelled."""
+    """A token object that a backup needs. ``cka_id`` in hex, ``token``: the token's label."""
 
     cka_id: str
     label: str
@@ -56,7 +56,7 @@ class NeededObject(Struct, frozen=True, kw_only=True):
 
 
 class BackupMade(Struct, frozen=True, kw_only=True):
-    """What was written. ``recipients``: whom it is sealed to; ``proof``: what proves who made it.
+    """Result of a backup. ``recipients``: the keys it is encrypted to; ``proof``: the proofs of its origin.
 
     ``sha256``: of the whole file. ``restore``: the commands that restore it, or open it without this program.
     """
@@ -74,7 +74,7 @@ class BackupMade(Struct, frozen=True, kw_only=True):
 
 
 class Envelope(Struct, frozen=True, kw_only=True):
-    """What is put around the archive: its method, whom it is sealed to, and what writes it."""
+    """Encryption of the archive: its method, its recipients, and the function that writes it."""
 
     method: str
     recipients: list[str]
@@ -86,8 +86,8 @@ def backup(
 ) -> BackupMade:
     """Write a backup to a new file, sealed to the recipients, or by the token if there are none.
 
-    The file is there as a whole, or not at all. StoreError if there is such a file, or it cannot be written;
-    DependencyTimeoutException if another backup is made.
+    The file appears complete or not at all. StoreError if it exists or cannot be written; DependencyTimeoutException if
+    another backup is in progress.
     """
     envelope = _by_token(core) if not recipients else _to_recipients(recipients)
     with exclusive(core.store.folder / _LOCK, _LOCK_SECONDS), _draft(file) as draft, _workplace(core) as place:
@@ -100,7 +100,7 @@ def backup(
 
 
 def needed_objects(core: Core, conn: Connection) -> list[NeededObject]:
-    """The objects that a database needs on its tokens, the installation's own ones first."""
+    """List the objects that a database needs on its tokens, the installation's own keys first."""
     names = {each.id: each.label for each in installation.tokens(conn)}
     own = [
         NeededObject(
@@ -132,7 +132,7 @@ def _write(
     configuration: bytes | None,
     signing_key: SigningKey | None,
 ) -> BackupMade:
-    # 1. The record, sealed: the backup tells of itself, and while nothing else happens it is as new as the token knows.
+    # 1. Record the backup and seal the log: so the backup contains its own record, and matches the token's newest note.
     signed_by = backup_signature.fingerprint(signing_key.public_key()) if signing_key is not None else None
     details = {"file": str(file), "method": envelope.method, "recipient": ", ".join(envelope.recipients)}
     details["signedBy"] = signed_by or ""
@@ -142,7 +142,7 @@ def _write(
         core.audit.tidy()
         Sealer(core).seal()
 
-    # 2. The snapshot, encrypted as it is read; what proves its origin is made of what was read.
+    # 2. Take the snapshot and encrypt it as it is read; the proofs of origin are computed over the data as read.
     with snapshot.taken(core.store.folder, place) as taken:
         needed = _inventory(core, place)
         others = {INVENTORY: msgspec.json.format(msgspec.json.encode(needed))}
@@ -189,7 +189,7 @@ def _to_recipients(recipients: Sequence[Recipient]) -> Envelope:
 
 
 def _by_token(core: Core) -> Envelope:
-    # What seals it may have to be made, and is then in the backup itself.
+    # The sealing key may have to be created first, so that the backup includes its row.
     key = core.device.ciphers.random(own_permit(OperatorAct.BACKUP), KEY_BYTES)
     sealed = seal_to_token(core, key)
 
@@ -239,7 +239,7 @@ def _digest(file: BinaryIO) -> str:
 
 
 def _inventory(core: Core, place: Path) -> list[NeededObject]:
-    """What the copy needs, not what the database needs by now."""
+    """List the objects that the copy needs, which may differ from what the database needs by now."""
     copy = Database(place / files.META.name)
     try:
         with copy.reading() as conn:
@@ -250,7 +250,7 @@ def _inventory(core: Core, place: Path) -> list[NeededObject]:
 
 @contextmanager
 def _workplace(core: Core) -> Iterator[Path]:
-    """A folder for copies of the databases, as private as they are; those of killed backups are removed."""
+    """Create a private folder for copies of the databases; those of killed backups are removed."""
     folder = core.store.folder
     for left in folder.glob(f"{_WORKPLACE}*"):
         shutil.rmtree(left, ignore_errors=True)
@@ -263,12 +263,12 @@ def _workplace(core: Core) -> Iterator[Path]:
 
 @contextmanager
 def _draft(file: Path) -> Iterator[BinaryIO]:
-    """The file under a name of its own, which it loses when the block has ended well."""
+    """Open the file under a temporary name; it is fsynced and renamed when the block ends without an error."""
     if file.exists():
         raise StoreError(f"there is a file {file} already: choose another name, so that no backup replaces another")
     draft = file.with_name(f".{file.name}.part")
     try:
-        draft.unlink(missing_ok=True)  # of a backup that was killed: one is made at a time
+        draft.unlink(missing_ok=True)  # left by a killed backup: only one runs at a time
         descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, files.FILE_MODE)
     except OSError as exc:
         raise _unwritable(file, exc) from exc

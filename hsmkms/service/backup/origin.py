@@ -1,14 +1,14 @@
-"""Who made a backup: its manifest, and the two proofs of it, by the token and by an operator's signing key.
+"""Prove the origin of a backup: its manifest, and two proofs of it, by the token and by an operator's signing key.
 
-The archive of a backup ends with ``manifest.json``, which lists every file with its size and SHA-256 and says what the
-backup is; ``manifest.mac``, an HMAC over it by the installation's key on the token; and, if the operator has a signing
-key, ``manifest.sig``, a signature over it. So all three stay what they are whatever envelope they are carried in, and
-``sha256sum`` and ``openssl`` check them without hsmkms.
+The archive of a backup ends with ``manifest.json``, which lists every file with its size and SHA-256 and describes the
+backup; ``manifest.mac``, an HMAC over it by the installation's key on the token; and, if the operator has a signing
+key, ``manifest.sig``, a signature over it. So the three do not depend on the envelope, and ``sha256sum`` and
+``openssl`` check them without hsmkms.
 
-Whoever holds the token's PIN can make the HMAC; whoever holds the signing key, the signature. A backup of an older
-version has neither. Where it is sealed to a public key, everybody could have made it. Where the token sealed it, it
-proves the same as the HMAC, but for one thing: who has once had the key of that one file (out of a process that
-made or opened it) can put another content into it.
+Anyone with the token's PIN can compute the HMAC; anyone with the signing key, the signature. A backup of an older
+version has neither. If it is sealed to a public key, anyone could have made it. If the token sealed it, that proves the
+same as the HMAC, with one exception: anyone who has obtained the key of that file (from a process that made or opened
+it) can replace its content.
 """
 
 import hashlib
@@ -37,14 +37,14 @@ MAC: Final = "manifest.mac"
 SIGNATURE: Final = "manifest.sig"
 FORMAT: Final = "hsmkms backup manifest 1"
 LARGEST: Final[Mapping[str, int]] = {MANIFEST: 64 * 1024 * 1024, MAC: 4096, SIGNATURE: 4096}
-"""What is read of each at most, in bytes."""
+"""Maximum size of each, in bytes."""
 
 _DOMAIN: Final = b"hsmkms backup manifest v1\0"
 _match_label: Final = re.compile(rf"hsmkms/([0-9a-f]{{8}})/{KeyPurpose.MAC}/[1-9][0-9]{{0,8}}").fullmatch
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
-    """What a backup is and what is in it, as its maker says. ``recipients``: whom its envelope was sealed to."""
+    """Description and contents of a backup, as stated by its maker. ``recipients``: those of its envelope."""
 
     format: str
     installation: str
@@ -66,7 +66,7 @@ class TokenMac(Struct, frozen=True, kw_only=True):
 
 
 class Proof(Struct, frozen=True, kw_only=True):
-    """What proves who made a backup. ``signature``: the fingerprint of the key that signed it."""
+    """Verified proofs of a backup's origin. ``signature``: the fingerprint of the key that signed it."""
 
     token: bool = False
     sealed_by_token: bool = False
@@ -74,7 +74,7 @@ class Proof(Struct, frozen=True, kw_only=True):
 
     @property
     def found(self) -> bool:
-        """True if there is any."""
+        """True if there is any proof."""
         return self.token or self.sealed_by_token or self.signature is not None
 
     def __str__(self) -> str:
@@ -90,7 +90,7 @@ class Proof(Struct, frozen=True, kw_only=True):
 
 
 def proofs(core: Core, manifest: Manifest, signing_key: SigningKey | None) -> dict[str, bytes]:
-    """The files that close the archive: the manifest, and what proves it."""
+    """Return the last files of the archive: the manifest and its proofs."""
     text = msgspec.json.format(msgspec.json.encode(manifest))
     made = {MANIFEST: text, MAC: msgspec.json.encode(_token_mac(core, text))}
     if signing_key is not None:
@@ -114,7 +114,7 @@ def _mac(device: Device, cka_id: bytes, manifest: bytes) -> bytes:
 
 
 def read_manifest(members: Sequence[Member], kept: Mapping[str, bytes]) -> Manifest | None:
-    """The manifest of what was unpacked, or None if a version without them made it.
+    """Return the manifest of an unpacked backup, or None if an older version made it, without manifests.
 
     StoreError if the archive does not hold exactly what its manifest says.
     """
@@ -135,35 +135,37 @@ def read_manifest(members: Sequence[Member], kept: Mapping[str, bytes]) -> Manif
 
 
 def check_token(manifest: Manifest, kept: Mapping[str, bytes], devices: Iterable[Device]) -> None:
-    """Make sure that one of the tokens made the HMAC over the manifest.
+    """Verify the HMAC over the manifest with one of the tokens.
 
-    BindingError if none of them holds the key; StoreError if it says otherwise, or there is none.
+    BindingError if none of them holds the key; StoreError if the HMAC is wrong or missing.
     """
     try:
-        told = msgspec.json.decode(kept.get(MAC, b""), type=TokenMac)
-        cka_id = bytes.fromhex(told.key)
+        token_mac = msgspec.json.decode(kept.get(MAC, b""), type=TokenMac)
+        cka_id = bytes.fromhex(token_mac.key)
     except (msgspec.MsgspecError, ValueError) as exc:
         raise StoreError("the backup holds no proof by a token") from exc
-    label = _match_label(told.label)
+    label = _match_label(token_mac.label)
     if label is None or label[1] != manifest.installation[:8]:
-        raise StoreError(f"the proof in the backup is by a key that proves nothing about its installation: {told.key}")
+        raise StoreError(
+            f"the proof in the backup is by a key that proves nothing about its installation: {token_mac.key}"
+        )
     for device in devices:
         try:
-            ours = device.keys.is_labelled(cka_id, told.label)
-            right = ours and hmac.compare_digest(_mac(device, cka_id, kept[MANIFEST]).hex(), told.mac)
+            labelled = device.keys.is_labelled(cka_id, token_mac.label)
+            right = labelled and hmac.compare_digest(_mac(device, cka_id, kept[MANIFEST]).hex(), token_mac.mac)
         except ObjectLostError:
             continue
         if right:
             return
         raise StoreError("the token says that the proof in the backup is not its own: somebody else made this backup")
     raise BindingError(
-        f"the token does not hold the key that proves who made this backup ({told.label}): correct [token] in the "
+        f"the token does not hold the key that proves who made this backup ({token_mac.label}): correct [token] in the "
         "configuration, or restore the token's own backup first"
     )
 
 
 def check_signature(kept: Mapping[str, bytes], key: VerifyingKey) -> str:
-    """Make sure that the key signed the manifest; returns its fingerprint. StoreError if it did not."""
+    """Verify the signature over the manifest; return the key's fingerprint. StoreError if it is wrong or missing."""
     name = backup_signature.fingerprint(key)
     if SIGNATURE not in kept:
         raise StoreError("the backup is not signed, and --signed-by asks for a signature")

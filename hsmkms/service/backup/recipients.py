@@ -1,8 +1,8 @@
-"""The envelope of our own: of backups that the token seals, and of older ones that are sealed to a public key.
+"""hsmkms's own envelope: of backups that the token seals, and of older backups sealed to a public key.
 
-The key of the file is drawn on the token, and an AES-256 key of the installation encrypts it there. In older files RSA
-encrypted it with OAEP (SHA-256, RFC 8017), or an ephemeral X25519 key (RFC 7748) agreed on a secret, of which HKDF made
-the key that encrypted it; new files for the holder of a private key are of ``age_envelope``.
+The file key is generated on the token and encrypted there by an AES-256 key of the installation. In older files it was
+encrypted with RSA-OAEP (SHA-256, RFC 8017), or under a key derived with HKDF from an ephemeral X25519 key agreement
+(RFC 7748); new files for the holder of a private key use ``age_envelope``.
 """
 
 import hashlib
@@ -41,11 +41,11 @@ _PADDING: Final = OAEP(MGF1(SHA256()), SHA256(), None)
 _AGREED: Final = b"hsmkms backup x25519 v1"
 _AAD: Final = b"hsmkms backup key v1\0"
 _ONE_USE: Final = bytes(12)
-"""The nonce of a key that encrypts once."""
+"""Nonce of a key that encrypts only once."""
 
 
 class Header(Struct, frozen=True, kw_only=True):
-    """What a backup says of itself in the clear. It holds good only once the first chunk was proven.
+    """Unencrypted header of a backup. It is authenticated only together with the first chunk.
 
     ``recipient``: SHA-256 of the public key's SubjectPublicKeyInfo, or the CKA_ID of the token's key, in hex.
     ``help``: the ephemeral public key of X25519, or the IV of the token.
@@ -63,7 +63,7 @@ class Header(Struct, frozen=True, kw_only=True):
 
 
 class SealedKey(Struct, frozen=True):
-    """The part of a header that only a recipient can open."""
+    """The encrypted file key in a header."""
 
     method: str
     recipient: str
@@ -72,7 +72,7 @@ class SealedKey(Struct, frozen=True):
 
 
 def read_header(data: bytes) -> Header:
-    """A header as it stands in the file. StoreError for what is none."""
+    """Parse a header. StoreError if it is invalid."""
     try:
         return msgspec.json.decode(data, type=Header)
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
@@ -83,7 +83,7 @@ def read_header(data: bytes) -> Header:
 
 
 def open_with_private_key(header: Header, pkcs8: bytes) -> bytes:
-    """The key of the file. BindingError for another private key, StoreError where the header was changed."""
+    """Decrypt the file key. BindingError for another private key, StoreError if the header was changed."""
     private = load_der_private_key(pkcs8, None)
     if not isinstance(private, RSAPrivateKey | X25519PrivateKey) or fingerprint(private.public_key()) != (
         header.recipient
@@ -99,7 +99,7 @@ def open_with_private_key(header: Header, pkcs8: bytes) -> bytes:
 
 
 def fingerprint(public: RSAPublicKey | X25519PublicKey) -> str:
-    """SHA-256 of a key's SubjectPublicKeyInfo, in hex: `openssl pkey -pubin -outform DER | sha256sum`."""
+    """Return SHA-256 of a key's SubjectPublicKeyInfo, in hex: `openssl pkey -pubin -outform DER | sha256sum`."""
     return hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
@@ -111,7 +111,7 @@ def _agreed(shared: bytes, sent: bytes, public: X25519PublicKey) -> AESGCM:
 
 
 def seal_to_token(core: Core, key: bytes) -> SealedKey:
-    """Seal the key of a file by an AES key of the installation's on the token."""
+    """Encrypt the file key with an AES key of the installation on the token."""
     own = encryption_key(core, KeyPurpose.BACKUP, OperatorAct.BACKUP)
     permit = own_permit(OperatorAct.BACKUP, own.cka_id)
     device = core.tokens.of(own.token_id)
@@ -120,10 +120,10 @@ def seal_to_token(core: Core, key: bytes) -> SealedKey:
 
 
 def open_with_token(header: Header, device: Device) -> bytes:
-    """The key of the file. BindingError for another token, StoreError where the header was changed.
+    """Decrypt the file key. BindingError for another token, StoreError if the header was changed.
 
-    Only a key that was made for backups opens one: of imported key material, which is on the token as well, somebody
-    knows the bytes.
+    Only a key made for backups is accepted: with imported key material, which is on the token as well, anyone who knows
+    its bytes could forge a backup.
     """
     try:
         cka_id = bytes.fromhex(header.recipient)
@@ -143,6 +143,6 @@ def open_with_token(header: Header, device: Device) -> bytes:
 
 
 def _is_for_backups(header: Header, cka_id: bytes, device: Device) -> bool:
-    """True if the label on the token says so; the header does not tell the version."""
+    """Return True if the key's label on the token says so; the header does not contain the version."""
     prefix = f"hsmkms/{header.installation[:8]}/{KeyPurpose.BACKUP}"
     return any(device.keys.is_labelled(cka_id, f"{prefix}/{version}") for version in range(1, _MOST_VERSIONS))

@@ -1,11 +1,11 @@
-"""Restoring a backup: into a folder beside its target, where everything is proven, and then by renames.
+"""Restore a backup into a staging folder, verify everything there, and then rename it into place.
 
-No database is opened, and nothing that the backup names is loaded, before somebody has answered for it: who made it is
-proven, or the operator has said that it need not be; and its configuration is used only where he has none, and has
-seen what it would load and run.
+No database is opened, and nothing that the backup names is loaded, before its origin is proven or the operator has
+waived the proof; and its configuration is used only if the operator has none, and has confirmed what it would load and
+run.
 
-The database takes its place last, so that an interrupted restore is no installation; the next one removes what it has
-left, and nothing else (restore_moves.py).
+The database is moved last, so that an interrupted restore does not look like an installation; the next restore removes
+its leftovers, and nothing else (restore_moves.py).
 """
 
 import shutil
@@ -38,12 +38,12 @@ from hsmkms.store import files, installation, migrate
 from hsmkms.store.engine import Connection
 
 LOCK: Final = "init.lock"
-"""The same as that of `hsmkms init`, which would make databases in the same place."""
+"""The lock file of `hsmkms init`, which would create databases in the same place."""
 
 LOCK_SECONDS: Final = 60.0
 
 OpenCore = Callable[[Path], Core]
-"""Opens an installation whose data folder is the given one; BindingError where the token is not its own."""
+"""Opens an installation in the given data folder; BindingError if the token does not belong to it."""
 
 _UNPROVEN: Final = (
     "{}. Nothing was restored: whoever could write to where the backup lay may have made it. Give {}--unproven if you "
@@ -53,18 +53,18 @@ _IF_SIGNED: Final = "--signed-by PUBLIC.pem if you have signed it, or "
 
 
 class Order(Struct, frozen=True, kw_only=True):
-    """What the operator gives for a restore and allows: see `hsmkms restore`."""
+    """The operator's inputs and permissions for a restore: see `hsmkms restore`."""
 
     keys: PrivateKeys | None = None
     signed_by: VerifyingKey | None = None
     unproven: bool = False
     accept_rollback: bool = False
     accept_clone: str | None = None
-    """Label or serial of the one of the tokens that is accepted though it is a clone."""
+    """Label or serial of a token that is accepted though it is a clone."""
 
 
 class Configured(Struct, frozen=True, kw_only=True):
-    """What a restore works with once there is a configuration; ``file``: its text, where it came out of the backup."""
+    """Devices and opener once there is a configuration; ``file``: its text, if it came from the backup."""
 
     devices: Sequence[Device]
     open_core: OpenCore
@@ -72,17 +72,17 @@ class Configured(Struct, frozen=True, kw_only=True):
 
 
 Configure = Callable[[Unsealed, str | None], Configured]
-"""Loads a configuration and opens its tokens: the operator's, or that of the backup if he answers for it.
+"""Loads a configuration and opens its tokens: the operator's, or the backup's if the operator accepts it.
 
-It is told what was unpacked, and which signature was found on it.
+Called with the unpacked backup, and the fingerprint of its verified signature (None without one).
 """
 
 
 class Restored(Struct, frozen=True, kw_only=True):
-    """What was restored. ``missing``: objects that the token does not have; ``rollback``: why it is an older state.
+    """Result of a restore. ``missing``: objects that the token does not have; ``rollback``: why it is an older state.
 
-    ``migrated``: the revisions that the databases were brought to, where the backup was made by an older program.
-    ``proof``: what proves who made the backup; see ``backup_origin.Proof``.
+    ``migrated``: the applied revisions, if an older program made the backup. ``proof``: the proofs of its origin; see
+    ``backup_origin.Proof``.
     """
 
     installation: str
@@ -101,9 +101,9 @@ def restore(
 ) -> Restored:
     """Restore a backup into the data folder ``target``, which must hold no databases and no audit log.
 
-    Raises StoreError (damaged, unproven, or older than what the token remembers, or the target is not empty),
-    BindingError (another token, another private key), MigrationError (the backup is of a newer program), and what
-    ``configure`` raises. Then nothing was changed.
+    Raises StoreError (damaged, unproven, older than the token's notes, or the target is not empty), BindingError
+    (another token, another private key), MigrationError (made by a newer program), and the errors of ``configure``.
+    Then nothing was changed.
     """
     files.make_folder(target)
     with exclusive(target / LOCK, LOCK_SECONDS):
@@ -111,33 +111,33 @@ def restore(
         restore_moves.require_empty(target)
         staging = Path(tempfile.mkdtemp(prefix=restore_moves.STAGING, dir=target))
         try:
-            # 1. Everything is read, once.
+            # 1. Read everything, once.
             unsealed = unsealing.read(file, order.keys, unseal, staging)
             signature = _signature(unsealed, order)
             reached("restore 1: unpacked")
 
-            # 2. The token is reached, and asked who made it.
+            # 2. Open the token, and verify the origin.
             configured = configure(unsealed, signature)
             proof = _proof(unsealed, signature, configured.devices, order)
             reached("restore 2: proven")
 
-            # 3. It belongs to this token, and is not older than what that remembers; the restore is written down.
+            # 3. Check that it belongs to this token and is not older than the token's notes; record the restore.
             migrated = migrate.upgrade(staging)
             restored = _prepare(configured.open_core(staging), unsealed, target, migrated, proof, order)
             reached("restore 3: prepared")
 
-            # 4. The files take their places, the database last.
+            # 4. Move the files into place, the database last.
             restore_moves.move(staging, target, configured.file, reached)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
-        # 5. The audit log goes on from here.
+        # 5. Seal, so that the audit log continues from here.
         _seal(configured.open_core(target), accept=restored.rollback is not None)
     return restored
 
 
 def _signature(unsealed: Unsealed, order: Order) -> str | None:
-    """The signature that was asked for. StoreError if it is not there, or if nothing else can prove the backup."""
+    """Verify the required signature, if any; return its key. StoreError if it is missing, or no proof is possible."""
     if order.signed_by is not None:
         if unsealed.manifest is None:
             raise StoreError("the backup is of a version that signed none, and --signed-by asks for a signature")
@@ -149,7 +149,7 @@ def _signature(unsealed: Unsealed, order: Order) -> str | None:
 
 
 def _proof(unsealed: Unsealed, signature: str | None, devices: Sequence[Device], order: Order) -> Proof:
-    """What proves who made it. StoreError or BindingError if nothing does, and something must."""
+    """Verify the origin. StoreError or BindingError if nothing proves it, and a proof is required."""
     if unsealed.manifest is None:
         return Proof(sealed_by_token=unsealed.sealed_by_token)
     try:
@@ -196,12 +196,12 @@ def _prepare(core: Core, unsealed: Unsealed, target: Path, migrated: list[str], 
 
 
 def _accept_clones(core: Core, tx: Connection) -> None:
-    """Record the names of each token that is open as a clone: the operator accepts it."""
+    """Record label and serial of each token that is open as a clone, which the operator accepts."""
     for row in core.tokens.rows():
         try:
             device = core.tokens.of(row.id)
         except TokenUnavailableError:
-            continue  # it is not open, so nothing of it is accepted
+            continue  # it is not open, so it is not accepted
         if binding.is_clone(device, row):
             installation.rename_token(tx, row.id, device.profile.label, device.profile.serial)
             Freshness(core).take(row.id)
@@ -210,7 +210,7 @@ def _accept_clones(core: Core, tx: Connection) -> None:
 
 
 def _rollback(core: Core) -> str | None:
-    """How the state contradicts what the token remembers, or None."""
+    """Return how the restored state contradicts the token's notes, or None."""
     try:
         Sealer(core).check()
     except Contradiction as exc:
@@ -225,7 +225,7 @@ def _missing(core: Core) -> list[NeededObject]:
 
 
 def _present(core: Core, token_id: str) -> set[str]:
-    """The CKA_IDs on a token; none of one that the installation has left and that is away."""
+    """Return the CKA_IDs on a token; empty for a left token that is away."""
     try:
         return {each.cka_id.hex() for each in core.tokens.of(token_id).keys.inventory(witness(core, token_id))}
     except TokenUnavailableError:

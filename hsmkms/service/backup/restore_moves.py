@@ -1,8 +1,7 @@
-"""The moves of a restored installation into its place, and their undoing.
+"""Move a restored installation into place, and undo interrupted moves.
 
-Before anything is moved, a mark in the target names each file that is going to be, with what a rename keeps of it: its
-inode, size and time. So whatever is found there after a crash is known for what the restore has put there, or for
-somebody else's.
+Before anything is moved, a mark in the target lists each file to be moved with the attributes that a rename preserves:
+inode, size and time. So after a crash, files of the restore can be told from other files.
 """
 
 import os
@@ -23,16 +22,16 @@ from hsmkms.store.archive import new_file
 STAGING: Final = ".restore-"
 _MARK: Final = ".restore-unfinished"
 _FILES: Final = (snapshot.AUDIT, files.LOG.name, files.META.name)
-"""In the order in which they take their places: where meta.db is, everything is."""
+"""In the order of the moves: if meta.db is in place, everything is."""
 
 _Identity = tuple[int, int, int, int]
-"""Device, inode, size and time of change in ns: an inode alone may be used again."""
+"""Device, inode, size and modification time in ns: an inode number alone may be reused."""
 
 
 def remove_leftovers(target: Path) -> None:
-    """Remove what an interrupted restore has left, and nothing else: a half one is none."""
+    """Remove the leftovers of an interrupted restore, and nothing else."""
     for left in target.glob(f"{STAGING}*"):
-        shutil.rmtree(left, ignore_errors=True)  # which follows no symlink
+        shutil.rmtree(left, ignore_errors=True)  # does not follow symlinks
     mark = target / _MARK
     moved = _read(mark)
     if moved is None or (target / snapshot.AUDIT).is_symlink():
@@ -42,7 +41,7 @@ def remove_leftovers(target: Path) -> None:
             place = target / name
             if place.parent in (target, target / snapshot.AUDIT) and _identity(place) == identity:
                 place.unlink()
-        with suppress(OSError):  # somebody has put something there, or it is not there
+        with suppress(OSError):  # it contains other files, or does not exist
             (target / snapshot.AUDIT).rmdir()
     mark.unlink()
 
@@ -63,7 +62,7 @@ def move(staging: Path, target: Path, configuration: bytes | None, reached: Call
         _require_closed(staging)
         require_empty(target)
         if configuration is not None:
-            # Somebody has answered for it: if the restore is interrupted here, the next one finds it in its place.
+            # The operator has accepted it: if the restore is interrupted here, the next one finds it in place.
             _place(staging, target, CONFIGURATION, configuration)
             moved.append(CONFIGURATION)
         _place(staging, target, _MARK, msgspec.json.encode(_identities(staging)))
@@ -95,7 +94,7 @@ def _place(staging: Path, target: Path, name: str, content: bytes) -> None:
 
 
 def _undo(staging: Path, target: Path, moved: list[str]) -> None:
-    """Take back what was moved, the database first; the mark goes when nothing is left of it."""
+    """Undo the moves, the database first, and then remove the mark."""
     with suppress(OSError):
         for name in reversed(moved):
             (target / name).rename(staging / name)
@@ -116,7 +115,7 @@ def _in_the_way(target: Path) -> Iterator[Path]:
 
 
 def _read(mark: Path) -> dict[str, _Identity] | None:
-    """What a mark names: nothing for one of an older version; None where there is no mark of ours."""
+    """Read a mark: empty for one of an older version; None if there is none."""
     if mark.is_symlink() or not mark.is_file():
         return None
     try:
@@ -127,13 +126,13 @@ def _read(mark: Path) -> dict[str, _Identity] | None:
 
 def _identities(staging: Path) -> dict[str, _Identity | None]:
     folder = (each for each in (staging / snapshot.AUDIT).rglob("*") if each.is_file())
-    found = (*folder, *(staging / name for name in _FILES if name != snapshot.AUDIT))
-    return {str(each.relative_to(staging)): _identity(each) for each in found}
+    moved = (*folder, *(staging / name for name in _FILES if name != snapshot.AUDIT))
+    return {str(each.relative_to(staging)): _identity(each) for each in moved}
 
 
 def _identity(path: Path) -> _Identity | None:
     try:
-        found = path.lstat()
+        status = path.lstat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

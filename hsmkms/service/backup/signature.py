@@ -1,7 +1,7 @@
-"""An operator's signature on a backup: it proves who made it where the token is lost, or before it is reached.
+"""Sign and verify backups with an operator's key, which proves the origin even without the token.
 
 Ed25519 (RFC 8032), ECDSA with the hash of the curve's size (FIPS 186-5), or RSA-PSS with SHA-256 and a salt of 32 bytes
-(RFC 8017): what OpenSSL verifies on the command line.
+(RFC 8017): OpenSSL's command line can verify all of them.
 """
 
 import hashlib
@@ -32,13 +32,13 @@ VerifyingKey = Ed25519PublicKey | EllipticCurvePublicKey | RSAPublicKey
 
 
 def read_signing_key(name: str, pem: bytes) -> SigningKey:
-    """A private key in PEM that is not encrypted. ConfigurationError, which holds nothing of it, for anything else."""
+    """Parse an unencrypted private key in PEM. ConfigurationError otherwise, which contains nothing of the file."""
     try:
         key = load_pem_private_key(pem, None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, SigningKey) or not _is_strong(key.public_key()):
-        # Out here, where no earlier exception holds anything of the file.
+        # Outside the handler, so that no chained exception contains parts of the file.
         raise ConfigurationError(
             f"{name} holds no signing key: give {_KINDS}, in PEM and not encrypted "
             "(`openssl genpkey -algorithm ed25519` makes one)"
@@ -47,7 +47,7 @@ def read_signing_key(name: str, pem: bytes) -> SigningKey:
 
 
 def read_verifying_key(name: str, pem: bytes) -> VerifyingKey:
-    """The public half in PEM. ConfigurationError for anything else."""
+    """Parse a public key in PEM. ConfigurationError for anything else."""
     try:
         key = load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm):
@@ -61,12 +61,12 @@ def read_verifying_key(name: str, pem: bytes) -> VerifyingKey:
 
 
 def fingerprint(public: VerifyingKey) -> str:
-    """SHA-256 of a key's SubjectPublicKeyInfo, in hex: `openssl pkey -pubin -outform DER | sha256sum`."""
+    """Return SHA-256 of a key's SubjectPublicKeyInfo, in hex: `openssl pkey -pubin -outform DER | sha256sum`."""
     return hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
 def sign(key: SigningKey, message: bytes) -> bytes:
-    """The signature: 64 bytes of Ed25519, DER of ECDSA, or that of RSA-PSS."""
+    """Sign: 64 bytes for Ed25519, DER for ECDSA, or an RSA-PSS signature."""
     if isinstance(key, Ed25519PrivateKey):
         return key.sign(message)
     if isinstance(key, EllipticCurvePrivateKey):
@@ -75,7 +75,7 @@ def sign(key: SigningKey, message: bytes) -> bytes:
 
 
 def verifies(key: VerifyingKey, message: bytes, signature: bytes) -> bool:
-    """True if the signature is that of the key's private half on the message."""
+    """Return True if the signature over the message is valid."""
     try:
         if isinstance(key, Ed25519PublicKey):
             key.verify(signature, message)

@@ -1,7 +1,7 @@
-"""Reading a backup once, from beginning to end, into a folder.
+"""Read a backup once, from beginning to end, into a folder.
 
-Whatever is decided afterwards is decided about that copy: if the file is changed meanwhile, nobody is shown one content
-and given another.
+All later decisions are about that copy: if the file is changed meanwhile, the content restored is still the content
+that was shown.
 """
 
 import hashlib
@@ -25,14 +25,14 @@ _BLOCK: Final = 65536
 _KEPT: Final[Mapping[str, int]] = {**backup_origin.LARGEST, CONFIGURATION: 1024 * 1024, INVENTORY: 0}
 
 Unseal = Callable[[Header], bytes]
-"""Makes the key of a file in our own envelope of its header."""
+"""Decrypts the file key from the header of hsmkms's own envelope."""
 
 
 class Unsealed(Struct, frozen=True, kw_only=True):
-    """A backup whose files lie in a folder.
+    """A backup unpacked into a folder.
 
-    ``about``: its manifest, or the header of a version that made none. ``sha256``: of the file.
-    ``sealed_by_token``: the token had to be asked for its key. ``kept``: what lies beside databases and audit log.
+    ``about``: its manifest, or the header if an older version made it, without a manifest. ``sha256``: of the file.
+    ``sealed_by_token``: the token decrypted its file key. ``kept``: the files besides databases and audit log.
     """
 
     sha256: str
@@ -54,7 +54,7 @@ class Unsealed(Struct, frozen=True, kw_only=True):
 def read(file: Path, keys: PrivateKeys | None, unseal: Unseal, folder: Path) -> Unsealed:
     """Unpack a backup of either envelope into an empty folder.
 
-    StoreError for what is none, was changed or is not complete; BindingError for another private key or token;
+    StoreError if it is not a backup, was changed or is incomplete; BindingError for another private key or token;
     ConfigurationError if it is sealed to a private key and none is given.
     """
     headers: list[Header] = []
@@ -75,7 +75,7 @@ def read(file: Path, keys: PrivateKeys | None, unseal: Unseal, folder: Path) -> 
             source.read_all()
     except OSError as exc:
         raise StoreError(f"the backup {file} cannot be read: {exc.strerror}") from exc
-    kept = {name: bytes(held) for name, held in archive.kept.items()}
+    kept = {name: bytes(content) for name, content in archive.kept.items()}
     about = backup_origin.read_manifest(archive.members, kept) or next(iter(headers), None)
     if about is None:
         raise StoreError("the backup has no manifest: it was not made by this program")
@@ -96,19 +96,19 @@ def _needed(keys: PrivateKeys | None) -> PrivateKeys:
 
 
 class _Source:
-    """A file that is hashed as it is read."""
+    """Readable file that is hashed as it is read."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.digest = hashlib.sha256()
 
     def read(self, size: int, /) -> bytes:
-        """Up to so many bytes."""
+        """Return up to ``size`` bytes."""
         block = self._file.read(size)
         self.digest.update(block)
         return block
 
     def read_all(self) -> None:
-        """Read what is left, which is nothing in a good file."""
+        """Read the rest, which is empty in a valid file."""
         while self.read(_BLOCK):
             pass

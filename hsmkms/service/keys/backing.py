@@ -1,4 +1,4 @@
-"""What all procedures that make backing keys share: names, first records, and what to do after a fault."""
+"""Shared parts of the procedures that create backing keys: labels, first records, and error handling."""
 
 import uuid
 from typing import Final
@@ -24,16 +24,16 @@ NOTHING_WAS_MADE: Final = (
     TokenUnfitError,
     UnsupportedOperationException,
 )
-"""Faults after which no object can have stayed on the token; after any other one somebody has to look."""
+"""Errors after which no object can be left on the token; after any other error, reconcile must check."""
 
 ATTEMPTS: Final = 3
-"""How often something is made anew, if each time the home has moved while it was being made."""
+"""How often a creation is attempted, if the home moves to another token during each attempt."""
 
 HOME_MOVED: Final = "The installation moves to another token just now: try again."
 
 
 def generated(core: Core, key_id: str, sequence: int, state: MaterialState) -> MaterialRecord:
-    """The record of a backing key that the token is about to generate."""
+    """Return the record of a backing key that the token is about to generate."""
     cka_id = uuid.uuid4().bytes
     return MaterialRecord(
         material_id=material.material_id(key_id, cka_id),
@@ -46,7 +46,7 @@ def generated(core: Core, key_id: str, sequence: int, state: MaterialState) -> M
 
 
 def label_of(core: Core, token_id: str, key_id: str, region: str, sequence: int) -> str:
-    """The object's label: what the row can be rebuilt from, in the form that its token has room for."""
+    """Return the object's label, from which its row can be rebuilt, in the form that fits the token."""
     long = material.object_label(core.installation.short_id, region, key_id, sequence)
     if len(long) <= core.tokens.of(token_id).profile.label_bytes:
         return long

@@ -1,7 +1,7 @@
-"""Making a KMS key, step by step, whoever asks for it.
+"""Create a KMS key in steps, for all callers.
 
 The token and the database share no transaction, so: intent, device, result. After a crash between the steps
-``reconcile`` finds the intent and what became of it; a key that was reported as created has all three.
+``reconcile`` finds the intent and completes or removes it; a key that was reported as created has all three.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,17 +23,17 @@ from hsmkms.store import aliases, installation, keys, objects
 from hsmkms.store.engine import Connection
 
 Check = Callable[[Connection], None]
-"""Raises if a key cannot be made as things are in this transaction."""
+"""Raises if a key must not be created, given the state in this transaction."""
 
 OVERTAKEN: Final = "the key was reconciled away while it was being made: create it again"
 
 
 def unchecked(_: Connection) -> None:
-    """Refuse nothing."""
+    """Accept every state."""
 
 
 class Nature(Struct, frozen=True, kw_only=True):
-    """What a key is for life."""
+    """Properties of a key that never change."""
 
     spec: KeySpec = KeySpec.SYMMETRIC_DEFAULT
     usage: KeyUsage = KeyUsage.ENCRYPT_DECRYPT
@@ -50,7 +50,7 @@ def new_record(
     description: str,
     policy: str,
 ) -> KeyRecord:
-    """The record of a key that is about to be made; with its first backing key, unless that is to be imported."""
+    """Return the record of a key about to be created, with its first backing key unless it is to be imported."""
     key_id = new_key_id(multi_region=nature.multi_region)
     imported = nature.origin is Origin.EXTERNAL
     now = core.clock()
@@ -75,7 +75,7 @@ def new_record(
 
 
 def make_empty(core: Core, record: KeyRecord, tags: Mapping[str, str], check: Check = unchecked) -> None:
-    """Make a key that waits for its material: nothing is done on the token, so it is one transaction.
+    """Create a key without material: the token is not involved, so it is one transaction.
 
     ``check`` is called in that transaction, and may refuse.
     """
@@ -94,11 +94,11 @@ def make(
     alias: str | None = None,
     check: Check = unchecked,
 ) -> bool:
-    """Make a key whose backing key is generated on the token and never leaves it; with an alias if one is named.
+    """Create a key whose backing key is generated on the token and never leaves it, with an alias if one is named.
 
     ``permit`` covers the backing key. ``check`` is called in the transaction of the intent, and may refuse. False if
-    somebody else has taken the alias meanwhile: then there is no key. Where the home moves to another token meanwhile,
-    what was made is destroyed, and made there.
+    the alias was created concurrently: then there is no key. If the home moves to another token meanwhile, the new
+    backing key is destroyed and generated there.
     """
     for _ in range(ATTEMPTS):
         outcome = _make(core, _at_home(core, record), tags, permit, alias, check)
@@ -116,7 +116,7 @@ class _Outcome(Enum):
 
 
 def _at_home(core: Core, record: KeyRecord) -> KeyRecord:
-    """The record of a key that is to be made, with its backing key on what the home is now."""
+    """Return the record with its backing key on the present home token."""
     return replace(record, materials=(replace(record.materials[0], token_id=core.tokens.home_id),))
 
 
@@ -126,9 +126,9 @@ def _make(
     backing_key = record.materials[0]
     device = core.tokens.of(backing_key.token_id)
     label = label_of(core, backing_key.token_id, record.key_id, record.region, backing_key.sequence)
-    device.connection.ready_to_make()  # no intent that a token which is away would leave behind
+    device.connection.ready_to_make()  # before the intent, which would be left behind if the token is away
 
-    # 1. Intent: the row that will be the key, invisible until it is complete.
+    # 1. Intent: the key's row, invisible until it is complete.
     with core.store.atomic() as tx:
         check(tx)
         keys.insert_intent(tx, record, tags, label)
@@ -159,7 +159,7 @@ def _make(
 
 
 def _complete(tx: Connection, record: KeyRecord, alias: str | None) -> _Outcome:
-    """Let the key be there, with its alias, if nothing has come in between."""
+    """Make the key live, with its alias, unless a concurrent change prevents it."""
     if not installation.is_home(tx, record.materials[0].token_id):
         return _Outcome.HOME_MOVED
     if alias is not None and aliases.fetch(tx, record.region, alias) is not None:

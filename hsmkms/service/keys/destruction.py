@@ -1,7 +1,7 @@
-"""Destroying objects on the token, once the database says that they must go.
+"""Destroy objects on the token that the database has marked for destruction.
 
-The decision (intent) is written where it is made: by the end of a key, the loss of imported material, or the end of a
-wrapping key. From there on this is the one way, and it can be repeated: device, then result.
+The mark (intent) is written by its cause: the deletion of a key, the loss of imported material, or the end of a
+wrapping key. This module does the rest, device and then result, and can be repeated.
 """
 
 import logging
@@ -21,17 +21,17 @@ log = logging.getLogger("hsmkms.service")
 
 
 def of_key(core: Core, key_id: str, object_id: bytes = b"") -> list[Doomed]:
-    """What is to be destroyed of one key; with ``object_id``, that object too, though no key may own it any more."""
+    """Return a key's objects marked for destruction; with ``object_id``, also that object, even without a key."""
     with core.store.reading() as conn:
-        found = deletion.doomed(conn)
-    return [each for each in found if each.key_id == key_id or each.cka_id == object_id]
+        doomed = deletion.doomed(conn)
+    return [each for each in doomed if each.key_id == key_id or each.cka_id == object_id]
 
 
 def destroy(core: Core, doomed: Doomed, permit: Permit) -> bool:
-    """Destroy an object whose destruction was decided; False if it was not on the token any more.
+    """Destroy an object marked for destruction; False if it was not on the token any more.
 
-    danger: nothing brings it back. Interrupted, it is done again. KMSInternalException if the decision was edited into
-    the database.
+    danger: this cannot be undone. After an interruption it is repeated. KMSInternalException if the mark was edited
+    into the database.
     """
     with core.store.reading() as conn:
         subject = object_subject(conn, doomed.token_id, doomed.cka_id)
@@ -64,14 +64,14 @@ def destroy(core: Core, doomed: Doomed, permit: Permit) -> bool:
 
 
 def discard(core: Core, token_id: str, cka_id: bytes) -> None:
-    """Destroy an object that is doomed since its token was left, or something else came in between, as it was made.
+    """Destroy an object that was marked because its token was left, or its creation was overtaken by a change.
 
-    Where the token cannot be reached now, `hsmkms maintain` does it.
+    If the token cannot be reached now, `hsmkms maintain` does it later.
     """
     with core.store.reading() as conn:
-        found = [each for each in deletion.doomed(conn) if (each.token_id, each.cka_id) == (token_id, cka_id)]
+        doomed = [each for each in deletion.doomed(conn) if (each.token_id, each.cka_id) == (token_id, cka_id)]
     try:
-        for each in found:
+        for each in doomed:
             destroy(core, each, own_permit(OperatorAct.MAINTAIN, cka_id))
     except HsmKmsError as exc:
         log.warning("the object %s is to be destroyed later: %s", cka_id.hex(), exc)

@@ -1,8 +1,8 @@
-"""Imported material whose time is over: written down when it is first seen.
+"""Record the expiry of imported material when it is first seen.
 
-That it does not work any more needs no writing: ``rules.states.effective_state`` says so at its instant. But a clock
-that is set back afterwards must not bring it back, so the first process that sees the lapse stores it. The objects are
-destroyed later, by whoever sweeps.
+Expired material is unusable without any record: ``rules.states.effective_state`` computes that. But a clock that is set
+back afterwards must not revive it, so the first process that sees the expiry stores it. The objects are destroyed
+later, by the sweeper.
 """
 
 import logging
@@ -19,14 +19,14 @@ log = logging.getLogger("hsmkms.service")
 
 
 def write(core: Core, key_id: str, region: str, now: datetime) -> bool:
-    """Store what has lapsed of a key by now; True if anything had."""
+    """Store the expiry of a key's expired material; True if there was any."""
     with core.store.atomic() as tx:
         record = keys.fetch(tx, region, key_id)
         return record is not None and write_in(core, tx, record, now)
 
 
 def write_in(core: Core, tx: Connection, record: KeyRecord, now: datetime) -> bool:
-    """The same within a transaction of the caller's, who reads the record again if anything had lapsed."""
+    """Store the expiry within the caller's transaction; on True the caller must read the record again."""
     lapsed = states.unwritten_lapses(record, now)
     for each in lapsed:
         lose(tx, record.key_id, record.region, each.material_id)
@@ -37,9 +37,10 @@ def write_in(core: Core, tx: Connection, record: KeyRecord, now: datetime) -> bo
 
 
 def lose(tx: Connection, key_id: str, region: str, material_id: str) -> None:
-    """Imported material is gone, by expiry or by the user's word: its object is doomed, and the state follows.
+    """Remove imported material, after expiry or deletion: mark its object for destruction and change the key's state.
 
-    One that only waited for its rotation is forgotten, and the state stays. What a replica loses stays with the others.
+    Material that only waited for its rotation is removed, and the state stays. Material that a replica loses stays in
+    the other regions.
     """
     record = keys.fetch(tx, region, key_id)
     material = record.material(material_id) if record is not None else None

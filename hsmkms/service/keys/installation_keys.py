@@ -1,6 +1,6 @@
-"""Keys of the installation itself on the token, each made when it is first needed.
+"""Manage the installation's own keys on the token, each created when it is first needed.
 
-Each purpose has versions: the newest is used, and the older ones verify what they have made.
+Each purpose has versions: the newest is used, and older ones still verify or decrypt their own results.
 """
 
 import hmac
@@ -22,7 +22,7 @@ _LOCK_SECONDS: Final = 60.0
 
 
 def sealing_key(core: Core, purpose: KeyPurpose) -> InstallationKeyRow:
-    """The newest HMAC key of a purpose; made at its first use, in the same steps as at init."""
+    """Return the newest HMAC key of a purpose; created at its first use, in the same steps as at init."""
 
     def make(key: InstallationKeyRow, label: str) -> None:
         core.tokens.of(key.token_id).own.generate_mac_key(own_permit(OperatorAct.SEAL, key.cka_id), key.cka_id, label)
@@ -31,7 +31,7 @@ def sealing_key(core: Core, purpose: KeyPurpose) -> InstallationKeyRow:
 
 
 def encryption_key(core: Core, purpose: KeyPurpose, act: OperatorAct) -> InstallationKeyRow:
-    """The newest AES-256 key of a purpose; made at its first use."""
+    """Return the newest AES-256 key of a purpose; created at its first use."""
 
     def make(key: InstallationKeyRow, label: str) -> None:
         core.tokens.of(key.token_id).keys.generate_backing_key(own_permit(act, key.cka_id), key.cka_id, label)
@@ -40,16 +40,16 @@ def encryption_key(core: Core, purpose: KeyPurpose, act: OperatorAct) -> Install
 
 
 def versions(core: Core, purpose: KeyPurpose, token_id: str | None = None) -> list[InstallationKeyRow]:
-    """All versions of a purpose's key, on all tokens or on one, oldest first; the newest may not be there yet."""
+    """Return all versions of a purpose's key, on all tokens or on one, oldest first; the newest may be an intent."""
     with core.store.reading() as conn:
         return installation.versions(conn, purpose, token_id)
 
 
 def macs(core: Core, permit: Callable[[bytes], Permit], message: bytes) -> Iterator[bytes]:
-    """What the installation's MAC key makes of a message: the newest version first, which is the one to use.
+    """Yield the message's MACs by all versions of the installation's MAC key, the newest, to be used, first.
 
-    ``permit``: leave for an object. Versions on tokens that are away are left out. Raises ObjectLostError or
-    TokenUnavailableError if none is there.
+    ``permit`` makes the permit for a CKA_ID. Versions on tokens that are away are left out. Raises ObjectLostError or
+    TokenUnavailableError if no version is available.
     """
     lost: HsmKmsError | None = ObjectLostError("the installation has no MAC key")
     for key in reversed(versions(core, KeyPurpose.MAC)):
@@ -60,7 +60,7 @@ def macs(core: Core, permit: Callable[[bytes], Permit], message: bytes) -> Itera
         except (ObjectLostError, TokenUnavailableError) as exc:
             lost = lost and exc
             continue
-        if made is not None:  # else the row was put there by hand, with the id of a key that users can use
+        if made is not None:  # otherwise the row was forged, with the CKA_ID of a key that users can use
             lost = None
             yield made
     if lost is not None:
@@ -73,14 +73,14 @@ def is_mac(core: Core, permit: Callable[[bytes], Permit], message: bytes, mac: b
 
 
 def witness(core: Core, token_id: str | None = None) -> bytes:
-    """CKA_ID of the MAC key on a token, or on the home: of the version known so far, or else of one that is there."""
+    """Return the CKA_ID of a MAC key on a token (default: the home): the cached version, or else one present there."""
     token_id = token_id or core.tokens.home_id
     device, known = core.tokens.of(token_id), core.witnesses.get(token_id)
     if known is not None and device.keys.holds(known):
         return known
     with core.store.reading() as conn:
-        there = installation.versions(conn, KeyPurpose.MAC, token_id)
-    for key in reversed(there):
+        candidates = installation.versions(conn, KeyPurpose.MAC, token_id)
+    for key in reversed(candidates):
         if device.keys.holds(key.cka_id):
             core.witnesses[token_id] = key.cka_id
             return key.cka_id
@@ -88,14 +88,14 @@ def witness(core: Core, token_id: str | None = None) -> bytes:
 
 
 def label_of(core: Core, key: InstallationKeyRow) -> str:
-    """How an installation key is labelled on the token."""
+    """Return an installation key's label on the token."""
     return key.label(core.installation.id)[: core.tokens.of(key.token_id).profile.label_bytes]
 
 
 def was_made(core: Core, key: InstallationKeyRow) -> bool:
-    """True if a version was on its token: then one that is not there any more was lost, and is never made again.
+    """Return True if a version was once on its token: if it is absent now, it was lost, and is never recreated.
 
-    Of rows that an older program wrote, the newest of a purpose alone may tell of one that is only intended.
+    Of rows written by an older program, only the newest of a purpose can be an intent.
     """
     if key.made_at is not None or key != versions(core, key.purpose)[-1]:
         return True
@@ -110,7 +110,7 @@ def require_made(core: Core, purpose: KeyPurpose) -> None:
 
 
 def lost(key: InstallationKeyRow) -> ObjectLostError:
-    """What is wrong, and what is to be done, where a version is not on its token any more."""
+    """Return the error for a version that is not on its token any more."""
     return ObjectLostError(
         f"the installation's own key {key.purpose!r}, version {key.version}, is not on its token any more: put the "
         "token that has it, or a newer backup of it, back; if it is lost for good, `hsmkms renew-installation-keys` "
@@ -119,10 +119,10 @@ def lost(key: InstallationKeyRow) -> ObjectLostError:
 
 
 def sealed_versions(core: Core) -> set[int]:
-    """The versions of the key that some seal of the audit log says it was made with, unproven."""
+    """Return the key versions named by the seals of the audit log, not verified."""
     path = core.audit.folder / audit_files.SEALS
     lines = path.read_bytes().splitlines() if path.exists() else []
-    return {found.seal.key_version for found in map(audit_seal.read, lines) if found is not None}
+    return {line.seal.key_version for line in map(audit_seal.read, lines) if line is not None}
 
 
 def _versions_used(core: Core, purpose: KeyPurpose) -> set[int]:
@@ -137,12 +137,12 @@ def _newest(core: Core, purpose: KeyPurpose, make: Callable[[InstallationKeyRow,
         return known[-1]
     with exclusive(core.store.folder / f"{purpose}.lock", _LOCK_SECONDS):
         first = _intended(core, purpose)
-        # Where the home moved while the first version was made on the token that was left, the next one is made there.
+        # If the home moved while the first version was created on the old token, the next is created on the new home.
         return _made(core, first, make) or _made(core, _intended(core, purpose, first), make) or first
 
 
 def _intended(core: Core, purpose: KeyPurpose, left: InstallationKeyRow | None = None) -> InstallationKeyRow:
-    """The newest version of a purpose, on its token or not; a first one, or one that follows ``left``, if need be."""
+    """Return the newest version of a purpose; insert the first one, or one that follows ``left``, if needed."""
     core.tokens.may_have_moved()
     home_id = core.tokens.home_id
     with core.store.atomic() as tx:
@@ -156,7 +156,7 @@ def _intended(core: Core, purpose: KeyPurpose, left: InstallationKeyRow | None =
 def _made(
     core: Core, key: InstallationKeyRow, make: Callable[[InstallationKeyRow, str], None]
 ) -> InstallationKeyRow | None:
-    """The key, on its token; None if that was left while it was being made. ObjectLostError if it was lost."""
+    """Create the key on its token if needed; None if the home moved meanwhile. ObjectLostError if it was lost."""
     there = _is_there(core, key)
     if not there:
         if was_made(core, key):

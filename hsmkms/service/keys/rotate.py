@@ -1,8 +1,8 @@
-"""The rotation of a generated key, step by step, whoever asks for it.
+"""Rotate a generated key in steps, for all callers.
 
 Intent, device, result, as for a new key. Until the result is written the old backing key encrypts, and afterwards it
-decrypts for ever. The intent keeps everybody else from rotating the same key; ten minutes after it was written it
-counts as interrupted, and whoever comes next carries it on.
+still decrypts. The intent keeps other processes from rotating the same key; ten minutes after it was written it counts
+as interrupted, and the next rotation finishes it.
 """
 
 import logging
@@ -28,16 +28,16 @@ from hsmkms.store.schema import ObjectStatus
 log = logging.getLogger("hsmkms.service")
 
 Judge = Callable[[KeyRecord], None]
-"""Raises if the record, as it is now, must not be rotated."""
+"""Raises if a key must not be rotated, given its present record."""
 
 
 def rotate(core: Core, key_id: str, region: str, kind: RotationType, judge: Judge) -> None:
     """Give the key a new current backing key.
 
-    ConflictException if somebody else rotates it just now. An interrupted rotation is carried on first; one of the
-    same kind counts as this one.
+    ConflictException if another process is rotating it. An interrupted rotation is finished first; one of the same kind
+    counts as this one.
     """
-    core.device.connection.ready_to_make()  # no intent that a token which is away would leave behind
+    core.device.connection.ready_to_make()  # before the intent, which would be left behind if the token is away
     if any(finish(core, each) is kind for each in interrupted(core, key_id)):
         return
     for _ in range(ATTEMPTS):
@@ -48,8 +48,8 @@ def rotate(core: Core, key_id: str, region: str, kind: RotationType, judge: Judg
 
 
 def _rotate(core: Core, key_id: str, region: str, kind: RotationType, judge: Judge) -> bool:
-    """The steps of a rotation; False if the home has moved meanwhile: then it is as if nothing had been begun."""
-    # 1. Intent: the material, which no record shows yet.
+    """Run the steps of a rotation; False if the home has moved meanwhile: then everything was undone."""
+    # 1. Intent: the material, which records do not include yet.
     with core.store.atomic() as tx:
         record = keys.fetch(tx, region, key_id)
         if record is None:
@@ -72,19 +72,19 @@ def _rotate(core: Core, key_id: str, region: str, kind: RotationType, judge: Jud
         raise
     core.reached("rotate 2: device")
 
-    # 3. Result: the new one is current, the old one decrypts.
+    # 3. Result: the new backing key is current, the old one decrypts.
     with core.store.atomic() as tx:
         moved = not installation.is_home(tx, new.token_id)
         if moved:
             materials.doom(tx, new.token_id, new.cka_id)
         switched = not moved and rotation.switch(tx, key_id, region, new.material_id, kind, core.clock())
-        found = objects.fetch(tx, new.token_id, new.cka_id)
+        object_row = objects.fetch(tx, new.token_id, new.cka_id)
         if switched:
-            _tell(core, record, new.material_id, kind)
+            _record_rotation(core, record, new.material_id, kind)
     if moved:
         destruction.discard(core, new.token_id, new.cka_id)
         return False
-    if not switched and (found is None or found.status is not ObjectStatus.PRESENT):
+    if not switched and (object_row is None or object_row.status is not ObjectStatus.PRESENT):
         core.tokens.of(new.token_id).keys.destroy(permit, new.cka_id)
         raise ConflictException(f"The rotation of {record.arn} was overtaken by another change: look at the key again.")
     core.reached("rotate 3: result")
@@ -93,23 +93,23 @@ def _rotate(core: Core, key_id: str, region: str, kind: RotationType, judge: Jud
 
 
 def rotate_if_due(core: Core, key_id: str, region: str) -> None:
-    """Do a rotation that is overdue; what hinders it is logged, and the work stays due."""
+    """Run an overdue rotation; errors are logged only, and the rotation stays due."""
     _rotate_unasked(core, key_id, region, lambda fresh: must_be_due(core, fresh))
 
 
 def rotate_early(core: Core, key_id: str, region: str, material_id: str) -> None:
-    """Follow generated material that has made many encryptions by new material, unless somebody has done it."""
+    """Rotate generated material that has made many encryptions, unless it is not current any more."""
     log.warning("key material %s of key %s has used half of its AES-GCM budget: rotating the key", material_id, key_id)
     _rotate_unasked(core, key_id, region, lambda fresh: must_be_current(fresh, material_id))
 
 
 def rotate_restored(core: Core, key_id: str, region: str, material_id: str) -> None:
-    """Follow generated material that is older than the last restore, since nobody knows how often it encrypted."""
+    """Rotate generated material that is older than the last restore, since its number of encryptions is unknown."""
     _rotate_unasked(core, key_id, region, lambda fresh: must_be_current(fresh, material_id))
 
 
 def rotate_elsewhere(core: Core, key_id: str, region: str) -> None:
-    """Follow generated material that is on a token which the installation has left by new material at home."""
+    """Rotate generated material from a token that the installation has left to the home."""
     _rotate_unasked(core, key_id, region, lambda fresh: must_be_elsewhere(core, fresh))
 
 
@@ -117,18 +117,18 @@ def rotate_elsewhere(core: Core, key_id: str, region: str) -> None:
 
 
 def interrupted(core: Core, key_id: str | None = None) -> list[Unfinished]:
-    """Rotations and imports, of one key or of all, that were begun so long ago that nobody can be at work on them."""
+    """Return unfinished rotations and imports, of one key or all, that are so old that no process works on them."""
     with core.store.reading() as conn:
-        found = rotation.unfinished(conn, key_id)
-    return [each for each in found if core.clock() - each.created_at > rules.UNDER_WAY]
+        unfinished = rotation.unfinished(conn, key_id)
+    return [each for each in unfinished if core.clock() - each.created_at > rules.UNDER_WAY]
 
 
 def finish(core: Core, found: Unfinished) -> RotationType | None:
-    """Carry an interrupted rotation on; its kind, or None if there was nothing to carry on (or it was an import).
+    """Finish an interrupted rotation; return its kind, or None if it could not be completed (or was an import).
 
-    An object that is there and as ordered becomes the current backing key of a key that is still Enabled. Any other,
-    and one of an interrupted import (which its caller repeats), is to be destroyed; so is what was begun on a token
-    that was left since. Where nothing was made the intent is forgotten.
+    An object that is present with the right attributes becomes the current backing key, if its key is still Enabled.
+    Any other object is marked for destruction, as are those of an interrupted import (which its caller repeats) and of
+    a token that was left since. If no object was created, the intent is removed.
     """
     if found.token_id != core.tokens.home_id:
         with core.store.atomic() as tx:
@@ -148,19 +148,19 @@ def finish(core: Core, found: Unfinished) -> RotationType | None:
         if kind is None or not fit or record is None or record.state is not KeyState.ENABLED:
             materials.doom(tx, found.token_id, found.cka_id)
         elif rotation.switch(tx, found.key_id, found.region, found.material_id, kind, core.clock()):
-            _tell(core, record, found.material_id, kind)
+            _record_rotation(core, record, found.material_id, kind)
             log.info("finished an interrupted rotation of key %s", found.key_id)
             return kind
     return None
 
 
-def _tell(core: Core, record: KeyRecord, material_id: str, kind: RotationType) -> None:
+def _record_rotation(core: Core, record: KeyRecord, material_id: str, kind: RotationType) -> None:
     details = {"keyId": record.key_id, "rotationType": kind, "keyMaterialId": material_id}
     core.audit.event("RotateKey", record.region, record.arn, details)
 
 
 def _rotate_unasked(core: Core, key_id: str, region: str, judge: Judge) -> None:
-    """A rotation that nobody waits for: what hinders it must not fail the request that noticed it."""
+    """Rotate in passing: an error must not fail the request that noticed the need, so it is logged only."""
     try:
         with core.store.reading() as conn:
             record = keys.fetch(conn, region, key_id)
@@ -179,7 +179,7 @@ def _rotate_unasked(core: Core, key_id: str, region: str, judge: Judge) -> None:
 
 
 def must_be_due(core: Core, record: KeyRecord) -> None:
-    """Raise KMSInvalidStateException unless the key's automatic rotation is due: somebody may have done it."""
+    """Raise KMSInvalidStateException unless the key's automatic rotation is (still) due."""
     if not rules.is_due(record, core.rotation, core.clock()):
         raise KMSInvalidStateException(f"{record.arn} is not due for rotation any more.")
 

@@ -1,4 +1,4 @@
-"""Keys of services: made at the first use of ``alias/aws/NAME``, by nobody's request."""
+"""Create service-managed keys at the first use of ``alias/aws/NAME``, without a CreateKey request."""
 
 import logging
 from typing import Final
@@ -17,7 +17,7 @@ DESCRIPTION: Final = "Default key that protects the data of {service} when no ot
 
 
 def draft(core: Core, region: str, alias_name: str) -> KeyRecord:
-    """The record of a service's key that is about to be made."""
+    """Return the record of a service's key about to be created."""
     return creation.new_record(
         core,
         region,
@@ -29,7 +29,7 @@ def draft(core: Core, region: str, alias_name: str) -> KeyRecord:
 
 
 def make(core: Core, record: KeyRecord, alias_name: str) -> None:
-    """Make the key of a service and its alias, unless somebody else has just done it."""
+    """Create the key of a service and its alias, unless another process has just done so."""
     permit = own_permit(OperatorAct.MAINTAIN, record.materials[0].cka_id)
     if creation.make(core, record, {}, permit, alias=alias_name):
         log.info("made the key %s for %s at its first use", record.arn, alias_name)

@@ -1,4 +1,4 @@
-"""DeriveSharedSecret, and Encapsulate and Decapsulate, which no token here can do. Source: AWS KMS API Reference."""
+"""DeriveSharedSecret; Encapsulate and Decapsulate, which no supported token can do. Source: AWS KMS API Reference."""
 
 from typing import Final
 
@@ -22,7 +22,7 @@ NO_PEER: Final = "PublicKey must be the DER SubjectPublicKeyInfo of a key on the
 
 
 def derive_shared_secret(call: Call, request: DeriveSharedSecretRequest) -> DeriveSharedSecretResponse:
-    """Agree on a secret with the holder of a public key, on the token. The raw secret: derive keys from it by a KDF."""
+    """Derive the secret shared with the owner of a public key, on the token. It is raw: apply a KDF to derive keys."""
     if request.recipient is not None:
         raise UnsupportedOperationException(NO_RECIPIENT)
     key, permit = call.key(request.key_id, aliases=True)
@@ -45,7 +45,7 @@ def derive_shared_secret(call: Call, request: DeriveSharedSecretRequest) -> Deri
 
 
 def encapsulate(call: Call, request: EncapsulateRequest) -> EncapsulateResponse:
-    """Refuse, in the order of every other operation: a key of another usage is told so first."""
+    """Refuse, after the checks of every other operation, so that a key of another usage gets that error first."""
     raise _refused(call, request)
 
 

@@ -1,4 +1,4 @@
-"""Aliases: friendly names in a region, each for one key, that can move to another."""
+"""Alias operations: an alias is a name in a region for one key, and can be moved to another key."""
 
 from hsmkms.errors import AlreadyExistsException, LimitExceededException
 from hsmkms.model.aliases import (
@@ -21,7 +21,7 @@ from hsmkms.store.engine import Connection
 
 
 def create_alias(call: Call, request: CreateAliasRequest) -> None:
-    """Give a key a name that is free in the region."""
+    """Create an alias of a key; the name must be free in the region."""
     rules.check_new_name(request.alias_name)
     rules.check_target(request.target_key_id)
     arn = call.alias(request.alias_name)
@@ -33,7 +33,7 @@ def create_alias(call: Call, request: CreateAliasRequest) -> None:
 
 
 def update_alias(call: Call, request: UpdateAliasRequest) -> None:
-    """Move a name to another key of the same kind: manual rotation."""
+    """Move an alias to another key of the same kind (manual rotation)."""
     arn = _own_alias(call, request.alias_name)
     rules.check_target(request.target_key_id)
     with call.changing(request.target_key_id) as (tx, record):
@@ -45,7 +45,7 @@ def update_alias(call: Call, request: UpdateAliasRequest) -> None:
 
 
 def delete_alias(call: Call, request: DeleteAliasRequest) -> None:
-    """Take a name away; the key stays as it is."""
+    """Delete an alias; the key stays as it is."""
     _own_alias(call, request.alias_name)
     with call.core.store.atomic() as tx:
         _judged_target(tx, call, request.alias_name)
@@ -59,15 +59,15 @@ def list_aliases(call: Call, request: ListAliasesRequest) -> ListAliasesResponse
     size = paging.page_size(Operation.LIST_ALIASES, request.limit)
     after = paging.after(Operation.LIST_ALIASES, request.marker)
     with call.core.store.reading() as conn:
-        found = aliases.page(conn, call.region, key_id, after, size + 1)
+        rows = aliases.page(conn, call.region, key_id, after, size + 1)
         reserved = [] if key_id is not None else _unused_service_aliases(conn, call, after)
-    entries = sorted([*map(_entry, found), *reserved], key=lambda entry: entry.alias_name)
+    entries = sorted([*map(_entry, rows), *reserved], key=lambda entry: entry.alias_name)
     page, marker = paging.cut(Operation.LIST_ALIASES, entries, size, lambda entry: entry.alias_name)
     return ListAliasesResponse(aliases=list(page), truncated=marker is not None, next_marker=marker)
 
 
 def _unused_service_aliases(conn: Connection, call: Call, after: str | None) -> list[AliasListEntry]:
-    """The aliases of services whose keys have not come into being yet: without a key id, and without dates."""
+    """Return the aliases of services whose keys do not exist yet: without a key id, and without dates."""
     names = [managed.alias_of(service) for service in call.core.services if service != managed.EVERY]
     account = call.core.installation.account
     return [
@@ -97,7 +97,7 @@ def _entry(alias: AliasRecord) -> AliasListEntry:
 
 
 def _judged_target(tx: Connection, call: Call, name: str) -> KeyRecord:
-    """The key that an alias points at now, judged like one that the request names."""
+    """Authorise the operation on the key that an alias points at now, as if the request named it; return the key."""
     alias = aliases.fetch(tx, call.region, name)
     record = keys.fetch(tx, call.region, alias.target_key_id) if alias else None
     if record is None:

@@ -1,6 +1,6 @@
-"""How each encryption algorithm encrypts and decrypts: one row for the symmetric one, one for those of RSA.
+"""Encrypt and decrypt with each encryption algorithm: one table row for the symmetric one, one for RSA's.
 
-The ciphertext of a symmetric key names its key and material; that of an RSA key is the bare RSA block. Source: AWS KMS
+The ciphertext of a symmetric key names its key and material; that of an RSA key is only the RSA block. Source: AWS KMS
 API Reference, Encrypt and Decrypt.
 """
 
@@ -23,7 +23,7 @@ log = logging.getLogger("hsmkms.service")
 
 
 class Keyed(Struct, frozen=True):
-    """A key that an operation was admitted to, the permit to use it, and the algorithm that was chosen."""
+    """A key that the operation is permitted to use, the permit, and the chosen algorithm."""
 
     key: CachedKey
     permit: Permit
@@ -31,16 +31,16 @@ class Keyed(Struct, frozen=True):
 
 
 class Opened(Struct, frozen=True):
-    """A plaintext, and the material that opened it where the answer names one."""
+    """A plaintext, and the id of the material that decrypted it, if the response has one."""
 
     plaintext: bytes
     material_id: str | None
 
 
 class Cipher(Struct, frozen=True):
-    """``bind`` makes the bytes that an encryption context binds, or refuses it; ``fits`` refuses what is too long.
+    """Functions of an algorithm. ``bind`` encodes or refuses an encryption context; ``fits`` refuses long plaintexts.
 
-    ``seal`` and ``open`` take what ``bind`` gave; ``open`` also takes the ciphertext in its parts, if it was parsed.
+    ``seal`` and ``open`` take the result of ``bind``; ``open`` also takes the parsed ciphertext, if it was parsed.
     """
 
     bind: Callable[[dict[str, str] | None], bytes]
@@ -50,11 +50,11 @@ class Cipher(Struct, frozen=True):
 
 
 def ready(call: Call, key: CachedKey, permit: Permit, algorithm: EncryptionAlgorithm) -> Keyed:
-    """A key as it may encrypt now: generated material that should not encrypt any more is followed by new first.
+    """Return the key ready to encrypt, after rotating generated material that must not encrypt any more.
 
-    That is what is older than a restored backup (how often it has encrypted since that was made is written nowhere, and
-    AES-GCM has a limit), and what is on a token that the installation has left. Where the rotation cannot be done now,
-    the key goes on with what it has, and stays due at its next encryption.
+    That is material older than a restored backup (its number of encryptions since the backup is unknown, and AES-GCM
+    has a limit), and material on a token that the installation has left. If the rotation fails now, the key encrypts
+    with its present material, and the rotation is tried again at its next encryption.
     """
     by = Keyed(key, permit, algorithm)
     restored_at, current = call.core.installation.restored_at, key.record.current
@@ -83,7 +83,7 @@ def ready(call: Call, key: CachedKey, permit: Permit, algorithm: EncryptionAlgor
 
 
 def _fits_any(_spec: KeySpec, _algorithm: EncryptionAlgorithm, _length: int) -> None:
-    """The request's own limit of 4,096 bytes is all."""
+    """Accept every length: the request's own limit of 4,096 bytes suffices."""
 
 
 def _seal_gcm(call: Call, by: Keyed, plaintext: bytes, bound: bytes) -> bytes:
@@ -103,7 +103,7 @@ def _seal_gcm(call: Call, by: Keyed, plaintext: bytes, bound: bytes) -> bytes:
 
 
 def _follow_up(call: Call, key: CachedKey) -> None:
-    """Material has made so many encryptions that generated keys rotate, and of imported ones the operator is told."""
+    """React to material with many encryptions: rotate a generated key, warn the operator about an imported one."""
     record, material_id = key.record, key.current_material_id
     share = call.core.leases.nearly_spent.pop(material_id, None)
     if record.origin is Origin.AWS_KMS:

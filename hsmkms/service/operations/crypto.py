@@ -1,7 +1,7 @@
 """Encrypt, Decrypt, ReEncrypt, data keys and random bytes.
 
-Every procedure goes the same way: the call admits the key, the rules check usage, algorithm and sizes, a DryRun stops
-here, and then the device acts under the permit. Source: AWS KMS API Reference, operation by operation.
+Every operation has the same steps: the call authorises and admits the key, the rules check usage, algorithm and sizes,
+a DryRun stops here, and then the device acts under the permit. Source: AWS KMS API Reference, operation by operation.
 """
 
 from typing import Final, NamedTuple
@@ -41,7 +41,7 @@ NO_CUSTOM_STORE: Final = "hsmkms has no custom key stores: leave CustomKeyStoreI
 
 
 def encrypt(call: Call, request: EncryptRequest) -> EncryptResponse:
-    """Encrypt under the current material of a key: up to 4,096 bytes, or what fits into an RSA block."""
+    """Encrypt under a key's current material: up to 4,096 bytes, or as much as fits into an RSA block."""
     key, permit = call.key(request.key_id, aliases=True)
     specs.require_usage(key.record, call.operation)
     algorithm = specs.check_encryption_algorithm(key.record, request.encryption_algorithm)
@@ -58,7 +58,7 @@ def encrypt(call: Call, request: EncryptRequest) -> EncryptResponse:
 
 
 def decrypt(call: Call, request: DecryptRequest) -> DecryptResponse:
-    """Decrypt a ciphertext: a symmetric one with the material that it names, one of RSA with the key that is named."""
+    """Decrypt a ciphertext: a symmetric one with the material that it names, an RSA one with the request's key."""
     if request.recipient is not None:
         raise UnsupportedOperationException(NO_RECIPIENT)
     if _ignores_ciphertext(request):
@@ -83,7 +83,7 @@ def decrypt(call: Call, request: DecryptRequest) -> DecryptResponse:
 
 
 def re_encrypt(call: Call, request: ReEncryptRequest) -> ReEncryptResponse:
-    """Decrypt under one key and encrypt under another; the plaintext stays inside."""
+    """Decrypt under one key and encrypt under another; the plaintext is not returned."""
     key, permit = call.key(request.destination_key_id, aliases=True, action="kms:ReEncryptTo")
     source = _Source(
         request.ciphertext_blob,
@@ -92,18 +92,18 @@ def re_encrypt(call: Call, request: ReEncryptRequest) -> ReEncryptResponse:
         request.source_encryption_context,
         "kms:ReEncryptFrom",
     )
-    # Before the usage of either: a wrong SourceKeyId is IncorrectKeyException whatever kind the destination is.
+    # Before the usage checks: a wrong SourceKeyId is IncorrectKeyException whatever kind the destination is.
     ignored = _ignores_ciphertext(request)
     if ignored:
         _check_named_key(call, request.source_key_id, "sourceKeyId", "kms:ReEncryptFrom")
-    found = None if ignored else _find_key(call, source)
+    source_key = None if ignored else _find_key(call, source)
     specs.require_usage(key.record, call.operation)
     algorithm = specs.check_encryption_algorithm(key.record, request.destination_encryption_algorithm)
     cipher = CIPHERS[algorithm]
     bound = cipher.bind(request.destination_encryption_context)
-    if found is None:
+    if source_key is None:
         raise DryRunOperationException(DRY_RUN)
-    by, opened = _open(call, source, found)
+    by, opened = _open(call, source, source_key)
     cipher.fits(key.record.spec, algorithm, len(opened.plaintext))
     call.stop_if(dry_run=request.dry_run)
     target = ready(call, key, permit, algorithm)
@@ -121,7 +121,7 @@ def re_encrypt(call: Call, request: ReEncryptRequest) -> ReEncryptResponse:
 
 
 def generate_data_key(call: Call, request: GenerateDataKeyRequest) -> GenerateDataKeyResponse:
-    """Make 1 to 1,024 random bytes on the token; return them and their encryption under the key."""
+    """Generate 1 to 1,024 random bytes on the token; return them and their encryption under the key."""
     if request.recipient is not None:
         raise UnsupportedOperationException(NO_RECIPIENT)
     plaintext, sealed, key = _data_key(call, request)
@@ -136,7 +136,7 @@ def generate_data_key(call: Call, request: GenerateDataKeyRequest) -> GenerateDa
 def generate_data_key_without_plaintext(
     call: Call, request: GenerateDataKeyWithoutPlaintextRequest
 ) -> GenerateDataKeyWithoutPlaintextResponse:
-    """Make a data key and return its encryption only."""
+    """Generate a data key and return only its encryption."""
     _, sealed, key = _data_key(call, request)
     return GenerateDataKeyWithoutPlaintextResponse(
         ciphertext_blob=sealed, key_id=key.record.arn, key_material_id=key.current_material_id
@@ -170,7 +170,7 @@ def _data_key(
 
 
 class _Source(NamedTuple):
-    """What a request says of a ciphertext, and what is authorised on its key."""
+    """A ciphertext with the request's key, algorithm and context, and the action to authorise on its key."""
 
     ciphertext: bytes | None
     key_id: str | None
@@ -180,7 +180,7 @@ class _Source(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """The key of a ciphertext, the permit to use it, and the ciphertext: whole, and in its parts if it has any."""
+    """The key of a ciphertext, the permit to use it, and the ciphertext, raw and parsed (None for RSA)."""
 
     key: CachedKey
     permit: Permit
@@ -196,7 +196,7 @@ def _open(call: Call, source: _Source, found: _Found) -> tuple[Keyed, Opened]:
 
 
 def _find_key(call: Call, source: _Source) -> _Found:
-    """Find the key of a ciphertext. It must be the one that the caller named, if any was named."""
+    """Find the key of a ciphertext. It must be the request's key, if the request names one."""
     ciphertext = source.ciphertext
     if ciphertext is None:
         raise violation("ciphertextBlob", None, MUST_NOT_BE_NULL)
@@ -216,13 +216,13 @@ def _find_key(call: Call, source: _Source) -> _Found:
 
 
 def _require_usage(call: Call, key: CachedKey) -> None:
-    """Raise IncorrectKeyException for a named key that decrypts nothing."""
+    """Raise IncorrectKeyException for a named key whose usage is not to decrypt."""
     if specs.REQUIRED_USAGE[call.operation] is not key.record.usage:
         raise IncorrectKeyException(WRONG_KEY)
 
 
 def _parse_unnamed(ciphertext: bytes, algorithm: str | None) -> blob.Blob:
-    """The parts of a ciphertext that must name its key by itself."""
+    """Parse a ciphertext of a request without a key, which must name its key itself."""
     try:
         return blob.parse(ciphertext)
     except InvalidCiphertextException:
@@ -231,7 +231,7 @@ def _parse_unnamed(ciphertext: bytes, algorithm: str | None) -> blob.Blob:
 
 
 def _ignores_ciphertext(request: DecryptRequest | ReEncryptRequest) -> bool:
-    """True for a dry run that asks for the authorisation only (IGNORE_CIPHERTEXT is the one modifier there is)."""
+    """Return True for a dry run that only checks the authorisation (IGNORE_CIPHERTEXT is the only modifier)."""
     if request.dry_run_modifiers and not request.dry_run:
         raise ValidationException("DryRunModifiers needs DryRun: set DryRun to true, or leave the modifiers out.")
     return bool(request.dry_run_modifiers)

@@ -15,7 +15,7 @@ from hsmkms.service.pipeline import Call
 
 
 def generate_data_key_pair(call: Call, request: GenerateDataKeyPairRequest) -> GenerateDataKeyPairResponse:
-    """Make a key pair on the token; return its private key in the clear and encrypted under the key."""
+    """Generate a key pair on the token; return its private key in the clear and encrypted under the key."""
     if request.recipient is not None:
         raise UnsupportedOperationException(NO_RECIPIENT)
     private, made = _data_key_pair(call, request)
@@ -32,7 +32,7 @@ def generate_data_key_pair(call: Call, request: GenerateDataKeyPairRequest) -> G
 def generate_data_key_pair_without_plaintext(
     call: Call, request: GenerateDataKeyPairWithoutPlaintextRequest
 ) -> GenerateDataKeyPairWithoutPlaintextResponse:
-    """Make a key pair and return its private key encrypted only."""
+    """Generate a key pair and return its private key only encrypted."""
     _, made = _data_key_pair(call, request)
     return made
 
@@ -40,7 +40,7 @@ def generate_data_key_pair_without_plaintext(
 def _data_key_pair(
     call: Call, request: GenerateDataKeyPairRequest | GenerateDataKeyPairWithoutPlaintextRequest
 ) -> tuple[bytes, GenerateDataKeyPairWithoutPlaintextResponse]:
-    """The private key in the clear, and the answer that leaves it out."""
+    """Return the private key in the clear, and the response without it."""
     key, permit = call.key(request.key_id, aliases=True)
     specs.require_usage(key.record, call.operation)
     spec, device = KeySpec(request.key_pair_spec), call.core.device

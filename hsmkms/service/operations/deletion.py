@@ -1,4 +1,4 @@
-"""Scheduling the deletion of a key, cancelling it, and carrying it out; and when a key was last used."""
+"""Schedule, cancel and execute the deletion of keys; report when a key was last used."""
 
 import logging
 from datetime import datetime
@@ -31,9 +31,9 @@ log = logging.getLogger("hsmkms.service")
 
 
 def schedule_key_deletion(call: Call, request: ScheduleKeyDeletionRequest) -> ScheduleKeyDeletionResponse:
-    """Begin the waiting period; the key works no more, in every process at its next call.
+    """Begin the waiting period; the key is unusable in every process from the next call on.
 
-    That of a primary key with replicas begins when the last of them is gone.
+    The waiting period of a primary key with replicas begins when the last of them is deleted.
     """
     days = rules.window_days(request.pending_window_in_days)
     with call.changing(request.key_id) as (tx, record):
@@ -48,7 +48,7 @@ def schedule_key_deletion(call: Call, request: ScheduleKeyDeletionRequest) -> Sc
 
 
 def cancel_key_deletion(call: Call, request: CancelKeyDeletionRequest) -> CancelKeyDeletionResponse:
-    """Keep the key: it is Disabled, and all else is as it was."""
+    """Cancel the deletion: the key is Disabled, and otherwise unchanged."""
     with call.changing(request.key_id) as (tx, record):
         state = states.next_state(record.state, Event.CANCEL_DELETION)
         keys.cancel_deletion(tx, record.key_id, record.region, state, record.version)
@@ -56,7 +56,7 @@ def cancel_key_deletion(call: Call, request: CancelKeyDeletionRequest) -> Cancel
 
 
 def get_key_last_usage(call: Call, request: GetKeyLastUsageRequest) -> GetKeyLastUsageResponse:
-    """Tell the last successful cryptographic operation with the key."""
+    """Return the last successful cryptographic operation with the key."""
     key, _ = call.key(request.key_id)
     record = key.record
     use = of_this_key(call.core.uses.last(record.key_id, record.region), record)
@@ -72,14 +72,14 @@ def get_key_last_usage(call: Call, request: GetKeyLastUsageRequest) -> GetKeyLas
 
 
 def destroy_key(core: Core, key_id: str, region: str) -> None:
-    """End a key whose waiting period is over: a tombstone first, then its objects on the token.
+    """Delete a key whose waiting period is over: write the tombstone, then destroy its objects on the token.
 
-    danger: its ciphertext is lost for good. Interrupted after the tombstone, the objects are destroyed by the next
-    sweep. KMSInvalidStateException if the deletion was cancelled meanwhile.
+    danger: its ciphertext is lost for good. After an interruption behind the tombstone, the next sweep destroys the
+    objects. KMSInvalidStateException if the deletion was cancelled meanwhile.
     """
     _require_tokens(core, key_id, region)
 
-    # 1. Intent: nobody finds the key any more. A primary key that waited for it begins to wait for its own end.
+    # 1. Intent: the key cannot be found any more. If a primary key waited for this replica, its own period begins.
     with core.store.atomic() as tx:
         record = keys.fetch(tx, region, key_id)
         if record is None or not rules.is_due(record, core.clock()):
@@ -97,11 +97,11 @@ def destroy_key(core: Core, key_id: str, region: str) -> None:
 
 
 def _require_tokens(core: Core, key_id: str, region: str) -> None:
-    """While a token is away nothing that it holds is given up."""
+    """Raise TokenUnavailableError while a token that holds material of the key is away."""
     with core.store.reading() as conn:
         record = keys.fetch(conn, region, key_id)
-    held = {each.token_id for each in record.materials} if record is not None else set()
-    for token_id in held | {core.tokens.home_id}:
+    token_ids = {each.token_id for each in record.materials} if record is not None else set()
+    for token_id in token_ids | {core.tokens.home_id}:
         core.tokens.of(token_id).connection.ready()
 
 

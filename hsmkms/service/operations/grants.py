@@ -1,4 +1,4 @@
-"""Grants: making, listing, and their end."""
+"""Grant operations: create, list, retire and revoke."""
 
 import re
 import secrets
@@ -43,11 +43,11 @@ _match_id: Final = re.compile(r"[0-9a-f]{64}").fullmatch
 
 
 def create_grant(call: Call, request: CreateGrantRequest) -> CreateGrantResponse:
-    """Allow a principal some operations with the key; with a Name an identical grant is not made a second time."""
+    """Grant a principal operations with the key; with a Name, an identical grant is not created a second time."""
     key, _ = call.key(request.key_id)
     rules.check_new(request, key.record)
     new = _new(call, key.record, request)
-    token = grant_tokens.make(call.core, new)  # before the transaction: the token may take its time
+    token = grant_tokens.make(call.core, new)  # before the transaction: the call to the token may be slow
     with call.again(key.record) as (tx, record):
         for principal in (request.grantee_principal, request.retiring_principal):
             _check_principal(call, tx, principal)
@@ -64,7 +64,7 @@ def create_grant(call: Call, request: CreateGrantRequest) -> CreateGrantResponse
 
 
 def list_grants(call: Call, request: ListGrantsRequest) -> ListGrantsResponse:
-    """List the grants on a key, in the order of their ids."""
+    """List the grants on a key, ordered by id."""
     key, _ = call.key(request.key_id)
     if request.grantee_principal is not None and request.grantee_service_principal is not None:
         raise ValidationException("Name either a GranteePrincipal or a GranteeServicePrincipal, not both.")
@@ -73,7 +73,7 @@ def list_grants(call: Call, request: ListGrantsRequest) -> ListGrantsResponse:
     size = paging.page_size(Operation.LIST_GRANTS, request.limit)
     after = paging.after(Operation.LIST_GRANTS, request.marker)
     with call.core.store.reading() as conn:
-        found = grants.page(
+        rows = grants.page(
             conn,
             call.region,
             after,
@@ -82,7 +82,7 @@ def list_grants(call: Call, request: ListGrantsRequest) -> ListGrantsResponse:
             grant_id=request.grant_id,
             grantee=request.grantee_principal or request.grantee_service_principal,
         )
-    return _page(call, Operation.LIST_GRANTS, found, size)
+    return _page(call, Operation.LIST_GRANTS, rows, size)
 
 
 def list_retirable_grants(call: Call, request: ListRetirableGrantsRequest) -> ListGrantsResponse:
@@ -95,12 +95,12 @@ def list_retirable_grants(call: Call, request: ListRetirableGrantsRequest) -> Li
     after = paging.after(Operation.LIST_RETIRABLE_GRANTS, request.marker)
     with call.core.store.reading() as conn:
         _check_principal(call, conn, request.retiring_principal)
-        found = grants.page(conn, call.region, after, size + 1, retiring=retiring)
-    return _page(call, Operation.LIST_RETIRABLE_GRANTS, found, size)
+        rows = grants.page(conn, call.region, after, size + 1, retiring=retiring)
+    return _page(call, Operation.LIST_RETIRABLE_GRANTS, rows, size)
 
 
 def retire_grant(call: Call, request: RetireGrantRequest) -> None:
-    """End a grant by its own right: for the principals that it names, and the account."""
+    """Delete a grant for its retiring principal, its grantee if it permits RetireGrant, or the account."""
     grant = _to_retire(call, request)
     call.retire(call.find(grant.key_id), grant)
     call.stop_if(dry_run=request.dry_run)
@@ -109,7 +109,7 @@ def retire_grant(call: Call, request: RetireGrantRequest) -> None:
 
 
 def revoke_grant(call: Call, request: RevokeGrantRequest) -> None:
-    """Take a grant away: for whoever manages the key."""
+    """Delete a grant for a principal who manages the key."""
     key, _ = call.key(request.key_id)
     grant = _on_key(call, key.record.key_id, request.grant_id)
     call.stop_if(dry_run=request.dry_run)
@@ -131,7 +131,7 @@ def _to_retire(call: Call, request: RetireGrantRequest) -> GrantRecord:
     try:
         return _on_key(call, call.find(key_id).record.key_id, grant_id)
     except NotFoundException:
-        # Neither key nor grant is told of to who might retire none.
+        # A caller who may not retire grants must not learn whether the key or the grant exists.
         arn = key_id if key_id.startswith("arn:") else key_arn(call.core.installation.account, call.region, key_id)
         call.authorise_unknown(_RETIRE, arn)
         raise
@@ -162,13 +162,15 @@ def _check_id(grant_id: str) -> None:
 
 
 def _check_principal(call: Call, conn: Connection, arn: str | None) -> None:
-    """Raise InvalidArnException for what is no ARN of a principal, and for a user or role who is not there."""
+    """Raise InvalidArnException if the ARN is not a principal's, or its user or role does not exist."""
     if arn is None:
         return
     account = call.core.installation.account
-    found = principals.parse_arn(arn)
-    unknown = found is not None and not call.core.accept_unknown_principals and is_unknown(call.core, conn, found)
-    if found is None or unknown:
+    principal = principals.parse_arn(arn)
+    unknown = (
+        principal is not None and not call.core.accept_unknown_principals and is_unknown(call.core, conn, principal)
+    )
+    if principal is None or unknown:
         raise InvalidArnException(
             f"ARN does not refer to a valid principal: {arn}. Name a user, {user_arn(account, 'NAME')}, or "
             f"{root_arn(account)}.{f' {HOW_TO_ACCEPT}' if unknown else ''}"
@@ -195,8 +197,8 @@ def _new(call: Call, record: KeyRecord, request: CreateGrantRequest) -> GrantRec
     )
 
 
-def _page(call: Call, operation: Operation, found: Sequence[GrantRecord], size: int) -> ListGrantsResponse:
-    page, marker = paging.cut(operation, found, size, lambda grant: grant.grant_id)
+def _page(call: Call, operation: Operation, rows: Sequence[GrantRecord], size: int) -> ListGrantsResponse:
+    page, marker = paging.cut(operation, rows, size, lambda grant: grant.grant_id)
     return ListGrantsResponse(
         grants=[_entry(call, each) for each in page], truncated=marker is not None, next_marker=marker
     )
@@ -226,5 +228,5 @@ def _entry(call: Call, grant: GrantRecord) -> GrantListEntry:
 
 
 def _named(principal: str | None) -> tuple[str | None, str | None]:
-    """A principal as the API tells it: in one member if it is a service of AWS, else in the other."""
+    """Return (principal, service principal) as the API reports them; one of the two is None."""
     return (None, principal) if principal is not None and principals.is_service(principal) else (principal, None)

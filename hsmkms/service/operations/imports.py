@@ -1,7 +1,7 @@
-"""Importing key material: wrapping keys and import tokens, the way in, and the way out.
+"""Import and delete key material: import parameters, import, and deletion.
 
-What comes in is unwrapped on the token, never here. First session copies of the material tell what it is (its length,
-or its public key, and under which name), then the rules decide, and only then does it become an object that stays.
+Material is unwrapped on the token, never here. First session copies of the material show its length, or its public key,
+and its material id; then the rules decide, and only then is it unwrapped into a token object.
 """
 
 import logging
@@ -58,7 +58,7 @@ _GONE: Final = (
 
 
 def get_parameters_for_import(call: Call, request: GetParametersForImportRequest) -> GetParametersForImportResponse:
-    """Make a wrapping key and the import token that goes with it, both good for 24 hours."""
+    """Create a wrapping key and its import token, both valid for 24 hours."""
     key, _ = call.key(request.key_id)
     algorithm = word(WrappingAlgorithm, request.wrapping_algorithm, "wrappingAlgorithm")
     spec = word(WrappingKeySpec, request.wrapping_key_spec, "wrappingKeySpec")
@@ -76,7 +76,7 @@ def get_parameters_for_import(call: Call, request: GetParametersForImportRequest
 
 
 def import_key_material(call: Call, request: ImportKeyMaterialRequest) -> ImportKeyMaterialResponse:
-    """Bring key material in, or bring it back, or change its expiry."""
+    """Import or reimport key material, or change its expiry."""
     core = call.core
     key, _ = call.key(request.key_id)
     rules.check_members(key.record, request.import_type, request.key_material_id, request.key_material_description)
@@ -90,7 +90,7 @@ def import_key_material(call: Call, request: ImportKeyMaterialRequest) -> Import
     for each in rotating.interrupted(core, key.record.key_id):
         rotating.finish(core, each)
 
-    # 1. Intent; or all there is to do, if the material is on the token already.
+    # 1. Intent; or the whole operation, if the material is on the token already.
     with call.again(key.record) as (tx, record):
         choice = rules.choose(record, names, request.import_type, request.key_material_id, core.rotation)
         multi_region.check_description(record, choice.known, request.key_material_description)
@@ -99,7 +99,7 @@ def import_key_material(call: Call, request: ImportKeyMaterialRequest) -> Import
         there = choice.known is not None and materials.is_on_token(tx, choice.material_id)
         if there:
             arrival.settle(tx, record)
-        elif not installation.is_home(tx, row.token_id):  # nothing comes to a token that was left
+        elif not installation.is_home(tx, row.token_id):  # nothing is imported into a token that was left
             raise ExpiredImportTokenException(_GONE)
         else:
             _intend(tx, arrival, record, cka_id, label)
@@ -114,7 +114,7 @@ def import_key_material(call: Call, request: ImportKeyMaterialRequest) -> Import
 def delete_imported_key_material(
     call: Call, request: DeleteImportedKeyMaterialRequest
 ) -> DeleteImportedKeyMaterialResponse:
-    """Destroy imported material at once; the key waits for the same material to come back."""
+    """Destroy imported material at once; the same material can be imported again."""
     with call.changing(request.key_id) as (tx, record):
         rules.check_members(record, material_id=request.key_material_id)
         target = _target(record, request.key_material_id)
@@ -131,15 +131,15 @@ def delete_imported_key_material(
 
 
 def _shown(record: KeyRecord, material_id: str) -> str | None:
-    """The id of a material where the API has one: of symmetric encryption keys."""
+    """Return a material's id if the API reports it, which is only for symmetric encryption keys."""
     return material_id if record.spec is KeySpec.SYMMETRIC_DEFAULT else None
 
 
-# -- the way in -------------------------------------------------------------------------------------------------
+# -- import -----------------------------------------------------------------------------------------------------
 
 
 class _Arrival:
-    """What is written down when material has come, or when it was there and its expiry changes."""
+    """Records the result of an import, or of a change of expiry of material that is present."""
 
     def __init__(
         self,
@@ -175,11 +175,11 @@ class _Arrival:
 
 
 def _bring_in(arrival: _Arrival, record: KeyRecord, permit: Permit, cka_id: bytes, label: str) -> None:
-    """Steps 2 and 3 of an import whose material is not on the token."""
+    """Run steps 2 and 3 of an import whose material is not on the token."""
     core, token_id = arrival.call.core, arrival.token_id
     device = core.tokens.of(token_id)
 
-    # 2. Device: unwrapped into an object that stays, read back and compared.
+    # 2. Device: unwrap into a token object, read back and compare.
     try:
         device.imports.unwrap_backing_key(permit, arrival.wrapped, cka_id, label, record.kind)
     except (*NOTHING_WAS_MADE, RejectedDataError, RejectedMaterialError, ObjectLostError) as exc:
@@ -213,20 +213,20 @@ def _bring_in(arrival: _Arrival, record: KeyRecord, permit: Permit, cka_id: byte
 def _wrapped(
     call: Call, record: KeyRecord, request: ImportKeyMaterialRequest
 ) -> tuple[WrappingKeyRow, WrappedMaterial]:
-    """What the request brings and the key that opens it, once its import token is known to be right."""
+    """Verify the import token; return the wrapping key's row and the wrapped material."""
     signed, mac = import_token.split(request.import_token)
     if not is_mac(call.core, call.new_objects, signed, mac):
         raise InvalidImportTokenException(import_token.DAMAGED)
     claims = import_token.read(signed)
     rules.check_claims(claims, record, call.now)
     row = wrapping_keys.find(call.core, claims.wrapping_key)
-    if row is None or row.token_id != call.core.tokens.home_id:  # nothing comes to a token that was left
+    if row is None or row.token_id != call.core.tokens.home_id:  # nothing is imported into a token that was left
         raise ExpiredImportTokenException(_GONE)
     return row, WrappedMaterial(claims.wrapping_key, claims.algorithm, request.encrypted_key_material)
 
 
 def _names(device: Device, permit: Permit, wrapped: WrappedMaterial, record: KeyRecord) -> list[str]:
-    """The ids that the material has in this key, the preferred one first."""
+    """Return the ids that the material can have in this key, the preferred one first."""
     key_id = record.key_id
     try:
         outputs = device.imports.fingerprints(permit, wrapped, key_id, record.kind)
@@ -240,7 +240,7 @@ def _sequence(tx: Connection, record: KeyRecord, choice: Choice) -> int:
 
 
 def _intend(tx: Connection, arrival: _Arrival, record: KeyRecord, cka_id: bytes, label: str) -> None:
-    """Write that an object of the material is about to be made."""
+    """Insert the intent of an object of the material."""
     choice, token_id, now = arrival.choice, arrival.token_id, arrival.call.now
     if rotation.unfinished(tx, record.key_id):
         raise KMSInvalidStateException(f"Another import into {record.arn} is under way: try again when it is done.")
@@ -260,7 +260,7 @@ def _intend(tx: Connection, arrival: _Arrival, record: KeyRecord, cka_id: bytes,
 
 
 def _follow(tx: Connection, record: KeyRecord, choice: Choice, now: datetime) -> None:
-    """The key's state after material has come: Enabled, once all that it ever had as current material is there."""
+    """Update the key's state after an import: Enabled once all material that was ever current is present."""
     fresh = keys.fetch(tx, record.region, record.key_id)
     if fresh is None or choice.state in materials.PENDING or fresh.state not in _CHANGED_BY_IMPORT:
         return
@@ -268,11 +268,11 @@ def _follow(tx: Connection, record: KeyRecord, choice: Choice, now: datetime) ->
     keys.set_state(tx, fresh.key_id, fresh.region, states.next_state(fresh.state, event), fresh.version)
 
 
-# -- the way out ------------------------------------------------------------------------------------------------
+# -- deletion ---------------------------------------------------------------------------------------------------
 
 
 def _target(record: KeyRecord, material_id: str | None) -> MaterialRecord | None:
-    """The material that a deletion means: the named one, else the current one, if the key ever had any."""
+    """Return the material to delete: the named one, else the current one, if the key ever had any."""
     if material_id is None:
         return record.current
     named = record.material(material_id)

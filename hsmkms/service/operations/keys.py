@@ -1,4 +1,4 @@
-"""Making KMS keys, and what may be said and changed about them."""
+"""Key operations: create, describe, list, change the description, enable and disable."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -49,7 +49,7 @@ NO_CUSTOM_STORE: Final = (
 
 
 def create_key(call: Call, request: CreateKeyRequest) -> CreateKeyResponse:
-    """Make a KMS key: its backing key is generated on the token and never leaves it, or is imported later."""
+    """Create a KMS key: its backing key is generated on the token and never leaves it, or is imported later."""
     core = call.core
     nature = _check_new(request)
     new_tags = first_tags(request.tags)
@@ -70,7 +70,7 @@ def create_key(call: Call, request: CreateKeyRequest) -> CreateKeyResponse:
             bypass = request.bypass_policy_lockout_safety_check
             check_new(call, conn, policy, record, bypass=bypass, new_tags=new_tags)
 
-    def check(tx: Connection) -> None:  # a user whom the policy names may be deleted at any moment before this
+    def check(tx: Connection) -> None:  # again in the transaction: a user named by the policy may have been deleted
         check_principals(core, tx, policy)
 
     if nature.origin is Origin.EXTERNAL:
@@ -82,20 +82,20 @@ def create_key(call: Call, request: CreateKeyRequest) -> CreateKeyResponse:
 
 
 def describe_key(call: Call, request: DescribeKeyRequest) -> DescribeKeyResponse:
-    """Tell everything about a key that is no policy, alias, tag or rotation setting."""
+    """Return a key's metadata: everything except policy, aliases, tags and rotation setting."""
     key, _ = call.key(request.key_id, aliases=True)
     return DescribeKeyResponse(key_metadata=metadata(call, key.record))
 
 
 def list_keys(call: Call, request: ListKeysRequest) -> ListKeysResponse:
-    """List the keys of the region in the order of their ids."""
+    """List the keys of the region, ordered by id."""
     call.account()
     size = paging.page_size(Operation.LIST_KEYS, request.limit)
     after = paging.after(Operation.LIST_KEYS, request.marker)
     with call.core.store.reading() as conn:
-        found = keys.page(conn, call.region, after, size + 1)
+        key_ids = keys.page(conn, call.region, after, size + 1)
     account = call.core.installation.account
-    page, marker = paging.cut(Operation.LIST_KEYS, found, size, str)
+    page, marker = paging.cut(Operation.LIST_KEYS, key_ids, size, str)
     return ListKeysResponse(
         keys=[KeyListEntry(key_id=each, key_arn=key_arn(account, call.region, each)) for each in page],
         truncated=marker is not None,
@@ -110,18 +110,18 @@ def update_key_description(call: Call, request: UpdateKeyDescriptionRequest) -> 
 
 
 def enable_key(call: Call, request: EnableKeyRequest) -> None:
-    """Make the key usable again; a rotation that fell due meanwhile is done at once."""
+    """Enable the key; a rotation that became due meanwhile is done at once."""
     record = _switch(call, request.key_id, Event.ENABLE)
     rotating.rotate_if_due(call.core, record.key_id, record.region)
 
 
 def disable_key(call: Call, request: DisableKeyRequest) -> None:
-    """Make the key unusable, at the next call of every process."""
+    """Disable the key, effective at the next call of every process."""
     _switch(call, request.key_id, Event.DISABLE)
 
 
 def metadata(call: Call, record: KeyRecord) -> KeyMetadata:
-    """What DescribeKey shows of a record at the call's instant."""
+    """Return the metadata that DescribeKey reports for a record at the call's instant."""
     state = states.effective_state(record, call.now)
     imported = record.origin is Origin.EXTERNAL
     valid_to = states.expires_at(record)
@@ -153,26 +153,26 @@ def metadata(call: Call, record: KeyRecord) -> KeyMetadata:
 
 
 def _expiration_model(valid_to: datetime | None) -> ExpirationModel:
-    """The model of the key as a whole: of several materials, one that expires is enough."""
+    """Return the expiration model of the key as a whole: it expires if any of its materials does."""
     expires, stays = ExpirationModel.KEY_MATERIAL_EXPIRES, ExpirationModel.KEY_MATERIAL_DOES_NOT_EXPIRE
     return stays if valid_to is None else expires
 
 
 def first_tags(given: Sequence[Tag] | None) -> dict[str, str]:
-    """The tags that a new key is to have, by tag key. TagException if they cannot be set together."""
+    """Return a new key's tags by tag key. TagException if they cannot be set together."""
     pairs = [(each.tag_key, each.tag_value) for each in given or []]
     tags.check_new(pairs)
     return dict(pairs)
 
 
 def may_tag(call: Call, replica: KeyRecord | None = None) -> None:
-    """Authorise the tags of a key that is about to be made; the id of a new one that is no replica nobody knows yet."""
+    """Authorise tagging a key about to be created; only a replica's key id is known by then."""
     key_id = replica.key_id if replica is not None else "*"
     call.account("kms:TagResource", key_arn(call.core.installation.account, call.region, key_id), replica)
 
 
 def first_policy(core: Core, given: str | None) -> str:
-    """The policy that a new key is to have: the given one, else the default."""
+    """Return a new key's policy: the given one, else the default."""
     return given if given is not None else policies.default_policy(core.installation.account)
 
 
@@ -194,7 +194,7 @@ def _switch(call: Call, key_id: str, event: Event) -> KeyRecord:
 
 
 def _check_token(core: Core, nature: creation.Nature) -> None:
-    """Raise UnsupportedOperationException for keys that the token cannot have."""
+    """Raise UnsupportedOperationException for kinds of keys that the token does not support."""
     kind = (nature.spec, nature.usage)
     if nature.origin is Origin.EXTERNAL and nature.spec is not KeySpec.SYMMETRIC_DEFAULT:
         core.device.imports.check_import(kind)

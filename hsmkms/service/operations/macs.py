@@ -12,7 +12,7 @@ from hsmkms.service.runtime.record_cache import CachedKey
 
 
 def generate_mac(call: Call, request: GenerateMacRequest) -> GenerateMacResponse:
-    """Make the HMAC of a message, on the token and in full length."""
+    """Compute the full-length HMAC of a message on the token."""
     key, permit, algorithm = _admitted(call, request)
     call.stop_if(dry_run=request.dry_run)
     mac = call.device(key).pairs.generate_mac(permit, key.current_cka_id, algorithm, request.message)
@@ -21,7 +21,7 @@ def generate_mac(call: Call, request: GenerateMacRequest) -> GenerateMacResponse
 
 
 def verify_mac(call: Call, request: VerifyMacRequest) -> VerifyMacResponse:
-    """Verify an HMAC: the token makes it anew, and the two are compared in constant time."""
+    """Verify an HMAC: the token computes it again, and the two are compared in constant time."""
     key, permit, algorithm = _admitted(call, request)
     right = call.device(key).pairs.generate_mac(permit, key.current_cka_id, algorithm, request.message)
     if not hmac.compare_digest(right, request.mac):

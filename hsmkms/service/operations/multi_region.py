@@ -1,8 +1,8 @@
-"""Replicating multi-Region keys, and moving the primary key of a set to another region.
+"""Replicate multi-Region keys, and move the primary key of a set to another region.
 
 All regions of an installation share one token and one database, and a replica shares the backing keys of its primary
-key. So nothing is done on the token, each operation is one transaction, and what AWS does within seconds is done when
-the answer is given: the states Creating and Updating are over by the next call.
+key. So the token is not involved, each operation is one transaction, and what takes seconds at AWS is complete when the
+response is sent: the states Creating and Updating are over by the next call.
 """
 
 import logging
@@ -26,7 +26,7 @@ log = logging.getLogger("hsmkms.service")
 
 
 def replicate_key(call: Call, request: ReplicateKeyRequest) -> ReplicateKeyResponse:
-    """Make a replica of a multi-Region primary key in another region, with a policy, tags and a state of its own."""
+    """Create a replica of a multi-Region primary key in another region, with its own policy, tags and state."""
     core, region = call.core, request.replica_region
     tags = first_tags(request.tags)
     policy = first_policy(core, request.policy)
@@ -69,7 +69,7 @@ def replicate_key(call: Call, request: ReplicateKeyRequest) -> ReplicateKeyRespo
 
 
 def update_primary_region(call: Call, request: UpdatePrimaryRegionRequest) -> None:
-    """Make a replica the primary key of its set, and the primary key a replica; both go on working."""
+    """Make a replica the primary key of its set, and the primary key a replica; both remain usable."""
     region = request.primary_region
     with call.changing(request.key_id) as (tx, primary):
         check_served(region, call.core.installation.regions, UnsupportedOperationException)
@@ -80,7 +80,7 @@ def update_primary_region(call: Call, request: UpdatePrimaryRegionRequest) -> No
             arn = key_arn(call.core.installation.account, region, primary.key_id)
             there.authorise_unknown(f"kms:{call.operation}", arn)
             raise NotFoundException(f"Key '{arn}' does not exist: make a replica there with ReplicateKey first")
-        there.judge(replace(replica, primary_region=region))  # as what it is to become
+        there.judge(replace(replica, primary_region=region))  # authorised as the primary key that it becomes
         regions.set_primary(tx, primary.key_id, region)
     call.core.reached("update-primary-region 1: result")
     log.info("the primary key of %s is in %s from now on", primary.key_id, region)

@@ -1,4 +1,4 @@
-"""Key policies: putting, reading, and what a new one must not do."""
+"""Key policy operations: put, get and list; checks of a new policy."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ _PUT: Final = "kms:PutKeyPolicy"
 
 
 def put_key_policy(call: Call, request: PutKeyPolicyRequest) -> None:
-    """Replace a key's policy, at the next call of every process."""
+    """Replace a key's policy, effective at the next call of every process."""
     if request.policy_name == OF_RAM:
         raise ValidationException("The AWS_RAM policy can only be managed by the RAM service")
     with call.changing(request.key_id) as (tx, record):
@@ -43,14 +43,14 @@ def put_key_policy(call: Call, request: PutKeyPolicyRequest) -> None:
 
 
 def get_key_policy(call: Call, request: GetKeyPolicyRequest) -> GetKeyPolicyResponse:
-    """Tell a key's policy as it was put."""
+    """Return a key's policy as it was put."""
     key, _ = call.key(request.key_id)
     _check_name(request.policy_name)
     return GetKeyPolicyResponse(policy=key.policy_text, policy_name=rules.NAME)
 
 
 def list_key_policies(call: Call, request: ListKeyPoliciesRequest) -> ListKeyPoliciesResponse:
-    """Tell the names of a key's policies: there is one."""
+    """Return the names of a key's policies: there is exactly one."""
     call.key(request.key_id)
     paging.page_size(Operation.LIST_KEY_POLICIES, request.limit)
     after = paging.after(Operation.LIST_KEY_POLICIES, request.marker) or ""
@@ -73,9 +73,9 @@ def check_new(
     bypass: bool | None,
     new_tags: Mapping[str, str] | None = None,
 ) -> None:
-    """Raise if the text cannot be the policy of the key: unreadable, for nobody, or locking its maker out.
+    """Raise if the text cannot be the key's policy: malformed, with unknown principals, or locking out the caller.
 
-    ``new_tags``: those of a key that is about to be made.
+    ``new_tags``: the tags of a key about to be created.
     """
     policy = check_principals(call.core, conn, text)
     question = call.question(_PUT, record.arn, call.core.cache.of(record, new_tags))
@@ -86,7 +86,7 @@ def check_new(
 
 
 def check_principals(core: Core, conn: Connection, text: str) -> Policy:
-    """The policy of a text whose principals exist. MalformedPolicyDocumentException."""
+    """Parse a policy, checking that its principals exist. MalformedPolicyDocumentException if not."""
     policy = rules.read_key_policy(text, core.installation.account)
     if core.accept_unknown_principals:
         return policy
@@ -100,7 +100,7 @@ def check_principals(core: Core, conn: Connection, text: str) -> Policy:
 
 
 def _reason(unknown: Sequence[Principal]) -> str:
-    """What is wrong with principals that are not there, all at once, and what to do."""
+    """Describe all unknown principals in one sentence, and what to do about them."""
     gone = [each.text for each in unknown if each.form is Form.USER_ID]
     missing = [each.text for each in unknown if each.form is not Form.USER_ID]
     reasons = [f"no user has the id {' or '.join(gone)} any more; remove it."] if gone else []
@@ -109,7 +109,7 @@ def _reason(unknown: Sequence[Principal]) -> str:
 
 
 def is_unknown(core: Core, conn: Connection, principal: Principal) -> bool:
-    """Return True for a user or role of the account who is not there."""
+    """Return True for a user or role of the account that does not exist."""
     if not principal.must_exist(core.installation.account):
         return False
     if principal.form is Form.USER_ID:

@@ -29,7 +29,7 @@ from hsmkms.store import rotation as stored
 
 
 def enable_key_rotation(call: Call, request: EnableKeyRotationRequest) -> None:
-    """Switch automatic rotation on, or change the period where users may choose it."""
+    """Enable automatic rotation, or change its period if users may choose it."""
     policy = call.core.rotation
     with call.changing(request.key_id) as (tx, record):
         setting = rules.enabled(record, policy, request.rotation_period_in_days, call.now)
@@ -38,14 +38,14 @@ def enable_key_rotation(call: Call, request: EnableKeyRotationRequest) -> None:
 
 
 def disable_key_rotation(call: Call, request: DisableKeyRotationRequest) -> None:
-    """Switch automatic rotation off; the current backing key stays."""
+    """Disable automatic rotation; the current backing key stays."""
     with call.changing(request.key_id) as (tx, record):
         if record.rotation is not None:
             stored.set_setting(tx, record.key_id, None)
 
 
 def get_key_rotation_status(call: Call, request: GetKeyRotationStatusRequest) -> GetKeyRotationStatusResponse:
-    """Tell whether the key rotates automatically, and when."""
+    """Return whether the key rotates automatically, and when next."""
     key, _ = call.key(request.key_id)
     status = rules.shown_status(key.record, call.core.rotation, call.now)
     days, due = status or (None, None)
@@ -76,7 +76,7 @@ def rotate_key_on_demand(call: Call, request: RotateKeyOnDemandRequest) -> Rotat
 
 
 def list_key_rotations(call: Call, request: ListKeyRotationsRequest) -> ListKeyRotationsResponse:
-    """List what made each key material current, oldest first."""
+    """List the key's rotations, or all its key materials, oldest first."""
     key, _ = call.key(request.key_id)
     record = key.record
     size = paging.page_size(Operation.LIST_KEY_ROTATIONS, request.limit)
@@ -92,11 +92,11 @@ def list_key_rotations(call: Call, request: ListKeyRotationsRequest) -> ListKeyR
 
 
 def _switch_imported(call: Call, seen: KeyRecord) -> None:
-    """Make the imported material that waits the current one: nothing is made, so it is one transaction."""
+    """Make the pending imported material current: the token is not involved, so it is one transaction."""
     with call.again(seen) as (tx, record):
         rules.check_on_demand(record, call.core.rotation, call.now)
         waiting = rules.pending(record)
-        if waiting is not None:  # check_on_demand has said so
+        if waiting is not None:  # guaranteed by check_on_demand
             kind = RotationType.ON_DEMAND
             stored.switch(tx, record.key_id, record.region, waiting.material_id, kind, call.now)
 

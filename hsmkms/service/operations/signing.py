@@ -33,7 +33,7 @@ def sign(call: Call, request: SignRequest) -> SignResponse:
 
 
 def verify(call: Call, request: VerifyRequest) -> VerifyResponse:
-    """Verify a signature; one that is not right, in whatever way, is an error."""
+    """Verify a signature; KMSInvalidSignatureException if it is invalid in any way."""
     key, permit = call.key(request.key_id, aliases=True)
     algorithm, data = _what_is_signed(call, key, request)
     device, record = call.device(key), key.record
@@ -46,12 +46,12 @@ def verify(call: Call, request: VerifyRequest) -> VerifyResponse:
 
 
 def get_public_key(call: Call, request: GetPublicKeyRequest) -> GetPublicKeyResponse:
-    """Tell the public half of a key pair: DER SubjectPublicKeyInfo."""
+    """Return the public key of a key pair as DER SubjectPublicKeyInfo."""
     key, permit = call.key(request.key_id, aliases=True)
     record = key.record
     specs.require_pair(record)
     if record.current is None or not record.current.present:
-        # The state admits it, and with its material gone the key has no public half either.
+        # The state table admits this, but without its material the key has no public half.
         raise KMSInvalidStateException(f"{record.arn} is pending import.")
     public = call.device(key).pairs.public_key(permit, key.current_cka_id, record.kind)
     return GetPublicKeyResponse(

@@ -1,8 +1,8 @@
-"""Wrapping keys: a few at a time, for 24 hours each.
+"""Create and destroy wrapping keys: a limited number, valid for 24 hours each.
 
-They are made at a user's word and take room on the token, so their number is limited, for each KMS key and in all.
-Nobody is refused for it: where there is no room, a new one replaces an older one, at first one that has done its work.
-One that is still unused is of the principal who has most of them, so that nobody can keep others from importing.
+Users' requests create them and they take room on the token, so their number is limited, per KMS key and in total. The
+limit does not refuse requests: a new wrapping key replaces an older one, preferably a used one. Otherwise one of the
+principal who has most of them is replaced, so that no principal can keep others from importing.
 """
 
 import uuid
@@ -28,9 +28,9 @@ from hsmkms.store.schema import ObjectPurpose, ObjectStatus
 
 
 def make(call: Call, record: KeyRecord, bits: int) -> tuple[WrappingKeyRow, bytes]:
-    """Make a wrapping key for a KMS key; its row, and the public key as DER SubjectPublicKeyInfo.
+    """Create a wrapping key for a KMS key; return its row, and the public key as DER SubjectPublicKeyInfo.
 
-    Where the home moves meanwhile, it is made there.
+    If the home moves to another token meanwhile, it is created there.
     """
     for _ in range(ATTEMPTS):
         row = _intended(call, record)
@@ -56,13 +56,13 @@ def _intended(call: Call, record: KeyRecord) -> WrappingKeyRow:
 
 
 def _make(call: Call, row: WrappingKeyRow, bits: int) -> bytes | None:
-    """The public key; None if the home has moved meanwhile: then it is as if nothing had been begun."""
+    """Run the steps; return the public key, or None if the home has moved meanwhile: then everything was undone."""
     core = call.core
     device = core.tokens.of(row.token_id)
     device.connection.ready_to_make()
     label = material.wrapping_label(core.installation.short_id)
 
-    # 1. Intent, and which ones are replaced.
+    # 1. Intent, and the choice of replaced wrapping keys.
     with core.store.atomic() as tx:
         replaced = _replaced(materials.wrapping_keys(tx), row, call.now)
         for each in replaced:
@@ -70,7 +70,7 @@ def _make(call: Call, row: WrappingKeyRow, bits: int) -> bytes | None:
         materials.insert_wrapping_key(tx, row, label)
     core.reached("wrapping-key 1: intent")
 
-    # 2. Device: they go, so that there is room; then the key pair, whose private half stays there.
+    # 2. Device: destroy the replaced ones to make room, then generate the key pair, whose private half stays there.
     _destroy_all(call, replaced, row)
     try:
         public_key = device.imports.generate_wrapping_key(call.new_objects(row.cka_id), row.cka_id, label, bits)
@@ -97,14 +97,14 @@ def _make(call: Call, row: WrappingKeyRow, bits: int) -> bytes | None:
 
 
 def find(core: Core, cka_id: bytes) -> WrappingKeyRow | None:
-    """A wrapping key that is on a token, whether or not it is still valid."""
+    """Return a wrapping key that is on a token, whether or not it is still valid, or None."""
     with core.store.reading() as conn:
         rows = materials.wrapping_keys(conn)
     return next((each for each in rows if each.cka_id == cka_id and each.status is ObjectStatus.PRESENT), None)
 
 
 def note_use(core: Core, row: WrappingKeyRow, now: datetime) -> None:
-    """Something was sent under the wrapping key, good or bad: from now on it may make way for another one."""
+    """Record that material was sent under the wrapping key, valid or not: it may be replaced from now on."""
     with core.store.atomic() as tx:
         materials.set_used(tx, row.token_id, row.cka_id, now)
 
@@ -128,13 +128,13 @@ def _destroy(core: Core, row: WrappingKeyRow, permit: Permit) -> None:
 
 
 def is_over(row: WrappingKeyRow, now: datetime) -> bool:
-    """True for one whose 24 hours are over, and for one whose making was interrupted."""
+    """Return True if the key's 24 hours are over, or its creation was interrupted."""
     interrupted = row.status is ObjectStatus.INTENDED and now - row.created_at > UNDER_WAY
     return row.valid_to <= now or interrupted
 
 
 def _destroy_all(call: Call, replaced: Sequence[WrappingKeyRow], new: WrappingKeyRow) -> None:
-    """Destroy what makes way; the intent of the new one is taken back where that cannot be done."""
+    """Destroy the replaced wrapping keys; if that fails, remove the intent of the new one."""
     try:
         for each in replaced:
             _destroy(call.core, each, call.new_objects(each.cka_id))
@@ -149,7 +149,7 @@ def _forget(core: Core, row: WrappingKeyRow) -> None:
 
 
 def _replaced(rows: Sequence[WrappingKeyRow], new: WrappingKeyRow, now: datetime) -> list[WrappingKeyRow]:
-    """Those that make way for a new one: all that are over, and one more where there are as many as may be."""
+    """Choose the wrapping keys to replace: all that are over, and one more if the limit is reached."""
     over = [each for each in rows if is_over(each, now)]
     left = [each for each in rows if each not in over and each.status is not ObjectStatus.DESTROYING]
     of_key = [each for each in left if (each.key_id, each.region) == (new.key_id, new.region)]
@@ -162,13 +162,13 @@ def _replaced(rows: Sequence[WrappingKeyRow], new: WrappingKeyRow, now: datetime
 
 
 def _first_to_go(rows: Sequence[WrappingKeyRow]) -> list[WrappingKeyRow]:
-    """The one that was used first, else the oldest that is on the token; none if all are still being made."""
+    """Return the one that was used first, else the oldest on the token; empty if all are still being created."""
     used = sorted((each for each in rows if each.used_at is not None), key=lambda each: each.used_at or each.created_at)
     return used[:1] or [each for each in rows if each.status is ObjectStatus.PRESENT][:1]
 
 
 def _of_who_has_most(rows: Sequence[WrappingKeyRow], principal: str | None) -> list[WrappingKeyRow]:
-    """Those of the principal who has most wrapping keys; the one who asks for another if nobody has more."""
+    """Return the wrapping keys of the principal with the most; on a tie with the caller, the caller's."""
     counts = Counter(each.made_by for each in rows)
     most = max(counts.values())
     loser = principal if counts[principal] == most else next(each for each in counts if counts[each] == most)

@@ -1,4 +1,4 @@
-"""Runs the migrations of log.db on the connection that hsmkms.store.migrate hands over, in its transaction."""
+"""Run the migrations of log.db on the connection that hsmkms.store.migrate passes, in its transaction."""
 
 from alembic import context
 

@@ -1,4 +1,4 @@
-"""The last use of each key, and whose turn it is to do what is due."""
+"""The last use of each key, and the lease of the sweeper."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -12,7 +12,7 @@ _INSTANT = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
-    """Make the tables; uses are noted from now on."""
+    """Make the tables; uses are recorded from now on."""
     op.create_table(
         "last_use",
         sa.Column("key_id", sa.Text, nullable=False),

@@ -6,7 +6,7 @@ from alembic import op
 revision = "meta_0001"
 down_revision = None
 
-# Instants: microseconds since 1970. Spelt out and never imported: a released migration means the same for ever.
+# Instants: microseconds since 1970. Spelt out and never imported, since a released migration must never change.
 _INSTANT = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 

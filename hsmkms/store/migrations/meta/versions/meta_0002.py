@@ -41,6 +41,6 @@ def upgrade() -> None:
         ),
     )
     op.create_index("ix_wrapping_key_key_id", "wrapping_key", ["key_id", "region"])
-    # Plain ALTER TABLE: the table with its rows stays where it is.
+    # Plain ALTER TABLE: the table and its rows are not copied.
     op.add_column("material", sa.Column("description", sa.Text))
     op.add_column("material", sa.Column("host_unwrapped", sa.Boolean, nullable=False, server_default="0"))

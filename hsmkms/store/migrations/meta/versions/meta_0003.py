@@ -1,4 +1,4 @@
-"""Users and their access keys; the operator's word that the clock is right."""
+"""Users and their access keys; the operator's confirmation that the clock is right."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,7 +1,7 @@
-"""Who may do what: policies of users and groups, groups, tags of users, and grants.
+"""Permissions: policies of users and groups, groups, tags of users, and grants.
 
-Until now every user was allowed everything. So that nothing stops with the upgrade, each user that there is gets a
-policy that says so, under a name that tells where it comes from.
+Until now every user was allowed everything. So that the upgrade breaks nothing, each existing user gets a policy that
+allows everything, under a name that says where it comes from.
 """
 
 import sqlalchemy as sa
@@ -16,7 +16,7 @@ _EVERYTHING = '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"
 
 
 def upgrade() -> None:
-    """Make the tables, and keep the rights of the users that there are."""
+    """Make the tables, and keep the permissions of existing users."""
     op.create_table(
         "user_policy",
         sa.Column("user_name", sa.Text, nullable=False),

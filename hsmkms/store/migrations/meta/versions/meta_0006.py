@@ -1,4 +1,4 @@
-"""The outbox of the audit log: records that are committed together with the changes that they tell of."""
+"""The outbox of the audit log: records that are committed together with the changes that they describe."""
 
 import sqlalchemy as sa
 from alembic import op

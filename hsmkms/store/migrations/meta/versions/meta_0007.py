@@ -1,4 +1,4 @@
-"""Seals over the rows that decide. They are made when the installation is opened next: that takes its token."""
+"""Seals over the deciding rows. They are computed when the installation is next opened, which needs its token."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "meta_0006"
 
 
 def upgrade() -> None:
-    """Make the tables, and find the last change of a subject quickly."""
+    """Make the tables, and an index to find the last change of a subject."""
     op.create_table(
         "row_seal",
         sa.Column("subject", sa.Text, nullable=False),

@@ -1,7 +1,7 @@
-"""The tree over the seals of rows; users' ids and paths; whom wrapping keys and grants are for; own keys made.
+"""The tree over the row seals; users' ids and paths; principals of wrapping keys and grants; state of own keys.
 
-The tree is made by whoever opens the token next. What was made before has none of the new columns filled: it would not
-be as it was sealed.
+The tree is built by the next process that opens the token. Existing rows keep the new columns empty: filled, they would
+no longer match their seals.
 """
 
 import sqlalchemy as sa
