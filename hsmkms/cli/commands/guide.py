@@ -32,7 +32,8 @@ TOPICS: Final = (
 """The order in which topics are listed; pages that are not named here follow."""
 
 LESS: Final = "FRX"
-"""Options of less where the user has set none: no pager for a short page, colours, and the page stays on the screen."""
+"""Options of less where neither the user nor pydoc (from Python 3.13 on) sets any: no pager for a short page, colours,
+and the page stays on the screen."""
 
 
 def register(app: typer.Typer) -> None:
