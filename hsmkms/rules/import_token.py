@@ -1,7 +1,7 @@
-"""The import token: what was promised with a wrapping key, for its caller an opaque string.
+"""Encode and parse import tokens: the terms of a wrapping key, opaque to the caller.
 
 ``magic || claims || MAC``. The MAC is made and checked on the token by the installation's own key, over magic and
-claims; nothing in it is secret, and nothing in it is believed before the MAC was checked.
+claims; nothing in it is secret, and nothing in it is used before the MAC was verified.
 """
 
 from datetime import datetime
@@ -20,7 +20,7 @@ DAMAGED: Final = "The import token is damaged, or was made elsewhere: get a new 
 
 
 class Claims(Struct, frozen=True, array_like=True):
-    """Which key in which region, by which wrapping key (its CKA_ID) and algorithm, and until when."""
+    """The KMS key and its region, the wrapping key (its CKA_ID), the algorithm, and the expiry."""
 
     key_id: str
     region: str
@@ -30,12 +30,12 @@ class Claims(Struct, frozen=True, array_like=True):
 
 
 def signed_part(claims: Claims) -> bytes:
-    """What the MAC is made over, and the first part of the token."""
+    """Return the bytes that the MAC is computed over, which are the first part of the import token."""
     return _MAGIC + msgspec.msgpack.encode(claims)
 
 
 def split(token: bytes) -> tuple[bytes, bytes]:
-    """The part that was signed, and its MAC. InvalidImportTokenException if it cannot be one of ours."""
+    """Return the signed part and its MAC. InvalidImportTokenException if the format is not hsmkms's."""
     signed, mac = token[:-_MAC_BYTES], token[-_MAC_BYTES:]
     if not signed.startswith(_MAGIC):
         raise InvalidImportTokenException(DAMAGED)
@@ -43,7 +43,7 @@ def split(token: bytes) -> tuple[bytes, bytes]:
 
 
 def read(signed: bytes) -> Claims:
-    """The claims, once the MAC is known to be right."""
+    """Parse the claims; call it only after the MAC was verified."""
     try:
         return msgspec.msgpack.decode(signed.removeprefix(_MAGIC), type=Claims)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:

@@ -1,4 +1,4 @@
-"""How safe a record of the audit log must be before its request is answered, and what happens if it cannot be."""
+"""Durability of audit records before the response is sent, and the behaviour if the log cannot be written."""
 
 from enum import StrEnum
 
@@ -6,10 +6,10 @@ from msgspec import Struct
 
 
 class Durability(StrEnum):
-    """When a record is on the disk."""
+    """When a record is fsynced."""
 
     COMMIT = "commit"
-    """Before its request is answered; requests of one moment share one wait for the disk."""
+    """Before the response is sent; concurrent requests share one fsync."""
     INTERVAL = "interval"
     """A short time later: a crash may lose that much."""
     OFF = "off"
@@ -17,7 +17,7 @@ class Durability(StrEnum):
 
 
 class AuditPolicy(Struct, frozen=True, kw_only=True):
-    """What the operator has set. ``refuse``: no log, no work. ``seal_file``: where the newest seal is kept as well."""
+    """The operator's settings. ``refuse``: refuse requests if the log fails. ``seal_file``: holds the newest note."""
 
     durability: Durability = Durability.COMMIT
     interval_seconds: float = 0.2

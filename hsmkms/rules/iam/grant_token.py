@@ -1,7 +1,7 @@
-"""The grant token: the name of a grant that nobody can make up, for its holder an opaque string.
+"""Encode and parse grant tokens: unforgeable names of grants, opaque to their holders.
 
-``base64url(magic || claims || MAC)``. The MAC is made and checked on the token by the installation's own key. A token
-gives no right of its own: it is the grantee who may use a grant.
+``base64url(magic || claims || MAC)``. The MAC is made and checked on the token by the installation's own key. A grant
+token gives no permission by itself: only the grantee may use a grant.
 """
 
 import base64
@@ -22,7 +22,7 @@ INVALID: Final = (
 
 
 class Claims(Struct, frozen=True, array_like=True):
-    """Which grant, on which key in which region; ``nonce`` makes each token another text."""
+    """The grant, its key and region; ``nonce`` makes each token unique."""
 
     grant_id: str
     key_id: str
@@ -31,30 +31,30 @@ class Claims(Struct, frozen=True, array_like=True):
 
 
 def signed_part(claims: Claims) -> bytes:
-    """What the MAC is made over."""
+    """Return the bytes that the MAC is computed over."""
     return _MAGIC + msgspec.msgpack.encode(claims)
 
 
 def encode(signed: bytes, mac: bytes) -> str:
-    """The token."""
+    """Return the grant token."""
     return base64.urlsafe_b64encode(signed + mac).decode("ascii")
 
 
 def split(token: str) -> tuple[bytes, bytes]:
-    """The part that was signed, and its MAC. InvalidGrantTokenException if it cannot be one of ours."""
+    """Return the signed part and its MAC. InvalidGrantTokenException if the format is not hsmkms's."""
     try:
         data = base64.urlsafe_b64decode(token)
     except ValueError as exc:
         raise InvalidGrantTokenException(INVALID) from exc
     signed, mac = data[:-_MAC_BYTES], data[-_MAC_BYTES:]
-    # Only the exact text that encode gives is taken: base64 decoders pass over what does not belong there.
+    # Accept only the exact output of encode: base64 decoders ignore invalid characters.
     if not signed.startswith(_MAGIC) or encode(signed, mac) != token:
         raise InvalidGrantTokenException(INVALID)
     return signed, mac
 
 
 def read(signed: bytes) -> Claims:
-    """The claims, once the MAC is known to be right."""
+    """Parse the claims; call it only after the MAC was verified."""
     try:
         return msgspec.msgpack.decode(signed.removeprefix(_MAGIC), type=Claims)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
