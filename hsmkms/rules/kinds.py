@@ -1,7 +1,7 @@
 """Check operations that only some kinds of keys support, before or after the check of the key's state.
 
-Mostly the kind is checked first: otherwise a user would be told to enable a key, or to import its material, only to
-learn then that it does not help. Operations on rotation check the state first, as AWS does. Source: AWS KMS Developer
+Mostly the kind is checked first: otherwise an error would ask the user to enable a key, or to import its material,
+although that does not help. Operations on rotation check the state first, as AWS does. Source: AWS KMS Developer
 Guide, "Key states of AWS KMS keys", the footnotes that name UnsupportedOperationException, and answers of the service.
 """
 

@@ -162,13 +162,13 @@ class Connection(TokenLogin):
         """
         login = self._login_handle
         self._require_login(session)
-        found = find(session, object_class, cka_id)
-        if found is None:
+        key = find(session, object_class, cka_id)
+        if key is None:
             self._require_login(session)
             if login != self._login_handle:
                 raise SessionLostError(SESSION_LOST)
             self._require_identity(session)
-        return found
+        return key
 
     # -- making and destroying ----------------------------------------------------------------------------------------
 
@@ -243,11 +243,11 @@ class Connection(TokenLogin):
 
     def _destroy(self, cka_id: bytes, object_class: ObjectClass | None) -> bool:
         def attempt(session: Session) -> bool:
-            found = self._find(session, cka_id, object_class)
-            if found is not None:
+            key = self._find(session, cka_id, object_class)
+            if key is not None:
                 with translated():
-                    found.destroy()
-            return found is not None
+                    key.destroy()
+            return key is not None
 
         with self._turn():
             return self._repeatable(attempt)
