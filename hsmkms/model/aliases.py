@@ -6,27 +6,27 @@ from hsmkms.model.shapes import REQUIRED, AliasName, Arn, KeyId, Limit, Marker, 
 
 
 class CreateAliasRequest(Shape, frozen=True, kw_only=True):
-    """Give a key a name."""
+    """Create an alias of a key."""
 
     alias_name: AliasName = REQUIRED
     target_key_id: KeyId = REQUIRED
 
 
 class UpdateAliasRequest(Shape, frozen=True, kw_only=True):
-    """Move a name to another key."""
+    """Point an alias to another key."""
 
     alias_name: AliasName = REQUIRED
     target_key_id: KeyId = REQUIRED
 
 
 class DeleteAliasRequest(Shape, frozen=True, kw_only=True):
-    """Take a name away."""
+    """Delete an alias."""
 
     alias_name: AliasName = REQUIRED
 
 
 class ListAliasesRequest(Shape, frozen=True, kw_only=True):
-    """Ask for a page of the aliases of the region, or of one key."""
+    """Request a page of the aliases of the region, or of one key."""
 
     key_id: KeyId | None = None
     limit: Limit | None = None

@@ -23,7 +23,7 @@ from hsmkms.model.shapes import (
 
 
 class SignRequest(Shape, frozen=True, kw_only=True):
-    """Sign ``message`` (1 to 4,096 bytes), or the digest that it is if ``message_type`` says so."""
+    """Sign ``message`` (1 to 4,096 bytes), which is a digest if ``message_type`` is DIGEST."""
 
     key_id: KeyId = REQUIRED
     message: Plaintext = REQUIRED
@@ -42,7 +42,7 @@ class SignResponse(Shape, frozen=True, kw_only=True):
 
 
 class VerifyRequest(Shape, frozen=True, kw_only=True):
-    """Verify a signature of ``message``, or of the digest that it is."""
+    """Verify a signature of ``message``, which is a digest if ``message_type`` is DIGEST."""
 
     key_id: KeyId = REQUIRED
     message: Plaintext = REQUIRED
@@ -54,7 +54,7 @@ class VerifyRequest(Shape, frozen=True, kw_only=True):
 
 
 class VerifyResponse(Shape, frozen=True, kw_only=True):
-    """The signature is right: a wrong one is an error."""
+    """The signature is valid: an invalid one is an error."""
 
     key_id: KeyId
     signature_valid: bool
@@ -62,16 +62,16 @@ class VerifyResponse(Shape, frozen=True, kw_only=True):
 
 
 class GetPublicKeyRequest(Shape, frozen=True, kw_only=True):
-    """Ask for the public half of a key pair."""
+    """Request the public key of a key pair."""
 
     key_id: KeyId = REQUIRED
     grant_tokens: GrantTokens | None = None
 
 
 class GetPublicKeyResponse(Shape, frozen=True, kw_only=True):
-    """DER SubjectPublicKeyInfo, and what can be done with it.
+    """DER SubjectPublicKeyInfo, and the algorithms that the key supports.
 
-    ``customer_master_key_spec`` repeats ``key_spec``, but for specs that are newer than its own list.
+    ``customer_master_key_spec`` repeats ``key_spec``, except for specs that its own enumeration does not have.
     """
 
     key_id: KeyId
@@ -86,7 +86,7 @@ class GetPublicKeyResponse(Shape, frozen=True, kw_only=True):
 
 
 class GenerateMacRequest(Shape, frozen=True, kw_only=True):
-    """Make an HMAC of ``message`` (1 to 4,096 bytes)."""
+    """Compute an HMAC of ``message`` (1 to 4,096 bytes)."""
 
     message: Plaintext = REQUIRED
     key_id: KeyId = REQUIRED
@@ -115,7 +115,7 @@ class VerifyMacRequest(Shape, frozen=True, kw_only=True):
 
 
 class VerifyMacResponse(Shape, frozen=True, kw_only=True):
-    """The HMAC is right: a wrong one is an error."""
+    """The HMAC is valid: an invalid one is an error."""
 
     key_id: KeyId
     mac_valid: bool
@@ -123,7 +123,7 @@ class VerifyMacResponse(Shape, frozen=True, kw_only=True):
 
 
 class DeriveSharedSecretRequest(Shape, frozen=True, kw_only=True):
-    """Agree on a secret with the holder of ``public_key`` (DER SubjectPublicKeyInfo, on the key's own curve)."""
+    """Derive a shared secret with the owner of ``public_key`` (DER SubjectPublicKeyInfo, on the key's own curve)."""
 
     key_id: KeyId = REQUIRED
     key_agreement_algorithm: KeyAgreementAlgorithmWord = REQUIRED
@@ -144,7 +144,7 @@ class DeriveSharedSecretResponse(Shape, frozen=True, kw_only=True):
 
 
 class EncapsulateRequest(Shape, frozen=True, kw_only=True):
-    """Make a secret and its encapsulation for the holder of the key."""
+    """Generate a secret and encapsulate it for the owner of the key."""
 
     key_id: KeyId = REQUIRED
     encapsulation_algorithm: EncapsulationAlgorithmWord = REQUIRED
@@ -162,7 +162,7 @@ class EncapsulateResponse(Shape, frozen=True, kw_only=True):
 
 
 class DecapsulateRequest(Shape, frozen=True, kw_only=True):
-    """Open an encapsulated secret."""
+    """Decapsulate a secret."""
 
     key_id: KeyId = REQUIRED
     shared_secret_ciphertext_blob: Ciphertext = REQUIRED

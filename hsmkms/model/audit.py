@@ -1,4 +1,4 @@
-"""What the audit log holds: records in the shape of AWS CloudTrail, and the seals that tie their chains together.
+"""Types of the audit log: records in the format of AWS CloudTrail, and the seals over their hash chains.
 
 Source: AWS CloudTrail User Guide, "CloudTrail record contents"; AWS KMS Developer Guide, "Logging AWS KMS API calls".
 """
@@ -15,7 +15,7 @@ EVENT_VERSION: Final = "1.11"
 KMS_SOURCE: Final = "kms.amazonaws.com"
 IAM_SOURCE: Final = "iam.amazonaws.com"
 INTERNAL: Final = "AWS Internal"
-"""As CloudTrail names what nobody asked for: here it is hsmkms itself."""
+"""CloudTrail's value for events without a caller: here, of hsmkms itself."""
 
 
 class Durability(StrEnum):
@@ -38,13 +38,13 @@ _NAMES: Final = {
 
 
 def _name(member: str) -> str:
-    """CloudTrail's name for a member: lower camel case, but for abbreviations."""
+    """CloudTrail's name for a member: lower camel case, except abbreviations."""
     first, *others = member.split("_")
     return _NAMES.get(member) or first + "".join(map(str.capitalize, others))
 
 
 class Resource(Struct, frozen=True, kw_only=True, rename=_name):
-    """A key or an alias that a request was about."""
+    """A key or an alias that a request concerned."""
 
     account_id: str
     type: str
@@ -52,7 +52,7 @@ class Resource(Struct, frozen=True, kw_only=True, rename=_name):
 
 
 class AuditRecord(Struct, frozen=True, kw_only=True, rename=_name):
-    """One record. Members without a value are null, or absent where CloudTrail leaves them out."""
+    """One record. Members without a value are null, or absent if CloudTrail omits them."""
 
     event_version: str = EVENT_VERSION
     user_identity: Mapping[str, Any] | msgspec.Raw
@@ -79,7 +79,7 @@ class AuditRecord(Struct, frozen=True, kw_only=True, rename=_name):
 
 
 class Head(Struct, frozen=True, kw_only=True):
-    """The end of a chain: the number of its last record, that record's hash (hex), and the segment that it is in."""
+    """The end of a chain: the number of its last record, that record's hash (hex), and its segment."""
 
     sequence: int
     hash: str
@@ -87,7 +87,7 @@ class Head(Struct, frozen=True, kw_only=True):
 
 
 class Fault(Struct, frozen=True, kw_only=True, order=True):
-    """Something in the log that is not as it was written. ``sequence``: the first record that it concerns."""
+    """A place where the log differs from what was written. ``sequence``: the first record concerned."""
 
     lane: str
     sequence: int
@@ -96,7 +96,7 @@ class Fault(Struct, frozen=True, kw_only=True, order=True):
 
 
 class LaneSeal(Struct, frozen=True, kw_only=True):
-    """A chain as a seal vouches for it. ``start``: what was archived ends there."""
+    """The state of a chain that a seal covers. ``start``: the end of the archived part."""
 
     head: Head
     start: Head | None = None
@@ -105,8 +105,8 @@ class LaneSeal(Struct, frozen=True, kw_only=True):
 class Seal(Struct, frozen=True, kw_only=True):
     """One seal over all chains. ``previous``: SHA-256 of the line of the seal before it (hex), "" before the first.
 
-    ``epoch``: that of the control-plane database; ``root``: the seal over its rows, by number and value (hex), 0 and ""
-    where it was not sealed. ``accepted``: the faults that the operator knew of and accepted.
+    ``epoch``: the epoch of the control-plane database. ``root_number`` and ``root``: the seal over its rows (hex), 0
+    and "" if it was not sealed. ``accepted``: the faults that the operator has accepted.
     """
 
     number: int

@@ -1,4 +1,4 @@
-"""Who calls, from where, and for which region: what every operation is judged and recorded by."""
+"""The caller of a request: principal, source address and region, as authorisation and audit log use them."""
 
 from typing import Final
 
@@ -8,16 +8,16 @@ from hsmkms import uuids
 from hsmkms.model.ids import root_arn
 
 MAX_USER_AGENT: Final = 1024
-"""Characters of what a client calls itself: policies and the audit log know no more."""
+"""Longest User-Agent in characters that policies and the audit log use; the rest is cut off."""
 
 
 class Caller(Struct, frozen=True, kw_only=True):
-    """The other side of one request.
+    """The caller of one request.
 
-    ``principal`` is an ARN; ``region`` the name space that the request is for; ``source_address`` an IP address, or
-    None for a local program; ``secure_transport`` is true where nobody can listen (TLS, or the same machine).
-    ``just_looked``: to recognise the caller for this one request, its process has asked what changed in the database.
-    ``access_key_id`` is for the audit log alone, ``user_agent`` for that and for policies.
+    ``principal`` is an ARN; ``region`` the region of the request; ``source_address`` an IP address, or None for a
+    local program; ``secure_transport`` is true for TLS, and for callers on the same machine. ``just_looked``:
+    authentication of this request has just read the database's changes, so they need not be read again.
+    ``access_key_id`` is for the audit log only, ``user_agent`` for the audit log and policies.
     """
 
     principal: str
@@ -32,5 +32,5 @@ class Caller(Struct, frozen=True, kw_only=True):
 
 
 def local_root(account: str, region: str) -> Caller:
-    """The account's root, calling from this machine: whoever holds the PIN owns the token."""
+    """The account's root on this machine: the PIN gives full control of the token."""
     return Caller(principal=root_arn(account), region=region)

@@ -1,6 +1,6 @@
-"""Constraints of the API's members, and the check that reports all that a request breaks at once.
+"""Constraints of the API's members, and the check that reports all violations of a request at once.
 
-Request types carry Python types; what the API demands beyond them stands beside the type as ``Annotated`` metadata.
+Request types carry Python types; further constraints of the API are given as ``Annotated`` metadata.
 ``validate`` compiles it once per type. Wording: AWS KMS API Reference, "Common errors", and answers of the service.
 """
 
@@ -17,23 +17,23 @@ from msgspec import Struct
 from hsmkms.errors import ValidationException
 
 SHOWN: Final = 1024
-"""Characters of a wrong value that a message repeats."""
+"""Longest part of an invalid value, in characters, that a message repeats."""
 
 SHOWN_BITS: Final = 64
 """Larger numbers are not repeated."""
 
 PAIR_BYTES: Final = 8
-"""What the lengths of a key and a value take in the canonical form of an encryption context."""
+"""Bytes of the two length fields of a pair in the canonical form of an encryption context."""
 
 MUST_NOT_BE_NULL: Final = "Member must not be null"
 
 TOLD: Final = 50
-"""Broken constraints that a message tells; it counts all of them. One of 20,000 bad entries would be of megabytes."""
+"""Most violations that a message lists, to bound its length. All are counted."""
 
 Report = Callable[[str, Any, str], None]
-"""Takes the path of a member, its value, and the constraint that it breaks."""
+"""Takes the path of a member, its value, and the violated constraint."""
 Check = Callable[[Any, str, Report], None]
-"""Takes a value, its path, and where to report."""
+"""Takes a value, its path, and the function to report violations to."""
 
 
 class Length(Struct, frozen=True):
@@ -87,24 +87,24 @@ class OneOf(Struct, frozen=True):
 
 
 class Text(Struct, frozen=True):
-    """Every string: characters that Unicode has, so no lone surrogates."""
+    """Valid Unicode, without lone surrogates. Checked for every string."""
 
     def check(self, value: str, path: str, report: Report) -> None:
-        """Report a text that no encoding can carry, without repeating it."""
+        """Report a string that cannot be encoded, without repeating it."""
         if not value.isascii() and not _is_text(value):
             report(path, value, "Member must hold Unicode characters only")
 
 
 class Total(Struct, frozen=True):
-    """What a map's keys and values may have together, with 8 bytes for each pair: in characters, so in bytes or more.
+    """Most bytes of a map: all keys and values, and 8 for each pair. A character counts as one byte.
 
-    The model has no such bound; this one is checked before anything is decided by a map, such as who may do what.
+    The API's model has no such bound. It is checked before anything uses the map, such as authorisation.
     """
 
     longest: int
 
     def check(self, value: Mapping[str, str], path: str, report: Report) -> None:
-        """Report a map that is too large, however its characters are encoded."""
+        """Report a map that is too large in any encoding of its characters."""
         if sum(len(key) + len(each) + PAIR_BYTES for key, each in value.items()) > self.longest:
             report(path, value, f"Member must have at most {self.longest} bytes in all its keys and values")
 
@@ -113,17 +113,17 @@ Constraint = Length | Range | Pattern | OneOf | Text | Total
 
 
 class Sensitive(Struct, frozen=True):
-    """Marks a member whose value no message may show. Bytes, lists, maps and structures never are shown."""
+    """Marks a member whose value must not be in a message. Bytes, lists, maps and structures never are."""
 
 
 class Width(Struct, frozen=True):
-    """Marks how many bytes of JSON the characters of a text take on average at most. Not checked."""
+    """Marks the largest average number of bytes that a character of a string takes in JSON. Not checked."""
 
     bytes_per_character: int
 
 
 def validate(request: Struct) -> None:
-    """Raise one ValidationException that names the constraints which the request breaks, the first 50 of them.
+    """Raise one ValidationException that lists the constraints that the request violates, at most the first 50.
 
     Responses can be checked in the same way.
     """
@@ -144,17 +144,17 @@ def validate(request: Struct) -> None:
 
 
 def violation(path: str, value: object, constraint: str) -> ValidationException:
-    """The error for one member that breaks one constraint; for checks that no type can carry."""
+    """The error for one member that violates one constraint; for checks that are not expressed in types."""
     return ValidationException(_message([_sentence(path, value, constraint)]))
 
 
 def required_members(request: type[Struct]) -> frozenset[str]:
-    """Attribute names of the members that must be there."""
+    """Attribute names of the required members."""
     return frozenset(name for name, _, required, _ in _compile(request) if required)
 
 
 def wire_path(wire_name: str) -> str:
-    """A member's name as messages write it: ``KeyId`` is ``keyId``."""
+    """A member's name in messages: ``keyId`` for ``KeyId``."""
     return wire_name[:1].lower() + wire_name[1:]
 
 
@@ -187,7 +187,7 @@ def _is_text(value: str) -> bool:
 
 @cache
 def _compiled(expression: str) -> re.Pattern[str]:
-    return re.compile(expression, re.ASCII)  # Java's \\w, which the model means, is ASCII
+    return re.compile(expression, re.ASCII)  # as ``\w`` is in Java, whose syntax the model uses
 
 
 @cache
@@ -197,7 +197,7 @@ def _values(words: type[StrEnum]) -> frozenset[str]:
 
 @cache
 def _compile(kind: type[Struct]) -> tuple[tuple[str, str, bool, Check | None], ...]:
-    """For each member: attribute, path, whether it must be there, and its check if it has one."""
+    """For each member: attribute, path, whether it is required, and its check if it has one."""
     hints = get_type_hints(kind, include_extras=True)
     return tuple(
         (
@@ -256,8 +256,8 @@ def _each(entry: Check) -> Check:
 
 
 def _each_pair(key: Check | None, value: Check | None) -> Check:
-    def check(held: dict[Any, Any], path: str, report: Report) -> None:
-        for number, pair in enumerate(held.items(), start=1):
+    def check(pairs: dict[Any, Any], path: str, report: Report) -> None:
+        for number, pair in enumerate(pairs.items(), start=1):
             for part, inner, each in zip(("key", "value"), (key, value), pair, strict=True):
                 if inner is not None:
                     inner(each, f"{path}.{number}.{part}", report)
@@ -268,12 +268,12 @@ def _each_pair(key: Check | None, value: Check | None) -> Check:
 def _structure(kind: type[Struct]) -> Check:
     def check(value: Struct, path: str, report: Report) -> None:
         for name, inner_path, required, inner in _compile(kind):
-            held = getattr(value, name)
-            if held is None:
+            member = getattr(value, name)
+            if member is None:
                 if required:
                     report(f"{path}.{inner_path}", None, MUST_NOT_BE_NULL)
             elif inner is not None:
-                inner(held, f"{path}.{inner_path}", report)
+                inner(member, f"{path}.{inner_path}", report)
 
     return check
 

@@ -32,7 +32,7 @@ class EncryptRequest(Shape, frozen=True, kw_only=True):
 
 
 class EncryptResponse(Shape, frozen=True, kw_only=True):
-    """The ciphertext, and the ARN of the key that made it."""
+    """The ciphertext, and the ARN of its key."""
 
     ciphertext_blob: Ciphertext
     key_id: KeyId
@@ -40,7 +40,7 @@ class EncryptResponse(Shape, frozen=True, kw_only=True):
 
 
 class DecryptRequest(Shape, frozen=True, kw_only=True):
-    """Decrypt ``ciphertext_blob``; a symmetric one names its key itself."""
+    """Decrypt ``ciphertext_blob``; a symmetric ciphertext contains the id of its key."""
 
     ciphertext_blob: Ciphertext | None = None
     encryption_context: EncryptionContext | None = None
@@ -53,7 +53,7 @@ class DecryptRequest(Shape, frozen=True, kw_only=True):
 
 
 class DecryptResponse(Shape, frozen=True, kw_only=True):
-    """The plaintext, and which key and material opened it."""
+    """The plaintext, and the key and key material that decrypted it."""
 
     key_id: KeyId
     plaintext: Plaintext | None = None
@@ -78,7 +78,7 @@ class ReEncryptRequest(Shape, frozen=True, kw_only=True):
 
 
 class ReEncryptResponse(Shape, frozen=True, kw_only=True):
-    """The new ciphertext, and keys and materials of both sides."""
+    """The new ciphertext, and the keys and key materials of both sides."""
 
     ciphertext_blob: Ciphertext
     source_key_id: KeyId
@@ -90,7 +90,7 @@ class ReEncryptResponse(Shape, frozen=True, kw_only=True):
 
 
 class GenerateDataKeyRequest(Shape, frozen=True, kw_only=True):
-    """Make a data key; its length is given by ``key_spec`` or by ``number_of_bytes``."""
+    """Generate a data key; its length is given by ``key_spec`` or by ``number_of_bytes``."""
 
     key_id: KeyId = REQUIRED
     encryption_context: EncryptionContext | None = None
@@ -102,7 +102,7 @@ class GenerateDataKeyRequest(Shape, frozen=True, kw_only=True):
 
 
 class GenerateDataKeyResponse(Shape, frozen=True, kw_only=True):
-    """The data key in the clear and encrypted."""
+    """The data key in plaintext and encrypted."""
 
     ciphertext_blob: Ciphertext
     plaintext: Plaintext | None = None
@@ -112,7 +112,7 @@ class GenerateDataKeyResponse(Shape, frozen=True, kw_only=True):
 
 
 class GenerateDataKeyWithoutPlaintextRequest(Shape, frozen=True, kw_only=True):
-    """Make a data key and return its encryption only."""
+    """Generate a data key and return it encrypted only."""
 
     key_id: KeyId = REQUIRED
     encryption_context: EncryptionContext | None = None
@@ -131,7 +131,7 @@ class GenerateDataKeyWithoutPlaintextResponse(Shape, frozen=True, kw_only=True):
 
 
 class GenerateDataKeyPairRequest(Shape, frozen=True, kw_only=True):
-    """Make a key pair for use outside of the token."""
+    """Generate a key pair for use outside of the token."""
 
     encryption_context: EncryptionContext | None = None
     key_id: KeyId = REQUIRED
@@ -142,7 +142,7 @@ class GenerateDataKeyPairRequest(Shape, frozen=True, kw_only=True):
 
 
 class GenerateDataKeyPairResponse(Shape, frozen=True, kw_only=True):
-    """The private key (DER PKCS #8) encrypted and in the clear, and the public key (DER SubjectPublicKeyInfo)."""
+    """The private key (DER PKCS #8) encrypted and in plaintext, and the public key (DER SubjectPublicKeyInfo)."""
 
     private_key_ciphertext_blob: Ciphertext
     private_key_plaintext: Plaintext | None = None
@@ -154,7 +154,7 @@ class GenerateDataKeyPairResponse(Shape, frozen=True, kw_only=True):
 
 
 class GenerateDataKeyPairWithoutPlaintextRequest(Shape, frozen=True, kw_only=True):
-    """Make a key pair and return its private key encrypted only."""
+    """Generate a key pair and return its private key encrypted only."""
 
     encryption_context: EncryptionContext | None = None
     key_id: KeyId = REQUIRED
@@ -174,7 +174,7 @@ class GenerateDataKeyPairWithoutPlaintextResponse(Shape, frozen=True, kw_only=Tr
 
 
 class GenerateRandomRequest(Shape, frozen=True, kw_only=True):
-    """Draw ``number_of_bytes`` (1 to 1,024; AWS demands it although its model does not)."""
+    """Generate ``number_of_bytes`` random bytes (1 to 1,024; required by AWS, though not by its model)."""
 
     number_of_bytes: NumberOfBytes | None = None
     custom_key_store_id: CustomKeyStoreId | None = None

@@ -4,7 +4,7 @@ from hsmkms.model.shapes import CustomKeyStoreId, CustomKeyStoreName, Limit, Mar
 
 
 class DescribeCustomKeyStoresRequest(Shape, frozen=True, kw_only=True):
-    """Ask for all custom key stores, or for one by its id or its name."""
+    """Request all custom key stores, or one by its id or its name."""
 
     custom_key_store_id: CustomKeyStoreId | None = None
     custom_key_store_name: CustomKeyStoreName | None = None
@@ -13,7 +13,7 @@ class DescribeCustomKeyStoresRequest(Shape, frozen=True, kw_only=True):
 
 
 class CustomKeyStoresListEntry(Shape, frozen=True, kw_only=True):
-    """A custom key store. AWS tells more of each; here no list ever has one."""
+    """A custom key store. AWS returns more members; here the lists are always empty."""
 
     custom_key_store_id: CustomKeyStoreId | None = None
     custom_key_store_name: CustomKeyStoreName | None = None

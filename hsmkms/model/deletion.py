@@ -23,7 +23,7 @@ class ScheduleKeyDeletionRequest(Shape, frozen=True, kw_only=True):
 
 
 class ScheduleKeyDeletionResponse(Shape, frozen=True, kw_only=True):
-    """The key by its ARN, and when it will be gone: no date for a primary key that waits for its replicas."""
+    """The key by its ARN, and its deletion date: none for a primary key that waits for its replicas."""
 
     key_id: KeyId
     deletion_date: datetime | None = None
@@ -32,7 +32,7 @@ class ScheduleKeyDeletionResponse(Shape, frozen=True, kw_only=True):
 
 
 class CancelKeyDeletionRequest(Shape, frozen=True, kw_only=True):
-    """Keep a key whose deletion is scheduled."""
+    """Cancel the scheduled deletion of a key."""
 
     key_id: KeyId = REQUIRED
 
@@ -44,7 +44,7 @@ class CancelKeyDeletionResponse(Shape, frozen=True, kw_only=True):
 
 
 class GetKeyLastUsageRequest(Shape, frozen=True, kw_only=True):
-    """Ask when a key was last used."""
+    """Request the last use of a key."""
 
     key_id: KeyId = REQUIRED
 

@@ -1,4 +1,4 @@
-"""The words of the API: enumerations whose values go on the wire.
+"""Enumerations of the API, whose values are in requests and responses.
 
 Source: botocore's KMS model (service 2014-11-01), shape by shape; ``Operation`` holds its operation names.
 """
@@ -20,7 +20,7 @@ class KeyState(StrEnum):
 
 
 class KeySpec(StrEnum):
-    """Kind of key material. SM2 (China regions only) is left out."""
+    """Kind of key material. SM2 (China regions only) is not supported."""
 
     RSA_2048 = "RSA_2048"
     RSA_3072 = "RSA_3072"
@@ -44,7 +44,7 @@ class KeySpec(StrEnum):
 
 
 class KeyUsage(StrEnum):
-    """The one use that a KMS key has for life."""
+    """The use of a KMS key, which never changes."""
 
     SIGN_VERIFY = "SIGN_VERIFY"
     ENCRYPT_DECRYPT = "ENCRYPT_DECRYPT"
@@ -95,7 +95,7 @@ class SigningAlgorithm(StrEnum):
 
 
 class MacAlgorithm(StrEnum):
-    """Algorithms of GenerateMac and VerifyMac, in the order in which AWS names them when it refuses another word."""
+    """Algorithms of GenerateMac and VerifyMac, in the order of AWS's error message."""
 
     HMAC_SHA_384 = "HMAC_SHA_384"
     HMAC_SHA_256 = "HMAC_SHA_256"
@@ -116,14 +116,14 @@ class EncapsulationAlgorithm(StrEnum):
 
 
 class DataKeySpec(StrEnum):
-    """Lengths of data keys by name."""
+    """Lengths of data keys."""
 
     AES_256 = "AES_256"
     AES_128 = "AES_128"
 
 
 class DataKeyPairSpec(StrEnum):
-    """What a data key pair can be."""
+    """Key specs of data key pairs."""
 
     RSA_2048 = "RSA_2048"
     RSA_3072 = "RSA_3072"
@@ -139,7 +139,7 @@ class DataKeyPairSpec(StrEnum):
 
 
 class MessageType(StrEnum):
-    """What Sign and Verify are given."""
+    """Form of the message of Sign and Verify."""
 
     RAW = "RAW"
     DIGEST = "DIGEST"
@@ -154,7 +154,7 @@ class ExpirationModel(StrEnum):
 
 
 class ImportType(StrEnum):
-    """Whether an import brings new or known key material."""
+    """Whether an import adds new key material, or existing key material again."""
 
     NEW_KEY_MATERIAL = "NEW_KEY_MATERIAL"
     EXISTING_KEY_MATERIAL = "EXISTING_KEY_MATERIAL"
@@ -168,7 +168,7 @@ class ImportState(StrEnum):
 
 
 class MaterialState(StrEnum):
-    """Place of a key material in the life of its KMS key."""
+    """State of a key material of a KMS key."""
 
     NON_CURRENT = "NON_CURRENT"
     CURRENT = "CURRENT"
@@ -235,7 +235,7 @@ class TrackedOperation(StrEnum):
 
 
 class DryRunModifier(StrEnum):
-    """What a DryRun leaves out."""
+    """Checks that a DryRun skips."""
 
     IGNORE_CIPHERTEXT = "IGNORE_CIPHERTEXT"
 
@@ -315,7 +315,7 @@ class Operation(StrEnum):
 
 
 class GrantOperation(StrEnum):
-    """What a grant can allow."""
+    """Operations that a grant can allow."""
 
     DECRYPT = "Decrypt"
     ENCRYPT = "Encrypt"

@@ -21,7 +21,7 @@ GrantOperations = list[Annotated[str, OneOf(GrantOperation)]]  # GrantOperationL
 
 
 class GrantConstraints(Shape, frozen=True, kw_only=True):
-    """What limits a grant: the whole encryption context, or some pairs of it."""
+    """Constraints of a grant: the whole encryption context, or some pairs of it."""
 
     encryption_context_subset: EncryptionContext | None = None
     encryption_context_equals: EncryptionContext | None = None
@@ -44,7 +44,7 @@ class CreateGrantRequest(Shape, frozen=True, kw_only=True):
 
 
 class CreateGrantResponse(Shape, frozen=True, kw_only=True):
-    """The grant's id, and a token that names it."""
+    """The grant's id, and its grant token."""
 
     grant_token: GrantToken
     grant_id: GrantId
@@ -67,7 +67,7 @@ class GrantListEntry(Shape, frozen=True, kw_only=True):
 
 
 class ListGrantsRequest(Shape, frozen=True, kw_only=True):
-    """Ask for a page of a key's grants."""
+    """Request a page of a key's grants."""
 
     limit: Limit | None = None
     marker: Marker | None = None
@@ -86,7 +86,7 @@ class ListGrantsResponse(Shape, frozen=True, kw_only=True):
 
 
 class ListRetirableGrantsRequest(Shape, frozen=True, kw_only=True):
-    """Ask for a page of the grants that a principal may retire."""
+    """Request a page of the grants that a principal may retire."""
 
     limit: Limit | None = None
     marker: Marker | None = None
@@ -95,7 +95,7 @@ class ListRetirableGrantsRequest(Shape, frozen=True, kw_only=True):
 
 
 class RetireGrantRequest(Shape, frozen=True, kw_only=True):
-    """End a grant whose task is done: named by a token, or by key ARN and id."""
+    """Retire a grant, given by a token or by key ARN and grant id."""
 
     grant_token: GrantToken | None = None
     key_id: KeyId | None = None
@@ -104,7 +104,7 @@ class RetireGrantRequest(Shape, frozen=True, kw_only=True):
 
 
 class RevokeGrantRequest(Shape, frozen=True, kw_only=True):
-    """Take a grant away."""
+    """Revoke a grant."""
 
     key_id: KeyId = REQUIRED
     grant_id: GrantId = REQUIRED

@@ -1,4 +1,4 @@
-"""Key ids, ARNs, and the four ways to name a KMS key in a request.
+"""Key ids, ARNs, and the four forms of a KeyId in a request.
 
 A key id is a UUID in lower case, or ``mrk-`` and 32 hex digits for a multi-Region key; both are 36 characters.
 Source: AWS KMS Developer Guide, "Key identifiers (KeyId)".
@@ -22,7 +22,7 @@ ALIAS_PREFIX: Final = "alias/"
 MULTI_REGION_PREFIX: Final = "mrk-"
 USER_ID_PREFIX: Final = "AIDA"
 ROOT_PATH: Final = "/"
-"""The path of a user who was given none."""
+"""The default path of a user."""
 
 _USER_ID_BYTES: Final = 11  # 17 characters of base32
 
@@ -38,14 +38,14 @@ _match_arn: Final = re.compile(
 
 
 class RefKind(Enum):
-    """What a ``KeyRef`` names."""
+    """Whether a ``KeyRef`` is a key id or an alias."""
 
     KEY = "key"
     ALIAS = "alias"
 
 
 class KeyRef(Struct, frozen=True):
-    """A key as a request names it: ``name`` is a bare key id, or an alias name with its prefix."""
+    """A key in a request: ``name`` is a bare key id, or an alias name with its prefix."""
 
     kind: RefKind
     region: str
@@ -57,7 +57,7 @@ _ALIAS: Final = RefKind.ALIAS
 
 
 def new_key_id(*, multi_region: bool) -> str:
-    """A random key id that was never used before."""
+    """A new random key id."""
     fresh = uuid.uuid4()
     return f"{MULTI_REGION_PREFIX}{fresh.hex}" if multi_region else str(fresh)
 
@@ -68,7 +68,7 @@ def is_multi_region(key_id: str) -> bool:
 
 
 def is_key_id(text: str) -> bool:
-    """True if the text has the form of a key id, which says nothing about its existence."""
+    """True if the text has the form of a key id, whether or not the key exists."""
     return _match_key_id(text) is not None
 
 
@@ -88,17 +88,17 @@ def alias_arn(account: str, region: str, alias_name: str) -> str:
 
 
 def new_user_id() -> str:
-    """A random unique id for a user in IAM's form, which nobody ever had."""
+    """A new random id for a user, in IAM's format."""
     return _user_id(secrets.token_bytes(_USER_ID_BYTES))
 
 
 def derived_user_id(name: str, created_at: datetime) -> str:
-    """The unique id of a user who was made before ids were stored."""
+    """The unique id of a user created before ids were stored."""
     return _user_id(hashlib.sha256(f"{created_at.isoformat()} {name}".encode()).digest())
 
 
 def is_user_id(text: str) -> bool:
-    """True if the text has the form of a user's unique id, which says nothing about his existence."""
+    """True if the text has the form of a user's unique id, whether or not the user exists."""
     return _match_user_id(text) is not None
 
 
@@ -107,7 +107,7 @@ def _user_id(data: bytes) -> str:
 
 
 def user_arn(account: str, name: str, path: str = ROOT_PATH) -> str:
-    """ARN of a user of the account. ``path``: begins and ends with a slash; it is no part of the name."""
+    """ARN of a user of the account. ``path``: begins and ends with a slash; it is not part of the name."""
     return f"arn:{PARTITION}:iam::{account}:user{path}{name}"
 
 
@@ -122,16 +122,16 @@ def root_arn(account: str) -> str:
 
 
 def unknown(ref: KeyRef, account: str) -> NotFoundException:
-    """The error for a well-formed name that nothing here has; AWS shows the ARN even for a bare id."""
+    """The error for a well-formed name of a missing key or alias; AWS shows the ARN even for a bare id."""
     if ref.kind is _KEY:
         return NotFoundException(f"Key '{key_arn(account, ref.region, ref.name)}' does not exist")
     return NotFoundException(f"Alias {alias_arn(account, ref.region, ref.name)} is not found.")
 
 
 def parse_key_ref(value: str, *, account: str, region: str, aliases: bool) -> KeyRef:
-    """Read a KeyId: key id or key ARN, and with ``aliases`` also alias name or alias ARN.
+    """Parse a KeyId: key id or key ARN, and with ``aliases`` also alias name or alias ARN.
 
-    Raises NotFoundException for what names nothing here, and InvalidArnException for a malformed ARN.
+    Raises NotFoundException for other names, regions and accounts, and InvalidArnException for a malformed ARN.
     """
     if _match_key_id(value):
         return KeyRef(_KEY, region, value)

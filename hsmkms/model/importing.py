@@ -22,7 +22,7 @@ KeyMaterialIdAnswer = Annotated[str, Length(0, 64), Pattern(r"^[a-f0-9]+$")]  # 
 
 
 class GetParametersForImportRequest(Shape, frozen=True, kw_only=True):
-    """Ask for a wrapping key and its import token."""
+    """Request a wrapping key and its import token."""
 
     key_id: KeyId = REQUIRED
     wrapping_algorithm: WrappingAlgorithmWord = REQUIRED
@@ -30,7 +30,7 @@ class GetParametersForImportRequest(Shape, frozen=True, kw_only=True):
 
 
 class GetParametersForImportResponse(Shape, frozen=True, kw_only=True):
-    """Public wrapping key (DER SubjectPublicKeyInfo) and import token, both good until ``parameters_valid_to``."""
+    """Public wrapping key (DER SubjectPublicKeyInfo) and import token, both valid until ``parameters_valid_to``."""
 
     key_id: KeyId
     import_token: Ciphertext
@@ -39,7 +39,7 @@ class GetParametersForImportResponse(Shape, frozen=True, kw_only=True):
 
 
 class ImportKeyMaterialRequest(Shape, frozen=True, kw_only=True):
-    """Bring wrapped key material."""
+    """Import wrapped key material."""
 
     key_id: KeyId = REQUIRED
     import_token: Ciphertext = REQUIRED
@@ -59,7 +59,7 @@ class ImportKeyMaterialResponse(Shape, frozen=True, kw_only=True):
 
 
 class DeleteImportedKeyMaterialRequest(Shape, frozen=True, kw_only=True):
-    """Destroy imported key material at once. Without a material id the current one is meant."""
+    """Delete imported key material at once: the current one if no material id is given."""
 
     key_id: KeyId = REQUIRED
     key_material_id: KeyMaterialId | None = None

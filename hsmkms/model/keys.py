@@ -46,7 +46,7 @@ class MultiRegionKey(Shape, frozen=True, kw_only=True):
 
 
 class MultiRegionConfiguration(Shape, frozen=True, kw_only=True):
-    """A set of multi-Region keys, as one of them tells it."""
+    """A set of multi-Region keys, as shown by one of them."""
 
     multi_region_key_type: MultiRegionKeyTypeWord
     primary_key: MultiRegionKey
@@ -60,9 +60,9 @@ class XksKeyConfiguration(Shape, frozen=True, kw_only=True):
 
 
 class KeyMetadata(Shape, frozen=True, kw_only=True):
-    """What DescribeKey tells. Of the algorithm lists exactly the one of the key's usage is there.
+    """The response of DescribeKey. Only the algorithm list of the key's usage is present.
 
-    ``customer_master_key_spec`` repeats ``key_spec``, also for specs that are newer than its own list.
+    ``customer_master_key_spec`` repeats ``key_spec``, also for specs that its own enumeration does not have.
     """
 
     aws_account_id: str = field(name="AWSAccountId")
@@ -95,7 +95,7 @@ class KeyMetadata(Shape, frozen=True, kw_only=True):
 
 
 class CreateKeyRequest(Shape, frozen=True, kw_only=True):
-    """Make a KMS key."""
+    """Create a KMS key."""
 
     policy: Policy | None = None
     description: Description | None = None
@@ -117,7 +117,7 @@ class CreateKeyResponse(Shape, frozen=True, kw_only=True):
 
 
 class DescribeKeyRequest(Shape, frozen=True, kw_only=True):
-    """Ask for the metadata of a key."""
+    """Request the metadata of a key."""
 
     key_id: KeyId = REQUIRED
     grant_tokens: GrantTokens | None = None
@@ -130,7 +130,7 @@ class DescribeKeyResponse(Shape, frozen=True, kw_only=True):
 
 
 class ListKeysRequest(Shape, frozen=True, kw_only=True):
-    """Ask for a page of the region's keys."""
+    """Request a page of the region's keys."""
 
     limit: Limit | None = None
     marker: Marker | None = None
@@ -160,19 +160,19 @@ class UpdateKeyDescriptionRequest(Shape, frozen=True, kw_only=True):
 
 
 class EnableKeyRequest(Shape, frozen=True, kw_only=True):
-    """Make a key usable again."""
+    """Enable a key."""
 
     key_id: KeyId = REQUIRED
 
 
 class DisableKeyRequest(Shape, frozen=True, kw_only=True):
-    """Make a key unusable."""
+    """Disable a key."""
 
     key_id: KeyId = REQUIRED
 
 
 class ReplicateKeyRequest(Shape, frozen=True, kw_only=True):
-    """Make a replica of a multi-Region primary key in another region."""
+    """Create a replica of a multi-Region primary key in another region."""
 
     key_id: KeyId = REQUIRED
     replica_region: Region = REQUIRED

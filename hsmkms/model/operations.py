@@ -1,4 +1,4 @@
-"""The operations that are built: which request each takes and which response it gives."""
+"""The implemented operations, with the types of their requests and responses."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -22,7 +22,7 @@ from hsmkms.model.enums import Operation
 
 
 class OperationShape(Struct, frozen=True):
-    """Types of an operation; ``response`` is None where the API answers nothing."""
+    """Types of an operation; ``response`` is None if the API returns no response."""
 
     request: type[Struct]
     response: type[Struct] | None

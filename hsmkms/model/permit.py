@@ -1,8 +1,8 @@
-"""The permit: what a procedure on the token must be shown.
+"""Permits, which every procedure on the token requires.
 
-A permit comes out of the one pipeline that resolves, authorises and checks the state of a key (or out of an
-operator's own act), and every procedure that uses, makes or destroys an object on the token asks for it. So a new
-caller of the device that forgot the pipeline fails at once, instead of working without admission.
+A permit is issued by the pipeline that resolves a key, authorises the request and checks the key's state, or for an
+act of the operator. Every procedure that uses, creates or destroys an object on the token checks it. So a caller of
+the device that bypasses the pipeline fails at once, instead of working without authorisation.
 """
 
 import time
@@ -15,11 +15,11 @@ from hsmkms.errors import PermitError, PermitExpiredError
 from hsmkms.model.enums import Operation
 
 LIFETIME_SECONDS: Final = 60.0
-"""A permit that waited longer than this for a session is void; shorter where key material expires sooner."""
+"""Lifetime of a permit, which includes the wait for a session; shorter if key material expires sooner."""
 
 
 class OperatorAct(StrEnum):
-    """Acts on the token that are no operation of the API."""
+    """Acts on the token that are not operations of the API."""
 
     INITIALISE = "init"
     OPEN = "open"
@@ -32,9 +32,9 @@ class OperatorAct(StrEnum):
 
 
 class Permit(Struct, frozen=True):
-    """Leave to do ``operation`` with the objects in ``covers`` (CKA_IDs) until ``not_after`` (monotonic seconds).
+    """Permission for ``operation`` with the objects in ``covers`` (CKA_IDs) until ``not_after`` (monotonic seconds).
 
-    ``version`` is that of the record on which the decision was made; 0 where there is no record yet.
+    ``version`` is the version of the record on which the decision was based; 0 if there is no record yet.
     """
 
     operation: Operation | OperatorAct
@@ -43,7 +43,7 @@ class Permit(Struct, frozen=True):
     not_after: float
 
     def require(self, operations: frozenset[Operation | OperatorAct], cka_id: bytes | None = None) -> None:
-        """Raise PermitError unless this permit is for one of ``operations``, covers the object, and still holds."""
+        """Raise PermitError unless this permit is for one of ``operations``, covers the object, and has not expired."""
         if self.operation not in operations:
             raise PermitError(f"a permit for {self.operation} was shown where one of {sorted(operations)} is needed")
         if cka_id is not None and cka_id not in self.covers:

@@ -9,14 +9,14 @@ PolicyName = Annotated[str, Length(1, 128), Pattern(r"[\w]+")]  # PolicyNameType
 
 
 class GetKeyPolicyRequest(Shape, frozen=True, kw_only=True):
-    """Ask for a key's policy."""
+    """Request a key's policy."""
 
     key_id: KeyId = REQUIRED
     policy_name: PolicyName | None = None
 
 
 class GetKeyPolicyResponse(Shape, frozen=True, kw_only=True):
-    """The policy's text, as it was put."""
+    """The policy's text, exactly as it was stored."""
 
     policy: Policy
     policy_name: PolicyName
@@ -32,7 +32,7 @@ class PutKeyPolicyRequest(Shape, frozen=True, kw_only=True):
 
 
 class ListKeyPoliciesRequest(Shape, frozen=True, kw_only=True):
-    """Ask for the names of a key's policies."""
+    """Request the names of a key's policies."""
 
     key_id: KeyId = REQUIRED
     limit: Limit | None = None

@@ -1,7 +1,8 @@
 """Classes of operations that share one quota, named for ``serve.quotas``.
 
-AWS counts these together as well. Source: AWS KMS Developer Guide, "Request quotas". What a key's spec decides there
-(RSA or symmetric in Encrypt) is decided by the operation here: a quota is spent before anything is looked up.
+AWS counts these together as well. Source: AWS KMS Developer Guide, "Request quotas". AWS also distinguishes by the
+key's spec (RSA or symmetric in Encrypt); here only the operation counts, because a quota is checked before the key is
+read.
 """
 
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ QUOTA_CLASSES: Final[Mapping[str, frozenset[Operation]]] = {
 }
 
 QUOTA_NAMES: Final = frozenset(Operation) | QUOTA_CLASSES.keys()
-"""Everything that a quota may be given to."""
+"""Names that a quota can be set for."""
 
 
 def quota_members(name: str) -> frozenset[Operation]:

@@ -1,4 +1,4 @@
-"""What the store knows of a KMS key, as immutable values.
+"""Immutable records of KMS keys, aliases and grants, as the store returns them.
 
 A record is one KMS key in one region: the properties shared by all regions of a multi-Region key, those of the
 region, and the key's materials. ``version`` grows with every change of the record; all datetimes are aware and UTC.
@@ -24,9 +24,9 @@ from hsmkms.model.enums import (
 class MaterialRecord(Struct, frozen=True, kw_only=True):
     """One backing key: a version of a KMS key's material, and the token object that holds it.
 
-    ``material_id`` is its public name (64 lower-case hex digits), ``sequence`` counts from 1 in the order of
+    ``material_id`` is its id in the API (64 lower-case hex digits), ``sequence`` counts from 1 in the order of
     creation, ``cka_id`` is the CKA_ID of the object (16 bytes) on the token ``token_id``. ``description`` and
-    ``host_unwrapped`` (it once passed through a process of ours in the clear) are of imported material only.
+    ``host_unwrapped`` (it has been in an hsmkms process in plaintext) apply to imported material only.
     """
 
     material_id: str
@@ -45,7 +45,7 @@ class MaterialRecord(Struct, frozen=True, kw_only=True):
 
 
 class RotationSetting(Struct, frozen=True, kw_only=True):
-    """Automatic rotation is on, and counts from ``anchor``. Without ``period_days`` the operator's period holds."""
+    """Automatic rotation; counts from ``anchor``. Without ``period_days``, the operator's setting applies."""
 
     anchor: datetime
     period_days: int | None = None
@@ -54,8 +54,8 @@ class RotationSetting(Struct, frozen=True, kw_only=True):
 class KeyRecord(Struct, frozen=True, kw_only=True):
     """A KMS key in one region.
 
-    ``state`` is the stored state; what holds at an instant is told by ``rules.states.effective_state``.
-    ``primary_region`` and ``regions`` (all that the set is in, sorted) are of multi-Region keys only.
+    ``state`` is the stored state; ``rules.states.effective_state`` gives the state at a point in time.
+    ``primary_region`` and ``regions`` (all regions of the set, sorted) are set for multi-Region keys only.
     """
 
     key_id: str
@@ -85,12 +85,12 @@ class KeyRecord(Struct, frozen=True, kw_only=True):
 
     @property
     def replica_regions(self) -> tuple[str, ...]:
-        """Where the replicas of the set are, in the order of their names."""
+        """The regions of the set's replicas, sorted."""
         return tuple(each for each in self.regions if each != self.primary_region)
 
     @property
     def kind(self) -> tuple[KeySpec, KeyUsage]:
-        """What decides how its backing keys are made: spec and usage."""
+        """Spec and usage, which decide how its backing keys are generated."""
         return self.spec, self.usage
 
     @property
@@ -102,7 +102,7 @@ class KeyRecord(Struct, frozen=True, kw_only=True):
         return None
 
     def material(self, material_id: str) -> MaterialRecord | None:
-        """The material of that public name, or None."""
+        """The material with that id, or None."""
         for material in self.materials:
             if material.material_id == material_id:
                 return material
@@ -123,8 +123,8 @@ class AliasRecord(Struct, frozen=True, kw_only=True):
 class GrantRecord(Struct, frozen=True, kw_only=True):
     """A grant on a key in one region. ``name`` is empty if it has none.
 
-    Principals are ARNs, or names of services of AWS. ``source_arn``: the resource on whose behalf alone such a service
-    may use the grant.
+    Principals are ARNs, or names of services of AWS. ``source_arn``: the resource for which alone such a service may
+    use the grant.
     """
 
     grant_id: str

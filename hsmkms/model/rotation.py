@@ -20,26 +20,26 @@ from hsmkms.model.shapes import (
 
 
 class EnableKeyRotationRequest(Shape, frozen=True, kw_only=True):
-    """Switch automatic rotation on."""
+    """Enable automatic rotation."""
 
     key_id: KeyId = REQUIRED
     rotation_period_in_days: RotationPeriodInDays | None = None
 
 
 class DisableKeyRotationRequest(Shape, frozen=True, kw_only=True):
-    """Switch automatic rotation off."""
+    """Disable automatic rotation."""
 
     key_id: KeyId = REQUIRED
 
 
 class GetKeyRotationStatusRequest(Shape, frozen=True, kw_only=True):
-    """Ask whether, and when, a key rotates."""
+    """Request the rotation status of a key."""
 
     key_id: KeyId = REQUIRED
 
 
 class GetKeyRotationStatusResponse(Shape, frozen=True, kw_only=True):
-    """Period and next date only while rotation is on; the start date only while a rotation on demand runs."""
+    """Period and next date only if rotation is enabled; the start date only while a rotation on demand is running."""
 
     key_rotation_enabled: bool
     key_id: KeyId
@@ -49,7 +49,7 @@ class GetKeyRotationStatusResponse(Shape, frozen=True, kw_only=True):
 
 
 class RotateKeyOnDemandRequest(Shape, frozen=True, kw_only=True):
-    """Rotate now."""
+    """Rotate a key now."""
 
     key_id: KeyId = REQUIRED
 
@@ -61,7 +61,7 @@ class RotateKeyOnDemandResponse(Shape, frozen=True, kw_only=True):
 
 
 class ListKeyRotationsRequest(Shape, frozen=True, kw_only=True):
-    """Ask for a page of a key's rotations."""
+    """Request a page of a key's rotations."""
 
     key_id: KeyId = REQUIRED
     include_key_material: IncludeKeyMaterialWord | None = None
@@ -70,7 +70,7 @@ class ListKeyRotationsRequest(Shape, frozen=True, kw_only=True):
 
 
 class RotationsListEntry(Shape, frozen=True, kw_only=True):
-    """One key material: what made it current, and its place in the key's life.
+    """One key material: its state, and the rotation that made it current.
 
     No date and no type for the first material; import state and expiration for imported material only.
     """

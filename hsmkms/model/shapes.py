@@ -1,4 +1,4 @@
-"""Members that many operations share, each with the constraints of botocore's model (the shape's name beside it)."""
+"""Members of several operations, each with the constraints of botocore's model (the shape's name beside it)."""
 
 from enum import StrEnum
 from typing import Annotated, Any, Final
@@ -36,11 +36,11 @@ from hsmkms.model.enums import (
 )
 
 REQUIRED: Final[Any] = None
-"""Default of a member that must be there: ``validate`` reports it, together with everything else that is wrong."""
+"""Default of a required member: ``validate`` reports it if absent, together with all other violations."""
 
 
 class CustomerMasterKeySpec(StrEnum):
-    """The older list of key specs, closed before ML-DSA, ML-KEM and Ed25519 came."""
+    """The older enumeration of key specs, without ML-DSA, ML-KEM and Ed25519."""
 
     RSA_2048 = "RSA_2048"
     RSA_3072 = "RSA_3072"
@@ -111,10 +111,10 @@ ResourceOwners = Annotated[list[Annotated[str, OneOf(ResourceOwner)]], Length(1,
 
 
 class Shape(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
-    """Base of all requests, responses and structures: the API's member names on the wire, absent members left out."""
+    """Base of all requests, responses and structures: the API's member names on the wire, without absent members."""
 
     def __repr__(self) -> str:
-        """Show all members but bytes: they may be plaintext or a data key, and a repr ends in logs and tracebacks."""
+        """Show only the length of bytes: they may be plaintext or a data key, and a repr is in logs and tracebacks."""
         members = ((name, getattr(self, name)) for name in self.__struct_fields__)
         shown = (f"{name}={_shown(value)}" for name, value in members if value is not None)
         return f"{type(self).__name__}({', '.join(shown)})"
@@ -136,7 +136,7 @@ class Tag(Shape, frozen=True, kw_only=True):
 
 
 class Recipient(Shape, frozen=True, kw_only=True):
-    """An attested enclave that an answer should be encrypted to (RecipientInfo)."""
+    """An attested enclave to encrypt the response for (RecipientInfo)."""
 
     key_encryption_algorithm: Annotated[str, OneOf(KeyEncryptionMechanism)] | None = None
     attestation_document: Annotated[bytes, Length(1, 262144)] | None = None

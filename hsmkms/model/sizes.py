@@ -1,7 +1,7 @@
-"""How large the JSON of a request can be, from the constraints of its members.
+"""The largest JSON size of a request, from the constraints of its members.
 
-A rough upper bound, to tell a request that may be large from one that never is: blanks, unknown members, and what has
-no bound in the API's model (encryption contexts) must find their place in ``SMALL_REQUEST_BYTES``.
+A rough upper bound, to distinguish operations with large requests from all others: whitespace, unknown members, and
+members without a bound in the API's model (encryption contexts) must fit in ``SMALL_REQUEST_BYTES``.
 """
 
 from functools import cache
@@ -16,10 +16,10 @@ from hsmkms.model.enums import Operation
 from hsmkms.model.operations import OPERATIONS
 
 SMALL_REQUEST_BYTES: Final = 64 * 1024
-"""What a request of any operation may have."""
+"""Bytes that are allowed for every operation."""
 
 _ESCAPED: Final = 6
-r"""A character outside of ASCII in JSON, as most clients write it: ``\u00e9``."""
+r"""A character outside of ASCII in JSON, as most clients encode it: ``\u00e9``."""
 
 _BASE64: Final = 4 / 3
 _SCALAR: Final = 32
@@ -29,7 +29,7 @@ _ENTRIES: Final = 50
 
 @cache
 def largest_request(operation: Operation) -> int:
-    """The bytes that a request of an operation can need."""
+    """The most bytes that a request of an operation can have."""
     return SMALL_REQUEST_BYTES + int(_of_struct(OPERATIONS[operation].request))
 
 

@@ -11,14 +11,14 @@ class TagResourceRequest(Shape, frozen=True, kw_only=True):
 
 
 class UntagResourceRequest(Shape, frozen=True, kw_only=True):
-    """Remove tags of a key."""
+    """Remove tags from a key."""
 
     key_id: KeyId = REQUIRED
     tag_keys: list[TagKey] = REQUIRED
 
 
 class ListResourceTagsRequest(Shape, frozen=True, kw_only=True):
-    """Ask for a page of a key's tags."""
+    """Request a page of a key's tags."""
 
     key_id: KeyId = REQUIRED
     limit: Limit | None = None

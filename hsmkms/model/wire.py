@@ -1,7 +1,7 @@
 """The wire form of requests and responses: AWS JSON 1.1.
 
-Blobs are base64, instants are seconds since 1970 (with a fraction only if there is one), absent members are left
-out, and unknown members of a request are ignored.
+Blobs are base64, timestamps are seconds since 1970 (with a fraction only if it is not 0), absent members are
+omitted, and unknown members of a request are ignored.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -20,18 +20,18 @@ NOT_THE_SHAPE: Final = "The request body does not fit the operation"
 
 _encode: Final = msgspec.json.Encoder().encode
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_WITH_INSTANTS: Final = frozenset({Operation.IMPORT_KEY_MATERIAL})
-"""Operations whose requests have an instant; a test finds one that is missing."""
+_WITH_TIMESTAMPS: Final = frozenset({Operation.IMPORT_KEY_MATERIAL})
+"""Operations whose requests have a timestamp; a test fails if one is missing."""
 
 
 def decode_request(operation: Operation, body: bytes) -> Struct:
-    """Read a request; an empty body is ``{}``, and a member that is null counts as absent.
+    """Decode a request; an empty body is ``{}``, and a member that is null counts as absent.
 
-    Raises SerializationException, which names the wrong member and repeats nothing of the body. Constraints are
+    Raises SerializationException, which names the invalid member and does not repeat the body. Constraints are
     checked later.
     """
     body = body or b"{}"
-    if operation in _WITH_INSTANTS:
+    if operation in _WITH_TIMESTAMPS:
         return _decode_slowly(operation, body)
     try:
         request: Struct = _decoder(operation).decode(body)
@@ -43,29 +43,29 @@ def decode_request(operation: Operation, body: bytes) -> Struct:
 
 
 def to_wire(response: Struct) -> dict[str, Any]:
-    """A response as plain JSON values under the API's names."""
+    """A response as plain JSON values, with the API's member names."""
     plain: dict[str, Any] = msgspec.to_builtins(response, builtin_types=(datetime,))
     return _without_datetimes(plain)  # type: ignore[no-any-return]  # a dictionary stays one
 
 
 def encode_response(response: Struct) -> bytes:
-    """A response as a body. Most have no instants, and msgspec writes those as they are."""
-    return _encode(to_wire(response) if _tells_instants(type(response)) else response)
+    """A response as a body. msgspec encodes responses without timestamps directly."""
+    return _encode(to_wire(response) if _has_timestamps(type(response)) else response)
 
 
 @cache
-def _tells_instants(kind: type[Struct]) -> bool:
-    return _has_instants(inspect.type_info(kind))
+def _has_timestamps(kind: type[Struct]) -> bool:
+    return _type_has_timestamps(inspect.type_info(kind))
 
 
-def _has_instants(kind: inspect.Type) -> bool:
-    """True if a value of the type can hold an instant, at any depth."""
+def _type_has_timestamps(kind: inspect.Type) -> bool:
+    """True if a value of the type can contain a timestamp, at any depth."""
     if isinstance(kind, inspect.UnionType):
-        return any(_has_instants(each) for each in kind.types)
+        return any(_type_has_timestamps(each) for each in kind.types)
     if isinstance(kind, inspect.StructType):
-        return any(_has_instants(each.type) for each in kind.fields)
+        return any(_type_has_timestamps(each.type) for each in kind.fields)
     if isinstance(kind, inspect.ListType):
-        return _has_instants(kind.item_type)
+        return _type_has_timestamps(kind.item_type)
     return isinstance(kind, inspect.DateTimeType)
 
 
@@ -75,22 +75,22 @@ def _decoder(operation: Operation) -> msgspec.json.Decoder[Any]:
 
 
 def _decode_slowly(operation: Operation, body: bytes) -> Struct:
-    """The way for requests that say null where they could have said nothing, and for those with instants."""
+    """Decode a request that has null members or timestamps."""
     kind = OPERATIONS[operation].request
     try:
         kept = _plain(msgspec.json.decode(body), inspect.type_info(kind))
         request: Struct = msgspec.convert(kept, kind)
     except msgspec.ValidationError as exc:
-        raise SerializationException(f"{NOT_THE_SHAPE}: {exc}.") from exc  # it tells types and the path only
+        raise SerializationException(f"{NOT_THE_SHAPE}: {exc}.") from exc  # the message has types and the path only
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise SerializationException(NOT_JSON) from exc
     return request
 
 
 def _plain(value: Any, kind: inspect.Type) -> Any:  # noqa: ANN401 - any JSON value
-    """The value with instants for numbers, and without members that are null.
+    """The value with datetimes for timestamps, and without members that are null.
 
-    A null in a list or a map stays, and is wrong there.
+    A null in a list or a map stays, and is invalid there.
     """
     if isinstance(kind, inspect.UnionType):
         kind = next(each for each in kind.types if not isinstance(each, inspect.NoneType))

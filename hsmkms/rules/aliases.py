@@ -1,4 +1,4 @@
-"""Which alias names a user may choose, and to which key an alias may move.
+"""Check alias names, and the keys to which an alias may be moved.
 
 Source: AWS KMS Developer Guide, "Aliases in AWS KMS"; API Reference, CreateAlias and UpdateAlias.
 """
@@ -38,7 +38,7 @@ def check_name(name: str) -> None:
             'Alias must start with the prefix "alias/". Please see '
             "https://docs.aws.amazon.com/kms/latest/developerguide/kms-alias.html"
         )
-    if ":" in name:  # the model's pattern allows it, for the sake of ARNs
+    if ":" in name:  # the model's pattern allows it, because of ARNs
         raise ValidationException(f"{name} contains invalid characters for an alias")
     if not is_alias_name(name):
         raise InvalidAliasNameException(
@@ -53,7 +53,7 @@ def check_target(key_id: str) -> None:
 
 
 def check_retarget(alias_arn: str, old: KeyRecord, new: KeyRecord) -> None:
-    """Raise if the alias may not move from the old key to the new one: usage and type must be the same."""
+    """Raise if the alias may not be moved from the old key to the new one: usage and type must be the same."""
     if new.state in _DELETION:
         raise KMSInvalidStateException(f"{new.arn} is pending deletion.")
     facts = (

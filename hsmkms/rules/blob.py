@@ -1,4 +1,4 @@
-"""The ciphertext blob of symmetric keys.
+"""Encode and parse the ciphertext blob of symmetric keys.
 
 ::
 
@@ -7,8 +7,8 @@
     body     ciphertext, as long as the plaintext (at least 1 byte) | tag (16)
 
 Algorithm 1 is AES-256-GCM with a 96-bit IV and a 128-bit tag (NIST SP 800-38D). The header and the canonical
-encryption context are the additional authenticated data. The IV is not among them, because some tokens choose it
-themselves and tell it afterwards; GCM authenticates it anyway, as the tag depends on it.
+encryption context are the additional authenticated data. The IV is not part of it, because some tokens choose it
+themselves and return it afterwards; GCM authenticates it anyway, as the tag depends on it.
 """
 
 from typing import Final
@@ -25,7 +25,7 @@ IV_LENGTH: Final = 12
 TAG_LENGTH: Final = 16
 MATERIAL_ID_LENGTH: Final = 32
 KEY_ID_LENGTH: Final = 36
-"""Both forms of a key id have it; a blob says it nevertheless, so that another form needs no new version."""
+"""Length of both forms of a key id; a blob still states it, so that another form needs no new version."""
 
 _PREFIX: Final = MAGIC + bytes((VERSION, AES_256_GCM))
 _ID_START: Final = len(_PREFIX) + 1
@@ -47,7 +47,7 @@ class Blob(Struct, frozen=True):
 
 
 def header(key_id: str, material_id: str) -> bytes:
-    """Everything before the IV; the same for every blob of a material, so callers may keep it."""
+    """Return everything before the IV; it is the same for every blob of a material, so callers may cache it."""
     material = bytes.fromhex(material_id)
     if not is_key_id(key_id) or len(material) != MATERIAL_ID_LENGTH:
         raise MisuseError(f"no header can be made for key id {key_id!r} and material id {material_id!r}")
@@ -55,22 +55,22 @@ def header(key_id: str, material_id: str) -> bytes:
 
 
 def aad(header: bytes, context: bytes) -> bytes:
-    """The additional authenticated data: the header, then the canonical encryption context."""
+    """Return the additional authenticated data: the header, then the canonical encryption context."""
     return header + context
 
 
 def assemble(header: bytes, iv: bytes, body: bytes) -> bytes:
-    """The blob as the caller of the API gets it."""
+    """Return the complete blob, as the API returns it."""
     return header + iv + body
 
 
 def parse(data: bytes) -> Blob:
-    """Take a blob apart. Every fault is the one opaque InvalidCiphertextException, without a message: no oracle."""
+    """Parse a blob. Every fault is the same InvalidCiphertextException without a message, so that it is no oracle."""
     if len(data) < _ID_START or not data.startswith(_PREFIX):
         raise InvalidCiphertextException
     id_end = _ID_START + data[_ID_START - 1]
     header_end = id_end + MATERIAL_ID_LENGTH
-    # Latin-1 reads any byte, and no key id holds a character beyond ASCII.
+    # Latin-1 decodes any byte, and is_key_id refuses characters beyond ASCII.
     key_id = data[_ID_START:id_end].decode("latin-1")
     if len(data) < header_end + _MINIMUM_AFTER_HEADER or not is_key_id(key_id):
         raise InvalidCiphertextException

@@ -1,4 +1,4 @@
-"""Constraints that depend on more than a member's type, for rules to check; the wording is that of ``validate``.
+"""Check constraints that depend on more than a member's type; the wording is that of ``validate``.
 
 ``path`` is the member's place in the request in lower camel case: ``keySpec``, ``tags.1.member.tagKey``.
 """
@@ -12,7 +12,7 @@ Word = TypeVar("Word", bound=StrEnum)
 
 
 def word(words: type[Word], value: str, path: str) -> Word:
-    """The member of the enumeration with that wire word."""
+    """Return the member of the enumeration with that wire value. ValidationException if there is none."""
     try:
         return words(value)
     except ValueError as exc:
@@ -21,7 +21,7 @@ def word(words: type[Word], value: str, path: str) -> Word:
 
 
 def check_range(value: int, path: str, lowest: int, highest: int) -> None:
-    """A number must lie between both ends, which belong to the range."""
+    """Raise ValidationException unless the number is within the range, both ends included."""
     if value < lowest:
         raise violation(path, value, f"Member must have value greater than or equal to {lowest}")
     if value > highest:

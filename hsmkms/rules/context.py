@@ -1,4 +1,4 @@
-"""The canonical form of an encryption context, which goes into the additional authenticated data.
+"""Encode an encryption context canonically, for the additional authenticated data.
 
 Number of pairs, then for each pair, sorted by the UTF-8 bytes of its key: length and UTF-8 bytes of the key, length
 and UTF-8 bytes of the value. Numbers are 4 bytes, big-endian. The lengths make the form unambiguous: no two different
@@ -11,18 +11,18 @@ from typing import Final
 from hsmkms.errors import ValidationException
 
 MAX_BYTES: Final = 8192
-"""Limit of the canonical form. AWS names none; the proxies of its external key stores must accept this much AAD."""
+"""Limit of the canonical form. AWS documents none; proxies of its external key stores must accept this much AAD."""
 
 EMPTY: Final = bytes(4)
 
 
 def folded(key: str) -> str:
-    """Return what is the same for keys that differ in letter case only."""
+    """Fold a key's letter case, so that keys that differ only in it become equal."""
     return key.casefold()
 
 
 def canonical(context: Mapping[str, str] | None) -> bytes:
-    """The bytes that stand for this context. ValidationException if it is too long or is no Unicode text."""
+    """Return the canonical bytes of a context. ValidationException if it is too long or not valid Unicode."""
     if not context:
         return EMPTY
     try:

@@ -1,4 +1,4 @@
-"""The waiting period before a key is destroyed. Source: AWS KMS API Reference, ScheduleKeyDeletion."""
+"""Compute the waiting period before a key is deleted. Source: AWS KMS API Reference, ScheduleKeyDeletion."""
 
 from datetime import datetime, timedelta
 from typing import Final
@@ -12,7 +12,7 @@ LONGEST_WINDOW_DAYS: Final = 30
 
 
 def window_days(requested: int | None) -> int:
-    """The waiting period in days, 30 unless the caller says otherwise. ValidationException outside 7 to 30."""
+    """Return the waiting period in days; default 30. ValidationException outside 7 to 30."""
     if requested is None:
         return LONGEST_WINDOW_DAYS
     check_range(requested, "pendingWindowInDays", SHORTEST_WINDOW_DAYS, LONGEST_WINDOW_DAYS)
@@ -20,10 +20,10 @@ def window_days(requested: int | None) -> int:
 
 
 def deletion_date(now: datetime, days: int) -> datetime:
-    """When the waiting period that begins now is over."""
+    """Return the end of a waiting period that begins now."""
     return now + timedelta(days=days)
 
 
 def is_due(key: KeyRecord, now: datetime) -> bool:
-    """True if the key's waiting period is over."""
+    """Return True if the key's waiting period is over."""
     return key.state is KeyState.PENDING_DELETION and key.deletion_date is not None and key.deletion_date <= now

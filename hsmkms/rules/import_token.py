@@ -1,4 +1,4 @@
-"""The import token: what was promised with a wrapping key, for its caller an opaque string.
+"""Encode and parse import tokens: the terms of a wrapping key, opaque to the caller.
 
 Its form is that of ``signed_claims``.
 """
@@ -16,7 +16,7 @@ DAMAGED: Final = "The import token is damaged, or was made elsewhere: get a new 
 
 
 class Claims(Struct, frozen=True, array_like=True):
-    """Which key in which region, by which wrapping key (its CKA_ID) and algorithm, and until when."""
+    """The KMS key and its region, the wrapping key (its CKA_ID), the algorithm, and the expiry."""
 
     key_id: str
     region: str

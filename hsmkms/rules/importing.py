@@ -1,8 +1,8 @@
-"""Imported key material: what may be imported into which key, for how long, and under which name.
+"""Decide which material may be imported into which key, with which expiry, and its material id.
 
-The first material that a key gets is tied to it for life: the same bytes may come again at any time, others never
-replace them. Where the operator has set ``rotation.imported_on_demand`` (today's AWS), further materials may be added,
-one at a time, each waiting for its rotation. Source: AWS KMS API Reference, ImportKeyMaterial.
+The first material of a key is bound to it for life: the same bytes can be imported again at any time, others never
+replace them. If the operator has set ``rotation.imported_on_demand`` (today's AWS), further materials may be added, one
+at a time, each pending until its rotation. Source: AWS KMS API Reference, ImportKeyMaterial.
 """
 
 import hashlib
@@ -34,11 +34,11 @@ from hsmkms.rules import multi_region, rotation
 from hsmkms.rules.import_token import Claims
 
 VALID_FOR: Final = timedelta(hours=24)
-"""Life of a wrapping key and its import token."""
+"""Lifetime of a wrapping key and its import token."""
 
 MAX_LIVE_PER_KEY: Final = 4
 MAX_LIVE: Final = 64
-"""Wrapping keys on the token for one KMS key, and for all together. Beyond them a new one replaces an older one."""
+"""Limit of wrapping keys on the token, per KMS key and in total. Beyond it a new one replaces an older one."""
 
 WRAPPING_KEY_BITS: Final = {
     WrappingKeySpec.RSA_2048: 2048,
@@ -48,7 +48,7 @@ WRAPPING_KEY_BITS: Final = {
 
 _RSA: Final = frozenset({KeySpec.RSA_2048, KeySpec.RSA_3072, KeySpec.RSA_4096})
 _BARE: Final = frozenset({WrappingAlgorithm.RSAES_OAEP_SHA_1, WrappingAlgorithm.RSAES_OAEP_SHA_256})
-"""Those that have room for one RSA block only."""
+"""Algorithms limited to one RSA block."""
 
 _IMPORTED: Final = b"hsmkms imported material v1"
 _SEPARATOR: Final = b"\x00"
@@ -61,20 +61,20 @@ TIED: Final = (
 
 
 class ImportPolicy(Struct, frozen=True, kw_only=True):
-    """What the operator has set. ``valid_to_within_days``: how far ahead ValidTo may lie; None for any distance."""
+    """The operator's settings. ``valid_to_within_days``: how far ahead ValidTo may be; None for no limit."""
 
     valid_to_within_days: int | None = None
 
 
 class Expiry(Struct, frozen=True):
-    """When material ceases to work; ``valid_to`` is None if it does not."""
+    """Expiry of material; ``valid_to`` is None if it does not expire."""
 
     model: ExpirationModel
     valid_to: datetime | None
 
 
 class Choice(Struct, frozen=True):
-    """What an import does: bring ``known`` back (or change its expiry), or add a material in the given state."""
+    """Effect of an import: reimport ``known`` (or change its expiry), or add a material in the given state."""
 
     material_id: str
     known: MaterialRecord | None
@@ -82,16 +82,16 @@ class Choice(Struct, frozen=True):
 
 
 def material_id(prf: str, key_id: str, output: bytes) -> str:
-    """The public name of imported material: 64 hex digits that tell nothing of it.
+    """Return the id of imported material: 64 hex digits that reveal nothing of it.
 
-    ``output`` is what the named PRF under the material itself made of the key id, on the token; so it is the same
-    after every import of the same bytes into the same key, on every token.
+    ``output`` is the named PRF's output for the key id under the material itself, computed on the token; so the id is
+    the same for every import of the same bytes into the same key, on every token.
     """
     parts = (_IMPORTED, prf.encode("ascii"), key_id.encode("ascii"), output)
     return hashlib.sha256(_SEPARATOR.join(parts)).hexdigest()
 
 
-# -- what may be asked ------------------------------------------------------------------------------------------
+# -- checks of a request ----------------------------------------------------------------------------------------
 
 
 def check_origin(key: KeyRecord) -> None:
@@ -101,7 +101,7 @@ def check_origin(key: KeyRecord) -> None:
 
 
 def check_algorithm(algorithm: WrappingAlgorithm, possible: Sequence[WrappingAlgorithm]) -> None:
-    """Raise UnsupportedOperationException for an algorithm that is never done, or not by this token."""
+    """Raise UnsupportedOperationException for an algorithm that hsmkms or this token does not support."""
     if algorithm in possible:
         return
     words = ", ".join(possible) or "none of them"
@@ -111,7 +111,7 @@ def check_algorithm(algorithm: WrappingAlgorithm, possible: Sequence[WrappingAlg
 
 
 def check_combination(spec: KeySpec, algorithm: WrappingAlgorithm, wrapping_key: WrappingKeySpec) -> None:
-    """Raise UnsupportedOperationException where the material of that spec does not fit into what is to wrap it."""
+    """Raise UnsupportedOperationException if material of that spec is too long for the wrapping algorithm."""
     if algorithm not in _BARE:
         return
     if spec in _RSA or (spec is KeySpec.ECC_NIST_P521 and wrapping_key is WrappingKeySpec.RSA_2048):
@@ -124,7 +124,7 @@ def check_combination(spec: KeySpec, algorithm: WrappingAlgorithm, wrapping_key:
 def check_members(
     key: KeyRecord, import_type: str | None = None, material_id: str | None = None, description: str | None = None
 ) -> None:
-    """Raise ValidationException for what can be said of the material of symmetric encryption keys only."""
+    """Raise ValidationException for members that are valid only for symmetric encryption keys."""
     members = {"ImportType": import_type, "KeyMaterialId": material_id, "KeyMaterialDescription": description}
     given = [name for name, value in members.items() if value is not None]
     if given and key.spec is not KeySpec.SYMMETRIC_DEFAULT:
@@ -135,7 +135,7 @@ def check_members(
 
 
 def expiry(model: str | None, valid_to: datetime | None, policy: ImportPolicy, now: datetime) -> Expiry:
-    """The expiry that an import asks for. ValidationException if model and date do not fit together."""
+    """Return the requested expiry. ValidationException if model and date do not match."""
     if model == _DOES_NOT_EXPIRE:
         if valid_to is not None:
             raise ValidationException(f"A validTo date must not be set if the ExpirationModel is {_DOES_NOT_EXPIRE}")
@@ -154,7 +154,7 @@ def expiry(model: str | None, valid_to: datetime | None, policy: ImportPolicy, n
 
 
 def check_claims(claims: Claims, key: KeyRecord, now: datetime) -> None:
-    """Raise unless the import token, whose MAC is right, is one of this key and still good."""
+    """Raise unless the import token, whose MAC was verified, is for this key and has not expired."""
     if (claims.key_id, claims.region) != (key.key_id, key.region):
         raise InvalidImportTokenException(
             f"The import token belongs to another key than {key.arn}: get one with GetParametersForImport for this key."
@@ -166,7 +166,7 @@ def check_claims(claims: Claims, key: KeyRecord, now: datetime) -> None:
         )
 
 
-# -- which material it is ---------------------------------------------------------------------------------------
+# -- choice of the material -------------------------------------------------------------------------------------
 
 
 def choose(
@@ -176,7 +176,7 @@ def choose(
     wanted: str | None,
     rotation_policy: rotation.RotationPolicy,
 ) -> Choice:
-    """Decide what the import of a material does, or raise what the caller gets.
+    """Decide the effect of importing a material, or raise the error for the caller.
 
     ``names`` are the material's ids, one for each PRF of the token, the preferred one first; ``wanted`` is the
     KeyMaterialId of the request.

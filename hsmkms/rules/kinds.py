@@ -1,8 +1,8 @@
-"""Operations that are for some keys only, and whether the key's kind or its state is judged first.
+"""Check operations that only some kinds of keys support, before or after the check of the key's state.
 
-Mostly the kind: nobody is told to enable a key, or to wait for its material, who would then learn that it was of no
-use. What starts or sets rotation judges the state first, as AWS does. Source: AWS KMS Developer Guide, "Key states of
-AWS KMS keys", the footnotes that name UnsupportedOperationException, and answers of the service.
+Mostly the kind is checked first: otherwise an error would ask the user to enable a key, or to import its material,
+although that does not help. Operations on rotation check the state first, as AWS does. Source: AWS KMS Developer
+Guide, "Key states of AWS KMS keys", the footnotes that name UnsupportedOperationException, and answers of the service.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,16 +24,16 @@ CHECKS: Final[Mapping[Operation, Callable[[KeyRecord], None]]] = {
     Operation.REPLICATE_KEY: multi_region.require_primary,
     Operation.UPDATE_PRIMARY_REGION: multi_region.require_primary,
 }
-"""What each of them asks of a key. Each check raises UnsupportedOperationException."""
+"""Check of the key's kind, by operation. Each raises UnsupportedOperationException."""
 
 STATE_FIRST: Final = frozenset(
     {Operation.ENABLE_KEY_ROTATION, Operation.DISABLE_KEY_ROTATION, Operation.ROTATE_KEY_ON_DEMAND}
 )
-"""Those that judge the state before the kind: a disabled RSA key answers DisabledException."""
+"""Operations that check the state before the kind: for a disabled RSA key the error is DisabledException."""
 
 
 def admit(operation: Operation, key: KeyRecord, now: datetime) -> None:
-    """Raise the error with which the key's kind, or its state at ``now``, refuses the operation, if one does."""
+    """Raise the operation's error if the key's kind, or its state at ``now``, does not allow it."""
     check = CHECKS.get(operation)
     if check is None:
         states.admit(operation, key, now)

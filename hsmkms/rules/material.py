@@ -1,6 +1,6 @@
-"""Names of backing keys: the public material id, and the label of the token object.
+"""Compute names of backing keys: the public material id, and the label of the token object.
 
-Both can be rebuilt from what a token object carries, so that a key can be adopted from the token alone.
+Both can be rebuilt from a token object's attributes, so that a key can be adopted from the token alone.
 """
 
 import base64
@@ -14,7 +14,7 @@ from hsmkms.errors import MisuseError
 from hsmkms.model.ids import MULTI_REGION_PREFIX, is_key_id, is_multi_region
 
 MAX_SEQUENCE: Final = 2**23 - 1
-"""What the short label has room for; the long one keeps to it, so that either can be made of the other."""
+"""Limit of the short label; the long one keeps to it, so that each can be converted to the other."""
 
 _GENERATED: Final = b"hsmkms generated material v1"
 _SEPARATOR: Final = b"\x00"
@@ -26,12 +26,12 @@ _match_installation: Final = re.compile(r"[0-9a-f]{8}").fullmatch
 # The short label: marker (1), installation (4), key id (16), sequence (3), in base64url: 24 bytes, 32 characters.
 _match_short: Final = re.compile(r"[A-Za-z0-9_-]{32}").fullmatch
 _SHORT_MARKER: Final = 0x85
-"""Its base64 begins with an h; no long label can be taken for a short one, as it holds slashes."""
+"""Its base64 begins with an h; a long label cannot be mistaken for a short one, because it contains slashes."""
 _MULTI_REGION_BIT: Final = 1 << 23
 
 
 class LabelParts(Struct, frozen=True):
-    """What a label says; the short form has no room for the region."""
+    """The parts of a label; the short form has no room for the region."""
 
     installation: str
     region: str | None
@@ -40,18 +40,18 @@ class LabelParts(Struct, frozen=True):
 
 
 def material_id(key_id: str, cka_id: bytes) -> str:
-    """The public name of a generated backing key: 64 hex digits from the CKA_ID of its token object."""
+    """Return the material id of a generated backing key: 64 hex digits from the CKA_ID of its token object."""
     return hashlib.sha256(_SEPARATOR.join((_GENERATED, key_id.encode("ascii"), cka_id))).hexdigest()
 
 
 def object_label(installation: str, region: str, key_id: str, sequence: int) -> str:
-    """The CKA_LABEL of a backing key. ``installation`` is 8 hex digits, ``sequence`` counts from 1."""
+    """Return the CKA_LABEL of a backing key. ``installation`` is 8 hex digits, ``sequence`` counts from 1."""
     _check_parts(installation, key_id, sequence)
     return f"hsmkms/{installation}/{region}/{key_id}/{sequence}"
 
 
 def short_label(installation: str, key_id: str, sequence: int) -> str:
-    """The CKA_LABEL for tokens that take 32 bytes only: exactly 32 ASCII characters."""
+    """Return the CKA_LABEL for tokens that accept only 32 bytes: exactly 32 ASCII characters."""
     _check_parts(installation, key_id, sequence)
     multi_region = is_multi_region(key_id)
     packed = (
@@ -64,12 +64,12 @@ def short_label(installation: str, key_id: str, sequence: int) -> str:
 
 
 def wrapping_label(installation: str) -> str:
-    """The CKA_LABEL of a wrapping key: whose it is. Which key it belongs to is in the database alone."""
+    """Return the CKA_LABEL of a wrapping key, which names only the installation; its KMS key is in the database."""
     return f"{_WRAPPING_PREFIX}{installation}"
 
 
 def parse_label(label: str) -> LabelParts | None:
-    """The parts of either form, or None if the label is not one of a backing key: tokens hold foreign objects."""
+    """Parse either form, or return None for a label of another object, such as a foreign one."""
     long = _match_long(label)
     parts = _unpack(label) if long is None else LabelParts(long[1], long[2], long[3], int(long[4]))
     if parts is None or not is_key_id(parts.key_id) or not 1 <= parts.sequence <= MAX_SEQUENCE:

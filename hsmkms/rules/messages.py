@@ -1,7 +1,7 @@
-"""What is signed: a message, or the digest of one; and what fits into an RSA block.
+"""Prepare messages to be signed, and check what fits into an RSA block.
 
-One row for each signing algorithm says what kinds of message it takes and which hash comes between message and
-signature. Source: AWS KMS API Reference, Sign; AWS KMS Developer Guide, "Key spec reference"; RFC 8017, section 7.1.1.
+One row for each signing algorithm holds the types of message that it accepts, and the hash applied before signing.
+Source: AWS KMS API Reference, Sign; AWS KMS Developer Guide, "Key spec reference"; RFC 8017, section 7.1.1.
 """
 
 import hashlib
@@ -15,11 +15,11 @@ from hsmkms.model.enums import EncryptionAlgorithm, KeySpec, MessageType, Signin
 from hsmkms.rules.constraints import word
 
 _MU_BYTES: Final = 64
-"""The length of an external mu of ML-DSA (FIPS 204, section 6.2)."""
+"""Length of an external mu of ML-DSA (FIPS 204, section 6.2)."""
 
 
 class _Message(Struct, frozen=True):
-    """``types`` that an algorithm takes; ``hash_name`` of its digest, None where a message is signed as it is."""
+    """Accepted ``types`` of an algorithm; ``hash_name`` of its digest, None if the message itself is signed."""
 
     types: tuple[MessageType, ...]
     hash_name: str | None
@@ -46,9 +46,9 @@ _MESSAGES: Final[Mapping[SigningAlgorithm, _Message]] = {
 
 
 def to_sign(algorithm: SigningAlgorithm, message: bytes, message_type: str | None) -> bytes:
-    """What the algorithm signs: the digest, or the message itself for those that hash by themselves.
+    """Return the bytes to sign: the digest, or the message itself for algorithms that hash it themselves.
 
-    ValidationException if the algorithm does not take that type of message, or the digest has the wrong length.
+    ValidationException if the algorithm does not accept that type of message, or the digest has the wrong length.
     """
     row = _MESSAGES[algorithm]
     given = MessageType.RAW if message_type is None else word(MessageType, message_type, "messageType")
@@ -83,7 +83,7 @@ _HASH_BYTES: Final[Mapping[EncryptionAlgorithm, int]] = {
 
 
 def check_fits(spec: KeySpec, algorithm: EncryptionAlgorithm, length: int) -> None:
-    """Raise ValidationException if so many bytes do not fit into one RSA block."""
+    """Raise ValidationException if ``length`` bytes do not fit into one RSA block."""
     most = MODULUS_BYTES[spec] - 2 * _HASH_BYTES[algorithm] - 2
     if length > most:
         raise ValidationException(
@@ -92,7 +92,7 @@ def check_fits(spec: KeySpec, algorithm: EncryptionAlgorithm, length: int) -> No
 
 
 def check_no_context(encryption_context: Mapping[str, str] | None) -> None:
-    """Raise ValidationException for an encryption context, which nothing of an asymmetric ciphertext can bind."""
+    """Raise ValidationException for an encryption context, which an asymmetric ciphertext cannot authenticate."""
     if encryption_context:
         raise ValidationException(
             "An encryption context is only valid with a symmetric encryption key: leave EncryptionContext out."

@@ -1,4 +1,4 @@
-"""Sets of multi-Region keys: what only the primary key of a set may do, and what a replica may not.
+"""Rules for sets of multi-Region keys: operations reserved for the primary key, or refused for a replica.
 
 Shared by all keys of a set: id, materials, origin, spec, usage, rotation. Each has its own: description, policy, tags,
 aliases, grants, state, and the presence and expiry of imported material. Source: AWS KMS Developer Guide,
@@ -18,15 +18,15 @@ def require_primary(key: KeyRecord) -> None:
 
 
 def refuse_replica(key: KeyRecord) -> None:
-    """The same for what single-Region keys may do as well: what a set shares is changed on its primary key."""
+    """Raise UnsupportedOperationException for a replica: shared properties are changed on the primary key."""
     if key.is_replica:
         require_primary(key)
 
 
 def check_free(key: KeyRecord, region: str, arn: str) -> None:
-    """Raise AlreadyExistsException if the set has a key in the region, also one that waits for its deletion.
+    """Raise AlreadyExistsException if the set has a key in the region, even one that is pending deletion.
 
-    ``arn`` is that of the key there.
+    ``arn``: the ARN of the key there.
     """
     if region in key.regions:
         raise AlreadyExistsException(
@@ -36,7 +36,7 @@ def check_free(key: KeyRecord, region: str, arn: str) -> None:
 
 
 def check_other(key: KeyRecord, region: str) -> None:
-    """Raise UnsupportedOperationException if a primary key is to become what it is."""
+    """Raise UnsupportedOperationException if the new primary region is the present one."""
     if region == key.region:
         raise UnsupportedOperationException(
             f"{key.arn} is the primary key of its set already: PrimaryRegion names the region of a replica."
@@ -44,7 +44,7 @@ def check_other(key: KeyRecord, region: str) -> None:
 
 
 def check_description(key: KeyRecord, known: MaterialRecord | None, description: str | None) -> None:
-    """Raise ValidationException if an import into a replica would change what its set says of the material."""
+    """Raise ValidationException if an import into a replica would change the set's description of the material."""
     if key.is_replica and known is not None and description not in (None, known.description):
         raise ValidationException(
             f"KeyMaterialDescription is shared by all keys of the set and is set on the primary key in "
@@ -53,11 +53,11 @@ def check_description(key: KeyRecord, known: MaterialRecord | None, description:
 
 
 def state_of_new_replica(key: KeyRecord) -> KeyState:
-    """The state in which the replica of a key begins once it is made."""
+    """Return the initial state of a new replica of the key."""
     generated = key.origin is Origin.AWS_KMS
     return next_state(KeyState.CREATING, Event.REPLICA_READY if generated else Event.REPLICA_READY_WITHOUT_MATERIAL)
 
 
 def waits_for_replicas(key: KeyRecord) -> bool:
-    """True if the key can be deleted only after its replicas."""
+    """Return True if the key can be deleted only after its replicas."""
     return not key.is_replica and bool(key.replica_regions)

@@ -1,8 +1,8 @@
-"""Pages of list operations: their sizes, and the opaque markers between them.
+"""Page sizes and opaque markers of list operations.
 
-A marker holds the name of its operation and the last key of the page, under a check sum that finds damage. It is no
-secret and no authority: the next page is authorised like the first. Sizes: AWS KMS API Reference, ``Limit`` of each
-operation.
+A marker contains the name of its operation and the last key of the page, with a checksum that detects damage. It is not
+secret and grants no permission: the next page is authorised like the first. Sizes: AWS KMS API Reference, ``Limit`` of
+each operation.
 """
 
 import base64
@@ -20,7 +20,7 @@ Item = TypeVar("Item")
 
 
 class PageLimits(Struct, frozen=True):
-    """Items on one page."""
+    """Default and maximum number of items per page."""
 
     default: int
     maximum: int
@@ -41,7 +41,7 @@ _SEPARATOR: Final = b"\x00"
 
 
 def page_size(operation: Operation, limit: int | None) -> int:
-    """Items on the page that was asked for."""
+    """Return the size of the requested page. ValidationException outside the limits."""
     limits = LIMITS[operation]
     if limit is None:
         return limits.default
@@ -73,18 +73,18 @@ def cut(
 
 
 def encode_marker(operation: Operation, last_key: str) -> str:
-    """The marker that continues after ``last_key``: letters, digits, ``-``, ``_`` and ``=``."""
+    """Return the marker that continues after ``last_key``: letters, digits, ``-``, ``_`` and ``=``."""
     payload = operation.encode("ascii") + _SEPARATOR + last_key.encode("utf-8")
     return base64.urlsafe_b64encode(_check_sum(payload) + payload).decode("ascii")
 
 
 def decode_marker(operation: Operation, marker: str) -> str:
-    """The last key of the page before. InvalidMarkerException if the marker is not one of this operation."""
+    """Return the last key of the previous page. InvalidMarkerException if the marker is not this operation's."""
     try:
         last_key = _payload(marker).removeprefix(operation.encode("ascii") + _SEPARATOR).decode("utf-8")
     except ValueError as exc:
         raise _invalid(operation) from exc
-    # Only the exact text that encode_marker gives is taken: this settles operation, check sum and base64 at once.
+    # Accept only the exact output of encode_marker: this checks operation, checksum and base64 at once.
     if encode_marker(operation, last_key) != marker:
         raise _invalid(operation)
     return last_key

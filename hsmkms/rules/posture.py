@@ -1,4 +1,4 @@
-"""How a key stands with its rotation: one word, and one sentence that says what to do."""
+"""Judge a key's rotation: one word, and one sentence that says what to do."""
 
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -15,11 +15,11 @@ SOON: Final = timedelta(days=30)
 
 
 class Posture(StrEnum):
-    """The word, the worst first."""
+    """Rotation status of a key, the worst first."""
 
     OVERDUE = "overdue"
     WAITING = "waiting"
-    """It has no key material, so it does nothing."""
+    """The key has no key material, so it is unusable."""
     EXPIRING = "expiring"
     CANNOT = "cannot rotate"
     OFF = "off"
@@ -28,14 +28,14 @@ class Posture(StrEnum):
 
 
 class Verdict(Struct, frozen=True):
-    """The word and the sentence."""
+    """A key's posture, and a sentence with the reason or the remedy."""
 
     posture: Posture
     reason: str
 
 
 def judge(key: KeyRecord, policy: RotationPolicy, now: datetime) -> Verdict:  # noqa: PLR0911 - cases, the first that fits
-    """How the key stands at ``now``."""
+    """Return the verdict on a key's rotation at ``now``."""
     state = states.effective_state(key, now)
     if state in (KeyState.PENDING_DELETION, KeyState.PENDING_REPLICA_DELETION):
         return Verdict(Posture.PAUSED, "it waits for its deletion, and does not rotate meanwhile")

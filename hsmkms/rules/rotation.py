@@ -1,10 +1,10 @@
-"""When a KMS key gets a new backing key.
+"""Decide when a KMS key gets a new backing key.
 
-One rule for all: a key whose rotation is on has an anchor (the instant of enabling; for keys of services their
-creation) and a period. It is due at anchor + period, anchor + 2 periods, and so on, a day being 24 hours of UTC. The
-next date is the first of these after the last automatic rotation. So a rotation that comes late, because the key was
-disabled or nothing swept, moves no later date, and several missed dates make one rotation. A rotation on demand moves
-nothing. Source: AWS KMS Developer Guide, "Rotate AWS KMS keys"; where the mission differs, its rule is the default.
+One rule for all: a key with automatic rotation has an anchor (the instant of enabling; for service keys their creation)
+and a period. It is due at anchor + period, anchor + 2 periods, and so on, a day being 24 hours of UTC. The next date is
+the first of these after the last automatic rotation. So a late rotation, because the key was disabled or no sweeper
+ran, does not move later dates, and several missed dates cause one rotation. An on-demand rotation moves no date.
+Source: AWS KMS Developer Guide, "Rotate AWS KMS keys"; where the mission differs, its rule is the default.
 """
 
 from datetime import datetime, timedelta
@@ -26,20 +26,20 @@ from hsmkms.rules import multi_region
 from hsmkms.rules.states import effective_state
 
 MAX_ON_DEMAND: Final = 25
-"""Rotations on demand in the life of a key."""
+"""Maximum number of on-demand rotations in the life of a key."""
 
 NOT_WITHIN: Final = timedelta(minutes=20)
-"""A rotation on demand is refused when an automatic one is due within that time."""
+"""An on-demand rotation is refused if an automatic one is due within this time."""
 
 UNDER_WAY: Final = timedelta(minutes=10)
-"""A rotation that was begun longer ago was interrupted, and may be carried on by anybody."""
+"""A rotation that was begun longer ago counts as interrupted, and any process may finish it."""
 
 _DELETION: Final = frozenset({KeyState.PENDING_DELETION, KeyState.PENDING_REPLICA_DELETION})
 _WAITING: Final = frozenset({MaterialState.PENDING_ROTATION, MaterialState.PENDING_MULTI_REGION_IMPORT_AND_ROTATION})
 
 
 class RotationPolicy(Struct, frozen=True, kw_only=True):
-    """What the operator has set: periods in days, and which of today's AWS rules hold."""
+    """The operator's settings: periods in days, and which of today's AWS rules apply."""
 
     period_days: int = 365
     custom_period: bool = False
@@ -80,7 +80,7 @@ def rotates_now(key: KeyRecord) -> bool:
 
 
 def period_days(key: Scheduled, policy: RotationPolicy) -> int | None:
-    """The key's period, or None if automatic rotation is off."""
+    """Return the key's period in days, or None if automatic rotation is off."""
     if key.manager is KeyManager.AWS:
         return policy.managed_period_days
     if key.rotation is None:
@@ -89,9 +89,9 @@ def period_days(key: Scheduled, policy: RotationPolicy) -> int | None:
 
 
 def next_rotation(key: KeyRecord, policy: RotationPolicy, now: datetime) -> datetime | None:
-    """When the next automatic rotation is due, which may be in the past; None if automatic rotation is off.
+    """Return when the next automatic rotation is due, possibly in the past; None if automatic rotation is off.
 
-    Rotations that are dated after ``now`` were made under a wrong clock, and put none off.
+    Rotations dated after ``now`` were made under a wrong clock, and do not postpone the next one.
     """
     return date_after(last_automatic(key, now), key, policy)
 
@@ -106,26 +106,26 @@ def date_after(last: datetime | None, key: Scheduled, policy: RotationPolicy) ->
 
 
 def next_date(anchor: datetime, days: int, last: datetime | None) -> datetime:
-    """The first of the dates that are whole periods after the anchor that follows ``last``, if there was one."""
+    """Return the first date that is whole periods after the anchor, and after ``last`` if given."""
     period = timedelta(days=days)
     done = max((last - anchor) // period, 0) if last is not None else 0
     return anchor + (done + 1) * period
 
 
 def is_due(key: KeyRecord, policy: RotationPolicy, now: datetime) -> bool:
-    """True if the key must be rotated now. Keys that are not Enabled wait, and replicas follow their primary key."""
+    """Return True if the key must be rotated now. Keys that are not Enabled wait; replicas follow their primary key."""
     due = next_rotation(key, policy, now)
     return due is not None and due <= now and rotates_now(key) and not key.is_replica
 
 
 def last_automatic(key: KeyRecord, now: datetime) -> datetime | None:
-    """The date of the last automatic rotation until ``now``, or None."""
+    """Return the date of the last automatic rotation until ``now``, or None."""
     dates = [each.rotation_date for each in key.materials if each.rotation_type is RotationType.AUTOMATIC]
     return max((date for date in dates if date is not None and date <= now), default=None)
 
 
 def shown_status(key: KeyRecord, policy: RotationPolicy, now: datetime) -> tuple[int, datetime] | None:
-    """Period in days and next date as GetKeyRotationStatus tells them; None where the status reads false."""
+    """Return period in days and next date as GetKeyRotationStatus reports them; None if the status is false."""
     days, due = period_days(key, policy), next_rotation(key, policy, now)
     if days is None or due is None or effective_state(key, now) in _DELETION:
         return None
@@ -136,7 +136,7 @@ def shown_status(key: KeyRecord, policy: RotationPolicy, now: datetime) -> tuple
 
 
 def check_rotatable(key: KeyRecord) -> None:
-    """Raise UnsupportedOperationException, silent as AWS's, for asymmetric and HMAC keys: they never rotate."""
+    """Raise UnsupportedOperationException, silent as at AWS, for asymmetric and HMAC keys, which never rotate."""
     if key.spec is not KeySpec.SYMMETRIC_DEFAULT:
         raise silently(
             UnsupportedOperationException(
@@ -147,7 +147,7 @@ def check_rotatable(key: KeyRecord) -> None:
 
 
 def check_startable(key: KeyRecord) -> None:
-    """Raise UnsupportedOperationException for keys whose rotation nobody can start."""
+    """Raise UnsupportedOperationException for keys whose rotation cannot be started."""
     check_rotatable(key)
     multi_region.refuse_replica(key)
 
@@ -160,9 +160,9 @@ def check_automatic(key: KeyRecord) -> None:
 
 
 def enabled(key: KeyRecord, policy: RotationPolicy, requested_days: int | None, now: datetime) -> RotationSetting:
-    """The setting after EnableKeyRotation with that RotationPeriodInDays.
+    """Return the setting after EnableKeyRotation with that RotationPeriodInDays.
 
-    Of a key that rotates already only the period changes: it counts from the last rotation, else from the enabling.
+    If rotation is enabled already, only the period changes: it counts from the last rotation, else from the enabling.
     """
     days = _chosen_period(policy, requested_days)
     if key.rotation is None:
@@ -175,7 +175,7 @@ def enabled(key: KeyRecord, policy: RotationPolicy, requested_days: int | None, 
 
 
 def _chosen_period(policy: RotationPolicy, requested_days: int | None) -> int | None:
-    """The period to store; None stands for the installation's own."""
+    """Return the period to store; None stands for the installation's period."""
     if requested_days is None or requested_days == policy.period_days:
         return None
     if not policy.custom_period:
@@ -210,17 +210,16 @@ def check_on_demand(key: KeyRecord, policy: RotationPolicy, now: datetime) -> No
 
 
 def pending(key: KeyRecord) -> MaterialRecord | None:
-    """The imported material that can be rotated to, or None: all regions of the key have it."""
-    found = waiting(key)
-    return found if found is not None and found.state is MaterialState.PENDING_ROTATION else None
+    """Return the imported material that can be rotated to, which all regions of the key have, or None."""
+    material = waiting(key)
+    return material if material is not None and material.state is MaterialState.PENDING_ROTATION else None
 
 
 def waiting(key: KeyRecord) -> MaterialRecord | None:
-    """The imported material that waits for a rotation, or first for its import into all regions, or None."""
-    found = (each for each in key.materials if each.state in _WAITING and each.present)
-    return next(found, None)
+    """Return the imported material that waits for a rotation, or first for its import into all regions, or None."""
+    return next((each for each in key.materials if each.state in _WAITING and each.present), None)
 
 
 def under_way(key: KeyRecord) -> ConflictException:
-    """The error for a key that is being rotated by somebody else."""
+    """Return the error for a key that another process is rotating."""
     return ConflictException(f"A rotation of {key.arn} is under way: try again when it is done.")

@@ -1,9 +1,9 @@
-"""Seals over rows: an HMAC for each subject, a sum for each index, and one sum over all rows of the store.
+"""Compute seals over rows: an HMAC for each subject, a sum for each index, and one sum over all rows of the store.
 
-A subject's seal is an HMAC over the sum of its rows' hashes and the epoch of its last change, so neither a row nor an
-older seal can take the place of a newer one. The root is a multiset hash with a secret key (Clarke et al., ASIACRYPT
-2003: MSet-Add-Hash): the sum of the hashes of all rows, hidden by a mask that is new each time. So it follows a
-change without a look at anything that the change has not touched, and nobody can compute one without the key.
+A subject's seal is an HMAC over the sum of its rows' hashes and the epoch of its last change, so neither an older row
+nor an older seal can replace a newer one. The root is a keyed multiset hash (Clarke et al., ASIACRYPT 2003:
+MSet-Add-Hash): the sum of the hashes of all rows, hidden by a mask that is new each time. So it can be updated from
+the changed rows alone, and it cannot be computed without the key.
 """
 
 import hmac
@@ -13,7 +13,7 @@ from typing import Final
 from msgspec import Struct
 
 KEY_LABEL: Final = b"hsmkms row seals v1\0"
-"""What the token makes an HMAC over, with the installation's id: the result is the key of all seals."""
+"""Input, with the installation's id, of the token's HMAC whose output is the key of all seals."""
 
 NONCE_BYTES: Final = 16
 _BYTES: Final = 32
@@ -25,7 +25,7 @@ _INDEX: Final = b"index\0"
 
 
 class Root(Struct, frozen=True, kw_only=True):
-    """The sum over the whole store, masked. ``number``: which change made it, counted from 1."""
+    """The masked sum over the whole store. ``number``: the number of the change that made it, from 1."""
 
     number: int
     nonce: bytes
@@ -33,45 +33,45 @@ class Root(Struct, frozen=True, kw_only=True):
 
 
 def total(key: bytes, rows: Iterable[tuple[str, str]]) -> int:
-    """The sum of the hashes of rows, each told as (table, text)."""
-    return sum(row_hash(key, table, told) for table, told in rows) % _MODULUS
+    """Return the sum of the hashes of rows, each given as (table, canonical text)."""
+    return sum(row_hash(key, table, text) for table, text in rows) % _MODULUS
 
 
-def row_hash(key: bytes, table: str, told: str) -> int:
-    """The hash of one row."""
-    return _number(key, _ROW + table.encode() + b"\0" + told.encode())
+def row_hash(key: bytes, table: str, text: str) -> int:
+    """Return the keyed hash of one row, given its canonical text."""
+    return _number(key, _ROW + table.encode() + b"\0" + text.encode())
 
 
 def subject_mac(key: bytes, subject: str, epoch: int, rows_total: int) -> bytes:
-    """The seal of a subject whose rows have that sum since that epoch."""
+    """Return the seal of a subject whose rows have that sum since that epoch."""
     message = _SUBJECT + subject.encode() + b"\0%d\0" % epoch + reduced(rows_total).to_bytes(_BYTES, "big")
     return hmac.digest(key, message, "sha256")
 
 
 def index_seal(key: bytes, index: str, nonce: bytes, rows_total: int) -> bytes:
-    """The seal of an index whose rows have that sum: masked, and no HMAC, so that a change can go on from it."""
+    """Return the seal of an index: the masked sum of its rows, not an HMAC, so that it can be updated."""
     return nonce + ((rows_total + _index_mask(key, index, nonce)) % _MODULUS).to_bytes(_BYTES, "big")
 
 
 def index_total(key: bytes, index: str, seal: bytes) -> int:
-    """The sum that the seal of an index was made of. Only the tree tells whether it was made up."""
+    """Return the sum in the seal of an index. Only the seal tree shows whether the seal is genuine."""
     nonce, value = seal[:NONCE_BYTES], seal[NONCE_BYTES:]
     return (int.from_bytes(value, "big") - _index_mask(key, index, nonce)) % _MODULUS
 
 
 def root(key: bytes, number: int, nonce: bytes, rows_total: int) -> Root:
-    """The root over all rows."""
+    """Return the root over all rows."""
     value = (rows_total + _mask(key, number, nonce)) % _MODULUS
     return Root(number=number, nonce=nonce, value=value.to_bytes(_BYTES, "big"))
 
 
 def total_of(key: bytes, known: Root) -> int:
-    """The sum that a root was made of; nothing that fits any rows, if it was made up."""
+    """Return the sum in a root; for a forged root, a value that matches no rows."""
     return (int.from_bytes(known.value, "big") - _mask(key, known.number, known.nonce)) % _MODULUS
 
 
 def reduced(whole: int) -> int:
-    """A sum of sums, as they are."""
+    """Reduce a sum of sums to their range."""
     return whole % _MODULUS
 
 

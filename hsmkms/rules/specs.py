@@ -1,6 +1,6 @@
-"""Key specs, usages and algorithms: which go together.
+"""Define the valid combinations of key specs, usages and algorithms.
 
-One table holds it all; a new key spec is a new row. Source: AWS KMS Developer Guide, "Key spec reference".
+One table holds them all; a new key spec is a new row. Source: AWS KMS Developer Guide, "Key spec reference".
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ from hsmkms.rules.constraints import check_range, word
 
 
 class Family(StrEnum):
-    """Type of a KMS key: AWS tells symmetric encryption, asymmetric and HMAC keys apart."""
+    """Type of a KMS key: AWS distinguishes symmetric encryption, asymmetric and HMAC keys."""
 
     SYMMETRIC = "SYMMETRIC"
     ASYMMETRIC = "ASYMMETRIC"
@@ -34,7 +34,7 @@ class Family(StrEnum):
 
 
 class SpecFacts(Struct, frozen=True):
-    """What follows from a key spec: ``usages`` are its possible usages, each with the algorithms reported for it."""
+    """Properties of a key spec: ``usages`` are its possible usages, each with the algorithms reported for it."""
 
     family: Family
     usages: Mapping[KeyUsage, tuple[str, ...]]
@@ -116,7 +116,7 @@ REQUIRED_USAGE: Final[Mapping[Operation, KeyUsage]] = {
     Operation.ENCAPSULATE: KeyUsage.ENCAPSULATE_DECAPSULATE,
     Operation.DECAPSULATE: KeyUsage.ENCAPSULATE_DECAPSULATE,
 }
-"""Operations that are not here work with keys of any usage."""
+"""Required usage by operation; operations not listed accept keys of any usage."""
 
 _REPORTED_AS: Final[Mapping[KeyUsage, str]] = {
     KeyUsage.ENCRYPT_DECRYPT: "encryption_algorithms",
@@ -145,12 +145,12 @@ _SYMMETRIC_ALGORITHM: Final = EncryptionAlgorithm.SYMMETRIC_DEFAULT
 
 
 def family(spec: KeySpec) -> Family:
-    """The type of the keys of that spec."""
+    """Return the type of keys of that spec."""
     return SPECS[spec].family
 
 
 def algorithms(spec: KeySpec, usage: KeyUsage) -> tuple[str, ...]:
-    """The algorithms that a key reports. ValidationException if the usage is impossible for the spec."""
+    """Return the algorithms that a key reports. ValidationException if the usage is impossible for the spec."""
     try:
         return SPECS[spec].usages[usage]
     except KeyError as exc:
@@ -158,14 +158,14 @@ def algorithms(spec: KeySpec, usage: KeyUsage) -> tuple[str, ...]:
 
 
 def reported_algorithms(key: KeyRecord) -> dict[str, Any]:
-    """The list that a key reports, under the name of its member in KeyMetadata and GetPublicKey."""
+    """Return the algorithms that a key reports, under their member's name in KeyMetadata and GetPublicKey."""
     return {_REPORTED_AS[key.usage]: list(algorithms(key.spec, key.usage))}
 
 
 def resolve(
     key_spec: str | None, customer_master_key_spec: str | None, key_usage: str | None
 ) -> tuple[KeySpec, KeyUsage]:
-    """Spec and usage of a new key from the members of CreateKey; ``customer_master_key_spec`` is the older name."""
+    """Return spec and usage of a new key from CreateKey's members; ``customer_master_key_spec`` is the older name."""
     spec = _resolve_spec(key_spec, customer_master_key_spec)
     usage = SPECS[spec].default_usage if key_usage is None else word(KeyUsage, key_usage, "keyUsage")
     if usage is None:
@@ -188,7 +188,7 @@ def _resolve_spec(key_spec: str | None, customer_master_key_spec: str | None) ->
 
 
 def require_usage(key: KeyRecord, operation: Operation) -> None:
-    """Raise InvalidKeyUsageException if the key is not made for the operation."""
+    """Raise InvalidKeyUsageException if the key's usage or spec does not allow the operation."""
     required = REQUIRED_USAGE.get(operation)
     if required is not None and key.usage is not required:
         raise InvalidKeyUsageException(f"{key.arn} key usage is {key.usage} which is not valid for {operation}.")
@@ -197,12 +197,12 @@ def require_usage(key: KeyRecord, operation: Operation) -> None:
 
 
 def incompatible(algorithm: str, spec: KeySpec) -> InvalidKeyUsageException:
-    """The error for an algorithm that keys of that spec cannot do."""
+    """Return the error for an algorithm that keys of that spec do not support."""
     return InvalidKeyUsageException(f"Algorithm {algorithm} is incompatible with key spec {spec}.")
 
 
 def check_encryption_algorithm(key: KeyRecord, algorithm: str | None) -> EncryptionAlgorithm:
-    """The algorithm of an Encrypt or Decrypt; ``require_usage`` comes before. Only symmetric keys have a default."""
+    """Return the algorithm of Encrypt or Decrypt; call ``require_usage`` first. Only symmetric keys have a default."""
     if algorithm is None:
         if key.spec is _SYMMETRIC_DEFAULT:
             return _SYMMETRIC_ALGORITHM
@@ -214,18 +214,18 @@ def check_encryption_algorithm(key: KeyRecord, algorithm: str | None) -> Encrypt
 
 
 def check_names_its_key(algorithm: str | None) -> None:
-    """Raise ValidationException if no key is named for a ciphertext that does not name it by itself."""
+    """Raise ValidationException if a ciphertext that does not name its key comes without a key."""
     if algorithm is not None and algorithm != _SYMMETRIC_ALGORITHM:
         raise ValidationException(f"A ciphertext of {algorithm} does not name its key: name it in the request.")
 
 
 def shown_material(key: KeyRecord) -> str | None:
-    """The id of the current material, which only symmetric encryption keys show."""
+    """Return the id of the current material, which the API reports only for symmetric encryption keys."""
     return key.current.material_id if key.spec is _SYMMETRIC_DEFAULT and key.current is not None else None
 
 
 def check_algorithm(key: KeyRecord, kind: type[Algorithm], algorithm: str, path: str) -> Algorithm:
-    """The algorithm of an operation that names one; ``require_usage`` comes before."""
+    """Return the algorithm named by an operation, if the key supports it; call ``require_usage`` first."""
     chosen = word(kind, algorithm, path)
     if chosen not in algorithms(key.spec, key.usage):
         raise incompatible(chosen, key.spec)
@@ -233,7 +233,7 @@ def check_algorithm(key: KeyRecord, kind: type[Algorithm], algorithm: str, path:
 
 
 def require_pair(key: KeyRecord) -> None:
-    """Raise UnsupportedOperationException for a key that has no public half."""
+    """Raise UnsupportedOperationException for a key without a public half."""
     if family(key.spec) is not Family.ASYMMETRIC:
         raise UnsupportedOperationException(
             f"{key.arn} is of KeySpec {key.spec}: only asymmetric keys have a public key."
@@ -241,7 +241,7 @@ def require_pair(key: KeyRecord) -> None:
 
 
 def data_key_length(key_spec: str | None, number_of_bytes: int | None) -> int:
-    """Length of a data key in bytes, given by exactly one of its name and its number of bytes (1 to 1024)."""
+    """Return the length of a data key in bytes, given by either its spec or its number of bytes (1 to 1024)."""
     if key_spec is not None and number_of_bytes is None:
         return DATA_KEY_BYTES[word(DataKeySpec, key_spec, "keySpec")]
     if key_spec is None and number_of_bytes is not None:

@@ -1,10 +1,10 @@
-"""Key states: which state holds, what it admits, and how it changes.
+"""Define the key states: the effective state, the operations that it admits, and the transitions.
 
 Theory: a key's stored state changes by events only (``TRANSITIONS``). One change needs no event: imported material
-lapses at its own instant, so ``effective_state`` computes PendingImport from the record and the time, whether or not
-anybody has stored it. Every operation on an existing key asks ``ADMISSION`` with the effective state; a cell says
-allow, or which error. What depends on more than the state (origin, usage, the role of a multi-Region key) is decided
-by the rules of that subject; where AWS's table makes a cell depend on the origin alone, the cell allows.
+expires at its own instant, so ``effective_state`` computes PendingImport from the record and the time, whether or not
+it has been stored. Every operation on an existing key looks up ``ADMISSION`` with the effective state; a cell holds
+allow, or an error. Whatever depends on more than the state (origin, usage, the role of a multi-Region key) is decided
+by the rules of that subject; where a cell of AWS's table depends on the origin alone, the cell allows.
 
 Source: AWS KMS Developer Guide, "Key states of AWS KMS keys". Operations without an existing key are not in the table.
 """
@@ -26,7 +26,7 @@ from hsmkms.model.records import KeyRecord, MaterialRecord
 
 
 class Outcome(Enum):
-    """What a state says to an operation."""
+    """Cell of the admission table: allow, or an error."""
 
     ALLOW = auto()
     DISABLED = auto()
@@ -78,7 +78,7 @@ _COLUMNS: Final = (
 
 
 def _row(*outcomes: Outcome) -> Mapping[KeyState, Outcome]:
-    """One row of the table; PendingReplicaDeletion shares the column of PendingDeletion."""
+    """Build one row of the table; PendingReplicaDeletion shares the column of PendingDeletion."""
     row = dict(zip(_COLUMNS, outcomes, strict=True))
     return {**row, KeyState.PENDING_REPLICA_DELETION: row[KeyState.PENDING_DELETION]}
 
@@ -157,17 +157,17 @@ ADMISSION: Final[Mapping[Operation, Mapping[KeyState, Outcome]]] = {
 
 
 class Event(Enum):
-    """What changes a stored state.
+    """Events that change a stored state.
 
-    Loss or arrival of material that only waits for a rotation is no event: the state does not change.
+    Loss or import of material that only waits for a rotation is not an event: the state does not change.
     """
 
     ENABLE = auto()
     DISABLE = auto()
     IMPORT_COMPLETE = auto()
-    """Material came in, and every permanently associated material is present now."""
+    """Material was imported, and every permanently associated material is present now."""
     IMPORT_PARTIAL = auto()
-    """Material came in, but another permanently associated one is still missing."""
+    """Material was imported, but another permanently associated one is still missing."""
     MATERIAL_LOST = auto()
     """A permanently associated material was deleted or has expired."""
     SCHEDULE_DELETION = auto()
@@ -206,7 +206,7 @@ TRANSITIONS: Final[Mapping[tuple[KeyState, Event], KeyState]] = {
     (KeyState.CREATING, Event.REPLICA_READY_WITHOUT_MATERIAL): KeyState.PENDING_IMPORT,
 }
 
-# Plain names: a look-up through the enum class costs more than the rest of admit().
+# Plain names: an attribute lookup on the enum class costs more than the rest of admit().
 _EXTERNAL: Final = Origin.EXTERNAL
 _CURRENT: Final = MaterialState.CURRENT
 _LAPSING: Final = frozenset({KeyState.ENABLED, KeyState.DISABLED})
@@ -214,31 +214,31 @@ _ASSOCIATED: Final = frozenset({MaterialState.CURRENT, MaterialState.NON_CURRENT
 
 
 def lapsed(material: MaterialRecord, now: datetime) -> bool:
-    """True if the material is not on the token, or its ValidTo has come."""
+    """Return True if the material is not on the token, or has expired."""
     return not material.present or (material.valid_to is not None and material.valid_to <= now)
 
 
 def unwritten_lapses(key: KeyRecord, now: datetime) -> list[MaterialRecord]:
-    """Materials whose time is over, and which the record still shows as present."""
+    """Return expired materials that the record still shows as present."""
     return [each for each in key.materials if each.present and lapsed(each, now)]
 
 
 def expires_at(key: KeyRecord) -> datetime | None:
-    """When the key ceases to work: the earliest ValidTo of the materials that it cannot do without, or None."""
+    """Return when the key becomes unusable: the earliest ValidTo of its associated materials, or None."""
     ends = (each.valid_to for each in associated(key))
     return min((each for each in ends if each is not None), default=None)
 
 
 def associated(key: KeyRecord) -> list[MaterialRecord]:
-    """The permanently associated materials: all that are current or ever were."""
+    """Return the permanently associated materials: all that are current or ever were."""
     return [each for each in key.materials if each.state in _ASSOCIATED]
 
 
 def effective_state(key: KeyRecord, now: datetime) -> KeyState:
-    """The state that holds at ``now``.
+    """Return the state at ``now``.
 
-    An EXTERNAL key is usable only while it has a current material and all its permanently associated ones are there.
-    So a key that never had material is PendingImport, also when the cancelling of a deletion stored Disabled.
+    An EXTERNAL key is usable only while it has a current material and all permanently associated ones are present. So a
+    key that never had material is PendingImport, even if the cancellation of a deletion stored Disabled.
     """
     if key.origin is _EXTERNAL and key.state in _LAPSING and lacks_material(key, now):
         return KeyState.PENDING_IMPORT
@@ -246,14 +246,14 @@ def effective_state(key: KeyRecord, now: datetime) -> KeyState:
 
 
 def lacks_material(key: KeyRecord, now: datetime) -> bool:
-    """True if an EXTERNAL key has no current material, or if one that ever was current is not there."""
+    """Return True if an EXTERNAL key has no current material, or if one that ever was current is missing."""
     needed = associated(key)
     has_current = any(material.state is _CURRENT for material in needed)
     return not has_current or any(lapsed(material, now) for material in needed)
 
 
 def admit(operation: Operation, key: KeyRecord, now: datetime) -> None:
-    """Raise the error with which the key's state at ``now`` refuses the operation, if it does."""
+    """Raise the operation's error if the key's state at ``now`` does not allow it."""
     outcome = ADMISSION[operation][effective_state(key, now)]
     if outcome is not _OK:
         error, template = REFUSALS[outcome]
@@ -261,7 +261,7 @@ def admit(operation: Operation, key: KeyRecord, now: datetime) -> None:
 
 
 def next_state(state: KeyState, event: Event) -> KeyState:
-    """The state after the event. MisuseError for an event that cannot happen there: admission comes first."""
+    """Return the state after the event. MisuseError for an impossible event, since admission is checked first."""
     try:
         return TRANSITIONS[state, event]
     except KeyError as exc:

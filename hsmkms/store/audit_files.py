@@ -235,9 +235,9 @@ def _cut_torn_end(descriptor: int, path: Path) -> int:
     end = size
     while end:
         start = max(end - _BLOCK, 0)
-        found = os.pread(descriptor, end - start, start).rfind(b"\n")
-        if found >= 0:
-            end = start + found + 1
+        newline = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            end = start + newline + 1
             break
         end = start
     if end < size:

@@ -118,8 +118,8 @@ def fetch_access_key(conn: Connection, access_key_id: str) -> AccessKeyRow | Non
 def proven_access_key(rows: ProvenRows, access_key_id: str) -> AccessKeyRow | None:
     """Build an access key's record from proven rows, or None."""
     paths = {each.name: each.path for each in rows.of(user)}
-    found = (each for each in rows.of(access_key) if each.access_key_id == access_key_id)
-    return next((_row(each, paths.get(each.user_name)) for each in found), None)
+    matching = (each for each in rows.of(access_key) if each.access_key_id == access_key_id)
+    return next((_row(each, paths.get(each.user_name)) for each in matching), None)
 
 
 def set_status(tx: Connection, access_key_id: str, status: AccessKeyStatus) -> bool:

@@ -1,1 +1,1 @@
-"""Building a `Kms` from settings: the only place where store, device and service meet."""
+"""Building a `Kms` from settings: the only package that combines store, device and service."""

@@ -1,1 +1,1 @@
-"""Cryptographic operations, one kind to a module."""
+"""Cryptographic operations, one module per kind."""

@@ -1,1 +1,1 @@
-"""How imported key material comes onto the token."""
+"""Import of key material onto the token."""

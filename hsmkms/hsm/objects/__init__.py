@@ -1,1 +1,1 @@
-"""Objects on the token: templates, key specs, making, finding and reading back."""
+"""Objects on the token: templates, key specs, creation, search and attestation."""

@@ -1,1 +1,1 @@
-"""What a token can really do, found out by trying."""
+"""Probing of the actual abilities of a token."""

@@ -1,1 +1,1 @@
-"""The module, the login and its sessions: how a token is reached, lost and found again."""
+"""PKCS#11 module, login and sessions: connecting to a token, and reconnecting after a loss."""

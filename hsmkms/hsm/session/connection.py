@@ -194,13 +194,13 @@ class Connection(TokenLogin):
         """
         login = self.login_handle
         self.require_login(session)
-        found = find(session, object_class, cka_id)
-        if found is None:
+        key = find(session, object_class, cka_id)
+        if key is None:
             self.require_login(session)
             if login != self.login_handle:
                 raise SessionLostError(SESSION_LOST)
             self.require_identity(session)
-        return found
+        return key
 
     # -- the token as a whole -----------------------------------------------------------------------------------------
 
@@ -308,11 +308,11 @@ class Connection(TokenLogin):
         """Destroy a key (without a class: secret key or private half); False if it was not there."""
 
         def attempt(session: Session) -> bool:
-            found = self.find(session, cka_id, object_class)
-            if found is not None:
+            key = self.find(session, cka_id, object_class)
+            if key is not None:
                 with translated():
-                    found.destroy()
-            return found is not None
+                    key.destroy()
+            return key is not None
 
         with self.turn():
             return self.repeatable(attempt)

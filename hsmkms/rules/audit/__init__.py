@@ -1,1 +1,1 @@
-"""Records of the audit log, the chain that holds them together, and its seals."""
+"""Records of the audit log, their hash chain, and its seals."""

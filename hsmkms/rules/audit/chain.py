@@ -1,8 +1,8 @@
-"""The lines of the audit log, and the chain of hashes that makes each of them answer for all before it.
+"""Encode and verify the lines of the audit log, which form a hash chain.
 
-A line is a JSON object. ``hash`` is SHA-256 over the hash of the line before it and over all that follows it in its own
+A line is a JSON object. ``hash`` is SHA-256 over the hash of the previous line and over everything after it in its own
 line, so a record that is changed, removed, inserted or moved breaks the chain there. A chain belongs to a *lane*: one
-process at a time writes to it, and the next one goes on where it ended.
+process at a time writes to it, and the next writer continues where it ended.
 """
 
 import hashlib
@@ -16,11 +16,11 @@ from hsmkms.model.audit import Fault, Head
 
 _HASH: Final = b'{"hash":"'
 _BODY: Final = len(_HASH) + 64 + 2
-"""Where in a line the part that is hashed begins."""
+"""Offset in a line at which the hashed part begins."""
 
 _GENESIS: Final = b"hsmkms audit chain v1"
 MAX_FAULTS: Final = 100
-"""Faults that are listed one by one for each lane; those beyond it are summed up in one more."""
+"""Limit of faults listed one by one per lane; further ones are summed up in one more fault."""
 
 CHANGED: Final = "changed"
 MISSING: Final = "missing"
@@ -30,11 +30,11 @@ UNREADABLE: Final = "unreadable"
 ROLLED_BACK: Final = "rolled back"
 RESEALED: Final = "not as sealed"
 NOT_PROVEN: Final = "not proven"
-"""No fault that was found, but nothing that the token could vouch for."""
+"""Not proven wrong, but not provable by the token either."""
 
 
 class Numbers(Struct, frozen=True):
-    """What a line says of itself besides its record."""
+    """The fields of a line besides its record."""
 
     sequence: int
     epoch: int
@@ -45,18 +45,18 @@ _decode_numbers: Final = msgspec.json.Decoder(Numbers).decode
 
 
 def genesis(installation_id: str, lane: str) -> str:
-    """The hash before the first record of a lane: no other lane or installation begins with it."""
+    """Return the hash before the first record of a lane, unique to the lane and the installation."""
     return hashlib.sha256(b"\0".join((_GENESIS, installation_id.encode(), lane.encode()))).hexdigest()
 
 
 def link(previous: str, lane: str, sequence: int, epoch: int, record: bytes) -> tuple[str, bytes]:
-    """The next line of a lane with its line feed, and its hash. ``record`` is JSON in one line."""
+    """Return the hash of a lane's next line, and the line with its line feed. ``record`` is JSON in one line."""
     digest, (line,) = extend(previous, lane, sequence, epoch, [record])
     return digest, line
 
 
 def extend(previous: str, lane: str, sequence: int, epoch: int, records: list[bytes]) -> tuple[str, list[bytes]]:
-    """The next lines of a lane, the first of which has that number, and the hash of the last one."""
+    """Return the hash of the last of a lane's next lines, and the lines; the first has number ``sequence``."""
     start, middle = b'"lane":"%b","sequence":' % lane.encode(), b',"epoch":%d,"record":' % epoch
     digest, lines = previous, []
     for number, record in enumerate(records, start=sequence):
@@ -71,13 +71,13 @@ def _digest(previous: str, body: bytes) -> str:
 
 
 def record_of(line: bytes) -> bytes:
-    """The record of a line as it was written; b"" for what is no line."""
-    head, found, record = line.rstrip(b"\n").partition(b',"record":')
-    return record[:-1] if found and head.startswith(_HASH) else b""
+    """Return the record of a line as it was written; b"" if it is not a line of the log."""
+    head, separator, record = line.rstrip(b"\n").partition(b',"record":')
+    return record[:-1] if separator and head.startswith(_HASH) else b""
 
 
 def head_of(line: bytes, segment: int) -> Head | None:
-    """What a line says that it is, unproven; None for what is no line."""
+    """Return the sequence and hash stated in a line, not verified; None if it is not a line of the log."""
     try:
         numbers = _decode_numbers(line)
     except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -86,16 +86,15 @@ def head_of(line: bytes, segment: int) -> Head | None:
 
 
 def name(line: bytes) -> str:
-    """Tells a line that is wrong from all others: one that was accepted must not be changed again."""
+    """Return a unique name of a faulty line, so that accepting it does not accept a later change of it."""
     return f"SHA-256 {hashlib.sha256(line).hexdigest()}"
 
 
 class Walker:
-    """Goes along a lane from a known place, line by line, and finds what is not as it was written.
+    """Verifies the lines of a lane from a known position on, and collects faults.
 
-    ``sealed``: hashes by sequence that seals vouch for; ``restarts``: after these the operator has accepted an older
-    database. After a fault it goes on from what it found, so that what comes
-    later is judged as well.
+    ``sealed``: sealed hashes by sequence; ``restarts``: sequences after which the operator has accepted an older
+    database. After a fault it continues from the line's own statements, so that later lines are verified as well.
     """
 
     def __init__(self, lane: str, start: Head, sealed: dict[int, str], restarts: set[int]) -> None:
@@ -114,13 +113,13 @@ class Walker:
         self._beyond_digest = hashlib.sha256()
 
     def walk(self, lines: Iterable[bytes]) -> Iterator[int]:
-        """Judge lines; yields the length of each."""
+        """Verify lines; yield the length of each."""
         for line in lines:
             self._judge(line)
             yield len(line)
 
     def finish(self) -> None:
-        """All lines were seen: what is sealed beyond them is missing."""
+        """Finish after the last line: add a fault for sealed records that are missing."""
         beyond = [each for each in self._sealed if each > self.sequence]
         if beyond:
             first = self.sequence + 1
@@ -148,16 +147,16 @@ class Walker:
         self._epoch = 0 if numbers.sequence in self._restarts else numbers.epoch
         self._go_on(numbers.sequence, stated)
 
-    def _break(self, expected: int, found: int, line: str) -> None:
-        # Each names its line: what the operator accepts is that line, and no other in its place.
-        if found == expected:
+    def _break(self, expected: int, actual: int, line: str) -> None:
+        # Each fault names its line, so that the operator's acceptance covers only that line.
+        if actual == expected:
             self._add(expected, CHANGED, f"it is not what was written after the record before it ({line})")
-        elif found > expected:
-            self._add(expected, MISSING, f"record {found} follows record {expected - 1} ({line})")
-        elif self.faults and self.faults[-1].kind == MISSING and self.faults[-1].sequence == found:
-            self._add(found, REORDERED, f"it stands behind a later record ({line})")
+        elif actual > expected:
+            self._add(expected, MISSING, f"record {actual} follows record {expected - 1} ({line})")
+        elif self.faults and self.faults[-1].kind == MISSING and self.faults[-1].sequence == actual:
+            self._add(actual, REORDERED, f"it stands behind a later record ({line})")
         else:
-            self._add(found, INSERTED, f"a second record {found} stands where {expected} was due ({line})")
+            self._add(actual, INSERTED, f"a second record {actual} stands where {expected} was due ({line})")
 
     def _go_on(self, sequence: int, stated: str) -> None:
         self.sequence, self._previous = sequence, stated

@@ -1,4 +1,4 @@
-"""How safe a record of the audit log must be before its request is answered, and what happens if it cannot be."""
+"""Durability of audit records before the response is sent, and the behaviour if the log cannot be written."""
 
 from msgspec import Struct
 
@@ -6,7 +6,7 @@ from hsmkms.model.audit import Durability
 
 
 class AuditPolicy(Struct, frozen=True, kw_only=True):
-    """What the operator has set. ``refuse``: no log, no work. ``seal_file``: where the newest seal is kept as well."""
+    """The operator's settings. ``refuse``: refuse requests if the log fails. ``seal_file``: holds the newest note."""
 
     durability: Durability = Durability.COMMIT
     interval_seconds: float = 0.2

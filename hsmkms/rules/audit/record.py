@@ -1,7 +1,7 @@
-"""From a request and its outcome to a record of the audit log, without anything secret.
+"""Build a record of the audit log from a request and its outcome, without secrets.
 
-What has bytes (plaintext, ciphertext, key material, import tokens, attestation documents) is left out, and so are grant
-tokens. The encryption context is in the record, as in CloudTrail: it is no secret by definition.
+Members of type bytes (plaintext, ciphertext, key material, import tokens, attestation documents) are left out, and so
+are grant tokens. The encryption context is recorded, as in CloudTrail: by definition it is not secret.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ from hsmkms.model.enums import Operation
 from hsmkms.model.ids import root_arn
 
 MAX_PARAMETERS: Final = 100_000
-"""Bytes of JSON; more is left out, as CloudTrail does."""
+"""Limit in bytes of JSON; longer parameters are left out, as CloudTrail does."""
 
 MAX_MESSAGE: Final = 1024
 LOCAL: Final = "localhost"
@@ -29,68 +29,68 @@ _SECRET: Final = frozenset({"grant_token", "grant_tokens"})
 _CHANGING: Final = (
     *("Cancel", "Connect", "Create", "Delete", "Disable", "Disconnect", "Enable", "Import", "Put", "Replicate"),
     *("Retire", "Revoke", "Rotate", "Schedule", "Synchronize", "Tag", "Untag", "Update"),
-    # Acts of the operator's, and what hsmkms does by itself.
+    # Operator commands, and actions of hsmkms itself.
     *("Accept", "Add", "Archive", "Change", "Destroy", "Discard", "Migrate", "Reconcile", "Remove", "Renew", "Reset"),
     *("Restore", "Seal", "Trust"),
 )
 LOOKING: Final = ("Describe", "Get", "List")
-"""Operations that still are answered where the log cannot be written: they change nothing and open nothing."""
+"""Operations that are still served if the log cannot be written: they change and decrypt nothing."""
 
 encode: Final = msgspec.json.Encoder().encode
 
 
 @cache
 def is_read_only(event: str) -> bool:
-    """True for events that change no key, alias or grant: CloudTrail's ``readOnly``."""
+    """Return True for events that change no key, alias or grant: CloudTrail's ``readOnly``."""
     return not event.startswith(_CHANGING)
 
 
 def only_looks(operation: str) -> bool:
-    """True for operations that tell of keys and do nothing with them. GetParametersForImport makes a key."""
+    """Return True for operations that only read metadata. GetParametersForImport creates a wrapping key."""
     return operation.startswith(LOOKING) and operation != Operation.GET_PARAMETERS_FOR_IMPORT
 
 
 # -- the members of a request ------------------------------------------------------------------------------------
 
 MAX_KEPT: Final = 4096
-"""Bytes of JSON that are kept for the next request that says the same."""
+"""Limit in bytes of JSON that is cached for later requests with the same members."""
 
 
 class _TooLongError(Exception):
-    """What is not kept."""
+    """Raised to keep long JSON out of the cache."""
 
 
 class _Members(Struct, frozen=True):
-    """The members of a type that are no bytes and no secrets: CloudTrail's names, and what reads their values."""
+    """The recordable members of a type (no bytes, no secrets): CloudTrail's names, and the function that reads them."""
 
     names: tuple[str, ...]
     read: Callable[[Struct], tuple[Any, ...]]
 
 
 def parameters(value: Struct | None) -> Raw:
-    """The members of a request or response under CloudTrail's names as JSON, without what is secret; null for none."""
+    """Encode a request's or response's members as JSON under CloudTrail's names, without secrets; null for None."""
     if value is None:
         return _NULL
     kind = type(value)
     values = _members(kind).read(value)
     try:
-        return _kept(kind, *values)
+        return _cached_json(kind, *values)
     except (TypeError, _TooLongError):  # TypeError: a list or a map among them
-        return _told(kind, values)
+        return _members_json(kind, values)
 
 
 _NULL: Final = Raw(b"null")
 
 
 @lru_cache(maxsize=1024, typed=True)
-def _kept(kind: type[Struct], *values: Any) -> Raw:  # noqa: ANN401 - any members
-    told = _told(kind, values)
-    if len(bytes(told)) > MAX_KEPT:
+def _cached_json(kind: type[Struct], *values: Any) -> Raw:  # noqa: ANN401 - any members
+    encoded = _members_json(kind, values)
+    if len(bytes(encoded)) > MAX_KEPT:
         raise _TooLongError
-    return told
+    return encoded
 
 
-def _told(kind: type[Struct], values: tuple[Any, ...]) -> Raw:
+def _members_json(kind: type[Struct], values: tuple[Any, ...]) -> Raw:
     return Raw(encode(limited(_shown_members(kind, values) or None)))
 
 
@@ -112,7 +112,7 @@ def _is_bytes(hint: Any) -> bool:  # noqa: ANN401 - a type
 
 def _shown_members(kind: type[Struct], values: tuple[Any, ...]) -> dict[str, Any]:
     pairs = zip(_members(kind).names, values, strict=True)
-    return {name: _shown(held) for name, held in pairs if held is not None and not isinstance(held, bytes)}
+    return {name: _shown(value) for name, value in pairs if value is not None and not isinstance(value, bytes)}
 
 
 def _shown(value: Any) -> Any:  # noqa: ANN401 - any member
@@ -124,7 +124,7 @@ def _shown(value: Any) -> Any:  # noqa: ANN401 - any member
 
 
 def limited(value: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """The parameters, or a word in their place where they are too long to be kept."""
+    """Return the parameters, or a placeholder if they are too long to be recorded."""
     if value is None or not any(len(each) > MAX_USER_AGENT for each in value.values() if isinstance(each, _LONG)):
         return value
     size = len(encode(value))
@@ -133,32 +133,39 @@ def limited(value: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
 
 _LONG: Final = (str, list, dict)
 
-# -- what else a record tells -------------------------------------------------------------------------------------
+# -- other members of a record ------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1024)
 def identity(principal: str, account: str, access_key_id: str | None) -> Raw:
-    """CloudTrail's ``userIdentity`` of a caller; "" is one who did not prove who he is."""
+    """Return CloudTrail's ``userIdentity`` of a caller; "" is an unauthenticated caller."""
     key = {"accessKeyId": access_key_id} if access_key_id else {}
     if not principal:
         return Raw(encode({"type": "Unknown", "accountId": account, **key}))
     if principal == root_arn(account):
-        told = {"type": "Root", "principalId": account, "arn": principal, "accountId": account, **key}
+        members = {"type": "Root", "principalId": account, "arn": principal, "accountId": account, **key}
     else:
         name = principal.rpartition("/")[2]
-        told = {"type": "IAMUser", "principalId": name, "arn": principal, "accountId": account, **key, "userName": name}
-    return Raw(encode(told))
+        members = {
+            "type": "IAMUser",
+            "principalId": name,
+            "arn": principal,
+            "accountId": account,
+            **key,
+            "userName": name,
+        }
+    return Raw(encode(members))
 
 
 @lru_cache(maxsize=8)
 def internal_identity(account: str) -> Raw:
-    """The identity of what hsmkms does by itself, as AWS writes it for a rotation that was due."""
+    """Return the identity of hsmkms's own actions, as AWS records it for a scheduled rotation."""
     return Raw(encode({"accountId": account, "invokedBy": INTERNAL}))
 
 
 @lru_cache(maxsize=4096)
 def resources(arns: tuple[str, ...], account: str) -> tuple[Resource, ...]:
-    """Keys and aliases among the ARNs that were authorised, each once."""
+    """Return the keys and aliases among the authorised ARNs, each once."""
     kinds = ((arn, _kind(arn)) for arn in dict.fromkeys(arns))
     return tuple(Resource(account_id=account, type=kind, arn=arn) for arn, kind in kinds if kind)
 
@@ -172,7 +179,7 @@ _KINDS: Final = {"key/": "AWS::KMS::Key", "alias/": "AWS::KMS::Alias"}
 
 
 def event_time(now: datetime) -> str:
-    """CloudTrail's form of an instant: whole seconds in UTC."""
+    """Format an instant as CloudTrail does: whole seconds in UTC."""
     moment = now if now.tzinfo is UTC else now.astimezone(UTC)
     return f"{moment.isoformat(timespec='seconds')[: -len(_OFFSET)]}Z"
 
@@ -181,13 +188,13 @@ _OFFSET: Final = "+00:00"
 
 
 def materials(response: Struct | None, fallback: str | None) -> tuple[tuple[str, str], ...]:
-    """Which key materials a cryptographic operation used, each with CloudTrail's name for it."""
+    """Return the key materials that a cryptographic operation used, as (CloudTrail's member name, id)."""
     members = () if response is None else _material_members(type(response))
     if members:
-        found = ((name, getattr(response, member)) for member, name in members)
-        told = tuple((name, value) for name, value in found if value)
-        if told:
-            return told
+        ids = ((name, getattr(response, member)) for member, name in members)
+        present = tuple((name, value) for name, value in ids if value)
+        if present:
+            return present
     return (("keyMaterialId", fallback),) if fallback else ()
 
 
@@ -206,14 +213,14 @@ _MATERIALS: Final = {
 
 
 class Occasion(Struct, frozen=True):
-    """What every record of an installation's process shares: its account, and how local calls name themselves."""
+    """Common members of all records of a process: the account, and the user agent of local calls."""
 
     account: str
     agent: str
 
 
 class Event(Struct, frozen=True, kw_only=True):
-    """What was asked for, and when. ``shown``: its ``parameters``; ``arns``: what was authorised."""
+    """A requested operation and its time. ``shown``: its ``parameters``; ``arns``: the authorised resources."""
 
     name: str
     at: datetime
@@ -224,7 +231,7 @@ class Event(Struct, frozen=True, kw_only=True):
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
-    """What came of it. ``material``: the key material that was used, where the response does not say so."""
+    """Result of an operation. ``material``: the key material that was used, if the response does not contain it."""
 
     response: Struct | None = None
     material: str | None = None
@@ -235,7 +242,7 @@ NOTHING: Final = Outcome()
 
 
 def of_request(occasion: Occasion, caller: Caller, event: Event, outcome: Outcome) -> AuditRecord:
-    """The record of what somebody has asked for."""
+    """Build the record of a request."""
     read_only = is_read_only(event.name)
     error, response = outcome.error, outcome.response
     used = materials(response, outcome.material) if error is None else ()

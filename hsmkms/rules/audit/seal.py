@@ -1,7 +1,7 @@
-"""Seals: lines over which the token has made an HMAC, each with the hash of the one before it.
+"""Encode and parse seals: lines with an HMAC by the token, each with the hash of the one before it.
 
-A seal says how far every lane goes. So who cuts off the end of a lane, or writes it anew, contradicts a seal; and who
-cuts the seals as well, or puts older files back, contradicts the note on the token that names the newest seal.
+A seal states the last record of every lane. So truncating or rewriting a lane contradicts a seal; and truncating the
+seals as well, or restoring older files, contradicts the note on the token that names the newest seal.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ _decode_seal: Final = msgspec.json.Decoder(Seal).decode
 
 
 class SealedLine(Struct, frozen=True, kw_only=True):
-    """A seal as it stands in its file. ``message`` is what ``mac`` (hex) is over."""
+    """A line of the file of seals. ``mac`` (hex) is computed over ``message``; ``digest``: the line's SHA-256 (hex)."""
 
     seal: Seal
     mac: str
@@ -34,10 +34,10 @@ class SealedLine(Struct, frozen=True, kw_only=True):
 
 
 class Note(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the token (or a file elsewhere) remembers: the number of the newest seal, and its line's SHA-256 (hex).
+    """A note on the token (or in a file elsewhere): the number of the newest seal, and its line's SHA-256 (hex).
 
-    On a token that the installation has left: ``token`` is that one's id, ``left_for`` tells the new home, and
-    ``epoch`` when that was, as a number of the change log. No database from before that is the newest.
+    On a token that the installation has left: ``token`` is that token's id, ``left_for`` names the new home, and
+    ``epoch`` is the change log's epoch at that time. A database with an older epoch is outdated.
     """
 
     number: int
@@ -49,17 +49,17 @@ class Note(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def message(seal: Seal) -> bytes:
-    """What the token authenticates."""
+    """Return the bytes of a seal that the token authenticates."""
     return _SEAL_DOMAIN + encode(seal)
 
 
 def line(seal: Seal, mac: bytes) -> bytes:
-    """The line of a seal, with its line feed."""
+    """Return the line of a seal, with its line feed."""
     return b'%b%b","seal":%b}\n' % (_MAC, mac.hex().encode(), encode(seal))
 
 
 def read(text: bytes) -> SealedLine | None:
-    """A line as a seal, unproven; None for what is none."""
+    """Parse a line as a seal, not verified; None if it is not one."""
     marker = b'"seal":'
     if not text.startswith(_MAC) or text[_BODY : _BODY + len(marker)] != marker:
         return None
@@ -73,19 +73,19 @@ def read(text: bytes) -> SealedLine | None:
 
 
 def digest(text: bytes) -> str:
-    """How the next seal and the note name a line."""
+    """Return the digest by which the next seal and the note name a line."""
     return hashlib.sha256(text).hexdigest()
 
 
 def note_message(note: Note) -> bytes:
-    """What the token authenticates of a note."""
+    """Return the bytes of a note that the token authenticates."""
     if note.token:
         return _LEFT_DOMAIN + encode(replace(note, mac=""))
     return _NOTE_DOMAIN + b"%d\0%b" % (note.number, note.digest.encode())
 
 
 def read_note(text: bytes) -> Note | None:
-    """A note, unproven; None for what is none."""
+    """Parse a note, not verified; None if it is not one."""
     try:
         return msgspec.json.decode(text, type=Note)
     except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -93,5 +93,5 @@ def read_note(text: bytes) -> Note | None:
 
 
 def newest(notes: Iterable[Note]) -> Note | None:
-    """The note with the highest number."""
+    """Return the note with the highest number, or None."""
     return max(notes, key=lambda note: note.number, default=None)

@@ -1,1 +1,1 @@
-"""Who may do what: policies, their conditions, principals and grants."""
+"""Authorisation: policies, their conditions, principals and grants."""

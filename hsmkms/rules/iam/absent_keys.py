@@ -1,7 +1,7 @@
-"""The condition keys of IAM and AWS KMS that no request here ever has.
+"""Define the condition keys of IAM and AWS KMS that no request to hsmkms ever has.
 
-They tell of networks, organisations, role sessions and services of AWS. Policies may name them; conditions are then
-decided as IAM decides those whose key is absent from the request. Sources: IAM User Guide, "AWS global condition
+They concern AWS's networks, organisations, role sessions and services. Policies may name them; conditions are then
+evaluated as IAM does if the key is absent from the request. Sources: IAM User Guide, "AWS global condition
 context keys"; AWS KMS Developer Guide, "Condition keys for AWS KMS" and "Condition keys for attested platforms".
 """
 
@@ -39,7 +39,7 @@ _LISTS: Final = (
 
 
 def _absent(_: Question) -> Value:
-    """No value, whatever is asked."""
+    """Return no value for any question."""
     return None
 
 
@@ -50,4 +50,4 @@ def _keys() -> Iterator[ConditionKey]:
 
 
 ABSENT: Final = tuple(_keys())
-"""All of them."""
+"""All condition keys that are always absent."""

@@ -1,13 +1,13 @@
-"""Who may do what: the one decision, from all that can allow or deny.
+"""Decide whether a caller may do something, from key policy, the caller's policies and grants.
 
-1. A Deny that fits, in the key's policy or in one of the caller's, refuses.
-2. Else it is allowed by a statement of the key's policy that names the caller; or by one that names the account,
-   together with a statement of a policy of the caller's; or by a grant.
-3. Else it is refused.
+1. A matching Deny, in the key's policy or in one of the caller's, refuses.
+2. Otherwise it is allowed by a statement of the key's policy that names the caller; or by one that names the account,
+   together with a statement of one of the caller's policies; or by a grant.
+3. Otherwise it is refused.
 
-Where an operation is about no key, or about an alias, the caller's policies alone decide. The account's root is a
-caller whom his own policies allow everything, so a key's policy binds him too. Source: AWS KMS Developer Guide,
-"Policy evaluation".
+If an operation is not about a key, or is about an alias, only the caller's policies decide. The account's root counts
+as a caller whose own policies allow everything, so a key's policy binds the root as well. Source: AWS KMS Developer
+Guide, "Policy evaluation".
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +30,7 @@ ROOT: Final = "the account's root"
 
 
 class Outcome(Enum):
-    """How a question is answered; the words are those of IAM's policy simulator."""
+    """Outcome of a decision; the values are those of IAM's policy simulator."""
 
     ALLOWED = "allowed"
     EXPLICIT_DENY = "explicitDeny"
@@ -38,9 +38,9 @@ class Outcome(Enum):
 
 
 class Decision(Struct, frozen=True):
-    """An answer, and what gave it: a ``policy`` and its ``statement``, a grant, or the lack of an allowing ``kind``.
+    """A decision and its reason: a ``policy`` and its ``statement``, a grant, or the missing ``kind`` of policy.
 
-    ``told``: false where a refusal must not say so, as it would tell an outsider that there is such a key.
+    ``told``: False if the error must not give the reason, since that would reveal to an outsider that the key exists.
     """
 
     outcome: Outcome
@@ -52,33 +52,33 @@ class Decision(Struct, frozen=True):
 
     @property
     def allowed(self) -> bool:
-        """True if the caller may."""
+        """True if the outcome is ALLOWED."""
         return self.outcome is Outcome.ALLOWED
 
 
 class OwnPolicy(Struct, frozen=True):
-    """A policy of the caller's: his own, or one of a group of his. ``name`` says which."""
+    """A policy of the caller: their own, or one of their groups'. ``name`` says which."""
 
     name: str
     policy: Policy
 
 
 Grants = Callable[[str], Sequence[GrantRecord]]
-"""Takes a principal's ARN and gives the grants that he has on the key; asked only if no policy allows."""
+"""Takes a principal's ARN and returns the principal's grants on the key; called only if no policy allows."""
 
 
 def no_grants(_: str) -> Sequence[GrantRecord]:
-    """Where there can be none."""
+    """Return no grants, for operations that no grant can allow."""
     return ()
 
 
 def decide(
     question: Question, key_policy: Policy | None, own: Sequence[OwnPolicy], grants_of: Grants = no_grants
 ) -> Decision:
-    """Answer a question. ``key_policy``: None where an operation is about no key."""
-    mine = _own_denial(question, own)
-    if mine is not None:
-        return mine
+    """Decide a question. ``key_policy``: None if the operation is not about a key."""
+    own_denial = _own_denial(question, own)
+    if own_denial is not None:
+        return own_denial
     if key_policy is None:
         return _by_own_policies(question, own) or _lacking(IDENTITY_BASED)
     denial = _key_denial(question, key_policy, own)
@@ -107,10 +107,10 @@ def _allowing(question: Question, key_policy: Policy, own: Sequence[OwnPolicy], 
 
 
 def decide_retiring(question: Question, key_policy: Policy, own: Sequence[OwnPolicy], grant: GrantRecord) -> Decision:
-    """Answer whether a grant may be retired: the grant itself says by whom, and a Deny counts as everywhere."""
-    mine = _own_denial(question, own)
-    if mine is not None:
-        return mine
+    """Decide whether a grant may be retired: the grant itself names by whom, and a Deny overrides as always."""
+    own_denial = _own_denial(question, own)
+    if own_denial is not None:
+        return own_denial
     denial = _key_denial(question, key_policy, own)
     if denial is not None:
         return denial
@@ -121,9 +121,9 @@ def decide_retiring(question: Question, key_policy: Policy, own: Sequence[OwnPol
 
 
 def keeps_control(question: Question, key_policy: Policy) -> bool:
-    """True if a new key policy lets the caller, or the account's own policies, change it again.
+    """Return True if a new key policy lets the caller, or the account's own policies, change it again.
 
-    ``question`` asks for kms:PutKeyPolicy.
+    ``question`` must be about kms:PutKeyPolicy.
     """
     if _first(key_policy.denies, question, _covers) is not None:
         return False
@@ -131,9 +131,9 @@ def keeps_control(question: Question, key_policy: Policy) -> bool:
 
 
 def asks_more(action: str, key_policy: Policy, own: Sequence[OwnPolicy]) -> bool:
-    """True if what policies say of an action may depend on more than who calls and for which key.
+    """Return True if the policies' decision on an action may depend on more than the caller and the key.
 
-    Grants are no part of it: they are asked only where no policy allows.
+    Grants are not considered: they matter only if no policy allows.
     """
     all_of_them = (key_policy, *(each.policy for each in own))
     return any(
@@ -144,7 +144,7 @@ def asks_more(action: str, key_policy: Policy, own: Sequence[OwnPolicy]) -> bool
 
 
 def refusal(question: Question, decision: Decision) -> AccessDeniedException:
-    """The error for a caller who may not, in AWS's words. It names nothing that the caller has not said himself."""
+    """Return the error for a refused caller, in AWS's words. It contains nothing that the caller has not named."""
     head = f"User: {question.identity.arn} is not authorized to perform: {question.action} on resource: "
     resource = question.shown or question.resource
     if decision.outcome is Outcome.EXPLICIT_DENY and decision.told:
@@ -171,8 +171,8 @@ def _key_denial(question: Question, key_policy: Policy, own: Sequence[OwnPolicy]
     statement = _first(key_policy.denies, question, _covers)
     if statement is None:
         return None
-    told = _by_own_policies(question, own) is not None
-    return Decision(Outcome.EXPLICIT_DENY, RESOURCE_BASED, KEY_POLICY, statement.name, told=told)
+    may_be_told = _by_own_policies(question, own) is not None
+    return Decision(Outcome.EXPLICIT_DENY, RESOURCE_BASED, KEY_POLICY, statement.name, told=may_be_told)
 
 
 def _by_own_policies(question: Question, own: Sequence[OwnPolicy]) -> Decision | None:

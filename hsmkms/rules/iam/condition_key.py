@@ -1,4 +1,4 @@
-"""What a condition key is: its name, what kind of value it has, and how that is read from a question."""
+"""Define condition keys: name, kind of value, and the function that reads the value from a question."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -10,9 +10,9 @@ from hsmkms.rules.iam.question import Question
 
 
 class Clash(Struct, frozen=True):
-    """Values where one is asked for: their keys differ in letter case only, which condition keys ignore.
+    """Several values in place of one: their keys differ only in letter case, which condition keys ignore.
 
-    Which of them counts cannot be said. So a Deny that asks for it holds, and an Allow only if all of them fit.
+    It is undefined which of them counts. So the condition of a Deny holds, and that of an Allow only if all values fit.
     """
 
     values: tuple[str, ...]
@@ -23,11 +23,11 @@ Reader = Callable[[Question], Value]
 
 
 class Kind(Enum):
-    """What a value is, which decides the operators that fit."""
+    """Kind of a value, which decides the operators that fit."""
 
     WORD = auto()
     FREE = auto()
-    """Text of somebody's own, such as the value of a tag: it may hold a number or a date as well."""
+    """User-defined text, such as the value of a tag: it may also contain a number or a date."""
     ARN = auto()
     BOOL = auto()
     NUMBER = auto()
@@ -36,7 +36,7 @@ class Kind(Enum):
 
 
 class ConditionKey(Struct, frozen=True):
-    """One condition key. ``several``: its value is a list. ``absent``: no request here ever has it."""
+    """A condition key. ``several``: its value is a list. ``absent``: no request to hsmkms ever has it."""
 
     name: str
     kind: Kind

@@ -1,7 +1,7 @@
-"""The condition keys of policies: what each is called, which operators fit it, and what its value is in a request.
+"""Define the condition keys of policies: name, kind, and value in a request.
 
-A value is worked out only when a statement asks for it. None means that the request has no such key. Several values
-are a list, which wants ForAnyValue or ForAllValues. Sources: AWS KMS Developer Guide, "Condition keys for AWS KMS"; IAM
+A value is computed only when a statement needs it. None means that the request has no such key. Several values are a
+list, which requires ForAnyValue or ForAllValues. Sources: AWS KMS Developer Guide, "Condition keys for AWS KMS"; IAM
 User Guide, "AWS global condition context keys".
 """
 
@@ -19,7 +19,7 @@ from hsmkms.rules.iam.condition_key import Clash, ConditionKey, Kind, Reader, Va
 from hsmkms.rules.iam.question import Question
 
 PrefixReader = Callable[[Question, str], Value]
-"""Takes a question, and what comes after the prefix: folded, where it is a key."""
+"""Takes a question, and the rest of the name after the prefix, folded."""
 
 _CRYPTOGRAPHY: Final = frozenset(
     {
@@ -37,9 +37,9 @@ _RE_ENCRYPT_SIDES: Final = {"kms:ReEncryptFrom": "source", "kms:ReEncryptTo": "d
 
 def find(name: str) -> ConditionKey:
     """Find the condition key of that name, in any letter case. MalformedPolicyDocumentException if there is none."""
-    found = _KEYS.get(name.lower())
-    if found is not None:
-        return found
+    key = _KEYS.get(name.lower())
+    if key is not None:
+        return key
     for prefix, (kind, reader) in _PREFIXES.items():
         if name.lower().startswith(prefix) and len(name) > len(prefix):
             return ConditionKey(name, kind, _bound(reader, folded(name[len(prefix) :])))
@@ -49,19 +49,19 @@ def find(name: str) -> ConditionKey:
 
 
 def encryption_context(question: Question) -> Mapping[str, str] | None:
-    """The encryption context of a request; for CreateGrant that of its constraints; None where there can be none."""
+    """Return a request's encryption context (for CreateGrant, its constraint's); None if it can have none."""
     request = question.request
     if question.operation is Operation.CREATE_GRANT:
         constraints = _member(request, "constraints")
         equals = _member(constraints, "encryption_context_equals")
-        found = equals if equals is not None else _member(constraints, "encryption_context_subset")
+        context = equals if equals is not None else _member(constraints, "encryption_context_subset")
     elif question.operation is Operation.RE_ENCRYPT:
-        found = _member(request, f"{_RE_ENCRYPT_SIDES[question.action]}_encryption_context")
+        context = _member(request, f"{_RE_ENCRYPT_SIDES[question.action]}_encryption_context")
     elif question.operation in _CRYPTOGRAPHY:
-        found = _member(request, "encryption_context")
+        context = _member(request, "encryption_context")
     else:
         return None
-    return found if found is not None else {}
+    return context if context is not None else {}
 
 
 # -- reading the request ----------------------------------------------------------------------------------------
@@ -76,25 +76,25 @@ def _bound(reader: PrefixReader, rest: str) -> Reader:
 
 
 def _request(name: str, *operations: Operation, default: Value = None) -> Reader:
-    """A member of the request, in these operations; ``default`` is what a request means that does not say."""
+    """Read a member of the request, in these operations; ``default`` applies if the request omits it."""
 
     def value(question: Question) -> Value:
         if question.operation not in operations:
             return None
-        found: Value = _member(question.request, name)
-        return default if found is None else found
+        member: Value = _member(question.request, name)
+        return default if member is None else member
 
     return value
 
 
 def _record(name: str) -> Reader:
-    """A property of the key; for a key that is about to be made, what the request says."""
+    """Read a property of the key; for a key about to be created, from the request."""
 
     def value(question: Question) -> Value:
         record = question.key.record if question.key is not None else question.new_key
         if record is not None:
-            found: Value = getattr(record, name)
-            return found
+            property_value: Value = getattr(record, name)
+            return property_value
         return _of_new_key(question).get(name) if question.operation is Operation.CREATE_KEY else None
 
     return value
@@ -114,7 +114,7 @@ def _of_new_key(question: Question) -> dict[str, Value]:
 
 
 def _multi_region_type(question: Question) -> Value:
-    """PRIMARY or REPLICA, of a multi-Region key."""
+    """Return PRIMARY or REPLICA for a multi-Region key, else None."""
     record = question.key.record if question.key is not None else question.new_key
     if record is None:
         return "PRIMARY" if _record("multi_region")(question) else None
@@ -124,7 +124,7 @@ def _multi_region_type(question: Question) -> Value:
 
 
 def _algorithm(question: Question) -> Value:
-    """SYMMETRIC_DEFAULT also where the request does not say, as the key can do nothing else."""
+    """Return the encryption algorithm; SYMMETRIC_DEFAULT if the request omits it, since no other has a default."""
     if question.operation not in _CRYPTOGRAPHY:
         return None
     side = _RE_ENCRYPT_SIDES.get(question.action)
@@ -142,7 +142,7 @@ def _context_keys(question: Question) -> Value:
 
 
 def _request_alias(question: Question) -> Value:
-    """The alias by which the request named the key, if it did so, as a name."""
+    """Return the alias name by which the request named the key, or None."""
     side = _RE_ENCRYPT_SIDES.get(question.action)
     named = _member(question.request, f"{side}_key_id" if side else "key_id")
     if not isinstance(named, str):
@@ -156,7 +156,7 @@ def _resource_aliases(question: Question) -> Value:
 
 
 def _same_key(question: Question) -> Value:
-    """True if ReEncrypt has the same key on both sides."""
+    """Return True if ReEncrypt has the same key on both sides."""
     if question.operation is not Operation.RE_ENCRYPT:
         return None
     if question.action == "kms:ReEncryptFrom":
@@ -207,9 +207,9 @@ def _resource_tag(question: Question, name: str) -> Value:
 
 
 def _under(pairs: Mapping[str, str], name: str) -> str | Clash | None:
-    """The value under a key, whose letter case does not matter. ``name``: the key, folded."""
-    found = tuple(value for key, value in pairs.items() if folded(key) == name)
-    return Clash(found) if len(found) > 1 else found[0] if found else None
+    """Return the value of a key, ignoring its letter case; a Clash if there are several. ``name``: the folded key."""
+    values = tuple(value for key, value in pairs.items() if folded(key) == name)
+    return Clash(values) if len(values) > 1 else values[0] if values else None
 
 
 _ENDING: Final = frozenset({Operation.DISABLE_KEY, Operation.SCHEDULE_KEY_DELETION})
@@ -300,7 +300,7 @@ _TABLE: Final = (
 )
 
 NAMES: Final = tuple(sorted((each.name for each in (*_TABLE, *ABSENT)), key=str.lower))
-"""Every condition key that has no name of its user's in it."""
+"""Every condition key except those with a user-defined part in the name."""
 
 _KEYS: Final = {each.name.lower(): each for each in (*_TABLE, *ABSENT)}
 

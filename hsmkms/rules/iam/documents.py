@@ -1,7 +1,7 @@
-"""Reading a policy document into what can be evaluated; what cannot be is refused, and nothing is passed over.
+"""Parse a policy document for evaluation; what cannot be evaluated is refused, and nothing is ignored.
 
 One exception is AWS's: an Allow of a key policy without Action or Resource has no effect. Another is for policies that
-were stored by an earlier version, which took words that have no effect: these are read as they were decided then.
+were stored by an earlier version, which accepted elements without effect: these are evaluated as they were then.
 
 Source: IAM User Guide, "Grammar of the IAM JSON policy language"; AWS KMS Developer Guide, "Key policies".
 """
@@ -32,10 +32,10 @@ ACTIONS: Final = frozenset(f"kms:{each}" for each in Operation if each is not Op
     "kms:ReEncryptFrom",
     "kms:ReEncryptTo",
 }
-"""Everything that is ever asked: a statement's actions are looked up among these when it is read."""
+"""All actions that are ever evaluated: a statement's actions are expanded to these when it is parsed."""
 
 _NAMED: Final = {each.lower(): each for each in (*ACTIONS, "kms:SynchronizeMultiRegionKey")}
-"""What a document may name: of the last one, which AWS asks of itself, nobody is ever asked."""
+"""Actions that a document may name; the last one, which AWS uses internally, is never evaluated."""
 
 _STATEMENT: Final = frozenset(
     {"Sid", "Effect", "Principal", "NotPrincipal", "Action", "NotAction", "Resource", "NotResource", "Condition"}
@@ -45,16 +45,16 @@ _match_sid: Final = re.compile(r"[A-Za-z0-9]*").fullmatch
 
 
 class PolicyKind(Enum):
-    """Whose policy it is: a key's, which names principals, or a user's or group's, which does not."""
+    """Kind of a policy: a key's, which names principals, or a user's or group's, which does not."""
 
     KEY = "key policy"
     IDENTITY = "policy"
 
 
 class Statement(Struct, frozen=True):
-    """One statement. ``name``: its Sid or its number. ``resource``: None for every one.
+    """One statement. ``name``: its Sid or its number. ``resource``: None for all resources.
 
-    ``notes``: a sentence for each part of it that no caller and no request here ever fits.
+    ``notes``: a sentence for each part of it that no caller or request of hsmkms can match.
     """
 
     name: str
@@ -64,18 +64,18 @@ class Statement(Struct, frozen=True):
     notes: tuple[str, ...] = ()
 
     def fits(self, question: Question) -> bool:
-        """True if resource and conditions hold; that the action does is known already."""
+        """Return True if resource and conditions match; the action was matched already."""
         if self.resource is not None and not self.resource(question.resource, question):
             return False
         return all(condition(question) for condition in self.conditions)
 
 
 class Policy(Struct, frozen=True):
-    """A policy document by action (``kms:Encrypt``). ``users``: the ARNs and unique ids that it names as principals.
+    """A policy's statements by action (``kms:Encrypt``). ``users``: the ARNs and unique ids of its user principals.
 
-    ``roles``: the roles of the account that it names, and sessions of such. ``without_effect``: a sentence for each
-    part of a stored policy that has no effect and could not be put. ``notes``: one for each that no caller and no
-    request here ever fits.
+    ``roles``: the account's roles that it names, and sessions of such. ``without_effect``: a sentence for each part of
+    a stored policy that has no effect and would be refused today. ``notes``: one for each part that no caller or
+    request of hsmkms can match.
     """
 
     denies: Mapping[str, tuple[Statement, ...]]
@@ -87,9 +87,9 @@ class Policy(Struct, frozen=True):
 
 
 def read(text: str, kind: PolicyKind, account: str, *, stored: bool = False) -> Policy:
-    """The policy of a document; MalformedPolicyDocumentException with a sentence for what cannot be evaluated.
+    """Parse a document; MalformedPolicyDocumentException with a sentence on what cannot be evaluated.
 
-    ``stored``: it was put already, so what has no effect is told in the policy instead of being refused.
+    ``stored``: it was accepted earlier, so parts without effect are listed in the policy instead of being refused.
     """
     document = decode(text)
     for name in document:
@@ -132,9 +132,10 @@ class _Reader:
             raise MalformedPolicyDocumentException(f"{self._place}: {exc}") from exc
 
     def policy(self) -> Policy:
-        """What was read."""
+        """Return the parsed policy."""
         allows, denies = (
-            {action: tuple(held) for action, held in self._by_effect[effect].items()} for effect in ("Allow", "Deny")
+            {action: tuple(parsed) for action, parsed in self._by_effect[effect].items()}
+            for effect in ("Allow", "Deny")
         )
         return Policy(
             denies=denies,
@@ -146,7 +147,7 @@ class _Reader:
         )
 
     def _no_effect(self, sentence: str) -> None:
-        """Refuse what has no effect, or tell it of a stored policy."""
+        """Refuse a part without effect; for a stored policy, record it instead."""
         if not self._stored:
             raise MalformedPolicyDocumentException(sentence)
         self._without_effect.append(f"{self._place}: {sentence}")
@@ -172,7 +173,7 @@ class _Reader:
         if deny and not actions and "NotAction" in statement:
             self._no_effect("a Deny whose NotAction names every action of KMS denies nothing: name fewer.")
         if not has_resource:
-            return  # AWS takes such an Allow of a key policy, and it has no effect
+            return  # AWS accepts such an Allow in a key policy, and it has no effect
         for action in actions:
             self._by_effect[effect].setdefault(action, []).append(read)
 
@@ -203,11 +204,11 @@ class _Reader:
             raise MalformedPolicyDocumentException("NotPrincipal goes with Effect Deny only: name whom you allow.")
         entries, services = _principal_entries(statement[given[0]])
         named = [_parsed(each, self._account) for each in entries if each != EVERYBODY]
-        found = gather(named, self._account, everybody=EVERYBODY in entries, services=services, inverted=inverted)
-        self._users |= found.users
+        principals = gather(named, self._account, everybody=EVERYBODY in entries, services=services, inverted=inverted)
+        self._users |= principals.users
         self._roles |= {each.text for each in named if each.form is Form.ROLE and each.must_exist(self._account)}
-        self._notes += [f"{self._place}: nobody calls here as {each}." for each in found.strangers]
-        return found
+        self._notes += [f"{self._place}: nobody calls here as {each}." for each in principals.strangers]
+        return principals
 
     def _actions(self, statement: dict[str, Any]) -> frozenset[str]:
         given = self._one_of(statement, "Action", "NotAction")
@@ -225,15 +226,15 @@ class _Reader:
         return named if name == "Action" else ACTIONS - named
 
     def _named_by(self, entry: str) -> list[str]:
-        """The actions that an entry matches: at least one if it is about kms."""
+        """Return the actions that an entry matches: at least one if it begins with kms."""
         match = like(Template.read(entry.lower(), variables=False))
-        found = [action for lowered, action in _NAMED.items() if match(lowered, _NOBODY)]
-        if not found and entry.lower().startswith("kms:"):
+        actions = [action for lowered, action in _NAMED.items() if match(lowered, _NOBODY)]
+        if not actions and entry.lower().startswith("kms:"):
             self._no_effect(f"{entry!r} is no action of KMS: {action_hint(entry.lower())}")
-        return found
+        return actions
 
     def _resource(self, statement: dict[str, Any], *, deny: bool) -> tuple[Matcher | None, bool]:
-        """What resources must match, and whether the statement names any."""
+        """Return the matcher of resources (None for all), and whether the statement names any."""
         given = self._one_of(statement, "Resource", "NotResource")
         if given is None:
             return None, False
@@ -259,7 +260,7 @@ class _Reader:
     def _conditions(self, block: object, *, deny: bool) -> tuple[Condition, ...]:
         if not isinstance(block, dict):
             raise MalformedPolicyDocumentException("Condition must be an object of operators.")
-        found: list[Condition] = []
+        conditions: list[Condition] = []
         for operator, lines in block.items():
             if not isinstance(lines, dict) or not lines:
                 raise MalformedPolicyDocumentException(f"{operator} must be an object of condition keys and values.")
@@ -272,11 +273,13 @@ class _Reader:
                 if key.absent:
                     frequency = "always" if policy_operators.holds_if_absent(operator, operands) else "never"
                     self._notes.append(f"{self._place}: no request here has {key.name}: {operator} {frequency} holds.")
-                found.append(policy_operators.condition(operator, key, operands, variables=self._variables, deny=deny))
-        return tuple(found)
+                conditions.append(
+                    policy_operators.condition(operator, key, operands, variables=self._variables, deny=deny)
+                )
+        return tuple(conditions)
 
     def _check_spellings(self, operator: str, names: list[str]) -> None:
-        """Refuse two spellings of one condition key under an operator: both would have to hold."""
+        """Refuse a condition key in two letter cases under one operator: both lines would have to hold."""
         folded = [each.lower() for each in names]
         twice = next((each for each in names if folded.count(each.lower()) > 1), None)
         if twice is not None:
@@ -284,18 +287,18 @@ class _Reader:
 
 
 _NOBODY: Final[Any] = None
-"""In place of a question, where nothing depends on it."""
+"""Passed in place of a question to matchers that do not use it."""
 
 
 def action_hint(entry: str, otherwise: str = "kms:*") -> str:
-    """What to write in the place of something that is no action; ``entry``: in lower case, with its prefix."""
+    """Suggest what to write instead of an unknown action; ``entry``: in lower case, with its prefix."""
     longer = sorted(each for each in _NAMED if each.startswith(entry))
     close = [_NAMED[each] for each in longer or get_close_matches(entry, _NAMED)][:2]
     return f"did you mean {' or '.join(close)}?" if close else f"write kms:Encrypt, or {otherwise}."
 
 
 def _principal_entries(named: object) -> tuple[list[str], list[str]]:
-    """Return what stands under AWS, or ``*`` for everybody, and the services of AWS."""
+    """Return the entries under AWS (or ``*`` for everybody) and those under Service."""
     if named == EVERYBODY:
         return [EVERYBODY], []
     if not isinstance(named, dict) or not named:
@@ -311,20 +314,20 @@ def _principal_entries(named: object) -> tuple[list[str], list[str]]:
 
 
 def _parsed(entry: str, account: str) -> Principal:
-    found = parse(entry)
-    if found is None and is_service(entry):
+    principal = parse(entry)
+    if principal is None and is_service(entry):
         raise MalformedPolicyDocumentException(f"{entry!r} is a principal of the kind Service, not AWS.")
-    if found is None:
+    if principal is None:
         raise MalformedPolicyDocumentException(
             f"{entry!r} is no principal: write the ARN of a user, arn:aws:iam::{account}:user/NAME, or of a role, "
             f"without wildcards; an account, {root_arn(account)}; or *."
         )
-    return found
+    return principal
 
 
-def _strings(held: object, name: str, *, scalars: bool = False) -> list[str]:
-    """A string or a list of strings; with ``scalars`` JSON's numbers and truth values count as their text."""
-    entries: list[Any] = held if isinstance(held, list) else [held]
+def _strings(value: object, name: str, *, scalars: bool = False) -> list[str]:
+    """Return a string or list of strings as a list; with ``scalars``, numbers and booleans become their text."""
+    entries: list[Any] = value if isinstance(value, list) else [value]
     if scalars:
         entries = [_SCALARS.get(type(each), _as_it_is)(each) for each in entries]
     if not entries or not all(isinstance(each, str) for each in entries):

@@ -1,4 +1,4 @@
-"""The grant token: the name of a grant that nobody can make up, for its holder an opaque string.
+"""Encode and parse grant tokens: unforgeable names of grants, opaque to their holders.
 
 Its form is the base64url of ``signed_claims``. A token gives no right of its own: it is the grantee who may use a
 grant.
@@ -19,7 +19,7 @@ INVALID: Final = (
 
 
 class Claims(Struct, frozen=True, array_like=True):
-    """Which grant, on which key in which region; ``nonce`` makes each token another text."""
+    """The grant, its key and region; ``nonce`` makes each token unique."""
 
     grant_id: str
     key_id: str
@@ -34,18 +34,18 @@ read: Final = _FORM.read
 
 
 def encode(signed: bytes, mac: bytes) -> str:
-    """The token."""
+    """Return the grant token."""
     return base64.urlsafe_b64encode(signed + mac).decode("ascii")
 
 
 def split(token: str) -> tuple[bytes, bytes]:
-    """The part that was signed, and its MAC. InvalidGrantTokenException if it cannot be one of ours."""
+    """Return the signed part and its MAC. InvalidGrantTokenException if the format is not hsmkms's."""
     try:
         data = base64.urlsafe_b64decode(token)
     except ValueError as exc:
         raise InvalidGrantTokenException(INVALID) from exc
     signed, mac = _FORM.split(data)
-    # Only the exact text that encode gives is taken: base64 decoders pass over what does not belong there.
+    # Accept only the exact output of encode: base64 decoders ignore invalid characters.
     if encode(signed, mac) != token:
         raise InvalidGrantTokenException(INVALID)
     return signed, mac

@@ -1,4 +1,4 @@
-"""Grants: what one may hold, and which request it allows.
+"""Check new grants, and decide which requests a grant allows.
 
 A grant allows and never denies. Source: AWS KMS Developer Guide, "Grants in AWS KMS"; API Reference, CreateGrant.
 """
@@ -42,34 +42,34 @@ OPERATIONS: Final[Mapping[KeyUsage, frozenset[GrantOperation]]] = {
     KeyUsage.KEY_AGREEMENT: _ALWAYS | _PUBLIC | {_G.DERIVE_SHARED_SECRET},
     KeyUsage.ENCAPSULATE_DECAPSULATE: _ALWAYS | _PUBLIC | {_G.ENCAPSULATE, _G.DECAPSULATE},
 }
-"""Which operations a grant on a key of that usage can hold; symmetric keys have data keys besides."""
+"""Operations that a grant on a key of that usage can contain; symmetric keys also allow those on data keys."""
 
 _WITHOUT_CONTEXT: Final = frozenset({"kms:DescribeKey", "kms:RetireGrant"})
-"""What the constraints of a grant do not limit."""
+"""Actions that a grant's constraints do not limit."""
 
 
 Pairs = Mapping[str, Sequence[str]]
-"""Pairs of an encryption context by their keys, folded: letter case counts in values alone. With all values of keys
-that differ in letter case only, so that one of them cannot stand in for another."""
+"""Values of an encryption context by folded key: letter case is significant only in values. Keys that differ only in
+letter case have all their values here, so that none of them can replace another."""
 
 
 class Narrowing(Struct, frozen=True):
-    """What limits a grant by the encryption context: all of it, and some pairs of it."""
+    """Constraints of a grant on the encryption context: the whole context, and pairs that it must contain."""
 
     equals: Pairs | None
     subset: Pairs | None
 
 
 def possible(key: KeyRecord) -> frozenset[GrantOperation]:
-    """The operations that a grant on the key can hold."""
-    found = OPERATIONS[key.usage]
+    """Return the operations that a grant on the key can contain."""
+    operations = OPERATIONS[key.usage]
     if key.usage is KeyUsage.ENCRYPT_DECRYPT:
-        found |= _DATA_KEYS if key.spec is KeySpec.SYMMETRIC_DEFAULT else _PUBLIC
-    return found
+        operations |= _DATA_KEYS if key.spec is KeySpec.SYMMETRIC_DEFAULT else _PUBLIC
+    return operations
 
 
 def check_new(request: CreateGrantRequest, key: KeyRecord) -> None:
-    """Raise ValidationException if no grant on the key can be like this."""
+    """Raise ValidationException if the requested grant is impossible on the key."""
     if not request.operations:
         raise ValidationException("Operations must name at least one operation.")
     _check_principals(request)
@@ -82,7 +82,7 @@ def check_new(request: CreateGrantRequest, key: KeyRecord) -> None:
 
 
 def _check_principals(request: CreateGrantRequest) -> None:
-    """Raise unless one grantee is named, at most one who retires, and for a service what it may act for."""
+    """Raise unless there is one grantee and at most one retiring principal; a service needs a SourceArn as well."""
     service = request.grantee_service_principal is not None
     if service is (request.grantee_principal is not None):
         raise ValidationException(
@@ -107,12 +107,12 @@ def _services(request: CreateGrantRequest) -> list[str]:
 
 
 def grantee(request: CreateGrantRequest) -> str:
-    """Return the grantee that a request names: the ARN of a principal, or the name of a service."""
+    """Return the requested grantee: the ARN of a principal, or the name of a service."""
     return request.grantee_principal or request.grantee_service_principal or ""
 
 
 def retiring(request: CreateGrantRequest) -> str | None:
-    """Return who may retire the grant that is asked for, named in the same way."""
+    """Return the requested retiring principal, in the same form, or None."""
     return request.retiring_principal or request.retiring_service_principal
 
 
@@ -138,13 +138,13 @@ def _check_constraints(request: CreateGrantRequest, key: KeyRecord) -> None:
 
 
 def check_room(count: int, key: KeyRecord) -> None:
-    """Raise LimitExceededException if the key has as many grants as it can have."""
+    """Raise LimitExceededException if the key has the maximum number of grants."""
     if count >= MAX_GRANTS_PER_KEY:
         raise LimitExceededException(f"{key.arn} has {count} grants, the most that a key can have.")
 
 
 def same(grant: GrantRecord, request: CreateGrantRequest) -> bool:
-    """True if the request asks for what the grant is: with a Name it is then not made a second time."""
+    """Return True if the grant is what the request asks for: with a Name it is then not created again."""
     wanted = request.constraints or GrantConstraints()
     limits = (grant.context_equals, grant.context_subset, grant.source_arn)
     return (grant.grantee, grant.retiring, set(grant.operations), limits) == (
@@ -156,14 +156,14 @@ def same(grant: GrantRecord, request: CreateGrantRequest) -> bool:
 
 
 def fitting(grants: Sequence[GrantRecord], question: Question) -> GrantRecord | None:
-    """The first grant of the caller's that allows what is asked."""
+    """Return the first of the caller's grants that allows the question, or None."""
     return next((each for each in grants if allows(each, question)), None)
 
 
 def allows(grant: GrantRecord, question: Question) -> bool:
-    """True if a grant, whose grantee asks, holds the operation and its constraints fit the request.
+    """Return True if a grant of the caller contains the operation and its constraints fit the request.
 
-    Nobody asks here on behalf of a resource of AWS, so a grant with a SourceArn allows nothing.
+    No request to hsmkms is made on behalf of an AWS resource, so a grant with a SourceArn allows nothing.
     """
     if grant.source_arn is not None or question.action.removeprefix("kms:") not in grant.operations:
         return False
@@ -181,9 +181,9 @@ def allows(grant: GrantRecord, question: Question) -> bool:
 
 
 def may_retire(grant: GrantRecord, question: Question, *, account_allows: bool) -> bool:
-    """True if the caller may retire the grant: the account that issued it, and whom it names for that.
+    """Return True if the caller may retire the grant: the account that issued it, and the principals that it names.
 
-    ``account_allows``: a policy of the caller's allows kms:RetireGrant, which counts where the account itself is the
+    ``account_allows``: a policy of the caller allows kms:RetireGrant, which counts if the account itself is the
     retiring principal.
     """
     arn = question.identity.arn
@@ -193,7 +193,7 @@ def may_retire(grant: GrantRecord, question: Question, *, account_allows: bool) 
 
 
 def _narrower(request: CreateGrantRequest, parent: GrantRecord) -> bool:
-    """True if the child that is asked for holds no more than its parent."""
+    """Return True if the requested child grant allows no more than its parent."""
     return set(request.operations) <= set(parent.operations) and _stricter(_wanted(request), _limits(parent))
 
 
@@ -203,7 +203,7 @@ def _stricter(child: Narrowing, parent: Narrowing) -> bool:
     if parent.subset is None:
         return True
     pairs = parent.subset.items()
-    return any(held is not None and pairs <= held.items() for held in (child.equals, child.subset))
+    return any(context is not None and pairs <= context.items() for context in (child.equals, child.subset))
 
 
 def _limits(grant: GrantRecord) -> Narrowing:

@@ -1,7 +1,7 @@
-"""Keys of services: ``alias/aws/NAME``.
+"""Rules for service-managed keys: ``alias/aws/NAME``.
 
-They belong to the account and to nobody in it: everybody uses them through their alias, and nobody manages them. AWS
-does this by a key policy that no user can change, so what a user may not do is an AccessDeniedException.
+Every principal of the account may use them through their alias, and none may manage them. AWS does this by a key policy
+that no user can change, so a forbidden operation is an AccessDeniedException.
 Source: AWS KMS Developer Guide, "AWS managed keys".
 """
 
@@ -35,27 +35,27 @@ USABLE: Final = frozenset(
         Operation.RE_ENCRYPT,
     }
 )
-"""What users may do with a key of a service."""
+"""Operations that users may call on a service-managed key."""
 
 
 EVERY: Final = "*"
-"""Among the configured services: every name has a key, as in an account of AWS."""
+"""Wildcard in the configured services: every service name has a key, as in an AWS account."""
 
 _match_service: Final = re.compile(r"[a-z][a-z0-9-]{0,99}").fullmatch
 
 
 def alias_of(service: str) -> str:
-    """The alias of a service's key."""
+    """Return the alias of a service's key."""
     return RESERVED_PREFIX + service
 
 
 def service_of(alias_name: str) -> str | None:
-    """The service that an alias belongs to, or None for one of a user's."""
+    """Return the service that an alias belongs to, or None for a user's alias."""
     return alias_name.removeprefix(RESERVED_PREFIX) if alias_name.startswith(RESERVED_PREFIX) else None
 
 
 def has_key(alias_name: str, services: Collection[str]) -> bool:
-    """True if an alias belongs to a service that has a key, made at its first use. ``services``: as configured."""
+    """Return True if an alias belongs to a service with a key, created at first use. ``services``: as configured."""
     service = service_of(alias_name)
     if service is None:
         return False
@@ -63,13 +63,13 @@ def has_key(alias_name: str, services: Collection[str]) -> bool:
 
 
 def check_use(operation: Operation, key: KeyRecord, caller: Caller) -> None:
-    """Raise AccessDeniedException for the management of a service's key."""
+    """Raise AccessDeniedException for operations that manage a service's key."""
     if key.manager is KeyManager.AWS and operation not in USABLE:
         raise denied(operation, key.arn, caller)
 
 
 def denied(operation: Operation, arn: str, caller: Caller) -> AccessDeniedException:
-    """The error for whoever tries to manage a service's key or its alias."""
+    """Return the error for an attempt to manage a service's key or its alias."""
     return AccessDeniedException(
         f"User: {caller.principal} is not authorized to perform: kms:{operation} on resource: {arn}: it belongs to a "
         "service, and only hsmkms itself manages it. For a key of your own use create-key."

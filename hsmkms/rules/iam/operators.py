@@ -1,7 +1,7 @@
-"""The condition operators of IAM's policy language.
+"""Evaluate the condition operators of IAM's policy language.
 
-A condition holds if, for one of its operands, the operator fits the value that the request has for the condition key;
-of a negated operator none may fit. Source: IAM User Guide, "IAM JSON policy elements: Condition operators" and
+A condition holds if the operator matches the request's value of the condition key with one of its operands; a negated
+operator must match with none. Source: IAM User Guide, "IAM JSON policy elements: Condition operators" and
 "Multivalued context keys".
 """
 
@@ -30,18 +30,18 @@ from hsmkms.rules.iam.question import Question
 
 Condition = Callable[[Question], bool]
 Test = Callable[[Any, Question], bool]
-"""Takes one value of a condition key and tells whether an operand fits it."""
+"""Takes one value of a condition key; returns whether it matches the operand."""
 
 IF_EXISTS: Final = "IfExists"
 FOR_ANY: Final = "ForAnyValue:"
 FOR_ALL: Final = "ForAllValues:"
 
 LONGEST_SCALAR: Final = 128
-"""Characters of a number, a date or an address: what is longer is none, and would be read anew for each operand."""
+"""Limit in characters for a number, date or address; longer text is not parsed, which would repeat per operand."""
 
 
 class Family(Enum):
-    """What an operator compares."""
+    """Type of value that an operator compares."""
 
     STRING = auto()
     ARN = auto()
@@ -61,11 +61,11 @@ FITTING: Final[Mapping[Kind, frozenset[Family]]] = {
     Kind.DATE: frozenset({Family.STRING, Family.DATE, Family.NUMERIC}),
     Kind.ADDRESS: frozenset({Family.STRING, Family.ADDRESS}),
 }
-"""Which operators can be asked of which condition keys: another one would never be true, or always."""
+"""Operator families allowed for each kind of condition key: others would be always true or never."""
 
 
 class Operator(Struct, frozen=True):
-    """One operator: ``prepare`` makes the test of an operand."""
+    """One operator: ``prepare`` returns the test for an operand."""
 
     family: Family
     negated: bool
@@ -88,7 +88,7 @@ def _arn(operand: str, variables: bool) -> Test:  # noqa: FBT001 - see Operator
 
 
 def _ordered(read: Callable[[Any], Any], compare: Callable[[Any, Any], bool], what: str) -> Callable[[str, bool], Test]:
-    """An operator on what has an order: ``read`` gives None for what it cannot read."""
+    """Build an operator on ordered values: ``read`` returns None for text that it cannot parse."""
 
     def prepare(operand: str, _: bool) -> Test:  # noqa: FBT001 - see Operator
         wanted = read(operand)
@@ -96,8 +96,8 @@ def _ordered(read: Callable[[Any], Any], compare: Callable[[Any, Any], bool], wh
             raise MalformedPolicyDocumentException(f"{operand!r} is no {what}.")
 
         def test(value: Any, _: Question) -> bool:  # noqa: ANN401 - see Test
-            held = read(value)
-            return held is not None and compare(held, wanted)
+            actual = read(value)
+            return actual is not None and compare(actual, wanted)
 
         return test
 
@@ -116,7 +116,7 @@ def _number(value: Any) -> Decimal | None:  # noqa: ANN401 - an operand or a val
 
 
 def _date(value: Any) -> datetime | None:  # noqa: ANN401 - an operand or a value
-    """ISO 8601, which means UTC where it names no zone, or seconds since 1970."""
+    """Parse ISO 8601 (UTC if it has no time zone), or seconds since 1970; None if it is neither."""
     if isinstance(value, datetime):
         return value
     text = str(value)
@@ -146,10 +146,10 @@ def _address(value: Any) -> IPv4Address | IPv6Address | None:  # noqa: ANN401 - 
     if len(value) > LONGEST_SCALAR:
         return None
     try:
-        found = ip_address(value)
+        address = ip_address(value)
     except ValueError:
         return None
-    return (found.ipv4_mapped or found) if isinstance(found, IPv6Address) else found
+    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
 
 
 def _network(operand: str, _: bool) -> Test:  # noqa: FBT001 - see Operator
@@ -173,15 +173,15 @@ def _text(value: Any) -> str:  # noqa: ANN401 - any value
     return str(value)
 
 
-def _same(held: object, wanted: object) -> bool:
-    return held == wanted
+def _same(actual: object, wanted: object) -> bool:
+    return actual == wanted
 
 
 _ORDERS: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
-    "LessThan": lambda held, wanted: held < wanted,
-    "LessThanEquals": lambda held, wanted: held <= wanted,
-    "GreaterThan": lambda held, wanted: held > wanted,
-    "GreaterThanEquals": lambda held, wanted: held >= wanted,
+    "LessThan": lambda actual, wanted: actual < wanted,
+    "LessThanEquals": lambda actual, wanted: actual <= wanted,
+    "GreaterThan": lambda actual, wanted: actual > wanted,
+    "GreaterThanEquals": lambda actual, wanted: actual >= wanted,
 }
 
 
@@ -218,9 +218,9 @@ NULL: Final = "Null"
 
 
 def condition(operator: str, key: ConditionKey, operands: list[str], *, variables: bool, deny: bool) -> Condition:
-    """One line of a Condition block, of a Deny or an Allow.
+    """Build the evaluation of one line of a Condition block, of a Deny or an Allow.
 
-    MalformedPolicyDocumentException for what cannot be evaluated.
+    MalformedPolicyDocumentException if it cannot be evaluated.
     """
     if operator == NULL:
         return _null(key, operands, deny=deny)
@@ -242,10 +242,11 @@ def condition(operator: str, key: ConditionKey, operands: list[str], *, variable
 
 
 def holds_if_absent(operator: str, operands: list[str]) -> bool:
-    """Return True if a line holds where the request does not have its key.
+    """Return True if a line holds for a request without its key.
 
-    IAM asks for the quantifier first: of no values none fits, whatever IfExists says, and all do. Source: IAM User
-    Guide, "Condition operators", "...IfExists" and "Set operators for multivalued context keys".
+    IAM evaluates the quantifier first: without values ForAnyValue fails, whatever IfExists says, and ForAllValues
+    holds. Source: IAM User Guide, "Condition operators", "...IfExists" and "Set operators for multivalued context
+    keys".
     """
     if operator == NULL:
         return True in map(_bool, operands)
@@ -256,7 +257,7 @@ def holds_if_absent(operator: str, operands: list[str]) -> bool:
 
 
 def _parts(operator: str) -> tuple[str | None, Operator | None]:
-    """The quantifier of an operator, and the operator itself; None for what is none."""
+    """Split an operator into its quantifier, if any, and the operator itself (None if it is unknown)."""
     quantifier = next((each for each in (FOR_ANY, FOR_ALL) if operator.startswith(each)), None)
     return quantifier, OPERATORS.get(operator.removeprefix(quantifier or "").removesuffix(IF_EXISTS))
 
@@ -270,7 +271,7 @@ def _quantified(
     every: bool,
     deny: bool,
 ) -> Condition:
-    """``missing``: what holds where the request has no such key. ``every``: all values must hold, not only one."""
+    """Build a condition. ``missing``: its value without the key. ``every``: all values must match, not only one."""
     negated = operator.negated
 
     def holds(value: Any, question: Question) -> bool:  # noqa: ANN401 - one value
@@ -291,7 +292,7 @@ def _quantified(
 
 
 def _settled(holds: Condition, *, deny: bool) -> Condition:
-    """A condition whose variables may be ambiguous: then that of a Deny holds, and that of an Allow does not."""
+    """Wrap a condition with variables: if one is ambiguous, the condition holds for a Deny and fails for an Allow."""
 
     def evaluate(question: Question) -> bool:
         try:

@@ -1,8 +1,8 @@
-"""Texts of policies that stand for many: wildcards, ARN patterns and policy variables.
+"""Match the patterns of policies: wildcards, ARN patterns and policy variables.
 
-``*`` is any number of characters and ``?`` is one. In documents of version 2012-10-17 ``${aws:username}`` is the value
-of a condition key, with a default as ``${aws:username, 'nobody'}``, and ``${*}``, ``${?}``, ``${$}`` are these
-characters themselves. Source: IAM User Guide, "Policy variables" and "Condition operators".
+``*`` matches any number of characters and ``?`` one. In documents of version 2012-10-17 ``${aws:username}`` is the
+value of a condition key, with a default as in ``${aws:username, 'nobody'}``, and ``${*}``, ``${?}``, ``${$}`` are these
+literal characters. Source: IAM User Guide, "Policy variables" and "Condition operators".
 """
 
 import re
@@ -17,7 +17,7 @@ from hsmkms.rules.iam.condition_key import Clash, ConditionKey
 from hsmkms.rules.iam.question import Question
 
 Matcher = Callable[[str, Question], bool]
-"""Takes a text and the question in which policy variables get their values."""
+"""Takes a text and the question from which policy variables get their values."""
 
 _ARN_PARTS: Final = 6
 _named: Final = re.compile(r"\s*([^,\s]+)\s*(?:,\s*'([^']*)'\s*)?").fullmatch
@@ -25,34 +25,34 @@ _ITSELF: Final = frozenset("*?$")
 
 
 class AmbiguousVariableError(Exception):
-    """A policy variable stands for a Clash: several values, of which one cannot be chosen."""
+    """The value of a policy variable is a Clash: several values, none of which can be chosen."""
 
 
 class _Plain(Struct, frozen=True):
-    """Characters that mean themselves."""
+    """Literal characters."""
 
     text: str
 
 
 class _Variable(Struct, frozen=True):
-    """The value of a condition key, or the default."""
+    """A policy variable: the value of a condition key, or the default."""
 
     key: ConditionKey
     default: str | None
 
 
 _Part = str | _Plain | _Variable
-"""A bare string may have wildcards."""
+"""A plain string may contain wildcards."""
 
 
 class Template(Struct, frozen=True):
-    """A text of a policy, cut into what it is made of."""
+    """A text of a policy, split into text, literals and variables."""
 
     parts: tuple[_Part, ...]
 
     @classmethod
     def read(cls, text: str, *, variables: bool) -> "Template":
-        """Cut a text. MalformedPolicyDocumentException for a variable that hsmkms cannot evaluate."""
+        """Split a text. MalformedPolicyDocumentException for a variable that hsmkms cannot evaluate."""
         if not variables:
             return cls((text,))
         pieces = _cut(text)
@@ -63,11 +63,11 @@ class Template(Struct, frozen=True):
 
     @property
     def fixed(self) -> bool:
-        """True if it is the same in every request."""
+        """True if it has no variables."""
         return not any(isinstance(each, _Variable) for each in self.parts)
 
     def text(self, question: Question | None = None) -> str | None:
-        """The text, in which wildcards mean themselves; None if a variable has no value."""
+        """Return the text with variables replaced and wildcards as literals; None if a variable has no value."""
         pieces: list[str] = []
         for each in self.parts:
             value = _value(each, question)
@@ -77,7 +77,7 @@ class Template(Struct, frozen=True):
         return "".join(pieces)
 
     def expression(self, question: Question | None = None) -> str | None:
-        """The regular expression that it stands for; None if a variable has no value."""
+        """Return the equivalent regular expression; None if a variable has no value."""
         pieces = [""]
         for each in self.parts:
             value = _value(each, question)
@@ -90,7 +90,7 @@ class Template(Struct, frozen=True):
 
 
 def equal_to(template: Template) -> Matcher:
-    """Matches the very same text."""
+    """Return a matcher of exactly this text."""
     if template.fixed:
         text = template.text()
         return lambda value, _: value == text
@@ -98,7 +98,7 @@ def equal_to(template: Template) -> Matcher:
 
 
 def equal_ignoring_case(template: Template) -> Matcher:
-    """Matches the same text in any letter case."""
+    """Return a matcher of this text in any letter case."""
     if template.fixed:
         text = (template.text() or "").lower()
         return lambda value, _: value.lower() == text
@@ -111,7 +111,7 @@ def equal_ignoring_case(template: Template) -> Matcher:
 
 
 def like(template: Template) -> Matcher:
-    """Matches what the wildcards stand for."""
+    """Return a matcher with wildcards."""
     if template.fixed:
         fullmatch = _compiled(template.expression() or "").fullmatch
         return lambda value, _: fullmatch(value) is not None
@@ -124,9 +124,9 @@ def like(template: Template) -> Matcher:
 
 
 def arn_like(text: str, *, variables: bool) -> Matcher:
-    """Matches ARNs part by part, so that a wildcard does not reach beyond a colon but in the last part.
+    """Return a matcher of ARNs part by part, so that wildcards do not match colons except in the last part.
 
-    MalformedPolicyDocumentException for what is neither an ARN nor ``*``.
+    MalformedPolicyDocumentException if the text is neither an ARN nor ``*``.
     """
     if text == "*":
         return lambda _, __: True
@@ -145,7 +145,7 @@ def arn_like(text: str, *, variables: bool) -> Matcher:
 
 
 def settled(match: Matcher, *, deny: bool) -> Matcher:
-    """Match like ``match``; where a variable is ambiguous, what a Deny names fits, and what an Allow names does not."""
+    """Wrap a matcher: if a variable is ambiguous, it matches for a Deny and does not match for an Allow."""
 
     def decided(value: str, question: Question) -> bool:
         try:
@@ -157,24 +157,24 @@ def settled(match: Matcher, *, deny: bool) -> Matcher:
 
 
 def any_of(matchers: Sequence[Matcher]) -> Matcher:
-    """Matches what one of them matches."""
+    """Return a matcher of everything that one of the matchers matches."""
     if len(matchers) == 1:
         return matchers[0]
     return lambda value, question: any(each(value, question) for each in matchers)
 
 
 def _split(text: str) -> list[str]:
-    """The parts of an ARN pattern; a colon inside a variable divides nothing."""
+    """Split an ARN pattern at its colons, except those inside variables."""
     pieces = _cut(text)
     pieces[1::2] = [f"${{{each}}}".replace(":", "\0") for each in pieces[1::2]]
     return [each.replace("\0", ":") for each in "".join(pieces).split(":", _ARN_PARTS - 1)]
 
 
 def _cut(text: str) -> list[str]:
-    """What stands outside of policy variables and inside, in turn: every second piece is what a variable names.
+    """Split a text into pieces outside and inside of policy variables, alternately; inside ones are at odd indexes.
 
-    No character is looked at more than twice. A regular expression would look at all that follows again and again,
-    where many variables begin and none ends.
+    It runs in linear time. A regular expression would take quadratic time for text in which many variables begin and
+    none ends.
     """
     pieces, done = list[str](), 0
     while (begins := text.find("${", done)) >= 0 and (ends := text.find("}", begins)) >= 0:
@@ -211,12 +211,12 @@ def _value(part: _Part, question: Question | None) -> str | None:
 
 
 def _one_wild(text: str) -> str:
-    """The regular expression of a text without stars."""
+    """Return the regular expression of a text without stars."""
     return ".".join(map(re.escape, text.split("?")))
 
 
 def _expression(pieces: Sequence[str]) -> str:
-    """The pieces with anything between them. What was found once is kept, so that no text takes long to refuse."""
+    """Join the pieces with "anything" between them; atomic groups avoid backtracking, so that refusals are fast."""
     first, *others = pieces
     if not others:
         return first

@@ -1,4 +1,4 @@
-"""Key policies as texts: the default one, that of services' keys, and what can be put at all.
+"""Build and parse policy texts: the default key policy, that of services' keys, and policies to be put.
 
 Source: AWS KMS Developer Guide, "Key policies in AWS KMS" and "Default key policy".
 """
@@ -15,11 +15,11 @@ MAX_BYTES: Final = 32_768
 MAX_OWN_CHARACTERS: Final = 10_240
 NAME: Final = "default"
 NOTHING: Final = '{"Version":"2012-10-17","Statement":{"Effect":"Deny","Action":"*","Resource":"*"}}'
-"""A policy of a user's that denies everything."""
+"""A user's policy that denies everything."""
 
 
 def default_policy(account: str) -> str:
-    """The policy of a key that was made without one: it lets the account's own policies decide."""
+    """Return the policy of a key created without one: it lets the account's own policies decide."""
     return _document(
         "key-default-1",
         {
@@ -33,7 +33,7 @@ def default_policy(account: str) -> str:
 
 
 def service_policy(account: str) -> str:
-    """The policy of a service's key, which nobody can change: everybody in the account uses it."""
+    """Return the unchangeable policy of a service's key: every principal of the account may use it."""
     return _document(
         "auto-service-1",
         {
@@ -55,7 +55,7 @@ def service_policy(account: str) -> str:
 
 
 def read_key_policy(text: str, account: str) -> Policy:
-    """A key policy that can be put. LimitExceededException if it is too long, MalformedPolicyDocumentException."""
+    """Parse a new key policy. LimitExceededException if it is too long, or MalformedPolicyDocumentException."""
     data = text.encode("utf-8", "surrogatepass")
     if len(data) > MAX_BYTES:
         raise LimitExceededException(f"The key policy is {len(data)} bytes long; at most {MAX_BYTES} are possible.")
@@ -63,7 +63,7 @@ def read_key_policy(text: str, account: str) -> Policy:
 
 
 def read_own_policy(text: str, account: str) -> Policy:
-    """A policy of a user or group that can be put. Raises the same."""
+    """Parse a new policy of a user or group. LimitExceededException or MalformedPolicyDocumentException."""
     if len(text) > MAX_OWN_CHARACTERS:
         raise LimitExceededException(
             f"The policy is {len(text)} characters long; at most {MAX_OWN_CHARACTERS} are possible."
@@ -72,17 +72,17 @@ def read_own_policy(text: str, account: str) -> Policy:
 
 
 def stored_key_policy(text: str, account: str) -> Policy:
-    """A key policy that was put, perhaps by a version that took more. MalformedPolicyDocumentException."""
+    """Parse a stored key policy, perhaps of a version that accepted more. MalformedPolicyDocumentException."""
     return policy_documents.read(text, PolicyKind.KEY, account, stored=True)
 
 
 def stored_own_policy(text: str, account: str) -> Policy:
-    """The same for a policy of a user or group."""
+    """Parse a stored policy of a user or group, perhaps of a version that accepted more."""
     return policy_documents.read(text, PolicyKind.IDENTITY, account, stored=True)
 
 
 def unreadable(account: str) -> Policy:
-    """In place of a stored policy that this version cannot evaluate: the account's root can put another one."""
+    """Return the replacement of a stored policy that this version cannot evaluate: only the root has access."""
     statement = {
         "Effect": "Allow",
         "Principal": {"AWS": root_arn(account)},

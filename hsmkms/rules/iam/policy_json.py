@@ -1,7 +1,7 @@
-"""The JSON of policy documents: decoding, and replacing a principal.
+"""Decode the JSON of policy documents, and replace principals in them.
 
-Policies are compared and rewritten as decoded documents, never as text: a name can stand in JSON with escapes, which
-change nothing. Source: RFC 8259, sections 7 and 8.3.
+Policies are compared and rewritten as decoded documents, never as text: a name can be written in JSON with escapes
+without changing. Source: RFC 8259, sections 7 and 8.3.
 """
 
 import json
@@ -32,24 +32,24 @@ def decode(text: str) -> dict[str, Any]:
 
 
 def without_mark(text: str) -> str:
-    """Leave out the byte order mark that some editors put before UTF-8 text."""
+    """Remove the byte order mark that some editors put before UTF-8 text."""
     return text.removeprefix(BYTE_ORDER_MARK)
 
 
 def statements(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the statements of a document; one may stand there without a list."""
-    found = document.get("Statement")
-    held = [found] if isinstance(found, dict) else found
-    if not isinstance(held, list) or not held or not all(isinstance(each, dict) for each in held):
+    """Return the statements of a document; a single one need not be in a list."""
+    element = document.get("Statement")
+    listed = [element] if isinstance(element, dict) else element
+    if not isinstance(listed, list) or not listed or not all(isinstance(each, dict) for each in listed):
         raise malformed("Statement must be an object, or a list of at least one.")
-    return held
+    return listed
 
 
 def replace_principal(text: str, principal: str, replacement: str, *, denied: bool = True) -> str | None:
     """Replace a principal in a key policy; None if the policy does not name it as one.
 
-    ``denied``: also where it is the Principal of a Deny. What is no valid JSON names nobody. Elements that are not
-    understood stay as they are.
+    ``denied``: also replace it as the Principal of a Deny. Invalid JSON counts as naming no principal. Unknown elements
+    stay as they are.
     """
     try:
         document = decode(text)
@@ -57,8 +57,8 @@ def replace_principal(text: str, principal: str, replacement: str, *, denied: bo
         return None
     replaced = False
     for named in _principals(document, denied=denied):
-        for kind, held in named.items():
-            entries = held if isinstance(held, list) else [held]
+        for kind, value in named.items():
+            entries = value if isinstance(value, list) else [value]
             if principal in entries:
                 replaced = True
                 named[kind] = [replacement if each == principal else each for each in entries]
@@ -66,14 +66,14 @@ def replace_principal(text: str, principal: str, replacement: str, *, denied: bo
 
 
 def malformed(sentence: str) -> MalformedPolicyDocumentException:
-    """Make the error for a document as a whole."""
+    """Return the error for a document as a whole."""
     return MalformedPolicyDocumentException(f"The policy cannot be used: {sentence}")
 
 
 def _principals(document: dict[str, Any], *, denied: bool) -> Iterator[dict[str, Any]]:
-    """The objects under Principal and NotPrincipal, wherever a statement can stand; without those whom a Deny means."""
-    found = document.get("Statement")
-    for statement in found if isinstance(found, list) else [found]:
+    """Yield the objects under Principal and NotPrincipal of all statements; a Deny's Principal only if ``denied``."""
+    element = document.get("Statement")
+    for statement in element if isinstance(element, list) else [element]:
         if isinstance(statement, dict):
             elements = _PRINCIPALS if denied or statement.get("Effect") != "Deny" else (_SPARED,)
             yield from (named for each in elements if isinstance(named := statement.get(each), dict))
@@ -84,17 +84,17 @@ def _encode(document: dict[str, Any]) -> str:
     text = json.dumps(document, separators=(",", ":"), ensure_ascii=False)
     try:
         text.encode()
-    except UnicodeEncodeError:  # lone surrogates can stand in JSON only as escapes
+    except UnicodeEncodeError:  # JSON can contain lone surrogates only as escapes
         return json.dumps(document, separators=(",", ":"))
     return text
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object of JSON, in which no name may be there twice: one of them would be ignored."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    """Build a JSON object; a duplicate name is an error, since one of the two would be ignored."""
+    members = dict(pairs)
+    if len(members) != len(pairs):
         raise malformed("an element is there twice in the same place.")
-    return found
+    return members
 
 
 def _refuse_constant(name: str) -> None:

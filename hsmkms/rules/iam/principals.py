@@ -1,7 +1,7 @@
-"""Principals as policies and grants name them: which forms there are, and who of them can call here.
+"""Parse the principals of policies and grants, and match callers against them.
 
-Users of the account and its root call here. Roles, their sessions, other accounts and services of AWS may be named,
-and match no caller. Sources: IAM User Guide, "AWS JSON policy elements: Principal" and "IAM identifiers"; AWS KMS
+Only users of the account and its root can be callers. Roles, their sessions, other accounts and AWS services may be
+named, but never match. Sources: IAM User Guide, "AWS JSON policy elements: Principal" and "IAM identifiers"; AWS KMS
 Developer Guide, "Key policies" and "Grants in AWS KMS".
 """
 
@@ -19,7 +19,7 @@ EVERYBODY: Final = "*"
 
 _NAME: Final = r"[A-Za-z0-9_+=,.@-]{1,64}"
 _PATH: Final = r"/([!-)+-.0->@-~]+/)*"
-"""Slashes and what is printable in ASCII, but for the wildcards, which name nobody."""
+"""Slashes and printable ASCII characters except wildcards, which no path has."""
 
 _match_arn: Final = re.compile(
     rf"arn:{PARTITION}:(?P<service>iam|sts)::(?P<account>[0-9]{{12}}):(?P<rest>.+)"
@@ -36,38 +36,38 @@ _MAX_PATH: Final = 512
 
 
 class Form(Enum):
-    """What a principal is, by its form."""
+    """Kind of a principal, determined by its form."""
 
     ACCOUNT = auto()
     USER = auto()
     USER_ID = auto()
     ROLE = auto()
-    """A role, a session of one, or the unique id of one."""
+    """A role, a session of a role, or the unique id of a role."""
     FEDERATED = auto()
 
 
 class Principal(Struct, frozen=True):
-    """A principal by its form. ``account``: whose it is; None for a unique id, which does not say."""
+    """A parsed principal. ``account``: its account; None for a unique id, which does not contain it."""
 
     text: str
     form: Form
     account: str | None
 
     def can_call(self, account: str) -> bool:
-        """True if a caller of the account may be meant: its root, or one of its users."""
+        """Return True if it can match a caller of the account: its root, or one of its users."""
         if self.form is Form.USER_ID:
             return True
         return self.account == account and self.form in (Form.ACCOUNT, Form.USER)
 
     def must_exist(self, account: str) -> bool:
-        """True for users and roles of the account: whoever names one that is not there has made a mistake."""
+        """Return True for users and roles of the account: naming one that does not exist is a mistake."""
         return self.account in (None, account) and self.form in (Form.USER, Form.USER_ID, Form.ROLE)
 
 
 class Principals(Struct, frozen=True):
-    """Whom a statement of a key policy names: users by ARN or unique id. ``inverted``: all others (NotPrincipal).
+    """The principals of a key policy's statement: users by ARN or unique id. ``inverted``: all others (NotPrincipal).
 
-    ``strangers``: those whom it names and who cannot call here.
+    ``strangers``: named principals that can never be callers.
     """
 
     everybody: bool
@@ -77,12 +77,12 @@ class Principals(Struct, frozen=True):
     strangers: tuple[str, ...] = ()
 
     def directly(self, question: Question) -> bool:
-        """Return True for a caller who is named himself, or by ``*``."""
+        """Return True if the caller is named individually, or by ``*``."""
         identity = question.identity
         return self.everybody or identity.arn in self.users or identity.user_id in self.users
 
     def covers(self, question: Question) -> bool:
-        """Return True for a caller whom a Deny means: named himself, by ``*``, or by his account."""
+        """Return True if a Deny applies to the caller: named individually, by ``*``, or by the account."""
         if self.inverted:
             root = self.account and question.identity.user_name is None
             return not (root or self.directly(question))
@@ -90,7 +90,7 @@ class Principals(Struct, frozen=True):
 
 
 def parse(text: str) -> Principal | None:
-    """Read a principal under ``AWS`` of a policy, but for ``*``. None for what has no form of one."""
+    """Parse a principal under ``AWS`` of a policy, except ``*``. None if the form is invalid."""
     if _match_account(text):
         return Principal(text, Form.ACCOUNT, text)
     if is_user_id(text):
@@ -101,20 +101,20 @@ def parse(text: str) -> Principal | None:
 
 
 def parse_arn(text: str) -> Principal | None:
-    """Read the ARN of a principal, the one form that grants take. None for what is none."""
-    found = _match_arn(text)
-    form = _form(found["service"], found["rest"]) if found is not None else None
-    return Principal(text, form, found["account"]) if found is not None and form is not None else None
+    """Parse the ARN of a principal, the only form that grants accept. None if it is not one."""
+    match = _match_arn(text)
+    form = _form(match["service"], match["rest"]) if match is not None else None
+    return Principal(text, form, match["account"]) if match is not None and form is not None else None
 
 
 def user_of(arn: str) -> tuple[str, str]:
-    """Path and name in the ARN of a user."""
-    found = _match_user(arn.split(":", 5)[-1])
-    return (found["path"], found["name"]) if found is not None else ("", "")
+    """Return path and name in the ARN of a user."""
+    match = _match_user(arn.split(":", 5)[-1])
+    return (match["path"], match["name"]) if match is not None else ("", "")
 
 
 def is_service(text: str) -> bool:
-    """Return True for the name of a service of AWS, such as ``logs.eu-central-1.amazonaws.com``."""
+    """Return True for the name of an AWS service, such as ``logs.eu-central-1.amazonaws.com``."""
     return _match_service(text) is not None
 
 
@@ -126,7 +126,7 @@ def is_path(text: str) -> bool:
 def gather(
     named: Iterable[Principal], account: str, *, everybody: bool, services: Iterable[str], inverted: bool
 ) -> Principals:
-    """Gather whom a statement names."""
+    """Combine the principals that a statement names."""
     known = list(named)
     return Principals(
         everybody=everybody,

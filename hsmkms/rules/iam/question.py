@@ -1,4 +1,4 @@
-"""What access is judged by: who wants to do what with which key, and everything that a condition may ask about it."""
+"""Define the input of an access decision: caller, action, key, and all values that conditions may need."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -12,10 +12,10 @@ from hsmkms.model.records import GrantRecord, KeyRecord
 
 
 class Identity(Struct, frozen=True, kw_only=True):
-    """Who calls: a user of the account with his tags, or without a ``user_name`` the account's root.
+    """The caller: a user of the account with their tags, or without a ``user_name`` the account's root.
 
-    ``user_id``: his unique id, which no later user of his name has; the root's is the account. None for a user who does
-    not exist (any more).
+    ``user_id``: the unique id, which a later user of the same name does not have; the root's is the account. None for a
+    user who does not exist (any more).
     """
 
     arn: str
@@ -25,39 +25,39 @@ class Identity(Struct, frozen=True, kw_only=True):
 
 
 class KeyView(Protocol):
-    """A key as conditions see it; what is not in its record is looked up when it is asked for."""
+    """A key as conditions see it; data that is not in its record is loaded on demand."""
 
     @property
     def record(self) -> KeyRecord:
         """The key's record."""
 
     def tags(self) -> Mapping[str, str]:
-        """Its tags."""
+        """Return its tags."""
 
     def aliases(self) -> Sequence[str]:
-        """The names of its aliases, each with its prefix."""
+        """Return the names of its aliases, each with its prefix."""
 
 
 def no_source() -> str | None:
-    """Where no ciphertext is to be decrypted."""
+    """Return no source key, for operations other than ReEncrypt."""
     return None
 
 
 def not_tracked() -> int | None:
-    """Tell no days, where no key is about to end."""
+    """Return no days, for operations that do not disable or delete a key."""
     return None
 
 
 class Question(Struct, kw_only=True):
-    """Whether ``identity`` may do ``action`` (``kms:Encrypt``) on ``resource``.
+    """Input of a decision: whether ``identity`` may do ``action`` (``kms:Encrypt``) on ``resource``.
 
-    ``resource``: a key's or an alias's ARN, or ``*`` where an operation is about no key. ``key``: the key; None where
-    the operation is about none, and where the one that was named does not exist (``about_key`` tells which).
-    ``new_key``: the replica that ReplicateKey is to make. ``before``: the ARNs of the keys that this request was judged
-    for already. ``source_key_id``: looks up the key id of what ReEncrypt is to decrypt, None if there is no such key.
-    ``days_without_use``: looks up how many whole days ago the key was last used, or made if it never was.
-    ``retired``: the grant that RetireGrant is to end. ``shown``: the resource as a refusal names it, never more than
-    the caller has said himself.
+    ``resource``: a key's or an alias's ARN, or ``*`` if the operation is not about a key. ``key``: the key; None if the
+    operation is not about one, or the named one does not exist (``about_key`` distinguishes the two). ``new_key``: the
+    replica that ReplicateKey is to create. ``before``: the ARNs of keys that this request was authorised for already.
+    ``source_key_id``: looks up the key id of ReEncrypt's source ciphertext, None if there is no such key.
+    ``days_without_use``: looks up how many whole days ago the key was last used, or created if it never was.
+    ``retired``: the grant that RetireGrant is to delete. ``shown``: the resource as the error names it, never more than
+    the caller has named.
     """
 
     caller: Caller

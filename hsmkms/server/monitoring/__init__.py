@@ -1,1 +1,1 @@
-"""What monitors are told: health, metrics, the log of requests."""
+"""Monitoring: health, metrics, the log of requests."""

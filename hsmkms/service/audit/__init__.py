@@ -1,1 +1,1 @@
-"""The audit log after it was written: seals, their notes, reading and verifying."""
+"""The written audit log: seals, their notes, reading and verification."""

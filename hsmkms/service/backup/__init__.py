@@ -1,1 +1,1 @@
-"""Backups: making, proving, opening and restoring them."""
+"""Backups: creation, proof of origin, decryption and restore."""

@@ -1,7 +1,7 @@
 """Move a restored installation into place, and undo interrupted moves.
 
 Before anything is moved, a mark in the target lists each file to be moved with the attributes that a rename preserves:
-inode, size and time. So after a crash, files of the restore can be told from other files.
+inode, size and time. So after a crash, files of the restore can be distinguished from other files.
 """
 
 import os

@@ -123,33 +123,33 @@ def interrupted(core: Core, key_id: str | None = None) -> list[Unfinished]:
     return [each for each in unfinished if core.clock() - each.created_at > rules.UNDER_WAY]
 
 
-def finish(core: Core, found: Unfinished) -> RotationType | None:
+def finish(core: Core, unfinished: Unfinished) -> RotationType | None:
     """Finish an interrupted rotation; return its kind, or None if it could not be completed (or was an import).
 
     An object that is present with the right attributes becomes the current backing key, if its key is still Enabled.
     Any other object is marked for destruction, as are those of an interrupted import (which its caller repeats) and of
     a token that was left since. If no object was created, the intent is removed.
     """
-    if found.token_id != core.tokens.home_id:
+    if unfinished.token_id != core.tokens.home_id:
         with core.store.atomic() as tx:
-            materials.doom(tx, found.token_id, found.cka_id)
+            materials.doom(tx, unfinished.token_id, unfinished.cka_id)
         return None
-    device = core.tokens.of(found.token_id)
-    if not device.keys.holds(found.cka_id):
+    device = core.tokens.of(unfinished.token_id)
+    if not device.keys.holds(unfinished.cka_id):
         with core.store.atomic() as tx:
-            rotation.drop(tx, found.token_id, found.cka_id)
-        log.info("forgot an interrupted change of key %s: nothing had been made", found.key_id)
+            rotation.drop(tx, unfinished.token_id, unfinished.cka_id)
+        log.info("forgot an interrupted change of key %s: nothing had been made", unfinished.key_id)
         return None
-    _, deviations = device.keys.attest(found.cka_id)
+    _, deviations = device.keys.attest(unfinished.cka_id)
     with core.store.atomic() as tx:
-        kind = found.rotation_type
-        record = keys.fetch(tx, found.region, found.key_id)
-        fit = not deviations and installation.is_home(tx, found.token_id)
+        kind = unfinished.rotation_type
+        record = keys.fetch(tx, unfinished.region, unfinished.key_id)
+        fit = not deviations and installation.is_home(tx, unfinished.token_id)
         if kind is None or not fit or record is None or record.state is not KeyState.ENABLED:
-            materials.doom(tx, found.token_id, found.cka_id)
-        elif rotation.switch(tx, found.key_id, found.region, found.material_id, kind, core.clock()):
-            _record_rotation(core, record, found.material_id, kind)
-            log.info("finished an interrupted rotation of key %s", found.key_id)
+            materials.doom(tx, unfinished.token_id, unfinished.cka_id)
+        elif rotation.switch(tx, unfinished.key_id, unfinished.region, unfinished.material_id, kind, core.clock()):
+            _record_rotation(core, record, unfinished.material_id, kind)
+            log.info("finished an interrupted rotation of key %s", unfinished.key_id)
             return kind
     return None
 

@@ -1,1 +1,1 @@
-"""The operations of the API, one module for each subject."""
+"""The operations of the API, one module per subject."""
