@@ -55,7 +55,7 @@ class InstallationKeyRow(Struct, frozen=True, kw_only=True):
     ``challenge`` and ``response`` identified the token while this version of the MAC key was the newest.
     """
 
-    purpose: KeyPurpose
+    purpose: str
     version: int
     token_id: str
     cka_id: bytes
@@ -198,7 +198,7 @@ def is_home(conn: Connection, token_id: str) -> bool:
 
 
 def insert_installation_key(
-    tx: Connection, purpose: KeyPurpose, version: int, token_id: str, cka_id: bytes, now: datetime
+    tx: Connection, purpose: str, version: int, token_id: str, cka_id: bytes, now: datetime
 ) -> InstallationKeyRow:
     """Insert an installation key; ``cka_id`` has 16 bytes."""
     tx.execute(
@@ -209,7 +209,7 @@ def insert_installation_key(
     return InstallationKeyRow(purpose=purpose, version=version, token_id=token_id, cka_id=cka_id, created_at=now)
 
 
-def next_version(conn: Connection, purpose: KeyPurpose) -> int:
+def next_version(conn: Connection, purpose: str) -> int:
     """Return the next version for a purpose, counting all tokens, including those that were never bound."""
     key = schema.installation_key.c
     return (conn.scalar(select(func.max(key.version)).where(key.purpose == purpose)) or 0) + 1
@@ -240,7 +240,7 @@ def note_answer(tx: Connection, key: InstallationKeyRow, challenge: bytes, respo
     tx.execute(table.update().where(table.c.cka_id == key.cka_id).values(challenge=challenge, response=response))
 
 
-def versions(conn: Connection, purpose: KeyPurpose, token_id: str | None = None) -> list[InstallationKeyRow]:
+def versions(conn: Connection, purpose: str, token_id: str | None = None) -> list[InstallationKeyRow]:
     """Return the installation keys for a purpose, oldest first: on one token, or on all bound tokens."""
     return [each for each in installation_keys(conn, token_id) if each.purpose == purpose]
 
@@ -265,7 +265,7 @@ def installation_keys(conn: Connection, token_id: str | None = None) -> list[Ins
     )
     return [
         InstallationKeyRow(
-            purpose=KeyPurpose(row.purpose),
+            purpose=row.purpose,
             version=row.version,
             token_id=row.token_id,
             cka_id=row.cka_id,

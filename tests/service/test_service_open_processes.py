@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from hsmkms.service.runtime import open_processes
 from hsmkms.service.runtime.open_processes import Presence, living
 
 
@@ -16,11 +15,11 @@ def look_before_locking(monkeypatch: pytest.MonkeyPatch, look: Callable[[], obje
     lock = fcntl.flock
 
     def looked_at(descriptor: int, operation: int) -> None:
-        monkeypatch.setattr(open_processes.fcntl, "flock", lock)
+        monkeypatch.setattr(fcntl, "flock", lock)
         look()
         lock(descriptor, operation)
 
-    monkeypatch.setattr(open_processes.fcntl, "flock", looked_at)
+    monkeypatch.setattr(fcntl, "flock", looked_at)
 
 
 def test_visible_only_once_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

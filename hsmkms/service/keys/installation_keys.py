@@ -21,7 +21,7 @@ from hsmkms.store.installation import InstallationKeyRow
 _LOCK_SECONDS: Final = 60.0
 
 
-def sealing_key(core: Core, purpose: KeyPurpose) -> InstallationKeyRow:
+def sealing_key(core: Core, purpose: str) -> InstallationKeyRow:
     """Return the newest HMAC key of a purpose; created at its first use, in the same steps as at init."""
 
     def make(key: InstallationKeyRow, label: str) -> None:
@@ -30,7 +30,7 @@ def sealing_key(core: Core, purpose: KeyPurpose) -> InstallationKeyRow:
     return _newest(core, purpose, make)
 
 
-def encryption_key(core: Core, purpose: KeyPurpose, act: OperatorAct) -> InstallationKeyRow:
+def encryption_key(core: Core, purpose: str, act: OperatorAct) -> InstallationKeyRow:
     """Return the newest AES-256 key of a purpose; created at its first use."""
 
     def make(key: InstallationKeyRow, label: str) -> None:
@@ -39,7 +39,7 @@ def encryption_key(core: Core, purpose: KeyPurpose, act: OperatorAct) -> Install
     return _newest(core, purpose, make)
 
 
-def versions(core: Core, purpose: KeyPurpose, token_id: str | None = None) -> list[InstallationKeyRow]:
+def versions(core: Core, purpose: str, token_id: str | None = None) -> list[InstallationKeyRow]:
     """Return all versions of a purpose's key, on all tokens or on one, oldest first; the newest may be an intent."""
     with core.store.reading() as conn:
         return installation.versions(conn, purpose, token_id)
@@ -102,7 +102,7 @@ def was_made(core: Core, key: InstallationKeyRow) -> bool:
     return key.version in _versions_used(core, key.purpose)
 
 
-def require_made(core: Core, purpose: KeyPurpose) -> None:
+def require_made(core: Core, purpose: str) -> None:
     """Raise ObjectLostError if the newest version of a purpose's key was lost."""
     known = versions(core, purpose)
     if known and not _is_there(core, known[-1]) and was_made(core, known[-1]):
@@ -125,13 +125,14 @@ def sealed_versions(core: Core) -> set[int]:
     return {line.seal.key_version for line in map(audit_seal.read, lines) if line is not None}
 
 
-def _versions_used(core: Core, purpose: KeyPurpose) -> set[int]:
+def _versions_used(core: Core, purpose: str) -> set[int]:
     with core.store.reading() as conn:
         secrets = {each.key_version for each in users.all_access_keys(conn)}
-    return {KeyPurpose.AUDIT_SEAL: sealed_versions(core), KeyPurpose.SECRETS: secrets}.get(purpose, set())
+    used: dict[str, set[int]] = {KeyPurpose.AUDIT_SEAL: sealed_versions(core), KeyPurpose.SECRETS: secrets}
+    return used.get(purpose, set())
 
 
-def _newest(core: Core, purpose: KeyPurpose, make: Callable[[InstallationKeyRow, str], None]) -> InstallationKeyRow:
+def _newest(core: Core, purpose: str, make: Callable[[InstallationKeyRow, str], None]) -> InstallationKeyRow:
     known = versions(core, purpose)
     if known and known[-1].made_at is not None and _is_there(core, known[-1]):
         return known[-1]
@@ -141,7 +142,7 @@ def _newest(core: Core, purpose: KeyPurpose, make: Callable[[InstallationKeyRow,
         return _made(core, first, make) or _made(core, _intended(core, purpose, first), make) or first
 
 
-def _intended(core: Core, purpose: KeyPurpose, left: InstallationKeyRow | None = None) -> InstallationKeyRow:
+def _intended(core: Core, purpose: str, left: InstallationKeyRow | None = None) -> InstallationKeyRow:
     """Return the newest version of a purpose; insert the first one, or one that follows ``left``, if needed."""
     core.tokens.may_have_moved()
     home_id = core.tokens.home_id

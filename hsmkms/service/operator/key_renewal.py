@@ -100,7 +100,7 @@ def renew(core: Core, loss: Loss) -> None:
             Sealer(core).accept((*found.accepted, *found.faults, *found.unproven))
 
 
-def _renew(core: Core, purpose: KeyPurpose) -> None:
+def _renew(core: Core, purpose: str) -> None:
     """Make a version at home; those that are not on the home though they should be are forgotten."""
     home_id = core.tokens.home_id
     lost = [each for each in versions(core, purpose, home_id) if _is_lost(core, each)]
@@ -114,7 +114,7 @@ def _renew(core: Core, purpose: KeyPurpose) -> None:
         key_rotation.move(core, made)
 
 
-def _needs_renewal(core: Core, purpose: KeyPurpose) -> bool:
+def _needs_renewal(core: Core, purpose: str) -> bool:
     """True if the newest version cannot be had, and no interrupted rotation would make it from an older one."""
     known = versions(core, purpose)
     return bool(known) and (key_rotation.is_lost(core, known[-1]) or all(_is_lost(core, each) for each in known))

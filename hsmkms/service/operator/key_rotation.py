@@ -9,7 +9,7 @@ far as nothing else needs them.
 """
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Final
 
@@ -54,7 +54,7 @@ class OlderVersion(Struct, frozen=True, kw_only=True):
 class RotatedKey(Struct, frozen=True, kw_only=True):
     """The key of a purpose after its rotation; ``version`` is 0 where there is none."""
 
-    purpose: KeyPurpose
+    purpose: str
     version: int
     outcome: Outcome
     older: list[OlderVersion]
@@ -72,7 +72,7 @@ class _Kind(Struct, frozen=True):
     needed: Callable[[Core, InstallationKeyRow, InstallationKeyRow], str | None]
 
 
-def rotate(core: Core, purpose: KeyPurpose, *, destroy_older: bool = False) -> RotatedKey:
+def rotate(core: Core, purpose: str, *, destroy_older: bool = False) -> RotatedKey:
     """Rotate the key of a purpose, or finish its interrupted rotation.
 
     ``destroy_older``: make no further version, but destroy the older ones that nothing here needs. danger: no backup
@@ -123,7 +123,7 @@ def _advance(core: Core, newest: InstallationKeyRow) -> InstallationKeyRow:
     return newest
 
 
-def make(core: Core, purpose: KeyPurpose) -> InstallationKeyRow:
+def make(core: Core, purpose: str) -> InstallationKeyRow:
     """The newest version of a purpose's key; made if it is not on its token yet."""
     return _KINDS[purpose].make(core)
 
@@ -241,7 +241,7 @@ def _nothing(*_: object) -> None:
     """Nothing is to be moved, or needs it."""
 
 
-_KINDS: Final = {
+_KINDS: Final[Mapping[str, _Kind]] = {
     KeyPurpose.MAC: _Kind(lambda core: sealing_key(core, KeyPurpose.MAC), _is_bound, _bind, _good_import_tokens),
     KeyPurpose.AUDIT_SEAL: _Kind(lambda core: sealing_key(core, KeyPurpose.AUDIT_SEAL), _always, _nothing, _has_sealed),
     KeyPurpose.SECRETS: _Kind(
