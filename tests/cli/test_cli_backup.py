@@ -189,7 +189,10 @@ def holds(kind: object, wanted: type) -> bool:
     return kind is wanted or any(holds(each, wanted) for each in inner)
 
 
-@pytest.mark.parametrize(("name", "kind"), settings_of(Settings), ids=[name for name, _ in settings_of(Settings)])
+SETTINGS = list(settings_of(Settings))
+
+
+@pytest.mark.parametrize(("name", "kind"), SETTINGS, ids=[name for name, _ in SETTINGS])
 def test_whatever_is_loaded_is_shown_first(name: str, kind: object) -> None:
     """Every setting that is a path, a program, or variables for a library is among those that are shown first."""
     names_something = holds(kind, Path) or kind == dict[str, str] or name.endswith("command")
