@@ -50,7 +50,7 @@ class Scene(Struct):
     def lose_login(self) -> None:
         """All sessions are gone, as after the reset of an HSM."""
         device = self.kms._core.tokens.home
-        handles = [device._login_handle, *(int(each.handle) for each in device._pool._idle)]  # type: ignore[attr-defined]
+        handles = [device.connection.login_handle, *(int(each.handle) for each in device.connection.pool._idle)]
         for each in handles:
             device.connection.module.cryptoki.close_session(each)
 

@@ -1,6 +1,8 @@
 """The command that shows the operator's guide, which is part of the package: HSM hosts have no internet."""
 
 import os
+import shlex
+import subprocess
 import sys
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -32,8 +34,7 @@ TOPICS: Final = (
 """The order in which topics are listed; pages that are not named here follow."""
 
 LESS: Final = "FRX"
-"""Options of less where neither the user nor pydoc (from Python 3.13 on) sets any: no pager for a short page, colours,
-and the page stays on the screen."""
+"""Options of less where the user has set none: no pager for a short page, colours, and the page stays on the screen."""
 
 
 def register(app: typer.Typer) -> None:
@@ -90,5 +91,15 @@ def _show(text: str) -> None:
 
     os.environ.setdefault("LESS", LESS)
     console = Console()
-    with console.pager(styles=True):
+    with console.capture() as rendered:
         console.print(Markdown(text, hyperlinks=False))
+    _page(rendered.get())
+
+
+def _page(text: str) -> None:
+    """Run the reader's pager on a text. rich's is pydoc's, which overrides the reader's LESS from Python 3.13 on."""
+    command = shlex.split(os.environ.get("PAGER", "")) or ["less"]
+    try:
+        subprocess.run(command, input=text.encode(), check=False)
+    except OSError:  # there is no such program
+        print(text, end="")
