@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Final, Protocol, Self
 
 from sqlalchemy import Connection, Engine, ExceptionContext, QueuePool, create_engine, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from hsmkms.errors import ClosedError, MisuseError
 from hsmkms.process import ForkGuard
@@ -70,6 +72,8 @@ class Database:
         begin = _begin_comparing if compare_schema else _begin
         self._reader = _engine(lambda: files.connect(file, busy_timeout_seconds), _IDLE_CONNECTIONS, begin)
         self._scribe = _engine(connect_to_write, 1, begin)
+        for engine in (self._reader, self._scribe):
+            event.listen(engine, "checkin", self._close_late)
 
     @contextmanager
     def atomic(self) -> Iterator[Connection]:
@@ -112,6 +116,11 @@ class Database:
         self._closed = True
         for engine in (self._reader, self._scribe):
             engine.dispose(close=not self._guard.foreign)
+
+    def _close_late(self, connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:  # noqa: ARG002 - SQLAlchemy's
+        """Close a connection that another thread was using when the database was closed: its pool does not any more."""
+        if self._closed and not self._guard.foreign:
+            connection.close()
 
     @contextmanager
     def _one_writer(self) -> Iterator[None]:
