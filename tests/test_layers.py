@@ -105,6 +105,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("rules",),
     ("rules/audit", "rules/iam"),
     ("store",),
+    ("hsm/ckr_names",),
     ("hsm/allowed_acts", "hsm/faults", "hsm/serials"),
     ("hsm/objects",),
     ("hsm/crypto",),
