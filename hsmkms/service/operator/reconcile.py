@@ -361,9 +361,15 @@ def _adopt(core: Core, finding: Finding, region: str | None) -> Mended:
 def _check_genuine(core: Core, finding: Finding, cka_id: bytes) -> BackingKind:
     """Refuse what hsmkms cannot have made: a label can be written by anybody who has the PIN. Its spec and usage.
 
-    That the token made it (LOCAL) and that it was never extractable cannot be forged.
+    That the token made it (LOCAL) and that it was never extractable cannot be forged; on a token that does not report
+    LOCAL nothing is genuine.
     """
     device = core.tokens.of(finding.token_id)
+    if device.profile.attributes.local:
+        raise KMSInvalidStateException(
+            f"the object {finding.cka_id} is not adopted: this token does not report which keys it generated itself "
+            "(CKA_LOCAL), so the object could have been brought in. Restore a backup of the database that has its key"
+        )
     kind = device.keys.identify(cka_id)
     deviations = (
         device.keys.attest(cka_id, kind or SYMMETRIC)[1] + device.keys.attest_public(cka_id, kind or SYMMETRIC)[1]
