@@ -1,0 +1,63 @@
+"""p11-kit remote: PKCS#11 calls sent over a socket to ``p11-kit server``, with SoftHSM behind it.
+
+The server starts a process for each connection, and each C_GetFunctionList of the client module is a connection.
+"""
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import ClassVar
+
+from tokens.driver import LABEL, Driver, NotInstalledError, Token
+from tokens.softhsm import SoftHsm
+
+SECONDS = 60.0
+
+
+class P11KitDriver(Driver):
+    """The client module of p11-kit, and a server of its own for each token."""
+
+    name = "p11-kit"
+    title = "p11-kit remote, SoftHSM behind it"
+    packages = ("p11-kit", "p11-kit-modules", "softhsm2")
+    files: ClassVar[tuple[str, ...]] = ("pkcs11/p11-kit-client.so",)
+
+    def __init__(self, module: Path | None = None) -> None:
+        super().__init__(module)
+        program = shutil.which("p11-kit")
+        if program is None:
+            raise NotInstalledError("p11-kit is not installed: install p11-kit")
+        self._program = program
+        self._servers: dict[Path, subprocess.Popen[bytes]] = {}
+
+    def make(self, folder: Path, label: str = LABEL) -> Token:
+        """Make a SoftHSM token, and serve it."""
+        behind = SoftHsm.make(folder, label)
+        socket = folder / "p11-kit"
+        command = [self._program, "server", "--foreground", "--name", socket, "--provider", behind.module, "pkcs11:"]
+        with (folder / "p11-kit.log").open("wb") as log:
+            server = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | behind.environment
+            )
+        self._servers[folder] = server
+        deadline = time.monotonic() + SECONDS
+        while not socket.exists():
+            assert server.poll() is None, (folder / "p11-kit.log").read_text()
+            assert time.monotonic() < deadline, f"p11-kit server did not listen in {SECONDS} s"
+            time.sleep(0.01)
+        return Token(
+            module=self.module,
+            folder=folder,
+            label=label,
+            serial=behind.serial,
+            environment={"P11_KIT_SERVER_ADDRESS": f"unix:path={socket}"},
+        )
+
+    def close(self, folder: Path) -> None:
+        """End the token's server."""
+        server = self._servers.pop(folder, None)
+        if server is not None:
+            server.terminate()
+            server.wait(SECONDS)
