@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import ClassVar
 
-from tokens.driver import LABEL, Driver, NotInstalledError, Token
+from tokens.driver import LABEL, Driver, NotInstalledError, Reason, Token
 from tokens.softhsm import SoftHsm
 
 SECONDS = 60.0
@@ -23,6 +23,9 @@ class P11KitDriver(Driver):
     title = "p11-kit remote, SoftHSM behind it"
     packages = ("p11-kit", "p11-kit-modules", "softhsm2")
     files: ClassVar[tuple[str, ...]] = ("pkcs11/p11-kit-client.so",)
+    refused: ClassVar[tuple[Reason, ...]] = (
+        Reason(r"the token has no AES_GCM:", "p11-kit before 0.25 does not pass on calls with AES-GCM"),
+    )
 
     def __init__(self, module: Path | None = None) -> None:
         super().__init__(module)
@@ -35,6 +38,7 @@ class P11KitDriver(Driver):
     def make(self, folder: Path, label: str = LABEL) -> Token:
         """Make a SoftHSM token, and serve it."""
         behind = SoftHsm.make(folder, label)
+        os.environ.pop("SOFTHSM2_CONF", None)  # what made it has set it; only the server may see it
         socket = folder / "p11-kit"
         command = [self._program, "server", "--foreground", "--name", socket, "--provider", behind.module, "pkcs11:"]
         with (folder / "p11-kit.log").open("wb") as log:

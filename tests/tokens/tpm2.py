@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import ClassVar
 
-from tokens.driver import LABEL, Driver, NotInstalledError, Token, initialise
+from tokens.driver import LABEL, Driver, NotInstalledError, Reason, Token, initialise
 
 SECONDS = 60.0
 
@@ -21,6 +21,9 @@ class Tpm2Driver(Driver):
         "pkcs11/libtpm2_pkcs11.so",
         "libtpm2_pkcs11.so.1",
         "pkcs11/libtpm2_pkcs11.so.1",
+    )
+    refused: ClassVar[tuple[Reason, ...]] = (
+        Reason(r"the token has no AES_GCM, GENERIC_SECRET_KEY_GEN:", "it has no AES-GCM and makes no generic secrets"),
     )
 
     def __init__(self, module: Path | None = None) -> None:
