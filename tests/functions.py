@@ -21,8 +21,9 @@ class Function(IntEnum):
 
 def call(device: TokenDevice, function: Function, *arguments: object) -> int:
     """Call a function; its CKR code."""
-    functions = ctypes.addressof(device.connection.module.cryptoki._functions)
-    address = ctypes.c_void_p.from_address(functions + ctypes.sizeof(ctypes.c_void_p) * (1 + function)).value
+    functions = device.connection.module.cryptoki._functions
+    start = getattr(functions, "address", None) or ctypes.addressof(functions)
+    address = ctypes.c_void_p.from_address(start + ctypes.sizeof(ctypes.c_void_p) * (1 + function)).value
     return int(ctypes.CFUNCTYPE(ctypes.c_ulong)(address)(*arguments))
 
 

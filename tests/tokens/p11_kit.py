@@ -6,6 +6,7 @@ The server starts a process for each connection, and each C_GetFunctionList of t
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import ClassVar
@@ -17,7 +18,7 @@ SECONDS = 60.0
 
 
 class P11KitDriver(Driver):
-    """The client module of p11-kit, and a server of its own for each token."""
+    """The client module of p11-kit, and a server for the token that was made last."""
 
     name = "p11-kit"
     title = "p11-kit remote, SoftHSM behind it"
@@ -33,35 +34,41 @@ class P11KitDriver(Driver):
         if program is None:
             raise NotInstalledError("p11-kit is not installed: install p11-kit")
         self._program = program
-        self._servers: dict[Path, subprocess.Popen[bytes]] = {}
+        self._socket = Path(tempfile.mkdtemp(prefix="hsmkms-p11-kit-")) / "socket"
+        self._server: subprocess.Popen[bytes] | None = None
 
     def make(self, folder: Path, label: str = LABEL) -> Token:
-        """Make a SoftHSM token, and serve it."""
+        """Make a SoftHSM token, and serve it in the place of the one before: a function list keeps its address."""
         behind = SoftHsm.make(folder, label)
         os.environ.pop("SOFTHSM2_CONF", None)  # what made it has set it; only the server may see it
-        socket = folder / "p11-kit"
-        command = [self._program, "server", "--foreground", "--name", socket, "--provider", behind.module, "pkcs11:"]
+        self._end()
         with (folder / "p11-kit.log").open("wb") as log:
-            server = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | behind.environment
+            self._server = subprocess.Popen(
+                [
+                    *(self._program, "server", "--foreground", "--name", self._socket),
+                    *("--provider", behind.module, "pkcs11:"),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=os.environ | behind.environment,
             )
-        self._servers[folder] = server
         deadline = time.monotonic() + SECONDS
-        while not socket.exists():
-            assert server.poll() is None, (folder / "p11-kit.log").read_text()
+        while not self._socket.exists():
+            assert self._server.poll() is None, (folder / "p11-kit.log").read_text()
             assert time.monotonic() < deadline, f"p11-kit server did not listen in {SECONDS} s"
             time.sleep(0.01)
-        return Token(
-            module=self.module,
-            folder=folder,
-            label=label,
-            serial=behind.serial,
-            environment={"P11_KIT_SERVER_ADDRESS": f"unix:path={socket}"},
-        )
+        environment = {"P11_KIT_SERVER_ADDRESS": f"unix:path={self._socket}"}
+        return Token(module=self.module, folder=folder, label=label, serial=behind.serial, environment=environment)
 
     def close(self, folder: Path) -> None:
-        """End the token's server."""
-        server = self._servers.pop(folder, None)
-        if server is not None:
-            server.terminate()
-            server.wait(SECONDS)
+        """End the server, whichever folder is removed: there is one."""
+        del folder
+        self._end()
+
+    def _end(self) -> None:
+        if self._server is not None:
+            self._server.terminate()
+            self._server.wait(SECONDS)
+            self._server = None
+        self._socket.unlink(missing_ok=True)
