@@ -1,0 +1,93 @@
+"""opencryptoki's software token: one for the whole machine, served by the daemon pkcsslotd; only root can run this.
+
+Its PINs have 4 to 8 characters. That of the security officer has a default; both must be changed before use. A token
+that is initialised a second time refuses the security officer's login (3.8), so its files are removed instead.
+
+Source: opencryptoki, man pkcsconf(1) and pkcsslotd(8).
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import ClassVar
+
+from tokens.driver import LABEL, Driver, NotInstalledError, NotPossibleError, Reason, Token
+
+CONFIGURATION = Path("/etc/opencryptoki/opencryptoki.conf")
+SOCKET = Path("/run/pkcsslotd.socket")
+STATE = Path("/var/lib/opencryptoki/swtok")
+SHARED_MEMORY = Path("/dev/shm/var.lib.opencryptoki.swtok")  # noqa: S108 - opencryptoki's own
+DEFAULT_SO_PIN = "87654321"
+NEW_PIN = "11111111"
+PIN = "22222222"
+SO_PIN = "33333333"
+SECONDS = 60.0
+
+
+class OpenCryptokiDriver(Driver):
+    """opencryptoki of the distribution. Each token replaces the one before."""
+
+    name = "opencryptoki"
+    title = "opencryptoki, software token"
+    packages = ("opencryptoki",)
+    files: ClassVar[tuple[str, ...]] = ("opencryptoki/libopencryptoki.so", "pkcs11/libopencryptoki.so")
+    refused: ClassVar[tuple[Reason, ...]] = (
+        Reason(r"the token has no AES_GCM:", "AES-GCM came with a later version than Debian 12's 3.8"),
+    )
+
+    def __init__(self, module: Path | None = None) -> None:
+        super().__init__(module)
+        if shutil.which("pkcsslotd") is None:
+            raise NotInstalledError("pkcsslotd is not installed: install opencryptoki")
+        if os.geteuid():
+            raise NotInstalledError("opencryptoki's token is the machine's own: only root can make it anew")
+        found = re.search(r"slot\s+(\d+)\s*\{[^}]*libpkcs11_sw\.so", CONFIGURATION.read_text())
+        assert found, f"{CONFIGURATION} has no software token"
+        self._slot = found[1]
+        self._daemon: subprocess.Popen[bytes] | None = None
+
+    def make(self, folder: Path, label: str = LABEL) -> Token:
+        """Remove the token with all its files, and make it anew."""
+        self._end()
+        if SOCKET.exists():
+            raise NotPossibleError("pkcsslotd runs on this machine: whoever uses it must end it first")
+        for file in (*STATE.glob("*"), *(STATE / "TOK_OBJ").glob("*"), SHARED_MEMORY):
+            if file.is_file():
+                file.unlink()
+        self._serve()
+        self._configure("-I", "-S", DEFAULT_SO_PIN, answer=label)
+        self._configure("-P", "-S", DEFAULT_SO_PIN, "-n", SO_PIN)
+        self._configure("-u", "-S", SO_PIN, "-n", NEW_PIN)
+        self._configure("-p", "-U", NEW_PIN, "-n", PIN)
+        return Token(module=self.module, folder=folder, label=label, serial="", environment={}, pin=PIN, so_pin=SO_PIN)
+
+    def close(self, folder: Path) -> None:
+        """End the daemon, whichever folder is removed: there is one token."""
+        del folder
+        self._end()
+
+    def _end(self) -> None:
+        if self._daemon is not None:
+            self._daemon.terminate()
+            self._daemon.wait(SECONDS)
+            self._daemon = None
+
+    def _serve(self) -> None:
+        self._daemon = subprocess.Popen(
+            ["pkcsslotd", "-f"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + SECONDS
+        while not SOCKET.exists():
+            assert self._daemon.poll() is None, f"pkcsslotd ended with status {self._daemon.returncode}"
+            assert time.monotonic() < deadline, f"pkcsslotd did not listen in {SECONDS} s"
+            time.sleep(0.01)
+
+    def _configure(self, *options: str, answer: str = "") -> None:
+        command = ["pkcsconf", "-c", self._slot, *options]
+        done = subprocess.run(
+            command, input=f"{answer}\n", capture_output=True, text=True, check=False, timeout=SECONDS
+        )
+        assert done.returncode == 0, (options[0], done.stdout, done.stderr)
