@@ -21,6 +21,11 @@
  *   lengths honest|N       CKA_VALUE_LEN of unwrapped keys is right, or always N
  *   sessions N [untold]    at most N sessions in this process, which C_GetTokenInfo tells, or does not
  *   ignore ATTRIBUTE 0|1   whatever value a template orders for this boolean, objects get this one
+ *   unknown ATTRIBUTE marked|stops|refused
+ *                          C_GetAttributeValue does not know it. marked: as the standard wants, its length becomes -1,
+ *                          and all others are answered. stops: those behind it are left as they are. refused: it
+ *                          answers CKR_GENERAL_ERROR and nothing else, also for this attribute alone.
+ *   room N                 C_Sign answers CKR_BUFFER_TOO_SMALL to a buffer of fewer than N bytes
  *   pin_tries N            the N-th wrong user PIN in a row locks; CK_TOKEN_INFO tells COUNT_LOW, FINAL_TRY and
  *                          LOCKED. The count is in the file SHIM_CONTROL.pins; C_InitPIN sets it back.
  *
