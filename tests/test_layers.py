@@ -105,8 +105,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("rules",),
     ("rules/audit", "rules/iam"),
     ("store",),
-    ("hsm/ckr_names",),
-    ("hsm/allowed_acts", "hsm/faults", "hsm/serials"),
+    ("hsm/allowed_acts", "hsm/ckr_names", "hsm/return_codes", "hsm/serials"),
+    ("hsm/calls", "hsm/faults"),
     ("hsm/objects",),
     ("hsm/crypto",),
     ("hsm/imports", "hsm/probing"),
@@ -154,6 +154,7 @@ Within a folder modules import one another as they like, but in no circle. A pro
 
 OWNERS = {
     "pkcs11": "hsm",
+    "cffi": "hsm",
     "ctypes": "hsm",
     "sqlalchemy": "store",
     "alembic": "store",

@@ -21,6 +21,12 @@ from hsmkms.errors import (
     TokenUnavailableError,
     UnsupportedOperationException,
 )
+from hsmkms.hsm.return_codes import (
+    BufferTooSmallError,
+    CurveNotSupportedError,
+    NotInitializedError,
+    TokenResourceExceededError,
+)
 from hsmkms.hsm.ckr_names import ACTION_PROHIBITED, CURVE_NOT_SUPPORTED, KEY_FUNCTION_NOT_PERMITTED, ckr_name, number_of
 
 log = logging.getLogger("hsmkms.hsm")
@@ -37,6 +43,8 @@ LOCKED: Final = "the token calls its user PIN locked: its security officer must 
 BUSY: Final = "the token, or its module, has no memory for the operation just now: try again later"
 REJECTED: Final = "the token refused the data"
 UNSUPPORTED: Final = "this token cannot do the operation: `hsmkms token-check` prints what it can"
+
+TOO_MUCH: Final = "the token has more output than it announces: `hsmkms token-check` prints what it can"
 
 _NOT_INITIALIZED: Final = "(not initialized)"
 """What python-pkcs11 says of CKR_CRYPTOKI_NOT_INITIALIZED, which has no class of its own."""
@@ -68,6 +76,10 @@ FAULTS: Final[dict[type[ckr.PKCS11Error], tuple[type[HsmKmsError], str]]] = {
     ckr.SignatureLenRange: (RejectedDataError, REJECTED),
     ckr.WrappedKeyInvalid: (RejectedDataError, REJECTED),
     ckr.WrappedKeyLenRange: (RejectedDataError, REJECTED),
+    CurveNotSupportedError: (UnsupportedOperationException, UNSUPPORTED),
+    BufferTooSmallError: (TokenError, TOO_MUCH),
+    NotInitializedError: (SessionLostError, AWAY),
+    TokenResourceExceededError: (TokenFullError, FULL),
     **dict.fromkeys(
         (
             ckr.MechanismInvalid,

@@ -6,6 +6,7 @@ import pytest
 from pkcs11 import exceptions as ckr
 
 from hsmkms import errors
+from hsmkms.hsm import return_codes
 from hsmkms.hsm.ckr_names import ckr_name, ckr_of
 from hsmkms.hsm.faults import FAULTS, translate, translated
 
@@ -38,6 +39,10 @@ EXPECTED = {
     "WrappedKeyLenRange": "RejectedDataError",
     "MechanismInvalid": "UnsupportedOperationException",
     "FunctionNotSupported": "UnsupportedOperationException",
+    "CurveNotSupportedError": "UnsupportedOperationException",
+    "BufferTooSmallError": "TokenError",
+    "NotInitializedError": "SessionLostError",
+    "TokenResourceExceededError": "TokenFullError",
     "MechanismParamInvalid": "UnsupportedOperationException",
     "FunctionRejected": "UnsupportedOperationException",
     "TemplateIncomplete": "UnsupportedOperationException",
@@ -73,7 +78,8 @@ def test_table_is_complete() -> None:
 @pytest.mark.parametrize(("fault", "expected"), EXPECTED.items())
 def test_fault_becomes_its_error(fault: str, expected: str) -> None:
     """Each code becomes its own error, with the AWS code of that error, a sentence for people, and its cause."""
-    original = getattr(ckr, fault)("detail of the vendor")
+    original = getattr(ckr, fault, None) or getattr(return_codes, fault)
+    original = original("detail of the vendor")
     with pytest.raises(errors.HsmKmsError) as caught, translated():
         raise original
     assert type(caught.value).__name__ == expected

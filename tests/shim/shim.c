@@ -21,6 +21,11 @@
  *   lengths honest|N       CKA_VALUE_LEN of unwrapped keys is right, or always N
  *   sessions N [untold]    at most N sessions in this process, which C_GetTokenInfo tells, or does not
  *   ignore ATTRIBUTE 0|1   whatever value a template orders for this boolean, objects get this one
+ *   unknown ATTRIBUTE marked|stops|refused
+ *                          C_GetAttributeValue does not know it. marked: as the standard wants, its length becomes -1,
+ *                          and all others are answered. stops: those behind it are left as they are. refused: it
+ *                          answers CKR_GENERAL_ERROR and nothing else, also for this attribute alone.
+ *   room N                 C_Sign answers CKR_BUFFER_TOO_SMALL to a buffer of fewer than N bytes
  *   ignore_unwrapped ATTRIBUTE 0|1
  *                          the same for objects of C_UnwrapKey alone
  *   refuse ATTRIBUTE CKR   a template that has this attribute is refused with this number

@@ -64,6 +64,10 @@ struct control {
     int kwp_by_new_number;
     int ed25519_by_oid;
     int pin_tries; /* 0: they are not counted */
+    CK_ULONG unknown[MOST_RULES];
+    enum { UNKNOWN_MARKED, UNKNOWN_STOPS, UNKNOWN_REFUSED } unknown_manner[MOST_RULES];
+    int unknown_count;
+    CK_ULONG least_room; /* 0: as the token behind */
 };
 
 /* What the control file says now. It stays valid: what was read once is never freed. */
@@ -90,6 +94,10 @@ FUNCTIONS(DECLARE)
 int is_hidden(CK_ULONG mechanism);
 void tell_sessions(CK_TOKEN_INFO *info);
 void tell_pin_counters(CK_TOKEN_INFO *info);
+
+/* -- attributes (attributes.c) ------------------------------------------------------------------------------- */
+
+CK_RV read_attributes(CK_ULONG session, CK_ULONG object, CK_ATTRIBUTE *template, CK_ULONG count);
 
 /* -- templates (objects.c) ----------------------------------------------------------------------------------- */
 

@@ -13,6 +13,7 @@ from pkcs11.types import Session
 
 from hsmkms.hsm.crypto.signing import sign
 from hsmkms.hsm.faults import is_loss
+from hsmkms.hsm.objects.handle_keys import create_object
 from hsmkms.hsm.objects.key_specs import KEY_FACTS
 from hsmkms.hsm.objects.objects import handle_of
 from hsmkms.model.enums import KeySpec, SigningAlgorithm
@@ -33,7 +34,8 @@ def signs_prehashed(session: Session) -> bool:
 def _signs(session: Session, curve: bytes) -> bool:
     """Try it with a test key whose curve is named by ``curve``."""
     try:
-        made = session.create_object(
+        made = create_object(
+            session,
             {
                 Attribute.CLASS: ObjectClass.PRIVATE_KEY,
                 Attribute.KEY_TYPE: KeyType.EC_EDWARDS,
@@ -41,7 +43,7 @@ def _signs(session: Session, curve: bytes) -> bool:
                 Attribute.SIGN: True,
                 Attribute.VALUE: _SEED,
                 Attribute.EC_PARAMS: curve,
-            }
+            },
         )
         try:
             return sign(session, handle_of(made), SigningAlgorithm.ED25519_PH_SHA_512, _MESSAGE) == _SIGNATURE

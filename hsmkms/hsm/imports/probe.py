@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.cmac import CMAC
 from msgspec.structs import replace
 from pkcs11.exceptions import PKCS11Error
 from pkcs11.mechanisms import KeyType, Mechanism
-from pkcs11.types import PrivateKey, Session, Token
+from pkcs11.types import Object, Session, Token
 
 from hsmkms.errors import (
     HsmKmsError,
@@ -105,7 +105,7 @@ def probe_kinds(token: Token, session: Session, profile: ImportProfile) -> Impor
 
 
 @contextmanager
-def _pair(session: Session, template: WrappingKeyTemplate, support: AttributeSupport) -> Iterator[PrivateKey]:
+def _pair(session: Session, template: WrappingKeyTemplate, support: AttributeSupport) -> Iterator[Object]:
     public, private = make_pair(session, template, _BITS, _PROBE_ID, _PROBE_LABEL, support, store=False)
     with ExitStack() as cleanup:
         cleanup.enter_context(translated())
@@ -117,7 +117,7 @@ def _pair(session: Session, template: WrappingKeyTemplate, support: AttributeSup
 class _Probe:
     """Run the trials with one session key pair."""
 
-    def __init__(self, session: Session, key: PrivateKey, mechanisms: frozenset[Mechanism]) -> None:
+    def __init__(self, session: Session, key: Object, mechanisms: frozenset[Mechanism]) -> None:
         self._session = session
         self._key = key
         self._public = public_half(key)

@@ -17,6 +17,8 @@ from pkcs11.types import Object, Session
 
 from hsmkms.errors import TokenError, UnsupportedOperationException
 from hsmkms.hsm.faults import translated
+from hsmkms.hsm.objects.handle_keys import create_object
+from hsmkms.hsm.objects.objects import search
 
 Result = TypeVar("Result")
 
@@ -49,7 +51,7 @@ def keep_note(session: Session, prefix: str, label: str, value: bytes) -> None:
     with translated():
         others = [note for note_label, note in _settled(lambda: _find(session, prefix)) if note_label != label]
         try:
-            session.create_object(template)
+            create_object(session, template)
         except _REFUSALS as exc:
             raise UnsupportedOperationException(NO_NOTES) from exc
     if read_notes(session, prefix).get(label) != value:
@@ -80,6 +82,5 @@ def _values(session: Session, prefix: str) -> dict[str, bytes]:
 
 def _find(session: Session, prefix: str) -> list[tuple[str, Object]]:
     wanted = {Attribute.CLASS: ObjectClass.DATA, Attribute.APPLICATION: APPLICATION, Attribute.TOKEN: True}
-    objects = list(session.get_objects(wanted))  # run to its end: an unfinished search would block the next one
-    labelled = [(note[Attribute.LABEL], note) for note in objects]
+    labelled = [(note[Attribute.LABEL], note) for note in search(session, wanted)]
     return [(label, note) for label, note in labelled if label.startswith(prefix)]
