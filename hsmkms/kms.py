@@ -423,11 +423,11 @@ class Kms(PermissionOperations):
         return self._run(Operation.DERIVE_SHARED_SECRET, agreement.derive_shared_secret, request, caller)
 
     def encapsulate(self, request: EncapsulateRequest, caller: Caller | None = None) -> EncapsulateResponse:
-        """Refused: no token that hsmkms knows has ML-KEM."""
+        """Generate a secret, encapsulated for an ML-KEM key."""
         return self._run(Operation.ENCAPSULATE, agreement.encapsulate, request, caller)
 
     def decapsulate(self, request: DecapsulateRequest, caller: Caller | None = None) -> DecapsulateResponse:
-        """Refused: no token that hsmkms knows has ML-KEM."""
+        """Recover a secret that was encapsulated for an ML-KEM key."""
         return self._run(Operation.DECAPSULATE, agreement.decapsulate, request, caller)
 
     def _run(

@@ -21,13 +21,13 @@ from hsmkms.errors import (
     TokenUnavailableError,
     UnsupportedOperationException,
 )
+from hsmkms.hsm.ckr_names import ACTION_PROHIBITED, CURVE_NOT_SUPPORTED, KEY_FUNCTION_NOT_PERMITTED, ckr_name, number_of
 from hsmkms.hsm.return_codes import (
     BufferTooSmallError,
     CurveNotSupportedError,
     NotInitializedError,
     TokenResourceExceededError,
 )
-from hsmkms.hsm.ckr_names import ACTION_PROHIBITED, CURVE_NOT_SUPPORTED, KEY_FUNCTION_NOT_PERMITTED, ckr_name, number_of
 
 log = logging.getLogger("hsmkms.hsm")
 

@@ -1,8 +1,13 @@
-"""DeriveSharedSecret; Encapsulate and Decapsulate, which no supported token can do. Source: AWS KMS API Reference."""
+"""DeriveSharedSecret, Encapsulate and Decapsulate. Source: AWS KMS API Reference."""
 
 from typing import Final
 
-from hsmkms.errors import RejectedDataError, UnsupportedOperationException, ValidationException, silently
+from hsmkms.errors import (
+    RejectedDataError,
+    UnsupportedOperationException,
+    ValidationException,
+    silently,
+)
 from hsmkms.model.asymmetric import (
     DecapsulateRequest,
     DecapsulateResponse,
@@ -12,11 +17,10 @@ from hsmkms.model.asymmetric import (
     EncapsulateResponse,
 )
 from hsmkms.model.enums import EncapsulationAlgorithm, KeyAgreementAlgorithm
-from hsmkms.rules import specs
+from hsmkms.rules import messages, specs
 from hsmkms.service.operations.crypto import NO_RECIPIENT
 from hsmkms.service.pipeline import Call
-
-NO_ML_KEM: Final = "hsmkms knows no token that has ML-KEM: it keeps no keys of KeyUsage ENCAPSULATE_DECAPSULATE."
+from hsmkms.service.runtime.record_cache import CachedKey
 
 NO_PEER: Final = "PublicKey must be the DER SubjectPublicKeyInfo of a key on the curve of {spec}."
 
@@ -45,17 +49,37 @@ def derive_shared_secret(call: Call, request: DeriveSharedSecretRequest) -> Deri
 
 
 def encapsulate(call: Call, request: EncapsulateRequest) -> EncapsulateResponse:
-    """Refuse, after the checks of every other operation, so that a key of another usage gets that error first."""
-    raise _refused(call, request)
+    """Generate a secret, and its ciphertext that only the private key on the token opens."""
+    key, permit = call.key(request.key_id, aliases=True)
+    algorithm = _encapsulation(call, key, request)
+    device = call.device(key)
+    call.stop_if(dry_run=request.dry_run)
+    made = device.pairs.encapsulate(permit, key.current_cka_id, key.record.kind)
+    call.used(key)
+    return EncapsulateResponse(
+        key_id=key.record.arn,
+        shared_secret=made.secret,
+        shared_secret_ciphertext_blob=made.ciphertext,
+        encapsulation_algorithm=algorithm,
+    )
 
 
 def decapsulate(call: Call, request: DecapsulateRequest) -> DecapsulateResponse:
-    """Refuse as ``encapsulate`` does."""
-    raise _refused(call, request)
+    """Recover an encapsulated secret, on the token. An altered ciphertext of the right length gives another secret."""
+    key, permit = call.key(request.key_id, aliases=True)
+    algorithm = _encapsulation(call, key, request)
+    device = call.device(key)
+    messages.check_encapsulated(key.record.spec, len(request.shared_secret_ciphertext_blob))
+    call.stop_if(dry_run=request.dry_run)
+    secret = device.pairs.decapsulate(permit, key.current_cka_id, request.shared_secret_ciphertext_blob)
+    call.used(key)
+    return DecapsulateResponse(key_id=key.record.arn, shared_secret=secret, encapsulation_algorithm=algorithm)
 
 
-def _refused(call: Call, request: EncapsulateRequest | DecapsulateRequest) -> Exception:
-    key, _ = call.key(request.key_id, aliases=True)
+def _encapsulation(
+    call: Call, key: CachedKey, request: EncapsulateRequest | DecapsulateRequest
+) -> EncapsulationAlgorithm:
     specs.require_usage(key.record, call.operation)
-    specs.check_algorithm(key.record, EncapsulationAlgorithm, request.encapsulation_algorithm, "encapsulationAlgorithm")
-    return UnsupportedOperationException(NO_ML_KEM)
+    return specs.check_algorithm(
+        key.record, EncapsulationAlgorithm, request.encapsulation_algorithm, "encapsulationAlgorithm"
+    )
