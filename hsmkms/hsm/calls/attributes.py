@@ -3,7 +3,8 @@
 An attribute counts as reported only if the module changed its length to one that fits the buffer. Whatever it left
 untouched, or marked as unavailable, is read again alone: some modules stop at the first attribute that they do not
 know, and some (NSS softokn, asked for CKA_COPYABLE) refuse the whole call. Those that a module refuses in this way are
-remembered, and read alone from then on.
+remembered, and read alone from then on. Numbers get a buffer of exactly their size: NSS softokn reports those of token
+objects in no other.
 
 Source: PKCS #11 2.40, section 5.7 (C_GetAttributeValue): a call that answers CKR_ATTRIBUTE_SENSITIVE,
 CKR_ATTRIBUTE_TYPE_INVALID or CKR_BUFFER_TOO_SMALL for one attribute has processed all others.
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from pkcs11 import exceptions as ckr
+from pkcs11.constants import Attribute
 from pkcs11.exceptions import PKCS11Error
 from pkcs11.types import Session
 
@@ -33,8 +35,21 @@ ROOM: Final = 2048
 
 ROOM_ALONE: Final = 8192
 
-_UNAVAILABLE: Final = int(ffi.cast("CK_ULONG", -1))
-"""CK_UNAVAILABLE_INFORMATION."""
+NUMBERS: Final = frozenset(
+    (
+        Attribute.CLASS,
+        Attribute.KEY_TYPE,
+        Attribute.KEY_GEN_MECHANISM,
+        Attribute.VALUE_LEN,
+        Attribute.MODULUS_BITS,
+        Attribute.PARAMETER_SET,
+    )
+)
+"""Attributes whose values are a CK_ULONG each."""
+
+_NUMBER_BYTES: Final = ffi.sizeof("CK_ULONG")
+_UNTOUCHED: Final = b"\xff" * _NUMBER_BYTES
+"""CK_UNAVAILABLE_INFORMATION, with which the buffers of numbers are filled before the call."""
 
 _PROCESSED: Final = (CKR_OK, CKR_ATTRIBUTE_SENSITIVE, CKR_ATTRIBUTE_TYPE_INVALID, CKR_BUFFER_TOO_SMALL)
 _UNKNOWN: Final = (ckr.AttributeSensitive, ckr.AttributeTypeInvalid)
@@ -94,27 +109,32 @@ def _read_together(
     count = len(attributes)
     memory, template = ffi.new("CK_BYTE[]", count * ROOM), ffi.new("CK_ATTRIBUTE[]", count)
     for index, attribute in enumerate(attributes):
-        entry = template[index]
-        entry.type, entry.pValue, entry.ulValueLen = attribute, memory + index * ROOM, ROOM
+        entry, room = template[index], ROOM
+        if attribute in NUMBERS:
+            room = _NUMBER_BYTES
+            ffi.memmove(memory + index * ROOM, _UNTOUCHED, room)
+        entry.type, entry.pValue, entry.ulValueLen = attribute, memory + index * ROOM, room
     code = functions.get_attribute_value(session, handle, template, count)
     values: dict[int, bytes] = {}
     if code in _PROCESSED:
         for index, attribute in enumerate(attributes):
             length = template[index].ulValueLen
-            if length < ROOM:
-                values[attribute] = ffi.buffer(memory + index * ROOM, length)[:]
+            value = ffi.buffer(memory + index * ROOM, length)[:] if length < ROOM else _UNTOUCHED
+            if value != _UNTOUCHED:
+                values[attribute] = value
     overwrite(memory, count * ROOM)
     return code, values
 
 
-def _read_alone(functions: Functions, session: int, handle: int, attribute: int, room: int = ROOM_ALONE) -> bytes:
+def _read_alone(functions: Functions, session: int, handle: int, attribute: int, room: int = 0) -> bytes:
     """Read one attribute; a value that does not fit is read again with the size that the module names."""
+    is_first, room = not room, room or (_NUMBER_BYTES if attribute in NUMBERS else ROOM_ALONE)
     memory, template = ffi.new("CK_BYTE[]", room), ffi.new("CK_ATTRIBUTE *", (attribute, ffi.NULL, room))
     template.pValue = memory
     code = functions.get_attribute_value(session, handle, template, 1)
     length = template.ulValueLen
     try:
-        if code == CKR_BUFFER_TOO_SMALL and room == ROOM_ALONE:
+        if code == CKR_BUFFER_TOO_SMALL and is_first:
             size = _size(functions, session, handle, attribute)
             return _read_alone(functions, session, handle, attribute, size)
         if code != CKR_OK:
@@ -133,7 +153,7 @@ def _size(functions: Functions, session: int, handle: int, attribute: int) -> in
     if code != CKR_OK:
         raise error_of(code)
     size: int = template.ulValueLen
-    if not ROOM_ALONE < size <= MOST:
+    if not 0 < size <= MOST:
         raise ckr.FunctionFailed
     return size
 
