@@ -422,7 +422,7 @@ def test_file_is_private_and_new(bare: Site, public: Path) -> None:
     assert "exists already" in bare.run(*wrap, "link").error
     assert not (bare.folder / "elsewhere").exists()
     told = bare.run(*wrap, "no/folder").error
-    assert told == "ValidationException: --out: no/folder cannot be made (No such file or directory)."
+    assert told == "ValidationException: --out: no/folder cannot be created (No such file or directory)."
 
 
 def test_full_disk(bare: Site, public: Path) -> None:
