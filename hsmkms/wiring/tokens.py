@@ -72,7 +72,7 @@ def device_settings(settings: Settings, token: TokenSettings | None = None) -> D
 
 
 def _reader(settings: Settings, token: TokenSettings) -> Callable[[], Secret]:
-    """Return the PIN reader: it reads the source anew at each login, since it may change, but prompts only once."""
+    """Return the PIN reader: it reads the source again at each login, since it may change, but prompts only once."""
 
     def read() -> Secret:
         names = credential_names(settings, token)
@@ -240,7 +240,7 @@ def _resembles(token: TokenSettings, row: TokenRow) -> bool:
 def _check_account(settings: Settings, row: InstallationRow) -> None:
     if row.account != settings.account_id:
         raise ConfigurationError(
-            f"account_id is {settings.account_id}, but this installation was made for {row.account}: correct it"
+            f"account_id is {settings.account_id}, but this installation was created for {row.account}: correct it"
         )
 
 
