@@ -153,7 +153,7 @@ TEMPLATE: Final = """\
 # That short time.
 {interval_milliseconds}
 
-# What happens while the log cannot be written: refuse (whatever changes, decrypts or creates something), or go-on.
+# What happens while the log cannot be written: refuse (requests that do more than read metadata), or go-on.
 {when_unwritable}
 
 # The size at which a new file is started; older ones can be moved to an archive.

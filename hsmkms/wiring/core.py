@@ -150,7 +150,7 @@ def core_without_token(settings: Settings, fault: HsmKmsError, clock: Clock = ut
     """Open an installation without its token, for work that needs only the database; ``fault`` says why it is away."""
     store = Store.open(settings.data_dir)
     try:
-        row, token = binding.told(store)
+        row, token = binding.expected(store)
         away = AwayDevice(fault)
         tokens = Tokens(store, token.id, away, lambda _: away)
         return _core(settings, store, tokens, _described(settings, row), clock, None)

@@ -179,7 +179,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "no instant": (("--valid-to", "soon"), "ValidationException: --valid-to: 'soon' is no instant"),
     "not this token": (
         ("--no-expiry", "--wrapping-algorithm", "RSAES_OAEP_SHA_256"),
-        "UnsupportedOperationException: This token cannot unwrap RSAES_OAEP_SHA_256 by itself: it can do RSAES_OAEP_",
+        "UnsupportedOperationException: This token cannot unwrap RSAES_OAEP_SHA_256 itself: it supports RSAES_OAEP_",
     ),
     "not safe": (
         ("--no-expiry", "--wrapping-algorithm", "RSAES_PKCS1_V1_5"),

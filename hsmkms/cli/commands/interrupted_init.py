@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hsmkms.config.settings import Settings, TokenSettings
 
 MODULE_VARIABLES: Final = ("SOFTHSM2_CONF",)
-"""Variables that a module may need: init copies those that are set to the configuration, so that none is exported."""
+"""Variables that a module may need: init copies those that are set to the configuration: no export is needed."""
 
 
 class InitOptions(Struct, frozen=True, kw_only=True):

@@ -78,7 +78,7 @@ def forget(core: Core, row: TokenRow) -> Forgotten:
         row = find(core, row.serial or row.label)
         device, away = _reached(core, row)
         if device is not None:
-            _vouch_at_home(core, row)
+            _accept_at_home(core, row)
 
         # 1. Device: the installation's own keys, the one that identifies the token last.
         destroyed = _destroy_own(core, row, device) if device is not None else 0
@@ -113,7 +113,7 @@ def _reached(core: Core, row: TokenRow) -> tuple[Device | None, str | None]:
     return (core.tokens.of(row.id), None) if fault is None else (None, fault)
 
 
-def _vouch_at_home(core: Core, row: TokenRow) -> None:
+def _accept_at_home(core: Core, row: TokenRow) -> None:
     """Seal the accepted faults of the audit log at home too, if a seal key of that token proves their acceptance.
 
     ConfigurationError if the log does not verify: new faults must be noticed while its seals can still be proven.
