@@ -12,6 +12,7 @@ from pkcs11.exceptions import PKCS11Error
 _SPELLED_OTHERWISE: Final = {
     "AnotherUserAlreadyLoggedIn": "CKR_USER_ANOTHER_ALREADY_LOGGED_IN",
     "FunctionCancelled": "CKR_FUNCTION_CANCELED",
+    "NotInitialized": "CKR_CRYPTOKI_NOT_INITIALIZED",
     "RandomNoRNG": "CKR_RANDOM_NO_RNG",
     "SessionReadWriteSOExists": "CKR_SESSION_READ_WRITE_SO_EXISTS",
     "SlotIDInvalid": "CKR_SLOT_ID_INVALID",
@@ -63,7 +64,8 @@ def ckr_name(error: PKCS11Error) -> str:
     if number is not None:
         return _WITHOUT_CLASS.get(number, f"CKR 0x{number:08x}")
     if type(error) is not PKCS11Error:
-        return _from(type(error).__name__.removesuffix("Error"))
+        name = type(error).__name__.removesuffix("Error")
+        return _SPELLED_OTHERWISE.get(name, _from(name))
     return next((name for text, name in _BY_TEXT.items() if text in str(error)), "a return code without a name")
 
 
