@@ -3,6 +3,7 @@
 The server starts a process for each connection, and each C_GetFunctionList of the client module is a connection.
 """
 
+import atexit
 import os
 import shutil
 import subprocess
@@ -34,7 +35,9 @@ class P11KitDriver(Driver):
         if program is None:
             raise NotInstalledError("p11-kit is not installed: install p11-kit")
         self._program = program
-        self._socket = Path(tempfile.mkdtemp(prefix="hsmkms-p11-kit-")) / "socket"
+        place = tempfile.mkdtemp(prefix="hsmkms-p11-kit-")
+        atexit.register(shutil.rmtree, place, ignore_errors=True)
+        self._socket = Path(place) / "socket"
         self._server: subprocess.Popen[bytes] | None = None
 
     def make(self, folder: Path, label: str = LABEL) -> Token:
