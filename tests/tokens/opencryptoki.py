@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from tokens.driver import LABEL, Driver, NotInstalledError, NotPossibleError, Reason, Token
+from tokens.measured import MEASURED_ON_SOFTHSM
 
 CONFIGURATION = Path("/etc/opencryptoki/opencryptoki.conf")
 RUN = (Path("/run"), Path("/run/opencryptoki"))
@@ -51,6 +52,7 @@ class OpenCryptokiDriver(Driver):
     title = "opencryptoki, software token"
     packages = ("opencryptoki",)
     files: ClassVar[tuple[str, ...]] = ("opencryptoki/libopencryptoki.so", "pkcs11/libopencryptoki.so")
+    excluded = MEASURED_ON_SOFTHSM
     refused: ClassVar[tuple[Reason, ...]] = (
         Reason(r"the token has no AES_GCM:", "AES-GCM came with a later version than Debian 12's 3.8"),
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from tokens.driver import LABEL, Driver, NotInstalledError, Reason, Token
+from tokens.measured import SOFTHSM_FILES
 from tokens.softhsm import SoftHsm
 
 SECONDS = 60.0
@@ -25,6 +26,7 @@ class P11KitDriver(Driver):
     title = "p11-kit remote, SoftHSM behind it"
     packages = ("p11-kit", "p11-kit-modules", "softhsm2")
     files: ClassVar[tuple[str, ...]] = ("pkcs11/p11-kit-client.so",)
+    excluded = SOFTHSM_FILES
     refused: ClassVar[tuple[Reason, ...]] = (
         Reason(r"the token has no AES_GCM:", "p11-kit before 0.25 does not pass on calls with AES-GCM"),
     )
