@@ -87,6 +87,8 @@ def modules_table(results: Results) -> str:
         result = results[row.name]
         worked = sum(each.outcome == WORKS for each in result.capabilities.values())
         tests = f"{result.tests.passed} passed, {sum(result.tests.skipped.values())} skipped"
+        if result.capabilities["init"].outcome != WORKS:
+            tests = "not run: there is no installation on it"
         if result.tests.failed:
             tests += f", {len(result.tests.failed)} failed"
         shown = f"{worked} of {len(result.capabilities)}"

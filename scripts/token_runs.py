@@ -94,11 +94,12 @@ def run(row: Row, module: Path | None, paths: list[str]) -> Result:
     if environment and not environment.items() <= os.environ.items():
         return run_again(row, environment, paths)  # the loader reads LD_LIBRARY_PATH when a process starts
     description, capabilities = try_capabilities(DRIVERS[row.driver](module))
+    fit = capabilities["init"].outcome == WORKS
     return Result(
         version=" ".join(filter(None, (description, version(row) and f"({version(row)})"))),
         date=datetime.now(UTC).date().isoformat(),
         capabilities=capabilities,
-        tests=run_tests(row, module, paths),
+        tests=run_tests(row, module, paths) if fit else DeviceTests(passed=0, skipped={}, failed=[]),
     )
 
 
