@@ -172,7 +172,7 @@ def run_tests(row: Row, module: Path | None, paths: list[str]) -> DeviceTests:
         )
         if not report.exists():
             raise RuntimeError(f"pytest ended with status {done.returncode} and no report")
-        return read_report(report)
+        return msgspec.structs.replace(read_report(report), partial=bool(paths))
 
 
 def read_report(report: Path) -> DeviceTests:
