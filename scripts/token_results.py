@@ -27,11 +27,15 @@ class Tried(Struct, frozen=True):
 
 
 class DeviceTests(Struct, frozen=True, kw_only=True):
-    """What came of the device tests. ``skipped``: how many for each reason. ``failed``: their names."""
+    """What came of the device tests. ``skipped``: how many for each reason. ``failed``: their names.
+
+    ``partial``: the tests of some files alone.
+    """
 
     passed: int
     skipped: dict[str, int]
     failed: list[str]
+    partial: bool = False
 
 
 class Result(Struct, frozen=True, kw_only=True):
@@ -87,6 +91,10 @@ def modules_table(results: Results) -> str:
         result = results[row.name]
         worked = sum(each.outcome == WORKS for each in result.capabilities.values())
         tests = f"{result.tests.passed} passed, {sum(result.tests.skipped.values())} skipped"
+        if result.tests.partial:
+            tests += " (some files)"
+        if result.capabilities["init"].outcome != WORKS:
+            tests = "not run: there is no installation on it"
         if result.tests.failed:
             tests += f", {len(result.tests.failed)} failed"
         shown = f"{worked} of {len(result.capabilities)}"

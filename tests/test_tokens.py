@@ -1,10 +1,12 @@
 """The table of modules (scripts/token_table.py), their drivers, and the guide's page of what was run."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
-from token_results import FAILS, GUIDE, WORKS, DeviceTests, Result, Tried, body, load, rewritten
+import token_runs
+from token_results import FAILS, GUIDE, ROOT, WORKS, DeviceTests, Result, Tried, body, load, rewritten
 from token_runs import read_report
 from token_table import MODULES, Row
 from tokens.driver import Driver, NotInstalledError, NotPossibleError, Reason, Token
@@ -110,3 +112,20 @@ def test_dates_are_dates() -> None:
     for result in load().values():
         assert re.fullmatch(r"20\d\d-\d\d-\d\d", result.date)
         assert result.version
+
+
+@pytest.mark.parametrize(("endings", "status"), [((0, 0), 0), ((0, 77), 77), ((1, 77), 1), ((77, 1), 1)])
+def test_a_failure_counts_more_than_a_module_that_is_missing(
+    monkeypatch: pytest.MonkeyPatch, endings: tuple[int, int], status: int
+) -> None:
+    """The status of a run is 1 if any module fails, else 77 if any could not be installed."""
+    left = list(endings)
+    monkeypatch.setattr(token_runs, "outcome", lambda _row, _asked: left.pop(0))
+    monkeypatch.setattr(sys, "argv", ["token-matrix", "--check", "--quick", "nss", "firefox"])
+    assert token_runs.main() == status
+    assert left == []
+
+
+def test_quick_tests_exist() -> None:
+    """What continuous integration runs on other modules is there."""
+    assert all((ROOT / path).is_file() for path in token_runs.QUICK)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tokens.driver import LABEL, Driver, Token, initialise
+from tokens.measured import MEASURED_ON_SOFTHSM
 
 CONFIGURATION = """\
 [[slots]]
@@ -18,6 +19,8 @@ class KryopticDriver(Driver):
 
     name = "kryoptic"
     title = "kryoptic"
+
+    excluded = MEASURED_ON_SOFTHSM
 
     def make(self, folder: Path, label: str = LABEL) -> Token:
         """Make a configuration with one slot, and a token in it."""

@@ -6,18 +6,23 @@ that is initialised a second time refuses the security officer's login (3.8), so
 Source: opencryptoki, man pkcsconf(1) and pkcsslotd(8).
 """
 
+import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 from tokens.driver import LABEL, Driver, NotInstalledError, NotPossibleError, Reason, Token
+from tokens.measured import MEASURED_ON_SOFTHSM
 
 CONFIGURATION = Path("/etc/opencryptoki/opencryptoki.conf")
-SOCKET = Path("/run/pkcsslotd.socket")
+RUN = (Path("/run"), Path("/run/opencryptoki"))
 STATE = Path("/var/lib/opencryptoki/swtok")
 SHARED_MEMORY = Path("/dev/shm/var.lib.opencryptoki.swtok")  # noqa: S108 - opencryptoki's own
 DEFAULT_SO_PIN = "87654321"
@@ -27,6 +32,19 @@ SO_PIN = "33333333"
 SECONDS = 60.0
 
 
+def _sockets() -> list[Path]:
+    """What the daemon listens at; none if it does not run."""
+    return [file for folder in RUN for file in folder.glob("pkcsslotd*.socket")]
+
+
+def _has_ended(number: int) -> bool:
+    """True if there is no such process, or nothing of it but its status."""
+    try:
+        return not Path(f"/proc/{number}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 class OpenCryptokiDriver(Driver):
     """opencryptoki of the distribution. Each token replaces the one before."""
 
@@ -34,6 +52,7 @@ class OpenCryptokiDriver(Driver):
     title = "opencryptoki, software token"
     packages = ("opencryptoki",)
     files: ClassVar[tuple[str, ...]] = ("opencryptoki/libopencryptoki.so", "pkcs11/libopencryptoki.so")
+    excluded = MEASURED_ON_SOFTHSM
     refused: ClassVar[tuple[Reason, ...]] = (
         Reason(r"the token has no AES_GCM:", "AES-GCM came with a later version than Debian 12's 3.8"),
     )
@@ -47,12 +66,12 @@ class OpenCryptokiDriver(Driver):
         found = re.search(r"slot\s+(\d+)\s*\{[^}]*libpkcs11_sw\.so", CONFIGURATION.read_text())
         assert found, f"{CONFIGURATION} has no software token"
         self._slot = found[1]
-        self._daemon: subprocess.Popen[bytes] | None = None
+        self._started = False
 
     def make(self, folder: Path, label: str = LABEL) -> Token:
         """Remove the token with all its files, and make it anew."""
         self._end()
-        if SOCKET.exists():
+        if _sockets():
             raise NotPossibleError("pkcsslotd runs on this machine: whoever uses it must end it first")
         for file in (*STATE.glob("*"), *(STATE / "TOK_OBJ").glob("*"), SHARED_MEMORY):
             if file.is_file():
@@ -69,20 +88,27 @@ class OpenCryptokiDriver(Driver):
         del folder
         self._end()
 
-    def _end(self) -> None:
-        if self._daemon is not None:
-            self._daemon.terminate()
-            self._daemon.wait(SECONDS)
-            self._daemon = None
-
     def _serve(self) -> None:
-        self._daemon = subprocess.Popen(
-            ["pkcsslotd", "-f"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        """Start the daemon, which goes into the background."""
+        self._started = True
+        subprocess.run(
+            ["pkcsslotd"], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
+        self._wait(lambda: bool(_sockets()), "did not listen")
+
+    def _end(self) -> None:
+        if self._started:
+            self._started = False
+            numbers = [file.read_text().strip() for folder in RUN for file in folder.glob("pkcsslotd.pid")]
+            for number in filter(str.isdigit, numbers):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(number), signal.SIGTERM)
+                self._wait(partial(_has_ended, int(number)), "did not end")
+
+    def _wait(self, happened: Callable[[], bool], otherwise: str) -> None:
         deadline = time.monotonic() + SECONDS
-        while not SOCKET.exists():
-            assert self._daemon.poll() is None, f"pkcsslotd ended with status {self._daemon.returncode}"
-            assert time.monotonic() < deadline, f"pkcsslotd did not listen in {SECONDS} s"
+        while not happened():
+            assert time.monotonic() < deadline, f"pkcsslotd {otherwise} in {SECONDS} s"
             time.sleep(0.01)
 
     def _configure(self, *options: str, answer: str = "") -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from tokens.driver import LABEL, Driver, NotInstalledError, Reason, Token, initialise
+from tokens.measured import MEASURED_ON_SOFTHSM
 
 SECONDS = 60.0
 
@@ -22,6 +23,7 @@ class Tpm2Driver(Driver):
         "libtpm2_pkcs11.so.1",
         "pkcs11/libtpm2_pkcs11.so.1",
     )
+    excluded = MEASURED_ON_SOFTHSM
     refused: ClassVar[tuple[Reason, ...]] = (
         Reason(r"the token has no AES_GCM, GENERIC_SECRET_KEY_GEN:", "it has no AES-GCM and makes no generic secrets"),
     )
