@@ -285,7 +285,7 @@ HELP: Final = {
     "key_material_description": "Free text about the key material.",
     "key_material_id": "Id of the key material; default: the current one.",
     "key_pair_spec": "Such as RSA_2048, ECC_NIST_P256, ECC_NIST_EDWARDS25519 or ML_KEM_768.",
-    "key_spec": "Of keys: SYMMETRIC_DEFAULT, RSA_2048, ECC_NIST_P256, ML_DSA_65, HMAC_256, ...; of data keys: AES_128 or AES_256.",
+    "key_spec": "Of keys: SYMMETRIC_DEFAULT, RSA_2048, ECC_NIST_P256, ML_DSA_65, ... Of data keys: AES_128, AES_256.",
     "key_usage": "ENCRYPT_DECRYPT, SIGN_VERIFY, GENERATE_VERIFY_MAC, KEY_AGREEMENT or ENCAPSULATE_DECAPSULATE.",
     "limit": "Entries per page; default: all pages.",
     "mac": "HMAC: base64, or fileb://FILE.",
