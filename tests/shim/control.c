@@ -150,6 +150,12 @@ static void parse_unknown(struct control *control, char **rest, const char *line
     control->unknown_manner[at] = one_of(strtok_r(NULL, " ", rest), manners, 3, line);
 }
 
+static void parse_messages(struct control *control, const char *word, const char *line)
+{
+    static const char *const kinds[] = {"caller", "random", "counted", "wrong"};
+    control->messages = MESSAGES_CALLER + one_of(word, kinds, 4, line);
+}
+
 static void parse(struct orders *orders, char *words, const char *line)
 {
     struct control *control = &orders->control;
@@ -180,6 +186,8 @@ static void parse(struct orders *orders, char *words, const char *line)
         parse_ignored(&control->ignored[control->ignored_count++], &rest, line);
     else if (strcmp(order, "unknown") == 0)
         parse_unknown(control, &rest, line);
+    else if (strcmp(order, "messages") == 0)
+        parse_messages(control, strtok_r(NULL, " ", &rest), line);
     else if (strcmp(order, "room") == 0)
         control->least_room = number(strtok_r(NULL, " ", &rest), line);
     else if (strcmp(order, "pin_tries") == 0)

@@ -15,6 +15,7 @@ from pkcs11._pkcs11 import HasFuncList  # type: ignore[attr-defined]
 from pkcs11.types import Session
 
 from hsmkms.hsm.calls.declarations import ffi
+from hsmkms.hsm.return_codes import CKR_OK
 
 _HEAD: Final = object.__basicsize__
 _POINTERS: Final = 3
@@ -83,6 +84,26 @@ class Functions:
         self.wrap_key: Callable[..., int] = listed.C_WrapKey
         self.unwrap_key: Callable[..., int] = listed.C_UnwrapKey
         self.derive_key: Callable[..., int] = listed.C_DeriveKey
+
+
+class MessageFunctions:
+    """The entry points for message-based encryption of a list of PKCS#11 3.x."""
+
+    def __init__(self, address: int) -> None:
+        listed = ffi.cast("CK_FUNCTION_LIST_3_0 *", address)
+        self.is_complete = ffi.NULL not in (
+            listed.C_MessageEncryptInit,
+            listed.C_EncryptMessage,
+            listed.C_MessageEncryptFinal,
+        )
+        self.begin: Callable[..., int] = listed.C_MessageEncryptInit
+        self.encrypt: Callable[..., int] = listed.C_EncryptMessage
+        self.end: Callable[..., int] = listed.C_MessageEncryptFinal
+        self.get_session_info: Callable[..., int] = listed.C_GetSessionInfo
+
+    def knows(self, session: Session) -> bool:
+        """Return whether the session is valid in this list: on p11-kit's remote module each list is a connection."""
+        return self.get_session_info(session_handle(session), ffi.new("CK_SESSION_INFO *")) == CKR_OK
 
 
 _registered: Final[dict[int, Functions]] = {}
