@@ -68,7 +68,7 @@ _OF_OBJECT: Final = "(CK_ULONG session, CK_ULONG object, CK_ATTRIBUTE *template,
 _UNUSED: Final = ""
 """Declared as a plain pointer: only its place in the list matters."""
 
-_FUNCTIONS: Final = {
+FUNCTIONS: Final = {
     "C_Initialize": "(CK_C_INITIALIZE_ARGS *arguments)",
     "C_Finalize": "(void *reserved)",
     "C_GetInfo": _UNUSED,
@@ -154,7 +154,7 @@ _FUNCTIONS: Final = {
 }
 """CK_FUNCTION_LIST in its order."""
 
-_FUNCTIONS_3_0: Final = {
+FUNCTIONS_3_0: Final = {
     "C_GetInterfaceList": _UNUSED,
     "C_GetInterface": _UNUSED,
     "C_LoginUser": _UNUSED,
@@ -181,8 +181,8 @@ def _function_list(name: str, functions: dict[str, str]) -> str:
 
 DECLARATIONS: Final = (
     _TYPES
-    + _function_list("CK_FUNCTION_LIST", _FUNCTIONS)
-    + _function_list("CK_FUNCTION_LIST_3_0", {**_FUNCTIONS, **_FUNCTIONS_3_0})
+    + _function_list("CK_FUNCTION_LIST", FUNCTIONS)
+    + _function_list("CK_FUNCTION_LIST_3_0", {**FUNCTIONS, **FUNCTIONS_3_0})
     + "CK_RV C_GetFunctionList(CK_FUNCTION_LIST **list);"
 )
 WRITTEN: Final = Path(__file__).parent.parent / "hsmkms/hsm/calls/_declared.py"

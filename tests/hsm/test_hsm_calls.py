@@ -2,13 +2,15 @@
 
 import ctypes
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import cffi
 import declare
 import pytest
-from devices import MakeToken, SoftHsm, new_key, permit
+from devices import MakeToken, SoftHsm, new_key, permit, until
 from pkcs11 import _pkcs11
 from pkcs11 import exceptions as ckr
 from pkcs11.constants import Attribute, MechanismFlag
@@ -21,11 +23,13 @@ from hsmkms.hsm.calls import attributes, function_list, operations
 from hsmkms.hsm.calls.declarations import ffi
 from hsmkms.hsm.calls.mechanisms import gcm, mechanism
 from hsmkms.hsm.device import TokenDevice
-from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY
-from hsmkms.hsm.objects.objects import generate, handle_of
+from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY, INSTALLATION_MAC_KEY, MAPPER
+from hsmkms.hsm.objects.objects import generate, handle_of, search
 from hsmkms.hsm.return_codes import BufferTooSmallError
+from hsmkms.hsm.session import module as modules
 from hsmkms.model.enums import Operation
 
+REMOTE = Path("/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so")
 IV, AAD, PLAINTEXT = bytes(range(12)), b"authenticated", b"to be encrypted"
 
 
@@ -90,6 +94,33 @@ def test_declarations_are_up_to_date() -> None:
         if new.kind == "struct":
             told = [[(n, f.offset, str(f.type)) for n, f in each.fields] for each in (new, old)]
             assert told[0] == told[1], name
+
+
+def test_remote_module_has_one_connection(make_token: MakeToken) -> None:
+    """Through p11-kit's remote module, where each function list is a connection, login and keys are those of one."""
+    if not REMOTE.exists() or shutil.which("p11-kit") is None:
+        pytest.skip("p11-kit is not installed (Debian: p11-kit, p11-kit-modules)")
+    token = make_token()
+    socket = token.folder / "p11-kit"
+    server = subprocess.Popen(
+        ["p11-kit", "server", "--foreground", "--name", socket, "--provider", token.module, "pkcs11:"],
+        env=os.environ | token.environment,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        until(socket.exists, 30)
+        module = modules.acquire(REMOTE, environment={"P11_KIT_SERVER_ADDRESS": f"unix:path={socket}"})
+        (slot,) = [each for each in module.slots() if each.get_token().label == token.label]
+        session = slot.get_token().open(rw=True, user_pin=token.pin, attribute_mapper=MAPPER)
+        assert module.cryptoki.logged_in(session.handle)  # type: ignore[attr-defined]
+        made = generate(session, INSTALLATION_MAC_KEY, b"remote", "a key behind p11-kit")
+        mac = operations.sign(session, handle_of(made), mechanism(Mechanism.SHA256_HMAC), b"message")
+        (found,) = search(session, {Attribute.ID: b"remote"})
+        assert operations.sign(session, handle_of(found), mechanism(Mechanism.SHA256_HMAC), b"message") == mac
+        module.release()
+    finally:
+        server.terminate()
+        server.wait(30)
 
 
 # -- return codes ----------------------------------------------------------------------------------------------------

@@ -107,6 +107,7 @@ class MessageFunctions:
 
 
 _registered: Final[dict[int, Functions]] = {}
+_ADDRESSES: Final = ffi.typeof("uintptr_t *")
 
 
 def register(address: int) -> Functions:
@@ -117,7 +118,7 @@ def register(address: int) -> Functions:
 
 def functions_of(session: Session) -> Functions:
     """Return the functions of the list through which python-pkcs11 opened this session."""
-    return _registered[ffi.cast("uintptr_t *", id(session) + _HEAD)[0]]
+    return _registered[ffi.cast(_ADDRESSES, id(session) + _HEAD)[0]]
 
 
 def session_handle(session: Session) -> Any:  # noqa: ANN401 - an int, which the stub leaves out
