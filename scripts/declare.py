@@ -90,7 +90,7 @@ FUNCTIONS: Final = {
     "C_Login": _UNUSED,
     "C_Logout": _UNUSED,
     "C_CreateObject": "(CK_ULONG session, CK_ATTRIBUTE *template, CK_ULONG count, CK_ULONG *object)",
-    "C_CopyObject": _UNUSED,
+    "C_CopyObject": ("(CK_ULONG session, CK_ULONG object, CK_ATTRIBUTE *template, CK_ULONG count, CK_ULONG *copy)"),
     "C_DestroyObject": "(CK_ULONG session, CK_ULONG object)",
     "C_GetObjectSize": _UNUSED,
     "C_GetAttributeValue": _OF_OBJECT,

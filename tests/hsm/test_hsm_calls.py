@@ -13,7 +13,7 @@ import pytest
 from devices import MakeToken, SoftHsm, new_key, permit, until
 from pkcs11 import _pkcs11
 from pkcs11 import exceptions as ckr
-from pkcs11.constants import Attribute, MechanismFlag
+from pkcs11.constants import Attribute, MechanismFlag, ObjectClass
 from pkcs11.mechanisms import GCMParams, KeyType, Mechanism
 from pkcs11.types import Session
 from shims import Played
@@ -24,7 +24,8 @@ from hsmkms.hsm.calls.declarations import ffi
 from hsmkms.hsm.calls.mechanisms import gcm, mechanism
 from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY, INSTALLATION_MAC_KEY, MAPPER
-from hsmkms.hsm.objects.objects import generate, handle_of, search
+from hsmkms.hsm.objects.handle_keys import create_object
+from hsmkms.hsm.objects.objects import generate, handle_of, search, tell
 from hsmkms.hsm.return_codes import BufferTooSmallError
 from hsmkms.hsm.session import module as modules
 from hsmkms.model.enums import Operation
@@ -185,12 +186,15 @@ def test_large_output(session: Session, key: int) -> None:
 
 
 def test_plaintext_is_overwritten(session: Session, key: int) -> None:
-    """After a decryption, and after a refused one, the thread's buffer holds zeros only."""
+    """After a decryption, a refused one, and a MAC (some are keys) the thread's buffer holds zeros only."""
     sealed = operations.encrypt(session, key, gcm(IV, AAD, 128), PLAINTEXT)
     assert operations.decrypt(session, key, gcm(IV, AAD, 128), sealed) == PLAINTEXT
     assert not any(bytes(ffi.buffer(operations.SCRATCH.out)))
     with pytest.raises(ckr.PKCS11Error):
         operations.decrypt(session, key, gcm(IV, b"others", 128), sealed)
+    assert not any(bytes(ffi.buffer(operations.SCRATCH.out)))
+    made = session.generate_key(KeyType.GENERIC_SECRET, 256, capabilities=MechanismFlag.SIGN, store=False)
+    assert any(operations.sign(session, handle_of(made), mechanism(Mechanism.SHA256_HMAC), b"message"))
     assert not any(bytes(ffi.buffer(operations.SCRATCH.out)))
 
 
@@ -212,6 +216,30 @@ def test_absurd_size_is_refused(session: Session, played: Played) -> None:
     played.order(f"room {operations.MOST + 1}")
     with pytest.raises(BufferTooSmallError):
         operations.sign(session, handle_of(made), mechanism(Mechanism.SHA256_HMAC), b"message")
+
+
+def test_objects_are_copied_and_changed(session: Session) -> None:
+    """A copy has the changes that it was ordered with, and an attribute of an object can be changed."""
+    made = create_object(
+        session,
+        {
+            Attribute.CLASS: ObjectClass.DATA,
+            Attribute.APPLICATION: "calls",
+            Attribute.LABEL: "first",
+            Attribute.VALUE: b"value",
+        },
+    )
+    copied = made.copy({Attribute.LABEL: "second"})
+    assert copied.handle != made.handle
+    assert tell(copied, (Attribute.LABEL, Attribute.VALUE)) == {Attribute.LABEL: "second", Attribute.VALUE: b"value"}
+    copied[Attribute.LABEL] = "third"
+    assert copied[Attribute.LABEL] == "third"
+    assert made[Attribute.LABEL] == "first"
+    with pytest.raises(ckr.AttributeReadOnly):
+        copied[Attribute.CLASS] = ObjectClass.SECRET_KEY
+    copied.destroy()
+    with pytest.raises(ckr.ObjectHandleInvalid):
+        copied[Attribute.LABEL]
 
 
 # -- attributes ------------------------------------------------------------------------------------------------------

@@ -66,7 +66,9 @@ class Functions:
         self.close_session: Callable[..., int] = listed.C_CloseSession
         self.init_token: Callable[..., int] = listed.C_InitToken
         self.create_object: Callable[..., int] = listed.C_CreateObject
+        self.copy_object: Callable[..., int] = listed.C_CopyObject
         self.destroy_object: Callable[..., int] = listed.C_DestroyObject
+        self.set_attribute_value: Callable[..., int] = listed.C_SetAttributeValue
         self.get_attribute_value: Callable[..., int] = listed.C_GetAttributeValue
         self.find_objects_init: Callable[..., int] = listed.C_FindObjectsInit
         self.find_objects: Callable[..., int] = listed.C_FindObjects

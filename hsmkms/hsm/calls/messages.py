@@ -138,6 +138,10 @@ class Messages:
             use.active = False
             self._functions.end(session_handle(session))  # if it fails, the next operation says why
 
+    def forget_sessions(self) -> None:
+        """Forget the operations of sessions that a lost login has closed."""
+        self._uses = {}
+
     def _use(self, session: Session) -> _Use:
         number = session_handle(session)
         use = self._uses.get(number)

@@ -56,9 +56,9 @@ def decrypt(session: Session, key: int, by: BuiltMechanism, data: bytes, room: i
 
 
 def sign(session: Session, key: int, by: BuiltMechanism, data: bytes) -> bytes:
-    """Sign, or compute a MAC."""
+    """Sign, or compute a MAC; the buffer is overwritten, since keys are derived from some MACs."""
     functions = functions_of(session)
-    return _operate(functions.sign_init, functions.sign, session_handle(session), key, by, data, ROOM)
+    return _operate(functions.sign_init, functions.sign, session_handle(session), key, by, data, ROOM, wipe=True)
 
 
 def verify(session: Session, key: int, by: BuiltMechanism, data: bytes, signature: bytes) -> bool:

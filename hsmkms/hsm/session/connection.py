@@ -64,6 +64,7 @@ class Connection(TokenLogin):
         super().__init__(settings, module, read_pin, accept_final_try=accept_final_try)
         self._turns = Turns(settings.state_dir)
         self._keeps: TokenUnavailableError | None = None
+        self.messages = Messages(None, None)
         self.caches: list[dict[bytes, Any]] = []
         """What the users of this connection know of objects, by CKA_ID; nothing of it outlives the login."""
         try:
@@ -87,6 +88,7 @@ class Connection(TokenLogin):
 
     def _forget_objects(self) -> None:
         super()._forget_objects()
+        self.messages.forget_sessions()
         for each in self.caches:
             each.clear()
 
