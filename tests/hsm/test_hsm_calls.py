@@ -244,7 +244,15 @@ def test_objects_are_copied_and_changed(session: Session) -> None:
 
 # -- attributes ------------------------------------------------------------------------------------------------------
 
-READ = (Attribute.CLASS, Attribute.SENSITIVE, Attribute.COPYABLE, Attribute.EXTRACTABLE, Attribute.LABEL, Attribute.ID)
+READ = (
+    Attribute.CLASS,
+    Attribute.SENSITIVE,
+    Attribute.COPYABLE,
+    Attribute.EXTRACTABLE,
+    Attribute.LABEL,
+    Attribute.ID,
+    Attribute.KEY_TYPE,
+)
 
 
 @pytest.mark.parametrize("manner", ["marked", "stops", "refused"])
@@ -273,6 +281,17 @@ def test_number_of_calls(session: Session, key: int, played: Played, orders: tup
     wanted = attributes.read_several(session, key, READ)
     played.order(*orders, f"fault C_GetAttributeValue {calls + 1}+ return 0x30")
     assert attributes.read_several(session, key, READ) == wanted
+
+
+def test_buffers_of_numbers(session: Session, key: int, played: Played) -> None:
+    """A token that takes no larger buffer for a number (NSS softokn) gives all attributes with one call."""
+    names = (*READ, Attribute.VALUE_LEN)
+    wanted = attributes.read_several(session, key, names)
+    assert None not in wanted.values()
+    played.order("exact_numbers", "fault C_GetAttributeValue 2+ return 0x30")
+    assert attributes.read_several(session, key, names) == wanted
+    played.order("exact_numbers")
+    assert [attributes.read_one(session, key, each) for each in names] == list(wanted.values())
 
 
 def test_long_values(session: Session, played: Played) -> None:

@@ -188,6 +188,8 @@ static void parse(struct orders *orders, char *words, const char *line)
         parse_unknown(control, &rest, line);
     else if (strcmp(order, "messages") == 0)
         parse_messages(control, strtok_r(NULL, " ", &rest), line);
+    else if (strcmp(order, "exact_numbers") == 0)
+        control->exact_numbers = 1;
     else if (strcmp(order, "room") == 0)
         control->least_room = number(strtok_r(NULL, " ", &rest), line);
     else if (strcmp(order, "pin_tries") == 0)

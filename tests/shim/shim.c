@@ -31,6 +31,7 @@
  *                          caller's. random: the token insists on CKG_GENERATE_RANDOM. counted: the same, and counts.
  *                          wrong: it takes the caller's IV and uses another. To faults they are C_EncryptInit and
  *                          C_Encrypt.
+ *   exact_numbers          C_GetAttributeValue answers CKR_BUFFER_TOO_SMALL for a number whose buffer is not of its size
  *   room N                 C_Sign answers CKR_BUFFER_TOO_SMALL to a buffer of fewer than N bytes
  *   pin_tries N            the N-th wrong user PIN in a row locks; CK_TOKEN_INFO tells COUNT_LOW, FINAL_TRY and
  *                          LOCKED. The count is in the file SHIM_CONTROL.pins; C_InitPIN sets it back.
