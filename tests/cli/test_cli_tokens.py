@@ -66,7 +66,7 @@ def test_migration(two: Site) -> None:
 def test_question(two: Site) -> None:
     """At a terminal it is asked whether all servers know the token; no changes nothing."""
     said, status = at_terminal(two, "migrate-token", "--to", second_token.LABEL, answer="n\n")
-    assert "no way back" in said
+    assert "cannot be undone" in said
     assert status == 1
     assert len(two.run("list-tokens").json["Tokens"]) == 1
 
