@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, Never
+from weakref import WeakSet
 
 from hsmkms.errors import ConfigurationError, DependencyTimeoutException, ForkedProcessError
 from hsmkms.file_lock import try_lock
@@ -19,42 +20,41 @@ from hsmkms.file_lock import try_lock
 _PAUSE_SECONDS: Final = 0.01
 
 
-class _Generation:
-    """How many forks lie between the first process and this one."""
-
-    __slots__ = ("number",)
-
-    def __init__(self) -> None:
-        self.number = 0
-
-    def advance(self) -> None:
-        self.number += 1
-
-
-_current = _Generation()
-os.register_at_fork(after_in_child=_current.advance)
-
-
 class ForkGuard:
-    """Remembers the process that made it."""
+    """Tells whether this is the process that made it.
 
-    __slots__ = ("_made_in",)
+    ``foreign``: true in a child that was forked after the guard was made. What is on the path of every request looks at
+    it and calls ``refuse``; everything else calls ``check``.
+    """
+
+    __slots__ = ("__weakref__", "foreign")
 
     def __init__(self) -> None:
-        self._made_in = _current.number
-
-    @property
-    def foreign(self) -> bool:
-        """True in a child that was forked after the guard was made."""
-        return self._made_in != _current.number
+        self.foreign = False
+        _guards.add(self)
 
     def check(self) -> None:
         """Raise ForkedProcessError in a child that was forked after the guard was made."""
-        if self._made_in != _current.number:
-            raise ForkedProcessError(
-                "this object was made before a fork and must not be used in the child: "
-                "open a new Kms in the child process"
-            )
+        if self.foreign:
+            self.refuse()
+
+    def refuse(self) -> Never:
+        """Raise ForkedProcessError."""
+        raise ForkedProcessError(
+            "this object was made before a fork and must not be used in the child: open a new Kms in the child process"
+        )
+
+
+_guards: Final = WeakSet[ForkGuard]()
+
+
+def _estrange() -> None:
+    """Mark all guards of the parent, in the child."""
+    for guard in list(_guards):
+        guard.foreign = True
+
+
+os.register_at_fork(after_in_child=_estrange)
 
 
 class _Held(threading.local):

@@ -41,7 +41,7 @@ def test_an_encryption(scratch: Path) -> None:
     order = [
         ("server/process/connection.py", "Connection.data_received"),
         ("server/aws/sigv4.py", "verify"),
-        ("service/pipeline.py", "run"),
+        ("service/pipeline.py", "run_audited"),
         ("service/operations/crypto.py", "encrypt"),
         ("hsm/crypto/gcm.py", "seal"),
         ("server/process/connection.py", "Connection._write"),

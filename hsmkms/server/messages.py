@@ -8,18 +8,13 @@ Headers = Sequence[tuple[str, str]]
 
 
 class RawRequest(Struct, frozen=True):
-    """What was received. Header names in lower case, each with its values in their order; ``path`` as it was sent.
-
-    ``in_turn``: it had begun to come before the event loop's present turn, so that what was looked at in this turn is
-    new enough for it.
-    """
+    """What was received. Header names in lower case, each with its values in their order; ``path`` as it was sent."""
 
     method: str
     path: str
     query: str
     headers: Mapping[str, Sequence[str]]
     body: bytes
-    in_turn: bool = False
 
     def header(self, name: str) -> str | None:
         """The one value of a header, or None; several values are joined."""

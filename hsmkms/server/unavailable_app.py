@@ -8,7 +8,7 @@ from typing import Final
 
 from hsmkms import uuids
 from hsmkms.errors import TokenUnavailableError
-from hsmkms.server.heartbeat import Pulse
+from hsmkms.server.heartbeat import Heartbeat
 from hsmkms.server.messages import RawRequest, Refusal, RefusedError, Respond, Response
 from hsmkms.server.monitoring.metrics import bare_page
 from hsmkms.server.monitoring.pages import PAGES, READING, Page, respond_to
@@ -23,7 +23,7 @@ FAULT_FILE: Final = "token-fault"
 class StandIn:
     """Answers for a worker that is being started. ``board``, ``replaced``: as of worker_state.py."""
 
-    def __init__(self, board: Path, replaced: Pulse) -> None:
+    def __init__(self, board: Path, replaced: Heartbeat) -> None:
         self._board = Board(board)
         self._fault = board / FAULT_FILE
         self._replaced = replaced

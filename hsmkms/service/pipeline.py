@@ -15,7 +15,6 @@ from msgspec.structs import replace
 
 from hsmkms.errors import (
     AccessDeniedException,
-    DryRunOperationException,
     HsmKmsError,
     InvalidArnException,
     InvalidCiphertextException,
@@ -28,15 +27,14 @@ from hsmkms.hsm.ports import Device
 from hsmkms.model.caller import Caller
 from hsmkms.model.constraints import validate
 from hsmkms.model.crypto import ReEncryptRequest
-from hsmkms.model.enums import Operation, Origin
+from hsmkms.model.enums import KeyManager, Operation, Origin
 from hsmkms.model.ids import KeyRef, RefKind, alias_arn, key_arn, parse_key_ref, root_arn, unknown
 from hsmkms.model.permit import LIFETIME_SECONDS, Permit
 from hsmkms.model.records import GrantRecord, KeyRecord
-from hsmkms.rules import blob, kinds, states
+from hsmkms.rules import blob, kinds, regions, states
 from hsmkms.rules.iam import managed
 from hsmkms.rules.iam.grant_token import INVALID as INVALID_GRANT_TOKEN
-from hsmkms.rules.iam.question import Question
-from hsmkms.rules.regions import check_served
+from hsmkms.rules.iam.question import Identity, Question
 from hsmkms.service import grant_tokens
 from hsmkms.service.keys import expiry as lapses
 from hsmkms.service.keys import service_keys
@@ -60,6 +58,7 @@ EVERYTHING: Final = "*"
 _NOTHING: Final[frozenset[bytes]] = frozenset()
 _ALIAS: Final = RefKind.ALIAS
 _EXTERNAL: Final = Origin.EXTERNAL
+_AWS: Final = KeyManager.AWS
 
 
 class Call:
@@ -69,6 +68,7 @@ class Call:
         "caller",
         "core",
         "ended_grant_token",
+        "identity",
         "just_looked",
         "material_id",
         "now",
@@ -84,8 +84,10 @@ class Call:
         self.operation = operation
         self.caller = caller
         self.region = caller.region
-        self.just_looked = caller.just_looked
+        self.just_looked = caller.access_key_id is not None  # to recognise the caller (Credentials.find)
         self.now: datetime = core.clock()
+        self.identity: Identity | None = None
+        """The caller, as of the last key that was looked up."""
         self.resources: list[str] = []
         self.material_id: str | None = None
         self.ended_grant_token = False
@@ -154,7 +156,10 @@ class Call:
     def _cached(self, region: str, key_id: str) -> CachedKey | None:
         """The key as it is now. The look that recognised the caller serves for his first key, and for no other."""
         just_looked, self.just_looked = self.just_looked, False
-        return self.core.cache.key(region, key_id, just_looked=just_looked)
+        cache = self.core.cache
+        cached = cache.key(region, key_id, just_looked=just_looked)
+        self.identity = cache.identity(self.caller.principal, self.core.installation.account, just_looked=True).identity
+        return cached
 
     def renewed(self, key: CachedKey) -> tuple[CachedKey, Permit]:
         """A key that was admitted, after this call itself has given it a new backing key; judged by its state now."""
@@ -166,12 +171,6 @@ class Call:
     def device(self, key: CachedKey) -> Device:
         """The token that holds the key's current material."""
         return self.core.tokens.of(key.current_token_id)
-
-    def used(self, key: CachedKey) -> None:
-        """Note that a cryptographic operation with the key has succeeded."""
-        record = key.record
-        self.material_id = key.current_material_id or None
-        self.core.uses.note(record.key_id, record.region, self.operation, self.now, self.caller.request_id)
 
     def account(
         self, action: str | None = None, resource: str = EVERYTHING, new_key: KeyRecord | None = None
@@ -204,39 +203,41 @@ class Call:
         return there
 
     @contextmanager
-    def changing(self, key_id: str) -> Iterator[tuple[Connection, KeyRecord]]:
-        """A write transaction on a key that admits the operation now, whatever changed since it was last seen."""
+    def audited_and_sealed(self, key_id: str) -> Iterator[tuple[Connection, KeyRecord]]:
+        """Run a write transaction on a key: resolve and authorise it, and check in the transaction that it admits this.
+
+        At its commit the audit record and the seals are written (``Core.audited_and_sealed``).
+        """
         cached, _ = self.key(key_id)
-        with self.again(cached.record) as both:
+        with self.audited_and_sealed_resolved(cached.record) as both:
             yield both
 
     @contextmanager
-    def again(self, seen: KeyRecord) -> Iterator[tuple[Connection, KeyRecord]]:
-        """The same for a key that this call has resolved and authorised already."""
-        with self.core.store.atomic() as tx:
+    def audited_and_sealed_resolved(self, seen: KeyRecord) -> Iterator[tuple[Connection, KeyRecord]]:
+        """Do the same for a key that this call has resolved and authorised already."""
+        with self.core.audited_and_sealed() as tx:
             record = keys.fetch(tx, self.region, seen.key_id)
             if record is None:
                 raise NotFoundException(f"Key '{seen.arn}' does not exist")
-            kinds.admit(self.operation, record, self.now)  # the primary key of a set may be another one by now
+            kinds.ADMIT[self.operation](
+                self.operation, record, self.now
+            )  # the primary key of a set may be another one by now
             yield tx, record
 
     # -- what operations have in common -------------------------------------------------------------------------
-
-    def stop_if(self, *, dry_run: bool | None) -> None:
-        """The last check before an operation acts."""
-        if dry_run:
-            raise DryRunOperationException(DRY_RUN)
 
     def question(
         self, action: str, resource: str, key: CachedKey | None = None, *, about_key: bool = False, shown: str = ""
     ) -> Question:
         """What is asked about this request: whether its caller may do ``action`` on ``resource``."""
         account = self.core.installation.account
-        just_looked = key is not None or self.just_looked  # then nobody has to look again for who the caller is
-        who = self.core.cache.identity(self.caller.principal, account, just_looked=just_looked)
+        identity = self.identity
+        if key is None or identity is None:  # else it was read together with the key
+            looked = key is not None or self.just_looked
+            identity = self.core.cache.identity(self.caller.principal, account, just_looked=looked).identity
         return Question(
             caller=self.caller,
-            identity=who.identity,
+            identity=identity,
             operation=self.operation,
             request=self.request,
             account=account,
@@ -274,8 +275,9 @@ class Call:
             self.resources.append(record.arn)
         if self.ended_grant_token:
             raise InvalidGrantTokenException(INVALID_GRANT_TOKEN)
-        managed.check_use(self.operation, record, self.caller)
-        kinds.admit(self.operation, record, self.now)
+        if record.manager is _AWS:
+            managed.check_use(self.operation, record, self.caller)
+        kinds.ADMIT[self.operation](self.operation, record, self.now)
 
     def _admit(self, cached: CachedKey, action: str, shown: str) -> tuple[CachedKey, Permit]:
         record = cached.record
@@ -284,7 +286,8 @@ class Call:
             cached = self.core.cache.key(record.region, record.key_id) or cached
             record = cached.record
         self._judge(cached, action, shown)
-        return cached, self._permit(cached.covers, record.version, self._seconds_left(record))
+        seconds = LIFETIME_SECONDS if record.origin is not _EXTERNAL else self._seconds_left(record)
+        return cached, Permit(self.operation, cached.covers, record.version, time.monotonic() + seconds)
 
     def _look_up(self, ref: KeyRef) -> CachedKey | None:
         cache = self.core.cache
@@ -315,29 +318,30 @@ class Call:
         return Permit(self.operation, covers, version, time.monotonic() + seconds)
 
 
-def run(
+def run_audited(
     core: Core,
     operation: Operation,
     procedure: Procedure[Request, Response],
     request: Request,
     caller: Caller,
 ) -> Response:
-    """Take a request through the pipeline and record how it ended."""
+    """Run a request through the pipeline, and write its audit record, whether it succeeds or fails."""
     call = Call(core, operation, caller, request)
     core.audit.begin(call, request)
     try:
         validate(request)
-        check_served(caller.region, core.installation.regions, ValidationException)
+        if caller.region not in core.installation.regions:
+            regions.refuse(caller.region, core.installation.regions, ValidationException)
         tokens = getattr(request, "grant_tokens", None)
         if tokens:
             call.ended_grant_token = grant_tokens.check(core, caller, tokens)
         response = procedure(call, request)
     except HsmKmsError as exc:
-        core.record(call, request, None, exc)
+        core.audit.record(call, request, None, exc)
         raise
     except Exception as exc:
-        # A bug of ours: the caller gets it as it is, and the record shows that there was a request.
-        core.record(call, request, None, KMSInternalException(type(exc).__name__))
+        # A bug in hsmkms: the exception is re-raised unchanged, and the audit record shows that there was a request.
+        core.audit.record(call, request, None, KMSInternalException(type(exc).__name__))
         raise
-    core.record(call, request, response if isinstance(response, Struct) else None, None)
+    core.audit.record(call, request, response if isinstance(response, Struct) else None, None)
     return response

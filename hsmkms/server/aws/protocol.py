@@ -28,9 +28,11 @@ _SILENT: Final = "Something failed inside hsmkms: look into its log for this req
 
 
 def built_operation(request: RawRequest) -> Operation | None:
-    """The operation that a request names, if it is built: for what is decided before the request is checked."""
+    """Return the operation that a request asks for, or None where ``operation_of`` raises or has to join headers."""
     targets = request.headers.get(TARGET, ())
-    return _BY_TARGET.get(targets[0]) if len(targets) == 1 else None
+    if len(targets) != 1 or request.method != "POST" or request.path != "/":
+        return None
+    return _BY_TARGET.get(targets[0])
 
 
 def named_operation(request: RawRequest) -> Operation | None:

@@ -37,6 +37,8 @@ class Quota:
             for operation in quota_members(name) if rate > 0 else ():
                 limits.setdefault(operation, []).append((name, rate))
         self._limits = limits
+        self.limited = frozenset(limits)
+        """Operations with a quota; ``spend`` admits all others at once."""
         self._buckets: dict[tuple[str, str], TokenBucket] = {}
         self._lock = threading.Lock()
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from operator import itemgetter
-from typing import Final
+from typing import Final, Protocol, TypeVar
 from urllib.parse import quote, unquote
 
 from msgspec import Struct
@@ -62,8 +62,16 @@ _MAX_CREDENTIAL: Final = 256
 _MAX_KEPT_NAMES: Final = 1024
 """Bytes of header names, several times what clients send; more is not cached: a sender may have no credential."""
 
-FindSecret = Callable[[str], str | None]
-"""The secret of an access key that is active, or None."""
+
+class HasSecret(Protocol):
+    """A credential as far as a signature needs it."""
+
+    @property
+    def secret(self) -> str:
+        """The secret of an access key."""
+
+
+Credential = TypeVar("Credential", bound=HasSecret)
 
 
 class Scope(Struct, frozen=True):
@@ -90,21 +98,27 @@ class _Signed(Struct, frozen=True):
     lines: str
 
 
-def verify(request: RawRequest, find_secret: FindSecret, now: datetime, skew: timedelta) -> Scope:
-    """Return whose signature the request bears; every failure is one of AWS's errors and tells no more than it must."""
+def verify(
+    request: RawRequest, find: Callable[[str], Credential | None], now: datetime, skew: timedelta
+) -> tuple[Scope, Credential]:
+    """Verify a request's signature; return its scope and credential. Every failure is one of AWS's errors.
+
+    ``find``: returns the credential of an active access key, or None.
+    """
     front, signature = _read(request)
     scope = front.scope
-    stamp = request.header("x-amz-date") or ""
+    stamp = ",".join(request.headers.get("x-amz-date", ()))
     _check_date(stamp, scope, now, skew)
-    _check_payload_hash(request)
-    secret = find_secret(scope.access_key_id)
-    expected = _signature(request, front, stamp, secret if secret is not None else _NOBODY)
+    if "x-amz-content-sha256" in request.headers:
+        _check_payload_hash(request)
+    credential = find(scope.access_key_id)
+    expected = _signature(request, front, stamp, credential.secret if credential is not None else _NOBODY)
     matches = hmac.compare_digest(expected, signature)
-    if secret is None:
+    if credential is None:
         raise UnrecognizedClientException(WRONG_CLIENT)
     if not matches:
         raise InvalidSignatureException(WRONG_SIGNATURE)
-    return scope
+    return scope, credential
 
 
 def check_head(head: RawRequest, now: datetime, skew: timedelta) -> Scope:
@@ -123,11 +137,11 @@ def check_head(head: RawRequest, now: datetime, skew: timedelta) -> Scope:
 def _read(request: RawRequest) -> tuple[_Front, str]:
     """What is told before the signature, and the signature."""
     headers = request.headers
-    header = request.header("authorization")
-    if header is None:
+    if "authorization" not in headers:
         raise MissingAuthenticationTokenException(
             "Missing Authentication Token: sign the request (Signature Version 4)."
         )
+    header = ",".join(headers["authorization"])
     told, _, signature = header.rpartition(", Signature=")
     read = _usual_front if _are_kept(headers) else _usual_front.__wrapped__
     try:
@@ -252,8 +266,8 @@ def _read_date(stamp: str) -> datetime | None:
 
 
 def _check_payload_hash(request: RawRequest) -> None:
-    told = request.header("x-amz-content-sha256")
-    if told is not None and not hmac.compare_digest(told.encode(_RAW), _hash(request.body).encode()):
+    told = ",".join(request.headers["x-amz-content-sha256"])
+    if not hmac.compare_digest(told.encode(_RAW), _hash(request.body).encode()):
         raise InvalidSignatureException(
             "X-Amz-Content-SHA256 is not the SHA-256 of the body: unsigned and streamed payloads are not taken."
         )

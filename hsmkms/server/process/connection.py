@@ -31,9 +31,6 @@ from hsmkms.server.process.limits import (
 )
 from hsmkms.server.process.refusals import LATE, bad_request, body_too_large, busy
 
-MAX_IN_A_TURN: Final = 1000
-"""Connections that the loop hears of by one question to the kernel: libuv takes 1,024 answers, and then asks again."""
-
 HEAD_SECONDS: Final = 10.0
 BODY_SECONDS: Final = 10.0
 IDLE_SECONDS: Final = 75.0
@@ -83,7 +80,6 @@ class Connection(asyncio.Protocol):
         self._persistence = heads.PERSISTENT  # of the request that is being answered
         self._replay = b""  # a head that is parsed again, since the parser stops behind the offer of an upgrade
         self._refusal: Response | None = None
-        self._first = False  # nothing has been completed yet by what was read last
         self._ending = False  # what has begun is answered, nothing else
         self._owed = 0  # bytes of what is not parsed yet that had come before the end
         self._deaf = False  # nothing is read any more
@@ -123,12 +119,10 @@ class Connection(asyncio.Protocol):
         if self._deaf:
             return
         if self._answering or self._unread or self._blocked or len(data) > SLICE_BYTES:
-            self._first = not (self._answering or self._unread or self._blocked)
             self._unread = self._unread[self._offset :] + data
             self._offset = 0
             self._parse()
             return
-        self._first = True
         self._feed(data)
         if self._waiting or self._counted:
             self._count()
@@ -302,30 +296,22 @@ class Connection(asyncio.Protocol):
         if size > self._most:
             raise body_too_large(self._most if size <= MAX_BODY_BYTES else MAX_BODY_BYTES)
 
-    def _request(self, body: bytes, *, in_turn: bool = False) -> RawRequest:
+    def _request(self, body: bytes) -> RawRequest:
         path, query = ("/", "") if self._url == b"/" else heads.target(self._url)
-        return RawRequest(self._parser.get_method().decode("latin-1"), path, query, self._headers, body, in_turn)
+        return RawRequest(self._parser.get_method().decode("latin-1"), path, query, self._headers, body)
 
     def on_message_complete(self) -> None:
         """The whole request is there."""
         if self._deaf or self._replay:
             return  # it came in the same piece as the last one that is answered, or its head is parsed again
-        request = self._request(bytes(self._body), in_turn=self._in_turn())
-        self._first = False
+        request = self._request(bytes(self._body))
         weight = self._head + self._size + REQUEST_BYTES
-        self._waiting.append((request, heads.persistence_of(self._parser, self._headers), weight))
+        usual = self._parser.should_keep_alive() and "connection" not in self._headers
+        persistence = heads.PERSISTENT if usual else heads.persistence_of(self._parser, self._headers)
+        self._waiting.append((request, persistence, weight))
         self._deaf = self._ending and self._owed <= 0
         self._begin()
         self._next()
-
-    def _in_turn(self) -> bool:
-        """True if the request that is complete now is answered in this turn of the loop, and had begun before it.
-
-        The loop is told what can be read, and reads; so what it read had begun to come, but for requests that were
-        sent ahead: those may have been sent while the loop was at other connections.
-        """
-        at_once = not (self._waiting or self._answering or self._blocked)
-        return self._first and at_once and len(self._connections.open) <= MAX_IN_A_TURN
 
     # -- answering ----------------------------------------------------------------------------------------------
 

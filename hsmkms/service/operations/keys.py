@@ -105,7 +105,7 @@ def list_keys(call: Call, request: ListKeysRequest) -> ListKeysResponse:
 
 def update_key_description(call: Call, request: UpdateKeyDescriptionRequest) -> None:
     """Replace the description."""
-    with call.changing(request.key_id) as (tx, record):
+    with call.audited_and_sealed(request.key_id) as (tx, record):
         keys.set_description(tx, record.key_id, record.region, request.description, record.version)
 
 
@@ -188,7 +188,7 @@ def _multi_region_configuration(call: Call, record: KeyRecord) -> MultiRegionCon
 
 
 def _switch(call: Call, key_id: str, event: Event) -> KeyRecord:
-    with call.changing(key_id) as (tx, record):
+    with call.audited_and_sealed(key_id) as (tx, record):
         keys.set_state(tx, record.key_id, record.region, states.next_state(record.state, event), record.version)
     return record
 

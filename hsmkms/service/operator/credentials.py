@@ -203,9 +203,9 @@ class Credentials:
 
     # -- checking signatures ------------------------------------------------------------------------------------
 
-    def find(self, access_key_id: str, *, just_looked: bool = False) -> Credential | None:
+    def find(self, access_key_id: str) -> Credential | None:
         """Secret and principal of an active access key, or None. Read anew after each change, by any process."""
-        row = self._core.cache.access_key(access_key_id, just_looked=just_looked)
+        row = self._core.cache.access_key(access_key_id)
         if row is None or row.status is not AccessKeyStatus.ACTIVE:
             return None
         sealed, credential = self._opened.get(access_key_id) or (b"", None)

@@ -57,15 +57,13 @@ class Watch:
         self._core = core
         self._freshness = Freshness(core)
         self.free = core.tokens.free
+        self.now = core.clock
+        """The installation's time."""
 
     @property
     def regions(self) -> tuple[str, ...]:
         """The regions that are served."""
         return self._core.installation.regions
-
-    def now(self) -> datetime:
-        """The installation's time."""
-        return self._core.clock()
 
     def check_token(self) -> None:
         """Raise what is wrong with the token, if it does not show the installation's own key."""
@@ -94,10 +92,6 @@ class Watch:
         away = tokens.away().values()
         wrong = sum(map(is_of_another_token, away))
         return replace(use, away=use.away + len(away), wrong=use.wrong + wrong)
-
-    def look(self) -> None:
-        """Look at what other processes have changed, and forget what was known of that. StoreError if it cannot be."""
-        self._core.cache.look()
 
     def token_calls(self) -> list[Count]:
         """This process's calls to its tokens so far, one token after the other."""

@@ -14,6 +14,7 @@ from typing import Final
 from hsmkms.errors import StoreError
 from hsmkms.process import ForkGuard
 from hsmkms.rules.audit import chain as audit_chain
+from hsmkms.service.runtime.ports import KnownEpoch
 from hsmkms.store.audit_files import LaneFile
 
 log = logging.getLogger("hsmkms.service")
@@ -25,21 +26,21 @@ MAX_UNWRITTEN: Final = 50_000
 class Journal:
     """Adds records to a lane of its own, taken at the first one. Thread-safe; of no use in a forked child.
 
-    ``epoch`` tells the newest change to the database that this process knows of, ``newest`` asks the database.
+    ``known`` has the newest change to the database that this process has read; ``newest`` queries the database.
     """
 
     def __init__(
         self,
         folder: Path,
         installation_id: str,
-        epoch: Callable[[], int],
+        known: KnownEpoch,
         newest: Callable[[], int],
         segment_bytes: int,
         only: str | None = None,
     ) -> None:
         self._folder = folder
         self._installation_id = installation_id
-        self._epoch = epoch
+        self._known = known
         self._newest = newest
         self._least_epoch = 0
         self._segment_bytes = segment_bytes
@@ -79,7 +80,8 @@ class Journal:
     def add(self, record: bytes) -> int:
         """Add a record to the lane; the number by which ``flush`` knows it. StoreError if no lane can be had."""
         with self._adding:
-            self._guard.check()
+            if self._guard.foreign:
+                self._guard.refuse()
             if self._lane is None:
                 self._taken()
             unwritten = self._unwritten
@@ -119,7 +121,7 @@ class Journal:
         with self._adding:
             records, self._unwritten = self._unwritten, []
         lane = self._taken()
-        epoch = max(self._epoch(), self._least_epoch)
+        epoch = max(self._known.epoch, self._least_epoch)
         previous, lines = audit_chain.extend(self._previous, lane.lane, self._safe + 1, epoch, records)
         if lane.size >= self._segment_bytes:
             lane.begin_segment()
@@ -141,14 +143,16 @@ class Journal:
         self.broken = False
 
     def _taken(self) -> LaneFile:
-        self._guard.check()
+        if self._guard.foreign:
+            self._guard.refuse()
         if self._lane is None and not self._try_to_take():
             raise StoreError("the lane of the audit log is held by another process")
         assert self._lane is not None  # noqa: S101 - it was taken just now
         return self._lane
 
     def _try_to_take(self) -> bool:
-        self._guard.check()
+        if self._guard.foreign:
+            self._guard.refuse()
         for number in count(1):
             name = self._only or f"{number:04}"
             lane = LaneFile.take(self._folder, name)

@@ -26,7 +26,7 @@ from hsmkms.rules.audit.fast_json import Forms
 from hsmkms.rules.audit.policy import AuditPolicy
 from hsmkms.rules.audit.record import Event, Occasion, Outcome
 from hsmkms.service.runtime.audit_lane import Journal
-from hsmkms.service.runtime.ports import RecordedCall
+from hsmkms.service.runtime.ports import KnownEpoch, RecordedCall
 from hsmkms.store import audit_files, changes, outbox
 from hsmkms.store.engine import Connection, Store
 
@@ -41,9 +41,9 @@ class _Act:
 
     __slots__ = ("build", "event_id", "row_id")
 
-    def __init__(self, build: Callable[[str], AuditRecord]) -> None:
+    def __init__(self, build: Callable[[str], AuditRecord], event_id: str) -> None:
         self.build = build
-        self.event_id = uuids.new()
+        self.event_id = event_id
         self.row_id: int | None = None
 
 
@@ -53,6 +53,7 @@ class _Thread(threading.local):
     def __init__(self) -> None:
         self.doing: tuple[RecordedCall, Struct] | None = None
         self.act: _Act | None = None
+        self.event_id = ""
         self.noted: list[tuple[str, bytes]] = []
         self.rows: list[int] = []
         self.begun_here: bool = False
@@ -67,7 +68,7 @@ class AuditBook:
         installation_id: str,
         occasion: Occasion,
         policy: AuditPolicy,
-        epoch: Callable[[], int],
+        known: KnownEpoch,
         clock: Callable[[], datetime],
     ) -> None:
         self.folder = store.folder / audit_files.FOLDER
@@ -82,7 +83,7 @@ class AuditBook:
         self._installation_id = installation_id
         self._occasion = occasion
         self._forms = Forms(occasion, secrets.token_hex(16))
-        self._epoch = epoch
+        self._known = known
         self._clock = clock
         self._on = policy.durability is not Durability.OFF
         self._waits = policy.durability is Durability.COMMIT
@@ -96,8 +97,6 @@ class AuditBook:
         self._recovered = False
         self._stopped = threading.Event()
         self._flusher: threading.Thread | None = None
-        if self._on:
-            store.meta.companions.append(self)
 
     @property
     def used(self) -> bool:
@@ -111,7 +110,7 @@ class AuditBook:
         if not self._on:
             return
         here = self._here
-        here.doing, here.act = (call, request), None
+        here.doing, here.act, here.event_id = (call, request), None, uuids.new()
         if self._journal.broken:
             self._try_again(call.operation)
 
@@ -121,8 +120,9 @@ class AuditBook:
             return
         here = self._here
         act, here.doing, here.act = here.act, None, None
-        event = _event_of(call, request, act.event_id if act is not None else uuids.new())
-        outcome = Outcome(response=response, material=call.material_id, error=error)
+        event = _event_of(call, request, here.event_id)
+        used = audit_record.materials(response, call.material_id)
+        outcome = Outcome(response=response, used=used, error=error)
         made = self._forms.encoded(call.caller, event, outcome)
         try:
             self._add(made, act.row_id if act is not None else None)
@@ -172,7 +172,7 @@ class AuditBook:
 
         if self._journal.broken:
             self._try_again(name)
-        before, act = self._here.act, _Act(build)
+        before, act = self._here.act, _Act(build, uuids.new())
         self._here.act = act
         fault: HsmKmsError | None = None
         try:
@@ -258,12 +258,13 @@ class AuditBook:
         here = self._here
         if here.act is None and here.doing is not None:
             call, request = here.doing
-            here.act = _Act(lambda event_id: self._begun(call, request, event_id))
+            here.act = _Act(lambda event_id: self._begun(call, request, event_id), here.event_id)
         return here.act
 
     def _begun(self, call: RecordedCall, request: Struct, event_id: str) -> AuditRecord:
         """What can be said of a request before its end."""
-        event, outcome = _event_of(call, request, event_id), Outcome(material=call.material_id)
+        event = _event_of(call, request, event_id)
+        outcome = Outcome(used=audit_record.materials(None, call.material_id))
         return audit_record.of_request(self._occasion, call.caller, event, outcome)
 
     def _remove_moved(self, tx: Connection) -> None:
@@ -334,7 +335,7 @@ class AuditBook:
 
     def _new_journal(self, only: str | None = None) -> Journal:
         segment_bytes = self.policy.segment_bytes
-        return Journal(self.folder, self._installation_id, self._epoch, self._newest_change, segment_bytes, only)
+        return Journal(self.folder, self._installation_id, self._known, self._newest_change, segment_bytes, only)
 
     def _newest_change(self) -> int:
         with self._store.reading() as conn:

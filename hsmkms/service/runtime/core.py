@@ -1,6 +1,7 @@
 """What every procedure of the service works with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from msgspec import Struct, field
 
@@ -16,14 +17,13 @@ from hsmkms.service.runtime.ports import (
     Checkpoint,
     Clock,
     Installation,
-    Recorder,
     never_drifted,
     no_checkpoint,
 )
 from hsmkms.service.runtime.record_cache import RecordCache
 from hsmkms.service.runtime.row_seals import SealBook
 from hsmkms.service.runtime.tokens import Tokens
-from hsmkms.store.engine import Store
+from hsmkms.store.engine import Connection, Store
 
 
 class Core(Struct, kw_only=True):
@@ -58,10 +58,25 @@ class Core(Struct, kw_only=True):
     older: dict[str, str] = field(default_factory=dict)
     audit: AuditBook
     seals: SealBook
-    record: Recorder
     reached: Checkpoint = no_checkpoint
 
     @property
     def device(self) -> Device:
         """The token on which keys are made."""
         return self.tokens.home
+
+    @contextmanager
+    def audited_and_sealed(self) -> Iterator[Connection]:
+        """Run a write transaction on the control plane: committed at the end of the block, rolled back if it raises.
+
+        Its commit includes, besides the rows of the block and their entries in the change log (``store/changes.py``):
+
+        1. the audit record of the request or act, unfinished, in the outbox (``AuditBook.before_commit``);
+        2. new seals of every key, alias and grant that was touched, after checking the old ones, and entries of these
+           in the change log (``SealBook.before_commit``).
+
+        Either both are committed with the block's rows, or none. ``audit.record`` writes the finished record when the
+        request ends. Other processes read the change log at their next call.
+        """
+        with self.store.atomic() as tx:
+            yield tx

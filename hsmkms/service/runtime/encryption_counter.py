@@ -49,7 +49,8 @@ class LeaseBook:
 
         Raises LimitExceededException when the material's 2^32 are used up.
         """
-        self._guard.check()
+        if self._guard.foreign:
+            self._guard.refuse()
         lease = self._leases.get(material_id)
         if lease is None:
             lease = self._leases.setdefault(material_id, _Lease())

@@ -15,6 +15,8 @@ from hsmkms.errors import HsmKmsError
 from hsmkms.model.enums import Operation, TrackedOperation
 from hsmkms.model.records import KeyRecord
 from hsmkms.process import ForkGuard
+from hsmkms.service.runtime.ports import RecordedCall
+from hsmkms.service.runtime.record_cache import CachedKey
 from hsmkms.store import usage as stored
 from hsmkms.store.engine import Store
 from hsmkms.store.usage import LastUse
@@ -37,12 +39,14 @@ class UsageBook:
         self._unwritten: dict[_Key, tuple[Operation, datetime, str]] = {}
         self._written_at: dict[_Key, float] = {}
 
-    def note(self, key_id: str, region: str, operation: Operation, now: datetime, request_id: str) -> None:
-        """A cryptographic operation with the key has succeeded."""
-        key = (key_id, region)
+    def note(self, call: RecordedCall, key: CachedKey) -> None:
+        """Note that a cryptographic operation with the key succeeded: its last use, and its material for the audit."""
+        record = key.record
+        call.material_id = key.current_material_id or None
+        subject = (record.key_id, record.region)
         with self._noting:
-            self._unwritten[key] = (operation, now, request_id)
-        written_at = self._written_at.get(key)
+            self._unwritten[subject] = (call.operation, call.now, call.caller.request_id)
+        written_at = self._written_at.get(subject)
         if written_at is None or time.monotonic() - written_at >= WRITE_EVERY_SECONDS:
             self.write()
 

@@ -6,7 +6,6 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from hsmkms.errors import HsmKmsError
 from hsmkms.model.caller import Caller
 from hsmkms.model.enums import Operation
 from hsmkms.rules.iam.access import Decision
@@ -39,11 +38,10 @@ class RecordedCall(Protocol):
     material_id: str | None
 
 
-class Recorder(Protocol):
-    """The one place that hears of every request, allowed or not."""
+class KnownEpoch(Protocol):
+    """The newest change to the control plane that this process has read."""
 
-    def __call__(self, call: RecordedCall, request: Struct, response: Struct | None, error: HsmKmsError | None) -> None:
-        """Note how a request ended: with its response, or with its error."""
+    epoch: int
 
 
 def no_checkpoint(step: str) -> None:

@@ -158,15 +158,11 @@ class RecordCache:
         self._identities: dict[str, CachedIdentity] = {}
         try:
             with store.reading() as conn:
-                self._epoch = changes.latest(conn)
+                self.epoch = changes.latest(conn)
+                """The newest change that this process knows of."""
         except BaseException:
             self._signal.close()
             raise
-
-    @property
-    def epoch(self) -> int:
-        """The newest change that this process knows of."""
-        return self._epoch
 
     def key(self, region: str, key_id: str, *, just_looked: bool = False) -> CachedKey | None:
         """The KMS key as it is now, or None. ``just_looked``: this request has asked the cache already."""
@@ -181,13 +177,12 @@ class RecordCache:
         cached = self._aliases.get((region, name))
         return cached if cached is not None else self._load_alias(region, name)
 
-    def access_key(self, access_key_id: str, *, just_looked: bool = False) -> AccessKeyRow | None:
-        """The access key as it is now, or None. ``just_looked``: this request, or one beside it, has done ``look``.
+    def access_key(self, access_key_id: str) -> AccessKeyRow | None:
+        """The access key as it is now, or None.
 
         An inactive one is no more checked and kept than one that does not exist, so that it costs the same.
         """
-        if not just_looked:
-            self.look()
+        self.look()
         cached = self._access_keys.get(access_key_id)
         return cached if cached is not None else self._load_access_key(access_key_id)
 
@@ -195,8 +190,7 @@ class RecordCache:
         """Who a principal (an ARN) is now; a user who does not exist has neither tags nor policies."""
         if not just_looked:
             self.look()
-        _, slash, name = principal.rpartition("/")
-        subject = identities.subject(name) if slash else ROOT_SUBJECT
+        subject = _subject_of(principal)
         cached = self._identities.get(subject)
         if cached is None:
             cached = self._load_identity(subject, account)
@@ -220,7 +214,8 @@ class RecordCache:
 
         Threads that wait for the lock share one look at the signal: any that began after they came is as good.
         """
-        self._guard.check()
+        if self._guard.foreign:
+            self._guard.refuse()
         begun_before = self._begun
         with self._lock:
             if self._done > begun_before:
@@ -235,7 +230,7 @@ class RecordCache:
 
     def _drop_changed(self) -> None:
         with self._store.reading() as conn:
-            for epoch, region, subject in changes.since(conn, self._epoch):
+            for epoch, region, subject in changes.since(conn, self.epoch):
                 self._keys.pop((region, subject), None)
                 self._aliases.pop((region, subject), None)
                 self._access_keys.pop(subject, None)
@@ -245,7 +240,7 @@ class RecordCache:
                     self._identities.clear()
                 if subject == installation.SUBJECT:
                     self._installation_changed()
-                self._epoch = epoch
+                self.epoch = epoch
 
     def _load_key(self, region: str, key_id: str) -> CachedKey | None:
         with self._store.reading() as conn:
@@ -293,12 +288,19 @@ class RecordCache:
 
     def _keep(self, epoch: int, put: Callable[[], None]) -> None:
         with self._lock:
-            if epoch < self._epoch:
+            if epoch < self.epoch:
                 return  # read before a change that has been dealt with already
             if len(self._keys) + len(self._aliases) >= MAX_ENTRIES:
                 self._keys.clear()
                 self._aliases.clear()
             put()
+
+
+@lru_cache(maxsize=4096)
+def _subject_of(principal: str) -> str:
+    """Under what changes of a principal are noted."""
+    _, slash, name = principal.rpartition("/")
+    return identities.subject(name) if slash else ROOT_SUBJECT
 
 
 @lru_cache(maxsize=8)
