@@ -337,11 +337,11 @@ def run_audited(
             call.ended_grant_token = grant_tokens.check(core, caller, tokens)
         response = procedure(call, request)
     except HsmKmsError as exc:
-        core.audit.record(call, request, None, exc)
+        core.write_audit_record(call, request, None, exc)
         raise
     except Exception as exc:
         # A bug in hsmkms: the exception is re-raised unchanged, and the audit record shows that there was a request.
-        core.audit.record(call, request, None, KMSInternalException(type(exc).__name__))
+        core.write_audit_record(call, request, None, KMSInternalException(type(exc).__name__))
         raise
-    core.audit.record(call, request, response if isinstance(response, Struct) else None, None)
+    core.write_audit_record(call, request, response if isinstance(response, Struct) else None, None)
     return response

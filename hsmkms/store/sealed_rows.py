@@ -152,11 +152,11 @@ def object_subject(conn: Connection, token_id: str, cka_id: bytes) -> str | None
 
 
 class Entry(NamedTuple):
-    """A row's table, its canonical text (``told``), and its index if it has one (``found_by``)."""
+    """A row's table, its canonical text, and its index if it has one."""
 
     table: str
-    told: str
-    found_by: str | None
+    canonical: str
+    index_subject: str | None
 
 
 def entries(conn: Connection, subject: str) -> list[Entry]:
@@ -170,7 +170,7 @@ def entries(conn: Connection, subject: str) -> list[Entry]:
 
 def rows(conn: Connection, subject: str) -> list[tuple[str, str]]:
     """Return the rows of a subject or an index as (table, canonical text)."""
-    return [(each.table, each.told) for each in entries(conn, subject)]
+    return [(each.table, each.canonical) for each in entries(conn, subject)]
 
 
 def every(conn: Connection) -> Iterator[tuple[str, Entry]]:

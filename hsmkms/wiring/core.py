@@ -149,7 +149,7 @@ def core_without_token(settings: Settings, fault: HsmKmsError, clock: Clock = ut
     """Open an installation without its token, for work that needs only the database; ``fault`` says why it is away."""
     store = Store.open(settings.data_dir)
     try:
-        row, token = binding.told(store)
+        row, token = binding.recorded(store)
 
         away = AwayDevice(fault)
         tokens = Tokens(store, token.id, away, lambda _: away)
@@ -215,6 +215,7 @@ def _core(
         cache=cache,
         audit=audit,
         seals=seals,
+        write_audit_record=audit.record,
         authorise=Access(cache, installation.account),
         leases=LeaseBook(store),
         uses=UsageBook(store),

@@ -116,7 +116,7 @@ def open_home(
 
     ``accepting``: a token of the settings that is accepted although it is a clone, and tried before the others.
     """
-    _, home = binding.told(store)
+    _, home = binding.recorded(store)
 
     def open_one(token: TokenSettings) -> Device:
         return open_device(settings, token, pin=pin, before_login=before_login)
@@ -134,7 +134,7 @@ def seek(
     reread: Callable[[], Settings], store: Store, wanted: TokenRow, accepting: TokenSettings | None = None
 ) -> Device:
     """Open the token that is ``wanted``. Raises the error of the tokens that might be it."""
-    settings, row = reread(), binding.told(store)[0]
+    settings, row = reread(), binding.recorded(store)[0]
 
     def prove(device: Device, accept: bool) -> None:  # noqa: FBT001 - one caller
         if binding.recognise(store, device, row, wanted, accepting=accept) is None:
@@ -188,7 +188,7 @@ def names_home(settings: Settings) -> bool:
     """Return True if a token of the settings has the home's label or serial; if none is found, the home is away."""
     store = Store.open(settings.data_dir)
     try:
-        _, home = binding.told(store)
+        _, home = binding.recorded(store)
     finally:
         store.close()
     named = (each for each in settings.tokens if _choice(each).label or _choice(each).serial)

@@ -41,7 +41,11 @@ NO_CUSTOM_STORE: Final = "hsmkms has no custom key stores: leave CustomKeyStoreI
 
 
 def encrypt(call: Call, request: EncryptRequest) -> EncryptResponse:
-    """Encrypt under a key's current material: up to 4,096 bytes, or as much as fits into an RSA block."""
+    """Encrypt under a key's current material: up to 4,096 bytes, or as much as fits into an RSA block.
+
+    No row is written, so nothing is sealed: ``seal`` counts the encryption and notes the last use, and
+    ``pipeline.run_audited`` writes the audit record.
+    """
     key, permit = call.key(request.key_id, aliases=True)
     specs.require_usage(key.record, call.operation)
     algorithm = specs.check_encryption_algorithm(key.record, request.encryption_algorithm)

@@ -49,7 +49,10 @@ NO_CUSTOM_STORE: Final = (
 
 
 def create_key(call: Call, request: CreateKeyRequest) -> CreateKeyResponse:
-    """Create a KMS key: its backing key is generated on the token and never leaves it, or is imported later."""
+    """Create a KMS key: its backing key is generated on the token and never leaves it, or is imported later.
+
+    ``creation`` writes its rows, in transactions that are audited and sealed.
+    """
     core = call.core
     nature = _check_new(request)
     new_tags = first_tags(request.tags)

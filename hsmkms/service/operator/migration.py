@@ -183,7 +183,7 @@ def check_target(core: Core, device: Device) -> TokenRow | None:
 
 
 def _recognised(core: Core, device: Device) -> TokenRow | None:
-    row, _ = binding.told(core.store)
+    row, _ = binding.recorded(core.store)
     return next((each for each in core.tokens.rows() if binding.recognise(core.store, device, row, each)), None)
 
 

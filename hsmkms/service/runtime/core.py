@@ -17,6 +17,7 @@ from hsmkms.service.runtime.ports import (
     Checkpoint,
     Clock,
     Installation,
+    Recorder,
     never_drifted,
     no_checkpoint,
 )
@@ -58,6 +59,7 @@ class Core(Struct, kw_only=True):
     older: dict[str, str] = field(default_factory=dict)
     audit: AuditBook
     seals: SealBook
+    write_audit_record: Recorder
     reached: Checkpoint = no_checkpoint
 
     @property

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from hsmkms.errors import HsmKmsError
 from hsmkms.model.caller import Caller
 from hsmkms.model.enums import Operation
 from hsmkms.rules.iam.access import Decision
@@ -36,6 +37,13 @@ class RecordedCall(Protocol):
     now: datetime
     resources: list[str]
     material_id: str | None
+
+
+class Recorder(Protocol):
+    """Writes the audit record of every request, allowed or refused."""
+
+    def __call__(self, call: RecordedCall, request: Struct, response: Struct | None, error: HsmKmsError | None) -> None:
+        """Record how a request ended: with its response, or with its error."""
 
 
 class KnownEpoch(Protocol):

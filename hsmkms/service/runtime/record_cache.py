@@ -317,7 +317,7 @@ def _account_of(record: KeyRecord) -> str:
 def _key_policy(text: str, account: str) -> Policy:
     """A key policy, read once for all keys that have it."""
     try:
-        return _told(policies.stored_key_policy(text, account), "a stored key policy")
+        return _log_ineffective(policies.stored_key_policy(text, account), "a stored key policy")
     except MalformedPolicyDocumentException as exc:
         log.warning("a stored key policy cannot be used, so only the root may use and mend its key: %s", exc)
         return policies.unreadable(account)
@@ -327,14 +327,14 @@ def _key_policy(text: str, account: str) -> Policy:
 def _own_policy(name: str, text: str, account: str) -> OwnPolicy:
     """A policy of a user or group, read once; one that cannot be used may have denied anything, so it denies all."""
     try:
-        return OwnPolicy(name, _told(policies.stored_own_policy(text, account), f"the stored {name}"))
+        return OwnPolicy(name, _log_ineffective(policies.stored_own_policy(text, account), f"the stored {name}"))
     except MalformedPolicyDocumentException as exc:
         log.warning("the stored %s cannot be used, so nothing is allowed where it counts: %s", name, exc)
         return OwnPolicy(name, policies.read_own_policy(policies.NOTHING, account))
 
 
-def _told(policy: Policy, name: str) -> Policy:
-    """A policy, after the log has told what of it has no effect."""
+def _log_ineffective(policy: Policy, name: str) -> Policy:
+    """Log the parts of a policy that have no effect, and return it."""
     for each in policy.without_effect:
         log.warning("%s has a part without effect, with which it could not be put again: %s", name, each)
     return policy
