@@ -1,8 +1,8 @@
-"""Processes: a guard against objects that outlive a fork, and a lock that only one of them has.
+"""Guard objects against use after a fork, and lock files across processes.
 
-A PKCS#11 module is undefined in a forked child, and everything that was fetched ahead (IVs, leases, connections)
-would be used twice: SoftHSM even goes on encrypting there, with the parent's IVs. So whatever holds such state takes
-a ``ForkGuard`` when it is made and asks it before each use.
+The behaviour of a PKCS#11 module in a forked child is undefined, and prefetched state (IVs, leases, connections) would
+be used twice: SoftHSM even continues to encrypt there, with the parent's IVs. So objects with such state create a
+``ForkGuard`` and check it before each use.
 """
 
 import os
@@ -21,10 +21,10 @@ _PAUSE_SECONDS: Final = 0.01
 
 
 class ForkGuard:
-    """Tells whether this is the process that made it.
+    """Marks an object as unusable in forked children.
 
-    ``foreign``: true in a child that was forked after the guard was made. What is on the path of every request looks at
-    it and calls ``refuse``; everything else calls ``check``.
+    ``foreign``: true in a child that was forked after the guard was created. Code on the path of every request reads it
+    and calls ``refuse``; other code calls ``check``.
     """
 
     __slots__ = ("__weakref__", "foreign")
@@ -34,7 +34,7 @@ class ForkGuard:
         _guards.add(self)
 
     def check(self) -> None:
-        """Raise ForkedProcessError in a child that was forked after the guard was made."""
+        """Raise ForkedProcessError in a child that was forked after the guard was created."""
         if self.foreign:
             self.refuse()
 
@@ -49,7 +49,7 @@ _guards: Final = WeakSet[ForkGuard]()
 
 
 def _estrange() -> None:
-    """Mark all guards of the parent, in the child."""
+    """Mark all guards of the parent as foreign, in the child."""
     for guard in list(_guards):
         guard.foreign = True
 
@@ -58,7 +58,7 @@ os.register_at_fork(after_in_child=_estrange)
 
 
 class _Held(threading.local):
-    """The locks that this thread has."""
+    """The locks that this thread holds."""
 
     def __init__(self) -> None:
         self.paths = set[Path]()
@@ -69,18 +69,16 @@ os.register_at_fork(after_in_child=lambda: _held.paths.clear())  # noqa: PLW0108
 
 
 def uptime() -> float:
-    """Seconds since the machine was started, the same in all its processes, which nobody can set."""
+    """Return the seconds since boot, by a clock that cannot be set and is the same in all processes."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 @contextmanager
 def exclusive(path: Path, seconds: float) -> Iterator[None]:
-    """Let one process (and thread) at a time into the block; the lock ends with its process.
+    """Hold a lock file for the block, across processes and threads; the lock ends with its process.
 
-    A thread that is in such a block already goes on: it would wait for itself.
-
-    Raises ConfigurationError if the lock's file cannot be written, DependencyTimeoutException if another one has it
-    for longer than ``seconds``.
+    Reentrant within a thread. Raises ConfigurationError if the lock file cannot be written, DependencyTimeoutException
+    if another process or thread holds it for longer than ``seconds``.
     """
     if path in _held.paths:
         yield

@@ -1,11 +1,11 @@
-"""The parent of the workers: it says what a worker does; supervisor.py looks after them.
+"""Run the server: the parent process defines what a worker does, and supervisor.py supervises the workers.
 
-The first worker proves the PIN. The others load the module and read the token meanwhile, which takes seconds where it
-holds many objects, and log in only after the first: so a wrong PIN is refused once.
+The first worker proves the PIN. The others meanwhile load the module and read the token, which takes seconds if it
+holds many objects, and log in only after the first, so that a wrong PIN is refused once.
 
-The parent never loads the PKCS#11 module, since a module is of no use after a fork. A PIN that is asked for at the
-terminal is asked for once, here, and is in the workers' memory when they begin; it is in no environment and in no
-argument. Every other source is read by each worker.
+The parent never loads the PKCS#11 module, since a module cannot be used after a fork. A PIN from the terminal is read
+once, here, and is in the workers' memory when they start; it is in no environment and no argument. Each worker reads
+every other source itself.
 """
 
 import asyncio

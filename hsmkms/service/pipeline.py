@@ -1,7 +1,7 @@
-"""The one way in: resolve the key, authorise, state, permit; then act; then record.
+"""Run a request: resolve the key, authorise, check the state, issue a permit, act, write the audit record.
 
-A ``Call`` is one request on that way. Procedures get it instead of a caller, so none can act for somebody who was not
-judged. The permits of requests are made here; those of the installation's own work in permits.py.
+A ``Call`` is one request in this pipeline. Procedures get it instead of a caller, so that none can act for a caller who
+was not authorised. The permits of requests are issued here, those of the installation's own work in permits.py.
 """
 
 import time
@@ -62,7 +62,7 @@ _AWS: Final = KeyManager.AWS
 
 
 class Call:
-    """One request of one caller. ``now`` is the instant at which everything about it is judged."""
+    """One request of one caller. ``now``: the instant for all its decisions."""
 
     __slots__ = (
         "caller",
@@ -91,12 +91,12 @@ class Call:
         self.resources: list[str] = []
         self.material_id: str | None = None
         self.ended_grant_token = False
-        """True if the request bears the token of a grant that has ended: told only to whoever may use the key."""
+        """True if the request has the token of an ended grant: an error that only callers who may use the key get."""
 
     # -- resolve, authorise, state, permit ----------------------------------------------------------------------
 
     def key(self, key_id: str, *, aliases: bool = False, action: str | None = None) -> tuple[CachedKey, Permit]:
-        """The key that ``KeyId`` names and leave to use it, or the error that the caller gets.
+        """Return the key that ``KeyId`` names with a permit to use it, or raise the error for the caller.
 
         ``aliases``: alias names and alias ARNs are taken too. ``action``: what is authorised, if not the operation.
         """
@@ -108,14 +108,14 @@ class Call:
         if cached is None and managed.has_key(ref.name, self.core.services):
             cached = self._first_use(ref, action, shown)
         if cached is None:
-            # Which key an alias would be of nobody knows: its own ARN, as a resource, means the alias alone.
+            # The key of an unknown alias is unknown, and the alias's own ARN as a resource means the alias only.
             arn = key_arn(account, ref.region, "*" if ref.kind is _ALIAS else ref.name)
             self.authorise_unknown(action, arn, shown)
             raise unknown(ref, account)
         return self._admit(cached, action, shown)
 
     def key_of_ciphertext(self, key_id: str, *, action: str | None = None) -> tuple[CachedKey, Permit]:
-        """The key that a ciphertext names; an unknown one is not told from a forbidden one."""
+        """Return the key that a ciphertext names, with a permit; unknown and forbidden keys give the same error."""
         action = action or f"kms:{self.operation}"
         cached = self._cached(self.region, key_id)
         if cached is None:
@@ -124,7 +124,7 @@ class Call:
         return self._admit(cached, action, "")
 
     def find(self, key_id: str, *, aliases: bool = False) -> CachedKey:
-        """The key that ``KeyId`` names, without judging anything; NotFoundException if there is none."""
+        """Return the key that ``KeyId`` names, without authorisation; NotFoundException if there is none."""
         account = self.core.installation.account
         ref = parse_key_ref(key_id, account=account, region=self.region, aliases=aliases)
         cached = self._look_up(ref)
@@ -133,7 +133,7 @@ class Call:
         return cached
 
     def _source_key_id(self) -> str | None:
-        """The key id of what ReEncrypt is to decrypt: of the key that is named, else of the one that the blob names."""
+        """Return the id of ReEncrypt's source key: the request's, or else the ciphertext's."""
         request = self.request
         if not isinstance(request, ReEncryptRequest):
             return None
@@ -145,7 +145,7 @@ class Call:
             return None
 
     def _days_without_use(self, key: CachedKey | None) -> int | None:
-        """Whole days since the key was last used; since it was made, or uses are noted, if it never was."""
+        """Return the whole days since the key's last use, or since its creation or the start of tracking."""
         if key is None:
             return None
         uses, record = self.core.uses, key.record
@@ -154,7 +154,10 @@ class Call:
         return max(0, (self.now - since).days)
 
     def _cached(self, region: str, key_id: str) -> CachedKey | None:
-        """The key as it is now. The look that recognised the caller serves for his first key, and for no other."""
+        """Return the key as it is now, and read the caller together with it.
+
+        The change log was read when the caller was authenticated, so it is not read again for the first key.
+        """
         just_looked, self.just_looked = self.just_looked, False
         cache = self.core.cache
         cached = cache.key(region, key_id, just_looked=just_looked)
@@ -162,22 +165,22 @@ class Call:
         return cached
 
     def renewed(self, key: CachedKey) -> tuple[CachedKey, Permit]:
-        """A key that was admitted, after this call itself has given it a new backing key; judged by its state now."""
+        """Return an admitted key after this call has rotated it, with a new permit if its present state allows."""
         record = key.record
         fresh = self.core.cache.key(record.region, record.key_id) or key
         states.admit(self.operation, fresh.record, self.now)
         return fresh, self._permit(fresh.covers, fresh.record.version, self._seconds_left(fresh.record))
 
     def device(self, key: CachedKey) -> Device:
-        """The token that holds the key's current material."""
+        """Return the token with the key's current material."""
         return self.core.tokens.of(key.current_token_id)
 
     def account(
         self, action: str | None = None, resource: str = EVERYTHING, new_key: KeyRecord | None = None
     ) -> Permit:
-        """Leave for an operation that is about no key. ``action``: what is authorised, if not the operation.
+        """Return a permit for an operation about no key. ``action``: what to authorise, if not the operation.
 
-        ``new_key``: the key that is about to be made, if the request alone does not say what it will be.
+        ``new_key``: the key to be created, if the request alone does not describe it.
         """
         self.resources.append(root_arn(self.core.installation.account))
         question = self.question(action or f"kms:{self.operation}", resource)
@@ -186,7 +189,7 @@ class Call:
         return self._permit(_NOTHING, 0, LIFETIME_SECONDS)
 
     def new_objects(self, *cka_ids: bytes) -> Permit:
-        """Leave to make, use or destroy objects that belong to no record (yet), for an operation that was admitted."""
+        """Return a permit for objects that belong to no record (yet), for an operation that was admitted."""
         return self._permit(frozenset(cka_ids), 0, LIFETIME_SECONDS)
 
     def alias(self, name: str) -> str:
@@ -197,7 +200,7 @@ class Call:
         return arn
 
     def elsewhere(self, region: str) -> "Call":
-        """The same call, judged in another region: what it touches there is recorded with the rest."""
+        """Return the same call for another region; the resources that it uses there are recorded with the others."""
         there = Call(self.core, self.operation, replace(self.caller, region=region), self.request)
         there.now, there.resources = self.now, self.resources
         return there
@@ -229,7 +232,7 @@ class Call:
     def question(
         self, action: str, resource: str, key: CachedKey | None = None, *, about_key: bool = False, shown: str = ""
     ) -> Question:
-        """What is asked about this request: whether its caller may do ``action`` on ``resource``."""
+        """Return the input of the decision whether the caller may do ``action`` on ``resource``."""
         account = self.core.installation.account
         identity = self.identity
         if key is None or identity is None:  # else it was read together with the key
@@ -253,16 +256,16 @@ class Call:
         )
 
     def retire(self, key: CachedKey, grant: GrantRecord) -> None:
-        """Authorise the end of a grant by the grant itself."""
+        """Authorise retiring a grant, which the grant itself may allow."""
         question = self.question(f"kms:{self.operation}", key.record.arn, key)
         question.retired = grant
         self.resources.append(key.record.arn)
         self.core.authorise(question)
 
     def judge(self, record: KeyRecord, shown: str = "") -> None:
-        """Authorise the operation on a key and check that the key's kind and state admit it.
+        """Authorise the operation on a key and check that the key's kind and state allow it.
 
-        ``shown``: what the caller has said instead of the key's name.
+        ``shown``: the resource as error messages name it, if not by the key's ARN.
         """
         self._judge(self.core.cache.of(record), f"kms:{self.operation}", shown)
 
@@ -297,18 +300,18 @@ class Call:
         return None if alias is None else self._cached(ref.region, alias.target_key_id)
 
     def _first_use(self, ref: KeyRef, action: str, shown: str) -> CachedKey | None:
-        """The key of a configured service, which comes into being now, if the caller may use it."""
+        """Create the key of a configured service at its first use, if the caller may use it."""
         draft = service_keys.draft(self.core, ref.region, ref.name)
         self.core.authorise(self.question(action, draft.arn, self.core.cache.of(draft), about_key=True, shown=shown))
         service_keys.make(self.core, draft, ref.name)
         return self._look_up(ref)
 
     def authorise_unknown(self, action: str, arn: str, shown: str = "") -> None:
-        """Refuse whoever might not use the key if there were one: he does not learn that there is none."""
+        """Refuse callers who could not use such a key if it existed, so that they do not learn that it does not."""
         self.core.authorise(self.question(action, arn, about_key=True, shown=shown))
 
     def _seconds_left(self, record: KeyRecord) -> float:
-        """How long a permit for the key may hold: never beyond the expiry of imported material."""
+        """Return the lifetime of a permit for the key, which ends with its imported material."""
         if record.origin is not _EXTERNAL:
             return LIFETIME_SECONDS
         expiry = states.expires_at(record)

@@ -1,8 +1,8 @@
-"""The audit log as a process writes it: one record for each request and each act, safe before the answer leaves.
+"""Write the audit log: one record for each request and each act, on disk before the response is sent.
 
-A change to the control-plane database commits a record together with itself, in the outbox; the log gets the final one
-when the request ends. So whatever happens in between, the change is told of: who takes the lane of a process that died
-moves what it left in the outbox.
+A change of the control plane commits a preliminary record in the same transaction, in the outbox; the log gets the
+final record when the request ends. So no change is without a record: the next process that locks the lane of a process
+that died moves the records from the outbox to the log.
 """
 
 import logging
@@ -37,7 +37,7 @@ INTERRUPTED: Final = "the process ended before the outcome was known; the change
 
 
 class _Act:
-    """What this thread is doing just now: the builder of its record, and its row in the outbox if it has one."""
+    """The present act of a thread: the builder of its record, and its row in the outbox if it has one."""
 
     __slots__ = ("build", "event_id", "row_id")
 
@@ -48,7 +48,7 @@ class _Act:
 
 
 class _Thread(threading.local):
-    """What belongs to one thread."""
+    """State of one thread."""
 
     def __init__(self) -> None:
         self.doing: tuple[RecordedCall, Struct] | None = None
@@ -60,7 +60,7 @@ class _Thread(threading.local):
 
 
 class AuditBook:
-    """Writes the records of this process. Thread-safe; of no use in a forked child."""
+    """Writes the audit records of this process. Thread-safe; raises in a forked child."""
 
     def __init__(
         self,
@@ -74,11 +74,11 @@ class AuditBook:
         self.folder = store.folder / audit_files.FOLDER
         self.policy = policy
         self.held_back = False
-        """True where somebody else waits for the disk before he lets an answer go."""
+        """True if responses are delayed elsewhere until their records are on disk (server/audit_gate.py)."""
         self.faults = 0
-        """Records that could not be written when they should have been."""
+        """Number of failures to write records in time."""
         self.alarm: str | None = None
-        """What the last look of the sealer found wrong, if anything."""
+        """Problem that the sealer's last check found, or None."""
         self._store = store
         self._installation_id = installation_id
         self._occasion = occasion
@@ -88,7 +88,7 @@ class AuditBook:
         self._on = policy.durability is not Durability.OFF
         self._waits = policy.durability is Durability.COMMIT
         self.holds_answers = self._waits
-        """True if an answer may leave only after its record is on the disk."""
+        """True if a response may be sent only after its record is on disk."""
         self._guard = ForkGuard()
         self._journal = self._new_journal()
         self._here = _Thread()
@@ -106,7 +106,7 @@ class AuditBook:
     # -- requests -----------------------------------------------------------------------------------------------
 
     def begin(self, call: RecordedCall, request: Struct) -> None:
-        """A request begins. KMSInternalException if it must not be done because it could not be recorded."""
+        """Begin a request. KMSInternalException if it must be refused, since it could not be recorded."""
         if not self._on:
             return
         here = self._here
@@ -115,7 +115,7 @@ class AuditBook:
             self._try_again(call.operation)
 
     def record(self, call: RecordedCall, request: Struct, response: Struct | None, error: HsmKmsError | None) -> None:
-        """A request has ended. KMSInternalException if its answer must not leave because it cannot be recorded."""
+        """Record the end of a request. KMSInternalException if its response must not be sent without a record."""
         if not self._on:
             return
         here = self._here
@@ -130,7 +130,7 @@ class AuditBook:
             self._missed(exc, call.operation)
 
     def refuse(self, caller: Caller, name: str, error: HsmKmsError) -> None:
-        """A request was refused before it came to the pipeline: by its signature, its form or a quota."""
+        """Record a request that was refused before the pipeline: for its signature, its form or a quota."""
         if not self._on:
             return
         event = Event(name=name, at=self._clock(), event_id=uuids.new())
@@ -141,15 +141,15 @@ class AuditBook:
             self._missed(exc, "Get")
 
     def settle(self, operations: list[str]) -> dict[str, str]:
-        """Wait until everything is on the disk; the operations whose answers must not leave, if it does not get there.
+        """Wait until every record is on disk; for callers that delay responses.
 
-        For whoever holds answers back.
+        Returns the operations whose responses must not be sent if that fails, each with its error message.
         """
         try:
             self._journal.flush()
         except StoreError as exc:
             self.faults += 1
-            log.error("%s", exc)  # noqa: TRY400 - told in one sentence
+            log.error("%s", exc)  # noqa: TRY400 - one sentence is enough
             return {each: REFUSED for each in operations if self._must_be_kept(each)}
         return {}
 
@@ -159,7 +159,7 @@ class AuditBook:
     def acting(
         self, name: str, region: str, shown: Mapping[str, Any] | None = None, *, source: str = KMS_SOURCE
     ) -> Iterator[None]:
-        """An act of the operator's, for the account's root: recorded when it ends, also when it fails."""
+        """Record an act of the operator, as the account's root, when the block ends, also when it fails."""
         if not self._on:
             yield
             return
@@ -193,7 +193,7 @@ class AuditBook:
     def event(
         self, name: str, region: str, arn: str, details: Mapping[str, Any], error: HsmKmsError | None = None
     ) -> None:
-        """Something that hsmkms did by itself; within a transaction it is recorded if that is committed."""
+        """Record an action of hsmkms itself; within a transaction, only if it is committed."""
         if not self._on:
             return
         made = AuditRecord(
@@ -224,7 +224,7 @@ class AuditBook:
     # -- the companion of the control-plane database ------------------------------------------------------------
 
     def before_commit(self, tx: Connection) -> None:
-        """Commit what tells of the change together with it; remove what the log has by now."""
+        """Write the records of the change to the outbox, in its own transaction; remove records that the log has."""
         here = self._here
         lane = self._take()
         here.rows = [outbox.put(tx, lane, event_id, record) for event_id, record in here.noted]
@@ -235,7 +235,7 @@ class AuditBook:
         self._remove_moved(tx)
 
     def after_commit(self) -> None:
-        """Move what this thread noted to the log."""
+        """Move the records of the transaction to the log."""
         here = self._here
         noted, here.noted, here.begun_here = here.noted, [], False
         try:
@@ -247,7 +247,7 @@ class AuditBook:
             self._missed(exc, "Get")  # the outbox has it
 
     def rolled_back(self) -> None:
-        """What this thread noted did not happen."""
+        """Drop the records of the transaction."""
         here = self._here
         here.noted = []
         if here.begun_here and here.act is not None:
@@ -262,7 +262,7 @@ class AuditBook:
         return here.act
 
     def _begun(self, call: RecordedCall, request: Struct, event_id: str) -> AuditRecord:
-        """What can be said of a request before its end."""
+        """Build the preliminary record of a request."""
         event = _event_of(call, request, event_id)
         outcome = Outcome(used=audit_record.materials(None, call.material_id))
         return audit_record.of_request(self._occasion, call.caller, event, outcome)
@@ -294,7 +294,7 @@ class AuditBook:
             self._start_flusher()
 
     def _take(self) -> str:
-        """Take a lane; what its last holder left in the outbox is moved first."""
+        """Lock a lane; records that its last holder left in the outbox are moved first."""
         lane = self._journal.take()
         if lane is None:
             raise StoreError("no lane of the audit log could be taken")
@@ -305,7 +305,7 @@ class AuditBook:
         return lane
 
     def _recover(self, journal: Journal, lane: str) -> list[int]:
-        """Move to a lane what its last holder left in the outbox; the rows that the log has now."""
+        """Move records that a lane's last holder left in the outbox to the lane; return the ids of their rows."""
         with self._store.reading() as conn:
             left = outbox.fetch(conn, lane)
         newest = audit_files.segments(self.folder).get(lane, [])[-2:]
@@ -318,7 +318,7 @@ class AuditBook:
         return [row.id for row in left]
 
     def recover_others(self) -> None:
-        """Move what processes that died have left in the outbox of lanes that nobody holds."""
+        """Move the outbox records of processes that died, of all lanes that are not locked."""
         if not self._on:
             return
         with self._store.reading() as conn:
@@ -351,7 +351,7 @@ class AuditBook:
             self._missed(exc, operation)
 
     def _missed(self, fault: StoreError, operation: str) -> None:
-        """A record is not on the disk: it stays in memory and is tried again at the next request."""
+        """Handle a failure to write: the records stay in memory, and the next request tries again."""
         self.faults += 1
         log.error("%s", fault)
         if self._must_be_kept(operation):
@@ -369,30 +369,30 @@ class AuditBook:
                 self._journal.flush()
             except StoreError as exc:
                 self.faults += 1
-                log.error("%s", exc)  # noqa: TRY400 - told in one sentence
+                log.error("%s", exc)  # noqa: TRY400 - one sentence is enough
 
     # -- the end ------------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Bring everything to the disk. StoreError if it does not get there."""
+        """Wait until every record is on disk. StoreError if that fails."""
         self._journal.flush()
 
     def tidy(self) -> None:
-        """Bring everything to the disk, and empty the outbox of what the log has."""
+        """Wait until every record is on disk, and remove records from the outbox that the log has."""
         self._journal.flush()
         if self._moved:
             with self._store.atomic():
-                pass  # as companion of the transaction
+                pass  # ``before_commit`` removes them
 
     def close(self) -> None:
-        """Write what is left, and let the lane go. What hinders it is logged: the outbox has what changed."""
+        """Write the remaining records and release the lane. Errors are logged: the outbox has the changes."""
         if self._guard.foreign:
             return
         self._stopped.set()
         try:
             self.tidy()
         except HsmKmsError as exc:
-            log.error("%s", exc)  # noqa: TRY400 - told in one sentence
+            log.error("%s", exc)  # noqa: TRY400 - one sentence is enough
         try:
             self._journal.close()
         except StoreError as exc:

@@ -1,4 +1,4 @@
-"""What every procedure of the service works with."""
+"""The parts of an open installation, which every procedure of the service gets."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,13 +30,13 @@ from hsmkms.store.engine import Connection, Store
 class Core(Struct, kw_only=True):
     """The parts of an open installation.
 
-    ``rotation`` and ``imports``: what the operator has set. ``services``: those that have a key of their own, or ``*``.
-    ``grace_hours``: how long an object without a key stays before it may be removed. ``accept_unknown_principals``:
-    policies and grants may name users and roles who are not there. ``drifted``: true once the clock
-    was moved under this process. ``grant_tokens``: those that were found good, and what they say. ``warned``: key
-    materials of which the log has told. ``reached`` is told of each completed step. ``witnesses``: the CKA_ID of
-    the key by which each token shows that it is the one, by the token's id. ``older``: tokens that were found to be
-    older copies of themselves, by their id, with what is wrong.
+    ``rotation`` and ``imports``: settings of the operator. ``services``: those that have a key of their own, or ``*``.
+    ``grace_hours``: how long an object without a key is kept before it may be removed. ``accept_unknown_principals``:
+    policies and grants may name users and roles that do not exist. ``drifted``: true once the clock was moved under
+    this process. ``grant_tokens``: verified grant tokens with their claims. ``warned``: key materials that the log has
+    warned of. ``reached``: test hook, called after each step. ``witnesses``: the CKA_ID of the key that proves each
+    token's identity, by the token's id. ``older``: tokens that were found to be older copies of themselves, by their
+    id, with the reason.
     """
 
     installation: Installation
@@ -64,7 +64,7 @@ class Core(Struct, kw_only=True):
 
     @property
     def device(self) -> Device:
-        """The token on which keys are made."""
+        """Return the token on which keys are created."""
         return self.tokens.home
 
     @contextmanager
