@@ -15,9 +15,8 @@ class Caller(Struct, frozen=True, kw_only=True):
     """The caller of one request.
 
     ``principal`` is an ARN; ``region`` the region of the request; ``source_address`` an IP address, or None for a
-    local program; ``secure_transport`` is true for TLS, and for callers on the same machine. ``access_key_id``: the
-    access key that authenticated the caller for this one request; its lookup has read the database's changes, so the
-    pipeline does not read them a second time. ``user_agent`` is for the audit log and policies.
+    local program; ``secure_transport`` is true for TLS, and for callers on the same machine. ``access_key_id`` is
+    for the audit log only, ``user_agent`` for the audit log and policies.
     """
 
     principal: str
@@ -28,6 +27,13 @@ class Caller(Struct, frozen=True, kw_only=True):
     grant_tokens: tuple[str, ...] = ()
     access_key_id: str | None = None
     user_agent: str | None = None
+
+
+class AuthenticatedCaller(Caller, frozen=True, kw_only=True):
+    """A caller whose credential was looked up for this one request; never to be used for another one.
+
+    The lookup has read the change log, so the pipeline does not read it again for the request's first key: 3 to 4 µs.
+    """
 
 
 def local_root(account: str, region: str) -> Caller:

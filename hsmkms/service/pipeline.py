@@ -24,7 +24,7 @@ from hsmkms.errors import (
     ValidationException,
 )
 from hsmkms.hsm.ports import Device
-from hsmkms.model.caller import Caller
+from hsmkms.model.caller import AuthenticatedCaller, Caller
 from hsmkms.model.constraints import validate
 from hsmkms.model.crypto import ReEncryptRequest
 from hsmkms.model.enums import KeyManager, Operation, Origin
@@ -84,7 +84,7 @@ class Call:
         self.operation = operation
         self.caller = caller
         self.region = caller.region
-        self.just_looked = caller.access_key_id is not None  # to recognise the caller (Credentials.find)
+        self.just_looked = isinstance(caller, AuthenticatedCaller)
         self.now: datetime = core.clock()
         self.identity: Identity | None = None
         """The caller, as of the last key that was looked up."""
