@@ -53,6 +53,7 @@ class Application:
         self.latency = LatencyGate()
         self._threads = ThreadPoolExecutor(state.threads, thread_name_prefix="hsmkms")
         self._monitor = ThreadPoolExecutor(MONITOR_THREADS, thread_name_prefix="hsmkms pages")
+        self._request_ids: list[str] = []
         self._tickets = itertools.count()
         self._waiting: dict[int, _Waiting] = {}
         self._counting = threading.Lock()
@@ -71,7 +72,9 @@ class Application:
         operation = endpoint.operation_of(request)
         latency = self.latency
         on_loop = operation in QUICK and (not latency.slow or latency.may_try(self._loop.time())) and self._state.free()
-        request_id = uuids.new()
+        if not self._request_ids:
+            self._request_ids = uuids.block()
+        request_id = self._request_ids.pop()
         if on_loop:
             started = time.perf_counter()
             handled = endpoint.answer(request, request_id, source, operation)

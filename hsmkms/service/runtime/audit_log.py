@@ -54,6 +54,7 @@ class _Thread(threading.local):
         self.doing: tuple[RecordedCall, Struct] | None = None
         self.act: _Act | None = None
         self.event_id = ""
+        self.event_ids: list[str] = []
         self.noted: list[tuple[str, bytes]] = []
         self.rows: list[int] = []
         self.begun_here: bool = False
@@ -110,7 +111,9 @@ class AuditBook:
         if not self._on:
             return
         here = self._here
-        here.doing, here.act, here.event_id = (call, request), None, uuids.new()
+        if not here.event_ids:
+            here.event_ids = uuids.block()
+        here.doing, here.act, here.event_id = (call, request), None, here.event_ids.pop()
         if self._journal.broken:
             self._try_again(call.operation)
 
@@ -124,8 +127,12 @@ class AuditBook:
         used = audit_record.materials(response, call.material_id)
         outcome = Outcome(response=response, used=used, error=error)
         made = self._forms.encoded(call.caller, event, outcome)
+        row_id = act.row_id if act is not None else None
         try:
-            self._add(made, act.row_id if act is not None else None)
+            if row_id is None and self.held_back and self._recovered:
+                self._journal.add(made)  # nothing else is left to do: the audit gate flushes
+            else:
+                self._add(made, row_id)
         except StoreError as exc:
             self._missed(exc, call.operation)
 
