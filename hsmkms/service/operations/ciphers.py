@@ -68,8 +68,8 @@ def _ready(call: Call, by: Keyed) -> tuple[CachedKey, Permit, Device]:
     """Return the key ready to encrypt, and its token, after rotating generated material that must not encrypt any more.
 
     That is material older than a restored backup (its number of encryptions since the backup is unknown, and AES-GCM
-    has a limit), and material on a token that the installation has left. If the rotation fails now, the key encrypts
-    with its present material, and the rotation is tried again at its next encryption.
+    has a limit), and material on a former home. If the rotation fails now, the key encrypts with its present material,
+    and the rotation is tried again at its next encryption.
     """
     core, key, permit = call.core, by.key, by.permit
     if key.current_token_id != core.tokens.home_id and rotates(key.record):
@@ -92,8 +92,8 @@ def _ready_after_restore(call: Call, key: CachedKey, permit: Permit, restored_at
     if current.material_id not in call.core.warned:
         call.core.warned.add(current.material_id)
         log.warning(
-            "the imported material %s of key %s is older than the restored backup, so nobody knows how often it has "
-            "encrypted: create a new key and move the alias to it",
+            "the imported material %s of key %s is older than the restored backup, so its number of encryptions is "
+            "not known: create a new key and move the alias to it",
             *(current.material_id, record.key_id),
         )
     return key, permit
