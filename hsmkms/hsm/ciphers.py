@@ -35,9 +35,10 @@ class Ciphers:
 
         def attempt(session: Session, handle: int) -> tuple[bytes, bytes]:
             count()
-            sealed = messages.seal(session, cka_id, handle, self._ivs.next, plaintext, aad)
-            if sealed is not None:
-                return sealed
+            if messages.generator is not None:
+                sealed = messages.seal(session, cka_id, handle, self._ivs.next, plaintext, aad)
+                if sealed is not None:
+                    return sealed
             if origin is not IvOrigin.CALLER:
                 return seal_by_token(session, handle, origin, plaintext, aad)
             iv = self._ivs.next(session)

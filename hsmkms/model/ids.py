@@ -11,6 +11,7 @@ import secrets
 import uuid
 from datetime import datetime
 from enum import Enum
+from functools import lru_cache
 from typing import Final
 
 from msgspec import Struct
@@ -63,17 +64,17 @@ def new_key_id(*, multi_region: bool) -> str:
 
 
 def is_multi_region(key_id: str) -> bool:
-    """True if a key id is one of a multi-Region key."""
+    """Return True if a key id is one of a multi-Region key."""
     return key_id.startswith(MULTI_REGION_PREFIX)
 
 
 def is_key_id(text: str) -> bool:
-    """True if the text has the form of a key id, whether or not the key exists."""
+    """Return True if the text has the form of a key id, whether or not the key exists."""
     return _match_key_id(text) is not None
 
 
 def is_alias_name(text: str) -> bool:
-    """True if the text has the form of an alias name, with its prefix: at most 256 characters in all."""
+    """Return True if the text has the form of an alias name, with its prefix: at most 256 characters in all."""
     return _match_alias_name(text) is not None
 
 
@@ -98,7 +99,7 @@ def derived_user_id(name: str, created_at: datetime) -> str:
 
 
 def is_user_id(text: str) -> bool:
-    """True if the text has the form of a user's unique id, whether or not the user exists."""
+    """Return True if the text has the form of a user's unique id, whether or not the user exists."""
     return _match_user_id(text) is not None
 
 
@@ -128,6 +129,7 @@ def unknown(ref: KeyRef, account: str) -> NotFoundException:
     return NotFoundException(f"Alias {alias_arn(account, ref.region, ref.name)} is not found.")
 
 
+@lru_cache(maxsize=4096)
 def parse_key_ref(value: str, *, account: str, region: str, aliases: bool) -> KeyRef:
     """Parse a KeyId: key id or key ARN, and with ``aliases`` also alias name or alias ARN.
 

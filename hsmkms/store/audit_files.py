@@ -172,7 +172,6 @@ class LaneFile:
 
     def write(self, data: bytes) -> None:
         """Append complete lines to the segment, all or nothing, without syncing. StoreError if that fails."""
-        path = segment_path(self._folder, self.lane, max(self.number, 1))
         try:
             if self._descriptor < 0:
                 self._open()
@@ -182,7 +181,7 @@ class LaneFile:
                 self.undo(self.size)
                 raise
         except OSError as exc:
-            raise unwritable(path, exc) from exc
+            raise unwritable(segment_path(self._folder, self.lane, max(self.number, 1)), exc) from exc
         self.size += len(data)
 
     def sync(self) -> None:
@@ -278,10 +277,10 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        sentence = f"the audit log {path} cannot be read ({exc.strerror}): mend its mode, or put a file there"
+        sentence = f"the audit log {path} cannot be read ({exc.strerror}): correct its mode, or put a file there"
         raise StoreError(sentence) from exc
 
 
 def unwritable(path: Path, error: OSError) -> StoreError:
     """Return the error for a file of the log that cannot be written."""
-    return StoreError(f"the audit log {path} cannot be written ({error.strerror}): free its disk, or mend its mode")
+    return StoreError(f"the audit log {path} cannot be written ({error.strerror}): free its disk, or correct its mode")

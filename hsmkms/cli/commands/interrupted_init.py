@@ -1,7 +1,7 @@
-"""Carrying on an init that was interrupted: the options of the second run against what the first one wrote.
+"""Resume an interrupted init: apply the options of the second run to the configuration that the first one wrote.
 
-An option that differs is taken as long as it can be: the account until the database has begun with one, the token until
-the database names one, whose key may be there. What cannot be taken is refused by its name.
+An option that differs is accepted as long as possible: the account until the database has one, the token until the
+database names one, since that may have the installation's key already. Otherwise the option is refused by name.
 """
 
 import os
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from hsmkms.config.settings import Settings, TokenSettings
 
 MODULE_VARIABLES: Final = ("SOFTHSM2_CONF",)
-"""What a module may need: if init had it, the configuration keeps it, so that nothing must be exported."""
+"""Variables that a module may need: init copies those that are set to the configuration: no export is needed."""
 
 
 class InitOptions(Struct, frozen=True, kw_only=True):
-    """The options of init; None for what was not given."""
+    """The options of init; None for one that was not given."""
 
     account_id: str | None = None
     regions: tuple[str, ...] | None = None
@@ -34,17 +34,17 @@ class InitOptions(Struct, frozen=True, kw_only=True):
 
 
 def module_environment() -> dict[str, str]:
-    """The variables of this process that a module may need."""
+    """Return those of ``MODULE_VARIABLES`` that this process has, with their values."""
     return {name: os.environ[name] for name in MODULE_VARIABLES if name in os.environ}
 
 
 def absolute(path: Path) -> Path:
-    """A path as a person names it."""
+    """Expand ``~`` and make a path absolute."""
     return Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 - Path.expanduser raises for unknown users
 
 
 def existing_pin_file(path: Path) -> Path:
-    """The PIN file that was named. PinError if there is none."""
+    """Return the absolute path of a PIN file. PinError if there is none."""
     file = absolute(path)
     if not file.is_file():
         raise PinError(f"there is no PIN file {file}: write the user PIN into it and run `chmod 600 {file}`")
@@ -52,14 +52,14 @@ def existing_pin_file(path: Path) -> Path:
 
 
 def serial_setting(present: str, wanted: tuple[str, ...] | None) -> str | tuple[str, ...]:
-    """What the configuration says: the serial of the token that is there, or those of all members of its group."""
+    """Return the setting ``serial``: that of the present token, or those of all members of its HA group."""
     return wanted if wanted is not None and len(wanted) > 1 else present
 
 
 def carry_on(file: Path, options: InitOptions) -> None:
-    """Bring the configuration of an interrupted init to the options that were given now.
+    """Update the configuration of an interrupted init with the options of this run.
 
-    ConfigurationError for an option that cannot be taken any more; then nothing was changed.
+    ConfigurationError for an option that can no longer be applied; then nothing was changed.
     """
     from hsmkms.config import settings as config  # noqa: PLC0415 - help must not pay for the database and the token
     from hsmkms.config import template as config_template  # noqa: PLC0415 - help must not pay for the database and the token
@@ -70,7 +70,7 @@ def carry_on(file: Path, options: InitOptions) -> None:
         return
     if file.read_text(encoding="utf-8") != config_template.init_text(_as_written(settings, file.parent)):
         raise ConfigurationError(
-            f"{file} was edited after the interrupted init had written it, and says other than the options: correct it "
+            f"{file} was edited after the interrupted init had written it, and differs from the options: correct it "
             "there, and run `hsmkms init --data-dir DIR` without them"
         )
     _check_begun(settings, wanted, file.parent)
@@ -79,7 +79,7 @@ def carry_on(file: Path, options: InitOptions) -> None:
 
 
 def _wanted(settings: "Settings", options: InitOptions, folder: Path) -> "Settings":
-    """The settings with the options in them."""
+    """Return the settings with the options applied."""
     wanted = replace(settings, account_id=options.account_id or settings.account_id)
     if options.regions is not None and options.regions != settings.regions:
         wanted = replace(wanted, regions=options.regions, default_region=options.regions[0])
@@ -103,7 +103,7 @@ def _wanted_token(token: "TokenSettings", options: InitOptions) -> "TokenSetting
         serial=options.token_serials or token.serial,
         environment=token.environment | module_environment(),
     )
-    if wanted != token and wanted.module is not None:  # perhaps another token: its serial is asked for anew
+    if wanted != token and wanted.module is not None:  # perhaps another token: read its serial again
         present = wiring.serial_of(wanted.module, wanted.environment, wanted.label or "", options.token_serials)
         wanted = replace(wanted, serial=serial_setting(present, options.token_serials))
     if options.pin_file is None:
@@ -112,13 +112,13 @@ def _wanted_token(token: "TokenSettings", options: InitOptions) -> "TokenSetting
 
 
 def _is_own_token(settings: "Settings", folder: Path) -> bool:
-    """True if the interrupted init has made a SoftHSM token in the data folder."""
+    """Return True if the interrupted init has created a SoftHSM token in the data folder."""
     own = (folder / "softhsm").resolve()
     return any(Path(each).is_relative_to(own) for each in settings.token.environment.values())
 
 
 def _check_own_token(token: "TokenSettings", options: InitOptions, folder: Path) -> None:
-    """Refuse another token by name: the one that was made stays."""
+    """Refuse options that name another token than the SoftHSM token that was created."""
     differing = {
         "--module": options.module is not None and absolute(options.module) != token.module,
         "--token-label": options.token_label not in (None, token.label),
@@ -131,7 +131,7 @@ def _check_own_token(token: "TokenSettings", options: InitOptions, folder: Path)
 
 
 def _check_begun(settings: "Settings", wanted: "Settings", folder: Path) -> None:
-    """Refuse by name what the database has begun with already."""
+    """Refuse options that differ from the account or token that the database has already."""
     from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see carry_on
 
     account, serial = wiring.begun_with(settings)
@@ -145,13 +145,13 @@ def _check_begun(settings: "Settings", wanted: "Settings", folder: Path) -> None
 
 def _refused(option: str, begun: str, folder: Path) -> ConfigurationError:
     return ConfigurationError(
-        f"{option} cannot be taken: the init that was interrupted in {folder} has begun with {begun}. Run it again "
+        f"{option} cannot be used: the init that was interrupted in {folder} has begun with {begun}. Run it again "
         "without that option, or choose another --data-dir"
     )
 
 
 def _as_written(settings: "Settings", folder: Path) -> "Settings":
-    """What init writes into the file for these settings; everything else has its default."""
+    """Return the settings as init writes them to the file; all others have their defaults."""
     from hsmkms.config import settings as config  # noqa: PLC0415 - see carry_on
 
     token = settings.token

@@ -1,7 +1,8 @@
 """Encrypt, Decrypt, ReEncrypt, data keys and random bytes.
 
 Every operation has the same steps: the call authorises and admits the key, the rules check usage, algorithm and sizes,
-a DryRun stops here, and then the device acts under the permit. Source: AWS KMS API Reference, operation by operation.
+a DryRun stops, and then the device acts under the permit. A DryRun with a ciphertext stops only after decrypting it.
+Source: AWS KMS API Reference, operation by operation.
 """
 
 from typing import Final, NamedTuple
@@ -31,7 +32,7 @@ from hsmkms.model.crypto import (
 from hsmkms.model.enums import EncryptionAlgorithm, KeySpec
 from hsmkms.model.permit import Permit
 from hsmkms.rules import blob, specs
-from hsmkms.service.operations.ciphers import CIPHERS, Keyed, Opened, ready
+from hsmkms.service.operations.ciphers import CIPHERS, Keyed, Opened, Sealed
 from hsmkms.service.pipeline import DRY_RUN, Call
 from hsmkms.service.runtime.record_cache import CachedKey
 
@@ -41,17 +42,23 @@ NO_CUSTOM_STORE: Final = "hsmkms has no custom key stores: leave CustomKeyStoreI
 
 
 def encrypt(call: Call, request: EncryptRequest) -> EncryptResponse:
-    """Encrypt under a key's current material: up to 4,096 bytes, or as much as fits into an RSA block."""
+    """Encrypt under a key's current material: up to 4,096 bytes, or as much as fits into an RSA block.
+
+    No row is written, so nothing is sealed: ``seal`` counts the encryption and notes the last use, and
+    ``pipeline.run_audited`` writes the audit record.
+    """
     key, permit = call.key(request.key_id, aliases=True)
     specs.require_usage(key.record, call.operation)
     algorithm = specs.check_encryption_algorithm(key.record, request.encryption_algorithm)
     cipher = CIPHERS[algorithm]
     bound = cipher.bind(request.encryption_context)
-    cipher.fits(key.record.spec, algorithm, len(request.plaintext))
-    call.stop_if(dry_run=request.dry_run)
-    by = ready(call, key, permit, algorithm)
+    if cipher.fits is not None:
+        cipher.fits(key.record.spec, algorithm, len(request.plaintext))
+    if request.dry_run:
+        raise DryRunOperationException(DRY_RUN)
+    sealed = cipher.seal(call, Keyed(key, permit, algorithm), request.plaintext, bound)
     return EncryptResponse(
-        ciphertext_blob=cipher.seal(call, by, request.plaintext, bound),
+        ciphertext_blob=sealed.ciphertext,
         key_id=key.record.arn,
         encryption_algorithm=algorithm,
     )
@@ -63,7 +70,8 @@ def decrypt(call: Call, request: DecryptRequest) -> DecryptResponse:
         raise UnsupportedOperationException(NO_RECIPIENT)
     if _ignores_ciphertext(request):
         _check_named_key(call, request.key_id, "keyId", "kms:Decrypt")
-        call.stop_if(dry_run=request.dry_run)
+        if request.dry_run:
+            raise DryRunOperationException(DRY_RUN)
     source = _Source(
         request.ciphertext_blob,
         request.key_id,
@@ -72,8 +80,9 @@ def decrypt(call: Call, request: DecryptRequest) -> DecryptResponse:
         "kms:Decrypt",
     )
     by, opened = _open(call, source, _find_key(call, source))
-    call.stop_if(dry_run=request.dry_run)
-    call.used(by.key)
+    if request.dry_run:
+        raise DryRunOperationException(DRY_RUN)
+    call.core.uses.note(call, by.key)
     return DecryptResponse(
         key_id=by.key.record.arn,
         plaintext=opened.plaintext,
@@ -104,19 +113,20 @@ def re_encrypt(call: Call, request: ReEncryptRequest) -> ReEncryptResponse:
     if source_key is None:
         raise DryRunOperationException(DRY_RUN)
     by, opened = _open(call, source, source_key)
-    cipher.fits(key.record.spec, algorithm, len(opened.plaintext))
-    call.stop_if(dry_run=request.dry_run)
-    target = ready(call, key, permit, algorithm)
-    sealed = cipher.seal(call, target, opened.plaintext, bound)
-    call.used(by.key)
+    if cipher.fits is not None:
+        cipher.fits(key.record.spec, algorithm, len(opened.plaintext))
+    if request.dry_run:
+        raise DryRunOperationException(DRY_RUN)
+    sealed = cipher.seal(call, Keyed(key, permit, algorithm), opened.plaintext, bound)
+    call.core.uses.note(call, by.key)
     return ReEncryptResponse(
-        ciphertext_blob=sealed,
+        ciphertext_blob=sealed.ciphertext,
         source_key_id=by.key.record.arn,
         key_id=key.record.arn,
         source_encryption_algorithm=by.algorithm,
         destination_encryption_algorithm=algorithm,
         source_key_material_id=opened.material_id,
-        destination_key_material_id=specs.shown_material(target.key.record),
+        destination_key_material_id=specs.shown_material(sealed.key.record),
     )
 
 
@@ -124,12 +134,12 @@ def generate_data_key(call: Call, request: GenerateDataKeyRequest) -> GenerateDa
     """Generate 1 to 1,024 random bytes on the token; return them and their encryption under the key."""
     if request.recipient is not None:
         raise UnsupportedOperationException(NO_RECIPIENT)
-    plaintext, sealed, key = _data_key(call, request)
+    plaintext, sealed = _data_key(call, request)
     return GenerateDataKeyResponse(
-        ciphertext_blob=sealed,
+        ciphertext_blob=sealed.ciphertext,
         plaintext=plaintext,
-        key_id=key.record.arn,
-        key_material_id=key.current_material_id,
+        key_id=sealed.key.record.arn,
+        key_material_id=sealed.key.current_material_id,
     )
 
 
@@ -137,9 +147,11 @@ def generate_data_key_without_plaintext(
     call: Call, request: GenerateDataKeyWithoutPlaintextRequest
 ) -> GenerateDataKeyWithoutPlaintextResponse:
     """Generate a data key and return only its encryption."""
-    _, sealed, key = _data_key(call, request)
+    _, sealed = _data_key(call, request)
     return GenerateDataKeyWithoutPlaintextResponse(
-        ciphertext_blob=sealed, key_id=key.record.arn, key_material_id=key.current_material_id
+        ciphertext_blob=sealed.ciphertext,
+        key_id=sealed.key.record.arn,
+        key_material_id=sealed.key.current_material_id,
     )
 
 
@@ -157,16 +169,17 @@ def generate_random(call: Call, request: GenerateRandomRequest) -> GenerateRando
 
 def _data_key(
     call: Call, request: GenerateDataKeyRequest | GenerateDataKeyWithoutPlaintextRequest
-) -> tuple[bytes, bytes, CachedKey]:
+) -> tuple[bytes, Sealed]:
     key, permit = call.key(request.key_id, aliases=True)
     specs.require_usage(key.record, call.operation)
     length = specs.data_key_length(request.key_spec, request.number_of_bytes)
     cipher = CIPHERS[EncryptionAlgorithm.SYMMETRIC_DEFAULT]
     bound = cipher.bind(request.encryption_context)
-    call.stop_if(dry_run=request.dry_run)
+    if request.dry_run:
+        raise DryRunOperationException(DRY_RUN)
     plaintext = call.core.device.ciphers.random(permit, length)
-    by = ready(call, key, permit, EncryptionAlgorithm.SYMMETRIC_DEFAULT)
-    return plaintext, cipher.seal(call, by, plaintext, bound), by.key
+    by = Keyed(key, permit, EncryptionAlgorithm.SYMMETRIC_DEFAULT)
+    return plaintext, cipher.seal(call, by, plaintext, bound)
 
 
 class _Source(NamedTuple):
@@ -179,7 +192,7 @@ class _Source(NamedTuple):
     action: str
 
 
-class _Found(NamedTuple):
+class _SourceKey(NamedTuple):
     """The key of a ciphertext, the permit to use it, and the ciphertext, raw and parsed (None for RSA)."""
 
     key: CachedKey
@@ -188,14 +201,14 @@ class _Found(NamedTuple):
     parsed: blob.Blob | None
 
 
-def _open(call: Call, source: _Source, found: _Found) -> tuple[Keyed, Opened]:
+def _open(call: Call, source: _Source, known: _SourceKey) -> tuple[Keyed, Opened]:
     """Decrypt a ciphertext with its key."""
-    by = Keyed(found.key, found.permit, specs.check_encryption_algorithm(found.key.record, source.algorithm))
+    by = Keyed(known.key, known.permit, specs.check_encryption_algorithm(known.key.record, source.algorithm))
     cipher = CIPHERS[by.algorithm]
-    return by, cipher.open(call, by, found.ciphertext, found.parsed, cipher.bind(source.context))
+    return by, cipher.open(call, by, known.ciphertext, known.parsed, cipher.bind(source.context))
 
 
-def _find_key(call: Call, source: _Source) -> _Found:
+def _find_key(call: Call, source: _Source) -> _SourceKey:
     """Find the key of a ciphertext. It must be the request's key, if the request names one."""
     ciphertext = source.ciphertext
     if ciphertext is None:
@@ -204,15 +217,15 @@ def _find_key(call: Call, source: _Source) -> _Found:
         parsed = _parse_unnamed(ciphertext, source.algorithm)
         key, permit = call.key_of_ciphertext(parsed.key_id, action=source.action)
         specs.require_usage(key.record, call.operation)
-        return _Found(key, permit, ciphertext, parsed)
+        return _SourceKey(key, permit, ciphertext, parsed)
     key, permit = call.key(source.key_id, aliases=True, action=source.action)
     _require_usage(call, key)
     if key.record.spec is not KeySpec.SYMMETRIC_DEFAULT:
-        return _Found(key, permit, ciphertext, None)
+        return _SourceKey(key, permit, ciphertext, None)
     parsed = blob.parse(ciphertext)
     if parsed.key_id != key.record.key_id:
         raise IncorrectKeyException(WRONG_KEY)
-    return _Found(key, permit, ciphertext, parsed)
+    return _SourceKey(key, permit, ciphertext, parsed)
 
 
 def _require_usage(call: Call, key: CachedKey) -> None:

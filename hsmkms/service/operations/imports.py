@@ -52,7 +52,7 @@ log = logging.getLogger("hsmkms.service")
 
 _CHANGED_BY_IMPORT: Final = frozenset({KeyState.PENDING_IMPORT, KeyState.ENABLED, KeyState.DISABLED})
 _GONE: Final = (
-    "The wrapping key of this import token is gone: newer ones took its place. Get new parameters with "
+    "The wrapping key of this import token does not exist any more: newer ones replaced it. Get new parameters with "
     "GetParametersForImport."
 )
 
@@ -91,22 +91,22 @@ def import_key_material(call: Call, request: ImportKeyMaterialRequest) -> Import
         rotating.finish(core, each)
 
     # 1. Intent; or the whole operation, if the material is on the token already.
-    with call.again(key.record) as (tx, record):
+    with call.audited_and_sealed_resolved(key.record) as (tx, record):
         choice = rules.choose(record, names, request.import_type, request.key_material_id, core.rotation)
         multi_region.check_description(record, choice.known, request.key_material_description)
         arrival = _Arrival(call, request, choice, expiry, wrapped, row.token_id)
         label = label_of(core, row.token_id, record.key_id, record.region, _sequence(tx, record, choice))
-        there = choice.known is not None and materials.is_on_token(tx, choice.material_id)
-        if there:
+        present = choice.known is not None and materials.is_on_token(tx, choice.material_id)
+        if present:
             arrival.settle(tx, record)
-        elif not installation.is_home(tx, row.token_id):  # nothing is imported into a token that was left
+        elif not installation.is_home(tx, row.token_id):  # nothing is imported into a former home
             raise ExpiredImportTokenException(_GONE)
         else:
             _intend(tx, arrival, record, cka_id, label)
     core.reached("import 1: intent")
-    if not there:
+    if not present:
         # 2. and 3.
-        _bring_in(arrival, record, permit, cka_id, label)
+        _unwrap(arrival, record, permit, cka_id, label)
     log.info("imported key material %s into key %s", choice.material_id, record.key_id)
     return ImportKeyMaterialResponse(key_id=record.arn, key_material_id=_shown(record, choice.material_id))
 
@@ -115,7 +115,7 @@ def delete_imported_key_material(
     call: Call, request: DeleteImportedKeyMaterialRequest
 ) -> DeleteImportedKeyMaterialResponse:
     """Destroy imported material at once; the same material can be imported again."""
-    with call.changing(request.key_id) as (tx, record):
+    with call.audited_and_sealed(request.key_id) as (tx, record):
         rules.check_members(record, material_id=request.key_material_id)
         target = _target(record, request.key_material_id)
         if target is not None and target.present:
@@ -174,7 +174,7 @@ class _Arrival:
         _follow(tx, record, self.choice, now)
 
 
-def _bring_in(arrival: _Arrival, record: KeyRecord, permit: Permit, cka_id: bytes, label: str) -> None:
+def _unwrap(arrival: _Arrival, record: KeyRecord, permit: Permit, cka_id: bytes, label: str) -> None:
     """Run steps 2 and 3 of an import whose material is not on the token."""
     core, token_id = arrival.call.core, arrival.token_id
     device = core.tokens.of(token_id)
@@ -183,7 +183,7 @@ def _bring_in(arrival: _Arrival, record: KeyRecord, permit: Permit, cka_id: byte
     try:
         device.imports.unwrap_backing_key(permit, arrival.wrapped, cka_id, label, record.kind)
     except (*NOTHING_WAS_MADE, RejectedDataError, RejectedMaterialError, ObjectLostError) as exc:
-        with core.store.atomic() as tx:
+        with core.audited_and_sealed() as tx:
             rotation.drop(tx, token_id, cka_id)
         if isinstance(exc, ObjectLostError):
             raise ExpiredImportTokenException(_GONE) from exc
@@ -191,7 +191,7 @@ def _bring_in(arrival: _Arrival, record: KeyRecord, permit: Permit, cka_id: byte
     core.reached("import 2: device")
 
     # 3. Result, unless the key was deleted meanwhile.
-    with core.store.atomic() as tx:
+    with core.audited_and_sealed() as tx:
         fresh = keys.fetch(tx, record.region, record.key_id)
         moved = not installation.is_home(tx, token_id)
         if moved:
@@ -220,7 +220,7 @@ def _wrapped(
     claims = import_token.read(signed)
     rules.check_claims(claims, record, call.now)
     row = wrapping_keys.find(call.core, claims.wrapping_key)
-    if row is None or row.token_id != call.core.tokens.home_id:  # nothing is imported into a token that was left
+    if row is None or row.token_id != call.core.tokens.home_id:  # nothing is imported into a former home
         raise ExpiredImportTokenException(_GONE)
     return row, WrappedMaterial(claims.wrapping_key, claims.algorithm, request.encrypted_key_material)
 
