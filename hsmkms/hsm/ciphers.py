@@ -54,7 +54,8 @@ class Ciphers:
             try:
                 return open_sealed(session, handle, iv, body, aad)
             except PKCS11Error as exc:
-                raise explain_refusal(exc, session, handle, self._connection.profile.iv_origin) from exc
+                profile = self._connection.profile
+                raise explain_refusal(exc, session, handle, profile.iv_origin, profile.attributes) from exc
 
         return self._connection.use(cka_id, attempt, "decrypt")
 

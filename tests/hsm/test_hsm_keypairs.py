@@ -330,8 +330,7 @@ def xor(left: bytes, right: bytes) -> bytes:
 
 def test_where_padding_is_removed(bench: Bench) -> None:
     """SoftHSM's own OAEP has SHA-1 only; the probe tells, and SHA-256 goes through the bare RSA decryption."""
-    assert bench.device.pairs._oaeps_of_token() == (OAEP_SHA_1,)
-    assert OAEP_SHA_256 not in bench.device.pairs._oaeps_of_token()
+    assert bench.device.pairs._oaep_refusals() == {OAEP_SHA_1: None, OAEP_SHA_256: "answers CKR_ARGUMENTS_BAD"}
     assert set(oaep.OAEPS.values()) == {OAEP_SHA_1, OAEP_SHA_256}
 
 
@@ -339,7 +338,7 @@ def test_a_token_without_raw_rsa(bench: Bench, monkeypatch: pytest.MonkeyPatch) 
     """Where the token can do neither, the error says what it lacks."""
     has = Connection.has
     monkeypatch.setattr(Connection, "has", lambda self, each: each is not Mechanism.RSA_X_509 and has(self, each))
-    with pytest.raises(UnsupportedOperationException, match="lacks CKM_RSA_X_509"):
+    with pytest.raises(UnsupportedOperationException, match=r"SHA-256 answers CKR_ARGUMENTS_BAD, .* lacks CKM_RSA_X_5"):
         bench.open(bytes(256), EncryptionAlgorithm.RSAES_OAEP_SHA_256)
 
 

@@ -82,7 +82,6 @@ IGNORED = [
     (Attribute.EXTRACTABLE, True),
     (Attribute.SENSITIVE, False),
     (Attribute.MODIFIABLE, True),
-    (Attribute.COPYABLE, True),
     (Attribute.PRIVATE, False),
     (Attribute.WRAP, True),
     (Attribute.DERIVE, True),

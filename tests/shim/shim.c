@@ -33,6 +33,15 @@
  *                          C_Encrypt.
  *   exact_numbers          C_GetAttributeValue answers CKR_BUFFER_TOO_SMALL for a number whose buffer is not of its size
  *   room N                 C_Sign answers CKR_BUFFER_TOO_SMALL to a buffer of fewer than N bytes
+ *   ignore_unwrapped ATTRIBUTE 0|1
+ *                          the same for objects of C_UnwrapKey alone
+ *   refuse ATTRIBUTE CKR   a template that has this attribute is refused with this number
+ *   report ATTRIBUTE 0|1|none [public|unwrapped]
+ *                          C_GetAttributeValue gives this value, or CKR_ATTRIBUTE_TYPE_INVALID, for all objects, or
+ *                          for public keys alone, or for those alone that were unwrapped
+ *   readable_copies        C_CopyObject makes extractable copies of keys that are not
+ *   kwp_by_new_number      AES-KWP is 0x210B (PKCS #11 3.0), not 0x210A
+ *   ed25519_by_oid         Ed25519 is named by its object identifier, not by a PrintableString
  *   pin_tries N            the N-th wrong user PIN in a row locks; CK_TOKEN_INFO tells COUNT_LOW, FINAL_TRY and
  *                          LOCKED. The count is in the file SHIM_CONTROL.pins; C_InitPIN sets it back.
  *
