@@ -69,7 +69,7 @@ _OF_OBJECT: Final = "(CK_ULONG session, CK_ULONG object, CK_ATTRIBUTE *template,
 _UNUSED: Final = ""
 """Declared as a plain pointer: only its place in the list matters."""
 
-_FUNCTIONS: Final = {
+FUNCTIONS: Final = {
     "C_Initialize": "(CK_C_INITIALIZE_ARGS *arguments)",
     "C_Finalize": "(void *reserved)",
     "C_GetInfo": _UNUSED,
@@ -91,7 +91,7 @@ _FUNCTIONS: Final = {
     "C_Login": _UNUSED,
     "C_Logout": _UNUSED,
     "C_CreateObject": "(CK_ULONG session, CK_ATTRIBUTE *template, CK_ULONG count, CK_ULONG *object)",
-    "C_CopyObject": _UNUSED,
+    "C_CopyObject": ("(CK_ULONG session, CK_ULONG object, CK_ATTRIBUTE *template, CK_ULONG count, CK_ULONG *copy)"),
     "C_DestroyObject": "(CK_ULONG session, CK_ULONG object)",
     "C_GetObjectSize": _UNUSED,
     "C_GetAttributeValue": _OF_OBJECT,
@@ -155,7 +155,7 @@ _FUNCTIONS: Final = {
 }
 """CK_FUNCTION_LIST in its order."""
 
-_FUNCTIONS_3_0: Final = {
+FUNCTIONS_3_0: Final = {
     "C_GetInterfaceList": _UNUSED,
     "C_GetInterface": _UNUSED,
     "C_LoginUser": _UNUSED,
@@ -171,7 +171,7 @@ _FUNCTIONS_3_0: Final = {
 }
 """What CK_FUNCTION_LIST_3_0 has after those, up to the last function used here."""
 
-_FUNCTIONS_3_2: Final = {
+FUNCTIONS_3_2: Final = {
     "C_MessageDecryptInit": _UNUSED,
     "C_DecryptMessage": _UNUSED,
     "C_DecryptMessageBegin": _UNUSED,
@@ -209,9 +209,9 @@ def _function_list(name: str, functions: dict[str, str]) -> str:
 
 DECLARATIONS: Final = (
     _TYPES
-    + _function_list("CK_FUNCTION_LIST", _FUNCTIONS)
-    + _function_list("CK_FUNCTION_LIST_3_0", {**_FUNCTIONS, **_FUNCTIONS_3_0})
-    + _function_list("CK_FUNCTION_LIST_3_2", {**_FUNCTIONS, **_FUNCTIONS_3_0, **_FUNCTIONS_3_2})
+    + _function_list("CK_FUNCTION_LIST", FUNCTIONS)
+    + _function_list("CK_FUNCTION_LIST_3_0", {**FUNCTIONS, **FUNCTIONS_3_0})
+    + _function_list("CK_FUNCTION_LIST_3_2", {**FUNCTIONS, **FUNCTIONS_3_0, **FUNCTIONS_3_2})
     + "CK_RV C_GetFunctionList(CK_FUNCTION_LIST **list);"
 )
 WRITTEN: Final = Path(__file__).parent.parent / "hsmkms/hsm/calls/_declared.py"

@@ -198,23 +198,22 @@ class KeyPairs:
         return tuple(each for each in WAYS if each.wrapping is None or self._connection.has(each.wrapping))
 
     def check_data_key_pair(self, spec: KeySpec) -> None:
-        """Raise UnsupportedOperationException, naming what can be had, if the token makes no pairs of that spec."""
-        facts = KEY_FACTS[spec]
-        if facts.key_type in READABLE and not can_check(facts):
+        """Raise UnsupportedOperationException, naming what can be had, if there are no pairs of that spec."""
+        if not self._makes_pairs(spec):
+            pairs = ", ".join(each for each in KEY_FACTS if self._makes_pairs(each) and can_check(KEY_FACTS[each]))
+            raise UnsupportedOperationException(
+                f"This token makes no data key pairs of KeyPairSpec {spec}: it makes {pairs or 'none'}."
+            )
+        if not can_check(KEY_FACTS[spec]):
             raise UnsupportedOperationException(
                 f"hsmkms cannot check private keys of {spec}, so it makes no data key pairs of that KeyPairSpec: "
                 "choose a larger parameter set."
-            )
-        if not self._makes_pairs(spec):
-            pairs = ", ".join(each for each in KEY_FACTS if self._makes_pairs(each))
-            raise UnsupportedOperationException(
-                f"This token makes no data key pairs of KeyPairSpec {spec}: it makes {pairs or 'none'}."
             )
 
     def _makes_pairs(self, spec: KeySpec) -> bool:
         facts = KEY_FACTS[spec]
         return (
-            can_check(facts)
+            facts.key_type in READABLE
             and self._connection.has(facts.generation)
             and not isinstance(self._trials.outcome(spec), str)
         )

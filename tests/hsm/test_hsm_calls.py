@@ -2,16 +2,18 @@
 
 import ctypes
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import cffi
 import declare
 import pytest
-from devices import MakeToken, SoftHsm, new_key, permit
+from devices import MakeToken, SoftHsm, new_key, permit, until
 from pkcs11 import _pkcs11
 from pkcs11 import exceptions as ckr
-from pkcs11.constants import Attribute, MechanismFlag
+from pkcs11.constants import Attribute, MechanismFlag, ObjectClass
 from pkcs11.mechanisms import GCMParams, KeyType, Mechanism
 from pkcs11.types import Session
 from shims import Played
@@ -21,11 +23,14 @@ from hsmkms.hsm.calls import attributes, function_list, operations
 from hsmkms.hsm.calls.declarations import ffi
 from hsmkms.hsm.calls.mechanisms import gcm, mechanism
 from hsmkms.hsm.device import TokenDevice
-from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY
-from hsmkms.hsm.objects.objects import generate, handle_of
+from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY, INSTALLATION_MAC_KEY, MAPPER
+from hsmkms.hsm.objects.handle_keys import create_object
+from hsmkms.hsm.objects.objects import generate, handle_of, search, tell
 from hsmkms.hsm.return_codes import BufferTooSmallError
+from hsmkms.hsm.session import module as modules
 from hsmkms.model.enums import Operation
 
+REMOTE = Path("/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so")
 IV, AAD, PLAINTEXT = bytes(range(12)), b"authenticated", b"to be encrypted"
 
 
@@ -92,6 +97,33 @@ def test_declarations_are_up_to_date() -> None:
             assert told[0] == told[1], name
 
 
+def test_remote_module_has_one_connection(make_token: MakeToken) -> None:
+    """Through p11-kit's remote module, where each function list is a connection, login and keys are those of one."""
+    if not REMOTE.exists() or shutil.which("p11-kit") is None:
+        pytest.skip("p11-kit is not installed (Debian: p11-kit, p11-kit-modules)")
+    token = make_token()
+    socket = token.folder / "p11-kit"
+    server = subprocess.Popen(
+        ["p11-kit", "server", "--foreground", "--name", socket, "--provider", token.module, "pkcs11:"],
+        env=os.environ | token.environment,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        until(socket.exists, 30)
+        module = modules.acquire(REMOTE, environment={"P11_KIT_SERVER_ADDRESS": f"unix:path={socket}"})
+        (slot,) = [each for each in module.slots() if each.get_token().label == token.label]
+        session = slot.get_token().open(rw=True, user_pin=token.pin, attribute_mapper=MAPPER)
+        assert module.cryptoki.logged_in(session.handle)  # type: ignore[attr-defined]
+        made = generate(session, INSTALLATION_MAC_KEY, b"remote", "a key behind p11-kit")
+        mac = operations.sign(session, handle_of(made), mechanism(Mechanism.SHA256_HMAC), b"message")
+        (found,) = search(session, {Attribute.ID: b"remote"})
+        assert operations.sign(session, handle_of(found), mechanism(Mechanism.SHA256_HMAC), b"message") == mac
+        module.release()
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
 # -- return codes ----------------------------------------------------------------------------------------------------
 
 
@@ -154,12 +186,15 @@ def test_large_output(session: Session, key: int) -> None:
 
 
 def test_plaintext_is_overwritten(session: Session, key: int) -> None:
-    """After a decryption, and after a refused one, the thread's buffer holds zeros only."""
+    """After a decryption, a refused one, and a MAC (some are keys) the thread's buffer holds zeros only."""
     sealed = operations.encrypt(session, key, gcm(IV, AAD, 128), PLAINTEXT)
     assert operations.decrypt(session, key, gcm(IV, AAD, 128), sealed) == PLAINTEXT
     assert not any(bytes(ffi.buffer(operations.SCRATCH.out)))
     with pytest.raises(ckr.PKCS11Error):
         operations.decrypt(session, key, gcm(IV, b"others", 128), sealed)
+    assert not any(bytes(ffi.buffer(operations.SCRATCH.out)))
+    made = session.generate_key(KeyType.GENERIC_SECRET, 256, capabilities=MechanismFlag.SIGN, store=False)
+    assert any(operations.sign(session, handle_of(made), mechanism(Mechanism.SHA256_HMAC), b"message"))
     assert not any(bytes(ffi.buffer(operations.SCRATCH.out)))
 
 
@@ -183,9 +218,41 @@ def test_absurd_size_is_refused(session: Session, played: Played) -> None:
         operations.sign(session, handle_of(made), mechanism(Mechanism.SHA256_HMAC), b"message")
 
 
+def test_objects_are_copied_and_changed(session: Session) -> None:
+    """A copy has the changes that it was ordered with, and an attribute of an object can be changed."""
+    made = create_object(
+        session,
+        {
+            Attribute.CLASS: ObjectClass.DATA,
+            Attribute.APPLICATION: "calls",
+            Attribute.LABEL: "first",
+            Attribute.VALUE: b"value",
+        },
+    )
+    copied = made.copy({Attribute.LABEL: "second"})
+    assert copied.handle != made.handle
+    assert tell(copied, (Attribute.LABEL, Attribute.VALUE)) == {Attribute.LABEL: "second", Attribute.VALUE: b"value"}
+    copied[Attribute.LABEL] = "third"
+    assert copied[Attribute.LABEL] == "third"
+    assert made[Attribute.LABEL] == "first"
+    with pytest.raises(ckr.AttributeReadOnly):
+        copied[Attribute.CLASS] = ObjectClass.SECRET_KEY
+    copied.destroy()
+    with pytest.raises(ckr.ObjectHandleInvalid):
+        copied[Attribute.LABEL]
+
+
 # -- attributes ------------------------------------------------------------------------------------------------------
 
-READ = (Attribute.CLASS, Attribute.SENSITIVE, Attribute.COPYABLE, Attribute.EXTRACTABLE, Attribute.LABEL, Attribute.ID)
+READ = (
+    Attribute.CLASS,
+    Attribute.SENSITIVE,
+    Attribute.COPYABLE,
+    Attribute.EXTRACTABLE,
+    Attribute.LABEL,
+    Attribute.ID,
+    Attribute.KEY_TYPE,
+)
 
 
 @pytest.mark.parametrize("manner", ["marked", "stops", "refused"])
@@ -214,6 +281,17 @@ def test_number_of_calls(session: Session, key: int, played: Played, orders: tup
     wanted = attributes.read_several(session, key, READ)
     played.order(*orders, f"fault C_GetAttributeValue {calls + 1}+ return 0x30")
     assert attributes.read_several(session, key, READ) == wanted
+
+
+def test_buffers_of_numbers(session: Session, key: int, played: Played) -> None:
+    """A token that takes no larger buffer for a number (NSS softokn) gives all attributes with one call."""
+    names = (*READ, Attribute.VALUE_LEN)
+    wanted = attributes.read_several(session, key, names)
+    assert None not in wanted.values()
+    played.order("exact_numbers", "fault C_GetAttributeValue 2+ return 0x30")
+    assert attributes.read_several(session, key, names) == wanted
+    played.order("exact_numbers")
+    assert [attributes.read_one(session, key, each) for each in names] == list(wanted.values())
 
 
 def test_long_values(session: Session, played: Played) -> None:

@@ -12,11 +12,16 @@ static int order_of(const struct control *now, CK_ULONG type)
     return -1;
 }
 
+static int is_number(CK_ULONG type)
+{
+    return type == CKA_CLASS || type == CKA_KEY_TYPE || type == CKA_VALUE_LEN;
+}
+
 CK_RV read_attributes(CK_ULONG session, CK_ULONG object, CK_ATTRIBUTE *template, CK_ULONG count)
 {
     const struct control *now = control();
     CK_RV told = CKR_OK;
-    if (now->unknown_count == 0)
+    if (now->unknown_count == 0 && !now->exact_numbers)
         return real->C_GetAttributeValue(session, object, template, count);
     for (CK_ULONG at = 0; at < count; at++) {
         int order = order_of(now, template[at].type);
@@ -26,7 +31,11 @@ CK_RV read_attributes(CK_ULONG session, CK_ULONG object, CK_ATTRIBUTE *template,
     for (CK_ULONG at = 0; at < count; at++) {
         int order = order_of(now, template[at].type);
         CK_RV one = CKR_ATTRIBUTE_TYPE_INVALID;
-        if (order < 0)
+        if (now->exact_numbers && is_number(template[at].type) && template[at].pValue != NULL &&
+            template[at].ulValueLen != sizeof(CK_ULONG)) {
+            template[at].ulValueLen = (CK_ULONG)-1;
+            one = CKR_BUFFER_TOO_SMALL;
+        } else if (order < 0)
             one = real->C_GetAttributeValue(session, object, &template[at], 1);
         else
             template[at].ulValueLen = (CK_ULONG)-1;

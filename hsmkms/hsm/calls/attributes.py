@@ -1,15 +1,16 @@
 """Read several attributes of an object with one C_GetAttributeValue, without asking for their sizes first.
 
-An attribute counts as reported only if the module changed its length to one that fits the buffer. Whatever it left
-untouched, or marked as unavailable, is read again alone: some modules stop at the first attribute that they do not
-know, and some (NSS softokn, asked for CKA_COPYABLE) refuse the whole call. Those that a module refuses in this way are
-remembered, and read alone from then on. Numbers get a buffer of exactly their size: NSS softokn reports those of token
-objects in no other.
+An attribute counts as reported only if the module changed its length to one that fits the buffer; a number, whose
+buffer has exactly its size (NSS softokn takes no larger one for objects of a token), if it changed what was in the
+buffer. Whatever it left untouched, or marked as unavailable, is read again alone: some modules stop at the first
+attribute that they do not know, and some refuse the whole call. Those that a module refuses in this way are remembered,
+and read alone from then on.
 
 Source: PKCS #11 2.40, section 5.7 (C_GetAttributeValue): a call that answers CKR_ATTRIBUTE_SENSITIVE,
 CKR_ATTRIBUTE_TYPE_INVALID or CKR_BUFFER_TOO_SMALL for one attribute has processed all others.
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -35,21 +36,25 @@ ROOM: Final = 2048
 
 ROOM_ALONE: Final = 8192
 
-NUMBERS: Final = frozenset(
-    (
+_NUMBER_BYTES: Final = ffi.sizeof("CK_ULONG")
+_NUMBERS: Final = frozenset(
+    {
         Attribute.CLASS,
         Attribute.KEY_TYPE,
         Attribute.KEY_GEN_MECHANISM,
-        Attribute.VALUE_LEN,
+        Attribute.CERTIFICATE_TYPE,
         Attribute.MODULUS_BITS,
+        Attribute.PRIME_BITS,
+        Attribute.SUBPRIME_BITS,
+        Attribute.VALUE_BITS,
+        Attribute.VALUE_LEN,
         Attribute.PARAMETER_SET,
-    )
+    }
 )
-"""Attributes whose values are a CK_ULONG each."""
+"""Attributes of type CK_ULONG."""
 
-_NUMBER_BYTES: Final = ffi.sizeof("CK_ULONG")
-_UNTOUCHED: Final = b"\xff" * _NUMBER_BYTES
-"""CK_UNAVAILABLE_INFORMATION, with which the buffers of numbers are filled before the call."""
+_UNTOUCHED: Final = os.urandom(_NUMBER_BYTES)
+"""What is in the buffer of a number before the call: no module has it as a value but by a chance of 2^-64."""
 
 _PROCESSED: Final = (CKR_OK, CKR_ATTRIBUTE_SENSITIVE, CKR_ATTRIBUTE_TYPE_INVALID, CKR_BUFFER_TOO_SMALL)
 _UNKNOWN: Final = (ckr.AttributeSensitive, ckr.AttributeTypeInvalid)
@@ -109,42 +114,44 @@ def _read_together(
     count = len(attributes)
     memory, template = ffi.new("CK_BYTE[]", count * ROOM), ffi.new("CK_ATTRIBUTE[]", count)
     for index, attribute in enumerate(attributes):
-        entry, room = template[index], ROOM
-        if attribute in NUMBERS:
-            room = _NUMBER_BYTES
-            ffi.memmove(memory + index * ROOM, _UNTOUCHED, room)
-        entry.type, entry.pValue, entry.ulValueLen = attribute, memory + index * ROOM, room
+        entry = template[index]
+        entry.type, entry.pValue, entry.ulValueLen = attribute, memory + index * ROOM, _room(attribute, ROOM)
+        ffi.memmove(memory + index * ROOM, _UNTOUCHED, _NUMBER_BYTES)
     code = functions.get_attribute_value(session, handle, template, count)
     values: dict[int, bytes] = {}
     if code in _PROCESSED:
         for index, attribute in enumerate(attributes):
-            length = template[index].ulValueLen
-            value = ffi.buffer(memory + index * ROOM, length)[:] if length < ROOM else _UNTOUCHED
-            if value != _UNTOUCHED:
+            length, is_number = template[index].ulValueLen, attribute in _NUMBERS
+            value: bytes = ffi.buffer(memory + index * ROOM, length)[:] if length < ROOM else _UNTOUCHED
+            if length < ROOM and not (is_number and value == _UNTOUCHED):
                 values[attribute] = value
     overwrite(memory, count * ROOM)
     return code, values
 
 
-def _read_alone(functions: Functions, session: int, handle: int, attribute: int, room: int = 0) -> bytes:
+def _read_alone(functions: Functions, session: int, handle: int, attribute: int) -> bytes:
     """Read one attribute; a value that does not fit is read again with the size that the module names."""
-    is_first, room = not room, room or (_NUMBER_BYTES if attribute in NUMBERS else ROOM_ALONE)
+    room = _room(attribute, ROOM_ALONE)
+    code, value = _read_into(functions, session, handle, attribute, room)
+    if code == CKR_BUFFER_TOO_SMALL:
+        room = _size(functions, session, handle, attribute)
+        code, value = _read_into(functions, session, handle, attribute, room)
+    if code != CKR_OK:
+        raise error_of(code)
+    if value is None:  # CK_UNAVAILABLE_INFORMATION with CKR_OK, which the standard rules out
+        raise ckr.FunctionFailed
+    return value
+
+
+def _read_into(functions: Functions, session: int, handle: int, attribute: int, room: int) -> tuple[int, bytes | None]:
+    """Return the code of the call, and the value if its length is one that fits."""
     memory, template = ffi.new("CK_BYTE[]", room), ffi.new("CK_ATTRIBUTE *", (attribute, ffi.NULL, room))
     template.pValue = memory
     code = functions.get_attribute_value(session, handle, template, 1)
     length = template.ulValueLen
-    try:
-        if code == CKR_BUFFER_TOO_SMALL and is_first:
-            size = _size(functions, session, handle, attribute)
-            return _read_alone(functions, session, handle, attribute, size)
-        if code != CKR_OK:
-            raise error_of(code)
-        if length > room:  # CK_UNAVAILABLE_INFORMATION with CKR_OK, which the standard rules out
-            raise ckr.FunctionFailed
-        value: bytes = ffi.buffer(memory, length)[:]
-        return value
-    finally:
-        overwrite(memory, room)
+    value = ffi.buffer(memory, length)[:] if code == CKR_OK and length <= room else None
+    overwrite(memory, room)
+    return code, value
 
 
 def _size(functions: Functions, session: int, handle: int, attribute: int) -> int:
@@ -153,9 +160,13 @@ def _size(functions: Functions, session: int, handle: int, attribute: int) -> in
     if code != CKR_OK:
         raise error_of(code)
     size: int = template.ulValueLen
-    if not 0 < size <= MOST:
+    if size > MOST:
         raise ckr.FunctionFailed
     return size
+
+
+def _room(attribute: int, usual: int) -> int:
+    return _NUMBER_BYTES if attribute in _NUMBERS else usual
 
 
 def pack(template: Iterable[tuple[int, bytes]]) -> tuple[Any, int, list[Any]]:

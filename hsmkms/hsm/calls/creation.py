@@ -1,4 +1,4 @@
-"""Create objects and destroy them, one call each; python-pkcs11 reads ten attributes of each object that it creates.
+"""Create, copy, change and destroy objects, one call each; python-pkcs11 reads ten attributes of each new object.
 
 Templates are sequences of attribute numbers and packed values, in the order in which the token gets them. All functions
 return object handles and raise PKCS11Error.
@@ -54,6 +54,20 @@ def derive_key(session: Session, base_key: int, by: BuiltMechanism, template: Pa
     made, (array, count, _kept) = ffi.new("CK_ULONG *"), pack(template)
     code = functions_of(session).derive_key(session_handle(session), by.pointer, base_key, array, count, made)
     return _handle(code, made)
+
+
+def copy_object(session: Session, handle: int, changes: Packed) -> int:
+    """Call C_CopyObject."""
+    made, (array, count, _kept) = ffi.new("CK_ULONG *"), pack(changes)
+    return _handle(functions_of(session).copy_object(session_handle(session), handle, array, count, made), made)
+
+
+def set_attributes(session: Session, handle: int, changes: Packed) -> None:
+    """Call C_SetAttributeValue."""
+    array, count, _kept = pack(changes)
+    code = functions_of(session).set_attribute_value(session_handle(session), handle, array, count)
+    if code != CKR_OK:
+        raise error_of(code)
 
 
 def destroy_object(session: Session, handle: int) -> None:

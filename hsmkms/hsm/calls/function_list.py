@@ -15,6 +15,7 @@ from pkcs11._pkcs11 import HasFuncList  # type: ignore[attr-defined]
 from pkcs11.types import Session
 
 from hsmkms.hsm.calls.declarations import ffi
+from hsmkms.hsm.return_codes import CKR_OK
 
 _HEAD: Final = object.__basicsize__
 _POINTERS: Final = 3
@@ -67,7 +68,9 @@ class Functions:
         self.close_session: Callable[..., int] = listed.C_CloseSession
         self.init_token: Callable[..., int] = listed.C_InitToken
         self.create_object: Callable[..., int] = listed.C_CreateObject
+        self.copy_object: Callable[..., int] = listed.C_CopyObject
         self.destroy_object: Callable[..., int] = listed.C_DestroyObject
+        self.set_attribute_value: Callable[..., int] = listed.C_SetAttributeValue
         self.get_attribute_value: Callable[..., int] = listed.C_GetAttributeValue
         self.find_objects_init: Callable[..., int] = listed.C_FindObjectsInit
         self.find_objects: Callable[..., int] = listed.C_FindObjects
@@ -98,7 +101,28 @@ class EncapsulationFunctions:
         self.get_session_info: Callable[..., int] = listed.C_GetSessionInfo
 
 
+class MessageFunctions:
+    """The entry points for message-based encryption of a list of PKCS#11 3.x."""
+
+    def __init__(self, address: int) -> None:
+        listed = ffi.cast("CK_FUNCTION_LIST_3_0 *", address)
+        self.is_complete = ffi.NULL not in (
+            listed.C_MessageEncryptInit,
+            listed.C_EncryptMessage,
+            listed.C_MessageEncryptFinal,
+        )
+        self.begin: Callable[..., int] = listed.C_MessageEncryptInit
+        self.encrypt: Callable[..., int] = listed.C_EncryptMessage
+        self.end: Callable[..., int] = listed.C_MessageEncryptFinal
+        self.get_session_info: Callable[..., int] = listed.C_GetSessionInfo
+
+    def knows(self, session: Session) -> bool:
+        """Return whether the session is valid in this list: on p11-kit's remote module each list is a connection."""
+        return self.get_session_info(session_handle(session), ffi.new("CK_SESSION_INFO *")) == CKR_OK
+
+
 _registered: Final[dict[int, Functions]] = {}
+_ADDRESSES: Final = ffi.typeof("uintptr_t *")
 
 
 def register(address: int) -> Functions:
@@ -109,7 +133,7 @@ def register(address: int) -> Functions:
 
 def functions_of(session: Session) -> Functions:
     """Return the functions of the list through which python-pkcs11 opened this session."""
-    return _registered[ffi.cast("uintptr_t *", id(session) + _HEAD)[0]]
+    return _registered[ffi.cast(_ADDRESSES, id(session) + _HEAD)[0]]
 
 
 def newest_list_of(session: Session) -> int:

@@ -56,9 +56,9 @@ def decrypt(session: Session, key: int, by: BuiltMechanism, data: bytes, room: i
 
 
 def sign(session: Session, key: int, by: BuiltMechanism, data: bytes) -> bytes:
-    """Sign, or compute a MAC."""
+    """Sign, or compute a MAC; the buffer is overwritten, since keys are derived from some MACs."""
     functions = functions_of(session)
-    return _operate(functions.sign_init, functions.sign, session_handle(session), key, by, data, ROOM)
+    return _operate(functions.sign_init, functions.sign, session_handle(session), key, by, data, ROOM, wipe=True)
 
 
 def verify(session: Session, key: int, by: BuiltMechanism, data: bytes, signature: bytes) -> bool:
@@ -73,9 +73,16 @@ def verify(session: Session, key: int, by: BuiltMechanism, data: bytes, signatur
 
 
 def wrap_key(session: Session, wrapping_key: int, by: BuiltMechanism, key: int) -> bytes:
-    """Wrap a key."""
-    wrap, handle = functions_of(session).wrap_key, session_handle(session)
-    return _with_buffer(lambda out, length: wrap(handle, by.pointer, wrapping_key, key, out, length), ROOM, wipe=False)
+    """Wrap a key: one call, since there is no operation to begin."""
+    wrap, handle, length = functions_of(session).wrap_key, session_handle(session), SCRATCH.length
+    out, room = SCRATCH.out, ROOM
+    length[0] = room
+    code = wrap(handle, by.pointer, wrapping_key, key, out, length)
+    if code == CKR_BUFFER_TOO_SMALL and room < length[0] <= MOST:
+        room = length[0]
+        out = ffi.new("CK_BYTE[]", room)
+        code = wrap(handle, by.pointer, wrapping_key, key, out, length)
+    return _taken(code, out, length[0], room, wipe=False)
 
 
 def _operate(
@@ -89,29 +96,27 @@ def _operate(
     *,
     wipe: bool = False,
 ) -> bytes:
-    code = begin(session, by.pointer, key)
-    if code != CKR_OK:
-        raise error_of(code)
-    size = len(data)
-    return _with_buffer(lambda out, length: finish(session, data, size, out, length), room, wipe=wipe)
-
-
-def _with_buffer(call: Callable[[Any, Any], int], room: int, *, wipe: bool) -> bytes:
-    """Make a call that fills a buffer and returns its length; once more if the buffer was too small."""
-    scratch = SCRATCH
+    """Begin an operation and finish it; written out for speed, since every request comes through here."""
+    scratch, size = SCRATCH, len(data)
     length = scratch.length
-    out = scratch.out
     if room > ROOM:
         out = ffi.new("CK_BYTE[]", room)
     else:
-        room = ROOM
+        out, room = scratch.out, ROOM
+    code = begin(session, by.pointer, key)
+    if code != CKR_OK:
+        raise error_of(code)
     length[0] = room
-    code = call(out, length)
+    code = finish(session, data, size, out, length)
     if code == CKR_BUFFER_TOO_SMALL and room < length[0] <= MOST:
         room = length[0]
         out = ffi.new("CK_BYTE[]", room)
-        code = call(out, length)
-    written = length[0]
+        code = finish(session, data, size, out, length)
+    return _taken(code, out, length[0], room, wipe=wipe)
+
+
+def _taken(code: int, out: Any, written: int, room: int, *, wipe: bool) -> bytes:  # noqa: ANN401 - cdata
+    """Return what a call wrote into the buffer; the error of its code."""
     try:
         if code != CKR_OK:
             raise error_of(code)

@@ -6,16 +6,11 @@ from pkcs11.types import Session
 
 from hsmkms.errors import TokenError
 from hsmkms.hsm.calls.mechanisms import gcm
+from hsmkms.hsm.calls.messages import OTHER_ANSWER, TAG_BYTES
 from hsmkms.hsm.calls.operations import decrypt, encrypt
 
-TAG_BYTES: Final = 16
 BUFFER_SLACK: Final = 32
 """Bytes of room for the tag, and for an IV that the token puts beside the ciphertext."""
-
-OTHER_ANSWER: Final = (
-    "the token encrypts in another way than when it was tried, so its answer was thrown away: restart hsmkms, which "
-    "tries it again"
-)
 
 
 def seal(session: Session, handle: int, iv: bytes, plaintext: bytes, aad: bytes) -> bytes:

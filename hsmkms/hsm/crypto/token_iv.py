@@ -16,8 +16,9 @@ from pkcs11.types import Session
 
 from hsmkms.errors import TokenError, TokenUnfitError
 from hsmkms.hsm.calls.mechanisms import IvBuffer, gcm_with_buffer
+from hsmkms.hsm.calls.messages import OTHER_ANSWER, TAG_BYTES
 from hsmkms.hsm.calls.operations import encrypt
-from hsmkms.hsm.crypto.gcm import BUFFER_SLACK, OTHER_ANSWER, TAG_BYTES, open_sealed
+from hsmkms.hsm.crypto.gcm import BUFFER_SLACK, open_sealed
 from hsmkms.hsm.crypto.iv import IV_BYTES
 
 _ZEROS: Final = bytes(IV_BYTES)

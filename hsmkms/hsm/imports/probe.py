@@ -214,7 +214,7 @@ class _Probe:
         secret, algorithm = os.urandom(template.bits // 8), _plain(profile)
 
         def tried(material: bytes) -> dict[str, bytes]:
-            unwrapping = Unwrapping(self._session, self._key, profile, algorithm, is_sample=True)
+            unwrapping = self._unwrapping(profile, algorithm)
             coming = MacImport(self._session, unwrapping, template, mechanism, profile)
             return coming.fingerprints(wrap(self._public, algorithm, material), FINGERPRINT_LABEL)
 
@@ -231,7 +231,7 @@ class _Probe:
         if not isinstance(template, ImportedPairTemplate) or (key_type is KeyType.RSA and profile.key_wrap is None):
             return False
         key = make()
-        unwrapping = Unwrapping(self._session, self._key, profile, algorithm, is_sample=True)
+        unwrapping = self._unwrapping(profile, algorithm)
         coming, material = PairImport(self._session, unwrapping, template), private_key_info(key)
         try:
             fingerprints = coming.fingerprints(wrap(self._public, algorithm, material), b"")
@@ -248,6 +248,11 @@ class _Probe:
     def _roomy(self, profile: ImportProfile) -> WrappingAlgorithm:
         return _plain(profile) if profile.key_wrap is None else _KEY_WRAP[profile.oaep[0]]
 
+    def _unwrapping(
+        self, profile: ImportProfile, algorithm: WrappingAlgorithm, *, is_sample: bool = True
+    ) -> Unwrapping:
+        return Unwrapping(self._session, self._key, profile, algorithm, is_sample=is_sample, public=self._public)
+
     # -- trials -----------------------------------------------------------------------------------------------------
 
     def _look(
@@ -259,13 +264,13 @@ class _Probe:
     ) -> bool:
         """Return whether random bytes of that length unwrap to session copies for which ``right`` returns True."""
         secret, algorithm = os.urandom(length), algorithm or _plain(profile)
-        unwrapping = Unwrapping(self._session, self._key, profile, algorithm, is_sample=True)
+        unwrapping = self._unwrapping(profile, algorithm)
         with _refusal_is_no(self._unfit) as answer, unwrapping.copies(wrap(self._public, algorithm, secret)) as copies:
             answer.append(right(secret, copies))
         return answer == [True]
 
     def _opens(self, profile: ImportProfile, algorithm: WrappingAlgorithm) -> bool:
-        unwrapping = Unwrapping(self._session, self._key, profile, algorithm, is_sample=True)
+        unwrapping = self._unwrapping(profile, algorithm)
         with _refusal_is_no() as answer:
             unwrapping.prove(wrap(self._public, algorithm, os.urandom(MATERIAL_BYTES)))
             answer.append(True)
@@ -274,7 +279,7 @@ class _Probe:
     def _rejects(self, profile: ImportProfile, length: int) -> bool:
         """Return whether material of a wrong length raises RejectedMaterialError, as it must for a user's import."""
         algorithm = _plain(profile)
-        unwrapping = Unwrapping(self._session, self._key, profile, algorithm)
+        unwrapping = self._unwrapping(profile, algorithm, is_sample=False)
         try:
             unwrapping.prove(wrap(self._public, algorithm, os.urandom(length)))
         except RejectedMaterialError:

@@ -39,6 +39,14 @@ class HandleObject(Object):
         """Read an attribute; PKCS11Error if the token refuses, ValueError for a value that is none of its type."""
         return MAPPER.unpack_attributes(key, read_one(self._session, self._handle, key))
 
+    def __setitem__(self, key: Attribute, value: Any) -> None:  # noqa: ANN401 - as read
+        """Change an attribute."""
+        creation.set_attributes(self._session, self._handle, packed({key: value}))
+
+    def copy(self, attrs: dict[Attribute, Any]) -> "HandleObject":
+        """Make a copy with these changes."""
+        return HandleObject(self._session, creation.copy_object(self._session, self._handle, packed(attrs)))
+
     def destroy(self) -> None:
         """Destroy the object."""
         creation.destroy_object(self._session, self._handle)

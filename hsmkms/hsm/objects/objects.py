@@ -85,6 +85,21 @@ def find(session: Session, object_class: ObjectClass | None, cka_id: bytes) -> O
     return found[0] if found else None
 
 
+def is_at(session: Session, handle: int | None, cka_id: bytes) -> bool:
+    """Return True if the handle is that of a private key object with this CKA_ID, which only a valid login shows.
+
+    One call instead of the five of a search. False proves nothing.
+    """
+    if handle is None:
+        return False
+    reported = tell(HandleObject(session, handle), (Attribute.ID, Attribute.CLASS, Attribute.PRIVATE))
+    return (
+        reported[Attribute.ID] == cka_id
+        and reported[Attribute.CLASS] in _SECRETS
+        and reported[Attribute.PRIVATE] is True
+    )
+
+
 def handle_of(found: Object) -> int:
     """Return the object's handle, which is valid in every session of this process as long as the object exists."""
     handle = found.handle

@@ -15,7 +15,7 @@ from msgspec import Struct
 from pkcs11 import _pkcs11
 
 from hsmkms.hsm.calls.declarations import ffi
-from hsmkms.hsm.calls.function_list import lists_of, register
+from hsmkms.hsm.calls.function_list import MessageFunctions, lists_of, register
 from hsmkms.hsm.return_codes import CKR_OK
 
 CKF_OS_LOCKING_OK: Final = 0x02
@@ -84,6 +84,14 @@ class Cryptoki:
         """Return python-pkcs11's library object, once the module is initialised. PKCS11Error if it does not answer."""
         self._library.__init__(self._path)  # type: ignore[misc]  # it asks the module, so not before
         return self._library
+
+    def message_functions(self) -> MessageFunctions | None:
+        """Return the functions for messages of PKCS#11 3.x that python-pkcs11 was given by C_GetInterface, or None.
+
+        They exist once ``library`` was called.
+        """
+        newer = [MessageFunctions(each) for each in lists_of(self._library)[1:] if each]
+        return next((each for each in newer if each.is_complete), None)
 
     def initialize(self, reserved: str | None) -> int:
         """Call C_Initialize for use from many threads with the operating system's locks."""

@@ -3,6 +3,7 @@
 from typing import Final
 
 from hsmkms.errors import (
+    DryRunOperationException,
     RejectedDataError,
     UnsupportedOperationException,
     ValidationException,
@@ -19,7 +20,7 @@ from hsmkms.model.asymmetric import (
 from hsmkms.model.enums import EncapsulationAlgorithm, KeyAgreementAlgorithm
 from hsmkms.rules import messages, specs
 from hsmkms.service.operations.crypto import NO_RECIPIENT
-from hsmkms.service.pipeline import Call
+from hsmkms.service.pipeline import DRY_RUN, Call
 from hsmkms.service.runtime.record_cache import CachedKey
 
 NO_PEER: Final = "PublicKey must be the DER SubjectPublicKeyInfo of a key on the curve of {spec}."
@@ -40,9 +41,10 @@ def derive_shared_secret(call: Call, request: DeriveSharedSecretRequest) -> Deri
         peer = device.pairs.peer_key(record.spec, request.public_key)
     except RejectedDataError as exc:
         raise silently(ValidationException(NO_PEER.format(spec=record.spec))) from exc
-    call.stop_if(dry_run=request.dry_run)
+    if request.dry_run:
+        raise DryRunOperationException(DRY_RUN)
     secret = device.pairs.agree(permit, key.current_cka_id, record.spec, peer)
-    call.used(key)
+    call.core.uses.note(call, key)
     return DeriveSharedSecretResponse(
         key_id=record.arn, shared_secret=secret, key_agreement_algorithm=algorithm, key_origin=record.origin
     )
@@ -53,9 +55,10 @@ def encapsulate(call: Call, request: EncapsulateRequest) -> EncapsulateResponse:
     key, permit = call.key(request.key_id, aliases=True)
     algorithm = _encapsulation(call, key, request)
     device = call.device(key)
-    call.stop_if(dry_run=request.dry_run)
+    if request.dry_run:
+        raise DryRunOperationException(DRY_RUN)
     made = device.pairs.encapsulate(permit, key.current_cka_id, key.record.kind)
-    call.used(key)
+    call.core.uses.note(call, key)
     return EncapsulateResponse(
         key_id=key.record.arn,
         shared_secret=made.secret,
@@ -70,9 +73,10 @@ def decapsulate(call: Call, request: DecapsulateRequest) -> DecapsulateResponse:
     algorithm = _encapsulation(call, key, request)
     device = call.device(key)
     messages.check_encapsulated(key.record.spec, len(request.shared_secret_ciphertext_blob))
-    call.stop_if(dry_run=request.dry_run)
+    if request.dry_run:
+        raise DryRunOperationException(DRY_RUN)
     secret = device.pairs.decapsulate(permit, key.current_cka_id, request.shared_secret_ciphertext_blob)
-    call.used(key)
+    call.core.uses.note(call, key)
     return DecapsulateResponse(key_id=key.record.arn, shared_secret=secret, encapsulation_algorithm=algorithm)
 
 
