@@ -42,7 +42,7 @@ def test_forged_response(site: Site) -> None:
 
 def test_wrong_account(site: Site) -> None:
     """Another account in the configuration is refused with both named: it would change every ARN."""
-    with pytest.raises(ConfigurationError, match=r"account_id is 999999999999, but .* made for 111122223333"):
+    with pytest.raises(ConfigurationError, match=r"account_id is 999999999999, but .* created for 111122223333"):
         site.varied("other.toml", account_id="999999999999").open()
     with site.open() as kms:
         assert new_key(kms).aws_account_id == "111122223333"
