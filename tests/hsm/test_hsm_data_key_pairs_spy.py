@@ -6,16 +6,15 @@ from pathlib import Path
 import devices
 import pytest
 import spylog
-from devices import SoftHsm
+from devices import NewToken
 
 
 @pytest.fixture(scope="module")
-def calls(scratch: Path, spy_path: Path, programs: Path) -> list[spylog.SpyCall]:
+def calls(new_token: NewToken, spy_path: Path, programs: Path) -> list[spylog.SpyCall]:
     """What the spy saw when an RSA pair, one of P-256 and one of Ed25519 were made."""
-    folder = scratch / "spied-data-key-pairs"
-    folder.mkdir()
-    log = folder / "spy.log"
-    told = devices.run(programs / "data_key_pairs_job.py", SoftHsm.make(folder).spied(spy_path, log))
+    token = new_token("spied-data-key-pairs")
+    log = token.folder / "spy.log"
+    told = devices.run(programs / "data_key_pairs_job.py", token.spied(spy_path, log))
     assert told["right"]
     return spylog.read(log)
 

@@ -4,7 +4,6 @@ import hashlib
 import hmac
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from cryptography.exceptions import InvalidSignature
@@ -14,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
-from devices import SoftHsm, permit
+from devices import NewToken, permit
 from pkcs11.constants import Attribute, MechanismFlag, ObjectClass
 from pkcs11.mechanisms import KeyType, Mechanism
 from pkcs11.types import Object
@@ -105,11 +104,9 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def bench(scratch: Path) -> Iterator[Bench]:
+def bench(new_token: NewToken) -> Iterator[Bench]:
     """A token that the tests of this module share."""
-    folder = scratch / "keypairs"
-    folder.mkdir()
-    device = SoftHsm.make(folder).open()
+    device = new_token("keypairs").open()
     yield Bench(device)
     device.close()
 

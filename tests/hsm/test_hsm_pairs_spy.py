@@ -9,7 +9,7 @@ from pathlib import Path
 import devices
 import pytest
 import spylog
-from devices import SoftHsm
+from devices import NewToken
 from msgspec import Struct
 
 PRIVATE_PARTS = {
@@ -35,12 +35,11 @@ class Spied(Struct, frozen=True, kw_only=True):
 
 
 @pytest.fixture(scope="module")
-def spied(scratch: Path, spy_path: Path, programs: Path) -> Spied:
+def spied(new_token: NewToken, spy_path: Path, programs: Path) -> Spied:
     """The job, done once through the spy in a process of its own."""
-    folder = scratch / "spied-pairs"
-    folder.mkdir()
-    log = folder / "spy.log"
-    told = devices.run(programs / "pairs_job.py", SoftHsm.make(folder).spied(spy_path, log))
+    token = new_token("spied-pairs")
+    log = token.folder / "spy.log"
+    told = devices.run(programs / "pairs_job.py", token.spied(spy_path, log))
     return Spied(calls=spylog.read(log), **told)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import wrapped
 from cryptography.hazmat.primitives.asymmetric import rsa
-from devices import MakeToken, SoftHsm, new_key, permit
+from devices import MakeToken, Token, new_key, permit
 from msgspec.structs import replace
 from pkcs11.constants import Attribute, ObjectClass
 from pkcs11.mechanisms import KeyType
@@ -69,7 +69,7 @@ def without(*mechanisms: str) -> str:
 
 
 @pytest.fixture
-def played(token: SoftHsm, shim_path: Path) -> Played:
+def played(token: Token, shim_path: Path) -> Played:
     """The token behind the shim."""
     return Played.of(token, shim_path)
 
@@ -199,14 +199,14 @@ def test_softhsm(device: TokenDevice) -> None:
     assert not told.raw_rsa
 
 
-def test_host_unwrap(token: SoftHsm) -> None:
+def test_host_unwrap(token: Token) -> None:
     """With ``host_unwrap`` the token's own algorithms come first; the others are not on the device."""
     device = token.open(host_unwrap=True)
     assert device.imports.wrapping_algorithms() == (*SHA_1, *SHA_256)
     assert [device.imports.on_device(each) for each in (*SHA_1, *SHA_256)] == [True, True, False, False]
 
 
-def test_host_wrapping_keys_decrypt_as_well(token: SoftHsm) -> None:
+def test_host_wrapping_keys_decrypt_as_well(token: Token) -> None:
     """Only with ``host_unwrap`` can a wrapping key decrypt; the rest of it is as ever."""
     device = token.open(host_unwrap=True)
     key, _ = make(device)
@@ -216,7 +216,7 @@ def test_host_wrapping_keys_decrypt_as_well(token: SoftHsm) -> None:
         assert tell(private, tuple(PRIVATE_HALF)) == PRIVATE_HALF | {Attribute.DECRYPT: True}
 
 
-def test_pkcs1_v1_5_is_never_done(token: SoftHsm) -> None:
+def test_pkcs1_v1_5_is_never_done(token: Token) -> None:
     """RSAES_PKCS1_V1_5 is offered by no device, with ``host_unwrap`` or without."""
     for host_unwrap in (False, True):
         device = token.open(host_unwrap=host_unwrap)
@@ -225,7 +225,7 @@ def test_pkcs1_v1_5_is_never_done(token: SoftHsm) -> None:
         device.close()
 
 
-def test_host_unwrap_is_one_for_the_process(token: SoftHsm) -> None:
+def test_host_unwrap_is_one_for_the_process(token: Token) -> None:
     """A token that is open without ``host_unwrap`` is not shared with somebody who set it, nor the other way round."""
     for first in (False, True):
         device = token.open(host_unwrap=first)
@@ -279,7 +279,7 @@ def test_token_without_cmac(make_token: MakeToken) -> None:
         assert prints == {"SHA256_HMAC": wrapped.expected_fingerprints(secret, "key id")["SHA256_HMAC"]}
 
 
-def test_token_that_proves_no_length(token: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_token_that_proves_no_length(token: Token, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where neither CKA_VALUE_LEN nor a trial tells lengths apart, nothing can be imported."""
     monkeypatch.setattr(Unwrapping, "_tried", lambda *_: True)
     device = token.open(host_unwrap=True)
@@ -287,7 +287,7 @@ def test_token_that_proves_no_length(token: SoftHsm, monkeypatch: pytest.MonkeyP
     assert device.imports.wrapping_algorithms() == ()
 
 
-def test_token_that_unwraps_nothing(token: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_token_that_unwraps_nothing(token: Token, monkeypatch: pytest.MonkeyPatch) -> None:
     """A token whose mechanisms are there but open nothing imports nothing."""
     monkeypatch.setattr(import_probe, "wrap", lambda *_: os.urandom(256))
     device = token.open()
@@ -321,7 +321,7 @@ def test_honest_token(played: Played) -> None:
         device.close()
 
 
-def test_probe_is_lazy_and_done_once(token: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probe_is_lazy_and_done_once(token: Token, monkeypatch: pytest.MonkeyPatch) -> None:
     """Opening a device makes no RSA key; the first question does, and threads that ask together share the answer."""
     probes = []
 
