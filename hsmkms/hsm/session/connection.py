@@ -71,7 +71,7 @@ class Connection(TokenLogin):
             with self.pool.session() as session:
                 self.profile = probe(self.token, session, module.description)
                 functions = module.cryptoki.message_functions()
-                self.messages = Messages(functions, find_generator(functions, session))
+                self.messages = Messages(functions, find_generator(functions, session, self.profile.attributes))
         except BaseException:
             self.close_sessions()
             raise
