@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Final, NamedTuple
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap_with_padding
@@ -123,7 +124,7 @@ def _made(session: Session, facts: KeyFacts, way: Way) -> DataKeyPair:
                 key = _READ[facts.key_type](facts, private)
             else:
                 key = _wrapped_out(session, way.wrapping, private)
-        except (ValueError, InvalidUnwrap) as exc:
+        except (ValueError, InvalidUnwrap, UnsupportedAlgorithm) as exc:  # NSS names Ed25519 as a curve of ECDSA
             raise UnreadableError(UNREADABLE) from exc
         info = subject_public_key_info(key.public_key())
         if facts.public is None or facts.public(public) != info:
