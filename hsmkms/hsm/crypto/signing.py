@@ -24,6 +24,8 @@ from hsmkms.hsm.objects.handle_keys import BorrowedKey
 from hsmkms.hsm.objects.key_specs import PublicKey
 from hsmkms.model.enums import SigningAlgorithm
 
+_ED25519_BYTES: Final = 64
+
 Check = Callable[[PublicKey, bytes, bytes], None]
 """Takes public key, signature, and the signed digest or message; raises InvalidSignature if they do not match."""
 
