@@ -18,17 +18,23 @@ import msgspec
 from msgspec import Struct
 
 from hsmkms.hsm import device as devices
+from hsmkms.hsm.checks.bench import Bench
+from hsmkms.hsm.checks.steps import BEFORE_LOGIN, STEPS
 from hsmkms.hsm.device import DeviceSettings, TokenDevice
 from hsmkms.hsm.session import module as modules
 from hsmkms.hsm.session import softhsm
+from hsmkms.hsm.session.login import open_session
 from hsmkms.hsm.session.token_choice import TokenChoice
 from hsmkms.model.enums import Operation
 from hsmkms.model.permit import OperatorAct, Permit
+from hsmkms.model.token_check import Check
 
 TESTS = Path(__file__).parent
 MakeToken = Callable[..., "SoftHsm"]
 PIN = "correct horse"
 SO_PIN = "battery staple"
+SLOW_CHECKS = ("RSA_3072", "RSA_4096")
+"""They generate RSA keys of a second each."""
 
 
 class SoftHsm(Struct, frozen=True, kw_only=True):
@@ -86,6 +92,20 @@ def new_key(device: TokenDevice, label: str = "hsmkms test key") -> bytes:
     cka_id = os.urandom(16)
     device.keys.generate_backing_key(permit(Operation.CREATE_KEY, cka_id), cka_id, label)
     return cka_id
+
+
+def checks_of(device: TokenDevice) -> dict[str, Check]:
+    """Make the checks of token-check in this process, but for the slowest; by name."""
+    token = device.connection.token
+    with device.connection.pool.session() as session:
+        bench = Bench(token, session, lambda: open_session(token))
+        made = [
+            check
+            for each in (*BEFORE_LOGIN, *STEPS)
+            if each.names[0] not in SLOW_CHECKS
+            for check in each.checks(bench)
+        ]
+    return {each.name: each for each in made}
 
 
 def until(happened: Callable[[], bool], seconds: float) -> None:

@@ -129,6 +129,11 @@ class Cryptoki:
             raise AttributeError("C_GetFunctionList failed")
         self._functions = functions.contents
 
+    @property
+    def list_address(self) -> int:
+        """Address of the function list: some modules give another list, with a state of its own, at each call."""
+        return ctypes.addressof(self._functions)
+
     def initialize(self, reserved: str | None) -> int:
         """Call C_Initialize for use from many threads with the operating system's locks."""
         parameter = ctypes.create_string_buffer(reserved.encode()) if reserved is not None else None

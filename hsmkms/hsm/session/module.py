@@ -2,8 +2,8 @@
 
 A module has one state per process, however many users it has here, so a registry counts the users of loaded modules and
 finalises a module with its last user. python-pkcs11 initialises a module with ``C_Initialize(NULL)``, which declares
-that only one thread will call: ``Module`` makes the call first, with CKF_OS_LOCKING_OK, and ``_ThreadSafeLibrary``
-ignores that python-pkcs11's own call then finds the module initialised.
+that only one thread will call: ``Module`` makes the call, with CKF_OS_LOCKING_OK, and ``_InitialisedLibrary`` leaves
+out python-pkcs11's own.
 """
 
 import os
@@ -62,11 +62,18 @@ class Lodger(Protocol):
         """Record that the module was renewed, which closed all sessions."""
 
 
-class _ThreadSafeLibrary(_pkcs11.lib):
+class _InitialisedLibrary(_pkcs11.lib):
     """python-pkcs11's library object for a module that is already initialised."""
 
     def initialize(self) -> None:
-        """Let python-pkcs11 find the module initialised; see the docstring of this file."""
+        """Do nothing: a second C_Initialize makes opencryptoki 3.8 close a file that is not its own."""
+
+
+class _SeparateLibrary(_pkcs11.lib):
+    """The same for a module whose function lists have a state each: python-pkcs11's list needs its own call."""
+
+    def initialize(self) -> None:
+        """Initialise the list that python-pkcs11 calls."""
         with suppress(PKCS11Error):  # CKR_CRYPTOKI_ALREADY_INITIALIZED, which has no class of its own
             super().initialize()
 
@@ -89,7 +96,9 @@ class Module:
             raise ModuleError(f"{path} cannot be loaded as a PKCS#11 module ({exc}): check token.module") from exc
         self._initialize()
         try:
-            self._library = _ThreadSafeLibrary(str(path))
+            # p11-kit's client module gives another list, with a connection of its own, at each C_GetFunctionList.
+            separate = Cryptoki(str(path)).list_address != self.cryptoki.list_address
+            self._library = (_SeparateLibrary if separate else _InitialisedLibrary)(str(path))
         except PKCS11Error as exc:
             self.cryptoki.finalize()
             raise ModuleError(f"{path} does not answer as a PKCS#11 module ({type(exc).__name__})") from exc
@@ -119,6 +128,11 @@ class Module:
         library = self._library
         major, minor = library.library_version
         return f"{library.manufacturer_id} {library.library_description} {major}.{minor}".strip()
+
+    @property
+    def cryptoki_version(self) -> str:
+        """Version of PKCS#11 that the module says it has."""
+        return ".".join(map(str, self._library.cryptoki_version))
 
     def slots(self) -> list[Slot]:
         """Return all slots that hold a token, initialised or not."""
