@@ -72,11 +72,12 @@ def run_checks(job: Job, seconds: float = SECONDS) -> CheckReport:
     made: dict[str, Check] = {}
     facts: dict[str, Any] = {}
     while True:
+        before = len(made)
         ending = _run_once(replace(job, done=(*job.done, *made)), seconds, made, facts)
         if ending is None:
             break
         unfinished, reason = ending
-        if not unfinished:
+        if not unfinished and len(made) == before:
             raise ModuleError(f"the process that checks the module {reason} before it began: its error output says why")
         made.update({name: _crashed(name, reason) for name in unfinished})
         if set(unfinished) & {*_REQUIRED, CLOSING}:
@@ -114,6 +115,9 @@ def _run_once(
             process.kill()
             process.wait()
             return unfinished, f"did not answer for {seconds:g} seconds, and was killed"
+        except BaseException:  # an interrupt, say: the next run removes what is left on the token
+            process.kill()
+            raise
         finally:
             status = _ended(process, seconds)
     if finished and status == 0:

@@ -66,17 +66,18 @@ def test_before_there_is_an_installation(bare: Site, soft: tuple[str, str], pin_
     assert file.read_text() == text
 
 
-def test_at_a_terminal(bare: Site, soft: tuple[str, str], pin_file: Path) -> None:
-    """People are shown a table in which a limit says what it concerns and what to do."""
+def test_at_a_terminal(bare: Site, soft: tuple[str, str]) -> None:
+    """People are asked for the PIN, and shown a table in which a limit says what it concerns and what to do."""
     module, variable = soft
-    options = ("--module", module, "--environment", variable, "--pin-file", str(pin_file))
-    shown, status = at_terminal(bare, "token-check", *options, columns="400")
+    named = ("--module", module, "--environment", variable)
+    shown, status = at_terminal(bare, "token-check", *named, answer=PIN, prompt="PIN of the token:")
     assert status == 0, shown
     (line,) = (each for each in shown.splitlines() if "ML_DSA_44 " in each)
     assert "limited" in line
     assert "the token has no" in line
     assert "Concerns KeySpec" in line
-    assert "To do: enable" in shown
+    assert "To do:" in shown
+    assert PIN not in shown
 
 
 def test_crash(bare: Site, soft: tuple[str, str], pin_file: Path, shim_path: Path) -> None:
