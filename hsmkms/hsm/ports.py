@@ -208,8 +208,11 @@ class Login(Protocol):
     def pin_was_changed(self) -> bool:
         """True if the PIN was changed after the module was loaded: it may go by the one before."""
 
-    def checks(self) -> CheckReport:
-        """Try everything that hsmkms needs of a token, in a process with a login of its own; nothing is left on it."""
+    def checks(self, *, needed_only: bool = False) -> CheckReport:
+        """Try everything that hsmkms needs of a token, in a process with a login of its own; nothing is left on it.
+
+        ``needed_only``: leave out what a token can lack.
+        """
 
     def mechanisms(self) -> list[MechanismInfo]:
         """The token's mechanisms with their key sizes and uses, as it tells them."""

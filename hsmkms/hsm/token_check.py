@@ -19,15 +19,18 @@ from msgspec.structs import replace
 from hsmkms.errors import ModuleError
 from hsmkms.hsm.checks.bench import SEND_REPORT
 from hsmkms.hsm.checks.messages import CLOSING, LOGIN, MODULE, SESSIONS, TOKEN, Job, Message, Pin
-from hsmkms.hsm.checks.steps import BEFORE_LOGIN, EVERYTHING, STEPS
+from hsmkms.hsm.checks.steps import BEFORE_LOGIN, CLEAN_UP, EVERYTHING, STEPS
 from hsmkms.model.token_check import Check, CheckReport, Outcome
 from hsmkms.secret import Secret
 
-__all__ = ["ALL", "Check", "CheckReport", "Job", "Outcome", "pin_of", "run_checks"]
+__all__ = ["ALL", "OPTIONAL", "Check", "CheckReport", "Job", "Outcome", "pin_of", "run_checks"]
 
 PROGRAM: Final = "hsmkms.hsm.check_process"
 SECONDS: Final = 300.0
 """How long one check may take: a smart card needs minutes for an RSA-4096 key."""
+
+OPTIONAL: Final = tuple(name for each in STEPS if not each.needed for name in each.names if name != CLEAN_UP)
+"""Names of the checks that no token fails: it only can do less."""
 
 _CHUNK: Final = 65536
 _AFFECTS: Final = {name: each.affects for each in (*BEFORE_LOGIN, *STEPS) for name in each.names}

@@ -243,7 +243,7 @@ def test_module_that_is_none(token: SoftHsm, tmp_path: Path) -> None:
 def test_an_error_of_python_is_a_finding(device: TokenDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a check raises, of whatever class, is its finding; the one after it is made."""
 
-    def broken(_session: object) -> int:
+    def broken(*_: object) -> int:
         raise ValueError
 
     monkeypatch.setattr(needed, "label_bytes", broken)

@@ -38,7 +38,7 @@ from hsmkms.hsm.session.login import PinReader, set_pin
 from hsmkms.hsm.session.module import Module
 from hsmkms.hsm.session.token_login import DeviceSettings, TokenLogin
 from hsmkms.hsm.session.write_lock import Turns
-from hsmkms.hsm.token_check import run_checks
+from hsmkms.hsm.token_check import OPTIONAL, run_checks
 from hsmkms.model.permit import Permit
 from hsmkms.model.token_check import CheckReport
 from hsmkms.secret import Secret
@@ -223,13 +223,17 @@ class Connection(TokenLogin):
         """True if the PIN was changed after the module was loaded: it may go by the one before."""
         return self.gate.changed_since(self.module.loaded_at)
 
-    def checks(self) -> CheckReport:
-        """Try everything that hsmkms needs of a token, in a process with a login of its own; nothing is left on it."""
+    def checks(self, *, needed_only: bool = False) -> CheckReport:
+        """Try everything that hsmkms needs of a token, in a process with a login of its own; nothing is left on it.
+
+        ``needed_only``: leave out what a token can lack.
+        """
         self.ready()
         token, settings, pin = self.token, self.settings, self._read_pin()
         choice = replace(settings.choice, label=token.label, serial=serial_of(token))
         secret = pin if isinstance(pin, Secret) else Secret(pin)
-        return run_checks(job_for(replace(settings, choice=choice), secret, installed=True))
+        job = job_for(replace(settings, choice=choice), secret, installed=True)
+        return run_checks(replace(job, done=OPTIONAL) if needed_only else job)
 
     def mechanisms(self) -> list[MechanismInfo]:
         """The token's mechanisms with their key sizes and uses, as it tells them."""
