@@ -1,9 +1,9 @@
-"""Replaces a file in one step: its name stands for the old or for the new content, whole, whatever happens.
+"""Replace a file atomically: after a crash at any point its name has either the old or the new content, complete.
 
-The content goes into a temporary file in the same folder, is synced, and takes the name by rename(2); then the folder
-is synced. The temporary file has a random name, is made anew (O_EXCL) and follows no link, so that whoever may write in
-the folder cannot make this process write elsewhere. It is locked (flock(2)) by the process that made it: one without a
-lock is left over from a killed process, and the next write in that folder removes it.
+The content is written to a temporary file in the same folder, fsynced, and renamed (rename(2)); then the folder is
+fsynced. The temporary file has a random name, is always new (O_EXCL) and follows no link, so that other users with
+write access to the folder cannot make this process write elsewhere. The process that created it holds a lock on it
+(flock(2)): one without a lock was left by a killed process, and the next write in that folder removes it.
 """
 
 import errno
@@ -25,16 +25,16 @@ _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEX
 
 
 def replace(path: Path, content: bytes, *, durable: bool = True) -> None:
-    """Write a file for its owner alone, in the place of the one there. Raises OSError; then all is as before.
+    """Create or replace a file, readable by its owner only. On OSError nothing has changed.
 
-    Without ``durable`` a power cut may leave an empty file.
+    Without ``durable`` nothing is fsynced: a power cut may leave an empty file.
     """
     with draft(path, content, durable=durable) as put_in_place:
         put_in_place()
 
 
 def create(path: Path, content: bytes) -> None:
-    """Write a new file for its owner alone, durably. FileExistsError if there is one."""
+    """Create a file, readable by its owner only, and fsync it. FileExistsError if there is one."""
     with draft(path, content) as put_in_place:
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
@@ -43,7 +43,7 @@ def create(path: Path, content: bytes) -> None:
 
 @contextmanager
 def draft(path: Path, content: bytes, *, durable: bool = True) -> Iterator[Callable[[], None]]:
-    """Have new content ready on the disk; the function that is lent puts it in the place of the file."""
+    """Write new content to a temporary file; call the function that is yielded to replace ``path`` by it."""
     with _drafted(path, durable=durable) as (file, put_in_place):
         file.write(content)
         _flush(file, durable=durable)
@@ -52,7 +52,7 @@ def draft(path: Path, content: bytes, *, durable: bool = True) -> Iterator[Calla
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, which takes the place of the one there, durably, when the block has ended well."""
+    """Yield a file to write to; it replaces ``path``, fsynced, when the block ends without an exception."""
     with _drafted(path, durable=True) as (file, put_in_place):
         yield file
         _flush(file, durable=True)
@@ -61,7 +61,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def temporary(folder: int, prefix: str = _PREFIX) -> Iterator[tuple[int, str]]:
-    """A new, locked file for its owner alone in an open folder; it is removed unless it has got another name."""
+    """Create a locked file, readable by its owner only, in an open folder; it is removed unless it was renamed.
+
+    Yields its descriptor and its name.
+    """
     descriptor, name = _new_temporary(folder, prefix)
     try:
         yield descriptor, name
@@ -72,12 +75,12 @@ def temporary(folder: int, prefix: str = _PREFIX) -> Iterator[tuple[int, str]]:
 
 
 def is_temporary(name: str, prefix: str = _PREFIX) -> bool:
-    """True for the name of a temporary file."""
+    """Return True for the name of a temporary file."""
     return re.fullmatch(f"{re.escape(prefix)}[0-9a-f]{{32}}{re.escape(_SUFFIX)}", name) is not None
 
 
 def remove_leftovers(files: Iterable[Path], prefix: str = _PREFIX) -> None:
-    """Remove the temporary files that no process has locked; failures do not matter."""
+    """Remove temporary files that no process has locked; failures are ignored."""
     for file in files:
         if is_temporary(file.name, prefix):
             with suppress(OSError), os.fdopen(os.open(file, _READ), "rb") as opened:
@@ -87,7 +90,7 @@ def remove_leftovers(files: Iterable[Path], prefix: str = _PREFIX) -> None:
 
 @contextmanager
 def open_folder(path: Path | str) -> Iterator[int]:
-    """A folder to make, rename and remove files in, whatever its path leads to meanwhile."""
+    """Open a folder, so that files in it are created, renamed and removed even if its path is replaced meanwhile."""
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield folder
@@ -96,7 +99,7 @@ def open_folder(path: Path | str) -> Iterator[int]:
 
 
 def sync_folder(path: Path) -> None:
-    """Fsync a folder, so that the names in it are on the disk. Raises OSError."""
+    """Fsync a folder, so that its entries are on the disk. Raises OSError."""
     with open_folder(path) as folder:
         os.fsync(folder)
 
@@ -126,7 +129,7 @@ def _new_temporary(folder: int, prefix: str) -> tuple[int, str]:
     while True:
         name = f"{prefix}{secrets.token_hex(16)}{_SUFFIX}"
         descriptor = os.open(name, _CREATE, _MODE, dir_fd=folder)
-        # Another process may take it for a left-over one before it is locked, and remove it.
+        # Before it is locked, another process may take it for a leftover and remove it.
         if try_lock(descriptor) and os.fstat(descriptor).st_nlink == 1:
             return descriptor, name
         os.close(descriptor)

@@ -51,14 +51,14 @@
     │   │   └── CloneError          the token is a copy of the one that the database belongs to
     │   ├── MigrationError          the database is older or newer than this program
     │   └── StoreError              the database is missing, read-only, full, damaged or locked
-    ├── TokenError                  the token answered a call with a fault (see hsmkms/hsm/faults.py)
+    ├── TokenError                  a call to the token failed (see hsmkms/hsm/faults.py)
     │   ├── TokenUnavailableError   gone, failing, or too slow
     │   │   ├── WrongTokenError     another token answers in its place
     │   │   │   └── HiddenObjectsError  the objects of the right one cannot be seen, or it was initialised again
     │   │   └── SessionLostError    this session is dead; a fresh one may work
     │   ├── ObjectLostError         this object handle is dead; a search may find the object again
     │   ├── TokenFullError          no room for another object
-    │   ├── RejectedDataError       the token found the data, signature or key material wrong
+    │   ├── RejectedDataError       the token rejected the data, signature or key material
     │   └── RejectedMaterialError   imported key material does not have the length that the key needs
     └── MisuseError                 a bug of the calling program: never caused by a request
         ├── ForkedProcessError      an object of the parent process was used after a fork
@@ -111,7 +111,7 @@ class ConflictException(ApiError):
 
 
 class CustomKeyStoreNotFoundException(ApiError):
-    """There is no custom key store of that id or name: there is none at all."""
+    """No custom key store has that id or name; hsmkms has none."""
 
     fault = "client"
 
@@ -141,13 +141,13 @@ class IncorrectKeyException(ApiError):
 
 
 class IncorrectKeyMaterialException(ApiError):
-    """The key material is not what this KMS key takes."""
+    """The key material does not fit this KMS key."""
 
     fault = "client"
 
 
 class InvalidAliasNameException(ApiError):
-    """The alias name is not one that a user may choose."""
+    """Users may not choose this alias name."""
 
     fault = "client"
 
@@ -159,7 +159,7 @@ class InvalidArnException(ApiError):
 
 
 class InvalidCiphertextException(ApiError):
-    """Check the ciphertext and the encryption context: together they are not what encrypt gave (one error for all)."""
+    """The ciphertext cannot be decrypted: check it and the encryption context (one error for every cause)."""
 
     fault = "client"
     silent = True
@@ -258,19 +258,19 @@ class IncompleteSignatureException(ApiError):
 
 
 class InvalidSignatureException(ApiError):
-    """The signature does not fit the request, its time or its scope."""
+    """The signature does not match the request, its time or its scope."""
 
     fault = "client"
 
 
 class MissingAuthenticationTokenException(ApiError):
-    """The request bears no signature."""
+    """The request has no signature."""
 
     fault = "client"
 
 
 class NotAuthorizedException(ApiError):
-    """Nobody may do this: the name is reserved."""
+    """No caller may do this: the name is reserved."""
 
     fault = "client"
     silent = True
@@ -315,11 +315,11 @@ class KeyUnavailableException(ApiError):
 
 
 class KMSInternalException(ApiError):
-    """Something failed that the caller cannot mend."""
+    """The request failed for a reason that the caller cannot fix."""
 
 
 def silently(error: ApiError) -> ApiError:
-    """Mark one error as one that AWS sends without a message, though others of its class have one."""
+    """Mark one error as sent without a message, as AWS does, although others of its class have one; return it."""
     error.silent = True
     return error
 
@@ -347,7 +347,7 @@ class TokenUnfitError(SetupError):
 
 
 class PinError(SetupError):
-    """There is no PIN, or the token refused it, or it must not be tried. To a caller of the API the token is away."""
+    """There is no PIN, or the token refused it, or it must not be tried. API callers see the token as unavailable."""
 
     code = "DependencyTimeoutException"
 
@@ -357,7 +357,7 @@ class BindingError(SetupError):
 
 
 class CloneError(BindingError):
-    """The token holds the installation's own key, under another serial than the one that was recorded."""
+    """The token holds the installation's own key, but has another serial than the recorded one."""
 
 
 class MigrationError(SetupError):
@@ -369,7 +369,7 @@ class StoreError(SetupError):
 
 
 class TokenError(HsmKmsError):
-    """The token answered a call with a fault; ``__cause__`` holds the PKCS#11 error."""
+    """A call to the token failed; ``__cause__`` holds the PKCS#11 error."""
 
 
 class TokenUnavailableError(TokenError):
@@ -379,13 +379,13 @@ class TokenUnavailableError(TokenError):
 
 
 class WrongTokenError(TokenUnavailableError):
-    """What answers is another token: it does not show the installation's own key."""
+    """Another token answers: the installation's own key is not visible on it."""
 
 
 class HiddenObjectsError(WrongTokenError):
-    """A token of the right serial does not show the installation's own key: its objects cannot be seen.
+    """The installation's own key is not visible on a token of the right serial: its objects are hidden.
 
-    Or it was initialised again and has kept its serial, which looks the same. It counts as away, not as wrong.
+    A token that was initialised again and kept its serial looks the same. Either counts as unavailable, not as wrong.
     """
 
 
@@ -406,7 +406,7 @@ class TokenFullError(TokenError):
 
 
 class RejectedDataError(TokenError):
-    """The token found the data, the signature or the key material wrong."""
+    """The token rejected the data, the signature or the key material."""
 
     code = "InvalidCiphertextException"
     fault = "client"
@@ -436,9 +436,9 @@ class PermitError(MisuseError):
 
 
 class PermitExpiredError(PermitError):
-    """The permit fitted and has run out: the request waited too long for the token, or key material expired meanwhile.
+    """The permit fitted but has expired: the request waited too long for the token, or key material expired meanwhile.
 
-    Tried again, the request is judged again.
+    A retry goes through admission again.
     """
 
     code = "DependencyTimeoutException"

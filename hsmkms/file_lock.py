@@ -1,19 +1,19 @@
-"""Advisory locks on open files (flock(2)), which end with the process that holds them.
+"""Advisory locks on open files (flock(2)), released when the process that holds them ends.
 
-A lock therefore also proves that its holder lives: what is locked belongs to a process that runs, and what can be
-locked was left behind by one that is gone.
+A lock therefore also proves that its holder is alive: a locked file belongs to a running process, and one that can be
+locked was left behind by a process that has ended.
 """
 
 import fcntl
 
 
 def lock(descriptor: int) -> None:
-    """Lock an open file exclusively, once no other holder is left."""
+    """Lock an open file exclusively; wait until all other holders have released it."""
     fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 def try_lock(descriptor: int, *, shared: bool = False) -> bool:
-    """Lock an open file without waiting; False if somebody else holds it. ``shared``: beside other shared locks."""
+    """Lock an open file without waiting; return False if it is locked. ``shared``: compatible with shared locks."""
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""What the program's processes keep to themselves: their memory, and the files that they make."""
+"""Keep the memory and the files of hsmkms's processes private."""
 
 import ctypes
 import os
@@ -10,10 +10,10 @@ _PR_SET_DUMPABLE: Final = 4  # linux/prctl.h
 
 
 def keep_secrets() -> None:
-    """For a program that is all ours: its memory goes into no file, and others can read no file that it makes.
+    """Disable core dumps and create files without permissions for others. Only for hsmkms's own programs.
 
-    The limit alone would not do: the kernel gives a core to a program (``|`` in core_pattern) whatever the limit is.
-    A process that is not dumpable cannot be traced by others of the same user either. Forked workers inherit it all.
+    RLIMIT_CORE alone is not enough: the kernel pipes a core to a program (``|`` in core_pattern) whatever the limit is.
+    A process that is not dumpable cannot be traced by others of the same user either. Forked workers inherit all this.
     """
     os.umask(_OWNER_ALONE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,7 +1,7 @@
-"""Wrapping key material for import, as its owner does it: in software, far from any token. Probes of a token do it too.
+"""Wrap key material for import in software, as its owner does without a token; probes of a token use it too.
 
 Source: AWS KMS API Reference, GetParametersForImport; RFC 8017, section 7.1 (OAEP, with the same hash in MGF1, and no
-label); RFC 5649 (AES key wrap with padding). RSAES_PKCS1_V1_5 is not done: its padding is an oracle.
+label); RFC 5649 (AES key wrap with padding). RSAES_PKCS1_V1_5 is not supported: its padding is an oracle.
 """
 
 import base64
@@ -21,21 +21,21 @@ from hsmkms.errors import ValidationException
 from hsmkms.model.enums import WrappingAlgorithm
 
 AES_KEY_BYTES: Final = 32
-"""The AES key of RSA_AES_KEY_WRAP."""
+"""Length of the AES key of RSA_AES_KEY_WRAP."""
 
 MOST_BYTES: Final = 6144
-"""What EncryptedKeyMaterial may have at most."""
+"""The maximum length of EncryptedKeyMaterial."""
 
 _KEY_BITS: Final = (2048, 3072, 4096)
 _PEM: Final = b"-----BEGIN"
 _NO_PUBLIC_KEY: Final = (
-    "The public key cannot be read: give what get-parameters-for-import answers as PublicKey, as DER, as PEM, or as "
-    "the base64 text that --query PublicKey --output text prints."
+    "The public key cannot be read: give the PublicKey of get-parameters-for-import, as DER, as PEM, or as the base64 "
+    "text that --query PublicKey --output text prints."
 )
 
 
 class Method(NamedTuple):
-    """How an algorithm wraps: the hash of OAEP, and whether that carries the material or an AES key that wraps it."""
+    """How an algorithm wraps: the hash of OAEP, and whether OAEP encrypts the material or an AES key that wraps it."""
 
     hash: Callable[[], hashes.HashAlgorithm]
     key_wrap: bool
@@ -51,9 +51,9 @@ METHODS: Final[Mapping[WrappingAlgorithm, Method]] = {
 
 
 def read_public_key(data: bytes) -> RSAPublicKey:
-    """The public half of a wrapping key, from DER SubjectPublicKeyInfo, from PEM, or from base64 of the DER.
+    """Parse the public half of a wrapping key: DER SubjectPublicKeyInfo, PEM, or base64 of the DER.
 
-    ValidationException for anything else, and for a key that hsmkms does not hand out.
+    ValidationException for anything else, and for a key of a kind that hsmkms never issues.
     """
     try:
         loaded = _load(data)
@@ -67,11 +67,11 @@ def read_public_key(data: bytes) -> RSAPublicKey:
 
 
 def wrap(public: RSAPublicKey, algorithm: str, material: bytes | bytearray) -> bytes:
-    """EncryptedKeyMaterial: the material under the public half of a wrapping key.
+    """Wrap key material under the public half of a wrapping key; return EncryptedKeyMaterial.
 
     ValidationException for an algorithm that is not in METHODS, and for material that is too long for it.
     """
-    method = METHODS.get(algorithm)  # type: ignore[call-overload]  # a word of the enum, or any other word
+    method = METHODS.get(algorithm)  # type: ignore[call-overload]  # a member of the enum, or any other text
     if method is None:
         raise ValidationException(f"{algorithm!r} is none of the wrapping algorithms: use one of {', '.join(METHODS)}.")
     if not method.key_wrap:
@@ -85,8 +85,8 @@ def wrap(public: RSAPublicKey, algorithm: str, material: bytes | bytearray) -> b
 
 
 def oaep_encrypt(public: RSAPublicKey, hash_: Callable[[], hashes.HashAlgorithm], secret: bytes | bytearray) -> bytes:
-    """RSAES-OAEP with one hash, under the public half of a wrapping key."""
-    # cryptography takes no bytearray here, so one copy stays behind until its memory is used again.
+    """Encrypt by RSAES-OAEP with one hash, under the public half of a wrapping key."""
+    # cryptography takes no bytearray here, so one copy stays in memory until that is reused.
     return public.encrypt(bytes(secret), OAEP(MGF1(hash_()), hash_(), None))
 
 
@@ -94,7 +94,7 @@ def _load(data: bytes) -> PublicKeyTypes:
     if data.lstrip().startswith(_PEM):
         return load_pem_public_key(data)
     try:
-        # In quotes, if it was cut out of the API's JSON; on several lines, if it was pasted.
+        # It may be in quotes (copied from the API's JSON) or on several lines (pasted).
         der = base64.b64decode(b"".join(data.strip().strip(b'"').split()), validate=True)
     except ValueError:
         der = data

@@ -1,4 +1,4 @@
-"""The operations of ``Kms`` that say who may do what: key policies and grants."""
+"""The operations of ``Kms`` on key policies and grants."""
 
 from abc import ABC, abstractmethod
 from typing import TypeVar
@@ -37,14 +37,14 @@ class PermissionOperations(ABC):
     def _run(
         self, operation: Operation, procedure: Procedure[Request, Response], request: Request, caller: Caller | None
     ) -> Response:
-        """Take a request through the pipeline."""
+        """Run a request through the pipeline."""
 
     def put_key_policy(self, request: PutKeyPolicyRequest, caller: Caller | None = None) -> None:
         """Replace a key's policy."""
         return self._run(Operation.PUT_KEY_POLICY, policies.put_key_policy, request, caller)
 
     def get_key_policy(self, request: GetKeyPolicyRequest, caller: Caller | None = None) -> GetKeyPolicyResponse:
-        """Tell a key's policy."""
+        """Return a key's policy."""
         return self._run(Operation.GET_KEY_POLICY, policies.get_key_policy, request, caller)
 
     def list_key_policies(
@@ -68,9 +68,9 @@ class PermissionOperations(ABC):
         return self._run(Operation.LIST_RETIRABLE_GRANTS, grants.list_retirable_grants, request, caller)
 
     def retire_grant(self, request: RetireGrantRequest, caller: Caller | None = None) -> None:
-        """End a grant whose task is done."""
+        """Retire a grant whose task is done."""
         return self._run(Operation.RETIRE_GRANT, grants.retire_grant, request, caller)
 
     def revoke_grant(self, request: RevokeGrantRequest, caller: Caller | None = None) -> None:
-        """Take a grant away."""
+        """Revoke a grant."""
         return self._run(Operation.REVOKE_GRANT, grants.revoke_grant, request, caller)

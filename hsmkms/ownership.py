@@ -1,8 +1,8 @@
-"""Checks that no other user can change a file or folder that hsmkms relies on; every folder on the way to it counts.
+"""Check that no other user can change a file or folder that hsmkms relies on, or any folder on the path to it.
 
-Trusted are root, the user of this process, and whom HSMKMS_TRUSTED_OWNERS names. What their own private groups may
-write (the default of Debian and others) is as good as theirs. A sticky folder such as /tmp may be written by all, as
-long as what hsmkms uses in it belongs to a trusted user.
+Trusted users are root, the user of this process, and those named in HSMKMS_TRUSTED_OWNERS. Write permission for their
+private groups (the default of Debian and others) is accepted. A sticky folder such as /tmp may be writable by all, if
+what hsmkms uses in it belongs to a trusted user.
 """
 
 import grp
@@ -19,19 +19,19 @@ from msgspec import Struct
 from hsmkms.errors import ConfigurationError
 
 TRUSTED_VARIABLE: Final = "HSMKMS_TRUSTED_OWNERS"
-"""Further users, by name or uid, whose files are taken: of a checkout on a CI machine, say."""
+"""Names further trusted owners, by name or uid: that of a checkout on a CI machine, say."""
 
 _MOST_LINKS: Final = 40
 _SYSTEM_GROUPS: Final = range(1, 100)
-"""Those that Debian gives out for all machines, such as ``staff``. From 100 on (``users``) a directory may have put
-people into them, whom the machine does not list.
+"""Group ids that Debian allocates for all machines, such as ``staff``. From 100 (``users``) on, a directory service
+may add members that the machine does not list.
 """
 _ACL: Final = "system.posix_acl_access"
 _FOLDER_MODE: Final = 0o755
 
 
 class Weakness(Struct, frozen=True, kw_only=True):
-    """What lets another user change a path, and what mends it."""
+    """Why another user can change a path, and how to prevent it."""
 
     reason: str
     cure: str
@@ -41,15 +41,15 @@ class Weakness(Struct, frozen=True, kw_only=True):
 
 
 def check(what: str, path: Path) -> None:
-    """Raise ConfigurationError if another user can change what is at a path; what is missing counts as its folder."""
-    found = weakness(path)
-    if found is not None:
+    """Raise ConfigurationError if another user can change a path; of a missing one its existing folders are checked."""
+    weak_point = weakness(path)
+    if weak_point is not None:
         place = shlex.quote(str(path))
-        raise ConfigurationError(f"{what} {place} can be changed by another user, so it is not used: {found}")
+        raise ConfigurationError(f"{what} {place} can be changed by another user, so it is not used: {weak_point}")
 
 
 def check_module(module: Path, environment: Mapping[str, str]) -> None:
-    """Raise ConfigurationError if another user can change a module, or a file that a variable names to it."""
+    """Raise ConfigurationError if another user can change a module, or a file that its environment names."""
     check("the PKCS#11 module", module)
     for name, value in environment.items():
         if value.startswith("/"):
@@ -57,7 +57,7 @@ def check_module(module: Path, environment: Mapping[str, str]) -> None:
 
 
 def weakness(path: Path) -> Weakness | None:
-    """The first thing on the way to a path that lets another user change what is there."""
+    """Return the first component of a path that lets another user change what is there; None if there is none."""
     trusted = trusted_owners()
     places = list(_way(path.absolute()))
     # Not Path.exists: that raises where a folder may not be read.
@@ -66,21 +66,21 @@ def weakness(path: Path) -> Weakness | None:
         if status.st_uid not in trusted:
             return _foreign(place, status)
         sticky = bool(status.st_mode & stat.S_ISVTX) and place != target
-        found = None if sticky or stat.S_ISLNK(status.st_mode) else _written_by_others(place, status)
-        if found is not None:
-            return found
+        weak_point = None if sticky or stat.S_ISLNK(status.st_mode) else _written_by_others(place, status)
+        if weak_point is not None:
+            return weak_point
     return None
 
 
 def make_folder(folder: Path, mode: int) -> None:
-    """Make a folder with exactly this mode, and the missing ones above it for nobody else to write. Raises OSError."""
+    """Create a folder with exactly this mode, and its missing parents writable by their owner only. Raises OSError."""
     missing = [each for each in (folder, *folder.parents) if not os.path.exists(each)]  # noqa: PTH110 - as above
     for each in reversed(missing):
         each.mkdir(mode=mode if each == folder else _FOLDER_MODE, exist_ok=True)
 
 
 def trusted_owners() -> set[int]:
-    """The uids of root, this user, and whom the variable names. ConfigurationError for a name that nobody has."""
+    """Return the uids of root, this user, and those in the variable. ConfigurationError for an unknown user name."""
     return {0, os.geteuid(), *map(_uid, os.environ.get(TRUSTED_VARIABLE, "").replace(",", " ").split())}
 
 
@@ -94,7 +94,7 @@ def _uid(name: str) -> int:
 
 
 def _way(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Every folder and symbolic link on the way to a path, from the root on, and what is there, as far as it exists."""
+    """Yield every existing component of a path with its status, from the root to the target, following links."""
     place, links = Path("/"), 0
     todo = list(reversed(path.parts[1:]))
     yield place, place.lstat()
@@ -107,7 +107,7 @@ def _way(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
         try:
             status = here.lstat()
             target = here.readlink() if stat.S_ISLNK(status.st_mode) else None
-        except OSError:  # what cannot be reached is not used either
+        except OSError:  # an unreachable path is not used either
             return
         yield here, status
         if target is None:
@@ -130,7 +130,7 @@ def _foreign(place: Path, status: os.stat_result) -> Weakness:
 
 
 def _written_by_others(place: Path, status: os.stat_result) -> Weakness | None:
-    """Who else may write there; for a folder that is to remove and replace what is in it."""
+    """Return the weakness of a mode that lets others write; in a folder that lets them remove and replace entries."""
     mode = status.st_mode
     group = bool(mode & stat.S_IWGRP) and not _is_private(place, status)
     if not group and not mode & stat.S_IWOTH:
@@ -144,12 +144,12 @@ def _written_by_others(place: Path, status: os.stat_result) -> Weakness | None:
 
 
 def _is_private(place: Path, status: os.stat_result) -> bool:
-    """True if only trusted users are in the group of a file, as far as this machine knows."""
+    """Return True if only trusted users are in the group of a file, as far as this machine knows."""
     if _has_acl(place):
-        return False  # the group's bits are the mask of the list
+        return False  # the mode's group bits are then the mask of the ACL
     try:
         group = grp.getgrgid(status.st_gid)
-    except KeyError:  # a container that runs as a bare number
+    except KeyError:  # a container that runs under a uid without an account
         return status.st_gid in {os.getegid(), *os.getgroups()}
     names = {_user_name(each) for each in trusted_owners()}
     if not set(group.gr_mem) <= names:

@@ -1,6 +1,6 @@
-"""A PIN on its way from its source to the token: a text that nothing shows, and where it came from.
+"""Carry a PIN from its source to the token: a text that is never shown, and its origin.
 
-Where it came from is all that is remembered of a PIN that was refused: a hash of a short PIN would betray it.
+Only the origin of a refused PIN is recorded: a hash of a short PIN would reveal it.
 """
 
 from msgspec import Struct
@@ -9,8 +9,8 @@ from msgspec import Struct
 class PinOrigin(Struct, frozen=True, kw_only=True):
     """Where a PIN was read.
 
-    ``name``: the source in words. ``version``: the same for the same PIN, as far as that can be seen. ``comparable``:
-    the same version is the same PIN, in whichever process it was read. ``typed``: a person has just given it by hand.
+    ``name``: the source, for messages. ``version``: equal for the same PIN, as far as can be determined.
+    ``comparable``: equal versions mean the same PIN across processes. ``typed``: a person has just entered it.
     """
 
     name: str
@@ -20,9 +20,10 @@ class PinOrigin(Struct, frozen=True, kw_only=True):
 
 
 class Secret:
-    """A text that no repr, message or traceback with local variables shows.
+    """A text that is never shown in a repr, a message or a traceback with local variables.
 
-    ``origin`` is None where it is not known. ``insisted``: a person wants it sent, though it may have been refused.
+    ``origin`` is None where it is not known. ``insisted``: a person confirmed that it is to be sent, though it may have
+    been refused before.
     """
 
     __slots__ = ("_text", "insisted", "origin")
@@ -33,7 +34,7 @@ class Secret:
         self.insisted = insisted
 
     def reveal(self) -> str:
-        """The text itself; pass it on at once and keep it nowhere."""
+        """Return the text itself; pass it on immediately and store it nowhere."""
         return self._text
 
     def __repr__(self) -> str:

@@ -1,6 +1,6 @@
 """A KMS for your own test suite: pytest fixtures that start ``hsmkms serve --dev``.
 
-Installed with hsmkms, as a plugin of pytest. ``hsmkms_endpoint`` is one server for the whole run, ``kms_client`` a
+It is installed with hsmkms, as a pytest plugin. ``hsmkms_endpoint`` is one server for the whole run, ``kms_client`` a
 boto3 client for it. SoftHSM must be installed (Debian: softhsm2); for ``kms_client`` boto3 as well.
 """
 
@@ -24,7 +24,7 @@ class Endpoint(NamedTuple):
     secret_access_key: str
 
     def environment(self) -> dict[str, str]:
-        """The variables that AWS's tools and SDKs read."""
+        """Return the variables that AWS's tools and SDKs read."""
         return {
             "AWS_ACCESS_KEY_ID": self.access_key_id,
             "AWS_SECRET_ACCESS_KEY": self.secret_access_key,
@@ -34,8 +34,8 @@ class Endpoint(NamedTuple):
         }
 
     def client(self, region: str | None = None) -> Any:  # noqa: ANN401 - boto3 makes its classes at run time
-        """A boto3 client for KMS, in the default region or in another one: all of AWS's are served."""
-        import boto3  # type: ignore[import-untyped]  # noqa: PLC0415 - only who asks for it must have it
+        """Return a boto3 client for KMS, in the default region or in another one: all of AWS's are served."""
+        import boto3  # type: ignore[import-untyped]  # noqa: PLC0415 - optional: only this method needs it
 
         return boto3.client(
             "kms",
@@ -48,9 +48,9 @@ class Endpoint(NamedTuple):
 
 @pytest.fixture(scope="session")
 def hsmkms_endpoint() -> Iterator[Endpoint]:
-    """A server of this run's own; everything in it is gone afterwards."""
+    """Start a server for this test run; all its data is removed afterwards."""
     command = [sys.executable, "-m", "hsmkms", "serve", "--dev", "--until-stdin-ends"]
-    pipe = subprocess.PIPE  # its end is ours: the server stops with this process, however that ends
+    pipe = subprocess.PIPE  # it closes when this process ends, however that happens, and the server then stops
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=os.environ.copy()) as process:
         try:
             yield read_endpoint(process)
@@ -61,21 +61,21 @@ def hsmkms_endpoint() -> Iterator[Endpoint]:
 
 @pytest.fixture
 def kms_client(hsmkms_endpoint: Endpoint) -> Any:  # noqa: ANN401 - see Endpoint.client
-    """A boto3 client for the server."""
+    """Return a boto3 client for the server."""
     return hsmkms_endpoint.client()
 
 
 def read_endpoint(process: "subprocess.Popen[str]") -> Endpoint:
-    """What the server prints when it is ready."""
-    told: dict[str, str] = {}
+    """Read the endpoint that the server prints when it is ready. RuntimeError if it ends before."""
+    variables: dict[str, str] = {}
     for line in process.stdout or ():
         name, _, value = line.removeprefix("export ").strip().partition("=")
-        told[name] = value
+        variables[name] = value
         if name == "AWS_ENDPOINT_URL_KMS":
             return Endpoint(
-                told["AWS_ENDPOINT_URL_KMS"],
-                told["AWS_DEFAULT_REGION"],
-                told["AWS_ACCESS_KEY_ID"],
-                told["AWS_SECRET_ACCESS_KEY"],
+                variables["AWS_ENDPOINT_URL_KMS"],
+                variables["AWS_DEFAULT_REGION"],
+                variables["AWS_ACCESS_KEY_ID"],
+                variables["AWS_SECRET_ACCESS_KEY"],
             )
     raise RuntimeError(f"hsmkms serve --dev ended with status {process.wait()}: see its message above")

@@ -1,10 +1,10 @@
-"""A token bucket: lets through so many a second on average, and so many at once."""
+"""A token bucket: admits a number of events a second on average, and a number at once."""
 
 
 class TokenBucket:
-    """Full when it is made. ``rate``: a second; ``depth``: at once. ``now`` is in seconds, of a clock that nobody sets.
+    """Token bucket, full at first. ``rate``: tokens a second; ``depth``: its capacity. Not thread-safe.
 
-    Not thread-safe.
+    ``now`` is in seconds of a monotonic clock.
     """
 
     __slots__ = ("_depth", "_level", "_rate", "_since")
@@ -16,13 +16,13 @@ class TokenBucket:
         self._since = now
 
     def level(self, now: float) -> float:
-        """Return how many may pass now."""
+        """Refill by the time that has passed, and return the number of tokens."""
         self._level = min(self._depth, self._level + (now - self._since) * self._rate)
         self._since = now
         return self._level
 
     def take(self, now: float) -> bool:
-        """Let one more pass; False if it is one too many."""
+        """Take one token; return False if there is none."""
         if self.level(now) < 1.0:
             return False
         self._level -= 1.0

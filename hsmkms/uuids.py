@@ -1,6 +1,6 @@
-"""Random UUIDs (RFC 9562, version 4) for requests and events, a block at a time.
+"""Generate random UUIDs (RFC 9562, version 4) for requests and events, a block at a time.
 
-``uuid.uuid4()`` asks the kernel for each, and takes ten times as long. A request needs two.
+``uuid.uuid4()`` calls the kernel for each, and takes ten times as long. A request needs two.
 """
 
 import os
@@ -10,11 +10,11 @@ from typing import Final
 _BLOCK: Final = 64
 _BYTES: Final = 16
 _drawn: Final[deque[str]] = deque()  # its popleft and extend are atomic
-os.register_at_fork(after_in_child=_drawn.clear)  # the parent gives these away
+os.register_at_fork(after_in_child=_drawn.clear)  # the parent will use these
 
 
 def new() -> str:
-    """A UUID that was never given away."""
+    """Return a UUID that was not returned before."""
     try:
         return _drawn.popleft()
     except IndexError:

@@ -682,7 +682,11 @@ def test_single_table_before_several(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "sentence"),
     [
-        ('uri = "pkcs11:token=new?pin-source=new-pin"', 'label = "old"\npin.file = "p"', "each must be another one"),
+        (
+            'uri = "pkcs11:token=new?pin-source=new-pin"',
+            'label = "old"\npin.file = "p"',
+            "each must name a different token",
+        ),
         ('pin.file = "pin"', "pin.prompt = true", "there is one [token] only"),
         ('label = "old"\n', "", "must say which token"),
         ('module = "new.so"\n', "", "the module must be named once"),

@@ -1,4 +1,4 @@
-"""The command line's entry point: the application, its common options, and the one place that prints errors."""
+"""Define the command line's entry point: the application, its common options, and the only place that prints errors."""
 
 import copy
 import logging
@@ -56,7 +56,7 @@ BEFORE_THE_COMMAND: Final = frozenset({"--config", "--region", "--output", "--qu
 """The options with a value that may stand before the command's name."""
 
 _MARKUP: Final = re.compile(r"(\[[a-z#/@][^\[]*?\])")
-"""What ``rich.markup.escape`` looks for; Rich itself is imported by help alone."""
+"""The pattern of ``rich.markup.escape``; Rich itself is imported only for help."""
 
 app = typer.Typer(
     name="hsmkms",
@@ -131,12 +131,12 @@ def main() -> None:
         _end(_runnable(describe(exc), sys.argv[1:]))
     except StatusError as exc:
         _end(_runnable(describe(exc.error), sys.argv[1:]), exc.status)
-    except Exception as exc:  # noqa: BLE001 - the edge: whatever is left ends here, without a traceback
+    except Exception as exc:  # noqa: BLE001 - the edge: unexpected exceptions are reported without a traceback
         _end(f"internal error ({type(exc).__name__}); set {DEBUG_VARIABLE}=1 to see where")
 
 
-def keep_brackets(command: Any) -> None:  # noqa: ANN401 - a command of the click that typer has in it
-    """Escape what Rich would take for markup in all help texts of a command: ``[serve]`` is a part of a file here."""
+def keep_brackets(command: Any) -> None:  # noqa: ANN401 - a command of the click that typer contains
+    """Escape what Rich would parse as markup in all help texts of a command: here ``[serve]`` is a part of a file."""
     for each in (command, *command.params):
         for name in ("help", "short_help", "epilog"):
             text = getattr(each, name, None)
@@ -147,7 +147,7 @@ def keep_brackets(command: Any) -> None:  # noqa: ANN401 - a command of the clic
 
 
 def _runnable(sentence: str, arguments: Sequence[str]) -> str:
-    """The sentence, with the configuration in its advice if the command line named one."""
+    """Return the message, with --config in its advice if the command line named a configuration."""
     given = ("", *arguments)
     named = [word for option, word in pairwise(given) if option == "--config"]
     named += [word.removeprefix("--config=") for word in arguments if word.startswith("--config=")]
@@ -155,10 +155,10 @@ def _runnable(sentence: str, arguments: Sequence[str]) -> str:
 
 
 class _OneLine(logging.Formatter):
-    """A log record in one line; its traceback is for those who ask for it."""
+    """Formats a log record as one line; the traceback is printed only if HSMKMS_DEBUG is set."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The message, without what happened before it."""
+        """Format a record, by default without its traceback."""
         if not os.environ.get(DEBUG_VARIABLE):
             record.exc_info = record.exc_text = None
         return super().format(record)
@@ -171,14 +171,14 @@ def _log_to_stderr() -> None:
 
 
 def _flush() -> None:
-    """Write what is left of the answer; the interpreter would do it too late to be told of a failure."""
+    """Flush standard output; at its exit the interpreter would do it too late for an error to set the status."""
     try:
         sys.stdout.flush()
     except OSError as exc:
-        # Nowhere, or the interpreter tries it again and complains in its own way.
+        # Redirect it to /dev/null: otherwise the interpreter flushes again and prints an error of its own.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(exc, BrokenPipeError):
-            sys.exit(1)  # the reader has gone; there is nobody to tell
+            sys.exit(1)  # the reader has closed the pipe: print nothing
         _end(f"the answer cannot be written: {exc.strerror}")
 
 
@@ -190,7 +190,7 @@ def _end(sentence: str, status: int = 1) -> None:
 
 
 def _command_of(arguments: Sequence[str]) -> str:
-    """The word where a command's name stands; empty if there is none, or an option before it that says it all."""
+    """Return the command's name in the arguments; empty if there is none, or an option before it that is not common."""
     words = iter(arguments)
     for word in words:
         if not word.startswith("-"):
@@ -203,7 +203,7 @@ def _command_of(arguments: Sequence[str]) -> str:
 
 
 def _narrowed(name: str) -> typer.Typer:
-    """The application with this command alone: reading the signatures of all takes longer than most commands run."""
+    """Return the application with only this command: reading the signatures of all takes longer than most commands."""
     narrowed = copy.copy(app)
     narrowed.registered_commands = [each for each in app.registered_commands if each.name == name]
     narrowed.registered_groups = [each for each in app.registered_groups if _group_name(each) == name]
@@ -216,7 +216,7 @@ def _group_name(group: TyperInfo) -> str | None:
 
 
 def _repeat_list_options(name: str, arguments: Sequence[str]) -> list[str]:
-    """``--tag-keys a b`` as ``--tag-keys a --tag-keys b``: the aws CLI takes several words after such an option."""
+    """Rewrite ``--tag-keys a b`` to ``--tag-keys a --tag-keys b``: the aws CLI accepts several values of a list."""
     lists = api.list_options(name)
     repeated: list[str] = []
     current: str | None = None

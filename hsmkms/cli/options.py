@@ -60,7 +60,7 @@ COMMON_OPTIONS: Final = {
     "query": QueryOption,
     "user": AsOption,
 }
-"""What commands take before or after their name, by the member of ``Common`` that it sets."""
+"""The options that commands accept before or after their name, by the member of ``Common`` that each sets."""
 
 
 def runnable(sentence: str, config: Path) -> str:
@@ -131,9 +131,9 @@ def named(value: Struct) -> dict[str, Any]:
 
 
 def with_common(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command those of the common options, and pass it their values as ``common``, its first argument.
+    """Add the named common options to a command, and pass it their values as ``common``, its first argument.
 
-    An option before the command's name holds where the same one behind it is not given. A command that has a parameter
+    An option before the command's name applies unless it is also given after it. A command that has a parameter
     ``context`` is passed typer's context too.
     """
 

@@ -1,4 +1,4 @@
-"""Rendering answers: json (the API's own members), text (tabs, as the aws CLI does), table (for people)."""
+"""Print answers as json (the API's own members), text (tabs, as the aws CLI does) or table (for people)."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ import typer
 from hsmkms.errors import ValidationException
 
 Plain = None | bool | int | float | str | list[Any] | dict[str, Any]
-"""What an answer is made of on the wire."""
+"""The types of JSON, of which an answer consists."""
 
 MOST_COLUMNS: Final = 4
 """A row with more members than these, or with nested ones, is shown as a table of its own."""
@@ -29,20 +29,20 @@ class OutputFormat(StrEnum):
 
 
 def default_format() -> OutputFormat:
-    """Tables for people at a terminal, json for programs."""
+    """Return table at a terminal, else json."""
     return OutputFormat.TABLE if sys.stdout.isatty() else OutputFormat.JSON
 
 
 def show(answer: Plain, output: OutputFormat, query: str | None = None) -> None:
-    """Print an answer, or what ``query`` (JMESPath) picks from it."""
+    """Print an answer, or the part of it that ``query`` (JMESPath) selects."""
     if query is not None:
         answer = _pick(answer, query)
     _PRINTERS[output](answer)
 
 
 def check_query(query: str) -> None:
-    """Raise a usage error for what is no JMESPath expression."""
-    import jmespath  # noqa: PLC0415 - only who asks pays for it
+    """Raise a usage error for an invalid JMESPath expression."""
+    import jmespath  # noqa: PLC0415 - only --query needs it
 
     try:
         jmespath.compile(query)
@@ -70,7 +70,7 @@ def _print_text(answer: Plain) -> None:
 
 
 def _text_lines(value: Plain, label: str | None) -> list[str]:
-    """Scalars of one object on one line in the order of their names, nested ones below under their name."""
+    """Format an object's scalars on one line, sorted by name, and below them its nested values with their names."""
     if isinstance(value, Mapping):
         scalars = [_word(each) for _, each in sorted(value.items()) if not isinstance(each, dict | list)]
         nested = [(name, each) for name, each in sorted(value.items()) if isinstance(each, dict | list)]
@@ -90,7 +90,7 @@ def _word(value: Plain) -> str:
 
 
 def _print_table(answer: Plain) -> None:
-    from rich.console import Console  # noqa: PLC0415 - only who prints tables pays for it
+    from rich.console import Console  # noqa: PLC0415 - only tables need it
 
     console = Console(highlight=False)
     if isinstance(answer, dict):
@@ -101,7 +101,7 @@ def _print_table(answer: Plain) -> None:
 
 
 def _members(answer: dict[str, Any]) -> dict[str | None, Any]:
-    """An answer cut into what is shown one below the other: its structures by name, and all its scalars together."""
+    """Split an answer into the sections of its table: first all its scalars together, then each structure by name."""
     if len(answer) == 1 and isinstance(next(iter(answer.values())), dict):
         answer = next(iter(answer.values()))
     sections = {name: value for name, value in answer.items() if _is_rows(value) or isinstance(value, dict)}
@@ -128,7 +128,7 @@ def _is_rows(value: Plain) -> bool:
 
 
 def _rows_table(rows: Sequence[Mapping[str, Plain]], names: list[str], title: str | None) -> Any:  # noqa: ANN401
-    """A table with a line for each row; what is too long is folded, never cut: ids must be whole to be of use."""
+    """Make a table with a line for each row; long values are folded, never cut, since ids must be complete."""
     from rich.table import Table  # noqa: PLC0415 - see above
 
     table = Table(title=title, title_justify="left")
@@ -140,7 +140,7 @@ def _rows_table(rows: Sequence[Mapping[str, Plain]], names: list[str], title: st
 
 
 def _pairs_table(pairs: Mapping[str, Plain], title: str | None) -> Any:  # noqa: ANN401 - rich is lazy
-    """A table with a line for each member."""
+    """Make a table with a line for each member."""
     from rich.table import Table  # noqa: PLC0415 - see above
 
     table = Table(title=title, title_justify="left", show_header=False)
@@ -152,7 +152,7 @@ def _pairs_table(pairs: Mapping[str, Plain], title: str | None) -> Any:  # noqa:
 
 
 def _cell(name: str, value: Plain) -> str:
-    """A value as people read it: dates as dates, lists on lines; square brackets are no markup."""
+    """Format a value for people: timestamps as dates, maps on lines; square brackets are escaped."""
     from rich.markup import escape  # noqa: PLC0415 - see above
 
     if isinstance(value, int | float) and not isinstance(value, bool) and name.endswith(_DATE_SUFFIXES):

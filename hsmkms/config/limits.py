@@ -1,8 +1,8 @@
-"""The limits of settings: each stands in the type of its setting, as ``Annotated[int, between(1, 256)]``.
+"""Declare the limit of a setting in its type, as ``Annotated[int, between(1, 256)]``, and check settings against them.
 
-One walk over the settings finds the first value that breaks its limit, in the order of the tables, and names it in a
-sentence. Unlike ``msgspec.Meta``, whose messages show neither the value nor the whole range, a limit also holds for
-settings that were made in the program.
+``broken`` walks the settings in the order of the tables and describes each value that breaks its limit. Unlike
+``msgspec.Meta``, whose messages show neither the value nor the whole range, this also checks settings that were
+constructed in the program.
 """
 
 import re
@@ -14,40 +14,40 @@ from msgspec import Struct
 
 
 class Limit(Struct, frozen=True):
-    """Which values fit, and what a sentence about one that does not says after it. Holds for each item of a tuple."""
+    """A predicate, and the end of the message about a value that fails it. Applies to each item of a tuple."""
 
     fits: Callable[[Any], bool]
     otherwise: str
 
 
 def between(lowest: float, highest: float) -> Limit:
-    """A number, both ends included."""
+    """Allow a range of numbers, both ends included."""
     return Limit(lambda value: lowest <= value <= highest, f"must be from {lowest} to {highest}")
 
 
 def at_least(lowest: int) -> Limit:
-    """A number that is not smaller."""
+    """Allow numbers from ``lowest`` on."""
     return Limit(lambda value: value >= lowest, f"must be at least {lowest}")
 
 
 def off_or_between(lowest: float, highest: float) -> Limit:
-    """A number, both ends included, or 0 for what is switched off."""
+    """Allow a range of numbers, both ends included, or 0 to switch off."""
     return Limit(lambda value: value == 0 or lowest <= value <= highest, f"must be 0 or from {lowest} to {highest}")
 
 
 def above_zero(highest: float) -> Limit:
-    """A number that is more than 0."""
+    """Allow numbers above 0, up to ``highest``."""
     return Limit(lambda value: 0 < value <= highest, f"must be more than 0, and {highest} at most")
 
 
 def one_of(words: Iterable[str]) -> Limit:
-    """One of several words."""
+    """Allow one of several words."""
     *most, last = words
     return Limit(lambda value: value in (*most, last), f"must be {', '.join(most)} or {last}")
 
 
 def matching(expression: str, otherwise: str) -> Limit:
-    """A text that a regular expression matches as a whole."""
+    """Allow texts that a regular expression matches as a whole."""
     compiled: Final = re.compile(expression)
     return Limit(lambda value: compiled.fullmatch(value) is not None, otherwise)
 

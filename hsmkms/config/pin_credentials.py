@@ -1,7 +1,7 @@
-"""The names under which systemd hands over the PIN file of a token (LoadCredential=NAME:FILE).
+"""Name the systemd credentials that may stand for the PIN file of a token (LoadCredential=NAME:FILE).
 
-A credential is named by its token: ``pin-LABEL`` or ``pin-SERIAL``. The file's own name will do as well, which is all
-that an installation with one token needs. No name stands for the files of two tokens: one that would is nobody's.
+A credential is named by its token: ``pin-LABEL`` or ``pin-SERIAL``. The file's own name is accepted as well, which is
+enough for an installation with one token. A name that would fit the files of two tokens is used for neither.
 """
 
 import re
@@ -10,11 +10,11 @@ from typing import Final
 from hsmkms.config.settings import Settings, TokenSettings, parse_uri
 
 _UNFIT: Final = re.compile(r"[^A-Za-z0-9._-]")
-"""What would have to be quoted in a unit, or may not be in a credential's name (systemd.exec(5))."""
+"""Characters that need quoting in a unit file, or are not allowed in a credential's name (systemd.exec(5))."""
 
 
 def credential_names(settings: Settings, token: TokenSettings) -> tuple[str, ...]:
-    """The names for the PIN file of one of the tokens, the clearest first; none where its PIN comes from elsewhere."""
+    """Return the credential names of one token's PIN file, the most specific first; none without a PIN file."""
     others = {name for each in settings.tokens if each.pin.file != token.pin.file for name in _names(each)}
     return tuple(name for name in _names(token) if name not in others)
 

@@ -1,6 +1,6 @@
-"""The sources that a token's PIN may come from: file, environment, command, or the person at the terminal.
+"""Read a token's PIN from its source: file, environment, command, or a prompt at the terminal.
 
-No error, repr or log of this module holds anything of a PIN.
+No error, repr or log of this module contains any part of a PIN.
 """
 
 import getpass
@@ -24,18 +24,18 @@ from hsmkms.secret import PinOrigin, Secret
 
 COMMAND_SECONDS: Final = 30
 MAX_BYTES: Final = 4096
-"""More than any token takes. What is longer is not a PIN, and not all of it is read."""
+"""Above the longest PIN of any token. A longer text is no PIN, and is not read to its end."""
 
 _MOST_KEY_BYTES: Final = 65536
-"""No private key is longer in any form."""
+"""Above the length of any private key, in any form."""
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _FAMILY: Final = secrets.token_hex(8)
-"""The same in this process and in those that it forks, which have its environment; another one in all others."""
+"""Shared by this process and its forked children, which have the same environment; different in all others."""
 
 
 class PinSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where the PIN comes from: exactly one of these."""
+    """The source of the PIN: exactly one of these."""
 
     file: Path | None = None
     environment: str | None = None
@@ -44,22 +44,22 @@ class PinSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     @property
     def named(self) -> list[str]:
-        """The sources that are named."""
+        """The names of the sources that are set."""
         return [name for name, value in asdict(self).items() if value not in (None, False)]
 
 
 def terminal_prompt() -> Callable[[], str] | None:
-    """A way to ask the person at the terminal for the PIN, without echo; None where there is no terminal."""
+    """Return a function that prompts for the PIN without echo; None without a terminal."""
     return (lambda: getpass.getpass("PIN of the token: ")) if sys.stdin.isatty() else None
 
 
 def read_pin(
     pin: PinSettings, *, credentials: tuple[str, ...] = (), interactive: Callable[[], str] | None = None
 ) -> str:
-    """Fetch the PIN from its one source. Raises PinError, which holds nothing of it.
+    """Read the PIN from its source. Raises PinError, which contains no part of it.
 
-    ``credentials``: the names under which systemd may hand over its file.
-    ``interactive`` is how a person is asked; without it, at the terminal if there is one.
+    ``credentials``: the names of systemd credentials that may stand for its file.
+    ``interactive`` prompts a person; by default at the terminal, if there is one.
     """
     return read_secret(pin, credentials=credentials, interactive=interactive).reveal()
 
@@ -67,7 +67,7 @@ def read_pin(
 def read_secret(
     pin: PinSettings, *, credentials: tuple[str, ...] = (), interactive: Callable[[], str] | None = None
 ) -> Secret:
-    """The same, with where it came from."""
+    """Read the PIN from its source, with its origin; otherwise like ``read_pin``."""
     if pin.file is not None:
         return _pin_of_file(pin.file, credentials)
     if pin.environment is not None:
@@ -81,18 +81,18 @@ def read_secret(
         answer = Secret(ask())
     except EOFError as exc:
         raise PinError("no PIN was given") from exc
-    # What a person types anew is what he wants to be tried.
+    # A PIN that is typed again is meant to be tried again, so each answer gets a version of its own.
     origin = PinOrigin(name="the answer at the prompt", version=secrets.token_hex(8), typed=True)
     return _one_line(answer, "the answer", origin)
 
 
 def draft_of(file: Path) -> Path:
-    """Where a new PIN is until the token knows it."""
+    """Return the path of the draft, which holds a new PIN until it is set on the token."""
     return file.with_name(f"{file.name}.new")
 
 
 def write(file: Path, pin: Secret) -> None:
-    """Write a PIN to a new file of its owner alone, durably. PinError if it cannot be written or is no PIN."""
+    """Write a PIN to a new file, readable by its owner only, and fsync it. PinError on failure, or if it is no PIN."""
     _one_line(pin, "the new PIN")
     try:
         atomic_write.create(file, f"{pin.reveal()}\n".encode())
@@ -101,36 +101,39 @@ def write(file: Path, pin: Secret) -> None:
 
 
 def put_in_place(draft: Path, file: Path) -> None:
-    """Let the draft take the place of the PIN file, with its owner, durably."""
+    """Replace the PIN file by the draft, keep its owner, and fsync."""
     try:
-        told = file.stat()
-        os.lchown(draft, told.st_uid, told.st_gid)
+        original = file.stat()
+        os.lchown(draft, original.st_uid, original.st_gid)
         draft.replace(file)
         atomic_write.sync_folder(file.parent)
     except OSError as exc:
         raise PinError(
-            f"the PIN is changed, but {draft} cannot take the place of {file} ({exc.strerror}): run change-pin again"
+            f"the PIN is changed, but {draft} cannot replace {file} ({exc.strerror}): run change-pin again"
         ) from exc
 
 
 def _credential(path: Path, names: tuple[str, ...]) -> Path:
-    """The copy that systemd handed over (LoadCredential=NAME:PATH) under the first name that is there, or the path."""
+    """Return systemd's copy (LoadCredential=NAME:PATH) under the first of the names that exists, else the path."""
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
     copies = [Path(folder, name) for name in names] if folder else []
     return next((copy for copy in copies if copy.exists()), path)
 
 
-def _closed_to_others(told: os.stat_result, *, credential: bool) -> bool:
-    """True if the modes let nobody else read it; the group's bits of a credential of root's are the mask of its ACL."""
-    may = stat.S_IRGRP if credential and told.st_uid == 0 else 0
-    return not told.st_mode & _OTHERS & ~may
+def _closed_to_others(status: os.stat_result, *, credential: bool) -> bool:
+    """Return True if the mode lets no other user read the file.
+
+    The group bits of a credential that belongs to root are the mask of its ACL.
+    """
+    allowed = stat.S_IRGRP if credential and status.st_uid == 0 else 0
+    return not status.st_mode & _OTHERS & ~allowed
 
 
 def _pin_of_file(named: Path, credentials: tuple[str, ...]) -> Secret:
     path = _credential(named, credentials)
     try:
-        with _closed_file(path, "the PIN file", credential=path is not named) as (file, told):
-            origin = _origin_of_file(named, told, credential=path is not named)
+        with _closed_file(path, "the PIN file", credential=path is not named) as (file, status):
+            origin = _origin_of_file(named, status, credential=path is not named)
             return _one_line(_decoded(file.read(MAX_BYTES)), f"the PIN file {path}", origin)
     except OSError as exc:
         advice = _advice(named, credentials) if path is named else ""
@@ -141,35 +144,38 @@ def _pin_of_file(named: Path, credentials: tuple[str, ...]) -> Secret:
 def _closed_file(path: Path, what: str, *, credential: bool = False) -> Iterator[tuple[BinaryIO, os.stat_result]]:
     """Open a file that no other user can read or replace. PinError if one can; OSError if it cannot be opened."""
     with path.open("rb") as file:
-        told = os.fstat(file.fileno())
-        if told.st_uid not in ownership.trusted_owners():
+        status = os.fstat(file.fileno())
+        if status.st_uid not in ownership.trusted_owners():
             raise PinError(f"{what} {path} belongs to another user: run `chown {os.geteuid()} {path}`")
-        if not _closed_to_others(told, credential=credential):
+        if not _closed_to_others(status, credential=credential):
             raise PinError(f"{what} {path} is open to other users: run `chmod 600 {path}`")
-        found = ownership.weakness(path)
-        if found is not None:
-            raise PinError(f"{what} {path} can be replaced by another user, so it is not used: {found}")
-        yield file, told
+        weak_point = ownership.weakness(path)
+        if weak_point is not None:
+            raise PinError(f"{what} {path} can be replaced by another user, so it is not used: {weak_point}")
+        yield file, status
 
 
 def _advice(file: Path, credentials: tuple[str, ...]) -> str:
-    """How a service of systemd gets a file that was not handed over to it."""
+    """Advise how a systemd service gets the PIN file as a credential; empty outside of one that has credentials."""
     if not credentials or "CREDENTIALS_DIRECTORY" not in os.environ:
         return ""
-    return f"; systemd hands it over with LoadCredential={credentials[0]}:{file}"
+    return f"; systemd passes it with LoadCredential={credentials[0]}:{file}"
 
 
-def _origin_of_file(named: Path, told: os.stat_result, *, credential: bool) -> PinOrigin:
-    """A file has one name under all paths to it; its status changes when it is written, and in systemd's copies."""
-    state = f"{told.st_ino} {told.st_mtime_ns} {told.st_ctime_ns}"
+def _origin_of_file(named: Path, status: os.stat_result, *, credential: bool) -> PinOrigin:
+    """Return the origin of a PIN file: its real path as the name, a hash of its status as the version.
+
+    The status changes when the file is written; each of systemd's copies has another one.
+    """
+    state = f"{status.st_ino} {status.st_mtime_ns} {status.st_ctime_ns}"
     version = hashlib.sha256(state.encode()).hexdigest()[:16]
     return PinOrigin(name=f"the PIN file {os.path.realpath(named)}", version=version, comparable=not credential)
 
 
 def read_private_key(what: str, *, file: Path | None = None, command: tuple[str, ...] | None = None) -> bytes:
-    """A private key from a file that is closed to others, or as a program prints it. ConfigurationError says why not.
+    """Read a private key from a file that no other user can read, or from a program's output.
 
-    ``what`` names the key in that. One of the two is given.
+    Either ``file`` or ``command`` is given. Raises ConfigurationError, in which ``what`` names the key.
     """
     if file is not None:
         try:
@@ -194,7 +200,7 @@ def _pin_of_environment(name: str) -> Secret:
 
 
 def _pin_of_command(command: tuple[str, ...]) -> Secret:
-    # Raised out here, where no local variable and no earlier exception holds what the program printed.
+    # Raised here, where no local variable and no chained exception holds the program's output.
     printed, fault = _first_line_of(command)
     if fault:
         raise PinError(f"the PIN command {command[0]} {fault}: run it by hand to see why")
@@ -203,13 +209,13 @@ def _pin_of_command(command: tuple[str, ...]) -> Secret:
 
 
 def _first_line_of(command: tuple[str, ...]) -> tuple[Secret | None, str]:
-    """The first line that a program prints (None if that is no text), and what went wrong with it."""
+    """Run a program; return the first line of its output (None if it is no text), and its failure or an empty text."""
     printed, fault = _output_of(command)
     return _decoded(printed.partition(b"\n")[0]), fault
 
 
 def _output_of(command: tuple[str, ...]) -> tuple[bytes, str]:
-    """What a program prints, and what went wrong with it."""
+    """Run a program; return its output, and its failure or an empty text."""
     try:
         done = subprocess.run(
             command,
@@ -229,12 +235,12 @@ def _output_of(command: tuple[str, ...]) -> tuple[bytes, str]:
 def _decoded(raw: bytes) -> Secret | None:
     try:
         return Secret(raw.decode())
-    except UnicodeDecodeError:  # it would carry the bytes, so the caller raises an error of its own
+    except UnicodeDecodeError:  # it holds the bytes, so the caller raises a new error instead of chaining it
         return None
 
 
 def _one_line(text: Secret | None, source: str, origin: PinOrigin | None = None) -> Secret:
-    """Without one line end. A text that cannot be a PIN is refused here, before it costs a try on the token."""
+    """Remove one line end, and refuse what cannot be a PIN before it costs a try on the token."""
     if text is None:
         raise PinError(f"{source} is not UTF-8 text")
     pin = Secret(text.reveal().removesuffix("\n").removesuffix("\r"), origin)

@@ -1,8 +1,8 @@
-"""Settings: one TOML file, read strictly.
+"""Read the settings from one TOML file, strictly.
 
-A setting that is unknown or misspelt is refused, so that nothing is silently left at its default. A PIN never stands
-in the file: the file says where it comes from (``hsmkms/config/pins.py``). ``conf/hsmkms.toml`` describes every
-setting; it is what ``init_text`` writes, so that an installation's own file can carry the same comments.
+An unknown or misspelt setting is refused, so that no setting silently keeps its default. The file never holds a PIN,
+only its source (``hsmkms/config/pins.py``). ``conf/hsmkms.toml`` describes every setting; ``init_text`` writes the same
+text, so that an installation's own file has the same comments.
 """
 
 import os
@@ -65,9 +65,9 @@ _VARIABLE: Final = re.compile(r"[^=\0]+")
 
 
 class TokenSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which token, and how it is reached. ``environment`` is set before the module is loaded.
+    """How to find and open a token. ``environment`` is set before the module is loaded.
 
-    Several serials are those of the members of one HA group, which share their objects: any of them is the token. An
+    Several serials belong to the members of one HA group, which share their objects: each of them is the token. An
     empty serial is that of a token that reports none.
     """
 
@@ -83,7 +83,7 @@ class TokenSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     @property
     def serials(self) -> tuple[str, ...]:
-        """The serials that the token may have; none means any."""
+        """The accepted serials of the token; none means any."""
         return (self.serial,) if isinstance(self.serial, str) else self.serial or ()
 
 
@@ -94,7 +94,7 @@ class ReconcileSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class RotationSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How often keys rotate, in days, and which of today's AWS rules hold."""
+    """Rotation periods in days, and which rules of today's AWS apply."""
 
     period_days: Annotated[int, _PERIOD] = 365
     custom_period: bool = False
@@ -110,13 +110,13 @@ class ImportSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class PermissionSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``unknown_principals``: whether policies and grants may name users and roles who are not there."""
+    """``unknown_principals``: whether policies and grants may name users and roles that do not exist."""
 
     unknown_principals: Annotated[str, one_of(("refuse", "accept"))] = "refuse"
 
 
 class ServeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The endpoint: address, processes and threads, TLS, limits. ``quotas``: a second, by operation or class."""
+    """The endpoint: address, processes, threads, TLS, limits. ``quotas``: requests a second, by operation or class."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, between(0, 65535)] = 8443
@@ -135,7 +135,7 @@ class ServeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class AuditSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The audit log: when a record is safe, what happens when it cannot be, and how its files are cut and sealed."""
+    """The audit log: its durability, what happens when it cannot be written, its segments, and where seals go."""
 
     durability: Annotated[str, one_of(Durability)] = Durability.COMMIT
     interval_milliseconds: Annotated[int, between(1, 60_000)] = 200
@@ -145,7 +145,7 @@ class AuditSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class BackupSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Whom backups are sealed to, and the key that signs them: from a file, or printed by a program."""
+    """The recipients that backups are encrypted to, and the signing key: in a file, or printed by a program."""
 
     recipients: tuple[str, ...] = ()
     signing_key: Path | None = None
@@ -176,7 +176,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def tokens(self) -> tuple[TokenSettings, ...]:
-        """Every token, in the order of the file, which says nothing about them."""
+        """All tokens, in the order of the file, which has no meaning."""
         return self.token, *self.further_tokens
 
 
@@ -184,9 +184,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 def find(explicit: Path | None, environ: Mapping[str, str]) -> Path:
-    """The configuration file: the one named, else $HSMKMS_CONFIG, ./hsmkms.toml, the user's, the system's.
+    """Find the configuration file: ``explicit``, else $HSMKMS_CONFIG, ./hsmkms.toml, the user's, the system's.
 
-    A named file need not exist (``load`` says so). Raises ConfigurationError if none is named and none is found.
+    A named file need not exist (``load`` checks that). Raises ConfigurationError if none is named and none exists.
     """
     if explicit is not None:
         return explicit
@@ -204,16 +204,17 @@ def find(explicit: Path | None, environ: Mapping[str, str]) -> Path:
 
 
 def _user_files(environ: Mapping[str, str]) -> list[Path]:
-    # XDG Base Directory Specification: a relative path there counts as none.
-    told = environ.get("XDG_CONFIG_HOME", "")
-    folder = told if told.startswith("/") else os.path.join(environ.get("HOME", ""), ".config")  # noqa: PTH118
+    # XDG Base Directory Specification: a relative path there is ignored.
+    base = environ.get("XDG_CONFIG_HOME", "")
+    folder = base if base.startswith("/") else os.path.join(environ.get("HOME", ""), ".config")  # noqa: PTH118
     return [Path(folder) / "hsmkms" / FILE_NAME] if folder.startswith("/") else []
 
 
 def load(path: Path) -> Settings:
-    """Read and check a configuration file; relative paths in it count from its folder. Raises ConfigurationError.
+    """Read and check a configuration file; relative paths in it are relative to its folder. Raises ConfigurationError.
 
-    Also if another user can change the file, or what it names: the module, the PIN's command, the data folder.
+    That includes a file that another user can change, or that names something another user can change: the module,
+    the PIN command, the data folder.
     """
     ownership.check("the configuration", path)
     settings = _read(path)
@@ -230,7 +231,7 @@ def _read(path: Path) -> Settings:
 
 
 def parse(data: bytes, path: Path) -> Settings:
-    """The settings in a file's content, as if it lay at ``path``. Raises ConfigurationError."""
+    """Parse and check the content of a configuration file, as if it were at ``path``. Raises ConfigurationError."""
     try:
         settings = msgspec.convert(token_tables.decode(data), Settings, dec_hook=_decode_path)
         return _resolved(path.absolute().parent, settings)
@@ -239,14 +240,14 @@ def parse(data: bytes, path: Path) -> Settings:
 
 
 def check_owners(settings: Settings) -> None:
-    """Refuse what is loaded, run or written and another user can change; the PIN file is looked at when it is read."""
+    """Refuse what is loaded, run or written if another user can change it; the PIN file is checked when it is read."""
     ownership.check("the data folder", settings.data_dir)
     for token in settings.tokens:
         if token.module is not None:
             ownership.check_module(token.module, token.environment)
         _check_program("the PIN command", token.pin.command)
     _check_program("the signing command", settings.backup.signing_command)
-    if settings.audit.seal_file is not None and not os.geteuid():  # a link there would lead root to any file
+    if settings.audit.seal_file is not None and not os.geteuid():  # through a link there root could overwrite any file
         ownership.check("audit.seal_file", settings.audit.seal_file)
     for name, file in {"certificate": settings.serve.certificate, "private_key": settings.serve.private_key}.items():
         if file is not None:
@@ -281,9 +282,9 @@ def _resolved(folder: Path, settings: Settings) -> Settings:
 
 
 def check(settings: Settings) -> None:
-    """Raise ConfigurationError for what no file may say; ``load`` does this by itself."""
+    """Raise ConfigurationError for invalid values or combinations; ``load`` calls this."""
     regions, services, backup = settings.regions, settings.services, settings.backup
-    for sentence in broken(replace(settings, token=TokenSettings())):  # the tokens: below, each with its number
+    for sentence in broken(replace(settings, token=TokenSettings())):  # tokens are checked below, with their numbers
         raise ConfigurationError(sentence)
     faults = {
         "regions must name at least one": not regions,
@@ -306,7 +307,7 @@ def _token_faults(tokens: tuple[TokenSettings, ...]) -> dict[str, bool]:
     prompted = len(tokens) > 1 and any(each.pin.prompt for each in tokens)
     faults = {
         "a PIN can be asked for at a prompt where there is one [token] only; [[token]] need other sources": prompted,
-        "two [[token]] have the same label, serial and uri: each must be another one": len(named) < len(tokens),
+        "two [[token]] have the same label, serial and uri: each must name a different token": len(named) < len(tokens),
     }
     for number, each in enumerate(tokens, 1):
         which = f" ([[token]] number {number}, label {each.label!r})" if len(tokens) > 1 else ""
@@ -363,7 +364,7 @@ def _serve_faults(serve: ServeSettings) -> dict[str, bool]:
 
 
 def _resolved_token(folder: Path, token: TokenSettings) -> TokenSettings:
-    """The token's settings with absolute paths, and with what its URI says of module and PIN."""
+    """Return the token's settings with absolute paths, and with the module and PIN source of its URI."""
     uri = parse_uri(token.uri) if token.uri else TokenUri()
     modules = [path for path in (token.module, uri.module) if path is not None]
     if len(modules) != 1:

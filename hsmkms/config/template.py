@@ -1,4 +1,4 @@
-"""The commented configuration file: its text, what its commented lines show, and filling it in."""
+"""Write the commented configuration file: its text, the examples in its commented lines, and the settings in force."""
 
 import json
 import re
@@ -27,24 +27,24 @@ TEMPLATE: Final = """\
 # Where the databases meta.db and log.db are: a folder that only this user may open. Default: the folder of this file.
 {data_dir}
 
-# The services that have a key of their own, made at the first use of its alias: alias/aws/NAME. Users use these keys
-# and cannot manage them. ["*"] is every name, for development only: who asks for any such alias makes a key.
+# The services that have a key of their own, created at the first use of its alias: alias/aws/NAME. Users can use these
+# keys but not manage them. ["*"] is every name, for development only: a request with any such alias creates a key.
 {services}
 
-# The token. Where there are several, each table is [[token]], with [token.pin] and [token.environment] below it; their
-# order says nothing: keys are made on the one that `hsmkms migrate-token` named last.
+# The token. If there are several, each table is [[token]], with [token.pin] and [token.environment] below it; their
+# order has no meaning: keys are created on the one that `hsmkms migrate-token` named last.
 [token]
 # The PKCS#11 module (shared library) of the HSM. Required, unless uri has module-path.
 {module}
 
-# Which token: label, serial or both. Labels may repeat; with a choice that fits two tokens nothing starts. A list of
-# serials, ["A", "B"], is an HA group whose members share their objects (Luna HA, CloudHSM): any of them is the token,
-# and the first that is present is used. A copy under a serial that is not there is refused.
+# Which token: label, serial or both. Labels may repeat; nothing starts if two tokens fit. A list of serials,
+# ["A", "B"], is an HA group whose members share their objects (Luna HA, CloudHSM): any of them is the token, and the
+# first that is present is used. A copy of the token under a serial that is not in the list is refused.
 {label}
 {serial}
 
-# Or an RFC 7512 URI instead, of token, serial, manufacturer, model and slot-id. It may say module-path and pin-source
-# (a file), which then stand nowhere else.
+# Or an RFC 7512 URI instead, of token, serial, manufacturer, model and slot-id. It may have module-path and pin-source
+# (a file), which must then not be set elsewhere.
 {uri}
 
 # Sessions that one process opens at most; the token's own limit counts too.
@@ -57,16 +57,16 @@ TEMPLATE: Final = """\
 {init_reserved}
 
 [token.pin]
-# Where the PIN of the token's user is: exactly one of these four. It never stands in this file.
+# The source of the token's user PIN: exactly one of these four. The PIN itself is never in this file.
 
-# A file with the PIN in one line, of this user or root and open to nobody else (mode 600 or 400). Under systemd it may
-# come with LoadCredential=pin-LABEL:FILE, of the token's label (or serial), or under the file's own name.
+# A file with the PIN on one line, owned by this user or root and readable by nobody else (mode 600 or 400). systemd may
+# pass it with LoadCredential=pin-LABEL:FILE, with the token's label (or serial), or under the file's own name.
 {file}
 
 # A variable of the environment.
 {environment}
 
-# A program and its arguments, started without a shell: the first line that it prints within 30 seconds.
+# A program and its arguments, run without a shell: the first line that it prints within 30 seconds.
 {command}
 
 # Ask at the terminal.
@@ -77,16 +77,16 @@ TEMPLATE: Final = """\
 {variables}
 
 [rotation]
-# After how many days a key gets a new backing key, where automatic rotation is switched on for it: 90 to 2560.
+# After how many days a key gets a new backing key, if automatic rotation is enabled for it: 90 to 2560.
 {period_days}
 
 # Let users choose the period of each key (RotationPeriodInDays, 90 to 2560 days), as today's AWS does.
 {custom_period}
 
-# The same for the keys of services, which always rotate. Today's AWS: 365.
+# The period of the keys of services, which always rotate. Today's AWS: 365.
 {managed_period_days}
 
-# Let RotateKeyOnDemand move keys with imported material to a second, newly imported one, as today's AWS does.
+# Let RotateKeyOnDemand rotate keys with imported material to newly imported material, as today's AWS does.
 # Otherwise no other material ever replaces the one that was imported first.
 {imported_on_demand}
 
@@ -94,13 +94,13 @@ TEMPLATE: Final = """\
 # How many days ahead the ValidTo of imported material may lie. Default: any number. Today's AWS: 365.
 {valid_to_within_days}
 
-# For development only: where the token cannot unwrap RSAES_OAEP_SHA_256 or RSA_AES_KEY_WRAP_SHA_256 by itself, let this
+# For development only: if the token cannot unwrap RSAES_OAEP_SHA_256 or RSA_AES_KEY_WRAP_SHA_256 itself, let this
 # program remove the padding. Key material then passes through its memory in the clear, and such keys stay marked.
 {host_unwrap}
 
 [permissions]
-# A user or role of the account who does not exist, in a key policy or a grant: refuse, as AWS does, or accept. One who
-# is accepted never calls; a user who is made later under that name is somebody else, whom a Deny alone means.
+# A user or role of the account that does not exist, in a key policy or a grant: refuse, as AWS does, or accept. An
+# accepted one can never call; a user created later under that name is a new one, to whom only a Deny applies.
 {unknown_principals}
 
 [serve]
@@ -108,7 +108,7 @@ TEMPLATE: Final = """\
 {host}
 {port}
 
-# Processes, each with a login of its own, and threads of each for what is slow.
+# Processes, each with a login of its own, and threads per process, for slow operations.
 {workers}
 {threads}
 
@@ -116,7 +116,7 @@ TEMPLATE: Final = """\
 {certificate}
 {private_key}
 
-# Without TLS only a loopback address is served, unless this says that something else protects the way.
+# Without TLS only a loopback address is served, unless this states that something else protects the connection.
 {plain_http}
 
 # How far a client's clock may be off: 1 to 15 minutes.
@@ -126,50 +126,50 @@ TEMPLATE: Final = """\
 {log_format}
 {log_requests}
 
-# A worker that a call to the token keeps from answering for so long is killed and replaced: 1 to 3600 seconds, three
-# times as long where all threads wait or it is being started. 0: never.
+# A worker that a call to the token blocks for this long is killed and replaced: 1 to 3600 seconds, three times as long
+# if all threads wait or while it starts. 0: never.
 {hang_seconds}
 
 # Connections that one worker serves at most; others are answered with 503. 0: 10,000, over TLS 1,500, and never more
 # than the limit of open files (LimitNOFILE, ulimit -n) less 512.
 {max_connections}
 
-# What unfinished or waiting requests, and answers that nobody reads, may take of one worker's memory, in MiB: 4 to
-# 65536. Beyond it the oldest unfinished request is answered with 503.
+# The memory of one worker that unfinished or waiting requests, and responses that clients do not read, may take, in
+# MiB: 4 to 65536. Beyond it the oldest unfinished request is answered with 503.
 {request_memory_mib}
 
 [serve.quotas]
-# Requests a second that each user may make, by operation or class of operations; 0 for no limit. Limited by default is
-# what makes or takes in keys: CreateKey and RotateKeyOnDemand 5, GetParametersForImport 1, ImportKeyMaterial 15,
-# DataKeyPairs 10. The classes: SymmetricCryptography (Encrypt, Decrypt, ReEncrypt, data keys, random bytes and MACs),
+# Requests a second that each user may make, by operation or class of operations; 0 for no limit. Limited by default are
+# operations that create or import keys: CreateKey and RotateKeyOnDemand 5, GetParametersForImport 1, ImportKeyMaterial
+# 15, DataKeyPairs 10. Classes: SymmetricCryptography (Encrypt, Decrypt, ReEncrypt, data keys, random bytes and MACs),
 # AsymmetricCryptography (Sign, Verify, DeriveSharedSecret), DataKeyPairs (GenerateDataKeyPair in both forms).
 {quotas}
 
 [audit]
-# When the record of a request is on the disk: commit (before the request is answered), interval (a short time later,
-# which a crash may lose), or off (never: no audit log is written).
+# When the record of a request is on the disk: commit (before the response), interval (a short time later, so that a
+# crash may lose it), or off (never: no audit log is written).
 {durability}
 
 # That short time.
 {interval_milliseconds}
 
-# What happens while the log cannot be written: refuse (all that changes, opens or makes something), or go-on.
+# What happens while the log cannot be written: refuse (requests that do more than read metadata), or go-on.
 {when_unwritable}
 
-# The size at which a new file is begun; older ones can be moved to an archive.
+# The size at which a new file is started; older ones can be moved to an archive.
 {segment_mib}
 
-# The newest seal is kept on the token, out of reach of who copies files back. Where the token keeps no data objects:
-# a file on another machine's disk, say. Default: none.
+# The newest seal is kept on the token, where it cannot be rolled back with the files. For a token without data objects:
+# a file elsewhere, on another machine's disk, say. Default: none.
 {seal_file}
 
 [backup]
-# Whom `hsmkms backup` seals to, where its options name nobody: age1…, ssh-ed25519 … or ssh-rsa …, or files with such
-# lines or a public key in PEM. Default: the token, which must then be there to open it.
+# The keys that `hsmkms backup` encrypts to, unless its options name others: age1…, ssh-ed25519 … or ssh-rsa …, or files
+# with such lines or a public key in PEM. Default: the token, without which it then cannot be opened.
 {recipients}
 
-# The operator's signing key, with which every backup is signed: a file in PEM, of this user or root and open to nobody
-# else, or a program that prints it. Default: the token alone proves who made a backup.
+# The operator's signing key, with which every backup is signed: a PEM file, owned by this user or root and readable by
+# nobody else, or a program that prints it. Default: only the token proves who made a backup.
 {signing_key}
 {signing_command}
 
@@ -201,13 +201,13 @@ EXAMPLES: Final[dict[str, Any]] = {
     "signing_command": ["systemd-creds", "cat", "backup-signing"],
     "SOFTHSM2_CONF": "/etc/hsmkms/softhsm2.conf",
 }
-"""What a commented line shows where there is no default."""
+"""Values in the commented lines of settings without a default."""
 
 
 def init_text(settings: Settings) -> str:
-    """The commented file that ``load`` reads as these settings; what has its default is a comment.
+    """Write the commented file that ``load`` reads as these settings; a setting at its default is commented out.
 
-    Paths are written as they are: relative ones count from the folder in which the file will be.
+    Paths are written unchanged: relative ones are relative to the folder in which the file will be.
     """
     lines = {
         **_lines(settings, "account_id", "regions", "default_region", "data_dir", "services"),
@@ -224,15 +224,15 @@ def init_text(settings: Settings) -> str:
         **_lines(settings.reconcile, "grace_hours"),
         **_lines(settings.backup, "recipients", "signing_key", "signing_command"),
     }
-    told = [f"{_toml_key(name)} = {_toml(value)}" for name, value in settings.token.environment.items()]
-    variables = told or [f"# SOFTHSM2_CONF = {_toml(EXAMPLES['SOFTHSM2_CONF'])}"]
+    assignments = [f"{_toml_key(name)} = {_toml(value)}" for name, value in settings.token.environment.items()]
+    variables = assignments or [f"# SOFTHSM2_CONF = {_toml(EXAMPLES['SOFTHSM2_CONF'])}"]
     rates = [f"{_toml_key(name)} = {_toml(rate)}" for name, rate in settings.serve.quotas.items()]
     quotas = rates or [f"# CreateKey = {_toml(EXAMPLES['CreateKey'])}"]
     return TEMPLATE.format(**lines, variables="\n".join(variables), quotas="\n".join(quotas))
 
 
 def _lines(section: Struct, *names: str) -> dict[str, str]:
-    """One line for each setting: in force, or as a comment where it has its default."""
+    """Format one line for each setting: an assignment, or a comment if it has its default."""
     defaults = {each.name: each.default for each in msgspec.structs.fields(section)}
     values = {name: getattr(section, name) for name in names}
     return {

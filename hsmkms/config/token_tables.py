@@ -1,4 +1,4 @@
-"""The tables of tokens in a configuration file: one ``[token]``, or several ``[[token]]``."""
+"""Decode the token tables of a configuration file: one ``[token]``, or several ``[[token]]``."""
 
 import re
 from collections.abc import Mapping
@@ -13,7 +13,10 @@ _TABLE: Final = re.compile(rb"^[ \t]*(\[token\]|\[\[token\]\])", re.MULTILINE)
 
 
 def decode(data: bytes) -> Mapping[str, Any]:
-    """Read TOML in which ``[[token]]`` is one ``[token]`` and the rest of them. DecodeError or ConfigurationError."""
+    """Decode TOML; several ``[[token]]`` become ``token``, the first, and ``FURTHER_TOKENS``, the rest.
+
+    Raises DecodeError or ConfigurationError.
+    """
     try:
         decoded: dict[str, Any] = msgspec.toml.decode(data)
     except msgspec.DecodeError as exc:

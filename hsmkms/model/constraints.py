@@ -1,7 +1,7 @@
 """Constraints of the API's members, and the check that reports all violations of a request at once.
 
-Request types carry Python types; further constraints of the API are given as ``Annotated`` metadata.
-``validate`` compiles it once per type. Wording: AWS KMS API Reference, "Common errors", and answers of the service.
+The members of request types have Python types; further constraints of the API are given as ``Annotated`` metadata.
+``validate`` compiles them once per type. Wording: AWS KMS API Reference, "Common errors", and answers of the service.
 """
 
 import re
@@ -27,7 +27,7 @@ PAIR_BYTES: Final = 8
 
 MUST_NOT_BE_NULL: Final = "Member must not be null"
 
-TOLD: Final = 50
+MOST_LISTED: Final = 50
 """Most violations that a message lists, to bound its length. All are counted."""
 
 Report = Callable[[str, Any, str], None]
@@ -113,7 +113,7 @@ Constraint = Length | Range | Pattern | OneOf | Text | Total
 
 
 class Sensitive(Struct, frozen=True):
-    """Marks a member whose value must not be in a message. Bytes, lists, maps and structures never are."""
+    """Marks a member whose value must not be in a message. Values of bytes, lists, maps and structures never are."""
 
 
 class Width(Struct, frozen=True):
@@ -130,7 +130,7 @@ def validate(request: Struct) -> None:
     broken: list[str] = []
 
     def report(path: str, value: object, constraint: str) -> None:
-        broken.append(_sentence(path, value, constraint) if len(broken) < TOLD else "")
+        broken.append(_sentence(path, value, constraint) if len(broken) < MOST_LISTED else "")
 
     for name, path, required, check in _compile(type(request)):
         value = getattr(request, name)
@@ -144,23 +144,23 @@ def validate(request: Struct) -> None:
 
 
 def violation(path: str, value: object, constraint: str) -> ValidationException:
-    """The error for one member that violates one constraint; for checks that are not expressed in types."""
+    """Make the error for one member that violates one constraint; for checks that are not expressed in types."""
     return ValidationException(_message([_sentence(path, value, constraint)]))
 
 
 def required_members(request: type[Struct]) -> frozenset[str]:
-    """Attribute names of the required members."""
+    """Return the attribute names of the required members."""
     return frozenset(name for name, _, required, _ in _compile(request) if required)
 
 
 def wire_path(wire_name: str) -> str:
-    """A member's name in messages: ``keyId`` for ``KeyId``."""
+    """Return a member's name in messages: ``keyId`` for ``KeyId``."""
     return wire_name[:1].lower() + wire_name[1:]
 
 
 def _message(broken: list[str]) -> str:
     errors = "error" if len(broken) == 1 else "errors"
-    return f"{len(broken)} validation {errors} detected: {'; '.join(broken[:TOLD])}"
+    return f"{len(broken)} validation {errors} detected: {'; '.join(broken[:MOST_LISTED])}"
 
 
 def _sentence(path: str, value: object, constraint: str) -> str:
@@ -197,7 +197,7 @@ def _values(words: type[StrEnum]) -> frozenset[str]:
 
 @cache
 def _compile(kind: type[Struct]) -> tuple[tuple[str, str, bool, Check | None], ...]:
-    """For each member: attribute, path, whether it is required, and its check if it has one."""
+    """Return for each member its attribute, its path, whether it is required, and its check or None."""
     hints = get_type_hints(kind, include_extras=True)
     return tuple(
         (
@@ -215,7 +215,7 @@ def _optional(hint: Any) -> bool:  # noqa: ANN401 - a type
 
 
 def _check_of(hint: Any) -> Check | None:  # noqa: ANN401 - a type
-    """The check of a member, an entry of a list, or a whole structure; None if there is nothing to check."""
+    """Build the check of a member, an entry of a list, or a whole structure; None if there is nothing to check."""
     if get_origin(hint) in (Union, UnionType):
         hint = next(each for each in get_args(hint) if each is not type(None))
     constraints: tuple[Any, ...] = ()

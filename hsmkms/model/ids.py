@@ -63,17 +63,17 @@ def new_key_id(*, multi_region: bool) -> str:
 
 
 def is_multi_region(key_id: str) -> bool:
-    """True if a key id is one of a multi-Region key."""
+    """Return True if a key id is one of a multi-Region key."""
     return key_id.startswith(MULTI_REGION_PREFIX)
 
 
 def is_key_id(text: str) -> bool:
-    """True if the text has the form of a key id, whether or not the key exists."""
+    """Return True if the text has the form of a key id, whether or not the key exists."""
     return _match_key_id(text) is not None
 
 
 def is_alias_name(text: str) -> bool:
-    """True if the text has the form of an alias name, with its prefix: at most 256 characters in all."""
+    """Return True if the text has the form of an alias name, with its prefix: at most 256 characters in all."""
     return _match_alias_name(text) is not None
 
 
@@ -98,7 +98,7 @@ def derived_user_id(name: str, created_at: datetime) -> str:
 
 
 def is_user_id(text: str) -> bool:
-    """True if the text has the form of a user's unique id, whether or not the user exists."""
+    """Return True if the text has the form of a user's unique id, whether or not the user exists."""
     return _match_user_id(text) is not None
 
 

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class KeyPurpose(StrEnum):
-    """What a key of the installation itself is for. The words are stored, and stand in the keys' labels."""
+    """The purposes of the installation's own keys. The values are stored, and are part of the keys' labels."""
 
     MAC = "mac"
     """Recognises the token; makes the MACs of row seals, grant tokens and import tokens."""

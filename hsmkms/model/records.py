@@ -102,7 +102,7 @@ class KeyRecord(Struct, frozen=True, kw_only=True):
         return None
 
     def material(self, material_id: str) -> MaterialRecord | None:
-        """The material with that id, or None."""
+        """Return the material with that id, or None."""
         for material in self.materials:
             if material.material_id == material_id:
                 return material

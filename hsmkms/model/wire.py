@@ -59,7 +59,7 @@ def _has_timestamps(kind: type[Struct]) -> bool:
 
 
 def _type_has_timestamps(kind: inspect.Type) -> bool:
-    """True if a value of the type can contain a timestamp, at any depth."""
+    """Return True if a value of the type can contain a timestamp, at any depth."""
     if isinstance(kind, inspect.UnionType):
         return any(_type_has_timestamps(each) for each in kind.types)
     if isinstance(kind, inspect.StructType):

@@ -106,8 +106,8 @@ def check_algorithm(algorithm: WrappingAlgorithm, possible: Sequence[WrappingAlg
         return
     words = ", ".join(possible) or "none of them"
     if algorithm is WrappingAlgorithm.RSAES_PKCS1_V1_5:
-        raise UnsupportedOperationException(f"{algorithm} is not safe and is not done any more: use one of {words}.")
-    raise UnsupportedOperationException(f"This token cannot unwrap {algorithm} by itself: it can do {words}.")
+        raise UnsupportedOperationException(f"{algorithm} is not safe and not supported any more: use one of {words}.")
+    raise UnsupportedOperationException(f"This token cannot unwrap {algorithm} itself: it supports {words}.")
 
 
 def check_combination(spec: KeySpec, algorithm: WrappingAlgorithm, wrapping_key: WrappingKeySpec) -> None:

@@ -65,11 +65,11 @@ def after_number(operation: Operation, marker: str | None) -> int | None:
 
 
 def cut(
-    operation: Operation, found: Sequence[Item], size: int, key_of: Callable[[Item], str]
+    operation: Operation, items: Sequence[Item], size: int, key_of: Callable[[Item], str]
 ) -> tuple[Sequence[Item], str | None]:
-    """The items of a page, and the marker of the next: None unless ``found`` has more than fit."""
-    page = found[:size]
-    return page, encode_marker(operation, key_of(page[-1])) if len(found) > size else None
+    """Return the items of a page, and the marker of the next page: None unless there are more than ``size`` items."""
+    page = items[:size]
+    return page, encode_marker(operation, key_of(page[-1])) if len(items) > size else None
 
 
 def encode_marker(operation: Operation, last_key: str) -> str:

@@ -4,7 +4,7 @@ One rule for all: a key with automatic rotation has an anchor (the instant of en
 and a period. It is due at anchor + period, anchor + 2 periods, and so on, a day being 24 hours of UTC. The next date is
 the first of these after the last automatic rotation. So a late rotation, because the key was disabled or no sweeper
 ran, does not move later dates, and several missed dates cause one rotation. An on-demand rotation moves no date.
-Source: AWS KMS Developer Guide, "Rotate AWS KMS keys"; where the mission differs, its rule is the default.
+Source: AWS KMS Developer Guide, "Rotate AWS KMS keys"; where the project's specification differs, that is the default.
 """
 
 from datetime import datetime, timedelta
@@ -48,31 +48,31 @@ class RotationPolicy(Struct, frozen=True, kw_only=True):
 
 
 class Scheduled(Protocol):
-    """What decides when a key rotates, beside its last rotation: a key record, or the store's extract of one."""
+    """The properties that decide when a key rotates, besides its last rotation: a key record, or an extract of one."""
 
     @property
     def manager(self) -> KeyManager:
-        """Whose key it is."""
+        """Who manages the key."""
 
     @property
     def creation_date(self) -> datetime:
-        """When it was made."""
+        """When the key was created."""
 
     @property
     def rotation(self) -> RotationSetting | None:
-        """The user's setting, if automatic rotation was switched on."""
+        """The user's setting, if automatic rotation is enabled."""
 
 
 # -- which keys -------------------------------------------------------------------------------------------------
 
 
 def rotates(key: KeyRecord) -> bool:
-    """True for the keys that can get new material without a user: generated ones for symmetric encryption."""
+    """Return True for keys that can get new material without a user: generated ones for symmetric encryption."""
     return key.spec is KeySpec.SYMMETRIC_DEFAULT and key.origin is Origin.AWS_KMS
 
 
 def rotates_now(key: KeyRecord) -> bool:
-    """True for those of them that are Enabled. The store selects by the same rule (``store/rotation.py``)."""
+    """Return True for those of them that are Enabled. The store selects by the same rule (``store/rotation.py``)."""
     return rotates(key) and key.state is KeyState.ENABLED
 
 
@@ -97,7 +97,7 @@ def next_rotation(key: KeyRecord, policy: RotationPolicy, now: datetime) -> date
 
 
 def date_after(last: datetime | None, key: Scheduled, policy: RotationPolicy) -> datetime | None:
-    """When a key is due whose last automatic rotation was at ``last``, if any; None if automatic rotation is off."""
+    """Return when a key is due whose last automatic rotation was at ``last``, if any; None if rotation is off."""
     days = period_days(key, policy)
     if days is None:
         return None

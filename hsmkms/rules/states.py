@@ -42,7 +42,7 @@ class Outcome(Enum):
 
 REFUSALS: Final[Mapping[Outcome, tuple[type[ApiError], str]]] = {
     Outcome.DISABLED: (DisabledException, "{arn} is disabled."),
-    # AWS names two errors for cryptography here; this one lets a client tell Disabled from PendingDeletion.
+    # AWS documents two errors for cryptography here; this one lets a client distinguish it from Disabled.
     Outcome.PENDING_DELETION: (
         KMSInvalidStateException,
         "{arn} is pending deletion (or pending replica deletion).",

@@ -278,10 +278,10 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        sentence = f"the audit log {path} cannot be read ({exc.strerror}): mend its mode, or put a file there"
+        sentence = f"the audit log {path} cannot be read ({exc.strerror}): correct its mode, or put a file there"
         raise StoreError(sentence) from exc
 
 
 def unwritable(path: Path, error: OSError) -> StoreError:
     """Return the error for a file of the log that cannot be written."""
-    return StoreError(f"the audit log {path} cannot be written ({error.strerror}): free its disk, or mend its mode")
+    return StoreError(f"the audit log {path} cannot be written ({error.strerror}): free its disk, or correct its mode")

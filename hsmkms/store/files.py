@@ -41,7 +41,7 @@ DATABASES: Final = (LOG, META)
 
 
 def exists(folder: Path) -> bool:
-    """True if the folder has both databases."""
+    """Return True if the folder has both databases."""
     return all((folder / database.name).exists() for database in DATABASES)
 
 
@@ -156,7 +156,7 @@ def check_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder, buffering=0) as probe:
             probe.write(bytes(_PAGE_BYTES))
     except OSError as exc:
-        raise StoreError(f"nothing can be written to {folder} ({exc.strerror}): look after its disk") from exc
+        raise StoreError(f"nothing can be written to {folder} ({exc.strerror}): free or repair its disk") from exc
 
 
 def make_folder(folder: Path) -> None:

@@ -118,7 +118,7 @@ def user_exists(conn: Connection, name: str, path: str = ROOT_PATH) -> bool:
 
 
 def user_id_exists(conn: Connection, unique_id: str) -> bool:
-    """True if there is a user with that unique id."""
+    """Return True if there is a user with that unique id."""
     these = _users().where((user.c.unique_id == unique_id) | user.c.unique_id.is_(None))
     return any(_unique_id(row) == unique_id for row in conn.execute(these))
 
@@ -187,7 +187,7 @@ def groups(conn: Connection, user_name: str | None = None) -> list[GroupRow]:
 
 
 def group_exists(conn: Connection, name: str) -> bool:
-    """True if there is such a group."""
+    """Return True if there is a group of that name."""
     return bool(conn.scalar(select(exists().where(user_group.c.name == name))))
 
 

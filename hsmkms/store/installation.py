@@ -12,8 +12,6 @@ from hsmkms.store import changes, schema
 SUBJECT: Final = "installation"
 """Subject in the change log for changes of the bound tokens."""
 
-"""Purpose of the key that identifies a token and authenticates import and grant tokens."""
-
 
 class InstallationRow(Struct, frozen=True, kw_only=True):
     """The installation: ``id`` is 32 hex digits, ``account`` 12 digits, ``restored_at`` the last restore.
@@ -136,7 +134,7 @@ def unbind_token(tx: Connection, token_id: str) -> None:
 
 
 def rename_token(tx: Connection, token_id: str, label: str, serial: str) -> None:
-    """Record a new label and serial of a token: those of the clone that has taken its place."""
+    """Record a new label and serial of a token: those of the clone that replaces it."""
     tx.execute(schema.token.update().where(schema.token.c.id == token_id).values(label=label, serial=serial))
     changes.note(tx, "", SUBJECT)
 

@@ -226,16 +226,16 @@ def fetch(conn: Connection, region: str, key_id: str, token_id: str | None = Non
     """
     query = _select_keys(region).where(regional_key.c.key_id == key_id)
     row = conn.execute(query).one_or_none()
-    return None if row is None else told(row, _fetch_materials(conn, region, key_id, token_id))
+    return None if row is None else key_record(row, _fetch_materials(conn, region, key_id, token_id))
 
 
 def every(conn: Connection, region: str, token_id: str | None = None) -> Iterator[KeyRecord]:
     """Yield all live keys of the region by id, as ``fetch`` returns them, with two queries."""
     materials: dict[str, dict[int, MaterialRecord]] = {}
     for row in conn.execute(_select_materials(region, token_id)):
-        materials.setdefault(row.key_id, {}).setdefault(row.id, told_material(row))
+        materials.setdefault(row.key_id, {}).setdefault(row.id, material_record(row))
     for row in conn.execute(_select_keys(region).order_by(regional_key.c.key_id)):
-        yield told(row, tuple(materials.get(row.key_id, {}).values()))
+        yield key_record(row, tuple(materials.get(row.key_id, {}).values()))
 
 
 def exists_anywhere(conn: Connection, key_id: str) -> bool:
@@ -290,7 +290,7 @@ def _fetch_materials(conn: Connection, region: str, key_id: str, token_id: str |
     chosen: dict[int, MaterialRecord] = {}
     for row in conn.execute(query):
         if row.id not in chosen:
-            chosen[row.id] = told_material(row)
+            chosen[row.id] = material_record(row)
     return tuple(chosen.values())
 
 
@@ -319,7 +319,7 @@ def _select_materials(region: str, token_id: str | None) -> Select[Any]:
     )
 
 
-def told(row: Any, materials: tuple[MaterialRecord, ...]) -> KeyRecord:  # noqa: ANN401 - a row, or what is like one
+def key_record(row: Any, materials: tuple[MaterialRecord, ...]) -> KeyRecord:  # noqa: ANN401 - a row, or a namespace
     """Build the record of a row of ``fetch``, with its materials."""
     return KeyRecord(
         key_id=row.key_id,
@@ -344,7 +344,7 @@ def told(row: Any, materials: tuple[MaterialRecord, ...]) -> KeyRecord:  # noqa:
     )
 
 
-def told_material(row: Any) -> MaterialRecord:  # noqa: ANN401 - as above
+def material_record(row: Any) -> MaterialRecord:  # noqa: ANN401 - as above
     """Build the record of a material, its presence in a region and one of its objects."""
     return MaterialRecord(
         material_id=row.material_id,

@@ -33,7 +33,7 @@ def record(rows: ProvenRows, region: str, account: str) -> KeyRecord | None:
         "period_days": setting and setting.period_days,
         "regions": " ".join(live) if shared.multi_region else None,
     }
-    return keys.told(SimpleNamespace(**columns), _materials(rows, region))
+    return keys.key_record(SimpleNamespace(**columns), _materials(rows, region))
 
 
 def _materials(rows: ProvenRows, region: str) -> tuple[MaterialRecord, ...]:
@@ -44,7 +44,7 @@ def _materials(rows: ProvenRows, region: str) -> tuple[MaterialRecord, ...]:
         if row.status != ObjectStatus.INTENDED:
             objects.setdefault(row.material, row)
     return tuple(
-        keys.told_material(SimpleNamespace(**vars(objects[row.id]) | vars(presences[row.id]) | vars(row)))
+        keys.material_record(SimpleNamespace(**vars(objects[row.id]) | vars(presences[row.id]) | vars(row)))
         for row in sorted(rows.of(material), key=lambda row: int(row.sequence))
         if row.id in presences and row.id in objects
     )

@@ -35,7 +35,7 @@ class ProvenRows:
     def of(self, table: Table) -> list[Any]:
         """Return the rows of a table, unordered. A row can occur twice, if several subjects or indexes contain it."""
         columns = _columns(table)
-        return [_row(columns, each.told) for each in self._entries if each.table == table.name]
+        return [_row(columns, each.text) for each in self._entries if each.table == table.name]
 
 
 def _row(columns: Sequence[_Column], text: str) -> SimpleNamespace:

@@ -41,7 +41,7 @@ class Unfinished(Struct, frozen=True, kw_only=True):
 
 
 class Candidate(Struct, frozen=True, kw_only=True):
-    """What decides whether a key may be due. ``rotation`` is None for keys of services, which count from creation."""
+    """The data that decides whether a key is due. ``rotation`` is None for service keys, which count from creation."""
 
     key_id: str
     region: str

@@ -57,7 +57,7 @@ def every(conn: Connection) -> dict[str, SealRow]:
 
 
 def note(tx: Connection, subject: str, *, gone: bool = False) -> int:
-    """Record in the change log that a subject is sealed anew, or has no rows left; return the epoch."""
+    """Record in the change log that a subject is sealed again, or has no rows left; return the epoch."""
     return changes.note(tx, _GONE if gone else "", f"{NOTED}{subject}")
 
 

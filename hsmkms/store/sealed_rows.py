@@ -87,7 +87,7 @@ SEALS: Final = "hsmkms_seal_sets"
 """SQL function that a sealed database requires of writing connections: see ``guard``."""
 
 SEALS_BEFORE: Final = "hsmkms_seals"
-"""The same for programs before the seal tree, which therefore cannot write to a database that has one."""
+"""The function for programs without the seal tree, which therefore cannot write to a database that has one."""
 
 GUARDS: Final = (SEALS, SEALS_BEFORE)
 
@@ -152,11 +152,11 @@ def object_subject(conn: Connection, token_id: str, cka_id: bytes) -> str | None
 
 
 class Entry(NamedTuple):
-    """A row's table, its canonical text (``told``), and its index if it has one (``found_by``)."""
+    """A row's table, its canonical text, and its index if it has one (``lookup``)."""
 
     table: str
-    told: str
-    found_by: str | None
+    text: str
+    lookup: str | None
 
 
 def entries(conn: Connection, subject: str) -> list[Entry]:
@@ -170,7 +170,7 @@ def entries(conn: Connection, subject: str) -> list[Entry]:
 
 def rows(conn: Connection, subject: str) -> list[tuple[str, str]]:
     """Return the rows of a subject or an index as (table, canonical text)."""
-    return [(each.table, each.told) for each in entries(conn, subject)]
+    return [(each.table, each.text) for each in entries(conn, subject)]
 
 
 def every(conn: Connection) -> Iterator[tuple[str, Entry]]:

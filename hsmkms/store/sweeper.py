@@ -9,21 +9,21 @@ from hsmkms.store.engine import Store
 from hsmkms.store.schema import sweeper
 
 
-def take_turn(store: Store, holder: str, now: datetime, turn: timedelta) -> bool:
+def acquire_lease(store: Store, holder: str, now: datetime, duration: timedelta) -> bool:
     """Take or renew the lease; False while another holder has it.
 
-    A lease that ends later than ``turn`` from now was written before the clock was set back: it counts as expired.
+    A lease that ends later than ``duration`` from now was written before the clock was set back: it counts as expired.
     """
     with store.log.atomic() as tx:
         lease = tx.execute(select(sweeper.c.holder, sweeper.c.until)).one_or_none()
-        if lease is not None and lease.holder != holder and now < lease.until <= now + turn:
+        if lease is not None and lease.holder != holder and now < lease.until <= now + duration:
             return False
-        mine = {"holder": holder, "until": now + turn}
+        mine = {"holder": holder, "until": now + duration}
         tx.execute(insert(sweeper).values(only=1, **mine).on_conflict_do_update(set_=mine))
     return True
 
 
-def end_turn(store: Store, holder: str) -> None:
+def release_lease(store: Store, holder: str) -> None:
     """Release the lease."""
     with store.log.atomic() as tx:
         tx.execute(sweeper.delete().where(sweeper.c.holder == holder))

@@ -1,1 +1,1 @@
-"""Building a `Kms` from settings: the only package that combines store, device and service."""
+"""Build a `Kms` from settings: the only package that combines store, device and service."""

@@ -145,8 +145,7 @@ def core_without_token(settings: Settings, fault: HsmKmsError, clock: Clock = ut
     """Open an installation without its token, for work that needs only the database; ``fault`` says why it is away."""
     store = Store.open(settings.data_dir)
     try:
-        row, token = binding.told(store)
-
+        row, token = binding.expected(store)
         away = AwayDevice(fault)
         tokens = Tokens(store, token.id, away, lambda _: away)
         return _core(settings, store, tokens, _described(settings, row), clock, None)
@@ -156,7 +155,7 @@ def core_without_token(settings: Settings, fault: HsmKmsError, clock: Clock = ut
 
 
 def names_home(settings: Settings) -> bool:
-    """True if a token of the settings is named like the home; see ``tokens.names_home``."""
+    """Return True if a token of the settings has the home's label or serial; see ``tokens.names_home``."""
     return token_wiring.names_home(settings)
 
 
@@ -265,7 +264,7 @@ def _initialise(settings: Settings, clock: Clock) -> InstallationRow:
             if leases.counted(settings.data_dir):
                 raise StoreError(
                     f"{settings.data_dir} has a log.db with counts of encryptions but no meta.db: restore that one. "
-                    "To give its keys up and begin afresh, choose another --data-dir"
+                    "To give up its keys and start again, choose another --data-dir"
                 )
             migrate.create(settings.data_dir)
         store = Store.open(settings.data_dir)
@@ -289,7 +288,7 @@ def begun_with(settings: Settings) -> tuple[str | None, str | None]:
 
 
 def is_initialised(settings: Settings) -> bool:
-    """True if ``initialise`` has been completed for these settings."""
+    """Return True if ``initialise`` has been completed for these settings."""
     store = Store.open(settings.data_dir)
     try:
         return binding.is_bound(store)
@@ -323,7 +322,7 @@ Called with the unpacked backup, the signature on it (None without one), and the
 
 
 def restore(settings: Settings, file: Path, order: Order = _NO_WISHES, reached: Checkpoint = no_checkpoint) -> Restored:
-    """Restore a backup into the data folder of the settings, which say all there is to load.
+    """Restore a backup into the data folder of the settings; nothing is loaded that they do not name.
 
     See ``service/backup/restore.py``.
     """
@@ -345,8 +344,8 @@ def restore_with_its_configuration(
 ) -> Restored:
     """Restore a backup and its configuration into the folder ``target``, for a host that has lost its configuration.
 
-    Nothing that it names is loaded before ``accept`` has returned. ConfigurationError if the backup has none, or one
-    for another folder.
+    Nothing that the configuration names is loaded before ``accept`` has returned. ConfigurationError if the backup has
+    none, or one for another folder.
     """
     with ExitStack() as opened:
 
@@ -374,7 +373,7 @@ def check_place(settings: Settings, file: Path, folder: Path) -> None:
     """Raise ConfigurationError unless the data folder of these settings, read from ``file``, is ``folder``."""
     if settings.data_dir.resolve() != folder.resolve():
         raise ConfigurationError(
-            f"{file} says data_dir = {settings.data_dir}, so nothing would look into {folder}: correct one of them"
+            f"{file} has data_dir = {settings.data_dir}, so no command would use {folder}: correct one of them"
         )
 
 
@@ -406,7 +405,7 @@ def _unseal(header: Header, keys: PrivateKeys | None, devices: Sequence[Device])
             )
         return recipients.open_with_private_key(header, keys.pkcs8)
     if not devices:
-        raise ConfigurationError("the backup is sealed by its token: give the --config that says which that is")
+        raise ConfigurationError("the backup is sealed by its token: give the --config that names that token")
     for each in devices[:-1]:
         with suppress(BindingError):
             return recipients.open_with_token(header, each)

@@ -1,7 +1,7 @@
 """Change the token's PIN without downtime, in steps that can be finished after an interruption.
 
 The new PIN is written beside the PIN file before it is set on the token, and replaces that file afterwards: so at any
-moment one of the two files has the right PIN. Existing logins continue; later logins read the file anew.
+moment one of the two files has the right PIN. Existing logins continue; later logins read the file again.
 """
 
 import os
@@ -124,7 +124,7 @@ def pin_file(token: TokenSettings) -> Path:
     if source.file is None:
         raise ConfigurationError(
             f"the PIN comes from token.pin.{source.named[0]}, which hsmkms cannot change: stop what uses the token, "
-            "change the PIN with the token's own tool, and then what it comes from"
+            "change the PIN with the token's own tool, and then in that source"
         )
     if not os.access(source.file.parent, os.W_OK):
         raise ConfigurationError(f"{source.file} cannot be replaced by this user: run change-pin as its owner")

@@ -72,7 +72,7 @@ def device_settings(settings: Settings, token: TokenSettings | None = None) -> D
 
 
 def _reader(settings: Settings, token: TokenSettings) -> Callable[[], Secret]:
-    """Return the PIN reader: it reads the source anew at each login, since it may change, but prompts only once."""
+    """Return the PIN reader: it reads the source again at each login, since it may change, but prompts only once."""
 
     def read() -> Secret:
         names = credential_names(settings, token)
@@ -117,7 +117,7 @@ def open_home(
 
     ``accepting``: a token of the settings that is accepted although it is a clone, and tried before the others.
     """
-    _, home = binding.told(store)
+    _, home = binding.expected(store)
 
     def open_one(token: TokenSettings) -> Device:
         return open_device(settings, token, pin=pin, before_login=before_login)
@@ -135,7 +135,7 @@ def seek(
     reread: Callable[[], Settings], store: Store, wanted: TokenRow, accepting: TokenSettings | None = None
 ) -> Device:
     """Open the token that is ``wanted``. Raises the error of the tokens that might be it."""
-    settings, row = reread(), binding.told(store)[0]
+    settings, row = reread(), binding.expected(store)[0]
 
     def prove(device: Device, accept: bool) -> None:  # noqa: FBT001 - one caller
         if binding.recognise(store, device, row, wanted, accepting=accept) is None:
@@ -189,7 +189,7 @@ def names_home(settings: Settings) -> bool:
     """Return True if a token of the settings has the home's label or serial; if none is found, the home is away."""
     store = Store.open(settings.data_dir)
     try:
-        _, home = binding.told(store)
+        _, home = binding.expected(store)
     finally:
         store.close()
     named = (each for each in settings.tokens if choice_of(each).label or choice_of(each).serial)
@@ -241,7 +241,7 @@ def _resembles(token: TokenSettings, row: TokenRow) -> bool:
 def _check_account(settings: Settings, row: InstallationRow) -> None:
     if row.account != settings.account_id:
         raise ConfigurationError(
-            f"account_id is {settings.account_id}, but this installation was made for {row.account}: correct it"
+            f"account_id is {settings.account_id}, but this installation was created for {row.account}: correct it"
         )
 
 

@@ -125,7 +125,7 @@ CASES = [
         open_seals,
         "files",
         "warning",
-        "seals can be changed by another user, so what it says may be his: ",
+        "seals can be changed by another user, so it proves nothing: ",
         marks=not_root,
     ),
     (leftover, "files", "warning", "an interrupted backup or restore has left "),
@@ -155,5 +155,5 @@ def test_wrong_pin_by_somebody_else(site: Site) -> None:
     query = "Checks[?Check=='PIN'].[Outcome, Detail][]"
     told = site.run("doctor", "--query", query, "--output", "text")
     assert told.status == 0
-    assert told.stdout.startswith("warning\tsomebody gave the token a wrong PIN since the last login")
+    assert told.stdout.startswith("warning\ta wrong PIN was sent to the token since the last login")
     assert site.run("doctor", "--query", query, "--output", "text").stdout.startswith("ok\t")

@@ -105,7 +105,7 @@ def test_another_account(site: Site) -> None:
     site.config.write_text(site.config.read_text().replace("111122223333", "222233334444"))
     told = site.run("list-keys").error
     assert told == (
-        "ConfigurationError: account_id is 222233334444, but this installation was made for 111122223333: correct it"
+        "ConfigurationError: account_id is 222233334444, but this installation was created for 111122223333: correct it"
     )
 
 

@@ -179,7 +179,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "no instant": (("--valid-to", "soon"), "ValidationException: --valid-to: 'soon' is no instant"),
     "not this token": (
         ("--no-expiry", "--wrapping-algorithm", "RSAES_OAEP_SHA_256"),
-        "UnsupportedOperationException: This token cannot unwrap RSAES_OAEP_SHA_256 by itself: it can do RSAES_OAEP_",
+        "UnsupportedOperationException: This token cannot unwrap RSAES_OAEP_SHA_256 itself: it supports RSAES_OAEP_",
     ),
     "not safe": (
         ("--no-expiry", "--wrapping-algorithm", "RSAES_PKCS1_V1_5"),
@@ -422,7 +422,7 @@ def test_file_is_private_and_new(bare: Site, public: Path) -> None:
     assert "exists already" in bare.run(*wrap, "link").error
     assert not (bare.folder / "elsewhere").exists()
     told = bare.run(*wrap, "no/folder").error
-    assert told == "ValidationException: --out: no/folder cannot be made (No such file or directory)."
+    assert told == "ValidationException: --out: no/folder cannot be created (No such file or directory)."
 
 
 def test_full_disk(bare: Site, public: Path) -> None:

@@ -226,7 +226,7 @@ def test_option_that_is_too_late(bare: Site, pristine: Site, option: str, value:
     before = half.config.read_text()
     told = half.run("init", "--data-dir", half.data, option, value).error
     assert told == (
-        f"ConfigurationError: {option} cannot be taken: the init that was interrupted in {half.data} has begun with "
+        f"ConfigurationError: {option} cannot be used: the init that was interrupted in {half.data} has begun with "
         f"{begun}. Run it again without that option, or choose another --data-dir"
     )
     assert half.config.read_text() == before
@@ -245,9 +245,9 @@ def test_token_that_is_too_late(bare: Site) -> None:
     bare.program("interrupt_init", bare.config, "init 2", status=-9)
     other = json.loads(bare.program("make_token", bare.folder / "another", "other token", PIN))
     told = bare.run("init", *asked, "--token-label", "other token", SOFTHSM2_CONF=other["SOFTHSM2_CONF"]).error
-    assert told.startswith("ConfigurationError: --module, --token-label, --token-serial or --uri cannot be taken: ")
+    assert told.startswith("ConfigurationError: --module, --token-label, --token-serial or --uri cannot be used: ")
     told = bare.run("init", "--data-dir", "data", "--create-softhsm-token").error
-    assert told.startswith("ConfigurationError: --create-softhsm-token cannot be taken: the init that was interrupted")
+    assert told.startswith("ConfigurationError: --create-softhsm-token cannot be used: the init that was interrupted")
     assert bare.run("init", *asked, "--token-label", LABEL, **environment).status == 0
     assert bare.run("reconcile").json == {"Findings": [], "Left": 0}
 

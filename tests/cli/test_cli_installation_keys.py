@@ -12,7 +12,7 @@ def test_rotation(site: Site) -> None:
         ["mac", 2, "rotated"],
         ["audit-seal", 2, "rotated"],
         ["secrets", 2, "rotated"],
-        ["backup", 0, "not made yet, since nothing has needed it"],
+        ["backup", 0, "not created yet, since nothing has needed it"],
     ]
     assert site.run("rotate-installation-keys", "--purpose", "secrets", "--query", VERSIONS).json == [
         ["secrets", 3, "rotated"]

@@ -42,7 +42,7 @@ def test_explicit_parameters_are_named(scratch: Path, form: str) -> None:
 def test_nothing_may_follow(scratch: Path) -> None:
     """Bytes behind the structure are refused and counted, not passed over."""
     with (
-        pytest.raises(ValidationException, match="key has 3 bytes behind the end"),
+        pytest.raises(ValidationException, match="key has 3 bytes after the end"),
         pkcs8("key", made(scratch, "DER") + b"abc"),
     ):
         pass

@@ -275,8 +275,8 @@ def test_context_is_kept(shared: Site, keys: Keys, folder: Path) -> None:
         {
             "File": str(folder / "other"),
             "Error": "InvalidCiphertextException",
-            "Message": "Check the ciphertext and the encryption context: together they are not what encrypt gave "
-            "(one error for all).",
+            "Message": "The ciphertext cannot be decrypted: check it and the encryption context (one error for every "
+            "cause).",
         }
     ]
     assert answer["OldBackingKeys"] == [{"KeyId": keys.old, "KeyMaterialId": keys.old_material, "Files": 1}]

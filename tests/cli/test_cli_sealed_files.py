@@ -12,7 +12,7 @@ import pytest
 
 from hsmkms.cli.commands.re_encrypt_files import Kind, do_file
 from hsmkms.cli.files import sealed_files
-from hsmkms.cli.files.sealed_files import Base64Form, Content, Found
+from hsmkms.cli.files.sealed_files import Base64Form, Content, FileEntry
 from hsmkms.rules import blob
 from hsmkms.service.operator.re_encryption import BackingKey, Moved
 
@@ -104,7 +104,7 @@ def test_file_changed_meanwhile(folder: Path, name: str) -> None:
         MEDDLERS[name](file)
         left.append(look())
 
-    outcome = do_file(Meddler(meddle), Found(str(file)))
+    outcome = do_file(Meddler(meddle), FileEntry(str(file)))
     assert (outcome.kind, outcome.code) == (Kind.FAILED, "ENOENT" if name == "removed" else "FileChanged")
     assert look() == left[0]
     assert not list(folder.glob(".hsmkms-*"))
@@ -131,7 +131,7 @@ def test_failed_step(folder: Path, monkeypatch: pytest.MonkeyPatch, step: str) -
         monkeypatch.setattr(os, "getxattr", lambda *_, **__: b"backup")
     monkeypatch.setattr(os, step, fail)
     before = file.stat()
-    outcome = do_file(Meddler(lambda: None), Found(str(file)))
+    outcome = do_file(Meddler(lambda: None), FileEntry(str(file)))
     monkeypatch.undo()
     assert (outcome.kind, outcome.code) == (Kind.FAILED, "ENOSPC")
     assert (file.read_bytes(), file.stat().st_ino) == (CIPHERTEXT, before.st_ino)
@@ -160,7 +160,7 @@ def test_order_of_steps(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in ("write", "fchmod", "fsync", "rename"):
         monkeypatch.setattr(os, name, watched(name))
-    assert do_file(Meddler(lambda: None), Found(str(file))).kind is Kind.RE_ENCRYPTED
+    assert do_file(Meddler(lambda: None), FileEntry(str(file))).kind is Kind.RE_ENCRYPTED
     assert steps == ["write", "fchmod", "fsync", "rename", "fsync"]
     assert file.read_bytes() == CIPHERTEXT[:-1] + b"?"
 
@@ -171,7 +171,7 @@ def test_short_writes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_bytes(base64.encodebytes(CIPHERTEXT))
     write = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:7]))
-    assert do_file(Meddler(lambda: None), Found(str(file))).kind is Kind.RE_ENCRYPTED
+    assert do_file(Meddler(lambda: None), FileEntry(str(file))).kind is Kind.RE_ENCRYPTED
     assert file.read_bytes() == base64.encodebytes(CIPHERTEXT[:-1] + b"?")
 
 
@@ -190,7 +190,7 @@ def test_temporary_file_is_private(folder: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sealed_files, "_fill", look)
     before = os.umask(0)
     try:
-        do_file(Meddler(lambda: None), Found(str(file)))
+        do_file(Meddler(lambda: None), FileEntry(str(file)))
     finally:
         os.umask(before)
     assert modes == [0o600]

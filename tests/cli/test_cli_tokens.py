@@ -57,7 +57,7 @@ def test_migration(two: Site) -> None:
     rotations = two.run("list-key-rotations", "--key-id", symmetric).json["Rotations"]
     assert [each["RotationType"] for each in rotations] == ["AUTOMATIC"]
     doctor = two.run("doctor")
-    assert (doctor.status, "bears no note" in doctor.stdout) == (0, False)
+    assert (doctor.status, "has no mark" in doctor.stdout) == (0, False)
     assert two.run("re-encrypt-files", sealed, "--destination-key-id", symmetric).json["ReEncrypted"] == 1
     events = two.run("audit", "export", "--event-name", "MigrateToken")
     assert events.stdout.count('"MigrateToken"') == 2
@@ -234,5 +234,5 @@ def test_a_credential_that_fits_both(two: Site, handed_over: Path) -> None:
     (two.data / "pin").rename(handed_over / "pin")
     refused = two.run("list-keys", CREDENTIALS_DIRECTORY=str(handed_over)).error
     (label, _) = [each.label for each in config.load(two.config).tokens]
-    assert f"systemd hands it over with LoadCredential=pin-{label}:{two.data}/first/pin" in refused
+    assert f"systemd passes it with LoadCredential=pin-{label}:{two.data}/first/pin" in refused
     assert not list(two.data.rglob("*refused*"))

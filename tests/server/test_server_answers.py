@@ -217,7 +217,7 @@ def test_both_kinds_of_constraints(hsmkms_endpoint: Endpoint, keys: dict[str, st
         Constraints={"EncryptionContextEquals": pairs, "EncryptionContextSubset": pairs},
     )
     assert answer["__type"] == "ValidationException"
-    assert "cannot stand together" in answer["message"]
+    assert "cannot both be" in answer["message"]
 
 
 def test_grant_is_retired_by_the_bare_key_id(hsmkms_endpoint: Endpoint, keys: dict[str, str]) -> None:

@@ -90,7 +90,7 @@ def test_disk_fails(disk: Disk, fault: str) -> None:
     before = [each["KeyId"] for each in disk.ask("ListKeys")[1]["Keys"]]
     disk.be(FAULTS[fault])
     until(lambda: "disk" in disk.ready())
-    assert "look after its disk" in disk.ready()["disk"]
+    assert "free or repair its disk" in disk.ready()["disk"]
     assert disk.series() == {"token": 1.0, "database": 1.0, "disk": 0.0, "clock": 1.0}
     for operation, members in (
         ("CreateKey", {}),

@@ -44,7 +44,7 @@ from hsmkms.service.backup.unsealing import Unsealed
 from hsmkms.wiring import core as wiring
 
 OURS = ("meta.db", "log.db", "audit")
-UNPROVEN = "Nothing was restored: whoever could write"
+UNPROVEN = "Nothing was restored: anyone who can write"
 
 
 @pytest.fixture(scope="module")
@@ -171,9 +171,9 @@ def forged(contents: dict[str, bytes], other: dict[str, bytes]) -> dict[str, tup
         ),
         "proof of another": (
             with_manifest(evil) | {"manifest.mac": other["manifest.mac"], "manifest.sig": other["manifest.sig"]},
-            f"the token says that the proof in the backup is not its own.*{UNPROVEN}",
+            f"the proof in the backup was not made by this token.*{UNPROVEN}",
         ),
-        "manifest made anew": (with_manifest(evil), f"is not its own.*{UNPROVEN}"),
+        "manifest made anew": (with_manifest(evil), f"was not made by this token.*{UNPROVEN}"),
         "no proof": (with_manifest(without | {"manifest.json": contents["manifest.json"]}), f"no proof.*{UNPROVEN}"),
         "another installation": (
             contents | {"manifest.json": msgspec.json.encode(renamed)},
@@ -187,7 +187,7 @@ def forged(contents: dict[str, bytes], other: dict[str, bytes]) -> dict[str, tup
             contents | {"manifest.mac": msgspec.json.encode(mac | {"key": "00" * 16})},
             f"does not hold the key that proves.*{UNPROVEN}",
         ),
-        "no database": (with_manifest(contents | {"meta.db": b"garbage"}), f"is not its own.*{UNPROVEN}"),
+        "no database": (with_manifest(contents | {"meta.db": b"garbage"}), f"was not made by this token.*{UNPROVEN}"),
     }
 
 
@@ -272,9 +272,9 @@ def test_older_public_key_backups(site: Site, make: Callable[[], Private]) -> No
     file = back_up(site, private)
     old = old_backup(site.folder / "old", contents_of(file, private), private)
     lose(site)
-    with pytest.raises(StoreError, match=f"of a version that proved nothing.*{UNPROVEN}"):
+    with pytest.raises(StoreError, match=f"by a version without proofs.*{UNPROVEN}"):
         restore(site, old, private)
-    with pytest.raises(StoreError, match="a version that signed none"):
+    with pytest.raises(StoreError, match="a version without signatures"):
         restore(site, old, private, signed_by=Ed25519PrivateKey.generate().public_key())
     with pytest.raises(ConfigurationError, match="give its --private-key"):
         restore(site, old)

@@ -78,7 +78,7 @@ def test_accepted(cloned: Settings) -> None:
         assert unseal(kms, seal(kms, new_key(kms).key_id)) == b"secret"
     with pytest.raises(CloneError, match=rf"serial {home.serial}\) is a clone of .*serial {clone.serial}"):
         opened(second_token.only(cloned, home))
-    with pytest.raises(ConfigurationError, match="nothing is to be accepted"):
+    with pytest.raises(ConfigurationError, match="nothing needs to be accepted"):
         accept(cloned, clone)
     records = "".join(each.read_text() for each in (cloned.data_dir / "audit").glob("*.jsonl"))
     assert '"AcceptClone"' in records

@@ -138,7 +138,7 @@ def test_a_name_that_was_accepted_is_not_the_new_user(either: Kms) -> None:
             new_key(either, policy=naming(NOBODY))
         return
     key = new_key(either, policy=naming(NOBODY)).key_id
-    note = f"There is no {NOBODY}: who is made under that name is somebody else, whom a Deny alone means."
+    note = f"There is no {NOBODY}: a user created later under that name is a new one, to whom only a Deny applies."
     assert either.operator.notes.of_key_policy(naming(NOBODY)) == [note]
     assert note in {each.sentence for each in either.operator.notes.every()}
     grant_id = granted(either, key, grantee_principal=NOBODY)

@@ -59,7 +59,7 @@ def test_planted_key_is_not_adopted(site: Site) -> None:
             session.create_object(planted)
         (finding,) = kms.operator.find_differences()
         assert finding.kind is Kind.ORPHAN
-        with pytest.raises(KMSInvalidStateException, match="not as hsmkms makes keys"):
+        with pytest.raises(KMSInvalidStateException, match="not as hsmkms creates keys"):
             kms.operator.mend(finding)
         shown = kms.describe_key(DescribeKeyRequest(key_id=made.key_id)).key_metadata
         assert shown.current_key_material_id == made.current_key_material_id

@@ -42,7 +42,7 @@ from hsmkms.hsm.key_objects import KeyObjects
 from hsmkms.kms import Kms
 from hsmkms.model.permit import Permit
 from hsmkms.rules.budget import ROTATE_AT
-from hsmkms.service.operator.sweeper import TURN
+from hsmkms.service.operator.sweeper import LEASE
 from hsmkms.store import leases, sweeper
 
 SECOND = timedelta(seconds=1)
@@ -87,7 +87,7 @@ def test_dry_run(kms: Kms, clock: StoppedClock) -> None:
     due = Due(kms, clock)
     before = (epoch(kms), backing_keys(kms), kms.operator.find_differences())
     with kms._core.store.log.atomic() as tx:  # another process is at it: a dry run only looks
-        tx.execute(sweeper.sweeper.insert().values(only=1, holder="somebody", until=clock.now + TURN))
+        tx.execute(sweeper.sweeper.insert().values(only=1, holder="somebody", until=clock.now + LEASE))
     report = kms.operator.maintain(dry_run=True)
     assert outcomes(report) == [(*each, DUE) for each in due.steps]
     assert [each.why for each in report.steps] == [
@@ -213,7 +213,7 @@ def test_killed_sweeper_is_replaced(site: Site, clock: StoppedClock) -> None:
         clock.now = START + YEAR
         act = ("act", site.folder / "hsmkms.toml", clock.now.isoformat(), "kill rotate 2", "maintain")
         assert run(*act, status=-9) == []
-        clock.now += TURN - SECOND
+        clock.now += LEASE - SECOND
         assert kms.operator.maintain().busy
         clock.now += SECOND
         assert not kms.operator.maintain().busy
@@ -226,9 +226,9 @@ def test_killed_sweeper_is_replaced(site: Site, clock: StoppedClock) -> None:
 def test_turn_of_a_clock_that_was_set_back(kms: Kms, clock: StoppedClock) -> None:
     """A turn that would last longer than any can counts as over: the clock was ahead when it was written."""
     now = clock.now
-    assert sweeper.take_turn(kms._core.store, "ahead", now + timedelta(days=400), TURN)
+    assert sweeper.acquire_lease(kms._core.store, "ahead", now + timedelta(days=400), LEASE)
     assert not kms.operator.maintain().busy
-    assert sweeper.take_turn(kms._core.store, "somebody", now, TURN)
+    assert sweeper.acquire_lease(kms._core.store, "somebody", now, LEASE)
     assert kms.operator.maintain().busy
 
 
@@ -243,7 +243,7 @@ def test_turn_is_kept_by_working(kms: Kms, clock: StoppedClock) -> None:
     def slow(done: str) -> None:
         if done.startswith("rotate 1"):
             clock.advance(minutes=4)
-            busy.append(not sweeper.take_turn(kms._core.store, "somebody", clock.now, TURN))
+            busy.append(not sweeper.acquire_lease(kms._core.store, "somebody", clock.now, LEASE))
 
     kms._core.reached = slow
     assert [outcome for _, _, outcome in sweep(kms)] == [DONE] * 4
@@ -259,7 +259,7 @@ def test_lost_turn_ends_the_sweep(kms: Kms, clock: StoppedClock) -> None:
 
     def sleep() -> None:
         clock.advance(minutes=6)
-        assert sweeper.take_turn(kms._core.store, "somebody", clock.now, TURN)
+        assert sweeper.acquire_lease(kms._core.store, "somebody", clock.now, LEASE)
 
     kms._core.reached = at("rotate 3", sleep)
     assert sweep(kms) == [(ROTATION, keys[0], DONE)]

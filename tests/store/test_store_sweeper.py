@@ -9,31 +9,31 @@ from hsmkms.store import changes, sweeper
 from hsmkms.store.engine import Store
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-TURN = timedelta(minutes=5)
+LEASE = timedelta(minutes=5)
 TICK = timedelta(microseconds=1)
 
 
 def take(store: Store, holder: str, after: timedelta) -> bool:
     """Ask for a turn some time after NOW."""
-    return sweeper.take_turn(store, holder, NOW + after, TURN)
+    return sweeper.acquire_lease(store, holder, NOW + after, LEASE)
 
 
 def test_one_at_a_time(store: Store) -> None:
     """Others wait until the turn is over, to the microsecond; its holder may go on, which makes it longer."""
     assert take(store, "one", timedelta())
-    assert not take(store, "two", TURN - TICK)
-    assert take(store, "one", TURN - TICK)
-    assert not take(store, "two", TURN)
-    assert take(store, "two", 2 * TURN - TICK)
-    assert not take(store, "one", 2 * TURN)
+    assert not take(store, "two", LEASE - TICK)
+    assert take(store, "one", LEASE - TICK)
+    assert not take(store, "two", LEASE)
+    assert take(store, "two", 2 * LEASE - TICK)
+    assert not take(store, "one", 2 * LEASE)
 
 
 def test_ended_turn(store: Store) -> None:
     """The next one begins at once; who has no turn ends nobody's."""
     assert take(store, "one", timedelta())
-    sweeper.end_turn(store, "two")
+    sweeper.release_lease(store, "two")
     assert not take(store, "two", TICK)
-    sweeper.end_turn(store, "one")
+    sweeper.release_lease(store, "one")
     assert take(store, "two", TICK)
 
 
@@ -48,7 +48,7 @@ def test_turns_are_no_change_of_keys(store: Store) -> None:
     """The change signal stays quiet: turns are in log.db."""
     signal = changes.ChangeSignal(store)
     assert take(store, "one", timedelta())
-    sweeper.end_turn(store, "one")
+    sweeper.release_lease(store, "one")
     assert not signal.moved()
     signal.close()
 
@@ -61,14 +61,14 @@ steps = st.tuples(st.sampled_from("abc"), st.integers(0, 400), st.booleans())
 def test_never_two_at_once(store: Store, asked: list[tuple[str, int, bool]]) -> None:
     """Whoever asks at whatever times, a turn is given to another only when the last one has ended or is over."""
     for name in "abc":
-        sweeper.end_turn(store, name)
+        sweeper.release_lease(store, name)
     holder, until, now = "", NOW, NOW
     for name, seconds, ends in asked:
         now += timedelta(seconds=seconds)
         free = holder in ("", name) or now >= until
-        assert sweeper.take_turn(store, name, now, TURN) is free
+        assert sweeper.acquire_lease(store, name, now, LEASE) is free
         if free:
-            holder, until = name, now + TURN
+            holder, until = name, now + LEASE
         if ends:
-            sweeper.end_turn(store, name)
+            sweeper.release_lease(store, name)
             holder = "" if holder == name else holder

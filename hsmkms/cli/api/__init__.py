@@ -1,1 +1,1 @@
-"""Commands of the API, made from its tables."""
+"""Commands of the API, generated from its tables."""

@@ -1,6 +1,6 @@
-"""The commands of the API, made from its model: one for each operation, with the options of `aws kms`.
+"""Generate the commands of the API from its model: one for each operation, with the options of `aws kms`.
 
-A command's options are the members of its request, read as the aws CLI reads them. So an operation that is added to
+A command's options are the members of its request, parsed as the aws CLI parses them. So an operation that is added to
 ``OPERATIONS`` needs one row in ``COMMANDS``, and no code here (hsmkms/README.md lists all places of a new operation).
 """
 
@@ -39,15 +39,15 @@ def register(app: typer.Typer) -> None:
 
 
 def option_name(name: str) -> str:
-    """``key_id`` or ``CreateKey`` as an option or command is written: ``key-id``, ``create-key``."""
+    """Convert ``key_id`` or ``CreateKey`` to the name of an option or command: ``key-id``, ``create-key``."""
     spaced = "".join(f"-{each.lower()}" if each.isupper() else each for each in name)
     return spaced.replace("_", "-").strip("-")
 
 
 def list_options(command: str) -> frozenset[str]:
-    """The options of a command that take several words in a row, as in ``--tag-keys a b``.
+    """Return the options of a command that accept several values in a row, as in ``--tag-keys a b``.
 
-    Other commands than the API's have the API's names for what they share with it.
+    For a command that is not of the API, these are the list options of all operations: it uses the API's names.
     """
     operations = [each.operation for each in COMMANDS]
     return frozenset(
@@ -59,14 +59,14 @@ def list_options(command: str) -> frozenset[str]:
 
 
 def _function(operation: Operation) -> Callable[..., None]:
-    """The function behind a command, with the signature that typer reads its options from."""
+    """Make the function of a command, with the signature from which typer reads its options."""
     members = _members(operation)
     required = required_members(OPERATIONS[operation].request)
 
     def command(
         common: Common,
         *,
-        yes: bool = True,  # where there is no question
+        yes: bool = True,  # for commands without a question
         output_format: KeyFormat | None = None,
         **given: Any,  # noqa: ANN401 - typer reads the signature below, not this one
     ) -> None:
@@ -97,13 +97,13 @@ def _function(operation: Operation) -> Callable[..., None]:
 
 
 def _members(operation: Operation) -> dict[str, Any]:
-    """The members of an operation's request with their bare types, in the order of the model."""
+    """Return the members of an operation's request with their types without None, in the order of the model."""
     request = OPERATIONS[operation].request
     return {name: _bare(kind) for name, kind in get_type_hints(request).items() if name in request.__struct_fields__}
 
 
 def _bare(kind: Any) -> Any:  # noqa: ANN401 - types of many kinds
-    """``str`` for ``str | None``: every option may be left out or be required, whatever its type says."""
+    """Return ``str`` for ``str | None``: whether an option is required is decided elsewhere."""
     choices = [each for each in get_args(kind) if each is not type(None)]
     return choices[0] if type(None) in get_args(kind) else kind
 
@@ -129,7 +129,7 @@ _OPTION_TYPES: Final[dict[Any, tuple[Any, str | None]]] = {
 
 
 def _read(name: str, kind: Any, value: Any) -> Any:  # noqa: ANN401 - values of many kinds
-    """The value of an option as the request wants it: by the member's name, by its type, or as typer gave it."""
+    """Convert an option's value for the request: by the member's name, by its type, or unchanged."""
     option = f"--{option_name(name)}"
     if name in _BY_NAME:
         return _BY_NAME[name](value)
@@ -159,7 +159,7 @@ _BY_TYPE: Final[dict[Any, Callable[[str, Any, Any], Any]]] = {
 def _answer(operation: Operation, common: Common, given: dict[str, Any], *, ask: bool) -> dict[str, Any] | None:
     kinds = _members(operation)
     shape = OPERATIONS[operation]
-    # typer gives an empty list for a list option that was not used
+    # typer passes an empty list for a list option that was not given
     members = {name: _read(name, kinds[name], value) for name, value in given.items() if value != []}
     request = shape.request(**members)
     with common.open() as kms:

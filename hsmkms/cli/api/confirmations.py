@@ -1,4 +1,4 @@
-"""What a person at a terminal is asked before something that cannot be undone."""
+"""Ask a person at a terminal for confirmation before an operation that cannot be undone."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -21,12 +21,12 @@ Question = Callable[["Kms", Any, "Caller | None"], None]
 
 
 def at_a_terminal() -> bool:
-    """True if a person can be asked."""
+    """Return True if a person can be asked."""
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def schedule_key_deletion(kms: "Kms", request: Any, caller: "Caller | None") -> None:  # noqa: ANN401 - of its operation
-    """Show what the key is and who seems to use it, then ask."""
+    """Show the key, its last use and its aliases, then ask."""
     key = kms.describe_key(DescribeKeyRequest(key_id=request.key_id), caller).key_metadata
     usage = kms.get_key_last_usage(GetKeyLastUsageRequest(key_id=request.key_id), caller)
     names = kms.list_aliases(ListAliasesRequest(key_id=request.key_id), caller).aliases
@@ -52,7 +52,7 @@ def schedule_key_deletion(kms: "Kms", request: Any, caller: "Caller | None") -> 
 
 
 def _when(key: KeyMetadata, days: int) -> str:
-    """When it would be deleted: a primary key with replicas waits for them first."""
+    """Describe when the key would be deleted: a primary key waits until its replicas are deleted."""
     family = key.multi_region_configuration
     if family is None or family.multi_region_key_type != MultiRegionKeyType.PRIMARY or not family.replica_keys:
         return f"in {days} days"

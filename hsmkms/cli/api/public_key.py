@@ -1,4 +1,4 @@
-"""``get-public-key --output-format``: the public key alone, as other programs read it."""
+"""Print only the public key, in a standard format, for ``get-public-key --output-format``."""
 
 import base64
 import sys

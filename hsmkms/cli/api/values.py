@@ -1,4 +1,4 @@
-"""Reading option values as the aws CLI does: blobs, files, maps, lists and structures."""
+"""Parse option values as the aws CLI does: blobs, files, maps, lists and structures."""
 
 import base64
 import binascii
@@ -29,7 +29,7 @@ _JSON_STARTS: Final = ("{", "[")
 
 
 def blob(option: str, value: str) -> bytes:
-    """Bytes from base64, from ``fileb://FILE``, or from standard input for ``-``."""
+    """Read bytes from base64, from ``fileb://FILE``, or from standard input for ``-``."""
     if value == "-":
         return sys.stdin.buffer.read()
     if value.startswith(_BINARY_FILE):
@@ -45,21 +45,21 @@ def blob(option: str, value: str) -> bytes:
 
 
 def text(option: str, value: str) -> str:
-    """A string, or the text of ``file://FILE``."""
+    """Return the value itself, or the text of ``file://FILE``."""
     if not value.startswith(_TEXT_FILE):
         return value
     data = _read(option, value.removeprefix(_TEXT_FILE))
     try:
-        found = data.decode("utf-8-sig")
+        decoded = data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         raise ValidationException(f"{option}: {value} is {_encoding(data)}: save it as UTF-8.") from exc
-    if "\0" in found:
+    if "\0" in decoded:
         raise ValidationException(f"{option}: {value} is {_encoding(data)}: save it as UTF-8.")
-    return found
+    return decoded
 
 
 def _encoding(data: bytes) -> str:
-    """Name the encoding that a file seems to have which is not UTF-8."""
+    """Guess the encoding of a file that is not UTF-8, for an error message."""
     for mark, name in _MARKS.items():
         if data.startswith(mark):
             return f"{name} text"
@@ -69,7 +69,7 @@ def _encoding(data: bytes) -> str:
 
 
 def instant(option: str, value: str) -> datetime:
-    """An instant: seconds since 1970, or ISO 8601, which means UTC where it names no zone."""
+    """Parse an instant: seconds since 1970, or ISO 8601, in UTC if it names no zone."""
     try:
         if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
             return datetime.fromtimestamp(float(value), UTC)
@@ -82,22 +82,22 @@ def instant(option: str, value: str) -> datetime:
 
 
 def mapping(option: str, value: str) -> dict[str, str]:
-    """``key=value,key=value`` or a JSON object of strings."""
+    """Parse ``key=value,key=value`` or a JSON object of strings."""
     value = text(option, value)
     if value.lstrip().startswith(_JSON_STARTS):
         decoded: dict[str, str] = _json(option, value, dict[str, str])
         return decoded
     pairs: dict[str, str] = {}
     for part in value.split(","):
-        key, separator, held = part.partition("=")
+        key, separator, member = part.partition("=")
         if not separator:
             raise ValidationException(f"{option}: {part!r} is not key=value (or pass a JSON object).")
-        pairs[key] = held
+        pairs[key] = member
     return pairs
 
 
 def items(option: str, values: list[str], kind: Any) -> list[Any]:  # noqa: ANN401 - a type for msgspec to read
-    """A list: plain values, ``Member=value,Member=value`` for structures, or one JSON list."""
+    """Parse a list: plain values, ``Member=value,Member=value`` for structures, or one JSON list."""
     values = [text(option, each) for each in values]
     if len(values) == 1 and values[0].lstrip().startswith("["):
         decoded: list[Any] = _json(option, values[0], list[kind])
@@ -108,25 +108,25 @@ def items(option: str, values: list[str], kind: Any) -> list[Any]:  # noqa: ANN4
 
 
 def structure(option: str, value: str, kind: Any) -> Any:  # noqa: ANN401 - see items
-    """One structure: JSON, or ``Member=value,Member=value``."""
+    """Parse one structure: JSON, or ``Member=value,Member=value``."""
     return _structure(option, text(option, value), kind)
 
 
 def json_object(option: str, value: str) -> dict[str, Any]:
-    """A JSON object, or the file that holds it."""
+    """Parse a JSON object, given directly or as ``file://FILE``."""
     decoded: dict[str, Any] = _json(option, text(option, value), dict[str, Any])
     return decoded
 
 
 def key_name(value: str) -> str:
-    """A key as people write it: an alias may stand without its prefix."""
+    """Complete the name of a key: an alias may be given without its prefix."""
     if is_key_id(value) or value.startswith(("arn:", ALIAS_PREFIX)):
         return value
     return alias_name(value)
 
 
 def alias_name(value: str) -> str:
-    """An alias as people write it: with or without its prefix."""
+    """Add the prefix of an alias if it is missing."""
     return value if value.startswith(ALIAS_PREFIX) else ALIAS_PREFIX + value
 
 

@@ -1,4 +1,4 @@
-"""The person at the terminal, as a plugin of age speaks to: a touch to ask for, a PIN to enter."""
+"""Prompt the person at the terminal for an age plugin: to touch a device, or to enter a PIN."""
 
 import json
 
@@ -8,7 +8,7 @@ from hsmkms.cli.api.confirmations import at_a_terminal
 
 
 class AgePerson:
-    """Shows and asks on the terminal; without one nothing is answered, and the plugin goes on or fails by itself."""
+    """Shows messages and prompts; without a terminal it answers none, and the plugin continues or fails."""
 
     def display_message(self, message: str) -> None:
         """Show a message."""
@@ -25,10 +25,10 @@ class AgePerson:
         return str(typer.prompt(_plain(description), err=True)) if at_a_terminal() else None
 
     def request_passphrase(self, description: str) -> str | None:
-        """Ask for a secret, without an echo."""
+        """Ask for a secret, without echo."""
         return str(typer.prompt(_plain(description), hide_input=True, err=True)) if at_a_terminal() else None
 
 
 def _plain(text: str) -> str:
-    """Without control characters."""
+    """Escape control characters."""
     return json.dumps(text)[1:-1]

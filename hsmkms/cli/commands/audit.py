@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 PANEL: Final = "Audit log"
 NOT_PROVEN_STATUS: Final = 3
-"""Of `audit verify`: no fault was found, but the token is away or could not prove all that this rests on."""
+"""Status of `audit verify` if no fault was detected, but the token is away or could not prove each seal."""
 
 audit = typer.Typer(
     name="audit",
@@ -61,10 +61,10 @@ def show(
     """
     from hsmkms.service.audit import reading as audit_reading  # noqa: PLC0415 - see tail
 
-    found = audit_reading.show(_folder(common), event_id)
-    if not found:
+    records = audit_reading.show(_folder(common), event_id)
+    if not records:
         raise NotFoundException(f"The audit log has no record with the id {event_id}.")
-    common.show({"Records": found})
+    common.show({"Records": records})
 
 
 @with_common("config")
@@ -126,8 +126,8 @@ def archive(
 
 def _shown(verdict: "Verdict") -> dict[str, object]:
     answer: dict[str, object] = named(verdict)
-    faults = {"Faults": verdict.faults, "Unproven": verdict.unproven, "Accepted": verdict.accepted}
-    return answer | {name: [named(each) for each in found] for name, found in faults.items()}
+    lists = {"Faults": verdict.faults, "Unproven": verdict.unproven, "Accepted": verdict.accepted}
+    return answer | {name: [named(each) for each in faults] for name, faults in lists.items()}
 
 
 def _folder(common: Common) -> Path:
@@ -138,11 +138,11 @@ def _folder(common: Common) -> Path:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar for people at a terminal; it counts bytes."""
+    """Show a progress bar at a terminal; yields a function to call with the bytes read and the total."""
     if not sys.stderr.isatty():
         yield lambda _read, _size: None
         return
-    from rich.console import Console  # noqa: PLC0415 - only who sees the bar pays for it
+    from rich.console import Console  # noqa: PLC0415 - only the bar needs it
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
     columns = (TextColumn("verifying"), BarColumn(), DownloadColumn(), TimeRemainingColumn())

@@ -1,4 +1,4 @@
-"""Commands for the day after: backup, restore."""
+"""Commands about backups: backup, restore."""
 
 import sys
 from contextlib import suppress
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PANEL: Final = "Backup"
 _MOST_BYTES: Final = 65536
-"""No file with a key is longer."""
+"""The maximum length of a file with keys."""
 
 
 def register(app: typer.Typer) -> None:
@@ -57,13 +57,13 @@ def backup(
     """
     from hsmkms.wiring import core as wiring  # noqa: PLC0415 - help must not pay for the database and the token
 
-    found = wiring.configuration_file(common.config)
-    settings = wiring.load_settings(found).backup
+    configuration = wiring.configuration_file(common.config)
+    settings = wiring.load_settings(configuration).backup
     recipients = _recipients(recipient, public_key, settings)
     signing = _signing_key(signing_key, settings)
     with common.open() as kms:
-        made = kms.operator.backup(file.absolute(), recipients, found.read_bytes(), signing)
-    common.show(named(made))
+        result = kms.operator.backup(file.absolute(), recipients, configuration.read_bytes(), signing)
+    common.show(named(result))
 
 
 @with_common("config", "output", "query")
@@ -124,7 +124,7 @@ def restore(
 def _restored(
     explicit: Path | None, data_dir: Path | None, file: Path, order: "Order", accepted: str | None
 ) -> "Restored":
-    """Restore with the operator's configuration; with that of the backup only into a folder that has none."""
+    """Restore with the operator's configuration; with the backup's only into a folder that has none."""
     from hsmkms.cli.commands.foreign_configuration import accept  # noqa: PLC0415 - see backup
     from hsmkms.config import settings as config  # noqa: PLC0415 - see backup
     from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see backup
@@ -143,21 +143,21 @@ def _restored(
 
 
 def _recipients(words: list[str] | None, file: Path | None, settings: "BackupSettings") -> list["Recipient"]:
-    """Those of the options, or else those of the configuration."""
+    """Read the recipients of the options, or else those of the configuration."""
     from hsmkms.cli.commands.age_prompts import AgePerson  # noqa: PLC0415 - see backup
     from hsmkms.service.backup.age_keys import WRITTEN_OUT, read_recipient, read_recipients  # noqa: PLC0415 - see backup
 
     person = AgePerson()
-    told = [read_recipient(each, person) for each in words or ()]
-    told += read_recipients(str(file), _read(file), person) if file is not None else []
-    for each in settings.recipients if not told else ():
+    chosen = [read_recipient(each, person) for each in words or ()]
+    chosen += read_recipients(str(file), _read(file), person) if file is not None else []
+    for each in settings.recipients if not chosen else ():
         written_out = each.startswith(WRITTEN_OUT)
-        told += [read_recipient(each, person)] if written_out else read_recipients(each, _read(Path(each)), person)
-    return told
+        chosen += [read_recipient(each, person)] if written_out else read_recipients(each, _read(Path(each)), person)
+    return chosen
 
 
 def _signing_key(file: Path | None, settings: "BackupSettings") -> "SigningKey | None":
-    """That of the option, or else that of the configuration; None if neither names one."""
+    """Read the signing key of the option, or else that of the configuration; None if neither names one."""
     from hsmkms.config.settings import read_private_key  # noqa: PLC0415 - see backup
     from hsmkms.service.backup.signature import read_signing_key  # noqa: PLC0415 - see backup
 

@@ -1,4 +1,4 @@
-"""doctor: one table of checks, from the outside in; each says what it found, and what to do about it."""
+"""The command doctor: a table of checks, from the outside in, each with its result and what to do about a problem."""
 
 import os
 import shlex
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hsmkms.config.settings import Settings
     from hsmkms.kms import Kms
 
-Kept = TypeVar("Kept")
+Resource = TypeVar("Resource")
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _LEFTOVERS: Final = (".backup-", ".restore-")
@@ -34,11 +34,11 @@ _TOO_LITTLE: Final = 100 * _MIB
 _LITTLE: Final = 1024 * _MIB
 _SOON: Final = timedelta(days=30)
 _MOST_SESSIONS: Final = 0.9
-"""Of what the token has, in use by all processes: more than that is a leak, or a limit that is too tight."""
+"""Share of the token's sessions in use by all processes, above which there is a leak or too low a limit."""
 
 
 class Outcome(StrEnum):
-    """How a check ended. Only what is wrong makes the status 1."""
+    """How a check ended. Only WRONG sets the status to 1."""
 
     OK = "ok"
     WARNING = "warning"
@@ -46,14 +46,14 @@ class Outcome(StrEnum):
 
 
 class Verdict(NamedTuple):
-    """What a check found; for all but OK with what to do."""
+    """The result of a check; unless it is OK, the detail says what to do."""
 
     outcome: Outcome
     detail: str
 
 
-class Patient:
-    """What the checks look at: the settings, and the installation, which is opened once."""
+class CheckContext:
+    """What the checks work on: the settings, and the installation, which is opened once."""
 
     def __init__(self, settings: "Settings", exits: ExitStack) -> None:
         self.settings = settings
@@ -61,13 +61,13 @@ class Patient:
         self._kms: Kms | None = None
         self._fault: HsmKmsError | None = None
 
-    def kept(self, thing: AbstractContextManager[Kept]) -> Kept:
-        """What stays open for the checks that follow: to open a token is to read all of it."""
-        return self._exits.enter_context(thing)
+    def keep_open(self, resource: AbstractContextManager[Resource]) -> Resource:
+        """Enter a context until all checks are done: opening a token again would read all of it again."""
+        return self._exits.enter_context(resource)
 
     @property
     def kms(self) -> "Kms":
-        """The open installation; where it cannot be opened, the same error each time it is asked for."""
+        """The open installation; raises the same error each time if it cannot be opened."""
         from hsmkms import Kms  # noqa: PLC0415 - help must not pay for the database and the token
         from hsmkms.wiring import core as wiring  # noqa: PLC0415 - help must not pay for the database and the token
 
@@ -108,8 +108,8 @@ def doctor(
 
     Example: hsmkms doctor
     """
-    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see Patient
-    from hsmkms.wiring import tokens as token_wiring  # noqa: PLC0415 - see Patient
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see CheckContext
+    from hsmkms.wiring import tokens as token_wiring  # noqa: PLC0415 - see CheckContext
 
     settings = wiring.load_settings(common.config)
     if (yes and not retry_pin) or (token is not None and not yes):
@@ -118,9 +118,9 @@ def doctor(
         insisted = token_wiring.named_token(settings, token) if yes else None
         token_wiring.retry_pin(settings, insisted=insisted, confirm=_confirm if at_a_terminal() else token_wiring.never)
     with ExitStack() as exits:
-        patient = Patient(settings, exits)
+        context = CheckContext(settings, exits)
         checks = UNFINISHED if _is_unfinished(settings, retried=retry_pin) else CHECKS
-        verdicts = {name: _judge(check, patient) for name, check in checks.items()}
+        verdicts = {name: _judge(check, context) for name, check in checks.items()}
     rows = [{"Check": name, "Outcome": each.outcome, "Detail": each.detail} for name, each in verdicts.items()]
     common.show({"Checks": rows})
     if any(each.outcome is Outcome.WRONG for each in verdicts.values()):
@@ -131,9 +131,9 @@ def _confirm(question: str) -> bool:
     return typer.confirm(question, err=True)
 
 
-def _judge(check: "Check", patient: Patient) -> Verdict:
+def _judge(check: "Check", context: CheckContext) -> Verdict:
     try:
-        return check(patient)
+        return check(context)
     except HsmKmsError as exc:
         return Verdict(Outcome.WRONG, f"{type(exc).__name__}: {exc}")
 
@@ -149,58 +149,58 @@ def _warning(detail: str) -> Verdict:
 # -- the checks -------------------------------------------------------------------------------------------------
 
 
-def _databases(patient: Patient) -> Verdict:
-    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see Patient
+def _databases(context: CheckContext) -> Verdict:
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see CheckContext
 
-    revisions = wiring.database_revisions(patient.settings)
-    wiring.check_databases(patient.settings)
+    revisions = wiring.database_revisions(context.settings)
+    wiring.check_databases(context.settings)
     return _ok(f"private, whole, and at the revision of this program: {', '.join(revisions.values())}")
 
 
-def _pin(patient: Patient) -> Verdict:
-    from hsmkms.wiring import pin_change  # noqa: PLC0415 - see Patient
-    from hsmkms.wiring import tokens as token_wiring  # noqa: PLC0415 - see Patient
+def _pin(context: CheckContext) -> Verdict:
+    from hsmkms.wiring import pin_change  # noqa: PLC0415 - see CheckContext
+    from hsmkms.wiring import tokens as token_wiring  # noqa: PLC0415 - see CheckContext
 
-    for each in patient.settings.tokens:
+    for each in context.settings.tokens:
         draft = pin_change.interrupted(each)
         if draft is not None:
             raise ConfigurationError(f"a change of the PIN was interrupted ({draft} is left): run `hsmkms change-pin`")
-    if any(token_wiring.wrong_pins_given(patient.settings, each) for each in patient.settings.tokens):
-        return _warning("somebody gave the token a wrong PIN since the last login: find out who, before it locks")
+    if any(token_wiring.wrong_pins_given(context.settings, each) for each in context.settings.tokens):
+        return _warning("a wrong PIN was sent to the token since the last login: find out by whom, before it locks")
     return _ok("no wrong PIN since the last login")
 
 
-def _token(patient: Patient) -> Verdict:
-    from hsmkms.wiring import tokens as token_wiring  # noqa: PLC0415 - see Patient
+def _token(context: CheckContext) -> Verdict:
+    from hsmkms.wiring import tokens as token_wiring  # noqa: PLC0415 - see CheckContext
 
-    told = []
-    for each in patient.settings.tokens:
-        profile = patient.kept(closing(token_wiring.open_device(patient.settings, each))).profile
-        told.append(f"{profile.label} ({profile.model}, serial {profile.serial})")
-    return _ok(f"{'; '.join(told)} took the PIN and passed the probe")
+    opened = []
+    for each in context.settings.tokens:
+        profile = context.keep_open(closing(token_wiring.open_device(context.settings, each))).profile
+        opened.append(f"{profile.label} ({profile.model}, serial {profile.serial})")
+    return _ok(f"{'; '.join(opened)} accepted the PIN and passed the probe")
 
 
-def _whole(patient: Patient) -> Verdict:
-    findings = len(patient.kms.operator.find_differences())
+def _whole(context: CheckContext) -> Verdict:
+    findings = len(context.kms.operator.find_differences())
     if findings:
         raise StoreError(f"{findings} differences between database and token: run `hsmkms reconcile`")
-    clone = _clone(patient)
+    clone = _clone(context)
     if clone is not None:
         return _warning(clone)
-    unmarked = patient.kms.operator.interrupted_migrations()
+    unmarked = context.kms.operator.interrupted_migrations()
     if unmarked:
         return _warning(
-            f"the token {unmarked[0].label!r} was left and bears no note of it, so that an older database could take "
-            "it for the home: let it be reached and run `hsmkms migrate-token --to HOME` again; a token that keeps no "
+            f"the former home {unmarked[0].label!r} has no mark of the migration, so that an older database could take "
+            "it for the home: make it reachable and run `hsmkms migrate-token --to HOME` again; a token that keeps no "
             "data objects needs audit.seal_file"
         )
-    lost = patient.kms.operator.lost_purposes()
+    lost = context.kms.operator.lost_purposes()
     if lost:
         return _warning(
             f"the newest of the installation's own keys ({', '.join(lost)}) are not on the token any more: put the "
-            "token that has them back, or run `hsmkms renew-installation-keys`, which tells what is lost"
+            "token that has them back, or run `hsmkms renew-installation-keys`, which shows what is lost"
         )
-    interrupted = patient.kms.operator.interrupted_rotations()
+    interrupted = context.kms.operator.interrupted_rotations()
     if interrupted:
         return _warning(
             f"the rotation of the installation's own keys ({', '.join(interrupted)}) was interrupted: run "
@@ -209,57 +209,57 @@ def _whole(patient: Patient) -> Verdict:
     return _ok("database and token belong together and agree")
 
 
-def _clone(patient: Patient) -> str | None:
-    """What is to be said of a token of the configuration that is a clone of one of the installation's."""
-    from hsmkms.wiring import tokens as token_wiring  # noqa: PLC0415 - see Patient
+def _clone(context: CheckContext) -> str | None:
+    """Return the warning about a token of the configuration that is a clone of an installation's token, else None."""
+    from hsmkms.wiring import tokens as token_wiring  # noqa: PLC0415 - see CheckContext
 
-    for each in patient.settings.further_tokens and patient.settings.tokens:
-        with closing(token_wiring.open_device(patient.settings, each)) as device:
+    for each in context.settings.further_tokens and context.settings.tokens:
+        with closing(token_wiring.open_device(context.settings, each)) as device:
             try:
-                patient.kms.operator.check_target(device)
+                context.kms.operator.check_target(device)
             except CloneError as exc:
                 return str(exc)
             except BindingError:
-                continue  # it was left
+                continue  # a former home
     return None
 
 
-def _rows(patient: Patient) -> Verdict:
-    faults = patient.kms.operator.audit.verify_rows()
+def _rows(context: CheckContext) -> Verdict:
+    faults = context.kms.operator.audit.verify_rows()
     if faults:
         raise StoreError(
             f"{len(faults)} records were changed by something other than hsmkms ({faults[0].subject}: "
             f"{faults[0].reason}), and are not used: `hsmkms verify-store` shows all; restore a backup, or run "
-            "`hsmkms accept-store` if you know better"
+            "`hsmkms accept-store` if the change is right"
         )
     return _ok("every row that decides is as hsmkms wrote it")
 
 
-def _audit(patient: Patient) -> Verdict:
-    if patient.settings.audit.durability == Durability.OFF:
-        patient.kms.operator.audit.check_home()
+def _audit(context: CheckContext) -> Verdict:
+    if context.settings.audit.durability == Durability.OFF:
+        context.kms.operator.audit.check_home()
         return _ok("switched off by audit.durability")
-    patient.kms.operator.audit.check()
-    return _ok("the newest seal fits what is there (`hsmkms audit verify` looks at every record)")
+    context.kms.operator.audit.check()
+    return _ok("the newest seal matches the log (`hsmkms audit verify` checks every record)")
 
 
-def _clock(patient: Patient) -> Verdict:
-    doubt = patient.kms.operator.watch.clock_doubt()
+def _clock(context: CheckContext) -> Verdict:
+    doubt = context.kms.operator.watch.clock_doubt()
     if doubt is not None:
         raise ConfigurationError(f"nothing is rotated or destroyed, since {doubt}")
-    return _ok("not behind what the database has seen")
+    return _ok("not behind the newest time in the database")
 
 
-def _due(patient: Patient) -> Verdict:
-    steps = patient.kms.operator.maintain(dry_run=True).steps
+def _due(context: CheckContext) -> Verdict:
+    steps = context.kms.operator.maintain(dry_run=True).steps
     if steps:
         kinds = ", ".join(sorted({each.kind for each in steps}))
-        return _warning(f"{len(steps)} steps are due ({kinds}): run `hsmkms maintain`, and let a timer do so")
+        return _warning(f"{len(steps)} steps are due ({kinds}): run `hsmkms maintain`, and let a timer run it")
     return _ok("no rotation, expiry or deletion is overdue")
 
 
-def _policies(patient: Patient) -> Verdict:
-    notes = patient.kms.operator.notes.every()
+def _policies(context: CheckContext) -> Verdict:
+    notes = context.kms.operator.notes.every()
     if not notes:
         return _ok("every principal and every condition can fit")
     first = notes[0]
@@ -267,8 +267,8 @@ def _policies(patient: Patient) -> Verdict:
     return _ok(f"note: {first.policy}, {first.sentence.rstrip('.')}{others}: `hsmkms simulate-policy` shows them")
 
 
-def _limits(patient: Patient) -> Verdict:
-    figures = patient.kms.operator.watch.figures()
+def _limits(context: CheckContext) -> Verdict:
+    figures = context.kms.operator.watch.figures()
     if figures.half_spent:
         return _warning(
             f"{figures.half_spent} key materials have used half of the encryptions that AES-GCM allows, or more "
@@ -278,102 +278,105 @@ def _limits(patient: Patient) -> Verdict:
     return _ok(f"the most used key material has used {100 * figures.budget_used:.1f} % of what AES-GCM allows")
 
 
-def _sessions(patient: Patient) -> Verdict:
-    limits = patient.kms.operator.token_info().limits
+def _sessions(context: CheckContext) -> Verdict:
+    limits = context.kms.operator.token_info().limits
     if limits is None or not limits.max_sessions or limits.sessions is None:
-        return _ok("the token tells no limit")
-    told = f"{limits.sessions} of {limits.max_sessions} sessions of the token are in use"
+        return _ok("the token reports no limit")
+    usage = f"{limits.sessions} of {limits.max_sessions} sessions of the token are in use"
     if limits.sessions > _MOST_SESSIONS * limits.max_sessions:
-        return _warning(f"{told}: end processes that hang, or lower token.max_sessions")
-    return _ok(told)
+        return _warning(f"{usage}: end processes that hang, or lower token.max_sessions")
+    return _ok(usage)
 
 
-def _files(patient: Patient) -> Verdict:
-    settings = patient.settings
+def _files(context: CheckContext) -> Verdict:
+    settings = context.settings
     own = [settings.serve.private_key] if settings.serve.private_key is not None else []
     for path in (*own, *_all_files(settings.data_dir)):
         mode = stat.S_IMODE(path.lstat().st_mode) if path.exists() else 0
         if mode & _OTHERS and not path.is_symlink():
             raise StoreError(f"{path} is open to other users (mode {mode:04o}): run `chmod go= {path}`")
     for path in (*own, settings.data_dir, *sorted(settings.data_dir.rglob("*"))):
-        changeable = ownership.weakness(path)
-        if changeable is not None:
-            raise StoreError(f"{path} can be changed by another user: {changeable}")
+        weak_point = ownership.weakness(path)
+        if weak_point is not None:
+            raise StoreError(f"{path} can be changed by another user: {weak_point}")
     left = [each for each in settings.data_dir.iterdir() if each.name.startswith(_LEFTOVERS)]
     if left:
         return _warning(
             f"an interrupted backup or restore has left {left[0]}, with copies of the databases: remove it, unless "
-            "one is going on"
+            "one is running"
         )
     seals = settings.audit.seal_file
-    found = ownership.weakness(seals) if seals is not None else None
-    if found is not None:
-        return _warning(f"audit.seal_file {seals} can be changed by another user, so what it says may be his: {found}")
+    weak_point = ownership.weakness(seals) if seals is not None else None
+    if weak_point is not None:
+        return _warning(f"audit.seal_file {seals} can be changed by another user, so it proves nothing: {weak_point}")
     return _ok("nothing of the installation is open to other users")
 
 
 def _all_files(folder: Path) -> Iterator[Path]:
-    """Every file in a folder and below; the configuration may be read by others, as it holds no secret."""
+    """Yield every file in a folder and below, except the configuration, which has no secrets and may be readable."""
     from hsmkms.cli.commands.setup import CONFIG_FILE  # noqa: PLC0415 - of this check alone
 
     for place, _, names in os.walk(folder):
         yield from (Path(place, name) for name in names if name != CONFIG_FILE)
 
 
-def _disk(patient: Patient) -> Verdict:
-    folder = patient.settings.data_dir
+def _disk(context: CheckContext) -> Verdict:
+    folder = context.settings.data_dir
     try:
         free = shutil.disk_usage(folder).free
     except OSError as exc:
-        raise StoreError(f"the disk of {folder} cannot be asked: {exc.strerror}") from exc
-    told = f"{free // _MIB:,} MiB are free on the disk of {folder}"
+        raise StoreError(f"the free space of the disk of {folder} cannot be read: {exc.strerror}") from exc
+    space = f"{free // _MIB:,} MiB are free on the disk of {folder}"
     if free < _TOO_LITTLE:
-        raise StoreError(f"{told}: free some space, or nothing can be written soon")
-    return _warning(f"{told}: `hsmkms audit archive` moves old records away") if free < _LITTLE else _ok(told)
+        raise StoreError(f"{space}: free some space, or nothing can be written soon")
+    return _warning(f"{space}: `hsmkms audit archive` moves old records away") if free < _LITTLE else _ok(space)
 
 
-def _certificate(patient: Patient) -> Verdict:
-    file = patient.settings.serve.certificate
+def _certificate(context: CheckContext) -> Verdict:
+    file = context.settings.serve.certificate
     if file is None:
         return _ok("no TLS by the server itself")
     from cryptography.x509 import load_pem_x509_certificate  # noqa: PLC0415 - of this check alone
 
     try:
-        found = load_pem_x509_certificate(file.read_bytes())
+        certificate = load_pem_x509_certificate(file.read_bytes())
     except (OSError, ValueError) as exc:
         raise ConfigurationError(f"serve.certificate {file} cannot be read as PEM: put the right file there") from exc
-    now, begin, end = datetime.now(UTC), found.not_valid_before_utc, found.not_valid_after_utc
-    told = f"serve.certificate is valid from {begin:%Y-%m-%d} to {end:%Y-%m-%d}"
+    now, begin, end = datetime.now(UTC), certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    validity = f"serve.certificate is valid from {begin:%Y-%m-%d} to {end:%Y-%m-%d}"
     if not begin <= now <= end:
-        raise ConfigurationError(f"{told}, so clients refuse it: put a new one there and send the server SIGHUP")
+        raise ConfigurationError(f"{validity}, so clients refuse it: put a new one there and send the server SIGHUP")
     if end - now < _SOON:
-        return _warning(f"{told}: put a new one there in time and send the server SIGHUP")
-    return _ok(told)
+        return _warning(f"{validity}: put a new one there in time and send the server SIGHUP")
+    return _ok(validity)
 
 
 def _is_unfinished(settings: "Settings", *, retried: bool) -> bool:
-    """True if init has not bound the databases to the token, or has made none, since the token had refused its PIN."""
-    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see Patient
+    """Return True if init was interrupted: the database is not bound to the token, or, with --retry-pin, not created.
+
+    The latter is the state after an init whose PIN the token refused.
+    """
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see CheckContext
 
     traces = [each for each in ("meta.db", "log.db", "audit") if (settings.data_dir / each).exists()]
     try:
         return (retried and not traces) or ("meta.db" in traces and not wiring.is_initialised(settings))
     except HsmKmsError:
-        return False  # the checks say what is wrong with them
+        return False  # the checks report what is wrong with the databases
 
 
-def _init(patient: Patient) -> Verdict:
+def _init(context: CheckContext) -> Verdict:
     raise BindingError(
         f"init is not finished: run the same init again (`hsmkms init --data-dir "
-        f"{shlex.quote(str(patient.settings.data_dir))}` with its options), or restore a backup if there was an "
+        f"{shlex.quote(str(context.settings.data_dir))}` with its options), or restore a backup if there was an "
         "installation here"
     )
 
 
-Check = Callable[[Patient], Verdict]
+Check = Callable[[CheckContext], Verdict]
 
 UNFINISHED: Final[dict[str, Check]] = {"PIN": _pin, "token": _token, "installation": _init}
-"""What can be looked at before init is finished."""
+"""The checks of an installation whose init was interrupted."""
 
 CHECKS: Final[dict[str, Check]] = {
     "databases": _databases,

@@ -1,7 +1,7 @@
-"""A configuration that comes out of a backup: what it loads and runs is shown, and somebody answers for it first.
+"""Show what a configuration from a backup loads and runs, and have the operator accept it before it is used.
 
-Also one that is proven to be the operator's: the proof by the token can be had only after the module was loaded, and
-who signed a backup has signed what was in the configuration then, not what lies at its paths on this machine.
+That holds even if the backup is proven to be the operator's: the token can prove it only after the module was loaded,
+and a signature covers the configuration at that time, not the files at its paths on this machine.
 """
 
 import json
@@ -32,14 +32,14 @@ LOADED: Final = (
     "signing_key",
     "signing_command",
 )
-"""The settings that name what is loaded, run, read or written, by their last or last but one name."""
+"""Names of settings and tables whose values are loaded, run, read or written."""
 
 
 def accept(unsealed: "Unsealed", signature: str | None, settings: "Settings", accepted: str | None) -> None:
     """Show what the configuration names; return if the person at the terminal, or the digest of the file, accepts it.
 
-    ``accepted``: the SHA-256 of the backup that the operator has given. ConfigurationError if it is another one, or if
-    nobody can be asked; ``typer.Abort`` if the answer is no.
+    ``accepted``: the SHA-256 of the backup that the operator gave. ConfigurationError if it does not match, or without
+    a terminal; ``typer.Abort`` if the answer is no.
     """
     digest = unsealed.sha256
     if accepted is not None:
@@ -57,7 +57,7 @@ def accept(unsealed: "Unsealed", signature: str | None, settings: "Settings", ac
 
 
 def described(settings: "Settings", signature: str | None) -> Iterator[str]:
-    """What the settings name, in lines; nothing in them can bend the terminal."""
+    """Yield the settings as lines for a terminal, with control characters escaped."""
     flat = dict(_flat("", msgspec.to_builtins(settings, enc_hook=str)))
     usual = dict(_flat("", msgspec.to_builtins(_usual(), enc_hook=str)))
     loaded = {name: value for name, value in flat.items() if is_loaded(name) and value}
@@ -71,24 +71,24 @@ def described(settings: "Settings", signature: str | None) -> Iterator[str]:
 
 
 def is_loaded(name: str) -> bool:
-    """True for a setting that names something outside of the configuration."""
+    """Return True for a setting that names something outside of the configuration."""
     return any(part in LOADED for part in name.split("."))
 
 
 def _usual() -> "Settings":
-    """Settings with every default."""
+    """Return settings with all defaults."""
     from hsmkms.config import settings as config  # noqa: PLC0415 - only this command needs it
 
     return config.Settings(account_id="", regions=(), token=config.TokenSettings(), default_region="")
 
 
 def _lines(values: Mapping[str, Any]) -> Iterator[str]:
-    # JSON in ASCII: whoever made the backup may have written control characters.
+    # JSON in ASCII: the settings of an untrusted backup may have control characters.
     return (f"    {json.dumps(name)[1:-1]} = {json.dumps(value)}" for name, value in values.items())
 
 
 def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - any setting
-    """The settings by their full names."""
+    """Yield the settings with their full names."""
     if isinstance(value, Mapping):
         for name, each in value.items():
             yield from _flat(f"{prefix}.{name}" if prefix else str(name), each)

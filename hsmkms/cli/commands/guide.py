@@ -31,10 +31,10 @@ TOPICS: Final = (
     "security",
     "numbers",
 )
-"""The order in which topics are listed; pages that are not named here follow."""
+"""The order in which topics are listed; other pages follow."""
 
 LESS: Final = "FRX"
-"""Options of less where the user has set none: no pager for a short page, colours, and the page stays on the screen."""
+"""Options of less if the user has set none: no pager for a short page, colours, and the page stays on the screen."""
 
 
 def register(app: typer.Typer) -> None:
@@ -63,11 +63,11 @@ def guide(
 
 
 def _pages() -> dict[str, Traversable]:
-    """Topics and their pages, in the order of ``TOPICS``."""
+    """Return the pages by topic, in the order of ``TOPICS``."""
     folder = resources.files("hsmkms").joinpath("guide")
-    found = {page.name.removesuffix(".md"): page for page in folder.iterdir() if page.name.endswith(".md")}
-    ordered = [topic for topic in TOPICS if topic in found]
-    return {topic: found[topic] for topic in (*ordered, *sorted(found.keys() - {*TOPICS}))}
+    pages = {page.name.removesuffix(".md"): page for page in folder.iterdir() if page.name.endswith(".md")}
+    ordered = [topic for topic in TOPICS if topic in pages]
+    return {topic: pages[topic] for topic in (*ordered, *sorted(pages.keys() - {*TOPICS}))}
 
 
 def _print_topics(pages: dict[str, Traversable]) -> None:
@@ -77,7 +77,7 @@ def _print_topics(pages: dict[str, Traversable]) -> None:
 
 
 def summary(text: str) -> str:
-    """What a page is for: the line below its title."""
+    """Return the summary of a page: the line below its title."""
     title, _, rest = text.partition("\n\n")
     return rest.partition("\n")[0] if title.startswith("# ") else title
 
@@ -86,7 +86,7 @@ def _show(text: str) -> None:
     if not sys.stdout.isatty():
         print(text, end="")
         return
-    from rich.console import Console  # noqa: PLC0415 - only who reads at a terminal pays for it
+    from rich.console import Console  # noqa: PLC0415 - only needed at a terminal
     from rich.markdown import Markdown  # noqa: PLC0415
 
     os.environ.setdefault("LESS", LESS)
@@ -97,7 +97,7 @@ def _show(text: str) -> None:
 
 
 def _page(text: str) -> None:
-    """Run the reader's pager on a text. rich's is pydoc's, which overrides the reader's LESS from Python 3.13 on."""
+    """Show a text in the user's pager. rich uses pydoc's, which overrides the user's LESS from Python 3.13 on."""
     command = shlex.split(os.environ.get("PAGER", "")) or ["less"]
     try:
         subprocess.run(command, input=text.encode(), check=False)

@@ -1,4 +1,4 @@
-"""What users and groups may do: the commands and answers of `aws iam`."""
+"""Commands about users' and groups' policies, with the names and answers of `aws iam`."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -30,7 +30,7 @@ TagKeysOption = Annotated[list[str], typer.Option("--tag-keys", metavar="LIST", 
 
 
 class _Owner(Struct, frozen=True):
-    """Who has policies: the word for it, the member that names it in an answer, and what the service does with them."""
+    """A kind of policy owner: its word, the member that names it in an answer, and the service's methods for it."""
 
     word: str
     member: str
@@ -158,8 +158,8 @@ def list_user_tags(common: Common, user_name: UserOption) -> None:
     Example: hsmkms list-user-tags --user-name alice
     """
     with common.open() as kms:
-        held = kms.operator.identities.user(user_name).tags
-    common.show({"Tags": [{"Key": key, "Value": value} for key, value in held.items()]})
+        tags = kms.operator.identities.user(user_name).tags
+    common.show({"Tags": [{"Key": key, "Value": value} for key, value in tags.items()]})
 
 
 # -- groups -----------------------------------------------------------------------------------------------------

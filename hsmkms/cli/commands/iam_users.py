@@ -1,4 +1,4 @@
-"""Users of the endpoint and their access keys: the commands and answers of `aws iam`."""
+"""Commands about the endpoint's users and their access keys, with the names and answers of `aws iam`."""
 
 from datetime import datetime
 from typing import Annotated, Any, Final
@@ -92,7 +92,7 @@ def list_access_keys(common: Common, *, user_name: OwnerOption = None, root: Roo
     Example: hsmkms list-access-keys --user-name alice
     """
     with common.open() as kms:
-        found = kms.operator.credentials.list_access_keys(_owner(user_name, root=root))
+        keys = kms.operator.credentials.list_access_keys(_owner(user_name, root=root))
     common.show(
         {
             "AccessKeyMetadata": [
@@ -104,7 +104,7 @@ def list_access_keys(common: Common, *, user_name: OwnerOption = None, root: Roo
                     "LastUsedDate": _date(each.last_used),
                     "LastUsedRegion": each.last_used_region,
                 }
-                for each in found
+                for each in keys
             ]
         }
     )
@@ -154,5 +154,5 @@ def _user(user: Any) -> dict[str, Any]:  # noqa: ANN401 - of the service, which 
 
 
 def _date(moment: datetime | None) -> float | None:
-    """As the API tells instants."""
+    """Convert an instant to the API's form: seconds since 1970."""
     return round(moment.timestamp(), 3) if moment is not None else None

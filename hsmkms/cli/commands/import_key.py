@@ -1,4 +1,4 @@
-"""Commands for people who bring key material of their own: import-key, wrap-key-material."""
+"""Commands that import and wrap key material: import-key, wrap-key-material."""
 
 import base64
 from collections.abc import Iterator
@@ -32,10 +32,10 @@ LENGTHS: Final = {
     KeySpec.HMAC_384: 48,
     KeySpec.HMAC_512: 64,
 }
-"""Bytes of key material, by the spec of the key. Of all others it is a private key."""
+"""The length of key material in bytes, by key spec. For all other specs it is a private key."""
 
 STRONGEST: Final = WrappingKeySpec.RSA_4096
-"""The default: material can be no safer than what wraps it, and a second more does not matter for an act so rare."""
+"""The default: material is only as safe as its wrapping key, and a second more does not matter for a rare operation."""
 
 FileArgument = Annotated[
     str,
@@ -48,7 +48,7 @@ FileArgument = Annotated[
 
 
 class Imported(Shape, frozen=True, kw_only=True):
-    """What ImportKeyMaterial answers, and how the material came and until when it stays."""
+    """The answer of ImportKeyMaterial, with the wrapping algorithm and the expiry of the material."""
 
     key_id: KeyId
     key_material_id: KeyMaterialId | None = None
@@ -56,8 +56,8 @@ class Imported(Shape, frozen=True, kw_only=True):
     valid_to: datetime | None = None
 
 
-class Wishes(Struct, frozen=True):
-    """What the person said about an import; ``valid_to`` is None for material that does not expire."""
+class ImportOptions(Struct, frozen=True):
+    """The options of an import; ``valid_to`` is None for material that does not expire."""
 
     algorithm: str | None
     spec: str
@@ -105,12 +105,12 @@ def import_key(
     if no_expiry == (valid_to is not None):
         raise typer.BadParameter("say either --valid-to INSTANT, when the key material expires, or --no-expiry")
     expiry = values.instant("--valid-to", valid_to) if valid_to is not None else None
-    wishes = Wishes(wrapping_algorithm, wrapping_key_spec, expiry, description, import_type)
+    options = ImportOptions(wrapping_algorithm, wrapping_key_spec, expiry, description, import_type)
     with material_files.material(file) as material, common.open() as kms:
         caller = common.caller(kms)
         metadata = kms.describe_key(DescribeKeyRequest(key_id=values.key_name(key_id)), caller).key_metadata
         with _checked(metadata, file, material) as checked:
-            answer = _bring_in(kms, caller, metadata, checked, wishes)
+            answer = _import(kms, caller, metadata, checked, options)
     common.show(to_wire(answer))
 
 
@@ -160,10 +160,10 @@ def wrap_key_material(
 
 @contextmanager
 def _checked(key: KeyMetadata, file: str, material: bytearray) -> Iterator[bytearray]:
-    """What is to be wrapped. Refuses what cannot come to a good end, before anything is made on the token."""
+    """Yield the bytes to wrap. Refuses what the import would refuse, before anything is created on the token."""
     if key.origin != Origin.EXTERNAL:
         raise UnsupportedOperationException(
-            f"{key.arn} has the origin {key.origin}, so nothing can be imported into it: make a key with "
+            f"{key.arn} has the origin {key.origin}, so nothing can be imported into it: create a key with "
             "`hsmkms create-key --origin EXTERNAL`."
         )
     length = LENGTHS.get(KeySpec(key.key_spec))
@@ -178,47 +178,49 @@ def _checked(key: KeyMetadata, file: str, material: bytearray) -> Iterator[bytea
     yield material
 
 
-def _bring_in(kms: "Kms", caller: "Caller | None", key: KeyMetadata, material: bytearray, wishes: Wishes) -> Imported:
-    """GetParametersForImport, wrapping, ImportKeyMaterial. The wrapping key goes, whatever comes of it."""
+def _import(
+    kms: "Kms", caller: "Caller | None", key: KeyMetadata, material: bytearray, options: ImportOptions
+) -> Imported:
+    """Call GetParametersForImport, wrap, call ImportKeyMaterial. The wrapping key is discarded even after a failure."""
     from hsmkms import key_wrapping  # noqa: PLC0415 - see wrap_key_material
 
-    arn, algorithm = key.arn, wishes.algorithm or _strongest(kms, KeySpec(key.key_spec))
+    arn, algorithm = key.arn, options.algorithm or _strongest(kms, KeySpec(key.key_spec))
     parameters = kms.get_parameters_for_import(
-        GetParametersForImportRequest(key_id=arn, wrapping_algorithm=algorithm, wrapping_key_spec=wishes.spec), caller
+        GetParametersForImportRequest(key_id=arn, wrapping_algorithm=algorithm, wrapping_key_spec=options.spec), caller
     )
     try:
         public = key_wrapping.read_public_key(parameters.public_key)
         wrapped = key_wrapping.wrap(public, algorithm, material)
-        answer = kms.import_key_material(_request(arn, parameters.import_token, wrapped, wishes), caller)
+        answer = kms.import_key_material(_request(arn, parameters.import_token, wrapped, options), caller)
     finally:
-        # Its 24 hours end it otherwise; what the import said matters more.
+        # If this fails, the wrapping key expires after 24 hours; an error of the import must not be replaced.
         with suppress(HsmKmsError):
             kms.operator.discard_wrapping_key(parameters.import_token)
     return Imported(
         key_id=answer.key_id,
         key_material_id=answer.key_material_id,
         wrapping_algorithm=algorithm,
-        valid_to=wishes.valid_to,
+        valid_to=options.valid_to,
     )
 
 
-def _request(arn: str, import_token: bytes, wrapped: bytes, wishes: Wishes) -> ImportKeyMaterialRequest:
-    expires = wishes.valid_to is not None
+def _request(arn: str, import_token: bytes, wrapped: bytes, options: ImportOptions) -> ImportKeyMaterialRequest:
+    expires = options.valid_to is not None
     return ImportKeyMaterialRequest(
         key_id=arn,
         import_token=import_token,
         encrypted_key_material=wrapped,
-        valid_to=wishes.valid_to,
+        valid_to=options.valid_to,
         expiration_model=(
             ExpirationModel.KEY_MATERIAL_EXPIRES if expires else ExpirationModel.KEY_MATERIAL_DOES_NOT_EXPIRE
         ),
-        import_type=wishes.import_type,
-        key_material_description=wishes.description,
+        import_type=options.import_type,
+        key_material_description=options.description,
     )
 
 
 def _strongest(kms: "Kms", spec: KeySpec) -> str:
-    """The first that the token can do; for private keys one that has room for them."""
+    """Return the strongest wrapping algorithm of the token; for private keys one without OAEP's length limit."""
     possible = kms.operator.import_algorithms()
     if spec not in LENGTHS:
         possible = [each for each in possible if "KEY_WRAP" in each] or possible

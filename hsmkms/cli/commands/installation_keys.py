@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from hsmkms.service.operator.key_renewal import Loss
 
 _BACK_UP = (
-    "back up the token now, by its own means: copies of it from before lack the new versions, and are refused new keys "
-    "until `hsmkms renew-installation-keys`"
+    "back up the token now, by its own means: older copies of it lack the new versions, and no keys are created on "
+    "them until `hsmkms renew-installation-keys`"
 )
 
 
@@ -54,8 +54,8 @@ def rotate_installation_keys(
         rotated = [
             kms.operator.rotate_installation_key(each, destroy_older=destroy_older) for each in purpose or KeyPurpose
         ]
-    told = [named(each) | {"Older": list(map(named, each.older))} for each in rotated]
-    common.show({"InstallationKeys": told} | ({} if destroy_older else {"Next": _BACK_UP}))
+    shown = [named(each) | {"Older": list(map(named, each.older))} for each in rotated]
+    common.show({"InstallationKeys": shown} | ({} if destroy_older else {"Next": _BACK_UP}))
 
 
 def _ask() -> None:
@@ -89,13 +89,13 @@ def renew_installation_keys(
 
 
 def _ask_for_renewal(loss: "Loss") -> None:
-    """Show what is lost, and ask a person; without a terminal the answer is no."""
+    """Show what is lost, and ask a person. ConfigurationError without a terminal, ``typer.Abort`` for no."""
     for label, lost in {
         "Tokens that are away": ", ".join(loss.tokens),
-        "Keys that are started afresh": ", ".join(loss.purposes),
+        "Keys that are replaced by new ones": ", ".join(loss.purposes),
         "Access keys that are deleted": ", ".join(loss.access_keys),
-        "Seals of the database": "cannot be proven: it is taken as it is" if loss.rows else "",
-        "Seals of the audit log": "cannot be proven: it is taken as it is" if loss.log else "",
+        "Seals of the database": "cannot be proven: it is accepted as it is" if loss.rows else "",
+        "Seals of the audit log": "cannot be proven: it is accepted as it is" if loss.log else "",
         "What contradicts its newest seal": loss.contradiction or "",
     }.items():
         typer.echo(f"{label}: {lost or '-'}", err=True)
@@ -104,8 +104,8 @@ def _ask_for_renewal(loss: "Loss") -> None:
             "renew-installation-keys asks at a terminal: run it there, or with --yes if the token is lost for good"
         )
     typer.confirm(
-        "None of this comes back, nor do backups that the lost token has sealed. If it only is away, bring it back "
-        "instead. Go on?",
+        "None of this can be recovered, nor backups that the lost token has sealed. If the token is only away, bring "
+        "it back instead. Go on?",
         abort=True,
         err=True,
     )

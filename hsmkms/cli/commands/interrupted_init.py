@@ -1,7 +1,7 @@
-"""Carrying on an init that was interrupted: the options of the second run against what the first one wrote.
+"""Resume an interrupted init: apply the options of the second run to the configuration that the first one wrote.
 
-An option that differs is taken as long as it can be: the account until the database has begun with one, the token until
-the database names one, whose key may be there. What cannot be taken is refused by its name.
+An option that differs is accepted as long as possible: the account until the database has one, the token until the
+database names one, since that may have the installation's key already. Otherwise the option is refused by name.
 """
 
 from contextlib import ExitStack
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class InitOptions(Struct, frozen=True, kw_only=True):
-    """The options of init; None for what was not given."""
+    """The options of init; None for one that was not given."""
 
     account_id: str | None = None
     regions: tuple[str, ...] | None = None
@@ -29,15 +29,15 @@ class InitOptions(Struct, frozen=True, kw_only=True):
 
 
 def serial_setting(present: str, wanted: tuple[str, ...] | None) -> str | tuple[str, ...] | None:
-    """Return what the configuration says: the present token's serial, if it has one, or those of its whole group."""
+    """Return the setting ``serial``: that of the present token, if it has one, or those of all members of its group."""
     return wanted if wanted is not None and len(wanted) > 1 else present or None
 
 
 def carry_on(file: Path, options: InitOptions, held: ExitStack) -> None:
-    """Bring the configuration of an interrupted init to the options that were given now.
+    """Update the configuration of an interrupted init with the options of this run.
 
-    A module that is loaded for this stays loaded until ``held`` is closed. ConfigurationError for an option that cannot
-    be taken any more; then nothing was changed.
+    A module that is loaded for this stays loaded until ``held`` is closed. ConfigurationError for an option that can no
+    longer be applied; then nothing was changed.
     """
     from hsmkms.config import settings as config  # noqa: PLC0415 - help must not pay for the database and the token
     from hsmkms.config import template as config_template  # noqa: PLC0415 - help must not pay for the database and the token
@@ -48,7 +48,7 @@ def carry_on(file: Path, options: InitOptions, held: ExitStack) -> None:
         return
     if file.read_text(encoding="utf-8") != config_template.init_text(_as_written(settings, file.parent)):
         raise ConfigurationError(
-            f"{file} was edited after the interrupted init had written it, and says other than the options: correct it "
+            f"{file} was edited after the interrupted init had written it, and differs from the options: correct it "
             "there, and run `hsmkms init --data-dir DIR` without them"
         )
     _check_begun(settings, wanted, file.parent)
@@ -57,7 +57,7 @@ def carry_on(file: Path, options: InitOptions, held: ExitStack) -> None:
 
 
 def _wanted(settings: "Settings", options: InitOptions, folder: Path, held: ExitStack) -> "Settings":
-    """Return the settings with the options in them."""
+    """Return the settings with the options applied."""
     wanted = replace(settings, account_id=options.account_id or settings.account_id)
     if options.regions is not None and options.regions != settings.regions:
         wanted = replace(wanted, regions=options.regions, default_region=options.regions[0])
@@ -95,13 +95,13 @@ def _wanted_token(token: "TokenSettings", options: TokenOptions, held: ExitStack
 
 
 def _is_own_token(settings: "Settings", folder: Path) -> bool:
-    """True if the interrupted init has made a SoftHSM token in the data folder."""
+    """Return True if the interrupted init has created a SoftHSM token in the data folder."""
     own = (folder / "softhsm").resolve()
     return any(Path(each).is_relative_to(own) for each in settings.token.environment.values())
 
 
 def _check_own_token(token: "TokenSettings", options: TokenOptions, folder: Path) -> None:
-    """Refuse another token by name: the one that was made stays."""
+    """Refuse options that name another token than the SoftHSM token that was created."""
     differing = {
         "--module": options.module not in (None, token.module),
         "--token-label": options.label not in (None, token.label),
@@ -117,7 +117,7 @@ def _check_own_token(token: "TokenSettings", options: TokenOptions, folder: Path
 
 
 def _check_begun(settings: "Settings", wanted: "Settings", folder: Path) -> None:
-    """Refuse by name what the database has begun with already."""
+    """Refuse options that differ from the account or token that the database has already."""
     from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see carry_on
     from hsmkms.wiring import new_tokens  # noqa: PLC0415 - see carry_on
 
@@ -136,13 +136,13 @@ def _check_begun(settings: "Settings", wanted: "Settings", folder: Path) -> None
 
 def _refused(option: str, begun: str, folder: Path) -> ConfigurationError:
     return ConfigurationError(
-        f"{option} cannot be taken: the init that was interrupted in {folder} has begun with {begun}. Run it again "
+        f"{option} cannot be used: the init that was interrupted in {folder} has begun with {begun}. Run it again "
         "without that option, or choose another --data-dir"
     )
 
 
 def _as_written(settings: "Settings", folder: Path) -> "Settings":
-    """What init writes into the file for these settings; everything else has its default."""
+    """Return the settings as init writes them to the file; all others have their defaults."""
     from hsmkms.config import settings as config  # noqa: PLC0415 - see carry_on
 
     token = settings.token

@@ -1,4 +1,4 @@
-"""Commands about what is due: maintain."""
+"""The command maintain, which runs due work."""
 
 import logging
 import sys

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 RENEW = (
     "it lacks keys of the installation's own, so that nothing is sealed on it: run `hsmkms renew-installation-keys`, "
-    "which tells what is lost and makes new ones"
+    "which shows what is lost and creates new ones"
 )
 
 
@@ -173,7 +173,7 @@ def _ask_for_clone(clone: "Clone") -> None:
     if clone.lost_purposes:
         typer.echo(f"Of the installation's own keys ({', '.join(clone.lost_purposes)}) {RENEW}", err=True)
     typer.confirm(
-        f"The token {clone.label!r} with the serial {clone.serial} takes the place of the one with the serial "
+        f"The token {clone.label!r} with the serial {clone.serial} replaces the one with the serial "
         f"{clone.recorded_serial or '(none)'}, which is refused from then on. Go on?",
         abort=True,
         err=True,
@@ -189,7 +189,7 @@ def _open(common: Common, to: str) -> Any:  # noqa: ANN401 - Device, which help 
 
 
 def _plan(operator: "Operator") -> dict[str, Any]:
-    """What would be rotated, and what would need the present tokens afterwards."""
+    """Return the keys that would be rotated, and those that would need the present tokens afterwards."""
     return {
         "ToRotate": [named(each) for each in operator.waiting_to_move(elsewhere="")],
         "Left": [named(each) for each in operator.left_behind(elsewhere="")],
@@ -200,7 +200,7 @@ def _ask(to: str) -> None:
     if not at_a_terminal():
         raise ConfigurationError("migrate-token asks at a terminal: run it there, or with --yes")
     typer.confirm(
-        f"Keys are made on {to!r} from then on, and there is no way back. Go on?",
+        f"Keys are created on {to!r} from then on, and this cannot be undone. Go on?",
         abort=True,
         err=True,
     )

@@ -22,7 +22,7 @@ from hsmkms.cli.api.table import CRYPTOGRAPHY
 from hsmkms.cli.errors import describe
 from hsmkms.cli.files import sealed_files
 from hsmkms.cli.files.progress import progress
-from hsmkms.cli.files.sealed_files import Base64Form, Content, FileLeftAloneError, Found
+from hsmkms.cli.files.sealed_files import Base64Form, Content, FileEntry, FileLeftAloneError
 from hsmkms.cli.options import Common, with_common
 from hsmkms.errors import DependencyTimeoutException, HsmKmsError, SetupError, TokenUnavailableError
 
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
     from hsmkms.service.operator.re_encryption import BackingKey, Job
 
 THREADS: Final = 4
-"""They wait for disk and token at the same time; Python itself uses one processor."""
+"""Threads wait for disk and token at the same time; Python code itself uses one processor."""
 AHEAD: Final = 64
-"""Files that are begun before the outcome of the first of them is asked for."""
+"""How many files may be submitted before the outcome of the first of them is read."""
 INTERRUPTED: Final = 128 + signal.SIGINT
 
 _STOPPING: Final = (DependencyTimeoutException, TokenUnavailableError, SetupError)
-"""Errors that the next file would meet as well."""
+"""Errors that would occur for the next file as well."""
 
 
 class Kind(StrEnum):
-    """What became of a file: the name of its total."""
+    """The outcome of a file, which is also the name of its total."""
 
     RE_ENCRYPTED = "ReEncrypted"
     ALREADY_CURRENT = "AlreadyCurrent"
@@ -51,7 +51,7 @@ class Kind(StrEnum):
 
 
 class Outcome(Struct, frozen=True):
-    """What became of one file; ``needs`` is the backing key that it needs now, where that is known."""
+    """The outcome of one file; ``needs`` is the backing key that it needs now, where that is known."""
 
     kind: Kind
     needs: "BackingKey | None" = None
@@ -132,7 +132,7 @@ def _count(arguments: list[Path], include: list[str]) -> int:
 
 
 class Run:
-    """One run over all files: does them in threads, counts in the order of the files."""
+    """One run over all files: processes them in threads, counts outcomes in the order of the files."""
 
     def __init__(self, job: "Job", interrupted: Event) -> None:
         self.job = job
@@ -142,12 +142,12 @@ class Run:
         self._totals = Counter[Kind]()
         self._needed = Counter["BackingKey"]()
 
-    def work(self, files: Iterable[Found], advance: Callable[[], None]) -> None:
-        """Do the files. After an interruption, or without the token, the rest is only counted."""
-        waiting: deque[tuple[Found, Future[Outcome]]] = deque()
+    def work(self, files: Iterable[FileEntry], advance: Callable[[], None]) -> None:
+        """Process the files. After an interruption or a stopping error the rest is only counted."""
+        pending: deque[tuple[FileEntry, Future[Outcome]]] = deque()
 
-        def take() -> None:
-            file, future = waiting.popleft()
+        def count_first() -> None:
+            file, future = pending.popleft()
             self._count(file.path, NOT_DONE if self._stopped and future.cancel() else self._outcome(future))
             advance()
 
@@ -156,14 +156,14 @@ class Run:
                 if self._stopped:
                     self._count(file.path, NOT_DONE)
                     continue
-                waiting.append((file, pool.submit(do_file, self.job, file)))
-                if len(waiting) > AHEAD:
-                    take()
-            while waiting:
-                take()
+                pending.append((file, pool.submit(do_file, self.job, file)))
+                if len(pending) > AHEAD:
+                    count_first()
+            while pending:
+                count_first()
 
     def answer(self) -> dict[str, Any]:
-        """The totals, what failed and why, and the older backing keys that files need."""
+        """Return the totals, the failures, and the older backing keys that files need."""
         old = {needs: files for needs, files in sorted(self._needed.items()) if not self.job.is_current(needs)}
         return {
             "Files": self._totals.total(),
@@ -194,8 +194,8 @@ class Run:
             self.failures.append({"File": _printable(path), "Error": outcome.code, "Message": outcome.sentence})
 
 
-def do_file(job: "Job", file: Found) -> Outcome:
-    """Do one file, and say what became of it. Raises only what would stop the next file as well."""
+def do_file(job: "Job", file: FileEntry) -> Outcome:
+    """Process one file; return its outcome. Raises only errors that would occur for the next file as well."""
     if file.error is not None:
         return _failed(file.error)
     try:
@@ -230,7 +230,7 @@ def _move(
 
 
 def _recognise(content: Content) -> "tuple[bytes, Base64Form | None, BackingKey] | None":
-    """The ciphertext that is the whole content, its form (None for raw), and the backing key that it needs."""
+    """Return the ciphertext, its base64 layout (None for raw) and its backing key; None if it is no ciphertext."""
     from hsmkms.service.operator.re_encryption import recognise  # noqa: PLC0415 - see _move
 
     if (needs := recognise(content.raw)) is not None:
@@ -252,7 +252,7 @@ def _failed(error: Exception, needs: "BackingKey | None" = None) -> Outcome:
 
 
 def _read_contexts(source: str | None, destination: str | None) -> tuple[dict[str, str], dict[str, str]]:
-    """Both encryption contexts; without a destination's one the source's is kept."""
+    """Parse the source's and the destination's encryption context; the latter defaults to the former."""
     before = values.mapping("--source-encryption-context", source) if source is not None else {}
     if destination is None:
         return before, before
@@ -279,14 +279,14 @@ def _job(
 
 
 def _printable(path: str) -> str:
-    """A path in one line, whatever bytes it has: names of files may hold line ends and control sequences."""
+    """Escape a path for one line: file names may contain line ends, control sequences and invalid UTF-8."""
     text = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 @contextmanager
 def _interruptible() -> Iterator[Event]:
-    """An event that Ctrl-C sets, once; a second Ctrl-C ends the process as ever."""
+    """Yield an event that the first Ctrl-C sets; a second one raises KeyboardInterrupt as usual."""
     interrupted = Event()
 
     def interrupt(number: int, frame: FrameType | None) -> None:

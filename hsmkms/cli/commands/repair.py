@@ -1,4 +1,4 @@
-"""Commands that mend what is damaged: reconcile, renew-log."""
+"""Commands that repair damage: reconcile, renew-log."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated, Final
@@ -40,12 +40,12 @@ def reconcile(
     Example: hsmkms reconcile --mend
     """
     with common.open() as kms:
-        found = kms.operator.find_differences()
-        rows = [named(each) for each in found]
+        findings = kms.operator.find_differences()
+        rows = [named(each) for each in findings]
         if mend or remove:
-            for row, finding in zip(rows, found, strict=True):
+            for row, finding in zip(rows, findings, strict=True):
                 row["Outcome"] = _mend(kms, finding, remove=remove, yes=yes, region=common.region)
-        left = len(kms.operator.find_differences()) if (mend or remove) else len(found)
+        left = len(kms.operator.find_differences()) if (mend or remove) else len(findings)
     common.show({"Findings": rows, "Left": left})
     if left:
         sys.exit(1)
@@ -64,12 +64,12 @@ def renew_log(common: Common) -> None:
 
     kept = wiring.renew_log(wiring.load_settings(common.config))
     with common.open():
-        pass  # whoever opens it first tells the control plane
+        pass  # the first process that opens it records the lost counts in the control plane
     common.show({"Outcome": "renewed", "Kept": str(kept) if kept is not None else None})
 
 
 def _mend(kms: "Kms", finding: "Finding", *, remove: bool, yes: bool, region: str | None) -> str:
-    """Mend one finding and say what was done, or why not."""
+    """Mend one finding; describe what was done, or why nothing was."""
     from hsmkms.service.operator.reconcile import MENDABLE, REMOVABLE  # noqa: PLC0415 - help must not pay for the token
 
     if finding.kind not in MENDABLE:
@@ -84,7 +84,7 @@ def _mend(kms: "Kms", finding: "Finding", *, remove: bool, yes: bool, region: st
 
 
 def _confirmed(finding: "Finding") -> bool:
-    """Ask a person; without a terminal the answer is no."""
+    """Ask a person; return False without a terminal."""
     if not sys.stdin.isatty():
         return False
     return typer.confirm(

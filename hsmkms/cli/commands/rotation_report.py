@@ -1,4 +1,4 @@
-"""The command that shows how every key stands with its rotation."""
+"""The command rotation-report, which shows the rotation of every key."""
 
 import sys
 from typing import Annotated, Any, Final
@@ -43,7 +43,7 @@ def rotation_report(
 
 
 def _short(row: dict[str, Any]) -> dict[str, Any]:
-    """What a table has room for."""
+    """Reduce a row to the columns that fit a table."""
     return {
         "Key": row["Aliases"][0] if row["Aliases"] else row["KeyId"],
         "Posture": row["Posture"],

@@ -62,7 +62,7 @@ def serve(
     from hsmkms.server import server  # noqa: PLC0415
     from hsmkms.wiring import core as wiring  # noqa: PLC0415 - help must not pay for any of this
 
-    told = {
+    options = {
         "host": host,
         "port": port,
         "workers": workers,
@@ -72,7 +72,7 @@ def serve(
         "plain_http": plain_http or None,
         "log_requests": log_requests,
     }
-    given = {name: value for name, value in told.items() if value is not None}
+    given = {name: value for name, value in options.items() if value is not None}
     if dev:
         from hsmkms.server import dev as development  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""The command that tells what would be decided, and by what."""
+"""The command simulate-policy, which shows a decision and the statement that makes it."""
 
 from typing import Annotated, Any, Final
 
@@ -50,7 +50,7 @@ def simulate_policy(
     pairs = None if encryption_context is None else values.mapping("--encryption-context", encryption_context)
     members: dict[str, Any] = {} if request is None else values.json_object("--request", request)
     with common.open() as kms:
-        found = kms.operator.simulate(
+        decision = kms.operator.simulate(
             kms.operator.identities.name_of(principal),
             action,
             key_id=None if key_id is None else values.key_name(key_id),
@@ -59,4 +59,4 @@ def simulate_policy(
             region=common.region,
             source_address=source_ip,
         )
-    common.show(named(found))
+    common.show(named(decision))

@@ -10,7 +10,7 @@ from msgspec import Struct
 from hsmkms.errors import PinError
 
 MODULE_VARIABLES: Final = ("SOFTHSM2_CONF", "NSS_LIB_PARAMS")
-"""What a module may need: if init had it, the configuration keeps it, so that nothing must be exported."""
+"""Variables that a module may need: init copies those that are set to the configuration, so no export is needed."""
 
 ModuleOption = Annotated[Path | None, typer.Option("--module", metavar="SO", help="The PKCS#11 module.")]
 LabelOption = Annotated[str | None, typer.Option("--token-label", metavar="LABEL", help="Label of the token.")]
@@ -95,7 +95,7 @@ def _variable(text: str) -> tuple[str, str]:
 
 
 def module_environment() -> dict[str, str]:
-    """Return the variables of this process that a module may need."""
+    """Return those of ``MODULE_VARIABLES`` that this process has, with their values."""
     return {name: os.environ[name] for name in MODULE_VARIABLES if name in os.environ}
 
 

@@ -1,4 +1,4 @@
-"""Commands about the truth of what is stored: verify-store, accept-store."""
+"""Commands about the integrity of the database: verify-store, accept-store."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -50,17 +50,17 @@ def accept_store(
     with common.open() as kms:
         kms.operator.audit.require_keys()
         verdict, rows = kms.operator.audit.verify(), kms.operator.audit.verify_rows()
-        found = [*verdict.faults, *verdict.unproven]
-        if (found or rows) and not yes:
-            _ask(found, rows)
-        if found or rows:
-            kms.operator.audit.accept((found, rows))
-    common.show({"Accepted": [named(each) for each in found], "AcceptedRows": [named(each) for each in rows]})
+        faults = [*verdict.faults, *verdict.unproven]
+        if (faults or rows) and not yes:
+            _ask(faults, rows)
+        if faults or rows:
+            kms.operator.audit.accept((faults, rows))
+    common.show({"Accepted": [named(each) for each in faults], "AcceptedRows": [named(each) for each in rows]})
 
 
-def _ask(found: "list[Fault]", rows: "list[RowFault]") -> None:
-    """Show what is wrong, and ask a person; without a terminal the answer is no."""
-    for each in found:
+def _ask(faults: "list[Fault]", rows: "list[RowFault]") -> None:
+    """Show the contradictions, and ask a person. ConfigurationError without a terminal, ``typer.Abort`` for no."""
+    for each in faults:
         typer.echo(f"{each.lane} {each.sequence}: {each.kind}: {each.detail}", err=True)
     for row in rows:
         typer.echo(f"{row.subject}: {row.reason}", err=True)

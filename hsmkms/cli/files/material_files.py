@@ -1,6 +1,6 @@
-"""Files with key material: reading them into memory that can be overwritten, and writing what was made of them.
+"""Read files with key material into memory that can be overwritten, and write wrapped key material.
 
-What a file holds is never shown: messages tell its length, and what it looks like.
+The content of a file is never shown: messages mention only its length and its apparent format.
 """
 
 import base64
@@ -18,9 +18,9 @@ from hsmkms.errors import ValidationException
 
 STANDARD_INPUT: Final = "-"
 SYMMETRIC_BYTES: Final = 32
-"""What a SYMMETRIC_DEFAULT key takes."""
+"""The length of a SYMMETRIC_DEFAULT key."""
 MOST_BYTES: Final = 6144
-"""No key material is longer: the API takes no more when it is wrapped."""
+"""The maximum length of key material: the API accepts no more bytes of wrapped material."""
 
 _BINARY_FILE: Final = "fileb://"
 _LINE_END: Final = b"\r\n"
@@ -33,46 +33,50 @@ _is_text: Final = re.compile(rb"[\t\n\r\x20-\x7e]+").fullmatch
 
 @contextmanager
 def material(name: str) -> Iterator[bytearray]:
-    """The bytes of a file, or of standard input for ``-``; overwritten in the end, as far as Python lets us.
+    """Read a file, or standard input for ``-``; the bytes are overwritten at the end of the block.
 
-    Warns on standard error of a file that is open to others. ValidationException if there is nothing, or too much.
+    Python may still have copied them. Warns on standard error if the file is open to other users. ValidationException
+    if it is empty or too long.
     """
     path = path_of(name)
-    buffer, held = bytearray(MOST_BYTES + 1), bytearray()
+    buffer, secret = bytearray(MOST_BYTES + 1), bytearray()
     try:
         length = _fill(path, buffer)
         if not 0 < length <= MOST_BYTES:
             amount = f"more than {MOST_BYTES}" if length else "no"
             raise ValidationException(f"{_shown(path)} has {amount} bytes, so it is no key material.")
-        held = buffer[:length]  # not shortened in its place, which may leave a copy behind
-        yield held
+        secret = buffer[:length]  # a copy: shortening the buffer in place may leave an old one in memory
+        yield secret
     finally:
         _wipe(buffer)
-        _wipe(held)
+        _wipe(secret)
 
 
-def check_length(name: str, held: bytearray, wanted: int, more: str = "") -> None:
-    """ValidationException unless there are exactly the ``wanted`` bytes; it says what the file looks like."""
-    if len(held) != wanted:
-        looks = _looks(path_of(name), held, wanted) or more
+def check_length(name: str, secret: bytearray, wanted: int, more: str = "") -> None:
+    """Raise ValidationException unless there are exactly ``wanted`` bytes; it advises by what the file looks like.
+
+    ``more`` is the advice for a file that looks like nothing known.
+    """
+    if len(secret) != wanted:
+        advice = _advice(path_of(name), secret, wanted) or more
         raise ValidationException(
-            f"{_shown(path_of(name))} has {len(held)} bytes, but the key takes exactly {wanted}. {looks}".rstrip()
+            f"{_shown(path_of(name))} has {len(secret)} bytes, but the key takes exactly {wanted}. {advice}".rstrip()
         )
 
 
-def warn_of_text(name: str, held: bytearray) -> None:
-    """Say so if key material looks like something that a person has typed, or that a tool has printed."""
-    if _is_text(held):
+def warn_of_text(name: str, secret: bytearray) -> None:
+    """Warn if key material is text, as a person types or a tool prints it."""
+    if _is_text(secret):
         _warn(f"{_shown(path_of(name))} is text: key material is binary, and should have been drawn at random.")
 
 
 def path_of(name: str) -> str:
-    """A file as people name it: ``fileb://`` is needed elsewhere, so it may stand here."""
+    """Remove ``fileb://`` from the name of a file: other commands need it, so it is accepted here."""
     return name.removeprefix(_BINARY_FILE)
 
 
 def read(option: str, name: str) -> bytes:
-    """The bytes of a file that is no secret."""
+    """Read a file that is not secret."""
     try:
         return Path(path_of(name)).read_bytes()
     except OSError as exc:
@@ -80,13 +84,13 @@ def read(option: str, name: str) -> bytes:
 
 
 def write_private(option: str, name: str, data: bytes) -> None:
-    """Write a new file for its owner alone. ValidationException if there is one; nothing is left of a failure."""
+    """Create a file, readable by its owner only. ValidationException if it exists; a failure leaves no file."""
     try:
         descriptor = os.open(name, _CREATE, 0o600)
     except FileExistsError as exc:
         raise ValidationException(f"{option}: {name} exists already: name a file that does not.") from exc
     except OSError as exc:
-        raise ValidationException(f"{option}: {name} cannot be made ({exc.strerror}).") from exc
+        raise ValidationException(f"{option}: {name} cannot be created ({exc.strerror}).") from exc
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
@@ -98,10 +102,10 @@ def write_private(option: str, name: str, data: bytes) -> None:
         raise
 
 
-def _fill(path: str, held: bytearray) -> int:
-    """Read into the buffer, past every other one of Python's; how many bytes there were."""
+def _fill(path: str, buffer: bytearray) -> int:
+    """Read a file directly into the buffer, without buffers of Python; return the number of bytes."""
     try:
-        with os.fdopen(_opened(path), "rb", buffering=0) as file, memoryview(held) as view:
+        with os.fdopen(_opened(path), "rb", buffering=0) as file, memoryview(buffer) as view:
             warn_if_open(path, os.fstat(file.fileno()).st_mode)
             length = 0
             while length < len(view) and (count := file.readinto(view[length:])):
@@ -111,8 +115,8 @@ def _fill(path: str, held: bytearray) -> int:
         raise ValidationException(f"{_shown(path)} cannot be read ({exc.strerror}).") from exc
 
 
-def _wipe(held: bytearray) -> None:
-    held[:] = bytes(len(held))
+def _wipe(secret: bytearray) -> None:
+    secret[:] = bytes(len(secret))
 
 
 def _opened(path: str) -> int:
@@ -124,7 +128,7 @@ def _shown(path: str) -> str:
 
 
 def warn_if_open(path: str, mode: int) -> None:
-    """Say so if a file with a secret is open to other users."""
+    """Warn if a file with a secret is open to other users."""
     if stat.S_ISREG(mode) and mode & _OTHERS and path != STANDARD_INPUT:
         _warn(f"{path} is open to other users (mode {stat.S_IMODE(mode):04o}): run `chmod 600 {shlex.quote(path)}`.")
 
@@ -133,9 +137,9 @@ def _warn(sentence: str) -> None:
     print(f"hsmkms: warning: {sentence}", file=sys.stderr)
 
 
-def _looks(path: str, held: bytearray, wanted: int) -> str:
-    """What a file of a wrong length looks like, and what to do then; empty if it looks like nothing known."""
-    bare, file = held.rstrip(_LINE_END), shlex.quote(path)
+def _advice(path: str, secret: bytearray, wanted: int) -> str:
+    """Name the apparent format of a file of a wrong length and how to convert it; empty if it is unknown."""
+    bare, file = secret.rstrip(_LINE_END), shlex.quote(path)
     if len(bare) == 2 * wanted and _is_hex(bare):
         return f"It is hexadecimal text, and key material is binary: decode it with `xxd -r -p {file} > BINARY`."
     if _decodes(bare, wanted):

@@ -1,4 +1,4 @@
-"""Writing files that only their owner can read."""
+"""Write files that only their owner can read."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from hsmkms.errors import StoreError
 
 
 def write_private(file: Path, text: str) -> None:
-    """Write a new file that only its owner can read."""
+    """Create a file that only its owner can read. Raises StoreError, also if it exists."""
     try:
         atomic_write.create(file, text.encode())
     except OSError as exc:

@@ -1,4 +1,4 @@
-"""Files with private keys, PEM or DER in whatever form OpenSSL writes: the API takes PKCS #8 (RFC 5958) in DER."""
+"""Convert private keys, PEM or DER in any form that OpenSSL writes, to the API's form: DER PKCS #8 (RFC 5958)."""
 
 import base64
 import binascii
@@ -28,57 +28,57 @@ _EXPLICIT_CURVE: Final = (
     "{name} describes its curve by explicit parameters: name the curve instead "
     "(`openssl pkey -in {quoted} -ec_param_enc named_curve -out NAMED` writes it so)."
 )
-_TRAILING: Final = "{name} has {count} bytes behind the end of the private key: give the key alone."
+_TRAILING: Final = "{name} has {count} bytes after the end of the private key: give only the key."
 
 _PRIME_FIELD: Final = bytes.fromhex("06072a8648ce3d0101")
-"""The DER of the OID prime-field (RFC 3279, section 2.3.5), which stands in explicit curve parameters alone."""
+"""The DER of the OID prime-field (RFC 3279, section 2.3.5), which occurs only in explicit curve parameters."""
 
 _find_body: Final = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----(.*?)-----END", re.DOTALL).search
 
 
-def is_pem(held: bytearray) -> bool:
-    """Whether a file's bytes are PEM, which no other key material is."""
-    return held.lstrip().startswith(_PEM)
+def is_pem(data: bytearray) -> bool:
+    """Return True if a file's content is PEM, which no other key material is."""
+    return data.lstrip().startswith(_PEM)
 
 
 @contextmanager
-def pkcs8(name: str, held: bytearray) -> Iterator[bytearray]:
-    """The private key of a file's bytes as PKCS #8 in DER; overwritten in the end, as far as Python lets us.
+def pkcs8(name: str, data: bytearray) -> Iterator[bytearray]:
+    """Convert the private key in a file's content to DER PKCS #8; it is overwritten at the end of the block.
 
-    ValidationException if there is none, one that is encrypted, one with explicit curve parameters, or one with
-    something behind it.
+    Python may still have copied it. ValidationException if there is no key, an encrypted one, one with explicit curve
+    parameters, or one followed by other bytes.
     """
-    _check_der(name, held)
-    load = load_pem_private_key if is_pem(held) else load_der_private_key
+    _check_der(name, data)
+    load = load_pem_private_key if is_pem(data) else load_der_private_key
     try:
-        key = load(held, None)
+        key = load(data, None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
         raise ValidationException(_NO_PRIVATE_KEY.format(name=name)) from exc
-    made = bytearray(key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()))
+    encoded = bytearray(key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()))
     try:
-        yield made
+        yield encoded
     finally:
-        made[:] = bytes(len(made))
+        encoded[:] = bytes(len(encoded))
 
 
-def _check_der(name: str, held: bytearray) -> None:
-    """Refuse what lenient parsers pass over or what they refuse without saying why."""
-    der = _der_of(held)
+def _check_der(name: str, data: bytearray) -> None:
+    """Refuse explicit curves and trailing bytes, which the parsers ignore or refuse without a reason."""
+    der = _der_of(data)
     try:
         if _PRIME_FIELD in der:
             raise ValidationException(_EXPLICIT_CURVE.format(name=name, quoted=shlex.quote(name)))
-        behind = len(der) - _outer_length(der)
-        if behind > 0:
-            raise ValidationException(_TRAILING.format(name=name, count=behind))
+        trailing = len(der) - _outer_length(der)
+        if trailing > 0:
+            raise ValidationException(_TRAILING.format(name=name, count=trailing))
     finally:
         der[:] = bytes(len(der))
 
 
-def _der_of(held: bytearray) -> bytearray:
-    """A copy of the structure in its DER form; empty for PEM whose body cannot be read, or that is encrypted."""
-    if not is_pem(held):
-        return bytearray(held)
-    body = _find_body(held)
+def _der_of(data: bytearray) -> bytearray:
+    """Return a copy of the structure in DER; empty for PEM whose body cannot be decoded, or that is encrypted."""
+    if not is_pem(data):
+        return bytearray(data)
+    body = _find_body(data)
     try:
         return bytearray(base64.b64decode(b"".join(body[1].split()), validate=True) if body is not None else b"")
     except binascii.Error:
@@ -86,7 +86,7 @@ def _der_of(held: bytearray) -> bytearray:
 
 
 def _outer_length(der: bytearray) -> int:
-    """The length of the first structure, with its header; all there is where that has no definite length (BER)."""
+    """Return the length of the first structure with its header, or of all bytes if its length is indefinite (BER)."""
     if len(der) < 2 or der[1] == 0x80:  # noqa: PLR2004 - tag and length; the indefinite form
         return len(der)
     if der[1] < 0x80:  # noqa: PLR2004 - the short form (ITU-T X.690, section 8.1.3)

@@ -1,4 +1,4 @@
-"""A bar on standard error for commands that do one thing after the other, for who can see it."""
+"""Show a progress bar on standard error, at a terminal, for commands that work through a list."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def progress(name: str, count: Callable[[], int]) -> Iterator[Callable[[], None]]:
-    """What to call after each thing: it moves a bar on standard error, if that is a terminal."""
+    """Yield a function to call after each item; it advances a bar on standard error, if that is a terminal."""
     if not sys.stderr.isatty():
         yield lambda: None
         return
-    from rich.console import Console  # noqa: PLC0415 - only who sees the bar pays for it
+    from rich.console import Console  # noqa: PLC0415 - only the bar needs it
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
     columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

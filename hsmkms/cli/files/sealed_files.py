@@ -1,6 +1,6 @@
-"""Files whose whole content is a ciphertext: finding them, reading them, and replacing them in one step.
+"""Find, read and replace files whose whole content is a ciphertext.
 
-A file is replaced in one step (atomic_write.py); the new one gets mode, owner and extended attributes of the original.
+A file is replaced atomically (atomic_write.py); the new one gets mode, owner and extended attributes of the original.
 """
 
 import base64
@@ -19,16 +19,16 @@ from msgspec import Struct
 from hsmkms import atomic_write
 
 MOST_BYTES: Final = 16 * 1024
-"""A longer file is no ciphertext: the longest one has 6,144 bytes, which are 8,192 in base64, and line ends."""
+"""A longer file is no ciphertext: the longest has 6,144 bytes, which are 8,192 in base64, and line ends."""
 
 _PREFIX: Final = ".hsmkms-re-encrypt-"
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _SYSTEM_ATTRIBUTES: Final = ("security.", "trusted.")
-"""The system labels new files itself, and lets nobody else do it."""
+"""Extended attributes that the system sets on new files itself, and that other users may not set."""
 
 
 class FileLeftAloneError(Exception):
-    """A file that must not be replaced; ``code`` is a word for programs."""
+    """A file must not be replaced; ``code`` names the reason for programs."""
 
     def __init__(self, code: str, sentence: str) -> None:
         super().__init__(sentence)
@@ -36,27 +36,27 @@ class FileLeftAloneError(Exception):
 
 
 class Base64Form(Struct, frozen=True):
-    """How a file writes base64: characters in a line, what parts the lines, and what ends the last one."""
+    """The layout of base64 in a file: characters on a line, the line separator, and what follows the last line."""
 
     width: int
     newline: bytes
     ending: bytes
 
     def write(self, data: bytes) -> bytes:
-        """The bytes in this form."""
+        """Encode bytes in this layout."""
         text = base64.b64encode(data)
         lines = [text[start : start + self.width] for start in range(0, len(text), self.width)]
         return self.newline.join(lines) + self.ending
 
 
 class Content(Struct, frozen=True):
-    """What a file held when it was looked at, and the status that it had then."""
+    """The content of a file when it was read, and its status at that time."""
 
     raw: bytes
     seen: os.stat_result
 
     def unwrapped(self) -> tuple[bytes, Base64Form] | None:
-        """The bytes that the file writes in base64, on one line or on several, and how; None if it is no base64."""
+        """Decode base64 on one or several lines; return the bytes and the layout, None if it is no base64."""
         text = self.raw.rstrip()
         lines = text.splitlines()
         try:
@@ -67,7 +67,7 @@ class Content(Struct, frozen=True):
         return data, Base64Form(max(map(len, lines), default=1), newline, self.raw[len(text) :])
 
 
-class Found(Struct, frozen=True):
+class FileEntry(Struct, frozen=True):
     """A file, or a folder that could not be read."""
 
     path: str
@@ -75,25 +75,25 @@ class Found(Struct, frozen=True):
 
 
 def outermost(arguments: Sequence[Path]) -> list[Path]:
-    """The arguments without those that lie in another one; a symbolic link stands for what it points to."""
+    """Return the arguments without those inside another one; a symbolic link counts as its target."""
     resolved = {each.resolve(): each.resolve() if each.is_symlink() else each for each in arguments}
     return [shown for path, shown in resolved.items() if resolved.keys().isdisjoint(path.parents)]
 
 
-def walk(arguments: Sequence[Path], include: Sequence[str]) -> Iterator[Found]:
-    """The files among the arguments and in their folders, sorted in each folder; symbolic links are not followed.
+def walk(arguments: Sequence[Path], include: Sequence[str]) -> Iterator[FileEntry]:
+    """Yield the files among the arguments and in their folders, sorted in each folder; links are not followed.
 
-    ``include``: shell patterns, one of which a file's name must match; none is for all files.
+    ``include``: shell patterns, one of which a file's name must match; empty for all files.
     """
     for argument in arguments:
         if argument.is_dir():
             yield from _walk_folder(str(argument), include)
         elif _wanted(argument.name, include):
-            yield Found(str(argument))
+            yield FileEntry(str(argument))
 
 
 def remove_leftovers(arguments: Sequence[Path]) -> None:
-    """Remove what killed processes have left in the folders of the arguments and below; failures do not matter."""
+    """Remove temporary files of killed processes in the folders of the arguments and below; failures are ignored."""
     for argument in filter(Path.is_dir, arguments):
         for place, _, names in os.walk(argument):
             atomic_write.remove_leftovers((Path(place, name) for name in names), _PREFIX)
@@ -103,7 +103,7 @@ def remove_leftovers(arguments: Sequence[Path]) -> None:
 
 
 def read(path: str) -> Content | None:
-    """What a file holds; None for what cannot be a ciphertext: too long, empty, or no regular file. Raises OSError."""
+    """Read a file; None if it cannot be a ciphertext: too long, empty, or no regular file. Raises OSError."""
     if not _possible(os.lstat(path)):
         return None
     with os.fdopen(os.open(path, _READ), "rb") as opened:
@@ -113,7 +113,7 @@ def read(path: str) -> Content | None:
 
 
 def check_replaceable(content: Content) -> None:
-    """Raise FileLeftAloneError for a file with several names: the others would keep the old content."""
+    """Raise FileLeftAloneError for a file with several names: the other names would keep the old content."""
     if content.seen.st_nlink > 1:
         raise FileLeftAloneError(
             "HardLink",
@@ -122,29 +122,29 @@ def check_replaceable(content: Content) -> None:
 
 
 def replace(path: str, content: Content, data: bytes) -> None:
-    """Give a file new content, all at once, unless it has changed since it was read.
+    """Replace a file's content atomically, unless it has changed since it was read.
 
-    Raises OSError and FileLeftAloneError; then the file is untouched.
+    Raises OSError and FileLeftAloneError; then the file is unchanged.
     """
     folder, name = os.path.split(path)
     with atomic_write.open_folder(folder or ".") as directory:
         with atomic_write.temporary(directory, _PREFIX) as (descriptor, temporary):
             _fill(descriptor, data)
-            _dress(descriptor, path, content.seen)
+            _copy_metadata(descriptor, path, content.seen)
             os.fsync(descriptor)
             _check_unchanged(os.stat(name, dir_fd=directory, follow_symlinks=False), content.seen)
             os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
         os.fsync(directory)
 
 
-def _walk_folder(folder: str, include: Sequence[str]) -> Iterator[Found]:
+def _walk_folder(folder: str, include: Sequence[str]) -> Iterator[FileEntry]:
     try:
         with os.scandir(folder) as entries:
-            found = sorted(entries, key=lambda each: each.name)
+            in_order = sorted(entries, key=lambda each: each.name)
     except OSError as exc:
-        yield Found(folder, exc)
+        yield FileEntry(folder, exc)
         return
-    for each in found:
+    for each in in_order:
         if each.is_dir(follow_symlinks=False):
             yield from _walk_folder(each.path, include)
         elif (
@@ -152,7 +152,7 @@ def _walk_folder(folder: str, include: Sequence[str]) -> Iterator[Found]:
             and not atomic_write.is_temporary(each.name, _PREFIX)
             and _wanted(each.name, include)
         ):
-            yield Found(each.path)
+            yield FileEntry(each.path)
 
 
 def _wanted(name: str, include: Sequence[str]) -> bool:
@@ -168,9 +168,9 @@ def _fill(descriptor: int, data: bytes) -> None:
         data = data[os.write(descriptor, data) :]
 
 
-def _dress(descriptor: int, path: str, original: os.stat_result) -> None:
-    """Give the new file what the original has; the mode last, as a change of the owner takes bits away."""
-    if (original.st_uid, original.st_gid) != ((made := os.fstat(descriptor)).st_uid, made.st_gid):
+def _copy_metadata(descriptor: int, path: str, original: os.stat_result) -> None:
+    """Copy owner, extended attributes and mode to the new file; the mode last, as chown(2) clears some of its bits."""
+    if (original.st_uid, original.st_gid) != ((created := os.fstat(descriptor)).st_uid, created.st_gid):
         os.fchown(descriptor, original.st_uid, original.st_gid)
     for name in _attributes(path):
         if not name.startswith(_SYSTEM_ATTRIBUTES):
@@ -179,7 +179,7 @@ def _dress(descriptor: int, path: str, original: os.stat_result) -> None:
 
 
 def _attributes(path: str) -> list[str]:
-    """The names of a file's extended attributes, access control lists among them."""
+    """Return the names of a file's extended attributes, which include its access control lists."""
     try:
         return os.listxattr(path, follow_symlinks=False)
     except OSError as exc:
@@ -190,7 +190,7 @@ def _attributes(path: str) -> list[str]:
 
 def _check_unchanged(now: os.stat_result, seen: os.stat_result) -> None:
     if _identity(now) != _identity(seen):
-        raise FileLeftAloneError("FileChanged", "Somebody has changed the file meanwhile: run the command again.")
+        raise FileLeftAloneError("FileChanged", "The file was changed meanwhile: run the command again.")
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:

@@ -40,7 +40,7 @@ class Outcome(Enum):
 class Decision(Struct, frozen=True):
     """A decision and its reason: a ``policy`` and its ``statement``, a grant, or the missing ``kind`` of policy.
 
-    ``told``: False if the error must not give the reason, since that would reveal to an outsider that the key exists.
+    ``shown``: False if the error must not give the reason, since that would reveal to an outsider that the key exists.
     """
 
     outcome: Outcome
@@ -48,7 +48,7 @@ class Decision(Struct, frozen=True):
     policy: str | None = None
     statement: str | None = None
     delegated_by: str | None = None
-    told: bool = True
+    shown: bool = True
 
     @property
     def allowed(self) -> bool:
@@ -147,10 +147,10 @@ def refusal(question: Question, decision: Decision) -> AccessDeniedException:
     """Return the error for a refused caller, in AWS's words. It contains nothing that the caller has not named."""
     head = f"User: {question.identity.arn} is not authorized to perform: {question.action} on resource: "
     resource = question.shown or question.resource
-    if decision.outcome is Outcome.EXPLICIT_DENY and decision.told:
+    if decision.outcome is Outcome.EXPLICIT_DENY and decision.shown:
         return AccessDeniedException(f"{head}{resource} with an explicit deny in {_an(decision.kind)} policy")
     return AccessDeniedException(
-        f"{head}{resource} because no {decision.kind if decision.told else IDENTITY_BASED} policy allows the "
+        f"{head}{resource} because no {decision.kind if decision.shown else IDENTITY_BASED} policy allows the "
         f"{question.action} action"
     )
 
@@ -171,8 +171,8 @@ def _key_denial(question: Question, key_policy: Policy, own: Sequence[OwnPolicy]
     statement = _first(key_policy.denies, question, _covers)
     if statement is None:
         return None
-    may_be_told = _by_own_policies(question, own) is not None
-    return Decision(Outcome.EXPLICIT_DENY, RESOURCE_BASED, KEY_POLICY, statement.name, told=may_be_told)
+    shown = _by_own_policies(question, own) is not None
+    return Decision(Outcome.EXPLICIT_DENY, RESOURCE_BASED, KEY_POLICY, statement.name, shown=shown)
 
 
 def _by_own_policies(question: Question, own: Sequence[OwnPolicy]) -> Decision | None:

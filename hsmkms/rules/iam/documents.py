@@ -184,7 +184,7 @@ class _Reader:
             if not _match_sid(sid):
                 raise MalformedPolicyDocumentException("Sid may have letters and digits only.")
             if sid and sid in self._sids:
-                raise MalformedPolicyDocumentException("this Sid is there twice.")
+                raise MalformedPolicyDocumentException("another statement has this Sid already.")
             self._sids.add(sid)
 
     # -- elements -----------------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ class _Reader:
         if self._kind is PolicyKind.IDENTITY:
             if given:
                 raise MalformedPolicyDocumentException(
-                    f"a user's or group's policy has no {given[0]}: it is for whom it is attached to."
+                    f"a user's or group's policy has no {given[0]}: it applies to its user or group."
                 )
             return None
         if len(given) != 1:

@@ -76,7 +76,7 @@ def check_new(request: CreateGrantRequest, key: KeyRecord) -> None:
     wrong = sorted({word(_G, each, "operations") for each in request.operations} - possible(key))
     if wrong:
         raise ValidationException(
-            f"A grant on {key.arn} cannot hold {', '.join(wrong)}: its spec is {key.spec} and its usage {key.usage}."
+            f"A grant on {key.arn} cannot contain {', '.join(wrong)}: its spec is {key.spec} and its usage {key.usage}."
         )
     _check_constraints(request, key)
 
@@ -96,9 +96,9 @@ def _check_principals(request: CreateGrantRequest) -> None:
     if not service:
         return
     if request.constraints is None or request.constraints.source_arn is None:
-        raise ValidationException("A GranteeServicePrincipal wants a SourceArn among the Constraints.")
+        raise ValidationException("A GranteeServicePrincipal needs a SourceArn among the Constraints.")
     if retiring(request) is None:
-        raise ValidationException("A GranteeServicePrincipal wants a RetiringPrincipal or a RetiringServicePrincipal.")
+        raise ValidationException("A GranteeServicePrincipal needs a RetiringPrincipal or a RetiringServicePrincipal.")
 
 
 def _services(request: CreateGrantRequest) -> list[str]:
@@ -123,7 +123,7 @@ def _check_constraints(request: CreateGrantRequest, key: KeyRecord) -> None:
     contexts = (constraints.encryption_context_equals, constraints.encryption_context_subset)
     if None not in contexts:
         raise ValidationException(
-            "EncryptionContextEquals and EncryptionContextSubset cannot stand together in the constraints of a grant: "
+            "EncryptionContextEquals and EncryptionContextSubset cannot both be in the constraints of a grant: "
             "leave one of them out."
         )
     if any(contexts) and key.spec is not KeySpec.SYMMETRIC_DEFAULT:

@@ -26,7 +26,7 @@ from hsmkms.store import audit_files
 from hsmkms.store.audit_files import Segment
 from hsmkms.token_bucket import TokenBucket
 
-SEALED_LATELY: Final = timedelta(seconds=30)
+SEALED_RECENTLY: Final = timedelta(seconds=30)
 """Skip a periodic seal if any process made one within this time: of several workers, one is enough."""
 
 ROWS_AFTER_SECONDS: Final = 600.0
@@ -51,8 +51,8 @@ class AuditDesk:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._sealer = Sealer(core)
-        self._strangers = TokenBucket(UNPROVEN_A_SECOND, UNPROVEN_AT_ONCE, time.monotonic())
-        self._strangers_lock = threading.Lock()
+        self._unauthenticated = TokenBucket(UNPROVEN_A_SECOND, UNPROVEN_AT_ONCE, time.monotonic())
+        self._unauthenticated_lock = threading.Lock()
         self._rows_next = time.monotonic() + ROWS_AFTER_SECONDS
 
     @property
@@ -72,12 +72,13 @@ class AuditDesk:
 
     def refused(self, caller: Caller, operation: Operation | None, error: HsmKmsError) -> None:
         """Record a request that was refused before the pipeline; unauthenticated ones are rate-limited."""
-        if caller.principal or self._takes_stranger():
+        if caller.principal or self._admits_unauthenticated():
             self._core.audit.refuse(caller, operation or "Unknown", error)
 
-    def _takes_stranger(self) -> bool:
-        with self._strangers_lock:
-            return self._strangers.take(time.monotonic())
+    def _admits_unauthenticated(self) -> bool:
+        """Take a token of the bucket that limits records of unauthenticated requests; False if there is none."""
+        with self._unauthenticated_lock:
+            return self._unauthenticated.take(time.monotonic())
 
     def look_after(self) -> None:
         """Do periodic work: move records of dead processes from the outbox to the log, seal, and check all rows."""
@@ -85,7 +86,7 @@ class AuditDesk:
         book.recover_others()
         if book.used:
             book.tidy()
-            self._sealer.seal(SEALED_LATELY)
+            self._sealer.seal(SEALED_RECENTLY)
         if time.monotonic() >= self._rows_next:
             self._rows_next = time.monotonic() + ROWS_EVERY_SECONDS
             self.verify_rows()
@@ -95,7 +96,7 @@ class AuditDesk:
         self._sealer.check()
 
     def check_home(self) -> None:
-        """Raise StoreError if the home is a token that the installation has left, even if no log is kept."""
+        """Raise StoreError if the home has a note that it is a former home, even if no log is kept."""
         self._sealer.check_home()
 
     def verify(self, archives: Sequence[Path] = (), progress: Progress = _no_progress) -> Verdict:
@@ -122,7 +123,7 @@ class AuditDesk:
         self.require_keys()
         verdict, rows = self.verify(), self.verify_rows()
         if shown is not None and shown != ([*verdict.faults, *verdict.unproven], rows):
-            raise StoreError("log or database have changed since they were looked at: nothing was accepted; try again")
+            raise StoreError("log or database have changed since they were verified: nothing was accepted; try again")
         core = self._core
         core.seals.require_schema()
         details = {

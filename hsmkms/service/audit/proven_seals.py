@@ -143,14 +143,14 @@ class SealFile:
 
     def _add_unproven(self, line: SealedLine, proof: Proof) -> None:
         seal = line.seal
-        what = "accepts nothing" if seal.restored else "vouches for nothing"
+        what = "accepts nothing" if seal.restored else "proves nothing"
         if proof is Proof.REFUTED:
             words = f"the token did not make it, so that it {what} (SHA-256 {line.digest})"
             self._add(seal.number, CHANGED, words)
             return
         words = (
-            f"the token cannot say whether it made it, so that it {what}: version {seal.key_version} of the key that "
-            f"seals the log is not there (SHA-256 {line.digest})"
+            f"the token cannot verify whether it made it, so that it {what}: version {seal.key_version} of the key "
+            f"that seals the log is not available (SHA-256 {line.digest})"
         )
         self._add(seal.number, NOT_PROVEN, words)
 

@@ -1,7 +1,7 @@
 """Notes of the audit log's newest seal, on the tokens and in a file elsewhere, which restoring the disk cannot undo.
 
-The home's note names the newest seal. A token that the installation has left has a note that says so, which a database
-from before the migration contradicts. Only a note whose MAC is verified counts.
+The home's note names the newest seal. A former home has a note that the installation has left it, which contradicts a
+database from before the migration. Only a note whose MAC is verified counts.
 """
 
 import hmac
@@ -33,7 +33,7 @@ _NOTED: Final = "noted.json"
 """The file that records the newest seal whose note was written to each token, by the token's id."""
 
 _READABLE_AGAIN: Final = (
-    "mend it, or remove it if the tokens are the newest ones; until then nobody knows whether one is an older copy"
+    "correct it, or remove it if the tokens are the newest ones; until then an older copy of one cannot be detected"
 )
 
 
@@ -48,7 +48,7 @@ class SealNotes:
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def every(self) -> list[Note]:
-        """Return the verified notes on all tokens and in the file elsewhere, skipping left tokens that are away."""
+        """Return the verified notes on all tokens and in the file elsewhere, skipping former homes that are away."""
         core, notes = self._core, list[Note]()
         for row in core.tokens.rows():
             try:
@@ -80,7 +80,7 @@ class SealNotes:
         except ObjectLostError:  # the verification of the log reports what cannot be verified
             return None
         if token_id != self._core.tokens.home_id and any(each.token for each in proven):
-            return None  # its note says that it was left, and nothing has been created on it since
+            return None  # a former home, on which nothing has been created since its note
         newest_note = audit_seal.newest(proven)
         newest = newest_note.number if newest_note is not None else 0
         # A note that cannot be verified does not show how old the token is.
@@ -88,9 +88,9 @@ class SealNotes:
             return None
         return (
             f"the token {self._core.tokens.of(token_id).profile.label!r} is an older copy of itself: it remembers seal "
-            f"{newest or 'none'} of the audit log, and has taken the note of seal {noted}. What was made since then is "
-            "not on it: put the newer token, or a newer backup of it, back. If there is none, `hsmkms reconcile` shows "
-            "what is lost, and `hsmkms accept-store` takes the token as it is"
+            f"{newest or 'none'} of the audit log, and the note of seal {noted} was written to it. Keys created since "
+            "then are not on it: put the newer token, or a newer backup of it, back. If there is none, `hsmkms "
+            "reconcile` shows what is lost, and `hsmkms accept-store` accepts the token as it is"
         )
 
     def older_home(self) -> str | None:
@@ -99,7 +99,7 @@ class SealNotes:
         return self.older(home_id, noted_on(self._folder, home_id))
 
     def contradictions(self, notes: Iterable[Note], epoch: int) -> list[str]:
-        """Return how a database at that epoch contradicts the notes on tokens that were left."""
+        """Return how a database at that epoch contradicts the notes on former homes."""
         return [each for each in (self.contradiction(note, epoch) for note in notes) if each is not None]
 
     def contradiction(self, note: Note, epoch: int) -> str | None:
@@ -113,7 +113,7 @@ class SealNotes:
         return None
 
     def unmarked(self) -> list[TokenRow]:
-        """Return the tokens that were left and have no note of it."""
+        """Return the former homes without a note of that."""
         core, marked = self._core, {each.token for each in self.every()}
         return [each for each in core.tokens.rows() if each.id not in marked and each.id != core.tokens.home_id]
 
@@ -130,7 +130,7 @@ class SealNotes:
             _write_noted(self._folder, home_id, number)
 
     def leave(self, notes: Sequence[Note], last: SealedLine | None, epoch: int) -> None:
-        """Write notes to all left tokens that lack one in ``notes``: left for the home, at ``epoch``.
+        """Write notes to all former homes that lack one in ``notes``: left for the home, at ``epoch``.
 
         None is written to an older copy: it would look like the token that it was copied from, and that token like an
         older copy.
@@ -149,7 +149,7 @@ class SealNotes:
             try:
                 self._leave(note)
             except (ObjectLostError, TokenUnavailableError) as exc:
-                log.warning("the token %r, which was left, does not know of it yet: %s", row.label, exc)
+                log.warning("the former home %r has no note of the migration yet: %s", row.label, exc)
 
     def _leave(self, note: Note) -> None:
         older = self.older(note.token, noted_on(self._folder, note.token))
@@ -183,7 +183,7 @@ class SealNotes:
             device.own.replace_note(permit, self._prefix, f"{self._prefix}{name}", encode(note))
         except UnsupportedOperationException as exc:
             if elsewhere is None:
-                log.warning("the newest seal of the audit log is kept beside the log alone: %s", exc)
+                log.warning("the newest seal of the audit log is kept only beside the log: %s", exc)
             return False
         return True
 
@@ -206,7 +206,7 @@ class SealNotes:
         except OSError as exc:
             raise StoreError(
                 f"audit.seal_file {path} cannot be read ({exc.strerror}): let it name a file that hsmkms can read and "
-                "replace, or mend its mode"
+                "replace, or correct its mode"
             ) from exc
         return [note for note in map(audit_seal.read_note, lines) if note is not None]
 
@@ -218,7 +218,7 @@ class SealNotes:
         return [each for each in notes if self._proves(each)]
 
     def _proves(self, note: Note) -> bool:
-        """Return True if the note's MAC verifies; False also if only a left token that is away could verify it."""
+        """Return True if the note's MAC verifies; False also if only a former home that is away could verify it."""
         message, core = audit_seal.note_message(note), self._core
         lost: HsmKmsError | None = None
         for each in versions(core, KeyPurpose.MAC, note.token) if note.token else versions(core, KeyPurpose.AUDIT_SEAL):

@@ -64,7 +64,7 @@ class Sealer:
     def alone(self) -> AbstractContextManager[None]:
         """Hold the cross-process seal lock; creates the log's folder if there is none yet."""
         audit_files.make_folder(self.folder)
-        self._core.tokens.may_have_moved()  # the note on a token that was left must not be replaced
+        self._core.tokens.may_have_moved()  # the note on a former home must not be replaced
         return exclusive(self.folder / audit_files.SEAL_LOCK, _LOCK_SECONDS)
 
     def seal(self, unless_within: timedelta = timedelta()) -> bool:
@@ -96,7 +96,7 @@ class Sealer:
         return None
 
     def check_home(self) -> None:
-        """Raise Contradiction if the home is a token that the installation has left. Fast: reads only its notes."""
+        """Raise Contradiction if the home has a note that it is a former home. Fast: reads only its notes."""
         self._look(lambda: self._check_left(self.notes.on(self._core.tokens.home_id)))
 
     def accept(self, faults: tuple[Fault, ...]) -> Seal:
@@ -134,7 +134,7 @@ class Sealer:
         return line
 
     def leave(self) -> list[TokenRow]:
-        """Write a note to every token that was left; return those that still lack one because they are away."""
+        """Write a note to every former home; return those that still lack one because they are away."""
         with self.alone():
             self.notes.leave(self.notes.every(), self.last(), self._epoch())
         return self.notes.unmarked()
@@ -155,7 +155,7 @@ class Sealer:
                     return True
             except ObjectLostError:  # the version is of an interrupted rotation, or was lost
                 fault = lost(each)
-            except TokenUnavailableError as exc:  # it is on a token that was left
+            except TokenUnavailableError as exc:  # it is on a former home
                 fault = exc
         if fault is not None:
             raise fault
@@ -315,7 +315,7 @@ def seal_quietly(core: Core) -> None:
 
 
 def look_at_home(core: Core) -> None:
-    """Raise the alarm if the home is a token that the installation has left, so that the database is an older one."""
+    """Raise the alarm if the home has a note that it is a former home: the database is then an older one."""
     try:
         Sealer(core).check_home()
     except Contradiction as exc:

@@ -84,15 +84,15 @@ class Nobody:
         """Ignore the message."""
 
     def confirm(self, message: str, yes_string: str, no_string: str | None) -> bool | None:  # noqa: ARG002 - see Person
-        """No answer."""
+        """Return no answer."""
         return None
 
     def request_public_string(self, description: str) -> str | None:  # noqa: ARG002 - see Person
-        """No answer."""
+        """Return no answer."""
         return None
 
     def request_passphrase(self, description: str) -> str | None:  # noqa: ARG002 - see Person
-        """No answer."""
+        """Return no answer."""
         return None
 
 
@@ -210,7 +210,7 @@ def _identities(lines: list[str], person: Person) -> PrivateKeys:
 
 
 def identity_of(pkcs8: bytes) -> PrivateKeys:
-    """Convert a private key in PKCS #8 to an identity. ConfigurationError for a kind that is no recipient."""
+    """Convert a private key in PKCS #8 to an identity. ConfigurationError for a kind that no backup is sealed to."""
     key = load_der_private_key(pkcs8, None)
     if isinstance(key, X25519PrivateKey):
         text = encode(_SECRET, key.private_bytes_raw()).upper()

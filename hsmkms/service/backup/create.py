@@ -46,7 +46,7 @@ _WORKPLACE: Final = ".backup-"
 
 
 class NeededObject(Struct, frozen=True, kw_only=True):
-    """A token object that a backup needs. ``cka_id`` in hex, ``token``: the token's label."""
+    """A token object that a backup needs. ``cka_id`` is in hex, ``token`` is the token's label."""
 
     cka_id: str
     label: str
@@ -166,11 +166,11 @@ def _write(
         objects=len(needed),
         contains=CONTAINS,
         lacks=LACKS,
-        restore=_ways_back(file, envelope, signed=signed_by is not None),
+        restore=_restore_commands(file, envelope, signed=signed_by is not None),
     )
 
 
-def _ways_back(file: Path, envelope: Envelope, *, signed: bool) -> list[str]:
+def _restore_commands(file: Path, envelope: Envelope, *, signed: bool) -> list[str]:
     name, sealed_to_key = shlex.quote(str(file)), envelope.method == age_envelope.METHOD
     key, signature = " --private-key KEY" if sealed_to_key else "", " --signed-by PUBLIC.pem" if signed else ""
     plain = [f"age --decrypt --identity KEY {name} | tar --extract"] if sealed_to_key else []
@@ -250,7 +250,7 @@ def _inventory(core: Core, place: Path) -> list[NeededObject]:
 
 @contextmanager
 def _workplace(core: Core) -> Iterator[Path]:
-    """Create a private folder for copies of the databases; those of killed backups are removed."""
+    """Create a private folder for copies of the databases; folders left by killed backups are removed."""
     folder = core.store.folder
     for left in folder.glob(f"{_WORKPLACE}*"):
         shutil.rmtree(left, ignore_errors=True)

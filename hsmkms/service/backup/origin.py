@@ -2,8 +2,8 @@
 
 The archive of a backup ends with ``manifest.json``, which lists every file with its size and SHA-256 and describes the
 backup; ``manifest.mac``, an HMAC over it by the installation's key on the token; and, if the operator has a signing
-key, ``manifest.sig``, a signature over it. So the three do not depend on the envelope, and ``sha256sum`` and
-``openssl`` check them without hsmkms.
+key, ``manifest.sig``, a signature over it. None of the three depends on the envelope, and ``sha256sum`` and ``openssl``
+check digests and signature without hsmkms.
 
 Anyone with the token's PIN can compute the HMAC; anyone with the signing key, the signature. A backup of an older
 version has neither. If it is sealed to a public key, anyone could have made it. If the token sealed it, that proves the
@@ -157,7 +157,7 @@ def check_token(manifest: Manifest, kept: Mapping[str, bytes], devices: Iterable
             continue
         if right:
             return
-        raise StoreError("the token says that the proof in the backup is not its own: somebody else made this backup")
+        raise StoreError("the proof in the backup was not made by this token: the backup is forged or was changed")
     raise BindingError(
         f"the token does not hold the key that proves who made this backup ({token_mac.label}): correct [token] in the "
         "configuration, or restore the token's own backup first"

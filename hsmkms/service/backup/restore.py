@@ -46,8 +46,8 @@ OpenCore = Callable[[Path], Core]
 """Opens an installation in the given data folder; BindingError if the token does not belong to it."""
 
 _UNPROVEN: Final = (
-    "{}. Nothing was restored: whoever could write to where the backup lay may have made it. Give {}--unproven if you "
-    "know in another way that it is yours"
+    "{}. Nothing was restored: anyone who can write to the place where the backup was kept may have made it. Give {}"
+    "--unproven if you know by other means that it is yours"
 )
 _IF_SIGNED: Final = "--signed-by PUBLIC.pem if you have signed it, or "
 
@@ -64,7 +64,7 @@ class Order(Struct, frozen=True, kw_only=True):
 
 
 class Configured(Struct, frozen=True, kw_only=True):
-    """Devices and opener once there is a configuration; ``file``: its text, if it came from the backup."""
+    """What a configuration gives a restore: devices and opener; ``file``: its text, if it came from the backup."""
 
     devices: Sequence[Device]
     open_core: OpenCore
@@ -140,10 +140,10 @@ def _signature(unsealed: Unsealed, order: Order) -> str | None:
     """Verify the required signature, if any; return its key. StoreError if it is missing, or no proof is possible."""
     if order.signed_by is not None:
         if unsealed.manifest is None:
-            raise StoreError("the backup is of a version that signed none, and --signed-by asks for a signature")
+            raise StoreError("the backup was made by a version without signatures, and --signed-by asks for one")
         return backup_origin.check_signature(unsealed.kept, order.signed_by)
     if unsealed.manifest is None and not unsealed.sealed_by_token and not order.unproven:
-        fault = "the backup is of a version that proved nothing, and is sealed to a public key, as anybody can do it"
+        fault = "the backup was made by a version without proofs, and is sealed to a public key, which anyone can do"
         raise StoreError(_UNPROVEN.format(fault, ""))
     return None
 
@@ -165,12 +165,12 @@ def _prepare(core: Core, unsealed: Unsealed, target: Path, migrated: list[str], 
     about = unsealed.about
     try:
         if core.installation.id != about.installation:
-            raise StoreError("the backup holds another installation than it says: it is not one of ours")
+            raise StoreError("the backup holds another installation than it says: it was not made by this program")
         rollback = _rollback(core)
         if rollback is not None and not order.accept_rollback:
             raise StoreError(
                 f"the backup is older than what its token remembers ({rollback}): keys, policies and users are as they "
-                "were then. Take the newest backup, or give --accept-rollback; the audit log will tell of it"
+                "were then. Take the newest backup, or give --accept-rollback; the audit log will record it"
             )
         now = core.clock()
         missing = _missing(core)
@@ -219,13 +219,13 @@ def _rollback(core: Core) -> str | None:
 
 
 def _missing(core: Core) -> list[NeededObject]:
-    there = {cka_id for row in core.tokens.rows() for cka_id in _present(core, row.id)}
+    present = {cka_id for row in core.tokens.rows() for cka_id in _present(core, row.id)}
     with core.store.reading() as conn:
-        return [each for each in needed_objects(core, conn) if each.cka_id not in there]
+        return [each for each in needed_objects(core, conn) if each.cka_id not in present]
 
 
 def _present(core: Core, token_id: str) -> set[str]:
-    """Return the CKA_IDs on a token; empty for a left token that is away."""
+    """Return the CKA_IDs on a token, in hex; empty for a former home that is away."""
     try:
         return {each.cka_id.hex() for each in core.tokens.of(token_id).keys.inventory(witness(core, token_id))}
     except TokenUnavailableError:

@@ -1,7 +1,7 @@
 """Read a backup once, from beginning to end, into a folder.
 
-All later decisions are about that copy: if the file is changed meanwhile, the content restored is still the content
-that was shown.
+All later checks are made on that copy: if the file is changed meanwhile, what is restored is still what was checked and
+shown.
 """
 
 import hashlib
@@ -55,7 +55,7 @@ def read(file: Path, keys: PrivateKeys | None, unseal: Unseal, folder: Path) -> 
     """Unpack a backup of either envelope into an empty folder.
 
     StoreError if it is not a backup, was changed or is incomplete; BindingError for another private key or token;
-    ConfigurationError if it is sealed to a private key and none is given.
+    ConfigurationError if it is sealed to a public key and no private key is given.
     """
     headers: list[Header] = []
 

@@ -55,20 +55,20 @@ def macs(core: Core, permit: Callable[[bytes], Permit], message: bytes) -> Itera
     for key in reversed(versions(core, KeyPurpose.MAC)):
         try:
             device = core.tokens.of(key.token_id)
-            ours = device.keys.is_labelled(key.cka_id, key.label(core.installation.id))
-            made = device.own.mac(permit(key.cka_id), key.cka_id, message) if ours else None
+            labelled = device.keys.is_labelled(key.cka_id, key.label(core.installation.id))
+            mac = device.own.mac(permit(key.cka_id), key.cka_id, message) if labelled else None
         except (ObjectLostError, TokenUnavailableError) as exc:
             lost = lost and exc
             continue
-        if made is not None:  # otherwise the row was forged, with the CKA_ID of a key that users can use
+        if mac is not None:  # otherwise the row was forged, with the CKA_ID of a key that users can use
             lost = None
-            yield made
+            yield mac
     if lost is not None:
         raise lost
 
 
 def is_mac(core: Core, permit: Callable[[bytes], Permit], message: bytes, mac: bytes) -> bool:
-    """True if some version of the installation's MAC key makes that MAC of the message. Raises as ``macs`` does."""
+    """Return True if a version of the installation's MAC key makes that MAC of the message. Raises like ``macs``."""
     return any(hmac.compare_digest(each, mac) for each in macs(core, permit, message))
 
 
@@ -114,7 +114,7 @@ def lost(key: InstallationKeyRow) -> ObjectLostError:
     return ObjectLostError(
         f"the installation's own key {key.purpose!r}, version {key.version}, is not on its token any more: put the "
         "token that has it, or a newer backup of it, back; if it is lost for good, `hsmkms renew-installation-keys` "
-        "makes a new version and tells what is lost with this one"
+        "creates a new version and shows what is lost with this one"
     )
 
 
@@ -158,14 +158,14 @@ def _made(
     core: Core, key: InstallationKeyRow, make: Callable[[InstallationKeyRow, str], None]
 ) -> InstallationKeyRow | None:
     """Create the key on its token if needed; None if the home moved meanwhile. ObjectLostError if it was lost."""
-    there = _is_there(core, key)
-    if not there:
+    present = _is_there(core, key)
+    if not present:
         if was_made(core, key):
             raise lost(key)
         make(key, label_of(core, key))
     with core.store.atomic() as tx:
         made = installation.note_made(tx, key, core.clock())
-        return made if there or installation.is_home(tx, key.token_id) else None
+        return made if present or installation.is_home(tx, key.token_id) else None
 
 
 def _is_there(core: Core, key: InstallationKeyRow) -> bool:

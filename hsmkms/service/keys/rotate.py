@@ -94,23 +94,23 @@ def _rotate(core: Core, key_id: str, region: str, kind: RotationType, judge: Jud
 
 def rotate_if_due(core: Core, key_id: str, region: str) -> None:
     """Run an overdue rotation; errors are logged only, and the rotation stays due."""
-    _rotate_unasked(core, key_id, region, lambda fresh: must_be_due(core, fresh))
+    _rotate_or_log(core, key_id, region, lambda fresh: must_be_due(core, fresh))
 
 
 def rotate_early(core: Core, key_id: str, region: str, material_id: str) -> None:
     """Rotate generated material that has made many encryptions, unless it is not current any more."""
     log.warning("key material %s of key %s has used half of its AES-GCM budget: rotating the key", material_id, key_id)
-    _rotate_unasked(core, key_id, region, lambda fresh: must_be_current(fresh, material_id))
+    _rotate_or_log(core, key_id, region, lambda fresh: must_be_current(fresh, material_id))
 
 
 def rotate_restored(core: Core, key_id: str, region: str, material_id: str) -> None:
     """Rotate generated material that is older than the last restore, since its number of encryptions is unknown."""
-    _rotate_unasked(core, key_id, region, lambda fresh: must_be_current(fresh, material_id))
+    _rotate_or_log(core, key_id, region, lambda fresh: must_be_current(fresh, material_id))
 
 
 def rotate_elsewhere(core: Core, key_id: str, region: str) -> None:
-    """Rotate generated material from a token that the installation has left to the home."""
-    _rotate_unasked(core, key_id, region, lambda fresh: must_be_elsewhere(core, fresh))
+    """Rotate generated material from a former home to the home."""
+    _rotate_or_log(core, key_id, region, lambda fresh: must_be_elsewhere(core, fresh))
 
 
 # -- what was interrupted ---------------------------------------------------------------------------------------
@@ -127,8 +127,8 @@ def finish(core: Core, unfinished: Unfinished) -> RotationType | None:
     """Finish an interrupted rotation; return its kind, or None if it could not be completed (or was an import).
 
     An object that is present with the right attributes becomes the current backing key, if its key is still Enabled.
-    Any other object is marked for destruction, as are those of an interrupted import (which its caller repeats) and of
-    a token that was left since. If no object was created, the intent is removed.
+    Any other object is marked for destruction, as are those of an interrupted import (which its caller repeats) and
+    those on a former home. If no object was created, the intent is removed.
     """
     if unfinished.token_id != core.tokens.home_id:
         with core.store.atomic() as tx:
@@ -138,7 +138,7 @@ def finish(core: Core, unfinished: Unfinished) -> RotationType | None:
     if not device.keys.holds(unfinished.cka_id):
         with core.store.atomic() as tx:
             rotation.drop(tx, unfinished.token_id, unfinished.cka_id)
-        log.info("forgot an interrupted change of key %s: nothing had been made", unfinished.key_id)
+        log.info("dropped an interrupted change of key %s: no object had been created", unfinished.key_id)
         return None
     _, deviations = device.keys.attest(unfinished.cka_id)
     with core.store.atomic() as tx:
@@ -159,8 +159,8 @@ def _record_rotation(core: Core, record: KeyRecord, material_id: str, kind: Rota
     core.audit.event("RotateKey", record.region, record.arn, details)
 
 
-def _rotate_unasked(core: Core, key_id: str, region: str, judge: Judge) -> None:
-    """Rotate in passing: an error must not fail the request that noticed the need, so it is logged only."""
+def _rotate_or_log(core: Core, key_id: str, region: str, judge: Judge) -> None:
+    """Rotate as a side effect of a request: an error must not make that fail, so it is logged only."""
     try:
         with core.store.reading() as conn:
             record = keys.fetch(conn, region, key_id)
@@ -192,7 +192,7 @@ def must_be_current(record: KeyRecord, material_id: str) -> None:
 
 
 def must_be_elsewhere(core: Core, record: KeyRecord) -> None:
-    """Raise KMSInvalidStateException unless the key may rotate, and encrypts on a token that was left."""
+    """Raise KMSInvalidStateException unless the key may rotate, and encrypts on a former home."""
     current = record.current
     if not rules.rotates_now(record) or current is None:
         raise KMSInvalidStateException(f"{record.arn} is no key that rotates, or is not enabled.")

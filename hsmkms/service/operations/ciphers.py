@@ -53,8 +53,8 @@ def ready(call: Call, key: CachedKey, permit: Permit, algorithm: EncryptionAlgor
     """Return the key ready to encrypt, after rotating generated material that must not encrypt any more.
 
     That is material older than a restored backup (its number of encryptions since the backup is unknown, and AES-GCM
-    has a limit), and material on a token that the installation has left. If the rotation fails now, the key encrypts
-    with its present material, and the rotation is tried again at its next encryption.
+    has a limit), and material on a former home. If the rotation fails now, the key encrypts with its present material,
+    and the rotation is tried again at its next encryption.
     """
     by = Keyed(key, permit, algorithm)
     restored_at, current = call.core.installation.restored_at, key.record.current
@@ -72,8 +72,8 @@ def ready(call: Call, key: CachedKey, permit: Permit, algorithm: EncryptionAlgor
     if current.material_id not in call.core.warned:
         call.core.warned.add(current.material_id)
         log.warning(
-            "the imported material %s of key %s is older than the restored backup, so nobody knows how often it has "
-            "encrypted: create a new key and move the alias to it",
+            "the imported material %s of key %s is older than the restored backup, so its number of encryptions is "
+            "not known: create a new key and move the alias to it",
             *(current.material_id, record.key_id),
         )
     return by

@@ -1,7 +1,8 @@
 """Encrypt, Decrypt, ReEncrypt, data keys and random bytes.
 
 Every operation has the same steps: the call authorises and admits the key, the rules check usage, algorithm and sizes,
-a DryRun stops here, and then the device acts under the permit. Source: AWS KMS API Reference, operation by operation.
+a DryRun stops, and then the device acts under the permit. A DryRun with a ciphertext stops only after decrypting it.
+Source: AWS KMS API Reference, operation by operation.
 """
 
 from typing import Final, NamedTuple
@@ -179,7 +180,7 @@ class _Source(NamedTuple):
     action: str
 
 
-class _Found(NamedTuple):
+class _SourceKey(NamedTuple):
     """The key of a ciphertext, the permit to use it, and the ciphertext, raw and parsed (None for RSA)."""
 
     key: CachedKey
@@ -188,14 +189,14 @@ class _Found(NamedTuple):
     parsed: blob.Blob | None
 
 
-def _open(call: Call, source: _Source, found: _Found) -> tuple[Keyed, Opened]:
+def _open(call: Call, source: _Source, known: _SourceKey) -> tuple[Keyed, Opened]:
     """Decrypt a ciphertext with its key."""
-    by = Keyed(found.key, found.permit, specs.check_encryption_algorithm(found.key.record, source.algorithm))
+    by = Keyed(known.key, known.permit, specs.check_encryption_algorithm(known.key.record, source.algorithm))
     cipher = CIPHERS[by.algorithm]
-    return by, cipher.open(call, by, found.ciphertext, found.parsed, cipher.bind(source.context))
+    return by, cipher.open(call, by, known.ciphertext, known.parsed, cipher.bind(source.context))
 
 
-def _find_key(call: Call, source: _Source) -> _Found:
+def _find_key(call: Call, source: _Source) -> _SourceKey:
     """Find the key of a ciphertext. It must be the request's key, if the request names one."""
     ciphertext = source.ciphertext
     if ciphertext is None:
@@ -204,15 +205,15 @@ def _find_key(call: Call, source: _Source) -> _Found:
         parsed = _parse_unnamed(ciphertext, source.algorithm)
         key, permit = call.key_of_ciphertext(parsed.key_id, action=source.action)
         specs.require_usage(key.record, call.operation)
-        return _Found(key, permit, ciphertext, parsed)
+        return _SourceKey(key, permit, ciphertext, parsed)
     key, permit = call.key(source.key_id, aliases=True, action=source.action)
     _require_usage(call, key)
     if key.record.spec is not KeySpec.SYMMETRIC_DEFAULT:
-        return _Found(key, permit, ciphertext, None)
+        return _SourceKey(key, permit, ciphertext, None)
     parsed = blob.parse(ciphertext)
     if parsed.key_id != key.record.key_id:
         raise IncorrectKeyException(WRONG_KEY)
-    return _Found(key, permit, ciphertext, parsed)
+    return _SourceKey(key, permit, ciphertext, parsed)
 
 
 def _require_usage(call: Call, key: CachedKey) -> None:

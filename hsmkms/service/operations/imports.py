@@ -52,7 +52,7 @@ log = logging.getLogger("hsmkms.service")
 
 _CHANGED_BY_IMPORT: Final = frozenset({KeyState.PENDING_IMPORT, KeyState.ENABLED, KeyState.DISABLED})
 _GONE: Final = (
-    "The wrapping key of this import token is gone: newer ones took its place. Get new parameters with "
+    "The wrapping key of this import token does not exist any more: newer ones replaced it. Get new parameters with "
     "GetParametersForImport."
 )
 
@@ -96,17 +96,17 @@ def import_key_material(call: Call, request: ImportKeyMaterialRequest) -> Import
         multi_region.check_description(record, choice.known, request.key_material_description)
         arrival = _Arrival(call, request, choice, expiry, wrapped, row.token_id)
         label = label_of(core, row.token_id, record.key_id, record.region, _sequence(tx, record, choice))
-        there = choice.known is not None and materials.is_on_token(tx, choice.material_id)
-        if there:
+        present = choice.known is not None and materials.is_on_token(tx, choice.material_id)
+        if present:
             arrival.settle(tx, record)
-        elif not installation.is_home(tx, row.token_id):  # nothing is imported into a token that was left
+        elif not installation.is_home(tx, row.token_id):  # nothing is imported into a former home
             raise ExpiredImportTokenException(_GONE)
         else:
             _intend(tx, arrival, record, cka_id, label)
     core.reached("import 1: intent")
-    if not there:
+    if not present:
         # 2. and 3.
-        _bring_in(arrival, record, permit, cka_id, label)
+        _unwrap(arrival, record, permit, cka_id, label)
     log.info("imported key material %s into key %s", choice.material_id, record.key_id)
     return ImportKeyMaterialResponse(key_id=record.arn, key_material_id=_shown(record, choice.material_id))
 
@@ -174,7 +174,7 @@ class _Arrival:
         _follow(tx, record, self.choice, now)
 
 
-def _bring_in(arrival: _Arrival, record: KeyRecord, permit: Permit, cka_id: bytes, label: str) -> None:
+def _unwrap(arrival: _Arrival, record: KeyRecord, permit: Permit, cka_id: bytes, label: str) -> None:
     """Run steps 2 and 3 of an import whose material is not on the token."""
     core, token_id = arrival.call.core, arrival.token_id
     device = core.tokens.of(token_id)
@@ -220,7 +220,7 @@ def _wrapped(
     claims = import_token.read(signed)
     rules.check_claims(claims, record, call.now)
     row = wrapping_keys.find(call.core, claims.wrapping_key)
-    if row is None or row.token_id != call.core.tokens.home_id:  # nothing is imported into a token that was left
+    if row is None or row.token_id != call.core.tokens.home_id:  # nothing is imported into a former home
         raise ExpiredImportTokenException(_GONE)
     return row, WrappedMaterial(claims.wrapping_key, claims.algorithm, request.encrypted_key_material)
 

@@ -171,5 +171,5 @@ def _of_who_has_most(rows: Sequence[WrappingKeyRow], principal: str | None) -> l
     """Return the wrapping keys of the principal with the most; on a tie with the caller, the caller's."""
     counts = Counter(each.made_by for each in rows)
     most = max(counts.values())
-    loser = principal if counts[principal] == most else next(each for each in counts if counts[each] == most)
-    return [each for each in rows if each.made_by == loser]
+    owner = principal if counts[principal] == most else next(each for each in counts if counts[each] == most)
+    return [each for each in rows if each.made_by == owner]

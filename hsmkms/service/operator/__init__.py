@@ -1,1 +1,1 @@
-"""What the operator of an installation does beside the API."""
+"""The operator's procedures, besides the API."""

@@ -1,7 +1,8 @@
-"""Accepting the clone of a token: a copy made by its vendor's means takes its place, under another serial.
+"""Accept a token's clone, a copy made with its vendor's tools, in its place, and record its serial.
 
-Whatever was made on the one after it was copied is not on the other, so only one of both counts: the one whose serial
-is recorded. (Members of an HA group share their objects; their serials are listed in the configuration instead.)
+Objects that were created on one of the two after the copy are not on the other, so only one of them is used: the one
+whose serial is recorded. (Members of an HA group share their objects; their serials are listed in the configuration
+instead.)
 """
 
 from msgspec import Struct
@@ -18,10 +19,10 @@ from hsmkms.store.installation import TokenRow
 
 
 class Clone(Struct, frozen=True, kw_only=True):
-    """A token that is to take the place of a recorded one, whose ``serial`` is another one.
+    """A clone that is to replace a recorded token of another serial.
 
-    ``objects``: those that should be there, with the installation's own keys; ``missing``: how many of them are not.
-    ``lost_purposes``: of the installation's own keys whose newest version it lacks; they have to be renewed.
+    ``objects``: how many should be on it, the installation's own keys included; ``missing``: how many of them are not.
+    ``lost_purposes``: purposes of the installation's own keys whose newest version it lacks; they must be renewed.
     """
 
     token_id: str
@@ -34,7 +35,7 @@ class Clone(Struct, frozen=True, kw_only=True):
 
 
 def find(core: Core, device: Device) -> Clone:
-    """The recorded token whose clone an open device is; the core was opened for accepting it.
+    """Describe an open device as the clone of a recorded token; the core must have been opened to accept it.
 
     BindingError if it is no token of this installation, ConfigurationError if its serial is the recorded one.
     """
@@ -46,26 +47,26 @@ def find(core: Core, device: Device) -> Clone:
         )
     if row.serial == device.profile.serial or (row.serial and not binding.is_clone(device, row)):
         raise ConfigurationError(
-            f"nothing is to be accepted: the token {device.profile.label!r} has the serial that is recorded, or is a "
-            "member of its HA group"
+            f"nothing needs to be accepted: the token {device.profile.label!r} has the recorded serial, or is a member "
+            "of its HA group"
         )
     with core.store.reading() as conn:
         needed = {cka_id for token_id, cka_id, *_ in objects.present(conn) if token_id == row.id}
         needed |= {each.cka_id for each in installation.installation_keys(conn, row.id)}
-    there = {each.cka_id for each in device.keys.inventory(witness(core, row.id))}
+    present = {each.cka_id for each in device.keys.inventory(witness(core, row.id))}
     return Clone(
         token_id=row.id,
         label=device.profile.label,
         serial=device.profile.serial,
         recorded_serial=row.serial,
         objects=len(needed),
-        missing=len(needed - there),
+        missing=len(needed - present),
         lost_purposes=key_rotation.lost(core),
     )
 
 
 def accept(core: Core, clone: Clone) -> None:
-    """Record the clone's names in the place of the token's. ConfigurationError while a process has that one open."""
+    """Record the clone's label and serial for the token. ConfigurationError while a process has the old one open."""
     others = open_processes.holders(core.store.folder, clone.recorded_serial)
     if others:
         raise ConfigurationError(

@@ -1,7 +1,7 @@
-"""Users and their access keys: the operator's own acts, and finding a secret to check a signature with.
+"""Manage users and their access keys for the operator, and look up the secret that verifies a signature.
 
 A secret is made of the token's random bytes, shown once, and stored encrypted by an installation key on the token, so
-that a stolen database signs nothing.
+that nobody can sign with a stolen database.
 """
 
 import base64
@@ -35,7 +35,7 @@ from hsmkms.store.schema import AccessKeyStatus
 from hsmkms.store.users import AccessKeyRow, UserRow
 
 MAX_ACCESS_KEYS: Final = 2
-"""For each user, so that one can be replaced by the other without a gap."""
+"""The limit for each user: two, so that one can be replaced without an interruption."""
 
 _SECRET_BYTES: Final = 30
 _ID_BYTES: Final = 10
@@ -44,7 +44,7 @@ _match_name: Final = re.compile(r"[A-Za-z0-9_+=,.@-]{1,64}").fullmatch
 
 
 class NewAccessKey(Struct, frozen=True, kw_only=True):
-    """A new access key. Its secret is told here and never again."""
+    """A new access key, with its secret, which is never returned again."""
 
     user_name: str | None
     access_key_id: str
@@ -53,7 +53,7 @@ class NewAccessKey(Struct, frozen=True, kw_only=True):
     create_date: datetime
 
     def __repr__(self) -> str:
-        """Everything but the secret."""
+        """Omit the secret."""
         return f"NewAccessKey({self.access_key_id})"
 
 
@@ -80,13 +80,13 @@ class User(Struct, frozen=True, kw_only=True):
 
 
 class Credential(Struct, frozen=True):
-    """What a signature is checked with, and whom it stands for (an ARN)."""
+    """The secret that verifies a signature, and the principal (an ARN) that signs with it."""
 
     secret: str
     principal: str
 
     def __repr__(self) -> str:
-        """Everything but the secret."""
+        """Omit the secret."""
         return f"Credential({self.principal})"
 
 
@@ -101,10 +101,10 @@ class Credentials:
 
     @recorded_in_iam("CreateUser", name="userName", path="path")
     def create_user(self, name: str, path: str = ROOT_PATH) -> User:
-        """Make a user. AlreadyExistsException if the name is taken, under whatever path.
+        """Create a user. AlreadyExistsException if the name is taken, with any path.
 
-        ``path``: what stands before the name in the user's ARN, as ``/division/``. ValidationException for a name or
-        path that IAM would not take.
+        ``path``: the part before the name in the user's ARN, as ``/division/``. ValidationException for a name or path
+        that IAM would refuse.
         """
         if not _match_name(name):
             raise ValidationException(f"{name!r} is no user name: 1 to 64 letters, digits or any of _+=,.@-")
@@ -117,20 +117,21 @@ class Credentials:
         with self._core.store.atomic() as tx:
             if not users.insert_user(tx, row.name, row.created_at, row.unique_id, path):
                 raise AlreadyExistsException(f"User with name {name} already exists.")
-            # What names somebody of this name already was written before there was one, or means one who was deleted,
-            # by a version that overlooked it. It gives the new user nothing; but a Deny holds, whoever was meant.
+            # Policies and grants that already name this ARN were written before the user existed, or mean a deleted
+            # user whose ARN an older version did not replace. They must not allow the new user anything, so the ARN is
+            # replaced there by an unused unique id; but a Deny stays, whichever user was meant.
             Identities(self._core).replace_arn(tx, self._user(row).arn, new_user_id(), denied=False)
         return self._user(row)
 
     @recorded_in_iam("ListUsers")
     def list_users(self) -> list[User]:
-        """All users, by name."""
+        """Return all users, sorted by name."""
         with self._core.store.reading() as conn:
             return [self._user(each) for each in users.users(conn)]
 
     @recorded_in_iam("DeleteUser", name="userName")
     def delete_user(self, name: str) -> None:
-        """Remove a user with all that he may do. ConflictException while he has access keys: delete those first."""
+        """Delete a user with their permissions. ConflictException while they have access keys: delete those first."""
         with self._core.store.atomic() as tx:
             if users.access_keys(tx, name):
                 raise ConflictException(f"The user {name} has access keys: delete them first with delete-access-key.")
@@ -141,7 +142,7 @@ class Credentials:
 
     @recorded_in_iam("CreateAccessKey", user_name="userName")
     def create_access_key(self, user_name: str | None) -> NewAccessKey:
-        """Make an access key for a user, or for the root if none is named. LimitExceededException at the third."""
+        """Create an access key for a user, or for the root if none is named. LimitExceededException at the third."""
         core = self._core
         key = encryption_key(core, KeyPurpose.SECRETS, OperatorAct.CREDENTIALS)
         draw = own_permit(OperatorAct.CREDENTIALS, key.cka_id)
@@ -162,7 +163,7 @@ class Credentials:
         )
         with core.store.atomic() as tx:
             if installation.versions(tx, KeyPurpose.SECRETS)[-1] != key:
-                raise ConflictException("The key that secrets are stored with was rotated just now: try again.")
+                raise ConflictException("The key that encrypts stored secrets was rotated just now: try again.")
             if user_name is not None and user_name not in {each.name for each in users.users(tx)}:
                 raise _no_user(user_name)
             if len(users.access_keys(tx, user_name)) >= MAX_ACCESS_KEYS:
@@ -180,15 +181,15 @@ class Credentials:
 
     @recorded_in_iam("ListAccessKeys", user_name="userName")
     def list_access_keys(self, user_name: str | None) -> list[AccessKey]:
-        """The access keys of a user, or of the root, with their last use."""
+        """Return the access keys of a user, or of the root, with their last use."""
         with self._core.store.reading() as conn:
             rows = users.access_keys(conn, user_name)
         uses = users.last_uses(self._core.store)
-        return [_told(each, uses.get(each.access_key_id)) for each in rows]
+        return [_access_key(each, uses.get(each.access_key_id)) for each in rows]
 
     @recorded_in_iam("UpdateAccessKey", access_key_id="accessKeyId", active="active")
     def update_access_key(self, access_key_id: str, *, active: bool) -> None:
-        """Make an access key inactive, or active again: at the next request of every process."""
+        """Deactivate or reactivate an access key, effective at the next request of every process."""
         status = AccessKeyStatus.ACTIVE if active else AccessKeyStatus.INACTIVE
         with self._core.store.atomic() as tx:
             if not users.set_status(tx, access_key_id, status):
@@ -196,7 +197,7 @@ class Credentials:
 
     @recorded_in_iam("DeleteAccessKey", access_key_id="accessKeyId")
     def delete_access_key(self, access_key_id: str) -> None:
-        """Remove an access key for good, at the next request of every process."""
+        """Delete an access key, effective at the next request of every process."""
         with self._core.store.atomic() as tx:
             if not users.delete_access_key(tx, access_key_id):
                 raise _no_access_key(access_key_id)
@@ -204,7 +205,10 @@ class Credentials:
     # -- checking signatures ------------------------------------------------------------------------------------
 
     def find(self, access_key_id: str, *, just_looked: bool = False) -> Credential | None:
-        """Secret and principal of an active access key, or None. Read anew after each change, by any process."""
+        """Return secret and principal of an active access key, or None; a change by any process is seen.
+
+        ``just_looked``: see ``RecordCache.access_key``.
+        """
         row = self._core.cache.access_key(access_key_id, just_looked=just_looked)
         if row is None or row.status is not AccessKeyStatus.ACTIVE:
             return None
@@ -215,11 +219,11 @@ class Credentials:
         return credential
 
     def note_use(self, access_key_id: str, region: str) -> None:
-        """Write down that an access key was used now."""
+        """Record that an access key was used now."""
         users.note_use(self._core.store, access_key_id, region, self._core.clock())
 
     def move_secrets(self, key: InstallationKeyRow) -> None:
-        """Encrypt all secrets that are encrypted by other versions of the key anew by this one. It can be repeated."""
+        """Re-encrypt by this version of the key all secrets that other versions encrypt. Can be repeated."""
         for row in self.secrets_elsewhere(key):
             permit = own_permit(OperatorAct.CREDENTIALS, key.cka_id)
             secret = self._secret(row).encode("ascii")
@@ -230,7 +234,7 @@ class Credentials:
             self._core.reached("rotate-own 3: a secret")
 
     def secrets_elsewhere(self, key: InstallationKeyRow) -> list[AccessKeyRow]:
-        """The access keys whose secrets are encrypted by other versions of the key."""
+        """Return the access keys whose secrets are encrypted by other versions of the key."""
         with self._core.store.reading() as conn:
             return [each for each in users.all_access_keys(conn) if each.key_version != key.version]
 
@@ -238,7 +242,7 @@ class Credentials:
         core = self._core
         keys = {each.version: each for each in versions(core, KeyPurpose.SECRETS)}
         if row.key_version not in keys:
-            raise ObjectLostError(f"the key that the secret of {row.access_key_id} is stored with was destroyed")
+            raise ObjectLostError(f"the key that encrypts the secret of {row.access_key_id} was destroyed")
         key = keys[row.key_version]
         permit, device = own_permit(OperatorAct.CREDENTIALS, key.cka_id), core.tokens.of(key.token_id)
         try:
@@ -263,7 +267,7 @@ class Credentials:
         return root_arn(account) if user_name is None else user_arn(account, user_name, path)
 
 
-def _told(row: AccessKeyRow, use: tuple[datetime, str] | None) -> AccessKey:
+def _access_key(row: AccessKeyRow, use: tuple[datetime, str] | None) -> AccessKey:
     return AccessKey(
         user_name=row.user_name,
         access_key_id=row.access_key_id,
@@ -279,7 +283,7 @@ def _aad(access_key_id: str) -> bytes:
 
 
 def _no_user(name: str) -> NotFoundException:
-    return NotFoundException(f"The user with name {name} cannot be found: list-users shows who there is.")
+    return NotFoundException(f"The user with name {name} cannot be found: list-users shows all users.")
 
 
 def _no_access_key(access_key_id: str) -> NotFoundException:

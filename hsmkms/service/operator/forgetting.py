@@ -1,7 +1,7 @@
-"""Forgetting a token that the installation has left, once nothing needs it any more.
+"""Remove a former home token from the installation, once nothing needs it any more.
 
-The installation's own keys on it, and the note of its being left, are destroyed where it can be reached: no database
-from before the migration opens with it afterwards, and no backup that it has sealed. Interrupted, it is done again.
+If the token can be reached, the installation's own keys on it and the notes there are destroyed: afterwards a database
+from before the migration cannot be opened with it, nor a backup that it has sealed. After an interruption, repeat it.
 """
 
 from collections import Counter
@@ -29,19 +29,19 @@ _LOCK_SECONDS: Final = 60.0
 
 _KEYS, _WRAPPING = ObjectPurpose.BACKING_KEY, ObjectPurpose.WRAPPING_KEY
 _NEEDED_BY: Final = {
-    (_KEYS, ObjectStatus.PRESENT): "{} keys are on it (`hsmkms list-tokens` says which, and what can be done)",
+    (_KEYS, ObjectStatus.PRESENT): "{} keys are on it (`hsmkms list-tokens` shows which, and what can be done)",
     (_KEYS, ObjectStatus.INTENDED): "{} changes on it were interrupted (run `hsmkms reconcile`)",
     (_KEYS, ObjectStatus.DESTROYING): "{} keys on it are still to be destroyed (run `hsmkms maintain`)",
     (_WRAPPING, ObjectStatus.PRESENT): "{} wrapping keys of imports are on it (run `hsmkms maintain` after 24 hours)",
-    (_WRAPPING, ObjectStatus.INTENDED): "{} wrapping keys on it were interrupted (run `hsmkms maintain` in 10 minutes)",
+    (_WRAPPING, ObjectStatus.INTENDED): "{} wrapping keys on it are unfinished (run `hsmkms maintain` in 10 minutes)",
     (_WRAPPING, ObjectStatus.DESTROYING): "{} wrapping keys on it are to be destroyed (run `hsmkms maintain`)",
 }
 
 
 class Forgotten(Struct, frozen=True, kw_only=True):
-    """A token that was forgotten. ``destroyed``: objects of the installation's own that were destroyed on it.
+    """A token that was forgotten. ``destroyed``: how many of the installation's own keys on it were destroyed.
 
-    ``away``: why it could not be reached, so that they are still there, or None.
+    ``away``: why it could not be reached, so that they still exist, or None.
     """
 
     token_id: str
@@ -52,9 +52,9 @@ class Forgotten(Struct, frozen=True, kw_only=True):
 
 
 def find(core: Core, name: str) -> TokenRow:
-    """The token of that label or serial that may be forgotten.
+    """Return the token of that label or serial if it may be forgotten.
 
-    ConfigurationError for what is no token of the installation, or is its home, or is needed: with what needs it.
+    ConfigurationError if it is no token of the installation, or its home, or still needed, with what needs it.
     """
     rows = core.tokens.rows()
     fitting = [each for each in rows if name in (each.label, each.serial)]
@@ -63,7 +63,9 @@ def find(core: Core, name: str) -> TokenRow:
         raise ConfigurationError(f"name one token of the installation by its label or serial: {names}")
     (row,) = fitting
     if row.id == core.tokens.home_id:
-        raise ConfigurationError(f"the token {row.label!r} is the home, where keys are made: migrate to another first")
+        raise ConfigurationError(
+            f"the token {row.label!r} is the home, where keys are created: migrate to another first"
+        )
     needs = _needs(core, row)
     if needs:
         raise ConfigurationError(f"the token {row.label!r} is still needed: {'; '.join(needs)}")
@@ -71,14 +73,14 @@ def find(core: Core, name: str) -> TokenRow:
 
 
 def forget(core: Core, row: TokenRow) -> Forgotten:
-    """Forget a token that ``find`` has found, if nothing has come to need it since."""
+    """Forget a token that ``find`` returned; it is checked again under the lock."""
     with exclusive(core.store.folder / _LOCK, _LOCK_SECONDS):
         row = find(core, row.serial or row.label)
         device, away = _reached(core, row)
         if device is not None:
-            _vouch_at_home(core, row)
+            _accept_at_home(core, row)
 
-        # 1. Device: the installation's own keys, at last the one by which the token is recognised.
+        # 1. Device: the installation's own keys, the one that identifies the token last.
         destroyed = _destroy_own(core, row, device) if device is not None else 0
         core.reached("forget 1: device")
 
@@ -97,7 +99,7 @@ def forget(core: Core, row: TokenRow) -> Forgotten:
 def _needs(core: Core, row: TokenRow) -> list[str]:
     with core.store.reading() as conn:
         count = Counter(objects.standing(conn, row.id))
-    needs = [words.format(count[kind]) for kind, words in _NEEDED_BY.items() if count[kind]]
+    needs = [reason.format(count[kind]) for kind, reason in _NEEDED_BY.items() if count[kind]]
     if not key_rotation.is_at_home(core):
         needs.append(
             "the migration from it is not finished (run `hsmkms migrate-token` again; if it is lost for good, "
@@ -111,28 +113,28 @@ def _reached(core: Core, row: TokenRow) -> tuple[Device | None, str | None]:
     return (core.tokens.of(row.id), None) if fault is None else (None, fault)
 
 
-def _vouch_at_home(core: Core, row: TokenRow) -> None:
-    """Repeat at home what only a seal of that token vouches for: the faults of the log that were accepted with it.
+def _accept_at_home(core: Core, row: TokenRow) -> None:
+    """Seal the accepted faults of the audit log at home too, if a seal key of that token proves their acceptance.
 
-    ConfigurationError if the log does not verify: what is wrong must be seen while its seals can be proven.
+    ConfigurationError if the log does not verify: new faults must be noticed while its seals can still be proven.
     """
     sealer = Sealer(core)
-    made_there = {each.version for each in versions(core, KeyPurpose.AUDIT_SEAL, row.id)}
-    if not sealer.accepted_with() & made_there:
+    its_versions = {each.version for each in versions(core, KeyPurpose.AUDIT_SEAL, row.id)}
+    if not sealer.accepted_with() & its_versions:
         return
     core.audit.tidy()
-    found = verify(core, (), lambda _read, _size: None)
-    if found.faults:
+    verdict = verify(core, (), lambda _read, _size: None)
+    if verdict.faults:
         raise ConfigurationError("the audit log is not as it was written: run `hsmkms audit verify` first")
-    sealer.accept(tuple(found.accepted))
+    sealer.accept(tuple(verdict.accepted))
 
 
 def _destroy_own(core: Core, row: TokenRow, device: Device) -> int:
     with core.store.reading() as conn:
         keys = installation.installation_keys(conn, row.id)
-    # Last the one by which it is recognised: without that nothing on it counts, nor that anything is not there.
-    proves = witness(core, row.id)
-    own = sorted(keys, key=lambda each: (each.purpose == KeyPurpose.MAC, each.cka_id == proves))
+    # The key that identifies the token last: without it neither the presence nor the absence of others is proven.
+    identifying = witness(core, row.id)
+    own = sorted(keys, key=lambda each: (each.purpose == KeyPurpose.MAC, each.cka_id == identifying))
     destroyed = 0
     try:
         Sealer(core).remove_notes(row.id)

@@ -1,4 +1,4 @@
-"""Policies of users and groups, groups, and tags of users: acts of the operator's, heeded at the next call."""
+"""Manage policies of users and groups, groups, and tags of users for the operator, effective at the next call."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from hsmkms.store.engine import Connection
 from hsmkms.store.identities import IdentityRow, Owner
 
 MAX_POLICIES: Final = 10
-"""Of one user or group."""
+"""The limit for one user or group."""
 
 _match_name: Final = re.compile(r"[A-Za-z0-9_+=,.@-]{1,128}").fullmatch
 
@@ -44,7 +44,7 @@ class UserFacts(Struct, frozen=True, kw_only=True):
 
 
 class Group(Struct, frozen=True, kw_only=True):
-    """A group by name and ARN, and who is in it."""
+    """A group by name and ARN, with its members."""
 
     group_name: str
     arn: str
@@ -53,7 +53,7 @@ class Group(Struct, frozen=True, kw_only=True):
 
 
 class Identities:
-    """What users and groups of an open installation may do. Get it as ``kms.operator.identities``."""
+    """Permissions of users and groups of an open installation. Get it as ``kms.operator.identities``."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -61,7 +61,7 @@ class Identities:
     # -- users --------------------------------------------------------------------------------------------------
 
     def user(self, name: str) -> UserFacts:
-        """All about a user but his access keys. NotFoundException."""
+        """Return everything about a user except their access keys. NotFoundException."""
         with self._core.store.reading() as conn:
             row = self._user(conn, name)
             groups = [each.name for each in identities.groups(conn, name)]
@@ -77,9 +77,9 @@ class Identities:
         )
 
     def name_of(self, principal: str) -> str | None:
-        """Return the name of the user whom a principal means, by name or whole ARN; None for the account's root.
+        """Return the name of the user that a principal means, by name or whole ARN; None for the account's root.
 
-        NotFoundException for whoever is none of them.
+        NotFoundException if there is no such user.
         """
         if principal in ("root", root_arn(self._core.installation.account)):
             return None
@@ -87,7 +87,7 @@ class Identities:
         with self._core.store.reading() as conn:
             arn = self._arn(self._user(conn, name))
         if principal not in (name, arn):
-            raise NotFoundException(f"{principal} does not call here: the user of that name is {arn}.")
+            raise NotFoundException(f"{principal} is no user here: the user of that name is {arn}.")
         return name
 
     @recorded_in_iam("TagUser", name="userName")
@@ -99,7 +99,7 @@ class Identities:
 
     @recorded_in_iam("UntagUser", name="userName")
     def untag_user(self, name: str, tag_keys: Sequence[str]) -> None:
-        """Remove tags of a user; one that is not there is no error."""
+        """Remove tags of a user; a missing one is no error."""
         with self._core.store.atomic() as tx:
             self._user(tx, name)
             identities.remove_tags(tx, name, tag_keys)
@@ -108,34 +108,34 @@ class Identities:
 
     @recorded_in_iam("PutUserPolicy", name="userName", policy_name="policyName", document="policyDocument")
     def put_user_policy(self, name: str, policy_name: str, document: str) -> None:
-        """Give a user a policy, or replace the one of that name. MalformedPolicyDocumentException."""
+        """Attach a policy to a user, or replace the one of that name. MalformedPolicyDocumentException."""
         with self._core.store.atomic() as tx:
             self._user(tx, name)
             self._put(tx, Owner.USER, name, policy_name, document)
 
     @recorded_in_iam("PutGroupPolicy", name="groupName", policy_name="policyName", document="policyDocument")
     def put_group_policy(self, name: str, policy_name: str, document: str) -> None:
-        """Give a group a policy, which is then for all its members."""
+        """Attach a policy to a group; it applies to all its members."""
         with self._core.store.atomic() as tx:
             _need_group(tx, name)
             self._put(tx, Owner.GROUP, name, policy_name, document)
 
     @recorded_in_iam("ListUserPolicies", name="userName")
     def user_policies(self, name: str) -> Mapping[str, str]:
-        """The documents of a user's own policies, by name."""
+        """Return the documents of a user's own policies, by name."""
         with self._core.store.reading() as conn:
             return self._user(conn, name).policies
 
     @recorded_in_iam("ListGroupPolicies", name="groupName")
     def group_policies(self, name: str) -> Mapping[str, str]:
-        """The documents of a group's policies, by name."""
+        """Return the documents of a group's policies, by name."""
         with self._core.store.reading() as conn:
             _need_group(conn, name)
             return identities.policies(conn, Owner.GROUP, name)
 
     @recorded_in_iam("DeleteUserPolicy", name="userName", policy_name="policyName")
     def delete_user_policy(self, name: str, policy_name: str) -> None:
-        """Take a policy away from a user."""
+        """Delete a policy of a user."""
         with self._core.store.atomic() as tx:
             self._user(tx, name)
             if not identities.delete_policy(tx, Owner.USER, name, policy_name):
@@ -143,7 +143,7 @@ class Identities:
 
     @recorded_in_iam("DeleteGroupPolicy", name="groupName", policy_name="policyName")
     def delete_group_policy(self, name: str, policy_name: str) -> None:
-        """Take a policy away from a group."""
+        """Delete a policy of a group."""
         with self._core.store.atomic() as tx:
             _need_group(tx, name)
             if not identities.delete_policy(tx, Owner.GROUP, name, policy_name):
@@ -153,7 +153,7 @@ class Identities:
 
     @recorded_in_iam("CreateGroup", name="groupName")
     def create_group(self, name: str) -> Group:
-        """Make a group. AlreadyExistsException."""
+        """Create a group. AlreadyExistsException."""
         _check_name(name, "group")
         now = self._core.clock()
         with self._core.store.atomic() as tx:
@@ -163,18 +163,18 @@ class Identities:
 
     @recorded_in_iam("DeleteGroup", name="groupName")
     def delete_group(self, name: str) -> None:
-        """Remove a group, with its policies; its members stay users."""
+        """Delete a group and its policies; its members stay users."""
         with self._core.store.atomic() as tx:
             if not identities.delete_group(tx, name):
                 raise _no_group(name)
 
     @recorded_in_iam("ListGroups", user_name="userName")
     def list_groups(self, user_name: str | None = None) -> list[Group]:
-        """All groups, or those of a user."""
+        """Return all groups, or those of a user."""
         with self._core.store.reading() as conn:
             if user_name is not None:
                 self._user(conn, user_name)
-            found = identities.groups(conn, user_name)
+            rows = identities.groups(conn, user_name)
         return [
             Group(
                 group_name=each.name,
@@ -182,12 +182,12 @@ class Identities:
                 create_date=each.created_at,
                 users=list(each.members),
             )
-            for each in found
+            for each in rows
         ]
 
     @recorded_in_iam("AddUserToGroup", group_name="groupName", user_name="userName")
     def add_user_to_group(self, group_name: str, user_name: str) -> None:
-        """Make a user a member; being one already is no error."""
+        """Add a user to a group; if they are a member already, that is no error."""
         with self._core.store.atomic() as tx:
             _need_group(tx, group_name)
             self._user(tx, user_name)
@@ -195,25 +195,25 @@ class Identities:
 
     @recorded_in_iam("RemoveUserFromGroup", group_name="groupName", user_name="userName")
     def remove_user_from_group(self, group_name: str, user_name: str) -> None:
-        """Make a user no member any more."""
+        """Remove a user from a group. NotFoundException if they are no member."""
         with self._core.store.atomic() as tx:
             _need_group(tx, group_name)
             self._user(tx, user_name)
             if not identities.remove_member(tx, group_name, user_name):
                 raise NotFoundException(f"The user {user_name} is not in the group {group_name}.")
 
-    # -- the end of a user, and what is left of him --------------------------------------------------------------
+    # -- deleted users ------------------------------------------------------------------------------------------
 
     def forget_user(self, tx: Connection, name: str) -> None:
-        """Take away all that a user may do, in the transaction that removes him."""
+        """Remove a user's permissions, in the transaction that deletes them."""
         row = self._user(tx, name)
         self.replace_arn(tx, self._arn(row), row.unique_id)
         identities.delete_belongings(tx, name)
 
     def replace_arn(self, tx: Connection, arn: str, unique_id: str, *, denied: bool = True) -> None:
-        """Put a unique id in the place of a user's ARN in key policies and grants, as AWS does.
+        """Replace a user's ARN by a unique id in key policies and grants, as AWS does.
 
-        A new user of the same ARN has another one. ``denied``: also where a Deny means him.
+        A new user of the same ARN has another unique id. ``denied``: also replace it in Deny statements.
         """
         replaced = cache(lambda text: replace_principal(text, arn, unique_id, denied=denied))  # most have the same one
         for key_id, region, text in identities.key_policies(tx):
@@ -222,11 +222,11 @@ class Identities:
                 keys.rewrite_policy(tx, key_id, region, changed)
         grants.rename_principal(tx, arn, unique_id)
 
-    # -- keys that nobody may manage any more -------------------------------------------------------------------
+    # -- keys whose policy has locked out everyone --------------------------------------------------------------
 
     @recorded("ResetKeyPolicy", key_id="keyId", region="region")
     def reset_key_policy(self, key_id: str, region: str | None = None) -> None:
-        """Give a key the default policy, whatever the one that it has says: the way out of a lock-out."""
+        """Replace a key's policy by the default one, whatever it says: the way out of a lock-out."""
         installation = self._core.installation
         ref = parse_key_ref(
             key_id, account=installation.account, region=region or installation.default_region, aliases=False
@@ -241,15 +241,15 @@ class Identities:
         _check_name(policy_name, "policy")
         document = without_mark(document)
         rules.read_own_policy(document, self._core.installation.account)
-        held = identities.policies(tx, kind, owner)
-        if policy_name not in held and len(held) >= MAX_POLICIES:
-            raise LimitExceededException(f"There are {MAX_POLICIES} policies already: put what they say into fewer.")
+        present = identities.policies(tx, kind, owner)
+        if policy_name not in present and len(present) >= MAX_POLICIES:
+            raise LimitExceededException(f"There are {MAX_POLICIES} policies already: combine some of them.")
         identities.put_policy(tx, kind, owner, policy_name, document)
 
     def _user(self, conn: Connection, name: str) -> IdentityRow:
         row = identities.fetch(conn, name)
         if row is None:
-            raise NotFoundException(f"The user with name {name} cannot be found: list-users shows who there is.")
+            raise NotFoundException(f"The user with name {name} cannot be found: list-users shows all users.")
         return row
 
     def _arn(self, row: IdentityRow) -> str:
@@ -260,7 +260,7 @@ class Identities:
 
 
 def no_policy(policy_name: str, owner: str) -> NotFoundException:
-    """The error for a policy that a user or group does not have."""
+    """Make the error for a policy that a user or group does not have."""
     return NotFoundException(f"The {owner} has no policy with name {policy_name}.")
 
 
@@ -270,7 +270,7 @@ def _need_group(conn: Connection, name: str) -> None:
 
 
 def _no_group(name: str) -> NotFoundException:
-    return NotFoundException(f"The group with name {name} cannot be found: list-groups shows which there are.")
+    return NotFoundException(f"The group with name {name} cannot be found: list-groups shows all groups.")
 
 
 def _check_name(name: str, what: str) -> None:

@@ -1,8 +1,8 @@
-"""Starting the installation's own keys afresh at home, where a token that held some of them is lost for good.
+"""Replace the installation's own keys by new ones at home, after a token with some of them was lost for good.
 
 A migration that was interrupted after the new token was bound needs the old one, since no key can be read: without it
-the stored secrets, the seals and the backups that were made with the old one's keys are lost. So is what was made with
-a key that the accepted clone of a token lacks. Every step can be repeated.
+the stored secrets, the seals and the backups that were made with the old one's keys are lost. So is everything made
+with a key that the accepted clone of a token lacks. Every step can be repeated.
 """
 
 from typing import Final
@@ -27,11 +27,12 @@ _LOCK_SECONDS: Final = 60.0
 
 
 class Loss(Struct, frozen=True, kw_only=True):
-    """What of the installation's own keys cannot be had now, and what is lost if they are started afresh.
+    """Which of the installation's own keys are unavailable now, and what is lost if they are replaced.
 
-    ``purposes``: of the keys; ``tokens``: labels of those that cannot be reached; ``access_keys``: ids of those whose
-    secrets cannot be read: they are deleted. ``rows``: the seals of the database cannot be proven; ``log``: those of
-    the audit log; both are taken as they are. ``contradiction``: how they contradict the newest seal, proven or not.
+    ``purposes``: those of the keys; ``tokens``: labels of the tokens that cannot be reached; ``access_keys``: ids of
+    access keys whose secrets cannot be read, and which are deleted. ``rows``: the seals of the database cannot be
+    proven; ``log``: those of the audit log; both are accepted as they are. ``contradiction``: how they contradict the
+    newest seal, proven or not.
     """
 
     purposes: list[KeyPurpose]
@@ -43,12 +44,12 @@ class Loss(Struct, frozen=True, kw_only=True):
 
     @property
     def nothing(self) -> bool:
-        """True if all can be had."""
+        """True if all keys are available."""
         return not (self.purposes or self.access_keys or self.rows or self.log)
 
 
 def find(core: Core) -> Loss:
-    """What cannot be had. ConfigurationError if nothing is lost: then another command does what is to be done."""
+    """Find what is unavailable. ConfigurationError if nothing is; it names the commands for interrupted work."""
     lost_keys = [each for purpose in KeyPurpose for each in versions(core, purpose) if _is_lost(core, each)]
     loss = Loss(
         purposes=[purpose for purpose in KeyPurpose if _needs_renewal(core, purpose)],
@@ -60,20 +61,20 @@ def find(core: Core) -> Loss:
     )
     if loss.nothing:
         raise ConfigurationError(
-            "nothing is lost: all of the installation's own keys can be had. An interrupted migration is finished by "
-            "`hsmkms migrate-token`, an interrupted rotation by `hsmkms rotate-installation-keys`"
+            "nothing is lost: all of the installation's own keys are available. An interrupted migration is finished "
+            "by `hsmkms migrate-token`, an interrupted rotation by `hsmkms rotate-installation-keys`"
         )
     return loss
 
 
 def renew(core: Core, loss: Loss) -> None:
-    """Start afresh what is lost.
+    """Replace the lost keys by new ones.
 
-    danger: the access keys go, the database and the audit log count as right as they are now, and backups that were
-    sealed by a lost key are never opened.
+    danger: the access keys are deleted, the database and the audit log are accepted as they are now, and backups that
+    were sealed by a lost key can never be opened.
     """
     with exclusive(core.store.folder / _LOCK, _LOCK_SECONDS):
-        # A home that is an older copy of itself is taken as it is: the operator has seen what contradicts it.
+        # A home that is an older copy of itself is accepted: the operator has seen what contradicts it.
         log = loss.log or bool(core.older)
         Freshness(core).accept()
 
@@ -87,21 +88,21 @@ def renew(core: Core, loss: Loss) -> None:
             _renew(core, purpose)
         core.reached("renew 2: keys")
 
-        # 3. What was stored with the lost ones.
+        # 3. The access keys whose secrets the lost keys encrypted.
         for each in loss.access_keys:
             with core.store.atomic() as tx:
                 users.delete_access_key(tx, each)
         core.reached("renew 3: access keys")
 
-        # 4. The audit log goes on from here.
+        # 4. The audit log is accepted as it is, and continues.
         if log:
             core.audit.tidy()
-            found = verify(core, (), lambda _read, _size: None)  # what the lost key alone could prove is accepted
-            Sealer(core).accept((*found.accepted, *found.faults, *found.unproven))
+            verdict = verify(core, (), lambda _read, _size: None)  # what only the lost key could prove is accepted too
+            Sealer(core).accept((*verdict.accepted, *verdict.faults, *verdict.unproven))
 
 
 def _renew(core: Core, purpose: str) -> None:
-    """Make a version at home; those that are not on the home though they should be are forgotten."""
+    """Create a new version at home; delete the rows of versions that should be on the home and are not."""
     home_id = core.tokens.home_id
     lost = [each for each in versions(core, purpose, home_id) if _is_lost(core, each)]
     with core.store.atomic() as tx:
@@ -109,13 +110,13 @@ def _renew(core: Core, purpose: str) -> None:
         for each in lost:
             installation.delete_installation_key(tx, each)
         installation.insert_installation_key(tx, purpose, version, home_id, key_rotation.new_cka_id(), core.clock())
-    made = key_rotation.make(core, purpose)
-    if purpose == KeyPurpose.MAC:  # the token is an older copy, recognised by an older version
-        key_rotation.move(core, made)
+    key = key_rotation.make(core, purpose)
+    if purpose == KeyPurpose.MAC:  # the token is an older copy, identified by an older version
+        key_rotation.move(core, key)
 
 
 def _needs_renewal(core: Core, purpose: str) -> bool:
-    """True if the newest version cannot be had, and no interrupted rotation would make it from an older one."""
+    """Return True if the newest version is unavailable, and no interrupted rotation would still create it."""
     known = versions(core, purpose)
     return bool(known) and (key_rotation.is_lost(core, known[-1]) or all(_is_lost(core, each) for each in known))
 
@@ -143,7 +144,7 @@ def _unreadable(core: Core, lost_versions: set[int]) -> list[str]:
 
 
 def _rows_proven(core: Core) -> bool:
-    """True if the seals of the database are those of a version of the MAC key that is there."""
+    """Return True if the database is sealed by an available version of the MAC key, or not sealed at all."""
     for each in reversed(versions(core, KeyPurpose.MAC)):
         try:
             key = row_seals.key_from(core.tokens.of(each.token_id), core.installation, each.cka_id)
@@ -155,7 +156,7 @@ def _rows_proven(core: Core) -> bool:
 
 
 def _log_proven(core: Core) -> bool:
-    """True unless the token that made the newest seal of the audit log is lost."""
+    """Return True unless the key that made the newest seal of the audit log is unavailable."""
     sealer = Sealer(core)
     last = sealer.last()
     try:

@@ -1,10 +1,10 @@
-"""Rotation of the installation's own keys: a new version on the token, while the older ones go on verifying.
+"""Rotate the installation's own keys: create a new version on the token, while older versions still verify.
 
-What was made with an older version is moved to the newest where that is possible: stored secrets are encrypted anew,
-the database is sealed anew, the token is recognised by the newest. Every step can be repeated, and an interrupted
-rotation is finished by the next one, which then makes no further version.
+What an older version protects is moved to the newest where possible: stored secrets are re-encrypted, the database is
+sealed again, and the token is identified by the newest. Every step can be repeated, and an interrupted rotation is
+finished by the next one, which then creates no further version.
 
-Older versions stay, since backups from before the rotation need them. At the operator's word they are destroyed, as
+Older versions stay, since backups from before the rotation need them. At the operator's request they are destroyed, as
 far as nothing else needs them.
 """
 
@@ -31,17 +31,17 @@ from hsmkms.store.installation import InstallationKeyRow
 
 _LOCK: Final = "installation-keys.lock"
 _LOCK_SECONDS: Final = 60.0
-_ELSEWHERE: Final = "it is on a token that the installation has left, which is kept as it is"
+_ELSEWHERE: Final = "it is on a former home token, which is left unchanged"
 _FOR_BACKUPS: Final = "backups from before the rotation need it: --destroy-older destroys it"
 
 
 class Outcome(StrEnum):
-    """What became of one purpose."""
+    """The outcome for one purpose."""
 
     ROTATED = "rotated"
-    KEPT = "no further version was made"
+    KEPT = "no further version was created"
     FINISHED = "an interrupted rotation was finished"
-    UNUSED = "not made yet, since nothing has needed it"
+    UNUSED = "not created yet, since nothing has needed it"
 
 
 class OlderVersion(Struct, frozen=True, kw_only=True):
@@ -61,9 +61,11 @@ class RotatedKey(Struct, frozen=True, kw_only=True):
 
 
 class _Kind(Struct, frozen=True):
-    """How the key of a purpose is made, whether all that can be is moved to it, moving it, and what needs it for ever.
+    """The procedures for the key of one purpose.
 
-    ``needed`` is asked about an older version, with the newest: why it must not be destroyed, or None.
+    ``make`` creates the newest version on its token if necessary; ``is_moved``: whether everything that can be moved to
+    a version is; ``move`` moves it. ``needed``, called with an older version and the newest, returns why the older one
+    must not be destroyed, or None.
     """
 
     make: Callable[[Core], InstallationKeyRow]
@@ -75,7 +77,7 @@ class _Kind(Struct, frozen=True):
 def rotate(core: Core, purpose: str, *, destroy_older: bool = False) -> RotatedKey:
     """Rotate the key of a purpose, or finish its interrupted rotation.
 
-    ``destroy_older``: make no further version, but destroy the older ones that nothing here needs. danger: no backup
+    ``destroy_older``: create no further version, but destroy the older ones that nothing here needs. danger: no backup
     from before the rotation can be restored afterwards.
     """
     with exclusive(core.store.folder / _LOCK, _LOCK_SECONDS):
@@ -100,13 +102,13 @@ def _is_complete(core: Core, newest: InstallationKeyRow) -> bool:
 
 
 def _advance(core: Core, newest: InstallationKeyRow) -> InstallationKeyRow:
-    """Go on from the newest version to the next, or finish making it the one in use."""
+    """Create the next version and move everything to it, or finish doing so with the newest."""
     kind, purpose = _KINDS[newest.purpose], newest.purpose
-    made, complete = core.tokens.of(newest.token_id).keys.holds(newest.cka_id), _is_complete(core, newest)
+    exists, complete = core.tokens.of(newest.token_id).keys.holds(newest.cka_id), _is_complete(core, newest)
 
-    # 1. Intent: a version more, or the one that was intended before.
+    # 1. Intent: one more version, or the one that was intended before.
     with core.store.atomic() as tx:
-        if not made:
+        if not exists:
             installation.set_key_date(tx, newest, core.clock())
         elif complete:
             version, home_id = installation.next_version(tx, purpose), core.tokens.home_id
@@ -117,31 +119,31 @@ def _advance(core: Core, newest: InstallationKeyRow) -> InstallationKeyRow:
     newest = kind.make(core)
     core.reached("rotate-own 2: device")
 
-    # 3. What was made with older versions.
+    # 3. What older versions protect.
     kind.move(core, newest)
     core.reached("rotate-own 3: moved")
     return newest
 
 
 def make(core: Core, purpose: str) -> InstallationKeyRow:
-    """The newest version of a purpose's key; made if it is not on its token yet."""
+    """Return the newest version of a purpose's key; create it if it is not on its token yet."""
     return _KINDS[purpose].make(core)
 
 
 def move(core: Core, key: InstallationKeyRow) -> None:
-    """Move all that can be to a version of a key."""
+    """Move everything that can be moved to a version of a key."""
     _KINDS[key.purpose].move(core, key)
 
 
 def come_home(core: Core) -> None:
-    """Give each key that is used a newest version on the home, with all that it was used for moved to it."""
+    """Rotate each key in use until its newest version is on the home and complete."""
     for purpose in KeyPurpose:
         while (known := versions(core, purpose)) and not _is_at_home(core, known[-1]):
             rotate(core, purpose)
 
 
 def is_at_home(core: Core) -> bool:
-    """True if nothing of the installation's own needs a token that was left."""
+    """Return True if the newest version of every key in use is on the home and complete."""
     known = [versions(core, purpose) for purpose in KeyPurpose]
     return all(_is_at_home(core, each[-1]) for each in known if each)
 
@@ -151,18 +153,18 @@ def _is_at_home(core: Core, newest: InstallationKeyRow) -> bool:
 
 
 def new_cka_id() -> bytes:
-    """A name for an object that is to be made."""
+    """Return a CKA_ID for a new object."""
     return uuid.uuid4().bytes
 
 
 def interrupted(core: Core) -> list[str]:
-    """The purposes whose rotation was interrupted."""
+    """Return the purposes whose rotation was interrupted."""
     newest = [known[-1] for known in (versions(core, each) for each in KeyPurpose) if len(known) > 1]
     return [each.purpose for each in newest if not _is_complete(core, each) and not is_lost(core, each)]
 
 
 def is_lost(core: Core, key: InstallationKeyRow) -> bool:
-    """True if a version cannot be had now, and no interrupted rotation would make it."""
+    """Return True if a version is unavailable now, and no interrupted rotation would still create it."""
     try:
         return not core.tokens.of(key.token_id).keys.holds(key.cka_id) and was_made(core, key)
     except TokenUnavailableError:
@@ -170,7 +172,7 @@ def is_lost(core: Core, key: InstallationKeyRow) -> bool:
 
 
 def lost(core: Core) -> list[str]:
-    """The purposes whose newest version cannot be had now."""
+    """Return the purposes whose newest version is unavailable now."""
     known = [versions(core, each) for each in KeyPurpose]
     return [each[-1].purpose for each in known if each and is_lost(core, each[-1])]
 
@@ -179,7 +181,7 @@ def _retire(core: Core, old: InstallationKeyRow, newest: InstallationKeyRow, *, 
     elsewhere = _ELSEWHERE if old.token_id != core.tokens.home_id else None
     kept = elsewhere or _KINDS[old.purpose].needed(core, old, newest) or (None if destroy else _FOR_BACKUPS)
     if kept is None:
-        # Device, then result: interrupted, it is done again.
+        # Device, then result: after an interruption it is repeated.
         core.tokens.of(old.token_id).keys.destroy(own_permit(OperatorAct.MAINTAIN, old.cka_id), old.cka_id)
         core.reached("rotate-own 4: device")
         with core.store.atomic() as tx:
@@ -219,13 +221,13 @@ def _good_import_tokens(core: Core, _: InstallationKeyRow, newest: InstallationK
 
 
 def _has_sealed(core: Core, old: InstallationKeyRow, _: InstallationKeyRow) -> str | None:
-    # The note on the token, too, is by the oldest version there.
+    # The seal note on the token is authenticated by the oldest version there.
     used = sealing.Sealer(core).versions_used()
     oldest = next(each for each in versions(core, old.purpose) if each.token_id == old.token_id)
     return "seals of the audit log were made with it" if old.version in used or old == oldest else None
 
 
-def _stores(core: Core, key: InstallationKeyRow) -> bool:
+def _stores_all(core: Core, key: InstallationKeyRow) -> bool:
     return not Credentials(core).secrets_elsewhere(key)
 
 
@@ -238,7 +240,7 @@ def _always(_: Core, __: InstallationKeyRow) -> bool:
 
 
 def _nothing(*_: object) -> None:
-    """Nothing is to be moved, or needs it."""
+    """Do nothing: there is nothing to move, or nothing that needs an older version."""
 
 
 _KINDS: Final[Mapping[str, _Kind]] = {
@@ -246,7 +248,7 @@ _KINDS: Final[Mapping[str, _Kind]] = {
     KeyPurpose.AUDIT_SEAL: _Kind(lambda core: sealing_key(core, KeyPurpose.AUDIT_SEAL), _always, _nothing, _has_sealed),
     KeyPurpose.SECRETS: _Kind(
         lambda core: encryption_key(core, KeyPurpose.SECRETS, OperatorAct.CREDENTIALS),
-        _stores,
+        _stores_all,
         _move_secrets,
         _nothing,
     ),

@@ -1,9 +1,9 @@
-"""Moving an installation to another token: no key can leave the old one, so new ones are made on the new one.
+"""Move an installation to another token. No key can leave the old token, so new ones are created on the new token.
 
 The new token becomes the home: the installation's own keys get a version there, and each generated symmetric key is
-rotated, so that it encrypts there from then on. The old token stays attached for what it holds: older ciphertext, key
-pairs and HMAC keys, which never move, and imported material until it is imported again. No key is made on it any more.
-Every step can be repeated, and an interrupted migration is finished by doing it again.
+rotated, so that it encrypts there from then on. The old token stays attached for what needs it: older ciphertext, key
+pairs and HMAC keys, which never move, and imported material until it is imported again. No more keys are created on it.
+Every step can be repeated, and an interrupted migration is finished by running it again.
 """
 
 import time
@@ -45,13 +45,13 @@ _LOCK: Final = "migration.lock"
 _LOCK_SECONDS: Final = 60.0
 
 _PATIENCE_SECONDS: Final = 20.0
-"""How long a migration waits for rotations by other processes after its last key. An interrupted one counts as under
-way for ten minutes: it is reported, and the next migration finishes it."""
+"""How long a migration waits after its last key for rotations by other processes. An interrupted rotation counts as in
+progress for ten minutes: it is reported, and the next migration finishes it."""
 _PAUSE_SECONDS: Final = 0.1
 
 
 class Stays(StrEnum):
-    """Why a key still needs a token that the installation has left, and what can be done about it."""
+    """Why a key still needs a former home token, and what can be done about it."""
 
     PAIR = "key pairs never move: keep the token, or create a new key and move its aliases and users to it"
     HMAC = "HMAC keys never move: keep the token, or create a new key and move its aliases and users to it"
@@ -63,14 +63,14 @@ class Stays(StrEnum):
 
 
 class Waiting(Struct, frozen=True, kw_only=True):
-    """A generated key that encrypts on a token which the installation has left."""
+    """A generated key that still encrypts on a former home token."""
 
     key_id: str
     region: str
 
 
 class Moved(Struct, frozen=True, kw_only=True):
-    """What became of one: ``fault`` says why it was not rotated, and is None if it was."""
+    """The outcome for one key: ``fault`` says why it was not rotated, and is None if it was."""
 
     key_id: str
     region: str
@@ -78,7 +78,7 @@ class Moved(Struct, frozen=True, kw_only=True):
 
 
 class Left(Struct, frozen=True, kw_only=True):
-    """A key that needs a token which the installation has left; ``token`` is that one's label."""
+    """A key that needs a former home token; ``token`` is the label of that token."""
 
     key_id: str
     region: str
@@ -102,16 +102,16 @@ class TokenStanding(Struct, frozen=True, kw_only=True):
 
 
 def standings(core: Core) -> list[TokenStanding]:
-    """How the tokens of the installation stand, oldest first."""
+    """Return the standing of each token of the installation, oldest first."""
     with core.store.reading() as conn:
-        held = Counter(token_id for token_id, *_ in objects.present(conn))
+        count = Counter(token_id for token_id, *_ in objects.present(conn))
     return [
         TokenStanding(
             token_id=row.id,
             label=row.label,
             serial=row.serial,
             home=row.id == core.tokens.home_id,
-            objects=held[row.id],
+            objects=count[row.id],
             away=fault_of(core, row),
         )
         for row in core.tokens.rows()
@@ -119,7 +119,7 @@ def standings(core: Core) -> list[TokenStanding]:
 
 
 def fault_of(core: Core, row: TokenRow) -> str | None:
-    """Why a token cannot be used now, or None."""
+    """Return why a token cannot be used now, or None."""
     try:
         core.tokens.of(row.id).connection.ready()
     except HsmKmsError as exc:
@@ -131,11 +131,11 @@ def fault_of(core: Core, row: TokenRow) -> str | None:
 
 
 def settle(core: Core, device: Device) -> TokenRow:
-    """Make an open token the home, with the installation's own keys; its row. Nothing happens if it is the home.
+    """Make an open token the home, with the installation's own keys; return its row.
 
-    ``device`` is closed with the core's other tokens. Raises BindingError for a token that the installation has left
-    or that is a clone, ConfigurationError if another process could not follow, TokenUnfitError for a token that cannot
-    do all that hsmkms needs; then nothing was changed.
+    For the home itself this finishes an interrupted migration. ``device`` is closed with the core's other tokens.
+    Raises BindingError for a former home or a clone, ConfigurationError if a running process cannot reach the token,
+    TokenUnfitError for a token that cannot do all that hsmkms needs; then nothing was changed.
     """
     with exclusive(core.store.folder / _LOCK, _LOCK_SECONDS):
         known = check_target(core, device)
@@ -158,32 +158,32 @@ def settle(core: Core, device: Device) -> TokenRow:
 
 
 def interrupted(core: Core) -> list[TokenRow]:
-    """The tokens that were left and do not know of it: a migration was interrupted, or they were away then."""
+    """Return the former homes without a mark of the migration: it was interrupted, or they were away then."""
     return SealNotes(core).unmarked()
 
 
 def check_target(core: Core, device: Device) -> TokenRow | None:
-    """The home's row if the device is the home, None for a token that the installation was never on.
+    """Return the home's row if the device is the home, None for a token that the installation was never on.
 
-    Raises BindingError for one that it has left, or for the clone of one.
+    Raises BindingError for a former home or a clone.
     """
     try:
         known = _recognised(core, device)
     except CloneError as exc:
         raise CloneError(
-            f"{exc}. A migration to it would move nothing: to use it as another token, initialise it anew with its own "
-            "tool, so that it holds no keys of this installation, and migrate then"
+            f"{exc}. A migration to it would move nothing: to use it as another token, initialise it with its own "
+            "tool, so that it has no keys of this installation, and migrate then"
         ) from exc
     if known is not None and known.id != core.tokens.home_id:
         raise BindingError(
-            f"the installation has left the token {known.label!r} for another one, and does not go back: what is "
-            "new needs a token that it was never on"
+            f"the token {known.label!r} is a former home of the installation, which cannot become the home again: "
+            "migrate to a token that the installation was never on"
         )
     return known
 
 
 def _recognised(core: Core, device: Device) -> TokenRow | None:
-    row, _ = binding.told(core.store)
+    row, _ = binding.expected(core.store)
     return next((each for each in core.tokens.rows() if binding.recognise(core.store, device, row, each)), None)
 
 
@@ -201,11 +201,11 @@ def _require_fit(device: Device) -> None:
     failed = [each for each in device.connection.checks(needed_only=True) if not each.passed]
     if failed:
         names = ", ".join(each.name for each in failed)
-        raise TokenUnfitError(f"that token fails what hsmkms needs ({names}): `hsmkms token-check --token` tells more")
+        raise TokenUnfitError(f"that token fails what hsmkms needs ({names}): `hsmkms token-check --token` shows more")
 
 
 def _bind(core: Core, device: Device) -> TokenRow:
-    # 1. Intent: the token, and the name of its key.
+    # 1. Intent: the token, and the CKA_ID of its key.
     with core.store.atomic() as tx:
         row = _begun(tx, device) or binding.insert_token(tx, device, core.clock)
         key = _key_for(tx, core, row)
@@ -218,7 +218,7 @@ def _bind(core: Core, device: Device) -> TokenRow:
         device.own.generate_mac_key(permit, key.cka_id, label)
     core.reached("migrate 2: device")
 
-    # 3. Result: from here on it is the home. Until the rows are sealed by its key the older one's seals hold.
+    # 3. Result: from here on it is the home. Until the rows are sealed by its key, the seals of the older key apply.
     binding.bind(core.store, device, row.id, key.cka_id, core.clock())
     core.tokens.settle(row.id, device)
     core.witnesses[row.id] = key.cka_id
@@ -227,7 +227,7 @@ def _bind(core: Core, device: Device) -> TokenRow:
 
 
 def _begun(tx: Connection, device: Device) -> TokenRow | None:
-    """The row of an interrupted attempt with this token."""
+    """Return the row of an interrupted attempt with this token, or None."""
     names = (device.profile.label, device.profile.serial)
     for row in installation.tokens(tx):
         if row.response is None and (row.label, row.serial) == names:
@@ -236,7 +236,7 @@ def _begun(tx: Connection, device: Device) -> TokenRow | None:
 
 
 def _key_for(tx: Connection, core: Core, row: TokenRow) -> InstallationKeyRow:
-    """The newest version of all, on that token: an interrupted attempt's if nothing newer was made meanwhile."""
+    """Return a MAC key on that token, the newest version; reuse that of an interrupted attempt if it still is that."""
     next_version = installation.next_version(tx, KeyPurpose.MAC)
     intended = installation.versions(tx, KeyPurpose.MAC, row.id)
     if intended and intended[-1].version == next_version - 1:
@@ -250,16 +250,16 @@ def _key_for(tx: Connection, core: Core, row: TokenRow) -> InstallationKeyRow:
 
 
 def waiting(core: Core, home_id: str) -> list[Waiting]:
-    """The generated keys that are Enabled and encrypt on another token than that one."""
+    """Return the generated keys that are Enabled and encrypt on another token than ``home_id``."""
     with core.store.reading() as conn:
-        found = rotation.encrypting_elsewhere(conn, home_id)
-    return [Waiting(key_id=key_id, region=region) for key_id, region in found]
+        rows = rotation.encrypting_elsewhere(conn, home_id)
+    return [Waiting(key_id=key_id, region=region) for key_id, region in rows]
 
 
-def move_keys(core: Core, tell: Callable[[], None]) -> list[Moved]:
-    """Rotate every key that waits for it; ``tell`` is called after each. What cannot be rotated now stays as it is.
+def move_keys(core: Core, advance: Callable[[], None]) -> list[Moved]:
+    """Rotate every waiting key onto the home; call ``advance`` after each.
 
-    A key that another process rotates at the same moment is looked at again after the others.
+    A key that cannot be rotated now is left as it is; one that another process is rotating is tried again at the end.
     """
     faults: dict[Waiting, str | None] = {}
     busy = []
@@ -270,11 +270,11 @@ def move_keys(core: Core, tell: Callable[[], None]) -> list[Moved]:
             core.reached("migrate: a rotation is under way")
             busy.append(each)
             continue
-        tell()
+        advance()
     deadline = time.monotonic() + _PATIENCE_SECONDS
     for each in busy:
         faults[each] = _move_when_free(core, each, deadline)
-        tell()
+        advance()
     return [Moved(key_id=each.key_id, region=each.region, fault=fault) for each, fault in faults.items()]
 
 
@@ -289,13 +289,13 @@ def _move_when_free(core: Core, key: Waiting, deadline: float) -> str | None:
 
 
 def _move(core: Core, key: Waiting) -> str | None:
-    """Rotate a key to the home; why that failed, or None. ConflictException if another process rotates it."""
+    """Rotate a key onto the home; return the error's text, or None. ConflictException if another process rotates it."""
     try:
         rotating.rotate(
             core, key.key_id, key.region, RotationType.AUTOMATIC, lambda fresh: rotating.must_be_elsewhere(core, fresh)
         )
     except KMSInvalidStateException:
-        return None  # somebody else has rotated, disabled or scheduled it meanwhile: nothing is left to do
+        return None  # it was rotated, disabled or scheduled for deletion meanwhile: nothing is left to do
     except ConflictException:
         raise
     except HsmKmsError as exc:
@@ -304,7 +304,7 @@ def _move(core: Core, key: Waiting) -> str | None:
 
 
 def left(core: Core, home_id: str) -> list[Left]:
-    """What needs other tokens than that one: a row for each key and reason."""
+    """Return the keys that need other tokens than ``home_id``: a row for each key and reason."""
     labels = {row.id: row.label for row in core.tokens.rows()}
     with core.store.reading() as conn:
         return [
@@ -325,7 +325,7 @@ def _reasons(record: KeyRecord, home_id: str) -> Iterator[tuple[str, Stays]]:
 
 
 def _reason(record: KeyRecord) -> Stays:
-    """Why a key's current material is on a token that was left."""
+    """Return why a key's current material is on a former home."""
     if record.state in (KeyState.PENDING_DELETION, KeyState.PENDING_REPLICA_DELETION):
         return Stays.DELETION
     if record.origin is Origin.EXTERNAL:

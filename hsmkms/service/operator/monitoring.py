@@ -1,4 +1,4 @@
-"""What a monitor asks of an installation: is the token there, is the database, and a few figures."""
+"""Provide what monitoring needs: checks of token, database, disk and clock, and a few figures."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -24,8 +24,8 @@ __all__ = ["Alarms", "Figures", "PoolUse", "StepOutcome", "Watch"]
 class Figures(Struct, frozen=True, kw_only=True):
     """The state of the installation in numbers.
 
-    ``due``: steps that are due now; ``next_due``: when the first is or was due. ``budget_used``: from 0 to 1, of the
-    most used key material; ``half_spent``, ``nearly_spent``: how many have used 50 and 90 percent.
+    ``due``: number of steps that are due now; ``next_due``: when the first is or was due. ``budget_used``: that of the
+    most used key material, from 0 to 1; ``half_spent``, ``nearly_spent``: how many have used 50 and 90 percent.
     """
 
     keys_by_state: Mapping[str, int]
@@ -37,11 +37,11 @@ class Figures(Struct, frozen=True, kw_only=True):
 
 
 class Alarms(Struct, frozen=True, kw_only=True):
-    """What this process has found wrong with what is stored.
+    """Integrity faults that this process has detected.
 
     ``audit``: the audit log contradicts its newest seal; ``audit_faults``: how often it could not be written;
-    ``altered``: keys, aliases, users and so on whose rows somebody has edited; ``older``: tokens that are older copies
-    of themselves, by their id.
+    ``altered``: keys, aliases, users and so on whose rows were edited outside of hsmkms; ``older``: ids of tokens that
+    are older copies of themselves.
     """
 
     audit: bool
@@ -51,7 +51,7 @@ class Alarms(Struct, frozen=True, kw_only=True):
 
 
 class Watch:
-    """Looks at an open installation. Get it as ``kms.operator.watch``."""
+    """Monitors an open installation. Get it as ``kms.operator.watch``."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -64,17 +64,19 @@ class Watch:
         return self._core.installation.regions
 
     def now(self) -> datetime:
-        """The installation's time."""
+        """Return the installation's time."""
         return self._core.clock()
 
     def check_token(self) -> None:
-        """Raise what is wrong with the token, if it does not show the installation's own key."""
+        """Raise the token's fault if it cannot be used or the installation's own key is not visible on it."""
         self._core.device.connection.ready()
         if not self._core.device.keys.holds(witness(self._core)):
-            raise TokenUnavailableError("the token does not show the installation's own key: check it with token-info")
+            raise TokenUnavailableError(
+                "the installation's own key is not visible on the token: check it with token-info"
+            )
 
     def check_database(self) -> None:
-        """Raise what is wrong with the databases, if they cannot be read."""
+        """Raise StoreError if one of the databases cannot be read."""
         with self._core.store.reading() as conn:
             changes.latest(conn)
         leases.total(self._core.store, "")
@@ -84,11 +86,11 @@ class Watch:
         files.check_writable(self._core.store.folder)
 
     def clock_doubt(self) -> str | None:
-        """Why the clock is not trusted, or None."""
+        """Return why the clock is not trusted, or None."""
         return clock.doubt(self._core)
 
     def sessions(self) -> PoolUse:
-        """How this process uses its sessions with its tokens now."""
+        """Return the session usage of this process, over all its tokens."""
         tokens = self._core.tokens
         use = total_use(each.connection.sessions() for each in tokens.opened())
         away = tokens.away().values()
@@ -96,15 +98,15 @@ class Watch:
         return replace(use, away=use.away + len(away), wrong=use.wrong + wrong)
 
     def look(self) -> None:
-        """Look at what other processes have changed, and forget what was known of that. StoreError if it cannot be."""
+        """Drop cached records that other processes have changed. StoreError if the database cannot be read."""
         self._core.cache.look()
 
     def token_calls(self) -> list[Count]:
-        """This process's calls to its tokens so far, one token after the other."""
+        """Return the counts of this process's calls to its tokens, one token after the other."""
         return [count for each in self._core.tokens.opened() for count in each.connection.calls.counts()]
 
     def alarms(self) -> Alarms:
-        """What this process has found wrong with what is stored."""
+        """Return the integrity faults that this process has detected."""
         audit = self._core.audit
         return Alarms(
             audit=audit.alarm is not None,
@@ -114,12 +116,12 @@ class Watch:
         )
 
     def older_tokens(self) -> list[str]:
-        """What is wrong with tokens that are older copies of themselves, as they are now."""
+        """Check again which tokens are older copies of themselves; return what is wrong with each."""
         self._freshness.look_again()
         return list(self._core.older.values())
 
     def figures(self) -> Figures:
-        """Count."""
+        """Compute the figures."""
         with self._core.store.reading() as conn:
             by_state = keys.count_by_state(conn)
         warned = [budget.warning(used) for used in leases.beyond(self._core.store, budget.ROTATE_AT).values()]

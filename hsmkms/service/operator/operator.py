@@ -1,4 +1,4 @@
-"""What the operator of an installation may do besides the API: look at the token, attest, reconcile."""
+"""The operator's façade, besides the API: inspect tokens, attest, maintain, back up, migrate, reconcile."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -55,7 +55,7 @@ from hsmkms.store.installation import TokenRow
 
 
 class TokenInfo(Struct, frozen=True, kw_only=True):
-    """The token as it presents itself now."""
+    """A token's profile, limits and mechanisms."""
 
     profile: TokenProfile
     limits: TokenLimits | None
@@ -63,13 +63,13 @@ class TokenInfo(Struct, frozen=True, kw_only=True):
 
 
 class Attestation(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One backing key as the token reports it now. ``attributes`` is empty where the object is not there.
+    """One backing key as the token reports it now. ``attributes`` is empty if the object is missing.
 
-    Of a key pair they are those of the private half; ``public_half`` has the other's.
+    For a key pair they are those of the private half; ``public_half`` has those of the public half.
 
-    ``as_made`` is true if everything that decides is still as hsmkms ordered it; ``deviations`` says what is not.
-    ``imported``: the material came from outside, so the token cannot vouch for its past. ``host_unwrapped``: it once
-    passed through a process of hsmkms in the clear.
+    ``as_made`` is true if every deciding attribute still has the value that hsmkms ordered; ``deviations`` lists those
+    that have not. ``imported``: the material came from outside, so the token cannot attest its history.
+    ``host_unwrapped``: it once passed through a process of hsmkms in the clear.
     """
 
     key_id: str
@@ -86,7 +86,7 @@ class Attestation(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Operator:
-    """Operator's acts on an open installation. Get it as ``kms.operator``."""
+    """The operator's procedures on an open installation. Get it as ``kms.operator``."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -95,14 +95,14 @@ class Operator:
         self.audit = AuditDesk(core)
         """The audit log."""
         self.identities = Identities(core)
-        """What users and groups may do."""
+        """Policies, groups and tags of users."""
         self.notes = PolicyNotes(core)
-        """What in policies never fits."""
+        """Notes about parts of policies that never match."""
         self.watch = Watch(core)
-        """What a monitor asks."""
+        """Checks and figures for monitoring."""
 
     def token_info(self, device: Device | None = None) -> TokenInfo:
-        """Profile, session and memory counts, and mechanisms of a token, or of the home."""
+        """Return profile, limits and mechanisms of a token; by default of the home."""
         device = device or self._core.device
         return TokenInfo(
             profile=device.profile,
@@ -112,14 +112,14 @@ class Operator:
 
     @recorded("CheckToken")
     def token_check(self, device: Device | None = None) -> CheckReport:
-        """Try on a token, or on the home, everything that hsmkms needs."""
+        """Try everything that hsmkms needs on a token; by default on the home."""
         return (device or self._core.device).connection.checks()
 
     @recorded("Attest", key_id="keyId", region="region")
     def attest(self, key_id: str, region: str | None = None) -> list[Attestation]:
         """Read every backing key of a KMS key back from the token, oldest first.
 
-        ``key_id`` in any of its four forms. Raises NotFoundException.
+        ``key_id``: a key id, key ARN, alias or alias ARN. Raises NotFoundException.
         """
         installation = self._core.installation
         root = local_root(installation.account, region or installation.default_region)
@@ -127,15 +127,15 @@ class Operator:
         return [self._attest_one(key.record, each) for each in key.record.materials]
 
     def import_algorithms(self) -> list[WrappingAlgorithm]:
-        """What the token unwraps key material with, all by itself: the strongest first."""
+        """Return the algorithms with which the token itself unwraps key material, the strongest first."""
         device = self._core.device
         return [each for each in device.imports.wrapping_algorithms() if device.imports.on_device(each)]
 
     @recorded("DiscardWrappingKey")
     def discard_wrapping_key(self, import_token: bytes) -> None:
-        """Destroy the wrapping key of an import token of ours that nobody will use (again), ahead of its 24 hours.
+        """Destroy the wrapping key of an import token that will not be used again, before its 24 hours are over.
 
-        InvalidImportTokenException for what is no import token.
+        InvalidImportTokenException for an invalid import token.
         """
         claims = tokens.read(tokens.split(import_token)[0])
         row = wrapping_keys.find(self._core, claims.wrapping_key)
@@ -155,9 +155,9 @@ class Operator:
         region: str | None = None,
         source_address: str | None = None,
     ) -> Simulation:
-        """What would be decided about an action of a user's (None: the root's), and by what; nothing is done.
+        """Decide about an action of a user (None: the root), and name the deciding policy; nothing is done.
 
-        ``members``: what else the request would say, by the API's names. Raises ValidationException, NotFoundException.
+        ``members``: further members of the request, by the API's names. Raises ValidationException, NotFoundException.
         """
         installation = self._core.installation
         caller = Caller(
@@ -168,11 +168,11 @@ class Operator:
         return simulation.simulate(self._core, caller, action, key_id, encryption_context, members or {})
 
     def maintain(self, *, dry_run: bool = False) -> Report:
-        """Do everything that is due: rotation, expiry, wrapping keys, deletion. ``dry_run`` only tells what that is."""
+        """Run everything that is due: rotation, expiry, wrapping keys, deletion. ``dry_run``: only list it."""
         return sweeper.maintain(self._core, dry_run=dry_run)
 
     def rotation_report(self, region: str | None = None) -> list[KeyPosture]:
-        """How every key, or every key of a region, stands with its rotation: what is worst comes first."""
+        """Report the rotation of every key, or of every key of a region, the worst first."""
         return rotation_report.rotation_report(self._core, region)
 
     def backup(
@@ -182,7 +182,7 @@ class Operator:
         configuration: bytes | None = None,
         signing_key: SigningKey | None = None,
     ) -> BackupMade:
-        """Write a backup, sealed to recipients, or by the token if there are none; see ``service/backup/create.py``."""
+        """Write a backup, encrypted to recipients, or by the token without any; see ``service/backup/create.py``."""
         return create.backup(self._core, file, recipients, configuration, signing_key)
 
     @recorded("RotateInstallationKey", purpose="purpose", destroy_older="destroyOlder")
@@ -194,22 +194,22 @@ class Operator:
         return key_rotation.rotate(self._core, purpose, destroy_older=destroy_older)
 
     def interrupted_rotations(self) -> list[str]:
-        """The purposes of the installation's own keys whose rotation was interrupted."""
+        """Return the purposes of the installation's own keys whose rotation was interrupted."""
         return key_rotation.interrupted(self._core)
 
     def lost_purposes(self) -> list[str]:
-        """The purposes of the installation's own keys whose newest version cannot be had now."""
+        """Return the purposes of the installation's own keys whose newest version is unavailable now."""
         return key_rotation.lost(self._core)
 
     def lost_installation_keys(self) -> Loss:
-        """What would be lost if the installation's own keys were started afresh.
+        """Return what would be lost if the unavailable keys of the installation's own were replaced by new ones.
 
         See ``service/operator/key_renewal.py``.
         """
         return key_renewal.find(self._core)
 
     def renew_installation_keys(self, loss: Loss) -> None:
-        """Start them afresh at home, where a token that held some is lost for good."""
+        """Replace the installation's own keys at home, after a token with some of them was lost for good."""
         details = {
             "purposes": loss.purposes,
             "tokens": loss.tokens,
@@ -221,11 +221,11 @@ class Operator:
             pass
 
     def tokens(self) -> list[TokenStanding]:
-        """How the installation's tokens stand, oldest first."""
+        """Return the standing of each of the installation's tokens, oldest first."""
         return migration.standings(self._core)
 
     def settle_on(self, device: Device) -> TokenRow:
-        """Make another token the installation's home; ``device`` is closed with it.
+        """Make another token the installation's home; ``device`` is closed with the installation, or on failure.
 
         See ``service/operator/migration.py``.
         """
@@ -239,60 +239,60 @@ class Operator:
             raise
 
     def interrupted_migrations(self) -> list[TokenRow]:
-        """The tokens that were left and do not know of it yet: they were away, or the migration was interrupted."""
+        """Return the former homes without a mark of the migration: they were away, or it was interrupted."""
         return migration.interrupted(self._core)
 
     def check_target(self, device: Device) -> None:
-        """Raise what hinders a migration to a token from the first: it was left, or is a clone."""
+        """Raise BindingError if a token can never become the home: it is a former home, or a clone."""
         migration.check_target(self._core, device)
 
     def find_forgettable(self, name: str) -> TokenRow:
-        """The token of that label or serial, if nothing needs it; see ``service/operator/forgetting.py``."""
+        """Return the token of that label or serial, if nothing needs it; see ``service/operator/forgetting.py``."""
         return forgetting.find(self._core, name)
 
     def forget_token(self, row: TokenRow) -> Forgotten:
-        """Forget a token that was left and that nothing needs."""
+        """Remove a former home that nothing needs from the installation."""
         details = {"label": row.label, "serial": row.serial}
         with self._core.audit.acting("ForgetToken", self._core.installation.default_region, details):
             return forgetting.forget(self._core, row)
 
     def find_clone(self, device: Device) -> Clone:
-        """What accepting an open token would mean; the installation was opened for it.
+        """Describe an open token as a clone; the installation must have been opened to accept it.
 
         See ``service/operator/clones.py``.
         """
         return clones.find(self._core, device)
 
     def accept_clone(self, clone: Clone) -> None:
-        """Let a clone take the place of the token that was recorded."""
+        """Replace the recorded token by its clone."""
         details = {"label": clone.label, "serial": clone.serial, "recordedSerial": clone.recorded_serial}
         with self._core.audit.acting("AcceptClone", self._core.installation.default_region, details):
             clones.accept(self._core, clone)
 
     def waiting_to_move(self, elsewhere: str | None = None) -> list[Waiting]:
-        """The keys that encrypt on another token than the home, or than ``elsewhere`` (a token's id, or "")."""
+        """Return the keys that encrypt on another token than the home, or than ``elsewhere`` (a token's id, or "")."""
         return migration.waiting(self._core, self._core.tokens.home_id if elsewhere is None else elsewhere)
 
-    def move_keys(self, tell: Callable[[], None]) -> list[Moved]:
-        """Rotate them onto the home; ``tell`` is called after each."""
-        return migration.move_keys(self._core, tell)
+    def move_keys(self, advance: Callable[[], None]) -> list[Moved]:
+        """Rotate the waiting keys onto the home; call ``advance`` after each."""
+        return migration.move_keys(self._core, advance)
 
     def left_behind(self, elsewhere: str | None = None) -> list[Left]:
-        """The keys that need another token than the home, or than ``elsewhere``, and why."""
+        """Return the keys that need another token than the home, or than ``elsewhere``, and why."""
         return migration.left(self._core, self._core.tokens.home_id if elsewhere is None else elsewhere)
 
     @recorded("TrustClock")
     def trust_clock(self) -> None:
-        """Say that the clock is right, though the database has newer dates: those were written by a wrong one."""
+        """Confirm that the clock is right, although the database has newer times, written by a wrong clock."""
         clock.trust(self._core)
 
     def find_differences(self) -> list[Finding]:
-        """What differs between database and token, and what mending it would do; nothing is changed."""
+        """Return the differences between database and token, and how each can be mended; nothing is mended."""
         return reconcile.find(self._core)
 
     @recorded("Reconcile", finding="finding", remove="remove", region="region")
     def mend(self, finding: Finding, *, remove: bool = False, region: str | None = None) -> Mended:
-        """Mend one difference. Nothing is removed from the token unless ``remove`` says so for this finding."""
+        """Mend one difference. The object is removed from the token only with ``remove``."""
         return reconcile.mend(self._core, finding, remove=remove, region=region)
 
     def _attest_one(self, key: KeyRecord, material: MaterialRecord) -> Attestation:

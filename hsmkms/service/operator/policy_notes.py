@@ -1,4 +1,4 @@
-"""Notes about policies: what in them no caller and no request here ever fits."""
+"""Find parts of policies and grants that no caller or request here can ever match, and describe them in notes."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -18,11 +18,11 @@ from hsmkms.service.runtime.core import Core
 from hsmkms.store import identities
 from hsmkms.store.engine import Connection
 
-NEW_USER: Final = "who is made under that name is somebody else, whom a Deny alone means"
+NEW_USER: Final = "a user created later under that name is a new one, to whom only a Deny applies"
 
 
 class PolicyNote(Struct, frozen=True, kw_only=True):
-    """One sentence about one policy. ``policy``: which it is."""
+    """One sentence about one policy; ``policy`` names it."""
 
     policy: str
     sentence: str
@@ -44,11 +44,11 @@ class PolicyNotes:
         return list(rules.stored_own_policy(text, self._core.installation.account).notes)
 
     def of_grant(self, request: CreateGrantRequest) -> list[str]:
-        """Return the notes about a grant that was made: who of those it names cannot call, and what fits no request."""
+        """Return the notes about a new grant: principals that cannot call here, and constraints that never match."""
         account = self._core.installation.account
         users = (request.grantee_principal, request.retiring_principal)
-        found = [parse_arn(each) for each in users if each is not None]
-        strangers = [each.text for each in found if each is not None and not each.can_call(account)]
+        principals = [parse_arn(each) for each in users if each is not None]
+        strangers = [each.text for each in principals if each is not None and not each.can_call(account)]
         strangers += [
             each for each in (request.grantee_service_principal, request.retiring_service_principal) if each is not None
         ]
@@ -58,29 +58,31 @@ class PolicyNotes:
         return notes
 
     def every(self) -> list[PolicyNote]:
-        """Return the notes about all policies that are stored; of several keys with one policy, about the first."""
+        """Return the notes about all stored policies; if several keys have the same policy, only for the first."""
         with self._core.store.reading() as conn:
-            found = [
+            of_keys = [
                 PolicyNote(policy=f"key policy of {arn}", sentence=each)
                 for text, arn in self._key_policies(conn).items()
                 for each in _readable(partial(self._of_key_policy, conn), text)
             ]
             own = identities.every_own_policy(conn)
-        return found + [
+        return of_keys + [
             PolicyNote(policy=name, sentence=each) for name, text in own for each in _readable(self.of_own_policy, text)
         ]
 
     def _key_policies(self, conn: Connection) -> dict[str, str]:
-        """Each policy of a key by its text, with the ARN of the first key that has it."""
-        account, found = self._core.installation.account, dict[str, str]()
+        """Return the distinct key policies, each with the ARN of the first key that has it."""
+        account, arns = self._core.installation.account, dict[str, str]()
         for key_id, region, text in identities.key_policies(conn):
-            found.setdefault(text, key_arn(account, region, key_id))
-        return found
+            arns.setdefault(text, key_arn(account, region, key_id))
+        return arns
 
     def _of_key_policy(self, conn: Connection, text: str) -> list[str]:
         policy = rules.stored_key_policy(text, self._core.installation.account)
         named = ((each, parse(each)) for each in sorted(policy.users))
-        unknown = [each for each, found in named if found is not None and is_unknown(self._core, conn, found)]
+        unknown = [
+            each for each, principal in named if principal is not None and is_unknown(self._core, conn, principal)
+        ]
         return [
             *policy.notes,
             *(f"There is no {each}: {NEW_USER}." for each in unknown),
@@ -88,7 +90,7 @@ class PolicyNotes:
 
 
 def about_action(action: str, key_policy: Policy | None, own: tuple[OwnPolicy, ...]) -> list[str]:
-    """Return the notes about those statements of the policies that name an action (``kms:Encrypt``)."""
+    """Return the notes about the statements of the policies that apply to an action (``kms:Encrypt``)."""
     named = [
         *([(KEY_POLICY, key_policy)] if key_policy is not None else []),
         *((each.name, each.policy) for each in own),
@@ -102,7 +104,7 @@ def _of_action(policy: Policy, action: str) -> Iterator[str]:
 
 
 def _readable(notes_of: Callable[[str], list[str]], text: str) -> list[str]:
-    """The notes; none where the policy cannot be read, of which the log has told."""
+    """Return the notes about a policy; none if it cannot be read, which is logged elsewhere."""
     try:
         return notes_of(text)
     except MalformedPolicyDocumentException:

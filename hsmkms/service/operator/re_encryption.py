@@ -1,8 +1,8 @@
-"""Moving many ciphertexts to the current key material of one key, and telling which backing keys ciphertexts need.
+"""Move many ciphertexts to the current key material of one key, and report which backing keys ciphertexts need.
 
-Knows nothing of where ciphertexts are kept: who has them brings them here one by one, from as many threads as there
-are. Every act is an operation of the API, so that it is admitted and recorded like all others, and no plaintext comes
-out: what has to be tried is tried as a dry run of ReEncrypt, which decrypts inside.
+It does not know where ciphertexts are stored: the caller passes them one by one, from any number of threads. All work
+is done by operations of the API, so that it is admitted and recorded as usual, and no plaintext is returned: a trial
+decryption is a dry run of ReEncrypt.
 """
 
 from collections.abc import Mapping
@@ -24,20 +24,20 @@ from hsmkms.model.keys import DescribeKeyRequest, DescribeKeyResponse
 from hsmkms.rules import blob
 
 LONGEST: Final = 6144
-"""Bytes of the longest ciphertext that the API takes (CiphertextType)."""
+"""Length in bytes of the longest ciphertext that the API accepts (CiphertextType)."""
 
 
 class BackingKey(Struct, frozen=True, order=True):
-    """One backing key of a KMS key, as a ciphertext names it."""
+    """One backing key of a KMS key, as named in the header of a ciphertext."""
 
     key_id: str
     key_material_id: str
 
 
 class Moved(Struct, frozen=True, kw_only=True):
-    """What became of a ciphertext.
+    """The outcome for a ciphertext.
 
-    ``current``: it is where it should be already. Else ``ciphertext`` is the new one, or None if it was not made.
+    ``current``: it need not be moved. Otherwise ``ciphertext`` is the new one, or None if it was not created.
     """
 
     current: bool
@@ -45,23 +45,23 @@ class Moved(Struct, frozen=True, kw_only=True):
 
 
 class Operations(Protocol):
-    """The operations of the API by which everything is done here: those of ``Kms``."""
+    """The operations of ``Kms`` that are used here."""
 
     def describe_key(self, request: DescribeKeyRequest, caller: Caller | None = None) -> DescribeKeyResponse:
-        """Tell the metadata of a key."""
+        """Return the metadata of a key."""
 
     def re_encrypt(self, request: ReEncryptRequest, caller: Caller | None = None) -> ReEncryptResponse:
         """Move a ciphertext to another key, to the newest material, or to another encryption context."""
 
 
 class Job(Protocol):
-    """What is done with each ciphertext."""
+    """A procedure for each ciphertext: a survey or a move."""
 
     def move(self, ciphertext: bytes, needs: BackingKey) -> Moved:
-        """Move one ciphertext, or tell that it has to be moved. Raises the errors of ReEncrypt or DescribeKey."""
+        """Move one ciphertext, or return that it has to be moved. Raises the errors of ReEncrypt or DescribeKey."""
 
     def is_current(self, needs: BackingKey) -> bool:
-        """True unless the backing key is an older one."""
+        """Return True unless the backing key is an older one."""
 
 
 _CURRENT: Final = Moved(current=True)
@@ -69,7 +69,7 @@ _OUTDATED: Final = Moved(current=False)
 
 
 def recognise(data: bytes) -> BackingKey | None:
-    """The backing key that a ciphertext names; None for what is no ciphertext of hsmkms."""
+    """Return the backing key that a ciphertext names; None if the data is no ciphertext of hsmkms."""
     if len(data) > LONGEST:
         return None
     try:
@@ -88,12 +88,12 @@ class Survey:
         self._current: dict[str, str | None] = {}
 
     def move(self, ciphertext: bytes, needs: BackingKey) -> Moved:
-        """Tell whether the ciphertext is under its key's current material."""
-        del ciphertext  # its header has said everything
+        """Return whether the ciphertext is under its key's current material."""
+        del ciphertext  # ``needs`` from its header is enough
         return _CURRENT if self.is_current(needs) else _OUTDATED
 
     def is_current(self, needs: BackingKey) -> bool:
-        """True unless the backing key is an older one, or one of a key that is not known here."""
+        """Return True unless the backing key is an older one, or its key is not known here."""
         if needs.key_id not in self._current:
             self._current[needs.key_id] = self._describe(needs.key_id)
         return self._current[needs.key_id] == needs.key_material_id
@@ -109,9 +109,9 @@ class Survey:
 class Mover:
     """Moves each ciphertext to the current material of one key, and to an encryption context.
 
-    A ciphertext that names the destination's current material is left as it is. Where source and destination context
-    differ its header does not tell; then it is left if it decrypts under the destination's context. So what was moved
-    before is not moved again, and an interrupted job is carried on by beginning it once more.
+    A ciphertext that names the destination's current material is left as it is. If source and destination context
+    differ, the header is not enough; then it is left if it decrypts under the destination's context. So a ciphertext
+    that was moved before is not moved again, and an interrupted job is resumed by starting it again.
     """
 
     def __init__(
@@ -124,9 +124,9 @@ class Mover:
         dry_run: bool = False,
         caller: Caller | None = None,
     ) -> None:
-        """Resolve the key, once: an alias that moves meanwhile does not split the job.
+        """Resolve the key once, so that an alias that is moved meanwhile does not split the job.
 
-        Raises the error with which ReEncrypt would refuse the destination, before any ciphertext is touched.
+        Raises the error with which ReEncrypt would refuse the destination, before any ciphertext is moved.
         """
         self._kms = kms
         self._caller = caller
@@ -141,7 +141,7 @@ class Mover:
         self._current = BackingKey(described.key_id, described.current_key_material_id)
 
     def move(self, ciphertext: bytes, needs: BackingKey) -> Moved:
-        """The ciphertext under the destination's current material and context. Raises the errors of ReEncrypt."""
+        """Move a ciphertext to the destination's current material and context. Raises the errors of ReEncrypt."""
         same_context = self._source == self._destination
         current = self.is_current(needs)
         if current and same_context:
@@ -151,16 +151,16 @@ class Mover:
         except InvalidCiphertextException:
             if same_context:
                 raise
-        # Perhaps its context was changed before, by this job or an earlier one.
+        # Its context may have been changed before, by this job or an earlier one.
         moved = self._re_encrypt(ciphertext, self._destination, dry_run=self._dry_run or current)
         return _CURRENT if current else moved
 
     def is_current(self, needs: BackingKey) -> bool:
-        """True for the destination's current material."""
+        """Return True for the destination's current material."""
         return needs == self._current
 
     def _check_destination(self) -> None:
-        """Ask as a dry run without ciphertext; the key stands on both sides, as the request must name two."""
+        """Check the destination by a dry run without a ciphertext; the request names it as the source as well."""
         request = ReEncryptRequest(
             source_key_id=self.destination,
             destination_key_id=self.destination,
@@ -185,7 +185,7 @@ class Mover:
             answer = self._kms.re_encrypt(request, self._caller)
         except DryRunOperationException:
             return _OUTDATED
-        # Another one than at the start if the key has rotated meanwhile.
+        # It differs from the one at the start if the key was rotated meanwhile.
         if answer.destination_key_material_id is not None:
             self._current = BackingKey(self._current.key_id, answer.destination_key_material_id)
         return Moved(current=False, ciphertext=answer.ciphertext_blob)

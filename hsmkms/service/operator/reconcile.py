@@ -1,10 +1,10 @@
-"""Reconcile: what differs between the database and the token, and how it is mended.
+"""Find and mend the differences between the database and the tokens.
 
-An interrupted operation leaves an intent without an object, or an object that was never reported; a restored older
-database makes keys in daily use look like orphans. So adoption comes before removal: whatever hsmkms itself has
-labelled can be rebuilt from its label and CKA_ID, as a Disabled key. Removal needs the operator's word for each
-object and a grace period since it was first seen, and is refused for what was first seen after a restore. Absence
-counts only in a session that shows the installation's own key.
+An interrupted operation leaves an intent without an object, or an object that was never reported; after the restore of
+an older database, keys in daily use look like orphans. So adoption comes before removal: an object that hsmkms has
+labelled can be rebuilt from its label and CKA_ID, as a Disabled key. Removal needs the operator's confirmation for each
+object and a grace period since it was first seen, and is refused for an object first seen after a restore. Absence
+counts only in a session in which the installation's own key is visible.
 """
 
 from collections import Counter
@@ -37,28 +37,28 @@ from hsmkms.store.rotation import Unfinished
 from hsmkms.store.schema import Lifecycle, ObjectStatus
 
 UNKNOWN_USE: Final = 2**31
-"""Encryptions assumed of an adopted material: nobody knows its count, so half of its budget is taken as used."""
+"""Encryptions assumed for an adopted material: its count is unknown, so half of its budget counts as used."""
 
 
 class Kind(StrEnum):
-    """What can differ."""
+    """The kinds of differences."""
 
     UNFINISHED = "unfinished"
-    """A creation, rotation or import was interrupted before its object was made. Nobody was told of it."""
+    """A creation, rotation or import was interrupted before its object was created; no client got a response."""
     UNACKNOWLEDGED = "unacknowledged"
-    """One was interrupted after its object was made. Nobody was told of it."""
+    """A creation, rotation or import was interrupted after its object was created; no client got a response."""
     ORPHAN = "orphan"
     """An object of this installation has no row: the database is older than the token."""
     MISSING = "missing"
     """A backing key in use is not on the token."""
     DUPLICATE = "duplicate"
-    """Several objects carry one CKA_ID: nothing tells which is the key."""
+    """Several objects have one CKA_ID: it cannot be determined which is the key."""
     DOOMED = "doomed"
-    """Its destruction was decided and has not been done yet."""
+    """An object whose destruction was decided and has not been done yet."""
     RETURNED = "returned"
-    """It was destroyed, and is on the token again: the token was restored from a backup."""
+    """An object that was destroyed is on the token again: the token was restored from a backup."""
     AWAY = "token away"
-    """A token that the installation has left cannot be reached: of what it holds nothing is known."""
+    """A former home cannot be reached: nothing is known about its objects."""
 
 
 REMEDIES: Final = {
@@ -79,9 +79,9 @@ _ENDED: Final = frozenset({ObjectStatus.DESTROYING, ObjectStatus.DESTROYED})
 
 
 class Finding(Struct, frozen=True, kw_only=True):
-    """One difference, on a token (``token_id`` is how the database names it).
+    """One difference, on a token (``token_id``: its id in the database).
 
-    ``cka_id`` in hex; ``first_seen`` is when a reconcile first met an object without a live key.
+    ``cka_id`` is in hex; ``first_seen`` is when a reconcile first saw the object without a live key.
     """
 
     kind: Kind
@@ -96,7 +96,7 @@ class Finding(Struct, frozen=True, kw_only=True):
 
 
 class Mended(StrEnum):
-    """What was done about a finding."""
+    """How a finding was mended."""
 
     FORGOTTEN = "intent forgotten"
     ADOPTED = "adopted as a Disabled key"
@@ -107,7 +107,7 @@ class Mended(StrEnum):
 
 
 class _Object(Struct, frozen=True):
-    """An object on the token that carries this installation's label."""
+    """An object on the token with this installation's label."""
 
     cka_id: bytes
     label: str
@@ -118,15 +118,15 @@ class _Object(Struct, frozen=True):
 
 
 def find(core: Core) -> list[Finding]:
-    """Compare database and token. Objects without a live key are noted as seen; nothing else is changed.
+    """Compare the database with all tokens. Objects without a live key are recorded as seen; nothing else is changed.
 
-    Raises TokenUnavailableError if the token does not show the installation's own key: then nothing is known.
+    Raises TokenUnavailableError if the installation's own key is not visible on the home: then nothing is known.
     """
-    return [found for row in core.tokens.rows() for found in _of_token_if_there(core, row)]
+    return [finding for row in core.tokens.rows() for finding in _of_token_or_away(core, row)]
 
 
-def _of_token_if_there(core: Core, row: TokenRow) -> list[Finding]:
-    """The same of one token; of one that the installation has left and that is away, only that it is."""
+def _of_token_or_away(core: Core, row: TokenRow) -> list[Finding]:
+    """Compare the database with one token; for a former home that is away, the only finding is that it is."""
     try:
         return _of_token(core, row.id)
     except TokenUnavailableError:
@@ -148,27 +148,29 @@ def _of_token_if_there(core: Core, row: TokenRow) -> list[Finding]:
 
 
 def _of_token(core: Core, token_id: str) -> list[Finding]:
-    # Rows first: a key that is created meanwhile is then on the token as well.
+    # Rows before the token, so that a key that is created in between cannot look missing.
     with core.store.reading() as conn:
         rows, going = objects.all_of_token(conn, token_id), _doomed(conn, token_id)
     inventory = core.tokens.of(token_id).keys.inventory(witness(core, token_id))
     count = Counter(each.cka_id for each in inventory if each.is_key)
-    # A public half is part of its key; alone, it is what a crash has left of one.
-    shown = [each for each in inventory if each.is_key or not count[each.cka_id]]
-    ours = [each for each in (_ours(core, found) for found in shown) if each is not None]
+    # A public half is part of its key; without one, it was left by a crash.
+    candidates = [each for each in inventory if each.is_key or not count[each.cka_id]]
+    labelled = [each for each in (_labelled(core, candidate) for candidate in candidates) if each is not None]
     with core.store.atomic() as tx:
         known, doomed = objects.all_of_token(tx, token_id), _doomed(tx, token_id)
-        ours = [each for each in ours if not _ended(each.cka_id, rows, known) and each.cka_id not in going - doomed]
+        labelled = [
+            each for each in labelled if not _ended(each.cka_id, rows, known) and each.cka_id not in going - doomed
+        ]
         first_seen, seen_before = {}, objects.first_seen(tx, token_id)
-        for each in ours:
+        for each in labelled:
             if not _is_live(known.get(each.cka_id)):
                 first_seen[each.cka_id] = objects.note_seen(tx, token_id, each.cka_id, core.clock())
             elif each.cka_id in seen_before:
                 objects.forget_seen(tx, token_id, each.cka_id)
-    # What has changed while the token was looked at tells nothing.
+    # Rows that have changed while the token was read prove nothing.
     others = {cka_id: row for cka_id, row in rows.items() if cka_id not in first_seen and known.get(cka_id) == row}
-    kinds = {each.cka_id: _kind(known.get(each.cka_id), each.cka_id in doomed, count[each.cka_id]) for each in ours}
-    return [*_of_objects(token_id, ours, kinds, first_seen), *_of_rows(token_id, others, count)]
+    kinds = {each.cka_id: _kind(known.get(each.cka_id), each.cka_id in doomed, count[each.cka_id]) for each in labelled}
+    return [*_of_objects(token_id, labelled, kinds, first_seen), *_of_rows(token_id, others, count)]
 
 
 def _doomed(conn: Connection, token_id: str) -> set[bytes]:
@@ -176,17 +178,18 @@ def _doomed(conn: Connection, token_id: str) -> set[bytes]:
 
 
 def _ended(cka_id: bytes, before: Mapping[bytes, BackingObject], now: Mapping[bytes, BackingObject]) -> bool:
-    """True for what was destroyed while the token was looked at: it was seen there for the last time."""
+    """Return True for an object that was destroyed between the two readings of the rows, while the token was read."""
     now_row, row = now.get(cka_id), before.get(cka_id)
     gone = now_row is not None and now_row.status is ObjectStatus.DESTROYED
     return gone and row is not None and row.status is not ObjectStatus.DESTROYED
 
 
-def _ours(core: Core, found: TokenObject) -> _Object | None:
-    parts = parse_label(found.label)
+def _labelled(core: Core, candidate: TokenObject) -> _Object | None:
+    """Parse the label of an object; None if it is not one of this installation."""
+    parts = parse_label(candidate.label)
     if parts is None or parts.installation != core.installation.short_id:
         return None
-    return _Object(found.cka_id, found.label, parts)
+    return _Object(candidate.cka_id, candidate.label, parts)
 
 
 def _is_live(row: BackingObject | None) -> bool:
@@ -194,7 +197,7 @@ def _is_live(row: BackingObject | None) -> bool:
 
 
 def _kind(row: BackingObject | None, doomed: bool, count: int) -> Kind:  # noqa: FBT001 - three facts of one object
-    """What an object on the token is that has no live key."""
+    """Classify an object on the token without a live key."""
     if count > 1:
         return Kind.DUPLICATE
     if doomed:
@@ -205,10 +208,10 @@ def _kind(row: BackingObject | None, doomed: bool, count: int) -> Kind:  # noqa:
 
 
 def _of_objects(
-    token_id: str, ours: list[_Object], kinds: Mapping[bytes, Kind], first_seen: Mapping[bytes, datetime]
+    token_id: str, labelled: list[_Object], kinds: Mapping[bytes, Kind], first_seen: Mapping[bytes, datetime]
 ) -> Iterator[Finding]:
-    """What is on the token and has no live key."""
-    for each in {each.cka_id: each for each in ours}.values():
+    """Yield the objects on the token without a live key."""
+    for each in {each.cka_id: each for each in labelled}.values():
         if each.cka_id in first_seen:
             kind = kinds[each.cka_id]
             yield Finding(
@@ -225,7 +228,7 @@ def _of_objects(
 
 
 def _of_rows(token_id: str, rows: Mapping[bytes, BackingObject], count: Mapping[bytes, int]) -> Iterator[Finding]:
-    """What has a row and is not on the token once."""
+    """Yield the rows whose object is missing on the token, or is there more than once."""
     for cka_id, row in rows.items():
         unfinished = row.lifecycle is Lifecycle.INTENDED or row.status is ObjectStatus.INTENDED
         if count[cka_id] == 1 or (row.status in _ENDED and not unfinished):
@@ -250,7 +253,7 @@ def _of_rows(token_id: str, rows: Mapping[bytes, BackingObject], count: Mapping[
 def mend(core: Core, finding: Finding, *, remove: bool, region: str | None) -> Mended:
     """Mend one difference, if it is still there.
 
-    ``remove`` takes the object from the token instead of adopting it: KMSInvalidStateException before its grace
+    ``remove``: remove the object from the token instead of adopting it; KMSInvalidStateException before its grace
     period is over, or if it may have come with a restore. ``region`` is for labels that have no room for it.
     """
     if finding not in find(core):
@@ -268,10 +271,10 @@ def mend(core: Core, finding: Finding, *, remove: bool, region: str | None) -> M
 
 
 def _begun(core: Core, finding: Finding) -> Unfinished | None:
-    """The rotation or import of a live key that the finding is about, or None."""
+    """Return the interrupted rotation or import of a live key that the finding is about, or None."""
     with core.store.reading() as conn:
-        found = rotation.unfinished(conn, finding.key_id)
-    return next((each for each in found if each.cka_id.hex() == finding.cka_id), None)
+        unfinished = rotation.unfinished(conn, finding.key_id)
+    return next((each for each in unfinished if each.cka_id.hex() == finding.cka_id), None)
 
 
 def _finish(core: Core, begun: Unfinished) -> Mended:
@@ -294,13 +297,13 @@ def _remove(core: Core, finding: Finding) -> Mended:
     cka_id, token_id = bytes.fromhex(finding.cka_id), finding.token_id
     begun = _begun(core, finding)
 
-    # 1. Intent: from here on nobody can adopt or complete it.
+    # 1. Intent: from here on it cannot be adopted or completed.
     with core.store.atomic() as tx:
         row = objects.fetch(tx, token_id, cka_id)
         if _is_live(row):
             return Mended.GONE
         if begun is not None:
-            materials.doom(tx, token_id, cka_id)  # the key lives on without the material that was begun
+            materials.doom(tx, token_id, cka_id)  # the key stays, without the interrupted material
         objects.doom(tx, token_id, cka_id, finding.label, core.clock())
     core.reached("remove 1: intent")
 
@@ -341,7 +344,7 @@ def _adopt(core: Core, finding: Finding, region: str | None) -> Mended:
     kind = _check_genuine(core, finding, cka_id)
     where = finding.region or region or core.installation.default_region
     if finding.kind is Kind.ORPHAN and kind == SYMMETRIC:
-        # Before the key can be used: a crash in between must not leave it with a count of nothing.
+        # Before the key can be used: after a crash in between its count must not start at zero.
         leases.at_least(core.store, material_id(finding.key_id, cka_id), UNKNOWN_USE)
     with core.store.atomic() as tx:
         if objects.is_doomed(tx, token_id, cka_id):
@@ -350,7 +353,7 @@ def _adopt(core: Core, finding: Finding, region: str | None) -> Mended:
         if row is None:
             mended = _adopt_orphan(tx, core, finding, kind, where)
         elif keys.complete(tx, row.key_id, row.region, KeyState.DISABLED):
-            keys.hand_over(tx, row.key_id)  # of a service's key whose alias was never made
+            keys.hand_over(tx, row.key_id)  # for a service's key whose alias was never created
             mended = Mended.ADOPTED
         else:
             mended = Mended.GONE
@@ -359,9 +362,10 @@ def _adopt(core: Core, finding: Finding, region: str | None) -> Mended:
 
 
 def _check_genuine(core: Core, finding: Finding, cka_id: bytes) -> BackingKind:
-    """Refuse what hsmkms cannot have made: a label can be written by anybody who has the PIN. Its spec and usage.
+    """Return the object's spec and usage; refuse one that hsmkms cannot have created.
 
-    That the token made it (LOCAL) and that it was never extractable cannot be forged.
+    Anyone who has the PIN can write a label. But CKA_LOCAL, that the token generated the key, and that it was never
+    extractable cannot be forged.
     """
     device = core.tokens.of(finding.token_id)
     kind = device.keys.identify(cka_id)
@@ -370,7 +374,7 @@ def _check_genuine(core: Core, finding: Finding, cka_id: bytes) -> BackingKind:
     )
     if kind is None or deviations:
         raise KMSInvalidStateException(
-            f"the object {finding.cka_id} is not as hsmkms makes keys ({'; '.join(deviations)}), so it is not adopted"
+            f"the object {finding.cka_id} is not as hsmkms creates keys ({'; '.join(deviations)}), so it is not adopted"
         )
     return kind
 
@@ -378,8 +382,8 @@ def _check_genuine(core: Core, finding: Finding, cka_id: bytes) -> BackingKind:
 def _adopt_orphan(tx: Connection, core: Core, finding: Finding, kind: BackingKind, region: str) -> Mended:
     """Rebuild the row of a backing key from its label and CKA_ID: a new key, or one more material of a known key.
 
-    The highest sequence is the newest material, so it is the one that encrypts. The materials of a set of multi-Region
-    keys may tell of several regions, of those where the primary key once was: they join it where it is now.
+    The material with the highest sequence is the newest, so it becomes current. The labels of a multi-Region set's
+    materials may name several regions, where the primary key once was: they are added to it where it is now.
     """
     region = regions.primary_region(tx, finding.key_id) or region
     cka_id = bytes.fromhex(finding.cka_id)
@@ -398,7 +402,7 @@ def _adopt_orphan(tx: Connection, core: Core, finding: Finding, kind: BackingKin
     newest = max(taken, default=0)
     adopted = MaterialRecord(
         material_id=material_id(finding.key_id, cka_id),
-        # Taken: the key was rotated, its database restored, and rotated again. Both materials are needed.
+        # If taken: the key was rotated, its database restored, and rotated again. Both materials are needed.
         sequence=newest + 1 if finding.sequence in taken else finding.sequence,
         state=MaterialState.CURRENT if finding.sequence > newest else MaterialState.NON_CURRENT,
         created_at=core.clock(),

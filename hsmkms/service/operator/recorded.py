@@ -1,4 +1,4 @@
-"""Acts of the operator that are no requests of the KMS API: each is in the audit log, under a name of its own."""
+"""Record the operator's procedures in the audit log, each under an event name that is no operation of the KMS API."""
 
 import inspect
 from collections.abc import Callable
@@ -13,7 +13,7 @@ Answer = TypeVar("Answer")
 
 
 class Desk(Protocol):
-    """Where an operator acts: it has the open installation."""
+    """An object whose methods are the operator's procedures on an open installation."""
 
     _core: Core
 
@@ -25,16 +25,16 @@ Method = Callable[Concatenate[AnyDesk, Arguments], Answer]
 def recorded(
     event: str, source: str = KMS_SOURCE, **shown: str
 ) -> Callable[[Method[AnyDesk, Arguments, Answer]], Method[AnyDesk, Arguments, Answer]]:
-    """Record every call of a method. ``shown``: the parameters that the record tells, and their names there."""
+    """Record every call of a method. ``shown``: the parameters to record, and their names in the record."""
 
     def decorate(method: Method[AnyDesk, Arguments, Answer]) -> Method[AnyDesk, Arguments, Answer]:
         signature = inspect.signature(method)
 
         @wraps(method)
         def act(desk: AnyDesk, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Answer:
-            core = desk._core  # noqa: SLF001 - the other half of the desk
-            told = signature.bind(desk, *args, **kwargs).arguments
-            parameters = {name: _plain(told[each]) for each, name in shown.items() if told.get(each) is not None}
+            core = desk._core  # noqa: SLF001 - the protocol's member
+            given = signature.bind(desk, *args, **kwargs).arguments
+            parameters = {name: _plain(given[each]) for each, name in shown.items() if given.get(each) is not None}
             with core.audit.acting(event, core.installation.default_region, parameters or None, source=source):
                 return method(desk, *args, **kwargs)
 
@@ -46,7 +46,7 @@ def recorded(
 def recorded_in_iam(
     event: str, **shown: str
 ) -> Callable[[Method[AnyDesk, Arguments, Answer]], Method[AnyDesk, Arguments, Answer]]:
-    """The same for acts that AWS has in IAM."""
+    """Record every call of a method as an event of AWS IAM."""
     return recorded(event, IAM_SOURCE, **shown)
 
 

@@ -1,4 +1,4 @@
-"""The rotation report: how every key stands, in one reading of the databases."""
+"""Compute the rotation report: the posture of every key, from one read of the databases."""
 
 from collections import defaultdict
 from datetime import datetime
@@ -16,7 +16,7 @@ from hsmkms.store.usage import LastUse
 
 
 class KeyPosture(Struct, frozen=True, kw_only=True):
-    """One key. Ages in whole days; ``encryptions`` are those of the current key material."""
+    """The report on one key. Ages are in whole days; ``encryptions`` counts those of the current key material."""
 
     key_id: str
     region: str
@@ -43,7 +43,7 @@ class KeyPosture(Struct, frozen=True, kw_only=True):
 
 
 def rotation_report(core: Core, region: str | None = None) -> list[KeyPosture]:
-    """How all keys stand, or those of one region: what is worst comes first."""
+    """Report on all keys, or those of one region, the worst first."""
     uses = core.uses.all()
     counts = leases.beyond(core.store, 1)
     now = core.clock()

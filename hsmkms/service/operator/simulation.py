@@ -1,4 +1,4 @@
-"""Asking what would be decided, and by what, without doing anything."""
+"""Simulate an authorisation decision and name the policy that makes it, without doing anything."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -42,9 +42,9 @@ _KEYS: Final = {
 
 
 class Simulation(Struct, frozen=True, kw_only=True):
-    """What would be decided. ``decided_by`` and ``statement``: the policy or grant that did it, if one did.
+    """A simulated decision. ``decided_by`` and ``statement``: the policy or grant that makes it, if one does.
 
-    ``notes``: what in the policies' statements about the action no caller and no request here ever fits.
+    ``notes``: parts of the policies' statements about the action that no caller or request here can ever match.
     """
 
     decision: str
@@ -66,9 +66,9 @@ def simulate(
     encryption_context: Mapping[str, str] | None,
     members: Mapping[str, Any],
 ) -> Simulation:
-    """Decide about an action (``kms:Encrypt``) of a caller's. ``members``: what else the request says, by wire names.
+    """Decide about an action (``kms:Encrypt``) of a caller. ``members``: further members of the request, by wire names.
 
-    ValidationException for what cannot be asked, NotFoundException for an unknown key.
+    ValidationException for an unknown action or a request that does not fit it, NotFoundException for an unknown key.
     """
     known = _action(action)
     operation = Operation.RE_ENCRYPT if known in _CONTEXTS else Operation(known.removeprefix("kms:"))
@@ -77,11 +77,11 @@ def simulate(
     if operation in WITHOUT_KEY:
         question = call.question(known, EVERYTHING)
     elif key_id is None:
-        raise ValidationException(f"{known} is about a key: name it.")
+        raise ValidationException(f"{known} needs a key: name one.")
     else:
         key = call.find(key_id, aliases=True)
         if isinstance(call.request, ReEncryptRequest) and call.request.destination_key_id is not None:
-            call.resources.append(call.find(call.request.destination_key_id, aliases=True).record.arn)  # asked first
+            call.resources.append(call.find(call.request.destination_key_id, aliases=True).record.arn)  # decided first
         question = call.question(known, key.record.arn, key)
     decision = core.authorise.decide(question)
     own = core.cache.identity(caller.principal, core.installation.account).own
@@ -99,15 +99,15 @@ def simulate(
 
 
 def _action(action: str) -> str:
-    """The action as it is written, with or without ``kms:``, in any letter case."""
+    """Return the known action for a name with or without ``kms:``, in any letter case. ValidationException."""
     wanted = action.lower() if ":" in action else f"kms:{action.lower()}"
-    found = next((each for each in ACTIONS if each.lower() == wanted), None)
-    if found is None:
+    known = next((each for each in ACTIONS if each.lower() == wanted), None)
+    if known is None:
         hint = action_hint(wanted, "kms:ReEncryptFrom")
         raise ValidationException(f"{action!r} is no action of KMS: {hint}")
-    if found == "kms:RetireGrant":
-        raise ValidationException("Who may retire a grant is said by the grant: list-grants shows it.")
-    return found
+    if known == "kms:RetireGrant":
+        raise ValidationException("The grant itself decides who may retire it: list-grants shows it.")
+    return known
 
 
 def _request(
@@ -117,24 +117,24 @@ def _request(
     encryption_context: Mapping[str, str] | None,
     members: Mapping[str, Any],
 ) -> Struct | None:
-    """The request that is asked about; None for an operation that is not built."""
+    """Build the request to decide about; None for an operation that is not implemented."""
     shape = OPERATIONS.get(operation)
     if shape is None:
         return None
-    said = dict(members)
+    given = dict(members)
     names = {each.encode_name for each in msgspec.structs.fields(shape.request)}
     if key_id is not None and _KEYS.get(action, "KeyId") in names:
-        said.setdefault(_KEYS.get(action, "KeyId"), key_id)
+        given.setdefault(_KEYS.get(action, "KeyId"), key_id)
     context = _CONTEXTS.get(action, "EncryptionContext")
     if encryption_context is not None:
         if operation is Operation.CREATE_GRANT:
-            said.setdefault("Constraints", {"EncryptionContextEquals": dict(encryption_context)})
+            given.setdefault("Constraints", {"EncryptionContextEquals": dict(encryption_context)})
         elif context in names:
-            said.setdefault(context, dict(encryption_context))
+            given.setdefault(context, dict(encryption_context))
         else:
             raise ValidationException(f"{action} has no encryption context.")
     try:
-        request: Struct = msgspec.convert(said, shape.request)
+        request: Struct = msgspec.convert(given, shape.request)
     except msgspec.ValidationError as exc:
         raise ValidationException(f"That is no request of {operation}: {exc}.") from exc
     return request

@@ -1,8 +1,8 @@
-"""Everything that is due: expiry, interrupted work, rotation, wrapping keys, deletion, destruction.
+"""Run all due work: expiry, interrupted work, rotation, wrapping keys, deletion, destruction.
 
-One procedure for timer, server and operator. Each step is judged again when it is done, so a step that somebody else
-has done, or that was taken back, is left out. What fails stays due, is reported, and hinders nothing else. Many
-processes may run it: one works, the others are told so.
+One procedure for timer, server and operator. Each step is checked again when it is run, so one that another process has
+done, or that was cancelled, is skipped. A step that fails stays due, is reported, and does not block the others. Any
+number of processes may run it: the holder of the sweeper lease works, the others report busy.
 """
 
 import logging
@@ -26,8 +26,7 @@ from hsmkms.model.enums import RotationType
 from hsmkms.model.permit import OperatorAct
 from hsmkms.rules import budget
 from hsmkms.rules import rotation as rules
-from hsmkms.service.keys import destruction
-from hsmkms.service.keys import expiry as lapses
+from hsmkms.service.keys import destruction, expiry
 from hsmkms.service.keys import rotate as rotating
 from hsmkms.service.operations import deletion, wrapping_keys
 from hsmkms.service.runtime import clock
@@ -43,41 +42,41 @@ from hsmkms.store.schema import ObjectStatus
 
 log = logging.getLogger("hsmkms.service")
 
-TURN: Final = timedelta(minutes=5)
-"""How long a process that died keeps the others from going on."""
+LEASE: Final = timedelta(minutes=5)
+"""Duration of the sweeper lease: how long a process that died blocks the others."""
 
 
 class StepKind(StrEnum):
-    """What can be due, in the order in which it is done."""
+    """The kinds of due work, in the order in which they are run."""
 
     EXPIRY = "expiry"
-    """Imported key material whose ValidTo has come."""
+    """Imported key material whose ValidTo has passed."""
     RECOVERY = "recovery"
     """A rotation or an import that was interrupted."""
     ROTATION = "rotation"
     WRAPPING_KEY = "wrapping key"
-    """One whose 24 hours are over."""
+    """A wrapping key whose 24 hours are over."""
     DELETION = "deletion"
     """A key whose waiting period is over."""
     DESTRUCTION = "destruction"
-    """An object that is of no use any more."""
+    """An object on a token whose destruction was decided."""
 
 
 class StepOutcome(StrEnum):
-    """What became of a step."""
+    """The outcome of a step."""
 
     DUE = "due"
-    """It was not asked to be done (a dry run)."""
+    """Not run, in a dry run."""
     DONE = "done"
     HELD = "held"
-    """It waits for a clock that can be trusted, for the token, or for somebody else who is at it."""
+    """It waits for a clock that can be trusted, for the token, or for another process that is working on it."""
     FAILED = "failed"
     GONE = "gone"
-    """Somebody else did it, or it was taken back."""
+    """Another process did it, or it was cancelled."""
 
 
 class Step(Struct, frozen=True, kw_only=True):
-    """One thing that is or was due. ``why`` says since when or what for, ``detail`` what hindered it."""
+    """One piece of work that is or was due. ``why``: since when or for what reason; ``detail``: what prevented it."""
 
     kind: StepKind
     key_id: str | None
@@ -88,7 +87,7 @@ class Step(Struct, frozen=True, kw_only=True):
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    """What a sweep found and did. ``busy``: another process is at it; ``doubt``: why the clock is not trusted."""
+    """The result of a sweep. ``busy``: another process has the lease; ``doubt``: why the clock is not trusted."""
 
     steps: list[Step]
     busy: bool = False
@@ -96,7 +95,7 @@ class Report(Struct, frozen=True, kw_only=True):
 
 
 class _Due(Struct, frozen=True, kw_only=True):
-    """A step that has not been done yet."""
+    """A step that has not been run yet; ``act`` runs it."""
 
     kind: StepKind
     key_id: str | None
@@ -106,20 +105,20 @@ class _Due(Struct, frozen=True, kw_only=True):
 
 
 _HOLDS: Final = frozenset(StepKind) - {StepKind.EXPIRY}
-"""What waits while the clock cannot be trusted: all that changes the token."""
+"""The kinds that wait while the clock cannot be trusted or the token is away: all that change the token."""
 
 
 def maintain(core: Core, *, dry_run: bool = False) -> Report:
-    """Do what is due, or only tell it."""
+    """Run due work, or only list it. Only the holder of the sweeper lease works."""
     if dry_run:
         return Report(steps=[_step(each, StepOutcome.DUE) for each in _all_due(core)], doubt=clock.doubt(core))
     holder = uuid.uuid4().hex
-    if not sweeper.take_turn(core.store, holder, core.clock(), TURN):
+    if not sweeper.acquire_lease(core.store, holder, core.clock(), LEASE):
         return Report(steps=[], busy=True)
     try:
         return _sweep(core, holder)
     finally:
-        sweeper.end_turn(core.store, holder)
+        sweeper.release_lease(core.store, holder)
 
 
 def _sweep(core: Core, holder: str) -> Report:
@@ -129,14 +128,14 @@ def _sweep(core: Core, holder: str) -> Report:
     steps: list[Step] = []
     away: str | None = None
     for each in _all_due(core):
-        if not sweeper.take_turn(core.store, holder, core.clock(), TURN):
-            log.warning("this process was stopped for so long that another one has taken its turn: it goes on there")
+        if not sweeper.acquire_lease(core.store, holder, core.clock(), LEASE):
+            log.warning("this process was stopped for so long that another process has taken over its work")
             break
         reason = (doubt or away) if each.kind in _HOLDS else None
         try:
             step = _step(each, StepOutcome.HELD, reason) if reason is not None else _do(core, each)
         except TokenUnavailableError as exc:
-            away = str(exc)  # it is not asked again in this sweep
+            away = str(exc)  # the token is not used again in this sweep
             step = _step(each, StepOutcome.HELD, away)
         steps.append(step)
         log.log(_LEVELS[step.outcome], "%s, key %s (%s): %s%s", *_words(step))
@@ -144,7 +143,7 @@ def _sweep(core: Core, holder: str) -> Report:
 
 
 def _do(core: Core, due: _Due) -> Step:
-    """Do a step. TokenUnavailableError comes out: nothing else that needs the token can be done then."""
+    """Run a step. Raises TokenUnavailableError, since then no other step that needs the token can be run either."""
     try:
         due.act()
     except (KMSInvalidStateException, NotFoundException) as exc:
@@ -173,7 +172,7 @@ _EVENTS: Final = {
     StepKind.DELETION: "DeleteKey",
     StepKind.DESTRUCTION: "DestroyTokenObject",
 }
-"""As what a step that failed is recorded; one that is done is recorded where it is done."""
+"""The event name under which a failed step is recorded; a successful one is recorded by its procedure."""
 
 _LEVELS: Final = {
     StepOutcome.DONE: logging.INFO,
@@ -192,7 +191,7 @@ def _words(step: Step) -> tuple[str, str, str, str, str]:
 
 
 def _all_due(core: Core) -> Iterator[_Due]:
-    """Each kind is looked up when the kinds before it are done: what they doom is destroyed in the same sweep."""
+    """Yield due steps. Each kind is looked up after the kinds before it have run: what they doom is then destroyed."""
     for find in (_expiries, _recoveries, _rotations, _wrapping_keys, _deletions, _destructions):
         yield from find(core)
 
@@ -200,16 +199,16 @@ def _all_due(core: Core) -> Iterator[_Due]:
 def _expiries(core: Core) -> list[_Due]:
     now = core.clock()
     with core.store.reading() as conn:
-        found = materials.expired(conn, now)
+        rows = materials.expired(conn, now)
     return [
         _Due(
             kind=StepKind.EXPIRY,
             key_id=key_id,
             region=region,
             why="ValidTo has come",
-            act=partial(lapses.write, core, key_id, region, now),
+            act=partial(expiry.write, core, key_id, region, now),
         )
-        for key_id, region in found
+        for key_id, region in rows
     ]
 
 
@@ -227,7 +226,7 @@ def _recoveries(core: Core) -> list[_Due]:
 
 
 def _rotations(core: Core) -> list[_Due]:
-    """Those that are due by date, then those of other keys whose material has made many encryptions."""
+    """Return the rotations due by date, then those of other keys whose material has made many encryptions."""
     by_date = _rotations_by_date(core)
     return [*by_date, *_early_rotations(core, {each.key_id for each in by_date})]
 
@@ -235,7 +234,7 @@ def _rotations(core: Core) -> list[_Due]:
 def _rotations_by_date(core: Core) -> list[_Due]:
     now = core.clock()
     with core.store.reading() as conn:
-        found = stored_rotation.candidates(conn, now)
+        candidates = stored_rotation.candidates(conn, now)
     return [
         _Due(
             kind=StepKind.ROTATION,
@@ -251,7 +250,7 @@ def _rotations_by_date(core: Core) -> list[_Due]:
                 partial(rotating.must_be_due, core),
             ),
         )
-        for each, date in _dated(core, found)
+        for each, date in _dated(core, candidates)
         if date <= now
     ]
 
@@ -265,7 +264,7 @@ def _dated(core: Core, candidates: Iterable[Candidate]) -> Iterator[tuple[Candid
 
 
 def next_date(core: Core) -> datetime | None:
-    """When something is or was due first: a rotation, an expiry, the end of a wrapping key, a deletion."""
+    """Return the date of the first due work: a rotation, an expiry, the end of a wrapping key, a deletion."""
     now = core.clock()
     with core.store.reading() as conn:
         dates = [date for _, date in _dated(core, stored_rotation.candidates(conn, now))]
@@ -277,7 +276,7 @@ def next_date(core: Core) -> datetime | None:
 def _early_rotations(core: Core, by_date: Container[str | None]) -> list[_Due]:
     used = leases.beyond(core.store, budget.ROTATE_AT)
     with core.store.reading() as conn:
-        found = stored_rotation.generated_and_current(conn, used)
+        rows = stored_rotation.generated_and_current(conn, used)
     return [
         _Due(
             kind=StepKind.ROTATION,
@@ -286,7 +285,7 @@ def _early_rotations(core: Core, by_date: Container[str | None]) -> list[_Due]:
             why=f"{used[material_id]:,} encryptions under its key material, of the 2^32 that AES-GCM allows",
             act=partial(rotating.rotate, core, key_id, region, RotationType.AUTOMATIC, _current(material_id)),
         )
-        for key_id, region, material_id in found
+        for key_id, region, material_id in rows
         if key_id not in by_date
     ]
 
@@ -322,7 +321,7 @@ def _wrapping_keys(core: Core) -> list[_Due]:
 
 def _deletions(core: Core) -> list[_Due]:
     with core.store.reading() as conn:
-        found = stored_deletion.due(conn, core.clock())
+        rows = stored_deletion.due(conn, core.clock())
     return [
         _Due(
             kind=StepKind.DELETION,
@@ -331,13 +330,13 @@ def _deletions(core: Core) -> list[_Due]:
             why="its waiting period is over",
             act=partial(deletion.destroy_key, core, key_id, region),
         )
-        for key_id, region in found
+        for key_id, region in rows
     ]
 
 
 def _destructions(core: Core) -> list[_Due]:
     with core.store.reading() as conn:
-        found = stored_deletion.doomed(conn)
+        rows = stored_deletion.doomed(conn)
     return [
         _Due(
             kind=StepKind.DESTRUCTION,
@@ -346,5 +345,5 @@ def _destructions(core: Core) -> list[_Due]:
             why=f"the {each.purpose.replace('_', ' ').lower()} {each.cka_id.hex()} is of no use any more",
             act=partial(_destroy, core, each),
         )
-        for each in found
+        for each in rows
     ]

@@ -115,7 +115,7 @@ def prove(store: Store, device: Device, *, accepting: bool = False) -> tuple[Ins
     WrongTokenError if it has the names of the home, and not its key. ``accepting``: a clone is taken, since the
     operator is about to accept it.
     """
-    row, token = told(store)
+    row, token = expected(store)
     witness = recognise(store, device, row, token, accepting=accepting)
     if witness is None:
         raise _wrong_pair(store, device, token)
@@ -249,8 +249,8 @@ def _answers(device: Device | Candidate, row: InstallationRow, token: TokenRow, 
     return hmac.compare_digest(answer, token.response or b"")
 
 
-def told(store: Store) -> tuple[InstallationRow, TokenRow]:
-    """The installation and its home as the database tells of them, which proves nothing."""
+def expected(store: Store) -> tuple[InstallationRow, TokenRow]:
+    """Return the rows of the installation and its home, which prove nothing about the token."""
     with store.reading() as conn:
         row = stored.fetch(conn)
         token = stored.home(conn)

@@ -74,11 +74,11 @@ class Totals(Struct):
     def add(self, key: bytes, subject: str, entries: Iterable[Entry]) -> None:
         """Count rows of a subject."""
         for each in entries:
-            number = rules.row_hash(key, each.table, each.told)
+            number = rules.row_hash(key, each.table, each.text)
             self.whole = rules.reduced(self.whole + number)
             self.subjects[subject] = rules.reduced(self.subjects.get(subject, 0) + number)
-            if each.found_by is not None:
-                self.indexes[each.found_by] = rules.reduced(self.indexes.get(each.found_by, 0) + number)
+            if each.lookup is not None:
+                self.indexes[each.lookup] = rules.reduced(self.indexes.get(each.lookup, 0) + number)
 
 
 def tree(conn: Connection, key: bytes, subjects: Sequence[str]) -> SealTree:
