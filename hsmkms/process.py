@@ -1,8 +1,8 @@
-"""Processes: a guard against objects that outlive a fork, and a lock that only one of them has.
+"""Guard objects against use after a fork, and lock files across processes.
 
-A PKCS#11 module is undefined in a forked child, and everything that was fetched ahead (IVs, leases, connections)
-would be used twice: SoftHSM even goes on encrypting there, with the parent's IVs. So whatever holds such state takes
-a ``ForkGuard`` when it is made and asks it before each use.
+The behaviour of a PKCS#11 module in a forked child is undefined, and prefetched state (IVs, leases, connections) would
+be used twice: SoftHSM even continues to encrypt there, with the parent's IVs. So objects with such state create a
+``ForkGuard`` and check it before each use.
 """
 
 import os
@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, Never
+from weakref import WeakSet
 
 from hsmkms.errors import ConfigurationError, DependencyTimeoutException, ForkedProcessError
 from hsmkms.file_lock import try_lock
@@ -19,46 +20,45 @@ from hsmkms.file_lock import try_lock
 _PAUSE_SECONDS: Final = 0.01
 
 
-class _Generation:
-    """How many forks lie between the first process and this one."""
-
-    __slots__ = ("number",)
-
-    def __init__(self) -> None:
-        self.number = 0
-
-    def advance(self) -> None:
-        self.number += 1
-
-
-_current = _Generation()
-os.register_at_fork(after_in_child=_current.advance)
-
-
 class ForkGuard:
-    """Remembers the process that made it."""
+    """Marks an object as unusable in forked children.
 
-    __slots__ = ("_made_in",)
+    ``foreign``: true in a child that was forked after the guard was created. Code on the path of every request reads it
+    and calls ``refuse``; other code calls ``check``.
+    """
+
+    __slots__ = ("__weakref__", "foreign")
 
     def __init__(self) -> None:
-        self._made_in = _current.number
-
-    @property
-    def foreign(self) -> bool:
-        """True in a child that was forked after the guard was made."""
-        return self._made_in != _current.number
+        self.foreign = False
+        _guards.add(self)
 
     def check(self) -> None:
-        """Raise ForkedProcessError in a child that was forked after the guard was made."""
-        if self._made_in != _current.number:
-            raise ForkedProcessError(
-                "this object was made before a fork and must not be used in the child: "
-                "open a new Kms in the child process"
-            )
+        """Raise ForkedProcessError in a child that was forked after the guard was created."""
+        if self.foreign:
+            self.refuse()
+
+    def refuse(self) -> Never:
+        """Raise ForkedProcessError."""
+        raise ForkedProcessError(
+            "this object was made before a fork and must not be used in the child: open a new Kms in the child process"
+        )
+
+
+_guards: Final = WeakSet[ForkGuard]()
+
+
+def _estrange() -> None:
+    """Mark all guards of the parent as foreign, in the child."""
+    for guard in list(_guards):
+        guard.foreign = True
+
+
+os.register_at_fork(after_in_child=_estrange)
 
 
 class _Held(threading.local):
-    """The locks that this thread has."""
+    """The locks that this thread holds."""
 
     def __init__(self) -> None:
         self.paths = set[Path]()
@@ -69,18 +69,16 @@ os.register_at_fork(after_in_child=lambda: _held.paths.clear())  # noqa: PLW0108
 
 
 def uptime() -> float:
-    """Seconds since the machine was started, the same in all its processes, which nobody can set."""
+    """Return the seconds since boot, by a clock that cannot be set and is the same in all processes."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 @contextmanager
 def exclusive(path: Path, seconds: float) -> Iterator[None]:
-    """Let one process (and thread) at a time into the block; the lock ends with its process.
+    """Hold a lock file for the block, across processes and threads; the lock ends with its process.
 
-    A thread that is in such a block already goes on: it would wait for itself.
-
-    Raises ConfigurationError if the lock's file cannot be written, DependencyTimeoutException if another one has it
-    for longer than ``seconds``.
+    Reentrant within a thread. Raises ConfigurationError if the lock file cannot be written, DependencyTimeoutException
+    if another process or thread holds it for longer than ``seconds``.
     """
     if path in _held.paths:
         yield

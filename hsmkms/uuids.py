@@ -18,12 +18,13 @@ def new() -> str:
     try:
         return _drawn.popleft()
     except IndexError:
-        first, *others = _draw()
+        first, *others = block()
         _drawn.extend(others)
         return first
 
 
-def _draw() -> list[str]:
+def block() -> list[str]:
+    """Draw 64 UUIDs at once, for callers that keep them for a single thread of one process."""
     digits = os.urandom(_BLOCK * _BYTES).hex()
     return [
         f"{digits[at : at + 8]}-{digits[at + 8 : at + 12]}-4{digits[at + 13 : at + 16]}-a{digits[at + 17 : at + 20]}-"

@@ -33,11 +33,11 @@ import hsmkms
 from hsmkms import Kms
 from hsmkms.config.settings import Settings
 from hsmkms.server.app import Application
-from hsmkms.server.heartbeat import Pulse
-from hsmkms.server.latency_gate import Pace
+from hsmkms.server.heartbeat import Heartbeat
+from hsmkms.server.latency_gate import LatencyGate
 from hsmkms.server.process.connection import Connection
 from hsmkms.server.process.connections import connections_of
-from hsmkms.server.worker_state import Serving
+from hsmkms.server.worker_state import WorkerState
 from hsmkms.wiring import core as wiring
 
 PACKAGE = f"{Path(hsmkms.__file__).parent}/"
@@ -110,7 +110,7 @@ class Walk:
             self._here.depth = depth - 1
 
 
-class Quick(Pace):
+class Quick(LatencyGate):
     """Finds token and disk quick, however slow they look while they are profiled on a machine that has other work."""
 
     def note(self, seconds: float, now: float) -> None:
@@ -232,13 +232,13 @@ async def _warm_and_follow(client: Client, walk: Walk, operation: str, **members
 # -- the server -------------------------------------------------------------------------------------------------------
 
 
-async def follow(serving: Serving, settings: Settings, credentials: Credentials, name: str) -> Walk:
+async def follow(state: WorkerState, settings: Settings, credentials: Credentials, name: str) -> Walk:
     """Serve an open installation on a free port, as a worker does, follow a request, and close it."""
     walk, loop = Walk(), asyncio.get_running_loop()
     sys.setprofile(walk.note)
     threading.setprofile(walk.note)
-    application = Application(serving, loop, secure=False)
-    application._pace, application._hold._pace = Quick(), Quick()
+    application = Application(state, loop, secure=False)
+    application.latency, application.audit_gate.latency = Quick(), Quick()
     connections = connections_of(settings.serve)
     server = await loop.create_server(lambda: Connection(application, connections, loop.time), "127.0.0.1", 0)
     try:
@@ -264,8 +264,8 @@ def walks(folder: Path, names: list[str]) -> dict[str, Walk]:
     credentials = Credentials(key.access_key_id, key.secret_access_key)
     followed = {}
     for name in names:
-        serving = Serving(Kms(wiring.core_of(settings)), settings.serve, board, Pulse())
-        followed[name] = uvloop.run(follow(serving, settings, credentials, name))
+        state = WorkerState(Kms(wiring.core_of(settings)), settings.serve, board, Heartbeat())
+        followed[name] = uvloop.run(follow(state, settings, credentials, name))
     return followed
 
 

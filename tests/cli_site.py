@@ -77,31 +77,15 @@ class Site(Struct, frozen=True, kw_only=True):
 
     def run(self, *arguments: object, stdin: bytes = b"", cwd: Path | None = None, **environment: str) -> Result:
         """Run `hsmkms` without a terminal."""
-        done = subprocess.run(
-            [warm.folder() / "hsmkms", *map(str, arguments)],
-            input=stdin,
-            capture_output=True,
-            check=False,
-            timeout=SECONDS,
-            cwd=cwd or self.folder,
-            env=self.environment(**environment),
-        )
+        done = warm.run([*map(str, arguments)], cwd or self.folder, self.environment(**environment), stdin, SECONDS)
         return Result(status=done.returncode, stdout=done.stdout.decode(), stderr=done.stderr.decode())
 
     def program(self, name: str, *arguments: object, status: int = 0) -> str:
         """Run one of the programs, which use the library; what it printed."""
-        done = subprocess.run(
-            [sys.executable, PROGRAMS / f"{name}.py", *map(str, arguments)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-            timeout=SECONDS,
-            cwd=self.folder,
-            env=self.environment(),
-            text=True,
-        )
+        program = PROGRAMS / f"{name}.py"
+        done = warm.run_program(program, [*map(str, arguments)], self.environment(), SECONDS, self.folder)
         assert done.returncode == status, done
-        return done.stdout
+        return done.stdout.decode()
 
     def new_key(self, *arguments: object) -> str:
         """Create a key; its id."""

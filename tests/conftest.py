@@ -29,6 +29,27 @@ SPY_PATHS = (
 )
 
 
+FOLDERS = ("server", "torture", "cli", "frozen", "service", "hsm", "store", "tests", "model", "rules")
+"""The folders of tests in the order in which parallel workers begin them: long files first, so that all end at once.
+
+A folder that is not among them comes first."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the order of FOLDERS: pytest-xdist would begin with the files that have the most tests."""
+    config.option.loadscopereorder = False
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let a parallel worker run whole files, so that the fixtures of a module are made once."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    places = {folder: place for place, folder in enumerate(FOLDERS)}
+    items.sort(key=lambda item: places.get(item.path.parent.name, -1))
+
+
 def pytest_collection_finish() -> None:
     """Keep what was imported and collected out of each later look of the garbage collector: it stays to the end."""
     gc.collect()

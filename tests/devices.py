@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import msgspec
+import warm
 from msgspec import Struct
 
 from hsmkms.hsm import device as devices
@@ -131,15 +132,22 @@ def close_everything() -> None:
 
 def start(program: Path, token: SoftHsm, **arguments: object) -> "subprocess.Popen[str]":
     """Start a program in a process of its own; ``arguments`` are JSON values."""
-    passed = json.dumps({"token": msgspec.to_builtins(token, enc_hook=str), **arguments})
     return subprocess.Popen(
-        [sys.executable, "-X", "faulthandler", str(program), passed],
+        [sys.executable, "-X", "faulthandler", str(program), _passed(token, arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join((str(TESTS), os.environ.get("PYTHONPATH", "")))},
+        env=_environment(),
     )
+
+
+def _passed(token: SoftHsm, arguments: dict[str, object]) -> str:
+    return json.dumps({"token": msgspec.to_builtins(token, enc_hook=str), **arguments})
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": os.pathsep.join((str(TESTS), os.environ.get("PYTHONPATH", "")))}
 
 
 def finish(process: "subprocess.Popen[str]", seconds: float = 120) -> Any:  # noqa: ANN401 - JSON
@@ -150,14 +158,19 @@ def finish(process: "subprocess.Popen[str]", seconds: float = 120) -> Any:  # no
         process.kill()
         output, errors = process.communicate()
         raise AssertionError(f"the program did not end in {seconds} s: {output}{errors}") from None
-    assert process.returncode == 0, f"the program ended with {process.returncode}: {output}{errors}"
+    return _report(process.returncode, output, errors)
+
+
+def _report(status: int, output: str, errors: str) -> Any:  # noqa: ANN401 - JSON
+    assert status == 0, f"the program ended with {status}: {output}{errors}"
     assert not errors, errors
     return json.loads(output.splitlines()[-1])
 
 
 def run(program: Path, token: SoftHsm, *, seconds: float = 60, **arguments: object) -> Any:  # noqa: ANN401 - JSON
     """Run a program; what it reported."""
-    return finish(start(program, token, **arguments), seconds)
+    done = warm.run_program(program, [_passed(token, arguments)], _environment(), seconds)
+    return _report(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 def run_together(program: Path, tokens: list[SoftHsm], *, seconds: float = 60, **arguments: object) -> list[Any]:

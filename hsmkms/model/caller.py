@@ -15,9 +15,8 @@ class Caller(Struct, frozen=True, kw_only=True):
     """The caller of one request.
 
     ``principal`` is an ARN; ``region`` the region of the request; ``source_address`` an IP address, or None for a
-    local program; ``secure_transport`` is true for TLS, and for callers on the same machine. ``just_looked``:
-    authentication of this request has just read the database's changes, so they need not be read again.
-    ``access_key_id`` is for the audit log only, ``user_agent`` for the audit log and policies.
+    local program; ``secure_transport`` is true for TLS, and for callers on the same machine. ``access_key_id`` is
+    for the audit log only, ``user_agent`` for the audit log and policies.
     """
 
     principal: str
@@ -26,9 +25,15 @@ class Caller(Struct, frozen=True, kw_only=True):
     secure_transport: bool = True
     request_id: str = field(default_factory=uuids.new)
     grant_tokens: tuple[str, ...] = ()
-    just_looked: bool = False
     access_key_id: str | None = None
     user_agent: str | None = None
+
+
+class AuthenticatedCaller(Caller, frozen=True, kw_only=True):
+    """A caller whose credential was looked up for this one request; never to be used for another one.
+
+    The lookup has read the change log, so the pipeline does not read it again for the request's first key: 3 to 4 µs.
+    """
 
 
 def local_root(account: str, region: str) -> Caller:

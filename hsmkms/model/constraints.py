@@ -132,13 +132,14 @@ def validate(request: Struct) -> None:
     def report(path: str, value: object, constraint: str) -> None:
         broken.append(_sentence(path, value, constraint) if len(broken) < MOST_LISTED else "")
 
-    for name, path, required, check in _compile(type(request)):
+    for name, path, required, checks in _compile(type(request)):
         value = getattr(request, name)
         if value is None:
             if required:
                 broken.append(_sentence(path, None, MUST_NOT_BE_NULL))
-        elif check is not None:
-            check(value, path, report)
+        else:
+            for check in checks:
+                check(value, path, report)
     if broken:
         raise ValidationException(_message(broken))
 
@@ -196,15 +197,15 @@ def _values(words: type[StrEnum]) -> frozenset[str]:
 
 
 @cache
-def _compile(kind: type[Struct]) -> tuple[tuple[str, str, bool, Check | None], ...]:
-    """Return for each member its attribute, its path, whether it is required, and its check or None."""
+def _compile(kind: type[Struct]) -> tuple[tuple[str, str, bool, tuple[Check, ...]], ...]:
+    """Return for each member its attribute, its path, whether it is required, and its checks."""
     hints = get_type_hints(kind, include_extras=True)
     return tuple(
         (
             field.name,
             wire_path(field.encode_name),
             not _optional(hints[field.name]),
-            _check_of(hints[field.name]),
+            _checks_of(hints[field.name]),
         )
         for field in msgspec.structs.fields(kind)
     )
@@ -214,8 +215,8 @@ def _optional(hint: Any) -> bool:  # noqa: ANN401 - a type
     return get_origin(hint) in (Union, UnionType) and type(None) in get_args(hint)
 
 
-def _check_of(hint: Any) -> Check | None:  # noqa: ANN401 - a type
-    """Build the check of a member, an entry of a list, or a whole structure; None if there is nothing to check."""
+def _checks_of(hint: Any) -> tuple[Check, ...]:  # noqa: ANN401 - a type
+    """Build the checks of a member, an entry of a list, or a whole structure."""
     if get_origin(hint) in (Union, UnionType):
         hint = next(each for each in get_args(hint) if each is not type(None))
     constraints: tuple[Any, ...] = ()
@@ -228,38 +229,37 @@ def _check_of(hint: Any) -> Check | None:  # noqa: ANN401 - a type
     inner = _inner_check(hint)
     if inner is not None:
         checks.append(inner)
-    if any(isinstance(each, Sensitive) for each in constraints):
+    if hint is not bytes and any(isinstance(each, Sensitive) for each in constraints):  # bytes are shown in no case
         checks = [_hiding(each) for each in checks]
-    if not checks:
-        return None
-    return checks[0] if len(checks) == 1 else _all_of(checks)
+    return tuple(checks)
 
 
 def _inner_check(hint: Any) -> Check | None:  # noqa: ANN401 - a type
     if get_origin(hint) is list:
-        entry = _check_of(get_args(hint)[0])
-        return None if entry is None else _each(entry)
+        entry = _checks_of(get_args(hint)[0])
+        return _each(entry) if entry else None
     if get_origin(hint) is dict:
-        key, value = (_check_of(each) for each in get_args(hint))
-        return None if key is None and value is None else _each_pair(key, value)
+        key, value = (_checks_of(each) for each in get_args(hint))
+        return _each_pair(key, value) if key or value else None
     if isinstance(hint, type) and issubclass(hint, Struct):
         return _structure(hint)
     return None
 
 
-def _each(entry: Check) -> Check:
+def _each(entry: tuple[Check, ...]) -> Check:
     def check(value: list[Any], path: str, report: Report) -> None:
         for number, each in enumerate(value, start=1):
-            entry(each, f"{path}.{number}.member", report)
+            for inner in entry:
+                inner(each, f"{path}.{number}.member", report)
 
     return check
 
 
-def _each_pair(key: Check | None, value: Check | None) -> Check:
+def _each_pair(key: tuple[Check, ...], value: tuple[Check, ...]) -> Check:
     def check(pairs: dict[Any, Any], path: str, report: Report) -> None:
         for number, pair in enumerate(pairs.items(), start=1):
-            for part, inner, each in zip(("key", "value"), (key, value), pair, strict=True):
-                if inner is not None:
+            for part, checks, each in zip(("key", "value"), (key, value), pair, strict=True):
+                for inner in checks:
                     inner(each, f"{path}.{number}.{part}", report)
 
     return check
@@ -267,21 +267,14 @@ def _each_pair(key: Check | None, value: Check | None) -> Check:
 
 def _structure(kind: type[Struct]) -> Check:
     def check(value: Struct, path: str, report: Report) -> None:
-        for name, inner_path, required, inner in _compile(kind):
+        for name, inner_path, required, checks in _compile(kind):
             member = getattr(value, name)
             if member is None:
                 if required:
                     report(f"{path}.{inner_path}", None, MUST_NOT_BE_NULL)
-            elif inner is not None:
-                inner(member, f"{path}.{inner_path}", report)
-
-    return check
-
-
-def _all_of(checks: list[Check]) -> Check:
-    def check(value: Any, path: str, report: Report) -> None:  # noqa: ANN401 - as the checks take it
-        for each in checks:
-            each(value, path, report)
+            else:
+                for inner in checks:
+                    inner(member, f"{path}.{inner_path}", report)
 
     return check
 

@@ -11,6 +11,7 @@ import secrets
 import uuid
 from datetime import datetime
 from enum import Enum
+from functools import lru_cache
 from typing import Final
 
 from msgspec import Struct
@@ -128,6 +129,7 @@ def unknown(ref: KeyRef, account: str) -> NotFoundException:
     return NotFoundException(f"Alias {alias_arn(account, ref.region, ref.name)} is not found.")
 
 
+@lru_cache(maxsize=4096)
 def parse_key_ref(value: str, *, account: str, region: str, aliases: bool) -> KeyRef:
     """Parse a KeyId: key id or key ARN, and with ``aliases`` also alias name or alias ARN.
 

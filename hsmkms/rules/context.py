@@ -6,6 +6,7 @@ contexts have the same bytes. An absent context equals an empty one.
 """
 
 from collections.abc import Mapping
+from struct import Struct
 from typing import Final
 
 from hsmkms.errors import ValidationException
@@ -14,6 +15,8 @@ MAX_BYTES: Final = 8192
 """Limit of the canonical form. AWS documents none; proxies of its external key stores must accept this much AAD."""
 
 EMPTY: Final = bytes(4)
+
+_number: Final = Struct(">I").pack
 
 
 def folded(key: str) -> str:
@@ -36,7 +39,3 @@ def canonical(context: Mapping[str, str] | None) -> bytes:
     if len(form) > MAX_BYTES:
         raise ValidationException(f"EncryptionContext is {len(form)} bytes long; at most {MAX_BYTES} are possible.")
     return form
-
-
-def _number(value: int) -> bytes:
-    return value.to_bytes(4, "big")

@@ -32,14 +32,23 @@ STATE_FIRST: Final = frozenset(
 """Operations that check the state before the kind: for a disabled RSA key the error is DisabledException."""
 
 
-def admit(operation: Operation, key: KeyRecord, now: datetime) -> None:
-    """Raise the operation's error if the key's kind, or its state at ``now``, does not allow it."""
-    check = CHECKS.get(operation)
-    if check is None:
-        states.admit(operation, key, now)
-    elif operation in STATE_FIRST:
-        states.admit(operation, key, now)
-        check(key)
-    else:
-        check(key)
-        states.admit(operation, key, now)
+Admission = Callable[[Operation, KeyRecord, datetime], None]
+"""Raises the operation's error if the key's kind, or its state at the instant, does not allow it."""
+
+
+def _admit_kind_first(operation: Operation, key: KeyRecord, now: datetime) -> None:
+    CHECKS[operation](key)
+    states.admit(operation, key, now)
+
+
+def _admit_state_first(operation: Operation, key: KeyRecord, now: datetime) -> None:
+    states.admit(operation, key, now)
+    CHECKS[operation](key)
+
+
+ADMIT: Final[Mapping[Operation, Admission]] = {
+    **dict.fromkeys(Operation, states.admit),
+    **dict.fromkeys(CHECKS, _admit_kind_first),
+    **dict.fromkeys(STATE_FIRST, _admit_state_first),
+}
+"""Admission of each operation: of its state alone, unless only some kinds of keys support it."""

@@ -1,11 +1,11 @@
 """The regions that an installation serves."""
 
 from collections.abc import Collection
+from typing import Never
 
 from hsmkms.errors import ApiError
 
 
-def check_served(region: str, served: Collection[str], error: type[ApiError]) -> None:
+def refuse(region: str, served: Collection[str], error: type[ApiError]) -> Never:
     """Raise that error for a region that the installation does not serve."""
-    if region not in served:
-        raise error(f"The region {region} is not served here; served: {', '.join(served)}")
+    raise error(f"The region {region} is not served here; served: {', '.join(served)}")

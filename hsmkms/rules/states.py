@@ -254,7 +254,8 @@ def lacks_material(key: KeyRecord, now: datetime) -> bool:
 
 def admit(operation: Operation, key: KeyRecord, now: datetime) -> None:
     """Raise the operation's error if the key's state at ``now`` does not allow it."""
-    outcome = ADMISSION[operation][effective_state(key, now)]
+    state = key.state if key.origin is not _EXTERNAL else effective_state(key, now)
+    outcome = ADMISSION[operation][state]
     if outcome is not _OK:
         error, template = REFUSALS[outcome]
         raise error(template.format(arn=key.arn, origin=key.origin))

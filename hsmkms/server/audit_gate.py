@@ -1,8 +1,7 @@
-"""Answers that wait for their audit records: those of one turn of the loop share one wait for the disk.
+"""Delay responses until their audit records are fsynced. Responses of one turn of the event loop share one fsync.
 
-A quick disk is waited for on the loop itself: to hand a batch to a thread and back, while both want Python's lock, took
-a tenth of a request's time. A slow one is waited for in a thread, and meanwhile the next batch gathers
-(latency_gate.py).
+A quick disk is awaited on the loop itself: handing a batch to a thread and back, while both want the interpreter lock,
+took a tenth of a request's time. A slow disk is awaited in a thread, while the next batch gathers (latency_gate.py).
 """
 
 import asyncio
@@ -14,7 +13,7 @@ from typing import Final
 from msgspec import Struct
 
 from hsmkms.errors import KMSInternalException
-from hsmkms.server.latency_gate import Pace
+from hsmkms.server.latency_gate import LatencyGate
 from hsmkms.server.messages import Respond, Response
 from hsmkms.server.protocol import Failure
 from hsmkms.service.runtime.audit_log import AuditBook
@@ -23,11 +22,11 @@ log = logging.getLogger("hsmkms.http")
 
 DECIDES: Final = 0.1
 QUICK_BATCH_SECONDS: Final = 0.0007
-"""Of this a third is for chaining the records of a batch, the rest for the disk."""
+"""A third of this is for hashing the records of a batch, the rest for the disk."""
 
 
-class _Held(Struct):
-    """An answer that is ready, and whose it is."""
+class _Delayed(Struct):
+    """A response that waits for its audit record, and what it needs to be sent or refused."""
 
     response: Response
     respond: Respond
@@ -36,68 +35,71 @@ class _Held(Struct):
     failure: Failure
 
 
-class AnswerHold:
-    """Lets answers go when their records are on the disk. Of one event loop."""
+class AuditGate:
+    """Delays responses until their audit records are fsynced. One per event loop."""
 
     def __init__(self, audit: AuditBook, loop: asyncio.AbstractEventLoop) -> None:
         self._audit = audit
         self._loop = loop
-        self._pace = Pace(decides=DECIDES, quick_seconds=QUICK_BATCH_SECONDS)
-        self._held: list[_Held] = []
-        self._under_way = False
+        self.latency = LatencyGate(decides=DECIDES, quick_seconds=QUICK_BATCH_SECONDS)
+        self._batch: list[_Delayed] = []
+        self._scheduled = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hsmkms audit")
         audit.held_back = audit.holds_answers
 
     def add(self, response: Response, respond: Respond, operation: str, request_id: str, failure: Failure) -> None:
-        """Answer now if nothing has to be waited for, and soon otherwise.
+        """Send a response: at once if it need not wait for its audit record, else with the next batch.
 
         ``failure`` renders an error in the request's protocol.
         """
         if not self._audit.holds_answers:
             respond(response)
             return
-        self._held.append(_Held(response, respond, operation, request_id, failure))
-        if not self._under_way:
-            self._under_way = True
-            # Not at once: whatever else this turn of the loop answers goes with it.
-            self._loop.call_soon(self._send_off)
+        self._batch.append(_Delayed(response, respond, operation, request_id, failure))
+        if not self._scheduled:
+            self._scheduled = True
+            # Not at once: the other responses of this turn of the loop join the batch.
+            self._loop.call_soon(self._send_batch)
 
     def close(self) -> None:
-        """Wait for the batch that is under way."""
+        """Wait for the batch that a thread is fsyncing."""
         self._thread.shutdown(wait=True)
 
-    def _send_off(self) -> None:
-        held, self._held = self._held, []
-        operations = [each.operation for each in held]
-        if self._pace.here(self._loop.time()):
-            self._let_go(held, self._settled(operations))
-        else:
+    def _send_batch(self) -> None:
+        """Fsync the audit log and send the batch; on a slow disk, in a thread."""
+        batch, self._batch = self._batch, []
+        operations = [each.operation for each in batch]
+        if self.latency.slow and not self.latency.may_try(self._loop.time()):
             done = self._thread.submit(self._audit.settle, operations)
-            done.add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._settled_elsewhere, held, done))
+            done.add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._send_settled, batch, done))
+            return
+        refused = self._settle(operations)
+        self._scheduled = False  # the batch is empty: everything since it was taken ran on this thread
+        for each in batch:
+            each.respond(_refusal(each, refused) if each.operation in refused else each.response)
 
-    def _settled(self, operations: list[str]) -> dict[str, str]:
-        """Wait for the disk on the loop; the operations whose answers must not leave."""
+    def _settle(self, operations: list[str]) -> dict[str, str]:
+        """Fsync the audit log on the loop; return the operations to refuse, with the error message of each."""
         started = perf_counter()
         try:
             refused = self._audit.settle(operations)
         except Exception:
-            log.exception("the audit log met a fault of hsmkms: nothing is answered")
+            log.exception("an unexpected error in the audit log: no response of the batch is sent")
             refused = dict.fromkeys(operations, "")
-        self._pace.note(perf_counter() - started, self._loop.time())
+        self.latency.note(perf_counter() - started, self._loop.time())
         return refused
 
-    def _settled_elsewhere(self, held: list[_Held], done: "Future[dict[str, str]]") -> None:
-        self._pace.note_elsewhere()
-        fault = done.exception() is not None
-        self._let_go(held, dict.fromkeys((each.operation for each in held), "") if fault else done.result())
+    def _send_settled(self, batch: list[_Delayed], done: "Future[dict[str, str]]") -> None:
+        """Send a batch whose fsync a thread has completed, on the loop."""
+        self.latency.note_in_thread()
+        failed = done.exception() is not None
+        refused = dict.fromkeys((each.operation for each in batch), "") if failed else done.result()
+        self._scheduled = bool(self._batch)
+        if self._scheduled:
+            self._loop.call_soon(self._send_batch)
+        for each in batch:
+            each.respond(_refusal(each, refused) if each.operation in refused else each.response)
 
-    def _let_go(self, held: list[_Held], refused: dict[str, str]) -> None:
-        self._under_way = bool(self._held)
-        if self._under_way:
-            self._loop.call_soon(self._send_off)
-        for each in held:
-            if each.operation in refused:
-                fault = KMSInternalException(refused[each.operation])
-                each.respond(each.failure(fault, each.request_id))
-            else:
-                each.respond(each.response)
+
+def _refusal(delayed: _Delayed, refused: dict[str, str]) -> Response:
+    return delayed.failure(KMSInternalException(refused[delayed.operation]), delayed.request_id)

@@ -1,4 +1,4 @@
-"""Signs of life that a worker gives and its parent sees, in memory that both share."""
+"""Heartbeats of a worker process, counted in memory that it shares with its supervisor."""
 
 import mmap
 from typing import Final
@@ -6,33 +6,33 @@ from typing import Final
 _BYTES: Final = 8
 
 
-class Pulse:
-    """A number that one process counts up and others read. Made before the fork; no lock, since it is one word."""
+class Heartbeat:
+    """Counter that one process increments and others read. Created before the fork; one word, so it needs no lock."""
 
     def __init__(self) -> None:
-        self._number = memoryview(mmap.mmap(-1, _BYTES)).cast("Q")
+        self._count = memoryview(mmap.mmap(-1, _BYTES)).cast("Q")
 
     def beat(self) -> None:
-        """Count up."""
-        self._number[0] += 1
+        """Increment the counter."""
+        self._count[0] += 1
 
     @property
-    def number(self) -> int:
-        """How often it was counted up so far."""
-        return self._number[0]
+    def count(self) -> int:
+        """How often it was incremented so far."""
+        return self._count[0]
 
 
-class Silence:
-    """For how long a pulse has not been heard, in seconds that the listener counts."""
+class HeartbeatTimer:
+    """Measures how long a heartbeat has not changed, in seconds that the caller counts."""
 
-    def __init__(self, pulse: Pulse) -> None:
-        self._pulse = pulse
-        self._heard = pulse.number
-        self.seconds = 0.0
+    def __init__(self, heartbeat: Heartbeat) -> None:
+        self._heartbeat = heartbeat
+        self._last_count = heartbeat.count
+        self.silent_seconds = 0.0
 
-    def listen(self, seconds: float) -> float:
-        """Listen, ``seconds`` after the last time; for how long nothing was heard."""
-        now = self._pulse.number
-        self.seconds = self.seconds + seconds if now == self._heard else 0.0
-        self._heard = now
-        return self.seconds
+    def update(self, elapsed_seconds: float) -> float:
+        """Read the heartbeat, ``elapsed_seconds`` after the last call; return for how long it has not changed."""
+        count = self._heartbeat.count
+        self.silent_seconds = self.silent_seconds + elapsed_seconds if count == self._last_count else 0.0
+        self._last_count = count
+        return self.silent_seconds

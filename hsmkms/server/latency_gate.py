@@ -1,13 +1,12 @@
-"""Whether the token is quick enough to be asked on the event loop, and the disk to be waited for there.
+"""Decide by measured latency whether the event loop itself may wait for the token, or for the disk.
 
-A soft token or a card answers an encryption in tens of microseconds: a thread would cost more than it gives. A network
-HSM takes milliseconds, in which the loop must serve others. So it counts what half of the quick operations take: a few
-that took long on a machine that had other work say nothing of the token. How long one takes is seen on the loop alone,
-since threads wait for one another; while the token is slow, one is tried there now and then.
+A soft token or a smart card encrypts in tens of microseconds, less than a thread costs. A network HSM takes
+milliseconds, during which the loop must serve other requests. The median of recent quick operations decides: a few slow
+ones on a busy machine say nothing about the token. Latency is measured on the loop only, since threads wait for one
+another; while the token is slow, an operation is tried on the loop from time to time.
 
-For the disk, which takes what the audit log must keep, it is the same: one with a quick fdatasync is waited for, a slow
-one by a thread. But whoever waits for a disk must also wait until a busy machine lets him go on, so there a tenth
-decides.
+The same holds for the disk that keeps the audit log: a quick fdatasync is awaited on the loop, a slow one in a thread.
+There the quickest tenth decides, since a wait for the disk includes the wait for the processor on a busy machine.
 """
 
 from typing import Final
@@ -17,16 +16,16 @@ from hsmkms.model.enums import Operation
 SLOW_SECONDS: Final = 0.001
 QUICK_SECONDS: Final = 0.0004
 WINDOW: Final = 32
-"""Operations after which it is decided anew."""
+"""Number of operations after which the decision is made again."""
 
 LONG_SECONDS: Final = 0.05
-"""Two operations that take this time together decide at once."""
+"""Two or more operations that take longer than this together decide at once."""
 
 TRY_SHARE: Final = 0.01
-"""Of the loop's time, what may be spent on trying a slow token there."""
+"""Limit of the share of the loop's time that is spent on trying a slow token."""
 
 TRY_AFTER: Final = 16
-"""Operations that threads must finish first: a token that hangs is not tried."""
+"""Number of operations that threads must complete before a try: a token that hangs is not tried."""
 
 QUICK: Final = frozenset(
     {
@@ -42,53 +41,51 @@ QUICK: Final = frozenset(
         Operation.VERIFY_MAC,
     }
 )
-"""Operations that ask the token once or twice, and write nothing but their count."""
+"""Operations that may run on the event loop: one or two calls to the token, and no write but their count."""
 
 
-class Pace:
-    """What quick operations took lately, and what follows: of the token, or of the disk.
+class LatencyGate:
+    """Recent latencies of quick operations on a token or a disk, and whether it counts as slow.
 
-    ``decides``: the share of operations that must be quick; ``quick_seconds``: one that takes no longer ends a slow
-    time. All but ``note_elsewhere`` are for the loop's own thread.
+    ``decides``: the quantile of the latencies that decides; ``quick_seconds``: one operation within this time makes a
+    slow token count as quick again. All methods but ``note_in_thread`` are for the loop's own thread.
     """
 
     def __init__(self, decides: float = 0.5, quick_seconds: float = QUICK_SECONDS) -> None:
         self.slow = False
+        """While true, work goes to threads, unless ``may_try`` allows one operation on the loop."""
         self._decides = decides
         self._quick_seconds = quick_seconds
-        self._taken: list[float] = []
-        self._together = 0.0
+        self._latencies: list[float] = []
+        self._sum = 0.0
         self._try_at = 0.0
-        self._elsewhere = 0
+        self._done_in_threads = 0
 
-    def inline(self, operation: str | None, now: float) -> bool:
-        """True if the operation may be done on the event loop at this moment (in seconds)."""
-        return operation in QUICK and (not self.slow or self.here(now))
+    def may_try(self, now: float) -> bool:
+        """Return True if it is time (in seconds of the loop's clock) to try one operation on the loop while slow."""
+        return now >= self._try_at and self._done_in_threads >= TRY_AFTER
 
-    def here(self, now: float) -> bool:
-        """True if what is no operation of the API, but as quick as one, may be done on the event loop."""
-        return not self.slow or (now >= self._try_at and self._elsewhere >= TRY_AFTER)
-
-    def note_elsewhere(self) -> None:
-        """A thread has finished an operation."""
-        self._elsewhere += 1
+    def note_in_thread(self) -> None:
+        """Count an operation that a thread has completed."""
+        self._done_in_threads += 1
 
     def note(self, seconds: float, now: float) -> None:
-        """A quick operation was done on the loop, and has ended now."""
+        """Note the latency of a quick operation that the loop has completed at ``now``, and decide."""
         if self.slow:
             self.slow = seconds > self._quick_seconds
-            self._put_off(seconds, now)
+            self._start_over(seconds, now)
             return
-        self._taken.append(seconds)
-        self._together += seconds
-        count = len(self._taken)
-        if count == WINDOW or (count > 1 and self._together > LONG_SECONDS):
-            slowest = sorted(self._taken)[int((count - 1) * self._decides)]
-            self.slow = slowest > SLOW_SECONDS
-            self._put_off(slowest, now)
+        self._latencies.append(seconds)
+        self._sum += seconds
+        count = len(self._latencies)
+        if count == WINDOW or (count > 1 and self._sum > LONG_SECONDS):
+            deciding = sorted(self._latencies)[int((count - 1) * self._decides)]
+            self.slow = deciding > SLOW_SECONDS
+            self._start_over(deciding, now)
 
-    def _put_off(self, seconds: float, now: float) -> None:
-        self._taken.clear()
-        self._together = 0.0
-        self._elsewhere = 0
+    def _start_over(self, seconds: float, now: float) -> None:
+        """Clear the window, and set the time of the next try."""
+        self._latencies.clear()
+        self._sum = 0.0
+        self._done_in_threads = 0
         self._try_at = now + seconds / TRY_SHARE

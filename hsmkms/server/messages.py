@@ -1,4 +1,4 @@
-"""Requests as they were received, responses as they are sent, and refusals: HTTP of no protocol in particular."""
+"""HTTP messages, independent of protocols: raw requests, responses and refusals."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -8,27 +8,22 @@ Headers = Sequence[tuple[str, str]]
 
 
 class RawRequest(Struct, frozen=True):
-    """What was received. Header names in lower case, each with its values in their order; ``path`` as it was sent.
-
-    ``in_turn``: it had begun to come before the event loop's present turn, so that what was looked at in this turn is
-    new enough for it.
-    """
+    """A request as received. Header names are in lower case, each with its values in order; ``path`` is not decoded."""
 
     method: str
     path: str
     query: str
     headers: Mapping[str, Sequence[str]]
     body: bytes
-    in_turn: bool = False
 
     def header(self, name: str) -> str | None:
-        """The one value of a header, or None; several values are joined."""
+        """Return the value of a header, or None; several values are joined by commas."""
         values = self.headers.get(name)
         return None if values is None else values[0] if len(values) == 1 else ",".join(values)
 
 
 class Response(Struct, frozen=True):
-    """What is sent back. ``error``: what a protocol calls the error, or None."""
+    """A response. ``error``: the protocol's code of the error, or None."""
 
     status: int
     headers: Headers
@@ -40,7 +35,7 @@ Respond = Callable[[Response], None]
 
 
 class Refusal(Struct, frozen=True):
-    """Why a connection takes no request, or this one not; what answers for it renders that in its own form."""
+    """Reason why a connection refuses a request, or all requests; the protocol renders it."""
 
     status: int
     message: str
@@ -48,7 +43,7 @@ class Refusal(Struct, frozen=True):
 
 
 class RefusedError(Exception):
-    """Ends a request, and its connection: with a refusal, or with a response that is made already."""
+    """Ends a request and its connection, with a refusal or a rendered response."""
 
     def __init__(self, answer: Refusal | Response) -> None:
         super().__init__(answer.status)

@@ -1,4 +1,4 @@
-"""What a protocol is to the server. Each is a folder beside this module, and protocols.py lists them.
+"""Interfaces between the server and its protocols, each a folder beside this module; protocols.py lists them.
 
 A protocol turns requests into calls of the façade, and renders its outcomes and errors in its own content type. It
 knows nothing of listeners, workers and connections, and they know nothing of it.
@@ -17,16 +17,16 @@ AWAY: Final = "the token does not answer: check that the HSM is connected and ru
 
 
 class Source(Struct, frozen=True):
-    """Where a request came from: an IP address, and whether nobody could listen on the way."""
+    """Where a request came from: its IP address, and whether the connection was encrypted or local."""
 
     address: str | None
     secure: bool
 
 
 class Handled(Struct, kw_only=True):
-    """What is known of a request when it is answered, for the log and the metrics.
+    """A request and its response, for the log and the metrics.
 
-    ``key_id``: the key as the answer names it, else as the request did.
+    ``key_id``: the key as the response names it, or else the request.
     """
 
     request_id: str
@@ -37,34 +37,31 @@ class Handled(Struct, kw_only=True):
     response: Response | None = None
     access_key_id: str | None = None
     admitted: bool = False
-    """True once the pipeline has it, which records it."""
+    """True once the request was passed to the pipeline, which writes its audit record."""
 
 
 class Endpoint(Protocol):
     """Answers the requests of a protocol for an open installation. Thread-safe."""
 
     def operation_of(self, request: RawRequest) -> str | None:
-        """The operation that the head of a request names; it decides whether the event loop or a thread answers."""
+        """Return the operation that a request's head names; it decides whether the event loop or a thread answers."""
 
-    def answer(self, request: RawRequest, source: Source, *, just_looked: bool = False) -> Handled:
-        """Answer a request, whatever is wrong with it.
-
-        ``just_looked``: since it began to come, this process has looked at what others have changed.
-        """
+    def answer(self, request: RawRequest, request_id: str, source: Source, operation: str | None) -> Handled:
+        """Answer a request; every error becomes a response. ``operation``: the result of ``operation_of``."""
 
     def largest_body(self, head: RawRequest) -> int:
-        """How many bytes the body of a request may have, if its head looks authentic; else the error that it gets."""
+        """Return the limit in bytes of a request's body, or raise the error of a head that does not look authentic."""
 
 
 class Failure(Protocol):
-    """Renders errors, also where no installation is open."""
+    """Renders errors, with or without an open installation."""
 
     def __call__(self, error: Exception, request_id: str, head: RawRequest | None = None) -> Response:
-        """An error; one that is none of ours tells nothing of itself. ``head``: the request that has it, if known."""
+        """Render an error; unexpected exceptions get a fixed message. ``head``: the request that failed, if known."""
 
 
 class ServedProtocol(Struct, frozen=True, kw_only=True):
-    """A protocol. ``takes``: whether a request is of it; ``refusal`` renders what a connection refuses."""
+    """A protocol. ``takes``: whether it serves a request; ``refusal`` renders a refusal of the connection."""
 
     name: str
     takes: Callable[[RawRequest], bool]

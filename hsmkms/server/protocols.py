@@ -7,11 +7,11 @@ from hsmkms.server.messages import RawRequest
 from hsmkms.server.protocol import ServedProtocol
 
 PROTOCOLS: Final[tuple[ServedProtocol, ...]] = (AWS,)
-"""A request is answered by the first one that takes it. The last one has whatever is left, and what is no request."""
+"""The first one that takes a request answers it. The last one answers all others, and input that is no request."""
 
 *OTHERS, DEFAULT = PROTOCOLS
 
 
 def protocol_of(request: RawRequest) -> ServedProtocol:
-    """The protocol that answers a request."""
+    """Return the protocol that answers a request."""
     return next((each for each in OTHERS if each.takes(request)), DEFAULT)

@@ -1,11 +1,11 @@
-"""The parent of the workers: it says what a worker does; supervisor.py looks after them.
+"""Run the server: the parent process defines what a worker does, and supervisor.py supervises the workers.
 
-The first worker proves the PIN. The others load the module and read the token meanwhile, which takes seconds where it
-holds many objects, and log in only after the first: so a wrong PIN is refused once.
+The first worker proves the PIN. The others meanwhile load the module and read the token, which takes seconds if it
+holds many objects, and log in only after the first, so that a wrong PIN is refused once.
 
-The parent never loads the PKCS#11 module, since a module is of no use after a fork. A PIN that is asked for at the
-terminal is asked for once, here, and is in the workers' memory when they begin; it is in no environment and in no
-argument. Every other source is read by each worker.
+The parent never loads the PKCS#11 module, since a module cannot be used after a fork. A PIN from the terminal is read
+once, here, and is in the workers' memory when they start; it is in no environment and no argument. Each worker reads
+every other source itself.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from msgspec import Struct
 from hsmkms.config import settings as config
 from hsmkms.config.settings import Secret, ServeSettings, Settings
 from hsmkms.errors import ConfigurationError, HsmKmsError, SetupError, TokenNotFoundError, TokenUnavailableError
-from hsmkms.server.heartbeat import Pulse
+from hsmkms.server.heartbeat import Heartbeat
 from hsmkms.server.process import systemd
 from hsmkms.server.process.supervisor import SIGNALS, START_AWAY, START_REFUSED, Inherited, Lives, Slot, Workers
 from hsmkms.server.unavailable_app import FAULT_FILE
@@ -37,13 +37,13 @@ from hsmkms.wiring import core as wiring
 Reread = Callable[[], Settings]
 
 WAIT_SECONDS: Final = 0.01
-"""How often a worker looks whether the first one has proven the PIN."""
+"""Pause between two checks whether the first worker has proven the PIN."""
 
 _context: Final = multiprocessing.get_context("fork")
 
 
 def tell_systemd(port: int) -> None:
-    """Everybody else asks ``/readyz``."""
+    """Report readiness to systemd; others query ``/readyz``."""
     del port
     systemd.ready()
 
@@ -59,21 +59,21 @@ def serve(
 ) -> None:
     """Serve until SIGTERM; SIGHUP replaces the workers one by one, with the certificate that is on the disk then.
 
-    ``proven``: the installation was opened just now with the same PIN. ``ready`` is told the port once the first worker
-    answers. ``lifeline``: a file descriptor whose end stops the server like SIGTERM. ``scratch``: where workers keep
-    their counts, if not in the system's folder for temporary files. ``reread`` reads the settings again, for tokens
-    that are added while the server runs. Raises ConfigurationError; ends the process with status 78 where starting
-    again cannot help.
+    ``proven``: the installation was opened just now with the same PIN. ``ready`` is called with the port once the first
+    worker answers. ``lifeline``: a file descriptor whose end stops the server like SIGTERM. ``scratch``: where workers
+    keep their counts, if not in the system's folder for temporary files. ``reread`` reads the settings again, for
+    tokens that are added while the server runs. Raises ConfigurationError; ends the process with status 78 where
+    starting again cannot help.
     """
     with refusing():
         _check_address(settings.serve)
         pin = _ask_pin(settings)
     _allow_connections()
-    first = Pulse()
+    first = Heartbeat()
     if proven:
         first.beat()
     with tempfile.TemporaryDirectory(prefix="hsmkms-counts-", dir=scratch) as board:
-        replaced = Pulse()
+        replaced = Heartbeat()
         shared = _Shared(settings, Path(board), replaced)
         opener = partial(_open, settings, pin, reread, first)
         lives = Lives(
@@ -112,13 +112,13 @@ def _is_loopback(host: str) -> bool:
 
 
 def _allow_connections() -> None:
-    """As many open files as the system lets this process have: the usual limit is meant for programs that poll less."""
+    """Raise the limit of open files as far as the system allows: the usual one is too low for a server."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _ask_pin(settings: Settings) -> Secret | None:
-    """The PIN, if it is asked for at the terminal."""
+    """Return the PIN, if it is read from the terminal."""
     if not settings.token.pin.prompt:
         return None
     return config.read_secret(settings.token.pin, interactive=config.terminal_prompt())
@@ -133,40 +133,46 @@ def _complain(error: HsmKmsError, status: int) -> None:
 
 
 class _Shared(Struct, frozen=True):
-    """What all children of one server have: settings, the folder of their counts, and the count of those that hung."""
+    """Arguments of all children: settings, the folder of their counts, and the count of replaced workers."""
 
     settings: Settings
     board: Path
-    replaced: Pulse
+    replaced: Heartbeat
 
 
 def _open(
-    settings: Settings, pin: Secret | None, reread: Reread | None, first: Pulse, pulse: Pulse, *, proving: bool = False
+    settings: Settings,
+    pin: Secret | None,
+    reread: Reread | None,
+    first: Heartbeat,
+    heartbeat: Heartbeat,
+    *,
+    proving: bool = False,
 ) -> Any:  # noqa: ANN401 - Kms, imported in the process that needs it
     """Open the installation. ``first`` beats once the PIN is proven, which this process does if it is ``proving``."""
     from hsmkms.kms import Kms  # noqa: PLC0415 - not in the parent: it must not load the module
 
-    turn = _at_once if proving else partial(_wait_for_first, first, pulse)
+    turn = _at_once if proving else partial(_wait_for_first, first, heartbeat)
     try:
         kms = Kms(wiring.core_of(settings, monotonic=wiring.boot_time, pin=pin, reread=reread, before_login=turn))
     except HsmKmsError:
-        turn()  # what the first worker meets as well is told by that one alone
+        turn()  # an error that the first worker meets as well is reported by that one only
         raise
     first.beat()
     return kms
 
 
 def _at_once() -> None:
-    """The first worker waits for nobody."""
+    """Do not wait: this is the first worker."""
 
 
-def _wait_for_first(first: Pulse, pulse: Pulse) -> None:
+def _wait_for_first(first: Heartbeat, heartbeat: Heartbeat) -> None:
     """Wait until the first worker has proven the PIN. If it has not, the parent ends this one."""
     parent = multiprocessing.parent_process()
-    while not first.number:
+    while not first.count:
         if parent is not None and not parent.is_alive():
             sys.exit(1)
-        pulse.beat()
+        heartbeat.beat()
         time.sleep(WAIT_SECONDS)
 
 
@@ -179,26 +185,26 @@ def _check_certificate(settings: ServeSettings) -> None:
         raise ConfigurationError(f"serve.certificate or serve.private_key cannot be used: {exc}") from exc
 
 
-def _work(opener: Callable[[Pulse], Any], shared: _Shared, slot: Slot) -> None:
-    """The life of a worker."""
+def _work(opener: Callable[[Heartbeat], Any], shared: _Shared, slot: Slot) -> None:
+    """Run a worker."""
     _begin(slot.others)
 
     from hsmkms.server.app import Application  # noqa: PLC0415 - in the worker only
     from hsmkms.server.monitoring import logs  # noqa: PLC0415
     from hsmkms.server.process import worker  # noqa: PLC0415
-    from hsmkms.server.worker_state import Serving  # noqa: PLC0415
+    from hsmkms.server.worker_state import WorkerState  # noqa: PLC0415
 
     settings, board = shared.settings, shared.board
     logs.set_up(settings.serve.log_format)
     try:
         _check_certificate(settings.serve)
-        serving = Serving(opener(slot.pulse), settings.serve, board, shared.replaced)
+        state = WorkerState(opener(slot.heartbeat), settings.serve, board, shared.replaced)
         (board / FAULT_FILE).unlink(missing_ok=True)
 
         def make(loop: asyncio.AbstractEventLoop, secure: bool) -> Application:  # noqa: FBT001 - as the worker has it
-            return Application(serving, loop, secure=secure)
+            return Application(state, loop, secure=secure)
 
-        worker.run(make, settings.serve, slot.listener, partial(_tell, slot.told), slot.pulse)
+        worker.run(make, settings.serve, slot.listener, partial(_report_ready, slot.ready), slot.heartbeat)
     except (TokenUnavailableError, TokenNotFoundError) as exc:
         _complain_of_token(exc, settings, board)
     except SetupError as exc:
@@ -216,20 +222,22 @@ def _complain_of_token(error: HsmKmsError, settings: Settings, board: Path) -> N
 
 
 def _stand_in(shared: _Shared, slot: Slot) -> None:
-    """The life of what answers while a worker cannot open the token."""
+    """Run a stand-in, which answers while a worker cannot open the token."""
     _begin(slot.others)
 
     from hsmkms.server.process import worker  # noqa: PLC0415
     from hsmkms.server.unavailable_app import StandIn  # noqa: PLC0415
 
     application = StandIn(shared.board, shared.replaced)
-    worker.run(lambda *_: application, shared.settings.serve, slot.listener, partial(_tell, slot.told), slot.pulse)
+    worker.run(
+        lambda *_: application, shared.settings.serve, slot.listener, partial(_report_ready, slot.ready), slot.heartbeat
+    )
 
 
-def _tell(told: Pipe) -> None:
-    """Tell the parent that clients are answered; one that was killed hears nothing, and its workers end."""
+def _report_ready(pipe: Pipe) -> None:
+    """Report to the supervisor that clients are answered. A supervisor that was killed is no error: workers end."""
     with suppress(BrokenPipeError):
-        told.send(True)
+        pipe.send(True)
 
 
 def _begin(others: Inherited) -> None:

@@ -1,4 +1,4 @@
-"""What one worker process has open: the installation, its endpoints, its counts, and the sweeper for what is due."""
+"""State of a worker process: the open installation, its endpoints and counts, and its background threads."""
 
 import logging
 import threading
@@ -10,7 +10,7 @@ from typing import Final
 from hsmkms.config.settings import ServeSettings
 from hsmkms.errors import HsmKmsError
 from hsmkms.kms import Kms
-from hsmkms.server.heartbeat import Pulse
+from hsmkms.server.heartbeat import Heartbeat
 from hsmkms.server.monitoring.health import Health
 from hsmkms.server.monitoring.logs import RequestLog
 from hsmkms.server.monitoring.metrics import Metrics
@@ -22,21 +22,21 @@ from hsmkms.service.operator.monitoring import StepOutcome
 log = logging.getLogger("hsmkms.http")
 
 SWEEP_SECONDS: Final = 60.0
-"""How often a worker looks for what is due; one of all workers then does it."""
+"""Pause between two sweeps; one of all workers does each."""
 
 SEAL_SECONDS: Final = 60.0
-"""How often the audit log is sealed, if there is anything new in it."""
+"""Pause between two seals of the audit log, if it has new records."""
 
 _NOT_DONE: Final = frozenset({StepOutcome.FAILED, StepOutcome.HELD})
 
 
-class Serving:
-    """An open installation with everything that answers for it.
+class WorkerState:
+    """An open installation with its endpoints, counts and background threads.
 
     ``board``: the folder of all workers' counts; ``replaced`` counts workers that hung and were replaced.
     """
 
-    def __init__(self, kms: Kms, settings: ServeSettings, board: Path, replaced: Pulse) -> None:
+    def __init__(self, kms: Kms, settings: ServeSettings, board: Path, replaced: Heartbeat) -> None:
         self.kms = kms
         self.threads = settings.threads
         self.hang_seconds = settings.hang_seconds
@@ -56,7 +56,7 @@ class Serving:
         ]
 
     def start(self) -> None:
-        """Begin to sweep, now and then every minute, and to publish counts."""
+        """Start the threads that sweep, seal and publish counts, each at once and then periodically."""
         for each in self._threads:
             each.start()
 
@@ -69,17 +69,13 @@ class Serving:
         self.publish(ended=True)
         self.kms.close()
 
-    def look(self) -> None:
-        """Look at what other processes have changed."""
-        self._watch.look()
-
     def metrics(self) -> bytes:
-        """The page of /metrics: this worker's counts as they are now, those of the others as of a second ago."""
+        """Render /metrics with this worker's present counts, and those of the others as of a second ago."""
         self.publish()
         return self._metrics.page(self._board.totals())
 
     def publish(self, *, ended: bool = False) -> None:
-        """Write this worker's counts for the others."""
+        """Write this worker's counts to the shared folder."""
         with self._publishing:
             self._board.write(
                 Snapshot(
@@ -93,7 +89,7 @@ class Serving:
             )
 
     def sweep(self) -> None:
-        """Do what is due, unless another process is at it."""
+        """Sweep: do what is due, unless another process is sweeping."""
         try:
             report = self.kms.operator.maintain()
         except HsmKmsError:
@@ -104,7 +100,7 @@ class Serving:
         self._sweeps.note(outcome, [(step.kind, step.outcome) for step in report.steps], time.time())
 
     def seal(self) -> None:
-        """Seal the audit log, and bring to its end what processes that died have left of it."""
+        """Seal the audit log, and recover the records of processes that died."""
         self.kms.operator.audit.look_after()
 
     def _repeat(self, act: Callable[[], None], seconds: float) -> None:
@@ -114,6 +110,6 @@ class Serving:
             except HsmKmsError as exc:
                 log.error("%s failed and is tried again: %s: %s", act.__name__, exc.code, exc)  # noqa: TRY400 - no bug
             except Exception:
-                log.exception("%s met a fault of hsmkms and is tried again", act.__name__)
+                log.exception("%s failed by an unexpected exception and is tried again", act.__name__)
             if self._stopped.wait(seconds):
                 return

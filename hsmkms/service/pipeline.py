@@ -1,7 +1,7 @@
-"""The one way in: resolve the key, authorise, state, permit; then act; then record.
+"""Run a request: resolve the key, authorise, check the state, issue a permit, act, write the audit record.
 
-A ``Call`` is one request on that way. Procedures get it instead of a caller, so none can act for somebody who was not
-judged. The permits of requests are made here; those of the installation's own work in permits.py.
+A ``Call`` is one request in this pipeline. Procedures get it instead of a caller, so that none can act for a caller who
+was not authorised. The permits of requests are issued here, those of the installation's own work in permits.py.
 """
 
 import time
@@ -15,7 +15,6 @@ from msgspec.structs import replace
 
 from hsmkms.errors import (
     AccessDeniedException,
-    DryRunOperationException,
     HsmKmsError,
     InvalidArnException,
     InvalidCiphertextException,
@@ -25,18 +24,17 @@ from hsmkms.errors import (
     ValidationException,
 )
 from hsmkms.hsm.ports import Device
-from hsmkms.model.caller import Caller
+from hsmkms.model.caller import AuthenticatedCaller, Caller
 from hsmkms.model.constraints import validate
 from hsmkms.model.crypto import ReEncryptRequest
-from hsmkms.model.enums import Operation, Origin
+from hsmkms.model.enums import KeyManager, Operation, Origin
 from hsmkms.model.ids import KeyRef, RefKind, alias_arn, key_arn, parse_key_ref, root_arn, unknown
 from hsmkms.model.permit import LIFETIME_SECONDS, Permit
 from hsmkms.model.records import GrantRecord, KeyRecord
-from hsmkms.rules import blob, kinds, states
+from hsmkms.rules import blob, kinds, regions, states
 from hsmkms.rules.iam import managed
 from hsmkms.rules.iam.grant_token import INVALID as INVALID_GRANT_TOKEN
-from hsmkms.rules.iam.question import Question
-from hsmkms.rules.regions import check_served
+from hsmkms.rules.iam.question import Identity, Question
 from hsmkms.service import grant_tokens
 from hsmkms.service.keys import expiry as lapses
 from hsmkms.service.keys import service_keys
@@ -60,15 +58,17 @@ EVERYTHING: Final = "*"
 _NOTHING: Final[frozenset[bytes]] = frozenset()
 _ALIAS: Final = RefKind.ALIAS
 _EXTERNAL: Final = Origin.EXTERNAL
+_AWS: Final = KeyManager.AWS
 
 
 class Call:
-    """One request of one caller. ``now`` is the instant at which everything about it is judged."""
+    """One request of one caller. ``now``: the instant for all its decisions."""
 
     __slots__ = (
         "caller",
         "core",
         "ended_grant_token",
+        "identity",
         "just_looked",
         "material_id",
         "now",
@@ -84,17 +84,19 @@ class Call:
         self.operation = operation
         self.caller = caller
         self.region = caller.region
-        self.just_looked = caller.just_looked
+        self.just_looked = isinstance(caller, AuthenticatedCaller)
         self.now: datetime = core.clock()
+        self.identity: Identity | None = None
+        """The caller, as of the last key that was looked up."""
         self.resources: list[str] = []
         self.material_id: str | None = None
         self.ended_grant_token = False
-        """True if the request bears the token of a grant that has ended: told only to whoever may use the key."""
+        """True if the request has the token of an ended grant: an error that only callers who may use the key get."""
 
     # -- resolve, authorise, state, permit ----------------------------------------------------------------------
 
     def key(self, key_id: str, *, aliases: bool = False, action: str | None = None) -> tuple[CachedKey, Permit]:
-        """The key that ``KeyId`` names and leave to use it, or the error that the caller gets.
+        """Return the key that ``KeyId`` names with a permit to use it, or raise the error for the caller.
 
         ``aliases``: alias names and alias ARNs are taken too. ``action``: what is authorised, if not the operation.
         """
@@ -106,14 +108,14 @@ class Call:
         if cached is None and managed.has_key(ref.name, self.core.services):
             cached = self._first_use(ref, action, shown)
         if cached is None:
-            # Which key an alias would be of nobody knows: its own ARN, as a resource, means the alias alone.
+            # The key of an unknown alias is unknown, and the alias's own ARN as a resource means the alias only.
             arn = key_arn(account, ref.region, "*" if ref.kind is _ALIAS else ref.name)
             self.authorise_unknown(action, arn, shown)
             raise unknown(ref, account)
         return self._admit(cached, action, shown)
 
     def key_of_ciphertext(self, key_id: str, *, action: str | None = None) -> tuple[CachedKey, Permit]:
-        """The key that a ciphertext names; an unknown one is not told from a forbidden one."""
+        """Return the key that a ciphertext names, with a permit; unknown and forbidden keys give the same error."""
         action = action or f"kms:{self.operation}"
         cached = self._cached(self.region, key_id)
         if cached is None:
@@ -122,7 +124,7 @@ class Call:
         return self._admit(cached, action, "")
 
     def find(self, key_id: str, *, aliases: bool = False) -> CachedKey:
-        """The key that ``KeyId`` names, without judging anything; NotFoundException if there is none."""
+        """Return the key that ``KeyId`` names, without authorisation; NotFoundException if there is none."""
         account = self.core.installation.account
         ref = parse_key_ref(key_id, account=account, region=self.region, aliases=aliases)
         cached = self._look_up(ref)
@@ -131,7 +133,7 @@ class Call:
         return cached
 
     def _source_key_id(self) -> str | None:
-        """The key id of what ReEncrypt is to decrypt: of the key that is named, else of the one that the blob names."""
+        """Return the id of ReEncrypt's source key: the request's, or else the ciphertext's."""
         request = self.request
         if not isinstance(request, ReEncryptRequest):
             return None
@@ -143,7 +145,7 @@ class Call:
             return None
 
     def _days_without_use(self, key: CachedKey | None) -> int | None:
-        """Whole days since the key was last used; since it was made, or uses are noted, if it never was."""
+        """Return the whole days since the key's last use, or since its creation or the start of tracking."""
         if key is None:
             return None
         uses, record = self.core.uses, key.record
@@ -152,33 +154,33 @@ class Call:
         return max(0, (self.now - since).days)
 
     def _cached(self, region: str, key_id: str) -> CachedKey | None:
-        """The key as it is now. The look that recognised the caller serves for his first key, and for no other."""
+        """Return the key as it is now, and read the caller together with it.
+
+        The change log was read when the caller was authenticated, so it is not read again for the first key.
+        """
         just_looked, self.just_looked = self.just_looked, False
-        return self.core.cache.key(region, key_id, just_looked=just_looked)
+        cache = self.core.cache
+        cached = cache.key(region, key_id, just_looked=just_looked)
+        self.identity = cache.identity(self.caller.principal, self.core.installation.account, just_looked=True).identity
+        return cached
 
     def renewed(self, key: CachedKey) -> tuple[CachedKey, Permit]:
-        """A key that was admitted, after this call itself has given it a new backing key; judged by its state now."""
+        """Return an admitted key after this call has rotated it, with a new permit if its present state allows."""
         record = key.record
         fresh = self.core.cache.key(record.region, record.key_id) or key
         states.admit(self.operation, fresh.record, self.now)
         return fresh, self._permit(fresh.covers, fresh.record.version, self._seconds_left(fresh.record))
 
     def device(self, key: CachedKey) -> Device:
-        """The token that holds the key's current material."""
+        """Return the token with the key's current material."""
         return self.core.tokens.of(key.current_token_id)
-
-    def used(self, key: CachedKey) -> None:
-        """Note that a cryptographic operation with the key has succeeded."""
-        record = key.record
-        self.material_id = key.current_material_id or None
-        self.core.uses.note(record.key_id, record.region, self.operation, self.now, self.caller.request_id)
 
     def account(
         self, action: str | None = None, resource: str = EVERYTHING, new_key: KeyRecord | None = None
     ) -> Permit:
-        """Leave for an operation that is about no key. ``action``: what is authorised, if not the operation.
+        """Return a permit for an operation about no key. ``action``: what to authorise, if not the operation.
 
-        ``new_key``: the key that is about to be made, if the request alone does not say what it will be.
+        ``new_key``: the key to be created, if the request alone does not describe it.
         """
         self.resources.append(root_arn(self.core.installation.account))
         question = self.question(action or f"kms:{self.operation}", resource)
@@ -187,7 +189,7 @@ class Call:
         return self._permit(_NOTHING, 0, LIFETIME_SECONDS)
 
     def new_objects(self, *cka_ids: bytes) -> Permit:
-        """Leave to make, use or destroy objects that belong to no record (yet), for an operation that was admitted."""
+        """Return a permit for objects that belong to no record (yet), for an operation that was admitted."""
         return self._permit(frozenset(cka_ids), 0, LIFETIME_SECONDS)
 
     def alias(self, name: str) -> str:
@@ -198,45 +200,47 @@ class Call:
         return arn
 
     def elsewhere(self, region: str) -> "Call":
-        """The same call, judged in another region: what it touches there is recorded with the rest."""
+        """Return the same call for another region; the resources that it uses there are recorded with the others."""
         there = Call(self.core, self.operation, replace(self.caller, region=region), self.request)
         there.now, there.resources = self.now, self.resources
         return there
 
     @contextmanager
-    def changing(self, key_id: str) -> Iterator[tuple[Connection, KeyRecord]]:
-        """A write transaction on a key that admits the operation now, whatever changed since it was last seen."""
+    def audited_and_sealed(self, key_id: str) -> Iterator[tuple[Connection, KeyRecord]]:
+        """Run a write transaction on a key: resolve and authorise it, and check in the transaction that it admits this.
+
+        At its commit the audit record and the seals are written (``Core.audited_and_sealed``).
+        """
         cached, _ = self.key(key_id)
-        with self.again(cached.record) as both:
+        with self.audited_and_sealed_resolved(cached.record) as both:
             yield both
 
     @contextmanager
-    def again(self, seen: KeyRecord) -> Iterator[tuple[Connection, KeyRecord]]:
-        """The same for a key that this call has resolved and authorised already."""
-        with self.core.store.atomic() as tx:
+    def audited_and_sealed_resolved(self, seen: KeyRecord) -> Iterator[tuple[Connection, KeyRecord]]:
+        """Do the same for a key that this call has resolved and authorised already."""
+        with self.core.audited_and_sealed() as tx:
             record = keys.fetch(tx, self.region, seen.key_id)
             if record is None:
                 raise NotFoundException(f"Key '{seen.arn}' does not exist")
-            kinds.admit(self.operation, record, self.now)  # the primary key of a set may be another one by now
+            kinds.ADMIT[self.operation](
+                self.operation, record, self.now
+            )  # the primary key of a set may be another one by now
             yield tx, record
 
     # -- what operations have in common -------------------------------------------------------------------------
 
-    def stop_if(self, *, dry_run: bool | None) -> None:
-        """The last check before an operation acts."""
-        if dry_run:
-            raise DryRunOperationException(DRY_RUN)
-
     def question(
         self, action: str, resource: str, key: CachedKey | None = None, *, about_key: bool = False, shown: str = ""
     ) -> Question:
-        """What is asked about this request: whether its caller may do ``action`` on ``resource``."""
+        """Return the input of the decision whether the caller may do ``action`` on ``resource``."""
         account = self.core.installation.account
-        just_looked = key is not None or self.just_looked  # then nobody has to look again for who the caller is
-        who = self.core.cache.identity(self.caller.principal, account, just_looked=just_looked)
+        identity = self.identity
+        if key is None or identity is None:  # else it was read together with the key
+            looked = key is not None or self.just_looked
+            identity = self.core.cache.identity(self.caller.principal, account, just_looked=looked).identity
         return Question(
             caller=self.caller,
-            identity=who.identity,
+            identity=identity,
             operation=self.operation,
             request=self.request,
             account=account,
@@ -252,16 +256,16 @@ class Call:
         )
 
     def retire(self, key: CachedKey, grant: GrantRecord) -> None:
-        """Authorise the end of a grant by the grant itself."""
+        """Authorise retiring a grant, which the grant itself may allow."""
         question = self.question(f"kms:{self.operation}", key.record.arn, key)
         question.retired = grant
         self.resources.append(key.record.arn)
         self.core.authorise(question)
 
     def judge(self, record: KeyRecord, shown: str = "") -> None:
-        """Authorise the operation on a key and check that the key's kind and state admit it.
+        """Authorise the operation on a key and check that the key's kind and state allow it.
 
-        ``shown``: what the caller has said instead of the key's name.
+        ``shown``: the resource as error messages name it, if not by the key's ARN.
         """
         self._judge(self.core.cache.of(record), f"kms:{self.operation}", shown)
 
@@ -274,8 +278,9 @@ class Call:
             self.resources.append(record.arn)
         if self.ended_grant_token:
             raise InvalidGrantTokenException(INVALID_GRANT_TOKEN)
-        managed.check_use(self.operation, record, self.caller)
-        kinds.admit(self.operation, record, self.now)
+        if record.manager is _AWS:
+            managed.check_use(self.operation, record, self.caller)
+        kinds.ADMIT[self.operation](self.operation, record, self.now)
 
     def _admit(self, cached: CachedKey, action: str, shown: str) -> tuple[CachedKey, Permit]:
         record = cached.record
@@ -284,7 +289,8 @@ class Call:
             cached = self.core.cache.key(record.region, record.key_id) or cached
             record = cached.record
         self._judge(cached, action, shown)
-        return cached, self._permit(cached.covers, record.version, self._seconds_left(record))
+        seconds = LIFETIME_SECONDS if record.origin is not _EXTERNAL else self._seconds_left(record)
+        return cached, Permit(self.operation, cached.covers, record.version, time.monotonic() + seconds)
 
     def _look_up(self, ref: KeyRef) -> CachedKey | None:
         cache = self.core.cache
@@ -294,18 +300,18 @@ class Call:
         return None if alias is None else self._cached(ref.region, alias.target_key_id)
 
     def _first_use(self, ref: KeyRef, action: str, shown: str) -> CachedKey | None:
-        """The key of a configured service, which comes into being now, if the caller may use it."""
+        """Create the key of a configured service at its first use, if the caller may use it."""
         draft = service_keys.draft(self.core, ref.region, ref.name)
         self.core.authorise(self.question(action, draft.arn, self.core.cache.of(draft), about_key=True, shown=shown))
         service_keys.make(self.core, draft, ref.name)
         return self._look_up(ref)
 
     def authorise_unknown(self, action: str, arn: str, shown: str = "") -> None:
-        """Refuse whoever might not use the key if there were one: he does not learn that there is none."""
+        """Refuse callers who could not use such a key if it existed, so that they do not learn that it does not."""
         self.core.authorise(self.question(action, arn, about_key=True, shown=shown))
 
     def _seconds_left(self, record: KeyRecord) -> float:
-        """How long a permit for the key may hold: never beyond the expiry of imported material."""
+        """Return the lifetime of a permit for the key, which ends with its imported material."""
         if record.origin is not _EXTERNAL:
             return LIFETIME_SECONDS
         expiry = states.expires_at(record)
@@ -315,29 +321,30 @@ class Call:
         return Permit(self.operation, covers, version, time.monotonic() + seconds)
 
 
-def run(
+def run_audited(
     core: Core,
     operation: Operation,
     procedure: Procedure[Request, Response],
     request: Request,
     caller: Caller,
 ) -> Response:
-    """Take a request through the pipeline and record how it ended."""
+    """Run a request through the pipeline, and write its audit record, whether it succeeds or fails."""
     call = Call(core, operation, caller, request)
     core.audit.begin(call, request)
     try:
         validate(request)
-        check_served(caller.region, core.installation.regions, ValidationException)
+        if caller.region not in core.installation.regions:
+            regions.refuse(caller.region, core.installation.regions, ValidationException)
         tokens = getattr(request, "grant_tokens", None)
         if tokens:
             call.ended_grant_token = grant_tokens.check(core, caller, tokens)
         response = procedure(call, request)
     except HsmKmsError as exc:
-        core.record(call, request, None, exc)
+        core.write_audit_record(call, request, None, exc)
         raise
     except Exception as exc:
-        # A bug of ours: the caller gets it as it is, and the record shows that there was a request.
-        core.record(call, request, None, KMSInternalException(type(exc).__name__))
+        # A bug in hsmkms: the exception is re-raised unchanged, and the audit record shows that there was a request.
+        core.write_audit_record(call, request, None, KMSInternalException(type(exc).__name__))
         raise
-    core.record(call, request, response if isinstance(response, Struct) else None, None)
+    core.write_audit_record(call, request, response if isinstance(response, Struct) else None, None)
     return response

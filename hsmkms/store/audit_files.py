@@ -172,7 +172,6 @@ class LaneFile:
 
     def write(self, data: bytes) -> None:
         """Append complete lines to the segment, all or nothing, without syncing. StoreError if that fails."""
-        path = segment_path(self._folder, self.lane, max(self.number, 1))
         try:
             if self._descriptor < 0:
                 self._open()
@@ -182,7 +181,7 @@ class LaneFile:
                 self.undo(self.size)
                 raise
         except OSError as exc:
-            raise unwritable(path, exc) from exc
+            raise unwritable(segment_path(self._folder, self.lane, max(self.number, 1)), exc) from exc
         self.size += len(data)
 
     def sync(self) -> None:

@@ -60,7 +60,8 @@ class ChangeSignal:
 
         Raises StoreError, and ForkedProcessError in a forked child.
         """
-        self._guard.check()
+        if self._guard.foreign:
+            self._guard.refuse()
         try:
             version = self._execute(_DATA_VERSION).fetchone()
         except sqlite3.Error:

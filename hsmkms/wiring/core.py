@@ -60,9 +60,8 @@ INIT_LOCK_SECONDS: Final = 60.0
 _NO_WISHES: Final = Order()
 
 
-def utc_now() -> datetime:
-    """Return the wall clock time: the clock of every entry point."""
-    return datetime.now(UTC)
+utc_now: Final[Clock] = partial(datetime.now, UTC)
+"""Returns the wall clock time: the clock of every entry point."""
 
 
 def boot_time() -> float:
@@ -197,8 +196,11 @@ def _core(
     seals = SealBook(store, lambda conn: row_seals.keys_from(tokens, installation, conn))
     cache = RecordCache(store, seals.check, installation.account, tokens.may_have_moved)
     occasion = Occasion(installation.account, _agent())
-    audit = AuditBook(store, installation.id, occasion, audit_policy(settings), lambda: cache.epoch, clock)
-    store.meta.companions.append(seals)  # after the audit log, since it seals what the audit log has written
+    policy = audit_policy(settings)
+    audit = AuditBook(store, installation.id, occasion, policy, cache, clock)
+    if policy.durability is not Durability.OFF:
+        store.meta.companions.append(audit)
+    store.meta.companions.append(seals)  # last, since the seals cover what other companions have written
     return Core(
         installation=installation,
         store=store,
@@ -207,7 +209,7 @@ def _core(
         cache=cache,
         audit=audit,
         seals=seals,
-        record=audit.record,
+        write_audit_record=audit.record,
         authorise=Access(cache, installation.account),
         leases=LeaseBook(store),
         uses=UsageBook(store),

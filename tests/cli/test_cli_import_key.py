@@ -462,7 +462,7 @@ def test_wrong_arguments(bare: Site, public: Path) -> None:
     told = bare.run("wrap-key-material", file, "--public-key", public, "--wrapping-algorithm", "RSAES_PKCS1_V1_5").error
     assert told.startswith("ValidationException: 'RSAES_PKCS1_V1_5' is none of the wrapping algorithms: use one of RSA")
     told = bare.run("wrap-key-material", file, "--public-key", file, "--wrapping-algorithm", "RSAES_OAEP_SHA_1").error
-    assert told.startswith("ValidationException: The public key cannot be read: give what get-parameters-for-import")
+    assert told.startswith("ValidationException: The public key cannot be read: give the PublicKey of get-par")
 
 
 def test_needs_nothing_of_an_installation(bare: Site, public: Path) -> None:

@@ -52,7 +52,7 @@ def test_as_the_encoder_has_it(calls: list[tuple[str, str, str, str, dict[str, s
             request_id=request_id,
         )
         request = EncryptRequest(key_id=key, plaintext=b"x", encryption_context=context)
-        told(forms, caller, event(number, request), Outcome(material=key or None))
+        told(forms, caller, event(number, request), Outcome(used=(("keyMaterialId", key),) if key else ()))
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_as_the_encoder_has_it(calls: list[tuple[str, str, str, str, dict[str, s
     [
         ("Encrypt", Outcome(error=DisabledException("no"))),
         ("CreateKey", Outcome()),
-        ("Encrypt", Outcome(material="ab")),
+        ("Encrypt", Outcome(used=(("keyMaterialId", "ab"),))),
     ],
 )
 def test_every_outcome(name: str, outcome: Outcome) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hsmkms.errors import DisabledException, KMSInvalidStateException, UnsupportedOperationException
 from hsmkms.model.enums import KeySpec, KeyState, Operation, Origin
 from hsmkms.model.records import KeyRecord
-from hsmkms.rules.kinds import CHECKS, STATE_FIRST, admit
+from hsmkms.rules.kinds import ADMIT, CHECKS, STATE_FIRST
 from hsmkms.rules.states import ADMISSION
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -51,6 +51,11 @@ FIRST_JUDGED = {
     "RotateKeyOnDemand": "state",
 }
 REFUSING_STATES = {KeyState.DISABLED: DisabledException, KeyState.PENDING_DELETION: KMSInvalidStateException}
+
+
+def admit(operation: Operation, key: KeyRecord, now: datetime) -> None:
+    """Admit an operation as the pipeline does."""
+    ADMIT[operation](operation, key, now)
 
 
 @pytest.mark.parametrize(("operation", "kind", "cell"), CELLS)

@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from hsmkms.server.audit_gate import AnswerHold
+from hsmkms.server.audit_gate import AuditGate
 from hsmkms.server.aws.errors import failure
 from hsmkms.server.latency_gate import LONG_SECONDS
 from hsmkms.server.messages import Response
@@ -43,21 +43,21 @@ class Book:
         return {each: REFUSED for each in operations if each in self.refused}
 
 
-def held(act: Callable[[Book, AnswerHold], "asyncio.Future[None]"], book: Book) -> None:
-    """Do something with a hold on a loop, until it is done."""
+def held(act: Callable[[Book, AuditGate], "asyncio.Future[None]"], book: Book) -> None:
+    """Do something with a gate on a loop, until it is done."""
 
     async def run() -> None:
-        hold = AnswerHold(cast("AuditBook", book), asyncio.get_running_loop())
-        await asyncio.wait_for(act(book, hold), PATIENCE)
-        hold.close()
+        gate = AuditGate(cast("AuditBook", book), asyncio.get_running_loop())
+        await asyncio.wait_for(act(book, gate), PATIENCE)
+        gate.close()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hsmkms.server.audit_gate.perf_counter", lambda: book.now)
         asyncio.run(run())
 
 
-def answers(book: Book, hold: AnswerHold, operations: list[str], into: list[Response]) -> "asyncio.Future[None]":
-    """Give answers of one turn to the hold; done when all have left, each after the wait for its record."""
+def answers(book: Book, gate: AuditGate, operations: list[str], into: list[Response]) -> "asyncio.Future[None]":
+    """Give answers of one turn to the gate; done when all have left, each after the wait for its record."""
     done = asyncio.get_running_loop().create_future()
     before = len(book.batches)
 
@@ -68,7 +68,7 @@ def answers(book: Book, hold: AnswerHold, operations: list[str], into: list[Resp
             done.set_result(None)
 
     for number, each in enumerate(operations):
-        hold.add(Response(200, (), b"%d" % number), leave, each, f"request-{number}", failure)
+        gate.add(Response(200, (), b"%d" % number), leave, each, f"request-{number}", failure)
     return done
 
 
@@ -76,7 +76,7 @@ def test_a_turn_shares_a_wait() -> None:
     """What one turn of the loop answers waits once, on the loop itself, and leaves in its order."""
     left: list[Response] = []
     book = Book()
-    held(lambda book, hold: answers(book, hold, ["Encrypt"] * 5, left), book)
+    held(lambda book, gate: answers(book, gate, ["Encrypt"] * 5, left), book)
     assert book.batches == [["Encrypt"] * 5]
     assert book.waited_in == [threading.current_thread().name]
     assert [each.body for each in left] == [b"0", b"1", b"2", b"3", b"4"]
@@ -87,12 +87,12 @@ def test_what_is_not_on_the_disk_is_refused(seconds: float) -> None:
     """Only the answers whose records must be kept, and were not, become errors; in a thread as on the loop."""
     left: list[Response] = []
 
-    async def twice(book: Book, hold: AnswerHold) -> None:
+    async def twice(book: Book, gate: AuditGate) -> None:
         for _ in range(4):
-            await answers(book, hold, ["Encrypt", "DescribeKey"], left)
+            await answers(book, gate, ["Encrypt", "DescribeKey"], left)
 
     book = Book(seconds, frozenset({"Encrypt"}))
-    held(lambda book, hold: asyncio.ensure_future(twice(book, hold)), book)
+    held(lambda book, gate: asyncio.ensure_future(twice(book, gate)), book)
     assert [(each.status, each.error) for each in left] == [(500, "KMSInternalException"), (200, None)] * 4
     assert (book.waited_in[-1] == threading.current_thread().name) is (seconds == 0.0)
 
@@ -101,20 +101,20 @@ def test_a_slow_disk_keeps_the_loop_from_nothing() -> None:
     """After two waits that took long, a thread waits, and the loop goes on meanwhile; what comes then goes together."""
     left: list[Response] = []
 
-    async def slowly(book: Book, hold: AnswerHold) -> None:
+    async def slowly(book: Book, gate: AuditGate) -> None:
         for _ in range(2):
-            await answers(book, hold, ["Encrypt"], left)
+            await answers(book, gate, ["Encrypt"], left)
         book.gate.clear()
-        first = answers(book, hold, ["Encrypt"], left)
+        first = answers(book, gate, ["Encrypt"], left)
         await asyncio.sleep(0)
         assert not first.done()
-        others = [answers(book, hold, ["Decrypt"], left) for _ in range(3)]
+        others = [answers(book, gate, ["Decrypt"], left) for _ in range(3)]
         await asyncio.sleep(0)
         book.gate.set()
         await asyncio.gather(first, *others)
 
     book = Book(LONG_SECONDS)
-    held(lambda book, hold: asyncio.ensure_future(slowly(book, hold)), book)
+    held(lambda book, gate: asyncio.ensure_future(slowly(book, gate)), book)
     assert book.batches[2:] == [["Encrypt"], ["Decrypt"] * 3]
     assert set(book.waited_in[2:]) != {threading.current_thread().name}
 
@@ -128,5 +128,5 @@ def test_a_fault_of_ours_lets_nothing_go() -> None:
             super().settle(operations)
             raise RuntimeError("a bug")
 
-    held(lambda book, hold: answers(book, hold, ["Encrypt", "DescribeKey"], left), Broken())
+    held(lambda book, gate: answers(book, gate, ["Encrypt", "DescribeKey"], left), Broken())
     assert [each.status for each in left] == [500, 500]

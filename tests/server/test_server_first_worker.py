@@ -14,7 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from hsmkms.config.settings import ServeSettings
-from hsmkms.server.heartbeat import Pulse
+from hsmkms.server.heartbeat import Heartbeat
 from hsmkms.server.process.supervisor import Lives, Slot, Workers
 from hsmkms.server.server import _begin
 
@@ -29,12 +29,12 @@ def sleep(*_: Any) -> None:  # noqa: ANN401 - as a worker is called
     time.sleep(SECONDS)
 
 
-def end(how: Callable[[], object], pulse: Pulse | None = None) -> Callable[..., None]:
-    """A worker that ends in some way, after it has proven the PIN if it has a pulse to beat."""
+def end(how: Callable[[], object], heartbeat: Heartbeat | None = None) -> Callable[..., None]:
+    """A worker that ends in some way, after it has proven the PIN if it has a heartbeat to beat."""
 
     def life(*_: Any) -> None:  # noqa: ANN401 - see above
-        if pulse is not None:
-            pulse.beat()
+        if heartbeat is not None:
+            heartbeat.beat()
         how()
 
     return life
@@ -42,13 +42,13 @@ def end(how: Callable[[], object], pulse: Pulse | None = None) -> Callable[..., 
 
 def serve_ready(slot: Slot) -> None:
     """A worker that is ready at once."""
-    slot.told.send(True)
+    slot.ready.send(True)
     sleep()
 
 
-def run(first: Callable[..., None], other: Callable[..., None], proven: Pulse, ready: Pipe) -> None:
+def run(first: Callable[..., None], other: Callable[..., None], proven: Heartbeat, ready: Pipe) -> None:
     """A server of two workers."""
-    Workers(SETTINGS, Lives(first, other, sleep), Pulse(), ready.send, None, proven).run()
+    Workers(SETTINGS, Lives(first, other, sleep), Heartbeat(), ready.send, None, proven).run()
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def run(first: Callable[..., None], other: Callable[..., None], proven: Pulse, r
 def test_its_end_ends_the_server(how: Callable[[], object], status: int) -> None:
     """Whatever keeps the first worker from opening the installation ends the server, and the others with it."""
     here, there = _fork.Pipe(duplex=False)
-    process = _fork.Process(target=run, args=(end(how), sleep, Pulse(), there))
+    process = _fork.Process(target=run, args=(end(how), sleep, Heartbeat(), there))
     process.start()
     there.close()
     process.join(SECONDS)
@@ -72,7 +72,7 @@ def test_its_end_ends_the_server(how: Callable[[], object], status: int) -> None
 def test_once_proven_it_is_one_of_them() -> None:
     """A first worker that ends after it has proven the PIN is replaced by one like the others; the server goes on."""
     here, there = _fork.Pipe(duplex=False)
-    proven = Pulse()
+    proven = Heartbeat()
     process = _fork.Process(target=run, args=(end(lambda: sys.exit(1), proven), serve_ready, proven, there))
     process.start()
     there.close()

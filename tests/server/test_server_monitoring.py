@@ -273,6 +273,5 @@ def test_a_client_makes_no_line_of_its_own(form: str) -> None:
             key_id=key_id, outcome="ok", milliseconds=1.0, source="::1",
         )  # fmt: skip
         log.note(line)
-    assert [line.count(b"\n") for line in written] == [1, 1]
-    assert all(line.endswith(b"\n") and len(line) < MAX_TEXT * 2 + 300 for line in written)
+    assert all(b"\n" not in line and len(line) < MAX_TEXT * 2 + 300 for line in written)
     assert b"outcome=ok" in written[0]

@@ -12,7 +12,7 @@ from served import PROGRAMS, SECONDS, credentials
 
 from hsmkms.server import protocols
 from hsmkms.server.aws.served import AWS
-from hsmkms.server.heartbeat import Pulse
+from hsmkms.server.heartbeat import Heartbeat
 from hsmkms.server.messages import RawRequest, Response
 from hsmkms.server.unavailable_app import StandIn
 
@@ -56,6 +56,6 @@ def test_the_last_row_has_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_while_the_token_is_away(tmp_path: Path) -> None:
     """What answers in the place of a worker does so in the protocol's form."""
     responses: list[Response] = []
-    StandIn(tmp_path, Pulse())(SIGNED, "", responses.append)
+    StandIn(tmp_path, Heartbeat())(SIGNED, "", responses.append)
     assert [(each.status, each.error) for each in responses] == [(503, "DependencyTimeoutException")]
     assert dict(responses[0].headers)["Content-Type"] == JSON

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
@@ -46,9 +46,18 @@ VECTOR_AUTHORIZATION = (
 Headers = tuple[tuple[str, str], ...]
 
 
-def find_secret(access_key_id: str) -> str | None:
-    """The one access key that there is."""
-    return SECRET if access_key_id == ACCESS_KEY_ID else None
+class Credential(NamedTuple):
+    """A credential, as the server's endpoint looks it up."""
+
+    secret: str
+
+
+CREDENTIAL = Credential(SECRET)
+
+
+def find(access_key_id: str) -> Credential | None:
+    """Return the credential of the only access key."""
+    return CREDENTIAL if access_key_id == ACCESS_KEY_ID else None
 
 
 def raw(headers: Headers, body: bytes = BODY, url: str = URL, method: str = "POST") -> RawRequest:
@@ -83,7 +92,9 @@ def sign(
 
 def verify(request: RawRequest, now: datetime = NOW, skew: timedelta = FIVE) -> sigv4.Scope:
     """Check a request as the server does."""
-    return sigv4.verify(request, find_secret, now, skew)
+    scope, credential = sigv4.verify(request, find, now, skew)
+    assert credential is CREDENTIAL
+    return scope
 
 
 def authorized(headers: Headers, authorization: str, body: bytes = BODY, url: str = URL) -> RawRequest:

@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 from raw_client import SECONDS, address_of, call, exchange, raw, read_answer, signed
 
 from hsmkms.server.aws.errors import refusal
-from hsmkms.server.heartbeat import Pulse
+from hsmkms.server.heartbeat import Heartbeat
 from hsmkms.server.messages import RawRequest
 from hsmkms.server.process.heads import CLOSED, head_of
 from hsmkms.server.process.refusals import LATE, busy
@@ -90,7 +90,7 @@ def test_header_names(hsmkms_endpoint: Endpoint) -> None:
 def test_header_names_of_a_busy_server(tmp_path: Path) -> None:
     """What a server answers that has no room, or no token yet, has them as well."""
     responses = [refusal(busy("x")), refusal(LATE)]
-    stand_in = StandIn(tmp_path, Pulse())
+    stand_in = StandIn(tmp_path, Heartbeat())
     for method, path in (("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics"), ("POST", "/")):
         stand_in(RawRequest(method, path, "", {}, b""), "", responses.append)
     assert [each.status for each in responses] == [503, 408, 200, 503, 200, 503]

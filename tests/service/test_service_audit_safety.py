@@ -16,7 +16,8 @@ from hsmkms.model.caller import local_root
 from hsmkms.model.enums import Operation
 from hsmkms.model.keys import DescribeKeyRequest, UpdateKeyDescriptionRequest
 from hsmkms.model.rotation import EnableKeyRotationRequest
-from hsmkms.store import audit_files
+from hsmkms.store import audit_files, changes, keys, outbox, row_seals
+from hsmkms.store.sealed_rows import key_subject
 
 
 def records(kms: Kms) -> list[dict[str, Any]]:
@@ -147,7 +148,7 @@ def test_change_without_its_record(site: Site, monkeypatch: pytest.MonkeyPatch) 
     def dies(*_: object) -> None:
         raise SystemExit
 
-    monkeypatch.setattr(kms._core, "record", dies)
+    monkeypatch.setattr(kms._core, "write_audit_record", dies)
     with pytest.raises(SystemExit):
         kms.update_key_description(UpdateKeyDescriptionRequest(key_id=key.key_id, description="new"), caller)
     monkeypatch.undo()
@@ -161,6 +162,42 @@ def test_change_without_its_record(site: Site, monkeypatch: pytest.MonkeyPatch) 
         assert told["requestParameters"] == {"keyId": key.key_id, "description": "new"}
         assert "committed" in told["additionalEventData"]["outcome"]
         assert again.operator.audit.verify().faults == []
+
+
+def test_a_named_write_is_audited_and_sealed(site: Site) -> None:
+    """A commit has an audit record, new seals of the rows and the change; a rollback has none of them."""
+    kms = site.open()
+    core, key, name = kms._core, new_key(kms), "Probe"
+
+    def written() -> tuple[int, object, int]:
+        with core.store.reading() as conn:
+            records = [json.loads(each.record) for each in outbox.fetch(conn)]
+            return (
+                sum(each["eventName"] == name for each in records),
+                row_seals.fetch(conn, key_subject(key.key_id)),
+                changes.latest(conn),
+            )
+
+    def write(description: str) -> None:
+        with core.audit.acting(name, REGION), core.audited_and_sealed() as tx:
+            record = keys.fetch(tx, REGION, key.key_id)
+            assert record is not None
+            keys.set_description(tx, key.key_id, REGION, description, record.version)
+            if not description:
+                raise NotFoundException
+
+    before = written()
+    with pytest.raises(NotFoundException):
+        write("")
+    assert written() == before
+    write("probed")
+    records, seal_now, latest = written()
+    assert records == before[0] + 1
+    assert seal_now != before[1]
+    assert latest > before[2]
+    with core.store.reading() as conn:
+        assert core.seals.verify(conn) == []
+    kms.close()
 
 
 def test_torn_end(site: Site) -> None:

@@ -431,7 +431,7 @@ def test_the_configuration_of_another_folder(new_site: NewSite, private: X25519P
         (site.folder / "hsmkms.toml").read_text().replace('# data_dir = "."', 'data_dir = "/elsewhere"').encode()
     )
     for name, configuration, words in (
-        ("elsewhere", elsewhere, "says data_dir = /elsewhere"),
+        ("elsewhere", elsewhere, "has data_dir = /elsewhere"),
         ("garbage", b"\0", "is wrong"),
     ):
         file = back_up(site, private, name, configuration=configuration)

@@ -74,7 +74,7 @@ def _operation_of(method: ast.FunctionDef) -> str:
     assert isinstance(statement, ast.Return), method.name
     call = statement.value
     assert isinstance(call, ast.Call), method.name
-    assert ast.unparse(call.func) == "self._run", method.name
+    assert ast.unparse(call.func) == "self._audited", method.name
     operation, _procedure, *others = map(ast.unparse, call.args)
     assert others == ["request", "caller"], method.name
     return operation.removeprefix("Operation.")
@@ -88,12 +88,22 @@ def test_every_method_is_the_pipeline() -> None:
 
 
 def test_run_is_the_pipeline() -> None:
-    """The one private way of Kms ends in ``pipeline.run``."""
+    """The only private method of Kms that runs requests ends in ``pipeline.run_audited``."""
     returned = [
-        node for node in ast.walk(ast.parse(inspect.getsource(Kms._run).strip())) if isinstance(node, ast.Return)
+        node for node in ast.walk(ast.parse(inspect.getsource(Kms._audited).strip())) if isinstance(node, ast.Return)
     ]
-    assert [ast.unparse(each.value.func) for each in returned if isinstance(each.value, ast.Call)] == ["run"]
+    assert [ast.unparse(each.value.func) for each in returned if isinstance(each.value, ast.Call)] == ["run_audited"]
     assert len(returned) == 1
+
+
+@pytest.mark.parametrize("part", ["service/operations", "service/keys", "service/pipeline.py"])
+def test_writes_are_named(part: str) -> None:
+    """Operations and the life of keys write by ``audited_and_sealed``, whose name says what a commit writes besides."""
+    place = PACKAGE / part
+    for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+        calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        assert not [each for each in calls if ast.unparse(each).endswith(".atomic")], path
+    assert _makers_of("audited_and_sealed") >= {"service/operations/deletion.py", "service/keys/creation.py"}
 
 
 def _makers_of(name: str) -> set[str]:
@@ -451,7 +461,7 @@ def scene(kms: Kms, to_import: importing.ImportKeyMaterialRequest) -> Iterator[S
     yield Scene(key, new_key(kms), pending, imported, alias, sealed, to_import, *others, grant_id)
     kms._core.tokens = tokens
     kms._core.authorise = authorise
-    kms._core.record = kms._core.audit.record
+    kms._core.write_audit_record = kms._core.audit.record
 
 
 def call(kms: Kms, operation: Operation, scene: Scene, caller: Caller | None = None) -> Any:  # noqa: ANN401 - a response of any type
@@ -490,7 +500,7 @@ def test_authorised_and_recorded(kms: Kms, scene: Scene, operation: Operation) -
         callers.add(done.caller.request_id)
         recorded.append((done.operation, list(done.resources), error))
 
-    kms._core.authorise, kms._core.record = authorise, record  # type: ignore[assignment]  # nobody asks it more
+    kms._core.authorise, kms._core.write_audit_record = authorise, record  # type: ignore[assignment]  # nobody asks it more
     caller = kms.caller(REGION)
     answer = call(kms, operation, scene, caller)
     expected = CASES[operation][1](scene)
@@ -525,7 +535,7 @@ def test_refusal_stops_everything(kms: Kms, scene: Scene, operation: Operation, 
             raise refusal
 
     kms._core.authorise = authorise  # type: ignore[assignment]  # nobody asks it more
-    kms._core.record = lambda done, _request, _response, error: recorded.append(
+    kms._core.write_audit_record = lambda done, _request, _response, error: recorded.append(
         (done.operation, list(done.resources), error)
     )
     kms._core.tokens = Untouchable()  # type: ignore[assignment]
@@ -552,7 +562,7 @@ def test_refused_requests_are_recorded(
     """A request that is refused before any key is found is recorded as well, with its error."""
     del scene  # restores the stages
     recorded: Recorded = []
-    kms._core.record = lambda done, _request, _response, fault: recorded.append(
+    kms._core.write_audit_record = lambda done, _request, _response, fault: recorded.append(
         (done.operation, list(done.resources), fault)
     )
     with pytest.raises(HsmKmsError):
@@ -628,7 +638,9 @@ def test_a_bug_is_recorded(kms: Kms, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> bytes:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(kms._core, "record", lambda *heard: told.append((heard[0].operation, type(heard[3]).__name__)))
+    monkeypatch.setattr(
+        kms._core, "write_audit_record", lambda *heard: told.append((heard[0].operation, type(heard[3]).__name__))
+    )
     monkeypatch.setattr(kms._core.device.ciphers, "random", broken)
     with pytest.raises(ZeroDivisionError):
         kms.generate_random(crypto.GenerateRandomRequest(number_of_bytes=1))

@@ -55,7 +55,7 @@ def test_requests(opened: Kms, monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append((call.operation, type(error).__name__ if error is not None else None))
 
     ciphertexts = [seal(opened, old.key_id), seal(opened, new.key_id)]
-    monkeypatch.setattr(opened._core, "record", record)
+    monkeypatch.setattr(opened._core, "write_audit_record", record)
     job = Mover(opened, new.key_id, source_context={}, destination_context={"a": "1"})
     moved = [job.move(each, needs(each)).ciphertext for each in ciphertexts]
     assert all(job.move(each, needs(each)) == Moved(current=True) for each in moved if each is not None)

@@ -26,7 +26,8 @@ class IvSource:
 
     def next(self, session: Session) -> bytes:
         """Return 12 fresh random bytes; a new block is fetched through the caller's session when they run out."""
-        self._guard.check()
+        if self._guard.foreign:
+            self._guard.refuse()
         while True:
             try:
                 return self._ready.popleft()

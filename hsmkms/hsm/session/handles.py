@@ -7,6 +7,7 @@ enumeration.
 
 import threading
 from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 from pkcs11.constants import Attribute
@@ -24,17 +25,17 @@ SEARCH_SECONDS: Final = 10.0
 
 
 class HandleIndex:
-    """Handle cache for secret keys and private halves. ``lookup`` is one dictionary access for a known key."""
+    """Handle cache for secret keys and private halves."""
+
+    lookup: Callable[[bytes], int | None]
+    """Return the cached handle of a CKA_ID, or None: one dictionary access."""
 
     def __init__(self) -> None:
         self._handles: dict[bytes, int] = {}
+        self.lookup = self._handles.get
         self._labels: dict[bytes, str | None] = {}
         self._searching = threading.Lock()
         self._searches = 0
-
-    def lookup(self, cka_id: bytes) -> int | None:
-        """Return the cached handle, or None."""
-        return self._handles.get(cka_id)
 
     def label(self, cka_id: bytes) -> str | None:
         """Return the label of a key that was found by a single search, if it could be read then."""
@@ -53,6 +54,7 @@ class HandleIndex:
     def forget_all(self) -> None:
         """Drop every handle: the sessions or the token changed. A search in progress fills the old dictionary."""
         self._handles = {}
+        self.lookup = self._handles.get
         self._labels = {}
         self._searches = 0
 

@@ -85,7 +85,8 @@ class SessionPool:
         Raises ThrottlingException after ``wait_seconds`` without a free session; while the token is away,
         TokenUnavailableError or PinError at once.
         """
-        self._guard.check()
+        if self._guard.foreign:
+            self._guard.refuse()
         if self._refusal is not None:
             self.check()
         if self._holders:

@@ -12,7 +12,7 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from hsmkms.model.caller import Caller
-from hsmkms.rules.audit.record import Event, Occasion, Outcome, encode, event_time, is_read_only, materials, of_request
+from hsmkms.rules.audit.record import Event, Occasion, Outcome, encode, event_time, is_read_only, of_request
 
 MAX_FORMS: Final = 2048
 """Cache limit of forms, of 1 to 3 KB each; when it is reached the cache is cleared."""
@@ -35,7 +35,7 @@ class Forms:
         if outcome.error is not None or not (is_read_only(event.name) and isinstance(event.shown, Raw)):
             return encode(of_request(self._occasion, caller, event, outcome))
         common = (
-            *(event.name, event.source, event.arns, materials(outcome.response, outcome.material)),
+            *(event.name, event.source, event.arns, outcome.used),
             *(caller.principal, caller.access_key_id, caller.region, caller.source_address, caller.user_agent),
         )
         form = self._forms.get(common) or self._make(common, caller, event, outcome)

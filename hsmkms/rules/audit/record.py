@@ -110,9 +110,17 @@ def _is_bytes(hint: Any) -> bool:  # noqa: ANN401 - a type
     return any(isinstance(each, msgspec.inspect.BytesType) for each in kinds)
 
 
+_PLAIN: Final = frozenset({str, bool, int, dict})
+"""Types of members that are shown as they are."""
+
+
 def _shown_members(kind: type[Struct], values: tuple[Any, ...]) -> dict[str, Any]:
     pairs = zip(_members(kind).names, values, strict=True)
-    return {name: _shown(value) for name, value in pairs if value is not None and not isinstance(value, bytes)}
+    return {
+        name: value if type(value) in _PLAIN else _shown(value)
+        for name, value in pairs
+        if value is not None and not isinstance(value, bytes)
+    }
 
 
 def _shown(value: Any) -> Any:  # noqa: ANN401 - any member
@@ -231,10 +239,10 @@ class Event(Struct, frozen=True, kw_only=True):
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
-    """Result of an operation. ``material``: the key material that was used, if the response does not contain it."""
+    """Result of an operation. ``used``: the ``materials`` that it has used."""
 
     response: Struct | None = None
-    material: str | None = None
+    used: tuple[tuple[str, str], ...] = ()
     error: HsmKmsError | None = None
 
 
@@ -245,7 +253,7 @@ def of_request(occasion: Occasion, caller: Caller, event: Event, outcome: Outcom
     """Build the record of a request."""
     read_only = is_read_only(event.name)
     error, response = outcome.error, outcome.response
-    used = materials(response, outcome.material) if error is None else ()
+    used = outcome.used if error is None else ()
     return AuditRecord(
         user_identity=identity(caller.principal, occasion.account, caller.access_key_id),
         event_time=event_time(event.at),

@@ -184,7 +184,7 @@ class _Reader:
             if not _match_sid(sid):
                 raise MalformedPolicyDocumentException("Sid may have letters and digits only.")
             if sid and sid in self._sids:
-                raise MalformedPolicyDocumentException("another statement has this Sid already.")
+                raise MalformedPolicyDocumentException("this Sid is used twice: give each statement its own.")
             self._sids.add(sid)
 
     # -- elements -----------------------------------------------------------------------------------------------

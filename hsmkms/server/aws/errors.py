@@ -1,4 +1,4 @@
-"""Errors as clients of AWS read them: those of operations, and refusals that are older than any operation."""
+"""Render errors for clients of AWS: those of operations, and refusals before any operation."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -18,14 +18,14 @@ _OTHER: Final = "BadRequestException"
 
 
 def failure(error: Exception, request_id: str, head: RawRequest | None = None) -> Response:
-    """An error of a request; with its head, in the form that the service reads for which it was meant."""
+    """Render an error; with the request's head, in the form of the service that the client meant to call."""
     if head is None:
         return protocol.failure(error, request_id)
     return other_services.failure(error, request_id, head)
 
 
 def refusal(refused: Refusal) -> Response:
-    """A refusal: AWS JSON, whatever was sent."""
+    """Render a refusal as AWS JSON, whatever was sent."""
     code = _CODES.get(refused.status, _OTHER)
     body = msgspec.json.encode({"__type": code, "message": refused.message})
     retry = refused.retry_after_seconds

@@ -1,6 +1,6 @@
-"""Errors for requests that are meant for another service of AWS: clients of some services read XML alone.
+"""Render errors for requests that are meant for other services of AWS, some of whose clients read XML only.
 
-Whoever sets AWS_ENDPOINT_URL sends those of every service here, and must be able to read what the matter is.
+A client with AWS_ENDPOINT_URL sends the requests of all services here, and must be able to read the error.
 """
 
 import re
@@ -15,13 +15,13 @@ from hsmkms.server.messages import RawRequest, Response
 
 XML: Final = "text/xml"
 FORM: Final = "application/x-www-form-urlencoded"
-"""In this form STS, IAM and other older services are asked."""
+"""Content type of requests to STS, IAM and other older services."""
 
 _find_service: Final = re.compile(r"/([^/, ]+)/aws4_request").search
 
 
 def failure(error: Exception, request_id: str, head: RawRequest) -> Response:
-    """An error in the form that the sender of a request reads: JSON, or XML where S3 or an older service was meant."""
+    """Render an error in the form that the client reads: JSON, or XML if it meant S3 or an older service."""
     response = protocol.failure(error, request_id)
     scope = _find_service(head.header("authorization") or "")
     service = scope[1] if scope is not None else SERVICE
@@ -33,6 +33,6 @@ def failure(error: Exception, request_id: str, head: RawRequest) -> Response:
 
 
 def _xml(response: Response, error: Exception, *, whole: bool) -> bytes:
-    """``whole``: the error is the whole document, as S3 has it; elsewhere it is a part of one."""
-    told = f"<Error><Code>{response.error}</Code><Message>{escape(protocol.words_of(error))}</Message></Error>"
-    return (told if whole else f"<ErrorResponse>{told}</ErrorResponse>").encode()
+    """Render an error as XML; ``whole``: as the whole document, for S3, not as a part of one."""
+    xml = f"<Error><Code>{response.error}</Code><Message>{escape(protocol.words_of(error))}</Message></Error>"
+    return (xml if whole else f"<ErrorResponse>{xml}</ErrorResponse>").encode()

@@ -1,8 +1,8 @@
-"""AWS JSON 1.1: from a raw request to an operation, and from its outcome to a raw response.
+"""AWS JSON 1.1: find the operation of a raw request, and render its outcome as a raw response.
 
-Everything about the wire is here but the signature. X-Amz-Target alone says what a request is: its Content-Type is
-not looked at, so that curl needs no more than a signature. Source: AWS KMS API Reference, "Common errors", and what
-the service was seen to answer.
+The whole wire protocol is here but the signature. Only X-Amz-Target determines the operation; the Content-Type is
+ignored, so that curl needs nothing but a signature. Source: AWS KMS API Reference, "Common errors", and responses of
+the service.
 """
 
 from typing import Final
@@ -19,7 +19,7 @@ TARGET: Final = "x-amz-target"
 
 _PREFIX: Final = "TrentService."
 _BY_TARGET: Final = {f"{_PREFIX}{operation}": operation for operation in OPERATIONS}
-"""The operations that are built, by the whole value of X-Amz-Target."""
+"""Implemented operations, by the whole value of X-Amz-Target."""
 
 _CLIENT: Final = 400
 _SERVER: Final = 500
@@ -28,21 +28,24 @@ _SILENT: Final = "Something failed inside hsmkms: look into its log for this req
 
 
 def built_operation(request: RawRequest) -> Operation | None:
-    """The operation that a request names, if it is built: for what is decided before the request is checked."""
+    """Return the operation that a request asks for, or None where ``operation_of`` raises or has to join headers."""
     targets = request.headers.get(TARGET, ())
-    return _BY_TARGET.get(targets[0]) if len(targets) == 1 else None
+    if len(targets) != 1 or request.method != "POST" or request.path != "/":
+        return None
+    return _BY_TARGET.get(targets[0])
 
 
 def named_operation(request: RawRequest) -> Operation | None:
-    """The operation of AWS KMS that a request names, built or not."""
+    """Return the operation of AWS KMS that a request names, implemented or not."""
     name = (request.header(TARGET) or "").removeprefix(_PREFIX)
     return Operation(name) if name in _NAMES else None
 
 
 def operation_of(request: RawRequest) -> Operation:
-    """The operation that a request asks for: it is posted to ``/``, and X-Amz-Target names it.
+    """Return the operation of a request, which is posted to ``/`` and names it in X-Amz-Target.
 
-    UnknownOperationException for a name that no model has, UnsupportedOperationException for one that is not built.
+    UnknownOperationException for a name that AWS does not have, UnsupportedOperationException for one that hsmkms does
+    not implement.
     """
     if (request.method, request.path) != ("POST", "/"):
         raise UnknownOperationException("The API is POST / alone: set the endpoint URL without a path.")
@@ -59,12 +62,12 @@ def operation_of(request: RawRequest) -> Operation:
 
 
 def success(body: bytes, request_id: str) -> Response:
-    """The answer of an operation; an empty body where the API answers nothing."""
+    """Render the response of an operation; the body is empty if the API returns nothing."""
     return Response(200, (("Content-Type", CONTENT_TYPE), ("x-amzn-RequestId", request_id)), body)
 
 
 def failure(error: Exception, request_id: str) -> Response:
-    """An error as clients of AWS expect it; what is no error of ours tells nothing of itself."""
+    """Render an error as AWS does; unexpected exceptions become KMSInternalException with a fixed message."""
     code = error.code if isinstance(error, HsmKmsError) else "KMSInternalException"
     client = isinstance(error, HsmKmsError) and error.fault == "client"
     status = _STATUS.get(code, _CLIENT if client else _SERVER)
@@ -76,7 +79,7 @@ def failure(error: Exception, request_id: str) -> Response:
 
 
 def words_of(error: Exception) -> str:
-    """What a client is told of an error."""
+    """Return the message of an error for clients."""
     return str(error) if isinstance(error, HsmKmsError) else _SILENT
 
 

@@ -1,8 +1,8 @@
 """Quotas: token buckets for each principal, and each operation or class of operations that is limited.
 
 A bucket holds as many requests as its rate allows in one second (at least one) and fills at that rate. By default only
-what makes keys on the token, and so wears and fills it, is limited; AWS's own figures can be configured. Each worker
-process counts for itself, so it is given its share of the rate.
+operations that create keys on the token, and so wear and fill it, are limited; AWS's own figures can be configured.
+Each worker process has its own buckets, with its share of the rate.
 """
 
 import threading
@@ -16,7 +16,7 @@ from hsmkms.token_bucket import TokenBucket
 
 TOO_FAST: Final = "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls."
 MAX_BUCKETS: Final = 100_000
-"""Beyond that all buckets are forgotten: who makes so many principals is not slowed by them."""
+"""Limit of buckets; when it is reached all are dropped, which favours whoever can create so many principals."""
 
 DEFAULT_RATES: Final[Mapping[str, float]] = {
     "CreateKey": 5.0,
@@ -25,11 +25,11 @@ DEFAULT_RATES: Final[Mapping[str, float]] = {
     "ImportKeyMaterial": 15.0,
     "DataKeyPairs": 10.0,
 }
-"""Requests a second for each principal; operations that are not named are not limited."""
+"""Requests per second for each principal; operations that are not listed are not limited."""
 
 
 class Quota:
-    """The buckets of one process. Thread-safe. ``rates``: requests a second by name of an operation or a class."""
+    """The token buckets of one process. Thread-safe. ``rates``: requests per second by operation or class."""
 
     def __init__(self, rates: Mapping[str, float]) -> None:
         limits: dict[Operation, list[tuple[str, float]]] = {}
@@ -37,11 +37,13 @@ class Quota:
             for operation in quota_members(name) if rate > 0 else ():
                 limits.setdefault(operation, []).append((name, rate))
         self._limits = limits
+        self.limited = frozenset(limits)
+        """Operations with a quota; ``spend`` admits all others at once."""
         self._buckets: dict[tuple[str, str], TokenBucket] = {}
         self._lock = threading.Lock()
 
     def spend(self, principal: str, operation: Operation, now: float) -> None:
-        """Count a request. ``now``: seconds of a clock that nobody sets. ThrottlingException if it is one too many."""
+        """Take a token for a request at ``now`` (monotonic seconds). ThrottlingException if a bucket is empty."""
         limits = self._limits.get(operation)
         if limits is None:
             return
@@ -49,7 +51,7 @@ class Quota:
             if len(self._buckets) >= MAX_BUCKETS:
                 self._buckets.clear()
             buckets = [self._bucket(principal, name, rate, now) for name, rate in limits]
-            # A request that is refused in one bucket costs nothing in the others.
+            # A request that one bucket refuses takes no token from the others.
             enough = min(each.level(now) for each in buckets) >= 1.0
             if enough:
                 for each in buckets:

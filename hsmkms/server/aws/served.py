@@ -1,4 +1,4 @@
-"""The API of AWS KMS as one of the server's protocols."""
+"""Register the API of AWS KMS as one of the server's protocols."""
 
 from typing import Final
 
@@ -10,7 +10,7 @@ from hsmkms.server.protocol import ServedProtocol
 
 
 def takes(request: RawRequest) -> bool:
-    """Clients of AWS sign a request, or name its operation."""
+    """Return True for a request that is signed or names an operation, as clients of AWS do."""
     return TARGET in request.headers or "authorization" in request.headers
 
 

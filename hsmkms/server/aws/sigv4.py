@@ -1,11 +1,11 @@
-"""Signature Version 4: who signed a request, and that nothing of it was changed since.
+"""Verify Signature Version 4: who signed a request, and that it was not changed.
 
-The caller signs a canonical form of the request with a key derived from his secret, the day, the region and the
-service. The check makes the same form from the raw request and compares in constant time. An access key that is
-unknown, deleted or inactive gives one and the same error, after the same work (one look into the database, one
-signature, no call to the token); whoever names an active one without its secret is told, as by AWS, that the signature
-does not match. So the ids of access keys are random: 80 bits that nobody can try through. Source: AWS General
-Reference, "Create a signed AWS API request"; the errors are those that KMS was seen to give.
+The client signs a canonical form of the request with a key derived from its secret, the day, the region and the
+service. The server builds the same form from the raw request and compares in constant time. An access key that is
+unknown, deleted or inactive gives the same error after the same work (one lookup in the database, one signature, no
+call to the token); for an active one with a wrong secret the error says, as that of AWS, that the signature does not
+match. So the ids of access keys are random: 80 bits, too many to guess. Source: AWS General Reference, "Create a signed
+AWS API request"; the errors are those of KMS.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from operator import itemgetter
-from typing import Final
+from typing import Final, Protocol, TypeVar
 from urllib.parse import quote, unquote
 
 from msgspec import Struct
@@ -53,21 +53,29 @@ _match_signature: Final = re.compile(r"[0-9a-f]{64}", re.ASCII).fullmatch
 _DATE_LENGTH: Final = 16
 _SPACES: Final = re.compile(r"[ \t]+")
 _RAW: Final = "latin-1"
-"""How bytes of the head are told as text here, one character for each; they are signed as they were sent."""
+"""Encoding of the head as text, one character per byte; the bytes are signed as they were sent."""
 
 _PARTS: Final = ("Credential", "SignedHeaders", "Signature")
 _MAX_CREDENTIAL: Final = 256
-"""More than the longest access key id with every scope; what is longer would only fill the caches."""
+"""More than the longest access key id with every scope; longer ones would only fill the caches."""
 
 _MAX_KEPT_NAMES: Final = 1024
-"""Bytes of header names, several times what clients send; more is not cached: a sender may have no credential."""
+"""Limit in bytes of cached header names, several times what clients send: a sender may have no credential."""
 
-FindSecret = Callable[[str], str | None]
-"""The secret of an access key that is active, or None."""
+
+class HasSecret(Protocol):
+    """A credential as far as a signature needs it."""
+
+    @property
+    def secret(self) -> str:
+        """The secret of an access key."""
+
+
+Credential = TypeVar("Credential", bound=HasSecret)
 
 
 class Scope(Struct, frozen=True):
-    """For whom and what a signature was made: access key id, day (YYYYMMDD), region."""
+    """Credential scope of a signature: access key id, day (YYYYMMDD), region."""
 
     access_key_id: str
     date: str
@@ -75,7 +83,7 @@ class Scope(Struct, frozen=True):
 
 
 class _Front(Struct, frozen=True):
-    """What an Authorization header says before the signature: the same in all requests of a client and a day."""
+    """Parsed Authorization header up to the signature: the same for all requests of a client on one day."""
 
     scope: Scope
     credential_scope: str
@@ -83,34 +91,40 @@ class _Front(Struct, frozen=True):
 
 
 class _Signed(Struct, frozen=True):
-    """Signed headers: their names in one line, what reads their values, and the lines of usual ones."""
+    """Signed headers: their names in one line, the getter of their values, and the format of the usual lines."""
 
     names: str
     read: Callable[[Mapping[str, Sequence[str]]], tuple[Sequence[str], ...]]
     lines: str
 
 
-def verify(request: RawRequest, find_secret: FindSecret, now: datetime, skew: timedelta) -> Scope:
-    """Return whose signature the request bears; every failure is one of AWS's errors and tells no more than it must."""
+def verify(
+    request: RawRequest, find: Callable[[str], Credential | None], now: datetime, skew: timedelta
+) -> tuple[Scope, Credential]:
+    """Verify a request's signature; return its scope and credential. Every failure is one of AWS's errors.
+
+    ``find``: returns the credential of an active access key, or None.
+    """
     front, signature = _read(request)
     scope = front.scope
-    stamp = request.header("x-amz-date") or ""
+    stamp = ",".join(request.headers.get("x-amz-date", ()))
     _check_date(stamp, scope, now, skew)
-    _check_payload_hash(request)
-    secret = find_secret(scope.access_key_id)
-    expected = _signature(request, front, stamp, secret if secret is not None else _NOBODY)
+    if "x-amz-content-sha256" in request.headers:
+        _check_payload_hash(request)
+    credential = find(scope.access_key_id)
+    expected = _signature(request, front, stamp, credential.secret if credential is not None else _NOBODY)
     matches = hmac.compare_digest(expected, signature)
-    if secret is None:
+    if credential is None:
         raise UnrecognizedClientException(WRONG_CLIENT)
     if not matches:
         raise InvalidSignatureException(WRONG_SIGNATURE)
-    return scope
+    return scope, credential
 
 
 def check_head(head: RawRequest, now: datetime, skew: timedelta) -> Scope:
-    """Return for whom a head says that it is signed, before its body is there; the same errors as ``verify``.
+    """Return the scope that a head states, before its body has arrived; the same errors as ``verify``.
 
-    What it proves is nothing: it keeps those out who do not even pretend.
+    This proves nothing: it only refuses requests that do not look signed.
     """
     front, _ = _read(head)
     _check_date(head.header("x-amz-date") or "", front.scope, now, skew)
@@ -121,17 +135,17 @@ def check_head(head: RawRequest, now: datetime, skew: timedelta) -> Scope:
 
 
 def _read(request: RawRequest) -> tuple[_Front, str]:
-    """What is told before the signature, and the signature."""
+    """Parse the Authorization header into the part before the signature, and the signature."""
     headers = request.headers
-    header = request.header("authorization")
-    if header is None:
+    if "authorization" not in headers:
         raise MissingAuthenticationTokenException(
             "Missing Authentication Token: sign the request (Signature Version 4)."
         )
-    told, _, signature = header.rpartition(", Signature=")
+    header = ",".join(headers["authorization"])
+    front_text, _, signature = header.rpartition(", Signature=")
     read = _usual_front if _are_kept(headers) else _usual_front.__wrapped__
     try:
-        front = read(told, tuple(headers))
+        front = read(front_text, tuple(headers))
     except ValueError:
         credential, signed_headers, signature = _parts(header)
         front = _front(credential, signed_headers, tuple(headers))
@@ -141,32 +155,32 @@ def _read(request: RawRequest) -> tuple[_Front, str]:
 
 
 def _are_kept(names: Iterable[str]) -> bool:
-    """True if what is made of these names of headers may be cached."""
+    """Return True if results for these header names may be cached."""
     return sum(map(len, names)) <= _MAX_KEPT_NAMES
 
 
 @lru_cache(maxsize=256)
-def _usual_front(told: str, present: tuple[str, ...]) -> _Front:
-    """The front that is told in the usual way; ValueError if it is unusual. ``present``: the names of all headers."""
-    found = _match_front(told)
-    if found is None:
-        raise ValueError(told)
-    return _front(found[1], found[2], present)
+def _usual_front(text: str, present: tuple[str, ...]) -> _Front:
+    """Parse the usual form; ValueError for any other form. ``present``: the names of all headers."""
+    match = _match_front(text)
+    if match is None:
+        raise ValueError(text)
+    return _front(match[1], match[2], present)
 
 
-def _front(credential: str, told: str, present: tuple[str, ...]) -> _Front:
+def _front(credential: str, signed: str, present: tuple[str, ...]) -> _Front:
     scope = _read_scope(credential)
     if "x-amz-security-token" in present:
         raise UnrecognizedClientException(NO_SESSION_TOKENS)
     if "x-amz-date" not in present:
         raise IncompleteSignatureException("Authorization header requires existence of a 'X-Amz-Date' header.")
-    signed_headers = _signed_headers(told, present)
+    signed_headers = _signed_headers(signed, present)
     credential_scope = f"{scope.date}/{scope.region}/{SERVICE}/{TERMINATOR}"
     return _Front(scope, credential_scope, signed_headers)
 
 
 def _parts(header: str) -> tuple[str, ...]:
-    """The parts of an Authorization header that is not written in the usual way: in another order, or wrongly."""
+    """Parse an Authorization header of another form: in another order, or invalid."""
     algorithm, _, rest = header.partition(" ")
     if algorithm != ALGORITHM:
         raise IncompleteSignatureException(
@@ -202,9 +216,9 @@ def _read_scope(credential: str) -> Scope:
     return Scope(access_key_id, date, region)
 
 
-def _signed_headers(told: str, present: tuple[str, ...]) -> tuple[str, ...]:
-    """The names of the signed headers."""
-    signed = tuple(told.split(";"))
+def _signed_headers(names: str, present: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of the signed headers, after checking them."""
+    signed = tuple(names.split(";"))
     if list(signed) != sorted(set(signed)) or any(name != name.lower() for name in signed):
         raise IncompleteSignatureException("SignedHeaders must be in lower case, sorted, each once.")
     unsigned = [name for name in present if name.startswith("x-amz-") and name not in signed]
@@ -235,10 +249,10 @@ def _check_date(stamp: str, scope: Scope, now: datetime, skew: timedelta) -> Non
 
 def _out_of_time(stamp: str, signed_at: datetime, now: datetime, skew: timedelta) -> str:
     minutes = int(skew.total_seconds() // 60)
-    told = f"({now:{DATE_FORMAT}} {'-' if signed_at < now else '+'} {minutes} min.)"
+    limit = f"({now:{DATE_FORMAT}} {'-' if signed_at < now else '+'} {minutes} min.)"
     if signed_at < now:
-        return f"Signature expired: {stamp} is now earlier than {now - skew:{DATE_FORMAT}} {told}"
-    return f"Signature not yet current: {stamp} is still later than {now + skew:{DATE_FORMAT}} {told}"
+        return f"Signature expired: {stamp} is now earlier than {now - skew:{DATE_FORMAT}} {limit}"
+    return f"Signature not yet current: {stamp} is still later than {now + skew:{DATE_FORMAT}} {limit}"
 
 
 @lru_cache(maxsize=1024)
@@ -252,8 +266,8 @@ def _read_date(stamp: str) -> datetime | None:
 
 
 def _check_payload_hash(request: RawRequest) -> None:
-    told = request.header("x-amz-content-sha256")
-    if told is not None and not hmac.compare_digest(told.encode(_RAW), _hash(request.body).encode()):
+    stated = ",".join(request.headers["x-amz-content-sha256"])
+    if not hmac.compare_digest(stated.encode(_RAW), _hash(request.body).encode()):
         raise InvalidSignatureException(
             "X-Amz-Content-SHA256 is not the SHA-256 of the body: unsigned and streamed payloads are not taken."
         )
@@ -269,7 +283,7 @@ def _signature(request: RawRequest, front: _Front, stamp: str, secret: str) -> s
 
 @lru_cache(maxsize=1024)
 def signing_key(secret: str, date: str, region: str) -> bytes:
-    """The key of one secret, day and region: four HMACs, which are the same all day."""
+    """Derive the signing key of a secret, day and region: four HMACs, cached since they are the same all day."""
     key = hmac.digest(f"AWS4{secret}".encode(), date.encode(_RAW), "sha256")
     for part in (region, SERVICE, TERMINATOR):
         key = hmac.digest(key, part.encode(_RAW), "sha256")
@@ -277,7 +291,7 @@ def signing_key(secret: str, date: str, region: str) -> bytes:
 
 
 def canonical_request(request: RawRequest, signed_headers: Sequence[str]) -> str:
-    """The form that both sides sign."""
+    """Return the canonical request, which both sides sign."""
     path, query, names = request.path, request.query, tuple(signed_headers)
     signed = _signed(names) if _are_kept(names) else _signed.__wrapped__(names)
     return "\n".join(
@@ -294,18 +308,18 @@ def canonical_request(request: RawRequest, signed_headers: Sequence[str]) -> str
 
 @lru_cache(maxsize=256)
 def _signed(names: tuple[str, ...]) -> _Signed:
-    """What is the same for all requests with the same signed headers."""
+    """Return the values that all requests with the same signed headers share."""
     lines = "".join(f"{name.replace('%', '%%')}:%s\n" for name in names)
     return _Signed(";".join(names), itemgetter(*names), lines)
 
 
 def _header_lines(headers: Mapping[str, Sequence[str]], signed: _Signed) -> str:
-    """The signed headers as they are signed. Those of nearly every client need no folding."""
-    held = signed.read(headers)
-    lines = signed.lines % tuple(map(_first, held)) if max(map(len, held)) == 1 else "\t"
+    """Return the canonical header lines. Values of nearly all clients need no folding."""
+    values = signed.read(headers)
+    lines = signed.lines % tuple(map(_first, values)) if max(map(len, values)) == 1 else "\t"
     if "\t" in lines or "  " in lines or ": " in lines or " \n" in lines:
         return "".join(
-            [f"{name}:{_folded(values)}\n" for name, values in zip(signed.names.split(";"), held, strict=True)]
+            [f"{name}:{_folded(each)}\n" for name, each in zip(signed.names.split(";"), values, strict=True)]
         )
     return lines
 
@@ -314,7 +328,7 @@ _first: Final = itemgetter(0)
 
 
 def _folded(values: Sequence[str]) -> str:
-    """Trimmed, and every run of blanks one space; the values of a header that came several times joined by commas."""
+    """Trim values and collapse runs of blanks; values of a repeated header are joined by commas."""
     return _trimmed(values[0]) if len(values) == 1 else ",".join(map(_trimmed, values))
 
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
 
@@ -50,7 +51,7 @@ class Gathered:
         self._thread: threading.Thread | None = None
 
     def add(self, line: bytes) -> None:
-        """Buffer a line for at most ``FLUSH_SECONDS``."""
+        """Buffer a line, without its line feed, for at most ``FLUSH_SECONDS``."""
         self._lines.append(line)
         if self._thread is None:
             self._begin()
@@ -62,7 +63,7 @@ class Gathered:
         with self._writing:
             taken = [self._lines.popleft() for _ in range(len(self._lines))]
             if taken:
-                sys.stderr.buffer.write(b"".join(taken))
+                sys.stderr.buffer.write(b"\n".join((*taken, b"")))
                 sys.stderr.buffer.flush()
 
     def _begin(self) -> None:
@@ -81,13 +82,15 @@ class RequestLog:
 
     def __init__(self, form: str) -> None:
         self._write = _gathered.add
-        self._render = _as_json if form == "json" else _as_text
+        self._render: Callable[[RequestLine], bytes] = _encode if form == "json" else _as_text
 
     def note(self, line: RequestLine) -> None:
         """Write one line, stamped with the current time."""
         if line.key_id is not None and len(line.key_id) > MAX_TEXT:
             line.key_id = f"{line.key_id[:MAX_TEXT]}..."
-        line.timestamp = _stamp(time.time())
+        now = time.time()
+        second = int(now)
+        line.timestamp = f"{_second(second)}.{int((now - second) * 1e6):06d}Z"
         self._write(self._render(line))
 
 
@@ -104,16 +107,12 @@ def set_up(form: str) -> None:
 # -- forms ------------------------------------------------------------------------------------------------------
 
 
-def _as_json(line: RequestLine) -> bytes:
-    return _encode(line) + b"\n"
-
-
 def _as_text(line: RequestLine) -> bytes:
     """Render as text; values that are not plain words are JSON strings, so that a line break cannot forge a line."""
     fields = msgspec.structs.asdict(line)
     start = f"{fields.pop('timestamp')} {fields.pop('level')} {fields.pop('event')}"
     words = (f"{name}={_word(value)}" for name, value in fields.items() if value is not None)
-    return f"{start} {' '.join(words)}\n".encode()
+    return f"{start} {' '.join(words)}".encode()
 
 
 def _word(value: object) -> str:

@@ -14,7 +14,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from hsmkms.call_stats import BOUNDS, Count
-from hsmkms.server.heartbeat import Pulse
+from hsmkms.server.heartbeat import Heartbeat
 from hsmkms.server.monitoring.health import PARTS, Health
 from hsmkms.server.monitoring.worker_counts import Sweeps, Totals
 from hsmkms.service.operator.monitoring import Alarms, Figures, PoolUse, Watch
@@ -28,7 +28,7 @@ _BOUNDS: Final = (*(str(each) for each in BOUNDS), "+Inf")
 class Metrics:
     """Renders the metrics page. Thread-safe."""
 
-    def __init__(self, watch: Watch, health: Health, replaced: Pulse) -> None:
+    def __init__(self, watch: Watch, health: Health, replaced: Heartbeat) -> None:
         self._watch = watch
         self._health = health
         self._replaced = replaced
@@ -50,7 +50,7 @@ class Metrics:
             return self._figures[1]
 
 
-def bare_page(totals: Totals, faults: dict[str, str], replaced: Pulse) -> bytes:
+def bare_page(totals: Totals, faults: dict[str, str], replaced: Heartbeat) -> bytes:
     """Render the page of a process that has neither token nor database open."""
     return _rendered([*_of_totals(totals, replaced), *_of_health(faults)])
 
@@ -75,13 +75,13 @@ class _Collected(Collector):
 # -- one function for each subject ------------------------------------------------------------------------------
 
 
-def _of_totals(totals: Totals, replaced: Pulse) -> Iterator[Metric]:
+def _of_totals(totals: Totals, replaced: Heartbeat) -> Iterator[Metric]:
     yield from _of_counts(totals)
     yield from _of_sweeps(totals.sweeps)
     yield from _of_sessions(totals.sessions, totals.workers)
     yield from _of_alarms(totals.alarms)
     yield CounterMetricFamily(
-        "hsmkms_workers_replaced", "Workers that hung in the token and were replaced.", value=replaced.number
+        "hsmkms_workers_replaced", "Workers that hung in the token and were replaced.", value=replaced.count
     )
 
 

@@ -1,4 +1,4 @@
-"""Accepting over TLS: connections count from the first byte of their handshake on, which takes memory as well."""
+"""Accept connections over TLS, counted from the beginning of their handshake, which takes memory as well."""
 
 import asyncio
 import socket
@@ -12,17 +12,17 @@ from hsmkms.server.process.connections import LINGERING, Connections
 
 HANDSHAKE_SECONDS: Final = 10.0
 AT_A_TIME: Final = 64
-"""Connections that are accepted before others are looked after again."""
+"""Connections that are accepted in one turn of the event loop."""
 
 PAUSE_SECONDS: Final = 0.1
 HELLO_BYTES: Final = 16 * 1024
 
 ALERT: Final = bytes((21, 3, 3, 0, 2, 2, 80))
-"""A fatal alert, internal_error: RFC 8446, section 6.2. All that can be told before a handshake."""
+"""A fatal alert, internal_error (RFC 8446, section 6.2): the only possible message before a handshake."""
 
 
 class Acceptor:
-    """Accepts connections from a listening socket. Clients beyond the limit are told so, after their handshake."""
+    """Accepts connections from a listening socket. Clients beyond the limit get an error after their handshake."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Acceptor:
         loop.add_reader(listener, self._accept)
 
     def close(self) -> None:
-        """Accept nobody any more."""
+        """Stop accepting."""
         self._closed = True
         self._loop.remove_reader(self._listener)
         self._listener.close()
@@ -53,9 +53,9 @@ class Acceptor:
             try:
                 client, _ = self._listener.accept()
             except (BlockingIOError, ConnectionError, InterruptedError):
-                return  # nobody waits any more
+                return  # no client waits
             except OSError:
-                self._pause()  # there are too many open files: who waits would wake the loop again and again
+                self._pause()  # too many open files: waiting clients would wake the loop again and again
                 return
             client.setblocking(False)
             if len(self._handshakes) + len(self._connections.open) >= self._connections.most + LINGERING:
@@ -86,5 +86,5 @@ class Acceptor:
 def _turn_away(client: socket.socket) -> None:
     with suppress(OSError):
         client.send(ALERT)
-        client.recv(HELLO_BYTES)  # closing with something unread would take the alert away from it
+        client.recv(HELLO_BYTES)  # closing a socket with unread data would discard the alert
     client.close()

@@ -1,7 +1,7 @@
-"""One HTTP/1.1 connection: httptools reads, this class keeps the limits, and the application answers.
+"""Serve one HTTP/1.1 connection: httptools parses, this class enforces the limits, and the application answers.
 
-Everything happens on the event loop's own thread. A server whose I/O runs in other threads (granian was measured) has
-to pass Python's lock to and fro at every call to the token, which cost half of the requests a second.
+Everything runs on the event loop's own thread. A server whose I/O runs in other threads (granian was measured) passes
+the interpreter lock to and fro at every call to the token, which halved the requests per second.
 """
 
 import asyncio
@@ -31,31 +31,28 @@ from hsmkms.server.process.limits import (
 )
 from hsmkms.server.process.refusals import LATE, bad_request, body_too_large, busy
 
-MAX_IN_A_TURN: Final = 1000
-"""Connections that the loop hears of by one question to the kernel: libuv takes 1,024 answers, and then asks again."""
-
 HEAD_SECONDS: Final = 10.0
 BODY_SECONDS: Final = 10.0
 IDLE_SECONDS: Final = 75.0
 LINGER_SECONDS: Final = 0.5
-"""So long a request on its way to a server that ends is still answered, and a client may go on with a refused one."""
+"""Time in which a stopping server still answers new requests, and a client may finish sending a refused one."""
 
 
 class Handler(Protocol):
-    """What answers the requests of a connection, in a content type of its own. Called on the loop alone."""
+    """The application behind a connection: answers requests, in its own content type. Called on the loop only."""
 
     def __call__(self, request: RawRequest, address: str, respond: Respond) -> None:
-        """Answer a request from an address, at once or later, by calling back on the loop."""
+        """Answer a request from an address, at once or later, by calling ``respond`` on the loop."""
 
     def largest_body(self, head: RawRequest) -> int:
-        """How many bytes the body may have to which a head belongs. RefusedError if none of more than 64 KiB does."""
+        """Return the limit in bytes of a request's body. RefusedError if it may not exceed 64 KiB."""
 
     def refusal(self, refused: Refusal) -> Response:
-        """What a client is told that sent no request that is taken, or for which there is no room."""
+        """Render a refusal of a request that is not acceptable, or for which there is no room."""
 
 
 class Connection(asyncio.Protocol):
-    """The server's side of a connection. ``connections``: all of the worker, for its limits and for the end."""
+    """The server's side of a connection. ``connections``: all connections of the worker, with their limits."""
 
     _url: bytes
     _headers: dict[str, list[str]]
@@ -72,23 +69,22 @@ class Connection(asyncio.Protocol):
         self._connections = connections
         self._budget = connections.budget
         self._now = now
-        self._unread = b""  # received, and not parsed yet from this offset on, since a request waits
+        self._unread = b""  # received input, unparsed from this offset on, since a request waits
         self._offset = 0
         self._waiting: deque[tuple[RawRequest, str, int]] = deque()
         self._answering: RawRequest | None = None
         self._taken = 0  # bytes of the budget for the request that is being answered
-        self._counted = False  # the budget knows of what is unfinished here
+        self._counted = False  # unfinished requests count in the memory budget
         self._going_on = False
         self._parsing = False
         self._persistence = heads.PERSISTENT  # of the request that is being answered
-        self._replay = b""  # a head that is parsed again, since the parser stops behind the offer of an upgrade
+        self._replay = b""  # a head that is parsed again, since the parser stops after the offer of an upgrade
         self._refusal: Response | None = None
-        self._first = False  # nothing has been completed yet by what was read last
-        self._ending = False  # what has begun is answered, nothing else
-        self._owed = 0  # bytes of what is not parsed yet that had come before the end
-        self._deaf = False  # nothing is read any more
+        self._ending = False  # only requests that have begun are answered
+        self._owed = 0  # unparsed bytes that were received before the end
+        self._deaf = False  # no more input is read
         self._lost = False
-        self._blocked = False  # the client does not take its answers
+        self._blocked = False  # the client does not read its responses
         self._reading = True
         self.deadline = 0.0
         self._begin()
@@ -96,7 +92,7 @@ class Connection(asyncio.Protocol):
     # -- asyncio's calls ----------------------------------------------------------------------------------------
 
     def connection_made(self, transport: Any) -> None:  # noqa: ANN401 - asyncio's own type
-        """A client has come."""
+        """Begin the connection; refuse it if there are too many."""
         self._transport = transport
         peer = transport.get_extra_info("peername")
         self._address = peer[0] if isinstance(peer, tuple) else ""
@@ -108,7 +104,7 @@ class Connection(asyncio.Protocol):
             self._turn_away(linger=served < self._connections.most + LINGERING)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client has gone; what is being answered for it goes on, counts until then, and is thrown away."""
+        """End the connection; a request in progress continues, counts until its end, and its response is dropped."""
         del exc
         self._stop_reading()
         self._waiting.clear()
@@ -119,24 +115,22 @@ class Connection(asyncio.Protocol):
             self._connections.discard(self)
 
     def data_received(self, data: bytes) -> None:
-        """Read on; nothing is parsed while a request waits."""
+        """Parse the input, but not while a request waits."""
         if self._deaf:
             return
         if self._answering or self._unread or self._blocked or len(data) > SLICE_BYTES:
-            self._first = not (self._answering or self._unread or self._blocked)
             self._unread = self._unread[self._offset :] + data
             self._offset = 0
             self._parse()
             return
-        self._first = True
         self._feed(data)
         if self._waiting or self._counted:
             self._count()
 
     def _parse(self) -> None:
-        """Parse what was received, slice by slice, until a request waits or nothing is left."""
+        """Parse the received input, slice by slice, until a request waits or no input is left."""
         if self._parsing:
-            return  # the loop below goes on when the request has its response
+            return  # the loop below continues when the request has its response
         self._parsing = True
         while self._unread and not (self._answering or self._waiting or self._blocked or self._deaf):
             piece = self._unread[self._offset : self._offset + SLICE_BYTES]
@@ -155,7 +149,7 @@ class Connection(asyncio.Protocol):
             try:
                 self._parser.feed_data(rest)
                 break
-            except httptools.HttpParserUpgrade as exc:  # offered, and not taken: HTTP/1.1 goes on here
+            except httptools.HttpParserUpgrade as exc:  # offered, and not accepted: HTTP/1.1 continues here
                 rest = self._replay + rest[exc.args[0] :]
                 if self._parser is not None:
                     self._parser = httptools.HttpRequestParser(self)  # the old one may take nothing more
@@ -172,22 +166,22 @@ class Connection(asyncio.Protocol):
                 self._check_unfinished()
 
     def _check_unfinished(self) -> None:
-        """Count it, and limit what is no body: a header without an end, which the parser keeps, and what frames chunks.
+        """Count an unfinished request, and limit everything but its body.
 
-        Chunks: their sizes and extensions, and trailers.
+        That is a header without an end, which the parser keeps, and the sizes, extensions and trailers of chunks.
         """
         if self._received - self._size > MAX_HEAD_BYTES + SLICE_BYTES and not self._deaf:
             self._refuse(chunks_too_large() if self._in_body else frame_too_large().answer)
         self._count()
 
     def pause_writing(self) -> None:
-        """The client does not read its answers: no more requests of it are read, and none is answered."""
+        """Stop reading and answering requests: the client does not read its responses."""
         self._blocked = True
         self._count()
         self._read_or_pause()
 
     def resume_writing(self) -> None:
-        """It reads again."""
+        """Continue: the client reads its responses again."""
         self._blocked = False
         self._count()
         self._next()
@@ -196,7 +190,7 @@ class Connection(asyncio.Protocol):
     # -- memory -------------------------------------------------------------------------------------------------
 
     def evict(self) -> None:
-        """Give up what is unfinished here: the worker needs its memory for others."""
+        """Drop the unfinished requests: the worker needs the memory for other clients."""
         self._counted = False
         if self._blocked or self._deaf:
             self._transport.abort()
@@ -205,9 +199,9 @@ class Connection(asyncio.Protocol):
             self._refuse(busy("Too many requests are unfinished: send each as a whole, and read its response."))
 
     def _count(self) -> None:
-        """Tell the budget what is occupied here by what the client has not finished.
+        """Report to the memory budget how much the unfinished requests occupy.
 
-        What is no body counts twice: the parser keeps a header that has no end, and copies it at each piece.
+        Everything but the body counts twice: the parser keeps a header without an end, and copies it at each piece.
         """
         size = len(self._unread) - self._offset + sum(weight for _, _, weight in self._waiting)
         if self._url and not self._deaf:
@@ -219,7 +213,7 @@ class Connection(asyncio.Protocol):
             self._budget.hold(self, size)
 
     def _stop_reading(self) -> None:
-        """Forget what was received and is no whole request, with the parser, which may keep a part of it."""
+        """Drop the input of incomplete requests, with the parser, which may keep a part of it."""
         self._deaf = True
         self._parser = None
         self._unread, self._offset = b"", 0
@@ -228,11 +222,11 @@ class Connection(asyncio.Protocol):
     # -- httptools' calls ---------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        """The first byte of a request."""
+        """Set the deadline at the first byte of a request."""
         self.deadline = self._now() + HEAD_SECONDS
 
     def on_url(self, url: bytes) -> None:
-        """A part of the request's target."""
+        """Append a part of the request's target."""
         if self._replay:
             return
         self._url += url
@@ -241,7 +235,7 @@ class Connection(asyncio.Protocol):
             raise frame_too_large()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header; a trailer, which stands behind a body, is none."""
+        """Add a header; trailers, which follow a body, are ignored."""
         if self._in_body:
             return
         self._head += len(name) + len(value)
@@ -255,7 +249,7 @@ class Connection(asyncio.Protocol):
             headers[known] = [value.decode("latin-1")]
 
     def on_headers_complete(self) -> None:
-        """The head is complete."""
+        """Check the complete head."""
         if self._deaf:
             return
         self.deadline = self._now() + BODY_SECONDS
@@ -275,18 +269,18 @@ class Connection(asyncio.Protocol):
             self._let_continue()
 
     def _ignore_upgrade(self) -> None:
-        """Answer over HTTP/1.1 a client that offers another protocol. The parser would not read the request's body."""
+        """Answer a client that offers another protocol over HTTP/1.1. The parser would not read the request's body."""
         if self._parser.get_method() == b"CONNECT":
             raise RefusedError(bad_request("This is no proxy: CONNECT is not taken."))
         self._replay = heads.same_frame(self._parser, self._headers)
 
     def _let_continue(self) -> None:
-        """Ask for a body whose client waits for that; not before the responses that it waits for already."""
+        """Send 100 Continue to a client that waits for it, but not before its pending responses."""
         if not (self._answering or self._waiting or self._parser.get_http_version() == heads.HTTP_1_0):
             self._transport.write(heads.CONTINUE)
 
     def on_body(self, piece: bytes) -> None:
-        """A part of the body. Small ones are gathered in one buffer: each by itself would take 33 bytes more."""
+        """Append a part of the body. Parts are joined in one buffer: each part alone would take 33 bytes more."""
         self._size += len(piece)
         if self._size > self._most:
             self._admit(self._size)
@@ -296,41 +290,33 @@ class Connection(asyncio.Protocol):
             self._body = bytearray(self._body + piece) if self._body else piece
 
     def _admit(self, size: int) -> None:
-        """Let a body grow beyond 64 KiB, if one of this size can belong to its head."""
+        """Let a body grow beyond 64 KiB, if its head allows this size."""
         if size <= MAX_BODY_BYTES and self._most <= SMALL_REQUEST_BYTES:
             self._most = min(self._handler.largest_body(self._request(b"")), MAX_BODY_BYTES)
         if size > self._most:
             raise body_too_large(self._most if size <= MAX_BODY_BYTES else MAX_BODY_BYTES)
 
-    def _request(self, body: bytes, *, in_turn: bool = False) -> RawRequest:
+    def _request(self, body: bytes) -> RawRequest:
         path, query = ("/", "") if self._url == b"/" else heads.target(self._url)
-        return RawRequest(self._parser.get_method().decode("latin-1"), path, query, self._headers, body, in_turn)
+        return RawRequest(self._parser.get_method().decode("latin-1"), path, query, self._headers, body)
 
     def on_message_complete(self) -> None:
-        """The whole request is there."""
+        """Queue the complete request, and answer it."""
         if self._deaf or self._replay:
-            return  # it came in the same piece as the last one that is answered, or its head is parsed again
-        request = self._request(bytes(self._body), in_turn=self._in_turn())
-        self._first = False
+            return  # it arrived in one piece with the last request that is answered, or its head is parsed again
+        request = self._request(bytes(self._body))
         weight = self._head + self._size + REQUEST_BYTES
-        self._waiting.append((request, heads.persistence_of(self._parser, self._headers), weight))
+        usual = self._parser.should_keep_alive() and "connection" not in self._headers
+        persistence = heads.PERSISTENT if usual else heads.persistence_of(self._parser, self._headers)
+        self._waiting.append((request, persistence, weight))
         self._deaf = self._ending and self._owed <= 0
         self._begin()
         self._next()
 
-    def _in_turn(self) -> bool:
-        """True if the request that is complete now is answered in this turn of the loop, and had begun before it.
-
-        The loop is told what can be read, and reads; so what it read had begun to come, but for requests that were
-        sent ahead: those may have been sent while the loop was at other connections.
-        """
-        at_once = not (self._waiting or self._answering or self._blocked)
-        return self._first and at_once and len(self._connections.open) <= MAX_IN_A_TURN
-
     # -- answering ----------------------------------------------------------------------------------------------
 
     def end(self) -> None:
-        """Answer what the client has begun to send, or begins in these moments, and close."""
+        """Answer the requests that the client has begun to send, or begins at this moment, and close."""
         if not self._ending:
             self._ending = True
             self._owed = len(self._unread) - self._offset
@@ -360,9 +346,9 @@ class Connection(asyncio.Protocol):
         self._in_body = False
 
     def _next(self) -> None:
-        """Answer the requests one after the other, in their order; an answer that comes later goes on with the next."""
+        """Answer the queued requests in order; a response that comes later continues with the next request."""
         if self._going_on:
-            return  # the loop below goes on when this answer, which was there at once, is written
+            return  # the loop below continues when this response, which came at once, is written
         self._going_on = True
         while self._waiting and not (self._answering or self._blocked):
             self._answering, self._persistence, weight = self._waiting.popleft()
@@ -379,7 +365,7 @@ class Connection(asyncio.Protocol):
             self._write_refusal(refusal)
 
     def _write(self, response: Response) -> None:
-        """Write an answer, and go on with what waits for it."""
+        """Write a response, and continue with the next request."""
         request, self._answering = self._answering, None
         if self._taken:
             self._budget.release(self._taken)
@@ -400,31 +386,31 @@ class Connection(asyncio.Protocol):
             self._parse()
 
     def _read_or_pause(self) -> None:
-        """Read no further while something waits: what was received for an answer, or answers for the client."""
+        """Pause reading while input waits for a response, or responses for the client."""
         wanted = not (self._blocked or self._unread)
         if wanted is not self._reading and not self._transport.is_closing():
             self._reading = wanted
             (self._transport.resume_reading if wanted else self._transport.pause_reading)()
 
     def _done(self) -> bool:
-        """True if the client waits for nothing, and has not begun another request."""
+        """Return True if no request is in progress, waits, or has begun."""
         return not (self._answering or self._waiting or ((self._url or self._unread) and not self._deaf))
 
     def _close(self) -> None:
-        """Close when the client has taken what was written; it has as long as for a body."""
+        """Close when the client has read the responses, for which it has the time of a body."""
         self._stop_reading()
         self._waiting.clear()
         self.deadline = self._now() + BODY_SECONDS
         self._transport.close()
 
     def _refuse(self, answer: Refusal | Response) -> None:
-        """Answer after the requests before it, and close: what follows cannot be told apart from what was wrong."""
+        """Answer after the earlier requests, and close: the input after an invalid request cannot be parsed."""
         self._stop_reading()
         self._refusal = self._handler.refusal(answer) if isinstance(answer, Refusal) else answer
         self._next()
 
     def _turn_away(self, *, linger: bool) -> None:
-        """Tell a client for whom there is no connection left to try again."""
+        """Refuse a connection beyond the limit; the client may retry."""
         refused = busy("This server has as many connections as it may: use fewer, or try again.")
         if linger:
             self._refuse(refused)
@@ -435,7 +421,7 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def _write_refusal(self, response: Response) -> None:
-        """Closing while the client still sends would take the answer away from it: first only our side is closed."""
+        """Write a refusal and half-close: closing while the client still sends would discard the response."""
         if self._transport.is_closing():
             return
         self._transport.write(heads.head_of(response, heads.CLOSED) + response.body)

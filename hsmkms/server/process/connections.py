@@ -1,4 +1,4 @@
-"""All connections of a worker: how many there may be, and what they may occupy together."""
+"""The connections of a worker, with the limits of their number and memory."""
 
 import resource
 from typing import Final, Protocol
@@ -8,32 +8,32 @@ from hsmkms.server.process.memory import MemoryBudget
 
 MOST: Final = 10_000
 MOST_SECURE: Final = 1_500
-"""Connections of a worker where no setting says otherwise: an idle one takes 5 KiB, over TLS 90 KiB."""
+"""Default limits of connections per worker: an idle one takes 5 KiB, over TLS 90 KiB."""
 
 OTHER_FILES: Final = 512
-"""Files that a worker may have open besides connections that are served: databases, logs, refused connections."""
+"""Files that a worker may have open besides served connections: databases, logs, refused connections."""
 
 LINGERING: Final = 256
-"""Refused connections that are closed in peace, so that the client reads why; beyond that they are just closed."""
+"""Limit of refused connections that are closed gracefully, so that the client reads the reason."""
 
 FEWEST: Final = 16
 TRIM_CLOSED: Final = 100
-"""So many connections must have been closed since the last time before memory is given back."""
+"""Connections that must have been closed since the last time before memory is given back."""
 
 TRIM_AGAIN: Final = 2
-"""How often memory is given back once more after that: a connection is closed before all of it is released."""
+"""Repetitions of giving memory back: a connection is closed before all of its memory is released."""
 
 
 class OpenConnection(Protocol):
-    """A connection as the worker looks after it."""
+    """A connection as the worker supervises it."""
 
     deadline: float
 
     def give_up(self) -> None:
-        """Close it: the time for what it waits for is over."""
+        """Close it: its deadline has passed."""
 
     def end(self) -> None:
-        """Answer what its client has begun to send, and close."""
+        """Answer the requests that its client has begun to send, and close."""
 
 
 class Connections:
@@ -47,22 +47,22 @@ class Connections:
         self._again = 0
 
     def add(self, connection: OpenConnection) -> None:
-        """A client has come."""
+        """Add a new connection."""
         self.open.add(connection)
         self._peak = max(self._peak, len(self.open))
 
     def discard(self, connection: OpenConnection) -> None:
-        """It has gone, and has its answers."""
+        """Remove a connection that is closed and has no request in progress."""
         self.open.discard(connection)
 
     def memory_is_free(self) -> bool:
-        """True if memory is worth giving back. To be asked every few seconds: so often it is true after each fall."""
+        """Return True if memory should be given back. Called every few seconds; true a few times after each fall."""
         fallen = self._have_fallen()
         self._again = TRIM_AGAIN + 1 if fallen else max(self._again - 1, 0)
         return self._again > 0
 
     def _have_fallen(self) -> bool:
-        """True if many have been closed, or much less is occupied than before, since the last time this was true."""
+        """Return True once after many connections were closed, or the occupied memory has fallen much."""
         closed = self._peak - len(self.open) >= TRIM_CLOSED
         if closed:
             self._peak = len(self.open)
@@ -70,7 +70,7 @@ class Connections:
 
 
 def connections_of(settings: ServeSettings) -> Connections:
-    """An empty set with the limits of the settings, and of the open files that this process may have."""
+    """Create an empty set with the limits of the settings and of this process's open files."""
     default = MOST if settings.certificate is None else MOST_SECURE
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = max(files - OTHER_FILES, FEWEST) if files != resource.RLIM_INFINITY else MOST * MOST

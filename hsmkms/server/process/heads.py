@@ -1,4 +1,4 @@
-"""Heads of requests and responses as bytes of HTTP/1.1."""
+"""Parse and render heads of requests and responses as bytes of HTTP/1.1."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ HTTP_1_0: Final = "1.0"
 PERSISTENT: Final = ""
 KEPT_ALIVE: Final = "Connection: keep-alive\r\n"
 CLOSED: Final = "Connection: close\r\n"
-"""What a response says of its connection: HTTP/1.1 goes on without a word, HTTP/1.0 with one."""
+"""Connection headers of responses: HTTP/1.1 connections persist without one, HTTP/1.0 ones need one."""
 
 _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 _FRAMING: Final = ("content-length", "transfer-encoding")
@@ -28,7 +28,7 @@ _header_line: Final = "%s: %s\r\n".__mod__
 
 
 def target(url: bytes) -> tuple[str, str]:
-    """Path and query of a request's target; it may be a whole URL, as proxies send it."""
+    """Return path and query of a request's target, which may be an absolute URL, as proxies send it."""
     path, _, query = url.partition(b"?")
     if not url.startswith(b"/"):
         with suppress(httptools.HttpParserInvalidURLError):
@@ -37,7 +37,7 @@ def target(url: bytes) -> tuple[str, str]:
 
 
 def persistence_of(parser: Any, headers: Mapping[str, Sequence[str]]) -> str:  # noqa: ANN401 - httptools has no types
-    """What a request wishes of its connection; HTTP/1.0 has to ask for it to go on, and to be told that it does."""
+    """Return the connection header for a request's response; HTTP/1.0 persists only if requested and confirmed."""
     if not parser.should_keep_alive():
         return CLOSED
     asked = "connection" in headers
@@ -45,7 +45,7 @@ def persistence_of(parser: Any, headers: Mapping[str, Sequence[str]]) -> str:  #
 
 
 def same_frame(parser: Any, headers: Mapping[str, Sequence[str]]) -> bytes:  # noqa: ANN401 - httptools has no types
-    """A head that frames its body as the one that a parser has just read, and offers no other protocol."""
+    """Return a head with the same framing of the body as the one just parsed, and without an upgrade."""
     line = f"{parser.get_method().decode('latin-1')} / HTTP/{parser.get_http_version()}\r\n"
     persistence = KEPT_ALIVE if parser.should_keep_alive() else CLOSED
     framing = [(name, value) for name in _FRAMING for value in headers.get(name, ())]
@@ -54,9 +54,9 @@ def same_frame(parser: Any, headers: Mapping[str, Sequence[str]]) -> bytes:  # n
 
 @lru_cache(maxsize=256)
 def header_name(name: bytes) -> str:
-    """In lower case. Clients send the same names again and again: they are decoded once, and found by identity.
+    """Decode a header name in lower case, cached since clients send the same names again and again.
 
-    RefusedError for a long one, which is not kept: 256 of them would fill the cache with what strangers send.
+    RefusedError for a long one, which is not cached: 256 of them would fill the cache with unauthenticated input.
     """
     if len(name) > MAX_NAME_BYTES:
         raise head_too_large(f"The name of a header is longer than {MAX_NAME_BYTES} bytes.")
@@ -64,7 +64,7 @@ def header_name(name: bytes) -> str:
 
 
 def head_of(response: Response, connection: str) -> bytes:
-    """Status line and headers of a response, and the blank line. ``connection``: PERSISTENT, KEPT_ALIVE or CLOSED.
+    """Render status line, headers and blank line of a response. ``connection``: PERSISTENT, KEPT_ALIVE or CLOSED.
 
     Header names are in the usual case: some clients (MongoDB's drivers, for one) compare them with their case.
     """
@@ -75,5 +75,5 @@ def head_of(response: Response, connection: str) -> bytes:
 
 @lru_cache(maxsize=2)
 def _date(second: int) -> str:
-    """The header with the date of a second: clients correct their clocks by it."""
+    """Render the Date header of a second, by which clients correct their clocks."""
     return f"Date: {formatdate(second, usegmt=True)}\r\n"

@@ -1,8 +1,8 @@
-"""How much memory clients may occupy in a worker, and giving memory back to the system after a burst.
+"""Limit the memory that clients occupy in a worker, and give memory back to the system after a burst.
 
-Whoever is not finished sending, or does not read its responses, occupies memory without a credential. So these bytes
-are counted for each worker; beyond its budget the connection that has occupied some for longest is given up: a client
-that sends a whole request at once is never that one.
+A client that has not finished a request, or does not read its responses, occupies memory without a credential. So these
+bytes are counted for each worker. Beyond its budget the connection that has occupied some for longest is closed, which
+is never a client that sends whole requests at once.
 """
 
 import ctypes
@@ -10,13 +10,13 @@ from collections import OrderedDict
 from typing import Final, Protocol
 
 TRIM_BYTES: Final = 2 * 2**20
-"""So much must have been released since the last time before memory is given back."""
+"""Bytes that must have been released since the last time before memory is given back."""
 
 LARGE_BYTES: Final = 128 * 1024
-"""Blocks of this size are mapped each for itself, so that the system has them back at once."""
+"""Blocks of this size are mapped separately, so that free() returns them to the system at once."""
 
 TOP_BYTES: Final = 2**20
-"""So much free memory stays at the end of the heap."""
+"""Free memory that is kept at the end of the heap."""
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
@@ -27,7 +27,7 @@ class Holder(Protocol):
     """A connection that occupies memory."""
 
     def evict(self) -> None:
-        """Give up what is unfinished, and tell the client so where it listens."""
+        """Drop the unfinished requests, and send the client an error if it reads."""
 
 
 class MemoryBudget:
@@ -44,7 +44,7 @@ class MemoryBudget:
         self.occupied = 0
 
     def hold(self, holder: Holder, size: int) -> None:
-        """Set how many bytes a holder occupies with what is unfinished; this may evict it, or another one."""
+        """Set how many bytes a holder occupies with unfinished requests; this may evict it, or another one."""
         self.occupied += size - self._unfinished.get(holder, 0)
         if size:
             self._unfinished[holder] = size
@@ -54,7 +54,7 @@ class MemoryBudget:
         self._peak = max(self._peak, self.occupied)
 
     def take(self, size: int) -> bool:
-        """Make room for a complete request; False if others that are complete occupy it."""
+        """Reserve room for a complete request; False if other complete requests occupy it."""
         self._make_room(size)
         if self.occupied + size > self._limit:
             return False
@@ -63,11 +63,11 @@ class MemoryBudget:
         return True
 
     def release(self, size: int) -> None:
-        """A request that was taken has its response."""
+        """Release the room of a complete request that has its response."""
         self.occupied -= size
 
     def fallen(self) -> bool:
-        """True once much less is occupied than at the peak since the last time this was true."""
+        """Return True once after the occupied memory has fallen much below its peak."""
         if self._peak - self.occupied < TRIM_BYTES:
             return False
         self._peak = self.occupied
@@ -81,7 +81,7 @@ class MemoryBudget:
 
 
 def _libc() -> ctypes.CDLL | None:
-    """The C library, if it is glibc: others have no malloc_trim, and give memory back in their own way."""
+    """Return the C library if it is glibc: others have no malloc_trim, and give memory back by themselves."""
     library = ctypes.CDLL(None)
     return library if hasattr(library, "malloc_trim") and hasattr(library, "mallopt") else None
 
@@ -90,13 +90,13 @@ _GLIBC: Final = _libc()
 
 
 def keep_heap_small() -> None:
-    """Let the C library map large blocks each for itself, for ever: by itself it stops doing so after the first."""
+    """Make glibc always map large blocks separately: by default it raises the threshold after the first."""
     if _GLIBC is not None:
         _GLIBC.mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
         _GLIBC.mallopt(_M_TRIM_THRESHOLD, TOP_BYTES)
 
 
 def give_back() -> None:
-    """Give the system what is free within the heap. Takes milliseconds; releases the interpreter's lock meanwhile."""
+    """Give free memory within the heap to the system. Takes milliseconds, without the interpreter lock."""
     if _GLIBC is not None:
         _GLIBC.malloc_trim(0)

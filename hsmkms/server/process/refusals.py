@@ -1,4 +1,4 @@
-"""What is older than any operation: what was sent is no request that is taken, or there is no room for it."""
+"""Refusals before a request is parsed: it is not acceptable HTTP, or there is no room for it."""
 
 from typing import Final
 
@@ -10,20 +10,20 @@ LATE: Final = Refusal(408, "The request did not come in time.")
 
 
 def bad_request(message: str) -> Refusal:
-    """What is no HTTP, or HTTP that is not taken."""
+    """Refuse what is not HTTP, or not accepted HTTP."""
     return Refusal(400, message)
 
 
 def head_too_large(message: str) -> RefusedError:
-    """A head that no client sends."""
+    """Refuse a head that is too large."""
     return RefusedError(Refusal(431, message))
 
 
 def body_too_large(most: int) -> RefusedError:
-    """A body that is larger than the request can need."""
+    """Refuse a body that is larger than the request can need."""
     return RefusedError(Refusal(413, f"The request body is larger than {most} bytes."))
 
 
 def busy(message: str) -> Refusal:
-    """503: clients try again a little later."""
+    """Refuse with 503, after which clients retry."""
     return Refusal(503, message, RETRY_AFTER_SECONDS)

@@ -1,8 +1,8 @@
-"""The workers of one server: each has a place with a socket, and is replaced when it dies or hangs.
+"""Supervise the workers of one server: start them, and replace those that die or hang.
 
-Each place has a listening socket of its own on the same port (SO_REUSEPORT), which the parent holds, so that nobody is
-refused while a worker is replaced. Where that takes long, since the token is away or hangs, a stand-in answers at the
-place that the token is away, until the worker has opened it.
+Each worker has a place with a listening socket of its own on the same port (SO_REUSEPORT). The supervisor keeps the
+sockets open, so that no client is refused while a worker is replaced. If that takes long, since the token is away or
+hangs, a stand-in answers at the place that the token is away, until a worker has opened it.
 """
 
 import multiprocessing
@@ -21,7 +21,7 @@ from msgspec import Struct, field
 
 from hsmkms.config.settings import ServeSettings
 from hsmkms.errors import ConfigurationError
-from hsmkms.server.heartbeat import Pulse, Silence
+from hsmkms.server.heartbeat import Heartbeat, HeartbeatTimer
 
 START_REFUSED: Final = 78
 """Exit status where starting again cannot help (EX_CONFIG): a refused PIN, a wrong setting, a wrong token."""
@@ -57,23 +57,23 @@ Inherited = Sequence[Pipe | socket.socket]
 
 
 class Slot(Struct, frozen=True):
-    """What a child process gets: its socket, the pipe on which it says that it is ready, its pulse, and ``others``.
+    """Arguments of a child process: its socket, the pipe to report that it is ready, and its heartbeat.
 
-    ``others`` are what it inherits of the parent's and must close.
+    ``others``: inherited sockets and pipes of the parent that it must close.
     """
 
     listener: socket.socket
-    told: Pipe
-    pulse: Pulse
+    ready: Pipe
+    heartbeat: Heartbeat
     others: Inherited
 
 
 Life = Callable[[Slot], None]
-"""What a child process does."""
+"""Main function of a child process."""
 
 
 class Lives(Struct, frozen=True):
-    """What a worker does, what its stand-in does, and what the ``first`` worker does, for which the others wait."""
+    """Main functions: of a worker, of its stand-in, and of the ``first`` worker, for which the others wait."""
 
     first: Life
     worker: Life
@@ -81,16 +81,16 @@ class Lives(Struct, frozen=True):
 
 
 class _Worker(Struct):
-    """A process, the pipe on which it says that it is ready, and for how long it has given no sign of life."""
+    """A process, the pipe on which it reports that it is ready, and the time since its last heartbeat."""
 
     process: BaseProcess
-    told: Pipe
-    silence: Silence
+    pipe: Pipe
+    timer: HeartbeatTimer
     ready: bool = False
 
 
 class _Place(Struct):
-    """A socket and who serves it. ``failed``: attempts to start a worker that failed, in a row."""
+    """A listening socket and the process that serves it. ``failed``: consecutive failures to start a worker."""
 
     listener: socket.socket
     worker: _Worker | None = None
@@ -115,10 +115,10 @@ class Workers:
         self,
         settings: ServeSettings,
         lives: Lives,
-        replaced: Pulse,
+        replaced: Heartbeat,
         ready: Callable[[int], None],
         lifeline: int | None,
-        proven: Pulse,
+        proven: Heartbeat,
     ) -> None:
         self._settings = settings
         self._lives = lives
@@ -167,9 +167,9 @@ class Workers:
         return [place.worker for place in self._places if place.worker is not None]
 
     def _wait(self) -> None:
-        """Until a worker says something or dies, a signal comes, or it is time to look."""
+        """Wait until a worker is ready or dies, a signal arrives, or the next check is due."""
         workers = self._workers()
-        pipes = [each.told for each in workers if not each.ready]
+        pipes = [each.pipe for each in workers if not each.ready]
         happened = wait(
             [self._wake_read, *self._lifeline, *pipes, *(each.process.sentinel for each in workers)], LOOK_SECONDS
         )
@@ -179,8 +179,8 @@ class Workers:
         if self._wake_read in happened:
             os.read(self._wake_read, 4096)
         for each in workers:
-            if each.told in happened:
-                each.ready = each.told.poll() and _heard(each.told)
+            if each.pipe in happened:
+                each.ready = each.pipe.poll() and _reports_ready(each.pipe)
 
     # -- looking after a place --------------------------------------------------------------------------------------
 
@@ -200,12 +200,12 @@ class Workers:
             self._ready(self._places[0].listener.getsockname()[1])
 
     def _end_hung(self, place: _Place, elapsed: float) -> None:
-        """Kill a worker that gives no sign of life; the next one takes its place at once."""
+        """Kill a worker whose heartbeat has stopped; the next one takes its place at once."""
         worker = place.worker
         if worker is None:
             return
         limit = self._settings.hang_seconds * (1 if worker.ready else START_FACTOR)
-        if not limit or worker.silence.listen(elapsed) <= limit:
+        if not limit or worker.timer.update(elapsed) <= limit:
             return
         _say(f"worker {worker.process.pid} has given no sign of life for {limit:g} s: it is killed and replaced")
         self._replaced.beat()
@@ -230,7 +230,7 @@ class Workers:
         place.worker = None
 
     def _fill_gap(self, place: _Place, now: float) -> None:
-        """Have a stand-in as long as no worker answers."""
+        """Run a stand-in as long as no worker answers."""
         if place.served:
             place.unserved_since, place.failed = now, 0
             if place.stand_in is not None:
@@ -243,17 +243,17 @@ class Workers:
             place.stand_in = self._start(place, self._lives.stand_in)
 
     def _proves(self, place: _Place) -> bool:
-        """True if the others wait for the worker at this place, which is to prove the PIN."""
-        return place is self._places[0] and not self._proven.number
+        """Return True if the worker at this place is to prove the PIN, for which the others wait."""
+        return place is self._places[0] and not self._proven.count
 
     def _start_worker(self, place: _Place) -> _Worker:
         return self._start(place, self._lives.first if self._proves(place) else self._lives.worker)
 
     def _start(self, place: _Place, life: Life) -> _Worker:
         here, there = _context.Pipe(duplex=False)
-        pulse = Pulse()
+        heartbeat = Heartbeat()
         others: Inherited = [here, *(each.listener for each in self._places if each is not place)]
-        process = _context.Process(target=life, args=(Slot(place.listener, there, pulse, others),))
+        process = _context.Process(target=life, args=(Slot(place.listener, there, heartbeat, others),))
         # Until the child has its own handlers, the parent's would swallow a signal that is meant for it.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
@@ -261,7 +261,7 @@ class Workers:
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         there.close()
-        return _Worker(process, here, Silence(pulse))
+        return _Worker(process, here, HeartbeatTimer(heartbeat))
 
     # -- all of them ------------------------------------------------------------------------------------------------
 
@@ -285,12 +285,12 @@ class Workers:
         while not worker.ready and worker.process.is_alive():
             if limit and time.monotonic() > deadline:
                 worker.process.kill()
-            if worker.told.poll(0.1):
-                worker.ready = _heard(worker.told)
+            if worker.pipe.poll(0.1):
+                worker.ready = _reports_ready(worker.pipe)
         return worker.ready
 
     def _stop_all(self) -> None:
-        """New clients are refused from now on, not kept waiting for workers that finish what they have."""
+        """Stop all processes. New clients are refused at once, not kept waiting for workers that finish requests."""
         for each in self._places:
             each.listener.close()
         stand_ins = (place.stand_in for place in self._places if place.stand_in is not None)
@@ -312,8 +312,8 @@ def _say(text: str) -> None:
     sys.stderr.write(f"hsmkms: {text}\n")
 
 
-def _heard(pipe: Pipe) -> bool:
-    """What a worker says: True when it is ready; a closed pipe says nothing any more."""
+def _reports_ready(pipe: Pipe) -> bool:
+    """Read a worker's report: True when it is ready, False for a closed pipe."""
     try:
         return bool(pipe.recv())
     except EOFError:
@@ -321,7 +321,7 @@ def _heard(pipe: Pipe) -> bool:
 
 
 def listeners(serve: ServeSettings) -> list[socket.socket]:
-    """One listening socket for each worker, all on one port."""
+    """Open one listening socket for each worker, all on one port."""
     port = serve.port
     made = []
     try:

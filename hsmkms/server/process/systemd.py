@@ -1,4 +1,4 @@
-"""Telling systemd that the server is ready (``Type=notify``). Source: sd_notify(3)."""
+"""Notify systemd that the server is ready (``Type=notify``). Source: sd_notify(3)."""
 
 import os
 import socket
@@ -8,7 +8,7 @@ VARIABLE: Final = "NOTIFY_SOCKET"
 
 
 def ready() -> None:
-    """Say READY=1 to whoever started this process and wants to be told; nothing without one."""
+    """Send READY=1 to the service manager, if there is one."""
     address = os.environ.get(VARIABLE)
     if not address:
         return

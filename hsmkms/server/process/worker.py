@@ -1,4 +1,4 @@
-"""One worker process: it opens the installation for itself, serves a socket until it is told to stop, and closes."""
+"""A worker process: serve a listening socket until SIGTERM."""
 
 import asyncio
 import gc
@@ -12,7 +12,7 @@ from typing import Final, Protocol
 import uvloop
 
 from hsmkms.config.settings import ServeSettings
-from hsmkms.server.heartbeat import Pulse
+from hsmkms.server.heartbeat import Heartbeat
 from hsmkms.server.process import memory
 from hsmkms.server.process.acceptor import Acceptor
 from hsmkms.server.process.connection import LINGER_SECONDS, Connection, Handler
@@ -20,45 +20,47 @@ from hsmkms.server.process.connections import Connections, connections_of
 
 BACKLOG: Final = 4096
 TRIM_SECONDS: Final = 2.0
-"""How often memory is given back at most."""
+"""Pause between two checks whether memory can be given back to the system."""
 
 ALPN: Final = ["http/1.1"]
-"""Protocols over TLS: to a client that offers HTTP/2 as well, this says what is spoken."""
+"""Protocols offered over TLS, for clients that offer HTTP/2 as well."""
 
 LOOK_SECONDS: Final = 0.5
-"""How often the time limits of connections are looked at."""
+"""Pause between two checks of the connections' deadlines."""
 
 ACCEPT_SECONDS: Final = 0.05
-"""For clients that have connected already and wait to be accepted; the parent has closed the port for others."""
+"""Time to accept clients that have connected already; the supervisor has closed the port for others."""
 
 STOP_SECONDS: Final = 30.0
-"""How long requests that run may take to finish when the server is stopped."""
+"""Time limit for running requests when the server stops."""
 
 
 class Answering(Handler, Protocol):
-    """What answers requests in a worker."""
+    """The application of a worker: answers its requests."""
 
     def begin(self) -> None:
-        """Begin what is done beside the requests."""
+        """Start the background work."""
 
     def is_well(self) -> bool:
-        """Answer who has waited too long; False if nothing can be answered any more."""
+        """Answer clients whose time limit is over; False if no request can be answered any more."""
 
     def end(self) -> None:
-        """Finish everything."""
+        """Finish running requests, and close."""
 
 
 Make = Callable[[asyncio.AbstractEventLoop, bool], Answering]
-"""Makes what answers on a loop; True: nobody can listen on the way to it."""
+"""Creates the application of a loop; the flag is true for TLS."""
 
 
-def run(make: Make, settings: ServeSettings, listener: socket.socket, ready: Callable[[], None], pulse: Pulse) -> None:
-    """Serve until SIGTERM; ``ready`` is called when clients are answered, ``pulse`` beats while they can be."""
-    uvloop.run(_serve(make, settings, listener, ready, pulse))
+def run(
+    make: Make, settings: ServeSettings, listener: socket.socket, ready: Callable[[], None], heartbeat: Heartbeat
+) -> None:
+    """Serve until SIGTERM; ``ready`` is called when clients are answered, ``heartbeat`` beats while they can be."""
+    uvloop.run(_serve(make, settings, listener, ready, heartbeat))
 
 
 def tls_context(settings: ServeSettings) -> ssl.SSLContext | None:
-    """The certificate and its key as they are on the disk now, for TLS 1.2 and newer; None for plain HTTP."""
+    """Load the certificate and its key from disk, for TLS 1.2 and newer; None for plain HTTP."""
     if settings.certificate is None or settings.private_key is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -69,7 +71,7 @@ def tls_context(settings: ServeSettings) -> ssl.SSLContext | None:
 
 
 async def _serve(
-    make: Make, settings: ServeSettings, listener: socket.socket, ready: Callable[[], None], pulse: Pulse
+    make: Make, settings: ServeSettings, listener: socket.socket, ready: Callable[[], None], heartbeat: Heartbeat
 ) -> None:
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
@@ -91,10 +93,10 @@ async def _serve(
     answering.begin()
     memory.keep_heap_small()
     gc.collect()
-    gc.freeze()  # what is there now stays: later collections need not walk it, and pages of the parent stay shared
+    gc.freeze()  # long-lived objects: later collections skip them, and pages shared with the supervisor stay shared
     ready()
     watching = [
-        asyncio.create_task(_watch(connections, loop.time, answering, pulse)),
+        asyncio.create_task(_watch(connections, loop.time, answering, heartbeat)),
         asyncio.create_task(_give_memory_back(loop, connections)),
     ]
     await stopped.wait()
@@ -104,11 +106,11 @@ async def _serve(
     for task in watching:
         task.cancel()
     answering.end()
-    await asyncio.sleep(0)  # what threads have finished is written
+    await asyncio.sleep(0)  # responses of the threads are written
 
 
 def _stop_with_parent(loop: asyncio.AbstractEventLoop, stopped: asyncio.Event) -> None:
-    """Stop when the parent is gone, killed perhaps: nobody else would ever stop this worker."""
+    """Stop when the supervisor has ended, perhaps killed: no other process would stop this worker."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
@@ -121,30 +123,32 @@ def _stop_with_parent(loop: asyncio.AbstractEventLoop, stopped: asyncio.Event) -
 
 
 async def _give_memory_back(loop: asyncio.AbstractEventLoop, connections: Connections) -> None:
-    """Give memory back to the system some seconds after a burst; from a thread, since it takes milliseconds."""
+    """Give memory back to the system some seconds after a burst, in a thread, since it takes milliseconds."""
     while True:
         await asyncio.sleep(TRIM_SECONDS)
         if connections.memory_is_free():
             await loop.run_in_executor(None, memory.give_back)
 
 
-async def _watch(connections: Connections, now: Callable[[], float], answering: Answering, pulse: Pulse) -> None:
-    """Close connections whose time is over, and give signs of life."""
+async def _watch(
+    connections: Connections, now: Callable[[], float], answering: Answering, heartbeat: Heartbeat
+) -> None:
+    """Close connections whose deadline has passed, and beat."""
     while True:
         if answering.is_well():
-            pulse.beat()
+            heartbeat.beat()
         await asyncio.sleep(LOOK_SECONDS)
         give_up_late(connections, now())
 
 
 def give_up_late(connections: Connections, moment: float) -> None:
-    """Give up the connections whose time is over at a moment."""
+    """Close the connections whose deadline has passed."""
     for each in [each for each in connections.open if each.deadline < moment]:
         each.give_up()
 
 
 async def _finish(connections: Connections) -> None:
-    """Let every connection answer what its client has begun to ask, also those that are just being made."""
+    """End every connection, including new ones, after answering what its client has begun to send."""
     loop = asyncio.get_running_loop()
     begun = loop.time()
     while loop.time() < begun + (STOP_SECONDS if connections.open else LINGER_SECONDS):

@@ -347,4 +347,4 @@ def seal_rows(core: Core) -> None:
     if last is not None and last.seal.root_number and not core.seals.empty():
         log.error("the seals of the control-plane database were removed, so nothing in it is used: restore a backup")
         return
-    core.seals.seal_all(again=False, tell=record_event)
+    core.seals.seal_all(again=False, record=record_event)

@@ -79,7 +79,7 @@ def make_empty(core: Core, record: KeyRecord, tags: Mapping[str, str], check: Ch
 
     ``check`` is called in that transaction, and may refuse.
     """
-    with core.store.atomic() as tx:
+    with core.audited_and_sealed() as tx:
         check(tx)
         keys.insert_intent(tx, record, tags, "")
         keys.complete(tx, record.key_id, record.region)
@@ -129,7 +129,7 @@ def _make(
     device.connection.ready_to_make()  # before the intent, which would be left behind if the token is away
 
     # 1. Intent: the key's row, invisible until it is complete.
-    with core.store.atomic() as tx:
+    with core.audited_and_sealed() as tx:
         check(tx)
         keys.insert_intent(tx, record, tags, label)
     core.reached("create-key 1: intent")
@@ -138,13 +138,13 @@ def _make(
     try:
         device.keys.generate_backing_key(permit, backing_key.cka_id, label, record.kind)
     except NOTHING_WAS_MADE:
-        with core.store.atomic() as tx:
+        with core.audited_and_sealed() as tx:
             keys.drop_intent(tx, record.key_id, record.region)
         raise
     core.reached("create-key 2: device")
 
     # 3. Result: from here on the key exists.
-    with core.store.atomic() as tx:
+    with core.audited_and_sealed() as tx:
         outcome = _complete(tx, record, alias)
         if outcome in (_Outcome.ALIAS_TAKEN, _Outcome.HOME_MOVED):
             keys.drop_intent(tx, record.key_id, record.region)

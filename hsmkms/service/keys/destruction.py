@@ -43,7 +43,7 @@ def destroy(core: Core, doomed: Doomed, permit: Permit) -> bool:
     core.reached("destroy 2: device")
 
     # 3. Result.
-    with core.store.atomic() as tx:
+    with core.audited_and_sealed() as tx:
         if doomed.purpose is ObjectPurpose.WRAPPING_KEY:
             materials.forget_wrapping_key(tx, doomed.token_id, doomed.cka_id)
         elif doomed.material_id is None:

@@ -20,7 +20,7 @@ log = logging.getLogger("hsmkms.service")
 
 def write(core: Core, key_id: str, region: str, now: datetime) -> bool:
     """Store the expiry of a key's expired material; return True if there was any."""
-    with core.store.atomic() as tx:
+    with core.audited_and_sealed() as tx:
         record = keys.fetch(tx, region, key_id)
         return record is not None and write_in(core, tx, record, now)
 

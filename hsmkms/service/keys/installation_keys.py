@@ -146,7 +146,7 @@ def _intended(core: Core, purpose: str, left: InstallationKeyRow | None = None) 
     """Return the newest version of a purpose; insert the first one, or one that follows ``left``, if needed."""
     core.tokens.may_have_moved()
     home_id = core.tokens.home_id
-    with core.store.atomic() as tx:
+    with core.audited_and_sealed() as tx:
         known = installation.versions(tx, purpose)
         if known and (left is None or known[-1].version != left.version):
             return known[-1]
@@ -163,7 +163,7 @@ def _made(
         if was_made(core, key):
             raise lost(key)
         make(key, label_of(core, key))
-    with core.store.atomic() as tx:
+    with core.audited_and_sealed() as tx:
         made = installation.note_made(tx, key, core.clock())
         return made if present or installation.is_home(tx, key.token_id) else None
 

@@ -50,7 +50,7 @@ def rotate(core: Core, key_id: str, region: str, kind: RotationType, judge: Judg
 def _rotate(core: Core, key_id: str, region: str, kind: RotationType, judge: Judge) -> bool:
     """Run the steps of a rotation; False if the home has moved meanwhile: then everything was undone."""
     # 1. Intent: the material, which records do not include yet.
-    with core.store.atomic() as tx:
+    with core.audited_and_sealed() as tx:
         record = keys.fetch(tx, region, key_id)
         if record is None:
             raise NotFoundException(f"Key '{key_arn(core.installation.account, region, key_id)}' does not exist")
@@ -67,13 +67,13 @@ def _rotate(core: Core, key_id: str, region: str, kind: RotationType, judge: Jud
     try:
         core.tokens.of(new.token_id).keys.generate_backing_key(permit, new.cka_id, label)
     except NOTHING_WAS_MADE:
-        with core.store.atomic() as tx:
+        with core.audited_and_sealed() as tx:
             rotation.drop(tx, new.token_id, new.cka_id)
         raise
     core.reached("rotate 2: device")
 
     # 3. Result: the new backing key is current, the old one decrypts.
-    with core.store.atomic() as tx:
+    with core.audited_and_sealed() as tx:
         moved = not installation.is_home(tx, new.token_id)
         if moved:
             materials.doom(tx, new.token_id, new.cka_id)
@@ -131,17 +131,17 @@ def finish(core: Core, unfinished: Unfinished) -> RotationType | None:
     those on a former home. If no object was created, the intent is removed.
     """
     if unfinished.token_id != core.tokens.home_id:
-        with core.store.atomic() as tx:
+        with core.audited_and_sealed() as tx:
             materials.doom(tx, unfinished.token_id, unfinished.cka_id)
         return None
     device = core.tokens.of(unfinished.token_id)
     if not device.keys.holds(unfinished.cka_id):
-        with core.store.atomic() as tx:
+        with core.audited_and_sealed() as tx:
             rotation.drop(tx, unfinished.token_id, unfinished.cka_id)
         log.info("dropped an interrupted change of key %s: no object had been created", unfinished.key_id)
         return None
     _, deviations = device.keys.attest(unfinished.cka_id)
-    with core.store.atomic() as tx:
+    with core.audited_and_sealed() as tx:
         kind = unfinished.rotation_type
         record = keys.fetch(tx, unfinished.region, unfinished.key_id)
         fit = not deviations and installation.is_home(tx, unfinished.token_id)

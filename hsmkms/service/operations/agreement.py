@@ -2,7 +2,13 @@
 
 from typing import Final
 
-from hsmkms.errors import RejectedDataError, UnsupportedOperationException, ValidationException, silently
+from hsmkms.errors import (
+    DryRunOperationException,
+    RejectedDataError,
+    UnsupportedOperationException,
+    ValidationException,
+    silently,
+)
 from hsmkms.model.asymmetric import (
     DecapsulateRequest,
     DecapsulateResponse,
@@ -14,7 +20,7 @@ from hsmkms.model.asymmetric import (
 from hsmkms.model.enums import EncapsulationAlgorithm, KeyAgreementAlgorithm
 from hsmkms.rules import specs
 from hsmkms.service.operations.crypto import NO_RECIPIENT
-from hsmkms.service.pipeline import Call
+from hsmkms.service.pipeline import DRY_RUN, Call
 
 NO_ML_KEM: Final = "hsmkms knows no token that has ML-KEM: it keeps no keys of KeyUsage ENCAPSULATE_DECAPSULATE."
 
@@ -36,9 +42,10 @@ def derive_shared_secret(call: Call, request: DeriveSharedSecretRequest) -> Deri
         peer = device.pairs.peer_key(record.spec, request.public_key)
     except RejectedDataError as exc:
         raise silently(ValidationException(NO_PEER.format(spec=record.spec))) from exc
-    call.stop_if(dry_run=request.dry_run)
+    if request.dry_run:
+        raise DryRunOperationException(DRY_RUN)
     secret = device.pairs.agree(permit, key.current_cka_id, record.spec, peer)
-    call.used(key)
+    call.core.uses.note(call, key)
     return DeriveSharedSecretResponse(
         key_id=record.arn, shared_secret=secret, key_agreement_algorithm=algorithm, key_origin=record.origin
     )

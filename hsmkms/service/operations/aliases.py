@@ -25,7 +25,7 @@ def create_alias(call: Call, request: CreateAliasRequest) -> None:
     rules.check_new_name(request.alias_name)
     rules.check_target(request.target_key_id)
     arn = call.alias(request.alias_name)
-    with call.changing(request.target_key_id) as (tx, record):
+    with call.audited_and_sealed(request.target_key_id) as (tx, record):
         if aliases.fetch(tx, call.region, request.alias_name) is not None:
             raise AlreadyExistsException(f"An alias with the name {arn} already exists")
         _check_room(tx, call, record.key_id)
@@ -36,7 +36,7 @@ def update_alias(call: Call, request: UpdateAliasRequest) -> None:
     """Move an alias to another key of the same kind (manual rotation)."""
     arn = _own_alias(call, request.alias_name)
     rules.check_target(request.target_key_id)
-    with call.changing(request.target_key_id) as (tx, record):
+    with call.audited_and_sealed(request.target_key_id) as (tx, record):
         old = _judged_target(tx, call, request.alias_name)
         rules.check_retarget(arn, old, record)
         if old.key_id != record.key_id:
@@ -47,7 +47,7 @@ def update_alias(call: Call, request: UpdateAliasRequest) -> None:
 def delete_alias(call: Call, request: DeleteAliasRequest) -> None:
     """Delete an alias; the key stays as it is."""
     _own_alias(call, request.alias_name)
-    with call.core.store.atomic() as tx:
+    with call.core.audited_and_sealed() as tx:
         _judged_target(tx, call, request.alias_name)
         aliases.delete(tx, call.region, request.alias_name)
 

@@ -6,11 +6,14 @@ API Reference, Encrypt and Decrypt.
 
 import logging
 from collections.abc import Callable, Mapping
+from datetime import datetime
+from functools import partial
 from typing import Final
 
 from msgspec import Struct
 
 from hsmkms.errors import InvalidCiphertextException, RejectedDataError
+from hsmkms.hsm.ports import Device
 from hsmkms.model.enums import EncryptionAlgorithm, KeySpec, Origin
 from hsmkms.model.permit import Permit
 from hsmkms.rules import blob, context, messages
@@ -30,6 +33,13 @@ class Keyed(Struct, frozen=True):
     algorithm: EncryptionAlgorithm
 
 
+class Sealed(Struct, frozen=True):
+    """A ciphertext, and the key as it has encrypted: with new material, if it had to rotate first."""
+
+    ciphertext: bytes
+    key: CachedKey
+
+
 class Opened(Struct, frozen=True):
     """A plaintext, and the id of the material that decrypted it, if the response has one."""
 
@@ -40,35 +50,45 @@ class Opened(Struct, frozen=True):
 class Cipher(Struct, frozen=True):
     """Functions of an algorithm. ``bind`` encodes or refuses an encryption context; ``fits`` refuses long plaintexts.
 
-    ``seal`` and ``open`` take the result of ``bind``; ``open`` also takes the parsed ciphertext, if it was parsed.
+    Without ``fits``, the request's own limit of 4,096 bytes suffices.
+    ``seal`` and ``open`` take the result of ``bind``; ``seal`` rotates the key first if it must not encrypt any more;
+    ``open`` also takes the parsed ciphertext, if it was parsed.
     """
 
     bind: Callable[[dict[str, str] | None], bytes]
-    fits: Callable[[KeySpec, EncryptionAlgorithm, int], None]
-    seal: Callable[[Call, Keyed, bytes, bytes], bytes]
+    fits: Callable[[KeySpec, EncryptionAlgorithm, int], None] | None
+    seal: Callable[[Call, Keyed, bytes, bytes], Sealed]
     open: Callable[[Call, Keyed, bytes, blob.Blob | None, bytes], Opened]
 
 
-def ready(call: Call, key: CachedKey, permit: Permit, algorithm: EncryptionAlgorithm) -> Keyed:
-    """Return the key ready to encrypt, after rotating generated material that must not encrypt any more.
+# -- before an encryption --------------------------------------------------------------------------------------------
+
+
+def _ready(call: Call, by: Keyed) -> tuple[CachedKey, Permit, Device]:
+    """Return the key ready to encrypt, and its token, after rotating generated material that must not encrypt any more.
 
     That is material older than a restored backup (its number of encryptions since the backup is unknown, and AES-GCM
     has a limit), and material on a former home. If the rotation fails now, the key encrypts with its present material,
     and the rotation is tried again at its next encryption.
     """
-    by = Keyed(key, permit, algorithm)
-    restored_at, current = call.core.installation.restored_at, key.record.current
-    if key.current_token_id != call.core.tokens.home_id and rotates(key.record):
-        rotating.rotate_elsewhere(call.core, key.record.key_id, key.record.region)
-        return Keyed(*call.renewed(key), algorithm)
-    if restored_at is None or algorithm is not EncryptionAlgorithm.SYMMETRIC_DEFAULT or current is None:
-        return by
-    if current.created_at >= restored_at:
-        return by
+    core, key, permit = call.core, by.key, by.permit
+    if key.current_token_id != core.tokens.home_id and rotates(key.record):
+        rotating.rotate_elsewhere(core, key.record.key_id, key.record.region)
+        key, permit = call.renewed(key)
+    elif core.installation.restored_at is not None and by.algorithm is EncryptionAlgorithm.SYMMETRIC_DEFAULT:
+        key, permit = _ready_after_restore(call, key, permit, core.installation.restored_at)
+    return key, permit, core.tokens.of(key.current_token_id)
+
+
+def _ready_after_restore(call: Call, key: CachedKey, permit: Permit, restored_at: datetime) -> tuple[CachedKey, Permit]:
+    """Rotate generated material that is older than the restored backup; warn once about imported material."""
     record = key.record
+    current = record.current
+    if current is None or current.created_at >= restored_at:
+        return key, permit
     if record.origin is Origin.AWS_KMS:
         rotating.rotate_restored(call.core, record.key_id, record.region, current.material_id)
-        return Keyed(*call.renewed(key), algorithm)
+        return call.renewed(key)
     if current.material_id not in call.core.warned:
         call.core.warned.add(current.material_id)
         log.warning(
@@ -76,30 +96,26 @@ def ready(call: Call, key: CachedKey, permit: Permit, algorithm: EncryptionAlgor
             "not known: create a new key and move the alias to it",
             *(current.material_id, record.key_id),
         )
-    return by
+    return key, permit
 
 
 # -- SYMMETRIC_DEFAULT ----------------------------------------------------------------------------------------------
 
 
-def _fits_any(_spec: KeySpec, _algorithm: EncryptionAlgorithm, _length: int) -> None:
-    """Accept every length: the request's own limit of 4,096 bytes suffices."""
-
-
-def _seal_gcm(call: Call, by: Keyed, plaintext: bytes, bound: bytes) -> bytes:
-    key, leases = by.key, call.core.leases
-    material_id = key.current_material_id
-    iv, body = call.device(key).ciphers.encrypt(
-        by.permit,
+def _seal_gcm(call: Call, by: Keyed, plaintext: bytes, bound: bytes) -> Sealed:
+    key, permit, device = _ready(call, by)
+    leases, material_id = call.core.leases, key.current_material_id
+    iv, body = device.ciphers.encrypt(
+        permit,
         key.current_cka_id,
         plaintext,
         key.current_header + bound,
-        count=lambda: leases.spend(material_id),
+        count=partial(leases.spend, material_id),
     )
-    call.used(key)
+    call.core.uses.note(call, key)
     if material_id in leases.nearly_spent:
         _follow_up(call, key)
-    return blob.assemble(key.current_header, iv, body)
+    return Sealed(blob.assemble(key.current_header, iv, body), key)
 
 
 def _follow_up(call: Call, key: CachedKey) -> None:
@@ -137,13 +153,11 @@ def _bind_nothing(encryption_context: dict[str, str] | None) -> bytes:
     return b""
 
 
-def _seal_oaep(call: Call, by: Keyed, plaintext: bytes, _bound: bytes) -> bytes:
-    record = by.key.record
-    sealed = call.device(by.key).pairs.encrypt_oaep(
-        by.permit, by.key.current_cka_id, record.spec, by.algorithm, plaintext
-    )
-    call.used(by.key)
-    return sealed
+def _seal_oaep(call: Call, by: Keyed, plaintext: bytes, _bound: bytes) -> Sealed:
+    key, permit, device = _ready(call, by)
+    ciphertext = device.pairs.encrypt_oaep(permit, key.current_cka_id, key.record.spec, by.algorithm, plaintext)
+    call.core.uses.note(call, key)
+    return Sealed(ciphertext, key)
 
 
 def _open_oaep(call: Call, by: Keyed, ciphertext: bytes, _parsed: blob.Blob | None, _bound: bytes) -> Opened:
@@ -159,7 +173,7 @@ def _open_oaep(call: Call, by: Keyed, ciphertext: bytes, _parsed: blob.Blob | No
     return Opened(plaintext, None)
 
 
-_GCM: Final = Cipher(context.canonical, _fits_any, _seal_gcm, _open_gcm)
+_GCM: Final = Cipher(context.canonical, None, _seal_gcm, _open_gcm)
 _OAEP: Final = Cipher(_bind_nothing, messages.check_fits, _seal_oaep, _open_oaep)
 
 CIPHERS: Final[Mapping[EncryptionAlgorithm, Cipher]] = {

@@ -32,7 +32,7 @@ from hsmkms.model.crypto import (
 from hsmkms.model.enums import EncryptionAlgorithm, KeySpec
 from hsmkms.model.permit import Permit
 from hsmkms.rules import blob, specs
-from hsmkms.service.operations.ciphers import CIPHERS, Keyed, Opened, ready
+from hsmkms.service.operations.ciphers import CIPHERS, Keyed, Opened, Sealed
 from hsmkms.service.pipeline import DRY_RUN, Call
 from hsmkms.service.runtime.record_cache import CachedKey
 
@@ -42,17 +42,23 @@ NO_CUSTOM_STORE: Final = "hsmkms has no custom key stores: leave CustomKeyStoreI
 
 
 def encrypt(call: Call, request: EncryptRequest) -> EncryptResponse:
-    """Encrypt under a key's current material: up to 4,096 bytes, or as much as fits into an RSA block."""
+    """Encrypt under a key's current material: up to 4,096 bytes, or as much as fits into an RSA block.
+
+    No row is written, so nothing is sealed: ``seal`` counts the encryption and notes the last use, and
+    ``pipeline.run_audited`` writes the audit record.
+    """
     key, permit = call.key(request.key_id, aliases=True)
     specs.require_usage(key.record, call.operation)
     algorithm = specs.check_encryption_algorithm(key.record, request.encryption_algorithm)
     cipher = CIPHERS[algorithm]
     bound = cipher.bind(request.encryption_context)
-    cipher.fits(key.record.spec, algorithm, len(request.plaintext))
-    call.stop_if(dry_run=request.dry_run)
-    by = ready(call, key, permit, algorithm)
+    if cipher.fits is not None:
+        cipher.fits(key.record.spec, algorithm, len(request.plaintext))
+    if request.dry_run:
+        raise DryRunOperationException(DRY_RUN)
+    sealed = cipher.seal(call, Keyed(key, permit, algorithm), request.plaintext, bound)
     return EncryptResponse(
-        ciphertext_blob=cipher.seal(call, by, request.plaintext, bound),
+        ciphertext_blob=sealed.ciphertext,
         key_id=key.record.arn,
         encryption_algorithm=algorithm,
     )
@@ -64,7 +70,8 @@ def decrypt(call: Call, request: DecryptRequest) -> DecryptResponse:
         raise UnsupportedOperationException(NO_RECIPIENT)
     if _ignores_ciphertext(request):
         _check_named_key(call, request.key_id, "keyId", "kms:Decrypt")
-        call.stop_if(dry_run=request.dry_run)
+        if request.dry_run:
+            raise DryRunOperationException(DRY_RUN)
     source = _Source(
         request.ciphertext_blob,
         request.key_id,
@@ -73,8 +80,9 @@ def decrypt(call: Call, request: DecryptRequest) -> DecryptResponse:
         "kms:Decrypt",
     )
     by, opened = _open(call, source, _find_key(call, source))
-    call.stop_if(dry_run=request.dry_run)
-    call.used(by.key)
+    if request.dry_run:
+        raise DryRunOperationException(DRY_RUN)
+    call.core.uses.note(call, by.key)
     return DecryptResponse(
         key_id=by.key.record.arn,
         plaintext=opened.plaintext,
@@ -105,19 +113,20 @@ def re_encrypt(call: Call, request: ReEncryptRequest) -> ReEncryptResponse:
     if source_key is None:
         raise DryRunOperationException(DRY_RUN)
     by, opened = _open(call, source, source_key)
-    cipher.fits(key.record.spec, algorithm, len(opened.plaintext))
-    call.stop_if(dry_run=request.dry_run)
-    target = ready(call, key, permit, algorithm)
-    sealed = cipher.seal(call, target, opened.plaintext, bound)
-    call.used(by.key)
+    if cipher.fits is not None:
+        cipher.fits(key.record.spec, algorithm, len(opened.plaintext))
+    if request.dry_run:
+        raise DryRunOperationException(DRY_RUN)
+    sealed = cipher.seal(call, Keyed(key, permit, algorithm), opened.plaintext, bound)
+    call.core.uses.note(call, by.key)
     return ReEncryptResponse(
-        ciphertext_blob=sealed,
+        ciphertext_blob=sealed.ciphertext,
         source_key_id=by.key.record.arn,
         key_id=key.record.arn,
         source_encryption_algorithm=by.algorithm,
         destination_encryption_algorithm=algorithm,
         source_key_material_id=opened.material_id,
-        destination_key_material_id=specs.shown_material(target.key.record),
+        destination_key_material_id=specs.shown_material(sealed.key.record),
     )
 
 
@@ -125,12 +134,12 @@ def generate_data_key(call: Call, request: GenerateDataKeyRequest) -> GenerateDa
     """Generate 1 to 1,024 random bytes on the token; return them and their encryption under the key."""
     if request.recipient is not None:
         raise UnsupportedOperationException(NO_RECIPIENT)
-    plaintext, sealed, key = _data_key(call, request)
+    plaintext, sealed = _data_key(call, request)
     return GenerateDataKeyResponse(
-        ciphertext_blob=sealed,
+        ciphertext_blob=sealed.ciphertext,
         plaintext=plaintext,
-        key_id=key.record.arn,
-        key_material_id=key.current_material_id,
+        key_id=sealed.key.record.arn,
+        key_material_id=sealed.key.current_material_id,
     )
 
 
@@ -138,9 +147,11 @@ def generate_data_key_without_plaintext(
     call: Call, request: GenerateDataKeyWithoutPlaintextRequest
 ) -> GenerateDataKeyWithoutPlaintextResponse:
     """Generate a data key and return only its encryption."""
-    _, sealed, key = _data_key(call, request)
+    _, sealed = _data_key(call, request)
     return GenerateDataKeyWithoutPlaintextResponse(
-        ciphertext_blob=sealed, key_id=key.record.arn, key_material_id=key.current_material_id
+        ciphertext_blob=sealed.ciphertext,
+        key_id=sealed.key.record.arn,
+        key_material_id=sealed.key.current_material_id,
     )
 
 
@@ -158,16 +169,17 @@ def generate_random(call: Call, request: GenerateRandomRequest) -> GenerateRando
 
 def _data_key(
     call: Call, request: GenerateDataKeyRequest | GenerateDataKeyWithoutPlaintextRequest
-) -> tuple[bytes, bytes, CachedKey]:
+) -> tuple[bytes, Sealed]:
     key, permit = call.key(request.key_id, aliases=True)
     specs.require_usage(key.record, call.operation)
     length = specs.data_key_length(request.key_spec, request.number_of_bytes)
     cipher = CIPHERS[EncryptionAlgorithm.SYMMETRIC_DEFAULT]
     bound = cipher.bind(request.encryption_context)
-    call.stop_if(dry_run=request.dry_run)
+    if request.dry_run:
+        raise DryRunOperationException(DRY_RUN)
     plaintext = call.core.device.ciphers.random(permit, length)
-    by = ready(call, key, permit, EncryptionAlgorithm.SYMMETRIC_DEFAULT)
-    return plaintext, cipher.seal(call, by, plaintext, bound), by.key
+    by = Keyed(key, permit, EncryptionAlgorithm.SYMMETRIC_DEFAULT)
+    return plaintext, cipher.seal(call, by, plaintext, bound)
 
 
 class _Source(NamedTuple):

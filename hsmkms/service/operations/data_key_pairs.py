@@ -1,6 +1,6 @@
 """GenerateDataKeyPair in both forms. Source: AWS KMS API Reference."""
 
-from hsmkms.errors import UnsupportedOperationException
+from hsmkms.errors import DryRunOperationException, UnsupportedOperationException
 from hsmkms.model.crypto import (
     GenerateDataKeyPairRequest,
     GenerateDataKeyPairResponse,
@@ -9,9 +9,9 @@ from hsmkms.model.crypto import (
 )
 from hsmkms.model.enums import EncryptionAlgorithm, KeySpec
 from hsmkms.rules import specs
-from hsmkms.service.operations.ciphers import CIPHERS, ready
+from hsmkms.service.operations.ciphers import CIPHERS, Keyed
 from hsmkms.service.operations.crypto import NO_RECIPIENT
-from hsmkms.service.pipeline import Call
+from hsmkms.service.pipeline import DRY_RUN, Call
 
 
 def generate_data_key_pair(call: Call, request: GenerateDataKeyPairRequest) -> GenerateDataKeyPairResponse:
@@ -47,13 +47,15 @@ def _data_key_pair(
     device.pairs.check_data_key_pair(spec)
     cipher = CIPHERS[EncryptionAlgorithm.SYMMETRIC_DEFAULT]
     bound = cipher.bind(request.encryption_context)
-    call.stop_if(dry_run=request.dry_run)
+    if request.dry_run:
+        raise DryRunOperationException(DRY_RUN)
     pair = device.pairs.data_key_pair(permit, spec)
-    by = ready(call, key, permit, EncryptionAlgorithm.SYMMETRIC_DEFAULT)
+    by = Keyed(key, permit, EncryptionAlgorithm.SYMMETRIC_DEFAULT)
+    sealed = cipher.seal(call, by, pair.private, bound)
     return pair.private, GenerateDataKeyPairWithoutPlaintextResponse(
-        private_key_ciphertext_blob=cipher.seal(call, by, pair.private, bound),
+        private_key_ciphertext_blob=sealed.ciphertext,
         public_key=pair.public,
         key_id=key.record.arn,
         key_pair_spec=spec,
-        key_material_id=by.key.current_material_id,
+        key_material_id=sealed.key.current_material_id,
     )

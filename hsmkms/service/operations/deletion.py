@@ -36,7 +36,7 @@ def schedule_key_deletion(call: Call, request: ScheduleKeyDeletionRequest) -> Sc
     The waiting period of a primary key with replicas begins when the last of them is deleted.
     """
     days = rules.window_days(request.pending_window_in_days)
-    with call.changing(request.key_id) as (tx, record):
+    with call.audited_and_sealed(request.key_id) as (tx, record):
         waits = multi_region.waits_for_replicas(record)
         date = None if waits else rules.deletion_date(call.now, days)
         event = Event.SCHEDULE_DELETION_WITH_REPLICAS if waits else Event.SCHEDULE_DELETION
@@ -49,7 +49,7 @@ def schedule_key_deletion(call: Call, request: ScheduleKeyDeletionRequest) -> Sc
 
 def cancel_key_deletion(call: Call, request: CancelKeyDeletionRequest) -> CancelKeyDeletionResponse:
     """Cancel the deletion: the key is Disabled, and otherwise unchanged."""
-    with call.changing(request.key_id) as (tx, record):
+    with call.audited_and_sealed(request.key_id) as (tx, record):
         state = states.next_state(record.state, Event.CANCEL_DELETION)
         keys.cancel_deletion(tx, record.key_id, record.region, state, record.version)
     return CancelKeyDeletionResponse(key_id=record.arn)
@@ -80,7 +80,7 @@ def destroy_key(core: Core, key_id: str, region: str) -> None:
     _require_tokens(core, key_id, region)
 
     # 1. Intent: the key cannot be found any more. If a primary key waited for this replica, its own period begins.
-    with core.store.atomic() as tx:
+    with core.audited_and_sealed() as tx:
         record = keys.fetch(tx, region, key_id)
         if record is None or not rules.is_due(record, core.clock()):
             raise KMSInvalidStateException(f"The key {key_id} is not due for deletion any more.")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from hsmkms.errors import (
+    DryRunOperationException,
     InvalidArnException,
     InvalidGrantIdException,
     InvalidGrantTokenException,
@@ -32,7 +33,7 @@ from hsmkms.rules.iam import principals
 from hsmkms.rules.iam.grant_token import INVALID
 from hsmkms.service import grant_tokens
 from hsmkms.service.operations.policies import HOW_TO_ACCEPT, is_unknown
-from hsmkms.service.pipeline import Call
+from hsmkms.service.pipeline import DRY_RUN, Call
 from hsmkms.store import grants
 from hsmkms.store.engine import Connection
 from hsmkms.store.sealed_rows import grant_subject
@@ -48,14 +49,15 @@ def create_grant(call: Call, request: CreateGrantRequest) -> CreateGrantResponse
     rules.check_new(request, key.record)
     new = _new(call, key.record, request)
     token = grant_tokens.make(call.core, new)  # before the transaction: the call to the token may be slow
-    with call.again(key.record) as (tx, record):
+    with call.audited_and_sealed_resolved(key.record) as (tx, record):
         for principal in (request.grantee_principal, request.retiring_principal):
             _check_principal(call, tx, principal)
         known = grants.named(tx, record.region, record.key_id, request.name) if request.name is not None else []
         same = next((each for each in known if rules.same(each, request)), None)
         if same is None:
             rules.check_room(grants.count(tx, record.region, record.key_id), record)
-        call.stop_if(dry_run=request.dry_run)
+        if request.dry_run:
+            raise DryRunOperationException(DRY_RUN)
         if same is None:
             grants.insert(tx, new)
     if same is not None:
@@ -103,8 +105,9 @@ def retire_grant(call: Call, request: RetireGrantRequest) -> None:
     """Delete a grant for its retiring principal, its grantee if it permits RetireGrant, or the account."""
     grant = _to_retire(call, request)
     call.retire(call.find(grant.key_id), grant)
-    call.stop_if(dry_run=request.dry_run)
-    with call.core.store.atomic() as tx:
+    if request.dry_run:
+        raise DryRunOperationException(DRY_RUN)
+    with call.core.audited_and_sealed() as tx:
         grants.delete(tx, grant)
 
 
@@ -112,8 +115,9 @@ def revoke_grant(call: Call, request: RevokeGrantRequest) -> None:
     """Delete a grant for a principal who manages the key."""
     key, _ = call.key(request.key_id)
     grant = _on_key(call, key.record.key_id, request.grant_id)
-    call.stop_if(dry_run=request.dry_run)
-    with call.core.store.atomic() as tx:
+    if request.dry_run:
+        raise DryRunOperationException(DRY_RUN)
+    with call.core.audited_and_sealed() as tx:
         grants.delete(tx, grant)
 
 

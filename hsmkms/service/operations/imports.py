@@ -91,7 +91,7 @@ def import_key_material(call: Call, request: ImportKeyMaterialRequest) -> Import
         rotating.finish(core, each)
 
     # 1. Intent; or the whole operation, if the material is on the token already.
-    with call.again(key.record) as (tx, record):
+    with call.audited_and_sealed_resolved(key.record) as (tx, record):
         choice = rules.choose(record, names, request.import_type, request.key_material_id, core.rotation)
         multi_region.check_description(record, choice.known, request.key_material_description)
         arrival = _Arrival(call, request, choice, expiry, wrapped, row.token_id)
@@ -115,7 +115,7 @@ def delete_imported_key_material(
     call: Call, request: DeleteImportedKeyMaterialRequest
 ) -> DeleteImportedKeyMaterialResponse:
     """Destroy imported material at once; the same material can be imported again."""
-    with call.changing(request.key_id) as (tx, record):
+    with call.audited_and_sealed(request.key_id) as (tx, record):
         rules.check_members(record, material_id=request.key_material_id)
         target = _target(record, request.key_material_id)
         if target is not None and target.present:
@@ -183,7 +183,7 @@ def _unwrap(arrival: _Arrival, record: KeyRecord, permit: Permit, cka_id: bytes,
     try:
         device.imports.unwrap_backing_key(permit, arrival.wrapped, cka_id, label, record.kind)
     except (*NOTHING_WAS_MADE, RejectedDataError, RejectedMaterialError, ObjectLostError) as exc:
-        with core.store.atomic() as tx:
+        with core.audited_and_sealed() as tx:
             rotation.drop(tx, token_id, cka_id)
         if isinstance(exc, ObjectLostError):
             raise ExpiredImportTokenException(_GONE) from exc
@@ -191,7 +191,7 @@ def _unwrap(arrival: _Arrival, record: KeyRecord, permit: Permit, cka_id: bytes,
     core.reached("import 2: device")
 
     # 3. Result, unless the key was deleted meanwhile.
-    with core.store.atomic() as tx:
+    with core.audited_and_sealed() as tx:
         fresh = keys.fetch(tx, record.region, record.key_id)
         moved = not installation.is_home(tx, token_id)
         if moved:

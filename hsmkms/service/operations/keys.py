@@ -49,7 +49,10 @@ NO_CUSTOM_STORE: Final = (
 
 
 def create_key(call: Call, request: CreateKeyRequest) -> CreateKeyResponse:
-    """Create a KMS key: its backing key is generated on the token and never leaves it, or is imported later."""
+    """Create a KMS key: its backing key is generated on the token and never leaves it, or is imported later.
+
+    ``creation`` writes its rows, in transactions that are audited and sealed.
+    """
     core = call.core
     nature = _check_new(request)
     new_tags = first_tags(request.tags)
@@ -105,7 +108,7 @@ def list_keys(call: Call, request: ListKeysRequest) -> ListKeysResponse:
 
 def update_key_description(call: Call, request: UpdateKeyDescriptionRequest) -> None:
     """Replace the description."""
-    with call.changing(request.key_id) as (tx, record):
+    with call.audited_and_sealed(request.key_id) as (tx, record):
         keys.set_description(tx, record.key_id, record.region, request.description, record.version)
 
 
@@ -188,7 +191,7 @@ def _multi_region_configuration(call: Call, record: KeyRecord) -> MultiRegionCon
 
 
 def _switch(call: Call, key_id: str, event: Event) -> KeyRecord:
-    with call.changing(key_id) as (tx, record):
+    with call.audited_and_sealed(key_id) as (tx, record):
         keys.set_state(tx, record.key_id, record.region, states.next_state(record.state, event), record.version)
     return record
 

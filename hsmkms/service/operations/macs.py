@@ -2,21 +2,22 @@
 
 import hmac
 
-from hsmkms.errors import KMSInvalidMacException
+from hsmkms.errors import DryRunOperationException, KMSInvalidMacException
 from hsmkms.model.asymmetric import GenerateMacRequest, GenerateMacResponse, VerifyMacRequest, VerifyMacResponse
 from hsmkms.model.enums import MacAlgorithm
 from hsmkms.model.permit import Permit
 from hsmkms.rules import specs
-from hsmkms.service.pipeline import Call
+from hsmkms.service.pipeline import DRY_RUN, Call
 from hsmkms.service.runtime.record_cache import CachedKey
 
 
 def generate_mac(call: Call, request: GenerateMacRequest) -> GenerateMacResponse:
     """Compute the full-length HMAC of a message on the token."""
     key, permit, algorithm = _admitted(call, request)
-    call.stop_if(dry_run=request.dry_run)
+    if request.dry_run:
+        raise DryRunOperationException(DRY_RUN)
     mac = call.device(key).pairs.generate_mac(permit, key.current_cka_id, algorithm, request.message)
-    call.used(key)
+    call.core.uses.note(call, key)
     return GenerateMacResponse(mac=mac, mac_algorithm=algorithm, key_id=key.record.arn)
 
 
@@ -26,8 +27,9 @@ def verify_mac(call: Call, request: VerifyMacRequest) -> VerifyMacResponse:
     right = call.device(key).pairs.generate_mac(permit, key.current_cka_id, algorithm, request.message)
     if not hmac.compare_digest(right, request.mac):
         raise KMSInvalidMacException
-    call.stop_if(dry_run=request.dry_run)
-    call.used(key)
+    if request.dry_run:
+        raise DryRunOperationException(DRY_RUN)
+    call.core.uses.note(call, key)
     return VerifyMacResponse(key_id=key.record.arn, mac_valid=True, mac_algorithm=algorithm)
 
 

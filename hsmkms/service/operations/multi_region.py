@@ -16,7 +16,7 @@ from hsmkms.model.keys import ReplicateKeyRequest, ReplicateKeyResponse, UpdateP
 from hsmkms.model.records import KeyRecord
 from hsmkms.model.shapes import Tag
 from hsmkms.rules import multi_region as rules
-from hsmkms.rules.regions import check_served
+from hsmkms.rules.regions import refuse
 from hsmkms.service.operations.keys import first_policy, first_tags, may_tag, metadata
 from hsmkms.service.operations.policies import check_new
 from hsmkms.service.pipeline import Call
@@ -31,7 +31,8 @@ def replicate_key(call: Call, request: ReplicateKeyRequest) -> ReplicateKeyRespo
     tags = first_tags(request.tags)
     policy = first_policy(core, request.policy)
     key, _ = call.key(request.key_id)
-    check_served(region, core.installation.regions, UnsupportedOperationException)
+    if region not in core.installation.regions:
+        refuse(region, core.installation.regions, UnsupportedOperationException)
     there = call.elsewhere(region)
     arn = key_arn(core.installation.account, region, key.record.key_id)
 
@@ -51,7 +52,7 @@ def replicate_key(call: Call, request: ReplicateKeyRequest) -> ReplicateKeyRespo
     there.account("kms:CreateKey", new_key=draft)
     if tags:
         may_tag(there, draft)
-    with call.again(key.record) as (tx, primary):
+    with call.audited_and_sealed_resolved(key.record) as (tx, primary):
         rules.check_free(primary, region, arn)
         replica = replica_of(primary)
         if request.policy is not None:
@@ -71,8 +72,9 @@ def replicate_key(call: Call, request: ReplicateKeyRequest) -> ReplicateKeyRespo
 def update_primary_region(call: Call, request: UpdatePrimaryRegionRequest) -> None:
     """Make a replica the primary key of its set, and the primary key a replica; both remain usable."""
     region = request.primary_region
-    with call.changing(request.key_id) as (tx, primary):
-        check_served(region, call.core.installation.regions, UnsupportedOperationException)
+    with call.audited_and_sealed(request.key_id) as (tx, primary):
+        if region not in call.core.installation.regions:
+            refuse(region, call.core.installation.regions, UnsupportedOperationException)
         rules.check_other(primary, region)
         replica = keys.fetch(tx, region, primary.key_id)
         there = call.elsewhere(region)

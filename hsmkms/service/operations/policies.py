@@ -36,7 +36,7 @@ def put_key_policy(call: Call, request: PutKeyPolicyRequest) -> None:
     """Replace a key's policy, effective at the next call of every process."""
     if request.policy_name == OF_RAM:
         raise ValidationException("The AWS_RAM policy can only be managed by the RAM service")
-    with call.changing(request.key_id) as (tx, record):
+    with call.audited_and_sealed(request.key_id) as (tx, record):
         _check_name(request.policy_name)
         check_new(call, tx, request.policy, record, bypass=request.bypass_policy_lockout_safety_check)
         keys.set_policy(tx, record.key_id, record.region, request.policy, record.version)

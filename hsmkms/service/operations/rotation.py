@@ -31,7 +31,7 @@ from hsmkms.store import rotation as stored
 def enable_key_rotation(call: Call, request: EnableKeyRotationRequest) -> None:
     """Enable automatic rotation, or change its period if users may choose it."""
     policy = call.core.rotation
-    with call.changing(request.key_id) as (tx, record):
+    with call.audited_and_sealed(request.key_id) as (tx, record):
         setting = rules.enabled(record, policy, request.rotation_period_in_days, call.now)
         if setting != record.rotation:
             stored.set_setting(tx, record.key_id, setting)
@@ -39,7 +39,7 @@ def enable_key_rotation(call: Call, request: EnableKeyRotationRequest) -> None:
 
 def disable_key_rotation(call: Call, request: DisableKeyRotationRequest) -> None:
     """Disable automatic rotation; the current backing key stays."""
-    with call.changing(request.key_id) as (tx, record):
+    with call.audited_and_sealed(request.key_id) as (tx, record):
         if record.rotation is not None:
             stored.set_setting(tx, record.key_id, None)
 
@@ -93,7 +93,7 @@ def list_key_rotations(call: Call, request: ListKeyRotationsRequest) -> ListKeyR
 
 def _switch_imported(call: Call, seen: KeyRecord) -> None:
     """Make the pending imported material current: the token is not involved, so it is one transaction."""
-    with call.again(seen) as (tx, record):
+    with call.audited_and_sealed_resolved(seen) as (tx, record):
         rules.check_on_demand(record, call.core.rotation, call.now)
         waiting = rules.pending(record)
         if waiting is not None:  # guaranteed by check_on_demand

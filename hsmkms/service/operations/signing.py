@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from hsmkms.errors import KMSInvalidSignatureException, KMSInvalidStateException
+from hsmkms.errors import DryRunOperationException, KMSInvalidSignatureException, KMSInvalidStateException
 from hsmkms.model.asymmetric import (
     GetPublicKeyRequest,
     GetPublicKeyResponse,
@@ -14,7 +14,7 @@ from hsmkms.model.asymmetric import (
 from hsmkms.model.enums import SigningAlgorithm
 from hsmkms.model.shapes import CustomerMasterKeySpec
 from hsmkms.rules import messages, specs
-from hsmkms.service.pipeline import Call
+from hsmkms.service.pipeline import DRY_RUN, Call
 from hsmkms.service.runtime.record_cache import CachedKey
 
 _OLDER_SPECS: Final = frozenset(each.value for each in CustomerMasterKeySpec)
@@ -26,9 +26,10 @@ def sign(call: Call, request: SignRequest) -> SignResponse:
     algorithm, data = _what_is_signed(call, key, request)
     device = call.device(key)
     device.pairs.check_signing(algorithm)
-    call.stop_if(dry_run=request.dry_run)
+    if request.dry_run:
+        raise DryRunOperationException(DRY_RUN)
     signature = device.pairs.sign(permit, key.current_cka_id, algorithm, data)
-    call.used(key)
+    call.core.uses.note(call, key)
     return SignResponse(key_id=key.record.arn, signature=signature, signing_algorithm=algorithm)
 
 
@@ -40,8 +41,9 @@ def verify(call: Call, request: VerifyRequest) -> VerifyResponse:
     device.pairs.check_signing(algorithm)
     if not device.pairs.verify(permit, key.current_cka_id, record.kind, algorithm, data, request.signature):
         raise KMSInvalidSignatureException
-    call.stop_if(dry_run=request.dry_run)
-    call.used(key)
+    if request.dry_run:
+        raise DryRunOperationException(DRY_RUN)
+    call.core.uses.note(call, key)
     return VerifyResponse(key_id=record.arn, signature_valid=True, signing_algorithm=algorithm)
 
 

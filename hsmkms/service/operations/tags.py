@@ -18,7 +18,7 @@ def tag_resource(call: Call, request: TagResourceRequest) -> None:
     """Add tags, replacing the values of existing ones."""
     new = [(each.tag_key, each.tag_value) for each in request.tags]
     rules.check_new(new)  # first, since policies may have conditions on each of them
-    with call.changing(request.key_id) as (tx, record):
+    with call.audited_and_sealed(request.key_id) as (tx, record):
         rules.merge(tags.fetch(tx, record.key_id, record.region), new)
         tags.put(tx, record.key_id, record.region, dict(new))
 
@@ -26,7 +26,7 @@ def tag_resource(call: Call, request: TagResourceRequest) -> None:
 def untag_resource(call: Call, request: UntagResourceRequest) -> None:
     """Remove tags; a missing one is not an error."""
     rules.check_removed(request.tag_keys)
-    with call.changing(request.key_id) as (tx, record):
+    with call.audited_and_sealed(request.key_id) as (tx, record):
         existing = tags.fetch(tx, record.key_id, record.region)
         tags.remove(tx, record.key_id, record.region, existing.keys() & set(request.tag_keys))
 

@@ -63,7 +63,7 @@ def _make(call: Call, row: WrappingKeyRow, bits: int) -> bytes | None:
     label = material.wrapping_label(core.installation.short_id)
 
     # 1. Intent, and the choice of replaced wrapping keys.
-    with core.store.atomic() as tx:
+    with core.audited_and_sealed() as tx:
         replaced = _replaced(materials.wrapping_keys(tx), row, call.now)
         for each in replaced:
             materials.doom_wrapping_key(tx, each.token_id, each.cka_id)
@@ -80,7 +80,7 @@ def _make(call: Call, row: WrappingKeyRow, bits: int) -> bytes | None:
     core.reached("wrapping-key 2: device")
 
     # 3. Result, unless the key was deleted meanwhile.
-    with core.store.atomic() as tx:
+    with core.audited_and_sealed() as tx:
         moved = not installation.is_home(tx, row.token_id)
         completed = not moved and materials.arrive(tx, row.token_id, row.cka_id)
         if moved:
@@ -105,13 +105,13 @@ def find(core: Core, cka_id: bytes) -> WrappingKeyRow | None:
 
 def note_use(core: Core, row: WrappingKeyRow, now: datetime) -> None:
     """Record that material was sent under the wrapping key, valid or not: it may be replaced from now on."""
-    with core.store.atomic() as tx:
+    with core.audited_and_sealed() as tx:
         materials.set_used(tx, row.token_id, row.cka_id, now)
 
 
 def destroy(core: Core, row: WrappingKeyRow, permit: Permit) -> None:
     """Destroy a wrapping key before its key is deleted: intent, device, result."""
-    with core.store.atomic() as tx:
+    with core.audited_and_sealed() as tx:
         materials.doom_wrapping_key(tx, row.token_id, row.cka_id)
     _destroy(core, row, permit)
 
@@ -144,7 +144,7 @@ def _destroy_all(call: Call, replaced: Sequence[WrappingKeyRow], new: WrappingKe
 
 
 def _forget(core: Core, row: WrappingKeyRow) -> None:
-    with core.store.atomic() as tx:
+    with core.audited_and_sealed() as tx:
         materials.forget_wrapping_key(tx, row.token_id, row.cka_id)
 
 

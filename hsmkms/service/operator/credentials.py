@@ -204,12 +204,9 @@ class Credentials:
 
     # -- checking signatures ------------------------------------------------------------------------------------
 
-    def find(self, access_key_id: str, *, just_looked: bool = False) -> Credential | None:
-        """Return secret and principal of an active access key, or None; a change by any process is seen.
-
-        ``just_looked``: see ``RecordCache.access_key``.
-        """
-        row = self._core.cache.access_key(access_key_id, just_looked=just_looked)
+    def find(self, access_key_id: str) -> Credential | None:
+        """Return secret and principal of an active access key, or None; a change by any process is seen."""
+        row = self._core.cache.access_key(access_key_id)
         if row is None or row.status is not AccessKeyStatus.ACTIVE:
             return None
         sealed, credential = self._opened.get(access_key_id) or (b"", None)

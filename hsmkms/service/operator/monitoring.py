@@ -57,15 +57,13 @@ class Watch:
         self._core = core
         self._freshness = Freshness(core)
         self.free = core.tokens.free
+        self.now = core.clock
+        """The installation's time."""
 
     @property
     def regions(self) -> tuple[str, ...]:
         """The regions that are served."""
         return self._core.installation.regions
-
-    def now(self) -> datetime:
-        """Return the installation's time."""
-        return self._core.clock()
 
     def check_token(self) -> None:
         """Raise the token's fault if it cannot be used or the installation's own key is not visible on it."""
@@ -96,10 +94,6 @@ class Watch:
         away = tokens.away().values()
         wrong = sum(map(is_of_another_token, away))
         return replace(use, away=use.away + len(away), wrong=use.wrong + wrong)
-
-    def look(self) -> None:
-        """Drop cached records that other processes have changed. StoreError if the database cannot be read."""
-        self._core.cache.look()
 
     def token_calls(self) -> list[Count]:
         """Return the counts of this process's calls to its tokens, one token after the other."""

@@ -1,7 +1,7 @@
-"""One lane of the audit log: records keep the order in which they come, and many of them share one wait for the disk.
+"""Append records to one lane of the audit log, in order, with group commit: many records share one fsync.
 
-Whoever wants his record to be safe calls ``flush``. The first one writes what all have added so far; those who come
-meanwhile wait for him, find their records safe or write the next batch.
+A thread that needs its record on disk calls ``flush``. The first one writes all records added so far; threads that
+arrive meanwhile wait, and then find their records on disk or write the next batch.
 """
 
 import logging
@@ -14,32 +14,33 @@ from typing import Final
 from hsmkms.errors import StoreError
 from hsmkms.process import ForkGuard
 from hsmkms.rules.audit import chain as audit_chain
+from hsmkms.service.runtime.ports import KnownEpoch
 from hsmkms.store.audit_files import LaneFile
 
 log = logging.getLogger("hsmkms.service")
 
 MAX_UNWRITTEN: Final = 50_000
-"""Records that wait in memory while the log cannot be written; beyond that nothing is done any more."""
+"""Limit of records in memory while the log cannot be written; beyond it requests are refused."""
 
 
 class Journal:
-    """Adds records to a lane of its own, taken at the first one. Thread-safe; of no use in a forked child.
+    """Appends records to a lane of its own, locked at the first record. Thread-safe; raises in a forked child.
 
-    ``epoch`` tells the newest change to the database that this process knows of, ``newest`` asks the database.
+    ``known`` has the newest change to the database that this process has read; ``newest`` queries the database.
     """
 
     def __init__(
         self,
         folder: Path,
         installation_id: str,
-        epoch: Callable[[], int],
+        known: KnownEpoch,
         newest: Callable[[], int],
         segment_bytes: int,
         only: str | None = None,
     ) -> None:
         self._folder = folder
         self._installation_id = installation_id
-        self._epoch = epoch
+        self._known = known
         self._newest = newest
         self._least_epoch = 0
         self._segment_bytes = segment_bytes
@@ -58,28 +59,29 @@ class Journal:
 
     @property
     def used(self) -> bool:
-        """True once a lane was taken."""
+        """True once a lane was locked."""
         return self._lane is not None
 
     @property
     def waiting(self) -> bool:
-        """True while there is something to flush."""
+        """True while records are not on disk."""
         return self._safe < self._added
 
     @property
     def safe(self) -> int:
-        """The number of the newest record that is on the disk."""
+        """Return the number of the newest record on disk."""
         return self._safe
 
     def take(self) -> str | None:
-        """Take a lane, unless that was done; its name. None if the only one that was wanted is held by another."""
+        """Lock a lane, unless one is locked; return its name. None if the only acceptable lane is locked elsewhere."""
         with self._adding:
             return self._taken().lane if self._lane is not None or self._try_to_take() else None
 
     def add(self, record: bytes) -> int:
-        """Add a record to the lane; the number by which ``flush`` knows it. StoreError if no lane can be had."""
+        """Add a record to the lane; return its number for ``flush``. StoreError if no lane can be locked."""
         with self._adding:
-            self._guard.check()
+            if self._guard.foreign:
+                self._guard.refuse()
             if self._lane is None:
                 self._taken()
             unwritten = self._unwritten
@@ -90,7 +92,7 @@ class Journal:
             return self._added
 
     def flush(self, number: int | None = None) -> None:
-        """Return when that record (or every one that was added) is on the disk. StoreError if it does not get there."""
+        """Wait until that record (by default, every record) is on disk. StoreError if it cannot be written."""
         wanted = self._added if number is None else number
         while self._safe < wanted:
             with self._turn:
@@ -106,7 +108,7 @@ class Journal:
                     self._turn.notify_all()
 
     def close(self) -> None:
-        """Write what is left, and let the lane go; in a forked child it stays the parent's."""
+        """Write the remaining records and release the lane; in a forked child the parent keeps it."""
         if self._lane is None or self._guard.foreign:
             return
         try:
@@ -115,11 +117,11 @@ class Journal:
             self._lane.close()
 
     def _write(self) -> None:
-        """Chain the records that there are and bring them to the disk. One thread at a time is here."""
+        """Chain the records in memory, write and fsync them. Called by one thread at a time."""
         with self._adding:
             records, self._unwritten = self._unwritten, []
         lane = self._taken()
-        epoch = max(self._epoch(), self._least_epoch)
+        epoch = max(self._known.epoch, self._least_epoch)
         previous, lines = audit_chain.extend(self._previous, lane.lane, self._safe + 1, epoch, records)
         if lane.size >= self._segment_bytes:
             lane.begin_segment()
@@ -141,14 +143,16 @@ class Journal:
         self.broken = False
 
     def _taken(self) -> LaneFile:
-        self._guard.check()
+        if self._guard.foreign:
+            self._guard.refuse()
         if self._lane is None and not self._try_to_take():
             raise StoreError("the lane of the audit log is held by another process")
         assert self._lane is not None  # noqa: S101 - it was taken just now
         return self._lane
 
     def _try_to_take(self) -> bool:
-        self._guard.check()
+        if self._guard.foreign:
+            self._guard.refuse()
         for number in count(1):
             name = self._only or f"{number:04}"
             lane = LaneFile.take(self._folder, name)
@@ -159,7 +163,7 @@ class Journal:
         return False
 
     def _begin(self, lane: LaneFile) -> bool:
-        """Go on where the lane ends; False (and the lane is let go) if its end cannot be read."""
+        """Continue where the lane ends; False, after releasing the lane, if its end cannot be read."""
         head = audit_chain.head_of(lane.last, lane.number)
         if lane.last and head is None:
             log.error("lane %s of the audit log ends in a line that is no record: run `hsmkms audit verify`", lane.lane)
@@ -167,6 +171,6 @@ class Journal:
             return False
         self._previous = head.hash if head else audit_chain.genesis(self._installation_id, lane.lane)
         self._added = self._safe = head.sequence if head else 0
-        self._least_epoch = self._newest()  # whoever held the lane before may have known more than this process
+        self._least_epoch = self._newest()  # the lane's previous holder may have read more changes than this process
         self._lane = lane
         return True

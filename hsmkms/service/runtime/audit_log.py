@@ -1,8 +1,8 @@
-"""The audit log as a process writes it: one record for each request and each act, safe before the answer leaves.
+"""Write the audit log: one record for each request and each act, on disk before the response is sent.
 
-A change to the control-plane database commits a record together with itself, in the outbox; the log gets the final one
-when the request ends. So whatever happens in between, the change is told of: who takes the lane of a process that died
-moves what it left in the outbox.
+A change of the control plane commits a preliminary record in the same transaction, in the outbox; the log gets the
+final record when the request ends. So no change is without a record: the next process that locks the lane of a process
+that died moves the records from the outbox to the log.
 """
 
 import logging
@@ -26,7 +26,7 @@ from hsmkms.rules.audit.fast_json import Forms
 from hsmkms.rules.audit.policy import AuditPolicy
 from hsmkms.rules.audit.record import Event, Occasion, Outcome
 from hsmkms.service.runtime.audit_lane import Journal
-from hsmkms.service.runtime.ports import RecordedCall
+from hsmkms.service.runtime.ports import KnownEpoch, RecordedCall
 from hsmkms.store import audit_files, changes, outbox
 from hsmkms.store.engine import Connection, Store
 
@@ -37,29 +37,31 @@ INTERRUPTED: Final = "the process ended before the outcome was known; the change
 
 
 class _Act:
-    """What this thread is doing just now: the builder of its record, and its row in the outbox if it has one."""
+    """The present act of a thread: the builder of its record, and its row in the outbox if it has one."""
 
     __slots__ = ("build", "event_id", "row_id")
 
-    def __init__(self, build: Callable[[str], AuditRecord]) -> None:
+    def __init__(self, build: Callable[[str], AuditRecord], event_id: str) -> None:
         self.build = build
-        self.event_id = uuids.new()
+        self.event_id = event_id
         self.row_id: int | None = None
 
 
 class _Thread(threading.local):
-    """What belongs to one thread."""
+    """State of one thread."""
 
     def __init__(self) -> None:
         self.doing: tuple[RecordedCall, Struct] | None = None
         self.act: _Act | None = None
+        self.event_id = ""
+        self.event_ids: list[str] = []
         self.noted: list[tuple[str, bytes]] = []
         self.rows: list[int] = []
         self.begun_here: bool = False
 
 
 class AuditBook:
-    """Writes the records of this process. Thread-safe; of no use in a forked child."""
+    """Writes the audit records of this process. Thread-safe; raises in a forked child."""
 
     def __init__(
         self,
@@ -67,27 +69,27 @@ class AuditBook:
         installation_id: str,
         occasion: Occasion,
         policy: AuditPolicy,
-        epoch: Callable[[], int],
+        known: KnownEpoch,
         clock: Callable[[], datetime],
     ) -> None:
         self.folder = store.folder / audit_files.FOLDER
         self.policy = policy
         self.held_back = False
-        """True where somebody else waits for the disk before he lets an answer go."""
+        """True if responses are delayed elsewhere until their records are on disk (server/audit_gate.py)."""
         self.faults = 0
-        """Records that could not be written when they should have been."""
+        """Number of failures to write records in time."""
         self.alarm: str | None = None
-        """What the last look of the sealer found wrong, if anything."""
+        """Problem that the sealer's last check found, or None."""
         self._store = store
         self._installation_id = installation_id
         self._occasion = occasion
         self._forms = Forms(occasion, secrets.token_hex(16))
-        self._epoch = epoch
+        self._known = known
         self._clock = clock
         self._on = policy.durability is not Durability.OFF
         self._waits = policy.durability is Durability.COMMIT
         self.holds_answers = self._waits
-        """True if an answer may leave only after its record is on the disk."""
+        """True if a response may be sent only after its record is on disk."""
         self._guard = ForkGuard()
         self._journal = self._new_journal()
         self._here = _Thread()
@@ -96,8 +98,6 @@ class AuditBook:
         self._recovered = False
         self._stopped = threading.Event()
         self._flusher: threading.Thread | None = None
-        if self._on:
-            store.meta.companions.append(self)
 
     @property
     def used(self) -> bool:
@@ -107,30 +107,37 @@ class AuditBook:
     # -- requests -----------------------------------------------------------------------------------------------
 
     def begin(self, call: RecordedCall, request: Struct) -> None:
-        """A request begins. KMSInternalException if it must not be done because it could not be recorded."""
+        """Begin a request. KMSInternalException if it must be refused, since it could not be recorded."""
         if not self._on:
             return
         here = self._here
-        here.doing, here.act = (call, request), None
+        if not here.event_ids:
+            here.event_ids = uuids.block()
+        here.doing, here.act, here.event_id = (call, request), None, here.event_ids.pop()
         if self._journal.broken:
             self._try_again(call.operation)
 
     def record(self, call: RecordedCall, request: Struct, response: Struct | None, error: HsmKmsError | None) -> None:
-        """A request has ended. KMSInternalException if its answer must not leave because it cannot be recorded."""
+        """Record the end of a request. KMSInternalException if its response must not be sent without a record."""
         if not self._on:
             return
         here = self._here
         act, here.doing, here.act = here.act, None, None
-        event = _event_of(call, request, act.event_id if act is not None else uuids.new())
-        outcome = Outcome(response=response, material=call.material_id, error=error)
+        event = _event_of(call, request, here.event_id)
+        used = audit_record.materials(response, call.material_id)
+        outcome = Outcome(response=response, used=used, error=error)
         made = self._forms.encoded(call.caller, event, outcome)
+        row_id = act.row_id if act is not None else None
         try:
-            self._add(made, act.row_id if act is not None else None)
+            if row_id is None and self.held_back and self._recovered:
+                self._journal.add(made)  # nothing else is left to do: the audit gate flushes
+            else:
+                self._add(made, row_id)
         except StoreError as exc:
             self._missed(exc, call.operation)
 
     def refuse(self, caller: Caller, name: str, error: HsmKmsError) -> None:
-        """A request was refused before it came to the pipeline: by its signature, its form or a quota."""
+        """Record a request that was refused before the pipeline: for its signature, its form or a quota."""
         if not self._on:
             return
         event = Event(name=name, at=self._clock(), event_id=uuids.new())
@@ -141,15 +148,15 @@ class AuditBook:
             self._missed(exc, "Get")
 
     def settle(self, operations: list[str]) -> dict[str, str]:
-        """Wait until everything is on the disk; the operations whose answers must not leave, if it does not get there.
+        """Wait until every record is on disk; for callers that delay responses.
 
-        For whoever holds answers back.
+        Returns the operations whose responses must not be sent if that fails, each with its error message.
         """
         try:
             self._journal.flush()
         except StoreError as exc:
             self.faults += 1
-            log.error("%s", exc)  # noqa: TRY400 - told in one sentence
+            log.error("%s", exc)  # noqa: TRY400 - one sentence is enough
             return {each: REFUSED for each in operations if self._must_be_kept(each)}
         return {}
 
@@ -159,7 +166,7 @@ class AuditBook:
     def acting(
         self, name: str, region: str, shown: Mapping[str, Any] | None = None, *, source: str = KMS_SOURCE
     ) -> Iterator[None]:
-        """An act of the operator's, for the account's root: recorded when it ends, also when it fails."""
+        """Record an act of the operator, as the account's root, when the block ends, also when it fails."""
         if not self._on:
             yield
             return
@@ -172,7 +179,7 @@ class AuditBook:
 
         if self._journal.broken:
             self._try_again(name)
-        before, act = self._here.act, _Act(build)
+        before, act = self._here.act, _Act(build, uuids.new())
         self._here.act = act
         fault: HsmKmsError | None = None
         try:
@@ -193,7 +200,7 @@ class AuditBook:
     def event(
         self, name: str, region: str, arn: str, details: Mapping[str, Any], error: HsmKmsError | None = None
     ) -> None:
-        """Something that hsmkms did by itself; within a transaction it is recorded if that is committed."""
+        """Record an action of hsmkms itself; within a transaction, only if it is committed."""
         if not self._on:
             return
         made = AuditRecord(
@@ -224,7 +231,7 @@ class AuditBook:
     # -- the companion of the control-plane database ------------------------------------------------------------
 
     def before_commit(self, tx: Connection) -> None:
-        """Commit what tells of the change together with it; remove what the log has by now."""
+        """Write the records of the change to the outbox, in its own transaction; remove records that the log has."""
         here = self._here
         lane = self._take()
         here.rows = [outbox.put(tx, lane, event_id, record) for event_id, record in here.noted]
@@ -235,7 +242,7 @@ class AuditBook:
         self._remove_moved(tx)
 
     def after_commit(self) -> None:
-        """Move what this thread noted to the log."""
+        """Move the records of the transaction to the log."""
         here = self._here
         noted, here.noted, here.begun_here = here.noted, [], False
         try:
@@ -247,7 +254,7 @@ class AuditBook:
             self._missed(exc, "Get")  # the outbox has it
 
     def rolled_back(self) -> None:
-        """What this thread noted did not happen."""
+        """Drop the records of the transaction."""
         here = self._here
         here.noted = []
         if here.begun_here and here.act is not None:
@@ -258,12 +265,13 @@ class AuditBook:
         here = self._here
         if here.act is None and here.doing is not None:
             call, request = here.doing
-            here.act = _Act(lambda event_id: self._begun(call, request, event_id))
+            here.act = _Act(lambda event_id: self._begun(call, request, event_id), here.event_id)
         return here.act
 
     def _begun(self, call: RecordedCall, request: Struct, event_id: str) -> AuditRecord:
-        """What can be said of a request before its end."""
-        event, outcome = _event_of(call, request, event_id), Outcome(material=call.material_id)
+        """Build the preliminary record of a request."""
+        event = _event_of(call, request, event_id)
+        outcome = Outcome(used=audit_record.materials(None, call.material_id))
         return audit_record.of_request(self._occasion, call.caller, event, outcome)
 
     def _remove_moved(self, tx: Connection) -> None:
@@ -293,7 +301,7 @@ class AuditBook:
             self._start_flusher()
 
     def _take(self) -> str:
-        """Take a lane; what its last holder left in the outbox is moved first."""
+        """Lock a lane; records that its last holder left in the outbox are moved first."""
         lane = self._journal.take()
         if lane is None:
             raise StoreError("no lane of the audit log could be taken")
@@ -304,7 +312,7 @@ class AuditBook:
         return lane
 
     def _recover(self, journal: Journal, lane: str) -> list[int]:
-        """Move to a lane what its last holder left in the outbox; the rows that the log has now."""
+        """Move records that a lane's last holder left in the outbox to the lane; return the ids of their rows."""
         with self._store.reading() as conn:
             left = outbox.fetch(conn, lane)
         newest = audit_files.segments(self.folder).get(lane, [])[-2:]
@@ -317,7 +325,7 @@ class AuditBook:
         return [row.id for row in left]
 
     def recover_others(self) -> None:
-        """Move what processes that died have left in the outbox of lanes that nobody holds."""
+        """Move the outbox records of processes that died, of all lanes that are not locked."""
         if not self._on:
             return
         with self._store.reading() as conn:
@@ -334,7 +342,7 @@ class AuditBook:
 
     def _new_journal(self, only: str | None = None) -> Journal:
         segment_bytes = self.policy.segment_bytes
-        return Journal(self.folder, self._installation_id, self._epoch, self._newest_change, segment_bytes, only)
+        return Journal(self.folder, self._installation_id, self._known, self._newest_change, segment_bytes, only)
 
     def _newest_change(self) -> int:
         with self._store.reading() as conn:
@@ -350,7 +358,7 @@ class AuditBook:
             self._missed(exc, operation)
 
     def _missed(self, fault: StoreError, operation: str) -> None:
-        """A record is not on the disk: it stays in memory and is tried again at the next request."""
+        """Handle a failure to write: the records stay in memory, and the next request tries again."""
         self.faults += 1
         log.error("%s", fault)
         if self._must_be_kept(operation):
@@ -368,30 +376,30 @@ class AuditBook:
                 self._journal.flush()
             except StoreError as exc:
                 self.faults += 1
-                log.error("%s", exc)  # noqa: TRY400 - told in one sentence
+                log.error("%s", exc)  # noqa: TRY400 - one sentence is enough
 
     # -- the end ------------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Bring everything to the disk. StoreError if it does not get there."""
+        """Wait until every record is on disk. StoreError if that fails."""
         self._journal.flush()
 
     def tidy(self) -> None:
-        """Bring everything to the disk, and empty the outbox of what the log has."""
+        """Wait until every record is on disk, and remove records from the outbox that the log has."""
         self._journal.flush()
         if self._moved:
             with self._store.atomic():
-                pass  # as companion of the transaction
+                pass  # ``before_commit`` removes them
 
     def close(self) -> None:
-        """Write what is left, and let the lane go. What hinders it is logged: the outbox has what changed."""
+        """Write the remaining records and release the lane. Errors are logged: the outbox has the changes."""
         if self._guard.foreign:
             return
         self._stopped.set()
         try:
             self.tidy()
         except HsmKmsError as exc:
-            log.error("%s", exc)  # noqa: TRY400 - told in one sentence
+            log.error("%s", exc)  # noqa: TRY400 - one sentence is enough
         try:
             self._journal.close()
         except StoreError as exc:

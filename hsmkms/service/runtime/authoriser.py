@@ -1,8 +1,8 @@
-"""The stage that authorises: gathers what decides about a question, and refuses.
+"""Authorise requests: collect the policies and grants for a decision, decide, and refuse.
 
-Most callers use most keys under statements without conditions, and then every request of a caller for a key has the
-same answer. So what was allowed in this way is kept, for the very key and caller as the cache has read them: whatever
-changes one of them makes it read them anew, and then it is decided anew. This saves 4 µs a request.
+Most callers use most keys under statements without conditions, so that every request of a caller for a key has the same
+decision. Such permissions are cached for the key and caller objects that the record cache returned: after any change it
+returns new objects, and the decision is made again. This saves 4 µs per request.
 """
 
 from typing import Final
@@ -14,11 +14,11 @@ from hsmkms.rules.iam.question import Identity, Question
 from hsmkms.service.runtime.record_cache import CachedKey, RecordCache
 
 MAX_KEPT: Final = 20_000
-"""Answers that are kept; beyond that all are dropped."""
+"""Cache limit in decisions; when it is reached the cache is cleared."""
 
 
 class Access:
-    """Answers questions with the policies and grants that there are now."""
+    """Decides by the present policies and grants."""
 
     def __init__(self, cache: RecordCache, account: str) -> None:
         self._cache = cache
@@ -27,7 +27,7 @@ class Access:
         self._allowed: dict[tuple[str, str, str], tuple[object, Identity]] = {}
 
     def __call__(self, question: Question) -> None:
-        """Raise AccessDeniedException unless the caller may."""
+        """Raise AccessDeniedException unless the request is allowed."""
         key, what = question.key, (question.action, question.identity.arn, question.resource)
         known_key, known_caller = self._allowed.get(what, (None, None))
         if known_key is key and known_caller is question.identity and question.retired is None:
@@ -42,27 +42,27 @@ class Access:
         raise access.refusal(question, decision)
 
     def decide(self, question: Question) -> Decision:
-        """The decision, and what gave it."""
-        # Whoever asked has just looked for who the caller is.
+        """Return the decision with its reason."""
+        # No look at the change log: the question was built from a caller who has just been read.
         own = self._cache.identity(question.caller.principal, self._account, just_looked=True).own
         if not question.about_key:
             return access.decide(question, None, own)
         key = question.key
         if not isinstance(key, CachedKey):
-            # Nothing tells an outsider whether there is such a key: it is judged as one that was just made.
+            # Decided as for a key that was just created, so that an outsider does not learn whether the key exists.
             return access.decide(question, self._unknown, own)
         if question.retired is not None:
             return access.decide_retiring(question, key.policy(), own, question.retired)
         return access.decide(question, key.policy(), own, key.grants)
 
     def _keep(self, question: Question, what: tuple[str, str, str]) -> None:
-        """Keep that a question was allowed, if all that can be asked about it is who calls and for which key."""
+        """Cache a permission that depends on the caller and the key only."""
         key = question.key
         if not isinstance(key, CachedKey) or question.retired is not None:
             return
         caller = self._cache.identity(question.caller.principal, self._account, just_looked=True)
         if caller.identity is not question.identity:
-            return  # another thread has read him anew meanwhile, since he was changed
+            return  # the caller has changed, and another thread has read the change
         if not access.asks_more(question.action, key.policy(), caller.own):
             if len(self._allowed) >= MAX_KEPT:
                 self._allowed.clear()

@@ -66,8 +66,8 @@ def initialise(
 
 def _check_begun(row: InstallationRow, token: TokenRow, account: str, device: Device) -> None:
     """Raise BindingError if an interrupted attempt has begun with another account or token."""
-    told = {account: row.account, device.profile.serial: token.serial} if token.response is None else {}
-    for now, begun in told.items():
+    compared = {account: row.account, device.profile.serial: token.serial} if token.response is None else {}
+    for now, begun in compared.items():
         if now != begun:
             raise BindingError(
                 f"`hsmkms init` was interrupted here after it had begun with {begun}, and the configuration says {now} "

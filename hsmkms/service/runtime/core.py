@@ -1,6 +1,7 @@
-"""What every procedure of the service works with."""
+"""The parts of an open installation, which every procedure of the service gets."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from msgspec import Struct, field
 
@@ -23,19 +24,19 @@ from hsmkms.service.runtime.ports import (
 from hsmkms.service.runtime.record_cache import RecordCache
 from hsmkms.service.runtime.row_seals import SealBook
 from hsmkms.service.runtime.tokens import Tokens
-from hsmkms.store.engine import Store
+from hsmkms.store.engine import Connection, Store
 
 
 class Core(Struct, kw_only=True):
     """The parts of an open installation.
 
-    ``rotation`` and ``imports``: what the operator has set. ``services``: those that have a key of their own, or ``*``.
-    ``grace_hours``: how long an object without a key stays before it may be removed. ``accept_unknown_principals``:
-    policies and grants may name users and roles who are not there. ``drifted``: true once the clock
-    was moved under this process. ``grant_tokens``: those that were found good, and what they say. ``warned``: key
-    materials of which the log has told. ``reached`` is told of each completed step. ``witnesses``: the CKA_ID of
-    the key by which each token shows that it is the one, by the token's id. ``older``: tokens that were found to be
-    older copies of themselves, by their id, with what is wrong.
+    ``rotation`` and ``imports``: settings of the operator. ``services``: those that have a key of their own, or ``*``.
+    ``grace_hours``: how long an object without a key is kept before it may be removed. ``accept_unknown_principals``:
+    policies and grants may name users and roles that do not exist. ``drifted``: true once the clock was moved under
+    this process. ``grant_tokens``: verified grant tokens with their claims. ``warned``: key materials that the log has
+    warned of. ``reached``: test hook, called after each step. ``witnesses``: the CKA_ID of the key that proves each
+    token's identity, by the token's id. ``older``: tokens that were found to be older copies of themselves, by their
+    id, with the reason.
     """
 
     installation: Installation
@@ -58,10 +59,26 @@ class Core(Struct, kw_only=True):
     older: dict[str, str] = field(default_factory=dict)
     audit: AuditBook
     seals: SealBook
-    record: Recorder
+    write_audit_record: Recorder
     reached: Checkpoint = no_checkpoint
 
     @property
     def device(self) -> Device:
-        """The token on which keys are made."""
+        """Return the token on which keys are created."""
         return self.tokens.home
+
+    @contextmanager
+    def audited_and_sealed(self) -> Iterator[Connection]:
+        """Run a write transaction on the control plane: committed at the end of the block, rolled back if it raises.
+
+        Its commit includes, besides the rows of the block and their entries in the change log (``store/changes.py``):
+
+        1. the audit record of the request or act, unfinished, in the outbox (``AuditBook.before_commit``);
+        2. new seals of every key, alias and grant that was touched, after checking the old ones, and entries of these
+           in the change log (``SealBook.before_commit``).
+
+        Either both are committed with the block's rows, or none. ``audit.record`` writes the finished record when the
+        request ends. Other processes read the change log at their next call.
+        """
+        with self.store.atomic() as tx:
+            yield tx

@@ -1,9 +1,9 @@
-"""Counting encryptions per material without writing for each of them.
+"""Count encryptions per material without a write for each.
 
 AES-GCM with random IVs allows 2^32 encryptions per key (NIST SP 800-38D, section 8.3), so they are counted, over all
-processes and for ever. A process reserves some in advance: the store counts them as used at once, so a crash loses
-budget and never count; a clean exit gives the rest back. Reservations start at 1 and double to 65,536, so that a
-command line call costs one and a busy server writes seldom.
+processes and permanently. A process leases a number of encryptions in advance: the store counts them as used at once,
+so that a crash loses budget but never undercounts; a clean exit returns the rest. Leases start at 1 and double to
+65,536, so that a command costs one and a busy server writes rarely.
 """
 
 import threading
@@ -17,14 +17,14 @@ from hsmkms.store.engine import Store
 
 
 class Share(NamedTuple):
-    """How much of a budget is used, at least, in percent; ``crossed``: the last reservation went beyond that mark."""
+    """Used share of a budget, at least, in percent; ``crossed``: the last lease crossed that mark."""
 
     percent: int
     crossed: bool
 
 
 class _Lease:
-    """What one process may still encrypt under one material before it asks the store again."""
+    """Encryptions under one material that this process may do before it needs another lease."""
 
     __slots__ = ("last_grant", "lock", "remaining")
 
@@ -35,21 +35,19 @@ class _Lease:
 
 
 class LeaseBook:
-    """The leases of this process, by material id. Thread-safe; of no use in a forked child."""
+    """The leases of this process, by material id. Thread-safe; raises in a forked child."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._leases: dict[str, _Lease] = {}
         self.nearly_spent: dict[str, Share] = {}
-        """Materials beyond half of their budget; whoever encrypts takes the entry out and sees to it."""
+        """Materials beyond half of their budget; the next encryption removes the entry and rotates or warns."""
         self._guard = ForkGuard()
 
     def spend(self, material_id: str) -> None:
-        """Count one encryption, before it happens.
-
-        Raises LimitExceededException when the material's 2^32 are used up.
-        """
-        self._guard.check()
+        """Count one encryption, before it is done. LimitExceededException when the material's 2^32 are used up."""
+        if self._guard.foreign:
+            self._guard.refuse()
         lease = self._leases.get(material_id)
         if lease is None:
             lease = self._leases.setdefault(material_id, _Lease())
@@ -59,7 +57,7 @@ class LeaseBook:
             lease.remaining -= 1
 
     def give_back(self) -> None:
-        """Return what was reserved and not used: for a clean exit, after the last encryption."""
+        """Return unused leases to the store: for a clean exit, after the last encryption."""
         if self._guard.foreign:
             return
         for material_id, lease in list(self._leases.items()):  # a late call may add one

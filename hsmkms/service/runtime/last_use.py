@@ -1,8 +1,8 @@
-"""Noting when a key was last used, without writing for each use.
+"""Store when a key was last used, without a write for each use.
 
-A process writes down a key's first use at once and then at most one a minute, together with those of all other keys;
-what is left is written when it closes. So what others read is at most a minute old, and a crash loses no more. A use
-that cannot be written (a full disk) is kept for the next time: it must not fail the request.
+A process writes a key's first use at once, and later ones at most once a minute, together with those of all other keys;
+the rest is written when it closes. So other processes read values at most a minute old, and a crash loses no more. A
+use that cannot be written (full disk) is kept for the next write: it must not fail the request.
 """
 
 import logging
@@ -15,6 +15,8 @@ from hsmkms.errors import HsmKmsError
 from hsmkms.model.enums import Operation, TrackedOperation
 from hsmkms.model.records import KeyRecord
 from hsmkms.process import ForkGuard
+from hsmkms.service.runtime.ports import RecordedCall
+from hsmkms.service.runtime.record_cache import CachedKey
 from hsmkms.store import usage as stored
 from hsmkms.store.engine import Store
 from hsmkms.store.usage import LastUse
@@ -27,7 +29,7 @@ _Key = tuple[str, str]
 
 
 class UsageBook:
-    """The last uses that this process knows of, by key id and region. Thread-safe; of no use in a forked child."""
+    """The last uses noted by this process, by key id and region. Thread-safe; raises in a forked child."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -37,17 +39,19 @@ class UsageBook:
         self._unwritten: dict[_Key, tuple[Operation, datetime, str]] = {}
         self._written_at: dict[_Key, float] = {}
 
-    def note(self, key_id: str, region: str, operation: Operation, now: datetime, request_id: str) -> None:
-        """A cryptographic operation with the key has succeeded."""
-        key = (key_id, region)
+    def note(self, call: RecordedCall, key: CachedKey) -> None:
+        """Note that a cryptographic operation with the key succeeded: its last use, and its material for the audit."""
+        record = key.record
+        call.material_id = key.current_material_id or None
+        subject = (record.key_id, record.region)
         with self._noting:
-            self._unwritten[key] = (operation, now, request_id)
-        written_at = self._written_at.get(key)
+            self._unwritten[subject] = (call.operation, call.now, call.caller.request_id)
+        written_at = self._written_at.get(subject)
         if written_at is None or time.monotonic() - written_at >= WRITE_EVERY_SECONDS:
             self.write()
 
     def write(self) -> None:
-        """Write down what is not written yet. What hinders it is logged, and tried again later."""
+        """Write all unwritten uses. Errors are logged, and the write is tried again later."""
         if self._guard.foreign:
             return
         with self._writing:
@@ -64,22 +68,22 @@ class UsageBook:
                 log.warning("the last uses of %d keys could not be written down: %s", len(taken), exc)
 
     def last(self, key_id: str, region: str) -> LastUse | None:
-        """The last use of the key, in any process."""
+        """Return the last use of the key in any process."""
         self.write()
         return stored.fetch(self._store, key_id, region)
 
     def all(self) -> dict[_Key, LastUse]:
-        """The last uses of all keys that were ever used, by key id and region."""
+        """Return the last uses of all keys that were ever used, by key id and region."""
         self.write()
         return stored.fetch_all(self._store)
 
     def tracked_since(self) -> datetime:
-        """Since when uses are noted at all."""
+        """Return since when uses are stored."""
         return stored.tracked_since(self._store)
 
 
 def of_this_key(use: LastUse | None, record: KeyRecord) -> LastUse | None:
-    """The use, unless it was of an earlier replica that the region had before it was made again."""
+    """Return the use, or None if it was of an earlier replica of the same id in the region."""
     return use if use is not None and use.used_at >= record.creation_date else None
 
 

@@ -49,12 +49,12 @@ class Presence:
         except OSError as exc:
             raise StoreError(f"{self._file.parent} cannot be written: {exc.strerror}") from exc
 
-    def tell(self, profiles: Iterable[TokenProfile]) -> None:
+    def publish(self, profiles: Iterable[TokenProfile]) -> None:
         """Write which tokens are open now."""
-        told = Seen(os.getpid(), [_name(each) for each in profiles])
+        entry = Seen(os.getpid(), [_name(each) for each in profiles])
         try:
             os.ftruncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, msgspec.json.encode(told), 0)
+            os.pwrite(self._descriptor, msgspec.json.encode(entry), 0)
         except OSError as exc:
             raise StoreError(f"{self._file} cannot be written: {exc.strerror}") from exc
 

@@ -1,4 +1,4 @@
-"""What an open installation gets handed by whoever opens it: narrow interfaces, and the facts of the installation."""
+"""Interfaces that an open installation is given by ``wiring``, and the properties of an installation."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -16,21 +16,21 @@ Clock = Callable[[], datetime]
 """Returns the present instant, aware and in UTC. Only entry points read a clock; tests pass their own."""
 
 Checkpoint = Callable[[str], None]
-"""Told of each numbered step that a procedure has completed; tests stop the process there."""
+"""Test hook, called after each numbered step of a procedure; crash tests kill the process there."""
 
 
 class Authoriser(Protocol):
-    """The one place where it is decided who may do what."""
+    """Decides all requests."""
 
     def __call__(self, question: Question) -> None:
-        """Raise AccessDeniedException unless the caller may."""
+        """Raise AccessDeniedException unless the request is allowed."""
 
     def decide(self, question: Question) -> Decision:
-        """The decision, and what gave it."""
+        """Return the decision with its reason."""
 
 
 class RecordedCall(Protocol):
-    """What is recorded of a request, as far as the pipeline has brought it."""
+    """A request as the audit log records it, as far as the pipeline has processed it."""
 
     operation: Operation
     caller: Caller
@@ -40,18 +40,24 @@ class RecordedCall(Protocol):
 
 
 class Recorder(Protocol):
-    """The one place that hears of every request, allowed or not."""
+    """Writes the audit record of every request, allowed or refused."""
 
     def __call__(self, call: RecordedCall, request: Struct, response: Struct | None, error: HsmKmsError | None) -> None:
-        """Note how a request ended: with its response, or with its error."""
+        """Record how a request ended: with its response, or with its error."""
+
+
+class KnownEpoch(Protocol):
+    """The newest change to the control plane that this process has read."""
+
+    epoch: int
 
 
 def no_checkpoint(step: str) -> None:
-    """Go on."""
+    """Do nothing."""
 
 
 def never_drifted() -> bool:
-    """For clocks that stand alone."""
+    """Return False, for clocks without a monotonic one to compare with."""
     return False
 
 
@@ -69,5 +75,5 @@ class Installation(Struct, frozen=True, kw_only=True):
 
     @property
     def short_id(self) -> str:
-        """What object labels carry: the first 8 digits of the id."""
+        """Return the first 8 digits of the id, as object labels contain them."""
         return self.id[:8]

@@ -55,10 +55,10 @@ CheckRows = Callable[..., ProvenRows]
 
 
 class CachedKey:
-    """A record with what every encryption would otherwise work out anew.
+    """A key's record with values that every encryption would otherwise compute again.
 
-    What decides about access is read when it is asked for. Whatever changes one of these facts is noted in the change
-    log under the key, so that a stale one is dropped with the whole.
+    Policy, tags, aliases and grants are read on demand. Every change of one of them is noted in the change log under
+    the key, so that stale ones are dropped with the entry.
     """
 
     __slots__ = (
@@ -95,26 +95,26 @@ class CachedKey:
 
     @property
     def policy_text(self) -> str:
-        """The key policy; a service's key has that of all of them, whatever its record says."""
+        """Return the key policy; keys of services have a common one, whatever their record contains."""
         if self.record.manager is KeyManager.AWS:
             return policies.service_policy(_account_of(self.record))
         return self.record.policy
 
     def policy(self) -> Policy:
-        """The key policy, read."""
+        """Return the parsed key policy."""
         if self._policy is None:
             self._policy = _key_policy(self.policy_text, _account_of(self.record))
         return self._policy
 
     def tags(self) -> Mapping[str, str]:
-        """The tags of the key."""
+        """Return the tags of the key."""
         if self._tags is None:
             with self._store.reading() as conn:
                 self._tags = tags.proven(self._check(conn, key_subject(self.record.key_id)), self.record.region)
         return self._tags
 
     def aliases(self) -> Sequence[str]:
-        """The names of its aliases."""
+        """Return the names of its aliases."""
         if self._aliases is None:
             with self._store.reading() as conn:
                 rows = self._check(conn, aliases_index(self.record.region, self.record.key_id))
@@ -122,7 +122,7 @@ class CachedKey:
         return self._aliases
 
     def grants(self, principal: str) -> Sequence[GrantRecord]:
-        """The grants that a principal has on it."""
+        """Return a principal's grants on it."""
         held = self._grants.get(principal)
         if held is None:
             with self._store.reading() as conn:
@@ -132,14 +132,14 @@ class CachedKey:
 
 
 class CachedIdentity(Struct, frozen=True):
-    """A user, or the root, with his policies and those of his groups, read."""
+    """A user, or the root, with the parsed policies of the user and their groups."""
 
     identity: Identity
     own: tuple[OwnPolicy, ...]
 
 
 class RecordCache:
-    """KMS keys and aliases by region and name. Thread-safe; of no use in a forked child."""
+    """Cache of KMS keys, aliases, access keys and identities. Thread-safe; raises in a forked child."""
 
     def __init__(self, store: Store, check: CheckRows, account: str, installation_changed: Callable[[], None]) -> None:
         self._store = store
@@ -158,45 +158,39 @@ class RecordCache:
         self._identities: dict[str, CachedIdentity] = {}
         try:
             with store.reading() as conn:
-                self._epoch = changes.latest(conn)
+                self.epoch = changes.latest(conn)
+                """The newest change that this process has read."""
         except BaseException:
             self._signal.close()
             raise
 
-    @property
-    def epoch(self) -> int:
-        """The newest change that this process knows of."""
-        return self._epoch
-
     def key(self, region: str, key_id: str, *, just_looked: bool = False) -> CachedKey | None:
-        """The KMS key as it is now, or None. ``just_looked``: this request has asked the cache already."""
+        """Return the KMS key as it is now, or None. ``just_looked``: this request has read the change log already."""
         if not just_looked:
             self.look()
         cached = self._keys.get((region, key_id))
         return cached if cached is not None else self._load_key(region, key_id)
 
     def alias(self, region: str, name: str) -> AliasRecord | None:
-        """The alias as it is now, or None."""
+        """Return the alias as it is now, or None."""
         self.look()
         cached = self._aliases.get((region, name))
         return cached if cached is not None else self._load_alias(region, name)
 
-    def access_key(self, access_key_id: str, *, just_looked: bool = False) -> AccessKeyRow | None:
-        """The access key as it is now, or None. ``just_looked``: this request, or one beside it, has done ``look``.
+    def access_key(self, access_key_id: str) -> AccessKeyRow | None:
+        """Return the access key as it is now, or None.
 
-        An inactive one is no more checked and kept than one that does not exist, so that it costs the same.
+        An inactive one is neither checked nor cached, like one that does not exist, so that both cost the same.
         """
-        if not just_looked:
-            self.look()
+        self.look()
         cached = self._access_keys.get(access_key_id)
         return cached if cached is not None else self._load_access_key(access_key_id)
 
     def identity(self, principal: str, account: str, *, just_looked: bool = False) -> CachedIdentity:
-        """Who a principal (an ARN) is now; a user who does not exist has neither tags nor policies."""
+        """Return the identity of a principal (an ARN) now; a user who does not exist has neither tags nor policies."""
         if not just_looked:
             self.look()
-        _, slash, name = principal.rpartition("/")
-        subject = identities.subject(name) if slash else ROOT_SUBJECT
+        subject = _subject_of(principal)
         cached = self._identities.get(subject)
         if cached is None:
             cached = self._load_identity(subject, account)
@@ -205,28 +199,29 @@ class RecordCache:
         return cached
 
     def of(self, record: KeyRecord, new_tags: Mapping[str, str] | None = None) -> CachedKey:
-        """A record that is not kept, with all that decides about access to it.
+        """Return the entry of a record that is not cached.
 
-        ``new_tags``: those that a key is to have which is about to be made.
+        ``new_tags``: the tags of a key that is about to be created.
         """
         return CachedKey(record, self._store, self._check, new_tags)
 
     def close(self) -> None:
-        """Let the signal's connection go."""
+        """Close the connection of the change signal."""
         self._signal.close()
 
     def look(self) -> None:
-        """Drop what others have changed before this call.
+        """Drop entries that were changed before this call, by any process.
 
-        Threads that wait for the lock share one look at the signal: any that began after they came is as good.
+        Threads that wait for the lock share one read of the signal: any read that began after their call suffices.
         """
-        self._guard.check()
+        if self._guard.foreign:
+            self._guard.refuse()
         begun_before = self._begun
         with self._lock:
             if self._done > begun_before:
                 return
             self._begun += 1
-            # Owed until it is done: a signal that was heard is not given a second time.
+            # Owed until it is done: the signal reports a change only once.
             self._owed = self._signal.moved() or self._owed
             if self._owed:
                 self._drop_changed()
@@ -235,17 +230,17 @@ class RecordCache:
 
     def _drop_changed(self) -> None:
         with self._store.reading() as conn:
-            for epoch, region, subject in changes.since(conn, self._epoch):
+            for epoch, region, subject in changes.since(conn, self.epoch):
                 self._keys.pop((region, subject), None)
                 self._aliases.pop((region, subject), None)
                 self._access_keys.pop(subject, None)
                 self._identities.pop(subject, None)
                 if subject.startswith(_GROUP_SEALED):
-                    # Whoever was its member when he was read: the rows that say so may have been removed since.
+                    # Former members too: the rows of their membership may have been removed since they were read.
                     self._identities.clear()
                 if subject == installation.SUBJECT:
                     self._installation_changed()
-                self._epoch = epoch
+                self.epoch = epoch
 
     def _load_key(self, region: str, key_id: str) -> CachedKey | None:
         with self._store.reading() as conn:
@@ -270,7 +265,7 @@ class RecordCache:
             epoch = changes.latest(conn)
             row = users.fetch_access_key(conn, access_key_id)
             if row is None or row.status is not AccessKeyStatus.ACTIVE:
-                return row  # refused either way, after the same work; what was edited is found by the look at all rows
+                return row  # refused in any case, after the same work; an edited row is found by the check of all rows
             rows = self._check(conn, access_key_index(access_key_id), user_subject(row.user_name))
         proven = users.proven_access_key(rows, access_key_id)
         if proven is not None:
@@ -293,17 +288,24 @@ class RecordCache:
 
     def _keep(self, epoch: int, put: Callable[[], None]) -> None:
         with self._lock:
-            if epoch < self._epoch:
-                return  # read before a change that has been dealt with already
+            if epoch < self.epoch:
+                return  # read before a change that was processed already
             if len(self._keys) + len(self._aliases) >= MAX_ENTRIES:
                 self._keys.clear()
                 self._aliases.clear()
             put()
 
 
+@lru_cache(maxsize=4096)
+def _subject_of(principal: str) -> str:
+    """Return the subject under which changes of a principal are noted."""
+    _, slash, name = principal.rpartition("/")
+    return identities.subject(name) if slash else ROOT_SUBJECT
+
+
 @lru_cache(maxsize=8)
 def _root(account: str) -> CachedIdentity:
-    """The account's root, of which nothing is stored that could change."""
+    """Return the account's root, which has no stored properties that could change."""
     return CachedIdentity(Identity(arn=root_arn(account), user_name=None, user_id=account, tags={}), ())
 
 
@@ -313,9 +315,9 @@ def _account_of(record: KeyRecord) -> str:
 
 @lru_cache(maxsize=4096)
 def _key_policy(text: str, account: str) -> Policy:
-    """A key policy, read once for all keys that have it."""
+    """Parse a key policy, once for all keys that have it."""
     try:
-        return _told(policies.stored_key_policy(text, account), "a stored key policy")
+        return _log_ineffective(policies.stored_key_policy(text, account), "a stored key policy")
     except MalformedPolicyDocumentException as exc:
         log.warning("a stored key policy cannot be used, so only the root may use and mend its key: %s", exc)
         return policies.unreadable(account)
@@ -323,16 +325,16 @@ def _key_policy(text: str, account: str) -> Policy:
 
 @lru_cache(maxsize=4096)
 def _own_policy(name: str, text: str, account: str) -> OwnPolicy:
-    """A policy of a user or group, read once; one that cannot be used may have denied anything, so it denies all."""
+    """Parse a policy of a user or group, once; an unusable one may have denied anything, so it denies everything."""
     try:
-        return OwnPolicy(name, _told(policies.stored_own_policy(text, account), f"the stored {name}"))
+        return OwnPolicy(name, _log_ineffective(policies.stored_own_policy(text, account), f"the stored {name}"))
     except MalformedPolicyDocumentException as exc:
         log.warning("the stored %s cannot be used, so nothing is allowed where it counts: %s", name, exc)
         return OwnPolicy(name, policies.read_own_policy(policies.NOTHING, account))
 
 
-def _told(policy: Policy, name: str) -> Policy:
-    """A policy, after the log has told what of it has no effect."""
+def _log_ineffective(policy: Policy, name: str) -> Policy:
+    """Log the parts of a policy that have no effect, and return it."""
     for each in policy.without_effect:
         log.warning("%s has a part without effect, with which it could not be put again: %s", name, each)
     return policy
@@ -352,6 +354,6 @@ def _identity(name: str, row: IdentityRow | None, account: str) -> CachedIdentit
 
 
 def _stranger(principal: str) -> CachedIdentity:
-    """Whoever is nobody of the account: he has neither id nor tags nor policies."""
+    """Return the identity of a principal outside the account: without id, tags and policies."""
     name = principal.rpartition("/")[2]
     return CachedIdentity(Identity(arn=principal, user_name=name, user_id=None, tags={}), ())

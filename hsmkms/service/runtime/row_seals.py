@@ -194,8 +194,8 @@ class SealBook:
         with self._store.reading() as conn:
             self._require_schema(conn)
 
-    def seal_all(self, *, again: bool, tell: Callable[[], None] | None = None) -> bool:
-        """Seal every row as it is now, in one transaction, in which ``tell`` is called. False if all was sealed before.
+    def seal_all(self, *, again: bool, record: Callable[[], None] | None = None) -> bool:
+        """Seal every row as it is now, in one transaction, in which ``record`` is called. False if all was sealed.
 
         danger: with ``again`` what is sealed is sealed anew, so that what was edited by hand counts as right.
         """
@@ -206,14 +206,14 @@ class SealBook:
             self._require_schema(tx)
             key = self.key(tx)
             totals = Totals.every(tx, key)
-            if tell is not None and set(totals.subjects) != {sealed_rows.INSTALLATION}:  # else it has just been made
-                tell()
+            if record is not None and set(totals.subjects) != {sealed_rows.INSTALLATION}:  # else it has just been made
+                record()
             _seal_all(tx, key, totals, root)
         self.alarms = {}
         return True
 
-    def plant(self, tell: Callable[[], None]) -> bool:
-        """Make the tree of a store that was sealed before there were trees, in one transaction with ``tell``.
+    def plant(self, record: Callable[[], None]) -> bool:
+        """Make the tree of a store that was sealed before there were trees, in one transaction with ``record``.
 
         False if there is one, or if the rows are not all those that were sealed: then nothing makes them right.
         """
@@ -226,7 +226,7 @@ class SealBook:
             totals = Totals.every(tx, key)
             if rules.total_of(key, _root(root)) != totals.whole:
                 return False
-            tell()
+            record()
             _seal_all(tx, key, totals, root)
         return True
 

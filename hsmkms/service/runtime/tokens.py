@@ -133,7 +133,7 @@ class Tokens:
             if row.id not in self._open:
                 self._look(row)
         self._spare = list(spare)
-        self._tell()
+        self._publish()
 
     def require(self, identify: Identify) -> None:
         """Let each token prove its identity, now and after each login; also those that are attached later.
@@ -177,9 +177,9 @@ class Tokens:
             else []
         )
 
-    def _tell(self) -> None:
+    def _publish(self) -> None:
         if self._presence is not None:
-            self._presence.tell(each.profile for each in (*self._open.values(), *self._spare))
+            self._presence.publish(each.profile for each in (*self._open.values(), *self._spare))
 
     def away(self) -> dict[str, HsmKmsError]:
         """What is wrong with those that this process could not open, by the token's id."""
@@ -192,7 +192,7 @@ class Tokens:
         else:
             self._require(token_id, device)
             self._open[token_id] = device
-            self._tell()
+            self._publish()
 
     def drop(self, token_id: str) -> None:
         """Close a token that the installation has forgotten."""
@@ -202,7 +202,7 @@ class Tokens:
         if device is not None:
             self._release(device)
             device.close()
-        self._tell()
+        self._publish()
 
     def settle(self, token_id: str, device: Device) -> None:
         """Use such a token, which was just bound, as the home."""
@@ -253,8 +253,8 @@ class Tokens:
                 self._away[row.id] = exc
                 self._next_look[row.id] = time.monotonic() + RETRY_SECONDS
                 return
-            with suppress(StoreError):  # a migration waits for who has not told
-                self._tell()
+            with suppress(StoreError):  # a migration waits for processes that have not published
+                self._publish()
             if self._away.pop(row.id, None) is not None:
                 log.warning("the token %r is back", row.label)
         device.connection.announce()

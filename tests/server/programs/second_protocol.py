@@ -18,7 +18,7 @@ from hsmkms.errors import AccessDeniedException
 from hsmkms.kms import Kms
 from hsmkms.server import worker_state
 from hsmkms.server.app import Application
-from hsmkms.server.heartbeat import Pulse
+from hsmkms.server.heartbeat import Heartbeat
 from hsmkms.server.messages import RawRequest, Refusal, Response
 from hsmkms.server.process.connection import Connection
 from hsmkms.server.process.connections import Connections
@@ -37,10 +37,10 @@ class Echo:
         """It has none."""
         del request
 
-    def answer(self, request: RawRequest, source: Source, *, just_looked: bool = False) -> Handled:
+    def answer(self, request: RawRequest, request_id: str, source: Source, operation: str | None) -> Handled:
         """Answer with the body."""
-        del source, just_looked
-        return Handled(request_id="echo", response=Response(200, TYPE, request.body))
+        del source, operation
+        return Handled(request_id=request_id, response=Response(200, TYPE, request.body))
 
     def largest_body(self, head: RawRequest) -> int:
         """None."""
@@ -67,10 +67,10 @@ OTHER = ServedProtocol(
 )
 
 
-async def play(serving: worker_state.Serving, endpoint: Endpoint) -> list[tuple[int, str, str]]:
+async def play(state: worker_state.WorkerState, endpoint: Endpoint) -> list[tuple[int, str, str]]:
     """Ask both over one connection each."""
     loop = asyncio.get_running_loop()
-    application = Application(serving, loop, secure=False)
+    application = Application(state, loop, secure=False)
     server = await loop.create_server(lambda: Connection(application, Connections(), loop.time), "127.0.0.1", 0)
     random = json.dumps({"NumberOfBytes": 8}).encode()
     requests = [
@@ -82,7 +82,7 @@ async def play(serving: worker_state.Serving, endpoint: Endpoint) -> list[tuple[
     ]
     answers = [await ask(server, request) for request in requests]
     server.close()
-    application._hold.close()
+    application.audit_gate.close()
     return answers
 
 
@@ -102,5 +102,5 @@ url = "http://127.0.0.1:1"
 endpoint = Endpoint(url, settings.default_region, sys.argv[2], sys.argv[3])
 worker_state.PROTOCOLS = (OTHER, *worker_state.PROTOCOLS)
 with Kms(wiring.core_of(settings)) as kms, tempfile.TemporaryDirectory() as board:
-    serving = worker_state.Serving(kms, settings.serve, Path(board), Pulse())
-    sys.stdout.write(json.dumps(uvloop.run(play(serving, endpoint))))
+    state = worker_state.WorkerState(kms, settings.serve, Path(board), Heartbeat())
+    sys.stdout.write(json.dumps(uvloop.run(play(state, endpoint))))

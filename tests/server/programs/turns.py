@@ -18,16 +18,16 @@ from hsmkms.config import settings as config
 from hsmkms.kms import Kms
 from hsmkms.model.keys import CreateKeyRequest, DisableKeyRequest
 from hsmkms.server.app import Application
-from hsmkms.server.heartbeat import Pulse
-from hsmkms.server.latency_gate import Pace
+from hsmkms.server.heartbeat import Heartbeat
+from hsmkms.server.latency_gate import LatencyGate
 from hsmkms.server.process.connection import Connection
 from hsmkms.server.process.connections import Connections
-from hsmkms.server.worker_state import Serving
+from hsmkms.server.worker_state import WorkerState
 from hsmkms.testing import Endpoint
 from hsmkms.wiring import core as wiring
 
 
-class Quick(Pace):
+class Quick(LatencyGate):
     """Holds the token for quick, however busy the machine is: all is answered on the loop."""
 
     def note(self, seconds: float, now: float) -> None:
@@ -62,11 +62,11 @@ class Transport:
         self._answered.release()
 
 
-async def play(kms: Kms, serving: Serving, endpoint: Endpoint, *, secure: bool) -> list[list[int]]:
+async def play(kms: Kms, state: WorkerState, endpoint: Endpoint, *, secure: bool) -> list[list[int]]:
     """The statuses by piece."""
     loop = asyncio.get_running_loop()
-    application = Application(serving, loop, secure=secure)
-    application._pace = Quick()
+    application = Application(state, loop, secure=secure)
+    application.latency = Quick()
     key_id = kms.create_key(CreateKeyRequest()).key_metadata.key_id
     body = json.dumps({"KeyId": key_id, "Plaintext": "aGVsbG8="}).encode()
     request = raw("POST", "/", signed(endpoint, "Encrypt", body), body)
@@ -85,12 +85,12 @@ async def play(kms: Kms, serving: Serving, endpoint: Endpoint, *, secure: bool) 
         await answered.acquire()
     later.data_received(request)
     await answered.acquire()
-    application._hold.close()
+    application.audit_gate.close()
     return [each.statuses for each in transports]
 
 
 settings = config.load(Path(sys.argv[1]))
 endpoint = Endpoint("http://127.0.0.1:1", settings.default_region, sys.argv[2], sys.argv[3])
 with Kms(wiring.core_of(settings)) as kms, tempfile.TemporaryDirectory() as board:
-    serving = Serving(kms, settings.serve, Path(board), Pulse())
-    sys.stdout.write(json.dumps(uvloop.run(play(kms, serving, endpoint, secure=len(sys.argv) > 4))))
+    state = WorkerState(kms, settings.serve, Path(board), Heartbeat())
+    sys.stdout.write(json.dumps(uvloop.run(play(kms, state, endpoint, secure=len(sys.argv) > 4))))
