@@ -34,28 +34,28 @@ SPY_PATHS = (
 )
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options that choose the module under test."""
-    options.add(parser)
-
-
 FOLDERS = ("server", "torture", "cli", "frozen", "service", "hsm", "store", "tests", "model", "rules")
 """The folders of tests in the order in which parallel workers begin them: long files first, so that all end at once.
 
 A folder that is not among them comes first."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options that choose the module under test."""
+    options.add(parser)
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Find the module under test, and keep the order of FOLDERS: pytest-xdist would begin with the largest files."""
-    config.option.loadscopereorder = False
+    """Find the module under test, and keep the order of FOLDERS: pytest-xdist would begin with the longest files."""
     options.configure(config)
+    config.option.loadscopereorder = False
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let a parallel worker run whole files, so that the fixtures of a module are made once.
+    """Refuse tests that are for SoftHSM alone if another module is under test; workers run whole files.
 
-    Tests that are for SoftHSM alone are refused if another module is under test.
+    So the fixtures of a module are made once.
     """
     options.check(config, items)
     for item in items:

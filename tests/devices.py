@@ -18,18 +18,24 @@ from typing import Any
 import msgspec
 import warm
 from tokens.driver import PIN, SO_PIN, Token  # noqa: F401 - tests import all of these from here
-from tokens.softhsm import SoftHsm  # noqa: F401
+from tokens.softhsm import SoftHsm
 
 from hsmkms.hsm import device as devices
+from hsmkms.hsm.checks.bench import Bench
+from hsmkms.hsm.checks.steps import BEFORE_LOGIN, STEPS
 from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.session import module as modules
+from hsmkms.hsm.session.login import open_session
 from hsmkms.model.enums import Operation
 from hsmkms.model.permit import OperatorAct, Permit
+from hsmkms.model.token_check import Check
 
 TESTS = Path(__file__).parent
 MakeToken = Callable[..., Token]
 NewToken = Callable[[str], Token]
 """Makes a token in a folder of this name, for fixtures that several tests share."""
+SLOW_CHECKS = ("RSA_3072", "RSA_4096")
+"""They generate RSA keys of a second each."""
 
 
 def permit(operation: Operation | OperatorAct, *cka_ids: bytes, seconds: float = 120) -> Permit:
@@ -42,6 +48,20 @@ def new_key(device: TokenDevice, label: str = "hsmkms test key") -> bytes:
     cka_id = os.urandom(16)
     device.keys.generate_backing_key(permit(Operation.CREATE_KEY, cka_id), cka_id, label)
     return cka_id
+
+
+def checks_of(device: TokenDevice) -> dict[str, Check]:
+    """Make the checks of token-check in this process, but for the slowest; by name."""
+    token = device.connection.token
+    with device.connection.pool.session() as session:
+        bench = Bench(token, session, lambda: open_session(token))
+        made = [
+            check
+            for each in (*BEFORE_LOGIN, *STEPS)
+            if each.names[0] not in SLOW_CHECKS
+            for check in each.checks(bench)
+        ]
+    return {each.name: each for each in made}
 
 
 def until(happened: Callable[[], bool], seconds: float) -> None:
@@ -77,7 +97,7 @@ def start(program: Path, token: Token, **arguments: object) -> "subprocess.Popen
     )
 
 
-def _passed(token: Token, arguments: dict[str, object]) -> str:
+def _passed(token: SoftHsm, arguments: dict[str, object]) -> str:
     return json.dumps({"token": msgspec.to_builtins(token, enc_hook=str), **arguments})
 
 

@@ -14,7 +14,7 @@ import spylog
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
-from devices import MakeToken, Token, new_key, permit
+from devices import MakeToken, Token, checks_of, new_key, permit
 from pkcs11.constants import Attribute, CertificateType, ObjectClass
 from pkcs11.mechanisms import KeyType
 from pkcs11.types import Session
@@ -223,7 +223,7 @@ def test_foreign_objects(token: Token) -> None:
     listed = device.keys.inventory(keys[0])
     assert {each.cka_id for each in listed} == {*keys, b"\xff", b"same", b"pair"}
     assert Counter(each.cka_id for each in listed)[b"same"] == 2
-    assert not any(each.failed for each in device.connection.checks())
+    assert not any(each.failed for each in checks_of(device).values())
     for key in keys:
         assert device.keys.attest(key)[1] == []
         assert device.keys.destroy(permit(OperatorAct.RECONCILE, key), key)

@@ -11,7 +11,7 @@
 
 #include "shim.h"
 
-enum action { ACT_RETURN, ACT_DELAY, ACT_HANG, ACT_KILL, ACT_TRUNCATE, ACT_WAIT };
+enum action { ACT_RETURN, ACT_DELAY, ACT_HANG, ACT_KILL, ACT_TRUNCATE, ACT_WAIT, ACT_CRASH };
 
 struct rule {
     enum function function; /* FUNCTION_COUNT: every one but those that begin and end */
@@ -99,14 +99,14 @@ static void parse_which(struct rule *rule, char *word, const char *line)
 
 static void parse_fault(struct rule *rule, char **rest, const char *line)
 {
-    static const char *const actions[] = {"return", "delay", "hang", "kill", "truncate", "wait"};
+    static const char *const actions[] = {"return", "delay", "hang", "kill", "truncate", "wait", "crash"};
     char *name = strtok_r(NULL, " ", rest);
     if (name != NULL && strcmp(name, "*") == 0)
         rule->function = FUNCTION_COUNT;
     else
         rule->function = one_of(name, NAMES, FUNCTION_COUNT, line);
     parse_which(rule, strtok_r(NULL, " ", rest), line);
-    rule->action = one_of(strtok_r(NULL, " ", rest), actions, 6, line);
+    rule->action = one_of(strtok_r(NULL, " ", rest), actions, 7, line);
     if (rule->action == ACT_RETURN || rule->action == ACT_DELAY || rule->action == ACT_TRUNCATE)
         rule->argument = number(strtok_r(NULL, " ", rest), line);
     rule->before = !flag(strtok_r(NULL, " ", rest), "after", line) && rule->action != ACT_TRUNCATE;
@@ -208,6 +208,8 @@ static void parse(struct orders *orders, char *words, const char *line)
         parse_iv(control, &rest, line);
     else if (strcmp(order, "no_data_objects") == 0)
         control->no_data_objects = 1;
+    else if (strcmp(order, "no_serial") == 0)
+        control->no_serial = 1;
     else if (strcmp(order, "labels") == 0)
         parse_labels(control, &rest, line);
     else if (strcmp(order, "hide") == 0)
@@ -315,6 +317,10 @@ static CK_RV happen(const struct rule *rule)
             pause();
     case ACT_KILL:
         kill(getpid(), SIGKILL);
+        break;
+    case ACT_CRASH:
+        signal(SIGSEGV, SIG_DFL);
+        raise(SIGSEGV);
         break;
     case ACT_TRUNCATE:
         truncate_by = rule->argument;

@@ -149,7 +149,7 @@ def _made(session: Session, facts: KeyFacts, way: Way) -> DataKeyPair:
                 key = _READ[facts.key_type](facts, private)
             else:
                 key = _wrapped_out(session, way.wrapping, private)
-        except (ValueError, InvalidUnwrap, UnsupportedAlgorithm) as exc:
+        except (ValueError, InvalidUnwrap, UnsupportedAlgorithm) as exc:  # NSS names Ed25519 as a curve of ECDSA
             raise UnreadableError(UNREADABLE) from exc
         info = subject_public_key_info(key.public_key())
         if facts.public is None or facts.public(public) != info:
