@@ -105,7 +105,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("rules",),
     ("rules/audit", "rules/iam"),
     ("store",),
-    ("hsm/allowed_acts", "hsm/faults", "hsm/serials"),
+    ("hsm/allowed_acts", "hsm/return_codes", "hsm/serials"),
+    ("hsm/calls", "hsm/faults"),
     ("hsm/objects",),
     ("hsm/crypto",),
     ("hsm/imports", "hsm/probing"),
@@ -152,6 +153,7 @@ Within a folder modules import one another as they like, but in no circle. A pro
 
 OWNERS = {
     "pkcs11": "hsm",
+    "cffi": "hsm",
     "ctypes": "hsm",
     "sqlalchemy": "store",
     "alembic": "store",

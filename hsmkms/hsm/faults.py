@@ -1,7 +1,7 @@
 """The one place where PKCS#11 return codes become errors of this package.
 
-python-pkcs11 raises a class per CKR code; the table below says what each means here. A code that is not in it is an
-internal error: the user gets one sentence, the detail goes to the log.
+python-pkcs11 and our own calls raise a class per CKR code (return_codes.py); the table below says what each means here.
+A code that is not in it is an internal error: the user gets one sentence, the detail goes to the log.
 """
 
 import logging
@@ -21,6 +21,12 @@ from hsmkms.errors import (
     TokenUnavailableError,
     UnsupportedOperationException,
 )
+from hsmkms.hsm.return_codes import (
+    BufferTooSmallError,
+    CurveNotSupportedError,
+    NotInitializedError,
+    TokenResourceExceededError,
+)
 
 log = logging.getLogger("hsmkms.hsm")
 
@@ -36,6 +42,8 @@ LOCKED: Final = "the token calls its user PIN locked: its security officer must 
 BUSY: Final = "the token, or its module, has no memory for the operation just now: try again later"
 REJECTED: Final = "the token refused the data"
 UNSUPPORTED: Final = "this token cannot do the operation: `hsmkms token-check` prints what it can"
+
+TOO_MUCH: Final = "the token has more output than it announces: `hsmkms token-check` prints what it can"
 
 _NOT_INITIALIZED: Final = "(not initialized)"
 """What python-pkcs11 says of CKR_CRYPTOKI_NOT_INITIALIZED, which has no class of its own."""
@@ -69,6 +77,10 @@ FAULTS: Final[dict[type[ckr.PKCS11Error], tuple[type[HsmKmsError], str]]] = {
     ckr.WrappedKeyLenRange: (RejectedDataError, REJECTED),
     ckr.MechanismInvalid: (UnsupportedOperationException, UNSUPPORTED),
     ckr.FunctionNotSupported: (UnsupportedOperationException, UNSUPPORTED),
+    CurveNotSupportedError: (UnsupportedOperationException, UNSUPPORTED),
+    BufferTooSmallError: (TokenError, TOO_MUCH),
+    NotInitializedError: (SessionLostError, AWAY),
+    TokenResourceExceededError: (TokenFullError, FULL),
 }
 
 
@@ -80,7 +92,7 @@ def translate(error: ckr.PKCS11Error) -> HsmKmsError:
             return kind(sentence)
     if type(error) is ckr.PKCS11Error and _NOT_INITIALIZED in str(error):
         return SessionLostError(AWAY)
-    log.error("unexpected PKCS#11 fault %s", type(error).__name__, exc_info=error)
+    log.error("unexpected PKCS#11 fault %s %s", type(error).__name__, error, exc_info=error)
     return TokenError("the token answered with an unexpected fault; the log has its name")
 
 

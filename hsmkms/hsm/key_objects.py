@@ -25,6 +25,7 @@ from hsmkms.hsm.objects.objects import (
     differences,
     find,
     generate,
+    is_at,
     list_keys,
     required,
 )
@@ -93,7 +94,13 @@ class KeyObjects:
 
     def holds(self, cka_id: bytes) -> bool:
         """True if a secret key or a private half with this CKA_ID is on the token now."""
-        return self._connection.repeatable(lambda session: self._connection.find(session, cka_id) is not None, "find")
+        connection = self._connection
+
+        def attempt(session: Session) -> bool:
+            known = connection.handles.lookup(cka_id)
+            return is_at(session, known, cka_id) or connection.find(session, cka_id) is not None
+
+        return connection.repeatable(attempt, "find")
 
     def is_labelled(self, cka_id: bytes, label: str) -> bool:
         """True if the secret key is the one of that label; ObjectLostError if it is not on the token.

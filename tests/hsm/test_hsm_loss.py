@@ -129,6 +129,7 @@ def test_login_lost_during_a_search(
         return found
 
     monkeypatch.setattr("hsmkms.hsm.session.connection.find", find_logged_out)
+    device.connection.handles.forget(key)  # so that it is searched for
     assert device.keys.holds(key)
     assert len(searched) == 2
 

@@ -142,13 +142,28 @@ static void parse_ignored(struct ignored *ignored, char **rest, const char *line
     ignored->value = number(strtok_r(NULL, " ", rest), line) != 0;
 }
 
+static void parse_unknown(struct control *control, char **rest, const char *line)
+{
+    static const char *const manners[] = {"marked", "stops", "refused"};
+    int at = control->unknown_count++;
+    control->unknown[at] = number(strtok_r(NULL, " ", rest), line);
+    control->unknown_manner[at] = one_of(strtok_r(NULL, " ", rest), manners, 3, line);
+}
+
+static void parse_messages(struct control *control, const char *word, const char *line)
+{
+    static const char *const kinds[] = {"caller", "random", "counted", "wrong"};
+    control->messages = MESSAGES_CALLER + one_of(word, kinds, 4, line);
+}
+
 static void parse(struct orders *orders, char *words, const char *line)
 {
     struct control *control = &orders->control;
     char *rest, *order = strtok_r(words, " ", &rest);
     if (order == NULL || *order == '#')
         return;
-    if (control->hidden_count == MOST_RULES || control->ignored_count == MOST_RULES || orders->rule_count == MOST_RULES)
+    if (control->hidden_count == MOST_RULES || control->ignored_count == MOST_RULES ||
+        control->unknown_count == MOST_RULES || orders->rule_count == MOST_RULES)
         wrong("too many orders of one kind");
     if (strcmp(order, "fault") == 0)
         parse_fault(&orders->rules[orders->rule_count++], &rest, line);
@@ -169,6 +184,14 @@ static void parse(struct orders *orders, char *words, const char *line)
         control->sessions_untold = flag(strtok_r(NULL, " ", &rest), "untold", line);
     } else if (strcmp(order, "ignore") == 0)
         parse_ignored(&control->ignored[control->ignored_count++], &rest, line);
+    else if (strcmp(order, "unknown") == 0)
+        parse_unknown(control, &rest, line);
+    else if (strcmp(order, "messages") == 0)
+        parse_messages(control, strtok_r(NULL, " ", &rest), line);
+    else if (strcmp(order, "exact_numbers") == 0)
+        control->exact_numbers = 1;
+    else if (strcmp(order, "room") == 0)
+        control->least_room = number(strtok_r(NULL, " ", &rest), line);
     else if (strcmp(order, "pin_tries") == 0)
         control->pin_tries = (int)number(strtok_r(NULL, " ", &rest), line);
     else

@@ -29,6 +29,13 @@ typedef struct {
 } CK_GCM_PARAMS;
 
 typedef struct {
+    CK_BYTE *pIv;
+    CK_ULONG ulIvLen, ulIvFixedBits, ivGenerator;
+    CK_BYTE *pTag;
+    CK_ULONG ulTagBits;
+} CK_GCM_MESSAGE_PARAMS;
+
+typedef struct {
     CK_ULONG hashAlg, mgf, source;
     void *pSourceData;
     CK_ULONG ulSourceDataLen;
@@ -51,9 +58,13 @@ enum {
     CKR_OK = 0x00,
     CKR_GENERAL_ERROR = 0x05,
     CKR_ARGUMENTS_BAD = 0x07,
+    CKR_ATTRIBUTE_TYPE_INVALID = 0x12,
     CKR_ATTRIBUTE_VALUE_INVALID = 0x13,
     CKR_MECHANISM_INVALID = 0x70,
     CKR_MECHANISM_PARAM_INVALID = 0x71,
+    CKR_FUNCTION_NOT_SUPPORTED = 0x54,
+    CKR_OPERATION_ACTIVE = 0x90,
+    CKR_OPERATION_NOT_INITIALIZED = 0x91,
     CKR_PIN_INCORRECT = 0xA0,
     CKR_PIN_LEN_RANGE = 0xA2,
     CKR_PIN_LOCKED = 0xA4,
@@ -92,6 +103,8 @@ enum {
     CKM_SHA256 = 0x250,
     CKM_AES_GCM = 0x1087,
 
+    CKG_NO_GENERATE = 0,
+    CKG_GENERATE_RANDOM = 3,
     CKG_MGF1_SHA1 = 1,
     CKG_MGF1_SHA256 = 2,
     CKZ_DATA_SPECIFIED = 1,

@@ -42,6 +42,12 @@ struct control {
     struct ignored ignored[MOST_RULES];
     int ignored_count;
     int pin_tries; /* 0: they are not counted */
+    CK_ULONG unknown[MOST_RULES];
+    enum { UNKNOWN_MARKED, UNKNOWN_STOPS, UNKNOWN_REFUSED } unknown_manner[MOST_RULES];
+    int unknown_count;
+    CK_ULONG least_room; /* 0: as the token behind */
+    int exact_numbers;
+    enum { NO_MESSAGES, MESSAGES_CALLER, MESSAGES_RANDOM, MESSAGES_COUNTED, MESSAGES_WRONG } messages;
 };
 
 /* What the control file says now. It stays valid: what was read once is never freed. */
@@ -68,6 +74,15 @@ FUNCTIONS(DECLARE)
 int is_hidden(CK_ULONG mechanism);
 void tell_sessions(CK_TOKEN_INFO *info);
 void tell_pin_counters(CK_TOKEN_INFO *info);
+
+/* -- messages of PKCS #11 3 (messages.c) ---------------------------------------------------------------------- */
+
+extern CK_FUNCTION_LIST list_of_ways;
+int message_is_active(CK_ULONG session);
+
+/* -- attributes (attributes.c) ------------------------------------------------------------------------------- */
+
+CK_RV read_attributes(CK_ULONG session, CK_ULONG object, CK_ATTRIBUTE *template, CK_ULONG count);
 
 /* -- templates (objects.c) ----------------------------------------------------------------------------------- */
 

@@ -9,7 +9,7 @@ Source of the attributes: PKCS #11 3.2, sections on RSA and elliptic curve priva
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -26,6 +26,7 @@ from pkcs11.mechanisms import KeyType, Mechanism
 from pkcs11.types import Object, Session
 
 from hsmkms.errors import TokenError
+from hsmkms.hsm.objects.handle_keys import BorrowedKey, create_object, generate_key_pair
 from hsmkms.hsm.objects.key_specs import KeyFacts, public_half, subject_public_key_info
 from hsmkms.hsm.objects.objects import discard
 
@@ -103,12 +104,14 @@ def _made(session: Session, facts: KeyFacts, read: Reader, *, sensitive: bool) -
 
 @contextmanager
 def _session_pair(session: Session, facts: KeyFacts, *, sensitive: bool) -> Iterator[tuple[Object, Object]]:
-    public, private = session.generate_keypair(
-        facts.key_type,
-        facts.generated_bits,
+    public, private = generate_key_pair(
+        session,
+        mechanism=facts.generation,
+        cka_id=None,
+        label=None,
         store=False,
         capabilities=MechanismFlag.SIGN | MechanismFlag.VERIFY,  # unused, but some tokens require a usage
-        mechanism=facts.generation,
+        rsa_bits=facts.generated_bits,
         public_template={**_PUBLIC, **facts.parameters},
         private_template={
             Attribute.TOKEN: False,
@@ -129,9 +132,9 @@ def _session_pair(session: Session, facts: KeyFacts, *, sensitive: bool) -> Iter
 
 def _wrapped_out(session: Session, _facts: KeyFacts, private: Object) -> PrivateKey:
     secret = os.urandom(_TRANSPORT_KEY_BYTES)
-    transport: Any = session.create_object({**_TRANSPORT, Attribute.VALUE: secret})
+    transport = create_object(session, {**_TRANSPORT, Attribute.VALUE: secret})
     try:
-        wrapped: bytes = transport.wrap_key(private, mechanism=WRAPPING)
+        wrapped = BorrowedKey(session, transport.handle).wrap(private, mechanism=WRAPPING)
     finally:
         discard(transport)
     key = load_der_private_key(first_element(aes_key_unwrap_with_padding(secret, wrapped)), None)

@@ -13,8 +13,7 @@ from msgspec import Struct
 from pkcs11.constants import Attribute, MechanismFlag
 from pkcs11.exceptions import PKCS11Error
 from pkcs11.mechanisms import KeyType
-from pkcs11.types import Object, PrivateKey, Session
-from pkcs11.types import PublicKey as PublicObject
+from pkcs11.types import Object, Session
 
 from hsmkms.errors import HsmKmsError, TokenError, TokenUnfitError
 from hsmkms.hsm.crypto.agreement import agree
@@ -22,6 +21,7 @@ from hsmkms.hsm.crypto.signing import SIGNINGS, sign, verify_here, verify_on_tok
 from hsmkms.hsm.faults import translated
 from hsmkms.hsm.objects.attributes import KEPT_PUBLIC_HALF, PRIVATE_HALF
 from hsmkms.hsm.objects.backing_keys import PairTemplate
+from hsmkms.hsm.objects.handle_keys import HandleObject, generate_key_pair
 from hsmkms.hsm.objects.key_specs import KeyFacts, PublicKey, public_half
 from hsmkms.hsm.objects.objects import differences, handle_of
 from hsmkms.model.enums import SigningAlgorithm
@@ -40,19 +40,19 @@ class Public(Struct, frozen=True):
 
 def make_pair(
     session: Session, template: PairTemplate, cka_id: bytes, label: str, *, store: bool = True
-) -> tuple[PublicObject, PrivateKey]:
+) -> tuple[HandleObject, HandleObject]:
     """Call C_GenerateKeyPair: both halves get the same CKA_ID. PKCS11Error is not translated."""
     facts = template.facts
-    return session.generate_keypair(
-        facts.key_type,
-        facts.generated_bits,
-        id=cka_id,
+    return generate_key_pair(
+        session,
+        mechanism=facts.generation,
+        cka_id=cka_id,
         label=label,
         store=store,
         capabilities=template.capabilities,
-        mechanism=facts.generation,
         public_template={**KEPT_PUBLIC_HALF, **facts.parameters},
         private_template=dict(PRIVATE_HALF),
+        rsa_bits=facts.generated_bits,
     )
 
 

@@ -26,6 +26,7 @@ from hsmkms.hsm.faults import translated
 from hsmkms.hsm.imports.unwrapping import Source, Unwrapping
 from hsmkms.hsm.objects.attributes import KEPT_PUBLIC_HALF, PUBLIC_USAGES, USAGES
 from hsmkms.hsm.objects.backing_keys import ImportedPairTemplate
+from hsmkms.hsm.objects.handle_keys import create_object
 from hsmkms.hsm.objects.key_specs import KeyFacts, PublicKey, der_octet_string, public_half, subject_public_key_info
 from hsmkms.hsm.objects.objects import attest, differences, handle_of
 from hsmkms.model.enums import SigningAlgorithm
@@ -97,7 +98,8 @@ class PairImport:
     def _make_public(self, public: PublicKey, cka_id: bytes, label: str) -> Object:
         template, usages = self._template, self._template.capabilities
         with translated():
-            return self._session.create_object(
+            return create_object(
+                self._session,
                 {
                     Attribute.CLASS: ObjectClass.PUBLIC_KEY,
                     Attribute.KEY_TYPE: template.key_type,
@@ -107,7 +109,7 @@ class PairImport:
                     **_public_parts(self._facts, public),
                     Attribute.ID: cka_id,
                     Attribute.LABEL: label,
-                }
+                },
             )
 
     def _check(self, private: Object, public: Object, cka_id: bytes, label: str) -> None:

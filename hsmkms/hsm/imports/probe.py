@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.cmac import CMAC
 from msgspec.structs import replace
 from pkcs11.exceptions import PKCS11Error
 from pkcs11.mechanisms import KeyType, Mechanism
-from pkcs11.types import PrivateKey, Session, Token
+from pkcs11.types import Object, Session, Token
 
 from hsmkms.errors import (
     HsmKmsError,
@@ -100,7 +100,7 @@ def probe_kinds(token: Token, session: Session, profile: ImportProfile) -> Impor
 
 
 @contextmanager
-def _pair(session: Session, template: WrappingKeyTemplate) -> Iterator[PrivateKey]:
+def _pair(session: Session, template: WrappingKeyTemplate) -> Iterator[Object]:
     public, private = make_pair(session, template, _BITS, _PROBE_ID, _PROBE_LABEL, store=False)
     with ExitStack() as cleanup:
         cleanup.enter_context(translated())
@@ -112,7 +112,7 @@ def _pair(session: Session, template: WrappingKeyTemplate) -> Iterator[PrivateKe
 class _Probe:
     """Run the trials with one session key pair."""
 
-    def __init__(self, session: Session, key: PrivateKey, mechanisms: frozenset[Mechanism]) -> None:
+    def __init__(self, session: Session, key: Object, mechanisms: frozenset[Mechanism]) -> None:
         self._session = session
         self._key = key
         self._public = public_half(key)
@@ -169,7 +169,7 @@ class _Probe:
         secret, algorithm = os.urandom(template.bits // 8), _plain(profile)
 
         def tried(material: bytes) -> dict[str, bytes]:
-            unwrapping = Unwrapping(self._session, self._key, profile, algorithm, is_sample=True)
+            unwrapping = self._unwrapping(profile, algorithm)
             coming = MacImport(self._session, unwrapping, template, mechanism, profile)
             return coming.fingerprints(wrap(self._public, algorithm, material), FINGERPRINT_LABEL)
 
@@ -186,7 +186,7 @@ class _Probe:
         if not isinstance(template, ImportedPairTemplate) or (key_type is KeyType.RSA and not profile.key_wrap):
             return False
         key = make()
-        unwrapping = Unwrapping(self._session, self._key, profile, algorithm, is_sample=True)
+        unwrapping = self._unwrapping(profile, algorithm)
         coming, material = PairImport(self._session, unwrapping, template), private_key_info(key)
         try:
             fingerprints = coming.fingerprints(wrap(self._public, algorithm, material), b"")
@@ -203,18 +203,23 @@ class _Probe:
     def _roomy(self, profile: ImportProfile) -> WrappingAlgorithm:
         return _KEY_WRAP[profile.oaep[0]] if profile.key_wrap else _plain(profile)
 
+    def _unwrapping(
+        self, profile: ImportProfile, algorithm: WrappingAlgorithm, *, is_sample: bool = True
+    ) -> Unwrapping:
+        return Unwrapping(self._session, self._key, profile, algorithm, is_sample=is_sample, public=self._public)
+
     # -- trials -----------------------------------------------------------------------------------------------------
 
     def _look(self, profile: ImportProfile, length: int, right: Callable[[bytes, Copies], bool]) -> bool:
         """Return whether random bytes of that length unwrap to session copies for which ``right`` returns True."""
         secret, algorithm = os.urandom(length), _plain(profile)
-        unwrapping = Unwrapping(self._session, self._key, profile, algorithm, is_sample=True)
+        unwrapping = self._unwrapping(profile, algorithm)
         with _refusal_is_no() as answer, unwrapping.copies(wrap(self._public, algorithm, secret)) as copies:
             answer.append(right(secret, copies))
         return answer == [True]
 
     def _opens(self, profile: ImportProfile, algorithm: WrappingAlgorithm) -> bool:
-        unwrapping = Unwrapping(self._session, self._key, profile, algorithm, is_sample=True)
+        unwrapping = self._unwrapping(profile, algorithm)
         with _refusal_is_no() as answer:
             unwrapping.prove(wrap(self._public, algorithm, os.urandom(MATERIAL_BYTES)))
             answer.append(True)
@@ -223,7 +228,7 @@ class _Probe:
     def _rejects(self, profile: ImportProfile, length: int) -> bool:
         """Return whether material of a wrong length raises RejectedMaterialError, as it must for a user's import."""
         algorithm = _plain(profile)
-        unwrapping = Unwrapping(self._session, self._key, profile, algorithm)
+        unwrapping = self._unwrapping(profile, algorithm, is_sample=False)
         try:
             unwrapping.prove(wrap(self._public, algorithm, os.urandom(length)))
         except RejectedMaterialError:

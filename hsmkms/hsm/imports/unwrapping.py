@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final, NamedTuple
 
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from msgspec import Struct
 from pkcs11 import exceptions as ckr
 from pkcs11.constants import DEFAULT, Attribute, MechanismFlag, ObjectClass
@@ -143,7 +144,10 @@ class Copies(NamedTuple):
 
 
 class Unwrapping:
-    """Unwraps with one wrapping key in one session by one algorithm. ``is_sample``: the data is known to be good."""
+    """Unwraps with one wrapping key in one session by one algorithm.
+
+    ``is_sample``: the data is known to be good. ``public``: the wrapping key's public half, if it was read already.
+    """
 
     def __init__(
         self,
@@ -153,6 +157,7 @@ class Unwrapping:
         algorithm: WrappingAlgorithm,
         *,
         is_sample: bool = False,
+        public: RSAPublicKey | None = None,
     ) -> None:
         self._session = session
         self._wrapping_key = wrapping_key
@@ -160,7 +165,7 @@ class Unwrapping:
         self._algorithm = algorithm
         self._is_sample = is_sample
         self._key = BorrowedUnwrapper(session, handle_of(wrapping_key), KeyType.RSA)
-        self._public = public_half(wrapping_key)
+        self._public = public or public_half(wrapping_key)
 
     def fingerprints(self, ciphertext: bytes, message: bytes) -> dict[str, bytes]:
         """Return each PRF's output for ``message`` under the material, keyed by PRF name, the preferred one first."""
@@ -310,7 +315,9 @@ class Unwrapping:
 
     def _open_sample(self) -> None:
         """Unwrap a known-good sample; raise the device's error if that fails."""
-        sample = Unwrapping(self._session, self._wrapping_key, self._profile, self._algorithm, is_sample=True)
+        sample = Unwrapping(
+            self._session, self._wrapping_key, self._profile, self._algorithm, is_sample=True, public=self._public
+        )
         try:
             sample.prove(wrap(self._public, self._algorithm, os.urandom(MATERIAL_BYTES)))
         except PKCS11Error as exc:

@@ -12,11 +12,12 @@ from typing import Final, NamedTuple
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from msgspec import Struct
 from pkcs11.mechanisms import KeyType, Mechanism
-from pkcs11.types import PrivateKey, PublicKey, Session
+from pkcs11.types import Session
 
 from hsmkms.hsm.crypto.oaep_params import OAEP_SHA_1, OAEP_SHA_256, Oaep
 from hsmkms.hsm.faults import translated
 from hsmkms.hsm.objects.attributes import PRIVATE_HALF, PUBLIC_HALF, WrappingKeyTemplate
+from hsmkms.hsm.objects.handle_keys import HandleObject, generate_key_pair
 from hsmkms.hsm.objects.key_specs import KeyFacts, public_half
 from hsmkms.hsm.objects.objects import differences, require_as_ordered
 from hsmkms.key_wrapping import METHODS
@@ -133,17 +134,17 @@ def generate_pair(
 
 def make_pair(
     session: Session, template: WrappingKeyTemplate, bits: int, cka_id: bytes, label: str, *, store: bool
-) -> tuple[PublicKey, PrivateKey]:
+) -> tuple[HandleObject, HandleObject]:
     """Call C_GenerateKeyPair. ``store`` applies to the private half; the public half is a session object."""
     with translated():
-        return session.generate_keypair(
-            KeyType.RSA,
-            bits,
-            id=cka_id,
+        return generate_key_pair(
+            session,
+            mechanism=Mechanism.RSA_PKCS_KEY_PAIR_GEN,
+            cka_id=cka_id,
             label=label,
             store=store,
             capabilities=template.capabilities,
-            mechanism=Mechanism.RSA_PKCS_KEY_PAIR_GEN,
             public_template=dict(PUBLIC_HALF),
             private_template=dict(PRIVATE_HALF),
+            rsa_bits=bits,
         )

@@ -2,20 +2,21 @@
 
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
-from pkcs11._pkcs11 import SearchIter  # type: ignore[attr-defined]
 from pkcs11.constants import Attribute, ObjectClass
-from pkcs11.exceptions import FunctionFailed, ObjectHandleInvalid, PKCS11Error
+from pkcs11.exceptions import PKCS11Error
 from pkcs11.mechanisms import KeyType, Mechanism
 from pkcs11.types import Object, Session
 
 from hsmkms.errors import ObjectLostError, SessionLostError, TokenError, TokenUnavailableError, TokenUnfitError
+from hsmkms.hsm.calls.attributes import read_several
+from hsmkms.hsm.calls.search import find_objects
 from hsmkms.hsm.faults import AWAY, SESSION_LOST, translated
-from hsmkms.hsm.objects.attributes import HARDENED, SecretTemplate
+from hsmkms.hsm.objects.attributes import HARDENED, MAPPER, SecretTemplate, packed
+from hsmkms.hsm.objects.handle_keys import HandleObject, generate_key
 
 Tolerated = Mapping[Attribute, tuple[object, ...]]
 
@@ -63,6 +64,11 @@ class TokenObject(Struct, frozen=True, kw_only=True):
         return self.object_class is ObjectClass.SECRET_KEY
 
 
+def search(session: Session, wanted: Mapping[Attribute, Any]) -> list[HandleObject]:
+    """Return all objects that have these attributes. PKCS11Error is not translated."""
+    return [HandleObject(session, handle) for handle in find_objects(session, packed(wanted))]
+
+
 def find(session: Session, object_class: ObjectClass | None, cka_id: bytes) -> Object | None:
     """Return the one token object of that CKA_ID and class, or None. Without a class: secret key or private half.
 
@@ -73,16 +79,32 @@ def find(session: Session, object_class: ObjectClass | None, cka_id: bytes) -> O
     if object_class is not None:
         wanted[Attribute.CLASS] = object_class
     with translated():
-        found = list(session.get_objects(wanted))
+        found = search(session, wanted)
         if object_class is None:
-            if any(each.object_class is None for each in found):
+            classes = [tell(each, (Attribute.CLASS,))[Attribute.CLASS] for each in found]
+            if None in classes:
                 raise SessionLostError(SESSION_LOST)
-            found = [each for each in found if each.object_class in _SECRETS]
+            found = [each for each, its_class in zip(found, classes, strict=True) if its_class in _SECRETS]
     if len(found) > 1:
         raise TokenError(
             f"the token holds {len(found)} objects with CKA_ID {cka_id.hex()}: remove the one that is not its"
         )
     return found[0] if found else None
+
+
+def is_at(session: Session, handle: int | None, cka_id: bytes) -> bool:
+    """Return True if the handle is that of a private key object with this CKA_ID, which only a valid login shows.
+
+    One call instead of the five of a search. False proves nothing.
+    """
+    if handle is None:
+        return False
+    reported = tell(HandleObject(session, handle), (Attribute.ID, Attribute.CLASS, Attribute.PRIVATE))
+    return (
+        reported[Attribute.ID] == cka_id
+        and reported[Attribute.CLASS] in _SECRETS
+        and reported[Attribute.PRIVATE] is True
+    )
 
 
 def handle_of(found: Object) -> int:
@@ -103,7 +125,9 @@ def required(found: Object | None, sentence: str) -> Object:
 def list_keys(session: Session) -> Iterator[TokenObject]:
     """List all readable key objects on the token; unreadable ones are left out."""
     for object_class in _KEY_CLASSES:
-        for key in _readable_objects(session, {Attribute.CLASS: object_class, Attribute.TOKEN: True}):
+        with translated():
+            found = search(session, {Attribute.CLASS: object_class, Attribute.TOKEN: True})
+        for key in found:
             attributes = tell(key, (Attribute.ID, Attribute.LABEL))
             if attributes[Attribute.ID]:
                 yield TokenObject(
@@ -114,34 +138,20 @@ def list_keys(session: Session) -> Iterator[TokenObject]:
                 )
 
 
-def _readable_objects(session: Session, wanted: dict[Attribute, Any]) -> list[Object]:
-    """Return all matching objects, searching in batches of one.
-
-    python-pkcs11 reads attributes of the objects that a search returns, and fails for the whole batch if another
-    process has destroyed one of them since: a batch of one loses only that object.
-    """
-    found: list[Object] = []
-    with translated(), SearchIter(session, wanted, 1) as search:
-        for batch in search:
-            with suppress(ObjectHandleInvalid, FunctionFailed):
-                found.extend(batch)
-    return found
-
-
 def generate(session: Session, template: SecretTemplate, cka_id: bytes, label: str, *, store: bool = True) -> Object:
     """Generate a secret key on the token, read its attributes back and compare; an object that differs is destroyed.
 
     Raises TokenUnfitError naming the attributes that the token ignored.
     """
     with translated():
-        made = session.generate_key(
-            template.key_type,
+        made = generate_key(
+            session,
             template.bits,
-            id=cka_id,
+            mechanism=template.mechanism,
+            cka_id=cka_id,
             label=label,
             store=store,
             capabilities=template.capabilities,
-            mechanism=template.mechanism,
             template=dict(HARDENED),
         )
     require_as_ordered(made, differences(made, template.expected(cka_id, label) | {Attribute.TOKEN: store}))
@@ -212,17 +222,16 @@ def _readable(name: Attribute, value: Any) -> Any:  # noqa: ANN401 - attributes 
 
 
 def tell(found: Object, names: tuple[Attribute, ...]) -> dict[Attribute, Any]:
-    """Read attributes one by one; None for one that the token refuses.
+    """Read attributes, all with one call where the token can; None for one that it refuses or does not report."""
+    read = read_several(found.session, handle_of(found), names)
+    return {name: _unpacked(name, read[name]) for name in names}
 
-    Read together, a token that does not know one of the attributes may refuse them all.
-    """
-    values: dict[Attribute, Any] = {}
-    for name in names:
-        try:
-            values[name] = found[name]
-        except (PKCS11Error, IndexError, ValueError):
-            values[name] = None
-    return values
+
+def _unpacked(name: Attribute, value: bytes | None) -> Any:  # noqa: ANN401 - attributes have many types
+    try:
+        return None if value is None else MAPPER.unpack_attributes(name, value)
+    except (ValueError, struct.error):
+        return None
 
 
 def discard(made: Object) -> None:
