@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import groups
 import pytest
 import shims
 from devices import MakeToken, SoftHsm, close_everything
@@ -92,6 +93,12 @@ def spy_path() -> Path:
 def shim_path(scratch: Path) -> Path:
     """The shim, compiled for this run: a module that plays other tokens over SoftHSM."""
     return shims.build(scratch)
+
+
+@pytest.fixture(scope="session")
+def group_modules(scratch: Path, shim_path: Path) -> groups.Modules:
+    """The modules of HA groups: what shows the members together, and a shim and a SoftHSM for each member."""
+    return groups.Modules.build(scratch, shim_path)
 
 
 @pytest.fixture(scope="session")

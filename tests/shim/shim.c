@@ -33,6 +33,7 @@
  *                          C_Encrypt.
  *   exact_numbers          C_GetAttributeValue answers CKR_BUFFER_TOO_SMALL for a number whose buffer is not of its size
  *   room N                 C_Sign answers CKR_BUFFER_TOO_SMALL to a buffer of fewer than N bytes
+ *   serial TEXT            C_GetTokenInfo reports this serial, of 16 characters
  *   pin_tries N            the N-th wrong user PIN in a row locks; CK_TOKEN_INFO tells COUNT_LOW, FINAL_TRY and
  *                          LOCKED. The count is in the file SHIM_CONTROL.pins; C_InitPIN sets it back.
  *

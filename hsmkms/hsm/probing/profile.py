@@ -58,6 +58,11 @@ class TokenProfile(Struct, frozen=True, kw_only=True):
     gcm_checked: bool
     quirks: tuple[str, ...]
 
+    def can_replace(self, other: "TokenProfile") -> bool:
+        """True if what was prepared for the other token holds for this one: IVs and labels alike, no mechanism less."""
+        alike = (self.iv_origin, self.label_bytes) == (other.iv_origin, other.label_bytes)
+        return alike and other.mechanisms <= self.mechanisms
+
 
 def probe(token: Token, session: Session, library: str) -> TokenProfile:
     """Try what hsmkms needs; raises TokenUnfitError naming what the token lacks or does wrong."""
