@@ -118,9 +118,12 @@ def damage(database: Path) -> None:
 
 
 def at_terminal(
-    site: Site, *arguments: str, columns: str = "200", answer: str = "", **environment: str
+    site: Site, *arguments: str, columns: str = "200", answer: str = "", prompt: str = "", **environment: str
 ) -> tuple[str, int]:
-    """What a command prints at a terminal, where ``answer`` has been typed already, and its status."""
+    """What a command prints at a terminal, and its status.
+
+    ``answer`` has been typed already, or is typed when ``prompt`` is shown: what asks for a PIN drops earlier input.
+    """
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [warm.folder() / "hsmkms", *arguments],
@@ -131,12 +134,16 @@ def at_terminal(
         env=site.environment(COLUMNS=columns, TERM="dumb") | environment,
     )
     os.close(theirs)
-    if answer:
-        os.write(ours, f"{answer}\n".encode())
+    typed = f"{answer}\n".encode() if answer else b""
     printed = b""
     try:
+        if not prompt:
+            os.write(ours, typed)
         while chunk := os.read(ours, 65536):
             printed += chunk
+            if prompt and prompt.encode() in printed:
+                os.write(ours, typed)
+                prompt = ""
     except OSError:  # Linux says so when the other end has been closed
         pass
     finally:

@@ -35,9 +35,10 @@ class Ciphers:
 
         def attempt(session: Session, handle: int) -> tuple[bytes, bytes]:
             count()
-            sealed = messages.seal(session, cka_id, handle, self._ivs.next, plaintext, aad)
-            if sealed is not None:
-                return sealed
+            if messages.generator is not None:
+                sealed = messages.seal(session, cka_id, handle, self._ivs.next, plaintext, aad)
+                if sealed is not None:
+                    return sealed
             if origin is not IvOrigin.CALLER:
                 return seal_by_token(session, handle, origin, plaintext, aad)
             iv = self._ivs.next(session)
@@ -53,7 +54,8 @@ class Ciphers:
             try:
                 return open_sealed(session, handle, iv, body, aad)
             except PKCS11Error as exc:
-                raise explain_refusal(exc, session, handle, self._connection.profile.iv_origin) from exc
+                profile = self._connection.profile
+                raise explain_refusal(exc, session, handle, profile.iv_origin, profile.attributes) from exc
 
         return self._connection.use(cka_id, attempt, "decrypt")
 

@@ -14,7 +14,7 @@ import spylog
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
-from devices import MakeToken, SoftHsm, new_key, permit
+from devices import MakeToken, Token, checks_of, new_key, permit
 from pkcs11.constants import Attribute, CertificateType, ObjectClass
 from pkcs11.mechanisms import KeyType
 from pkcs11.types import Session
@@ -61,7 +61,7 @@ def test_made_keys_are_known(device: TokenDevice, searches: Counter[str]) -> Non
     assert not searches
 
 
-def test_one_search_per_key(token: SoftHsm, searches: Counter[str]) -> None:
+def test_one_search_per_key(token: Token, searches: Counter[str]) -> None:
     """A key is searched for at its first use only; after some keys the token is enumerated once, and then no more."""
     device = token.open()
     keys = [new_key(device) for _ in range(12)]
@@ -79,7 +79,7 @@ def test_one_search_per_key(token: SoftHsm, searches: Counter[str]) -> None:
 
 
 def test_a_label_is_read_where_a_key_is_found(
-    token: SoftHsm, searches: Counter[str], monkeypatch: pytest.MonkeyPatch
+    token: Token, searches: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether a key that was searched for has a label is known without another search, until it is forgotten."""
     device = token.open()
@@ -120,7 +120,7 @@ def test_enumerated_anew(device: TokenDevice, searches: Counter[str]) -> None:
         assert searches == {"find": handles.ENUMERATE_AFTER - 1, "list_keys": 1}
 
 
-def test_many_objects(token: SoftHsm, searches: Counter[str]) -> None:
+def test_many_objects(token: Token, searches: Counter[str]) -> None:
     """With a thousand objects on the token, forty keys cost three searches and one enumeration, then nothing."""
     device = token.open()
     with device.connection.pool.session() as session:
@@ -211,7 +211,7 @@ def snapshot(device: TokenDevice) -> set[tuple[Any, ...]]:
         }
 
 
-def test_foreign_objects(token: SoftHsm) -> None:
+def test_foreign_objects(token: Token) -> None:
     """Whatever else is on the token breaks nothing, is listed if it is a key with an id, and is never touched."""
     device = token.open()
     count = add_foreign_objects(device)
@@ -223,7 +223,7 @@ def test_foreign_objects(token: SoftHsm) -> None:
     listed = device.keys.inventory(keys[0])
     assert {each.cka_id for each in listed} == {*keys, b"\xff", b"same", b"pair"}
     assert Counter(each.cka_id for each in listed)[b"same"] == 2
-    assert not any(each.failed for each in device.connection.checks())
+    assert not any(each.failed for each in checks_of(device).values())
     for key in keys:
         assert device.keys.attest(key)[1] == []
         assert device.keys.destroy(permit(OperatorAct.RECONCILE, key), key)
@@ -261,7 +261,7 @@ def test_inventory_needs_its_witness(device: TokenDevice) -> None:
     assert [each.cka_id for each in device.keys.inventory(key)] == [key]
 
 
-def test_inventory_while_keys_come_and_go(device: TokenDevice, token: SoftHsm, programs: Path) -> None:
+def test_inventory_while_keys_come_and_go(device: TokenDevice, token: Token, programs: Path) -> None:
     """A listing holds all keys that stay, however many another process makes and destroys meanwhile."""
     keys = {new_key(device) for _ in range(5)}
     witness = next(iter(keys))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import wrapped
-from devices import MakeToken, SoftHsm, new_key, permit
+from devices import MakeToken, Token, checks_of, new_key, permit
 from pkcs11.types import Session
 from shims import (
     CUT_LABELS,
@@ -58,8 +58,8 @@ from hsmkms.errors import RejectedDataError, RejectedMaterialError
 from hsmkms.hsm.crypto.token_iv import IvOrigin
 from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.imports.wrapping import Lengths
-from hsmkms.hsm.token_check import Outcome
 from hsmkms.model.enums import Operation, WrappingAlgorithm
+from hsmkms.model.token_check import Outcome
 
 SHA_1 = (WrappingAlgorithm.RSAES_OAEP_SHA_1, WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_1)
 SHA_256 = (WrappingAlgorithm.RSAES_OAEP_SHA_256, WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_256)
@@ -73,15 +73,9 @@ def personality(request: pytest.FixtureRequest) -> Personality:
 
 
 @pytest.fixture(params=PERSONALITIES, ids=lambda each: each.name)
-def token(request: pytest.FixtureRequest, make_token: MakeToken, shim_path: Path) -> SoftHsm:
+def token(request: pytest.FixtureRequest, make_token: MakeToken, shim_path: Path) -> Token:
     """A fresh token of each personality."""
     return Played.of(make_token(), shim_path, *request.param.orders).token
-
-
-@pytest.fixture
-def module_path(shim_path: Path) -> Path:
-    """The module behind which the token is."""
-    return shim_path
 
 
 def on(*personalities: Personality) -> pytest.MarkDecorator:
@@ -106,7 +100,7 @@ def test_profile_tells_it(device: TokenDevice, personality: Personality) -> None
 
 def test_checks(device: TokenDevice, session: Session, personality: Personality) -> None:
     """``token-check`` finds nothing that fails, says what is done in another way, and leaves nothing."""
-    told = {each.name: each for each in device.connection.checks()}
+    told = checks_of(device)
     assert {name: each.detail for name, each in told.items() if each.failed} == {}
     limited = {name for name, each in told.items() if each.outcome is Outcome.LIMITED}
     orders = personality.orders

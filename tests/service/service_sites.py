@@ -32,6 +32,7 @@ from hsmkms.service.runtime.ports import Clock
 from hsmkms.service.runtime.row_seals import SealBook
 from hsmkms.store.engine import Store
 from hsmkms.wiring import core as wiring
+from hsmkms.wiring import new_tokens
 
 ACCOUNT = "111122223333"
 REGION = "eu-central-1"
@@ -75,7 +76,7 @@ class Site(Struct, frozen=True, kw_only=True):
         pin = folder / "pin"
         pin.touch(mode=0o600)
         pin.write_text(f"{PIN}\n")
-        module, made = wiring.make_softhsm_token(None, folder / "softhsm", label=LABEL, user_pin=PIN, so_pin=SO_PIN)
+        module, made = new_tokens.make_softhsm_token(None, folder / "softhsm", label=LABEL, user_pin=PIN, so_pin=SO_PIN)
         return cls._configured(folder, module, made.serial, made.environment, changes)
 
     @classmethod

@@ -11,7 +11,7 @@
 
 #include "shim.h"
 
-enum action { ACT_RETURN, ACT_DELAY, ACT_HANG, ACT_KILL, ACT_TRUNCATE, ACT_WAIT };
+enum action { ACT_RETURN, ACT_DELAY, ACT_HANG, ACT_KILL, ACT_TRUNCATE, ACT_WAIT, ACT_CRASH };
 
 struct rule {
     enum function function; /* FUNCTION_COUNT: every one but those that begin and end */
@@ -100,14 +100,14 @@ static void parse_which(struct rule *rule, char *word, const char *line)
 
 static void parse_fault(struct rule *rule, char **rest, const char *line)
 {
-    static const char *const actions[] = {"return", "delay", "hang", "kill", "truncate", "wait"};
+    static const char *const actions[] = {"return", "delay", "hang", "kill", "truncate", "wait", "crash"};
     char *name = strtok_r(NULL, " ", rest);
     if (name != NULL && strcmp(name, "*") == 0)
         rule->function = FUNCTION_COUNT;
     else
         rule->function = one_of(name, NAMES, FUNCTION_COUNT, line);
     parse_which(rule, strtok_r(NULL, " ", rest), line);
-    rule->action = one_of(strtok_r(NULL, " ", rest), actions, 6, line);
+    rule->action = one_of(strtok_r(NULL, " ", rest), actions, 7, line);
     if (rule->action == ACT_RETURN || rule->action == ACT_DELAY || rule->action == ACT_TRUNCATE)
         rule->argument = number(strtok_r(NULL, " ", rest), line);
     rule->before = !flag(strtok_r(NULL, " ", rest), "after", line) && rule->action != ACT_TRUNCATE;
@@ -141,6 +141,43 @@ static void parse_ignored(struct ignored *ignored, char **rest, const char *line
 {
     ignored->attribute = number(strtok_r(NULL, " ", rest), line);
     ignored->value = number(strtok_r(NULL, " ", rest), line) != 0;
+}
+
+static void parse_reported(struct reported *reported, char **rest, const char *line)
+{
+    static const char *const values[] = {"0", "1", "none"};
+    static const char *const objects[] = {"public", "unwrapped"};
+    reported->attribute = number(strtok_r(NULL, " ", rest), line);
+    reported->value = one_of(strtok_r(NULL, " ", rest), values, 3, line);
+    if (reported->value == 2)
+        reported->value = -1;
+    char *word = strtok_r(NULL, " ", rest);
+    reported->objects = word == NULL ? ALL_OBJECTS : PUBLIC_OBJECTS + one_of(word, objects, 2, line);
+}
+
+/* How a token treats attributes otherwise (deviating.c); false if the order is another one. */
+static int parse_deviation(struct control *control, const char *order, char **rest, const char *line)
+{
+    if (control->unwrapped_count == MOST_RULES || control->refused_count == MOST_RULES ||
+        control->reported_count == MOST_RULES)
+        wrong("too many orders of one kind");
+    if (strcmp(order, "ignore_unwrapped") == 0)
+        parse_ignored(&control->unwrapped[control->unwrapped_count++], rest, line);
+    else if (strcmp(order, "refuse") == 0) {
+        struct refused *refused = &control->refused[control->refused_count++];
+        refused->attribute = number(strtok_r(NULL, " ", rest), line);
+        refused->code = number(strtok_r(NULL, " ", rest), line);
+    } else if (strcmp(order, "report") == 0)
+        parse_reported(&control->reported[control->reported_count++], rest, line);
+    else if (strcmp(order, "readable_copies") == 0)
+        control->readable_copies = 1;
+    else if (strcmp(order, "kwp_by_new_number") == 0)
+        control->kwp_by_new_number = 1;
+    else if (strcmp(order, "ed25519_by_oid") == 0)
+        control->ed25519_by_oid = 1;
+    else
+        return 0;
+    return 1;
 }
 
 static void parse_unknown(struct control *control, char **rest, const char *line)
@@ -179,6 +216,8 @@ static void parse(struct orders *orders, char *words, const char *line)
         parse_iv(control, &rest, line);
     else if (strcmp(order, "no_data_objects") == 0)
         control->no_data_objects = 1;
+    else if (strcmp(order, "no_serial") == 0)
+        control->no_serial = 1;
     else if (strcmp(order, "labels") == 0)
         parse_labels(control, &rest, line);
     else if (strcmp(order, "hide") == 0)
@@ -204,7 +243,7 @@ static void parse(struct orders *orders, char *words, const char *line)
         control->least_room = number(strtok_r(NULL, " ", &rest), line);
     else if (strcmp(order, "pin_tries") == 0)
         control->pin_tries = (int)number(strtok_r(NULL, " ", &rest), line);
-    else
+    else if (!parse_deviation(control, order, &rest, line))
         wrong(line);
     if (strtok_r(NULL, " ", &rest) != NULL)
         wrong(line);
@@ -295,6 +334,10 @@ static CK_RV happen(const struct rule *rule)
             pause();
     case ACT_KILL:
         kill(getpid(), SIGKILL);
+        break;
+    case ACT_CRASH:
+        signal(SIGSEGV, SIG_DFL);
+        raise(SIGSEGV);
         break;
     case ACT_TRUNCATE:
         truncate_by = rule->argument;

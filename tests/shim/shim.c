@@ -14,6 +14,7 @@
  *                          zeroed: it wants the caller's IV to be 12 zeros. none: it wants a length of 0, and 96 bits.
  *                          repeated: it is always the same IV. long: the IV has 16 bytes. Decryption is as everywhere.
  *   no_data_objects        CKO_DATA is refused
+ *   no_serial              C_GetTokenInfo reports a serial number of NUL bytes
  *   labels N cut|refused   CKA_LABEL has at most N bytes; a longer one is cut, or refused
  *   hide MECHANISM         the token has no such mechanism (not listed; refused by C_EncryptInit, C_SignInit,
  *                          C_VerifyInit and C_UnwrapKey)
@@ -34,6 +35,15 @@
  *   exact_numbers          C_GetAttributeValue answers CKR_BUFFER_TOO_SMALL for a number whose buffer is not of its size
  *   room N                 C_Sign answers CKR_BUFFER_TOO_SMALL to a buffer of fewer than N bytes
  *   serial TEXT            C_GetTokenInfo reports this serial, of 16 characters
+ *   ignore_unwrapped ATTRIBUTE 0|1
+ *                          the same for objects of C_UnwrapKey alone
+ *   refuse ATTRIBUTE CKR   a template that has this attribute is refused with this number
+ *   report ATTRIBUTE 0|1|none [public|unwrapped]
+ *                          C_GetAttributeValue gives this value, or CKR_ATTRIBUTE_TYPE_INVALID, for all objects, or
+ *                          for public keys alone, or for those alone that were unwrapped
+ *   readable_copies        C_CopyObject makes extractable copies of keys that are not
+ *   kwp_by_new_number      AES-KWP is 0x210B (PKCS #11 3.0), not 0x210A
+ *   ed25519_by_oid         Ed25519 is named by its object identifier, not by a PrintableString
  *   pin_tries N            the N-th wrong user PIN in a row locks; CK_TOKEN_INFO tells COUNT_LOW, FINAL_TRY and
  *                          LOCKED. The count is in the file SHIM_CONTROL.pins; C_InitPIN sets it back.
  *
@@ -50,6 +60,7 @@
  *                                        SHIM_CONTROL.waiting has a byte for each call that came so far.
  *                          hang          never return
  *                          kill          the process kills itself (SIGKILL)
+ *                          crash         a segmentation fault (SIGSEGV)
  *     after                the token has done its work before the fault happens; else it is not asked at all, and
  *                          what an ...Init function has begun stays begun
  */

@@ -24,12 +24,26 @@ struct ignored {
     CK_BYTE value;
 };
 
+struct refused {
+    CK_ULONG attribute;
+    CK_RV code;
+};
+
+enum objects { ALL_OBJECTS, PUBLIC_OBJECTS, UNWRAPPED_OBJECTS };
+
+struct reported {
+    CK_ULONG attribute;
+    int value; /* -1: nothing is reported */
+    enum objects objects;
+};
+
 enum { MOST_RULES = 32 };
 
 struct control {
     enum iv iv;
     enum { ANY_IV, ZEROED_IV, NO_IV, REPEATED_IV, LONG_IV } iv_manner;
     int no_data_objects;
+    int no_serial;
     CK_ULONG label_bytes; /* 0: as many as the token behind keeps */
     int labels_refused;
     CK_ULONG hidden[MOST_RULES];
@@ -41,6 +55,15 @@ struct control {
     int sessions_untold;
     struct ignored ignored[MOST_RULES];
     int ignored_count;
+    struct ignored unwrapped[MOST_RULES];
+    int unwrapped_count;
+    struct refused refused[MOST_RULES];
+    int refused_count;
+    struct reported reported[MOST_RULES];
+    int reported_count;
+    int readable_copies;
+    int kwp_by_new_number;
+    int ed25519_by_oid;
     int pin_tries; /* 0: they are not counted */
     CK_ULONG unknown[MOST_RULES];
     enum { UNKNOWN_MARKED, UNKNOWN_STOPS, UNKNOWN_REFUSED } unknown_manner[MOST_RULES];
@@ -96,6 +119,15 @@ struct shaped {
 
 /* A template as this token takes it: labels cut, attributes ignored. */
 CK_RV shape(const CK_ATTRIBUTE *template, CK_ULONG count, struct shaped *shaped);
+
+/* What a part plays of a deviating token (deviating.c): the code with which a template is refused, a template of
+ * C_UnwrapKey as it is ignored, attributes as they are reported, the number that the token behind has for a mechanism,
+ * and the name that it has for a curve. */
+CK_RV refuse(const CK_ATTRIBUTE *template, CK_ULONG count);
+void ignore_unwrapped(struct shaped *shaped);
+CK_RV report(CK_ULONG session, CK_ULONG object, CK_ATTRIBUTE *template, CK_ULONG count, CK_RV told);
+CK_ULONG number_here(CK_ULONG mechanism);
+CK_RV name_curve(struct shaped *shaped);
 
 /* One attribute of it, or null. */
 CK_ATTRIBUTE *attribute_of(struct shaped *shaped, CK_ULONG type);

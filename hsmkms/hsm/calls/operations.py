@@ -55,10 +55,14 @@ def decrypt(session: Session, key: int, by: BuiltMechanism, data: bytes, room: i
     return _operate(functions.decrypt_init, functions.decrypt, session_handle(session), key, by, data, room, wipe=True)
 
 
-def sign(session: Session, key: int, by: BuiltMechanism, data: bytes) -> bytes:
-    """Sign, or compute a MAC; the buffer is overwritten, since keys are derived from some MACs."""
-    functions = functions_of(session)
-    return _operate(functions.sign_init, functions.sign, session_handle(session), key, by, data, ROOM, wipe=True)
+def sign(session: Session, key: int, by: BuiltMechanism, data: bytes, size: int | None = None) -> bytes:
+    """Sign, or compute a MAC; the buffer is overwritten, since keys are derived from some MACs.
+
+    ``size``: of the output, where the module must not be given more room.
+    """
+    functions, handle = functions_of(session), session_handle(session)
+    room, exact = size or ROOM, size is not None
+    return _operate(functions.sign_init, functions.sign, handle, key, by, data, room, wipe=True, exact=exact)
 
 
 def verify(session: Session, key: int, by: BuiltMechanism, data: bytes, signature: bytes) -> bool:
@@ -85,7 +89,7 @@ def wrap_key(session: Session, wrapping_key: int, by: BuiltMechanism, key: int) 
     return _taken(code, out, length[0], room, wipe=False)
 
 
-def _operate(
+def _operate(  # noqa: PLR0913 - a call of two steps, and its buffer
     begin: Callable[..., int],
     finish: Callable[..., int],
     session: int,
@@ -95,6 +99,7 @@ def _operate(
     room: int,
     *,
     wipe: bool = False,
+    exact: bool = False,
 ) -> bytes:
     """Begin an operation and finish it; written out for speed, since every request comes through here."""
     scratch, size = SCRATCH, len(data)
@@ -102,7 +107,7 @@ def _operate(
     if room > ROOM:
         out = ffi.new("CK_BYTE[]", room)
     else:
-        out, room = scratch.out, ROOM
+        out, room = scratch.out, room if exact else ROOM
     code = begin(session, by.pointer, key)
     if code != CKR_OK:
         raise error_of(code)

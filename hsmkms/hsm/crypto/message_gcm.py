@@ -17,6 +17,7 @@ from hsmkms.hsm.crypto.gcm import open_sealed
 from hsmkms.hsm.faults import is_loss, translated
 from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY
 from hsmkms.hsm.objects.objects import discard, generate, handle_of
+from hsmkms.hsm.objects.support import AttributeSupport
 
 _SAMPLE: Final = b"hsmkms: a message of PKCS#11 3"
 _AAD: Final = b"hsmkms probe"
@@ -26,11 +27,11 @@ _NEAR: Final = 1 << 48
 """Random IVs differ by less with a probability of 2^-47; those of a counter do."""
 
 
-def find_generator(functions: MessageFunctions | None, session: Session) -> Generator | None:
+def find_generator(functions: MessageFunctions | None, session: Session, support: AttributeSupport) -> Generator | None:
     """Return who is to choose the IVs of messages; None if the token cannot encrypt messages, or not safely."""
     if functions is None or not functions.knows(session):
         return None
-    key = generate(session, AES_256_BACKING_KEY, _PROBE_ID, _PROBE_LABEL, store=False)
+    key = generate(session, AES_256_BACKING_KEY, _PROBE_ID, _PROBE_LABEL, support, store=False)
     try:
         with translated():
             return next((each for each in Generator if _works(functions, session, handle_of(key), each)), None)

@@ -86,9 +86,16 @@ class BorrowedKey:
         """Decrypt; ``buffer_size``: the longest output that is expected."""
         return operations.decrypt(self.session, self.handle, built(mechanism, mechanism_param), data, buffer_size)
 
-    def sign(self, data: bytes, *, mechanism: Mechanism, mechanism_param: Any = None) -> bytes:  # noqa: ANN401
-        """Sign, or compute a MAC."""
-        return operations.sign(self.session, self.handle, built(mechanism, mechanism_param), data)
+    def sign(
+        self,
+        data: bytes,
+        *,
+        mechanism: Mechanism,
+        mechanism_param: Any = None,  # noqa: ANN401 - of many types
+        size: int | None = None,
+    ) -> bytes:
+        """Sign, or compute a MAC; ``size``: of the output, where the buffer must not be larger."""
+        return operations.sign(self.session, self.handle, built(mechanism, mechanism_param), data, size)
 
     def verify(
         self,

@@ -17,14 +17,7 @@ from hsmkms.hsm.calls.search import find_objects
 from hsmkms.hsm.faults import AWAY, SESSION_LOST, translated
 from hsmkms.hsm.objects.attributes import HARDENED, MAPPER, SecretTemplate, packed
 from hsmkms.hsm.objects.handle_keys import HandleObject, generate_key
-
-Tolerated = Mapping[Attribute, tuple[object, ...]]
-
-MAY_BE_SILENT: Final[Tolerated] = {Attribute.VALUE_LEN: (None,), Attribute.SIGN_RECOVER: (None,)}
-"""Attributes that a token may leave unreported without being refused."""
-
-MAY_NOT_KNOW_LENGTHS: Final[Tolerated] = {**MAY_BE_SILENT, Attribute.VALUE_LEN: (None, 0)}
-"""The same for unwrapped keys on tokens that do not report their length, which was proven in another way."""
+from hsmkms.hsm.objects.support import MAY_BE_SILENT, STANDARD, AttributeSupport, Observer, Tolerated, unobserved
 
 _UNAVAILABLE: Final = 2 ** (8 * struct.calcsize("L")) - 1
 """CK_UNAVAILABLE_INFORMATION: the value of a number that the token does not have."""
@@ -138,10 +131,18 @@ def list_keys(session: Session) -> Iterator[TokenObject]:
                 )
 
 
-def generate(session: Session, template: SecretTemplate, cka_id: bytes, label: str, *, store: bool = True) -> Object:
+def generate(
+    session: Session,
+    template: SecretTemplate,
+    cka_id: bytes,
+    label: str,
+    support: AttributeSupport = STANDARD,
+    *,
+    store: bool = True,
+) -> Object:
     """Generate a secret key on the token, read its attributes back and compare; an object that differs is destroyed.
 
-    Raises TokenUnfitError naming the attributes that the token ignored.
+    Raises TokenUnfitError naming the attributes that the token ignored, but for what ``support`` tolerates.
     """
     with translated():
         made = generate_key(
@@ -152,9 +153,10 @@ def generate(session: Session, template: SecretTemplate, cka_id: bytes, label: s
             label=label,
             store=store,
             capabilities=template.capabilities,
-            template=dict(HARDENED),
+            template=support.ordered(HARDENED),
         )
-    require_as_ordered(made, differences(made, template.expected(cka_id, label) | {Attribute.TOKEN: store}))
+    expected = template.expected(cka_id, label) | {Attribute.TOKEN: store}
+    require_as_ordered(made, differences(made, expected, support.generated))
     return made
 
 
@@ -175,20 +177,34 @@ def _destroy_unfit(made: Object, wrong: list[str]) -> None:
         ) from exc
 
 
-def differences(made: Object, expected: dict[Attribute, Any], tolerated: Tolerated = MAY_BE_SILENT) -> list[str]:
+def differences(
+    made: Object,
+    expected: dict[Attribute, Any],
+    tolerated: Tolerated = MAY_BE_SILENT,
+    observe: Observer = unobserved,
+) -> list[str]:
     """Compare the reported attributes with ``expected``; return one phrase for each difference.
 
-    TokenUnavailableError if the object, or the whole token, disappeared before it was read back.
+    ``observe`` is called for each difference that is tolerated, if there are no others. TokenUnavailableError if the
+    object, or the whole token, disappeared before it was read back.
     """
     reported = tell(made, tuple(expected))
     wrong = [
-        f"CKA_{attribute.name} is {reported[attribute]!r} instead of {wanted!r}"
+        difference(attribute, reported[attribute], wanted)
         for attribute, wanted in expected.items()
         if reported[attribute] != wanted and reported[attribute] not in tolerated.get(attribute, ())
     ]
     if wrong and tell(made, (Attribute.CLASS,))[Attribute.CLASS] is None:
         raise TokenUnavailableError(AWAY)
+    for attribute, wanted in expected.items() if not wrong else ():
+        if reported[attribute] != wanted:
+            observe(attribute, difference(attribute, reported[attribute], wanted))
     return wrong
+
+
+def difference(attribute: Attribute, reported: object, wanted: object) -> str:
+    """Describe one attribute that is not as ordered."""
+    return f"CKA_{attribute.name} is {reported!r} instead of {wanted!r}"
 
 
 def attest(
@@ -204,6 +220,21 @@ def attest(
         name: value for name, value in expected.items() if name not in (Attribute.ID, Attribute.LABEL)
     }
     return reported, differences(found, decisive, tolerated)
+
+
+def quirks_of(attributes: Mapping[str, Any], expected: Mapping[Attribute, Any], tolerated: Tolerated) -> list[str]:
+    """Describe what ``attest`` reported otherwise than ordered and tolerated, but for silence that any token may keep.
+
+    ``attributes``: by name, as ``attest`` returns them.
+    """
+    return [
+        difference(attribute, attributes[name], wanted)
+        for attribute, wanted in expected.items()
+        if attribute not in MAY_BE_SILENT
+        and (name := f"CKA_{attribute.name}") in attributes
+        and attributes[name] != wanted
+        and attributes[name] in tolerated.get(attribute, ())
+    ]
 
 
 def _readable(name: Attribute, value: Any) -> Any:  # noqa: ANN401 - attributes have many types

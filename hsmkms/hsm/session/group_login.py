@@ -117,7 +117,7 @@ class GroupLogin(TokenLogin):
     def _require_alike(self) -> None:
         """Probe the member that is to take over; TokenUnfitError if what was prepared for the other does not hold."""
         profile = probe(self.token, self._login, self.module.description)
-        generator = find_generator(self.module.cryptoki.message_functions(), self._login)
+        generator = find_generator(self.module.cryptoki.message_functions(), self._login, profile.attributes)
         if generator is not self.messages.generator or not profile.can_replace(self.profile):
             raise TokenUnfitError(
                 f"the HA member with serial {profile.serial} works in another way than {self.member}, which it is to "
