@@ -1,11 +1,14 @@
-"""An HA group under a server with load: its members fail and come back, and nothing that was acknowledged is lost."""
+"""An HA group under a server with load: members fail, a worker is killed, and nothing acknowledged is lost."""
 
 import json
+import os
+import signal
 import threading
+from collections.abc import Callable
 from typing import Any, Final
 
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, HTTPClientError
 from cli_site import Site
 from conftest import NewSite
 from groups import REMOVED, SECOND_SERIAL, Group, Member, Modules
@@ -18,7 +21,8 @@ from hsmkms.rules import blob
 pytestmark = pytest.mark.xdist_group("served")
 
 THREADS: Final = 4
-RETRYABLE: Final = {"DependencyTimeoutException", "KMSInternalException"}
+RETRYABLE: Final = {"DependencyTimeoutException", "KMSInternalException", "ThrottlingException"}
+"""The last one is that of CreateKey's quota."""
 ERROR, NOT_PRESENT, SESSION_HANDLE_INVALID = 0x30, 0xE0, 0xB3
 
 
@@ -28,6 +32,7 @@ class Load(Struct):
     sealed: list[tuple[bytes, bytes]] = []
     keys: list[str] = []
     refused: list[str] = []
+    cut_off: int = 0
     rounds: int = 0
 
 
@@ -54,7 +59,9 @@ def run(client: Any, load: Load, key_id: str, stopped: threading.Event, number: 
                 load.keys.append(client.create_key()["KeyMetadata"]["KeyId"])
             load.rounds += 1
         except ClientError as exc:
-            load.refused.append(exc.response["Error"]["Code"])
+            load.refused.append(str(exc))
+        except HTTPClientError:
+            load.cut_off += 1
 
 
 def fail_over(load: Load, leaving: Member, code: int) -> None:
@@ -69,9 +76,26 @@ def look(server: Served, root: dict[str, Any], load: Load) -> None:
     """Decrypt everything that was answered, and use every key that was created."""
     client = server.endpoint(root).client()
     for plaintext, ciphertext in load.sealed:
-        assert client.decrypt(CiphertextBlob=ciphertext)["Plaintext"] == plaintext
+        assert answer_of(lambda: client.decrypt(CiphertextBlob=ciphertext))["Plaintext"] == plaintext  # noqa: B023
     for key_id in load.keys:
-        assert client.encrypt(KeyId=key_id, Plaintext=b"x")["CiphertextBlob"]
+        assert answer_of(lambda: client.encrypt(KeyId=key_id, Plaintext=b"x"))["CiphertextBlob"]  # noqa: B023
+
+
+def answer_of(request: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Repeat a request while a worker that has not found the other member yet answers that the token is away."""
+    answers: list[dict[str, Any]] = []
+
+    def is_answered() -> bool:
+        try:
+            answers.append(request())
+        except ClientError as exc:
+            if exc.response["Error"]["Code"] != "DependencyTimeoutException":
+                raise
+            return False
+        return True
+
+    until(is_answered)
+    return answers[0]
 
 
 def test_failover_under_load(grouped: tuple[Site, Group]) -> None:
@@ -91,6 +115,8 @@ def test_failover_under_load(grouped: tuple[Site, Group]) -> None:
         until(lambda: load.rounds > THREADS)
         leaving, taking = group.first, group.second
         for code in (REMOVED, SESSION_HANDLE_INVALID, ERROR, NOT_PRESENT):
+            if code == ERROR:
+                os.kill(min(server.workers()), signal.SIGKILL)  # it may be about to log in to the other member
             fail_over(load, leaving, code)
             leaving, taking = taking, leaving
         stopped.set()
@@ -98,11 +124,12 @@ def test_failover_under_load(grouped: tuple[Site, Group]) -> None:
             each.join()
         look(server, root, load)
         assert server.stop() == 0, server.said
-    assert set(load.refused) <= RETRYABLE
+    assert [each for each in load.refused if not any(code in each for code in RETRYABLE)] == []
     assert len(load.keys) > 0
     ivs = [blob.parse(ciphertext).iv for _, ciphertext in load.sealed]
     assert len(set(ivs)) == len(ivs)
-    assert f"the HA member with serial {SECOND_SERIAL} has taken over" in server.said
+    for serial in (group.first.serial, SECOND_SERIAL):
+        assert f"the HA member with serial {serial} has taken over" in server.said
     members = site.run("token-info").json["Members"]
     assert [each["Serial"] for each in members if each["Present"]] == [group.first.serial, SECOND_SERIAL]
     findings = json.loads(site.run("reconcile").stdout)["Findings"]
