@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import groups
 import pytest
 import shims
 from devices import MakeToken, close_everything
@@ -109,6 +110,12 @@ def shim_path(scratch: Path, driver: Driver) -> Path:
     if not isinstance(driver, SoftHsmDriver):
         pytest.skip("the shim plays other tokens over SoftHSM, so this says nothing of the module under test")
     return shims.build(scratch)
+
+
+@pytest.fixture(scope="session")
+def group_modules(scratch: Path, shim_path: Path) -> groups.Modules:
+    """The modules of HA groups: what shows the members together, and a shim and a SoftHSM for each member."""
+    return groups.Modules.build(scratch, shim_path)
 
 
 @pytest.fixture(scope="session")

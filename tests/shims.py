@@ -109,10 +109,14 @@ IV_ORIGINS: Final = {
 
 def build(folder: Path) -> Path:
     """Compile the shim; the path of the module. The compiler is part of what the tests need."""
+    return compile_module(folder / "shim.so", TESTS / "shim")
+
+
+def compile_module(module: Path, folder: Path) -> Path:
+    """Compile the C files of a folder to a PKCS#11 module; its path."""
     compiler = shutil.which("gcc")
     assert compiler, "no gcc here: scripts/test installs it (Debian: gcc, libc6-dev)"
-    module = folder / "shim.so"
-    sources = sorted((TESTS / "shim").glob("*.c"))
+    sources = sorted(folder.glob("*.c"))
     options = ("-std=gnu11", "-O1", *_WARNINGS, "-shared", "-fPIC", "-fvisibility=hidden", "-pthread")
     subprocess.run([compiler, *options, "-o", module, *sources, "-ldl"], check=True, timeout=120)
     return module

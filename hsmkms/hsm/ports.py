@@ -19,6 +19,7 @@ from hsmkms.hsm.objects.objects import TokenObject
 from hsmkms.hsm.probing.mechanism_info import MechanismInfo
 from hsmkms.hsm.probing.profile import TokenProfile
 from hsmkms.hsm.session.cryptoki import TokenLimits
+from hsmkms.hsm.session.group_login import MemberState
 from hsmkms.hsm.session.identity import Identity
 from hsmkms.hsm.session.pool import PoolUse
 from hsmkms.model.enums import EncryptionAlgorithm, KeySpec, MacAlgorithm, SigningAlgorithm, WrappingAlgorithm
@@ -215,6 +216,13 @@ class Login(Protocol):
     @property
     def members(self) -> frozenset[str]:
         """The serials of the group that the token is of, as the settings name them; without a group its own."""
+
+    @property
+    def member(self) -> str | None:
+        """Serial of the member of the HA group that is in use; None without a group."""
+
+    def member_states(self) -> list[MemberState]:
+        """State of each member of the HA group; none without a group."""
 
     def limits(self) -> TokenLimits | None:
         """Session counts and memory as the token tells them now."""

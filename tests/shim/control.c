@@ -39,6 +39,7 @@ static const char *const NAMES[] = {
 
 _Thread_local unsigned long truncate_by;
 static atomic_ulong beginnings;
+static char control_file[4096]; /* as SHIM_CONTROL named it at C_Initialize: copies of the shim have one each */
 static struct orders nothing;
 static _Atomic(struct orders *) current = &nothing;
 static pthread_mutex_t reading = PTHREAD_MUTEX_INITIALIZER;
@@ -193,6 +194,13 @@ static void parse_messages(struct control *control, const char *word, const char
     control->messages = MESSAGES_CALLER + one_of(word, kinds, 4, line);
 }
 
+static void parse_serial(struct control *control, const char *word, const char *line)
+{
+    if (word == NULL || strlen(word) != sizeof control->serial - 1)
+        wrong(line);
+    strcpy(control->serial, word);
+}
+
 static void parse(struct orders *orders, char *words, const char *line)
 {
     struct control *control = &orders->control;
@@ -229,6 +237,8 @@ static void parse(struct orders *orders, char *words, const char *line)
         parse_messages(control, strtok_r(NULL, " ", &rest), line);
     else if (strcmp(order, "exact_numbers") == 0)
         control->exact_numbers = 1;
+    else if (strcmp(order, "serial") == 0)
+        parse_serial(control, strtok_r(NULL, " ", &rest), line);
     else if (strcmp(order, "room") == 0)
         control->least_room = number(strtok_r(NULL, " ", &rest), line);
     else if (strcmp(order, "pin_tries") == 0)
@@ -261,11 +271,19 @@ static int is_same(const struct stat *one, const struct stat *other)
            one->st_mtim.tv_sec == other->st_mtim.tv_sec && one->st_mtim.tv_nsec == other->st_mtim.tv_nsec;
 }
 
+static void remember_path(void)
+{
+    const char *named = getenv("SHIM_CONTROL");
+    if (named != NULL && strlen(named) >= sizeof control_file)
+        wrong(named);
+    strcpy(control_file, named == NULL ? "" : named);
+}
+
 static struct orders *orders(void)
 {
-    const char *path = getenv("SHIM_CONTROL");
+    const char *path = control_file;
     struct stat now;
-    if (path == NULL || stat(path, &now) != 0)
+    if (stat(path, &now) != 0)
         return &nothing;
     if (is_same(&now, &atomic_load(&current)->read_from))
         return atomic_load(&current);
@@ -285,8 +303,7 @@ const struct control *control(void) { return &orders()->control; }
 
 int control_path(const char *suffix, char *path, unsigned long room)
 {
-    const char *base = getenv("SHIM_CONTROL");
-    return base != NULL && (unsigned long)snprintf(path, room, "%s%s", base, suffix) < room;
+    return control_file[0] != '\0' && (unsigned long)snprintf(path, room, "%s%s", control_file, suffix) < room;
 }
 
 /* -- faults ------------------------------------------------------------------------------------------------------- */
@@ -342,6 +359,8 @@ static int fits(const struct rule *rule, enum function function)
 
 CK_RV fault(enum function function, int before)
 {
+    if (function == N_C_Initialize && before)
+        remember_path();
     struct orders *now = orders();
     if (function == N_C_Initialize && before)
         atomic_fetch_add(&beginnings, 1);

@@ -68,6 +68,7 @@ struct control {
     CK_ULONG unknown[MOST_RULES];
     enum { UNKNOWN_MARKED, UNKNOWN_STOPS, UNKNOWN_REFUSED } unknown_manner[MOST_RULES];
     int unknown_count;
+    char serial[17]; /* empty: that of the token behind */
     CK_ULONG least_room; /* 0: as the token behind */
     int exact_numbers;
     enum { NO_MESSAGES, MESSAGES_CALLER, MESSAGES_RANDOM, MESSAGES_COUNTED, MESSAGES_WRONG } messages;

@@ -61,6 +61,12 @@ class TokenProfile(Struct, frozen=True, kw_only=True):
     attributes: AttributeSupport
     quirks: tuple[str, ...]
 
+    def can_replace(self, other: "TokenProfile") -> bool:
+        """True if what was prepared for the other token holds: IVs, labels, attributes alike, no mechanism less."""
+        prepared = ("iv_origin", "label_bytes", "attributes")
+        alike = all(getattr(self, name) == getattr(other, name) for name in prepared)
+        return alike and other.mechanisms <= self.mechanisms
+
 
 def probe(token: Token, session: Session, library: str) -> TokenProfile:
     """Try what hsmkms needs; raises TokenUnfitError naming what the token lacks or does wrong."""

@@ -36,9 +36,10 @@ from hsmkms.hsm.probing.mechanism_info import MechanismInfo, mechanism_info
 from hsmkms.hsm.probing.profile import mechanism_name, probe
 from hsmkms.hsm.serials import serial_of
 from hsmkms.hsm.session.check_jobs import job_for
+from hsmkms.hsm.session.group_login import GroupLogin
 from hsmkms.hsm.session.login import PinReader, set_pin
 from hsmkms.hsm.session.module import Module
-from hsmkms.hsm.session.token_login import DeviceSettings, TokenLogin
+from hsmkms.hsm.session.token_login import DeviceSettings
 from hsmkms.hsm.session.write_lock import Turns
 from hsmkms.hsm.token_check import OPTIONAL, run_checks
 from hsmkms.model.permit import Permit
@@ -60,7 +61,7 @@ _NOBODY: Final = bytes(16)
 """A CKA_ID that no object has."""
 
 
-class Connection(TokenLogin):
+class Connection(GroupLogin):
     """A logged-in token. Thread-safe; raises in a forked child."""
 
     def __init__(
@@ -106,9 +107,8 @@ class Connection(TokenLogin):
         except (SessionLostError, ObjectLostError):
             self.handles.forget(cka_id)
             self._recover()
-        except TokenUnavailableError:
-            self._comeback.begin()
-            raise
+        except TokenUnavailableError as exc:
+            self._fail_over(exc)
         with self._suspected():
             return self._attempt(cka_id, attempt, call)
 
@@ -140,9 +140,9 @@ class Connection(TokenLogin):
         self.require_login(session)
         try:
             return self.handles.search(session, cka_id)
-        except ObjectLostError:
+        except ObjectLostError as exc:
             self.require_identity(session)
-            raise
+            raise self._missing(cka_id) from exc
 
     def repeatable(self, attempt: Callable[[Session], Result], call: str = OTHER) -> Result:
         """Run an idempotent call that needs no key; retry once after a lost session."""
@@ -150,9 +150,8 @@ class Connection(TokenLogin):
             return self.once(attempt, call)
         except SessionLostError:
             self._recover()
-        except TokenUnavailableError:
-            self._comeback.begin()
-            raise
+        except TokenUnavailableError as exc:
+            self._fail_over(exc)
         with self._suspected():
             return self.once(attempt, call)
 
@@ -274,16 +273,23 @@ class Connection(TokenLogin):
 
         They check the token as after a login: it may have been replaced by another copy of itself under open sessions.
         They are called before as well because SoftHSM, once it has changed such a copy, does not notice that the right
-        one is back (Generation::commit).
+        one is back (Generation::commit). TokenUnavailableError if another member of the HA group has taken over
+        meanwhile: whether it has the object is not known, so it is not acknowledged.
         """
         self._recover()  # a call that is never retried must not run under a lost login
         self._may_make(always=True)
+        member = self.member
         with self.turn(), self._suspected():
             yield
         try:
             self._may_make(always=True)
         except PinError as exc:  # PinError would claim that nothing was created
             raise TokenUnavailableError(str(exc)) from exc
+        if self.member != member:
+            raise TokenUnavailableError(
+                f"the HA member with serial {self.member} took over from {member} while the object was being created: "
+                "try again; `hsmkms reconcile` shows what is left of this attempt"
+            )
 
     def _may_make(self, *, always: bool = False) -> None:
         try:

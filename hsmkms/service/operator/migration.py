@@ -87,10 +87,11 @@ class Left(Struct, frozen=True, kw_only=True):
     reason: Stays
 
 
-class TokenStanding(Struct, frozen=True, kw_only=True):
+class TokenStanding(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A token of the installation. ``objects``: the backing and wrapping keys that should be on it.
 
-    ``away``: why it cannot be used now, or None.
+    ``away``: why it cannot be used now, or None. ``member_in_use``: the serial of the member of its HA group that is in
+    use; absent without a group, or while the token is away.
     """
 
     token_id: str
@@ -99,23 +100,27 @@ class TokenStanding(Struct, frozen=True, kw_only=True):
     home: bool
     objects: int
     away: str | None
+    member_in_use: str | None = None
 
 
 def standings(core: Core) -> list[TokenStanding]:
     """Return the standing of each token of the installation, oldest first."""
     with core.store.reading() as conn:
         count = Counter(token_id for token_id, *_ in objects.present(conn))
-    return [
-        TokenStanding(
-            token_id=row.id,
-            label=row.label,
-            serial=row.serial,
-            home=row.id == core.tokens.home_id,
-            objects=count[row.id],
-            away=fault_of(core, row),
-        )
-        for row in core.tokens.rows()
-    ]
+    return [_standing(core, row, count[row.id]) for row in core.tokens.rows()]
+
+
+def _standing(core: Core, row: TokenRow, count: int) -> TokenStanding:
+    away = fault_of(core, row)
+    return TokenStanding(
+        token_id=row.id,
+        label=row.label,
+        serial=row.serial,
+        home=row.id == core.tokens.home_id,
+        objects=count,
+        away=away,
+        member_in_use=core.tokens.of(row.id).connection.member if away is None else None,
+    )
 
 
 def fault_of(core: Core, row: TokenRow) -> str | None:

@@ -11,6 +11,7 @@ from hsmkms.errors import ObjectLostError
 from hsmkms.hsm.ports import Device, MechanismInfo
 from hsmkms.hsm.probing.profile import TokenProfile
 from hsmkms.hsm.session.cryptoki import TokenLimits
+from hsmkms.hsm.session.group_login import MemberState
 from hsmkms.model.caller import Caller, local_root
 from hsmkms.model.enums import Operation, Origin, WrappingAlgorithm
 from hsmkms.model.ids import root_arn
@@ -27,6 +28,7 @@ from hsmkms.service.operations import wrapping_keys
 from hsmkms.service.operator import (
     clones,
     forgetting,
+    group_members,
     key_renewal,
     key_rotation,
     migration,
@@ -56,11 +58,12 @@ from hsmkms.store.installation import TokenRow
 
 
 class TokenInfo(Struct, frozen=True, kw_only=True):
-    """A token's profile, limits and mechanisms."""
+    """A token's profile, limits and mechanisms, and the members of its HA group; none without a group."""
 
     profile: TokenProfile
     limits: TokenLimits | None
     mechanisms: list[MechanismInfo]
+    members: list[MemberState]
 
 
 class Attestation(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -113,6 +116,7 @@ class Operator:
             profile=replace(profile, quirks=tuple(quirks)),
             limits=device.connection.limits(),
             mechanisms=device.connection.mechanisms(),
+            members=device.connection.member_states(),
         )
 
     @recorded("CheckToken")
@@ -250,6 +254,10 @@ class Operator:
     def check_target(self, device: Device) -> None:
         """Raise BindingError if a token can never become the home: it is a former home, or a clone."""
         migration.check_target(self._core, device)
+
+    def missing_on_member(self, device: Device) -> list[str]:
+        """Return the ids of the keys that a member of an HA group lacks; see ``service/operator/group_members.py``."""
+        return group_members.missing(self._core, device)
 
     def find_forgettable(self, name: str) -> TokenRow:
         """Return the token of that label or serial, if nothing needs it; see ``service/operator/forgetting.py``."""
