@@ -29,8 +29,8 @@ from hsmkms.wiring import core as wiring
 
 ROOT = Path(__file__).parent.parent
 DELAY_MICROSECONDS = 2000
-CALLS = 3
-"""For an encryption: C_EncryptInit, and C_Encrypt for the size and for the work. One in 64 draws IVs as well."""
+CALLS = 2
+"""For an encryption: C_EncryptInit and C_Encrypt. One in 64 draws IVs as well."""
 CLIENTS = 32
 POOLS = (1, 2, 4, 8, 16, 32)
 REGION = "eu-central-1"

@@ -1,4 +1,7 @@
-"""Fixtures for everything that needs a token: see devices.py for how SoftHSM is used here."""
+"""Fixtures for everything that needs a token: see devices.py for how a module is used here.
+
+The tests run on SoftHSM; those of the folder hsm run on other modules as well (``--hsm-driver``, tokens/table.py).
+"""
 
 import gc
 import itertools
@@ -10,11 +13,13 @@ from pathlib import Path
 
 import pytest
 import shims
-from devices import MakeToken, SoftHsm, close_everything
+from devices import MakeToken, close_everything
 from hypothesis import HealthCheck, settings
+from tokens import options
+from tokens.driver import Driver, NotPossibleError, Token
+from tokens.softhsm import SoftHsmDriver
 
 from hsmkms.hsm.device import TokenDevice
-from hsmkms.hsm.session import softhsm
 
 settings.register_profile(
     "suite", deadline=None, suppress_health_check=[HealthCheck.too_slow]
@@ -27,6 +32,21 @@ SPY_PATHS = (
     "/usr/lib64/pkcs11-spy.so",
     "/usr/lib/pkcs11-spy.so",
 )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options that choose the module under test."""
+    options.add(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Find the module under test."""
+    options.configure(config)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Refuse tests that are for SoftHSM alone if another module is under test."""
+    options.check(config, items)
 
 
 def pytest_collection_finish() -> None:
@@ -53,9 +73,9 @@ def scratch() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def module_path() -> Path:
-    """SoftHSM's module."""
-    return softhsm.find_module()
+def driver(pytestconfig: pytest.Config) -> Driver:
+    """The module under test, and how its tokens are made."""
+    return options.driver_of(pytestconfig)
 
 
 @pytest.fixture(scope="session")
@@ -68,8 +88,10 @@ def spy_path() -> Path:
 
 
 @pytest.fixture(scope="session")
-def shim_path(scratch: Path) -> Path:
+def shim_path(scratch: Path, driver: Driver) -> Path:
     """The shim, compiled for this run: a module that plays other tokens over SoftHSM."""
+    if not isinstance(driver, SoftHsmDriver):
+        pytest.skip("the shim plays other tokens over SoftHSM, so this says nothing of the module under test")
     return shims.build(scratch)
 
 
@@ -79,37 +101,44 @@ def _numbers() -> Iterator[int]:
 
 
 @pytest.fixture
-def make_token(scratch: Path, _numbers: Iterator[int]) -> Iterator[MakeToken]:
-    """Make fresh SoftHSM tokens: ``make_token(label=…, configuration=…)``. Close one's devices before the next.
+def make_token(
+    scratch: Path, driver: Driver, pytestconfig: pytest.Config, _numbers: Iterator[int]
+) -> Iterator[MakeToken]:
+    """Make fresh tokens: ``make_token(label=…, configuration=…)``. Close one's devices before the next.
 
-    Whatever the test leaves open is closed after it, and the environment is as before.
+    ``configuration`` is SoftHSM's. Whatever the test leaves open is closed after it, and the environment is as before.
     """
-    before = os.environ.pop("SOFTHSM2_CONF", None)
+    before = dict(os.environ)
+    os.environ.pop("SOFTHSM2_CONF", None)
     folders: list[Path] = []
 
-    def make(label: str = "hsmkms test", configuration: str = "") -> SoftHsm:
+    def make(label: str = pytestconfig.getoption("--hsm-label"), configuration: str = "") -> Token:
         folder = scratch / f"token-{next(_numbers)}"
         folder.mkdir(mode=0o700)
         folders.append(folder)
-        return SoftHsm.make(folder, label, configuration)
+        if not configuration:
+            return driver.make(folder, label)
+        if not isinstance(driver, SoftHsmDriver):
+            raise NotPossibleError("mechanisms are hidden by SoftHSM's configuration; the module under test has none")
+        return driver.make(folder, label, configuration)
 
     yield make
     close_everything()
-    os.environ.pop("SOFTHSM2_CONF", None)
-    if before is not None:
-        os.environ["SOFTHSM2_CONF"] = before
+    os.environ.clear()
+    os.environ.update(before)
     for folder in folders:
+        driver.close(folder)
         shutil.rmtree(folder)
 
 
 @pytest.fixture
-def token(make_token: MakeToken) -> SoftHsm:
+def token(make_token: MakeToken) -> Token:
     """A fresh token, not opened."""
     return make_token()
 
 
 @pytest.fixture
-def device(token: SoftHsm) -> Iterator[TokenDevice]:
+def device(token: Token) -> Iterator[TokenDevice]:
     """An opened fresh token; closed after the test."""
     device = token.open()
     yield device

@@ -1,8 +1,9 @@
-"""SoftHSM tokens for tests, and programs that need a process of their own.
+"""What tests of devices share: permits, keys, and programs that need a process of their own.
 
 A PKCS#11 module has one state and one configuration per process. SoftHSM reads SOFTHSM2_CONF again at each
 C_Initialize, so one process may use token after token, each with a configuration of its own, as long as every device
-is closed before the next token is made or opened. ``make_token`` of conftest.py sees to that.
+is closed before the next token is made or opened. ``make_token`` of conftest.py sees to that. How tokens are made, of
+SoftHSM and other modules, is in the folder tokens.
 """
 
 import json
@@ -12,68 +13,22 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import msgspec
-from msgspec import Struct
+from tokens.driver import PIN, SO_PIN, Token  # noqa: F401 - tests import all of these from here
+from tokens.softhsm import SoftHsm  # noqa: F401
 
 from hsmkms.hsm import device as devices
-from hsmkms.hsm.device import DeviceSettings, TokenDevice
+from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.session import module as modules
-from hsmkms.hsm.session import softhsm
-from hsmkms.hsm.session.token_choice import TokenChoice
 from hsmkms.model.enums import Operation
 from hsmkms.model.permit import OperatorAct, Permit
 
 TESTS = Path(__file__).parent
-MakeToken = Callable[..., "SoftHsm"]
-PIN = "correct horse"
-SO_PIN = "battery staple"
-
-
-class SoftHsm(Struct, frozen=True, kw_only=True):
-    """A SoftHSM token in a folder of its own, which is also the state folder of its devices."""
-
-    module: Path
-    folder: Path
-    label: str
-    serial: str
-    environment: dict[str, str]
-    pin: str = PIN
-    so_pin: str = SO_PIN
-
-    @classmethod
-    def make(cls, folder: Path, label: str = "hsmkms test", configuration: str = "") -> Self:
-        """Make a token; ``configuration`` is appended to SoftHSM's configuration file afterwards."""
-        module = softhsm.find_module()
-        made = softhsm.create(module, folder, label=label, user_pin=PIN, so_pin=SO_PIN)
-        with Path(made.environment["SOFTHSM2_CONF"]).open("a") as file:
-            file.write(configuration)
-        return cls(module=module, folder=folder, label=label, serial=made.serial, environment=made.environment)
-
-    def settings(self, **changes: object) -> DeviceSettings:
-        """How to reach this token; ``changes`` are members of DeviceSettings."""
-        usual = DeviceSettings(
-            module=self.module,
-            choice=TokenChoice(label=self.label, serial=self.serial),
-            state_dir=self.folder,
-            environment=self.environment,
-        )
-        return msgspec.structs.replace(usual, **changes)
-
-    def open(self, **changes: object) -> TokenDevice:
-        """Open the token; the caller closes it."""
-        return TokenDevice.open(self.settings(**changes), lambda: self.pin)
-
-    def spied(self, spy: Path, log: Path) -> Self:
-        """The same token through ``pkcs11-spy``, which writes each call to ``log``. For processes of their own only."""
-        watched = {"PKCS11SPY": str(self.module), "PKCS11SPY_OUTPUT": str(log)}
-        return msgspec.structs.replace(self, module=spy, environment=self.environment | watched)
-
-    def add_token(self, label: str) -> None:
-        """Make a second token beside this one, with SoftHSM's own tool."""
-        command = ["softhsm2-util", "--init-token", "--free", "--label", label, "--so-pin", SO_PIN, "--pin", PIN]
-        subprocess.run(command, check=True, capture_output=True, timeout=120, env=os.environ | self.environment)
+MakeToken = Callable[..., Token]
+NewToken = Callable[[str], Token]
+"""Makes a token in a folder of this name, for fixtures that several tests share."""
 
 
 def permit(operation: Operation | OperatorAct, *cka_ids: bytes, seconds: float = 120) -> Permit:
@@ -109,7 +64,7 @@ def close_everything() -> None:
 # -- programs: the test's side --------------------------------------------------------------------------------------
 
 
-def start(program: Path, token: SoftHsm, **arguments: object) -> "subprocess.Popen[str]":
+def start(program: Path, token: Token, **arguments: object) -> "subprocess.Popen[str]":
     """Start a program in a process of its own; ``arguments`` are JSON values."""
     passed = json.dumps({"token": msgspec.to_builtins(token, enc_hook=str), **arguments})
     return subprocess.Popen(
@@ -135,12 +90,12 @@ def finish(process: "subprocess.Popen[str]", seconds: float = 120) -> Any:  # no
     return json.loads(output.splitlines()[-1])
 
 
-def run(program: Path, token: SoftHsm, *, seconds: float = 60, **arguments: object) -> Any:  # noqa: ANN401 - JSON
+def run(program: Path, token: Token, *, seconds: float = 60, **arguments: object) -> Any:  # noqa: ANN401 - JSON
     """Run a program; what it reported."""
     return finish(start(program, token, **arguments), seconds)
 
 
-def run_together(program: Path, tokens: list[SoftHsm], *, seconds: float = 60, **arguments: object) -> list[Any]:
+def run_together(program: Path, tokens: list[Token], *, seconds: float = 60, **arguments: object) -> list[Any]:
     """Run a program once per token, let go at the same instant at its ``wait_for_start``; what each reported."""
     processes = [start(program, token, **arguments) for token in tokens]
     for process in processes:
@@ -156,10 +111,10 @@ def run_together(program: Path, tokens: list[SoftHsm], *, seconds: float = 60, *
 # -- programs: their own side ---------------------------------------------------------------------------------------
 
 
-def arguments() -> tuple[SoftHsm, dict[str, Any]]:
+def arguments() -> tuple[Token, dict[str, Any]]:
     """What the test passed to this program: the token, and the rest by name."""
     passed = json.loads(sys.argv[1])
-    token = msgspec.convert(passed.pop("token"), SoftHsm, dec_hook=lambda kind, value: kind(value))
+    token = msgspec.convert(passed.pop("token"), Token, dec_hook=lambda kind, value: kind(value))
     return token, passed
 
 

@@ -50,3 +50,11 @@ class MainJob(Struct, frozen=True, kw_only=True):
     opened: str
     deviations: list[str]
     calls: list[SpyCall]
+
+
+def refused_copies(calls: list[SpyCall]) -> int:
+    """How many copies were asked for: of the probe's session key alone, into a session object, and all refused."""
+    copies = named(calls, "C_CopyObject")
+    assert all(each.attributes == {} for each in copies)
+    assert all("Returned:  27 " in each.text for each in copies)  # CKR_ACTION_PROHIBITED, for which the spy has no name
+    return len(copies)

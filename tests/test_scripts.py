@@ -43,27 +43,33 @@ def test_scripts(script: Path) -> None:
 
 
 def test_continuous_integration() -> None:
-    """Continuous integration runs checks, tests and a bare Debian 13, without a terminal or an input."""
+    """Continuous integration runs checks, tests, two more modules and a bare Debian 13, without terminal or input."""
     run = commands(ROOT / ".ci/run")
     assert '"$root/scripts/check" </dev/null' in run
     assert '"$root/scripts/test" </dev/null' in run
+    assert '"$root/scripts/token-matrix" --check --quick nss firefox </dev/null' in run
     assert '"$root/scripts/bare-machine" trixie </dev/null' in run
 
 
 @pytest.mark.parametrize(
-    ("statuses", "status"), [("0 0 0", 0), ("1 0 0", 1), ("0 1 0", 1), ("0 0 1", 1), ("0 0 77", 0)]
+    ("statuses", "status"),
+    [
+        *(("0 0 0 0", 0), ("1 0 0 0", 1), ("0 1 0 0", 1), ("0 0 1 0", 1), ("0 0 0 1", 1)),
+        *(("0 0 77 0", 0), ("0 0 0 77", 0), ("0 0 77 1", 1)),
+    ],
 )
 def test_failures_of_continuous_integration(tmp_path: Path, statuses: str, status: int) -> None:
-    """It fails with what fails first; only a bare Debian that cannot be had is left out, and that is told."""
+    """It fails with what fails first; only a module or a bare Debian that cannot be had is left out, by name."""
     for folder in (".ci", "scripts"):
         (tmp_path / folder).mkdir()
     shutil.copy(ROOT / ".ci/run", tmp_path / ".ci")
-    for name, ending in zip(("check", "test", "bare-machine"), statuses.split(), strict=True):
+    for name, ending in zip(("check", "test", "token-matrix", "bare-machine"), statuses.split(), strict=True):
         stand_in(tmp_path / "scripts", name, f"echo {name}; exit {ending}")
     done = subprocess.run([tmp_path / ".ci/run"], capture_output=True, text=True, check=False)
     assert done.returncode == status
-    assert ("Debian 13 was left out" in done.stdout) is ("77" in statuses)
-    assert done.stdout.count("bare-machine") == (statuses.startswith("0 0"))
+    assert ("module was left out" in done.stdout) is (statuses.split()[2] == "77")
+    assert ("Debian 13 was left out" in done.stdout) is (statuses.split()[3] == "77")
+    assert done.stdout.count("bare-machine") == (statuses.startswith(("0 0 0", "0 0 77")))
 
 
 @pytest.mark.parametrize("name", ["test", "check", "quickstart"])

@@ -11,7 +11,7 @@ from hsmkms.hsm.crypto.gcm import open_sealed, seal
 from hsmkms.hsm.crypto.iv import IvSource
 from hsmkms.hsm.crypto.token_iv import IvOrigin, seal_by_token
 from hsmkms.hsm.ports import uncounted
-from hsmkms.hsm.session.connection import Connection
+from hsmkms.hsm.session.connection import ENCRYPT, Connection
 from hsmkms.model.permit import Permit
 
 
@@ -31,16 +31,19 @@ class Ciphers:
         ``count`` is called before each encryption on the token, so also before a repeated one.
         """
         permit.require(MAY_ENCRYPT, cka_id)
-        origin = self._connection.profile.iv_origin
+        origin, messages = self._connection.profile.iv_origin, self._connection.messages
 
         def attempt(session: Session, handle: int) -> tuple[bytes, bytes]:
             count()
+            sealed = messages.seal(session, cka_id, handle, self._ivs.next, plaintext, aad)
+            if sealed is not None:
+                return sealed
             if origin is not IvOrigin.CALLER:
                 return seal_by_token(session, handle, origin, plaintext, aad)
             iv = self._ivs.next(session)
             return iv, seal(session, handle, iv, plaintext, aad)
 
-        return self._connection.use(cka_id, attempt, "encrypt")
+        return self._connection.use(cka_id, attempt, ENCRYPT)
 
     def decrypt(self, permit: Permit, cka_id: bytes, iv: bytes, body: bytes, aad: bytes) -> bytes:
         """Open ciphertext || tag; RejectedDataError for everything that was not made by this key with this AAD."""
@@ -50,7 +53,8 @@ class Ciphers:
             try:
                 return open_sealed(session, handle, iv, body, aad)
             except PKCS11Error as exc:
-                raise explain_refusal(exc, session, handle, self._connection.profile.iv_origin) from exc
+                profile = self._connection.profile
+                raise explain_refusal(exc, session, handle, profile.iv_origin, profile.attributes) from exc
 
         return self._connection.use(cka_id, attempt, "decrypt")
 

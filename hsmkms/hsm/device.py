@@ -12,6 +12,7 @@ from hsmkms.hsm.imported import Imports
 from hsmkms.hsm.key_objects import KeyObjects
 from hsmkms.hsm.keypairs import KeyPairs
 from hsmkms.hsm.own_objects import OwnObjects
+from hsmkms.hsm.pair_trials import PairTrials
 from hsmkms.hsm.session.connection import Connection, DeviceSettings
 from hsmkms.hsm.session.login import PinReader
 from hsmkms.hsm.session.module import Module
@@ -26,10 +27,10 @@ class TokenDevice:
     ) -> None:
         self.connection = Connection(settings, module, read_pin, accept_final_try=accept_final_try)
         self.profile = self.connection.profile
-        profiles = ImportProfiles(self.connection)
+        profiles, trials = ImportProfiles(self.connection), PairTrials(self.connection)
         self.ciphers = Ciphers(self.connection)
-        self.pairs = KeyPairs(self.connection)
-        self.keys = KeyObjects(self.connection, profiles)
+        self.pairs = KeyPairs(self.connection, trials)
+        self.keys = KeyObjects(self.connection, profiles, trials)
         self.imports = Imports(self.connection, profiles, self.keys)
         self.own = OwnObjects(self.connection)
 

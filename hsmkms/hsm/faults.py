@@ -1,7 +1,7 @@
 """The one place where PKCS#11 return codes become errors of this package.
 
-python-pkcs11 raises a class per CKR code; the table below says what each means here. A code that is not in it is an
-internal error: the user gets one sentence, the detail goes to the log.
+python-pkcs11 raises a class per CKR code; the tables below say what each means here. A code that is in none of them is
+an internal error: the user gets one sentence with the code's name, the detail goes to the log.
 """
 
 import logging
@@ -21,6 +21,13 @@ from hsmkms.errors import (
     TokenUnavailableError,
     UnsupportedOperationException,
 )
+from hsmkms.hsm.ckr_names import ACTION_PROHIBITED, CURVE_NOT_SUPPORTED, KEY_FUNCTION_NOT_PERMITTED, ckr_name, number_of
+from hsmkms.hsm.return_codes import (
+    BufferTooSmallError,
+    CurveNotSupportedError,
+    NotInitializedError,
+    TokenResourceExceededError,
+)
 
 log = logging.getLogger("hsmkms.hsm")
 
@@ -36,6 +43,8 @@ LOCKED: Final = "the token calls its user PIN locked: its security officer must 
 BUSY: Final = "the token, or its module, has no memory for the operation just now: try again later"
 REJECTED: Final = "the token refused the data"
 UNSUPPORTED: Final = "this token cannot do the operation: `hsmkms token-check` prints what it can"
+
+TOO_MUCH: Final = "the token has more output than it announces: `hsmkms token-check` prints what it can"
 
 _NOT_INITIALIZED: Final = "(not initialized)"
 """What python-pkcs11 says of CKR_CRYPTOKI_NOT_INITIALIZED, which has no class of its own."""
@@ -67,9 +76,34 @@ FAULTS: Final[dict[type[ckr.PKCS11Error], tuple[type[HsmKmsError], str]]] = {
     ckr.SignatureLenRange: (RejectedDataError, REJECTED),
     ckr.WrappedKeyInvalid: (RejectedDataError, REJECTED),
     ckr.WrappedKeyLenRange: (RejectedDataError, REJECTED),
-    ckr.MechanismInvalid: (UnsupportedOperationException, UNSUPPORTED),
-    ckr.FunctionNotSupported: (UnsupportedOperationException, UNSUPPORTED),
+    CurveNotSupportedError: (UnsupportedOperationException, UNSUPPORTED),
+    BufferTooSmallError: (TokenError, TOO_MUCH),
+    NotInitializedError: (SessionLostError, AWAY),
+    TokenResourceExceededError: (TokenFullError, FULL),
+    **dict.fromkeys(
+        (
+            ckr.MechanismInvalid,
+            ckr.MechanismParamInvalid,
+            ckr.FunctionNotSupported,
+            ckr.FunctionRejected,
+            ckr.TemplateIncomplete,
+            ckr.TemplateInconsistent,
+            ckr.AttributeTypeInvalid,
+            ckr.AttributeValueInvalid,
+            ckr.AttributeReadOnly,
+            ckr.DomainParamsInvalid,
+            ckr.KeySizeRange,
+            ckr.KeyTypeInconsistent,
+            ckr.UnwrappingKeySizeRange,
+            ckr.UnwrappingKeyTypeInconsistent,
+        ),
+        (UnsupportedOperationException, UNSUPPORTED),
+    ),
+    ckr.TokenWriteProtected: (TokenError, "the token is write-protected: no object can be made or destroyed on it"),
 }
+
+_UNSUPPORTED_NUMBERS: Final = (ACTION_PROHIBITED, KEY_FUNCTION_NOT_PERMITTED, CURVE_NOT_SUPPORTED)
+"""Refusals of the operation for which python-pkcs11 has no class."""
 
 
 def translate(error: ckr.PKCS11Error) -> HsmKmsError:
@@ -77,16 +111,30 @@ def translate(error: ckr.PKCS11Error) -> HsmKmsError:
     for cls in type(error).__mro__:
         if cls in FAULTS:
             kind, sentence = FAULTS[cls]
-            return kind(sentence)
+            return unsupported(error) if kind is UnsupportedOperationException else kind(sentence)
+    if number_of(error) in _UNSUPPORTED_NUMBERS:
+        return unsupported(error)
     if type(error) is ckr.PKCS11Error and _NOT_INITIALIZED in str(error):
         return SessionLostError(AWAY)
-    log.error("unexpected PKCS#11 fault %s", type(error).__name__, exc_info=error)
-    return TokenError("the token answered with an unexpected fault; the log has its name")
+    log.error("PKCS#11 fault %s (%s)", type(error).__name__, ckr_name(error), exc_info=error)
+    return TokenError(
+        f"the token answered {ckr_name(error)} to a call that it should accept: check it with `hsmkms token-check`"
+    )
+
+
+def unsupported(error: ckr.PKCS11Error, sentence: str = UNSUPPORTED) -> UnsupportedOperationException:
+    """Return the error for an operation that the token refuses, with the name of its return code."""
+    return UnsupportedOperationException(f"{sentence} ({ckr_name(error)})")
 
 
 def is_loss(error: ckr.PKCS11Error) -> bool:
     """True if the session or an object was lost, so that the call says nothing of what the token can do."""
     return FAULTS.get(type(error), (None,))[0] in (SessionLostError, ObjectLostError)
+
+
+def is_trouble(error: ckr.PKCS11Error) -> bool:
+    """True if the code means that the device is in trouble, though some tokens refuse an operation with it as well."""
+    return FAULTS.get(type(error), (None,))[0] is TokenUnavailableError
 
 
 @contextmanager

@@ -21,11 +21,11 @@ class ImportProfiles:
     def symmetric(self) -> ImportProfile:
         """What the token can do with imported material: tried out when somebody first asks."""
         self._connection.guard.check()
-        host_unwrap = self._connection.settings.host_unwrap
+        host_unwrap, support = self._connection.settings.host_unwrap, self._connection.profile.attributes
         with self._probing:
             if self._symmetric is None:
                 self._symmetric = self._connection.repeatable(
-                    lambda session: probe_import(self._connection.token, session, host_unwrap=host_unwrap)
+                    lambda session: probe_import(self._connection.token, session, support, host_unwrap=host_unwrap)
                 )
             return self._symmetric
 
@@ -44,7 +44,7 @@ class ImportProfiles:
         profile = self.symmetric()
         possible = profile.algorithms()
         if algorithm not in possible:
-            raise UnsupportedOperationException(
-                f"this token cannot unwrap {algorithm}: it can do {', '.join(possible) or 'no wrapping algorithm'}"
-            )
+            reason = f" ({profile.refusal})" if profile.refusal else ""
+            can = ", ".join(possible) or "no wrapping algorithm"
+            raise UnsupportedOperationException(f"this token cannot unwrap {algorithm}: it can do {can}{reason}")
         return profile

@@ -32,12 +32,18 @@ class Imports:
         """What key material can be imported with: what the token does by itself first, of that the strongest first."""
         return self.profiles.symmetric().algorithms()
 
+    def quirks(self) -> tuple[str, ...]:
+        """Return sentences for people about what is done otherwise with imported material on this token."""
+        return self.profiles.symmetric().quirks
+
     def check_import(self, kind: Kind) -> None:
         """Raise UnsupportedOperationException if nothing shows that such keys can be imported into this token."""
         self._keys.check_kind(kind)
-        if not self.profiles.every_kind().imports(KEY_FACTS[kind[0]]):
+        profile = self.profiles.every_kind()
+        if not profile.imports(KEY_FACTS[kind[0]]):
+            reason = f" ({profile.refusal})" if profile.refusal else ""
             raise UnsupportedOperationException(
-                f"This token cannot import keys of KeySpec {kind[0]}: create the key with Origin AWS_KMS, "
+                f"This token cannot import keys of KeySpec {kind[0]}{reason}: create the key with Origin AWS_KMS, "
                 "so that the token generates it."
             )
 
@@ -52,9 +58,10 @@ class Imports:
         """
         permit.require(MAY_GENERATE_WRAPPING_KEY, cka_id)
         template = HOST_WRAPPING_KEY if self.profiles.symmetric().raw_rsa else WRAPPING_KEY
+        support = self._connection.profile.attributes
 
         def make(session: Session) -> RSAPublicKey:
-            made = generate_pair(session, template, bits, cka_id, label)
+            made = generate_pair(session, template, bits, cka_id, label, support)
             self._connection.require_identity(session)
             return made
 

@@ -16,18 +16,21 @@ from hsmkms.hsm.faults import NO_PUBLIC_HALF, OBJECT_LOST, UNSUPPORTED
 from hsmkms.hsm.import_profiles import ImportProfiles
 from hsmkms.hsm.imports.unwrapping import tolerated
 from hsmkms.hsm.objects.backing_keys import SYMMETRIC, Kind, PairTemplate, kinds, template_of
-from hsmkms.hsm.objects.key_specs import KEY_FACTS
+from hsmkms.hsm.objects.key_specs import KEY_FACTS, public_half
 from hsmkms.hsm.objects.mac_mechanisms import MAC_OF
 from hsmkms.hsm.objects.objects import (
-    MAY_BE_SILENT,
     TokenObject,
     attest,
     differences,
     find,
     generate,
+    is_at,
     list_keys,
+    quirks_of,
     required,
 )
+from hsmkms.hsm.objects.support import AttributeSupport, Tolerated
+from hsmkms.hsm.pair_trials import PairTrials
 from hsmkms.hsm.session.connection import Connection
 from hsmkms.model.enums import KeyUsage
 from hsmkms.model.permit import Permit
@@ -52,9 +55,10 @@ def uses(kind: Kind) -> tuple[Mechanism, ...]:
 class KeyObjects:
     """Backing keys as objects. Thread-safe; of no use in a forked child."""
 
-    def __init__(self, connection: Connection, imports: ImportProfiles) -> None:
+    def __init__(self, connection: Connection, imports: ImportProfiles, trials: PairTrials) -> None:
         self._connection = connection
         self._imports = imports
+        self._trials = trials
         self._labels: dict[bytes, str] = {}
         connection.caches.append(self._labels)
 
@@ -67,12 +71,13 @@ class KeyObjects:
         template = template_of(*kind)
         if template is None:
             raise UnsupportedOperationException(UNSUPPORTED)
+        support = self._connection.profile.attributes
         if isinstance(template, PairTemplate):
-            pair = template
-            self._connection.keep(cka_id, lambda session: generate_backing_pair(session, pair, cka_id, label))
+            pair = PairTemplate(self._trials.facts(kind[0]), template.capabilities)
+            self._connection.keep(cka_id, lambda session: generate_backing_pair(session, pair, cka_id, label, support))
         else:
             secret = template
-            self._connection.keep(cka_id, lambda session: generate(session, secret, cka_id, label))
+            self._connection.keep(cka_id, lambda session: generate(session, secret, cka_id, label, support))
 
     def destroy(self, permit: Permit, cka_id: bytes) -> bool:
         """Destroy a key on the token, with both halves; False if it was not there. danger: nothing brings it back."""
@@ -93,7 +98,13 @@ class KeyObjects:
 
     def holds(self, cka_id: bytes) -> bool:
         """True if a secret key or a private half with this CKA_ID is on the token now."""
-        return self._connection.repeatable(lambda session: self._connection.find(session, cka_id) is not None, "find")
+        connection = self._connection
+
+        def attempt(session: Session) -> bool:
+            known = connection.handles.lookup(cka_id)
+            return is_at(session, known, cka_id) or connection.find(session, cka_id) is not None
+
+        return connection.repeatable(attempt, "find")
 
     def is_labelled(self, cka_id: bytes, label: str) -> bool:
         """True if the secret key is the one of that label; ObjectLostError if it is not on the token.
@@ -144,7 +155,7 @@ class KeyObjects:
         template = template_of(*kind, imported=imported)
         if template is None:
             raise UnsupportedOperationException(UNSUPPORTED)
-        tolerance = tolerated(self._imports.symmetric()) if imported else MAY_BE_SILENT
+        tolerance = self._tolerance(imported=imported)
 
         def attempt(session: Session) -> tuple[dict[str, Any], list[str]]:
             found = self._connection.find(session, cka_id)
@@ -153,6 +164,26 @@ class KeyObjects:
             return attest(found, template.expected(b"", ""), tolerance)
 
         return self._connection.repeatable(attempt)
+
+    def tolerated(
+        self, attributes: Mapping[str, Any], kind: Kind = SYMMETRIC, *, imported: bool = False, public: bool = False
+    ) -> list[str]:
+        """What of the attributes that ``attest`` read is not as ordered, and is a known quirk of the token.
+
+        ``public``: they are those of a public half. Nothing is read from the token.
+        """
+        template = template_of(*kind, imported=imported)
+        if template is None or not attributes:
+            return []
+        if public:
+            expected = template.expected_public(b"", "") if isinstance(template, PairTemplate) else {}
+            tolerance = self._connection.profile.attributes.public
+        else:
+            expected, tolerance = template.expected(b"", ""), self._tolerance(imported=imported)
+        return quirks_of(attributes, expected, tolerance)
+
+    def _tolerance(self, *, imported: bool) -> Tolerated:
+        return tolerated(self._imports.symmetric()) if imported else self._connection.profile.attributes.generated
 
     def identify(self, cka_id: bytes) -> Kind | None:
         """Spec and usage of a generated key, as the object tells about itself; None if it is like none of them.
@@ -163,7 +194,8 @@ class KeyObjects:
         def attempt(session: Session) -> Kind | None:
             found = required(self._connection.find(session, cka_id), OBJECT_LOST)
             public = find(session, ObjectClass.PUBLIC_KEY, cka_id)
-            fitting = [kind for kind in kinds() if _fits(kind, found, public)]
+            support = self._connection.profile.attributes
+            fitting = [kind for kind in kinds() if _fits(kind, found, public, support)]
             return fitting[0] if len(fitting) == 1 else None
 
         return self._connection.repeatable(attempt)
@@ -178,42 +210,49 @@ class KeyObjects:
             public, private = find(session, ObjectClass.PUBLIC_KEY, cka_id), self._connection.find(session, cka_id)
             if public is None or private is None:
                 return {}, [NO_PUBLIC_HALF]
-            told, wrong = attest(public, template.expected_public(b"", ""))
+            support = self._connection.profile.attributes
+            told, wrong = attest(public, template.expected_public(b"", ""), support.public)
             return told, wrong + disproof(session, template, private, read_public(public, template.facts))
 
         return self._connection.repeatable(attempt)
 
     def check_kind(self, kind: Kind) -> None:
         """Raise UnsupportedOperationException, naming what can be had, if the token cannot make and use such keys."""
-        if not self._can(kind):
+        reason = self._refusal(kind)
+        if reason is not None:
             spec, usage = kind
-            possible = ", ".join(dict.fromkeys(spec for spec, _ in filter(self._can, kinds())))
+            fitting = (each for each in kinds() if each != kind and self._refusal(each) is None)
+            possible = ", ".join(dict.fromkeys(each for each, _ in fitting))
             raise UnsupportedOperationException(
-                f"This token has no keys of KeySpec {spec} for {usage}: it has keys of {possible}."
+                f"This token has no keys of KeySpec {spec} for {usage}{reason}: it has keys of {possible}."
             )
 
-    def _can(self, kind: Kind) -> bool:
-        facts = KEY_FACTS.get(kind[0])
-        return (
-            facts is not None and self._connection.has(facts.generation) and any(map(self._connection.has, uses(kind)))
-        )
+    def _refusal(self, kind: Kind) -> str | None:
+        """Why the token has no keys of that kind, as an addition to a sentence; None if it has."""
+        facts, has = KEY_FACTS.get(kind[0]), self._connection.has
+        if facts is None or not has(facts.generation) or not any(map(has, uses(kind))):
+            return ""
+        outcome = self._trials.outcome(kind[0])
+        return f" ({outcome})" if isinstance(outcome, str) else None
 
 
-def _fits(kind: Kind, found: Object, public: Object | None) -> bool:
+def _fits(kind: Kind, found: Object, public: Object | None, support: AttributeSupport) -> bool:
     """Whether an object, and the public half beside it, are as those of generated keys of that kind."""
     template = template_of(*kind)
     if template is None:
         return False
     decisive = template.expected(b"", "")
     del decisive[Attribute.ID], decisive[Attribute.LABEL]
-    if differences(found, decisive):
+    if differences(found, decisive, support.generated):
         return False
     if not isinstance(template, PairTemplate):
         return public is None
     if public is None:
         return False
     expected = {**template.expected_public(b"", ""), **template.facts.parameters}
-    if template.key_type is KeyType.RSA:
-        expected[Attribute.MODULUS_BITS] = template.facts.bits
+    tolerance = {**support.public, Attribute.EC_PARAMS: template.facts.encodings}
+    # NSS reports no CKA_MODULUS_BITS.
+    if template.key_type is KeyType.RSA and public_half(public).key_size != template.facts.bits:
+        return False
     del expected[Attribute.ID], expected[Attribute.LABEL]
-    return not differences(public, expected)
+    return not differences(public, expected, tolerance)

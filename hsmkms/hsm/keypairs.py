@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 from pkcs11.constants import ObjectClass
+from pkcs11.exceptions import PKCS11Error
 from pkcs11.mechanisms import KeyType, Mechanism
 from pkcs11.types import Session
 
@@ -27,16 +28,18 @@ from hsmkms.hsm.allowed_acts import (
     MAY_VERIFY,
 )
 from hsmkms.hsm.crypto import agreement, oaep, signing
-from hsmkms.hsm.crypto.data_key_pairs import READABLE, WRAPPING, DataKeyPair, make_data_key_pair
+from hsmkms.hsm.crypto.data_key_pairs import READABLE, WAYS, DataKeyPair, Way, make_data_key_pair
 from hsmkms.hsm.crypto.oaep_params import Oaep
 from hsmkms.hsm.crypto.pairs import Public, disproof, make_pair, read_public
 from hsmkms.hsm.crypto.prehash import signs_prehashed
-from hsmkms.hsm.faults import NO_PUBLIC_HALF, OBJECT_LOST, REJECTED
+from hsmkms.hsm.faults import NO_PUBLIC_HALF, OBJECT_LOST, REJECTED, is_loss
 from hsmkms.hsm.objects.backing_keys import Kind, PairTemplate, template_of
 from hsmkms.hsm.objects.handle_keys import BorrowedKey
 from hsmkms.hsm.objects.key_specs import KEY_FACTS
 from hsmkms.hsm.objects.mac_mechanisms import MACS
 from hsmkms.hsm.objects.objects import find, handle_of, required
+from hsmkms.hsm.objects.support import AttributeSupport
+from hsmkms.hsm.pair_trials import PairTrials
 from hsmkms.hsm.session.connection import Connection
 from hsmkms.key_wrapping import oaep_encrypt
 from hsmkms.model.enums import EncryptionAlgorithm, KeySpec, KeyUsage, MacAlgorithm, SigningAlgorithm
@@ -50,13 +53,16 @@ _PROBED: Final[Kind] = (KeySpec.RSA_2048, KeyUsage.ENCRYPT_DECRYPT)
 class KeyPairs:
     """Signing, key agreement, RSA encryption and HMAC on a token. Thread-safe; of no use in a forked child."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, trials: PairTrials) -> None:
         self._connection = connection
+        self._trials = trials
         self._publics: dict[bytes, Public] = {}
         connection.caches.append(self._publics)
         self._trying = threading.Lock()
-        self._oaeps: tuple[Oaep, ...] | None = None
+        self._oaeps: dict[Oaep, str | None] | None = None
         self._prehash: bool | None = None
+        self._ways: dict[KeyType, Way] = {}
+        """By which way private keys of data key pairs leave the token, once a pair of the type was made."""
 
     def sign(self, permit: Permit, cka_id: bytes, algorithm: SigningAlgorithm, data: bytes) -> bytes:
         """Sign a digest, or a message where the algorithm hashes by itself; the signature in the API's encoding."""
@@ -77,7 +83,13 @@ class KeyPairs:
 
         def attempt(session: Session) -> bool:
             half = handle_of(required(find(session, ObjectClass.PUBLIC_KEY, cka_id), NO_PUBLIC_HALF))
-            return signing.verify_on_token(session, half, algorithm, signature, data)
+            try:
+                return signing.verify_on_token(session, half, algorithm, signature, data)
+            except PKCS11Error as exc:
+                if is_loss(exc):
+                    raise
+                self._read_public(session, cka_id, kind)  # the device's error, if it verifies nothing at all
+                return False
 
         return self._connection.repeatable(attempt, "verify")
 
@@ -99,9 +111,13 @@ class KeyPairs:
         """RSAES-OAEP by a private half; RejectedDataError, one for all, for what is wrong with the block."""
         permit.require(MAY_DECRYPT, cka_id)
         wanted, public = oaep.OAEPS[algorithm], self._rsa(cka_id, spec)
-        on_token = wanted in self._oaeps_of_token()
-        if not on_token:
-            self._require(algorithm, Mechanism.RSA_X_509)
+        refusal = self._oaep_refusals()[wanted]
+        on_token = refusal is None
+        if not on_token and not self._connection.has(Mechanism.RSA_X_509):
+            raise UnsupportedOperationException(
+                f"This token cannot do {algorithm}: its own OAEP with {wanted.name} {refusal}, and it lacks "
+                "CKM_RSA_X_509, with which the padding could be removed here."
+            )
 
         def attempt(session: Session, handle: int) -> bytes:
             private = oaep.Private(session, handle, public)
@@ -128,22 +144,38 @@ class KeyPairs:
         return self._connection.use(cka_id, attempt, "mac")
 
     def data_key_pair(self, permit: Permit, spec: KeySpec) -> DataKeyPair:
-        """Make a key pair for the caller, whose private key comes into this process. Nothing stays on the token."""
+        """Make a key pair for the caller, whose private key comes into this process. Nothing stays on the token.
+
+        UnsupportedOperationException, with the token's answers, if it gives no such private key away.
+        """
         permit.require(MAY_MAKE_DATA_KEY_PAIRS)
-        facts, wraps = KEY_FACTS[spec], self._connection.has(WRAPPING)
-        return self._connection.repeatable(lambda session: make_data_key_pair(session, facts, wraps=wraps), "make")
+        facts = self._trials.facts(spec)
+        known = self._ways.get(facts.key_type)
+        ways = (known,) if known is not None else self._possible_ways()
+        made = self._connection.repeatable(lambda session: make_data_key_pair(session, facts, ways), "make")
+        if made.settled:
+            self._ways[facts.key_type] = made.way
+        return made.pair
+
+    def _possible_ways(self) -> tuple[Way, ...]:
+        return tuple(each for each in WAYS if each.wrapping is None or self._connection.has(each.wrapping))
 
     def check_data_key_pair(self, spec: KeySpec) -> None:
         """Raise UnsupportedOperationException, naming what can be had, if the token makes no pairs of that spec."""
-        pairs = [
-            each
-            for each, facts in KEY_FACTS.items()
-            if facts.key_type in READABLE and self._connection.has(facts.generation)
-        ]
-        if spec not in pairs:
+        if not self._makes_pairs(spec):
+            pairs = ", ".join(each for each in KEY_FACTS if self._makes_pairs(each))
             raise UnsupportedOperationException(
-                f"This token makes no data key pairs of KeyPairSpec {spec}: it makes {', '.join(pairs) or 'none'}."
+                f"This token makes no data key pairs of KeyPairSpec {spec}: it makes {pairs or 'none'}."
             )
+
+    def _makes_pairs(self, spec: KeySpec) -> bool:
+        facts = KEY_FACTS.get(spec)
+        return (
+            facts is not None
+            and facts.key_type in READABLE
+            and self._connection.has(facts.generation)
+            and not isinstance(self._trials.outcome(spec), str)
+        )
 
     def check_signing(self, algorithm: SigningAlgorithm) -> None:
         """Raise UnsupportedOperationException, naming what can be had instead, if the token cannot do the algorithm."""
@@ -194,11 +226,13 @@ class KeyPairs:
         if not self._connection.has(mechanism):
             raise UnsupportedOperationException(f"This token cannot do {algorithm}: it lacks CKM_{mechanism.name}.")
 
-    def _oaeps_of_token(self) -> tuple[Oaep, ...]:
-        """The hashes that the token's own OAEP decrypts with: tried out when somebody first asks."""
-        probe = _probe_oaep if self._connection.has(Mechanism.RSA_PKCS_OAEP) else _nothing
-        found: tuple[Oaep, ...] = self._tried("_oaeps", probe)
-        return found
+    def _oaep_refusals(self) -> dict[Oaep, str | None]:
+        """How the token's own OAEP refuses each hash, None for one that it decrypts with: tried at the first call."""
+        support = self._connection.profile.attributes
+        listed = self._connection.has(Mechanism.RSA_PKCS_OAEP)
+        probe = (lambda session: _probe_oaep(session, support)) if listed else _no_oaep
+        refusals: dict[Oaep, str | None] = self._tried("_oaeps", probe)
+        return refusals
 
     def _signs_prehashed(self) -> bool:
         """Whether the token does Ed25519ph, and not Ed25519 whatever it is told: tried out when somebody first asks."""
@@ -214,21 +248,23 @@ class KeyPairs:
             return getattr(self, name)
 
 
-def _nothing(_session: Session) -> tuple[Oaep, ...]:
-    return ()
+def _no_oaep(_session: Session) -> dict[Oaep, str | None]:
+    return dict.fromkeys(oaep.OAEPS.values(), "is not listed")
 
 
-def _probe_oaep(session: Session) -> tuple[Oaep, ...]:
+def _probe_oaep(session: Session, support: AttributeSupport) -> dict[Oaep, str | None]:
     template = template_of(*_PROBED)
     if not isinstance(template, PairTemplate):
         raise TypeError(_PROBED)
-    public, private = make_pair(session, template, b"hsmkms probe 003", "hsmkms probe (a session object)", store=False)
+    public, private = make_pair(
+        session, template, b"hsmkms probe 003", "hsmkms probe (a session object)", support, store=False
+    )
     try:
         key = read_public(public, template.facts).key
         if not isinstance(key, RSAPublicKey):
-            return ()
+            raise TypeError(_PROBED)
         opener = oaep.Private(session, handle_of(private), key)
-        return tuple(each for each in oaep.OAEPS.values() if opener.works(each))
+        return {each: opener.refusal(each) for each in oaep.OAEPS.values()}
     finally:
         private.destroy()
         public.destroy()

@@ -21,7 +21,8 @@ class OwnObjects:
     def generate_mac_key(self, permit: Permit, cka_id: bytes, label: str) -> None:
         """Make an installation key (HMAC-SHA-256) on the token, verified by reading its attributes back."""
         permit.require(MAY_INITIALISE, cka_id)
-        self._connection.keep(cka_id, lambda session: generate(session, INSTALLATION_MAC_KEY, cka_id, label))
+        support = self._connection.profile.attributes
+        self._connection.keep(cka_id, lambda session: generate(session, INSTALLATION_MAC_KEY, cka_id, label, support))
 
     def mac(self, permit: Permit, cka_id: bytes, message: bytes) -> bytes:
         """HMAC-SHA-256 of ``message`` by an installation key: 32 bytes."""

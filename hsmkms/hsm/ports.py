@@ -4,7 +4,7 @@ The classes that do the work (ciphers.py, keypairs.py, imported.py, key_objects.
 session/connection.py) say more about each procedure: shapes, errors, and what is repeated after a lost session.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -95,6 +95,9 @@ class Unwrapping(Protocol):
     def wrapping_algorithms(self) -> tuple[WrappingAlgorithm, ...]:
         """What key material can be imported with: what the token does by itself first, of that the strongest first."""
 
+    def quirks(self) -> tuple[str, ...]:
+        """Sentences for people about what is done otherwise with imported material on this token."""
+
     def check_import(self, kind: Kind) -> None:
         """Raise UnsupportedOperationException if nothing shows that such keys can be imported into this token."""
 
@@ -143,6 +146,11 @@ class Keys(Protocol):
         self, cka_id: bytes, kind: Kind = SYMMETRIC, *, imported: bool = False
     ) -> tuple[dict[str, Any], list[str]]:
         """A backing key's attributes as the token reports them now, and how they differ from what was ordered."""
+
+    def tolerated(
+        self, attributes: Mapping[str, Any], kind: Kind = SYMMETRIC, *, imported: bool = False, public: bool = False
+    ) -> list[str]:
+        """What of the attributes that ``attest`` read is not as ordered, and is a known quirk of the token."""
 
     def identify(self, cka_id: bytes) -> Kind | None:
         """Spec and usage of a generated key, as the object tells about itself; None if it is like none of them."""

@@ -24,6 +24,7 @@ from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY, INSTALLATION_MAC_
 from hsmkms.hsm.objects.handle_keys import BorrowedKey
 from hsmkms.hsm.objects.key_specs import KEY_FACTS
 from hsmkms.hsm.objects.objects import generate, handle_of
+from hsmkms.hsm.probing.attributes import try_attributes
 from hsmkms.hsm.probing.profile import LONG_LABEL_BYTES, NEEDED, check_gcm, label_bytes
 
 _PROBE_ID: Final = b"hsmkms check 001"
@@ -95,7 +96,10 @@ def _random(_token: Token, session: Session) -> tuple[Outcome, str]:
 
 def _template(template: SecretTemplate) -> Callable[[Token, Session], tuple[Outcome, str]]:
     def check(_token: Token, session: Session) -> tuple[Outcome, str]:
-        generate(session, template, _PROBE_ID, _PROBE_LABEL, store=False).destroy()
+        support = try_attributes(session)
+        generate(session, template, _PROBE_ID, _PROBE_LABEL, support, store=False).destroy()
+        if support.quirks:
+            return Outcome.LIMITED, f"sensitive, not extractable, only the ordered usages; {'; '.join(support.quirks)}"
         return Outcome.WORKS, "made as ordered: sensitive, not extractable, not modifiable, not copyable"
 
     return check
@@ -103,7 +107,7 @@ def _template(template: SecretTemplate) -> Callable[[Token, Session], tuple[Outc
 
 def _gcm_computed(token: Token, session: Session) -> tuple[Outcome, str]:
     exact = Mechanism.AES_ECB in token.slot.get_mechanisms()
-    check_gcm(session, exact=exact)
+    check_gcm(session, try_attributes(session), exact=exact)
     if exact:
         return Outcome.WORKS, "equals an independent computation; a changed message is refused"
     return Outcome.LIMITED, "round trip and refusal work; no AES-ECB to compute a known answer with"
@@ -135,16 +139,19 @@ def _gcm_vector(_token: Token, session: Session) -> tuple[Outcome, str]:
 
 
 def _gcm_iv(token: Token, session: Session) -> tuple[Outcome, str]:
-    origin = check_gcm(session, exact=Mechanism.AES_ECB in token.slot.get_mechanisms())
+    origin = check_gcm(session, try_attributes(session), exact=Mechanism.AES_ECB in token.slot.get_mechanisms())
     return Outcome.WORKS, QUIRKS.get(origin, "taken as given: 96 bits of the token's random generator")
 
 
 def _hmac(_token: Token, session: Session) -> tuple[Outcome, str]:
-    made = generate(session, INSTALLATION_MAC_KEY, _PROBE_ID, _PROBE_LABEL, store=False)
+    made = generate(session, INSTALLATION_MAC_KEY, _PROBE_ID, _PROBE_LABEL, try_attributes(session), store=False)
     key = BorrowedKey(session, handle_of(made), KeyType.GENERIC_SECRET)
     tag = key.sign(b"message", mechanism=Mechanism.SHA256_HMAC)
     right = len(tag) == 32 and key.verify(b"message", tag, mechanism=Mechanism.SHA256_HMAC)  # noqa: PLR2004
-    wrong = key.verify(b"another", tag, mechanism=Mechanism.SHA256_HMAC)
+    try:
+        wrong = key.verify(b"another", tag, mechanism=Mechanism.SHA256_HMAC)
+    except PKCS11Error:  # whatever code: it has verified the right one
+        wrong = False
     made.destroy()
     if right and not wrong:
         return Outcome.WORKS, "signs, verifies, and refuses another message"
@@ -152,7 +159,7 @@ def _hmac(_token: Token, session: Session) -> tuple[Outcome, str]:
 
 
 def _labels(_token: Token, session: Session) -> tuple[Outcome, str]:
-    kept = label_bytes(session)
+    kept = label_bytes(session, try_attributes(session))
     if kept < LONG_LABEL_BYTES:
         return Outcome.LIMITED, f"cut to {kept} bytes: short labels are used, without the region"
     return Outcome.WORKS, f"at least {kept} bytes are kept"
@@ -166,7 +173,7 @@ def _key_specs(token: Token, _session: Session) -> tuple[Outcome, str]:
 def _import_checks(token: Token, session: Session) -> list[Check]:
     """What the import of key material needs; a token without it keeps generated keys all the same."""
     try:
-        told = probe_import(token, session, host_unwrap=False)
+        told = probe_import(token, session, try_attributes(session), host_unwrap=False)
     except (HsmKmsError, PKCS11Error) as exc:
         reason = f"could not be tried: {str(exc) or type(exc).__name__}"
         return [Check(name=name, outcome=Outcome.LIMITED, detail=reason) for name in _IMPORT_CHECKS]

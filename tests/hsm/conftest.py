@@ -1,18 +1,73 @@
-"""What the device suite shares: the spied main job, and ways to lose a login behind the device's back."""
+"""What the device suite shares: shared tokens, the spied main job, and ways to lose a login behind the device's back.
 
-import ctypes
+With ``--hsm-driver`` the suite runs on another module than SoftHSM. Then a test passes, or is skipped for a reason that
+the driver names (tokens/driver.py): the test is not about that module, or hsmkms refused what its token cannot do.
+"""
+
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import devices
+import functions
 import pytest
 import spylog
-from devices import SoftHsm
+from devices import NewToken, Token
 from pkcs11.types import Session
+from tokens import options
+from tokens.driver import Driver, NotPossibleError
 
+from hsmkms.errors import TokenUnfitError, UnsupportedOperationException
 from hsmkms.hsm.device import TokenDevice
 
 PROGRAMS = Path(__file__).parent / "programs"
+CKR_USER_NOT_LOGGED_IN = 0x101
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip the tests that say nothing of the module under test."""
+    driver = options.other_driver(config)
+    for item in items if driver else ():
+        reason = driver.exclusion(item.nodeid)
+        if reason:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Turn a test into a skipped one if hsmkms refused something that the driver says its token cannot do."""
+    report = yield
+    driver = options.other_driver(item.config)
+    fault = call.excinfo.value if call.excinfo else None
+    reason = _reason(driver, fault) if driver and fault else None
+    if reason:
+        path, line, _ = item.location
+        report.outcome, report.longrepr = "skipped", (path, (line or 0) + 1, f"Skipped: {reason}")
+    return report
+
+
+def _reason(driver: Driver, fault: BaseException) -> str | None:
+    if isinstance(fault, NotPossibleError):
+        return str(fault)
+    if isinstance(fault, TokenUnfitError | UnsupportedOperationException):
+        reason = driver.refusal(str(fault))
+        return reason and f"refused by hsmkms: {reason}"
+    return None
+
+
+@pytest.fixture(scope="session")
+def new_token(scratch: Path, driver: Driver, pytestconfig: pytest.Config) -> Iterator[NewToken]:
+    """Make tokens in named folders, for fixtures that several tests share. They end with the run."""
+    folders: list[Path] = []
+
+    def make(name: str) -> Token:
+        folder = scratch / name
+        folder.mkdir(mode=0o700)
+        folders.append(folder)
+        return driver.make(folder, pytestconfig.getoption("--hsm-label"))
+
+    yield make
+    for folder in folders:
+        driver.close(folder)
 
 
 @pytest.fixture(scope="session")
@@ -22,12 +77,10 @@ def programs() -> Path:
 
 
 @pytest.fixture(scope="session")
-def main_job(scratch: Path, spy_path: Path) -> spylog.MainJob:
+def main_job(new_token: NewToken, spy_path: Path) -> spylog.MainJob:
     """The main job, done once through the spy."""
-    folder = scratch / "spied"
-    folder.mkdir()
-    log = folder / "spy.log"
-    token = SoftHsm.make(folder)
+    token = new_token("spied")
+    log = token.folder / "spy.log"
     told = devices.run(PROGRAMS / "main_job.py", token.spied(spy_path, log))
     return spylog.MainJob(calls=spylog.read(log), **told)
 
@@ -39,20 +92,11 @@ def session(device: TokenDevice) -> Iterator[Session]:
         yield borrowed
 
 
-def _log_out(library: ctypes.CDLL, device: TokenDevice) -> int:
-    return int(library.C_Logout(ctypes.c_ulong(device.connection.login_handle)))
-
-
-def _close_all_sessions(library: ctypes.CDLL, device: TokenDevice) -> int:
-    return int(library.C_CloseAllSessions(ctypes.c_ulong(device.connection.token.slot.slot_id)))
-
-
-@pytest.fixture(params=[_log_out, _close_all_sessions], ids=["logged out", "sessions closed"])
-def lose(request: pytest.FixtureRequest, module_path: Path) -> Callable[[TokenDevice], None]:
+@pytest.fixture(params=[functions.log_out, functions.close_all_sessions], ids=["logged out", "sessions closed"])
+def lose(request: pytest.FixtureRequest) -> Callable[[TokenDevice], None]:
     """Lose a device's login, or all its sessions, as happens when a token is pulled or restarted."""
-    library = ctypes.CDLL(str(module_path))
 
     def act(device: TokenDevice) -> None:
-        assert request.param(library, device) == 0
+        assert request.param(device) in (0, CKR_USER_NOT_LOGGED_IN)  # lost already, where nothing has needed it since
 
     return act

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_private_key
-from devices import SoftHsm, permit
+from devices import NewToken, permit
 
 from hsmkms.errors import UnsupportedOperationException
 from hsmkms.hsm.crypto.data_key_pairs import first_element
@@ -20,11 +20,9 @@ MAY = Operation.GENERATE_DATA_KEY_PAIR
 
 
 @pytest.fixture(scope="module")
-def device(scratch: Path) -> Iterator[TokenDevice]:
+def device(new_token: NewToken) -> Iterator[TokenDevice]:
     """A token of this module's own: it must be empty at the end of each test."""
-    folder = scratch / "data-key-pairs"
-    folder.mkdir()
-    device = SoftHsm.make(folder).open()
+    device = new_token("data-key-pairs").open()
     yield device
     device.close()
 

@@ -1,18 +1,21 @@
 """Notes on the token: another process replaces one while they are read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 from devices import permit
-from pkcs11.types import Object, Session
+from pkcs11.constants import Attribute
+from pkcs11.types import Session
 
 from hsmkms.errors import ObjectLostError
 from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.objects import data_objects
+from hsmkms.hsm.objects.handle_keys import HandleObject
 from hsmkms.model.permit import OperatorAct
 
 PREFIX = "hsmkms/test/"
-Found = list[tuple[str, Object]]
+Found = list[HandleObject]
 Replace = Callable[[Session, Found], Found]
 
 
@@ -33,14 +36,14 @@ def test_replaced_while_it_is_read(device: TokenDevice, replace: Replace, monkey
     """Whenever another one replaces a note, a reader is told the older or the newer one, and never of none."""
     seal = permit(OperatorAct.SEAL)
     device.own.replace_note(seal, PREFIX, f"{PREFIX}older", b"older")
-    search = data_objects._find
+    search = data_objects.search
 
-    def once(session: Session, prefix: str) -> Found:
-        found = search(session, prefix)
-        monkeypatch.setattr(data_objects, "_find", search)
+    def once(session: Session, wanted: Mapping[Attribute, Any]) -> Found:
+        found = search(session, wanted)
+        monkeypatch.setattr(data_objects, "search", search)
         return replace(session, found)
 
-    monkeypatch.setattr(data_objects, "_find", once)
+    monkeypatch.setattr(data_objects, "search", once)
     assert device.own.notes(seal, PREFIX) == {f"{PREFIX}newer": b"newer"}
 
 
@@ -48,18 +51,18 @@ def test_lost_each_time(device: TokenDevice, monkeypatch: pytest.MonkeyPatch) ->
     """A token that shows an object again and again, and never gives its value, is not asked for ever."""
     seal = permit(OperatorAct.SEAL)
     device.own.replace_note(seal, PREFIX, f"{PREFIX}older", b"older")
-    search, searches = data_objects._find, list[str]()
+    search, searches = data_objects.search, list[Mapping[Attribute, Any]]()
 
-    def always(session: Session, prefix: str) -> Found:
-        searches.append(prefix)
-        found = search(session, prefix)
+    def always(session: Session, wanted: Mapping[Attribute, Any]) -> Found:
+        searches.append(wanted)
+        found = search(session, wanted)
         if len(searches) == 1:
-            found[0][1].destroy()
+            found[0].destroy()
             destroyed.extend(found)
         return destroyed
 
     destroyed: Found = []
-    monkeypatch.setattr(data_objects, "_find", always)
+    monkeypatch.setattr(data_objects, "search", always)
     with pytest.raises(ObjectLostError):
         device.own.notes(seal, PREFIX)
     assert 1 < len(searches) < 100

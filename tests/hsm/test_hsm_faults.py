@@ -6,6 +6,8 @@ import pytest
 from pkcs11 import exceptions as ckr
 
 from hsmkms import errors
+from hsmkms.hsm import return_codes
+from hsmkms.hsm.ckr_names import ckr_name, ckr_of
 from hsmkms.hsm.faults import FAULTS, translate, translated
 
 EXPECTED = {
@@ -37,6 +39,23 @@ EXPECTED = {
     "WrappedKeyLenRange": "RejectedDataError",
     "MechanismInvalid": "UnsupportedOperationException",
     "FunctionNotSupported": "UnsupportedOperationException",
+    "CurveNotSupportedError": "UnsupportedOperationException",
+    "BufferTooSmallError": "TokenError",
+    "NotInitializedError": "SessionLostError",
+    "TokenResourceExceededError": "TokenFullError",
+    "MechanismParamInvalid": "UnsupportedOperationException",
+    "FunctionRejected": "UnsupportedOperationException",
+    "TemplateIncomplete": "UnsupportedOperationException",
+    "TemplateInconsistent": "UnsupportedOperationException",
+    "AttributeTypeInvalid": "UnsupportedOperationException",
+    "AttributeValueInvalid": "UnsupportedOperationException",
+    "AttributeReadOnly": "UnsupportedOperationException",
+    "DomainParamsInvalid": "UnsupportedOperationException",
+    "KeySizeRange": "UnsupportedOperationException",
+    "KeyTypeInconsistent": "UnsupportedOperationException",
+    "UnwrappingKeySizeRange": "UnsupportedOperationException",
+    "UnwrappingKeyTypeInconsistent": "UnsupportedOperationException",
+    "TokenWriteProtected": "TokenError",
 }
 """Typed by hand from the meaning of each code in PKCS #11 2.40, section 5.1."""
 
@@ -59,7 +78,8 @@ def test_table_is_complete() -> None:
 @pytest.mark.parametrize(("fault", "expected"), EXPECTED.items())
 def test_fault_becomes_its_error(fault: str, expected: str) -> None:
     """Each code becomes its own error, with the AWS code of that error, a sentence for people, and its cause."""
-    original = getattr(ckr, fault)("detail of the vendor")
+    original = getattr(ckr, fault, None) or getattr(return_codes, fault)
+    original = original("detail of the vendor")
     with pytest.raises(errors.HsmKmsError) as caught, translated():
         raise original
     assert type(caught.value).__name__ == expected
@@ -69,16 +89,52 @@ def test_fault_becomes_its_error(fault: str, expected: str) -> None:
     assert len(str(caught.value)) > 20
 
 
-@pytest.mark.parametrize("fault", [ckr.ArgumentsBad, ckr.PinIncorrect, ckr.PKCS11Error])
-def test_other_faults_are_internal(fault: type[ckr.PKCS11Error], caplog: pytest.LogCaptureFixture) -> None:
-    """A code outside the table becomes an internal error that tells nothing, while the log has name and detail."""
+@pytest.mark.parametrize(
+    ("fault", "name"),
+    [
+        (ckr.ArgumentsBad, "CKR_ARGUMENTS_BAD"),
+        (ckr.PinIncorrect, "CKR_PIN_INCORRECT"),
+        (ckr.PKCS11Error, "a return code without a name"),
+    ],
+)
+def test_other_faults_are_internal(fault: type[ckr.PKCS11Error], name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A code outside the table becomes an internal error that names the code, while the log has the detail."""
     with caplog.at_level(logging.ERROR, logger="hsmkms.hsm"):
         error = translate(fault("detail of the vendor"))
     assert type(error) is errors.TokenError
     assert error.code == "KMSInternalException"
-    assert str(error) == "the token answered with an unexpected fault; the log has its name"
+    assert str(error) == (
+        f"the token answered {name} to a call that it should accept: check it with `hsmkms token-check`"
+    )
     assert fault.__name__ in caplog.text
     assert "detail of the vendor" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [(0x1B, "CKR_ACTION_PROHIBITED"), (0x68, "CKR_KEY_FUNCTION_NOT_PERMITTED"), (0x140, "CKR_CURVE_NOT_SUPPORTED")],
+)
+def test_refusals_without_a_class(number: int, name: str) -> None:
+    """Codes for which python-pkcs11 has only a number are refusals by name as well."""
+    error = translate(ckr.PKCS11Error(f"Unmapped error code {number:#x}"))
+    assert type(error) is errors.UnsupportedOperationException
+    assert str(error).endswith(f"({name})")
+
+
+def test_names_of_codes() -> None:
+    """Every class has the name of its code in the standard; a vendor's number stays a number."""
+    assert ckr_name(ckr.SlotIDInvalid()) == "CKR_SLOT_ID_INVALID"
+    assert ckr_name(ckr.GeneralError()) == "CKR_GENERAL_ERROR"
+    assert ckr_name(ckr.TokenNotRecognised()) == "CKR_TOKEN_NOT_RECOGNIZED"
+    assert ckr_name(ckr.PKCS11Error("Unmapped error code 0x80000123")) == "CKR 0x80000123"
+    assert ckr_name(ckr.PKCS11Error("Buffer was too small. Should never see this.")) == "CKR_BUFFER_TOO_SMALL"
+    assert ckr_of(errors.TokenError("no code")) == ""
+    with (
+        pytest.raises(errors.UnsupportedOperationException, match=r"\(CKR_MECHANISM_INVALID\)") as caught,
+        translated(),
+    ):
+        raise ckr.MechanismInvalid
+    assert ckr_of(caught.value) == "CKR_MECHANISM_INVALID"
 
 
 def test_known_faults_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -14,7 +14,7 @@ import spylog
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
-from devices import MakeToken, SoftHsm, new_key, permit
+from devices import MakeToken, Token, new_key, permit
 from pkcs11.constants import Attribute, CertificateType, ObjectClass
 from pkcs11.mechanisms import KeyType
 from pkcs11.types import Session
@@ -60,7 +60,7 @@ def test_made_keys_are_known(device: TokenDevice, searches: Counter[str]) -> Non
     assert not searches
 
 
-def test_one_search_per_key(token: SoftHsm, searches: Counter[str]) -> None:
+def test_one_search_per_key(token: Token, searches: Counter[str]) -> None:
     """A key is searched for at its first use only; after some keys the token is enumerated once, and then no more."""
     device = token.open()
     keys = [new_key(device) for _ in range(12)]
@@ -78,7 +78,7 @@ def test_one_search_per_key(token: SoftHsm, searches: Counter[str]) -> None:
 
 
 def test_a_label_is_read_where_a_key_is_found(
-    token: SoftHsm, searches: Counter[str], monkeypatch: pytest.MonkeyPatch
+    token: Token, searches: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether a key that was searched for has a label is known without another search, until it is forgotten."""
     device = token.open()
@@ -119,7 +119,7 @@ def test_enumerated_anew(device: TokenDevice, searches: Counter[str]) -> None:
         assert searches == {"find": handles.ENUMERATE_AFTER - 1, "list_keys": 1}
 
 
-def test_many_objects(token: SoftHsm, searches: Counter[str]) -> None:
+def test_many_objects(token: Token, searches: Counter[str]) -> None:
     """With thousands of objects on the token, forty keys cost three searches and one enumeration, then nothing."""
     device = token.open()
     with device.connection.pool.session() as session:
@@ -210,7 +210,7 @@ def snapshot(device: TokenDevice) -> set[tuple[Any, ...]]:
         }
 
 
-def test_foreign_objects(token: SoftHsm) -> None:
+def test_foreign_objects(token: Token) -> None:
     """Whatever else is on the token breaks nothing, is listed if it is a key with an id, and is never touched."""
     device = token.open()
     count = add_foreign_objects(device)
@@ -260,7 +260,7 @@ def test_inventory_needs_its_witness(device: TokenDevice) -> None:
     assert [each.cka_id for each in device.keys.inventory(key)] == [key]
 
 
-def test_inventory_while_keys_come_and_go(device: TokenDevice, token: SoftHsm, programs: Path) -> None:
+def test_inventory_while_keys_come_and_go(device: TokenDevice, token: Token, programs: Path) -> None:
     """A listing holds all keys that stay, however many another process makes and destroys meanwhile."""
     keys = {new_key(device) for _ in range(5)}
     witness = next(iter(keys))

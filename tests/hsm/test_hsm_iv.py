@@ -5,7 +5,7 @@ from pathlib import Path
 
 import devices
 import pytest
-from devices import SoftHsm, new_key
+from devices import Token, new_key
 from pkcs11.types import Session
 
 from hsmkms.hsm.crypto.iv import BLOCK, IV_BYTES, IvSource
@@ -60,7 +60,7 @@ def test_failing_generator(session: Session) -> None:
     assert len(source.next(session)) == 12
 
 
-def test_none_twice_among_processes(token: SoftHsm, programs: Path) -> None:
+def test_none_twice_among_processes(token: Token, programs: Path) -> None:
     """Four processes that encrypt 20,000 times each with one key, at the same time, share not one IV."""
     device = token.open()
     key = new_key(device)

@@ -8,12 +8,11 @@ from pathlib import Path
 import devices
 import pytest
 import spylog
-from devices import PIN, MakeToken, SoftHsm, new_key, permit
+from devices import MakeToken, Token, new_key, permit
 from pkcs11.constants import TokenFlag
 
 from hsmkms.errors import ClosedError, ConfigurationError, PinError, TokenUnavailableError
 from hsmkms.hsm.device import TokenDevice
-from hsmkms.hsm.session import module as modules
 from hsmkms.hsm.session.login import LoginGate
 from hsmkms.hsm.session.token_choice import TokenChoice, choose
 from hsmkms.model.enums import Operation
@@ -42,17 +41,17 @@ def mode(path: Path) -> int:
 
 
 @pytest.mark.parametrize("pin", [WRONG, "", "1", "x" * 300, "pässwörter"])
-def test_refused_pin_is_not_tried_again(token: SoftHsm, pin: str) -> None:
+def test_refused_pin_is_not_tried_again(token: Token, pin: str) -> None:
     """A refusal of any kind leaves a mark, and then not even the right PIN is read."""
     with pytest.raises(PinError, match="refused the PIN"):
         TokenDevice.open(token.settings(), Reader(pin))
-    right = Reader(PIN)
+    right = Reader(token.pin)
     with pytest.raises(PinError, match=r"hsmkms doctor --retry-pin"):
         TokenDevice.open(token.settings(), right)
     assert right.asked == 0
 
 
-def test_mark_says_nothing_of_the_pin(token: SoftHsm) -> None:
+def test_mark_says_nothing_of_the_pin(token: Token) -> None:
     """The mark names token and time; neither it nor the error says anything of the PIN; both files are private."""
     with pytest.raises(PinError) as caught:
         TokenDevice.open(token.settings(), Reader(WRONG))
@@ -66,12 +65,12 @@ def test_mark_says_nothing_of_the_pin(token: SoftHsm) -> None:
     assert mode(token.folder / "login.lock") == 0o600
 
 
-def test_right_pin_closes_the_mark(token: SoftHsm) -> None:
+def test_right_pin_closes_the_mark(token: Token) -> None:
     """A PIN that a person insists on is tried in spite of the mark; once the token takes it, everybody is let in."""
     gate = LoginGate(token.folder)
     with pytest.raises(PinError):
         TokenDevice.open(token.settings(), Reader(WRONG))
-    TokenDevice.open(token.settings(), lambda: Secret(PIN, insisted=True), accept_final_try=True).close()
+    TokenDevice.open(token.settings(), lambda: Secret(token.pin, insisted=True), accept_final_try=True).close()
     assert gate.mark() is None
     token.open().close()
 
@@ -98,7 +97,7 @@ def from_variable(pin: str, process: str) -> Secret:
     ],
     ids=["file", "changed", "other", "variable", "unknown", "unknown-again"],
 )
-def test_refused_pin_is_not_retried(token: SoftHsm, refused: Secret, again: Secret, told: str) -> None:
+def test_refused_pin_is_not_retried(token: Token, refused: Secret, again: Secret, told: str) -> None:
     """Even when the operator asks for a retry, what is or may be the refused PIN is not sent, unless he insists."""
     mark = token.folder / "pin-refused.json"
     with pytest.raises(PinError, match="refused the PIN"):
@@ -113,24 +112,24 @@ def test_refused_pin_is_not_retried(token: SoftHsm, refused: Secret, again: Secr
     assert mark.stat().st_mtime_ns != written
 
 
-def test_typed_pin_is_retried(token: SoftHsm) -> None:
+def test_typed_pin_is_retried(token: Token) -> None:
     """A PIN that a person has just typed is tried when the operator asks for a retry, and never before."""
-    typed = Secret(PIN, PinOrigin(name="the answer at the prompt", version="2", typed=True))
+    typed = Secret(token.pin, PinOrigin(name="the answer at the prompt", version="2", typed=True))
     with pytest.raises(PinError, match="refused the PIN"):
         TokenDevice.open(token.settings(), lambda: from_file(WRONG, "1"))
     with pytest.raises(PinError, match="correct the PIN, then run"):
         TokenDevice.open(token.settings(), lambda: typed)
     TokenDevice.open(token.settings(), lambda: typed, accept_final_try=True).close()
-    TokenDevice.open(token.settings(), lambda: from_file(PIN, "2")).close()
+    TokenDevice.open(token.settings(), lambda: from_file(token.pin, "2")).close()
 
 
-def test_refused_pin_in_the_memory_of_a_process(token: SoftHsm) -> None:
+def test_refused_pin_in_the_memory_of_a_process(token: Token) -> None:
     """Who still has the refused PIN when the token has taken another one does not send it again."""
     gate = LoginGate(token.folder)
     with pytest.raises(PinError, match="refused the PIN"):
         TokenDevice.open(token.settings(), lambda: from_variable(WRONG, "old"))
-    right = from_variable(PIN, "new")
-    insisted = Secret(PIN, right.origin, insisted=True)
+    right = from_variable(token.pin, "new")
+    insisted = Secret(token.pin, right.origin, insisted=True)
     TokenDevice.open(token.settings(), lambda: insisted, accept_final_try=True).close()
     with pytest.raises(PinError, match="may still give the PIN that was refused"):
         TokenDevice.open(token.settings(), lambda: from_variable(WRONG, "old"))
@@ -138,29 +137,29 @@ def test_refused_pin_in_the_memory_of_a_process(token: SoftHsm) -> None:
     TokenDevice.open(token.settings(), lambda: right).close()
 
 
-def test_refused_pin_that_is_taken_later(token: SoftHsm) -> None:
+def test_refused_pin_that_is_taken_later(token: Token) -> None:
     """A source whose PIN the token takes in the end is no longer listed as refused."""
     with pytest.raises(PinError, match="refused the PIN"):
         TokenDevice.open(token.settings(), lambda: from_file(WRONG, "1"))
-    insisted = Secret(PIN, from_file(PIN, "1").origin, insisted=True)
+    insisted = Secret(token.pin, from_file(token.pin, "1").origin, insisted=True)
     TokenDevice.open(token.settings(), lambda: insisted, accept_final_try=True).close()
-    TokenDevice.open(token.settings(), lambda: from_file(PIN, "1")).close()
+    TokenDevice.open(token.settings(), lambda: from_file(token.pin, "1")).close()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '"text"', "null"])
-def test_unreadable_mark_counts(token: SoftHsm, content: str) -> None:
+def test_unreadable_mark_counts(token: Token, content: str) -> None:
     """A mark that was cut off by a crash or a full disk still keeps everybody from trying."""
     (token.folder / "pin-refused.json").write_text(content)
-    reader = Reader(PIN)
+    reader = Reader(token.pin)
     with pytest.raises(PinError):
         TokenDevice.open(token.settings(), reader)
     assert reader.asked == 0
 
 
-def test_no_second_login_on_the_token(token: SoftHsm, spy_path: Path, programs: Path) -> None:
+def test_no_second_login_on_the_token(token: Token, spy_path: Path, programs: Path) -> None:
     """The spy sees one C_Login with the wrong PIN, and none in the process that comes after it."""
     counts = []
-    for pin in (WRONG, PIN):
+    for pin in (WRONG, token.pin):
         log = token.folder / f"{len(counts)}.log"
         process = devices.start(programs / "try_pin.py", token.spied(spy_path, log), pin=pin)
         process.stdin.write("go\n")
@@ -169,7 +168,7 @@ def test_no_second_login_on_the_token(token: SoftHsm, spy_path: Path, programs: 
     assert counts == [1, 0]
 
 
-def test_many_processes_try_one_pin(token: SoftHsm, spy_path: Path, programs: Path) -> None:
+def test_many_processes_try_one_pin(token: Token, spy_path: Path, programs: Path) -> None:
     """Six processes started at once with a wrong PIN make exactly one C_Login between them."""
     logs = [token.folder / f"{number}.log" for number in range(6)]
     spied = [token.spied(spy_path, log) for log in logs]
@@ -177,13 +176,13 @@ def test_many_processes_try_one_pin(token: SoftHsm, spy_path: Path, programs: Pa
     assert sum(len(spylog.named(spylog.read(log), "C_Login")) for log in logs) == 1
 
 
-def test_right_pin_leaves_no_mark(token: SoftHsm) -> None:
+def test_right_pin_leaves_no_mark(token: Token) -> None:
     """A login that works writes no mark."""
     token.open().close()
     assert LoginGate(token.folder).mark() is None
 
 
-def test_failing_pin_source(token: SoftHsm) -> None:
+def test_failing_pin_source(token: Token) -> None:
     """Trouble with the PIN's source is no refusal: it leaves no mark."""
 
     def broken() -> str:
@@ -194,9 +193,9 @@ def test_failing_pin_source(token: SoftHsm) -> None:
     token.open().close()
 
 
-def test_unwritable_state_folder(token: SoftHsm) -> None:
+def test_unwritable_state_folder(token: Token) -> None:
     """Where no mark could be written, no PIN is read."""
-    reader = Reader(PIN)
+    reader = Reader(token.pin)
     with pytest.raises(ConfigurationError, match="cannot be written"):
         TokenDevice.open(token.settings(state_dir=token.folder / "missing"), reader)
     assert reader.asked == 0
@@ -205,17 +204,17 @@ def test_unwritable_state_folder(token: SoftHsm) -> None:
 def test_token_without_user_pin(make_token: MakeToken) -> None:
     """A token whose user PIN was never set is refused before a PIN is read."""
     token = make_token()
-    module = modules.acquire(token.module, environment=token.environment)
+    module = token.load()
     free = next(slot for slot in module.slots() if not slot.get_token().flags & TokenFlag.TOKEN_INITIALIZED)
     assert module.cryptoki.init_token(free.slot_id, "12345678", "bare") == 0
     module.release()
-    reader = Reader(PIN)
+    reader = Reader(token.pin)
     with pytest.raises(PinError, match="has no user PIN yet"):
         TokenDevice.open(token.settings(choice=TokenChoice(label="bare")), reader)
     assert reader.asked == 0
 
 
-def test_second_opening_shares_the_login(device: TokenDevice, token: SoftHsm) -> None:
+def test_second_opening_shares_the_login(device: TokenDevice, token: Token) -> None:
     """A token that is open in this process is shared without another login, until its last user closes it."""
     reader = Reader(WRONG)
     second = TokenDevice.open(token.settings(), reader)
@@ -229,19 +228,19 @@ def test_second_opening_shares_the_login(device: TokenDevice, token: SoftHsm) ->
     device.close()
 
 
-def test_login_of_others_is_shared(token: SoftHsm) -> None:
+def test_login_of_others_is_shared(token: Token) -> None:
     """If another part of the process is logged in already, its login is used and left standing."""
-    module = modules.acquire(token.module, environment=token.environment)
-    others = choose(module, token.settings().choice).open(rw=True, user_pin=PIN)
+    module = token.load()
+    others = choose(module, token.settings().choice).open(rw=True, user_pin=token.pin)
     device = token.open()
     assert device.keys.holds(new_key(device))
     device.close()
     assert module.cryptoki.logged_in(others.handle)
 
 
-def test_lost_login_reads_the_pin_once(token: SoftHsm, lose: Callable[[TokenDevice], None]) -> None:
+def test_lost_login_reads_the_pin_once(token: Token, lose: Callable[[TokenDevice], None]) -> None:
     """After a lost login the PIN is read and tried once more; if it is refused then, never again."""
-    reader = Reader(PIN, PIN, WRONG)
+    reader = Reader(token.pin, token.pin, WRONG)
     device = TokenDevice.open(token.settings(), reader)
     key = new_key(device)
     leave = permit(Operation.ENCRYPT, key)
@@ -258,14 +257,14 @@ def test_lost_login_reads_the_pin_once(token: SoftHsm, lose: Callable[[TokenDevi
 # -- a PIN that is changed ----------------------------------------------------------------------------------------
 
 
-def test_login_after_a_change_of_the_pin(token: SoftHsm, lose: Callable[[TokenDevice], None]) -> None:
+def test_login_after_a_change_of_the_pin(token: Token, lose: Callable[[TokenDevice], None]) -> None:
     """A process that is logged in goes on after a change, and takes the new PIN when its login is lost later."""
-    settings, reader = token.settings(), Reader(PIN, "another PIN")
+    settings, reader = token.settings(), Reader(token.pin, "another PIN")
     device = TokenDevice.open(settings, reader)
     key = new_key(device)
     gate = LoginGate(settings.state_dir)
     with gate.exclusive():
-        device.connection.change_pin(permit(OperatorAct.CHANGE_PIN), PIN, "another PIN")
+        device.connection.change_pin(permit(OperatorAct.CHANGE_PIN), token.pin, "another PIN")
         gate.note_change()
     assert device.keys.holds(key)
     assert reader.asked == 1
@@ -274,31 +273,31 @@ def test_login_after_a_change_of_the_pin(token: SoftHsm, lose: Callable[[TokenDe
     device.close()
     assert gate.mark() is None
     with pytest.raises(PinError):
-        TokenDevice.open(settings, Reader(PIN))
+        TokenDevice.open(settings, Reader(token.pin))
 
 
-def test_login_that_is_lost_before_a_change(token: SoftHsm, lose: Callable[[TokenDevice], None]) -> None:
+def test_login_that_is_lost_before_a_change(token: Token, lose: Callable[[TokenDevice], None]) -> None:
     """Who changes the PIN under the lock of logins logs in again under it, instead of waiting for itself."""
     settings = token.settings()
-    device = TokenDevice.open(settings, Reader(PIN))
+    device = TokenDevice.open(settings, Reader(token.pin))
     lose(device)
     gate = LoginGate(settings.state_dir)
     with gate.exclusive(), gate.mark_at_hand(token.label, device.profile.serial, None) as leave_mark:
-        device.connection.change_pin(permit(OperatorAct.CHANGE_PIN), PIN, "another PIN")
+        device.connection.change_pin(permit(OperatorAct.CHANGE_PIN), token.pin, "another PIN")
         leave_mark()
     device.close()
     assert gate.mark() is not None
 
 
-def test_pin_that_the_token_does_not_take(token: SoftHsm) -> None:
+def test_pin_that_the_token_does_not_take(token: Token) -> None:
     """A PIN that is too short, or a wrong present one, changes nothing, and leaves no mark."""
     settings = token.settings()
-    device = TokenDevice.open(settings, Reader(PIN))
-    for old, new in ((PIN, "x"), (WRONG, "another PIN")):
+    device = TokenDevice.open(settings, Reader(token.pin))
+    for old, new in ((token.pin, "x"), (WRONG, "another PIN")):
         with pytest.raises(PinError):
             device.connection.change_pin(permit(OperatorAct.CHANGE_PIN), old, new)
     device.close()
-    TokenDevice.open(settings, Reader(PIN)).close()
+    TokenDevice.open(settings, Reader(token.pin)).close()
 
 
 def succeeds(act: Callable[[], object]) -> bool:

@@ -1,14 +1,14 @@
 """Lost logins, lost sessions and dead handles: replaced once, and never taken for an empty token."""
 
-import ctypes
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import devices
+import functions
 import pytest
-from devices import SoftHsm, new_key, permit, until
+from devices import Token, new_key, permit, until
 from pkcs11.constants import ObjectClass
 from pkcs11.types import Session
 
@@ -112,23 +112,23 @@ def test_lost_login_is_not_an_empty_token(device: TokenDevice, key: bytes, lose:
 
 @pytest.mark.parametrize("mended", [False, True], ids=["still lost", "mended by another thread"])
 def test_login_lost_during_a_search(
-    device: TokenDevice, key: bytes, module_path: Path, monkeypatch: pytest.MonkeyPatch, *, mended: bool
+    device: TokenDevice, key: bytes, monkeypatch: pytest.MonkeyPatch, *, mended: bool
 ) -> None:
     """A login that is lost in the midst of a search, even if it is back at its end, makes no key look absent."""
-    library = ctypes.CDLL(str(module_path))
     searched = []
 
     def find_logged_out(*arguments: Any) -> object:  # noqa: ANN401 - what find takes
         searched.append(arguments)
         if len(searched) > 1:
             return find(*arguments)
-        assert library.C_Logout(ctypes.c_ulong(device.connection.login_handle)) == 0
+        assert functions.log_out(device) == 0
         found = find(*arguments)
         if mended:
             device.connection._recover()
         return found
 
     monkeypatch.setattr("hsmkms.hsm.session.connection.find", find_logged_out)
+    device.connection.handles.forget(key)  # so that it is searched for
     assert device.keys.holds(key)
     assert len(searched) == 2
 
@@ -181,13 +181,11 @@ def test_generation_is_never_repeated(
     assert device.keys.holds(new_key(device))
 
 
-def test_losses_leak_no_sessions(device: TokenDevice, key: bytes, module_path: Path, lose: Lose) -> None:
+def test_losses_leak_no_sessions(device: TokenDevice, key: bytes, lose: Lose) -> None:
     """However often the login is lost, no dead login session stays open."""
-    library = ctypes.CDLL(str(module_path))
-    information = (ctypes.c_ulong * 4)()
 
     def living() -> int:
-        return sum(library.C_GetSessionInfo(ctypes.c_ulong(handle), information) == 0 for handle in range(1, 500))
+        return sum(functions.is_open(device, handle) for handle in range(1, 500))
 
     before = living()
     for _ in range(10):
@@ -212,7 +210,7 @@ def test_destroyed_in_another_session(device: TokenDevice, key: bytes) -> None:
     assert device.keys.holds(new_key(device))
 
 
-def test_destroyed_by_another_process(device: TokenDevice, key: bytes, token: SoftHsm, programs: Path) -> None:
+def test_destroyed_by_another_process(device: TokenDevice, key: bytes, token: Token, programs: Path) -> None:
     """The same when another process destroyed it."""
     assert devices.run(programs / "remake_key.py", token, key=key.hex(), again=False)
     with pytest.raises(ObjectLostError):
@@ -220,7 +218,7 @@ def test_destroyed_by_another_process(device: TokenDevice, key: bytes, token: So
     assert not device.keys.holds(key)
 
 
-def test_made_again_by_another_process(device: TokenDevice, key: bytes, token: SoftHsm, programs: Path) -> None:
+def test_made_again_by_another_process(device: TokenDevice, key: bytes, token: Token, programs: Path) -> None:
     """A key that was destroyed and made again is found again by its CKA_ID, under its new handle."""
     old = encrypt(device, key, b"old")
     assert devices.run(programs / "remake_key.py", token, key=key.hex(), again=True)

@@ -5,24 +5,24 @@ from pathlib import Path
 
 import pytest
 import spylog
-from devices import MakeToken, SoftHsm
+from devices import MakeToken, Token
 from msgspec import _core
 
 from hsmkms.errors import ConfigurationError, ModuleError
 from hsmkms.hsm.device import TokenDevice
+from hsmkms.hsm.return_codes import CKR_CRYPTOKI_ALREADY_INITIALIZED, CKR_OK
 from hsmkms.hsm.session import module as modules
-from hsmkms.hsm.session.cryptoki import CKR_CRYPTOKI_ALREADY_INITIALIZED, CKR_OK, Cryptoki
+from hsmkms.hsm.session.cryptoki import Cryptoki
 from hsmkms.hsm.session.token_choice import TokenChoice, tokens
 
 CKR_CRYPTOKI_NOT_INITIALIZED = 0x190
 
 
 def test_locking_is_asked_for(main_job: spylog.MainJob) -> None:
-    """The C_Initialize that takes effect carries CKF_OS_LOCKING_OK; python-pkcs11's own comes too late to matter."""
-    first, second = spylog.named(main_job.calls, "C_Initialize")
-    assert "CKF_OS_LOCKING_OK" in first.text
-    assert first.returned == "CKR_OK"
-    assert second.returned == "CKR_CRYPTOKI_ALREADY_INITIALIZED"
+    """C_Initialize is called once, with CKF_OS_LOCKING_OK: python-pkcs11's own call, which lacks it, is left out."""
+    (only,) = spylog.named(main_job.calls, "C_Initialize")
+    assert "CKF_OS_LOCKING_OK" in only.text
+    assert only.returned == "CKR_OK"
 
 
 def test_module_is_finalised(main_job: spylog.MainJob) -> None:
@@ -59,20 +59,20 @@ def test_other_library_is_no_module() -> None:
     assert not modules._registry._open
 
 
-def test_wrong_environment(token: SoftHsm, tmp_path: Path) -> None:
+def test_wrong_environment(token: Token, tmp_path: Path) -> None:
     """A module that refuses to start is a ModuleError with its CKR code; with the right environment it starts."""
     with pytest.raises(ModuleError, match=r"C_Initialize: CKR 0x[0-9a-f]{8}.*token\.environment"):
         modules.acquire(token.module, environment={"SOFTHSM2_CONF": str(tmp_path / "nothing.conf")})
     token.open().close()
 
 
-def test_reserved_reaches_the_module(token: SoftHsm) -> None:
+def test_reserved_reaches_the_module(token: Token) -> None:
     """PReserved is passed on: SoftHSM, which allows none, answers CKR_ARGUMENTS_BAD (7)."""
     with pytest.raises(ModuleError, match="0x00000007"):
         token.open(init_reserved="configDir='/nowhere'")
 
 
-def test_second_environment_is_refused(device: TokenDevice, token: SoftHsm, tmp_path: Path) -> None:
+def test_second_environment_is_refused(device: TokenDevice, token: Token, tmp_path: Path) -> None:
     """While a module is open, another environment for it is refused, and the open device goes on."""
     with pytest.raises(ConfigurationError, match=r"another token\.environment"):
         token.open(environment={"SOFTHSM2_CONF": str(tmp_path / "other.conf")})
@@ -89,10 +89,10 @@ def test_configuration_is_read_again(make_token: MakeToken) -> None:
         device.close()
 
 
-def test_last_user_finalises(token: SoftHsm) -> None:
+def test_last_user_finalises(token: Token) -> None:
     """A module is shared by all its users and finalised by the last one only."""
-    first = modules.acquire(token.module, environment=token.environment)
-    second = modules.acquire(token.module, environment=token.environment)
+    first = token.load()
+    second = token.load()
     assert first is second
     first.release()
     assert [each.label for each in tokens(second)] == [token.label]
@@ -100,15 +100,15 @@ def test_last_user_finalises(token: SoftHsm) -> None:
     assert second.cryptoki.finalize() == CKR_CRYPTOKI_NOT_INITIALIZED
 
 
-def test_symbolic_links_are_one_module(token: SoftHsm, tmp_path: Path) -> None:
+def test_symbolic_links_are_one_module(token: Token, tmp_path: Path) -> None:
     """Two paths to one file are one module: it has one state in the process."""
     link = tmp_path / "link.so"
     link.symlink_to(token.module)
-    first = modules.acquire(token.module, environment=token.environment)
+    first = token.load()
     assert modules.acquire(link, environment=token.environment) is first
 
 
-def test_module_of_others_is_refused(token: SoftHsm) -> None:
+def test_module_of_others_is_refused(token: Token) -> None:
     """A module that another part of the process initialised, maybe without locking, is refused and left alone."""
     os.environ.update(token.environment)
     others = Cryptoki(str(token.module))
@@ -120,7 +120,7 @@ def test_module_of_others_is_refused(token: SoftHsm) -> None:
     token.open().close()
 
 
-def test_failed_opening_leaves_nothing(token: SoftHsm) -> None:
+def test_failed_opening_leaves_nothing(token: Token) -> None:
     """An opening that fails after the module was loaded gives the module back."""
     with pytest.raises(Exception, match="no token fits"):
         token.open(choice=TokenChoice(label="another"))

@@ -115,11 +115,15 @@ def test_probe_leaves_session_objects_only(main_job: spylog.MainJob) -> None:
 
 
 def test_material_stays_on_the_token(main_job: spylog.MainJob) -> None:
-    """In the whole main job no object is created from bytes, none wrapped, and CKA_VALUE is never asked for."""
+    """In the whole main job no object is created from bytes, none wrapped, and CKA_VALUE is never asked for.
+
+    The one attempt to copy is that of the probe, with its own session key, and the token refuses it.
+    """
     assert main_job.opened == "a line of a real file"
     assert main_job.deviations == []
-    forbidden = ("C_CreateObject", "C_CopyObject", "C_WrapKey", "C_UnwrapKey", "C_DeriveKey", "C_SetAttributeValue")
+    forbidden = ("C_CreateObject", "C_WrapKey", "C_UnwrapKey", "C_DeriveKey", "C_SetAttributeValue")
     assert spylog.named(main_job.calls, *forbidden) == []
+    assert spylog.refused_copies(main_job.calls) == 1
     read = {name for each in spylog.named(main_job.calls, "C_GetAttributeValue") for name in each.attributes}
     assert "CKA_ID" in read
     assert "CKA_VALUE" not in read

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from devices import PIN, SoftHsm, new_key, permit, until
+from devices import PIN, Token, new_key, permit, until
 from msgspec import Struct
 from shims import Played
 
@@ -61,7 +61,7 @@ def logins() -> list[float]:
 
 
 @pytest.fixture
-def bench(token: SoftHsm, shim_path: Path, logins: list[float]) -> Iterator[Bench]:
+def bench(token: Token, shim_path: Path, logins: list[float]) -> Iterator[Bench]:
     """A played token with a key that has been used."""
     played = Played.of(token, shim_path)
 
@@ -110,7 +110,7 @@ def test_comes_back(bench: Bench, orders: tuple[str, ...], logins: list[float]) 
     assert bench.device.connection.sessions().outages == 1
 
 
-def test_refused_pin_is_not_repeated(bench: Bench, logins: list[float], token: SoftHsm) -> None:
+def test_refused_pin_is_not_repeated(bench: Bench, logins: list[float], token: Token) -> None:
     """A PIN that is refused while coming back is sent once; corrected and allowed again, all goes on by itself."""
     bench.played.order("fault * 1 return 0xb3", "fault C_GetSessionInfo 1+ return 0xb3", "fault C_Login * return 0xa0")
     assert "PIN" in bench.fails()
@@ -221,7 +221,7 @@ def test_token_with_few_sessions(bench: Bench, shim_path: Path, *, told: bool) -
 
 
 @pytest.mark.parametrize("sessions", [1, 8])
-def test_slow_token_serves_as_many_as_it_has_sessions(token: SoftHsm, shim_path: Path, sessions: int) -> None:
+def test_slow_token_serves_as_many_as_it_has_sessions(token: Token, shim_path: Path, sessions: int) -> None:
     """While calls take their time, as many as there are sessions are in the token at once, and all others wait."""
     played = Played.of(token, shim_path)
     device = played.token.open(max_sessions=sessions, session_wait_seconds=PATIENCE)
@@ -250,7 +250,7 @@ def test_pauses_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (pauses[0] <= 0.1, pauses[-1]) == (True, 2.0)
 
 
-def test_token_whose_file_is_being_written(token: SoftHsm, shim_path: Path) -> None:
+def test_token_whose_file_is_being_written(token: Token, shim_path: Path) -> None:
     """A token that finds no PIN of its own, though it says that it has one, has refused none: it is loaded again."""
     played = Played.of(token, shim_path)
     played.order("fault C_Login until-initialized return 0x102")

@@ -2,14 +2,13 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey, MLDSA65PrivateKey, MLDSA87PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
-from devices import SoftHsm
+from devices import NewToken
 from pkcs11.constants import Attribute, ObjectClass
 from pkcs11.exceptions import AttributeSensitive
 from pkcs11.types import Session
@@ -52,11 +51,9 @@ USAGES = {
 
 
 @pytest.fixture(scope="module")
-def session(scratch: Path) -> Iterator[Session]:
+def session(new_token: NewToken) -> Iterator[Session]:
     """A session with a token that the tests of this module share."""
-    folder = scratch / "pairs"
-    folder.mkdir()
-    device = SoftHsm.make(folder).open()
+    device = new_token("pairs").open()
     with device.connection.pool.session() as borrowed:
         yield borrowed
     device.close()

@@ -279,6 +279,7 @@ ACTS_ON_THE_TOKEN = {
     "read_notes",
     "remove_notes",
     "set_pin",
+    "try_pair",
 }
 """Names of calls that use, make or destroy an object on the token, or draw from its generator."""
 
@@ -290,6 +291,10 @@ SHOWS_THE_TOKEN_ONLY = {
     "attest",
     "attest_public",
     "check_signing",
+    "check_kind",
+    "check_data_key_pair",
+    "quirks",
+    "tolerated",
 }
 """Make session objects of their own and destroy them: the probes, when somebody asks what the token can do."""
 

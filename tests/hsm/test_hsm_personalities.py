@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import wrapped
-from devices import MakeToken, SoftHsm, new_key, permit
+from devices import MakeToken, Token, new_key, permit
 from pkcs11.types import Session
 from shims import (
     CUT_LABELS,
@@ -73,15 +73,9 @@ def personality(request: pytest.FixtureRequest) -> Personality:
 
 
 @pytest.fixture(params=PERSONALITIES, ids=lambda each: each.name)
-def token(request: pytest.FixtureRequest, make_token: MakeToken, shim_path: Path) -> SoftHsm:
+def token(request: pytest.FixtureRequest, make_token: MakeToken, shim_path: Path) -> Token:
     """A fresh token of each personality."""
     return Played.of(make_token(), shim_path, *request.param.orders).token
-
-
-@pytest.fixture
-def module_path(shim_path: Path) -> Path:
-    """The module behind which the token is."""
-    return shim_path
 
 
 def on(*personalities: Personality) -> pytest.MarkDecorator:

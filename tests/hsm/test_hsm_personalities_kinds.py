@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from devices import SoftHsm
+from devices import NewToken
 from shims import EVERYTHING, Played
 from test_hsm_keypairs import (  # noqa: F401
     Bench,
@@ -18,10 +18,8 @@ from test_hsm_keypairs import (  # noqa: F401
 
 
 @pytest.fixture(scope="module")
-def bench(scratch: Path, shim_path: Path) -> Iterator[Bench]:
+def bench(new_token: NewToken, shim_path: Path) -> Iterator[Bench]:
     """The token that the tests of this module share."""
-    folder = scratch / "kinds-of-keys"
-    folder.mkdir()
-    device = Played.of(SoftHsm.make(folder), shim_path, *EVERYTHING.orders).token.open()
+    device = Played.of(new_token("kinds-of-keys"), shim_path, *EVERYTHING.orders).token.open()
     yield Bench(device)
     device.close()

@@ -5,13 +5,12 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from devices import SoftHsm
+from devices import Token
 from pkcs11.constants import TokenFlag
 from pkcs11.exceptions import GeneralError, SessionCount
 from pkcs11.types import Session
 
 from hsmkms.errors import ClosedError, ThrottlingException, TokenUnavailableError
-from hsmkms.hsm.session import module as modules
 from hsmkms.hsm.session.login import open_session
 from hsmkms.hsm.session.pool import SessionPool
 from hsmkms.hsm.session.token_choice import choose
@@ -26,9 +25,9 @@ def opened() -> list[Session]:
 
 
 @pytest.fixture
-def make_pool(token: SoftHsm, opened: list[Session]) -> Iterator[MakePool]:
+def make_pool(token: Token, opened: list[Session]) -> Iterator[MakePool]:
     """Make pools of sessions on a token: ``make_pool(size, wait_seconds)``."""
-    module = modules.acquire(token.module, environment=token.environment)
+    module = token.load()
     chosen = choose(module, token.settings().choice)
     assert chosen.flags & TokenFlag.TOKEN_INITIALIZED
 

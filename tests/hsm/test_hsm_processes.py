@@ -4,23 +4,23 @@ from pathlib import Path
 
 import devices
 import pytest
-from devices import SoftHsm, new_key
+from devices import Token, new_key
 
 
-def test_threads(token: SoftHsm, programs: Path) -> None:
+def test_threads(token: Token, programs: Path) -> None:
     """Eight threads with 2,000 mixed operations each work on one device without a failure."""
     told = devices.run(programs / "hammer.py", token, threads=8, rounds=2000, sessions=16)
     assert told["failures"] == []
     assert 1 <= told["sessions"] <= 8
 
 
-def test_more_threads_than_sessions(token: SoftHsm, programs: Path) -> None:
+def test_more_threads_than_sessions(token: Token, programs: Path) -> None:
     """Sixteen threads get on with two sessions, and no third is opened."""
     told = devices.run(programs / "hammer.py", token, threads=16, rounds=200, sessions=2)
     assert told == {"failures": [], "sessions": 2}
 
 
-def test_processes_at_the_same_instant(token: SoftHsm, programs: Path) -> None:
+def test_processes_at_the_same_instant(token: Token, programs: Path) -> None:
     """Four processes that open one token at the same instant all get in, five times over, and use one key."""
     device = token.open()
     key = new_key(device)
@@ -30,7 +30,7 @@ def test_processes_at_the_same_instant(token: SoftHsm, programs: Path) -> None:
         assert told == ["at once"] * 4
 
 
-def test_processes_that_make_keys_at_the_same_instant(token: SoftHsm, programs: Path, tmp_path: Path) -> None:
+def test_processes_that_make_keys_at_the_same_instant(token: Token, programs: Path, tmp_path: Path) -> None:
     """Whatever several processes make at the same instant, each sees at once what the others have made."""
     told = devices.run_together(
         programs / "make_and_look.py", [token] * 3, folder=str(tmp_path), rounds=60, processes=3
@@ -38,7 +38,7 @@ def test_processes_that_make_keys_at_the_same_instant(token: SoftHsm, programs: 
     assert told == [0, 0, 0]
 
 
-def test_fork(token: SoftHsm, programs: Path) -> None:
+def test_fork(token: Token, programs: Path) -> None:
     """A forked child can use nothing of its parent's, opens a device of its own, and repeats none of its IVs."""
     told = devices.run(programs / "fork.py", token)
     child = told["child"]
@@ -52,7 +52,7 @@ def test_fork(token: SoftHsm, programs: Path) -> None:
     assert len({*own, *told["parent"]}) == 203
 
 
-def test_unreadable_report_is_a_failure(token: SoftHsm, tmp_path: Path) -> None:
+def test_unreadable_report_is_a_failure(token: Token, tmp_path: Path) -> None:
     """A program that dies fails its test with what it wrote: the tests above can't pass by silence."""
     broken = tmp_path / "broken.py"
     broken.write_text("import os; os.kill(os.getpid(), 11)")

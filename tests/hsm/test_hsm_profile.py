@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from devices import MakeToken, SoftHsm
+from devices import MakeToken, Token
 from pkcs11.constants import Attribute
 from pkcs11.mechanisms import KeyType
 
@@ -35,7 +35,7 @@ def objects(device: TokenDevice) -> int:
         return len(list(session.get_objects({})))
 
 
-def test_profile(device: TokenDevice, token: SoftHsm) -> None:
+def test_profile(device: TokenDevice, token: Token) -> None:
     """The probe tells what this token is and can do; AES-GCM was compared with an independent computation."""
     told = device.profile
     assert (told.label, told.serial) == (token.label, token.serial)
@@ -109,7 +109,7 @@ def test_token_without_aes_ecb(make_token: MakeToken) -> None:
     ids=["wrong answer", "lost plaintext", "changed data accepted"],
 )
 def test_token_with_wrong_gcm(
-    token: SoftHsm, monkeypatch: pytest.MonkeyPatch, name: str, spoiled: Callable[..., bytes]
+    token: Token, monkeypatch: pytest.MonkeyPatch, name: str, spoiled: Callable[..., bytes]
 ) -> None:
     """A token whose AES-GCM gives another answer, loses plaintext, or accepts changed data is refused at start."""
     monkeypatch.setattr(profiles, name, spoiled)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import devices
 import pytest
-from devices import SoftHsm, new_key, permit
+from devices import Token, new_key, permit
 from shims import PERSONALITIES, Played
 
 from hsmkms.errors import TokenError, TokenFullError, TokenUnavailableError
@@ -16,7 +16,7 @@ from hsmkms.model.enums import Operation
 
 
 @pytest.fixture
-def played(token: SoftHsm, shim_path: Path) -> Played:
+def played(token: Token, shim_path: Path) -> Played:
     """A token behind the shim, which is told nothing yet."""
     return Played.of(token, shim_path)
 
@@ -34,7 +34,7 @@ def works(device: TokenDevice) -> bool:
     return device.ciphers.decrypt(permit(Operation.DECRYPT, key), key, iv, body, b"") == b"x"
 
 
-def test_nothing_is_changed_without_an_order(device: TokenDevice, token: SoftHsm) -> None:
+def test_nothing_is_changed_without_an_order(device: TokenDevice, token: Token) -> None:
     """Untold, the shim shows SoftHSM itself: the same profile, mechanisms, limits and attributes."""
     key = new_key(device)
     told = (

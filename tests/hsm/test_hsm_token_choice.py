@@ -7,13 +7,12 @@ from devices import SoftHsm, new_key
 from msgspec.structs import replace
 
 from hsmkms.errors import TokenNotFoundError
-from hsmkms.hsm.session import module as modules
 from hsmkms.hsm.session.token_choice import TokenChoice, tokens
 
 
 def serials(token: SoftHsm) -> list[str]:
     """Serials of all tokens beside this one."""
-    module = modules.acquire(token.module, environment=token.environment)
+    module = token.load()
     try:
         return [each.serial.decode() for each in tokens(module)]
     finally:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from devices import PIN, MakeToken, SoftHsm, new_key, permit
+from devices import PIN, MakeToken, Token, new_key, permit
 from pkcs11.constants import Attribute
 from shims import Played, ignoring
 from test_hsm_login import WRONG, Reader
@@ -24,7 +24,7 @@ def played(make_token: MakeToken, shim_path: Path) -> Played:
 
 
 @pytest.fixture
-def token(played: Played) -> SoftHsm:
+def token(played: Played) -> Token:
     """The same token."""
     return played.token
 
@@ -82,7 +82,6 @@ IGNORED = [
     (Attribute.EXTRACTABLE, True),
     (Attribute.SENSITIVE, False),
     (Attribute.MODIFIABLE, True),
-    (Attribute.COPYABLE, True),
     (Attribute.PRIVATE, False),
     (Attribute.WRAP, True),
     (Attribute.DERIVE, True),

@@ -9,7 +9,7 @@ import wrapped
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.padding import MGF1, OAEP
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from devices import MakeToken, SoftHsm, new_key, permit
+from devices import MakeToken, Token, new_key, permit
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pkcs11.types import Session
@@ -123,7 +123,7 @@ def bench(device: TokenDevice) -> Bench:
 
 
 @pytest.fixture
-def host_bench(token: SoftHsm) -> Iterator[Bench]:
+def host_bench(token: Token) -> Iterator[Bench]:
     """The same where key material may pass through this process."""
     device = token.open(host_unwrap=True)
     yield Bench(device)
@@ -207,7 +207,7 @@ def test_import_again(bench: Bench) -> None:
     assert opens(bench, keys[1], secret)
 
 
-def test_imported_key_is_found_again(bench: Bench, token: SoftHsm) -> None:
+def test_imported_key_is_found_again(bench: Bench, token: Token) -> None:
     """After the wrapping key is gone and the device was closed, the imported key is there and works."""
     secret = os.urandom(32)
     key = bench.bring(bench.wrap(KEY_WRAP_1, secret))

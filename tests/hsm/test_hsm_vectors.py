@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from devices import SoftHsm
+from devices import NewToken
 from pkcs11.constants import Attribute, ObjectClass
 from pkcs11.mechanisms import KeyType
 from pkcs11.types import Session
@@ -36,11 +36,9 @@ VECTORS = Path(cryptography_vectors.__file__).parent / "asymmetric"
 
 
 @pytest.fixture(scope="module")
-def session(scratch: Path) -> Iterator[Session]:
+def session(new_token: NewToken) -> Iterator[Session]:
     """A session with a token that the tests of this module share."""
-    folder = scratch / "vectors"
-    folder.mkdir()
-    device = SoftHsm.make(folder).open()
+    device = new_token("vectors").open()
     with device.connection.pool.session() as borrowed:
         yield borrowed
     device.close()

@@ -142,13 +142,65 @@ static void parse_ignored(struct ignored *ignored, char **rest, const char *line
     ignored->value = number(strtok_r(NULL, " ", rest), line) != 0;
 }
 
+static void parse_unknown(struct control *control, char **rest, const char *line)
+{
+    static const char *const manners[] = {"marked", "stops", "refused"};
+    int at = control->unknown_count++;
+    control->unknown[at] = number(strtok_r(NULL, " ", rest), line);
+    control->unknown_manner[at] = one_of(strtok_r(NULL, " ", rest), manners, 3, line);
+}
+
+static void parse_reported(struct reported *reported, char **rest, const char *line)
+{
+    static const char *const values[] = {"0", "1", "none"};
+    static const char *const objects[] = {"public", "unwrapped"};
+    reported->attribute = number(strtok_r(NULL, " ", rest), line);
+    reported->value = one_of(strtok_r(NULL, " ", rest), values, 3, line);
+    if (reported->value == 2)
+        reported->value = -1;
+    char *word = strtok_r(NULL, " ", rest);
+    reported->objects = word == NULL ? ALL_OBJECTS : PUBLIC_OBJECTS + one_of(word, objects, 2, line);
+}
+
+/* How a token treats attributes otherwise (deviating.c); false if the order is another one. */
+static int parse_deviation(struct control *control, const char *order, char **rest, const char *line)
+{
+    if (control->unwrapped_count == MOST_RULES || control->refused_count == MOST_RULES ||
+        control->reported_count == MOST_RULES)
+        wrong("too many orders of one kind");
+    if (strcmp(order, "ignore_unwrapped") == 0)
+        parse_ignored(&control->unwrapped[control->unwrapped_count++], rest, line);
+    else if (strcmp(order, "refuse") == 0) {
+        struct refused *refused = &control->refused[control->refused_count++];
+        refused->attribute = number(strtok_r(NULL, " ", rest), line);
+        refused->code = number(strtok_r(NULL, " ", rest), line);
+    } else if (strcmp(order, "report") == 0)
+        parse_reported(&control->reported[control->reported_count++], rest, line);
+    else if (strcmp(order, "readable_copies") == 0)
+        control->readable_copies = 1;
+    else if (strcmp(order, "kwp_by_new_number") == 0)
+        control->kwp_by_new_number = 1;
+    else if (strcmp(order, "ed25519_by_oid") == 0)
+        control->ed25519_by_oid = 1;
+    else
+        return 0;
+    return 1;
+}
+
+static void parse_messages(struct control *control, const char *word, const char *line)
+{
+    static const char *const kinds[] = {"caller", "random", "counted", "wrong"};
+    control->messages = MESSAGES_CALLER + one_of(word, kinds, 4, line);
+}
+
 static void parse(struct orders *orders, char *words, const char *line)
 {
     struct control *control = &orders->control;
     char *rest, *order = strtok_r(words, " ", &rest);
     if (order == NULL || *order == '#')
         return;
-    if (control->hidden_count == MOST_RULES || control->ignored_count == MOST_RULES || orders->rule_count == MOST_RULES)
+    if (control->hidden_count == MOST_RULES || control->ignored_count == MOST_RULES ||
+        control->unknown_count == MOST_RULES || orders->rule_count == MOST_RULES)
         wrong("too many orders of one kind");
     if (strcmp(order, "fault") == 0)
         parse_fault(&orders->rules[orders->rule_count++], &rest, line);
@@ -169,9 +221,17 @@ static void parse(struct orders *orders, char *words, const char *line)
         control->sessions_untold = flag(strtok_r(NULL, " ", &rest), "untold", line);
     } else if (strcmp(order, "ignore") == 0)
         parse_ignored(&control->ignored[control->ignored_count++], &rest, line);
+    else if (strcmp(order, "unknown") == 0)
+        parse_unknown(control, &rest, line);
+    else if (strcmp(order, "messages") == 0)
+        parse_messages(control, strtok_r(NULL, " ", &rest), line);
+    else if (strcmp(order, "exact_numbers") == 0)
+        control->exact_numbers = 1;
+    else if (strcmp(order, "room") == 0)
+        control->least_room = number(strtok_r(NULL, " ", &rest), line);
     else if (strcmp(order, "pin_tries") == 0)
         control->pin_tries = (int)number(strtok_r(NULL, " ", &rest), line);
-    else
+    else if (!parse_deviation(control, order, &rest, line))
         wrong(line);
     if (strtok_r(NULL, " ", &rest) != NULL)
         wrong(line);

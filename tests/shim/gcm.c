@@ -59,6 +59,8 @@ static int is_welcome(const CK_GCM_PARAMS *given)
 CK_RV play_C_EncryptInit(CK_ULONG session, CK_MECHANISM *mechanism, CK_ULONG key)
 {
     const struct control *now = control();
+    if (message_is_active(session))
+        return CKR_OPERATION_ACTIVE;
     struct begun *left = begun(session, 0);
     if (left != NULL)
         end(left);

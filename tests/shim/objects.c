@@ -19,6 +19,9 @@ CK_RV shape(const CK_ATTRIBUTE *template, CK_ULONG count, struct shaped *shaped)
     const struct control *now = control();
     if (count > MOST_ATTRIBUTES)
         return CKR_GENERAL_ERROR;
+    CK_RV refused = refuse(template, count);
+    if (refused != CKR_OK)
+        return refused;
     if (count > 0)
         memcpy(shaped->attributes, template, count * sizeof *template);
     shaped->count = count;
@@ -31,7 +34,7 @@ CK_RV shape(const CK_ATTRIBUTE *template, CK_ULONG count, struct shaped *shaped)
         }
         ignore(attribute);
     }
-    return CKR_OK;
+    return name_curve(shaped);
 }
 
 CK_ATTRIBUTE *attribute_of(struct shaped *shaped, CK_ULONG type)
@@ -139,7 +142,7 @@ static int is_wrapping_key(CK_ULONG session, CK_ULONG object)
 CK_RV play_C_GetAttributeValue(CK_ULONG session, CK_ULONG object, CK_ATTRIBUTE *template, CK_ULONG count)
 {
     const struct control *now = control();
-    CK_RV told = real->C_GetAttributeValue(session, object, template, count);
+    CK_RV told = read_attributes(session, object, template, count);
     for (CK_ULONG at = 0; told == CKR_OK && at < count; at++) {
         CK_ATTRIBUTE *each = &template[at];
         if (each->pValue == NULL)
@@ -149,5 +152,5 @@ CK_RV play_C_GetAttributeValue(CK_ULONG session, CK_ULONG object, CK_ATTRIBUTE *
         if (now->lying_lengths && each->type == CKA_VALUE_LEN && !boolean_of(session, object, CKA_LOCAL, 1))
             *(CK_ULONG *)each->pValue = now->told_length;
     }
-    return told;
+    return report(session, object, template, count, told);
 }

@@ -21,6 +21,27 @@
  *   lengths honest|N       CKA_VALUE_LEN of unwrapped keys is right, or always N
  *   sessions N [untold]    at most N sessions in this process, which C_GetTokenInfo tells, or does not
  *   ignore ATTRIBUTE 0|1   whatever value a template orders for this boolean, objects get this one
+ *   unknown ATTRIBUTE marked|stops|refused
+ *                          C_GetAttributeValue does not know it. marked: as the standard wants, its length becomes -1,
+ *                          and all others are answered. stops: those behind it are left as they are. refused: it
+ *                          answers CKR_GENERAL_ERROR and nothing else, also for this attribute alone.
+ *   messages caller|random|counted|wrong
+ *                          PKCS #11 3.0 with C_MessageEncryptInit, C_EncryptMessage and C_MessageEncryptFinal for
+ *                          AES-GCM, beside which a session encrypts and decrypts nothing else. caller: the IV is the
+ *                          caller's. random: the token insists on CKG_GENERATE_RANDOM. counted: the same, and counts.
+ *                          wrong: it takes the caller's IV and uses another. To faults they are C_EncryptInit and
+ *                          C_Encrypt.
+ *   exact_numbers          C_GetAttributeValue answers CKR_BUFFER_TOO_SMALL for a number whose buffer is not of its size
+ *   room N                 C_Sign answers CKR_BUFFER_TOO_SMALL to a buffer of fewer than N bytes
+ *   ignore_unwrapped ATTRIBUTE 0|1
+ *                          the same for objects of C_UnwrapKey alone
+ *   refuse ATTRIBUTE CKR   a template that has this attribute is refused with this number
+ *   report ATTRIBUTE 0|1|none [public|unwrapped]
+ *                          C_GetAttributeValue gives this value, or CKR_ATTRIBUTE_TYPE_INVALID, for all objects, or
+ *                          for public keys alone, or for those alone that were unwrapped
+ *   readable_copies        C_CopyObject makes extractable copies of keys that are not
+ *   kwp_by_new_number      AES-KWP is 0x210B (PKCS #11 3.0), not 0x210A
+ *   ed25519_by_oid         Ed25519 is named by its object identifier, not by a PrintableString
  *   pin_tries N            the N-th wrong user PIN in a row locks; CK_TOKEN_INFO tells COUNT_LOW, FINAL_TRY and
  *                          LOCKED. The count is in the file SHIM_CONTROL.pins; C_InitPIN sets it back.
  *
@@ -63,7 +84,7 @@
     }
 FUNCTIONS(WAY)
 
-static CK_FUNCTION_LIST list_of_ways = {
+CK_FUNCTION_LIST list_of_ways = {
     .version = {2, 40},
 #define ENTRY(name, parameters, arguments) .name = name,
     FUNCTIONS(ENTRY)

@@ -24,6 +24,19 @@ struct ignored {
     CK_BYTE value;
 };
 
+struct refused {
+    CK_ULONG attribute;
+    CK_RV code;
+};
+
+enum objects { ALL_OBJECTS, PUBLIC_OBJECTS, UNWRAPPED_OBJECTS };
+
+struct reported {
+    CK_ULONG attribute;
+    int value; /* -1: nothing is reported */
+    enum objects objects;
+};
+
 enum { MOST_RULES = 32 };
 
 struct control {
@@ -41,7 +54,22 @@ struct control {
     int sessions_untold;
     struct ignored ignored[MOST_RULES];
     int ignored_count;
+    struct ignored unwrapped[MOST_RULES];
+    int unwrapped_count;
+    struct refused refused[MOST_RULES];
+    int refused_count;
+    struct reported reported[MOST_RULES];
+    int reported_count;
+    int readable_copies;
+    int kwp_by_new_number;
+    int ed25519_by_oid;
     int pin_tries; /* 0: they are not counted */
+    CK_ULONG unknown[MOST_RULES];
+    enum { UNKNOWN_MARKED, UNKNOWN_STOPS, UNKNOWN_REFUSED } unknown_manner[MOST_RULES];
+    int unknown_count;
+    CK_ULONG least_room; /* 0: as the token behind */
+    int exact_numbers;
+    enum { NO_MESSAGES, MESSAGES_CALLER, MESSAGES_RANDOM, MESSAGES_COUNTED, MESSAGES_WRONG } messages;
 };
 
 /* What the control file says now. It stays valid: what was read once is never freed. */
@@ -69,6 +97,15 @@ int is_hidden(CK_ULONG mechanism);
 void tell_sessions(CK_TOKEN_INFO *info);
 void tell_pin_counters(CK_TOKEN_INFO *info);
 
+/* -- messages of PKCS #11 3 (messages.c) ---------------------------------------------------------------------- */
+
+extern CK_FUNCTION_LIST list_of_ways;
+int message_is_active(CK_ULONG session);
+
+/* -- attributes (attributes.c) ------------------------------------------------------------------------------- */
+
+CK_RV read_attributes(CK_ULONG session, CK_ULONG object, CK_ATTRIBUTE *template, CK_ULONG count);
+
 /* -- templates (objects.c) ----------------------------------------------------------------------------------- */
 
 enum { MOST_ATTRIBUTES = 48 };
@@ -80,6 +117,15 @@ struct shaped {
 
 /* A template as this token takes it: labels cut, attributes ignored. */
 CK_RV shape(const CK_ATTRIBUTE *template, CK_ULONG count, struct shaped *shaped);
+
+/* What a part plays of a deviating token (deviating.c): the code with which a template is refused, a template of
+ * C_UnwrapKey as it is ignored, attributes as they are reported, the number that the token behind has for a mechanism,
+ * and the name that it has for a curve. */
+CK_RV refuse(const CK_ATTRIBUTE *template, CK_ULONG count);
+void ignore_unwrapped(struct shaped *shaped);
+CK_RV report(CK_ULONG session, CK_ULONG object, CK_ATTRIBUTE *template, CK_ULONG count, CK_RV told);
+CK_ULONG number_here(CK_ULONG mechanism);
+CK_RV name_curve(struct shaped *shaped);
 
 /* One attribute of it, or null. */
 CK_ATTRIBUTE *attribute_of(struct shaped *shaped, CK_ULONG type);

@@ -157,6 +157,10 @@ CK_RV play_C_UnwrapKey(CK_ULONG session, CK_MECHANISM *mechanism, CK_ULONG by, C
     }
     if (told != CKR_OK)
         return told;
+    ignore_unwrapped(&shaped);
+    CK_MECHANISM numbered = *mechanism;
+    numbered.mechanism = number_here(mechanism->mechanism);
+    mechanism = &numbered;
     CK_ATTRIBUTE *class = attribute_of(&shaped, CKA_CLASS);
     if (control()->honest_lengths && class != NULL && *(CK_ULONG *)class->pValue == CKO_SECRET_KEY)
         return unwrap_honestly(session, mechanism, by, in, in_len, &shaped, made);

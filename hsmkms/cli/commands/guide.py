@@ -23,6 +23,7 @@ TOPICS: Final = (
     "clients",
     "compatibility",
     "hsm",
+    "tokens",
     "move-hsm",
     "operations",
     "bad-days",

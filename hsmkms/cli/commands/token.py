@@ -47,7 +47,7 @@ def token_info(common: Common, *, token: TokenOption = None) -> None:
     profile = named(info.profile)
     common.show(
         {
-            "Profile": {name: value for name, value in profile.items() if name != "Mechanisms"},
+            "Profile": {name: value for name, value in profile.items() if name not in ("Attributes", "Mechanisms")},
             "Limits": named(info.limits) if info.limits is not None else {},
             "Mechanisms": [named(each) for each in info.mechanisms],
         }

@@ -3,14 +3,16 @@
 A backing key cannot wrap, so the private key of a data key pair comes into this process before it is encrypted under
 its KMS key. It is generated as a sensitive session object and leaves the token wrapped (AES-KWP, RFC 5649) under a
 single-use transport key. Where the token cannot wrap such keys, the pair is generated readable and read by attribute.
+Which way works is found out by the first pair of each key type.
 Source of the attributes: PKCS #11 3.2, sections on RSA and elliptic curve private keys; PKCS #8 is RFC 5958.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap_with_padding
@@ -20,18 +22,20 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_der_private_key,
 )
-from pkcs11 import exceptions as ckr
 from pkcs11.constants import Attribute, MechanismFlag, ObjectClass
+from pkcs11.exceptions import PKCS11Error
 from pkcs11.mechanisms import KeyType, Mechanism
 from pkcs11.types import Object, Session
 
-from hsmkms.errors import TokenError
+from hsmkms.errors import TokenError, UnsupportedOperationException
+from hsmkms.hsm.ckr_names import ckr_name
+from hsmkms.hsm.faults import is_loss, is_trouble
+from hsmkms.hsm.objects.handle_keys import BorrowedKey, create_object, generate_key_pair
 from hsmkms.hsm.objects.key_specs import KeyFacts, public_half, subject_public_key_info
 from hsmkms.hsm.objects.objects import discard
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | Ed25519PrivateKey
 
-WRAPPING: Final = Mechanism.AES_KEY_WRAP_PAD
 UNREADABLE: Final = "the token made a key pair and gave no usable private key of it: check it with `hsmkms token-check`"
 
 _TRANSPORT_KEY_BYTES: Final = 32
@@ -47,19 +51,6 @@ _TRANSPORT: Final = {
 }
 """Template of the transport key, which can only wrap."""
 
-_WRAPS_NO_SUCH_KEY: Final = (
-    ckr.KeyNotWrappable,
-    ckr.KeyUnextractable,
-    ckr.KeySizeRange,
-    ckr.KeyTypeInconsistent,
-    ckr.MechanismInvalid,
-    ckr.FunctionNotSupported,
-    ckr.TemplateInconsistent,
-    ckr.AttributeTypeInvalid,
-    ckr.AttributeValueInvalid,
-)
-"""Errors of a token that cannot wrap a private key of that type, or does not accept a transport key."""
-
 
 class DataKeyPair(NamedTuple):
     """A private key as DER PKCS #8, and its public key as DER SubjectPublicKeyInfo."""
@@ -68,17 +59,57 @@ class DataKeyPair(NamedTuple):
     public: bytes
 
 
-def make_data_key_pair(session: Session, facts: KeyFacts, *, wraps: bool) -> DataKeyPair:
-    """Generate a key pair of which nothing stays on the token. ``wraps``: the token has AES-KWP.
+class Way(NamedTuple):
+    """A way by which a private key leaves the token: wrapped by a mechanism, or read by attribute (None)."""
 
-    Raises TokenError if the token returns no usable private key; PKCS11Error is not translated.
+    wrapping: Mechanism | None
+
+    @property
+    def name(self) -> str:
+        """The way's name for people."""
+        return "by attribute" if self.wrapping is None else f"by CKM_{self.wrapping.name}"
+
+
+WAYS: Final = (Way(Mechanism.AES_KEY_WRAP_PAD), Way(Mechanism.AES_KEY_WRAP_KWP), Way(None))
+"""Every way, the preferred one first."""
+
+
+class Made(NamedTuple):
+    """A pair, the way by which it was read, and whether nothing but a lack of the others led to that way."""
+
+    pair: DataKeyPair
+    way: Way
+    settled: bool
+
+
+def make_data_key_pair(session: Session, facts: KeyFacts, ways: Sequence[Way]) -> Made:
+    """Generate a key pair of which nothing stays on the token, and read it by the first way that works.
+
+    UnsupportedOperationException, with the token's answers, if none works; PKCS11Error of a lost session is not
+    translated, nor is that of a device in trouble.
     """
-    if wraps:
+    refusals: list[str] = []
+    trouble: PKCS11Error | None = None
+    for way in ways:
         try:
-            return _made(session, facts, _wrapped_out, sensitive=True)
-        except _WRAPS_NO_SUCH_KEY:
-            pass  # SoftHSM: Ed25519
-    return _made(session, facts, _by_attribute, sensitive=False)
+            return Made(_made(session, facts, way), way, trouble is None)
+        except PKCS11Error as exc:
+            if is_loss(exc):
+                raise
+            if is_trouble(exc):
+                trouble = exc
+            refusals.append(f"{ckr_name(exc)} {way.name}")
+        except UnreadableError:
+            refusals.append(f"no usable private key {way.name}")
+    if trouble is not None:
+        raise trouble
+    raise UnsupportedOperationException(
+        f"This token gives no private key of a data key pair away: {', '.join(refusals)}."
+    )
+
+
+class UnreadableError(TokenError):
+    """The token returned no usable private key."""
 
 
 def private_key_info(key: PrivateKey) -> bytes:
@@ -86,29 +117,31 @@ def private_key_info(key: PrivateKey) -> bytes:
     return key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
 
 
-Reader = Callable[[Session, KeyFacts, Object], PrivateKey]
-
-
-def _made(session: Session, facts: KeyFacts, read: Reader, *, sensitive: bool) -> DataKeyPair:
-    with _session_pair(session, facts, sensitive=sensitive) as (public, private):
+def _made(session: Session, facts: KeyFacts, way: Way) -> DataKeyPair:
+    with _session_pair(session, facts, sensitive=way.wrapping is not None) as (public, private):
         try:
-            key = read(session, facts, private)
-        except (ValueError, InvalidUnwrap) as exc:
-            raise TokenError(UNREADABLE) from exc
+            if way.wrapping is None:
+                key = _READ[facts.key_type](facts, private)
+            else:
+                key = _wrapped_out(session, way.wrapping, private)
+        except (ValueError, InvalidUnwrap, UnsupportedAlgorithm) as exc:  # NSS names Ed25519 as a curve of ECDSA
+            raise UnreadableError(UNREADABLE) from exc
         info = subject_public_key_info(key.public_key())
         if facts.public is None or facts.public(public) != info:
-            raise TokenError(UNREADABLE)
+            raise UnreadableError(UNREADABLE)
     return DataKeyPair(private_key_info(key), info)
 
 
 @contextmanager
 def _session_pair(session: Session, facts: KeyFacts, *, sensitive: bool) -> Iterator[tuple[Object, Object]]:
-    public, private = session.generate_keypair(
-        facts.key_type,
-        facts.generated_bits,
+    public, private = generate_key_pair(
+        session,
+        mechanism=facts.generation,
+        cka_id=None,
+        label=None,
         store=False,
         capabilities=MechanismFlag.SIGN | MechanismFlag.VERIFY,  # unused, but some tokens require a usage
-        mechanism=facts.generation,
+        rsa_bits=facts.generated_bits,
         public_template={**_PUBLIC, **facts.parameters},
         private_template={
             Attribute.TOKEN: False,
@@ -127,16 +160,16 @@ def _session_pair(session: Session, facts: KeyFacts, *, sensitive: bool) -> Iter
 # -- wrapped under a transport key ----------------------------------------------------------------------------------
 
 
-def _wrapped_out(session: Session, _facts: KeyFacts, private: Object) -> PrivateKey:
+def _wrapped_out(session: Session, mechanism: Mechanism, private: Object) -> PrivateKey:
     secret = os.urandom(_TRANSPORT_KEY_BYTES)
-    transport: Any = session.create_object({**_TRANSPORT, Attribute.VALUE: secret})
+    transport = create_object(session, {**_TRANSPORT, Attribute.VALUE: secret})
     try:
-        wrapped: bytes = transport.wrap_key(private, mechanism=WRAPPING)
+        wrapped = BorrowedKey(session, transport.handle).wrap(private, mechanism=mechanism)
     finally:
         discard(transport)
     key = load_der_private_key(first_element(aes_key_unwrap_with_padding(secret, wrapped)), None)
     if not isinstance(key, PrivateKey):
-        raise TokenError(UNREADABLE)
+        raise UnreadableError(UNREADABLE)
     return key
 
 
@@ -156,10 +189,6 @@ def first_element(padded: bytes) -> bytes:
 
 
 # -- by attribute ---------------------------------------------------------------------------------------------------
-
-
-def _by_attribute(_session: Session, facts: KeyFacts, private: Object) -> PrivateKey:
-    return _READ[facts.key_type](facts, private)
 
 
 def _read_rsa(_facts: KeyFacts, private: Object) -> PrivateKey:

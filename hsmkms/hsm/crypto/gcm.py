@@ -2,22 +2,15 @@
 
 from typing import Final
 
-from pkcs11.mechanisms import GCMParams, Mechanism
 from pkcs11.types import Session
 
 from hsmkms.errors import TokenError
-from hsmkms.hsm.objects.handle_keys import BorrowedKey
+from hsmkms.hsm.calls.mechanisms import gcm
+from hsmkms.hsm.calls.messages import OTHER_ANSWER, TAG_BYTES
+from hsmkms.hsm.calls.operations import decrypt, encrypt
 
-TAG_BYTES: Final = 16
 BUFFER_SLACK: Final = 32
 """Bytes of room for the tag, and for an IV that the token puts beside the ciphertext."""
-
-MECHANISM: Final = Mechanism.AES_GCM
-
-OTHER_ANSWER: Final = (
-    "the token encrypts in another way than when it was tried, so its answer was thrown away: restart hsmkms, which "
-    "tries it again"
-)
 
 
 def seal(session: Session, handle: int, iv: bytes, plaintext: bytes, aad: bytes) -> bytes:
@@ -25,12 +18,7 @@ def seal(session: Session, handle: int, iv: bytes, plaintext: bytes, aad: bytes)
 
     Only for tokens that accept the caller's IV (see token_iv.py); TokenError if the output has another length.
     """
-    sealed: bytes = BorrowedKey(session, handle).encrypt(
-        plaintext,
-        buffer_size=len(plaintext) + BUFFER_SLACK,
-        mechanism=MECHANISM,
-        mechanism_param=GCMParams(iv, aad, 128),
-    )
+    sealed = encrypt(session, handle, gcm(iv, aad, 8 * TAG_BYTES), plaintext, len(plaintext) + BUFFER_SLACK)
     if len(sealed) != len(plaintext) + TAG_BYTES:
         raise TokenError(OTHER_ANSWER)
     return sealed
@@ -38,10 +26,4 @@ def seal(session: Session, handle: int, iv: bytes, plaintext: bytes, aad: bytes)
 
 def open_sealed(session: Session, handle: int, iv: bytes, body: bytes, aad: bytes) -> bytes:
     """Decrypt ciphertext || tag; return the plaintext. PKCS11Error is not translated."""
-    plaintext: bytes = BorrowedKey(session, handle).decrypt(
-        body,
-        buffer_size=len(body) + BUFFER_SLACK,
-        mechanism=MECHANISM,
-        mechanism_param=GCMParams(iv, aad, 128),
-    )
-    return plaintext
+    return decrypt(session, handle, gcm(iv, aad, 8 * TAG_BYTES), body, len(body) + BUFFER_SLACK)

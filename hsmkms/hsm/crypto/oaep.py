@@ -16,6 +16,7 @@ from pkcs11.mechanisms import KeyType, Mechanism
 from pkcs11.types import Session
 
 from hsmkms.errors import RejectedDataError
+from hsmkms.hsm.ckr_names import ckr_name
 from hsmkms.hsm.crypto.oaep_padding import remove_padding
 from hsmkms.hsm.crypto.oaep_params import OAEP_SHA_1, OAEP_SHA_256, Oaep, modulus_bytes
 from hsmkms.hsm.faults import REJECTED, is_loss, translate
@@ -37,8 +38,6 @@ _REFUSALS: Final = (
     ckr.DataInvalid,
     ckr.DataLenRange,
 )
-_AMBIGUOUS: Final = (ckr.GeneralError, ckr.FunctionFailed, ckr.ArgumentsBad)
-"""Codes that may mean the data or the device."""
 
 
 class Private:
@@ -53,7 +52,8 @@ class Private:
         try:
             return self._decrypt(oaep, block)
         except PKCS11Error as exc:
-            if isinstance(exc, _REFUSALS) or (isinstance(exc, _AMBIGUOUS) and self.works(oaep)):
+            # Any other code may mean the data or the device, which a sample tells apart.
+            if isinstance(exc, _REFUSALS) or (not is_loss(exc) and self.works(oaep)):
                 raise RejectedDataError(REJECTED) from exc
             raise translate(exc) from exc
 
@@ -67,13 +67,18 @@ class Private:
 
     def works(self, oaep: Oaep) -> bool:
         """Return whether the token decrypts a sample encrypted here. Raises the PKCS11Error of a lost session."""
+        return self.refusal(oaep) is None
+
+    def refusal(self, oaep: Oaep) -> str | None:
+        """Return how the token refuses a sample encrypted here, None if it decrypts it. Raises as ``works``."""
         sample = os.urandom(_SAMPLE_BYTES)
         try:
-            return self._decrypt(oaep, oaep_encrypt(self._public, oaep.algorithm, sample)) == sample
+            right = self._decrypt(oaep, oaep_encrypt(self._public, oaep.algorithm, sample)) == sample
         except PKCS11Error as exc:
             if is_loss(exc):
                 raise
-            return False
+            return f"answers {ckr_name(exc)}"
+        return None if right else "gives a wrong plaintext"
 
     def _decrypt(self, oaep: Oaep, block: bytes) -> bytes:
         opened: bytes = self._key.decrypt(

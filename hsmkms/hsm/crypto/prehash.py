@@ -13,6 +13,7 @@ from pkcs11.types import Session
 
 from hsmkms.hsm.crypto.signing import sign
 from hsmkms.hsm.faults import is_loss
+from hsmkms.hsm.objects.handle_keys import create_object
 from hsmkms.hsm.objects.key_specs import KEY_FACTS
 from hsmkms.hsm.objects.objects import handle_of
 from hsmkms.model.enums import KeySpec, SigningAlgorithm
@@ -27,16 +28,22 @@ _SIGNATURE: Final = bytes.fromhex(
 
 def signs_prehashed(session: Session) -> bool:
     """Return True if the token makes the standard's signature. Raises the PKCS11Error of a lost session."""
+    return any(_signs(session, each) for each in KEY_FACTS[KeySpec.ECC_NIST_EDWARDS25519].encodings)
+
+
+def _signs(session: Session, curve: bytes) -> bool:
+    """Try it with a test key whose curve is named by ``curve``."""
     try:
-        made = session.create_object(
+        made = create_object(
+            session,
             {
                 Attribute.CLASS: ObjectClass.PRIVATE_KEY,
                 Attribute.KEY_TYPE: KeyType.EC_EDWARDS,
                 Attribute.TOKEN: False,
                 Attribute.SIGN: True,
                 Attribute.VALUE: _SEED,
-                **KEY_FACTS[KeySpec.ECC_NIST_EDWARDS25519].parameters,
-            }
+                Attribute.EC_PARAMS: curve,
+            },
         )
         try:
             return sign(session, handle_of(made), SigningAlgorithm.ED25519_PH_SHA_512, _MESSAGE) == _SIGNATURE

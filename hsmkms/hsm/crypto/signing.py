@@ -24,6 +24,8 @@ from hsmkms.hsm.objects.handle_keys import BorrowedKey
 from hsmkms.hsm.objects.key_specs import PublicKey
 from hsmkms.model.enums import SigningAlgorithm
 
+_ED25519_BYTES: Final = 64
+
 Check = Callable[[PublicKey, bytes, bytes], None]
 """Takes public key, signature, and the signed digest or message; raises InvalidSignature if they do not match."""
 
@@ -33,11 +35,15 @@ def _as_it_is(data: bytes) -> bytes:
 
 
 class Signing(Struct, frozen=True, kw_only=True):
-    """A signing algorithm. ``prepare`` makes the mechanism's input of the data, ``encode`` the API's of its output."""
+    """A signing algorithm. ``prepare`` makes the mechanism's input of the data, ``encode`` the API's of its output.
+
+    ``size``: of the signature, where the buffer must not be larger: NSS softokn signs by Ed25519 into exactly 64 bytes.
+    """
 
     key_type: KeyType
     mechanism: Mechanism
     parameters: Any = None
+    size: int | None = None
     prepare: Callable[[bytes], bytes] = _as_it_is
     encode: Callable[[bytes], bytes] = _as_it_is
     verify: Check | None = None
@@ -47,7 +53,7 @@ def sign(session: Session, handle: int, algorithm: SigningAlgorithm, data: bytes
     """Sign a digest or message; return the signature in the API's encoding. PKCS11Error is not translated."""
     row = SIGNINGS[algorithm]
     signed: bytes = BorrowedKey(session, handle, row.key_type).sign(
-        row.prepare(data), mechanism=row.mechanism, mechanism_param=row.parameters
+        row.prepare(data), mechanism=row.mechanism, mechanism_param=row.parameters, size=row.size
     )
     return row.encode(signed)
 
@@ -126,8 +132,12 @@ def _rsa(public: PublicKey) -> RSAPublicKey:
     return public
 
 
-_EDDSA: Final = Signing(key_type=KeyType.EC_EDWARDS, mechanism=Mechanism.EDDSA, verify=_check_ed25519)
-_EDDSA_PREHASH: Final = Signing(key_type=KeyType.EC_EDWARDS, mechanism=Mechanism.EDDSA, parameters=(True, None))
+_EDDSA: Final = Signing(
+    key_type=KeyType.EC_EDWARDS, mechanism=Mechanism.EDDSA, size=_ED25519_BYTES, verify=_check_ed25519
+)
+_EDDSA_PREHASH: Final = Signing(
+    key_type=KeyType.EC_EDWARDS, mechanism=Mechanism.EDDSA, parameters=(True, None), size=_ED25519_BYTES
+)
 
 SIGNINGS: Final[Mapping[SigningAlgorithm, Signing]] = {
     SigningAlgorithm.RSASSA_PSS_SHA_256: _pss(SHA256(), Mechanism.SHA256, MGF.SHA256),

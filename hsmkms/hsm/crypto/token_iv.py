@@ -1,14 +1,12 @@
 """Support tokens that choose the IVs of AES-GCM themselves, as certified ones often must (FIPS 140).
 
-They return the IV in one of three places. python-pkcs11 passes the token a pointer into a ``bytes`` object, which must
-never change, so the mechanism's parameters are built here around a writable buffer. Where the token put the IV is
-determined by trial decryption.
+They return the IV in one of three places; the mechanism's parameters point to a writable buffer for it. Where the token
+put the IV is determined by trial decryption.
 
 Source: PKCS #11 Cryptographic Token Interface Current Mechanisms 2.40, additional AES mechanisms (CK_GCM_PARAMS); the
 places are those of vendors' manuals.
 """
 
-import ctypes
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -17,9 +15,11 @@ from pkcs11.exceptions import MechanismParamInvalid, PKCS11Error
 from pkcs11.types import Session
 
 from hsmkms.errors import TokenError, TokenUnfitError
-from hsmkms.hsm.crypto.gcm import BUFFER_SLACK, MECHANISM, OTHER_ANSWER, TAG_BYTES, open_sealed
+from hsmkms.hsm.calls.mechanisms import IvBuffer, gcm_with_buffer
+from hsmkms.hsm.calls.messages import OTHER_ANSWER, TAG_BYTES
+from hsmkms.hsm.calls.operations import encrypt
+from hsmkms.hsm.crypto.gcm import BUFFER_SLACK, open_sealed
 from hsmkms.hsm.crypto.iv import IV_BYTES
-from hsmkms.hsm.objects.handle_keys import BorrowedKey
 
 _ZEROS: Final = bytes(IV_BYTES)
 """IV buffer passed to a token that chooses the IV: some require it zeroed. Never accepted as the IV of a message."""
@@ -72,17 +72,6 @@ _WAYS: Final = {
 }
 
 
-class _GcmParams(ctypes.Structure):
-    _fields_ = (
-        ("iv", ctypes.c_void_p),
-        ("iv_bytes", ctypes.c_ulong),
-        ("iv_bits", ctypes.c_ulong),
-        ("aad", ctypes.c_char_p),
-        ("aad_bytes", ctypes.c_ulong),
-        ("tag_bits", ctypes.c_ulong),
-    )
-
-
 def seal_by_token(session: Session, handle: int, origin: IvOrigin, plaintext: bytes, aad: bytes) -> tuple[bytes, bytes]:
     """Encrypt; return the IV that the token chose, and ciphertext || 16-byte tag. TokenError if there is no IV."""
     way = _WAYS[origin]
@@ -129,22 +118,10 @@ def find_origin(session: Session, handle: int) -> IvOrigin:
 
 def _encrypt(session: Session, handle: int, offered: bytes, plaintext: bytes, aad: bytes) -> tuple[bytes, bytes]:
     """Encrypt with an IV that the token may use or replace; return the IV buffer afterwards, and the output."""
-    buffer = ctypes.create_string_buffer(offered)
-    parameters = _GcmParams(
-        iv=ctypes.addressof(buffer) if offered else None,
-        iv_bytes=len(offered),
-        iv_bits=8 * IV_BYTES,
-        aad=aad,
-        aad_bytes=len(aad),
-        tag_bits=8 * TAG_BYTES,
-    )
-    output: bytes = BorrowedKey(session, handle).encrypt(
-        plaintext,
-        buffer_size=len(plaintext) + BUFFER_SLACK,
-        mechanism=MECHANISM,
-        mechanism_param=bytes(parameters),
-    )
-    return buffer.raw[: len(offered)], output
+    buffer = IvBuffer(offered)
+    by = gcm_with_buffer(buffer, 8 * IV_BYTES, aad, 8 * TAG_BYTES)
+    output = encrypt(session, handle, by, plaintext, len(plaintext) + BUFFER_SLACK)
+    return buffer.read(), output
 
 
 def _opens(session: Session, handle: int, iv: bytes, body: bytes) -> bool:

@@ -15,11 +15,11 @@ from pkcs11.mechanisms import KeyType, Mechanism
 from pkcs11.types import Object, Session
 
 from hsmkms.errors import RejectedMaterialError
-from hsmkms.hsm.imports.unwrapping import Source, Unwrapping, length_of, tolerated
-from hsmkms.hsm.imports.wrapping import MATERIAL_BYTES, ImportProfile, Lengths
+from hsmkms.hsm.imports.unwrapping import Source, Unwrapping, length_of, unwrapped_differences
+from hsmkms.hsm.imports.wrapping import KEY_WRAPS, MATERIAL_BYTES, ImportProfile, Lengths
 from hsmkms.hsm.objects.attributes import ImportedTemplate
 from hsmkms.hsm.objects.handle_keys import BorrowedKey
-from hsmkms.hsm.objects.objects import differences, handle_of, require_as_ordered
+from hsmkms.hsm.objects.objects import handle_of, require_as_ordered
 
 _OVERHEAD: Final = 8
 _BLOCK: Final = 8
@@ -56,7 +56,7 @@ class MacImport:
             with self._proven(source):
                 pass
             made = source.unwrap(template.key_type, template.capabilities, cka_id, label)
-            require_as_ordered(made, differences(made, template.expected(cka_id, label), tolerated(self._profile)))
+            require_as_ordered(made, unwrapped_differences(made, template.expected(cka_id, label), self._profile))
             return made
 
     @contextmanager
@@ -66,7 +66,7 @@ class MacImport:
         if self._bytes == MATERIAL_BYTES:
             with self._unwrapping.proven(source):
                 pass
-        elif source.mechanism is Mechanism.AES_KEY_WRAP_PAD and len(source.ciphertext) != self._padded:
+        elif source.mechanism in KEY_WRAPS and len(source.ciphertext) != self._padded:
             raise wrong
         with self._unwrapping.opened(source) as copy:
             if not self._fits(copy):

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from pkcs11.constants import Attribute, MechanismFlag, ObjectClass
@@ -23,11 +24,12 @@ from hsmkms.hsm.crypto.agreement import agree
 from hsmkms.hsm.crypto.pairs import disproof, read_public
 from hsmkms.hsm.crypto.signing import SIGNINGS, sign, verify_here
 from hsmkms.hsm.faults import translated
-from hsmkms.hsm.imports.unwrapping import Source, Unwrapping
+from hsmkms.hsm.imports.unwrapping import Source, Unwrapping, unwrapped_differences
 from hsmkms.hsm.objects.attributes import KEPT_PUBLIC_HALF, PUBLIC_USAGES, USAGES
 from hsmkms.hsm.objects.backing_keys import ImportedPairTemplate
+from hsmkms.hsm.objects.handle_keys import create_object
 from hsmkms.hsm.objects.key_specs import KeyFacts, PublicKey, der_octet_string, public_half, subject_public_key_info
-from hsmkms.hsm.objects.objects import attest, differences, handle_of
+from hsmkms.hsm.objects.objects import attest, handle_of
 from hsmkms.model.enums import SigningAlgorithm
 
 FINGERPRINT: Final = "SUBJECT_PUBLIC_KEY_INFO"
@@ -97,23 +99,25 @@ class PairImport:
     def _make_public(self, public: PublicKey, cka_id: bytes, label: str) -> Object:
         template, usages = self._template, self._template.capabilities
         with translated():
-            return self._session.create_object(
+            return create_object(
+                self._session,
                 {
                     Attribute.CLASS: ObjectClass.PUBLIC_KEY,
                     Attribute.KEY_TYPE: template.key_type,
                     Attribute.TOKEN: True,
-                    **KEPT_PUBLIC_HALF,
+                    **self._unwrapping.profile.attributes.ordered(KEPT_PUBLIC_HALF),
                     **{each: bool(usages & USAGES[each]) for each in PUBLIC_USAGES},
                     **_public_parts(self._facts, public),
                     Attribute.ID: cka_id,
                     Attribute.LABEL: label,
-                }
+                },
             )
 
     def _check(self, private: Object, public: Object, cka_id: bytes, label: str) -> None:
         template = self._template
-        wrong = differences(private, template.expected(cka_id, label))
-        wrong += attest(public, template.expected_public(cka_id, label))[1]
+        profile = self._unwrapping.profile
+        wrong = unwrapped_differences(private, template.expected(cka_id, label), profile)
+        wrong += attest(public, template.expected_public(cka_id, label), profile.attributes.public)[1]
         if not wrong:
             wrong = disproof(self._session, template, private, read_public(public, template.facts))
         if wrong:
@@ -139,7 +143,7 @@ def _rsa_public(session: Session, facts: KeyFacts, copy: Object) -> PublicKey | 
 
 def _ec_public(session: Session, facts: KeyFacts, copy: Object) -> PublicKey | None:
     curve = facts.curve
-    if curve is None or copy[Attribute.EC_PARAMS] != facts.parameters[Attribute.EC_PARAMS]:
+    if curve is None or copy[Attribute.EC_PARAMS] not in facts.encodings:
         return None
     generator = ec.derive_private_key(1, curve).public_key()
     x = agree(session, handle_of(copy), facts, generator)
@@ -179,5 +183,8 @@ def _public_parts(facts: KeyFacts, public: PublicKey) -> dict[Attribute, Any]:
             Attribute.MODULUS: numbers.n.to_bytes(facts.size),
             Attribute.PUBLIC_EXPONENT: numbers.e.to_bytes((numbers.e.bit_length() + 7) // 8),
         }
-    point = public.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    if isinstance(public, Ed25519PublicKey):
+        point = public.public_bytes(Encoding.Raw, PublicFormat.Raw)
+    else:
+        point = public.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     return {**facts.parameters, Attribute.EC_POINT: der_octet_string(point)}

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.cmac import CMAC
 from msgspec.structs import replace
 from pkcs11.exceptions import PKCS11Error
 from pkcs11.mechanisms import KeyType, Mechanism
-from pkcs11.types import PrivateKey, Session, Token
+from pkcs11.types import Object, Session, Token
 
 from hsmkms.errors import (
     HsmKmsError,
@@ -31,12 +31,14 @@ from hsmkms.hsm.crypto.data_key_pairs import PrivateKey as OwnPrivateKey
 from hsmkms.hsm.crypto.data_key_pairs import private_key_info
 from hsmkms.hsm.crypto.oaep_params import Oaep
 from hsmkms.hsm.faults import is_loss, translated
+from hsmkms.hsm.imports.hardening import INSTANT, Hardening
 from hsmkms.hsm.imports.imported_macs import MacImport
 from hsmkms.hsm.imports.imported_pairs import FINGERPRINT, PairImport
 from hsmkms.hsm.imports.unwrapping import FINGERPRINT_LABEL, Copies, Unwrapping
 from hsmkms.hsm.imports.wrapping import (
     AES_CMAC,
     ALGORITHMS,
+    KEY_WRAPS,
     MATERIAL_BYTES,
     PRFS,
     SHA256_HMAC,
@@ -56,6 +58,7 @@ from hsmkms.hsm.objects.backing_keys import ImportedPairTemplate, template_of
 from hsmkms.hsm.objects.key_specs import KEY_FACTS, public_half, subject_public_key_info
 from hsmkms.hsm.objects.mac_mechanisms import MAC_OF
 from hsmkms.hsm.objects.objects import generate
+from hsmkms.hsm.objects.support import STANDARD, AttributeSupport
 from hsmkms.key_wrapping import wrap
 from hsmkms.model.enums import KeySpec, KeyUsage, WrappingAlgorithm
 
@@ -74,18 +77,20 @@ _KEY_WRAP: Final[dict[Oaep, WrappingAlgorithm]] = {
 }
 
 
-def probe_import(token: Token, session: Session, *, host_unwrap: bool) -> ImportProfile:
+def probe_import(
+    token: Token, session: Session, support: AttributeSupport = STANDARD, *, host_unwrap: bool
+) -> ImportProfile:
     """Try everything that an import may need. Raises the device's error if it is in trouble."""
     with translated():
         mechanisms = frozenset(token.slot.get_mechanisms())
     if not mechanisms >= _NEEDED:
         return ImportProfile()
     raw_rsa = host_unwrap and Mechanism.RSA_X_509 in mechanisms
-    with _pair(session, HOST_WRAPPING_KEY if raw_rsa else WRAPPING_KEY) as key:
-        profile = _Probe(session, key, mechanisms).run(raw_rsa=raw_rsa)
+    with _pair(session, HOST_WRAPPING_KEY if raw_rsa else WRAPPING_KEY, support) as key:
+        profile = _Probe(session, key, mechanisms).run(support, raw_rsa=raw_rsa)
     # A device in trouble looks like a token that lacks features. This operation must work on every token.
     with translated():
-        generate(session, INSTALLATION_MAC_KEY, _PROBE_ID, _PROBE_LABEL, store=False).destroy()
+        generate(session, INSTALLATION_MAC_KEY, _PROBE_ID, _PROBE_LABEL, support, store=False).destroy()
     return profile
 
 
@@ -95,13 +100,13 @@ def probe_kinds(token: Token, session: Session, profile: ImportProfile) -> Impor
         return profile
     with translated():
         mechanisms = frozenset(token.slot.get_mechanisms())
-    with _pair(session, WRAPPING_KEY) as key:
+    with _pair(session, WRAPPING_KEY, profile.attributes) as key:
         return _Probe(session, key, mechanisms).kinds(profile)
 
 
 @contextmanager
-def _pair(session: Session, template: WrappingKeyTemplate) -> Iterator[PrivateKey]:
-    public, private = make_pair(session, template, _BITS, _PROBE_ID, _PROBE_LABEL, store=False)
+def _pair(session: Session, template: WrappingKeyTemplate, support: AttributeSupport) -> Iterator[Object]:
+    public, private = make_pair(session, template, _BITS, _PROBE_ID, _PROBE_LABEL, support, store=False)
     with ExitStack() as cleanup:
         cleanup.enter_context(translated())
         cleanup.callback(public.destroy)
@@ -112,22 +117,35 @@ def _pair(session: Session, template: WrappingKeyTemplate) -> Iterator[PrivateKe
 class _Probe:
     """Run the trials with one session key pair."""
 
-    def __init__(self, session: Session, key: PrivateKey, mechanisms: frozenset[Mechanism]) -> None:
+    def __init__(self, session: Session, key: Object, mechanisms: frozenset[Mechanism]) -> None:
         self._session = session
         self._key = key
         self._public = public_half(key)
         self._mechanisms = mechanisms
+        self._unfit: list[str] = []
+        """What the token said of unwrapped keys that are not as ordered."""
 
-    def run(self, *, raw_rsa: bool) -> ImportProfile:
+    def run(self, support: AttributeSupport, *, raw_rsa: bool) -> ImportProfile:
         """Probe one capability after the other; each trial relies on the results before it."""
-        profile = ImportProfile(prfs=(AES_CMAC,) if AES_CMAC.mechanism in self._mechanisms else ())
-        profile = replace(profile, oaep=tuple(each for each in _PLAIN if self._unwraps(profile, each)))
+        profile = ImportProfile(prfs=(AES_CMAC,) if AES_CMAC.mechanism in self._mechanisms else (), attributes=support)
+        profile = self._hardened(profile)
         if not profile.oaep:
-            return ImportProfile()
+            return profile
         profile = replace(profile, prfs=tuple(each for each in PRFS if self._computes(profile, each)))
         profile = replace(profile, lengths=self._lengths(profile))
         profile = replace(profile, key_wrap=self._key_wraps(profile))
         return replace(profile, raw_rsa=raw_rsa and self._relays(profile))
+
+    def _hardened(self, profile: ImportProfile) -> ImportProfile:
+        """Return the profile with the OAEP hashes that unwrap into hardened keys, and how these become hardened."""
+        for hardening in Hardening:
+            tried = replace(profile, hardening=hardening)
+            tried = replace(tried, oaep=tuple(each for each in _PLAIN if self._unwraps(tried, each)))
+            if tried.oaep:
+                return tried
+            if not self._unfit:
+                break
+        return ImportProfile(refusal=f"{self._unfit[0]}, nor can it be tightened ({INSTANT})" if self._unfit else "")
 
     def kinds(self, profile: ImportProfile) -> ImportProfile:
         """Return the profile with the importable key pairs and HMAC keys added."""
@@ -135,7 +153,19 @@ class _Probe:
         return replace(profile, macs=macs, pairs=frozenset(each for each in _PAIRS if self._recognises(profile, each)))
 
     def _unwraps(self, profile: ImportProfile, oaep: Oaep) -> bool:
-        return self._look(replace(profile, oaep=(oaep,)), MATERIAL_BYTES, lambda _secret, _copies: True)
+        profile = replace(profile, oaep=(oaep,))
+        if not self._look(profile, MATERIAL_BYTES, lambda _secret, _copies: True):
+            return False
+        return profile.hardening is Hardening.BY_TEMPLATE or self._copies_hardened(profile)
+
+    def _copies_hardened(self, profile: ImportProfile) -> bool:
+        """Return whether a tightened session object can be copied into one that is as hardened as ordered."""
+        algorithm = _plain(profile)
+        unwrapping = Unwrapping(self._session, self._key, profile, algorithm, is_sample=True)
+        with _refusal_is_no(self._unfit) as answer:
+            unwrapping.try_copy(wrap(self._public, algorithm, os.urandom(MATERIAL_BYTES)))
+            answer.append(True)
+        return answer == [True]
 
     def _computes(self, profile: ImportProfile, prf: Prf) -> bool:
         def right(secret: bytes, copies: Copies) -> bool:
@@ -154,8 +184,23 @@ class _Probe:
             return Lengths.PROBED
         return Lengths.UNPROVEN
 
-    def _key_wraps(self, profile: ImportProfile) -> bool:
-        return Mechanism.AES_KEY_WRAP_PAD in self._mechanisms and self._opens(profile, _KEY_WRAP[profile.oaep[0]])
+    def _key_wraps(self, profile: ImportProfile) -> Mechanism | None:
+        """Return the number of AES-KWP that opens what RFC 5649 wrapped, to the same key."""
+
+        def right(secret: bytes, copies: Copies) -> bool:
+            prf = profile.prfs[0]
+            return copies.sign(prf, FINGERPRINT_LABEL) == _ANSWERS[prf](secret, FINGERPRINT_LABEL)
+
+        return next(
+            (
+                each
+                for each in KEY_WRAPS
+                if each in self._mechanisms
+                and profile.prfs
+                and self._look(replace(profile, key_wrap=each), MATERIAL_BYTES, right, _KEY_WRAP[profile.oaep[0]])
+            ),
+            None,
+        )
 
     def _relays(self, profile: ImportProfile) -> bool:
         foreign = [algorithm for oaep, algorithm in _PLAIN.items() if oaep not in profile.oaep]
@@ -169,7 +214,7 @@ class _Probe:
         secret, algorithm = os.urandom(template.bits // 8), _plain(profile)
 
         def tried(material: bytes) -> dict[str, bytes]:
-            unwrapping = Unwrapping(self._session, self._key, profile, algorithm, is_sample=True)
+            unwrapping = self._unwrapping(profile, algorithm)
             coming = MacImport(self._session, unwrapping, template, mechanism, profile)
             return coming.fingerprints(wrap(self._public, algorithm, material), FINGERPRINT_LABEL)
 
@@ -183,10 +228,10 @@ class _Probe:
         """Return whether a private key can be imported and its own public key is derived."""
         spec, make = _PAIRS[key_type]
         algorithm, template = self._roomy(profile), template_of(spec, KeyUsage.SIGN_VERIFY, imported=True)
-        if not isinstance(template, ImportedPairTemplate) or (key_type is KeyType.RSA and not profile.key_wrap):
+        if not isinstance(template, ImportedPairTemplate) or (key_type is KeyType.RSA and profile.key_wrap is None):
             return False
         key = make()
-        unwrapping = Unwrapping(self._session, self._key, profile, algorithm, is_sample=True)
+        unwrapping = self._unwrapping(profile, algorithm)
         coming, material = PairImport(self._session, unwrapping, template), private_key_info(key)
         try:
             fingerprints = coming.fingerprints(wrap(self._public, algorithm, material), b"")
@@ -201,20 +246,31 @@ class _Probe:
         return fingerprints == {FINGERPRINT: subject_public_key_info(key.public_key())}
 
     def _roomy(self, profile: ImportProfile) -> WrappingAlgorithm:
-        return _KEY_WRAP[profile.oaep[0]] if profile.key_wrap else _plain(profile)
+        return _plain(profile) if profile.key_wrap is None else _KEY_WRAP[profile.oaep[0]]
+
+    def _unwrapping(
+        self, profile: ImportProfile, algorithm: WrappingAlgorithm, *, is_sample: bool = True
+    ) -> Unwrapping:
+        return Unwrapping(self._session, self._key, profile, algorithm, is_sample=is_sample, public=self._public)
 
     # -- trials -----------------------------------------------------------------------------------------------------
 
-    def _look(self, profile: ImportProfile, length: int, right: Callable[[bytes, Copies], bool]) -> bool:
+    def _look(
+        self,
+        profile: ImportProfile,
+        length: int,
+        right: Callable[[bytes, Copies], bool],
+        algorithm: WrappingAlgorithm | None = None,
+    ) -> bool:
         """Return whether random bytes of that length unwrap to session copies for which ``right`` returns True."""
-        secret, algorithm = os.urandom(length), _plain(profile)
-        unwrapping = Unwrapping(self._session, self._key, profile, algorithm, is_sample=True)
-        with _refusal_is_no() as answer, unwrapping.copies(wrap(self._public, algorithm, secret)) as copies:
+        secret, algorithm = os.urandom(length), algorithm or _plain(profile)
+        unwrapping = self._unwrapping(profile, algorithm)
+        with _refusal_is_no(self._unfit) as answer, unwrapping.copies(wrap(self._public, algorithm, secret)) as copies:
             answer.append(right(secret, copies))
         return answer == [True]
 
     def _opens(self, profile: ImportProfile, algorithm: WrappingAlgorithm) -> bool:
-        unwrapping = Unwrapping(self._session, self._key, profile, algorithm, is_sample=True)
+        unwrapping = self._unwrapping(profile, algorithm)
         with _refusal_is_no() as answer:
             unwrapping.prove(wrap(self._public, algorithm, os.urandom(MATERIAL_BYTES)))
             answer.append(True)
@@ -223,7 +279,7 @@ class _Probe:
     def _rejects(self, profile: ImportProfile, length: int) -> bool:
         """Return whether material of a wrong length raises RejectedMaterialError, as it must for a user's import."""
         algorithm = _plain(profile)
-        unwrapping = Unwrapping(self._session, self._key, profile, algorithm)
+        unwrapping = self._unwrapping(profile, algorithm, is_sample=False)
         try:
             unwrapping.prove(wrap(self._public, algorithm, os.urandom(length)))
         except RejectedMaterialError:
@@ -265,11 +321,17 @@ _ANSWERS: Final[dict[Prf, Callable[[bytes, bytes], bytes]]] = {
 
 
 @contextmanager
-def _refusal_is_no() -> Iterator[list[bool]]:
-    """Suppress the token's refusals, which count as "no"; re-raise a lost session, which proves nothing."""
+def _refusal_is_no(unfit: list[str] | None = None) -> Iterator[list[bool]]:
+    """Suppress the token's refusals, which count as "no"; re-raise a lost session, which proves nothing.
+
+    ``unfit`` gets what the token said of keys that are not as ordered.
+    """
     try:
         yield []
-    except (RejectedDataError, RejectedMaterialError, TokenUnfitError):
+    except TokenUnfitError as exc:
+        if unfit is not None:
+            unfit.append(str(exc))
+    except (RejectedDataError, RejectedMaterialError):
         return
     except PKCS11Error as exc:
         if is_loss(exc):

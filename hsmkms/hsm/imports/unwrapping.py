@@ -14,31 +14,40 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final, NamedTuple
 
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from msgspec import Struct
 from pkcs11 import exceptions as ckr
-from pkcs11.constants import DEFAULT, Attribute, MechanismFlag, ObjectClass
+from pkcs11.constants import Attribute, MechanismFlag, ObjectClass
 from pkcs11.exceptions import PKCS11Error
 from pkcs11.mechanisms import KeyType, Mechanism
 from pkcs11.types import Object, Session
 
-from hsmkms.errors import RejectedDataError, RejectedMaterialError, TokenError, TokenUnfitError
+from hsmkms.errors import (
+    RejectedDataError,
+    RejectedMaterialError,
+    TokenError,
+    TokenUnfitError,
+    UnsupportedOperationException,
+)
 from hsmkms.hsm.crypto.oaep_padding import relay
 from hsmkms.hsm.crypto.oaep_params import Oaep, modulus_bytes
 from hsmkms.hsm.crypto.token_iv import encrypt_sample
 from hsmkms.hsm.faults import translate
+from hsmkms.hsm.imports.hardening import (
+    Hardening,
+    copy_hardened,
+    tighten,
+    tolerated_of_kept_keys,
+    tolerated_of_session_objects,
+    unwrap_template,
+)
 from hsmkms.hsm.imports.wrapping import AES_CMAC, ALGORITHMS, MATERIAL_BYTES, ImportProfile, Lengths, Prf
-from hsmkms.hsm.objects.attributes import HARDENED, IMPORTED_AES_256, PRIVATE_HALF
+from hsmkms.hsm.objects.attributes import HARDENED, IMPORTED_AES_256
+from hsmkms.hsm.objects.copies import copies_of
 from hsmkms.hsm.objects.handle_keys import BorrowedKey, BorrowedUnwrapper
 from hsmkms.hsm.objects.key_specs import public_half
-from hsmkms.hsm.objects.objects import (
-    MAY_BE_SILENT,
-    MAY_NOT_KNOW_LENGTHS,
-    Tolerated,
-    differences,
-    discard,
-    handle_of,
-    require_as_ordered,
-)
+from hsmkms.hsm.objects.objects import differences, discard, handle_of, require_as_ordered
+from hsmkms.hsm.objects.support import STANDARD, AttributeSupport, Copying, Tolerated
 from hsmkms.key_wrapping import wrap
 from hsmkms.model.enums import WrappingAlgorithm
 
@@ -77,14 +86,6 @@ _AMBIGUOUS: Final = (
 )
 """Codes that may mean the data or the device."""
 
-_HARDENED: Final[dict[ObjectClass, dict[Attribute, Any]]] = {
-    ObjectClass.SECRET_KEY: dict(HARDENED),
-    # python-pkcs11 puts secret-key usages into the template, which no private key has; DEFAULT leaves them out.
-    ObjectClass.PRIVATE_KEY: {
-        **dict.fromkeys((Attribute.ENCRYPT, Attribute.VERIFY, Attribute.WRAP), DEFAULT),
-        **PRIVATE_HALF,
-    },
-}
 _SESSION_COPY: Final[dict[Attribute, Any]] = {Attribute.TOKEN: False, **HARDENED}
 
 
@@ -97,12 +98,14 @@ class WrappedMaterial(Struct, frozen=True):
 
 
 class Source(NamedTuple):
-    """A wrapped key, with the key and mechanism that unwrap it on the token."""
+    """A wrapped key, with the key and mechanism that unwrap it on the token, and how it becomes hardened there."""
 
     key: BorrowedUnwrapper
     mechanism: Mechanism
     parameters: Any
     ciphertext: bytes
+    hardening: Hardening = Hardening.BY_TEMPLATE
+    support: AttributeSupport = STANDARD
 
     def unwrap(
         self,
@@ -112,20 +115,32 @@ class Source(NamedTuple):
         label: str = "",
         object_class: ObjectClass = ObjectClass.SECRET_KEY,
     ) -> Object:
-        """Call C_UnwrapKey; a token object if ``cka_id`` is given, else a session object. Raises PKCS11Error."""
+        """Unwrap into a token object if ``cka_id`` is given, else into a session object. Raises PKCS11Error."""
+        by_template = self.hardening is Hardening.BY_TEMPLATE
         made: Object = self.key.unwrap_key(
             object_class,
             key_type,
             self.ciphertext,
-            id=cka_id,
-            label=label,
+            id=cka_id if by_template else b"",
+            label=label if by_template else "",
             mechanism=self.mechanism,
             mechanism_param=self.parameters,
-            store=bool(cka_id),
+            store=by_template and bool(cka_id),
             capabilities=usage,
-            template=dict(_HARDENED[object_class]),
+            template=unwrap_template(object_class, self.hardening, self.support),
         )
-        return made
+        if by_template:
+            return made
+        try:
+            tighten(made)
+        except PKCS11Error:
+            discard(made)
+            raise
+        if not cka_id:
+            return made
+        return copy_hardened(
+            made, self.hardening, self.support, {Attribute.TOKEN: True, Attribute.ID: cka_id, Attribute.LABEL: label}
+        )
 
 
 class Copies(NamedTuple):
@@ -143,7 +158,10 @@ class Copies(NamedTuple):
 
 
 class Unwrapping:
-    """Unwraps with one wrapping key in one session by one algorithm. ``is_sample``: the data is known to be good."""
+    """Unwraps with one wrapping key in one session by one algorithm.
+
+    ``is_sample``: the data is known to be good. ``public``: the wrapping key's public half, if it was read already.
+    """
 
     def __init__(
         self,
@@ -153,6 +171,7 @@ class Unwrapping:
         algorithm: WrappingAlgorithm,
         *,
         is_sample: bool = False,
+        public: RSAPublicKey | None = None,
     ) -> None:
         self._session = session
         self._wrapping_key = wrapping_key
@@ -160,7 +179,7 @@ class Unwrapping:
         self._algorithm = algorithm
         self._is_sample = is_sample
         self._key = BorrowedUnwrapper(session, handle_of(wrapping_key), KeyType.RSA)
-        self._public = public_half(wrapping_key)
+        self._public = public or public_half(wrapping_key)
 
     def fingerprints(self, ciphertext: bytes, message: bytes) -> dict[str, bytes]:
         """Return each PRF's output for ``message`` under the material, keyed by PRF name, the preferred one first."""
@@ -175,8 +194,13 @@ class Unwrapping:
                 pass
             # A refusal now is not caused by the data: the same data was unwrapped a moment ago.
             made = source.unwrap(KeyType.AES, template.capabilities, cka_id, label)
-            require_as_ordered(made, differences(made, template.expected(cka_id, label), tolerated(self._profile)))
+            require_as_ordered(made, unwrapped_differences(made, template.expected(cka_id, label), self._profile))
             return made
+
+    @property
+    def profile(self) -> ImportProfile:
+        """What the token can do with imported material."""
+        return self._profile
 
     def prove(self, ciphertext: bytes) -> None:
         """Raise RejectedMaterialError unless the material has exactly 32 bytes."""
@@ -189,6 +213,23 @@ class Unwrapping:
         with self.material(ciphertext) as source, self._copies(source) as copies:
             yield copies
 
+    def try_copy(self, ciphertext: bytes) -> None:
+        """Make a session object as hardened as ``keep`` makes a token object by copying; TokenUnfitError if it is not.
+
+        For the probe. PKCS11Error if the token refuses a step.
+        """
+        support, hardening = self._profile.attributes, self._profile.hardening
+        with self.material(ciphertext) as source:
+            made = source.unwrap(KeyType.GENERIC_SECRET, MechanismFlag.SIGN)
+            copied = copy_hardened(made, hardening, support, {Attribute.TOKEN: False})
+            try:
+                wrong = differences(copied, _SESSION_COPY, tolerated_of_kept_keys(hardening, support))
+                copies = copies_of(copied)
+            finally:
+                discard(copied)
+        if wrong or (copies is Copying.READABLE and support.copies is not Copying.READABLE):
+            raise TokenUnfitError(f"a copy of an imported key is not as ordered ({'; '.join(wrong) or copies})")
+
     # -- what opens what --------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -200,8 +241,11 @@ class Unwrapping:
             raise RejectedDataError(CANNOT_OPEN)
         source = self._oaep(block)
         if key_wrap:
+            mechanism = self._profile.key_wrap
+            if mechanism is None:
+                raise UnsupportedOperationException(f"this token cannot unwrap {self._algorithm}: it has no AES-KWP")
             with self._wrapped_key(source) as key:
-                yield Source(key, Mechanism.AES_KEY_WRAP_PAD, None, rest)
+                yield self._source(key, mechanism, None, rest)
         else:
             yield source
 
@@ -209,7 +253,11 @@ class Unwrapping:
         oaep = ALGORITHMS[self._algorithm].oaep
         if oaep not in self._profile.oaep:
             block, oaep = self._through_host(block, oaep)
-        return Source(self._key, Mechanism.RSA_PKCS_OAEP, oaep.parameters, block)
+        return self._source(self._key, Mechanism.RSA_PKCS_OAEP, oaep.parameters, block)
+
+    def _source(self, key: BorrowedUnwrapper, mechanism: Mechanism, parameters: Any, ciphertext: bytes) -> Source:  # noqa: ANN401 - as python-pkcs11 takes them
+        profile = self._profile
+        return Source(key, mechanism, parameters, ciphertext, profile.hardening, profile.attributes)
 
     def _through_host(self, block: bytes, foreign: Oaep) -> tuple[bytes, Oaep]:
         known = self._profile.oaep[0]
@@ -274,7 +322,7 @@ class Unwrapping:
         with self._explained(refusal):
             made = source.unwrap(key_type, usage, object_class=object_class)
         try:
-            _require_harmless(made)
+            _require_harmless(made, self._profile)
             yield made
         finally:
             discard(made)
@@ -310,7 +358,9 @@ class Unwrapping:
 
     def _open_sample(self) -> None:
         """Unwrap a known-good sample; raise the device's error if that fails."""
-        sample = Unwrapping(self._session, self._wrapping_key, self._profile, self._algorithm, is_sample=True)
+        sample = Unwrapping(
+            self._session, self._wrapping_key, self._profile, self._algorithm, is_sample=True, public=self._public
+        )
         try:
             sample.prove(wrap(self._public, self._algorithm, os.urandom(MATERIAL_BYTES)))
         except PKCS11Error as exc:
@@ -320,13 +370,21 @@ class Unwrapping:
 
 
 def tolerated(profile: ImportProfile) -> Tolerated:
-    """Return the attributes that this token may leave unreported for an imported key."""
-    return MAY_BE_SILENT if profile.lengths is Lengths.HONEST else MAY_NOT_KNOW_LENGTHS
+    """Return what this token may report of an imported key besides what was ordered."""
+    values = tolerated_of_kept_keys(profile.hardening, profile.attributes)
+    if profile.lengths is Lengths.HONEST:
+        return values
+    return {**values, Attribute.VALUE_LEN: (None, 0)}  # the length was proven in another way
 
 
-def _require_harmless(made: Object) -> None:
+def unwrapped_differences(made: Object, expected: dict[Attribute, Any], profile: ImportProfile) -> list[str]:
+    """Read an imported key back; return a phrase for each attribute that is not as ordered and not tolerated."""
+    return differences(made, expected, tolerated(profile), profile.attributes.observer("imported keys"))
+
+
+def _require_harmless(made: Object, profile: ImportProfile) -> None:
     """Raise TokenUnfitError if the token ignored an attribute of the session copy's template."""
-    wrong = differences(made, _SESSION_COPY)
+    wrong = differences(made, _SESSION_COPY, tolerated_of_session_objects(profile.hardening, profile.attributes))
     if wrong:
         raise TokenUnfitError(f"the token made a session copy that is not as ordered ({'; '.join(wrong)})")
 

@@ -12,18 +12,25 @@ from typing import Final, NamedTuple
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from msgspec import Struct
 from pkcs11.mechanisms import KeyType, Mechanism
-from pkcs11.types import PrivateKey, PublicKey, Session
+from pkcs11.types import Session
 
 from hsmkms.hsm.crypto.oaep_params import OAEP_SHA_1, OAEP_SHA_256, Oaep
 from hsmkms.hsm.faults import translated
+from hsmkms.hsm.imports.hardening import Hardening
 from hsmkms.hsm.objects.attributes import PRIVATE_HALF, PUBLIC_HALF, WrappingKeyTemplate
+from hsmkms.hsm.objects.handle_keys import HandleObject, generate_key_pair
 from hsmkms.hsm.objects.key_specs import KeyFacts, public_half
 from hsmkms.hsm.objects.objects import differences, require_as_ordered
+from hsmkms.hsm.objects.support import STANDARD, AttributeSupport
 from hsmkms.key_wrapping import METHODS
 from hsmkms.model.enums import WrappingAlgorithm
 
 MATERIAL_BYTES: Final = 32
 """Length of the material of a SYMMETRIC_DEFAULT key."""
+
+KEY_WRAPS: Final = (Mechanism.AES_KEY_WRAP_PAD, Mechanism.AES_KEY_WRAP_KWP)
+"""Numbers of AES-KWP (RFC 5649): 0x210A before PKCS #11 3.0 and on SoftHSM, 0x210B since. Where both exist, the first
+may pad in another way, which only a known answer shows."""
 
 
 class Steps(NamedTuple):
@@ -65,18 +72,29 @@ class Lengths(StrEnum):
 class ImportProfile(Struct, frozen=True, kw_only=True):
     """A token's probed capabilities for imported material.
 
-    ``oaep``: the hashes that it unwraps OAEP with. ``key_wrap``: it unwraps AES-KWP. ``raw_rsa``: the padding of other
-    hashes may be removed in this process, and the token allows it. ``pairs``: the types of private keys that it unwraps
-    and whose public key can be derived. ``macs``: the bits of HMAC keys whose length can be proven.
+    ``oaep``: the hashes that it unwraps OAEP with. ``key_wrap``: the number by which it unwraps AES-KWP, None if by
+    none. ``raw_rsa``: the padding of other hashes may be removed in this process, and the token allows it. ``pairs``:
+    the types of private keys that it unwraps and whose public key can be derived. ``macs``: the bits of HMAC keys whose
+    length can be proven. ``hardening``: how unwrapped keys become as ordered. ``refusal``: why nothing can be imported,
+    in a phrase, where the token's answers say it.
     """
 
     oaep: tuple[Oaep, ...] = ()
-    key_wrap: bool = False
+    key_wrap: Mechanism | None = None
     prfs: tuple[Prf, ...] = ()
     lengths: Lengths = Lengths.UNPROVEN
     raw_rsa: bool = False
     pairs: frozenset[KeyType] = frozenset()
     macs: frozenset[int] = frozenset()
+    attributes: AttributeSupport = STANDARD
+    hardening: Hardening = Hardening.BY_TEMPLATE
+    refusal: str = ""
+
+    @property
+    def quirks(self) -> tuple[str, ...]:
+        """Return sentences for people about what is done otherwise on this token, or why nothing can be imported."""
+        done_otherwise = () if self.hardening is Hardening.BY_TEMPLATE else (self.hardening.value,)
+        return done_otherwise + ((f"no key material can be imported: {self.refusal}",) if self.refusal else ())
 
     def imports(self, facts: KeyFacts) -> bool:
         """True if keys of that spec can be imported."""
@@ -92,16 +110,15 @@ class ImportProfile(Struct, frozen=True, kw_only=True):
     def on_device(self, algorithm: WrappingAlgorithm) -> bool:
         """True if the token does every step itself."""
         steps = ALGORITHMS.get(algorithm)
-        return steps is not None and self._fit and steps.oaep in self.oaep and (self.key_wrap or not steps.key_wrap)
+        return steps is not None and self._fit and steps.oaep in self.oaep and self._wraps(steps)
 
     def through_host(self, algorithm: WrappingAlgorithm) -> bool:
         """True if the key material must pass through this process for this algorithm, and that is allowed."""
         steps = ALGORITHMS.get(algorithm)
-        return (
-            (steps is not None and self._fit and self.raw_rsa)
-            and steps.oaep not in self.oaep
-            and (self.key_wrap or not steps.key_wrap)
-        )
+        return (steps is not None and self._fit and self.raw_rsa) and steps.oaep not in self.oaep and self._wraps(steps)
+
+    def _wraps(self, steps: Steps) -> bool:
+        return self.key_wrap is not None or not steps.key_wrap
 
     @property
     def _fit(self) -> bool:
@@ -112,17 +129,22 @@ class ImportProfile(Struct, frozen=True, kw_only=True):
 
 
 def generate_pair(
-    session: Session, template: WrappingKeyTemplate, bits: int, cka_id: bytes, label: str
+    session: Session,
+    template: WrappingKeyTemplate,
+    bits: int,
+    cka_id: bytes,
+    label: str,
+    support: AttributeSupport = STANDARD,
 ) -> RSAPublicKey:
     """Generate a wrapping key on the token, read it back and compare; return its public half.
 
-    Raises TokenUnfitError naming what the token ignored; the key is destroyed then.
+    Raises TokenUnfitError naming what the token ignored, but for what ``support`` tolerates; the key is destroyed then.
     """
-    public, private = make_pair(session, template, bits, cka_id, label, store=True)
+    public, private = make_pair(session, template, bits, cka_id, label, support, store=True)
     public_key = public_half(public)
     with translated():
         public.destroy()
-    wrong = differences(private, template.expected(cka_id, label))
+    wrong = differences(private, template.expected(cka_id, label), support.generated)
     if public_key.key_size != bits:
         wrong.append(f"it has {public_key.key_size} bits instead of {bits}")
     if public_half(private).public_numbers() != public_key.public_numbers():
@@ -132,18 +154,25 @@ def generate_pair(
 
 
 def make_pair(
-    session: Session, template: WrappingKeyTemplate, bits: int, cka_id: bytes, label: str, *, store: bool
-) -> tuple[PublicKey, PrivateKey]:
+    session: Session,
+    template: WrappingKeyTemplate,
+    bits: int,
+    cka_id: bytes,
+    label: str,
+    support: AttributeSupport,
+    *,
+    store: bool,
+) -> tuple[HandleObject, HandleObject]:
     """Call C_GenerateKeyPair. ``store`` applies to the private half; the public half is a session object."""
     with translated():
-        return session.generate_keypair(
-            KeyType.RSA,
-            bits,
-            id=cka_id,
+        return generate_key_pair(
+            session,
+            mechanism=Mechanism.RSA_PKCS_KEY_PAIR_GEN,
+            cka_id=cka_id,
             label=label,
             store=store,
             capabilities=template.capabilities,
-            mechanism=Mechanism.RSA_PKCS_KEY_PAIR_GEN,
             public_template=dict(PUBLIC_HALF),
-            private_template=dict(PRIVATE_HALF),
+            private_template=support.ordered(PRIVATE_HALF),
+            rsa_bits=bits,
         )

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from pkcs11.attributes import AttributeMapper, Handler, handle_bytes, handle_ulong
-from pkcs11.constants import Attribute, MechanismFlag, ObjectClass
+from pkcs11.constants import DEFAULT, Attribute, MechanismFlag, ObjectClass
 from pkcs11.mechanisms import KeyType, Mechanism
 
 
@@ -33,6 +33,15 @@ class _TolerantMapper(AttributeMapper):
 
 
 MAPPER: Final = _TolerantMapper()
+
+
+def packed(*templates: Mapping[Attribute, Any]) -> list[tuple[int, bytes]]:
+    """Merge templates, of which later ones win and DEFAULT leaves an attribute out, and encode their values."""
+    merged: dict[Attribute, Any] = {}
+    for each in templates:
+        merged.update(each)
+    return [(key, MAPPER.pack_attribute(key, value)) for key, value in merged.items() if value is not DEFAULT]
+
 
 HARDENED: Final[Mapping[Attribute, bool]] = {
     Attribute.PRIVATE: True,

@@ -17,6 +17,8 @@ from pkcs11.types import Object, Session
 
 from hsmkms.errors import TokenError, UnsupportedOperationException
 from hsmkms.hsm.faults import translated
+from hsmkms.hsm.objects.handle_keys import create_object
+from hsmkms.hsm.objects.objects import search, tell
 
 Result = TypeVar("Result")
 
@@ -47,9 +49,9 @@ def keep_note(session: Session, prefix: str, label: str, value: bytes) -> None:
         Attribute.VALUE: value,
     }
     with translated():
-        others = [note for note_label, note in _settled(lambda: _find(session, prefix)) if note_label != label]
+        others = [note for note_label, _, note in _settled(lambda: _find(session, prefix)) if note_label != label]
         try:
-            session.create_object(template)
+            create_object(session, template)
         except _REFUSALS as exc:
             raise UnsupportedOperationException(NO_NOTES) from exc
     if read_notes(session, prefix).get(label) != value:
@@ -62,7 +64,7 @@ def keep_note(session: Session, prefix: str, label: str, value: bytes) -> None:
 def remove_notes(session: Session, prefix: str) -> None:
     """Destroy all notes with that prefix."""
     with translated():
-        for _, note in _settled(lambda: _find(session, prefix)):
+        for _, _, note in _settled(lambda: _find(session, prefix)):
             note.destroy()
 
 
@@ -75,11 +77,18 @@ def _settled(look: Callable[[], Result]) -> Result:
 
 
 def _values(session: Session, prefix: str) -> dict[str, bytes]:
-    return {label: note[Attribute.VALUE] for label, note in _find(session, prefix)}
+    return {label: value for label, value, _ in _find(session, prefix)}
 
 
-def _find(session: Session, prefix: str) -> list[tuple[str, Object]]:
+def _find(session: Session, prefix: str) -> list[tuple[str, bytes, Object]]:
+    """Return label, value and object of each note. ObjectHandleInvalid if one of them is destroyed meanwhile."""
     wanted = {Attribute.CLASS: ObjectClass.DATA, Attribute.APPLICATION: APPLICATION, Attribute.TOKEN: True}
-    objects = list(session.get_objects(wanted))  # run to its end: an unfinished search would block the next one
-    labelled = [(note[Attribute.LABEL], note) for note in objects]
-    return [(label, note) for label, note in labelled if label.startswith(prefix)]
+    found: list[tuple[str, bytes, Object]] = []
+    for note in search(session, wanted):
+        reported = tell(note, (Attribute.LABEL, Attribute.VALUE))
+        label, value = reported[Attribute.LABEL], reported[Attribute.VALUE]
+        if label is None or value is None:
+            label, value = note[Attribute.LABEL], note[Attribute.VALUE]  # for the token's own error
+        if label.startswith(prefix):
+            found.append((label, value, note))
+    return found

@@ -12,11 +12,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey, RSAPublicNumbers
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec import Struct
+from msgspec.structs import replace
 from pkcs11.constants import Attribute
 from pkcs11.mechanisms import KeyType, Mechanism, MLDSAParameterSet
 from pkcs11.types import Object
 
-from hsmkms.errors import TokenError
+from hsmkms.errors import TokenError, UnsupportedOperationException
 from hsmkms.hsm.faults import translated
 from hsmkms.hsm.objects.objects import tell
 from hsmkms.model.enums import KeySpec
@@ -30,13 +31,16 @@ class KeyFacts(Struct, frozen=True, kw_only=True):
     """How a token generates keys of a spec, and how their public half is read.
 
     ``bits``: of the modulus, the curve's field, or the secret. ``parameters``: attributes that a public half's template
-    has instead of a number of bits. ``public``: encodes a public half as SubjectPublicKeyInfo (DER); None for secrets.
+    has instead of a number of bits. ``encodings``: every CKA_EC_PARAMS that names the curve; tokens accept one or the
+    other, which a trial finds out (pair_trials.py). ``public``: encodes a public half as SubjectPublicKeyInfo (DER);
+    None for secrets.
     """
 
     key_type: KeyType
     generation: Mechanism
     bits: int
     parameters: Mapping[Attribute, Any] = {}
+    encodings: tuple[bytes, ...] = ()
     curve: ec.EllipticCurve | None = None
     public: Callable[[Object], bytes] | None = None
 
@@ -50,6 +54,12 @@ class KeyFacts(Struct, frozen=True, kw_only=True):
         """Number of bits to pass to C_GenerateKeyPair; None where ``parameters`` determine it."""
         return None if self.parameters else self.bits
 
+    def variants(self) -> tuple["KeyFacts", ...]:
+        """Return these facts once for each encoding of the curve, the usual one first."""
+        if not self.encodings:
+            return (self,)
+        return tuple(replace(self, parameters={Attribute.EC_PARAMS: each}) for each in self.encodings)
+
 
 # -- public halves --------------------------------------------------------------------------------------------------
 
@@ -61,13 +71,22 @@ def subject_public_key_info(public: PublicKey) -> bytes:
 
 def public_half(half: Object) -> RSAPublicKey:
     """Read the public key of an RSA pair from either half; a private half may not report the exponent."""
-    with translated():
-        modulus = half[Attribute.MODULUS]
+    modulus = _read(half, Attribute.MODULUS)
     exponent = tell(half, (Attribute.PUBLIC_EXPONENT,))[Attribute.PUBLIC_EXPONENT] or _PUBLIC_EXPONENT
     try:
         return RSAPublicNumbers(int.from_bytes(exponent), int.from_bytes(modulus)).public_key()
     except ValueError as exc:
         raise TokenError("the token tells no usable public key of an RSA key pair") from exc
+
+
+def _read(half: Object, attribute: Attribute) -> bytes:
+    """Read an attribute that a public half must have. TokenError if the token refuses."""
+    try:
+        with translated():
+            value: bytes = half[attribute]
+    except UnsupportedOperationException as exc:  # would claim that the pair was not made
+        raise TokenError(f"the token tells no CKA_{attribute.name} of a public key") from exc
+    return value
 
 
 def _rsa_public(half: Object) -> bytes:
@@ -92,8 +111,7 @@ def _ml_dsa_public(arc: int, length: int) -> Callable[[Object], bytes]:
     algorithm = bytes.fromhex("300b06096086480165030403") + bytes((arc,))
 
     def read(half: Object) -> bytes:
-        with translated():
-            value: bytes = half[Attribute.VALUE]
+        value = _read(half, Attribute.VALUE)
         if len(value) != length:
             raise ValueError
         bit_string = b"\x03\x82" + (length + 1).to_bytes(2) + b"\x00" + value
@@ -114,8 +132,7 @@ def _checked(read: Callable[[Object], bytes]) -> Callable[[Object], bytes]:
 
 def _point(half: Object, length: int) -> bytes:
     """Read CKA_EC_POINT, which is a DER OCTET STRING of the point, or the point itself on some tokens."""
-    with translated():
-        ec_point: bytes = half[Attribute.EC_POINT]
+    ec_point = _read(half, Attribute.EC_POINT)
     point = ec_point[-length:]
     if ec_point not in (point, der_octet_string(point)):
         raise ValueError("CKA_EC_POINT is no point of the curve")
@@ -135,16 +152,30 @@ def _rsa(bits: int) -> KeyFacts:
     return KeyFacts(key_type=KeyType.RSA, generation=Mechanism.RSA_PKCS_KEY_PAIR_GEN, bits=bits, public=_rsa_public)
 
 
-def _curve(curve: ec.EllipticCurve, name: str) -> KeyFacts:
-    """Build the row of a curve. ``name``: its object identifier in DER, in hex."""
+def _curve(curve: ec.EllipticCurve, oid: str) -> KeyFacts:
+    """Build the row of a curve. ``oid``: its object identifier in DER, in hex; its other name is that of SEC 2."""
+    encodings = (bytes.fromhex(oid), _printable_string(curve.name))
     return KeyFacts(
         key_type=KeyType.EC,
         generation=Mechanism.EC_KEY_PAIR_GEN,
         bits=curve.key_size,
-        parameters={Attribute.EC_PARAMS: bytes.fromhex(name)},
+        parameters={Attribute.EC_PARAMS: encodings[0]},
+        encodings=encodings,
         curve=curve,
         public=_ec_public(curve),
     )
+
+
+def _printable_string(text: str) -> bytes:
+    """Encode a name of less than 128 characters as a DER PrintableString."""
+    return bytes((0x13, len(text))) + text.encode("ascii")
+
+
+_EDWARDS25519: Final = (
+    _printable_string("edwards25519"),
+    bytes.fromhex("06032b6570"),  # 1.3.101.112 (RFC 8410)
+    bytes.fromhex("06092b06010401da470f01"),  # 1.3.6.1.4.1.11591.15.1, from before RFC 8410
+)
 
 
 def _ml_dsa(parameter_set: MLDSAParameterSet, arc: int, public_bytes: int) -> KeyFacts:
@@ -175,7 +206,8 @@ KEY_FACTS: Final[Mapping[KeySpec, KeyFacts]] = {
         key_type=KeyType.EC_EDWARDS,
         generation=Mechanism.EC_EDWARDS_KEY_PAIR_GEN,
         bits=256,
-        parameters={Attribute.EC_PARAMS: b"\x13\x0cedwards25519"},  # a PrintableString
+        parameters={Attribute.EC_PARAMS: _EDWARDS25519[0]},
+        encodings=_EDWARDS25519,
         public=_checked(_ed25519_public),
     ),
     KeySpec.ML_DSA_44: _ml_dsa(MLDSAParameterSet.ML_DSA_44, 17, 1312),

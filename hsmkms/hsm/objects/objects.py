@@ -2,28 +2,22 @@
 
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
-from pkcs11._pkcs11 import SearchIter  # type: ignore[attr-defined]
 from pkcs11.constants import Attribute, ObjectClass
-from pkcs11.exceptions import FunctionFailed, ObjectHandleInvalid, PKCS11Error
+from pkcs11.exceptions import PKCS11Error
 from pkcs11.mechanisms import KeyType, Mechanism
 from pkcs11.types import Object, Session
 
 from hsmkms.errors import ObjectLostError, SessionLostError, TokenError, TokenUnavailableError, TokenUnfitError
+from hsmkms.hsm.calls.attributes import read_several
+from hsmkms.hsm.calls.search import find_objects
 from hsmkms.hsm.faults import AWAY, SESSION_LOST, translated
-from hsmkms.hsm.objects.attributes import HARDENED, SecretTemplate
-
-Tolerated = Mapping[Attribute, tuple[object, ...]]
-
-MAY_BE_SILENT: Final[Tolerated] = {Attribute.VALUE_LEN: (None,), Attribute.SIGN_RECOVER: (None,)}
-"""Attributes that a token may leave unreported without being refused."""
-
-MAY_NOT_KNOW_LENGTHS: Final[Tolerated] = {**MAY_BE_SILENT, Attribute.VALUE_LEN: (None, 0)}
-"""The same for unwrapped keys on tokens that do not report their length, which was proven in another way."""
+from hsmkms.hsm.objects.attributes import HARDENED, MAPPER, SecretTemplate, packed
+from hsmkms.hsm.objects.handle_keys import HandleObject, generate_key
+from hsmkms.hsm.objects.support import MAY_BE_SILENT, STANDARD, AttributeSupport, Observer, Tolerated, unobserved
 
 _UNAVAILABLE: Final = 2 ** (8 * struct.calcsize("L")) - 1
 """CK_UNAVAILABLE_INFORMATION: the value of a number that the token does not have."""
@@ -63,6 +57,11 @@ class TokenObject(Struct, frozen=True, kw_only=True):
         return self.object_class is ObjectClass.SECRET_KEY
 
 
+def search(session: Session, wanted: Mapping[Attribute, Any]) -> list[HandleObject]:
+    """Return all objects that have these attributes. PKCS11Error is not translated."""
+    return [HandleObject(session, handle) for handle in find_objects(session, packed(wanted))]
+
+
 def find(session: Session, object_class: ObjectClass | None, cka_id: bytes) -> Object | None:
     """Return the one token object of that CKA_ID and class, or None. Without a class: secret key or private half.
 
@@ -73,16 +72,32 @@ def find(session: Session, object_class: ObjectClass | None, cka_id: bytes) -> O
     if object_class is not None:
         wanted[Attribute.CLASS] = object_class
     with translated():
-        found = list(session.get_objects(wanted))
+        found = search(session, wanted)
         if object_class is None:
-            if any(each.object_class is None for each in found):
+            classes = [tell(each, (Attribute.CLASS,))[Attribute.CLASS] for each in found]
+            if None in classes:
                 raise SessionLostError(SESSION_LOST)
-            found = [each for each in found if each.object_class in _SECRETS]
+            found = [each for each, its_class in zip(found, classes, strict=True) if its_class in _SECRETS]
     if len(found) > 1:
         raise TokenError(
             f"the token holds {len(found)} objects with CKA_ID {cka_id.hex()}: remove the one that is not its"
         )
     return found[0] if found else None
+
+
+def is_at(session: Session, handle: int | None, cka_id: bytes) -> bool:
+    """Return True if the handle is that of a private key object with this CKA_ID, which only a valid login shows.
+
+    One call instead of the five of a search. False proves nothing.
+    """
+    if handle is None:
+        return False
+    reported = tell(HandleObject(session, handle), (Attribute.ID, Attribute.CLASS, Attribute.PRIVATE))
+    return (
+        reported[Attribute.ID] == cka_id
+        and reported[Attribute.CLASS] in _SECRETS
+        and reported[Attribute.PRIVATE] is True
+    )
 
 
 def handle_of(found: Object) -> int:
@@ -103,7 +118,9 @@ def required(found: Object | None, sentence: str) -> Object:
 def list_keys(session: Session) -> Iterator[TokenObject]:
     """List all readable key objects on the token; unreadable ones are left out."""
     for object_class in _KEY_CLASSES:
-        for key in _readable_objects(session, {Attribute.CLASS: object_class, Attribute.TOKEN: True}):
+        with translated():
+            found = search(session, {Attribute.CLASS: object_class, Attribute.TOKEN: True})
+        for key in found:
             attributes = tell(key, (Attribute.ID, Attribute.LABEL))
             if attributes[Attribute.ID]:
                 yield TokenObject(
@@ -114,37 +131,32 @@ def list_keys(session: Session) -> Iterator[TokenObject]:
                 )
 
 
-def _readable_objects(session: Session, wanted: dict[Attribute, Any]) -> list[Object]:
-    """Return all matching objects, searching in batches of one.
-
-    python-pkcs11 reads attributes of the objects that a search returns, and fails for the whole batch if another
-    process has destroyed one of them since: a batch of one loses only that object.
-    """
-    found: list[Object] = []
-    with translated(), SearchIter(session, wanted, 1) as search:
-        for batch in search:
-            with suppress(ObjectHandleInvalid, FunctionFailed):
-                found.extend(batch)
-    return found
-
-
-def generate(session: Session, template: SecretTemplate, cka_id: bytes, label: str, *, store: bool = True) -> Object:
+def generate(
+    session: Session,
+    template: SecretTemplate,
+    cka_id: bytes,
+    label: str,
+    support: AttributeSupport = STANDARD,
+    *,
+    store: bool = True,
+) -> Object:
     """Generate a secret key on the token, read its attributes back and compare; an object that differs is destroyed.
 
-    Raises TokenUnfitError naming the attributes that the token ignored.
+    Raises TokenUnfitError naming the attributes that the token ignored, but for what ``support`` tolerates.
     """
     with translated():
-        made = session.generate_key(
-            template.key_type,
+        made = generate_key(
+            session,
             template.bits,
-            id=cka_id,
+            mechanism=template.mechanism,
+            cka_id=cka_id,
             label=label,
             store=store,
             capabilities=template.capabilities,
-            mechanism=template.mechanism,
-            template=dict(HARDENED),
+            template=support.ordered(HARDENED),
         )
-    require_as_ordered(made, differences(made, template.expected(cka_id, label) | {Attribute.TOKEN: store}))
+    expected = template.expected(cka_id, label) | {Attribute.TOKEN: store}
+    require_as_ordered(made, differences(made, expected, support.generated))
     return made
 
 
@@ -165,20 +177,34 @@ def _destroy_unfit(made: Object, wrong: list[str]) -> None:
         ) from exc
 
 
-def differences(made: Object, expected: dict[Attribute, Any], tolerated: Tolerated = MAY_BE_SILENT) -> list[str]:
+def differences(
+    made: Object,
+    expected: dict[Attribute, Any],
+    tolerated: Tolerated = MAY_BE_SILENT,
+    observe: Observer = unobserved,
+) -> list[str]:
     """Compare the reported attributes with ``expected``; return one phrase for each difference.
 
-    TokenUnavailableError if the object, or the whole token, disappeared before it was read back.
+    ``observe`` is called for each difference that is tolerated, if there are no others. TokenUnavailableError if the
+    object, or the whole token, disappeared before it was read back.
     """
     reported = tell(made, tuple(expected))
     wrong = [
-        f"CKA_{attribute.name} is {reported[attribute]!r} instead of {wanted!r}"
+        difference(attribute, reported[attribute], wanted)
         for attribute, wanted in expected.items()
         if reported[attribute] != wanted and reported[attribute] not in tolerated.get(attribute, ())
     ]
     if wrong and tell(made, (Attribute.CLASS,))[Attribute.CLASS] is None:
         raise TokenUnavailableError(AWAY)
+    for attribute, wanted in expected.items() if not wrong else ():
+        if reported[attribute] != wanted:
+            observe(attribute, difference(attribute, reported[attribute], wanted))
     return wrong
+
+
+def difference(attribute: Attribute, reported: object, wanted: object) -> str:
+    """Describe one attribute that is not as ordered."""
+    return f"CKA_{attribute.name} is {reported!r} instead of {wanted!r}"
 
 
 def attest(
@@ -194,6 +220,21 @@ def attest(
         name: value for name, value in expected.items() if name not in (Attribute.ID, Attribute.LABEL)
     }
     return reported, differences(found, decisive, tolerated)
+
+
+def quirks_of(attributes: Mapping[str, Any], expected: Mapping[Attribute, Any], tolerated: Tolerated) -> list[str]:
+    """Describe what ``attest`` reported otherwise than ordered and tolerated, but for silence that any token may keep.
+
+    ``attributes``: by name, as ``attest`` returns them.
+    """
+    return [
+        difference(attribute, attributes[name], wanted)
+        for attribute, wanted in expected.items()
+        if attribute not in MAY_BE_SILENT
+        and (name := f"CKA_{attribute.name}") in attributes
+        and attributes[name] != wanted
+        and attributes[name] in tolerated.get(attribute, ())
+    ]
 
 
 def _readable(name: Attribute, value: Any) -> Any:  # noqa: ANN401 - attributes have many types
@@ -212,17 +253,16 @@ def _readable(name: Attribute, value: Any) -> Any:  # noqa: ANN401 - attributes 
 
 
 def tell(found: Object, names: tuple[Attribute, ...]) -> dict[Attribute, Any]:
-    """Read attributes one by one; None for one that the token refuses.
+    """Read attributes, all with one call where the token can; None for one that it refuses or does not report."""
+    read = read_several(found.session, handle_of(found), names)
+    return {name: _unpacked(name, read[name]) for name in names}
 
-    Read together, a token that does not know one of the attributes may refuse them all.
-    """
-    values: dict[Attribute, Any] = {}
-    for name in names:
-        try:
-            values[name] = found[name]
-        except (PKCS11Error, IndexError, ValueError):
-            values[name] = None
-    return values
+
+def _unpacked(name: Attribute, value: bytes | None) -> Any:  # noqa: ANN401 - attributes have many types
+    try:
+        return None if value is None else MAPPER.unpack_attributes(name, value)
+    except (ValueError, struct.error):
+        return None
 
 
 def discard(made: Object) -> None:

@@ -21,6 +21,8 @@ from hsmkms.hsm.faults import translated
 from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY, HARDENED
 from hsmkms.hsm.objects.handle_keys import BorrowedKey
 from hsmkms.hsm.objects.objects import generate, handle_of
+from hsmkms.hsm.objects.support import STANDARD, AttributeSupport
+from hsmkms.hsm.probing.attributes import try_attributes
 from hsmkms.hsm.probing.known_answers import expected_gcm
 from hsmkms.hsm.serials import serial_of
 
@@ -43,7 +45,7 @@ class TokenProfile(Struct, frozen=True, kw_only=True):
     ``mechanisms``: names, or hexadecimal numbers of vendors' own. ``label_bytes``: how much of a label it keeps.
     ``iv_origin``: who chooses the IVs of AES-GCM. ``gcm_checked``: the AES-GCM answer was compared with an independent
     computation (False where the token has no AES-ECB to compute with; then only round trip and refusal were tried).
-    ``quirks``: sentences for people.
+    ``attributes``: what it makes of the attributes that are ordered. ``quirks``: sentences for people.
     """
 
     label: str
@@ -56,6 +58,7 @@ class TokenProfile(Struct, frozen=True, kw_only=True):
     label_bytes: int
     iv_origin: IvOrigin
     gcm_checked: bool
+    attributes: AttributeSupport
     quirks: tuple[str, ...]
 
 
@@ -67,13 +70,15 @@ def probe(token: Token, session: Session, library: str) -> TokenProfile:
     if missing:
         raise TokenUnfitError(f"the token has no {', '.join(missing)}: hsmkms cannot keep keys on it")
     quirks: list[str] = []
+    attributes = try_attributes(session)
+    quirks += attributes.quirks
     gcm_checked = Mechanism.AES_ECB in mechanisms
-    iv_origin = check_gcm(session, exact=gcm_checked)
+    iv_origin = check_gcm(session, attributes, exact=gcm_checked)
     if iv_origin in QUIRKS:
         quirks.append(QUIRKS[iv_origin])
     if not gcm_checked:
         quirks.append("no AES-ECB to compute a known answer with: AES-GCM was checked by round trip only")
-    kept = label_bytes(session)
+    kept = label_bytes(session, attributes)
     if kept < LONG_LABEL_BYTES:
         quirks.append(f"labels are cut to {kept} bytes: short labels are used, without the region")
     major, minor = token.firmware_version
@@ -88,17 +93,18 @@ def probe(token: Token, session: Session, library: str) -> TokenProfile:
         label_bytes=kept,
         iv_origin=iv_origin,
         gcm_checked=gcm_checked,
+        attributes=attributes,
         quirks=tuple(quirks),
     )
 
 
-def check_gcm(session: Session, *, exact: bool) -> IvOrigin:
+def check_gcm(session: Session, support: AttributeSupport = STANDARD, *, exact: bool) -> IvOrigin:
     """Test AES-GCM with a random session key; return who chooses the IVs.
 
     It encrypts, compares, decrypts, and requires that a changed message is refused. TokenUnfitError if the token fails.
     ``exact``: compare with an independent computation, for which the token must have AES-ECB.
     """
-    key = generate(session, AES_256_BACKING_KEY, b"hsmkms probe 001", _PROBE_LABEL, store=False)
+    key = generate(session, AES_256_BACKING_KEY, b"hsmkms probe 001", _PROBE_LABEL, support, store=False)
     handle = handle_of(key)
     try:
         with translated():
@@ -142,11 +148,11 @@ def _accepts(session: Session, handle: int, iv: bytes, body: bytes) -> bool:
     return True
 
 
-def label_bytes(session: Session) -> int:
+def label_bytes(session: Session, support: AttributeSupport = STANDARD) -> int:
     """Return how many bytes of a long label the token keeps; 32 if it refuses a long one."""
-    wanted = "L" * LONG_LABEL_BYTES
+    wanted, template = "L" * LONG_LABEL_BYTES, support.ordered(HARDENED)
     try:
-        made = session.generate_key(KeyType.AES, 256, label=wanted, store=False, template=dict(HARDENED))
+        made = session.generate_key(KeyType.AES, 256, label=wanted, store=False, template=template)
         kept = len(made[Attribute.LABEL])
         made.destroy()
     except PKCS11Error:

@@ -27,6 +27,8 @@ from hsmkms.errors import (
     TokenUnfitError,
 )
 from hsmkms.hsm.allowed_acts import MAY_CHANGE_PIN
+from hsmkms.hsm.calls.messages import Messages
+from hsmkms.hsm.crypto.message_gcm import find_generator
 from hsmkms.hsm.faults import AWAY, BUSY, SESSION_LOST, translate, translated
 from hsmkms.hsm.objects.objects import find, handle_of, tell
 from hsmkms.hsm.probing.mechanism_info import MechanismInfo, mechanism_info
@@ -43,6 +45,9 @@ __all__ = ["Connection", "DeviceSettings"]
 Result = TypeVar("Result")
 
 OK: Final = "ok"
+ENCRYPT: Final = "encrypt"
+"""The calls that may leave a message operation active in their session (calls/messages.py); all others end it first."""
+
 OTHER: Final = "other"
 """Name under which calls without their own name are counted."""
 
@@ -59,11 +64,14 @@ class Connection(TokenLogin):
         super().__init__(settings, module, read_pin, accept_final_try=accept_final_try)
         self._turns = Turns(settings.state_dir)
         self._keeps: TokenUnavailableError | None = None
+        self.messages = Messages(None, None)
         self.caches: list[dict[bytes, Any]] = []
         """What the users of this connection know of objects, by CKA_ID; nothing of it outlives the login."""
         try:
             with self.pool.session() as session:
                 self.profile = probe(self.token, session, module.description)
+                functions = module.cryptoki.message_functions()
+                self.messages = Messages(functions, find_generator(functions, session, self.profile.attributes))
         except BaseException:
             self.close_sessions()
             raise
@@ -80,6 +88,7 @@ class Connection(TokenLogin):
 
     def _forget_objects(self) -> None:
         super()._forget_objects()
+        self.messages.forget_sessions()
         for each in self.caches:
             each.clear()
 
@@ -102,8 +111,11 @@ class Connection(TokenLogin):
         session = self.pool.take()
         started = perf_counter()
         try:
+            if call != ENCRYPT:
+                self.messages.end(session)
             handle = self.handles.lookup(cka_id)
             if handle is None:
+                self.messages.end(session)
                 handle = self._search(session, cka_id)
             result = attempt(session, handle)
         except PKCS11Error as exc:
@@ -151,6 +163,7 @@ class Connection(TokenLogin):
         started = perf_counter()
         try:
             with self._classified_losses(session):
+                self.messages.end(session)
                 result = attempt(session)
         except BaseException as exc:
             self._give_back(session, exc, call, started)
@@ -222,6 +235,7 @@ class Connection(TokenLogin):
         """Try everything that hsmkms needs of a token, step by step; nothing is left on it."""
         self.ready()
         with self.pool.session() as session:
+            self.messages.end(session)
             return run_checks(self.token, session)
 
     def mechanisms(self) -> list[MechanismInfo]:

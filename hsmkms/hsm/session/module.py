@@ -1,25 +1,24 @@
 """Load a PKCS#11 module once per process, thread-safe, never carried across a fork.
 
 A module has one state per process, however many users it has here, so a registry counts the users of loaded modules and
-finalises a module with its last user. python-pkcs11 initialises a module with ``C_Initialize(NULL)``, which declares
-that only one thread will call: ``Module`` makes the call first, with CKF_OS_LOCKING_OK, and ``_ThreadSafeLibrary``
-ignores that python-pkcs11's own call then finds the module initialised.
+finalises a module with its last user. python-pkcs11 would call ``C_Initialize(NULL)``, which declares that only one
+thread will call: ``Cryptoki`` makes the call in its place, with CKF_OS_LOCKING_OK.
 """
 
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
-from pkcs11 import _pkcs11
 from pkcs11.exceptions import PKCS11Error
 from pkcs11.types import Slot
 
 from hsmkms.errors import ConfigurationError, ModuleError
 from hsmkms.hsm.faults import translated
-from hsmkms.hsm.session.cryptoki import CKR_CRYPTOKI_ALREADY_INITIALIZED, CKR_OK, Cryptoki
+from hsmkms.hsm.return_codes import CKR_CRYPTOKI_ALREADY_INITIALIZED, CKR_OK
+from hsmkms.hsm.session.cryptoki import Cryptoki
 from hsmkms.process import ForkGuard, uptime
 
 RENEWAL_SECONDS: Final = 1.0
@@ -62,15 +61,6 @@ class Lodger(Protocol):
         """Record that the module was renewed, which closed all sessions."""
 
 
-class _ThreadSafeLibrary(_pkcs11.lib):
-    """python-pkcs11's library object for a module that is already initialised."""
-
-    def initialize(self) -> None:
-        """Let python-pkcs11 find the module initialised; see the docstring of this file."""
-        with suppress(PKCS11Error):  # CKR_CRYPTOKI_ALREADY_INITIALIZED, which has no class of its own
-            super().initialize()
-
-
 class Module:
     """A loaded and initialised PKCS#11 module. Get one with ``acquire``, return it with ``release``."""
 
@@ -85,11 +75,11 @@ class Module:
         os.environ.update(environment)
         try:
             self.cryptoki = Cryptoki(str(path))
-        except (OSError, AttributeError) as exc:
+        except (OSError, LookupError, PKCS11Error) as exc:
             raise ModuleError(f"{path} cannot be loaded as a PKCS#11 module ({exc}): check token.module") from exc
         self._initialize()
         try:
-            self._library = _ThreadSafeLibrary(str(path))
+            self._library = self.cryptoki.library()
         except PKCS11Error as exc:
             self.cryptoki.finalize()
             raise ModuleError(f"{path} does not answer as a PKCS#11 module ({type(exc).__name__})") from exc

@@ -14,8 +14,8 @@ from pkcs11.types import Slot
 
 from hsmkms.errors import ConfigurationError, ModuleError, TokenError, TokenNotFoundError
 from hsmkms.hsm.faults import translated
+from hsmkms.hsm.return_codes import CKR_OK
 from hsmkms.hsm.session import module as modules
-from hsmkms.hsm.session.cryptoki import CKR_OK
 from hsmkms.hsm.session.token_choice import TokenChoice, choose
 
 MODULE_PATHS: Final = (

@@ -12,7 +12,7 @@ from hsmkms.errors import (
     UnsupportedOperationException,
 )
 from hsmkms.model.enums import MaterialState
-from hsmkms.model.records import MaterialRecord
+from hsmkms.model.records import KeyRecord, MaterialRecord
 from hsmkms.rules import material
 from hsmkms.service.runtime.core import Core
 
@@ -28,6 +28,8 @@ NOTHING_WAS_MADE: Final = (
 
 ATTEMPTS: Final = 3
 """How often a creation is attempted, if the home moves to another token during each attempt."""
+
+QUIRKS_EVENT: Final = "BackingKeyQuirks"
 
 HOME_MOVED: Final = "The installation moves to another token just now: try again."
 
@@ -51,3 +53,15 @@ def label_of(core: Core, token_id: str, key_id: str, region: str, sequence: int)
     if len(long) <= core.tokens.of(token_id).profile.label_bytes:
         return long
     return material.short_label(core.installation.short_id, key_id, sequence)
+
+
+def record_quirks(core: Core, record: KeyRecord, token_id: str, material_id: str, *, imported: bool = False) -> None:
+    """Record in the audit log how a new backing key deviates from what was ordered, where its token makes it so.
+
+    Nothing is recorded of a token that makes keys exactly as ordered.
+    """
+    device = core.tokens.of(token_id)
+    quirks = (*device.profile.attributes.quirks, *(device.imports.quirks() if imported else ()))
+    if quirks:
+        details = {"keyId": record.key_id, "keyMaterialId": material_id, "tokenQuirks": list(quirks)}
+        core.audit.event(QUIRKS_EVENT, record.region, record.arn, details)

@@ -17,7 +17,7 @@ from hsmkms.model.ids import key_arn, new_key_id
 from hsmkms.model.permit import Permit
 from hsmkms.model.records import KeyRecord
 from hsmkms.service.keys import destruction
-from hsmkms.service.keys.backing import ATTEMPTS, HOME_MOVED, NOTHING_WAS_MADE, generated, label_of
+from hsmkms.service.keys.backing import ATTEMPTS, HOME_MOVED, NOTHING_WAS_MADE, generated, label_of, record_quirks
 from hsmkms.service.runtime.core import Core
 from hsmkms.store import aliases, installation, keys, objects
 from hsmkms.store.engine import Connection
@@ -146,6 +146,8 @@ def _make(
     # 3. Result: from here on the key exists.
     with core.audited_and_sealed() as tx:
         outcome = _complete(tx, record, alias)
+        if outcome is _Outcome.MADE:
+            record_quirks(core, record, backing_key.token_id, backing_key.material_id)
         if outcome in (_Outcome.ALIAS_TAKEN, _Outcome.HOME_MOVED):
             keys.drop_intent(tx, record.key_id, record.region)
             objects.doom(tx, backing_key.token_id, backing_key.cka_id, label, core.clock())

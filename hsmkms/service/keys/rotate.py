@@ -17,7 +17,7 @@ from hsmkms.model.permit import OperatorAct
 from hsmkms.model.records import KeyRecord
 from hsmkms.rules import rotation as rules
 from hsmkms.service.keys import destruction
-from hsmkms.service.keys.backing import ATTEMPTS, HOME_MOVED, NOTHING_WAS_MADE, generated, label_of
+from hsmkms.service.keys.backing import ATTEMPTS, HOME_MOVED, NOTHING_WAS_MADE, generated, label_of, record_quirks
 from hsmkms.service.runtime import clock
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
@@ -81,6 +81,7 @@ def _rotate(core: Core, key_id: str, region: str, kind: RotationType, judge: Jud
         object_row = objects.fetch(tx, new.token_id, new.cka_id)
         if switched:
             _record_rotation(core, record, new.material_id, kind)
+            record_quirks(core, record, new.token_id, new.material_id)
     if moved:
         destruction.discard(core, new.token_id, new.cka_id)
         return False

@@ -40,7 +40,7 @@ from hsmkms.rules.states import Event
 from hsmkms.service.keys import destruction
 from hsmkms.service.keys import expiry as lapses
 from hsmkms.service.keys import rotate as rotating
-from hsmkms.service.keys.backing import NOTHING_WAS_MADE, label_of
+from hsmkms.service.keys.backing import NOTHING_WAS_MADE, label_of, record_quirks
 from hsmkms.service.keys.installation_keys import is_mac, macs
 from hsmkms.service.operations import wrapping_keys
 from hsmkms.service.pipeline import Call
@@ -199,6 +199,7 @@ def _unwrap(arrival: _Arrival, record: KeyRecord, permit: Permit, cka_id: bytes,
         arrived = fresh is not None and not moved and materials.arrive(tx, token_id, cka_id)
         if fresh is not None and arrived:
             arrival.settle(tx, fresh)
+            record_quirks(core, fresh, token_id, arrival.choice.material_id, imported=True)
     if moved:
         destruction.discard(core, token_id, cka_id)
         raise ExpiredImportTokenException(_GONE)

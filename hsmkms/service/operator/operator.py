@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from hsmkms.errors import ObjectLostError
 from hsmkms.hsm.ports import Device, MechanismInfo
@@ -68,8 +69,9 @@ class Attestation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     For a key pair they are those of the private half; ``public_half`` has those of the public half.
 
     ``as_made`` is true if every deciding attribute still has the value that hsmkms ordered; ``deviations`` lists those
-    that have not. ``imported``: the material came from outside, so the token cannot attest its history.
-    ``host_unwrapped``: it once passed through a process of hsmkms in the clear.
+    that have not. ``quirks``: what the token does not know or reports otherwise, and hsmkms tolerates. ``imported``:
+    the material came from outside, so the token cannot attest its history. ``host_unwrapped``: it once passed through a
+    process of hsmkms in the clear.
     """
 
     key_id: str
@@ -82,6 +84,7 @@ class Attestation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     host_unwrapped: bool
     deviations: list[str]
     attributes: dict[str, Any]
+    quirks: list[str] = []
     public_half: dict[str, Any] | None = None
 
 
@@ -104,8 +107,10 @@ class Operator:
     def token_info(self, device: Device | None = None) -> TokenInfo:
         """Return profile, limits and mechanisms of a token; by default of the home."""
         device = device or self._core.device
+        profile = device.profile
+        quirks = dict.fromkeys((*profile.quirks, *profile.attributes.quirks, *device.imports.quirks()))
         return TokenInfo(
-            profile=device.profile,
+            profile=replace(profile, quirks=tuple(quirks)),
             limits=device.connection.limits(),
             mechanisms=device.connection.mechanisms(),
         )
@@ -304,6 +309,8 @@ class Operator:
             deviations += [f"public half: {each}" for each in of_public_half]
         except ObjectLostError as exc:
             attributes, deviations = {}, [str(exc)]
+        quirks = device.keys.tolerated(attributes, key.kind, imported=imported)
+        of_public = device.keys.tolerated(public_half, key.kind, public=True)
         return Attestation(
             key_id=key.key_id,
             key_material_id=material.material_id,
@@ -314,6 +321,7 @@ class Operator:
             imported=imported,
             host_unwrapped=material.host_unwrapped,
             deviations=deviations,
+            quirks=[*quirks, *(f"public half: {each}" for each in of_public)],
             attributes=attributes,
             public_half=public_half or None,
         )

@@ -365,9 +365,14 @@ def _check_genuine(core: Core, finding: Finding, cka_id: bytes) -> BackingKind:
     """Return the object's spec and usage; refuse one that hsmkms cannot have created.
 
     Anyone who has the PIN can write a label. But CKA_LOCAL, that the token generated the key, and that it was never
-    extractable cannot be forged.
+    extractable cannot be forged. On a token that does not report CKA_LOCAL no object is genuine.
     """
     device = core.tokens.of(finding.token_id)
+    if device.profile.attributes.local:
+        raise KMSInvalidStateException(
+            f"the object {finding.cka_id} is not adopted: this token does not report which keys it generated itself "
+            "(CKA_LOCAL), so the object could have been brought in. Restore a backup of the database that has its key"
+        )
     kind = device.keys.identify(cka_id)
     deviations = (
         device.keys.attest(cka_id, kind or SYMMETRIC)[1] + device.keys.attest_public(cka_id, kind or SYMMETRIC)[1]

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from devices import SoftHsm, arguments, new_key, permit, report
+from devices import Token, arguments, new_key, permit, report
 
 from hsmkms.hsm.crypto.iv import IvSource
 from hsmkms.hsm.device import TokenDevice
@@ -28,7 +28,7 @@ def material(wrapping_key: bytes) -> WrappedMaterial:
     return WrappedMaterial(wrapping_key, WrappingAlgorithm.RSAES_OAEP_SHA_1, bytes(256))
 
 
-def in_child(token: SoftHsm, device: TokenDevice, ivs: IvSource, key: bytes) -> dict[str, Any]:
+def in_child(token: Token, device: TokenDevice, ivs: IvSource, key: bytes) -> dict[str, Any]:
     """Use what the parent made, then a device of the child's own."""
     other = os.urandom(16)
     session = None

@@ -1,0 +1,44 @@
+"""The PKCS#11 modules on which the device tests are run, and where each comes from."""
+
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    """A module. ``driver``: its class in tests/tokens.
+
+    ``debian``: packages that are installed; the first has the version. ``unpacked``: they are only unpacked. ``suite``:
+    the Debian that has the wanted version, run in a root folder of its own. ``built``: it is built elsewhere and named
+    by its path. ``absent``: why it is not run at all.
+    """
+
+    name: str
+    title: str
+    driver: str
+    debian: tuple[str, ...] = ()
+    unpacked: bool = False
+    suite: str = ""
+    built: bool = False
+    absent: str = ""
+
+
+P11_KIT = ("p11-kit", "p11-kit-modules", "softhsm2")
+
+MODULES: tuple[Row, ...] = (
+    Row("softhsm", "SoftHSM", "softhsm", ("softhsm2",)),
+    Row("nss", "NSS softokn", "nss", ("libnss3",)),
+    Row("firefox", "NSS softokn of Firefox", "firefox", ("firefox-esr",), unpacked=True),
+    Row("p11-kit", "p11-kit remote before SoftHSM", "p11-kit", P11_KIT),
+    Row("p11-kit-trixie", "p11-kit remote of Debian 13", "p11-kit", P11_KIT, suite="trixie"),
+    Row("opencryptoki", "opencryptoki, software token", "opencryptoki", ("opencryptoki",)),
+    Row(
+        "opencryptoki-trixie",
+        "opencryptoki of Debian 13, software token",
+        "opencryptoki",
+        ("opencryptoki",),
+        suite="trixie",
+    ),
+    Row("tpm2", "tpm2-pkcs11 on swtpm", "tpm2", ("libtpm2-pkcs11-1", "swtpm", "libtss2-tcti-swtpm0")),
+    Row("softhsm-main", "SoftHSM, main branch", "softhsm", built=True),
+    Row("kryoptic", "kryoptic", "kryoptic", built=True),
+    Row("freehsm", "freehsm", "", absent="Debian has no package of it"),
+)

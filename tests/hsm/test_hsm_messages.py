@@ -1,0 +1,136 @@
+"""Message-based encryption of PKCS#11 3: one call an encryption where a token has it, and never with a weak IV."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from devices import MakeToken, SoftHsm, new_key, permit
+from shims import Played
+
+from hsmkms.errors import RejectedDataError
+from hsmkms.hsm.calls.messages import Generator
+from hsmkms.hsm.device import TokenDevice
+from hsmkms.model.enums import Operation
+from hsmkms.model.permit import OperatorAct
+
+AAD, PLAINTEXT = b"authenticated", b"to be encrypted"
+
+
+@pytest.fixture
+def played(make_token: MakeToken, shim_path: Path) -> Played:
+    """A fresh token behind the shim, whose messages have the caller's IVs."""
+    return Played.of(make_token(), shim_path, "messages caller")
+
+
+@pytest.fixture
+def token(played: Played) -> SoftHsm:
+    """The same token."""
+    return played.token
+
+
+def encrypt(device: TokenDevice, key: bytes, plaintext: bytes = PLAINTEXT) -> tuple[bytes, bytes]:
+    """Encrypt under a backing key."""
+    return device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, plaintext, AAD)
+
+
+def decrypt(device: TokenDevice, key: bytes, sealed: tuple[bytes, bytes]) -> bytes:
+    """Decrypt what was encrypted."""
+    return device.ciphers.decrypt(permit(Operation.DECRYPT, key), key, *sealed, AAD)
+
+
+@pytest.mark.parametrize(("kind", "generator"), [("caller", Generator.CALLER), ("random", Generator.RANDOM)])
+def test_messages_are_used(played: Played, kind: str, generator: Generator) -> None:
+    """The third encryption under a key is one call; each decrypts in the usual way, and no IV comes twice."""
+    played.order(f"messages {kind}")
+    device = played.token.open()
+    assert device.connection.messages.generator is generator
+    key = new_key(device)
+    sealed = [encrypt(device, key) for _ in range(3)]
+    played.order(f"messages {kind}", "fault C_EncryptInit * return 0x30", "fault C_Encrypt 2+ return 0x30")
+    sealed.append(encrypt(device, key))
+    played.order(f"messages {kind}")
+    assert [decrypt(device, key, each) for each in sealed] == [PLAINTEXT] * 4
+    assert len({iv for iv, _ in sealed}) == 4
+    assert all(any(iv) for iv, _ in sealed)
+
+
+def test_lengths(device: TokenDevice) -> None:
+    """Plaintexts of none to 4,096 bytes are encrypted by message."""
+    key = new_key(device)
+    for size in (1, 1, 1, 0, 16, 4096):
+        sealed = encrypt(device, key, bytes(size))
+        assert len(sealed[1]) == size + 16
+        assert decrypt(device, key, sealed) == bytes(size)
+
+
+@pytest.mark.parametrize("kind", ["counted", "wrong"])
+def test_weak_generators_are_refused(played: Played, kind: str) -> None:
+    """A token whose random IVs count, or that uses another IV than it was given, encrypts by two calls as before."""
+    played.order(f"messages {kind}")
+    device = played.token.open()
+    assert device.connection.messages.generator is None
+    key = new_key(device)
+    assert [decrypt(device, key, encrypt(device, key)) for _ in range(3)] == [PLAINTEXT] * 3
+
+
+def test_other_operations_between(device: TokenDevice) -> None:
+    """A message operation is ended before its session does anything else; this token allows nothing beside it."""
+    first, second = new_key(device), new_key(device)
+    between: list[Callable[[], object]] = [
+        lambda: decrypt(device, first, encrypt(device, first)),
+        lambda: encrypt(device, second),
+        lambda: new_key(device),
+        lambda: device.keys.inventory(first),
+        device.connection.checks,
+    ]
+    for act in between:
+        sealed = [encrypt(device, first) for _ in range(3)]
+        act()
+        sealed += [encrypt(device, first) for _ in range(3)]
+        assert [decrypt(device, first, each) for each in sealed] == [PLAINTEXT] * 6
+    assert device.connection.sessions().opened == 1
+
+
+def test_alternating_keys_begin_no_message(device: TokenDevice, played: Played) -> None:
+    """Where keys alternate in a session, each encryption is two calls as before: no operation is begun and ended."""
+    keys = [new_key(device), new_key(device)]
+    for key in keys:
+        encrypt(device, key)
+    played.order("messages caller", "fault C_EncryptInit 5+ return 0x30", "fault C_Encrypt 5+ return 0x30")
+    for key in keys * 2:
+        encrypt(device, key)
+
+
+def test_handle_of_another_key(device: TokenDevice) -> None:
+    """A key that gets the handle of one whose message operation is active is not encrypted under that one."""
+    old, new = new_key(device), new_key(device)
+    for _ in range(3):
+        encrypt(device, old)
+    handles = device.connection.handles
+    known = handles.lookup(old)
+    assert known is not None
+    handles.remember(new, known)  # as if the module had given it to the new key
+    device.keys.destroy(permit(OperatorAct.RECONCILE, old), old)
+    sealed = encrypt(device, new)
+    assert decrypt(device, new, sealed) == PLAINTEXT
+    with pytest.raises(RejectedDataError):
+        decrypt(device, new, (sealed[0], sealed[1][:-1] + bytes((sealed[1][-1] ^ 1,))))
+
+
+def test_lost_session(device: TokenDevice, lose: Callable[[TokenDevice], None]) -> None:
+    """Encryption goes on after the sessions with their message operations were lost."""
+    key = new_key(device)
+    for _ in range(3):
+        encrypt(device, key)
+    lose(device)
+    assert [decrypt(device, key, encrypt(device, key)) for _ in range(3)] == [PLAINTEXT] * 3
+
+
+def test_token_that_can_no_more(device: TokenDevice, played: Played) -> None:
+    """A token that refuses messages later on is encrypted with in two calls from then on."""
+    key = new_key(device)
+    for _ in range(3):
+        encrypt(device, key)
+    played.order("messages random")  # the caller's IV is refused now
+    assert decrypt(device, key, encrypt(device, key)) == PLAINTEXT
+    assert device.connection.messages.generator is None

@@ -1,0 +1,66 @@
+"""How many calls to the token an operation takes: a network HSM pays 1 to 5 ms for each. Counted by ``pkcs11-spy``."""
+
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+import pytest
+import spylog
+from service_sites import Site, run
+
+from hsmkms.config.settings import AuditSettings
+
+ROUNDS = 3
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory: pytest.TempPathFactory, spy_path: Path) -> dict[str, list[list[str]]]:
+    """The names of the calls of each operation, done several times in one process; without data objects of the log."""
+    site = Site.make(tmp_path_factory.mktemp("counted") / "site")
+    log = site.folder / "spy.log"
+    token = site.settings.token
+    environment = token.environment | {"PKCS11SPY": str(token.module), "PKCS11SPY_OUTPUT": str(log)}
+    watched = msgspec.structs.replace(token, module=spy_path, environment=environment)
+    site.varied("counted.toml", token=watched, audit=AuditSettings(durability="off"))
+    (marks,) = run("count_calls", site.folder / "counted.toml", str(log), str(ROUNDS))
+    names = [each.name for each in spylog.read(log)]
+    return {operation: [names[begin:end] for begin, end in each] for operation, each in marks.items()}
+
+
+def test_encrypt(counted: dict[str, list[list[str]]]) -> None:
+    """A warm Encrypt is two calls; the first one also fetches IVs, 64 at once."""
+    first, *warm = counted["encrypt"]
+    assert first == ["C_GenerateRandom", "C_EncryptInit", "C_Encrypt"]
+    assert warm == [["C_EncryptInit", "C_Encrypt"]] * (ROUNDS - 1)
+
+
+def test_decrypt(counted: dict[str, list[list[str]]]) -> None:
+    """Decrypt is two calls."""
+    assert counted["decrypt"] == [["C_DecryptInit", "C_Decrypt"]] * ROUNDS
+
+
+def test_sign(counted: dict[str, list[list[str]]]) -> None:
+    """Sign is two calls."""
+    assert counted["sign"][-1] == ["C_SignInit", "C_Sign"]
+
+
+def test_create_key(counted: dict[str, list[list[str]]]) -> None:
+    """CreateKey is nine calls: one makes the key and one reads all its attributes back.
+
+    The others show that the login is valid (two), that it is the right token (an HMAC, and the new key's class), and
+    that it is no older copy of itself (before and after).
+    """
+    assert Counter(counted["create"][-1]) == {
+        "C_GenerateKey": 1,
+        "C_GetAttributeValue": 4,
+        "C_GetSessionInfo": 2,
+        "C_SignInit": 1,
+        "C_Sign": 1,
+    }
+
+
+def test_parameters_for_import(counted: dict[str, list[list[str]]]) -> None:
+    """The first GetParametersForImport tries what the token can do in at most 165 calls, and the next ones need 13."""
+    first, *others = counted["parameters"]
+    assert len(first) <= 165
+    assert max(map(len, others)) <= 13

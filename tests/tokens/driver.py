@@ -1,0 +1,157 @@
+"""A fresh token of any PKCS#11 module, and what the device suite must know of a module to run on it.
+
+One small class a module derives from ``Driver``; ``table.py`` lists them. A driver finds its module, makes fresh tokens
+and names what its tokens cannot do. It installs nothing: scripts/token-matrix does.
+"""
+
+import re
+from pathlib import Path
+from typing import ClassVar, Final, NamedTuple, Self
+
+import msgspec
+from msgspec import Struct
+from pkcs11.constants import TokenFlag
+
+from hsmkms.hsm.device import DeviceSettings, TokenDevice
+from hsmkms.hsm.serials import serial_of
+from hsmkms.hsm.session import module as modules
+from hsmkms.hsm.session.module import Module
+from hsmkms.hsm.session.token_choice import TokenChoice
+
+PIN: Final = "correct horse"
+SO_PIN: Final = "battery staple"
+LABEL: Final = "hsmkms test"
+LIBRARY_FOLDERS: Final = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib")
+
+
+class NotInstalledError(Exception):
+    """The module, or a program that serves it, is not on this machine; the message says what to install."""
+
+
+class NotPossibleError(Exception):
+    """The tokens of this module cannot be made as a test wants them; the message says why."""
+
+
+class Token(Struct, frozen=True, kw_only=True):
+    """A token, and the folder that is the state folder of its devices."""
+
+    module: Path
+    folder: Path
+    label: str
+    serial: str
+    environment: dict[str, str]
+    reserved: str | None = None
+    pin: str = PIN
+    so_pin: str = SO_PIN
+
+    def settings(self, **changes: object) -> DeviceSettings:
+        """How to reach this token; ``changes`` are members of DeviceSettings."""
+        usual = DeviceSettings(
+            module=self.module,
+            choice=TokenChoice(label=self.label, serial=self.serial or None),
+            state_dir=self.folder,
+            environment=self.environment,
+            init_reserved=self.reserved,
+        )
+        return msgspec.structs.replace(usual, **changes)
+
+    def load(self) -> Module:
+        """Load the token's module as its devices do; the caller releases it."""
+        return modules.acquire(self.module, environment=self.environment, reserved=self.reserved)
+
+    def open(self, **changes: object) -> TokenDevice:
+        """Open the token; the caller closes it."""
+        return TokenDevice.open(self.settings(**changes), lambda: self.pin)
+
+    def add_token(self, label: str) -> None:
+        """Make a second token beside this one; NotPossibleError where the module has one alone."""
+        raise NotPossibleError(f"no second token {label!r} can be made here: the module under test has one alone")
+
+    def spied(self, spy: Path, log: Path) -> Self:
+        """The same token through ``pkcs11-spy``, which writes each call to ``log``. For processes of their own only."""
+        watched = {"PKCS11SPY": str(self.module), "PKCS11SPY_OUTPUT": str(log)}
+        return msgspec.structs.replace(self, module=spy, environment=self.environment | watched)
+
+
+class Reason(NamedTuple):
+    """Why tests do not apply to a module, or may be refused on it. ``pattern`` is a regular expression."""
+
+    pattern: str
+    reason: str
+
+
+class Driver:
+    """A PKCS#11 module under test. ``module``: its file, where it is not the one that the driver looks for itself.
+
+    ``excluded``: tests that say nothing of this module, by their node ids, with the reason. ``refused``: refusals of
+    hsmkms itself (UnsupportedOperationException, TokenUnfitError) that are known of this module, by their sentences:
+    a test that ends with one is skipped with the reason, and with any other refusal it fails.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    """What the guide calls it."""
+    packages: ClassVar[tuple[str, ...]] = ()
+    """What Debian calls it; the first one has its version."""
+    files: ClassVar[tuple[str, ...]] = ()
+    """Where the module is, below the folders of libraries."""
+    excluded: ClassVar[tuple[Reason, ...]] = ()
+    refused: ClassVar[tuple[Reason, ...]] = ()
+
+    def __init__(self, module: Path | None = None) -> None:
+        self.module = module or self.find()
+
+    def find(self) -> Path:
+        """Find the module where distributions put it; raises NotInstalledError."""
+        for folder in map(Path, LIBRARY_FOLDERS):
+            for file in self.files:
+                if (folder / file).is_file():
+                    return folder / file
+        wanted = f"install {' '.join(self.packages)}" if self.packages else "name its file with --hsm-module"
+        raise NotInstalledError(f"{self.title} is not installed: {wanted}")
+
+    def make(self, folder: Path, label: str = LABEL) -> Token:
+        """Make a fresh token in an empty folder. The driver's other tokens may be gone afterwards."""
+        raise NotImplementedError
+
+    def close(self, folder: Path) -> None:
+        """End what serves the token of ``folder``, before its folder is removed."""
+
+    def exclusion(self, node_id: str) -> str | None:
+        """Return why a test says nothing of this module, or None if it does."""
+        return _first(self.excluded, node_id)
+
+    def refusal(self, sentence: str) -> str | None:
+        """Return the reason if hsmkms is known to refuse something on this module with this sentence."""
+        return _first(self.refused, sentence)
+
+
+def _first(reasons: tuple[Reason, ...], text: str) -> str | None:
+    return next((each.reason for each in reasons if re.search(each.pattern, text)), None)
+
+
+def initialise(token: Token) -> Token:
+    """Initialise a token in the first empty slot of a module that was configured for it; return it with its serial."""
+    loaded = token.load()
+    try:
+        free = [slot for slot in loaded.slots() if not slot.get_token().flags & TokenFlag.TOKEN_INITIALIZED]
+        assert free, f"{token.module} shows no empty slot to make a token in"
+        code = loaded.cryptoki.init_token(free[0].slot_id, token.so_pin, token.label)
+        assert code == 0, f"C_InitToken: CKR {code:#x}"
+    finally:
+        loaded.release()
+    return set_pin(token, token.so_pin)
+
+
+def set_pin(token: Token, so_pin: str) -> Token:
+    """Set the user PIN of the one token with this label; return it with its serial."""
+    loaded = token.load()
+    try:
+        # Not by TokenChoice: without a PIN some tokens do not call themselves initialised.
+        (found,) = [each for each in (slot.get_token() for slot in loaded.slots()) if each.label == token.label]
+        session = found.open(rw=True, so_pin=so_pin)
+        session.init_pin(token.pin)
+        session.close()
+        return msgspec.structs.replace(token, serial=serial_of(found))
+    finally:
+        loaded.release()

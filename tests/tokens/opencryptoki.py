@@ -1,0 +1,119 @@
+"""opencryptoki's software token: one for the whole machine, served by the daemon pkcsslotd; only root can run this.
+
+Its PINs have 4 to 8 characters. That of the security officer has a default; both must be changed before use. A token
+that is initialised a second time refuses the security officer's login (3.8), so its files are removed instead.
+
+Source: opencryptoki, man pkcsconf(1) and pkcsslotd(8).
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+from tokens.driver import LABEL, Driver, NotInstalledError, NotPossibleError, Reason, Token
+from tokens.measured import MEASURED_ON_SOFTHSM
+
+CONFIGURATION = Path("/etc/opencryptoki/opencryptoki.conf")
+RUN = (Path("/run"), Path("/run/opencryptoki"))
+STATE = Path("/var/lib/opencryptoki/swtok")
+SHARED_MEMORY = Path("/dev/shm/var.lib.opencryptoki.swtok")  # noqa: S108 - opencryptoki's own
+DEFAULT_SO_PIN = "87654321"
+NEW_PIN = "11111111"
+PIN = "22222222"
+SO_PIN = "33333333"
+SECONDS = 60.0
+
+
+def _sockets() -> list[Path]:
+    """What the daemon listens at; none if it does not run."""
+    return [file for folder in RUN for file in folder.glob("pkcsslotd*.socket")]
+
+
+def _has_ended(number: int) -> bool:
+    """True if there is no such process, or nothing of it but its status."""
+    try:
+        return not Path(f"/proc/{number}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+class OpenCryptokiDriver(Driver):
+    """opencryptoki of the distribution. Each token replaces the one before."""
+
+    name = "opencryptoki"
+    title = "opencryptoki, software token"
+    packages = ("opencryptoki",)
+    files: ClassVar[tuple[str, ...]] = ("opencryptoki/libopencryptoki.so", "pkcs11/libopencryptoki.so")
+    excluded = MEASURED_ON_SOFTHSM
+    refused: ClassVar[tuple[Reason, ...]] = (
+        Reason(r"the token has no AES_GCM:", "AES-GCM came with a later version than Debian 12's 3.8"),
+    )
+
+    def __init__(self, module: Path | None = None) -> None:
+        super().__init__(module)
+        if shutil.which("pkcsslotd") is None:
+            raise NotInstalledError("pkcsslotd is not installed: install opencryptoki")
+        if os.geteuid():
+            raise NotInstalledError("opencryptoki's token is the machine's own: only root can make it anew")
+        found = re.search(r"slot\s+(\d+)\s*\{[^}]*libpkcs11_sw\.so", CONFIGURATION.read_text())
+        assert found, f"{CONFIGURATION} has no software token"
+        self._slot = found[1]
+        self._started = False
+
+    def make(self, folder: Path, label: str = LABEL) -> Token:
+        """Remove the token with all its files, and make it anew."""
+        self._end()
+        if _sockets():
+            raise NotPossibleError("pkcsslotd runs on this machine: whoever uses it must end it first")
+        for file in (*STATE.glob("*"), *(STATE / "TOK_OBJ").glob("*"), SHARED_MEMORY):
+            if file.is_file():
+                file.unlink()
+        self._serve()
+        self._configure("-I", "-S", DEFAULT_SO_PIN, answer=label)
+        self._configure("-P", "-S", DEFAULT_SO_PIN, "-n", SO_PIN)
+        self._configure("-u", "-S", SO_PIN, "-n", NEW_PIN)
+        self._configure("-p", "-U", NEW_PIN, "-n", PIN)
+        return Token(module=self.module, folder=folder, label=label, serial="", environment={}, pin=PIN, so_pin=SO_PIN)
+
+    def close(self, folder: Path) -> None:
+        """End the daemon, whichever folder is removed: there is one token."""
+        del folder
+        self._end()
+
+    def _serve(self) -> None:
+        """Start the daemon, which goes into the background."""
+        self._started = True
+        subprocess.run(
+            ["pkcsslotd"], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        self._wait(lambda: bool(_sockets()), "did not listen")
+
+    def _end(self) -> None:
+        if self._started:
+            self._started = False
+            numbers = [file.read_text().strip() for folder in RUN for file in folder.glob("pkcsslotd.pid")]
+            for number in filter(str.isdigit, numbers):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(number), signal.SIGTERM)
+                self._wait(partial(_has_ended, int(number)), "did not end")
+
+    def _wait(self, happened: Callable[[], bool], otherwise: str) -> None:
+        deadline = time.monotonic() + SECONDS
+        while not happened():
+            assert time.monotonic() < deadline, f"pkcsslotd {otherwise} in {SECONDS} s"
+            time.sleep(0.01)
+
+    def _configure(self, *options: str, answer: str = "") -> None:
+        command = ["pkcsconf", "-c", self._slot, *options]
+        done = subprocess.run(
+            command, input=f"{answer}\n", capture_output=True, text=True, check=False, timeout=SECONDS
+        )
+        assert done.returncode == 0, (options[0], done.stdout, done.stderr)
