@@ -113,7 +113,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("hsm/token_check",),
     ("hsm/session",),
     ("hsm/ports",),
-    ("hsm/pair_trials",),
+    ("hsm/cipher_formats", "hsm/pair_trials"),
     ("hsm/ciphers", "hsm/import_profiles", "hsm/keypairs", "hsm/own_objects"),
     ("hsm/key_objects",),
     ("hsm/imported",),

@@ -2,59 +2,51 @@
 
 from collections.abc import Callable
 
-from pkcs11.exceptions import PKCS11Error
 from pkcs11.types import Session
 
 from hsmkms.hsm.allowed_acts import MAY_DECRYPT, MAY_DRAW_RANDOM, MAY_ENCRYPT
-from hsmkms.hsm.crypto.decrypt_faults import explain_refusal
-from hsmkms.hsm.crypto.gcm import open_sealed, seal
-from hsmkms.hsm.crypto.iv import IvSource
-from hsmkms.hsm.crypto.token_iv import IvOrigin, seal_by_token
+from hsmkms.hsm.cipher_formats import format_ciphers
 from hsmkms.hsm.ports import uncounted
 from hsmkms.hsm.session.connection import ENCRYPT, Connection
+from hsmkms.model.cipher_format import format_of
 from hsmkms.model.permit import Permit
 
 
 class Ciphers:
-    """AES-GCM under backing keys, and random bytes. Thread-safe; of no use in a forked child."""
+    """Authenticated encryption under backing keys, and random bytes. Thread-safe; of no use in a forked child."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._ivs = IvSource()
+        self._formats = format_ciphers(connection)
 
     def encrypt(
         self, permit: Permit, cka_id: bytes, plaintext: bytes, aad: bytes, count: Callable[[], None] = uncounted
     ) -> tuple[bytes, bytes]:
-        """AES-256-GCM under a backing key: returns (96-bit IV, ciphertext || 128-bit tag).
+        """Encrypt under a backing key in its format: returns (IV, ciphertext || tag).
 
         The IV comes from the token's random generator, or is the one that the token chose by itself.
         ``count`` is called before each encryption on the token, so also before a repeated one.
         """
         permit.require(MAY_ENCRYPT, cka_id)
-        origin, messages = self._connection.profile.iv_origin, self._connection.messages
+        seal = self._formats[format_of(cka_id)].seal
 
         def attempt(session: Session, handle: int) -> tuple[bytes, bytes]:
             count()
-            sealed = messages.seal(session, cka_id, handle, self._ivs.next, plaintext, aad)
-            if sealed is not None:
-                return sealed
-            if origin is not IvOrigin.CALLER:
-                return seal_by_token(session, handle, origin, plaintext, aad)
-            iv = self._ivs.next(session)
-            return iv, seal(session, handle, iv, plaintext, aad)
+            return seal(session, cka_id, handle, plaintext, aad)
 
         return self._connection.use(cka_id, attempt, ENCRYPT)
+
+    def can_encrypt(self, cka_id: bytes) -> bool:
+        """Whether the token still has what encryption in the backing key's format needs."""
+        return self._formats[format_of(cka_id)].can_encrypt()
 
     def decrypt(self, permit: Permit, cka_id: bytes, iv: bytes, body: bytes, aad: bytes) -> bytes:
         """Open ciphertext || tag; RejectedDataError for everything that was not made by this key with this AAD."""
         permit.require(MAY_DECRYPT, cka_id)
+        open_sealed = self._formats[format_of(cka_id)].open_sealed
 
         def attempt(session: Session, handle: int) -> bytes:
-            try:
-                return open_sealed(session, handle, iv, body, aad)
-            except PKCS11Error as exc:
-                profile = self._connection.profile
-                raise explain_refusal(exc, session, handle, profile.iv_origin, profile.attributes) from exc
+            return open_sealed(session, cka_id, handle, (iv, body), aad)
 
         return self._connection.use(cka_id, attempt, "decrypt")
 

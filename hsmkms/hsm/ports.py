@@ -37,7 +37,10 @@ class Encrypting(Protocol):
     def encrypt(
         self, permit: Permit, cka_id: bytes, plaintext: bytes, aad: bytes, count: Callable[[], None] = uncounted
     ) -> tuple[bytes, bytes]:
-        """AES-256-GCM under a backing key: returns (96-bit IV, ciphertext || 128-bit tag)."""
+        """Encrypt under a backing key in its format: returns (IV, ciphertext || tag)."""
+
+    def can_encrypt(self, cka_id: bytes) -> bool:
+        """Whether the token still has what encryption in the backing key's format needs."""
 
     def decrypt(self, permit: Permit, cka_id: bytes, iv: bytes, body: bytes, aad: bytes) -> bytes:
         """Open ciphertext || tag; RejectedDataError for everything that was not made by this key with this AAD."""
@@ -145,15 +148,24 @@ class Keys(Protocol):
     def attest(
         self, cka_id: bytes, kind: Kind = SYMMETRIC, *, imported: bool = False
     ) -> tuple[dict[str, Any], list[str]]:
-        """A backing key's attributes as the token reports them now, and how they differ from what was ordered."""
+        """A backing key's attributes as the token reports them now, and how they differ from what was ordered.
+
+        The differences include those of the HMAC key of a backing key for AES-CBC.
+        """
 
     def tolerated(
         self, attributes: Mapping[str, Any], kind: Kind = SYMMETRIC, *, imported: bool = False, public: bool = False
     ) -> list[str]:
         """What of the attributes that ``attest`` read is not as ordered, and is a known quirk of the token."""
 
+    def tolerated_of_mac_key(self, attributes: Mapping[str, Any]) -> list[str]:
+        """The same of the attributes that ``attest_mac_key`` read."""
+
     def identify(self, cka_id: bytes) -> Kind | None:
         """Spec and usage of a generated key, as the object tells about itself; None if it is like none of them."""
+
+    def attest_mac_key(self, cka_id: bytes) -> dict[str, Any]:
+        """The HMAC key of a backing key for AES-CBC as the token reports it now; empty for other backing keys."""
 
     def attest_public(self, cka_id: bytes, kind: Kind) -> tuple[dict[str, Any], list[str]]:
         """A pair's public half as the token reports it now, and what is wrong with it; nothing for a secret key."""

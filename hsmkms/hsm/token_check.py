@@ -12,7 +12,7 @@ from msgspec import Struct
 from pkcs11.constants import Attribute, ObjectClass
 from pkcs11.exceptions import PKCS11Error
 from pkcs11.mechanisms import KeyType, Mechanism
-from pkcs11.types import Session, Token
+from pkcs11.types import Object, Session, Token
 
 from hsmkms.errors import HsmKmsError
 from hsmkms.hsm.crypto.gcm import open_sealed, seal
@@ -21,11 +21,14 @@ from hsmkms.hsm.crypto.token_iv import QUIRKS, IvOrigin, find_origin
 from hsmkms.hsm.imports.probe import probe_import
 from hsmkms.hsm.imports.wrapping import AES_CMAC, ImportProfile, Lengths
 from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY, INSTALLATION_MAC_KEY, SecretTemplate
+from hsmkms.hsm.objects.cbc_pairs import CBC_MAC_KEY
 from hsmkms.hsm.objects.handle_keys import BorrowedKey
 from hsmkms.hsm.objects.key_specs import KEY_FACTS
 from hsmkms.hsm.objects.objects import generate, handle_of
 from hsmkms.hsm.probing.attributes import try_attributes
-from hsmkms.hsm.probing.profile import LONG_LABEL_BYTES, NEEDED, check_gcm, label_bytes
+from hsmkms.hsm.probing.cbc import check_cbc, computes
+from hsmkms.hsm.probing.profile import FORMATS, LONG_LABEL_BYTES, NEEDED, check_gcm, format_for, label_bytes
+from hsmkms.model.cipher_format import CipherFormat
 
 _PROBE_ID: Final = b"hsmkms check 001"
 _PROBE_LABEL: Final = "hsmkms check (a session object)"  # tokens may keep 32 bytes only
@@ -40,6 +43,17 @@ GCM_VECTOR: Final = {
     "8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f66276fc6ece0f4e1768cddf8853bb2d551b",
 }
 """Test case 16 of McGrew and Viega, "The Galois/Counter Mode of Operation (GCM)", submitted to NIST in 2005."""
+
+
+CBC_VECTOR: Final = {
+    "key": "603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4",
+    "iv": "000102030405060708090a0b0c0d0e0f",
+    "plaintext": "6bc1bee22e409f96e93d7e117393172aae2d8a571e03ac9c9eb76fac45af8e51"
+    "30c81c46a35ce411e5fbc1191a0a52eff69f2445df4f9b17ad2b417be66c3710",
+    "ciphertext": "f58c4c04d6e5f1ba779eabfb5f7bfbd69cfc4e967edb808d679f777bc6702c7d"
+    "39f23369a9d9bacfa530e26304231461b2eb05e2c39be9fcda6c19078c6a9d1b",
+}
+"""NIST SP 800-38A, section F.2.5 (CBC-AES256.Encrypt)."""
 
 
 class Outcome(StrEnum):
@@ -65,7 +79,10 @@ class Check(Struct, frozen=True, kw_only=True):
 
 def run_checks(token: Token, session: Session) -> list[Check]:
     """Run every check, also after one has failed; nothing is left on the token."""
-    return [_guarded(name, check, token, session) for name, check in _CHECKS.items()] + _import_checks(token, session)
+    has_gcm = Mechanism.AES_GCM in token.slot.get_mechanisms()
+    formats = _GCM_CHECKS if has_gcm else _CBC_CHECKS
+    checks = _CHECKS | formats | _FURTHER_CHECKS
+    return [_guarded(name, check, token, session) for name, check in checks.items()] + _import_checks(token, session)
 
 
 def _guarded(
@@ -82,10 +99,9 @@ def _guarded(
 
 def _mechanisms(token: Token, _session: Session) -> tuple[Outcome, str]:
     present = token.slot.get_mechanisms()
-    missing = [each.name for each in NEEDED if each not in present]
-    if missing:
-        return Outcome.FAILED, f"missing: {', '.join(missing)}"
-    return Outcome.WORKS, ", ".join(each.name for each in NEEDED)
+    cipher_format = format_for(present)
+    detail = f"{', '.join(each.name for each in (*NEEDED, FORMATS[cipher_format]))}; ciphertext format {cipher_format}"
+    return (Outcome.WORKS if cipher_format is CipherFormat.AES_256_GCM else Outcome.LIMITED), detail
 
 
 def _random(_token: Token, session: Session) -> tuple[Outcome, str]:
@@ -113,21 +129,28 @@ def _gcm_computed(token: Token, session: Session) -> tuple[Outcome, str]:
     return Outcome.LIMITED, "round trip and refusal work; no AES-ECB to compute a known answer with"
 
 
+def _published_key(session: Session, key: bytes) -> tuple[Object | None, tuple[Outcome, str]]:
+    """Load a published test key as a session object; None, and what is to be said of it, if the token takes none."""
+    template = {
+        Attribute.CLASS: ObjectClass.SECRET_KEY,
+        Attribute.KEY_TYPE: KeyType.AES,
+        Attribute.TOKEN: False,
+        Attribute.ENCRYPT: True,
+        Attribute.DECRYPT: True,
+        Attribute.VALUE: key,
+    }
+    try:
+        return session.create_object(template), (Outcome.WORKS, "")
+    except PKCS11Error as exc:
+        detail = f"the token takes no published test key ({type(exc).__name__}); that is no fault"
+        return None, (Outcome.LIMITED, detail)
+
+
 def _gcm_vector(_token: Token, session: Session) -> tuple[Outcome, str]:
     key, iv, aad, plaintext, sealed = (bytes.fromhex(GCM_VECTOR[each]) for each in GCM_VECTOR)
-    try:
-        made = session.create_object(
-            {
-                Attribute.CLASS: ObjectClass.SECRET_KEY,
-                Attribute.KEY_TYPE: KeyType.AES,
-                Attribute.TOKEN: False,
-                Attribute.ENCRYPT: True,
-                Attribute.DECRYPT: True,
-                Attribute.VALUE: key,
-            }
-        )
-    except PKCS11Error as exc:
-        return Outcome.LIMITED, f"the token takes no published test key ({type(exc).__name__}); that is no fault"
+    made, refusal = _published_key(session, key)
+    if made is None:
+        return refusal
     handle = handle_of(made)
     chooses = find_origin(session, handle) is not IvOrigin.CALLER
     right = chooses or seal(session, handle, iv, plaintext, aad) == sealed
@@ -136,6 +159,24 @@ def _gcm_vector(_token: Token, session: Session) -> tuple[Outcome, str]:
     if not right:
         return Outcome.FAILED, "differs from the published vector"
     return Outcome.WORKS, "published vector, decrypted only" if chooses else "published vector"
+
+
+def _cbc_computed(token: Token, session: Session) -> tuple[Outcome, str]:
+    exact = Mechanism.AES_ECB in token.slot.get_mechanisms()
+    check_cbc(session, try_attributes(session), exact=exact)
+    if exact:
+        return Outcome.WORKS, "equals an independent computation; a changed message is refused"
+    return Outcome.LIMITED, "round trip and refusal work; no AES-ECB to compute a known answer with"
+
+
+def _cbc_vector(_token: Token, session: Session) -> tuple[Outcome, str]:
+    key, iv, plaintext, ciphertext = (bytes.fromhex(CBC_VECTOR[each]) for each in CBC_VECTOR)
+    made, refusal = _published_key(session, key)
+    if made is None:
+        return refusal
+    right = computes(session, handle_of(made), iv, plaintext, ciphertext)
+    made.destroy()
+    return (Outcome.WORKS, "published vector") if right else (Outcome.FAILED, "differs from the published vector")
 
 
 def _gcm_iv(token: Token, session: Session) -> tuple[Outcome, str]:
@@ -218,9 +259,22 @@ _CHECKS: Final[dict[str, Callable[[Token, Session], tuple[Outcome, str]]]] = {
     "mechanisms": _mechanisms,
     "random numbers": _random,
     "AES-256 backing key": _template(AES_256_BACKING_KEY),
+}
+
+_GCM_CHECKS: Final[dict[str, Callable[[Token, Session], tuple[Outcome, str]]]] = {
     "AES-GCM, computed answer": _gcm_computed,
     "AES-GCM, published vector": _gcm_vector,
     "AES-GCM, IVs": _gcm_iv,
+}
+
+_CBC_CHECKS: Final[dict[str, Callable[[Token, Session], tuple[Outcome, str]]]] = {
+    "HMAC key of AES-CBC": _template(CBC_MAC_KEY),
+    "AES-CBC with HMAC, computed answer": _cbc_computed,
+    "AES-CBC, published vector": _cbc_vector,
+}
+"""In place of those of AES-GCM, on tokens that have none."""
+
+_FURTHER_CHECKS: Final[dict[str, Callable[[Token, Session], tuple[Outcome, str]]]] = {
     "installation key": _template(INSTALLATION_MAC_KEY),
     "HMAC-SHA-256": _hmac,
     "object labels": _labels,

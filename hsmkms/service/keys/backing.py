@@ -1,6 +1,5 @@
 """Shared parts of the procedures that create backing keys: labels, first records, and error handling."""
 
-import uuid
 from typing import Final
 
 from hsmkms.errors import (
@@ -11,6 +10,8 @@ from hsmkms.errors import (
     TokenUnfitError,
     UnsupportedOperationException,
 )
+from hsmkms.hsm.objects.backing_keys import SYMMETRIC, Kind
+from hsmkms.model.cipher_format import new_cka_id
 from hsmkms.model.enums import MaterialState
 from hsmkms.model.records import KeyRecord, MaterialRecord
 from hsmkms.rules import material
@@ -34,9 +35,9 @@ QUIRKS_EVENT: Final = "BackingKeyQuirks"
 HOME_MOVED: Final = "The installation moves to another token just now: try again."
 
 
-def generated(core: Core, key_id: str, sequence: int, state: MaterialState) -> MaterialRecord:
+def generated(core: Core, key_id: str, kind: Kind, sequence: int, state: MaterialState) -> MaterialRecord:
     """Return the record of a backing key that the token is about to generate."""
-    cka_id = uuid.uuid4().bytes
+    cka_id = new_cka_id(core.device.profile.cipher_format) if kind == SYMMETRIC else new_cka_id()
     return MaterialRecord(
         material_id=material.material_id(key_id, cka_id),
         sequence=sequence,

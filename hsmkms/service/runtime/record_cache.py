@@ -14,6 +14,7 @@ from typing import Final
 from msgspec import Struct
 
 from hsmkms.errors import MalformedPolicyDocumentException
+from hsmkms.model.cipher_format import format_of
 from hsmkms.model.enums import KeyManager
 from hsmkms.model.ids import root_arn, user_arn
 from hsmkms.model.records import AliasRecord, GrantRecord, KeyRecord
@@ -91,7 +92,9 @@ class CachedKey:
         self.current_material_id = current.material_id if current else ""
         self.current_cka_id = current.cka_id if current else b""
         self.current_token_id = current.token_id if current else ""
-        self.current_header = blob.header(record.key_id, current.material_id) if current else b""
+        self.current_header = (
+            blob.header(record.key_id, current.material_id, format_of(current.cka_id)) if current else b""
+        )
 
     @property
     def policy_text(self) -> str:
