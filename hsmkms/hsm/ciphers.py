@@ -18,6 +18,7 @@ class Ciphers:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._formats = format_ciphers(connection)
+        self.usable_formats = frozenset(each for each, cipher in self._formats.items() if cipher.can_encrypt())
 
     def encrypt(
         self, permit: Permit, cka_id: bytes, plaintext: bytes, aad: bytes, count: Callable[[], None] = uncounted
@@ -35,10 +36,6 @@ class Ciphers:
             return seal(session, cka_id, handle, plaintext, aad)
 
         return self._connection.use(cka_id, attempt, ENCRYPT)
-
-    def can_encrypt(self, cka_id: bytes) -> bool:
-        """Whether the token still has what encryption in the backing key's format needs."""
-        return self._formats[format_of(cka_id)].can_encrypt()
 
     def decrypt(self, permit: Permit, cka_id: bytes, iv: bytes, body: bytes, aad: bytes) -> bytes:
         """Open ciphertext || tag; RejectedDataError for everything that was not made by this key with this AAD."""

@@ -21,6 +21,7 @@ from hsmkms.hsm.session.cryptoki import TokenLimits
 from hsmkms.hsm.session.identity import Identity
 from hsmkms.hsm.session.pool import PoolUse
 from hsmkms.hsm.token_check import Check
+from hsmkms.model.cipher_format import CipherFormat
 from hsmkms.model.enums import EncryptionAlgorithm, KeySpec, MacAlgorithm, SigningAlgorithm, WrappingAlgorithm
 from hsmkms.model.permit import Permit
 
@@ -34,13 +35,13 @@ def uncounted() -> None:
 class Encrypting(Protocol):
     """Symmetric encryption under backing keys, and random bytes."""
 
+    usable_formats: frozenset[CipherFormat]
+    """The ciphertext formats in which the token can encrypt; it may have lost that of older key material."""
+
     def encrypt(
         self, permit: Permit, cka_id: bytes, plaintext: bytes, aad: bytes, count: Callable[[], None] = uncounted
     ) -> tuple[bytes, bytes]:
         """Encrypt under a backing key in its format: returns (IV, ciphertext || tag)."""
-
-    def can_encrypt(self, cka_id: bytes) -> bool:
-        """Whether the token still has what encryption in the backing key's format needs."""
 
     def decrypt(self, permit: Permit, cka_id: bytes, iv: bytes, body: bytes, aad: bytes) -> bytes:
         """Open ciphertext || tag; RejectedDataError for everything that was not made by this key with this AAD."""

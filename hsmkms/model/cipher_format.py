@@ -50,7 +50,7 @@ def new_cka_id(cipher_format: CipherFormat = CipherFormat.AES_256_GCM) -> bytes:
 
 def format_of(cka_id: bytes) -> CipherFormat:
     """Return the format that the CKA_ID of a symmetric material records."""
-    if _is_marked(cka_id, _ENCRYPTS):
+    if cka_id[_THIRD_GROUP] == _ENCRYPTS and _is_marked(cka_id, _ENCRYPTS):
         return CipherFormat.AES_256_CBC_HMAC_SHA_256
     return CipherFormat.AES_256_GCM
 

@@ -25,6 +25,12 @@ from hsmkms.model.cipher_format import mac_key_id, material_of_mac_key
 CBC_MAC_KEY: Final = SecretTemplate(KeyType.GENERIC_SECRET, 256, Mechanism.GENERIC_SECRET_KEY_GEN, MechanismFlag.SIGN)
 """Authenticates the ciphertexts of one material; verification computes the HMAC again."""
 
+NO_GCM: Final = (
+    "no AES-GCM: the ciphertext format of new key material is AES_256_CBC_HMAC_SHA_256, with two keys on the token for "
+    "each material, and key material for symmetric keys cannot be imported"
+)
+"""Sentence for people about a token that has none."""
+
 NO_MAC_KEY: Final = "it is not on the token, without which nothing of this material decrypts"
 
 

@@ -20,11 +20,6 @@ from hsmkms.hsm.objects.cbc_pairs import generate_both
 from hsmkms.hsm.objects.objects import discard, handle_of
 from hsmkms.hsm.objects.support import STANDARD, AttributeSupport
 
-QUIRK: Final = (
-    "no AES-GCM: the ciphertext format of new key material is AES_256_CBC_HMAC_SHA_256, with two keys on the token for "
-    "each material, and key material for symmetric keys cannot be imported"
-)
-
 _PROBE_ID: Final = bytes.fromhex("68736d6b6d738cbcb063626300000001")
 _PROBE_LABEL: Final = "hsmkms probe (a session object)"
 _PLAINTEXT: Final = b"hsmkms known answer test: 40 bytes long."

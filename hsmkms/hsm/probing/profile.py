@@ -20,11 +20,12 @@ from hsmkms.hsm.crypto.iv import IV_BYTES
 from hsmkms.hsm.crypto.token_iv import QUIRKS, IvOrigin, find_origin, seal_by_token
 from hsmkms.hsm.faults import translated
 from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY, HARDENED
+from hsmkms.hsm.objects.cbc_pairs import NO_GCM
 from hsmkms.hsm.objects.handle_keys import BorrowedKey
 from hsmkms.hsm.objects.objects import generate, handle_of
 from hsmkms.hsm.objects.support import STANDARD, AttributeSupport
 from hsmkms.hsm.probing.attributes import try_attributes
-from hsmkms.hsm.probing.cbc import QUIRK, check_cbc
+from hsmkms.hsm.probing.cbc import check_cbc
 from hsmkms.hsm.serials import serial_of
 from hsmkms.model.cipher_format import CipherFormat
 
@@ -90,7 +91,7 @@ def probe(token: Token, session: Session, library: str) -> TokenProfile:
         iv_origin = check_gcm(session, attributes, exact=exact)
     else:
         check_cbc(session, attributes, exact=exact)
-        quirks.append(QUIRK)
+        quirks.append(NO_GCM)
     if iv_origin in QUIRKS:
         quirks.append(QUIRKS[iv_origin])
     if not exact:

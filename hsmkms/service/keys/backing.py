@@ -11,7 +11,8 @@ from hsmkms.errors import (
     UnsupportedOperationException,
 )
 from hsmkms.hsm.objects.backing_keys import SYMMETRIC, Kind
-from hsmkms.model.cipher_format import new_cka_id
+from hsmkms.hsm.objects.cbc_pairs import NO_GCM
+from hsmkms.model.cipher_format import CipherFormat, new_cka_id
 from hsmkms.model.enums import MaterialState
 from hsmkms.model.records import KeyRecord, MaterialRecord
 from hsmkms.rules import material
@@ -62,7 +63,9 @@ def record_quirks(core: Core, record: KeyRecord, token_id: str, material_id: str
     Nothing is recorded of a token that makes keys exactly as ordered.
     """
     device = core.tokens.of(token_id)
-    quirks = (*device.profile.attributes.quirks, *(device.imports.quirks() if imported else ()))
+    profile = device.profile
+    of_format = (NO_GCM,) if record.kind == SYMMETRIC and profile.cipher_format is not CipherFormat.AES_256_GCM else ()
+    quirks = (*profile.attributes.quirks, *of_format, *(device.imports.quirks() if imported else ()))
     if quirks:
         details = {"keyId": record.key_id, "keyMaterialId": material_id, "tokenQuirks": list(quirks)}
         core.audit.event(QUIRKS_EVENT, record.region, record.arn, details)

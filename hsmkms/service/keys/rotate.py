@@ -101,7 +101,7 @@ def rotate_if_due(core: Core, key_id: str, region: str) -> None:
 
 def rotate_early(core: Core, key_id: str, region: str, material_id: str) -> None:
     """Rotate generated material that has made many encryptions, unless it is not current any more."""
-    log.warning("key material %s of key %s has used half of its AES-GCM budget: rotating the key", material_id, key_id)
+    log.warning("key material %s of key %s has used half of its encryptions: rotating the key", material_id, key_id)
     _rotate_or_log(core, key_id, region, lambda fresh: must_be_current(fresh, material_id))
 
 

@@ -76,11 +76,15 @@ def _ready(call: Call, by: Keyed) -> tuple[CachedKey, Permit, Device]:
     if key.current_token_id != core.tokens.home_id and rotates(key.record):
         rotating.rotate_elsewhere(core, key.record.key_id, key.record.region)
         key, permit = call.renewed(key)
-    elif not core.tokens.of(key.current_token_id).ciphers.can_encrypt(key.current_cka_id) and rotates(key.record):
+        return key, permit, core.tokens.of(key.current_token_id)
+    device = core.tokens.of(key.current_token_id)
+    if key.current_format not in device.ciphers.usable_formats and rotates(key.record):
         rotating.rotate_format(core, key.record.key_id, key.record.region, key.current_material_id)
         key, permit = call.renewed(key)
     elif core.installation.restored_at is not None and by.algorithm is EncryptionAlgorithm.SYMMETRIC_DEFAULT:
         key, permit = _ready_after_restore(call, key, permit, core.installation.restored_at)
+    else:
+        return key, permit, device
     return key, permit, core.tokens.of(key.current_token_id)
 
 
@@ -130,7 +134,7 @@ def _follow_up(call: Call, key: CachedKey) -> None:
         rotating.rotate_early(call.core, record.key_id, record.region, material_id)
     elif share is not None and share.crossed:
         log.warning(
-            "the imported material %s of key %s has used %d %% of the encryptions that AES-GCM allows: "
+            "the imported material %s of key %s has used %d %% of the encryptions that are allowed: "
             "create a new key and move the alias to it",
             *(material_id, record.key_id, share.percent),
         )
