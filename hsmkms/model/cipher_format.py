@@ -9,6 +9,7 @@ and on the token, from which a lost row is rebuilt. It never changes, whatever m
 
 import uuid
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 _THIRD_GROUP: Final = slice(6, 8)
@@ -48,9 +49,10 @@ def new_cka_id(cipher_format: CipherFormat = CipherFormat.AES_256_GCM) -> bytes:
     return fresh if cipher_format is CipherFormat.AES_256_GCM else _marked(fresh, _ENCRYPTS)
 
 
+@lru_cache(maxsize=65_536)
 def format_of(cka_id: bytes) -> CipherFormat:
     """Return the format that the CKA_ID of a symmetric material records."""
-    if cka_id[_THIRD_GROUP] == _ENCRYPTS and _is_marked(cka_id, _ENCRYPTS):
+    if _is_marked(cka_id, _ENCRYPTS):
         return CipherFormat.AES_256_CBC_HMAC_SHA_256
     return CipherFormat.AES_256_GCM
 
