@@ -31,6 +31,7 @@ from hsmkms.config.settings import PinSettings, Settings, TokenSettings
 from hsmkms.model.crypto import DecryptRequest, EncryptRequest
 from hsmkms.model.keys import CreateKeyRequest, ListKeysRequest
 from hsmkms.wiring import core as wiring
+from hsmkms.wiring import new_tokens
 
 PLAINTEXT = bytes(64)
 CONTEXT = {"purpose": "bench"}
@@ -44,7 +45,7 @@ def make_installation(folder: Path) -> Settings:
     pin = folder / "pin"
     pin.touch(mode=0o600)
     pin.write_text("bench-user-pin\n")
-    module, made = wiring.make_softhsm_token(
+    module, made = new_tokens.make_softhsm_token(
         None, folder / "softhsm", label="bench", user_pin="bench-user-pin", so_pin="bench-so-pin"
     )
     token = TokenSettings(

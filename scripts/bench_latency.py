@@ -26,6 +26,7 @@ from hsmkms.config import template as config_template
 from hsmkms.config.settings import PinSettings, ServeSettings, Settings, TokenSettings
 from hsmkms.testing import Endpoint
 from hsmkms.wiring import core as wiring
+from hsmkms.wiring import new_tokens
 
 ROOT = Path(__file__).parent.parent
 DELAY_MICROSECONDS = 2000
@@ -46,7 +47,7 @@ def make_installation(folder: Path, sessions: int) -> Path:
     told = secrets.token_urlsafe()
     pin.touch(0o600)
     pin.write_text(told)
-    real, made = wiring.make_softhsm_token(
+    real, made = new_tokens.make_softhsm_token(
         None, folder / "softhsm", label="slow", user_pin=told, so_pin=secrets.token_urlsafe()
     )
     (folder / "orders").touch()

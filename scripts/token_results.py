@@ -1,6 +1,7 @@
 """The results of scripts/token-matrix, and the page of the guide that is made from them."""
 
 import json
+import re
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,9 @@ END: Final = "<!-- end of tokens -->"
 WORKS: Final = "works"
 REFUSED: Final = "refused"
 FAILS: Final = "fails"
+_ALTERNATIVES: Final = re.compile(r": it (?:has keys of|makes|can do) [A-Z0-9_, ]+\.")
+"""The end of a refusal: what the token can do is in the table."""
+
 _WORDS: Final = {WORKS: "yes", REFUSED: "no", FAILS: "fails"}
 
 
@@ -27,11 +31,15 @@ class Tried(Struct, frozen=True):
 
 
 class DeviceTests(Struct, frozen=True, kw_only=True):
-    """What came of the device tests. ``skipped``: how many for each reason. ``failed``: their names."""
+    """What came of the device tests. ``skipped``: how many for each reason. ``failed``: their names.
+
+    ``partial``: the tests of some files alone.
+    """
 
     passed: int
     skipped: dict[str, int]
     failed: list[str]
+    partial: bool = False
 
 
 class Result(Struct, frozen=True, kw_only=True):
@@ -87,6 +95,8 @@ def modules_table(results: Results) -> str:
         result = results[row.name]
         worked = sum(each.outcome == WORKS for each in result.capabilities.values())
         tests = f"{result.tests.passed} passed, {sum(result.tests.skipped.values())} skipped"
+        if result.tests.partial:
+            tests += " (some files)"
         if result.capabilities["init"].outcome != WORKS:
             tests = "not run: there is no installation on it"
         if result.tests.failed:
@@ -119,9 +129,9 @@ def refusals(results: Results) -> list[str]:
         by_sentence: dict[str, list[str]] = {}
         for name, each in result.capabilities.items():
             if each.outcome != WORKS:
-                by_sentence.setdefault(each.sentence, []).append(name)
+                by_sentence.setdefault(_ALTERNATIVES.sub(".", each.sentence), []).append(name)
         lines = [f"- {', '.join(names)}: {sentence}" for sentence, names in by_sentence.items()]
-        lines += [f"- {count} tests: {reason}" for reason, count in result.tests.skipped.items()]
+        lines += [f"- {count} test{'s' * (count > 1)}: {reason}" for reason, count in result.tests.skipped.items()]
         lines += [f"- failed: `{name}`" for name in result.tests.failed]
         if lines:
             lists.append("\n".join([f"**{row.title}**", "", *lines]))

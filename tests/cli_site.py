@@ -77,31 +77,15 @@ class Site(Struct, frozen=True, kw_only=True):
 
     def run(self, *arguments: object, stdin: bytes = b"", cwd: Path | None = None, **environment: str) -> Result:
         """Run `hsmkms` without a terminal."""
-        done = subprocess.run(
-            [warm.folder() / "hsmkms", *map(str, arguments)],
-            input=stdin,
-            capture_output=True,
-            check=False,
-            timeout=SECONDS,
-            cwd=cwd or self.folder,
-            env=self.environment(**environment),
-        )
+        done = warm.run([*map(str, arguments)], cwd or self.folder, self.environment(**environment), stdin, SECONDS)
         return Result(status=done.returncode, stdout=done.stdout.decode(), stderr=done.stderr.decode())
 
     def program(self, name: str, *arguments: object, status: int = 0) -> str:
         """Run one of the programs, which use the library; what it printed."""
-        done = subprocess.run(
-            [sys.executable, PROGRAMS / f"{name}.py", *map(str, arguments)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-            timeout=SECONDS,
-            cwd=self.folder,
-            env=self.environment(),
-            text=True,
-        )
+        program = PROGRAMS / f"{name}.py"
+        done = warm.run_program(program, [*map(str, arguments)], self.environment(), SECONDS, self.folder)
         assert done.returncode == status, done
-        return done.stdout
+        return done.stdout.decode()
 
     def new_key(self, *arguments: object) -> str:
         """Create a key; its id."""
@@ -134,9 +118,12 @@ def damage(database: Path) -> None:
 
 
 def at_terminal(
-    site: Site, *arguments: str, columns: str = "200", answer: str = "", **environment: str
+    site: Site, *arguments: str, columns: str = "200", answer: str = "", prompt: str = "", **environment: str
 ) -> tuple[str, int]:
-    """What a command prints at a terminal, where ``answer`` has been typed already, and its status."""
+    """What a command prints at a terminal, and its status.
+
+    ``answer`` has been typed already, or is typed when ``prompt`` is shown: what asks for a PIN drops earlier input.
+    """
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [warm.folder() / "hsmkms", *arguments],
@@ -147,12 +134,16 @@ def at_terminal(
         env=site.environment(COLUMNS=columns, TERM="dumb") | environment,
     )
     os.close(theirs)
-    if answer:
-        os.write(ours, f"{answer}\n".encode())
+    typed = f"{answer}\n".encode() if answer else b""
     printed = b""
     try:
+        if not prompt:
+            os.write(ours, typed)
         while chunk := os.read(ours, 65536):
             printed += chunk
+            if prompt and prompt.encode() in printed:
+                os.write(ours, typed)
+                prompt = ""
     except OSError:  # Linux says so when the other end has been closed
         pass
     finally:

@@ -34,19 +34,35 @@ SPY_PATHS = (
 )
 
 
+FOLDERS = ("server", "torture", "cli", "frozen", "service", "hsm", "store", "tests", "model", "rules")
+"""The folders of tests in the order in which parallel workers begin them: long files first, so that all end at once.
+
+A folder that is not among them comes first."""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options that choose the module under test."""
     options.add(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Find the module under test."""
+    """Find the module under test, and keep the order of FOLDERS: pytest-xdist would begin with the longest files."""
     options.configure(config)
+    config.option.loadscopereorder = False
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Refuse tests that are for SoftHSM alone if another module is under test."""
+    """Refuse tests that are for SoftHSM alone if another module is under test; workers run whole files.
+
+    So the fixtures of a module are made once.
+    """
     options.check(config, items)
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    places = {folder: place for place, folder in enumerate(FOLDERS)}
+    items.sort(key=lambda item: places.get(item.path.parent.name, -1))
 
 
 def pytest_collection_finish() -> None:

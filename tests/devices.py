@@ -16,20 +16,27 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import warm
 from tokens.driver import PIN, SO_PIN, Token  # noqa: F401 - tests import all of these from here
-from tokens.softhsm import SoftHsm  # noqa: F401
+from tokens.softhsm import SoftHsm
 
 from hsmkms.hsm import device as devices
+from hsmkms.hsm.checks.bench import Bench
+from hsmkms.hsm.checks.steps import BEFORE_LOGIN, STEPS
 from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.session import module as modules
+from hsmkms.hsm.session.login import open_session
 from hsmkms.model.cipher_format import new_cka_id
 from hsmkms.model.enums import Operation
 from hsmkms.model.permit import OperatorAct, Permit
+from hsmkms.model.token_check import Check
 
 TESTS = Path(__file__).parent
 MakeToken = Callable[..., Token]
 NewToken = Callable[[str], Token]
 """Makes a token in a folder of this name, for fixtures that several tests share."""
+SLOW_CHECKS = ("RSA_3072", "RSA_4096")
+"""They generate RSA keys of a second each."""
 
 
 def permit(operation: Operation | OperatorAct, *cka_ids: bytes, seconds: float = 120) -> Permit:
@@ -42,6 +49,20 @@ def new_key(device: TokenDevice, label: str = "hsmkms test key") -> bytes:
     cka_id = new_cka_id(device.profile.cipher_format)
     device.keys.generate_backing_key(permit(Operation.CREATE_KEY, cka_id), cka_id, label)
     return cka_id
+
+
+def checks_of(device: TokenDevice) -> dict[str, Check]:
+    """Make the checks of token-check in this process, but for the slowest; by name."""
+    token = device.connection.token
+    with device.connection.pool.session() as session:
+        bench = Bench(token, session, lambda: open_session(token))
+        made = [
+            check
+            for each in (*BEFORE_LOGIN, *STEPS)
+            if each.names[0] not in SLOW_CHECKS
+            for check in each.checks(bench)
+        ]
+    return {each.name: each for each in made}
 
 
 def until(happened: Callable[[], bool], seconds: float) -> None:
@@ -67,15 +88,22 @@ def close_everything() -> None:
 
 def start(program: Path, token: Token, **arguments: object) -> "subprocess.Popen[str]":
     """Start a program in a process of its own; ``arguments`` are JSON values."""
-    passed = json.dumps({"token": msgspec.to_builtins(token, enc_hook=str), **arguments})
     return subprocess.Popen(
-        [sys.executable, "-X", "faulthandler", str(program), passed],
+        [sys.executable, "-X", "faulthandler", str(program), _passed(token, arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join((str(TESTS), os.environ.get("PYTHONPATH", "")))},
+        env=_environment(),
     )
+
+
+def _passed(token: SoftHsm, arguments: dict[str, object]) -> str:
+    return json.dumps({"token": msgspec.to_builtins(token, enc_hook=str), **arguments})
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": os.pathsep.join((str(TESTS), os.environ.get("PYTHONPATH", "")))}
 
 
 def finish(process: "subprocess.Popen[str]", seconds: float = 120) -> Any:  # noqa: ANN401 - JSON
@@ -86,14 +114,19 @@ def finish(process: "subprocess.Popen[str]", seconds: float = 120) -> Any:  # no
         process.kill()
         output, errors = process.communicate()
         raise AssertionError(f"the program did not end in {seconds} s: {output}{errors}") from None
-    assert process.returncode == 0, f"the program ended with {process.returncode}: {output}{errors}"
+    return _report(process.returncode, output, errors)
+
+
+def _report(status: int, output: str, errors: str) -> Any:  # noqa: ANN401 - JSON
+    assert status == 0, f"the program ended with {status}: {output}{errors}"
     assert not errors, errors
     return json.loads(output.splitlines()[-1])
 
 
 def run(program: Path, token: Token, *, seconds: float = 60, **arguments: object) -> Any:  # noqa: ANN401 - JSON
     """Run a program; what it reported."""
-    return finish(start(program, token, **arguments), seconds)
+    done = warm.run_program(program, [_passed(token, arguments)], _environment(), seconds)
+    return _report(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 def run_together(program: Path, tokens: list[Token], *, seconds: float = 60, **arguments: object) -> list[Any]:

@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+import warm
 from cli_site import SECONDS, Site
 from msgspec import Struct
 
@@ -115,6 +116,8 @@ def run(site: Site, page: list[Step], places: Mapping[str, str], environment: Ma
 
     Ends early if the shell ends; whatever the page leaves running is killed.
     """
+    if any("faketime" in step.command for step in page):
+        warm.prepare_faketime()
     script = "\n".join(f"printf '{BEGIN}'\n{placed(step.command, places)}\nprintf '{END}%s\\n' $?" for step in page)
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (50, COLUMNS))

@@ -154,8 +154,9 @@ def test_uri(write: Callable[..., Path]) -> None:
         ('module = "lib/module.so"', "", "module must be named once"),
         ('label = "here"', "", "must say which token"),
         ('label = "here"', 'label = ""', "token.label must not be empty"),
-        ('label = "here"', 'serial = ""', "token.serial must not be empty"),
-        ('label = "here"', "serial = []", "token.serial must not be empty"),
+        ('label = "here"', 'serial = ""', "must say which token"),
+        ('label = "here"', "serial = []", "token.serial must name at least one member"),
+        ('label = "here"', 'serial = ["A", ""]', "must not name an empty one among several"),
         ('label = "here"', 'serial = ["A", "A"]', "token.serial must name each member once"),
         ('label = "here"', 'label = "here"\nuri = "pkcs11:token=a"', "without token.label and token.serial"),
         ('label = "here"', 'uri = "pkcs11:token=a?module-path=/m.so"', "module must be named once"),
@@ -274,6 +275,9 @@ def test_find_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # -- the URI ----------------------------------------------------------------------------------------------------
 
 
+OPENCRYPTOKI = TokenUri(label="ock", serial="", manufacturer="IBM", model="Soft")
+
+
 @pytest.mark.parametrize(
     ("uri", "told"),
     [
@@ -281,6 +285,8 @@ def test_find_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("PKCS11:serial=12ab;token=x", TokenUri(label="x", serial="12ab")),
         ("pkcs11:manufacturer=Snake%20Oil,%20Inc.;model=1.0", TokenUri(manufacturer="Snake Oil, Inc.", model="1.0")),
         ("pkcs11:slot-id=327?", TokenUri(slot_id=327)),
+        ("pkcs11:model=Soft;manufacturer=IBM%20%20;serial=%00%00%00;token=ock%00%00", OPENCRYPTOKI),
+        ("pkcs11:model=Soft;manufacturer=IBM;serial=;token=ock%20", OPENCRYPTOKI),
         ("pkcs11:token=k%C3%A4se", TokenUri(label="käse")),
         ("pkcs11:token=a=b&c", TokenUri(label="a=b&c")),
         ("pkcs11:token=x?pin-source=/etc/pin", TokenUri(label="x", pin_file=Path("/etc/pin"))),
@@ -303,14 +309,17 @@ def test_uri_read(uri: str, told: TokenUri) -> None:
         ("pkcs12:token=x", "must begin with pkcs11:"),
         ("pkcs11:", "chooses no token"),
         ("pkcs11:?module-path=/m.so", "chooses no token"),
-        ("pkcs11:token=x;object=key", "'object'"),
+        ("pkcs11:token=x;object=key", "'object' names an object on the token"),
+        ("pkcs11:token=x;type=private", "'type' names an object on the token"),
+        ("pkcs11:token=x;library-manufacturer=y", "'library-manufacturer' does not choose a token here"),
+        ("pkcs11:token=%20%00", "token is empty"),
         ("pkcs11:token=x;colour=blue", "'colour'"),
         ("pkcs11:token", "token is empty"),
         ("pkcs11:token=x;token=y", "names token twice"),
         ("pkcs11:token=%zz", "no two hex digits"),
         ("pkcs11:token=%ff", "not UTF-8"),
         ("pkcs11:slot-id=-1", "must be a number"),
-        ("pkcs11:token=x?module-name=m", "'module-name'"),
+        ("pkcs11:token=x?module-name=m", "'module-name' is not searched for: name the module's file with module-path"),
         ("pkcs11:token=x?pin-source=|/bin/pin", "token.pin.command"),
         ("pkcs11:token=x?pin-source=https://host/pin", "must be a file"),
         ("pkcs11:token=x?pin-source=file://host/pin", "must be a file"),
@@ -685,8 +694,8 @@ def test_single_table_before_several(tmp_path: Path) -> None:
         ('label = "old"', "max_sessions = 0\nlabel = 'old'", "max_sessions = 0 must be at least 1"),
         (
             'label = "old"\n',
-            "label = 'old'\nserial = ''\n",
-            "token.serial must not be empty ([[token]] number 1, label 'old')",
+            "label = 'old'\nserial = []\n",
+            "token.serial must name at least one member ([[token]] number 1, label 'old')",
         ),
         ('[[token]]\nmodule = "new.so"', '[token]\nmodule = "new.so"', "make [token] a [[token]]"),
     ],

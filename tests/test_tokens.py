@@ -15,7 +15,7 @@ from tokens.table import DRIVERS
 BUILT = Result(
     version="1.0",
     date="2026-11-30",
-    capabilities={"init": Tried(WORKS), "rotation": Tried("refused", "the token has none")},
+    capabilities={"init": Tried(WORKS), "rotation": Tried("refused", "It has none: it has keys of RSA_2048.")},
     tests=DeviceTests(passed=3, skipped={"it is not about this module": 2}, failed=["test_x::test_y"]),
 )
 
@@ -48,7 +48,7 @@ def test_results_are_shown() -> None:
     text = body({"nss": BUILT})
     assert "| NSS softokn | 1.0 | 1 of 2 | 3 passed, 2 skipped, 1 failed | 2026-11-30 |" in text
     assert "| rotation | no |" in text
-    assert "- rotation: the token has none" in text
+    assert "- rotation: It has none.\n" in text
     assert "- 2 tests: it is not about this module" in text
     assert "- failed: `test_x::test_y`" in text
     assert "| kryoptic | | built elsewhere, not run | | |" in text

@@ -1,60 +1,49 @@
-"""`hsmkms` in processes of its own that need not import it first: each is forked from one that has.
+"""Run `hsmkms` and the tests' programs in processes that need not import it: a warm process forks them.
 
-Importing takes most of the time of a command, and the suite runs a thousand of them. The warm process imports and does
-nothing else: no database, no token, no thread. What it forks gets the streams, folder, arguments and environment of
-whoever asked, runs ``main`` as the installed script does, and ends as an interpreter ends. Where something acts before
-``main`` (a preloaded library, a variable of Python's), the installed script is run instead.
-
-Run as a program, this is the warm process: it serves the socket that it is told until its standard input is closed.
+Importing takes most of the time of a command, and the suite runs more than a thousand. The process (warm_process.py)
+has imported all and does nothing else: no database, no token, no thread. A command gets its own streams, folder,
+arguments and environment. Where something acts before ``main`` (a preloaded library, a variable of Python's), the
+installed script is run instead; but what `faketime` runs can be forked from a warm process of its own.
 """
 
 import atexit
-import contextlib
-import gc
-import importlib
 import os
-import pkgutil
-import select
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
-from warm_client import MOST_BYTES
+import warm_client
 
 SCRIPT: Final = Path(sys.executable).parent / "hsmkms"
 EARLY: Final = ("LD_", "PYTHON", "FAKETIME", "LC_", "TZ", "MALLOC_", "OPENSSL_", "TYPER_", "_TYPER_")
 """How the names of variables begin that something reads before ``main``."""
 LANG: Final = "C.UTF-8"
-COLD: Final = ("hsmkms.server", "hsmkms.testing", "hsmkms.store.migrations", "hsmkms.__main__")
-"""What the commands do not import, or what does something when it is imported."""
-LAZY: Final = (
-    "pydantic.json_schema",
-    "pydantic.plugin._schema_validator",
-    "rich.markdown",
-    "sqlalchemy.dialects.sqlite",
-    "tomllib",
-    "typer._adapters",
-    "zoneinfo",
-)
-"""What libraries import when they first need it."""
-STREAMS: Final = 3
+SOCKET: Final = "socket"
+PIPE_BYTES: Final = 65536
+"""What fits into a pipe that nobody reads yet."""
+
+FAKED: Final = ("LD_PRELOAD", "FAKETIME", "FAKETIME_SHARED")
+"""The variables that `faketime` sets."""
+FAKED_SOCKET: Final = "faked"
 
 # What a shell finds as `hsmkms`. It imports next to nothing, or it would be no faster than what it stands for.
 CLIENT: Final = """#!{python} -ISE
 import os, sys
-if any(name.startswith({early}) for name in os.environ) or os.environ.get("LANG") != {lang!r}:
+early = {{name for name in os.environ if name.startswith({early})}}
+address = {address!r}
+if early and early <= {faked} and "faketime" in os.environ.get("LD_PRELOAD", "") and os.path.exists({faked_address!r}):
+    early, address = (), {faked_address!r}
+if early or os.environ.get("LANG") != {lang!r}:
     os.execv({script!r}, [{script!r}, *sys.argv[1:]])
 sys.path.insert(0, {here!r})
 import warm_client
-status = warm_client.ask({address!r}, sys.argv[1:], os.getcwd(), os.environ)
+status = warm_client.ask(address, [{script!r}, *sys.argv[1:]], os.getcwd(), os.environ)
 if status < 0:
     os.kill(os.getpid(), -status)
 sys.exit(status)
@@ -65,130 +54,91 @@ sys.exit(status)
 def folder() -> Path:
     """The folder with the quick `hsmkms`, for the front of a PATH. The process behind it ends with this one."""
     place = Path(tempfile.mkdtemp(prefix="hsmkms-warm-"))
-    address = place / "socket"
-    served = subprocess.Popen(
-        [sys.executable, __file__, address],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=place,
-        env={"PATH": os.environ["PATH"], "LANG": LANG},
-    )
-    assert served.stdin is not None
-    assert served.stdout is not None
-    assert served.stdout.readline() == b"warm\n"
+    atexit.register(shutil.rmtree, place)
+    address, faked = place / SOCKET, place / FAKED_SOCKET
+    _start(address)
     client = place / "hsmkms"
     client.write_text(
         CLIENT.format(
             python=sys.executable,
             early=EARLY,
+            faked=set(FAKED),
             lang=LANG,
             script=str(SCRIPT),
             here=str(Path(__file__).parent),
             address=str(address),
+            faked_address=str(faked),
         )
     )
     client.chmod(0o700)
+    return place
+
+
+@cache
+def prepare_faketime() -> None:
+    """Make commands quick that `faketime` runs: they are forked from a process whose clock they set anew."""
+    faketime = ["faketime", "-f", "+0d", sys.executable, "-c", "import os; print(os.environ['LD_PRELOAD'])"]
+    library = subprocess.run(faketime, check=True, capture_output=True, text=True).stdout.strip()
+    _start(folder() / FAKED_SOCKET, LD_PRELOAD=library, FAKETIME="+0d", FAKETIME_NO_CACHE="1")
+
+
+def _start(address: Path, **environment: str) -> None:
+    """Start a warm process that ends with this one."""
+    served = subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("warm_process.py"), SCRIPT, address],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=address.parent,
+        env={"PATH": os.environ["PATH"], "LANG": LANG, **environment},
+    )
+    assert served.stdin is not None
+    assert served.stdout is not None
+    assert served.stdout.readline() == b"warm\n"
 
     def end() -> None:
         served.stdin.close()
         served.stdout.close()
         served.wait()
-        shutil.rmtree(place)
 
     atexit.register(end)
-    return place
 
 
-def serve(address: str) -> None:
-    """Fork for whoever asks, until nobody can any more. Returns only in what was forked: there the command can run."""
-    life = os.dup(0)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    listener.bind(address)
-    listener.listen(64)
-    gc.collect()
-    gc.freeze()  # or each child's collector would copy everything by looking at it
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    os.write(1, b"warm\n")
-    poll = select.poll()
-    poll.register(life, select.POLLHUP)
-    poll.register(listener, select.POLLIN)
-    while life not in {ready for ready, _ in poll.poll()}:
-        client, _ = listener.accept()
-        if os.fork() == 0:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            listener.close()
-            os.close(life)
-            return _run(client)
-        client.close()
-    sys.exit(0)
+def run(
+    arguments: Sequence[str], cwd: Path, environment: Mapping[str, str], stdin: bytes, seconds: float
+) -> "subprocess.CompletedProcess[bytes]":
+    """Run `hsmkms` without a terminal, as ``subprocess.run`` would, but without a client's process."""
+    early = any(name.startswith(EARLY) for name in environment) or environment.get("LANG") != LANG
+    if early or len(stdin) > PIPE_BYTES:
+        command = [SCRIPT, *arguments]
+        return subprocess.run(
+            command, input=stdin, capture_output=True, check=False, timeout=seconds, cwd=cwd, env=environment
+        )
+    return _ask([str(SCRIPT), *arguments], cwd, environment, stdin, seconds)
 
 
-def _run(client: socket.socket) -> None:
-    """Fork the command and return in it; here, tell the client how it ended, and end it if the client goes."""
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, MOST_BYTES)
-    sent, streams, _, _ = socket.recv_fds(client, MOST_BYTES, STREAMS)
-    command = os.fork()
-    if command == 0:
-        client.close()
-        _become(sent.split(b"\0"), streams)
-        return
-    for stream in streams:
-        os.close(stream)
-    ended = os.pidfd_open(command)
-    poll = select.poll()
-    poll.register(ended, select.POLLIN)
-    poll.register(client, select.POLLHUP)
-    if ended not in {ready for ready, _ in poll.poll()}:
-        os.kill(command, signal.SIGKILL)
-    _, status = os.waitpid(command, 0)
-    with contextlib.suppress(BrokenPipeError):
-        client.send(b"%d" % os.waitstatus_to_exitcode(status))
-    os._exit(0)
+def run_program(
+    program: Path, arguments: Sequence[str], environment: Mapping[str, str], seconds: float, cwd: Path | None = None
+) -> "subprocess.CompletedProcess[bytes]":
+    """Run one of the programs of the tests in a process of its own; its standard input is empty.
+
+    TimeoutError after so many ``seconds``: the program is killed.
+    """
+    return _ask([str(program), *arguments], cwd or Path.cwd(), environment, b"", seconds)
 
 
-def _become(fields: list[bytes], streams: list[int]) -> None:
-    """The client's folder, arguments, environment and streams."""
-    for number, stream in enumerate(streams):
-        os.dup2(stream, number)
-        os.close(stream)
-    os.chdir(fields[0])
-    count = int(fields[1])
-    sys.argv = [str(SCRIPT), *map(os.fsdecode, fields[2 : count + 2])]
-    os.environ.clear()
-    for field in fields[count + 2 :]:
-        name, _, value = field.partition(b"=")
-        os.environb[name] = value
-
-
-def _finish(main: Callable[[], None]) -> NoReturn:
-    """Run the command and end as the interpreter would, but for freeing a memory that the kernel frees anyway."""
-    status: object = 0
-    try:
-        main()
-    except SystemExit as exc:
-        status = exc.code or 0
-    assert isinstance(status, int)
-    threading._shutdown()  # the first two steps of Py_FinalizeEx
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
-
-
-def _warm_up() -> None:
-    """Import what a command may import."""
-    import hsmkms  # noqa: PLC0415 - whoever uses folder() needs none of it
-
-    for module in pkgutil.walk_packages(hsmkms.__path__, "hsmkms."):
-        if not module.name.startswith(COLD):
-            importlib.import_module(module.name)
-    for name in LAZY:
-        importlib.import_module(name)
-
-
-if __name__ == "__main__":
-    from hsmkms.cli.main import main
-
-    _warm_up()
-    serve(sys.argv[1])
-    _finish(main)
+def _ask(
+    words: Sequence[str], cwd: Path, environment: Mapping[str, str], stdin: bytes, seconds: float
+) -> "subprocess.CompletedProcess[bytes]":
+    """Run a command in a process that the warm one forks. Its output goes to files in memory."""
+    address = str(folder() / SOCKET)
+    with ExitStack() as files:
+        output, errors = (files.enter_context(os.fdopen(os.memfd_create(name), "rb")) for name in ("out", "err"))
+        reading, writing = os.pipe()
+        files.callback(os.close, reading)
+        os.write(writing, stdin)
+        os.close(writing)
+        streams = (reading, output.fileno(), errors.fileno())
+        status = warm_client.ask(address, words, str(cwd), environment, streams, seconds)
+        for file in (output, errors):
+            file.seek(0)
+        return subprocess.CompletedProcess(words, status, output.read(), errors.read())

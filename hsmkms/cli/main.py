@@ -38,7 +38,6 @@ from hsmkms.cli.commands import (
     verify_store,
 )
 from hsmkms.cli.errors import describe
-from hsmkms.cli.hardening import keep_secrets
 from hsmkms.cli.options import (
     AsOption,
     Common,
@@ -50,6 +49,7 @@ from hsmkms.cli.options import (
     runnable,
 )
 from hsmkms.errors import HsmKmsError
+from hsmkms.hardening import keep_secrets
 
 DEBUG_VARIABLE: Final = "HSMKMS_DEBUG"
 BEFORE_THE_COMMAND: Final = frozenset({"--config", "--region", "--output", "--query", "--as"})

@@ -108,9 +108,14 @@ class Common(Struct, kw_only=True):
             return None
         return kms.caller(self.region, self.user)
 
+    @property
+    def format(self) -> OutputFormat:
+        """The requested format, or the default one."""
+        return self.output or default_format()
+
     def show(self, answer: Plain) -> None:
         """Print a result in the requested format."""
-        show(answer, self.output or default_format(), self.query)
+        show(answer, self.format, self.query)
 
 
 def note(sentences: Iterable[str]) -> None:

@@ -67,7 +67,8 @@ _VARIABLE: Final = re.compile(r"[^=\0]+")
 class TokenSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How to find and open a token. ``environment`` is set before the module is loaded.
 
-    Several serials belong to the members of one HA group, which share their objects: each of them is the token.
+    Several serials belong to the members of one HA group, which share their objects: each of them is the token. An
+    empty serial is that of a token that reports none.
     """
 
     module: Path | None = None
@@ -317,7 +318,9 @@ def _token_faults(tokens: tuple[TokenSettings, ...]) -> dict[str, bool]:
 def _faults_of_token(token: TokenSettings) -> dict[str, bool]:
     return {
         "token.label must not be empty": token.label == "",
-        "token.serial must not be empty": token.serial is not None and not (token.serial and all(token.serial)),
+        "token.serial must name at least one member": token.serial == (),
+        "token.serial must not name an empty one among several": isinstance(token.serial, tuple)
+        and not all(token.serial),
         "token.serial must name each member once": isinstance(token.serial, tuple)
         and len(set(token.serial)) < len(token.serial),
         "token.label, token.serial or token.uri must say which token": not (token.label or token.serial or token.uri),

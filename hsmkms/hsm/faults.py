@@ -1,7 +1,8 @@
 """The one place where PKCS#11 return codes become errors of this package.
 
-python-pkcs11 raises a class per CKR code; the tables below say what each means here. A code that is in none of them is
-an internal error: the user gets one sentence with the code's name, the detail goes to the log.
+python-pkcs11 and our own calls raise a class per CKR code (return_codes.py); the tables below say what each means here.
+A code that is in none of them is an internal error: the user gets one sentence with the code's name, the detail goes to
+the log.
 """
 
 import logging
@@ -76,10 +77,6 @@ FAULTS: Final[dict[type[ckr.PKCS11Error], tuple[type[HsmKmsError], str]]] = {
     ckr.SignatureLenRange: (RejectedDataError, REJECTED),
     ckr.WrappedKeyInvalid: (RejectedDataError, REJECTED),
     ckr.WrappedKeyLenRange: (RejectedDataError, REJECTED),
-    CurveNotSupportedError: (UnsupportedOperationException, UNSUPPORTED),
-    BufferTooSmallError: (TokenError, TOO_MUCH),
-    NotInitializedError: (SessionLostError, AWAY),
-    TokenResourceExceededError: (TokenFullError, FULL),
     **dict.fromkeys(
         (
             ckr.MechanismInvalid,
@@ -96,10 +93,14 @@ FAULTS: Final[dict[type[ckr.PKCS11Error], tuple[type[HsmKmsError], str]]] = {
             ckr.KeyTypeInconsistent,
             ckr.UnwrappingKeySizeRange,
             ckr.UnwrappingKeyTypeInconsistent,
+            CurveNotSupportedError,
         ),
         (UnsupportedOperationException, UNSUPPORTED),
     ),
     ckr.TokenWriteProtected: (TokenError, "the token is write-protected: no object can be made or destroyed on it"),
+    BufferTooSmallError: (TokenError, TOO_MUCH),
+    NotInitializedError: (SessionLostError, AWAY),
+    TokenResourceExceededError: (TokenFullError, FULL),
 }
 
 _UNSUPPORTED_NUMBERS: Final = (ACTION_PROHIBITED, KEY_FUNCTION_NOT_PERMITTED, CURVE_NOT_SUPPORTED)

@@ -20,10 +20,10 @@ from hsmkms.hsm.probing.profile import TokenProfile
 from hsmkms.hsm.session.cryptoki import TokenLimits
 from hsmkms.hsm.session.identity import Identity
 from hsmkms.hsm.session.pool import PoolUse
-from hsmkms.hsm.token_check import Check
 from hsmkms.model.cipher_format import CipherFormat
 from hsmkms.model.enums import EncryptionAlgorithm, KeySpec, MacAlgorithm, SigningAlgorithm, WrappingAlgorithm
 from hsmkms.model.permit import Permit
+from hsmkms.model.token_check import CheckReport
 
 __all__ = ["Device", "Encrypting", "Keys", "Login", "MechanismInfo", "Own", "Signing", "Unwrapping"]
 
@@ -229,8 +229,11 @@ class Login(Protocol):
     def pin_was_changed(self) -> bool:
         """True if the PIN was changed after the module was loaded: it may go by the one before."""
 
-    def checks(self) -> list[Check]:
-        """Try everything that hsmkms needs of a token, step by step; nothing is left on it."""
+    def checks(self, *, needed_only: bool = False) -> CheckReport:
+        """Try everything that hsmkms needs of a token, in a process with a login of its own; nothing is left on it.
+
+        ``needed_only``: leave out what a token can lack.
+        """
 
     def mechanisms(self) -> list[MechanismInfo]:
         """The token's mechanisms with their key sizes and uses, as it tells them."""

@@ -4,5 +4,5 @@ from pkcs11.types import Token
 
 
 def serial_of(token: Token) -> str:
-    """The token's serial number as text."""
-    return token.serial.decode("utf-8", "replace")
+    """Return the token's serial number as text, empty if it reports none; some tokens pad it with NUL bytes."""
+    return token.serial.decode("utf-8", "replace").rstrip("\0 ")

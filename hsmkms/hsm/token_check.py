@@ -1,282 +1,190 @@
-"""``token-check``: the probe, step by step and with published vectors, for people to read.
+"""``token-check``: try everything that hsmkms needs of a token, in processes of its own.
 
-Unlike the probe at start it also loads a published test key as a session object, to compare with the standard's own
-answer; a token that takes no keys in the clear refuses that, which is no fault.
+A module that crashes ends the process that makes the checks, and nothing else: the crash is a finding of the check that
+was being made, and another process makes the rest. So a token can be checked before there is an installation, without
+harm to this process. The PIN goes to that process through a pipe.
 """
 
-from collections.abc import Callable
-from enum import StrEnum
-from typing import Final
+import os
+import selectors
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
-from msgspec import Struct
-from pkcs11.constants import Attribute, ObjectClass
-from pkcs11.exceptions import PKCS11Error
-from pkcs11.mechanisms import KeyType, Mechanism
-from pkcs11.types import Object, Session, Token
+import msgspec
+from msgspec.structs import replace
 
-from hsmkms.errors import HsmKmsError
-from hsmkms.hsm.crypto.gcm import open_sealed, seal
-from hsmkms.hsm.crypto.oaep_params import OAEP_SHA_1, OAEP_SHA_256, Oaep
-from hsmkms.hsm.crypto.token_iv import QUIRKS, IvOrigin, find_origin
-from hsmkms.hsm.imports.probe import probe_import
-from hsmkms.hsm.imports.wrapping import AES_CMAC, ImportProfile, Lengths
-from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY, INSTALLATION_MAC_KEY, SecretTemplate
-from hsmkms.hsm.objects.cbc_pairs import CBC_MAC_KEY
-from hsmkms.hsm.objects.handle_keys import BorrowedKey
-from hsmkms.hsm.objects.key_specs import KEY_FACTS
-from hsmkms.hsm.objects.objects import generate, handle_of
-from hsmkms.hsm.probing.attributes import try_attributes
-from hsmkms.hsm.probing.cbc import check_cbc, computes
-from hsmkms.hsm.probing.profile import FORMATS, LONG_LABEL_BYTES, NEEDED, check_gcm, format_for, label_bytes
-from hsmkms.model.cipher_format import CipherFormat
+from hsmkms.errors import ModuleError
+from hsmkms.hsm.checks.bench import SEND_REPORT
+from hsmkms.hsm.checks.messages import CLOSING, LOGIN, MODULE, SESSIONS, TOKEN, Job, Message, Pin
+from hsmkms.hsm.checks.steps import BEFORE_LOGIN, CLEAN_UP, EVERYTHING, STEPS
+from hsmkms.model.token_check import Check, CheckReport, Outcome
+from hsmkms.secret import Secret
 
-_PROBE_ID: Final = b"hsmkms check 001"
-_PROBE_LABEL: Final = "hsmkms check (a session object)"  # tokens may keep 32 bytes only
+__all__ = ["ALL", "OPTIONAL", "Check", "CheckReport", "Job", "Outcome", "pin_of", "run_checks"]
 
-GCM_VECTOR: Final = {
-    "key": "feffe9928665731c6d6a8f9467308308feffe9928665731c6d6a8f9467308308",
-    "iv": "cafebabefacedbaddecaf888",
-    "aad": "feedfacedeadbeeffeedfacedeadbeefabaddad2",
-    "plaintext": "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72"
-    "1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39",
-    "sealed": "522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa"
-    "8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f66276fc6ece0f4e1768cddf8853bb2d551b",
-}
-"""Test case 16 of McGrew and Viega, "The Galois/Counter Mode of Operation (GCM)", submitted to NIST in 2005."""
+PROGRAM: Final = "hsmkms.hsm.check_process"
+SECONDS: Final = 300.0
+"""How long one check may take: a smart card needs minutes for an RSA-4096 key."""
 
+OPTIONAL: Final = tuple(name for each in STEPS if not each.needed for name in each.names if name != CLEAN_UP)
+"""Names of the checks that no token fails: it only can do less."""
 
-CBC_VECTOR: Final = {
-    "key": "603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4",
-    "iv": "000102030405060708090a0b0c0d0e0f",
-    "plaintext": "6bc1bee22e409f96e93d7e117393172aae2d8a571e03ac9c9eb76fac45af8e51"
-    "30c81c46a35ce411e5fbc1191a0a52eff69f2445df4f9b17ad2b417be66c3710",
-    "ciphertext": "f58c4c04d6e5f1ba779eabfb5f7bfbd69cfc4e967edb808d679f777bc6702c7d"
-    "39f23369a9d9bacfa530e26304231461b2eb05e2c39be9fcda6c19078c6a9d1b",
-}
-"""NIST SP 800-38A, section F.2.5 (CBC-AES256.Encrypt)."""
+_CHUNK: Final = 65536
+_AFFECTS: Final = {name: each.affects for each in (*BEFORE_LOGIN, *STEPS) for name in each.names}
+_REQUIRED: Final = (MODULE, TOKEN, LOGIN)
+"""Checks without which no other can be made."""
+
+ALL: Final = (
+    *(MODULE, TOKEN),
+    *(name for each in BEFORE_LOGIN for name in each.names),
+    *(LOGIN, SESSIONS),
+    *(name for each in STEPS for name in each.names),
+    CLOSING,
+)
+"""Names of all checks, in the order in which they are made and shown."""
+
+_CRASHES_HERE: Final = (
+    "a server would lose a worker in the same way: do not use these operations with this version of the module, and "
+    f"{SEND_REPORT}, also to its vendor"
+)
 
 
-class Outcome(StrEnum):
-    """How a check ended; only ``FAILED`` makes the token unfit."""
-
-    WORKS = "works"
-    LIMITED = "limited"
-    FAILED = "failed"
-
-
-class Check(Struct, frozen=True, kw_only=True):
-    """One line of ``token-check``."""
-
-    name: str
-    outcome: Outcome
-    detail: str
-
-    @property
-    def failed(self) -> bool:
-        """True if the token is unfit for this reason."""
-        return self.outcome is Outcome.FAILED
+def pin_of(secret: Secret) -> Pin:
+    """Prepare a PIN for the pipe."""
+    origin = secret.origin
+    if origin is None:
+        return Pin(text=secret.reveal(), insisted=secret.insisted)
+    return Pin(
+        text=secret.reveal(),
+        name=origin.name,
+        version=origin.version,
+        comparable=origin.comparable,
+        typed=origin.typed,
+        insisted=secret.insisted,
+    )
 
 
-def run_checks(token: Token, session: Session) -> list[Check]:
-    """Run every check, also after one has failed; nothing is left on the token."""
-    has_gcm = Mechanism.AES_GCM in token.slot.get_mechanisms()
-    formats = _GCM_CHECKS if has_gcm else _CBC_CHECKS
-    checks = _CHECKS | formats | _FURTHER_CHECKS
-    return [_guarded(name, check, token, session) for name, check in checks.items()] + _import_checks(token, session)
+def run_checks(job: Job, seconds: float = SECONDS) -> CheckReport:
+    """Make every check on a token but those that the job calls done; nothing is left on it.
+
+    ``seconds``: limit for each check. ModuleError if the checking process cannot be started.
+    """
+    made: dict[str, Check] = {}
+    facts: dict[str, Any] = {}
+    while True:
+        before = len(made)
+        ending = _run_once(replace(job, done=(*job.done, *made)), seconds, made, facts)
+        if ending is None:
+            break
+        unfinished, reason = ending
+        if not unfinished and len(made) == before:
+            raise ModuleError(f"the process that checks the module {reason} before it began: its error output says why")
+        made.update({name: _crashed(name, reason) for name in unfinished})
+        if set(unfinished) & {*_REQUIRED, CLOSING}:
+            break
+    names = [name for name in ALL if name not in job.done]
+    for name in names:
+        made.setdefault(name, _untried(name, made))
+    return CheckReport(checks=[made[name] for name in names], facts=facts)
 
 
-def _guarded(
-    name: str, check: Callable[[Token, Session], tuple[Outcome, str]], token: Token, session: Session
-) -> Check:
+def _run_once(
+    job: Job, seconds: float, made: dict[str, Check], facts: dict[str, Any]
+) -> tuple[tuple[str, ...], str] | None:
+    """Run one process; None if it made all checks, else the unfinished ones, and how the process ended."""
+    unfinished: tuple[str, ...] = ()
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb", buffering=0) as pipe:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", PROGRAM, str(writer)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,  # for the answers of this program alone; a module may print there
+            pass_fds=(writer,),
+            env=os.environ | job.environment,
+        )
+        os.close(writer)
+        try:
+            _send(process, job)
+            finished = False
+            for message in _messages(pipe.fileno(), seconds):
+                for each in message.checks:
+                    made.setdefault(each.name, each)
+                facts.update(message.facts)
+                unfinished, finished = message.begins, message.finished
+        except TimeoutError:
+            process.kill()
+            process.wait()
+            return unfinished, f"did not answer for {seconds:g} seconds, and was killed"
+        except BaseException:  # an interrupt, say: the next run removes what is left on the token
+            process.kill()
+            raise
+        finally:
+            status = _ended(process, seconds)
+    if finished and status == 0:
+        return None
+    return unfinished or ((CLOSING,) if finished else ()), _how(status)
+
+
+def _send(process: "subprocess.Popen[bytes]", job: Job) -> None:
+    if process.stdin is not None:
+        try:
+            process.stdin.write(msgspec.json.encode(job))
+            process.stdin.close()
+        except BrokenPipeError:
+            pass  # it has ended: its status says why
+
+
+def _messages(descriptor: int, seconds: float) -> Iterator[Message]:
+    """Yield the messages that arrive until the other end is closed. TimeoutError if none comes for so long."""
+    decoder = msgspec.json.Decoder(Message)
+    rest = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(descriptor, selectors.EVENT_READ)
+        while True:
+            if not selector.select(seconds):
+                raise TimeoutError
+            chunk = os.read(descriptor, _CHUNK)
+            if not chunk:
+                return
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from map(decoder.decode, lines)
+
+
+def _ended(process: "subprocess.Popen[bytes]", seconds: float) -> int:
+    """Wait for the end of a process that has closed its pipe; kill it if it does not end."""
     try:
-        outcome, detail = check(token, session)
-    except HsmKmsError as exc:
-        outcome, detail = Outcome.FAILED, str(exc)
-    except PKCS11Error as exc:
-        outcome, detail = Outcome.FAILED, f"the token answered {type(exc).__name__}"
-    return Check(name=name, outcome=outcome, detail=detail)
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
-def _mechanisms(token: Token, _session: Session) -> tuple[Outcome, str]:
-    present = token.slot.get_mechanisms()
-    cipher_format = format_for(present)
-    detail = f"{', '.join(each.name for each in (*NEEDED, FORMATS[cipher_format]))}; ciphertext format {cipher_format}"
-    return (Outcome.WORKS if cipher_format is CipherFormat.AES_256_GCM else Outcome.LIMITED), detail
+def _how(status: int) -> str:
+    if status < 0:
+        return f"crashed with {signal.Signals(-status).name}"
+    return f"ended with status {status}"
 
 
-def _random(_token: Token, session: Session) -> tuple[Outcome, str]:
-    if session.generate_random(256) == session.generate_random(256):
-        return Outcome.FAILED, "two draws of 32 bytes were the same"
-    return Outcome.WORKS, "two draws of 32 bytes differ"
+def _crashed(name: str, reason: str) -> Check:
+    return Check(
+        name=name,
+        outcome=Outcome.LIMITED if name == CLOSING else Outcome.FAILED,
+        detail=f"the process of the module {reason}",
+        affects=_AFFECTS.get(name, "processes that end" if name == CLOSING else EVERYTHING),
+        advice=_CRASHES_HERE,
+    )
 
 
-def _template(template: SecretTemplate) -> Callable[[Token, Session], tuple[Outcome, str]]:
-    def check(_token: Token, session: Session) -> tuple[Outcome, str]:
-        support = try_attributes(session)
-        generate(session, template, _PROBE_ID, _PROBE_LABEL, support, store=False).destroy()
-        if support.quirks:
-            return Outcome.LIMITED, f"sensitive, not extractable, only the ordered usages; {'; '.join(support.quirks)}"
-        return Outcome.WORKS, "made as ordered: sensitive, not extractable, not modifiable, not copyable"
-
-    return check
-
-
-def _gcm_computed(token: Token, session: Session) -> tuple[Outcome, str]:
-    exact = Mechanism.AES_ECB in token.slot.get_mechanisms()
-    check_gcm(session, try_attributes(session), exact=exact)
-    if exact:
-        return Outcome.WORKS, "equals an independent computation; a changed message is refused"
-    return Outcome.LIMITED, "round trip and refusal work; no AES-ECB to compute a known answer with"
-
-
-def _published_key(session: Session, key: bytes) -> tuple[Object | None, tuple[Outcome, str]]:
-    """Load a published test key as a session object; None, and what is to be said of it, if the token takes none."""
-    template = {
-        Attribute.CLASS: ObjectClass.SECRET_KEY,
-        Attribute.KEY_TYPE: KeyType.AES,
-        Attribute.TOKEN: False,
-        Attribute.ENCRYPT: True,
-        Attribute.DECRYPT: True,
-        Attribute.VALUE: key,
-    }
-    try:
-        return session.create_object(template), (Outcome.WORKS, "")
-    except PKCS11Error as exc:
-        detail = f"the token takes no published test key ({type(exc).__name__}); that is no fault"
-        return None, (Outcome.LIMITED, detail)
-
-
-def _gcm_vector(_token: Token, session: Session) -> tuple[Outcome, str]:
-    key, iv, aad, plaintext, sealed = (bytes.fromhex(GCM_VECTOR[each]) for each in GCM_VECTOR)
-    made, refusal = _published_key(session, key)
-    if made is None:
-        return refusal
-    handle = handle_of(made)
-    chooses = find_origin(session, handle) is not IvOrigin.CALLER
-    right = chooses or seal(session, handle, iv, plaintext, aad) == sealed
-    right = right and open_sealed(session, handle, iv, sealed, aad) == plaintext
-    made.destroy()
-    if not right:
-        return Outcome.FAILED, "differs from the published vector"
-    return Outcome.WORKS, "published vector, decrypted only" if chooses else "published vector"
-
-
-def _cbc_computed(token: Token, session: Session) -> tuple[Outcome, str]:
-    exact = Mechanism.AES_ECB in token.slot.get_mechanisms()
-    check_cbc(session, try_attributes(session), exact=exact)
-    if exact:
-        return Outcome.WORKS, "equals an independent computation; a changed message is refused"
-    return Outcome.LIMITED, "round trip and refusal work; no AES-ECB to compute a known answer with"
-
-
-def _cbc_vector(_token: Token, session: Session) -> tuple[Outcome, str]:
-    key, iv, plaintext, ciphertext = (bytes.fromhex(CBC_VECTOR[each]) for each in CBC_VECTOR)
-    made, refusal = _published_key(session, key)
-    if made is None:
-        return refusal
-    right = computes(session, handle_of(made), iv, plaintext, ciphertext)
-    made.destroy()
-    return (Outcome.WORKS, "published vector") if right else (Outcome.FAILED, "differs from the published vector")
-
-
-def _gcm_iv(token: Token, session: Session) -> tuple[Outcome, str]:
-    origin = check_gcm(session, try_attributes(session), exact=Mechanism.AES_ECB in token.slot.get_mechanisms())
-    return Outcome.WORKS, QUIRKS.get(origin, "taken as given: 96 bits of the token's random generator")
-
-
-def _hmac(_token: Token, session: Session) -> tuple[Outcome, str]:
-    made = generate(session, INSTALLATION_MAC_KEY, _PROBE_ID, _PROBE_LABEL, try_attributes(session), store=False)
-    key = BorrowedKey(session, handle_of(made), KeyType.GENERIC_SECRET)
-    tag = key.sign(b"message", mechanism=Mechanism.SHA256_HMAC)
-    right = len(tag) == 32 and key.verify(b"message", tag, mechanism=Mechanism.SHA256_HMAC)  # noqa: PLR2004
-    try:
-        wrong = key.verify(b"another", tag, mechanism=Mechanism.SHA256_HMAC)
-    except PKCS11Error:  # whatever code: it has verified the right one
-        wrong = False
-    made.destroy()
-    if right and not wrong:
-        return Outcome.WORKS, "signs, verifies, and refuses another message"
-    return Outcome.FAILED, "does not tell a right from a wrong message"
-
-
-def _labels(_token: Token, session: Session) -> tuple[Outcome, str]:
-    kept = label_bytes(session, try_attributes(session))
-    if kept < LONG_LABEL_BYTES:
-        return Outcome.LIMITED, f"cut to {kept} bytes: short labels are used, without the region"
-    return Outcome.WORKS, f"at least {kept} bytes are kept"
-
-
-def _key_specs(token: Token, _session: Session) -> tuple[Outcome, str]:
-    present = token.slot.get_mechanisms()
-    return Outcome.WORKS, ", ".join(spec for spec, facts in KEY_FACTS.items() if facts.generation in present)
-
-
-def _import_checks(token: Token, session: Session) -> list[Check]:
-    """What the import of key material needs; a token without it keeps generated keys all the same."""
-    try:
-        told = probe_import(token, session, try_attributes(session), host_unwrap=False)
-    except (HsmKmsError, PKCS11Error) as exc:
-        reason = f"could not be tried: {str(exc) or type(exc).__name__}"
-        return [Check(name=name, outcome=Outcome.LIMITED, detail=reason) for name in _IMPORT_CHECKS]
-    answers = {name: check(told) for name, check in _IMPORT_CHECKS.items()}
-    return [Check(name=name, outcome=outcome, detail=detail) for name, (outcome, detail) in answers.items()]
-
-
-def _oaep(oaep: Oaep) -> Callable[[ImportProfile], tuple[Outcome, str]]:
-    def check(told: ImportProfile) -> tuple[Outcome, str]:
-        if oaep in told.oaep:
-            return Outcome.WORKS, "unwraps what was wrapped elsewhere"
-        return Outcome.LIMITED, "does not unwrap: key material that is wrapped so cannot be imported"
-
-    return check
-
-
-def _key_wrap(told: ImportProfile) -> tuple[Outcome, str]:
-    if told.key_wrap:
-        return Outcome.WORKS, "unwraps what was wrapped elsewhere, with an AES key that OAEP unwrapped"
-    return Outcome.LIMITED, "does not unwrap: no key material can be imported with RSA_AES_KEY_WRAP"
-
-
-def _cmac(told: ImportProfile) -> tuple[Outcome, str]:
-    if AES_CMAC in told.prfs:
-        return Outcome.WORKS, "equals an independent computation; it names imported key material"
-    return Outcome.LIMITED, "not there or not right: HMAC-SHA-256 names imported key material"
-
-
-def _lengths(told: ImportProfile) -> tuple[Outcome, str]:
-    return Outcome.WORKS if told.lengths is Lengths.HONEST else Outcome.LIMITED, told.lengths.value
-
-
-_IMPORT_CHECKS: Final[dict[str, Callable[[ImportProfile], tuple[Outcome, str]]]] = {
-    "OAEP SHA-1": _oaep(OAEP_SHA_1),
-    "OAEP SHA-256": _oaep(OAEP_SHA_256),
-    "AES-KWP": _key_wrap,
-    "AES-CMAC": _cmac,
-    "honest lengths": _lengths,
-}
-
-_CHECKS: Final[dict[str, Callable[[Token, Session], tuple[Outcome, str]]]] = {
-    "mechanisms": _mechanisms,
-    "random numbers": _random,
-    "AES-256 backing key": _template(AES_256_BACKING_KEY),
-}
-
-_GCM_CHECKS: Final[dict[str, Callable[[Token, Session], tuple[Outcome, str]]]] = {
-    "AES-GCM, computed answer": _gcm_computed,
-    "AES-GCM, published vector": _gcm_vector,
-    "AES-GCM, IVs": _gcm_iv,
-}
-
-_CBC_CHECKS: Final[dict[str, Callable[[Token, Session], tuple[Outcome, str]]]] = {
-    "HMAC key of AES-CBC": _template(CBC_MAC_KEY),
-    "AES-CBC with HMAC, computed answer": _cbc_computed,
-    "AES-CBC, published vector": _cbc_vector,
-}
-"""In place of those of AES-GCM, on tokens that have none."""
-
-_FURTHER_CHECKS: Final[dict[str, Callable[[Token, Session], tuple[Outcome, str]]]] = {
-    "installation key": _template(INSTALLATION_MAC_KEY),
-    "HMAC-SHA-256": _hmac,
-    "object labels": _labels,
-    "key specs": _key_specs,
-}
+def _untried(name: str, made: Mapping[str, Check]) -> Check:
+    """Describe a check that was not made, since one that opens the token did not succeed."""
+    cause = next((each for each in _REQUIRED if each in made and not made[each].passed), LOGIN)
+    return Check(
+        name=name,
+        outcome=Outcome.UNTRIED,
+        detail=f"it needs {cause!r}, which did not succeed",
+        affects=_AFFECTS.get(name, EVERYTHING),
+        advice=f"see {cause!r}",
+    )

@@ -36,6 +36,7 @@ from hsmkms.file_lock import lock, try_lock
 from hsmkms.server import server
 from hsmkms.server.aws.quota import DEFAULT_RATES
 from hsmkms.wiring import core as wiring
+from hsmkms.wiring import new_tokens
 
 DEFAULT_ACCOUNT: Final = "000000000000"
 DEFAULT_REGION: Final = "us-east-1"
@@ -144,7 +145,9 @@ def _settings(folder: Path, account: str, wanted: ServeSettings) -> Settings:
     user_pin, so_pin = (secrets.token_urlsafe(_PIN_BYTES) for _ in range(2))
     pin.touch(mode=0o600)
     pin.write_text(f"{user_pin}\n")
-    module, made = wiring.make_softhsm_token(None, folder / "softhsm", label=_LABEL, user_pin=user_pin, so_pin=so_pin)
+    module, made = new_tokens.make_softhsm_token(
+        None, folder / "softhsm", label=_LABEL, user_pin=user_pin, so_pin=so_pin
+    )
     token = TokenSettings(
         module=module,
         label=_LABEL,

@@ -10,7 +10,6 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from hsmkms import ownership
 from hsmkms.config import settings as config
 from hsmkms.config.settings import Secret, Settings, TokenSettings
 from hsmkms.errors import (
@@ -22,10 +21,6 @@ from hsmkms.errors import (
     TokenUnavailableError,
 )
 from hsmkms.hsm.ports import Device
-from hsmkms.hsm.session import module as modules
-from hsmkms.hsm.session import softhsm
-from hsmkms.hsm.session.softhsm import SoftToken
-from hsmkms.hsm.session.token_choice import TokenChoice, choose
 from hsmkms.hsm.unavailable import AwayDevice
 from hsmkms.model.audit import Durability
 from hsmkms.process import exclusive, uptime
@@ -319,25 +314,6 @@ def database_revisions(settings: Settings) -> dict[str, str]:
     """Return both databases' revisions; raises StoreError or MigrationError unless this program supports them."""
     Store.open(settings.data_dir).close()
     return migrate.current(settings.data_dir)
-
-
-def make_softhsm_token(
-    module: Path | None, folder: Path, *, label: str, user_pin: str, so_pin: str
-) -> tuple[Path, SoftToken]:
-    """Create a SoftHSM token in a folder of its own; return the module that was used, and the token."""
-    used = module or softhsm.find_module()
-    ownership.check_module(used, {})
-    return used, softhsm.create(used, folder, label=label, user_pin=user_pin, so_pin=so_pin)
-
-
-def serial_of(module: Path, environment: dict[str, str], label: str, serial: tuple[str, ...] | None) -> str:
-    """Return the serial of the one token that fits; raises TokenNotFoundError for none or several."""
-    ownership.check_module(module, environment)
-    loaded = modules.acquire(module, environment=environment)
-    try:
-        return choose(loaded, TokenChoice(label=label, serial=serial)).serial.decode("utf-8", "replace")
-    finally:
-        loaded.release()
 
 
 Accept = Callable[[Unsealed, str | None, Settings], None]

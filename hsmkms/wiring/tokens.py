@@ -61,7 +61,7 @@ def device_settings(settings: Settings, token: TokenSettings | None = None) -> D
         raise ConfigurationError("token.module is missing")
     return DeviceSettings(
         module=token.module,
-        choice=_choice(token),
+        choice=choice_of(token),
         state_dir=settings.data_dir,
         environment=token.environment,
         init_reserved=token.init_reserved,
@@ -81,7 +81,8 @@ def _reader(settings: Settings, token: TokenSettings) -> Callable[[], Secret]:
     return cache(read) if token.pin.prompt else read
 
 
-def _choice(token: TokenSettings) -> TokenChoice:
+def choice_of(token: TokenSettings) -> TokenChoice:
+    """Return how the settings choose their token."""
     if not token.uri:
         return TokenChoice(label=token.label, serial=token.serial)
     uri = config.parse_uri(token.uri)
@@ -92,7 +93,7 @@ def _choice(token: TokenSettings) -> TokenChoice:
 
 def named_token(settings: Settings, name: str | None) -> TokenSettings:
     """Find the token of the settings by label or serial; without a name the only one. Raises ConfigurationError."""
-    known = [(each, _choice(each)) for each in settings.tokens]
+    known = [(each, choice_of(each)) for each in settings.tokens]
     fitting = [each for each, choice in known if name is None or name in (choice.label, *choice.serials)]
     if len(fitting) == 1:
         return fitting[0]
@@ -191,7 +192,7 @@ def names_home(settings: Settings) -> bool:
         _, home = binding.expected(store)
     finally:
         store.close()
-    named = (each for each in settings.tokens if _choice(each).label or _choice(each).serial)
+    named = (each for each in settings.tokens if choice_of(each).label or choice_of(each).serial)
     return any(_resembles(each, home) for each in named)
 
 
@@ -233,7 +234,7 @@ def open_what_can_be(settings: Settings, opened: ExitStack) -> tuple[Settings, l
 
 def _resembles(token: TokenSettings, row: TokenRow) -> bool:
     """Return True if label and serial in the settings match the row; that is a hint, not a proof."""
-    choice = _choice(token)
+    choice = choice_of(token)
     return choice.label in (None, row.label) and (not choice.serials or row.serial in choice.serials)
 
 

@@ -245,7 +245,7 @@ def test_token_that_is_too_late(bare: Site) -> None:
     bare.program("interrupt_init", bare.config, "init 2", status=-9)
     other = json.loads(bare.program("make_token", bare.folder / "another", "other token", PIN))
     told = bare.run("init", *asked, "--token-label", "other token", SOFTHSM2_CONF=other["SOFTHSM2_CONF"]).error
-    assert told.startswith("ConfigurationError: --module, --token-label or --token-serial cannot be used: the init")
+    assert told.startswith("ConfigurationError: --module, --token-label, --token-serial or --uri cannot be used: ")
     told = bare.run("init", "--data-dir", "data", "--create-softhsm-token").error
     assert told.startswith("ConfigurationError: --create-softhsm-token cannot be used: the init that was interrupted")
     assert bare.run("init", *asked, "--token-label", LABEL, **environment).status == 0

@@ -3,12 +3,11 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import second_token
+import warm
 from cli_site import SECONDS, Site, at_terminal
 
 from hsmkms.config import settings as config
@@ -66,7 +65,7 @@ def test_migration(two: Site) -> None:
 def test_question(two: Site) -> None:
     """At a terminal it is asked whether all servers know the token; no changes nothing."""
     said, status = at_terminal(two, "migrate-token", "--to", second_token.LABEL, answer="n\n")
-    assert "no way back" in said
+    assert "cannot be undone" in said
     assert status == 1
     assert len(two.run("list-tokens").json["Tokens"]) == 1
 
@@ -156,12 +155,8 @@ def test_renewal_of_own_keys(two: Site) -> None:
     two.run("create-user", "--user-name", "alice")
     lost = two.run("create-access-key", "--user-name", "alice").json["AccessKey"]["AccessKeyId"]
     assert "nothing is lost" in two.run("renew-installation-keys", "--yes").error
-    killed = subprocess.run(
-        [sys.executable, PROGRAMS / "migrate_until.py", two.config, "migrate 3"],
-        env=two.environment() | {"PYTHONPATH": str(PROGRAMS.parent.parent)},
-        check=False,
-        timeout=SECONDS,
-    )
+    environment = two.environment(PYTHONPATH=str(PROGRAMS.parent.parent))
+    killed = warm.run_program(PROGRAMS / "migrate_until.py", [str(two.config), "migrate 3"], environment, SECONDS)
     assert killed.returncode == -signal.SIGKILL
     shutil.rmtree(second_token.token_folder(config.load(two.config).tokens[0]))
     refused = two.run("renew-installation-keys")

@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import warm
 from cli_site import HERE, SECONDS, Site
 from msgspec import Struct
 
@@ -127,10 +128,13 @@ def run(site: Site, command: str) -> tuple[list[str], int]:
 @pytest.mark.parametrize("transcript", TRANSCRIPTS, ids=lambda path: path.stem)
 def test_transcript(site: Site, transcript: Path) -> None:
     """Every command of the transcript prints what is written below it, and nothing else."""
+    steps = parse(transcript.read_text())
+    if any("faketime" in step.command for step in steps):
+        warm.prepare_faketime()
     (site.folder / "letter.txt").write_bytes(LETTER)
     (site.folder / "long.bin").write_bytes(bytes(4097))
     memory = Memory()
-    for step in parse(transcript.read_text()):
+    for step in steps:
         printed, status = run(site, memory.filled(step.command))
         lines = zip(step.output, printed, strict=False)
         read = [memory.read(expected, given) for expected, given in lines] + step.output[len(printed) :]

@@ -8,12 +8,11 @@ import base64
 import json
 import shutil
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+import warm
 from cli_site import SECONDS, Site
 
 from hsmkms.config import settings as config
@@ -52,13 +51,8 @@ def test_it_works(thawed: Site) -> None:
     """Migrated, every ciphertext opens; aliases, states and users are as they were; nothing differs."""
     told = json.loads((thawed.folder / "expected.json").read_text())
     wiring.migrate_databases(config.load(thawed.config))
-    done = subprocess.run(
-        [sys.executable, HERE / "programs/look.py", thawed.config, thawed.folder / "expected.json"],
-        env=thawed.environment(),
-        capture_output=True,
-        check=False,
-        timeout=SECONDS,
-    )
+    arguments = [str(thawed.config), str(thawed.folder / "expected.json")]
+    done = warm.run_program(HERE / "programs/look.py", arguments, thawed.environment(), SECONDS)
     assert (done.returncode, done.stderr) == (0, b"")
     assert json.loads(done.stdout) == {
         "opened": [each["plaintext"] for each in told["ciphertexts"]],

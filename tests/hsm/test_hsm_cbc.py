@@ -27,11 +27,11 @@ from hsmkms.errors import (
     TokenUnfitError,
     UnsupportedOperationException,
 )
+from hsmkms.hsm.checks.formats import CBC_VECTOR
 from hsmkms.hsm.crypto import cbc
 from hsmkms.hsm.crypto.gcm_from_blocks import open_from_blocks
 from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.objects.objects import find, handle_of
-from hsmkms.hsm.token_check import CBC_VECTOR
 from hsmkms.model.cipher_format import CipherFormat, format_of, mac_key_id, material_of_mac_key, new_cka_id
 from hsmkms.model.enums import Operation
 

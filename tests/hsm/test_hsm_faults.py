@@ -39,10 +39,6 @@ EXPECTED = {
     "WrappedKeyLenRange": "RejectedDataError",
     "MechanismInvalid": "UnsupportedOperationException",
     "FunctionNotSupported": "UnsupportedOperationException",
-    "CurveNotSupportedError": "UnsupportedOperationException",
-    "BufferTooSmallError": "TokenError",
-    "NotInitializedError": "SessionLostError",
-    "TokenResourceExceededError": "TokenFullError",
     "MechanismParamInvalid": "UnsupportedOperationException",
     "FunctionRejected": "UnsupportedOperationException",
     "TemplateIncomplete": "UnsupportedOperationException",
@@ -56,6 +52,10 @@ EXPECTED = {
     "UnwrappingKeySizeRange": "UnsupportedOperationException",
     "UnwrappingKeyTypeInconsistent": "UnsupportedOperationException",
     "TokenWriteProtected": "TokenError",
+    "CurveNotSupportedError": "UnsupportedOperationException",
+    "BufferTooSmallError": "TokenError",
+    "NotInitializedError": "SessionLostError",
+    "TokenResourceExceededError": "TokenFullError",
 }
 """Typed by hand from the meaning of each code in PKCS #11 2.40, section 5.1."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import wrapped
-from devices import MakeToken, Token, new_key, permit
+from devices import MakeToken, Token, checks_of, new_key, permit
 from pkcs11.types import Session
 from shims import (
     CUT_LABELS,
@@ -56,13 +56,13 @@ from test_hsm_objects import (  # noqa: F401
 from test_hsm_unwrapping import CANNOT_OPEN, WRONG_LENGTH, Bench, opens
 
 from hsmkms.errors import RejectedDataError, RejectedMaterialError
-from hsmkms.hsm.cipher_formats import GcmCipher
+from hsmkms.hsm.ciphers import GcmCipher
 from hsmkms.hsm.crypto.token_iv import IvOrigin
 from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.imports.wrapping import Lengths
-from hsmkms.hsm.token_check import Outcome
 from hsmkms.model.cipher_format import CipherFormat
 from hsmkms.model.enums import Operation, WrappingAlgorithm
+from hsmkms.model.token_check import Outcome
 
 SHA_1 = (WrappingAlgorithm.RSAES_OAEP_SHA_1, WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_1)
 SHA_256 = (WrappingAlgorithm.RSAES_OAEP_SHA_256, WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_256)
@@ -104,7 +104,7 @@ def test_profile_tells_it(device: TokenDevice, personality: Personality) -> None
 
 def test_checks(device: TokenDevice, session: Session, personality: Personality) -> None:
     """``token-check`` finds nothing that fails, says what is done in another way, and leaves nothing."""
-    told = {each.name: each for each in device.connection.checks()}
+    told = checks_of(device)
     assert {name: each.detail for name, each in told.items() if each.failed} == {}
     limited = {name for name, each in told.items() if each.outcome is Outcome.LIMITED}
     orders = personality.orders
@@ -112,11 +112,12 @@ def test_checks(device: TokenDevice, session: Session, personality: Personality)
     assert ("honest lengths" in limited) is ("lengths honest" not in orders)
     assert ("AES-CMAC" in limited) is (NO_CMAC.orders[0] in orders)
     assert ("object labels" in limited) is (device.profile.label_bytes == 32)
-    assert ("mechanisms" in limited) is (personality is NO_GCM)
+    assert told["mechanisms"].detail.endswith(f"; ciphertext format {device.profile.cipher_format}")
+    assert ("AES-GCM, IVs" in limited) is (personality is NO_GCM)
+    assert (told["AES-CBC with HMAC"].detail == "not used: the token has AES-GCM") is (personality is not NO_GCM)
     if personality is NO_GCM:
-        assert told["mechanisms"].detail.endswith("; ciphertext format AES_256_CBC_HMAC_SHA_256")
-        assert told["AES-CBC, published vector"].detail == "published vector"
-        assert not any(name.startswith("AES-GCM") for name in told)
+        compared = "equals an independent computation and a published vector; a changed message is refused"
+        assert told["AES-CBC with HMAC"].detail == compared
         assert list(session.get_objects({})) == []
         return
     chooses = device.profile.iv_origin is not IvOrigin.CALLER

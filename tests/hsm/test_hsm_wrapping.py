@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import wrapped
 from cryptography.hazmat.primitives.asymmetric import rsa
-from devices import MakeToken, Token, new_key, permit
+from devices import MakeToken, Token, checks_of, new_key, permit
 from msgspec.structs import replace
 from pkcs11.constants import Attribute, ObjectClass
 from pkcs11.mechanisms import KeyType
@@ -33,9 +33,9 @@ from hsmkms.hsm.imports.unwrapping import Copies, Unwrapping, WrappedMaterial
 from hsmkms.hsm.imports.wrapping import ImportProfile, Lengths
 from hsmkms.hsm.objects.objects import find, tell
 from hsmkms.hsm.session import module as modules
-from hsmkms.hsm.token_check import Outcome
 from hsmkms.model.enums import Operation, WrappingAlgorithm
 from hsmkms.model.permit import OperatorAct
+from hsmkms.model.token_check import Outcome
 
 SHA_1 = (WrappingAlgorithm.RSAES_OAEP_SHA_1, WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_1)
 SHA_256 = (WrappingAlgorithm.RSAES_OAEP_SHA_256, WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_256)
@@ -245,7 +245,7 @@ def test_token_without_rsa(make_token: MakeToken, missing: str) -> None:
     material = WrappedMaterial(bytes(16), SHA_1[0], bytes(256))
     with pytest.raises(UnsupportedOperationException, match="it can do no wrapping algorithm"):
         device.imports.fingerprints(permit(Operation.IMPORT_KEY_MATERIAL, bytes(16)), material, "key id")
-    outcomes = {each.name: each.outcome for each in device.connection.checks()}
+    outcomes = {name: each.outcome for name, each in checks_of(device).items()}
     assert outcomes["OAEP SHA-1"] is outcomes["AES-KWP"] is outcomes["AES-CMAC"] is Outcome.LIMITED
     assert Outcome.FAILED not in outcomes.values()
     assert device.keys.holds(new_key(device))
@@ -255,7 +255,7 @@ def test_token_without_key_wrap(make_token: MakeToken) -> None:
     """Without AES-KWP only plain OAEP is left."""
     device = make_token(configuration=without("CKM_AES_KEY_WRAP_PAD")).open(host_unwrap=True)
     assert device.imports.wrapping_algorithms() == (SHA_1[0], SHA_256[0])
-    assert {each.name: each.outcome for each in device.connection.checks()}["AES-KWP"] is Outcome.LIMITED
+    assert checks_of(device)["AES-KWP"].outcome is Outcome.LIMITED
 
 
 def test_token_without_raw_rsa(make_token: MakeToken) -> None:
@@ -270,7 +270,7 @@ def test_token_without_cmac(make_token: MakeToken) -> None:
     device = make_token(configuration=without("CKM_AES_CMAC")).open()
     told = device.imports.profiles.symmetric()
     assert ([prf.name for prf in told.prfs], told.lengths) == (["SHA256_HMAC"], Lengths.PROBED)
-    assert {each.name: each.outcome for each in device.connection.checks()}["AES-CMAC"] is Outcome.LIMITED
+    assert checks_of(device)["AES-CMAC"].outcome is Outcome.LIMITED
     key, public_key = make(device)
     secret = os.urandom(32)
     for algorithm in device.imports.wrapping_algorithms():
@@ -292,7 +292,7 @@ def test_token_that_unwraps_nothing(token: Token, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(import_probe, "wrap", lambda *_: os.urandom(256))
     device = token.open()
     assert device.imports.profiles.symmetric() == ImportProfile()
-    assert {each.name: each.outcome for each in device.connection.checks()}["OAEP SHA-1"] is Outcome.LIMITED
+    assert checks_of(device)["OAEP SHA-1"].outcome is Outcome.LIMITED
     assert device.imports.wrapping_algorithms() == ()
 
 
@@ -302,8 +302,8 @@ def test_probe_that_fails(played: Played) -> None:
     played.order("fault C_GenerateKeyPair * return 0x30")
     with pytest.raises(TokenUnavailableError):
         device.imports.wrapping_algorithms()
-    told = {each.name: each for each in device.connection.checks()}
-    assert told["AES-KWP"].detail.startswith("could not be tried: the token does not answer")
+    told = checks_of(device)
+    assert (told["AES-KWP"].detail, told["AES-KWP"].ckr) == ("the token answered CKR_DEVICE_ERROR", "CKR_DEVICE_ERROR")
     assert told["AES-KWP"].outcome is Outcome.LIMITED
     played.order("fault C_UnwrapKey * return 0x30", "fault C_GenerateKey * return 0x30")
     with pytest.raises(TokenUnavailableError):
@@ -345,7 +345,7 @@ def test_probe_is_lazy_and_done_once(token: Token, monkeypatch: pytest.MonkeyPat
 def test_probe_leaves_nothing(device: TokenDevice, session: Session) -> None:
     """Nothing of the probe is left, neither on the token nor in a session."""
     device.imports.wrapping_algorithms()
-    device.connection.checks()
+    checks_of(device)
     assert listed(session) == 0
 
 

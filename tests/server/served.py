@@ -6,13 +6,13 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import warm
 from cli_site import BIN, SECONDS, Site
 from msgspec import Struct
 from raw_client import exchange, raw
@@ -136,13 +136,8 @@ def serving(site: Site, *options: object, **environment: str) -> Iterator[Served
 
 def credentials(site: Site, *acts: tuple[str, dict[str, Any]]) -> list[Any]:
     """What the operator's acts on users and access keys answer: ``("create_access_key", {"user_name": None})``."""
-    done = subprocess.run(
-        [sys.executable, PROGRAMS / "credentials.py", site.config, *map(json.dumps, acts)],
-        capture_output=True,
-        check=False,
-        timeout=SECONDS,
-        env=site.environment(),
-    )
+    arguments = [str(site.config), *map(json.dumps, acts)]
+    done = warm.run_program(PROGRAMS / "credentials.py", arguments, site.environment(), SECONDS)
     assert done.returncode == 0, done
     answers: list[Any] = json.loads(done.stdout)
     return answers

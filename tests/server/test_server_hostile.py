@@ -18,6 +18,9 @@ SEED = 20_260_102
 MOST_GROWN = 32 * 2**20
 """Bytes: what caches take in, not what eight thousand requests would leave behind."""
 
+UNREAD = {"InvalidSignatureException", "IncompleteSignatureException", "UnrecognizedClientException"}
+"""What is answered before a body is read."""
+
 MEMBERS = sorted({name for each in MODEL.shape_names for name in getattr(MODEL.shape_for(each), "members", ())})
 
 leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=40)
@@ -72,4 +75,5 @@ def send(server: Server, requests: list[tuple[Operation, bytes]]) -> None:
         connection.send(b"".join(raw))
         for each in raw:
             attacker.judge(each, connection.answer, report)
-    assert report.faults == []
+    assert (report.faults, report.sent) == ([], len(requests))
+    assert not report.codes.keys() & UNREAD, "the signature was refused, so nothing behind it has been tried"

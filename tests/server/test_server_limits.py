@@ -277,15 +277,18 @@ def test_large_requests_that_wait() -> None:
     play(story)
 
 
-def test_answers_that_are_not_taken_count() -> None:
-    """Beyond the budget a client that reads nothing is cut off."""
+@pytest.mark.parametrize(("budget", "served"), [(2**20, 0), (4 * LARGE, 1)], ids=["beyond", "within"])
+def test_answers_that_are_not_taken_count(budget: int, served: int) -> None:
+    """Beyond the budget a client that reads nothing is cut off; within it the connection stays."""
 
     async def story(place: Place) -> None:
         place.body = b"x" * LARGE
         (connection,) = place.everybody
-        connection._budget = MemoryBudget(2**20)
+        connection._budget = MemoryBudget(budget)
         await place.send(REQUEST)
-        await place.until(lambda: not place.everybody)
+        await place.until(lambda: place.answered == 1 and len(place.everybody) == served)
+        await place.later(0)
+        assert len(place.everybody) == served
 
     play(story)
 

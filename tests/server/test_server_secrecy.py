@@ -43,7 +43,7 @@ def test_nothing_for_others(careless: Site) -> None:
 def test_no_core() -> None:
     """The program may not write its memory to a file, nor be traced by others of its user."""
     code = (
-        "import ctypes, os, resource; from hsmkms.cli.hardening import keep_secrets; keep_secrets();"
+        "import ctypes, os, resource; from hsmkms.hardening import keep_secrets; keep_secrets();"
         "print(resource.getrlimit(resource.RLIMIT_CORE), ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), os.umask(0))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

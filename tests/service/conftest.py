@@ -24,21 +24,34 @@ def new_folder() -> Iterator[NewFolder]:
     shutil.rmtree(root)
 
 
+@pytest.fixture(scope="session")
+def prepared(new_folder: NewFolder) -> Site:
+    """The installation that all others are copies of; it is never opened."""
+    return Site.make(new_folder())
+
+
 @pytest.fixture(scope="module")
-def kms(new_folder: NewFolder) -> Iterator[Kms]:
+def kms(prepared: Site, new_folder: NewFolder) -> Iterator[Kms]:
     """An installation that the tests of a module share; it serves REGION (the default) and OTHER_REGION."""
-    with Site.make(new_folder()).open() as opened:
+    with prepared.copy(new_folder()).open() as opened:
         yield opened
 
 
 @pytest.fixture
-def new_site(new_folder: NewFolder) -> Iterator[NewSite]:
-    """Makes fresh installations that are not open. Not for modules that use ``kms``.
+def new_site(prepared: Site, new_folder: NewFolder) -> Iterator[NewSite]:
+    """Copies the prepared installation, with other settings where they are given. Not for modules that use ``kms``.
 
-    What a failed test left open is closed after it, so that the next one finds a clean process.
+    All copies are one installation: a test that needs another one asks for ``stranger``. What a failed test left open
+    is closed after it, so that the next one finds a clean process.
     """
-    yield lambda **changes: Site.make(new_folder(), **changes)
+    yield lambda **changes: prepared.copy(new_folder(), **changes)
     close_everything()
+
+
+@pytest.fixture
+def stranger(new_folder: NewFolder) -> Site:
+    """Another installation, with other keys, that is not open."""
+    return Site.make(new_folder())
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ time: close the ``Kms`` of one before another is made or opened.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import msgspec
+import warm
 from msgspec import Struct
 
 from hsmkms.config import settings as config
@@ -30,6 +32,7 @@ from hsmkms.service.runtime.ports import Clock
 from hsmkms.service.runtime.row_seals import SealBook
 from hsmkms.store.engine import Store
 from hsmkms.wiring import core as wiring
+from hsmkms.wiring import new_tokens
 
 ACCOUNT = "111122223333"
 REGION = "eu-central-1"
@@ -37,6 +40,8 @@ OTHER_REGION = "us-east-1"
 PIN = "correct horse"
 SO_PIN = "battery staple"
 LABEL = "hsmkms service test"
+RUN_SECONDS = 120.0
+"""After which a program is given up."""
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 HERE = Path(__file__).parent
@@ -71,16 +76,8 @@ class Site(Struct, frozen=True, kw_only=True):
         pin = folder / "pin"
         pin.touch(mode=0o600)
         pin.write_text(f"{PIN}\n")
-        module, made = wiring.make_softhsm_token(None, folder / "softhsm", label=LABEL, user_pin=PIN, so_pin=SO_PIN)
-        token = TokenSettings(
-            module=module,
-            label=LABEL,
-            serial=made.serial,
-            pin=PinSettings(file=Path("pin")),
-            environment=made.environment,
-        )
-        wanted = {"account_id": ACCOUNT, "regions": (REGION, OTHER_REGION), "token": token} | changes
-        return cls.written(folder, Settings(**wanted), "hsmkms.toml")
+        module, made = new_tokens.make_softhsm_token(None, folder / "softhsm", label=LABEL, user_pin=PIN, so_pin=SO_PIN)
+        return cls._configured(folder, module, made.serial, made.environment, changes)
 
     @classmethod
     def make(cls, folder: Path, **changes: object) -> Self:
@@ -88,6 +85,30 @@ class Site(Struct, frozen=True, kw_only=True):
         site = cls.new_token(folder, **changes)
         wiring.initialise(site.settings, lambda: START)  # no later than any clock of the tests
         return site
+
+    def copy(self, folder: Path, **changes: object) -> Self:
+        """Copy a whole installation that is not open, with its token; ``changes`` are members of Settings.
+
+        The copy is the same installation with the same keys, in another place: for two that differ, make one of them.
+        """
+        token = self.settings.token
+        assert token.module is not None
+        assert isinstance(token.serial, str)
+        shutil.copytree(self.folder, folder)
+        softhsm = folder / "softhsm" / "softhsm2.conf"
+        softhsm.write_text(softhsm.read_text().replace(str(self.folder), str(folder)))
+        return self._configured(folder, token.module, token.serial, {"SOFTHSM2_CONF": str(softhsm)}, changes)
+
+    @classmethod
+    def _configured(
+        cls, folder: Path, module: Path, serial: str, environment: dict[str, str], changes: dict[str, object]
+    ) -> Self:
+        """Write the configuration for the token in ``folder``."""
+        token = TokenSettings(
+            module=module, label=LABEL, serial=serial, pin=PinSettings(file=Path("pin")), environment=environment
+        )
+        wanted = {"account_id": ACCOUNT, "regions": (REGION, OTHER_REGION), "token": token} | changes
+        return cls.written(folder, Settings(**wanted), "hsmkms.toml")
 
     @classmethod
     def written(cls, folder: Path, wanted: Settings, name: str) -> Self:
@@ -125,8 +146,12 @@ def start(program: str, config_file: Path, *arguments: str) -> "subprocess.Popen
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}"},
+        env=_environment(),
     )
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}"}
 
 
 def finish(process: "subprocess.Popen[str]", *, seconds: float = 120, status: int = 0) -> list[Any]:
@@ -137,14 +162,19 @@ def finish(process: "subprocess.Popen[str]", *, seconds: float = 120, status: in
         process.kill()
         output, errors = process.communicate()
         raise AssertionError(f"the program did not end in {seconds} s: {output[-2000:]}{errors}") from None
-    assert process.returncode == status, f"ended with {process.returncode}: {output[-2000:]}{errors}"
+    return _reports(process.returncode, status, output, errors)
+
+
+def _reports(ended: int, status: int, output: str, errors: str) -> list[Any]:
+    assert ended == status, f"ended with {ended}: {output[-2000:]}{errors}"
     assert not errors, errors
     return [json.loads(line) for line in output.splitlines() if line != "ready"]
 
 
 def run(program: str, config_file: Path, *arguments: str, status: int = 0) -> list[Any]:
     """Run a program; the JSON lines that it printed."""
-    return finish(start(program, config_file, *arguments), status=status)
+    done = warm.run_program(PROGRAMS / f"{program}.py", [str(config_file), *arguments], _environment(), RUN_SECONDS)
+    return _reports(done.returncode, status, done.stdout.decode(), done.stderr.decode())
 
 
 def report(value: object) -> None:
@@ -180,7 +210,7 @@ NewFolder = Callable[[], Path]
 """Names a folder that is not there yet."""
 
 NewSite = Callable[..., Site]
-"""Makes an installation in a folder of its own."""
+"""Copies the prepared installation to a folder of the test's own."""
 
 
 def store_beside(kms: Kms) -> Store:

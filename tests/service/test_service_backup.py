@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from lifecycle import enable, material_of, named_by, new_imported_key, rotate, rotations
-from service_sites import REGION, NewSite, Site, finish, new_alias, new_key, run, seal, start, unseal
+from service_sites import REGION, Site, finish, new_alias, new_key, run, seal, start, unseal
 
 from hsmkms.errors import BindingError, ConfigurationError, HsmKmsError, StoreError
 from hsmkms.kms import Kms
@@ -217,15 +217,19 @@ def test_wrong_keys(site: Site, private: X25519PrivateKey) -> None:
 
 
 @pytest.mark.parametrize("to_token", [True, False])
-def test_wrong_token(new_site: NewSite, private: X25519PrivateKey, to_token: bool) -> None:  # noqa: FBT001 - a parameter
+def test_wrong_token(
+    site: Site,
+    stranger: Site,
+    private: X25519PrivateKey,
+    to_token: bool,  # noqa: FBT001 - a parameter
+) -> None:
     """A backup of another installation is refused by the token, whoever opens it."""
-    file = back_up(new_site(), None if to_token else private)
-    other = new_site()
-    lose(other)
+    file = back_up(site, None if to_token else private)
+    lose(stranger)
     words = "does not hold: correct|does not hold the key that proves who made this backup"
     with pytest.raises(BindingError, match=words):
-        restore(other, file, None if to_token else private, accept_rollback=True)
-    assert left(other) == []
+        restore(stranger, file, None if to_token else private, accept_rollback=True)
+    assert left(stranger) == []
 
 
 def test_target_that_is_not_empty(site: Site) -> None:

@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from service_sites import NewFolder, NewSite, Site, StoppedClock, mac_key, new_key, run, seal, unseal
+from service_sites import NewFolder, Site, StoppedClock, mac_key, new_key, run, seal, unseal
 
 from hsmkms.errors import BindingError, ConfigurationError, StoreError, ValidationException
 from hsmkms.service.runtime import binding
@@ -13,19 +13,18 @@ from hsmkms.wiring import core as wiring
 from hsmkms.wiring import tokens as token_wiring
 
 
-def test_wrong_pair(new_site: NewSite) -> None:
+def test_wrong_pair(site: Site, stranger: Site) -> None:
     """A database with the token of another installation is refused with both tokens named, either way round."""
-    first, second = new_site(), new_site()
-    crossed = first.varied("crossed.toml", token=second.settings.token)
+    crossed = site.varied("crossed.toml", token=stranger.settings.token)
     with pytest.raises(BindingError) as caught:
         crossed.open()
     told = str(caught.value)
-    assert first.settings.token.serial in told
-    assert second.settings.token.serial in told
+    for each in (site, stranger):
+        assert each.settings.token.serial in told
     with pytest.raises(BindingError):
-        second.varied("crossed.toml", token=first.settings.token).open()
-    for site in (first, second):
-        with site.open() as kms:
+        stranger.varied("crossed.toml", token=site.settings.token).open()
+    for each in (site, stranger):
+        with each.open() as kms:
             assert new_key(kms).enabled
 
 

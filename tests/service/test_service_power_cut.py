@@ -155,6 +155,7 @@ def test_cut_of_all_files(new_site: NewSite, clock: StoppedClock, tmp_path: Path
         moments = moments_of(kms, key_id, folder)
         whole = {name: (folder / name).read_bytes() for name in FILES}
         draw = random.Random(7)  # noqa: S311 - lengths of files
+        assert len(moments) == 14
         for number, moment in enumerate(moments):
             place = tmp_path / f"cut-{number}"
             shutil.copytree(kept, place)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import msgspec
 import pytest
 from msgspec import Struct
-from service_sites import NewFolder, NewSite, Site, new_key, seal, start, unseal
+from service_sites import NewFolder, Site, new_key, seal, start, unseal
 from swapping import TokenFolder
 
 from hsmkms.errors import BindingError, HiddenObjectsError, HsmKmsError
@@ -167,9 +167,9 @@ def second_process(site: Site) -> Iterator[Ask]:
 
 
 @pytest.fixture
-def scene(new_site: NewSite) -> Iterator[Scene]:
+def scene(site: Site, stranger: Site) -> Iterator[Scene]:
     """The installation of these tests."""
-    made = Scene.of(new_site(), new_site())
+    made = Scene.of(site, stranger)
     yield made
     made.folder.put_back()
 

@@ -11,7 +11,7 @@
 
 #include "shim.h"
 
-enum action { ACT_RETURN, ACT_DELAY, ACT_HANG, ACT_KILL, ACT_TRUNCATE, ACT_WAIT };
+enum action { ACT_RETURN, ACT_DELAY, ACT_HANG, ACT_KILL, ACT_TRUNCATE, ACT_WAIT, ACT_CRASH };
 
 struct rule {
     enum function function; /* FUNCTION_COUNT: every one but those that begin and end */
@@ -99,14 +99,14 @@ static void parse_which(struct rule *rule, char *word, const char *line)
 
 static void parse_fault(struct rule *rule, char **rest, const char *line)
 {
-    static const char *const actions[] = {"return", "delay", "hang", "kill", "truncate", "wait"};
+    static const char *const actions[] = {"return", "delay", "hang", "kill", "truncate", "wait", "crash"};
     char *name = strtok_r(NULL, " ", rest);
     if (name != NULL && strcmp(name, "*") == 0)
         rule->function = FUNCTION_COUNT;
     else
         rule->function = one_of(name, NAMES, FUNCTION_COUNT, line);
     parse_which(rule, strtok_r(NULL, " ", rest), line);
-    rule->action = one_of(strtok_r(NULL, " ", rest), actions, 6, line);
+    rule->action = one_of(strtok_r(NULL, " ", rest), actions, 7, line);
     if (rule->action == ACT_RETURN || rule->action == ACT_DELAY || rule->action == ACT_TRUNCATE)
         rule->argument = number(strtok_r(NULL, " ", rest), line);
     rule->before = !flag(strtok_r(NULL, " ", rest), "after", line) && rule->action != ACT_TRUNCATE;
@@ -140,14 +140,6 @@ static void parse_ignored(struct ignored *ignored, char **rest, const char *line
 {
     ignored->attribute = number(strtok_r(NULL, " ", rest), line);
     ignored->value = number(strtok_r(NULL, " ", rest), line) != 0;
-}
-
-static void parse_unknown(struct control *control, char **rest, const char *line)
-{
-    static const char *const manners[] = {"marked", "stops", "refused"};
-    int at = control->unknown_count++;
-    control->unknown[at] = number(strtok_r(NULL, " ", rest), line);
-    control->unknown_manner[at] = one_of(strtok_r(NULL, " ", rest), manners, 3, line);
 }
 
 static void parse_reported(struct reported *reported, char **rest, const char *line)
@@ -187,6 +179,14 @@ static int parse_deviation(struct control *control, const char *order, char **re
     return 1;
 }
 
+static void parse_unknown(struct control *control, char **rest, const char *line)
+{
+    static const char *const manners[] = {"marked", "stops", "refused"};
+    int at = control->unknown_count++;
+    control->unknown[at] = number(strtok_r(NULL, " ", rest), line);
+    control->unknown_manner[at] = one_of(strtok_r(NULL, " ", rest), manners, 3, line);
+}
+
 static void parse_messages(struct control *control, const char *word, const char *line)
 {
     static const char *const kinds[] = {"caller", "random", "counted", "wrong"};
@@ -208,6 +208,8 @@ static void parse(struct orders *orders, char *words, const char *line)
         parse_iv(control, &rest, line);
     else if (strcmp(order, "no_data_objects") == 0)
         control->no_data_objects = 1;
+    else if (strcmp(order, "no_serial") == 0)
+        control->no_serial = 1;
     else if (strcmp(order, "labels") == 0)
         parse_labels(control, &rest, line);
     else if (strcmp(order, "hide") == 0)
@@ -315,6 +317,10 @@ static CK_RV happen(const struct rule *rule)
             pause();
     case ACT_KILL:
         kill(getpid(), SIGKILL);
+        break;
+    case ACT_CRASH:
+        signal(SIGSEGV, SIG_DFL);
+        raise(SIGSEGV);
         break;
     case ACT_TRUNCATE:
         truncate_by = rule->argument;

@@ -87,7 +87,8 @@ CK_RV report(CK_ULONG session, CK_ULONG object, CK_ATTRIBUTE *template, CK_ULONG
     const struct control *now = control();
     for (CK_ULONG at = 0; at < count; at++) {
         CK_ATTRIBUTE *each = &template[at];
-        if (each->type == CKA_EXTRACTABLE && told == CKR_OK && each->pValue != NULL && is_readable_copy(object))
+        if (now->readable_copies && each->type == CKA_EXTRACTABLE && told == CKR_OK && each->pValue != NULL &&
+            is_readable_copy(object))
             *(CK_BYTE *)each->pValue = 1;
         for (int order = 0; order < now->reported_count; order++) {
             const struct reported *reported = &now->reported[order];

@@ -14,6 +14,7 @@
  *                          zeroed: it wants the caller's IV to be 12 zeros. none: it wants a length of 0, and 96 bits.
  *                          repeated: it is always the same IV. long: the IV has 16 bytes. Decryption is as everywhere.
  *   no_data_objects        CKO_DATA is refused
+ *   no_serial              C_GetTokenInfo reports a serial number of NUL bytes
  *   labels N cut|refused   CKA_LABEL has at most N bytes; a longer one is cut, or refused
  *   hide MECHANISM         the token has no such mechanism (not listed; refused by C_EncryptInit, C_DecryptInit,
  *                          C_SignInit, C_VerifyInit and C_UnwrapKey)
@@ -58,6 +59,7 @@
  *                                        SHIM_CONTROL.waiting has a byte for each call that came so far.
  *                          hang          never return
  *                          kill          the process kills itself (SIGKILL)
+ *                          crash         a segmentation fault (SIGSEGV)
  *     after                the token has done its work before the fault happens; else it is not asked at all, and
  *                          what an ...Init function has begun stays begun
  */

@@ -43,6 +43,7 @@ struct control {
     enum iv iv;
     enum { ANY_IV, ZEROED_IV, NO_IV, REPEATED_IV, LONG_IV } iv_manner;
     int no_data_objects;
+    int no_serial;
     CK_ULONG label_bytes; /* 0: as many as the token behind keeps */
     int labels_refused;
     CK_ULONG hidden[MOST_RULES];

@@ -2,6 +2,7 @@
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "shim.h"
 
@@ -36,6 +37,8 @@ CK_RV play_C_GetTokenInfo(CK_ULONG slot, CK_TOKEN_INFO *info)
 {
     CK_RV told = real->C_GetTokenInfo(slot, info);
     if (told == CKR_OK) {
+        if (control()->no_serial)
+            memset(info->serialNumber, 0, sizeof info->serialNumber);
         tell_sessions(info);
         tell_pin_counters(info);
     }

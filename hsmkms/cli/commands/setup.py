@@ -3,6 +3,7 @@
 import secrets
 import shutil
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -10,13 +11,20 @@ import msgspec
 import typer
 
 from hsmkms import ownership
-from hsmkms.cli.commands.interrupted_init import (
-    InitOptions,
+from hsmkms.cli.commands.interrupted_init import InitOptions, carry_on, serial_setting
+from hsmkms.cli.commands.token_options import (
+    EnvironmentOption,
+    LabelOption,
+    ModuleOption,
+    PinFileOption,
+    ReservedOption,
+    SerialsOption,
+    TokenOptions,
+    UriOption,
     absolute,
-    carry_on,
     existing_pin_file,
     module_environment,
-    serial_setting,
+    token_options,
 )
 from hsmkms.cli.files.private_files import write_private
 from hsmkms.cli.options import Common, runnable, with_common
@@ -47,13 +55,13 @@ def init(
     context: typer.Context,
     *,
     data_dir: Annotated[Path, typer.Option("--data-dir", help="Folder of the new installation.")],
-    module: Annotated[Path | None, typer.Option("--module", metavar="SO", help="The PKCS#11 module.")] = None,
-    token_label: Annotated[str | None, typer.Option("--token-label", help="Label of the token.")] = None,
-    token_serial: Annotated[
-        list[str] | None,
-        typer.Option("--token-serial", help="Serial of the token; repeat for the members of an HA group."),
-    ] = None,
-    pin_file: Annotated[Path | None, typer.Option("--pin-file", help="File with the user PIN, mode 0600.")] = None,
+    module: ModuleOption = None,
+    token_label: LabelOption = None,
+    token_serial: SerialsOption = None,
+    uri: UriOption = None,
+    pin_file: PinFileOption = None,
+    environment: EnvironmentOption = None,
+    init_reserved: ReservedOption = None,
     create_softhsm_token: Annotated[
         bool, typer.Option("--create-softhsm-token", help="Create a SoftHSM token in the data folder.")
     ] = False,
@@ -69,39 +77,60 @@ def init(
 
     Example: hsmkms init --data-dir ./hsmkms-data --create-softhsm-token
     """
+    options = InitOptions(
+        account_id=account_id if _is_given(context, "account_id") else None,
+        regions=tuple(region) if region else None,
+        token=token_options(
+            module=module,
+            label=token_label,
+            serials=token_serial,
+            uri=uri,
+            pin_file=pin_file,
+            environment=environment,
+            init_reserved=init_reserved,
+        ),
+        create_softhsm_token=create_softhsm_token,
+    )
+    folder = absolute(data_dir)
+    with ExitStack() as held:  # some modules cannot be initialised twice in a process
+        _configure(folder, options, held)
+        _show_installation(common, folder)
+
+
+def _configure(folder: Path, options: InitOptions, held: ExitStack) -> None:
+    """Write the configuration, or bring that of an interrupted init to the options."""
     from hsmkms.config import settings as config  # noqa: PLC0415 - help must not pay for the database and the token
     from hsmkms.config import template as config_template  # noqa: PLC0415 - help must not pay for the database and the token
-    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - help must not pay for the database and the token
 
-    folder = absolute(data_dir)
     file = folder / CONFIG_FILE
     if not file.exists():
-        label = token_label or DEFAULT_LABEL
-        draft = _draft(account_id, tuple(region or [DEFAULT_REGION]), label)
+        label = options.token.label or DEFAULT_LABEL
+        draft = _draft(options.account_id or DEFAULT_ACCOUNT, options.regions or (DEFAULT_REGION,), label)
         _check_folder(folder)
-        existing = None if create_softhsm_token else _existing_token(module, token_label, token_serial, pin_file)
+        existing = None if options.create_softhsm_token else _existing_token(options.token, held)
         make_data_folder(folder)
-        token = existing or _new_softhsm_token(folder, module, label)
+        token = existing or _new_softhsm_token(folder, options.token.module, label)
         write_private(file, config_template.init_text(msgspec.structs.replace(draft, token=token)))
     elif (folder / "meta.db").exists() and _complete(config.load(file)):
         raise ConfigurationError(f"{folder} holds an installation already; nothing was changed")
     else:
-        options = InitOptions(
-            account_id=account_id if _is_given(context, "account_id") else None,
-            regions=tuple(region) if region else None,
-            module=module,
-            token_label=token_label,
-            token_serials=tuple(token_serial) if token_serial else None,
-            pin_file=pin_file,
-            create_softhsm_token=create_softhsm_token,
-        )
-        carry_on(file, options)
-    settings = config.load(file)
+        carry_on(file, options, held)
     _forget_attempt(folder)
+
+
+def _show_installation(common: Common, folder: Path) -> None:
+    """Create the databases and the installation's own key; show what there is then."""
+    from hsmkms.config import settings as config  # noqa: PLC0415 - see _configure
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see _configure
+
+    file = folder / CONFIG_FILE
+    settings = config.load(file)
     try:
         row = wiring.initialise(settings)
     except PinError as exc:
         raise PinError(runnable(str(exc), file)) from exc
+    token = settings.token
+    named = config.parse_uri(token.uri) if token.uri else token
     common.show(
         {
             "Installation": row.id,
@@ -109,10 +138,10 @@ def init(
             "Regions": list(settings.regions),
             "Configuration": str(file),
             "Databases": [str(folder / "meta.db"), str(folder / "log.db")],
-            "Module": str(settings.token.module),
-            "TokenLabel": settings.token.label or "",
-            "TokenSerial": settings.token.serial or "",
-            "PinFile": str(settings.token.pin.file or ""),
+            "Module": str(token.module),
+            "TokenLabel": named.label or "",
+            "TokenSerial": named.serial or "",
+            "PinFile": str(token.pin.file or ""),
         }
     )
 
@@ -137,7 +166,7 @@ def _is_given(context: typer.Context, name: str) -> bool:
 
 def _draft(account_id: str, regions: tuple[str, ...], label: str) -> "Settings":
     """The settings that the options say, checked before anything is made; the token is filled in later."""
-    from hsmkms.config import settings as config  # noqa: PLC0415 - see init
+    from hsmkms.config import settings as config  # noqa: PLC0415 - see _configure
 
     draft = config.Settings(
         account_id=account_id, regions=regions, default_region=regions[0], token=config.TokenSettings(label=label)
@@ -147,7 +176,7 @@ def _draft(account_id: str, regions: tuple[str, ...], label: str) -> "Settings":
 
 
 def _complete(settings: "Settings") -> bool:
-    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see init
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see _configure
 
     return wiring.is_initialised(settings)
 
@@ -178,8 +207,8 @@ def _forget_attempt(folder: Path) -> None:
 
 
 def _new_softhsm_token(folder: Path, module: Path | None, label: str) -> "TokenSettings":
-    from hsmkms.config import settings as config  # noqa: PLC0415 - see init
-    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see init
+    from hsmkms.config import settings as config  # noqa: PLC0415 - see _configure
+    from hsmkms.wiring import new_tokens  # noqa: PLC0415 - see _configure
 
     # As long as there is no configuration nothing has used the token, so an attempt that ended here begins afresh.
     # The file is the proof that the folder was empty before: whatever has these names is ours.
@@ -192,7 +221,9 @@ def _new_softhsm_token(folder: Path, module: Path | None, label: str) -> "TokenS
     user_pin, so_pin = (secrets.token_urlsafe(PIN_BYTES) for _ in range(2))
     write_private(folder / "pin", f"{user_pin}\n")
     write_private(folder / "so-pin", f"{so_pin}\n")
-    used, made = wiring.make_softhsm_token(module, folder / "softhsm", label=label, user_pin=user_pin, so_pin=so_pin)
+    used, made = new_tokens.make_softhsm_token(
+        module, folder / "softhsm", label=label, user_pin=user_pin, so_pin=so_pin
+    )
     return config.TokenSettings(
         module=used,
         label=label,
@@ -202,31 +233,39 @@ def _new_softhsm_token(folder: Path, module: Path | None, label: str) -> "TokenS
     )
 
 
-def _existing_token(
-    module: Path | None, label: str | None, serials: list[str] | None, pin_file: Path | None
-) -> "TokenSettings":
-    """The token that the options name; a person at a terminal is asked for what they leave out."""
+def _existing_token(options: TokenOptions, held: ExitStack) -> "TokenSettings":
+    """Return the token that the options name; a person at a terminal is asked for what they leave out."""
+    named = options.label if options.uri is None else options.uri
     missing = [
         option
-        for option, value in {"--module": module, "--token-label": label, "--pin-file": pin_file}.items()
+        for option, value in {
+            "--module": options.module,
+            "--token-label": named,
+            "--pin-file": options.pin_file,
+        }.items()
         if value is None
     ]
     if missing and not sys.stdin.isatty():
         raise typer.BadParameter(
             f"missing {', '.join(missing)} (or --create-softhsm-token): there is no terminal to ask at"
         )
-    from hsmkms.config import settings as config  # noqa: PLC0415 - see init
-    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see init
+    from hsmkms.config import settings as config  # noqa: PLC0415 - see _configure
+    from hsmkms.wiring import new_tokens  # noqa: PLC0415 - see _configure
 
-    module = absolute(module or Path(typer.prompt("Path of the PKCS#11 module")))
-    label = label or typer.prompt("Label of the token")
-    pin_file = existing_pin_file(pin_file or Path(typer.prompt("File with the user PIN (mode 0600)")))
-    environment = module_environment()
-    wanted = tuple(serials) if serials else None
-    return config.TokenSettings(
+    module = options.module or absolute(Path(typer.prompt("Path of the PKCS#11 module")))
+    label = None if options.uri is not None else options.label or typer.prompt("Label of the token")
+    pin_file = existing_pin_file(options.pin_file or Path(typer.prompt("File with the user PIN (mode 0600)")))
+    token = config.TokenSettings(
         module=module,
         label=label,
-        serial=serial_setting(wiring.serial_of(module, environment, label, wanted), wanted),
+        serial=options.serials,
+        uri=options.uri,
         pin=config.PinSettings(file=pin_file),
-        environment=environment,
+        environment=module_environment() | options.environment,
+        init_reserved=options.init_reserved,
     )
+    held.enter_context(new_tokens.loaded_module(token))
+    present = new_tokens.serial_of(token)
+    if token.uri is not None:
+        return token
+    return msgspec.structs.replace(token, serial=serial_setting(present, options.serials))

@@ -11,14 +11,30 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from hsmkms.cli.api import values
+from hsmkms.cli.commands.check_report import check_new_file, report_text, shown_checks
 from hsmkms.cli.commands.setup import PIN_BYTES
+from hsmkms.cli.commands.token_options import (
+    EnvironmentOption,
+    LabelOption,
+    ModuleOption,
+    PinFileOption,
+    ReservedOption,
+    SerialsOption,
+    TokenOptions,
+    UriOption,
+    module_environment,
+    token_options,
+)
+from hsmkms.cli.files.private_files import write_private
 from hsmkms.cli.options import Common, named, with_common
+from hsmkms.cli.output import OutputFormat
 from hsmkms.errors import PinError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from hsmkms.config.settings import PinSettings, Secret
+    from hsmkms.model.token_check import CheckReport
 
 PANEL: Final = "Token"
 
@@ -55,15 +71,51 @@ def token_info(common: Common, *, token: TokenOption = None) -> None:
 
 
 @with_common("config", "output", "query")
-def token_check(common: Common, *, token: TokenOption = None) -> None:
+def token_check(
+    common: Common,
+    *,
+    token: TokenOption = None,
+    module: ModuleOption = None,
+    token_label: LabelOption = None,
+    token_serial: SerialsOption = None,
+    uri: UriOption = None,
+    pin_file: PinFileOption = None,
+    environment: EnvironmentOption = None,
+    init_reserved: ReservedOption = None,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE", help="Write all of it to a new file, to send with a bug report."),
+    ] = None,
+) -> None:
     """Test everything that hsmkms needs on the token; status 1 if something fails.
 
-    Example: hsmkms token-check
+    Without --module it is the token of the installation. With --module none is needed: the module runs in a process of
+    its own, so that it may crash, and nothing is left on the token. Without a PIN only what needs no login is tested.
+
+    Example: hsmkms token-check --module /opt/vendor/libpkcs11.so --token-label production --pin-file pin
     """
-    with common.open() as kms, _named_device(common, token) as device:
-        checks = kms.operator.token_check(device)
-    common.show({"Checks": [named(each) for each in checks]})
-    if any(each.failed for each in checks):
+    if report is not None:
+        check_new_file(report)
+    options = token_options(
+        module=module,
+        label=token_label,
+        serials=token_serial,
+        uri=uri,
+        pin_file=pin_file,
+        environment=environment,
+        init_reserved=init_reserved,
+    )
+    if options == TokenOptions():
+        with common.open() as kms, _named_device(common, token) as device:
+            result = kms.operator.token_check(device)
+    elif token is not None:
+        raise typer.BadParameter("--token is for a token of the configuration: it goes without these options")
+    else:
+        result = _check_without_installation(options)
+    if report is not None:
+        write_private(report, report_text(result))
+    common.show(shown_checks(result, for_people=common.query is None and common.format is OutputFormat.TABLE))
+    if not result.passed:
         sys.exit(1)
 
 
@@ -129,6 +181,30 @@ def change_pin(
     with Kms(core):
         file = pin_change.change_pin(core, settings, which, new)
     common.show({"PinFile": str(file), "Outcome": "changed"})
+
+
+def _check_without_installation(options: TokenOptions) -> "CheckReport":
+    """Check the token that the options name; at a terminal a person is asked for the PIN if no file has it."""
+    from hsmkms.config import settings as config  # noqa: PLC0415 - see change_pin
+    from hsmkms.wiring import new_tokens  # noqa: PLC0415 - see change_pin
+
+    if options.module is None:
+        raise typer.BadParameter("missing --module, the PKCS#11 module of the token")
+    if options.pin_file is not None:
+        pin: config.Secret | None = config.Secret(config.read_pin(config.PinSettings(file=options.pin_file)))
+    elif sys.stdin.isatty():
+        pin = config.Secret(config.read_pin(config.PinSettings(prompt=True)))
+    else:
+        pin = None
+    token = config.TokenSettings(
+        module=options.module,
+        label=options.label,
+        serial=options.serials,
+        uri=options.uri,
+        environment=module_environment() | options.environment,
+        init_reserved=options.init_reserved,
+    )
+    return new_tokens.check_token(token, pin)
 
 
 @contextmanager

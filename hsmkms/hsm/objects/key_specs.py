@@ -71,8 +71,10 @@ def subject_public_key_info(public: PublicKey) -> bytes:
 
 def public_half(half: Object) -> RSAPublicKey:
     """Read the public key of an RSA pair from either half; a private half may not report the exponent."""
-    modulus = _read(half, Attribute.MODULUS)
-    exponent = tell(half, (Attribute.PUBLIC_EXPONENT,))[Attribute.PUBLIC_EXPONENT] or _PUBLIC_EXPONENT
+    reported = tell(half, (Attribute.MODULUS, Attribute.PUBLIC_EXPONENT))
+    modulus, exponent = reported[Attribute.MODULUS], reported[Attribute.PUBLIC_EXPONENT] or _PUBLIC_EXPONENT
+    if modulus is None:
+        modulus = _read(half, Attribute.MODULUS)  # for the token's own error
     try:
         return RSAPublicNumbers(int.from_bytes(exponent), int.from_bytes(modulus)).public_key()
     except ValueError as exc:

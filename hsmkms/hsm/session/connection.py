@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import Any, Final, TypeVar
 
+from msgspec.structs import replace
 from pkcs11.constants import Attribute, ObjectClass
 from pkcs11.exceptions import PKCS11Error
 from pkcs11.mechanisms import Mechanism
@@ -33,12 +34,16 @@ from hsmkms.hsm.faults import AWAY, BUSY, SESSION_LOST, translate, translated
 from hsmkms.hsm.objects.objects import find, handle_of, tell
 from hsmkms.hsm.probing.mechanism_info import MechanismInfo, mechanism_info
 from hsmkms.hsm.probing.profile import mechanism_name, probe
+from hsmkms.hsm.serials import serial_of
+from hsmkms.hsm.session.check_jobs import job_for
 from hsmkms.hsm.session.login import PinReader, set_pin
 from hsmkms.hsm.session.module import Module
 from hsmkms.hsm.session.token_login import DeviceSettings, TokenLogin
 from hsmkms.hsm.session.write_lock import Turns
-from hsmkms.hsm.token_check import Check, run_checks
+from hsmkms.hsm.token_check import OPTIONAL, run_checks
 from hsmkms.model.permit import Permit
+from hsmkms.model.token_check import CheckReport
+from hsmkms.secret import Secret
 
 __all__ = ["Connection", "DeviceSettings"]
 
@@ -236,12 +241,17 @@ class Connection(TokenLogin):
         """True if the PIN was changed after the module was loaded: it may go by the one before."""
         return self.gate.changed_since(self.module.loaded_at)
 
-    def checks(self) -> list[Check]:
-        """Try everything that hsmkms needs of a token, step by step; nothing is left on it."""
+    def checks(self, *, needed_only: bool = False) -> CheckReport:
+        """Try everything that hsmkms needs of a token, in a process with a login of its own; nothing is left on it.
+
+        ``needed_only``: leave out what a token can lack.
+        """
         self.ready()
-        with self.pool.session() as session:
-            self.messages.end(session)
-            return run_checks(self.token, session)
+        token, settings, pin = self.token, self.settings, self._read_pin()
+        choice = replace(settings.choice, label=token.label, serial=serial_of(token))
+        secret = pin if isinstance(pin, Secret) else Secret(pin)
+        job = job_for(replace(settings, choice=choice), secret, installed=True)
+        return run_checks(replace(job, done=OPTIONAL) if needed_only else job)
 
     def mechanisms(self) -> list[MechanismInfo]:
         """The token's mechanisms with their key sizes and uses, as it tells them."""

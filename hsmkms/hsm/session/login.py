@@ -32,6 +32,7 @@ from hsmkms import atomic_write
 from hsmkms.errors import ConfigurationError, PinError, TokenUnavailableError
 from hsmkms.hsm.faults import AWAY, translate
 from hsmkms.hsm.objects.attributes import MAPPER
+from hsmkms.hsm.serials import serial_of
 from hsmkms.hsm.session.pin_marks import PinMark, PinMarks
 from hsmkms.process import exclusive, uptime
 from hsmkms.secret import PinOrigin, Secret
@@ -102,11 +103,11 @@ class LoginGate:
 
     def refuse_if_refused(self, token: Token, pin: Secret) -> None:
         """Raise PinError if the token has or may have refused this PIN, unless a person confirmed that it be sent."""
-        self._marks.refuse_if_refused(_serial(token), pin)
+        self._marks.refuse_if_refused(serial_of(token), pin)
 
     def knows_refused(self, token: Token, pin: Secret) -> bool:
         """True if a PIN from the same source was refused by the token."""
-        return self._marks.knows(_serial(token), pin)
+        return self._marks.knows(serial_of(token), pin)
 
     def mark_at_hand(
         self, label: str, serial: str, origin: PinOrigin | None
@@ -119,16 +120,12 @@ class LoginGate:
 
     def settle(self, token: Token, pin: Secret) -> None:
         """Close the token's mark: it has accepted this PIN."""
-        self._marks.settle(_serial(token), pin.origin)
+        self._marks.settle(serial_of(token), pin.origin)
 
     def remove_unreadable_marks(self) -> None:
         """Remove the unreadable marks, once every token has accepted its PIN."""
         with self.exclusive():
             self._marks.remove_unreadable()
-
-
-def _serial(token: Token) -> str:
-    return token.serial.decode("utf-8", "replace")
 
 
 def _boot() -> str:
@@ -161,7 +158,7 @@ def log_in(
     def ready_token() -> Token:
         token = _first_answer(find_token)
         if not accept_final_try:
-            gate.refuse_if_marked(_serial(token))
+            gate.refuse_if_marked(serial_of(token))
         _check_counters(token, accept_final_try=accept_final_try)
         return token
 
@@ -206,7 +203,7 @@ def right_pin(find_token: Callable[[], Token], candidates: Sequence[Secret], gat
         if any(hmac.compare_digest(pin.reveal().encode(), each.reveal().encode()) for each in refused):
             continue
         _check_counters(token, accept_final_try=False)
-        with gate.mark_at_hand(token.label, _serial(token), pin.origin) as leave_mark:
+        with gate.mark_at_hand(token.label, serial_of(token), pin.origin) as leave_mark:
             try:
                 token.open(user_pin=pin.reveal(), attribute_mapper=MAPPER).close()
             except REFUSALS:
@@ -240,7 +237,7 @@ def _first_answer(find_token: Callable[[], Token]) -> Token:
 def _try_pin(token: Token, pin: Secret, gate: LoginGate) -> Session:
     if token.flags & TokenFlag.USER_PIN_COUNT_LOW:
         log.warning("somebody gave a wrong PIN for token %r since the last login", token.label)
-    with gate.mark_at_hand(token.label, _serial(token), pin.origin) as leave_mark:
+    with gate.mark_at_hand(token.label, serial_of(token), pin.origin) as leave_mark:
         try:
             session = token.open(rw=True, user_pin=pin.reveal(), attribute_mapper=MAPPER)
         except UserAlreadyLoggedIn:
@@ -263,7 +260,7 @@ def _try_pin(token: Token, pin: Secret, gate: LoginGate) -> Session:
 
 def check_counters(token: Token, gate: LoginGate) -> bool:
     """Return True if a wrong PIN was given since the last login. PinError if no PIN would be sent to the token."""
-    gate.refuse_if_marked(_serial(token))
+    gate.refuse_if_marked(serial_of(token))
     _check_counters(token, accept_final_try=False)
     return bool(token.flags & TokenFlag.USER_PIN_COUNT_LOW)
 

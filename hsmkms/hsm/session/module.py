@@ -110,6 +110,11 @@ class Module:
         major, minor = library.library_version
         return f"{library.manufacturer_id} {library.library_description} {major}.{minor}".strip()
 
+    @property
+    def cryptoki_version(self) -> str:
+        """Version of PKCS#11 that the module says it has."""
+        return ".".join(map(str, self._library.cryptoki_version))
+
     def slots(self) -> list[Slot]:
         """Return all slots that hold a token, initialised or not."""
         self._guard.check()

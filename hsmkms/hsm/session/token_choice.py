@@ -34,22 +34,27 @@ class TokenChoice(Struct, frozen=True, kw_only=True):
         return (self.serial,) if isinstance(self.serial, str) else self.serial or ()
 
     def fits(self, token: Token) -> bool:
-        """Return True if the token matches every given attribute."""
+        """Return True if the token matches every given attribute; NUL bytes and blanks at the end do not count."""
         reported = {
-            "label": token.label,
-            "serial": serial_of(token),
-            "manufacturer": token.manufacturer_id,
-            "model": token.model,
+            "label": _unpadded(token.label),
+            "serial": _unpadded(serial_of(token)),
+            "manufacturer": _unpadded(token.manufacturer_id),
+            "model": _unpadded(token.model),
             "slot_id": token.slot.slot_id,
         }
         wanted = [(name, each if isinstance(each, tuple) else (each,)) for name, each in self._wanted()]
-        return all(values == (None,) or reported[name] in values for name, values in wanted)
+        return all(values == (None,) or reported[name] in map(_unpadded, values) for name, values in wanted)
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {wanted!r}" for name, wanted in self._wanted() if wanted is not None) or "any token"
 
     def _wanted(self) -> Iterator[tuple[str, str | tuple[str, ...] | int | None]]:
         return ((name, getattr(self, name)) for name in self.__struct_fields__)
+
+
+def _unpadded(value: str | int | None) -> str | int | None:
+    """Drop the padding of a CK_TOKEN_INFO field: blanks by the standard, NUL bytes on some tokens."""
+    return value.rstrip("\0 ") if isinstance(value, str) else value
 
 
 def tokens(module: Module) -> list[Token]:
@@ -84,5 +89,7 @@ def namesakes(module: Module, label: str) -> frozenset[str]:
 
 def _of_first_member(choice: TokenChoice, fitting: list[Token]) -> list[Token]:
     """Keep the tokens with the first listed serial that is present; without serials keep all."""
-    members = [[token for token in fitting if serial_of(token) == serial] for serial in choice.serials]
+    members = [
+        [token for token in fitting if _unpadded(serial_of(token)) == _unpadded(serial)] for serial in choice.serials
+    ]
     return next(filter(None, members), fitting)

@@ -199,7 +199,7 @@ def _require_followers(core: Core, device: Device) -> None:
 
 
 def _require_fit(device: Device) -> None:
-    failed = [each for each in device.connection.checks() if each.failed]
+    failed = [each for each in device.connection.checks(needed_only=True) if not each.passed]
     if failed:
         names = ", ".join(each.name for each in failed)
         raise TokenUnfitError(f"that token fails what hsmkms needs ({names}): `hsmkms token-check --token` shows more")

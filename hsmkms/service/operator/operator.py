@@ -12,13 +12,13 @@ from hsmkms.hsm.objects.backing_keys import SYMMETRIC
 from hsmkms.hsm.ports import Device, MechanismInfo
 from hsmkms.hsm.probing.profile import TokenProfile
 from hsmkms.hsm.session.cryptoki import TokenLimits
-from hsmkms.hsm.token_check import Check
 from hsmkms.model.caller import Caller, local_root
 from hsmkms.model.cipher_format import CipherFormat, format_of
 from hsmkms.model.enums import Operation, Origin, WrappingAlgorithm
 from hsmkms.model.ids import root_arn
 from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.model.records import KeyRecord, MaterialRecord
+from hsmkms.model.token_check import CheckReport
 from hsmkms.rules import import_token as tokens
 from hsmkms.service.audit.desk import AuditDesk
 from hsmkms.service.backup import create
@@ -121,7 +121,7 @@ class Operator:
         )
 
     @recorded("CheckToken")
-    def token_check(self, device: Device | None = None) -> list[Check]:
+    def token_check(self, device: Device | None = None) -> CheckReport:
         """Try everything that hsmkms needs on a token; by default on the home."""
         return (device or self._core.device).connection.checks()
 

@@ -1,0 +1,1 @@
+"""What ``token-check`` tries on a token, one module for each subject."""

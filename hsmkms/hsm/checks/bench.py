@@ -1,0 +1,125 @@
+"""The token that checks are made on, and how a check is made: none stops the others."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+
+from msgspec import Struct
+from pkcs11.mechanisms import Mechanism
+from pkcs11.types import Session, Token
+
+from hsmkms.errors import HsmKmsError
+from hsmkms.hsm.checks.advice import advice_for
+from hsmkms.hsm.ckr_names import ckr_of
+from hsmkms.hsm.faults import FAULTS
+from hsmkms.hsm.objects.support import AttributeSupport
+from hsmkms.hsm.probing.attributes import try_attributes
+from hsmkms.model.token_check import Check, Outcome
+
+CHECK_LABEL: Final = "hsmkms token-check"
+"""Label of the objects that checks make; it fits into the 32 bytes that some tokens keep."""
+
+SEND_REPORT: Final = "send this report as a bug report"
+
+
+_SAYS_NO_MORE: Final = tuple({sentence for _, sentence in FAULTS.values()})
+"""What a return code means in general: the code itself says more here."""
+
+
+def _says_no_more(sentence: str) -> bool:
+    """Return whether a sentence is only what its return code means in general, or leads to token-check itself."""
+    return sentence.startswith(_SAYS_NO_MORE) or "hsmkms token-check" in sentence
+
+
+class Finding(NamedTuple):
+    """What a check found; ``advice`` if it is not ``WORKS`` and no return code was the reason."""
+
+    outcome: Outcome
+    detail: str
+    advice: str = ""
+    ckr: str = ""
+
+
+class Bench:
+    """A logged-in session on the token under test (None before the login), and a way to open more of them."""
+
+    def __init__(self, token: Token, session: Session | None, open_session: Callable[[], Session]) -> None:
+        self.token = token
+        self._session = session
+        self._open_session = open_session
+        self._support: AttributeSupport | None = None
+
+    @property
+    def session(self) -> Session:
+        """The logged-in session."""
+        if self._session is None:
+            raise RuntimeError("the check needs a login")
+        return self._session
+
+    @property
+    def support(self) -> AttributeSupport:
+        """What the token makes of the ordered attributes, tried at the first call."""
+        if self._support is None:
+            self._support = try_attributes(self.session)
+        return self._support
+
+    def mechanisms(self) -> frozenset[Mechanism]:
+        """Return the token's mechanisms as it lists them. Raises PKCS11Error."""
+        return frozenset(self.token.slot.get_mechanisms())
+
+    @contextmanager
+    def another_session(self) -> Iterator[Session]:
+        """Open a session with the same login for the block; its session objects end with it."""
+        session = self._open_session()
+        try:
+            yield session
+        finally:
+            session.close()
+
+
+class Step(Struct, frozen=True, kw_only=True):
+    """Checks that are made together, since one attempt shows them all.
+
+    ``affects``: what does not work if they fail. ``needed``: without it the token is unfit, else it is only limited.
+    """
+
+    names: tuple[str, ...]
+    run: Callable[[Bench], dict[str, Finding]]
+    affects: str
+    needed: bool = False
+
+    def checks(self, bench: Bench) -> list[Check]:
+        """Make the checks; an error of the token, or a failed comparison, is a finding of each of them."""
+        try:
+            findings = self.run(bench)
+        except Exception as exc:  # noqa: BLE001 - python-pkcs11 raises what it likes on answers that it does not expect
+            findings = dict.fromkeys(self.names, self.refused(exc))
+        return [self.check(name, findings[name]) for name in self.names]
+
+    def refused(self, error: Exception) -> Finding:
+        """Describe an error that ended the step."""
+        outcome = Outcome.FAILED if self.needed else Outcome.LIMITED
+        ckr = ckr_of(error)
+        if isinstance(error, HsmKmsError) and not (ckr and _says_no_more(str(error))):
+            return Finding(outcome, str(error), ckr=ckr)
+        if ckr:
+            return Finding(outcome, f"the token answered {ckr}", ckr=ckr)
+        return Finding(outcome, f"the token's answer could not be understood ({type(error).__name__})")
+
+    def check(self, name: str, finding: Finding) -> Check:
+        """Add to a finding what it means and what to do about it, unless all is well."""
+        if finding.outcome is Outcome.WORKS:
+            return Check(name=name, outcome=finding.outcome, detail=finding.detail)
+        return Check(
+            name=name,
+            outcome=finding.outcome,
+            detail=finding.detail,
+            ckr=finding.ckr,
+            affects=self.affects,
+            advice=finding.advice or advice_for(finding.ckr) or SEND_REPORT,
+        )
+
+
+def step(name: str, check: Callable[[Bench], Finding], *, affects: str, needed: bool = False) -> Step:
+    """Make a step of one check."""
+    return Step(names=(name,), run=lambda bench: {name: check(bench)}, affects=affects, needed=needed)

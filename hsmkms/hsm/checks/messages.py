@@ -1,0 +1,53 @@
+"""What the process that makes the checks is told, and what it reports: JSON, one line a message."""
+
+from typing import Any, Final
+
+from msgspec import Struct
+
+from hsmkms.model.token_check import Check
+
+MODULE: Final = "module"
+TOKEN: Final = "token"  # noqa: S105 - the name of a check
+LOGIN: Final = "login"
+SESSIONS: Final = "sessions"
+CLOSING: Final = "closing"
+
+
+class Pin(Struct, frozen=True, kw_only=True):
+    """The PIN, and what is remembered of its origin. For the pipe between two processes alone: never printed."""
+
+    text: str
+    name: str = ""
+    version: str = ""
+    comparable: bool = False
+    typed: bool = False
+    insisted: bool = False
+
+    def __repr__(self) -> str:
+        return "Pin(...)"
+
+
+class Job(Struct, frozen=True, kw_only=True):
+    """Which token to check, and which checks have been made by processes before.
+
+    ``choice``: the members of a ``TokenChoice``. ``installed``: there is an installation, whose marks of refused PINs
+    are in ``state_dir``.
+    """
+
+    module: str
+    choice: dict[str, Any]
+    state_dir: str
+    installed: bool
+    environment: dict[str, str] = {}
+    init_reserved: str | None = None
+    pin: Pin | None = None
+    done: tuple[str, ...] = ()
+
+
+class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line: the checks that begin now, checks that were made, facts, or that all is done."""
+
+    begins: tuple[str, ...] = ()
+    checks: tuple[Check, ...] = ()
+    facts: dict[str, Any] = {}
+    finished: bool = False

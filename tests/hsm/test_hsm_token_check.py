@@ -1,0 +1,268 @@
+"""token-check: every check is made, whatever the module does, and nothing stays on the token."""
+
+import json
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import msgspec
+import pytest
+from devices import PIN, SLOW_CHECKS, MakeToken, SoftHsm
+from pkcs11 import exceptions
+from pkcs11.constants import Attribute
+from pkcs11.mechanisms import Mechanism
+from shims import Played
+
+from hsmkms.hsm import token_check
+from hsmkms.hsm.checks import needed
+from hsmkms.hsm.checks.advice import ADVICE
+from hsmkms.hsm.checks.bench import CHECK_LABEL, Bench
+from hsmkms.hsm.checks.messages import CLOSING, LOGIN, MODULE, SESSIONS, TOKEN
+from hsmkms.hsm.checks.steps import CLEAN_UP, STEPS
+from hsmkms.hsm.checks.stored import remove_leftovers
+from hsmkms.hsm.ckr_names import ckr_name
+from hsmkms.hsm.device import TokenDevice
+from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY
+from hsmkms.hsm.objects.data_objects import keep_note
+from hsmkms.hsm.objects.objects import generate
+from hsmkms.hsm.session.check_jobs import job_for
+from hsmkms.hsm.session.login import open_session
+from hsmkms.hsm.token_check import Check, CheckReport, Outcome, run_checks
+from hsmkms.secret import Secret
+
+NAMES = [name for name in token_check.ALL if name not in SLOW_CHECKS]
+IMPORTS = ["OAEP SHA-1", "OAEP SHA-256", "AES-KWP", "AES-CMAC", "honest lengths"]
+
+
+def check(token: SoftHsm, pin: str | None = PIN, seconds: float = 300, **changes: object) -> CheckReport:
+    """Check a token that no installation uses."""
+    secret = Secret(pin) if pin is not None else None
+    with TemporaryDirectory() as folder:
+        settings = token.settings(**{"state_dir": Path(folder)} | changes)
+        job = job_for(settings, secret, installed=False)
+        return run_checks(msgspec.structs.replace(job, done=SLOW_CHECKS), seconds)
+
+
+def outcomes(report: CheckReport, *outcomes: Outcome) -> list[str]:
+    """The names of the checks that ended so."""
+    return [each.name for each in report if each.outcome in outcomes]
+
+
+def left_on(token: SoftHsm) -> int:
+    """How many objects are on the token."""
+    device = token.open()
+    with device.connection.pool.session() as session:
+        count = len(list(session.get_objects({})))
+    device.close()
+    return count
+
+
+@pytest.fixture
+def played(make_token: MakeToken, shim_path: Path) -> Played:
+    """A token behind the shim."""
+    return Played.of(make_token(), shim_path)
+
+
+def test_every_check_is_made(token: SoftHsm) -> None:
+    """SoftHSM passes: each check is there, in its order; what is limited says what it concerns and what to do."""
+    report = run_checks(job_for(token.settings(), Secret(PIN), installed=False))
+    assert [each.name for each in report] == list(token_check.ALL)
+    assert report.passed
+    assert {each.name: each.detail for each in report if each.failed} == {}
+    limited = [each for each in report if each.outcome is Outcome.LIMITED]
+    assert {"OAEP SHA-256", "honest lengths", "ML_DSA_44"} <= {each.name for each in limited}
+    assert all(each.affects and each.advice for each in limited)
+    assert all(not each.affects and not each.advice for each in report if each.outcome is Outcome.WORKS)
+    assert left_on(token) == 0
+
+
+def test_facts(token: SoftHsm) -> None:
+    """Module, token and mechanisms are described; the PIN, its place and values of variables are not in the report."""
+    report = check(token)
+    assert report.facts["Module"]["File"] == token.module.name
+    assert report.facts["Module"]["Environment"] == ["SOFTHSM2_CONF"]
+    assert (report.facts["Token"]["Label"], report.facts["Token"]["Serial"]) == (token.label, token.serial)
+    assert "AES_GCM" in [each["name"] for each in report.facts["Token"]["Mechanisms"]]
+    text = json.dumps(msgspec.to_builtins(report))
+    assert PIN not in text
+    assert token.environment["SOFTHSM2_CONF"] not in text
+
+
+def test_a_crash_is_a_finding(played: Played) -> None:
+    """A segmentation fault fails the check that was being made, and all others are made."""
+    played.order("fault C_UnwrapKey * crash")
+    report = check(played.token)
+    assert [each.name for each in report] == NAMES
+    assert outcomes(report, Outcome.FAILED) == IMPORTS
+    crashed = {each.name: each for each in report}["AES-KWP"]
+    assert crashed.detail == "the process of the module crashed with SIGSEGV"
+    assert "ImportKeyMaterial" in crashed.affects
+    assert "bug report" in crashed.advice
+    assert outcomes(report, Outcome.UNTRIED) == []
+    played.order()
+    assert left_on(played.token) == 0
+
+
+def test_stored_objects_are_removed_after_a_crash(played: Played) -> None:
+    """A key that a crash leaves on the token is removed by the next process, be it of this run or of another."""
+    played.order("fault C_Sign * crash")
+    before = tuple(NAMES[: NAMES.index("stored keys")])
+    made: dict[str, Check] = {}
+    job = job_for(played.token.settings(), Secret(PIN), installed=False)
+    ending = token_check._run_once(msgspec.structs.replace(job, done=before), 300, made, {})
+    assert ending == (("stored keys",), "crashed with SIGSEGV")
+    assert left_on(played.token) == 1
+    others = tuple(name for name in token_check.ALL if name not in ("stored keys", CLEAN_UP, CLOSING))
+    report = run_checks(msgspec.structs.replace(job, done=others))
+    assert {each.name: each.outcome for each in report} == {
+        "stored keys": Outcome.FAILED,
+        CLEAN_UP: Outcome.WORKS,
+        CLOSING: Outcome.WORKS,
+    }
+    assert left_on(played.token) == 0
+
+
+def test_leftovers(device: TokenDevice) -> None:
+    """Objects of checks are removed by their label; those of others stay."""
+    with device.connection.pool.session() as session:
+        generate(session, AES_256_BACKING_KEY, os.urandom(16), CHECK_LABEL)
+        generate(session, AES_256_BACKING_KEY, os.urandom(16), "hsmkms/another")
+        keep_note(session, CHECK_LABEL, CHECK_LABEL, b"x")
+        assert remove_leftovers(session) == (2, [])
+        (kept,) = session.get_objects({})
+        assert kept[Attribute.LABEL] == "hsmkms/another"
+
+
+@pytest.mark.parametrize(
+    ("order", "failed", "made"),
+    [
+        ("fault C_Initialize * crash", MODULE, []),
+        ("fault C_GetTokenInfo * crash", TOKEN, [MODULE]),
+        ("fault C_Login * crash", LOGIN, [MODULE, TOKEN, "mechanisms"]),
+    ],
+)
+def test_crash_while_it_is_opened(played: Played, order: str, failed: str, made: list[str]) -> None:
+    """A module that crashes before there is a login ends the checks: the others were not tried, and say why."""
+    played.order(order)
+    report = check(played.token)
+    assert outcomes(report, Outcome.WORKS, Outcome.LIMITED) == made
+    assert outcomes(report, Outcome.FAILED) == [failed]
+    assert outcomes(report, Outcome.UNTRIED) == NAMES[len(made) + 1 :]
+    untried = {each.detail for each in report if each.outcome is Outcome.UNTRIED}
+    assert untried == {f"it needs {failed!r}, which did not succeed"}
+    assert not report.passed
+
+
+def test_crash_at_the_end(played: Played) -> None:
+    """A module that crashes in C_Finalize is limited; nothing else is lost."""
+    played.order("fault C_Finalize * crash")
+    report = check(played.token)
+    assert report.passed
+    assert {each.name: each for each in report}[CLOSING].outcome is Outcome.LIMITED
+
+
+def test_hanging_module(played: Played) -> None:
+    """A call that never returns is ended after the limit of a check, and is a finding; the others are made."""
+    played.order("fault C_WrapKey * hang")
+    before = tuple(name for name in NAMES if name not in ("data key pairs", CLEAN_UP, CLOSING))
+    job = job_for(played.token.settings(), Secret(PIN), installed=False)
+    report = run_checks(msgspec.structs.replace(job, done=(*before, *SLOW_CHECKS)), seconds=15)
+    hung, *others = report
+    assert (hung.name, hung.outcome) == ("data key pairs", Outcome.FAILED)
+    assert hung.detail == "the process of the module did not answer for 15 seconds, and was killed"
+    assert [(each.name, each.outcome) for each in others] == [(CLEAN_UP, Outcome.WORKS), (CLOSING, Outcome.WORKS)]
+
+
+def test_return_codes(played: Played) -> None:
+    """A refusal is named by its return code, with what it concerns and what to do; the other checks are made."""
+    played.order("fault C_GenerateKeyPair * return 0x70", "fault C_GetMechanismInfo * return 0x54")
+    report = check(played.token)
+    assert report.passed
+    refused = {each.name: each for each in report}["ECC_NIST_P256"]
+    assert (refused.outcome, refused.ckr) == (Outcome.LIMITED, "CKR_MECHANISM_INVALID")
+    assert "CKR_MECHANISM_INVALID" in refused.detail
+    assert refused.affects == "KeySpec ECC_NIST_P256: CreateKey, Sign, Verify, DeriveSharedSecret"
+    assert refused.advice == ADVICE["CKR_MECHANISM_INVALID"]
+    assert {each.name: each for each in report}["HMAC_256"].outcome is Outcome.WORKS
+
+
+def test_missing_mechanism(played: Played) -> None:
+    """Without AES-GCM and AES-CBC the token is unfit, and what does not need them works all the same."""
+    played.order(*(f"hide {each:#x}" for each in (Mechanism.AES_GCM, Mechanism.AES_CBC, Mechanism.SHA384_HMAC)))
+    report = check(played.token)
+    found = {each.name: each for each in report}
+    assert found["mechanisms"].detail == "the token has no AES_GCM or AES_CBC: hsmkms cannot keep keys on it"
+    assert found["AES-CBC with HMAC"].ckr == "CKR_MECHANISM_INVALID"
+    assert found["HMAC_384"].detail == "the token has no CKM_SHA384_HMAC"
+    assert found["HMAC_384"].outcome is Outcome.LIMITED
+    assert found["stored keys"].outcome is Outcome.WORKS
+    assert not report.passed
+
+
+def test_one_session(played: Played) -> None:
+    """A token with a single session is unfit, and the report says so."""
+    played.order("sessions 1")
+    found = {each.name: each for each in check(played.token)}
+    assert found[SESSIONS].outcome is Outcome.FAILED
+    assert found[SESSIONS].detail.startswith("the token has 1 session")
+
+
+def test_wrong_pin_is_sent_once(played: Played) -> None:
+    """A refused PIN is a finding with its return code, is sent once, and is in no text; then one try is left."""
+    played.order("pin_tries 3")
+    report = check(played.token, pin="wrong horse")
+    found = {each.name: each for each in report}
+    assert (found[LOGIN].outcome, found[LOGIN].ckr) == (Outcome.FAILED, "CKR_PIN_INCORRECT")
+    assert found[LOGIN].detail == "the token refused the PIN"
+    assert "wrong horse" not in json.dumps(msgspec.to_builtins(report))
+    assert Path(f"{played.control}.pins").read_text().strip() == "1"
+    check(played.token, pin="wrong horse")
+    assert {each.name: each for each in check(played.token)}[LOGIN].detail == (
+        "one more wrong PIN locks the token, so none is tried"
+    )
+
+
+def test_without_a_pin(token: SoftHsm) -> None:
+    """Without a PIN module and token are described, and nothing is said to pass."""
+    report = check(token, pin=None)
+    assert outcomes(report, Outcome.WORKS) == [MODULE, TOKEN, "mechanisms", CLOSING]
+    assert {each.name: each for each in report}[LOGIN].detail == "no PIN was given"
+    assert not report.passed
+    assert report.facts["Token"]["Mechanisms"]
+
+
+def test_module_that_is_none(token: SoftHsm, tmp_path: Path) -> None:
+    """A file that is no module is a finding, not an error."""
+    text = tmp_path / "module.so"
+    text.write_text("no library")
+    report = check(token, module=text)
+    assert outcomes(report, Outcome.FAILED) == [MODULE]
+    assert "cannot be loaded as a PKCS#11 module" in next(iter(report)).detail
+
+
+def test_an_error_of_python_is_a_finding(device: TokenDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a check raises, of whatever class, is its finding; the one after it is made."""
+
+    def broken(*_: object) -> int:
+        raise ValueError
+
+    monkeypatch.setattr(needed, "label_bytes", broken)
+    steps = {each.names[0]: each for each in STEPS}
+    with device.connection.pool.session() as session:
+        bench = Bench(device.connection.token, session, lambda: open_session(device.connection.token))
+        (finding,) = steps["object labels"].checks(bench)
+    assert (finding.outcome, finding.detail) == (
+        Outcome.LIMITED,
+        "the token's answer could not be understood (ValueError)",
+    )
+
+
+def test_names_of_return_codes() -> None:
+    """Every class of python-pkcs11 for a return code has the name of the standard; others have their number."""
+    assert ckr_name(exceptions.MechanismParamInvalid()) == "CKR_MECHANISM_PARAM_INVALID"
+    assert ckr_name(exceptions.SlotIDInvalid()) == "CKR_SLOT_ID_INVALID"
+    assert ckr_name(exceptions.TokenNotRecognised()) == "CKR_TOKEN_NOT_RECOGNIZED"
+    assert ckr_name(exceptions.GeneralError()) == "CKR_GENERAL_ERROR"
+    assert ckr_name(exceptions.PKCS11Error("Unmapped error code 0x80000001")) == "CKR 0x80000001"
+    named = {name for name in ADVICE if name.startswith("CKR_")}
+    assert named == set(ADVICE)
