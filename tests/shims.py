@@ -75,6 +75,11 @@ EIGHT_SESSIONS: Final = Personality(
 EIGHT_UNTOLD: Final = Personality(
     name="eight-sessions-untold", orders=("sessions 8 untold",), reason="a token that does not tell how few it has"
 )
+NO_GCM: Final = Personality(
+    name="no-gcm",
+    orders=(f"hide {Mechanism.AES_GCM:#x}",),
+    reason="opencryptoki 3.8, and network HSMs in FIPS mode, have AES-CBC and HMAC, and no AES-GCM",
+)
 UNASKED_NO_CMAC: Final = Personality(
     name="iv-unasked-no-cmac",
     orders=(*UNASKED.orders, *NO_CMAC.orders),
@@ -91,7 +96,7 @@ EVERYTHING: Final = Personality(
 
 PERSONALITIES: Final = (
     *(WRITTEN_BACK, OVERWRITTEN, APPENDED, UNASKED, PREPENDED, NO_DATA_OBJECTS, CUT_LABELS, SHORT_LABELS, NO_CMAC),
-    *(OAEP_SHA_256, HONEST_LENGTHS, EIGHT_SESSIONS, EIGHT_UNTOLD, UNASKED_NO_CMAC, EVERYTHING),
+    *(OAEP_SHA_256, HONEST_LENGTHS, EIGHT_SESSIONS, EIGHT_UNTOLD, UNASKED_NO_CMAC, NO_GCM, EVERYTHING),
 )
 """Those on which everything is done, some of it in another way. What is refused has tests of its own."""
 

@@ -22,6 +22,7 @@ from hsmkms.errors import (
 )
 from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.objects.objects import find
+from hsmkms.model.cipher_format import new_cka_id
 from hsmkms.model.enums import Operation
 from hsmkms.model.permit import OperatorAct
 
@@ -162,7 +163,7 @@ def test_generation_is_never_repeated(
     device: TokenDevice, key: bytes, lose: Lose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A generation that meets a loss is tried once; nothing is on the token, and the next one succeeds."""
-    tries = []
+    tries, other = [], new_cka_id(device.profile.cipher_format)
     take = device.connection.pool.take
 
     def take_and_lose() -> Session:
@@ -174,9 +175,9 @@ def test_generation_is_never_repeated(
     with monkeypatch.context() as patch:
         patch.setattr(device.connection.pool, "take", take_and_lose)
         with pytest.raises(SessionLostError):
-            device.keys.generate_backing_key(permit(Operation.CREATE_KEY, OTHER), OTHER, "never")
+            device.keys.generate_backing_key(permit(Operation.CREATE_KEY, other), other, "never")
     assert len(tries) == 1
-    assert not device.keys.holds(OTHER)
+    assert not device.keys.holds(other)
     assert device.keys.holds(key)
     assert device.keys.holds(new_key(device))
 

@@ -16,8 +16,8 @@
  *   no_data_objects        CKO_DATA is refused
  *   no_serial              C_GetTokenInfo reports a serial number of NUL bytes
  *   labels N cut|refused   CKA_LABEL has at most N bytes; a longer one is cut, or refused
- *   hide MECHANISM         the token has no such mechanism (not listed; refused by C_EncryptInit, C_SignInit,
- *                          C_VerifyInit and C_UnwrapKey)
+ *   hide MECHANISM         the token has no such mechanism (not listed; refused by C_EncryptInit, C_DecryptInit,
+ *                          C_SignInit, C_VerifyInit and C_UnwrapKey)
  *   oaep_sha_256           C_UnwrapKey takes OAEP with SHA-256 as well
  *   lengths honest|N       CKA_VALUE_LEN of unwrapped keys is right, or always N
  *   sessions N [untold]    at most N sessions in this process, which C_GetTokenInfo tells, or does not

@@ -299,11 +299,11 @@ def _limits(context: CheckContext) -> Verdict:
     figures = context.kms.operator.watch.figures()
     if figures.half_spent:
         return _warning(
-            f"{figures.half_spent} key materials have used half of the encryptions that AES-GCM allows, or more "
+            f"{figures.half_spent} key materials have used half of the encryptions that are allowed, or more "
             f"({figures.nearly_spent} of them 90 %): `hsmkms rotation-report` shows them (BudgetPercent); imported "
             "ones need a new key"
         )
-    return _ok(f"the most used key material has used {100 * figures.budget_used:.1f} % of what AES-GCM allows")
+    return _ok(f"the most used key material has made {100 * figures.budget_used:.1f} % of the allowed encryptions")
 
 
 def _sessions(context: CheckContext) -> Verdict:

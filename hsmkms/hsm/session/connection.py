@@ -136,6 +136,11 @@ class Connection(GroupLogin):
         self.pool.put(session)
         return result
 
+    def handle(self, session: Session, cka_id: bytes) -> int:
+        """Return the handle of a further key that a call in this session needs; ObjectLostError if it is absent."""
+        known = self.handles.lookup(cka_id)
+        return known if known is not None else self._search(session, cka_id)
+
     def _search(self, session: Session, cka_id: bytes) -> int:
         self.require_login(session)
         try:

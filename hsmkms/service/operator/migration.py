@@ -24,6 +24,7 @@ from hsmkms.errors import (
     TokenUnfitError,
 )
 from hsmkms.hsm.ports import Device
+from hsmkms.model.cipher_format import new_cka_id
 from hsmkms.model.enums import KeySpec, KeyState, Origin, RotationType
 from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.model.permit import OperatorAct
@@ -246,9 +247,7 @@ def _key_for(tx: Connection, core: Core, row: TokenRow) -> InstallationKeyRow:
     intended = installation.versions(tx, KeyPurpose.MAC, row.id)
     if intended and intended[-1].version == next_version - 1:
         return intended[-1]
-    return installation.insert_installation_key(
-        tx, KeyPurpose.MAC, next_version, row.id, key_rotation.new_cka_id(), core.clock()
-    )
+    return installation.insert_installation_key(tx, KeyPurpose.MAC, next_version, row.id, new_cka_id(), core.clock())
 
 
 # -- keys -----------------------------------------------------------------------------------------------------------
