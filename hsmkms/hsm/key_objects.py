@@ -10,8 +10,7 @@ from pkcs11.types import Object, Session
 from hsmkms.errors import ObjectLostError, SessionLostError, UnsupportedOperationException
 from hsmkms.hsm.allowed_acts import MAY_DESTROY, MAY_GENERATE
 from hsmkms.hsm.crypto import agreement
-from hsmkms.hsm.crypto.pairs import disproof, read_public
-from hsmkms.hsm.crypto.pairs import generate_pair as generate_backing_pair
+from hsmkms.hsm.crypto.pairs import disproof, make_pair, read_back_pair, read_public
 from hsmkms.hsm.faults import NO_PUBLIC_HALF, OBJECT_LOST, UNSUPPORTED
 from hsmkms.hsm.import_profiles import ImportProfiles
 from hsmkms.hsm.imports.unwrapping import tolerated
@@ -23,7 +22,6 @@ from hsmkms.hsm.objects.objects import (
     attest,
     differences,
     find,
-    generate,
     is_at,
     list_keys,
     quirks_of,
@@ -74,10 +72,13 @@ class KeyObjects:
         support = self._connection.profile.attributes
         if isinstance(template, PairTemplate):
             pair = PairTemplate(self._trials.facts(kind[0]), template.capabilities)
-            self._connection.keep(cka_id, lambda session: generate_backing_pair(session, pair, cka_id, label, support))
+            self._connection.keep(
+                cka_id,
+                lambda session: make_pair(session, pair, cka_id, label, support),
+                lambda session, made: read_back_pair(session, made, pair, cka_id, label, support),
+            )
         else:
-            secret = template
-            self._connection.keep(cka_id, lambda session: generate(session, secret, cka_id, label, support))
+            self._connection.keep_secret(template, cka_id, label)
 
     def destroy(self, permit: Permit, cka_id: bytes) -> bool:
         """Destroy a key on the token, with both halves; False if it was not there. danger: nothing brings it back."""
