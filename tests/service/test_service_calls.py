@@ -60,7 +60,7 @@ def test_create_key(counted: dict[str, list[list[str]]]) -> None:
 
 
 def test_parameters_for_import(counted: dict[str, list[list[str]]]) -> None:
-    """The first GetParametersForImport tries what the token can do in at most 165 calls, and the next ones need 13."""
+    """The first GetParametersForImport tries what the token can do in at most 118 calls, and the next ones need 11."""
     first, *others = counted["parameters"]
-    assert len(first) <= 165
-    assert max(map(len, others)) <= 13
+    assert len(first) <= 118
+    assert max(map(len, others)) <= 11
