@@ -17,7 +17,9 @@ from hsmkms.hsm.key_objects import KeyObjects
 from hsmkms.hsm.objects.attributes import HOST_WRAPPING_KEY, WRAPPING_KEY
 from hsmkms.hsm.objects.backing_keys import SYMMETRIC, Kind
 from hsmkms.hsm.objects.key_specs import KEY_FACTS, subject_public_key_info
+from hsmkms.hsm.objects.objects import require_there
 from hsmkms.hsm.session.connection import Connection
+from hsmkms.hsm.session.identity import Shown
 from hsmkms.model.cipher_format import CipherFormat
 from hsmkms.model.enums import WrappingAlgorithm
 from hsmkms.model.permit import Permit
@@ -78,13 +80,13 @@ class Imports:
         template = HOST_WRAPPING_KEY if self.profiles.symmetric().raw_rsa else WRAPPING_KEY
         support = self._connection.profile.attributes
 
-        def make(session: Session) -> RSAPublicKey:
+        def make(session: Session) -> tuple[RSAPublicKey, Shown]:
             made = generate_pair(session, template, bits, cka_id, label, support)
-            self._connection.require_identity(session)
-            return made
+            return made, self._connection.require_identity(session)
 
-        with self._connection.making():
-            made = self._connection.once(make)
+        with self._connection.making() as shown:
+            made, identity = self._connection.once(make)
+            shown.append(identity)
         return subject_public_key_info(made)
 
     def destroy_wrapping_key(self, permit: Permit, cka_id: bytes) -> bool:
@@ -128,7 +130,7 @@ class Imports:
         def make(session: Session) -> Object:
             return self._unwrapping(session, wrapped, profile, kind).keep(wrapped.ciphertext, cka_id, label)
 
-        self._connection.keep(cka_id, make)
+        self._connection.keep(cka_id, make, lambda _, made: require_there(made))
 
     def _unwrapping(self, session: Session, wrapped: WrappedMaterial, profile: ImportProfile, kind: Kind) -> Importer:
         found = self._connection.find(session, wrapped.wrapping_key, ObjectClass.PRIVATE_KEY)

@@ -10,8 +10,7 @@ from pkcs11.types import Object, Session
 from hsmkms.errors import ObjectLostError, SessionLostError, UnsupportedOperationException
 from hsmkms.hsm.allowed_acts import MAY_DESTROY, MAY_GENERATE
 from hsmkms.hsm.crypto import agreement, kem
-from hsmkms.hsm.crypto.pairs import disproof, read_public
-from hsmkms.hsm.crypto.pairs import generate_pair as generate_backing_pair
+from hsmkms.hsm.crypto.pairs import disproof, make_pair, read_back_pair, read_public
 from hsmkms.hsm.faults import NO_PUBLIC_HALF, OBJECT_LOST, UNSUPPORTED
 from hsmkms.hsm.import_profiles import ImportProfiles
 from hsmkms.hsm.imports.unwrapping import tolerated
@@ -24,10 +23,10 @@ from hsmkms.hsm.objects.objects import (
     attest,
     differences,
     find,
-    generate,
     is_at,
     list_keys,
     quirks_of,
+    require_there,
     required,
 )
 from hsmkms.hsm.objects.support import AttributeSupport, Tolerated
@@ -79,12 +78,19 @@ class KeyObjects:
             self._require_format(cka_id)
         if isinstance(template, PairTemplate):
             pair = PairTemplate(self._trials.facts(kind[0]), template.capabilities)
-            self._connection.keep(cka_id, lambda session: generate_backing_pair(session, pair, cka_id, label, support))
+            self._connection.keep(
+                cka_id,
+                lambda session: make_pair(session, pair, cka_id, label, support),
+                lambda session, made: read_back_pair(session, made, pair, cka_id, label, support),
+            )
         elif mac_key_id(cka_id) is not None:
-            self._connection.keep(cka_id, lambda session: generate_both(session, cka_id, label, support)[0])
+            self._connection.keep(
+                cka_id,
+                lambda session: generate_both(session, cka_id, label, support)[0],
+                lambda _, made: require_there(made),
+            )
         else:
-            secret = template
-            self._connection.keep(cka_id, lambda session: generate(session, secret, cka_id, label, support))
+            self._connection.keep_secret(template, cka_id, label)
 
     def _require_format(self, cka_id: bytes) -> None:
         """Refuse to make material in another format than the token's, which was chosen for another token."""

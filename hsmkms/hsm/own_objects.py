@@ -7,7 +7,6 @@ from hsmkms.hsm.allowed_acts import MAY_AUTHENTICATE, MAY_INITIALISE, MAY_SEAL
 from hsmkms.hsm.objects.attributes import INSTALLATION_MAC_KEY
 from hsmkms.hsm.objects.data_objects import keep_note, read_notes, remove_notes
 from hsmkms.hsm.objects.handle_keys import BorrowedKey
-from hsmkms.hsm.objects.objects import generate
 from hsmkms.hsm.session.connection import Connection
 from hsmkms.model.permit import Permit
 
@@ -21,8 +20,7 @@ class OwnObjects:
     def generate_mac_key(self, permit: Permit, cka_id: bytes, label: str) -> None:
         """Make an installation key (HMAC-SHA-256) on the token, verified by reading its attributes back."""
         permit.require(MAY_INITIALISE, cka_id)
-        support = self._connection.profile.attributes
-        self._connection.keep(cka_id, lambda session: generate(session, INSTALLATION_MAC_KEY, cka_id, label, support))
+        self._connection.keep_secret(INSTALLATION_MAC_KEY, cka_id, label)
 
     def mac(self, permit: Permit, cka_id: bytes, message: bytes) -> bytes:
         """HMAC-SHA-256 of ``message`` by an installation key: 32 bytes."""

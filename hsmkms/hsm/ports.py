@@ -20,7 +20,7 @@ from hsmkms.hsm.probing.mechanism_info import MechanismInfo
 from hsmkms.hsm.probing.profile import TokenProfile
 from hsmkms.hsm.session.cryptoki import TokenLimits
 from hsmkms.hsm.session.group_login import MemberState
-from hsmkms.hsm.session.identity import Identity
+from hsmkms.hsm.session.identity import Identity, Listener
 from hsmkms.hsm.session.pool import PoolUse
 from hsmkms.model.cipher_format import CipherFormat
 from hsmkms.model.enums import EncryptionAlgorithm, KeySpec, MacAlgorithm, SigningAlgorithm, WrappingAlgorithm
@@ -217,10 +217,10 @@ class Login(Protocol):
     free: Callable[[], bool]
     """True if a call that begins now need not wait for a session."""
 
-    def require(self, identity: Identity, logged_in: Callable[[], None]) -> None:
+    def require(self, identity: Identity, logged_in: Listener) -> None:
         """Use the token only as long as it proves that identity: now, and after each login from now on."""
 
-    def release_identity(self, identity: Identity, logged_in: Callable[[], None]) -> None:
+    def release_identity(self, identity: Identity, logged_in: Listener) -> None:
         """Ask no more for an identity that was required: its opener closes the token."""
 
     def announce(self) -> None:

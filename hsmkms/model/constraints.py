@@ -257,10 +257,11 @@ def _each(entry: tuple[Check, ...]) -> Check:
 
 def _each_pair(key: tuple[Check, ...], value: tuple[Check, ...]) -> Check:
     def check(pairs: dict[Any, Any], path: str, report: Report) -> None:
-        for number, pair in enumerate(pairs.items(), start=1):
-            for part, checks, each in zip(("key", "value"), (key, value), pair, strict=True):
-                for inner in checks:
-                    inner(each, f"{path}.{number}.{part}", report)
+        for number, (name, member) in enumerate(pairs.items(), start=1):
+            for inner in key:
+                inner(name, f"{path}.{number}.key", report)
+            for inner in value:
+                inner(member, f"{path}.{number}.value", report)
 
     return check
 

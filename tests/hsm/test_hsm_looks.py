@@ -10,6 +10,7 @@ from test_hsm_two_tokens import Known
 
 from hsmkms.errors import TokenUnavailableError
 from hsmkms.hsm.device import TokenDevice
+from hsmkms.hsm.session.identity import Shown
 
 MANY = 12
 
@@ -38,14 +39,16 @@ class Looks:
 
     def __init__(self, device: TokenDevice) -> None:
         self.begun = 0
+        self.shown = frozenset[bytes]()
         self.go_on = threading.Event()
         self.fault: TokenUnavailableError | None = None
         device.connection.require(Known(device), self.look)
         self.lock = device.connection._notifying = CountedLock()  # type: ignore[assignment]
 
-    def look(self) -> None:
+    def look(self, shown: frozenset[bytes]) -> None:
         """Look at the token."""
         self.begun += 1
+        self.shown = shown
         assert self.go_on.wait(60)
         if self.fault is not None:
             raise self.fault
@@ -101,3 +104,15 @@ def test_login_wants_a_look_of_its_own(device: TokenDevice) -> None:
     assert looks.begun == 2
     device.connection._notify_listeners()
     assert looks.begun == 2
+
+
+def test_what_was_shown_before_a_login_does_not_count(device: TokenDevice) -> None:
+    """A look need not ask again for what its caller has just seen, unless it was seen before another login."""
+    looks = Looks(device)
+    looks.go_on.set()
+    seen = Shown(device.connection._news, frozenset({b"seen"}))
+    device.connection._notify_listeners(always=True, shown=seen)
+    assert looks.shown == {b"seen"}
+    device.connection._news = object()
+    device.connection._notify_listeners(always=True, shown=seen)
+    assert looks.shown == frozenset()

@@ -91,7 +91,7 @@ def _open(token: SoftHsm, label: str, folder: Path) -> Side:
     pin = [PIN]
     settings = replace(token.settings(), choice=TokenChoice(label=label), session_wait_seconds=5.0)
     device = TokenDevice.open(settings, lambda: pin[0])
-    device.connection.require(Known(device), lambda: None)
+    device.connection.require(Known(device), lambda _shown: None)
     side = Side(device, new_key(device), pin, folder)
     assert side.works()
     return side

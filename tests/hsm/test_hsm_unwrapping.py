@@ -428,14 +428,14 @@ def test_loss_between_two_steps(
     monkeypatch.setattr(unwrapping.Copies, "sign", lost_once)
     assert bench.fingerprints(material) == wrapped.expected_fingerprints(secret, "key id")
     assert len(losses) == 1
-    lengths = unwrapping.length_of
+    tried = unwrapping.Unwrapping._tried
 
-    def lost(made: Any) -> int | None:  # noqa: ANN401 - python-pkcs11's objects
+    def lost(*arguments: Any) -> bool:  # noqa: ANN401 - what the trial of a length takes
         lose(bench.device)
-        return lengths(made)
+        return tried(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(unwrapping, "length_of", lost)
+        patch.setattr(unwrapping.Unwrapping, "_tried", lost)
         with pytest.raises(SessionLostError):
             bench.bring(material)
     bench.device.connection.ready()

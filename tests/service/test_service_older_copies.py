@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import second_token
 from msgspec import Struct
+from pkcs11.types import Session
 from service_sites import NewSite, Site, new_key, seal, unseal
 from swapping import TokenFolder
 from test_service_several_tokens import opened, with_second
@@ -15,6 +16,8 @@ from test_service_wrong_tokens import AWAY, OLDER, asking, until
 
 from hsmkms.config.settings import AuditSettings
 from hsmkms.errors import StoreError
+from hsmkms.hsm.session.identity import Shown
+from hsmkms.hsm.session.token_login import TokenLogin
 from hsmkms.kms import Kms
 from hsmkms.service.operator.reconcile import Kind
 from hsmkms.wiring import tokens as token_wiring
@@ -109,12 +112,75 @@ def test_while_a_key_is_made(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> N
     assert scene.folder.objects() == there
 
 
+@pytest.mark.parametrize("moment", ["before the proof of identity", "between it and the read-back"])
+def test_after_a_key_was_made(site: Site, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    """A copy that takes the token's place then proves its identity and has no notes: that it lacks the key is seen."""
+    site = site.varied("hsmkms.toml", audit=AuditSettings(durability="off"))
+    folder = TokenFolder.of(site.settings.token)
+    folder.copy("older")
+    with site.open() as kms:
+        new_key(kms)
+        scene, connection = Scene(kms, folder, b""), kms._core.tokens.home.connection
+        before, swapped = folder.objects(), list[set[str]]()
+
+        def swap() -> None:
+            if not swapped:
+                assert folder.objects() - before, "the key is not made yet"
+                swapped.append(scene.swap())
+
+        def proving(session: Session) -> Shown:
+            if moment == "before the proof of identity":
+                swap()
+            shown = TokenLogin.require_identity(connection, session)  # type: ignore[arg-type]
+            swap()
+            return shown
+
+        with monkeypatch.context() as patch:
+            patch.setattr(connection, "require_identity", proving)
+            assert asking(kms)("create")[0] == AWAY
+        assert swapped == [folder.objects()]
+    folder.put_back()
+    with site.open() as kms:
+        assert [each.kind for each in kms.operator.find_differences()] == [Kind.UNACKNOWLEDGED]
+        assert asking(kms)("create")[0] == ""
+
+
+def test_copy_from_before_a_rotation_of_the_mac_key(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without notes, a copy that lacks the newest MAC key is known by that, also if the key was made on it."""
+    site = site.varied("hsmkms.toml", audit=AuditSettings(durability="off"))
+    folder = TokenFolder.of(site.settings.token)
+    folder.copy("older")
+    with site.open() as kms:
+        kms.operator.rotate_installation_key("mac")
+    with site.open() as kms:
+        scene = Scene(kms, folder, seal(kms, new_key(kms).key_id))
+        turns = kms._core.tokens.home.connection._turns
+        turn, swapped = turns.turn, list[set[str]]()
+
+        def swapping() -> AbstractContextManager[bool]:
+            swapped.append(scene.swap())
+            return turn()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(turns, "turn", swapping)
+            code, said = asking(kms)("create")
+        assert (code, OLDER in said) == (AWAY, True)
+        assert folder.objects() - swapped[0], "the key was made on the copy"
+        scene.is_refused()
+    folder.put_back()
+    with site.open() as kms:
+        assert asking(kms)("create")[0] == ""
+        assert asking(kms)("ready") == ("", "")
+        assert unseal(kms, scene.newest) == b"secret"
+
+
 def test_refused_pin_after_a_key_was_made(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """The intent stays with the key that was made, although no login can be had to look at the token again."""
     pin = site.folder / "pin"
     right = pin.read_text()
     with site.open() as kms:
-        new_key(kms)
+        new_key(kms)  # the seal at the end leaves a note, which is looked at after a key was made
+    with site.open() as kms:
         scene = Scene(kms, TokenFolder.of(site.settings.token), b"")
         turns = kms._core.tokens.home.connection._turns
         turn = turns.turn

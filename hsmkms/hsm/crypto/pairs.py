@@ -87,7 +87,22 @@ def generate_pair(
     are destroyed then.
     """
     with translated():
-        public, private = make_pair(session, template, cka_id, label, support, store=store)
+        pair = make_pair(session, template, cka_id, label, support, store=store)
+    return read_back_pair(session, pair, template, cka_id, label, support, store=store)
+
+
+def read_back_pair(
+    session: Session,
+    pair: tuple[HandleObject, HandleObject],
+    template: PairTemplate,
+    cka_id: bytes,
+    label: str,
+    support: AttributeSupport = STANDARD,
+    *,
+    store: bool = True,
+) -> Object:
+    """Compare what ``make_pair`` made with the order, as ``generate_pair`` does; return the private half."""
+    public, private = pair
     stored = {Attribute.TOKEN: store}
     wrong = differences(private, template.expected(cka_id, label) | stored, support.generated)
     expected = template.expected_public(cka_id, label) | stored

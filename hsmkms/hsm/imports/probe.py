@@ -9,7 +9,7 @@ import hmac
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -67,7 +67,8 @@ _PROBE_ID: Final = b"hsmkms probe 002"
 _PROBE_LABEL: Final = "hsmkms probe (a session object)"
 _NEEDED: Final = frozenset({Mechanism.RSA_PKCS_KEY_PAIR_GEN, Mechanism.RSA_PKCS_OAEP})
 _WRONG_LENGTHS: Final = (5, 16, 24, 31, 33, 40, 48, 64)
-_HONEST_LENGTHS: Final = (16, 32)
+_SHORTER_BYTES: Final = 16
+"""A token that reports the right length of this material as well as of 32 bytes is believed."""
 
 _PLAIN: Final[dict[Oaep, WrappingAlgorithm]] = {
     steps.oaep: algorithm for algorithm, steps in ALGORITHMS.items() if not steps.key_wrap
@@ -114,6 +115,13 @@ def _pair(session: Session, template: WrappingKeyTemplate, support: AttributeSup
         yield private
 
 
+class _Seen(NamedTuple):
+    """What the copies of 32 random bytes showed: PRFs computed rightly; ``honest``: their length was reported."""
+
+    prfs: tuple[Prf, ...]
+    honest: bool
+
+
 class _Probe:
     """Run the trials with one session key pair."""
 
@@ -124,6 +132,7 @@ class _Probe:
         self._mechanisms = mechanisms
         self._unfit: list[str] = []
         """What the token said of unwrapped keys that are not as ordered."""
+        self._seen: dict[Oaep, _Seen] = {}
 
     def run(self, support: AttributeSupport, *, raw_rsa: bool) -> ImportProfile:
         """Probe one capability after the other; each trial relies on the results before it."""
@@ -131,7 +140,7 @@ class _Probe:
         profile = self._hardened(profile)
         if not profile.oaep:
             return profile
-        profile = replace(profile, prfs=tuple(each for each in PRFS if self._computes(profile, each)))
+        profile = replace(profile, prfs=self._seen[profile.oaep[0]].prfs)
         profile = replace(profile, lengths=self._lengths(profile))
         profile = replace(profile, key_wrap=self._key_wraps(profile))
         return replace(profile, raw_rsa=raw_rsa and self._relays(profile))
@@ -154,7 +163,13 @@ class _Probe:
 
     def _unwraps(self, profile: ImportProfile, oaep: Oaep) -> bool:
         profile = replace(profile, oaep=(oaep,))
-        if not self._look(profile, MATERIAL_BYTES, lambda _secret, _copies: True):
+
+        def examined(secret: bytes, copies: Copies) -> bool:
+            prfs = tuple(each for each in PRFS if self._computes(each, secret, copies))
+            self._seen[oaep] = _Seen(prfs, honest=copies.aes_length == MATERIAL_BYTES)
+            return True
+
+        if not self._look(profile, MATERIAL_BYTES, examined):
             return False
         return profile.hardening is Hardening.BY_TEMPLATE or self._copies_hardened(profile)
 
@@ -167,20 +182,23 @@ class _Probe:
             answer.append(True)
         return answer == [True]
 
-    def _computes(self, profile: ImportProfile, prf: Prf) -> bool:
-        def right(secret: bytes, copies: Copies) -> bool:
-            return copies.sign(prf, FINGERPRINT_LABEL) == _ANSWERS[prf](secret, FINGERPRINT_LABEL)
-
-        return prf.mechanism in self._mechanisms and self._look(profile, MATERIAL_BYTES, right)
+    def _computes(self, prf: Prf, secret: bytes, copies: Copies) -> bool:
+        """Return whether the token computes the PRF rightly under these copies of ``secret``."""
+        with _refusal_is_no() as answer:
+            if prf.mechanism in self._mechanisms:
+                answer.append(copies.sign(prf, FINGERPRINT_LABEL) == _ANSWERS[prf](secret, FINGERPRINT_LABEL))
+        return answer == [True]
 
     def _lengths(self, profile: ImportProfile) -> Lengths:
         def honest(secret: bytes, copies: Copies) -> bool:
             return copies.aes_length == len(secret)
 
-        if all(self._look(profile, length, honest) for length in _HONEST_LENGTHS):
+        if self._seen[profile.oaep[0]].honest and self._look(profile, _SHORTER_BYTES, honest):
             return Lengths.HONEST
         tried = replace(profile, lengths=Lengths.PROBED)
-        if self._opens(tried, _plain(profile)) and all(self._rejects(tried, length) for length in _WRONG_LENGTHS):
+        # What proves a length has accepted the right one already if the token computes every PRF.
+        opens = profile.prfs == PRFS or self._opens(tried, _plain(profile))
+        if opens and all(self._rejects(tried, length) for length in _WRONG_LENGTHS):
             return Lengths.PROBED
         return Lengths.UNPROVEN
 

@@ -144,11 +144,16 @@ class Source(NamedTuple):
 
 
 class Copies(NamedTuple):
-    """Two session copies of the same material; ``aes_length`` is the AES copy's length in bytes, if reported."""
+    """Two session copies of the same material, the AES copy also as the object that it is."""
 
     generic: BorrowedKey
     aes: BorrowedKey
-    aes_length: int | None
+    aes_object: Object
+
+    @property
+    def aes_length(self) -> int | None:
+        """The AES copy's length in bytes as the token reports it now, or None if it reports none."""
+        return length_of(self.aes_object)
 
     def sign(self, prf: Prf, message: bytes) -> bytes:
         """Return the PRF's output for ``message`` under the material."""
@@ -302,7 +307,7 @@ class Unwrapping:
             yield Copies(
                 BorrowedKey(self._session, handle_of(generic), KeyType.GENERIC_SECRET),
                 BorrowedKey(self._session, handle_of(aes), KeyType.AES),
-                length_of(aes),
+                aes,
             )
 
     def opened(self, source: Source) -> AbstractContextManager[Object]:

@@ -148,8 +148,22 @@ def generate(
 
     Raises TokenUnfitError naming the attributes that the token ignored, but for what ``support`` tolerates.
     """
+    made = make_secret(session, template, cka_id, label, support, store=store)
+    return read_back_secret(made, template, cka_id, label, support, store=store)
+
+
+def make_secret(
+    session: Session,
+    template: SecretTemplate,
+    cka_id: bytes,
+    label: str,
+    support: AttributeSupport = STANDARD,
+    *,
+    store: bool = True,
+) -> Object:
+    """Call C_GenerateKey, the first half of ``generate``: nothing is known yet of what the token made of the order."""
     with translated():
-        made = generate_key(
+        return generate_key(
             session,
             template.bits,
             mechanism=template.mechanism,
@@ -159,8 +173,27 @@ def generate(
             capabilities=template.capabilities,
             template=support.ordered(HARDENED),
         )
+
+
+def read_back_secret(
+    made: Object,
+    template: SecretTemplate,
+    cka_id: bytes,
+    label: str,
+    support: AttributeSupport = STANDARD,
+    *,
+    store: bool = True,
+) -> Object:
+    """Compare a key that ``make_secret`` made with its order, the second half of ``generate``."""
     expected = template.expected(cka_id, label) | {Attribute.TOKEN: store}
     require_as_ordered(made, differences(made, expected, support.generated))
+    return made
+
+
+def require_there(made: Object) -> Object:
+    """Raise TokenUnavailableError if an object that was read back before is not on the token any more."""
+    if tell(made, (Attribute.CLASS,))[Attribute.CLASS] is None:
+        raise TokenUnavailableError(AWAY)
     return made
 
 

@@ -6,12 +6,12 @@ otherwise the token is away, or another one is in its place (token_login.py).
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import perf_counter
 from typing import Any, Final, TypeVar
 
 from msgspec.structs import replace
-from pkcs11.constants import Attribute, ObjectClass
+from pkcs11.constants import ObjectClass
 from pkcs11.exceptions import PKCS11Error
 from pkcs11.mechanisms import Mechanism
 from pkcs11.types import Object, Session
@@ -30,13 +30,15 @@ from hsmkms.errors import (
 from hsmkms.hsm.allowed_acts import MAY_CHANGE_PIN
 from hsmkms.hsm.calls.messages import Messages
 from hsmkms.hsm.crypto.message_gcm import find_generator
-from hsmkms.hsm.faults import AWAY, BUSY, SESSION_LOST, translate, translated
-from hsmkms.hsm.objects.objects import find, handle_of, tell
+from hsmkms.hsm.faults import BUSY, SESSION_LOST, translate, translated
+from hsmkms.hsm.objects.attributes import SecretTemplate
+from hsmkms.hsm.objects.objects import find, handle_of, make_secret, read_back_secret
 from hsmkms.hsm.probing.mechanism_info import MechanismInfo, mechanism_info
 from hsmkms.hsm.probing.profile import mechanism_name, probe
 from hsmkms.hsm.serials import serial_of
 from hsmkms.hsm.session.check_jobs import job_for
 from hsmkms.hsm.session.group_login import GroupLogin
+from hsmkms.hsm.session.identity import NOTHING_SHOWN, Shown
 from hsmkms.hsm.session.login import PinReader, set_pin
 from hsmkms.hsm.session.module import Module
 from hsmkms.hsm.session.token_login import DeviceSettings
@@ -49,6 +51,7 @@ from hsmkms.secret import Secret
 __all__ = ["Connection", "DeviceSettings"]
 
 Result = TypeVar("Result")
+Made = TypeVar("Made")
 
 OK: Final = "ok"
 ENCRYPT: Final = "encrypt"
@@ -273,21 +276,26 @@ class Connection(GroupLogin):
         self._may_make()
 
     @contextmanager
-    def making(self) -> Iterator[None]:
+    def making(self) -> Iterator[list[Shown]]:
         """Guard a block that creates a token object; the listeners, called before and after it, may forbid it.
 
         They check the token as after a login: it may have been replaced by another copy of itself under open sessions.
         They are called before as well because SoftHSM, once it has changed such a copy, does not notice that the right
         one is back (Generation::commit). TokenUnavailableError if another member of the HA group has taken over
         meanwhile: whether it has the object is not known, so it is not acknowledged.
+
+        What the connection itself has just seen on the token is not asked for again. Before the block that is the
+        identity key, a private object, which shows that the login is valid as C_GetSessionInfo would. The block appends
+        what ``require_identity`` returned after the creation: an HMAC by the key that an older copy may lack shows more
+        than its attributes.
         """
-        self._recover()  # a call that is never retried must not run under a lost login
-        self._may_make(always=True)
+        self._may_make(always=True, shown=self._logged_in())
         member = self.member
+        after: list[Shown] = []
         with self.turn(), self._suspected():
-            yield
+            yield after
         try:
-            self._may_make(always=True)
+            self._may_make(always=True, shown=after[-1] if after else NOTHING_SHOWN)
         except PinError as exc:  # PinError would claim that nothing was created
             raise TokenUnavailableError(str(exc)) from exc
         if self.member != member:
@@ -296,9 +304,23 @@ class Connection(GroupLogin):
                 "try again; `hsmkms reconcile` shows what is left of this attempt"
             )
 
-    def _may_make(self, *, always: bool = False) -> None:
+    def _logged_in(self) -> Shown:
+        """Make sure that the login is valid, since a call that is never retried must not run under a lost one.
+
+        Return the identity keys that were visible.
+        """
+        login = self._news
+        if self._identities:
+            with self._suspected(), suppress(SessionLostError):
+                visible = self.once(lambda session: self._identities.visible(session, self.handles), "find")
+                if visible:
+                    return Shown(login, visible)
+        self._recover()
+        return NOTHING_SHOWN
+
+    def _may_make(self, *, always: bool = False, shown: Shown = NOTHING_SHOWN) -> None:
         try:
-            self._notify_listeners(always=always)
+            self._notify_listeners(always=always, shown=shown)
         except HsmKmsError:  # another process may have destroyed a note while it was read
             self._notify_or_refuse(always=always)
         fault = self._keeps
@@ -314,30 +336,36 @@ class Connection(GroupLogin):
             fault = exc if isinstance(exc, PinError | TokenUnavailableError) else TokenUnavailableError(str(exc))
             raise fault from exc
 
-    def keep(self, cka_id: bytes, make: Callable[[Session], Object]) -> None:
-        """Create a secret key, and cache its handle if the login is still the one under which it was created."""
+    def keep(
+        self, cka_id: bytes, make: Callable[[Session], Made], read_back: Callable[[Session, Made], Object]
+    ) -> None:
+        """Create a key, and cache its handle if the login is still the one under which it was created.
 
-        def attempt(session: Session) -> int:
-            made = make(session)
-            self._require_made(session, made)
-            return handle_of(made)
+        ``read_back`` compares the object with what was ordered, its CKA_ID included, and returns it. It is called after
+        the token has proven its identity: a token that was swapped before that does not pass the proof, and one that
+        is swapped between the two does not have the object.
+        """
+        with self.making() as shown:
 
-        with self.making():
+            def attempt(session: Session) -> int:
+                made = make(session)
+                shown.append(self.require_identity(session))
+                return handle_of(read_back(session, made))
+
             login = self.login_handle
             handle = self.once(attempt, "make")
         with self.alone():
             if login == self.login_handle:
                 self.handles.remember(cka_id, handle)
 
-    def _require_made(self, session: Session, made: Object) -> None:
-        """Raise TokenUnavailableError unless the object just created is on the right token.
-
-        Checks the identity first, then the object: a token that was swapped between the two checks lacks it.
-        """
-        if self._identities:
-            self.require_identity(session)
-            if tell(made, (Attribute.CLASS,))[Attribute.CLASS] is None:
-                raise TokenUnavailableError(AWAY)
+    def keep_secret(self, template: SecretTemplate, cka_id: bytes, label: str) -> None:
+        """Generate a secret key on the token; verified by reading its attributes back. Never repeated."""
+        support = self.profile.attributes
+        self.keep(
+            cka_id,
+            lambda session: make_secret(session, template, cka_id, label, support),
+            lambda _, made: read_back_secret(made, template, cka_id, label, support),
+        )
 
     def destroy_object(self, cka_id: bytes, object_class: ObjectClass | None) -> bool:
         """Destroy a key (without a class: secret key or private half); False if it was not there."""

@@ -93,10 +93,11 @@ class GroupLogin(TokenLogin):
     def _last(self) -> LastMember:
         return LastMember(self.settings.state_dir, self.settings.choice.serials)
 
-    def _prove(self, session: Session) -> None:
-        super()._prove(session)
+    def _prove(self, session: Session) -> frozenset[bytes]:
+        proven = super()._prove(session)
         if self._identities and self.settings.choice.is_group:
             self._last.write(serial_of(self.token))
+        return proven
 
     def _require_no_calls(self, serial: str) -> None:
         """Wait for calls in progress before another member is used; TokenUnavailableError if they do not end in time.

@@ -4,8 +4,9 @@ Label, serial and PIN prove nothing: a token that was initialised again can have
 right token (service/runtime/binding.py) is an ``Identity``, which the connection calls.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Protocol
+from typing import Final, NamedTuple, Protocol
 
 from msgspec import Struct
 from pkcs11.constants import Attribute, ObjectClass
@@ -17,7 +18,7 @@ from hsmkms.errors import ObjectLostError
 from hsmkms.hsm.allowed_acts import MAY_AUTHENTICATE
 from hsmkms.hsm.faults import OBJECT_LOST, translated
 from hsmkms.hsm.objects.handle_keys import BorrowedKey
-from hsmkms.hsm.objects.objects import find, handle_of
+from hsmkms.hsm.objects.objects import find, handle_of, is_at
 from hsmkms.hsm.probing.profile import TokenProfile
 from hsmkms.hsm.session.handles import HandleIndex
 from hsmkms.model.permit import Permit
@@ -29,6 +30,23 @@ class Proof(Struct, frozen=True):
     cka_id: bytes
     challenge: bytes
     response: bytes
+
+
+Listener = Callable[[frozenset[bytes]], None]
+"""Checks a token after a login, and before and after a key is created on it; raises what is wrong with it.
+
+Its argument: CKA_IDs of keys that the token has just shown to hold, which it need not ask for again.
+"""
+
+
+class Shown(NamedTuple):
+    """CKA_IDs of identity keys that the token has just shown to hold, and the login event after which it did."""
+
+    login: object
+    cka_ids: frozenset[bytes]
+
+
+NOTHING_SHOWN: Final = Shown(None, frozenset())
 
 
 class Candidate:
@@ -106,17 +124,38 @@ class Identities:
         for each in list(self._required):
             each.admit(serial)
 
-    def prove(self, candidate: Candidate, handles: HandleIndex) -> None:
-        """Challenge a token for every identity and cache its keys' handles; WrongTokenError if one does not match."""
+    def prove(self, candidate: Candidate, handles: HandleIndex) -> frozenset[bytes]:
+        """Challenge a token for every identity and cache its keys' handles; WrongTokenError if one does not match.
+
+        Return the CKA_IDs of those keys.
+        """
         proofs = [each.prove(candidate) for each in list(self._required)]
         for proof in proofs:
             handles.remember(proof.cka_id, candidate.handle(proof.cka_id))
         self._proofs = proofs
+        return _keys_of(proofs)
 
-    def are_shown(self, session: Session, handles: HandleIndex) -> bool:
-        """Repeat the latest proofs: True if the token's responses are the same. Fast; False proves nothing."""
+    def shown(self, session: Session, handles: HandleIndex) -> frozenset[bytes]:
+        """Repeat the latest proofs; return the CKA_IDs of their keys if the token's responses are the same.
+
+        Fast; an empty set proves nothing.
+        """
         proofs = self._proofs
-        return bool(proofs) and all(_answers_again(session, each, handles.lookup(each.cka_id)) for each in proofs)
+        right = all(_answers_again(session, each, handles.lookup(each.cka_id)) for each in proofs)
+        return _keys_of(proofs) if right else frozenset()
+
+    def visible(self, session: Session, handles: HandleIndex) -> frozenset[bytes]:
+        """Return the CKA_IDs of the keys of the latest proofs if all are visible now, one call for each.
+
+        They are private objects, so this shows that the login is valid. An empty set proves nothing.
+        """
+        proofs = self._proofs
+        right = all(is_at(session, handles.lookup(each.cka_id), each.cka_id) for each in proofs)
+        return _keys_of(proofs) if right else frozenset()
+
+
+def _keys_of(proofs: list[Proof]) -> frozenset[bytes]:
+    return frozenset(each.cka_id for each in proofs)
 
 
 def _answers_again(session: Session, proof: Proof, handle: int | None) -> bool:

@@ -9,7 +9,7 @@ After each login the token proves its identity, if an opener requires one (ident
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -35,7 +35,7 @@ from hsmkms.hsm.probing.profile import TokenProfile
 from hsmkms.hsm.serials import serial_of
 from hsmkms.hsm.session.cryptoki import TokenLimits
 from hsmkms.hsm.session.handles import HandleIndex
-from hsmkms.hsm.session.identity import Candidate, Identities, Identity
+from hsmkms.hsm.session.identity import NOTHING_SHOWN, Candidate, Identities, Identity, Listener, Shown
 from hsmkms.hsm.session.login import LoginGate, PinReader, StaleModuleError, log_in, open_session
 from hsmkms.hsm.session.module import Module, RenewalPace
 from hsmkms.hsm.session.pool import PoolUse, SessionPool
@@ -94,7 +94,7 @@ class TokenLogin:
         self._namesakes: frozenset[str] = frozenset()
         self.handles = HandleIndex()
         self._identities = Identities()
-        self._listeners: list[Callable[[], None]] = []
+        self._listeners: list[Listener] = []
         self._notifying = threading.Lock()
         self._news = self._notified = object()
         """The newest event for which the listeners must be called, and the last one for which they were called."""
@@ -115,7 +115,7 @@ class TokenLogin:
 
     # -- identity ------------------------------------------------------------------------------------------------------
 
-    def require(self, identity: Identity, logged_in: Callable[[], None]) -> None:
+    def require(self, identity: Identity, logged_in: Listener) -> None:
         """Require that the token proves this identity now and after each later login.
 
         ``logged_in`` is called after each later login: in the reconnect thread, or by the next call that creates a key.
@@ -130,7 +130,7 @@ class TokenLogin:
                 raise
             self._listeners.append(logged_in)
 
-    def release_identity(self, identity: Identity, logged_in: Callable[[], None]) -> None:
+    def release_identity(self, identity: Identity, logged_in: Listener) -> None:
         """Stop requiring an identity, whose opener closes the token."""
         self._identities.remove(identity)
         with suppress(ValueError):
@@ -177,26 +177,28 @@ class TokenLogin:
         if not self.module.cryptoki.logged_in(session_handle(session)):
             raise SessionLostError(SESSION_LOST)
 
-    def _prove(self, session: Session) -> None:
-        """Challenge the token in this session; WrongTokenError if it is not the one that every opener requires."""
+    def _prove(self, session: Session) -> frozenset[bytes]:
+        """Challenge the token in this session; WrongTokenError if it is not the one that every opener requires.
+
+        Return the CKA_IDs of the keys that answered.
+        """
         if not self._identities:
-            return
+            return frozenset()
         profile = replace(self.profile, label=self.token.label, serial=serial_of(self.token))
         try:
-            self._identities.prove(Candidate(session, profile, self.members), self.handles)
+            return self._identities.prove(Candidate(session, profile, self.members), self.handles)
         except WrongTokenError:
             self.require_login(session)  # without a login no object is visible, which proves nothing
             raise
 
-    def require_identity(self, session: Session) -> None:
+    def require_identity(self, session: Session) -> Shown:
         """Raise WrongTokenError and suspend the pool unless the session is with the right token.
 
         A missing or newly created object counts only if the installation's own key is visible in the same session.
         """
-        if not self._identities or self._identities.are_shown(session, self.handles):
-            return
+        login = self._news
         try:
-            self._prove(session)
+            return Shown(login, self._identities.shown(session, self.handles) or self._prove(session))
         except WrongTokenError as exc:
             self._suspend(exc)
             self._comeback.begin()
@@ -321,12 +323,13 @@ class TokenLogin:
             return False
         return True
 
-    def _notify_listeners(self, *, always: bool = False) -> None:
+    def _notify_listeners(self, *, always: bool = False, shown: Shown = NOTHING_SHOWN) -> None:
         """Call the listeners if there was a login since they were last called; other callers wait until they are done.
 
         ``always``: also without a new login, unless another thread begins a round of calls after this method was
-        entered: one round serves all waiting threads, however long it takes on a token with many objects. Raises a
-        listener's error; then all listeners are called again the next time.
+        entered: one round serves all waiting threads, however long it takes on a token with many objects. ``shown``:
+        what the caller has seen on the token just before; it does not count after another login. Raises a listener's
+        error; then all listeners are called again the next time.
         """
         asked = self._looks
         if self._notified is self._news and not always:
@@ -337,8 +340,9 @@ class TokenLogin:
             news = self._news
             if self._notified is not news or (always and self._looked <= asked):
                 self._looks = number = self._looks + 1
+                known = shown.cka_ids if shown.login is news else frozenset[bytes]()
                 for listener in list(self._listeners):
-                    listener()
+                    listener(known)
                 self._notified, self._looked = news, number
         finally:
             self._notifying.release()

@@ -47,11 +47,15 @@ class Freshness:
                 log.error("%s", exc)  # noqa: TRY400 - the sentence suffices
                 self._core.tokens.of(row.id).connection.announce()
 
-    def look(self, token_id: str) -> None:
-        """Compare the newest note on a token with the newest one written to it; record a fault in ``core.older``."""
+    def look(self, token_id: str, shown: frozenset[bytes] = frozenset()) -> None:
+        """Compare the newest note on a token with the newest one written to it; record a fault in ``core.older``.
+
+        ``shown``: CKA_IDs of keys that the token has just shown to hold.
+        """
         with self._lock:
-            fault = self._fault(token_id)
-            if fault is not None:  # a concurrent seal can cause this: check again under the seal lock
+            fault = self._fault(token_id, shown)
+            # A concurrent seal can cause a fault: check again under the seal lock. Without a folder nothing seals.
+            if fault is not None and self._folder.is_dir():
                 with exclusive(self._folder / audit_files.SEAL_LOCK, _LOCK_SECONDS):
                     fault = self._fault(token_id)
             settle(self._core, token_id, fault)
@@ -80,8 +84,8 @@ class Freshness:
             forget_noted(self._folder, token_id)
             settle(self._core, token_id, None)
 
-    def _fault(self, token_id: str) -> str | None:
-        before = binding.from_before_rotation(self._core.store, self._core.tokens.of(token_id), token_id)
+    def _fault(self, token_id: str, shown: frozenset[bytes] = frozenset()) -> str | None:
+        before = binding.from_before_rotation(self._core.store, self._core.tokens.of(token_id), token_id, shown)
         if before is not None:
             return before
         # Read the file first: a note that it lists is on the token already.

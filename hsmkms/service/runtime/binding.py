@@ -214,12 +214,17 @@ def _bound(token: TokenRow, versions: list[InstallationKeyRow]) -> InstallationK
     return next((each for each in versions if None not in answer and answer == (each.challenge, each.response)), None)
 
 
-def from_before_rotation(store: Store, device: Device, token_id: str) -> str | None:
-    """How a token that was recognised shows that it is from before a rotation of the key by which it is known."""
+def from_before_rotation(
+    store: Store, device: Device, token_id: str, shown: frozenset[bytes] = frozenset()
+) -> str | None:
+    """How a token that was recognised shows that it is from before a rotation of the key by which it is known.
+
+    ``shown``: CKA_IDs of keys that the token has just shown to hold, which need not be asked for again.
+    """
     with store.reading() as conn:
         token, known = stored.token(conn, token_id), stored.versions(conn, KeyPurpose.MAC, token_id)
     bound = _bound(token, known) if token is not None else None
-    if bound is None or device.keys.holds(bound.cka_id):
+    if bound is None or bound.cka_id in shown or device.keys.holds(bound.cka_id):
         return None
     return (
         f"the token {device.profile.label!r} is an older copy of itself, {BEFORE_ROTATION} of the installation's MAC "

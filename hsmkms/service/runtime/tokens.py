@@ -14,7 +14,7 @@ from typing import Final
 
 from hsmkms.errors import HsmKmsError, StoreError, TokenUnavailableError, WrongTokenError
 from hsmkms.hsm.ports import Device
-from hsmkms.hsm.session.identity import Identity
+from hsmkms.hsm.session.identity import Identity, Listener
 from hsmkms.service.runtime.open_processes import Presence
 from hsmkms.store import installation as stored
 from hsmkms.store.engine import Store
@@ -31,8 +31,11 @@ Seek = Callable[[TokenRow], Device]
 Identify = Callable[[str], Identity]
 """What a token of the database, by its id, has to prove after each login."""
 
-LoggedIn = Callable[[str], None]
-"""Called with a token's id after it was attached, or after a later login; it may raise what keeps it from its work."""
+LoggedIn = Callable[[str, frozenset[bytes]], None]
+"""Called with a token's id after it was attached, or after a later login; it may raise what keeps it from its work.
+
+The other argument: CKA_IDs of keys that the token has just shown to hold.
+"""
 
 
 class Tokens:
@@ -49,7 +52,7 @@ class Tokens:
         self._next_look: dict[str, float] = {}
         self._identify: Identify | None = None
         self._listeners: list[LoggedIn] = []
-        self._required: list[tuple[Device, Identity, Callable[[], None]]] = []
+        self._required: list[tuple[Device, Identity, Listener]] = []
         self._lock = threading.Lock()
         self._following = threading.Lock()
         self._signals = self._followed = 0
@@ -152,9 +155,9 @@ class Tokens:
         if self._identify is not None:
             identity = self._identify(token_id)
 
-            def logged_in() -> None:
+            def logged_in(shown: frozenset[bytes]) -> None:
                 for each in self._listeners:
-                    each(token_id)
+                    each(token_id, shown)
 
             device.connection.require(identity, logged_in)
             self._required.append((device, identity, logged_in))
