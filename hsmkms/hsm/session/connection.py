@@ -88,6 +88,7 @@ class Connection(TokenLogin):
     def forget(self, cka_id: bytes) -> None:
         """Drop what is known of an object."""
         self.handles.forget(cka_id)
+        self.messages.forget_key(cka_id)
         for each in self.caches:
             each.pop(cka_id, None)
 
@@ -105,6 +106,7 @@ class Connection(TokenLogin):
             return self._attempt(cka_id, attempt, call)
         except (SessionLostError, ObjectLostError):
             self.handles.forget(cka_id)
+            self.messages.forget_key(cka_id)
             self._recover()
         except TokenUnavailableError:
             self._comeback.begin()
