@@ -37,7 +37,11 @@ CK_RV read_attributes(CK_ULONG session, CK_ULONG object, CK_ATTRIBUTE *template,
             one = CKR_BUFFER_TOO_SMALL;
         } else if (order < 0)
             one = real->C_GetAttributeValue(session, object, &template[at], 1);
-        else
+        else if (now->unknown_manner[order] >= UNKNOWN_EMPTY) {
+            CK_ULONG size = is_number(template[at].type) ? sizeof(CK_ULONG) : 1;
+            template[at].ulValueLen = now->unknown_manner[order] == UNKNOWN_EMPTY ? 0 : size;
+            one = CKR_OK;
+        } else
             template[at].ulValueLen = (CK_ULONG)-1;
         if (one != CKR_OK)
             told = one;

@@ -66,7 +66,7 @@ struct control {
     int ed25519_by_oid;
     int pin_tries; /* 0: they are not counted */
     CK_ULONG unknown[MOST_RULES];
-    enum { UNKNOWN_MARKED, UNKNOWN_STOPS, UNKNOWN_REFUSED } unknown_manner[MOST_RULES];
+    enum { UNKNOWN_MARKED, UNKNOWN_STOPS, UNKNOWN_REFUSED, UNKNOWN_EMPTY, UNKNOWN_UNWRITTEN } unknown_manner[MOST_RULES];
     int unknown_count;
     CK_ULONG least_room; /* 0: as the token behind */
     int exact_numbers;
