@@ -5,11 +5,13 @@ from collections.abc import Callable
 from pkcs11.exceptions import PKCS11Error
 from pkcs11.types import Session
 
+from hsmkms.errors import RejectedDataError
 from hsmkms.hsm.allowed_acts import MAY_DECRYPT, MAY_DRAW_RANDOM, MAY_ENCRYPT
-from hsmkms.hsm.crypto.decrypt_faults import explain_refusal
+from hsmkms.hsm.crypto.decrypt_faults import explain_refusal, is_ambiguous, is_refusal
 from hsmkms.hsm.crypto.gcm import open_sealed, seal
 from hsmkms.hsm.crypto.iv import IvSource
 from hsmkms.hsm.crypto.token_iv import IvOrigin, seal_by_token
+from hsmkms.hsm.faults import translate
 from hsmkms.hsm.ports import uncounted
 from hsmkms.hsm.session.connection import ENCRYPT, Connection
 from hsmkms.model.permit import Permit
@@ -55,7 +57,13 @@ class Ciphers:
                 return open_sealed(session, handle, iv, body, aad)
             except PKCS11Error as exc:
                 profile = self._connection.profile
-                raise explain_refusal(exc, session, handle, profile.iv_origin, profile.attributes) from exc
+                fault = explain_refusal(exc, session, handle, profile.iv_origin, profile.attributes)
+                if not isinstance(fault, RejectedDataError) or not is_ambiguous(exc):
+                    raise fault from exc
+            try:  # the device is well now: only a second refusal shows that the first was not its trouble
+                return open_sealed(session, handle, iv, body, aad)
+            except PKCS11Error as exc:
+                raise (fault if is_ambiguous(exc) or is_refusal(exc) else translate(exc)) from exc
 
         return self._connection.use(cka_id, attempt, "decrypt")
 

@@ -114,6 +114,8 @@ def _operate(  # noqa: PLR0913 - a call of two steps, and its buffer
     length[0] = room
     code = finish(session, data, size, out, length)
     if code == CKR_BUFFER_TOO_SMALL and room < length[0] <= MOST:
+        if wipe:
+            overwrite(out, room)
         room = length[0]
         out = ffi.new("CK_BYTE[]", room)
         code = finish(session, data, size, out, length)

@@ -9,6 +9,7 @@ from typing import Final
 
 from pkcs11.types import Session
 
+from hsmkms.errors import TokenError
 from hsmkms.process import ForkGuard
 
 IV_BYTES: Final = 12
@@ -16,16 +17,26 @@ BLOCK: Final = 64
 """IVs fetched by one call: enough to make the call cheap, and few to lose when the process ends."""
 
 
+REPEATED: Final = (
+    "the token's random generator repeats itself, so nothing is encrypted, as no IV may be used twice: do not use this "
+    "token, and check it with `hsmkms token-check`"
+)
+
+
 class IvSource:
     """Buffer of IVs, each returned once. Raises in a forked child, which would return the parent's IVs again."""
 
     def __init__(self) -> None:
         self._ready: deque[bytes] = deque()
+        self._latest: frozenset[bytes] = frozenset()
         self._refilling = threading.Lock()
         self._guard = ForkGuard()
 
     def next(self, session: Session) -> bytes:
-        """Return 12 fresh random bytes; a new block is fetched through the caller's session when they run out."""
+        """Return 12 fresh random bytes; a new block is fetched through the caller's session when they run out.
+
+        TokenError if the token's generator repeats itself.
+        """
         if self._guard.foreign:
             self._guard.refuse()
         while True:
@@ -39,4 +50,9 @@ class IvSource:
             if self._ready:
                 return
             block = session.generate_random(BLOCK * IV_BYTES * 8)
-            self._ready.extend(block[at : at + IV_BYTES] for at in range(0, len(block), IV_BYTES))
+            ivs = [block[at : at + IV_BYTES] for at in range(0, len(block), IV_BYTES)]
+            latest = frozenset(ivs)
+            if len(latest) != BLOCK or not latest.isdisjoint(self._latest):
+                raise TokenError(REPEATED)
+            self._latest = latest
+            self._ready.extend(ivs)
