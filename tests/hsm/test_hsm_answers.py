@@ -11,7 +11,7 @@ from pkcs11.types import Session
 from shims import Played
 from test_hsm_unwrapping import OAEP_1, Bench
 
-from hsmkms.errors import ObjectLostError, RejectedDataError, TokenError
+from hsmkms.errors import ObjectLostError, RejectedDataError, TokenError, TokenUnavailableError
 from hsmkms.hsm.calls import operations
 from hsmkms.hsm.calls.declarations import ffi
 from hsmkms.hsm.calls.mechanisms import mechanism
@@ -94,6 +94,14 @@ def test_short_mac_is_thrown_away(device: TokenDevice, played: Played) -> None:
     played.order("fault C_Sign * truncate 31")
     with pytest.raises(TokenError, match="wrong length"):
         device.pairs.generate_mac(permit(Operation.VERIFY_MAC, key), key, MacAlgorithm.HMAC_SHA_256, b"message")
+
+
+def test_unwritten_signature_is_thrown_away(device: TokenDevice, played: Played) -> None:
+    """A token that answers CKR_OK and writes nothing has not signed: the buffer is nobody's signature."""
+    key = new_object(device, KeySpec.ECC_NIST_P256, KeyUsage.SIGN_VERIFY)
+    played.order("silent")
+    with pytest.raises(TokenUnavailableError):
+        device.pairs.sign(permit(Operation.SIGN, key), key, SigningAlgorithm.ECDSA_SHA_256, bytes(32))
 
 
 def test_first_buffer_is_overwritten(session: Session, played: Played) -> None:

@@ -229,6 +229,8 @@ static void parse(struct orders *orders, char *words, const char *line)
         parse_messages(control, strtok_r(NULL, " ", &rest), line);
     else if (strcmp(order, "exact_numbers") == 0)
         control->exact_numbers = 1;
+    else if (strcmp(order, "silent") == 0)
+        control->silent = 1;
     else if (strcmp(order, "room") == 0)
         control->least_room = number(strtok_r(NULL, " ", &rest), line);
     else if (strcmp(order, "pin_tries") == 0)

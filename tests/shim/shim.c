@@ -36,6 +36,7 @@
  *                          C_Encrypt.
  *   exact_numbers          C_GetAttributeValue answers CKR_BUFFER_TOO_SMALL for a number whose buffer is not of its size
  *   room N                 C_Sign answers CKR_BUFFER_TOO_SMALL to a buffer of fewer than N bytes
+ *   silent                 C_Sign answers CKR_OK, and writes neither its output nor the length of it
  *   ignore_unwrapped ATTRIBUTE 0|1
  *                          the same for objects of C_UnwrapKey alone
  *   refuse ATTRIBUTE CKR   a template that has this attribute is refused with this number

@@ -69,6 +69,7 @@ struct control {
     enum { UNKNOWN_MARKED, UNKNOWN_STOPS, UNKNOWN_REFUSED, UNKNOWN_EMPTY, UNKNOWN_UNWRITTEN } unknown_manner[MOST_RULES];
     int unknown_count;
     CK_ULONG least_room; /* 0: as the token behind */
+    int silent;
     int exact_numbers;
     enum { NO_MESSAGES, MESSAGES_CALLER, MESSAGES_RANDOM, MESSAGES_COUNTED, MESSAGES_WRONG } messages;
 };
