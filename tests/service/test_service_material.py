@@ -10,6 +10,7 @@ import wrapped
 from lifecycle import (
     MATERIAL,
     backing_keys,
+    cancel,
     delete_material,
     described,
     disable,
@@ -557,3 +558,13 @@ def test_import_type_by_default(today: Kms) -> None:
         import_(today, key_id, OTHER)
     with pytest.raises(IncorrectKeyMaterialException, match="belongs to"):
         import_(today, key_id, import_type="NEW_KEY_MATERIAL")
+
+
+def test_import_after_a_cancelled_deletion(kms: Kms) -> None:
+    """A key that is PendingImport is Enabled by its first import, also if its deletion was scheduled and cancelled."""
+    key_id = new_empty_key(kms)
+    schedule(kms, key_id)
+    cancel(kms, key_id)
+    assert described(kms, key_id).key_state == KeyState.PENDING_IMPORT
+    kms.import_key_material(request_to_import(kms, key_id))
+    assert described(kms, key_id).key_state == KeyState.ENABLED

@@ -261,12 +261,17 @@ def _intend(tx: Connection, arrival: _Arrival, record: KeyRecord, cka_id: bytes,
 
 
 def _follow(tx: Connection, record: KeyRecord, choice: Choice, now: datetime) -> None:
-    """Update the key's state after an import: Enabled once all material that was ever current is present."""
+    """Update the key's state after an import: Enabled once all material that was ever current is present.
+
+    ``record``: the key before the import. A key without material was PendingImport, also where the cancellation of a
+    deletion stored Disabled.
+    """
     fresh = keys.fetch(tx, record.region, record.key_id)
     if fresh is None or choice.state in materials.PENDING or fresh.state not in _CHANGED_BY_IMPORT:
         return
     event = Event.IMPORT_PARTIAL if states.lacks_material(fresh, now) else Event.IMPORT_COMPLETE
-    keys.set_state(tx, fresh.key_id, fresh.region, states.next_state(fresh.state, event), fresh.version)
+    before = KeyState.PENDING_IMPORT if states.lacks_material(record, now) else fresh.state
+    keys.set_state(tx, fresh.key_id, fresh.region, states.next_state(before, event), fresh.version)
 
 
 # -- deletion ---------------------------------------------------------------------------------------------------
