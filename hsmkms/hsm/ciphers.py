@@ -12,14 +12,14 @@ from pkcs11.exceptions import PKCS11Error
 from pkcs11.mechanisms import Mechanism
 from pkcs11.types import Session
 
-from hsmkms.errors import ObjectLostError, UnsupportedOperationException
+from hsmkms.errors import ObjectLostError, RejectedDataError, UnsupportedOperationException
 from hsmkms.hsm.allowed_acts import MAY_DECRYPT, MAY_DRAW_RANDOM, MAY_ENCRYPT
 from hsmkms.hsm.crypto import cbc, gcm
-from hsmkms.hsm.crypto.decrypt_faults import explain_refusal
+from hsmkms.hsm.crypto.decrypt_faults import explain_refusal, is_ambiguous, is_refusal
 from hsmkms.hsm.crypto.gcm_from_blocks import open_from_blocks
 from hsmkms.hsm.crypto.iv import IvSource
 from hsmkms.hsm.crypto.token_iv import IvOrigin, seal_by_token
-from hsmkms.hsm.faults import OBJECT_LOST
+from hsmkms.hsm.faults import OBJECT_LOST, translate
 from hsmkms.hsm.ports import uncounted
 from hsmkms.hsm.session.connection import ENCRYPT, Connection
 from hsmkms.model.cipher_format import CipherFormat, format_of, mac_key_id
@@ -98,7 +98,13 @@ class GcmCipher:
             return gcm.open_sealed(session, handle, iv, body, aad)
         except PKCS11Error as exc:
             profile = self._connection.profile
-            raise explain_refusal(exc, session, handle, profile.iv_origin, profile.attributes) from exc
+            fault = explain_refusal(exc, session, handle, profile.iv_origin, profile.attributes)
+            if not isinstance(fault, RejectedDataError) or not is_ambiguous(exc):
+                raise fault from exc
+        try:  # the device is well now: only a second refusal shows that the first was not its trouble
+            return gcm.open_sealed(session, handle, iv, body, aad)
+        except PKCS11Error as exc:
+            raise (fault if is_ambiguous(exc) or is_refusal(exc) else translate(exc)) from exc
 
 
 class CbcCipher:

@@ -97,6 +97,12 @@ def test_copyable_refused_in_templates(played: Played, code: str) -> None:
     assert opens(bench, bench.bring(bench.wrap(OAEP_1, secret)), secret)
 
 
+def test_trouble_at_start_loosens_nothing(played: Played) -> None:
+    """A token that is in trouble for a moment, when it is opened, still gets CKA_COPYABLE ordered."""
+    played.order("fault C_GenerateKey 1 return 0x5")
+    assert played.token.open().profile.attributes.orders_copyable
+
+
 def test_copyable_ignored(played: Played) -> None:
     """A token that reports keys as copyable whatever is ordered keeps keys; the quirk says what a copy becomes."""
     played.order(ignoring(Attribute.COPYABLE, value=True))

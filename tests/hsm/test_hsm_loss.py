@@ -20,6 +20,7 @@ from hsmkms.errors import (
     TokenNotFoundError,
     TokenUnavailableError,
 )
+from hsmkms.hsm.calls.messages import LIFETIME_SECONDS
 from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.objects.objects import find
 from hsmkms.model.cipher_format import new_cka_id
@@ -226,6 +227,20 @@ def test_made_again_by_another_process(device: TokenDevice, key: bytes, token: T
     assert decrypt(device, key, encrypt(device, key, b"new")) == b"new"
     with pytest.raises(RejectedDataError):
         decrypt(device, key, old)
+
+
+def test_destroyed_while_an_operation_is_active(
+    device: TokenDevice, key: bytes, token: Token, programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that was destroyed elsewhere encrypts no longer, whatever operation had begun under it (NSS goes on)."""
+    now = [0.0]
+    monkeypatch.setattr(device.connection.messages, "_clock", lambda: now[0])
+    for _ in range(3):
+        encrypt(device, key, b"plaintext")
+    assert devices.run(programs / "remake_key.py", token, key=key.hex(), again=False)
+    now[0] += LIFETIME_SECONDS
+    with pytest.raises(ObjectLostError):
+        encrypt(device, key, b"plaintext")
 
 
 def test_token_that_is_away(device: TokenDevice, key: bytes, lose: Lose, monkeypatch: pytest.MonkeyPatch) -> None:

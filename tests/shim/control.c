@@ -182,10 +182,10 @@ static int parse_deviation(struct control *control, const char *order, char **re
 
 static void parse_unknown(struct control *control, char **rest, const char *line)
 {
-    static const char *const manners[] = {"marked", "stops", "refused"};
+    static const char *const manners[] = {"marked", "stops", "refused", "empty", "unwritten"};
     int at = control->unknown_count++;
     control->unknown[at] = number(strtok_r(NULL, " ", rest), line);
-    control->unknown_manner[at] = one_of(strtok_r(NULL, " ", rest), manners, 3, line);
+    control->unknown_manner[at] = one_of(strtok_r(NULL, " ", rest), manners, 5, line);
 }
 
 static void parse_messages(struct control *control, const char *word, const char *line)
@@ -239,6 +239,8 @@ static void parse(struct orders *orders, char *words, const char *line)
         control->exact_numbers = 1;
     else if (strcmp(order, "serial") == 0)
         parse_serial(control, strtok_r(NULL, " ", &rest), line);
+    else if (strcmp(order, "silent") == 0)
+        control->silent = 1;
     else if (strcmp(order, "room") == 0)
         control->least_room = number(strtok_r(NULL, " ", &rest), line);
     else if (strcmp(order, "pin_tries") == 0)

@@ -10,6 +10,7 @@ from typing import Final
 
 from pkcs11.types import Session
 
+from hsmkms.errors import TokenError
 from hsmkms.process import ForkGuard
 
 IV_BYTES: Final = 12
@@ -19,17 +20,27 @@ BLOCK: Final = 64
 """IVs fetched by one call: enough to make the call cheap, and few to lose when the process ends."""
 
 
+REPEATED: Final = (
+    "the token's random generator repeats itself, so nothing is encrypted, as no IV may be used twice: do not use this "
+    "token, and check it with `hsmkms token-check`"
+)
+
+
 class IvSource:
     """Buffer of IVs, each returned once. Raises in a forked child, which would return the parent's IVs again."""
 
     def __init__(self, size: int = IV_BYTES) -> None:
         self._size = size
         self._ready: deque[bytes] = deque()
+        self._latest: frozenset[bytes] = frozenset()
         self._refilling = threading.Lock()
         self._guard = ForkGuard()
 
     def next(self, session: Session) -> bytes:
-        """Return fresh random bytes; a new block is fetched through the caller's session when they run out."""
+        """Return fresh random bytes; a new block is fetched through the caller's session when they run out.
+
+        TokenError if the token's generator repeats itself.
+        """
         if self._guard.foreign:
             self._guard.refuse()
         while True:
@@ -43,4 +54,9 @@ class IvSource:
             if self._ready:
                 return
             block = session.generate_random(BLOCK * self._size * 8)
-            self._ready.extend(block[at : at + self._size] for at in range(0, len(block), self._size))
+            ivs = [block[at : at + self._size] for at in range(0, len(block), self._size)]
+            latest = frozenset(ivs)
+            if len(latest) != BLOCK or not latest.isdisjoint(self._latest):
+                raise TokenError(REPEATED)
+            self._latest = latest
+            self._ready.extend(ivs)

@@ -92,6 +92,7 @@ class Connection(GroupLogin):
     def forget(self, cka_id: bytes) -> None:
         """Drop what is known of an object."""
         self.handles.forget(cka_id)
+        self.messages.forget_key(cka_id)
         for each in self.caches:
             each.pop(cka_id, None)
 
@@ -109,6 +110,7 @@ class Connection(GroupLogin):
             return self._attempt(cka_id, attempt, call)
         except (SessionLostError, ObjectLostError):
             self.handles.forget(cka_id)
+            self.messages.forget_key(cka_id)
             self._recover()
         except TokenUnavailableError as exc:
             self._fail_over(exc)
