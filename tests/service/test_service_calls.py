@@ -44,10 +44,11 @@ def test_sign(counted: dict[str, list[list[str]]]) -> None:
 
 
 def test_create_key(counted: dict[str, list[list[str]]]) -> None:
-    """CreateKey is six calls: the key is made in the third, and read back in the last, after the token's identity.
+    """CreateKey is six calls without notes of the audit log: the third makes the key, and the last reads it back.
 
-    The first two show that the login is valid, before the intent and before the key; the second also that the token
-    is no older copy of itself, and the HMAC of identity shows both again.
+    The read-back follows the proof of the token's identity. The first two show that the login is valid, before the
+    intent and before the key; the second also that the token is no older copy of itself, as the HMAC of identity does
+    again.
     """
     assert counted["create"][-1] == [
         "C_GetSessionInfo",
