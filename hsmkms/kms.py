@@ -425,11 +425,11 @@ class Kms(PermissionOperations):
         return self._audited(Operation.DERIVE_SHARED_SECRET, agreement.derive_shared_secret, request, caller)
 
     def encapsulate(self, request: EncapsulateRequest, caller: Caller | None = None) -> EncapsulateResponse:
-        """Refused: no token that hsmkms knows has ML-KEM."""
+        """Generate a secret, encapsulated for an ML-KEM key."""
         return self._audited(Operation.ENCAPSULATE, agreement.encapsulate, request, caller)
 
     def decapsulate(self, request: DecapsulateRequest, caller: Caller | None = None) -> DecapsulateResponse:
-        """Refused: no token that hsmkms knows has ML-KEM."""
+        """Recover a secret that was encapsulated for an ML-KEM key."""
         return self._audited(Operation.DECAPSULATE, agreement.decapsulate, request, caller)
 
     def _audited(

@@ -3,7 +3,8 @@
 Parsing them takes 0.2 s, which each command would pay; the written module is read in 2 ms, and nothing is compiled at
 installation. Run it after a change here; ``tests/hsm/test_hsm_calls.py`` holds both together.
 
-Source: PKCS #11 Base Specification 2.40, sections 3 and 5, and 3.0, section 5.9 (messages); ``pkcs11t.h``.
+Source: PKCS #11 Base Specification 2.40, sections 3 and 5, 3.0, section 5.9 (messages), and 3.2, sections 5.18.8 and
+5.18.9 (key encapsulation); ``pkcs11t.h`` and ``pkcs11f.h``.
 """
 
 import sys
@@ -170,6 +171,33 @@ FUNCTIONS_3_0: Final = {
 }
 """What CK_FUNCTION_LIST_3_0 has after those, up to the last function used here."""
 
+FUNCTIONS_3_2: Final = {
+    "C_MessageDecryptInit": _UNUSED,
+    "C_DecryptMessage": _UNUSED,
+    "C_DecryptMessageBegin": _UNUSED,
+    "C_DecryptMessageNext": _UNUSED,
+    "C_MessageDecryptFinal": _UNUSED,
+    "C_MessageSignInit": _UNUSED,
+    "C_SignMessage": _UNUSED,
+    "C_SignMessageBegin": _UNUSED,
+    "C_SignMessageNext": _UNUSED,
+    "C_MessageSignFinal": _UNUSED,
+    "C_MessageVerifyInit": _UNUSED,
+    "C_VerifyMessage": _UNUSED,
+    "C_VerifyMessageBegin": _UNUSED,
+    "C_VerifyMessageNext": _UNUSED,
+    "C_MessageVerifyFinal": _UNUSED,
+    "C_EncapsulateKey": (
+        "(CK_ULONG session, CK_MECHANISM *mechanism, CK_ULONG public_key, CK_ATTRIBUTE *template, CK_ULONG count,"
+        " CK_BYTE *ciphertext, CK_ULONG *ciphertext_length, CK_ULONG *key)"
+    ),
+    "C_DecapsulateKey": (
+        "(CK_ULONG session, CK_MECHANISM *mechanism, CK_ULONG private_key, CK_ATTRIBUTE *template, CK_ULONG count,"
+        " CK_BYTE *ciphertext, CK_ULONG ciphertext_length, CK_ULONG *key)"
+    ),
+}
+"""The rest of CK_FUNCTION_LIST_3_0, and what CK_FUNCTION_LIST_3_2 has after it, up to the last function used here."""
+
 
 def _function_list(name: str, functions: dict[str, str]) -> str:
     members = (
@@ -183,6 +211,7 @@ DECLARATIONS: Final = (
     _TYPES
     + _function_list("CK_FUNCTION_LIST", FUNCTIONS)
     + _function_list("CK_FUNCTION_LIST_3_0", {**FUNCTIONS, **FUNCTIONS_3_0})
+    + _function_list("CK_FUNCTION_LIST_3_2", {**FUNCTIONS, **FUNCTIONS_3_0, **FUNCTIONS_3_2})
     + "CK_RV C_GetFunctionList(CK_FUNCTION_LIST **list);"
 )
 WRITTEN: Final = Path(__file__).parent.parent / "hsmkms/hsm/calls/_declared.py"

@@ -32,7 +32,9 @@ TEST_SECONDS: Final = 3000
 TRY_SECONDS: Final = 900
 INSTALL_SECONDS: Final = 900
 NAMES: Final = ("init", *CAPABILITIES)
-QUICK: Final = [f"tests/hsm/test_hsm_{name}.py" for name in ("gcm", "objects", "loss", "login")]
+QUICK: Final = [
+    f"tests/hsm/test_hsm_{name}.py" for name in ("gcm", "objects", "loss", "login", "post_quantum", "post_quantum_api")
+]
 MARK: Final = "token-matrix result: "
 """Before the JSON of a result that a run in another root folder prints."""
 

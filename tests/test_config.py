@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_type_hints
 
 import msgspec
 import pytest
@@ -190,7 +191,12 @@ def test_refused(write: Callable[..., Path], old: str, new: str, part: str) -> N
     [
         ("rotation", "period_days = 89", "rotation.period_days = 89 must be from 90 to 2560"),
         ("rotation", "managed_period_days = 2561", "rotation.managed_period_days = 2561 must be from 90 to 2560"),
-        ("import", "valid_to_within_days = 0", "import.valid_to_within_days = 0 must be at least 1"),
+        ("import", "valid_to_within_days = 0", "import.valid_to_within_days = 0 must be from 1 to 36500"),
+        (
+            "import",
+            "valid_to_within_days = 3000000",
+            "import.valid_to_within_days = 3000000 must be from 1 to 36500",
+        ),
         ("permissions", 'unknown_principals = "x"', "permissions.unknown_principals = 'x' must be refuse or accept"),
         ("serve", "port = 65536", "serve.port = 65536 must be from 0 to 65535"),
         ("serve", "workers = 0", "serve.workers = 0 must be from 1 to 256"),
@@ -201,6 +207,11 @@ def test_refused(write: Callable[..., Path], old: str, new: str, part: str) -> N
         ("serve", "hang_seconds = nan", "serve.hang_seconds = nan must be 0 or from 1 to 3600"),
         ("serve", "max_connections = 1000001", "serve.max_connections = 1000001 must be from 0 to 1000000"),
         ("serve", "request_memory_mib = 3", "serve.request_memory_mib = 3.0 must be from 4.0 to 65536.0"),
+        ("serve.quotas", "Encrypt = -1", "serve.quotas.Encrypt = -1.0 must be from 0 to 1000000"),
+        ("serve.quotas", "Encrypt = nan", "serve.quotas.Encrypt = nan must be from 0 to 1000000"),
+        ("serve.quotas", "Encrypt = inf", "serve.quotas.Encrypt = inf must be from 0 to 1000000"),
+        ("serve", f"port = {'9' * 5000}", "a number in it is too long"),
+        ("serve", f"port = 0x{'f' * 5000}", "a number in it is too long"),
         ("audit", 'durability = "x"', "audit.durability = 'x' must be commit, interval or off"),
         ("audit", "interval_milliseconds = 0", "audit.interval_milliseconds = 0 must be from 1 to 60000"),
         ("audit", 'when_unwritable = "x"', "audit.when_unwritable = 'x' must be refuse or go-on"),
@@ -534,13 +545,14 @@ def test_reference_is_the_template() -> None:
 
 def settings_of(section: type[msgspec.Struct], table: str = "") -> list[tuple[str, str]]:
     """(table, setting) of a section and those below; for a table of free names only the table."""
-    found = []
+    found, kinds = [], get_type_hints(section)  # without the limits
     for each in msgspec.structs.fields(section):
         inner = f"{table}.{each.encode_name}".lstrip(".")
         if isinstance(each.type, type) and issubclass(each.type, msgspec.Struct):
             found += settings_of(each.type, inner)
         elif each.name != "further_tokens":  # it is the rest of [[token]]
-            found.append((inner, "") if each.type in (dict[str, str], dict[str, float]) else (table, each.name))
+            free_names = kinds[each.name] in (dict[str, str], dict[str, float])
+            found.append((inner, "") if free_names else (table, each.name))
     return found
 
 
@@ -691,7 +703,7 @@ def test_single_table_before_several(tmp_path: Path) -> None:
         ('label = "old"\n', "", "must say which token"),
         ('module = "new.so"\n', "", "the module must be named once"),
         ('label = "old"', 'labels = "old"', "unknown field `labels`"),
-        ('label = "old"', "max_sessions = 0\nlabel = 'old'", "max_sessions = 0 must be at least 1"),
+        ('label = "old"', "max_sessions = 0\nlabel = 'old'", "max_sessions = 0 must be from 1 to 65535"),
         (
             'label = "old"\n',
             "label = 'old'\nserial = []\n",

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 
 class Limit(Struct, frozen=True):
-    """A predicate, and the end of the message about a value that fails it. Applies to each item of a tuple."""
+    """A predicate, and the end of the message about a value that fails it. Applies to each item of a tuple or table."""
 
     fits: Callable[[Any], bool]
     otherwise: str
@@ -23,11 +23,6 @@ class Limit(Struct, frozen=True):
 def between(lowest: float, highest: float) -> Limit:
     """Allow a range of numbers, both ends included."""
     return Limit(lambda value: lowest <= value <= highest, f"must be from {lowest} to {highest}")
-
-
-def at_least(lowest: int) -> Limit:
-    """Allow numbers from ``lowest`` on."""
-    return Limit(lambda value: value >= lowest, f"must be at least {lowest}")
 
 
 def off_or_between(lowest: float, highest: float) -> Limit:
@@ -62,6 +57,10 @@ def broken(settings: Struct, table: str = "") -> Iterator[str]:
         for limit in _limits_of(hints[each.name]) if value is not None else ():
             if isinstance(value, tuple):
                 yield from (f"{path}: {item!r} {limit.otherwise}" for item in value if not limit.fits(item))
+            elif isinstance(value, dict):
+                yield from (
+                    f"{path}.{key} = {item!r} {limit.otherwise}" for key, item in value.items() if not limit.fits(item)
+                )
             elif not limit.fits(value):
                 yield f"{path} = {value!r} {limit.otherwise}"
 

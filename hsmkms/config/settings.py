@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from hsmkms import ownership
 from hsmkms.config import token_tables
-from hsmkms.config.limits import above_zero, at_least, between, broken, matching, off_or_between, one_of
+from hsmkms.config.limits import above_zero, between, broken, matching, off_or_between, one_of
 from hsmkms.config.pins import PinSettings, read_pin, read_private_key, read_secret, terminal_prompt
 from hsmkms.config.token_tables import FURTHER_TOKENS
 from hsmkms.config.token_uri import TokenUri, parse_uri
@@ -78,7 +78,7 @@ class TokenSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     pin: PinSettings = PinSettings()
     environment: dict[str, str] = {}
     init_reserved: str | None = None
-    max_sessions: Annotated[int, at_least(1)] = 16
+    max_sessions: Annotated[int, between(1, 65_535)] = 16
     session_wait_seconds: Annotated[float, between(0, 3600)] = 5.0
 
     @property
@@ -105,7 +105,7 @@ class RotationSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 class ImportSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``valid_to_within_days``: how far ahead ValidTo may lie. ``host_unwrap``: for development only."""
 
-    valid_to_within_days: Annotated[int | None, at_least(1)] = None
+    valid_to_within_days: Annotated[int | None, between(1, 36_500)] = None
     host_unwrap: bool = False
 
 
@@ -131,7 +131,7 @@ class ServeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     hang_seconds: Annotated[float, off_or_between(1, 3600)] = 10.0
     max_connections: Annotated[int, between(0, 1_000_000)] = 0
     request_memory_mib: Annotated[float, between(4.0, 65_536.0)] = 12.0
-    quotas: dict[str, float] = {}
+    quotas: Annotated[dict[str, float], between(0, 1_000_000)] = {}
 
 
 class AuditSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -237,6 +237,8 @@ def parse(data: bytes, path: Path) -> Settings:
         return _resolved(path.absolute().parent, settings)
     except (msgspec.DecodeError, UnicodeDecodeError, ConfigurationError) as exc:
         raise ConfigurationError(f"the configuration {path} is wrong: {exc}") from exc
+    except ValueError as exc:  # an integer with so many digits that Python neither reads nor shows it
+        raise ConfigurationError(f"the configuration {path} is wrong: a number in it is too long") from exc
 
 
 def check_owners(settings: Settings) -> None:

@@ -29,6 +29,8 @@ MAY_SIGN: Final[_Acts] = frozenset({Operation.SIGN})
 MAY_VERIFY: Final[_Acts] = frozenset({Operation.VERIFY})
 MAY_USE_PUBLIC_HALVES: Final[_Acts] = frozenset({Operation.ENCRYPT, Operation.GET_PUBLIC_KEY, Operation.RE_ENCRYPT})
 MAY_AGREE: Final[_Acts] = frozenset({Operation.DERIVE_SHARED_SECRET})
+MAY_ENCAPSULATE: Final[_Acts] = frozenset({Operation.ENCAPSULATE})
+MAY_DECAPSULATE: Final[_Acts] = frozenset({Operation.DECAPSULATE})
 MAY_MAKE_MACS: Final[_Acts] = frozenset({Operation.GENERATE_MAC, Operation.VERIFY_MAC})
 MAY_DRAW_RANDOM: Final[_Acts] = frozenset(
     {

@@ -9,7 +9,7 @@ from pkcs11.types import Object, Session
 
 from hsmkms.errors import ObjectLostError, SessionLostError, UnsupportedOperationException
 from hsmkms.hsm.allowed_acts import MAY_DESTROY, MAY_GENERATE
-from hsmkms.hsm.crypto import agreement
+from hsmkms.hsm.crypto import agreement, kem
 from hsmkms.hsm.crypto.pairs import disproof, read_public
 from hsmkms.hsm.crypto.pairs import generate_pair as generate_backing_pair
 from hsmkms.hsm.faults import NO_PUBLIC_HALF, OBJECT_LOST, UNSUPPORTED
@@ -45,6 +45,7 @@ _USES: Final[Mapping[tuple[KeyType, KeyUsage], tuple[Mechanism, ...]]] = {
     (KeyType.EC, KeyUsage.KEY_AGREEMENT): (agreement.MECHANISM,),
     (KeyType.EC_EDWARDS, KeyUsage.SIGN_VERIFY): (Mechanism.EDDSA,),
     (KeyType.ML_DSA, KeyUsage.SIGN_VERIFY): (Mechanism.ML_DSA,),
+    (KeyType.ML_KEM, KeyUsage.ENCAPSULATE_DECAPSULATE): (kem.MECHANISM,),
 }
 
 

@@ -20,22 +20,24 @@ from pkcs11.types import Session
 from hsmkms.errors import RejectedDataError, TokenError, UnsupportedOperationException
 from hsmkms.hsm.allowed_acts import (
     MAY_AGREE,
+    MAY_DECAPSULATE,
     MAY_DECRYPT,
+    MAY_ENCAPSULATE,
     MAY_MAKE_DATA_KEY_PAIRS,
     MAY_MAKE_MACS,
     MAY_SIGN,
     MAY_USE_PUBLIC_HALVES,
     MAY_VERIFY,
 )
-from hsmkms.hsm.crypto import agreement, oaep, signing
-from hsmkms.hsm.crypto.data_key_pairs import READABLE, WAYS, DataKeyPair, Way, make_data_key_pair
+from hsmkms.hsm.crypto import agreement, kem, oaep, signing
+from hsmkms.hsm.crypto.data_key_pairs import READABLE, WAYS, DataKeyPair, Way, can_check, make_data_key_pair
 from hsmkms.hsm.crypto.oaep_params import Oaep
 from hsmkms.hsm.crypto.pairs import Public, disproof, make_pair, read_public
 from hsmkms.hsm.crypto.prehash import signs_prehashed
 from hsmkms.hsm.faults import NO_PUBLIC_HALF, OBJECT_LOST, REJECTED, is_loss
 from hsmkms.hsm.objects.backing_keys import Kind, PairTemplate, template_of
 from hsmkms.hsm.objects.handle_keys import BorrowedKey
-from hsmkms.hsm.objects.key_specs import KEY_FACTS
+from hsmkms.hsm.objects.key_specs import KEY_FACTS, EncapsulationKey
 from hsmkms.hsm.objects.mac_mechanisms import MACS
 from hsmkms.hsm.objects.objects import find, handle_of, required
 from hsmkms.hsm.objects.support import AttributeSupport
@@ -46,6 +48,11 @@ from hsmkms.model.enums import EncryptionAlgorithm, KeySpec, KeyUsage, MacAlgori
 from hsmkms.model.permit import Permit
 
 FOREIGN_PUBLIC_HALF: Final = "the public half on the token is not that of the private half: somebody has replaced it"
+
+NO_EXTERNAL_MU: Final = (
+    "PKCS#11 has no verification by an external mu, and the installed version of the Python package cryptography has "
+    "none for this key: verify the message itself with MessageType RAW, or install a newer version."
+)
 
 _PROBED: Final[Kind] = (KeySpec.RSA_2048, KeyUsage.ENCRYPT_DECRYPT)
 
@@ -72,12 +79,25 @@ class KeyPairs:
         )
 
     def verify(
-        self, permit: Permit, cka_id: bytes, kind: Kind, algorithm: SigningAlgorithm, data: bytes, signature: bytes
+        self,
+        permit: Permit,
+        cka_id: bytes,
+        kind: Kind,
+        algorithm: SigningAlgorithm,
+        data: bytes,
+        signature: bytes,
+        *,
+        external_mu: bool = False,
     ) -> bool:
-        """Whether the signature is that of the data: in this process if it knows the algorithm, else on the token."""
+        """Whether the signature is that of the data: in this process if it knows the algorithm, else on the token.
+
+        ``external_mu``: the data represents a message of ML-DSA, which only this process can check.
+        """
         permit.require(MAY_VERIFY, cka_id)
-        check = signing.SIGNINGS[algorithm].verify
+        check = signing.check_external_mu if external_mu else signing.SIGNINGS[algorithm].verify
         public = self._public(cka_id, kind)
+        if external_mu and public.key is None:
+            raise UnsupportedOperationException(NO_EXTERNAL_MU)
         if check is not None and public.key is not None:
             return signing.verify_here(check, public.key, signature, data)
 
@@ -133,6 +153,23 @@ class KeyPairs:
             cka_id, lambda session, handle: agreement.agree(session, handle, facts, peer), "agree"
         )
 
+    def encapsulate(self, permit: Permit, cka_id: bytes, kind: Kind) -> kem.Encapsulated:
+        """A shared secret, and its ciphertext for the private half: in this process where it knows the parameters."""
+        permit.require(MAY_ENCAPSULATE, cka_id)
+        facts, public = KEY_FACTS[kind[0]], self._public(cka_id, kind)
+        if isinstance(public.key, EncapsulationKey):
+            return kem.encapsulate_here(public.key)
+        return self._connection.repeatable(
+            lambda session: kem.encapsulate_on_token(session, facts, public.info), "encapsulate"
+        )
+
+    def decapsulate(self, permit: Permit, cka_id: bytes, ciphertext: bytes) -> bytes:
+        """The shared secret of a ciphertext, always 32 bytes. The caller has checked the ciphertext's length."""
+        permit.require(MAY_DECAPSULATE, cka_id)
+        return self._connection.use(
+            cka_id, lambda session, handle: kem.decapsulate(session, handle, ciphertext), "decapsulate"
+        )
+
     def generate_mac(self, permit: Permit, cka_id: bytes, algorithm: MacAlgorithm, message: bytes) -> bytes:
         """HMAC in full length."""
         permit.require(MAY_MAKE_MACS, cka_id)
@@ -161,18 +198,22 @@ class KeyPairs:
         return tuple(each for each in WAYS if each.wrapping is None or self._connection.has(each.wrapping))
 
     def check_data_key_pair(self, spec: KeySpec) -> None:
-        """Raise UnsupportedOperationException, naming what can be had, if the token makes no pairs of that spec."""
+        """Raise UnsupportedOperationException, naming what can be had, if there are no pairs of that spec."""
         if not self._makes_pairs(spec):
-            pairs = ", ".join(each for each in KEY_FACTS if self._makes_pairs(each))
+            pairs = ", ".join(each for each in KEY_FACTS if self._makes_pairs(each) and can_check(KEY_FACTS[each]))
             raise UnsupportedOperationException(
                 f"This token makes no data key pairs of KeyPairSpec {spec}: it makes {pairs or 'none'}."
             )
+        if not can_check(KEY_FACTS[spec]):
+            raise UnsupportedOperationException(
+                f"hsmkms cannot check private keys of {spec}, so it makes no data key pairs of that KeyPairSpec: "
+                "choose a larger parameter set."
+            )
 
     def _makes_pairs(self, spec: KeySpec) -> bool:
-        facts = KEY_FACTS.get(spec)
+        facts = KEY_FACTS[spec]
         return (
-            facts is not None
-            and facts.key_type in READABLE
+            facts.key_type in READABLE
             and self._connection.has(facts.generation)
             and not isinstance(self._trials.outcome(spec), str)
         )

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hsmkms.call_stats import Tally
 from hsmkms.errors import TokenUnavailableError
 from hsmkms.hsm.crypto.data_key_pairs import DataKeyPair
+from hsmkms.hsm.crypto.kem import Encapsulated
 from hsmkms.hsm.imports.unwrapping import WrappedMaterial
 from hsmkms.hsm.objects.backing_keys import SYMMETRIC, Kind
 from hsmkms.hsm.objects.objects import TokenObject
@@ -57,7 +58,15 @@ class Signing(Protocol):
         """Sign a digest, or a message where the algorithm hashes by itself; the signature in the API's encoding."""
 
     def verify(
-        self, permit: Permit, cka_id: bytes, kind: Kind, algorithm: SigningAlgorithm, data: bytes, signature: bytes
+        self,
+        permit: Permit,
+        cka_id: bytes,
+        kind: Kind,
+        algorithm: SigningAlgorithm,
+        data: bytes,
+        signature: bytes,
+        *,
+        external_mu: bool = False,
     ) -> bool:
         """Whether the signature is that of the data: in this process if it knows the algorithm, else on the token."""
 
@@ -76,6 +85,12 @@ class Signing(Protocol):
 
     def agree(self, permit: Permit, cka_id: bytes, spec: KeySpec, peer: ec.EllipticCurvePublicKey) -> bytes:
         """The raw secret that a private half shares with a public key of the same curve (``peer_key`` reads one)."""
+
+    def encapsulate(self, permit: Permit, cka_id: bytes, kind: Kind) -> Encapsulated:
+        """A shared secret, and its ciphertext for the private half: in this process where it knows the parameters."""
+
+    def decapsulate(self, permit: Permit, cka_id: bytes, ciphertext: bytes) -> bytes:
+        """The shared secret of a ciphertext, always 32 bytes. The caller has checked the ciphertext's length."""
 
     def generate_mac(self, permit: Permit, cka_id: bytes, algorithm: MacAlgorithm, message: bytes) -> bytes:
         """HMAC in full length."""

@@ -13,8 +13,8 @@ class AwayDevice:
 
     @property
     def connection(self) -> Never:
-        """Raise the fault."""
-        raise self._fault
+        """Raise the fault, without the traceback of the times before: it would grow, and keep their frames alive."""
+        raise self._fault.with_traceback(None)
 
     profile = ciphers = pairs = imports = keys = own = connection
 

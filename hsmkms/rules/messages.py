@@ -1,7 +1,8 @@
-"""Prepare messages to be signed, and check what fits into an RSA block.
+"""Prepare messages to be signed, and check lengths: of what fits into an RSA block, and of encapsulated secrets.
 
 One row for each signing algorithm holds the types of message that it accepts, and the hash applied before signing.
-Source: AWS KMS API Reference, Sign; AWS KMS Developer Guide, "Key spec reference"; RFC 8017, section 7.1.1.
+Source: AWS KMS API Reference, Sign; AWS KMS Developer Guide, "Key spec reference"; RFC 8017, section 7.1.1, and
+FIPS 203 and 204.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from hsmkms.errors import UnsupportedOperationException, ValidationException
+from hsmkms.errors import InvalidCiphertextException, ValidationException
 from hsmkms.model.enums import EncryptionAlgorithm, KeySpec, MessageType, SigningAlgorithm
 from hsmkms.rules.constraints import word
 
@@ -46,7 +47,7 @@ _MESSAGES: Final[Mapping[SigningAlgorithm, _Message]] = {
 
 
 def to_sign(algorithm: SigningAlgorithm, message: bytes, message_type: str | None) -> bytes:
-    """Return the bytes to sign: the digest, or the message itself for algorithms that hash it themselves.
+    """Return the bytes to sign: the digest, or the message (or its mu) for algorithms that hash it themselves.
 
     ValidationException if the algorithm does not accept that type of message, or the digest has the wrong length.
     """
@@ -55,7 +56,7 @@ def to_sign(algorithm: SigningAlgorithm, message: bytes, message_type: str | Non
     if given not in row.types:
         raise ValidationException(f"MessageType {given} is not valid for {algorithm}: use {' or '.join(row.types)}.")
     if given is MessageType.EXTERNAL_MU:
-        raise _external_mu(message)
+        _check_external_mu(message)
     if row.hash_name is None:
         return message
     if given is MessageType.RAW:
@@ -65,12 +66,25 @@ def to_sign(algorithm: SigningAlgorithm, message: bytes, message_type: str | Non
     return message
 
 
-def _external_mu(message: bytes) -> Exception:
+def _check_external_mu(message: bytes) -> None:
     if len(message) != _MU_BYTES:
-        return ValidationException(f"An external mu has {_MU_BYTES} bytes, not {len(message)}.")
-    return UnsupportedOperationException(
-        "PKCS#11 tokens hash the message by themselves: sign it with MessageType RAW instead of EXTERNAL_MU."
-    )
+        raise ValidationException(f"An external mu has {_MU_BYTES} bytes, not {len(message)}.")
+
+
+# -- ML-KEM ----------------------------------------------------------------------------------------------------------
+
+ENCAPSULATED_BYTES: Final[Mapping[KeySpec, int]] = {
+    KeySpec.ML_KEM_512: 768,
+    KeySpec.ML_KEM_768: 1088,
+    KeySpec.ML_KEM_1024: 1568,
+}
+"""Lengths of an encapsulated secret (FIPS 203, table 3)."""
+
+
+def check_encapsulated(spec: KeySpec, length: int) -> None:
+    """Raise InvalidCiphertextException if an encapsulated secret for such a key is not that long."""
+    if length != ENCAPSULATED_BYTES[spec]:
+        raise InvalidCiphertextException
 
 
 # -- RSAES-OAEP -----------------------------------------------------------------------------------------------------

@@ -117,10 +117,13 @@ class Database:
         for engine in (self._reader, self._scribe):
             engine.dispose(close=not self._guard.foreign)
 
-    def _close_late(self, connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:  # noqa: ARG002 - SQLAlchemy's
-        """Close a connection that another thread was using when the database was closed: its pool does not any more."""
+    def _close_late(self, connection: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:  # noqa: ARG002 - SQLAlchemy's
+        """Close a connection that another thread was using when the database was closed: its pool does not any more.
+
+        SQLAlchemy passes None for one that was given up after a disk error, or could not be opened.
+        """
         if self._closed and not self._guard.foreign:
-            connection.close()
+            record.invalidate()  # a thread that is just connecting must not get a closed connection from the pool
 
     @contextmanager
     def _one_writer(self) -> Iterator[None]:

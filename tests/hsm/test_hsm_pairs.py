@@ -7,6 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey, MLDSA65PrivateKey, MLDSA87PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM1024PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from devices import NewToken
 from pkcs11.constants import Attribute, ObjectClass
@@ -31,10 +32,12 @@ PAIRS = [
 ]
 """Spec, usage, and the only usages that either half may have on the token, typed by hand."""
 
-ML_DSA = {
+POST_QUANTUM = {
     KeySpec.ML_DSA_44: MLDSA44PrivateKey,
     KeySpec.ML_DSA_65: MLDSA65PrivateKey,
     KeySpec.ML_DSA_87: MLDSA87PrivateKey,
+    KeySpec.ML_KEM_768: MLKEM768PrivateKey,
+    KeySpec.ML_KEM_1024: MLKEM1024PrivateKey,
 }
 
 USAGES = {
@@ -155,21 +158,40 @@ def test_unusable_points(point: bytes) -> None:
         pairs.read_public(Told({Attribute.EC_POINT: point}), KEY_FACTS[KeySpec.ECC_NIST_P256])  # type: ignore[arg-type]
 
 
-def test_ml_dsa_public_halves() -> None:
-    """The SubjectPublicKeyInfo of ML-DSA keys, for tokens that have them, is that of an independent implementation."""
-    for spec, kind in ML_DSA.items():
-        known = kind.generate().public_key()
-        half = Told({Attribute.VALUE: known.public_bytes_raw()})
-        assert pairs.read_public(half, KEY_FACTS[spec]).info == subject_public_key_info(known)  # type: ignore[arg-type]
+@pytest.mark.parametrize("spec", POST_QUANTUM)
+def test_post_quantum_public_halves(spec: KeySpec) -> None:
+    """SubjectPublicKeyInfo of ML-DSA and ML-KEM keys is that of an independent implementation."""
+    known = POST_QUANTUM[spec].generate().public_key()
+    half = Told({Attribute.VALUE: known.public_bytes_raw()})
+    read = pairs.read_public(half, KEY_FACTS[spec])  # type: ignore[arg-type]
+    assert read.info == subject_public_key_info(known)
+    assert read.key == known
+    for wrong in (b"short", known.public_bytes_raw() + b"x"):
         with pytest.raises(TokenError, match="no usable public key"):
-            pairs.read_public(Told({Attribute.VALUE: b"short"}), KEY_FACTS[spec])  # type: ignore[arg-type]
+            pairs.read_public(Told({Attribute.VALUE: wrong}), KEY_FACTS[spec])  # type: ignore[arg-type]
+
+
+def test_ml_kem_512_public_halves() -> None:
+    """Cryptography has no ML-KEM-512: its key is encoded by hand (RFC 9935), and not parsed."""
+    value = bytes(range(200)) * 4
+    half = Told({Attribute.VALUE: value})
+    read = pairs.read_public(half, KEY_FACTS[KeySpec.ML_KEM_512])  # type: ignore[arg-type]
+    assert read.info == bytes.fromhex("30820332300b060960864801650304040103820321 00") + value
+    assert read.key is None
+
+
+def test_impossible_encapsulation_keys() -> None:
+    """A public key whose coefficients are not below the modulus (FIPS 203, section 7.2) is a fault of the token."""
+    facts = KEY_FACTS[KeySpec.ML_KEM_768]
+    with pytest.raises(TokenError, match="no usable public key"):
+        pairs.read_public(Told({Attribute.VALUE: b"\xff" * facts.size}), facts)  # type: ignore[arg-type]
 
 
 def test_the_table_is_of_one_piece(session: Session) -> None:
-    """Every spec but ML-DSA has a mechanism here; the bits of secret keys are those of their name."""
+    """Every spec but ML-DSA and ML-KEM has a mechanism here; the bits of secret keys are those of their name."""
     mechanisms = session.token.slot.get_mechanisms()
     missing = {spec for spec, facts in KEY_FACTS.items() if facts.generation not in mechanisms}
-    assert missing == {KeySpec.ML_DSA_44, KeySpec.ML_DSA_65, KeySpec.ML_DSA_87}
-    assert set(KeySpec) - set(KEY_FACTS) == {KeySpec.ML_KEM_512, KeySpec.ML_KEM_768, KeySpec.ML_KEM_1024}
+    assert missing == {*POST_QUANTUM, KeySpec.ML_KEM_512}
+    assert set(KeySpec) == set(KEY_FACTS)
     for bits in (224, 256, 384, 512):
         assert KEY_FACTS[KeySpec[f"HMAC_{bits}"]].bits == bits

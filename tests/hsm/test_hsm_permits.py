@@ -81,6 +81,8 @@ ADMITTED: dict[str, set[Operation | OperatorAct]] = {
     "encrypt_oaep": {Operation.ENCRYPT, Operation.GET_PUBLIC_KEY, Operation.RE_ENCRYPT},
     "decrypt_oaep": {Operation.DECRYPT, Operation.RE_ENCRYPT, OperatorAct.BACKUP, OperatorAct.CREDENTIALS},
     "agree": {Operation.DERIVE_SHARED_SECRET},
+    "encapsulate": {Operation.ENCAPSULATE},
+    "decapsulate": {Operation.DECAPSULATE},
     "generate_mac": {Operation.GENERATE_MAC, Operation.VERIFY_MAC},
     "destroy": {
         Operation.DELETE_IMPORTED_KEY_MATERIAL,
@@ -93,6 +95,7 @@ ADMITTED["destroy_secret"] = ADMITTED["destroy"]
 """For what each procedure is there, typed by hand."""
 
 P256 = (KeySpec.ECC_NIST_P256, KeyUsage.SIGN_VERIFY)
+KEM = (KeySpec.ML_KEM_768, KeyUsage.ENCAPSULATE_DECAPSULATE)
 
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "encrypt": (b"plaintext", b"aad"),
@@ -112,6 +115,8 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "encrypt_oaep": (KeySpec.RSA_2048, EncryptionAlgorithm.RSAES_OAEP_SHA_1, b"plaintext"),
     "decrypt_oaep": (KeySpec.RSA_2048, EncryptionAlgorithm.RSAES_OAEP_SHA_1, bytes(256)),
     "agree": (KeySpec.ECC_NIST_P256, ec.generate_private_key(ec.SECP256R1()).public_key()),
+    "encapsulate": (KEM,),
+    "decapsulate": (bytes(1088),),
     "generate_mac": (MacAlgorithm.HMAC_SHA_256, b"message"),
     "notes": (),
     "replace_note": ("label", b"value"),
@@ -268,6 +273,8 @@ ACTS_ON_THE_TOKEN = {
     "probe_import",
     "probe_kinds",
     "agree",
+    "decapsulate",
+    "encapsulate_on_token",
     "generate_backing_pair",
     "make_data_key_pair",
     "open_on_token",

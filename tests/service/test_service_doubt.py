@@ -1,5 +1,6 @@
 """While token or clock cannot be trusted what is due is held, told, and done later."""
 
+import traceback
 from collections.abc import Iterator
 from datetime import timedelta
 from types import SimpleNamespace
@@ -73,6 +74,15 @@ def test_without_a_token(site: Site, clock: StoppedClock) -> None:
         assert described(kms, due.deleted).key_state == "PendingDeletion"
         assert sweep(kms) == [*((*each, DONE) for each in due.steps[1:]), (DESTRUCTION, due.expiring, DONE)]
         assert kms.operator.find_differences() == []
+
+
+def test_a_fault_raised_often_does_not_grow() -> None:
+    """The fault of a token that is away has the traceback of the present call alone, however often it was raised."""
+    device = AwayDevice(TokenUnavailableError("away"))
+    for _ in range(3):
+        with pytest.raises(TokenUnavailableError) as caught:
+            _ = device.ciphers
+    assert len(list(traceback.walk_tb(caught.value.__traceback__))) == 2
 
 
 def test_deletion_alone_without_a_token(site: Site, clock: StoppedClock) -> None:

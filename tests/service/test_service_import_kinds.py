@@ -300,7 +300,7 @@ def test_members_of_symmetric_keys(kms: Kms) -> None:
 
 
 def test_what_the_token_cannot_import(kms: Kms) -> None:
-    """SoftHSM unwraps no Ed25519 keys, and no token has ML-DSA: such keys are not even created."""
+    """SoftHSM unwraps no Ed25519 keys, and has no ML-DSA: such keys are not even created."""
     for spec in ("ECC_NIST_EDWARDS25519", "ML_DSA_44"):
         with pytest.raises(UnsupportedOperationException, match=spec):
             empty(kms, spec)

@@ -174,6 +174,26 @@ def test_a_closed_store_says_so(store: Store) -> None:
         pass
 
 
+def test_a_connection_in_use_is_closed_after_its_database(database: Database) -> None:
+    """What is read while the database is closed is read to its end, and then the connection is closed as well."""
+    with database.reading() as conn:
+        raw = conn.connection.driver_connection
+        assert isinstance(raw, sqlite3.Connection)
+        database.close()
+        assert pragma(conn, "journal_mode") == "wal"
+    with pytest.raises(sqlite3.ProgrammingError, match="closed database"):
+        raw.execute("SELECT 1")
+
+
+def test_a_broken_connection_after_its_database_was_closed(database: Database) -> None:
+    """A connection that was given up after a disk error does not hinder the end of its block."""
+    with database.reading() as conn:
+        database.close()
+        conn.invalidate()
+    with pytest.raises(ClosedError), database.reading():
+        pass
+
+
 def test_the_signal_moves_with_commits_and_only_then(store: Store, folder: Path) -> None:
     """Commits of this and of any other program move it once; reading, rolling back and log.db do not."""
     signal = ChangeSignal(store)

@@ -9,11 +9,12 @@ import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import wrapped
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PublicKey, MLDSA65PublicKey, MLDSA87PublicKey
 from cryptography.hazmat.primitives.hashes import SHA1, SHA256, SHA384, SHA512
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -173,7 +174,7 @@ def signed(bench: Bench, spec: KeySpec, algorithm: SigningAlgorithm) -> None:
         public.verify(signature, MESSAGE, scheme, SHA256())
     elif isinstance(public, ec.EllipticCurvePublicKey):
         public.verify(signature, MESSAGE, ec.ECDSA(HASHES[algorithm]))
-    elif isinstance(public, Ed25519PublicKey):
+    elif isinstance(public, Ed25519PublicKey | MLDSA44PublicKey | MLDSA65PublicKey | MLDSA87PublicKey):
         public.verify(signature, MESSAGE)
 
     def verify(message: bytes) -> None:
@@ -209,6 +210,27 @@ def agreed(bench: Bench) -> None:
     theirs = bench.public_key(key)
     assert isinstance(theirs, ec.EllipticCurvePublicKey)
     assert bench.kms.derive_shared_secret(request).shared_secret == own.exchange(ec.ECDH(), theirs)
+
+
+def encapsulated(bench: Bench, spec: KeySpec) -> None:
+    """What the KMS encapsulates it decapsulates, as well as what another library encapsulates, if it has the spec."""
+    key = bench.new_key(spec, KeyUsage.ENCAPSULATE_DECAPSULATE)
+    request = asymmetric.EncapsulateRequest(key_id=key, encapsulation_algorithm="ML_KEM")
+    made = bench.kms.encapsulate(request)
+
+    def decapsulate(ciphertext: bytes) -> bytes:
+        return bench.kms.decapsulate(
+            asymmetric.DecapsulateRequest(
+                key_id=key, encapsulation_algorithm="ML_KEM", shared_secret_ciphertext_blob=ciphertext
+            )
+        ).shared_secret
+
+    assert decapsulate(made.shared_secret_ciphertext_blob) == made.shared_secret
+    refuses(InvalidCiphertextException, lambda: decapsulate(made.shared_secret_ciphertext_blob[:-1]))
+    if spec is not KeySpec.ML_KEM_512:
+        peer: Any = bench.public_key(key)
+        secret, ciphertext = peer.encapsulate()
+        assert decapsulate(ciphertext) == secret
 
 
 def authenticated(bench: Bench, spec: KeySpec, algorithm: MacAlgorithm) -> None:
@@ -275,7 +297,9 @@ CAPABILITIES: Final[dict[str, Callable[[Bench], object]]] = {
             (KeySpec.ECC_NIST_P521, SigningAlgorithm.ECDSA_SHA_512),
             (KeySpec.ECC_SECG_P256K1, SigningAlgorithm.ECDSA_SHA_256),
             (KeySpec.ECC_NIST_EDWARDS25519, SigningAlgorithm.ED25519_SHA_512),
+            (KeySpec.ML_DSA_44, SigningAlgorithm.ML_DSA_SHAKE_256),
             (KeySpec.ML_DSA_65, SigningAlgorithm.ML_DSA_SHAKE_256),
+            (KeySpec.ML_DSA_87, SigningAlgorithm.ML_DSA_SHAKE_256),
         )
     },
     **{
@@ -284,8 +308,12 @@ CAPABILITIES: Final[dict[str, Callable[[Bench], object]]] = {
     },
     "ECC_NIST_P256: key agreement": agreed,
     **{
+        f"{each}: encapsulation": partial(encapsulated, spec=each)
+        for each in (KeySpec.ML_KEM_512, KeySpec.ML_KEM_768, KeySpec.ML_KEM_1024)
+    },
+    **{
         f"data key pair {each}": partial(data_key_pair, spec=each)
-        for each in (KeySpec.RSA_2048, KeySpec.ECC_NIST_P256, KeySpec.ECC_NIST_EDWARDS25519)
+        for each in (KeySpec.RSA_2048, KeySpec.ECC_NIST_P256, KeySpec.ECC_NIST_EDWARDS25519, KeySpec.ML_KEM_768)
     },
     "deletion": deleted,
 }

@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 def rotation_report(
     common: Common,
     *,
-    only_problems: Annotated[bool, typer.Option("--only-problems", help="Show only keys with problems.")] = False,
+    only_problems: Annotated[bool, typer.Option("--only-problems", help="Leave out keys that rotate on time.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Status 1 if a key is overdue, waiting or expiring.")] = False,
 ) -> None:
     """Show every key's age, backing keys, next rotation, last use, and why it is overdue or cannot rotate.

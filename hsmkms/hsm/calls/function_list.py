@@ -23,6 +23,8 @@ _POINTERS: Final = 3
 
 _LAYOUT_IS_KNOWN: Final = HasFuncList.__basicsize__ == _HEAD + _POINTERS * ffi.sizeof("void *")
 _VERSIONS: Final = (2, 3)
+_NEWEST: Final = (3, 2)
+"""The version of the last list, as C_GetInterface was asked for it."""
 
 UNKNOWN_LAYOUT: Final = (
     "this version of python-pkcs11 keeps its function list elsewhere: install one of 0.10.1 to 0.10.x"
@@ -88,6 +90,17 @@ class Functions:
         self.derive_key: Callable[..., int] = listed.C_DeriveKey
 
 
+class EncapsulationFunctions:
+    """The entry points for key encapsulation of a list of PKCS#11 3.2."""
+
+    def __init__(self, address: int) -> None:
+        listed = ffi.cast("CK_FUNCTION_LIST_3_2 *", address)
+        self.is_complete = ffi.NULL not in (listed.C_EncapsulateKey, listed.C_DecapsulateKey)
+        self.encapsulate_key: Callable[..., int] = listed.C_EncapsulateKey
+        self.decapsulate_key: Callable[..., int] = listed.C_DecapsulateKey
+        self.get_session_info: Callable[..., int] = listed.C_GetSessionInfo
+
+
 class MessageFunctions:
     """The entry points for message-based encryption of a list of PKCS#11 3.x."""
 
@@ -121,6 +134,16 @@ def register(address: int) -> Functions:
 def functions_of(session: Session) -> Functions:
     """Return the functions of the list through which python-pkcs11 opened this session."""
     return _registered[ffi.cast(_ADDRESSES, id(session) + _HEAD)[0]]
+
+
+def newest_list_of(session: Session) -> int:
+    """Return the address of the list of PKCS#11 3.2 that a session's module gave python-pkcs11; 0 if it has none."""
+    functions_of(session)  # a session of a module that was loaded and registered here
+    address: int = ffi.cast("uintptr_t *", id(session) + _HEAD)[_POINTERS - 1]
+    if not address:
+        return 0
+    version = ffi.cast("CK_VERSION *", address)
+    return address if (version.major, version.minor) >= _NEWEST else 0
 
 
 def session_handle(session: Session) -> Any:  # noqa: ANN401 - an int, which the stub leaves out

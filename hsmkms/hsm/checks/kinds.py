@@ -15,7 +15,7 @@ from pkcs11.types import Object, Session
 from hsmkms.errors import HsmKmsError
 from hsmkms.hsm.checks.bench import CHECK_LABEL, Bench, Finding
 from hsmkms.hsm.ckr_names import ckr_of
-from hsmkms.hsm.crypto import oaep
+from hsmkms.hsm.crypto import kem, oaep
 from hsmkms.hsm.crypto.data_key_pairs import WAYS, make_data_key_pair
 from hsmkms.hsm.crypto.pairs import Public, generate_pair, read_public
 from hsmkms.hsm.crypto.prehash import signs_prehashed
@@ -57,7 +57,12 @@ AGREEING: Final = (KeySpec.ECC_NIST_P256, KeySpec.ECC_NIST_P384, KeySpec.ECC_NIS
 OAEP_CHECKED: Final = KeySpec.RSA_2048
 """The spec with which RSA encryption is tried: the length of the modulus makes no difference to the padding."""
 
-DATA_KEY_PAIRS: Final = (KeySpec.RSA_2048, KeySpec.ECC_NIST_P256, KeySpec.ECC_NIST_EDWARDS25519)
+DATA_KEY_PAIRS: Final = (
+    KeySpec.RSA_2048,
+    KeySpec.ECC_NIST_P256,
+    KeySpec.ECC_NIST_EDWARDS25519,
+    KeySpec.ML_KEM_768,
+)
 """One spec for each type of key."""
 
 
@@ -77,6 +82,26 @@ def pair(spec: KeySpec) -> Callable[[Bench], Finding]:
         if spec is OAEP_CHECKED:
             with bench.another_session() as session:
                 _decrypts(bench, session, works, faults)
+        return _summary(works, faults)
+
+    return check
+
+
+def encapsulation(spec: KeySpec) -> Callable[[Bench], Finding]:
+    """Return the check of a key spec of ML-KEM."""
+
+    def check(bench: Bench) -> Finding:
+        missing = [each for each in (KEY_FACTS[spec].generation, kem.MECHANISM) if each not in bench.mechanisms()]
+        if missing:
+            return _lacks(missing)
+        works: list[str] = []
+        faults: dict[str, str] = {}
+        with _noting("ML_KEM", works, faults), bench.another_session() as session:
+            private, _public = _generate(bench, session, spec, KeyUsage.ENCAPSULATE_DECAPSULATE)  # proven by a secret
+            ciphertext = os.urandom(KEY_FACTS[spec].ciphertext_bytes)
+            rejected = {kem.decapsulate(session, handle_of(private), ciphertext) for _ in range(2)}
+            if len(rejected) != 1:
+                raise _WrongAnswerError("an altered ciphertext does not always give the same secret")
         return _summary(works, faults)
 
     return check

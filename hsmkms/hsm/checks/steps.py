@@ -21,6 +21,9 @@ def _of_spec(spec: KeySpec) -> Step:
         operations = "CreateKey, Sign, Verify" + ", DeriveSharedSecret" * (spec in kinds.AGREEING)
         operations += ", Encrypt, Decrypt" * (spec is kinds.OAEP_CHECKED)
         return step(spec.value, kinds.pair(spec), affects=f"KeySpec {spec}: {operations}")
+    if template_of(spec, KeyUsage.ENCAPSULATE_DECAPSULATE) is not None:
+        operations = "CreateKey, Encapsulate, Decapsulate"
+        return step(spec.value, kinds.encapsulation(spec), affects=f"KeySpec {spec}: {operations}")
     return step(spec.value, kinds.mac(spec), affects=f"KeySpec {spec}: CreateKey, GenerateMac, VerifyMac")
 
 

@@ -4,13 +4,14 @@ A backing key cannot wrap, so the private key of a data key pair comes into this
 its KMS key. It is generated as a sensitive session object and leaves the token wrapped (AES-KWP, RFC 5649) under a
 single-use transport key. Where the token cannot wrap such keys, the pair is generated readable and read by attribute.
 Which way works is found out by the first pair of each key type.
-Source of the attributes: PKCS #11 3.2, sections on RSA and elliptic curve private keys; PKCS #8 is RFC 5958.
+Source of the attributes: PKCS #11 3.2, sections on RSA, elliptic curve and ML-KEM private keys; PKCS #8 is RFC 5958,
+and RFC 9935 for ML-KEM, whose private keys are returned as seeds.
 """
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -31,14 +32,38 @@ from hsmkms.errors import TokenError, UnsupportedOperationException
 from hsmkms.hsm.ckr_names import ckr_name
 from hsmkms.hsm.faults import is_loss, is_trouble
 from hsmkms.hsm.objects.handle_keys import BorrowedKey, create_object, generate_key_pair
-from hsmkms.hsm.objects.key_specs import KeyFacts, public_half, subject_public_key_info
+from hsmkms.hsm.objects.key_specs import EncapsulationKey, KeyFacts, public_half, subject_public_key_info
 from hsmkms.hsm.objects.objects import discard
 
-PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | Ed25519PrivateKey
+
+@runtime_checkable
+class DecapsulationKey(Protocol):
+    """An ML-KEM private key of ``cryptography``; its older versions, and its newer ones for ML-KEM-512, have none."""
+
+    def decapsulate(self, ciphertext: bytes) -> bytes:
+        """Recover a shared secret."""
+
+    def public_key(self) -> EncapsulationKey:
+        """Return its public key."""
+
+    def private_bytes(
+        self,
+        encoding: Encoding,
+        format: PrivateFormat,  # noqa: A002 - as it is there
+        encryption_algorithm: NoEncryption,
+    ) -> bytes:
+        """Encode the key by its seed."""
+
+
+PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | Ed25519PrivateKey | DecapsulationKey
 
 UNREADABLE: Final = "the token made a key pair and gave no usable private key of it: check it with `hsmkms token-check`"
 
+_SIGNING: Final = MechanismFlag.SIGN | MechanismFlag.VERIFY
+_CAPABILITIES: Final = {KeyType.ML_KEM: MechanismFlag.ENCAPSULATE | MechanismFlag.DECAPSULATE}
 _TRANSPORT_KEY_BYTES: Final = 32
+_SEED_BYTES: Final = 64
+"""Of an ML-KEM private key: d and z (FIPS 203, algorithm 19)."""
 _PUBLIC: Final = {Attribute.TOKEN: False, Attribute.PRIVATE: False, Attribute.VERIFY_RECOVER: False}
 _TRANSPORT: Final = {
     Attribute.CLASS: ObjectClass.SECRET_KEY,
@@ -140,7 +165,7 @@ def _session_pair(session: Session, facts: KeyFacts, *, sensitive: bool) -> Iter
         cka_id=None,
         label=None,
         store=False,
-        capabilities=MechanismFlag.SIGN | MechanismFlag.VERIFY,  # unused, but some tokens require a usage
+        capabilities=_CAPABILITIES.get(facts.key_type, _SIGNING),  # unused, but some tokens require a usage
         rsa_bits=facts.generated_bits,
         public_template={**_PUBLIC, **facts.parameters},
         private_template={
@@ -211,11 +236,39 @@ def _read_ed25519(facts: KeyFacts, private: Object) -> PrivateKey:
     return Ed25519PrivateKey.from_private_bytes(value[-facts.size :])  # some tokens return a DER OCTET STRING
 
 
+def _read_ml_kem(facts: KeyFacts, private: Object) -> PrivateKey:
+    return _of_seed(facts, private[Attribute.SEED])
+
+
+def _of_seed(facts: KeyFacts, seed: bytes) -> PrivateKey:
+    """Return the ML-KEM key of a seed. UnsupportedAlgorithm if ``cryptography`` has none of this parameter set."""
+    if len(seed) != _SEED_BYTES:
+        raise ValueError("no seed of ML-KEM")
+    choice = b"\x80" + bytes((_SEED_BYTES,)) + seed  # seed [0] IMPLICIT OCTET STRING (RFC 9935, section 6)
+    content = b"\x02\x01\x00" + facts.algorithm + b"\x04" + bytes((len(choice),)) + choice
+    key = load_der_private_key(b"\x30" + bytes((len(content),)) + content, None)
+    if not isinstance(key, DecapsulationKey):
+        raise UnreadableError(UNREADABLE)
+    return key
+
+
+def can_check(facts: KeyFacts) -> bool:
+    """Return whether this process can check that a private key of this kind belongs to its public key."""
+    if facts.key_type is not KeyType.ML_KEM:
+        return True
+    try:
+        _of_seed(facts, bytes(_SEED_BYTES))
+    except UnsupportedAlgorithm:
+        return False
+    return True
+
+
 _RSA_PARTS: Final = (Attribute.PRIVATE_EXPONENT, Attribute.PRIME_1, Attribute.PRIME_2)
 _READ: Final[Mapping[KeyType, Callable[[KeyFacts, Object], PrivateKey]]] = {
     KeyType.RSA: _read_rsa,
     KeyType.EC: _read_ec,
     KeyType.EC_EDWARDS: _read_ed25519,
+    KeyType.ML_KEM: _read_ml_kem,
 }
 
 READABLE: Final = frozenset(_READ)

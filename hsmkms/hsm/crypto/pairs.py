@@ -2,11 +2,13 @@
 
 The halves are two objects, each of which anyone with the PIN could replace. Encrypting to a public key that is not the
 private half's, or trusting signatures under it, would be fatal. So a public key is not returned before the private half
-has proven that it belongs to it: by its modulus, by a signature, or by a shared secret.
+has proven that it belongs to it: by its modulus, by a signature, or by a shared secret, agreed or encapsulated.
 """
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 from msgspec import Struct
@@ -17,12 +19,13 @@ from pkcs11.types import Object, Session
 
 from hsmkms.errors import HsmKmsError, TokenError, TokenUnfitError
 from hsmkms.hsm.crypto.agreement import agree
+from hsmkms.hsm.crypto.kem import decapsulate, encapsulate_here, encapsulate_on_token
 from hsmkms.hsm.crypto.signing import SIGNINGS, sign, verify_here, verify_on_token
 from hsmkms.hsm.faults import translated
 from hsmkms.hsm.objects.attributes import KEPT_PUBLIC_HALF, PRIVATE_HALF
 from hsmkms.hsm.objects.backing_keys import PairTemplate
 from hsmkms.hsm.objects.handle_keys import HandleObject, generate_key_pair
-from hsmkms.hsm.objects.key_specs import KeyFacts, PublicKey, public_half
+from hsmkms.hsm.objects.key_specs import EncapsulationKey, KeyFacts, MlDsaPublicKey, PublicKey, public_half
 from hsmkms.hsm.objects.objects import differences, handle_of
 from hsmkms.hsm.objects.support import STANDARD, AttributeSupport
 from hsmkms.model.enums import SigningAlgorithm
@@ -30,9 +33,15 @@ from hsmkms.model.enums import SigningAlgorithm
 _CHALLENGE: Final = b"hsmkms: a pair's proof, no message of anybody's"
 _DIGEST_BYTES: Final = 32
 
+_NEWER: Final[Mapping[KeyType, type]] = {KeyType.ML_DSA: MlDsaPublicKey, KeyType.ML_KEM: EncapsulationKey}
+"""Key types that not every supported version of ``cryptography`` has, or not with each parameter set."""
+
 
 class Public(Struct, frozen=True):
-    """A public half: DER SubjectPublicKeyInfo, its handle, and the parsed key (None for ML-DSA)."""
+    """A public half: DER SubjectPublicKeyInfo, its handle, and the parsed key.
+
+    ``key``: None for ML-DSA and ML-KEM if this version of ``cryptography`` cannot use keys of the parameter set.
+    """
 
     info: bytes
     handle: int
@@ -110,9 +119,16 @@ def read_public(half: Object, facts: KeyFacts) -> Public:
     if facts.public is None:
         raise TokenError("a secret key has no public half")
     info = facts.public(half)
-    # RFC 9881 is newer than some supported versions of `cryptography`.
-    key = load_der_public_key(info) if facts.key_type is not KeyType.ML_DSA else None
-    return Public(info, handle_of(half), key)  # type: ignore[arg-type]  # facts.public made it of one of these kinds
+    usable = _NEWER.get(facts.key_type)
+    try:
+        key: Any = load_der_public_key(info)
+    except UnsupportedAlgorithm:
+        if usable is None:
+            raise
+        key = None
+    except ValueError as exc:
+        raise TokenError("the token tells no usable public key") from exc
+    return Public(info, handle_of(half), key if usable is None or isinstance(key, usable) else None)
 
 
 def disproof(session: Session, template: PairTemplate, private: Object, public: Public) -> list[str]:
@@ -144,10 +160,20 @@ def _proven_by_eddsa(session: Session, _template: PairTemplate, private: Object,
     return key is not None and _proven_by_signature(session, private, key, SigningAlgorithm.ED25519_SHA_512, _CHALLENGE)
 
 
-def _proven_on_token(session: Session, _template: PairTemplate, private: Object, public: Public) -> bool:
+def _proven_by_ml_dsa(session: Session, _template: PairTemplate, private: Object, public: Public) -> bool:
     algorithm = SigningAlgorithm.ML_DSA_SHAKE_256
+    if public.key is not None:
+        return _proven_by_signature(session, private, public.key, algorithm, _CHALLENGE)
     signature = sign(session, handle_of(private), algorithm, _CHALLENGE)
     return verify_on_token(session, public.handle, algorithm, signature, _CHALLENGE)
+
+
+def _proven_by_encapsulation(session: Session, template: PairTemplate, private: Object, public: Public) -> bool:
+    if isinstance(public.key, EncapsulationKey):
+        secret, ciphertext = encapsulate_here(public.key)
+    else:
+        secret, ciphertext = encapsulate_on_token(session, template.facts, public.info)
+    return decapsulate(session, handle_of(private), ciphertext) == secret
 
 
 def _proven_by_signature(
@@ -162,5 +188,6 @@ _PROOFS: Final = {
     KeyType.RSA: _proven_by_modulus,
     KeyType.EC: _proven_by_use,
     KeyType.EC_EDWARDS: _proven_by_eddsa,
-    KeyType.ML_DSA: _proven_on_token,
+    KeyType.ML_DSA: _proven_by_ml_dsa,
+    KeyType.ML_KEM: _proven_by_encapsulation,
 }

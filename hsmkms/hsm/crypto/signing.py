@@ -1,9 +1,9 @@
 """Sign and verify: one table row per signing algorithm.
 
 The private half signs a digest on the token or, for EdDSA and ML-DSA, the message itself. Verification needs no secret:
-a row that has ``verify`` does it in this process, faster than any token and as strictly as OpenSSL; the others verify
-on the token. Source: AWS KMS Developer Guide, "Key spec reference"; PKCS #11 2.40, sections 2.1
-(RSA) and 2.3 (ECDSA); RFC 8017 (RSA), SEC 1 (ECDSA), RFC 8032 (EdDSA), FIPS 204 (ML-DSA).
+a row that has ``verify`` does it in this process, faster than any token and as strictly as OpenSSL, if ``cryptography``
+has the public key; else the token verifies. Source: AWS KMS Developer Guide, "Key spec reference"; PKCS #11 2.40,
+sections 2.1 (RSA) and 2.3 (ECDSA); RFC 8017 (RSA), SEC 1 (ECDSA), RFC 8032 (EdDSA), FIPS 204 (ML-DSA).
 """
 
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ from pkcs11.mechanisms import MGF, KeyType, Mechanism
 from pkcs11.types import Session
 
 from hsmkms.hsm.objects.handle_keys import BorrowedKey
-from hsmkms.hsm.objects.key_specs import PublicKey
+from hsmkms.hsm.objects.key_specs import MlDsaPublicKey, PublicKey
 from hsmkms.model.enums import SigningAlgorithm
 
 _ED25519_BYTES: Final = 64
@@ -126,6 +126,19 @@ def _check_ed25519(public: PublicKey, signature: bytes, message: bytes) -> None:
     public.verify(signature, message)
 
 
+def _check_ml_dsa(public: PublicKey, signature: bytes, message: bytes) -> None:
+    if not isinstance(public, MlDsaPublicKey):
+        raise InvalidSignature
+    public.verify(signature, message)
+
+
+def check_external_mu(public: PublicKey, signature: bytes, mu: bytes) -> None:
+    """Check an ML-DSA signature of the message with this representative (FIPS 204, algorithm 8, from line 8)."""
+    if not isinstance(public, MlDsaPublicKey):
+        raise InvalidSignature
+    public.verify_mu(signature, mu)
+
+
 def _rsa(public: PublicKey) -> RSAPublicKey:
     if not isinstance(public, RSAPublicKey):
         raise InvalidSignature
@@ -151,5 +164,7 @@ SIGNINGS: Final[Mapping[SigningAlgorithm, Signing]] = {
     SigningAlgorithm.ECDSA_SHA_512: _ecdsa(SHA512()),
     SigningAlgorithm.ED25519_SHA_512: _EDDSA,
     SigningAlgorithm.ED25519_PH_SHA_512: _EDDSA_PREHASH,
-    SigningAlgorithm.ML_DSA_SHAKE_256: Signing(key_type=KeyType.ML_DSA, mechanism=Mechanism.ML_DSA),
+    SigningAlgorithm.ML_DSA_SHAKE_256: Signing(
+        key_type=KeyType.ML_DSA, mechanism=Mechanism.ML_DSA, verify=_check_ml_dsa
+    ),
 }

@@ -123,6 +123,7 @@ class PrivateTemplate:
             Attribute.TOKEN: True,
             **PRIVATE_HALF,
             **{usage: bool(self.capabilities & USAGES[usage]) for usage in PRIVATE_USAGES},
+            **encapsulation(Attribute.DECAPSULATE, self.capabilities),
             Attribute.LOCAL: True,
             Attribute.ALWAYS_SENSITIVE: True,
             Attribute.NEVER_EXTRACTABLE: True,
@@ -161,6 +162,18 @@ PUBLIC_USAGES: Final = (Attribute.ENCRYPT, Attribute.VERIFY, Attribute.WRAP)
 
 PRIVATE_USAGES: Final = (Attribute.DECRYPT, Attribute.SIGN, Attribute.UNWRAP, Attribute.DERIVE)
 """Usages of private keys."""
+
+_ENCAPSULATION: Final[Mapping[Attribute, MechanismFlag]] = {
+    Attribute.ENCAPSULATE: MechanismFlag.ENCAPSULATE,
+    Attribute.DECAPSULATE: MechanismFlag.DECAPSULATE,
+}
+"""Usages of PKCS #11 3.2, which older tokens do not know: ordered of keys for encapsulation alone."""
+
+
+def encapsulation(usage: Attribute, capabilities: MechanismFlag) -> dict[Attribute, bool]:
+    """Return the template of a public half's or a private half's usage for encapsulation, empty for other keys."""
+    return {usage: True} if capabilities & _ENCAPSULATION[usage] else {}
+
 
 AES_256_BACKING_KEY: Final = SecretTemplate(
     KeyType.AES, 256, Mechanism.AES_KEY_GEN, MechanismFlag.ENCRYPT | MechanismFlag.DECRYPT

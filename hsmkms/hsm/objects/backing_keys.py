@@ -20,6 +20,7 @@ from hsmkms.hsm.objects.attributes import (
     ImportedTemplate,
     PrivateTemplate,
     SecretTemplate,
+    encapsulation,
 )
 from hsmkms.hsm.objects.key_specs import KEY_FACTS, KeyFacts
 from hsmkms.model.enums import KeySpec, KeyUsage
@@ -29,6 +30,7 @@ CAPABILITIES: Final[Mapping[KeyUsage, MechanismFlag]] = {
     KeyUsage.SIGN_VERIFY: MechanismFlag.SIGN | MechanismFlag.VERIFY,
     KeyUsage.GENERATE_VERIFY_MAC: MechanismFlag.SIGN | MechanismFlag.VERIFY,
     KeyUsage.KEY_AGREEMENT: MechanismFlag.DERIVE,
+    KeyUsage.ENCAPSULATE_DECAPSULATE: MechanismFlag.ENCAPSULATE | MechanismFlag.DECAPSULATE,
 }
 """PKCS #11 usages that each KeyUsage of the API needs; the halves of a pair share them out."""
 
@@ -50,6 +52,7 @@ class PairTemplate(PrivateTemplate):
             Attribute.TOKEN: True,
             **KEPT_PUBLIC_HALF,
             **{usage: bool(self.capabilities & USAGES[usage]) for usage in PUBLIC_USAGES},
+            **encapsulation(Attribute.ENCAPSULATE, self.capabilities),
             Attribute.ID: cka_id,
             Attribute.LABEL: label,
         }
@@ -85,6 +88,7 @@ _SIGNING: Final = (KeyUsage.SIGN_VERIFY,)
 _RSA: Final = (KeyUsage.SIGN_VERIFY, KeyUsage.ENCRYPT_DECRYPT)
 _NIST_CURVE: Final = (KeyUsage.SIGN_VERIFY, KeyUsage.KEY_AGREEMENT)
 _MAC: Final = (KeyUsage.GENERATE_VERIFY_MAC,)
+_KEM: Final = (KeyUsage.ENCAPSULATE_DECAPSULATE,)
 
 _USAGES: Final[Mapping[KeySpec, tuple[KeyUsage, ...]]] = {
     KeySpec.RSA_2048: _RSA,
@@ -98,6 +102,9 @@ _USAGES: Final[Mapping[KeySpec, tuple[KeyUsage, ...]]] = {
     KeySpec.ML_DSA_44: _SIGNING,
     KeySpec.ML_DSA_65: _SIGNING,
     KeySpec.ML_DSA_87: _SIGNING,
+    KeySpec.ML_KEM_512: _KEM,
+    KeySpec.ML_KEM_768: _KEM,
+    KeySpec.ML_KEM_1024: _KEM,
     KeySpec.HMAC_224: _MAC,
     KeySpec.HMAC_256: _MAC,
     KeySpec.HMAC_384: _MAC,
@@ -111,7 +118,7 @@ _TEMPLATES: Final[Mapping[Kind, tuple[Template, Template]]] = {
 
 
 def template_of(spec: KeySpec, usage: KeyUsage, *, imported: bool = False) -> Template | None:
-    """Return the template of such KMS keys' backing keys; None if the spec does not use the token (ML_KEM)."""
+    """Return the template of such KMS keys' backing keys; None if no key has both."""
     generated_template, imported_template = _TEMPLATES.get((spec, usage), (None, None))
     return imported_template if imported else generated_template
 

@@ -11,10 +11,11 @@ from pkcs11.constants import Attribute, MechanismFlag, ObjectClass
 from pkcs11.mechanisms import KeyType, Mechanism
 from pkcs11.types import Object, Session
 
-from hsmkms.hsm.calls import creation, operations
+from hsmkms.hsm.calls import creation, encapsulation, operations
 from hsmkms.hsm.calls.attributes import read_one
 from hsmkms.hsm.calls.mechanisms import mechanism as built
 from hsmkms.hsm.objects.attributes import MAPPER, packed
+from hsmkms.hsm.objects.attributes import encapsulation as encapsulation_usage
 
 
 class HandleObject(Object):
@@ -170,6 +171,37 @@ class BorrowedDeriver(BorrowedKey):
         return HandleObject(self.session, creation.derive_key(self.session, self.handle, by, packed(usual, template)))
 
 
+class BorrowedEncapsulator(BorrowedKey):
+    """Either half of a key pair for encapsulation, identified by its handle, in the caller's session.
+
+    ``template``: of the shared secret, a session object without usages.
+    """
+
+    __slots__ = ()
+
+    def encapsulate_key(
+        self, key_type: KeyType, *, mechanism: Mechanism, template: dict[Attribute, Any], length: int
+    ) -> tuple[bytes, HandleObject]:
+        """Call C_EncapsulateKey for a ciphertext of ``length`` bytes; return it and the shared secret."""
+        by, secret = built(mechanism), _shared_secret(key_type, template)
+        ciphertext, handle = encapsulation.encapsulate_key(self.session, self.handle, by, secret, length)
+        return ciphertext, HandleObject(self.session, handle)
+
+    def decapsulate_key(
+        self, key_type: KeyType, ciphertext: bytes, *, mechanism: Mechanism, template: dict[Attribute, Any]
+    ) -> HandleObject:
+        """Call C_DecapsulateKey; return the shared secret."""
+        by, secret = built(mechanism), _shared_secret(key_type, template)
+        return HandleObject(
+            self.session, encapsulation.decapsulate_key(self.session, self.handle, by, secret, ciphertext)
+        )
+
+
+def _shared_secret(key_type: KeyType, template: dict[Attribute, Any]) -> list[tuple[int, bytes]]:
+    usual = MAPPER.secret_key_template(capabilities=0, id_=None, label=None, store=False)
+    return packed(usual, {Attribute.KEY_TYPE: key_type}, template)
+
+
 # -- new objects ------------------------------------------------------------------------------------------------------
 
 
@@ -210,6 +242,8 @@ def generate_key_pair(  # noqa: PLR0913 - as many as C_GenerateKeyPair has
     """Call C_GenerateKeyPair; return the public and the private half. ``rsa_bits``: of the modulus, for RSA."""
     public = MAPPER.public_key_template(capabilities=capabilities, id_=cka_id, label=label, store=store)
     private = MAPPER.private_key_template(capabilities=capabilities, id_=cka_id, label=label, store=store)
+    public |= encapsulation_usage(Attribute.ENCAPSULATE, capabilities)
+    private |= encapsulation_usage(Attribute.DECAPSULATE, capabilities)
     if rsa_bits is not None:
         public |= {Attribute.PUBLIC_EXPONENT: b"\1\0\1", Attribute.MODULUS_BITS: rsa_bits}
     made = creation.generate_key_pair(

@@ -1,11 +1,12 @@
 """Map each key spec to its PKCS #11 parameters, one table row per spec, and read public keys from the token.
 
-Source: PKCS #11 3.2, sections on RSA, elliptic curves, generic secrets and ML-DSA; SEC 2 and RFC 5480 for the names of
-the curves; RFC 5280, RFC 8410 and RFC 9881 for SubjectPublicKeyInfo.
+Source: PKCS #11 3.2, sections on RSA, elliptic curves, generic secrets, ML-DSA and ML-KEM; SEC 2 and RFC 5480 for the
+names of the curves; RFC 5280, RFC 8410, RFC 9881 and RFC 9935 for SubjectPublicKeyInfo; FIPS 203 and FIPS 204 for the
+lengths of keys and ciphertexts.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol, runtime_checkable
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -14,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec import Struct
 from msgspec.structs import replace
 from pkcs11.constants import Attribute
-from pkcs11.mechanisms import KeyType, Mechanism, MLDSAParameterSet
+from pkcs11.mechanisms import KeyType, Mechanism, MLDSAParameterSet, MLKEMParameterSet
 from pkcs11.types import Object
 
 from hsmkms.errors import TokenError, UnsupportedOperationException
@@ -22,7 +23,33 @@ from hsmkms.hsm.faults import translated
 from hsmkms.hsm.objects.objects import tell
 from hsmkms.model.enums import KeySpec
 
-PublicKey = RSAPublicKey | ec.EllipticCurvePublicKey | Ed25519PublicKey
+
+@runtime_checkable
+class EncapsulationKey(Protocol):
+    """An ML-KEM public key of ``cryptography``; its older versions, and its newer ones for ML-KEM-512, have none."""
+
+    def encapsulate(self) -> tuple[bytes, bytes]:
+        """Return a shared secret and its ciphertext."""
+
+    def public_bytes(self, encoding: Encoding, format: PublicFormat) -> bytes:  # noqa: A002 - as it is there
+        """Encode the key."""
+
+
+@runtime_checkable
+class MlDsaPublicKey(Protocol):
+    """An ML-DSA public key of ``cryptography``; its older versions have none."""
+
+    def verify_mu(self, signature: bytes, mu: bytes) -> None:
+        """Raise InvalidSignature if it is not the signature of the message with this representative."""
+
+    def verify(self, signature: bytes, data: bytes) -> None:
+        """Raise InvalidSignature if it is not the signature of the message."""
+
+    def public_bytes(self, encoding: Encoding, format: PublicFormat) -> bytes:  # noqa: A002 - as it is there
+        """Encode the key."""
+
+
+PublicKey = RSAPublicKey | ec.EllipticCurvePublicKey | Ed25519PublicKey | EncapsulationKey | MlDsaPublicKey
 
 _PUBLIC_EXPONENT: Final = b"\x01\x00\x01"
 
@@ -30,10 +57,11 @@ _PUBLIC_EXPONENT: Final = b"\x01\x00\x01"
 class KeyFacts(Struct, frozen=True, kw_only=True):
     """How a token generates keys of a spec, and how their public half is read.
 
-    ``bits``: of the modulus, the curve's field, or the secret. ``parameters``: attributes that a public half's template
-    has instead of a number of bits. ``encodings``: every CKA_EC_PARAMS that names the curve; tokens accept one or the
-    other, which a trial finds out (pair_trials.py). ``public``: encodes a public half as SubjectPublicKeyInfo (DER);
-    None for secrets.
+    ``bits``: of the modulus, the curve's field, the secret, or the public key of ML-DSA and ML-KEM. ``parameters``:
+    attributes that a public half's template has instead of a number of bits. ``encodings``: every CKA_EC_PARAMS that
+    names the curve; tokens accept one or the other, which a trial finds out (pair_trials.py). ``public``: encodes a
+    public half as SubjectPublicKeyInfo (DER); None for secrets. ``algorithm``: DER AlgorithmIdentifier of ML-DSA and
+    ML-KEM. ``ciphertext_bytes``: of an encapsulated secret.
     """
 
     key_type: KeyType
@@ -42,6 +70,8 @@ class KeyFacts(Struct, frozen=True, kw_only=True):
     parameters: Mapping[Attribute, Any] = {}
     encodings: tuple[bytes, ...] = ()
     curve: ec.EllipticCurve | None = None
+    algorithm: bytes = b""
+    ciphertext_bytes: int = 0
     public: Callable[[Object], bytes] | None = None
 
     @property
@@ -108,10 +138,7 @@ def _ed25519_public(half: Object) -> bytes:
     return subject_public_key_info(Ed25519PublicKey.from_public_bytes(_point(half, 32)))
 
 
-def _ml_dsa_public(arc: int, length: int) -> Callable[[Object], bytes]:
-    """Build the reader; AlgorithmIdentifier is only the OID 2.16.840.1.101.3.4.3.17, .18 or .19 (RFC 9881)."""
-    algorithm = bytes.fromhex("300b06096086480165030403") + bytes((arc,))
-
+def _nist_public(algorithm: bytes, length: int) -> Callable[[Object], bytes]:
     def read(half: Object) -> bytes:
         value = _read(half, Attribute.VALUE)
         if len(value) != length:
@@ -180,13 +207,31 @@ _EDWARDS25519: Final = (
 )
 
 
+def _nist_algorithm(*arcs: int) -> bytes:
+    """Encode the AlgorithmIdentifier that is only an OID: 2.16.840.1.101.3.4 and two more arcs (RFC 9881, RFC 9935)."""
+    return bytes.fromhex("300b060960864801650304") + bytes(arcs)
+
+
 def _ml_dsa(parameter_set: MLDSAParameterSet, arc: int, public_bytes: int) -> KeyFacts:
     return KeyFacts(
         key_type=KeyType.ML_DSA,
         generation=Mechanism.ML_DSA_KEY_PAIR_GEN,
         bits=8 * public_bytes,
         parameters={Attribute.PARAMETER_SET: parameter_set},
-        public=_ml_dsa_public(arc, public_bytes),
+        public=_nist_public(_nist_algorithm(3, arc), public_bytes),
+        algorithm=_nist_algorithm(3, arc),
+    )
+
+
+def _ml_kem(parameter_set: MLKEMParameterSet, arc: int, public_bytes: int, ciphertext_bytes: int) -> KeyFacts:
+    return KeyFacts(
+        key_type=KeyType.ML_KEM,
+        generation=Mechanism.ML_KEM_KEY_PAIR_GEN,
+        bits=8 * public_bytes,
+        parameters={Attribute.PARAMETER_SET: parameter_set},
+        public=_nist_public(_nist_algorithm(4, arc), public_bytes),
+        algorithm=_nist_algorithm(4, arc),
+        ciphertext_bytes=ciphertext_bytes,
     )
 
 
@@ -215,9 +260,12 @@ KEY_FACTS: Final[Mapping[KeySpec, KeyFacts]] = {
     KeySpec.ML_DSA_44: _ml_dsa(MLDSAParameterSet.ML_DSA_44, 17, 1312),
     KeySpec.ML_DSA_65: _ml_dsa(MLDSAParameterSet.ML_DSA_65, 18, 1952),
     KeySpec.ML_DSA_87: _ml_dsa(MLDSAParameterSet.ML_DSA_87, 19, 2592),
+    KeySpec.ML_KEM_512: _ml_kem(MLKEMParameterSet.ML_KEM_512, 1, 800, 768),
+    KeySpec.ML_KEM_768: _ml_kem(MLKEMParameterSet.ML_KEM_768, 2, 1184, 1088),
+    KeySpec.ML_KEM_1024: _ml_kem(MLKEMParameterSet.ML_KEM_1024, 3, 1568, 1568),
     KeySpec.HMAC_224: _hmac(224),
     KeySpec.HMAC_256: _hmac(256),
     KeySpec.HMAC_384: _hmac(384),
     KeySpec.HMAC_512: _hmac(512),
 }
-"""All specs except ML_KEM, which no token tested with hsmkms supports."""
+"""All specs."""

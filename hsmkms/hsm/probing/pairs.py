@@ -1,6 +1,7 @@
 """Try whether a token generates key pairs of a spec, and by which encoding it names the curve.
 
-Tokens list CKM_EC_KEY_PAIR_GEN and generate some curves only, and Ed25519 is named by an object identifier on some of
+Tokens list CKM_EC_KEY_PAIR_GEN and generate some curves only, likewise ML-DSA and ML-KEM with some parameter sets only,
+and Ed25519 is named by an object identifier on some of
 them and by a PrintableString on others. The trial generates a pair as session objects, once for each encoding until one
 is accepted, and proves that its halves belong together; it leaves nothing behind.
 """
@@ -8,6 +9,7 @@ is accepted, and proves that its halves belong together; it leaves nothing behin
 from typing import Final
 
 from pkcs11.exceptions import PKCS11Error
+from pkcs11.mechanisms import KeyType
 from pkcs11.types import Session
 
 from hsmkms.errors import HsmKmsError, TokenUnavailableError
@@ -23,6 +25,9 @@ from hsmkms.model.enums import KeyUsage
 
 _PROBE_ID: Final = b"hsmkms probe 004"
 _PROBE_LABEL: Final = "hsmkms probe (a session object)"
+
+_USAGE: Final = {KeyType.ML_KEM: KeyUsage.ENCAPSULATE_DECAPSULATE}
+"""The usage with which pairs of a type are tried, where it is not signing."""
 
 Outcome = KeyFacts | str
 """The facts with the encoding that the token accepts, or a phrase that says why it generates no such pairs."""
@@ -51,7 +56,7 @@ def try_pair(session: Session, facts: KeyFacts, support: AttributeSupport) -> Ou
 
 def _contradiction(session: Session, facts: KeyFacts, support: AttributeSupport) -> str | None:
     """Generate a session pair and prove its halves; return what contradicts them, or None."""
-    template = PairTemplate(facts, CAPABILITIES[KeyUsage.SIGN_VERIFY])
+    template = PairTemplate(facts, CAPABILITIES[_USAGE.get(facts.key_type, KeyUsage.SIGN_VERIFY)])
     public, private = make_pair(session, template, _PROBE_ID, _PROBE_LABEL, support, store=False)
     try:
         wrong = disproof(session, template, private, read_public(public, facts))

@@ -1,4 +1,4 @@
-"""DeriveSharedSecret; Encapsulate and Decapsulate, which no supported token can do. Source: AWS KMS API Reference."""
+"""DeriveSharedSecret, Encapsulate and Decapsulate. Source: AWS KMS API Reference."""
 
 from typing import Final
 
@@ -18,11 +18,10 @@ from hsmkms.model.asymmetric import (
     EncapsulateResponse,
 )
 from hsmkms.model.enums import EncapsulationAlgorithm, KeyAgreementAlgorithm
-from hsmkms.rules import specs
+from hsmkms.rules import messages, specs
 from hsmkms.service.operations.crypto import NO_RECIPIENT
 from hsmkms.service.pipeline import DRY_RUN, Call
-
-NO_ML_KEM: Final = "hsmkms knows no token that has ML-KEM: it keeps no keys of KeyUsage ENCAPSULATE_DECAPSULATE."
+from hsmkms.service.runtime.record_cache import CachedKey
 
 NO_PEER: Final = "PublicKey must be the DER SubjectPublicKeyInfo of a key on the curve of {spec}."
 
@@ -52,17 +51,39 @@ def derive_shared_secret(call: Call, request: DeriveSharedSecretRequest) -> Deri
 
 
 def encapsulate(call: Call, request: EncapsulateRequest) -> EncapsulateResponse:
-    """Refuse, after the checks of every other operation, so that a key of another usage gets that error first."""
-    raise _refused(call, request)
+    """Generate a secret, and its ciphertext that only the private key on the token opens."""
+    key, permit = call.key(request.key_id, aliases=True)
+    algorithm = _encapsulation(call, key, request)
+    device = call.device(key)
+    if request.dry_run:
+        raise DryRunOperationException(DRY_RUN)
+    made = device.pairs.encapsulate(permit, key.current_cka_id, key.record.kind)
+    call.core.uses.note(call, key)
+    return EncapsulateResponse(
+        key_id=key.record.arn,
+        shared_secret=made.secret,
+        shared_secret_ciphertext_blob=made.ciphertext,
+        encapsulation_algorithm=algorithm,
+    )
 
 
 def decapsulate(call: Call, request: DecapsulateRequest) -> DecapsulateResponse:
-    """Refuse as ``encapsulate`` does."""
-    raise _refused(call, request)
+    """Recover an encapsulated secret, on the token. An altered ciphertext of the right length gives another secret."""
+    key, permit = call.key(request.key_id, aliases=True)
+    algorithm = _encapsulation(call, key, request)
+    device = call.device(key)
+    messages.check_encapsulated(key.record.spec, len(request.shared_secret_ciphertext_blob))
+    if request.dry_run:
+        raise DryRunOperationException(DRY_RUN)
+    secret = device.pairs.decapsulate(permit, key.current_cka_id, request.shared_secret_ciphertext_blob)
+    call.core.uses.note(call, key)
+    return DecapsulateResponse(key_id=key.record.arn, shared_secret=secret, encapsulation_algorithm=algorithm)
 
 
-def _refused(call: Call, request: EncapsulateRequest | DecapsulateRequest) -> Exception:
-    key, _ = call.key(request.key_id, aliases=True)
+def _encapsulation(
+    call: Call, key: CachedKey, request: EncapsulateRequest | DecapsulateRequest
+) -> EncapsulationAlgorithm:
     specs.require_usage(key.record, call.operation)
-    specs.check_algorithm(key.record, EncapsulationAlgorithm, request.encapsulation_algorithm, "encapsulationAlgorithm")
-    return UnsupportedOperationException(NO_ML_KEM)
+    return specs.check_algorithm(
+        key.record, EncapsulationAlgorithm, request.encapsulation_algorithm, "encapsulationAlgorithm"
+    )

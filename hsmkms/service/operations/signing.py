@@ -2,7 +2,12 @@
 
 from typing import Final
 
-from hsmkms.errors import DryRunOperationException, KMSInvalidSignatureException, KMSInvalidStateException
+from hsmkms.errors import (
+    DryRunOperationException,
+    KMSInvalidSignatureException,
+    KMSInvalidStateException,
+    UnsupportedOperationException,
+)
 from hsmkms.model.asymmetric import (
     GetPublicKeyRequest,
     GetPublicKeyResponse,
@@ -11,12 +16,16 @@ from hsmkms.model.asymmetric import (
     VerifyRequest,
     VerifyResponse,
 )
-from hsmkms.model.enums import SigningAlgorithm
+from hsmkms.model.enums import MessageType, SigningAlgorithm
 from hsmkms.model.shapes import CustomerMasterKeySpec
 from hsmkms.rules import messages, specs
 from hsmkms.service.pipeline import DRY_RUN, Call
 from hsmkms.service.runtime.record_cache import CachedKey
 
+NO_EXTERNAL_MU: Final = (
+    "PKCS#11 tokens hash the message by themselves: sign it with MessageType RAW instead of EXTERNAL_MU. "
+    "The signature is the same kind, and Verify takes it with either."
+)
 _OLDER_SPECS: Final = frozenset(each.value for each in CustomerMasterKeySpec)
 
 
@@ -24,6 +33,8 @@ def sign(call: Call, request: SignRequest) -> SignResponse:
     """Sign a message or a digest with the private key, on the token."""
     key, permit = call.key(request.key_id, aliases=True)
     algorithm, data = _what_is_signed(call, key, request)
+    if request.message_type == MessageType.EXTERNAL_MU:
+        raise UnsupportedOperationException(NO_EXTERNAL_MU)
     device = call.device(key)
     device.pairs.check_signing(algorithm)
     if request.dry_run:
@@ -39,7 +50,10 @@ def verify(call: Call, request: VerifyRequest) -> VerifyResponse:
     algorithm, data = _what_is_signed(call, key, request)
     device, record = call.device(key), key.record
     device.pairs.check_signing(algorithm)
-    if not device.pairs.verify(permit, key.current_cka_id, record.kind, algorithm, data, request.signature):
+    external_mu = request.message_type == MessageType.EXTERNAL_MU
+    if not device.pairs.verify(
+        permit, key.current_cka_id, record.kind, algorithm, data, request.signature, external_mu=external_mu
+    ):
         raise KMSInvalidSignatureException
     if request.dry_run:
         raise DryRunOperationException(DRY_RUN)
