@@ -186,7 +186,7 @@ class Tokens:
 
     def away(self) -> dict[str, HsmKmsError]:
         """What is wrong with those that this process could not open, by the token's id."""
-        return dict(self._away)
+        return {token_id: fault for token_id, fault in self._away.copy().items() if token_id not in self._open}
 
     def add(self, token_id: str, device: Device) -> None:
         """Use a token that was opened and proven elsewhere. It is closed with the others."""
