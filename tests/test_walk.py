@@ -62,7 +62,7 @@ def test_calls_in_threads_are_followed(scratch: Path) -> None:
     assert done.returncode == 0, done.stderr
     path = places(done.stdout.splitlines()[1:-3])
     assert ("service/keys/rotate.py", "rotate") in path
-    assert ("hsm/objects/objects.py", "generate") in path
+    assert ("hsm/objects/objects.py", "make_secret") in path
     assert any(file.startswith("store/") for file, _ in path)
 
 
