@@ -11,20 +11,18 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import examples
+import groups
 import pytest
 import shims
 from devices import MakeToken, close_everything
-from hypothesis import HealthCheck, settings
 from tokens import options
 from tokens.driver import Driver, NotPossibleError, Token
 from tokens.softhsm import SoftHsmDriver
 
 from hsmkms.hsm.device import TokenDevice
 
-settings.register_profile(
-    "suite", deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)  # no test depends on how fast the machine is
-settings.load_profile("suite")
+examples.register_profiles()
 
 SPY_PATHS = (
     "/usr/lib/x86_64-linux-gnu/pkcs11-spy.so",
@@ -109,6 +107,12 @@ def shim_path(scratch: Path, driver: Driver) -> Path:
     if not isinstance(driver, SoftHsmDriver):
         pytest.skip("the shim plays other tokens over SoftHSM, so this says nothing of the module under test")
     return shims.build(scratch)
+
+
+@pytest.fixture(scope="session")
+def group_modules(scratch: Path, shim_path: Path) -> groups.Modules:
+    """The modules of HA groups: what shows the members together, and a shim and a SoftHSM for each member."""
+    return groups.Modules.build(scratch, shim_path)
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ from hsmkms.hsm.checks.steps import BEFORE_LOGIN, STEPS
 from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.session import module as modules
 from hsmkms.hsm.session.login import open_session
+from hsmkms.model.cipher_format import new_cka_id
 from hsmkms.model.enums import Operation
 from hsmkms.model.permit import OperatorAct, Permit
 from hsmkms.model.token_check import Check
@@ -45,7 +46,7 @@ def permit(operation: Operation | OperatorAct, *cka_ids: bytes, seconds: float =
 
 def new_key(device: TokenDevice, label: str = "hsmkms test key") -> bytes:
     """Make a backing key; its CKA_ID."""
-    cka_id = os.urandom(16)
+    cka_id = new_cka_id(device.profile.cipher_format)
     device.keys.generate_backing_key(permit(Operation.CREATE_KEY, cka_id), cka_id, label)
     return cka_id
 

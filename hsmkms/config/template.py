@@ -38,8 +38,8 @@ TEMPLATE: Final = """\
 {module}
 
 # Which token: label, serial or both. Labels may repeat; nothing starts if two tokens fit. A list of serials,
-# ["A", "B"], is an HA group whose members share their objects (Luna HA, CloudHSM): any of them is the token, and the
-# first that is present is used. A copy of the token under a serial that is not in the list is refused.
+# ["A", "B"], is an HA group whose members share their objects (Luna HA, CloudHSM): the member that answered last is
+# used, and another one if it fails. A copy of the token under a serial that is not in the list is refused.
 {label}
 {serial}
 

@@ -64,14 +64,14 @@ class _Checks:
             module = self._first(MODULE, self._load)
             token = self._first(TOKEN, lambda: self._find(module))
             for each in BEFORE_LOGIN:
-                self._make(each, Bench(token, None, lambda: open_session(token)))
+                self._make(each, Bench(token, None, lambda: open_session(token), self._job.run))
             session = self._first(LOGIN, lambda: self._log_in(module, token))
-            bench = Bench(token, session, lambda: open_session(token))
+            bench = Bench(token, session, lambda: open_session(token), self._job.run)
             self._check_sessions(module, bench)
             if CLEAN_UP not in self._job.done:
                 self._reporter.send(begins=(CLEAN_UP,))
                 with suppress(PKCS11Error):  # said by the check of that name, which comes last
-                    remove_leftovers(session)
+                    remove_leftovers(session, self._job.run)
             for each in STEPS:
                 self._make(each, bench)
         self._close()

@@ -13,6 +13,7 @@ from hsmkms.hsm.key_objects import KeyObjects
 from hsmkms.hsm.keypairs import KeyPairs
 from hsmkms.hsm.own_objects import OwnObjects
 from hsmkms.hsm.pair_trials import PairTrials
+from hsmkms.hsm.probing.profile import TokenProfile
 from hsmkms.hsm.session.connection import Connection, DeviceSettings
 from hsmkms.hsm.session.login import PinReader
 from hsmkms.hsm.session.module import Module
@@ -26,13 +27,17 @@ class TokenDevice:
         self, settings: DeviceSettings, module: Module, read_pin: PinReader, *, accept_final_try: bool = False
     ) -> None:
         self.connection = Connection(settings, module, read_pin, accept_final_try=accept_final_try)
-        self.profile = self.connection.profile
         profiles, trials = ImportProfiles(self.connection), PairTrials(self.connection)
         self.ciphers = Ciphers(self.connection)
         self.pairs = KeyPairs(self.connection, trials)
         self.keys = KeyObjects(self.connection, profiles, trials)
         self.imports = Imports(self.connection, profiles, self.keys)
         self.own = OwnObjects(self.connection)
+
+    @property
+    def profile(self) -> TokenProfile:
+        """What the token can do; with the label and serial of the member in use if it is an HA group."""
+        return self.connection.profile
 
     @classmethod
     def open(cls, settings: DeviceSettings, read_pin: PinReader, *, accept_final_try: bool = False) -> "TokenDevice":

@@ -17,12 +17,14 @@ class ImportProfiles:
         self._probing = threading.Lock()
         self._symmetric: ImportProfile | None = None
         self._every_kind: ImportProfile | None = None
+        self._member = connection.member
 
     def symmetric(self) -> ImportProfile:
         """What the token can do with imported material: tried out when somebody first asks."""
         self._connection.guard.check()
         host_unwrap, support = self._connection.settings.host_unwrap, self._connection.profile.attributes
         with self._probing:
+            self._forget_other_member()
             if self._symmetric is None:
                 self._symmetric = self._connection.repeatable(
                     lambda session: probe_import(self._connection.token, session, support, host_unwrap=host_unwrap)
@@ -33,11 +35,18 @@ class ImportProfiles:
         """The same, and what else than symmetric keys it imports: tried out when somebody makes such a key."""
         told = self.symmetric()
         with self._probing:
+            self._forget_other_member()
             if self._every_kind is None:
                 self._every_kind = self._connection.repeatable(
                     lambda session: probe_kinds(self._connection.token, session, told)
                 )
             return self._every_kind
+
+    def _forget_other_member(self) -> None:
+        """Drop the results if another member of the HA group has taken over."""
+        if self._member != self._connection.member:
+            self._symmetric = self._every_kind = None
+            self._member = self._connection.member
 
     def of(self, algorithm: WrappingAlgorithm) -> ImportProfile:
         """The same for an algorithm; UnsupportedOperationException if the token cannot do it."""

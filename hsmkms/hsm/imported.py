@@ -1,5 +1,7 @@
 """Importing key material into a token: wrapping keys, and what they unwrap."""
 
+from typing import Final
+
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from pkcs11.constants import ObjectClass
 from pkcs11.types import Object, Session
@@ -18,8 +20,16 @@ from hsmkms.hsm.objects.key_specs import KEY_FACTS, subject_public_key_info
 from hsmkms.hsm.objects.objects import require_there
 from hsmkms.hsm.session.connection import Connection
 from hsmkms.hsm.session.identity import Shown
+from hsmkms.model.cipher_format import CipherFormat
 from hsmkms.model.enums import WrappingAlgorithm
 from hsmkms.model.permit import Permit
+
+NO_SYMMETRIC_IMPORT: Final = (
+    "This token has no AES-GCM, so symmetric keys use AES-CBC with HMAC. The HMAC key is generated on the token and is "
+    "no part of imported key material: the same material, deleted and imported again, would not decrypt what it "
+    "encrypted before. So no key material is imported for symmetric encryption keys: create the key with Origin "
+    "AWS_KMS, so that the token generates it."
+)
 
 
 class Imports:
@@ -41,6 +51,9 @@ class Imports:
     def check_import(self, kind: Kind) -> None:
         """Raise UnsupportedOperationException if nothing shows that such keys can be imported into this token."""
         self._keys.check_kind(kind)
+        if kind == SYMMETRIC:  # what else it needs is tried when the parameters for an import are requested
+            self._check_format()
+            return
         profile = self.profiles.every_kind()
         if not profile.imports(KEY_FACTS[kind[0]]):
             reason = f" ({profile.refusal})" if profile.refusal else ""
@@ -48,6 +61,11 @@ class Imports:
                 f"This token cannot import keys of KeySpec {kind[0]}{reason}: create the key with Origin AWS_KMS, "
                 "so that the token generates it."
             )
+
+    def _check_format(self) -> None:
+        """Refuse symmetric material on a token without AES-GCM: the same bytes could not be imported once more."""
+        if self._connection.profile.cipher_format is not CipherFormat.AES_256_GCM:
+            raise UnsupportedOperationException(NO_SYMMETRIC_IMPORT)
 
     def on_device(self, algorithm: WrappingAlgorithm) -> bool:
         """True if no byte of the material passes through this process."""
@@ -87,6 +105,8 @@ class Imports:
         if the wrapping key is gone. Session copies do it: nothing stays on the token.
         """
         permit.require(MAY_UNWRAP, wrapped.wrapping_key)
+        if kind == SYMMETRIC:
+            self._check_format()
         profile = self.profiles.of(wrapped.algorithm)
         message = FINGERPRINT_LABEL + key_id.encode("ascii")
 

@@ -15,6 +15,7 @@ from hsmkms.hsm.faults import NO_PUBLIC_HALF, OBJECT_LOST, UNSUPPORTED
 from hsmkms.hsm.import_profiles import ImportProfiles
 from hsmkms.hsm.imports.unwrapping import tolerated
 from hsmkms.hsm.objects.backing_keys import SYMMETRIC, Kind, PairTemplate, kinds, template_of
+from hsmkms.hsm.objects.cbc_pairs import CBC_MAC_KEY, NO_MAC_KEY, as_one, generate_both
 from hsmkms.hsm.objects.key_specs import KEY_FACTS, public_half
 from hsmkms.hsm.objects.mac_mechanisms import MAC_OF
 from hsmkms.hsm.objects.objects import (
@@ -25,16 +26,18 @@ from hsmkms.hsm.objects.objects import (
     is_at,
     list_keys,
     quirks_of,
+    require_there,
     required,
 )
 from hsmkms.hsm.objects.support import AttributeSupport, Tolerated
 from hsmkms.hsm.pair_trials import PairTrials
 from hsmkms.hsm.session.connection import Connection
+from hsmkms.model.cipher_format import format_of, mac_key_id
 from hsmkms.model.enums import KeyUsage
 from hsmkms.model.permit import Permit
 
 _USES: Final[Mapping[tuple[KeyType, KeyUsage], tuple[Mechanism, ...]]] = {
-    (KeyType.AES, KeyUsage.ENCRYPT_DECRYPT): (Mechanism.AES_GCM,),
+    (KeyType.AES, KeyUsage.ENCRYPT_DECRYPT): (Mechanism.AES_GCM, Mechanism.AES_CBC),
     (KeyType.RSA, KeyUsage.SIGN_VERIFY): (Mechanism.RSA_PKCS_PSS, Mechanism.RSA_PKCS),
     (KeyType.RSA, KeyUsage.ENCRYPT_DECRYPT): (Mechanism.RSA_PKCS_OAEP, Mechanism.RSA_X_509),
     (KeyType.EC, KeyUsage.SIGN_VERIFY): (Mechanism.ECDSA,),
@@ -71,6 +74,8 @@ class KeyObjects:
         if template is None:
             raise UnsupportedOperationException(UNSUPPORTED)
         support = self._connection.profile.attributes
+        if kind == SYMMETRIC:
+            self._require_format(cka_id)
         if isinstance(template, PairTemplate):
             pair = PairTemplate(self._trials.facts(kind[0]), template.capabilities)
             self._connection.keep(
@@ -78,8 +83,23 @@ class KeyObjects:
                 lambda session: make_pair(session, pair, cka_id, label, support),
                 lambda session, made: read_back_pair(session, made, pair, cka_id, label, support),
             )
+        elif mac_key_id(cka_id) is not None:
+            self._connection.keep(
+                cka_id,
+                lambda session: generate_both(session, cka_id, label, support)[0],
+                lambda _, made: require_there(made),
+            )
         else:
             self._connection.keep_secret(template, cka_id, label)
+
+    def _require_format(self, cka_id: bytes) -> None:
+        """Refuse to make material in another format than the token's, which was chosen for another token."""
+        wanted, possible = format_of(cka_id), self._connection.profile.cipher_format
+        if wanted is not possible:
+            raise UnsupportedOperationException(
+                f"Key material of this token is for {possible}, and this one was to be for {wanted}: the token has "
+                "changed meanwhile, so try again."
+            )
 
     def destroy(self, permit: Permit, cka_id: bytes) -> bool:
         """Destroy a key on the token, with both halves; False if it was not there. danger: nothing brings it back."""
@@ -96,15 +116,23 @@ class KeyObjects:
         """
         permit.require(MAY_DESTROY, cka_id)
         self._connection.forget(cka_id)
-        return self._connection.destroy_object(cka_id, None)
+        was_there = self._connection.destroy_object(cka_id, None)
+        authenticating_id = mac_key_id(cka_id)
+        if authenticating_id is not None:  # last: a material whose encrypting key is there has both
+            self._connection.forget(authenticating_id)
+            self._connection.destroy_object(authenticating_id, None)
+        return was_there
 
     def holds(self, cka_id: bytes) -> bool:
-        """True if a secret key or a private half with this CKA_ID is on the token now."""
-        connection = self._connection
+        """True if a secret key or a private half with this CKA_ID is on the token now, with its HMAC key if any."""
+        connection, authenticating_id = self._connection, mac_key_id(cka_id)
+
+        def is_there(session: Session, wanted: bytes) -> bool:
+            known = connection.handles.lookup(wanted)
+            return is_at(session, known, wanted) or connection.find(session, wanted) is not None
 
         def attempt(session: Session) -> bool:
-            known = connection.handles.lookup(cka_id)
-            return is_at(session, known, cka_id) or connection.find(session, cka_id) is not None
+            return is_there(session, cka_id) and (authenticating_id is None or is_there(session, authenticating_id))
 
         return connection.repeatable(attempt, "find")
 
@@ -142,7 +170,7 @@ class KeyObjects:
             if not any(each.cka_id == witness for each in found):
                 self._connection.require_identity(session)
                 raise SessionLostError("the token does not show the installation's own key: nothing is known about it")
-            return found
+            return as_one(found)
 
         return self._connection.repeatable(attempt)
 
@@ -163,9 +191,23 @@ class KeyObjects:
             found = self._connection.find(session, cka_id)
             if found is None:
                 raise ObjectLostError(OBJECT_LOST)
-            return attest(found, template.expected(b"", ""), tolerance)
+            told, wrong = attest(found, template.expected(b"", ""), tolerance)
+            return told, wrong + [f"HMAC key: {each}" for each in self._attest_mac_key(session, cka_id)[1]]
 
         return self._connection.repeatable(attempt)
+
+    def attest_mac_key(self, cka_id: bytes) -> dict[str, Any]:
+        """The HMAC key of a backing key for AES-CBC as the token reports it now; empty for other backing keys."""
+        return self._connection.repeatable(lambda session: self._attest_mac_key(session, cka_id))[0]
+
+    def _attest_mac_key(self, session: Session, cka_id: bytes) -> tuple[dict[str, Any], list[str]]:
+        authenticating_id = mac_key_id(cka_id)
+        if authenticating_id is None:
+            return {}, []
+        found = self._connection.find(session, authenticating_id)
+        if found is None:
+            return {}, [NO_MAC_KEY]
+        return attest(found, CBC_MAC_KEY.expected(b"", ""), self._connection.profile.attributes.generated)
 
     def tolerated(
         self, attributes: Mapping[str, Any], kind: Kind = SYMMETRIC, *, imported: bool = False, public: bool = False
@@ -183,6 +225,11 @@ class KeyObjects:
         else:
             expected, tolerance = template.expected(b"", ""), self._tolerance(imported=imported)
         return quirks_of(attributes, expected, tolerance)
+
+    def tolerated_of_mac_key(self, attributes: Mapping[str, Any]) -> list[str]:
+        """The same of the attributes that ``attest_mac_key`` read."""
+        tolerance = self._connection.profile.attributes.generated
+        return quirks_of(attributes, CBC_MAC_KEY.expected(b"", ""), tolerance) if attributes else []
 
     def _tolerance(self, *, imported: bool) -> Tolerated:
         return tolerated(self._imports.symmetric()) if imported else self._connection.profile.attributes.generated

@@ -38,7 +38,7 @@ from hsmkms.hsm.faults import NO_PUBLIC_HALF, OBJECT_LOST, REJECTED, is_loss
 from hsmkms.hsm.objects.backing_keys import Kind, PairTemplate, template_of
 from hsmkms.hsm.objects.handle_keys import BorrowedKey
 from hsmkms.hsm.objects.key_specs import KEY_FACTS, EncapsulationKey
-from hsmkms.hsm.objects.mac_mechanisms import MACS
+from hsmkms.hsm.objects.mac_mechanisms import MAC_BYTES, MACS
 from hsmkms.hsm.objects.objects import find, handle_of, required
 from hsmkms.hsm.objects.support import AttributeSupport
 from hsmkms.hsm.pair_trials import PairTrials
@@ -52,6 +52,9 @@ FOREIGN_PUBLIC_HALF: Final = "the public half on the token is not that of the pr
 NO_EXTERNAL_MU: Final = (
     "PKCS#11 has no verification by an external mu, and the installed version of the Python package cryptography has "
     "none for this key: verify the message itself with MessageType RAW, or install a newer version."
+)
+WRONG_LENGTH: Final = (
+    "the token gave a MAC of a wrong length, so it was thrown away: check it with `hsmkms token-check`"
 )
 
 _PROBED: Final[Kind] = (KeySpec.RSA_2048, KeyUsage.ENCRYPT_DECRYPT)
@@ -109,6 +112,11 @@ class KeyPairs:
                 if is_loss(exc):
                     raise
                 self._read_public(session, cka_id, kind)  # the device's error, if it verifies nothing at all
+            try:
+                return signing.verify_on_token(session, half, algorithm, signature, data)
+            except PKCS11Error as exc:  # twice, with the device well in between: the code means the signature
+                if is_loss(exc):
+                    raise
                 return False
 
         return self._connection.repeatable(attempt, "verify")
@@ -175,7 +183,10 @@ class KeyPairs:
         permit.require(MAY_MAKE_MACS, cka_id)
 
         def attempt(session: Session, handle: int) -> bytes:
-            made: bytes = BorrowedKey(session, handle, KeyType.GENERIC_SECRET).sign(message, mechanism=MACS[algorithm])
+            mechanism = MACS[algorithm]
+            made: bytes = BorrowedKey(session, handle, KeyType.GENERIC_SECRET).sign(message, mechanism=mechanism)
+            if len(made) != MAC_BYTES[mechanism]:
+                raise TokenError(WRONG_LENGTH)
             return made
 
         return self._connection.use(cka_id, attempt, "mac")

@@ -21,7 +21,8 @@ class PairTrials:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._trying = threading.Lock()
-        self._outcomes: dict[KeySpec, Outcome] = {}
+        self._outcomes: dict[tuple[str | None, KeySpec], Outcome] = {}
+        """By member of the HA group, and spec."""
 
     def facts(self, spec: KeySpec) -> KeyFacts:
         """Return how this token generates pairs of a spec. UnsupportedOperationException if it generates none."""
@@ -37,8 +38,9 @@ class PairTrials:
             return facts
         self._connection.guard.check()
         with self._trying:
-            if spec not in self._outcomes:
-                self._outcomes[spec] = self._connection.repeatable(
+            tried = self._connection.member, spec
+            if tried not in self._outcomes:
+                self._outcomes[tried] = self._connection.repeatable(
                     lambda session: try_pair(session, facts, self._connection.profile.attributes)
                 )
-            return self._outcomes[spec]
+            return self._outcomes[tried]

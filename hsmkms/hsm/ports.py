@@ -19,8 +19,10 @@ from hsmkms.hsm.objects.objects import TokenObject
 from hsmkms.hsm.probing.mechanism_info import MechanismInfo
 from hsmkms.hsm.probing.profile import TokenProfile
 from hsmkms.hsm.session.cryptoki import TokenLimits
+from hsmkms.hsm.session.group_login import MemberState
 from hsmkms.hsm.session.identity import Identity, Listener
 from hsmkms.hsm.session.pool import PoolUse
+from hsmkms.model.cipher_format import CipherFormat
 from hsmkms.model.enums import EncryptionAlgorithm, KeySpec, MacAlgorithm, SigningAlgorithm, WrappingAlgorithm
 from hsmkms.model.permit import Permit
 from hsmkms.model.token_check import CheckReport
@@ -35,10 +37,13 @@ def uncounted() -> None:
 class Encrypting(Protocol):
     """Symmetric encryption under backing keys, and random bytes."""
 
+    usable_formats: frozenset[CipherFormat]
+    """The ciphertext formats in which the token can encrypt; it may have lost that of older key material."""
+
     def encrypt(
         self, permit: Permit, cka_id: bytes, plaintext: bytes, aad: bytes, count: Callable[[], None] = uncounted
     ) -> tuple[bytes, bytes]:
-        """AES-256-GCM under a backing key: returns (96-bit IV, ciphertext || 128-bit tag)."""
+        """Encrypt under a backing key in its format: returns (IV, ciphertext || tag)."""
 
     def decrypt(self, permit: Permit, cka_id: bytes, iv: bytes, body: bytes, aad: bytes) -> bytes:
         """Open ciphertext || tag; RejectedDataError for everything that was not made by this key with this AAD."""
@@ -160,15 +165,24 @@ class Keys(Protocol):
     def attest(
         self, cka_id: bytes, kind: Kind = SYMMETRIC, *, imported: bool = False
     ) -> tuple[dict[str, Any], list[str]]:
-        """A backing key's attributes as the token reports them now, and how they differ from what was ordered."""
+        """A backing key's attributes as the token reports them now, and how they differ from what was ordered.
+
+        The differences include those of the HMAC key of a backing key for AES-CBC.
+        """
 
     def tolerated(
         self, attributes: Mapping[str, Any], kind: Kind = SYMMETRIC, *, imported: bool = False, public: bool = False
     ) -> list[str]:
         """What of the attributes that ``attest`` read is not as ordered, and is a known quirk of the token."""
 
+    def tolerated_of_mac_key(self, attributes: Mapping[str, Any]) -> list[str]:
+        """The same of the attributes that ``attest_mac_key`` read."""
+
     def identify(self, cka_id: bytes) -> Kind | None:
         """Spec and usage of a generated key, as the object tells about itself; None if it is like none of them."""
+
+    def attest_mac_key(self, cka_id: bytes) -> dict[str, Any]:
+        """The HMAC key of a backing key for AES-CBC as the token reports it now; empty for other backing keys."""
 
     def attest_public(self, cka_id: bytes, kind: Kind) -> tuple[dict[str, Any], list[str]]:
         """A pair's public half as the token reports it now, and what is wrong with it; nothing for a secret key."""
@@ -215,6 +229,13 @@ class Login(Protocol):
     @property
     def members(self) -> frozenset[str]:
         """The serials of the group that the token is of, as the settings name them; without a group its own."""
+
+    @property
+    def member(self) -> str | None:
+        """Serial of the member of the HA group that is in use; None without a group."""
+
+    def member_states(self) -> list[MemberState]:
+        """State of each member of the HA group; none without a group."""
 
     def limits(self) -> TokenLimits | None:
         """Session counts and memory as the token tells them now."""

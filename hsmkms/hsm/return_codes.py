@@ -13,6 +13,7 @@ from pkcs11 import exceptions as ckr
 from pkcs11.exceptions import PKCS11Error
 
 CKR_OK: Final = 0x00
+CKR_FUNCTION_FAILED: Final = 0x06
 CKR_ATTRIBUTE_SENSITIVE: Final = 0x11
 CKR_ATTRIBUTE_TYPE_INVALID: Final = 0x12
 CKR_BUFFER_TOO_SMALL: Final = 0x150
@@ -43,7 +44,7 @@ EXCEPTIONS: Final[Mapping[int, type[PKCS11Error]]] = {
     0x002: ckr.HostMemory,
     0x003: ckr.SlotIDInvalid,
     0x005: ckr.GeneralError,
-    0x006: ckr.FunctionFailed,
+    CKR_FUNCTION_FAILED: ckr.FunctionFailed,
     0x007: ckr.ArgumentsBad,
     0x008: ckr.NoEvent,
     0x010: ckr.AttributeReadOnly,

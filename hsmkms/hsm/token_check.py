@@ -102,8 +102,7 @@ def _run_once(
             [sys.executable, "-P", "-m", PROGRAM, str(writer)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,  # for the answers of this program alone; a module may print there
-            pass_fds=(writer,),
-            env=os.environ | job.environment,
+            pass_fds=(writer,),  # the module's variables are set in there, as in a server: not for Python or the loader
         )
         os.close(writer)
         try:
@@ -118,7 +117,7 @@ def _run_once(
             process.kill()
             process.wait()
             return unfinished, f"did not answer for {seconds:g} seconds, and was killed"
-        except BaseException:  # an interrupt, say: the next run removes what is left on the token
+        except BaseException:  # an interrupt, say: a later run removes what is left on the token
             process.kill()
             raise
         finally:

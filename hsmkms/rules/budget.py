@@ -1,6 +1,11 @@
-"""Limit the number of encryptions with one AES-GCM material.
+"""Limit the number of encryptions with one symmetric material.
 
-With random 96-bit IVs it is 2^32 (NIST SP 800-38D, section 8.3). Encryptions are counted in leases, which are stored
+For AES-GCM with random 96-bit IVs it is 2^32 (NIST SP 800-38D, section 8.3: an IV repeats with a probability of less
+than 2^-32). AES-CBC with random IVs has no limit in NIST SP 800-38A; it leaks once two of all encrypted blocks are
+equal, which for n blocks of 128 bits has a probability of at most n^2 / 2^129 (the birthday bound; Bellare, Desai,
+Jokipii and Rogaway, "A Concrete Security Treatment of Symmetric Encryption", FOCS 1997). An encryption has at most
+``CBC_BLOCKS`` blocks, so 2^32 encryptions are fewer than 2^40.01 blocks, and the probability is below 2^-48: the same
+limit serves both, and is the stricter one for AES-CBC. Encryptions are counted in leases, which are stored
 before they are used: a crash wastes the rest of a lease and never loses a count. Leases start at 1 and double under
 load, so that a rarely used key wastes little and a busy one rarely writes.
 """
@@ -8,6 +13,9 @@ load, so that a rarely used key wastes little and a busy one rarely writes.
 from typing import Final, Literal
 
 LIMIT: Final = 2**32
+CBC_BLOCKS: Final = 4096 // 16 + 1
+"""Blocks of the longest plaintext that hsmkms encrypts at once (hsm/crypto/cbc.py refuses longer ones), padded."""
+
 LARGEST_LEASE: Final = 65_536
 ROTATE_AT: Final = LIMIT // 2
 """Generated material is rotated from here on, so that it never comes near the limit."""

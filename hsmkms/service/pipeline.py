@@ -21,6 +21,7 @@ from hsmkms.errors import (
     InvalidGrantTokenException,
     KMSInternalException,
     NotFoundException,
+    ObjectLostError,
     ValidationException,
 )
 from hsmkms.hsm.ports import Device
@@ -341,6 +342,8 @@ def run_audited(
         response = procedure(call, request)
     except HsmKmsError as exc:
         core.write_audit_record(call, request, None, exc)
+        if isinstance(exc, ObjectLostError) and call.resources:
+            raise ObjectLostError(f"{' and '.join(call.resources)}: {exc}") from exc
         raise
     except Exception as exc:
         # A bug in hsmkms: the exception is re-raised unchanged, and the audit record shows that there was a request.

@@ -400,7 +400,7 @@ def _configured(
 
 def _unseal(header: Header, keys: PrivateKeys | None, devices: Sequence[Device]) -> bytes:
     """Unwrap the file key of hsmkms's own envelope with a private key or with one of the tokens."""
-    if header.method != recipients.BY_TOKEN:
+    if not recipients.is_by_token(header.method):
         if keys is None or keys.pkcs8 is None:
             raise ConfigurationError(
                 f"the backup is sealed to a public key ({header.recipient}): give its --private-key, in PEM or DER"

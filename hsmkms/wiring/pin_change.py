@@ -121,6 +121,12 @@ def interrupted(token: TokenSettings) -> Path | None:
 def pin_file(token: TokenSettings) -> Path:
     """Return the file that the PIN is read from. ConfigurationError if there is none, or it cannot be replaced."""
     source = token.pin
+    if isinstance(token.serial, tuple) and len(token.serial) > 1:
+        raise ConfigurationError(
+            f"each member of the HA group {', '.join(token.serial)} has a PIN of its own, and hsmkms would change "
+            "that of one: stop what uses the token, change the PIN on every member with the vendor's tool, then in its "
+            "source"
+        )
     if source.file is None:
         raise ConfigurationError(
             f"the PIN comes from token.pin.{source.named[0]}, which hsmkms cannot change: stop what uses the token, "

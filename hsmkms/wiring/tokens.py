@@ -1,6 +1,6 @@
 """Open the tokens that the settings name, and match them to the tokens of the database."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cache
 from typing import TypeVar
@@ -16,7 +16,7 @@ from hsmkms.hsm.ports import Device
 from hsmkms.hsm.session import module as modules
 from hsmkms.hsm.session.login import LoginGate, check_counters
 from hsmkms.hsm.session.pin_marks import UnknownPinError
-from hsmkms.hsm.session.token_choice import TokenChoice, choose
+from hsmkms.hsm.session.token_choice import TokenChoice, candidates
 from hsmkms.service.runtime import binding
 from hsmkms.service.runtime.tokens import Tokens
 from hsmkms.store.engine import Store
@@ -37,11 +37,13 @@ def open_device(
     pin: Secret | None = None,
     before_login: Callable[[], None] = at_once,
     insisted: bool = False,
+    first_member: str | None = None,
 ) -> Device:
     """Open a token of the settings, the first if none is named, without the database.
 
     ``before_login`` is called when the module is loaded and the token found. ``insisted``: a person confirmed that the
-    PIN is to be sent, though it may be one that was refused.
+    PIN is to be sent, though it may be one that was refused. ``first_member``: the serial of the member of an HA group
+    to try first, instead of the one that answered last.
     """
     token = token or settings.token
     read = _reader(settings, token)
@@ -51,7 +53,13 @@ def open_device(
         secret = pin or read()
         return Secret(secret.reveal(), secret.origin, insisted=True) if insisted else secret
 
-    return TokenDevice.open(device_settings(settings, token), read_in_time, accept_final_try=accept_final_try)
+    wanted = replace(device_settings(settings, token), first_member=first_member)
+    return TokenDevice.open(wanted, read_in_time, accept_final_try=accept_final_try)
+
+
+def open_member(settings: Settings, token: TokenSettings, serial: str) -> Device:
+    """Open one member of an HA group, whichever of them is in use."""
+    return open_device(settings, replace(token, serial=serial))
 
 
 def device_settings(settings: Settings, token: TokenSettings | None = None) -> DeviceSettings:
@@ -119,8 +127,8 @@ def open_home(
     """
     _, home = binding.expected(store)
 
-    def open_one(token: TokenSettings) -> Device:
-        return open_device(settings, token, pin=pin, before_login=before_login)
+    def open_one(token: TokenSettings, first_member: str | None) -> Device:
+        return open_device(settings, token, pin=pin, before_login=before_login, first_member=first_member)
 
     def prove(device: Device, accept: bool) -> tuple[InstallationRow, TokenRow, bytes]:  # noqa: FBT001 - one caller
         row, token, witness = binding.prove(store, device, accepting=accept)
@@ -146,34 +154,56 @@ def seek(
                 "added), on which the installation has keys: add it to the configuration"
             )
 
-    return _first_proven(settings, wanted, lambda token: open_device(settings, token), prove, accepting)[0]
+    def open_one(token: TokenSettings, first_member: str | None) -> Device:
+        return open_device(settings, token, first_member=first_member)
+
+    return _first_proven(settings, wanted, open_one, prove, accepting)[0]
 
 
 def _first_proven(
     settings: Settings,
     wanted: TokenRow,
-    open_one: Callable[[TokenSettings], Device],
+    open_one: Callable[[TokenSettings, str | None], Device],
     prove: Callable[[Device, bool], Proof],
     accepting: TokenSettings | None,
 ) -> tuple[Device, Proof]:
-    """Return the first token proven to be ``wanted``, with the proof. Tokens of matching names are tried first."""
+    """Return the first token proven to be ``wanted``, with the proof. Tokens of matching names are tried first.
+
+    Of an HA group each member is tried, the one that answered last before the others.
+    """
     not_opened: list[HsmKmsError] = []
     not_proven: list[HsmKmsError] = []
     for each in sorted(settings.tokens, key=lambda each: (each != accepting, not _resembles(each, wanted))):
-        try:
-            device = open_one(each)
-        except HsmKmsError as exc:
-            not_opened.append(exc)
+        for device in _opened_members(each, open_one, not_opened):
+            try:
+                return device, prove(device, each == accepting)
+            except HsmKmsError as exc:
+                device.close()
+                not_proven.append(exc)
+            except BaseException:
+                device.close()
+                raise
+    raise _fault_of(not_opened, not_proven)
+
+
+def _opened_members(
+    token: TokenSettings, open_one: Callable[[TokenSettings, str | None], Device], faults: list[HsmKmsError]
+) -> Iterator[Device]:
+    """Open a token, or each member of its HA group in turn; the caller closes them. Errors are added to ``faults``."""
+    choice, tried = choice_of(token), set[str]()
+    for first_member in (None, *choice.serials) if choice.is_group else (None,):
+        if first_member in tried:
             continue
         try:
-            return device, prove(device, each == accepting)
+            device = open_one(token, first_member)
         except HsmKmsError as exc:
+            faults.append(exc)
+            return  # of a group, no member could be opened
+        if device.profile.serial in tried:
             device.close()
-            not_proven.append(exc)
-        except BaseException:
-            device.close()
-            raise
-    raise _fault_of(not_opened, not_proven)
+        else:
+            tried.add(device.profile.serial)
+            yield device
 
 
 def _fault_of(not_opened: Sequence[HsmKmsError], not_proven: Sequence[HsmKmsError]) -> HsmKmsError:
@@ -250,7 +280,9 @@ def wrong_pins_given(settings: Settings, token: TokenSettings) -> bool:
     device = device_settings(settings, token)
     module = modules.acquire(device.module, environment=device.environment, reserved=device.init_reserved)
     try:
-        return check_counters(choose(module, device.choice), LoginGate(settings.data_dir))
+        gate = LoginGate(settings.data_dir, device.choice.serials)
+        warned = [check_counters(each, gate) for each in candidates(module, device.choice)]
+        return any(warned)
     finally:
         module.release()
 

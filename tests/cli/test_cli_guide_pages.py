@@ -77,6 +77,11 @@ def at_an_hsm(site: Site) -> Reader:
     return Reader(places=places, environment=token.environment)
 
 
+def with_small_wrapping_keys(site: Site) -> Reader:
+    """The tour's installation; where the page names RSA_4096, which takes a second or more to generate, RSA_2048."""
+    return Reader(places={"RSA_4096": "RSA_2048"}, environment=installed(site).environment)
+
+
 def with_two_tokens(site: Site) -> Reader:
     """The tour's installation with a second token in its configuration."""
     reader = installed(site)
@@ -107,6 +112,7 @@ PREPARATIONS: Final[Mapping[str, Callable[[Site], Reader]]] = {
     "bad-days": on_a_bad_day,
     "endpoint": served,
     "hsm": at_an_hsm,
+    "import": with_small_wrapping_keys,
     "monitoring": served,
     "move-hsm": with_two_tokens,
 }

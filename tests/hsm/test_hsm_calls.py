@@ -18,13 +18,14 @@ from pkcs11.mechanisms import GCMParams, KeyType, Mechanism
 from pkcs11.types import Session
 from shims import Played
 
+from hsmkms.errors import TokenUnfitError
 from hsmkms.hsm import return_codes
 from hsmkms.hsm.calls import attributes, function_list, operations
 from hsmkms.hsm.calls.declarations import ffi
 from hsmkms.hsm.calls.mechanisms import gcm, mechanism
 from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY, INSTALLATION_MAC_KEY, MAPPER
-from hsmkms.hsm.objects.handle_keys import create_object
+from hsmkms.hsm.objects.handle_keys import HandleObject, create_object
 from hsmkms.hsm.objects.objects import generate, handle_of, search, tell
 from hsmkms.hsm.return_codes import BufferTooSmallError
 from hsmkms.hsm.session import module as modules
@@ -292,6 +293,26 @@ def test_buffers_of_numbers(session: Session, key: int, played: Played) -> None:
     assert attributes.read_several(session, key, names) == wanted
     played.order("exact_numbers")
     assert [attributes.read_one(session, key, each) for each in names] == list(wanted.values())
+
+
+@pytest.mark.parametrize("manner", ["empty", "unwritten"])
+def test_ok_is_no_value(session: Session, key: int, played: Played, manner: str) -> None:
+    """A token that answers CKR_OK, and writes nothing, has told nothing: read together or alone, of whatever type."""
+    names = (Attribute.EXTRACTABLE, Attribute.SENSITIVE, Attribute.CLASS, Attribute.KEY_TYPE)
+    played.order(*(f"unknown {each:#x} {manner}" for each in names))
+    found = HandleObject(session, key)
+    assert tell(found, (*names, Attribute.LABEL)) == {**dict.fromkeys(names), Attribute.LABEL: "a key of the calls"}
+    for each in names:
+        with pytest.raises((ValueError, ckr.FunctionFailed)):
+            found[each]
+
+
+def test_read_back_is_not_fooled_by_silence(device: TokenDevice, played: Played) -> None:
+    """A token that says nothing of CKA_EXTRACTABLE, and calls that CKR_OK, gets no key: silence is not false."""
+    for manner in ("empty", "unwritten"):
+        played.order(f"unknown {Attribute.EXTRACTABLE:#x} {manner}")
+        with pytest.raises(TokenUnfitError, match="CKA_EXTRACTABLE is None instead of False"):
+            new_key(device)
 
 
 def test_long_values(session: Session, played: Played) -> None:

@@ -16,14 +16,16 @@ from pkcs11.constants import Attribute, ObjectClass
 from pkcs11.exceptions import GeneralError, PKCS11Error
 from pkcs11.mechanisms import KeyType
 from pkcs11.types import Session
+from tokens.driver import NotPossibleError
 
 from hsmkms.errors import ObjectLostError, RejectedDataError
 from hsmkms.hsm.crypto.decrypt_faults import explain_refusal
-from hsmkms.hsm.crypto.gcm import TAG_BYTES, open_sealed, seal
+from hsmkms.hsm.crypto.gcm import open_sealed, seal
+from hsmkms.hsm.crypto.gcm_from_blocks import expected_gcm
 from hsmkms.hsm.crypto.token_iv import IvOrigin
 from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.objects.objects import handle_of
-from hsmkms.hsm.probing.known_answers import expected_gcm
+from hsmkms.model.cipher_format import LAYOUTS, CipherFormat
 from hsmkms.model.enums import Operation
 
 VECTORS = Path(cryptography_vectors.__file__).parent / "ciphers" / "AES" / "GCM"
@@ -70,6 +72,13 @@ def load(session: Session, key: bytes) -> int:
     return handle_of(made)
 
 
+@pytest.fixture
+def gcm(device: TokenDevice) -> None:
+    """Skip a test that calls AES-GCM itself on modules that have none; SoftHSM has it."""
+    if device.profile.cipher_format is not CipherFormat.AES_256_GCM:
+        raise NotPossibleError("the token has no AES-GCM")
+
+
 def test_vectors_are_all_there() -> None:
     """The files hold five sizes of plaintext times five of AAD, fifteen vectors each; some decryptions must fail."""
     for file in (ENCRYPTIONS, DECRYPTIONS):
@@ -78,6 +87,7 @@ def test_vectors_are_all_there() -> None:
     assert 100 < len(refused) < 275
 
 
+@pytest.mark.usefixtures("gcm")
 @pytest.mark.parametrize("sizes", ENCRYPTIONS, ids=str)
 def test_nist_encryptions(session: Session, sizes: tuple[int, int]) -> None:
     """The token's ciphertext and tag are NIST's, and decrypt to NIST's plaintext."""
@@ -88,6 +98,7 @@ def test_nist_encryptions(session: Session, sizes: tuple[int, int]) -> None:
         assert open_sealed(session, handle, vector["IV"], sealed, vector["AAD"]) == vector["PT"]
 
 
+@pytest.mark.usefixtures("gcm")
 @pytest.mark.parametrize("sizes", DECRYPTIONS, ids=str)
 def test_nist_decryptions(session: Session, sizes: tuple[int, int]) -> None:
     """What NIST says to fail is refused as bad data; the rest decrypts."""
@@ -115,6 +126,7 @@ def known_key() -> bytes:
     return os.urandom(32)
 
 
+@pytest.mark.usefixtures("gcm")
 @pytest.mark.parametrize("size", [0, 1, 15, 16, 17, 4095, 4096])
 def test_sizes(session: Session, known_key: bytes, size: int) -> None:
     """From nothing to 4,096 bytes, with and without AAD, the token answers as another library does."""
@@ -148,8 +160,8 @@ def test_every_bit_counts(device: TokenDevice) -> None:
     """A change of any one bit of IV, ciphertext, tag or AAD is refused."""
     key, aad = new_key(device), b"a=b"
     iv, body = device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"abc", aad)
-    assert len(iv) == 12
-    assert len(body) == 3 + TAG_BYTES
+    layout = LAYOUTS[device.profile.cipher_format]
+    assert (len(iv), len(body)) == (layout.iv, max(3, layout.block) + layout.tag)
     for changed in flips(iv):
         refused(device, key, changed, body, aad)
     for changed in flips(body):
@@ -198,10 +210,12 @@ def test_largest_plaintext(device: TokenDevice) -> None:
     """4,096 bytes, the most that Encrypt takes, go through the device."""
     key, plaintext = new_key(device), os.urandom(4096)
     iv, body = device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, plaintext, b"")
-    assert len(body) == 4096 + TAG_BYTES
+    layout = LAYOUTS[device.profile.cipher_format]
+    assert len(body) == 4096 + (layout.block if layout.block > 1 else 0) + layout.tag
     assert device.ciphers.decrypt(permit(Operation.DECRYPT, key), key, iv, body, b"") == plaintext
 
 
+@pytest.mark.usefixtures("gcm")
 def test_trouble_of_the_token_is_no_bad_data(device: TokenDevice, session: Session) -> None:
     """CKR_GENERAL_ERROR means bad data only if the key still works; else it is the device's own trouble."""
     good = load(session, os.urandom(32))

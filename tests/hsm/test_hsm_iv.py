@@ -8,6 +8,7 @@ import pytest
 from devices import Token, new_key
 from pkcs11.types import Session
 
+from hsmkms.errors import TokenError
 from hsmkms.hsm.crypto.iv import BLOCK, IV_BYTES, IvSource
 from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.session.login import open_session
@@ -57,6 +58,23 @@ def test_failing_generator(session: Session) -> None:
     source = IvSource()
     with pytest.raises(RuntimeError):
         source.next(Failing())  # type: ignore[arg-type]
+    assert len(source.next(session)) == 12
+
+
+@pytest.mark.parametrize("answer", ["zeros", "again"])
+def test_generator_that_repeats(session: Session, answer: str) -> None:
+    """A generator that gives the same bytes again, within a block or in the next one, gives no IV."""
+    first = session.generate_random(BLOCK * 96)
+
+    class Repeating:
+        def generate_random(self, bits: int) -> bytes:
+            return first if answer == "again" else bytes(bits // 8)
+
+    source = IvSource()
+    if answer == "again":
+        assert len({source.next(Repeating()) for _ in range(BLOCK)}) == BLOCK  # type: ignore[arg-type]
+    with pytest.raises(TokenError, match="repeats itself"):
+        source.next(Repeating())  # type: ignore[arg-type]
     assert len(source.next(session)) == 12
 
 

@@ -20,8 +20,10 @@ from hsmkms.errors import (
     TokenNotFoundError,
     TokenUnavailableError,
 )
+from hsmkms.hsm.calls.messages import LIFETIME_SECONDS
 from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.objects.objects import find
+from hsmkms.model.cipher_format import new_cka_id
 from hsmkms.model.enums import Operation
 from hsmkms.model.permit import OperatorAct
 
@@ -162,7 +164,7 @@ def test_generation_is_never_repeated(
     device: TokenDevice, key: bytes, lose: Lose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A generation that meets a loss is tried once; nothing is on the token, and the next one succeeds."""
-    tries = []
+    tries, other = [], new_cka_id(device.profile.cipher_format)
     take = device.connection.pool.take
 
     def take_and_lose() -> Session:
@@ -174,9 +176,9 @@ def test_generation_is_never_repeated(
     with monkeypatch.context() as patch:
         patch.setattr(device.connection.pool, "take", take_and_lose)
         with pytest.raises(SessionLostError):
-            device.keys.generate_backing_key(permit(Operation.CREATE_KEY, OTHER), OTHER, "never")
+            device.keys.generate_backing_key(permit(Operation.CREATE_KEY, other), other, "never")
     assert len(tries) == 1
-    assert not device.keys.holds(OTHER)
+    assert not device.keys.holds(other)
     assert device.keys.holds(key)
     assert device.keys.holds(new_key(device))
 
@@ -225,6 +227,20 @@ def test_made_again_by_another_process(device: TokenDevice, key: bytes, token: T
     assert decrypt(device, key, encrypt(device, key, b"new")) == b"new"
     with pytest.raises(RejectedDataError):
         decrypt(device, key, old)
+
+
+def test_destroyed_while_an_operation_is_active(
+    device: TokenDevice, key: bytes, token: Token, programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that was destroyed elsewhere encrypts no longer, whatever operation had begun under it (NSS goes on)."""
+    now = [0.0]
+    monkeypatch.setattr(device.connection.messages, "_clock", lambda: now[0])
+    for _ in range(3):
+        encrypt(device, key, b"plaintext")
+    assert devices.run(programs / "remake_key.py", token, key=key.hex(), again=False)
+    now[0] += LIFETIME_SECONDS
+    with pytest.raises(ObjectLostError):
+        encrypt(device, key, b"plaintext")
 
 
 def test_token_that_is_away(device: TokenDevice, key: bytes, lose: Lose, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Message-based encryption of PKCS#11 3: one call an encryption where a token has it, and never with a weak IV."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 from devices import MakeToken, SoftHsm, new_key, permit
 from shims import Played
 
-from hsmkms.errors import RejectedDataError
+from hsmkms.errors import ObjectLostError, RejectedDataError, TokenUnavailableError
+from hsmkms.hsm.calls import messages
 from hsmkms.hsm.calls.messages import Generator
 from hsmkms.hsm.device import TokenDevice
 from hsmkms.model.enums import Operation
@@ -26,6 +28,12 @@ def played(make_token: MakeToken, shim_path: Path) -> Played:
 def token(played: Played) -> SoftHsm:
     """The same token."""
     return played.token
+
+
+@pytest.fixture(autouse=True)
+def long_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No message operation becomes too old in these tests, however slow the machine is."""
+    monkeypatch.setattr(messages, "LIFETIME_SECONDS", math.inf)
 
 
 def encrypt(device: TokenDevice, key: bytes, plaintext: bytes = PLAINTEXT) -> tuple[bytes, bytes]:
@@ -115,6 +123,53 @@ def test_handle_of_another_key(device: TokenDevice) -> None:
     assert decrypt(device, new, sealed) == PLAINTEXT
     with pytest.raises(RejectedDataError):
         decrypt(device, new, (sealed[0], sealed[1][:-1] + bytes((sealed[1][-1] ^ 1,))))
+
+
+def test_key_made_again_under_another_handle(device: TokenDevice) -> None:
+    """A key that was made again under its CKA_ID is not encrypted with the old one, whose operation lives on."""
+    old, new = new_key(device), new_key(device)
+    for _ in range(3):
+        encrypt(device, old)
+    handles = device.connection.handles
+    encrypted_by_new = encrypt(device, new)
+    known = handles.lookup(new)
+    assert known is not None
+    assert decrypt(device, new, encrypted_by_new) == PLAINTEXT
+    for _ in range(3):
+        encrypt(device, old)
+    handles.remember(old, known)  # as if it had been destroyed, made again, and found again in another session
+    assert [decrypt(device, new, encrypt(device, old)) for _ in range(3)] == [PLAINTEXT] * 3
+
+
+def test_dropped_key_begins_anew(device: TokenDevice, played: Played) -> None:
+    """Once a key was dropped from the caches no session goes on with its operation, whatever handle it gets."""
+    key = new_key(device)
+    for _ in range(3):
+        encrypt(device, key)
+    handles = device.connection.handles
+    known = handles.lookup(key)
+    device.connection.forget(key)
+    handles.remember(key, known or 0)  # NSS gives the handle of a destroyed key to the next one
+    played.order("messages caller", "fault C_EncryptInit * return 0x30")
+    with pytest.raises(TokenUnavailableError):
+        encrypt(device, key)
+
+
+def test_operation_has_an_end(device: TokenDevice, played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a second an operation is begun anew, so a key that another program destroyed encrypts no longer."""
+    now = [100.0]
+    monkeypatch.setattr(messages, "LIFETIME_SECONDS", 1.0)
+    monkeypatch.setattr(device.connection.messages, "_clock", lambda: now[0])
+    key = new_key(device)
+    for _ in range(3):
+        encrypt(device, key)
+    gone = ("messages caller", "fault C_EncryptInit * return 0x60")  # CKR_KEY_HANDLE_INVALID
+    played.order(*gone)
+    now[0] += 0.9
+    encrypt(device, key)
+    now[0] += 0.2
+    with pytest.raises(ObjectLostError):
+        encrypt(device, key)
 
 
 def test_lost_session(device: TokenDevice, lose: Callable[[TokenDevice], None]) -> None:

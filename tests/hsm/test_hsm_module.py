@@ -80,6 +80,13 @@ def test_second_environment_is_refused(device: TokenDevice, token: Token, tmp_pa
     assert device.connection.limits() is not None
 
 
+def test_second_reserved_is_refused(device: TokenDevice, token: Token) -> None:
+    """While a module is open, other parameters of C_Initialize are refused: they would have no effect."""
+    with pytest.raises(ConfigurationError, match=r"another token\.init_reserved"):
+        token.open(init_reserved="configDir='/nowhere'")
+    assert device.connection.limits() is not None
+
+
 def test_configuration_is_read_again(make_token: MakeToken) -> None:
     """SoftHSM reads SOFTHSM2_CONF at each start, so a process can use one configuration after the other."""
     first, second = make_token("first"), make_token("second")

@@ -20,6 +20,7 @@ from shims import (
     HONEST_LENGTHS,
     IV_ORIGINS,
     NO_CMAC,
+    NO_GCM,
     OAEP_SHA_256,
     PERSONALITIES,
     SHORT_LABELS,
@@ -55,9 +56,11 @@ from test_hsm_objects import (  # noqa: F401
 from test_hsm_unwrapping import CANNOT_OPEN, WRONG_LENGTH, Bench, opens
 
 from hsmkms.errors import RejectedDataError, RejectedMaterialError
+from hsmkms.hsm.ciphers import GcmCipher
 from hsmkms.hsm.crypto.token_iv import IvOrigin
 from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.imports.wrapping import Lengths
+from hsmkms.model.cipher_format import CipherFormat
 from hsmkms.model.enums import Operation, WrappingAlgorithm
 from hsmkms.model.token_check import Outcome
 
@@ -92,7 +95,8 @@ def test_profile_tells_it(device: TokenDevice, personality: Personality) -> None
     short = "labels 32 cut" in personality.orders or "labels 32 refused" in personality.orders
     assert told.iv_origin is IV_ORIGINS.get(personality.name, IvOrigin.CALLER)
     assert (told.label_bytes == 32) is short
-    assert told.gcm_checked is (personality is not EVERYTHING)
+    assert told.gcm_checked is (personality not in (EVERYTHING, NO_GCM))
+    assert (told.cipher_format is CipherFormat.AES_256_GCM) is (personality is not NO_GCM)
     chooses = told.iv_origin is not IvOrigin.CALLER
     assert len(told.quirks) == chooses + short + (not told.gcm_checked)
     assert any("chooses the IVs" in each for each in told.quirks) is chooses
@@ -108,6 +112,14 @@ def test_checks(device: TokenDevice, session: Session, personality: Personality)
     assert ("honest lengths" in limited) is ("lengths honest" not in orders)
     assert ("AES-CMAC" in limited) is (NO_CMAC.orders[0] in orders)
     assert ("object labels" in limited) is (device.profile.label_bytes == 32)
+    assert told["mechanisms"].detail.endswith(f"; ciphertext format {device.profile.cipher_format}")
+    assert ("AES-GCM, IVs" in limited) is (personality is NO_GCM)
+    assert (told["AES-CBC with HMAC"].detail == "not used: the token has AES-GCM") is (personality is not NO_GCM)
+    if personality is NO_GCM:
+        compared = "equals an independent computation and a published vector; a changed message is refused"
+        assert told["AES-CBC with HMAC"].detail == compared
+        assert list(session.get_objects({})) == []
+        return
     chooses = device.profile.iv_origin is not IvOrigin.CALLER
     assert ("chooses the IVs" in told["AES-GCM, IVs"].detail) is chooses
     assert told["AES-GCM, published vector"].detail == "published vector" + ", decrypted only" * chooses
@@ -133,7 +145,9 @@ def test_ivs_of_the_token(make_token: MakeToken, shim_path: Path, name: str) -> 
     for size, (iv, body) in enumerate(made, 1):
         assert (len(iv), len(body)) == (12, size + 16)
         assert device.ciphers.decrypt(permit(Operation.DECRYPT, cka_id), cka_id, iv, body, b"a\0d") == b"x" * size
-    assert not device.ciphers._ivs._ready
+    gcm = device.ciphers._formats[CipherFormat.AES_256_GCM]
+    assert isinstance(gcm, GcmCipher)
+    assert not gcm._ivs._ready
 
 
 @on(WRITTEN_BACK)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,7 +15,7 @@ from pkcs11.mechanisms import Mechanism
 from shims import Played
 
 from hsmkms.hsm import token_check
-from hsmkms.hsm.checks import needed
+from hsmkms.hsm.checks import needed, stored
 from hsmkms.hsm.checks.advice import ADVICE
 from hsmkms.hsm.checks.bench import CHECK_LABEL, Bench
 from hsmkms.hsm.checks.messages import CLOSING, LOGIN, MODULE, SESSIONS, TOKEN
@@ -133,6 +134,30 @@ def test_leftovers(device: TokenDevice) -> None:
         assert kept[Attribute.LABEL] == "hsmkms/another"
 
 
+def test_two_runs_leave_each_others_objects(device: TokenDevice) -> None:
+    """What another run has stored just now stays, and its own run removes it; so does any run after ten minutes."""
+    with device.connection.pool.session() as session:
+        old = stored._MARK + bytes(4) + (int(time.time()) - 601).to_bytes(8)
+        generate(session, AES_256_BACKING_KEY, stored._mark("0000aaaa"), CHECK_LABEL)
+        generate(session, AES_256_BACKING_KEY, old, CHECK_LABEL)
+        label = f"{CHECK_LABEL} 0000aaaa"
+        keep_note(session, label, label, stored._mark("0000aaaa"))
+        assert remove_leftovers(session, "0000bbbb") == (1, [])
+        bench = Bench(device.connection.token, session, lambda: open_session(device.connection.token), "0000bbbb")
+        assert stored.data_objects(bench).outcome is Outcome.WORKS
+        assert stored.stored_key(bench).outcome is Outcome.WORKS
+        assert len(list(session.get_objects({}))) == 2
+        assert remove_leftovers(session, "0000aaaa") == (2, [])
+        assert list(session.get_objects({})) == []
+
+
+def test_variables_are_the_modules_own(token: SoftHsm) -> None:
+    """Variables for the module are set where it is loaded: they change neither the checking program nor its loader."""
+    environment = token.environment | {"PYTHONHASHSEED": "no number", "LD_PRELOAD": "/nowhere/at-all.so"}
+    report = check(token, None, environment=environment)
+    assert {each.name: each.outcome for each in report}["mechanisms"] is Outcome.WORKS
+
+
 @pytest.mark.parametrize(
     ("order", "failed", "made"),
     [
@@ -187,12 +212,12 @@ def test_return_codes(played: Played) -> None:
 
 
 def test_missing_mechanism(played: Played) -> None:
-    """Without AES-GCM the token is unfit, and what does not need it works all the same."""
-    played.order(f"hide {Mechanism.AES_GCM:#x}", f"hide {Mechanism.SHA384_HMAC:#x}")
+    """Without AES-GCM and AES-CBC the token is unfit, and what does not need them works all the same."""
+    played.order(*(f"hide {each:#x}" for each in (Mechanism.AES_GCM, Mechanism.AES_CBC, Mechanism.SHA384_HMAC)))
     report = check(played.token)
     found = {each.name: each for each in report}
-    assert found["mechanisms"].detail == "missing: AES_GCM"
-    assert found["AES-GCM, computed answer"].ckr == "CKR_MECHANISM_INVALID"
+    assert found["mechanisms"].detail == "the token has no AES_GCM or AES_CBC: hsmkms cannot keep keys on it"
+    assert found["AES-CBC with HMAC"].ckr == "CKR_MECHANISM_INVALID"
     assert found["HMAC_384"].detail == "the token has no CKM_SHA384_HMAC"
     assert found["HMAC_384"].outcome is Outcome.LIMITED
     assert found["stored keys"].outcome is Outcome.WORKS

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from devices import MakeToken, Token, new_key, permit
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from import_probes import SharedProbes
 from pkcs11.types import Session
 
 from hsmkms.errors import (
@@ -114,6 +115,13 @@ class Bench:
             assert type(caught.value) is kind
             assert str(caught.value) == sentence
         assert self.objects() == before
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _shared_probes() -> Iterator[None]:
+    """Devices of plain SoftHSM share the answers of the import probes (see import_probes.py)."""
+    with SharedProbes().in_use():
+        yield
 
 
 @pytest.fixture

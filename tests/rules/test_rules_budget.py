@@ -6,12 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hsmkms.rules.budget import LIMIT, grant, next_lease, warning
+from hsmkms.hsm.crypto import cbc
+from hsmkms.rules.budget import CBC_BLOCKS, LIMIT, grant, next_lease, warning
 
 
 def test_limit() -> None:
     """One material does 2^32 encryptions."""
     assert LIMIT == 4_294_967_296
+
+
+def test_limit_of_cbc() -> None:
+    """With as many encryptions of the longest plaintext, two equal blocks of AES-CBC are less likely than 2^-48."""
+    assert CBC_BLOCKS == cbc.LARGEST_PLAINTEXT // cbc.BLOCK + 1
+    blocks = LIMIT * CBC_BLOCKS
+    assert blocks**2 * 2**48 < 2**129
 
 
 def test_leases_double() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from import_probes import SharedProbes
 from service_sites import NewFolder, NewSite, Site, StoppedClock, close_everything
 
 from hsmkms.kms import Kms
@@ -22,6 +23,18 @@ def new_folder() -> Iterator[NewFolder]:
     numbers = itertools.count()
     yield lambda: root / f"site-{next(numbers)}"
     shutil.rmtree(root)
+
+
+@pytest.fixture(scope="session")
+def _probes() -> SharedProbes:
+    return SharedProbes()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _shared_probes(_probes: SharedProbes) -> Iterator[None]:
+    """Devices of plain SoftHSM share the answers of the import probes, in this folder alone (see import_probes.py)."""
+    with _probes.in_use():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Final
 
+import examples
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -229,7 +230,7 @@ def test_lives(opened: None) -> None:
     run_state_machine_as_test(
         Lives,
         settings=settings(
-            max_examples=40,
+            max_examples=examples.count(suite=8, long=100),
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any, Final
 
+import examples
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -241,7 +242,7 @@ def test_random_sequences(kms: Kms) -> None:
     run_state_machine_as_test(
         lambda: KmsMachine(kms),
         settings=settings(
-            max_examples=25,
+            max_examples=examples.count(suite=8, long=100),
             stateful_step_count=20,
             deadline=None,
             database=None,

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Final
 
+import examples
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -245,7 +246,7 @@ def test_sets(opened: None) -> None:
     run_state_machine_as_test(
         Sets,
         settings=settings(
-            max_examples=8,
+            max_examples=examples.count(suite=5, long=50),
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=list(HealthCheck),

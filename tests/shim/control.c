@@ -39,6 +39,7 @@ static const char *const NAMES[] = {
 
 _Thread_local unsigned long truncate_by;
 static atomic_ulong beginnings;
+static char control_file[4096]; /* as SHIM_CONTROL named it at C_Initialize: copies of the shim have one each */
 static struct orders nothing;
 static _Atomic(struct orders *) current = &nothing;
 static pthread_mutex_t reading = PTHREAD_MUTEX_INITIALIZER;
@@ -181,16 +182,23 @@ static int parse_deviation(struct control *control, const char *order, char **re
 
 static void parse_unknown(struct control *control, char **rest, const char *line)
 {
-    static const char *const manners[] = {"marked", "stops", "refused"};
+    static const char *const manners[] = {"marked", "stops", "refused", "empty", "unwritten"};
     int at = control->unknown_count++;
     control->unknown[at] = number(strtok_r(NULL, " ", rest), line);
-    control->unknown_manner[at] = one_of(strtok_r(NULL, " ", rest), manners, 3, line);
+    control->unknown_manner[at] = one_of(strtok_r(NULL, " ", rest), manners, 5, line);
 }
 
 static void parse_messages(struct control *control, const char *word, const char *line)
 {
     static const char *const kinds[] = {"caller", "random", "counted", "wrong"};
     control->messages = MESSAGES_CALLER + one_of(word, kinds, 4, line);
+}
+
+static void parse_serial(struct control *control, const char *word, const char *line)
+{
+    if (word == NULL || strlen(word) != sizeof control->serial - 1)
+        wrong(line);
+    strcpy(control->serial, word);
 }
 
 static void parse(struct orders *orders, char *words, const char *line)
@@ -229,6 +237,10 @@ static void parse(struct orders *orders, char *words, const char *line)
         parse_messages(control, strtok_r(NULL, " ", &rest), line);
     else if (strcmp(order, "exact_numbers") == 0)
         control->exact_numbers = 1;
+    else if (strcmp(order, "serial") == 0)
+        parse_serial(control, strtok_r(NULL, " ", &rest), line);
+    else if (strcmp(order, "silent") == 0)
+        control->silent = 1;
     else if (strcmp(order, "room") == 0)
         control->least_room = number(strtok_r(NULL, " ", &rest), line);
     else if (strcmp(order, "pin_tries") == 0)
@@ -261,11 +273,19 @@ static int is_same(const struct stat *one, const struct stat *other)
            one->st_mtim.tv_sec == other->st_mtim.tv_sec && one->st_mtim.tv_nsec == other->st_mtim.tv_nsec;
 }
 
+static void remember_path(void)
+{
+    const char *named = getenv("SHIM_CONTROL");
+    if (named != NULL && strlen(named) >= sizeof control_file)
+        wrong(named);
+    strcpy(control_file, named == NULL ? "" : named);
+}
+
 static struct orders *orders(void)
 {
-    const char *path = getenv("SHIM_CONTROL");
+    const char *path = control_file;
     struct stat now;
-    if (path == NULL || stat(path, &now) != 0)
+    if (stat(path, &now) != 0)
         return &nothing;
     if (is_same(&now, &atomic_load(&current)->read_from))
         return atomic_load(&current);
@@ -285,8 +305,7 @@ const struct control *control(void) { return &orders()->control; }
 
 int control_path(const char *suffix, char *path, unsigned long room)
 {
-    const char *base = getenv("SHIM_CONTROL");
-    return base != NULL && (unsigned long)snprintf(path, room, "%s%s", base, suffix) < room;
+    return control_file[0] != '\0' && (unsigned long)snprintf(path, room, "%s%s", control_file, suffix) < room;
 }
 
 /* -- faults ------------------------------------------------------------------------------------------------------- */
@@ -342,6 +361,8 @@ static int fits(const struct rule *rule, enum function function)
 
 CK_RV fault(enum function function, int before)
 {
+    if (function == N_C_Initialize && before)
+        remember_path();
     struct orders *now = orders();
     if (function == N_C_Initialize && before)
         atomic_fetch_add(&beginnings, 1);

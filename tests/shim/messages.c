@@ -32,7 +32,9 @@ int message_is_active(CK_ULONG session)
 
 CK_RV play_C_DecryptInit(CK_ULONG session, CK_MECHANISM *mechanism, CK_ULONG key)
 {
-    return message_is_active(session) ? CKR_OPERATION_ACTIVE : real->C_DecryptInit(session, mechanism, key);
+    if (message_is_active(session))
+        return CKR_OPERATION_ACTIVE;
+    return is_hidden(mechanism->mechanism) ? CKR_MECHANISM_INVALID : real->C_DecryptInit(session, mechanism, key);
 }
 
 static CK_RV message_encrypt_init(CK_ULONG session, CK_MECHANISM *mechanism, CK_ULONG key)

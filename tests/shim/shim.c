@@ -16,16 +16,18 @@
  *   no_data_objects        CKO_DATA is refused
  *   no_serial              C_GetTokenInfo reports a serial number of NUL bytes
  *   labels N cut|refused   CKA_LABEL has at most N bytes; a longer one is cut, or refused
- *   hide MECHANISM         the token has no such mechanism (not listed; refused by C_EncryptInit, C_SignInit,
- *                          C_VerifyInit and C_UnwrapKey)
+ *   hide MECHANISM         the token has no such mechanism (not listed; refused by C_EncryptInit, C_DecryptInit,
+ *                          C_SignInit, C_VerifyInit and C_UnwrapKey)
  *   oaep_sha_256           C_UnwrapKey takes OAEP with SHA-256 as well
  *   lengths honest|N       CKA_VALUE_LEN of unwrapped keys is right, or always N
  *   sessions N [untold]    at most N sessions in this process, which C_GetTokenInfo tells, or does not
  *   ignore ATTRIBUTE 0|1   whatever value a template orders for this boolean, objects get this one
- *   unknown ATTRIBUTE marked|stops|refused
+ *   unknown ATTRIBUTE marked|stops|refused|empty|unwritten
  *                          C_GetAttributeValue does not know it. marked: as the standard wants, its length becomes -1,
  *                          and all others are answered. stops: those behind it are left as they are. refused: it
- *                          answers CKR_GENERAL_ERROR and nothing else, also for this attribute alone.
+ *                          answers CKR_GENERAL_ERROR and nothing else, also for this attribute alone. empty: it
+ *                          answers CKR_OK and a length of 0. unwritten: CKR_OK and the right length, and the
+ *                          caller's buffer is left as it was.
  *   messages caller|random|counted|wrong
  *                          PKCS #11 3.0 with C_MessageEncryptInit, C_EncryptMessage and C_MessageEncryptFinal for
  *                          AES-GCM, beside which a session encrypts and decrypts nothing else. caller: the IV is the
@@ -34,6 +36,8 @@
  *                          C_Encrypt.
  *   exact_numbers          C_GetAttributeValue answers CKR_BUFFER_TOO_SMALL for a number whose buffer is not of its size
  *   room N                 C_Sign answers CKR_BUFFER_TOO_SMALL to a buffer of fewer than N bytes
+ *   serial TEXT            C_GetTokenInfo reports this serial, of 16 characters
+ *   silent                 C_Sign answers CKR_OK, and writes neither its output nor the length of it
  *   ignore_unwrapped ATTRIBUTE 0|1
  *                          the same for objects of C_UnwrapKey alone
  *   refuse ATTRIBUTE CKR   a template that has this attribute is refused with this number

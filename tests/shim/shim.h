@@ -66,9 +66,11 @@ struct control {
     int ed25519_by_oid;
     int pin_tries; /* 0: they are not counted */
     CK_ULONG unknown[MOST_RULES];
-    enum { UNKNOWN_MARKED, UNKNOWN_STOPS, UNKNOWN_REFUSED } unknown_manner[MOST_RULES];
+    enum { UNKNOWN_MARKED, UNKNOWN_STOPS, UNKNOWN_REFUSED, UNKNOWN_EMPTY, UNKNOWN_UNWRITTEN } unknown_manner[MOST_RULES];
     int unknown_count;
+    char serial[17]; /* empty: that of the token behind */
     CK_ULONG least_room; /* 0: as the token behind */
+    int silent;
     int exact_numbers;
     enum { NO_MESSAGES, MESSAGES_CALLER, MESSAGES_RANDOM, MESSAGES_COUNTED, MESSAGES_WRONG } messages;
 };

@@ -37,6 +37,8 @@ CK_RV play_C_GetTokenInfo(CK_ULONG slot, CK_TOKEN_INFO *info)
 {
     CK_RV told = real->C_GetTokenInfo(slot, info);
     if (told == CKR_OK) {
+        if (control()->serial[0] != '\0')
+            memcpy(info->serialNumber, control()->serial, sizeof info->serialNumber);
         if (control()->no_serial)
             memset(info->serialNumber, 0, sizeof info->serialNumber);
         tell_sessions(info);

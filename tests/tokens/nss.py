@@ -42,7 +42,6 @@ EXCLUDED: Final = (
         "NSS gives a new key the handle of a destroyed one, so a key made again under its CKA_ID is not noticed",
     ),
     Reason(r"test_losses_leak_no_sessions", "its handles of sessions are not small numbers that could be counted"),
-    Reason(r"test_hsm_unwrapping\.py::test_key_that_dies_in_between", "NSS does not say which of two keys is gone"),
     Reason(
         r"test_objects_tell_their_kind\[RSA_2048-ENCRYPT_DECRYPT\]",
         "no object is adopted on a token whose keys report CKA_LOCAL false",

@@ -25,7 +25,7 @@ class Tpm2Driver(Driver):
     )
     excluded = MEASURED_ON_SOFTHSM
     refused: ClassVar[tuple[Reason, ...]] = (
-        Reason(r"the token has no AES_GCM, GENERIC_SECRET_KEY_GEN:", "it has no AES-GCM and makes no generic secrets"),
+        Reason(r"GENERIC_SECRET_KEY_GEN: it generates no secret keys", "it makes no generic secrets"),
     )
 
     def __init__(self, module: Path | None = None) -> None:

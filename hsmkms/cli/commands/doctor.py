@@ -180,6 +180,34 @@ def _token(context: CheckContext) -> Verdict:
     return _ok(f"{'; '.join(opened)} accepted the PIN and passed the probe")
 
 
+def _groups(context: CheckContext) -> Verdict:
+    """Check that every member of each HA group is present and has all keys."""
+    from hsmkms.wiring import tokens as token_wiring  # noqa: PLC0415 - see CheckContext
+
+    told, faults = [], []
+    for each in context.settings.tokens:
+        in_use = context.keep_open(closing(token_wiring.open_device(context.settings, each)))
+        for member in in_use.connection.member_states():
+            if not member.present:
+                faults.append(f"the member {member.serial} is not present: a failover to it is not possible")
+                continue
+            try:
+                with closing(token_wiring.open_member(context.settings, each, member.serial)) as device:
+                    missing = context.kms.operator.missing_on_member(device)
+            except HsmKmsError as exc:
+                faults.append(f"the member {member.serial} cannot be used: {type(exc).__name__}: {exc}")
+                continue
+            if missing:
+                faults.append(
+                    f"the member {member.serial} lacks {', '.join(missing)}: wait for the HSM's replication, or have "
+                    "the vendor's tool synchronise the group"
+                )
+            told.append(f"{member.serial}{' (in use)' if member.in_use else ''}")
+    if faults:
+        return _warning("; ".join(faults))
+    return _ok(f"all members have every key: {', '.join(told)}" if told else "no token is an HA group")
+
+
 def _whole(context: CheckContext) -> Verdict:
     findings = len(context.kms.operator.find_differences())
     if findings:
@@ -271,11 +299,11 @@ def _limits(context: CheckContext) -> Verdict:
     figures = context.kms.operator.watch.figures()
     if figures.half_spent:
         return _warning(
-            f"{figures.half_spent} key materials have used half of the encryptions that AES-GCM allows, or more "
+            f"{figures.half_spent} key materials have used half of the encryptions that are allowed, or more "
             f"({figures.nearly_spent} of them 90 %): `hsmkms rotation-report` shows them (BudgetPercent); imported "
             "ones need a new key"
         )
-    return _ok(f"the most used key material has used {100 * figures.budget_used:.1f} % of what AES-GCM allows")
+    return _ok(f"the most used key material has made {100 * figures.budget_used:.1f} % of the allowed encryptions")
 
 
 def _sessions(context: CheckContext) -> Verdict:
@@ -383,6 +411,7 @@ CHECKS: Final[dict[str, Check]] = {
     "PIN": _pin,
     "token": _token,
     "installation": _whole,
+    "HA members": _groups,
     "rows": _rows,
     "audit log": _audit,
     "clock": _clock,

@@ -54,7 +54,7 @@ def register(app: typer.Typer) -> None:
 
 @with_common("config", "output", "query")
 def token_info(common: Common, *, token: TokenOption = None) -> None:
-    """Show the token's profile, sessions, free memory, mechanisms and quirks.
+    """Show the token's profile, sessions, free memory, mechanisms and quirks, and the members of its HA group.
 
     Example: hsmkms token-info --query Profile
     """
@@ -67,6 +67,7 @@ def token_info(common: Common, *, token: TokenOption = None) -> None:
             "Limits": named(info.limits) if info.limits is not None else {},
             "Mechanisms": [named(each) for each in info.mechanisms],
         }
+        | ({"Members": [named(each) for each in info.members]} if info.members else {})
     )
 
 

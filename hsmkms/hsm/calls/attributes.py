@@ -2,9 +2,9 @@
 
 An attribute counts as reported only if the module changed its length to one that fits the buffer; a number, whose
 buffer has exactly its size (NSS softokn takes no larger one for objects of a token), if it changed what was in the
-buffer. Whatever it left untouched, or marked as unavailable, is read again alone: some modules stop at the first
-attribute that they do not know, and some refuse the whole call. Those that a module refuses in this way are remembered,
-and read alone from then on.
+buffer, and so does a single byte. Whatever it left untouched, or marked as unavailable, is read again alone: some
+modules stop at the first attribute that they do not know, and some refuse the whole call. Those that a module refuses
+in this way are remembered, and read alone from then on.
 
 Source: PKCS #11 2.40, section 5.7 (C_GetAttributeValue): a call that answers CKR_ATTRIBUTE_SENSITIVE,
 CKR_ATTRIBUTE_TYPE_INVALID or CKR_BUFFER_TOO_SMALL for one attribute has processed all others.
@@ -53,8 +53,9 @@ _NUMBERS: Final = frozenset(
 )
 """Attributes of type CK_ULONG."""
 
-_UNTOUCHED: Final = os.urandom(_NUMBER_BYTES)
-"""What is in the buffer of a number before the call: no module has it as a value but by a chance of 2^-64."""
+_NO_BOOLEAN: Final = b"\xa5"
+_UNTOUCHED: Final = _NO_BOOLEAN + os.urandom(_NUMBER_BYTES - 1)
+"""What is in a buffer before the call: neither CK_TRUE nor CK_FALSE, and no number but by a chance of 2^-56."""
 
 _PROCESSED: Final = (CKR_OK, CKR_ATTRIBUTE_SENSITIVE, CKR_ATTRIBUTE_TYPE_INVALID, CKR_BUFFER_TOO_SMALL)
 _UNKNOWN: Final = (ckr.AttributeSensitive, ckr.AttributeTypeInvalid)
@@ -121,9 +122,9 @@ def _read_together(
     values: dict[int, bytes] = {}
     if code in _PROCESSED:
         for index, attribute in enumerate(attributes):
-            length, is_number = template[index].ulValueLen, attribute in _NUMBERS
-            value: bytes = ffi.buffer(memory + index * ROOM, length)[:] if length < ROOM else _UNTOUCHED
-            if length < ROOM and not (is_number and value == _UNTOUCHED):
+            length = template[index].ulValueLen
+            value: bytes | None = ffi.buffer(memory + index * ROOM, length)[:] if length < ROOM else None
+            if value is not None and value not in (_UNTOUCHED, _NO_BOOLEAN):
                 values[attribute] = value
     overwrite(memory, count * ROOM)
     return code, values
@@ -134,24 +135,26 @@ def _read_alone(functions: Functions, session: int, handle: int, attribute: int)
     room = _room(attribute, ROOM_ALONE)
     code, value = _read_into(functions, session, handle, attribute, room)
     if code == CKR_BUFFER_TOO_SMALL:
-        room = _size(functions, session, handle, attribute)
+        room = _size(functions, session, handle, attribute) + 1
         code, value = _read_into(functions, session, handle, attribute, room)
     if code != CKR_OK:
         raise error_of(code)
-    if value is None:  # CK_UNAVAILABLE_INFORMATION with CKR_OK, which the standard rules out
+    if value is None:  # CKR_OK, and nothing written or CK_UNAVAILABLE_INFORMATION, which the standard rules out
         raise ckr.FunctionFailed
     return value
 
 
 def _read_into(functions: Functions, session: int, handle: int, attribute: int, room: int) -> tuple[int, bytes | None]:
-    """Return the code of the call, and the value if its length is one that fits."""
+    """Return the code of the call, and the value if the module has written one that fits."""
     memory, template = ffi.new("CK_BYTE[]", room), ffi.new("CK_ATTRIBUTE *", (attribute, ffi.NULL, room))
     template.pValue = memory
+    ffi.memmove(memory, _UNTOUCHED, min(room, _NUMBER_BYTES))
     code = functions.get_attribute_value(session, handle, template, 1)
-    length = template.ulValueLen
-    value = ffi.buffer(memory, length)[:] if code == CKR_OK and length <= room else None
+    length, is_number = template.ulValueLen, attribute in _NUMBERS
+    fits = length <= room if is_number else length < room
+    value: bytes | None = ffi.buffer(memory, length)[:] if code == CKR_OK and fits else None
     overwrite(memory, room)
-    return code, value
+    return code, None if value == (_UNTOUCHED if is_number else _NO_BOOLEAN) else value
 
 
 def _size(functions: Functions, session: int, handle: int, attribute: int) -> int:

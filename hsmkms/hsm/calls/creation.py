@@ -7,6 +7,7 @@ return object handles and raise PKCS11Error.
 from collections.abc import Iterable
 from typing import Any
 
+from pkcs11.exceptions import KeyHandleInvalid, ObjectHandleInvalid, UnwrappingKeyHandleInvalid
 from pkcs11.types import Session
 
 from hsmkms.hsm.calls.attributes import pack
@@ -41,12 +42,15 @@ def generate_key_pair(session: Session, by: BuiltMechanism, public: Packed, priv
 
 
 def unwrap_key(session: Session, unwrapping_key: int, by: BuiltMechanism, wrapped: bytes, template: Packed) -> int:
-    """Call C_UnwrapKey."""
+    """Call C_UnwrapKey. A handle that is not valid is that of the unwrapping key, however the module calls it."""
     made, (array, count, _kept) = ffi.new("CK_ULONG *"), pack(template)
     code = functions_of(session).unwrap_key(
         session_handle(session), by.pointer, unwrapping_key, wrapped, len(wrapped), array, count, made
     )
-    return _handle(code, made)
+    try:
+        return _handle(code, made)
+    except (KeyHandleInvalid, ObjectHandleInvalid) as exc:
+        raise UnwrappingKeyHandleInvalid from exc
 
 
 def derive_key(session: Session, base_key: int, by: BuiltMechanism, template: Packed) -> int:

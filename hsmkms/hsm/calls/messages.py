@@ -4,11 +4,15 @@ The operation belongs to a session and a key. It is begun when a session encrypt
 that sessions in which keys alternate pay no more than two calls, and it is ended before the session does anything else:
 some modules (NSS softokn) allow no other operation beside it.
 
-A key is known by its CKA_ID, not by its handle: a module may give the handle of a destroyed key to a new one, while the
-operation goes on under the old key. Source: PKCS #11 3.0, sections 5.9.1 to 5.9.5, and CK_GCM_MESSAGE_PARAMS.
+A key is known by its CKA_ID and its handle: a module may give the handle of a destroyed key to a new one, and a key may
+be made again under its CKA_ID, while the operation goes on under the old key. What another process or program does to a
+key, the operation does not show either, so none lasts longer than ``LIFETIME_SECONDS``: the next C_MessageEncryptInit
+names the handle, and fails if its object is gone. Source: PKCS #11 3.0, sections 5.9.1 to 5.9.5, and
+CK_GCM_MESSAGE_PARAMS.
 """
 
 import threading
+import time
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Final
@@ -31,6 +35,9 @@ from hsmkms.hsm.return_codes import CKR_OK, error_of
 IV_BYTES: Final = 12
 TAG_BYTES: Final = 16
 _ZEROS: Final = bytes(IV_BYTES)
+
+LIFETIME_SECONDS: Final = 1.0
+"""How long a key that another program has destroyed may still encrypt, where a token goes on with it."""
 
 OTHER_ANSWER: Final = (
     "the token encrypts in another way than when it was tried, so its answer was thrown away: restart hsmkms, which "
@@ -66,14 +73,20 @@ _MECHANISM: Final = ffi.new("CK_MECHANISM *", {"mechanism": Mechanism.AES_GCM})
 
 
 class _Use:
-    """What a session encrypted last, and whether an operation is active in it."""
+    """What a session encrypted last, and whether an operation is active in it.
 
-    __slots__ = ("active", "cka_id", "last_iv", "session")
+    ``ends``: when an active operation is too old. ``is_stale``: its key was dropped from the caches after it had begun.
+    """
+
+    __slots__ = ("active", "cka_id", "ends", "is_stale", "key", "last_iv", "session")
 
     def __init__(self, session: Session) -> None:
         self.session = session
         self.cka_id = b""
+        self.key = 0
         self.active = False
+        self.ends = 0.0
+        self.is_stale = False
         self.last_iv = b""
 
 
@@ -83,8 +96,14 @@ class Messages:
     ``generator``: as tried out when the token was opened. None: the token cannot, or can no more.
     """
 
-    def __init__(self, functions: MessageFunctions | None, generator: Generator | None) -> None:
+    def __init__(
+        self,
+        functions: MessageFunctions | None,
+        generator: Generator | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._functions = functions
+        self._clock = clock
         self.generator = generator if functions is not None else None
         self._uses: dict[int, _Use] = {}
 
@@ -106,14 +125,14 @@ class Messages:
         if functions is None or generator is None:
             return None
         use = self._use(session)
-        if use.cka_id != cka_id:
+        if use.cka_id != cka_id or use.key != key or use.is_stale or (use.active and self._clock() >= use.ends):
             self.end(session)
-            use.cka_id = cka_id
+            use.cka_id, use.key, use.is_stale = cka_id, key, False
             return None
         try:
             if not use.active:
                 begin(functions, session, key)
-                use.active = True
+                use.active, use.ends = True, self._clock() + LIFETIME_SECONDS
             iv = next_iv(session) if generator is Generator.CALLER else _ZEROS
             sealed = encrypt(functions, session, generator, iv, plaintext, aad)
         except PKCS11Error as exc:
@@ -137,6 +156,12 @@ class Messages:
         if use.active and self._functions is not None:
             use.active = False
             self._functions.end(session_handle(session))  # if it fails, the next operation says why
+
+    def forget_key(self, cka_id: bytes) -> None:
+        """Have the operations under a key ended before anything else is encrypted in their sessions."""
+        for use in list(self._uses.values()):
+            if use.cka_id == cka_id:
+                use.is_stale = True
 
     def forget_sessions(self) -> None:
         """Forget the operations of sessions that a lost login has closed."""

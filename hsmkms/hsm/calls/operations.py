@@ -21,7 +21,7 @@ from pkcs11.types import Session
 from hsmkms.hsm.calls.declarations import ffi
 from hsmkms.hsm.calls.function_list import functions_of, session_handle
 from hsmkms.hsm.calls.mechanisms import BuiltMechanism
-from hsmkms.hsm.return_codes import CKR_BUFFER_TOO_SMALL, CKR_OK, BufferTooSmallError, error_of
+from hsmkms.hsm.return_codes import CKR_BUFFER_TOO_SMALL, CKR_FUNCTION_FAILED, CKR_OK, BufferTooSmallError, error_of
 
 ROOM: Final = 8192
 """Bytes of a thread's own buffer: enough for 4,096 bytes of plaintext, an ML-DSA signature, a wrapped RSA key."""
@@ -114,9 +114,13 @@ def _operate(  # noqa: PLR0913 - a call of two steps, and its buffer
     length[0] = room
     code = finish(session, data, size, out, length)
     if code == CKR_BUFFER_TOO_SMALL and room < length[0] <= MOST:
+        if wipe:
+            overwrite(out, room)
         room = length[0]
         out = ffi.new("CK_BYTE[]", room)
         code = finish(session, data, size, out, length)
+    elif code == CKR_OK and length[0] == ROOM and not exact and out is scratch.out:
+        code = CKR_FUNCTION_FAILED  # it has written nothing: none of our outputs is as long as the whole buffer
     return _taken(code, out, length[0], room, wipe=wipe)
 
 

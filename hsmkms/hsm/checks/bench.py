@@ -41,10 +41,16 @@ class Finding(NamedTuple):
 
 
 class Bench:
-    """A logged-in session on the token under test (None before the login), and a way to open more of them."""
+    """A logged-in session on the token under test (None before the login), and a way to open more of them.
 
-    def __init__(self, token: Token, session: Session | None, open_session: Callable[[], Session]) -> None:
+    ``run``: as in the job (messages.py).
+    """
+
+    def __init__(
+        self, token: Token, session: Session | None, open_session: Callable[[], Session], run: str = "00000000"
+    ) -> None:
         self.token = token
+        self.run = run
         self._session = session
         self._open_session = open_session
         self._support: AttributeSupport | None = None

@@ -31,7 +31,7 @@ class Job(Struct, frozen=True, kw_only=True):
     """Which token to check, and which checks have been made by processes before.
 
     ``choice``: the members of a ``TokenChoice``. ``installed``: there is an installation, whose marks of refused PINs
-    are in ``state_dir``.
+    are in ``state_dir``. ``run``: 8 hexadecimal digits, by which what this run stores is told from what others do.
     """
 
     module: str
@@ -41,6 +41,7 @@ class Job(Struct, frozen=True, kw_only=True):
     environment: dict[str, str] = {}
     init_reserved: str | None = None
     pin: Pin | None = None
+    run: str = "00000000"
     done: tuple[str, ...] = ()
 
 

@@ -10,6 +10,7 @@ from pkcs11.constants import Attribute, ObjectClass
 from pkcs11.exceptions import PKCS11Error
 from pkcs11.mechanisms import KeyType, Mechanism
 
+from hsmkms.errors import TokenUnfitError
 from hsmkms.hsm.checks.bench import CHECK_LABEL, Bench, Finding
 from hsmkms.hsm.ckr_names import ckr_name
 from hsmkms.hsm.crypto.gcm import open_sealed, seal
@@ -18,7 +19,7 @@ from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY, INSTALLATION_MAC_
 from hsmkms.hsm.objects.handle_keys import BorrowedKey
 from hsmkms.hsm.objects.objects import generate, handle_of
 from hsmkms.hsm.objects.support import Copying
-from hsmkms.hsm.probing.profile import LONG_LABEL_BYTES, NEEDED, check_gcm, label_bytes
+from hsmkms.hsm.probing.profile import FORMATS, LONG_LABEL_BYTES, NEEDED, check_gcm, format_for, label_bytes
 from hsmkms.model.token_check import Outcome
 
 _CHECK_ID: Final = b"hsmkms check 001"
@@ -47,12 +48,13 @@ _ADVICE_ON_COPIES: Final = {
 
 def mechanisms(bench: Bench) -> Finding:
     """Look for the mechanisms without which there is no installation."""
-    present = bench.mechanisms()
-    missing = [each.name for each in NEEDED if each not in present]
-    if missing:
+    try:
+        cipher_format = format_for(bench.mechanisms())
+    except TokenUnfitError as exc:
         advice = "enable the mechanisms in the token's policy (FIPS mode often hides some), or use another token"
-        return Finding(Outcome.FAILED, f"missing: {', '.join(missing)}", advice)
-    return Finding(Outcome.WORKS, ", ".join(each.name for each in NEEDED))
+        return Finding(Outcome.FAILED, str(exc), advice)
+    named = ", ".join(each.name for each in (*NEEDED, FORMATS[cipher_format]))
+    return Finding(Outcome.WORKS, f"{named}; ciphertext format {cipher_format}")
 
 
 def random_numbers(bench: Bench) -> Finding:

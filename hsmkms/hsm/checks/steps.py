@@ -2,8 +2,9 @@
 
 from typing import Final
 
-from hsmkms.hsm.checks import imports, kinds, needed, stored
+from hsmkms.hsm.checks import formats, imports, kinds, needed, stored
 from hsmkms.hsm.checks.bench import Step, step
+from hsmkms.hsm.checks.formats import with_gcm
 from hsmkms.hsm.objects.backing_keys import PairTemplate, template_of
 from hsmkms.hsm.objects.key_specs import KEY_FACTS
 from hsmkms.model.enums import KeySpec, KeyUsage
@@ -32,9 +33,10 @@ BEFORE_LOGIN: Final = (step("mechanisms", needed.mechanisms, affects=EVERYTHING,
 STEPS: Final = (
     step("random numbers", needed.random_numbers, affects=EVERYTHING, needed=True),
     step("AES-256 backing key", needed.backing_key, affects="SYMMETRIC_DEFAULT: CreateKey, rotation", needed=True),
-    step("AES-GCM, computed answer", needed.gcm_computed, affects=_SYMMETRIC, needed=True),
-    step("AES-GCM, published vector", needed.gcm_vector, affects=_SYMMETRIC, needed=True),
-    step("AES-GCM, IVs", needed.gcm_ivs, affects=_SYMMETRIC, needed=True),
+    step("AES-GCM, computed answer", with_gcm(needed.gcm_computed), affects=_SYMMETRIC, needed=True),
+    step("AES-GCM, published vector", with_gcm(needed.gcm_vector), affects=_SYMMETRIC, needed=True),
+    step("AES-GCM, IVs", with_gcm(needed.gcm_ivs), affects=_SYMMETRIC, needed=True),
+    step("AES-CBC with HMAC", formats.cbc, affects=_SYMMETRIC, needed=True),
     step("installation key", needed.installation_key, affects=EVERYTHING, needed=True),
     step("HMAC-SHA-256", needed.hmac, affects=EVERYTHING, needed=True),
     step("stored keys", stored.stored_key, affects=EVERYTHING, needed=True),

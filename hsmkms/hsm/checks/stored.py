@@ -1,6 +1,10 @@
-"""Checks of objects that are stored on the token, and their removal, also after a run that crashed."""
+"""Checks of objects that are stored on the token, and their removal, also after a run that crashed.
 
-import os
+Two runs may check one token at the same time. So what a run stores has a mark, with the run and the time, as its CKA_ID
+or CKA_VALUE, and a run leaves alone what another one has stored within the last ten minutes: longer than a check lasts.
+"""
+
+import time
 from typing import Final
 
 from pkcs11.constants import Attribute, ObjectClass
@@ -11,18 +15,23 @@ from pkcs11.types import Object, Session
 from hsmkms.hsm.checks.bench import CHECK_LABEL, Bench, Finding
 from hsmkms.hsm.ckr_names import ckr_name
 from hsmkms.hsm.objects.attributes import INSTALLATION_MAC_KEY
-from hsmkms.hsm.objects.data_objects import keep_note, remove_notes
+from hsmkms.hsm.objects.data_objects import APPLICATION, keep_note, remove_notes
 from hsmkms.hsm.objects.handle_keys import BorrowedKey
-from hsmkms.hsm.objects.objects import find, generate, handle_of
+from hsmkms.hsm.objects.objects import find, generate, handle_of, search, tell
 from hsmkms.model.token_check import Outcome
 
 _LABELS: Final = (CHECK_LABEL, "hsmkms probe (a session object)")
 """Labels of what checks and probes make: a token may store what was ordered for a session only."""
 
+_MARK: Final = b"chk:"
+_MARKED: Final = (Attribute.ID, Attribute.VALUE)
+_NAMES: Final = (Attribute.LABEL,)
+_OTHERS_SECONDS: Final = 600.0
+
 
 def stored_key(bench: Bench) -> Finding:
     """Store a key on the token, use it in another session, destroy it, and search for it again."""
-    cka_id = os.urandom(16)
+    cka_id = _mark(bench.run)
     made = generate(bench.session, INSTALLATION_MAC_KEY, cka_id, CHECK_LABEL, bench.support)
     try:
         with bench.another_session() as other:
@@ -40,14 +49,15 @@ def stored_key(bench: Bench) -> Finding:
 
 def data_objects(bench: Bench) -> Finding:
     """Store a data object, read it back and destroy it."""
-    keep_note(bench.session, CHECK_LABEL, CHECK_LABEL, b"token-check")
-    remove_notes(bench.session, CHECK_LABEL)
+    label = f"{CHECK_LABEL} {bench.run}"
+    keep_note(bench.session, label, label, _mark(bench.run))
+    remove_notes(bench.session, label)
     return Finding(Outcome.WORKS, "stored, read back, destroyed")
 
 
 def clean_up(bench: Bench) -> Finding:
     """Remove what checks have left on the token."""
-    removed, kept = remove_leftovers(bench.session)
+    removed, kept = remove_leftovers(bench.session, bench.run)
     if kept:
         return Finding(
             Outcome.LIMITED,
@@ -58,11 +68,16 @@ def clean_up(bench: Bench) -> Finding:
     return Finding(Outcome.WORKS, f"{removed} objects removed" if removed else "nothing is left on the token")
 
 
-def remove_leftovers(session: Session) -> tuple[int, list[str]]:
-    """Destroy the objects of checks on the token; return how many, and the return codes of those that stay."""
+def remove_leftovers(session: Session, run: str = "00000000") -> tuple[int, list[str]]:
+    """Destroy the objects of checks on the token; return how many, and the return codes of those that stay.
+
+    What another run has stored just now is left out.
+    """
     removed, kept = 0, list[str]()
     for label in _LABELS:
         for each in _stored(session, label):
+            if _is_of_another_run(each, run):
+                continue
             try:
                 each.destroy()
                 removed += 1
@@ -72,4 +87,19 @@ def remove_leftovers(session: Session) -> tuple[int, list[str]]:
 
 
 def _stored(session: Session, label: str) -> list[Object]:
-    return list(session.get_objects({Attribute.LABEL: label, Attribute.TOKEN: True}))
+    notes = search(session, {Attribute.CLASS: ObjectClass.DATA, Attribute.APPLICATION: APPLICATION})
+    named = [each for each in notes if (tell(each, _NAMES)[Attribute.LABEL] or "").startswith(f"{label} ")]
+    return [*search(session, {Attribute.LABEL: label, Attribute.TOKEN: True}), *named]
+
+
+def _mark(run: str) -> bytes:
+    """Return the 16 bytes that mark what a run stores."""
+    return _MARK + bytes.fromhex(run) + int(time.time()).to_bytes(8)
+
+
+def _is_of_another_run(found: Object, run: str) -> bool:
+    marks = [each for each in tell(found, _MARKED).values() if each is not None and each.startswith(_MARK)]
+    return any(
+        each[len(_MARK) : -8] != bytes.fromhex(run) and abs(time.time() - int.from_bytes(each[-8:])) < _OTHERS_SECONDS
+        for each in marks
+    )

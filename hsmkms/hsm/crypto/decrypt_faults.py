@@ -43,6 +43,16 @@ _AMBIGUOUS: Final = (GeneralError, FunctionFailed, DeviceError, ArgumentsBad)
 """Codes that may mean the data or the device."""
 
 
+def is_refusal(error: PKCS11Error) -> bool:
+    """Return True for a code that means bad data and nothing else."""
+    return isinstance(error, _REFUSALS)
+
+
+def is_ambiguous(error: PKCS11Error) -> bool:
+    """Return True for a code that may mean the data or the device."""
+    return isinstance(error, _AMBIGUOUS)
+
+
 def explain_refusal(
     error: PKCS11Error, session: Session, handle: int, origin: IvOrigin, support: AttributeSupport = STANDARD
 ) -> Exception:
@@ -51,9 +61,9 @@ def explain_refusal(
     SoftHSM reports a wrong tag as CKR_GENERAL_ERROR, the same code as for internal trouble. If the device still
     encrypts in the same session, it is well and the data was at fault.
     """
-    if isinstance(error, _REFUSALS):
+    if is_refusal(error):
         return RejectedDataError(REJECTED)
-    if isinstance(error, _AMBIGUOUS):
+    if is_ambiguous(error):
         try:
             _try_device(session, handle, origin, support)
         except PKCS11Error as exc:

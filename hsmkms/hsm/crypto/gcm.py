@@ -25,5 +25,11 @@ def seal(session: Session, handle: int, iv: bytes, plaintext: bytes, aad: bytes)
 
 
 def open_sealed(session: Session, handle: int, iv: bytes, body: bytes, aad: bytes) -> bytes:
-    """Decrypt ciphertext || tag; return the plaintext. PKCS11Error is not translated."""
-    return decrypt(session, handle, gcm(iv, aad, 8 * TAG_BYTES), body, len(body) + BUFFER_SLACK)
+    """Decrypt ciphertext || tag; return the plaintext. PKCS11Error is not translated.
+
+    TokenError if the plaintext has another length than the ciphertext: the token has not written it, or not all of it.
+    """
+    opened = decrypt(session, handle, gcm(iv, aad, 8 * TAG_BYTES), body, len(body) + BUFFER_SLACK)
+    if len(opened) != len(body) - TAG_BYTES:
+        raise TokenError(OTHER_ANSWER)
+    return opened

@@ -52,10 +52,15 @@ class Private:
         try:
             return self._decrypt(oaep, block)
         except PKCS11Error as exc:
-            # Any other code may mean the data or the device, which a sample tells apart.
-            if isinstance(exc, _REFUSALS) or (not is_loss(exc) and self.works(oaep)):
+            if isinstance(exc, _REFUSALS):
                 raise RejectedDataError(REJECTED) from exc
-            raise translate(exc) from exc
+            # Any other code may mean the data or the device, which a sample tells apart.
+            if is_loss(exc) or not self.works(oaep):
+                raise translate(exc) from exc
+        try:  # the device is well now: only a second refusal shows that the first was not its trouble
+            return self._decrypt(oaep, block)
+        except PKCS11Error as exc:
+            raise (translate(exc) if is_loss(exc) else RejectedDataError(REJECTED)) from exc
 
     def open_here(self, oaep: Oaep, block: bytes) -> bytes:
         """Decrypt on the token and remove the padding here. RejectedDataError as above; PKCS11Error not translated."""

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from pkcs11.exceptions import MechanismParamInvalid, PKCS11Error
+from pkcs11.exceptions import MechanismInvalid, MechanismParamInvalid, PKCS11Error
+from pkcs11.mechanisms import Mechanism
 from pkcs11.types import Session
 
 from hsmkms.errors import TokenError, TokenUnfitError
-from hsmkms.hsm.calls.mechanisms import IvBuffer, gcm_with_buffer
+from hsmkms.hsm.calls.mechanisms import IvBuffer, gcm_with_buffer, mechanism
 from hsmkms.hsm.calls.messages import OTHER_ANSWER, TAG_BYTES
 from hsmkms.hsm.calls.operations import encrypt
 from hsmkms.hsm.crypto.gcm import BUFFER_SLACK, open_sealed
@@ -27,6 +28,7 @@ _ZEROS: Final = bytes(IV_BYTES)
 _NOTHING: Final = b""
 """IV buffer for a token that accepts no IV at all, only the number of bits that it is to choose."""
 
+_BLOCK: Final = bytes(16)
 _SAMPLE: Final = b"hsmkms: who chooses the IV?"
 _SAMPLE_AAD: Final = b"hsmkms probe"
 
@@ -87,6 +89,8 @@ def encrypt_sample(session: Session, handle: int) -> None:
         _encrypt(session, handle, _ZEROS, _SAMPLE, _SAMPLE_AAD)
     except MechanismParamInvalid:
         _encrypt(session, handle, _NOTHING, _SAMPLE, _SAMPLE_AAD)
+    except MechanismInvalid:  # the token has no AES-GCM, or the key is none of AES
+        encrypt(session, handle, mechanism(Mechanism.AES_CBC, _BLOCK), _BLOCK, len(_BLOCK))
 
 
 def find_origin(session: Session, handle: int) -> IvOrigin:

@@ -7,7 +7,7 @@ usage, all false except those named in ``capabilities``. Source of the attribute
 from collections.abc import Mapping
 from typing import Any, Final
 
-from pkcs11.attributes import AttributeMapper, Handler, handle_bytes, handle_ulong
+from pkcs11.attributes import AttributeMapper, Handler, handle_bool, handle_bytes, handle_ulong
 from pkcs11.constants import DEFAULT, Attribute, MechanismFlag, ObjectClass
 from pkcs11.mechanisms import KeyType, Mechanism
 
@@ -16,7 +16,8 @@ class _TolerantMapper(AttributeMapper):
     """Attribute mapper that reads every attribute of every object, including foreign ones.
 
     python-pkcs11's own mapper raises for an attribute that it does not know (and leaves the heap damaged), for enum
-    values that it does not know, and for labels that are not UTF-8: one foreign object would break a listing.
+    values that it does not know, and for labels that are not UTF-8: one foreign object would break a listing. And it
+    takes a boolean of no bytes for false, and each byte but zero for true: what a token does not say would be a value.
     """
 
     def __init__(self) -> None:
@@ -24,12 +25,19 @@ class _TolerantMapper(AttributeMapper):
         pack_ulong, unpack_ulong = handle_ulong
         for attribute in (Attribute.KEY_TYPE, Attribute.KEY_GEN_MECHANISM):
             self.register_handler(attribute, lambda value: pack_ulong(int(value)), unpack_ulong)
+        for boolean in [name for name, handler in self.attribute_types.items() if handler is handle_bool]:
+            self.register_handler(boolean, handle_bool[0], _boolean)
         self.register_handler(
             Attribute.LABEL, lambda text: text.encode("utf-8"), lambda data: data.decode("utf-8", "replace")
         )
 
     def _handler(self, key: Attribute) -> Handler:
         return self.attribute_types.get(key, handle_bytes)
+
+
+def _boolean(value: bytes) -> bool:
+    """Read a CK_BBOOL. ValueError for anything but CK_TRUE and CK_FALSE."""
+    return (b"\0", b"\1").index(value) == 1
 
 
 MAPPER: Final = _TolerantMapper()

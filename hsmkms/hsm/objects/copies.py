@@ -36,7 +36,10 @@ def copies_of(made: Object) -> Copying:
 
 
 def _copied(made: Object, changes: Mapping[Attribute, Any]) -> bool:
-    """Return whether the token makes a session copy that has these changes. Raises the PKCS11Error of a loss."""
+    """Return whether the token makes a session copy that has these changes, or does not say that it has not.
+
+    Raises the PKCS11Error of a loss.
+    """
     try:
         copy = made.copy(dict(changes))  # a session object, like its original
     except PKCS11Error as exc:
@@ -45,4 +48,4 @@ def _copied(made: Object, changes: Mapping[Attribute, Any]) -> bool:
         return False
     reported = tell(copy, tuple(changes))
     discard(copy)
-    return all(reported[attribute] == value for attribute, value in changes.items())
+    return all(reported[attribute] in (value, None) for attribute, value in changes.items())

@@ -5,6 +5,7 @@ session that found them, reads ten attributes of each, and searching again costs
 classes carry a session and a handle into the calls of ``hsm/calls``.
 """
 
+import struct
 from typing import Any
 
 from pkcs11.constants import Attribute, MechanismFlag, ObjectClass
@@ -37,7 +38,11 @@ class HandleObject(Object):
 
     def __getitem__(self, key: Attribute) -> Any:  # noqa: ANN401 - attributes have many types
         """Read an attribute; PKCS11Error if the token refuses, ValueError for a value that is none of its type."""
-        return MAPPER.unpack_attributes(key, read_one(self._session, self._handle, key))
+        value = read_one(self._session, self._handle, key)
+        try:
+            return MAPPER.unpack_attributes(key, value)
+        except struct.error as exc:
+            raise ValueError(str(exc)) from exc
 
     def __setitem__(self, key: Attribute, value: Any) -> None:  # noqa: ANN401 - as read
         """Change an attribute."""

@@ -15,6 +15,14 @@ MACS: Final = {
 }
 
 
+MAC_BYTES: Final[Mapping[Mechanism, int]] = {
+    Mechanism.SHA224_HMAC: 28,
+    Mechanism.SHA256_HMAC: 32,
+    Mechanism.SHA384_HMAC: 48,
+    Mechanism.SHA512_HMAC: 64,
+}
+"""Length of a MAC."""
+
 MAC_OF: Final[Mapping[KeySpec, Mechanism]] = {
     KeySpec.HMAC_224: Mechanism.SHA224_HMAC,
     KeySpec.HMAC_256: Mechanism.SHA256_HMAC,

@@ -39,17 +39,21 @@ _KEY_CLASSES: Final = (*_SECRETS, ObjectClass.PUBLIC_KEY)
 
 
 class TokenObject(Struct, frozen=True, kw_only=True):
-    """A key object as the token lists it, including foreign ones. ``handle`` is valid in this process only."""
+    """A key object as the token lists it, including foreign ones. ``handle`` is valid in this process only.
+
+    ``is_part``: it belongs to a key of several objects that another one stands for, or that is not complete.
+    """
 
     object_class: ObjectClass
     cka_id: bytes
     label: str
     handle: int
+    is_part: bool = False
 
     @property
     def is_key(self) -> bool:
         """True for a secret key or the private half of a pair: each CKA_ID has one such object."""
-        return self.object_class in _SECRETS
+        return self.object_class in _SECRETS and not self.is_part
 
     @property
     def is_secret_key(self) -> bool:

@@ -23,14 +23,10 @@ _PROBE_LABEL: Final = "hsmkms probe (a session object)"
 
 def try_attributes(session: Session) -> AttributeSupport:
     """Order a session key like a backing key, read what may deviate, and try to copy it."""
-    orders_copyable = True
     with translated():
-        try:
-            made = _generate(session, HARDENED)
-        except PKCS11Error as exc:
-            if is_loss(exc):
-                raise
-            orders_copyable = False  # the only attribute here that PKCS #11 2.20 does not have
+        made = _ordered(session)
+        orders_copyable = made is not None
+        if made is None:  # CKA_COPYABLE is the only attribute here that PKCS #11 2.20 does not have
             made = _generate(session, {each: HARDENED[each] for each in HARDENED if each is not Attribute.COPYABLE})
     try:
         reported = tell(made, (Attribute.COPYABLE, Attribute.LOCAL))
@@ -46,6 +42,20 @@ def try_attributes(session: Session) -> AttributeSupport:
         copies=copies,
         local=() if local is True else (local,),
     )
+
+
+def _ordered(session: Session) -> Object | None:
+    """Generate a key with all attributes; None if the token refuses that twice, as once may be trouble of the device.
+
+    What a moment's trouble leaves out here would be left out of every key until the next start.
+    """
+    for _ in range(2):
+        try:
+            return _generate(session, HARDENED)
+        except PKCS11Error as exc:
+            if is_loss(exc):
+                raise
+    return None
 
 
 def _generate(session: Session, template: Mapping[Attribute, Any]) -> Object:

@@ -1,5 +1,7 @@
 """Make a job of ``token-check`` for a token that device settings describe."""
 
+import secrets
+
 import msgspec
 
 from hsmkms.hsm.checks.messages import Job
@@ -18,4 +20,5 @@ def job_for(settings: DeviceSettings, pin: Secret | None, *, installed: bool) ->
         environment=settings.environment,
         init_reserved=settings.init_reserved,
         pin=pin_of(pin) if pin is not None else None,
+        run=secrets.token_hex(4),
     )

@@ -37,10 +37,11 @@ from hsmkms.hsm.probing.mechanism_info import MechanismInfo, mechanism_info
 from hsmkms.hsm.probing.profile import mechanism_name, probe
 from hsmkms.hsm.serials import serial_of
 from hsmkms.hsm.session.check_jobs import job_for
+from hsmkms.hsm.session.group_login import GroupLogin
 from hsmkms.hsm.session.identity import NOTHING_SHOWN, Shown
 from hsmkms.hsm.session.login import PinReader, set_pin
 from hsmkms.hsm.session.module import Module
-from hsmkms.hsm.session.token_login import DeviceSettings, TokenLogin
+from hsmkms.hsm.session.token_login import DeviceSettings
 from hsmkms.hsm.session.write_lock import Turns
 from hsmkms.hsm.token_check import OPTIONAL, run_checks
 from hsmkms.model.permit import Permit
@@ -63,7 +64,7 @@ _NOBODY: Final = bytes(16)
 """A CKA_ID that no object has."""
 
 
-class Connection(TokenLogin):
+class Connection(GroupLogin):
     """A logged-in token. Thread-safe; raises in a forked child."""
 
     def __init__(
@@ -91,6 +92,7 @@ class Connection(TokenLogin):
     def forget(self, cka_id: bytes) -> None:
         """Drop what is known of an object."""
         self.handles.forget(cka_id)
+        self.messages.forget_key(cka_id)
         for each in self.caches:
             each.pop(cka_id, None)
 
@@ -108,10 +110,10 @@ class Connection(TokenLogin):
             return self._attempt(cka_id, attempt, call)
         except (SessionLostError, ObjectLostError):
             self.handles.forget(cka_id)
+            self.messages.forget_key(cka_id)
             self._recover()
-        except TokenUnavailableError:
-            self._comeback.begin()
-            raise
+        except TokenUnavailableError as exc:
+            self._fail_over(exc)
         with self._suspected():
             return self._attempt(cka_id, attempt, call)
 
@@ -139,13 +141,18 @@ class Connection(TokenLogin):
         self.pool.put(session)
         return result
 
+    def handle(self, session: Session, cka_id: bytes) -> int:
+        """Return the handle of a further key that a call in this session needs; ObjectLostError if it is absent."""
+        known = self.handles.lookup(cka_id)
+        return known if known is not None else self._search(session, cka_id)
+
     def _search(self, session: Session, cka_id: bytes) -> int:
         self.require_login(session)
         try:
             return self.handles.search(session, cka_id)
-        except ObjectLostError:
+        except ObjectLostError as exc:
             self.require_identity(session)
-            raise
+            raise self._missing(cka_id) from exc
 
     def repeatable(self, attempt: Callable[[Session], Result], call: str = OTHER) -> Result:
         """Run an idempotent call that needs no key; retry once after a lost session."""
@@ -153,9 +160,8 @@ class Connection(TokenLogin):
             return self.once(attempt, call)
         except SessionLostError:
             self._recover()
-        except TokenUnavailableError:
-            self._comeback.begin()
-            raise
+        except TokenUnavailableError as exc:
+            self._fail_over(exc)
         with self._suspected():
             return self.once(attempt, call)
 
@@ -277,7 +283,8 @@ class Connection(TokenLogin):
 
         They check the token as after a login: it may have been replaced by another copy of itself under open sessions.
         They are called before as well because SoftHSM, once it has changed such a copy, does not notice that the right
-        one is back (Generation::commit).
+        one is back (Generation::commit). TokenUnavailableError if another member of the HA group has taken over
+        meanwhile: whether it has the object is not known, so it is not acknowledged.
 
         What the connection itself has just seen on the token is not asked for again. Before the block that is the
         identity key, a private object, which shows that the login is valid as C_GetSessionInfo would. The block appends
@@ -285,6 +292,7 @@ class Connection(TokenLogin):
         than its attributes.
         """
         self._may_make(always=True, shown=self._logged_in())
+        member = self.member
         after: list[Shown] = []
         with self.turn(), self._suspected():
             yield after
@@ -292,6 +300,11 @@ class Connection(TokenLogin):
             self._may_make(always=True, shown=after[-1] if after else NOTHING_SHOWN)
         except PinError as exc:  # PinError would claim that nothing was created
             raise TokenUnavailableError(str(exc)) from exc
+        if self.member != member:
+            raise TokenUnavailableError(
+                f"the HA member with serial {self.member} took over from {member} while the object was being created: "
+                "try again; `hsmkms reconcile` shows what is left of this attempt"
+            )
 
     def _logged_in(self) -> Shown:
         """Make sure that the login is valid, since a call that is never retried must not run under a lost one.

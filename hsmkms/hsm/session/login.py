@@ -60,11 +60,14 @@ class PinRefusedError(PinError):
 
 
 class LoginGate:
-    """Login lock and refusal marks of one installation, files in ``folder``: one mark per token that refused a PIN."""
+    """Login lock and refusal marks of one installation, files in ``folder``: one mark per token that refused a PIN.
 
-    def __init__(self, folder: Path) -> None:
+    ``members``: the serials of the HA group whose token is used; a mark of one member counts for all of them.
+    """
+
+    def __init__(self, folder: Path, members: tuple[str, ...] = ()) -> None:
         self._lock_path = folder / "login.lock"
-        self._marks = PinMarks(folder)
+        self._marks = PinMarks(folder, members)
         self._changed_path = folder / "pin-changed"
 
     def exclusive(self) -> AbstractContextManager[None]:
@@ -263,6 +266,15 @@ def check_counters(token: Token, gate: LoginGate) -> bool:
     gate.refuse_if_marked(serial_of(token))
     _check_counters(token, accept_final_try=False)
     return bool(token.flags & TokenFlag.USER_PIN_COUNT_LOW)
+
+
+def has_usable_pin(token: Token, *, accept_final_try: bool) -> bool:
+    """Return True if the token's counters allow a login."""
+    try:
+        _check_counters(token, accept_final_try=accept_final_try)
+    except PinError:
+        return False
+    return True
 
 
 def _check_counters(token: Token, *, accept_final_try: bool) -> None:

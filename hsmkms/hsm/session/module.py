@@ -67,7 +67,7 @@ class Module:
     def __init__(self, path: Path, environment: Mapping[str, str], reserved: str | None) -> None:
         self.path = path
         self.environment = dict(environment)
-        self._reserved = reserved
+        self.reserved = reserved
         self._guard = ForkGuard()
         self.users = 1
         self.lodgers: list[Lodger] = []
@@ -87,11 +87,11 @@ class Module:
     def _initialize(self) -> None:
         self.loaded_at = uptime()
         """When the module was initialised: its view of its tokens may date from then."""
-        code = self.cryptoki.initialize(self._reserved)
+        code = self.cryptoki.initialize(self.reserved)
         if code == CKR_CRYPTOKI_ALREADY_INITIALIZED and _registry.inherited(self.path):
             # A forked child: the module still has the parent's state, which is useless here.
             self.cryptoki.finalize()
-            code = self.cryptoki.initialize(self._reserved)
+            code = self.cryptoki.initialize(self.reserved)
         if code == CKR_CRYPTOKI_ALREADY_INITIALIZED:
             raise ModuleError(
                 f"{self.path} was initialised by another part of this process, maybe without locking: "
@@ -182,6 +182,11 @@ class _Registry:
                 raise ConfigurationError(
                     f"{path} is already open in this process with another token.environment: "
                     "a module has one state per process, so use a process for each"
+                )
+            if module.reserved != reserved:
+                raise ConfigurationError(
+                    f"{path} is already open in this process with another token.init_reserved: "
+                    "a module is initialised once per process, so use a process for each"
                 )
             module.users += 1
             return module

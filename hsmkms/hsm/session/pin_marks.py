@@ -46,7 +46,7 @@ class UnknownPinError(PinError):
 class PinMark(Struct, frozen=True, kw_only=True):
     """A refused PIN: by which token, when, and where the PIN came from (empty if unknown).
 
-    ``unsettled``: the token has accepted no PIN since.
+    ``unsettled``: the token has accepted no PIN since. ``members``: the serials of its HA group, which has one PIN.
     """
 
     label: str
@@ -56,6 +56,11 @@ class PinMark(Struct, frozen=True, kw_only=True):
     version: str = ""
     comparable: bool = False
     unsettled: bool = False
+    members: tuple[str, ...] = ()
+
+    def counts_for(self, serials: frozenset[str]) -> bool:
+        """True if the PIN was refused by one of these tokens, or by a member of the same HA group."""
+        return not serials.isdisjoint((self.serial, *self.members))
 
     def is_of(self, origin: PinOrigin | None) -> bool:
         """True if the PIN was read from exactly this source."""
@@ -67,15 +72,22 @@ class PinMark(Struct, frozen=True, kw_only=True):
 
 
 class PinMarks:
-    """Marks of one installation, files in ``folder``: one for each token that refused its PIN."""
+    """Marks of one installation, files in ``folder``: one for each token that refused its PIN.
 
-    def __init__(self, folder: Path) -> None:
+    ``members``: the serials of the HA group whose token is used; a refusal by one member counts for all of them.
+    """
+
+    def __init__(self, folder: Path, members: tuple[str, ...] = ()) -> None:
         self._folder = folder
+        self._members = members
 
     def open_mark(self, serial: str | None = None) -> PinMark | None:
         """Return the mark of the token of that serial, or of any; an unreadable mark counts for all tokens."""
         marks = map(_read_mark, self._paths())
-        return next((each for each in marks if serial is None or each.serial in (serial, _UNKNOWN)), None)
+        if serial is None:
+            return next(marks, None)
+        group = self._group(serial)
+        return next((each for each in marks if each.serial == _UNKNOWN or each.counts_for(group)), None)
 
     def refuse_if_refused(self, serial: str, pin: Secret) -> None:
         """Raise PinError if the token may have refused this PIN, unless a person confirmed that it be sent."""
@@ -109,6 +121,7 @@ class PinMarks:
             version=origin.version if origin is not None else "",
             comparable=origin is not None and origin.comparable,
             unsettled=True,
+            members=self._members if serial in self._members else (),
         )
         path = self._path_of(serial)
         with ExitStack() as exits:
@@ -128,14 +141,15 @@ class PinMarks:
             yield leave
 
     def settle(self, serial: str, origin: PinOrigin | None) -> None:
-        """Close the token's mark, since it accepted a PIN of that origin; the refused source stays listed."""
-        closed = [path for path in self._paths() if _read_mark(path).serial == serial]
+        """Close the mark of the token and its group, since it accepted a PIN; the refused source stays listed."""
+        group = self._group(serial)
+        closed = [path for path in self._paths() if _read_mark(path).counts_for(group)]
         listed = self._list()
         refused = [*listed, *map(_read_mark, closed)]
         kept = [
-            replace(each, unsettled=False) if each.serial == serial else each
+            replace(each, unsettled=False) if each.counts_for(group) else each
             for each in refused
-            if each.serial != serial or not each.is_of(origin)
+            if not each.counts_for(group) or not each.is_of(origin)
         ]
         if kept != listed:
             self._write_list(kept)
@@ -160,8 +174,13 @@ class PinMarks:
 
     def _listed_of(self, serial: str, origin: PinOrigin | None) -> PinMark | None:
         """Return a listed refusal of this source: of any version until the token accepts a PIN, then of this one."""
-        known = [each for each in self._list() if each.serial == serial]
+        group = self._group(serial)
+        known = [each for each in self._list() if each.counts_for(group)]
         return next((each for each in known if each.is_of(origin) or (each.unsettled and each.may_be_of(origin))), None)
+
+    def _group(self, serial: str) -> frozenset[str]:
+        """Return the serials whose refusals count for a token: those of its HA group, or its own."""
+        return frozenset(self._members if serial in self._members else (serial,))
 
     def _list(self) -> list[PinMark]:
         try:

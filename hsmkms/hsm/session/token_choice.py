@@ -19,7 +19,7 @@ from hsmkms.hsm.session.module import Module
 class TokenChoice(Struct, frozen=True, kw_only=True):
     """Attributes that the wanted token must report; None means "any".
 
-    Several serials are those of an HA group whose members share their objects: the first one present is chosen.
+    Several serials are those of an HA group, whose members share their objects: any member that is present fits.
     """
 
     label: str | None = None
@@ -30,8 +30,13 @@ class TokenChoice(Struct, frozen=True, kw_only=True):
 
     @property
     def serials(self) -> tuple[str, ...]:
-        """Serials that fit, the preferred one first; empty means any."""
+        """Serials that fit; empty means any."""
         return (self.serial,) if isinstance(self.serial, str) else self.serial or ()
+
+    @property
+    def is_group(self) -> bool:
+        """True if the choice lists several serials: those of the members of an HA group."""
+        return len(self.serials) > 1
 
     def fits(self, token: Token) -> bool:
         """Return True if the token matches every given attribute; NUL bytes and blanks at the end do not count."""
@@ -71,25 +76,30 @@ def tokens(module: Module) -> list[Token]:
 
 
 def choose(module: Module, choice: TokenChoice) -> Token:
-    """Return the one token that fits; raises TokenNotFoundError for none or several."""
+    """Return the one token that fits, or the first candidate of an HA group; TokenNotFoundError for none or several."""
+    return candidates(module, choice)[0]
+
+
+def candidates(module: Module, choice: TokenChoice, preferred: str | None = None) -> list[Token]:
+    """Return the members of an HA group that are present, in the order in which to try them; else the one that fits.
+
+    ``preferred``: the serial to try first, if it is listed. A serial that two tokens have is skipped if another member
+    is present. TokenNotFoundError if no token fits, or several without a list of serials.
+    """
     present = tokens(module)
-    fitting = _of_first_member(choice, [token for token in present if choice.fits(token)])
-    if len(fitting) == 1:
-        return fitting[0]
+    fitting = [token for token in present if choice.fits(token)]
+    serials = sorted(choice.serials, key=lambda each: each != preferred)
+    by_serial = [[token for token in fitting if _unpadded(serial_of(token)) == _unpadded(serial)] for serial in serials]
+    found = [each for each in by_serial if each] if serials else [fitting] if fitting else []
+    unique = [each[0] for each in found if len(each) == 1]
+    if unique:
+        return unique
     shown = "; ".join(f"label {each.label!r} serial {serial_of(each)!r}" for each in present) or "none"
-    if not fitting:
+    if not found:
         raise TokenNotFoundError(f"no token fits {choice}; present: {shown}")
-    raise TokenNotFoundError(f"{len(fitting)} tokens fit {choice}: add the serial; present: {shown}")
+    raise TokenNotFoundError(f"{len(found[0])} tokens fit {choice}: add the serial; present: {shown}")
 
 
 def namesakes(module: Module, label: str) -> frozenset[str]:
     """Return the serials of the tokens present that have that label."""
     return frozenset(serial_of(each) for each in tokens(module) if each.label == label)
-
-
-def _of_first_member(choice: TokenChoice, fitting: list[Token]) -> list[Token]:
-    """Keep the tokens with the first listed serial that is present; without serials keep all."""
-    members = [
-        [token for token in fitting if _unpadded(serial_of(token)) == _unpadded(serial)] for serial in choice.serials
-    ]
-    return next(filter(None, members), fitting)

@@ -69,6 +69,8 @@ class DeviceSettings(Struct, frozen=True, kw_only=True):
     max_sessions: int = 16
     session_wait_seconds: float = 5.0
     host_unwrap: bool = False
+    first_member: str | None = None
+    """Serial of the member of an HA group to try first; None: the one that answered last."""
 
 
 class TokenLogin:
@@ -83,7 +85,7 @@ class TokenLogin:
         self.settings = settings
         self.module = module
         self._read_pin = read_pin
-        self.gate = LoginGate(settings.state_dir)
+        self.gate = LoginGate(settings.state_dir, settings.choice.serials)
         self.calls = Tally()
         """Call statistics by name and outcome (the class of the error), with durations."""
         self.guard = ForkGuard()
@@ -147,8 +149,9 @@ class TokenLogin:
 
     def is_for(self, token: Token, choice: TokenChoice) -> bool:
         """Return True if this login is with that token, or was configured with that choice."""
-        own = self.token
-        return choice == self.settings.choice or (token.label, token.serial) == (own.label, own.serial)
+        own, group = self.token, self.settings.choice
+        same_group = group.is_group and set(group.serials) == set(choice.serials)
+        return same_group or choice == group or (token.label, token.serial) == (own.label, own.serial)
 
     def limits(self) -> TokenLimits | None:
         """Return session counts and memory as the token reports them now."""
@@ -262,7 +265,6 @@ class TokenLogin:
         self._forget_objects()
         try:
             self._log_in()
-            self._prove(self._login)
             if self._listeners:
                 self._news = object()
         except TokenNotFoundError as exc:
@@ -384,8 +386,12 @@ class TokenLogin:
         self.login_handle = 0
 
     def _log_in(self, *, accept_final_try: bool = False) -> None:
+        """Log in to the token, which must then prove its identity."""
+        self._log_in_to(self.settings.choice, accept_final_try=accept_final_try)
+
+    def _log_in_to(self, choice: TokenChoice, *, accept_final_try: bool) -> None:
         def find_token() -> Token:
-            token = choose(self.module, self.settings.choice)
+            token = choose(self.module, choice)
             self._identities.admit(serial_of(token))  # no PIN is sent to a token that is known to be a wrong one
             self.token = token
             return token
@@ -399,6 +405,7 @@ class TokenLogin:
         )
         self.login_handle = session_handle(self._login)
         self._namesakes = namesakes(self.module, self.token.label)
+        self._prove(self._login)
 
     def _pool_size(self) -> int:
         """Return the configured number of sessions, limited to what the token allows besides the login session."""

@@ -3,6 +3,7 @@
 import heapq
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ class _Fields(Struct):
     resources: list[_Named] = []
 
 
+_Found = tuple[_Fields, bytes]
+
 _decode = msgspec.json.Decoder(_Fields).decode
 
 
@@ -51,9 +54,8 @@ class Wanted(Struct, frozen=True, kw_only=True):
 
 def export(folder: Path, wanted: Wanted) -> Iterator[bytes]:
     """Yield matching records as written, ordered by time: JSON without a line feed."""
-    lanes = [_records(parts) for parts in audit_files.segments(folder).values()]
-    merged = heapq.merge(*lanes, key=lambda both: both[0].event_time)
-    return (record for fields, record in merged if wanted.fits(fields))
+    runs = [run for parts in audit_files.segments(folder).values() for run in _ascending(parts, wanted)]
+    return (record for _, record in heapq.merge(*runs, key=_time_of))
 
 
 def tail(folder: Path, count: int) -> list[dict[str, Any]]:
@@ -78,6 +80,36 @@ def show(folder: Path, wanted_id: str) -> list[dict[str, Any]]:
                 if wanted_id in (fields.event_id, fields.request_id):
                     matches.append((fields.event_time, record))
     return [msgspec.json.decode(record) for _, record in sorted(matches)]
+
+
+def _ascending(segments: list[Segment], wanted: Wanted) -> tuple[Iterator[_Found], list[_Found]]:
+    """Split the matching records of a lane into two runs that are ordered by time.
+
+    A record is written when its request ends and has the time at which it began, so that a long request stands behind
+    shorter ones that began later. Only such late records are held in memory; the others are read a second time.
+    """
+    late: list[_Found] = []
+    count, newest = 0, ""
+    for fields, record in _records(segments):
+        count += 1
+        if fields.event_time < newest and wanted.fits(fields):
+            late.append((fields, record))
+        newest = max(newest, fields.event_time)
+    late.sort(key=_time_of)
+    return _punctual(islice(_records(segments), count), wanted), late
+
+
+def _punctual(records: Iterator[_Found], wanted: Wanted) -> Iterator[_Found]:
+    newest = ""
+    for fields, record in records:
+        if fields.event_time >= newest:
+            newest = fields.event_time
+            if wanted.fits(fields):
+                yield fields, record
+
+
+def _time_of(found: _Found) -> str:
+    return found[0].event_time
 
 
 def _records(segments: list[Segment]) -> Iterator[tuple[_Fields, bytes]]:

@@ -23,7 +23,7 @@ from hsmkms.service.backup import origin as backup_origin
 from hsmkms.service.backup import signature as backup_signature
 from hsmkms.service.backup.age_keys import Recipient
 from hsmkms.service.backup.origin import FORMAT, Manifest, Proof
-from hsmkms.service.backup.recipients import BY_TOKEN, Header, SealedKey, seal_to_token
+from hsmkms.service.backup.recipients import Header, SealedKey, seal_to_token
 from hsmkms.service.backup.signature import SigningKey
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
@@ -199,7 +199,7 @@ def _by_token(core: Core) -> Envelope:
             writer.write(block)
         writer.finish()
 
-    return Envelope(method=BY_TOKEN, recipients=[sealed.recipient], write=write)
+    return Envelope(method=sealed.method, recipients=[sealed.recipient], write=write)
 
 
 def _header(core: Core, sealed: SealedKey) -> Header:

@@ -26,6 +26,7 @@ from msgspec import Struct
 
 from hsmkms.errors import BindingError, ObjectLostError, RejectedDataError, StoreError
 from hsmkms.hsm.ports import Device
+from hsmkms.model.cipher_format import CipherFormat, format_of
 from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.model.permit import OperatorAct
 from hsmkms.service.keys.installation_keys import encryption_key
@@ -34,7 +35,10 @@ from hsmkms.service.runtime.permits import own_permit
 
 RSA: Final = "RSA-OAEP-SHA-256"
 X25519: Final = "X25519-HKDF-SHA-256-AES-256-GCM"
-BY_TOKEN: Final = "TOKEN-AES-256-GCM"  # noqa: S105 - the name of a method
+_BY_TOKEN: Final = {
+    CipherFormat.AES_256_GCM: "TOKEN-AES-256-GCM",
+    CipherFormat.AES_256_CBC_HMAC_SHA_256: "TOKEN-AES-256-CBC-HMAC-SHA-256",
+}
 
 _MOST_VERSIONS: Final = 10_000
 _PADDING: Final = OAEP(MGF1(SHA256()), SHA256(), None)
@@ -116,7 +120,12 @@ def seal_to_token(core: Core, key: bytes) -> SealedKey:
     permit = own_permit(OperatorAct.BACKUP, own.cka_id)
     device = core.tokens.of(own.token_id)
     iv, sealed = device.ciphers.encrypt(permit, own.cka_id, key, _AAD + core.installation.id.encode())
-    return SealedKey(BY_TOKEN, own.cka_id.hex(), sealed, iv)
+    return SealedKey(_BY_TOKEN[format_of(own.cka_id)], own.cka_id.hex(), sealed, iv)
+
+
+def is_by_token(method: str) -> bool:
+    """Return True for the methods of ``seal_to_token``."""
+    return method in _BY_TOKEN.values()
 
 
 def open_with_token(header: Header, device: Device) -> bytes:

@@ -17,7 +17,7 @@ from hsmkms.service.backup import origin as backup_origin
 from hsmkms.service.backup.age_keys import PrivateKeys
 from hsmkms.service.backup.create import CONFIGURATION, INVENTORY
 from hsmkms.service.backup.origin import Manifest
-from hsmkms.service.backup.recipients import BY_TOKEN, Header, read_header
+from hsmkms.service.backup.recipients import Header, is_by_token, read_header
 from hsmkms.store import snapshot
 from hsmkms.store.sealed_stream import SealedReader
 
@@ -79,7 +79,7 @@ def read(file: Path, keys: PrivateKeys | None, unseal: Unseal, folder: Path) -> 
     about = backup_origin.read_manifest(archive.members, kept) or next(iter(headers), None)
     if about is None:
         raise StoreError("the backup has no manifest: it was not made by this program")
-    by_token = any(header.method == BY_TOKEN for header in headers)
+    by_token = any(is_by_token(header.method) for header in headers)
     return Unsealed(sha256=source.digest.hexdigest(), about=about, sealed_by_token=by_token, kept=kept)
 
 

@@ -1,6 +1,5 @@
 """Shared parts of the procedures that create backing keys: labels, first records, and error handling."""
 
-import uuid
 from typing import Final
 
 from hsmkms.errors import (
@@ -11,6 +10,9 @@ from hsmkms.errors import (
     TokenUnfitError,
     UnsupportedOperationException,
 )
+from hsmkms.hsm.objects.backing_keys import SYMMETRIC, Kind
+from hsmkms.hsm.objects.cbc_pairs import NO_GCM
+from hsmkms.model.cipher_format import CipherFormat, new_cka_id
 from hsmkms.model.enums import MaterialState
 from hsmkms.model.records import KeyRecord, MaterialRecord
 from hsmkms.rules import material
@@ -34,9 +36,9 @@ QUIRKS_EVENT: Final = "BackingKeyQuirks"
 HOME_MOVED: Final = "The installation moves to another token just now: try again."
 
 
-def generated(core: Core, key_id: str, sequence: int, state: MaterialState) -> MaterialRecord:
+def generated(core: Core, key_id: str, kind: Kind, sequence: int, state: MaterialState) -> MaterialRecord:
     """Return the record of a backing key that the token is about to generate."""
-    cka_id = uuid.uuid4().bytes
+    cka_id = new_cka_id(core.device.profile.cipher_format) if kind == SYMMETRIC else new_cka_id()
     return MaterialRecord(
         material_id=material.material_id(key_id, cka_id),
         sequence=sequence,
@@ -61,7 +63,9 @@ def record_quirks(core: Core, record: KeyRecord, token_id: str, material_id: str
     Nothing is recorded of a token that makes keys exactly as ordered.
     """
     device = core.tokens.of(token_id)
-    quirks = (*device.profile.attributes.quirks, *(device.imports.quirks() if imported else ()))
+    profile = device.profile
+    of_format = (NO_GCM,) if record.kind == SYMMETRIC and profile.cipher_format is not CipherFormat.AES_256_GCM else ()
+    quirks = (*profile.attributes.quirks, *of_format, *(device.imports.quirks() if imported else ()))
     if quirks:
         details = {"keyId": record.key_id, "keyMaterialId": material_id, "tokenQuirks": list(quirks)}
         core.audit.event(QUIRKS_EVENT, record.region, record.arn, details)

@@ -70,7 +70,7 @@ def new_record(
         policy=policy,
         creation_date=now,
         version=0,
-        materials=() if imported else (generated(core, key_id, 1, MaterialState.CURRENT),),
+        materials=() if imported else (generated(core, key_id, (nature.spec, nature.usage), 1, MaterialState.CURRENT),),
     )
 
 

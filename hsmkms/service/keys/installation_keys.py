@@ -4,11 +4,11 @@ Each purpose has versions: the newest is used, and older ones still verify or de
 """
 
 import hmac
-import uuid
 from collections.abc import Callable, Iterator
 from typing import Final
 
 from hsmkms.errors import HsmKmsError, ObjectLostError, TokenUnavailableError
+from hsmkms.model.cipher_format import new_cka_id
 from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.model.permit import OperatorAct, Permit
 from hsmkms.process import exclusive
@@ -18,6 +18,7 @@ from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import audit_files, installation, users
 from hsmkms.store.installation import InstallationKeyRow
 
+_ENCRYPTING: Final = (KeyPurpose.SECRETS, KeyPurpose.BACKUP)
 _LOCK_SECONDS: Final = 60.0
 
 
@@ -142,16 +143,21 @@ def _newest(core: Core, purpose: str, make: Callable[[InstallationKeyRow, str], 
         return _made(core, first, make) or _made(core, _intended(core, purpose, first), make) or first
 
 
+def new_cka_id_for(core: Core, purpose: str) -> bytes:
+    """Return the CKA_ID of a new version of a purpose's key, in the ciphertext format of the home if it encrypts."""
+    return new_cka_id(core.device.profile.cipher_format) if purpose in _ENCRYPTING else new_cka_id()
+
+
 def _intended(core: Core, purpose: str, left: InstallationKeyRow | None = None) -> InstallationKeyRow:
     """Return the newest version of a purpose; insert the first one, or one that follows ``left``, if needed."""
     core.tokens.may_have_moved()
-    home_id = core.tokens.home_id
+    home_id, cka_id = core.tokens.home_id, new_cka_id_for(core, purpose)
     with core.audited_and_sealed() as tx:
         known = installation.versions(tx, purpose)
         if known and (left is None or known[-1].version != left.version):
             return known[-1]
         version = installation.next_version(tx, purpose)
-        return installation.insert_installation_key(tx, purpose, version, home_id, uuid.uuid4().bytes, core.clock())
+        return installation.insert_installation_key(tx, purpose, version, home_id, cka_id, core.clock())
 
 
 def _made(

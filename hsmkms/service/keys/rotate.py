@@ -57,7 +57,8 @@ def _rotate(core: Core, key_id: str, region: str, kind: RotationType, judge: Jud
         judge(record)
         if rotation.unfinished(tx, key_id):
             raise rules.under_way(record)
-        new = generated(core, key_id, rotation.next_sequence(tx, key_id), MaterialState.PENDING_ROTATION)
+        sequence = rotation.next_sequence(tx, key_id)
+        new = generated(core, key_id, record.kind, sequence, MaterialState.PENDING_ROTATION)
         label = label_of(core, new.token_id, key_id, region, new.sequence)
         keys.insert_material(tx, key_id, replace(new, rotation_type=kind), label)
     core.reached("rotate 1: intent")
@@ -100,12 +101,18 @@ def rotate_if_due(core: Core, key_id: str, region: str) -> None:
 
 def rotate_early(core: Core, key_id: str, region: str, material_id: str) -> None:
     """Rotate generated material that has made many encryptions, unless it is not current any more."""
-    log.warning("key material %s of key %s has used half of its AES-GCM budget: rotating the key", material_id, key_id)
+    log.warning("key material %s of key %s has used half of its encryptions: rotating the key", material_id, key_id)
     _rotate_or_log(core, key_id, region, lambda fresh: must_be_current(fresh, material_id))
 
 
 def rotate_restored(core: Core, key_id: str, region: str, material_id: str) -> None:
     """Rotate generated material that is older than the last restore, since its number of encryptions is unknown."""
+    _rotate_or_log(core, key_id, region, lambda fresh: must_be_current(fresh, material_id))
+
+
+def rotate_format(core: Core, key_id: str, region: str, material_id: str) -> None:
+    """Rotate generated material in whose format its token cannot encrypt any more."""
+    log.warning("key material %s of key %s is for AES-GCM, which its token has no more: rotating", material_id, key_id)
     _rotate_or_log(core, key_id, region, lambda fresh: must_be_current(fresh, material_id))
 
 

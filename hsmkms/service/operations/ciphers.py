@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from hsmkms.errors import InvalidCiphertextException, RejectedDataError
 from hsmkms.hsm.ports import Device
+from hsmkms.model.cipher_format import format_of
 from hsmkms.model.enums import EncryptionAlgorithm, KeySpec, Origin
 from hsmkms.model.permit import Permit
 from hsmkms.rules import blob, context, messages
@@ -68,15 +69,22 @@ def _ready(call: Call, by: Keyed) -> tuple[CachedKey, Permit, Device]:
     """Return the key ready to encrypt, and its token, after rotating generated material that must not encrypt any more.
 
     That is material older than a restored backup (its number of encryptions since the backup is unknown, and AES-GCM
-    has a limit), and material on a former home. If the rotation fails now, the key encrypts with its present material,
-    and the rotation is tried again at its next encryption.
+    has a limit), material on a former home, and material whose token has lost AES-GCM. If the rotation fails now, the
+    key encrypts with its present material, and the rotation is tried again at its next encryption.
     """
     core, key, permit = call.core, by.key, by.permit
     if key.current_token_id != core.tokens.home_id and rotates(key.record):
         rotating.rotate_elsewhere(core, key.record.key_id, key.record.region)
         key, permit = call.renewed(key)
+        return key, permit, core.tokens.of(key.current_token_id)
+    device = core.tokens.of(key.current_token_id)
+    if key.current_format not in device.ciphers.usable_formats and rotates(key.record):
+        rotating.rotate_format(core, key.record.key_id, key.record.region, key.current_material_id)
+        key, permit = call.renewed(key)
     elif core.installation.restored_at is not None and by.algorithm is EncryptionAlgorithm.SYMMETRIC_DEFAULT:
         key, permit = _ready_after_restore(call, key, permit, core.installation.restored_at)
+    else:
+        return key, permit, device
     return key, permit, core.tokens.of(key.current_token_id)
 
 
@@ -102,7 +110,7 @@ def _ready_after_restore(call: Call, key: CachedKey, permit: Permit, restored_at
 # -- SYMMETRIC_DEFAULT ----------------------------------------------------------------------------------------------
 
 
-def _seal_gcm(call: Call, by: Keyed, plaintext: bytes, bound: bytes) -> Sealed:
+def _seal_symmetric(call: Call, by: Keyed, plaintext: bytes, bound: bytes) -> Sealed:
     key, permit, device = _ready(call, by)
     leases, material_id = call.core.leases, key.current_material_id
     iv, body = device.ciphers.encrypt(
@@ -126,16 +134,16 @@ def _follow_up(call: Call, key: CachedKey) -> None:
         rotating.rotate_early(call.core, record.key_id, record.region, material_id)
     elif share is not None and share.crossed:
         log.warning(
-            "the imported material %s of key %s has used %d %% of the encryptions that AES-GCM allows: "
+            "the imported material %s of key %s has used %d %% of the encryptions that are allowed: "
             "create a new key and move the alias to it",
             *(material_id, record.key_id, share.percent),
         )
 
 
-def _open_gcm(call: Call, by: Keyed, ciphertext: bytes, parsed: blob.Blob | None, bound: bytes) -> Opened:
+def _open_symmetric(call: Call, by: Keyed, ciphertext: bytes, parsed: blob.Blob | None, bound: bytes) -> Opened:
     parsed = parsed or blob.parse(ciphertext)
     material = by.key.record.material(parsed.material_id)
-    if material is None:
+    if material is None or format_of(material.cka_id) is not parsed.cipher_format:
         raise InvalidCiphertextException
     try:
         device = call.core.tokens.of(material.token_id)
@@ -173,11 +181,11 @@ def _open_oaep(call: Call, by: Keyed, ciphertext: bytes, _parsed: blob.Blob | No
     return Opened(plaintext, None)
 
 
-_GCM: Final = Cipher(context.canonical, None, _seal_gcm, _open_gcm)
+_SYMMETRIC: Final = Cipher(context.canonical, None, _seal_symmetric, _open_symmetric)
 _OAEP: Final = Cipher(_bind_nothing, messages.check_fits, _seal_oaep, _open_oaep)
 
 CIPHERS: Final[Mapping[EncryptionAlgorithm, Cipher]] = {
-    EncryptionAlgorithm.SYMMETRIC_DEFAULT: _GCM,
+    EncryptionAlgorithm.SYMMETRIC_DEFAULT: _SYMMETRIC,
     EncryptionAlgorithm.RSAES_OAEP_SHA_1: _OAEP,
     EncryptionAlgorithm.RSAES_OAEP_SHA_256: _OAEP,
 }

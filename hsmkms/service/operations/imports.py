@@ -19,6 +19,7 @@ from hsmkms.errors import (
     RejectedMaterialError,
 )
 from hsmkms.hsm.imports.unwrapping import WrappedMaterial
+from hsmkms.hsm.objects.backing_keys import SYMMETRIC
 from hsmkms.hsm.ports import Device
 from hsmkms.model.enums import KeySpec, KeyState, WrappingAlgorithm, WrappingKeySpec
 from hsmkms.model.importing import (
@@ -62,6 +63,8 @@ def get_parameters_for_import(call: Call, request: GetParametersForImportRequest
     key, _ = call.key(request.key_id)
     algorithm = word(WrappingAlgorithm, request.wrapping_algorithm, "wrappingAlgorithm")
     spec = word(WrappingKeySpec, request.wrapping_key_spec, "wrappingKeySpec")
+    if key.record.kind == SYMMETRIC:
+        call.core.device.imports.check_import(SYMMETRIC)
     rules.check_algorithm(algorithm, call.core.device.imports.wrapping_algorithms())
     rules.check_combination(key.record.spec, algorithm, spec)
     row, public_key = wrapping_keys.make(call, key.record, rules.WRAPPING_KEY_BITS[spec])

@@ -7,7 +7,6 @@ from typing import Final
 from hsmkms.errors import UnsupportedOperationException, ValidationException
 from hsmkms.model.enums import (
     ExpirationModel,
-    KeySpec,
     KeyState,
     MultiRegionKeyType,
     Operation,
@@ -199,7 +198,7 @@ def _switch(call: Call, key_id: str, event: Event) -> KeyRecord:
 def _check_token(core: Core, nature: creation.Nature) -> None:
     """Raise UnsupportedOperationException for kinds of keys that the token does not support."""
     kind = (nature.spec, nature.usage)
-    if nature.origin is Origin.EXTERNAL and nature.spec is not KeySpec.SYMMETRIC_DEFAULT:
+    if nature.origin is Origin.EXTERNAL:
         core.device.imports.check_import(kind)
     else:
         core.device.keys.check_kind(kind)

@@ -15,7 +15,7 @@ from hsmkms.process import exclusive
 from hsmkms.service.audit.freshness import Freshness
 from hsmkms.service.audit.sealing import Sealer
 from hsmkms.service.audit.verification import verify
-from hsmkms.service.keys.installation_keys import versions, witness
+from hsmkms.service.keys.installation_keys import new_cka_id_for, versions, witness
 from hsmkms.service.operator import key_rotation
 from hsmkms.service.runtime import row_seals
 from hsmkms.service.runtime.core import Core
@@ -109,7 +109,8 @@ def _renew(core: Core, purpose: str) -> None:
         version = installation.next_version(tx, purpose)
         for each in lost:
             installation.delete_installation_key(tx, each)
-        installation.insert_installation_key(tx, purpose, version, home_id, key_rotation.new_cka_id(), core.clock())
+        cka_id = new_cka_id_for(core, purpose)
+        installation.insert_installation_key(tx, purpose, version, home_id, cka_id, core.clock())
     key = key_rotation.make(core, purpose)
     if purpose == KeyPurpose.MAC:  # the token is an older copy, identified by an older version
         key_rotation.move(core, key)

@@ -8,7 +8,6 @@ Older versions stay, since backups from before the rotation need them. At the op
 far as nothing else needs them.
 """
 
-import uuid
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Final
@@ -21,7 +20,14 @@ from hsmkms.model.permit import OperatorAct
 from hsmkms.process import exclusive
 from hsmkms.rules.importing import VALID_FOR
 from hsmkms.service.audit import sealing
-from hsmkms.service.keys.installation_keys import encryption_key, require_made, sealing_key, versions, was_made
+from hsmkms.service.keys.installation_keys import (
+    encryption_key,
+    new_cka_id_for,
+    require_made,
+    sealing_key,
+    versions,
+    was_made,
+)
 from hsmkms.service.operator.credentials import Credentials
 from hsmkms.service.runtime import binding, row_seals
 from hsmkms.service.runtime.core import Core
@@ -112,7 +118,8 @@ def _advance(core: Core, newest: InstallationKeyRow) -> InstallationKeyRow:
             installation.set_key_date(tx, newest, core.clock())
         elif complete:
             version, home_id = installation.next_version(tx, purpose), core.tokens.home_id
-            installation.insert_installation_key(tx, purpose, version, home_id, new_cka_id(), core.clock())
+            cka_id = new_cka_id_for(core, purpose)
+            installation.insert_installation_key(tx, purpose, version, home_id, cka_id, core.clock())
     core.reached("rotate-own 1: intent")
 
     # 2. Device.
@@ -150,11 +157,6 @@ def is_at_home(core: Core) -> bool:
 
 def _is_at_home(core: Core, newest: InstallationKeyRow) -> bool:
     return newest.token_id == core.tokens.home_id and _is_complete(core, newest)
-
-
-def new_cka_id() -> bytes:
-    """Return a CKA_ID for a new object."""
-    return uuid.uuid4().bytes
 
 
 def interrupted(core: Core) -> list[str]:

@@ -24,6 +24,7 @@ from hsmkms.errors import (
     TokenUnfitError,
 )
 from hsmkms.hsm.ports import Device
+from hsmkms.model.cipher_format import new_cka_id
 from hsmkms.model.enums import KeySpec, KeyState, Origin, RotationType
 from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.model.permit import OperatorAct
@@ -87,10 +88,11 @@ class Left(Struct, frozen=True, kw_only=True):
     reason: Stays
 
 
-class TokenStanding(Struct, frozen=True, kw_only=True):
+class TokenStanding(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A token of the installation. ``objects``: the backing and wrapping keys that should be on it.
 
-    ``away``: why it cannot be used now, or None.
+    ``away``: why it cannot be used now, or None. ``member_in_use``: the serial of the member of its HA group that is in
+    use; absent without a group, or while the token is away.
     """
 
     token_id: str
@@ -99,23 +101,27 @@ class TokenStanding(Struct, frozen=True, kw_only=True):
     home: bool
     objects: int
     away: str | None
+    member_in_use: str | None = None
 
 
 def standings(core: Core) -> list[TokenStanding]:
     """Return the standing of each token of the installation, oldest first."""
     with core.store.reading() as conn:
         count = Counter(token_id for token_id, *_ in objects.present(conn))
-    return [
-        TokenStanding(
-            token_id=row.id,
-            label=row.label,
-            serial=row.serial,
-            home=row.id == core.tokens.home_id,
-            objects=count[row.id],
-            away=fault_of(core, row),
-        )
-        for row in core.tokens.rows()
-    ]
+    return [_standing(core, row, count[row.id]) for row in core.tokens.rows()]
+
+
+def _standing(core: Core, row: TokenRow, count: int) -> TokenStanding:
+    away = fault_of(core, row)
+    return TokenStanding(
+        token_id=row.id,
+        label=row.label,
+        serial=row.serial,
+        home=row.id == core.tokens.home_id,
+        objects=count,
+        away=away,
+        member_in_use=core.tokens.of(row.id).connection.member if away is None else None,
+    )
 
 
 def fault_of(core: Core, row: TokenRow) -> str | None:
@@ -241,9 +247,7 @@ def _key_for(tx: Connection, core: Core, row: TokenRow) -> InstallationKeyRow:
     intended = installation.versions(tx, KeyPurpose.MAC, row.id)
     if intended and intended[-1].version == next_version - 1:
         return intended[-1]
-    return installation.insert_installation_key(
-        tx, KeyPurpose.MAC, next_version, row.id, key_rotation.new_cka_id(), core.clock()
-    )
+    return installation.insert_installation_key(tx, KeyPurpose.MAC, next_version, row.id, new_cka_id(), core.clock())
 
 
 # -- keys -----------------------------------------------------------------------------------------------------------

@@ -8,10 +8,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from hsmkms.errors import ObjectLostError
+from hsmkms.hsm.objects.backing_keys import SYMMETRIC
 from hsmkms.hsm.ports import Device, MechanismInfo
 from hsmkms.hsm.probing.profile import TokenProfile
 from hsmkms.hsm.session.cryptoki import TokenLimits
+from hsmkms.hsm.session.group_login import MemberState
 from hsmkms.model.caller import Caller, local_root
+from hsmkms.model.cipher_format import CipherFormat, format_of
 from hsmkms.model.enums import Operation, Origin, WrappingAlgorithm
 from hsmkms.model.ids import root_arn
 from hsmkms.model.own_keys import KeyPurpose
@@ -27,6 +30,7 @@ from hsmkms.service.operations import wrapping_keys
 from hsmkms.service.operator import (
     clones,
     forgetting,
+    group_members,
     key_renewal,
     key_rotation,
     migration,
@@ -56,11 +60,12 @@ from hsmkms.store.installation import TokenRow
 
 
 class TokenInfo(Struct, frozen=True, kw_only=True):
-    """A token's profile, limits and mechanisms."""
+    """A token's profile, limits and mechanisms, and the members of its HA group; none without a group."""
 
     profile: TokenProfile
     limits: TokenLimits | None
     mechanisms: list[MechanismInfo]
+    members: list[MemberState]
 
 
 class Attestation(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -71,7 +76,8 @@ class Attestation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``as_made`` is true if every deciding attribute still has the value that hsmkms ordered; ``deviations`` lists those
     that have not. ``quirks``: what the token does not know or reports otherwise, and hsmkms tolerates. ``imported``:
     the material came from outside, so the token cannot attest its history. ``host_unwrapped``: it once passed through a
-    process of hsmkms in the clear.
+    process of hsmkms in the clear. ``ciphertext_format``: of symmetric encryption keys; ``mac_key``: the attributes of
+    the HMAC key, if that format has one.
     """
 
     key_id: str
@@ -86,6 +92,8 @@ class Attestation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     attributes: dict[str, Any]
     quirks: list[str] = []
     public_half: dict[str, Any] | None = None
+    ciphertext_format: CipherFormat | None = None
+    mac_key: dict[str, Any] | None = None
 
 
 class Operator:
@@ -113,6 +121,7 @@ class Operator:
             profile=replace(profile, quirks=tuple(quirks)),
             limits=device.connection.limits(),
             mechanisms=device.connection.mechanisms(),
+            members=device.connection.member_states(),
         )
 
     @recorded("CheckToken")
@@ -251,6 +260,10 @@ class Operator:
         """Raise BindingError if a token can never become the home: it is a former home, or a clone."""
         migration.check_target(self._core, device)
 
+    def missing_on_member(self, device: Device) -> list[str]:
+        """Return the ids of the keys that a member of an HA group lacks; see ``service/operator/group_members.py``."""
+        return group_members.missing(self._core, device)
+
     def find_forgettable(self, name: str) -> TokenRow:
         """Return the token of that label or serial, if nothing needs it; see ``service/operator/forgetting.py``."""
         return forgetting.find(self._core, name)
@@ -303,14 +316,17 @@ class Operator:
     def _attest_one(self, key: KeyRecord, material: MaterialRecord) -> Attestation:
         device, imported = self._core.tokens.of(material.token_id), key.origin is Origin.EXTERNAL
         public_half: dict[str, Any] = {}
+        mac_key: dict[str, Any] = {}
         try:
             attributes, deviations = device.keys.attest(material.cka_id, key.kind, imported=imported)
             public_half, of_public_half = device.keys.attest_public(material.cka_id, key.kind)
             deviations += [f"public half: {each}" for each in of_public_half]
+            mac_key = device.keys.attest_mac_key(material.cka_id)
         except ObjectLostError as exc:
             attributes, deviations = {}, [str(exc)]
         quirks = device.keys.tolerated(attributes, key.kind, imported=imported)
         of_public = device.keys.tolerated(public_half, key.kind, public=True)
+        of_mac_key = device.keys.tolerated_of_mac_key(mac_key)
         return Attestation(
             key_id=key.key_id,
             key_material_id=material.material_id,
@@ -321,7 +337,13 @@ class Operator:
             imported=imported,
             host_unwrapped=material.host_unwrapped,
             deviations=deviations,
-            quirks=[*quirks, *(f"public half: {each}" for each in of_public)],
+            quirks=[
+                *quirks,
+                *(f"public half: {each}" for each in of_public),
+                *(f"HMAC key: {each}" for each in of_mac_key),
+            ],
             attributes=attributes,
             public_half=public_half or None,
+            ciphertext_format=format_of(material.cka_id) if key.kind == SYMMETRIC else None,
+            mac_key=mac_key or None,
         )

@@ -15,7 +15,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from hsmkms.errors import KMSInvalidStateException, TokenUnavailableError, ValidationException
+from hsmkms.errors import KMSInvalidStateException, ObjectLostError, TokenUnavailableError, ValidationException
 from hsmkms.hsm.objects.backing_keys import SYMMETRIC
 from hsmkms.hsm.objects.backing_keys import Kind as BackingKind
 from hsmkms.hsm.objects.objects import TokenObject
@@ -373,7 +373,10 @@ def _check_genuine(core: Core, finding: Finding, cka_id: bytes) -> BackingKind:
             f"the object {finding.cka_id} is not adopted: this token does not report which keys it generated itself "
             "(CKA_LOCAL), so the object could have been brought in. Restore a backup of the database that has its key"
         )
-    kind = device.keys.identify(cka_id)
+    try:
+        kind = device.keys.identify(cka_id)
+    except ObjectLostError as exc:
+        raise KMSInvalidStateException(f"the object {finding.cka_id} is only a part of a key: remove it") from exc
     deviations = (
         device.keys.attest(cka_id, kind or SYMMETRIC)[1] + device.keys.attest_public(cka_id, kind or SYMMETRIC)[1]
     )

@@ -282,7 +282,7 @@ def _early_rotations(core: Core, by_date: Container[str | None]) -> list[_Due]:
             kind=StepKind.ROTATION,
             key_id=key_id,
             region=region,
-            why=f"{used[material_id]:,} encryptions under its key material, of the 2^32 that AES-GCM allows",
+            why=f"{used[material_id]:,} encryptions under its key material, of the 2^32 that are allowed",
             act=partial(rotating.rotate, core, key_id, region, RotationType.AUTOMATIC, _current(material_id)),
         )
         for key_id, region, material_id in rows

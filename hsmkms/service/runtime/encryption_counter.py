@@ -1,9 +1,9 @@
 """Count encryptions per material without a write for each.
 
-AES-GCM with random IVs allows 2^32 encryptions per key (NIST SP 800-38D, section 8.3), so they are counted, over all
-processes and permanently. A process leases a number of encryptions in advance: the store counts them as used at once,
-so that a crash loses budget but never undercounts; a clean exit returns the rest. Leases start at 1 and double to
-65,536, so that a command costs one and a busy server writes rarely.
+One key material may make 2^32 encryptions (rules/budget.py), so they are counted, over all processes and permanently. A
+process leases a number of encryptions in advance: the store counts them as used at once, so that a crash loses budget
+but never undercounts; a clean exit returns the rest. Leases start at 1 and double to 65,536, so that a command costs
+one and a busy server writes rarely.
 """
 
 import threading
@@ -71,7 +71,7 @@ class LeaseBook:
         used, granted = stored.reserve(self._store, material_id, lambda used: budget.grant(used, want))
         if not granted:
             raise LimitExceededException(
-                "this key material has made all 2^32 encryptions that AES-GCM allows: rotate the key, "
+                "this key material has made all 2^32 encryptions that are allowed for one: rotate the key, "
                 "or create a new one and move the alias to it"
             )
         lease.last_grant = lease.remaining = granted

@@ -14,6 +14,7 @@ from typing import Final
 from msgspec import Struct
 
 from hsmkms.errors import MalformedPolicyDocumentException
+from hsmkms.model.cipher_format import format_of
 from hsmkms.model.enums import KeyManager
 from hsmkms.model.ids import root_arn, user_arn
 from hsmkms.model.records import AliasRecord, GrantRecord, KeyRecord
@@ -70,6 +71,7 @@ class CachedKey:
         "_tags",
         "covers",
         "current_cka_id",
+        "current_format",
         "current_header",
         "current_material_id",
         "current_token_id",
@@ -91,7 +93,8 @@ class CachedKey:
         self.current_material_id = current.material_id if current else ""
         self.current_cka_id = current.cka_id if current else b""
         self.current_token_id = current.token_id if current else ""
-        self.current_header = blob.header(record.key_id, current.material_id) if current else b""
+        self.current_format = format_of(self.current_cka_id)
+        self.current_header = blob.header(record.key_id, current.material_id, self.current_format) if current else b""
 
     @property
     def policy_text(self) -> str:

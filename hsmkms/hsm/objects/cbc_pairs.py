@@ -1,0 +1,92 @@
+"""The two objects of a material for AES-CBC with HMAC: made, read back, listed and destroyed together.
+
+Both have the label of the material; their CKA_IDs say what each does (model/cipher_format.py). The HMAC key is made
+first and destroyed last, so that where the other one is, both are, whatever crashed in between: a lone HMAC key has
+authenticated nothing.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+from msgspec.structs import replace
+from pkcs11.constants import MechanismFlag, ObjectClass
+from pkcs11.exceptions import PKCS11Error
+from pkcs11.mechanisms import KeyType, Mechanism
+from pkcs11.types import Object, Session
+
+from hsmkms.errors import HsmKmsError, TokenError
+from hsmkms.hsm.faults import translated
+from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY, SecretTemplate
+from hsmkms.hsm.objects.objects import TokenObject, find, generate
+from hsmkms.hsm.objects.support import STANDARD, AttributeSupport
+from hsmkms.model.cipher_format import mac_key_id, material_of_mac_key
+
+CBC_MAC_KEY: Final = SecretTemplate(KeyType.GENERIC_SECRET, 256, Mechanism.GENERIC_SECRET_KEY_GEN, MechanismFlag.SIGN)
+"""Authenticates the ciphertexts of one material; verification computes the HMAC again."""
+
+NO_GCM: Final = (
+    "no AES-GCM: the ciphertext format of new key material is AES_256_CBC_HMAC_SHA_256, with two keys on the token for "
+    "each material, and key material for symmetric keys cannot be imported"
+)
+"""Sentence for people about a token that has none."""
+
+NO_MAC_KEY: Final = "it is not on the token, without which nothing of this material decrypts"
+
+
+def generate_both(
+    session: Session, cka_id: bytes, label: str, support: AttributeSupport = STANDARD, *, store: bool = True
+) -> tuple[Object, Object]:
+    """Generate the encrypting and the HMAC key, each read back and compared; return them in this order.
+
+    Nothing is left if the token refuses the second one; TokenError if it keeps the first one then.
+    """
+    authenticating_id = mac_key_id(cka_id) or b""
+    if store:
+        _remove_left_over(session, authenticating_id)
+    authenticating = generate(session, CBC_MAC_KEY, authenticating_id, label, support, store=store)
+    try:
+        return generate(session, AES_256_BACKING_KEY, cka_id, label, support, store=store), authenticating
+    except HsmKmsError:
+        _undo(authenticating)
+        raise
+
+
+def _remove_left_over(session: Session, authenticating_id: bytes) -> None:
+    """Destroy the HMAC key of an interrupted creation with the same CKA_ID, which is repeated now."""
+    left_over = find(session, ObjectClass.SECRET_KEY, authenticating_id)
+    if left_over is not None:
+        with translated():
+            left_over.destroy()
+
+
+def _undo(made: Object) -> None:
+    try:
+        made.destroy()
+    except PKCS11Error as exc:
+        # Not the class of the original error, which may claim that nothing was created.
+        raise TokenError("the token made one of two keys and keeps it: `hsmkms reconcile` shows it") from exc
+
+
+def as_one(listed: Sequence[TokenObject]) -> list[TokenObject]:
+    """Return a listing in which an HMAC key counts as a part of its material, as a public half does of its pair.
+
+    A material that lacks its HMAC key is no key either: both are listed as parts. Of several HMAC keys with one CKA_ID
+    all but one count as keys, so that the material is found to be there more than once.
+    """
+    mac_keys = Counter(material for each in listed if (material := _material(each)) is not None)
+    known: set[bytes] = set()
+    together = []
+    for each in listed:
+        material = _material(each)
+        if material is not None:
+            together.append(replace(each, cka_id=material, is_part=material not in known))
+            known.add(material)
+        else:
+            lacks = mac_key_id(each.cka_id) is not None and each.is_key and not mac_keys[each.cka_id]
+            together.append(replace(each, is_part=lacks))
+    return together
+
+
+def _material(listed: TokenObject) -> bytes | None:
+    return material_of_mac_key(listed.cka_id) if listed.is_key else None

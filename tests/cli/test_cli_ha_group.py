@@ -1,0 +1,36 @@
+"""What commands show of an HA group."""
+
+import json
+
+from cli_site import Site
+from groups import SECOND_SERIAL, Group, Modules
+
+from hsmkms.config import settings as config
+
+
+def test_doctor(site: Site, group_modules: Modules) -> None:
+    """Doctor names the member that lacks a key, or one that is not present; token-info shows the one in use."""
+    group = Group.of(config.load(site.config).token, site.folder / "ha", group_modules, behind=True)
+    group.write(site.config)
+    key_id = site.new_key()
+    members = site.run("token-info").json["Members"]
+    assert [(each["Serial"], each["Present"], each["InUse"]) for each in members] == [
+        (group.first.serial, True, True),
+        (SECOND_SERIAL, True, False),
+    ]
+    assert site.run("list-tokens").json["Tokens"][0]["MemberInUse"] == group.first.serial
+    outcome, detail = members_check(site)
+    assert outcome == "warning"
+    assert f"the member {SECOND_SERIAL} lacks {key_id}" in detail
+    group.second.fail()
+    outcome, detail = members_check(site)
+    assert outcome == "warning"
+    assert f"the member {SECOND_SERIAL} is not present" in detail
+    assert site.run("change-pin", "--generate").error.startswith("ConfigurationError: each member of the HA group")
+
+
+def members_check(site: Site) -> tuple[str, str]:
+    """Outcome and detail of doctor's check of the members."""
+    checks = json.loads(site.run("doctor", "--output", "json").stdout)["Checks"]
+    (found,) = [(each["Outcome"], each["Detail"]) for each in checks if each["Check"] == "HA members"]
+    return found

@@ -1,0 +1,260 @@
+"""HA groups: a member that fails is replaced by another one, and nothing that was acknowledged is lost.
+
+Each member is a SoftHSM of its own behind the shim (tests/groups.py), so that it can fail alone.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import groups
+import pytest
+import second_token
+from devices import until
+from groups import SECOND_SERIAL, Group, Modules
+from msgspec.structs import replace
+from service_sites import NewSite, Site, new_key, seal, unseal
+
+from hsmkms.config.settings import PinSettings, Settings
+from hsmkms.errors import ConfigurationError, HsmKmsError, ObjectLostError, PinError, TokenUnavailableError
+from hsmkms.hsm.session.login import LoginGate
+from hsmkms.kms import Kms
+from hsmkms.service.operator.reconcile import Kind
+from hsmkms.store import objects
+from hsmkms.wiring import core as wiring
+from hsmkms.wiring import pin_change
+from hsmkms.wiring import tokens as token_wiring
+
+PATIENCE = 60
+
+
+class Grouped:
+    """An installation on an HA group."""
+
+    def __init__(self, site: Site, group: Group) -> None:
+        self.site = site
+        self.group = group
+        self.settings: Settings = second_token.only(site.settings, group.settings)
+
+    @contextmanager
+    def opened(self) -> Iterator[Kms]:
+        """Open it."""
+        with Kms(wiring.core_of(self.settings)) as kms:
+            yield kms
+
+
+@pytest.fixture
+def grouped(new_site: NewSite, group_modules: Modules) -> Grouped:
+    """An installation on a group whose members share their objects."""
+    site = new_site()
+    return Grouped(site, Group.of(site.settings.token, site.folder / "ha", group_modules))
+
+
+@pytest.fixture
+def behind(new_site: NewSite, group_modules: Modules) -> Grouped:
+    """An installation on a group whose second member gets nothing of what is made from now on."""
+    site = new_site()
+    return Grouped(site, Group.of(site.settings.token, site.folder / "ha", group_modules, behind=True))
+
+
+def in_use(kms: Kms) -> str:
+    """The serial of the member in use, as token-info and list-tokens show it."""
+    info = kms.operator.token_info()
+    (serial,) = [each.serial for each in info.members if each.in_use]
+    assert info.profile.serial == serial
+    assert kms.operator.tokens()[0].member_in_use == serial
+    return serial
+
+
+def test_member_is_removed(grouped: Grouped) -> None:
+    """The next call succeeds on the other member, which stays in use although the first is back; nothing is lost."""
+    group = grouped.group
+    with grouped.opened() as kms:
+        key_id = new_key(kms).key_id
+        sealed = [seal(kms, key_id)]
+        assert in_use(kms) == group.first.serial
+        group.first.fail()
+        sealed.append(seal(kms, key_id))
+        assert in_use(kms) == SECOND_SERIAL
+        assert [each.present for each in kms.operator.token_info().members] == [False, True]
+        other = new_key(kms).key_id
+        sealed.append(seal(kms, other))
+        assert [unseal(kms, each) for each in sealed] == [b"secret"] * 3
+        assert kms.operator.find_differences() == []
+        group.first.come_back()
+    with grouped.opened() as kms:
+        assert in_use(kms) == SECOND_SERIAL, "a new process begins with the member that answered last"
+        group.second.fail()
+        until(lambda: answers(kms, sealed[0]), PATIENCE)  # the first is listed once the module has been renewed
+        assert in_use(kms) == group.first.serial
+        assert [unseal(kms, each) for each in sealed] == [b"secret"] * 3
+        assert kms.operator.find_differences() == []
+
+
+def answers(kms: Kms, sealed: bytes) -> bool:
+    """True if a ciphertext can be decrypted now; a retryable error is no answer."""
+    try:
+        return unseal(kms, sealed) == b"secret"
+    except TokenUnavailableError:
+        return False
+
+
+@pytest.mark.parametrize("code", [0x30, 0x32, 0xE0, 0xB3], ids=["error", "removed", "not present", "session"])
+def test_member_fails(grouped: Grouped, code: int) -> None:
+    """Whatever code a member answers from now on, the call succeeds on the other one."""
+    with grouped.opened() as kms:
+        key_id = new_key(kms).key_id
+        sealed = seal(kms, key_id)
+        grouped.group.first.order(f"fault * * return {code:#x}")
+        assert unseal(kms, sealed) == b"secret"
+        assert in_use(kms) == SECOND_SERIAL
+        assert unseal(kms, seal(kms, key_id)) == b"secret"
+
+
+def test_handles_are_looked_up_again(new_site: NewSite, group_modules: Modules) -> None:
+    """No handle of the member that was left is used with the other one, where it may be another key."""
+    site = new_site()
+    with Kms(wiring.core_of(site.settings)) as kms:
+        sealed = seal(kms, new_key(kms).key_id)
+    grouped = Grouped(site, Group.of(site.settings.token, site.folder / "ha", group_modules, behind=True))
+    with grouped.opened() as kms:
+        on_first_alone = new_key(kms).key_id
+        assert unseal(kms, seal(kms, on_first_alone)) == b"secret"
+        with kms._core.store.reading() as conn:
+            (cka_id,) = [cka_id for _, cka_id, _, _, key_id in objects.present(conn) if key_id == on_first_alone]
+        handles = kms._core.device.connection.handles
+        assert handles.lookup(cka_id) is not None
+        grouped.group.first.fail()
+        assert unseal(kms, sealed) == b"secret"
+        assert in_use(kms) == SECOND_SERIAL
+        assert handles.lookup(cka_id) is None
+
+
+def test_member_lacks_a_key(behind: Grouped) -> None:
+    """A key that a member lacks is named, and neither deleted nor made anew; it works where it is."""
+    with behind.opened() as kms:
+        made = new_key(kms)
+        sealed = seal(kms, made.key_id)
+        behind.group.first.fail()
+        with pytest.raises(
+            ObjectLostError, match=f"{made.arn}: .* CKA_ID .* HA member with serial {SECOND_SERIAL}"
+        ) as lost:
+            unseal(kms, sealed)
+        assert lost.value.code == "KeyUnavailableException"
+        with pytest.raises(ObjectLostError):
+            seal(kms, made.key_id)
+        assert [(each.kind, each.key_id) for each in kms.operator.find_differences()] == [(Kind.MISSING, made.key_id)]
+        assert kms.operator.missing_on_member(kms._core.device) == [made.key_id]
+        assert kms.operator.maintain().steps == []
+        behind.group.first.come_back()
+        behind.group.second.fail()
+        until(lambda: answers(kms, sealed), PATIENCE)
+        assert in_use(kms) == behind.group.first.serial
+        assert kms.operator.find_differences() == []
+
+
+def test_removed_while_a_key_is_created(grouped: Grouped) -> None:
+    """A creation whose answer was lost is not acknowledged, and reconcile shows it; the next one works."""
+    with grouped.opened() as kms:
+        sealed = seal(kms, new_key(kms).key_id)
+        grouped.group.first.order("fault C_GenerateKey 1 return 0x32 after")
+        with pytest.raises(HsmKmsError) as refused:
+            new_key(kms)
+        assert refused.value.code == "DependencyTimeoutException"
+        grouped.group.first.fail()
+        until(lambda: answers(kms, sealed), PATIENCE)
+        assert in_use(kms) == SECOND_SERIAL
+        assert [each.kind for each in kms.operator.find_differences()] == [Kind.UNACKNOWLEDGED]
+        assert unseal(kms, seal(kms, new_key(kms).key_id)) == b"secret"
+
+
+def test_another_member_took_over_while_a_key_was_created(grouped: Grouped) -> None:
+    """A key that is on the member that was left is not acknowledged: nobody knows whether the other one has it."""
+    with grouped.opened() as kms:
+        connection = kms._core.device.connection
+
+        def create() -> None:
+            with connection.making():
+                grouped.group.first.fail()
+                connection.ready()
+
+        with pytest.raises(TokenUnavailableError, match=f"{SECOND_SERIAL} took over"):
+            create()
+        assert unseal(kms, seal(kms, new_key(kms).key_id)) == b"secret"
+
+
+def test_refused_pin_counts_for_all(grouped: Grouped) -> None:
+    """After one member has refused the PIN, it is sent to no other one."""
+    wrong = grouped.site.folder / "wrong-pin"
+    wrong.touch(mode=0o600)
+    wrong.write_text("a wrong horse\n")
+    for member in (grouped.group.first, grouped.group.second):
+        member.order("pin_tries 3")
+    group = replace(grouped.settings.token, pin=PinSettings(file=wrong))
+    settings = second_token.only(grouped.settings, group)
+    with pytest.raises(PinError, match="refused the PIN"):
+        wiring.core_of(settings)
+    grouped.group.first.fail()
+    alone = second_token.only(settings, replace(group, serial=SECOND_SERIAL))
+    for each in (settings, grouped.settings, alone):
+        with pytest.raises(PinError, match=f"serial {grouped.group.first.serial}.*retry-pin"):
+            wiring.core_of(each)
+    assert not grouped.group.second.control.with_name("second.control.pins").exists()
+    assert token_wiring.retry_pin(grouped.settings, insisted=grouped.settings.token)
+    assert LoginGate(grouped.settings.data_dir).mark() is None
+    with grouped.opened() as kms:
+        assert in_use(kms) == SECOND_SERIAL
+
+
+def test_locked_member_is_passed_over(grouped: Grouped) -> None:
+    """A member whose PIN somebody has locked is not used, and the other one is."""
+    grouped.group.first.order("pin_tries 1")
+    grouped.group.first.control.with_name("first.control.pins").write_text("1")
+    with grouped.opened() as kms:
+        assert in_use(kms) == SECOND_SERIAL
+
+
+def test_first_member_is_a_stranger(behind: Grouped, stranger: Site) -> None:
+    """At the start the member that answers the challenge is taken, not another token with a listed serial."""
+    ours, theirs = (each.settings.token.environment["SOFTHSM2_CONF"] for each in (behind.site, stranger))
+    members = behind.settings.token.environment["GROUP_MEMBERS"].replace(ours, theirs)
+    token = replace(behind.settings.token, environment={"GROUP_MEMBERS": members})
+    behind.settings = second_token.only(behind.settings, token)
+    with behind.opened() as kms:
+        assert in_use(kms) == SECOND_SERIAL
+        assert unseal(kms, seal(kms, new_key(kms).key_id)) == b"secret"
+
+
+def test_member_that_works_in_another_way(grouped: Grouped) -> None:
+    """A member that treats IVs in another way than the one before is not used; the first one is, once it is back."""
+    with grouped.opened() as kms:
+        sealed = seal(kms, new_key(kms).key_id)
+        grouped.group.second.order("iv appended")
+        grouped.group.first.fail()
+        with pytest.raises(TokenUnavailableError):
+            unseal(kms, sealed)
+        assert kms._core.device.connection.is_away
+        grouped.group.first.come_back()
+        until(lambda: answers(kms, sealed), PATIENCE)
+        assert in_use(kms) == grouped.group.first.serial
+
+
+def test_change_pin_is_refused(grouped: Grouped) -> None:
+    """The members have a PIN each: hsmkms does not change that of one."""
+    with pytest.raises(ConfigurationError, match="on every member"):
+        pin_change.pin_file(grouped.settings.token)
+
+
+def test_one_group_in_any_order(grouped: Grouped) -> None:
+    """Whoever opens the group under its serials in another order shares the login that is there."""
+    with grouped.opened() as kms:
+        serials = grouped.settings.token.serials
+        device = token_wiring.open_device(
+            grouped.settings, replace(grouped.settings.token, serial=tuple(reversed(serials)))
+        )
+        assert device is kms._core.device
+        device.close()
+        member = token_wiring.open_member(grouped.settings, grouped.settings.token, groups.SECOND_SERIAL)
+        assert member is not kms._core.device
+        assert kms.operator.missing_on_member(member) == []
+        member.close()
+        assert unseal(kms, seal(kms, new_key(kms).key_id)) == b"secret"
