@@ -34,6 +34,10 @@ _NAMES: Final = {
     Attribute.KEY_GEN_MECHANISM: _Words("M", Mechanism),
 }
 
+ANOTHER_OBJECT: Final = (
+    "the object under the handle of a new key has another CKA_ID, so it was left as it is: the token was replaced "
+    "meanwhile, or does not keep CKA_ID (`hsmkms token-check`). `hsmkms reconcile` shows what is left"
+)
 _SECRETS: Final = (ObjectClass.SECRET_KEY, ObjectClass.PRIVATE_KEY)
 _KEY_CLASSES: Final = (*_SECRETS, ObjectClass.PUBLIC_KEY)
 
@@ -223,7 +227,8 @@ def differences(
     """Compare the reported attributes with ``expected``; return one phrase for each difference.
 
     ``observe`` is called for each difference that is tolerated, if there are no others. TokenUnavailableError if the
-    object, or the whole token, disappeared before it was read back.
+    object, or the whole token, disappeared before it was read back; TokenError if the handle is that of an object with
+    another CKA_ID, as on a token that was swapped: it must not be destroyed as unfit.
     """
     reported = tell(made, tuple(expected))
     wrong = [
@@ -233,6 +238,8 @@ def differences(
     ]
     if wrong and tell(made, (Attribute.CLASS,))[Attribute.CLASS] is None:
         raise TokenUnavailableError(AWAY)
+    if Attribute.ID in expected and reported[Attribute.ID] not in (None, expected[Attribute.ID]):
+        raise TokenError(ANOTHER_OBJECT)
     for attribute, wanted in expected.items() if not wrong else ():
         if reported[attribute] != wanted:
             observe(attribute, difference(attribute, reported[attribute], wanted))
