@@ -45,7 +45,7 @@ MAY_DRAW_RANDOM: Final[_Acts] = frozenset(
 MAY_GENERATE: Final[_Acts] = frozenset(
     {Operation.CREATE_KEY, OperatorAct.BACKUP, OperatorAct.CREDENTIALS, OperatorAct.MAINTAIN}
 )
-"""Rotations, and the keys of services, are the installation's own acts, whoever caused them."""
+"""Rotations, and the keys of services, are the installation's own acts, whichever request caused them."""
 MAY_GENERATE_WRAPPING_KEY: Final[_Acts] = frozenset({Operation.GET_PARAMETERS_FOR_IMPORT})
 MAY_UNWRAP: Final[_Acts] = frozenset({Operation.IMPORT_KEY_MATERIAL})
 MAY_INITIALISE: Final[_Acts] = frozenset({OperatorAct.INITIALISE, OperatorAct.SEAL})

@@ -1,4 +1,4 @@
-"""What a token can do with imported key material: found out by trying, when somebody first asks."""
+"""What a token can do with imported key material: found out by a trial, at the first question."""
 
 import threading
 
@@ -20,7 +20,7 @@ class ImportProfiles:
         self._member = connection.member
 
     def symmetric(self) -> ImportProfile:
-        """What the token can do with imported material: tried out when somebody first asks."""
+        """What the token can do with imported material: tried at the first question."""
         self._connection.guard.check()
         host_unwrap, support = self._connection.settings.host_unwrap, self._connection.profile.attributes
         with self._probing:
@@ -32,13 +32,13 @@ class ImportProfiles:
             return self._symmetric
 
     def every_kind(self) -> ImportProfile:
-        """The same, and what else than symmetric keys it imports: tried out when somebody makes such a key."""
-        told = self.symmetric()
+        """The same, and what else than symmetric keys it imports: tried when such a key is first made."""
+        symmetric = self.symmetric()
         with self._probing:
             self._forget_other_member()
             if self._every_kind is None:
                 self._every_kind = self._connection.repeatable(
-                    lambda session: probe_kinds(self._connection.token, session, told)
+                    lambda session: probe_kinds(self._connection.token, session, symmetric)
                 )
             return self._every_kind
 

@@ -139,7 +139,7 @@ class KeyObjects:
     def is_labelled(self, cka_id: bytes, label: str) -> bool:
         """True if the secret key is the one of that label; ObjectLostError if it is not on the token.
 
-        It is looked for once, by whoever uses the key first: no label of ours can be changed on the token.
+        It is looked for once, when the key is first used: labels of hsmkms's keys cannot be changed on the token.
         """
 
         def attempt(session: Session) -> str:
@@ -147,15 +147,15 @@ class KeyObjects:
             found = self._connection.find(session, cka_id)
             if found is None:
                 raise ObjectLostError(OBJECT_LOST)
-            told: str = found[Attribute.LABEL]
-            return told
+            label: str = found[Attribute.LABEL]
+            return label
 
-        told = self._labels.get(cka_id)
-        if told is None:
-            told = self._labels[cka_id] = self._connection.handles.label(cka_id) or self._connection.repeatable(
+        kept = self._labels.get(cka_id)
+        if kept is None:
+            kept = self._labels[cka_id] = self._connection.handles.label(cka_id) or self._connection.repeatable(
                 attempt, "find"
             )
-        return told == label[: self._connection.profile.label_bytes]
+        return kept == label[: self._connection.profile.label_bytes]
 
     def inventory(self, witness: bytes) -> list[TokenObject]:
         """All key objects on the token, foreign ones too.
@@ -191,8 +191,8 @@ class KeyObjects:
             found = self._connection.find(session, cka_id)
             if found is None:
                 raise ObjectLostError(OBJECT_LOST)
-            told, wrong = attest(found, template.expected(b"", ""), tolerance)
-            return told, wrong + [f"HMAC key: {each}" for each in self._attest_mac_key(session, cka_id)[1]]
+            reported, wrong = attest(found, template.expected(b"", ""), tolerance)
+            return reported, wrong + [f"HMAC key: {each}" for each in self._attest_mac_key(session, cka_id)[1]]
 
         return self._connection.repeatable(attempt)
 
@@ -260,8 +260,8 @@ class KeyObjects:
             if public is None or private is None:
                 return {}, [NO_PUBLIC_HALF]
             support = self._connection.profile.attributes
-            told, wrong = attest(public, template.expected_public(b"", ""), support.public)
-            return told, wrong + disproof(session, template, private, read_public(public, template.facts))
+            reported, wrong = attest(public, template.expected_public(b"", ""), support.public)
+            return reported, wrong + disproof(session, template, private, read_public(public, template.facts))
 
         return self._connection.repeatable(attempt)
 

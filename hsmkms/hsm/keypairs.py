@@ -287,7 +287,7 @@ class KeyPairs:
         return refusals
 
     def _signs_prehashed(self) -> bool:
-        """Whether the token does Ed25519ph, and not Ed25519 whatever it is told: tried out when somebody first asks."""
+        """Whether the token does Ed25519ph, and not Ed25519 in any case: tried at the first question."""
         found: bool = self._tried("_prehash", signs_prehashed)
         return found
 

@@ -12,7 +12,7 @@ from hsmkms.model.permit import Permit
 
 
 class OwnObjects:
-    """HMAC by the installation's own keys, and data objects of ours. Thread-safe; of no use in a forked child."""
+    """HMAC by the installation's own keys, and its data objects. Thread-safe; of no use in a forked child."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -34,7 +34,7 @@ class OwnObjects:
         return self._connection.use(cka_id, attempt, "mac")
 
     def notes(self, permit: Permit, prefix: str) -> dict[str, bytes]:
-        """The data objects of ours on the token whose label begins with ``prefix``, by label."""
+        """The installation's data objects on the token whose label begins with ``prefix``, by label."""
         permit.require(MAY_SEAL)
 
         def attempt(session: Session) -> dict[str, bytes]:
@@ -57,7 +57,7 @@ class OwnObjects:
             self._connection.repeatable(attempt)
 
     def remove_notes(self, permit: Permit, prefix: str) -> None:
-        """Destroy all data objects of ours with that prefix."""
+        """Destroy all of the installation's data objects with that prefix."""
         permit.require(MAY_SEAL)
         with self._connection.turn():
             self._connection.repeatable(lambda session: remove_notes(session, prefix))

@@ -201,13 +201,13 @@ class Own(Protocol):
         """HMAC-SHA-256 of ``message`` by an installation key: 32 bytes."""
 
     def notes(self, permit: Permit, prefix: str) -> dict[str, bytes]:
-        """The data objects of ours on the token whose label begins with ``prefix``, by label."""
+        """The installation's data objects on the token whose label begins with ``prefix``, by label."""
 
     def replace_note(self, permit: Permit, prefix: str, label: str, value: bytes) -> None:
         """Keep ``value`` on the token in place of all with that prefix; UnsupportedOperationException if it cannot."""
 
     def remove_notes(self, permit: Permit, prefix: str) -> None:
-        """Destroy all data objects of ours with that prefix."""
+        """Destroy all of the installation's data objects with that prefix."""
 
 
 class Login(Protocol):

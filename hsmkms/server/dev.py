@@ -63,7 +63,7 @@ _UNLIMITED: Final = dict.fromkeys(DEFAULT_RATES, 0.0)
 def serve(wanted: ServeSettings, account: str | None, *, until_stdin_ends: bool) -> None:
     """Make an installation, print its credentials as lines for a shell once it answers, and serve it.
 
-    ``until_stdin_ends``: stop with whoever holds the other end of standard input, also if that is killed.
+    ``until_stdin_ends``: stop when the process at the other end of standard input ends, also if it is killed.
     """
     wanted = replace(wanted, quotas=_UNLIMITED, log_format="text")
     with _folder() as folder:
@@ -102,8 +102,8 @@ def _remove_abandoned(place: Path) -> None:
         with suppress(OSError):
             held = os.open(each, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY)
             try:
-                told = os.fstat(held)
-                old = told.st_uid == os.geteuid() and time.time() - told.st_mtime > _TAKEN_WITHIN_SECONDS
+                status = os.fstat(held)
+                old = status.st_uid == os.geteuid() and time.time() - status.st_mtime > _TAKEN_WITHIN_SECONDS
                 if old and try_lock(held):
                     shutil.rmtree(each)
             finally:

@@ -33,7 +33,7 @@ def make(core: Core, grant: GrantRecord) -> str:
 def check(core: Core, caller: Caller, tokens: Sequence[str]) -> bool:
     """Raise InvalidGrantTokenException unless each was made here, for the caller's region.
 
-    True if the grant of one of them has ended: nobody is to learn that but who may do what he asks for.
+    True if the grant of one of them has ended: only a caller who may do what they ask for is to learn that.
     """
     found = [find(core, caller, read(core, caller, token)) for token in tokens]
     return None in found

@@ -184,7 +184,7 @@ def _groups(context: CheckContext) -> Verdict:
     """Check that every member of each HA group is present and has all keys."""
     from hsmkms.wiring import tokens as token_wiring  # noqa: PLC0415 - see CheckContext
 
-    told, faults = [], []
+    whole, faults = [], []
     for each in context.settings.tokens:
         in_use = context.keep_open(closing(token_wiring.open_device(context.settings, each)))
         for member in in_use.connection.member_states():
@@ -202,10 +202,10 @@ def _groups(context: CheckContext) -> Verdict:
                     f"the member {member.serial} lacks {', '.join(missing)}: wait for the HSM's replication, or have "
                     "the vendor's tool synchronise the group"
                 )
-            told.append(f"{member.serial}{' (in use)' if member.in_use else ''}")
+            whole.append(f"{member.serial}{' (in use)' if member.in_use else ''}")
     if faults:
         return _warning("; ".join(faults))
-    return _ok(f"all members have every key: {', '.join(told)}" if told else "no token is an HA group")
+    return _ok(f"all members have every key: {', '.join(whole)}" if whole else "no token is an HA group")
 
 
 def _whole(context: CheckContext) -> Verdict:

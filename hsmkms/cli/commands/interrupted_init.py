@@ -84,7 +84,7 @@ def _wanted_token(token: "TokenSettings", options: TokenOptions, held: ExitStack
         environment=token.environment | module_environment() | options.environment,
         init_reserved=options.init_reserved if options.init_reserved is not None else token.init_reserved,
     )
-    if wanted != token:  # perhaps another token: its serial is asked for anew
+    if wanted != token:  # perhaps another token: its serial is read again
         held.enter_context(new_tokens.loaded_module(wanted))
         present = new_tokens.serial_of(replace(wanted, serial=options.serials))
         if wanted.uri is None:

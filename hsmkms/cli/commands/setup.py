@@ -182,7 +182,7 @@ def _complete(settings: "Settings") -> bool:
 
 
 def _check_folder(folder: Path) -> None:
-    """Raise unless the folder is safe from others, and missing, empty, or what an attempt of ours has left."""
+    """Raise unless the folder is safe from others, and missing, empty, or what an interrupted `init` has left."""
     ownership.check("the data folder", folder)
     try:
         ours = (folder / ATTEMPT_FILE).exists() and not (folder / "meta.db").exists()
@@ -198,7 +198,7 @@ def make_data_folder(folder: Path) -> None:
         ownership.make_folder(folder, 0o700)
     except OSError as exc:
         raise StoreError(f"{folder} cannot be made or read: {exc.strerror}") from exc
-    ownership.check("the data folder", folder)  # somebody else may have made it meanwhile
+    ownership.check("the data folder", folder)  # another user may have made it meanwhile
 
 
 def _forget_attempt(folder: Path) -> None:

@@ -50,7 +50,7 @@ _UNSUPPORTED: Final = (ArgumentsBad, FunctionNotSupported, MechanismInvalid, Mec
 class Generator(IntEnum):
     """Who chooses the IV of a message (CK_GENERATOR_FUNCTION).
 
-    danger: CKG_GENERATE (1) is not among them; two modules count up from zero for it, in every operation anew.
+    danger: CKG_GENERATE (1) is not among them; two modules count up from zero for it, in every operation again.
     """
 
     CALLER = 0

@@ -1,4 +1,4 @@
-"""What the process that makes the checks is told, and what it reports: JSON, one line a message."""
+"""What the process that makes the checks is given, and what it reports: JSON, one line a message."""
 
 from typing import Any, Final
 
@@ -31,7 +31,7 @@ class Job(Struct, frozen=True, kw_only=True):
     """Which token to check, and which checks have been made by processes before.
 
     ``choice``: the members of a ``TokenChoice``. ``installed``: there is an installation, whose marks of refused PINs
-    are in ``state_dir``. ``run``: 8 hexadecimal digits, by which what this run stores is told from what others do.
+    are in ``state_dir``. ``run``: 8 hexadecimal digits, the mark of what this run stores.
     """
 
     module: str

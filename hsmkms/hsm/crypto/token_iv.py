@@ -84,7 +84,7 @@ def seal_by_token(session: Session, handle: int, origin: IvOrigin, plaintext: by
 
 
 def encrypt_sample(session: Session, handle: int) -> None:
-    """Encrypt a sample and drop the result, whoever chooses the IV. PKCS11Error is not translated."""
+    """Encrypt a sample by a mechanism that the token accepts, and drop the result. PKCS11Error is not translated."""
     try:
         _encrypt(session, handle, _ZEROS, _SAMPLE, _SAMPLE_AAD)
     except MechanismParamInvalid:

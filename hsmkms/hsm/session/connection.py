@@ -236,7 +236,7 @@ class Connection(GroupLogin):
         permit.require(MAY_CHANGE_PIN)
 
         def attempt(session: Session) -> None:
-            self.require_identity(session)  # a stranger is not told the new one
+            self.require_identity(session)  # another token must not learn the new PIN
             set_pin(session, old, new)
 
         self.never_repeated(attempt)
@@ -263,8 +263,8 @@ class Connection(GroupLogin):
         with self.alone(), translated():
             slot = self.token.slot
             present = slot.get_mechanisms()
-            told = [(mechanism_name(each), self.module.cryptoki.mechanism(slot.slot_id, each)) for each in present]
-        return sorted((mechanism_info(name, info) for name, info in told), key=lambda each: each.name)
+            listed = [(mechanism_name(each), self.module.cryptoki.mechanism(slot.slot_id, each)) for each in present]
+        return sorted((mechanism_info(name, info) for name, info in listed), key=lambda each: each.name)
 
     # -- making and destroying ----------------------------------------------------------------------------------------
 

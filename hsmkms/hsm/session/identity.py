@@ -90,7 +90,7 @@ class Candidate:
 
 
 class Identity(Protocol):
-    """An opener's knowledge of the right token, read anew for each call, since other processes may change it."""
+    """An opener's knowledge of the right token, read again for each call, since other processes may change it."""
 
     def admit(self, serial: str) -> None:
         """Raise WrongTokenError if no PIN may be sent to the token of that serial."""

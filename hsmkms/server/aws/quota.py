@@ -16,7 +16,7 @@ from hsmkms.token_bucket import TokenBucket
 
 TOO_FAST: Final = "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls."
 MAX_BUCKETS: Final = 100_000
-"""Limit of buckets; when it is reached all are dropped, which favours whoever can create so many principals."""
+"""Limit of buckets; when it is reached all are dropped, which favours an operator who creates so many principals."""
 
 DEFAULT_RATES: Final[Mapping[str, float]] = {
     "CreateKey": 5.0,

@@ -1,7 +1,7 @@
 """Find the keys that a member of an HA group lacks: what was acknowledged must be on all of them.
 
 Replication is the work of the HSM or its client. Where it lags or was interrupted, a member that takes over does not
-have the newest keys: they are named, and neither count as deleted nor are they made anew.
+have the newest keys: they are named, and neither count as deleted nor are they made again.
 """
 
 from typing import Final

@@ -125,7 +125,7 @@ def prove(store: Store, device: Device, *, accepting: bool = False) -> tuple[Ins
 class TokenIdentity:
     """The identity of one token of an installation: the challenge in its row, and its serial.
 
-    What it has to answer is read anew each time, since another process may have rotated the installation's own key.
+    What it has to answer is read again each time, since another process may have rotated the installation's own key.
     ``accepting``: a clone is taken, since the operator is about to accept it.
     """
 
@@ -271,7 +271,7 @@ def is_bound(store: Store) -> bool:
 
 
 def wrong_token(device: Device | Candidate, token: TokenRow) -> WrongTokenError:
-    """What is wrong with a token that stands in the place of one of ours, and does not show its key.
+    """What is wrong with a token that stands in the place of one of the installation's, and does not show its key.
 
     Under the recorded serial it is most likely the right one, whose objects cannot be seen.
     """
@@ -288,7 +288,7 @@ def wrong_token(device: Device | Candidate, token: TokenRow) -> WrongTokenError:
 
 
 def lacks_key(store: Store, device: Device, token: TokenRow) -> bool:
-    """True if a device has the names of a token of ours, and not its key: that may pass without anybody's mistake."""
+    """True if a device has the names of a token of the installation, and not its key: that may end by itself."""
     if (device.profile.label, device.profile.serial) != (token.label, token.serial):
         return False
     with store.reading() as conn:

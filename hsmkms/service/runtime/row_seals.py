@@ -1,4 +1,4 @@
-"""Seals over the rows that decide: whoever edits the database by hand is noticed, and not obeyed.
+"""Seals over the rows that decide: rows that were edited by hand are noticed, and not used.
 
 Each subject (a key, an alias, a grant, a user, a group) has a seal, which is made in the transaction that changes it
 and checked when its rows are read for a decision. So has each index (the aliases of a key, the grants of a principal on
@@ -43,7 +43,7 @@ REFUSED: Final = (
     "verify-store` shows which one, and why."
 )
 _NO_KEY: Final = b""
-"""Where somebody has removed every row that names the installation's own key: no seal is made with it."""
+"""Where every row that names the installation's own key was removed by hand: no seal is made with it."""
 
 
 class SealBook:
@@ -197,7 +197,7 @@ class SealBook:
     def seal_all(self, *, again: bool, record: Callable[[], None] | None = None) -> bool:
         """Seal every row as it is now, in one transaction, in which ``record`` is called. False if all was sealed.
 
-        danger: with ``again`` what is sealed is sealed anew, so that what was edited by hand counts as right.
+        danger: with ``again`` what is sealed is sealed again, so that what was edited by hand counts as right.
         """
         with self._store.atomic() as tx:
             root = row_seals.newest_root(tx)
