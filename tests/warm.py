@@ -121,8 +121,15 @@ def run_program(
 ) -> "subprocess.CompletedProcess[bytes]":
     """Run one of the programs of the tests in a process of its own; its standard input is empty.
 
-    TimeoutError after so many ``seconds``: the program is killed.
+    TimeoutError after so many ``seconds``: the program is killed. The loader reads LD_LIBRARY_PATH when a process
+    starts, so with it a new one is started.
     """
+    if "LD_LIBRARY_PATH" in environment:
+        command = [sys.executable, str(program), *arguments]
+        nothing = subprocess.DEVNULL
+        return subprocess.run(
+            command, stdin=nothing, capture_output=True, check=False, timeout=seconds, cwd=cwd, env=environment
+        )
     return _ask([str(program), *arguments], cwd or Path.cwd(), environment, b"", seconds)
 
 

@@ -3,7 +3,6 @@
 import json
 import threading
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -14,7 +13,6 @@ from service_sites import (
     ACCOUNT,
     OTHER_REGION,
     REGION,
-    Site,
     new_alias,
     new_key,
     seal,
@@ -248,26 +246,6 @@ def test_reading(kms: Kms) -> None:
     times = [json.loads(each)["eventTime"] for each in audit_reading.export(folder, audit_reading.Wanted())]
     assert times == sorted(times)
     assert list(audit_reading.export(folder, audit_reading.Wanted(end_time=times[0]))) == []
-
-
-def test_export_of_long_requests(site: Site) -> None:
-    """A request that began first and ended last stands first in an export, though its record was written last."""
-    now = [datetime(2026, 1, 2, tzinfo=UTC)]
-
-    def clock() -> datetime:
-        now[0] += timedelta(seconds=1)
-        return now[0]
-
-    with site.open(clock) as kms:
-        kms.rotate_key_on_demand(RotateKeyOnDemandRequest(key_id=new_key(kms).key_id))
-        folder = kms.operator.audit.folder
-        written = [each["eventName"] for each in records(kms)][-2:]
-        names = ("RotateKey", "RotateKeyOnDemand")
-        exported = [json.loads(each) for each in audit_reading.export(folder, audit_reading.Wanted())]
-        assert written == list(names)
-        assert [each["eventName"] for each in exported if each["eventName"] in names] == list(reversed(names))
-        assert [each["eventTime"] for each in exported] == sorted(each["eventTime"] for each in exported)
-        assert len(exported) == len(records(kms))
 
 
 def test_threads_share_a_lane(kms: Kms) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from hsmkms.kms import Kms
 from hsmkms.model.caller import local_root
 from hsmkms.model.enums import Operation
 from hsmkms.model.keys import DescribeKeyRequest, UpdateKeyDescriptionRequest
-from hsmkms.model.rotation import EnableKeyRotationRequest
+from hsmkms.model.rotation import EnableKeyRotationRequest, RotateKeyOnDemandRequest
+from hsmkms.service.audit import reading as audit_reading
 from hsmkms.store import audit_files, changes, keys, outbox, row_seals
 from hsmkms.store.sealed_rows import key_subject
 
@@ -235,3 +237,23 @@ def test_lane_of_a_process_that_knew_more(site: Site, clock: StoppedClock) -> No
         caller = local_root(ACCOUNT, REGION)
         idle.operator.audit.refused(caller, Operation.ENCRYPT, NotFoundException("nothing of the cache is asked"))
         assert idle.operator.audit.verify().faults == []
+
+
+def test_export_of_long_requests(site: Site) -> None:
+    """A request that began first and ended last stands first in an export, though its record was written last."""
+    now = [datetime(2026, 1, 2, tzinfo=UTC)]
+
+    def clock() -> datetime:
+        now[0] += timedelta(seconds=1)
+        return now[0]
+
+    with site.open(clock) as kms:
+        kms.rotate_key_on_demand(RotateKeyOnDemandRequest(key_id=new_key(kms).key_id))
+        folder = kms.operator.audit.folder
+        written = [each["eventName"] for each in records(kms)][-2:]
+        names = ("RotateKey", "RotateKeyOnDemand")
+        exported = [json.loads(each) for each in audit_reading.export(folder, audit_reading.Wanted())]
+        assert written == list(names)
+        assert [each["eventName"] for each in exported if each["eventName"] in names] == list(reversed(names))
+        assert [each["eventTime"] for each in exported] == sorted(each["eventTime"] for each in exported)
+        assert len(exported) == len(records(kms))
