@@ -75,13 +75,14 @@ def _wanted_token(token: "TokenSettings", options: TokenOptions, held: ExitStack
     from hsmkms.wiring import new_tokens  # noqa: PLC0415 - see carry_on
 
     chosen_anew = options.label is not None or options.serials is not None
+    named = options.module is not None or options.uri is not None or chosen_anew
     wanted = replace(
         token,
         module=options.module or token.module,
         label=None if options.uri is not None else options.label or token.label,
         serial=None if options.uri is not None else options.serials or token.serial,
         uri=options.uri or (None if chosen_anew else token.uri),
-        environment=token.environment | module_environment() | options.environment,
+        environment=token.environment | (module_environment() if named else {}) | options.environment,
         init_reserved=options.init_reserved if options.init_reserved is not None else token.init_reserved,
     )
     if wanted != token:  # perhaps another token: its serial is read again
