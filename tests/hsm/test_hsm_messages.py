@@ -106,7 +106,7 @@ def test_alternating_keys_begin_no_message(device: TokenDevice, played: Played) 
         encrypt(device, key)
     played.order("messages caller", "fault C_EncryptInit 5+ return 0x30", "fault C_Encrypt 5+ return 0x30")
     for key in keys * 2:
-        encrypt(device, key)
+        assert decrypt(device, key, encrypt(device, key)) == PLAINTEXT
 
 
 def test_handle_of_another_key(device: TokenDevice) -> None:
