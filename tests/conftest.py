@@ -63,8 +63,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: places.get(item.path.parent.name, -1))
 
 
-def pytest_collection_finish() -> None:
-    """Keep what was imported and collected out of each later look of the garbage collector: it stays to the end."""
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse to run files torn apart, and keep what was imported and collected out of the garbage collector's way.
+
+    pytest-xdist marks groups in the ids of tests; where a release of pytest ignores that, it says nothing.
+    """
+    if getattr(session.config.option, "loadgroup", False) and not all("@" in each.nodeid for each in session.items):
+        raise pytest.UsageError("pytest-xdist does not keep the groups of tests together with this release of pytest")
     gc.collect()
     gc.freeze()
 
