@@ -15,7 +15,7 @@ from hsmkms.hsm.faults import NO_PUBLIC_HALF, OBJECT_LOST, UNSUPPORTED
 from hsmkms.hsm.import_profiles import ImportProfiles
 from hsmkms.hsm.imports.unwrapping import tolerated
 from hsmkms.hsm.objects.backing_keys import SYMMETRIC, Kind, PairTemplate, kinds, template_of
-from hsmkms.hsm.objects.cbc_pairs import CBC_MAC_KEY, NO_MAC_KEY, as_one, generate_both
+from hsmkms.hsm.objects.cbc_pairs import CBC_MAC_KEY, NO_MAC_KEY, as_one, make_both, read_back_both
 from hsmkms.hsm.objects.key_specs import KEY_FACTS, public_half
 from hsmkms.hsm.objects.mac_mechanisms import MAC_OF
 from hsmkms.hsm.objects.objects import (
@@ -26,7 +26,6 @@ from hsmkms.hsm.objects.objects import (
     is_at,
     list_keys,
     quirks_of,
-    require_there,
     required,
 )
 from hsmkms.hsm.objects.support import AttributeSupport, Tolerated
@@ -86,8 +85,8 @@ class KeyObjects:
         elif mac_key_id(cka_id) is not None:
             self._connection.keep(
                 cka_id,
-                lambda session: generate_both(session, cka_id, label, support)[0],
-                lambda _, made: require_there(made),
+                lambda session: make_both(session, cka_id, label, support),
+                lambda _, made: read_back_both(made, cka_id, label, support),
             )
         else:
             self._connection.keep_secret(template, cka_id, label)

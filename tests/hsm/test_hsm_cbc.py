@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pkcs11.constants import Attribute, ObjectClass
 from pkcs11.mechanisms import KeyType, Mechanism
 from pkcs11.types import Session
-from shims import NO_GCM, Played
+from shims import NO_GCM, Played, ignoring
 from test_hsm_gcm import load
 
 from hsmkms.errors import (
@@ -24,6 +24,7 @@ from hsmkms.errors import (
     ObjectLostError,
     RejectedDataError,
     TokenError,
+    TokenUnavailableError,
     TokenUnfitError,
     UnsupportedOperationException,
 )
@@ -31,7 +32,10 @@ from hsmkms.hsm.checks.formats import CBC_VECTOR
 from hsmkms.hsm.crypto import cbc
 from hsmkms.hsm.crypto.gcm_from_blocks import open_from_blocks
 from hsmkms.hsm.device import TokenDevice
-from hsmkms.hsm.objects.objects import find, handle_of
+from hsmkms.hsm.objects import cbc_pairs
+from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY
+from hsmkms.hsm.objects.cbc_pairs import make_both, read_back_both
+from hsmkms.hsm.objects.objects import find, generate, handle_of, require_there
 from hsmkms.model.cipher_format import CipherFormat, format_of, mac_key_id, material_of_mac_key, new_cka_id
 from hsmkms.model.enums import Operation
 
@@ -258,6 +262,48 @@ def test_refused_second_key_leaves_nothing(played: Played) -> None:
         device.keys.generate_backing_key(permit(Operation.CREATE_KEY, key), key, "refused")
     played.order(*NO_GCM.orders)
     assert on_token(device, key) == [False, False]
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["encrypting key", "HMAC key"])
+def test_one_of_two_is_unfit(played: Played, which: int) -> None:
+    """Where one of both is not as ordered, the refusal names what the token ignored, and both are destroyed."""
+    device = played.token.open()
+    key, usage = new_cka_id(CBC), (Attribute.SIGN, Attribute.ENCRYPT)[which]
+    played.order(*NO_GCM.orders, ignoring(usage, value=True))
+    with pytest.raises(TokenUnfitError, match=rf"CKA_{usage.name} is True instead of False"):
+        device.keys.generate_backing_key(permit(Operation.CREATE_KEY, key), key, "unfit")
+    played.order(*NO_GCM.orders)
+    assert on_token(device, key) == [False, False]
+
+
+@pytest.mark.parametrize("first_is_swapped", [True, False])
+def test_swapped_while_two_are_made(session: Session, *, first_is_swapped: bool) -> None:
+    """On a token that was swapped the handle of either is another object's, which is never destroyed as one of them."""
+    key = new_cka_id(CBC)
+    label, other = "swapped", b"another object's"
+    both = make_both(session, key, label)
+    stranger = generate(session, AES_256_BACKING_KEY, other, label)
+    changed = cbc_pairs.Both(stranger, both[1]) if first_is_swapped else cbc_pairs.Both(both[0], stranger)
+    with pytest.raises(TokenError, match="has another CKA_ID, so it was left as it is") as caught:
+        read_back_both(changed, key, label)
+    assert not isinstance(caught.value, TokenUnfitError)
+    unfit = cbc_pairs.Both(both[0], stranger)
+    with pytest.raises(TokenError, match="has another CKA_ID, so it was left as it is"):
+        read_back_both(unfit, key, "another label")
+    assert find(session, ObjectClass.SECRET_KEY, other) is not None
+    for each in (both[1], stranger):
+        each.destroy()
+
+
+def test_swapped_after_the_proof(session: Session) -> None:
+    """An imported key counts as there only under its CKA_ID: its handle may be another object's by now."""
+    made = generate(session, AES_256_BACKING_KEY, b"an imported key", "swapped")
+    assert require_there(made, b"an imported key") is made
+    with pytest.raises(TokenError, match="has another CKA_ID"):
+        require_there(made, b"another key")
+    made.destroy()
+    with pytest.raises(TokenUnavailableError):
+        require_there(made, b"an imported key")
 
 
 def test_interrupted_creation_is_repeated(played: Played) -> None:

@@ -264,7 +264,7 @@ ACTS_ON_THE_TOKEN = {
     "open_sealed",
     "generate",
     "generate_pair",
-    "generate_both",
+    "make_both",
     "destroy",
     "sign",
     "generate_random",
