@@ -135,6 +135,16 @@ class KeyObjects:
 
         return connection.repeatable(attempt, "find")
 
+    def is_in_parts(self, cka_id: bytes) -> bool:
+        """True if only parts of a key with this CKA_ID are on the token: one of two secret keys, or a public half."""
+
+        def attempt(session: Session) -> bool:
+            find, authenticating_id = self._connection.find, mac_key_id(cka_id)
+            secrets = [find(session, each) is not None for each in (cka_id, authenticating_id) if each is not None]
+            return not all(secrets) and (any(secrets) or find(session, cka_id, ObjectClass.PUBLIC_KEY) is not None)
+
+        return self._connection.repeatable(attempt, "find")
+
     def is_labelled(self, cka_id: bytes, label: str) -> bool:
         """True if the secret key is the one of that label; ObjectLostError if it is not on the token.
 

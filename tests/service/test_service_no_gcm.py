@@ -3,6 +3,8 @@
 What the device does by itself is in tests/hsm/test_hsm_cbc.py.
 """
 
+from collections.abc import Callable
+
 import pytest
 from backups import back_up, open_by_token
 from lifecycle import backing_keys, enable, material_of, named_by, new_empty_key, record_of, rotate, schedule, sweep
@@ -18,6 +20,7 @@ from hsmkms.errors import (
     InvalidCiphertextException,
     KMSInvalidStateException,
     ObjectLostError,
+    TokenError,
     UnsupportedOperationException,
 )
 from hsmkms.hsm.objects.cbc_pairs import CBC_MAC_KEY
@@ -257,6 +260,66 @@ def test_orphan_is_adopted(site: Site) -> None:
         assert kinds(kms) == []
 
 
+STOPPED = (*NO_GCM.orders, "fault C_GenerateKey 2 return 0x71", "fault C_DestroyObject 1 return 0x5")
+"""The token makes the HMAC key, refuses the other one, and cannot destroy the first: it is left as by a crash."""
+
+
+def leave_half(site: Site, act: Callable[[], object]) -> None:
+    """Do something that generates two keys, and stop it after the first one."""
+    order(site, *STOPPED)
+    with pytest.raises(TokenError, match="keeps it: `hsmkms reconcile` shows it"):
+        act()
+    order(site, *NO_GCM.orders)
+
+
+def test_half_a_creation(site: Site) -> None:
+    """A creation that was stopped between its two keys is unfinished, and forgetting it removes the lone HMAC key."""
+    with site.open() as kms:
+        leave_half(site, lambda: new_key(kms))
+        (finding,) = kms.operator.find_differences()
+        assert (finding.kind, finding.remedy) == (Kind.UNFINISHED, "forget the intent: no complete key is on the token")
+        assert objects_of(kms, finding.key_id) == 1
+        assert kms.operator.mend(finding) is Mended.FORGOTTEN
+        assert kms.operator.mend(finding) is Mended.GONE
+        assert objects_of(kms, finding.key_id) == 0
+        assert (kinds(kms), key_ids(kms)) == ([], set())
+
+
+@pytest.mark.parametrize("by", ["rotation", "maintain", "reconcile"])
+def test_half_a_rotation(site: Site, clock: StoppedClock, by: str) -> None:
+    """What a rotation that was stopped between its two keys has left is removed by whatever finds it, not an orphan."""
+    with site.open(clock) as kms:
+        key_id = new_key(kms).key_id
+        first = seal(kms, key_id)
+        leave_half(site, lambda: rotate(kms, key_id))
+        (finding,) = kms.operator.find_differences()
+        assert (finding.kind, objects_of(kms, key_id)) == (Kind.UNFINISHED, 3)
+        clock.advance(minutes=11)
+        if by == "reconcile":
+            assert kms.operator.mend(finding) is Mended.DOOMED
+        elif by == "rotation":
+            rotate(kms, key_id)
+        sweep(kms)
+        sweep(kms)
+        assert kinds(kms) == []
+        assert objects_of(kms, key_id) == (4 if by == "rotation" else 2)
+        assert unseal(kms, first) == unseal(kms, seal(kms, key_id)) == b"secret"
+
+
+def test_half_a_destruction(site: Site, clock: StoppedClock) -> None:
+    """A destruction that was stopped between its two keys is finished by the next run."""
+    with site.open(clock) as kms:
+        key_id = new_key(kms).key_id
+        schedule(kms, key_id, 7)
+        clock.advance(days=8)
+        order(site, *NO_GCM.orders, "fault C_DestroyObject 2+ return 0x5")
+        sweep(kms)
+        assert (kinds(kms), objects_of(kms, key_id)) == ([Kind.DOOMED], 1)
+        order(site, *NO_GCM.orders)
+        sweep(kms)
+        assert (kinds(kms), objects_of(kms, key_id)) == ([], 0)
+
+
 def test_half_an_orphan(site: Site, clock: StoppedClock) -> None:
     """A lone HMAC key that a crash has left is shown, is no key that could be adopted, and is removed after grace."""
     with site.open(clock) as kms:
@@ -269,6 +332,7 @@ def test_half_an_orphan(site: Site, clock: StoppedClock) -> None:
             generate(session, CBC_MAC_KEY, authenticating, label)
         (finding,) = kms.operator.find_differences()
         assert (finding.kind, finding.cka_id) == (Kind.ORPHAN, cka_id.hex())
+        assert finding.remedy == "remove it: it is only a part of a key, which is of no use"
         with pytest.raises(KMSInvalidStateException, match="is only a part of a key"):
             kms.operator.mend(finding)
         clock.advance(hours=25)

@@ -44,7 +44,10 @@ class Kind(StrEnum):
     """The kinds of differences."""
 
     UNFINISHED = "unfinished"
-    """A creation, rotation or import was interrupted before its object was created; no client got a response."""
+    """A creation, rotation or import was interrupted before its object was created; no client got a response.
+
+    Of an object that consists of two (hsm/objects/cbc_pairs.py, key pairs) one may be on the token.
+    """
     UNACKNOWLEDGED = "unacknowledged"
     """A creation, rotation or import was interrupted after its object was created; no client got a response."""
     ORPHAN = "orphan"
@@ -62,7 +65,7 @@ class Kind(StrEnum):
 
 
 REMEDIES: Final = {
-    Kind.UNFINISHED: "forget the intent: nothing is on the token",
+    Kind.UNFINISHED: "forget the intent: no complete key is on the token",
     Kind.UNACKNOWLEDGED: "adopt it (as a Disabled key, if its key is new), or remove it",
     Kind.ORPHAN: "adopt it as a Disabled key, or remove it",
     Kind.MISSING: "none here: restore the token's own backup; imported material can be deleted and imported again",
@@ -71,6 +74,7 @@ REMEDIES: Final = {
     Kind.RETURNED: "remove it again",
     Kind.AWAY: "bring the token back, or name it as a [[token]] of the configuration",
 }
+_ONLY_A_PART: Final = "remove it: it is only a part of a key, which is of no use"
 MENDABLE: Final = frozenset({Kind.UNFINISHED, Kind.UNACKNOWLEDGED, Kind.ORPHAN})
 REMOVABLE: Final = frozenset({Kind.UNACKNOWLEDGED, Kind.ORPHAN, Kind.DOOMED, Kind.RETURNED})
 
@@ -170,7 +174,7 @@ def _of_token(core: Core, token_id: str) -> list[Finding]:
     # Rows that have changed while the token was read prove nothing.
     others = {cka_id: row for cka_id, row in rows.items() if cka_id not in first_seen and known.get(cka_id) == row}
     kinds = {each.cka_id: _kind(known.get(each.cka_id), each.cka_id in doomed, count[each.cka_id]) for each in labelled}
-    return [*_of_objects(token_id, labelled, kinds, first_seen), *_of_rows(token_id, others, count)]
+    return [*_of_objects(token_id, labelled, kinds, first_seen, count), *_of_rows(token_id, others, count)]
 
 
 def _doomed(conn: Connection, token_id: str) -> set[bytes]:
@@ -197,18 +201,28 @@ def _is_live(row: BackingObject | None) -> bool:
 
 
 def _kind(row: BackingObject | None, doomed: bool, count: int) -> Kind:  # noqa: FBT001 - three facts of one object
-    """Classify an object on the token without a live key."""
+    """Classify an object on the token without a live key; a ``count`` of 0 means that only parts of a key are there."""
     if count > 1:
         return Kind.DUPLICATE
     if doomed:
         return Kind.DOOMED
     if row is None:
         return Kind.ORPHAN
+    if not count and _is_intended(row):
+        return Kind.UNFINISHED
     return Kind.RETURNED if row.status is ObjectStatus.DESTROYED else Kind.UNACKNOWLEDGED
 
 
+def _is_intended(row: BackingObject) -> bool:
+    return row.lifecycle is Lifecycle.INTENDED or row.status is ObjectStatus.INTENDED
+
+
 def _of_objects(
-    token_id: str, labelled: list[_Object], kinds: Mapping[bytes, Kind], first_seen: Mapping[bytes, datetime]
+    token_id: str,
+    labelled: list[_Object],
+    kinds: Mapping[bytes, Kind],
+    first_seen: Mapping[bytes, datetime],
+    count: Mapping[bytes, int],
 ) -> Iterator[Finding]:
     """Yield the objects on the token without a live key."""
     for each in {each.cka_id: each for each in labelled}.values():
@@ -223,14 +237,14 @@ def _of_objects(
                 cka_id=each.cka_id.hex(),
                 label=each.label,
                 first_seen=first_seen[each.cka_id],
-                remedy=REMEDIES[kind],
+                remedy=REMEDIES[kind] if count[each.cka_id] or kind is not Kind.ORPHAN else _ONLY_A_PART,
             )
 
 
 def _of_rows(token_id: str, rows: Mapping[bytes, BackingObject], count: Mapping[bytes, int]) -> Iterator[Finding]:
     """Yield the rows whose object is missing on the token, or is there more than once."""
     for cka_id, row in rows.items():
-        unfinished = row.lifecycle is Lifecycle.INTENDED or row.status is ObjectStatus.INTENDED
+        unfinished = _is_intended(row)
         if count[cka_id] == 1 or (row.status in _ENDED and not unfinished):
             continue
         kind = Kind.DUPLICATE if count[cka_id] else Kind.UNFINISHED if unfinished else Kind.MISSING
@@ -286,6 +300,11 @@ def _finish(core: Core, begun: Unfinished) -> Mended:
 
 
 def _forget(core: Core, finding: Finding) -> Mended:
+    """Drop the intent of a new key, and remove the part of its backing key that was created."""
+    cka_id = bytes.fromhex(finding.cka_id)
+    if core.tokens.of(finding.token_id).keys.is_in_parts(cka_id):
+        removed = _remove_now(core, finding, cka_id)
+        return Mended.FORGOTTEN if removed is Mended.REMOVED else removed
     with core.store.atomic() as tx:
         dropped = keys.drop_intent(tx, finding.key_id, finding.region or "")
     return Mended.FORGOTTEN if dropped else Mended.GONE
@@ -294,8 +313,12 @@ def _forget(core: Core, finding: Finding) -> Mended:
 def _remove(core: Core, finding: Finding) -> Mended:
     if finding.kind is not Kind.DOOMED:  # that was decided already
         _check_grace(core, finding)
-    cka_id, token_id = bytes.fromhex(finding.cka_id), finding.token_id
-    begun = _begun(core, finding)
+    return _remove_now(core, finding, bytes.fromhex(finding.cka_id))
+
+
+def _remove_now(core: Core, finding: Finding, cka_id: bytes) -> Mended:
+    """Remove an object, or parts of one, from the token. danger: nothing brings it back."""
+    token_id, begun = finding.token_id, _begun(core, finding)
 
     # 1. Intent: from here on it cannot be adopted or completed.
     with core.store.atomic() as tx:
