@@ -7,7 +7,19 @@ from collections.abc import Callable
 
 import pytest
 from backups import back_up, open_by_token
-from lifecycle import backing_keys, enable, material_of, named_by, new_empty_key, record_of, rotate, schedule, sweep
+from lifecycle import (
+    StoppedError,
+    backing_keys,
+    enable,
+    material_of,
+    named_by,
+    new_empty_key,
+    record_of,
+    rotate,
+    schedule,
+    stop_at,
+    sweep,
+)
 from service_sites import Site, StoppedClock, new_key, seal, unseal
 from shims import NO_GCM
 from test_service_audit import records
@@ -32,12 +44,15 @@ from hsmkms.model.enums import DataKeyPairSpec, WrappingAlgorithm
 from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.rules import blob
 from hsmkms.service.keys.backing import QUIRKS_EVENT
+from hsmkms.service.keys.installation_keys import versions
 from hsmkms.service.operator.key_rotation import Outcome
 from hsmkms.service.operator.reconcile import Kind, Mended
 
 GCM, CBC = CipherFormat.AES_256_GCM, CipherFormat.AES_256_CBC_HMAC_SHA_256
 SHA_1 = WrappingAlgorithm.RSAES_OAEP_SHA_1
 CONTEXT = {"purpose": "test"}
+HALF = "fault C_GenerateKey 2 return 0x71", "fault C_DestroyObject 1 return 0x5"
+"""The token makes the HMAC key, refuses the other one, and cannot destroy the first: it is left as by a crash."""
 
 
 @pytest.fixture
@@ -213,6 +228,47 @@ def test_lost(new_played: NewPlayed) -> None:
         assert kinds(kms) == []
 
 
+@pytest.mark.parametrize("before", [NO_GCM.orders, ()], ids=["gained", "lost"])
+def test_own_key_begun_in_another_format(site: Site, before: tuple[str, ...]) -> None:
+    """An installation's own key that was begun before the token's format changed is made in the format of today."""
+    after = () if before else NO_GCM.orders
+    order(site, *before)
+    with site.open() as kms:
+        order(site, *before, *HALF if before else ("fault C_GenerateKey 1 return 0x5",))
+        with pytest.raises(TokenError):
+            kms.operator.credentials.create_access_key(None)
+    order(site, *after)
+    with site.open() as kms:
+        access_key = kms.operator.credentials.create_access_key(None)
+        found = kms.operator.credentials.find(access_key.access_key_id)
+        assert found is not None
+        assert found.secret == access_key.secret_access_key
+        (made,) = versions(kms._core, KeyPurpose.SECRETS)
+        assert (made.version, format_of(made.cka_id)) == (1, GCM if before else CBC)
+        assert objects_of(kms, KeyPurpose.SECRETS) == (1 if before else 2)
+        assert kinds(kms) == []
+
+
+@pytest.mark.parametrize("before", [NO_GCM.orders, ()], ids=["gained", "lost"])
+def test_own_rotation_begun_in_another_format(site: Site, before: tuple[str, ...]) -> None:
+    """The rotation of such a key that was begun before is finished in the format of today, and moves what is stored."""
+    after = () if before else NO_GCM.orders
+    order(site, *before)
+    with site.open() as kms:
+        access_key = kms.operator.credentials.create_access_key(None)
+        kms._core.reached = stop_at("rotate-own 1")
+        with pytest.raises(StoppedError):
+            kms.operator.rotate_installation_key(KeyPurpose.SECRETS)
+    order(site, *after)
+    with site.open() as kms:
+        assert kms.operator.rotate_installation_key(KeyPurpose.SECRETS).outcome is Outcome.FINISHED
+        found = kms.operator.credentials.find(access_key.access_key_id)
+        assert found is not None
+        assert found.secret == access_key.secret_access_key
+        made = [format_of(each.cka_id) for each in versions(kms._core, KeyPurpose.SECRETS)]
+        assert made == ([CBC, GCM] if before else [GCM, CBC])
+
+
 @pytest.mark.parametrize("to", [1, 2])
 def test_format_of_another_material(site: Site, to: int) -> None:
     """A ciphertext whose algorithm byte is not that of its material is invalid, whatever follows."""
@@ -260,13 +316,9 @@ def test_orphan_is_adopted(site: Site) -> None:
         assert kinds(kms) == []
 
 
-STOPPED = (*NO_GCM.orders, "fault C_GenerateKey 2 return 0x71", "fault C_DestroyObject 1 return 0x5")
-"""The token makes the HMAC key, refuses the other one, and cannot destroy the first: it is left as by a crash."""
-
-
 def leave_half(site: Site, act: Callable[[], object]) -> None:
     """Do something that generates two keys, and stop it after the first one."""
-    order(site, *STOPPED)
+    order(site, *NO_GCM.orders, *HALF)
     with pytest.raises(TokenError, match="keeps it: `hsmkms reconcile` shows it"):
         act()
     order(site, *NO_GCM.orders)
