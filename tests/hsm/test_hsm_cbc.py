@@ -394,3 +394,20 @@ def test_lost_gcm(played: Played) -> None:
     assert device.ciphers.usable_formats == {CBC}
     with pytest.raises(UnsupportedOperationException, match="This token has no AES-GCM any more"):
         device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"after", b"")
+
+
+def test_lost_cbc(played: Played) -> None:
+    """After a token has got AES-GCM for AES-CBC, the refusal of the old key says so, in both directions."""
+    device = played.token.open()
+    key = new_key(device)
+    sealed = device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"before", b"aad")
+    device.close()
+    played.order(f"hide {Mechanism.AES_CBC:#x}")
+    device = played.token.open()
+    assert device.ciphers.usable_formats == {GCM}
+    for act in (
+        lambda: device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"after", b""),
+        lambda: device.ciphers.decrypt(permit(Operation.DECRYPT, key), key, *sealed, b"aad"),
+    ):
+        with pytest.raises(UnsupportedOperationException, match="This token has no AES-CBC any more"):
+            act()

@@ -112,7 +112,7 @@ def rotate_restored(core: Core, key_id: str, region: str, material_id: str) -> N
 
 def rotate_format(core: Core, key_id: str, region: str, material_id: str) -> None:
     """Rotate generated material in whose format its token cannot encrypt any more."""
-    log.warning("key material %s of key %s is for AES-GCM, which its token has no more: rotating", material_id, key_id)
+    log.warning("the token cannot encrypt any more as key material %s of key %s needs: rotating", material_id, key_id)
     _rotate_or_log(core, key_id, region, lambda fresh: must_be_current(fresh, material_id))
 
 
