@@ -30,8 +30,8 @@ Sealed = tuple[bytes, bytes]
 """An IV, and ciphertext || tag."""
 
 NO_CBC_ANY_MORE: Final = (
-    "This token has no AES-CBC any more, for which this key material was made: until it has AES-CBC again, "
-    "nothing is encrypted or decrypted with it. Rotate the key (hsmkms rotate-key-on-demand; for the installation's own keys "
+    "This token has no AES-CBC any more, for which this key material was made: until it has AES-CBC again, nothing is "
+    "encrypted or decrypted with it. Rotate the key (hsmkms rotate-key-on-demand; for the installation's own keys "
     "hsmkms rotate-installation-keys), or create a new one"
 )
 NO_GCM_ANY_MORE: Final = (
