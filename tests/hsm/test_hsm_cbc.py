@@ -253,6 +253,20 @@ def test_one_of_two_is_missing(played: Played, which: int) -> None:
         ]
 
 
+@pytest.mark.parametrize("code", ["0x40", "0x41"], ids=["encrypted data invalid", "encrypted data length range"])
+def test_authentic_data_that_is_refused(played: Played, code: str) -> None:
+    """Where the token calls data wrong whose HMAC is right, that is the token's fault, and no bad ciphertext."""
+    device = played.token.open()
+    key = new_key(device)
+    sealed = device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"secret", b"")
+    played.order(*NO_GCM.orders, f"fault C_Decrypt * return {code}")
+    with pytest.raises(TokenError, match="does not decrypt what it encrypted") as caught:
+        device.ciphers.decrypt(permit(Operation.DECRYPT, key), key, *sealed, b"")
+    assert not isinstance(caught.value, RejectedDataError)
+    played.order(*NO_GCM.orders)
+    assert device.ciphers.decrypt(permit(Operation.DECRYPT, key), key, *sealed, b"") == b"secret"
+
+
 def test_refused_second_key_leaves_nothing(played: Played) -> None:
     """Where the token makes the first key and refuses the second, the first is destroyed."""
     device = played.token.open()
