@@ -223,7 +223,7 @@ def test_other_operations_refuse_the_key(bench: Bench, spec: KeySpec) -> None:
             act()
 
 
-@pytest.mark.parametrize("spec", [KeySpec.ML_KEM_768, KeySpec.ML_KEM_1024])
+@kems
 def test_data_key_pairs(bench: Bench, spec: KeySpec) -> None:
     """The encrypted private key decrypts to a seed that another library reads; only symmetric keys encrypt it."""
     kms, key_id = bench.kms, new_key(bench, spec)
@@ -234,7 +234,11 @@ def test_data_key_pairs(bench: Bench, spec: KeySpec) -> None:
     made = kms.generate_data_key_pair_without_plaintext(
         request(key_id=by, key_pair_spec=spec, encryption_context={"purpose": "matrix"})
     )
-    private: Any = load_der_private_key(bench.decrypt(made.private_key_ciphertext_blob) or b"", None)
+    opened = bench.decrypt(made.private_key_ciphertext_blob) or b""
+    assert (made.key_pair_spec, len(opened)) == (spec, 86)
+    if spec is KeySpec.ML_KEM_512:  # cryptography has none: tests/hsm/test_hsm_post_quantum.py opens it on the token
+        return
+    private: Any = load_der_private_key(opened, None)
     peer: Any = load_der_public_key(made.public_key)
     secret, ciphertext = peer.encapsulate()
     assert private.decapsulate(ciphertext) == secret
