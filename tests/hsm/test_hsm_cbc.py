@@ -5,6 +5,7 @@ test_hsm_personalities.py.
 """
 
 import hmac
+import os
 from pathlib import Path
 from uuid import UUID
 
@@ -291,33 +292,33 @@ def test_one_of_two_is_unfit(played: Played, which: int) -> None:
 
 
 @pytest.mark.parametrize("first_is_swapped", [True, False])
-def test_swapped_while_two_are_made(session: Session, *, first_is_swapped: bool) -> None:
+def test_swapped_while_two_are_made(device: TokenDevice, session: Session, *, first_is_swapped: bool) -> None:
     """On a token that was swapped the handle of either is another object's, which is never destroyed as one of them."""
-    key = new_cka_id(CBC)
-    label, other = "swapped", b"another object's"
-    both = make_both(session, key, label)
-    stranger = generate(session, AES_256_BACKING_KEY, other, label)
+    key, label, other, support = new_cka_id(CBC), "swapped", os.urandom(16), device.profile.attributes
+    both = make_both(session, key, label, support)
+    stranger = generate(session, AES_256_BACKING_KEY, other, label, support)
     changed = cbc_pairs.Both(stranger, both[1]) if first_is_swapped else cbc_pairs.Both(both[0], stranger)
     with pytest.raises(TokenError, match="has another CKA_ID, so it was left as it is") as caught:
-        read_back_both(changed, key, label)
+        read_back_both(changed, key, label, support)
     assert not isinstance(caught.value, TokenUnfitError)
     unfit = cbc_pairs.Both(both[0], stranger)
     with pytest.raises(TokenError, match="has another CKA_ID, so it was left as it is"):
-        read_back_both(unfit, key, "another label")
+        read_back_both(unfit, key, "another label", support)
     assert find(session, ObjectClass.SECRET_KEY, other) is not None
     for each in (both[1], stranger):
         each.destroy()
 
 
-def test_swapped_after_the_proof(session: Session) -> None:
+def test_swapped_after_the_proof(device: TokenDevice, session: Session) -> None:
     """An imported key counts as there only under its CKA_ID: its handle may be another object's by now."""
-    made = generate(session, AES_256_BACKING_KEY, b"an imported key", "swapped")
-    assert require_there(made, b"an imported key") is made
+    key = os.urandom(16)
+    made = generate(session, AES_256_BACKING_KEY, key, "swapped", device.profile.attributes)
+    assert require_there(made, key) is made
     with pytest.raises(TokenError, match="has another CKA_ID"):
-        require_there(made, b"another key")
+        require_there(made, os.urandom(16))
     made.destroy()
     with pytest.raises(TokenUnavailableError):
-        require_there(made, b"an imported key")
+        require_there(made, key)
 
 
 def test_interrupted_creation_is_repeated(played: Played) -> None:
