@@ -4,9 +4,12 @@ What the device does by itself is in tests/hsm/test_hsm_cbc.py.
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import shims
 from backups import back_up, open_by_token
+from devices import until
 from lifecycle import (
     StoppedError,
     backing_keys,
@@ -30,6 +33,7 @@ from test_service_tokens import new_played as new_played  # noqa: PLC0414 - the 
 
 from hsmkms.errors import (
     InvalidCiphertextException,
+    KMSInternalException,
     KMSInvalidStateException,
     ObjectLostError,
     TokenError,
@@ -47,6 +51,7 @@ from hsmkms.service.keys.backing import QUIRKS_EVENT
 from hsmkms.service.keys.installation_keys import versions
 from hsmkms.service.operator.key_rotation import Outcome
 from hsmkms.service.operator.reconcile import Kind, Mended
+from hsmkms.store import objects
 
 GCM, CBC = CipherFormat.AES_256_GCM, CipherFormat.AES_256_CBC_HMAC_SHA_256
 SHA_1 = WrappingAlgorithm.RSAES_OAEP_SHA_1
@@ -335,6 +340,32 @@ def test_half_a_creation(site: Site) -> None:
         assert kms.operator.mend(finding) is Mended.GONE
         assert objects_of(kms, finding.key_id) == 0
         assert (kinds(kms), key_ids(kms)) == ([], set())
+
+
+def test_half_a_creation_that_is_under_way(site: Site) -> None:
+    """A creation whose intent is forgotten between its two keys fails, and neither a key nor an object is left."""
+    with site.open() as kms, ThreadPoolExecutor() as threads:
+        order(site, *NO_GCM.orders, "fault C_GenerateKey 2 wait")
+        creation = threads.submit(new_key, kms)
+        until(lambda: shims.waiting(site.folder / "shim.control") == 1, 60)
+        (finding,) = kms.operator.find_differences()
+        assert finding.kind is Kind.UNFINISHED
+        mending = threads.submit(kms.operator.mend, finding)
+        until(lambda: not intents(kms, finding.key_id), 60)
+        order(site, *NO_GCM.orders)
+        with pytest.raises(KMSInternalException, match="create it again"):
+            creation.result()
+        assert mending.result() is Mended.FORGOTTEN
+        sweep(kms)
+        assert (kinds(kms), key_ids(kms), objects_of(kms, finding.key_id)) == ([], set(), 0)
+
+
+def intents(kms: Kms, key_id: str) -> int:
+    """How many rows of an object that a key is to get there are."""
+    core = kms._core
+    with core.store.reading() as conn:
+        rows = objects.all_of_token(conn, core.tokens.home_id)
+    return sum(each.key_id == key_id for each in rows.values())
 
 
 @pytest.mark.parametrize("by", ["rotation", "maintain", "reconcile"])

@@ -21,6 +21,7 @@ from hsmkms.hsm.objects.objects import TokenObject
 from hsmkms.model.enums import KeyState
 from hsmkms.model.permit import OperatorAct
 from hsmkms.rules.material import LabelParts, material_id, parse_label
+from hsmkms.service.keys import destruction
 from hsmkms.service.keys import rotate as rotating
 from hsmkms.service.keys.installation_keys import witness
 from hsmkms.service.operator.adoption import adopt, check_genuine
@@ -297,25 +298,23 @@ def _finish(core: Core, begun: Unfinished) -> Mended:
 
 
 def _forget(core: Core, finding: Finding) -> Mended:
-    """Drop the intent of a new key, and remove the part of its backing key that was created."""
-    cka_id = bytes.fromhex(finding.cka_id)
-    if core.tokens.of(finding.token_id).keys.is_in_parts(cka_id):
-        removed = _remove_now(core, finding, cka_id)
-        return Mended.FORGOTTEN if removed is Mended.REMOVED else removed
-    with core.store.atomic() as tx:
+    """Drop the intent of a new key, so that it cannot be completed, and destroy the part of it that was created."""
+    cka_id, token_id = bytes.fromhex(finding.cka_id), finding.token_id
+    in_parts = core.tokens.of(token_id).keys.is_in_parts(cka_id)
+    with core.audited_and_sealed() as tx:
         dropped = keys.drop_intent(tx, finding.key_id, finding.region or "")
+        if dropped and in_parts:
+            objects.doom(tx, token_id, cka_id, finding.label, core.clock())
+    if dropped and in_parts:
+        destruction.discard(core, token_id, cka_id)
     return Mended.FORGOTTEN if dropped else Mended.GONE
 
 
 def _remove(core: Core, finding: Finding) -> Mended:
     if finding.kind is not Kind.DOOMED:  # that was decided already
         _check_grace(core, finding)
-    return _remove_now(core, finding, bytes.fromhex(finding.cka_id))
-
-
-def _remove_now(core: Core, finding: Finding, cka_id: bytes) -> Mended:
-    """Remove an object, or parts of one, from the token. danger: nothing brings it back."""
-    token_id, begun = finding.token_id, _begun(core, finding)
+    cka_id, token_id = bytes.fromhex(finding.cka_id), finding.token_id
+    begun = _begun(core, finding)
 
     # 1. Intent: from here on it cannot be adopted or completed.
     with core.store.atomic() as tx:
