@@ -446,7 +446,9 @@ def test_missing_half(site: Site, which: str) -> None:
         lost = cka_id_of(kms, key_id) if which == "encrypting" else mac_id_of(kms, key_id)
         destroy_object(kms, lost)
     with site.open() as kms:
-        assert kinds(kms) == [Kind.MISSING]
+        (finding,) = kms.operator.find_differences()
+        assert finding.kind is Kind.MISSING
+        assert f"an HMAC key too, with CKA_ID {mac_id_of(kms, key_id).hex()}" in finding.remedy
         assert not kms.operator.attest(key_id)[0].as_made
         with pytest.raises(ObjectLostError):
             unseal(kms, sealed)
@@ -460,3 +462,6 @@ def test_two_hmac_keys(site: Site) -> None:
             (label,) = {each.label for each in list_keys(session) if key_id in each.label}
             generate(session, CBC_MAC_KEY, mac_id_of(kms, key_id), label)
         assert set(kinds(kms)) == {Kind.DUPLICATE}
+        mentioned = [mac_id_of(kms, key_id).hex() in each.remedy for each in kms.operator.find_differences()]
+        assert mentioned
+        assert all(mentioned)

@@ -18,6 +18,7 @@ from msgspec import Struct
 from hsmkms.errors import KMSInvalidStateException, TokenUnavailableError, ValidationException
 from hsmkms.hsm.objects.backing_keys import SYMMETRIC
 from hsmkms.hsm.objects.objects import TokenObject
+from hsmkms.model.cipher_format import mac_key_id
 from hsmkms.model.enums import KeyState
 from hsmkms.model.permit import OperatorAct
 from hsmkms.rules.material import LabelParts, material_id, parse_label
@@ -235,7 +236,7 @@ def _of_objects(
                 cka_id=each.cka_id.hex(),
                 label=each.label,
                 first_seen=first_seen[each.cka_id],
-                remedy=REMEDIES[kind] if count[each.cka_id] or kind is not Kind.ORPHAN else _ONLY_A_PART,
+                remedy=_remedy(kind, each.cka_id, count[each.cka_id]),
             )
 
 
@@ -255,8 +256,18 @@ def _of_rows(token_id: str, rows: Mapping[bytes, BackingObject], count: Mapping[
             cka_id=cka_id.hex(),
             label=row.label,
             first_seen=None,
-            remedy=REMEDIES[kind],
+            remedy=_remedy(kind, cka_id, count[cka_id]),
         )
+
+
+def _remedy(kind: Kind, cka_id: bytes, count: int) -> str:
+    """Return what to do about a finding; of a material of two objects it names the other CKA_ID to look for as well."""
+    if kind is Kind.ORPHAN and not count:
+        return _ONLY_A_PART
+    authenticating_id = mac_key_id(cka_id)
+    if authenticating_id is None or kind not in (Kind.MISSING, Kind.DUPLICATE):
+        return REMEDIES[kind]
+    return f"{REMEDIES[kind]} (the material has an HMAC key too, with CKA_ID {authenticating_id.hex()})"
 
 
 # -- mending ----------------------------------------------------------------------------------------------------
