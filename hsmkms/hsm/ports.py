@@ -203,6 +203,9 @@ class Own(Protocol):
     def notes(self, permit: Permit, prefix: str) -> dict[str, bytes]:
         """The installation's data objects on the token whose label begins with ``prefix``, by label."""
 
+    def holds_note(self, permit: Permit, label: str, value: bytes) -> bool:
+        """True if a note that was read before is on the token now, with that value. One call; False proves nothing."""
+
     def replace_note(self, permit: Permit, prefix: str, label: str, value: bytes) -> None:
         """Keep ``value`` on the token in place of all with that prefix; UnsupportedOperationException if it cannot."""
 

@@ -26,6 +26,7 @@ def counted(act: Callable[[], object]) -> list[tuple[int, int]]:
 
 
 with Kms.open(Path(file)) as kms:
+    kms.operator.audit.look_after()  # with a log, the first seal and its note are made now
     key = new_key(kms).key_id
     pair = new_key(kms, key_spec=KeySpec.ECC_NIST_P256, key_usage=KeyUsage.SIGN_VERIFY).key_id
     empty = new_key(kms, origin=Origin.EXTERNAL).key_id
