@@ -83,11 +83,12 @@ class KeyObjects:
                 lambda session: make_pair(session, pair, cka_id, label, support),
                 lambda session, made: read_back_pair(session, made, pair, cka_id, label, support),
             )
-        elif mac_key_id(cka_id) is not None:
+        elif (authenticating_id := mac_key_id(cka_id)) is not None:
             self._connection.keep(
                 cka_id,
                 lambda session: generate_both(session, cka_id, label, support)[0],
                 lambda _, made: require_there(made),
+                (authenticating_id,),
             )
         else:
             self._connection.keep_secret(template, cka_id, label)
