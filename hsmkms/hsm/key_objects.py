@@ -137,6 +137,15 @@ class KeyObjects:
 
         return connection.repeatable(attempt, "find")
 
+    def require_replicated(self, cka_id: bytes) -> None:
+        """Wait until every member of an HA group that could take over has the key, with its HMAC key if any.
+
+        TokenUnavailableError if one lacks it after the configured time; without a group nothing is asked.
+        """
+        authenticating_id = mac_key_id(cka_id)
+        cka_ids = (cka_id,) if authenticating_id is None else (cka_id, authenticating_id)
+        self._connection.require_replicated(cka_ids, self._connection.takeovers)
+
     def is_labelled(self, cka_id: bytes, label: str) -> bool:
         """True if the secret key is the one of that label; ObjectLostError if it is not on the token.
 

@@ -153,6 +153,9 @@ class Keys(Protocol):
     def destroy_secret(self, permit: Permit, cka_id: bytes) -> bool:
         """Destroy a secret key or a private half alone; False if it was not there. danger: nothing brings it back."""
 
+    def require_replicated(self, cka_id: bytes) -> None:
+        """Wait until every member of an HA group that could take over has the key; TokenUnavailableError if not."""
+
     def holds(self, cka_id: bytes) -> bool:
         """True if a secret key or a private half with this CKA_ID is on the token now."""
 

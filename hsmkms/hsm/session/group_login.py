@@ -226,6 +226,7 @@ class GroupLogin(TokenLogin):
         return True
 
     def _recover(self) -> None:
+        self.guard.check()
         self._follow()
         super()._recover()
 

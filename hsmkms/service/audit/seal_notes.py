@@ -45,13 +45,6 @@ class _StoredNote(NamedTuple):
     text: bytes
 
 
-class _ProvenNote(NamedTuple):
-    """A note on a token, and the key versions of the installation when its MAC was verified."""
-
-    stored: _StoredNote
-    versions: Sequence[InstallationKeyRow]
-
-
 class SealNotes:
     """Reads and writes the notes of an open installation. Writers hold the seal lock."""
 
@@ -59,7 +52,7 @@ class SealNotes:
         self._core = core
         self._folder = core.audit.folder
         self._prefix = f"hsmkms/{core.installation.short_id}/{KeyPurpose.AUDIT_SEAL}/"
-        self._newest_proven: dict[str, _ProvenNote] = {}
+        self._newest_proven: dict[str, _StoredNote] = {}
         """The newest note of each token by its id, as it was read and verified last."""
 
     # -- reading ------------------------------------------------------------------------------------------------------
@@ -101,27 +94,26 @@ class SealNotes:
         newest_note = audit_seal.newest(proven)
         newest = newest_note.number if newest_note is not None else 0
         if newest >= noted:
-            stored = next(each for each in notes if each.note == newest_note)
-            self._newest_proven[token_id] = _ProvenNote(stored, versions(self._core, KeyPurpose.AUDIT_SEAL))
+            self._newest_proven[token_id] = next(each for each in notes if each.note == newest_note)
             return None
         if newest_note is None and notes:  # a note that cannot be verified does not show how old the token is
             return None
+        device = self._core.tokens.of(token_id)
+        in_group = "wait until the HA group has brought this member up to date, or " if device.connection.member else ""
         return (
-            f"the token {self._core.tokens.of(token_id).profile.label!r} is an older copy of itself: it remembers seal "
+            f"the token {device.profile.label!r} is an older copy of itself: it remembers seal "
             f"{newest or 'none'} of the audit log, and the note of seal {noted} was written to it. Keys created since "
-            "then are not on it: put the newer token, or a newer backup of it, back. If there is none, `hsmkms "
-            "reconcile` shows what is lost, and `hsmkms accept-store` accepts the token as it is"
+            f"then are not on it: {in_group}put the newer token, or a newer backup of it, back. If there is none, "
+            "`hsmkms reconcile` shows what is lost, and `hsmkms accept-store` accepts the token as it is"
         )
 
     def _still_holds(self, token_id: str, noted: int) -> bool:
         """Return True if a note of seal ``noted`` or a newer one, verified before, is on the token now. One call."""
         known = self._newest_proven.get(token_id)
-        if known is None or known.stored.note.number < noted:
+        if known is None or known.note.number < noted:
             return False
-        if known.versions != versions(self._core, KeyPurpose.AUDIT_SEAL):
-            return False  # it is verified again, as another key may be the installation's by now
         own = self._core.tokens.of(token_id).own
-        return own.holds_note(own_permit(OperatorAct.SEAL), known.stored.label, known.stored.text)
+        return own.holds_note(own_permit(OperatorAct.SEAL), known.label, known.text)
 
     def older_home(self) -> str | None:
         """Return how the home proves to be an older copy of itself, or None."""

@@ -136,7 +136,8 @@ def finish(core: Core, unfinished: Unfinished) -> RotationType | None:
 
     An object that is present with the right attributes becomes the current backing key, if its key is still Enabled.
     Any other object is marked for destruction, as are those of an interrupted import (which its caller repeats) and
-    those on a former home. If no object was created, the intent is removed.
+    those on a former home. If no object was created, the intent is removed. TokenUnavailableError if a member of an HA
+    group that could take over lacks the object.
     """
     if unfinished.token_id != core.tokens.home_id:
         with core.audited_and_sealed() as tx:
@@ -149,8 +150,10 @@ def finish(core: Core, unfinished: Unfinished) -> RotationType | None:
         log.info("dropped an interrupted change of key %s: no object had been created", unfinished.key_id)
         return None
     _, deviations = device.keys.attest(unfinished.cka_id)
+    kind = unfinished.rotation_type
+    if kind is not None:
+        device.keys.require_replicated(unfinished.cka_id)
     with core.audited_and_sealed() as tx:
-        kind = unfinished.rotation_type
         record = keys.fetch(tx, unfinished.region, unfinished.key_id)
         fit = not deviations and installation.is_home(tx, unfinished.token_id)
         if kind is None or not fit or record is None or record.state is not KeyState.ENABLED:
