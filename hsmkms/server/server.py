@@ -33,6 +33,7 @@ from hsmkms.server.process import systemd
 from hsmkms.server.process.supervisor import SIGNALS, START_AWAY, START_REFUSED, Inherited, Lives, Slot, Workers
 from hsmkms.server.unavailable_app import FAULT_FILE
 from hsmkms.wiring import core as wiring
+from hsmkms.wiring import tokens
 
 Reread = Callable[[], Settings]
 
@@ -81,7 +82,7 @@ def serve(
             worker=partial(_work, opener, shared),
             stand_in=partial(_stand_in, shared),
         )
-        Workers(settings.serve, lives, replaced, ready, lifeline, first).run()
+        Workers(settings.serve, lives, replaced, ready, lifeline, first, partial(_leave_members, settings)).run()
 
 
 @contextmanager
@@ -127,6 +128,12 @@ def _ask_pin(settings: Settings) -> Secret | None:
 def _complain(error: HsmKmsError, status: int) -> None:
     sys.stderr.write(f"hsmkms: {type(error).__name__}: {error}\n")
     sys.exit(status)
+
+
+def _leave_members(settings: Settings, started_at: float) -> None:
+    """Let new processes begin with the next member of each HA group, since a worker has hung with the present one."""
+    for serial in tokens.pass_on_members(settings, started_at):
+        sys.stderr.write(f"hsmkms: new workers begin with the HA member with serial {serial}\n")
 
 
 # -- in a worker ------------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ def serve_ready(slot: Slot) -> None:
 
 def run(first: Callable[..., None], other: Callable[..., None], proven: Heartbeat, ready: Pipe) -> None:
     """A server of two workers."""
-    Workers(SETTINGS, Lives(first, other, sleep), Heartbeat(), ready.send, None, proven).run()
+    Workers(SETTINGS, Lives(first, other, sleep), Heartbeat(), ready.send, None, proven, lambda _: None).run()
 
 
 @pytest.mark.parametrize(

@@ -81,12 +81,16 @@ class Lives(Struct, frozen=True):
 
 
 class _Worker(Struct):
-    """A process, the pipe on which it reports that it is ready, and the time since its last heartbeat."""
+    """A process, the pipe on which it reports that it is ready, and the time since its last heartbeat.
+
+    ``started_at``: by ``time.time()``.
+    """
 
     process: BaseProcess
     pipe: Pipe
     timer: HeartbeatTimer
     ready: bool = False
+    started_at: float = field(default_factory=time.time)
 
 
 class _Place(Struct):
@@ -107,6 +111,8 @@ class _Place(Struct):
 class Workers:
     """The workers of one server. ``replaced`` counts those that hung; ``lifeline``: see ``serve``.
 
+    ``hung`` is called before a worker that hung is replaced, with the time when that was started.
+
     ``proven`` beats once a worker has opened the installation. A first worker that ends before ends the server, unless
     it was for a token that is away: then stand-ins answer, and another one tries again.
     """
@@ -119,10 +125,12 @@ class Workers:
         ready: Callable[[int], None],
         lifeline: int | None,
         proven: Heartbeat,
+        hung: Callable[[float], None],
     ) -> None:
         self._settings = settings
         self._lives = lives
         self._replaced = replaced
+        self._hung = hung
         self._ready = ready
         self._proven = proven
         self._announced = self._away = False
@@ -211,6 +219,7 @@ class Workers:
         self._replaced.beat()
         worker.process.kill()
         worker.process.join(KILL_SECONDS)
+        self._hung(worker.started_at)
         self._leaving.append(worker.process)
         place.worker, place.again_at = None, 0.0
 

@@ -115,12 +115,15 @@ class Operator:
     def token_info(self, device: Device | None = None) -> TokenInfo:
         """Return profile, limits and mechanisms of a token; by default of the home."""
         device = device or self._core.device
+        mechanisms = (
+            device.connection.mechanisms()
+        )  # first, since another member of an HA group may take over meanwhile
         profile = device.profile
         quirks = dict.fromkeys((*profile.quirks, *profile.attributes.quirks, *device.imports.quirks()))
         return TokenInfo(
             profile=replace(profile, quirks=tuple(quirks)),
             limits=device.connection.limits(),
-            mechanisms=device.connection.mechanisms(),
+            mechanisms=mechanisms,
             members=device.connection.member_states(),
         )
 
