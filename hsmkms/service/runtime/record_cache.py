@@ -1,8 +1,8 @@
 """Key records and aliases in the process, dropped at the next call after anybody changed them.
 
-The change signal costs a few microseconds: has any other connection committed to the control-plane database? Only
-then is the change log asked what changed, and only those records are dropped. A record that was read before a change
-and would be kept after it is recognised by the epoch at which it was read.
+The change signal costs a fraction of a microsecond: has any other connection committed to the control-plane database?
+Only then is the change log asked what changed, and only those records are dropped. A record that was read before a
+change and would be kept after it is recognised by the epoch at which it was read.
 """
 
 import logging
@@ -153,8 +153,6 @@ class RecordCache:
         self._signal = changes.ChangeSignal(store)
         self._lock = threading.Lock()
         self._owed = False
-        self._begun = 0
-        self._done = 0
         self._keys: dict[tuple[str, str], CachedKey] = {}
         self._aliases: dict[tuple[str, str], AliasRecord] = {}
         self._access_keys: dict[str, AccessKeyRow] = {}
@@ -209,27 +207,21 @@ class RecordCache:
         return CachedKey(record, self._store, self._check, new_tags)
 
     def close(self) -> None:
-        """Close the connection of the change signal."""
-        self._signal.close()
+        """Close the connection of the change signal, unless it belongs to the parent of a forked child."""
+        if not self._guard.foreign:
+            with self._lock:
+                self._signal.close()
 
     def look(self) -> None:
-        """Drop entries that were changed before this call, by any process.
-
-        Threads that wait for the lock share one read of the signal: any read that began after their call suffices.
-        """
+        """Drop entries that were changed before this call, by any process."""
         if self._guard.foreign:
             self._guard.refuse()
-        begun_before = self._begun
         with self._lock:
-            if self._done > begun_before:
-                return
-            self._begun += 1
             # Owed until it is done: the signal reports a change only once.
             self._owed = self._signal.moved() or self._owed
             if self._owed:
                 self._drop_changed()
                 self._owed = False
-            self._done = self._begun
 
     def _drop_changed(self) -> None:
         with self._store.reading() as conn:
