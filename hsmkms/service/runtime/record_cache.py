@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from hsmkms.errors import MalformedPolicyDocumentException
 from hsmkms.model.cipher_format import format_of
-from hsmkms.model.enums import KeyManager
+from hsmkms.model.enums import KeyManager, Operation
 from hsmkms.model.ids import root_arn, user_arn
 from hsmkms.model.records import AliasRecord, GrantRecord, KeyRecord
 from hsmkms.process import ForkGuard
@@ -53,6 +53,10 @@ _GROUP_SEALED: Final = f"{NOTED}{group_subject('')}"
 
 CheckRows = Callable[..., ProvenRows]
 """Called with a connection and subjects: their rows; KMSInternalException unless they are as they were sealed."""
+
+
+AdmissionKey = tuple[str, bool, str | None, Operation, str, str]
+"""KeyId, whether an alias is taken, the action if it is not the operation, operation, principal, region."""
 
 
 class CachedKey:
@@ -134,6 +138,13 @@ class CachedKey:
         return held
 
 
+class Admission(Struct, frozen=True):
+    """A key that a caller may use for an operation, whatever the rest of the request is and whenever it comes."""
+
+    key: CachedKey
+    identity: Identity
+
+
 class CachedIdentity(Struct, frozen=True):
     """A user, or the root, with the parsed policies of the user and their groups."""
 
@@ -157,6 +168,9 @@ class RecordCache:
         self._aliases: dict[tuple[str, str], AliasRecord] = {}
         self._access_keys: dict[str, AccessKeyRow] = {}
         self._identities: dict[str, CachedIdentity] = {}
+        self.admissions: dict[AdmissionKey, Admission] = {}
+        """Admissions since the last change, by all that they depend on. Take it before reading what they are made of:
+        a change replaces it, so that an admission from before the change is put into the old one."""
         try:
             with store.reading() as conn:
                 self.epoch = changes.latest(conn)
@@ -165,10 +179,9 @@ class RecordCache:
             self._signal.close()
             raise
 
-    def key(self, region: str, key_id: str, *, just_looked: bool = False) -> CachedKey | None:
-        """Return the KMS key as it is now, or None. ``just_looked``: this request has read the change log already."""
-        if not just_looked:
-            self.look()
+    def key(self, region: str, key_id: str) -> CachedKey | None:
+        """Return the KMS key as it is now, or None."""
+        self.look()
         cached = self._keys.get((region, key_id))
         return cached if cached is not None else self._load_key(region, key_id)
 
@@ -188,7 +201,10 @@ class RecordCache:
         return cached if cached is not None else self._load_access_key(access_key_id)
 
     def identity(self, principal: str, account: str, *, just_looked: bool = False) -> CachedIdentity:
-        """Return the identity of a principal (an ARN) now; a user who does not exist has neither tags nor policies."""
+        """Return the identity of a principal (an ARN) now; a user who does not exist has neither tags nor policies.
+
+        ``just_looked``: not later than what this request has read before.
+        """
         if not just_looked:
             self.look()
         subject = _subject_of(principal)
@@ -236,6 +252,7 @@ class RecordCache:
                 if subject == installation.SUBJECT:
                     self._installation_changed()
                 self.epoch = epoch
+        self.admissions = {}  # after what they are made of
 
     def _load_key(self, region: str, key_id: str) -> CachedKey | None:
         with self._store.reading() as conn:
