@@ -264,6 +264,7 @@ def test_permit_covers_several() -> None:
 ACTS_ON_THE_TOKEN = {
     "seal",
     "open_sealed",
+    "use",
     "generate",
     "generate_pair",
     "make_both",
