@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from devices import MakeToken, SoftHsm, new_key, permit
 from pkcs11.constants import Attribute
 from pkcs11.mechanisms import Mechanism
 from pkcs11.types import Session
 from shims import Played, ignoring
-from test_hsm_unwrapping import OAEP_1, ON_DEVICE, Bench, opens
+from test_hsm_unwrapping import KEY_WRAP_1, OAEP_1, ON_DEVICE, Bench, opens
 
 from hsmkms.errors import TokenUnavailableError, TokenUnfitError, UnsupportedOperationException
 from hsmkms.hsm.crypto.pairs import generate_pair
@@ -227,12 +229,22 @@ def test_ignored_templates_are_tightened(played: Played) -> None:
 
 
 def test_tightening_of_other_kinds(played: Played) -> None:
-    """The same for HMAC keys and private keys."""
+    """HMAC keys and private keys are importable there as well, and are tightened in the same way."""
     played.order(f"ignore_unwrapped {Attribute.EXTRACTABLE:#x} 1")
     device = played.token.open()
-    device.imports.check_import((KeySpec.HMAC_256, KeyUsage.GENERATE_VERIFY_MAC))
-    device.imports.check_import(PAIR)
-    device.imports.check_import((KeySpec.RSA_2048, KeyUsage.SIGN_VERIFY))
+    hmac = (KeySpec.HMAC_256, KeyUsage.GENERATE_VERIFY_MAC)
+    for kind in (hmac, PAIR, (KeySpec.RSA_2048, KeyUsage.SIGN_VERIFY)):
+        device.imports.check_import(kind)
+    assert device.imports.profiles.every_kind().hardening is Hardening.BY_COPYABLE_COPY
+    bench = Bench(device)
+    private_key = ec.generate_private_key(ec.SECP256R1())
+    pkcs_8 = private_key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    for kind, secret in ((hmac, os.urandom(32)), (PAIR, pkcs_8)):
+        material, new = bench.wrap(KEY_WRAP_1, secret), os.urandom(16)
+        device.imports.unwrap_backing_key(bench.may(new, bench.key), material, new, "imported", kind)
+        attributes, deviations = device.keys.attest(new, kind, imported=True)
+        assert deviations == []
+        assert (attributes["CKA_EXTRACTABLE"], attributes["CKA_SENSITIVE"]) == (False, True)
 
 
 @pytest.mark.parametrize("function", ["C_SetAttributeValue", "C_CopyObject"])

@@ -32,7 +32,7 @@ from shims import (
 
 # The tests of the device, run here once more: the fixtures below put another token in the place of SoftHSM.
 from test_hsm_gcm import (  # noqa: F401
-    refused,
+    assert_refused,
     test_another_key,
     test_every_bit_counts,
     test_largest_plaintext,
@@ -157,7 +157,7 @@ def test_bad_ciphertexts_use_up_no_iv(device: TokenDevice, session: Session, mon
     iv, body = device.ciphers.encrypt(permit(Operation.ENCRYPT, cka_id), cka_id, b"x", b"")
     used: list[int] = []
     monkeypatch.setattr("hsmkms.hsm.crypto.decrypt_faults.encrypt_sample", lambda _session, handle: used.append(handle))
-    refused(device, cka_id, iv, body[::-1], b"")
+    assert_refused(device, cka_id, iv, body[::-1], b"")
     assert len(used) == 1
     assert used[0] != device.connection.handles.lookup(cka_id)
     assert len(list(session.get_objects({}))) == 1
@@ -190,9 +190,9 @@ def test_imported_material(device: TokenDevice, personality: Personality) -> Non
         assert attributes["CKA_VALUE_LEN"] == (32 if told.lengths is Lengths.HONEST else 0)
         assert bench.objects() == before + 1
         for length in (1, 16, 31, 33):
-            bench.refused(bench.wrap(algorithm, os.urandom(length)), RejectedMaterialError, WRONG_LENGTH)
+            bench.assert_refused(bench.wrap(algorithm, os.urandom(length)), RejectedMaterialError, WRONG_LENGTH)
         changed = bytes((material.ciphertext[0] ^ 1,)) + material.ciphertext[1:]
-        bench.refused(bench.material(algorithm, changed), RejectedDataError, CANNOT_OPEN)
+        bench.assert_refused(bench.material(algorithm, changed), RejectedDataError, CANNOT_OPEN)
 
 
 # -- few sessions ---------------------------------------------------------------------------------------------------

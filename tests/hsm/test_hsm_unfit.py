@@ -170,7 +170,7 @@ def test_honest_token_decides_by_the_length(played: Played) -> None:
     key = bench.bring(material)
     for told in (0, 16, 31, 33):
         played.order(f"lengths {told}")
-        bench.refused(material, RejectedMaterialError, WRONG_LENGTH)
+        bench.assert_refused(material, RejectedMaterialError, WRONG_LENGTH)
         assert bench.device.keys.attest(key, imported=True)[1] == [f"CKA_VALUE_LEN is {told} instead of 32"]
     played.order("lengths honest")
     assert list(bench.fingerprints(material)) == ["AES_CMAC", "SHA256_HMAC"]

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Struct
+from msgspec.structs import replace
 
 from hsmkms.errors import ValidationException
 from hsmkms.model.aliases import CreateAliasRequest, ListAliasesRequest
@@ -168,27 +169,38 @@ def test_messages(request_: Struct, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "request_",
+    ("request_", "beyond"),
     [
-        EncryptRequest(key_id="alias/x", plaintext=b"..."),
-        EncryptRequest(
-            key_id="k" * 2048,
-            plaintext=bytes(4096),
-            encryption_context={},
-            grant_tokens=[],
-            encryption_algorithm=EncryptionAlgorithm.SYMMETRIC_DEFAULT,
-            dry_run=False,
+        (EncryptRequest(key_id="alias/x", plaintext=b"..."), {"plaintext": b""}),
+        (
+            EncryptRequest(
+                key_id="k" * 2048,
+                plaintext=bytes(4096),
+                encryption_context={},
+                grant_tokens=[],
+                encryption_algorithm=EncryptionAlgorithm.SYMMETRIC_DEFAULT,
+                dry_run=False,
+            ),
+            {"key_id": "k" * 2049, "plaintext": bytes(4097), "grant_tokens": ["t"] * 11},
         ),
-        DecryptRequest(),
-        ListAliasesRequest(limit=1000, marker=" ÿ"),
-        UpdateKeyDescriptionRequest(key_id="k", description=""),
-        CreateKeyRequest(description="😀" * 8192, policy="\t\n\r ~ÿ", xks_key_id="a-b_c.d", tags=[]),
-        TagResourceRequest(key_id="k", tags=[Tag(tag_key="k" * 128, tag_value="")]),
+        (DecryptRequest(), {"ciphertext_blob": b"", "key_id": ""}),
+        (ListAliasesRequest(limit=1000, marker=" ÿ"), {"limit": 1001, "marker": " Ā"}),
+        (UpdateKeyDescriptionRequest(key_id="k", description=""), {"key_id": "", "description": "d" * 8193}),
+        (
+            CreateKeyRequest(description="😀" * 8192, policy="\t\n\r ~ÿ", xks_key_id="a-b_c.d", tags=[]),
+            {"description": "😀" * 8193, "policy": "\0", "xks_key_id": "a b"},
+        ),
+        (
+            TagResourceRequest(key_id="k", tags=[Tag(tag_key="k" * 128, tag_value="")]),
+            {"tags": [Tag(tag_key="k" * 129, tag_value="")]},
+        ),
     ],
 )
-def test_accepted(request_: Struct) -> None:
-    """What stays within every constraint, up to both ends, passes."""
+def test_accepted(request_: Struct, beyond: dict[str, object]) -> None:
+    """A request within every constraint, up to both ends, passes; each member that is one step beyond is refused."""
     validate(request_)
+    for name, value in beyond.items():
+        assert refusal(replace(request_, **{name: value})).startswith(ONE)
 
 
 @pytest.mark.parametrize("name", ["alias/a\n", "alias/a b", "alias/ä", "alias/a\u0661", "\nalias/a"])

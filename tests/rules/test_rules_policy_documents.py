@@ -298,12 +298,14 @@ JSON = st.recursive(
 
 @given(JSON)
 def test_any_json_is_read_or_malformed(statement: object) -> None:
-    """Whatever JSON stands in the place of a statement, it is read, or refused as malformed."""
+    """Any JSON in the place of a statement is read as a policy of one statement, or refused as malformed."""
     for kind in PolicyKind:
         try:
-            read(json.dumps({"Statement": [statement]}), kind, ACCOUNT)
+            policy = read(json.dumps({"Statement": [statement]}), kind, ACCOUNT)
         except MalformedPolicyDocumentException:
             continue
+        assert isinstance(statement, dict)
+        assert (policy.denies if statement["Effect"] == "Deny" else policy.allows) != {}
 
 
 # -- operators ----------------------------------------------------------------------------------------------------

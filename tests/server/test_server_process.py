@@ -238,7 +238,9 @@ def test_parent_that_is_killed(new_site: NewSite) -> None:
         server.process.kill()
         server.process.wait(STOP_SECONDS)
         until(lambda: not server.listens())
-        until(lambda: not any(Path(f"/proc/{each}/environ").exists() for each in workers))
+        until(lambda: not any(Path(f"/proc/{worker}/environ").exists() for worker in workers))
+        assert len(workers) == 2
+        assert not server.listens()
 
 
 # -- stopping ---------------------------------------------------------------------------------------------------

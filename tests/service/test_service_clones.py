@@ -250,7 +250,7 @@ def test_clone_of_a_token_that_was_left(new_site: NewSite) -> None:
                 unseal(kms, scene.sealed[scene.symmetric])
         assert accept(settings, clone) == 0
         with opened(settings) as kms:
-            scene.whole(kms)
+            scene.assert_whole(kms)
 
 
 def test_restore_onto_a_clone(cloned: Settings, tmp_path: Path) -> None:

@@ -64,8 +64,8 @@ def revoke(kms: Kms, key_id: str, grant_id: str, caller: Caller | None = None) -
     kms.revoke_grant(grants.RevokeGrantRequest(key_id=key_id, grant_id=grant_id), caller)
 
 
-def denied(act: Callable[[], object]) -> None:
-    """It is refused."""
+def assert_denied(act: Callable[[], object]) -> None:
+    """Assert that a call raises AccessDeniedException."""
     with pytest.raises(AccessDeniedException):
         act()
 
@@ -77,11 +77,11 @@ def test_a_grant_and_its_end(kms: Kms, callers: dict[str, Caller]) -> None:
     made = grant(kms, key, "Encrypt", "DescribeKey")
     assert seal(kms, key, caller=alice)
     assert kms.describe_key(keys.DescribeKeyRequest(key_id=key), alice)
-    denied(lambda: unseal(kms, seal(kms, key), alice))
-    denied(lambda: seal(kms, key, caller=callers["bob"]))
-    denied(lambda: seal(kms, new_key(kms).key_id, caller=alice))
+    assert_denied(lambda: unseal(kms, seal(kms, key), alice))
+    assert_denied(lambda: seal(kms, key, caller=callers["bob"]))
+    assert_denied(lambda: seal(kms, new_key(kms).key_id, caller=alice))
     revoke(kms, key, made.grant_id)
-    denied(lambda: seal(kms, key, caller=alice))
+    assert_denied(lambda: seal(kms, key, caller=alice))
     with pytest.raises(NotFoundException, match=made.grant_id):
         revoke(kms, key, made.grant_id)
 
@@ -143,8 +143,8 @@ def test_tokens(kms: Kms, callers: dict[str, Caller]) -> None:
     made = grant(kms, key)
     token = made.grant_token
     assert seal(kms, key, caller=callers["alice"], grant_tokens=[token])
-    denied(lambda: seal(kms, key, caller=callers["bob"], grant_tokens=[token]))
-    denied(lambda: seal(kms, other, caller=callers["alice"], grant_tokens=[token]))
+    assert_denied(lambda: seal(kms, key, caller=callers["bob"], grant_tokens=[token]))
+    assert_denied(lambda: seal(kms, other, caller=callers["alice"], grant_tokens=[token]))
     wrong = [token[:-4] + "AAA=", token + "\n", token.replace(token[40], "-", 1), "x", "\u00e9"]
     for each in wrong:
         with pytest.raises(InvalidGrantTokenException):
@@ -164,8 +164,8 @@ def test_constraints(kms: Kms, callers: dict[str, Caller]) -> None:
     context = {"a": "1", "b": "2"}
     sealed = seal(kms, key, caller=alice, encryption_context=context)
     assert unseal(kms, sealed, alice, encryption_context=context) == b"secret"
-    denied(lambda: unseal(kms, sealed, alice, encryption_context={"a": "2"}))
-    denied(lambda: seal(kms, key, caller=alice))
+    assert_denied(lambda: unseal(kms, sealed, alice, encryption_context={"a": "2"}))
+    assert_denied(lambda: seal(kms, key, caller=alice))
     assert kms.describe_key(keys.DescribeKeyRequest(key_id=key), alice)
 
 
@@ -179,14 +179,14 @@ def test_children(kms: Kms, callers: dict[str, Caller]) -> None:
         {"operations": ["Encrypt"]},
         {"operations": ["Encrypt"], "constraints": GrantConstraints(encryption_context_subset={"a": "2"})},
     ):
-        denied(lambda wrong=wrong: grant(kms, key, grantee=BOB, caller=alice, **wrong))  # type: ignore[misc]
+        assert_denied(lambda wrong=wrong: grant(kms, key, grantee=BOB, caller=alice, **wrong))  # type: ignore[misc]
     narrow = GrantConstraints(encryption_context_equals={"a": "1"})
     grant(kms, key, "Encrypt", grantee=BOB, caller=alice, constraints=narrow)
     assert seal(kms, key, caller=bob, encryption_context={"a": "1"})
-    denied(lambda: seal(kms, key, caller=bob, encryption_context={"a": "1", "b": "2"}))
+    assert_denied(lambda: seal(kms, key, caller=bob, encryption_context={"a": "1", "b": "2"}))
     revoke(kms, key, parent.grant_id)
     assert seal(kms, key, caller=bob, encryption_context={"a": "1"})
-    denied(lambda: grant(kms, key, grantee=BOB, caller=alice, constraints=narrow))
+    assert_denied(lambda: grant(kms, key, grantee=BOB, caller=alice, constraints=narrow))
 
 
 def test_retiring(kms: Kms, callers: dict[str, Caller]) -> None:
@@ -196,8 +196,8 @@ def test_retiring(kms: Kms, callers: dict[str, Caller]) -> None:
     by_token = grants.RetireGrantRequest(grant_token=made.grant_token)
     by_id = grants.RetireGrantRequest(key_id=key.arn, grant_id=made.grant_id)
     for name in ("alice", "bob"):
-        denied(lambda name=name: kms.retire_grant(by_token, callers[name]))  # type: ignore[misc]
-        denied(lambda name=name: kms.retire_grant(by_id, callers[name]))  # type: ignore[misc]
+        assert_denied(lambda name=name: kms.retire_grant(by_token, callers[name]))  # type: ignore[misc]
+        assert_denied(lambda name=name: kms.retire_grant(by_id, callers[name]))  # type: ignore[misc]
     kms.retire_grant(by_id, callers["carol"])
     assert listed(kms, key.key_id) == []
     own = grant(kms, key.key_id, "Encrypt", "RetireGrant")
@@ -295,7 +295,7 @@ def test_dry_runs(kms: Kms, callers: dict[str, Caller]) -> None:
     ):
         with pytest.raises(DryRunOperationException):
             act()
-    denied(lambda: grant(kms, key, dry_run=True, caller=callers["bob"]))
+    assert_denied(lambda: grant(kms, key, dry_run=True, caller=callers["bob"]))
     assert [each.grant_id for each in listed(kms, key)] == [made.grant_id]
 
 

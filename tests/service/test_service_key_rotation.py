@@ -71,8 +71,8 @@ class Scene(Struct):
         request = CreateGrantRequest(key_id=self.key_id, grantee_principal=alice, operations=[Operation.DECRYPT])
         return kms.create_grant(request).grant_token
 
-    def whole(self, kms: Kms) -> None:
-        """All of it is as it was, what is new works as well, and nothing is found wrong."""
+    def assert_whole(self, kms: Kms) -> None:
+        """Assert that everything made before works unchanged, that new keys work, and that every check passes."""
         # First of all something new: nothing that was there before is read for it.
         assert unseal(kms, seal(kms, new_key(kms).key_id)) == b"secret"
         kms._core.grant_tokens.clear()
@@ -119,7 +119,7 @@ def test_beside_a_running_process(site: Site, clock: StoppedClock, purpose: str)
             kept = "import tokens and grant tokens from before the rotation are good until 2026-01-03 03:04 UTC"
         assert told["version"] == 2
         assert told["outcome"] == Outcome.ROTATED
-        scene.whole(kms)
+        scene.assert_whole(kms)
         kms.operator.backup(site.folder / "second")
         assert told["kept"] == [kept]
 
@@ -132,12 +132,12 @@ def test_killed(site: Site, clock: StoppedClock, purpose: str, step: str, *, com
         kms.operator.audit.look_after()
     rotate_beside(site, clock.now, purpose, kill=step)
     with site.open(clock) as kms:
-        scene.whole(kms)
+        scene.assert_whole(kms)
         assert key_rotation.interrupted(kms._core) == ([] if complete else [purpose])
         told = kms.operator.rotate_installation_key(purpose)
         assert (told.outcome, told.version) == ((Outcome.ROTATED, 3) if complete else (Outcome.FINISHED, 2))
         assert key_rotation.interrupted(kms._core) == []
-        scene.whole(kms)
+        scene.assert_whole(kms)
 
 
 def test_older_versions_are_destroyed(site: Site, clock: StoppedClock) -> None:
@@ -149,7 +149,7 @@ def test_older_versions_are_destroyed(site: Site, clock: StoppedClock) -> None:
             rotate_beside(site, clock.now, purpose)
         (kept,) = rotate_beside(site, clock.now, "mac", "destroy")["kept"]
         assert kept.endswith("are good until 2026-01-03 03:04 UTC")
-        scene.whole(kms)
+        scene.assert_whole(kms)
         clock.advance(hours=25)
         sweep(kms)
         assert rotate_beside(site, clock.now, "secrets", "destroy", kill="rotate-own 4") == {}
@@ -160,9 +160,9 @@ def test_older_versions_are_destroyed(site: Site, clock: StoppedClock) -> None:
         told = rotate_beside(site, clock.now, "audit-seal", "destroy")
         assert told["kept"] == ["seals of the audit log were made with it"]
         with pytest.raises(InvalidGrantTokenException):
-            scene.whole(kms)
+            scene.assert_whole(kms)
         scene.grant_token = scene.new_grant(kms)
-        scene.whole(kms)
+        scene.assert_whole(kms)
 
 
 def test_backup_from_before(site: Site) -> None:
@@ -179,9 +179,9 @@ def test_backup_from_before(site: Site) -> None:
         restore(site, file)
     assert restore(site, file, accept_rollback=True).missing == []
     with site.open() as kms:
-        scene.whole(kms)
+        scene.assert_whole(kms)
         assert [kms.operator.rotate_installation_key(each).version for each in KeyPurpose] == [2] * 4
-        scene.whole(kms)
+        scene.assert_whole(kms)
 
 
 def test_edited_rows_are_not_sealed_anew(site: Site) -> None:

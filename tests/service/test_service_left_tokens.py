@@ -44,8 +44,8 @@ def put_back(settings: Settings, place: Path) -> None:
         shutil.move(each, settings.data_dir / each.name)
 
 
-def told(kms: Kms) -> None:
-    """The alarm was raised at the start; check, verification and sealing tell of the rollback."""
+def assert_rollback_reported(kms: Kms) -> None:
+    """Assert that the alarm was raised at the start, and that check and verification report the rollback."""
     assert OLDER in (kms.operator.audit.book.alarm or "")
     with pytest.raises(StoreError, match=OLDER):
         kms.operator.audit.check()
@@ -66,9 +66,9 @@ def test_rolled_back_to_before_a_migration(apart: Settings) -> None:
         assert kms.operator.audit.book.alarm is None
     put_back(apart, place)
     with opened(apart) as kms:
-        told(kms)
+        assert_rollback_reported(kms)
         kms.operator.audit.accept()
-        scene.whole(kms)
+        scene.assert_whole(kms)
     with opened(apart) as kms:
         assert kms.operator.audit.book.alarm is None
         assert kms.operator.audit.verify().faults == []
@@ -104,9 +104,9 @@ def test_without_an_audit_log(apart: Settings) -> None:
         migrate(kms, silent)
     put_back(silent, place)
     with opened(silent) as kms:
-        told(kms)
+        assert_rollback_reported(kms)
         kms.operator.audit.accept()
-        scene.whole(kms)
+        scene.assert_whole(kms)
 
 
 @pytest.mark.parametrize("step", ["migrate 3", "migrate 5"])

@@ -218,15 +218,18 @@ class Lives(RuleBasedStateMachine):
 
 
 @pytest.fixture
-def opened(site: Site, clock: StoppedClock) -> Iterator[None]:
+def opened(site: Site, clock: StoppedClock) -> Iterator[Kms]:
     """The machine's installation; all runs share it, each with keys of its own."""
     with site.open(clock) as kms:
         Lives.kms, Lives.clock = kms, clock
-        yield
+        yield kms
 
 
-def test_lives(opened: None) -> None:
-    """Whatever users and time do to keys, ciphertext opens exactly as long as its material lives and its key is on."""
+def test_lives(opened: Kms) -> None:
+    """In random sequences of changes a ciphertext decrypts exactly while its material exists and its key is Enabled.
+
+    The machine's rules and invariants assert this; at the end the installation as a whole is checked.
+    """
     run_state_machine_as_test(
         Lives,
         settings=settings(
@@ -237,4 +240,7 @@ def test_lives(opened: None) -> None:
             print_blob=True,
         ),
     )
-    assert opened is None
+    opened.operator.maintain()
+    assert backing_keys(opened), "the machine has made no key"
+    assert opened.operator.find_differences() == []
+    assert opened.operator.audit.verify().faults == []

@@ -155,8 +155,8 @@ class Scene(Struct, frozen=True):
             kms.operator.credentials.create_access_key("alice"),
         )
 
-    def whole(self, kms: Kms) -> None:
-        """Everything that was made works, and so does what is made now; nothing is found wrong."""
+    def assert_whole(self, kms: Kms) -> None:
+        """Assert that everything made before works, that new keys work, and that every check passes."""
         assert unseal(kms, seal(kms, new_key(kms).key_id)) == b"secret"
         for key_id in (self.symmetric, self.imported):
             assert unseal(kms, self.sealed[key_id]) == b"secret"
@@ -200,13 +200,13 @@ def test_migration(both: Settings) -> None:
             (scene.imported, Stays.IMPORTED),
             (scene.doomed, Stays.DELETION),
         }
-        scene.whole(kms)
+        scene.assert_whole(kms)
         assert token_of(kms, scene.symmetric) == new
         assert token_of(kms, scene.hmac) == old
         assert kms.operator.tokens()[0].objects == objects_before
     for file_order in (both, config.msgspec.structs.replace(both, token=both.tokens[1], further_tokens=(both.token,))):
         with opened(file_order) as kms:
-            scene.whole(kms)
+            scene.assert_whole(kms)
             assert kms.operator.interrupted_rotations() == []
             migrate(kms, both)  # again: nothing is left to do
             assert len(kms.operator.tokens()) == 2
@@ -249,9 +249,9 @@ def test_killed(apart: Settings, step: str) -> None:
         scene = Scene.of(kms)
     run("migrate_until", apart.data_dir / "hsmkms.toml", step, status=-signal.SIGKILL)
     with opened(apart) as kms:
-        scene.whole(kms)
+        scene.assert_whole(kms)
         migrate(kms, apart)
-        scene.whole(kms)
+        scene.assert_whole(kms)
         assert token_of(kms, scene.symmetric) == second_token.LABEL
         assert kms.operator.interrupted_rotations() == []
         assert kms.operator.interrupted_migrations() == []
@@ -281,7 +281,7 @@ def test_no_way_back(apart: Settings) -> None:
         device = token_wiring.open_device(apart, apart.token)
         with pytest.raises(BindingError, match="is a former home"):
             kms.operator.settle_on(device)
-        scene.whole(kms)
+        scene.assert_whole(kms)
         assert token_of(kms, new_key(kms).key_id) == second_token.LABEL
 
 
@@ -292,7 +292,7 @@ def test_other_processes_follow(apart: Settings) -> None:
         migrate(kms, apart)
         sealed = seal(kms, scene.symmetric)
         assert unseal(before, sealed) == b"secret"
-        scene.whole(before)
+        scene.assert_whole(before)
         assert token_of(before, new_key(before).key_id) == second_token.LABEL
 
 
@@ -320,7 +320,7 @@ def test_process_that_cannot_follow(apart: Settings) -> None:
         scene = Scene.of(before)
         with pytest.raises(ConfigurationError, match=rf"pid {os.getpid()}\): name it .* restart them first"):
             migrate(kms, apart)
-        scene.whole(before)
+        scene.assert_whole(before)
         before._core.tokens._presence.publish(each.profile for each in kms._core.tokens._spare)
         migrate(kms, apart)
         sealed = seal(kms, new_key(kms).key_id)
@@ -354,7 +354,7 @@ def test_old_token_is_away(apart: Settings) -> None:
         wait_for(lambda: made_mac(kms, scene.hmac) == scene.mac)
         assert unseal(kms, scene.sealed[scene.symmetric]) == b"secret"
         assert kms.operator.watch.sessions().away == 0
-        scene.whole(kms)
+        scene.assert_whole(kms)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
@@ -400,7 +400,7 @@ def test_refused_pin_of_the_old_token(apart: Settings) -> None:
         token_wiring.retry_pin(apart)
     assert token_wiring.retry_pin(apart, insisted=apart.token)
     with opened(apart) as kms:
-        scene.whole(kms)
+        scene.assert_whole(kms)
 
 
 def test_both_pins_are_refused(apart: Settings) -> None:
@@ -432,7 +432,7 @@ def test_restore(apart: Settings, tmp_path: Path) -> None:
     lose(site)
     assert wiring.restore(apart, file).missing == []
     with opened(apart) as kms:
-        scene.whole(kms)
+        scene.assert_whole(kms)
         newer = tmp_path / "newer"
         kms.operator.backup(newer)
     lose(site)
@@ -488,4 +488,4 @@ def test_restore_from_before_a_migration(apart: Settings, tmp_path: Path) -> Non
         for each in found:
             assert kms.operator.mend(each) is Mended.ADDED
         assert unseal(kms, newer) == b"secret"
-        scene.whole(kms)
+        scene.assert_whole(kms)

@@ -212,7 +212,7 @@ def test_nothing_is_lost(bench: Bench) -> None:
 
 
 def test_slow_calls_go_on_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a token that takes its time, as many encryptions are under way as there are sessions, and no more."""
+    """With a slow token, as many encryptions run at once as there are sessions, the others wait, and all succeed."""
     monkeypatch.setattr(bench.kms._core.device.connection.pool, "_wait_seconds", PATIENCE)
     bench.order("fault C_Encrypt * wait")
     use = bench.kms.operator.watch.sessions
@@ -220,6 +220,7 @@ def test_slow_calls_go_on_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch)
     with ThreadPoolExecutor(most + 4) as threads:
         calls = [threads.submit(bench.encrypt) for _ in range(most + 4)]
         until(lambda: (shims.waiting(bench.control), use().waiting) == (most, 4), PATIENCE)
+        assert shims.waiting(bench.control) == most
         bench.order()
-        for each in calls:
-            each.result()
+        assert [call.exception() for call in calls] == [None] * (most + 4)
+    assert [unseal(bench.kms, each) for each in bench.acknowledged[-len(calls) :]] == [b"secret"] * len(calls)
