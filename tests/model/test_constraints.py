@@ -249,11 +249,11 @@ def test_long_values_are_cut() -> None:
     ids=["operations", "tags"],
 )
 def test_a_message_stays_small(request_: Struct) -> None:
-    """A message counts all broken constraints and tells 50 of them, so that 64 KB of request have no answer of 8 MB."""
-    told = refusal(request_)
-    assert told.startswith("20000 validation errors detected: Value")
-    assert told.count("failed to satisfy constraint") == 50
-    assert len(told) < 65_536
+    """A message counts all broken constraints and lists 50, so that a request of 64 KB has no response of 8 MB."""
+    message = refusal(request_)
+    assert message.startswith("20000 validation errors detected: Value")
+    assert message.count("failed to satisfy constraint") == 50
+    assert len(message) < 65_536
 
 
 def test_secrets_are_never_shown() -> None:
@@ -267,8 +267,8 @@ def test_secrets_are_never_shown() -> None:
         Sample(secrets=["a", "b", secret]),
         Sample(hidden=[secret]),
     ]
-    for each in requests:
-        message = refusal(each)
+    for request in requests:
+        message = refusal(request)
         assert secret not in message
         assert "Value at '" in message
 
@@ -313,9 +313,9 @@ def test_paths(name: str, path: str) -> None:
 
 def holds(constraint: Length | Range, value: Any) -> bool:  # noqa: ANN401 - a number, or what has a length
     """True if a value meets a constraint."""
-    found: list[str] = []
-    constraint.check(value, "p", lambda *violation: found.append(violation[2]))
-    return not found
+    broken: list[str] = []
+    constraint.check(value, "p", lambda *violation: broken.append(violation[2]))
+    return not broken
 
 
 @given(st.integers(), st.integers(), st.integers())

@@ -124,7 +124,7 @@ def test_empty_bodies(operation: Operation) -> None:
 
 
 def test_nulls_beside_values() -> None:
-    """A member that is null is absent, also in a structure; the others are read as ever."""
+    """A member that is null is absent, also in a structure; the others are read."""
     body = b'{"KeyId": null, "Plaintext": "AAE=", "EncryptionContext": null, "Unknown": null}'
     assert decode_request(Operation.ENCRYPT, body) == EncryptRequest(plaintext=b"\x00\x01")
     body = b'{"KeyId": "k", "Tags": [{"TagKey": "a", "TagValue": null}]}'
@@ -302,7 +302,7 @@ def test_encoded_response() -> None:
 
 
 def test_absent_members_are_left_out() -> None:
-    """None is left out, while empty, false and zero are told."""
+    """None is left out, while empty, false and zero are encoded."""
     response = ListAliasesResponse(aliases=[AliasListEntry(alias_name="alias/a", alias_arn=ARN)], truncated=False)
     assert to_wire(response) == {"Aliases": [{"AliasName": "alias/a", "AliasArn": ARN}], "Truncated": False}
     assert to_wire(ListAliasesResponse(aliases=[], truncated=False)) == {"Aliases": [], "Truncated": False}

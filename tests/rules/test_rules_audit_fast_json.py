@@ -66,7 +66,7 @@ def test_as_the_encoder_has_it(calls: list[tuple[str, str, str, str, dict[str, s
     ],
 )
 def test_every_outcome(name: str, outcome: Outcome) -> None:
-    """Errors, changes and the material that was used are told as ever."""
+    """Errors, changes and the material that was used are encoded as the general encoder does."""
     caller = Caller(principal="arn:aws:iam::111122223333:root", region="eu-central-1")
     request = EncryptRequest(key_id="k", plaintext=b"x") if name == "Encrypt" else CreateKeyRequest()
     for number in range(3):
