@@ -159,7 +159,7 @@ def test_dropped_key_begins_anew(device: TokenDevice, played: Played) -> None:
 
 
 def test_operation_has_an_end(device: TokenDevice, played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a second an operation is begun anew, so a key that another program destroyed encrypts no longer."""
+    """After a second the operation is begun again, so a key that another program destroyed no longer encrypts."""
     now = [100.0]
     monkeypatch.setattr(messages, "LIFETIME_SECONDS", 1.0)
     monkeypatch.setattr(device.connection.messages, "_clock", lambda: now[0])

@@ -61,7 +61,7 @@ IMPORTED_KEY = {
     "CKA_UNWRAP": False,
     "CKA_DERIVE": False,
 }
-"""Typed by hand from design decision 4 and PKCS #11 2.40, section 5.13; SoftHSM tells no length."""
+"""Typed by hand from design decision 4 and PKCS #11 2.40, section 5.13; SoftHSM reports no length."""
 
 
 class Bench:
@@ -178,22 +178,22 @@ def test_imported_and_generated_are_not_confused(bench: Bench) -> None:
 def test_fingerprints(bench: Bench, make_token: MakeToken) -> None:
     """They depend on material and key id alone: not on wrapping key, algorithm, encryption or token."""
     secret = os.urandom(32)
-    told = bench.fingerprints(bench.wrap(OAEP_1, secret))
-    assert list(told) == ["AES_CMAC", "SHA256_HMAC"]
-    assert bench.fingerprints(bench.wrap(KEY_WRAP_1, secret)) == told
-    assert bench.fingerprints(bench.wrap(OAEP_1, os.urandom(32))) != told
-    assert bench.fingerprints(bench.wrap(OAEP_1, secret), "another") != told
+    fingerprints = bench.fingerprints(bench.wrap(OAEP_1, secret))
+    assert list(fingerprints) == ["AES_CMAC", "SHA256_HMAC"]
+    assert bench.fingerprints(bench.wrap(KEY_WRAP_1, secret)) == fingerprints
+    assert bench.fingerprints(bench.wrap(OAEP_1, os.urandom(32))) != fingerprints
+    assert bench.fingerprints(bench.wrap(OAEP_1, secret), "another") != fingerprints
     bench.device.close()
     other = Bench(make_token().open())
-    assert other.fingerprints(other.wrap(OAEP_1, secret)) == told
+    assert other.fingerprints(other.wrap(OAEP_1, secret)) == fingerprints
 
 
 def test_fingerprints_give_nothing_away(bench: Bench) -> None:
     """No fingerprint is AES of a zero block, which is what authenticates AES-GCM, nor of any other single block."""
     secret = bytes(32)
-    told = bench.fingerprints(bench.wrap(OAEP_1, secret), "")
+    fingerprints = bench.fingerprints(bench.wrap(OAEP_1, secret), "")
     zero = wrapped.key_wrap(secret, b"")  # AES of one block, of RFC 5649
-    assert told["AES_CMAC"] not in {bytes.fromhex("dc95c078a2408989ad48a21492842087"), zero}
+    assert fingerprints["AES_CMAC"] not in {bytes.fromhex("dc95c078a2408989ad48a21492842087"), zero}
     assert len(unwrapping.FINGERPRINT_LABEL) > 16
 
 
@@ -257,7 +257,7 @@ def malformed(bench: Bench, algorithm: WrappingAlgorithm) -> dict[str, bytes]:
     block, rest = good[:256], good[256:]
     _, foreign = bench.new_wrapping_key()
     modulus = wrapped.load(bench.public_key).public_numbers().n
-    told = {
+    ciphertexts = {
         "nothing": b"",
         "one byte": b"\0",
         "one byte less": good[:-1],
@@ -276,16 +276,20 @@ def malformed(bench: Bench, algorithm: WrappingAlgorithm) -> dict[str, bytes]:
         "a foreign wrapping key": wrapped.wrap(foreign, algorithm, os.urandom(32)),
         "the most that there may be": os.urandom(MAX_BYTES),
     }
-    told |= {f"bit flipped in byte {at}": flipped(good, at) for at in (0, 1, 128, 254, 255, len(good) - 1)}
+    ciphertexts |= {f"bit flipped in byte {at}": flipped(good, at) for at in (0, 1, 128, 254, 255, len(good) - 1)}
     if rest:
-        told |= {
+        ciphertexts |= {
             "no second part": block,
             "random second part": block + os.urandom(len(rest)),
             "second part of another": block + wrapped.wrap(bench.public_key, algorithm, os.urandom(32))[256:],
         }
-        told |= {f"second part of {length} bytes": block + os.urandom(length) for length in (1, 7, 8, 15, 16, 24, 41)}
-        told |= {f"bit flipped in second part, byte {at}": flipped(good, 256 + at) for at in range(0, len(rest), 5)}
-    return told
+        ciphertexts |= {
+            f"second part of {length} bytes": block + os.urandom(length) for length in (1, 7, 8, 15, 16, 24, 41)
+        }
+        ciphertexts |= {
+            f"bit flipped in second part, byte {at}": flipped(good, 256 + at) for at in range(0, len(rest), 5)
+        }
+    return ciphertexts
 
 
 def flipped(data: bytes, at: int) -> bytes:
@@ -395,14 +399,14 @@ def test_trouble_is_not_bad_data(bench: Bench, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_key_that_dies_in_between(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wrapping key that somebody destroys while it is used is gone, not a lost session: the login held."""
+    """A wrapping key that is destroyed during its use is gone, which is not a lost session: the login is kept."""
     shown = permit(OperatorAct.MAINTAIN, bench.key)
     original = wrapping.public_half
 
     def destroyed(half: Any) -> rsa.RSAPublicKey:  # noqa: ANN401 - python-pkcs11's objects
-        told = original(half)
+        public_key = original(half)
         half.destroy()
-        return told
+        return public_key
 
     monkeypatch.setattr(unwrapping, "public_half", destroyed)
     with pytest.raises(ObjectLostError, match="the wrapping key is not on the token now"):
