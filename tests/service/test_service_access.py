@@ -1,4 +1,4 @@
-"""Permissions through the service: who may use which key, what a refusal tells, and that changes act at once."""
+"""Permissions through the service: who may use which key, what a refusal reveals, and that changes act at once."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -35,7 +35,9 @@ READY_MADE = Path(hsmkms.__file__).parents[1] / "conf" / "policies"
 
 def document(*statements: dict[str, Any]) -> str:
     """A policy's text; statements may leave out Resource."""
-    return json.dumps({"Version": "2012-10-17", "Statement": [{"Resource": "*"} | each for each in statements]})
+    return json.dumps(
+        {"Version": "2012-10-17", "Statement": [{"Resource": "*"} | statement for statement in statements]}
+    )
 
 
 def allow(action: object, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
@@ -182,7 +184,7 @@ def test_both_sides_of_re_encrypt(kms: Kms, alice: Caller) -> None:
 
 @pytest.mark.parametrize(("spec", "usage"), [("SYMMETRIC_DEFAULT", None), ("RSA_2048", "ENCRYPT_DECRYPT")])
 def test_re_encrypt_on_the_same_key(kms: Kms, alice: Caller, spec: str, usage: str | None) -> None:
-    """kms:ReEncryptOnSameKey tells whether both sides are one key, of RSA as well, however each side names it."""
+    """kms:ReEncryptOnSameKey says whether both sides are one key, of RSA as well, however each side names it."""
     algorithm = "SYMMETRIC_DEFAULT" if usage is None else "RSAES_OAEP_SHA_1"
     one, two = (new_key(kms, key_spec=spec, key_usage=usage) for _ in range(2))
     name = f"alias/same-{spec.lower()}"
@@ -344,7 +346,7 @@ def test_a_user_who_goes_while_a_key_is_made(kms: Kms, people: Kms, monkeypatch:
 def test_ids_of_users(kms: Kms, alice: Caller) -> None:
     """aws:userid is a user's unique id, which is listed, can be named as a principal, and ends with him."""
     users = kms.operator.credentials
-    listed = {each.user_name: each.user_id for each in users.list_users()}
+    listed = {user.user_name: user.user_id for user in users.list_users()}
     assert len(set(listed.values())) == len(listed)
     assert kms.operator.identities.user("alice").user_id == listed["alice"]
     key = new_key(kms).key_id
@@ -364,7 +366,7 @@ def test_ids_of_users(kms: Kms, alice: Caller) -> None:
     users.delete_user("dave")
 
 
-# -- what a refusal tells -----------------------------------------------------------------------------------------
+# -- what a refusal reveals ---------------------------------------------------------------------------------------
 
 
 def test_an_outsider_learns_nothing(kms: Kms, alice: Caller) -> None:
@@ -375,14 +377,14 @@ def test_an_outsider_learns_nothing(kms: Kms, alice: Caller) -> None:
     plain = new_key(kms, policy=document(for_whom(user_arn(ACCOUNT, "bob"))), bypass_policy_lockout_safety_check=True)
     new_alias(kms, "alias/there", new_key(kms).key_id)
 
-    def told(name: str) -> str:
+    def refusal_of(name: str) -> str:
         return assert_denied(lambda: seal(kms, name, caller=alice))
 
     for there in (locked.key_id, plain.key_id):
-        assert told(there).replace(there, "KEY") == told(UNKNOWN).replace(UNKNOWN, "KEY")
+        assert refusal_of(there).replace(there, "KEY") == refusal_of(UNKNOWN).replace(UNKNOWN, "KEY")
         arn = key_arn(ACCOUNT, REGION, there)
-        assert told(arn) == told(there)
-    assert told("alias/there").replace("there", "x") == told("alias/not-there").replace("not-there", "x")
+        assert refusal_of(arn) == refusal_of(there)
+    assert refusal_of("alias/there").replace("there", "x") == refusal_of("alias/not-there").replace("not-there", "x")
 
 
 def test_whoever_may_is_told(kms: Kms, alice: Caller) -> None:
@@ -400,7 +402,7 @@ def test_whoever_may_is_told(kms: Kms, alice: Caller) -> None:
 
 
 def test_state_comes_after_permission(kms: Kms, alice: Caller) -> None:
-    """Whoever may not use a key does not learn its state."""
+    """A caller without permission for a key does not learn its state."""
     key = new_key(kms).key_id
     kms.disable_key(keys.DisableKeyRequest(key_id=key))
     assert_denied(lambda: seal(kms, key, caller=alice))
@@ -451,7 +453,7 @@ def test_no_policy_is_asked_about_more_tags_than_there_can_be(kms: Kms, alice: C
 
 
 def test_a_name_for_a_secret_key(kms: Kms, alice: Caller) -> None:
-    """Whoever may move or delete an alias, or use it as a name, does not learn from a refusal which key it names."""
+    """A caller who may move, delete or use an alias does not learn from a refusal which key it names."""
     hidden, own_key = new_key(kms).key_id, new_key(kms)
     new_alias(kms, "alias/of-a-secret", hidden)
     give(kms, allow("kms:*", Resource=["arn:aws:kms:*:*:alias/*", own_key.arn]))
@@ -469,7 +471,7 @@ def test_a_name_for_a_secret_key(kms: Kms, alice: Caller) -> None:
 
 
 def test_the_region_of_a_replica(kms: Kms, alice: Caller) -> None:
-    """Whether a set has a replica in a region is told only to whoever may use one there."""
+    """Whether a key has a replica in a region is revealed only to callers who may use one there."""
     primary = new_key(kms, multi_region=True)
     request = keys.UpdatePrimaryRegionRequest(key_id=primary.key_id, primary_region=OTHER_REGION)
     give(kms, allow("kms:UpdatePrimaryRegion", Resource=primary.arn))
@@ -597,7 +599,7 @@ def test_a_stored_policy_that_cannot_be_used(kms: Kms, alice: Caller) -> None:
 
 
 def test_a_stored_policy_of_before(kms: Kms, alice: Caller, caplog: pytest.LogCaptureFixture) -> None:
-    """A stored policy with an action that there is not is decided as before, told in the log, and not put again."""
+    """A stored policy with an unknown action is decided as before, reported in the log, and not accepted again."""
     text = document(allow(["kms:Encrypt", "kms:Decypt"]))
     with pytest.raises(MalformedPolicyDocumentException, match="did you mean kms:Decrypt"):
         kms.operator.identities.put_user_policy("alice", "p", text)
@@ -653,7 +655,7 @@ def test_ready_made_policies(kms: Kms, alice: Caller, role: str) -> None:
 
 def test_every_ready_made_policy_is_tested() -> None:
     """The folder has these four."""
-    assert {each.stem for each in READY_MADE.iterdir()} == set(ROLES)
+    assert {path.stem for path in READY_MADE.iterdir()} == set(ROLES)
 
 
 # -- permissions stay ---------------------------------------------------------------------------------------------
@@ -680,8 +682,8 @@ def test_permissions_stay_through_a_keys_life(kms: Kms, alice: Caller) -> None:
     kms.import_key_material(request_to_import(kms, empty))
     kms.update_alias(aliases.UpdateAliasRequest(alias_name="alias/life", target_key_id=successor))
 
-    for key, told in before.items():
-        assert (policy_of(kms, key), kms.list_grants(grants.ListGrantsRequest(key_id=key))) == told
+    for key, policy in before.items():
+        assert (policy_of(kms, key), kms.list_grants(grants.ListGrantsRequest(key_id=key))) == policy
         assert unseal(kms, sealed[key], alice) == unseal(kms, sealed[key], bob) == b"secret"
         assert_denied(lambda key=key: seal(kms, key, caller=bob))  # type: ignore[misc]
     assert seal(kms, "alias/life", caller=alice)
@@ -696,8 +698,8 @@ def test_simulation(kms: Kms, alice: Caller) -> None:
     key = new_key(kms, policy=document(for_whom(ROOT), for_whom(user_arn(ACCOUNT, "bob"), "kms:Encrypt", Sid="b")))
 
     def simulated(user: str | None, action: str, **more: Any) -> tuple[str, str | None, str | None]:  # noqa: ANN401
-        found = kms.operator.simulate(user, action, key_id=key.key_id, **more)
-        return found.decision, found.decided_by, found.statement
+        simulation = kms.operator.simulate(user, action, key_id=key.key_id, **more)
+        return simulation.decision, simulation.decided_by, simulation.statement
 
     assert simulated("alice", "kms:Encrypt") == ("implicitDeny", None, None)
     assert simulated("bob", "encrypt") == ("allowed", "key policy", "b")

@@ -1,4 +1,4 @@
-"""What was allowed is kept while nothing can change it, and decided anew as soon as anything has."""
+"""A cached Allow is used while nothing can change it, and decided again as soon as anything has."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -51,15 +51,15 @@ def may(kms: Kms, dora: Caller) -> Iterator[Caller]:
 @pytest.fixture
 def decided(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The actions on which was decided."""
-    found: list[str] = []
+    actions: list[str] = []
 
     def decide(question: Any, *more: Any) -> Any:  # noqa: ANN401 - as the rule has it
-        found.append(question.action)
+        actions.append(question.action)
         return real(question, *more)
 
     real = rules.decide
     monkeypatch.setattr(module.access, "decide", decide)
-    return found
+    return actions
 
 
 def assert_denied(act: Callable[[], object]) -> None:

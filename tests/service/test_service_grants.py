@@ -87,7 +87,7 @@ def test_a_grant_and_its_end(kms: Kms, callers: dict[str, Caller]) -> None:
 
 
 def test_what_is_listed(kms: Kms, callers: dict[str, Caller]) -> None:
-    """ListGrants tells all of a grant, and filters by id and grantee."""
+    """ListGrants returns all members of a grant, and filters by id and grantee."""
     assert callers
     key = new_key(kms)
     one = grant(kms, key.key_id, "Encrypt", "Decrypt", "Encrypt", constraints=PAIR, name="job", retiring_principal=BOB)
@@ -114,8 +114,8 @@ def test_pages(kms: Kms, callers: dict[str, Caller]) -> None:
     assert [each.grant_id for each in [*first.grants, *rest.grants]] == sorted(made)
     retirable = kms.list_retirable_grants(grants.ListRetirableGrantsRequest(retiring_principal=CAROL, limit=2))
     more = grants.ListRetirableGrantsRequest(retiring_principal=CAROL, marker=retirable.next_marker)
-    found = [*retirable.grants, *kms.list_retirable_grants(more).grants]
-    assert {each.grant_id for each in found} == made
+    listed = [*retirable.grants, *kms.list_retirable_grants(more).grants]
+    assert {each.grant_id for each in listed} == made
     there = kms.list_retirable_grants(
         grants.ListRetirableGrantsRequest(retiring_principal=CAROL), kms.caller(OTHER_REGION)
     )
@@ -125,7 +125,7 @@ def test_pages(kms: Kms, callers: dict[str, Caller]) -> None:
 
 
 def test_a_name_makes_one(kms: Kms, callers: dict[str, Caller]) -> None:
-    """With a Name the same grant is made once, with another token each time; without one, each time anew."""
+    """With a Name the same grant is created once, with another token each time; without one, a new grant each time."""
     alice = callers["alice"]
     key = new_key(kms).key_id
     one, again = (grant(kms, key, "Encrypt", "Decrypt", name="job") for _ in range(2))
@@ -170,7 +170,7 @@ def test_constraints(kms: Kms, callers: dict[str, Caller]) -> None:
 
 
 def test_children(kms: Kms, callers: dict[str, Caller]) -> None:
-    """Whoever may create grants by a grant only hands on a part of what he has; they outlive the parent."""
+    """A grantee with CreateGrant passes on only a part of the grant; the new grants outlive the parent."""
     alice, bob = callers["alice"], callers["bob"]
     key = new_key(kms).key_id
     parent = grant(kms, key, "Encrypt", "Decrypt", "CreateGrant", constraints=PAIR)
@@ -231,25 +231,25 @@ def test_what_cannot_be_retired(kms: Kms, members: dict[str, Any], error: type[H
 
 
 def test_retiring_tells_nothing(kms: Kms, callers: dict[str, Caller]) -> None:
-    """Whoever may not retire a grant does not learn whether it, or its key, is there: not by id, nor by a token."""
+    """A caller who may not retire a grant does not learn whether it, or its key, exists: not by id, nor by a token."""
     key, bob = new_key(kms), callers["bob"]
     made, ended = grant(kms, key.key_id), grant(kms, key.key_id)
     revoke(kms, key.key_id, ended.grant_id)
     unknown = key.arn.replace(key.key_id, "12345678-1234-4123-8123-123456789012")
     replica = key.arn.replace(key.key_id, new_key(kms, kms.caller(OTHER_REGION), multi_region=True).key_id)
 
-    def told(**members: Any) -> str:  # noqa: ANN401 - members
+    def refusal_of(**members: Any) -> str:  # noqa: ANN401 - members
         with pytest.raises(AccessDeniedException) as caught:
             kms.retire_grant(grants.RetireGrantRequest(**members), bob)
         return str(caught.value).rpartition("key/")[0] + str(caught.value)[-60:]
 
     sentences = {
-        told(grant_token=made.grant_token),
-        told(grant_token=ended.grant_token),
-        told(key_id=key.arn, grant_id=made.grant_id),
-        told(key_id=key.arn, grant_id=ended.grant_id),
-        told(key_id=unknown, grant_id=made.grant_id),
-        told(key_id=replica, grant_id=made.grant_id),
+        refusal_of(grant_token=made.grant_token),
+        refusal_of(grant_token=ended.grant_token),
+        refusal_of(key_id=key.arn, grant_id=made.grant_id),
+        refusal_of(key_id=key.arn, grant_id=ended.grant_id),
+        refusal_of(key_id=unknown, grant_id=made.grant_id),
+        refusal_of(key_id=replica, grant_id=made.grant_id),
     }
     assert len(sentences) == 1
     for arn in (key.arn, unknown):
@@ -267,7 +267,7 @@ def test_retiring_tells_nothing(kms: Kms, callers: dict[str, Caller]) -> None:
 
 
 def test_a_token_of_the_past_tells_nothing(kms: Kms, callers: dict[str, Caller]) -> None:
-    """That the grant of a token has ended is told only to whoever may use the key that he names."""
+    """That the grant of a token has ended is revealed only to callers who may use the key that they name."""
     key = new_key(kms).key_id
     lasting, ended = grant(kms, key), grant(kms, key)
     revoke(kms, key, ended.grant_id)

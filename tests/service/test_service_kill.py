@@ -112,7 +112,7 @@ def test_killed_deletion(site: Site, clock: StoppedClock, step: str) -> None:
             with pytest.raises(NotFoundException):
                 described(kms, name)
         left = backing_keys(kms)[made.key_id]
-        assert [each.kind for each in kms.operator.find_differences()] == [Kind.DOOMED] * left
+        assert [finding.kind for finding in kms.operator.find_differences()] == [Kind.DOOMED] * left
         clock.now += UNDER_WAY
         assert {kind for kind, _, _ in sweep(kms)} <= {StepKind.DESTRUCTION}
         assert backing_keys(kms)[made.key_id] == 0
@@ -127,7 +127,7 @@ def test_killed_deletion(site: Site, clock: StoppedClock, step: str) -> None:
 
 @pytest.mark.parametrize("step", ["create-key 1", "create-key 2", "create-key 3"])
 def test_killed_first_use(new_site: NewSite, clock: StoppedClock, step: str) -> None:
-    """The next use makes the key of the service, or finds it made; what is left over is found and can be mended."""
+    """The next use creates the service's key, or finds it created; what is left over is listed and can be mended."""
     site = new_site(services=("photos",))
     with site.open(clock) as kms:
         scene = Scene("", [], bystander(kms))
@@ -146,7 +146,7 @@ def test_killed_first_use(new_site: NewSite, clock: StoppedClock, step: str) -> 
 
 @pytest.mark.parametrize("step", ["wrapping-key 1", "wrapping-key 2", "wrapping-key 3"])
 def test_killed_parameters(site: Site, clock: StoppedClock, step: str) -> None:
-    """A wrapping key that nobody was told of goes with a sweep, at the latest after its 24 hours."""
+    """An unacknowledged wrapping key is destroyed by a sweep, at the latest after its 24 hours."""
     with site.open(clock) as kms:
         key_id = new_empty(kms)
         scene = Scene(key_id, [], bystander(kms))
@@ -171,8 +171,8 @@ def test_killed_parameters(site: Site, clock: StoppedClock, step: str) -> None:
 
 def wrapping_keys(kms: Kms) -> int:
     """How many private keys the token holds."""
-    found = kms._core.device.keys.inventory(mac_key(kms))
-    return sum(not each.is_secret_key for each in found)
+    inventory = kms._core.device.keys.inventory(mac_key(kms))
+    return sum(not stored_key.is_secret_key for stored_key in inventory)
 
 
 @pytest.mark.parametrize(

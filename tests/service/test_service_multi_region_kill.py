@@ -102,8 +102,8 @@ def test_killed_deletion_of_a_replica(site: Site, clock: StoppedClock, step: str
             there.described(key_id)
         date = clock.now + timedelta(days=9)
         for _ in range(2):
-            told = here.described(key_id)
-            assert (told.key_state, told.deletion_date) == ("PendingDeletion", date)
+            metadata = here.described(key_id)
+            assert (metadata.key_state, metadata.deletion_date) == ("PendingDeletion", date)
             clock.now += UNDER_WAY
             assert sweep(kms) == []
         assert backing_keys(kms)[key_id] == 1
@@ -172,7 +172,7 @@ def test_killed_import(site: Site, clock: StoppedClock, step: str, *, lost: bool
 
 
 def test_killed_creation(site: Site, clock: StoppedClock) -> None:
-    """A primary key whose creation was interrupted is found, adopted as one, and can be replicated."""
+    """A primary key whose creation was interrupted is listed, adopted as one, and can be replicated."""
     kill(site, clock.now, "create-key 2", "CreateKey", {"MultiRegion": True})
     with site.open(clock) as kms:
         here, _ = two_sides(kms)
@@ -202,9 +202,9 @@ def test_an_older_database(site: Site, clock: StoppedClock, order: int) -> None:
         each.unlink(missing_ok=True)
     shutil.copy2(copy, meta)
     with site.open(clock) as kms:
-        found = sorted(kms.operator.find_differences(), key=lambda each: each.sequence)[::order]
-        assert {each.region for each in found} == {REGION, OTHER_REGION}
-        assert [kms.operator.mend(each) for each in found] == [Mended.ADOPTED, Mended.ADDED]
+        differences = sorted(kms.operator.find_differences(), key=lambda each: each.sequence)[::order]
+        assert {finding.region for finding in differences} == {REGION, OTHER_REGION}
+        assert [kms.operator.mend(finding) for finding in differences] == [Mended.ADOPTED, Mended.ADDED]
         primary, replica = two_sides(kms)[::order]
         assert primary.family(key_id) == ("PRIMARY", primary.region, [])
         primary.enable_key(key_id=key_id)
