@@ -44,7 +44,7 @@ def test_nothing_fails() -> None:
 
 
 def test_results_are_shown() -> None:
-    """The page tells versions, counts, refusals by their sentence, and failures by their name."""
+    """The page shows versions, counts, refusals by their sentence, and failures by their name."""
     text = body({"nss": BUILT})
     assert "| NSS softokn | 1.0 | 1 of 2 | 3 passed, 2 skipped, 1 failed | 2026-11-30 |" in text
     assert "| rotation | no |" in text
