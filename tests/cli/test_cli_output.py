@@ -107,8 +107,8 @@ def test_closed_pipe(shared: Site) -> None:
 
 def test_full_disk_of_the_answer(shared: Site) -> None:
     """An answer that cannot be written is said in one line, with status 1."""
-    told = piped(shared, "hsmkms list-keys > /dev/full; echo $? >&2")
-    assert told == "hsmkms: the answer cannot be written: No space left on device\n1\n"
+    printed = piped(shared, "hsmkms list-keys > /dev/full; echo $? >&2")
+    assert printed == "hsmkms: the answer cannot be written: No space left on device\n1\n"
 
 
 def piped(site: Site, line: str) -> str:

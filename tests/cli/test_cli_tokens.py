@@ -64,21 +64,21 @@ def test_migration(two: Site) -> None:
 
 def test_question(two: Site) -> None:
     """At a terminal it is asked whether all servers know the token; no changes nothing."""
-    said, status = at_terminal(two, "migrate-token", "--to", second_token.LABEL, answer="n\n")
-    assert "cannot be undone" in said
+    output, status = at_terminal(two, "migrate-token", "--to", second_token.LABEL, answer="n\n")
+    assert "cannot be undone" in output
     assert status == 1
     assert len(two.run("list-tokens").json["Tokens"]) == 1
 
 
 def test_naming_a_token(two: Site) -> None:
-    """Of several, commands about one token want to know which; a name that fits none is told which there are."""
+    """With several tokens, commands about one require --token; an unknown one is refused with those that exist."""
     info = two.run("token-info", "--token", second_token.LABEL, "--query", "Profile.Label").json
     assert info == second_token.LABEL
     assert two.run("token-check", "--token", second_token.LABEL).status == 0
     for command in (("change-pin", "--generate"), ("token-info", "--token", "x"), ("migrate-token", "--to", "x")):
-        told = two.run(*command).error
-        assert told.startswith("ConfigurationError: name one [[token]] of the configuration")
-        assert second_token.LABEL in told
+        message = two.run(*command).error
+        assert message.startswith("ConfigurationError: name one [[token]] of the configuration")
+        assert second_token.LABEL in message
     file = two.data / "new-pin"
     before = file.read_text()
     assert two.run("change-pin", "--generate", "--token", second_token.LABEL).json["PinFile"] == str(file)
@@ -106,8 +106,8 @@ def test_accept_clone(site: Site) -> None:
     assert "is a clone of this installation's token" in site.run("doctor").stdout
     second_token.clone_again(config.load(site.config).tokens[0], clone)
     assert "run it there, or with --yes" in site.run("accept-clone", "--token", serial).error
-    said, status = at_terminal(site, "accept-clone", "--token", serial, answer="n\n")
-    assert "is refused from then on" in said
+    output, status = at_terminal(site, "accept-clone", "--token", serial, answer="n\n")
+    assert "is refused from then on" in output
     assert status == 1
     answer = site.run("accept-clone", "--token", serial, "--yes").json
     assert (answer["Serial"], answer["Missing"]) == (serial, 0)
@@ -138,8 +138,8 @@ def test_forget_token(two: Site) -> None:
     assert "is the home" in two.run("forget-token", "--token", old, "--yes").error
     two.run("migrate-token", "--to", second_token.LABEL, "--yes")
     assert "run it there, or with --yes" in two.run("forget-token", "--token", old).error
-    said, status = at_terminal(two, "forget-token", "--token", old, answer="n\n")
-    assert "no backup from before the migration" in said
+    output, status = at_terminal(two, "forget-token", "--token", old, answer="n\n")
+    assert "no backup from before the migration" in output
     assert status == 1
     answer = two.run("forget-token", "--token", old, "--yes").json
     assert answer["Next"].startswith("remove the [[token]] with label")
@@ -184,7 +184,7 @@ def test_init_on_a_group(site: Site) -> None:
 
 
 def test_a_token_is_away(two: Site) -> None:
-    """list-tokens and doctor tell of it with status 1; what is at home goes on."""
+    """list-tokens and doctor report it with status 1; the keys at home work on."""
     two.run("migrate-token", "--to", second_token.LABEL, "--yes")
     text = two.config.read_text()
     first = text.index("[[token]]\n")
