@@ -174,6 +174,7 @@ def _settings(folder: Path, account: str, wanted: ServeSettings) -> Settings:
 
 def _tell(access_key_id: str, secret: str, serve: ServeSettings, port: int, serves: str) -> None:
     """Print what clients need, when they are answered; what would come before it in a shell is unset."""
+    del serves  # an installation and a token that nobody knows
     lines = {
         "AWS_ACCESS_KEY_ID": access_key_id,
         "AWS_SECRET_ACCESS_KEY": secret,
@@ -184,4 +185,3 @@ def _tell(access_key_id: str, secret: str, serve: ServeSettings, port: int, serv
     exports = "".join(f"export {name}={value}\n" for name, value in lines.items())
     sys.stdout.write(f"unset AWS_SESSION_TOKEN AWS_PROFILE\n{exports}")
     sys.stdout.flush()
-    server.report_ready(serve, port, f"{serves}, which is deleted when this server ends")
