@@ -2,10 +2,10 @@
 
 import heapq
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -59,6 +59,28 @@ def show(folder: Path, wanted_id: str) -> list[dict[str, Any]]:
                 if wanted_id in (fields.event_id, fields.request_id):
                     matches.append((fields.event_time, record))
     return [msgspec.json.decode(record) for _, record in sorted(matches)]
+
+
+def last_uses(folder: Path, material_ids: Collection[str]) -> dict[str, str]:
+    """Return the time of the newest record that each key material has been used in. Reads the whole log."""
+    sought = {each.encode() for each in material_ids}
+    newest: dict[str, str] = {}
+    for segments in audit_files.segments(folder).values():
+        for segment in segments:
+            lines = (line for line in audit_files.lines(segment.path) if _MATERIAL in line)
+            for fields, record in _readable(line for line in lines if any(each in line for each in sought)):
+                for each in _materials(record).intersection(material_ids):
+                    newest[each] = max(newest.get(each, ""), fields.event_time)
+    return newest
+
+
+def _materials(record: bytes) -> set[str]:
+    """Return the ids of the materials that a cryptographic operation has used."""
+    more = msgspec.json.decode(record).get("additionalEventData") or {}
+    return {str(value) for name, value in more.items() if name.casefold().endswith("keymaterialid")}
+
+
+_MATERIAL: Final = b"eyMaterialId"
 
 
 def _ascending(segments: list[Segment], wanted: Wanted, seen: Seen) -> tuple[Iterator[_Found], list[_Found]]:
