@@ -157,7 +157,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("server/app",),
     ("server/server",),
     ("server/dev",),
-    ("cli/errors", "cli/output"),
+    ("cli/errors", "cli/moments", "cli/output"),
     ("cli/options",),
     ("cli/files",),
     ("cli/api",),

@@ -28,6 +28,7 @@ from hsmkms.cli.commands import (
     installation_keys,
     maintain,
     migrate_token,
+    older_material,
     re_encrypt_files,
     repair,
     rotation_report,
@@ -109,6 +110,7 @@ simulation.register(app)
 token.register(app)
 installation_keys.register(app)
 migrate_token.register(app)
+older_material.register(app)
 backup.register(app)
 repair.register(app)
 doctor.register(app)

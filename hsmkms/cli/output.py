@@ -36,7 +36,7 @@ def default_format() -> OutputFormat:
 def show(answer: Plain, output: OutputFormat, query: str | None = None) -> None:
     """Print an answer, or the part of it that ``query`` (JMESPath) selects."""
     if query is not None:
-        answer = _pick(answer, query)
+        answer = pick(answer, query)
     _PRINTERS[output](answer)
 
 
@@ -50,7 +50,8 @@ def check_query(query: str) -> None:
         raise typer.BadParameter(f"--query is not JMESPath: {str(exc).splitlines()[0]}") from exc
 
 
-def _pick(answer: Plain, query: str) -> Plain:
+def pick(answer: Plain, query: str) -> Plain:
+    """Return the part of an answer that a query (JMESPath) selects. ValidationException if it does not fit."""
     import jmespath  # noqa: PLC0415 - see check_query
 
     try:
