@@ -1,7 +1,6 @@
 """Parse option values as the aws CLI does: blobs, files, maps, lists and structures."""
 
 import base64
-import binascii
 import codecs
 import os
 import re
@@ -48,12 +47,17 @@ def blob(option: str, value: str, form: BinaryFormat = BinaryFormat.BASE64) -> b
         return sys.stdin.buffer.read()
     if value.startswith(_BINARY_FILE):
         return _read(option, value.removeprefix(_BINARY_FILE))
-    value = text(option, value)
     if form is BinaryFormat.RAW:
-        return value.encode()
+        return text(option, value).encode()
+    path = value.removeprefix(_TEXT_FILE)
+    in_file = path != value
     try:
-        return base64.b64decode("".join(value.split()), validate=True)
-    except (binascii.Error, ValueError) as exc:
+        return base64.b64decode(b"".join((_read(option, path) if in_file else value.encode()).split()), validate=True)
+    except ValueError as exc:
+        if in_file:
+            raise ValidationException(
+                f"{option}: {path} is not base64: write {_BINARY_FILE}{path} for the bytes of the file itself."
+            ) from exc
         raise ValidationException(
             f"{option} is not base64: pass base64 or file://FILE with base64, fileb://FILE for the bytes of a file, "
             "or - for standard input."
