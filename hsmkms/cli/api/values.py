@@ -48,7 +48,7 @@ def blob(option: str, value: str, form: BinaryFormat = BinaryFormat.BASE64) -> b
     if value.startswith(_BINARY_FILE):
         return _read(option, value.removeprefix(_BINARY_FILE))
     if form is BinaryFormat.RAW:
-        return text(option, value).encode()
+        return text(option, value).encode(errors="surrogateescape")
     path = value.removeprefix(_TEXT_FILE)
     in_file = path != value
     try:
