@@ -158,7 +158,7 @@ def test_a_decision_from_before_a_change_is_not_kept(kms: Kms, may: Caller, monk
     real = rules.decide
     monkeypatch.setattr(module.access, "decide", overtaken)
     assert seal(kms, key_id, caller=may)
-    refused(lambda: seal(kms, key_id, caller=may))
+    assert_denied(lambda: seal(kms, key_id, caller=may))
 
 
 def test_an_alias_leads_to_its_new_key(kms: Kms, may: Caller) -> None:

@@ -84,7 +84,7 @@ class Lives(Struct, frozen=True):
 class _Worker(Struct):
     """A process, the pipe on which it reports that it is ready, and the time since its last heartbeat.
 
-    ``started_at``: by ``time.time()``. ``serves``: what it reported then, the installation and the token that it serves.
+    ``started_at``: by ``time.time()``. ``serves``: the installation and the token that it serves, as it reported them.
     """
 
     process: BaseProcess
