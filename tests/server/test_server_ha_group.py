@@ -153,6 +153,6 @@ def test_member_that_hangs(grouped: tuple[Site, Group]) -> None:
                 return False
 
         until(lambda: all(is_answered() for _ in range(12)))
-        assert server.said.count(f"new workers begin with the HA member with serial {SECOND_SERIAL}") == 1
-        assert f"new workers begin with the HA member with serial {group.first.serial}" not in server.said
+        assert server.log_text.count(f"new workers begin with the HA member with serial {SECOND_SERIAL}") == 1
+        assert f"new workers begin with the HA member with serial {group.first.serial}" not in server.log_text
         server.stop()
