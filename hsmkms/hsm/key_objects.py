@@ -82,11 +82,12 @@ class KeyObjects:
                 lambda session: make_pair(session, pair, cka_id, label, support),
                 lambda session, made: read_back_pair(session, made, pair, cka_id, label, support),
             )
-        elif mac_key_id(cka_id) is not None:
+        elif (authenticating_id := mac_key_id(cka_id)) is not None:
             self._connection.keep(
                 cka_id,
                 lambda session: make_both(session, cka_id, label, support),
                 lambda _, made: read_back_both(made, cka_id, label, support),
+                (authenticating_id,),
             )
         else:
             self._connection.keep_secret(template, cka_id, label)
@@ -144,6 +145,15 @@ class KeyObjects:
             return not all(secrets) and (any(secrets) or find(session, cka_id, ObjectClass.PUBLIC_KEY) is not None)
 
         return self._connection.repeatable(attempt, "find")
+
+    def require_replicated(self, cka_id: bytes) -> None:
+        """Wait until every member of an HA group that could take over has the key, with its HMAC key if any.
+
+        TokenUnavailableError if one lacks it after the configured time; without a group nothing is asked.
+        """
+        authenticating_id = mac_key_id(cka_id)
+        cka_ids = (cka_id,) if authenticating_id is None else (cka_id, authenticating_id)
+        self._connection.require_replicated(cka_ids, self._connection.takeovers)
 
     def is_labelled(self, cka_id: bytes, label: str) -> bool:
         """True if the secret key is the one of that label; ObjectLostError if it is not on the token.

@@ -124,7 +124,9 @@ def test_halves_are_as_ordered(device: TokenDevice, spec: KeySpec) -> None:
     assert (wrong, public_wrong) == ([], [])
     assert (private["CKA_SENSITIVE"], private["CKA_EXTRACTABLE"]) == (True, False)
     usage = re.compile("CRYPT|CAPSULATE|SIGN$|VERIFY$|WRAP|DERIVE")
-    usages = {name for told in (private, public) for name, value in told.items() if usage.search(name) and value}
+    usages = {
+        name for reported in (private, public) for name, value in reported.items() if usage.search(name) and value
+    }
     wanted = {"CKA_DECAPSULATE", "CKA_ENCAPSULATE"} if spec in KEMS else {"CKA_SIGN", "CKA_VERIFY"}
     assert usages == wanted
     info = public_key(device, cka_id, spec)
@@ -143,7 +145,7 @@ def der_oid(dotted: str) -> bytes:
 
 @pytest.mark.parametrize("spec", KEMS + SIGNATURES)
 def test_foreign_public_half(device: TokenDevice, spec: KeySpec) -> None:
-    """A public half that was replaced by another pair's is found out when a process first reads it, and not used."""
+    """A public half replaced by that of another pair is detected when a process first reads it, and not used."""
     cka_id, other = made(device, spec), made(device, spec)
     facts = KEY_FACTS[spec]
     with device.connection.pool.session() as session:
@@ -170,9 +172,9 @@ def test_foreign_public_half(device: TokenDevice, spec: KeySpec) -> None:
 def test_pairs_that_do_not_belong_together(device: TokenDevice) -> None:
     """The proof compares what was encapsulated with what is decapsulated: another pair's halves do not pass."""
     first, second = (made(device, KeySpec.ML_KEM_768) for _ in range(2))
-    ours = device.pairs.encapsulate(permit(Operation.ENCAPSULATE, first), first, kind_of(KeySpec.ML_KEM_768))
-    assert decapsulate(device, first, ours.ciphertext) == ours.secret
-    assert decapsulate(device, second, ours.ciphertext) != ours.secret
+    encapsulated = device.pairs.encapsulate(permit(Operation.ENCAPSULATE, first), first, kind_of(KeySpec.ML_KEM_768))
+    assert decapsulate(device, first, encapsulated.ciphertext) == encapsulated.secret
+    assert decapsulate(device, second, encapsulated.ciphertext) != encapsulated.secret
 
 
 # -- ML-KEM ----------------------------------------------------------------------------------------------------------
@@ -250,9 +252,9 @@ def test_vectors(device: TokenDevice, spec: KeySpec) -> None:
 def vectors(spec: KeySpec) -> list[dict[str, bytes]]:
     """The published vectors of a spec."""
     text = (VECTORS / f"kat_{spec.replace('ML_KEM_', 'MLKEM_')}.rsp").read_text()
-    found = re.findall(r"^(\w+) = ([0-9a-f]{20,})$", text, re.MULTILINE)
-    names = list(dict.fromkeys(name for name, _ in found))
-    values = [bytes.fromhex(value) for _, value in found]
+    pairs = re.findall(r"^(\w+) = ([0-9a-f]{20,})$", text, re.MULTILINE)
+    names = list(dict.fromkeys(name for name, _ in pairs))
+    values = [bytes.fromhex(value) for _, value in pairs]
     return [dict(zip(names, values[at : at + len(names)], strict=True)) for at in range(0, len(values), len(names))]
 
 

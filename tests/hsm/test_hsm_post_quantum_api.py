@@ -137,10 +137,14 @@ def test_usage_is_needed(kms: Kms, spec: KeySpec) -> None:
 def test_life(bench: Bench, spec: KeySpec) -> None:
     """A key is described, attested, disabled, enabled, never rotated, and deleted from the token like any key pair."""
     kms, key_id = bench.kms, new_key(bench, spec)
-    told = kms.describe_key(DescribeKeyRequest(key_id=key_id)).key_metadata
-    assert (told.key_spec, told.key_usage) == (spec, "ENCAPSULATE_DECAPSULATE")
-    assert told.encapsulation_algorithms == ["ML_KEM"]
-    assert (told.signing_algorithms, told.encryption_algorithms, told.customer_master_key_spec) == (None, None, spec)
+    metadata = kms.describe_key(DescribeKeyRequest(key_id=key_id)).key_metadata
+    assert (metadata.key_spec, metadata.key_usage) == (spec, "ENCAPSULATE_DECAPSULATE")
+    assert metadata.encapsulation_algorithms == ["ML_KEM"]
+    assert (metadata.signing_algorithms, metadata.encryption_algorithms, metadata.customer_master_key_spec) == (
+        None,
+        None,
+        spec,
+    )
     (attested,) = kms.operator.attest(key_id)
     assert attested.as_made, attested.deviations
 
@@ -271,9 +275,13 @@ def test_nothing_secret_is_recorded(bench: Bench, spec: KeySpec) -> None:
 def test_public_key_is_for_others(bench: Bench, spec: KeySpec) -> None:
     """Another library encapsulates with what GetPublicKey returns."""
     kms, key_id = bench.kms, new_key(bench, spec)
-    told = kms.get_public_key(GetPublicKeyRequest(key_id=key_id))
-    assert (told.key_spec, told.encapsulation_algorithms, told.signing_algorithms) == (spec, ["ML_KEM"], None)
-    peer: Any = load_der_public_key(told.public_key)
+    public_key = kms.get_public_key(GetPublicKeyRequest(key_id=key_id))
+    assert (public_key.key_spec, public_key.encapsulation_algorithms, public_key.signing_algorithms) == (
+        spec,
+        ["ML_KEM"],
+        None,
+    )
+    peer: Any = load_der_public_key(public_key.public_key)
     secret, ciphertext = peer.encapsulate()
     assert decapsulate(kms, key_id, ciphertext) == secret
 

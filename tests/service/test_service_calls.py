@@ -12,7 +12,7 @@ from shims import NO_GCM
 from hsmkms.config.settings import AuditSettings, TokenSettings
 
 ROUNDS = 3
-
+NO_LOG = AuditSettings(durability="off")
 
 Counted = dict[str, list[list[str]]]
 """The names of the calls of each operation, for each of its rounds."""
@@ -20,9 +20,16 @@ Counted = dict[str, list[list[str]]]
 
 @pytest.fixture(scope="module")
 def counted(tmp_path_factory: pytest.TempPathFactory, spy_path: Path) -> Counted:
-    """The calls of each operation, done several times in one process; without data objects of the log."""
+    """The calls without an audit log, so that there are no notes on the token."""
     site = Site.make(tmp_path_factory.mktemp("counted") / "site")
-    return count(site, spied(site, spy_path))
+    return count(site, spied(site, spy_path), NO_LOG)
+
+
+@pytest.fixture(scope="module")
+def counted_with_log(tmp_path_factory: pytest.TempPathFactory, spy_path: Path) -> Counted:
+    """The calls with an audit log as init sets it up, whose newest seal has a note on the token."""
+    site = Site.make(tmp_path_factory.mktemp("counted") / "site")
+    return count(site, spied(site, spy_path), AuditSettings())
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +39,7 @@ def counted_without_gcm(tmp_path_factory: pytest.TempPathFactory, spy_path: Path
     control, watched = site.folder / "shim.control", spied(site, spy_path)
     shims.order(control, *NO_GCM.orders)
     environment = watched.environment | shims.variables(spy_path, control)
-    return count(site, msgspec.structs.replace(watched, module=shim_path, environment=environment))
+    return count(site, msgspec.structs.replace(watched, module=shim_path, environment=environment), NO_LOG)
 
 
 def spied(site: Site, spy_path: Path) -> TokenSettings:
@@ -42,10 +49,10 @@ def spied(site: Site, spy_path: Path) -> TokenSettings:
     return msgspec.structs.replace(token, module=spy_path, environment=environment)
 
 
-def count(site: Site, token: TokenSettings) -> Counted:
+def count(site: Site, token: TokenSettings, audit: AuditSettings) -> Counted:
     """Do each operation several times in a process whose calls to the token are watched."""
     log = site.folder / "spy.log"
-    site.varied("counted.toml", token=token, audit=AuditSettings(durability="off"))
+    site.varied("counted.toml", token=token, audit=audit)
     (marks,) = run("count_calls", site.folder / "counted.toml", str(log), str(ROUNDS))
     names = [each.name for each in spylog.read(log)]
     return {operation: [names[begin:end] for begin, end in each] for operation, each in marks.items()}
@@ -83,6 +90,26 @@ def test_create_key(counted: Counted) -> None:
         "C_Sign",
         "C_GetAttributeValue",
     ]
+
+
+def test_create_key_with_a_log(counted_with_log: Counted) -> None:
+    """With an audit log CreateKey is eight calls: the note of the newest seal is read before and after, in one each."""
+    assert (
+        counted_with_log["create"]
+        == [
+            [
+                "C_GetSessionInfo",
+                "C_GetAttributeValue",
+                "C_GetAttributeValue",
+                "C_GenerateKey",
+                "C_SignInit",
+                "C_Sign",
+                "C_GetAttributeValue",
+                "C_GetAttributeValue",
+            ]
+        ]
+        * ROUNDS
+    )
 
 
 def test_parameters_for_import(counted: Counted) -> None:

@@ -137,7 +137,7 @@ def finish(core: Core, unfinished: Unfinished) -> RotationType | None:
     An object that is present with the right attributes becomes the current backing key, if its key is still Enabled.
     Any other object is marked for destruction, as are those of an interrupted import (which its caller repeats), those
     on a former home, and the parts of a key that was not created completely. If no object was created, the intent is
-    removed.
+    removed. TokenUnavailableError if a member of an HA group that could take over lacks the object.
     """
     if unfinished.token_id != core.tokens.home_id:
         with core.audited_and_sealed() as tx:
@@ -148,8 +148,10 @@ def finish(core: Core, unfinished: Unfinished) -> RotationType | None:
         _drop(core, unfinished, in_parts=device.keys.is_in_parts(unfinished.cka_id))
         return None
     _, deviations = device.keys.attest(unfinished.cka_id)
+    kind = unfinished.rotation_type
+    if kind is not None:
+        device.keys.require_replicated(unfinished.cka_id)
     with core.audited_and_sealed() as tx:
-        kind = unfinished.rotation_type
         record = keys.fetch(tx, unfinished.region, unfinished.key_id)
         fit = not deviations and installation.is_home(tx, unfinished.token_id)
         if kind is None or not fit or record is None or record.state is not KeyState.ENABLED:

@@ -12,7 +12,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from hsmkms.errors import InvalidCiphertextException, RejectedDataError
+from hsmkms.errors import InvalidCiphertextException, KMSInvalidStateException, RejectedDataError
 from hsmkms.hsm.ports import Device
 from hsmkms.model.cipher_format import format_of
 from hsmkms.model.enums import EncryptionAlgorithm, KeySpec, Origin
@@ -145,6 +145,10 @@ def _open_symmetric(call: Call, by: Keyed, ciphertext: bytes, parsed: blob.Blob 
     material = by.key.record.material(parsed.material_id)
     if material is None or format_of(material.cka_id) is not parsed.cipher_format:
         raise InvalidCiphertextException
+    if not material.present:
+        raise KMSInvalidStateException(
+            f"The key material {material.material_id} of {by.key.record.arn} that the ciphertext needs was destroyed."
+        )
     try:
         device = call.core.tokens.of(material.token_id)
         plaintext = device.ciphers.decrypt(by.permit, material.cka_id, parsed.iv, parsed.body, parsed.header + bound)

@@ -27,6 +27,7 @@ def counted(act: Callable[[], object]) -> list[tuple[int, int]]:
 
 
 with Kms.open(Path(file)) as kms:
+    kms.operator.audit.look_after()  # with a log, the first seal and its note are made now
     key = new_key(kms).key_id
     pair = new_key(kms, key_spec=KeySpec.ECC_NIST_P256, key_usage=KeyUsage.SIGN_VERIFY).key_id
     signing = SignRequest(key_id=pair, message=b"message", signing_algorithm=SigningAlgorithm.ECDSA_SHA_256)
