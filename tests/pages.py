@@ -153,7 +153,7 @@ def _read_until_end(terminal: int, shell: "subprocess.Popen[bytes]") -> str:
     """What is printed until the shell ends: what it leaves running in the background is not waited for."""
     text = b""
     deadline = time.monotonic() + PAGE_SECONDS
-    with suppress(OSError):  # Linux says so when everybody has closed the other end
+    with suppress(OSError):  # Linux's error when all other ends are closed
         while True:
             ended = shell.poll() is not None
             ready, _, _ = select.select([terminal], [], [], 0 if ended else 0.1)

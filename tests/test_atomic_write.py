@@ -1,4 +1,4 @@
-"""Replacing a file in one step: what is at its name at each instant, and that nobody can lead it elsewhere."""
+"""Replacing a file atomically: what is at its name at each instant, and that no other user can redirect it."""
 
 import os
 import stat

@@ -111,7 +111,7 @@ def test_nothing_of_the_person_is_touched() -> None:
 
 
 def checkout(folder: Path) -> Path:
-    """A checkout as far as scripts/setup looks at it, with an environment that is complete."""
+    """A checkout as far as scripts/setup reads it, with an environment that is complete."""
     (folder / "scripts").mkdir(parents=True)
     shutil.copy(ROOT / "scripts/setup", folder / "scripts/setup")
     (folder / "pyproject.toml").write_text("")

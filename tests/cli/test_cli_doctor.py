@@ -91,7 +91,7 @@ def damaged_page(site: Site) -> None:
 
 
 def open_seals(site: Site) -> None:
-    """The seals are also kept in a folder that everybody may write."""
+    """The seals are also kept in a folder that every user may write to."""
     place = site.folder / "share"
     place.mkdir()
     place.chmod(0o777)

@@ -87,7 +87,7 @@ def with_two_tokens(site: Site) -> Reader:
 
 
 def _free_port() -> dict[str, str]:
-    """A port on which nobody listens, in the place of the pages' one."""
+    """Return a free port that takes the place of the port of the pages."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return {"8443": str(probe.getsockname()[1])}

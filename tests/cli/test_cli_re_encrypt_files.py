@@ -96,7 +96,7 @@ def state(folder: Path) -> dict[str, tuple[int, int, bytes]]:
 
 @contextmanager
 def started(site: Site, folder: Path, file: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A run that goes on while the test does something, from the moment at which it has replaced a file."""
+    """Start a run that continues beside the test, and wait until it has replaced a file."""
     before = file.stat().st_ino
     command = [BIN / "hsmkms", "re-encrypt-files", folder, "--destination-key-id", "photos"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

@@ -1,4 +1,4 @@
-"""Tokens with a will of their own: the device suite on each of them, and what is done in another way there.
+"""Tokens with deviations: the device suite on each of them, and what is done in another way there.
 
 The personalities, each with the reason for it, are in shims.py. What no token may do is in test_hsm_unfit.py.
 """

@@ -13,7 +13,7 @@ from hsmkms.rules.states import ADMISSION
 
 ROOT = local_root("111122223333", "eu-central-1")
 
-# AWS KMS Developer Guide, "AWS managed keys": used and looked at by everybody of the account, managed by nobody.
+# AWS KMS Developer Guide, "AWS managed keys": all principals of the account use and view them, none manages them.
 MANAGEMENT = """
 CancelKeyDeletion CreateAlias CreateGrant DeleteAlias DeleteImportedKeyMaterial DisableKey DisableKeyRotation EnableKey
 EnableKeyRotation GetParametersForImport ImportKeyMaterial PutKeyPolicy ReplicateKey RetireGrant RevokeGrant

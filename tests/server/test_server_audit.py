@@ -92,7 +92,7 @@ def server(folder: Path, unused_port: int) -> Iterator[Server]:
 
 @pytest.fixture
 def unused_port() -> int:
-    """A port that nobody listens on."""
+    """Return a port without a listener."""
     import socket  # noqa: PLC0415 - here alone
 
     with socket.socket() as probe:

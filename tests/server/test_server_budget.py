@@ -78,7 +78,7 @@ def test_memory_is_given_back_after_a_peak() -> None:
 
 
 def test_memory_is_given_back_after_connections() -> None:
-    """Also where many came and went between two looks, and again some seconds later, when all of them is released."""
+    """Also where many connections came and went between two checks, and some seconds later, when all is released."""
     connections = Connections()
     made = [Connection(cast("Handler", None), connections, lambda: 0.0) for _ in range(TRIM_CLOSED)]
     assert not connections.memory_is_free()

@@ -54,7 +54,7 @@ class Place:
         return refusal(refused)
 
     async def later(self, seconds: float) -> None:
-        """Let time pass, and the server look at its limits."""
+        """Let time pass, and the server check its limits."""
         self.now += seconds
         give_up_late(self.connections, self.now)
         await asyncio.sleep(0.02)

@@ -59,7 +59,7 @@ def make_certificate(folder: Path, name: str) -> None:
 
 
 def chosen(version: ssl.TLSVersion) -> ssl.SSLContext:
-    """A client's side that speaks one version, and trusts everybody."""
+    """A client's side that speaks one version, and accepts every certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

@@ -266,7 +266,7 @@ def test_tags_of_a_new_key(kms: Kms, alice: Caller) -> None:
 
 @pytest.mark.parametrize("spelling", ["user/dave", "user\\/dave", "user\\u002fdave", "us\\u0065r/d\\u0061ve"])
 def test_a_user_who_is_gone(kms: Kms, people: Kms, spelling: str) -> None:
-    """Nobody can act as a user who is not there; a name in a key policy or grant does not pass to a new user of it."""
+    """No caller can act as an unknown user; a name in a key policy or grant does not pass to a new user of it."""
     operator = people.operator
     user_id = operator.credentials.create_user("dave").user_id
     dave = kms.caller(REGION, "dave")
@@ -523,7 +523,7 @@ def test_key_policy(kms: Kms, alice: Caller) -> None:
     ],
 )
 def test_policies_that_are_refused(kms: Kms, people: Kms, text: str, message: str) -> None:
-    """A policy for nobody, one that locks its maker out, and one that cannot be evaluated change nothing."""
+    """A policy without principals, one that locks its caller out, and a malformed one change nothing."""
     del people
     key = new_key(kms).key_id
     for act in (lambda: put(kms, key, text), lambda: new_key(kms, policy=text)):

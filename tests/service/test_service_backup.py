@@ -343,7 +343,7 @@ def test_missing_objects_are_named(site: Site) -> None:
 
 
 def test_killed_restore(site: Site) -> None:
-    """Kill -9 at any step leaves no installation, or a whole one; the next restore goes on as if nothing was."""
+    """Kill -9 at any step leaves no installation, or a complete one; the next restore works as a first one."""
     with site.open() as kms:
         sealed = seal(kms, new_key(kms).key_id)
     file = back_up(site)

@@ -188,7 +188,7 @@ def test_two_members_in_one_module(new_site: NewSite) -> None:
 
 
 def test_no_serial_in_the_settings(new_site: NewSite) -> None:
-    """Settings with a label alone go on; a clone in the token's place is refused at the start."""
+    """Settings with a label alone still work; a clone in the token's place is refused at the start."""
     settings = new_site().settings
     by_label = second_token.only(settings, replace(settings.token, serial=None))
     with opened(by_label) as kms:

@@ -88,7 +88,7 @@ def test_nothing_is_shown_where_nothing_deviates(new_played: NewPlayed) -> None:
 
 
 def test_no_adoption_where_local_is_not_reported(new_played: NewPlayed) -> None:
-    """Where the token does not say which keys it generated, an orphan is never adopted: it could be anybody's."""
+    """Where the token does not report which keys it generated, an orphan is never adopted: its origin is unknown."""
     site = new_played(Personality(name="local", orders=(f"report {Attribute.LOCAL:#x} 0",), reason="NSS"))
     key_id, sealed = restored_copy(site, lambda kms: (made := new_key(kms).key_id, seal(kms, made)))
     assert sealed

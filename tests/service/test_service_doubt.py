@@ -200,7 +200,7 @@ def test_clock_moved_while_the_process_runs(site: Site, clock: StoppedClock, min
 
 
 def test_drift_watch(clock: StoppedClock) -> None:
-    """Clocks that go on together have not drifted, however long it takes; more than five minutes apart they have."""
+    """Clocks that run together have not drifted, however long it takes; more than five minutes apart they have."""
     passed = SimpleNamespace(seconds=1_000_000.0)
     watch = DriftWatch(clock, lambda: passed.seconds)
     assert not watch()

@@ -71,7 +71,7 @@ def assert_denied(act: Callable[[], object]) -> None:
 
 
 def test_a_grant_and_its_end(kms: Kms, callers: dict[str, Caller]) -> None:
-    """A grant allows its grantee its operations at once, nobody else and nothing else, until it is revoked."""
+    """A grant allows its grantee its operations at once, no other caller and operation, until it is revoked."""
     key = new_key(kms).key_id
     alice = callers["alice"]
     made = grant(kms, key, "Encrypt", "DescribeKey")
@@ -138,7 +138,7 @@ def test_a_name_makes_one(kms: Kms, callers: dict[str, Caller]) -> None:
 
 
 def test_tokens(kms: Kms, callers: dict[str, Caller]) -> None:
-    """A token is taken in requests and gives nobody but the grantee anything; a wrong one is refused."""
+    """A grant token is accepted in requests and helps no caller but the grantee; a wrong one is refused."""
     key, other = new_key(kms).key_id, new_key(kms).key_id
     made = grant(kms, key)
     token = made.grant_token

@@ -1,4 +1,4 @@
-"""The installation's own keys are rotated while everything goes on, whatever was interrupted, and nothing is lost."""
+"""The installation's own keys are rotated while everything works, after any interruption, and nothing is lost."""
 
 import sqlite3
 from contextlib import closing
@@ -108,7 +108,7 @@ def edit(site: Site, statement: str) -> None:
 
 @pytest.mark.parametrize("purpose", KeyPurpose)
 def test_beside_a_running_process(site: Site, clock: StoppedClock, purpose: str) -> None:
-    """A process that has long been open goes on with all that it knew, and uses the new version at its next call."""
+    """A process that has long been open keeps its caches, and uses the new version at its next call."""
     with site.open(clock) as kms:
         scene = Scene.of(kms, importing=purpose == "mac")
         kms.operator.backup(site.folder / "first")
@@ -141,7 +141,7 @@ def test_killed(site: Site, clock: StoppedClock, purpose: str, step: str, *, com
 
 
 def test_older_versions_are_destroyed(site: Site, clock: StoppedClock) -> None:
-    """At the operator's word, where nothing needs them; killed in between, it is done again. Open processes go on."""
+    """On the operator's order, where nothing needs them; after a kill it is done again. Open processes work on."""
     with site.open(clock) as kms:
         scene = Scene.of(kms, importing=False)
         kms.operator.audit.look_after()

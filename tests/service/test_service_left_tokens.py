@@ -54,7 +54,7 @@ def assert_rollback_reported(kms: Kms) -> None:
 
 
 def test_rolled_back_to_before_a_migration(apart: Settings) -> None:
-    """Databases and audit folder put back bring a deleted user back, with an alarm; accepted, everything goes on."""
+    """Databases and audit folder put back bring a deleted user back, with an alarm; accepted, everything works."""
     with opened(apart) as kms:
         scene = Scene.of(kms)
     place = copy(apart)

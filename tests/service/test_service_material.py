@@ -230,7 +230,7 @@ def test_a_share_of_a_key(kms: Kms, clock: StoppedClock) -> None:
 
 
 def test_so_many_in_all(kms: Kms, clock: StoppedClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In all there are no more than the limit: who has most of them loses the oldest, and nobody keeps others away."""
+    """In all there are no more than the limit: the principal with most of them loses the oldest, and others go on."""
     monkeypatch.setattr(rules, "MAX_LIVE", 3)
     greedy, modest = (importer(kms, name) for name in ("greedy", "modest"))
 
@@ -420,7 +420,7 @@ def test_expiry_to_the_instant(kms: Kms, clock: StoppedClock) -> None:
 
 
 def test_expiry_in_a_sweep(kms: Kms, clock: StoppedClock) -> None:
-    """A sweep writes down the expiry of a key that nobody uses, and destroys its object; nothing else changes."""
+    """A sweep stores the expiry of an unused key, and destroys its object; nothing else changes."""
     ends = START + timedelta(hours=5)
     key_id = new_imported_key(kms, valid_to=ends)
     before = described(kms, key_id)

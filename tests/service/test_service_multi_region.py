@@ -263,7 +263,7 @@ def test_every_kind_of_key(sides: tuple[Side, Side, Side], spec: str, usage: str
 
 
 def test_one_of_many_replicates(sides: tuple[Side, Side, Side]) -> None:
-    """Of requests at the same moment for one region one makes the replica, and the others hear that it exists."""
+    """Of simultaneous requests for one region one makes the replica, and the others get AlreadyExistsException."""
     here, there, _ = sides
     key_id = here.new_primary()
     outcomes = in_threads(4, lambda: here.replicate_key(key_id=key_id, replica_region=OTHER_REGION))
@@ -275,7 +275,7 @@ def test_one_of_many_replicates(sides: tuple[Side, Side, Side]) -> None:
 
 
 def test_update_primary_region(sides: tuple[Side, Side, Side]) -> None:
-    """The replica becomes the primary key and the primary key a replica; both go on working, and only roles change."""
+    """The replica becomes the primary key and the primary key a replica; both keep working, and only roles change."""
     here, there, third = sides
     key_id = here.new_primary(description="a")
     here.replicate_key(key_id=key_id, replica_region=OTHER_REGION, description="b")
@@ -537,7 +537,7 @@ def refused_while_pending(key_id: str) -> dict[str, dict[str, object]]:
 
 
 def test_what_a_key_that_waits_for_its_replicas_does(sides: tuple[Side, Side, Side]) -> None:
-    """It is refused as one that is pending deletion; reading, listing and cancelling go on."""
+    """It is refused as one that is pending deletion; reading, listing and cancelling work."""
     here, there, _ = sides
     key_id = here.new_primary()
     here.replicate_key(key_id=key_id, replica_region=OTHER_REGION)
@@ -560,7 +560,7 @@ def test_what_a_key_that_waits_for_its_replicas_does(sides: tuple[Side, Side, Si
     assert report == {REGION: Posture.PAUSED, OTHER_REGION: Posture.OK}
 
 
-# -- what goes on beside it -----------------------------------------------------------------------------------------
+# -- concurrent operations ------------------------------------------------------------------------------------------
 
 
 def test_last_use_is_each_regions_own(sides: tuple[Side, Side, Side], clock: StoppedClock) -> None:

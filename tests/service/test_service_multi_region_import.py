@@ -133,7 +133,7 @@ def test_words_are_shared(here: Side, there: Side, key_id: str) -> None:
 
 
 def test_deleted_in_one_region_only(here: Side, there: Side, both: str) -> None:
-    """The others go on; the object on the token goes with the last region that had the material, and can come back."""
+    """The others keep it; the object is destroyed with the material of the last region, which can be imported again."""
     sealed = here.seal(both)
     for side, other in ((there, here), (here, there)):
         side.delete_imported_key_material(key_id=both)

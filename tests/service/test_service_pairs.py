@@ -166,7 +166,7 @@ def test_lost_private_half(site: Site) -> None:
 
 
 def test_lost_public_half(site: Site) -> None:
-    """A key whose public half is gone still signs; nobody gets a public key for it, and attest says what is wrong."""
+    """A key whose public half is gone still signs; no public key is returned for it, and attest says what is wrong."""
     with site.open() as kms:
         key = made(kms)
         destroy(kms, cka_id_of(kms, key.key_id), ObjectClass.PUBLIC_KEY)

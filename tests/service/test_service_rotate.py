@@ -114,7 +114,7 @@ def rotation_elsewhere(site: Site, happening: str, *act: str) -> "subprocess.Pop
 
 
 def go_on(child: "subprocess.Popen[str]") -> None:
-    """Let a process go on."""
+    """Let a process continue."""
     assert child.stdin is not None
     child.stdin.write("\n")
     child.stdin.flush()

@@ -297,7 +297,7 @@ def test_other_processes_follow(apart: Settings) -> None:
 
 
 def test_old_token_gone_before_it_is_noticed(apart: Settings) -> None:
-    """A process that has done nothing since a migration goes on when it finds the token that was left gone."""
+    """A process that has done nothing since a migration keeps working when the former home is gone."""
     with opened(apart) as kms:
         new_key(kms)
     other = start("ask", apart.data_dir / "hsmkms.toml")
@@ -380,7 +380,7 @@ def test_home_is_away(apart: Settings) -> None:
 
 
 def test_refused_pin_of_the_old_token(apart: Settings) -> None:
-    """It is tried once, keeps the old token away, and keeps nobody from the home."""
+    """The PIN is sent once; the old token is away, and the home is not affected."""
     with opened(apart) as kms:
         scene = Scene.of(kms)
         migrate(kms, apart)

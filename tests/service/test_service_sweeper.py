@@ -86,7 +86,7 @@ def test_dry_run(kms: Kms, clock: StoppedClock) -> None:
     """A dry run lists what is due and why, and changes neither database nor token."""
     due = Due(kms, clock)
     before = (epoch(kms), backing_keys(kms), kms.operator.find_differences())
-    with kms._core.store.log.atomic() as tx:  # another process is at it: a dry run only looks
+    with kms._core.store.log.atomic() as tx:  # another process sweeps: a dry run only reads
         tx.execute(sweeper.sweeper.insert().values(only=1, holder="somebody", until=clock.now + LEASE))
     report = kms.operator.maintain(dry_run=True)
     assert outcomes(report) == [(*step, DUE) for step in due.steps]
@@ -233,7 +233,7 @@ def test_turn_of_a_clock_that_was_set_back(kms: Kms, clock: StoppedClock) -> Non
 
 
 def test_turn_is_kept_by_working(kms: Kms, clock: StoppedClock) -> None:
-    """A long sweep goes on with its turn at each step, so that nobody else begins."""
+    """A long sweep renews its lease at each step, so that no other begins."""
     keys = [new_key(kms).key_id for _ in range(4)]
     for key_id in keys:
         switch_on(kms, key_id)

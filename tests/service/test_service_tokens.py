@@ -1,4 +1,4 @@
-"""The service on tokens with a will of their own, played by the shim: the whole story, and what is refused clearly."""
+"""The service on tokens with deviations, played by the shim: the whole life cycle, and clear refusals."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

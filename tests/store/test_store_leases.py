@@ -109,7 +109,7 @@ def test_threads_and_processes_never_share_a_reservation(folder: Path) -> None:
 
 
 def test_eight_threads_that_reserve_and_give_back_end_even(folder: Path) -> None:
-    """What is left after everybody has given back the unused part is exactly what was used."""
+    """What is left after all processes have returned the unused part is exactly what was used."""
     store = Store.open(folder, busy_timeout_seconds=60)
     used: list[int] = []
 

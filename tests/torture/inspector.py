@@ -1,4 +1,4 @@
-"""Looks at a whole installation through a process of its own, and compares it with the ledgers."""
+"""Check a whole installation through a process of its own, and compare it with the ledgers."""
 
 import base64
 import json
@@ -31,7 +31,7 @@ LEFT_BY_A_CRASH: Final = {Kind.UNFINISHED, Kind.UNACKNOWLEDGED, Kind.DOOMED}
 
 
 class Inspector:
-    """The look at one installation after each round."""
+    """The check of one installation after each round."""
 
     def __init__(self, configuration: Path, shift: Shift, shared: str, grantee: str, other: str) -> None:
         self._settings = config.load(configuration)
