@@ -148,7 +148,7 @@ def test_checks(site: Site, do: Callable[[Site], None], check: str, outcome: str
     assert others.stdout.strip() == ("rows" if do is damaged_page else "")  # an index that is rubbish hides rows
 
 
-def test_wrong_pin_by_somebody_else(site: Site) -> None:
+def test_wrong_pin_by_another_program(site: Site) -> None:
     """A wrong PIN that another program sent since the last login is reported."""
     site.new_key()
     site.program("give_wrong_pin")

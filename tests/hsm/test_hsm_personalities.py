@@ -89,7 +89,7 @@ def on(*personalities: Personality) -> pytest.MarkDecorator:
 # -- probing --------------------------------------------------------------------------------------------------------
 
 
-def test_profile_tells_it(device: TokenDevice, personality: Personality) -> None:
+def test_profile_has_the_personality(device: TokenDevice, personality: Personality) -> None:
     """The probe at start finds out who chooses IVs, and how long labels may be, and has a sentence for each quirk."""
     profile = device.profile
     short = "labels 32 cut" in personality.orders or "labels 32 refused" in personality.orders

@@ -82,7 +82,7 @@ def test_cut_end() -> None:
     assert faults(lines[:4], {6: hash_of(lines[5])}) == [(5, "missing")]
 
 
-def test_written_anew() -> None:
+def test_rewritten_chain() -> None:
     """A chain that was made again, and is whole in itself, contradicts the old one's seal at the first new place."""
     lines = lane(6)
     other = lane(2)

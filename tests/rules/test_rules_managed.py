@@ -34,7 +34,7 @@ def test_management_is_denied(make_key: Callable[..., KeyRecord], name: str) -> 
 
 
 @pytest.mark.parametrize("operation", sorted(USABLE))
-def test_use_is_everybodys(make_key: Callable[..., KeyRecord], operation: Operation) -> None:
+def test_use_is_allowed(make_key: Callable[..., KeyRecord], operation: Operation) -> None:
     """A service-managed key allows operations that use or describe it, and refuses ScheduleKeyDeletion."""
     key = make_key(manager=KeyManager.AWS)
     check_use(operation, key, ROOT)

@@ -83,7 +83,7 @@ def test_the_path_is_part_of_the_principal() -> None:
     assert not decided(question, key_policy(allow({"AWS": ALICE}))).allowed
 
 
-def test_everybody_with_a_condition_that_never_holds() -> None:
+def test_any_principal_with_a_condition_that_never_holds() -> None:
     """``*`` under conditions on keys that no request has allows no caller."""
     for condition in (
         {"StringEquals": {"aws:PrincipalOrgID": "o-a1b2c3d4e5"}},

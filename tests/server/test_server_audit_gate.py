@@ -119,7 +119,7 @@ def test_a_slow_disk_keeps_the_loop_from_nothing() -> None:
     assert set(book.waited_in[2:]) != {threading.current_thread().name}
 
 
-def test_a_fault_of_ours_lets_nothing_go() -> None:
+def test_an_unexpected_exception_releases_no_response() -> None:
     """If waiting for the disk raises what it should not, no answer of the batch leaves as a success."""
     left: list[Response] = []
 

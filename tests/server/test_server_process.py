@@ -95,7 +95,7 @@ def test_access_keys_end_at_the_next_request(installed: Installed) -> None:
         connection.close()
 
 
-def test_nothing_tells_inactive_from_unknown(installed: Installed) -> None:
+def test_inactive_and_unknown_keys_get_the_same_error(installed: Installed) -> None:
     """An access key that is inactive is answered exactly like one that never was, whatever signs."""
     site, server, _ = installed
     (made,) = credentials(site, ("create_access_key", {"user_name": None}))

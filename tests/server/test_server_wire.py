@@ -146,7 +146,7 @@ def test_client_that_does_not_go_on(hsmkms_endpoint: Endpoint, version: str, hea
         assert connection.recv(1) == b""
 
 
-def test_http_1_0_is_not_told_to_continue(hsmkms_endpoint: Endpoint) -> None:
+def test_http_1_0_gets_no_continue(hsmkms_endpoint: Endpoint) -> None:
     """HTTP/1.0 knows no interim answers: who asks for one gets none."""
     with connect(hsmkms_endpoint) as connection:
         connection.sendall(random_request(hsmkms_endpoint, "1.0", Expect="100-continue"))

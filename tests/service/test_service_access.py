@@ -387,7 +387,7 @@ def test_an_outsider_learns_nothing(kms: Kms, alice: Caller) -> None:
     assert refusal_of("alias/there").replace("there", "x") == refusal_of("alias/not-there").replace("not-there", "x")
 
 
-def test_whoever_may_is_told(kms: Kms, alice: Caller) -> None:
+def test_callers_with_permission_get_the_cause(kms: Kms, alice: Caller) -> None:
     """A user whose own policies allow it learns that a key does not exist, or what the key's policy says."""
     give(kms, allow("kms:Encrypt"))
     with pytest.raises(NotFoundException, match="does not exist"):

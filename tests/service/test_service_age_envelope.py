@@ -290,7 +290,7 @@ def test_changes_are_seen() -> None:
         assert plain.startswith(target.getvalue())
 
 
-def test_faults_of_the_content_are_told() -> None:
+def test_faults_of_the_content_are_passed_on() -> None:
     """Exceptions while the content is produced or consumed are passed on unchanged."""
 
     def breaking() -> Iterator[bytes]:

@@ -241,7 +241,7 @@ def test_what_was_accepted_is_that_line(log: Log, how: str) -> None:
         log.lane.write_bytes(b"".join(kept))
 
 
-def test_a_chain_written_anew_after_it_was_accepted(log: Log) -> None:
+def test_a_chain_rewritten_after_it_was_accepted(log: Log) -> None:
     """Records before a seal that were accepted as they are cannot be rewritten once more."""
     log.lane.write_bytes(b"".join(written_anew(log, edit(lines_of(log)))))
     with log.site.open() as kms:

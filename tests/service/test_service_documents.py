@@ -271,7 +271,7 @@ def test_whom_a_principal_means(either: Kms) -> None:
             name_of(other)
 
 
-def test_a_user_of_another_path_is_somebody_else(either: Kms) -> None:
+def test_a_user_of_another_path_is_another_principal(either: Kms) -> None:
     """A caller of a deleted user gets nothing of the next user of the name under another path."""
     users = either.operator.credentials
     users.create_user("emma", "/one/")

@@ -230,7 +230,7 @@ def test_what_cannot_be_retired(kms: Kms, members: dict[str, Any], error: type[H
         kms.retire_grant(grants.RetireGrantRequest(**members))
 
 
-def test_retiring_tells_nothing(kms: Kms, callers: dict[str, Caller]) -> None:
+def test_retiring_reveals_nothing(kms: Kms, callers: dict[str, Caller]) -> None:
     """A caller who may not retire a grant does not learn whether it, or its key, exists: not by id, nor by a token."""
     key, bob = new_key(kms), callers["bob"]
     made, ended = grant(kms, key.key_id), grant(kms, key.key_id)
@@ -266,7 +266,7 @@ def test_retiring_tells_nothing(kms: Kms, callers: dict[str, Caller]) -> None:
     kms.operator.identities.delete_user_policy("bob", "p")
 
 
-def test_a_token_of_the_past_tells_nothing(kms: Kms, callers: dict[str, Caller]) -> None:
+def test_an_ended_grant_token_reveals_nothing(kms: Kms, callers: dict[str, Caller]) -> None:
     """That the grant of a token has ended is revealed only to callers who may use the key that they name."""
     key = new_key(kms).key_id
     lasting, ended = grant(kms, key), grant(kms, key)

@@ -122,7 +122,7 @@ def test_clone_without_the_newest_keys(new_site: NewSite) -> None:
         assert_works(kms)
 
 
-def test_contradiction_is_told(apart: Settings) -> None:
+def test_contradiction_is_reported(apart: Settings) -> None:
     """What contradicts the newest seal, though that cannot be proven, is shown before it is accepted."""
     with opened(apart) as kms:
         Scene.of(kms)

@@ -184,7 +184,7 @@ def test_backup_from_before(site: Site) -> None:
         scene.assert_whole(kms)
 
 
-def test_edited_rows_are_not_sealed_anew(site: Site) -> None:
+def test_edited_rows_are_not_sealed_again(site: Site) -> None:
     """What was edited by hand does not become right by a rotation: it is refused, and can be done after a mending."""
     with site.open() as kms:
         key_id = new_key(kms).key_id
@@ -215,7 +215,7 @@ def test_secret_that_is_made_meanwhile(site: Site, clock: StoppedClock, monkeypa
         assert desk.find(made.access_key_id) is not None
 
 
-def test_key_of_a_user_is_none_of_ours(site: Site) -> None:
+def test_key_of_a_user_is_no_installation_key(site: Site) -> None:
     """A row that names a KMS key as the newest MAC key lets its user prove nothing: the real one stays in use."""
     with site.open() as kms:
         scene = Scene.of(kms, importing=False)

@@ -143,7 +143,7 @@ def test_failed_re_encryption_counts_for_neither(kms: Kms) -> None:
     assert (last_use(kms, source).operation, last_use(kms, target)) == ("Encrypt", NEVER)
 
 
-def test_told_in_every_state(kms: Kms) -> None:
+def test_returned_in_every_state(kms: Kms) -> None:
     """The last use of a disabled key and of one pending deletion is returned; an alias does not name a key here."""
     key_id = new_key(kms).key_id
     new_alias(kms, "alias/used", key_id)

@@ -510,7 +510,7 @@ def test_one_waits_at_most(today: Kms) -> None:
     assert states(today, key_id) == [MaterialState.CURRENT, MaterialState.PENDING_ROTATION]
 
 
-def test_what_describe_key_tells_of_several_materials(today: Kms) -> None:
+def test_describe_key_of_several_materials(today: Kms) -> None:
     """ValidTo is the earliest of the materials that ever were current: one that waits for its rotation has no say."""
     key_id = new_empty_key(today)
     import_(today, key_id)

@@ -259,7 +259,7 @@ def test_nobody_manages_it(kms: Kms) -> None:
     assert described(kms, ALIAS) == made
 
 
-def test_everybody_uses_it(kms: Kms) -> None:
+def test_every_principal_uses_it(kms: Kms) -> None:
     """It is used and looked at like any other key."""
     sealed = seal(kms, ALIAS)
     made = described(kms, ALIAS)

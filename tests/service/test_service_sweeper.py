@@ -146,7 +146,7 @@ def test_taken_back_meanwhile(kms: Kms, clock: StoppedClock) -> None:
     assert named_by(kms, seal(kms, second)) is not None
 
 
-def test_done_by_somebody_else_meanwhile(kms: Kms, clock: StoppedClock) -> None:
+def test_done_by_another_process_meanwhile(kms: Kms, clock: StoppedClock) -> None:
     """A rotation that EnableKey has done in the meantime is not done a second time."""
     first, second = sorted(new_key(kms).key_id for _ in range(2))
     for key_id in (first, second):
@@ -182,7 +182,7 @@ def test_long_sweep(kms: Kms, clock: StoppedClock, monkeypatch: pytest.MonkeyPat
 # -- whose turn it is -----------------------------------------------------------------------------------------------
 
 
-def test_one_works_the_others_are_told(site: Site, clock: StoppedClock) -> None:
+def test_one_sweeps_the_others_are_busy(site: Site, clock: StoppedClock) -> None:
     """While one sweep runs every other reports Busy, and does nothing; then the next may run."""
     with site.open(clock) as here, site.open(clock) as there:
         key_id = new_key(here).key_id
