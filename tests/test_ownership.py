@@ -247,10 +247,10 @@ NAMED = {
 def test_configuration(folder: Path, name: str) -> None:
     """No configuration is loaded that another user can change, or that names what another user can change."""
     (folder / "data").mkdir(mode=0o700)
-    for each in NAMED:
-        if each != "data":
-            (folder / each).write_text(CONFIGURATION.format(folder=folder) if each == "hsmkms.toml" else "")
-            (folder / each).chmod(0o700)
+    for file in NAMED:
+        if file != "data":
+            (folder / file).write_text(CONFIGURATION.format(folder=folder) if file == "hsmkms.toml" else "")
+            (folder / file).chmod(0o700)
     config.load(folder / "hsmkms.toml")
     (folder / name).chmod(0o777)
     with pytest.raises(ConfigurationError) as caught:
@@ -264,11 +264,11 @@ def test_seal_file_of_root(folder: Path) -> None:
     """Root writes no seal file into a folder of another user, who could lead it to any file."""
     (folder / "data").mkdir(mode=0o700)
     (folder / "share").mkdir(mode=0o755)
-    for each in NAMED:
-        if each != "data":
+    for file in NAMED:
+        if file != "data":
             text = CONFIGURATION.format(folder=folder) + '[audit]\nseal_file = "share/seals"\n'
-            (folder / each).write_text(text if each == "hsmkms.toml" else "")
-            (folder / each).chmod(0o700)
+            (folder / file).write_text(text if file == "hsmkms.toml" else "")
+            (folder / file).chmod(0o700)
     config.load(folder / "hsmkms.toml")
     os.chown(folder / "share", STRANGER, -1)
     with pytest.raises(

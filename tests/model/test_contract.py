@@ -159,14 +159,14 @@ def our_required(kind: type[Struct]) -> set[str]:
 def wire_hints(kind: type[Struct]) -> Iterator[tuple[str, Any]]:
     """Wire name and full type of every member."""
     hints = get_type_hints(kind, include_extras=True)
-    return ((each.encode_name, hints[each.name]) for each in msgspec.structs.fields(kind))
+    return ((field.encode_name, hints[field.name]) for field in msgspec.structs.fields(kind))
 
 
 def without_none(hint: Any) -> tuple[Any, bool]:  # noqa: ANN401 - a type
     """The type itself, and whether it may be None."""
     if get_origin(hint) not in (Union, UnionType):
         return hint, False
-    (bare,) = (each for each in get_args(hint) if each is not type(None))
+    (bare,) = (argument for argument in get_args(hint) if argument is not type(None))
     return bare, True
 
 
@@ -261,7 +261,7 @@ def test_excluded_errors_are_listed_and_unknown_here() -> None:
 def all_structures() -> set[type[Struct]]:
     """Every request, response and structure inside one."""
     found: set[type[Struct]] = set()
-    waiting: list[Any] = [kind for each in OPERATIONS.values() for kind in (each.request, each.response)]
+    waiting: list[Any] = [kind for operation in OPERATIONS.values() for kind in (operation.request, operation.response)]
     while waiting:
         hint = waiting.pop()
         if isinstance(hint, type) and issubclass(hint, Struct):
@@ -269,7 +269,7 @@ def all_structures() -> set[type[Struct]]:
                 found.add(hint)
                 waiting += [inner for _, inner in wire_hints(hint)]
         else:
-            waiting += [each for each in get_args(hint) if get_args(each) or isinstance(each, type)]
+            waiting += [argument for argument in get_args(hint) if get_args(argument) or isinstance(argument, type)]
     return found
 
 
@@ -279,5 +279,5 @@ def test_structures_are_frozen_and_omit_absence_only(kind: type[Struct]) -> None
     config = kind.__struct_config__
     assert config.frozen
     assert config.omit_defaults
-    assert all(each.default in (None, msgspec.NODEFAULT) for each in msgspec.structs.fields(kind))
-    assert all(each.default_factory is msgspec.NODEFAULT for each in msgspec.structs.fields(kind))
+    assert all(field.default in (None, msgspec.NODEFAULT) for field in msgspec.structs.fields(kind))
+    assert all(field.default_factory is msgspec.NODEFAULT for field in msgspec.structs.fields(kind))

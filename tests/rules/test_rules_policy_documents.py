@@ -257,7 +257,10 @@ def test_stored_policies_without_effect() -> None:
         {"Effect": "Deny", "Principal": "*", "Action": "kms:Encrypt", "Sid": "no resource"},
     )
     policy = stored_key_policy(text, ACCOUNT)
-    assert [each.partition(":")[0] for each in policy.without_effect] == ["Statement 1", "Statement 2 (no resource)"]
+    assert [sentence.partition(":")[0] for sentence in policy.without_effect] == [
+        "Statement 1",
+        "Statement 2 (no resource)",
+    ]
     assert decided(ask(), policy).allowed
     assert list(policy.allows) == ["kms:Encrypt"]
     assert not policy.denies

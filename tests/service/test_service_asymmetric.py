@@ -590,7 +590,9 @@ def test_nothing_about_rotation(kms: Kms, keys: Keys, name: str) -> None:
         with pytest.raises(UnsupportedOperationException):
             attempt()
     assert not kms.get_key_rotation_status(GetKeyRotationStatusRequest(key_id=key_id)).key_rotation_enabled
-    assert [each.posture for each in kms.operator.rotation_report(REGION) if each.key_id == key_id] == ["cannot rotate"]
+    assert [reported.posture for reported in kms.operator.rotation_report(REGION) if reported.key_id == key_id] == [
+        "cannot rotate"
+    ]
 
 
 def test_aliases_stay_with_their_kind(kms: Kms, keys: Keys) -> None:

@@ -187,7 +187,7 @@ def test_accepted_faults_do_not_cover_new_ones(log: Log) -> None:
     with log.site.open() as kms:
         kms.operator.audit.accept()
         verdict = kms.operator.audit.verify()
-        assert ([each.sequence for each in verdict.accepted], verdict.faults) == ([4], [])
+        assert ([fault.sequence for fault in verdict.accepted], verdict.faults) == ([4], [])
     log.lane.write_bytes(log.lane.read_bytes().replace(b"CreateCat", b"CreateDog"))
     assert log.brief_faults() == [("0001", 4, "changed")]
 

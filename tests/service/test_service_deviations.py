@@ -82,7 +82,7 @@ def test_nothing_is_shown_where_nothing_deviates(new_played: NewPlayed) -> None:
     """On a token that makes keys as ordered there is no quirk in `attest`, and no such record."""
     with new_played().open() as kms:
         key_id = new_key(kms).key_id
-        assert [each.quirks for each in kms.operator.attest(key_id)] == [[]]
+        assert [backing_key.quirks for backing_key in kms.operator.attest(key_id)] == [[]]
         assert kms.operator.token_info().profile.quirks == ()
         assert quirk_events(kms) == []
 

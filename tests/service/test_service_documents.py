@@ -312,7 +312,7 @@ def test_notes_about_all_policies(either: Kms) -> None:
     either.operator.identities.create_group("crew")
     either.operator.identities.put_group_policy("crew", "endpoint", "\ufeff" + own)
     json.loads(either.operator.identities.group_policies("crew")["endpoint"])
-    notes = {each.policy: each.sentence for each in either.operator.notes.every() if each not in before}
+    notes = {note.policy: note.sentence for note in either.operator.notes.every() if note not in before}
     assert notes == {
         f"key policy of {key.arn}": "Statement 2 (endpoint): no request here has aws:SourceVpce: StringNotLike "
         "always holds.",

@@ -157,7 +157,7 @@ def test_valid_to_the_second(kms: Kms, clock: StoppedClock) -> None:
     clock.now = START + HOURS_24
     with pytest.raises(ExpiredImportTokenException, match="get new parameters"):
         kms.import_key_material(request)
-    assert [each for each in sweep(kms) if each[0] is StepKind.WRAPPING_KEY] == [
+    assert [step for step in sweep(kms) if step[0] is StepKind.WRAPPING_KEY] == [
         (StepKind.WRAPPING_KEY, key_id, StepOutcome.DONE)
     ]
     objects = kms._core.device.keys.inventory(mac_key(kms))

@@ -184,7 +184,7 @@ def test_deletion_destroys_both_halves(site: Site, clock: StoppedClock) -> None:
     with site.open(clock) as kms:
         doomed = [made(kms, kind) for kind in (SIGNING, (KeySpec.HMAC_384, KeyUsage.GENERATE_VERIFY_MAC))]
         stays = made(kms)
-        cka_ids = [cka_id_of(kms, each.key_id) for each in doomed]
+        cka_ids = [cka_id_of(kms, doomed_object.key_id) for doomed_object in doomed]
         assert [classes(kms, cka_key_id) for cka_key_id in cka_ids] == [set(BOTH), {ObjectClass.SECRET_KEY}]
         for key in doomed:
             kms.schedule_key_deletion(ScheduleKeyDeletionRequest(key_id=key.key_id, pending_window_in_days=7))

@@ -62,8 +62,8 @@ def _methods() -> list[ast.FunctionDef]:
     functions: list[ast.FunctionDef] = []
     for module, name in (("kms", "Kms"), ("kms_permissions", "PermissionOperations")):
         tree = ast.parse((PACKAGE / f"{module}.py").read_text())
-        (class_node,) = (each for each in tree.body if isinstance(each, ast.ClassDef) and each.name == name)
-        functions += [each for each in class_node.body if isinstance(each, ast.FunctionDef)]
+        (class_node,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+        functions += [node for node in class_node.body if isinstance(node, ast.FunctionDef)]
     return [
         function for function in functions if not function.name.startswith("_") and function.name not in NO_OPERATION
     ]
@@ -163,12 +163,12 @@ def test_every_device_procedure_on_objects_takes_a_permit() -> None:
         "session/connection": "Connection",
     }
     procedures = [
-        each
+        node
         for module, part in parts.items()
         for written in ast.parse((PACKAGE / "hsm" / f"{module}.py").read_text()).body
         if isinstance(written, ast.ClassDef) and written.name == part
-        for each in written.body
-        if isinstance(each, ast.FunctionDef)
+        for node in written.body
+        if isinstance(node, ast.FunctionDef)
     ]
     acting = {"encrypt", "decrypt", "random", "generate_backing_key", "generate_mac_key", "mac", "destroy"}
     acting |= {

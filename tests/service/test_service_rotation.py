@@ -383,4 +383,4 @@ def test_many_rotations_and_their_limit(site: Site, clock: StoppedClock) -> None
             ciphertext: ciphertext for ciphertext in sealed
         }
         assert backing_keys(kms) == {made.key_id: 27}
-        assert all(each.as_made for each in kms.operator.attest(made.key_id))
+        assert all(backing_key.as_made for backing_key in kms.operator.attest(made.key_id))

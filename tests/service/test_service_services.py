@@ -270,7 +270,7 @@ def test_every_principal_uses_it(kms: Kms) -> None:
     assert rotations(kms, made.key_id) == []
     used = kms.get_key_last_usage(GetKeyLastUsageRequest(key_id=made.key_id)).key_last_usage
     assert used.operation == "ReEncrypt"
-    assert [each.as_made for each in kms.operator.attest(ALIAS)] == [True]
+    assert [backing_key.as_made for backing_key in kms.operator.attest(ALIAS)] == [True]
 
 
 @pytest.mark.parametrize("name", [ALIAS, "alias/aws/unknown"])

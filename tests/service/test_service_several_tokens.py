@@ -188,11 +188,11 @@ def test_migration(both: Settings) -> None:
     with opened(both) as kms:
         scene = Scene.of(kms)
         assert [(token.label, token.home) for token in kms.operator.tokens()] == [(old, True)]
-        assert [each.key_id for each in kms.operator.waiting_to_move(elsewhere="")] == [scene.symmetric]
+        assert [waiting.key_id for waiting in kms.operator.waiting_to_move(elsewhere="")] == [scene.symmetric]
         objects_before = kms.operator.tokens()[0].objects
         migrate(kms, both)
         assert [(token.label, token.home) for token in kms.operator.tokens()] == [(old, False), (new, True)]
-        assert {(each.key_id, each.reason) for each in kms.operator.left_behind()} == {
+        assert {(left_key.key_id, left_key.reason) for left_key in kms.operator.left_behind()} == {
             (scene.symmetric, Stays.OLDER),
             (scene.disabled, Stays.NEXT_USE),
             (scene.hmac, Stays.HMAC),

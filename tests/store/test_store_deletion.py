@@ -26,7 +26,7 @@ def bury(store: Store, record: KeyRecord) -> None:
 def doomed(store: Store) -> list[bytes]:
     """The CKA_IDs of what is to be destroyed."""
     with store.reading() as conn:
-        return [each.cka_id for each in deletion.doomed(conn)]
+        return [doomed_object.cka_id for doomed_object in deletion.doomed(conn)]
 
 
 # -- due --------------------------------------------------------------------------------------------------------------

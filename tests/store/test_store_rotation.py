@@ -279,5 +279,5 @@ def test_unfinished_in_order(store: Store) -> None:
         early = begin(tx, record, None, created_at=NOW)
         begin(tx, gone)
         deletion.bury(tx, gone.key_id, REGION)
-    rotations = [(each.material_id, each.rotation_type) for each in unfinished(store)]
+    rotations = [(rotation.material_id, rotation.rotation_type) for rotation in unfinished(store)]
     assert rotations == [(early.material_id, None), (late.material_id, AUTOMATIC)]

@@ -159,7 +159,7 @@ class Inspector:
     @staticmethod
     def _aliases(stored: dict[str, str | None], ledger: Ledger) -> None:
         gone = {key.key_id for key in ledger.keys if GONE in key.state.values}
-        gone |= {each.key_id for each in ledger.buried}
+        gone |= {dead_key.key_id for dead_key in ledger.buried}
         for name, known in ledger.aliases.items():
             if gone & set(known.values):
                 known.may_be(None)  # it went with its key
