@@ -185,6 +185,6 @@ def constant(lines: list[str]) -> list[str]:
 
 
 def fits(shown: list[str], printed: list[str]) -> bool:
-    """True if a page shows what is printed; nothing shown is no statement, ``...`` stands for any lines."""
+    """Return whether a page's output fits what was printed; no output fits anything, ``...`` stands for any lines."""
     pattern = "".join("(?:.*\n)*?" if line == "..." else f"{re.escape(line)}\n" for line in constant(shown))
     return not shown or re.fullmatch(pattern, "".join(f"{line}\n" for line in constant(printed))) is not None

@@ -138,7 +138,7 @@ ONE = TokenSettings(label="old hsm", serial="1c2e", pin=PinSettings(file=Path("/
     ],
 )
 def test_names_of_credentials(other: tuple[TokenSettings, ...], names: list[str]) -> None:
-    """A PIN file goes by its token's label, its serial and its own name, but by none that fits another token's file."""
+    """A PIN file is named by its token's label, its serial or its own name, and by no name of another token's file."""
     settings = Settings(account_id="111122223333", regions=("eu-central-1",), token=ONE, further_tokens=other)
     assert list(credential_names(settings, ONE)) == names
 

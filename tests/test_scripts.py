@@ -205,7 +205,7 @@ def tools(tmp_path: Path) -> Path:
 
 
 def bare_machine(tools: Path, *arguments: object) -> "subprocess.Popen[str]":
-    """Start scripts/bare-machine with these tools, a folder of its own for what it makes, and signals as by default."""
+    """Start scripts/bare-machine with these tools, its own folder for temporary files, and default signals."""
     (tools.parent / "work").mkdir()
     environment = {"PATH": f"{tools}:{os.environ['PATH']}", "HOME": str(tools), "TMPDIR": str(tools.parent / "work")}
     return subprocess.Popen(

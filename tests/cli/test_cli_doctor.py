@@ -138,7 +138,7 @@ CASES = [
 
 @pytest.mark.parametrize(("do", "check", "outcome", "words"), CASES)
 def test_checks(site: Site, do: Callable[[Site], None], check: str, outcome: str, words: str) -> None:
-    """What is wrong has status 1, what is a warning has not, and both say what to do; other checks are as before."""
+    """A fault gives status 1, a warning does not, and both say what to do; other checks are unaffected."""
     do(site)
     result = site.run("doctor", "--query", f"Checks[?Check=='{check}'].[Outcome, Detail][]", "--output", "text")
     printed, _, detail = result.stdout.rstrip("\n").partition("\t")

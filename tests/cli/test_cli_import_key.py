@@ -202,7 +202,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
 
 @pytest.mark.parametrize("why", REFUSED)
 def test_failure_leaves_nothing(site: Site, material: Path, why: str) -> None:
-    """Whatever is refused, at whatever step: no object and no wrapping key is left, and the key waits as before."""
+    """After a refusal at any step no object and no wrapping key is left, and the key is still PendingImport."""
     options, sentence = REFUSED[why]
     key = new_empty_key(site)
     before = objects(site)
@@ -369,7 +369,7 @@ def public(pair: RSAPrivateKey, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.mark.parametrize(("algorithm", "form"), list(zip(ON_DEVICE, ["DER", "PEM"], strict=True)))
 def test_wrapped_elsewhere(site: Site, bare: Site, material: Path, algorithm: str, form: str) -> None:
-    """What was wrapped on a machine that has nothing of the installation can be imported as it is."""
+    """Material that was wrapped on a machine without the installation is imported as it is."""
     key = new_empty_key(site)
     asked = ("--wrapping-algorithm", algorithm, "--wrapping-key-spec", "RSA_2048")
     parameters = site.run("get-parameters-for-import", "--key-id", key, *asked).json

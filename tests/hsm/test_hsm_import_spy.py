@@ -50,7 +50,7 @@ def dumped(text: str) -> bytes:
 
 
 def seen(job: Spied, secret: bytes) -> bool:
-    """True if the log shows the secret, as whatever parameter of whatever call."""
+    """Return whether the log shows the secret, in any parameter of any call."""
     return any(secret in dumped(call.text) for call in job.calls)
 
 

@@ -152,7 +152,7 @@ def test_ivs_of_the_token(make_token: MakeToken, shim_path: Path, name: str) -> 
 
 @on(WRITTEN_BACK)
 def test_bad_ciphertexts_use_up_no_iv(device: TokenDevice, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where each encryption has an IV of the token's, whether the device is well is tried with a key of its own."""
+    """Where the token chooses IVs, the check after a bad ciphertext encrypts with another key than the backing key."""
     cka_id = new_key(device)
     iv, body = device.ciphers.encrypt(permit(Operation.ENCRYPT, cka_id), cka_id, b"x", b"")
     used: list[int] = []

@@ -153,7 +153,7 @@ def test_discard_idle_spares_the_borrowed(make_pool: MakePool, opened: list[Sess
 
 
 def test_context_manager_gives_back(make_pool: MakePool) -> None:
-    """A session borrowed for a block comes back, whatever happens in it."""
+    """A session borrowed for a block is returned, whatever happens in it."""
     pool = make_pool(1, 0.05)
 
     def fail() -> None:

@@ -54,7 +54,7 @@ def test_who_occupies_everything_goes() -> None:
 
 
 def test_complete_requests_stay() -> None:
-    """What is complete takes the place of what is unfinished, and is refused where others that are complete wait."""
+    """Complete requests evict unfinished ones, and are refused where other complete ones wait."""
     evicted: list[str] = []
     budget = MemoryBudget(100)
     budget.hold(Client("unfinished", evicted), 50)

@@ -206,7 +206,7 @@ def test_header_names_in_any_case(hsmkms_endpoint: Endpoint) -> None:
 
 
 def test_request_ids_differ(hsmkms_endpoint: Endpoint) -> None:
-    """Each answer has a request id of its own, errors as well."""
+    """Each response has another request id, errors as well."""
     answers = [call(hsmkms_endpoint, "DescribeKey", {"KeyId": UNKNOWN}) for _ in range(3)]
     ids = {headers["x-amzn-requestid"] for _, headers, _ in answers}
     assert len(ids) == 3

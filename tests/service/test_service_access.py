@@ -734,7 +734,7 @@ def test_what_cannot_be_simulated(kms: Kms, action: str, more: dict[str, Any], e
 
 
 def test_hint_for_a_misspelt_action(kms: Kms) -> None:
-    """A misspelt action gets the same hint as in a policy; what is like none, one that can be simulated."""
+    """A misspelt action gets the same hint as in a policy; one that resembles none gets the name of another one."""
     for action, hint in {"kms:Decypt": "did you mean kms:Decrypt", "kms:Xyzzy": "or kms:ReEncryptFrom"}.items():
         with pytest.raises(ValidationException, match=f"no action of KMS: .*{hint}"):
             kms.operator.simulate(None, action, key_id=UNKNOWN)

@@ -407,7 +407,7 @@ def test_unproven_and_old_is_refused_before_the_question(site: Site, private: X2
 
 
 def test_a_file_that_changes_while_it_is_shown(site: Site, private: X25519PrivateKey) -> None:
-    """What is restored is what was shown, whatever becomes of the file meanwhile."""
+    """The file that is restored is the one that was shown, whatever happens to it in between."""
     configuration, _ = armed(site)
     file = back_up(site, private, configuration=configuration)
     lose(site)

@@ -110,7 +110,7 @@ def test_migration_to_a_clone(cloned: Settings) -> None:
 
 
 def test_group(cloned: Settings) -> None:
-    """Any member of an HA group is the token, whichever comes first; a copy that is not listed is none."""
+    """Any listed member of an HA group is the token, whichever is first; a copy that is not listed is refused."""
     home, clone = cloned.tokens
     assert isinstance(home.serial, str)
     assert isinstance(clone.serial, str)

@@ -328,7 +328,7 @@ def test_orphaned_material_of_a_known_key(site: Site, sequence: int, *, becomes_
 
 @pytest.mark.parametrize("first", [True, False], ids=["before the look", "after the look"])
 def test_changes_during_the_look(site: Site, monkeypatch: pytest.MonkeyPatch, *, first: bool) -> None:
-    """What is made, or destroyed, while the token is looked at is no difference."""
+    """An object that is created or destroyed during the comparison is not reported as a difference."""
     with site.open() as kms:
         key_id = new_imported_key(kms)
         real = KeyObjects.inventory

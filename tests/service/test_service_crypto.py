@@ -66,7 +66,7 @@ def sealed_data_key(kms: Kms, key_id: str, **members: object) -> GenerateDataKey
 
 @pytest.mark.parametrize("size", [1, 16, 4095, 4096])
 def test_round_trip(kms: Kms, size: int) -> None:
-    """What is encrypted comes back, of every size up to 4,096 bytes, with the key and the material that did it."""
+    """A plaintext of any size up to 4,096 bytes decrypts, and the response names key and material."""
     made = new_key(kms)
     sealed = kms.encrypt(EncryptRequest(key_id=made.key_id, plaintext=b"p" * size))
     assert (sealed.key_id, sealed.encryption_algorithm) == (made.arn, "SYMMETRIC_DEFAULT")

@@ -79,7 +79,7 @@ def test_story(new_played: NewPlayed) -> None:
 
 
 def test_nothing_is_shown_where_nothing_deviates(new_played: NewPlayed) -> None:
-    """On a token that makes keys as ordered there is no quirk in `attest`, and no such record."""
+    """On a token that makes keys as ordered `attest` shows no quirk, and no record has one."""
     with new_played().open() as kms:
         key_id = new_key(kms).key_id
         assert [backing_key.quirks for backing_key in kms.operator.attest(key_id)] == [[]]

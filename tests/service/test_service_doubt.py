@@ -86,7 +86,7 @@ def test_a_fault_raised_often_does_not_grow() -> None:
 
 
 def test_deletion_alone_without_a_token(site: Site, clock: StoppedClock) -> None:
-    """A key whose date has come while the token is away is as it was: it can still be cancelled, and works again."""
+    """A key that becomes due for deletion while the token is away can still be cancelled, and works again."""
     with site.open(clock) as kms:
         key_id = new_key(kms).key_id
         sealed = seal(kms, key_id)

@@ -129,7 +129,7 @@ def test_no_alias(kms: Kms) -> None:
 
 
 def test_parameters_are_new_each_time(kms: Kms) -> None:
-    """Each call makes a wrapping key and an import token of its own, good for 24 hours."""
+    """Each call makes a new wrapping key and a new import token, valid for 24 hours."""
     key_id = new_empty_key(kms)
     first, second = parameters_for(kms, key_id), parameters_for(kms, key_id)
     assert first.public_key != second.public_key
@@ -497,7 +497,7 @@ def test_second_material(today: Kms) -> None:
 
 
 def test_one_waits_at_most(today: Kms) -> None:
-    """While one material waits no other comes in; a waiting one can be deleted without harm, and another comes."""
+    """While one material is pending no other is accepted; a pending one can be deleted, then another is accepted."""
     key_id = new_imported_key(today)
     waiting = import_(today, key_id, OTHER, import_type="NEW_KEY_MATERIAL")
     third = bytes(range(50, 82))

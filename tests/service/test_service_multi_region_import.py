@@ -241,7 +241,7 @@ def test_waiting_material_follows_the_primary_key(here: Side, there: Side, both:
 
 
 def test_a_new_replica_holds_the_rotation_up(here: Side, there: Side, clock: StoppedClock) -> None:
-    """Material that waits must come into a replica that is made meanwhile; a replica that goes is not waited for."""
+    """Pending material is required of a replica that is created during it, and not of one that is deleted."""
     made = here.new_primary(origin="EXTERNAL")
     here.bring(made)
     here.bring(made, SECOND, import_type="NEW_KEY_MATERIAL")

@@ -115,7 +115,7 @@ def test_killed_deletion_of_a_replica(site: Site, clock: StoppedClock, step: str
 
 @pytest.mark.parametrize("step", ["destroy-key 1", "destroy 2", "destroy-key 2"])
 def test_killed_deletion_of_a_primary_key(site: Site, clock: StoppedClock, step: str) -> None:
-    """Once the last key of the set has gone, the next sweep destroys what is left of its objects."""
+    """Once the last key of the set is deleted, the next sweep destroys what is left of its objects."""
     with site.open(clock) as kms:
         here, there = two_sides(kms)
         key_id = here.new_primary()

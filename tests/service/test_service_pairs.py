@@ -153,7 +153,7 @@ def test_half_of_an_interrupted_creation(site: Site) -> None:
 
 
 def test_lost_private_half(site: Site) -> None:
-    """A key whose private half is gone is missing: its public half alone is no key, and attest says so."""
+    """A key whose private half is gone is missing: its public half alone is not a key, and attest says so."""
     with site.open() as kms:
         key = made(kms)
         destroy(kms, cka_id_of(kms, key.key_id), ObjectClass.PRIVATE_KEY)

@@ -119,7 +119,7 @@ def _makers_of(name: str) -> set[str]:
 
 
 def test_permits_are_made_in_two_places() -> None:
-    """Leave to act on the token comes from the pipeline, or is the installation's own, and comes from nowhere else."""
+    """Permits are made by the pipeline, or for the installation's own acts, and nowhere else."""
     assert _makers_of("Permit") == {"service/pipeline.py", "service/runtime/permits.py"}
     assert _makers_of("own_permit") == {
         "service/backup/create.py",
@@ -601,7 +601,7 @@ def test_no_permit_for_a_disabled_key(kms: Kms, scene: Scene, operation: Operati
 
 
 def test_permit_is_for_one_key(kms: Kms, scene: Scene) -> None:
-    """A permit covers the materials of its own key only, and its own operation."""
+    """A permit covers the materials of one key only, and one operation."""
     cached, permit = _call(kms, Operation.ENCRYPT).key(scene.key.key_id)
     other, _ = _call(kms, Operation.ENCRYPT).key(scene.other.key_id)
     assert permit.version == cached.record.version

@@ -365,7 +365,7 @@ def test_enabling_does_not_fail_with_the_token(kms: Kms, clock: StoppedClock, mo
 
 
 def test_judged_again_at_the_last_moment(kms: Kms, clock: StoppedClock) -> None:
-    """What was due when it was looked for, and is no more, is not rotated."""
+    """A rotation that was due when it was listed, and is no longer, is not done."""
     key_id = new_key(kms).key_id
     switch_on(kms, key_id)
     clock.now = START + YEAR

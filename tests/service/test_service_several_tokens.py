@@ -334,7 +334,7 @@ def test_process_that_cannot_follow(apart: Settings) -> None:
 
 
 def test_old_token_is_away(apart: Settings) -> None:
-    """What is at home works, what is on the old token fails for now, and works when that is back, without a restart."""
+    """Keys at home work, those on the old token fail, and work when it is back, without a restart."""
     with opened(apart) as kms:
         scene = Scene.of(kms)
         migrate(kms, apart)

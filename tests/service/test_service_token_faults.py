@@ -74,7 +74,7 @@ class Bench(Struct):
         device.connection.module.cryptoki.close_session(device.connection.login_handle)
 
     def recover(self) -> None:
-        """The fault is gone, and a person has allowed the PIN again: all must be well soon."""
+        """End the fault and allow the PIN again; then everything must work soon."""
         self.order()
         (self.site.folder / "pin-refused.json").unlink(missing_ok=True)
         device = self.kms._core.device

@@ -26,7 +26,7 @@ def test_reserving_counts_at_once(store: Store) -> None:
 
 
 def test_nothing_is_granted_when_nothing_is_left(store: Store) -> None:
-    """A grant of 0 leaves the count as it is, even where there is none yet."""
+    """A lease of 0 leaves the count unchanged, even where there is none yet."""
     assert leases.reserve(store, MATERIAL, lambda _: 0) == (0, 0)
     leases.reserve(store, MATERIAL, lambda _: 2**32)
     assert leases.reserve(store, MATERIAL, lambda used: 2**32 - used) == (2**32, 0)

@@ -152,7 +152,7 @@ def test_waiting_material_is_forgotten(store: Store) -> None:
 
 
 def test_object_of_an_interrupted_import(store: Store) -> None:
-    """A first import that is given up takes its material along; one of known material leaves that as it is."""
+    """Abandoning a first import drops its material; one of known material leaves it unchanged."""
     record = an_imported_key(store)
     new, again = a_material(2, present=False), uuid.uuid4().bytes
     with store.atomic() as tx:

@@ -254,7 +254,7 @@ def test_sequence_counts_intents(store: Store) -> None:
 
 
 def test_dropped_intent_leaves_nothing(store: Store) -> None:
-    """Intent and material are gone, which is a change of the key; what is on the token cannot be dropped."""
+    """Dropping removes intent and material, as a change of the key; an object of a live material cannot be dropped."""
     record = write(store, a_key())
     with store.atomic() as tx:
         new = begin(tx, record)

@@ -45,7 +45,7 @@ class Inspector:
         self.mended = 0
 
     def look(self, ledgers: Iterable[Ledger], *, at_rest: bool) -> None:
-        """Raise BreachError unless all is well. ``at_rest``: no server runs, and what is due may be done."""
+        """Raise BreachError unless everything is right. ``at_rest``: no server runs, and what is due may be done."""
         with Kms(wiring.core_of(self._settings, self._shift.now)) as kms:
             self._keys(kms, ledgers, swept=not at_rest)
             self._differences(kms)
