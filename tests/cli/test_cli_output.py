@@ -95,9 +95,9 @@ def test_nothing_is_printed_without_an_answer(shared: Site, key: str, output: st
 
 def test_unknown_output_is_wrong_usage(shared: Site) -> None:
     """A form of output that does not exist is refused with status 2."""
-    refused = shared.run("list-keys", "--output", "yaml")
+    refused = shared.run("list-keys", "--output", "xml")
     assert (refused.status, refused.stdout) == (2, "")
-    assert "yaml" in refused.stderr
+    assert "xml" in refused.stderr
 
 
 def test_closed_pipe(shared: Site) -> None:

@@ -38,7 +38,11 @@ def test_migration(two: Site) -> None:
     plan = two.run("migrate-token", "--to", second_token.LABEL, "--dry-run").json
     assert [each["KeyId"] for each in plan["ToRotate"]] == [symmetric]
     assert {each["KeyId"] for each in plan["Left"]} == {symmetric, signing}
-    assert [each["Home"] for each in two.run("list-tokens").json["Tokens"]] == [True]
+    home, unused = two.run("list-tokens").json["Tokens"]
+    assert (home["Home"], unused["Home"], unused["TokenId"], unused["Label"], unused["Objects"], unused["Away"]) == (
+        *(True, False, None, second_token.LABEL, 0, None),
+    )
+    assert unused["Next"] == f"migrate-token --to {second_token.LABEL} makes it the home"
 
     refused = two.run("migrate-token", "--to", second_token.LABEL)
     assert "run it there, or with --yes" in refused.error
@@ -62,12 +66,48 @@ def test_migration(two: Site) -> None:
     assert events.stdout.count('"MigrateToken"') == 2
 
 
+def test_older_material(two: Site) -> None:
+    """What is known of older material is shown; at the operator's word it is destroyed, and its token forgotten."""
+    used, unused = two.new_key(), two.new_key()
+    sealed = encrypted(two, used)
+    two.run("migrate-token", "--to", second_token.LABEL, "--yes")
+    left = {each["KeyId"]: each for each in two.run("list-tokens").json["Left"]}
+    assert left[unused]["Reason"] == "older material that has encrypted nothing: destroy-older-material"
+    assert (left[used]["Encryptions"], left[used]["Reason"].startswith("older ciphertext: ")) == (1, True)
+    home, old = second_token.LABEL, two.run("list-tokens").json["Tokens"][0]["Label"]
+    command = ("destroy-older-material", "--token", old)
+    assert "is the home" in two.run("destroy-older-material", "--token", home, "--yes").error
+    assert "name one token" in two.run("destroy-older-material", "--token", "x", "--yes").error
+    assert "holds no older material of x" in two.run(*command, "--key-id", "x", "--yes").error
+    plan = {each["KeyId"]: each for each in two.run(*command, "--dry-run").json["OlderMaterial"]}
+    assert {key: each["Encryptions"] for key, each in plan.items()} == {used: 1, unused: 0}
+    assert (plan[unused]["LastUse"], plan[used]["LastUse"] is None) == (None, False)
+    assert "run it there, or with --yes" in two.run(*command).error
+    said, status = at_terminal(two, *command, answer="n\n")
+    assert status == 1
+    assert "at most 1 encryptions, last used 20" in said
+    done = two.run(*command, "--never-used", "--yes").json["Destroyed"]
+    assert [(each["KeyId"], each["Fault"]) for each in done] == [(unused, None)]
+    assert two.run("decrypt", "--ciphertext-blob", sealed.read_text()).json["Plaintext"] == "cGhvdG8="
+    assert "still needed: 1 keys are on it" in two.run("forget-token", "--token", old, "--yes").error
+    assert [each["KeyId"] for each in two.run(*command, "--key-id", used, "--yes").json["Destroyed"]] == [used]
+    lost = two.run("decrypt", "--ciphertext-blob", sealed.read_text()).error
+    assert lost.startswith("KMSInvalidStateException: The key material ")
+    assert two.run(*command, "--yes").stderr.startswith("hsmkms: note: none of the 0 older key materials")
+    assert two.run("forget-token", "--token", old, "--yes").json["Label"] == old
+    for key in (used, unused):
+        assert two.run("decrypt", "--ciphertext-blob", encrypted(two, key).read_text()).json["Plaintext"] == "cGhvdG8="
+    assert two.run("reconcile").json["Findings"] == []
+    assert two.run("audit", "export", "--event-name", "DestroyOlderKeyMaterial").stdout.count("\n") == 2
+    assert two.run("audit", "verify").status == two.run("verify-store").status == 0
+
+
 def test_question(two: Site) -> None:
     """At a terminal it is asked whether all servers know the token; no changes nothing."""
     output, status = at_terminal(two, "migrate-token", "--to", second_token.LABEL, answer="n\n")
     assert "cannot be undone" in output
     assert status == 1
-    assert len(two.run("list-tokens").json["Tokens"]) == 1
+    assert [each["TokenId"] is None for each in two.run("list-tokens").json["Tokens"]] == [False, True]
 
 
 def test_naming_a_token(two: Site) -> None:
@@ -111,7 +151,8 @@ def test_accept_clone(site: Site) -> None:
     assert status == 1
     answer = site.run("accept-clone", "--token", serial, "--yes").json
     assert (answer["Serial"], answer["Missing"]) == (serial, 0)
-    assert [each["Serial"] for each in site.run("list-tokens").json["Tokens"]] == [serial]
+    ours, original = site.run("list-tokens").json["Tokens"]
+    assert (ours["Serial"], original["TokenId"], "is a clone" in original["Next"]) == (serial, None, True)
     assert site.run("create-key").status == 0
     assert site.run("audit", "export", "--event-name", "AcceptClone").stdout.count('"AcceptClone"') == 1
 
@@ -144,7 +185,7 @@ def test_forget_token(two: Site) -> None:
     answer = two.run("forget-token", "--token", old, "--yes").json
     assert answer["Next"].startswith("remove the [[token]] with label")
     listed = two.run("list-tokens")
-    assert [each["Label"] for each in listed.json["Tokens"]] == [second_token.LABEL]
+    assert [each["Label"] for each in listed.json["Tokens"] if each["TokenId"]] == [second_token.LABEL]
     assert two.run("create-key").status == 0
     assert two.run("doctor").status == 0
     assert two.run("audit", "export", "--event-name", "ForgetToken").stdout.count('"ForgetToken"') == 1

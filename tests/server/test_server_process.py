@@ -234,12 +234,12 @@ def test_pin_that_is_changed(new_site: NewSite) -> None:
 def test_parent_that_is_killed(new_site: NewSite) -> None:
     """Workers do not outlive their parent, however it ends."""
     with serving(new_site(), "--workers", 2) as server:
+        until(lambda: len(server.workers()) == 2)
         workers = server.workers()
         server.process.kill()
         server.process.wait(STOP_SECONDS)
         until(lambda: not server.listens())
         until(lambda: not any(Path(f"/proc/{worker}/environ").exists() for worker in workers))
-        assert len(workers) == 2
         assert not server.listens()
 
 

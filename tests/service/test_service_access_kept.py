@@ -5,14 +5,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from service_sites import ACCOUNT, REGION, new_key, seal
+from service_sites import ACCOUNT, REGION, new_alias, new_key, seal
 
-from hsmkms.errors import AccessDeniedException
+from hsmkms.errors import AccessDeniedException, NotFoundException
 from hsmkms.kms import Kms
-from hsmkms.model import grants, policies
+from hsmkms.model import crypto, grants, policies
+from hsmkms.model.aliases import DeleteAliasRequest, UpdateAliasRequest
 from hsmkms.model.caller import Caller
 from hsmkms.model.ids import root_arn
 from hsmkms.rules.iam import access as rules
+from hsmkms.service import pipeline
 from hsmkms.service.runtime import authoriser as module
 
 ROOT = {"AWS": root_arn(ACCOUNT)}
@@ -142,9 +144,39 @@ def test_a_grant_is_asked_every_time(kms: Kms, dora: Caller) -> None:
     assert_denied(lambda: seal(kms, key_id, caller=dora, encryption_context={"a": "b"}))
 
 
+def test_a_decision_from_before_a_change_is_not_kept(kms: Kms, may: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was decided by a policy that changed meanwhile holds for that request alone."""
+    key_id = new_key(kms).key_id
+
+    def overtaken(question: Any, *more: Any) -> Any:  # noqa: ANN401 - as the rule has it
+        decision = real(question, *more)
+        monkeypatch.setattr(module.access, "decide", real)
+        kms.operator.identities.put_user_policy("dora", "no", document(DENY))
+        kms._core.cache.look()  # what a thread with another request does at this moment
+        return decision
+
+    real = rules.decide
+    monkeypatch.setattr(module.access, "decide", overtaken)
+    assert seal(kms, key_id, caller=may)
+    assert_denied(lambda: seal(kms, key_id, caller=may))
+
+
+def test_an_alias_leads_to_its_new_key(kms: Kms, may: Caller) -> None:
+    """An alias under which a key was used leads to another key at the call after it was moved."""
+    one, two = new_key(kms), new_key(kms)
+    new_alias(kms, "alias/kept", one.key_id)
+    request = crypto.EncryptRequest(key_id="alias/kept", plaintext=b"secret")
+    for key in (one, two, one):
+        kms.update_alias(UpdateAliasRequest(alias_name="alias/kept", target_key_id=key.key_id))
+        assert [kms.encrypt(request, may).key_id for _ in range(2)] == [key.arn] * 2
+    kms.delete_alias(DeleteAliasRequest(alias_name="alias/kept"))
+    with pytest.raises(NotFoundException):
+        kms.encrypt(request, may)
+
+
 def test_many_are_forgotten(kms: Kms, may: Caller, decided: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """There is an end to what is kept."""
-    monkeypatch.setattr(module, "MAX_KEPT", 1)
+    monkeypatch.setattr(pipeline, "MAX_ADMISSIONS", 1)
     key_id = new_key(kms).key_id
     decided.clear()
     for caller in (None, may, None, may):
