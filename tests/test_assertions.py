@@ -23,7 +23,7 @@ def asserts(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
 def silent_tests(tree: ast.Module) -> list[str]:
     """Return the names of the tests in a module that show no assertion."""
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    return [each.name for each in functions if each.name.startswith("test_") and not asserts(each)]
+    return [function.name for function in functions if function.name.startswith("test_") and not asserts(function)]
 
 
 def test_every_test_shows_its_assertion() -> None:

@@ -91,9 +91,9 @@ def test_trailers_are_no_headers(hsmkms_endpoint: Endpoint) -> None:
         connection.sendall(raw("POST", "/", headers | chunked, chunks))
         responses = answers(connection, 3)
     assert [status for status, _ in responses] == [400, 400, 200]
-    assert [json.loads(told).get("__type") for _, told in responses] == ["MissingAuthenticationTokenException"] * 2 + [
-        None
-    ]
+    assert [json.loads(response_body).get("__type") for _, response_body in responses] == [
+        "MissingAuthenticationTokenException"
+    ] * 2 + [None]
 
 
 @pytest.mark.parametrize("trailer", [b"Content-Length: 5", b"Transfer-Encoding: chunked"])
