@@ -102,7 +102,7 @@ def test_what_cannot_be_there(folder: Path) -> None:
 
 @needs_root
 def test_trusted_owners(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whom the variable names is trusted, by uid or name; a name that nobody has is an error."""
+    """The user that the variable names is trusted, by uid or name; an unknown name is an error."""
     os.chown(folder, STRANGER, 0)
     monkeypatch.setenv(ownership.TRUSTED_VARIABLE, f"daemon, {STRANGER}")
     assert ownership.weakness(folder / "file") is None
@@ -140,7 +140,7 @@ MYSELF = pwd.getpwuid(os.geteuid()).pw_name
 def test_groups(
     folder: Path, monkeypatch: pytest.MonkeyPatch, told: Callable[[int], grp.struct_group], *, private: bool
 ) -> None:
-    """What a group may write is as good as private if it is the user's own, or a system's in which nobody is."""
+    """A file that a group may write counts as private if the group is the user's own, or an empty system group."""
     monkeypatch.setattr(grp, "getgrgid", told)
     monkeypatch.setattr(pwd, "getpwall", lambda: [pwd.getpwuid(os.geteuid())])
     folder.chmod(0o775)
@@ -185,11 +185,11 @@ ACL = struct.pack(
     *(16, 7, 2**32 - 1),
     *(32, 5, 2**32 - 1),
 )
-"""Version 2; the owner, a stranger who may write, the group that may not, the mask, everybody else."""
+"""Version 2; the owner, a stranger who may write, the group that may not, the mask, all others."""
 
 
 def test_access_control_list(folder: Path) -> None:
-    """With a list the group's bits speak for everybody in it, so that a private group helps no more."""
+    """With an access control list the group's bits count for all its entries, so that a private group helps no more."""
     folder.chmod(0o775)
     try:
         os.setxattr(folder, "system.posix_acl_access", ACL)
@@ -204,7 +204,7 @@ def test_access_control_list(folder: Path) -> None:
 
 @pytest.mark.parametrize("umask", [0, 0o002, 0o022, 0o077])
 def test_made_folders(tmp_path: Path, umask: int) -> None:
-    """Folders that are made on the way are nobody else's to write, whatever the umask; the last one is private."""
+    """Folders that are created on the way are not writable for others, whatever the umask; the last one is private."""
     old = os.umask(umask)
     try:
         ownership.make_folder(tmp_path / "a" / "b", 0o700)
@@ -247,10 +247,10 @@ NAMED = {
 def test_configuration(folder: Path, name: str) -> None:
     """No configuration is loaded that another user can change, or that names what another user can change."""
     (folder / "data").mkdir(mode=0o700)
-    for each in NAMED:
-        if each != "data":
-            (folder / each).write_text(CONFIGURATION.format(folder=folder) if each == "hsmkms.toml" else "")
-            (folder / each).chmod(0o700)
+    for file in NAMED:
+        if file != "data":
+            (folder / file).write_text(CONFIGURATION.format(folder=folder) if file == "hsmkms.toml" else "")
+            (folder / file).chmod(0o700)
     config.load(folder / "hsmkms.toml")
     (folder / name).chmod(0o777)
     with pytest.raises(ConfigurationError) as caught:
@@ -264,11 +264,11 @@ def test_seal_file_of_root(folder: Path) -> None:
     """Root writes no seal file into a folder of another user, who could lead it to any file."""
     (folder / "data").mkdir(mode=0o700)
     (folder / "share").mkdir(mode=0o755)
-    for each in NAMED:
-        if each != "data":
+    for file in NAMED:
+        if file != "data":
             text = CONFIGURATION.format(folder=folder) + '[audit]\nseal_file = "share/seals"\n'
-            (folder / each).write_text(text if each == "hsmkms.toml" else "")
-            (folder / each).chmod(0o700)
+            (folder / file).write_text(text if file == "hsmkms.toml" else "")
+            (folder / file).chmod(0o700)
     config.load(folder / "hsmkms.toml")
     os.chown(folder / "share", STRANGER, -1)
     with pytest.raises(

@@ -91,7 +91,7 @@ def damaged_page(site: Site) -> None:
 
 
 def open_seals(site: Site) -> None:
-    """The seals are also kept in a folder that everybody may write."""
+    """The seals are also kept in a folder that every user may write to."""
     place = site.folder / "share"
     place.mkdir()
     place.chmod(0o777)
@@ -138,7 +138,7 @@ CASES = [
 
 @pytest.mark.parametrize(("do", "check", "outcome", "words"), CASES)
 def test_checks(site: Site, do: Callable[[Site], None], check: str, outcome: str, words: str) -> None:
-    """What is wrong has status 1, what is a warning has not, and both say what to do; other checks are as before."""
+    """A fault gives status 1, a warning does not, and both say what to do; other checks are unaffected."""
     do(site)
     result = site.run("doctor", "--query", f"Checks[?Check=='{check}'].[Outcome, Detail][]", "--output", "text")
     printed, _, detail = result.stdout.rstrip("\n").partition("\t")
@@ -148,7 +148,7 @@ def test_checks(site: Site, do: Callable[[Site], None], check: str, outcome: str
     assert others.stdout.strip() == ("rows" if do is damaged_page else "")  # an index that is rubbish hides rows
 
 
-def test_wrong_pin_by_somebody_else(site: Site) -> None:
+def test_wrong_pin_by_another_program(site: Site) -> None:
     """A wrong PIN that another program sent since the last login is reported."""
     site.new_key()
     site.program("give_wrong_pin")

@@ -41,7 +41,7 @@ def event(number: int, request: Any, name: str = "Encrypt") -> Event:  # noqa: A
 
 @given(st.lists(st.tuples(TEXT, TEXT, TEXT, TEXT, st.dictionaries(TEXT, TEXT, max_size=2)), max_size=8))
 def test_as_the_encoder_has_it(calls: list[tuple[str, str, str, str, dict[str, str]]]) -> None:
-    """Whatever clients send, in whatever order, each record is what the encoder makes of it."""
+    """For any requests in any order, each record is encoded as the general encoder does."""
     forms = Forms(OCCASION, "gap")
     for number, (agent, address, key, request_id, context) in enumerate(calls):
         caller = Caller(
