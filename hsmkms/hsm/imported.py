@@ -131,7 +131,7 @@ class Imports:
         def make(session: Session) -> Object:
             return self._unwrapping(session, wrapped, profile, kind).keep(wrapped.ciphertext, cka_id, label)
 
-        self._connection.keep(cka_id, make, lambda _, made: require_there(made))
+        self._connection.keep(cka_id, make, lambda _, made: require_there(made, cka_id))
 
     def _unwrapping(self, session: Session, wrapped: WrappedMaterial, profile: ImportProfile, kind: Kind) -> Importer:
         found = self._connection.find(session, wrapped.wrapping_key, ObjectClass.PRIVATE_KEY)

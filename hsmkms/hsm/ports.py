@@ -159,6 +159,9 @@ class Keys(Protocol):
     def holds(self, cka_id: bytes) -> bool:
         """True if a secret key or a private half with this CKA_ID is on the token now."""
 
+    def is_in_parts(self, cka_id: bytes) -> bool:
+        """True if only parts of a key with this CKA_ID are on the token: one of two secret keys, or a public half."""
+
     def is_labelled(self, cka_id: bytes, label: str) -> bool:
         """True if the secret key is the one of that label; ObjectLostError if it is not on the token."""
 

@@ -264,9 +264,10 @@ def test_permit_covers_several() -> None:
 ACTS_ON_THE_TOKEN = {
     "seal",
     "open_sealed",
+    "use",
     "generate",
     "generate_pair",
-    "generate_both",
+    "make_both",
     "destroy",
     "sign",
     "generate_random",

@@ -125,13 +125,13 @@ def test_failover_under_load(grouped: tuple[Site, Group]) -> None:
         for each in threads:
             each.join()
         look(server, root, load)
-        assert server.stop() == 0, server.said
+        assert server.stop() == 0, server.log_text
     assert [each for each in load.refused if not any(code in each for code in RETRYABLE)] == []
     assert len(load.keys) > 0
     ivs = [blob.parse(ciphertext).iv for _, ciphertext in load.sealed]
     assert len(set(ivs)) == len(ivs)
     for serial in (group.first.serial, SECOND_SERIAL):
-        assert f"the HA member with serial {serial} has taken over" in server.said
+        assert f"the HA member with serial {serial} has taken over" in server.log_text
     members = site.run("token-info").json["Members"]
     assert [each["Serial"] for each in members if each["Present"]] == [group.first.serial, SECOND_SERIAL]
     findings = json.loads(site.run("reconcile").stdout)["Findings"]
@@ -164,6 +164,6 @@ def test_member_that_hangs(grouped: tuple[Site, Group], threads: int) -> None:
 
         with ThreadPoolExecutor(12) as clients:
             until(lambda: all(clients.map(lambda _: is_answered(), range(12))))
-        assert server.said.count(f"new workers begin with the HA member with serial {SECOND_SERIAL}") == 1
-        assert f"new workers begin with the HA member with serial {group.first.serial}" not in server.said
+        assert server.log_text.count(f"new workers begin with the HA member with serial {SECOND_SERIAL}") == 1
+        assert f"new workers begin with the HA member with serial {group.first.serial}" not in server.log_text
         server.stop()

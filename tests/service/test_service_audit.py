@@ -28,6 +28,7 @@ from hsmkms.model.keys import DescribeKeyRequest
 from hsmkms.model.rotation import RotateKeyOnDemandRequest
 from hsmkms.model.shapes import Tag
 from hsmkms.service.audit import reading as audit_reading
+from hsmkms.service.audit.filters import Wanted
 from hsmkms.store import audit_files
 
 ALICE = Caller(
@@ -241,11 +242,11 @@ def test_reading(kms: Kms) -> None:
     assert shown["eventName"] == "CreateAlias"
     assert audit_reading.show(folder, shown["eventID"]) == [shown]
     assert audit_reading.tail(folder, 1) == [shown]
-    of_key = audit_reading.export(folder, audit_reading.Wanted(key=key.key_id))
+    of_key = audit_reading.export(folder, Wanted(key=f"key/{key.key_id}"))
     assert [json.loads(each)["eventName"] for each in of_key] == ["CreateKey", "CreateAlias"]
-    times = [json.loads(each)["eventTime"] for each in audit_reading.export(folder, audit_reading.Wanted())]
+    times = [json.loads(each)["eventTime"] for each in audit_reading.export(folder, Wanted())]
     assert times == sorted(times)
-    assert list(audit_reading.export(folder, audit_reading.Wanted(end_time=times[0]))) == []
+    assert list(audit_reading.export(folder, Wanted(end_time=times[0]))) == []
 
 
 def test_threads_share_a_lane(kms: Kms) -> None:

@@ -18,6 +18,7 @@ from hsmkms.model.enums import Operation
 from hsmkms.model.keys import DescribeKeyRequest, UpdateKeyDescriptionRequest
 from hsmkms.model.rotation import EnableKeyRotationRequest, RotateKeyOnDemandRequest
 from hsmkms.service.audit import reading as audit_reading
+from hsmkms.service.audit.filters import Wanted
 from hsmkms.store import audit_files, changes, keys, outbox, row_seals
 from hsmkms.store.sealed_rows import key_subject
 
@@ -252,7 +253,7 @@ def test_export_of_long_requests(site: Site) -> None:
         folder = kms.operator.audit.folder
         written = [each["eventName"] for each in records(kms)][-2:]
         names = ("RotateKey", "RotateKeyOnDemand")
-        exported = [json.loads(each) for each in audit_reading.export(folder, audit_reading.Wanted())]
+        exported = [json.loads(each) for each in audit_reading.export(folder, Wanted())]
         assert written == list(names)
         assert [each["eventName"] for each in exported if each["eventName"] in names] == list(reversed(names))
         assert [each["eventTime"] for each in exported] == sorted(each["eventTime"] for each in exported)

@@ -23,7 +23,7 @@ def test_report(site: Site, clock: StoppedClock) -> None:
         rows = kms.operator.rotation_report()
         assert [(each.key_id, each.posture) for each in rows] == [
             (overdue, Posture.OVERDUE),
-            (elsewhere, Posture.OFF),
+            (elsewhere, Posture.AGED),
             (well, Posture.OK),
         ]
         last = rows[-1]

@@ -13,7 +13,10 @@ from hsmkms.cli.options import Common, named, with_common
 from hsmkms.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hsmkms.service.operator.clones import Clone
+    from hsmkms.service.operator.migration import TokenStanding
     from hsmkms.service.operator.operator import Operator
 
 RENEW = (
@@ -34,16 +37,35 @@ def register(app: typer.Typer) -> None:
 def list_tokens(common: Common) -> None:
     """List the installation's tokens: which is the home, where keys are created, what each holds, and which are away.
 
-    Also lists the keys that still need a former home, and why. Status 1 if a token is away.
+    Tokens of the configuration that the installation does not use yet are listed too, without an id. Also lists the
+    keys that still need a former home, why, and how many encryptions their older material there has made. Status 1 if a
+    token is away.
 
     Example: hsmkms list-tokens
     """
     with common.open() as kms:
         standings = kms.operator.tokens()
         left = kms.operator.left_behind()
-    common.show({"Tokens": [named(each) for each in standings], "Left": [named(each) for each in left]})
-    if any(each.away for each in standings):
+        unused = _unused(common, kms.operator, standings)
+    shown = [*map(named, standings), *unused]
+    common.show({"Tokens": shown, "Left": [named(each) for each in left]})
+    if any(each["Away"] for each in shown):
         sys.exit(1)
+
+
+def _unused(common: Common, operator: "Operator", standings: "Sequence[TokenStanding]") -> list[dict[str, Any]]:
+    """Return rows for the tokens of the configuration that the installation does not use yet; each is tried."""
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - help must not pay for the database and the token
+    from hsmkms.wiring import tokens as token_wiring  # noqa: PLC0415 - see above
+
+    settings = wiring.load_settings(common.config)
+    known = [(each.label, each.serial) for each in standings]
+    rows = []
+    for each in token_wiring.unused_tokens(settings, known, operator.check_target):
+        row = {"TokenId": None, "Label": each.label, "Serial": each.serial, "Home": False, "Objects": 0}
+        advice = each.refused or f"migrate-token --to {each.label or each.serial} makes it the home"
+        rows.append(row | {"Away": each.away, "Next": advice})
+    return rows
 
 
 @with_common("config", "output", "query")

@@ -100,10 +100,13 @@ class Connection(GroupLogin):
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
-    def use(self, cka_id: bytes, attempt: Callable[[Session, int], Result], call: str = OTHER) -> Result:
-        """Run an idempotent call on a key; retry once after a lost session or an invalid handle."""
+    def use(self, cka_id: bytes, attempt: Callable[..., Result], call: str = OTHER, *arguments: Any) -> Result:  # noqa: ANN401
+        """Run an idempotent call on a key; retry once after a lost session or an invalid handle.
+
+        ``attempt``: called with a session, the key's handle, and the arguments.
+        """
         try:
-            return self._attempt(cka_id, attempt, call)
+            return self._attempt(cka_id, attempt, call, arguments)
         except (SessionLostError, ObjectLostError):
             self.handles.forget(cka_id)
             self.messages.forget_key(cka_id)
@@ -111,9 +114,9 @@ class Connection(GroupLogin):
         except TokenUnavailableError as exc:
             self._fail_over(exc)
         with self._suspected():
-            return self._attempt(cka_id, attempt, call)
+            return self._attempt(cka_id, attempt, call, arguments)
 
-    def _attempt(self, cka_id: bytes, attempt: Callable[[Session, int], Result], call: str) -> Result:
+    def _attempt(self, cka_id: bytes, attempt: Callable[..., Result], call: str, arguments: tuple[Any, ...]) -> Result:
         session = self.pool.take()
         started = perf_counter()
         try:
@@ -123,7 +126,7 @@ class Connection(GroupLogin):
             if handle is None:
                 self.messages.end(session)
                 handle = self._search(session, cka_id)
-            result = attempt(session, handle)
+            result = attempt(session, handle, *arguments)
         except PKCS11Error as exc:
             fault = translate(exc)
             if isinstance(fault, TokenFullError):  # the call stores no object, so its working memory is exhausted

@@ -51,17 +51,22 @@ class Forgotten(Struct, frozen=True, kw_only=True):
     away: str | None
 
 
-def find(core: Core, name: str) -> TokenRow:
-    """Return the token of that label or serial if it may be forgotten.
-
-    ConfigurationError if it is no token of the installation, or its home, or still needed, with what needs it.
-    """
+def named(core: Core, name: str) -> TokenRow:
+    """Return the token of the installation with that label or serial. Raises ConfigurationError."""
     rows = core.tokens.rows()
     fitting = [each for each in rows if name in (each.label, each.serial)]
     if len(fitting) != 1:
         names = ", ".join(f"{each.label!r} (serial {each.serial})" for each in rows)
         raise ConfigurationError(f"name one token of the installation by its label or serial: {names}")
-    (row,) = fitting
+    return fitting[0]
+
+
+def find(core: Core, name: str) -> TokenRow:
+    """Return the token of that label or serial if it may be forgotten.
+
+    ConfigurationError if it is no token of the installation, or its home, or still needed, with what needs it.
+    """
+    row = named(core, name)
     if row.id == core.tokens.home_id:
         raise ConfigurationError(
             f"the token {row.label!r} is the home, where keys are created: migrate to another first"

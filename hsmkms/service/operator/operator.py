@@ -1,6 +1,6 @@
 """The operator's façade, besides the API: inspect tokens, attest, maintain, back up, migrate, reconcile."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from hsmkms.service.operator import (
     key_renewal,
     key_rotation,
     migration,
+    older_material,
     reconcile,
     rotation_report,
     simulation,
@@ -47,6 +48,8 @@ from hsmkms.service.operator.key_renewal import Loss
 from hsmkms.service.operator.key_rotation import RotatedKey
 from hsmkms.service.operator.migration import Left, Moved, TokenStanding, Waiting
 from hsmkms.service.operator.monitoring import Watch
+from hsmkms.service.operator.older_material import Destroyed as DestroyedMaterial
+from hsmkms.service.operator.older_material import OlderMaterial
 from hsmkms.service.operator.policy_notes import PolicyNotes
 from hsmkms.service.operator.reconcile import Finding, Mended
 from hsmkms.service.operator.recorded import recorded
@@ -276,6 +279,17 @@ class Operator:
         details = {"label": row.label, "serial": row.serial}
         with self._core.audit.acting("ForgetToken", self._core.installation.default_region, details):
             return forgetting.forget(self._core, row)
+
+    def find_older_material(self, name: str) -> list[OlderMaterial]:
+        """Return the older material on the former home of that label or serial, with its last use by the audit log."""
+        return older_material.find(self._core, forgetting.named(self._core, name), search_log=True)
+
+    def destroy_older_material(self, name: str, material_ids: Collection[str]) -> list[DestroyedMaterial]:
+        """Destroy older material on a former home; see ``service/operator/older_material.py``."""
+        row = forgetting.named(self._core, name)
+        details = {"label": row.label, "serial": row.serial}
+        with self._core.audit.acting("DestroyOlderMaterial", self._core.installation.default_region, details):
+            return older_material.destroy(self._core, row, material_ids)
 
     def find_clone(self, device: Device) -> Clone:
         """Describe an open token as a clone; the installation must have been opened to accept it.
