@@ -153,7 +153,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("server/app",),
     ("server/server",),
     ("server/dev",),
-    ("cli/errors", "cli/moments", "cli/output"),
+    ("cli/errors", "cli/help_layout", "cli/moments", "cli/output"),
     ("cli/options",),
     ("cli/files",),
     ("cli/api",),

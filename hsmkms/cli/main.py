@@ -52,6 +52,7 @@ from hsmkms.cli.options import (
 from hsmkms.errors import HsmKmsError
 from hsmkms.hardening import keep_secrets
 
+HELP_OPTIONS: Final = frozenset({"-h", "--help"})
 DEBUG_VARIABLE: Final = "HSMKMS_DEBUG"
 BEFORE_THE_COMMAND: Final = frozenset({"--config", "--region", "--output", "--query", "--as"})
 """The options with a value that may stand before the command's name."""
@@ -67,7 +68,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": sorted(HELP_OPTIONS)},
 )
 
 
@@ -126,6 +127,10 @@ def main() -> None:
             name = _command_of(sys.argv[1:])
             command = get_command(_narrowed(name))
             keep_brackets(command)
+            if not HELP_OPTIONS.isdisjoint(sys.argv[1:]):
+                from hsmkms.cli.help_layout import never_cut_options  # noqa: PLC0415 - other commands do not need Rich
+
+                never_cut_options()
             command(args=_repeat_list_options(name, sys.argv[1:]), prog_name="hsmkms")
         finally:
             _flush()
