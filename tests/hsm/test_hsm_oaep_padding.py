@@ -15,6 +15,7 @@ from hsmkms.hsm.crypto.oaep_params import OAEP_SHA_1, OAEP_SHA_256, Oaep
 from hsmkms.model.enums import WrappingAlgorithm
 
 SOFT_KEY = rsa.generate_private_key(65537, 2048)
+NUMBERS = SOFT_KEY.private_numbers()
 PADDINGS = {
     OAEP_SHA_1: wrapped.HASHES[WrappingAlgorithm.RSAES_OAEP_SHA_1],
     OAEP_SHA_256: wrapped.HASHES[WrappingAlgorithm.RSAES_OAEP_SHA_256],
@@ -24,9 +25,10 @@ PADDINGS = {
 def padded(oaep: Oaep, secret: bytes) -> bytes:
     """EME-OAEP encoding, as ``cryptography`` makes it: what raw RSA decryption gives."""
     used = PADDINGS[oaep]
-    block = SOFT_KEY.public_key().encrypt(secret, OAEP(MGF1(used), used, None))
-    numbers = SOFT_KEY.private_numbers()
-    return pow(int.from_bytes(block), numbers.d, numbers.public_numbers.n).to_bytes(256)
+    block = int.from_bytes(SOFT_KEY.public_key().encrypt(secret, OAEP(MGF1(used), used, None)))
+    # By the Chinese remainder theorem, a third of the time of one power modulo n.
+    q = pow(block, NUMBERS.dmq1, NUMBERS.q)
+    return (q + (pow(block, NUMBERS.dmp1, NUMBERS.p) - q) * NUMBERS.iqmp % NUMBERS.p * NUMBERS.q).to_bytes(256)
 
 
 @given(oaep=st.sampled_from([OAEP_SHA_1, OAEP_SHA_256]), secret=st.binary(max_size=190))

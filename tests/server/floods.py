@@ -23,7 +23,7 @@ STALLED_SECONDS = 1.0
 
 
 LIMIT = 1500
-"""Connections that the flooded worker serves: all of them together stay below one and a half of its memory."""
+"""Connections that the flooded worker may serve."""
 
 MANY = LIMIT - 50
 """As many connections as a worker serves by default, less a few for others."""
