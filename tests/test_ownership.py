@@ -51,11 +51,15 @@ def group(path: Path, mode: int) -> None:
         (lambda folder: (folder / "file").chmod(0o666), "file can be written by everybody (mode 0666", "chmod go-w "),
         (lambda folder: (folder / "file").chmod(0o602), "file can be written by everybody (mode 0602", "chmod go-w "),
         (lambda folder: group(folder / "file", 0o660), f"by its group (mode 0660, group {STRANGER})", "chmod g-w "),
-        (lambda folder: os.chown(folder / "file", STRANGER, 0), f"file belongs to {STRANGER}", "chown root "),
+        (
+            lambda folder: os.chown(folder / "file", STRANGER, 0),
+            f"file belongs to {STRANGER}",
+            f"run hsmkms as the uid {STRANGER}",
+        ),
         (lambda folder: folder.chmod(0o777), "folder can be written by everybody (mode 0777", "chmod go-w "),
         (lambda folder: folder.parent.chmod(0o757), "above can be written by everybody (mode 0757", "chmod go-w "),
         (lambda folder: os.chown(folder.parent, STRANGER, 0), f"above belongs to {STRANGER}", f"name {STRANGER} in"),
-        (link_of_a_stranger, f"folder belongs to {STRANGER}", "chown root "),
+        (link_of_a_stranger, f"folder belongs to {STRANGER}", "run hsmkms as the uid"),
     ],
     ids=["file", "others", "group", "owner", "folder", "above", "owner above", "link"],
 )
@@ -285,3 +289,48 @@ def test_pin_file(folder: Path) -> None:
     folder.chmod(0o777)
     with pytest.raises(PinError, match=f"can be replaced by another user, so it is not used: .*chmod go-w {folder}`"):
         read_pin(PinSettings(file=file))
+
+
+@needs_root
+def test_root_in_a_folder_of_another_user(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root is refused where another user could not read what it makes, even if that user is trusted."""
+    ownership.check_user("the data folder", folder)
+    ownership.check_user("the data folder", folder / "missing")
+    os.chown(folder, STRANGER, 0)
+    monkeypatch.setenv(ownership.TRUSTED_VARIABLE, str(STRANGER))
+    with pytest.raises(
+        ConfigurationError, match=f"who could not read what root makes there: run hsmkms as the uid {STRANGER}"
+    ):
+        ownership.check_user("the data folder", folder)
+    os.chown(folder, pwd.getpwnam("daemon").pw_uid, 0)
+    with pytest.raises(ConfigurationError, match=r"run hsmkms as daemon \(`sudo -u daemon hsmkms ...`\)"):
+        ownership.check_user("the data folder", folder)
+
+
+@needs_root
+def test_file_that_root_has_made(folder: Path) -> None:
+    """A user is told which file of a folder is root's, and the commands that mend it; a link counts for nothing."""
+    os.chown(folder, STRANGER, STRANGER)
+    (folder / "file").chmod(0o600)
+    (folder / "link").symlink_to("/etc/shadow")
+    for each in (folder, *folder.parents):
+        if each.stat().st_uid == 0 and not each.stat().st_mode & 0o005:
+            each.chmod(0o755)
+    answers, child = os.pipe(), os.fork()
+    if not child:
+        os.setgroups([])
+        os.setresgid(STRANGER, STRANGER, STRANGER)
+        os.setresuid(STRANGER, STRANGER, STRANGER)
+        try:
+            ownership.check_usable("the file", folder, besides={folder / "file"})
+            ownership.check_usable("the file", folder)
+        except ConfigurationError as exc:
+            os.write(answers[1], str(exc).encode())
+        finally:
+            os._exit(0)
+    os.close(answers[1])
+    with os.fdopen(answers[0]) as answer:
+        told = answer.read()
+    os.waitpid(child, 0)
+    assert told.startswith(f"the file {folder}/file belongs to root, so {STRANGER} cannot use it: ")
+    assert f"As root, run `chown {STRANGER} {folder}/file` (and look for others with `find {folder} ! -user" in told

@@ -1,5 +1,6 @@
 """doctor: each check finds the fault it is for and says what to do, and a warning is not a fault."""
 
+import json
 import os
 import sqlite3
 from collections.abc import Callable
@@ -157,3 +158,14 @@ def test_wrong_pin_by_another_program(site: Site) -> None:
     assert result.status == 0
     assert result.stdout.startswith("warning\ta wrong PIN was sent to the token since the last login")
     assert site.run("doctor", "--query", query, "--output", "text").stdout.startswith("ok\t")
+
+
+def test_a_fault_is_told_once(site: Site) -> None:
+    """A fault that keeps several checks from running is told by the first of them; the others name that check."""
+    (site.data / "pin").unlink()
+    rows = json.loads(site.run("doctor").stdout)["Checks"]
+    details = [each["Detail"] for each in rows]
+    assert sum("the PIN file" in each for each in details) == 1
+    skipped = [each for each in rows if each["Outcome"] == "not checked"]
+    assert {each["Detail"] for each in skipped} == {"see the check 'PIN', which names what prevents this one"}
+    assert len(skipped) > 3

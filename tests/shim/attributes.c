@@ -56,6 +56,12 @@ CK_RV play_C_Sign(CK_ULONG session, CK_BYTE *in, CK_ULONG in_len, CK_BYTE *out, 
     CK_ULONG least = control()->least_room;
     if (control()->silent && out != NULL)
         return CKR_OK;
+    if (control()->most_signed != 0 && in_len > control()->most_signed) {
+        CK_BYTE unseen[1024];
+        CK_ULONG size = sizeof unseen;
+        real->C_Sign(session, in, 1, unseen, &size); /* a refusal ends the operation */
+        return CKR_DATA_LEN_RANGE;
+    }
     if (out == NULL || *out_len >= least)
         return real->C_Sign(session, in, in_len, out, out_len);
     *out_len = least;

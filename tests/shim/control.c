@@ -243,6 +243,8 @@ static void parse(struct orders *orders, char *words, const char *line)
         control->silent = 1;
     else if (strcmp(order, "room") == 0)
         control->least_room = number(strtok_r(NULL, " ", &rest), line);
+    else if (strcmp(order, "sign_at_most") == 0)
+        control->most_signed = number(strtok_r(NULL, " ", &rest), line);
     else if (strcmp(order, "pin_tries") == 0)
         control->pin_tries = (int)number(strtok_r(NULL, " ", &rest), line);
     else if (!parse_deviation(control, order, &rest, line))

@@ -37,6 +37,7 @@
  *   exact_numbers          C_GetAttributeValue answers CKR_BUFFER_TOO_SMALL for a number whose buffer is not of its size
  *   room N                 C_Sign answers CKR_BUFFER_TOO_SMALL to a buffer of fewer than N bytes
  *   serial TEXT            C_GetTokenInfo reports this serial, of 16 characters
+ *   sign_at_most N         C_Sign answers CKR_DATA_LEN_RANGE to more than N bytes of data
  *   silent                 C_Sign answers CKR_OK, and writes neither its output nor the length of it
  *   ignore_unwrapped ATTRIBUTE 0|1
  *                          the same for objects of C_UnwrapKey alone

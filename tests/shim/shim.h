@@ -70,6 +70,7 @@ struct control {
     int unknown_count;
     char serial[17]; /* empty: that of the token behind */
     CK_ULONG least_room; /* 0: as the token behind */
+    CK_ULONG most_signed; /* 0: as the token behind */
     int silent;
     int exact_numbers;
     enum { NO_MESSAGES, MESSAGES_CALLER, MESSAGES_RANDOM, MESSAGES_COUNTED, MESSAGES_WRONG } messages;
