@@ -47,7 +47,7 @@ OPERATOR_COMMANDS = {
     "migrate-token",
     "accept-clone",
     "forget-token",
-    "destroy-older-material",
+    "list-older-material",
     "reconcile",
     "renew-log",
     "doctor",
