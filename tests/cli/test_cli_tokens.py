@@ -58,7 +58,7 @@ def test_migration(two: Site) -> None:
     assert [(each["Label"], each["Home"]) for each in listed][1:] == [(second_token.LABEL, True)]
     assert two.run("decrypt", "--ciphertext-blob", sealed.read_text()).json["Plaintext"] == "cGhvdG8="
     rotations = two.run("list-key-rotations", "--key-id", symmetric).json["Rotations"]
-    assert [each["RotationType"] for each in rotations] == ["AUTOMATIC"]
+    assert [rotation["RotationType"] for rotation in rotations] == ["AUTOMATIC"]
     doctor = two.run("doctor")
     assert (doctor.status, "has no mark" in doctor.stdout) == (0, False)
     assert two.run("re-encrypt-files", sealed, "--destination-key-id", symmetric).json["ReEncrypted"] == 1
@@ -88,10 +88,10 @@ def test_older_material(two: Site) -> None:
     command = ("forget-token", "--token", old, "--abandon-older-material")
     assert "still needed: 2 keys are on it" in two.run("forget-token", "--token", old, "--yes").error
     assert "run it there, or with --yes" in two.run(*command).error
-    said, status = at_terminal(two, *command, answer="n\n")
+    output, status = at_terminal(two, *command, answer="n\n")
     assert status == 1
-    assert "at most 1 encryptions, last used 20" in said
-    assert "2 older key materials" in said
+    assert "at most 1 encryptions, last used 20" in output
+    assert "2 older key materials" in output
     pair = two.new_key("--key-spec", "ECC_NIST_P256", "--key-usage", "SIGN_VERIFY")
     assert pair not in found
     before = two.folder / "before"
@@ -120,7 +120,7 @@ def test_question(two: Site) -> None:
     output, status = at_terminal(two, "migrate-token", "--to", second_token.LABEL, answer="n\n")
     assert "cannot be undone" in output
     assert status == 1
-    assert [each["TokenId"] is None for each in two.run("list-tokens").json["Tokens"]] == [False, True]
+    assert [token["TokenId"] is None for token in two.run("list-tokens").json["Tokens"]] == [False, True]
 
 
 def test_naming_a_token(two: Site) -> None:
@@ -164,8 +164,8 @@ def test_accept_clone(site: Site) -> None:
     assert status == 1
     answer = site.run("accept-clone", "--token", serial, "--yes").json
     assert (answer["Serial"], answer["Missing"]) == (serial, 0)
-    ours, original = site.run("list-tokens").json["Tokens"]
-    assert (ours["Serial"], original["TokenId"], "is a clone" in original["Next"]) == (serial, None, True)
+    result, original = site.run("list-tokens").json["Tokens"]
+    assert (result["Serial"], original["TokenId"], "is a clone" in original["Next"]) == (serial, None, True)
     assert site.run("create-key").status == 0
     assert site.run("audit", "export", "--event-name", "AcceptClone").stdout.count('"AcceptClone"') == 1
 
@@ -198,14 +198,14 @@ def test_forget_token(two: Site) -> None:
     answer = two.run("forget-token", "--token", old, "--yes").json
     assert answer["Next"].startswith("remove the [[token]] with label")
     listed = two.run("list-tokens")
-    assert [each["Label"] for each in listed.json["Tokens"] if each["TokenId"]] == [second_token.LABEL]
+    assert [token["Label"] for token in listed.json["Tokens"] if token["TokenId"]] == [second_token.LABEL]
     assert two.run("create-key").status == 0
     assert two.run("doctor").status == 0
     assert two.run("audit", "export", "--event-name", "ForgetToken").stdout.count('"ForgetToken"') == 1
 
 
 def test_renewal_of_own_keys(two: Site) -> None:
-    """While nothing is lost it is refused; with the old token lost it says what is lost, asks, and all goes on."""
+    """While nothing is lost it is refused; with the old token lost it shows the loss, asks, and everything works."""
     two.run("create-user", "--user-name", "alice")
     lost = two.run("create-access-key", "--user-name", "alice").json["AccessKey"]["AccessKeyId"]
     assert "nothing is lost" in two.run("renew-installation-keys", "--yes").error
@@ -268,7 +268,7 @@ def handed_over(two: Site) -> Path:
 
 def test_pins_from_systemd(two: Site, handed_over: Path) -> None:
     """Each token gets the PIN file that systemd handed over for it, though both files have one name."""
-    labels = [each.label for each in config.load(two.config).tokens]
+    labels = [token.label for token in config.load(two.config).tokens]
     for label, pin in zip(labels, ("pin", "new-pin"), strict=True):
         (two.data / pin).rename(handed_over / f"pin-{label.replace(' ', '-')}")
     environment = {"CREDENTIALS_DIRECTORY": str(handed_over)}
@@ -282,6 +282,6 @@ def test_a_credential_that_fits_both(two: Site, handed_over: Path) -> None:
     """A file that systemd handed over under the name of both PIN files is sent to neither token."""
     (two.data / "pin").rename(handed_over / "pin")
     refused = two.run("list-keys", CREDENTIALS_DIRECTORY=str(handed_over)).error
-    (label, _) = [each.label for each in config.load(two.config).tokens]
+    (label, _) = [token.label for token in config.load(two.config).tokens]
     assert f"systemd passes it with LoadCredential=pin-{label}:{two.data}/first/pin" in refused
     assert not list(two.data.rglob("*refused*"))
