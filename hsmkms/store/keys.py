@@ -64,6 +64,14 @@ _MATERIAL: Final = (
 
 
 # Built once: building a statement takes longer than SQLite takes to run it, and each creation of a key runs these.
+_KEY_COLUMNS: Final = (
+    *("key_id", "spec", "usage", "origin", "manager"),
+    *("multi_region", "creation_date", "primary_region"),
+)
+_NEW_MATERIAL_COLUMNS: Final = (
+    *("material_id", "sequence", "state", "created_at"),
+    *("rotation_date", "rotation_type", "description", "host_unwrapped"),
+)
 _INSERT_KEY: Final = key.insert()
 _INSERT_REGIONAL_KEY: Final = regional_key.insert()
 _INSERT_MATERIAL: Final = material.insert()
@@ -98,16 +106,7 @@ def insert_intent(tx: Connection, record: KeyRecord, tags: Mapping[str, str], la
 
     ``label`` is the CKA_LABEL of the token objects; ``record.version`` is not used.
     """
-    new_key = {
-        "key_id": record.key_id,
-        "spec": record.spec,
-        "usage": record.usage,
-        "origin": record.origin,
-        "manager": record.manager,
-        "multi_region": record.multi_region,
-        "creation_date": record.creation_date,
-        "primary_region": record.primary_region,
-    }
+    new_key = {name: getattr(record, name) for name in _KEY_COLUMNS}
     tx.execute(_INSERT_KEY, new_key)
     new_regional_key = {
         "key_id": record.key_id,
@@ -194,17 +193,7 @@ def forget_unused_material(tx: Connection, row_id: int | None) -> None:
 
 
 def _insert_material(tx: Connection, key_id: str, new: MaterialRecord, label: str, status: ObjectStatus) -> None:
-    new_material = {
-        "key_id": key_id,
-        "material_id": new.material_id,
-        "sequence": new.sequence,
-        "state": new.state,
-        "created_at": new.created_at,
-        "rotation_date": new.rotation_date,
-        "rotation_type": new.rotation_type,
-        "description": new.description,
-        "host_unwrapped": new.host_unwrapped,
-    }
+    new_material = {"key_id": key_id} | {name: getattr(new, name) for name in _NEW_MATERIAL_COLUMNS}
     row_id: int = tx.execute(_INSERT_MATERIAL, new_material).lastrowid
     presence = {
         "key_id": key_id,

@@ -371,9 +371,17 @@ def retry_pin(
 
 
 def _retry_one(settings: Settings, token: TokenSettings, confirm: Callable[[str], bool], *, insisted: bool) -> None:
-    try:
-        open_device(settings, token, accept_final_try=True, insisted=insisted).close()
-    except UnknownPinError as exc:
-        if not confirm(exc.question):
-            raise
-        open_device(settings, token, accept_final_try=True, insisted=True).close()
+    """Retry the login of a token; of an HA group, also of each member that has refused the PIN while not in use."""
+    marked = [each for each in choice_of(token).serials if _refused_alone(settings, each)]
+    for each in (token, *(replace(token, serial=serial) for serial in marked)):
+        try:
+            open_device(settings, each, accept_final_try=True, insisted=insisted).close()
+        except UnknownPinError as exc:
+            if not confirm(exc.question):
+                raise
+            open_device(settings, each, accept_final_try=True, insisted=True).close()
+
+
+def _refused_alone(settings: Settings, serial: str) -> bool:
+    mark = LoginGate(settings.data_dir).mark(serial)
+    return mark is not None and mark.alone

@@ -154,6 +154,7 @@ def test_token_that_hangs_for_good(well: Outage) -> None:
 
 def test_out_of_file_descriptors(well: Outage) -> None:
     """Workers that may open no more files neither spin nor die; given them back, they answer as before."""
+    until(lambda: len(well.server.workers()) == 2)  # a stand-in of the test before has ended
     before = well.server.workers()
     limits = {each: resource.prlimit(each, resource.RLIMIT_NOFILE) for each in before}
     sockets: list[socket.socket] = []

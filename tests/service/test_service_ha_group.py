@@ -417,6 +417,30 @@ def test_refused_pin_that_another_member_accepts(grouped: Grouped) -> None:
         assert in_use(kms) == first.serial
 
 
+def test_standby_refuses_the_pin(grouped: Grouped) -> None:
+    """A member that is not in use and refuses the PIN gets it once; the one in use goes on, also after a restart."""
+    first, second = grouped.group.first, grouped.group.second
+    with grouped.opened() as kms:
+        second.order("fault C_Login 1 return 0xa0")
+        sealed = [seal(kms, new_key(kms).key_id) for _ in range(2)]
+    mark = LoginGate(grouped.settings.data_dir).mark(SECOND_SERIAL)
+    assert mark is not None
+    assert LoginGate(grouped.settings.data_dir, grouped.settings.token.serials).mark(first.serial) is None
+    with grouped.opened() as kms:
+        new_key(kms)
+        assert in_use(kms) == first.serial
+        assert [unseal(kms, each) for each in sealed] == [b"secret"] * 2
+        first.fail()
+        with pytest.raises(PinError, match=f"serial {SECOND_SERIAL}.*retry-pin"):
+            new_key(kms)
+    first.order()
+    assert token_wiring.retry_pin(grouped.settings, insisted=grouped.settings.token)
+    assert LoginGate(grouped.settings.data_dir).mark() is None
+    first.fail()
+    with grouped.opened() as kms:
+        assert in_use(kms) == SECOND_SERIAL
+
+
 def test_locked_member_is_passed_over(grouped: Grouped) -> None:
     """A member whose PIN somebody has locked is not used, and the other one is."""
     grouped.group.first.order("pin_tries 1")

@@ -35,7 +35,7 @@ from hsmkms.hsm.probing.profile import TokenProfile, probe
 from hsmkms.hsm.serials import serial_of
 from hsmkms.hsm.session.identity import Candidate, Identity, Listener
 from hsmkms.hsm.session.last_member import LastMember
-from hsmkms.hsm.session.login import StaleModuleError, has_usable_pin, log_in
+from hsmkms.hsm.session.login import LoginGate, StaleModuleError, has_usable_pin, log_in
 from hsmkms.hsm.session.replicas import Replicas
 from hsmkms.hsm.session.token_choice import candidates, choose, tokens
 from hsmkms.hsm.session.token_login import DRAIN_SECONDS, TokenLogin
@@ -137,8 +137,9 @@ class GroupLogin(TokenLogin):
         raise faults[0]
 
     def _is_refusal(self, error: Exception, serial: str) -> bool:
-        """Return True if a member has refused the PIN, now or earlier; False if none was sent for another reason."""
-        return isinstance(error, PinError) and self.gate.mark(serial) is not None
+        """Return True if a refused PIN counts for all members; False if this one alone is at fault."""
+        mark = self.gate.mark(serial) if isinstance(error, PinError) else None
+        return mark is not None and not mark.alone
 
     @property
     def _last(self) -> LastMember:
@@ -259,9 +260,8 @@ class GroupLogin(TokenLogin):
     def _log_in_beside(self, serial: str) -> Session:
         """Log in to a member that is not in use; WrongTokenError unless it proves its identity."""
         choice = replace(self.settings.choice, serial=serial)
-        session = log_in(
-            lambda: choose(self.module, choice), self._read_pin, self.gate, loaded_at=self.module.loaded_at
-        )
+        gate = LoginGate(self.settings.state_dir, self.settings.choice.serials, standby=True)
+        session = log_in(lambda: choose(self.module, choice), self._read_pin, gate, loaded_at=self.module.loaded_at)
         try:
             profile = replace(self.profile, label=session.token.label, serial=serial)
             self._identities.check(Candidate(session, profile, self.members))

@@ -63,11 +63,12 @@ class LoginGate:
     """Login lock and refusal marks of one installation, files in ``folder``: one mark per token that refused a PIN.
 
     ``members``: the serials of the HA group whose token is used; a mark of one member counts for all of them.
+    ``standby``: for logins to a member beside the one in use, whose refusals count for that one alone.
     """
 
-    def __init__(self, folder: Path, members: tuple[str, ...] = ()) -> None:
+    def __init__(self, folder: Path, members: tuple[str, ...] = (), *, standby: bool = False) -> None:
         self._lock_path = folder / "login.lock"
-        self._marks = PinMarks(folder, members)
+        self._marks = PinMarks(folder, members, standby=standby)
         self._changed_path = folder / "pin-changed"
 
     def exclusive(self) -> AbstractContextManager[None]:

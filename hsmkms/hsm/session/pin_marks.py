@@ -47,7 +47,7 @@ class PinMark(Struct, frozen=True, kw_only=True):
     """A refused PIN: by which token, when, and where the PIN came from (empty if unknown).
 
     ``unsettled``: the token has accepted no PIN since. ``members``: the serials of its HA group, which has one PIN.
-    ``alone``: another member of the group has accepted this PIN, so that the refusal counts for this token only.
+    ``alone``: the refusal counts for this token only, since another member of the group has accepted the same PIN.
     """
 
     label: str
@@ -76,20 +76,21 @@ class PinMark(Struct, frozen=True, kw_only=True):
 class PinMarks:
     """Marks of one installation, files in ``folder``: one for each token that refused its PIN.
 
-    ``members``: the serials of the HA group whose token is used; a refusal by one member counts for all of them.
+    ``members``: the serials of the HA group whose token is used; a refusal by one member counts for all of them, unless
+    it is a ``standby``: then the member in use has accepted the PIN.
     """
 
-    def __init__(self, folder: Path, members: tuple[str, ...] = ()) -> None:
+    def __init__(self, folder: Path, members: tuple[str, ...] = (), *, standby: bool = False) -> None:
         self._folder = folder
         self._members = members
+        self._standby = standby
 
     def open_mark(self, serial: str | None = None) -> PinMark | None:
         """Return the mark of the token of that serial, or of any; an unreadable mark counts for all tokens."""
         marks = map(_read_mark, self._paths())
         if serial is None:
             return next(marks, None)
-        group = self._group(serial)
-        return next((each for each in marks if each.serial == _UNKNOWN or each.counts_for(group)), None)
+        return next((each for each in marks if each.serial == _UNKNOWN or self._counts(each, serial)), None)
 
     def refuse_if_refused(self, serial: str, pin: Secret) -> None:
         """Raise PinError if the token may have refused this PIN, unless a person confirmed that it be sent."""
@@ -124,6 +125,7 @@ class PinMarks:
             comparable=origin is not None and origin.comparable,
             unsettled=True,
             members=self._members if serial in self._members else (),
+            alone=self._standby,
         )
         path = self._path_of(serial)
         with ExitStack() as exits:
@@ -148,7 +150,7 @@ class PinMarks:
         A PIN that another member has refused stays listed for that one, though this token has accepted the same PIN.
         """
         group = self._group(serial)
-        closed = [path for path in self._paths() if _read_mark(path).counts_for(group)]
+        closed = [path for path in self._paths() if self._counts(_read_mark(path), serial)]
         listed = self._list()
         refused = [*listed, *map(_read_mark, closed)]
         kept = [
@@ -179,10 +181,12 @@ class PinMarks:
 
     def _listed_of(self, serial: str, origin: PinOrigin | None) -> PinMark | None:
         """Return a listed refusal of this source: of any version until the token accepts a PIN, then of this one."""
-        group = self._group(serial)
-        listed = self._list()
-        known = [each for each in listed if (each.serial == serial if each.alone else each.counts_for(group))]
+        known = [each for each in self._list() if self._counts(each, serial)]
         return next((each for each in known if each.is_of(origin) or (each.unsettled and each.may_be_of(origin))), None)
+
+    def _counts(self, mark: PinMark, serial: str) -> bool:
+        """Return True if a refusal counts for the token of that serial."""
+        return mark.serial == serial if mark.alone else mark.counts_for(self._group(serial))
 
     def _group(self, serial: str) -> frozenset[str]:
         """Return the serials whose refusals count for a token: those of its HA group, or its own."""
