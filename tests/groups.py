@@ -69,8 +69,19 @@ class Group(Struct, frozen=True):
     settings: TokenSettings
 
     @classmethod
-    def of(cls, token: TokenSettings, folder: Path, modules: Modules, *, behind: bool = False) -> Self:
-        """Make a group of a SoftHSM token and a second member, which is a copy if it is ``behind``."""
+    def of(
+        cls,
+        token: TokenSettings,
+        folder: Path,
+        modules: Modules,
+        *,
+        behind: bool = False,
+        replication_seconds: float | None = None,
+    ) -> Self:
+        """Make a group of a SoftHSM token and a second member, which is a copy if it is ``behind``.
+
+        Without ``replication_seconds`` no creation waits for a member that is behind.
+        """
         assert isinstance(token.serial, str)
         folder.mkdir(mode=0o700)
         copied = token.environment
@@ -90,6 +101,7 @@ class Group(Struct, frozen=True):
             module=modules.group,
             serial=tuple(each.serial for each in members),
             environment={"GROUP_MEMBERS": " ".join(shown)},
+            replication_seconds=(0.0 if behind else 60.0) if replication_seconds is None else replication_seconds,
         )
         return cls(*members, settings)
 
@@ -98,7 +110,11 @@ class Group(Struct, frozen=True):
         assert isinstance(self.settings.serial, tuple)
         lines = file.read_text().splitlines()
         serials = ", ".join(f'"{each}"' for each in self.settings.serial)
-        new = {"module =": f'module = "{self.settings.module}"', "serial =": f"serial = [{serials}]"}
+        new = {
+            "module =": f'module = "{self.settings.module}"',
+            "serial =": f"serial = [{serials}]",
+            "# replication_seconds =": f"replication_seconds = {self.settings.replication_seconds}",
+        }
         kept = [next((new[each] for each in new if line.startswith(each)), line) for line in lines]
         at = kept.index("[token.environment]")
         variables = [f'{name} = "{value}"' for name, value in self.settings.environment.items()]

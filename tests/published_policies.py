@@ -25,8 +25,8 @@ def statement(
     sid: str, principal: object, action: object, condition: Statement | None = None, effect: str = "Allow"
 ) -> Statement:
     """One statement about the key."""
-    found: Statement = {"Sid": sid, "Effect": effect, "Principal": principal, "Action": action, "Resource": "*"}
-    return found if condition is None else found | {"Condition": condition}
+    made: Statement = {"Sid": sid, "Effect": effect, "Principal": principal, "Action": action, "Resource": "*"}
+    return made if condition is None else made | {"Condition": condition}
 
 
 def owner(account: str) -> Statement:
@@ -104,7 +104,7 @@ def all_but_some(account: str) -> list[Statement]:
 
 
 def endpoint_only(account: str, operator: str = "StringNotEquals") -> list[Statement]:
-    """A Deny for whoever does not come through an endpoint of a VPC."""
+    """A Deny for callers that do not come through an endpoint of a VPC."""
     condition = {operator: {"aws:SourceVpce": ENDPOINT}, "BoolIfExists": {"aws:ViaAWSService": "false"}}
     return [owner(account), statement("endpoint", "*", ["kms:Encrypt", "kms:Decrypt"], condition, "Deny")]
 

@@ -23,7 +23,7 @@ with atomic_write.draft(Path(sys.argv[1]), b"never"):
 
 def names(folder: Path) -> list[str]:
     """What is in a folder."""
-    return sorted(each.name for each in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.fixture

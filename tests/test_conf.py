@@ -33,27 +33,27 @@ MAX_EXPOSURE = 2.0
 
 def settings(unit: Path) -> dict[str, list[str]]:
     """The settings of a unit by name."""
-    found: dict[str, list[str]] = {}
+    settings_by_section: dict[str, list[str]] = {}
     for line in unit.read_text().splitlines():
         if "=" in line and not line.startswith("#"):
             name, _, value = line.partition("=")
-            found.setdefault(name, []).append(value)
-    return found
+            settings_by_section.setdefault(name, []).append(value)
+    return settings_by_section
 
 
 def check_command(words: list[str]) -> None:
     """The words after ``hsmkms`` name a command, and options that it or hsmkms itself has."""
     group = typer.main.get_group(app)
-    (name,) = [each for each in words if each in group.commands]
+    (name,) = [word for word in words if word in group.commands]
     known = {option for each in (*group.params, *group.commands[name].params) for option in each.opts}
-    assert {each for each in words if each.startswith("--")} <= known
+    assert {word for word in words if word.startswith("--")} <= known
 
 
 def hsmkms_commands(text: str) -> list[list[str]]:
     """Every command line of hsmkms in a text."""
     lines = text.replace("\\\n", " ").splitlines()
-    found = (re.search(r"/hsmkms (?!-rf)([^>|&#]*)", line) for line in lines)
-    return [each[1].split() for each in found if each is not None]
+    match = (re.search(r"/hsmkms (?!-rf)([^>|&#]*)", line) for line in lines)
+    return [each[1].split() for each in match if each is not None]
 
 
 @pytest.mark.parametrize("drop_in", [False, True], ids=["one token", "two tokens"])
@@ -197,7 +197,7 @@ def test_compose_and_workflow() -> None:
     runs = "\n".join(step["run"] for step in steps if "run" in step)
     commands = hsmkms_commands(runs.replace('bin/pip" install ./hsmkms', "").replace('hsmkms" ', "hsmkms "))
     assert len(commands) == 1
-    for each in commands:
-        check_command(each)
+    for command in commands:
+        check_command(command)
     for file in re.findall(r"--file (\S+)", runs + COMPOSE.read_text()):
         assert (ROOT / file).is_file()

@@ -64,16 +64,16 @@ def group(path: Path, mode: int) -> None:
     ids=["file", "others", "group", "owner", "folder", "above", "owner above", "link"],
 )
 def test_refused(folder: Path, change: Callable[[Path], object], reason: str, cure: str) -> None:
-    """Whatever lets another user change a file, or put another one in its place, is told with what mends it."""
+    """Whatever lets another user change or replace a file is reported with its remedy."""
     file = folder / "file"
     ownership.check("the file", file)
     change(folder)
     with pytest.raises(ConfigurationError) as caught:
         ownership.check("the file", file)
-    told = str(caught.value)
-    assert told.startswith(f"the file {file} can be changed by another user, so it is not used: ")
-    assert reason in told
-    assert cure in told
+    message = str(caught.value)
+    assert message.startswith(f"the file {file} can be changed by another user, so it is not used: ")
+    assert reason in message
+    assert cure in message
 
 
 @needs_root
@@ -87,7 +87,7 @@ def test_behind_a_link(folder: Path, tmp_path: Path) -> None:
 
 
 def test_sticky_folder(folder: Path) -> None:
-    """In a folder such as /tmp everybody may make files, and nobody can replace ours; as a data folder it is unfit."""
+    """In a folder such as /tmp no other user can replace a file; as a data folder it is unfit."""
     folder.parent.chmod(0o1777)
     assert ownership.weakness(folder / "file") is None
     assert ownership.weakness(folder / "missing" / "as well") is None
@@ -118,7 +118,7 @@ def test_trusted_owners(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def named_group(name: str, gid: int, *members: str) -> Callable[[int], grp.struct_group]:
-    """What the system would tell of a group."""
+    """The system's answer about a group."""
     return lambda _: grp.struct_group((name, "x", gid, list(members)))
 
 
@@ -154,7 +154,7 @@ def test_groups(
 
 @pytest.mark.parametrize(("name", "gid"), [(MYSELF, 1000), ("staff", 50)])
 def test_primary_group_of_others(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, gid: int) -> None:
-    """A group is not private if somebody else has it as his own, though it lists no members."""
+    """A group is not private if it is another user's primary group, though it lists no members."""
     me = pwd.getpwuid(os.geteuid())
     other = pwd.struct_passwd(("eve", "x", STRANGER, gid, "", "/", "/bin/sh"))
     monkeypatch.setattr(grp, "getgrgid", named_group(name, gid))
@@ -199,9 +199,9 @@ def test_access_control_list(folder: Path) -> None:
         os.setxattr(folder, "system.posix_acl_access", ACL)
     except OSError:
         pytest.skip("the file system has no access control lists")
-    found = ownership.weakness(folder)
-    assert found is not None
-    assert found.cure == f"run `chmod g-w {folder}`"
+    weakness = ownership.weakness(folder)
+    assert weakness is not None
+    assert weakness.cure == f"run `chmod g-w {folder}`"
     folder.chmod(0o755)
     assert ownership.weakness(folder) is None
 

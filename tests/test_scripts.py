@@ -220,7 +220,7 @@ def bare_machine(tools: Path, *arguments: object) -> "subprocess.Popen[str]":
 
 @pytest.mark.parametrize("arguments", [[], ["--fast"], ["tri/xie"], ["--cache"]])
 def test_bare_machine_usage(arguments: list[str]) -> None:
-    """Without the name of a suite, or with an option that it does not have, it tells its usage."""
+    """Without the name of a suite, or with an unknown option, it prints its usage."""
     done = subprocess.run(
         [ROOT / "scripts/bare-machine", *arguments], capture_output=True, text=True, check=False, timeout=60
     )
@@ -232,18 +232,18 @@ def test_bare_machine_without_mounts(tools: Path) -> None:
     """Where mounting is refused it says so with a status of its own, and leaves nothing."""
     stand_in(tools, "unshare", "echo 'unshare failed: Operation not permitted' >&2; exit 1")
     with bare_machine(tools, "trixie") as process:
-        said, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=60)
     assert process.returncode == 77
-    assert said.endswith("not run on this machine: mounting is refused: unshare failed: Operation not permitted \n")
+    assert output.endswith("not run on this machine: mounting is refused: unshare failed: Operation not permitted \n")
     assert not any((tools.parent / "work").iterdir())
 
 
 def test_bare_machine_without_the_suite(tools: Path) -> None:
     """An archive that has no such suite is a fault and no excuse."""
     with bare_machine(tools, "trixie") as process:
-        said, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "no archive that apt uses here has trixie" in said
+    assert "no archive that apt uses here has trixie" in output
     assert not any((tools.parent / "work").iterdir())
 
 

@@ -76,7 +76,7 @@ def folder() -> Path:
 
 @cache
 def prepare_faketime() -> None:
-    """Make commands quick that `faketime` runs: they are forked from a process whose clock they set anew."""
+    """Make commands quick that `faketime` runs: they are forked from a process whose clock is set by each."""
     faketime = ["faketime", "-f", "+0d", sys.executable, "-c", "import os; print(os.environ['LD_PRELOAD'])"]
     library = subprocess.run(faketime, check=True, capture_output=True, text=True).stdout.strip()
     _start(folder() / FAKED_SOCKET, LD_PRELOAD=library, FAKETIME="+0d", FAKETIME_NO_CACHE="1")

@@ -1,10 +1,11 @@
-"""Print answers as json (the API's own members), text (tabs, as the aws CLI does) or table (for people)."""
+"""Print answers as json or yaml (the API's own members), text (tabs, as the aws CLI does) or table (for people)."""
 
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
+from importlib.util import find_spec
 from typing import Any, Final
 
 import typer
@@ -26,6 +27,7 @@ class OutputFormat(StrEnum):
     JSON = "json"
     TABLE = "table"
     TEXT = "text"
+    YAML = "yaml"
 
 
 def default_format() -> OutputFormat:
@@ -72,6 +74,12 @@ def check_query(query: str) -> None:
         raise typer.BadParameter(f"--query is not JMESPath: {str(exc).splitlines()[0]}") from exc
 
 
+def check_format(output: OutputFormat | None) -> None:
+    """Raise a usage error for a format whose library is not installed."""
+    if output is OutputFormat.YAML and find_spec("yaml") is None:
+        raise typer.BadParameter("--output yaml needs PyYAML: `pip install hsmkms[yaml]`, or use --output json")
+
+
 def pick(answer: Plain, query: str) -> Plain:
     """Return the part of an answer that a query (JMESPath) selects. ValidationException if it does not fit."""
     import jmespath  # noqa: PLC0415 - see check_query
@@ -85,6 +93,12 @@ def pick(answer: Plain, query: str) -> Plain:
 
 def _print_json(answer: Plain) -> None:
     print(json.dumps(answer, indent=4, ensure_ascii=False))
+
+
+def _print_yaml(answer: Plain) -> None:
+    import yaml  # noqa: PLC0415 - an extra
+
+    yaml.safe_dump(answer, sys.stdout, allow_unicode=True, sort_keys=False)
 
 
 def _print_text(answer: Plain) -> None:
@@ -194,5 +208,6 @@ def _cell(name: str, value: Plain) -> str:
 _PRINTERS: Final = {
     OutputFormat.JSON: _print_json,
     OutputFormat.TEXT: _print_text,
+    OutputFormat.YAML: _print_yaml,
     OutputFormat.TABLE: _print_table,
 }

@@ -80,6 +80,7 @@ class TokenSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     init_reserved: str | None = None
     max_sessions: Annotated[int, between(1, 65_535)] = 16
     session_wait_seconds: Annotated[float, between(0, 3600)] = 5.0
+    replication_seconds: Annotated[float, between(0, 3600)] = 5.0
 
     @property
     def serials(self) -> tuple[str, ...]:

@@ -28,14 +28,13 @@ def canonical(context: Mapping[str, str] | None) -> bytes:
     """Return the canonical bytes of a context. ValidationException if it is too long or not valid Unicode."""
     if not context:
         return EMPTY
+    form = _number(len(context))
     try:
-        pairs = sorted((key.encode("utf-8"), value.encode("utf-8")) for key, value in context.items())
+        for key in sorted(context):  # by code points, which is the order of their UTF-8 bytes
+            name, value = key.encode(), context[key].encode()
+            form += b"%b%b%b%b" % (_number(len(name)), name, _number(len(value)), value)
     except UnicodeEncodeError as exc:
         raise ValidationException("EncryptionContext holds a lone surrogate, which is no Unicode character.") from exc
-    parts = [_number(len(pairs))]
-    for key, value in pairs:
-        parts += (_number(len(key)), key, _number(len(value)), value)
-    form = b"".join(parts)
     if len(form) > MAX_BYTES:
         raise ValidationException(f"EncryptionContext is {len(form)} bytes long; at most {MAX_BYTES} are possible.")
     return form

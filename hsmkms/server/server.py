@@ -43,6 +43,7 @@ from hsmkms.server.process.supervisor import (
 )
 from hsmkms.server.unavailable_app import FAULT_FILE
 from hsmkms.wiring import core as wiring
+from hsmkms.wiring import tokens
 
 Reread = Callable[[], Settings]
 
@@ -104,7 +105,8 @@ def serve(
             stand_in=partial(_stand_in, shared),
         )
         ready = ready or partial(report_ready, settings.serve)
-        Workers(settings.serve, lives, replaced, ready, lifeline, first, PortOwner(settings.data_dir, join)).run()
+        owner, hung = PortOwner(settings.data_dir, join), partial(_leave_members, settings)
+        Workers(settings.serve, lives, replaced, ready, lifeline, first, hung, owner).run()
 
 
 @contextmanager
@@ -150,6 +152,12 @@ def _ask_pin(settings: Settings) -> Secret | None:
 def _complain(error: HsmKmsError, status: int) -> None:
     sys.stderr.write(f"hsmkms: {type(error).__name__}: {error}\n")
     sys.exit(status)
+
+
+def _leave_members(settings: Settings, started_at: float) -> None:
+    """Let new processes begin with the next member of each HA group, since a worker has hung with the present one."""
+    for serial in tokens.pass_on_members(settings, started_at):
+        sys.stderr.write(f"hsmkms: new workers begin with the HA member with serial {serial}\n")
 
 
 # -- in a worker ------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from hsmkms.errors import BindingError, CloneError, ConfigurationError, HsmKmsEr
 from hsmkms.hsm.device import DeviceSettings, TokenDevice
 from hsmkms.hsm.ports import Device
 from hsmkms.hsm.session import module as modules
+from hsmkms.hsm.session.last_member import LastMember
 from hsmkms.hsm.session.login import LoginGate, check_counters
 from hsmkms.hsm.session.pin_marks import UnknownPinError
 from hsmkms.hsm.session.token_choice import TokenChoice, candidates
@@ -76,6 +77,7 @@ def device_settings(settings: Settings, token: TokenSettings | None = None) -> D
         init_reserved=token.init_reserved,
         max_sessions=token.max_sessions,
         session_wait_seconds=token.session_wait_seconds,
+        replication_seconds=token.replication_seconds,
         host_unwrap=settings.imports.host_unwrap,
     )
 
@@ -317,6 +319,16 @@ def _check_account(settings: Settings, row: InstallationRow) -> None:
         raise ConfigurationError(
             f"account_id is {settings.account_id}, but this installation was created for {row.account}: correct it"
         )
+
+
+def pass_on_members(settings: Settings, used_since: float) -> list[str]:
+    """Let new processes begin with the next member of each HA group; return the serials. Makes no call to a token.
+
+    ``used_since``: see ``LastMember.pass_on``.
+    """
+    groups = [choice for choice in map(choice_of, settings.tokens) if choice.is_group]
+    passed_on = (LastMember(settings.data_dir, each.serials).pass_on(used_since) for each in groups)
+    return [each for each in passed_on if each is not None]
 
 
 def wrong_pins_given(settings: Settings, token: TokenSettings) -> bool:

@@ -55,7 +55,9 @@ def toured(site: Site) -> Reader:
 def on_a_bad_day(site: Site) -> Reader:
     """The tour's installation with the backup and the operator's key that the page of operations makes."""
     reader = installed(site)
-    making = [each for each in pages.commands((pages.GUIDE / "operations.md").read_text()) if "operator.txt" in each]
+    making = [
+        command for command in pages.commands((pages.GUIDE / "operations.md").read_text()) if "operator.txt" in command
+    ]
     steps = [pages.Step(command=each.replace(" --signing-key signing.pem", ""), output=[], status=0) for each in making]
     done = pages.run(site, steps, reader.places, reader.environment)
     assert [each.status for each in done] == [0, 0], done

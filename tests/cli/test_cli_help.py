@@ -50,7 +50,7 @@ OPERATOR_COMMANDS = {
     "migrate-token",
     "accept-clone",
     "forget-token",
-    "destroy-older-material",
+    "list-older-material",
     "reconcile",
     "renew-log",
     "doctor",
@@ -172,7 +172,7 @@ def test_completion_script(bare: Site, shell: str) -> None:
 
 
 def test_completion_works(bare: Site) -> None:
-    """The shell is told the commands, and the options of a command, that begin with what was typed."""
+    """Completion offers the commands, and the options of a command, that begin with what was typed."""
 
     def offered(line: str) -> set[str]:
         words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1)}

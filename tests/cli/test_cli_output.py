@@ -95,9 +95,9 @@ def test_nothing_is_printed_without_an_answer(shared: Site, key: str, output: st
 
 def test_unknown_output_is_wrong_usage(shared: Site) -> None:
     """A form of output that does not exist is refused with status 2."""
-    refused = shared.run("list-keys", "--output", "yaml")
+    refused = shared.run("list-keys", "--output", "xml")
     assert (refused.status, refused.stdout) == (2, "")
-    assert "yaml" in refused.stderr
+    assert "xml" in refused.stderr
 
 
 def test_closed_pipe(shared: Site) -> None:
@@ -107,8 +107,8 @@ def test_closed_pipe(shared: Site) -> None:
 
 def test_full_disk_of_the_answer(shared: Site) -> None:
     """An answer that cannot be written is said in one line, with status 1."""
-    told = piped(shared, "hsmkms list-keys > /dev/full; echo $? >&2")
-    assert told == "hsmkms: the answer cannot be written: No space left on device\n1\n"
+    printed = piped(shared, "hsmkms list-keys > /dev/full; echo $? >&2")
+    assert printed == "hsmkms: the answer cannot be written: No space left on device\n1\n"
 
 
 def piped(site: Site, line: str) -> str:

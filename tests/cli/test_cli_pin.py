@@ -42,10 +42,10 @@ def test_generated(site: Site) -> None:
     """A PIN that is generated is another one each time, and is not shown."""
     seen = {pin(site)}
     for _ in range(2):
-        told = site.run("change-pin", "--generate")
-        assert told.status == 0
+        result = site.run("change-pin", "--generate")
+        assert result.status == 0
         seen.add(pin(site))
-        assert pin(site) not in told.stdout + told.stderr
+        assert pin(site) not in result.stdout + result.stderr
         assert works(site)
     assert len(seen) == 3
 

@@ -67,58 +67,71 @@ def test_migration(two: Site) -> None:
 
 
 def test_older_material(two: Site) -> None:
-    """What is known of older material is shown; at the operator's word it is destroyed, and its token forgotten."""
+    """What is known of older material is shown; at the operator's word it is abandoned, and its token forgotten.
+
+    Nothing on that token is destroyed: a backup from before the act decrypts again.
+    """
     used, unused = two.new_key(), two.new_key()
     sealed = encrypted(two, used)
     two.run("migrate-token", "--to", second_token.LABEL, "--yes")
     left = {each["KeyId"]: each for each in two.run("list-tokens").json["Left"]}
-    assert left[unused]["Reason"] == "older material that has encrypted nothing: destroy-older-material"
-    assert (left[used]["Encryptions"], left[used]["Reason"].startswith("older ciphertext: ")) == (1, True)
+    advice = "forget-token --abandon-older-material"
+    assert left[unused]["Reason"] == f"older material that has encrypted nothing: {advice}"
+    assert (left[used]["Encryptions"], left[used]["Reason"].endswith(advice)) == (1, True)
     home, old = second_token.LABEL, two.run("list-tokens").json["Tokens"][0]["Label"]
-    command = ("destroy-older-material", "--token", old)
-    assert "is the home" in two.run("destroy-older-material", "--token", home, "--yes").error
-    assert "name one token" in two.run("destroy-older-material", "--token", "x", "--yes").error
-    assert "holds no older material of x" in two.run(*command, "--key-id", "x", "--yes").error
-    plan = {each["KeyId"]: each for each in two.run(*command, "--dry-run").json["OlderMaterial"]}
-    assert {key: each["Encryptions"] for key, each in plan.items()} == {used: 1, unused: 0}
-    assert (plan[unused]["LastUse"], plan[used]["LastUse"] is None) == (None, False)
+    assert "is the home" in two.run("list-older-material", "--token", home).error
+    assert "name one token" in two.run("list-older-material", "--token", "x").error
+    found = {each["KeyId"]: each for each in two.run("list-older-material", "--token", old).json["OlderMaterial"]}
+    assert {key: each["Encryptions"] for key, each in found.items()} == {used: 1, unused: 0}
+    assert (found[unused]["LastUse"], found[used]["LastUse"] is None) == (None, False)
+
+    command = ("forget-token", "--token", old, "--abandon-older-material")
+    assert "still needed: 2 keys are on it" in two.run("forget-token", "--token", old, "--yes").error
     assert "run it there, or with --yes" in two.run(*command).error
     said, status = at_terminal(two, *command, answer="n\n")
     assert status == 1
     assert "at most 1 encryptions, last used 20" in said
-    done = two.run(*command, "--never-used", "--yes").json["Destroyed"]
-    assert [(each["KeyId"], each["Fault"]) for each in done] == [(unused, None)]
-    assert two.run("decrypt", "--ciphertext-blob", sealed.read_text()).json["Plaintext"] == "cGhvdG8="
-    assert "still needed: 1 keys are on it" in two.run("forget-token", "--token", old, "--yes").error
-    assert [each["KeyId"] for each in two.run(*command, "--key-id", used, "--yes").json["Destroyed"]] == [used]
+    assert "2 older key materials" in said
+    pair = two.new_key("--key-spec", "ECC_NIST_P256", "--key-usage", "SIGN_VERIFY")
+    assert pair not in found
+    before = two.folder / "before"
+    shutil.copytree(two.data, before)
+
+    done = two.run(*command, "--yes").json
+    assert (done["Label"], done["Abandoned"], done["Destroyed"]) == (old, 2, 0)
+    assert "erase it with the token's own tool" in done["Away"]
     lost = two.run("decrypt", "--ciphertext-blob", sealed.read_text()).error
     assert lost.startswith("KMSInvalidStateException: The key material ")
-    assert two.run(*command, "--yes").stderr.startswith("hsmkms: note: none of the 0 older key materials")
-    assert two.run("forget-token", "--token", old, "--yes").json["Label"] == old
     for key in (used, unused):
         assert two.run("decrypt", "--ciphertext-blob", encrypted(two, key).read_text()).json["Plaintext"] == "cGhvdG8="
     assert two.run("reconcile").json["Findings"] == []
-    assert two.run("audit", "export", "--event-name", "DestroyOlderKeyMaterial").stdout.count("\n") == 2
+    assert two.run("audit", "export", "--event-name", "AbandonOlderKeyMaterial").stdout.count("\n") == 2
     assert two.run("audit", "verify").status == two.run("verify-store").status == 0
+
+    for name in ("meta.db", "log.db"):
+        for each in two.data.glob(f"{name}*"):
+            each.unlink()
+        shutil.copy(before / name, two.data / name)
+    assert two.run("decrypt", "--ciphertext-blob", sealed.read_text()).status == 0
 
 
 def test_question(two: Site) -> None:
     """At a terminal it is asked whether all servers know the token; no changes nothing."""
-    said, status = at_terminal(two, "migrate-token", "--to", second_token.LABEL, answer="n\n")
-    assert "cannot be undone" in said
+    output, status = at_terminal(two, "migrate-token", "--to", second_token.LABEL, answer="n\n")
+    assert "cannot be undone" in output
     assert status == 1
     assert [each["TokenId"] is None for each in two.run("list-tokens").json["Tokens"]] == [False, True]
 
 
 def test_naming_a_token(two: Site) -> None:
-    """Of several, commands about one token want to know which; a name that fits none is told which there are."""
+    """With several tokens, commands about one require --token; an unknown one is refused with those that exist."""
     info = two.run("token-info", "--token", second_token.LABEL, "--query", "Profile.Label").json
     assert info == second_token.LABEL
     assert two.run("token-check", "--token", second_token.LABEL).status == 0
     for command in (("change-pin", "--generate"), ("token-info", "--token", "x"), ("migrate-token", "--to", "x")):
-        told = two.run(*command).error
-        assert told.startswith("ConfigurationError: name one [[token]] of the configuration")
-        assert second_token.LABEL in told
+        message = two.run(*command).error
+        assert message.startswith("ConfigurationError: name one [[token]] of the configuration")
+        assert second_token.LABEL in message
     file = two.data / "new-pin"
     before = file.read_text()
     assert two.run("change-pin", "--generate", "--token", second_token.LABEL).json["PinFile"] == str(file)
@@ -146,8 +159,8 @@ def test_accept_clone(site: Site) -> None:
     assert "is a clone of this installation's token" in site.run("doctor").stdout
     second_token.clone_again(config.load(site.config).tokens[0], clone)
     assert "run it there, or with --yes" in site.run("accept-clone", "--token", serial).error
-    said, status = at_terminal(site, "accept-clone", "--token", serial, answer="n\n")
-    assert "is refused from then on" in said
+    output, status = at_terminal(site, "accept-clone", "--token", serial, answer="n\n")
+    assert "is refused from then on" in output
     assert status == 1
     answer = site.run("accept-clone", "--token", serial, "--yes").json
     assert (answer["Serial"], answer["Missing"]) == (serial, 0)
@@ -179,8 +192,8 @@ def test_forget_token(two: Site) -> None:
     assert "is the home" in two.run("forget-token", "--token", old, "--yes").error
     two.run("migrate-token", "--to", second_token.LABEL, "--yes")
     assert "run it there, or with --yes" in two.run("forget-token", "--token", old).error
-    said, status = at_terminal(two, "forget-token", "--token", old, answer="n\n")
-    assert "no backup from before the migration" in said
+    output, status = at_terminal(two, "forget-token", "--token", old, answer="n\n")
+    assert "no backup from before the migration" in output
     assert status == 1
     answer = two.run("forget-token", "--token", old, "--yes").json
     assert answer["Next"].startswith("remove the [[token]] with label")
@@ -225,7 +238,7 @@ def test_init_on_a_group(site: Site) -> None:
 
 
 def test_a_token_is_away(two: Site) -> None:
-    """list-tokens and doctor tell of it with status 1; what is at home goes on."""
+    """list-tokens and doctor report it with status 1; the keys at home work on."""
     two.run("migrate-token", "--to", second_token.LABEL, "--yes")
     text = two.config.read_text()
     first = text.index("[[token]]\n")

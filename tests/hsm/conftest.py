@@ -81,8 +81,8 @@ def main_job(new_token: NewToken, spy_path: Path) -> spylog.MainJob:
     """The main job, done once through the spy."""
     token = new_token("spied")
     log = token.folder / "spy.log"
-    told = devices.run(PROGRAMS / "main_job.py", token.spied(spy_path, log))
-    return spylog.MainJob(calls=spylog.read(log), **told)
+    output = devices.run(PROGRAMS / "main_job.py", token.spied(spy_path, log))
+    return spylog.MainJob(calls=spylog.read(log), **output)
 
 
 @pytest.fixture

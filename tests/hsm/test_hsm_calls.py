@@ -170,29 +170,29 @@ def test_operations_are_those_of_the_other_library(session: Session, key: int) -
     for iv, aad in ((IV, AAD), (IV, b""), (IV, bytes(5000)), (bytes(8), AAD)):
         built = mechanism(Mechanism.AES_GCM, GCMParams(iv, aad, 128))
         sealed = operations.encrypt(session, key, built, PLAINTEXT)
-        assert operations.encrypt(session, key, gcm(iv, aad, 128), PLAINTEXT) == sealed
+        assert operations.encrypt(session, key, gcm(iv, aad), PLAINTEXT) == sealed
         assert len(sealed) == len(PLAINTEXT) + 16
-        assert operations.decrypt(session, key, gcm(iv, aad, 128), sealed) == PLAINTEXT
+        assert operations.decrypt(session, key, gcm(iv, aad), sealed) == PLAINTEXT
     (found,) = session.get_objects({Attribute.LABEL: "a key of the calls"})
     parameters = GCMParams(IV, AAD, 128)
     theirs = found.encrypt(PLAINTEXT, mechanism=Mechanism.AES_GCM, mechanism_param=parameters)  # type: ignore[attr-defined]
-    assert theirs == operations.encrypt(session, key, gcm(IV, AAD, 128), PLAINTEXT)
+    assert theirs == operations.encrypt(session, key, gcm(IV, AAD), PLAINTEXT)
 
 
 def test_large_output(session: Session, key: int) -> None:
     """Data larger than a thread's own buffer is encrypted and decrypted as well."""
     data = os.urandom(3 * operations.ROOM)
-    sealed = operations.encrypt(session, key, gcm(IV, AAD, 128), data, len(data) + 16)
-    assert operations.decrypt(session, key, gcm(IV, AAD, 128), sealed, len(sealed)) == data
+    sealed = operations.encrypt(session, key, gcm(IV, AAD), data, len(data) + 16)
+    assert operations.decrypt(session, key, gcm(IV, AAD), sealed, len(sealed)) == data
 
 
 def test_plaintext_is_overwritten(session: Session, key: int) -> None:
     """After a decryption, a refused one, and a MAC (some are keys) the thread's buffer holds zeros only."""
-    sealed = operations.encrypt(session, key, gcm(IV, AAD, 128), PLAINTEXT)
-    assert operations.decrypt(session, key, gcm(IV, AAD, 128), sealed) == PLAINTEXT
+    sealed = operations.encrypt(session, key, gcm(IV, AAD), PLAINTEXT)
+    assert operations.decrypt(session, key, gcm(IV, AAD), sealed) == PLAINTEXT
     assert not any(bytes(ffi.buffer(operations.SCRATCH.out)))
     with pytest.raises(ckr.PKCS11Error):
-        operations.decrypt(session, key, gcm(IV, b"others", 128), sealed)
+        operations.decrypt(session, key, gcm(IV, b"others"), sealed)
     assert not any(bytes(ffi.buffer(operations.SCRATCH.out)))
     made = session.generate_key(KeyType.GENERIC_SECRET, 256, capabilities=MechanismFlag.SIGN, store=False)
     assert any(operations.sign(session, handle_of(made), mechanism(Mechanism.SHA256_HMAC), b"message"))

@@ -14,8 +14,8 @@ def calls(new_token: NewToken, spy_path: Path, programs: Path) -> list[spylog.Sp
     """What the spy saw when an RSA pair, one of P-256 and one of Ed25519 were made."""
     token = new_token("spied-data-key-pairs")
     log = token.folder / "spy.log"
-    told = devices.run(programs / "data_key_pairs_job.py", token.spied(spy_path, log))
-    assert told["right"]
+    output = devices.run(programs / "data_key_pairs_job.py", token.spied(spy_path, log))
+    assert output["right"]
     return spylog.read(log)
 
 
@@ -36,10 +36,10 @@ def test_nothing_outlives_the_call(calls: list[spylog.SpyCall]) -> None:
     """Each half, and each transport key, is destroyed; every transport key is another one and can only wrap."""
     transports = spylog.named(calls, "C_CreateObject")
     assert len(transports) == 3
-    for each in transports:
-        assert re.search(r"CKA_SENSITIVE +True", each.text)
-        assert re.search(r"CKA_EXTRACTABLE +False", each.text)
-        assert re.search(r"CKA_TOKEN +False", each.text)
+    for transport in transports:
+        assert re.search(r"CKA_SENSITIVE +True", transport.text)
+        assert re.search(r"CKA_EXTRACTABLE +False", transport.text)
+        assert re.search(r"CKA_TOKEN +False", transport.text)
     destroyed = spylog.named(calls, "C_DestroyObject")
     assert len(destroyed) >= 2 * 4 + 3
     assert {each.returned for each in destroyed} == {"CKR_OK"}

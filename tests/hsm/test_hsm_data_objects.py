@@ -66,3 +66,18 @@ def test_lost_each_time(device: TokenDevice, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ObjectLostError):
         device.own.notes(seal, PREFIX)
     assert 1 < len(searches) < 100
+
+
+def test_note_that_is_still_there(device: TokenDevice) -> None:
+    """A note that was read is recognised by its handle, label and value; one that was replaced or not read is not."""
+    seal = permit(OperatorAct.SEAL)
+    label = f"{PREFIX}noted"
+    device.own.replace_note(seal, PREFIX, label, b"value")
+    assert not device.own.holds_note(seal, label, b"value"), "it was not read yet"
+    device.own.notes(seal, PREFIX)
+    assert device.own.holds_note(seal, label, b"value")
+    assert not device.own.holds_note(seal, f"{PREFIX}others", b"value")
+    assert not device.own.holds_note(seal, label, b"another")
+    device.own.notes(seal, PREFIX)
+    device.own.replace_note(seal, PREFIX, f"{PREFIX}newer", b"value")
+    assert not device.own.holds_note(seal, label, b"value")

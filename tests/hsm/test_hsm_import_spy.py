@@ -51,14 +51,14 @@ def dumped(text: str) -> bytes:
 
 def seen(job: Spied, secret: bytes) -> bool:
     """True if the log shows the secret, as whatever parameter of whatever call."""
-    return any(secret in dumped(each.text) for each in job.calls)
+    return any(secret in dumped(call.text) for call in job.calls)
 
 
 def spy_on(token: Token, spy_path: Path, programs: Path, *, host_unwrap: bool) -> Spied:
     """Run the import job through the spy."""
     log = token.folder / "spy.log"
-    told = devices.run(programs / "import_job.py", token.spied(spy_path, log), host_unwrap=host_unwrap)
-    return Spied(calls=spylog.read(log), **told)
+    output = devices.run(programs / "import_job.py", token.spied(spy_path, log), host_unwrap=host_unwrap)
+    return Spied(calls=spylog.read(log), **output)
 
 
 @pytest.fixture(scope="module")
@@ -129,11 +129,11 @@ def test_host_unwrap_creates_no_object(spied_host: Spied) -> None:
     assert started
     raw = [each for each in spylog.named(spied_host.calls, "C_Decrypt") if "pData[*pulDataLen]" in each.text]
     blocks = [dumped(each.text.partition("pData[*pulDataLen]")[2]) for each in raw]
-    opened = [remove_padding(each, OAEP_SHA_256) for each in blocks if len(each) == 256]
+    opened = [remove_padding(block, OAEP_SHA_256) for block in blocks if len(block) == 256]
     assert bytes.fromhex(spied_host.secret) in opened
 
 
 def test_the_search_for_secrets_finds(spied: Spied) -> None:
-    """What is passed to the token is found by the search above: a plaintext, and the label of a key."""
+    """The search above finds what is passed to the token: a plaintext, and the label of a key."""
     assert seen(spied, b"plaintext")
     assert seen(spied, b"hsmkms spied import")

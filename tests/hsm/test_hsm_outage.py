@@ -47,7 +47,7 @@ class Bench(Struct):
         return bool(self.device.connection.sessions().away)
 
     def comes_back(self) -> None:
-        """Told nothing any more, the token is soon in use again, and nobody tries any longer."""
+        """Once its faults end the token is soon in use again, and the reconnecting thread stops."""
         self.played.order()
         until(lambda: not self.is_away(), PATIENCE)
         until(lambda: self.device.connection._comeback._thread is None, PATIENCE)
@@ -125,7 +125,7 @@ def test_refused_pin_is_not_repeated(bench: Bench, logins: list[float], token: T
 
 
 def test_other_calls_are_never_finalised_under(bench: Bench) -> None:
-    """The module is not initialised anew under a call that has not come back, and is as soon as it has."""
+    """The module is not reinitialised during a call that has not returned, and is once it has."""
     ended: list[str] = []
 
     def work() -> None:
@@ -228,13 +228,13 @@ def test_slow_token_serves_as_many_as_it_has_sessions(token: Token, shim_path: P
     bench = Bench(played, device, new_key(device))
     played.order("fault C_Encrypt * wait")
     threads = [threading.Thread(target=bench.works) for _ in range(16)]
-    for each in threads:
-        each.start()
+    for thread in threads:
+        thread.start()
     until(lambda: device.connection.sessions().waiting == 16 - sessions, PATIENCE)
     until(lambda: played.waiting() == sessions, PATIENCE)
     played.order()
-    for each in threads:
-        each.join(PATIENCE)
+    for thread in threads:
+        thread.join(PATIENCE)
     assert bench.works()
     device.close()
 

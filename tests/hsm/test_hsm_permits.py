@@ -63,6 +63,7 @@ ADMITTED: dict[str, set[Operation | OperatorAct]] = {
     "unwrap_backing_key": {Operation.IMPORT_KEY_MATERIAL},
     "generate_mac_key": {OperatorAct.INITIALISE, OperatorAct.SEAL},
     "notes": {OperatorAct.SEAL},
+    "holds_note": {OperatorAct.SEAL},
     "replace_note": {OperatorAct.SEAL},
     "remove_notes": {OperatorAct.SEAL},
     "change_pin": {OperatorAct.CHANGE_PIN},
@@ -119,13 +120,14 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "decapsulate": (bytes(1088),),
     "generate_mac": (MacAlgorithm.HMAC_SHA_256, b"message"),
     "notes": (),
+    "holds_note": (b"value",),
     "replace_note": ("label", b"value"),
     "remove_notes": (),
     "change_pin": ("new",),
     "destroy": (),
     "destroy_secret": (),
 }
-NEEDS_NO_OBJECT = {"change_pin", "data_key_pair", "random", "notes", "replace_note", "remove_notes"}
+NEEDS_NO_OBJECT = {"change_pin", "data_key_pair", "random", "notes", "holds_note", "replace_note", "remove_notes"}
 TAKES_MATERIAL = {"fingerprints", "unwrap_backing_key"}
 """Those that are shown the wrapping key within what it wraps."""
 
@@ -262,9 +264,10 @@ def test_permit_covers_several() -> None:
 ACTS_ON_THE_TOKEN = {
     "seal",
     "open_sealed",
+    "use",
     "generate",
     "generate_pair",
-    "generate_both",
+    "make_both",
     "destroy",
     "sign",
     "generate_random",
@@ -285,6 +288,7 @@ ACTS_ON_THE_TOKEN = {
     "keep_secret",
     "keep_note",
     "read_notes",
+    "is_note_at",
     "remove_notes",
     "set_pin",
     "try_pair",

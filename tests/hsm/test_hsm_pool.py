@@ -101,15 +101,15 @@ def test_waiting_ends(make_pool: MakePool) -> None:
 def test_waiter_is_woken(make_pool: MakePool) -> None:
     """A session given back goes to a waiting thread at once."""
     pool = make_pool(1, 300)
-    held = pool.take()
+    session = pool.take()
     got: list[Session] = []
     thread = threading.Thread(target=lambda: got.append(pool.take()))
     thread.start()
     while not pool._waiting:
         time.sleep(0.001)
-    pool.put(held)
+    pool.put(session)
     thread.join(60)
-    assert got == [held]
+    assert got == [session]
 
 
 def test_discard_frees_a_place(make_pool: MakePool, opened: list[Session]) -> None:

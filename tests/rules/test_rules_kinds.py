@@ -96,7 +96,7 @@ def test_state_first_is_the_reference() -> None:
 
 def test_all_others_are_for_every_key(make_key: Callable[..., KeyRecord]) -> None:
     """Operations outside the table ask nothing of the kind of key."""
-    assert {str(each) for each in CHECKS} == set(TABLE)
+    assert {str(check) for check in CHECKS} == set(TABLE)
     key = make_key(spec=KeySpec.HMAC_512)
     for operation in set(ADMISSION) - set(CHECKS) - {Operation.CANCEL_KEY_DELETION}:
         admit(operation, key, NOW)

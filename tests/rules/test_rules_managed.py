@@ -35,8 +35,11 @@ def test_management_is_denied(make_key: Callable[..., KeyRecord], name: str) -> 
 
 @pytest.mark.parametrize("operation", sorted(USABLE))
 def test_use_is_everybodys(make_key: Callable[..., KeyRecord], operation: Operation) -> None:
-    """Cryptography and looking are allowed."""
-    check_use(operation, make_key(manager=KeyManager.AWS), ROOT)
+    """A service-managed key allows operations that use or describe it, and refuses ScheduleKeyDeletion."""
+    key = make_key(manager=KeyManager.AWS)
+    check_use(operation, key, ROOT)
+    with pytest.raises(AccessDeniedException):
+        check_use(Operation.SCHEDULE_KEY_DELETION, key, ROOT)
 
 
 def test_every_operation_is_decided() -> None:

@@ -251,7 +251,7 @@ def test_actions_of_others(action: str, allowed: set[str]) -> None:
 
 
 def test_stored_policies_without_effect() -> None:
-    """What an earlier version took, and could not be put any more, is decided as it was, and told."""
+    """A stored policy that could not be put any more is decided as before, and reported."""
     text = document(
         allow("*", ["kms:Encrypt", "kms:Decypt"], Resource="*"),
         {"Effect": "Deny", "Principal": "*", "Action": "kms:Encrypt", "Sid": "no resource"},
@@ -298,12 +298,14 @@ JSON = st.recursive(
 
 @given(JSON)
 def test_any_json_is_read_or_malformed(statement: object) -> None:
-    """Whatever JSON stands in the place of a statement, it is read, or refused as malformed."""
+    """Any JSON in the place of a statement is read as a policy of one statement, or refused as malformed."""
     for kind in PolicyKind:
         try:
-            read(json.dumps({"Statement": [statement]}), kind, ACCOUNT)
+            policy = read(json.dumps({"Statement": [statement]}), kind, ACCOUNT)
         except MalformedPolicyDocumentException:
             continue
+        assert isinstance(statement, dict)
+        assert (policy.denies if statement["Effect"] == "Deny" else policy.allows) != {}
 
 
 # -- operators ----------------------------------------------------------------------------------------------------
@@ -411,7 +413,7 @@ def test_operators(operator: str, key: str, operand: object, value: str | None, 
     ],
 )
 def test_what_is_too_long_to_be_one(operator: str, operand: str, value: Callable[[int], str]) -> None:
-    """A value of more than 128 characters is no number, date or address: it would be read for each operand anew."""
+    """A value of more than 128 characters is no number, date or address: it would be parsed again for each operand."""
     policy = own(under(operator, TAG, [operand]))
     for length, holds in ((128, True), (129, False)):
         assert decided(ask(user_tags={"t": value(length)}), DELEGATING, policy).allowed is holds
@@ -659,7 +661,7 @@ def test_a_deleted_user_is_nobody() -> None:
 
 
 def test_a_unique_id_is_a_principal() -> None:
-    """A user is named by his unique id as by his ARN, in Allow, Deny and NotPrincipal."""
+    """A user is named by the unique id as by the ARN, in Allow, Deny and NotPrincipal."""
     alice = {"AWS": user_id_of("alice")}
     named = key_policy(allow(alice))
     assert decided(ask(), named).allowed
@@ -705,8 +707,8 @@ def spelled(value: object, draw: Callable[[Any], Any]) -> str:
     blank = draw(st.sampled_from(["", " ", "\n\t"]))
     if isinstance(value, dict):
         members = draw(st.permutations(list(value.items())))
-        held = [f"{spelled(name, draw)}{blank}:{spelled(each, draw)}" for name, each in members]
-        return f"{{{blank}{f'{blank},'.join(held)}{blank}}}"
+        members_in_json = [f"{spelled(name, draw)}{blank}:{spelled(each, draw)}" for name, each in members]
+        return f"{{{blank}{f'{blank},'.join(members_in_json)}{blank}}}"
     if isinstance(value, list):
         return f"[{blank}{f'{blank},'.join(spelled(each, draw) for each in value)}]"
     if isinstance(value, str):

@@ -71,7 +71,7 @@ def test_module_of_terraform() -> None:
         operation = Operation.RE_ENCRYPT if "ReEncrypt" in action else Operation(action.removeprefix("kms:"))
         assert decided(ask(action, operation=operation, request=DecryptRequest()), policy).allowed
     assert not decided(ask("kms:Sign", request=DecryptRequest()), policy).allowed
-    # ``kms:Create*`` of administrators includes CreateGrant: as AWS says, whoever administers can hand on.
+    # ``kms:Create*`` of administrators includes CreateGrant: as AWS says, an administrator can pass permissions on.
     assert decided(hand_on("alice"), policy).statement == "KeyAdministration"
     assert not decided(hand_on("bob"), policy).allowed
     assert len(policy.roles) == 2
@@ -120,7 +120,7 @@ def test_node_roles() -> None:
 
 
 def test_all_but_some() -> None:
-    """Whoever is none of those named is denied, the root too, whatever allows it."""
+    """A caller that is not named is denied, the root too, whatever allows it."""
     policy = published("all_but_some")
     assert decided(decrypt(), policy, EVERYTHING).allowed
     for user in ("bob", None):
@@ -138,7 +138,7 @@ def test_endpoint_only(operator: str) -> None:
 
 
 def test_endpoint_if_there_is_one() -> None:
-    """With Null the same Deny is for whoever comes through an endpoint, which nobody does."""
+    """With Null the same Deny is for callers that come through an endpoint, of which there are none."""
     condition = {"StringNotEquals": {"aws:SourceVpce": ENDPOINT}, "Null": {"aws:SourceVpce": "false"}}
     policy = of(statement("endpoint", "*", "kms:*", condition, "Deny"))
     assert decided(decrypt(), policy, EVERYTHING).allowed

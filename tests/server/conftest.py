@@ -29,5 +29,5 @@ def new_site(pristine: Site, scratch: Path) -> Iterator[NewSite]:
     """Copies of the installation."""
     numbers = itertools.count()
     yield lambda: pristine.copy(scratch / f"served-{next(numbers)}")
-    for each in scratch.glob("served-*"):
-        shutil.rmtree(each)
+    for path in scratch.glob("served-*"):
+        shutil.rmtree(path)

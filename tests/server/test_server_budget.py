@@ -19,7 +19,7 @@ from hsmkms.server.process.memory import MemoryBudget
 
 
 class Client:
-    """Whoever occupies memory; ``evicted`` has the names of those that were given up."""
+    """A connection that occupies memory; ``evicted`` has the names of those that were closed for it."""
 
     def __init__(self, name: str, evicted: list[str]) -> None:
         self.name = name

@@ -69,8 +69,8 @@ def clocked(new_site: NewSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (root,) = credentials(site, ("create_access_key", {"user_name": None}))
     with serving(site, "--workers", 1, LD_PRELOAD=str(library), SHIFT_FILE=str(shift)) as server:
         yield Clocked(site, server, server.endpoint(root), shift, move_client)
-        assert server.stop() == 0, server.said
-    assert "Traceback" not in server.said
+        assert server.stop() == 0, server.log_text
+    assert "Traceback" not in server.log_text
 
 
 @pytest.mark.parametrize("by", [DAY, -DAY], ids=["forth", "back"])

@@ -50,8 +50,8 @@ def serve_ready(slot: Slot) -> None:
 
 def run(folder: Path, first: Callable[..., None], other: Callable[..., None], proven: Heartbeat, ready: Pipe) -> None:
     """A server of two workers."""
-    lives = Lives(first, other, sleep)
-    Workers(SETTINGS, lives, Heartbeat(), lambda *report: ready.send(report), None, proven, PortOwner(folder)).run()
+    lives, owner = Lives(first, other, sleep), PortOwner(folder)
+    Workers(SETTINGS, lives, Heartbeat(), lambda *sent: ready.send(sent), None, proven, lambda _: None, owner).run()
 
 
 @pytest.mark.parametrize(

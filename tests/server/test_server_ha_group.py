@@ -13,7 +13,8 @@ from cli_site import Site
 from conftest import NewSite
 from groups import REMOVED, SECOND_SERIAL, Group, Member, Modules
 from msgspec import Struct
-from served import Served, credentials, serving, until
+from raw_client import call
+from served import Served, credentials, serving, set_in, until
 
 from hsmkms.config import settings as config
 from hsmkms.rules import blob
@@ -123,14 +124,35 @@ def test_failover_under_load(grouped: tuple[Site, Group]) -> None:
         for each in threads:
             each.join()
         look(server, root, load)
-        assert server.stop() == 0, server.said
+        assert server.stop() == 0, server.log_text
     assert [each for each in load.refused if not any(code in each for code in RETRYABLE)] == []
     assert len(load.keys) > 0
     ivs = [blob.parse(ciphertext).iv for _, ciphertext in load.sealed]
     assert len(set(ivs)) == len(ivs)
     for serial in (group.first.serial, SECOND_SERIAL):
-        assert f"the HA member with serial {serial} has taken over" in server.said
+        assert f"the HA member with serial {serial} has taken over" in server.log_text
     members = site.run("token-info").json["Members"]
     assert [each["Serial"] for each in members if each["Present"]] == [group.first.serial, SECOND_SERIAL]
     findings = json.loads(site.run("reconcile").stdout)["Findings"]
     assert {each["Kind"] for each in findings} <= {"unacknowledged", "unfinished"}
+
+
+def test_member_that_hangs(grouped: tuple[Site, Group]) -> None:
+    """Workers that hang with a member are replaced by workers that begin with the next one, and stay with that."""
+    site, group = grouped
+    (root,) = credentials(site, ("create_access_key", {"user_name": None}))
+    set_in(site, "hang_seconds = 2", "threads = 2", "log_requests = false")
+    with serving(site, "--workers", 2) as server:
+        key_id = server.endpoint(root).client().create_key()["KeyMetadata"]["KeyId"]
+        group.first.order("fault C_EncryptInit * hang", "fault C_Login * hang")
+
+        def is_answered() -> bool:
+            try:
+                return call(server.endpoint(root), "Encrypt", {"KeyId": key_id, "Plaintext": "eA=="})[0] == 200
+            except ConnectionError:  # its worker was killed
+                return False
+
+        until(lambda: all(is_answered() for _ in range(12)))
+        assert server.log_text.count(f"new workers begin with the HA member with serial {SECOND_SERIAL}") == 1
+        assert f"new workers begin with the HA member with serial {group.first.serial}" not in server.log_text
+        server.stop()

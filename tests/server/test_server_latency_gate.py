@@ -55,7 +55,7 @@ def test_a_slow_token_goes_to_threads() -> None:
 
 
 def test_a_slow_token_is_tried_now_and_then() -> None:
-    """One operation at a time, for a hundredth of the time at most, and only while threads finish theirs."""
+    """One operation at a time, for a hundredth of the time at most, and only while threads finish others."""
     gate, due = slow_token(now=1.0), 1.0 + LATE / TRY_SHARE
     assert not may_run(gate, due), "no thread has finished anything, so it may hang"
     for _ in range(TRY_AFTER):

@@ -97,19 +97,19 @@ def test_two_servers(new_site: NewSite) -> None:
     site, other = new_site(), new_site()
     with ExitStack() as stack:
         old = stack.enter_context(serving(site))
-        until(lambda: "listening on" in old.said)
-        (line,) = [each for each in old.said.splitlines() if "listening on" in each]
+        until(lambda: "listening on" in old.log_text)
+        (line,) = [each for each in old.log_text.splitlines() if "listening on" in each]
         assert line.startswith(f"hsmkms: listening on http://127.0.0.1:{old.port} for installation ")
         assert " on token 'hsmkms' (serial " in line
         for place, words in ((site, "another server of this installation"), (other, "another installation")):
             second = start(place, "--port", old.port)  # the last --port of a command line counts
             assert second.process.wait(SECONDS) == 1
-            assert f"ConfigurationError: port {old.port} of 127.0.0.1 is in use by " in second.said
-            assert words in second.said
-            assert "Traceback" not in second.said
+            assert f"ConfigurationError: port {old.port} of 127.0.0.1 is in use by " in second.log_text
+            assert words in second.log_text
+            assert "Traceback" not in second.log_text
         new = start(site, "--port", old.port, "--join")
         stack.callback(end, new)
-        until(lambda: "listening on" in new.said)
+        until(lambda: "listening on" in new.log_text)
         assert old.page("/healthz")[0] == 200
         assert old.stop() == 0
         assert [old.page("/healthz")[0] for _ in range(10)] == [200] * 10

@@ -57,5 +57,5 @@ def test_while_the_token_is_away(tmp_path: Path) -> None:
     """What answers in the place of a worker does so in the protocol's form."""
     responses: list[Response] = []
     StandIn(tmp_path, Heartbeat())(SIGNED, "", responses.append)
-    assert [(each.status, each.error) for each in responses] == [(503, "DependencyTimeoutException")]
+    assert [(response.status, response.error) for response in responses] == [(503, "DependencyTimeoutException")]
     assert dict(responses[0].headers)["Content-Type"] == JSON

@@ -18,9 +18,9 @@ def test_wrong_pair(site: Site, stranger: Site) -> None:
     crossed = site.varied("crossed.toml", token=stranger.settings.token)
     with pytest.raises(BindingError) as caught:
         crossed.open()
-    told = str(caught.value)
+    message = str(caught.value)
     for each in (site, stranger):
-        assert each.settings.token.serial in told
+        assert each.settings.token.serial in message
     with pytest.raises(BindingError):
         stranger.varied("crossed.toml", token=site.settings.token).open()
     for each in (site, stranger):
@@ -103,13 +103,13 @@ def test_init_steps_are_told(new_folder: NewFolder, clock: StoppedClock) -> None
     wiring.migrate.create(site.settings.data_dir)
     device = token_wiring.open_device(site.settings)
     store = Store.open(site.settings.data_dir)
-    told: list[str] = []
-    row = binding.initialise(store, device, site.settings.account_id, clock, told.append)
+    steps: list[str] = []
+    row = binding.initialise(store, device, site.settings.account_id, clock, steps.append)
     again: list[str] = []
     assert binding.initialise(store, device, site.settings.account_id, clock, again.append) == row
     store.close()
     device.close()
-    assert [each[:6] for each in told] == ["init 1", "init 2", "init 3"]
+    assert [step[:6] for step in steps] == ["init 1", "init 2", "init 3"]
     assert [each[:6] for each in again] == ["init 1"]
     assert row.created_at == clock.now
 
@@ -135,4 +135,4 @@ def test_several_inits_at_once(new_folder: NewFolder) -> None:
     assert len({each.id for each in made}) == 1
     with site.open() as kms:
         witness = mac_key(kms)
-        assert [each.cka_id for each in kms._core.device.keys.inventory(witness)] == [witness]
+        assert [stored_key.cka_id for stored_key in kms._core.device.keys.inventory(witness)] == [witness]

@@ -44,7 +44,7 @@ def interrupt(site: Site, step: str, *, before: int = 0) -> list[Any]:
 
 def key_ids(kms: Kms, region: str = REGION) -> set[str]:
     """All keys of a region."""
-    return {each.key_id for each in kms.list_keys(ListKeysRequest(limit=1000), kms.caller(region)).keys}
+    return {key.key_id for key in kms.list_keys(ListKeysRequest(limit=1000), kms.caller(region)).keys}
 
 
 def described(kms: Kms, key_id: str) -> KeyMetadata:
@@ -63,7 +63,7 @@ def cka_id_of(kms: Kms, key_id: str) -> bytes:
 
 def on_token(kms: Kms, cka_id: bytes) -> int:
     """How many objects of that CKA_ID the token holds."""
-    return [each.cka_id for each in kms._core.device.keys.inventory(mac_key(kms))].count(cka_id)
+    return [stored_key.cka_id for stored_key in kms._core.device.keys.inventory(mac_key(kms))].count(cka_id)
 
 
 def make_object(kms: Kms, cka_id: bytes, label: str) -> None:
@@ -75,9 +75,9 @@ def make_object(kms: Kms, cka_id: bytes, label: str) -> None:
 def destroy_object(kms: Kms, cka_id: bytes) -> None:
     """Destroy an object on the token behind everybody's back."""
     with kms._core.device.connection.pool.session() as session:
-        found = find(session, ObjectClass.SECRET_KEY, cka_id)
-        assert found is not None
-        found.destroy()
+        handle = find(session, ObjectClass.SECRET_KEY, cka_id)
+        assert handle is not None
+        handle.destroy()
 
 
 def label_for(kms: Kms, key_id: str, sequence: int, region: str = REGION) -> str:
@@ -87,7 +87,7 @@ def label_for(kms: Kms, key_id: str, sequence: int, region: str = REGION) -> str
 
 def kinds(kms: Kms) -> list[Kind]:
     """What reconcile finds."""
-    return [each.kind for each in kms.operator.find_differences()]
+    return [finding.kind for finding in kms.operator.find_differences()]
 
 
 # -- creation -----------------------------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ def kinds(kms: Kms) -> list[Kind]:
 
 @pytest.mark.parametrize("step", STEPS)
 def test_killed_creation_is_noticed(site: Site, step: str) -> None:
-    """After kill -9 every reported key is there and decrypts, and exactly what was left is found, at every look."""
+    """After kill -9 every acknowledged key is there and decrypts, and exactly what was left is listed, each time."""
     reported = interrupt(site, step, before=3)
     with site.open() as kms:
         for key_id, sealed in reported:
@@ -130,7 +130,7 @@ def test_unfinished_is_forgotten(site: Site) -> None:
 
 
 def test_unacknowledged_is_adopted(site: Site) -> None:
-    """An object that nobody was told of becomes a Disabled key, which works once it is enabled."""
+    """An unacknowledged object becomes a Disabled key, which works once it is enabled."""
     interrupt(site, "create-key 2")
     with site.open() as kms:
         (finding,) = kms.operator.find_differences()
@@ -271,7 +271,7 @@ def test_orphan_with_short_label(site: Site, region: str | None) -> None:
 
 
 def test_many_orphans(site: Site) -> None:
-    """Every key of a database that was set back to its beginning is found, adopted, and opens its ciphertexts."""
+    """Every key of a database that was set back to its beginning is listed, adopted, and decrypts its ciphertexts."""
 
     def work(kms: Kms) -> dict[str, bytes]:
         return {key_id: seal(kms, key_id) for key_id in (new_key(kms).key_id for _ in range(5))}
@@ -341,10 +341,10 @@ def test_changes_during_the_look(site: Site, monkeypatch: pytest.MonkeyPatch, *,
         def inventory(keys: KeyObjects, witness: bytes) -> list[TokenObject]:
             if first:
                 change()
-            found = real(keys, witness)
+            handle = real(keys, witness)
             if not first:
                 change()
-            return found
+            return handle
 
         monkeypatch.setattr(KeyObjects, "inventory", inventory)
         assert kms.operator.find_differences() == []
@@ -400,7 +400,7 @@ def test_token_without_its_own_key(site: Site) -> None:
 
 
 def test_duplicates(site: Site) -> None:
-    """Two objects with one CKA_ID are reported and left alone: nothing tells which is the key."""
+    """Two objects with one CKA_ID are reported and left alone: nothing shows which is the key."""
     with site.open() as kms:
         made = new_key(kms)
         cka_id = cka_id_of(kms, made.key_id)
@@ -431,7 +431,7 @@ def test_duplicate_orphans(site: Site, clock: StoppedClock) -> None:
 
 
 def test_duplicate_of_an_interrupted_creation(site: Site) -> None:
-    """A second object beside one that was never acknowledged makes both a duplicate, told once."""
+    """A second object beside one that was never acknowledged makes both a duplicate, reported once."""
     interrupt(site, "create-key 2")
     with site.open() as kms:
         (finding,) = kms.operator.find_differences()

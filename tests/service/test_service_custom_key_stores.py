@@ -23,8 +23,8 @@ from hsmkms.service.audit import reading as audit_reading
 def test_there_are_none(kms: Kms) -> None:
     """The list is empty, and has no further page."""
     for members in ({}, {"limit": 1}, {"limit": 1000}):
-        found = kms.describe_custom_key_stores(DescribeCustomKeyStoresRequest(**members))
-        assert (found.custom_key_stores, found.truncated, found.next_marker) == ([], False, None)
+        stores = kms.describe_custom_key_stores(DescribeCustomKeyStoresRequest(**members))
+        assert (stores.custom_key_stores, stores.truncated, stores.next_marker) == ([], False, None)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ PAIR: dict[str, Any] = {"key_spec": KeySpec.ECC_NIST_P256, "key_usage": KeyUsage
 
 def quirk_events(kms: Kms) -> list[dict[str, Any]]:
     """What the audit log has of new backing keys that deviate."""
-    return [each["serviceEventDetails"] for each in records(kms) if each["eventName"] == QUIRKS_EVENT]
+    return [record["serviceEventDetails"] for record in records(kms) if record["eventName"] == QUIRKS_EVENT]
 
 
 def test_story(new_played: NewPlayed) -> None:
@@ -72,9 +72,9 @@ def test_story(new_played: NewPlayed) -> None:
             assert len([each for each in quirks if each.startswith(begin)]) == 1, quirks
 
         events = quirk_events(kms)
-        assert [each["keyId"] for each in events] == [key_id, key_id, imported, pair, edwards]
-        assert all(any("CKA_LOCAL" in quirk for quirk in each["tokenQuirks"]) for each in events)
-        tightened = [any("C_UnwrapKey makes" in quirk for quirk in each["tokenQuirks"]) for each in events]
+        assert [event["keyId"] for event in events] == [key_id, key_id, imported, pair, edwards]
+        assert all(any("CKA_LOCAL" in quirk for quirk in event["tokenQuirks"]) for event in events)
+        tightened = [any("C_UnwrapKey makes" in quirk for quirk in event["tokenQuirks"]) for event in events]
         assert tightened == [False, False, True, False, False]
 
 

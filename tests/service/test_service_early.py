@@ -47,7 +47,7 @@ Act = Callable[[Kms, str], object]
 
 @pytest.fixture
 def kms(site: Site, clock: StoppedClock) -> Iterator[Kms]:
-    """A fresh installation with a clock that moves only when it is told to."""
+    """A fresh installation with a clock that moves only on demand."""
     with site.open(clock) as opened:
         yield opened
 
@@ -183,11 +183,13 @@ def test_used_up(kms: Kms) -> None:
 
 
 def test_budget_of_imported_material_only_warns(kms: Kms, caplog: pytest.LogCaptureFixture) -> None:
-    """Imported material stays: at 50 and at 90 % the operator is told once, and every encryption works."""
+    """Imported material stays: at 50 and at 90 % one warning is logged, and every encryption works."""
     key_id = new_imported_key(kms)
-    for count, said in ((ROTATE_AT, "50 %"), (LIMIT * 9 // 10, "90 %")):
+    for count, share in ((ROTATE_AT, "50 %"), (LIMIT * 9 // 10, "90 %")):
         material = use_up(kms, key_id, count - 1)
         caplog.clear()
         for _ in range(5):
             assert named_by(kms, seal(kms, key_id)) == material
-        assert [each.getMessage().count(said) for each in caplog.records if "imported material" in each.message] == [1]
+        assert [
+            record.getMessage().count(share) for record in caplog.records if "imported material" in record.message
+        ] == [1]

@@ -17,7 +17,9 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
-from lifecycle import backing_keys, delete_material, described, new_imported_key, sweep
+from lifecycle import StoppedError, backing_keys, delete_material, described, new_imported_key, stop_at, sweep
+from pkcs11.constants import Attribute, ObjectClass
+from pkcs11.mechanisms import KeyType
 from service_sites import Site, StoppedClock, new_key
 
 from hsmkms.errors import (
@@ -29,6 +31,8 @@ from hsmkms.errors import (
     UnsupportedOperationException,
     ValidationException,
 )
+from hsmkms.hsm.objects.handle_keys import create_object
+from hsmkms.hsm.objects.key_specs import KEY_FACTS, der_octet_string
 from hsmkms.kms import Kms
 from hsmkms.model.asymmetric import (
     DeriveSharedSecretRequest,
@@ -38,13 +42,15 @@ from hsmkms.model.asymmetric import (
     VerifyRequest,
 )
 from hsmkms.model.crypto import DecryptRequest, EncryptRequest
-from hsmkms.model.enums import ExpirationModel, KeyState, WrappingAlgorithm
+from hsmkms.model.enums import ExpirationModel, KeySpec, KeyState, WrappingAlgorithm
 from hsmkms.model.importing import (
     DeleteImportedKeyMaterialRequest,
     GetParametersForImportRequest,
     GetParametersForImportResponse,
     ImportKeyMaterialRequest,
 )
+from hsmkms.service.operator.reconcile import Kind, Mended
+from hsmkms.store import rotation
 
 MESSAGE = b"The engine is yours."
 KEY_WRAP = WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_1
@@ -266,6 +272,36 @@ def test_tied_to_its_key(kms: Kms, spec: str) -> None:
     assert described(kms, key_id).key_state is KeyState.ENABLED
     if spec not in MACS:
         assert signs(kms, key_id, spec)
+
+
+def test_interrupted_between_the_halves(kms: Kms, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A public half that an interrupted import has left is of an unfinished key, and is removed with its intent."""
+    ours, key_id = pair("ECC_NIST_P256"), empty(kms, "ECC_NIST_P256")
+    core = kms._core
+    monkeypatch.setattr(core, "reached", stop_at("import 1"))
+    with pytest.raises(StoppedError):
+        bring(kms, key_id, ours.private)
+    monkeypatch.undo()
+    with core.store.reading() as conn:
+        (begun,) = rotation.unfinished(conn, key_id)
+    with core.device.connection.pool.session() as session:
+        half = {
+            Attribute.CLASS: ObjectClass.PUBLIC_KEY,
+            Attribute.KEY_TYPE: KeyType.EC,
+            Attribute.TOKEN: True,
+            Attribute.ID: begun.cka_id,
+            Attribute.LABEL: begun.label,
+            Attribute.EC_PARAMS: KEY_FACTS[KeySpec.ECC_NIST_P256].encodings[0],
+            Attribute.EC_POINT: der_octet_string(ours.public[-65:]),
+        }
+        create_object(session, half)
+    (finding,) = kms.operator.find_differences()
+    assert (finding.kind, finding.cka_id) == (Kind.UNFINISHED, begun.cka_id.hex())
+    assert kms.operator.mend(finding) is Mended.DOOMED
+    sweep(kms)
+    assert kms.operator.find_differences() == []
+    bring(kms, key_id, ours.private)
+    assert public_key(kms, key_id) == ours.public
 
 
 def test_expiry(kms: Kms) -> None:

@@ -210,12 +210,12 @@ def test_four_for_a_key(kms: Kms, clock: StoppedClock) -> None:
         kms.import_key_material(requests[0])
     kms.import_key_material(requests[2])
     with kms._core.store.reading() as conn:
-        live = [each for each in wrapping_keys(conn) if each.key_id == key_id]
+        live = [wrapping_key for wrapping_key in wrapping_keys(conn) if wrapping_key.key_id == key_id]
     assert len(live) == rules.MAX_LIVE_PER_KEY
 
 
 def test_a_share_of_a_key(kms: Kms, clock: StoppedClock) -> None:
-    """Who asks for wrapping keys of one key again and again replaces his own, and the import of another goes on."""
+    """Repeated requests for wrapping keys replace only those of the same caller; another caller's import goes on."""
     key_id = new_empty_key(kms)
     flooding, other = (importer(kms, name) for name in ("flooding", "other"))
     begun = request_to_import(kms, key_id, caller=other)
@@ -264,7 +264,7 @@ def test_algorithms(kms: Kms) -> None:
 
 
 def test_import(kms: Kms) -> None:
-    """Once imported the key is Enabled and works; it tells its material's id; one object is on the token."""
+    """Once imported the key is Enabled and works; it shows its material's id; one object is on the token."""
     key_id = new_empty_key(kms)
     material_id = import_(kms, key_id)
     shown = described(kms, key_id)
@@ -446,7 +446,7 @@ def test_import_again_changes_the_expiry(kms: Kms, clock: StoppedClock) -> None:
 
 
 def test_deleted_at_once(kms: Kms) -> None:
-    """Deleting destroys the object at once; description, tags and alias stay, and the id of the material is told."""
+    """Deleting destroys the object at once; description, tags, alias and the id of the material stay."""
     key_id = new_imported_key(kms)
     new_alias(kms, "alias/gone", key_id)
     material_id = described(kms, key_id).current_key_material_id
@@ -476,8 +476,8 @@ def test_deleting_nothing(kms: Kms) -> None:
 def states(kms: Kms, key_id: str) -> list[MaterialState]:
     """The states of a key's materials, oldest first."""
     return [
-        MaterialState(each.key_material_state)
-        for each in rotations(kms, key_id, include_key_material="ALL_KEY_MATERIAL")
+        MaterialState(rotation.key_material_state)
+        for rotation in rotations(kms, key_id, include_key_material="ALL_KEY_MATERIAL")
     ]
 
 
@@ -516,18 +516,18 @@ def test_what_describe_key_tells_of_several_materials(today: Kms) -> None:
     import_(today, key_id)
     early, late = START + timedelta(days=2), START + timedelta(days=9)
 
-    def told() -> tuple[object, object]:
+    def shown_expiry() -> tuple[object, object]:
         metadata = described(today, key_id)
         return metadata.expiration_model, metadata.valid_to
 
     import_(today, key_id, OTHER, import_type="NEW_KEY_MATERIAL", valid_to=early)
-    assert told() == (ExpirationModel.KEY_MATERIAL_DOES_NOT_EXPIRE, None)
+    assert shown_expiry() == (ExpirationModel.KEY_MATERIAL_DOES_NOT_EXPIRE, None)
     rotate(today, key_id)
-    assert told() == (ExpirationModel.KEY_MATERIAL_EXPIRES, early)
+    assert shown_expiry() == (ExpirationModel.KEY_MATERIAL_EXPIRES, early)
     import_(today, key_id, valid_to=late)
-    assert told() == (ExpirationModel.KEY_MATERIAL_EXPIRES, early)
+    assert shown_expiry() == (ExpirationModel.KEY_MATERIAL_EXPIRES, early)
     import_(today, key_id, OTHER)
-    assert told() == (ExpirationModel.KEY_MATERIAL_EXPIRES, late)
+    assert shown_expiry() == (ExpirationModel.KEY_MATERIAL_EXPIRES, late)
 
 
 def test_all_that_ever_were_current_must_be_there(today: Kms, clock: StoppedClock) -> None:

@@ -71,7 +71,7 @@ def both(key_id: str, there: Side) -> str:
 
 def states(key_id: str, *sides: Side) -> list[str]:
     """The state of the key in each region."""
-    return [each.state(key_id) for each in sides]
+    return [side.state(key_id) for side in sides]
 
 
 # -- the same material in each region -------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ def test_each_region_has_its_own_expiry(here: Side, there: Side, key_id: str, cl
     assert here.unseal(sealed) == b"secret"
     clock.now += DAY
     steps = sweep(here.kms)
-    assert [each for each in steps if each[1] == key_id and each[0] is not StepKind.WRAPPING_KEY] == [
+    assert [step for step in steps if step[1] == key_id and step[0] is not StepKind.WRAPPING_KEY] == [
         (StepKind.EXPIRY, key_id, StepOutcome.DONE),
         (StepKind.DESTRUCTION, key_id, StepOutcome.DONE),
     ]
@@ -290,16 +290,16 @@ def bring_pair(side: Side, key_id: str, private: bytes) -> None:
 
 def test_private_keys_in_two_regions(here: Side, there: Side) -> None:
     """The replica of an imported key pair takes the same private key, no other, and signs for the same public key."""
-    ours, other = (
+    pkcs_8, other = (
         ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
         for _ in range(2)
     )
     made = here.new_primary(origin="EXTERNAL", key_spec="ECC_NIST_P256", key_usage="SIGN_VERIFY")
-    bring_pair(here, made, ours)
+    bring_pair(here, made, pkcs_8)
     here.replicate_key(key_id=made, replica_region=OTHER_REGION)
     with pytest.raises(IncorrectKeyMaterialException):
         bring_pair(there, made, other)
-    bring_pair(there, made, ours)
+    bring_pair(there, made, pkcs_8)
     order = {"key_id": made, "message": b"m", "signing_algorithm": "ECDSA_SHA_256"}
     signature = there.sign(**order).signature
     assert here.verify(signature=signature, **order).signature_valid

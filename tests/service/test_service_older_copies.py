@@ -12,7 +12,7 @@ from pkcs11.types import Session
 from service_sites import NewSite, Site, new_key, seal, unseal
 from swapping import TokenFolder
 from test_service_several_tokens import opened, with_second
-from test_service_wrong_tokens import AWAY, OLDER, asking, until
+from test_service_wrong_tokens import AWAY, OLDER, asking, second_process, until
 
 from hsmkms.config.settings import AuditSettings
 from hsmkms.errors import StoreError
@@ -95,6 +95,24 @@ def test_under_living_sessions(scene: Scene) -> None:
     scene.passes()
 
 
+def test_note_of_another_process(site: Site) -> None:
+    """A process that has verified a note does not take it for the newest after another process has left a newer one."""
+    folder = TokenFolder.of(site.settings.token)
+    with site.open() as kms:
+        new_key(kms)
+    folder.copy("older")
+    with site.open() as kms:
+        new_key(kms)
+        with second_process(site) as ask:
+            assert ask("create")[0] == ""
+        new_key(kms)
+        scene = Scene(kms, folder, seal(kms, new_key(kms).key_id))
+        there = scene.swap()
+        scene.is_refused()
+        assert folder.objects() == there
+        scene.passes()
+
+
 def test_while_a_key_is_made(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key that was made on a copy is not acknowledged, and none is made after it."""
     turns = scene.kms._core.tokens.home.connection._turns
@@ -172,6 +190,25 @@ def test_copy_from_before_a_rotation_of_the_mac_key(site: Site, monkeypatch: pyt
         assert asking(kms)("create")[0] == ""
         assert asking(kms)("ready") == ("", "")
         assert unseal(kms, scene.newest) == b"secret"
+
+
+def test_alarm_ends_without_a_log(site: Site) -> None:
+    """Where no log is kept, the periodic work ends the alarm as well, though no key is created and no page read."""
+    site = site.varied("hsmkms.toml", audit=AuditSettings(durability="off"))
+    folder = TokenFolder.of(site.settings.token)
+    folder.copy("older")
+    with site.open() as kms:
+        kms.operator.rotate_installation_key("mac")
+    with site.open() as kms:
+        scene = Scene(kms, folder, seal(kms, new_key(kms).key_id))
+        scene.swap()
+        assert asking(kms)("create")[0] == AWAY
+        kms.operator.audit.look_after()
+        assert len(kms.operator.watch.alarms().older) == 1
+        folder.put_back()
+        kms.operator.audit.look_after()
+        assert kms.operator.watch.alarms().older == frozenset()
+        assert asking(kms)("create")[0] == ""
 
 
 def test_refused_pin_after_a_key_was_made(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

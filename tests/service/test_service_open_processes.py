@@ -11,7 +11,7 @@ from hsmkms.service.runtime.open_processes import Presence, living
 
 
 def look_before_locking(monkeypatch: pytest.MonkeyPatch, look: Callable[[], object]) -> None:
-    """Let somebody look right before the next lock is taken."""
+    """Let another process check just before the next lock is taken."""
     lock = fcntl.flock
 
     def looked_at(descriptor: int, operation: int) -> None:

@@ -24,9 +24,9 @@ def opened(site: Site) -> Iterator[Kms]:
 
 def needs(ciphertext: bytes) -> BackingKey:
     """The backing key of what is a ciphertext for sure."""
-    found = recognise(ciphertext)
-    assert found is not None
-    return found
+    recognised = recognise(ciphertext)
+    assert recognised is not None
+    return recognised
 
 
 def mover(kms: Kms, key_id: str, *, dry_run: bool = False) -> Mover:
@@ -57,7 +57,7 @@ def test_requests(opened: Kms, monkeypatch: pytest.MonkeyPatch) -> None:
     ciphertexts = [seal(opened, old.key_id), seal(opened, new.key_id)]
     monkeypatch.setattr(opened._core, "write_audit_record", record)
     job = Mover(opened, new.key_id, source_context={}, destination_context={"a": "1"})
-    moved = [job.move(each, needs(each)).ciphertext for each in ciphertexts]
+    moved = [job.move(ciphertext, needs(ciphertext)).ciphertext for ciphertext in ciphertexts]
     assert all(job.move(each, needs(each)) == Moved(current=True) for each in moved if each is not None)
     assert asked == [
         (Operation.DESCRIBE_KEY, None),

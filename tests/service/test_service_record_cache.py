@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 import pytest
-from msgspec.structs import replace
 from service_sites import REGION, Site, new_alias, new_key, run, seal, store_beside, unseal
 
 from hsmkms.errors import DisabledException, NotFoundException, StoreError
@@ -55,16 +54,6 @@ def test_disabled_in_another_process(site: Site, opened: Kms) -> None:
     with pytest.raises(DisabledException):
         unseal(opened, sealed)
     assert seal(opened, other.key_id)
-
-
-def test_a_caller_with_an_access_key_reads_changes(opened: Kms, elsewhere: Store) -> None:
-    """Only the endpoint's own type of caller saves a read of the change log, and an access key id alone does not."""
-    made = new_key(opened)
-    caller = replace(opened.caller(REGION), access_key_id="AKIAEXAMPLE")
-    assert seal(opened, made.key_id, caller=caller)
-    switch(elsewhere, made.key_id, KeyState.DISABLED)
-    with pytest.raises(DisabledException):
-        seal(opened, made.key_id, caller=caller)
 
 
 def test_alias_moved_in_another_process(site: Site, opened: Kms) -> None:

@@ -173,9 +173,9 @@ def test_a_broken_rule_is_no_silent_success(store: Store) -> None:
     with pytest.raises(StoreError), store.atomic() as tx:
         installation.insert(tx, "f" * 32, "999999999999", NOW)
     with store.reading() as conn:
-        found = installation.fetch(conn)
-    assert found is not None
-    assert found.account != "999999999999"
+        stored = installation.fetch(conn)
+    assert stored is not None
+    assert stored.account != "999999999999"
 
 
 def test_an_alias_without_its_key_is_refused(store: Store) -> None:

@@ -1,4 +1,4 @@
-"""The count of encryptions: never too low, whoever reserves at the same time."""
+"""The count of encryptions: never too low, also with concurrent reservations."""
 
 import subprocess
 import sys
@@ -120,9 +120,9 @@ def test_eight_threads_that_reserve_and_give_back_end_even(folder: Path) -> None
             leases.give_back(store, MATERIAL, size)
 
     threads = [threading.Thread(target=work) for _ in range(8)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert leases.total(store, MATERIAL) == sum(used) == 8 * sum(range(1, 21))
     store.close()

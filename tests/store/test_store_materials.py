@@ -64,10 +64,10 @@ def test_presence_comes_back(store: Store) -> None:
     record = an_imported_key(store)
     with store.atomic() as tx:
         set_present(tx, record, LATER + TICK, description="from the vault")
-    found = read(store, record)
+    stored = read(store, record)
     expected = {"expiration_model": EXPIRES, "valid_to": LATER + TICK, "description": "from the vault"}
-    assert only(found) == replace(only(record), **expected)
-    assert found.version > record.version
+    assert only(stored) == replace(only(record), **expected)
+    assert stored.version > record.version
     with store.atomic() as tx:
         set_present(tx, record)
     assert only(read(store, record)) == replace(only(record), description="from the vault")
@@ -160,18 +160,18 @@ def test_object_of_an_interrupted_import(store: Store) -> None:
         materials.doom(tx, TOKEN, again)
         materials.doom(tx, TOKEN, uuid.uuid4().bytes)
     assert read(store, record).materials == record.materials
-    told = {each.cka_id: each.material_id for each in doomed(store)}
-    assert told == {new.cka_id: None, again: only(record).material_id}
+    materials_by_object = {each.cka_id: each.material_id for each in doomed(store)}
+    assert materials_by_object == {new.cka_id: None, again: only(record).material_id}
 
 
 # -- expiry -----------------------------------------------------------------------------------------------------------
 
 
 def test_expired_to_the_microsecond(store: Store) -> None:
-    """A key is told from its ValidTo on, once, whatever its state; not without a ValidTo, and not after the loss."""
+    """A key is listed from its ValidTo on, once, whatever its state; not without a ValidTo, and not after the loss."""
     an_imported_key(store)
     states = (KeyState.ENABLED, KeyState.DISABLED, KeyState.PENDING_DELETION)
-    found = [
+    stored = [
         write(
             store,
             a_key(
@@ -184,10 +184,10 @@ def test_expired_to_the_microsecond(store: Store) -> None:
     ]
     with store.atomic() as tx:
         assert materials.expired(tx, LATER - TICK) == []
-        assert materials.expired(tx, LATER) == sorted((each.key_id, REGION) for each in found)
-        for record in found:
-            for each in record.materials:
-                materials.lose(tx, record.key_id, REGION, each.material_id)
+        assert materials.expired(tx, LATER) == sorted((each.key_id, REGION) for each in stored)
+        for record in stored:
+            for material in record.materials:
+                materials.lose(tx, record.key_id, REGION, material.material_id)
         assert materials.expired(tx, LATER) == []
 
 
@@ -239,8 +239,12 @@ def test_wrapping_key_through_its_life(store: Store) -> None:
     with store.atomic() as tx:
         materials.doom_wrapping_key(tx, TOKEN, row.cka_id)
         assert not materials.arrive(tx, TOKEN, row.cka_id)
-    (told,) = doomed(store)
-    assert (told.purpose, told.key_id, told.material_id) == (ObjectPurpose.WRAPPING_KEY, record.key_id, None)
+    (doomed_key,) = doomed(store)
+    assert (doomed_key.purpose, doomed_key.key_id, doomed_key.material_id) == (
+        ObjectPurpose.WRAPPING_KEY,
+        record.key_id,
+        None,
+    )
     with store.atomic() as tx:
         materials.forget_wrapping_key(tx, TOKEN, row.cka_id)
     assert (listed(store), doomed(store)) == ([], [])

@@ -112,8 +112,8 @@ def test_a_principal_is_replaced(store: Store) -> None:
         epoch = changes.latest(tx)
         grants.rename_principal(tx, ALICE, "AIDA")
     with store.reading() as conn:
-        found = grants.page(conn, REGION, None, 9, key_id=key.key_id)
-    assert [(each.grantee, each.retiring) for each in found] == [("AIDA", None), (BOB, "AIDA")]
+        page = grants.page(conn, REGION, None, 9, key_id=key.key_id)
+    assert [(each.grantee, each.retiring) for each in page] == [("AIDA", None), (BOB, "AIDA")]
     assert set(noted(store, epoch)) == {key.key_id}
 
 
@@ -171,7 +171,7 @@ def people(store: Store) -> Store:
 
 
 def test_all_that_decides_about_a_user(people: Store) -> None:
-    """A user is read with his tags, his policies and those of his groups."""
+    """A user is read with tags, own policies and those of the user's groups."""
     with people.atomic() as tx:
         identities.put_policy(tx, Owner.USER, "alice", "p", "one")
         identities.put_policy(tx, Owner.USER, "alice", "p", "two")
@@ -219,11 +219,11 @@ def test_groups(people: Store) -> None:
         identities.put_policy(tx, Owner.USER, "bob", "p", "x")
         identities.put_tags(tx, "bob", {"a": "b"})
     with people.reading() as conn:
-        assert [(each.name, each.members) for each in identities.groups(conn)] == [
+        assert [(group.name, group.members) for group in identities.groups(conn)] == [
             ("empty", ()),
             ("staff", ("alice", "bob")),
         ]
-        assert [each.name for each in identities.groups(conn, "bob")] == ["staff"]
+        assert [group.name for group in identities.groups(conn, "bob")] == ["staff"]
         assert identities.group_exists(conn, "empty")
         assert not identities.group_exists(conn, "full")
         assert identities.user_exists(conn, "bob")
@@ -232,7 +232,7 @@ def test_groups(people: Store) -> None:
     with people.atomic() as tx:
         identities.delete_belongings(tx, "bob")
         assert users.delete_user(tx, "bob")
-        assert [each.members for each in identities.groups(tx)] == [(), ("alice",)]
+        assert [group.members for group in identities.groups(tx)] == [(), ("alice",)]
 
 
 # -- upgrade ------------------------------------------------------------------------------------------------------

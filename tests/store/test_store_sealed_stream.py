@@ -27,9 +27,9 @@ def sealed(plaintext: bytes, key: bytes = KEY) -> bytes:
 def opened(data: bytes, key: bytes = KEY) -> bytes:
     """What a file holds."""
     reader = SealedReader(io.BytesIO(data), lambda _: key)
-    found = b"".join(iter(lambda: reader.read(10_000), b""))
+    plaintext = b"".join(iter(lambda: reader.read(10_000), b""))
     reader.drain()
-    return found
+    return plaintext
 
 
 @pytest.mark.parametrize("size", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 3 * CHUNK + 7])

@@ -59,7 +59,7 @@ steps = st.tuples(st.sampled_from("abc"), st.integers(0, 400), st.booleans())
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(steps, max_size=12))
 def test_never_two_at_once(store: Store, asked: list[tuple[str, int, bool]]) -> None:
-    """Whoever asks at whatever times, a turn is given to another only when the last one has ended or is over."""
+    """Whichever processes ask at whatever times, the lease is granted only after the last one has ended or expired."""
     for name in "abc":
         sweeper.release_lease(store, name)
     holder, until, now = "", NOW, NOW

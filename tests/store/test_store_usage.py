@@ -55,7 +55,7 @@ def test_keys_and_regions_apart(store: Store) -> None:
     ]
     usage.note(store, uses)
     usage.note(store, [])
-    assert usage.fetch_all(store) == {(each.key_id, each.region): each for each in uses}
+    assert usage.fetch_all(store) == {(use.key_id, use.region): use for use in uses}
     assert usage.fetch_all(store, "a", ELSEWHERE) == {("a", ELSEWHERE): uses[1]}
 
 

@@ -52,14 +52,14 @@ class Known(Generic[T]):
 
 
 class Sealed(Struct, frozen=True):
-    """A ciphertext that somebody was given, in base64, and what is in it."""
+    """An acknowledged ciphertext in base64, and its plaintext."""
 
     blob: str
     plaintext: bytes
 
 
 class Key(Struct):
-    """A key that somebody was told of."""
+    """An acknowledged key."""
 
     key_id: str
     state: Known[str]
@@ -85,12 +85,12 @@ class Key(Struct):
         if over and PENDING_IMPORT not in self.state.values:
             self.state.may_be(PENDING_IMPORT)
         if now > self.valid_to + NEARLY:
-            self.state.values = [each for each in self.state.values if each not in over] or [PENDING_IMPORT]
+            self.state.values = [value for value in self.state.values if value not in over] or [PENDING_IMPORT]
             self.valid_to = None
 
     def end_waiting(self) -> None:
         """The waiting period of a deletion is over."""
-        self.state.values = [GONE if each == PENDING_DELETION else each for each in self.state.values]
+        self.state.values = [GONE if value == PENDING_DELETION else value for value in self.state.values]
 
     def works(self, now: datetime) -> bool | None:
         """Whether it can be used; None if that is not certain."""
@@ -119,5 +119,5 @@ class Ledger(Struct):
 
     def jump(self) -> None:
         """The clock went forward by more than any waiting period."""
-        for each in self.keys:
-            each.end_waiting()
+        for key in self.keys:
+            key.end_waiting()

@@ -10,6 +10,7 @@ oracle. The padding is added here, as CKM_AES_CBC is where CKM_AES_CBC_PAD is no
 import hmac
 from typing import Final, NamedTuple
 
+from pkcs11.exceptions import PKCS11Error
 from pkcs11.mechanisms import Mechanism
 from pkcs11.types import Session
 
@@ -17,6 +18,7 @@ from hsmkms.errors import MisuseError, RejectedDataError, TokenError
 from hsmkms.hsm.calls.mechanisms import mechanism
 from hsmkms.hsm.calls.messages import OTHER_ANSWER
 from hsmkms.hsm.calls.operations import decrypt, encrypt, sign
+from hsmkms.hsm.crypto.decrypt_faults import is_refusal
 from hsmkms.hsm.faults import REJECTED
 
 BLOCK: Final = 16
@@ -24,6 +26,9 @@ IV_BYTES: Final = BLOCK
 TAG_BYTES: Final = 32
 LARGEST_PLAINTEXT: Final = 4096
 """Bytes of one encryption. The number of encryptions that a material may make counts on it (rules/budget.py)."""
+
+
+OTHERWISE: Final = "the token does not decrypt what it encrypted: `hsmkms attest` shows the keys"
 
 
 class Keys(NamedTuple):
@@ -50,15 +55,21 @@ def seal(session: Session, keys: Keys, iv: bytes, plaintext: bytes, aad: bytes) 
 def open_sealed(session: Session, keys: Keys, iv: bytes, body: bytes, aad: bytes) -> bytes:
     """Verify and decrypt ciphertext || tag. RejectedDataError, before anything is decrypted, if the tag is wrong.
 
-    PKCS11Error is not translated. TokenError if authentic data is not padded: then the token decrypts otherwise than it
-    encrypted, or its two keys do not belong together.
+    PKCS11Error is not translated. TokenError if the token refuses authentic data, or it is not padded: then the token
+    decrypts otherwise than it encrypted, or its two keys do not belong together.
     """
     ciphertext, tag = body[:-TAG_BYTES], body[-TAG_BYTES:]
     if len(iv) != IV_BYTES or len(ciphertext) < BLOCK or len(ciphertext) % BLOCK:
         raise RejectedDataError(REJECTED)
     if not hmac.compare_digest(_tag(session, keys, iv, ciphertext, aad), tag):
         raise RejectedDataError(REJECTED)
-    return unpad(decrypt(session, keys.encrypting, mechanism(Mechanism.AES_CBC, iv), ciphertext, len(ciphertext)))
+    try:
+        padded = decrypt(session, keys.encrypting, mechanism(Mechanism.AES_CBC, iv), ciphertext, len(ciphertext))
+    except PKCS11Error as exc:
+        if is_refusal(exc):
+            raise TokenError(OTHERWISE) from exc
+        raise
+    return unpad(padded)
 
 
 def mac_input(aad: bytes, iv: bytes, ciphertext: bytes) -> bytes:
@@ -83,5 +94,5 @@ def unpad(padded: bytes) -> bytes:
     """Remove the padding of authentic data; TokenError if there is none."""
     count = padded[-1] if padded else 0
     if not 1 <= count <= BLOCK or not padded.endswith(bytes((count,)) * count):
-        raise TokenError("the token does not decrypt what it encrypted: `hsmkms attest` shows the keys")
+        raise TokenError(OTHERWISE)
     return padded[:-count]

@@ -84,13 +84,14 @@ class Lives(Struct, frozen=True):
 class _Worker(Struct):
     """A process, the pipe on which it reports that it is ready, and the time since its last heartbeat.
 
-    ``serves``: what it reported then, the installation and the token that it serves.
+    ``started_at``: by ``time.time()``. ``serves``: the installation and the token that it serves, as it reported them.
     """
 
     process: BaseProcess
     pipe: Pipe
     timer: HeartbeatTimer
     ready: bool = False
+    started_at: float = field(default_factory=time.time)
     serves: str = ""
 
 
@@ -114,6 +115,8 @@ class Workers:
 
     ``ready`` is called once a worker answers, with the port and what that worker serves.
 
+    ``hung`` is called before a worker that hung is replaced, with the time when that was started.
+
     ``proven`` beats once a worker has opened the installation. A first worker that ends before ends the server, unless
     it was for a token that is away: then stand-ins answer, and another one tries again.
     """
@@ -126,11 +129,13 @@ class Workers:
         ready: Ready,
         lifeline: int | None,
         proven: Heartbeat,
+        hung: Callable[[float], None],
         owner: PortOwner,
     ) -> None:
         self._settings = settings
         self._lives = lives
         self._replaced = replaced
+        self._hung = hung
         self._ready = ready
         self._proven = proven
         self._owner = owner
@@ -225,6 +230,7 @@ class Workers:
         self._replaced.beat()
         worker.process.kill()
         worker.process.join(KILL_SECONDS)
+        self._hung(worker.started_at)
         self._leaving.append(worker.process)
         place.worker, place.again_at = None, 0.0
 

@@ -69,8 +69,8 @@ def _ready(call: Call, by: Keyed) -> tuple[CachedKey, Permit, Device]:
     """Return the key ready to encrypt, and its token, after rotating generated material that must not encrypt any more.
 
     That is material older than a restored backup (its number of encryptions since the backup is unknown, and AES-GCM
-    has a limit), material on a former home, and material whose token has lost AES-GCM. If the rotation fails now, the
-    key encrypts with its present material, and the rotation is tried again at its next encryption.
+    has a limit), material on a former home, and material whose token has lost the mechanism for it. If the rotation
+    fails now, the key encrypts with its present material, and the rotation is tried again at its next encryption.
     """
     core, key, permit = call.core, by.key, by.permit
     if key.current_token_id != core.tokens.home_id and rotates(key.record):

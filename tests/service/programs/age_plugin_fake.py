@@ -1,6 +1,6 @@
 """A plugin of age for a key that protects nothing: it shows the message to the person, and wraps a file's key as it is.
 
-The protocol is C2SP's age-plugin: stanzas on standard input and output, first all of the client's, then ours.
+The protocol is C2SP's age-plugin: stanzas on standard input and output, first the client's, then the plugin's.
 """
 
 import base64
