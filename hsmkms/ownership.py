@@ -92,6 +92,8 @@ def unusable(folder: Path, besides: Collection[Path] = ()) -> Path | None:
 def check_usable(what: str, folder: Path, *, besides: Collection[Path] = ()) -> None:
     """Raise ConfigurationError if a folder holds a file that another user has made, so that this one cannot use it."""
     path = unusable(folder, besides)
+    if path is not None and path.exists() and path.lstat().st_uid == os.geteuid():
+        raise ConfigurationError(f"{what} {shlex.quote(str(path))} cannot be used by its owner: {owner_advice(path)}")
     try:
         owner = path.lstat().st_uid if path is not None else os.geteuid()
     except FileNotFoundError:
@@ -103,6 +105,17 @@ def check_usable(what: str, folder: Path, *, besides: Collection[Path] = ()) -> 
             f"as {_user_name(owner)}. As root, run `chown {me} {shlex.quote(str(path))}` (and look for others with "
             f"`find {shlex.quote(str(folder))} ! -user {me}`), and run every command as {me}"
         )
+
+
+def owner_advice(path: Path) -> str:
+    """Say whose a path is that this user may not use, and how it can be used."""
+    try:
+        owner = path.lstat().st_uid
+    except OSError:
+        return "a folder above it is closed to this user"
+    if owner == os.geteuid():
+        return f"run `chmod u+rwX {shlex.quote(str(path))}`"
+    return f"it belongs to {_user_name(owner)}: {run_as(owner)}"
 
 
 def run_as(uid: int) -> str:

@@ -4,6 +4,7 @@ import copy
 import logging
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -138,8 +139,18 @@ def main() -> None:
         _end(_runnable(describe(exc), sys.argv[1:]))
     except StatusError as exc:
         _end(_runnable(describe(exc.error), sys.argv[1:]), exc.status)
+    except OSError as exc:
+        _end(_of_system(exc))
     except Exception as exc:  # noqa: BLE001 - the edge: unexpected exceptions are reported without a traceback
         _end(f"internal error ({type(exc).__name__}); set {DEBUG_VARIABLE}=1 to see where")
+
+
+def _of_system(error: OSError) -> str:
+    """Describe a refusal of the operating system that no layer has translated: by the file, if there is one."""
+    if error.filename is None:
+        return f"internal error ({type(error).__name__}: {error.strerror}); set {DEBUG_VARIABLE}=1 to see where"
+    place = shlex.quote(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else error.filename
+    return f"StoreError: {place} cannot be used: {error.strerror}. Check its owner and mode, and those of its folders"
 
 
 def keep_brackets(command: Any) -> None:  # noqa: ANN401 - a command of the click that typer contains

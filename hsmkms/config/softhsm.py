@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from hsmkms import ownership
+from hsmkms.errors import ConfigurationError
 
 VARIABLE: Final = "SOFTHSM2_CONF"
 
@@ -32,8 +33,14 @@ def check_owner(environment: Mapping[str, str], serials: Collection[str]) -> Non
     question: distributions share it among a group.
     """
     place = token_folder(environment)
+    if place is None:
+        return
     try:
-        folders = [each for each in place.iterdir() if each.is_dir()] if place is not None else []
+        folders = [each for each in place.iterdir() if each.is_dir()]
+    except PermissionError as exc:
+        raise ConfigurationError(
+            f"SoftHSM's token folder {place} cannot be read by this user: {ownership.owner_advice(place)}"
+        ) from exc
     except OSError:
         return  # SoftHSM itself reports it
     for folder in folders:

@@ -102,7 +102,9 @@ def size(path: Path) -> int:
 def check_own(folder: Path) -> None:
     """Raise StoreError if another user can change the log: its folder, or a file in it."""
     if os.path.lexists(folder):
-        for path in (folder, *sorted(folder.iterdir())):
+        with _readable(folder):
+            paths = sorted(folder.iterdir())
+        for path in (folder, *paths):
             files.check_own(path)
 
 

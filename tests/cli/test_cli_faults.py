@@ -1,11 +1,15 @@
 """An installation in trouble: every command says in one line what is wrong and what to do, and changes nothing."""
 
+import os
 import sqlite3
+import subprocess
 from collections.abc import Callable
 from contextlib import closing
 
 import pytest
-from cli_site import Site, damage
+from cli_site import BIN, Site, damage
+
+UNPRIVILEGED = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search")
 
 
 def missing_database(site: Site) -> None:
@@ -160,3 +164,39 @@ def test_no_traceback_of_the_unexpected(site: Site) -> None:
     asked = site.run("list-keys", HSMKMS_DEBUG="1")
     assert asked.status == 1
     assert "Traceback" in asked.stderr
+
+
+def unprivileged(site: Site, *arguments: str) -> str:
+    """What a command prints that root's right to read and write everything does not help."""
+    prefix = UNPRIVILEGED if os.geteuid() == 0 else ()
+    command = [*prefix, str(BIN / "hsmkms"), *arguments]
+    done = subprocess.run(command, env=site.environment(), capture_output=True, text=True, check=False, cwd=site.folder)
+    assert done.returncode == 1, done
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("place", "mode", "command", "words"),
+    [
+        ("data/audit", 0, ("audit", "verify"), "StoreError: the audit log {}/data/audit cannot be read (Perm"),
+        ("data/audit", 0, ("doctor",), "StoreError: the audit log {}/data/audit cannot be read (Permission denied)"),
+        ("data/softhsm/tokens", 0, ("list-keys",), "cannot be read by this user: run `chmod u+rwX {}/data/"),
+        ("data/softhsm/softhsm2.conf", 0, ("list-keys",), "SOFTHSM2_CONF of token.environment names {}/data/s"),
+        ("data", 0o500, ("serve", "--port", "0"), "port-"),
+        ("data", 0o500, ("create-key",), "log.db cannot be written"),
+        ("data", 0, ("list-keys",), "cannot be read: Permission denied"),
+        ("data/processes", 0, ("create-key",), "StoreError: {}/data/processes cannot be written: Permission denied"),
+    ],
+)
+def test_places_without_permission(site: Site, place: str, mode: int, command: tuple[str, ...], words: str) -> None:
+    """A file or folder that may not be read or written is named, with no internal error."""
+    site.new_key()
+    closed = site.folder / place
+    before = closed.stat().st_mode
+    closed.chmod(mode)
+    try:
+        printed = unprivileged(site, *command)
+    finally:
+        closed.chmod(before)
+    assert words.format(site.folder) in printed
+    assert "internal error" not in printed

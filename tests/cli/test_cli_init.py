@@ -164,9 +164,11 @@ def test_configuration_of_a_stranger(bare: Site) -> None:
         result = bare.run(*command, cwd=place, HSMKMS_CONFIG="")
         assert result.status != 0
         assert not (bare.folder / "run").exists()
-    told = bare.run("list-keys", cwd=place, HSMKMS_CONFIG="")
-    assert told.error.startswith("ConfigurationError: the configuration hsmkms.toml can be changed by another user, so")
-    assert f"{trap} belongs to 54321 (uid 54321): run hsmkms as the uid 54321; if 54321" in told.error
+    result = bare.run("list-keys", cwd=place, HSMKMS_CONFIG="")
+    assert result.error.startswith(
+        "ConfigurationError: the configuration hsmkms.toml can be changed by another user, so"
+    )
+    assert f"{trap} belongs to 54321 (uid 54321): run hsmkms as the uid 54321; if 54321" in result.error
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs programs as somebody else")

@@ -19,7 +19,7 @@ from service_sites import PROGRAMS, Site
 
 from hsmkms.errors import BindingError, ConfigurationError, StoreError
 from hsmkms.service.backup import age_envelope, age_keys, bech32
-from hsmkms.service.backup.age_keys import read_identities, read_recipient, read_recipients
+from hsmkms.service.backup.age_keys import check_private, read_identities, read_recipient, read_recipients
 from hsmkms.service.backup.restore import Order
 from hsmkms.wiring import core as wiring
 
@@ -115,7 +115,7 @@ def test_recipients() -> None:
         (b"# nothing\n", "holds no public key"),
         (b"\xff\xfe", "holds no public key"),
         (f"{RECIPIENT}\nsomething else\n".encode(), "holds no public key"),
-        (f"{SECRET}\n".encode(), "holds no public key"),
+        (f"{SECRET}\n".encode(), "holds a private key: give its public key instead"),
         (RECIPIENT.replace("1", "1b", 1).encode(), "is no recipient"),
         (b"ssh-rsa AAAA\n", "is no recipient"),
         (b"ssh-dss \n", "is no recipient"),
@@ -314,3 +314,20 @@ def test_bech32() -> None:
     assert bech32.encode("a", b"") == "a12uel5l"
     data = bytes.fromhex("00443214c74254b635cf84653a56d7c675be77df")
     assert bech32.encode("abcdef", data) == "abcdef1qpzry9x8gf2tvdw0s3jn54khce6mua7lmqqqxw"
+
+
+def test_private_keys_that_are_none() -> None:
+    """A public key, or the backup itself, in the place of the private key is named; no advice overwrites a key."""
+    public = (pem_of(RSA), f"{RECIPIENT}\n".encode(), openssh(Ed25519PrivateKey.generate())[1])
+    for data in public:
+        with pytest.raises(
+            ConfigurationError, match=r"key\.txt holds a public key, which cannot decrypt: give the private"
+        ):
+            check_private("key.txt", data)
+    with pytest.raises(ConfigurationError, match="is a file that age has encrypted, perhaps the backup itself"):
+        check_private("key.txt", b"age-encryption.org/v1\n")
+    for secret in (f"# public key: {RECIPIENT}\n{SECRET}\n".encode(), b"-----BEGIN PRIVATE KEY-----\n", b"\x30\x00"):
+        check_private("key.txt", secret)
+    with pytest.raises(ConfigurationError) as caught:
+        read_recipients("private.pem", b"-----BEGIN PRIVATE KEY-----\nAAAA\n")
+    assert "-out private.pem" not in str(caught.value)

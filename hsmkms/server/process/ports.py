@@ -113,17 +113,29 @@ def _lock_file(owner: PortOwner, port: int) -> Path:
 
 def _hold(file: Path) -> int:
     """Lock a port's file together with the other servers that share the port, and write this process's id to it."""
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    descriptor = _opened(file, os.O_CREAT)
     lock(descriptor, shared=True)
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, str(os.getpid()).encode(), 0)
     return descriptor
 
 
+def _opened(file: Path, flags: int) -> int:
+    """Open a lock file. FileNotFoundError if it is missing and not to be created, ConfigurationError for any other."""
+    try:
+        return os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)
+    except FileNotFoundError:
+        raise
+    except OSError as exc:
+        raise ConfigurationError(
+            f"{file} cannot be written ({exc.strerror}): check its owner and mode, and those of the data folder"
+        ) from exc
+
+
 def _holder(file: Path) -> str | None:
     """Return the id of the process that holds a port's lock, or None if no server of this installation does."""
     with suppress(FileNotFoundError):
-        descriptor = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = _opened(file, 0)
         try:
             return None if try_lock(descriptor) else os.pread(descriptor, _LONGEST_PID, 0).decode() or "unknown"
         finally:
