@@ -157,11 +157,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("server/app",),
     ("server/server",),
     ("server/dev",),
-    ("cli/errors", "cli/output"),
+    ("cli/completion", "cli/errors", "cli/help_layout", "cli/moments", "cli/output"),
     ("cli/options",),
     ("cli/files",),
     ("cli/api",),
-    ("cli/commands",),
+    ("cli/arguments", "cli/commands"),
     ("cli/main",),
     ("__main__",),
 )

@@ -29,6 +29,11 @@ Result = TypeVar("Result")
 Sealed = tuple[bytes, bytes]
 """An IV, and ciphertext || tag."""
 
+NO_CBC_ANY_MORE: Final = (
+    "This token has no AES-CBC any more, for which this key material was made: until it has AES-CBC again, nothing is "
+    "encrypted or decrypted with it. Rotate the key (hsmkms rotate-key-on-demand; for the installation's own keys "
+    "hsmkms rotate-installation-keys), or create a new one"
+)
 NO_GCM_ANY_MORE: Final = (
     "This token has no AES-GCM any more, for which this key material was made: what it encrypted before can be "
     "decrypted if the token has AES-ECB, and new material gets another format. Rotate the key (hsmkms "
@@ -137,6 +142,8 @@ class CbcCipher:
     def _with_both(self, session: Session, cka_id: bytes, handle: int, use: Callable[[cbc.Keys], Result]) -> Result:
         """Call ``use`` with the handles of both keys; ObjectLostError if the HMAC key is not on the token."""
         connection, authenticating_id = self._connection, mac_key_id(cka_id)
+        if not self.can_encrypt():
+            raise UnsupportedOperationException(NO_CBC_ANY_MORE)
         if authenticating_id is None:
             raise ObjectLostError(OBJECT_LOST)
         connection.messages.end(session)

@@ -199,6 +199,15 @@ def required_members(request: type[Struct]) -> frozenset[str]:
     return frozenset(name for name, _, required, _ in _compile(request) if required)
 
 
+def enumeration(kind: Any) -> type[StrEnum] | None:  # noqa: ANN401 - a type, perhaps annotated or optional
+    """Return the enumeration of a member's words, or of the words in its list; None if any text is possible."""
+    for each in (*getattr(kind, "__metadata__", ()), *get_args(kind)):
+        words = each.words if isinstance(each, OneOf) else enumeration(each)
+        if words is not None:
+            return words
+    return None
+
+
 def wire_path(wire_name: str) -> str:
     """Return a member's name in messages: ``keyId`` for ``KeyId``."""
     return wire_name[:1].lower() + wire_name[1:]

@@ -39,8 +39,8 @@ def spied(new_token: NewToken, spy_path: Path, programs: Path) -> Spied:
     """The job, done once through the spy in a process of its own."""
     token = new_token("spied-pairs")
     log = token.folder / "spy.log"
-    told = devices.run(programs / "pairs_job.py", token.spied(spy_path, log))
-    return Spied(calls=spylog.read(log), **told)
+    output = devices.run(programs / "pairs_job.py", token.spied(spy_path, log))
+    return Spied(calls=spylog.read(log), **output)
 
 
 def test_spied_operations_work(spied: Spied) -> None:
