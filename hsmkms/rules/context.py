@@ -6,6 +6,7 @@ contexts have the same bytes. An absent context equals an empty one.
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 from hsmkms.errors import ValidationException
@@ -23,13 +24,17 @@ def folded(key: str) -> str:
 
 def canonical(context: Mapping[str, str] | None) -> bytes:
     """Return the canonical bytes of a context. ValidationException if it is too long or not valid Unicode."""
-    if not context:
-        return EMPTY
-    form = len(context).to_bytes(4, "big")
+    return _canonical(tuple(context.items())) if context else EMPTY
+
+
+@lru_cache(maxsize=512)
+def _canonical(pairs: tuple[tuple[str, str], ...]) -> bytes:
+    """Return the canonical bytes; cached, since many programs use few contexts."""
+    form = len(pairs).to_bytes(4, "big")
     try:
-        for key in sorted(context):  # by code points, which is the order of their UTF-8 bytes
-            name, value = key.encode(), context[key].encode()
-            form += b"%b%b%b%b" % (len(name).to_bytes(4, "big"), name, len(value).to_bytes(4, "big"), value)
+        for key, value in sorted(pairs):  # by code points, which is the order of their UTF-8 bytes
+            name, text = key.encode(), value.encode()
+            form += b"%b%b%b%b" % (len(name).to_bytes(4, "big"), name, len(text).to_bytes(4, "big"), text)
     except UnicodeEncodeError as exc:
         raise ValidationException("EncryptionContext holds a lone surrogate, which is no Unicode character.") from exc
     if len(form) > MAX_BYTES:

@@ -31,14 +31,22 @@ def find_header(database: Path) -> "ctypes.Array[ctypes.c_char] | None":
 
     danger: it must not be read after the last connection of this process to the database was closed.
     """
+    index = database.with_name(f"{database.name}-shm")
     try:
         lines = _MAPPINGS.read_text().splitlines()
-        index = database.with_name(f"{database.name}-shm").stat()
     except OSError:
         return None
     for line in lines:
-        addresses, access, offset, _, inode, *_ = line.split(maxsplit=5)
-        if access == _SHARED and not int(offset, 16) and int(inode) == index.st_ino and line.endswith("-shm"):
+        addresses, access, offset, _, _, *path = line.split(maxsplit=5)
+        if access == _SHARED and not int(offset, 16) and path and _is_same(Path(path[0]), index):
             header = (ctypes.c_char * HEADER_BYTES).from_address(int(addresses.partition("-")[0], 16))
             return header if int.from_bytes(header.raw[:4], sys.byteorder) == VERSION else None
     return None
+
+
+def _is_same(mapped: Path, index: Path) -> bool:
+    """Return True if a mapped file is the index; two file systems may have the same inode number."""
+    try:
+        return mapped.name == index.name and mapped.samefile(index)
+    except OSError:  # it was deleted, or its name is written with escapes
+        return False

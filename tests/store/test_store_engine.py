@@ -297,6 +297,25 @@ def test_headers_that_are_not_used(store: Store, folder: Path, monkeypatch: pyte
     signal.close()
 
 
+def test_each_database_has_its_own_signal(store: Store, tmp_path: Path) -> None:
+    """Of two databases in one process the signal of the one that changed moves; a path by a link leads to the same."""
+    migrate.create(tmp_path / "second")
+    second = Store.open(tmp_path / "second")
+    signals = ChangeSignal(store), ChangeSignal(second)
+    for changed, expected in ((store, [True, False]), (second, [False, True])):
+        with changed.atomic() as tx:
+            changes.note(tx, REGION, "subject")
+        assert [each.moved() for each in signals] == expected
+    (tmp_path / "link").symlink_to(store.folder)
+    linked, direct = (wal_index.find_header(each / META.name) for each in (tmp_path / "link", store.folder))
+    assert linked is not None
+    assert direct is not None
+    assert linked.raw == direct.raw
+    for each in signals:
+        each.close()
+    second.close()
+
+
 def test_the_signal_never_holds_up_a_checkpoint(store: Store) -> None:
     """Asking leaves no read transaction open, so the WAL can be emptied."""
     signal = ChangeSignal(store)

@@ -47,13 +47,13 @@ SCRATCH: Final = Scratch()
 def encrypt(session: Session, key: int, by: BuiltMechanism, data: bytes, room: int = ROOM) -> bytes:
     """Encrypt; ``room``: the longest output that is expected."""
     functions = functions_of(session)
-    return _operate(functions.encrypt_init, functions.encrypt, session_handle(session), key, by, data, room)
+    return operate(functions.encrypt_init, functions.encrypt, session_handle(session), key, by, data, room)
 
 
 def decrypt(session: Session, key: int, by: BuiltMechanism, data: bytes, room: int = ROOM) -> bytes:
     """Decrypt; the buffer is overwritten also if the token refuses the data after it has written some of it."""
     functions = functions_of(session)
-    return _operate(functions.decrypt_init, functions.decrypt, session_handle(session), key, by, data, room, wipe=True)
+    return operate(functions.decrypt_init, functions.decrypt, session_handle(session), key, by, data, room, wipe=True)
 
 
 def sign(session: Session, key: int, by: BuiltMechanism, data: bytes, size: int | None = None) -> bytes:
@@ -63,7 +63,7 @@ def sign(session: Session, key: int, by: BuiltMechanism, data: bytes, size: int 
     """
     functions, handle = functions_of(session), session_handle(session)
     room, exact = size or ROOM, size is not None
-    return _operate(functions.sign_init, functions.sign, handle, key, by, data, room, wipe=True, exact=exact)
+    return operate(functions.sign_init, functions.sign, handle, key, by, data, room, wipe=True, exact=exact)
 
 
 def verify(session: Session, key: int, by: BuiltMechanism, data: bytes, signature: bytes) -> bool:
@@ -90,7 +90,7 @@ def wrap_key(session: Session, wrapping_key: int, by: BuiltMechanism, key: int) 
     return _taken(code, out, length[0], room, wipe=False)
 
 
-def _operate(  # noqa: PLR0913 - a call of two steps, and its buffer
+def operate(  # noqa: PLR0913 - a call of two steps, and its buffer
     begin: Callable[..., int],
     finish: Callable[..., int],
     session: int,

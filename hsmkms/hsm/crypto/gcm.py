@@ -5,9 +5,10 @@ from typing import Final
 from pkcs11.types import Session
 
 from hsmkms.errors import TokenError
+from hsmkms.hsm.calls.function_list import functions_of, session_handle
 from hsmkms.hsm.calls.mechanisms import gcm
 from hsmkms.hsm.calls.messages import OTHER_ANSWER, TAG_BYTES
-from hsmkms.hsm.calls.operations import decrypt, encrypt
+from hsmkms.hsm.calls.operations import operate
 
 BUFFER_SLACK: Final = 32
 """Bytes of room for the tag, and for an IV that the token puts beside the ciphertext."""
@@ -18,8 +19,10 @@ def seal(session: Session, handle: int, iv: bytes, plaintext: bytes, aad: bytes)
 
     Only for tokens that accept the caller's IV (see token_iv.py); TokenError if the output has another length.
     """
-    sealed = encrypt(session, handle, gcm(iv, aad), plaintext, len(plaintext) + BUFFER_SLACK)
-    if len(sealed) != len(plaintext) + TAG_BYTES:
+    functions, size = functions_of(session), len(plaintext)
+    begin, finish = functions.encrypt_init, functions.encrypt
+    sealed = operate(begin, finish, session_handle(session), handle, gcm(iv, aad), plaintext, size + BUFFER_SLACK)
+    if len(sealed) != size + TAG_BYTES:
         raise TokenError(OTHER_ANSWER)
     return sealed
 
@@ -29,7 +32,9 @@ def open_sealed(session: Session, handle: int, iv: bytes, body: bytes, aad: byte
 
     TokenError if the plaintext has another length than the ciphertext: the token has not written it, or not all of it.
     """
-    opened = decrypt(session, handle, gcm(iv, aad), body, len(body) + BUFFER_SLACK)
-    if len(opened) != len(body) - TAG_BYTES:
+    functions, size = functions_of(session), len(body)
+    begin, finish = functions.decrypt_init, functions.decrypt
+    opened = operate(begin, finish, session_handle(session), handle, gcm(iv, aad), body, size + BUFFER_SLACK, wipe=True)
+    if len(opened) != size - TAG_BYTES:
         raise TokenError(OTHER_ANSWER)
     return opened
