@@ -26,6 +26,7 @@ from tokens.nss import FOLDER_VARIABLE
 from tokens.table import DRIVERS
 
 UNPACKED: Final = ROOT / ".token-modules"
+ARCHIVE_KEYS: Final = "/usr/share/keyrings/debian-archive-keyring.gpg"
 TRY: Final = ROOT / "tests" / "tokens" / "try_capabilities.py"
 CANNOT: Final = 77
 TEST_SECONDS: Final = 3000
@@ -58,14 +59,33 @@ def unpack(row: Row) -> dict[str, str]:
         shutil.rmtree(folder.with_suffix(".new"), ignore_errors=True)
         new = folder.with_suffix(".new")
         new.mkdir(parents=True)
-        quiet(["apt-get", "download", "--quiet", row.debian[0]], new)
+        options = options_of(row.release, new) if row.release else []
+        quiet(["apt-get", *options, "download", "--quiet", row.debian[0]], new)
         (package,) = new.glob("*.deb")
         quiet(["dpkg-deb", "--extract", str(package), str(new)])
         (new / "version").write_text(package.name.split("_")[1].replace("%3a", ":"))
         package.unlink()
+        for name in ("lists", "cache"):
+            shutil.rmtree(new / name, ignore_errors=True)
         new.rename(folder)
     (library,) = folder.rglob("libsoftokn3.so")
     return {FOLDER_VARIABLE: str(library.parent), "LD_LIBRARY_PATH": str(library.parent)}
+
+
+def options_of(release: str, folder: Path) -> list[str]:
+    """Options with which apt-get knows this release of Debian alone, from the archive that this machine uses."""
+    asked = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Origin: Debian", "Created-By: Packages"]
+    archives = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
+    if not archives:
+        raise NotInstalledError(f"apt-get knows no archive of Debian that could have {release}")
+    sources = folder / "sources.list"
+    sources.write_text(f"deb [signed-by={ARCHIVE_KEYS}] {archives[0]} {release} main\n")
+    for name in ("lists", "cache/archives"):
+        (folder / name / "partial").mkdir(parents=True)
+    options = [f"-oDir::Etc::sourcelist={sources}", "-oDir::Etc::sourceparts=/dev/null"]
+    options += [f"-oDir::State::lists={folder}/lists", f"-oDir::Cache={folder}/cache"]
+    quiet(["apt-get", *options, "update", "--quiet"])
+    return options
 
 
 def quiet(command: list[str], folder: Path | None = None) -> None:

@@ -6,9 +6,10 @@ from typing import NamedTuple
 class Row(NamedTuple):
     """A module. ``driver``: its class in tests/tokens.
 
-    ``debian``: packages that are installed; the first has the version. ``unpacked``: they are only unpacked. ``suite``:
-    the Debian that has the wanted version, run in a root folder of its own. ``built``: it is built elsewhere and named
-    by its path. ``absent``: why it is not run at all.
+    ``debian``: packages that are installed; the first has the version. ``unpacked``: they are only unpacked;
+    ``release``: from this release of Debian instead of this machine's. ``suite``: the Debian that has the wanted
+    version, run in a root folder of its own. ``built``: it is built elsewhere and named by its path. ``absent``: why it
+    is not run at all.
     """
 
     name: str
@@ -16,6 +17,7 @@ class Row(NamedTuple):
     driver: str
     debian: tuple[str, ...] = ()
     unpacked: bool = False
+    release: str = ""
     suite: str = ""
     built: bool = False
     absent: str = ""
@@ -27,6 +29,7 @@ MODULES: tuple[Row, ...] = (
     Row("softhsm", "SoftHSM", "softhsm", ("softhsm2",)),
     Row("nss", "NSS softokn", "nss", ("libnss3",)),
     Row("firefox", "NSS softokn of Firefox", "firefox", ("firefox-esr",), unpacked=True),
+    Row("nss-unstable", "NSS softokn of Debian unstable", "firefox", ("libnss3",), unpacked=True, release="unstable"),
     Row("p11-kit", "p11-kit remote before SoftHSM", "p11-kit", P11_KIT),
     Row("p11-kit-trixie", "p11-kit remote of Debian 13", "p11-kit", P11_KIT, suite="trixie"),
     Row("opencryptoki", "opencryptoki, software token", "opencryptoki", ("opencryptoki",)),

@@ -92,7 +92,7 @@ class Site(Struct, frozen=True, kw_only=True):
         return str(self.run("create-key", *arguments).json["KeyMetadata"]["KeyId"])
 
     def checksum(self) -> dict[str, str]:
-        """Mode and checksum of each file in the data folder, but for what a mere look changes."""
+        """Mode and checksum of each file in the data folder, but for those that reading changes."""
         return {
             str(path.relative_to(self.data)): f"{path.stat().st_mode:o} {sha256(path.read_bytes()).hexdigest()}"
             for path in sorted(self.data.rglob("*"))

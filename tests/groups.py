@@ -43,7 +43,7 @@ class Modules(Struct, frozen=True):
 
 
 class Member(Struct, frozen=True):
-    """One member: its serial, and the file that tells its shim how to behave, in all processes."""
+    """One member: its serial, and the control file of its shim, for all processes."""
 
     serial: str
     control: Path
@@ -57,7 +57,7 @@ class Member(Struct, frozen=True):
         self.order(f"fault * * return {code:#x}")
 
     def come_back(self) -> None:
-        """Let it answer again, to processes that initialise the module anew; its sessions and logins are gone."""
+        """Let it answer again, to processes that reinitialise the module; its sessions and logins are gone."""
         self.order(f"fault * until-initialized return {REMOVED:#x}")
 
 

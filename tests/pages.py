@@ -153,7 +153,7 @@ def _read_until_end(terminal: int, shell: "subprocess.Popen[bytes]") -> str:
     """What is printed until the shell ends: what it leaves running in the background is not waited for."""
     text = b""
     deadline = time.monotonic() + PAGE_SECONDS
-    with suppress(OSError):  # Linux says so when everybody has closed the other end
+    with suppress(OSError):  # Linux's error when all other ends are closed
         while True:
             ended = shell.poll() is not None
             ready, _, _ = select.select([terminal], [], [], 0 if ended else 0.1)
@@ -185,6 +185,6 @@ def constant(lines: list[str]) -> list[str]:
 
 
 def fits(shown: list[str], printed: list[str]) -> bool:
-    """True if a page shows what is printed; nothing shown is no statement, ``...`` stands for any lines."""
+    """Return whether a page's output fits what was printed; no output fits anything, ``...`` stands for any lines."""
     pattern = "".join("(?:.*\n)*?" if line == "..." else f"{re.escape(line)}\n" for line in constant(shown))
     return not shown or re.fullmatch(pattern, "".join(f"{line}\n" for line in constant(printed))) is not None

@@ -63,7 +63,7 @@ def cloudwatch_logs(account: str) -> list[Statement]:
 
 
 def parameter_store(account: str) -> list[Statement]:
-    """SSM parameters: everybody in the account, by way of the service."""
+    """SSM parameters: all principals of the account, through the service."""
     through = {"StringEquals": {"kms:ViaService": "ssm.eu-central-1.amazonaws.com", "kms:CallerAccount": account}}
     return [owner(account), statement("through SSM", {"AWS": "*"}, USE, through)]
 
@@ -97,7 +97,7 @@ def node_roles(account: str) -> list[Statement]:
 
 
 def all_but_some(account: str) -> list[Statement]:
-    """A Deny for everybody but some, by ArnNotLike."""
+    """A Deny for all but some, by ArnNotLike."""
     some = [iam(account, "role/app-*"), iam(account, "user/alice")]
     against = statement("but some", "*", "kms:Decrypt", {"ArnNotLike": {"aws:PrincipalArn": some}}, "Deny")
     return [owner(account), against]

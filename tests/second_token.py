@@ -87,7 +87,7 @@ def clone(token: TokenSettings, *, serial: str = CLONE_SERIAL, into: Path | None
 
 @contextmanager
 def swapped_for_clone(token: TokenSettings, *, serial: str = CLONE_SERIAL) -> Iterator[None]:
-    """In the block a clone is in the place of a token, which is there again afterwards, as it was."""
+    """Within the block a clone is in the place of a token, which is restored afterwards."""
     original = token_folder(token)
     place = original.parent.with_name("swapped")
     copy = clone(token, serial=serial)

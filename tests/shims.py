@@ -21,7 +21,7 @@ _WARNINGS: Final = ("-Wall", "-Wextra", "-Werror")
 
 
 class Personality(Struct, frozen=True, kw_only=True):
-    """A token with a will of its own. ``orders``: lines of the control file. ``reason``: which tokens are like that."""
+    """A token with deviations. ``orders``: lines of the control file. ``reason``: which tokens behave so."""
 
     name: str
     orders: tuple[str, ...]

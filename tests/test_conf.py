@@ -100,7 +100,7 @@ def test_server_unit_is_closed() -> None:
 
 
 def test_pin_from_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The PIN file that systemd hands over goes before the path itself; other files must be closed to everybody."""
+    """The PIN file of systemd precedes the path itself; other files must be closed to other users."""
     named, given = tmp_path / "pin", tmp_path / "credentials"
     pin = partial(read_pin, PinSettings(file=named), credentials=("pin",))
     named.write_text("open to others\n")
@@ -138,13 +138,13 @@ ONE = TokenSettings(label="old hsm", serial="1c2e", pin=PinSettings(file=Path("/
     ],
 )
 def test_names_of_credentials(other: tuple[TokenSettings, ...], names: list[str]) -> None:
-    """A PIN file goes by its token's label, its serial and its own name, but by none that fits another token's file."""
+    """A PIN file is named by its token's label, its serial or its own name, and by no name of another token's file."""
     settings = Settings(account_id="111122223333", regions=("eu-central-1",), token=ONE, further_tokens=other)
     assert list(credential_names(settings, ONE)) == names
 
 
 def test_credentials_of_two_tokens() -> None:
-    """The drop-in for two tokens hands over the PIN file of each, under a name by which hsmkms looks for it."""
+    """The drop-in for two tokens passes the PIN file of each, under the name that hsmkms expects."""
     sample = config.load(CONF / "two-tokens" / "hsmkms.toml")
     _, *handed_over = settings(CONF / "two-tokens" / "pins.conf")["LoadCredential"]
     assert len(handed_over) == len(sample.tokens)

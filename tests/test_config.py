@@ -402,7 +402,7 @@ def test_open_file(pin_file: Path, mode: int) -> None:
 def test_foreign_file(pin_file: Path) -> None:
     """A file of another user is refused: its owner could change it at any time."""
     os.chown(pin_file, 12345, -1)
-    assert "belongs to another user: run `chown 0 " in refusal(PinSettings(file=pin_file))
+    assert "belongs to another user: run hsmkms as the uid 12345" in refusal(PinSettings(file=pin_file))
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_methods() -> None:
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_there_and_back(algorithm: str, bits: int) -> None:
-    """What is wrapped comes out again, and no two wrappings of it are the same."""
+    """Wrapped material unwraps to the same bytes, and no two wrappings of it are equal."""
     material = bytearray(os.urandom(32))
     first, second = (key_wrapping.wrap(pair(bits).public_key(), algorithm, material) for _ in range(2))
     assert first != second
@@ -61,7 +61,7 @@ def test_there_and_back(algorithm: str, bits: int) -> None:
 
 @pytest.mark.parametrize("length", [1, 31, 33, 1217, 4096])
 def test_key_wrap_takes_any_length(length: int) -> None:
-    """RSA_AES_KEY_WRAP carries what is no multiple of 8 bytes, and what is longer than an RSA block."""
+    """RSA_AES_KEY_WRAP wraps lengths that are no multiple of 8 bytes, and more than an RSA block."""
     material = os.urandom(length)
     wrapped = key_wrapping.wrap(pair().public_key(), "RSA_AES_KEY_WRAP_SHA_256", material)
     assert unwrap(pair(), "RSA_AES_KEY_WRAP_SHA_256", wrapped) == material

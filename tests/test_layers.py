@@ -157,7 +157,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("server/app",),
     ("server/server",),
     ("server/dev",),
-    ("cli/completion", "cli/errors", "cli/moments", "cli/output"),
+    ("cli/completion", "cli/errors", "cli/help_layout", "cli/moments", "cli/output"),
     ("cli/options",),
     ("cli/files",),
     ("cli/api",),

@@ -111,7 +111,7 @@ def test_nothing_of_the_person_is_touched() -> None:
 
 
 def checkout(folder: Path) -> Path:
-    """A checkout as far as scripts/setup looks at it, with an environment that is complete."""
+    """A checkout as far as scripts/setup reads it, with an environment that is complete."""
     (folder / "scripts").mkdir(parents=True)
     shutil.copy(ROOT / "scripts/setup", folder / "scripts/setup")
     (folder / "pyproject.toml").write_text("")
@@ -205,7 +205,7 @@ def tools(tmp_path: Path) -> Path:
 
 
 def bare_machine(tools: Path, *arguments: object) -> "subprocess.Popen[str]":
-    """Start scripts/bare-machine with these tools, a folder of its own for what it makes, and signals as by default."""
+    """Start scripts/bare-machine with these tools, its own folder for temporary files, and default signals."""
     (tools.parent / "work").mkdir()
     environment = {"PATH": f"{tools}:{os.environ['PATH']}", "HOME": str(tools), "TMPDIR": str(tools.parent / "work")}
     return subprocess.Popen(

@@ -159,7 +159,7 @@ def test_bad_items(item: str) -> None:
 
 
 def test_good_items() -> None:
-    """Items may go on over several lines."""
+    """Items may span several lines."""
     text = (
         "# R\n\nProse.\n\n- **R-01** One\n  and. — code: `a.py`,\n  `b.py` — test: `t.py::x`\n"
         "- **R-02** Two.\n  — open: all of it\n"

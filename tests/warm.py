@@ -26,7 +26,7 @@ EARLY: Final = ("LD_", "PYTHON", "FAKETIME", "LC_", "TZ", "MALLOC_", "OPENSSL_",
 LANG: Final = "C.UTF-8"
 SOCKET: Final = "socket"
 PIPE_BYTES: Final = 65536
-"""What fits into a pipe that nobody reads yet."""
+"""What fits into a pipe without a reader."""
 
 FAKED: Final = ("LD_PRELOAD", "FAKETIME", "FAKETIME_SHARED")
 """The variables that `faketime` sets."""

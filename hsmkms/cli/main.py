@@ -53,6 +53,7 @@ from hsmkms.cli.options import (
 from hsmkms.errors import HsmKmsError
 from hsmkms.hardening import keep_secrets
 
+HELP_OPTIONS: Final = frozenset({"-h", "--help"})
 DEBUG_VARIABLE: Final = "HSMKMS_DEBUG"
 _MARKUP: Final = re.compile(r"(\[[a-z#/@][^\[]*?\])")
 """The pattern of ``rich.markup.escape``; Rich itself is imported only for help."""
@@ -65,7 +66,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": sorted(HELP_OPTIONS)},
 )
 
 
@@ -124,6 +125,10 @@ def main() -> None:
             words = arguments.rewritten(sys.argv[1:], _command_names())
             command = get_command(_narrowed(arguments.command_of(words)))
             keep_brackets(command)
+            if not HELP_OPTIONS.isdisjoint(words):
+                from hsmkms.cli.help_layout import never_cut_options  # noqa: PLC0415 - other commands do not need Rich
+
+                never_cut_options()
             if arguments.is_sample(words):
                 _require_nothing(command)
             command(args=words, prog_name="hsmkms")

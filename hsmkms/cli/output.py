@@ -38,8 +38,30 @@ def default_format() -> OutputFormat:
 def show(answer: Plain, output: OutputFormat, query: str | None = None) -> None:
     """Print an answer, or the part of it that ``query`` (JMESPath) selects."""
     if query is not None:
-        answer = pick(answer, query)
+        whole, answer = answer, pick(answer, query)
+        if answer is None and sys.stderr.isatty():
+            print(f"hsmkms: note: {_nothing_selected(whole, query)}", file=sys.stderr)
     _PRINTERS[output](answer)
+
+
+def _nothing_selected(answer: Plain, query: str) -> str:
+    """Say that a query selects nothing, of what, and what was meant if it leaves out the name of a structure."""
+    sentence = f"--query {query!r} selects nothing in this answer"
+    if not isinstance(answer, dict):
+        return sentence
+    for name, value in answer.items():
+        inner = f"{name}[].{query}" if _is_rows(value) else f"{name}.{query}"
+        if _selects(answer, inner):
+            return f"{sentence}: did you mean {inner!r}?"
+    return f"{sentence}, whose members are {', '.join(answer)}"
+
+
+def _selects(answer: Plain, query: str) -> bool:
+    """Return True if a query is valid and selects something."""
+    try:
+        return pick(answer, query) not in (None, [])
+    except ValidationException:
+        return False
 
 
 def check_query(query: str) -> None:
@@ -116,12 +138,16 @@ def _print_table(answer: Plain) -> None:
 
 
 def _members(answer: dict[str, Any]) -> dict[str | None, Any]:
-    """Split an answer into the sections of its table: first all its scalars together, then each structure by name."""
+    """Split an answer into the sections of its table: first all its scalars together, then each structure by name.
+
+    An answer that is one structure has that one's name as its title, which a query must begin with.
+    """
+    wrapper = None
     if len(answer) == 1 and isinstance(next(iter(answer.values())), dict):
-        answer = next(iter(answer.values()))
+        wrapper, answer = next(iter(answer.items()))
     sections = {name: value for name, value in answer.items() if _is_rows(value) or isinstance(value, dict)}
     scalars = {name: value for name, value in answer.items() if name not in sections and value is not False}
-    return ({None: scalars} if scalars else {}) | sections
+    return ({wrapper: scalars} if scalars else {}) | sections
 
 
 def _section(name: str | None, value: Plain) -> Any:  # noqa: ANN401 - rich is lazy

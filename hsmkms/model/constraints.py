@@ -137,7 +137,7 @@ def validate(request: Struct) -> None:
     """
     plan = _plan(type(request))
     repeated = plan.read(request)
-    if repeated in plan.valid and not _violations(request, plan.others):
+    if repeated in plan.valid and _pass(request, plan.others):
         return
     broken = _violations(request, _compile(type(request)))
     if broken:
@@ -146,6 +146,29 @@ def validate(request: Struct) -> None:
         if len(plan.valid) >= MAX_VALID:
             plan.valid.clear()
         plan.valid.add(repeated)
+
+
+def _pass(request: Struct, members: "tuple[_Member, ...]") -> bool:
+    """Return True if these members violate nothing."""
+    try:
+        for name, path, required, checks in members:
+            value = getattr(request, name)
+            if value is not None:
+                for check in checks:
+                    check(value, path, _interrupt)
+            elif required:
+                return False
+    except _ViolatedError:
+        return False
+    return True
+
+
+class _ViolatedError(Exception):
+    """Raised to stop checking at the first violation."""
+
+
+def _interrupt(_path: str, _value: object, _constraint: str) -> None:
+    raise _ViolatedError
 
 
 def _violations(request: Struct, members: "tuple[_Member, ...]") -> list[str]:

@@ -8,7 +8,7 @@ of the WAL index has changed (wal_index.py), which costs a tenth of a microsecon
 import sqlite3
 from typing import Final
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, bindparam, func, insert, select
 
 from hsmkms.process import ForkGuard
 from hsmkms.store import files, wal_index
@@ -18,10 +18,18 @@ from hsmkms.store.schema import change_log
 
 _DATA_VERSION: Final = "PRAGMA data_version"
 
+# Built once: building a statement takes longer than SQLite takes to run it.
+_NOTE: Final = insert(change_log)
+_SINCE: Final = (
+    select(change_log.c.epoch, change_log.c.region, change_log.c.subject)
+    .where(change_log.c.epoch > bindparam("before"))
+    .order_by(change_log.c.epoch)
+)
+
 
 def note(tx: Connection, region: str, subject: str) -> int:
     """Record that a key (by id) or an alias (by name) changed; return the epoch of the change."""
-    done = tx.execute(insert(change_log).values(region=region, subject=subject))
+    done = tx.execute(_NOTE, {"region": region, "subject": subject})
     epoch: int = done.inserted_primary_key[0]  # type: ignore[index]  # an insert of one row always has one
     return epoch
 
@@ -33,8 +41,7 @@ def latest(conn: Connection) -> int:
 
 def since(conn: Connection, epoch: int) -> list[tuple[int, str, str]]:
     """Return the changes after an epoch, oldest first: (epoch, region, key id or alias name)."""
-    query = select(change_log.c.epoch, change_log.c.region, change_log.c.subject)
-    rows = conn.execute(query.where(change_log.c.epoch > epoch).order_by(change_log.c.epoch))
+    rows = conn.execute(_SINCE, {"before": epoch})
     return [(row.epoch, row.region, row.subject) for row in rows]
 
 

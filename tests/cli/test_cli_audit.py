@@ -56,7 +56,7 @@ def test_verify_and_accept(site: Site) -> None:
     shown, status = at_terminal(site, "accept-store", answer="n")
     assert status == 1
     assert "missing: records 2 to 2 were sealed, and are not there any more" in shown
-    assert [each["Kind"] for each in site.run("accept-store", "--yes").json["Accepted"]] == ["missing"]
+    assert [fault["Kind"] for fault in site.run("accept-store", "--yes").json["Accepted"]] == ["missing"]
     assert site.run("doctor").json["Checks"][-1]["Outcome"] == "ok"
 
 

@@ -89,7 +89,7 @@ def names(site: Site, *options: str) -> list[str]:
     """The names of the exported events."""
     done = site.run("audit", "export", *options)
     assert done.status == 0
-    return [json.loads(each)["eventName"] for each in done.stdout.splitlines()]
+    return [json.loads(line)["eventName"] for line in done.stdout.splitlines()]
 
 
 def test_filters(shared: Site, key: str) -> None:
@@ -99,7 +99,7 @@ def test_filters(shared: Site, key: str) -> None:
     assert names(shared, "--key-id", key) == names(shared, "--key-id", arn) == about_key
     for alias in ("photos", "alias/photos", f"arn:aws:kms:{REGION}:111122223333:alias/photos"):
         done = shared.run("audit", "export", "--key-id", alias, "--query", "eventName")
-        assert [json.loads(each) for each in done.stdout.splitlines()] == about_key
+        assert [json.loads(line) for line in done.stdout.splitlines()] == about_key
         assert done.stderr == (
             f"hsmkms: note: alias/photos is the key {key} now: these are the records about that key\n"
         )
@@ -129,7 +129,7 @@ def test_empty_log(site: Site) -> None:
 def test_summary_and_csv(shared: Site, key: str) -> None:
     """Counts by key, principal and operation; CSV has one line of names, and no text that a spreadsheet would run."""
     done = shared.run("audit", "export", "--key-id", key, "--summary", "principal", "--query", "[Principal, Records]")
-    assert [json.loads(each) for each in done.stdout.splitlines()] == [["root", 3], ["alice", 1]]
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [["root", 3], ["alice", 1]]
     counts = shared.run("audit", "export", "--summary", "operation", "--format", "csv").stdout
     rows = {each["Operation"]: each for each in csv.DictReader(io.StringIO(counts))}
     assert (rows["Encrypt"]["Records"], rows["Encrypt"]["Errors"]) == ("2", "1")

@@ -90,13 +90,13 @@ def test_lists_in_maps(shared: Site, key: str) -> None:
 
 
 def test_pages(site: Site) -> None:
-    """--max-items cuts a list, its NextToken goes on where it ended, whatever the size of pages."""
+    """--max-items limits a list, and its NextToken continues where it ended, whatever the size of pages."""
     made = {site.new_key() for _ in range(5)}
     seen: list[str] = []
     cut: tuple[object, ...] = ()
     for count in (2, 2, 1):
         answer = site.run("list-keys", "--max-items", 2, "--page-size", 3, *cut).json
-        ids = [each["KeyId"] for each in answer["Keys"]]
+        ids = [key["KeyId"] for key in answer["Keys"]]
         assert len(ids) == count
         assert ("NextToken" in answer) == (len(seen) + count < len(made))
         assert not {"Truncated", "NextMarker"} & answer.keys()

@@ -129,7 +129,7 @@ def test_without_a_terminal(keys: Site) -> None:
 
 @pytest.mark.parametrize("answer", ["n", ""])
 def test_at_a_terminal(keys: Site, answer: str) -> None:
-    """A person is shown the same and asked; only a yes goes on."""
+    """At a terminal the same is shown with a question; only a yes continues."""
     trace = armed(keys)
     keys.run("backup", "first", "--recipient", IDENTITY.to_public())
     trace.unlink()

@@ -1,5 +1,6 @@
 """doctor: each check finds the fault it is for and says what to do, and a warning is not a fault."""
 
+import json
 import os
 import sqlite3
 from collections.abc import Callable
@@ -91,7 +92,7 @@ def damaged_page(site: Site) -> None:
 
 
 def open_seals(site: Site) -> None:
-    """The seals are also kept in a folder that everybody may write."""
+    """The seals are also kept in a folder that every user may write to."""
     place = site.folder / "share"
     place.mkdir()
     place.chmod(0o777)
@@ -138,7 +139,7 @@ CASES = [
 
 @pytest.mark.parametrize(("do", "check", "outcome", "words"), CASES)
 def test_checks(site: Site, do: Callable[[Site], None], check: str, outcome: str, words: str) -> None:
-    """What is wrong has status 1, what is a warning has not, and both say what to do; other checks are as before."""
+    """A fault gives status 1, a warning does not, and both say what to do; other checks are unaffected."""
     do(site)
     result = site.run("doctor", "--query", f"Checks[?Check=='{check}'].[Outcome, Detail][]", "--output", "text")
     printed, _, detail = result.stdout.rstrip("\n").partition("\t")
@@ -148,7 +149,7 @@ def test_checks(site: Site, do: Callable[[Site], None], check: str, outcome: str
     assert others.stdout.strip() == ("rows" if do is damaged_page else "")  # an index that is rubbish hides rows
 
 
-def test_wrong_pin_by_somebody_else(site: Site) -> None:
+def test_wrong_pin_by_another_program(site: Site) -> None:
     """A wrong PIN that another program sent since the last login is reported."""
     site.new_key()
     site.program("give_wrong_pin")
@@ -157,3 +158,14 @@ def test_wrong_pin_by_somebody_else(site: Site) -> None:
     assert result.status == 0
     assert result.stdout.startswith("warning\ta wrong PIN was sent to the token since the last login")
     assert site.run("doctor", "--query", query, "--output", "text").stdout.startswith("ok\t")
+
+
+def test_a_fault_is_told_once(site: Site) -> None:
+    """A fault that keeps several checks from running is told by the first of them; the others name that check."""
+    (site.data / "pin").unlink()
+    rows = json.loads(site.run("doctor").stdout)["Checks"]
+    details = [each["Detail"] for each in rows]
+    assert sum("the PIN file" in each for each in details) == 1
+    skipped = [each for each in rows if each["Outcome"] == "not checked"]
+    assert {each["Detail"] for each in skipped} == {"see the check 'PIN', which names what prevents this one"}
+    assert len(skipped) > 3

@@ -30,7 +30,7 @@ def no_database(site: Site) -> None:
 
 
 def newer_database(site: Site) -> None:
-    """The database says that it is of a revision that this program has never heard of."""
+    """The database has a revision that this program does not know."""
     with closing(sqlite3.connect(site.data / "meta.db")) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = 'meta_9999'")
 
@@ -110,7 +110,7 @@ def test_another_account(site: Site) -> None:
 
 
 def test_another_installations_ciphertext(site: Site, bare: Site) -> None:
-    """A ciphertext of another installation names a key that nobody has here, and that is answered as AWS does."""
+    """A ciphertext of another installation names an unknown key, and gets the error that AWS gives."""
     assert bare.run("init", "--data-dir", "data", "--create-softhsm-token").status == 0
     key = bare.new_key()
     sealed = bare.run("encrypt", "--key-id", key, "--plaintext", "aGVsbG8=").json["CiphertextBlob"]
@@ -152,7 +152,7 @@ def test_wrong_pin(site: Site) -> None:
 
 
 def test_no_traceback_of_the_unexpected(site: Site) -> None:
-    """What nobody foresaw is one line with a name; the traceback is for those who ask for it."""
+    """An unexpected exception is reported in one line by its name; the traceback is printed on request."""
     (site.data / "login.lock").unlink()
     (site.data / "login.lock").mkdir()
     message = site.run("list-keys").error

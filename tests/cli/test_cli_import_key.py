@@ -202,7 +202,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
 
 @pytest.mark.parametrize("why", REFUSED)
 def test_failure_leaves_nothing(site: Site, material: Path, why: str) -> None:
-    """Whatever is refused, at whatever step: no object and no wrapping key is left, and the key waits as before."""
+    """After a refusal at any step no object and no wrapping key is left, and the key is still PendingImport."""
     options, sentence = REFUSED[why]
     key = new_empty_key(site)
     before = objects(site)
@@ -213,7 +213,7 @@ def test_failure_leaves_nothing(site: Site, material: Path, why: str) -> None:
 
 
 def test_other_material(site: Site, material: Path) -> None:
-    """Other bytes than those that the key had are refused as often as they come, and the key goes on working."""
+    """Other bytes than those that the key had are refused each time, and the key works on."""
     key = new_empty_key(site)
     site.run("import-key", material, "--key-id", key, "--no-expiry", *QUICK)
     before, other = objects(site), private(site.folder / "other.bin", os.urandom(32))
@@ -275,7 +275,7 @@ LENGTHS: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize("what", LENGTHS)
 def test_wrong_length(bare: Site, public: Path, what: str) -> None:
-    """A file of another length is refused with what it looks like, and nothing of it is shown."""
+    """A file of another length is refused with its likely format, and nothing of it is shown."""
     data, sentence = LENGTHS[what]
     file = private(bare.folder / "file", data)
     wrap = ("--public-key", public, "--wrapping-algorithm", "RSAES_OAEP_SHA_1")
@@ -369,7 +369,7 @@ def public(pair: RSAPrivateKey, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.mark.parametrize(("algorithm", "form"), list(zip(ON_DEVICE, ["DER", "PEM"], strict=True)))
 def test_wrapped_elsewhere(site: Site, bare: Site, material: Path, algorithm: str, form: str) -> None:
-    """What was wrapped on a machine that has nothing of the installation can be imported as it is."""
+    """Material that was wrapped on a machine without the installation is imported as it is."""
     key = new_empty_key(site)
     asked = ("--wrapping-algorithm", algorithm, "--wrapping-key-spec", "RSA_2048")
     parameters = site.run("get-parameters-for-import", "--key-id", key, *asked).json
@@ -481,7 +481,7 @@ def test_wrong_arguments(bare: Site, public: Path) -> None:
 
 
 def test_needs_nothing_of_an_installation(bare: Site, public: Path) -> None:
-    """Wrapping loads neither configuration nor database nor token, and looks for none."""
+    """Wrapping loads neither configuration nor database nor token, and searches for none."""
     file = private(bare.folder / "key", KEY)
     code = (
         "import atexit, sys\n"

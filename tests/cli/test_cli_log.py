@@ -63,7 +63,7 @@ def test_left_alone(site: Site) -> None:
     assert "is whole" in site.run("renew-log").error
 
 
-def test_killed_before_the_control_plane_was_told(site: Site) -> None:
+def test_killed_before_the_control_plane_was_changed(site: Site) -> None:
     """The process that opens the installation next reports the renewal."""
     key_id = site.new_key()
     sealed = encrypted(site, key_id)

@@ -119,7 +119,7 @@ def test_words_after_a_list(shared: Site, key: str) -> None:
 
 
 def test_policy_from_a_file(shared: Site) -> None:
-    """A policy may come from a file; one that is no policy is refused by its AWS name."""
+    """A policy may be read from a file; a malformed one is refused with AWS's error code."""
     (shared.folder / "policy.json").write_text(json.dumps(POLICY, ensure_ascii=False))
     assert shared.new_key("--policy", "file://policy.json")
     (shared.folder / "broken.json").write_text('{"Version": ')

@@ -83,7 +83,7 @@ def test_interrupted(site: Site) -> None:
 
 
 def test_interrupted_in_the_first_step(site: Site) -> None:
-    """A file for the new PIN that is still empty holds nobody up: the token has never heard of a new one."""
+    """An empty file for the new PIN blocks no command: the token has never had the new one."""
     before = pin(site)
     (site.data / "pin.new").touch(0o600)
     assert site.run("change-pin").json["Outcome"] == "an interrupted change was finished: the old PIN holds"

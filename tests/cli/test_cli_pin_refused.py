@@ -115,7 +115,7 @@ COMMANDS: list[list[object]] = [
 
 @pytest.mark.parametrize("source", ["file", "environment", "command"])
 def test_no_command_sends_it_again(watched: Watched, source: str) -> None:
-    """Whatever source the PIN has and whatever command is run: one refusal, until the operator insists."""
+    """For any source of the PIN and any command: one refusal, until the operator confirms the PIN."""
     site = watched.site
     pin = write(site.data / "pin", WRONG)
     lines = {

@@ -96,7 +96,7 @@ def state(folder: Path) -> dict[str, tuple[int, int, bytes]]:
 
 @contextmanager
 def started(site: Site, folder: Path, file: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A run that goes on while the test does something, from the moment at which it has replaced a file."""
+    """Start a run that continues beside the test, and wait until it has replaced a file."""
     before = file.stat().st_ino
     command = [BIN / "hsmkms", "re-encrypt-files", folder, "--destination-key-id", "photos"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -220,7 +220,7 @@ def test_mode_owner_and_attributes(shared: Site, keys: Keys, folder: Path) -> No
 
 
 def test_large_files_are_not_read(shared: Site, keys: Keys, folder: Path) -> None:
-    """A file of ten terabytes is not read, whatever it begins with; nor is anything that is no regular file."""
+    """A file of ten terabytes is not read, whatever it begins with; nor is anything but regular files."""
     (folder / "huge").write_bytes(sealed(shared, keys.old))
     os.truncate(folder / "huge", 10**13)
     os.mkfifo(folder / "pipe")
@@ -267,7 +267,7 @@ def test_include(shared: Site, keys: Keys, folder: Path) -> None:
 
 
 def test_context_is_kept(shared: Site, keys: Keys, folder: Path) -> None:
-    """The source's context is the destination's as well; a file with another one fails and stays as it is."""
+    """The source's context is the destination's as well; a file with another one fails and is unchanged."""
     shared.program("seal_files", folder, keys.old, 2, '{"album": "2026"}')
     (folder / "other").write_bytes(sealed(shared, keys.old))
     before = (folder / "other").read_bytes()

@@ -99,7 +99,7 @@ def test_removal(interrupted: Site) -> None:
 
 
 def test_removal_without_a_word(interrupted: Site) -> None:
-    """Without a terminal there is nobody to ask, so without --yes nothing is removed; --yes alone does nothing."""
+    """Without a terminal nothing is removed unless --yes is given; --yes alone does nothing."""
     set_grace(interrupted, 0)
     before = objects(interrupted)
     assert [finding["Outcome"] for finding in findings(interrupted, "--remove")] == ["left as it is"]

@@ -12,13 +12,13 @@ def test_json(site: Site) -> None:
     site.run("enable-key-rotation", "--key-id", on)
     site.run("create-alias", "--alias-name", "photos", "--target-key-id", on)
     report = site.run("rotation-report").json
-    rows = {each["KeyId"]: each for each in report["Keys"]}
+    rows = {key["KeyId"]: key for key in report["Keys"]}
     assert {key_id: rows[key_id]["Posture"] for key_id in (on, off, empty)} == {on: "ok", off: "off", empty: "waiting"}
     assert (rows[on]["Aliases"], rows[on]["RotationPeriodDays"], rows[on]["BackingKeys"]) == (["alias/photos"], 365, 1)
     assert rows[off]["Reason"] == "automatic rotation is off: enable-key-rotation switches it on"
     assert report["Problems"] == 1
     assert site.run("rotation-report", "--check").status == 1
-    assert {each["KeyId"] for each in site.run("rotation-report", "--only-problems").json["Keys"]} == {empty}
+    assert {key["KeyId"] for key in site.run("rotation-report", "--only-problems").json["Keys"]} == {empty}
 
 
 def test_key_without_rotation(site: Site) -> None:

@@ -58,7 +58,7 @@ def test_migration(two: Site) -> None:
     assert [(each["Label"], each["Home"]) for each in listed][1:] == [(second_token.LABEL, True)]
     assert two.run("decrypt", "--ciphertext-blob", sealed.read_text()).json["Plaintext"] == "cGhvdG8="
     rotations = two.run("list-key-rotations", "--key-id", symmetric).json["Rotations"]
-    assert [each["RotationType"] for each in rotations] == ["AUTOMATIC"]
+    assert [rotation["RotationType"] for rotation in rotations] == ["AUTOMATIC"]
     doctor = two.run("doctor")
     assert (doctor.status, "has no mark" in doctor.stdout) == (0, False)
     assert two.run("re-encrypt-files", sealed, "--destination-key-id", symmetric).json["ReEncrypted"] == 1
@@ -67,39 +67,52 @@ def test_migration(two: Site) -> None:
 
 
 def test_older_material(two: Site) -> None:
-    """What is known of older material is shown; at the operator's word it is destroyed, and its token forgotten."""
+    """What is known of older material is shown; at the operator's word it is abandoned, and its token forgotten.
+
+    Nothing on that token is destroyed: a backup from before the act decrypts again.
+    """
     used, unused = two.new_key(), two.new_key()
     sealed = encrypted(two, used)
     two.run("migrate-token", "--to", second_token.LABEL, "--yes")
     left = {each["KeyId"]: each for each in two.run("list-tokens").json["Left"]}
-    assert left[unused]["Reason"] == "older material that has encrypted nothing: destroy-older-material"
-    assert (left[used]["Encryptions"], left[used]["Reason"].startswith("older ciphertext: ")) == (1, True)
+    advice = "forget-token --abandon-older-material"
+    assert left[unused]["Reason"] == f"older material that has encrypted nothing: {advice}"
+    assert (left[used]["Encryptions"], left[used]["Reason"].endswith(advice)) == (1, True)
     home, old = second_token.LABEL, two.run("list-tokens").json["Tokens"][0]["Label"]
-    command = ("destroy-older-material", "--token", old)
-    assert "is the home" in two.run("destroy-older-material", "--token", home, "--yes").error
-    assert "name one token" in two.run("destroy-older-material", "--token", "x", "--yes").error
-    assert "holds no older material of x" in two.run(*command, "--key-id", "x", "--yes").error
-    plan = {each["KeyId"]: each for each in two.run(*command, "--dry-run").json["OlderMaterial"]}
-    assert {key: each["Encryptions"] for key, each in plan.items()} == {used: 1, unused: 0}
-    assert (plan[unused]["LastUse"], plan[used]["LastUse"] is None) == (None, False)
+    assert "is the home" in two.run("list-older-material", "--token", home).error
+    assert "name one token" in two.run("list-older-material", "--token", "x").error
+    found = {each["KeyId"]: each for each in two.run("list-older-material", "--token", old).json["OlderMaterial"]}
+    assert {key: each["Encryptions"] for key, each in found.items()} == {used: 1, unused: 0}
+    assert (found[unused]["LastUse"], found[used]["LastUse"] is None) == (None, False)
+
+    command = ("forget-token", "--token", old, "--abandon-older-material")
+    assert "still needed: 2 keys are on it" in two.run("forget-token", "--token", old, "--yes").error
     assert "run it there, or with --yes" in two.run(*command).error
-    said, status = at_terminal(two, *command, answer="n\n")
+    output, status = at_terminal(two, *command, answer="n\n")
     assert status == 1
-    assert "at most 1 encryptions, last used 20" in said
-    done = two.run(*command, "--never-used", "--yes").json["Destroyed"]
-    assert [(each["KeyId"], each["Fault"]) for each in done] == [(unused, None)]
-    assert two.run("decrypt", "--ciphertext-blob", sealed.read_text()).json["Plaintext"] == "cGhvdG8="
-    assert "still needed: 1 keys are on it" in two.run("forget-token", "--token", old, "--yes").error
-    assert [each["KeyId"] for each in two.run(*command, "--key-id", used, "--yes").json["Destroyed"]] == [used]
+    assert "at most 1 encryptions, last used 20" in output
+    assert "2 older key materials" in output
+    pair = two.new_key("--key-spec", "ECC_NIST_P256", "--key-usage", "SIGN_VERIFY")
+    assert pair not in found
+    before = two.folder / "before"
+    shutil.copytree(two.data, before)
+
+    done = two.run(*command, "--yes").json
+    assert (done["Label"], done["Abandoned"], done["Destroyed"]) == (old, 2, 0)
+    assert "erase it with the token's own tool" in done["Away"]
     lost = two.run("decrypt", "--ciphertext-blob", sealed.read_text()).error
     assert lost.startswith("KMSInvalidStateException: The key material ")
-    assert two.run(*command, "--yes").stderr.startswith("hsmkms: note: none of the 0 older key materials")
-    assert two.run("forget-token", "--token", old, "--yes").json["Label"] == old
     for key in (used, unused):
         assert two.run("decrypt", "--ciphertext-blob", encrypted(two, key).read_text()).json["Plaintext"] == "cGhvdG8="
     assert two.run("reconcile").json["Findings"] == []
-    assert two.run("audit", "export", "--event-name", "DestroyOlderKeyMaterial").stdout.count("\n") == 2
+    assert two.run("audit", "export", "--event-name", "AbandonOlderKeyMaterial").stdout.count("\n") == 2
     assert two.run("audit", "verify").status == two.run("verify-store").status == 0
+
+    for name in ("meta.db", "log.db"):
+        for each in two.data.glob(f"{name}*"):
+            each.unlink()
+        shutil.copy(before / name, two.data / name)
+    assert two.run("decrypt", "--ciphertext-blob", sealed.read_text()).status == 0
 
 
 def test_question(two: Site) -> None:
@@ -107,7 +120,7 @@ def test_question(two: Site) -> None:
     output, status = at_terminal(two, "migrate-token", "--to", second_token.LABEL, answer="n\n")
     assert "cannot be undone" in output
     assert status == 1
-    assert [each["TokenId"] is None for each in two.run("list-tokens").json["Tokens"]] == [False, True]
+    assert [token["TokenId"] is None for token in two.run("list-tokens").json["Tokens"]] == [False, True]
 
 
 def test_naming_a_token(two: Site) -> None:
@@ -151,8 +164,8 @@ def test_accept_clone(site: Site) -> None:
     assert status == 1
     answer = site.run("accept-clone", "--token", serial, "--yes").json
     assert (answer["Serial"], answer["Missing"]) == (serial, 0)
-    ours, original = site.run("list-tokens").json["Tokens"]
-    assert (ours["Serial"], original["TokenId"], "is a clone" in original["Next"]) == (serial, None, True)
+    result, original = site.run("list-tokens").json["Tokens"]
+    assert (result["Serial"], original["TokenId"], "is a clone" in original["Next"]) == (serial, None, True)
     assert site.run("create-key").status == 0
     assert site.run("audit", "export", "--event-name", "AcceptClone").stdout.count('"AcceptClone"') == 1
 
@@ -185,14 +198,14 @@ def test_forget_token(two: Site) -> None:
     answer = two.run("forget-token", "--token", old, "--yes").json
     assert answer["Next"].startswith("remove the [[token]] with label")
     listed = two.run("list-tokens")
-    assert [each["Label"] for each in listed.json["Tokens"] if each["TokenId"]] == [second_token.LABEL]
+    assert [token["Label"] for token in listed.json["Tokens"] if token["TokenId"]] == [second_token.LABEL]
     assert two.run("create-key").status == 0
     assert two.run("doctor").status == 0
     assert two.run("audit", "export", "--event-name", "ForgetToken").stdout.count('"ForgetToken"') == 1
 
 
 def test_renewal_of_own_keys(two: Site) -> None:
-    """While nothing is lost it is refused; with the old token lost it says what is lost, asks, and all goes on."""
+    """While nothing is lost it is refused; with the old token lost it shows the loss, asks, and everything works."""
     two.run("create-user", "--user-name", "alice")
     lost = two.run("create-access-key", "--user-name", "alice").json["AccessKey"]["AccessKeyId"]
     assert "nothing is lost" in two.run("renew-installation-keys", "--yes").error
@@ -255,7 +268,7 @@ def handed_over(two: Site) -> Path:
 
 def test_pins_from_systemd(two: Site, handed_over: Path) -> None:
     """Each token gets the PIN file that systemd handed over for it, though both files have one name."""
-    labels = [each.label for each in config.load(two.config).tokens]
+    labels = [token.label for token in config.load(two.config).tokens]
     for label, pin in zip(labels, ("pin", "new-pin"), strict=True):
         (two.data / pin).rename(handed_over / f"pin-{label.replace(' ', '-')}")
     environment = {"CREDENTIALS_DIRECTORY": str(handed_over)}
@@ -269,6 +282,6 @@ def test_a_credential_that_fits_both(two: Site, handed_over: Path) -> None:
     """A file that systemd handed over under the name of both PIN files is sent to neither token."""
     (two.data / "pin").rename(handed_over / "pin")
     refused = two.run("list-keys", CREDENTIALS_DIRECTORY=str(handed_over)).error
-    (label, _) = [each.label for each in config.load(two.config).tokens]
+    (label, _) = [token.label for token in config.load(two.config).tokens]
     assert f"systemd passes it with LoadCredential=pin-{label}:{two.data}/first/pin" in refused
     assert not list(two.data.rglob("*refused*"))

@@ -36,7 +36,7 @@ LETTER = "Dear Ada,\n\nthe engine\x00 is yours. \N{SNOWMAN}\n".encode()
 
 
 class Step(Struct, frozen=True, kw_only=True):
-    """One command of a transcript, and what must come of it."""
+    """One command of a transcript, and its expected output."""
 
     line: int
     command: str
@@ -77,7 +77,7 @@ class Memory:
         self._known: dict[str, str] = {}
 
     def filled(self, text: str) -> str:
-        """A command with every remembered value in its place; a name that nobody has seen yet is a mistake."""
+        """Fill in the remembered values of a command; an unknown name is an error of the transcript."""
         return PLACEHOLDER.sub(lambda match: self._known[match.group(1)], text)
 
     def read(self, expected: str, printed: str) -> str:

@@ -87,7 +87,7 @@ def main_job(new_token: NewToken, spy_path: Path) -> spylog.MainJob:
 
 @pytest.fixture
 def session(device: TokenDevice) -> Iterator[Session]:
-    """A session of the device's pool, to look at the token behind its back."""
+    """A session of the device's pool, to check the token without the device."""
     with device.connection.pool.session() as borrowed:
         yield borrowed
 

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from devices import MakeToken, new_key, permit
+from devices import MakeToken, checks_of, new_key, permit
 from hypothesis import given
 from hypothesis import strategies as st
 from pkcs11.constants import Attribute, ObjectClass
@@ -29,7 +29,7 @@ from hsmkms.errors import (
     TokenUnfitError,
     UnsupportedOperationException,
 )
-from hsmkms.hsm.checks.formats import CBC_VECTOR
+from hsmkms.hsm.checks.formats import CBC_VECTOR, SHORT_DATA
 from hsmkms.hsm.crypto import cbc
 from hsmkms.hsm.crypto.gcm_from_blocks import open_from_blocks
 from hsmkms.hsm.device import TokenDevice
@@ -39,6 +39,7 @@ from hsmkms.hsm.objects.cbc_pairs import make_both, read_back_both
 from hsmkms.hsm.objects.objects import find, generate, handle_of, require_there
 from hsmkms.model.cipher_format import CipherFormat, format_of, mac_key_id, material_of_mac_key, new_cka_id
 from hsmkms.model.enums import Operation
+from hsmkms.model.token_check import Outcome
 
 GCM, CBC = CipherFormat.AES_256_GCM, CipherFormat.AES_256_CBC_HMAC_SHA_256
 AES_KEY, HMAC_KEY = bytes(range(32)), bytes(range(32, 64))
@@ -266,6 +267,24 @@ def test_authentic_data_that_is_refused(played: Played, code: str) -> None:
     assert not isinstance(caught.value, RejectedDataError)
     played.order(*NO_GCM.orders)
     assert device.ciphers.decrypt(permit(Operation.DECRYPT, key), key, *sealed, b"") == b"secret"
+
+
+@pytest.mark.parametrize("mechanism", ["HMAC", "AES-CBC"])
+def test_token_that_takes_little_data(played: Played, mechanism: str) -> None:
+    """Where the token takes less data at once, the refusal says what to do, and `token-check` says so before."""
+    device = played.token.open()
+    key = new_key(device)
+    short = device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"secret", b"")
+    long = device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"p" * 4096, b"")
+    played.order(*NO_GCM.orders, "sign_at_most 2048" if mechanism == "HMAC" else "fault C_Encrypt * return 0x21")
+    with pytest.raises(UnsupportedOperationException, match="use a shorter encryption context"):
+        device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"p" * 4096, b"")
+    assert device.ciphers.decrypt(permit(Operation.DECRYPT, key), key, *short, b"") == b"secret"
+    if mechanism == "HMAC":
+        with pytest.raises(UnsupportedOperationException, match="use a shorter encryption context"):
+            device.ciphers.decrypt(permit(Operation.DECRYPT, key), key, *long, b"")
+        checked = checks_of(device)["AES-CBC with HMAC"]
+        assert (checked.outcome, checked.detail) == (Outcome.LIMITED, SHORT_DATA)
 
 
 def test_refused_second_key_leaves_nothing(played: Played) -> None:

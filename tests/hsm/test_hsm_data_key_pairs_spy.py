@@ -21,13 +21,13 @@ def calls(new_token: NewToken, spy_path: Path, programs: Path) -> list[spylog.Sp
 
 def test_private_keys_leave_wrapped(calls: list[spylog.SpyCall]) -> None:
     """The pairs are session objects, sensitive wherever the token wraps them: SoftHSM does not wrap Ed25519."""
-    every = [each.text.partition("pPrivateKeyTemplate")[2] for each in spylog.named(calls, "C_GenerateKeyPair")]
+    every = [call.text.partition("pPrivateKeyTemplate")[2] for call in spylog.named(calls, "C_GenerateKeyPair")]
     made = [each for each in every if re.search(r"CKA_EXTRACTABLE +True", each)]
     assert len(every) == len(made) + 2  # one trial for P-256 and one for Ed25519, neither of them extractable
     sensitive = [bool(re.search(r"CKA_SENSITIVE +True", each)) for each in made]
     assert sensitive == [True, True, True, False]
     assert all(re.search(r"CKA_TOKEN +False", each) for each in made)
-    wrapped = [each.returned for each in spylog.named(calls, "C_WrapKey")]
+    wrapped = [call.returned for call in spylog.named(calls, "C_WrapKey")]
     assert wrapped.count("CKR_KEY_NOT_WRAPPABLE") == 1
     assert {"CKR_OK", "CKR_KEY_NOT_WRAPPABLE"} == set(wrapped)
 

@@ -138,7 +138,7 @@ def test_names_of_codes() -> None:
 
 
 def test_known_faults_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """What is in the table goes to the caller only."""
+    """A known return code is translated for the caller, and not logged."""
     translate(ckr.GeneralError())
     assert caplog.text == ""
 

@@ -31,7 +31,7 @@ class Spied(Struct, frozen=True, kw_only=True):
 
     def unwrapped(self) -> list[spylog.SpyCall]:
         """All calls that unwrapped something."""
-        return [each for each in spylog.named(self.calls, "C_UnwrapKey") if each.returned == "CKR_OK"]
+        return [call for call in spylog.named(self.calls, "C_UnwrapKey") if call.returned == "CKR_OK"]
 
     def stayed(self) -> list[spylog.SpyCall]:
         """Those that made an object that stays."""
@@ -50,7 +50,7 @@ def dumped(text: str) -> bytes:
 
 
 def seen(job: Spied, secret: bytes) -> bool:
-    """True if the log shows the secret, as whatever parameter of whatever call."""
+    """Return whether the log shows the secret, in any parameter of any call."""
     return any(secret in dumped(call.text) for call in job.calls)
 
 
@@ -117,7 +117,7 @@ def test_material_does_not_pass_through_the_host(spied: Spied) -> None:
     started = spylog.named(spied.calls, "C_DecryptInit")
     assert started
     assert all("CKM_AES_GCM" in each.text for each in started)
-    read = {name for each in spylog.named(spied.calls, "C_GetAttributeValue") for name in each.attributes}
+    read = {name for call in spylog.named(spied.calls, "C_GetAttributeValue") for name in call.attributes}
     assert "CKA_VALUE" not in read
     assert not seen(spied, bytes.fromhex(spied.secret))
 
@@ -125,9 +125,9 @@ def test_material_does_not_pass_through_the_host(spied: Spied) -> None:
 def test_host_unwrap_creates_no_object(spied_host: Spied) -> None:
     """With ``host_unwrap`` raw RSA is decrypted, and the bytes go back by C_UnwrapKey, never by C_CreateObject."""
     assert spylog.named(spied_host.calls, "C_CreateObject") == []
-    started = [each for each in spylog.named(spied_host.calls, "C_DecryptInit") if "CKM_RSA_X_509" in each.text]
+    started = [call for call in spylog.named(spied_host.calls, "C_DecryptInit") if "CKM_RSA_X_509" in call.text]
     assert started
-    raw = [each for each in spylog.named(spied_host.calls, "C_Decrypt") if "pData[*pulDataLen]" in each.text]
+    raw = [call for call in spylog.named(spied_host.calls, "C_Decrypt") if "pData[*pulDataLen]" in call.text]
     blocks = [dumped(each.text.partition("pData[*pulDataLen]")[2]) for each in raw]
     opened = [remove_padding(block, OAEP_SHA_256) for block in blocks if len(block) == 256]
     assert bytes.fromhex(spied_host.secret) in opened

@@ -111,7 +111,7 @@ def test_comes_back(bench: Bench, orders: tuple[str, ...], logins: list[float]) 
 
 
 def test_refused_pin_is_not_repeated(bench: Bench, logins: list[float], token: Token) -> None:
-    """A PIN that is refused while coming back is sent once; corrected and allowed again, all goes on by itself."""
+    """A PIN that is refused during reconnection is sent once; corrected and confirmed, everything works again."""
     bench.played.order("fault * 1 return 0xb3", "fault C_GetSessionInfo 1+ return 0xb3", "fault C_Login * return 0xa0")
     assert "PIN" in bench.fails()
     marked = len(logins)
@@ -151,7 +151,7 @@ def test_other_calls_are_never_finalised_under(bench: Bench) -> None:
 
 
 def test_hanging_call_keeps_only_its_thread(bench: Bench) -> None:
-    """While one call hangs, others of every kind go on, and a new session can be opened."""
+    """While one call hangs, others of every kind continue, and a new session can be opened."""
     bench.played.order("fault C_Encrypt 1 wait", "fault C_OpenSession 1 wait")
     slow = [threading.Thread(target=bench.works) for _ in range(2)]
     for each in slow:

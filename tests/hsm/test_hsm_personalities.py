@@ -1,4 +1,4 @@
-"""Tokens with a will of their own: the device suite on each of them, and what is done in another way there.
+"""Tokens with deviations: the device suite on each of them, and what is done in another way there.
 
 The personalities, each with the reason for it, are in shims.py. What no token may do is in test_hsm_unfit.py.
 """
@@ -89,7 +89,7 @@ def on(*personalities: Personality) -> pytest.MarkDecorator:
 # -- probing --------------------------------------------------------------------------------------------------------
 
 
-def test_profile_tells_it(device: TokenDevice, personality: Personality) -> None:
+def test_profile_has_the_personality(device: TokenDevice, personality: Personality) -> None:
     """The probe at start finds out who chooses IVs, and how long labels may be, and has a sentence for each quirk."""
     profile = device.profile
     short = "labels 32 cut" in personality.orders or "labels 32 refused" in personality.orders
@@ -152,7 +152,7 @@ def test_ivs_of_the_token(make_token: MakeToken, shim_path: Path, name: str) -> 
 
 @on(WRITTEN_BACK)
 def test_bad_ciphertexts_use_up_no_iv(device: TokenDevice, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where each encryption has an IV of the token's, whether the device is well is tried with a key of its own."""
+    """Where the token chooses IVs, the check after a bad ciphertext encrypts with another key than the backing key."""
     cka_id = new_key(device)
     iv, body = device.ciphers.encrypt(permit(Operation.ENCRYPT, cka_id), cka_id, b"x", b"")
     used: list[int] = []

@@ -109,7 +109,7 @@ def test_refused_by_name(device: TokenDevice, spec: KeySpec) -> None:
         with pytest.raises(UnsupportedOperationException, match=f"no data key pairs of KeyPairSpec {spec}"):
             device.pairs.check_data_key_pair(spec)
         with device.connection.pool.session() as session:
-            assert cka_id not in {each.cka_id for each in list_keys(session)}
+            assert cka_id not in {key.cka_id for key in list_keys(session)}
     else:
         device.keys.check_kind(kind)
         assert device.keys.holds(cka_id)
@@ -233,7 +233,7 @@ def test_altered_ciphertexts_give_other_secrets(device: TokenDevice, spec: KeySp
         os.urandom(length),
     ]
     secrets = [decapsulate(device, cka_id, each) for each in altered]
-    assert {len(each) for each in secrets} == {32}
+    assert {len(secret) for secret in secrets} == {32}
     assert len({*secrets, right.secret}) == len(secrets) + 1
     assert [decapsulate(device, cka_id, each) for each in altered] == secrets
 

@@ -96,7 +96,7 @@ def decapsulate(kms: Kms, key_id: str, ciphertext: bytes, **more: bool) -> bytes
 
 def listed(bench: Bench) -> set[str]:
     """Ids of all keys."""
-    return {each.key_id for each in bench.kms.list_keys(ListKeysRequest()).keys}
+    return {key.key_id for key in bench.kms.list_keys(ListKeysRequest()).keys}
 
 
 # -- CreateKey -------------------------------------------------------------------------------------------------------
@@ -291,7 +291,7 @@ def test_only_a_wrong_length_is_an_error(bench: Bench, spec: KeySpec) -> None:
     """A ciphertext of another length is refused, also in a dry run; any of the right length gives 32 bytes."""
     kms, key_id = bench.kms, new_key(bench, spec)
     right = encapsulate(kms, key_id).shared_secret_ciphertext_blob
-    wrong = {right[:-1], right + b"\0", b"\0", *(bytes(each) for each in LENGTHS.values() if each != len(right))}
+    wrong = {right[:-1], right + b"\0", b"\0", *(bytes(length) for length in LENGTHS.values() if length != len(right))}
     for each in wrong:
         for dry_run in (False, True):
             with pytest.raises(InvalidCiphertextException, match=f"has {len(right)} bytes, not {len(each)}"):

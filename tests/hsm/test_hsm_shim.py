@@ -109,7 +109,7 @@ def start(programs: Path, played: Played, order: str) -> "subprocess.Popen[str]"
 
 
 def test_orders_reach_other_processes(played: Played, programs: Path) -> None:
-    """A process that has the token open already hears a new order at its next call."""
+    """A process that has the token open already obeys a new order at its next call."""
     assert devices.finish(start(programs, played, "fault C_EncryptInit 2 kill")) == "plaintext"
 
 
@@ -149,7 +149,7 @@ def test_wrong_orders(played: Played, programs: Path, order: str) -> None:
 
 
 def test_truncated_answer(played: Played, device: TokenDevice) -> None:
-    """An answer that lost its end is thrown away, and not given to anybody."""
+    """A truncated answer is discarded, and not returned."""
     key = new_key(device)
     played.order("fault C_Encrypt * truncate 3")
     with pytest.raises(TokenError, match="thrown away"):

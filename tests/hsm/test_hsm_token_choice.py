@@ -35,7 +35,7 @@ def test_any_token(token: SoftHsm) -> None:
 
 @pytest.mark.parametrize("change", [{"label": "hsmkms tes"}, {"serial": "0" * 16}, {"model": "x"}, {"slot_id": 99}])
 def test_none_fits(token: SoftHsm, change: dict[str, str]) -> None:
-    """One name that does not fit is enough to refuse; the error names what was wanted and what is there."""
+    """One name that does not fit is enough to refuse; the error names what was wanted and what is present."""
     wanted = replace(token.settings().choice, **change)
     with pytest.raises(TokenNotFoundError) as caught:
         token.open(choice=wanted)

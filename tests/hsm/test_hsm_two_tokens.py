@@ -115,7 +115,7 @@ def test_another_pin_and_a_lost_login(sides: tuple[Side, Side], *, both: bool) -
 
 
 def test_another_pin_before_the_second_is_opened(make_token: MakeToken) -> None:
-    """A second token of a module that knows its PIN of before is opened all the same, and the first goes on."""
+    """After a noted change of its PIN a second token of the module is opened, and the first keeps working."""
     token = make_token()
     (first_folder,) = (token.folder / "tokens").iterdir()
     token.add_token("the other one")

@@ -62,7 +62,7 @@ def test_unfit_ivs(played: Played, order: str, sentence: str) -> None:
     ],
 )
 def test_token_that_changes_its_ways(played: Played, before: str, after: str) -> None:
-    """A token that encrypts in another way than when it was tried makes no ciphertext that nobody could decrypt."""
+    """A token that encrypts in another way than when it was tried makes no ciphertext that cannot be decrypted."""
     played.order(before)
     device = played.token.open()
     key = new_key(device)
@@ -128,7 +128,7 @@ def test_wrapping_key_with_an_ignored_attribute(played: Played, attribute: Attri
 
 
 def test_every_ignored_attribute_is_named(played: Played) -> None:
-    """Who reads the error need not try again to learn of the second attribute."""
+    """The first error also names the second attribute."""
     played.order(ignoring(Attribute.EXTRACTABLE, value=True), ignoring(Attribute.DERIVE, value=True))
     with pytest.raises(TokenUnfitError) as caught:
         played.token.open()

@@ -100,7 +100,7 @@ def test_a_denial_wins(policy: Any, policies: Any, kind: str) -> None:  # noqa: 
 
 
 def test_not_principal_spares_whom_it_names() -> None:
-    """NotPrincipal denies everybody but those that it names."""
+    """NotPrincipal denies all principals but those that it names."""
     policy = key_policy(allow("*"), {"Effect": "Deny", "NotPrincipal": {"AWS": [BOB, ROOT]}, "Action": "*"})
     assert decided(ask(user="bob"), policy).allowed
     assert decided(ask(user=None), policy).allowed

@@ -46,7 +46,7 @@ def hash_of(line: bytes) -> str:
 
 
 def test_a_whole_lane() -> None:
-    """What was written verifies, and every record comes back as it was written."""
+    """A chain that was written verifies, and every record is read as it was written."""
     lines = lane(5)
     assert faults(lines, {3: hash_of(lines[2]), 5: hash_of(lines[4])}) == []
     assert [audit_chain.record_of(line) for line in lines] == [b'{"eventName":"E%d"}' % n for n in range(1, 6)]
@@ -82,7 +82,7 @@ def test_cut_end() -> None:
     assert faults(lines[:4], {6: hash_of(lines[5])}) == [(5, "missing")]
 
 
-def test_written_anew() -> None:
+def test_rewritten_chain() -> None:
     """A chain that was made again, and is whole in itself, contradicts the old one's seal at the first new place."""
     lines = lane(6)
     other = lane(2)

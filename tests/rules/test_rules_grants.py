@@ -106,7 +106,7 @@ def test_services_as_grantees(make_key: Callable[..., KeyRecord]) -> None:
 
 
 def test_a_source_arn_fits_no_request_here() -> None:
-    """A grant with a SourceArn allows nobody anything, whatever else it says."""
+    """A grant with a SourceArn allows nothing here, whatever its other members."""
     grant = a_grant("Encrypt", "DescribeKey", "CreateGrant", source_arn=DATABASE)
     assert grants.allows(a_grant("Encrypt"), ask())
     assert not grants.allows(grant, ask())

@@ -35,7 +35,7 @@ any_claims = st.builds(
 
 @given(any_claims, st.binary(min_size=32, max_size=32))
 def test_there_and_back(claims: Claims, mac: bytes) -> None:
-    """What was signed comes back whole, to the microsecond, with its MAC beside it."""
+    """Signed claims are read back unchanged, to the microsecond, with their MAC beside them."""
     signed, claimed = split(signed_part(claims) + mac)
     assert (read(signed), claimed) == (claims, mac)
     assert len(signed) + len(mac) <= LONGEST

@@ -91,7 +91,7 @@ def test_what_is_judged_first(
 
 def test_state_first_is_the_reference() -> None:
     """The table of what judges the state first is the one typed by hand."""
-    assert {str(each) for each in STATE_FIRST} == set(FIRST_JUDGED)
+    assert {str(operation) for operation in STATE_FIRST} == set(FIRST_JUDGED)
 
 
 def test_all_others_are_for_every_key(make_key: Callable[..., KeyRecord]) -> None:

@@ -88,7 +88,7 @@ def test_damaged_short_labels() -> None:
 
 @given(st.text(max_size=80))
 def test_any_text_is_parsed_without_error(text: str) -> None:
-    """Whatever a token shows as a label is parsed or passed over; what is parsed gives the same label again."""
+    """Any label of a token is parsed or skipped; a parsed one gives the same label again."""
     parts = parse_label(text)
     if parts is not None:
         assert parts.region is None

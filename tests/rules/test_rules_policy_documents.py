@@ -72,7 +72,7 @@ def test_default_policy() -> None:
 
 
 def test_policy_of_services() -> None:
-    """The policy of services' keys lets everybody use them, and whom the account allows look at them."""
+    """The policy of services' keys lets all principals use them, and those that the account allows view them."""
     policy = read_key_policy(service_policy(ACCOUNT), ACCOUNT)
     for action in ("Encrypt", "Decrypt", "ReEncryptTo", "GenerateDataKeyWithoutPlaintext", "DescribeKey"):
         question = ask() if action == "Encrypt" else None
@@ -257,7 +257,10 @@ def test_stored_policies_without_effect() -> None:
         {"Effect": "Deny", "Principal": "*", "Action": "kms:Encrypt", "Sid": "no resource"},
     )
     policy = stored_key_policy(text, ACCOUNT)
-    assert [each.partition(":")[0] for each in policy.without_effect] == ["Statement 1", "Statement 2 (no resource)"]
+    assert [sentence.partition(":")[0] for sentence in policy.without_effect] == [
+        "Statement 1",
+        "Statement 2 (no resource)",
+    ]
     assert decided(ask(), policy).allowed
     assert list(policy.allows) == ["kms:Encrypt"]
     assert not policy.denies
@@ -684,7 +687,7 @@ def test_a_long_policy_stays_a_policy() -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"Statement":{}}', '{"Statement":[1,{"Principal":"*"}]}'])
 def test_what_names_nobody_is_not_rewritten(text: str) -> None:
-    """What is no policy, or names nobody, stays as it is when a user is deleted."""
+    """A text that is not a policy, or that names no user, is unchanged when a user is deleted."""
     assert replace_principal(text, ALICE, user_id_of("alice")) is None
 
 

@@ -1,4 +1,4 @@
-"""Principals: their forms, who of them can call here, and that the others match nobody."""
+"""Principals: their forms, which of them can call here, and that the others match no caller."""
 
 import time
 from typing import Any
@@ -48,7 +48,7 @@ def test_forms(text: str, form: Form, can_call: bool, must_exist: bool) -> None:
 
 @pytest.mark.parametrize("principal", STRANGERS, ids=str)
 def test_who_cannot_call_matches_nobody(principal: dict[str, object]) -> None:
-    """Naming who cannot call allows nobody, denies nobody, and spares nobody under NotPrincipal."""
+    """A principal that cannot call allows and denies no caller, and exempts none under NotPrincipal."""
     policies = own(mine("kms:*"))
     for user in ("alice", None):
         question = ask(user=user)
@@ -83,8 +83,8 @@ def test_the_path_is_part_of_the_principal() -> None:
     assert not decided(question, key_policy(allow({"AWS": ALICE}))).allowed
 
 
-def test_everybody_with_a_condition_that_never_holds() -> None:
-    """``*`` under conditions on keys that no request has allows nobody."""
+def test_any_principal_with_a_condition_that_never_holds() -> None:
+    """``*`` under conditions on keys that no request has allows no caller."""
     for condition in (
         {"StringEquals": {"aws:PrincipalOrgID": "o-a1b2c3d4e5"}},
         {"ForAnyValue:StringLike": {"aws:PrincipalOrgPaths": "o-a1b2c3d4e5/*"}},

@@ -65,7 +65,7 @@ def test_nobody_else_gets_anything(name: str) -> None:
 
 
 def test_module_of_terraform() -> None:
-    """The user among roles administers and uses the key; grants that services alone make are for nobody here."""
+    """The user among roles administers and uses the key; grants that only services create apply to no caller."""
     policy = published("terraform_module")
     for action in ("kms:Decrypt", "kms:DisableKey", "kms:PutKeyPolicy", "kms:ReEncryptFrom"):
         operation = Operation.RE_ENCRYPT if "ReEncrypt" in action else Operation(action.removeprefix("kms:"))
@@ -78,7 +78,7 @@ def test_module_of_terraform() -> None:
 
 
 def test_cloudwatch_logs() -> None:
-    """The service's statement is nobody's here, also with a log group in the encryption context."""
+    """The service's statement applies to no caller, also with a log group in the encryption context."""
     policy = published("cloudwatch_logs")
     group = {"aws:logs:arn": f"arn:aws:logs:eu-central-1:{ACCOUNT}:log-group:app"}
     assert not decided(decrypt(**group), policy).allowed
@@ -86,7 +86,7 @@ def test_cloudwatch_logs() -> None:
 
 
 def test_parameter_store() -> None:
-    """Nobody comes by way of a service, so ``*`` allows nobody; the account's own policies do."""
+    """No caller comes through a service, so ``*`` allows none; the account's own policies do."""
     policy = published("parameter_store")
     assert not decided(encrypt(), policy).allowed
     assert decided(encrypt(), policy, EVERYTHING).allowed
@@ -103,7 +103,7 @@ def test_parameter_store() -> None:
     ],
 )
 def test_performance_insights(context: dict[str, str], *, allowed: bool) -> None:
-    """All pairs of the context must be there and fit; by way of the service alone nobody comes."""
+    """All pairs of the context must be there and fit; no caller comes through the service alone."""
     open_to_all = read_key_policy(text(performance_insights(ACCOUNT, via_service=False)), ACCOUNT)
     assert decided(decrypt(**context), open_to_all).allowed is allowed
     assert not decided(decrypt("bob", **context), open_to_all).allowed
@@ -130,7 +130,7 @@ def test_all_but_some() -> None:
 
 @pytest.mark.parametrize("operator", ["StringNotEquals", "StringNotEqualsIfExists", "StringNotLike"])
 def test_endpoint_only(operator: str) -> None:
-    """Nobody here comes through an endpoint of a VPC, so a Deny for all others denies everybody, as IAM says."""
+    """No caller comes through an endpoint of a VPC, so a Deny for all others denies all, as IAM says."""
     policy = read_key_policy(text(endpoint_only(ACCOUNT, operator)), ACCOUNT)
     for user in ("alice", None):
         assert decided(decrypt(user), policy, EVERYTHING).outcome is Outcome.EXPLICIT_DENY

@@ -173,7 +173,7 @@ def test_last_automatic(make_key: MakeKey, make_material: MakeMaterial) -> None:
 
 
 def test_status_is_never_in_the_past(make_key: MakeKey) -> None:
-    """An overdue rotation is shown as due now, and one that is to come as it is."""
+    """An overdue rotation is shown as due now, and a future one with its date."""
     key = make_key(rotation=RotationSetting(anchor=ANCHOR))
     date = ANCHOR + timedelta(days=365)
     assert rules.shown_status(key, MISSION, date - TICK) == (365, date)

@@ -92,7 +92,7 @@ def server(folder: Path, unused_port: int) -> Iterator[Server]:
 
 @pytest.fixture
 def unused_port() -> int:
-    """A port that nobody listens on."""
+    """Return a port without a listener."""
     import socket  # noqa: PLC0415 - here alone
 
     with socket.socket() as probe:
@@ -170,13 +170,13 @@ def test_before_the_pipeline(folder: Path, server: Server) -> None:
     server.process.terminate()
     assert server.process.wait(60) == 0
     record = records(folder)
-    assert {each: record[each]["errorCode"] for each in names_by_request} == names_by_request
-    assert {record[each]["eventName"] for each in names_by_request} == {"Decrypt"}
+    assert {request_id: record[request_id]["errorCode"] for request_id in names_by_request} == names_by_request
+    assert {record[request_id]["eventName"] for request_id in names_by_request} == {"Decrypt"}
     identities = {name: record[each]["userIdentity"]["type"] for each, name in names_by_request.items()}
     assert identities["SerializationException"] == "Root"
     assert identities["InvalidSignatureException"] == "Unknown"
-    agents = {record[each]["userAgent"] for each in names_by_request}
+    agents = {record[request_id]["userAgent"] for request_id in names_by_request}
     assert "a stranger/1" in agents
-    assert {record[each]["sourceIPAddress"] for each in names_by_request} == {"127.0.0.1"}
+    assert {record[request_id]["sourceIPAddress"] for request_id in names_by_request} == {"127.0.0.1"}
     verdict = run(folder, "audit", "verify")
     assert (verdict["Faults"], verdict["Unsealed"]) == ([], 0)

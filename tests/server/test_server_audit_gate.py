@@ -19,7 +19,7 @@ PATIENCE = 60
 class Book:
     """An audit log on a disk whose fsync takes as long as ordered, or that refuses some operations.
 
-    It takes that time by a clock of its own. ``gate``: each wait goes on until it is opened.
+    It takes that time by a clock of its own. ``gate``: each wait lasts until it is opened.
     """
 
     holds_answers = True
@@ -98,7 +98,7 @@ def test_what_is_not_on_the_disk_is_refused(seconds: float) -> None:
 
 
 def test_a_slow_disk_keeps_the_loop_from_nothing() -> None:
-    """After two waits that took long, a thread waits, and the loop goes on meanwhile; what comes then goes together."""
+    """After two slow waits a thread waits instead, the loop is free, and later records are synced together."""
     left: list[Response] = []
 
     async def slowly(book: Book, gate: AuditGate) -> None:
@@ -119,7 +119,7 @@ def test_a_slow_disk_keeps_the_loop_from_nothing() -> None:
     assert set(book.waited_in[2:]) != {threading.current_thread().name}
 
 
-def test_a_fault_of_ours_lets_nothing_go() -> None:
+def test_an_unexpected_exception_releases_no_response() -> None:
     """If waiting for the disk raises what it should not, no answer of the batch leaves as a success."""
     left: list[Response] = []
 

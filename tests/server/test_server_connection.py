@@ -91,9 +91,9 @@ def test_trailers_are_no_headers(hsmkms_endpoint: Endpoint) -> None:
         connection.sendall(raw("POST", "/", headers | chunked, chunks))
         responses = answers(connection, 3)
     assert [status for status, _ in responses] == [400, 400, 200]
-    assert [json.loads(told).get("__type") for _, told in responses] == ["MissingAuthenticationTokenException"] * 2 + [
-        None
-    ]
+    assert [json.loads(response_body).get("__type") for _, response_body in responses] == [
+        "MissingAuthenticationTokenException"
+    ] * 2 + [None]
 
 
 @pytest.mark.parametrize("trailer", [b"Content-Length: 5", b"Transfer-Encoding: chunked"])
@@ -127,7 +127,7 @@ def large_body(size: int) -> bytes:
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunks"])
 def test_large_bodies(hsmkms_endpoint: Endpoint, chunked: bool) -> None:  # noqa: FBT001 - a parameter of the test
-    """Who signs may send what the operation may need, in either form; nobody may send more."""
+    """A signed request may be as large as its operation needs, in either form, and no request larger."""
     framing = {"Transfer-Encoding": "chunked"} if chunked else {}
 
     def send(operation: str, size: int) -> tuple[int, str]:
@@ -155,7 +155,7 @@ def test_large_bodies(hsmkms_endpoint: Endpoint, chunked: bool) -> None:  # noqa
     ids=["none", "broken", "old", "region"],
 )
 def test_large_bodies_of_strangers(hsmkms_endpoint: Endpoint, damage: dict[str, str], code: str) -> None:
-    """A body of more than 64 KiB is not read, nor asked for, where the head does not look signed for here and now."""
+    """A body of more than 64 KiB is neither read nor asked for if the head's signature is not for here and now."""
     region = damage.get("region", hsmkms_endpoint.region)
     endpoint = Endpoint(hsmkms_endpoint.url, region, hsmkms_endpoint.access_key_id, hsmkms_endpoint.secret_access_key)
     headers = signed(endpoint, "GenerateRandom", b"") | damage | {"Content-Length": "100000", "Expect": "100-continue"}
@@ -271,7 +271,7 @@ def test_date(hsmkms_endpoint: Endpoint) -> None:
 
 
 def test_client_that_goes(hsmkms_endpoint: Endpoint) -> None:
-    """A client that does not wait for its answer harms nobody."""
+    """A client that does not read its response affects no other."""
     body = b"{}"
     for _ in range(5):
         with connect(hsmkms_endpoint) as connection:
@@ -303,7 +303,7 @@ def test_refusal_keeps_its_place(hsmkms_endpoint: Endpoint) -> None:
 
 
 def test_head(hsmkms_endpoint: Endpoint) -> None:
-    """HEAD is answered without a body, so that the connection goes on."""
+    """HEAD is answered without a body, so that the connection stays usable."""
     with connect(hsmkms_endpoint) as connection:
         connection.sendall(raw("HEAD", "/healthz", HOST) + raw("HEAD", "/", HOST) + raw("GET", "/healthz", HOST))
         received = b""

@@ -87,7 +87,7 @@ def disk(new_site: NewSite, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_disk_fails(disk: Disk, fault: str) -> None:
-    """What would change or open something is refused, looking goes on, /readyz says why; then all works as before."""
+    """Requests that change or decrypt are refused, reading works, /readyz says why; then all works as before."""
     before = [key["KeyId"] for key in disk.ask("ListKeys")[1]["Keys"]]
     disk.be(FAULTS[fault])
     until(lambda: "disk" in disk.ready())

@@ -68,13 +68,13 @@ def test_its_end_ends_the_server(tmp_path: Path, how: Callable[[], object], stat
     there.close()
     process.join(SECONDS)
     assert process.exitcode == status
-    assert here.poll(SECONDS / 2), "a worker lives on"  # the pipe ends with the last process that has it
+    assert here.poll(SECONDS / 2), "a worker is still alive"  # the pipe ends with the last process that has it
     with pytest.raises(EOFError):
         here.recv()
 
 
 def test_once_proven_it_is_one_of_them(tmp_path: Path) -> None:
-    """A first worker that ends after it has proven the PIN is replaced by one like the others; the server goes on."""
+    """A first worker that ends after it has proven the PIN is replaced by one like the others; the server stays up."""
     here, there = _fork.Pipe(duplex=False)
     proven = Heartbeat()
     life = end(lambda: sys.exit(1), proven)

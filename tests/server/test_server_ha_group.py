@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import pytest
@@ -137,14 +138,18 @@ def test_failover_under_load(grouped: tuple[Site, Group]) -> None:
     assert {each["Kind"] for each in findings} <= {"unacknowledged", "unfinished"}
 
 
-def test_member_that_hangs(grouped: tuple[Site, Group]) -> None:
-    """Workers that hang with a member are replaced by workers that begin with the next one, and stay with that."""
+@pytest.mark.parametrize("threads", [2, 8], ids=["fewer threads", "more threads than sessions"])
+def test_member_that_hangs(grouped: tuple[Site, Group], threads: int) -> None:
+    """Workers that hang with a member are replaced by workers that begin with the next one, and stay with that.
+
+    So they are if threads are left, which wait for a session in vain.
+    """
     site, group = grouped
     (root,) = credentials(site, ("create_access_key", {"user_name": None}))
-    set_in(site, "hang_seconds = 2", "threads = 2", "log_requests = false")
+    set_in(site, "hang_seconds = 2", f"threads = {threads}", "log_requests = false")
+    set_in(site, "max_sessions = 4", "session_wait_seconds = 0.5", section="token")
     with serving(site, "--workers", 2) as server:
         key_id = server.endpoint(root).client().create_key()["KeyMetadata"]["KeyId"]
-        group.first.order("fault C_EncryptInit * hang", "fault C_Login * hang")
 
         def is_answered() -> bool:
             try:
@@ -152,7 +157,13 @@ def test_member_that_hangs(grouped: tuple[Site, Group]) -> None:
             except ConnectionError:  # its worker was killed
                 return False
 
-        until(lambda: all(is_answered() for _ in range(12)))
+        group.first.order("fault * * delay 3000")  # a slow token is called in threads, not on the loop
+        for _ in range(100):
+            assert is_answered()
+        group.first.order("fault C_EncryptInit * hang", "fault C_Login * hang")
+
+        with ThreadPoolExecutor(12) as clients:
+            until(lambda: all(clients.map(lambda _: is_answered(), range(12))))
         assert server.log_text.count(f"new workers begin with the HA member with serial {SECOND_SERIAL}") == 1
         assert f"new workers begin with the HA member with serial {group.first.serial}" not in server.log_text
         server.stop()

@@ -32,7 +32,7 @@ def slow_token(now: float = 0.0) -> LatencyGate:
 
 
 def test_only_what_asks_once_is_done_on_the_loop() -> None:
-    """Making a key, or what is no operation at all, goes to threads from the beginning."""
+    """Key creation, and a request without an operation, run in threads from the beginning."""
     assert Operation.ENCRYPT in QUICK
     assert Operation.CREATE_KEY not in QUICK
     assert None not in QUICK

@@ -54,7 +54,7 @@ class Place:
         return refusal(refused)
 
     async def later(self, seconds: float) -> None:
-        """Let time pass, and the server look at its limits."""
+        """Let time pass, and the server check its limits."""
         self.now += seconds
         give_up_late(self.connections, self.now)
         await asyncio.sleep(0.02)
@@ -192,7 +192,7 @@ def test_client_that_only_asks() -> None:
 
 
 def test_nothing_is_parsed_while_a_request_waits() -> None:
-    """What is sent ahead stays as it came until the request before it has its answer, and then has its own."""
+    """A pipelined request is kept unchanged until the one before it is answered, and is answered then."""
 
     async def story(place: Place) -> None:
         place.held = []

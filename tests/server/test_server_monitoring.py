@@ -200,7 +200,7 @@ class Watched:
         self.fault: HsmKmsError | None = None
 
     def check_token(self) -> None:
-        """Look at the token."""
+        """Check the token."""
         self.looks += 1
         if self.fault is not None:
             raise self.fault

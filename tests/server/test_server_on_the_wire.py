@@ -79,7 +79,7 @@ def test_operations_that_are_not_there(hsmkms_endpoint: Endpoint, target: str, c
     "body", [b"{", b"[]", b"null", b"\xff\xfe", b'{"KeyId": 5}', b'{"KeyId": "a", "Plaintext": "!"}', b"[" * 100_000]
 )
 def test_bodies_that_cannot_be_read(hsmkms_endpoint: Endpoint, body: bytes) -> None:
-    """What is no request of the operation is a SerializationException, whatever it is."""
+    """A body that is not a request of the operation is a SerializationException, whatever it is."""
     status, _, answer = call(hsmkms_endpoint, "Encrypt", body)
     assert (status, answer["__type"]) == (400, "SerializationException")
 

@@ -175,7 +175,7 @@ def test_out_of_file_descriptors(well: Outage) -> None:
 
 
 def test_disk_that_takes_no_more(well: Outage) -> None:
-    """While no file may grow, each request is refused by name; with room again all goes on."""
+    """While no file may grow, each request is refused by name; with room again everything works."""
     until(lambda: len(well.server.workers()) == 2)  # a stand-in of the test before has ended
     before = well.server.workers()
     blob = call(well.root, "Encrypt", {"KeyId": well.key_id, "Plaintext": "aGVsbG8="})[2]["CiphertextBlob"]

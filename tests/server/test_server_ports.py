@@ -25,7 +25,7 @@ SETTINGS = ServeSettings(port=0, workers=2)
 def first(tmp_path: Path) -> Iterator[ServeSettings]:
     """The settings of a server that listens with two sockets, on a port that the kernel chose."""
     with listeners(SETTINGS, PortOwner(tmp_path / "a")) as sockets:
-        ports = {each.getsockname()[1] for each in sockets}
+        ports = {socket.getsockname()[1] for socket in sockets}
         assert (len(sockets), len(ports)) == (2, 1)
         yield replace(SETTINGS, port=ports.pop())
 
@@ -63,7 +63,7 @@ def test_second_server_is_refused(first: ServeSettings, tmp_path: Path, host: st
 def test_replacement_joins(first: ServeSettings, tmp_path: Path) -> None:
     """A server of the same installation joins on request, keeps the port when the first one ends, and is exclusive."""
     with listeners(first, PortOwner(tmp_path / "a", joins=True)) as sockets:
-        assert {each.getsockname()[1] for each in sockets} == {first.port}
+        assert {socket.getsockname()[1] for socket in sockets} == {first.port}
         assert "in use by another program" in refused(first, PortOwner(tmp_path / "b", joins=True))
 
 

@@ -95,7 +95,7 @@ def test_access_keys_end_at_the_next_request(installed: Installed) -> None:
         connection.close()
 
 
-def test_nothing_tells_inactive_from_unknown(installed: Installed) -> None:
+def test_inactive_and_unknown_keys_get_the_same_error(installed: Installed) -> None:
     """An access key that is inactive is answered exactly like one that never was, whatever signs."""
     site, server, _ = installed
     (made,) = credentials(site, ("create_access_key", {"user_name": None}))
@@ -188,7 +188,7 @@ def test_token_that_goes_away(installed: Installed) -> None:
             pages.append(server.page("/readyz"))
             return pages[-1][0] == 503
 
-        until(is_away)  # each worker looks once a second
+        until(is_away)  # each worker checks once a second
         parsed = json.loads(pages[-1][1])
         assert parsed["status"] == "not ready"
         assert list(parsed["faults"]) == ["token"]
@@ -357,7 +357,7 @@ def test_pin_at_the_terminal(new_site: NewSite) -> None:
                 with open(f"/proc/{process}/{name}", "rb") as file:  # noqa: PTH123 - a path of the kernel
                     assert pin.encode() not in file.read()
         assert server.stop() == 0
-        with suppress(OSError):  # Linux says so when everybody has closed the other end
+        with suppress(OSError):  # Linux's error when all other ends are closed
             while more := os.read(controller, 1024):
                 asked += more
         assert pin.encode() not in asked

@@ -166,7 +166,7 @@ def test_several_violations(hsmkms_endpoint: Endpoint) -> None:
     assert message.count("; Value '") == 3
 
 
-def test_violations_are_told_before_the_key_is_looked_for(hsmkms_endpoint: Endpoint) -> None:
+def test_violations_are_reported_before_the_key_is_resolved(hsmkms_endpoint: Endpoint) -> None:
     """The form of a request is judged first."""
     answer = call(hsmkms_endpoint, "ScheduleKeyDeletion", {"KeyId": UNKNOWN, "PendingWindowInDays": 0})[2]
     assert answer["__type"] == "ValidationException"
@@ -206,7 +206,7 @@ def test_header_names_in_any_case(hsmkms_endpoint: Endpoint) -> None:
 
 
 def test_request_ids_differ(hsmkms_endpoint: Endpoint) -> None:
-    """Each answer has a request id of its own, errors as well."""
+    """Each response has another request id, errors as well."""
     answers = [call(hsmkms_endpoint, "DescribeKey", {"KeyId": UNKNOWN}) for _ in range(3)]
     ids = {headers["x-amzn-requestid"] for _, headers, _ in answers}
     assert len(ids) == 3

@@ -45,7 +45,7 @@ def test_a_second_protocol(new_site: NewSite) -> None:
 
 
 def test_the_last_row_has_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row before it takes what is its own, and nothing else."""
+    """An earlier row takes its own requests, and no others."""
     assert protocols.protocol_of(STRANGE) is protocols.DEFAULT is protocols.PROTOCOLS[-1]
     monkeypatch.setattr(protocols, "OTHERS", [AWS])
     monkeypatch.setattr(protocols, "DEFAULT", None)

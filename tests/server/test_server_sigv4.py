@@ -356,7 +356,7 @@ def test_midnight() -> None:
 
 
 def test_strangers_fill_no_cache() -> None:
-    """Long headers of requests that nobody has signed are not kept; those of usual clients are."""
+    """Long headers of unsigned requests are not cached; those of usual clients are."""
 
     def heads(names: list[str]) -> None:
         signed_names = sorted([*names, "host", "x-amz-date", "x-amz-target"])

@@ -59,7 +59,7 @@ def make_certificate(folder: Path, name: str) -> None:
 
 
 def chosen(version: ssl.TLSVersion) -> ssl.SSLContext:
-    """A client's side that speaks one version, and trusts everybody."""
+    """A client's side that speaks one version, and accepts every certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -169,7 +169,7 @@ def test_development_server_with_a_certificate(tmp_path: Path) -> None:
 
 
 def test_plain_http_on_the_secure_port(secure: Secure) -> None:
-    """Who speaks without TLS gets no answer in the clear."""
+    """A client without TLS gets no response in the clear."""
     _, server, _ = secure
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -146,7 +146,7 @@ def test_client_that_does_not_go_on(hsmkms_endpoint: Endpoint, version: str, hea
         assert connection.recv(1) == b""
 
 
-def test_http_1_0_is_not_told_to_continue(hsmkms_endpoint: Endpoint) -> None:
+def test_http_1_0_gets_no_continue(hsmkms_endpoint: Endpoint) -> None:
     """HTTP/1.0 knows no interim answers: who asks for one gets none."""
     with connect(hsmkms_endpoint) as connection:
         connection.sendall(random_request(hsmkms_endpoint, "1.0", Expect="100-continue"))
@@ -186,7 +186,7 @@ def test_ab(hsmkms_endpoint: Endpoint) -> None:
 @pytest.mark.parametrize("by_bytes", [False, True], ids=["at once", "byte by byte"])
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunks"])
 def test_offered_upgrade(hsmkms_endpoint: Endpoint, *, chunked: bool, by_bytes: bool) -> None:
-    """A client that offers HTTP/2 is answered over HTTP/1.1, its body is read, and its connection goes on."""
+    """A client that offers HTTP/2 is answered over HTTP/1.1, its body is read, and its connection stays open."""
     one = random_request(hsmkms_endpoint, **H2C)
     if chunked:
         framing = {"Transfer-Encoding": "chunked"}
@@ -234,7 +234,7 @@ def test_offered_upgrade_without_a_clear_end(hsmkms_endpoint: Endpoint, bad: str
 
 
 def test_large_body_behind_an_offer(hsmkms_endpoint: Endpoint) -> None:
-    """A body that nobody signed for is refused before it comes, with an offer as without."""
+    """An unsigned body is refused before it arrives, with an upgrade offer as without."""
     with connect(hsmkms_endpoint) as connection:
         connection.sendall(raw("POST", "/", {"Host": "x", "Content-Length": "100000"} | H2C))
         status, headers, body = read_answer(connection)

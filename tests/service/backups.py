@@ -66,7 +66,7 @@ def back_up(
 
 
 def contents_of(file: Path, private: Private) -> dict[str, bytes]:
-    """The files in an age backup, as anybody who has the private key sees them."""
+    """The files in an age backup, decrypted with its private key."""
     data = pyrage.decrypt(file.read_bytes(), list(keys_of(private).identities))
     return files_in(data)
 
@@ -108,7 +108,7 @@ def with_manifest(contents: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def sealed(file: Path, contents: dict[str, bytes], private: Private) -> Path:
-    """An age backup with these files, as anybody who has the public key can make it."""
+    """An age backup with these files, as an attacker with the public key can make it."""
     keys = [each.key for each in recipients_of(private)]
     file.write_bytes(pyrage.encrypt(archive_of(contents), keys))
     return file

@@ -266,7 +266,7 @@ def test_tags_of_a_new_key(kms: Kms, alice: Caller) -> None:
 
 @pytest.mark.parametrize("spelling", ["user/dave", "user\\/dave", "user\\u002fdave", "us\\u0065r/d\\u0061ve"])
 def test_a_user_who_is_gone(kms: Kms, people: Kms, spelling: str) -> None:
-    """Nobody can act as a user who is not there; a name in a key policy or grant does not pass to a new user of it."""
+    """No caller can act as an unknown user; a name in a key policy or grant does not pass to a new user of it."""
     operator = people.operator
     user_id = operator.credentials.create_user("dave").user_id
     dave = kms.caller(REGION, "dave")
@@ -387,7 +387,7 @@ def test_an_outsider_learns_nothing(kms: Kms, alice: Caller) -> None:
     assert refusal_of("alias/there").replace("there", "x") == refusal_of("alias/not-there").replace("not-there", "x")
 
 
-def test_whoever_may_is_told(kms: Kms, alice: Caller) -> None:
+def test_callers_with_permission_get_the_cause(kms: Kms, alice: Caller) -> None:
     """A user whose own policies allow it learns that a key does not exist, or what the key's policy says."""
     give(kms, allow("kms:Encrypt"))
     with pytest.raises(NotFoundException, match="does not exist"):
@@ -523,7 +523,7 @@ def test_key_policy(kms: Kms, alice: Caller) -> None:
     ],
 )
 def test_policies_that_are_refused(kms: Kms, people: Kms, text: str, message: str) -> None:
-    """A policy for nobody, one that locks its maker out, and one that cannot be evaluated change nothing."""
+    """A policy without principals, one that locks its caller out, and a malformed one change nothing."""
     del people
     key = new_key(kms).key_id
     for act in (lambda: put(kms, key, text), lambda: new_key(kms, policy=text)):
@@ -734,7 +734,7 @@ def test_what_cannot_be_simulated(kms: Kms, action: str, more: dict[str, Any], e
 
 
 def test_hint_for_a_misspelt_action(kms: Kms) -> None:
-    """A misspelt action gets the same hint as in a policy; what is like none, one that can be simulated."""
+    """A misspelt action gets the same hint as in a policy; one that resembles none gets the name of another one."""
     for action, hint in {"kms:Decypt": "did you mean kms:Decrypt", "kms:Xyzzy": "or kms:ReEncryptFrom"}.items():
         with pytest.raises(ValidationException, match=f"no action of KMS: .*{hint}"):
             kms.operator.simulate(None, action, key_id=UNKNOWN)

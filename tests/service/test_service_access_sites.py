@@ -18,7 +18,7 @@ EVERYTHING = '{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"km
 
 
 def test_first_use_is_authorised_first(new_site: NewSite) -> None:
-    """A service's key is not made for a caller who may not do what he asks; everybody in the account may use it."""
+    """A service's key is not created for a caller who may not do the request; all of the account may use it."""
     with new_site(services=("photos",)).open() as kms:
         kms.operator.credentials.create_user("alice")
         alice = kms.caller(REGION, "alice")

@@ -134,7 +134,7 @@ def test_no_recipients(data: bytes, words: str) -> None:
 
 
 def test_identities() -> None:
-    """Whatever program wrote the private key, it opens what is sealed to its public half."""
+    """Private keys of any of these programs decrypt what is encrypted to their public half."""
     ed25519, x25519 = Ed25519PrivateKey.generate(), X25519PrivateKey.generate()
     pairs = [
         (read_identities("k", f"# a comment\n{SECRET}\n".encode()), [read_recipient(RECIPIENT)]),
@@ -290,7 +290,7 @@ def test_changes_are_seen() -> None:
         assert plain.startswith(target.getvalue())
 
 
-def test_faults_of_the_content_are_told() -> None:
+def test_faults_of_the_content_are_passed_on() -> None:
     """Exceptions while the content is produced or consumed are passed on unchanged."""
 
     def breaking() -> Iterator[bytes]:

@@ -250,7 +250,7 @@ def test_sign_and_verify(kms: Kms, keys: Keys, name: str) -> None:
 
 @pytest.mark.parametrize("algorithm", ["RSASSA_PSS_SHA_384", "RSASSA_PKCS1_V1_5_SHA_512"])
 def test_a_message_and_its_digest_are_the_same(kms: Kms, keys: Keys, algorithm: str) -> None:
-    """What was signed as a message verifies as a digest, and the other way round."""
+    """A signature of a message verifies for its digest, and the other way round."""
     key_id, digest = keys("rsa").key_id, hashlib.new(f"sha{algorithm[-3:]}", MESSAGE).digest()
     raw = sign(kms, key_id, algorithm)
     digested = sign(kms, key_id, algorithm, digest, message_type="DIGEST")
@@ -590,7 +590,9 @@ def test_nothing_about_rotation(kms: Kms, keys: Keys, name: str) -> None:
         with pytest.raises(UnsupportedOperationException):
             attempt()
     assert not kms.get_key_rotation_status(GetKeyRotationStatusRequest(key_id=key_id)).key_rotation_enabled
-    assert [each.posture for each in kms.operator.rotation_report(REGION) if each.key_id == key_id] == ["cannot rotate"]
+    assert [reported.posture for reported in kms.operator.rotation_report(REGION) if reported.key_id == key_id] == [
+        "cannot rotate"
+    ]
 
 
 def test_aliases_stay_with_their_kind(kms: Kms, keys: Keys) -> None:

@@ -241,13 +241,13 @@ def test_what_was_accepted_is_that_line(log: Log, how: str) -> None:
         log.lane.write_bytes(b"".join(kept))
 
 
-def test_a_chain_written_anew_after_it_was_accepted(log: Log) -> None:
+def test_a_chain_rewritten_after_it_was_accepted(log: Log) -> None:
     """Records before a seal that were accepted as they are cannot be rewritten once more."""
     log.lane.write_bytes(b"".join(written_anew(log, edit(lines_of(log)))))
     with log.site.open() as kms:
         kms.operator.audit.accept()
     assert verdict(log).faults == []
-    lines = [each.replace(b"CreateCat", b"CreateDog") for each in lines_of(log)]
+    lines = [line.replace(b"CreateCat", b"CreateDog") for line in lines_of(log)]
     log.lane.write_bytes(b"".join(written_anew(log, lines)))
     assert verdict(log).faults
 
@@ -278,9 +278,9 @@ def test_a_key_that_is_not_known_here(log: Log) -> None:
     forget(log, "DELETE FROM installation_key WHERE purpose = 'audit-seal' AND version = 1")
     judged = verdict(log)
     acceptances = [number for number in range(len(seals_of(log))) if seal_at(seals_of(log), number).restored]
-    numbers = [each.sequence for each in judged.unproven]
+    numbers = [fault.sequence for fault in judged.unproven]
     assert {seal_at(seals_of(log), acceptance).number for acceptance in acceptances} <= set(numbers)
-    assert {each.kind for each in judged.unproven} == {"not proven"}
+    assert {fault.kind for fault in judged.unproven} == {"not proven"}
     with log.site.open() as kms, pytest.raises(StoreError, match="not proven to be as it was written"):
         kms.operator.audit.archive(log.folder.parent / "archive")
 
@@ -318,7 +318,7 @@ def test_seals_by_a_key_that_users_can_use(log: Log) -> None:
     forget(log, f"UPDATE installation_key SET cka_id = x'{cka_id.hex()}' WHERE purpose = 'audit-seal'")
     judged = verdict(log)
     assert [*judged.faults, *judged.unproven]
-    assert 99 in [each.sequence for each in judged.unproven]
+    assert 99 in [fault.sequence for fault in judged.unproven]
 
 
 def test_what_is_accepted_was_shown(log: Log) -> None:

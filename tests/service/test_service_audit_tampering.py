@@ -53,7 +53,7 @@ class Log(Struct):
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    """Alarms are no part of what these tests look at, but where they say so."""
+    """Silence alarms, but in the tests that check them."""
     handler = logging.NullHandler()
     logging.getLogger("hsmkms").addHandler(handler)
     yield
@@ -104,7 +104,7 @@ def test_bent(log: Log, how: str) -> None:
 
 
 def test_unbent(log: Log) -> None:
-    """What nobody has touched verifies, and the token knows the newest seal."""
+    """An unchanged log verifies, and the token knows the newest seal."""
     with log.site.open() as kms:
         verdict = kms.operator.audit.verify()
         assert (verdict.records, verdict.lanes, verdict.seals, verdict.unsealed) == (RECORDS, 1, 2, 0)
@@ -187,7 +187,7 @@ def test_accepted_faults_do_not_cover_new_ones(log: Log) -> None:
     with log.site.open() as kms:
         kms.operator.audit.accept()
         verdict = kms.operator.audit.verify()
-        assert ([each.sequence for each in verdict.accepted], verdict.faults) == ([4], [])
+        assert ([fault.sequence for fault in verdict.accepted], verdict.faults) == ([4], [])
     log.lane.write_bytes(log.lane.read_bytes().replace(b"CreateCat", b"CreateDog"))
     assert log.brief_faults() == [("0001", 4, "changed")]
 

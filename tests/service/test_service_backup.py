@@ -95,7 +95,7 @@ def events(kms: Kms) -> list[str]:
 
 @pytest.mark.parametrize("to", ["token", "rsa", "x25519"])
 def test_drill(site: Site, to: str) -> None:
-    """Token folder and store are backed up and destroyed; restored, everything decrypts and is as it was.
+    """Token folder and store are backed up and destroyed; restored, everything decrypts and is unchanged.
 
     Keys that were made after the backup, and are on the restored token, come back by reconcile.
     """
@@ -310,7 +310,7 @@ def test_what_is_not_of_the_interrupted_restore_stays(site: Site) -> None:
 
 
 def test_backup_replaces_nothing(site: Site) -> None:
-    """A file that is there stays as it is, and one that cannot be written is named."""
+    """An existing file is not overwritten, and one that cannot be written is named."""
     file = back_up(site)
     before = file.read_bytes()
     with site.open() as kms:
@@ -343,7 +343,7 @@ def test_missing_objects_are_named(site: Site) -> None:
 
 
 def test_killed_restore(site: Site) -> None:
-    """Kill -9 at any step leaves no installation, or a whole one; the next restore goes on as if nothing was."""
+    """Kill -9 at any step leaves no installation, or a complete one; the next restore works as a first one."""
     with site.open() as kms:
         sealed = seal(kms, new_key(kms).key_id)
     file = back_up(site)

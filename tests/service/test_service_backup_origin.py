@@ -49,7 +49,7 @@ UNPROVEN = "Nothing was restored: anyone who can write"
 
 @pytest.fixture(scope="module")
 def private() -> X25519PrivateKey:
-    """The operator's key, whose public half everybody may know."""
+    """The operator's key, whose public half is public."""
     return X25519PrivateKey.generate()
 
 
@@ -60,7 +60,7 @@ def signing_key() -> Ed25519PrivateKey:
 
 
 def lose(site: Site) -> None:
-    """The databases and the audit log are put aside, which a test may look at."""
+    """The databases and the audit log are put aside, for a test to read."""
     place = Path(f"{site.folder}-lost-{len(list(site.folder.parent.iterdir()))}")
     place.mkdir()
     for each in (*site.folder.glob("*.db*"), site.folder / "audit"):
@@ -395,7 +395,7 @@ def test_an_unproven_configuration_is_not_put_in_place(site: Site, private: X255
 
 
 def test_unproven_and_old_is_refused_before_the_question(site: Site, private: X25519PrivateKey) -> None:
-    """Where nothing can prove a backup any more, nobody is led to accept its configuration."""
+    """Where nothing can prove a backup any more, no error suggests accepting its configuration."""
     configuration, _ = armed(site)
     file = back_up(site, private, configuration=configuration)
     old = old_backup(site.folder / "old", contents_of(file, private), private)
@@ -407,7 +407,7 @@ def test_unproven_and_old_is_refused_before_the_question(site: Site, private: X2
 
 
 def test_a_file_that_changes_while_it_is_shown(site: Site, private: X25519PrivateKey) -> None:
-    """What is restored is what was shown, whatever becomes of the file meanwhile."""
+    """The file that is restored is the one that was shown, whatever happens to it in between."""
     configuration, _ = armed(site)
     file = back_up(site, private, configuration=configuration)
     lose(site)
@@ -425,7 +425,7 @@ def test_a_file_that_changes_while_it_is_shown(site: Site, private: X25519Privat
 
 
 def test_the_configuration_of_another_folder(new_site: NewSite, private: X25519PrivateKey) -> None:
-    """A configuration that names another data folder, or is none, is refused before anybody is asked."""
+    """A configuration that names another data folder, or is none, is refused before any question."""
     site = new_site()
     elsewhere = (
         (site.folder / "hsmkms.toml").read_text().replace('# data_dir = "."', 'data_dir = "/elsewhere"').encode()

@@ -97,7 +97,7 @@ def test_init_is_carried_on(new_folder: NewFolder, step: str) -> None:
         assert unseal(kms, seal(kms, new_key(kms).key_id)) == b"secret"
 
 
-def test_init_steps_are_told(new_folder: NewFolder, clock: StoppedClock) -> None:
+def test_init_steps_are_reported(new_folder: NewFolder, clock: StoppedClock) -> None:
     """The numbered steps of init come in their order, and the dates are those of the clock that was given."""
     site = Site.new_token(new_folder())
     wiring.migrate.create(site.settings.data_dir)

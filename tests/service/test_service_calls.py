@@ -123,7 +123,7 @@ def test_parameters_for_import(counted: Counted) -> None:
 
 
 def test_encrypt_without_gcm(counted_without_gcm: Counted) -> None:
-    """A warm Encrypt is four calls: AES-CBC, then HMAC; the first one also looks for the HMAC key and fetches IVs."""
+    """A warm Encrypt is four calls: AES-CBC, then HMAC; the first one also searches the HMAC key and fetches IVs."""
     first, *warm = counted_without_gcm["encrypt"]
     calls = ["C_EncryptInit", "C_Encrypt", "C_SignInit", "C_Sign"]
     assert first[-5:] == ["C_GenerateRandom", *calls]

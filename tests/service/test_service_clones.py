@@ -110,7 +110,7 @@ def test_migration_to_a_clone(cloned: Settings) -> None:
 
 
 def test_group(cloned: Settings) -> None:
-    """Any member of an HA group is the token, whichever comes first; a copy that is not listed is none."""
+    """Any listed member of an HA group is the token, whichever is first; a copy that is not listed is refused."""
     home, clone = cloned.tokens
     assert isinstance(home.serial, str)
     assert isinstance(clone.serial, str)
@@ -188,7 +188,7 @@ def test_two_members_in_one_module(new_site: NewSite) -> None:
 
 
 def test_no_serial_in_the_settings(new_site: NewSite) -> None:
-    """Settings with a label alone go on; a clone in the token's place is refused at the start."""
+    """Settings with a label alone still work; a clone in the token's place is refused at the start."""
     settings = new_site().settings
     by_label = second_token.only(settings, replace(settings.token, serial=None))
     with opened(by_label) as kms:

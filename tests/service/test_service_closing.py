@@ -26,7 +26,7 @@ def test_closed_kms_refuses_everything(site: Site) -> None:
 
 
 def test_context_manager_closes(site: Site) -> None:
-    """The block's end closes, also after an error, and what was made is there for the next one."""
+    """Leaving the block closes the installation, also after an error, and the next opening has what was made."""
     with pytest.raises(NotFoundException), site.open() as kms:  # noqa: PT012 - the block's end is what is tested
         made = new_key(kms)
         sealed = seal(kms, made.key_id)

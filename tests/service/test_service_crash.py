@@ -73,7 +73,7 @@ def make_object(kms: Kms, cka_id: bytes, label: str) -> None:
 
 
 def destroy_object(kms: Kms, cka_id: bytes) -> None:
-    """Destroy an object on the token behind everybody's back."""
+    """Destroy an object on the token without hsmkms."""
     with kms._core.device.connection.pool.session() as session:
         handle = find(session, ObjectClass.SECRET_KEY, cka_id)
         assert handle is not None
@@ -148,7 +148,7 @@ def test_unacknowledged_is_adopted(site: Site) -> None:
 
 
 def test_what_is_acknowledged_is_forgotten(site: Site, clock: StoppedClock) -> None:
-    """That an object was once seen without a live key is forgotten at the next look that finds it with one."""
+    """That an object was once seen without a live key is forgotten at the next check that finds it with one."""
     with site.open(clock) as kms:
         core = kms._core
         (row,) = core.cache.key(REGION, new_key(kms).key_id).record.materials  # type: ignore[union-attr]
@@ -160,7 +160,7 @@ def test_what_is_acknowledged_is_forgotten(site: Site, clock: StoppedClock) -> N
 
 
 def test_unacknowledged_is_removed_after_grace(site: Site, clock: StoppedClock) -> None:
-    """Removal is refused until the grace period since the first look is over, and then leaves nothing behind."""
+    """Removal is refused until the grace period since the first check is over, and then leaves nothing behind."""
     interrupt(site, "create-key 2")
     with site.open(clock) as kms:
         (finding,) = kms.operator.find_differences()
@@ -288,7 +288,7 @@ def test_many_orphans(site: Site) -> None:
 
 
 def test_orphan_is_removed_only_on_a_word_and_after_grace(site: Site, clock: StoppedClock) -> None:
-    """An orphan that nobody wants goes after the grace period, and its ciphertexts with it."""
+    """An unwanted orphan is removed after the grace period, and its ciphertexts are lost with it."""
     made, sealed = restored_copy(site, lambda kms: (made := new_key(kms), seal(kms, made.key_id)))
     with site.open(clock) as kms:
         (finding,) = kms.operator.find_differences()
@@ -306,7 +306,7 @@ def test_orphan_is_removed_only_on_a_word_and_after_grace(site: Site, clock: Sto
 def test_orphaned_material_of_a_known_key(site: Site, sequence: int, *, becomes_current: bool) -> None:
     """A further material of a known key joins it: the newest encrypts, and what the others made still opens.
 
-    The same number twice means that the key was rotated on both sides of a restore: the known one goes on encrypting.
+    The same number twice means that the key was rotated on both sides of a restore: the known one still encrypts.
     """
     with site.open() as kms:
         made = new_key(kms)
@@ -328,7 +328,7 @@ def test_orphaned_material_of_a_known_key(site: Site, sequence: int, *, becomes_
 
 @pytest.mark.parametrize("first", [True, False], ids=["before the look", "after the look"])
 def test_changes_during_the_look(site: Site, monkeypatch: pytest.MonkeyPatch, *, first: bool) -> None:
-    """What is made, or destroyed, while the token is looked at is no difference."""
+    """An object that is created or destroyed during the comparison is not reported as a difference."""
     with site.open() as kms:
         key_id = new_imported_key(kms)
         real = KeyObjects.inventory
@@ -440,7 +440,7 @@ def test_duplicate_of_an_interrupted_creation(site: Site) -> None:
 
 
 def test_foreign_objects(site: Site, clock: StoppedClock) -> None:
-    """Objects that are not this installation's are neither reported nor touched, whatever they look like."""
+    """Objects that are not this installation's are neither reported nor changed, whatever their attributes."""
     with site.open(clock) as kms:
         made = new_key(kms)
         stranger = "0123abcd"

@@ -77,7 +77,7 @@ def test_the_same_work_for_all_that_are_refused(kms: Kms, work: Callable[[str], 
         operator.find(inactive)  # its secret has been used
         operator.update_access_key(inactive, active=False)
         operator.delete_access_key(deleted)
-        work("AKIA" + "A" * 16)  # the first after a change looks for what has changed
+        work("AKIA" + "A" * 16)  # the first after a change reads the change log
         first, *others = (work(each) for _ in range(2) for each in ("AKIA" + "B" * 16, deleted, inactive))
         assert all(other == first for other in others), (first, others)
         assert {"SQL", "HMAC", "signing key"} <= set(first)

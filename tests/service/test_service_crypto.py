@@ -66,7 +66,7 @@ def sealed_data_key(kms: Kms, key_id: str, **members: object) -> GenerateDataKey
 
 @pytest.mark.parametrize("size", [1, 16, 4095, 4096])
 def test_round_trip(kms: Kms, size: int) -> None:
-    """What is encrypted comes back, of every size up to 4,096 bytes, with the key and the material that did it."""
+    """A plaintext of any size up to 4,096 bytes decrypts, and the response names key and material."""
     made = new_key(kms)
     sealed = kms.encrypt(EncryptRequest(key_id=made.key_id, plaintext=b"p" * size))
     assert (sealed.key_id, sealed.encryption_algorithm) == (made.arn, "SYMMETRIC_DEFAULT")
@@ -114,7 +114,7 @@ def test_empty_plaintext(kms: Kms) -> None:
             kms.encrypt(EncryptRequest(key_id=made.key_id, plaintext=plaintext))
 
 
-def test_violations_are_told_together(kms: Kms) -> None:
+def test_violations_are_reported_together(kms: Kms) -> None:
     """One error names everything that is wrong with a request, and shows no plaintext."""
     with pytest.raises(ValidationException) as caught:
         kms.encrypt(EncryptRequest(key_id="", plaintext=b"TOPSECRET" * 1000, encryption_algorithm="ROT13"))
@@ -471,7 +471,7 @@ def test_dry_run(kms: Kms, use: Use) -> None:
     use(kms, made.key_id, sealed, dry_run=False)
 
 
-def test_dry_run_tells_the_real_error(kms: Kms) -> None:
+def test_dry_run_has_the_real_error(kms: Kms) -> None:
     """A dry run that would have failed fails in the same way."""
     made = new_key(kms)
     sealed = seal(kms, made.key_id)

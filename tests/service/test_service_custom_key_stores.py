@@ -64,9 +64,9 @@ def test_permission_and_record(kms: Kms) -> None:
     assert kms.operator.simulate("alice", action).decision == "allowed"
     kms._core.audit.flush()
     asked = [
-        each
-        for each in audit_reading.tail(kms.operator.audit.folder, 20)
-        if each["eventName"] == "DescribeCustomKeyStores" and each["userIdentity"].get("userName") == "alice"
+        record
+        for record in audit_reading.tail(kms.operator.audit.folder, 20)
+        if record["eventName"] == "DescribeCustomKeyStores" and record["userIdentity"].get("userName") == "alice"
     ]
     assert [each.get("errorCode") for each in asked] == ["AccessDeniedException", None]
     assert (asked[1]["readOnly"], asked[1]["requestParameters"]) == (True, {"limit": 7})

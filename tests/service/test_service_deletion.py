@@ -226,7 +226,7 @@ def test_every_state_may_be_scheduled(kms: Kms, state: str) -> None:
 
 
 def test_cancelled(kms: Kms, clock: StoppedClock) -> None:
-    """After cancelling all is as it was but for the state, and enabling is a step of its own."""
+    """After cancelling everything but the state is as before, and enabling is a separate step."""
     made = new_key(kms, description="payroll", tags=[TAG])
     new_alias(kms, "alias/payroll", made.key_id)
     switch_on(kms, made.key_id)
@@ -259,7 +259,7 @@ def test_nothing_to_cancel(kms: Kms, prepare: Act) -> None:
 
 
 def test_cancelled_in_the_last_moment(kms: Kms, clock: StoppedClock) -> None:
-    """Until it is gone a key can be kept, also when its date has come; nothing destroys it then."""
+    """Until it is destroyed a key can be kept, also after its date; nothing destroys it then."""
     key_id = new_key(kms).key_id
     sealed = seal(kms, key_id)
     clock.now = schedule(kms, key_id, 7)

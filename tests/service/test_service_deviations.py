@@ -81,16 +81,16 @@ def test_story(new_played: NewPlayed) -> None:
 
 
 def test_nothing_is_shown_where_nothing_deviates(new_played: NewPlayed) -> None:
-    """On a token that makes keys as ordered there is no quirk in `attest`, and no such record."""
+    """On a token that makes keys as ordered `attest` shows no quirk, and no record has one."""
     with new_played().open() as kms:
         key_id = new_key(kms).key_id
-        assert [each.quirks for each in kms.operator.attest(key_id)] == [[]]
+        assert [backing_key.quirks for backing_key in kms.operator.attest(key_id)] == [[]]
         assert kms.operator.token_info().profile.quirks == ()
         assert quirk_events(kms) == []
 
 
 def test_no_adoption_where_local_is_not_reported(new_played: NewPlayed) -> None:
-    """Where the token does not say which keys it generated, an orphan is never adopted: it could be anybody's."""
+    """Where the token does not report which keys it generated, an orphan is never adopted: its origin is unknown."""
     site = new_played(Personality(name="local", orders=(f"report {Attribute.LOCAL:#x} 0",), reason="NSS"))
     key_id, sealed = restored_copy(site, lambda kms: (made := new_key(kms).key_id, seal(kms, made)))
     assert sealed

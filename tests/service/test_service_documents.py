@@ -106,7 +106,7 @@ def test_unknown_principals(either: Kms, principal: str) -> None:
 
 @pytest.mark.parametrize("principal", [OTHER, "999999999999", f"arn:aws:sts::{ACCOUNT}:federated-user/alice"])
 def test_others_may_be_named(either: Kms, principal: str) -> None:
-    """Other accounts and federated users are taken in both, and nobody here is them."""
+    """Other accounts and federated users are accepted in both, and match no caller."""
     key = new_key(either, policy=naming(principal))
     with pytest.raises(AccessDeniedException):
         seal(either, key.key_id, caller=either.caller(REGION, "alice"))
@@ -157,7 +157,7 @@ def test_a_name_that_was_accepted_is_not_the_new_user(either: Kms) -> None:
 def test_a_denial_that_was_accepted_holds_for_the_new_user(either: Kms) -> None:
     """A Deny that names a user before he is made denies him once he is, and NotPrincipal does not spare him."""
     if not accepts(either):
-        return  # there nobody can be named before he is made
+        return  # there a user cannot be named before it exists
     for element, named in (("Principal", [NOBODY]), ("NotPrincipal", [root_arn(ACCOUNT), NOBODY])):
         statements = [
             {"Effect": "Allow", "Principal": "*", "Action": "kms:*", "Resource": "*"},
@@ -174,7 +174,7 @@ def test_a_denial_that_was_accepted_holds_for_the_new_user(either: Kms) -> None:
 
 
 def test_a_grant_for_a_service(either: Kms) -> None:
-    """Services of AWS are grantees and retire; such grants are listed under their names, and allow nobody anything."""
+    """Services of AWS are grantees and retire; such grants are listed under their names, and allow no caller."""
     key = new_key(either).key_id
     members = {
         "grantee_principal": None,
@@ -206,7 +206,7 @@ def test_a_grant_for_a_service(either: Kms) -> None:
 
 
 def test_a_grant_of_a_user_for_a_resource(either: Kms) -> None:
-    """A user whose grant has a SourceArn may nothing by it, as nobody calls here on behalf of a resource of AWS."""
+    """A grant with a SourceArn allows its user nothing, as no caller comes on behalf of a resource of AWS."""
     key = new_key(either).key_id
     alice = either.caller(REGION, "alice")
     granted(either, key, grantee_principal=alice.principal, constraints=GrantConstraints(source_arn=DATABASE))
@@ -262,7 +262,7 @@ def test_users_with_paths(either: Kms) -> None:
 
 
 def test_whom_a_principal_means(either: Kms) -> None:
-    """The simulation is about a user by name or whole ARN, or the root; a role of that name is nobody."""
+    """The simulation is about a user by name or whole ARN, or the root; a role of that name is unknown."""
     name_of = either.operator.identities.name_of
     assert name_of("alice") == name_of(user_arn(ACCOUNT, "alice")) == "alice"
     assert name_of("root") is name_of(ROOT) is None
@@ -271,7 +271,7 @@ def test_whom_a_principal_means(either: Kms) -> None:
             name_of(other)
 
 
-def test_a_user_of_another_path_is_somebody_else(either: Kms) -> None:
+def test_a_user_of_another_path_is_another_principal(either: Kms) -> None:
     """A caller of a deleted user gets nothing of the next user of the name under another path."""
     users = either.operator.credentials
     users.create_user("emma", "/one/")
@@ -312,7 +312,7 @@ def test_notes_about_all_policies(either: Kms) -> None:
     either.operator.identities.create_group("crew")
     either.operator.identities.put_group_policy("crew", "endpoint", "\ufeff" + own)
     json.loads(either.operator.identities.group_policies("crew")["endpoint"])
-    notes = {each.policy: each.sentence for each in either.operator.notes.every() if each not in before}
+    notes = {note.policy: note.sentence for note in either.operator.notes.every() if note not in before}
     assert notes == {
         f"key policy of {key.arn}": "Statement 2 (endpoint): no request here has aws:SourceVpce: StringNotLike "
         "always holds.",

@@ -86,7 +86,7 @@ def test_a_fault_raised_often_does_not_grow() -> None:
 
 
 def test_deletion_alone_without_a_token(site: Site, clock: StoppedClock) -> None:
-    """A key whose date has come while the token is away is as it was: it can still be cancelled, and works again."""
+    """A key that becomes due for deletion while the token is away can still be cancelled, and works again."""
     with site.open(clock) as kms:
         key_id = new_key(kms).key_id
         sealed = seal(kms, key_id)
@@ -200,7 +200,7 @@ def test_clock_moved_while_the_process_runs(site: Site, clock: StoppedClock, min
 
 
 def test_drift_watch(clock: StoppedClock) -> None:
-    """Clocks that go on together have not drifted, however long it takes; more than five minutes apart they have."""
+    """Clocks that run together have not drifted, however long it takes; more than five minutes apart they have."""
     passed = SimpleNamespace(seconds=1_000_000.0)
     watch = DriftWatch(clock, lambda: passed.seconds)
     assert not watch()

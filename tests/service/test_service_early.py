@@ -156,7 +156,7 @@ def make_object(kms: Kms, cka_id: bytes, label: str) -> None:
 
 
 def test_early_after_an_adoption(kms: Kms) -> None:
-    """Of an adopted key nobody knows the count, so it is rotated at its first encryption."""
+    """An adopted key's count is unknown, so it is rotated at its first encryption."""
     key_id = new_key_id(multi_region=False)
     make_object(kms, b"o" * 16, object_label(kms._core.installation.short_id, REGION, key_id, 1))
     (finding,) = kms.operator.find_differences()

@@ -112,7 +112,7 @@ def test_forgotten(apart: Settings) -> None:
         assert credential.secret == access_key.secret_access_key
         assert kms.operator.audit.verify_rows() == []
         assert kms.operator.audit.verify().faults == []
-        assert [each.present for each in kms.operator.attest(imported)] == [True]
+        assert [backing_key.present for backing_key in kms.operator.attest(imported)] == [True]
     device = token_wiring.open_device(apart, apart.token)
     with device.connection.pool.session() as session:
         assert list(list_keys(session)) == []
@@ -131,7 +131,7 @@ def test_away_or_interrupted(apart: Settings) -> None:
     with opened(apart) as kms:
         new_key(kms)
         migrate(kms, apart)
-        key_ids = {each.key_id for each in kms.operator.left_behind()}
+        key_ids = {left_key.key_id for left_key in kms.operator.left_behind()}
         for key_id in key_ids:
             schedule(kms, key_id, 7)
     with Kms(wiring.core_of(apart, lambda: wiring.utc_now() + timedelta(days=8))) as kms:
@@ -174,8 +174,8 @@ def test_accepted_faults_stay_accepted(apart: Settings) -> None:
         kms.operator.audit.accept()
         before = kms.operator.audit.verify()
         migrate(kms, apart)
-        for each in kms.operator.left_behind():
-            schedule(kms, each.key_id, 7)
+        for left_key in kms.operator.left_behind():
+            schedule(kms, left_key.key_id, 7)
     with Kms(wiring.core_of(apart, lambda: wiring.utc_now() + timedelta(days=8))) as kms:
         kms.operator.maintain()
         forget(kms, str(apart.token.label))

@@ -71,7 +71,7 @@ def assert_denied(act: Callable[[], object]) -> None:
 
 
 def test_a_grant_and_its_end(kms: Kms, callers: dict[str, Caller]) -> None:
-    """A grant allows its grantee its operations at once, nobody else and nothing else, until it is revoked."""
+    """A grant allows its grantee its operations at once, no other caller and operation, until it is revoked."""
     key = new_key(kms).key_id
     alice = callers["alice"]
     made = grant(kms, key, "Encrypt", "DescribeKey")
@@ -138,7 +138,7 @@ def test_a_name_makes_one(kms: Kms, callers: dict[str, Caller]) -> None:
 
 
 def test_tokens(kms: Kms, callers: dict[str, Caller]) -> None:
-    """A token is taken in requests and gives nobody but the grantee anything; a wrong one is refused."""
+    """A grant token is accepted in requests and helps no caller but the grantee; a wrong one is refused."""
     key, other = new_key(kms).key_id, new_key(kms).key_id
     made = grant(kms, key)
     token = made.grant_token
@@ -230,7 +230,7 @@ def test_what_cannot_be_retired(kms: Kms, members: dict[str, Any], error: type[H
         kms.retire_grant(grants.RetireGrantRequest(**members))
 
 
-def test_retiring_tells_nothing(kms: Kms, callers: dict[str, Caller]) -> None:
+def test_retiring_reveals_nothing(kms: Kms, callers: dict[str, Caller]) -> None:
     """A caller who may not retire a grant does not learn whether it, or its key, exists: not by id, nor by a token."""
     key, bob = new_key(kms), callers["bob"]
     made, ended = grant(kms, key.key_id), grant(kms, key.key_id)
@@ -266,7 +266,7 @@ def test_retiring_tells_nothing(kms: Kms, callers: dict[str, Caller]) -> None:
     kms.operator.identities.delete_user_policy("bob", "p")
 
 
-def test_a_token_of_the_past_tells_nothing(kms: Kms, callers: dict[str, Caller]) -> None:
+def test_an_ended_grant_token_reveals_nothing(kms: Kms, callers: dict[str, Caller]) -> None:
     """That the grant of a token has ended is revealed only to callers who may use the key that they name."""
     key = new_key(kms).key_id
     lasting, ended = grant(kms, key), grant(kms, key)

@@ -213,6 +213,7 @@ def test_key_that_another_member_lacks_is_not_acknowledged(new_site: NewSite, gr
             with pytest.raises(TokenUnavailableError, match=f"not on {SECOND_SERIAL} after 0.2 s"):
                 create()
         assert rotations(kms, key_id) == before
+        assert {each.kind for each in kms.operator.find_differences()} <= {Kind.UNFINISHED}, "no key was left behind"
         assert unseal(kms, seal(kms, key_id)) == b"secret"
         group.second.fail()
         other = new_key(kms).key_id

@@ -76,7 +76,7 @@ def client() -> Path:
     if program is None:
         pytest.skip("p11-kit is not installed (Debian: p11-kit, p11-kit-modules)")
     places = (Path(program).parent.parent / each / "p11-kit-client.so" for each in CLIENTS)
-    return next(each for each in places if each.exists())
+    return next(place for place in places if place.exists())
 
 
 @pytest.fixture
@@ -154,8 +154,8 @@ def test_server_of_a_member_ends_under_load(remotes: tuple[Kms, Remote, Remote])
     load, stopped, key_id = Load(), threading.Event(), new_key(kms).key_id
     (first_serial, second_serial) = connection.settings.choice.serials
     threads = [threading.Thread(target=run, args=(kms, load, key_id, stopped)) for _ in range(THREADS)]
-    for each in threads:
-        each.start()
+    for thread in threads:
+        thread.start()
     try:
         for leaving, taking in ((first, second_serial), (second, first_serial)):
             done = len(load.keys)
@@ -167,10 +167,10 @@ def test_server_of_a_member_ends_under_load(remotes: tuple[Kms, Remote, Remote])
             leaving.start()
     finally:
         stopped.set()
-        for each in threads:
-            each.join()
+        for thread in threads:
+            thread.join()
     until(lambda: answers(kms, load.sealed[0]), PATIENCE)
-    assert [unseal(kms, each) for each in load.sealed] == [b"secret"] * len(load.sealed)
-    assert [unseal(kms, seal(kms, each)) for each in load.keys] == [b"secret"] * len(load.keys)
+    assert [unseal(kms, ciphertext) for ciphertext in load.sealed] == [b"secret"] * len(load.sealed)
+    assert [unseal(kms, seal(kms, key)) for key in load.keys] == [b"secret"] * len(load.keys)
     assert {each.code for each in load.refused} <= {"DependencyTimeoutException"}
-    assert {each.kind for each in kms.operator.find_differences()} <= {Kind.UNACKNOWLEDGED, Kind.UNFINISHED}
+    assert {finding.kind for finding in kms.operator.find_differences()} <= {Kind.UNACKNOWLEDGED, Kind.UNFINISHED}

@@ -122,7 +122,7 @@ def test_clone_without_the_newest_keys(new_site: NewSite) -> None:
         assert_works(kms)
 
 
-def test_contradiction_is_told(apart: Settings) -> None:
+def test_contradiction_is_reported(apart: Settings) -> None:
     """What contradicts the newest seal, though that cannot be proven, is shown before it is accepted."""
     with opened(apart) as kms:
         Scene.of(kms)
@@ -180,7 +180,7 @@ def test_clone_from_before_a_rotation(new_site: NewSite) -> None:
         with pytest.raises(ObjectLostError, match="renew-installation-keys"):
             kms.operator.rotate_installation_key("secrets")
         verdict = kms.operator.audit.verify()
-        assert (verdict.faults, [each.kind for each in verdict.unproven]) == ([], ["not proven"])
+        assert (verdict.faults, [fault.kind for fault in verdict.unproven]) == ([], ["not proven"])
         assert kms.operator.interrupted_rotations() == []
         kms.operator.renew_installation_keys(kms.operator.lost_installation_keys())
         assert_works(kms)

@@ -1,4 +1,4 @@
-"""The installation's own keys are rotated while everything goes on, whatever was interrupted, and nothing is lost."""
+"""The installation's own keys are rotated while everything works, after any interruption, and nothing is lost."""
 
 import sqlite3
 from contextlib import closing
@@ -108,7 +108,7 @@ def edit(site: Site, statement: str) -> None:
 
 @pytest.mark.parametrize("purpose", KeyPurpose)
 def test_beside_a_running_process(site: Site, clock: StoppedClock, purpose: str) -> None:
-    """A process that has long been open goes on with all that it knew, and uses the new version at its next call."""
+    """A process that has long been open keeps its caches, and uses the new version at its next call."""
     with site.open(clock) as kms:
         scene = Scene.of(kms, importing=purpose == "mac")
         kms.operator.backup(site.folder / "first")
@@ -141,7 +141,7 @@ def test_killed(site: Site, clock: StoppedClock, purpose: str, step: str, *, com
 
 
 def test_older_versions_are_destroyed(site: Site, clock: StoppedClock) -> None:
-    """At the operator's word, where nothing needs them; killed in between, it is done again. Open processes go on."""
+    """On the operator's order, where nothing needs them; after a kill it is done again. Open processes work on."""
     with site.open(clock) as kms:
         scene = Scene.of(kms, importing=False)
         kms.operator.audit.look_after()
@@ -184,7 +184,7 @@ def test_backup_from_before(site: Site) -> None:
         scene.assert_whole(kms)
 
 
-def test_edited_rows_are_not_sealed_anew(site: Site) -> None:
+def test_edited_rows_are_not_sealed_again(site: Site) -> None:
     """What was edited by hand does not become right by a rotation: it is refused, and can be done after a mending."""
     with site.open() as kms:
         key_id = new_key(kms).key_id
@@ -215,7 +215,7 @@ def test_secret_that_is_made_meanwhile(site: Site, clock: StoppedClock, monkeypa
         assert desk.find(made.access_key_id) is not None
 
 
-def test_key_of_a_user_is_none_of_ours(site: Site) -> None:
+def test_key_of_a_user_is_no_installation_key(site: Site) -> None:
     """A row that names a KMS key as the newest MAC key lets its user prove nothing: the real one stays in use."""
     with site.open() as kms:
         scene = Scene.of(kms, importing=False)

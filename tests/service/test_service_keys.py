@@ -133,8 +133,8 @@ def test_create_key_refusals(kms: Kms, members: dict[str, Any], error: type[HsmK
     assert kms.operator.find_differences() == []
 
 
-def test_violations_are_told_together(kms: Kms) -> None:
-    """A request that breaks several constraints hears of all of them in one error."""
+def test_violations_are_reported_together(kms: Kms) -> None:
+    """A request that breaks several constraints gets all of them in one error."""
     with pytest.raises(ValidationException) as caught:
         new_key(kms, key_spec="AES_1", key_usage="NONE", custom_key_store_id="c" * 65)
     message = str(caught.value)

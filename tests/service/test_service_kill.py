@@ -96,7 +96,7 @@ def test_killed_rotation(site: Site, clock: StoppedClock, step: str, *, automati
 
 @pytest.mark.parametrize("step", ["destroy-key 1", "destroy 1", "destroy 2", "destroy 3", "destroy-key 2"])
 def test_killed_deletion(site: Site, clock: StoppedClock, step: str) -> None:
-    """Once it has begun the key is gone for everybody, and the next sweep destroys what is left of it."""
+    """Once it has begun the key is gone for all processes, and the next sweep destroys what is left of it."""
     with site.open(clock) as kms:
         made = new_key(kms)
         old = [seal(kms, made.key_id)]

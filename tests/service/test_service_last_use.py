@@ -73,7 +73,7 @@ USES: dict[str, Callable[[Kms, str, Caller], object]] = {
 
 
 def test_never_used(kms: Kms, clock: StoppedClock) -> None:
-    """Of a key that nobody used there is its creation date, and since when uses are noted, and nothing more."""
+    """An unused key has its creation date and the date since when uses are tracked, and nothing more."""
     made = new_key(kms)
     clock.advance(days=3)
     answer = last_usage_response(kms, made.arn)
@@ -143,7 +143,7 @@ def test_failed_re_encryption_counts_for_neither(kms: Kms) -> None:
     assert (last_use(kms, source).operation, last_use(kms, target)) == ("Encrypt", NEVER)
 
 
-def test_told_in_every_state(kms: Kms) -> None:
+def test_returned_in_every_state(kms: Kms) -> None:
     """The last use of a disabled key and of one pending deletion is returned; an alias does not name a key here."""
     key_id = new_key(kms).key_id
     new_alias(kms, "alias/used", key_id)
@@ -202,7 +202,7 @@ def test_at_most_a_minute_old(kms: Kms, seconds: SimpleNamespace) -> None:
 
 
 def test_nothing_is_lost_at_the_end(site: Site, clock: StoppedClock) -> None:
-    """Who asks in the same process hears of the last use at once, and closing writes what is left."""
+    """The same process returns the last use at once, and closing writes what is left."""
     with site.open(clock) as kms:
         key_id = new_key(kms).key_id
         sealed = seal(kms, key_id)

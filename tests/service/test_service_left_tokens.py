@@ -54,7 +54,7 @@ def assert_rollback_reported(kms: Kms) -> None:
 
 
 def test_rolled_back_to_before_a_migration(apart: Settings) -> None:
-    """Databases and audit folder put back bring a deleted user back, with an alarm; accepted, everything goes on."""
+    """Databases and audit folder put back bring a deleted user back, with an alarm; accepted, everything works."""
     with opened(apart) as kms:
         scene = Scene.of(kms)
     place = copy(apart)
@@ -120,7 +120,7 @@ def test_interrupted(apart: Settings, step: str) -> None:
 
 
 def test_old_token_was_away(apart: Settings) -> None:
-    """A token that cannot be reached when it is left gets its note by the same command, once it is there."""
+    """A token that is away during the migration gets its note by the same command, once it is back."""
     run("migrate_until", apart.data_dir / "hsmkms.toml", "migrate 5", status=-signal.SIGKILL)
     with second_token.away(apart.token), opened(apart) as kms:
         migrate(kms, apart)
@@ -182,7 +182,7 @@ def test_an_older_copy_is_left(older_left: Settings) -> None:
 
 
 def test_an_older_copy_is_accepted(older_left: Settings) -> None:
-    """At the operator's word it is taken as it is, and gets the note of the migration."""
+    """On the operator's order it is accepted as it is, and gets the note of the migration."""
     with opened(older_left) as kms:
         assert len(older_tokens(kms)) == 1
         kms.operator.audit.accept()

@@ -170,9 +170,9 @@ class Lives(RuleBasedStateMachine):
     def wait(self, hours: int) -> None:
         """Time passes; imported material may expire."""
         self.clock.advance(hours=hours)
-        for each in self.living():
-            if each.valid_to is not None and each.valid_to <= self.clock.now:
-                each.present, each.valid_to = False, None
+        for key in self.living():
+            if key.valid_to is not None and key.valid_to <= self.clock.now:
+                key.present, key.valid_to = False, None
 
     @rule()
     def maintain(self) -> None:

@@ -198,7 +198,7 @@ class KmsMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """At the end everything is listed, every ciphertext opens, and database and token agree."""
-        listed = {each.key_id for each in self._listed()}
+        listed = {entry.key_id for entry in self._listed()}
         assert listed >= set(self.keys)
         for key_id, key in self.keys.items():
             tags = self.kms.list_resource_tags(ListResourceTagsRequest(key_id=key_id)).tags

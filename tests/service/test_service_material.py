@@ -129,7 +129,7 @@ def test_no_alias(kms: Kms) -> None:
 
 
 def test_parameters_are_new_each_time(kms: Kms) -> None:
-    """Each call makes a wrapping key and an import token of its own, good for 24 hours."""
+    """Each call makes a new wrapping key and a new import token, valid for 24 hours."""
     key_id = new_empty_key(kms)
     first, second = parameters_for(kms, key_id), parameters_for(kms, key_id)
     assert first.public_key != second.public_key
@@ -157,7 +157,7 @@ def test_valid_to_the_second(kms: Kms, clock: StoppedClock) -> None:
     clock.now = START + HOURS_24
     with pytest.raises(ExpiredImportTokenException, match="get new parameters"):
         kms.import_key_material(request)
-    assert [each for each in sweep(kms) if each[0] is StepKind.WRAPPING_KEY] == [
+    assert [step for step in sweep(kms) if step[0] is StepKind.WRAPPING_KEY] == [
         (StepKind.WRAPPING_KEY, key_id, StepOutcome.DONE)
     ]
     objects = kms._core.device.keys.inventory(mac_key(kms))
@@ -230,7 +230,7 @@ def test_a_share_of_a_key(kms: Kms, clock: StoppedClock) -> None:
 
 
 def test_so_many_in_all(kms: Kms, clock: StoppedClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In all there are no more than the limit: who has most of them loses the oldest, and nobody keeps others away."""
+    """In all there are no more than the limit: the principal with most of them loses the oldest, and others go on."""
     monkeypatch.setattr(rules, "MAX_LIVE", 3)
     greedy, modest = (importer(kms, name) for name in ("greedy", "modest"))
 
@@ -420,7 +420,7 @@ def test_expiry_to_the_instant(kms: Kms, clock: StoppedClock) -> None:
 
 
 def test_expiry_in_a_sweep(kms: Kms, clock: StoppedClock) -> None:
-    """A sweep writes down the expiry of a key that nobody uses, and destroys its object; nothing else changes."""
+    """A sweep stores the expiry of an unused key, and destroys its object; nothing else changes."""
     ends = START + timedelta(hours=5)
     key_id = new_imported_key(kms, valid_to=ends)
     before = described(kms, key_id)
@@ -497,7 +497,7 @@ def test_second_material(today: Kms) -> None:
 
 
 def test_one_waits_at_most(today: Kms) -> None:
-    """While one material waits no other comes in; a waiting one can be deleted without harm, and another comes."""
+    """While one material is pending no other is accepted; a pending one can be deleted, then another is accepted."""
     key_id = new_imported_key(today)
     waiting = import_(today, key_id, OTHER, import_type="NEW_KEY_MATERIAL")
     third = bytes(range(50, 82))
@@ -510,7 +510,7 @@ def test_one_waits_at_most(today: Kms) -> None:
     assert states(today, key_id) == [MaterialState.CURRENT, MaterialState.PENDING_ROTATION]
 
 
-def test_what_describe_key_tells_of_several_materials(today: Kms) -> None:
+def test_describe_key_of_several_materials(today: Kms) -> None:
     """ValidTo is the earliest of the materials that ever were current: one that waits for its rotation has no say."""
     key_id = new_empty_key(today)
     import_(today, key_id)

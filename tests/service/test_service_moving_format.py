@@ -62,7 +62,7 @@ def settings(expected: Formats, new_site: NewSite, shim_path: Path) -> Settings:
 
 def formats(*ciphertexts: bytes) -> list[CipherFormat]:
     """The formats of ciphertexts."""
-    return [blob.parse(each).cipher_format for each in ciphertexts]
+    return [blob.parse(ciphertext).cipher_format for ciphertext in ciphertexts]
 
 
 def test_migration(settings: Settings, expected: Formats) -> None:
@@ -78,13 +78,13 @@ def test_migration(settings: Settings, expected: Formats) -> None:
         moved = kms.re_encrypt(ReEncryptRequest(ciphertext_blob=first, destination_key_id=key_id)).ciphertext_blob
         assert formats(first, second, third, moved) == [before, after, after, after]
         assert {unseal(kms, each) for each in (first, second, third, moved)} == {b"secret"}
-        assert [each.as_made for each in kms.operator.attest(key_id)] == [True, True]
+        assert [backing_key.as_made for backing_key in kms.operator.attest(key_id)] == [True, True]
         own = versions(kms._core, KeyPurpose.SECRETS)
         assert [format_of(each.cka_id) for each in own] == [before, after]
     with opened(settings) as kms:
-        found = kms.operator.credentials.find(access_key.access_key_id)
-        assert found is not None
-        assert found.secret == access_key.secret_access_key
+        credential = kms.operator.credentials.find(access_key.access_key_id)
+        assert credential is not None
+        assert credential.secret == access_key.secret_access_key
         assert {unseal(kms, each) for each in (first, second, third, moved)} == {b"secret"}
         assert kms.operator.find_differences() == []
 

@@ -263,7 +263,7 @@ def test_every_kind_of_key(sides: tuple[Side, Side, Side], spec: str, usage: str
 
 
 def test_one_of_many_replicates(sides: tuple[Side, Side, Side]) -> None:
-    """Of requests at the same moment for one region one makes the replica, and the others hear that it exists."""
+    """Of simultaneous requests for one region one makes the replica, and the others get AlreadyExistsException."""
     here, there, _ = sides
     key_id = here.new_primary()
     outcomes = in_threads(4, lambda: here.replicate_key(key_id=key_id, replica_region=OTHER_REGION))
@@ -275,7 +275,7 @@ def test_one_of_many_replicates(sides: tuple[Side, Side, Side]) -> None:
 
 
 def test_update_primary_region(sides: tuple[Side, Side, Side]) -> None:
-    """The replica becomes the primary key and the primary key a replica; both go on working, and only roles change."""
+    """The replica becomes the primary key and the primary key a replica; both keep working, and only roles change."""
     here, there, third = sides
     key_id = here.new_primary(description="a")
     here.replicate_key(key_id=key_id, replica_region=OTHER_REGION, description="b")
@@ -328,7 +328,7 @@ def test_rotation_is_set_on_the_primary_key(sides: tuple[Side, Side, Side]) -> N
         with pytest.raises(UnsupportedOperationException, match=not_primary(OTHER_REGION, key_id)):
             call(key_id=key_id)
     here.enable_key_rotation(key_id=key_id)
-    mine, other = (each.get_key_rotation_status(key_id=key_id) for each in (here, there))
+    mine, other = (side.get_key_rotation_status(key_id=key_id) for side in (here, there))
     assert mine.key_rotation_enabled
     assert msgspec.structs.replace(other, key_id=mine.key_id) == mine
     here.update_primary_region(key_id=key_id, primary_region=OTHER_REGION)
@@ -385,7 +385,9 @@ def test_automatic_rotation_follows_the_primary_key(sides: tuple[Side, Side, Sid
     there.enable_key(key_id=key_id)
     assert (StepKind.ROTATION, key_id, StepOutcome.DONE) not in sweep(here.kms)
     assert len(there.list_key_rotations(key_id=key_id).rotations) == 0
-    verdicts = {each.region: each for each in here.kms.operator.rotation_report() if each.key_id == key_id}
+    verdicts = {
+        reported.region: reported for reported in here.kms.operator.rotation_report() if reported.key_id == key_id
+    }
     assert verdicts[REGION].posture is Posture.OVERDUE
     assert verdicts[OTHER_REGION].posture is Posture.OK
     assert REGION in verdicts[OTHER_REGION].reason
@@ -465,11 +467,11 @@ def test_a_primary_key_waits_for_its_replicas(sides: tuple[Side, Side, Side], cl
     )
     assert there.unseal(there.seal(key_id)) == b"secret"
     clock.now += YEAR
-    assert [each for each in sweep(here.kms) if each[1] == key_id] == []
+    assert [step for step in sweep(here.kms) if step[1] == key_id] == []
     for side, left in ((there, KeyState.PENDING_REPLICA_DELETION), (third, KeyState.PENDING_DELETION)):
         side.schedule_key_deletion(key_id=key_id, pending_window_in_days=7)
         clock.now += timedelta(days=7)
-        assert [each for each in sweep(here.kms) if each[1] == key_id] == [
+        assert [step for step in sweep(here.kms) if step[1] == key_id] == [
             (StepKind.DELETION, key_id, StepOutcome.DONE)
         ]
         assert here.state(key_id) == left
@@ -537,7 +539,7 @@ def refused_while_pending(key_id: str) -> dict[str, dict[str, object]]:
 
 
 def test_what_a_key_that_waits_for_its_replicas_does(sides: tuple[Side, Side, Side]) -> None:
-    """It is refused as one that is pending deletion; reading, listing and cancelling go on."""
+    """It is refused as one that is pending deletion; reading, listing and cancelling work."""
     here, there, _ = sides
     key_id = here.new_primary()
     here.replicate_key(key_id=key_id, replica_region=OTHER_REGION)
@@ -556,11 +558,15 @@ def test_what_a_key_that_waits_for_its_replicas_does(sides: tuple[Side, Side, Si
     assert here.list_key_rotations(key_id=key_id).rotations == []
     assert here.list_resource_tags(key_id=key_id).tags == []
     assert here.get_key_last_usage(key_id=key_id).key_last_usage.operation == "Encrypt"
-    report = {each.region: each.posture for each in here.kms.operator.rotation_report() if each.key_id == key_id}
+    report = {
+        reported.region: reported.posture
+        for reported in here.kms.operator.rotation_report()
+        if reported.key_id == key_id
+    }
     assert report == {REGION: Posture.PAUSED, OTHER_REGION: Posture.OK}
 
 
-# -- what goes on beside it -----------------------------------------------------------------------------------------
+# -- concurrent operations ------------------------------------------------------------------------------------------
 
 
 def test_last_use_is_each_regions_own(sides: tuple[Side, Side, Side], clock: StoppedClock) -> None:
@@ -578,7 +584,7 @@ def test_last_use_is_each_regions_own(sides: tuple[Side, Side, Side], clock: Sto
     used = there.get_key_last_usage(key_id=key_id)
     assert used.key_last_usage.operation is None
     assert used.tracking_start_date == max(clock.now, here.kms._core.uses.tracked_since())
-    report = [each for each in here.kms.operator.rotation_report(OTHER_REGION) if each.key_id == key_id]
+    report = [reported for reported in here.kms.operator.rotation_report(OTHER_REGION) if reported.key_id == key_id]
     assert [each.last_used for each in report] == [None]
 
 

@@ -124,8 +124,8 @@ def test_words_are_shared(here: Side, there: Side, key_id: str) -> None:
     """The description that the primary key's import gave is shown in all regions; a replica may repeat it."""
     here.bring(key_id, key_material_description="our words")
     there.bring(key_id, key_material_description="our words")
-    for each in (here, there):
-        (listed,) = each.list_key_rotations(key_id=key_id, include_key_material="ALL_KEY_MATERIAL").rotations
+    for side in (here, there):
+        (listed,) = side.list_key_rotations(key_id=key_id, include_key_material="ALL_KEY_MATERIAL").rotations
         assert listed.key_material_description == "our words"
 
 
@@ -133,7 +133,7 @@ def test_words_are_shared(here: Side, there: Side, key_id: str) -> None:
 
 
 def test_deleted_in_one_region_only(here: Side, there: Side, both: str) -> None:
-    """The others go on; the object on the token goes with the last region that had the material, and can come back."""
+    """The others keep it; the object is destroyed with the material of the last region, which can be imported again."""
     sealed = here.seal(both)
     for side, other in ((there, here), (here, there)):
         side.delete_imported_key_material(key_id=both)
@@ -211,14 +211,14 @@ def test_rotation_waits_until_all_regions_have_it(here: Side, there: Side, both:
     with pytest.raises(KMSInvalidStateException, match="another key material"):
         here.bring(both, bytes(32), import_type="NEW_KEY_MATERIAL")
     there.bring(both, SECOND)
-    for each in (here, there):
-        assert each.materials(both) == [(CURRENT, THERE), (PENDING, THERE)]
+    for side in (here, there):
+        assert side.materials(both) == [(CURRENT, THERE), (PENDING, THERE)]
     with pytest.raises(UnsupportedOperationException, match="is not a multi-region primary key"):
         there.rotate_key_on_demand(key_id=both)
     here.rotate_key_on_demand(key_id=both)
-    for each in (here, there):
-        assert each.materials(both) == [(NON_CURRENT, THERE), (CURRENT, THERE)]
-        assert each.unseal(old) == b"secret"
+    for side in (here, there):
+        assert side.materials(both) == [(NON_CURRENT, THERE), (CURRENT, THERE)]
+        assert side.unseal(old) == b"secret"
     assert there.unseal(here.seal(both)) == b"secret"
     assert backing_keys(here.kms)[both] == 2
 
@@ -233,15 +233,15 @@ def test_waiting_material_follows_the_primary_key(here: Side, there: Side, both:
     there.bring(both, SECOND)
     assert backing_keys(here.kms)[both] == 2
     here.delete_imported_key_material(key_id=both, key_material_id=waiting)
-    for each in (here, there):
-        assert each.materials(both) == [(CURRENT, THERE)]
+    for side in (here, there):
+        assert side.materials(both) == [(CURRENT, THERE)]
     assert states(both, here, there) == ["Enabled", "Enabled"]
     assert backing_keys(here.kms)[both] == 1
     here.bring(both, bytes(32), import_type="NEW_KEY_MATERIAL")
 
 
 def test_a_new_replica_holds_the_rotation_up(here: Side, there: Side, clock: StoppedClock) -> None:
-    """Material that waits must come into a replica that is made meanwhile; a replica that goes is not waited for."""
+    """Pending material is required of a replica that is created during it, and not of one that is deleted."""
     made = here.new_primary(origin="EXTERNAL")
     here.bring(made)
     here.bring(made, SECOND, import_type="NEW_KEY_MATERIAL")
@@ -277,8 +277,8 @@ def test_expiry_of_waiting_material(here: Side, there: Side, both: str, clock: S
     assert states(both, here, there) == ["Enabled", "Enabled"]
     clock.now += DAY
     sweep(here.kms)
-    for each in (here, there):
-        assert each.materials(both) == [(CURRENT, THERE)]
+    for side in (here, there):
+        assert side.materials(both) == [(CURRENT, THERE)]
     assert backing_keys(here.kms)[both] == 1
     assert states(both, here, there) == ["Enabled", "Enabled"]
 

@@ -115,15 +115,15 @@ def test_killed_deletion_of_a_replica(site: Site, clock: StoppedClock, step: str
 
 @pytest.mark.parametrize("step", ["destroy-key 1", "destroy 2", "destroy-key 2"])
 def test_killed_deletion_of_a_primary_key(site: Site, clock: StoppedClock, step: str) -> None:
-    """Once the last key of the set has gone, the next sweep destroys what is left of its objects."""
+    """Once the last key of the set is deleted, the next sweep destroys what is left of its objects."""
     with site.open(clock) as kms:
         here, there = two_sides(kms)
         key_id = here.new_primary()
         here.replicate_key(key_id=key_id, replica_region=OTHER_REGION)
         here.rotate_key_on_demand(key_id=key_id)
         sealed = here.seal(key_id)
-        for each in (there, here):
-            each.schedule_key_deletion(key_id=key_id, pending_window_in_days=7)
+        for side in (there, here):
+            side.schedule_key_deletion(key_id=key_id, pending_window_in_days=7)
         clock.now += WEEK
         sweep(kms)
         assert backing_keys(kms)[key_id] == 2
@@ -131,11 +131,11 @@ def test_killed_deletion_of_a_primary_key(site: Site, clock: StoppedClock, step:
     kill(site, clock.now, step, "maintain")
     with site.open(clock) as kms:
         here, there = two_sides(kms)
-        for each in (here, there):
+        for side in (here, there):
             with pytest.raises(NotFoundException):
-                each.described(key_id)
+                side.described(key_id)
             with pytest.raises(AccessDeniedException):
-                each.unseal(sealed)
+                side.unseal(sealed)
         clock.now += UNDER_WAY
         sweep(kms)
         assert backing_keys(kms)[key_id] == 0

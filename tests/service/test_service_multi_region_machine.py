@@ -58,7 +58,7 @@ class Sets(RuleBasedStateMachine):
     # -- the model --------------------------------------------------------------------------------------------------
 
     def state(self, region: str) -> str:
-        """The state that must be shown; "gone" where there is no key."""
+        """Return the state that must be shown; "gone" where there is no key."""
         if region not in self.members:
             return "gone"
         member = self.members[region]

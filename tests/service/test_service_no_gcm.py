@@ -4,9 +4,12 @@ What the device does by itself is in tests/hsm/test_hsm_cbc.py.
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import shims
 from backups import back_up, open_by_token
+from devices import until
 from lifecycle import (
     StoppedError,
     backing_keys,
@@ -20,8 +23,9 @@ from lifecycle import (
     stop_at,
     sweep,
 )
+from pkcs11.mechanisms import Mechanism
 from service_sites import Site, StoppedClock, new_key, seal, unseal
-from shims import NO_GCM
+from shims import NO_GCM, Personality
 from test_service_audit import records
 from test_service_backup import lose, restore
 from test_service_crash import STEPS, cka_id_of, destroy_object, interrupt, key_ids, kinds, restored_copy
@@ -30,6 +34,7 @@ from test_service_tokens import new_played as new_played  # noqa: PLC0414 - the 
 
 from hsmkms.errors import (
     InvalidCiphertextException,
+    KMSInternalException,
     KMSInvalidStateException,
     ObjectLostError,
     TokenError,
@@ -43,14 +48,24 @@ from hsmkms.model.crypto import GenerateDataKeyPairRequest, GenerateDataKeyReque
 from hsmkms.model.enums import DataKeyPairSpec, WrappingAlgorithm
 from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.rules import blob
+from hsmkms.rules.material import parse_label
 from hsmkms.service.keys.backing import QUIRKS_EVENT
 from hsmkms.service.keys.installation_keys import versions
 from hsmkms.service.operator.key_rotation import Outcome
 from hsmkms.service.operator.reconcile import Kind, Mended
+from hsmkms.store import objects
 
 GCM, CBC = CipherFormat.AES_256_GCM, CipherFormat.AES_256_CBC_HMAC_SHA_256
 SHA_1 = WrappingAlgorithm.RSAES_OAEP_SHA_1
 CONTEXT = {"purpose": "test"}
+POOR = Personality(
+    name="poor",
+    orders=(
+        *(*NO_GCM.orders, "no_data_objects", "labels 32 refused", "sessions 8"),
+        *(f"hide {each:#x}" for each in (Mechanism.AES_ECB, Mechanism.AES_CMAC)),
+    ),
+    reason="a network HSM in FIPS mode may lack much besides AES-GCM",
+)
 HALF = "fault C_GenerateKey 2 return 0x71", "fault C_DestroyObject 1 return 0x5"
 """The token makes the HMAC key, refuses the other one, and cannot destroy the first: it is left as by a crash."""
 
@@ -62,9 +77,10 @@ def site(new_played: NewPlayed) -> Site:
 
 
 def objects_of(kms: Kms, key_id: str) -> int:
-    """How many objects of a key are on the token, whatever they are."""
+    """How many objects of a key, or of a purpose of the installation's own, are on the token, whatever they are."""
     with kms._core.device.connection.pool.session() as session:
-        return sum(key_id in each.label for each in list_keys(session))
+        labels = [each.label for each in list_keys(session)]
+    return sum(key_id == parts.key_id if (parts := parse_label(each)) else key_id in each for each in labels)
 
 
 def mac_id_of(kms: Kms, key_id: str) -> bytes:
@@ -82,8 +98,10 @@ def formats(*ciphertexts: bytes) -> list[CipherFormat]:
 # -- the whole story ------------------------------------------------------------------------------------------------
 
 
-def test_story(site: Site, clock: StoppedClock) -> None:
+@pytest.mark.parametrize("personality", [NO_GCM, POOR], ids=lambda personality: personality.name)
+def test_story(new_played: NewPlayed, clock: StoppedClock, personality: Personality) -> None:
     """Keys are made, encrypt, rotate, are opened again, and die with all their objects; every ciphertext opens."""
+    site = new_played(personality)
     with site.open(clock) as kms:
         key_id = new_key(kms).key_id
         first = seal(kms, key_id, encryption_context=CONTEXT)
@@ -337,6 +355,32 @@ def test_half_a_creation(site: Site) -> None:
         assert (kinds(kms), key_ids(kms)) == ([], set())
 
 
+def test_half_a_creation_that_is_under_way(site: Site) -> None:
+    """A creation whose intent is forgotten between its two keys fails, and neither a key nor an object is left."""
+    with site.open() as kms, ThreadPoolExecutor() as threads:
+        order(site, *NO_GCM.orders, "fault C_GenerateKey 2 wait")
+        creation = threads.submit(new_key, kms)
+        until(lambda: shims.waiting(site.folder / "shim.control") == 1, 60)
+        (finding,) = kms.operator.find_differences()
+        assert finding.kind is Kind.UNFINISHED
+        mending = threads.submit(kms.operator.mend, finding)
+        until(lambda: not intents(kms, finding.key_id), 60)
+        order(site, *NO_GCM.orders)
+        with pytest.raises(KMSInternalException, match="create it again"):
+            creation.result()
+        assert mending.result() is Mended.FORGOTTEN
+        sweep(kms)
+        assert (kinds(kms), key_ids(kms), objects_of(kms, finding.key_id)) == ([], set(), 0)
+
+
+def intents(kms: Kms, key_id: str) -> int:
+    """How many rows of an object that a key is to get there are."""
+    core = kms._core
+    with core.store.reading() as conn:
+        rows = objects.all_of_token(conn, core.tokens.home_id)
+    return sum(each.key_id == key_id for each in rows.values())
+
+
 @pytest.mark.parametrize("by", ["rotation", "maintain", "reconcile"])
 def test_half_a_rotation(site: Site, clock: StoppedClock, by: str) -> None:
     """What a rotation that was stopped between its two keys has left is removed by whatever finds it, not an orphan."""
@@ -402,7 +446,9 @@ def test_missing_half(site: Site, which: str) -> None:
         lost = cka_id_of(kms, key_id) if which == "encrypting" else mac_id_of(kms, key_id)
         destroy_object(kms, lost)
     with site.open() as kms:
-        assert kinds(kms) == [Kind.MISSING]
+        (finding,) = kms.operator.find_differences()
+        assert finding.kind is Kind.MISSING
+        assert f"an HMAC key too, with CKA_ID {mac_id_of(kms, key_id).hex()}" in finding.remedy
         assert not kms.operator.attest(key_id)[0].as_made
         with pytest.raises(ObjectLostError):
             unseal(kms, sealed)
@@ -416,3 +462,6 @@ def test_two_hmac_keys(site: Site) -> None:
             (label,) = {each.label for each in list_keys(session) if key_id in each.label}
             generate(session, CBC_MAC_KEY, mac_id_of(kms, key_id), label)
         assert set(kinds(kms)) == {Kind.DUPLICATE}
+        mentioned = [mac_id_of(kms, key_id).hex() in each.remedy for each in kms.operator.find_differences()]
+        assert mentioned
+        assert all(mentioned)

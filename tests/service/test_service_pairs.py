@@ -153,7 +153,7 @@ def test_half_of_an_interrupted_creation(site: Site) -> None:
 
 
 def test_lost_private_half(site: Site) -> None:
-    """A key whose private half is gone is missing: its public half alone is no key, and attest says so."""
+    """A key whose private half is gone is missing: its public half alone is not a key, and attest says so."""
     with site.open() as kms:
         key = made(kms)
         destroy(kms, cka_id_of(kms, key.key_id), ObjectClass.PRIVATE_KEY)
@@ -166,7 +166,7 @@ def test_lost_private_half(site: Site) -> None:
 
 
 def test_lost_public_half(site: Site) -> None:
-    """A key whose public half is gone still signs; nobody gets a public key for it, and attest says what is wrong."""
+    """A key whose public half is gone still signs; no public key is returned for it, and attest says what is wrong."""
     with site.open() as kms:
         key = made(kms)
         destroy(kms, cka_id_of(kms, key.key_id), ObjectClass.PUBLIC_KEY)
@@ -184,7 +184,7 @@ def test_deletion_destroys_both_halves(site: Site, clock: StoppedClock) -> None:
     with site.open(clock) as kms:
         doomed = [made(kms, kind) for kind in (SIGNING, (KeySpec.HMAC_384, KeyUsage.GENERATE_VERIFY_MAC))]
         stays = made(kms)
-        cka_ids = [cka_id_of(kms, each.key_id) for each in doomed]
+        cka_ids = [cka_id_of(kms, doomed_object.key_id) for doomed_object in doomed]
         assert [classes(kms, cka_key_id) for cka_key_id in cka_ids] == [set(BOTH), {ObjectClass.SECRET_KEY}]
         for key in doomed:
             kms.schedule_key_deletion(ScheduleKeyDeletionRequest(key_id=key.key_id, pending_window_in_days=7))

@@ -62,8 +62,8 @@ def _methods() -> list[ast.FunctionDef]:
     functions: list[ast.FunctionDef] = []
     for module, name in (("kms", "Kms"), ("kms_permissions", "PermissionOperations")):
         tree = ast.parse((PACKAGE / f"{module}.py").read_text())
-        (class_node,) = (each for each in tree.body if isinstance(each, ast.ClassDef) and each.name == name)
-        functions += [each for each in class_node.body if isinstance(each, ast.FunctionDef)]
+        (class_node,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+        functions += [node for node in class_node.body if isinstance(node, ast.FunctionDef)]
     return [
         function for function in functions if not function.name.startswith("_") and function.name not in NO_OPERATION
     ]
@@ -119,7 +119,7 @@ def _makers_of(name: str) -> set[str]:
 
 
 def test_permits_are_made_in_two_places() -> None:
-    """Leave to act on the token comes from the pipeline, or is the installation's own, and comes from nowhere else."""
+    """Permits are made by the pipeline, or for the installation's own acts, and nowhere else."""
     assert _makers_of("Permit") == {"service/pipeline.py", "service/runtime/permits.py"}
     assert _makers_of("own_permit") == {
         "service/backup/create.py",
@@ -163,12 +163,12 @@ def test_every_device_procedure_on_objects_takes_a_permit() -> None:
         "session/connection": "Connection",
     }
     procedures = [
-        each
+        node
         for module, part in parts.items()
         for written in ast.parse((PACKAGE / "hsm" / f"{module}.py").read_text()).body
         if isinstance(written, ast.ClassDef) and written.name == part
-        for each in written.body
-        if isinstance(each, ast.FunctionDef)
+        for node in written.body
+        if isinstance(node, ast.FunctionDef)
     ]
     acting = {"encrypt", "decrypt", "random", "generate_backing_key", "generate_mac_key", "mac", "destroy"}
     acting |= {
@@ -601,7 +601,7 @@ def test_no_permit_for_a_disabled_key(kms: Kms, scene: Scene, operation: Operati
 
 
 def test_permit_is_for_one_key(kms: Kms, scene: Scene) -> None:
-    """A permit covers the materials of its own key only, and its own operation."""
+    """A permit covers the materials of one key only, and one operation."""
     cached, permit = _call(kms, Operation.ENCRYPT).key(scene.key.key_id)
     other, _ = _call(kms, Operation.ENCRYPT).key(scene.other.key_id)
     assert permit.version == cached.record.version

@@ -147,7 +147,7 @@ def moments_of(kms: Kms, key_id: str, folder: Path) -> list[Moment]:
 
 
 def test_cut_of_all_files(new_site: NewSite, clock: StoppedClock, tmp_path: Path) -> None:
-    """Each file may be written further than another: what was answered is there, counted and in the audit log."""
+    """Each file may be written further than another: acknowledged changes are there, counted and audited."""
     site = new_site()
     folder, kept = site.settings.data_dir, tmp_path / "kept"
     with site.open(clock) as kms:

@@ -35,7 +35,7 @@ def mover(kms: Kms, key_id: str, *, dry_run: bool = False) -> Mover:
 
 
 def test_recognise(opened: Kms) -> None:
-    """A ciphertext is recognised by its header; what is damaged there, cut, or too long is none."""
+    """A ciphertext is recognised by its header; one that is damaged there, cut, or too long is not."""
     made = new_key(opened)
     ciphertext = seal(opened, made.key_id)
     assert needs(ciphertext) == BackingKey(made.key_id, made.current_key_material_id or "")
@@ -69,7 +69,7 @@ def test_requests(opened: Kms, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rotation_in_the_middle(opened: Kms) -> None:
-    """A destination that rotates meanwhile: the next ciphertext shows it, and what was moved before is old again."""
+    """If the destination rotates during the run, the next ciphertext shows it, and those moved before are old again."""
     old, new = new_key(opened), new_key(opened)
     job = mover(opened, new.key_id)
     sources = [seal(opened, old.key_id) for _ in range(2)]

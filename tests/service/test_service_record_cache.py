@@ -1,4 +1,4 @@
-"""The record cache: what anybody changes acts at the very next call, and nothing stale is kept."""
+"""The record cache: every change acts at the very next call, and nothing stale is kept."""
 
 from collections.abc import Iterator
 from typing import NoReturn
@@ -186,11 +186,11 @@ def test_failed_invalidation_is_made_up_for(opened: Kms, elsewhere: Store, monke
 
 
 def test_full_cache_starts_anew(opened: Kms, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache that is full forgets everything and goes on."""
+    """A cache that is full is emptied and filled again."""
     monkeypatch.setattr(caches, "MAX_ENTRIES", 3)
     made = [new_key(opened) for _ in range(5)]
     sealed = [seal(opened, each.key_id) for each in made]
-    assert [unseal(opened, each) for each in sealed] == [b"secret"] * 5
+    assert [unseal(opened, ciphertext) for ciphertext in sealed] == [b"secret"] * 5
     assert len(opened._core.cache._keys) + len(opened._core.cache._aliases) <= 3
 
 

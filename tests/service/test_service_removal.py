@@ -67,7 +67,7 @@ def test_planted_key_is_not_adopted(site: Site) -> None:
 
 
 def test_removal_cannot_be_overtaken(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once a removal has begun nobody can adopt the object, so no key that works loses its material."""
+    """Once a removal has begun no process can adopt the object, so no key that works loses its material."""
     with patient(site).open() as kms:
         finding = orphan(kms, new_key_id(multi_region=False), b"o" * 16)
         destroy = kms._core.device.keys.destroy

@@ -67,7 +67,7 @@ class World(Struct):
             each.clear()
 
     def look(self, user: str) -> str:
-        """What a user gets who looks at the key: the code of the refusal, or ''."""
+        """Read the key as a user; return the code of the refusal, or ''."""
         self.forget()
         try:
             caller = replace(self.kms.caller(REGION), principal=user_arn(ACCOUNT, user))
@@ -145,7 +145,7 @@ KEY_TABLES = ("alias", "key_grant", "material_presence", "rotation", "tag", "wra
 
 
 class Removal(Struct):
-    """What is removed: statements, the subjects and indexes it belongs to, who looks; the answers before and after."""
+    """A removal: its statements, the subjects and indexes that it affects, the caller, the answers before and after."""
 
     statements: tuple[str, ...]
     subjects: tuple[str, ...]
@@ -155,7 +155,7 @@ class Removal(Struct):
 
 
 def looks(user: str) -> Callable[[World], str]:
-    """A user looks at the key."""
+    """Read the key as a user."""
     return lambda world: world.look(user)
 
 
@@ -187,7 +187,7 @@ REMOVALS: dict[str, Removal] = {
         ("UPDATE key_grant SET context_subset = NULL",), ("grant/{grant}", GRANTS), looks("greta"), ""
     ),
     "user": Removal(("DELETE FROM user WHERE name = 'nina'",), ("user/nina",), looks("nina")),
-    # Refused at once like one that never was, after the same work; the look at all rows names it.
+    # Refused at once like one that never was, after the same work; the check of all rows names it.
     "access key": Removal(
         ("DELETE FROM access_key",), ("access-key/{access}", "user/ursula"), World.log_in, "", "unknown"
     ),
@@ -231,7 +231,7 @@ def test_only_what_depends_on_it_is_refused(world: World) -> None:
 
 
 class Return(Struct):
-    """A legitimate act, whose result is put back to what was before; and who looks at it."""
+    """A legitimate change whose result is reverted by hand, and the caller who is affected."""
 
     act: Callable[[Kms, World], object]
     look: Callable[[World], str]

@@ -114,7 +114,7 @@ def rotation_elsewhere(site: Site, happening: str, *act: str) -> "subprocess.Pop
 
 
 def go_on(child: "subprocess.Popen[str]") -> None:
-    """Let a process go on."""
+    """Let a process continue."""
     assert child.stdin is not None
     child.stdin.write("\n")
     child.stdin.flush()
@@ -365,7 +365,7 @@ def test_enabling_does_not_fail_with_the_token(kms: Kms, clock: StoppedClock, mo
 
 
 def test_judged_again_at_the_last_moment(kms: Kms, clock: StoppedClock) -> None:
-    """What was due when it was looked for, and is no more, is not rotated."""
+    """A rotation that was due when it was listed, and is no longer, is not done."""
     key_id = new_key(kms).key_id
     switch_on(kms, key_id)
     clock.now = START + YEAR

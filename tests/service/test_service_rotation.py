@@ -362,7 +362,7 @@ def test_re_encrypt_moves_forward(kms: Kms) -> None:
 
 
 def test_many_rotations_and_their_limit(site: Site, clock: StoppedClock) -> None:
-    """25 rotations on demand and no more, while automatic ones go on; every old ciphertext decrypts, also later."""
+    """25 rotations on demand and no more, while automatic ones continue; every old ciphertext decrypts, also later."""
     with site.open(clock) as kms:
         made = new_key(kms)
         sealed = {made.current_key_material_id: seal(kms, made.key_id)}
@@ -383,4 +383,4 @@ def test_many_rotations_and_their_limit(site: Site, clock: StoppedClock) -> None
             ciphertext: ciphertext for ciphertext in sealed
         }
         assert backing_keys(kms) == {made.key_id: 27}
-        assert all(each.as_made for each in kms.operator.attest(made.key_id))
+        assert all(backing_key.as_made for backing_key in kms.operator.attest(made.key_id))

@@ -94,22 +94,22 @@ def victim(made: tuple[Site, dict[str, str]], new_folder: NewFolder) -> Iterator
 
 
 def describe(victim: Victim) -> object:
-    """Look at the key."""
+    """Read the key."""
     return victim.kms.describe_key(DescribeKeyRequest(key_id=victim.key))
 
 
 def by_alias(victim: Victim) -> object:
-    """Look at the key by its alias."""
+    """Read the key by its alias."""
     return victim.kms.describe_key(DescribeKeyRequest(key_id="alias/mine"))
 
 
 def as_alice(victim: Victim) -> object:
-    """A user looks at the second key."""
+    """Read the second key as a user."""
     return victim.kms.describe_key(DescribeKeyRequest(key_id=victim.other), victim.kms.caller(REGION, "alice"))
 
 
 def by_grant(victim: Victim) -> object:
-    """A user whose grants are asked for looks at the first key."""
+    """Read the first key as a user whose grants are needed."""
     victim.kms.operator.identities.delete_user_policy("alice", "p")
     return victim.kms.describe_key(DescribeKeyRequest(key_id=victim.key), victim.kms.caller(REGION, "alice"))
 
@@ -172,7 +172,7 @@ ALSO: dict[str, set[str]] = {
 def test_edit(
     victim: Victim, statement: str, subject: str, look: Callable[[Victim], object], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An edit is named, with an alarm; what it is about is refused, and everything else goes on."""
+    """An edit is named, with an alarm; its subject is refused, and everything else works."""
     assert victim.faults() == []
     victim.edit(statement)
     victim.forget()
@@ -290,7 +290,7 @@ def test_nothing_is_destroyed_by_an_edit(victim: Victim) -> None:
 
 
 def test_from_another_installation(victim: Victim, new_folder: NewFolder) -> None:
-    """A user of another installation, with the seal that he has there, is nobody here."""
+    """A user copied from another installation, with its seal, is not accepted."""
     victim.kms.close()
     other = Site.make(new_folder())
     with other.open() as kms:

@@ -155,7 +155,7 @@ def test_planted(world: World, what: str, *, reopened: bool) -> None:
 
 
 def test_other_process_hears(world: World) -> None:
-    """No change is made whose trace in the change log is removed, so that no other process goes on with what was."""
+    """No change is made whose entry in the change log is removed, so that no other process keeps a stale record."""
     request = EncryptRequest(key_id=world.key, plaintext=b"x")
     with world.site.open() as other:
         other.encrypt(request, other.caller(REGION))

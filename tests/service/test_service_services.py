@@ -84,7 +84,7 @@ FIRST_USES: dict[str, Act] = {
 
 @pytest.mark.parametrize(("operation", "name"), [("Encrypt", ALIAS_ARN), *((each, ALIAS) for each in FIRST_USES)])
 def test_made_at_first_use(kms: Kms, operation: str, name: str) -> None:
-    """The first use of a service's alias makes its key, whatever that use is, and later ones use the same."""
+    """The first use of a service's alias creates its key, whatever the operation, and later ones use the same."""
     assert key_ids(kms) == []
     FIRST_USES[operation](kms, name)
     made = described(kms, ALIAS)
@@ -146,7 +146,7 @@ def test_first_uses_in_threads(kms: Kms) -> None:
 
 
 def test_first_uses_in_processes(new_site: NewSite, clock: StoppedClock) -> None:
-    """A process that is slower than another at the first use takes the other's key, and its own object goes."""
+    """A process that loses the race for the first use takes the other's key, and its own object is destroyed."""
     site = new_site(services=SERVICES)
     body = json.dumps({"KeyId": ALIAS, "Plaintext": "cA=="})
     slow = started("act", site.folder / "hsmkms.toml", START.isoformat(), "wait create-key 2", "Encrypt", body)
@@ -200,7 +200,7 @@ def test_lost_login_at_first_use(kms: Kms) -> None:
 
 @pytest.mark.parametrize("step", ["create-key 1", "create-key 2", "create-key 3"])
 def test_interrupted_first_use(kms: Kms, step: str) -> None:
-    """The next use after an interrupted one makes the key, and what is mended is a key that its user can manage."""
+    """The next use after an interrupted one creates the key; the mended one is a key that its user can manage."""
     kms._core.reached = stop_at(step)
     with pytest.raises(StoppedError):
         seal(kms, ALIAS)
@@ -259,7 +259,7 @@ def test_nobody_manages_it(kms: Kms) -> None:
     assert described(kms, ALIAS) == made
 
 
-def test_everybody_uses_it(kms: Kms) -> None:
+def test_every_principal_uses_it(kms: Kms) -> None:
     """It is used and looked at like any other key."""
     sealed = seal(kms, ALIAS)
     made = described(kms, ALIAS)
@@ -270,7 +270,7 @@ def test_everybody_uses_it(kms: Kms) -> None:
     assert rotations(kms, made.key_id) == []
     used = kms.get_key_last_usage(GetKeyLastUsageRequest(key_id=made.key_id)).key_last_usage
     assert used.operation == "ReEncrypt"
-    assert [each.as_made for each in kms.operator.attest(ALIAS)] == [True]
+    assert [backing_key.as_made for backing_key in kms.operator.attest(ALIAS)] == [True]
 
 
 @pytest.mark.parametrize("name", [ALIAS, "alias/aws/unknown"])

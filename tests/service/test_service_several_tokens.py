@@ -188,11 +188,11 @@ def test_migration(both: Settings) -> None:
     with opened(both) as kms:
         scene = Scene.of(kms)
         assert [(token.label, token.home) for token in kms.operator.tokens()] == [(old, True)]
-        assert [each.key_id for each in kms.operator.waiting_to_move(elsewhere="")] == [scene.symmetric]
+        assert [waiting.key_id for waiting in kms.operator.waiting_to_move(elsewhere="")] == [scene.symmetric]
         objects_before = kms.operator.tokens()[0].objects
         migrate(kms, both)
         assert [(token.label, token.home) for token in kms.operator.tokens()] == [(old, False), (new, True)]
-        assert {(each.key_id, each.reason) for each in kms.operator.left_behind()} == {
+        assert {(left_key.key_id, left_key.reason) for left_key in kms.operator.left_behind()} == {
             (scene.symmetric, Stays.OLDER),
             (scene.disabled, Stays.NEXT_USE),
             (scene.hmac, Stays.HMAC),
@@ -297,7 +297,7 @@ def test_other_processes_follow(apart: Settings) -> None:
 
 
 def test_old_token_gone_before_it_is_noticed(apart: Settings) -> None:
-    """A process that has done nothing since a migration goes on when it finds the token that was left gone."""
+    """A process that has done nothing since a migration keeps working when the former home is gone."""
     with opened(apart) as kms:
         new_key(kms)
     other = start("ask", apart.data_dir / "hsmkms.toml")
@@ -334,7 +334,7 @@ def test_process_that_cannot_follow(apart: Settings) -> None:
 
 
 def test_old_token_is_away(apart: Settings) -> None:
-    """What is at home works, what is on the old token fails for now, and works when that is back, without a restart."""
+    """Keys at home work, those on the old token fail, and work when it is back, without a restart."""
     with opened(apart) as kms:
         scene = Scene.of(kms)
         migrate(kms, apart)
@@ -380,7 +380,7 @@ def test_home_is_away(apart: Settings) -> None:
 
 
 def test_refused_pin_of_the_old_token(apart: Settings) -> None:
-    """It is tried once, keeps the old token away, and keeps nobody from the home."""
+    """The PIN is sent once; the old token is away, and the home is not affected."""
     with opened(apart) as kms:
         scene = Scene.of(kms)
         migrate(kms, apart)

@@ -86,7 +86,7 @@ def test_dry_run(kms: Kms, clock: StoppedClock) -> None:
     """A dry run lists what is due and why, and changes neither database nor token."""
     due = Due(kms, clock)
     before = (epoch(kms), backing_keys(kms), kms.operator.find_differences())
-    with kms._core.store.log.atomic() as tx:  # another process is at it: a dry run only looks
+    with kms._core.store.log.atomic() as tx:  # another process sweeps: a dry run only reads
         tx.execute(sweeper.sweeper.insert().values(only=1, holder="somebody", until=clock.now + LEASE))
     report = kms.operator.maintain(dry_run=True)
     assert outcomes(report) == [(*step, DUE) for step in due.steps]
@@ -146,7 +146,7 @@ def test_taken_back_meanwhile(kms: Kms, clock: StoppedClock) -> None:
     assert named_by(kms, seal(kms, second)) is not None
 
 
-def test_done_by_somebody_else_meanwhile(kms: Kms, clock: StoppedClock) -> None:
+def test_done_by_another_process_meanwhile(kms: Kms, clock: StoppedClock) -> None:
     """A rotation that EnableKey has done in the meantime is not done a second time."""
     first, second = sorted(new_key(kms).key_id for _ in range(2))
     for key_id in (first, second):
@@ -182,7 +182,7 @@ def test_long_sweep(kms: Kms, clock: StoppedClock, monkeypatch: pytest.MonkeyPat
 # -- whose turn it is -----------------------------------------------------------------------------------------------
 
 
-def test_one_works_the_others_are_told(site: Site, clock: StoppedClock) -> None:
+def test_one_sweeps_the_others_are_busy(site: Site, clock: StoppedClock) -> None:
     """While one sweep runs every other reports Busy, and does nothing; then the next may run."""
     with site.open(clock) as here, site.open(clock) as there:
         key_id = new_key(here).key_id
@@ -233,7 +233,7 @@ def test_turn_of_a_clock_that_was_set_back(kms: Kms, clock: StoppedClock) -> Non
 
 
 def test_turn_is_kept_by_working(kms: Kms, clock: StoppedClock) -> None:
-    """A long sweep goes on with its turn at each step, so that nobody else begins."""
+    """A long sweep renews its lease at each step, so that no other begins."""
     keys = [new_key(kms).key_id for _ in range(4)]
     for key_id in keys:
         switch_on(kms, key_id)

@@ -28,7 +28,7 @@ def tags_of(kms: Kms, key_id: str) -> dict[str, str]:
 
 
 def test_tags_are_added_and_replaced(kms: Kms) -> None:
-    """A new tag joins the others, and one that is there gets the new value; also on a disabled key, by its ARN."""
+    """A new tag is added, and an existing one gets the new value; also on a disabled key, by its ARN."""
     made = new_key(kms)
     kms.disable_key(DisableKeyRequest(key_id=made.key_id))
     put(kms, made.key_id, team="red", stage="")
@@ -37,7 +37,7 @@ def test_tags_are_added_and_replaced(kms: Kms) -> None:
 
 
 def test_tags_are_removed(kms: Kms) -> None:
-    """The named tags go, the others stay, and one that is not there is no error."""
+    """The named tags are removed, the others stay, and an unknown one is no error."""
     made = new_key(kms)
     put(kms, made.key_id, a="1", b="2", c="3")
     kms.untag_resource(UntagResourceRequest(key_id=made.key_id, tag_keys=["a", "c", "never"]))

@@ -74,13 +74,13 @@ class Bench(Struct):
         device.connection.module.cryptoki.close_session(device.connection.login_handle)
 
     def recover(self) -> None:
-        """The fault is gone, and a person has allowed the PIN again: all must be well soon."""
+        """End the fault and allow the PIN again; then everything must work soon."""
         self.order()
         (self.site.folder / "pin-refused.json").unlink(missing_ok=True)
         device = self.kms._core.device
         until(lambda: not device.connection.sessions().away and device.connection._comeback._thread is None, PATIENCE)
-        for each in self.acknowledged[-3:]:
-            assert unseal(self.kms, each) == b"secret"
+        for ciphertext in self.acknowledged[-3:]:
+            assert unseal(self.kms, ciphertext) == b"secret"
 
     def encrypt(self) -> None:
         """Encrypt, with whatever session there is."""
@@ -201,8 +201,8 @@ def test_fault_at_imports(bench: Bench) -> None:
 
 def test_nothing_is_lost(bench: Bench) -> None:
     """After all of it every acknowledged ciphertext opens, and database and token agree once both have been mended."""
-    for each in bench.acknowledged:
-        assert unseal(bench.kms, each) == b"secret"
+    for ciphertext in bench.acknowledged:
+        assert unseal(bench.kms, ciphertext) == b"secret"
     for finding in bench.kms.operator.find_differences():
         if finding.kind in MENDABLE:
             bench.kms.operator.mend(finding)
@@ -223,4 +223,6 @@ def test_slow_calls_go_on_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch)
         assert shims.waiting(bench.control) == most
         bench.order()
         assert [call.exception() for call in calls] == [None] * (most + 4)
-    assert [unseal(bench.kms, each) for each in bench.acknowledged[-len(calls) :]] == [b"secret"] * len(calls)
+    assert [unseal(bench.kms, ciphertext) for ciphertext in bench.acknowledged[-len(calls) :]] == [b"secret"] * len(
+        calls
+    )

@@ -1,4 +1,4 @@
-"""The service on tokens with a will of their own, played by the shim: the whole story, and what is refused clearly."""
+"""The service on tokens with deviations, played by the shim: the whole life cycle, and clear refusals."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -90,7 +90,7 @@ def import_(kms: Kms, key_id: str, algorithm: WrappingAlgorithm, material: bytes
 
 def all_as_made(kms: Kms, *key_ids: str) -> bool:
     """Whether every backing key of these is as it was ordered, by what the token says now."""
-    return all(each.as_made for key_id in key_ids for each in kms.operator.attest(key_id))
+    return all(backing_key.as_made for key_id in key_ids for backing_key in kms.operator.attest(key_id))
 
 
 # -- the whole story ------------------------------------------------------------------------------------------------

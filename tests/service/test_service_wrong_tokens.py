@@ -30,10 +30,10 @@ OLDER = "is an older copy of itself"
 
 
 class Wrong(Struct, frozen=True):
-    """What a wrong token does: how the start ends (None: it goes on), what it says, and what decryption answers.
+    """What a wrong token does: how the start ends (None: it succeeds), its message, and what decryption answers.
 
     ``old``, ``newest``: the codes of decrypting with a key from before the copy and with the newest; ``create``: that
-    of making one; ``told``: a part of what is told while it is open, or "".
+    of making one; ``told``: a part of what is reported while it is open, or "".
     """
 
     name: str

@@ -26,7 +26,7 @@ def written(contents: dict[str, bytes]) -> bytes:
 
 
 def unpack(folder: Path, data: bytes, step: int = 1000) -> ArchiveReader:
-    """What a reader makes of an archive that comes in parts."""
+    """Feed an archive to a reader in parts; return its result."""
     with ArchiveReader(folder, lambda name: name in ("meta.db", "log.db", "audit"), KEPT) as reader:
         for start in range(0, len(data), step):
             reader.write(data[start : start + step])

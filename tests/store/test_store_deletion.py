@@ -26,7 +26,7 @@ def bury(store: Store, record: KeyRecord) -> None:
 def doomed(store: Store) -> list[bytes]:
     """The CKA_IDs of what is to be destroyed."""
     with store.reading() as conn:
-        return [each.cka_id for each in deletion.doomed(conn)]
+        return [doomed_object.cka_id for doomed_object in deletion.doomed(conn)]
 
 
 # -- due --------------------------------------------------------------------------------------------------------------
@@ -80,7 +80,7 @@ def rows_of(conn: Connection, key_id: str) -> list[int]:
 
 
 def test_tombstone(store: Store) -> None:
-    """Nobody finds the key; aliases, tags and setting are gone, its id stays taken, and another key is untouched."""
+    """The key is not found; aliases, tags and setting are gone, its id stays taken, and another key is unchanged."""
     record, other = (write(store, a_key(), owner="me") for _ in range(2))
     with store.atomic() as tx:
         for each in (record, other):

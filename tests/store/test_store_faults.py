@@ -46,7 +46,7 @@ def test_a_text_file_is_no_database(path: Path) -> None:
     assert str(path) in refused(path.parent)
 
 
-def test_an_empty_file_is_no_database_of_ours(path: Path) -> None:
+def test_an_empty_file_is_no_database(path: Path) -> None:
     """SQLite takes an empty file for an empty database; the error names it."""
     path.write_bytes(b"")
     assert str(path) in refused(path.parent)

@@ -300,7 +300,7 @@ def test_an_alias_through_its_life(store: Store) -> None:
         assert (aliases.count(tx, REGION, one.key_id), aliases.count(tx, REGION, two.key_id)) == (0, 1)
         assert aliases.delete(tx, REGION, name)
         assert aliases.fetch(tx, REGION, name) is None
-        assert [each[1:] for each in changes.since(tx, before)].count((REGION, name)) == 3
+        assert [change[1:] for change in changes.since(tx, before)].count((REGION, name)) == 3
     assert made == AliasRecord(
         name=name,
         region=REGION,

@@ -96,7 +96,7 @@ def test_second_object_of_the_same_material(store: Store) -> None:
         assert not materials.arrive(tx, TOKEN, uuid.uuid4().bytes)
         set_present(tx, record)
     assert only(read(store, record)) == replace(old, cka_id=again)
-    assert [each.cka_id for each in doomed(store)] == [old.cka_id]
+    assert [doomed_object.cka_id for doomed_object in doomed(store)] == [old.cka_id]
 
 
 # -- loss -------------------------------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ def test_loss_in_one_region_of_two(store: Store) -> None:
         materials.lose(tx, record.key_id, REGION, name)
         assert deletion.doomed(tx) == []
         materials.lose(tx, record.key_id, ELSEWHERE, name)
-        assert [each.material_id for each in deletion.doomed(tx)] == [name]
+        assert [doomed_object.material_id for doomed_object in deletion.doomed(tx)] == [name]
 
 
 def test_waiting_material_is_forgotten(store: Store) -> None:
@@ -143,14 +143,16 @@ def test_waiting_material_is_forgotten(store: Store) -> None:
         materials.lose(tx, record.key_id, REGION, waiting.material_id)
         materials.forget_pending(tx, waiting.material_id)
     assert read(store, record).materials == record.materials
-    assert [(each.cka_id, each.key_id, each.material_id) for each in doomed(store)] == [(waiting.cka_id, None, None)]
+    assert [
+        (doomed_object.cka_id, doomed_object.key_id, doomed_object.material_id) for doomed_object in doomed(store)
+    ] == [(waiting.cka_id, None, None)]
     with store.atomic() as tx:
         objects.forget_doomed(tx, TOKEN, waiting.cka_id)
     assert doomed(store) == []
 
 
 def test_object_of_an_interrupted_import(store: Store) -> None:
-    """A first import that is given up takes its material along; one of known material leaves that as it is."""
+    """Abandoning a first import drops its material; one of known material leaves it unchanged."""
     record = an_imported_key(store)
     new, again = a_material(2, present=False), uuid.uuid4().bytes
     with store.atomic() as tx:
@@ -160,7 +162,7 @@ def test_object_of_an_interrupted_import(store: Store) -> None:
         materials.doom(tx, TOKEN, again)
         materials.doom(tx, TOKEN, uuid.uuid4().bytes)
     assert read(store, record).materials == record.materials
-    materials_by_object = {each.cka_id: each.material_id for each in doomed(store)}
+    materials_by_object = {doomed_object.cka_id: doomed_object.material_id for doomed_object in doomed(store)}
     assert materials_by_object == {new.cka_id: None, again: only(record).material_id}
 
 
@@ -239,8 +241,8 @@ def test_wrapping_key_through_its_life(store: Store) -> None:
     with store.atomic() as tx:
         materials.doom_wrapping_key(tx, TOKEN, row.cka_id)
         assert not materials.arrive(tx, TOKEN, row.cka_id)
-    (doomed_key,) = doomed(store)
-    assert (doomed_key.purpose, doomed_key.key_id, doomed_key.material_id) == (
+    (doomed_object,) = doomed(store)
+    assert (doomed_object.purpose, doomed_object.key_id, doomed_object.material_id) == (
         ObjectPurpose.WRAPPING_KEY,
         record.key_id,
         None,

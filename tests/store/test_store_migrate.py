@@ -197,7 +197,7 @@ def test_opening_needs_no_alembic_and_no_working_directory(folder: Path, tmp_pat
 
 @pytest.mark.parametrize("database", files.DATABASES, ids=lambda each: each.name)
 def test_migrations_only_add(database: files.DatabaseFile) -> None:
-    """Tables, columns that may be left out, and indexes: a program that knows nothing of them goes on working."""
+    """Tables, nullable columns and indexes: a program that does not know them still works."""
     for revision in database.revisions:
         path = Path(migrate.__file__).with_name("migrations") / database.migrations / "versions" / f"{revision}.py"
         text = path.read_text()

@@ -104,7 +104,7 @@ def test_grants_end_with_their_key(store: Store) -> None:
 
 
 def test_a_principal_is_replaced(store: Store) -> None:
-    """A name that stands for nobody takes a principal's place, as grantee and as retiring principal."""
+    """A name without a user takes a principal's place, as grantee and as retiring principal."""
     key = write(store, a_key())
     with store.atomic() as tx:
         grants.insert(tx, a_grant(key.key_id, 1))
@@ -129,7 +129,7 @@ def test_policy_of_a_key(store: Store) -> None:
 
 
 def test_policies_of_keys_in_the_making(store: Store) -> None:
-    """The policy of a key that nobody sees yet is rewritten as well; that of a deleted key is left alone."""
+    """The policy of a key that is not yet visible is rewritten as well; that of a deleted key is left alone."""
     key, made = write(store, a_key()), a_key()
     with store.atomic() as tx:
         keys.insert_intent(tx, made, {}, "label")
@@ -213,7 +213,7 @@ def test_changes_are_noted_for_each_user(people: Store) -> None:
 
 
 def test_groups(people: Store) -> None:
-    """Groups are listed with their members, of everybody or of one user; a user leaves all when he goes."""
+    """Groups are listed with their members, of all users or of one; a deleted user leaves all groups."""
     with people.atomic() as tx:
         identities.insert_group(tx, "empty", NOW)
         identities.put_policy(tx, Owner.USER, "bob", "p", "x")

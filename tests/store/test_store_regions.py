@@ -35,7 +35,7 @@ def test_destroyed_with_the_last_region_only(store: Store, primary: KeyRecord) -
         deletion.bury(tx, primary.key_id, ELSEWHERE)
         assert deletion.doomed(tx) == []
         deletion.bury(tx, primary.key_id, REGION)
-        assert [each.cka_id for each in deletion.doomed(tx)] == [primary.materials[0].cka_id]
+        assert [doomed_object.cka_id for doomed_object in deletion.doomed(tx)] == [primary.materials[0].cka_id]
 
 
 def test_presence_in_a_new_replica(store: Store, primary: KeyRecord) -> None:

@@ -254,7 +254,7 @@ def test_sequence_counts_intents(store: Store) -> None:
 
 
 def test_dropped_intent_leaves_nothing(store: Store) -> None:
-    """Intent and material are gone, which is a change of the key; what is on the token cannot be dropped."""
+    """Dropping removes intent and material, as a change of the key; an object of a live material cannot be dropped."""
     record = write(store, a_key())
     with store.atomic() as tx:
         new = begin(tx, record)
@@ -279,5 +279,5 @@ def test_unfinished_in_order(store: Store) -> None:
         early = begin(tx, record, None, created_at=NOW)
         begin(tx, gone)
         deletion.bury(tx, gone.key_id, REGION)
-    rotations = [(each.material_id, each.rotation_type) for each in unfinished(store)]
+    rotations = [(rotation.material_id, rotation.rotation_type) for rotation in unfinished(store)]
     assert rotations == [(early.material_id, None), (late.material_id, AUTOMATIC)]

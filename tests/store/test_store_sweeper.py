@@ -19,7 +19,7 @@ def take(store: Store, holder: str, after: timedelta) -> bool:
 
 
 def test_one_at_a_time(store: Store) -> None:
-    """Others wait until the turn is over, to the microsecond; its holder may go on, which makes it longer."""
+    """Others wait until the lease is over, to the microsecond; its holder may renew it."""
     assert take(store, "one", timedelta())
     assert not take(store, "two", LEASE - TICK)
     assert take(store, "one", LEASE - TICK)
@@ -29,7 +29,7 @@ def test_one_at_a_time(store: Store) -> None:
 
 
 def test_ended_turn(store: Store) -> None:
-    """The next one begins at once; who has no turn ends nobody's."""
+    """The next process begins at once; a process without the lease cannot end it."""
     assert take(store, "one", timedelta())
     sweeper.release_lease(store, "two")
     assert not take(store, "two", TICK)

@@ -22,7 +22,7 @@ USE = LastUse(
 
 
 def test_never_used(store: Store) -> None:
-    """A key that nobody used has no last use, and uses are tracked since the databases were made."""
+    """An unused key has no last use, and uses are tracked since the databases were made."""
     assert usage.fetch(store, USE.key_id, REGION) is None
     assert usage.fetch_all(store) == {}
     assert usage.tracked_since(store) == usage.tracked_since(store)

@@ -63,7 +63,7 @@ class Actor:
         self._acts = {act: weight for act, weight in self._acts.items() if act.__name__ in names}
 
     def work(self, caller: Caller, stop: threading.Event) -> None:
-        """Go on until stopped, at least once."""
+        """Repeat until stopped, at least once."""
         self._caller = caller
         while True:
             (act,) = self._random.choices(list(self._acts), list(self._acts.values()))
@@ -207,7 +207,7 @@ class Actor:
             self._tag(key.key_id, key.tags, self._random.choice("abc"))
 
     def tag_shared(self) -> None:
-        """A tag of the key that everybody changes."""
+        """A tag of the key that all actors change."""
         self._tag(self._shared, self.ledger.shared_tags, f"{self.ledger.name}-{self._random.choice('ab')}")
 
     def _tag(self, key_id: str, tags: dict[str, Known[str | None]], name: str) -> None:

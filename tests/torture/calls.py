@@ -25,7 +25,7 @@ AWAY: Final = ("HiddenObjectsError", "TokenNotFoundError", "TokenUnavailableErro
 
 
 class UnansweredError(Exception):
-    """Nobody knows whether it was done."""
+    """Whether it was done is unknown."""
 
 
 class Answer(Struct, frozen=True):

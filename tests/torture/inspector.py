@@ -1,4 +1,4 @@
-"""Looks at a whole installation through a process of its own, and compares it with the ledgers."""
+"""Check a whole installation through a process of its own, and compare it with the ledgers."""
 
 import base64
 import json
@@ -31,7 +31,7 @@ LEFT_BY_A_CRASH: Final = {Kind.UNFINISHED, Kind.UNACKNOWLEDGED, Kind.DOOMED}
 
 
 class Inspector:
-    """The look at one installation after each round."""
+    """The check of one installation after each round."""
 
     def __init__(self, configuration: Path, shift: Shift, shared: str, grantee: str, other: str) -> None:
         self._settings = config.load(configuration)
@@ -45,7 +45,7 @@ class Inspector:
         self.mended = 0
 
     def look(self, ledgers: Iterable[Ledger], *, at_rest: bool) -> None:
-        """Raise BreachError unless all is well. ``at_rest``: no server runs, and what is due may be done."""
+        """Raise BreachError unless everything is right. ``at_rest``: no server runs, and what is due may be done."""
         with Kms(wiring.core_of(self._settings, self._shift.now)) as kms:
             self._keys(kms, ledgers, swept=not at_rest)
             self._differences(kms)
@@ -159,7 +159,7 @@ class Inspector:
     @staticmethod
     def _aliases(stored: dict[str, str | None], ledger: Ledger) -> None:
         gone = {key.key_id for key in ledger.keys if GONE in key.state.values}
-        gone |= {each.key_id for each in ledger.buried}
+        gone |= {dead_key.key_id for dead_key in ledger.buried}
         for name, known in ledger.aliases.items():
             if gone & set(known.values):
                 known.may_be(None)  # it went with its key

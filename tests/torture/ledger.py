@@ -1,6 +1,6 @@
 """What must be true of an installation, as its clients know it: what was answered, and what was not.
 
-What a client did not hear the end of leaves two possibilities; the next look decides, and from then on it must stay so.
+A call without a response leaves two possibilities; the next check decides, and from then on it must stay so.
 """
 
 from datetime import datetime, timedelta
@@ -109,7 +109,7 @@ class Ledger(Struct):
     """Deleted keys, which must never work again."""
     aliases: dict[str, Known[str | None]] = field(default_factory=dict)
     answered: set[str] = field(default_factory=set)
-    """Ids of requests that were answered since the last look at the audit log."""
+    """Ids of requests that were answered since the last check of the audit log."""
     shared_tags: dict[str, Known[str | None]] = field(default_factory=dict)
     """Tags of this client on the key that all clients change."""
     calls: int = 0

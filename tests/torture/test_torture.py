@@ -24,7 +24,7 @@ def torture(*options: str) -> str:
 
 
 def test_kills() -> None:
-    """Whatever is killed under load, all that was answered is there and works, and nothing that ended does."""
+    """After any kill under load every acknowledged object exists and works, and nothing works that has ended."""
     output = torture("--rounds", "4", "--seed", "1")
     assert "4 rounds" in output
     assert "no breach" in output

@@ -1,4 +1,4 @@
-"""Kill -9 of processes, and a token that is swapped, at random moments of a mixed load; then look at everything.
+"""Kill -9 of processes, and a token that is swapped, at random moments of a mixed load; then check everything.
 
 Killed are workers, the whole server and commands; for the token another one is put in its place for a while.
 
@@ -97,7 +97,7 @@ class Torture:
         )
 
     def round(self) -> None:
-        """Load, a kill, and a look at everything; BreachError if anything is not as it must be."""
+        """Load, a kill, and a check of everything; BreachError if anything is not as it must be."""
         server = self._server or self._start()
         kind = self._random.choices(list(self._kinds), list(self._kinds.values()))[0] if self._killing else "nothing"
         lasting = self._random.uniform(0.05, 0.8)
@@ -121,7 +121,7 @@ class Torture:
         self._inspector.look(self.ledgers, at_rest=at_rest)
 
     def load(self, seconds: float) -> None:
-        """Load alone, and a look at everything."""
+        """Load alone, and a check of everything."""
         server = self._server or self._start()
         with _Load(self._callers(server)) as load:
             load.wait(seconds)
@@ -238,7 +238,7 @@ class _Load:
             self._stop.set()
 
     def wait(self, seconds: float) -> None:
-        """Let it go on for so long, or until something is wrong."""
+        """Let it run for so long, or until something is wrong."""
         self._stop.wait(seconds)
 
     def stop(self) -> None:

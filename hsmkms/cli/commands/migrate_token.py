@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hsmkms.cli.api.confirmations import at_a_terminal
+from hsmkms.cli.commands import older_material
 from hsmkms.cli.commands.token import PANEL
 from hsmkms.cli.files.progress import progress
 from hsmkms.cli.options import Common, named, with_common
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from hsmkms.service.operator.clones import Clone
     from hsmkms.service.operator.migration import TokenStanding
+    from hsmkms.service.operator.older_material import OlderMaterial
     from hsmkms.service.operator.operator import Operator
 
 RENEW = (
@@ -159,33 +161,44 @@ def forget_token(
     token: Annotated[
         str, typer.Option("--token", metavar="TOKEN", help="Label or serial, as `hsmkms list-tokens` shows it.")
     ],
+    abandon_older_material: Annotated[
+        bool,
+        typer.Option("--abandon-older-material", help="No ciphertext needs the older key material on it any more."),
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Remove a former home token from the installation; refused with a list while anything needs it.
 
-    The installation's own keys on it are destroyed if it can be reached. Remove its [[token]] from the configuration
-    afterwards.
+    The installation's own keys on it are destroyed if it can be reached. With --abandon-older-material you state that
+    no ciphertext needs the older key material on it (list-older-material): such ciphertext is refused from then on. The
+    audit log records it, and nothing on the token is destroyed: a backup from before makes it usable again. Remove its
+    [[token]] from the configuration afterwards.
 
     Example: hsmkms forget-token --token old-hsm
     """
     with common.open() as kms:
-        row = kms.operator.find_forgettable(token)
+        row = kms.operator.find_forgettable(token, abandoning=abandon_older_material)
         if not yes:
-            _ask_to_forget(row.label, row.serial)
-        forgotten = kms.operator.forget_token(row)
+            _ask_to_forget(
+                row.label, row.serial, kms.operator.find_older_material(token) if abandon_older_material else []
+            )
+        forgotten = kms.operator.forget_token(row, abandoning=abandon_older_material)
     hint = f"remove the [[token]] with label {row.label!r} (serial {row.serial}) from the configuration"
     common.show(named(forgotten) | {"Next": hint})
 
 
-def _ask_to_forget(label: str, serial: str) -> None:
+def _ask_to_forget(label: str, serial: str, older: "Sequence[OlderMaterial]") -> None:
     if not at_a_terminal():
         raise ConfigurationError("forget-token asks at a terminal: run it there, or with --yes")
-    typer.confirm(
-        f"The installation's own keys on {label!r} (serial {serial}) are destroyed: no backup from before the "
-        "migration can be restored afterwards. Go on?",
-        abort=True,
-        err=True,
+    older_material.show(older)
+    effect = (
+        f"{len(older)} older key materials on {label!r} (serial {serial}) are abandoned: ciphertext that needs "
+        "them is refused from then on"
+        if older
+        else f"The installation's own keys on {label!r} (serial {serial}) are destroyed: no backup from before "
+        "the migration can be restored afterwards"
     )
+    typer.confirm(f"{effect}. Go on?", abort=True, err=True)
 
 
 def _ask_for_clone(clone: "Clone") -> None:

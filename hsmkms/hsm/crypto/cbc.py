@@ -10,11 +10,11 @@ oracle. The padding is added here, as CKM_AES_CBC is where CKM_AES_CBC_PAD is no
 import hmac
 from typing import Final, NamedTuple
 
-from pkcs11.exceptions import PKCS11Error
+from pkcs11.exceptions import DataLenRange, PKCS11Error
 from pkcs11.mechanisms import Mechanism
 from pkcs11.types import Session
 
-from hsmkms.errors import MisuseError, RejectedDataError, TokenError
+from hsmkms.errors import MisuseError, RejectedDataError, TokenError, UnsupportedOperationException
 from hsmkms.hsm.calls.mechanisms import mechanism
 from hsmkms.hsm.calls.messages import OTHER_ANSWER
 from hsmkms.hsm.calls.operations import decrypt, encrypt, sign
@@ -28,6 +28,10 @@ LARGEST_PLAINTEXT: Final = 4096
 """Bytes of one encryption. The number of encryptions that a material may make counts on it (rules/budget.py)."""
 
 
+TOO_LONG: Final = (
+    "This token does not take as much data at once (CKR_DATA_LEN_RANGE) as this plaintext, or ciphertext, and its "
+    "encryption context have: use a shorter encryption context, or encrypt a data key instead of the data."
+)
 OTHERWISE: Final = "the token does not decrypt what it encrypted: `hsmkms attest` shows the keys"
 
 
@@ -41,12 +45,16 @@ class Keys(NamedTuple):
 def seal(session: Session, keys: Keys, iv: bytes, plaintext: bytes, aad: bytes) -> bytes:
     """Encrypt; return ciphertext || 32-byte tag. PKCS11Error is not translated.
 
-    TokenError if the output has another length than the padded plaintext, or the tag is none.
+    TokenError if the output has another length than the padded plaintext, or the tag is none;
+    UnsupportedOperationException if the token takes less data at once.
     """
     if len(plaintext) > LARGEST_PLAINTEXT:
         raise MisuseError(f"{len(plaintext)} bytes were to be encrypted at once: at most {LARGEST_PLAINTEXT} can be")
     padded = pad(plaintext)
-    ciphertext = encrypt(session, keys.encrypting, mechanism(Mechanism.AES_CBC, iv), padded, len(padded))
+    try:
+        ciphertext = encrypt(session, keys.encrypting, mechanism(Mechanism.AES_CBC, iv), padded, len(padded))
+    except DataLenRange as exc:
+        raise UnsupportedOperationException(TOO_LONG) from exc
     if len(ciphertext) != len(padded):
         raise TokenError(OTHER_ANSWER)
     return ciphertext + _tag(session, keys, iv, ciphertext, aad)
@@ -78,7 +86,10 @@ def mac_input(aad: bytes, iv: bytes, ciphertext: bytes) -> bytes:
 
 
 def _tag(session: Session, keys: Keys, iv: bytes, ciphertext: bytes, aad: bytes) -> bytes:
-    tag = sign(session, keys.authenticating, mechanism(Mechanism.SHA256_HMAC), mac_input(aad, iv, ciphertext))
+    try:
+        tag = sign(session, keys.authenticating, mechanism(Mechanism.SHA256_HMAC), mac_input(aad, iv, ciphertext))
+    except DataLenRange as exc:
+        raise UnsupportedOperationException(TOO_LONG) from exc
     if len(tag) != TAG_BYTES:
         raise TokenError(OTHER_ANSWER)
     return tag

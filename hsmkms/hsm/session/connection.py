@@ -343,7 +343,7 @@ class Connection(GroupLogin):
         """Create a key, and cache its handle if the login is still the one under which it was created.
 
         ``companions``: CKA_IDs of secret keys that are created with it. On an HA group, every member that could take
-        over must have them all before this returns.
+        over must have them all before this returns; else they are destroyed, and TokenUnavailableError is raised.
 
         ``read_back`` compares the object with what was ordered, its CKA_ID included, and returns it. It is called after
         the token has proven its identity: a token that was swapped before that does not pass the proof, and one that
@@ -358,10 +358,21 @@ class Connection(GroupLogin):
 
             login = self.login_handle
             handle, takeovers = self.once(attempt, "make")
-        self.require_replicated((cka_id, *companions), takeovers)
+        try:
+            self.require_replicated((cka_id, *companions), takeovers)
+        except TokenUnavailableError:
+            self._take_back((cka_id, *companions))
+            raise
         with self.alone():
             if login == self.login_handle:
                 self.handles.remember(cka_id, handle)
+
+    def _take_back(self, cka_ids: tuple[bytes, ...]) -> None:
+        """Destroy objects that were created just now and are not acknowledged, so that repeated attempts leave none."""
+        with suppress(HsmKmsError):  # reconcile shows what is left
+            for each in cka_ids:
+                self.destroy_object(each, None)
+                self.destroy_object(each, ObjectClass.PUBLIC_KEY)
 
     def keep_secret(self, template: SecretTemplate, cka_id: bytes, label: str) -> None:
         """Generate a secret key on the token; verified by reading its attributes back. Never repeated."""

@@ -313,6 +313,8 @@ class Workers:
         while not worker.ready and worker.process.is_alive():
             if limit and time.monotonic() > deadline:
                 worker.process.kill()
+                worker.process.join(KILL_SECONDS)
+                self._hung(worker.started_at)
             if worker.pipe.poll(0.1):
                 _read_report(worker)
         return worker.ready

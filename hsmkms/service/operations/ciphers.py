@@ -7,7 +7,6 @@ API Reference, Encrypt and Decrypt.
 import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from functools import partial
 from typing import Final
 
 from msgspec import Struct
@@ -118,7 +117,7 @@ def _seal_symmetric(call: Call, by: Keyed, plaintext: bytes, bound: bytes) -> Se
         key.current_cka_id,
         plaintext,
         key.current_header + bound,
-        count=partial(leases.spend, material_id),
+        count=leases.counter(material_id),
     )
     call.core.uses.note(call, key)
     if material_id in leases.nearly_spent:

@@ -62,9 +62,9 @@ class Stays(StrEnum):
     DELETION = "to be deleted: the token is needed until then"
     OLDER = (
         "older ciphertext: re-encrypt what it has encrypted (re-encrypt-files, ReEncrypt), or keep the token; "
-        "once nothing needs it, destroy-older-material"
+        "once nothing needs it, forget-token --abandon-older-material"
     )
-    UNUSED = "older material that has encrypted nothing: destroy-older-material"
+    UNUSED = "older material that has encrypted nothing: forget-token --abandon-older-material"
 
 
 class Waiting(Struct, frozen=True, kw_only=True):

@@ -1,24 +1,22 @@
-"""Show the older key material that a former home token still holds, and destroy it at the operator's word.
+"""Show the older key material that a former home token still holds, and abandon it when the token is forgotten.
 
 Only ciphertext needs older material of a generated key: the rotation has moved encryption to the home. Whether any such
 ciphertext is left only the operator can know; what hsmkms knows is how often the material has encrypted (the counts
 are never too low, but are unknown before the restore of a backup) and, from the audit log, when it last decrypted.
 """
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from datetime import datetime
 
 from msgspec import Struct
 
-from hsmkms.errors import ConfigurationError, HsmKmsError
+from hsmkms.errors import ConfigurationError
 from hsmkms.model.enums import MaterialState, Origin
-from hsmkms.model.permit import OperatorAct
 from hsmkms.model.records import KeyRecord, MaterialRecord
 from hsmkms.service.audit import reading
-from hsmkms.service.keys import destruction
 from hsmkms.service.runtime.core import Core
-from hsmkms.service.runtime.permits import own_permit
-from hsmkms.store import keys, leases, materials
+from hsmkms.store import keys, leases, materials, objects
+from hsmkms.store.engine import Connection
 from hsmkms.store.installation import TokenRow
 
 
@@ -35,14 +33,6 @@ class OlderMaterial(Struct, frozen=True, kw_only=True):
     created_at: datetime
     encryptions: int | None
     last_use: str | None = None
-
-
-class Destroyed(Struct, frozen=True, kw_only=True):
-    """The outcome for one material: ``fault`` says why it is destroyed later, by `hsmkms maintain`, or is None."""
-
-    key_id: str
-    material_id: str
-    fault: str | None
 
 
 def is_older(record: KeyRecord, material: MaterialRecord, token_id: str) -> bool:
@@ -63,13 +53,13 @@ def encryptions(core: Core, material: MaterialRecord, counts: dict[str, int]) ->
     return counts.get(material.material_id, 0)
 
 
-def find(core: Core, row: TokenRow, *, search_log: bool) -> list[OlderMaterial]:
+def find(core: Core, row: TokenRow, *, search_log: bool = False) -> list[OlderMaterial]:
     """Return the older material on a former home token; ``search_log``: read the whole audit log for its last use.
 
     Raises ConfigurationError for the home.
     """
     if row.id == core.tokens.home_id:
-        raise ConfigurationError(f"the token {row.label!r} is the home: only a former home holds material to destroy")
+        raise ConfigurationError(f"the token {row.label!r} is the home: only a former home holds material to abandon")
     counts = leases.beyond(core.store, 1)
     found: dict[str, OlderMaterial] = {}
     with core.store.reading() as conn:
@@ -95,34 +85,18 @@ def _with_use(material: OlderMaterial, uses: dict[str, str]) -> OlderMaterial:
     return OlderMaterial(**members | {"last_use": uses.get(material.material_id)})
 
 
-def destroy(core: Core, row: TokenRow, material_ids: Collection[str]) -> list[Destroyed]:
-    """Destroy older material on a former home token.
+def abandon(core: Core, tx: Connection, row: TokenRow, found: Sequence[OlderMaterial]) -> None:
+    """Record that nothing needs older material any more: ciphertext that does is refused from then on.
 
-    danger: ciphertext that needs it cannot be decrypted any more, and this cannot be undone. Material that is not older
-    material of that token (any more) is left. What the token cannot do now `hsmkms maintain` does later.
+    The keys on the token are left as they are: with a backup of the database from before, they work again.
     """
-    chosen = [each for each in find(core, row, search_log=False) if each.material_id in material_ids]
-    return [_destroy_one(core, row, each) for each in chosen]
-
-
-def _destroy_one(core: Core, row: TokenRow, material: OlderMaterial) -> Destroyed:
-    # 1. Intent: lost in every region, with the object marked for destruction.
-    with core.audited_and_sealed() as tx:
-        for region in material.regions:
-            record = keys.fetch(tx, region, material.key_id)
-            fresh = record.material(material.material_id) if record is not None else None
+    for each in found:
+        for region in each.regions:
+            record = keys.fetch(tx, region, each.key_id)
+            fresh = record.material(each.material_id) if record is not None else None
             if record is None or fresh is None or not is_older(record, fresh, row.id):
-                continue
-            materials.lose(tx, material.key_id, region, material.material_id)
-            details = {"keyId": material.key_id, "keyMaterialId": material.material_id, "label": row.label}
-            core.audit.event("DestroyOlderKeyMaterial", region, record.arn, details)
-    core.reached("destroy-older 1: intent")
-
-    # 2. and 3. Device and result.
-    fault = None
-    try:
-        for each in destruction.of_key(core, material.key_id):
-            destruction.destroy(core, each, own_permit(OperatorAct.MAINTAIN, each.cka_id))
-    except HsmKmsError as exc:
-        fault = f"{exc.code}: {exc}"
-    return Destroyed(key_id=material.key_id, material_id=material.material_id, fault=fault)
+                raise ConfigurationError(f"the material {each.material_id} has changed meanwhile: run it again")
+            materials.lose(tx, each.key_id, region, each.material_id)
+            details = {"keyId": each.key_id, "keyMaterialId": each.material_id, "label": row.label}
+            core.audit.event("AbandonOlderKeyMaterial", region, record.arn, details)
+    objects.end_all(tx, row.id)

@@ -18,9 +18,11 @@ from msgspec import Struct
 from hsmkms.errors import KMSInvalidStateException, TokenUnavailableError, ValidationException
 from hsmkms.hsm.objects.backing_keys import SYMMETRIC
 from hsmkms.hsm.objects.objects import TokenObject
+from hsmkms.model.cipher_format import mac_key_id
 from hsmkms.model.enums import KeyState
 from hsmkms.model.permit import OperatorAct
 from hsmkms.rules.material import LabelParts, material_id, parse_label
+from hsmkms.service.keys import destruction
 from hsmkms.service.keys import rotate as rotating
 from hsmkms.service.keys.installation_keys import witness
 from hsmkms.service.operator.adoption import adopt, check_genuine
@@ -234,7 +236,7 @@ def _of_objects(
                 cka_id=each.cka_id.hex(),
                 label=each.label,
                 first_seen=first_seen[each.cka_id],
-                remedy=REMEDIES[kind] if count[each.cka_id] or kind is not Kind.ORPHAN else _ONLY_A_PART,
+                remedy=_remedy(kind, each.cka_id, count[each.cka_id]),
             )
 
 
@@ -254,8 +256,18 @@ def _of_rows(token_id: str, rows: Mapping[bytes, BackingObject], count: Mapping[
             cka_id=cka_id.hex(),
             label=row.label,
             first_seen=None,
-            remedy=REMEDIES[kind],
+            remedy=_remedy(kind, cka_id, count[cka_id]),
         )
+
+
+def _remedy(kind: Kind, cka_id: bytes, count: int) -> str:
+    """Return what to do about a finding; of a material of two objects it names the other CKA_ID to look for as well."""
+    if kind is Kind.ORPHAN and not count:
+        return _ONLY_A_PART
+    authenticating_id = mac_key_id(cka_id)
+    if authenticating_id is None or kind not in (Kind.MISSING, Kind.DUPLICATE):
+        return REMEDIES[kind]
+    return f"{REMEDIES[kind]} (the material has an HMAC key too, with CKA_ID {authenticating_id.hex()})"
 
 
 # -- mending ----------------------------------------------------------------------------------------------------
@@ -297,25 +309,23 @@ def _finish(core: Core, begun: Unfinished) -> Mended:
 
 
 def _forget(core: Core, finding: Finding) -> Mended:
-    """Drop the intent of a new key, and remove the part of its backing key that was created."""
-    cka_id = bytes.fromhex(finding.cka_id)
-    if core.tokens.of(finding.token_id).keys.is_in_parts(cka_id):
-        removed = _remove_now(core, finding, cka_id)
-        return Mended.FORGOTTEN if removed is Mended.REMOVED else removed
-    with core.store.atomic() as tx:
+    """Drop the intent of a new key, so that it cannot be completed, and destroy the part of it that was created."""
+    cka_id, token_id = bytes.fromhex(finding.cka_id), finding.token_id
+    in_parts = core.tokens.of(token_id).keys.is_in_parts(cka_id)
+    with core.audited_and_sealed() as tx:
         dropped = keys.drop_intent(tx, finding.key_id, finding.region or "")
+        if dropped and in_parts:
+            objects.doom(tx, token_id, cka_id, finding.label, core.clock())
+    if dropped and in_parts:
+        destruction.discard(core, token_id, cka_id)
     return Mended.FORGOTTEN if dropped else Mended.GONE
 
 
 def _remove(core: Core, finding: Finding) -> Mended:
     if finding.kind is not Kind.DOOMED:  # that was decided already
         _check_grace(core, finding)
-    return _remove_now(core, finding, bytes.fromhex(finding.cka_id))
-
-
-def _remove_now(core: Core, finding: Finding, cka_id: bytes) -> Mended:
-    """Remove an object, or parts of one, from the token. danger: nothing brings it back."""
-    token_id, begun = finding.token_id, _begun(core, finding)
+    cka_id, token_id = bytes.fromhex(finding.cka_id), finding.token_id
+    begun = _begun(core, finding)
 
     # 1. Intent: from here on it cannot be adopted or completed.
     with core.store.atomic() as tx:

@@ -17,7 +17,7 @@ IMPORT = Operation.IMPORT_KEY_MATERIAL
 def bring(
     device: TokenDevice, key: bytes, public_key: bytes, algorithm: WrappingAlgorithm, secret: bytes
 ) -> dict[str, Any]:
-    """Import by one algorithm; what to look for in the log, and whether the key works."""
+    """Import by one algorithm; return what to search for in the log, and whether the key works."""
     new = os.urandom(16)
     material = WrappedMaterial(key, algorithm, wrapped.wrap(public_key, algorithm, secret))
     shown = permit(IMPORT, key, new)

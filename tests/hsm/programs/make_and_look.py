@@ -1,4 +1,4 @@
-"""Make keys in step with other processes, and look for what they have made."""
+"""Make keys in step with other processes, and check that theirs are visible."""
 
 import os
 import time

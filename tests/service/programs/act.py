@@ -27,7 +27,7 @@ logging.getLogger("hsmkms").addHandler(logging.NullHandler())
 
 
 def pause() -> None:
-    """Let the test know, and go on at its word."""
+    """Report the step to the test, and wait for its line."""
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     sys.stdin.readline()

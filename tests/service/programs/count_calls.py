@@ -1,4 +1,4 @@
-"""Do each operation several times; tell between which calls of the spy's log each of them ran."""
+"""Do each operation several times; print between which calls of the spy's log each of them ran."""
 
 import itertools
 import sys

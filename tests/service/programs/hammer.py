@@ -43,8 +43,8 @@ def work(kms: Kms, keys: list[str], seed: int) -> None:
             sealed.append((seal(kms, key, plaintext, encryption_context=context), plaintext, context))
             mine.append(blob.parse(sealed[-1][0]).iv.hex())
         elif what == "decrypt":
-            ciphertext, plaintext, told = chance.choice(sealed)
-            assert unseal(kms, ciphertext, encryption_context=told) == plaintext
+            ciphertext, plaintext, encryption_context = chance.choice(sealed)
+            assert unseal(kms, ciphertext, encryption_context=encryption_context) == plaintext
         elif what == "describe":
             assert kms.describe_key(DescribeKeyRequest(key_id=chance.choice(keys))).key_metadata.enabled
         elif what == "data key":
