@@ -159,7 +159,7 @@ class Kms(PermissionOperations):
         Without a path the file is looked for as the command line does: ``$HSMKMS_CONFIG``, ``./hsmkms.toml``, the
         user's and the system's place. Raises SetupError (configuration, token, PIN, database) or TokenError.
         """
-        from hsmkms.wiring.core import open_core  # noqa: PLC0415 - wiring knows every layer, this one included
+        from hsmkms.wiring.core import open_core  # noqa: PLC0415 - wiring loads every layer below; only this needs it
 
         return cls(open_core(Path(config) if config is not None else None))
 

@@ -1,6 +1,6 @@
 """The device: a token in parts, by what is done with it.
 
-Every procedure that uses, makes or destroys an object asks for a ``Permit`` first. Sessions, and what happens
+Every procedure but those that only look (inventory, attestation) requires a ``Permit``. Sessions, and what happens
 after one is lost, are the connection's (session/connection.py), which all parts share.
 """
 
@@ -19,6 +19,8 @@ from hsmkms.hsm.session.login import PinReader
 from hsmkms.hsm.session.module import Module
 from hsmkms.hsm.session.registry import OpenDevices
 
+__all__ = ["DeviceSettings", "TokenDevice"]
+
 
 class TokenDevice:
     """A logged-in token. Thread-safe; of no use in a forked child. Open with ``TokenDevice.open``."""
@@ -27,11 +29,11 @@ class TokenDevice:
         self, settings: DeviceSettings, module: Module, read_pin: PinReader, *, accept_final_try: bool = False
     ) -> None:
         self.connection = Connection(settings, module, read_pin, accept_final_try=accept_final_try)
-        profiles, trials = ImportProfiles(self.connection), PairTrials(self.connection)
+        import_profiles, pair_trials = ImportProfiles(self.connection), PairTrials(self.connection)
         self.ciphers = Ciphers(self.connection)
-        self.pairs = KeyPairs(self.connection, trials)
-        self.keys = KeyObjects(self.connection, profiles, trials)
-        self.imports = Imports(self.connection, profiles, self.keys)
+        self.pairs = KeyPairs(self.connection, pair_trials)
+        self.keys = KeyObjects(self.connection, import_profiles, pair_trials)
+        self.imports = Imports(self.connection, import_profiles, self.keys)
         self.own = OwnObjects(self.connection)
 
     @property
@@ -43,18 +45,17 @@ class TokenDevice:
     def open(cls, settings: DeviceSettings, read_pin: PinReader, *, accept_final_try: bool = False) -> "TokenDevice":
         """Load the module, choose the token, log in once, and probe what it can do.
 
-        A token that this process has open already is shared: the login state is one for the whole process.
+        A token that this process has open already is shared, with the settings of its first opener (only another
+        ``host_unwrap`` is refused): the login state is one for the whole process.
         ``accept_final_try``: try the PIN even if one more wrong one would lock the token.
         Raises ModuleError, TokenNotFoundError, PinError, TokenUnfitError or TokenUnavailableError.
         """
         return _open_devices.acquire(settings, read_pin, accept_final_try=accept_final_try)
 
     def close(self) -> None:
-        """Give the device back; its last user closes the sessions, logs out and finalises the module."""
+        """Give the device back; its last user closes the sessions. The module is finalised with its last device."""
         _open_devices.release(self)
 
-
-__all__ = ["DeviceSettings", "TokenDevice"]
 
 _open_devices: OpenDevices[TokenDevice] = OpenDevices(TokenDevice)
 os.register_at_fork(after_in_child=_open_devices.after_fork)

@@ -96,10 +96,10 @@ class Application:
             handled = endpoint.answer(request, request_id, source, operation)
             latency.note(self._state.observer.note(handled, started, address), self._loop.time())
             response = handled.response or protocol.failure(RuntimeError(), request_id)
-            if response.error is not None:
+            if response.error is None and operation in WITH_TOKEN:
+                self._last_success = time.monotonic()  # without a call: most requests come this way
+            else:
                 self._note_outcome(operation, response)
-            elif operation in WITH_TOKEN:
-                self._last_success = time.monotonic()
             self.audit_gate.add(response, respond, operation or "", request_id, protocol.failure)
         else:
             ticket = next(self._tickets)

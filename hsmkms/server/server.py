@@ -35,10 +35,10 @@ from hsmkms.server.process.supervisor import (
     SIGNALS,
     START_AWAY,
     START_REFUSED,
+    ChildArguments,
+    ChildMains,
     Inherited,
-    Lives,
     Ready,
-    Slot,
     Workers,
 )
 from hsmkms.server.unavailable_app import FAULT_FILE
@@ -99,14 +99,14 @@ def serve(
         replaced = Heartbeat()
         shared = _Shared(settings, Path(board), replaced)
         opener = partial(_open, settings, pin, reread, first)
-        lives = Lives(
+        mains = ChildMains(
             first=partial(_work, partial(opener, proving=True), shared),
             worker=partial(_work, opener, shared),
             stand_in=partial(_stand_in, shared),
         )
         ready = ready or partial(report_ready, settings.serve)
         owner, hung = PortOwner(settings.data_dir, join), partial(_leave_members, settings)
-        Workers(settings.serve, lives, replaced, ready, lifeline, first, hung, owner).run()
+        Workers(settings.serve, mains, replaced, ready, lifeline, first, hung, owner).run()
 
 
 @contextmanager
@@ -216,9 +216,9 @@ def _check_certificate(settings: ServeSettings) -> None:
         raise ConfigurationError(f"serve.certificate or serve.private_key cannot be used: {exc}") from exc
 
 
-def _work(opener: Callable[[Heartbeat], Any], shared: _Shared, slot: Slot) -> None:
+def _work(opener: Callable[[Heartbeat], Any], shared: _Shared, arguments: ChildArguments) -> None:
     """Run a worker."""
-    _begin(slot.others)
+    _begin(arguments.others)
 
     from hsmkms.server.app import Application  # noqa: PLC0415 - in the worker only
     from hsmkms.server.monitoring import logs  # noqa: PLC0415
@@ -229,14 +229,14 @@ def _work(opener: Callable[[Heartbeat], Any], shared: _Shared, slot: Slot) -> No
     logs.set_up(settings.serve.log_format)
     try:
         _check_certificate(settings.serve)
-        state = WorkerState(opener(slot.heartbeat), settings.serve, board, shared.replaced)
+        state = WorkerState(opener(arguments.heartbeat), settings.serve, board, shared.replaced)
         (board / FAULT_FILE).unlink(missing_ok=True)
 
         def make(loop: asyncio.AbstractEventLoop, secure: bool) -> Application:  # noqa: FBT001 - as the worker has it
             return Application(state, loop, secure=secure)
 
-        ready = partial(_report_ready, slot.ready, state.kms.operator.watch.title())
-        worker.run(make, settings.serve, slot.listener, ready, slot.heartbeat)
+        ready = partial(_report_ready, arguments.ready, state.kms.operator.watch.title())
+        worker.run(make, settings.serve, arguments.listener, ready, arguments.heartbeat)
     except (TokenUnavailableError, TokenNotFoundError) as exc:
         _complain_of_token(exc, settings, board)
     except SetupError as exc:
@@ -253,16 +253,16 @@ def _complain_of_token(error: HsmKmsError, settings: Settings, board: Path) -> N
     _complain(error, START_AWAY)
 
 
-def _stand_in(shared: _Shared, slot: Slot) -> None:
+def _stand_in(shared: _Shared, arguments: ChildArguments) -> None:
     """Run a stand-in, which answers while a worker cannot open the token."""
-    _begin(slot.others)
+    _begin(arguments.others)
 
     from hsmkms.server.process import worker  # noqa: PLC0415
     from hsmkms.server.unavailable_app import StandIn  # noqa: PLC0415
 
     application = StandIn(shared.board, shared.replaced)
-    ready = partial(_report_ready, slot.ready, "")
-    worker.run(lambda *_: application, shared.settings.serve, slot.listener, ready, slot.heartbeat)
+    ready = partial(_report_ready, arguments.ready, "")
+    worker.run(lambda *_: application, shared.settings.serve, arguments.listener, ready, arguments.heartbeat)
 
 
 def _report_ready(pipe: Pipe, serves: str) -> None:

@@ -91,6 +91,7 @@ class Call:
         self.identity: Identity | None = None
         """The caller, as of the last key that was looked up."""
         self.resources: list[str] = []
+        """ARNs for the audit record, in the order of their authorisation; refused ones too."""
         self.material_id: str | None = None
         self.ended_grant_token = False
         """True if the request has the token of an ended grant: an error that only callers who may use the key get."""
@@ -112,7 +113,7 @@ class Call:
         if known is not None:
             return known
         action = action or f"kms:{self.operation}"
-        cached = self._cached(self.region, key_id)
+        cached = self._key_and_caller(self.region, key_id)
         if cached is None:
             self.authorise_unknown(action, key_arn(self.core.installation.account, self.region, key_id))
             raise AccessDeniedException(UNKNOWN_CIPHERTEXT_KEY)
@@ -148,8 +149,8 @@ class Call:
         since = use.used_at if use is not None else max(record.creation_date, uses.tracked_since())
         return max(0, (self.now - since).days)
 
-    def _cached(self, region: str, key_id: str) -> CachedKey | None:
-        """Return the key as it is now, and read the caller together with it."""
+    def _key_and_caller(self, region: str, key_id: str) -> CachedKey | None:
+        """Return the key as it is now; store the caller, read at the same moment, in ``identity``."""
         cache = self.core.cache
         cached = cache.key(region, key_id)
         self.identity = cache.identity(self.caller.principal, self.core.installation.account, just_looked=True).identity
@@ -166,12 +167,13 @@ class Call:
         """Return the token with the key's current material."""
         return self.core.tokens.of(key.current_token_id)
 
-    def account(
+    def permit_without_key(
         self, action: str | None = None, resource: str = EVERYTHING, new_key: KeyRecord | None = None
     ) -> Permit:
-        """Return a permit for an operation about no key. ``action``: what to authorise, if not the operation.
+        """Authorise an operation on a resource that is no key yet; return a permit that covers no object.
 
-        ``new_key``: the key to be created, if the request alone does not describe it.
+        ``action``: what to authorise, if not the operation. ``new_key``: the key to be created, if the request alone
+        does not describe it.
         """
         self.resources.append(root_arn(self.core.installation.account))
         question = self.question(action or f"kms:{self.operation}", resource)
@@ -183,7 +185,7 @@ class Call:
         """Return a permit for objects that belong to no record (yet), for an operation that was admitted."""
         return self._permit(frozenset(cka_ids), 0, LIFETIME_SECONDS)
 
-    def alias(self, name: str) -> str:
+    def authorise_alias(self, name: str) -> str:
         """Authorise the operation on an alias, and return its ARN."""
         arn = alias_arn(self.core.installation.account, self.region, name)
         self.resources.append(arn)
@@ -213,9 +215,8 @@ class Call:
             record = keys.fetch(tx, self.region, seen.key_id)
             if record is None:
                 raise NotFoundException(f"Key '{seen.arn}' does not exist")
-            kinds.ADMIT[self.operation](
-                self.operation, record, self.now
-            )  # the primary key of a set may be another one by now
+            # Again: the set may have another primary key by now.
+            kinds.ADMIT[self.operation](self.operation, record, self.now)
             yield tx, record
 
     # -- what operations have in common -------------------------------------------------------------------------
@@ -246,21 +247,21 @@ class Call:
             shown=shown,
         )
 
-    def retire(self, key: CachedKey, grant: GrantRecord) -> None:
+    def authorise_retiring(self, key: CachedKey, grant: GrantRecord) -> None:
         """Authorise retiring a grant, which the grant itself may allow."""
         question = self.question(f"kms:{self.operation}", key.record.arn, key)
         question.retired = grant
         self.resources.append(key.record.arn)
         self.core.authorise(question)
 
-    def judge(self, record: KeyRecord, shown: str = "") -> None:
+    def authorise_and_check(self, record: KeyRecord, shown: str = "") -> None:
         """Authorise the operation on a key and check that the key's kind and state allow it.
 
         ``shown``: the resource as error messages name it, if not by the key's ARN.
         """
-        self._judge(self.core.cache.of(record), f"kms:{self.operation}", shown)
+        self._authorise_and_check(self.core.cache.of(record), f"kms:{self.operation}", shown)
 
-    def _judge(self, cached: CachedKey, action: str, shown: str) -> bool:
+    def _authorise_and_check(self, cached: CachedKey, action: str, shown: str) -> bool:
         """Do the same for a cached key; True if the permission does not depend on the rest of the request."""
         record = cached.record
         question = self.question(action, record.arn, cached, shown=shown)
@@ -313,7 +314,7 @@ class Call:
             lapses.write(self.core, record.key_id, record.region, self.now)
             cached = self.core.cache.key(record.region, record.key_id) or cached
             record = cached.record
-        is_general = self._judge(cached, action, shown)
+        is_general = self._authorise_and_check(cached, action, shown)
         # Imported material may expire, and the keys of services depend on the caller's address.
         if is_general and self.identity is not None and record.origin is not _EXTERNAL and record.manager is not _AWS:
             if len(self.admissions) >= MAX_ADMISSIONS:
@@ -324,9 +325,9 @@ class Call:
     def _look_up(self, ref: KeyRef) -> CachedKey | None:
         cache = self.core.cache
         if ref.kind is not _ALIAS:
-            return self._cached(ref.region, ref.name)
+            return self._key_and_caller(ref.region, ref.name)
         alias = cache.alias(ref.region, ref.name)
-        return None if alias is None else self._cached(ref.region, alias.target_key_id)
+        return None if alias is None else self._key_and_caller(ref.region, alias.target_key_id)
 
     def _first_use(self, ref: KeyRef, action: str, shown: str) -> CachedKey | None:
         """Create the key of a configured service at its first use, if the caller may use it."""

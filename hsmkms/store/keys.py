@@ -40,15 +40,8 @@ from hsmkms.store.schema import (
 
 _SHARED: Final = ("spec", "usage", "origin", "manager", "multi_region", "primary_region")
 _REGIONAL: Final = (
-    "key_id",
-    "region",
-    "state",
-    "description",
-    "policy",
-    "creation_date",
-    "version",
-    "deletion_date",
-    "pending_window_days",
+    *("key_id", "region", "state", "description", "policy", "creation_date", "version"),
+    *("deletion_date", "pending_window_days"),
 )
 _MATERIAL: Final = (
     "id",
@@ -257,12 +250,6 @@ def page(conn: Connection, region: str, after: str | None, limit: int) -> list[s
         .limit(limit)
     )
     return list(conn.scalars(query))
-
-
-def count_by_state(conn: Connection) -> dict[str, int]:
-    """Count the live keys of each stored state, over all regions."""
-    query = select(regional_key.c.state, func.count()).where(regional_key.c.lifecycle == Lifecycle.LIVE)
-    return {row[0]: row[1] for row in conn.execute(query.group_by(regional_key.c.state))}
 
 
 def _select_keys(region: str) -> Select[Any]:

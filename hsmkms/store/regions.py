@@ -1,4 +1,4 @@
-"""Store multi-Region keys: their replicas, and which of them is the primary key.
+"""Store the regions of keys: replicas of multi-Region keys, which of them is the primary key, and counts.
 
 Shared data is stored once (key, materials, token objects); a replica is a further regional key, with one row per
 material that says whether the region has it. So replicating or moving the primary key is one transaction.
@@ -7,7 +7,7 @@ material that says whether the region has it. So replicating or moving the prima
 from collections.abc import Mapping
 from typing import Final
 
-from sqlalchemy import Connection, literal, select
+from sqlalchemy import Connection, func, literal, select
 from sqlalchemy.dialects.sqlite import insert
 
 from hsmkms.model.enums import Origin
@@ -58,3 +58,9 @@ def set_primary(tx: Connection, key_id: str, region: str) -> None:
     """Make the replica in the region the primary key, and the primary key a replica."""
     tx.execute(key.update().where(key.c.key_id == key_id).values(primary_region=region))
     keys.touch_all(tx, key_id)
+
+
+def count_by_state(conn: Connection) -> dict[str, int]:
+    """Count the live keys of each stored state, over all regions."""
+    query = select(regional_key.c.state, func.count()).where(regional_key.c.lifecycle == Lifecycle.LIVE)
+    return {row[0]: row[1] for row in conn.execute(query.group_by(regional_key.c.state))}

@@ -142,3 +142,16 @@ def test_seals_that_cannot_be_read(site: Site) -> None:
     assert (made.status, made.stdout) == (0, "Enabled\n")
     assert f"{seals} cannot be read (Is a directory)" in made.stderr
     assert f"StoreError: the audit log {seals} cannot be read" in site.run("audit", "verify").error
+
+
+def test_progress_of_verify_ends_at_the_total(site: Site) -> None:
+    """At a terminal a bar on standard error shows how much of a log of several MiB is verified, up to all of it."""
+    site.new_key()
+    (lane,) = (site.data / "audit").glob("lane-0001.*.jsonl")
+    with lane.open("ab") as file:  # lines that are no records count as well
+        file.writelines(b"x" * 700_000 + b"\n" for _ in range(5))
+    total = f"{lane.stat().st_size / 1e6:.1f}"
+    shown, status = at_terminal(site, "audit", "verify", TERM="xterm")
+    assert "verifying" in shown
+    assert f"{total}/{total} MB" in shown
+    assert status == 1

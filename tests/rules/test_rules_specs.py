@@ -9,6 +9,7 @@ from hsmkms.errors import InvalidKeyUsageException, ValidationException
 from hsmkms.model.enums import EncryptionAlgorithm, KeySpec, KeyUsage, Operation
 from hsmkms.model.records import KeyRecord
 from hsmkms.rules import specs
+from hsmkms.rules.states import ADMISSION
 
 OAEP = "RSAES_OAEP_SHA_1 RSAES_OAEP_SHA_256"
 RSA_SIGNING = (
@@ -118,6 +119,21 @@ def test_unknown_words(arguments: tuple[str | None, str | None, str | None], val
         specs.resolve(*arguments)
     start = f"1 validation error detected: Value '{value}' at '{path}' failed to satisfy constraint: "
     assert str(caught.value).startswith(start + "Member must satisfy enum value set: [")
+
+
+OF_ANY_USAGE = """
+CancelKeyDeletion CreateAlias CreateGrant DeleteAlias DeleteImportedKeyMaterial DescribeKey DisableKey
+DisableKeyRotation EnableKey EnableKeyRotation GetKeyLastUsage GetKeyPolicy GetKeyRotationStatus
+GetParametersForImport GetPublicKey ImportKeyMaterial ListAliases ListGrants ListKeyPolicies ListKeyRotations
+ListResourceTags PutKeyPolicy ReplicateKey RetireGrant RevokeGrant RotateKeyOnDemand ScheduleKeyDeletion TagResource
+UntagResource UpdateAlias UpdateKeyDescription UpdatePrimaryRegion
+"""
+"""Operations that take keys of any usage."""
+
+
+def test_the_usage_of_every_operation_is_decided() -> None:
+    """Every operation on a key either requires a usage or takes any: none is left out, none is both."""
+    assert sorted(map(str, ADMISSION)) == sorted([*map(str, NEEDED), *OF_ANY_USAGE.split()])
 
 
 @pytest.mark.parametrize("operation", list(Operation))

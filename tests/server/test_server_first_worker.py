@@ -16,8 +16,9 @@ from msgspec.structs import replace
 
 from hsmkms.config.settings import ServeSettings
 from hsmkms.server.heartbeat import Heartbeat
+from hsmkms.server.process import supervisor
 from hsmkms.server.process.ports import PortOwner
-from hsmkms.server.process.supervisor import Lives, Slot, Workers
+from hsmkms.server.process.supervisor import START_AWAY, ChildArguments, ChildMains, Workers, restart_delay
 from hsmkms.server.server import _begin
 
 SECONDS = 120.0
@@ -42,16 +43,16 @@ def end(how: Callable[[], object], heartbeat: Heartbeat | None = None) -> Callab
     return life
 
 
-def serve_ready(slot: Slot) -> None:
+def serve_ready(arguments: ChildArguments) -> None:
     """A worker that is ready at once."""
-    slot.ready.send("a test")
+    arguments.ready.send("a test")
     sleep()
 
 
 def run(folder: Path, first: Callable[..., None], other: Callable[..., None], proven: Heartbeat, ready: Pipe) -> None:
     """A server of two workers."""
-    lives, owner = Lives(first, other, sleep), PortOwner(folder)
-    Workers(SETTINGS, lives, Heartbeat(), lambda *sent: ready.send(sent), None, proven, lambda _: None, owner).run()
+    mains, owner = ChildMains(first, other, sleep), PortOwner(folder)
+    Workers(SETTINGS, mains, Heartbeat(), lambda *sent: ready.send(sent), None, proven, lambda _: None, owner).run()
 
 
 @pytest.mark.parametrize(
@@ -85,6 +86,44 @@ def test_once_proven_it_is_one_of_them(tmp_path: Path) -> None:
         port, serves = here.recv()
         assert (port > 0, serves) == (True, "a test")
         assert process.is_alive()
+    finally:
+        process.terminate()
+        process.join(SECONDS)
+    assert process.exitcode == 0
+
+
+@pytest.mark.parametrize(("failures", "seconds"), [(0, 1.0), (1, 2.0), (2, 4.0), (3, 4.0), (1_024, 4.0), (10**6, 4.0)])
+def test_delay_before_a_restart(failures: int, seconds: float) -> None:
+    """The delay doubles up to four seconds, and stays there however often a worker fails to start."""
+    assert restart_delay(failures) == seconds
+
+
+def wait_for_token(folder: Path, started: Pipe) -> None:
+    """A server whose token is away, and whose first worker has failed to open it ten thousand times before."""
+    supervisor.RESTART_DELAYS_SECONDS = (0.0,)  # type: ignore[misc] - in this process alone
+
+    class Waiting(Workers):
+        def _start_worker(self, place: Any) -> Any:  # noqa: ANN401 - private types of the supervisor
+            place.failed += 10_000
+            started.send("started")
+            return super()._start_worker(place)
+
+    mains = ChildMains(end(lambda: sys.exit(START_AWAY)), sleep, sleep)
+    owner = PortOwner(folder)
+    settings = replace(SETTINGS, workers=1)
+    Waiting(settings, mains, Heartbeat(), lambda *_: None, None, Heartbeat(), lambda _: None, owner).run()
+
+
+def test_a_server_waits_for_its_token_as_long_as_it_takes(tmp_path: Path) -> None:
+    """After thousands of workers that could not open a token that is away, the server still starts the next one."""
+    here, there = _fork.Pipe(duplex=False)
+    process = _fork.Process(target=wait_for_token, args=(tmp_path, there))
+    process.start()
+    there.close()
+    try:
+        for _ in range(3):
+            assert wait([here], SECONDS)
+            assert here.recv() == "started"
     finally:
         process.terminate()
         process.join(SECONDS)

@@ -46,8 +46,9 @@ class Served(Struct, kw_only=True):
         return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
 
     def lines(self) -> list[dict[str, Any]]:
-        """The log so far."""
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
+        """The workers' log so far, without what the supervisor writes for people."""
+        lines = self.log.read_text().splitlines()
+        return [json.loads(line) for line in lines if not line.startswith("hsmkms: listening on ")]
 
 
 def until(true: Callable[[], bool]) -> None:

@@ -6,12 +6,14 @@ What is tolerated and what is not is tested attribute by attribute in tests/hsm/
 from typing import Any
 
 import pytest
+from groups import SECOND_SERIAL, Group, Modules
 from lifecycle import backing_keys, new_empty_key, rotate
 from pkcs11.constants import Attribute
-from service_sites import new_key, seal, unseal
+from service_sites import NewSite, new_key, seal, unseal
 from shims import Personality
 from test_service_audit import records
 from test_service_crash import restored_copy
+from test_service_ha_group import Grouped, in_use
 from test_service_tokens import NewPlayed, all_as_made, import_, order
 from test_service_tokens import new_played as new_played  # noqa: PLC0414 - the fixture
 
@@ -125,3 +127,18 @@ def test_refusals_clear_the_intent(
         order(site)
         assert set(backing_keys(kms)) == {there}
         assert kms.operator.find_differences() == []
+
+
+def test_group_whose_members_deviate_alike(new_site: NewSite, group_modules: Modules) -> None:
+    """A member takes over although a read-back has shown a tolerated deviation on the one before, and not on it."""
+    site = new_site()
+    grouped = Grouped(site, Group.of(site.settings.token, site.folder / "ha", group_modules))
+    for member in (grouped.group.first, grouped.group.second):
+        member.order(f"report {Attribute.PRIVATE:#x} 0 public")
+    with grouped.opened() as kms:
+        new_key(kms, **PAIR)
+        assert kms.operator.token_info().profile.attributes.observed
+        sealed = seal(kms, new_key(kms).key_id)
+        grouped.group.first.fail()
+        assert unseal(kms, sealed) == b"secret"
+        assert in_use(kms) == SECOND_SERIAL

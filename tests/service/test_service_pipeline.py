@@ -108,6 +108,16 @@ def test_writes_are_named(part: str) -> None:
     assert _makers_of("audited_and_sealed") >= {"service/operations/deletion.py", "service/keys/creation.py"}
 
 
+def _importers_of(name: str) -> set[str]:
+    """The modules of the package that import something of that name, to call it or to hand it on."""
+    importers = set()
+    for path in PACKAGE.rglob("*.py"):
+        imports = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom))
+        if any(alias.name == name for node in imports for alias in node.names):
+            importers.add(str(path.relative_to(PACKAGE)))
+    return importers
+
+
 def _makers_of(name: str) -> set[str]:
     """The modules of the package that call something of that name."""
     makers = set()
@@ -121,7 +131,7 @@ def _makers_of(name: str) -> set[str]:
 def test_permits_are_made_in_two_places() -> None:
     """Permits are made by the pipeline, or for the installation's own acts, and nowhere else."""
     assert _makers_of("Permit") == {"service/pipeline.py", "service/runtime/permits.py"}
-    assert _makers_of("own_permit") == {
+    assert _importers_of("own_permit") == {
         "service/backup/create.py",
         "service/backup/recipients.py",
         "service/backup/origin.py",

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 PANEL: Final = "Audit log"
 NOT_PROVEN_STATUS: Final = 3
 """Status of `audit verify` if no fault was detected, but the token is away or could not prove each seal."""
+_BAR_STEP_BYTES: Final = 1 << 20
+"""The progress bar moves after so many bytes, and at the end."""
 
 audit = typer.Typer(
     name="audit",
@@ -50,7 +52,7 @@ def tail(
     """
     from hsmkms.service.audit import reading as audit_reading  # noqa: PLC0415 - help must not pay for it
 
-    records = audit_reading.tail(_folder(common), lines)
+    records = audit_reading.tail(_log_folder(common), lines)
     if not records:
         note(["the audit log has no records"])
     common.show({"Records": records})
@@ -67,7 +69,7 @@ def show(
     """
     from hsmkms.service.audit import reading as audit_reading  # noqa: PLC0415 - see tail
 
-    records = audit_reading.show(_folder(common), event_id)
+    records = audit_reading.show(_log_folder(common), event_id)
     if not records:
         raise NotFoundException(f"The audit log has no record with the id {event_id}.")
     common.show({"Records": records})
@@ -131,14 +133,15 @@ def export(
 def verify(common: Common, *, archives: ArchiveOption = None) -> None:
     """Check every record against its chain, the chains against the seals, and the seals against the token.
 
-    Status 1 if something was changed, removed, inserted, moved or rolled back; the first place is named. Status 3 if
-    no such change was detected, but the token could not prove each seal that the rest depends on (Unproven), or was not
-    reachable at all (it is away, or its PIN or module is missing): that is not a success.
+    Status 1 if something was changed, removed, inserted, moved or rolled back (Faults names the first place), or for
+    any other error, which has no answer. Status 3 if no such change was detected, but the token could not prove each
+    seal that the rest depends on (Unproven), or was not reachable at all (it is away, or its PIN or module is missing):
+    that is not a success.
 
     Example: hsmkms audit verify --archive /mnt/archive
     """
     try:
-        with common.open() as kms, _progress() as advance:
+        with common.open() as kms, progress() as advance:
             verdict = kms.operator.audit.verify(archives or (), advance)
     except (TokenError, TokenNotFoundError, PinError, ModuleError) as exc:
         raise StatusError(exc, NOT_PROVEN_STATUS) from exc
@@ -166,21 +169,22 @@ def archive(
 
 def _shown(verdict: "Verdict") -> dict[str, object]:
     answer: dict[str, object] = named(verdict)
+    # named() renames only the outer members.
     lists = {"Faults": verdict.faults, "Unproven": verdict.unproven, "Accepted": verdict.accepted}
-    return answer | {name: [named(each) for each in faults] for name, faults in lists.items()}
+    return answer | {name: [named(fault) for fault in faults] for name, faults in lists.items()}
 
 
-def _folder(common: Common) -> Path:
+def _log_folder(common: Common) -> Path:
     from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see tail
 
     return wiring.audit_folder(wiring.load_settings(common.config))
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar at a terminal; yields a function to call with the bytes read and the total."""
+def progress() -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar at a terminal; yields a function to call after each record, with its bytes and the total."""
     if not sys.stderr.isatty():
-        yield lambda _read, _size: None
+        yield lambda _more, _total: None
         return
     from rich.console import Console  # noqa: PLC0415 - only the bar needs it
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
@@ -188,16 +192,13 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
     columns = (TextColumn("verifying"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None)
-        unshown = 0
+        done = shown = 0
 
-        def advance(read: int, size: int) -> None:
-            nonlocal unshown
-            unshown += read
-            if unshown > _SHOW_EVERY or unshown >= size:
-                bar.update(task, total=size, advance=unshown)
-                unshown = 0
+        def advance(more: int, total: int) -> None:
+            nonlocal done, shown
+            done += more
+            if done - shown >= _BAR_STEP_BYTES or done >= total:
+                bar.update(task, total=total, completed=done)
+                shown = done
 
         yield advance
-
-
-_SHOW_EVERY: Final = 1 << 20

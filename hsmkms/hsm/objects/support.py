@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 from pkcs11.constants import Attribute
 
 Tolerated = Mapping[Attribute, tuple[object, ...]]
@@ -66,6 +67,10 @@ class AttributeSupport(Struct, frozen=True, kw_only=True):
             for attribute, value in template.items()
             if self.orders_copyable or attribute is not Attribute.COPYABLE
         }
+
+    def has_same_deviations(self, other: "AttributeSupport") -> bool:
+        """Return True if the trials at start had the same results; what read-backs have shown since does not count."""
+        return replace(self, observed=other.observed) == other
 
     @property
     def generated(self) -> Tolerated:

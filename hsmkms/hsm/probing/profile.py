@@ -79,10 +79,12 @@ class TokenProfile(Struct, frozen=True, kw_only=True):
     quirks: tuple[str, ...]
 
     def can_replace(self, other: "TokenProfile") -> bool:
-        """True if what was prepared for the other token holds: IVs, labels, attributes alike, no mechanism less."""
-        prepared = ("iv_origin", "label_bytes", "attributes")
-        alike = all(getattr(self, name) == getattr(other, name) for name in prepared)
-        return alike and other.mechanisms <= self.mechanisms
+        """Return True if what was prepared for the other token holds: its IVs, labels, attributes and mechanisms."""
+        return (
+            (self.iv_origin, self.label_bytes) == (other.iv_origin, other.label_bytes)
+            and self.attributes.has_same_deviations(other.attributes)
+            and other.mechanisms <= self.mechanisms
+        )
 
 
 def probe(token: Token, session: Session, library: str) -> TokenProfile:

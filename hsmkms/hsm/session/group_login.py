@@ -55,7 +55,7 @@ REPLICA_PAUSE_SECONDS: Final = 0.05
 
 
 class MemberState(Struct, frozen=True, kw_only=True):
-    """A member of an HA group: whether the module lists it now, and whether hsmkms is logged in to it."""
+    """A member of an HA group: whether the module lists it now, and whether it is the one in use (or was last)."""
 
     serial: str
     present: bool
@@ -72,6 +72,7 @@ class GroupLogin(TokenLogin):
     """How often another member has taken over: what was made before may not be on the one in use."""
 
     messages: Messages
+    """Set by ``_prepare``, after the first login."""
 
     _last_before: str | None = None
     """Serial of the member that was recorded when this process chose its first one."""
@@ -122,9 +123,9 @@ class GroupLogin(TokenLogin):
         faults: list[HsmKmsError] = []
         for serial in sorted(map(serial_of, usable or present[:1]), key=lambda each: each == self._failing):
             try:
-                self._require_no_calls(serial)
+                self._drain_calls_before(serial)
                 self._log_in_to(replace(group, serial=serial), accept_final_try=accept_final_try)
-                self._use_member(serial)
+                self._check_and_switch_to(serial)
             except (HsmKmsError, PKCS11Error) as exc:
                 self._leave_member()
                 if isinstance(exc, StaleModuleError | ClosedError | StoreError) or self._is_refusal(exc, serial):
@@ -145,7 +146,7 @@ class GroupLogin(TokenLogin):
     def _last(self) -> LastMember:
         return LastMember(self.settings.state_dir, self.settings.choice.serials)
 
-    def _require_no_calls(self, serial: str) -> None:
+    def _drain_calls_before(self, serial: str) -> None:
         """Wait for calls in progress before another member is used; TokenUnavailableError if they do not end in time.
 
         A session of the one must never be used with an object handle of the other, which may be another key there.
@@ -154,7 +155,7 @@ class GroupLogin(TokenLogin):
             self._doubted, self._next_probe = True, 0.0  # the next call that fails tries again
             raise TokenUnavailableError(BUSY_CALLS)
 
-    def _use_member(self, serial: str) -> None:
+    def _check_and_switch_to(self, serial: str) -> None:
         """Use the member that is logged in; TokenUnfitError if it does not work, or in another way than the one before.
 
         The first one is probed here, so that another one can be tried if it fails the probe.
@@ -162,7 +163,7 @@ class GroupLogin(TokenLogin):
         if self.member is None:
             self._prepare(self._login)
         elif serial != self.member:
-            self._require_alike()
+            self._probe_successor()
             log.warning("the HA member with serial %s has taken over from %s", serial, self.member)
             self.profile = replace(self.profile, label=self.token.label, serial=serial)
             self.takeovers += 1
@@ -179,7 +180,7 @@ class GroupLogin(TokenLogin):
     def _probe(self, session: Session) -> TokenProfile:
         return probe(self.token, session, self.module.description)
 
-    def _require_alike(self) -> None:
+    def _probe_successor(self) -> None:
         """Probe the member that is to take over; TokenUnfitError if what was prepared for the other does not hold."""
         profile = self._probe(self._login)
         generator = find_generator(self.module.cryptoki.message_functions(), self._login, profile.attributes)
@@ -196,7 +197,10 @@ class GroupLogin(TokenLogin):
         self.handles.forget_all()
 
     def _fail_over(self, fault: TokenUnavailableError) -> None:
-        """Log in to another member of the group if the login with the one in use is lost; else raise ``fault``."""
+        """Log in to another member if the login with the one in use is lost; else suspect it, and raise ``fault``.
+
+        A member that keeps its login is not left at once: the reconnect thread (``_suspect``) probes it first.
+        """
         if not self.settings.choice.is_group or self.is_away or self.module.cryptoki.logged_in(self.login_handle):
             self._suspect()
             raise fault

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
@@ -33,9 +33,8 @@ START_AWAY: Final = 75
 STOP_SECONDS: Final = 35.0
 """A worker that has not stopped by then is killed."""
 
-AGAIN_SECONDS: Final = 1.0
-LONGEST_AGAIN_SECONDS: Final = 4.0
-"""A worker that died is replaced after a second, and where that fails again and again after up to four."""
+RESTART_DELAYS_SECONDS: Final = (1.0, 2.0, 4.0)
+"""Delays before a worker that died is replaced: the first, the second, and all later times in a row."""
 
 STAND_IN_SECONDS: Final = 3.0
 """A place without a worker that answers has a stand-in after that time."""
@@ -54,7 +53,7 @@ _context: Final = multiprocessing.get_context("fork")
 Inherited = Sequence[Pipe | socket.socket]
 
 
-class Slot(Struct, frozen=True):
+class ChildArguments(Struct, frozen=True):
     """Arguments of a child process: its socket, the pipe to report that it is ready, and its heartbeat.
 
     ``others``: inherited sockets and pipes of the parent that it must close.
@@ -69,20 +68,20 @@ class Slot(Struct, frozen=True):
 Ready = Callable[[int, str], None]
 """Called with the port and what the first worker that answers serves."""
 
-Life = Callable[[Slot], None]
+ChildMain = Callable[[ChildArguments], None]
 """Main function of a child process."""
 
 
-class Lives(Struct, frozen=True):
+class ChildMains(Struct, frozen=True):
     """Main functions: of a worker, of its stand-in, and of the ``first`` worker, for which the others wait."""
 
-    first: Life
-    worker: Life
-    stand_in: Life
+    first: ChildMain
+    worker: ChildMain
+    stand_in: ChildMain
 
 
-class _Worker(Struct):
-    """A process, the pipe on which it reports that it is ready, and the time since its last heartbeat.
+class _Child(Struct):
+    """A worker or a stand-in: its process, the pipe on which it reports that it is ready, and its last heartbeat.
 
     ``started_at``: by ``time.time()``. ``serves``: the installation and the token that it serves, as it reported them.
     """
@@ -99,8 +98,8 @@ class _Place(Struct):
     """A listening socket and the process that serves it. ``failed``: consecutive failures to start a worker."""
 
     listener: socket.socket
-    worker: _Worker | None = None
-    stand_in: _Worker | None = None
+    worker: _Child | None = None
+    stand_in: _Child | None = None
     unserved_since: float = field(default_factory=time.monotonic)
     again_at: float = 0.0
     failed: int = 0
@@ -111,7 +110,9 @@ class _Place(Struct):
 
 
 class Workers:
-    """The workers of one server. ``replaced`` counts those that hung; ``lifeline`` and ``owner``: see ``serve``.
+    """The workers of one server. ``replaced`` counts those that hung. ``owner``: of the port.
+
+    ``lifeline``: a file descriptor whose end stops the server like SIGTERM.
 
     ``ready`` is called once a worker answers, with the port and what that worker serves.
 
@@ -124,7 +125,7 @@ class Workers:
     def __init__(
         self,
         settings: ServeSettings,
-        lives: Lives,
+        mains: ChildMains,
         replaced: Heartbeat,
         ready: Ready,
         lifeline: int | None,
@@ -133,7 +134,7 @@ class Workers:
         owner: PortOwner,
     ) -> None:
         self._settings = settings
-        self._lives = lives
+        self._mains = mains
         self._replaced = replaced
         self._hung = hung
         self._ready = ready
@@ -148,7 +149,7 @@ class Workers:
         self._lifeline = [lifeline] if lifeline is not None else []
 
     def run(self) -> None:
-        """Start all, then look after them."""
+        """Start all workers, and replace those that die or hang, until a signal stops the server."""
         for number in SIGNALS:
             signal.signal(number, self._note)
         with listeners(self._settings, self._owner) as sockets:
@@ -159,13 +160,13 @@ class Workers:
         for place in self._places:
             place.worker = self._start_worker(place)
         try:
-            self._look_after_them()
+            self._run_until_stopped()
         except BaseException:
-            # Without a parent nobody would replace them, and the end of this process would wait for theirs.
+            # Children would outlive us without a supervisor, and multiprocessing would join them at exit.
             self._stop_all()
             raise
 
-    def _look_after_them(self) -> None:
+    def _run_until_stopped(self) -> None:
         while True:
             self._wait()
             if signal.SIGTERM in self._signals or signal.SIGINT in self._signals:
@@ -174,14 +175,14 @@ class Workers:
             if signal.SIGHUP in self._signals:
                 self._signals.clear()
                 self._renew()
-            self._look_after_all()
+            self._check_places()
 
     def _note(self, number: int, frame: object) -> None:
         del frame
         self._signals.append(number)
         os.write(self._wake_write, b"!")
 
-    def _workers(self) -> list[_Worker]:
+    def _workers(self) -> list[_Child]:
         return [place.worker for place in self._places if place.worker is not None]
 
     def _wait(self) -> None:
@@ -200,15 +201,15 @@ class Workers:
             if each.pipe in happened:
                 _read_report(each)
 
-    # -- looking after a place --------------------------------------------------------------------------------------
+    # -- one place -------------------------------------------------------------------------------------------------
 
-    def _look_after_all(self) -> None:
+    def _check_places(self) -> None:
         now = time.monotonic()
         elapsed = min(now - self._looked_at, 2 * LOOK_SECONDS)  # a machine that was stopped has not hung
         self._looked_at = now
         for place in self._places:
             self._end_hung(place, elapsed)
-            self._bury_dead(place, now)
+            self._schedule_restart(place, now)
             if place.worker is None and now >= place.again_at:
                 place.worker = self._start_worker(place)
             self._fill_gap(place, now)
@@ -234,20 +235,27 @@ class Workers:
         self._leaving.append(worker.process)
         place.worker, place.again_at = None, 0.0
 
-    def _bury_dead(self, place: _Place, now: float) -> None:
+    def _schedule_restart(self, place: _Place, now: float) -> None:
+        """Note that a worker has died, to replace it after a delay; end the server if another one cannot help."""
         worker = place.worker
         if worker is None or worker.process.is_alive():
             return
         worker.process.join()
         status = worker.process.exitcode or 0
-        self._away = self._away or status == START_AWAY
-        if not self._announced and (status == START_REFUSED or (self._proves(place) and status != START_AWAY)):
-            self._stop_all()
-            sys.exit(max(status, 1))  # a signal that has killed it is a negative number
+        self._end_if_hopeless(place, status)
         _say(f"a worker ended with status {status}: it is replaced")
-        place.again_at = now + min(AGAIN_SECONDS * 2**place.failed, LONGEST_AGAIN_SECONDS)
+        place.again_at = now + restart_delay(place.failed)
         place.failed += 1
         place.worker = None
+
+    def _end_if_hopeless(self, place: _Place, status: int) -> None:
+        """End the server if its first worker was refused, or ended before it could prove the PIN.
+
+        A token that is away is waited for.
+        """
+        self._away = self._away or status == START_AWAY
+        if not self._announced and (status == START_REFUSED or (self._proves(place) and status != START_AWAY)):
+            sys.exit(max(status, 1))  # a signal that has killed it is a negative number
 
     def _fill_gap(self, place: _Place, now: float) -> None:
         """Run a stand-in as long as no worker answers."""
@@ -260,20 +268,20 @@ class Workers:
             return
         late = (self._announced or self._away) and now - place.unserved_since > STAND_IN_SECONDS
         if late and (place.stand_in is None or not place.stand_in.process.is_alive()):
-            place.stand_in = self._start(place, self._lives.stand_in)
+            place.stand_in = self._start(place, self._mains.stand_in)
 
     def _proves(self, place: _Place) -> bool:
         """Return True if the worker at this place is to prove the PIN, for which the others wait."""
         return place is self._places[0] and not self._proven.count
 
-    def _start_worker(self, place: _Place) -> _Worker:
-        return self._start(place, self._lives.first if self._proves(place) else self._lives.worker)
+    def _start_worker(self, place: _Place) -> _Child:
+        return self._start(place, self._mains.first if self._proves(place) else self._mains.worker)
 
-    def _start(self, place: _Place, life: Life) -> _Worker:
+    def _start(self, place: _Place, main: ChildMain) -> _Child:
         here, there = _context.Pipe(duplex=False)
         heartbeat = Heartbeat()
         others: Inherited = [here, *(each.listener for each in self._places if each is not place)]
-        process = _context.Process(target=life, args=(Slot(place.listener, there, heartbeat, others),))
+        process = _context.Process(target=main, args=(ChildArguments(place.listener, there, heartbeat, others),))
         # Until the child has its own handlers, the parent's would swallow a signal that is meant for it.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
@@ -281,7 +289,7 @@ class Workers:
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         there.close()
-        return _Worker(process, here, HeartbeatTimer(heartbeat))
+        return _Child(process, here, HeartbeatTimer(heartbeat))
 
     # -- all of them ------------------------------------------------------------------------------------------------
 
@@ -291,14 +299,14 @@ class Workers:
             old = place.worker
             if old is None:
                 continue  # it is being replaced as it is
-            new = self._start(place, self._lives.worker)
+            new = self._start(place, self._mains.worker)
             if not self._is_ready(new):
                 _say("a new worker did not start, so the old ones go on: see the message above")
                 return
             place.worker = new
             _stop([old.process])
 
-    def _is_ready(self, worker: _Worker) -> bool:
+    def _is_ready(self, worker: _Child) -> bool:
         """Wait until a worker is ready; one that hangs is killed."""
         limit = self._settings.hang_seconds * START_FACTOR
         deadline = time.monotonic() + limit
@@ -319,7 +327,12 @@ class Workers:
         _stop([*(each.process for each in (*self._workers(), *stand_ins)), *self._leaving])
 
 
-def _stop(processes: Iterable[BaseProcess]) -> None:
+def restart_delay(failures: int) -> float:
+    """Return the seconds to wait before a worker is replaced, after so many failures in a row before this one."""
+    return RESTART_DELAYS_SECONDS[min(failures, len(RESTART_DELAYS_SECONDS) - 1)]
+
+
+def _stop(processes: Sequence[BaseProcess]) -> None:
     for each in processes:
         each.terminate()
     deadline = time.monotonic() + STOP_SECONDS
@@ -334,7 +347,7 @@ def _say(text: str) -> None:
     sys.stderr.write(f"hsmkms: {text}\n")
 
 
-def _read_report(worker: _Worker) -> None:
+def _read_report(worker: _Child) -> None:
     """Read a worker's report that it is ready, with what it serves; a closed pipe reports nothing."""
     with suppress(EOFError):
         if worker.pipe.poll():

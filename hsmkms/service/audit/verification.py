@@ -19,7 +19,7 @@ from hsmkms.store import audit_files, changes
 from hsmkms.store.audit_files import Segment
 
 Progress = Callable[[int, int], None]
-"""Callback with the bytes read so far and the total."""
+"""Callback after each record, with its bytes and the total of all records."""
 
 
 class Verdict(Struct, frozen=True, kw_only=True):

@@ -24,7 +24,7 @@ def create_alias(call: Call, request: CreateAliasRequest) -> None:
     """Create an alias of a key; the name must be free in the region."""
     rules.check_new_name(request.alias_name)
     rules.check_target(request.target_key_id)
-    arn = call.alias(request.alias_name)
+    arn = call.authorise_alias(request.alias_name)
     with call.audited_and_sealed(request.target_key_id) as (tx, record):
         if aliases.fetch(tx, call.region, request.alias_name) is not None:
             raise AlreadyExistsException(f"An alias with the name {arn} already exists")
@@ -54,7 +54,7 @@ def delete_alias(call: Call, request: DeleteAliasRequest) -> None:
 
 def list_aliases(call: Call, request: ListAliasesRequest) -> ListAliasesResponse:
     """List the aliases of the region, or of one key, in the order of their names."""
-    call.account()
+    call.permit_without_key()
     key_id = call.find(request.key_id).record.key_id if request.key_id is not None else None
     size = paging.page_size(Operation.LIST_ALIASES, request.limit)
     after = paging.after(Operation.LIST_ALIASES, request.marker)
@@ -80,7 +80,7 @@ def _unused_service_aliases(conn: Connection, call: Call, after: str | None) -> 
 def _own_alias(call: Call, name: str) -> str:
     """Authorise the operation on an alias that must not be a service's, and return its ARN."""
     rules.check_name(name)
-    arn = call.alias(name)
+    arn = call.authorise_alias(name)
     if managed.service_of(name) is not None:
         raise managed.denied(call.operation, arn, call.caller)
     return arn
@@ -102,7 +102,7 @@ def _judged_target(tx: Connection, call: Call, name: str) -> KeyRecord:
     record = keys.fetch(tx, call.region, alias.target_key_id) if alias else None
     if record is None:
         raise _not_found(call, name)
-    call.judge(record, alias_arn(call.core.installation.account, call.region, name))
+    call.authorise_and_check(record, alias_arn(call.core.installation.account, call.region, name))
     return record
 
 

@@ -163,7 +163,7 @@ def generate_random(call: Call, request: GenerateRandomRequest) -> GenerateRando
         raise UnsupportedOperationException(NO_CUSTOM_STORE)
     if request.number_of_bytes is None:
         raise ValidationException("NumberOfBytes is required.")
-    permit = call.account()
+    permit = call.permit_without_key()
     return GenerateRandomResponse(plaintext=call.core.device.ciphers.random(permit, request.number_of_bytes))
 
 

@@ -11,7 +11,7 @@ from hsmkms.service.pipeline import Call
 
 def describe_custom_key_stores(call: Call, request: DescribeCustomKeyStoresRequest) -> DescribeCustomKeyStoresResponse:
     """List no custom key stores; CustomKeyStoreNotFoundException for any that the request names."""
-    call.account()
+    call.permit_without_key()
     named = [each for each in (request.custom_key_store_id, request.custom_key_store_name) if each is not None]
     if len(named) > 1:
         raise ValidationException("Name a custom key store by CustomKeyStoreId or by CustomKeyStoreName, not by both.")

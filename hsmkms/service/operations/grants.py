@@ -89,7 +89,7 @@ def list_grants(call: Call, request: ListGrantsRequest) -> ListGrantsResponse:
 
 def list_retirable_grants(call: Call, request: ListRetirableGrantsRequest) -> ListGrantsResponse:
     """List the grants on all keys that a principal may retire as their retiring principal."""
-    call.account()
+    call.permit_without_key()
     if (request.retiring_principal is None) is (request.retiring_service_principal is None):
         raise ValidationException("Name either a RetiringPrincipal, by its ARN, or a RetiringServicePrincipal.")
     retiring = request.retiring_principal or request.retiring_service_principal
@@ -104,7 +104,7 @@ def list_retirable_grants(call: Call, request: ListRetirableGrantsRequest) -> Li
 def retire_grant(call: Call, request: RetireGrantRequest) -> None:
     """Delete a grant for its retiring principal, its grantee if it permits RetireGrant, or the account."""
     grant = _to_retire(call, request)
-    call.retire(call.find(grant.key_id), grant)
+    call.authorise_retiring(call.find(grant.key_id), grant)
     if request.dry_run:
         raise DryRunOperationException(DRY_RUN)
     with call.core.audited_and_sealed() as tx:

@@ -56,7 +56,7 @@ def create_key(call: Call, request: CreateKeyRequest) -> CreateKeyResponse:
     nature = _check_new(request)
     new_tags = first_tags(request.tags)
     policy = first_policy(core, request.policy)
-    call.account()
+    call.permit_without_key()
     if new_tags:
         may_tag(call)
     _check_token(core, nature)
@@ -91,7 +91,7 @@ def describe_key(call: Call, request: DescribeKeyRequest) -> DescribeKeyResponse
 
 def list_keys(call: Call, request: ListKeysRequest) -> ListKeysResponse:
     """List the keys of the region, ordered by id."""
-    call.account()
+    call.permit_without_key()
     size = paging.page_size(Operation.LIST_KEYS, request.limit)
     after = paging.after(Operation.LIST_KEYS, request.marker)
     with call.core.store.reading() as conn:
@@ -170,7 +170,7 @@ def first_tags(given: Sequence[Tag] | None) -> dict[str, str]:
 def may_tag(call: Call, replica: KeyRecord | None = None) -> None:
     """Authorise tagging a key about to be created; only a replica's key id is known by then."""
     key_id = replica.key_id if replica is not None else "*"
-    call.account("kms:TagResource", key_arn(call.core.installation.account, call.region, key_id), replica)
+    call.permit_without_key("kms:TagResource", key_arn(call.core.installation.account, call.region, key_id), replica)
 
 
 def first_policy(core: Core, given: str | None) -> str:

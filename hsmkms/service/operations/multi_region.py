@@ -49,7 +49,7 @@ def replicate_key(call: Call, request: ReplicateKeyRequest) -> ReplicateKeyRespo
         )
 
     draft = replica_of(key.record)
-    there.account("kms:CreateKey", new_key=draft)
+    there.permit_without_key("kms:CreateKey", new_key=draft)
     if tags:
         may_tag(there, draft)
     with call.audited_and_sealed_resolved(key.record) as (tx, primary):
@@ -82,7 +82,8 @@ def update_primary_region(call: Call, request: UpdatePrimaryRegionRequest) -> No
             arn = key_arn(call.core.installation.account, region, primary.key_id)
             there.authorise_unknown(f"kms:{call.operation}", arn)
             raise NotFoundException(f"Key '{arn}' does not exist: make a replica there with ReplicateKey first")
-        there.judge(replace(replica, primary_region=region))  # authorised as the primary key that it becomes
+        # Authorised as the primary key that it becomes.
+        there.authorise_and_check(replace(replica, primary_region=region))
         regions.set_primary(tx, primary.key_id, region)
     call.core.reached("update-primary-region 1: result")
     log.info("the primary key of %s is in %s from now on", primary.key_id, region)

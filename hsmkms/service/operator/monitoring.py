@@ -16,7 +16,7 @@ from hsmkms.service.operator import sweeper
 from hsmkms.service.operator.sweeper import StepOutcome
 from hsmkms.service.runtime import clock
 from hsmkms.service.runtime.core import Core
-from hsmkms.store import changes, files, keys, leases
+from hsmkms.store import changes, files, leases, regions
 
 __all__ = ["Alarms", "Figures", "PoolUse", "StepOutcome", "Watch"]
 
@@ -122,7 +122,7 @@ class Watch:
     def figures(self) -> Figures:
         """Compute the figures."""
         with self._core.store.reading() as conn:
-            by_state = keys.count_by_state(conn)
+            by_state = regions.count_by_state(conn)
         warned = [budget.warning(used) for used in leases.beyond(self._core.store, budget.ROTATE_AT).values()]
         return Figures(
             keys_by_state=by_state,
