@@ -127,9 +127,11 @@ def test_seal_file_that_cannot_be_used(site: Site) -> None:
     assert backup.status == 1
     assert f"StoreError: {message}" in backup.stderr
     assert not (site.folder / "backup").exists()
-    doctor = site.run("doctor", "--query", "Checks[?Check=='audit log'].[Outcome, Detail][]", "--output", "text")
+    doctor = site.run("doctor", "--query", "Checks[?contains(Detail, 'StoreError')].[Outcome, Detail][]")
     assert doctor.status == 1
-    assert doctor.stdout.startswith(f"wrong\tStoreError: {message}")
+    outcome, detail = json.loads(doctor.stdout)
+    assert outcome == "wrong"
+    assert detail.startswith(f"StoreError: {message}")
 
 
 def test_seals_that_cannot_be_read(site: Site) -> None:

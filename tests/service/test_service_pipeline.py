@@ -187,6 +187,7 @@ def test_every_device_procedure_on_objects_takes_a_permit() -> None:
         "unwrap_backing_key",
         "destroy_wrapping_key",
         "notes",
+        "holds_note",
         "replace_note",
         "remove_notes",
         "destroy_secret",
