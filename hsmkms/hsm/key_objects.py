@@ -23,6 +23,7 @@ from hsmkms.hsm.objects.objects import (
     attest,
     differences,
     find,
+    handle_of,
     is_at,
     list_keys,
     quirks_of,
@@ -83,12 +84,15 @@ class KeyObjects:
                 lambda session: make_pair(session, pair, cka_id, label, support),
                 lambda session, made: read_back_pair(session, made, pair, cka_id, label, support),
             )
-        elif mac_key_id(cka_id) is not None:
-            self._connection.keep(
-                cka_id,
-                lambda session: generate_both(session, cka_id, label, support)[0],
-                lambda _, made: require_there(made),
-            )
+        elif (authenticating_id := mac_key_id(cka_id)) is not None:
+            parts: dict[bytes, int] = {}
+
+            def make_both(session: Session) -> Object:
+                made, authenticating = generate_both(session, cka_id, label, support)
+                parts[authenticating_id] = handle_of(authenticating)
+                return made
+
+            self._connection.keep(cka_id, make_both, lambda _, made: require_there(made), parts)
         else:
             self._connection.keep_secret(template, cka_id, label)
 

@@ -5,9 +5,10 @@ or an invalid handle. A missing object proves nothing unless the installation's 
 otherwise the token is away, or another one is in its place (token_login.py).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from time import perf_counter
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from msgspec.structs import replace
@@ -60,6 +61,7 @@ ENCRYPT: Final = "encrypt"
 OTHER: Final = "other"
 """Name under which calls without their own name are counted."""
 
+_NO_PARTS: Final[Mapping[bytes, int]] = MappingProxyType({})
 _NOBODY: Final = bytes(16)
 """A CKA_ID that no object has."""
 
@@ -189,13 +191,13 @@ class Connection(GroupLogin):
     @contextmanager
     def _classified_losses(self, session: Session) -> Iterator[None]:
         """Translate PKCS#11 errors; a handle that became invalid with a lost login counts as a lost session."""
-        login = self.login_handle
+        login = self.login
         try:
             with translated():
                 yield
         except ObjectLostError as exc:
             self.require_login(session)
-            if login != self.login_handle:
+            if login is not self.login:
                 raise SessionLostError(SESSION_LOST) from exc
             self.require_identity(session)
             raise
@@ -219,12 +221,12 @@ class Connection(GroupLogin):
 
         Absence counts only if the same login was valid before and after the search.
         """
-        login = self.login_handle
+        login = self.login
         self.require_login(session)
         key = find(session, object_class, cka_id)
         if key is None:
             self.require_login(session)
-            if login != self.login_handle:
+            if login is not self.login:
                 raise SessionLostError(SESSION_LOST)
             self.require_identity(session)
         return key
@@ -339,9 +341,15 @@ class Connection(GroupLogin):
             raise fault from exc
 
     def keep(
-        self, cka_id: bytes, make: Callable[[Session], Made], read_back: Callable[[Session, Made], Object]
+        self,
+        cka_id: bytes,
+        make: Callable[[Session], Made],
+        read_back: Callable[[Session, Made], Object],
+        parts: Mapping[bytes, int] = _NO_PARTS,
     ) -> None:
         """Create a key, and cache its handle if the login is still the one under which it was created.
+
+        ``parts``: handles by CKA_ID of the other objects that ``make`` creates; it fills in what it has made.
 
         ``read_back`` compares the object with what was ordered, its CKA_ID included, and returns it. It is called after
         the token has proven its identity: a token that was swapped before that does not pass the proof, and one that
@@ -354,11 +362,12 @@ class Connection(GroupLogin):
                 shown.append(self.require_identity(session))
                 return handle_of(read_back(session, made))
 
-            login = self.login_handle
+            login = self.login
             handle = self.once(attempt, "make")
         with self.alone():
-            if login == self.login_handle:
-                self.handles.remember(cka_id, handle)
+            if login is self.login:
+                for each, known in {cka_id: handle, **parts}.items():
+                    self.handles.remember(each, known)
 
     def keep_secret(self, template: SecretTemplate, cka_id: bytes, label: str) -> None:
         """Generate a secret key on the token; verified by reading its attributes back. Never repeated."""
