@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,19 +17,17 @@ from xml.etree import ElementTree as ET
 
 import devices
 import msgspec
+from token_packages import install, version
 from token_results import FAILS, REFUSED, ROOT, WORKS, DeviceTests, Result, Tried, load, save
 from token_table import MODULES, Row
 from tokens.capabilities import CAPABILITIES
 from tokens.driver import LABEL, Driver, NotInstalledError, Token
-from tokens.nss import FOLDER_VARIABLE
 from tokens.table import DRIVERS
 
-UNPACKED: Final = ROOT / ".token-modules"
 TRY: Final = ROOT / "tests" / "tokens" / "try_capabilities.py"
 CANNOT: Final = 77
 TEST_SECONDS: Final = 3000
 TRY_SECONDS: Final = 900
-INSTALL_SECONDS: Final = 900
 NAMES: Final = ("init", *CAPABILITIES)
 QUICK: Final = [
     f"tests/hsm/test_hsm_{name}.py" for name in ("gcm", "objects", "loss", "login", "post_quantum", "post_quantum_api")
@@ -39,63 +36,17 @@ MARK: Final = "token-matrix result: "
 """Before the JSON of a result that a run in another root folder prints."""
 
 
-# -- installing -------------------------------------------------------------------------------------------------
-
-
-def install(row: Row) -> dict[str, str]:
-    """Install a module; the variables that a process needs to load it. NotInstalledError if it cannot be had."""
-    if row.unpacked:
-        return unpack(row)
-    if row.debian:
-        quiet([str(ROOT / "scripts" / "setup"), "--packages", *row.debian])
-    return {}
-
-
-def unpack(row: Row) -> dict[str, str]:
-    """Unpack a package into a folder of the checkout; for modules whose program nobody needs here."""
-    folder = UNPACKED / row.name
-    if not folder.exists():
-        shutil.rmtree(folder.with_suffix(".new"), ignore_errors=True)
-        new = folder.with_suffix(".new")
-        new.mkdir(parents=True)
-        quiet(["apt-get", "download", "--quiet", row.debian[0]], new)
-        (package,) = new.glob("*.deb")
-        quiet(["dpkg-deb", "--extract", str(package), str(new)])
-        (new / "version").write_text(package.name.split("_")[1].replace("%3a", ":"))
-        package.unlink()
-        new.rename(folder)
-    (library,) = folder.rglob("libsoftokn3.so")
-    return {FOLDER_VARIABLE: str(library.parent), "LD_LIBRARY_PATH": str(library.parent)}
-
-
-def quiet(command: list[str], folder: Path | None = None) -> None:
-    """Run an installer; NotInstalledError with its last line if it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, timeout=INSTALL_SECONDS)
-    if done.returncode:
-        words = (done.stderr or done.stdout).strip().splitlines() or ["it printed nothing"]
-        raise NotInstalledError(f"{Path(command[0]).name} cannot install it: {words[-1]}")
-
-
-def version(row: Row) -> str:
-    """The version of the package that has the module."""
-    if row.unpacked:
-        return (UNPACKED / row.name / "version").read_text()
-    if not row.debian:
-        return ""
-    command = ["dpkg-query", "--show", "--showformat=${Version}", row.debian[0]]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
 # -- running ----------------------------------------------------------------------------------------------------
 
 
 def run(row: Row, module: Path | None, paths: list[str]) -> Result:
     """Run capabilities and device tests on a module."""
-    if row.suite and suite_here() != row.suite:
+    if row.suite and not row.unpacked and suite_here() != row.suite:
         return run_in_suite(row, paths)
-    environment = install(row)
+    environment, unpacked = install(row)
     if environment and not environment.items() <= os.environ.items():
         return run_again(row, environment, paths)  # the loader reads LD_LIBRARY_PATH when a process starts
+    module = module or unpacked
     description, capabilities = try_capabilities(DRIVERS[row.driver](module))
     fit = capabilities["init"].outcome == WORKS
     return Result(

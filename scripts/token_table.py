@@ -6,9 +6,9 @@ from typing import NamedTuple
 class Row(NamedTuple):
     """A module. ``driver``: its class in tests/tokens.
 
-    ``debian``: packages that are installed; the first has the version. ``unpacked``: they are only unpacked. ``suite``:
-    the Debian that has the wanted version, run in a root folder of its own. ``built``: it is built elsewhere and named
-    by its path. ``absent``: why it is not run at all.
+    ``debian``: packages that are installed; the first has the version. ``unpacked``: the first is only unpacked.
+    ``suite``: the Debian that has the wanted version: it is run in a root folder of its own, or unpacked from there.
+    ``built``: it is built elsewhere and named by its path. ``absent``: why it is not run at all.
     """
 
     name: str
@@ -26,6 +26,14 @@ P11_KIT = ("p11-kit", "p11-kit-modules", "softhsm2")
 MODULES: tuple[Row, ...] = (
     Row("softhsm", "SoftHSM", "softhsm", ("softhsm2",)),
     Row("nss", "NSS softokn", "nss", ("libnss3",)),
+    Row(
+        "nss-forky",
+        "NSS softokn of Debian testing",
+        "nss",
+        ("libnss3", "libnspr4", "libsqlite3-0"),
+        unpacked=True,
+        suite="forky",
+    ),
     Row("firefox", "NSS softokn of Firefox", "firefox", ("firefox-esr",), unpacked=True),
     Row("p11-kit", "p11-kit remote before SoftHSM", "p11-kit", P11_KIT),
     Row("p11-kit-trixie", "p11-kit remote of Debian 13", "p11-kit", P11_KIT, suite="trixie"),

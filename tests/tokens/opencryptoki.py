@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from tokens.driver import LABEL, Driver, NotInstalledError, NotPossibleError, Reason, Token
 from tokens.measured import MEASURED_ON_SOFTHSM
@@ -29,6 +29,7 @@ DEFAULT_SO_PIN = "87654321"
 NEW_PIN = "11111111"
 PIN = "22222222"
 SO_PIN = "33333333"
+OTHER_PIN = "44444444"
 SECONDS = 60.0
 
 
@@ -45,6 +46,21 @@ def _has_ended(number: int) -> bool:
         return True
 
 
+_REFUSED_BY_3_8: Final = (
+    Reason(r"This token has no AES-GCM, so", "3.8 has no AES-GCM, so no symmetric key is imported"),
+    Reason(r"cannot unwrap RSA_AES_KEY_WRAP_SHA_1", "3.8 has no AES key wrap with padding"),
+    Reason(r"(?:KeySpec|KeyPairSpec|spec) ECC_", "Debian's 3.8 has no elliptic curves in its software token"),
+    Reason(r"KeySpec HMAC_224", "3.8 has no HMAC with SHA-224"),
+)
+_REFUSED: Final[tuple[Reason, ...]] = ()
+
+
+def _version() -> str:
+    """The version of Debian's package."""
+    command = ["dpkg-query", "--show", "--showformat=${Version}", "opencryptoki"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 class OpenCryptokiDriver(Driver):
     """opencryptoki of the distribution. Each token replaces the one before."""
 
@@ -53,9 +69,6 @@ class OpenCryptokiDriver(Driver):
     packages = ("opencryptoki",)
     files: ClassVar[tuple[str, ...]] = ("opencryptoki/libopencryptoki.so", "pkcs11/libopencryptoki.so")
     excluded = MEASURED_ON_SOFTHSM
-    refused: ClassVar[tuple[Reason, ...]] = (
-        Reason(r"This token has no AES-GCM, so", "3.8 of Debian 12 has no AES-GCM, so no symmetric key is imported"),
-    )
 
     def __init__(self, module: Path | None = None) -> None:
         super().__init__(module)
@@ -65,6 +78,7 @@ class OpenCryptokiDriver(Driver):
             raise NotInstalledError("opencryptoki's token is the machine's own: only root can make it anew")
         found = re.search(r"slot\s+(\d+)\s*\{[^}]*libpkcs11_sw\.so", CONFIGURATION.read_text())
         assert found, f"{CONFIGURATION} has no software token"
+        self.refused = _REFUSED_BY_3_8 if _version().startswith("3.8.") else _REFUSED  # type: ignore[misc]
         self._slot = found[1]
         self._started = False
 
@@ -81,7 +95,16 @@ class OpenCryptokiDriver(Driver):
         self._configure("-P", "-S", DEFAULT_SO_PIN, "-n", SO_PIN)
         self._configure("-u", "-S", SO_PIN, "-n", NEW_PIN)
         self._configure("-p", "-U", NEW_PIN, "-n", PIN)
-        return Token(module=self.module, folder=folder, label=label, serial="", environment={}, pin=PIN, so_pin=SO_PIN)
+        return Token(
+            module=self.module,
+            folder=folder,
+            label=label,
+            serial=self._serial(),
+            environment={},
+            pin=PIN,
+            so_pin=SO_PIN,
+            new_pin=OTHER_PIN,
+        )
 
     def close(self, folder: Path) -> None:
         """End the daemon, whichever folder is removed: there is one token."""
@@ -111,9 +134,16 @@ class OpenCryptokiDriver(Driver):
             assert time.monotonic() < deadline, f"pkcsslotd {otherwise} in {SECONDS} s"
             time.sleep(0.01)
 
-    def _configure(self, *options: str, answer: str = "") -> None:
+    def _serial(self) -> str:
+        """The token's serial, which is empty since 3.9 or so."""
+        found = re.search(r"Serial(?: Number)?:[ \t]*(.*)", self._configure("-t"))
+        assert found, "pkcsconf shows no serial"
+        return found[1].strip()
+
+    def _configure(self, *options: str, answer: str = "") -> str:
         command = ["pkcsconf", "-c", self._slot, *options]
         done = subprocess.run(
             command, input=f"{answer}\n", capture_output=True, text=True, check=False, timeout=SECONDS
         )
         assert done.returncode == 0, (options[0], done.stdout, done.stderr)
+        return done.stdout
