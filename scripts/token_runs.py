@@ -34,6 +34,8 @@ QUICK: Final = [
 ]
 MARK: Final = "token-matrix result: "
 """Before the JSON of a result that a run in another root folder prints."""
+CANNOT_RUN: Final = re.compile(r"[\w-]+: not run\b")
+"""The line in which scripts/bare-machine, or this program, says what is missing."""
 
 
 # -- running ----------------------------------------------------------------------------------------------------
@@ -76,12 +78,21 @@ def run_in_suite(row: Row, paths: list[str]) -> Result:
 
 
 def printed(command: list[str], environment: dict[str, str] | None = None) -> Result:
-    """Run a command that prints a result."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=environment)
-    lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
-    if not lines:
-        raise NotInstalledError(f"{Path(command[0]).name} ended with status {done.returncode} and no result")
-    return msgspec.json.decode(lines[-1].removeprefix(MARK), type=Result)
+    """Run a command that prints a result; NotInstalledError with the reason that it printed if there is none."""
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE, text=True, env=environment)
+        reason = ""
+        for line in process.stderr or ():
+            sys.stderr.write(line)
+            reason = line.strip() if CANNOT_RUN.match(line) else reason
+        status = process.wait()
+        output.seek(0)
+        lines = output.read().splitlines()
+    found = [line for line in lines if line.startswith(MARK)]
+    if not found:
+        refusals = [line for line in lines if CANNOT_RUN.match(line)]
+        raise NotInstalledError((reason, *refusals)[-1] or f"{Path(command[0]).name} ended with status {status}")
+    return msgspec.json.decode(found[-1].removeprefix(MARK), type=Result)
 
 
 @contextmanager
