@@ -45,8 +45,15 @@ MODULES: tuple[Row, ...] = (
         ("opencryptoki",),
         suite="trixie",
     ),
+    Row(
+        "opencryptoki-forky",
+        "opencryptoki of Debian testing, software token",
+        "opencryptoki",
+        ("opencryptoki",),
+        suite="forky",
+    ),
     Row("tpm2", "tpm2-pkcs11 on swtpm", "tpm2", ("libtpm2-pkcs11-1", "swtpm", "libtss2-tcti-swtpm0")),
     Row("softhsm-main", "SoftHSM, main branch", "softhsm", built=True),
     Row("kryoptic", "kryoptic", "kryoptic", built=True),
-    Row("freehsm", "freehsm", "", absent="Debian has no package of it"),
+    Row("freehsm", "freehsm-c of Debian testing", "freehsm", ("freehsm-c",), suite="forky"),
 )

@@ -42,7 +42,7 @@ from hsmkms.hsm.session.group_login import GroupLogin
 from hsmkms.hsm.session.identity import NOTHING_SHOWN, Shown
 from hsmkms.hsm.session.login import PinReader, set_pin
 from hsmkms.hsm.session.module import Module
-from hsmkms.hsm.session.token_login import DeviceSettings
+from hsmkms.hsm.session.token_login import DeviceSettings, session_handle
 from hsmkms.hsm.session.write_lock import Turns
 from hsmkms.hsm.token_check import OPTIONAL, run_checks
 from hsmkms.model.permit import Permit
@@ -80,12 +80,22 @@ class Connection(GroupLogin):
         """What the users of this connection know of objects, by CKA_ID; nothing of it outlives the login."""
         try:
             with self.pool.session() as session:
+                self._require_shared_login(session)
                 self.profile = probe(self.token, session, module.description)
                 functions = module.cryptoki.message_functions()
                 self.messages = Messages(functions, find_generator(functions, session, self.profile.attributes))
         except BaseException:
             self.close_sessions()
             raise
+
+    def _require_shared_login(self, session: Session) -> None:
+        """Raise TokenUnfitError if a session beside the one that holds the login is not reported as logged in."""
+        logged_in = self.module.cryptoki.logged_in
+        if not logged_in(session_handle(session)) and logged_in(self.login_handle):
+            raise TokenUnfitError(
+                "a second session of this process does not share the login (C_GetSessionInfo), so that a lost login "
+                "would look like an empty token: hsmkms cannot keep keys on it"
+            )
 
     def has(self, mechanism: Mechanism) -> bool:
         """True if the token has a mechanism, and it was not found to be of no use."""
