@@ -185,7 +185,8 @@ def main() -> int:
 def outcome(row: Row, asked: argparse.Namespace) -> int:
     """Run a module and write or print what came of it; the status: 0, 1 if something fails, 77 if it was not run."""
     if row.absent or (row.built and asked.module is None):
-        print(f"{row.name}: not run: {row.absent or 'name its file with --module'}")
+        built = "Debian has no package of it: build it, and name its file with --module"
+        print(f"{row.name}: not run: {row.absent or built}")
         return CANNOT
     try:
         result = run(row, asked.module, asked.tests)

@@ -8,7 +8,8 @@ class Row(NamedTuple):
 
     ``debian``: packages that are installed; the first has the version. ``unpacked``: the first is only unpacked.
     ``suite``: the Debian that has the wanted version: it is run in a root folder of its own, or unpacked from there.
-    ``built``: it is built elsewhere and named by its path. ``absent``: why it is not run at all.
+    ``built``: Debian has no package, so it is built elsewhere and named by its path; the version that was tried so, and
+    what came of it. ``absent``: why it is not run at all.
     """
 
     name: str
@@ -17,10 +18,11 @@ class Row(NamedTuple):
     debian: tuple[str, ...] = ()
     unpacked: bool = False
     suite: str = ""
-    built: bool = False
+    built: str = ""
     absent: str = ""
 
 
+_EARLIER = "(an earlier measurement, not this table's)"
 P11_KIT = ("p11-kit", "p11-kit-modules", "softhsm2")
 
 MODULES: tuple[Row, ...] = (
@@ -53,7 +55,7 @@ MODULES: tuple[Row, ...] = (
         suite="forky",
     ),
     Row("tpm2", "tpm2-pkcs11 on swtpm", "tpm2", ("libtpm2-pkcs11-1", "swtpm", "libtss2-tcti-swtpm0")),
-    Row("softhsm-main", "SoftHSM, main branch", "softhsm", built=True),
-    Row("kryoptic", "kryoptic", "kryoptic", built=True),
+    Row("softhsm-main", "SoftHSM, main branch", "softhsm", built=f"main branch: 38 of 40 steps {_EARLIER}"),
+    Row("kryoptic", "kryoptic", "kryoptic", built=f"1.5.2: 36 of 40 steps {_EARLIER}"),
     Row("freehsm", "freehsm-c of Debian testing", "freehsm", ("freehsm-c",), suite="forky"),
 )

@@ -24,7 +24,7 @@ BUILT = Result(
 def test_modules_are_whole(row: Row) -> None:
     """A module is run by a driver, from packages or a path, or it is absent with a reason."""
     assert bool(row.absent) != (row.driver in DRIVERS)
-    assert bool(row.debian) != (row.built or bool(row.absent))
+    assert bool(row.debian) != bool(row.built or row.absent)
 
 
 def test_every_driver_is_used() -> None:
@@ -51,7 +51,7 @@ def test_results_are_shown() -> None:
     assert "- rotation: It has none.\n" in text
     assert "- 2 tests: it is not about this module" in text
     assert "- failed: `test_x::test_y`" in text
-    assert "| kryoptic | | built elsewhere, not run | | |" in text
+    assert re.search(r"\| kryoptic \| 1\.5\.2: [^|]+\| not run: Debian has no package of it \| \| \|", text)
     assert BUILT.fails
 
 
