@@ -80,18 +80,19 @@ def run_in_suite(row: Row, paths: list[str]) -> Result:
 def printed(command: list[str], environment: dict[str, str] | None = None) -> Result:
     """Run a command that prints a result; NotInstalledError with the reason that it printed if there is none."""
     with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE, text=True, env=environment)
         reason = ""
-        for line in process.stderr or ():
-            sys.stderr.write(line)
-            reason = line.strip() if CANNOT_RUN.match(line) else reason
-        status = process.wait()
+        with subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE, text=True, env=environment) as process:
+            for line in process.stderr or ():
+                sys.stderr.write(line)
+                reason = line.strip() if CANNOT_RUN.match(line) else reason
         output.seek(0)
         lines = output.read().splitlines()
     found = [line for line in lines if line.startswith(MARK)]
     if not found:
         refusals = [line for line in lines if CANNOT_RUN.match(line)]
-        raise NotInstalledError((reason, *refusals)[-1] or f"{Path(command[0]).name} ended with status {status}")
+        raise NotInstalledError(
+            (reason, *refusals)[-1] or f"{Path(command[0]).name} ended with status {process.returncode}"
+        )
     return msgspec.json.decode(found[-1].removeprefix(MARK), type=Result)
 
 
