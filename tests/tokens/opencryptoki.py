@@ -46,19 +46,27 @@ def _has_ended(number: int) -> bool:
         return True
 
 
-_REFUSED_BY_3_8: Final = (
-    Reason(r"This token has no AES-GCM, so", "3.8 has no AES-GCM, so no symmetric key is imported"),
-    Reason(r"cannot unwrap RSA_AES_KEY_WRAP_SHA_1", "3.8 has no AES key wrap with padding"),
-    Reason(r"(?:KeySpec|KeyPairSpec|spec) ECC_", "Debian's 3.8 has no elliptic curves in its software token"),
-    Reason(r"KeySpec HMAC_224", "3.8 has no HMAC with SHA-224"),
-)
-_REFUSED: Final[tuple[Reason, ...]] = ()
+_NO_KEY_WRAP: Final = Reason(r"cannot unwrap RSA_AES_KEY_WRAP_SHA_1", "it has no AES key wrap with padding")
+_REFUSED: Final = {
+    "3.8": (
+        Reason(r"This token has no AES-GCM, so", "3.8 has no AES-GCM, so no symmetric key is imported"),
+        Reason(r"(?:KeySpec|KeyPairSpec|spec) ECC_", "Debian's 3.8 has no elliptic curves in its software token"),
+        Reason(r"KeySpec HMAC_224", "3.8 has no HMAC with SHA-224"),
+        _NO_KEY_WRAP,
+    ),
+    "3.23": (
+        Reason(r"(?:KeySpec|KeyPairSpec|spec) ECC_NIST_EDWARDS25519", "3.23 has no Ed25519 in its software token"),
+        _NO_KEY_WRAP,
+    ),
+}
+"""What is known of each version; whatever another one refuses is to be looked at."""
 
 
 def _version() -> str:
-    """The version of Debian's package."""
+    """Return the version of Debian's package, without its patch level."""
     command = ["dpkg-query", "--show", "--showformat=${Version}", "opencryptoki"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    full = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return ".".join(full.split(".")[:2])
 
 
 class OpenCryptokiDriver(Driver):
@@ -78,7 +86,7 @@ class OpenCryptokiDriver(Driver):
             raise NotInstalledError("opencryptoki's token is the machine's own: only root can make it anew")
         found = re.search(r"slot\s+(\d+)\s*\{[^}]*libpkcs11_sw\.so", CONFIGURATION.read_text())
         assert found, f"{CONFIGURATION} has no software token"
-        self.refused = _REFUSED_BY_3_8 if _version().startswith("3.8.") else _REFUSED  # type: ignore[misc]
+        self.refused = _REFUSED.get(_version(), ())  # type: ignore[misc]
         self._slot = found[1]
         self._started = False
 
