@@ -1,7 +1,8 @@
 """opencryptoki's software token: one for the whole machine, served by the daemon pkcsslotd; only root can run this.
 
 Its PINs have 4 to 8 characters. That of the security officer has a default; both must be changed before use. A token
-that is initialised a second time refuses the security officer's login (3.8), so its files are removed instead.
+that is initialised a second time refuses the security officer's login (3.8), so its files are removed instead, and
+those of the first token are put back.
 
 Source: opencryptoki, man pkcsconf(1) and pkcsslotd(8).
 """
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import ClassVar, Final, NamedTuple, Self
 
 from tokens.driver import LABEL, Driver, NotInstalledError, NotPossibleError, Reason, Token
 from tokens.measured import MEASURED_ON_SOFTHSM
@@ -69,6 +70,32 @@ def _version() -> str:
     return ".".join(full.split(".")[:2])
 
 
+class _StoredFile(NamedTuple):
+    """A file of a token, with its owner and mode."""
+
+    path: Path
+    data: bytes
+    status: os.stat_result
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """Read a file."""
+        return cls(path, path.read_bytes(), path.stat())
+
+    def restore(self) -> None:
+        """Write it again as it was."""
+        self.path.write_bytes(self.data)
+        self.path.chmod(self.status.st_mode)
+        os.chown(self.path, self.status.st_uid, self.status.st_gid)
+
+
+class _EmptyToken(NamedTuple):
+    """A token without objects: its serial, and its files."""
+
+    serial: str
+    files: tuple[_StoredFile, ...]
+
+
 class OpenCryptokiDriver(Driver):
     """opencryptoki of the distribution. Each token replaces the one before."""
 
@@ -89,6 +116,8 @@ class OpenCryptokiDriver(Driver):
         self.refused = _REFUSED.get(_version(), ())  # type: ignore[misc]
         self._slot = found[1]
         self._started = False
+        self._empty: dict[str, _EmptyToken] = {}
+        """By label: what the first one was made as, so that others need no tool."""
 
     def make(self, folder: Path, label: str = LABEL) -> Token:
         """Remove the token with all its files, and make it anew."""
@@ -98,21 +127,33 @@ class OpenCryptokiDriver(Driver):
         for file in (*STATE.glob("*"), *(STATE / "TOK_OBJ").glob("*"), SHARED_MEMORY):
             if file.is_file():
                 file.unlink()
-        self._serve()
-        self._configure("-I", "-S", DEFAULT_SO_PIN, answer=label)
-        self._configure("-P", "-S", DEFAULT_SO_PIN, "-n", SO_PIN)
-        self._configure("-u", "-S", SO_PIN, "-n", NEW_PIN)
-        self._configure("-p", "-U", NEW_PIN, "-n", PIN)
+        empty = self._empty.get(label)
+        if empty is None:
+            empty = self._empty[label] = self._make_empty(label)
+        else:
+            for stored in empty.files:
+                stored.restore()
+            self._serve()
         return Token(
             module=self.module,
             folder=folder,
             label=label,
-            serial=self._serial(),
+            serial=empty.serial,
             environment={},
             pin=PIN,
             so_pin=SO_PIN,
             new_pin=OTHER_PIN,
         )
+
+    def _make_empty(self, label: str) -> "_EmptyToken":
+        """Make a token by opencryptoki's own tool, whose derivation of keys from PINs takes seconds."""
+        self._serve()
+        self._configure("-I", "-S", DEFAULT_SO_PIN, answer=label)
+        self._configure("-P", "-S", DEFAULT_SO_PIN, "-n", SO_PIN)
+        self._configure("-u", "-S", SO_PIN, "-n", NEW_PIN)
+        self._configure("-p", "-U", NEW_PIN, "-n", PIN)
+        files = tuple(_StoredFile.of(file) for file in STATE.glob("*") if file.is_file())
+        return _EmptyToken(self._serial(), files)
 
     def close(self, folder: Path) -> None:
         """End the daemon, whichever folder is removed: there is one token."""
