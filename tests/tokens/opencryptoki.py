@@ -47,7 +47,7 @@ def _has_ended(number: int) -> bool:
         return True
 
 
-_NO_KEY_WRAP: Final = Reason(r"cannot unwrap RSA_AES_KEY_WRAP_SHA_1", "it has no AES key wrap with padding")
+_NO_KEY_WRAP: Final = Reason(r"cannot unwrap RSA_AES_KEY_WRAP_SHA_", "it has no AES key wrap with padding")
 _REFUSED: Final = {
     "3.8": (
         Reason(r"This token has no AES-GCM, so", "3.8 has no AES-GCM, so no symmetric key is imported"),

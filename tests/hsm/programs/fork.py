@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -85,7 +86,9 @@ def main() -> None:
 
     used = encrypt(3)
     reading, writing = os.pipe()
-    child = os.fork()
+    with warnings.catch_warnings():  # Python 3.12 and later: the module may have threads, as opencryptoki 3.23 has
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+        child = os.fork()
     if child == 0:
         with os.fdopen(writing, "w") as pipe:
             json.dump(in_child(token, device, ivs, key), pipe)
