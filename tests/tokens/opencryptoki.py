@@ -39,6 +39,13 @@ def _sockets() -> list[Path]:
     return [file for folder in RUN for file in folder.glob("pkcsslotd*.socket")]
 
 
+def _numbers() -> list[int]:
+    """The process of the daemon, which writes its number a moment after it has begun to listen."""
+    written = [file.read_text().strip() for folder in RUN for file in folder.glob("pkcsslotd.pid")]
+    running = [int(number) for number in written if number.isdigit()]
+    return [number for number in running if not _has_ended(number)]
+
+
 def _has_ended(number: int) -> bool:
     """True if there is no such process, or nothing of it but its status."""
     try:
@@ -166,16 +173,15 @@ class OpenCryptokiDriver(Driver):
         subprocess.run(
             ["pkcsslotd"], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        self._wait(lambda: bool(_sockets()), "did not listen")
+        self._wait(lambda: bool(_sockets() and _numbers()), "did not listen")
 
     def _end(self) -> None:
         if self._started:
             self._started = False
-            numbers = [file.read_text().strip() for folder in RUN for file in folder.glob("pkcsslotd.pid")]
-            for number in filter(str.isdigit, numbers):
+            for number in _numbers():
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(number), signal.SIGTERM)
-                self._wait(partial(_has_ended, int(number)), "did not end")
+                    os.kill(number, signal.SIGTERM)
+                self._wait(partial(_has_ended, number), "did not end")
 
     def _wait(self, happened: Callable[[], bool], otherwise: str) -> None:
         deadline = time.monotonic() + SECONDS
